@@ -1,0 +1,1 @@
+"""Energy records, the ledger, slurmdbd and the audit."""

@@ -1,0 +1,1 @@
+"""Sources of readings, one module per kind of hardware or kernel interface."""

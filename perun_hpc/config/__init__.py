@@ -1,0 +1,1 @@
+"""The site policy, the user's configuration, and their resolution."""

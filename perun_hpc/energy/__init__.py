@@ -1,0 +1,1 @@
+"""Pure functions that turn readings into joules."""

@@ -1,0 +1,1 @@
+"""Running and monitoring an application."""

@@ -1,0 +1,1 @@
+"""The trace: Zarr shards written by nodes, merged into one store per job."""

@@ -1,0 +1,1 @@
+"""Messages between hook, launcher and agent; standard library only."""
