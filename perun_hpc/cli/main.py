@@ -1,0 +1,100 @@
+"""The `perun` command: finds the subcommand, imports only that one, translates errors into exit codes.
+
+A subcommand is a module of this package with `configure(parser)` and `run(args) -> int`. Only the module that is
+asked for is imported, so that `perun monitor` never pays for the ledger nor `perun jobs` for the sensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from perun_hpc._version import __version__
+from perun_hpc.errors import PerunError, UsageError
+
+COMMANDS: tuple[tuple[str, str], ...] = (
+    ("monitor", "run a program and measure it"),
+    ("launch", "run one rank of a parallel program under the launcher"),
+    ("sensors", "list this machine's sensors"),
+    ("metadata", "print this machine's metadata as JSON"),
+    ("export", "write a stored run in another format"),
+    ("showconf", "print the configuration in force"),
+    ("report", "what one job used"),
+    ("jobs", "list jobs with their energy"),
+    ("usage", "energy, cost and CO2 by account, user, partition or month"),
+    ("top", "who uses most, and which jobs hold idle GPUs"),
+    ("audit", "prove that the ledger closes"),
+    ("collect", "merge stores and fill the ledger"),
+    ("ledger", "maintain the ledger: backup, retention, schema"),
+    ("policy", "check, show and explain the site's policy"),
+    ("agent", "talk to this node's agent"),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UsageError`s: one line, exit code 64."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def _overview() -> str:
+    width = max(len(name) for name, _ in COMMANDS)
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `perun ARGS` and return its exit code (see `perun_hpc.errors` for the table)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except PerunError as error:
+        print(f"perun: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader (head, less) went away: point stdout elsewhere so that the interpreter's final flush is silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="perun",
+        usage="perun [-h] [--version] [-c FILE] [-l LEVEL] [--log-file FILE] COMMAND ...",
+        description="Performance and energy of programs and Slurm jobs.",
+        epilog="commands:\n" + _overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"perun {__version__}")
+    parser.add_argument("-c", "--configuration", metavar="FILE", help="configuration file (default: ./.perun.ini)")
+    parser.add_argument("-l", "--log-lvl", "--log_lvl", dest="log_lvl", metavar="LEVEL", help="ERROR, WARNING, INFO or DEBUG")
+    parser.add_argument("--log-file", "--log_file", dest="log_file", metavar="FILE", help="write the log there")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    names = dict(COMMANDS)
+    if options.command not in names:
+        import difflib
+
+        near = difflib.get_close_matches(options.command, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "see perun --help"
+        raise UsageError(f"unknown command '{options.command}': {hint}")
+    module = importlib.import_module(f"perun_hpc.cli.{options.command}")
+    command = _Parser(prog=f"perun {options.command}", description=names[options.command])
+    for name in ("configuration", "log_lvl", "log_file"):
+        command.set_defaults(**{name: getattr(options, name)})
+    module.configure(command)
+    code: int = module.run(command.parse_args(options.rest))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
