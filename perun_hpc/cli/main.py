@@ -72,7 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"perun {__version__}")
     parser.add_argument("-c", "--configuration", metavar="FILE", help="configuration file (default: ./.perun.ini)")
-    parser.add_argument("-l", "--log-lvl", "--log_lvl", dest="log_lvl", metavar="LEVEL", help="ERROR, WARNING, INFO or DEBUG")
+    parser.add_argument(
+        "-l", "--log-lvl", "--log_lvl", dest="log_lvl", metavar="LEVEL", help="ERROR, WARNING, INFO or DEBUG"
+    )
     parser.add_argument("--log-file", "--log_file", dest="log_file", metavar="FILE", help="write the log there")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

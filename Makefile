@@ -1,0 +1,64 @@
+# Everything starts here: `make demo` and `make test` work on a fresh Debian 12 machine, as root, and install what they need.
+# `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
+
+.PHONY: help system build demo demo-down test check bench soak faults attack clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
+
+# Packages: asked for only when one is missing, so that a warm machine needs no network and no second.
+system: ## install the Debian packages that are missing
+	@missing=""; for name in $$(grep -hv '^#' packages.txt tests/slurm/cluster/packages.txt); do \
+	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$name" 2>/dev/null)" = installed ] || missing="$$missing $$name"; done; \
+	if [ -n "$$missing" ]; then echo "installing Debian packages:$$missing"; \
+	  install -d .apt-guard; printf '#!/bin/sh\nexit 101\n' > .apt-guard/policy-rc.d; chmod +x .apt-guard/policy-rc.d; \
+	  $(APT) update; PATH="$$PWD/.apt-guard:$$PATH" $(APT) install -y --no-install-recommends $$missing >/dev/null; rm -r .apt-guard; fi
+
+$(VENV)/.installed: setup.cfg pyproject.toml | system
+	@echo "installing the Python environment ($(VENV))"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+build: system $(VENV)/.installed ## build the C parts (warnings are errors)
+	@$(MAKE) -s -C slurm all
+
+demo: build ## a four-node Slurm cluster, three jobs, their energy
+	@$(BIN)/python -m demo
+
+demo-down: ## take the demo's cluster down; nothing stays behind
+	@$(PYTHON) -m tests.slurm.cluster --name demo down
+
+test: build ## all tests, on a real cluster that is brought up once
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: build ## linters, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	shellcheck $$(git ls-files '*.sh') $$(git grep -lE '^#!/bin/(ba)?sh' -- slurm .ci)
+	$(MAKE) -s -C slurm check
+
+bench: build ## the benchmark suite: ratios against named peers
+	@$(BIN)/python -m bench
+
+soak: build ## long runs: sampler drift, killed writers
+	@$(BIN)/python -m tests.soak
+
+faults: build ## a hundred jobs under each fault
+	@$(BIN)/python -m tests.faults
+
+attack: build ## the second user tries everything; fuzzers
+	@$(BIN)/python -m tests.attack
+
+clean: ## remove what was built (environments too)
+	@$(MAKE) -s -C slurm clean
+	rm -rf $(VENV) .bench build ./*.egg-info
