@@ -14,13 +14,14 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
 
-# Packages: asked for only when one is missing, so that a warm machine needs no network and no second.
+# Packages: asked for only when one is missing, so that a warm machine needs no network and no second. The policy-rc.d keeps
+# Debian from starting the daemons that it installs: the cluster starts its own, in namespaces.
 system: ## install the Debian packages that are missing
 	@missing=""; for name in $$(grep -hv '^#' packages.txt tests/slurm/cluster/packages.txt); do \
 	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$name" 2>/dev/null)" = installed ] || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then echo "installing Debian packages:$$missing"; \
-	  install -d .apt-guard; printf '#!/bin/sh\nexit 101\n' > .apt-guard/policy-rc.d; chmod +x .apt-guard/policy-rc.d; \
-	  $(APT) update; PATH="$$PWD/.apt-guard:$$PATH" $(APT) install -y --no-install-recommends $$missing >/dev/null; rm -r .apt-guard; fi
+	  guard=/usr/sbin/policy-rc.d; [ -e $$guard ] || { trap "rm -f $$guard" EXIT; printf '#!/bin/sh\nexit 101\n' > $$guard; chmod +x $$guard; }; \
+	  $(APT) update; $(APT) install -y --no-install-recommends $$missing >/dev/null; fi
 
 $(VENV)/.installed: setup.cfg pyproject.toml | system
 	@echo "installing the Python environment ($(VENV))"
