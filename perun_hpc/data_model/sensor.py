@@ -1,0 +1,126 @@
+"""What a sensor is, what one reading of it is, and what is said of one that is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from perun_hpc.data_model.units import BASE_UNIT, Quantity
+from perun_hpc.errors import DataError
+
+
+class Kind(StrEnum):
+    """Whether a sensor counts up since some start, or shows a present value."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+class Provenance(StrEnum):
+    """Where a figure comes from, from best to worst."""
+
+    MEASURED = "measured"
+    MODELLED = "modelled"
+    ESTIMATED = "estimated"
+    SIMULATED = "simulated"
+
+    @property
+    def rank(self) -> int:
+        """0 for the best; a sum carries the highest rank of its parts."""
+        return list(Provenance).index(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensor:
+    """One source of numbers on one host; a value, shared by every process that speaks about it.
+
+    Attributes
+    ----------
+    id : unique on the host, `backend:domain:quantity`, e.g. `powercap:package-0:energy`; stable across reboots.
+    host : short host name.
+    backend : name of the backend that reads it.
+    device : stable identity of the hardware: UUID, PCI address, sysfs path or interface name.
+    domain : energy domain it belongs to: `package-0`, `dram-0`, `gpu-<uuid>`, `psys`, `node`, `core-0`, ...;
+        for sensors that are no energy the part of the machine (`cpu`, `memory`, `disk-sda`, `net-eth0`).
+    component : cpu, dram, gpu, node, disk, net, other.
+    kind, quantity : see the enums.
+    unit : name of one tick as the source gives it (`uJ`, `mJ`, `2^-16 J`, ...).
+    scale_num, scale_den : exact factor from ticks to the quantity's base unit (`units.BASE_UNIT`).
+    dtype : numpy-style type that holds the ticks (`u8`, `i8`, `u4`, ...).
+    wrap_range : a counter restarts from 0 after this many ticks; None when it never wraps.
+    resolution : smallest step of the source, in ticks.
+    gain_error : relative standard uncertainty (k=1) of the source, and `gain_source`, the text it was taken from.
+    update_ns : interval at which the source renews its value (tau): an edge reading is at most this old.
+    max_uw : plausibility ceiling of the power behind an energy counter or power gauge; None when none is known.
+    scope : one phrase: what the figure includes.
+    parent : id of the sensor that contains this one, None at the top of its tree.
+    provenance : measured, modelled, estimated or simulated.
+    """
+
+    id: str
+    host: str
+    backend: str
+    device: str
+    domain: str
+    component: str
+    kind: Kind
+    quantity: Quantity
+    unit: str
+    scale_num: int = 1
+    scale_den: int = 1
+    dtype: str = "u8"
+    wrap_range: int | None = None
+    resolution: int = 1
+    gain_error: float = 0.0
+    gain_source: str = ""
+    update_ns: int = 0
+    max_uw: int | None = None
+    scope: str = ""
+    parent: str | None = None
+    provenance: Provenance = Provenance.MEASURED
+
+    def base(self, ticks: int) -> int:
+        """Ticks in the quantity's base unit; for counters call it on differences, once, never on raw values."""
+        return ticks * self.scale_num // self.scale_den
+
+    @property
+    def base_unit(self) -> str:
+        """Name of the base unit, e.g. `uJ`."""
+        return BASE_UNIT[self.quantity]
+
+    def to_json(self) -> dict[str, Any]:
+        """All attributes as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Sensor:
+        """Inverse of `to_json`; unknown keys are ignored, a missing or wrong one raises DataError."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {key: value for key, value in data.items() if key in names}
+        try:
+            known["kind"] = Kind(known["kind"])
+            known["quantity"] = Quantity(known["quantity"])
+            known["provenance"] = Provenance(known.get("provenance", Provenance.MEASURED))
+            return cls(**known)
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(f"sensor description {data.get('id', '?')!r} is damaged: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One raw value: `ticks` None is a gap (then `error` says why), never 0; `mono_ns` is when the value was true."""
+
+    ticks: int | None
+    mono_ns: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A sensor that is known but cannot be read: what it is, why not, and what an administrator can do."""
+
+    what: str
+    why: str
+    remedy: str
