@@ -1,1 +1,1 @@
-"""Messages between hook, launcher and agent; standard library only."""
+"""Messages between hook, plugin, launcher, agent and clients; standard library only, CPython 3.9 on."""
