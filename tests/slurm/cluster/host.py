@@ -145,8 +145,6 @@ def mount_cgroups(spec: dict[str, Any], root: str) -> None:
         os.makedirs(f"{facade}/{name}")
         for entry in os.listdir(f"{target}/{name}"):
             os.symlink(f"/sys/fs/cgroup/{name}/{entry}", f"{facade}/{name}/{entry}")
-        slurm = f"slurm_{spec['hostname']}"  # Debian builds Slurm with --enable-multiple-slurmd
-        os.symlink(f"/sys/fs/cgroup/{name}/{slurm}", f"{facade}/{name}/{slurm}")
         Path(f"{facade}/{name}/release_agent").touch()
 
 
