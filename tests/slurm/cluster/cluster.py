@@ -168,7 +168,6 @@ class Cluster:
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
                 with contextlib.suppress(OSError):
                     self.state.rmdir()
-        with contextlib.suppress(OSError):
             self._lock_file.unlink()
         with contextlib.suppress(OSError):
             self.state.parent.rmdir()
@@ -264,6 +263,7 @@ class Cluster:
         """
         line = self.command(argv, user, node, env, cwd)
         done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, input=input or "", check=False)
+        done.args = list(argv)
         if check and done.returncode != 0:
             raise ClusterError(f"{' '.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done
@@ -695,7 +695,7 @@ class Cluster:
 
     def _idle(self, nodes: set[str]) -> bool:
         states = self.states()
-        return all(states.get(node) == "idle" for node in nodes)
+        return all(states.get(node) in ("idle", "plnd") for node in nodes)
 
     # --------------------------------------------------------------------------------------------------------- ending
 
@@ -742,10 +742,25 @@ class Cluster:
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
         """Let one process at a time start or end the cluster."""
-        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock_file.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = self._locked()
+        while lock is None:  # its holder has removed the file meanwhile
+            lock = self._locked()
+        try:
             yield
+        finally:
+            os.close(lock)
+
+    def _locked(self) -> int | None:
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return lock
+        os.close(lock)
+        return None
 
     def _record(self) -> dict[str, Any]:
         try:
