@@ -1,0 +1,87 @@
+"""`perun policy check | show | explain | schema`: what the site's policy says, and what it comes to for one job."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from perun_hpc.config import policy as site
+from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.json_schema import json_schema
+from perun_hpc.config.policy import Policy, PolicyError
+from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+from perun_hpc.config.schema import FIELDS
+from perun_hpc.errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the subcommands."""
+    commands = parser.add_subparsers(dest="action", metavar="ACTION")
+    check = commands.add_parser("check", help="report every mistake of a policy file")
+    check.add_argument("file", nargs="?", type=Path, help="default: $PERUN_POLICY or /etc/perun/policy.yaml")
+    show = commands.add_parser("show", help="print every field with its value and where it was set")
+    show.add_argument("--json", action="store_true", help="the compiled policy, as the agent reads it")
+    explain = commands.add_parser("explain", help="print what holds for one job, and which line decided it")
+    for name in ("partition", "node", "account", "user"):
+        explain.add_argument(f"--{name}", default="", metavar="NAME")
+    explain.add_argument("--options", metavar="TEXT", help="what the user wrote after --perun=")
+    commands.add_parser("schema", help="print the JSON Schema for editors")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one action; a policy with mistakes is exit code 78."""
+    if args.action == "check":
+        return _check(args.file or site.locate())
+    if args.action == "schema":
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    if args.action == "show":
+        compiled = compile_policy(_load())
+        if args.json:
+            print(json.dumps(compiled, indent=1))
+        else:
+            _print(resolve(compiled, JobFacts()))
+        return 0
+    if args.action == "explain":
+        facts = JobFacts(args.partition, args.node, args.account, args.user, args.options)
+        settings = resolve(compile_policy(_load()), facts)
+        _print(settings)
+        for note in settings.notes:
+            print(f"note: {note}")
+        return 0
+    raise UsageError("perun policy: say check, show, explain or schema")
+
+
+def _load() -> Policy:
+    path = site.locate()
+    if path.exists():
+        return site.load(path)
+    print(f"no policy at {path}: these are the defaults", file=sys.stderr)
+    return Policy("default")
+
+
+def _check(path: Path) -> int:
+    try:
+        checked = site.load(path)
+    except PolicyError as error:
+        for mistake in error.mistakes:
+            print(mistake)
+        count = len(error.mistakes)
+        print(f"{path}: {count} mistake{'s' if count > 1 else ''}", file=sys.stderr)
+        return error.exit_code
+    print(f"{path}: good, {compile_policy(checked)['hash']}")
+    return 0
+
+
+def _print(settings: JobSettings) -> None:
+    rows = []
+    for key, field in FIELDS.items():
+        value = getattr(getattr(settings, field.section), field.attribute)
+        shown = "none" if value is None else field.kind.show(value)
+        rows.append((field.path, shown, settings.origins[key]))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    widths[1] = min(widths[1], 40)
+    for path, shown, origin in rows:
+        print(f"{path:<{widths[0]}}  {shown:<{widths[1]}}  {origin}")

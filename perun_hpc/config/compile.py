@@ -1,0 +1,102 @@
+"""Compile the policy to JSON, for readers that must not parse YAML: `python -m perun_hpc.config.compile POLICY OUT`.
+
+```
+{"schema": "perun.policy/1", "hash": "sha256:...", "source": PATH, "perun_version": TEXT,
+ "site": {"values": {"sampling.period_ns": 1000000000, ...}, "origins": {"sampling.period_ns": "PATH:LINE", ...}},
+ "partitions": {NAME: {"values", "origins"}}, "nodes": {NODE LIST: ...}, "accounts": {NAME: ...}}
+```
+
+`site` holds every field (origin "default" where the file says nothing); the others hold what the file sets. A broken
+policy leaves OUT as it is (the last good one rules), with one line per mistake on stderr and exit code 78.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perun_hpc._version import __version__
+from perun_hpc.config.policy import LayerEntry, Policy, load
+from perun_hpc.config.schema import FIELDS
+from perun_hpc.errors import AccessError, PerunError, UsageError
+
+SCHEMA = "perun.policy/1"
+
+
+def compile_policy(policy: Policy) -> dict[str, Any]:
+    """The compiled form of a checked policy; its hash depends on the values alone, not on where they stand."""
+    layers: dict[str, Any] = {
+        "site": _compiled(
+            LayerEntry(
+                {**{key: field.default for key, field in FIELDS.items()}, **policy.site.values},
+                {**dict.fromkeys(FIELDS, "default"), **policy.site.origins},
+            )
+        ),
+        "partitions": {name: _compiled(entry) for name, entry in sorted(policy.partitions.items())},
+        "nodes": {name: _compiled(entry) for name, entry in policy.nodes.items()},
+        "accounts": {name: _compiled(entry) for name, entry in sorted(policy.accounts.items())},
+    }
+    values = {
+        "site": layers["site"]["values"],
+        **{
+            layer: [[name, entry["values"]] for name, entry in layers[layer].items()]
+            for layer in ("partitions", "nodes", "accounts")
+        },
+    }
+    digest = hashlib.sha256(json.dumps(values, separators=(",", ":")).encode()).hexdigest()
+    return {
+        "schema": SCHEMA,
+        "hash": f"sha256:{digest}",
+        "source": policy.source,
+        "perun_version": __version__,
+        **layers,
+    }
+
+
+def _compiled(entry: LayerEntry) -> dict[str, Any]:
+    known = [key for key in FIELDS if key in entry.values]
+    return {
+        "values": {key: entry.values[key] for key in known},
+        "origins": {key: entry.origins[key] for key in known},
+    }
+
+
+def write(compiled: dict[str, Any], out: Path) -> None:
+    """Write a compiled policy under its name in one step: a reader never sees half."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(compiled, file, indent=1)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(out)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise AccessError(f"cannot write {out}: {error.strerror}; is the directory there and writable?") from error
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compile POLICY to OUT; returns the exit code."""
+    try:
+        if len(argv) != 2:
+            raise UsageError("usage: python -m perun_hpc.config.compile POLICY OUT")
+        write(compile_policy(load(Path(argv[0]))), Path(argv[1]))
+    except PerunError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

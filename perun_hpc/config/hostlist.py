@@ -1,0 +1,62 @@
+"""Slurm's node lists: `n[01-03,7],login` names n01, n02, n03, n7 and login."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+MAX_NODES = 100_000
+_PART = re.compile(r"\[([^\[\]]*)\]|([^\[\],]+)")
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+def expand(text: str) -> tuple[str, ...]:
+    """All names of a node list, in order.
+
+    Raises
+    ------
+    ValueError
+        where brackets do not match, a range runs backwards or the list names more than `MAX_NODES` nodes.
+    """
+    names: list[str] = []
+    for item in _split(text):
+        choices = [_range(m[1]) if m[1] is not None else (m[2],) for m in _PART.finditer(item)]
+        if "".join(m[0] for m in _PART.finditer(item)) != item:
+            raise ValueError(f"brackets of '{item[:60]}' do not match")
+        count = 1
+        for choice in choices:
+            count *= len(choice)
+        if len(names) + count > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} nodes")
+        names.extend("".join(parts) for parts in itertools.product(*choices))
+    return tuple(names)
+
+
+def _split(text: str) -> list[str]:
+    items, depth, start = [], 0, 0
+    for index, char in enumerate(text):
+        depth += (char == "[") - (char == "]")
+        if depth not in (0, 1):
+            raise ValueError(f"brackets of '{text[:60]}' do not match")
+        if char == "," and depth == 0:
+            items.append(text[start:index])
+            start = index + 1
+    if depth:
+        raise ValueError(f"brackets of '{text[:60]}' do not match")
+    items.append(text[start:])
+    return [item.strip() for item in items if item.strip()]
+
+
+def _range(text: str) -> tuple[str, ...]:
+    numbers: list[str] = []
+    for piece in text.split(","):
+        match = _RANGE.fullmatch(piece.strip())
+        if match is None:
+            raise ValueError(f"'{piece[:60]}' is not a number or a range")
+        first, last = match[1], match[2] or match[1]
+        if not int(first) <= int(last) <= int(first) + MAX_NODES:
+            raise ValueError(f"the range {piece.strip()[:60]} runs backwards or too far")
+        numbers.extend(str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        if len(numbers) > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} nodes")
+    return tuple(numbers)

@@ -1,0 +1,360 @@
+"""The site policy's fields: one table from which defaults, checks, the JSON Schema and docs/policy.md are derived.
+
+A section is a frozen dataclass. An attribute is the field's name in the file plus the suffix of its unit, so
+`sampling: {period: 1 s}` is `settings.sampling.period_ns == 1_000_000_000`. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perun_hpc.config.kinds import (
+    Choice,
+    Flag,
+    Key,
+    Kind,
+    ListOf,
+    NodeList,
+    Number,
+    Regex,
+    Table,
+    Text,
+    duration,
+    energy,
+    path,
+    power,
+    size,
+)
+
+
+class Layer(enum.Enum):
+    """Who may set a field, from the top down; a value of a later layer is bounded by those before it."""
+
+    SITE = "site"
+    PARTITION = "partition"
+    NODE = "nodes"
+    ACCOUNT = "account"
+    USER = "user"
+
+
+class Bound(enum.Enum):
+    """How a layer's value is bounded by the value in force above it."""
+
+    FREE = "any value"
+    BETWEEN = "between the same section's _min and _max"
+    RISE = "only upwards"
+    FALL = "only downwards"
+    LESS = "only to a later word of the list"
+    SUBSET = "only entries of the list above"
+
+
+SITE_ONLY = frozenset({Layer.SITE})
+NODES = frozenset({Layer.SITE, Layer.NODE})
+JOBS = frozenset({Layer.SITE, Layer.PARTITION, Layer.NODE, Layer.ACCOUNT})
+USERS = JOBS | {Layer.USER}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of one section."""
+
+    section: str
+    name: str
+    kind: Kind
+    default: Any
+    layers: frozenset[Layer]
+    bound: Bound
+    doc: str
+
+    @property
+    def attribute(self) -> str:
+        """The name in the compiled policy: with the unit's suffix."""
+        return self.name + self.kind.suffix
+
+    @property
+    def path(self) -> str:
+        """`section.name`, as people write it."""
+        return f"{self.section}.{self.name}"
+
+    @property
+    def key(self) -> str:
+        """`section.attribute`, as the compiled policy and origins write it."""
+        return f"{self.section}.{self.attribute}"
+
+
+def _item(kind: Kind, default: str, doc: str, layers: frozenset[Layer] = SITE_ONLY, bound: Bound = Bound.FREE) -> Any:
+    return dataclasses.field(
+        default=_freeze(kind.parse(default)), metadata={"kind": kind, "doc": doc, "layers": layers, "bound": bound}
+    )
+
+
+def _freeze(value: Any) -> Any:
+    """Defaults are shared by all instances, so an empty table is None."""
+    return None if value == {} else value
+
+
+NAME = Text(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "chemistry")
+DATE = Text(r"\d{4}-\d{2}-\d{2}", "2026-01-31")
+SOURCE = Text(r".*\S.*", "the operator's annual report 2025")
+BACKENDS = ("powercap", "hwmon", "cray_pm", "ipmi", "nvml", "amdsmi", "cgroup", "psutil", "file")
+COMPONENTS = ("cpu", "dram", "gpu", "node", "other")
+USER_OPTIONS = ("off", "notrace", "period")
+
+SITE_SENSOR = Table(
+    {
+        "name": Key(NAME, "the sensor's name in stores and reports", required=True),
+        "path": Key(path(), "the file that holds one number", required=True),
+        "kind": Key(Choice(("counter", "power")), "a counter of energy, or an instantaneous power", required=True),
+        "unit": Key(Choice(("uJ", "mJ", "J", "uW", "mW", "W")), "the unit of the number in the file", required=True),
+        "component": Key(Choice(COMPONENTS), "what the sensor measures", required=True),
+        "range": Key(energy(), "where a counter wraps; never, where it is left out"),
+        "pattern": Key(Regex(), "what finds the number (first group) in a file with more text"),
+    }
+)
+
+
+def _factor(unit: Mapping[str, Key], **more: Key) -> Table:
+    return Table(
+        {
+            **unit,
+            "source": Key(SOURCE, "who says so; a factor without it is refused", required=True),
+            "date": Key(DATE, "the day it was published or read", required=True),
+            **more,
+        },
+        one_of=tuple(unit),
+    )
+
+
+_SERIES = Key(path(), "a CSV file with the columns `time` (UTC, ISO 8601: from then on) and `value`")
+_STAGE = Key(Choice(("operational", "life-cycle")), "what the factor counts", required=True)
+_CARBON = {"g_per_kwh": Key(Number(0, 5000), "grams of CO2 equivalent per kWh"), "series": _SERIES}
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Which jobs are measured, and what their users may choose."""
+
+    jobs: str = _item(
+        Choice(("all", "opt-out", "opt-in", "none")),
+        "all",
+        "all: every job; opt-out: all but those submitted with --perun=off; opt-in: those submitted with --perun",
+        JOBS,
+        Bound.LESS,
+    )
+    partitions: tuple[str, ...] = _item(ListOf(NAME), "[]", "measure only these partitions; empty: all")
+    accounts: tuple[str, ...] = _item(ListOf(NAME), "[]", "measure only these accounts; empty: all")
+    canaries: str = _item(NodeList(), "", "measure on these nodes only, to try perun or an upgrade; empty: on all")
+    user_options: tuple[str, ...] = _item(
+        ListOf(Choice(USER_OPTIONS)),
+        "[]",
+        "what users may say: --perun=off (with jobs: opt-out), --perun=notrace, --perun=period=TIME",
+        JOBS,
+        Bound.SUBSET,
+    )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How often sensors are stored; counters are read as often as they need besides."""
+
+    period_ns: int = _item(duration("1 ms", "1 h"), "1 s", "time between two rows of a trace", USERS, Bound.BETWEEN)
+    period_min_ns: int = _item(
+        duration("1 ms", "1 h"), "100 ms", "the shortest period anybody below may set", JOBS, Bound.RISE
+    )
+    period_max_ns: int = _item(duration("1 ms", "1 h"), "60 s", "the longest", JOBS, Bound.FALL)
+    interval_ns: int = _item(duration("100 ms", "1 min"), "10 s", "longest time between two attributions", NODES)
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """Which sensors the node's agent reads."""
+
+    backends: tuple[str, ...] = _item(ListOf(Choice(BACKENDS)), "[]", "only these; empty: all that the node has", NODES)
+    include: tuple[str, ...] = _item(
+        ListOf(Regex()), "[]", "only sensors whose id one of these matches; empty: all", NODES
+    )
+    exclude: tuple[str, ...] = _item(ListOf(Regex()), "[]", "not those whose id one of these matches", NODES)
+    files: tuple[Mapping[str, Any], ...] = _item(
+        ListOf(SITE_SENSOR), "[]", "sensors that the site declares: a number in a file each", NODES
+    )
+    gpu_release: str = _item(
+        Choice(("on-command", "when-idle")),
+        "on-command",
+        "when the vendor library lets go of the GPUs, so that they can be reset: `perun agent release-gpus`, or idle",
+        NODES,
+    )
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What the attribution must know of a node type."""
+
+    package_static_uw: int | str = _item(
+        power("auto"), "auto", "power of one idle CPU package; auto: learnt from idle times of the node", NODES
+    )
+    package_max_uw: int | str = _item(
+        power("auto"),
+        "auto",
+        "highest power of one package: bounds gaps and counter wraps; auto: from the hardware",
+        NODES,
+    )
+    gpu_idle_uw: int | str = _item(power("auto"), "auto", "power of one idle GPU; auto: learnt", NODES)
+    kappa: float = _item(Number(0, 1), "0.25", "what a core's second busy thread weighs against its first", NODES)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The process on every node."""
+
+    service_user: str = _item(NAME, "perun", "whom the agent becomes once its sensors are open")
+    resident: bool = _item(Flag(), "false", "true: the agent stays; false: it ends `linger` after the last job", NODES)
+    linger_ns: int = _item(duration(), "15 min", "how long the agent outlives the last job", NODES)
+    nice: int = _item(Number(0, 19, integer=True), "10", "its scheduling priority", NODES)
+    cpu_affinity: str = _item(
+        Text(r"\d+(-\d+)?(,\d+(-\d+)?)*", "0-1", True), "", "the CPUs it may run on; empty: all", NODES
+    )
+    memory_cap_b: int = _item(size("32 MiB"), "256 MiB", "it stops, and says so in the records, above this", NODES)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The Prolog and Epilog scripts."""
+
+    deadline_ns: int = _item(duration("10 ms", "10 s"), "500 ms", "how long a hook waits for the agent, at most")
+    prolog: str = _item(path(empty_ok=True), "", "the site's own Prolog, run after ours, its exit code kept")
+    epilog: str = _item(path(empty_ok=True), "", "the site's own Epilog, run after ours, its exit code kept")
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where records and traces live, and how large they may grow."""
+
+    spool: str = _item(path(), "/var/spool/perun", "on the node, for what is not shipped yet")
+    spool_quota_b: int = _item(size(), "2 GiB", "traces stop, and the record says so, above this", NODES)
+    archive: str = _item(path(), "/var/lib/perun/archive", "shared by nodes and collector; see docs/install.md")
+    trace: str = _item(
+        Choice(("all", "flagged", "none")),
+        "all",
+        "whose trace is kept: all jobs', those with a --perun step, or none (records only)",
+        JOBS,
+        Bound.LESS,
+    )
+    trace_min_duration_ns: int = _item(
+        duration(), "60 s", "a shorter job leaves a record only, unless a step was flagged", JOBS, Bound.RISE
+    )
+    flush_ns: int = _item(duration("1 s", "1 h"), "60 s", "what a crash of the node may lose of a trace", NODES)
+    compression: str = _item(Choice(("zlib", "none")), "zlib", "of the trace's shards", NODES)
+    retention_ns: int = _item(duration("1 d"), "400 d", "traces older than this are deleted; records stay", JOBS)
+
+
+@dataclass(frozen=True)
+class Collect:
+    """The collector and what it fills."""
+
+    deadline_ns: int = _item(duration(), "15 min", "how long it waits for a job's missing nodes before it says partial")
+    sweep_ns: int = _item(duration("1 s"), "60 s", "time between two sweeps")
+    ledger: str = _item(
+        Text(r"(sqlite:///|postgresql(\+psycopg)?://)\S+", "sqlite:////var/lib/perun/ledger.db"),
+        "sqlite:////var/lib/perun/ledger.db",
+        "the ledger's URL: sqlite:////PATH, or postgresql+psycopg://HOST/NAME (passwords belong into ~/.pgpass)",
+    )
+    slurmdbd: str = _item(
+        Choice(("off", "fill", "overwrite")),
+        "off",
+        "write one line into the job's AdminComment: never, only where none stands, or always",
+    )
+    slurmdbd_per_s: float = _item(Number(0.01, 1000), "5", "at most so many jobs a second")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Factors from energy to cost and CO2; without source and date none is accepted."""
+
+    pue: Mapping[str, Any] | None = _item(
+        _factor({"value": Key(Number(1, 5), "power usage effectiveness"), "series": _SERIES}),
+        "{}",
+        "multiplies wall energy",
+    )
+    carbon_location: Mapping[str, Any] | None = _item(
+        _factor(_CARBON, stage=_STAGE), "{}", "CO2 of the grid's electricity where the site is (GHG Protocol scope 2)"
+    )
+    carbon_market: Mapping[str, Any] | None = _item(
+        _factor(_CARBON, stage=_STAGE), "{}", "CO2 of the electricity the site has contracts for"
+    )
+    price: Mapping[str, Any] | None = _item(
+        _factor(
+            {"per_kwh": Key(Number(0, 1000), "price of a kWh"), "series": _SERIES},
+            currency=Key(Text(r"[A-Z]{3}", "EUR"), "ISO 4217", required=True),
+        ),
+        "{}",
+        "what a kWh costs",
+    )
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Who sees what, beyond a job's owner and root."""
+
+    readers: tuple[str, ...] = _item(ListOf(NAME), "[]", "Unix groups that may read all jobs' records and traces")
+    shared_resolution_ns: int = _item(
+        duration("10 s", "1 h"),
+        "10 s",
+        "finest resolution in time that the user of a shared node sees, live and in traces",
+        JOBS,
+        Bound.RISE,
+    )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An account's energy budget: `perun usage` warns, nothing is enforced."""
+
+    energy_uj: int | str = _item(energy("none"), "none", "how much an account may use per period", JOBS)
+    period: str = _item(Choice(("month", "quarter", "year")), "month", "calendar period, local time", JOBS)
+    warn_at: float = _item(Number(0, 1), "0.8", "fraction of the budget from which on it warns", JOBS)
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "monitor": Monitor,
+    "sampling": Sampling,
+    "sensors": Sensors,
+    "energy": Energy,
+    "agent": Agent,
+    "hooks": Hooks,
+    "store": Store,
+    "collect": Collect,
+    "footprint": Footprint,
+    "privacy": Privacy,
+    "budget": Budget,
+}
+
+LAYERS: Mapping[str, Layer] = {
+    "partitions": Layer.PARTITION,
+    "nodes": Layer.NODE,
+    "accounts": Layer.ACCOUNT,
+}
+"""Top-level keys that hold a mapping from a name to sections of that layer."""
+
+
+def fields() -> Iterator[Field]:
+    """All fields, in the order of the file."""
+    for section, cls in SECTIONS.items():
+        for item in dataclasses.fields(cls):
+            kind: Kind = item.metadata["kind"]
+            yield Field(
+                section,
+                item.name.removesuffix(kind.suffix),
+                kind,
+                item.default,
+                item.metadata["layers"],
+                item.metadata["bound"],
+                item.metadata["doc"],
+            )
+
+
+FIELDS: Mapping[str, Field] = {field.key: field for field in fields()}
+"""All fields by `section.attribute`."""
