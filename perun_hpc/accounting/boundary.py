@@ -1,0 +1,159 @@
+"""Reading boundary records: the agents' evidence, checked field by field before anything is summed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.config.hostlist import expand
+from perun_hpc.errors import DataError
+
+SCHEMA = "perun.boundary/1"
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One energy domain of one node as the agent accounted it; energies in uJ, None where nothing was measured."""
+
+    name: str
+    component: str
+    provenance: str
+    method: str
+    node_uj: int | None
+    energy_uj: int | None
+    static_uj: int
+    dynamic_uj: int
+    idle_uj: int
+    suspended_uj: int
+    modelled_uj: int
+    u_uj: int
+    covered_ns: int
+    gap_ns: int
+    idle_ns: int | None
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One node's boundary record.
+
+    `expected` are the nodes of the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies
+    the content.
+    """
+
+    cluster: str
+    job_id: int
+    restart_count: int
+    node: str
+    revision: int
+    state: str
+    why: str | None
+    num_nodes: int
+    nodelist: str
+    expected: tuple[str, ...]
+    start_ns: int
+    end_ns: int
+    late_ns: int
+    simulated: bool
+    domains: tuple[Domain, ...]
+    shares: tuple[tuple[str, str, int], ...]
+    digest: str
+    raw: Mapping[str, Any]
+
+
+def parse_boundary(text: bytes, source: str) -> Boundary:
+    """Parse one boundary record.
+
+    Parameters
+    ----------
+    text
+        The file's content.
+    source
+        Where it came from, for the error.
+
+    Raises
+    ------
+    DataError
+        When it is not JSON, of another version, a field is missing, or its shares do not sum to its energies.
+    """
+    try:
+        data = json.loads(text)
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"schema is {data.get('schema')!r}, not {SCHEMA}")
+        record = _boundary(data, sha256(text).hexdigest())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{source}: damaged boundary record ({error}): see the node's agent log") from error
+    return record
+
+
+def read_boundary(path: Path) -> Boundary:
+    """Read and parse one boundary record; `DataError` as in `parse_boundary`."""
+    return parse_boundary(path.read_bytes(), str(path))
+
+
+def _boundary(data: dict[str, Any], digest: str) -> Boundary:
+    domains = tuple(_domain(name, d) for name, d in sorted(data["domains"].items()))
+    shares = tuple((str(s["domain"]), str(s["day"]), _whole(s["energy_uj"])) for s in data["shares"])
+    sums: dict[str, int] = {}
+    for domain, _, energy_uj in shares:
+        sums[domain] = sums.get(domain, 0) + energy_uj
+    for domain in domains:
+        if sums.get(domain.name, 0) != (domain.energy_uj or 0):
+            raise ValueError(f"shares of {domain.name} sum to {sums.get(domain.name, 0)} uJ, not {domain.energy_uj} uJ")
+    start, end = data["start"], data["end"]
+    return Boundary(
+        cluster=str(data["cluster"]),
+        job_id=_whole(data["job_id"]),
+        restart_count=_whole(data["restart_count"]),
+        node=str(data["node"]),
+        revision=_whole(data.get("revision", 1)),
+        state=str(data["state"]),
+        why=data.get("why"),
+        num_nodes=_whole(data.get("num_nodes") or 1),
+        nodelist=str(data.get("nodelist") or data["node"]),
+        expected=expand(str(data.get("nodelist") or data["node"])),
+        start_ns=_whole(start["real_ns"]),
+        end_ns=_whole(end["real_ns"]),
+        late_ns=_whole(start.get("late_ns") or 0),
+        simulated=bool(data.get("simulated")),
+        domains=domains,
+        shares=shares,
+        digest=digest,
+        raw=data,
+    )
+
+
+def _domain(name: str, data: dict[str, Any]) -> Domain:
+    def part(key: str) -> int:
+        return _whole(data.get(key) or 0)
+
+    def maybe(key: str) -> int | None:
+        return None if data.get(key) is None else _whole(data[key])
+
+    return Domain(
+        name=name,
+        component=str(data["component"]),
+        provenance=str(data["provenance"]),
+        method=str(data["method"]),
+        node_uj=maybe("node_uj"),
+        energy_uj=maybe("energy_uj"),
+        static_uj=part("static_uj"),
+        dynamic_uj=part("dynamic_uj"),
+        idle_uj=part("idle_uj"),
+        suspended_uj=part("suspended_uj"),
+        modelled_uj=part("modelled_uj"),
+        u_uj=part("u_uj"),
+        covered_ns=part("covered_ns"),
+        gap_ns=part("gap_ns"),
+        idle_ns=maybe("idle_ns"),
+    )
+
+
+def _whole(value: Any) -> int:
+    """Return `value` as an integer; hook values arrive as text, a float or a boolean is an error."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError(f"expected an integer, got {value!r}")
+    return int(value)

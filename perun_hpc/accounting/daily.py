@@ -1,0 +1,86 @@
+"""A record's part in every local day: what the usage sums are made of. Pure, integer, and exact in total."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from perun_hpc.accounting.schema import EnergyRecord
+
+MEASURES = (
+    "jobs", "unmeasured", "energy_uj", "idle_uj", "wasted_uj", "modelled_uj", "simulated_uj",
+    "gpu_held_s", "gpu_idle_s", "cpu_s", "co2_mg", "cost_millicents",
+)  # fmt: skip
+"""The columns that a day holds. A job counts on the day on which it ended."""
+
+Vector = tuple[int, ...]
+
+
+def spread(total: int, weights: Sequence[int]) -> list[int]:
+    """Split `total` in proportion to `weights` (not negative) into integers that sum to it; no weight: all to the last."""
+    whole = sum(weights)
+    if whole <= 0:
+        return [0] * (len(weights) - 1) + [total]
+    parts, seen, given = [], 0, 0
+    for weight in weights:
+        seen += weight
+        upto = total * seen // whole
+        parts.append(upto - given)
+        given = upto
+    return parts
+
+
+def local_day(epoch_s: float) -> str:
+    """Return the local calendar day of an epoch time."""
+    return datetime.fromtimestamp(epoch_s).strftime("%Y-%m-%d")
+
+
+def seconds_by_day(start_s: int, end_s: int) -> dict[str, int]:
+    """Return how many seconds of [start, end] lie in each local day; an empty interval has its day with 0."""
+    days: dict[str, int] = {}
+    at = start_s
+    while True:
+        now = datetime.fromtimestamp(at)
+        midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time()).timestamp()
+        upto = min(end_s, int(midnight))
+        days[now.strftime("%Y-%m-%d")] = max(upto - at, 0)
+        if upto >= end_s:
+            return days
+        at = upto
+
+
+def by_day(record: EnergyRecord) -> dict[str, Vector]:
+    """Return the record's measures per local day, in the order of `MEASURES`; each column sums to the record's value."""
+    start_s, end_s = record.start_ns // 1_000_000_000, record.end_ns // 1_000_000_000
+    seconds = seconds_by_day(start_s, max(end_s, start_s))
+    last = max(seconds)
+    energies: dict[str, int] = {}
+    for share in record.shares:
+        energies[share.day] = energies.get(share.day, 0) + share.energy_uj
+    days = sorted({*seconds, *energies})
+    held = [seconds.get(day, 0) for day in days]
+    energy = [energies.get(day, 0) for day in days]
+    weights = [max(e, 0) for e in energy]
+    foot = record.footprint
+    co2_g = (foot.co2_location_g if foot else None) or 0.0
+    cost = (foot.cost if foot else None) or 0.0
+    columns = (
+        [int(day == last) for day in days],
+        [int(day == last and record.energy_uj is None) for day in days],
+        energy,
+        spread(record.idle_uj, weights),
+        spread(record.wasted_uj, weights),
+        spread(record.modelled_uj, weights),
+        energy if record.simulated else [0] * len(days),
+        spread(record.gpu_held_s, held),
+        spread(record.gpu_idle_s or 0, held),
+        spread((record.cpu_ns or 0) // 1_000_000_000, held),
+        spread(round(co2_g * 1000), weights),
+        spread(round(cost * 100_000), weights),
+    )
+    return dict(zip(days, zip(*columns, strict=True), strict=True))
+
+
+def add(a: Vector, b: Iterable[int], sign: int = 1) -> Vector:
+    """Return a + sign * b."""
+    return tuple(x + sign * y for x, y in zip(a, b, strict=True))

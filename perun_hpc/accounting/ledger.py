@@ -1,0 +1,425 @@
+"""The ledger: every job run's record in SQLite or PostgreSQL, written by one collector at a time.
+
+A record is put as often as one likes: the same inputs change nothing, other inputs make the next revision, and the
+sums per day move by exactly the difference, all in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, create_engine, event, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
+from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_dict
+from perun_hpc.accounting.summing import carry_slurm
+from perun_hpc.accounting.tables import Tables, migrate, reflect
+from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
+
+LEASE_S = 120
+"""How long a collector's lease lasts without renewal."""
+CHUNK = 500
+"""How many ids one statement asks for; SQLite allows 999 parameters in old builds."""
+
+_UPSERT_DAY = (
+    f"INSERT INTO usage_day (cluster, day, account, user_name, partition_name, qos, {', '.join(MEASURES)}) "
+    f"VALUES (:cluster, :day, :account, :user_name, :partition_name, :qos, {', '.join(':' + m for m in MEASURES)}) "
+    "ON CONFLICT (cluster, day, account, user_name, partition_name, qos) DO UPDATE SET "
+    + ", ".join(f"{m} = usage_day.{m} + excluded.{m}" for m in MEASURES)
+)
+_ZERO: Vector = (0,) * len(MEASURES)
+
+
+@dataclass(frozen=True)
+class Put:
+    """What became of a record: as stored (revision, Slurm's data of earlier times), and whether anything changed."""
+
+    record: EnergyRecord
+    job: int
+    changed: bool
+
+
+class Ledger:
+    """An open ledger; use `open_ledger`."""
+
+    def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float]) -> None:
+        self.engine = engine
+        self.tables = tables
+        self._clock = clock
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that reads."""
+        with _translated(self.engine), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes; writers wait for each other."""
+        with _translated(self.engine), self.engine.connect().execution_options(perun_write=True) as connection:
+            with connection.begin():
+                if self.engine.dialect.name == "postgresql":
+                    connection.execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
+                yield connection
+
+    def acquire(self, name: str, holder: str, seconds: float = LEASE_S) -> bool:
+        """Take or renew the lease `name` for `holder`; False while another holder's lease lasts."""
+        now = int(self._clock())
+        with self.write() as connection:
+            row = connection.execute(text("SELECT holder, until_s FROM lease WHERE name = :n"), {"n": name}).first()
+            if row is not None and row.holder != holder and row.until_s > now:
+                return False
+            connection.execute(
+                text(
+                    "INSERT INTO lease (name, holder, until_s) VALUES (:n, :h, :u) "
+                    "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_s = excluded.until_s"
+                ),
+                {"n": name, "h": holder, "u": now + int(seconds)},
+            )
+            return True
+
+    def release(self, name: str, holder: str) -> None:
+        """Give the lease back."""
+        with self.write() as connection:
+            connection.execute(text("DELETE FROM lease WHERE name = :n AND holder = :h"), {"n": name, "h": holder})
+
+    def put(
+        self, records: Sequence[EnergyRecord], queue: bool = False, lease: tuple[str, str] | None = None
+    ) -> list[Put]:
+        """Store records in one transaction.
+
+        Parameters
+        ----------
+        records
+            Any mixture of new, known and amended ones.
+        queue
+            Whether changed records are queued for slurmdbd.
+        lease
+            (name, holder): refuse where the lease was lost meanwhile.
+
+        Raises
+        ------
+        UnavailableError
+            When the lease is lost or the database does not answer; nothing was stored then.
+        """
+        with self.write() as connection:
+            if lease is not None:
+                self._check_lease(connection, *lease)
+            return self._put(connection, records, queue)
+
+    def load(self, jobs: Sequence[int], shares: bool = True) -> list[EnergyRecord]:
+        """Return the records with these row ids, in that order."""
+        with self.read() as connection:
+            found = self._bodies(connection, jobs, shares)
+        return [found[job] for job in jobs if job in found]
+
+    def runs(self, cluster: str, job_ids: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, int, str]]]:
+        """Return (job id, restart count) -> [(start, end, inputs)] of the stored runs."""
+        out: dict[tuple[int, int], list[tuple[int, int, str]]] = {}
+        with self.read() as connection:
+            for row in self._rows(connection, cluster, job_ids):
+                out.setdefault((row.job_id, row.restart_count), []).append((row.start_s, row.end_s, row.inputs))
+        return out
+
+    def compared_until_s(self, cluster: str) -> int | None:
+        """Return up to when sacct's jobs were compared with the records."""
+        with self.read() as connection:
+            query = text("SELECT compared_until_s FROM progress WHERE cluster = :c")
+            value = connection.execute(query, {"c": cluster}).scalar()
+        return None if value is None else int(value)
+
+    def set_compared(self, cluster: str, until_s: int) -> None:
+        """Remember up to when sacct's jobs were compared with the records."""
+        with self.write() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO progress (cluster, compared_until_s) VALUES (:c, :u) "
+                    "ON CONFLICT (cluster) DO UPDATE SET compared_until_s = excluded.compared_until_s"
+                ),
+                {"c": cluster, "u": until_s},
+            )
+
+    def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
+        row = connection.execute(text("SELECT holder FROM lease WHERE name = :n"), {"n": name}).first()
+        if row is None or row.holder != holder:
+            raise UnavailableError("another collector took over: nothing to do, it goes on with this one's work")
+
+    def _rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Row[Any]]:
+        job = self.tables.job.c
+        wanted = sorted(set(job_ids))
+        rows: list[Row[Any]] = []
+        for at in range(0, len(wanted), CHUNK):
+            query = select(
+                job.id, job.job_id, job.restart_count, job.submit_s, job.start_s, job.end_s, job.inputs
+            ).where(job.cluster == cluster, job.job_id.in_(wanted[at : at + CHUNK]))
+            rows += connection.execute(query).all()
+        return rows
+
+    def _put(self, connection: Connection, records: Sequence[EnergyRecord], queue: bool) -> list[Put]:
+        known: dict[tuple[str, int, int], list[Row[Any]]] = {}
+        for cluster in {r.cluster for r in records}:
+            for row in self._rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
+                known.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
+        matches = [_same_run(r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
+        old = self._bodies(connection, [m.id for m in matches if m is not None], shares=True)
+        next_id = int(connection.execute(text("SELECT COALESCE(MAX(id), 0) FROM job")).scalar() or 0) + 1
+        now = int(self._clock())
+        puts: list[Put] = []
+        rows: list[dict[str, Any]] = []
+        bodies: list[dict[str, Any]] = []
+        shares: list[dict[str, Any]] = []
+        amendments: list[dict[str, Any]] = []
+        days: dict[tuple[str, ...], Vector] = {}
+        replaced: list[int] = []
+        for record, match in zip(records, matches, strict=True):
+            job, before = (match.id, old[match.id]) if match is not None else (next_id, None)
+            after = record if before is None else _next(before, record)
+            if before is not None and after == before:
+                puts.append(Put(before, job, False))
+                continue
+            if before is None:
+                next_id += 1
+            else:
+                replaced.append(job)
+                _move(days, before, -1)
+                if after.revision != before.revision:
+                    amendments.append(
+                        {"job": job, "revision": after.revision, "at_s": now,
+                         "before_uj": before.energy_uj, "after_uj": after.energy_uj}
+                    )  # fmt: skip
+            _move(days, after, 1)
+            rows.append(_row(job, after))
+            body = to_dict(replace(after, shares=()))
+            bodies.append({"job": job, "body": json.dumps(body, separators=(",", ":"))})
+            shares += [{"job": job, **to_dict(s)} for s in after.shares]
+            puts.append(Put(after, job, True))
+        self._store(connection, rows, bodies, shares, set(replaced))
+        if amendments:
+            connection.execute(self.tables.amendment.insert(), amendments)
+        moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
+        if moved:
+            connection.execute(text(_UPSERT_DAY), moved)
+        if queue:
+            self._queue(connection, [p.job for p in puts if p.changed], now)
+        return puts
+
+    def _store(
+        self,
+        connection: Connection,
+        rows: Sequence[dict[str, Any]],
+        bodies: Sequence[dict[str, Any]],
+        shares: Sequence[dict[str, Any]],
+        replaced: set[int],
+    ) -> None:
+        """Insert new rows; those of `replaced` are updated in place, so that what refers to them stays."""
+        t = self.tables
+        new_rows, new_bodies = (
+            [r for r in rows if r["id"] not in replaced],
+            [b for b in bodies if b["job"] not in replaced],
+        )
+        for table, values in ((t.job, new_rows), (t.record, new_bodies)):
+            if values:
+                connection.execute(table.insert(), values)
+        for row in rows:
+            if row["id"] in replaced:
+                connection.execute(t.job.update().where(t.job.c.id == row["id"]), row)
+        for body in bodies:
+            if body["job"] in replaced:
+                connection.execute(t.record.update().where(t.record.c.job == body["job"]), body)
+        for job in sorted(replaced):
+            connection.execute(t.job_share.delete().where(t.job_share.c.job == job))
+        if shares:
+            connection.execute(t.job_share.insert(), shares)
+
+    def _queue(self, connection: Connection, jobs: Sequence[int], now: int) -> None:
+        if jobs:
+            connection.execute(
+                text(
+                    "INSERT INTO slurmdbd_queue (job, due_s, tries, last_error) VALUES (:job, :due, 0, '') "
+                    "ON CONFLICT (job) DO UPDATE SET due_s = excluded.due_s, tries = 0, last_error = ''"
+                ),
+                [{"job": job, "due": now} for job in jobs],
+            )
+
+    def _bodies(self, connection: Connection, jobs: Sequence[int], shares: bool) -> dict[int, EnergyRecord]:
+        record, share = self.tables.record.c, self.tables.job_share.c
+        found: dict[int, dict[str, Any]] = {}
+        for at in range(0, len(jobs), CHUNK):
+            chunk = jobs[at : at + CHUNK]
+            for row in connection.execute(select(record.job, record.body).where(record.job.in_(chunk))):
+                found[row.job] = json.loads(row.body)
+            if shares:
+                query = (
+                    select(share.job, share.node, share.domain, share.day, share.energy_uj)
+                    .where(share.job.in_(chunk))
+                    .order_by(share.job, share.node, share.domain, share.day)
+                )
+                for row in connection.execute(query):
+                    parts = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
+                    found[row.job]["shares"].append(parts)
+        return {job: from_dict(body, f"ledger row {job}") for job, body in found.items()}
+
+
+def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = time.time) -> Ledger:
+    """Open a ledger.
+
+    Parameters
+    ----------
+    url
+        A path, `sqlite:///path` or `postgresql+psycopg://...`.
+    create
+        Whether to make or migrate it; readers leave the schema alone.
+    clock
+        Epoch seconds.
+
+    Raises
+    ------
+    NotFoundError, AccessError, UnavailableError, UsageError
+        When there is none, it may not be read, the server does not answer, or the URL makes no sense.
+    """
+    path = _sqlite_path(url)
+    if path is not None:
+        _check_file(path, create)
+        url = f"sqlite:///{path}"
+    try:
+        engine = create_engine(url, connect_args={"isolation_level": None, "timeout": 60} if path is not None else {})
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise UsageError(f"ledger '{url}': {error}: write a path or postgresql+psycopg://user@host/database") from error
+    if path is not None:
+        _configure_sqlite(engine, create)
+    with _translated(engine):
+        with engine.connect().execution_options(perun_write=create) as connection, connection.begin():
+            if create:
+                migrate(connection)
+            tables = reflect(connection)
+    return Ledger(engine, tables, clock)
+
+
+def _sqlite_path(url: str) -> Path | None:
+    if "://" not in url:
+        return Path(url).absolute()
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UsageError(f"ledger '{url}': {error}") from error
+    return Path(parsed.database or "").absolute() if parsed.get_backend_name() == "sqlite" else None
+
+
+def _check_file(path: Path, create: bool) -> None:
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return
+    try:
+        there = path.exists()
+    except PermissionError:
+        raise AccessError(f"{path}: the ledger is the service user's: ask for a job's own record instead") from None
+    if not there:
+        raise NotFoundError(f"{path}: no ledger here: run perun collect first, or name it with --ledger")
+    if not os.access(path, os.R_OK):
+        raise AccessError(f"{path}: the ledger is the service user's: ask for a job's own record instead")
+
+
+def _configure_sqlite(engine: Engine, create: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: Any) -> None:
+        if create:
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("PRAGMA cache_size = -65536")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("perun_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _translated(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, SQLAlchemyError) as error:
+        cause = getattr(error, "orig", None) or error
+        where = engine.url.render_as_string(hide_password=True)
+        raise UnavailableError(
+            f"ledger {where}: {str(cause).splitlines()[0]}: is it up, migrated and writable?"
+        ) from error
+
+
+def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
+    """Return the stored row of the same run: same submit time, or, where one is unknown, overlapping times."""
+    for row in rows:
+        if record.submit_s and row.submit_s:
+            if row.submit_s == record.submit_s:
+                return row
+        elif row.start_s <= record.end_ns // 10**9 + 60 and record.start_ns // 10**9 - 60 <= row.end_s:
+            return row
+    return None
+
+
+def _next(before: EnergyRecord, record: EnergyRecord) -> EnergyRecord:
+    """Return what replaces `before`: new sums where the nodes reported anew, Slurm's data from whoever has it."""
+    if record.inputs and record.inputs != before.inputs:
+        named = record if record.state or not before.state else carry_slurm(before, record)
+        return replace(named, revision=before.revision + 1)
+    return carry_slurm(record, before) if record.state else before
+
+
+def _move(days: dict[tuple[str, ...], Vector], record: EnergyRecord, sign: int) -> None:
+    for day, vector in by_day(record).items():
+        key = (record.cluster, day, record.account, record.user, record.partition, record.qos)
+        days[key] = add(days.get(key, _ZERO), vector, sign)
+
+
+def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
+    names = ("cluster", "day", "account", "user_name", "partition_name", "qos")
+    return {**dict(zip(names, key, strict=True)), **dict(zip(MEASURES, vector, strict=True))}
+
+
+def _row(job: int, r: EnergyRecord) -> dict[str, Any]:
+    return {
+        "id": job,
+        "cluster": r.cluster,
+        "job_id": r.job_id,
+        "submit_s": r.submit_s or 0,
+        "restart_count": r.restart_count,
+        "sluid": r.sluid,
+        "array_job_id": r.array_job_id,
+        "array_task_id": r.array_task_id,
+        "het_job_id": r.het_job_id,
+        "het_offset": r.het_offset,
+        "name": r.name,
+        "uid": r.uid,
+        "user_name": r.user,
+        "account": r.account,
+        "partition_name": r.partition,
+        "qos": r.qos,
+        "state": r.state,
+        "status": r.status,
+        "provenance": r.provenance,
+        "start_s": r.start_ns // 1_000_000_000,
+        "end_s": r.end_ns // 1_000_000_000,
+        "num_nodes": r.num_nodes,
+        "cpus": r.cpus,
+        "gpus": r.gpus,
+        "energy_uj": r.energy_uj,
+        "u_uj": r.u_uj,
+        "idle_uj": r.idle_uj,
+        "wasted_uj": r.wasted_uj,
+        "gpu_held_s": r.gpu_held_s,
+        "gpu_idle_s": r.gpu_idle_s,
+        "revision": r.revision,
+        "inputs": r.inputs,
+    }

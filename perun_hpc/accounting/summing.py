@@ -1,0 +1,371 @@
+"""From boundary records to the energy record: sums, never a second opinion about joules.
+
+Pure functions. Whatever the order in which nodes report, the same set of boundary records makes the same record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from perun_hpc.accounting.boundary import Boundary, Domain
+from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.accounting.schema import (
+    SCHEMA,
+    WASTED_STATES,
+    Component,
+    Device,
+    EnergyRecord,
+    NodeEnergy,
+    Rank,
+    Region,
+    Share,
+    Step,
+    worst_provenance,
+)
+from perun_hpc.config.hostlist import expand
+
+METER = "node"
+"""The component of a node's meter: it contains the others and is shown, never added to them."""
+
+
+def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ()) -> EnergyRecord:
+    """Sum the boundary records of one job run into a record (revision 1, no Slurm metadata).
+
+    Parameters
+    ----------
+    boundaries
+        At least one; two of the same node: the higher revision counts.
+    problems
+        Sentences about evidence that could not be read; they go into `missing`.
+    """
+    parts = _one_per_node(boundaries)
+    first = parts[0]
+    raw = first.raw
+    absent = _absent_nodes(parts)
+    used = [(b, d) for b in parts for d in _leaves(b)]
+    known = [(b, d) for b, d in used if d.energy_uj is not None]
+    energy_uj = sum(d.energy_uj or 0 for _, d in known) if known else None
+    components = _components(parts)
+    start_ns, end_ns = min(b.start_ns for b in parts), max(b.end_ns for b in parts)
+    steps = _steps(parts)
+    missing = [*problems, *_holes(parts, absent)]
+    expected = max(first.num_nodes, len(parts))
+    gpus = [(b, d) for b in parts for d in b.domains if d.component == "gpu"]
+    idle_known = [d.idle_ns for _, d in gpus if d.idle_ns is not None]
+    held_ns = sum(b.end_ns - b.start_ns for b, _ in gpus)
+    wall_ns = max(end_ns - start_ns, 1)
+    return EnergyRecord(
+        schema=SCHEMA,
+        revision=1,
+        cluster=first.cluster,
+        job_id=first.job_id,
+        restart_count=first.restart_count,
+        submit_s=None,
+        status="partial" if missing or energy_uj is None else "complete",
+        provenance=worst_provenance([_provenance(b, d) for b, d in known]) if known else "missing",
+        energy_uj=energy_uj,
+        u_uj=math.isqrt(sum(c.u_uj**2 for c in components if _counted(c, components))),
+        start_ns=start_ns,
+        end_ns=end_ns,
+        inputs=inputs_digest(parts, problems),
+        sluid=raw.get("sluid"),
+        uid=_integer(raw.get("uid")),
+        gid=_integer(raw.get("gid")),
+        user=str(raw.get("user") or ""),
+        account=str(raw.get("account") or ""),
+        partition=str(raw.get("partition") or ""),
+        nodelist=first.nodelist,
+        num_nodes=expected,
+        cpus=sum(_integer(b.raw.get("cpus_on_node")) or 0 for b in parts),
+        gpus=len(gpus),
+        cpu_ns=_sum_known(_usage(b, "cpu_ns") for b in parts),
+        mem_peak_b=max((m for b in parts if (m := _usage(b, "mem_peak_b")) is not None), default=None),
+        coverage=_coverage([d for _, d in used]) * len(parts) / expected,
+        static_uj=sum(d.static_uj for _, d in known),
+        dynamic_uj=sum(d.dynamic_uj for _, d in known),
+        idle_uj=sum(d.idle_uj for _, d in known),
+        suspended_uj=sum(d.suspended_uj for _, d in known),
+        modelled_uj=sum(d.modelled_uj for _, d in known),
+        power_mean_mw=None if energy_uj is None else energy_uj * 1_000_000 // wall_ns,
+        power_peak_mw=_sum_known(_usage(b, "peak_mw") for b in parts),
+        gpu_held_s=held_ns // 1_000_000_000,
+        gpu_idle_s=sum(idle_known) // 1_000_000_000 if gpus and len(idle_known) == len(gpus) else None,
+        missing=tuple(missing),
+        missing_nodes=tuple(absent),
+        components=components,
+        nodes=tuple(_node(b) for b in parts),
+        devices=tuple(Device(b.node, d.name, d.energy_uj, b.end_ns - b.start_ns, d.idle_ns) for b, d in gpus),
+        steps=steps,
+        ranks=_ranks(parts),
+        regions=_regions(parts),
+        shares=tuple(
+            Share(b.node, domain, day, uj)
+            for b in parts
+            for domain, day, uj in sorted(b.shares)
+            if domain in {d.name for d in _leaves(b)}
+        ),
+        policy_hash=str(raw.get("policy_hash") or ""),
+        perun_version=str(raw.get("perun_version") or ""),
+        trace_bytes=sum(_integer((b.raw.get("trace") or {}).get("bytes")) or 0 for b in parts),
+        simulated=any(b.simulated for b in parts),
+    )
+
+
+def missing_record(job: SlurmJob, cluster: str, reason: str) -> EnergyRecord:
+    """Return the record of a run that Slurm knows and no node reported: an energy of None, never 0."""
+    start_ns = (job.start_s or 0) * 1_000_000_000
+    record = EnergyRecord(
+        schema=SCHEMA,
+        revision=1,
+        cluster=cluster,
+        job_id=job.job_id,
+        restart_count=job.run,
+        submit_s=job.submit_s,
+        status="missing",
+        provenance="missing",
+        energy_uj=None,
+        u_uj=0,
+        start_ns=start_ns,
+        end_ns=(job.end_s or job.start_s or 0) * 1_000_000_000,
+        inputs="",
+        nodelist=job.nodelist,
+        num_nodes=job.num_nodes,
+        cpus=job.cpus,
+        gpus=job.gpus,
+        missing=(reason,),
+        missing_nodes=expand(job.nodelist) if job.nodelist else (),
+    )
+    return add_slurm(record, job)
+
+
+def add_slurm(record: EnergyRecord, job: SlurmJob) -> EnergyRecord:
+    """Return the record with what Slurm's accounting knows: submit time, names, QOS, state, array and het ids."""
+    array_job_id, array_task_id = job.array
+    het_job_id, het_offset = job.het
+    held_s = record.gpu_held_s or job.gpus * round(record.elapsed_s)
+    return replace(
+        record,
+        submit_s=job.submit_s if job.submit_s is not None else record.submit_s,
+        array_job_id=array_job_id,
+        array_task_id=array_task_id,
+        het_job_id=het_job_id,
+        het_offset=het_offset,
+        name=job.name,
+        uid=job.uid if job.uid is not None else record.uid,
+        gid=job.gid if job.gid is not None else record.gid,
+        user=job.user or record.user,
+        account=job.account or record.account,
+        partition=job.partition or record.partition,
+        qos=job.qos,
+        nodelist=job.nodelist or record.nodelist,
+        num_nodes=max(record.num_nodes, job.num_nodes),
+        cpus=job.cpus or record.cpus,
+        gpus=job.gpus or record.gpus,
+        gpu_held_s=held_s,
+        state=job.state,
+        exit_code=job.exit_code,
+        exit_signal=job.exit_signal,
+        suspended_s=job.suspended_s,
+        time_limit_s=job.time_limit_s,
+        cpu_ns=record.cpu_ns if record.cpu_ns is not None else job.cpu_ns,
+        wasted_uj=(record.energy_uj or 0) if job.state in WASTED_STATES else 0,
+    )
+
+
+def carry_slurm(source: EnergyRecord, record: EnergyRecord) -> EnergyRecord:
+    """Return `record` with the Slurm metadata of `source`."""
+    names = (
+        "submit_s", "array_job_id", "array_task_id", "het_job_id", "het_offset", "name", "uid", "gid", "user",
+        "account", "partition", "qos", "nodelist", "num_nodes", "cpus", "gpus", "gpu_held_s", "state", "exit_code",
+        "exit_signal", "suspended_s", "time_limit_s",
+    )  # fmt: skip
+    wasted_uj = (record.energy_uj or 0) if source.state in WASTED_STATES else 0
+    return replace(record, wasted_uj=wasted_uj, **{name: getattr(source, name) for name in names})
+
+
+def inputs_digest(boundaries: Iterable[Boundary], problems: Sequence[str] = ()) -> str:
+    """Return what identifies a set of boundary records, whatever their order."""
+    parts = sorted(f"{b.node}:{b.digest}" for b in _one_per_node(boundaries)) + sorted(problems)
+    return sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _one_per_node(boundaries: Iterable[Boundary]) -> list[Boundary]:
+    newest: dict[str, Boundary] = {}
+    for b in boundaries:
+        known = newest.get(b.node)
+        if known is None or (b.revision, b.digest) > (known.revision, known.digest):
+            newest[b.node] = b
+    return [newest[node] for node in sorted(newest)]
+
+
+def _absent_nodes(parts: Sequence[Boundary]) -> list[str]:
+    here = {b.node for b in parts}
+    return [node for node in parts[0].expected if node not in here]
+
+
+def _leaves(b: Boundary) -> list[Domain]:
+    """Return the domains that are added up: without the meter, unless the meter is all that the node has."""
+    leaves = [d for d in b.domains if d.component != METER]
+    return leaves if any(d.energy_uj is not None for d in leaves) else list(b.domains)
+
+
+def _provenance(b: Boundary, d: Domain) -> str:
+    return "simulated" if b.simulated else d.provenance
+
+
+def _components(parts: Sequence[Boundary]) -> tuple[Component, ...]:
+    found: dict[str, list[tuple[Boundary, Domain]]] = {}
+    for b in parts:
+        for d in b.domains:
+            if d.energy_uj is not None:
+                found.setdefault(d.component, []).append((b, d))
+    order = ("cpu", "dram", "gpu", "other", METER)
+    names = sorted(found, key=lambda c: (order.index(c) if c in order else len(order), c))
+    return tuple(
+        Component(
+            component=name,
+            energy_uj=sum(d.energy_uj or 0 for _, d in found[name]),
+            # Gain errors of one model correlate across devices: linear inside a component (JCGM 100, 5.2.2 note).
+            u_uj=sum(d.u_uj for _, d in found[name]),
+            static_uj=sum(d.static_uj for _, d in found[name]),
+            dynamic_uj=sum(d.dynamic_uj for _, d in found[name]),
+            idle_uj=sum(d.idle_uj for _, d in found[name]),
+            suspended_uj=sum(d.suspended_uj for _, d in found[name]),
+            modelled_uj=sum(d.modelled_uj for _, d in found[name]),
+            covered_ns=sum(d.covered_ns for _, d in found[name]),
+            gap_ns=sum(d.gap_ns for _, d in found[name]),
+            domains=len(found[name]),
+            provenance=worst_provenance([_provenance(b, d) for b, d in found[name]]),
+            methods=tuple(sorted({d.method for _, d in found[name]})),
+        )
+        for name in names
+    )
+
+
+def _counted(component: Component, components: Sequence[Component]) -> bool:
+    return component.component != METER or len(components) == 1
+
+
+def _coverage(domains: Sequence[Domain]) -> float:
+    covered = sum(d.covered_ns for d in domains if d.energy_uj is not None)
+    total = sum(d.covered_ns + d.gap_ns for d in domains)
+    return covered / total if total else 0.0
+
+
+def _holes(parts: Sequence[Boundary], absent: Sequence[str]) -> list[str]:
+    """Return one sentence per thing that is not in the sum."""
+    holes = [f"{node}: no boundary record" for node in absent]
+    unnamed = parts[0].num_nodes - len(parts) - len(absent)
+    if unnamed > 0:
+        holes.append(f"{unnamed} of {parts[0].num_nodes} nodes: no boundary record")
+    for b in parts:
+        if b.state != "closed":
+            holes.append(f"{b.node}: {b.why or 'closed without an end reading'}")
+        dead = [d.name for d in b.domains if d.energy_uj is None]
+        if dead:
+            holes.append(f"{b.node}: not measured: {', '.join(dead)}")
+        if not b.domains:
+            holes.append(f"{b.node}: no energy sensor")
+    return holes
+
+
+def _node(b: Boundary) -> NodeEnergy:
+    leaves = _leaves(b)
+    known = [d for d in leaves if d.energy_uj is not None]
+    counted = [d.node_uj for d in known if d.node_uj is not None]
+    return NodeEnergy(
+        node=b.node,
+        state=b.state,
+        why=b.why,
+        energy_uj=sum(d.energy_uj or 0 for d in known) if known else None,
+        u_uj=sum(d.u_uj for d in known),
+        node_uj=sum(counted) if counted else None,
+        start_ns=b.start_ns,
+        end_ns=b.end_ns,
+        late_ns=b.late_ns,
+        coverage=_coverage(leaves),
+        cpu_ns=_usage(b, "cpu_ns"),
+        cpus=_integer(b.raw.get("cpus_on_node")) or 0,
+        mem_peak_b=_usage(b, "mem_peak_b"),
+        peak_mw=_usage(b, "peak_mw"),
+    )
+
+
+def _steps(parts: Sequence[Boundary]) -> tuple[Step, ...]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for b in parts:
+        for step in b.raw.get("steps") or ():
+            found.setdefault(str(step["step_id"]), []).append(step)
+    return tuple(
+        Step(
+            step_id=step_id,
+            tasks=max(_integer(s.get("tasks")) or 0 for s in steps),
+            nodes=len(steps),
+            start_ns=min(_integer(s.get("start_ns")) or 0 for s in steps),
+            end_ns=max(_integer(s.get("end_ns")) or 0 for s in steps),
+            energy_uj=_sum_known(_integer(s.get("energy_uj")) for s in steps),
+        )
+        for step_id, steps in sorted(found.items(), key=lambda item: _step_key(item[0]))
+    )
+
+
+def _ranks(parts: Sequence[Boundary]) -> tuple[Rank, ...]:
+    ranks = [
+        Rank(
+            step_id=str(step["step_id"]),
+            rank=_integer(r.get("rank")) or 0,
+            node=b.node,
+            start_ns=_integer(r.get("start_ns")) or 0,
+            end_ns=_integer(r.get("end_ns")) or 0,
+            energy_uj=_integer(r.get("energy_uj")),
+        )
+        for b in parts
+        for step in b.raw.get("steps") or ()
+        for r in step.get("ranks") or ()
+    ]
+    return tuple(sorted(ranks, key=lambda r: (_step_key(r.step_id), r.rank)))
+
+
+def _regions(parts: Sequence[Boundary]) -> tuple[Region, ...]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for b in parts:
+        for region in b.raw.get("regions") or ():
+            found.setdefault((str(region["step_id"]), str(region["name"])), []).append(region)
+    regions = [
+        Region(
+            step_id=step_id,
+            name=name,
+            calls=sum(_integer(r.get("calls")) or 0 for r in rows),
+            ranks=len({r.get("rank") for r in rows}),
+            time_ns=sum(_integer(r.get("time_ns")) or 0 for r in rows),
+            time_min_ns=min(_integer(r.get("time_ns")) or 0 for r in rows),
+            time_max_ns=max(_integer(r.get("time_ns")) or 0 for r in rows),
+            energy_uj=_sum_known(_integer(r.get("energy_uj")) for r in rows),
+            u_uj=sum(_integer(r.get("u_uj")) or 0 for r in rows),
+        )
+        for (step_id, name), rows in found.items()
+    ]
+    return tuple(sorted(regions, key=lambda r: (_step_key(r.step_id), -r.time_ns, r.name)))
+
+
+def _step_key(step_id: str) -> tuple[int, int, str]:
+    return (0, int(step_id), "") if step_id.isdigit() else (1, 0, step_id)
+
+
+def _usage(b: Boundary, key: str) -> int | None:
+    return _integer((b.raw.get("usage") or {}).get(key))
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, bool) or value is None or value == "":
+        return None
+    return int(value)
+
+
+def _sum_known(values: Iterable[int | None]) -> int | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if known else None
