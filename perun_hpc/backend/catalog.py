@@ -1,0 +1,139 @@
+"""The explicit list of backends: each is opened alone, imported only when asked for, and fails alone."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from perun_hpc.backend.base import Discovery
+from perun_hpc.data_model.sensor import Missing, Sensor
+from perun_hpc.errors import NotFoundError
+
+
+class Home(StrEnum):
+    """Where a backend may run."""
+
+    INLINE = "inline"
+    """In the agent's own process: standard library, kernel files, microseconds."""
+
+    CHILD = "child"
+    """In a killable child process: vendor libraries and tools that can hang or need memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One entry of the catalog; the module `perun_hpc.backend.<name>` holds `discover(root) -> Discovery`."""
+
+    name: str
+    home: Home
+    what: str
+    default: bool = True
+
+
+BACKENDS: tuple[Backend, ...] = (
+    Backend("powercap", Home.INLINE, "RAPL energy counters"),
+    Backend("hwmon", Home.INLINE, "power and energy inputs of hardware monitors, Grace"),
+    Backend("cray_pm", Home.INLINE, "HPE Cray node power counters"),
+    Backend("procstat", Home.INLINE, "CPU time and memory of the node"),
+    Backend("nvml", Home.CHILD, "NVIDIA GPUs"),
+    Backend("amdsmi", Home.CHILD, "AMD GPUs"),
+    Backend("ipmi", Home.CHILD, "node power from the BMC (DCMI)"),
+    Backend("psutil", Home.CHILD, "CPU utilisation, memory, disks, network"),
+    Backend("estimate", Home.INLINE, "power estimated from CPU utilisation", default=False),
+)
+"""All backends that need no settings; `file` and `replay` are opened with what the site declares."""
+
+_BY_NAME = {backend.name: backend for backend in BACKENDS}
+
+
+def named(name: str) -> Backend:
+    """The entry of that name; NotFoundError lists the known ones."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise NotFoundError(f"no backend {name!r}: known are {', '.join(_BY_NAME)}") from None
+
+
+def open_backend(name: str, root: Path = Path("/")) -> Discovery:
+    """Import one backend and discover its sensors below `root`; any failure becomes a `Missing`."""
+    named(name)
+    try:
+        module = importlib.import_module(f"perun_hpc.backend.{name}")
+        found = module.discover(root)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return Discovery(missing=(Missing(name, text.splitlines()[0], "report this as a fault of perun"),))
+    assert isinstance(found, Discovery)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which backends and sensors are wanted: regular expressions matched at the start of the name or id."""
+
+    include_backends: tuple[str, ...] = ()
+    exclude_backends: tuple[str, ...] = ()
+    include_sensors: tuple[str, ...] = ()
+    exclude_sensors: tuple[str, ...] = ()
+
+    def backend(self, name: str) -> bool:
+        """Whether the backend is wanted."""
+        return _wanted(name, self.include_backends, self.exclude_backends)
+
+    def sensor(self, sensor: Sensor) -> bool:
+        """Whether the sensor is wanted."""
+        return _wanted(sensor.id, self.include_sensors, self.exclude_sensors)
+
+
+def _wanted(name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
+    if include and not any(re.match(pattern, name) for pattern in include):
+        return False
+    return not any(re.match(pattern, name) for pattern in exclude)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What each backend found, in the catalog's order."""
+
+    found: dict[str, Discovery] = field(default_factory=dict)
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """All sensors."""
+        return tuple(sensor for discovery in self.found.values() for sensor in discovery.sensors)
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """All that is known and cannot be read."""
+        return tuple(one for discovery in self.found.values() for one in discovery.missing)
+
+    def close(self) -> None:
+        """Close all readers."""
+        for discovery in self.found.values():
+            discovery.close()
+
+
+def discover_all(
+    root: Path = Path("/"), names: Iterable[str] | None = None, selection: Selection | None = None
+) -> Catalog:
+    """Open the wanted backends in this process, those of `names` or all default ones.
+
+    Without any energy or power sensor the `estimate` backend is opened as well, so that a machine is never without a
+    figure; its sensors are marked estimated. The agent does not call this: it opens backends one by one.
+    """
+    selection = selection or Selection()
+    wanted = [backend.name for backend in BACKENDS if backend.default] if names is None else list(names)
+    found = {name: open_backend(name, root) for name in wanted if selection.backend(name)}
+    catalog = Catalog(found)
+    if names is None and selection.backend("estimate") and not has_power(catalog.sensors):
+        found["estimate"] = open_backend("estimate", root)
+    return catalog
+
+
+def has_power(sensors: Iterable[Sensor]) -> bool:
+    """Whether any of the sensors measures energy or power of the CPU or the whole node."""
+    return any(sensor.quantity in ("energy", "power") and sensor.component in ("cpu", "node") for sensor in sensors)

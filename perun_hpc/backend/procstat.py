@@ -1,0 +1,125 @@
+"""CPU time of every logical CPU and the node's memory, from /proc/stat and /proc/meminfo, one read each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.backend.sysfile import reason
+from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+
+NS_PER_S = 1_000_000_000
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def busy_ticks(stat: str) -> dict[int, int]:
+    """Busy time per logical CPU in USER_HZ ticks from the text of /proc/stat.
+
+    Busy is user, nice, system, irq, softirq and steal; idle and iowait are not. Guest time is part of user.
+    """
+    busy = {}
+    for line in stat.splitlines():
+        if not line.startswith("cpu"):
+            break
+        fields = line.split()
+        if fields[0] != "cpu":
+            numbers = [int(field) for field in fields[1:9]]
+            busy[int(fields[0][3:])] = sum(numbers) - numbers[3] - numbers[4]
+    return busy
+
+
+def busy_ns(stat: str) -> dict[int, int]:
+    """The same in ns."""
+    return {cpu: ticks * NS_PER_S // TICKS_PER_S for cpu, ticks in busy_ticks(stat).items()}
+
+
+def memory_used_b(meminfo: str) -> int | None:
+    """Bytes in use (MemTotal - MemAvailable) from the text of /proc/meminfo."""
+    kib = {}
+    for line in meminfo.splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            kib[name] = int(rest.split()[0])
+    return (kib["MemTotal"] - kib["MemAvailable"]) * 1024 if len(kib) == 2 else None
+
+
+class ProcStat:
+    """Reader of the node's CPU time (a counter) and memory in use (a gauge).
+
+    `last_busy_ns` holds the busy time per logical CPU of the last `read`, since boot.
+    """
+
+    def __init__(self, root: Path = Path("/"), clock: Clock = monotonic_ns) -> None:
+        """Open /proc/stat and /proc/meminfo below `root`; OSError passes."""
+        self._clock = clock
+        self._stat = os.open(root / "proc/stat", os.O_RDONLY | os.O_CLOEXEC)
+        self._memory = os.open(root / "proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        self.last_busy_ns: dict[int, int] = {}
+        host = host_name()
+        self._sensors = (
+            Sensor(
+                id="procstat:cpu:time",
+                host=host, backend="procstat", device="/proc/stat", domain="cpu", component="cpu",
+                kind=Kind.COUNTER, quantity=Quantity.TIME, unit=f"1/{TICKS_PER_S} s", scale_num=NS_PER_S,
+                scale_den=TICKS_PER_S, update_ns=NS_PER_S // TICKS_PER_S, scope="busy time of all CPUs",
+            ),
+            Sensor(
+                id="procstat:memory:data", host=host, backend="procstat", device="/proc/meminfo", domain="memory",
+                component="dram", kind=Kind.GAUGE, quantity=Quantity.DATA, unit="B", resolution=1024,
+                scope="memory in use on the node",
+            ),
+        )  # fmt: skip
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """CPU time, memory in use."""
+        return self._sensors
+
+    def read(self) -> tuple[Reading, ...]:
+        """Read both files."""
+        return self._read_stat(), self._read_memory()
+
+    def _read_stat(self) -> Reading:
+        try:
+            ticks = busy_ticks(_all(self._stat))
+        except (OSError, ValueError, IndexError) as error:
+            return Reading(None, self._clock(), reason(error) if isinstance(error, OSError) else "malformed /proc/stat")
+        self.last_busy_ns = {cpu: count * NS_PER_S // TICKS_PER_S for cpu, count in ticks.items()}
+        return Reading(sum(ticks.values()), self._clock())
+
+    def _read_memory(self) -> Reading:
+        try:
+            used = memory_used_b(_all(self._memory))
+        except (OSError, ValueError, IndexError) as error:
+            used, why = None, reason(error) if isinstance(error, OSError) else "malformed /proc/meminfo"
+        else:
+            why = "no MemAvailable"
+        return Reading(used, self._clock(), why if used is None else None)
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in (self._stat, self._memory):
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._stat = self._memory = -1
+
+
+def _all(descriptor: int) -> str:
+    parts = []
+    offset = 0
+    while part := os.pread(descriptor, 65536, offset):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts).decode("ascii", "replace")
+
+
+def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
+    """The node's CPU time and memory."""
+    try:
+        return Discovery((ProcStat(root, clock),))
+    except OSError as error:
+        return Discovery(missing=(Missing("/proc/stat", f"cannot be opened: {reason(error)}", "mount /proc"),))

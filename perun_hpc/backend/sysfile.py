@@ -1,0 +1,75 @@
+"""Small kernel files kept open and read again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from perun_hpc.backend.base import Clock, monotonic_ns
+from perun_hpc.data_model.sensor import Reading, Sensor
+
+_LONGEST = 65536
+
+
+def text(path: Path) -> str | None:
+    """Stripped content of a small file, None when it cannot be read."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def number(path: Path) -> int | None:
+    """Content of a small file that holds one integer, None when it cannot be read or holds none."""
+    content = text(path)
+    try:
+        return None if content is None else int(content)
+    except ValueError:
+        return None
+
+
+def reason(error: OSError) -> str:
+    """One phrase for a failed system call."""
+    return (error.strerror or str(error)).lower()
+
+
+class NumberFiles:
+    """A reader of files that hold one integer each; the descriptors stay open, so privileges can be dropped."""
+
+    def __init__(self, sensors: tuple[tuple[Sensor, Path], ...], clock: Clock = monotonic_ns) -> None:
+        """Open all files; OSError passes, after those already open were closed."""
+        self._sensors = tuple(sensor for sensor, _ in sensors)
+        self._clock = clock
+        self._descriptors: list[int] = []
+        try:
+            for _, path in sensors:
+                self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The sensors, in the order of the files."""
+        return self._sensors
+
+    def read(self) -> tuple[Reading, ...]:
+        """Read every file from its start."""
+        return tuple(self._one(descriptor) for descriptor in self._descriptors)
+
+    def _one(self, descriptor: int) -> Reading:
+        try:
+            content = os.pread(descriptor, 64, 0)
+            return Reading(int(content), self._clock())
+        except OSError as error:
+            return Reading(None, self._clock(), reason(error))
+        except ValueError:
+            return Reading(None, self._clock(), f"not a number: {content[:20]!r}")
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._descriptors = []

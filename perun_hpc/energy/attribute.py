@@ -1,0 +1,469 @@
+"""Who used the energy of one closed interval on one node: jobs, `idle`, `system`, `unknown`.
+
+Pure functions over integers. Every domain closes exactly: its shares sum to its total in uJ, whatever the input.
+The rules and their limits are published in docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from perun_hpc.data_model.sensor import Provenance
+
+IDLE = "idle"
+SYSTEM = "system"
+UNKNOWN = "unknown"
+UNOBSERVED = "unobserved"
+OTHER = "other"
+
+NS_PER_S = 1_000_000_000
+KAPPA = (1, 4)
+"""Weight of a core's less busy thread against the busier one, as a fraction."""
+
+_UNIT = 720_720
+"""Divisible by every number of threads, holders or slices up to 16, so equal parts stay integers."""
+
+
+class DomainKind(StrEnum):
+    """Which rule a domain follows."""
+
+    PACKAGE = "package"
+    DRAM = "dram"
+    GPU = "gpu"
+    METER = "meter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeInput:
+    """What of the node does not change: logical CPUs, who is whose sibling, memory.
+
+    Attributes
+    ----------
+    package_of, core_of : logical CPU -> package number, -> physical core (a number unique on the node).
+    memory_b : memory of the node in bytes.
+    specialised : logical CPUs that Slurm keeps for the system.
+    kappa : weight of the less busy thread of a core, as (numerator, denominator).
+    """
+
+    package_of: Mapping[int, int]
+    core_of: Mapping[int, int]
+    memory_b: int = 0
+    specialised: frozenset[int] = frozenset()
+    kappa: tuple[int, int] = KAPPA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainInput:
+    """One energy domain in the interval.
+
+    Attributes
+    ----------
+    name : `package-0`, `dram-0`, `gpu-<uuid>`; of a meter `psys` or `node`.
+    total_uj : the counter's difference; None when it is not known.
+    package : number of the package that a package or dram domain belongs to.
+    static_uw : static power P_s (package, dram), idle power P_idle (GPU), idle part of the residual (meter).
+    slices : MIG: number of slices of the whole device; None when the device is not partitioned.
+    leaves : meter: names of the domains that it contains.
+    provenance : of the reading itself.
+    """
+
+    name: str
+    kind: DomainKind
+    total_uj: int | None
+    package: int = 0
+    static_uw: int = 0
+    slices: int | None = None
+    leaves: tuple[str, ...] = ()
+    provenance: Provenance = Provenance.MEASURED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuHolding:
+    """A job's hold on one GPU: the whole device, or a part of it.
+
+    `part` is its weight among several holders: shards, MPS percent, or MIG slices; `activity` is MIG's SM activity in
+    any unit common to the device's slices, None when it cannot be measured.
+    """
+
+    part: int = 1
+    activity: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInput:
+    """One job in the interval.
+
+    Attributes
+    ----------
+    party : key in the ledger, `job:4711.0`.
+    cpus : logical CPUs it was allocated.
+    cpu_ns : CPU time of its cgroup in the interval; None when it has no cgroup (then its CPUs' busy time is taken).
+    memory_b : memory it was allocated.
+    memory_traffic : bytes it moved per package (resctrl), empty when not measured.
+    gpus : domain name -> its hold.
+    suspended : true when it was suspended for the whole interval.
+    exclusive : true when it holds the node alone (the `--exclusive` flag or all of the node's CPUs).
+    present_ns : how long of the interval it was on the node; None means all of it.
+    """
+
+    party: str
+    cpus: frozenset[int] = frozenset()
+    cpu_ns: int | None = None
+    memory_b: int = 0
+    memory_traffic: Mapping[int, int] = field(default_factory=dict)
+    gpus: Mapping[str, GpuHolding] = field(default_factory=dict)
+    suspended: bool = False
+    exclusive: bool = False
+    present_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalInput:
+    """One closed interval [t0_ns, t1_ns) of one node.
+
+    `busy_ns` is the busy time of each logical CPU; `gap` is true when a reading is missing inside, so that jobs may
+    have come and gone unseen.
+    """
+
+    t0_ns: int
+    t1_ns: int
+    node: NodeInput
+    domains: tuple[DomainInput, ...]
+    jobs: tuple[JobInput, ...] = ()
+    busy_ns: Mapping[int, int] = field(default_factory=dict)
+    gap: bool = False
+
+    @property
+    def duration_ns(self) -> int:
+        """Length of the interval."""
+        return self.t1_ns - self.t0_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One party's part of a domain: `energy_uj` = `static_uj` + `dynamic_uj`.
+
+    `held_idle_uj` is the part of it that a held GPU would have used idle; `suspended_uj` what was charged while the
+    job was suspended.
+    """
+
+    party: str
+    energy_uj: int
+    static_uj: int = 0
+    dynamic_uj: int = 0
+    held_idle_uj: int = 0
+    suspended_uj: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DomainShares:
+    """The shares of one domain; they sum to `total_uj`. `total_uj` None means a gap, without shares."""
+
+    domain: str
+    total_uj: int | None
+    shares: tuple[Share, ...]
+    method: str
+    provenance: Provenance
+
+    def by_party(self) -> dict[str, int]:
+        """Party -> energy in uJ, as the node ledger stores it."""
+        return {share.party: share.energy_uj for share in self.shares}
+
+
+def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Split an integer by integer weights so that the parts sum to it exactly (largest remainders).
+
+    Ties go to the smaller key. With no weight at all everything is `idle`'s. A negative total is split by its amount.
+    """
+    if any(weight < 0 for weight in weights.values()):
+        raise ValueError("weights must not be negative")
+    whole = sum(weights.values())
+    if whole == 0:
+        return {IDLE: total_uj} if total_uj else {}
+    amount = abs(total_uj)
+    sign = 1 if total_uj >= 0 else -1
+    parts = {party: amount * weight // whole for party, weight in weights.items()}
+    left = amount - sum(parts.values())
+    by_remainder = sorted(weights, key=lambda party: (-(amount * weights[party] % whole), party))
+    for party in by_remainder[:left]:
+        parts[party] += 1
+    return {party: sign * part for party, part in parts.items()}
+
+
+def attribute(interval: IntervalInput) -> list[DomainShares]:
+    """Shares of every domain; meters come back as their residual, named `other` (further ones `other-<meter>`)."""
+    load = _Load(interval)
+    leaves: list[DomainShares] = []
+    meters: list[DomainInput] = []
+    for domain in interval.domains:
+        if domain.kind is DomainKind.METER:
+            meters.append(domain)
+        elif domain.total_uj is None:
+            leaves.append(DomainShares(domain.name, None, (), "gap", domain.provenance))
+        elif domain.kind is DomainKind.GPU:
+            leaves.append(_gpu(interval, domain, domain.total_uj))
+        else:
+            leaves.append(_package_or_dram(interval, domain, domain.total_uj, load))
+    known = {leaf.domain: leaf for leaf in leaves}
+    first = True
+    for meter in meters:
+        name = OTHER if first else f"{OTHER}-{meter.name}"
+        leaves.append(_residual(interval, meter, name, [known[leaf] for leaf in meter.leaves if leaf in known], load))
+        first = False
+    return leaves
+
+
+class _Load:
+    """Weights of the parties on every package: allocated cores (static) and work done (dynamic)."""
+
+    def __init__(self, interval: IntervalInput) -> None:
+        self._interval = interval
+        self._node = interval.node
+        self._whole = max(1, interval.duration_ns)
+        self._siblings: dict[int, list[int]] = defaultdict(list)
+        for cpu, core in sorted(self._node.core_of.items()):
+            self._siblings[core].append(cpu)
+        self._holders: dict[int, list[JobInput]] = defaultdict(list)
+        for job in sorted(interval.jobs, key=lambda job: job.party):
+            for cpu in job.cpus:
+                self._holders[cpu].append(job)
+        self.sole = _sole(interval)
+
+    def present_ns(self, job: JobInput) -> int:
+        """How long of the interval the job was there."""
+        return self._whole if job.present_ns is None else max(0, min(job.present_ns, self._whole))
+
+    def allocated(self, package: int) -> dict[str, int]:
+        """Weight of each party in a package's physical cores, times presence."""
+        weights: dict[str, int] = defaultdict(int)
+        for cpus in self._cores(package):
+            held = [cpu for cpu in cpus if self._holders.get(cpu)]
+            parties = {job.party for cpu in held for job in self._holders[cpu]}
+            # A core with one holder is wholly its own, even if it asked for one of the threads only.
+            split = cpus if len(parties) > 1 or not held else held
+            for cpu in split:
+                for party, weight in self._cpu_holders(cpu).items():
+                    weights[party] += weight // len(split)
+        return dict(weights)
+
+    def _cores(self, package: int) -> Iterable[list[int]]:
+        for cpus in self._siblings.values():
+            if self._node.package_of.get(cpus[0]) == package:
+                yield cpus
+
+    def _cpu_holders(self, cpu: int) -> dict[str, int]:
+        """Parties of one logical CPU, weights summing to about _UNIT times the interval's length."""
+        full = _UNIT * self._whole
+        if cpu in self._node.specialised:
+            return {SYSTEM: full}
+        active = [job for job in self._holders.get(cpu, []) if not job.suspended]
+        asleep = [job for job in self._holders.get(cpu, []) if job.suspended]
+        weights: dict[str, int] = defaultdict(int)
+        free_ns = self._whole
+        for group in (active, asleep):
+            wanted = sum(self.present_ns(job) for job in group)
+            given_ns = min(free_ns, wanted)
+            for job in group:
+                if wanted:
+                    weights[job.party] += _UNIT * self.present_ns(job) * given_ns // wanted
+            free_ns -= given_ns
+        weights[IDLE] += _UNIT * free_ns
+        return weights
+
+    def work(self, package: int) -> dict[str, int]:
+        """Weight of each party in the work done on a package; what no job explains is the system's."""
+        numerator, denominator = self._node.kappa
+        busy = self._interval.busy_ns
+        weights: dict[str, int] = defaultdict(int)
+        for cpus in self._cores(package):
+            by_busy = sorted((busy.get(cpu, 0) for cpu in cpus), reverse=True)
+            total_busy = sum(by_busy)
+            if total_busy <= 0:
+                continue
+            core_weight = denominator * by_busy[0] + numerator * sum(by_busy[1:])
+            for cpu in cpus:
+                cpu_weight = _SCALE * core_weight * busy.get(cpu, 0) // total_busy
+                left = cpu_weight
+                for party, weight in self._explained(cpu, cpu_weight).items():
+                    weights[party] += weight
+                    left -= weight
+                weights[SYSTEM] += left
+        return dict(weights)
+
+    def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:
+        """Parts of one logical CPU's weight that its holders' CPU time explains; never more than the weight."""
+        busy = self._interval.busy_ns.get(cpu, 0)
+        claims = {job.party: self._claim_ns(job, busy) for job in self._holders.get(cpu, [])}
+        whole = max(busy, sum(claims.values()))
+        return {party: cpu_weight * claim // whole for party, claim in claims.items() if claim}
+
+    def _claim_ns(self, job: JobInput, busy_on_cpu: int) -> int:
+        if job.cpu_ns is None:
+            return 0 if job.suspended else busy_on_cpu
+        spread = sum(self._interval.busy_ns.get(cpu, 0) for cpu in job.cpus)
+        return min(busy_on_cpu, job.cpu_ns * busy_on_cpu // spread) if spread else 0
+
+    def core_share(self, job: JobInput) -> tuple[int, int]:
+        """The job's logical CPUs and the node's."""
+        return len(job.cpus), max(1, len(self._node.core_of))
+
+    def packages(self) -> int:
+        """Number of packages of the node."""
+        return max(1, len(set(self._node.package_of.values())))
+
+
+_SCALE = 1_000_000
+"""Keeps weights of short intervals from being rounded away."""
+
+
+def _sole(interval: IntervalInput) -> JobInput | None:
+    """The job that holds the node alone for the whole interval, if there is one."""
+    if interval.gap or len(interval.jobs) != 1:
+        return None
+    job = interval.jobs[0]
+    everything = frozenset(interval.node.core_of) - interval.node.specialised
+    whole = job.present_ns is None or job.present_ns >= interval.duration_ns
+    alone = job.exclusive or (bool(everything) and job.cpus >= everything)
+    return job if whole and alone else None
+
+
+def _power_times(power_uw: int, duration_ns: int) -> int:
+    return max(0, power_uw) * max(0, duration_ns) // NS_PER_S
+
+
+def _modelled(provenance: Provenance) -> Provenance:
+    return max(provenance, Provenance.MODELLED, key=lambda one: one.rank)
+
+
+def _join(
+    static: Mapping[str, int],
+    dynamic: Mapping[str, int],
+    interval: IntervalInput,
+    held_idle: Mapping[str, int] | None = None,
+) -> tuple[Share, ...]:
+    asleep = {job.party for job in interval.jobs if job.suspended}
+    shares = []
+    for party in sorted({*static, *dynamic}):
+        fixed, moving = static.get(party, 0), dynamic.get(party, 0)
+        energy = fixed + moving
+        idle = (held_idle or {}).get(party, 0)
+        shares.append(Share(party, energy, fixed, moving, idle, energy if party in asleep else 0))
+    return tuple(share for share in shares if share.energy_uj)
+
+
+def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int, load: _Load) -> DomainShares:
+    fixed_uj = max(0, min(total_uj, _power_times(domain.static_uw, interval.duration_ns)))
+    if load.sole is not None:
+        party = load.sole.party
+        shares = _join({party: fixed_uj}, {party: total_uj - fixed_uj}, interval)
+        return DomainShares(domain.name, total_uj, shares, "exclusive", domain.provenance)
+    if domain.kind is DomainKind.DRAM:
+        static = _memory_weights(interval, domain.package, load)
+        traffic = {job.party: job.memory_traffic.get(domain.package, 0) for job in interval.jobs if job.memory_traffic}
+        dynamic = traffic if sum(traffic.values()) else load.work(domain.package)
+        method = "memory+traffic" if sum(traffic.values()) else "memory+cores"
+    else:
+        static = load.allocated(domain.package)
+        dynamic = load.work(domain.package)
+        method = "cores"
+    if interval.gap:
+        method = "presence"
+    shares = _join(apportion(fixed_uj, static), apportion(total_uj - fixed_uj, dynamic), interval)
+    measured = not interval.jobs and not interval.gap
+    provenance = domain.provenance if measured else _modelled(domain.provenance)
+    return DomainShares(domain.name, total_uj, shares, method, provenance)
+
+
+def _memory_weights(interval: IntervalInput, package: int, load: _Load) -> dict[str, int]:
+    """Allocated memory of each job on the package, times presence; the rest is idle's."""
+    whole_ns = max(1, interval.duration_ns)
+    weights: dict[str, int] = {}
+    for job in interval.jobs:
+        here = sum(1 for cpu in job.cpus if interval.node.package_of.get(cpu) == package)
+        memory = job.memory_b * here // len(job.cpus) if job.cpus else job.memory_b // load.packages()
+        weights[job.party] = weights.get(job.party, 0) + memory * load.present_ns(job)
+    capacity = interval.node.memory_b // load.packages() * whole_ns
+    weights[IDLE] = max(0, capacity - sum(weights.values()))
+    return weights
+
+
+def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainShares:
+    holders = {job.party: job for job in interval.jobs if domain.name in job.gpus}
+    floor_uj = max(0, min(total_uj, _power_times(domain.static_uw, interval.duration_ns)))
+    if not holders:
+        shares = _join({IDLE: floor_uj}, {IDLE: total_uj - floor_uj}, interval)
+        return DomainShares(domain.name, total_uj, shares, "unheld", domain.provenance)
+    load_whole = max(1, interval.duration_ns)
+    present = {
+        party: load_whole if job.present_ns is None else max(0, min(job.present_ns, load_whole))
+        for party, job in holders.items()
+    }
+    if domain.slices is None and len(holders) == 1 and not interval.gap:
+        (party,) = holders
+        if present[party] == load_whole:
+            shares = _join({party: floor_uj}, {party: total_uj - floor_uj}, interval, {party: floor_uj})
+            return DomainShares(domain.name, total_uj, shares, "holder", domain.provenance)
+    parts = {party: holders[party].gpus[domain.name].part * present[party] for party in holders}
+    capacity = (
+        domain.slices if domain.slices is not None else sum(job.gpus[domain.name].part for job in holders.values())
+    ) * load_whole
+    static = {**parts, IDLE: max(0, capacity - sum(parts.values()))}
+    activity = {
+        party: (job.gpus[domain.name].activity or 0) * parts[party]
+        for party, job in holders.items()
+        if not job.suspended
+    }
+    dynamic = activity if sum(activity.values()) else parts
+    fixed = apportion(floor_uj, static)
+    held = {party: part for party, part in fixed.items() if party in holders}
+    shares = _join(fixed, apportion(total_uj - floor_uj, dynamic), interval, held)
+    method = "slices" if domain.slices is not None else "parts"
+    return DomainShares(
+        domain.name, total_uj, shares, "presence" if interval.gap else method, _modelled(domain.provenance)
+    )
+
+
+def _residual(
+    interval: IntervalInput, meter: DomainInput, name: str, leaves: list[DomainShares], load: _Load
+) -> DomainShares:
+    if meter.total_uj is None:
+        return DomainShares(name, None, (), "gap", meter.provenance)
+    rest_uj = meter.total_uj - sum(leaf.total_uj or 0 for leaf in leaves)
+    provenance = max([meter.provenance, *(leaf.provenance for leaf in leaves)], key=lambda one: one.rank)
+    if rest_uj < 0:
+        return DomainShares(
+            name, rest_uj, (Share(UNKNOWN, rest_uj, 0, rest_uj),), "negative residual", _modelled(provenance)
+        )
+    if load.sole is not None:
+        share = Share(load.sole.party, rest_uj, 0, rest_uj, 0, rest_uj if load.sole.suspended else 0)
+        return DomainShares(name, rest_uj, (share,) if rest_uj else (), "exclusive", provenance)
+    fixed_uj = min(rest_uj, _power_times(meter.static_uw, interval.duration_ns))
+    by_leaf: dict[str, int] = defaultdict(int)
+    for leaf in leaves:
+        for share in leaf.shares:
+            by_leaf[share.party] += max(0, share.energy_uj)
+    static = apportion(fixed_uj, _node_weights(interval, leaves, load))
+    shares = _join(static, apportion(rest_uj - fixed_uj, by_leaf), interval)
+    return DomainShares(name, rest_uj, shares, "residual", _modelled(provenance))
+
+
+def _node_weights(interval: IntervalInput, leaves: list[DomainShares], load: _Load) -> dict[str, int]:
+    """Each job's largest share of cores, memory and GPUs; normalised when they exceed the node, else the rest idles."""
+    gpus = sum(1 for domain in interval.domains if domain.kind is DomainKind.GPU)
+    memory = interval.node.memory_b
+    weights: dict[str, int] = {}
+    whole = _UNIT * max(1, interval.duration_ns)
+    for job in interval.jobs:
+        cores, all_cores = load.core_share(job)
+        present = load.present_ns(job)
+        candidates = [_UNIT * cores // all_cores]
+        if memory:
+            candidates.append(_UNIT * min(job.memory_b, memory) // memory)
+        if gpus:
+            candidates.append(_UNIT * len(job.gpus) // gpus)
+        weights[job.party] = weights.get(job.party, 0) + (_UNIT if job.exclusive else max(candidates)) * present
+    weights[IDLE] = max(0, whole - sum(weights.values()))
+    return weights

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perun_hpc.data_model.sensor import Provenance
+from perun_hpc.energy.attribute import (
+    DomainInput,
+    DomainKind,
+    GpuHolding,
+    IntervalInput,
+    JobInput,
+    NodeInput,
+    apportion,
+    attribute,
+)
+
+S = 1_000_000_000
+# Two packages of four cores with two threads each: CPU c and c + 8 share core c; cores 0-3 sit on package 0.
+NODE = NodeInput(
+    package_of={cpu: (cpu % 8) // 4 for cpu in range(16)},
+    core_of={cpu: cpu % 8 for cpu in range(16)},
+    memory_b=64 * 2**30,
+)
+PACKAGE = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1_000_000, package=0, static_uw=400_000)
+
+
+def interval(domains, jobs, busy=None, **more):
+    return IntervalInput(t0_ns=0, t1_ns=S, node=NODE, domains=tuple(domains), jobs=tuple(jobs), busy_ns=busy or {}, **more)
+
+
+def shares_of(result, domain):
+    return next(one for one in result if one.domain == domain)
+
+
+@given(
+    st.integers(-(10**15), 10**15),
+    st.dictionaries(st.text(min_size=1, max_size=4), st.integers(0, 10**18), max_size=12),
+)
+def test_apportion_is_exact(total, weights):
+    parts = apportion(total, weights)
+    assert sum(parts.values()) == total
+    whole = sum(weights.values())
+    if whole:
+        for party, weight in weights.items():
+            assert abs(parts[party] - total * weight / whole) <= 1 + abs(total) * 1e-12
+            assert weight or not parts[party]
+
+
+def test_apportion_gives_the_left_over_to_the_largest_remainder_then_the_smaller_key():
+    assert apportion(100, {"a": 1, "b": 1, "c": 1}) == {"a": 34, "b": 33, "c": 33}
+    assert apportion(10, {"a": 1, "b": 4}) == {"a": 2, "b": 8}
+    assert apportion(-10, {"a": 1, "b": 2}) == {"a": -3, "b": -7}
+    assert apportion(7, {}) == {"idle": 7}
+    assert apportion(7, {"job": 0}) == {"idle": 7}
+    with pytest.raises(ValueError, match="negative"):
+        apportion(1, {"a": -1})
+
+
+def test_static_by_cores_and_dynamic_by_work():
+    a = JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=S)
+    b = JobInput(party="job:2.0", cpus=frozenset({1, 9, 2, 10}), cpu_ns=S)
+    busy = {0: S, 1: S // 2, 2: S // 2}
+    package = shares_of(attribute(interval([PACKAGE], [a, b], busy)), "package-0")
+    by_party = {share.party: share for share in package.shares}
+    # 0.4 W of static power for 1 s: four cores share it; job 1 holds one, job 2 two, one is free.
+    assert by_party["job:1.0"].static_uj == 100_000
+    assert by_party["job:2.0"].static_uj == 200_000
+    assert by_party["idle"].static_uj == 100_000
+    assert by_party["job:1.0"].dynamic_uj == 300_000
+    assert by_party["job:2.0"].dynamic_uj == 300_000
+    assert package.method == "cores"
+    assert package.provenance is Provenance.MODELLED
+
+
+def test_the_second_thread_of_a_core_weighs_a_quarter():
+    a = JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=2 * S)
+    b = JobInput(party="job:2.0", cpus=frozenset({1, 9}), cpu_ns=S)
+    domain = replace(PACKAGE, static_uw=0, total_uj=2_250_000)
+    result = shares_of(attribute(interval([domain], [a, b], {0: S, 8: S, 1: S})), "package-0").by_party()
+    assert result == {"job:1.0": 1_250_000, "job:2.0": 1_000_000}
+
+
+def test_what_the_jobs_cpu_time_does_not_explain_is_the_systems():
+    job = JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=S // 4)
+    domain = replace(PACKAGE, static_uw=0)
+    result = shares_of(attribute(interval([domain], [job], {0: S})), "package-0").by_party()
+    assert result == {"job:1.0": 250_000, "system": 750_000}
+
+
+def test_overlapping_cpusets_are_split_by_cpu_time():
+    a = JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=3 * S // 4)
+    b = JobInput(party="job:2.0", cpus=frozenset({0, 8}), cpu_ns=S // 4)
+    domain = replace(PACKAGE, static_uw=0)
+    result = shares_of(attribute(interval([domain], [a, b], {0: S})), "package-0").by_party()
+    assert result == {"job:1.0": 750_000, "job:2.0": 250_000}
+
+
+def test_a_job_on_the_other_package_pays_nothing_here():
+    job = JobInput(party="job:1.0", cpus=frozenset({4, 12}), cpu_ns=S)
+    result = shares_of(attribute(interval([PACKAGE], [job], {4: S})), "package-0").by_party()
+    assert result == {"idle": 1_000_000}
+
+
+def test_specialised_cores_are_the_systems():
+    node = replace(NODE, specialised=frozenset({0, 8}))
+    one = replace(interval([PACKAGE], [], {0: S}), node=node)
+    result = shares_of(attribute(one), "package-0")
+    by_party = {share.party: share for share in result.shares}
+    assert by_party["system"].static_uj == 100_000
+    assert by_party["system"].dynamic_uj == 600_000
+
+
+@pytest.mark.parametrize("job", [
+    JobInput(party="job:1.0", cpus=frozenset(range(16)), cpu_ns=0),
+    JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=S, exclusive=True),
+])  # fmt: skip
+def test_a_job_alone_on_the_node_gets_the_whole_cpu_and_memory_as_measured(job):
+    dram = DomainInput(name="dram-0", kind=DomainKind.DRAM, total_uj=77, package=0)
+    for domain in attribute(interval([PACKAGE, dram], [job], {0: S, 5: S})):
+        assert domain.by_party() == {"job:1.0": domain.total_uj}
+        assert domain.method == "exclusive"
+        assert domain.provenance is Provenance.MEASURED
+
+
+def test_two_jobs_are_never_exclusive():
+    a = JobInput(party="job:1.0", cpus=frozenset(range(16)), cpu_ns=S, exclusive=True)
+    b = JobInput(party="job:2.0", cpus=frozenset({0}), cpu_ns=S)
+    assert attribute(interval([PACKAGE], [a, b], {0: S}))[0].method == "cores"
+
+
+def test_a_suspended_job_keeps_its_cores_static_part_unless_they_have_a_new_holder():
+    asleep = JobInput(party="job:1.0", cpus=frozenset({0, 8, 1, 9}), cpu_ns=0, suspended=True)
+    awake = JobInput(party="job:2.0", cpus=frozenset({1, 9}), cpu_ns=S)
+    result = shares_of(attribute(interval([PACKAGE], [asleep, awake], {1: S})), "package-0")
+    by_party = {share.party: share for share in result.shares}
+    assert by_party["job:1.0"].energy_uj == by_party["job:1.0"].suspended_uj == 100_000
+    assert by_party["job:2.0"].static_uj == 100_000
+    assert by_party["job:2.0"].dynamic_uj == 600_000
+    assert by_party["idle"].static_uj == 200_000
+
+
+def test_memory_is_charged_by_allocation():
+    jobs = [
+        JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=S, memory_b=8 * 2**30),
+        JobInput(party="job:2.0", cpus=frozenset({1, 9}), cpu_ns=0, memory_b=16 * 2**30),
+    ]
+    dram = DomainInput(name="dram-0", kind=DomainKind.DRAM, total_uj=1_000, package=0, static_uw=800)
+    result = shares_of(attribute(interval([dram], jobs, {0: S})), "dram-0")
+    by_party = {share.party: share for share in result.shares}
+    # Half of the node's 64 GiB hang on package 0.
+    assert by_party["job:1.0"].static_uj == 200
+    assert by_party["job:2.0"].static_uj == 400
+    assert by_party["idle"].static_uj == 200
+    assert by_party["job:1.0"].dynamic_uj == 200
+    assert result.method == "memory+cores"
+
+
+def test_measured_memory_traffic_beats_cores():
+    jobs = [
+        JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=S, memory_traffic={0: 100}),
+        JobInput(party="job:2.0", cpus=frozenset({1}), cpu_ns=S, memory_traffic={0: 300}),
+    ]
+    dram = DomainInput(name="dram-0", kind=DomainKind.DRAM, total_uj=1_000, package=0)
+    result = shares_of(attribute(interval([dram], jobs, {0: S, 1: S})), "dram-0")
+    assert result.by_party() == {"job:1.0": 250, "job:2.0": 750}
+
+
+def test_a_gpu_is_its_holders_with_the_idle_part_shown():
+    gpu = DomainInput(name="gpu-A", kind=DomainKind.GPU, total_uj=500, static_uw=60)
+    holder = JobInput(party="job:1.0", gpus={"gpu-A": GpuHolding()})
+    neighbour = JobInput(party="job:2.0", cpus=frozenset({0}))
+    result = shares_of(attribute(interval([gpu], [holder, neighbour])), "gpu-A")
+    (share,) = result.shares
+    assert (share.party, share.energy_uj, share.held_idle_uj, result.method) == ("job:1.0", 500, 60, "holder")
+    assert result.provenance is Provenance.MEASURED
+    unheld = shares_of(attribute(interval([gpu], [neighbour])), "gpu-A")
+    assert unheld.by_party() == {"idle": 500}
+
+
+def test_mig_slices_free_ones_idle_and_activity_decides():
+    gpu = DomainInput(name="gpu-A", kind=DomainKind.GPU, total_uj=1_700, static_uw=700, slices=7)
+    jobs = [
+        JobInput(party="job:1.0", gpus={"gpu-A": GpuHolding(part=3, activity=80)}),
+        JobInput(party="job:2.0", gpus={"gpu-A": GpuHolding(part=2, activity=0)}),
+    ]
+    result = shares_of(attribute(interval([gpu], jobs)), "gpu-A")
+    by_party = {share.party: share for share in result.shares}
+    assert {party: share.static_uj for party, share in by_party.items()} == {"job:1.0": 300, "job:2.0": 200, "idle": 200}
+    assert by_party["job:1.0"].dynamic_uj == 1000
+    assert result.method == "slices"
+    assert result.provenance is Provenance.MODELLED
+
+
+def test_the_residual_of_a_meter_is_a_line_of_its_own():
+    meter = DomainInput(name="node", kind=DomainKind.METER, total_uj=1_600_000, leaves=("package-0",), static_uw=200_000)
+    job = JobInput(party="job:1.0", cpus=frozenset(range(8)), cpu_ns=8 * S)
+    result = attribute(interval([PACKAGE, meter], [job], {cpu: S for cpu in range(4)}))
+    other = shares_of(result, "other")
+    assert other.total_uj == 600_000
+    by_party = {share.party: share for share in other.shares}
+    # Half of the node's CPUs: half of the idle part; the remainder as the leaves were used.
+    assert by_party["job:1.0"].static_uj == 100_000
+    assert by_party["idle"].static_uj == 100_000
+    assert by_party["job:1.0"].dynamic_uj == 400_000
+    assert sum(leaf.total_uj for leaf in result) == 1_600_000
+
+
+def test_a_negative_residual_is_signed_and_unknown():
+    meter = DomainInput(name="node", kind=DomainKind.METER, total_uj=900_000, leaves=("package-0",))
+    other = shares_of(attribute(interval([PACKAGE, meter], [])), "other")
+    assert other.by_party() == {"unknown": -100_000}
+    assert other.total_uj == -100_000
+
+
+def test_an_unknown_total_is_a_gap_not_zero():
+    (result,) = attribute(interval([replace(PACKAGE, total_uj=None)], []))
+    assert result.total_uj is None
+    assert result.shares == ()
+
+
+def test_in_a_gap_jobs_count_by_presence():
+    a = JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=0, present_ns=S // 4)
+    b = JobInput(party="job:2.0", cpus=frozenset({0, 8}), cpu_ns=0, present_ns=S // 2)
+    result = shares_of(attribute(interval([PACKAGE], [a, b], gap=True)), "package-0")
+    by_party = {share.party: share.static_uj for share in result.shares}
+    assert by_party["job:1.0"] == 25_000
+    assert by_party["job:2.0"] == 50_000
+    assert by_party["idle"] == 325_000
+    assert result.method == "presence"
+
+
+@st.composite
+def intervals(draw):
+    packages, cores, threads = draw(st.integers(1, 2)), draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 4]))
+    cpus = range(packages * cores * threads)
+    node = NodeInput(
+        package_of={cpu: (cpu % (packages * cores)) // cores for cpu in cpus},
+        core_of={cpu: cpu % (packages * cores) for cpu in cpus},
+        memory_b=draw(st.integers(0, 2**40)),
+        specialised=frozenset(draw(st.sets(st.sampled_from(cpus), max_size=2))),
+    )
+    duration = draw(st.integers(1, 20 * S))
+    gpus = tuple(f"gpu-{i}" for i in range(draw(st.integers(0, 3))))
+    jobs = tuple(
+        JobInput(
+            party=f"job:{number}.0",
+            cpus=frozenset(draw(st.sets(st.sampled_from(cpus)))),
+            cpu_ns=draw(st.none() | st.integers(0, 2 * duration * len(cpus))),
+            memory_b=draw(st.integers(0, 2**40)),
+            memory_traffic=draw(st.dictionaries(st.integers(0, 1), st.integers(0, 2**40), max_size=2)),
+            gpus={
+                gpu: GpuHolding(part=draw(st.integers(0, 8)), activity=draw(st.none() | st.integers(0, 1000)))
+                for gpu in (draw(st.sets(st.sampled_from(gpus))) if gpus else ())
+            },
+            suspended=draw(st.booleans()),
+            exclusive=draw(st.booleans()),
+            present_ns=draw(st.none() | st.integers(0, 2 * duration)),
+        )
+        for number in range(draw(st.integers(0, 5)))
+    )
+    total = st.none() | st.integers(0, 10**12)
+    static = st.integers(0, 10**9)
+    domains = [
+        DomainInput(name=f"{kind}-{package}", kind=kind, total_uj=draw(total), package=package, static_uw=draw(static))
+        for kind in (DomainKind.PACKAGE, DomainKind.DRAM)
+        for package in range(packages)
+    ]
+    domains += [
+        DomainInput(name=gpu, kind=DomainKind.GPU, total_uj=draw(total), static_uw=draw(static),
+                    slices=draw(st.none() | st.integers(1, 8)))
+        for gpu in gpus
+    ]  # fmt: skip
+    leaves = tuple(domain.name for domain in domains)
+    domains.append(
+        DomainInput(name="node", kind=DomainKind.METER, total_uj=draw(total), static_uw=draw(static), leaves=leaves)
+    )
+    busy = {cpu: draw(st.integers(0, duration + 10**7)) for cpu in cpus}
+    return IntervalInput(t0_ns=7, t1_ns=7 + duration, node=node, domains=tuple(domains), jobs=jobs, busy_ns=busy,
+                         gap=draw(st.booleans()))  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(intervals())
+def test_every_domain_closes_to_the_microjoule(one):
+    known_parties = {"idle", "system", "unknown", *(job.party for job in one.jobs)}
+    result = attribute(one)
+    assert len(result) == len(one.domains)
+    totals = {domain.name: domain.total_uj for domain in one.domains}
+    for domain in result:
+        if domain.total_uj is None:
+            assert domain.shares == ()
+            continue
+        assert sum(share.energy_uj for share in domain.shares) == domain.total_uj
+        assert {share.party for share in domain.shares} <= known_parties
+        for share in domain.shares:
+            assert share.static_uj + share.dynamic_uj == share.energy_uj
+            assert 0 <= share.held_idle_uj <= max(0, share.energy_uj)
+            assert share.suspended_uj in (0, share.energy_uj)
+        if domain.domain in totals:
+            assert domain.total_uj == totals[domain.domain]
+            assert all(share.energy_uj >= 0 for share in domain.shares)
+    if totals["node"] is not None:
+        assert sum(domain.total_uj or 0 for domain in result) == totals["node"]
