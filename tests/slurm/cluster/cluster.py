@@ -318,12 +318,17 @@ class Cluster:
         self.run(["scontrol", "reconfigure"], user="root", check=True)
 
     def restart(self, daemon: str, *nodes: str | int, kill: bool = False, timeout: float = 30.0) -> None:
-        """Stop and start one daemon; ``slurmd`` on the given nodes (default: all). ``kill`` crashes it first."""
+        """Stop and start one daemon; ``slurmd`` on the given nodes (default: all). ``kill`` crashes it first.
+
+        After slurmctld the daemons are told to reconfigure: without that 22.05 shows all nodes as unknown for 5 s.
+        """
         hosts = [self._host(node) for node in nodes] or (self.nodes if daemon == "slurmd" else [conf.CONTROLLER])
         for host in hosts:
             self.stop(daemon, host, kill=kill, timeout=timeout)
         for host in hosts:
             self.start(daemon, host, timeout=timeout)
+        if daemon == "slurmctld":
+            self.reconfigure()
 
     def stop(self, daemon: str, node: str | int | None = None, kill: bool = False, timeout: float = 30.0) -> None:
         """Stop one daemon of a host (default: the controller) and wait for its end."""
