@@ -1,0 +1,370 @@
+"""The hooks, built into a sandbox: whatever the agent does, they exit 0 and lose no message that could be kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.wire.message import Message, decode, encode
+
+SLURM = Path(__file__).resolve().parents[2] / "slurm"
+
+JOB = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_UID": "2001",
+    "SLURM_JOB_USER": "alice",
+    "SLURM_JOB_RESTART_COUNT": "1",
+    "SLURM_NODELIST": "n[1-2]",
+    "SLURMD_NODENAME": "n1",
+}
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """An installation prefix and the run-time directories that its hooks were built for."""
+
+    root: Path
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def inbox(self) -> Path:
+        return self.run_dir / "inbox"
+
+    def start(self, name: str, **env: str) -> subprocess.Popen[str]:
+        hook = self.root / "prefix" / "libexec" / "perun" / name
+        return subprocess.Popen(
+            [str(hook)],
+            env={**JOB, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, name: str, **env: str) -> str:
+        """Run a hook to its end, which must be exit 0; returns what it printed."""
+        process = self.start(name, **env)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert out == ""
+        return err
+
+    def listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self.run_dir / "agent.sock"))
+        listener.listen(8)
+        listener.settimeout(20)
+        return listener
+
+    def kept(self) -> list[Message]:
+        return [decode(path.read_bytes()) for path in sorted(self.inbox.glob("*.msg"))]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Hooks built for directories below one root, with the sanitizers."""
+    root = tmp_path_factory.mktemp("hook")
+    paths = " ".join(
+        f'-DPERUN_{name}_DIR=\\"{root}/{directory}\\"'
+        for name, directory in (("RUN", "run"), ("ETC", "etc"), ("SPOOL", "spool"))
+    )
+    subprocess.run(
+        ["make", "-s", "-C", str(SLURM), f"BUILD={root}/build", f"PATHS={paths}", f"{root}/build/prolog"], check=True
+    )
+    return root
+
+
+@pytest.fixture
+def sandbox(built: Path) -> Iterator[Sandbox]:
+    libexec = built / "prefix" / "libexec" / "perun"
+    libexec.mkdir(parents=True)
+    for name in ("prolog", "epilog", "epilogslurmctld"):
+        os.link(built / "build" / "prolog", libexec / name)
+    (built / "prefix" / "bin").mkdir()
+    for name in ("run", "etc", "spool"):
+        (built / name).mkdir()
+    (built / "run" / "hook.conf").write_text("deadline_ms=400\n")
+    yield Sandbox(built)
+    subprocess.run(["rm", "-rf", *(str(built / name) for name in ("prefix", "run", "etc", "spool"))], check=True)
+
+
+def put_agent(sandbox: Sandbox, script: str) -> None:
+    """Install something in the interpreter's place."""
+    python = sandbox.root / "prefix" / "bin" / "python"
+    python.write_text("#!/bin/sh\n" + script)
+    python.chmod(0o755)
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def test_the_job_reaches_the_agent(sandbox: Sandbox) -> None:
+    with sandbox.listen() as listener:
+        process = sandbox.start("prolog")
+        peer, _ = listener.accept()
+        with peer:
+            message = decode(peer.recv(40000))
+            assert process.poll() is None  # it waits until the agent has taken its reading
+            peer.send(encode("ok", {}))
+            assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 0
+    assert message.verb == "job-start"
+    assert dict(message.fields) == {
+        "job_id": "4711",
+        "restart_count": "1",
+        "uid": "2001",
+        "user": "alice",
+        "nodelist": "n[1-2]",
+        "node": "n1",
+        "hook_mono_ns": message.fields["hook_mono_ns"],
+    }
+    assert int(message.fields["hook_mono_ns"]) <= time.monotonic_ns()
+    assert not sandbox.inbox.exists()
+
+
+def test_the_epilog_tells_the_end(sandbox: Sandbox) -> None:
+    with sandbox.listen() as listener:
+        process = sandbox.start("epilog", SLURM_JOB_EXIT_CODE="256", SLURM_JOB_EXIT_CODE2="1:0")
+        peer, _ = listener.accept()
+        with peer:
+            message = decode(peer.recv(40000))
+            peer.send(encode("ok", {}))
+            assert process.communicate(timeout=20) == ("", "")
+    assert (message.verb, message.get("exit_code"), message.get("exit_code2")) == ("job-end", "256", "1:0")
+
+
+def test_without_an_agent_and_without_python_the_message_is_kept(sandbox: Sandbox) -> None:
+    line = sandbox.run("prolog")
+    assert line.count("\n") == 1
+    assert "4711" in line
+    (message,) = sandbox.kept()
+    assert (message.verb, message.get("job_id")) == ("job-start", "4711")
+    assert sandbox.inbox.stat().st_mode & 0o777 == 0o700
+    (path,) = sandbox.inbox.iterdir()
+    assert path.name.endswith("-job-start-4711-1.msg")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_silent_agent_is_given_up_and_the_message_kept(sandbox: Sandbox) -> None:
+    with sandbox.listen():
+        assert "did not answer" in sandbox.run("prolog")
+        assert "did not answer" in sandbox.run("epilog")
+    assert [message.verb for message in sandbox.kept()] == ["job-start", "job-end"]
+
+
+def test_a_full_queue_is_given_up_and_the_message_kept(sandbox: Sandbox) -> None:
+    with sandbox.listen() as listener:
+        listener.listen(0)
+        first = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        first.connect(str(sandbox.run_dir / "agent.sock"))
+        sandbox.run("prolog")
+        first.close()
+    assert len(sandbox.kept()) == 1
+
+
+@pytest.mark.parametrize("reply", [b"garbage", b"perun2\0ok\0", b"x" * 60000, b"perun1\0ok\0key\0"])
+def test_a_garbage_reply_keeps_the_message(sandbox: Sandbox, reply: bytes) -> None:
+    with sandbox.listen() as listener:
+        process = sandbox.start("prolog")
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(40000)
+            peer.send(reply)
+            assert process.communicate(timeout=20)[1].count("\n") == 1
+    assert process.returncode == 0
+    assert len(sandbox.kept()) == 1
+
+
+def test_a_refused_message_is_not_kept(sandbox: Sandbox) -> None:
+    with sandbox.listen() as listener:
+        process = sandbox.start("prolog")
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(40000)
+            peer.send(encode("error", {"reason": "no"}))
+            assert "refused" in process.communicate(timeout=20)[1]
+    assert process.returncode == 0
+    assert not sandbox.inbox.exists()
+
+
+def test_a_leaving_agent_is_tried_again(sandbox: Sandbox) -> None:
+    with sandbox.listen() as listener:
+        process = sandbox.start("prolog")
+        peer, _ = listener.accept()
+        peer.recv(40000)
+        peer.close()
+        peer, _ = listener.accept()
+        with peer:
+            assert decode(peer.recv(40000)).verb == "job-start"
+            peer.send(encode("ok", {}))
+            assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 0
+
+
+def test_the_kill_switch_comes_first(sandbox: Sandbox) -> None:
+    (sandbox.root / "etc" / "disable").touch()
+    with sandbox.listen() as listener:
+        assert sandbox.run("prolog") == ""
+        assert sandbox.run("epilog") == ""
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert not sandbox.inbox.exists()
+
+
+@pytest.mark.parametrize("number", [n for n in signal.Signals if n not in (signal.SIGKILL, signal.SIGSTOP)])
+def test_no_signal_makes_it_fail(sandbox: Sandbox, number: signal.Signals) -> None:
+    with sandbox.listen() as listener:
+        process = sandbox.start("prolog")
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(40000)
+            process.send_signal(number)
+            process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_the_watchdog_ends_a_hook_that_is_stuck(sandbox: Sandbox) -> None:
+    # While it is stopped only the kernel's timer runs on.
+    with sandbox.listen() as listener:
+        process = sandbox.start("prolog")
+        peer, _ = listener.accept()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=20)
+        peer.close()
+    assert process.returncode == 0
+    assert not sandbox.inbox.exists()  # it ended at the deadline's alarm, not by giving up in good order
+
+
+@pytest.mark.parametrize(
+    "text", ["deadline_ms=-1\n", "deadline_ms=999999\n", "\0\0\0", "x" * 9000, "deadline_ms=1e3\n"]
+)
+def test_garbage_in_the_settings_means_the_default(sandbox: Sandbox, text: str) -> None:
+    (sandbox.run_dir / "hook.conf").write_text(text)
+    with sandbox.listen():
+        assert "did not answer" in sandbox.run("prolog")
+    assert len(sandbox.kept()) == 1
+
+
+def test_the_inbox_is_bounded(sandbox: Sandbox) -> None:
+    sandbox.inbox.mkdir(mode=0o700)
+    for number in range(4096):
+        (sandbox.inbox / f"{number}.msg").touch()
+    sandbox.run("prolog")
+    assert len(list(sandbox.inbox.iterdir())) == 4096
+
+
+def test_the_inbox_is_not_a_link(sandbox: Sandbox) -> None:
+    elsewhere = sandbox.root / "spool" / "elsewhere"
+    elsewhere.mkdir()
+    sandbox.inbox.symlink_to(elsewhere)
+    sandbox.run("prolog")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_an_agent_is_started_detached_and_clean(sandbox: Sandbox) -> None:
+    seen = sandbox.root / "spool" / "seen"
+    put_agent(
+        sandbox,
+        f'{{ echo "$@"; env; echo "session $(cut -d" " -f6 /proc/$$/stat) pid $$"; ls -l /proc/$$/fd; pwd; '
+        f"echo end; }} > {seen}.new; mv {seen}.new {seen}\n",
+    )
+    (sandbox.run_dir / "hook.conf").write_text("deadline_ms=400\npolicy=/etc/perun/other.yaml\n")
+    sandbox.run("prolog", PYTHONPATH="/evil", LD_PRELOAD="", PERUN_POLICY="/evil.yaml")
+    text = wait_for(seen)
+    assert text.startswith("-I -m perun_hpc.agent\n")
+    assert "evil" not in text
+    assert "SLURM" not in text
+    assert "PERUN_POLICY=/etc/perun/other.yaml\n" in text
+    assert "\n/\n" in text
+    session = next(line for line in text.splitlines() if line.startswith("session"))
+    assert session.split()[1] != session.split()[3] != "1"  # in a session that it does not lead: no terminal ever
+    assert "socket:" not in text
+    assert "pipe:" not in text
+
+
+def test_two_prologs_start_one_agent(sandbox: Sandbox) -> None:
+    count = sandbox.root / "spool" / "count"
+    put_agent(sandbox, f"echo started >> {count}\nexec sleep 1\n")
+    hooks = [sandbox.start("prolog", SLURM_JOB_ID=str(number)) for number in range(8)]
+    for hook in hooks:
+        hook.communicate(timeout=20)
+        assert hook.returncode == 0
+    assert count.read_text() == "started\n"
+    assert len(sandbox.kept()) == 8
+
+
+def test_an_agent_that_starts_in_time_gets_the_message(sandbox: Sandbox) -> None:
+    (sandbox.run_dir / "hook.conf").write_text("deadline_ms=5000\n")
+    ready = sandbox.root / "spool" / "ready"
+    put_agent(sandbox, f"echo up > {ready}\n")
+    process = sandbox.start("prolog")
+    wait_for(ready)
+    with sandbox.listen() as listener:
+        peer, _ = listener.accept()
+        with peer:
+            assert decode(peer.recv(40000)).verb == "job-start"
+            peer.send(encode("ok", {}))
+        assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 0
+
+
+def test_the_epilog_starts_an_agent_only_if_there_is_something_to_close(sandbox: Sandbox) -> None:
+    started = sandbox.root / "started"
+    started.unlink(missing_ok=True)
+    put_agent(sandbox, f"echo up > {started}\n")
+    sandbox.run("epilog")
+    assert [message.verb for message in sandbox.kept()] == ["job-end"]
+    assert not started.exists()
+    sandbox.run("epilog")  # now the inbox holds a message
+    wait_for(started)
+
+
+def test_the_epilog_starts_an_agent_for_an_open_session(sandbox: Sandbox) -> None:
+    started = sandbox.root / "started"
+    started.unlink(missing_ok=True)
+    put_agent(sandbox, f"echo up > {started}\n")
+    (sandbox.root / "spool" / "sessions" / "4711.1").mkdir(parents=True)
+    sandbox.run("epilog")
+    wait_for(started)
+
+
+def test_on_the_controller_it_only_nudges(sandbox: Sandbox) -> None:
+    nudge = sandbox.run_dir / "collect.nudge"
+    assert sandbox.run("epilogslurmctld") == ""
+    assert nudge.exists()
+    os.utime(nudge, (0, 0))
+    sandbox.run("epilogslurmctld")
+    assert nudge.stat().st_mtime > 0
+
+
+def test_a_foreign_name_does_nothing(sandbox: Sandbox) -> None:
+    libexec = sandbox.root / "prefix" / "libexec" / "perun"
+    (libexec / "other").hardlink_to(libexec / "prolog")
+    assert sandbox.run("other") == ""
+    assert not sandbox.inbox.exists()
+
+
+def test_a_list_of_nodes_too_long_for_a_packet_does_not_cost_the_message(sandbox: Sandbox) -> None:
+    sandbox.run("prolog", SLURM_NODELIST="n" * 60000)
+    (message,) = sandbox.kept()
+    assert message.get("job_id") == "4711"
+    assert message.get("nodelist") is None
