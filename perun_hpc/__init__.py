@@ -1,5 +1,44 @@
-"""perun-hpc: performance and energy of every Slurm job, measured automatically."""
+"""perun-hpc: performance and energy of every Slurm job, measured automatically.
+
+Public names, imported when they are first used so that ``import perun_hpc`` costs next to nothing:
+
+``monitor``
+    Mark a region: ``@monitor``, ``@monitor("name")``, ``with monitor("name"):``.
+``window``
+    A region that tells its energy at once: ``with window("name") as w: ...; w.energy_j``.
+``perun``
+    Measure a call: ``@perun(app_name="mine")``.
+``register_callback``, ``register_live_callback``
+    Be called with the finished run, or with every reading.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from perun_hpc.monitoring.callbacks import register_callback, register_live_callback
+    from perun_hpc.monitoring.decorator import perun
+    from perun_hpc.monitoring.regions import monitor, window
+
+__all__ = ["__version__", "monitor", "perun", "register_callback", "register_live_callback", "window"]
+
+_HOMES = {
+    "monitor": "perun_hpc.monitoring.regions",
+    "window": "perun_hpc.monitoring.regions",
+    "perun": "perun_hpc.monitoring.decorator",
+    "register_callback": "perun_hpc.monitoring.callbacks",
+    "register_live_callback": "perun_hpc.monitoring.callbacks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,221 @@
+"""This process as one rank of a measured run: what it knows of itself, and how it hands its data over.
+
+Armed by `inject/sitecustomize.py` in the user's own interpreter. No thread, no timer, no signal handler: two or three
+system calls at the start, and at the end one message to whoever measures (the node's agent, or `perun monitor`).
+Standard library only, CPython 3.9 on. Nothing here may raise into the application.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perun_hpc.monitoring.regions import Recorder
+
+SCHEMA = "perun.rank-data/1"
+TIMEOUT_S = 2.0
+
+current: Rank | None = None
+"""The rank that this process is, None in a process that nobody measures."""
+
+
+def memory_file(name: str) -> int:
+    """A new anonymous file in memory that can be sealed; OSError where the kernel has none."""
+    allow_sealing, close_on_exec = 2, 1
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name, allow_sealing | close_on_exec)
+    import ctypes  # Pythons built against an old C library (conda) lack it; the running one has it
+
+    fd = int(ctypes.CDLL(None, use_errno=True).memfd_create(name.encode(), allow_sealing | close_on_exec))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "memfd_create")
+    return fd
+
+
+def seal(fd: int) -> None:
+    """Make a memory file unchangeable."""
+    import fcntl
+
+    add_seals, all_seals = 1033, 0x1 | 0x2 | 0x4 | 0x8  # F_ADD_SEALS; SEAL, SHRINK, GROW, WRITE
+    fcntl.fcntl(fd, add_seals, all_seals)
+
+
+class Rank:
+    """One rank: its place in the job as the launcher said, its samples, its MPI topology."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        job_id, _, restart = settings.get("PERUN_JOB", "0.0").partition(".")
+        self.socket = settings.get("PERUN_SOCKET", "")
+        self.keys = {"job_id": job_id, "restart_count": restart or "0"}
+        self.keys["step_id"] = settings.get("PERUN_STEP", "0")
+        self.keys["rank"] = settings.get("PERUN_RANK", "0")
+        self.local_rank = settings.get("PERUN_LOCAL_RANK", "0")
+        self.ntasks = settings.get("PERUN_NTASKS", "1")
+        self.nnodes = settings.get("PERUN_NNODES", "1")
+        self.pid = os.getpid()
+        self.samples: list[tuple[int, int, int]] = []
+        self.mpi: dict[str, Any] | None = None
+        self.recorder: Recorder | None = None
+        self._live = False
+        self.sample()
+
+    def sample(self) -> None:
+        """Note this process' CPU time and peak memory."""
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self.samples.append((time.monotonic_ns(), int((used.ru_utime + used.ru_stime) * 1e9), used.ru_maxrss * 1024))
+
+    def record(self, recorder: Recorder) -> None:
+        """Let regions be recorded for this rank; they are announced when the first one is named."""
+        self.recorder = recorder
+        try:
+            recorder.open(on_name=self.announce)
+        except (OSError, ValueError, OverflowError):
+            self.recorder = None
+
+    def mpi_ready(self, mpi: Any) -> None:
+        """MPI was initialised a moment ago, by all ranks: learn this rank's place. Collective."""
+        try:
+            from perun_hpc.comm import Comm
+
+            self.sample()
+            comm = Comm(mpi)
+            place = comm.place
+            comm.close()
+            self.mpi = {
+                "rank": place.rank,
+                "size": place.size,
+                "host_rank": place.host_rank,
+                "host_size": place.host_size,
+                "leader": place.leader,
+                "host_index": place.host_index,
+                "hosts": place.hosts,
+                "thread_level": (mpi.THREAD_SINGLE, mpi.THREAD_FUNNELED, mpi.THREAD_SERIALIZED, mpi.THREAD_MULTIPLE).index(
+                    mpi.Query_thread()
+                ),
+                "library": mpi.Get_library_version().splitlines()[0].rstrip("\0"),
+                "why": None,
+            }
+            self.announce()
+        except Exception as error:  # ours, never the application's
+            self.mpi_failed(f"{type(error).__name__}: {error}")
+
+    def mpi_failed(self, why: str) -> None:
+        """No split could be made; the launcher's environment says the place."""
+        self.mpi = {
+            "rank": int(self.keys["rank"]),
+            "size": int(self.ntasks),
+            "host_rank": int(self.local_rank),
+            "host_size": 0,
+            "leader": self.local_rank == "0",
+            "host_index": 0,
+            "hosts": int(self.nnodes),
+            "thread_level": 0,
+            "library": "",
+            "why": why,
+        }
+
+    def announce(self) -> None:
+        """Bring the live header up to date, and hand its memory over once, so that a killed rank loses nothing."""
+        if self.recorder is None or os.getpid() != self.pid:
+            return
+        try:
+            self.recorder.write_head(self._head("live", [("calls", _CALLS, -1)]))
+            if not self._live:
+                self._live = True
+                self._send(self.recorder.fd, live=True)
+        except Exception:  # the application goes on without it
+            self._live = True
+
+    def hand_over(self, end: str = "exit") -> None:
+        """Send everything, sealed. Does nothing in a forked child, or when there is nothing that is not known from outside."""
+        if os.getpid() != self.pid or (self.recorder is None and self.mpi is None):
+            return
+        try:
+            import array
+
+            self.sample()
+            calls = b"" if self.recorder is None else self.recorder.table()
+            samples = array.array("q", [number for row in self.samples for number in row])
+            if sys.byteorder == "big":
+                samples.byteswap()
+            tables = [("calls", _CALLS, len(calls) // 24), ("samples", _SAMPLES, len(self.samples))]
+            fd = memory_file("perun-rank")
+            try:
+                with open(fd, "wb", closefd=False) as file:
+                    file.write(self._head(end, tables))
+                    file.write(calls)
+                    file.write(samples.tobytes())
+                seal(fd)
+                self._send(fd, live=False)
+            finally:
+                os.close(fd)
+        except Exception:  # nobody listens, no memory, an interpreter half gone: the application ends as it would
+            return
+
+    def energy_uj(self) -> int | None:
+        """The host's energy up to now as the agent or the sampling process tells it; None if nobody does."""
+        from perun_hpc.wire.client import request
+
+        try:
+            keys = {key: self.keys[key] for key in ("job_id", "restart_count")}
+            reply = request("window", keys, timeout_s=TIMEOUT_S, path=self.socket)
+            return int(reply.fields["energy_uj"]) if reply.verb == "ok" else None
+        except Exception:
+            return None
+
+    def _head(self, end: str, tables: list[tuple[str, list[str], int]]) -> bytes:
+        import json
+
+        recorder = self.recorder
+        head = {
+            "schema": SCHEMA,
+            "step_id": self.keys["step_id"],
+            "rank": int(self.keys["rank"]),
+            "local_rank": int(self.local_rank),
+            "ntasks": int(self.ntasks),
+            "nnodes": int(self.nnodes),
+            "pid": self.pid,
+            "host": os.uname().nodename.split(".", 1)[0],
+            "python": "{}.{}.{}".format(*sys.version_info),
+            "live": end == "live",
+            "end": end,
+            "mpi": self.mpi,
+            "regions": [] if recorder is None else recorder.names,
+            "dropped": 0 if recorder is None or end == "live" else recorder.count()[1],
+            "tables": [{"name": name, "columns": columns, "rows": rows} for name, columns, rows in tables],
+        }
+        return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+
+    def _send(self, fd: int, live: bool) -> None:
+        if not self.socket:
+            return
+        from perun_hpc.wire.client import request
+
+        fields = dict(self.keys, live="1") if live else self.keys
+        request("rank-data", fields, fds=(fd,), timeout_s=TIMEOUT_S, path=self.socket)
+
+
+_CALLS = ["region", "start_ns", "end_ns"]
+_SAMPLES = ["mono_ns", "cpu_ns", "rss_peak_b"]
+
+
+def energy_uj() -> int | None:
+    """`Rank.energy_uj` of this process; None if it is no rank."""
+    return None if current is None else current.energy_uj()
+
+
+def arm(settings: Mapping[str, str]) -> None:
+    """Make this process the rank that `settings` (the launcher's environment) describe."""
+    global current
+    from perun_hpc.monitoring import mpi_watch
+
+    current = Rank(settings)
+    atexit.register(current.hand_over)
+    mpi_watch.install(current)
