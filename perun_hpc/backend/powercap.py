@@ -94,7 +94,7 @@ def _zones(base: Path) -> list[_Zone]:
         return []
     for directory in directories:
         match = _ZONE.match(directory.name)
-        if match is None or not (directory / "energy_uj").exists():
+        if match is None or not os.path.lexists(directory / "energy_uj"):
             continue
         limits = [number(directory / f"constraint_{i}_max_power_uw") or 0 for i in range(3)]
         limits += [number(directory / f"constraint_{i}_power_limit_uw") or 0 for i in range(3)]

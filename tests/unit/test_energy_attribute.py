@@ -29,7 +29,9 @@ PACKAGE = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1_000_
 
 
 def interval(domains, jobs, busy=None, **more):
-    return IntervalInput(t0_ns=0, t1_ns=S, node=NODE, domains=tuple(domains), jobs=tuple(jobs), busy_ns=busy or {}, **more)
+    return IntervalInput(
+        t0_ns=0, t1_ns=S, node=NODE, domains=tuple(domains), jobs=tuple(jobs), busy_ns=busy or {}, **more
+    )
 
 
 def shares_of(result, domain):
@@ -189,14 +191,20 @@ def test_mig_slices_free_ones_idle_and_activity_decides():
     ]
     result = shares_of(attribute(interval([gpu], jobs)), "gpu-A")
     by_party = {share.party: share for share in result.shares}
-    assert {party: share.static_uj for party, share in by_party.items()} == {"job:1.0": 300, "job:2.0": 200, "idle": 200}
+    assert {party: share.static_uj for party, share in by_party.items()} == {
+        "job:1.0": 300,
+        "job:2.0": 200,
+        "idle": 200,
+    }
     assert by_party["job:1.0"].dynamic_uj == 1000
     assert result.method == "slices"
     assert result.provenance is Provenance.MODELLED
 
 
 def test_the_residual_of_a_meter_is_a_line_of_its_own():
-    meter = DomainInput(name="node", kind=DomainKind.METER, total_uj=1_600_000, leaves=("package-0",), static_uw=200_000)
+    meter = DomainInput(
+        name="node", kind=DomainKind.METER, total_uj=1_600_000, leaves=("package-0",), static_uw=200_000
+    )
     job = JobInput(party="job:1.0", cpus=frozenset(range(8)), cpu_ns=8 * S)
     result = attribute(interval([PACKAGE, meter], [job], {cpu: S for cpu in range(4)}))
     other = shares_of(result, "other")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.counters import Status, difference, longest_poll_ns
+
+S = 1_000_000_000
+RANGE = 262_143_328_911
+SENSOR = Sensor(
+    id="powercap:package-0:energy", host="n1", backend="powercap", device="intel-rapl:0", domain="package-0",
+    component="cpu", kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="uJ", wrap_range=RANGE, update_ns=1_000_000,
+    max_uw=500_000_000,
+)  # fmt: skip
+
+
+def test_last_minus_first():
+    assert difference(SENSOR, Reading(5, 0), Reading(105, S)).ticks == 100
+
+
+def test_wrap():
+    result = difference(SENSOR, Reading(RANGE - 10, 0), Reading(5, S))
+    assert (result.ticks, result.status) == (15, Status.WRAPPED)
+
+
+def test_a_reset_of_the_counter_is_not_a_wrap():
+    result = difference(SENSOR, Reading(RANGE // 2, 0), Reading(0, S))
+    assert (result.ticks, result.status) == (None, Status.RESET)
+
+
+def test_another_boot_is_a_reset_even_when_the_counter_is_higher():
+    result = difference(SENSOR, Reading(5, 0), Reading(105, S), same_boot=False)
+    assert (result.ticks, result.status) == (None, Status.RESET)
+
+
+def test_backwards_without_a_wrap_range_is_a_reset():
+    result = difference(replace(SENSOR, wrap_range=None), Reading(7, 0), Reading(6, S))
+    assert (result.ticks, result.status) == (None, Status.RESET)
+
+
+def test_more_than_the_device_can_take_is_implausible():
+    result = difference(SENSOR, Reading(0, 0), Reading(600_000_000, S))
+    assert (result.ticks, result.status) == (None, Status.IMPLAUSIBLE)
+
+
+def test_a_second_wrap_that_time_allows_is_ambiguous():
+    result = difference(SENSOR, Reading(0, 0), Reading(100, 600 * S))
+    assert (result.ticks, result.status, result.at_least) == (None, Status.AMBIGUOUS, 100)
+
+
+def test_time_going_backwards_is_implausible():
+    assert difference(SENSOR, Reading(0, S), Reading(1, 0)).status is Status.IMPLAUSIBLE
+
+
+def test_a_failed_read_is_a_gap():
+    result = difference(SENSOR, Reading(None, 0, "input/output error"), Reading(7, S))
+    assert (result.ticks, result.status, result.why) == (None, Status.GAP, "input/output error")
+
+
+def test_polls_are_frequent_enough_for_four_per_shortest_wrap():
+    assert longest_poll_ns(SENSOR) == RANGE * S // (4 * 500_000_000)
+    # AMD's unit of 2^-16 J: 65.5 kJ last 164 s at 400 W, so the poll must come every 41 s at the latest.
+    amd = replace(SENSOR, wrap_range=2**32, scale_num=1_000_000, scale_den=2**16, max_uw=400_000_000)
+    assert longest_poll_ns(amd) == 40_960_000_000
+    assert longest_poll_ns(replace(SENSOR, wrap_range=None)) is None
+
+
+@given(
+    start=st.integers(0, RANGE - 1),
+    powers_uw=st.lists(st.integers(0, 500_000_000), min_size=1, max_size=60),
+    step_ns=st.integers(1_000_000, 60 * S),
+)
+def test_energy_is_independent_of_the_sampling_period(start, powers_uw, step_ns):
+    true_uj = [0]
+    for power_uw in powers_uw:
+        true_uj.append(true_uj[-1] + power_uw * step_ns // S)
+    readings = [Reading((start + uj) % RANGE, number * step_ns) for number, uj in enumerate(true_uj)]
+    fine = [difference(SENSOR, before, after).ticks for before, after in zip(readings, readings[1:])]
+    assert sum(fine) == true_uj[-1]
+    coarse = difference(SENSOR, readings[0], readings[-1])
+    # Either the one long interval gives the same energy to the uJ, or it says that it cannot know.
+    assert coarse.ticks == true_uj[-1] or coarse.status is Status.AMBIGUOUS
+
+
+@given(start=st.integers(0, RANGE - 1), before=st.integers(0, 10**9), elapsed_s=st.integers(1, 200))
+def test_a_reset_to_zero_never_gives_more_than_the_ceiling(start, before, elapsed_s):
+    result = difference(SENSOR, Reading(start, 0), Reading(before % RANGE, elapsed_s * S))
+    if result.ticks is not None:
+        assert 0 <= result.ticks <= 500_000_000 * elapsed_s + 500_000_000 // 500 + 1
