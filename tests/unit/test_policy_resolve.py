@@ -68,7 +68,12 @@ def test_of_two_node_groups_the_later_one_rules():
 
 @pytest.mark.parametrize(
     ("options", "period_ns", "noted"),
-    [("period=3s", 3 * 10**9, 0), ("period=1ms", 5 * 10**8, 1), ("period=1h", 10**10, 1), ("period=soon", 2 * 10**9, 1)],
+    [
+        ("period=3s", 3 * 10**9, 0),
+        ("period=1ms", 5 * 10**8, 1),
+        ("period=1h", 10**10, 1),
+        ("period=soon", 2 * 10**9, 1),
+    ],
 )
 def test_the_users_period_stays_within_the_limits(options, period_ns, noted):
     result = settings(JobFacts(options=options))

@@ -1,0 +1,104 @@
+"""The policies of site-configs/ are valid, mean what they say, and the generated files are current."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.json_schema import json_schema
+from perun_hpc.config.policy import load
+from perun_hpc.config.reference import reference
+from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+
+ROOT = Path(__file__).parents[2]
+SITES = ROOT / "site-configs"
+KINDS = {
+    "demo",
+    "laptop",
+    "small-cpu-cluster",
+    "shared-gpu-cluster",
+    "exclusive-cray",
+    "grace-hopper",
+    "privacy-strict",
+}
+
+
+def site(name: str, facts: JobFacts) -> JobSettings:
+    return resolve(json.loads(json.dumps(compile_policy(load(SITES / f"{name}.yaml")))), facts)
+
+
+def test_every_kind_of_site_has_its_policy():
+    assert {path.stem for path in SITES.glob("*.yaml")} == KINDS
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_site_policy_is_valid_and_documented(name):
+    path = SITES / f"{name}.yaml"
+    compile_policy(load(path))
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_the_json_schema_accepts_it_as_well(name):
+    written = yaml.load((SITES / f"{name}.yaml").read_text(), Loader=_Dates)
+    jsonschema.Draft202012Validator(json_schema()).validate(written)
+
+
+class _Dates(yaml.SafeLoader):
+    """As editors read YAML 1.2: dates are text."""
+
+
+_Dates.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def test_the_json_schema_refuses_what_the_check_refuses():
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for wrong in ({"monitr": {}}, {"sampling": {"period": "5 apples"}}, {"accounts": {"a": {"agent": {"nice": 1}}}}):
+        assert not validator.is_valid(wrong)
+
+
+def test_the_schema_file_is_current():
+    assert json.loads((SITES / "policy.schema.json").read_text()) == json_schema(), (
+        "run: perun policy schema > site-configs/policy.schema.json"
+    )
+
+
+def test_the_reference_in_the_docs_is_current():
+    text = (ROOT / "docs" / "policy.md").read_text()
+    assert reference().strip() in text, "run: python -m perun_hpc.config.reference"
+
+
+def test_shared_gpu_nodes_know_their_static_power():
+    node = site(
+        "shared-gpu-cluster",
+        JobFacts(partition="interactive", node="h100-07", account="teaching", options="period=1ms"),
+    )
+    assert node.energy.package_static_uw == 95_000_000
+    assert node.sampling.period_ns == 10**9
+    assert node.monitor.user_options == ()
+    assert node.budget.energy_uj == 2_000_000 * 3600 * 10**6
+
+
+def test_the_strict_site_keeps_patients_out():
+    patients = site("privacy-strict", JobFacts(account="patients"))
+    assert not patients.monitors(flagged=False)
+    assert not patients.traces(flagged=True, duration_ns=10**15)
+    public = site("privacy-strict", JobFacts(partition="public", options="off"))
+    assert public.privacy.shared_resolution_ns == 300 * 10**9
+    assert public.monitor.jobs == "none"
+
+
+def test_hopper_nodes_read_their_own_backends():
+    assert site("grace-hopper", JobFacts(node="gh001")).sensors.backends == ("hwmon", "nvml", "cgroup")
+    assert site("grace-hopper", JobFacts(node="cpu01")).sensors.backends == ()
+    declared = site("grace-hopper", JobFacts(node="rack7-3")).sensors.files
+    assert [sensor["name"] for sensor in declared] == ["nic-rail", "psu"]
+    assert declared[1]["range_uj"] == 4_000_000 * 3600 * 10**6
