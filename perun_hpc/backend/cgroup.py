@@ -1,0 +1,261 @@
+"""What one Slurm job uses, from its cgroup: CPU time, memory, IO, CPUs, whether it is suspended.
+
+Layouts: v1 `CONTROLLER/slurm[_NODE]/uid_UID/job_ID`, v2 `[system.slice/][NODE_]slurmstepd.scope/job_ID`; newer Slurm
+names the directory by the job's SLUID. A directory that is gone is a gap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from perun_hpc.backend.base import Clock, host_name, monotonic_ns
+from perun_hpc.backend.sysfile import reason, text
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+
+CGROUPS = Path("sys/fs/cgroup")
+
+CPU, MEMORY, READ, WRITE = range(4)
+"""Positions of the readings of `JobCgroup.read`: CPU time (ns), memory (B), bytes read, bytes written."""
+
+
+def _plain(content: str) -> int:
+    return int(content)
+
+
+def _cpu_stat(content: str) -> int:
+    for line in content.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "usage_usec":
+            return int(value) * 1000
+    raise ValueError("no usage_usec")
+
+
+def _io_v1(word: str) -> Callable[[str], int]:
+    def parse(content: str) -> int:
+        lines = (line.split() for line in content.splitlines())
+        return sum(int(fields[2]) for fields in lines if len(fields) == 3 and fields[1] == word)
+
+    return parse
+
+
+def _io_v2(word: str) -> Callable[[str], int]:
+    def parse(content: str) -> int:
+        pairs = (pair.partition("=") for line in content.splitlines() for pair in line.split()[1:])
+        return sum(int(value) for key, _, value in pairs if key == word)
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where one reading may stand: controller (v1) and file, and how its text becomes a number."""
+
+    controllers: tuple[str, ...]
+    file: str
+    parse: Callable[[str], int]
+
+
+_CPUACCT = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
+_SOURCES: tuple[tuple[_Source, ...], ...] = (
+    (_Source(_CPUACCT, "cpuacct.usage", _plain), _Source((), "cpu.stat", _cpu_stat)),
+    (_Source(("memory",), "memory.usage_in_bytes", _plain), _Source((), "memory.current", _plain)),
+    (
+        _Source(("blkio",), "blkio.throttle.io_service_bytes_recursive", _io_v1("Read")),
+        _Source((), "io.stat", _io_v2("rbytes")),
+    ),
+    (
+        _Source(("blkio",), "blkio.throttle.io_service_bytes_recursive", _io_v1("Write")),
+        _Source((), "io.stat", _io_v2("wbytes")),
+    ),
+)
+_V1_CONTROLLERS = (*_CPUACCT, "memory", "cpuset", "freezer", "blkio", "systemd")
+
+
+class JobCgroup:
+    """Reader of one job's cgroup directories; descriptors stay open.
+
+    A file that does not exist (a controller that Slurm does not use) is a gap with its reason from the start.
+    """
+
+    def __init__(self, key: str, directories: dict[str, Path], clock: Clock = monotonic_ns) -> None:
+        """`directories`: controller -> directory (v1), "" -> directory (v2)."""
+        self._clock = clock
+        self._directories = directories
+        self._open: list[tuple[int, Callable[[str], int]] | None] = [self._find(sources) for sources in _SOURCES]
+        self._sensors = _job_sensors(key, str(next(iter(directories.values()))))
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """CPU time, memory, bytes read, bytes written."""
+        return self._sensors
+
+    def _find(self, sources: tuple[_Source, ...]) -> tuple[int, Callable[[str], int]] | None:
+        for source in sources:
+            for controller in source.controllers or ("",):
+                directory = self._directories.get(controller)
+                if directory is not None:
+                    with contextlib.suppress(OSError):
+                        return os.open(directory / source.file, os.O_RDONLY | os.O_CLOEXEC), source.parse
+        return None
+
+    def read(self) -> tuple[Reading, ...]:
+        """Read every file once."""
+        return tuple(self._one(opened) for opened in self._open)
+
+    def _one(self, opened: tuple[int, Callable[[str], int]] | None) -> Reading:
+        if opened is None:
+            return Reading(None, self._clock(), "Slurm does not use this controller for the job")
+        descriptor, parse = opened
+        try:
+            content = os.pread(descriptor, 65536, 0).decode("ascii", "replace")
+            return Reading(parse(content), self._clock())
+        except OSError as error:
+            return Reading(None, self._clock(), reason(error))
+        except (ValueError, IndexError):
+            return Reading(None, self._clock(), "malformed content")
+
+    def peak_memory_b(self) -> int | None:
+        """Most memory ever used, None where the kernel does not keep it."""
+        for controller, file in (("memory", "memory.max_usage_in_bytes"), ("", "memory.peak")):
+            if controller in self._directories:
+                content = text(self._directories[controller] / file)
+                if content and content.isdigit():
+                    return int(content)
+        return None
+
+    def cpus(self) -> frozenset[int] | None:
+        """Logical CPUs of the cpuset, None without one."""
+        names = (
+            ("cpuset.effective_cpus", "cpuset.cpus") if "cpuset" in self._directories else ("cpuset.cpus.effective",)
+        )
+        directory = self._directories.get("cpuset", self._directories.get(""))
+        for name in names:
+            content = text(directory / name) if directory is not None else None
+            if content:
+                return parse_list(content)
+        return None
+
+    def suspended(self, root: Path = Path("/")) -> bool | None:
+        """Whether the job is frozen or all its processes are stopped; None when it has no process."""
+        frozen = self._directories.get("freezer")
+        if frozen is not None and text(frozen / "freezer.state") == "FROZEN":
+            return True
+        if "" in self._directories and "frozen 1" in (text(self._directories[""] / "cgroup.events") or ""):
+            return True
+        states = [_state(root / "proc", pid) for pid in self._processes(with_extern=False)]
+        known = [state for state in states if state]
+        if not known:
+            known = [state for pid in self._processes(with_extern=True) if (state := _state(root / "proc", pid))]
+        return all(state == "T" for state in known) if known else None
+
+    def _processes(self, with_extern: bool) -> Iterator[int]:
+        for name in ("freezer", "cpuset", "memory", "systemd", ""):
+            if name in self._directories:
+                top = self._directories[name]
+                break
+        else:
+            return
+        for directory, below, files in os.walk(top):
+            if not with_extern:
+                below[:] = [one for one in below if one != "step_extern"]
+            if "cgroup.procs" in files:
+                for word in (text(Path(directory) / "cgroup.procs") or "").split():
+                    yield int(word)
+
+    def close(self) -> None:
+        """Close the files."""
+        for opened in self._open:
+            if opened is not None:
+                with contextlib.suppress(OSError):
+                    os.close(opened[0])
+        self._open = [None] * len(_SOURCES)
+
+
+def _state(proc: Path, pid: int) -> str | None:
+    """Letter of a process's state, None for a process that is gone or is Slurm's own."""
+    stat = text(proc / str(pid) / "stat")
+    if not stat:
+        return None
+    name, _, rest = stat.rpartition(")")
+    return None if name.endswith("(slurmstepd") else rest.split()[0]
+
+
+def parse_list(content: str) -> frozenset[int]:
+    """CPUs of a kernel list such as `0-3,8,10-11`."""
+    cpus: set[int] = set()
+    for part in content.strip().split(","):
+        first, _, last = part.partition("-")
+        if first:
+            cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
+def find_job(root: Path, job_id: str, sluid: str | None = None, clock: Clock = monotonic_ns) -> JobCgroup | None:
+    """The job's cgroup below `root`, None while it has none (no step has started there)."""
+    names = [f"job_{job_id}"]
+    if sluid:
+        names += [sluid, f"job_{sluid}"]
+    directories: dict[str, Path] = {}
+    for controller, parent in _parents(root / CGROUPS):
+        candidates = [parent / name for name in names]
+        if controller:
+            candidates += [user / name for user in _listed(parent, "uid_") for name in names]
+        found = next((directory for directory in candidates if directory.is_dir()), None)
+        if found is not None:
+            directories.setdefault(controller, found)
+    return JobCgroup(f"job-{job_id}", directories, clock) if directories else None
+
+
+def find_parent(root: Path, clock: Clock = monotonic_ns) -> JobCgroup | None:
+    """The directory above all jobs: it keeps the CPU time of jobs whose own cgroup is gone already."""
+    directories: dict[str, Path] = {}
+    for controller, parent in _parents(root / CGROUPS):
+        directories.setdefault(controller, parent)
+    return JobCgroup("jobs", directories, clock) if directories else None
+
+
+def _parents(base: Path) -> Iterator[tuple[str, Path]]:
+    """Controller ("" for v2) and the directory in which Slurm keeps its jobs."""
+    for controller in _V1_CONTROLLERS:
+        for parent in _listed(base / controller, "slurm"):
+            yield controller, parent
+    for top in (base, base / "unified"):
+        for slice_directory in (top / "system.slice", top):
+            for parent in _listed(slice_directory, ""):
+                if parent.name.endswith("slurmstepd.scope"):
+                    yield "", parent
+
+
+def _listed(directory: Path, prefix: str) -> list[Path]:
+    try:
+        return sorted(one for one in directory.iterdir() if one.name.startswith(prefix) and one.is_dir())
+    except OSError:
+        return []
+
+
+def _job_sensors(key: str, device: str) -> tuple[Sensor, ...]:
+    def sensor(name: str, component: str, kind: Kind, quantity: Quantity, unit: str, scope: str) -> Sensor:
+        return Sensor(
+            id=f"cgroup:{key}:{name}",
+            host=host_name(),
+            backend="cgroup",
+            device=device,
+            domain=key,
+            component=component,
+            kind=kind,
+            quantity=quantity,
+            unit=unit,
+            scope=scope,
+        )
+
+    return (
+        sensor("cpu", "cpu", Kind.COUNTER, Quantity.TIME, "ns", "CPU time of the job's processes"),
+        sensor("memory", "dram", Kind.GAUGE, Quantity.DATA, "B", "memory charged to the job, page cache included"),
+        sensor("read", "disk", Kind.COUNTER, Quantity.DATA, "B", "bytes read from block devices"),
+        sensor("write", "disk", Kind.COUNTER, Quantity.DATA, "B", "bytes written to block devices"),
+    )
