@@ -1,0 +1,53 @@
+"""`python -m bench [NAME ...] [--json]`: a table, or one JSON object per line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+from bench.result import Result, Skipped
+
+BENCHES = ("hook", "launch", "sampler", "store", "merge", "read", "region", "ledger")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the named benches (default: all); 1 if one failed, 0 otherwise, a skipped one being no failure."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no bench {unknown[0]}: there are {', '.join(BENCHES)}")
+    if not args.json:
+        print(f"{'figure':<30}{'ours':>12}  {'unit':<10}{'peer':<28}{'theirs':>12}{'better':>9}")
+    failed = False
+    for name in args.names or BENCHES:
+        try:
+            for result in _results(name):
+                print(result.to_json() if args.json else _row(result), flush=True)
+        except Skipped as reason:
+            print(f"bench {name}: skipped: {reason}", file=sys.stderr)
+        except Exception:
+            failed = True
+            print(f"bench {name}: failed", file=sys.stderr)
+            traceback.print_exc()
+    return int(failed)
+
+
+def _results(name: str) -> Iterator[Result]:
+    results: Iterator[Result] = importlib.import_module(f"bench.{name}").run()
+    return results
+
+
+def _row(result: Result) -> str:
+    theirs = "" if result.peer_value is None else f"{result.peer_value:.4g}"
+    better = "" if result.ratio is None else f"{result.ratio:.3g} x"
+    return f"{result.name:<30}{result.value:>12.4g}  {result.unit:<10}{result.peer:<28}{theirs:>12}{better:>9}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

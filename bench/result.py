@@ -1,0 +1,53 @@
+"""One figure beside a peer's, and how both are measured: in turn, so that a busy machine is busy for both."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+
+class Skipped(Exception):
+    """The bench cannot run here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure, lower being better, or higher with `higher_is_better`; without a peer `peer` is empty."""
+
+    name: str
+    value: float
+    unit: str
+    peer: str = ""
+    peer_value: float | None = None
+    n: int = 1
+    higher_is_better: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better than the peer; None without one, or where ours is too small to be told from nothing."""
+        if self.peer_value is None:
+            return None
+        above, below = (self.value, self.peer_value) if self.higher_is_better else (self.peer_value, self.value)
+        return above / below if below > 0 else None
+
+    def to_json(self) -> str:
+        """One line of JSON with the ratio."""
+        fields = asdict(self)
+        del fields["higher_is_better"]
+        return json.dumps({**fields, "ratio": self.ratio})
+
+
+def interleaved(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """The measurements of each arm, taken in turn `rounds` times; every second round backwards."""
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds):
+        for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
+            taken[name].append(arms[name]())
+    return taken
+
+
+def medians(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median of each arm's measurements, see `interleaved`."""
+    return {name: statistics.median(values) for name, values in interleaved(arms, rounds).items()}
