@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import reason
+from perun_hpc.backend.sysfile import read_all, reason
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -84,7 +84,7 @@ class ProcStat:
 
     def _read_stat(self) -> Reading:
         try:
-            ticks = busy_ticks(_all(self._stat))
+            ticks = busy_ticks(read_all(self._stat))
         except (OSError, ValueError, IndexError) as error:
             return Reading(None, self._clock(), reason(error) if isinstance(error, OSError) else "malformed /proc/stat")
         self.last_busy_ns = {cpu: count * NS_PER_S // TICKS_PER_S for cpu, count in ticks.items()}
@@ -92,7 +92,7 @@ class ProcStat:
 
     def _read_memory(self) -> Reading:
         try:
-            used = memory_used_b(_all(self._memory))
+            used = memory_used_b(read_all(self._memory))
         except (OSError, ValueError, IndexError) as error:
             used, why = None, reason(error) if isinstance(error, OSError) else "malformed /proc/meminfo"
         else:
@@ -106,15 +106,6 @@ class ProcStat:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         self._stat = self._memory = -1
-
-
-def _all(descriptor: int) -> str:
-    parts = []
-    offset = 0
-    while part := os.pread(descriptor, 65536, offset):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts).decode("ascii", "replace")
 
 
 def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:

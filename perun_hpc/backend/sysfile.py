@@ -9,8 +9,6 @@ from pathlib import Path
 from perun_hpc.backend.base import Clock, monotonic_ns
 from perun_hpc.data_model.sensor import Reading, Sensor
 
-_LONGEST = 65536
-
 
 def text(path: Path) -> str | None:
     """Stripped content of a small file, None when it cannot be read."""
@@ -34,6 +32,16 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def read_all(descriptor: int) -> str:
+    """Whole text of an open file from its start, whatever its length."""
+    parts = []
+    offset = 0
+    while part := os.pread(descriptor, 65536, offset):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts).decode("ascii", "replace")
+
+
 class NumberFiles:
     """A reader of files that hold one integer each; the descriptors stay open, so privileges can be dropped."""
 
@@ -53,6 +61,13 @@ class NumberFiles:
     def sensors(self) -> tuple[Sensor, ...]:
         """The sensors, in the order of the files."""
         return self._sensors
+
+    def relabelled(self, sensors: tuple[Sensor, ...]) -> NumberFiles:
+        """The same open files under other descriptions; this reader gives them up."""
+        other = NumberFiles((), self._clock)
+        other._sensors = sensors
+        other._descriptors, self._descriptors = self._descriptors, []
+        return other
 
     def read(self) -> tuple[Reading, ...]:
         """Read every file from its start."""

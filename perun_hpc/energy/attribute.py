@@ -63,7 +63,7 @@ class DomainInput:
     ----------
     name : `package-0`, `dram-0`, `gpu-<uuid>`; of a meter `psys` or `node`.
     total_uj : the counter's difference; None when it is not known.
-    package : number of the package that a package or dram domain belongs to.
+    package : number of the package that a package or dram domain belongs to; None when it spans the whole node.
     static_uw : static power P_s (package, dram), idle power P_idle (GPU), idle part of the residual (meter).
     slices : MIG: number of slices of the whole device; None when the device is not partitioned.
     leaves : meter: names of the domains that it contains.
@@ -73,7 +73,7 @@ class DomainInput:
     name: str
     kind: DomainKind
     total_uj: int | None
-    package: int = 0
+    package: int | None = 0
     static_uw: int = 0
     slices: int | None = None
     leaves: tuple[str, ...] = ()
@@ -236,7 +236,7 @@ class _Load:
         """How long of the interval the job was there."""
         return self._whole if job.present_ns is None else max(0, min(job.present_ns, self._whole))
 
-    def allocated(self, package: int) -> dict[str, int]:
+    def allocated(self, package: int | None) -> dict[str, int]:
         """Weight of each party in a package's physical cores, times presence."""
         weights: dict[str, int] = defaultdict(int)
         for cpus in self._cores(package):
@@ -249,9 +249,9 @@ class _Load:
                     weights[party] += weight // len(split)
         return dict(weights)
 
-    def _cores(self, package: int) -> Iterable[list[int]]:
+    def _cores(self, package: int | None) -> Iterable[list[int]]:
         for cpus in self._siblings.values():
-            if self._node.package_of.get(cpus[0]) == package:
+            if package is None or self._node.package_of.get(cpus[0]) == package:
                 yield cpus
 
     def _cpu_holders(self, cpu: int) -> dict[str, int]:
@@ -273,7 +273,7 @@ class _Load:
         weights[IDLE] += _UNIT * free_ns
         return weights
 
-    def work(self, package: int) -> dict[str, int]:
+    def work(self, package: int | None) -> dict[str, int]:
         """Weight of each party in the work done on a package; what no job explains is the system's."""
         numerator, denominator = self._node.kappa
         busy = self._interval.busy_ns
@@ -362,7 +362,7 @@ def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int
         return DomainShares(domain.name, total_uj, shares, "exclusive", domain.provenance)
     if domain.kind is DomainKind.DRAM:
         static = _memory_weights(interval, domain.package, load)
-        traffic = {job.party: job.memory_traffic.get(domain.package, 0) for job in interval.jobs if job.memory_traffic}
+        traffic = {job.party: _traffic(job, domain.package) for job in interval.jobs if job.memory_traffic}
         dynamic = traffic if sum(traffic.values()) else load.work(domain.package)
         method = "memory+traffic" if sum(traffic.values()) else "memory+cores"
     else:
@@ -377,15 +377,19 @@ def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int
     return DomainShares(domain.name, total_uj, shares, method, provenance)
 
 
-def _memory_weights(interval: IntervalInput, package: int, load: _Load) -> dict[str, int]:
+def _traffic(job: JobInput, package: int | None) -> int:
+    return sum(job.memory_traffic.values()) if package is None else job.memory_traffic.get(package, 0)
+
+
+def _memory_weights(interval: IntervalInput, package: int | None, load: _Load) -> dict[str, int]:
     """Allocated memory of each job on the package, times presence; the rest is idle's."""
-    whole_ns = max(1, interval.duration_ns)
+    packages = 1 if package is None else load.packages()
     weights: dict[str, int] = {}
     for job in interval.jobs:
-        here = sum(1 for cpu in job.cpus if interval.node.package_of.get(cpu) == package)
-        memory = job.memory_b * here // len(job.cpus) if job.cpus else job.memory_b // load.packages()
+        here = sum(1 for cpu in job.cpus if package is None or interval.node.package_of.get(cpu) == package)
+        memory = job.memory_b * here // len(job.cpus) if job.cpus else job.memory_b // packages
         weights[job.party] = weights.get(job.party, 0) + memory * load.present_ns(job)
-    capacity = interval.node.memory_b // load.packages() * whole_ns
+    capacity = interval.node.memory_b // packages * max(1, interval.duration_ns)
     weights[IDLE] = max(0, capacity - sum(weights.values()))
     return weights
 

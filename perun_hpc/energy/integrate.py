@@ -66,10 +66,7 @@ def integrate(
                 covered_ns += end - start
         before = reading
     gap_ns = t1_ns - t0_ns - covered_ns
-    if gap_ns and sensor.max_uw is None:
-        bound = None
-    else:
-        bound = (high + (sensor.max_uw or 0) * gap_ns) // NS_PER_S
+    bound = None if gap_ns and sensor.max_uw is None else (high + (sensor.max_uw or 0) * gap_ns) // NS_PER_S
     return Integral(twice // (2 * NS_PER_S), low // NS_PER_S, bound, covered_ns, gap_ns)
 
 
