@@ -10,7 +10,7 @@ from pathlib import Path
 from perun_hpc.config import policy as site
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.json_schema import json_schema
-from perun_hpc.config.policy import Policy, PolicyError
+from perun_hpc.config.policy import PolicyError
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import FIELDS
 from perun_hpc.errors import UsageError
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(json_schema(), indent=2))
         return 0
     if args.action == "show":
-        compiled = compile_policy(_load())
+        compiled = compile_policy(site.in_force())
         if args.json:
             print(json.dumps(compiled, indent=1))
         else:
@@ -46,20 +46,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.action == "explain":
         facts = JobFacts(args.partition, args.node, args.account, args.user, args.options)
-        settings = resolve(compile_policy(_load()), facts)
+        settings = resolve(compile_policy(site.in_force()), facts)
         _print(settings)
         for note in settings.notes:
             print(f"note: {note}")
         return 0
     raise UsageError("perun policy: say check, show, explain or schema")
-
-
-def _load() -> Policy:
-    path = site.locate()
-    if path.exists():
-        return site.load(path)
-    print(f"no policy at {path}: these are the defaults", file=sys.stderr)
-    return Policy("default")
 
 
 def _check(path: Path) -> int:

@@ -87,6 +87,12 @@ def load(path: Path) -> Policy:
     return parse(data, str(path))
 
 
+def in_force(environ: Mapping[str, str] = os.environ) -> Policy:
+    """The site's policy where there is a file, else an empty one: the defaults."""
+    path = locate(environ)
+    return load(path) if path.exists() else Policy("default")
+
+
 def parse(data: bytes, source: str) -> Policy:
     """Check the text of a policy; `source` names it in messages and origins."""
     if len(data) > MAX_BYTES:

@@ -224,9 +224,7 @@ class Agent:
 class Hooks:
     """The Prolog and Epilog scripts."""
 
-    deadline_ns: int = _item(duration("10 ms", "10 s"), "500 ms", "how long a hook waits for the agent, at most")
-    prolog: str = _item(path(empty_ok=True), "", "the site's own Prolog, run after ours, its exit code kept")
-    epilog: str = _item(path(empty_ok=True), "", "the site's own Epilog, run after ours, its exit code kept")
+    deadline_ns: int = _item(duration("50 ms", "5 s"), "500 ms", "how long a hook waits for the agent, at most")
 
 
 @dataclass(frozen=True)

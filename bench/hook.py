@@ -1,0 +1,58 @@
+"""What the hooks add to `srun -N4 hostname` on a real cluster, beside hooks that are a trivial shell script."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator
+from functools import partial
+
+from bench.result import Result, Skipped, interleaved
+from tests.slurm import site
+from tests.slurm.cluster import Cluster
+
+ROUNDS = 9
+RUNS = 7
+SHELL_HOOK = "/etc/perun/trivial.sh"
+ARMS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "shell": (f"Prolog={SHELL_HOOK}", f"Epilog={SHELL_HOOK}"),
+    "perun": site.SLURM_CONF,
+}
+TIMER = """
+import subprocess, sys, time
+for _ in range(int(sys.argv[1]) + 1):
+    begin = time.perf_counter()
+    subprocess.run(["srun", "-N4", "hostname"], check=True, stdout=subprocess.DEVNULL)
+    print(time.perf_counter() - begin)
+"""
+
+
+def run() -> Iterator[Result]:
+    """Yield `hook.added_s`: the median over rounds of (with the hooks) - (without any)."""
+    if os.geteuid() != 0:
+        raise Skipped("the cluster needs root")
+    cluster = Cluster("bench")
+    cluster.up()
+    try:
+        site.install(cluster)
+        script = cluster.etc_perun / "trivial.sh"
+        script.write_text("#!/bin/sh\nexit 0\n")
+        script.chmod(0o755)
+        taken = interleaved({name: partial(_median_s, cluster, lines) for name, lines in ARMS.items()}, ROUNDS)
+    finally:
+        cluster.down()
+    added = {
+        name: statistics.median(with_hook - bare for with_hook, bare in zip(taken[name], taken["none"], strict=True))
+        for name in ("shell", "perun")
+    }
+    yield Result("hook.added_s", added["perun"], "s", "a trivial shell prolog", added["shell"], n=ROUNDS * RUNS)
+
+
+def _median_s(cluster: Cluster, slurm_conf: tuple[str, ...]) -> float:
+    """Median wall time of one `srun -N4 hostname` with these lines in slurm.conf, after one that does not count."""
+    cluster.configure(slurm_conf)
+    cluster.reconfigure()
+    cluster.wait_idle()
+    done = cluster.run(["python3", "-c", TIMER, str(RUNS)], check=True, timeout=300)
+    return statistics.median(float(line) for line in done.stdout.split()[1:])
