@@ -42,24 +42,23 @@ def main(argv: list[str] | None = None) -> int:
         print(f"[{time.monotonic() - begin:5.1f} s] {line}", flush=True)
 
     try:
-        match words.command:
-            case "up":
-                cluster.up(progress=say)
-            case "down":
-                cluster.down(keep_logs=words.keep_logs, keep_state=words.keep_state)
-            case "status":
-                status = cluster.status()
-                print(json.dumps(status, indent=2))
-                return 0 if status["up"] else 1
-            case "kill-node":
-                cluster.kill_node(words.node)
-            case "start-node":
-                cluster.start_node(words.node)
-            case _:
-                command = ["bash", "-l"] if words.command == "shell" else words.argv
-                line = cluster.command(command, words.user, words.node)
-                sys.stdout.flush()
-                os.execvp(line[0], line)
+        if words.command == "up":
+            cluster.up(progress=say)
+        elif words.command == "down":
+            cluster.down(keep_logs=words.keep_logs, keep_state=words.keep_state)
+        elif words.command == "status":
+            status = cluster.status()
+            print(json.dumps(status, indent=2))
+            return 0 if status["up"] else 1
+        elif words.command == "kill-node":
+            cluster.kill_node(words.node)
+        elif words.command == "start-node":
+            cluster.start_node(words.node)
+        else:
+            command = ["bash", "-l"] if words.command == "shell" else words.argv
+            line = cluster.command(command, words.user, words.node)
+            sys.stdout.flush()
+            os.execvp(line[0], line)
     except ClusterError as error:
         print(f"cluster {words.name}: {error}", file=sys.stderr)
         return 1

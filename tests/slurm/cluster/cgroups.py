@@ -1,7 +1,7 @@
 """The cgroups of a cluster: one parent per host in every hierarchy of the machine.
 
-Version 1 (and hybrid) hierarchies are what the cluster is tested with. On a machine with version 2 only, every host gets
-one directory of the unified hierarchy with all controllers delegated; that way is untested.
+Version 1 (and hybrid) hierarchies are what the cluster is tested with. On a machine with version 2 only, every host
+gets one directory of the unified hierarchy with all controllers delegated; that way is untested.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def discover(root: Path = CGROUP, mounts_file: Path = Path("/proc/self/mounts"))
             mounts[path.name] = path
     if "cpuacct" not in mounts and not (root / "cpuacct").exists():
         raise RuntimeError(f"no cpuacct hierarchy below {root}: mount cgroup version 1 or 2 there")
-    links = {entry.name: os.readlink(entry) for entry in root.iterdir() if entry.is_symlink()}
+    links = {entry.name: str(entry.readlink()) for entry in root.iterdir() if entry.is_symlink()}
     return Hierarchies(version, mounts, links)
 
 
@@ -66,9 +66,26 @@ class CgroupTree:
                 if self.hierarchies.version == 2:
                     controllers = (directory.parent / "cgroup.controllers").read_text().split()
                     write_text(directory.parent / "cgroup.subtree_control", " ".join("+" + c for c in controllers))
-                elif fresh and (directory / "cpuset.cpus").exists():
-                    for name in ("cpuset.cpus", "cpuset.mems"):
-                        write_text(directory / name, (directory.parent / name).read_text())
+                elif fresh:
+                    self._inherit_cpuset(directory)
+
+    def create_slurm(self, host: str) -> None:
+        """Make the directories that slurmd would make: it reaches them through links, see host.py."""
+        if self.hierarchies.version == 2:
+            return
+        for name, parent in self.directories(host).items():
+            if name == "unified":
+                continue
+            directory = parent / f"slurm_{host}"  # Debian builds Slurm with --enable-multiple-slurmd
+            directory.mkdir(exist_ok=True)
+            self._inherit_cpuset(directory)
+
+    @staticmethod
+    def _inherit_cpuset(directory: Path) -> None:
+        """A cpuset of version 1 takes no process before it has CPUs and memory nodes."""
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (directory / name).exists():
+                write_text(directory / name, (directory.parent / name).read_text())
 
     def directories(self, host: str) -> dict[str, Path]:
         """Map hierarchy names to the host's parent directories."""
@@ -127,7 +144,7 @@ class CgroupTree:
                     if keep_parent and Path(directory) == top:
                         continue
                     try:
-                        os.rmdir(directory)
+                        Path(directory).rmdir()
                     except FileNotFoundError:
                         pass
                     except OSError as error:

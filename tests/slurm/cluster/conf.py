@@ -1,7 +1,7 @@
 """Texts of the cluster's configuration files, and who its users are.
 
-``slurm.conf`` ends with ``Include /etc/slurm/admin.conf`` and ``plugstack.conf`` includes ``plugstack.conf.d/*``: that is
-where "the administrator" of a test or of the demo adds perun's lines (:meth:`Cluster.configure`).
+``slurm.conf`` ends with ``Include /etc/slurm/admin.conf`` and ``plugstack.conf`` includes ``plugstack.conf.d/*``: there
+"the administrator" of a test or of the demo adds perun's lines (:meth:`Cluster.configure`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ JobAcctGatherFrequency=task=5
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
+SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=1
 SlurmdTimeout=10
 SlurmctldTimeout=30
 InactiveLimit=0
@@ -152,27 +152,6 @@ def cgroup(version: int) -> str:
     if version == 2:
         return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\nConstrainCores=yes\n"
     return f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={CGROUP_FACADE}\nCgroupAutomount=no\nConstrainCores=yes\n"
-
-
-def mariadb() -> list[str]:
-    """Command line of the database: small, without network and without waiting for disks."""
-    return [
-        "mariadbd",
-        "--no-defaults",
-        "--user=mysql",
-        "--datadir=/var/lib/mysql",
-        "--socket=/run/mysqld/mysqld.sock",
-        "--pid-file=/run/mysqld/mysqld.pid",
-        "--log-error=/var/log/mysql/error.log",
-        "--skip-networking",
-        "--skip-log-bin",
-        "--innodb-buffer-pool-size=64M",
-        "--innodb-log-file-size=16M",
-        "--innodb-flush-log-at-trx-commit=0",
-        "--innodb-flush-method=nosync",
-        "--innodb-lock-wait-timeout=900",
-        "--innodb-fast-shutdown=2",
-    ]
 
 
 def accounts(cluster: str) -> str:

@@ -34,118 +34,126 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+def mount(source: str, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
     """Call mount(2); raises OSError naming the mount."""
     done = libc.mount(
-        source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None
+        source.encode(), bytes(target), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None
     )
     _checked(done, f"mount {kind or 'bind'} {source} on {target}")
 
 
-def bind(source: str, target: str, recursive: bool = False, read_only: bool = False) -> None:
+def bind(source: Path, target: Path, recursive: bool = False, read_only: bool = False) -> None:
     """Bind a file or directory; the target is created where it is missing."""
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
-    elif not os.path.exists(target):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        Path(target).touch()
-    mount(source, target, flags=MS_BIND | (MS_REC if recursive else 0))
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    elif not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    mount(str(source), target, flags=MS_BIND | (MS_REC if recursive else 0))
     if read_only:
         mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
-def overlay(lower: str, target: str, store: str | None) -> None:
+def overlay(lower: str, target: Path, store: Path | None = None) -> None:
     """Mount an overlay; writable if ``store`` names a directory for the upper layer."""
     data = f"lowerdir={lower}"
     if store is not None:
-        os.makedirs(f"{store}/upper")
-        os.makedirs(f"{store}/work")
-        os.chmod(f"{store}/upper", 0o755)
+        (store / "upper").mkdir(parents=True)
+        (store / "work").mkdir()
         data += f",upperdir={store}/upper,workdir={store}/work"
-    os.makedirs(target, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     mount("overlay", target, "overlay", 0, data)
 
 
-def tmpfs(target: str, mode: str, flags: int = MS_NOSUID | MS_NODEV) -> None:
+def tmpfs(target: Path, mode: str, flags: int = MS_NOSUID | MS_NODEV) -> None:
     """Mount an empty tmpfs."""
-    os.makedirs(target, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     mount("tmpfs", target, "tmpfs", flags, f"mode={mode}")
 
 
 def build_root(spec: dict[str, Any]) -> None:
     """Build the host's root file system below ``spec['root']`` and pivot into it."""
-    root: str = spec["root"]
-    os.makedirs(root, exist_ok=True)
-    mount("", "/", flags=MS_REC | MS_PRIVATE)
+    root = Path(spec["root"])
+    mount("", Path("/"), flags=MS_REC | MS_PRIVATE)
     tmpfs(root, "755", 0)
-    own = {"etc", "var", "usr", "run", "tmp", "home", "opt", "shared", "sys", "proc", "dev", "lost+found"}
-    for entry in sorted(os.listdir("/")):
-        path, target = f"/{entry}", f"{root}/{entry}"
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), target)
-        elif os.path.isdir(path) and entry not in own:
-            bind(path, target, recursive=True)
-    os.makedirs(f"{root}/.layers", mode=0o700)
-    for name in ("etc", "var", "usr"):
-        overlay(f"/{name}", f"{root}/{name}", f"{root}/.layers/{name}")
-    for name in os.listdir("/opt"):
-        if os.path.isdir(f"/opt/{name}") and not os.path.islink(f"/opt/{name}"):
-            bind(f"/opt/{name}", f"{root}/opt/{name}", recursive=True)
-    tmpfs(f"{root}/run", "755")
-    tmpfs(f"{root}/tmp", "1777")
+    borrow_machine(root)
+    tmpfs(root / "run", "755")
+    tmpfs(root / "tmp", "1777")
     # Devices: the machine's, with pseudo terminals and shared memory of the host's own.
-    bind("/dev", f"{root}/dev")
-    mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5")
-    bind(f"{root}/dev/pts/ptmx", f"{root}/dev/ptmx")
-    tmpfs(f"{root}/dev/shm", "1777")
+    bind(Path("/dev"), root / "dev")
+    mount("devpts", root / "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5")
+    bind(root / "dev/pts/ptmx", root / "dev/ptmx")
+    tmpfs(root / "dev/shm", "1777")
     # sysfs shows the devices of the network namespace that mounts it; read-only, it is the machine's.
-    os.makedirs(f"{root}/sys")
-    mount("sysfs", f"{root}/sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    (root / "sys").mkdir()
+    mount("sysfs", root / "sys", "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for where, fake in spec["sysfs_layers"]:
-        overlay(f"{fake}:{root}/sys/{where}", f"{root}/sys/{where}", None)
+        overlay(f"{fake}:{root}/sys/{where}", root / "sys" / where)
     mount_cgroups(spec, root)
-    os.makedirs(f"{root}/proc")
-    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for directory, mode, uid, gid in spec["directories"]:
-        os.makedirs(root + directory, exist_ok=True)
-        os.chmod(root + directory, mode)
-        os.chown(root + directory, uid, gid)
-    for path, text in spec["files"].items():
-        os.makedirs(os.path.dirname(root + path), exist_ok=True)
-        if os.path.islink(root + path):
-            os.unlink(root + path)
-        Path(root + path).write_text(text)
-    for source, target, read_only in spec["binds"]:
-        bind(source, root + target, read_only=read_only)
-    os.makedirs(f"{root}/.machine")
+    (root / "proc").mkdir()
+    mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for name, mode, uid, gid in spec["directories"]:
+        directory = below(root, name)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(mode)
+        os.chown(directory, uid, gid)
+    for name, text in spec["files"].items():
+        path = below(root, name)
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+    for source, name, read_only in spec["binds"]:
+        bind(Path(source), below(root, name), read_only=read_only)
+    (root / ".machine").mkdir()
     os.chdir(root)
     _checked(libc.pivot_root(b".", b".machine"), "pivot_root")
     os.chdir("/")
     _checked(libc.umount2(b"/.machine", MNT_DETACH), "umount /.machine")
-    os.rmdir("/.machine")
+    Path("/.machine").rmdir()
 
 
-def mount_cgroups(spec: dict[str, Any], root: str) -> None:
+def below(root: Path, path: str) -> Path:
+    """An absolute path of the host as the builder sees it."""
+    return root / path.lstrip("/")
+
+
+def borrow_machine(root: Path) -> None:
+    """Bind the machine's directories, those that a host must not change as overlays."""
+    own = {"etc", "var", "usr", "run", "tmp", "home", "opt", "shared", "sys", "proc", "dev", "lost+found"}
+    for path in sorted(Path("/").iterdir()):
+        if path.is_symlink():
+            (root / path.name).symlink_to(path.readlink())
+        elif path.is_dir() and path.name not in own:
+            bind(path, root / path.name, recursive=True)
+    (root / ".layers").mkdir(mode=0o700)
+    for name in ("etc", "var", "usr"):
+        overlay(f"/{name}", root / name, root / ".layers" / name)
+    for path in Path("/opt").iterdir():
+        if path.is_dir() and not path.is_symlink():
+            bind(path, root / "opt" / path.name, recursive=True)
+
+
+def mount_cgroups(spec: dict[str, Any], root: Path) -> None:
     """Show the host its own cgroups as /sys/fs/cgroup, and Slurm a facade in front of them.
 
     Slurm's cgroup/v1 takes a hierarchy for mounted only if its root has a file ``release_agent``, which the kernel
     makes in real roots only. So CgroupMountpoint points to a directory of links with that one file added.
     """
-    target = f"{root}/sys/fs/cgroup"
+    target = root / "sys/fs/cgroup"
     if spec["cgroup_version"] == 2:
-        mount(spec["cgroups"]["unified"], target, flags=MS_BIND)
+        bind(Path(spec["cgroups"]["unified"]), target)
         return
     tmpfs(target, "755")
     for name, source in spec["cgroups"].items():
-        bind(source, f"{target}/{name}")
+        bind(Path(source), target / name)
     for name, link in spec["cgroup_links"].items():
-        os.symlink(link, f"{target}/{name}")
-    facade = f"{root}{spec['cgroup_facade']}"
+        (target / name).symlink_to(link)
     for name in [*spec["cgroups"], *spec["cgroup_links"]]:
-        os.makedirs(f"{facade}/{name}")
-        for entry in os.listdir(f"{target}/{name}"):
-            os.symlink(f"/sys/fs/cgroup/{name}/{entry}", f"{facade}/{name}/{entry}")
-        Path(f"{facade}/{name}/release_agent").touch()
+        facade = below(root, spec["cgroup_facade"]) / name
+        facade.mkdir(parents=True)
+        for entry in (target / name).iterdir():
+            (facade / entry.name).symlink_to(f"/sys/fs/cgroup/{name}/{entry.name}")
+        if not (facade / "release_agent").exists():
+            (facade / "release_agent").touch()
 
 
 def reap() -> None:

@@ -39,7 +39,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ STAT_EVERY_S = 0.1
 GONE = (1 << 64) - 1
 
 RECORD = struct.Struct("<QQQQQ4Q")
-"""begin_ns, end_ns (monotonic), real_ns (of begin), cpu_ns of package 0's and 1's CPUs, values of ZONES (GONE: none)."""
+"""begin_ns, end_ns (monotonic), real_ns (of begin), cpu_ns of packages 0 and 1, values of ZONES (GONE: none)."""
 
 
 class Served(NamedTuple):
@@ -331,6 +331,8 @@ class Node:
 
     def remove(self, zone: str) -> None:
         """Take a zone's counter away: the file is gone, an open descriptor reads nothing."""
+        if self.counters[zone].gone:
+            return
         self.counters[zone].gone = True
         self._maps[zone].close()
         path = zone_directory(self.tree, zone) / "energy_uj"
@@ -339,6 +341,8 @@ class Node:
 
     def restore(self, zone: str) -> None:
         """Bring a removed counter back; it went on counting."""
+        if not self.counters[zone].gone:
+            return
         self._maps[zone] = self._map(zone_directory(self.tree, zone) / "energy_uj", 0o400, VALUE_BYTES)
         self.counters[zone].gone = False
 
@@ -346,31 +350,38 @@ class Node:
         """Carry out one of the tests' knobs; the answer holds the values then served."""
         zones = list(ZONES) if words.get("zone") is None else [str(words["zone"])]
         self.tick()
-        for zone in zones:
-            counter = self.counters[zone]
-            match words["do"]:
-                case "freeze":
-                    counter.frozen = True
-                case "thaw":
-                    counter.frozen = False
-                case "set":
-                    counter.start_count, counter.total = int(words["value_uj"]) * 1000 // counter.unit_nj % COUNTS, 0
-                case "remove" if not counter.gone:
-                    self.remove(zone)
-                case "restore" if counter.gone:
-                    self.restore(zone)
-                case "mode":
-                    os.chmod(zone_directory(self.tree, zone) / "energy_uj", int(words["mode"]))
-                case "power_cycle" | "remove" | "restore" | "values":
-                    pass
-                case other:
-                    return {"error": f"unknown command {other}"}
-        if words["do"] == "power_cycle":
-            for zone in (zone for zone, counter in self.counters.items() if counter.gone):
+        do = words["do"]
+        if do == "power_cycle":
+            for zone in ZONES:
                 self.restore(zone)
             self.power_on()
+        elif do in KNOBS:
+            for zone in zones:
+                KNOBS[do](self, zone, words)
+        else:
+            return {"error": f"unknown command {do}: {' '.join(KNOBS)} power_cycle"}
         self.serve()
         return {zone: None if self.counters[zone].gone else self.counters[zone].value_uj() for zone in ZONES}
+
+    def freeze(self, zone: str, frozen: bool) -> None:
+        """Stop a counter, or let it go on from where it stands."""
+        self.counters[zone].frozen = frozen
+
+    def set_value(self, zone: str, value_uj: int) -> None:
+        """Set a counter to the last of its units at or below a value."""
+        counter = self.counters[zone]
+        counter.start_count, counter.total = value_uj * 1000 // counter.unit_nj % COUNTS, 0
+
+
+KNOBS: dict[str, Callable[[Node, str, dict[str, Any]], None]] = {
+    "values": lambda node, zone, words: None,
+    "freeze": lambda node, zone, words: node.freeze(zone, True),
+    "thaw": lambda node, zone, words: node.freeze(zone, False),
+    "set": lambda node, zone, words: node.set_value(zone, int(words["value_uj"])),
+    "remove": lambda node, zone, words: node.remove(zone),
+    "restore": lambda node, zone, words: node.restore(zone),
+    "mode": lambda node, zone, words: (zone_directory(node.tree, zone) / "energy_uj").chmod(int(words["mode"])),
+}
 
 
 def class_directory(path: Path) -> None:
