@@ -1,0 +1,104 @@
+"""Node power from the board's management controller: DCMI's current power, through FreeIPMI's `ipmi-dcmi`.
+
+Only the current power is used: DCMI's own averages may span hours. A chassis may share power supplies between nodes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+
+COMMAND = ("ipmi-dcmi", "--get-system-power-statistics")
+TIMEOUT_S = 20.0
+DEVICES = ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0")
+
+_CURRENT = re.compile(r"^Current Power\s*:\s*(\d+) Watts", re.MULTILINE)
+_ACTIVE = re.compile(r"^Power Measurement\s*:\s*(\S.*)$", re.MULTILINE)
+
+Run = Callable[[], str]
+"""Runs `ipmi-dcmi` and returns its output; raises OSError or subprocess.SubprocessError."""
+
+
+def run_tool() -> str:
+    """Run `ipmi-dcmi` with a time limit."""
+    return subprocess.run(COMMAND, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
+
+
+def current_power_w(output: str) -> int:
+    """Watts in the tool's output; ValueError says what is wrong with it."""
+    active = _ACTIVE.search(output)
+    if active and active[1].strip().lower() not in ("active", "available"):
+        raise ValueError(f"power measurement is {active[1].strip().lower()}")
+    current = _CURRENT.search(output)
+    if current is None:
+        raise ValueError("no 'Current Power' in the answer of ipmi-dcmi")
+    if current[1] == "0":
+        raise ValueError("the controller answers 0 W")
+    return int(current[1])
+
+
+class Dcmi:
+    """Reader of the node's power; one read takes from milliseconds to seconds."""
+
+    def __init__(self, run: Run, clock: Clock = monotonic_ns) -> None:
+        """`run` asks the controller."""
+        self._run = run
+        self._clock = clock
+        self._sensor = Sensor(
+            id="ipmi:node:power",
+            host=host_name(),
+            backend="ipmi",
+            device="BMC",
+            domain="node",
+            component="node",
+            kind=Kind.GAUGE,
+            quantity=Quantity.POWER,
+            unit="W",
+            scale_num=1_000_000,
+            dtype="u4",
+            gain_error=0.05,
+            gain_source="assumed 5 % (k=1); controllers rarely state one",
+            update_ns=1_000_000_000,
+            max_uw=20_000_000_000,
+            scope="node, by its management controller; a chassis may share power supplies",
+        )
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The node's power."""
+        return (self._sensor,)
+
+    def read(self) -> tuple[Reading, ...]:
+        """Ask the controller once; the reading's time is the middle of the call."""
+        before = self._clock()
+        try:
+            watts = current_power_w(self._run())
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            return (Reading(None, self._clock(), str(error).splitlines()[0]),)
+        return (Reading(watts, (before + self._clock()) // 2),)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def discover(root: Path = Path("/"), run: Run | None = None, clock: Clock = monotonic_ns) -> Discovery:
+    """The node's power, if the machine has an IPMI device, the tool is installed and the controller answers."""
+    if not any((root / device).exists() for device in DEVICES):
+        return Discovery()
+    if run is None:
+        if shutil.which(COMMAND[0]) is None:
+            return Discovery(missing=(Missing("node power (DCMI)", "ipmi-dcmi is not installed", "install freeipmi"),))
+        run = run_tool
+    reader = Dcmi(run, clock)
+    (reading,) = reader.read()
+    if reading.ticks is None:
+        remedy = "run as root; check that the controller supports DCMI power management"
+        return Discovery(missing=(Missing("node power (DCMI)", reading.error or "no answer", remedy),))
+    return Discovery((reader,))
