@@ -1,0 +1,37 @@
+/* The --perun flag of srun, sbatch and salloc.
+ *
+ * Only contexts in which a fault stays local are used: init, local_user_init, task_init. In user_init, post_fork and
+ * task_exit a crash would hang srun for ever. Every function returns 0: no doubt of ours stops a step. */
+#include "plugin.h"
+
+SPANK_PLUGIN(perun, 1)
+
+static struct plugin_config config;
+
+int slurm_spank_init(spank_t spank, int argc, char **argv)
+{
+	spank_context_t context = spank_context();
+
+	if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR && context != S_CTX_REMOTE)
+		return 0;
+	config = config_read(argc, argv);
+	return option_register(spank);
+}
+
+int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	if (config.valid && option_value() != NULL)
+		local_wrap(spank, &config);
+	return 0;
+}
+
+int slurm_spank_task_init(spank_t spank, int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	if (config.valid && option_value() != NULL)
+		task_wrap(spank, &config);
+	return 0;
+}

@@ -1,0 +1,45 @@
+/* The parts of the SPANK plugin; one per context in which it acts. */
+#ifndef PERUN_SPANK_PLUGIN_H
+#define PERUN_SPANK_PLUGIN_H
+
+#include <stdbool.h>
+#include <stdint.h> /* spank.h uses its types and does not include it */
+
+#include <limits.h>
+#include <slurm/spank.h>
+#include <stddef.h>
+
+#ifndef PERUN_ETC_DIR
+#define PERUN_ETC_DIR "/etc/perun"
+#endif
+
+/* What plugstack.conf says. */
+struct plugin_config {
+	bool valid; /* a line that is not understood turns the flag into a no-op */
+	char launcher[PATH_MAX]; /* PREFIX/libexec/perun/perun-launch */
+};
+
+struct plugin_config config_read(int argc, char **argv);
+
+/* Register --perun; to be called in slurm_spank_init. */
+int option_register(spank_t spank);
+
+/* The value of --perun[=value], "" without one; NULL if the step does not carry the flag (or says "off"). */
+const char *option_value(void);
+
+/* srun: put the launcher into the text of --multi-prog, where task_init cannot do it. */
+void local_wrap(spank_t spank, const struct plugin_config *config);
+
+/* The task, as the user: put the launcher before the command. */
+void task_wrap(spank_t spank, const struct plugin_config *config);
+
+/* Whether slurmstepd can put words before a task's command itself (Slurm 23.11 on). */
+bool can_prepend(void);
+
+/* Whether a text is a --multi-prog configuration of several lines. */
+bool mpmd_is(const char *text);
+
+/* The configuration with the launcher before every command, to be freed; NULL if it holds anything odd. */
+char *mpmd_wrap(const char *text, const char *launcher);
+
+#endif
