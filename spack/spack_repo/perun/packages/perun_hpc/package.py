@@ -1,0 +1,52 @@
+"""perun-hpc for Spack 1.0 and newer: the Python package, the hooks, the launcher and the SPANK plugin."""
+
+from pathlib import Path
+
+from spack_repo.builtin.build_systems.python import PythonPackage
+
+from spack.package import *
+
+CHECKOUT = Path(__file__).resolve().parents[5]
+
+
+class PerunHpc(PythonPackage):
+    """Performance and energy of every Slurm job, measured automatically."""
+
+    # The recipe lies in the sources that it builds.
+    git = f"file://{CHECKOUT}"
+
+    license("Apache-2.0")
+
+    version("main", branch="main")
+
+    variant("slurm", default=True, description="hooks, launcher and SPANK plugin")
+    variant("site", default=True, description="the ledger: what the collector's node needs")
+    variant("mpi", default=False, description="MPI for `perun monitor` outside of Slurm")
+
+    depends_on("c", type="build", when="+slurm")
+    depends_on("gmake", type="build", when="+slurm")
+    # The plugin fits the Slurm it was compiled against: have the cluster's own as an external package.
+    depends_on("slurm@22-05:", type=("build", "link"), when="+slurm")
+
+    depends_on("python@3.11:", type=("build", "run"))
+    depends_on("py-setuptools@68:", type="build")
+    depends_on("py-numpy@1.26:", type=("build", "run"))
+    depends_on("py-zarr@3.1:", type=("build", "run"))
+    depends_on("py-psutil@5.9:", type=("build", "run"))
+    depends_on("py-pyyaml@6.0:", type=("build", "run"))
+    depends_on("py-nvidia-ml-py@12:", type=("build", "run"))
+    depends_on("py-sqlalchemy@2.0:", type=("build", "run"), when="+site")
+    depends_on("py-mpi4py@4.0:", type=("build", "run"), when="+mpi")
+
+    @run_after("install", when="+slurm")
+    def install_slurm_parts(self):
+        """Build and install the C parts beside the Python package."""
+        make("-C", "slurm", "install", f"PREFIX={self.prefix}")
+        # The hooks and the unit run PREFIX/bin/python -I, which heeds no PYTHONPATH: make the prefix a virtual
+        # environment of Spack's Python that finds the dependencies through a .pth file.
+        python = self.spec["python"]
+        Path(self.prefix, "pyvenv.cfg").write_text(f"home = {python.command.path.rpartition('/')[0]}\n")
+        Path(self.prefix.bin, "python").symlink_to(python.command.path)
+        purelib = python.package.purelib
+        needed = [node.prefix.join(purelib) for node in self.spec.traverse(deptype="run", root=False)]
+        Path(self.prefix, purelib, "spack.pth").write_text("".join(f"{path}\n" for path in needed))
