@@ -1,0 +1,114 @@
+"""Creating a job store: any number of nodes may do it at once, the first one's plan holds for all."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+from perun_hpc.errors import DataError
+from perun_hpc.store import codec, files, layout
+from perun_hpc.store.layout import Json, Mark, Plan, Track
+
+DIRECTORY_MODE = 0o750
+
+
+def agree(job_dir: Path, plan: Plan) -> Plan:
+    """The plan that holds for this job run: the one in `job_dir`, or ours if none was there."""
+    path = job_dir / layout.PLAN
+    if not path.exists():
+        make_directory(job_dir)
+        files.write_first(path, plan.to_json())
+    return read_plan(job_dir)
+
+
+def read_plan(job_dir: Path) -> Plan:
+    """The plan in `job_dir`; DataError where it is missing or damaged."""
+    path = job_dir / layout.PLAN
+    try:
+        return Plan.from_json(path.read_bytes(), str(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no trace was stored here") from error
+
+
+def create(job_dir: Path, track: Track) -> None:
+    """Write a track's metadata where there is none; the group's document comes last, so one that exists is whole."""
+    group = job_dir / layout.STORE / track.group
+    root = job_dir / layout.STORE / "zarr.json"
+    if not (group / "zarr.json").exists():
+        make_directory(job_dir / layout.MARKS)
+        columns = layout.shard_rows(track.period_ns)
+        documents = track.documents(columns, {"state": "open"})
+        for name, data in coordinate_chunks(track).items():
+            _write_first(group / name, data)
+        _write_first(group / "time" / layout.chunk_key(0), time_chunk(track, 0))
+        for name, document in documents.items():
+            if name:
+                _write_first(group / name / "zarr.json", encode(document))
+        own = documents.pop("")
+        whole = layout.consolidated(own, documents) if not track.group else own
+        _write_first(group / "zarr.json", encode(whole))
+    for parent in group.relative_to(job_dir / layout.STORE).parents:
+        path = job_dir / layout.STORE / parent / "zarr.json"
+        if path != root and not path.exists():
+            _write_first(path, encode(layout.group_document({"perun_layout": layout.VERSION})))
+
+
+def shard_path(job_dir: Path, track: Track, name: str, node: int, column: int) -> Path:
+    """The file of array `name` for the node with this index and the shard with this number, counted from the origin."""
+    key = layout.chunk_key(node, column) if name == layout.OFFSET else layout.chunk_key(node, 0, column)
+    return job_dir / layout.STORE / track.group / name / key
+
+
+def shard_files(job_dir: Path, track: Track, node: int) -> Iterator[tuple[str, int, Path]]:
+    """Array name, shard number and path of every shard file that one node has."""
+    for name in [*(part.form.name for part in track.parts), layout.OFFSET]:
+        directory = job_dir / layout.STORE / track.group / name
+        if directory.is_dir():
+            for path in sorted(directory.iterdir()):
+                blocks = layout.parse_chunk_key(path.name)
+                if blocks is not None and blocks[0] == node:
+                    yield name, blocks[1], path
+
+
+def put_mark(job_dir: Path, mark: Mark) -> None:
+    """Write a node's mark for a track; merging takes the newest one and removes the others."""
+    marks = job_dir / layout.MARKS
+    make_directory(marks)
+    (marks / mark.name).touch(mode=0o640)
+    files.sync_directory(marks)
+
+
+def coordinate_chunks(track: Track) -> dict[str, bytes]:
+    """The chunk of every coordinate that never changes (key: file in the group)."""
+    key = layout.chunk_key(0)
+    chunks = {
+        f"{part.form.name}_channel/{key}": codec.vlen_utf8([channel.name for channel in part.channels])
+        for part in track.parts
+    }
+    chunks[f"node/{key}"] = codec.vlen_utf8(list(track.plan.nodes))
+    return chunks
+
+
+def time_chunk(track: Track, number: int) -> bytes:
+    """One chunk of the time coordinate; it is the same however long the job becomes."""
+    rows = layout.shard_rows(track.period_ns)
+    first = track.origin + number * rows
+    step = track.period_ns
+    return codec.encode_chunk(array("q", range(first * step, (first + rows) * step, step)).tobytes(), 8)
+
+
+def encode(document: Json) -> bytes:
+    """A `zarr.json`."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, as far as they are missing."""
+    path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+
+
+def _write_first(path: Path, data: bytes) -> None:
+    make_directory(path.parent)
+    files.write_first(path, data)

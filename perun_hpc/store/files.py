@@ -1,0 +1,84 @@
+"""Files that other processes read: created beside their name, made durable, then renamed or linked into place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+_SERIAL = iter(range(1 << 62))
+
+
+def temporary(path: Path) -> Path:
+    """A name beside `path` that no other process uses, on this or another node; readers ignore such names."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{next(_SERIAL)}.partial")
+
+
+def write_all(fd: int, data: bytes | bytearray, offset: int) -> None:
+    """Write all of `data` at `offset`; OSError where the disk does not take it, then any part may be written."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view = view[count:]
+        offset += count
+
+
+def write_new(path: Path, data: bytes, mode: int = 0o640, durable: bool = True) -> None:
+    """Put `data` under `path` in one step, replacing what was there."""
+    partial = temporary(path)
+    try:
+        _write(partial, data, mode, durable)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def write_first(path: Path, data: bytes, mode: int = 0o640) -> bool:
+    """Put `data` under `path` unless somebody was first; True when it was us. Never shows half a file, NFS included."""
+    partial = temporary(path)
+    try:
+        _write(partial, data, mode, durable=True)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            return _write_exclusive(path, data, mode)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_directory(path.parent)
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write(path: Path, data: bytes, mode: int, durable: bool) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data, 0)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_exclusive(path: Path, data: bytes, mode: int) -> bool:
+    """File systems without hard links: the second best, in which a reader may see the file while it is written."""
+    try:
+        _write(path, data, mode, durable=True)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,54 @@
+"""Reading a job's store, and everything else that needs zarr, which no other module of perun imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perun_hpc.errors import DataError, NotFoundError
+from perun_hpc.store import layout
+from perun_hpc.store.merge import Merged, finalise
+
+if TYPE_CHECKING:
+    import xarray
+    import zarr
+
+__all__ = ["Merged", "finalise", "open_group", "open_job"]
+
+
+def open_group(path: Path) -> zarr.Group:
+    """The raw store as a Zarr group, untrimmed; `path` is the job's directory or its `job.zarr`."""
+    import zarr
+
+    store = _store(path)
+    try:
+        return zarr.open_group(store, mode="r")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{store}: cannot be opened ({error}); run perun collect --repair") from error
+
+
+def open_job(path: Path, group: str = "") -> xarray.Dataset:
+    """One track of a job as a Dataset, trimmed to the ticks and nodes that hold data; values are read when asked for.
+
+    Parameters
+    ----------
+    path : the job's directory or its `job.zarr`.
+    group : path of the track in the store, "" for the job's main one; `open_group(path).groups()` lists others.
+    """
+    import xarray
+
+    store = _store(path)
+    try:
+        data: xarray.Dataset = xarray.open_zarr(store, group=group or None, chunks=None)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{store}: cannot be opened ({error}); run perun collect --repair") from error
+    start, stop = data.attrs.get("time_start", 0), data.attrs.get("time_stop", data.sizes["time"])
+    trimmed: xarray.Dataset = data.isel(time=slice(start, stop))
+    return trimmed
+
+
+def _store(path: Path) -> Path:
+    store = path if path.name == layout.STORE else path / layout.STORE
+    if not (store / "zarr.json").exists():
+        raise NotFoundError(f"{store}: no trace was stored, or it is not merged yet (perun collect)")
+    return store

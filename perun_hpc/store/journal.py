@@ -1,0 +1,109 @@
+"""The journal of one inner chunk: rows not yet in a shard, as checksummed records; a torn tail is cut off.
+
+Record: u4 length of the payload, u4 crc32 of it, payload; all little-endian. With the length's highest bit set the
+payload is a JSON object with state (the first record is one), else it is a whole number of rows: i8 tick, i4 offset in
+us, one i8 of raw ticks per sensor (the least i8: no reading).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.errors import DataError
+from perun_hpc.store import files
+
+GAP = -(1 << 63)
+_RECORD = struct.Struct("<II")
+_STATE = 1 << 31
+
+Row = tuple[int, ...]
+"""Tick, offset in us, then raw ticks per sensor (`GAP`: none)."""
+
+
+class Journal:
+    """A journal that is being written. A failed write (a full disk) leaves what was written before readable."""
+
+    def __init__(self, path: Path, state: dict[str, Any], sensors: int) -> None:
+        self.path = path
+        self._struct = struct.Struct(f"<qi{sensors}q")
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        self._end = _valid(path)[1] if os.fstat(self._fd).st_size else 0
+        if not self._end:
+            try:
+                self.note(state)
+            except OSError:
+                os.close(self._fd)
+                raise
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows as one record."""
+        self._append(b"".join(self._struct.pack(*row) for row in rows), 0)
+
+    def note(self, state: dict[str, Any]) -> None:
+        """Append state; its keys replace those that were noted before."""
+        self._append(json.dumps(state, separators=(",", ":")).encode(), _STATE)
+
+    def _append(self, payload: bytes, kind: int) -> None:
+        record = _RECORD.pack(len(payload) | kind, zlib.crc32(payload)) + payload
+        files.write_all(self._fd, record, self._end)
+        self._end += len(record)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
+
+    def remove(self) -> None:
+        """Close, and delete the file: its rows are in a shard."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def read(path: Path, sensors: int) -> tuple[dict[str, Any], list[Row], int]:
+    """State, rows, and how many bytes of a torn tail were left out.
+
+    Raises
+    ------
+    DataError
+        where not even the first record is whole.
+    """
+    records, whole = _valid(path)
+    torn = path.stat().st_size - whole
+    if not records:
+        raise DataError(f"{path.name}: no whole record, its rows are lost")
+    row = struct.Struct(f"<qi{sensors}q")
+    state: dict[str, Any] = {}
+    rows: list[Row] = []
+    try:
+        for kind, payload in records:
+            if kind == _STATE:
+                state.update(json.loads(payload))
+            else:
+                rows.extend(row.iter_unpack(payload))
+    except (ValueError, TypeError, struct.error) as error:
+        raise DataError(f"{path.name}: damaged: {error}") from error
+    return state, rows, torn
+
+
+def _valid(path: Path) -> tuple[list[tuple[int, bytes]], int]:
+    """Kind and payload of the whole records at the file's start, and the bytes that these take."""
+    data = path.read_bytes()
+    records, position = [], 0
+    while position + _RECORD.size <= len(data):
+        size, crc = _RECORD.unpack_from(data, position)
+        length = size & ~_STATE
+        payload = data[position + _RECORD.size : position + _RECORD.size + length]
+        if len(payload) < length or zlib.crc32(payload) != crc:
+            break
+        records.append((size & _STATE, payload))
+        position += _RECORD.size + length
+    return records, position

@@ -1,0 +1,463 @@
+"""Every name, type, chunk, codec and attribute of a job store. Pure: no file is touched here.
+
+A *track* is what one kind of node records at one rate: a Zarr group with one array per physical quantity, dimensions
+(node, channel, time). The track of the first node that arrives, at the job's own period, is the root group; other
+hardware lies in groups `hw-SIGNATURE`, other rates in groups `rate-PERIOD` below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.errors import DataError
+
+VERSION = 1
+SCHEMA = "perun.trace/1"
+NS_PER_S = 1_000_000_000
+CHUNKS_PER_SHARD = 144
+"""A shard's index of 144 entries takes 2308 bytes: less than a page, so that it is replaced in one write."""
+EARLY_NS = 3600 * NS_PER_S
+"""Nodes whose clocks or prologs are up to this much ahead of the first one still fall into the store."""
+
+STORE = "job.zarr"
+PLAN = "layout.json"
+MARKS = "nodes"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one quantity is stored: array name, integer type, and what one step of it is in `units`.
+
+    `divisor`: base units (`data_model.units.BASE_UNIT`) per step; readings of gauges are rounded down to it.
+    """
+
+    name: str
+    dtype: str
+    units: str
+    scale: float
+    long_name: str
+    divisor: int = 1
+
+
+FORMS: dict[tuple[Quantity, Kind], Form] = {
+    (Quantity.ENERGY, Kind.COUNTER): Form("energy", "int64", "J", 1e-6, "energy counter, unwrapped"),
+    (Quantity.ENERGY, Kind.GAUGE): Form("energy_spent", "int64", "J", 1e-6, "energy of the last interval"),
+    (Quantity.POWER, Kind.COUNTER): Form("power_sum", "int64", "W", 1e-6, "sum of power readings, unwrapped"),
+    (Quantity.POWER, Kind.GAUGE): Form("power", "uint32", "W", 1e-3, "power", divisor=1000),
+    (Quantity.DATA, Kind.COUNTER): Form("traffic", "int64", "B", 1, "bytes moved, unwrapped"),
+    (Quantity.DATA, Kind.GAUGE): Form("memory", "int64", "B", 1, "bytes in use"),
+    (Quantity.TIME, Kind.COUNTER): Form("busy_time", "int64", "s", 1e-9, "time counter, unwrapped"),
+    (Quantity.TIME, Kind.GAUGE): Form("duration", "int64", "s", 1e-9, "duration"),
+    (Quantity.UTILISATION, Kind.COUNTER): Form("utilisation_sum", "int64", "%", 0.1, "sum of utilisations, unwrapped"),
+    (Quantity.UTILISATION, Kind.GAUGE): Form("utilisation", "uint16", "%", 0.1, "utilisation"),
+    (Quantity.FREQUENCY, Kind.COUNTER): Form("cycles", "int64", "1", 1, "cycles, unwrapped"),
+    (Quantity.FREQUENCY, Kind.GAUGE): Form("frequency", "uint32", "Hz", 1e3, "clock frequency"),
+    (Quantity.TEMPERATURE, Kind.COUNTER): Form("temperature_sum", "int64", "degC", 1e-3, "sum of temperatures"),
+    (Quantity.TEMPERATURE, Kind.GAUGE): Form("temperature", "int32", "degC", 1e-3, "temperature"),
+    (Quantity.COUNT, Kind.COUNTER): Form("events", "int64", "1", 1, "events, unwrapped"),
+    (Quantity.COUNT, Kind.GAUGE): Form("count", "int64", "1", 1, "count"),
+    (Quantity.FLAGS, Kind.COUNTER): Form("flag_events", "int64", "1", 1, "events, unwrapped"),
+    (Quantity.FLAGS, Kind.GAUGE): Form("flags", "int64", "1", 1, "bit field"),
+}
+
+OFFSET = "sample_time_offset"
+OFFSET_FORM = Form(OFFSET, "int32", "s", 1e-6, "moment of the sample after its tick")
+
+_TYPES = {"int64": ("q", 8), "uint32": ("I", 4), "int32": ("i", 4), "uint16": ("H", 2), "uint64": ("Q", 8)}
+
+
+def typecode(dtype: str) -> str:
+    """The `struct` and `array` code of a stored type."""
+    return _TYPES[dtype][0]
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of a stored type."""
+    return _TYPES[dtype][1]
+
+
+def fill(dtype: str) -> int:
+    """The value that means "missing": the least of a signed type, the greatest of an unsigned one."""
+    bits = 8 * itemsize(dtype)
+    return (1 << bits) - 1 if dtype.startswith("u") else -(1 << (bits - 1))
+
+
+def limits(dtype: str) -> tuple[int, int]:
+    """Least and greatest value that can be stored; the fill value lies outside."""
+    bits = 8 * itemsize(dtype)
+    return (0, (1 << bits) - 2) if dtype.startswith("u") else (1 - (1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+def chunk_rows(period_ns: int) -> int:
+    """Ticks in an inner chunk: a minute, at least 600."""
+    return max(600, -(-60 * NS_PER_S // period_ns))
+
+
+def shard_rows(period_ns: int) -> int:
+    """Ticks in a shard file: a day at one second."""
+    return CHUNKS_PER_SHARD * chunk_rows(period_ns)
+
+
+def origin_tick(period_ns: int, start_ns: int) -> int:
+    """Tick of the first column: where the shard, on the epoch's grid, begins that holds the start less `EARLY_NS`."""
+    rows = shard_rows(period_ns)
+    return (start_ns - EARLY_NS) // period_ns // rows * rows
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One row of an array: its name there and the sensor behind it."""
+
+    name: str
+    sensor: Sensor
+
+
+@dataclass(frozen=True)
+class Array:
+    """One quantity of a track: how it is stored, and its channels in order."""
+
+    form: Form
+    channels: tuple[Channel, ...]
+    columns: tuple[int, ...]
+    """Position of each channel's sensor in the list that the track was made of."""
+
+
+def arrays(sensors: Sequence[Sensor]) -> tuple[Array, ...]:
+    """The arrays that hold these sensors; channel names name no device, so that equal nodes have equal arrays.
+
+    >>> arrays([package_energy, dram_energy])[0].channels  # doctest: +SKIP
+    (Channel('package-0', ...), Channel('dram-0', ...))
+    """
+    grouped: dict[Form, list[int]] = {}
+    for position, sensor in enumerate(sensors):
+        grouped.setdefault(FORMS[sensor.quantity, sensor.kind], []).append(position)
+    gpus = list(dict.fromkeys(sensor.domain for sensor in sensors if sensor.domain.startswith("gpu-")))
+    result = []
+    for form in sorted(grouped, key=lambda form: form.name):
+        columns = grouped[form]
+        names = _channel_names([sensors[column] for column in columns], gpus)
+        channels = tuple(Channel(name, sensors[column]) for name, column in zip(names, columns, strict=True))
+        result.append(Array(form, channels, tuple(columns)))
+    return tuple(result)
+
+
+def _channel_names(sensors: list[Sensor], gpus: list[str]) -> list[str]:
+    domains = [f"gpu-{gpus.index(s.domain)}" if s.domain in gpus else s.domain for s in sensors]
+    longer = [f"{sensor.backend}:{domain}" for sensor, domain in zip(sensors, domains, strict=True)]
+    names: list[str] = []
+    for domain, long in zip(domains, longer, strict=True):
+        name = domain if domains.count(domain) == 1 else long
+        count = sum(other == name or other.startswith(f"{name}#") for other in names)
+        names.append(f"{name}#{count}" if count else name)
+    return names
+
+
+def signature(parts: Sequence[Array]) -> str:
+    """Eight hexadecimal digits that equal nodes share: array names, types and channel names, no device, no host."""
+    text = json.dumps(
+        [[part.form.name, part.form.dtype, [channel.name for channel in part.channels]] for part in parts]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+_PERIODS = ((3600 * NS_PER_S, "h"), (60 * NS_PER_S, "min"), (NS_PER_S, "s"), (1_000_000, "ms"), (1000, "us"))
+
+
+def period_label(period_ns: int) -> str:
+    """A period as a name: `10ms`, `1s`, `1h`."""
+    for size, unit in (
+        (3600 * NS_PER_S, "h"),
+        (60 * NS_PER_S, "min"),
+        (NS_PER_S, "s"),
+        (1_000_000, "ms"),
+        (1000, "us"),
+    ):
+        if period_ns % size == 0:
+            return f"{period_ns // size}{unit}"
+    return f"{period_ns}ns"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all nodes of a job run agree on: written once, by whoever is first, as `layout.json` beside the store.
+
+    Attributes
+    ----------
+    cluster, job_id, restart_count : the job run.
+    nodes : all nodes of the job; a node's position here is its index in every array.
+    start_ns : the first writer's start of the job; every track's origin follows from it.
+    period_ns, signature : the track that is the root group.
+    """
+
+    cluster: str
+    job_id: str
+    restart_count: int
+    nodes: tuple[str, ...]
+    start_ns: int
+    period_ns: int
+    signature: str
+    simulated: bool = False
+
+    def to_json(self) -> bytes:
+        """The bytes of `layout.json`."""
+        return json.dumps({"schema": SCHEMA, **self.__dict__}, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Plan:
+        """Inverse of `to_json`; DataError names the file `where`."""
+        try:
+            value = json.loads(data)
+            if value.pop("schema") != SCHEMA:
+                raise DataError(f"{where}: written by another version of perun ({SCHEMA} is known here)")
+            return cls(**{**value, "nodes": tuple(value["nodes"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{where}: damaged: {error}") from error
+
+    def group(self, period_ns: int, track_signature: str) -> str:
+        """The path of a track's group inside the store, "" for the root."""
+        parts = [] if track_signature == self.signature else [f"hw-{track_signature}"]
+        if period_ns != self.period_ns:
+            parts.append(f"rate-{period_label(period_ns)}")
+        return "/".join(parts)
+
+
+def chunk_key(*numbers: int) -> str:
+    """File name of a chunk in its array's directory."""
+    return ".".join(["c", *map(str, numbers)])
+
+
+_KEY = re.compile(r"c\.(\d+)\.(?:(\d+)\.)?(\d+)\Z")
+
+
+def parse_chunk_key(name: str) -> tuple[int, int] | None:
+    """Node block and time block of a file in an array of nodes; None for other files."""
+    match = _KEY.match(name)
+    return (int(match[1]), int(match[3])) if match else None
+
+
+# Marks: an empty file per node and track in `nodes/`; its name says all that merging needs, one listing reads all.
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a node says of its part: first and last tick with a row (-1: none), and why if it is not complete."""
+
+    node: str
+    group: str
+    state: str
+    """running, complete or partial"""
+    first: int
+    last: int
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        why = re.sub(r"[^a-z0-9]+", "-", self.why.lower())[:60].strip("-")
+        return f"{self.prefix}{self.state}~{self.first}~{self.last}~{why}"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this node's marks for this track begin with."""
+        return f"{self.node}~{self.group.replace('/', '+')}~"
+
+    @classmethod
+    def parse(cls, name: str) -> Mark | None:
+        """Inverse of `name`; None for other files."""
+        parts = name.split("~")
+        if len(parts) != 6:
+            return None
+        try:
+            first, last = int(parts[3]), int(parts[4])
+        except ValueError:
+            return None
+        return cls(parts[0], parts[1].replace("+", "/"), parts[2], first, last, parts[5].replace("-", " "))
+
+
+# Zarr v3 documents.
+
+_BYTES: Json = {"name": "bytes", "configuration": {"endian": "little"}}
+_CRC: Json = {"name": "crc32c"}
+
+
+def _blosc(size: int) -> Json:
+    return {
+        "name": "blosc",
+        "configuration": {"typesize": size, "cname": "zlib", "clevel": 6, "shuffle": "shuffle", "blocksize": 0},
+    }
+
+
+def _array(shape: list[int], chunks: list[int], dtype: str, codecs: list[Json], dims: list[str], **other: Any) -> Json:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": other.get("fill_value", 0),
+        "codecs": codecs,
+        "dimension_names": dims,
+        "attributes": other.get("attributes", {}),
+    }
+
+
+def _sharding(inner: list[int], size: int) -> list[Json]:
+    return [
+        {
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": inner,
+                "codecs": [_BYTES, _blosc(size), _CRC],
+                "index_codecs": [_BYTES, _CRC],
+                "index_location": "start",
+            },
+        }
+    ]
+
+
+def _data_array(form: Form, shape: list[int], period_ns: int, dims: list[str], attributes: Json) -> Json:
+    middle = shape[1:-1]
+    size = itemsize(form.dtype)
+    missing = fill(form.dtype)
+    units = {} if form.units == "1" else {"units": form.units}
+    scale = {} if form.scale == 1 else {"scale_factor": form.scale}
+    return _array(
+        shape,
+        [1, *middle, shard_rows(period_ns)],
+        form.dtype,
+        _sharding([1, *middle, chunk_rows(period_ns)], size),
+        dims,
+        fill_value=missing,
+        attributes={"long_name": form.long_name, **units, **scale, "_FillValue": missing, **attributes},
+    )
+
+
+def _strings(count: int, dim: str, long_name: str) -> Json:
+    return _array(
+        [count],
+        [max(1, count)],
+        "string",
+        [{"name": "vlen-utf8"}],
+        [dim],
+        fill_value="",
+        attributes={"long_name": long_name},
+    )
+
+
+def _times(dim: str, count: int, chunk: int, attributes: Json) -> Json:
+    return _array(
+        [count],
+        [max(1, chunk)],
+        "int64",
+        [_BYTES, _blosc(8), _CRC],
+        [dim],
+        fill_value=fill("int64"),
+        attributes={"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian", **attributes},
+    )
+
+
+@dataclass(frozen=True)
+class Track:
+    """One group of arrays: a kind of node at one rate, in the store that `plan` describes."""
+
+    plan: Plan
+    period_ns: int
+    parts: tuple[Array, ...]
+
+    @property
+    def group(self) -> str:
+        """Path of the group, "" for the root."""
+        return self.plan.group(self.period_ns, signature(self.parts))
+
+    @property
+    def origin(self) -> int:
+        """Tick of column 0."""
+        return origin_tick(self.period_ns, self.plan.start_ns)
+
+    def description(self) -> Json:
+        """What the group's attributes say so that the track can be made again from them (`Track.from_description`)."""
+        channels = {
+            part.form.name: [{"channel": channel.name, **_portable(channel)} for channel in part.channels]
+            for part in self.parts
+        }
+        return {"period_ns": self.period_ns, "origin_tick": self.origin, "channels": channels}
+
+    @classmethod
+    def from_description(cls, plan: Plan, value: Json, where: str) -> Track:
+        """The track whose group has these attributes; DataError names the file `where`."""
+        try:
+            parts = []
+            for name, channels in value["channels"].items():
+                form = next(form for form in FORMS.values() if form.name == name)
+                made = tuple(Channel(c["channel"], _sensor(c)) for c in channels)
+                parts.append(Array(form, made, ()))
+            return cls(plan, int(value["period_ns"]), tuple(parts))
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            raise DataError(f"{where}: channels damaged; run perun collect --repair") from error
+
+    def documents(self, columns: int, extra: Json | None = None) -> dict[str, Json]:
+        """The `zarr.json` of the group (key "") and of its arrays (key: name), `columns` ticks long.
+
+        `extra` are further attributes of the group.
+        """
+        nodes = len(self.plan.nodes)
+        documents: dict[str, Json] = {}
+        for part in self.parts:
+            name, dim = part.form.name, f"{part.form.name}_channel"
+            shape = [nodes, len(part.channels), columns]
+            documents[name] = _data_array(part.form, shape, self.period_ns, ["node", dim, "time"], {})
+            documents[dim] = _strings(len(part.channels), dim, f"what {name} is of")
+        documents[OFFSET] = _data_array(OFFSET_FORM, [nodes, columns], self.period_ns, ["node", "time"], {})
+        documents["node"] = _strings(nodes, "node", "node of the job")
+        documents["node_status"] = _strings(nodes, "node", "state of a node's data, and why")
+        until = {"long_name": "last tick with data", "_FillValue": fill("int64")}
+        documents["node_until"] = _times("node", nodes, nodes, until)
+        documents["time"] = _times("time", columns, shard_rows(self.period_ns), {"standard_name": "time", "axis": "T"})
+        attributes = {
+            "Conventions": "CF-1.11",
+            "perun_layout": VERSION,
+            "perun_track": self.description(),
+            "cluster": self.plan.cluster,
+            "job_id": self.plan.job_id,
+            "restart_count": self.plan.restart_count,
+            "simulated": self.plan.simulated,
+            "period_ns": self.period_ns,
+            "coordinates": "node_status node_until",
+            **(extra or {}),
+        }
+        documents[""] = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        return documents
+
+
+def _portable(channel: Channel) -> Json:
+    """A channel's sensor without what differs between equal nodes: host, device and the identity of a GPU."""
+    value = channel.sensor.to_json()
+    for key in ("id", "host", "device", "domain", "parent"):
+        del value[key]
+    return value
+
+
+def _sensor(value: Json) -> Sensor:
+    name = value["channel"]
+    return Sensor.from_json({**value, "id": f"{value['backend']}:{name}", "domain": name, "host": "", "device": ""})
+
+
+def group_document(attributes: Json) -> Json:
+    """The `zarr.json` of a group that holds only other groups."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def consolidated(root: Json, documents: dict[str, Json]) -> Json:
+    """The root's `zarr.json` with those of everything below it (key: path in the store)."""
+    inline = {"kind": "inline", "must_understand": False, "metadata": dict(sorted(documents.items()))}
+    return {**root, "consolidated_metadata": inline}

@@ -1,0 +1,212 @@
+"""Merging: what all nodes wrote becomes one store by rewriting a handful of small files, however many nodes there are.
+
+Safe to run at any time and any number of times: while the job runs, twice at once, again when a late node reports.
+Nothing is decided from an earlier merge; plan, group descriptions and marks say everything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from perun_hpc.errors import DataError
+from perun_hpc.store import codec, create, files, layout
+from perun_hpc.store.layout import Json, Mark, Plan, Track
+
+AHEAD_NS = 24 * 3600 * layout.NS_PER_S
+"""Ticks further in the future than this come from a clock that is wrong: they are not shown."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge found.
+
+    Attributes
+    ----------
+    state : `complete`; `partial` (a node is missing after the deadline, or says partial); `open` (nodes are still
+        expected); `empty` (no trace was stored); `busy` (somebody else is merging this store right now).
+    nodes : status of every expected node, e.g. `complete`, `running`, `missing: did not report`, `partial: disk full`.
+    missing : expected nodes without data.
+    """
+
+    state: str
+    nodes: Mapping[str, str]
+    missing: tuple[str, ...]
+
+
+def finalise(
+    job_dir: Path,
+    expected_nodes: Sequence[str],
+    now_ns: int,
+    deadline_ns: int | None = None,
+    reasons: Mapping[str, str] | None = None,
+) -> Merged:
+    """Merge the store in `job_dir`.
+
+    Parameters
+    ----------
+    expected_nodes : the nodes of the job; the plan's where empty.
+    now_ns, deadline_ns : wall clock; after the deadline the store is closed without the nodes that are missing, which
+        are taken in when they come.
+    reasons : why a node is missing or partial, where the caller knows better, by node.
+
+    Raises
+    ------
+    DataError
+        where the plan or a group's description is damaged; `repair` names it.
+    """
+    if not (job_dir / layout.PLAN).exists():
+        return Merged("empty", {}, tuple(expected_nodes))
+    with _lease(job_dir) as held:
+        if not held:
+            return Merged("busy", {}, ())
+        plan = create.read_plan(job_dir)
+        marks = newest_marks(job_dir)
+        expected = tuple(expected_nodes) or plan.nodes
+        late = deadline_ns is not None and now_ns >= deadline_ns
+        nodes = _statuses(expected, marks, late, reasons or {})
+        missing = tuple(node for node in expected if node not in {mark.node for mark in marks})
+        state = _state(nodes, late)
+        _write(job_dir, plan, marks, nodes, state, now_ns)
+        return Merged(state, nodes, missing)
+
+
+def newest_marks(job_dir: Path) -> list[Mark]:
+    """The newest mark of every node and track; older ones are removed."""
+    best: dict[str, Mark] = {}
+    names = os.listdir(job_dir / layout.MARKS) if (job_dir / layout.MARKS).is_dir() else []  # noqa: PTH208
+    for name in names:
+        mark = Mark.parse(name)
+        if mark is None:
+            continue
+        other = best.get(mark.prefix)
+        if other is None:
+            best[mark.prefix] = mark
+            continue
+        older, newer = sorted((mark, other), key=lambda m: (m.state != "running", m.last, m.state == "complete"))
+        best[mark.prefix] = newer
+        (job_dir / layout.MARKS / older.name).unlink(missing_ok=True)
+    return list(best.values())
+
+
+def tracks(job_dir: Path, plan: Plan) -> Iterator[Track]:
+    """Every track of the store, the root first."""
+    store = job_dir / layout.STORE
+    for path in sorted([store / "zarr.json", *store.glob("hw-*/zarr.json"), *store.glob("**/rate-*/zarr.json")]):
+        try:
+            attributes = json.loads(path.read_bytes())["attributes"]
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: damaged; run perun collect --repair") from error
+        if "perun_track" in attributes:
+            yield Track.from_description(plan, attributes["perun_track"], str(path))
+
+
+@contextmanager
+def _lease(job_dir: Path) -> Iterator[bool]:
+    """One merge at a time per store. Where the file system knows no locks it goes on: every single write is atomic."""
+    fd = os.open(job_dir / layout.PLAN, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _statuses(expected: Sequence[str], marks: Sequence[Mark], late: bool, reasons: Mapping[str, str]) -> dict[str, str]:
+    worst = {"complete": 0, "partial": 1, "running": 2}
+    found: dict[str, Mark] = {}
+    for mark in marks:
+        other = found.get(mark.node)
+        if other is None or worst.get(mark.state, 2) > worst.get(other.state, 2):
+            found[mark.node] = mark
+    result = {}
+    for node in expected:
+        own = found.get(node)
+        why = reasons.get(node, "")
+        if own is None:
+            result[node] = f"missing: {why or ('no data by the deadline' if late else 'has not reported yet')}"
+        elif own.state == "complete":
+            result[node] = f"partial: {why}" if why else "complete"
+        elif own.state == "running" and not late:
+            result[node] = "running"
+        else:
+            result[node] = f"partial: {why or own.why or 'the node did not seal its part'}"
+    return result
+
+
+def _state(nodes: Mapping[str, str], late: bool) -> str:
+    if all(status == "complete" for status in nodes.values()):
+        return "complete"
+    waiting = any(status == "running" or status.startswith("missing") for status in nodes.values())
+    return "open" if waiting and not late else "partial"
+
+
+def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str], state: str, now_ns: int) -> None:
+    """Everything but the root's document, then that: readers of consolidated metadata see one state or the other."""
+    store = job_dir / layout.STORE
+    everything: dict[str, Json] = {}
+    root: Json = layout.group_document({"perun_layout": layout.VERSION, "state": state})
+    for track in tracks(job_dir, plan):
+        own = {mark.node: mark for mark in marks if mark.group == track.group}
+        horizon = (now_ns + AHEAD_NS) // track.period_ns
+        lasts = {node: min(mark.last, horizon) for node, mark in own.items() if track.origin <= mark.first <= horizon}
+        columns = max([0, *lasts.values()]) - track.origin + 1 if lasts else 1
+        start = min([own[node].first for node in lasts], default=track.origin) - track.origin
+        extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
+        documents = track.documents(columns, extra)
+        group = store / track.group
+        _write_times(group, track, columns)
+        _write_nodes(group, track, [_status(node, own, nodes) for node in plan.nodes], lasts)
+        for name, document in documents.items():
+            if name:
+                files.write_new(group / name / "zarr.json", create.encode(document), durable=False)
+                everything[f"{track.group}/{name}" if track.group else name] = document
+        if track.group:
+            files.write_new(group / "zarr.json", create.encode(documents[""]), durable=False)
+            everything[track.group] = documents[""]
+            for parent in list(Path(track.group).parents)[:-1]:
+                everything.setdefault(str(parent), layout.group_document({"perun_layout": layout.VERSION}))
+        else:
+            root = documents[""]
+    files.write_new(store / "zarr.json", create.encode(layout.consolidated(root, everything)))
+
+
+def _status(node: str, own: Mapping[str, Mark], nodes: Mapping[str, str]) -> str:
+    """A node's status within one track."""
+    status = nodes.get(node, "missing: not expected")
+    return status if node in own or status.startswith("missing") else "not of this kind"
+
+
+def _write_times(group: Path, track: Track, columns: int) -> None:
+    """Chunks of the time coordinate as far as they are missing; their content does not depend on the job's end."""
+    for number in range((columns - 1) // layout.shard_rows(track.period_ns) + 1):
+        path = group / "time" / layout.chunk_key(number)
+        if not path.exists():
+            create.make_directory(path.parent)
+            files.write_new(path, create.time_chunk(track, number), durable=False)
+
+
+def _write_nodes(group: Path, track: Track, statuses: list[str], lasts: Mapping[str, int]) -> None:
+    missing = layout.fill("int64")
+    until = array("q", [lasts[n] * track.period_ns if n in lasts else missing for n in track.plan.nodes])
+    key = layout.chunk_key(0)
+    for name, data in (
+        ("node_status", codec.vlen_utf8(statuses)),
+        ("node_until", codec.encode_chunk(until.tobytes(), 8)),
+    ):
+        create.make_directory(group / name)
+        files.write_new(group / name / key, data, durable=False)
