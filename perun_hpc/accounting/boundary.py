@@ -98,8 +98,8 @@ def _boundary(data: dict[str, Any], digest: str) -> Boundary:
     domains = tuple(_domain(name, d) for name, d in sorted(data["domains"].items()))
     shares = tuple((str(s["domain"]), str(s["day"]), _whole(s["energy_uj"])) for s in data["shares"])
     sums: dict[str, int] = {}
-    for domain, _, energy_uj in shares:
-        sums[domain] = sums.get(domain, 0) + energy_uj
+    for name, _, energy_uj in shares:
+        sums[name] = sums.get(name, 0) + energy_uj
     for domain in domains:
         if sums.get(domain.name, 0) != (domain.energy_uj or 0):
             raise ValueError(f"shares of {domain.name} sum to {sums.get(domain.name, 0)} uJ, not {domain.energy_uj} uJ")

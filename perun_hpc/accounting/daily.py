@@ -17,7 +17,10 @@ Vector = tuple[int, ...]
 
 
 def spread(total: int, weights: Sequence[int]) -> list[int]:
-    """Split `total` in proportion to `weights` (not negative) into integers that sum to it; no weight: all to the last."""
+    """Split `total` in proportion to `weights` (none negative) into integers that sum to it.
+
+    Without any weight the last part takes all.
+    """
     whole = sum(weights)
     if whole <= 0:
         return [0] * (len(weights) - 1) + [total]
@@ -50,7 +53,7 @@ def seconds_by_day(start_s: int, end_s: int) -> dict[str, int]:
 
 
 def by_day(record: EnergyRecord) -> dict[str, Vector]:
-    """Return the record's measures per local day, in the order of `MEASURES`; each column sums to the record's value."""
+    """Return the record's measures (in the order of `MEASURES`) per local day; each sums to the record's value."""
     start_s, end_s = record.start_ns // 1_000_000_000, record.end_ns // 1_000_000_000
     seconds = seconds_by_day(start_s, max(end_s, start_s))
     last = max(seconds)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, create_engine, event, make_url, select, text
+from sqlalchemy import Connection, Engine, Row, and_, create_engine, event, make_url, or_, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
@@ -68,11 +68,14 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that writes; writers wait for each other."""
-        with _translated(self.engine), self.engine.connect().execution_options(perun_write=True) as connection:
-            with connection.begin():
-                if self.engine.dialect.name == "postgresql":
-                    connection.execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
-                yield connection
+        with (
+            _translated(self.engine),
+            self.engine.connect().execution_options(perun_write=True) as connection,
+            connection.begin(),
+        ):
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
+            yield connection
 
     def acquire(self, name: str, holder: str, seconds: float = LEASE_S) -> bool:
         """Take or renew the lease `name` for `holder`; False while another holder's lease lasts."""
@@ -125,6 +128,22 @@ class Ledger:
             found = self._bodies(connection, jobs, shares)
         return [found[job] for job in jobs if job in found]
 
+    def members(self, cluster: str, shown: str) -> list[EnergyRecord]:
+        """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's."""
+        job = self.tables.job.c
+        if "_" in shown or "+" in shown:
+            array = "_" in shown
+            head, tail = shown.split("_" if array else "+")
+            leader, member = (job.array_job_id, job.array_task_id) if array else (job.het_job_id, job.het_offset)
+            wanted = and_(leader == int(head), member == int(tail))
+        else:
+            wanted = or_(job.job_id == int(shown), job.array_job_id == int(shown), job.het_job_id == int(shown))
+        query = select(job.id).where(job.cluster == cluster, wanted).order_by(job.start_s, job.job_id)
+        with self.read() as connection:
+            ids = [row.id for row in connection.execute(query)]
+            found = self._bodies(connection, ids, shares=True)
+        return [found[i] for i in ids]
+
     def runs(self, cluster: str, job_ids: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, int, str]]]:
         """Return (job id, restart count) -> [(start, end, inputs)] of the stored runs."""
         out: dict[tuple[int, int], list[tuple[int, int, str]]] = {}
@@ -133,11 +152,24 @@ class Ledger:
                 out.setdefault((row.job_id, row.restart_count), []).append((row.start_s, row.end_s, row.inputs))
         return out
 
+    def without_state(self, cluster: str, limit: int) -> list[int]:
+        """Return the newest rows that Slurm's accounting has not completed yet."""
+        job = self.tables.job.c
+        query = select(job.id).where(job.cluster == cluster, job.state == "").order_by(job.end_s.desc()).limit(limit)
+        with self.read() as connection:
+            return [row.id for row in connection.execute(query)]
+
     def compared_until_s(self, cluster: str) -> int | None:
         """Return up to when sacct's jobs were compared with the records."""
         with self.read() as connection:
             query = text("SELECT compared_until_s FROM progress WHERE cluster = :c")
             value = connection.execute(query, {"c": cluster}).scalar()
+        return None if value is None else int(value)
+
+    def first_start_s(self, cluster: str) -> int | None:
+        """Return when the first job of the ledger started; None while it is empty."""
+        with self.read() as connection:
+            value = connection.execute(text("SELECT MIN(start_s) FROM job WHERE cluster = :c"), {"c": cluster}).scalar()
         return None if value is None else int(value)
 
     def set_compared(self, cluster: str, until_s: int) -> None:
@@ -159,7 +191,7 @@ class Ledger:
     def _rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Row[Any]]:
         job = self.tables.job.c
         wanted = sorted(set(job_ids))
-        rows: list[Row[Any]] = []
+        rows: list[Any] = []
         for at in range(0, len(wanted), CHUNK):
             query = select(
                 job.id, job.job_id, job.restart_count, job.submit_s, job.start_s, job.end_s, job.inputs
@@ -266,9 +298,9 @@ class Ledger:
                     .where(share.job.in_(chunk))
                     .order_by(share.job, share.node, share.domain, share.day)
                 )
-                for row in connection.execute(query):
-                    parts = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
-                    found[row.job]["shares"].append(parts)
+                for part in connection.execute(query):
+                    parts = {"node": part.node, "domain": part.domain, "day": part.day, "energy_uj": part.energy_uj}
+                    found[part.job]["shares"].append(parts)
         return {job: from_dict(body, f"ledger row {job}") for job, body in found.items()}
 
 
@@ -299,11 +331,14 @@ def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = tim
         raise UsageError(f"ledger '{url}': {error}: write a path or postgresql+psycopg://user@host/database") from error
     if path is not None:
         _configure_sqlite(engine, create)
-    with _translated(engine):
-        with engine.connect().execution_options(perun_write=create) as connection, connection.begin():
-            if create:
-                migrate(connection)
-            tables = reflect(connection)
+    with (
+        _translated(engine),
+        engine.connect().execution_options(perun_write=create) as connection,
+        connection.begin(),
+    ):
+        if create:
+            migrate(connection)
+        tables = reflect(connection)
     return Ledger(engine, tables, clock)
 
 

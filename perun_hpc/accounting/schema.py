@@ -132,7 +132,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the energy means outside the machine, with the factors that were used; `lower_bound` without a node meter."""
+    """What the energy means outside the machine, with the factors used; a `lower_bound` without a node meter."""
 
     pue: float
     wall_uj: int
@@ -239,7 +239,8 @@ def worst_provenance(words: list[str]) -> str:
 def to_dict(value: Any) -> Any:
     """Turn a record or a part of it into plain JSON types."""
     if is_dataclass(value):
-        return {name: to_dict(getattr(value, name)) for name in _names(type(value))}
+        cls: Any = type(value)
+        return {name: to_dict(getattr(value, name)) for name in _names(cls)}
     if isinstance(value, tuple):
         return [to_dict(item) for item in value]
     return value

@@ -1,0 +1,109 @@
+"""Where things lie in the archive, decided in one place.
+
+```
+ARCHIVE/CLUSTER/incoming/JOB.RESTART/NODE.json   boundary records as the agents shipped them
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job's owner
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
+ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
+```
+
+`jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+RECORD = "record.json"
+DAMAGED = ".damaged"
+_RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """A directory name of a job run: `JOB.RESTART` or `JOB.RESTART@SUBMIT`."""
+
+    job_id: int
+    restart_count: int
+    submit_s: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        bare = f"{self.job_id}.{self.restart_count}"
+        return bare if self.submit_s is None else f"{bare}@{self.submit_s}"
+
+    @classmethod
+    def parse(cls, name: str) -> Run | None:
+        """Inverse of `name`; None for other names."""
+        match = _RUN.match(name)
+        return cls(int(match[1]), int(match[2]), int(match[3]) if match[3] else None) if match else None
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One cluster's part of the archive."""
+
+    root: Path
+    cluster: str
+
+    @property
+    def base(self) -> Path:
+        """The cluster's directory."""
+        return self.root / self.cluster
+
+    def incoming(self) -> Iterator[tuple[Run, Path]]:
+        """Every run with something in its incoming directory, oldest job id first."""
+        found = []
+        for name in _names(self.base / "incoming"):
+            run = Run.parse(name)
+            if run is not None:
+                found.append((run, self.base / "incoming" / name))
+        return iter(sorted(found))
+
+    def job(self, run: Run) -> Path:
+        """The run's directory."""
+        return self.base / "jobs" / run.name
+
+    def boundaries(self, run: Run) -> Path:
+        """Where the run's collected boundary records lie."""
+        return self.job(run) / "boundary"
+
+    def runs(self, job_id: int) -> list[Run]:
+        """The runs of a job that have a record here, as far as the caller may look; newest restart last."""
+        names = _names(self.base / "jobs")
+        if names:
+            found = [run for name in names if (run := Run.parse(name)) and run.job_id == job_id]
+            return sorted(found, key=lambda r: (r.restart_count, r.submit_s or 1 << 62))
+        # Where the directory may be passed but not listed, requeues are found by asking for them by name.
+        return [run for number in range(10) if os.access(self.job(run := Run(job_id, number)), os.X_OK)]
+
+    def all_runs(self) -> list[Run]:
+        """Every run that has a directory."""
+        return sorted(
+            (run for name in _names(self.base / "jobs") if (run := Run.parse(name))),
+            key=lambda r: (r.job_id, r.restart_count, r.submit_s or 0),
+        )
+
+    def node_ledgers(self) -> list[Path]:
+        """Every node ledger file."""
+        return sorted((self.base / "nodes").glob("*/????-??-??.jsonl"))
+
+
+def clusters(root: Path) -> list[str]:
+    """The clusters that have a part in the archive."""
+    return sorted(
+        name for name in _names(root) if (root / name / "incoming").is_dir() or (root / name / "jobs").is_dir()
+    )
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.iterdir()]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []

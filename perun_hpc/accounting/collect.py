@@ -1,0 +1,329 @@
+"""The collector: boundary records in, energy records out. Every sweep may be killed at any line and run again.
+
+The order makes it safe: the ledger's transaction decides what a record is (its revision), then `record.json` is
+renamed into place, then the boundary records move from `incoming/` into the job's directory. Whatever a crash leaves
+undone still lies in `incoming/` and comes to the same result the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perun_hpc.accounting.archive import DAMAGED, RECORD, Archive, Run
+from perun_hpc.accounting.boundary import Boundary, read_boundary
+from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, match_run
+from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
+from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.errors import DataError, PerunError, UnavailableError
+from perun_hpc.store.files import sync_directory, write_new
+
+log = logging.getLogger(__name__)
+
+LEASE = "collect"
+BATCH = 200
+"""Job runs in one transaction."""
+_SAME_RUN_NS = 60_000_000_000
+"""Nodes of one run overlap in time, but for their clocks' differences; a recycled job id does not."""
+RENAME_AFTER_S = 7 * 86400
+"""When a finished run gives its bare directory name away: long before job ids recycle, long after late nodes."""
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """The two questions that the collector has for Slurm's accounting; both raise `UnavailableError`."""
+
+    jobs: Callable[[Iterable[int]], list[SlurmJob]]
+    window: Callable[[int, int], list[SlurmJob]]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the collector calls outside its room.
+
+    finalise : closes the trace in a job's directory (metadata only), given the run's directory.
+    publish : makes a written file readable by the job's owner (path, uid).
+    footprint : what a record's energy means in CO2 and cost, or None.
+    clock : epoch seconds.
+    """
+
+    clock: Callable[[], float]
+    slurm: Slurm | None = None
+    finalise: Callable[[Path], None] | None = None
+    publish: Callable[[Path, int], None] | None = None
+    footprint: Callable[[EnergyRecord], Footprint | None] | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one sweep did."""
+
+    stored: int = 0
+    unchanged: int = 0
+    waiting: int = 0
+    missing: int = 0
+    completed: int = 0
+    damaged: int = 0
+    failed: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.stored} records stored", f"{self.waiting} jobs wait for nodes"]
+        for count, what in (
+            (self.missing, "jobs without any report"),
+            (self.completed, "completed from sacct"),
+            (self.unchanged, "unchanged"),
+            (self.damaged, "damaged boundary records set aside"),
+            (self.failed, "failed"),
+        ):
+            if count:
+                parts.append(f"{count} {what}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    run: Run
+    files: tuple[Path, ...]
+    record: EnergyRecord
+
+
+class Collector:
+    """Sweeps one cluster's archive into the ledger."""
+
+    def __init__(self, archive: Archive, ledger: Ledger, tools: Tools, deadline_s: float, queue: bool = False) -> None:
+        self.archive = archive
+        self.ledger = ledger
+        self.tools = tools
+        self.deadline_s = deadline_s
+        self.queue = queue
+        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+
+    def sweep(self) -> Summary:
+        """Do everything that is due.
+
+        Raises
+        ------
+        UnavailableError
+            When another collector holds the lease, or the ledger does not answer.
+        """
+        if not self.ledger.acquire(f"{LEASE}:{self.archive.cluster}", self.holder):
+            raise UnavailableError(
+                f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
+            )
+        try:
+            summary = self._incoming()
+            summary = self._compare(summary)
+            summary = self._complete(summary)
+            self._rename_old()
+            return summary
+        finally:
+            with contextlib.suppress(PerunError):
+                self.ledger.release(f"{LEASE}:{self.archive.cluster}", self.holder)
+
+    def _incoming(self) -> Summary:
+        summary = Summary()
+        batch: list[_Ready] = []
+        for run, directory in self.archive.incoming():
+            try:
+                ready, damaged = self._look(run, directory)
+            except OSError as error:
+                summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{directory}: {error}"))
+                continue
+            summary = replace(summary, damaged=summary.damaged + damaged)
+            if ready is None:
+                summary = replace(summary, waiting=summary.waiting + 1)
+                continue
+            batch.append(ready)
+            if len(batch) == BATCH:
+                summary = self._store(batch, summary)
+                batch = []
+        return self._store(batch, summary)
+
+    def _look(self, run: Run, directory: Path) -> tuple[_Ready | None, int]:
+        """Read a run's boundary records; None while nodes are missing and the deadline has not passed."""
+        fresh, damaged = _read_all(directory)
+        for path in damaged:
+            path.rename(path.with_name(path.name + DAMAGED))
+        if not fresh:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            return None, len(damaged)
+        start_ns, end_ns = min(b.start_ns for b in fresh), max(b.end_ns for b in fresh)
+        kept = self.archive.boundaries(run)
+        earlier = [
+            b for b in _read_all(kept)[0] if b.start_ns <= end_ns + _SAME_RUN_NS and start_ns - _SAME_RUN_NS <= b.end_ns
+        ]
+        boundaries = [*earlier, *fresh]
+        here = {b.node for b in boundaries}
+        complete = len(here) >= fresh[0].num_nodes and here.issuperset(fresh[0].expected)
+        if not complete and not earlier and self.tools.clock() < end_ns / 1e9 + self.deadline_s:
+            return None, len(damaged)
+        unreadable = sorted({path.name for at in (directory, kept) for path in at.glob(f"*{DAMAGED}")})
+        problems = [f"{name.removesuffix('.json' + DAMAGED)}: damaged boundary record" for name in unreadable]
+        files = tuple(path for path in sorted(directory.iterdir()) if path.suffix in (".json", DAMAGED))
+        return _Ready(run, files, sum_boundaries(boundaries, problems)), len(damaged)
+
+    def _store(self, batch: Sequence[_Ready], summary: Summary) -> Summary:
+        if not batch:
+            return summary
+        lease = f"{LEASE}:{self.archive.cluster}"
+        if not self.ledger.acquire(lease, self.holder):
+            raise UnavailableError("another collector took over: nothing to do, it goes on with this one's work")
+        known = self._ask([ready.run.job_id for ready in batch])
+        records = []
+        for ready in batch:
+            self._finalise(ready.run)
+            records.append(self._finish(ready.record, known.get(ready.run.job_id, [])))
+        puts = self.ledger.put(records, queue=self.queue, lease=(lease, self.holder))
+        for ready, put in zip(batch, puts, strict=True):
+            self._publish(ready.run, put.record)
+            self._keep(ready)
+        changed = sum(put.changed for put in puts)
+        return replace(summary, stored=summary.stored + changed, unchanged=summary.unchanged + len(puts) - changed)
+
+    def _finish(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> EnergyRecord:
+        """Add what Slurm and the policy's factors say."""
+        job = match_run(runs, record.start_ns, record.end_ns)
+        if job is not None and job.state in FINAL_STATES:
+            record = add_slurm(record, job)
+        if self.tools.footprint is not None:
+            record = replace(record, footprint=self.tools.footprint(record))
+        return record
+
+    def _ask(self, job_ids: Sequence[int]) -> dict[int, list[SlurmJob]]:
+        """Ask sacct for all of them at once; without an answer the records go in without Slurm's data for now."""
+        if self.tools.slurm is None:
+            return {}
+        try:
+            jobs = self.tools.slurm.jobs(job_ids)
+        except UnavailableError as error:
+            log.warning("%s", error)
+            return {}
+        found: dict[int, list[SlurmJob]] = {}
+        for job in jobs:
+            found.setdefault(job.job_id, []).append(job)
+        return found
+
+    def _finalise(self, run: Run) -> None:
+        """Close the trace; its loss never costs the record."""
+        if self.tools.finalise is None or not (self.archive.job(run) / "job.zarr").exists():
+            return
+        try:
+            self.tools.finalise(self.archive.job(run))
+        except (PerunError, OSError) as error:
+            log.warning("trace of %s not finalised: %s", run.name, error)
+
+    def _publish(self, run: Run, record: EnergyRecord) -> None:
+        directory = self.archive.job(run)
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        path = directory / RECORD
+        write_new(path, (to_json(record, indent=1) + "\n").encode())
+        if self.tools.publish is not None and record.uid is not None:
+            self.tools.publish(path, record.uid)
+
+    def _keep(self, ready: _Ready) -> None:
+        """Move the boundary records out of `incoming/`; a node's newest stays."""
+        if not ready.files:
+            return
+        target = self.archive.boundaries(ready.run)
+        target.mkdir(mode=0o700, exist_ok=True)
+        for path in ready.files:
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(target / path.name)
+        sync_directory(target)
+        with contextlib.suppress(OSError):
+            ready.files[0].parent.rmdir()
+
+    def _compare(self, summary: Summary) -> Summary:
+        """Give every run that sacct knows and nobody reported a record that says so."""
+        if self.tools.slurm is None:
+            return summary
+        until_s = int(self.tools.clock() - self.deadline_s)
+        since_s = self.ledger.compared_until_s(self.archive.cluster)
+        if since_s is None:
+            since_s = self.ledger.first_start_s(self.archive.cluster)
+        if since_s is None or until_s <= since_s:
+            return summary
+        try:
+            jobs = self.tools.slurm.window(since_s, until_s)
+        except UnavailableError as error:
+            log.warning("%s", error)
+            return replace(summary, notes=(*summary.notes, str(error)))
+        ended = [j for j in jobs if j.state in FINAL_STATES and _ran(j) and (j.end_s or 0) <= until_s]
+        stored = self.ledger.runs(self.archive.cluster, [j.job_id for j in ended])
+        waiting = {run.job_id for run, _ in self.archive.incoming()}
+        absent = [j for j in ended if j.job_id not in waiting and not _has_record(j, stored)]
+        records = [missing_record(j, self.archive.cluster, "no node reported this job") for j in absent]
+        for at in range(0, len(records), BATCH):
+            lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
+            for put in self.ledger.put(records[at : at + BATCH], queue=False, lease=lease):
+                run = Run(put.record.job_id, put.record.restart_count)
+                self._publish(run, put.record)
+        self.ledger.set_compared(self.archive.cluster, until_s)
+        return replace(summary, missing=summary.missing + len(records))
+
+    def _complete(self, summary: Summary) -> Summary:
+        """Fetch Slurm's data for records that were stored without."""
+        if self.tools.slurm is None:
+            return summary
+        jobs = self.ledger.without_state(self.archive.cluster, BATCH)
+        done = 0
+        records = self.ledger.load(jobs)
+        known = self._ask([r.job_id for r in records])
+        finished = []
+        for record in records:
+            job = match_run(known.get(record.job_id, []), record.start_ns, record.end_ns)
+            if job is not None and job.state in FINAL_STATES:
+                finished.append(add_slurm(record, job))
+        if finished:
+            lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
+            for put in self.ledger.put(finished, queue=self.queue, lease=lease):
+                self._publish(Run(put.record.job_id, put.record.restart_count), put.record)
+                done += put.changed
+        return replace(summary, completed=done)
+
+    def _rename_old(self) -> None:
+        limit = self.tools.clock() - RENAME_AFTER_S
+        for run in self.archive.all_runs():
+            path = self.archive.job(run)
+            record = path / RECORD
+            if run.submit_s is not None or not record.exists() or record.stat().st_mtime > limit:
+                continue
+            stamp = int(record.stat().st_mtime)
+            with contextlib.suppress(OSError):
+                path.rename(path.with_name(Run(run.job_id, run.restart_count, stamp).name))
+
+
+def _read_all(directory: Path) -> tuple[list[Boundary], list[Path]]:
+    """Read a directory's boundary records; also the paths of those that cannot be read."""
+    good: list[Boundary] = []
+    damaged: list[Path] = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            good.append(read_boundary(path))
+        except FileNotFoundError:
+            continue
+        except DataError as error:
+            log.warning("%s", error)
+            damaged.append(path)
+    return good, damaged
+
+
+def _ran(job: SlurmJob) -> bool:
+    return job.start_s is not None and job.end_s is not None and job.num_nodes > 0 and bool(job.nodelist)
+
+
+def _has_record(job: SlurmJob, stored: dict[tuple[int, int], list[tuple[int, int, str]]]) -> bool:
+    """Whether some stored run of this job id overlaps the job's time."""
+    assert job.start_s is not None and job.end_s is not None
+    for (job_id, _), times in stored.items():
+        if job_id == job.job_id and any(s - 30 <= job.end_s and job.start_s - 30 <= e for s, e, _ in times):
+            return True
+    return False

@@ -1,0 +1,118 @@
+"""The questions of every day, as SQL on the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, literal, select
+
+from perun_hpc.accounting.daily import MEASURES
+from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.schema import EnergyRecord
+
+GROUPS = {
+    "account": "account",
+    "user": "user_name",
+    "partition": "partition_name",
+    "qos": "qos",
+    "cluster": "cluster",
+    "day": "day",
+    "month": "month",
+    "year": "year",
+}
+"""What usage can be grouped by, and the column (a month or year is the head of a day)."""
+_SPLIT = 1_000_000
+"""Energies are summed as whole joules and rest: a site's year in uJ exceeds 64 bits."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs; empty means all. A job counts where it overlaps [since, until] (epoch seconds)."""
+
+    cluster: str = ""
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+    qos: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    since_s: int | None = None
+    until_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One group's sums; energies in uJ, `group` in the order asked for."""
+
+    group: tuple[str, ...]
+    values: dict[str, int]
+
+
+def jobs(ledger: Ledger, wanted: Filter, limit: int) -> list[EnergyRecord]:
+    """Return the newest `limit` records that match, oldest first, without shares."""
+    job = ledger.tables.job.c
+    query = select(job.id).where(and_(literal(True), *_conditions(ledger, wanted)))
+    query = query.order_by(job.end_s.desc(), job.id.desc()).limit(limit)
+    with ledger.read() as connection:
+        ids = [row.id for row in connection.execute(query)]
+    return ledger.load(ids[::-1], shares=False)
+
+
+def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, until_day: str) -> list[Usage]:
+    """Return the sums of every group over whole local days [since_day, until_day], largest energy first."""
+    day = ledger.tables.usage_day.c
+    heads = {"month": func.substr(day.day, 1, 7), "year": func.substr(day.day, 1, 4)}
+    groups: list[ColumnElement[Any]] = [heads[name] if name in heads else day[GROUPS[name]] for name in by]
+    sums: list[ColumnElement[Any]] = []
+    for name in MEASURES:
+        sums += [func.sum(_whole(day[name])), func.sum(day[name] % _SPLIT)]
+    conditions: list[ColumnElement[bool]] = [day.day >= since_day, day.day <= until_day]
+    for values, column in (
+        (wanted.users, day.user_name),
+        (wanted.accounts, day.account),
+        (wanted.partitions, day.partition_name),
+        (wanted.qos, day.qos),
+        ((wanted.cluster,) if wanted.cluster else (), day.cluster),
+    ):
+        if values:
+            conditions.append(column.in_(values))
+    query = select(*groups, *sums).where(*conditions).group_by(*groups)
+    with ledger.read() as connection:
+        rows = connection.execute(query).all()
+    found = []
+    for row in rows:
+        numbers = row[len(by) :]
+        sums_of = {
+            name: int(numbers[2 * i] or 0) * _SPLIT + int(numbers[2 * i + 1] or 0) for i, name in enumerate(MEASURES)
+        }
+        found.append(Usage(tuple(str(v) for v in row[: len(by)]), sums_of))
+    return sorted(found, key=lambda u: (-u.values["energy_uj"], u.group))
+
+
+def _whole(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the integer quotient that belongs to `%`, which truncates towards zero in both databases."""
+    return column.op("/")(_SPLIT)
+
+
+def _conditions(ledger: Ledger, wanted: Filter) -> list[ColumnElement[bool]]:
+    job, share = ledger.tables.job.c, ledger.tables.job_share.c
+    conditions: list[ColumnElement[bool]] = []
+    for values, column in (
+        (wanted.users, job.user_name),
+        (wanted.accounts, job.account),
+        (wanted.partitions, job.partition_name),
+        (wanted.qos, job.qos),
+        (wanted.states, job.state),
+        ((wanted.cluster,) if wanted.cluster else (), job.cluster),
+    ):
+        if values:
+            conditions.append(column.in_(values))
+    if wanted.nodes:
+        conditions.append(job.id.in_(select(share.job).where(share.node.in_(wanted.nodes))))
+    if wanted.since_s is not None:
+        conditions.append(job.end_s >= wanted.since_s)
+    if wanted.until_s is not None:
+        conditions.append(job.start_s <= wanted.until_s)
+    return conditions

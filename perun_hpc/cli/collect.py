@@ -1,0 +1,81 @@
+"""`perun collect`: the collector, once or as a service."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from perun_hpc.accounting.archive import Archive, clusters
+from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.sacct import query_jobs, query_window
+from perun_hpc.accounting.site import Site, load_site
+from perun_hpc.errors import NotFoundError, UnavailableError
+
+log = logging.getLogger("perun.collect")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="one sweep, then exit (the default)")
+    how.add_argument("--daemon", action="store_true", help="sweep for ever, in the foreground")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
+    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
+    parser.add_argument("--cluster", metavar="NAME", help="only this cluster; default: every one in the archive")
+    parser.add_argument("--deadline", type=float, metavar="S", help="how long to wait for a job's missing nodes")
+    parser.add_argument("--no-slurm", action="store_true", help="do not ask sacct nor tell slurmdbd")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sweep."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    site = load_site()
+    root = args.archive or site.archive
+    if not root.is_dir():
+        raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
+    ledger = open_ledger(args.ledger or site.ledger, create=True)
+    try:
+        if not args.daemon:
+            return _sweep(args, site, root, ledger)
+        return _daemon(args, site, root, ledger)
+    finally:
+        ledger.close()
+
+
+def _daemon(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.is_set():
+        try:
+            _sweep(args, site, root, ledger)
+        except (UnavailableError, OSError) as error:
+            log.warning("%s", error)
+        stop.wait(site.sweep_s)
+    return 0
+
+
+def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> int:
+    failed = False
+    for cluster in [args.cluster] if args.cluster else clusters(root):
+        slurm = None
+        if not args.no_slurm:
+            slurm = Slurm(
+                jobs=lambda ids, c=cluster: query_jobs(ids, c),  # type: ignore[misc]
+                window=lambda since, until, c=cluster: query_window(since, until, ("--allusers",), c),  # type: ignore[misc]
+            )
+        tools = Tools(clock=time.time, slurm=slurm)
+        deadline_s = site.deadline_s if args.deadline is None else args.deadline
+        collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
+        summary = collector.sweep()
+        print(f"{cluster}: {summary}", flush=True)
+        for note in summary.notes:
+            log.warning("%s", note)
+        failed = failed or bool(summary.failed)
+    return 1 if failed else 0

@@ -1,0 +1,116 @@
+"""`perun jobs`: one line per job, filtered as with sacct."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.lookup import Places, listed_by_slurm
+from perun_hpc.accounting.questions import Filter, jobs
+from perun_hpc.accounting.sacct import query_window
+from perun_hpc.accounting.schema import EnergyRecord, to_dict
+from perun_hpc.accounting.times import parse_time
+from perun_hpc.cli.report import places
+from perun_hpc.config.hostlist import expand
+from perun_hpc.errors import AccessError, NotFoundError, UsageError
+from perun_hpc.report.listing import jobs_csv, jobs_listing
+from perun_hpc.report.screen import style_for
+
+LIMIT = 1000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_filters(parser)
+    parser.add_argument("-s", "--state", default="", metavar="LIST", help="Slurm's states, such as COMPLETED,FAILED")
+    parser.add_argument("-N", "--nodelist", default="", metavar="LIST", help="jobs that ran on these nodes")
+    parser.add_argument("-a", "--allusers", action="store_true", help="everybody's jobs, where you may see them")
+    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"the newest N (default {LIMIT})")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that `perun jobs` and `perun usage` share."""
+    parser.add_argument("-u", "--user", default="", metavar="LIST")
+    parser.add_argument("-A", "--account", default="", metavar="LIST")
+    parser.add_argument("-r", "--partition", default="", metavar="LIST")
+    parser.add_argument("-q", "--qos", default="", metavar="LIST")
+    parser.add_argument("-S", "--since", metavar="TIME", help="as sacct takes it; default: today's midnight")
+    parser.add_argument("-E", "--until", metavar="TIME", help="as sacct takes it; default: now")
+    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
+    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger, if you may read it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    now = datetime.now()
+    where = places(args)
+    wanted = Filter(
+        cluster=where.archive.cluster,
+        users=words(args.user),
+        accounts=words(args.account),
+        partitions=words(args.partition),
+        qos=words(args.qos),
+        states=tuple(s.upper() for s in words(args.state)),
+        nodes=_nodes(args.nodelist),
+        since_s=int(parse_time(args.since or "midnight", now).timestamp()),
+        until_s=int(parse_time(args.until or "now", now).timestamp()),
+    )
+    records = _records(wanted, where, args.limit, args.allusers)
+    style = style_for(sys.stdout)
+    if args.format == "json":
+        print(json.dumps([to_dict(r) for r in records], indent=1))
+    elif args.format == "csv":
+        print(jobs_csv(records), end="")
+    else:
+        print("\n".join(jobs_listing(records, style, total=True)))
+    return 0
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list."""
+    return tuple(word for word in text.split(",") if word)
+
+
+def _nodes(text: str) -> tuple[str, ...]:
+    try:
+        return expand(text)
+    except ValueError as error:
+        raise UsageError(f"nodes '{text}': {error}: write them as Slurm does, such as n[1-4]") from error
+
+
+def _records(wanted: Filter, where: Places, limit: int, everybody: bool) -> Sequence[EnergyRecord]:
+    """From the ledger for those who may read it, else what sacct shows, with each job's own record or line."""
+    try:
+        ledger = open_ledger(where.ledger or "")
+    except (AccessError, NotFoundError):
+        users = wanted.users or (() if everybody else (getpass.getuser(),))
+        return _from_slurm(wanted, where, users)[-limit:]
+    try:
+        return jobs(ledger, wanted, limit)
+    finally:
+        ledger.close()
+
+
+def _from_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[EnergyRecord]:
+    options = ["--user=" + ",".join(users)] if users else ["--allusers"]
+    for name, values in (
+        ("accounts", wanted.accounts),
+        ("partition", wanted.partitions),
+        ("qos", wanted.qos),
+        ("state", wanted.states),
+        ("nodelist", wanted.nodes),
+    ):
+        if values:
+            options.append(f"--{name}={','.join(values)}")
+    assert wanted.since_s is not None and wanted.until_s is not None
+    rows = query_window(wanted.since_s, wanted.until_s, options, wanted.cluster or None)
+    return [found.record for found in listed_by_slurm(rows, Archive(where.archive.root, where.archive.cluster))]

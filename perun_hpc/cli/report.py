@@ -1,0 +1,68 @@
+"""`perun report JOBID[.STEP]`: what one job used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from perun_hpc.accounting.archive import Archive, clusters
+from perun_hpc.accounting.lookup import Found, Places, find
+from perun_hpc.accounting.sacct import job_id_arguments, query_jobs
+from perun_hpc.accounting.schema import to_dict
+from perun_hpc.accounting.site import load_site
+from perun_hpc.errors import NotFoundError
+from perun_hpc.report.job import job_report, step_report
+from perun_hpc.report.listing import jobs_listing
+from perun_hpc.report.screen import style_for
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("job", metavar="JOBID[.STEP]", help="4711, 4711_3 (array task), 4711+1 (het component), 4711.0")
+    parser.add_argument("--json", action="store_true", help="the energy record as JSON")
+    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
+    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger, if you may read it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report."""
+    _, step = job_id_arguments(args.job)
+    found = find(args.job, places(args))
+    if args.json:
+        records = [to_dict(f.record) for f in found]
+        print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
+        return 0
+    print("\n".join(_lines(args.job, found, step)))
+    return 0
+
+
+def places(args: argparse.Namespace) -> Places:
+    """Where to look, from the options and the policy."""
+    site = load_site()
+    root = args.archive or site.archive
+    named = args.cluster or os.environ.get("SLURM_CLUSTER_NAME")
+    present = clusters(root)
+    cluster = named or (present[0] if len(present) == 1 else "")
+    return Places(
+        archive=Archive(root, cluster),
+        ledger=args.ledger or site.ledger,
+        sacct=lambda ids: query_jobs(ids, args.cluster),
+    )
+
+
+def _lines(text: str, found: list[Found], step: str | None) -> list[str]:
+    style = style_for(sys.stdout)
+    newest = found[-1].record
+    if any(f.record.job_id != newest.job_id for f in found):
+        return jobs_listing([f.record for f in found], style, total=True)
+    if step is not None:
+        lines = step_report(newest, step, style)
+        if not lines:
+            known = ", ".join(s.step_id for s in newest.steps) or "none"
+            raise NotFoundError(f"step {text}: not in the job's record (steps there: {known}); only --perun steps are")
+        return lines
+    return job_report(newest, found[-1].source, style, [f.record for f in found[:-1]])

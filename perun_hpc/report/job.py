@@ -1,0 +1,340 @@
+"""The report of one job: one screen of 80 columns that says what was used, how sure that is, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from perun_hpc.accounting.schema import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
+from perun_hpc.report import quantities as q
+from perun_hpc.report.hints import hints
+from perun_hpc.report.screen import WIDTH, Style, both_ends, cells, printable, table, wrapped
+
+LABEL = 11
+"""Columns of the label at the left."""
+FUNCTIONS = 8
+HOSTS_IN_FULL = 4
+BAR = 10
+_NAMES = {"cpu": "CPU", "dram": "DRAM", "gpu": "GPU", "node": "node meter", "other": "other"}
+_OUTSIDE = {
+    False: "no node meter: power supply, fans, network and cooling are not in it",
+    True: "with the node's meter; network and cooling are not in it",
+}
+
+
+def job_report(record: EnergyRecord, source: str, style: Style, earlier: Sequence[EnergyRecord] = ()) -> list[str]:
+    """Return the screen's lines.
+
+    Parameters
+    ----------
+    record
+        The run to show.
+    source
+        Where the record came from, in words.
+    style
+        How to draw.
+    earlier
+        Earlier runs of the same job (it was requeued), oldest first.
+    """
+    lines = [*_header(record, style), style.rule]
+    lines += _energy(record, style)
+    for section in (_split, _utilisation, _hosts, _steps, _functions):
+        part = section(record, style)
+        if part:
+            lines += ["", *part]
+    if earlier:
+        runs = ", ".join(f"{q.energy(r.energy_uj)} ({r.state or 'ended'})" for r in earlier)
+        lines += ["", *_labelled("Earlier", f"this is run {len(earlier) + 1}; before it: {runs}")]
+    lines += _missing(record, style)
+    advice = hints(record)
+    if advice:
+        lines += ["", style.bold("Hints")]
+        for hint in advice:
+            lines += wrapped(hint, 4, "  - ")
+    lines += ["", *_footer(record, source)]
+    return lines
+
+
+def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
+    """Return the lines for one step of a job; empty where the record has no such step."""
+    step = next((s for s in record.steps if s.step_id == step_id), None)
+    if step is None:
+        return []
+    span = f"{_time(step.start_ns)} .. {_time(step.end_ns, step.start_ns)}"
+    lines = [
+        style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
+        both_ends(f"{step.tasks} tasks on {_count(step.nodes, 'node')}", f"{span}  {_wall(step)}", style),
+        style.rule,
+        *_labelled("Energy", _step_energy(step, record)),
+    ]
+    ranks = [r for r in record.ranks if r.step_id == step_id]
+    if ranks:
+        lines += ["", *_ranks(ranks, style)]
+    regions = [r for r in record.regions if r.step_id == step_id]
+    if regions:
+        lines += ["", *_region_table(regions, style, len(regions))]
+    return lines
+
+
+def _header(r: EnergyRecord, style: Style) -> list[str]:
+    state = printable(r.state or r.status)
+    if r.exit_signal:
+        state += f"  signal {r.exit_signal}"
+    elif r.exit_code is not None:
+        state += f"  exit {r.exit_code}"
+    who = [
+        r.user or f"uid {r.uid}",
+        *(f"{k} {v}" for k, v in (("account", r.account), ("partition", r.partition), ("qos", r.qos)) if v),
+    ]
+    raw = f"job id {r.job_id}" if r.display_id != str(r.job_id) else ""
+    size = [f"{_count(r.num_nodes, 'node')} {r.nodelist}".strip()]
+    if r.cpus:
+        size.append(f"{r.cpus} CPUs")
+    if r.gpus:
+        size.append(f"{r.gpus} GPUs")
+    lines = [
+        style.bold(both_ends(f"Job {r.display_id}  {r.name}", state, style)),
+        both_ends("  ".join(who), raw, style),
+    ]
+    when = f"{_time(r.start_ns)} .. {_time(r.end_ns, r.start_ns)}  {q.duration(r.elapsed_s)}" if r.start_ns else ""
+    if r.status == "running" and r.start_ns:
+        when = f"since {_time(r.start_ns)}"
+    return [*lines, *_pair("  ".join(size), when, style)]
+
+
+def _pair(left: str, right: str, style: Style) -> list[str]:
+    """One line where both fit, else two."""
+    if cells(printable(left)) + cells(right) + 2 <= WIDTH:
+        return [both_ends(left, right, style)]
+    return [style.fit(left, WIDTH).rstrip(), right.rjust(WIDTH)]
+
+
+def _energy(r: EnergyRecord, style: Style) -> list[str]:
+    if r.energy_uj is None:
+        what = "not known yet" if r.status == "running" else "not known: nothing was measured"
+        return _labelled("Energy", what)
+    value, bound = q.energy_with_bounds(r.energy_uj, r.u_uj)
+    known = f"{value} {style.plus_minus} {bound} (k=2)" if bound else f"{value} (bounds not known)"
+    if r.status == "partial":
+        known = f"at least {known}"
+    lines = [both_ends(f"{'Energy':<{LABEL}}{known}", f"{q.watt_hours(r.energy_uj)}   {r.provenance}", style)]
+    powers = f"{q.power(r.power_mean_mw)} on average"
+    if r.power_peak_mw is not None:
+        powers += f", {q.power(r.power_peak_mw)} at most" + (" (sum of the nodes' peaks)" if len(r.nodes) > 1 else "")
+    lines += _labelled("Power", powers)
+    seen = r.num_nodes - len(r.missing_nodes) if not r.nodes else len(r.nodes)
+    lines += _labelled(
+        "Coverage",
+        f"{q.percent(r.coverage)} of the time on {r.num_nodes} nodes ({seen} reported)"
+        if r.num_nodes > 1
+        else f"{q.percent(r.coverage)} of the time",
+    )
+    lines += _labelled("Scope", _scope(r))
+    return [*lines, *_footprint(r)]
+
+
+def _scope(r: EnergyRecord) -> str:
+    parts = [c for c in r.components if c.component != "node"]
+    metered = any(c.component in ("other", "node") for c in r.components)
+    named = " + ".join(_NAMES.get(c.component, c.component) for c in parts) or "node meter"
+    return f"{named}; {_OUTSIDE[metered]}"
+
+
+def _footprint(r: EnergyRecord) -> list[str]:
+    f = r.footprint
+    if f is None:
+        return []
+    parts = []
+    if f.co2_location_g is not None:
+        parts.append(f"{_grams(f.co2_location_g)} CO2e (location-based)")
+    if f.co2_market_g is not None:
+        parts.append(f"{_grams(f.co2_market_g)} CO2e (market-based)")
+    if f.cost is not None:
+        parts.append(f"{f.cost:.2f} {f.currency}")
+    parts.append(f"PUE {f.pue:g}")
+    bound = "; a lower bound, for want of a node meter" if f.lower_bound else ""
+    return _labelled("Footprint", ", ".join(parts) + bound + (f"; {f.source}" if f.source else ""))
+
+
+def _grams(value: float) -> str:
+    return f"{value / 1000:.3g} kg" if value >= 1000 else f"{value:.3g} g"
+
+
+def _split(r: EnergyRecord, style: Style) -> list[str]:
+    whole = r.energy_uj or 0
+    rows = []
+    for c in r.components:
+        value, bound = q.energy_with_bounds(c.energy_uj, c.u_uj)
+        share = c.energy_uj / whole if whole else 0.0
+        meter = c.component == "node" and len(r.components) > 1
+        shown = "" if meter else f"{q.percent(share):>6}  {style.fit(style.bar(share, BAR), BAR)}"
+        how = "contains the above" if meter else _how(c)
+        name = _NAMES.get(c.component, printable(c.component))
+        left = f"{name:<{LABEL}}{value:>10} {style.plus_minus if bound else '':>2} {bound:>9}"
+        lines = f"{left}  {shown}"
+        rows.append(style.fit(f"{lines}  {how}" if shown else f"{left}  {how}", WIDTH).rstrip())
+    if not rows:
+        return []
+    parts = [("static", r.static_uj), ("dynamic", r.dynamic_uj), ("held idle", r.idle_uj),
+             ("suspended", r.suspended_uj), ("modelled", r.modelled_uj), ("wasted", r.wasted_uj)]  # fmt: skip
+    named = ", ".join(f"{name} {q.energy(uj)}" for name, uj in parts if uj)
+    head = style.bold(f"{'Split':<{LABEL}}{'energy':>10}{'bounds (k=2)':>15}{'share':>6}")
+    return [head, *rows, *(_labelled("of it", named) if named else [])]
+
+
+def _how(c: Component) -> str:
+    return ", ".join(x for x in (c.provenance, *c.methods) if x)
+
+
+def _utilisation(r: EnergyRecord, style: Style) -> list[str]:
+    parts = []
+    if r.cpu_ns is not None and r.cpus and r.elapsed_s:
+        parts.append(f"CPU {q.percent(r.cpu_ns / 1e9, r.cpus * r.elapsed_s)} of {r.cpus}")
+    if r.mem_peak_b is not None:
+        parts.append(f"memory {q.size(r.mem_peak_b)} at most" + (" on one node" if r.num_nodes > 1 else ""))
+    if r.gpu_held_s:
+        idle = "idle time not known" if r.gpu_idle_s is None else f"{q.percent(r.gpu_idle_s, r.gpu_held_s)} idle"
+        parts.append(f"GPU {r.gpu_held_s / 3600:.3g} h held, {idle}")
+    return _labelled("Use", ", ".join(parts)) if parts else []
+
+
+def _hosts(r: EnergyRecord, style: Style) -> list[str]:
+    ordered = sorted((n for n in r.nodes if n.energy_uj is not None), key=lambda n: (-(n.energy_uj or 0), n.node))
+    if len(ordered) < 2:
+        return []
+    if len(ordered) <= HOSTS_IN_FULL:
+        chosen = [("", n) for n in ordered]
+    else:
+        chosen = [("most", ordered[0]), ("median", ordered[len(ordered) // 2]), ("least", ordered[-1])]
+    rows = [
+        [
+            f"{n.node}  {label}".rstrip(),
+            q.energy(n.energy_uj),
+            _bounds(n, style),
+            _node_power(n),
+            _node_cpu(n),
+            q.percent(n.coverage),
+        ]
+        for label, n in chosen
+    ]
+    head = (f"Hosts ({len(ordered)})", "energy", "(k=2)", "power", "CPU", "coverage")
+    return _bold_head(table(rows, head, (False, True, True, True, True, True), style), style)
+
+
+def _bounds(n: NodeEnergy, style: Style) -> str:
+    return f"{style.plus_minus} {q.energy(2 * n.u_uj)}" if n.u_uj else ""
+
+
+def _node_power(n: NodeEnergy) -> str:
+    wall_ns = n.end_ns - n.start_ns
+    return q.power((n.energy_uj or 0) * 1e6 / wall_ns) if wall_ns > 0 else "-"
+
+
+def _node_cpu(n: NodeEnergy) -> str:
+    wall_ns = n.end_ns - n.start_ns
+    return q.percent(n.cpu_ns, n.cpus * wall_ns) if n.cpu_ns is not None and n.cpus and wall_ns > 0 else "-"
+
+
+def _steps(r: EnergyRecord, style: Style) -> list[str]:
+    rows = [[f"{s.step_id}", f"{s.tasks}", f"{s.nodes}", _wall(s), q.energy(s.energy_uj)] for s in r.steps[:FUNCTIONS]]
+    if not rows:
+        return []
+    head = (f"Steps ({len(r.steps)})", "tasks", "nodes", "time", "energy")
+    more = [f"  and {len(r.steps) - FUNCTIONS} more: perun report --json"] if len(r.steps) > FUNCTIONS else []
+    return [*_bold_head(table(rows, head, (False, True, True, True, True), style), style), *more]
+
+
+def _functions(r: EnergyRecord, style: Style) -> list[str]:
+    return _region_table(r.regions, style, FUNCTIONS) if r.regions else []
+
+
+def _region_table(regions: Sequence[Region], style: Style, limit: int) -> list[str]:
+    shown = sorted(regions, key=lambda g: -(g.energy_uj or g.time_ns))[:limit]
+    rows = []
+    for g in shown:
+        value, bound = q.energy_with_bounds(g.energy_uj, g.u_uj)
+        spread = f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"
+        rows.append(
+            [
+                g.name,
+                g.step_id,
+                str(g.calls),
+                str(g.ranks),
+                spread,
+                f"{value} {style.plus_minus} {bound}" if bound else value,
+            ]
+        )
+    head = (f"Functions ({len(regions)})", "step", "calls", "ranks", "time per rank", "energy")
+    more = [f"  and {len(regions) - limit} more: perun report --json"] if len(regions) > limit else []
+    return [*_bold_head(table(rows, head, (False, True, True, True, True, True), style), style), *more]
+
+
+def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
+    ordered = sorted(ranks, key=lambda k: k.end_ns - k.start_ns, reverse=True)
+    if len(ordered) > FUNCTIONS:
+        chosen = [("longest", ordered[0]), ("median", ordered[len(ordered) // 2]), ("shortest", ordered[-1])]
+    else:
+        chosen = [("", k) for k in sorted(ranks, key=lambda k: k.rank)]
+    rows = [
+        [f"{k.rank}  {label}".rstrip(), k.node, q.duration((k.end_ns - k.start_ns) / 1e9), q.energy(k.energy_uj)]
+        for label, k in chosen
+    ]
+    return _bold_head(
+        table(rows, (f"Ranks ({len(ranks)})", "host", "time", "energy"), (False, False, True, True), style), style
+    )
+
+
+def _step_energy(step: Step, r: EnergyRecord) -> str:
+    if step.energy_uj is not None:
+        return f"{q.energy(step.energy_uj)} of the job's {q.energy(r.energy_uj)}   {r.provenance}"
+    return f"only known for the whole job: {q.energy(r.energy_uj)}   {r.provenance}"
+
+
+def _missing(r: EnergyRecord, style: Style) -> list[str]:
+    late = [
+        f"{n.node}: first reading {n.late_ns / 1e9:.1f} s after the job's start"
+        for n in r.nodes
+        if n.late_ns > 1_000_000_000
+    ]
+    told = [*r.missing, *late]
+    if not told:
+        return []
+    shown = told if len(told) <= 5 else [*told[:4], f"and {len(told) - 4} more: perun report --json"]
+    lines = ["", style.warn("Running" if r.status == "running" else "Missing")]
+    for text in shown:
+        lines += wrapped(text, 4, "  - ")
+    return lines
+
+
+def _footer(r: EnergyRecord, source: str) -> list[str]:
+    parts = [f"Record from {source}"]
+    if r.revision > 1:
+        parts.append(f"revision {r.revision}: amended by a late node")
+    if r.simulated:
+        parts.append("simulated sensors: no figure here is of real hardware")
+    if r.perun_version:
+        parts.append(f"perun {printable(r.perun_version)}")
+    return wrapped("; ".join(parts), 0)
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    return wrapped(text, LABEL, label)
+
+
+def _bold_head(lines: list[str], style: Style) -> list[str]:
+    return [style.bold(lines[0]), *lines[1:]]
+
+
+def _wall(step: Step) -> str:
+    return q.duration(max(step.end_ns - step.start_ns, 0) / 1e9)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _time(ns: int, after_ns: int | None = None) -> str:
+    moment = datetime.fromtimestamp(ns / 1e9)
+    if after_ns is not None and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date():
+        return moment.strftime("%H:%M:%S")
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,66 @@
+"""Many jobs, one line each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import datetime
+
+from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.report import quantities as q
+from perun_hpc.report.screen import Style, printable, table
+
+
+def jobs_listing(records: Sequence[EnergyRecord], style: Style, total: bool = False) -> list[str]:
+    """Return a table of jobs; with `total` a line with their sum."""
+    rows = [_row(r, style) for r in records]
+    if total:
+        known = [r.energy_uj for r in records if r.energy_uj is not None]
+        rows.append(["", "", "", "", f"{len(records)} jobs", "", q.energy(sum(known)) if known else "-", ""])
+    head = ("job", "name", "user", "state", "start", "time", "energy", "source")
+    lines = table(rows, head, (False, False, False, False, False, True, True, False), style, widest=16)
+    return [style.bold(lines[0]), *lines[1:]]
+
+
+_COLUMNS = (
+    "cluster", "job_id", "restart_count", "display_id", "name", "user", "account", "partition", "qos", "state",
+    "status", "provenance", "start_ns", "end_ns", "num_nodes", "cpus", "gpus", "energy_uj", "u_uj", "coverage", "idle_uj",
+    "wasted_uj", "gpu_held_s", "gpu_idle_s", "revision",
+)  # fmt: skip
+
+
+def jobs_csv(records: Sequence[EnergyRecord]) -> str:
+    """Return CSV with a head; what is not known is empty. Text a spreadsheet would run as a formula gets a quote."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for record in records:
+        writer.writerow([csv_cell(getattr(record, name)) for name in _COLUMNS])
+    return out.getvalue()
+
+
+def csv_cell(value: object) -> object:
+    """Return a value that is safe in CSV: names are what some user typed."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        text = printable(value)
+        return "'" + text if text[:1] in ("=", "+", "-", "@") else text
+    return value
+
+
+def _row(r: EnergyRecord, style: Style) -> list[str]:
+    started = datetime.fromtimestamp(r.start_ns / 1e9).strftime("%m-%d %H:%M") if r.start_ns else "-"
+    mark = {"partial": " (partial)", "missing": "", "running": ""}.get(r.status, "")
+    source = r.status if r.energy_uj is None else r.provenance[:9] + mark
+    return [
+        r.display_id,
+        style.fit(r.name, 10).rstrip(),
+        style.fit(r.user or str(r.uid or ""), 8).rstrip(),
+        style.fit(r.state or "-", 10).rstrip(),
+        started,
+        q.duration(r.elapsed_s),
+        q.energy(r.energy_uj),
+        source,
+    ]

@@ -1,0 +1,86 @@
+"""Numbers as people read them: energies with their bounds, powers, durations, sizes. Pure."""
+
+from __future__ import annotations
+
+import math
+
+_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+
+
+def energy(uj: int | None) -> str:
+    """`18.4 kJ`; `-` for None."""
+    return "-" if uj is None else _scaled(uj / 1e6, "J")
+
+
+def energy_with_bounds(uj: int | None, u_uj: int) -> tuple[str, str]:
+    """Return value and expanded uncertainty (k=2) in one unit, to the uncertainty's second digit.
+
+    The uncertainty is empty where none is known (0).
+    """
+    if uj is None:
+        return "-", ""
+    if u_uj <= 0:
+        return energy(uj), ""
+    bound = 2 * u_uj / 1e6
+    factor, prefix = _step(max(abs(uj) / 1e6, bound))
+    digits = max(0, min(6, 1 - math.floor(math.log10(bound / factor))))
+    return f"{uj / 1e6 / factor:.{digits}f} {prefix}J", f"{bound / factor:.{digits}f} {prefix}J"
+
+
+def watt_hours(uj: int) -> str:
+    """`5.12 Wh`."""
+    return _scaled(uj / 3.6e9, "Wh")
+
+
+def power(mw: int | float | None) -> str:
+    """`116 W`; `-` for None."""
+    return "-" if mw is None else _scaled(mw / 1e3, "W")
+
+
+def size(b: int | None) -> str:
+    """`3.1 GiB`; `-` for None."""
+    if b is None:
+        return "-"
+    value, units = float(b), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while value >= 1024 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.3g} {units[0]}" if value < 1000 else f"{value:.0f} {units[0]}"
+
+
+def percent(part: float, whole: float = 1.0) -> str:
+    """`87 %`; never 100 % for less than the whole, never 0 % for more than nothing."""
+    if whole == 0:
+        return "-"
+    share = 100 * part / whole
+    if 99.5 <= share < 100:
+        return f"{min(share, 99.9):.1f} %"
+    if 0 < share < 0.5:
+        return "<0.5 %"
+    return f"{share:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """`1-02:03:04` as Slurm writes it; below a minute with tenths of a second: `2.3 s`."""
+    if 0 <= seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    days, rest = divmod(whole, 86400)
+    text = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days}-{text}" if days else text
+
+
+def _step(value: float) -> tuple[float, str]:
+    for factor, prefix in _STEPS:
+        if abs(value) >= factor:
+            return factor, prefix
+    return _STEPS[-1]
+
+
+def _scaled(value: float, unit: str) -> str:
+    if value == 0:
+        return f"0 {unit}"
+    factor, prefix = _step(value)
+    scaled = value / factor
+    digits = max(0, 2 - math.floor(math.log10(abs(scaled)))) if abs(scaled) < 100 else 0
+    return f"{scaled:.{digits}f} {prefix}{unit}"

@@ -1,0 +1,103 @@
+"""Plain terminal output: foreign text made harmless, cells cut and padded to columns, colour only where wanted."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Style:
+    """How lines are drawn: with colour or not, in Unicode or ASCII."""
+
+    colour: bool = False
+    unicode: bool = True
+
+    def bold(self, text: str) -> str:
+        """A heading."""
+        return f"\x1b[1m{text}\x1b[0m" if self.colour else text
+
+    def warn(self, text: str) -> str:
+        """Something that is not as it should be."""
+        return f"\x1b[33m{text}\x1b[0m" if self.colour else text
+
+    @property
+    def rule(self) -> str:
+        """A line across the screen."""
+        return ("─" if self.unicode else "-") * WIDTH
+
+    @property
+    def plus_minus(self) -> str:
+        """The sign before an uncertainty."""
+        return "±" if self.unicode else "+-"
+
+    @property
+    def ellipsis(self) -> str:
+        """What stands for text that was cut."""
+        return "…" if self.unicode else "~"
+
+    def bar(self, share: float, width: int) -> str:
+        """A bar of `share` (0..1) of `width` cells; something is never nothing."""
+        cells = max(0.0, min(1.0, share)) * width
+        if not self.unicode:
+            return "#" * max(round(cells), 1 if share > 0 else 0)
+        eighths = max(round(cells * 8), 1 if share > 0 else 0)
+        return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+    def fit(self, text: str, width: int, right: bool = False) -> str:
+        """Cut or pad foreign text to `width` cells."""
+        safe = printable(text)
+        if cells(safe) > width:
+            kept = ""
+            for char in safe:
+                if cells(kept + char) > width - 1:
+                    break
+                kept += char
+            safe = kept + self.ellipsis
+        gap = " " * (width - cells(safe))
+        return gap + safe if right else safe + gap
+
+
+def style_for(stream: TextIO) -> Style:
+    """Colour on a terminal that can show it (NO_COLOR is honoured), Unicode where the encoding has it."""
+    colour = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return Style(colour, "utf" in (stream.encoding or "").lower())
+
+
+def printable(text: str) -> str:
+    r"""Return foreign text with every control, format or line-breaking character as an escape: `\x1b` cannot act."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def cells(text: str) -> int:
+    """How many columns a terminal needs for printable text."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def both_ends(left: str, right: str, style: Style) -> str:
+    """Put two texts at the two ends of the line; the left one gives way."""
+    room = WIDTH - cells(right) - 2
+    return f"{style.fit(left, room)}  {right}" if right else printable(left)
+
+
+def wrapped(text: str, indent: int, first: str = "") -> list[str]:
+    """Wrap foreign text at the screen's width, `indent` columns in, the first line starting with `first`."""
+    return textwrap.wrap(
+        printable(text), WIDTH, initial_indent=first.ljust(indent), subsequent_indent=" " * indent
+    ) or [first.rstrip()]
+
+
+def table(
+    rows: Sequence[Sequence[str]], head: Sequence[str], right: Sequence[bool], style: Style, widest: int = 24
+) -> list[str]:
+    """Lay out rows under a head; each column as wide as it needs, foreign text cut at `widest`."""
+    columns = range(len(head))
+    widths = [min(widest, max([cells(printable(row[i])) for row in rows] + [cells(head[i])])) for i in columns]
+    lines = [[head, *rows][n] for n in range(len(rows) + 1)]
+    return ["  ".join(style.fit(line[i], widths[i], right[i]) for i in columns).rstrip() for line in lines]
