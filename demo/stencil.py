@@ -44,10 +44,7 @@ def relax(plate: array) -> array:
         first, last = row * WIDTH + 1, (row + 1) * WIDTH - 1
         new[first:last] = array(
             "d",
-            (
-                0.25 * (plate[i - 1] + plate[i + 1] + plate[i - WIDTH] + plate[i + WIDTH])
-                for i in range(first, last)
-            ),
+            (0.25 * (plate[i - 1] + plate[i + 1] + plate[i - WIDTH] + plate[i + WIDTH]) for i in range(first, last)),
         )
     return new
 

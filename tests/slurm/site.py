@@ -1,7 +1,7 @@
-"""perun-hpc on a test cluster, installed the way docs/install.md tells an administrator, and an environment for its users.
+"""perun-hpc on a test cluster, installed as docs/install.md tells an administrator, and an environment for its users.
 
-The nodes have no network beyond the cluster's own, as compute nodes often do: packages are fetched as wheels outside and
-installed from a directory. Environments are kept under build/ and copied, so that a second installation takes seconds.
+The nodes have no network beyond the cluster's own, as compute nodes often do: packages are fetched as wheels outside
+and installed from a directory. Environments are kept under build/ and copied: a second installation takes seconds.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _requirements(wheel: Path) -> list[str]:
 
 
 def _environment(cluster: Cluster, prefix: str, path: Path, requirements: Sequence[str]) -> None:
-    """Make a virtual environment at `prefix` (inside the cluster; `path` on the machine), from the kept copy if there is one."""
+    """Make a virtual environment at `prefix` (`path` as the machine sees it), from the kept copy if there is one."""
     if (path / "bin" / "python").is_symlink():
         return
     key = hashlib.sha256("\n".join([prefix, sys.version, *requirements]).encode()).hexdigest()[:12]
@@ -120,8 +120,8 @@ def _pip(cluster: Cluster, prefix: str, path: Path, arguments: Sequence[str | Pa
                 words.append(f"{prefix}/.wheels/{argument.name}")
             else:
                 words.append(argument)
-        line = [f"{prefix}/bin/python", "-m", "pip", "install", "-q", "--no-index", "--disable-pip-version-check", *words]
-        cluster.run(line, user="root", timeout=300, check=True)
+        pip = [f"{prefix}/bin/python", "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-index"]
+        cluster.run([*pip, *words], user="root", timeout=300, check=True)
     finally:
         shutil.rmtree(box)
 
