@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     commands = parser.add_subparsers(dest="action", metavar="ACTION")
     check = commands.add_parser("check", help="report every mistake of a policy file")
-    check.add_argument("file", nargs="?", type=Path, help="default: $PERUN_POLICY or /etc/perun/policy.yaml")
+    check.add_argument("files", nargs="*", type=Path, help="default: $PERUN_POLICY or /etc/perun/policy.yaml")
     show = commands.add_parser("show", help="print every field with its value and where it was set")
     show.add_argument("--json", action="store_true", help="the compiled policy, as the agent reads it")
     explain = commands.add_parser("explain", help="print what holds for one job, and which line decided it")
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one action; a policy with mistakes is exit code 78."""
     if args.action == "check":
-        return _check(args.file or site.locate())
+        return max(_check(path) for path in args.files or [site.locate()])
     if args.action == "schema":
         print(json.dumps(json_schema(), indent=2))
         return 0

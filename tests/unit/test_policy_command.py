@@ -1,0 +1,67 @@
+"""`perun policy`: what an administrator sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def policy(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("sampling:\n  period: 2 s\npartitions:\n  gpu:\n    sampling: {period: 500 ms}\n")
+    return path
+
+
+def perun(*words: str, policy: Path) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PERUN_POLICY": str(policy)}
+    command = [sys.executable, "-m", "perun_hpc.cli.main", "policy", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+
+
+def test_check_praises_or_lists_every_mistake(policy, tmp_path):
+    good = perun("check", policy=policy)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "sha256:" in good.stdout
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: 1\nb: 2\n")
+    both = perun("check", str(policy), str(bad), policy=policy)
+    assert both.returncode == 78
+    assert [line.split(": ")[0] for line in both.stdout.splitlines()[1:]] == [f"{bad}:1:1", f"{bad}:2:1"]
+    assert both.stderr == f"{bad}: 2 mistakes\n"
+
+
+def test_explain_names_the_line_that_decided(policy):
+    done = perun("explain", "--partition", "gpu", "--user", "alice", policy=policy)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("sampling.period "))
+    assert line.split() == ["sampling.period", "500", "ms", f"{policy}:5"]
+
+
+def test_show_prints_the_site_or_the_compiled_policy(policy):
+    rows = [line.split() for line in perun("show", policy=policy).stdout.splitlines()]
+    assert ["sampling.period", "2", "s", f"{policy}:2"] in rows
+    compiled = json.loads(perun("show", "--json", policy=policy).stdout)
+    assert compiled["partitions"]["gpu"]["values"] == {"sampling.period_ns": 500_000_000}
+
+
+def test_without_a_file_the_defaults_rule(tmp_path):
+    done = perun("show", policy=tmp_path / "absent.yaml")
+    assert done.returncode == 0
+    assert all(line.split()[-1] == "default" for line in done.stdout.splitlines())
+
+
+def test_a_broken_policy_is_exit_code_78_everywhere(policy):
+    policy.write_text("sampling: {period: 2}")
+    for words in (["check"], ["show"], ["explain"]):
+        assert perun(*words, policy=policy).returncode == 78
+    assert json.loads(perun("schema", policy=policy).stdout)["title"] == "perun-hpc site policy"
+
+
+def test_an_unknown_action_is_a_usage_error(policy):
+    assert perun("chek", policy=policy).returncode == 64
+    assert perun(policy=policy).returncode == 64
