@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
 from perun_hpc.backend.sysfile import read_all, reason
@@ -16,29 +17,31 @@ from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import ConfigError
 
+UNITS: dict[str, tuple[int, int]] = {"u": (1, 1), "m": (1000, 1), "": (1_000_000, 1)}
+"""Prefix of J or W: factor to uJ or uW."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """One declared sensor.
+    """One declared sensor, as the policy's `sensors.files` holds it.
 
-    `pattern` is a regular expression whose first group holds the integer (default: the first integer in the file);
-    `scale` turns one unit into the quantity's base unit, as a fraction or decimal text (`1000`, `1/65536`, `0.25`).
+    `kind` is `counter` (of energy) or `power`; `unit` one of uJ, mJ, J, uW, mW, W; `range_uj` is where a counter wraps;
+    `pattern` is a regular expression whose first group holds the integer.
     """
 
     name: str
     path: str
-    kind: str = "gauge"
-    quantity: str = "power"
-    unit: str = "W"
-    scale: str = "1000000"
+    kind: str
+    unit: str
+    component: str
+    range_uj: int | None = None
     pattern: str = r"(-?\d+)"
-    domain: str = "node"
-    component: str = "node"
-    wrap_range: int | None = None
-    update_ms: int = 1000
-    max_w: int | None = None
-    relative_error: float = 0.05
-    scope: str = "declared by the site"
+
+    @classmethod
+    def from_policy(cls, table: Mapping[str, Any]) -> Declaration:
+        """From one entry of the compiled policy; unknown keys are ignored."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in table.items() if key in names and value is not None})
 
 
 class DeclaredFile:
@@ -83,30 +86,35 @@ class DeclaredFile:
 
 
 def _sensor(declaration: Declaration) -> Sensor:
-    try:
-        scale = Fraction(declaration.scale)
-        kind, quantity = Kind(declaration.kind), Quantity(declaration.quantity)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"sensor {declaration.name!r} in the policy: {error}") from error
+    counter = declaration.kind == "counter"
+    prefix, letter = declaration.unit[:-1], declaration.unit[-1:]
+    if declaration.kind not in ("counter", "power") or prefix not in UNITS or letter != ("J" if counter else "W"):
+        fit = "uJ, mJ or J" if counter else "uW, mW or W"
+        raise ConfigError(
+            f"sensor {declaration.name!r}: a {declaration.kind} has no unit {declaration.unit!r}: use {fit}"
+        )
+    numerator, denominator = UNITS[prefix]
+    quantity = Quantity.ENERGY if counter else Quantity.POWER
+    wraps = declaration.range_uj
     return Sensor(
         id=f"file:{declaration.name}:{quantity}",
         host=host_name(),
         backend="file",
         device=declaration.path,
-        domain=declaration.domain,
+        domain="node" if declaration.component == "node" else declaration.name,
         component=declaration.component,
-        kind=kind,
+        kind=Kind.COUNTER if counter else Kind.GAUGE,
         quantity=quantity,
         unit=declaration.unit,
-        scale_num=scale.numerator,
-        scale_den=scale.denominator,
+        scale_num=numerator,
+        scale_den=denominator,
         dtype="i8",
-        wrap_range=declaration.wrap_range,
-        gain_error=declaration.relative_error,
-        gain_source="declared by the site",
-        update_ns=declaration.update_ms * 1_000_000,
-        max_uw=None if declaration.max_w is None else declaration.max_w * 1_000_000,
-        scope=declaration.scope,
+        wrap_range=wraps * denominator // numerator if wraps else None,
+        gain_error=0.05,
+        gain_source="assumed 5 % (k=1) for a sensor that the site declares",
+        update_ns=1_000_000_000,
+        max_uw=20_000_000_000,
+        scope=f"{declaration.name}, declared by the site",
     )
 
 

@@ -1,0 +1,196 @@
+"""Which sensors count, which lie inside others, and which sentence says what the figures include.
+
+A node meter contains everything, psys contains packages and memory, a package its cores, a superchip's module its CPU
+and GPUs. Leaves (packages, memory, GPUs) are accounted; a meter adds only what its leaves leave over; a sensor inside a
+leaf, or one whose place is unknown, is never added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import DomainKind
+
+_LEAF_KIND = {"cpu": DomainKind.PACKAGE, "dram": DomainKind.DRAM, "gpu": DomainKind.GPU}
+_NAMES = {DomainKind.PACKAGE: "CPU packages", DomainKind.DRAM: "memory", DomainKind.GPU: "GPUs"}
+_TRUST = ("powercap", "nvml", "amdsmi", "cray_pm", "hwmon", "file", "ipmi", "estimate")
+"""Which backend is believed when two show the same domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyDomain:
+    """One domain that is accounted, and the sensor it rests on (a power gauge must be integrated first).
+
+    `package` is None when the domain spans the node; `leaves` are the names of a meter's parts.
+    """
+
+    name: str
+    kind: DomainKind
+    sensor: Sensor
+    package: int | None
+    leaves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is accounted, and what is left out with the reason."""
+
+    domains: tuple[EnergyDomain, ...]
+    left_out: tuple[tuple[Sensor, str], ...]
+
+    @property
+    def leaves(self) -> tuple[EnergyDomain, ...]:
+        """The domains that are no meters."""
+        return tuple(domain for domain in self.domains if domain.kind is not DomainKind.METER)
+
+    @property
+    def meters(self) -> tuple[EnergyDomain, ...]:
+        """The meters; leaves outside them add to their sum."""
+        return tuple(domain for domain in self.domains if domain.kind is DomainKind.METER)
+
+    def node_total(self, values: Mapping[str, int]) -> int | None:
+        """Sum over the node from values by domain name: meters, and the leaves outside every meter.
+
+        None when a needed value is missing: a sum without one of its parts would look like a smaller machine.
+        """
+        inside = {leaf for meter in self.meters for leaf in meter.leaves}
+        names = [domain.name for domain in self.domains if domain.name not in inside]
+        return sum(values[name] for name in names) if names and all(name in values for name in names) else None
+
+
+def plan(sensors: Iterable[Sensor]) -> Plan:
+    """Choose the energy domains among all sensors of one node."""
+    energy = [sensor for sensor in sensors if _is_energy(sensor)]
+    left_out: list[tuple[Sensor, str]] = []
+    chosen: dict[str, Sensor] = {}
+    for sensor in sorted(energy, key=_preference):
+        if sensor.domain in chosen:
+            left_out.append((sensor, f"the same domain as {chosen[sensor.domain].id}"))
+        else:
+            chosen[sensor.domain] = sensor
+    left_out += _drop_estimates(chosen) + _drop_second_sources(chosen)
+    by_id = {sensor.id: sensor for sensor in energy}
+    leaves: list[EnergyDomain] = []
+    meters: list[Sensor] = []
+    for name, sensor in sorted(chosen.items()):
+        above = [one for one in _above(sensor, by_id) if one.domain in chosen]
+        holder = next((one for one in above if _is_leaf(one)), None)
+        if holder is not None:
+            left_out.append((sensor, f"contained in {holder.domain}"))
+        elif _is_leaf(sensor):
+            leaves.append(EnergyDomain(name, _LEAF_KIND[sensor.component], sensor, package_number(name)))
+        elif sensor.component == "node":
+            meters.append(sensor)
+        else:
+            left_out.append((sensor, "its place among the others is unknown"))
+    outer = [meter for meter in meters if not _inside_another(meter, meters, by_id)]
+    left_out += [(meter, "contained in a wider meter") for meter in meters if meter not in outer]
+    module_of = _modules(outer, leaves)
+    domains = list(leaves)
+    for meter in outer:
+        inside = tuple(
+            leaf.name
+            for leaf in leaves
+            if _contains(meter, leaf.sensor, by_id) or module_of.get(leaf.name) == meter.domain
+        )
+        domains.append(EnergyDomain(meter.domain, DomainKind.METER, meter, None, inside))
+    return Plan(tuple(domains), tuple(left_out))
+
+
+def _drop_estimates(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
+    real = any(s.component in ("cpu", "node") and s.provenance is not Provenance.ESTIMATED for s in chosen.values())
+    estimates = [s for s in chosen.values() if s.provenance is Provenance.ESTIMATED] if real else []
+    for sensor in estimates:
+        del chosen[sensor.domain]
+    return [(sensor, "an estimate is never mixed with measurements") for sensor in estimates]
+
+
+def _drop_second_sources(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
+    """Two backends that show the CPUs (or memory) under different names show the same hardware: believe one."""
+    dropped = []
+    for component in _LEAF_KIND:
+        present = {sensor.backend for sensor in chosen.values() if sensor.component == component}
+        vendors = present & {"nvml", "amdsmi"}
+        believed = vendors if component == "gpu" and vendors else set(sorted(present, key=_trust)[:1])
+        for sensor in [s for s in chosen.values() if s.component == component and s.backend not in believed]:
+            dropped.append((sensor, f"the same hardware as shown by {', '.join(sorted(believed))}"))
+            del chosen[sensor.domain]
+    return dropped
+
+
+def _modules(meters: list[Sensor], leaves: list[EnergyDomain]) -> dict[str, str]:
+    """GPU domain -> superchip module: in the order of PCI addresses, equally many GPUs to each module."""
+    modules = sorted(meter.domain for meter in meters if meter.domain.startswith("module-"))
+    gpus = sorted((leaf for leaf in leaves if leaf.kind is DomainKind.GPU), key=lambda leaf: leaf.sensor.device)
+    if not modules or len(gpus) % len(modules):
+        return {}
+    each = len(gpus) // len(modules)
+    return {gpu.name: modules[number // each] for number, gpu in enumerate(gpus)}
+
+
+def package_number(domain: str) -> int | None:
+    """The package that `package-1`, `dram-1`, `grace-1` or `package-1-die-0` belongs to; None for others."""
+    words = domain.split("-")
+    return int(words[1]) if words[0] in ("package", "dram", "grace") and len(words) > 1 and words[1].isdigit() else None
+
+
+def _is_energy(sensor: Sensor) -> bool:
+    counter = sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.ENERGY
+    return counter or (sensor.kind is Kind.GAUGE and sensor.quantity is Quantity.POWER)
+
+
+def _preference(sensor: Sensor) -> tuple[bool, bool, int, str]:
+    estimated = sensor.provenance is Provenance.ESTIMATED
+    return estimated, sensor.kind is not Kind.COUNTER, _trust(sensor.backend), sensor.id
+
+
+def _trust(backend: str) -> int:
+    return _TRUST.index(backend) if backend in _TRUST else len(_TRUST)
+
+
+def _is_leaf(sensor: Sensor) -> bool:
+    return sensor.component in _LEAF_KIND
+
+
+def _above(sensor: Sensor, by_id: Mapping[str, Sensor]) -> list[Sensor]:
+    found: list[Sensor] = []
+    parent = sensor.parent
+    while parent is not None and parent in by_id and by_id[parent] not in found:
+        found.append(by_id[parent])
+        parent = by_id[parent].parent
+    return found
+
+
+def _contains(meter: Sensor, leaf: Sensor, by_id: Mapping[str, Sensor]) -> bool:
+    """A node's own meter contains all; any other what names it as an ancestor (by domain: energy and power alike)."""
+    return meter.domain == "node" or meter.domain in {one.domain for one in _above(leaf, by_id)}
+
+
+def _inside_another(meter: Sensor, meters: list[Sensor], by_id: Mapping[str, Sensor]) -> bool:
+    return any(other is not meter and _contains(other, meter, by_id) for other in meters)
+
+
+def scope_sentence(plan: Plan) -> str:
+    """One sentence: what this node's figures include and what they leave out."""
+    if not plan.domains:
+        return "This node has no energy figures: no sensor and no estimate is available."
+    sensors = [domain.sensor for domain in plan.domains]
+    if all(sensor.provenance is Provenance.ESTIMATED for sensor in sensors):
+        return (
+            "Figures are estimated from CPU utilisation, not measured; memory, GPUs, power supply losses, fans, disks, "
+            "network and cooling are left out."
+        )
+    kinds = {domain.kind for domain in plan.domains}
+    names = [name for kind, name in _NAMES.items() if kind in kinds]
+    names += [f"what the meter adds ({meter.sensor.scope})" for meter in plan.meters]
+    simulated = (
+        "Figures are simulated; they" if any(s.provenance is Provenance.SIMULATED for s in sensors) else "Figures"
+    )
+    if any(meter.name == "node" for meter in plan.meters):
+        return f"{simulated} include {', '.join(names)}; cooling and network outside the node are left out."
+    absent = [] if DomainKind.DRAM in kinds or plan.meters else ["memory"]
+    absent += ["power supply losses", "fans", "disks", "network", "cooling"]
+    return f"{simulated} include {', '.join(names)}; {', '.join(absent)} are left out (no node meter)."
