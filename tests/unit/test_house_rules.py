@@ -1,0 +1,162 @@
+"""Invariants of the whole tree that no other check holds."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import perun_hpc
+from perun_hpc import errors
+
+ROOT = Path(__file__).parents[2]
+
+
+def tracked(*patterns: str) -> list[Path]:
+    done = subprocess.run(["git", "-C", ROOT, "ls-files", "-z", *patterns], capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def in_fresh_interpreter(code: str, *options: str) -> str:
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT).stdout
+
+
+HEAVY = ("numpy", "zarr", "sqlalchemy", "mpi4py", "yaml", "psutil", "pynvml", "asyncio", "h5py", "xarray")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["perun_hpc", "perun_hpc.errors", "perun_hpc.wire.client", "perun_hpc.config.resolve", "perun_hpc.cli.main"],
+)
+def test_it_imports_nothing_heavy(module):
+    loaded = in_fresh_interpreter(f"import {module}, sys; print('\\n'.join(sys.modules))").split()
+    assert not [name for name in loaded if name.split(".")[0] in HEAVY]
+
+
+@pytest.mark.parametrize("module", ["perun_hpc.agent.__main__", "perun_hpc.monitoring.regions"])
+def test_agent_and_regions_import_the_standard_library_only(module):
+    bare = in_fresh_interpreter("import sys; print('\\n'.join(sys.modules))", "-I").split()
+    loaded = in_fresh_interpreter(f"import {module}, sys; print('\\n'.join(sys.modules))", "-I").split()
+    ours = {name.split(".")[0] for name in set(loaded) - set(bare)}
+    assert ours - set(sys.stdlib_module_names) == {"perun_hpc"}
+
+
+def test_the_version_stands_in_one_place():
+    version = re.escape(perun_hpc.__version__)
+    holders = [
+        path.relative_to(ROOT)
+        for path in tracked("*.py", "*.cfg", "*.toml", "*.c", "*.h", "*.in")
+        if re.search(rf"(?<![\d.]){version}(?![\d.])", path.read_text())
+    ]
+    assert holders == [Path("perun_hpc/_version.py")]
+
+
+MACHINE = re.compile(
+    r"(?<![\w.])/(?:work|root|home/(?!perun/archive|alice|bob)[a-z]+)/[\w.-]+|"
+    r"https?://(?:pypi|files\.pythonhosted|deb\.debian|registry\.npmjs)[\w.]*"
+)
+
+
+def test_no_text_names_a_machine_or_a_registry():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        for path in tracked()
+        if path.suffix not in {".png", ".gz", ".bin", ".svg"} and path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if (match := MACHINE.search(line))
+    ]
+    assert not found
+
+
+def test_exit_codes_come_from_the_table_alone():
+    classes = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.PerunError)]
+    assert len({cls.exit_code for cls in classes}) == len(classes)
+    for cls in classes:
+        assert re.search(rf"{cls.__name__} +exit {cls.exit_code},", errors.__doc__), cls
+
+
+ENTRY_POINTS = {"__main__.py", "main.py", "compile.py", "sitecustomize.py"}
+
+
+def test_only_entry_points_exit_the_process():
+    exits = []
+    for path in tracked("perun_hpc/*.py"):
+        if path.name in ENTRY_POINTS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"sys.exit", "exit", "quit"}:
+                exits.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not exits
+
+
+def test_no_pickle_is_read():
+    readers = [
+        path.relative_to(ROOT) for path in tracked("perun_hpc/*.py") if re.search(r"pickle\.loads?\(", path.read_text())
+    ]
+    assert not readers
+
+
+def test_no_shell_runs_a_text():
+    shells = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked("perun_hpc/*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"shell=True|os\.system\(|os\.popen\(|\beval\(|yaml\.load\(", line)
+    ]
+    assert not shells
+
+
+def test_test_files_have_names_of_their_own():
+    names = [path.name for path in tracked("tests/*.py") if path.name.startswith("test_")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
+@pytest.mark.parametrize("path", tracked("*.md"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_the_spack_recipe_follows_the_package_metadata():
+    recipe = (ROOT / "spack/spack_repo/perun/packages/perun_hpc/package.py").read_text()
+    ast.parse(recipe)
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    options, extras = config["options"], config["options.extras_require"]
+    assert f'depends_on("python@{options["python_requires"].removeprefix(">=")}:"' in recipe
+    for line in options["install_requires"].split("\n") + extras["mpi"].split("\n"):
+        if line.strip():
+            name, version = re.fullmatch(r"([\w-]+)(?:\[\w+\])? >= ([\d.]+)", line.strip()).groups()
+            assert f'depends_on("py-{name.lower()}@{version}:"' in recipe, line
+
+
+@pytest.mark.skipif(not (Path("/usr/bin/systemd-analyze")).exists(), reason="no systemd-analyze here")
+@pytest.mark.parametrize("unit", tracked("slurm/systemd/*.service"), ids=lambda path: path.name)
+def test_a_systemd_unit_is_sound(unit, tmp_path):
+    copy = tmp_path / unit.name
+    copy.write_text(re.sub(r"/opt/perun-hpc/bin/\w+", "/bin/true", unit.read_text()))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, timeout=60, env={**os.environ}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_administrators_lines_are_those_that_the_cluster_is_tested_with():
+    from tests.slurm import site
+
+    slurm_conf = (ROOT / "slurm/conf/slurm.conf.perun").read_text().splitlines()
+    plugstack = (ROOT / "slurm/conf/plugstack.conf.perun").read_text().splitlines()
+    assert set(site.SLURM_CONF) <= set(slurm_conf)
+    assert set(site.PLUGSTACK) <= set(plugstack)
+    install = (ROOT / "docs/install.md").read_text()
+    for line in [line for line in (*slurm_conf, *plugstack) if line and not line.startswith("#")]:
+        assert line in install
