@@ -67,7 +67,10 @@ class Cluster(Layout):
     # ---------------------------------------------------------------------------------------------------- up and down
 
     def up(self, progress: Callable[[str], None] | None = None, timeout: float = 90.0) -> None:
-        """Bring the cluster up until all nodes are idle; at once if it is up already.
+        """Bring the cluster up until all nodes are usable; at once if it is up already.
+
+        Nodes and daemons that have ended are started again. If the controller's host or the simulator has ended (a
+        crash of the machine), what is left is removed first, the state directory too.
 
         Raises
         ------
@@ -82,10 +85,15 @@ class Cluster(Layout):
                 self.configure(self._extra_slurm_conf, self._plugstack)
                 say(f"cluster {self.name} is up already")
                 return
-            if self._leftovers():
-                say("cleaning up after a cluster that did not end well")
-                self._end_everything()
             deadline = time.monotonic() + timeout
+            if self._stands():
+                self.configure(self._extra_slurm_conf, self._plugstack)
+                self._repair(say, deadline)
+                return
+            if self._leftovers():
+                say("cleaning up after a cluster that did not end well: it starts afresh")
+                self._end_everything()
+                self._remove_state()
             try:
                 self._start(say, deadline)
             except BaseException:
@@ -107,26 +115,42 @@ class Cluster(Layout):
                 self._stop_daemons()
             self._end_everything()
             if not keep_state:
-                for entry in list(self.state.iterdir()) if self.state.exists() else []:
-                    if keep_logs and entry.name in ("log", "simulator"):
-                        continue
-                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-                with contextlib.suppress(OSError):
-                    self.state.rmdir()
+                self._remove_state(("log", "simulator") if keep_logs else ())
             self._lock_file.unlink()
         with contextlib.suppress(OSError):
             self.state.parent.rmdir()
 
     def is_up(self) -> bool:
-        """Whether all hosts, the simulator and the controller's daemons run."""
+        """Whether all hosts, the simulator and all daemons run."""
+        return self._stands() and not self._missing()
+
+    def _stands(self) -> bool:
+        """Whether the controller's host and the simulator run: then the rest can be repaired."""
         record = self._record()
-        hosts = record.get("hosts", {})
-        if set(hosts) != set(self.hosts) or "simulator" not in record:
-            return False
-        running = [ProcessRef(*pair) for pair in (*hosts.values(), record["simulator"])]
-        return all(map(processes.alive, running)) and all(
-            self.daemon_pid(daemon, conf.CONTROLLER) is not None for daemon in daemons.CONTROLLERS
-        )
+        pairs = [record.get("simulator"), record.get("hosts", {}).get(conf.CONTROLLER)]
+        return all(pair is not None and processes.alive(ProcessRef(*pair)) for pair in pairs)
+
+    def _missing(self) -> list[tuple[str, str]]:
+        """What does not run: (host, daemon), or (host, "") for a whole host."""
+        pairs = self._record().get("hosts", {})
+        missing: list[tuple[str, str]] = []
+        for host in self.hosts:
+            if host not in pairs or not processes.alive(ProcessRef(*pairs[host])):
+                missing.append((host, ""))
+                continue
+            wanted = daemons.CONTROLLERS if host == conf.CONTROLLER else ("slurmd",)
+            missing += [(host, daemon) for daemon in wanted if self.daemon_pid(daemon, host) is None]
+        return missing
+
+    def _repair(self, say: Callable[[str], None], deadline: float) -> None:
+        """Boot what hosts have crashed and start what daemons have ended."""
+        for host, daemon in self._missing():
+            say(f"starting {daemon} on {host}" if daemon else f"booting {host}")
+            if daemon:
+                self.start(daemon, host)
+            else:
+                self.start_node(host, wait=False)
+        self._wait(self._usable, deadline, "all nodes", period_s=0.05)
 
     def status(self) -> dict[str, Any]:
         """Tell what runs: hosts' first processes, node states as Slurm sees them, directories."""
@@ -278,12 +302,9 @@ class Cluster(Layout):
 
     def daemon_pid(self, daemon: str, node: str | int | None = None) -> int | None:
         """The machine's pid of a host's daemon, None if it does not run."""
-        wanted = daemon[:15]
-        for pid in sorted(self.cgroups.processes(self._host(node))):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text().strip() == wanted and processes.start_ticks(pid) is not None:
-                    return pid
-        return None
+        found = processes.named(daemon, self.cgroups.processes(self._host(node)))
+        # slurmctld and slurmd fork helpers of the same name.
+        return next((pid for pid, parent in found.items() if parent not in found), None)
 
     def node_pid(self, node: str | int | None) -> int:
         """The machine's pid of a host's first process.
@@ -361,8 +382,8 @@ class Cluster(Layout):
         self._wait_daemon("slurmctld", deadline)
         for host in self.nodes:
             self._launch("slurmd", host)
-        self._wait(lambda: self._idle(set(self.nodes)), deadline, "all nodes idle", period_s=0.05)
-        say(f"cluster {self.name} is up: {len(self.nodes)} nodes idle")
+        self._wait(self._usable, deadline, "all nodes", period_s=0.05)
+        say(f"cluster {self.name} is up: {len(self.nodes)} nodes")
 
     def _boot(self, hosts: Sequence[str]) -> None:
         """Start hosts' namespaces and record their first processes."""
@@ -435,6 +456,11 @@ class Cluster(Layout):
         if "bob|biology" not in shown.stdout or "alice|physics" not in shown.stdout:
             raise ClusterError(f"sacctmgr did not create the accounts: {done.stdout}{done.stderr}")
 
+    def _usable(self) -> bool:
+        """Whether all nodes take jobs; jobs of a kept state may be on them."""
+        states = self.states()
+        return all(states.get(node) in ("idle", "plnd", "mix", "alloc", "comp") for node in self.nodes)
+
     def _idle(self, nodes: set[str]) -> bool:
         states = self.states()
         return all(states.get(node) in ("idle", "plnd") for node in nodes)
@@ -451,6 +477,14 @@ class Cluster(Layout):
     def _leftovers(self) -> bool:
         mounts = self.cgroups.hierarchies.mounts.values()
         return bool(self._record()) or self.live.exists() or any((point / self.tag).exists() for point in mounts)
+
+    def _remove_state(self, keep: Sequence[str] = ()) -> None:
+        """Remove the state directory but the entries named."""
+        for entry in list(self.state.iterdir()) if self.state.exists() else []:
+            if entry.name not in keep:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        with contextlib.suppress(OSError):
+            self.state.rmdir()
 
     def _end_everything(self) -> None:
         """End all processes of the cluster and remove cgroups and live files; the state directory stays."""

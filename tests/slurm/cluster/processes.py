@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,20 @@ def start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def named(name: str, pids: Iterable[int]) -> dict[int, int]:
+    """Those of the processes that have a name (their ``comm``) and are no zombies, with their parents."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        try:
+            head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        state, parent = tail.split()[:2]
+        if head.partition("(")[2] == name[:15] and state not in "ZX":
+            found[pid] = int(parent)
+    return found
 
 
 def reference(pid: int) -> ProcessRef:
