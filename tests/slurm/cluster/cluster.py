@@ -433,7 +433,7 @@ class Cluster(Layout):
 
     def _launch(self, name: str, host: str) -> None:
         """Start a daemon, which goes to the background by itself."""
-        what = daemons.daemon(name, self.state)
+        what = daemons.daemon(name)
         line = self.command(what.start, what.user, host, cwd="/", foreground=False)
         log = self.log_dir(host) / "start.log"
         with log.open("a") as output:
@@ -443,7 +443,7 @@ class Cluster(Layout):
 
     def _works(self, name: str, host: str) -> bool:
         """Whether a daemon does its work."""
-        what = daemons.daemon(name, self.state)
+        what = daemons.daemon(name)
         done = self.run(what.question, user="root", node=host, timeout=15)
         return done.returncode == 0 and what.answer in done.stdout
 

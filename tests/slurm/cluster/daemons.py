@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 DATABASE_SOCKET = "/run/mysqld/mysqld.sock"
@@ -26,16 +25,15 @@ class Daemon(NamedTuple):
     answer: str = ""
 
 
-def daemon(name: str, state: Path) -> Daemon:
-    """Describe a daemon of the cluster whose state directory is ``state``."""
+def daemon(name: str) -> Daemon:
+    """Describe a daemon."""
     client = ["--no-defaults", f"--socket={DATABASE_SOCKET}", "-u", "root"]
-    munge = state / "munge"
     table = {
         "munged": Daemon(
             [
-                *("munged", "--key-file", str(munge / "etc/munge.key"), "--socket", "/run/munge/munge.socket.2"),
-                *("--pid-file", "/run/munge/munged.pid", "--log-file", str(munge / "log/munged.log")),
-                *("--seed-file", str(munge / "lib/munge.seed"), "--num-threads", "4", "--force"),
+                *("munged", "--key-file=/etc/munge/munge.key", "--socket=/run/munge/munge.socket.2", "--force"),
+                *("--pid-file=/run/munge/munged.pid", "--log-file=/var/log/munge/munged.log", "--num-threads=4"),
+                "--seed-file=/var/lib/munge/munge.seed",
             ],
             "munge",
             ["munge", "-n"],

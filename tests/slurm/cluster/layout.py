@@ -138,7 +138,11 @@ class Layout:
         (own / "boot_id").write_text(f"{boot_id}\n")
         layers: list[tuple[str, str]] = []
         if host == conf.CONTROLLER:
-            binds.append((str(self.state / "mysql"), "/var/lib/mysql", False))
+            binds += [
+                (str(self.state / "mysql"), "/var/lib/mysql", False),
+                (str(self.state / "munge/etc"), "/etc/munge", False),
+                (str(self.state / "munge/lib"), "/var/lib/munge", False),
+            ]
         else:
             sysfs = self.state / "sysfs"
             layers = [("class", str(sysfs / "class")), ("devices/virtual", str(sysfs / "virtual"))]
@@ -187,7 +191,6 @@ class Layout:
             ("shared/perun", 0o755, perun),
             ("munge/etc", 0o700, munge),
             ("munge/lib", 0o711, munge),
-            ("munge/log", 0o700, munge),
             ("munge/run", 0o755, munge),
             ("mysql", 0o750, mysql),
             ("simulator", 0o755, 0),
@@ -199,6 +202,7 @@ class Layout:
                 (f"hosts/{host}/root", 0o755, 0),
                 (f"log/{host}", 0o755, 0),
                 (f"log/{host}/slurm", 0o755, slurm),
+                (f"log/{host}/munge", 0o700, munge),
                 (f"log/{host}/mysql", 0o750, mysql),
                 (f"log/{host}/perun", 0o755, perun),
                 (f"spool/{host}", 0o755, 0),
