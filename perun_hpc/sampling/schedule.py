@@ -17,7 +17,7 @@ CLOCK_NOISE_NS = 2_000_000
 
 @dataclass(frozen=True)
 class Tick:
-    """One moment to sample: its index on the grid, when it was due, how late it is, how many ticks before it were lost."""
+    """One moment to sample: its index on the grid, when it was due, how late it is, how many before it were lost."""
 
     index: int
     due_mono_ns: int
@@ -30,7 +30,8 @@ class Schedule:
     """The grid of one period: `index * period_ns` is the wall-clock time of a tick.
 
     `offset_ns` is wall clock minus monotonic clock as the grid uses it, `step_ns` what the wall clock has been stepped
-    by since the schedule began (and the grid therefore does not follow), `seen_mono_ns` when the clocks were last compared.
+    by since the schedule began (and the grid therefore does not follow), `seen_mono_ns` when the clocks were last
+    compared.
     """
 
     period_ns: int
@@ -60,7 +61,7 @@ class Schedule:
         return Schedule(self.period_ns, self.offset_ns, self.next_index, mono_ns, self.step_ns + drift_ns)
 
     def take(self, mono_ns: int) -> tuple[Tick | None, Schedule]:
-        """The tick that is due now, if one is, and the schedule after it; of several overdue ticks the newest is taken."""
+        """The tick that is due now, if one is, and the schedule after it; of several overdue the newest is taken."""
         due_ns = self.due_mono_ns
         if mono_ns < due_ns:
             return None, self

@@ -1,0 +1,109 @@
+"""Booking closed windows: each session gets its shares, its coverage and its gaps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from perun_hpc.agent.intervals import Closed, Domain
+from perun_hpc.agent.session import DomainAccount, Gap, Session
+from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.energy import uncertainty
+from perun_hpc.energy.attribute import OTHER
+
+#: Methods that give a job what a counter counted, without a model.
+UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
+
+
+def local_day(real_ns: int) -> str:
+    """The local calendar day of a moment, `YYYY-MM-DD`."""
+    return time.strftime("%Y-%m-%d", time.localtime(real_ns // 1_000_000_000))
+
+
+def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, Domain], day: str) -> None:
+    """Add every closed window to the sessions that were live in it."""
+    parties = {session.key.party: session for session in sessions}
+    for window in closed:
+        shares = {share.party: share for share in window.shares.shares}
+        for job in window.jobs:
+            session = parties.get(job.party)
+            if session is None:
+                continue
+            account = _account(session, window.shares.domain, domains)
+            if window.shares.total_uj is None:
+                session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
+                session.note(f"{window.shares.domain}: {window.why}")
+                continue
+            present_ns = job.present_ns if job.present_ns is not None else window.t1_ns - window.t0_ns
+            account.covered_ns += present_ns
+            if window.gap:
+                account.gap_ns += present_ns
+                why = "no reading in between; shared out by presence"
+                session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, why))
+            account.method = _worse(account.method, window.shares.method)
+            account.provenance = max(account.provenance, window.shares.provenance, key=_rank)
+            account.node_uj = (account.node_uj or 0) + window.shares.total_uj
+            share = shares.get(job.party)
+            if share is None:
+                continue
+            account.energy_uj += share.energy_uj
+            account.static_uj += share.static_uj
+            account.dynamic_uj += share.dynamic_uj
+            account.idle_uj += share.held_idle_uj
+            account.suspended_uj += share.suspended_uj
+            if window.shares.method not in UNMODELLED:
+                account.modelled_uj += share.energy_uj
+            session.add_share(day, window.shares.domain, share.energy_uj)
+
+
+def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:
+    """The edge readings of a session: ticks and time of every energy counter."""
+    return {sensor.id: [readings[sensor.id].ticks, readings[sensor.id].mono_ns] for sensor in sensors}
+
+
+def standard_uj(session: Session, domains: Mapping[str, Domain]) -> dict[str, int]:
+    """Standard uncertainty (k=1) of the session's energy, per domain."""
+    result = {}
+    for name, account in session.domains.items():
+        sensor = _counter(name, domains)
+        if sensor is None or account.node_uj is None:
+            continue
+        ceiling_uw = sensor.max_uw or 0
+        # An edge's error is shared out like the interval's energy.
+        part = min(1.0, abs(account.energy_uj) / account.node_uj) if account.node_uj > 0 else 1.0
+        edge = uncertainty.Edge(round(ceiling_uw * part), sensor.update_ns)
+        result[name] = uncertainty.standard_uj(
+            gains=[uncertainty.Gain(account.energy_uj, sensor.gain_error, sensor.backend)],
+            edges=[edge, edge],
+            gaps=[uncertainty.Gap(0, round(ceiling_uw * part), account.gap_ns)] if account.gap_ns else [],
+            attribution_uj=[uncertainty.attribution_uj(account.dynamic_uj, account.method)],
+        )
+    return result
+
+
+def _account(session: Session, name: str, domains: Mapping[str, Domain]) -> DomainAccount:
+    if name not in session.domains:
+        sensor = _counter(name, domains)
+        component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
+        scope = "meter minus its known parts" if name.startswith(OTHER) or sensor is None else sensor.scope
+        session.domains[name] = DomainAccount(
+            component, scope, sensor.provenance if sensor else "modelled", "exclusive"
+        )
+    return session.domains[name]
+
+
+def _counter(name: str, domains: Mapping[str, Domain]) -> Sensor | None:
+    """The counter behind a domain; behind `other` (`other-METER`) stands the meter."""
+    if name in domains:
+        return domains[name].sensor
+    meters = [domain for domain in domains.values() if domain.leaves or domain.kind == "meter"]
+    wanted = [domain for domain in meters if name in (OTHER, f"{OTHER}-{domain.name}")]
+    return wanted[0].sensor if wanted else None
+
+
+def _worse(one: str, other: str) -> str:
+    return max(one, other, key=lambda method: uncertainty.ATTRIBUTION_ERROR.get(method, 1.0))
+
+
+def _rank(provenance: str) -> int:
+    return ("measured", "modelled", "estimated", "simulated").index(provenance)

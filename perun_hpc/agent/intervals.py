@@ -1,0 +1,233 @@
+"""Intervals of one node: every reading ends one and starts the next, per energy domain, also across failed readings.
+
+A domain whose reading fails keeps its window open; the next good reading closes it, and the jobs inside are weighted by
+their presence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import (
+    UNOBSERVED,
+    DomainInput,
+    DomainKind,
+    DomainShares,
+    IntervalInput,
+    JobInput,
+    NodeInput,
+    Share,
+    attribute,
+)
+from perun_hpc.energy.counters import difference
+
+#: A window that stays open for more stretches than this is given up.
+MAX_STRETCHES = 64
+
+
+@dataclass(frozen=True)
+class Domain:
+    """An energy domain that is attributed, and the sensor that counts it."""
+
+    name: str
+    kind: DomainKind
+    sensor: Sensor
+    package: int
+    leaves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Time between two readings: how busy each CPU was, which jobs were there, and whether others may have been."""
+
+    t0_ns: int
+    t1_ns: int
+    busy_ns: Mapping[int, int]
+    jobs: tuple[JobInput, ...]
+    unseen: bool = False
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A closed window of one domain: its shares, the jobs that were there, and whether a reading was missing inside."""
+
+    t0_ns: int
+    t1_ns: int
+    shares: DomainShares
+    jobs: tuple[JobInput, ...]
+    gap: bool
+    why: str = ""
+
+
+def energy_counters(sensors: Sequence[Sensor]) -> tuple[Sensor, ...]:
+    """The sensors whose readings are edges."""
+    return tuple(s for s in sensors if s.kind is Kind.COUNTER and s.quantity is Quantity.ENERGY)
+
+
+def domains_of(sensors: Sequence[Sensor]) -> tuple[Domain, ...]:
+    """What is attributed: packages, memory, GPUs, and the meters that contain them; parts of a package are not."""
+    counters = {sensor.id: sensor for sensor in energy_counters(sensors)}
+    kinds = {sensor.id: _kind(sensor) for sensor in counters.values()}
+    above = {one: [kinds[other] for other in _ancestors(one, counters)] for one in counters}
+    leaf_ids = sorted(
+        one
+        for one in counters
+        if kinds[one] is not DomainKind.METER and all(kind is DomainKind.METER for kind in above[one])
+    )
+    domains = [
+        Domain(counters[one].domain, kinds[one], counters[one], _package(counters[one].domain)) for one in leaf_ids
+    ]
+    for one, sensor in counters.items():
+        if kinds[one] is DomainKind.METER and not above[one]:
+            inside = tuple(counters[leaf].domain for leaf in leaf_ids if one in _ancestors(leaf, counters))
+            domains.append(Domain(sensor.domain, DomainKind.METER, sensor, 0, inside))
+    return tuple(domains)
+
+
+class Intervals:
+    """The open windows of a node's domains."""
+
+    def __init__(self, domains: Sequence[Domain], node: NodeInput, static_uw: Mapping[str, int]) -> None:
+        self._domains = tuple(domains)
+        self._node = node
+        self._static_uw = dict(static_uw)
+        self._opened: dict[str, tuple[int, Reading]] = {}
+        self._stretches: list[Stretch] = []
+
+    def begin(self, mono_ns: int, readings: Mapping[str, Reading]) -> None:
+        """Open every window at a first reading."""
+        self._stretches = []
+        for domain in self._domains:
+            self._opened[domain.name] = (mono_ns, readings[domain.sensor.id])
+
+    def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
+        """End a stretch with a reading; returns the windows that it closed."""
+        self._stretches.append(stretch)
+        closed: list[Closed] = []
+        windows: dict[int, list[tuple[Domain, int]]] = {}
+        waiting: set[str] = set()
+        for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
+            t0_ns, before = self._opened[domain.name]
+            after = readings[domain.sensor.id]
+            late_leaf = any(leaf in waiting or self._opened[leaf][0] != stretch.t1_ns for leaf in domain.leaves)
+            if after.ticks is None or (domain.leaves and late_leaf):
+                waiting.add(domain.name)
+                continue
+            self._opened[domain.name] = (stretch.t1_ns, after)
+            change = difference(domain.sensor, before, after)
+            if change.ticks is None:
+                nothing = DomainShares(domain.name, None, (), "gap", domain.sensor.provenance)
+                closed.append(Closed(t0_ns, stretch.t1_ns, nothing, stretch.jobs, True, change.why))
+            else:
+                windows.setdefault(t0_ns, []).append((domain, domain.sensor.base(change.ticks)))
+        for t0_ns, measured in windows.items():
+            closed.extend(self._attribute(t0_ns, stretch.t1_ns, measured))
+        self._forget()
+        return closed
+
+    def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[Domain, int]]) -> list[Closed]:
+        inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]
+        jobs, busy_ns = joined(inside)
+        gap = len(inside) != 1 or inside[0].unseen
+        interval = IntervalInput(
+            t0_ns=t0_ns,
+            t1_ns=t1_ns,
+            node=self._node,
+            domains=tuple(self._input(domain, total_uj) for domain, total_uj in measured),
+            jobs=jobs,
+            busy_ns=busy_ns,
+            gap=gap,
+        )
+        return [Closed(t0_ns, t1_ns, shares, jobs, gap) for shares in attribute(interval)]
+
+    def _input(self, domain: Domain, total_uj: int) -> DomainInput:
+        return DomainInput(
+            name=domain.name,
+            kind=domain.kind,
+            total_uj=total_uj,
+            package=domain.package,
+            static_uw=self._static_uw.get(domain.name, 0),
+            leaves=domain.leaves,
+            provenance=domain.sensor.provenance,
+        )
+
+    def _forget(self) -> None:
+        """Drop stretches that no open window needs, and windows that stayed open for too long."""
+        if len(self._stretches) > MAX_STRETCHES:
+            horizon_ns = self._stretches[-1].t1_ns
+            for name, (t0_ns, _) in list(self._opened.items()):
+                if t0_ns < horizon_ns:
+                    self._opened[name] = (horizon_ns, Reading(None, horizon_ns, "no reading for too long"))
+        oldest_ns = min((t0_ns for t0_ns, _ in self._opened.values()), default=0)
+        self._stretches = [stretch for stretch in self._stretches if stretch.t0_ns >= oldest_ns]
+
+
+def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int, int]]:
+    """Jobs and busy times of several stretches as one; a job carries how long it was present."""
+    if len(stretches) == 1:
+        return stretches[0].jobs, dict(stretches[0].busy_ns)
+    jobs: dict[str, JobInput] = {}
+    busy_ns: dict[int, int] = {}
+    for stretch in stretches:
+        for cpu, busy in stretch.busy_ns.items():
+            busy_ns[cpu] = busy_ns.get(cpu, 0) + busy
+        for job in stretch.jobs:
+            present_ns = stretch.t1_ns - stretch.t0_ns
+            before = jobs.get(job.party)
+            if before is None:
+                jobs[job.party] = replace(job, present_ns=present_ns)
+            else:
+                jobs[job.party] = replace(
+                    job,
+                    present_ns=present_ns + (before.present_ns or 0),
+                    cpu_ns=None if job.cpu_ns is None or before.cpu_ns is None else job.cpu_ns + before.cpu_ns,
+                    suspended=job.suspended and before.suspended,
+                )
+    return tuple(jobs.values()), busy_ns
+
+
+def unobserved(domain: Domain, total_uj: int) -> DomainShares:
+    """The energy of a time in which no agent watched."""
+    share = Share(UNOBSERVED, total_uj, 0, total_uj)
+    return DomainShares(domain.name, total_uj, (share,), "unobserved", Provenance.MODELLED)
+
+
+def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:
+    """One line of the node ledger; what a job that is gone would have got is `unknown`'s."""
+    shares: dict[str, int] = {}
+    for party, energy_uj in closed.shares.by_party().items():
+        known = party if not party.startswith("job:") or party in live else "unknown"
+        shares[known] = shares.get(known, 0) + energy_uj
+    return {
+        "t0_ns": closed.t0_ns,
+        "t1_ns": closed.t1_ns,
+        "domain": closed.shares.domain,
+        "total_uj": closed.shares.total_uj,
+        "shares": shares,
+        "method": closed.shares.method,
+    }
+
+
+def _kind(sensor: Sensor) -> DomainKind:
+    for kind in (DomainKind.PACKAGE, DomainKind.DRAM, DomainKind.GPU):
+        if sensor.domain.startswith(kind.value):
+            return kind
+    return DomainKind.METER
+
+
+def _ancestors(sensor_id: str, sensors: Mapping[str, Sensor]) -> set[str]:
+    found: set[str] = set()
+    parent = sensors[sensor_id].parent
+    while parent is not None and parent in sensors and parent not in found:
+        found.add(parent)
+        parent = sensors[parent].parent
+    return found
+
+
+def _package(domain: str) -> int:
+    number = domain.split("-")[1] if "-" in domain else ""
+    return int(number) if number.isdigit() else 0

@@ -1,0 +1,54 @@
+"""What the kernel says about this machine: its boot, its CPUs, cores, packages and memory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from perun_hpc.energy.attribute import NodeInput
+
+_CPU = re.compile(r"cpu(\d+)$")
+
+
+def boot_id(root: Path) -> str:
+    """The identity of this boot; empty where the kernel does not tell."""
+    return _text(root / "proc/sys/kernel/random/boot_id")
+
+
+def topology(root: Path) -> NodeInput:
+    """CPUs, their cores and packages, and the memory."""
+    package_of: dict[int, int] = {}
+    core_of: dict[int, int] = {}
+    names: dict[tuple[int, str], int] = {}
+    base = root / "sys/devices/system/cpu"
+    entries = [entry.name for entry in base.iterdir()] if base.is_dir() else []
+    for cpu in sorted(int(found[1]) for found in map(_CPU.match, entries) if found):
+        package = _text(base / f"cpu{cpu}/topology/physical_package_id")
+        core = _text(base / f"cpu{cpu}/topology/core_id")
+        package_of[cpu] = int(package) if package.isdigit() else 0
+        core_of[cpu] = names.setdefault((package_of[cpu], core or f"cpu{cpu}"), len(names))
+    return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
+
+
+def cpu_list(text: str) -> frozenset[int]:
+    """The CPUs of a kernel list such as `0-3,8`."""
+    cpus: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
+def _memory_b(root: Path) -> int:
+    for line in _text(root / "proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,104 @@
+"""The node as the agent sees it: open readers, the moment's readings, and each job's cgroup."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from perun_hpc.agent.session import Session
+from perun_hpc.backend import catalog
+from perun_hpc.backend.base import Reader, host_name
+from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job
+from perun_hpc.backend.procstat import ProcStat
+from perun_hpc.data_model.sensor import Missing, Reading, Sensor
+
+
+@dataclass(frozen=True)
+class JobUse:
+    """What a job's cgroup said: CPU time so far, peak memory, CPUs, whether it is suspended; None: not known."""
+
+    cpu_ns: int | None = None
+    mem_peak_b: int | None = None
+    cpus: frozenset[int] | None = None
+    suspended: bool | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All readings of one moment."""
+
+    mono_ns: int
+    real_ns: int
+    readings: Mapping[str, Reading]
+    busy_ns: Mapping[int, int]
+
+
+@dataclass
+class Node:
+    """The readers of this node; opened once, while the process may."""
+
+    root: Path
+    name: str
+    readers: list[Reader] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    cgroups: dict[str, JobCgroup] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, root: Path, backends: Iterable[str]) -> Node:
+        """Open the given backends; one that fails is missing, nothing more."""
+        node = cls(root, host_name())
+        for name in backends:
+            found = catalog.open_backend(name, root)
+            node.readers.extend(found.readers)
+            node.missing.extend(found.missing)
+        return node
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """All sensors that are read in this process."""
+        return tuple(sensor for reader in self.readers for sensor in reader.sensors)
+
+    def read(self) -> Snapshot:
+        """Read everything once."""
+        readings: dict[str, Reading] = {}
+        busy_ns: Mapping[int, int] = {}
+        for reader in self.readers:
+            for sensor, reading in zip(reader.sensors, reader.read(), strict=True):
+                readings[sensor.id] = reading
+            if isinstance(reader, ProcStat):
+                busy_ns = reader.last_busy_ns
+        return Snapshot(time.monotonic_ns(), time.time_ns(), readings, busy_ns)
+
+    def use(self, session: Session) -> JobUse:
+        """What the job's cgroup says; all None while it has none or where it is gone."""
+        name = session.key.name
+        group = self.cgroups.get(name)
+        if group is None:
+            group = find_job(self.root, str(session.key.job_id), session.job.get("sluid"))
+            if group is None:
+                return JobUse()
+            self.cgroups[name] = group
+        cpu = group.read()[CPU]
+        return JobUse(cpu.ticks, group.peak_memory_b(), group.cpus(), group.suspended(self.root))
+
+    def forget(self, session: Session) -> None:
+        """Close the job's cgroup."""
+        group = self.cgroups.pop(session.key.name, None)
+        if group is not None:
+            group.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        for reader in self.readers:
+            reader.close()
+        for group in self.cgroups.values():
+            group.close()
+
+
+def resident_b() -> int:
+    """Memory that this process holds, in bytes (statm's second field, proc_pid_statm(5))."""
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

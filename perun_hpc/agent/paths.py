@@ -1,0 +1,84 @@
+"""Where the agent keeps things: every file name of the run directory, the spool and the archive is decided here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from perun_hpc.errors import DataError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
+
+
+def safe_name(text: str, what: str) -> str:
+    """Return `text` if it can be a file name and nothing else; raise DataError otherwise."""
+    if not _NAME.match(text):
+        raise DataError(f"{what} {text[:40]!r}: letters, digits, '.', '_' and '-' only")
+    return text
+
+
+@dataclass(frozen=True)
+class AgentPaths:
+    """The directories that the agent was given and the names inside them."""
+
+    run_dir: Path
+    spool: Path
+    root: Path = Path("/")
+
+    @property
+    def socket(self) -> Path:
+        """The socket that everybody talks to."""
+        return self.run_dir / "agent.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held (flock) by the one agent of the node."""
+        return self.run_dir / "agent.lock"
+
+    @property
+    def inbox(self) -> Path:
+        """Messages of hooks that could not be delivered in time, one packet per file."""
+        return self.run_dir / "inbox"
+
+    @property
+    def hook_conf(self) -> Path:
+        """What the hooks read: their deadline."""
+        return self.run_dir / "hook.conf"
+
+    @property
+    def policy(self) -> Path:
+        """The compiled policy, last good one."""
+        return self.spool / "policy.json"
+
+    @property
+    def log(self) -> Path:
+        """The agent's log, bounded."""
+        return self.spool / "agent.log"
+
+    @property
+    def sessions(self) -> Path:
+        """One directory per job run that this node has not handed over yet."""
+        return self.spool / "sessions"
+
+    @property
+    def node(self) -> Path:
+        """The node ledger's directory."""
+        return self.spool / "node"
+
+    @property
+    def state(self) -> Path:
+        """Everything that the next agent needs: last readings and live sessions."""
+        return self.node / "state.json"
+
+    def ledger(self, day: str) -> Path:
+        """The node ledger of one day (`YYYY-MM-DD`)."""
+        return self.node / f"{day}.jsonl"
+
+    def session(self, name: str) -> Path:
+        """The directory of one session, named `JOB.RESTART`."""
+        return self.sessions / safe_name(name, "session")
+
+    def boundary(self, name: str) -> Path:
+        """The sealed boundary record of one session, waiting to be shipped."""
+        return self.session(name) / "boundary.json"

@@ -1,0 +1,67 @@
+"""The policy as the agent holds it: compiled by a short-lived child, so that the agent never parses YAML or waits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.agent.spool import read_json
+from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+
+
+class PolicyKeeper:
+    """The last good compiled policy, and the child that compiles a newer one."""
+
+    def __init__(self, source: Path, compiled: Path) -> None:
+        self.source = source
+        self._compiled = compiled
+        self._policy: Mapping[str, Any] = read_json(compiled) or {}
+        self._seen: tuple[int, int] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self.refused: str | None = None
+        """Why the newest file does not rule; None while it does."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a newer policy is being compiled."""
+        return self._child is not None
+
+    def check(self) -> None:
+        """Start compiling if the file changed since the last look."""
+        if self._child is not None:
+            return
+        try:
+            status = os.stat(self.source)  # noqa: PTH116
+            stamp = (status.st_mtime_ns, status.st_ino)
+        except OSError:
+            return
+        if stamp != self._seen:
+            self._seen = stamp
+            command = [sys.executable, "-I", "-m", "perun_hpc.config.compile", str(self.source), str(self._compiled)]
+            try:
+                self._child = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                )
+            except OSError as error:
+                self.refused = f"cannot compile {self.source}: {error}"
+
+    def poll(self) -> bool:
+        """Take over what the child made; True when it has just ended."""
+        if self._child is None or self._child.poll() is None:
+            return False
+        assert self._child.stderr is not None
+        words = self._child.stderr.read(4096).decode("utf-8", "replace").strip()
+        self._child.stderr.close()
+        self.refused = words.splitlines()[0] if self._child.returncode and words else None
+        if self._child.returncode == 0:
+            self._policy = read_json(self._compiled) or self._policy
+        self._child = None
+        return True
+
+    def settings(self, facts: JobFacts) -> JobSettings:
+        """The settings of one job under the policy that rules now."""
+        return resolve(self._policy, facts)

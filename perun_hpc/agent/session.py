@@ -1,0 +1,226 @@
+"""A session: one run of one job on this node, from its start edge to its end edge, and all that was learned between.
+
+Everything in it is plain data that goes through JSON unchanged, so that the next agent continues after a `kill -9`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from perun_hpc.errors import DataError
+
+#: What a `job-start` may say about a job; the rest of a message is ignored.
+JOB_KEYS = (
+    "uid",
+    "gid",
+    "user",
+    "account",
+    "partition",
+    "node",
+    "cluster",
+    "nodelist",
+    "num_nodes",
+    "cpus_on_node",
+    "gpus",
+    "het_job_id",
+    "het_offset",
+    "sluid",
+    "start_time",
+    "end_time",
+    "exclusive",
+)
+
+
+@dataclass(frozen=True, order=True)
+class SessionKey:
+    """Which run of which job: job ids are numbers, `restart_count` tells the runs of a requeued job apart."""
+
+    job_id: int
+    restart_count: int
+
+    @classmethod
+    def of(cls, fields: Any) -> SessionKey:
+        """The key that a message names; DataError if it names none."""
+        job_id, restart = fields.get("job_id", ""), fields.get("restart_count") or "0"
+        if not (job_id.isascii() and job_id.isdigit() and len(job_id) <= 19):
+            raise DataError(f"job_id {job_id[:20]!r}: a number was expected")
+        if not (restart.isascii() and restart.isdigit() and len(restart) <= 9):
+            raise DataError(f"restart_count {restart[:20]!r}: a number was expected")
+        return cls(int(job_id), int(restart))
+
+    @classmethod
+    def parse(cls, name: str) -> SessionKey:
+        """Inverse of `name`."""
+        job_id, _, restart = name.partition(".")
+        return cls.of({"job_id": job_id, "restart_count": restart})
+
+    @property
+    def name(self) -> str:
+        """`JOB.RESTART`, as in file names."""
+        return f"{self.job_id}.{self.restart_count}"
+
+    @property
+    def party(self) -> str:
+        """The key of the session's share in the node ledger."""
+        return f"job:{self.name}"
+
+
+@dataclass
+class Edge:
+    """A moment at which a session began or ended: both clocks, how late the edge reading was, and who told us."""
+
+    real_ns: int
+    mono_ns: int
+    late_ns: int
+    source: str
+
+
+@dataclass
+class DomainAccount:
+    """What a session was given of one energy domain so far; all in uJ and ns."""
+
+    component: str
+    scope: str
+    provenance: str
+    method: str
+    node_uj: int | None = None
+    energy_uj: int = 0
+    static_uj: int = 0
+    dynamic_uj: int = 0
+    idle_uj: int = 0
+    suspended_uj: int = 0
+    modelled_uj: int = 0
+    covered_ns: int = 0
+    gap_ns: int = 0
+
+
+@dataclass
+class RankRun:
+    """One rank of a flagged step on this node; times are wall clock."""
+
+    rank: int
+    local_rank: int
+    pid: int
+    start_ns: int
+    end_ns: int | None = None
+    start_mono_ns: int = 0
+    end_mono_ns: int | None = None
+    has_data: bool = False
+
+
+@dataclass
+class Step:
+    """A flagged step: how many tasks it has, and the ranks that registered here."""
+
+    step_id: int
+    tasks: int
+    nodes: int
+    command: str
+    options: str
+    ranks: dict[str, RankRun] = field(default_factory=dict)
+
+
+@dataclass
+class Gap:
+    """A stretch of time in which a sensor told nothing."""
+
+    sensor: str
+    from_ns: int
+    to_ns: int
+    why: str
+
+
+#: More gaps than this are joined to the last one of the same sensor.
+MAX_GAPS = 200
+
+
+@dataclass
+class Session:
+    """One job run on this node."""
+
+    key: SessionKey
+    job: dict[str, str]
+    settings: dict[str, Any]
+    policy_hash: str
+    boot_id: str
+    start: Edge
+    end: Edge | None = None
+    exit: dict[str, str] = field(default_factory=dict)
+    edges_start: dict[str, list[int | None]] = field(default_factory=dict)
+    edges_end: dict[str, list[int | None]] = field(default_factory=dict)
+    domains: dict[str, DomainAccount] = field(default_factory=dict)
+    shares: dict[str, dict[str, int]] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+    cpus: list[int] = field(default_factory=list)
+    cpu_ns: int = 0
+    mem_peak_b: int = 0
+    suspended: bool = False
+    agent_cpu_ns: int = 0
+    trace: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> int:
+        """The job's owner; -1 where no hook told."""
+        return int(self.job.get("uid", "-1"))
+
+    @property
+    def flagged(self) -> bool:
+        """Whether a step of the job was started with the flag."""
+        return bool(self.steps)
+
+    def note(self, why: str) -> None:
+        """Say why the record is partial, once."""
+        if why not in self.why:
+            self.why.append(why)
+
+    def add_gap(self, gap: Gap) -> None:
+        """Add a gap, joined to the one before it where they touch or the list is full."""
+        for last in reversed(self.gaps):
+            if last.sensor == gap.sensor:
+                if last.to_ns >= gap.from_ns or len(self.gaps) >= MAX_GAPS:
+                    last.to_ns = max(last.to_ns, gap.to_ns)
+                    return
+                break
+        if len(self.gaps) < MAX_GAPS:
+            self.gaps.append(gap)
+
+    def add_share(self, day: str, domain: str, energy_uj: int) -> None:
+        """Add energy to a local day."""
+        per_domain = self.shares.setdefault(day, {})
+        per_domain[domain] = per_domain.get(domain, 0) + energy_uj
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        data = asdict(self)
+        data["key"] = self.key.name
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Session:
+        """Inverse of `to_json`; DataError if it is damaged."""
+        try:
+            known = dict(data)
+            known["key"] = SessionKey.parse(known["key"])
+            known["start"] = Edge(**known["start"])
+            known["end"] = Edge(**known["end"]) if known["end"] else None
+            known["domains"] = {name: DomainAccount(**value) for name, value in known["domains"].items()}
+            known["steps"] = {
+                name: Step(**{**value, "ranks": {rank: RankRun(**run) for rank, run in value["ranks"].items()}})
+                for name, value in known["steps"].items()
+            }
+            known["gaps"] = [Gap(**gap) for gap in known["gaps"]]
+            return cls(**known)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error
+
+
+def job_fields(fields: Any) -> dict[str, str]:
+    """The known keys of a `job-start`, bounded."""
+    job = {key: fields[key][:8192] for key in JOB_KEYS if fields.get(key)}
+    for key in ("uid", "gid"):
+        if key in job and not (job[key].isascii() and job[key].isdigit()):
+            raise DataError(f"{key} {job[key][:20]!r}: a number was expected")
+    return job

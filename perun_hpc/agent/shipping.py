@@ -1,0 +1,110 @@
+"""Handing sealed sessions over to the archive, in a child process: an archive that hangs holds up nobody else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from perun_hpc.agent.paths import AgentPaths, safe_name
+from perun_hpc.agent.session import SessionKey
+from perun_hpc.agent.spool import read_json
+from perun_hpc.store.files import write_new
+
+PATIENCE_NS = 600 * 1_000_000_000
+BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
+
+
+class Shipper:
+    """At most one child that ships; failures are tried again, less and less often."""
+
+    def __init__(self, paths: AgentPaths) -> None:
+        self._paths = paths
+        self._pid: int | None = None
+        self._started_ns = 0
+        self._failures = 0
+        self.due_ns: int | None = 0
+        """When to try next (monotonic); None when nothing waits."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a child is at work."""
+        return self._pid is not None
+
+    def request(self, mono_ns: int) -> None:
+        """Something is ready."""
+        self.due_ns = mono_ns
+
+    def start(self, archive: Path, mono_ns: int) -> None:
+        """Fork the child, unless one is at work."""
+        if self._pid is not None:
+            return
+        self.due_ns = None
+        self._started_ns = mono_ns
+        pid = os.fork()
+        if pid == 0:
+            _child(self._paths, archive)
+        self._pid = pid
+
+    def poll(self, mono_ns: int) -> None:
+        """Reap the child; kill one that hangs."""
+        if self._pid is None:
+            return
+        if mono_ns - self._started_ns > PATIENCE_NS:
+            os.kill(self._pid, signal.SIGKILL)
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid == 0:
+            return
+        self._pid = None
+        if status == 0:
+            self._failures = 0
+        else:
+            wait_ns = BACKOFF_NS[min(self._failures, len(BACKOFF_NS) - 1)]
+            self._failures += 1
+            self.due_ns = mono_ns + wait_ns
+
+
+def _child(paths: AgentPaths, archive: Path) -> None:
+    """The child's whole life: nothing of the parent but its files, no way back into its loop."""
+    code = 1
+    try:
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+                signal.signal(number, signal.SIG_DFL)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+        code = 0 if ship_all(paths, archive) else 1
+    except BaseException as error:  # whatever happens, the child ends here
+        print(f"shipping failed: {type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def ship_all(paths: AgentPaths, archive: Path) -> bool:
+    """Ship every sealed session; True when none is left. One that fails does not hold up the others."""
+    done = True
+    for directory in sorted(paths.sessions.iterdir()):
+        if (directory / "boundary.json").exists():
+            try:
+                ship(directory, archive)
+            except OSError as error:
+                stamp = time.strftime("%FT%T%z")
+                print(f"{stamp} cannot ship {directory.name} to {archive}: {error}", file=sys.stderr)
+                done = False
+    return done
+
+
+def ship(directory: Path, archive: Path) -> None:
+    """Put one session's boundary record under its final name, then drop the session's directory; may be repeated."""
+    record = read_json(directory / "boundary.json")
+    if record is None:
+        return
+    key = SessionKey.parse(directory.name)
+    cluster = safe_name(record["cluster"] or "cluster", "cluster")
+    target = archive / cluster / "incoming" / key.name / f"{safe_name(record['node'], 'node')}.json"
+    if not (record["start"]["from"] == "epilog" and target.exists()):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_new(target, (directory / "boundary.json").read_bytes())
+    shutil.rmtree(directory)

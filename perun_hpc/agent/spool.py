@@ -1,0 +1,50 @@
+"""Files of the spool that `store.files` does not cover: JSON documents, and lines that are appended and cut back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.store.files import write_new
+
+
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """Write one JSON document in one step."""
+    write_new(path, json.dumps(value, separators=(",", ":")).encode(), durable=durable)
+
+
+def read_json(path: Path) -> Any | None:
+    """The document under `path`; None where there is none or it is damaged (a damaged one is kept beside its name)."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return json.loads(data)
+    except ValueError:
+        path.replace(path.with_name(path.name + ".damaged"))
+        return None
+
+
+def append_lines(path: Path, lines: list[str]) -> int:
+    """Append whole lines and return the file's length after them; on a full disk none of them stays."""
+    data = "".join(line + "\n" for line in lines).encode()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        before = os.fstat(fd).st_size
+        written = os.write(fd, data)
+        if written < len(data):
+            os.ftruncate(fd, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return before + written
+    finally:
+        os.close(fd)
+
+
+def cut(path: Path, length: int) -> None:
+    """Drop what was appended behind `length`."""
+    if path.exists() and path.stat().st_size > length:
+        os.truncate(path, length)

@@ -1,0 +1,156 @@
+"""A node for the real agent: a tree that looks like /sys and /proc, an agent process, and a hook's messages to it.
+
+Counters move only when the test moves them, and every value that was served is known, so edges are compared exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.wire.client import request
+from perun_hpc.wire.message import Message, encode
+
+RANGE_UJ = 262_143_328_850
+ZONES = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram"}
+CPUS = 4
+USER_HZ = os.sysconf("SC_CLK_TCK")
+
+
+class FakeNode:
+    """Directories of one node below `base`, and the agent that runs there."""
+
+    def __init__(self, base: Path, policy: str = "", simulated: bool = True) -> None:
+        self.base = base
+        self.root, self.run_dir, self.spool = base / "root", base / "run", base / "spool"
+        self.archive, self.policy = base / "archive", base / "policy.yaml"
+        self.socket = str(self.run_dir / "agent.sock")
+        self.agent: subprocess.Popen[bytes] | None = None
+        self.counters = dict.fromkeys(ZONES, 1_000_000)
+        self.busy_s = [0.0] * CPUS
+        powercap = self.root / "sys/class/powercap"
+        for zone, name in ZONES.items():
+            (powercap / zone).mkdir(parents=True)
+            (powercap / zone / "name").write_text(name + "\n")
+            (powercap / zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
+            (powercap / zone / "energy_uj").touch()
+        if simulated:
+            (powercap / "perun_simulated").touch()
+        for cpu in range(CPUS):
+            topology = self.root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+            topology.mkdir(parents=True)
+            (topology / "physical_package_id").write_text("0\n")
+            (topology / "core_id").write_text(f"{cpu}\n")
+        kernel = self.root / "proc/sys/kernel/random"
+        kernel.mkdir(parents=True)
+        self.set_boot("11111111-2222-3333-4444-555555555555")
+        (self.root / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n")
+        self.serve()
+        self.archive.mkdir()
+        self.policy.write_text(f"store:\n  archive: {self.archive}\n  spool: {self.spool}\n{policy}")
+
+    def set_boot(self, boot_id: str) -> None:
+        (self.root / "proc/sys/kernel/random/boot_id").write_text(boot_id + "\n")
+
+    def serve(self, package_uj: int = 0, dram_uj: int = 0, busy_s: dict[int, float] | None = None) -> None:
+        """Advance the counters and the CPUs' busy time; files change in place, as the kernel's do."""
+        for zone, added in zip(ZONES, (package_uj, dram_uj), strict=True):
+            self.counters[zone] = (self.counters[zone] + added) % (RANGE_UJ + 61)
+            _put(self.root / "sys/class/powercap" / zone / "energy_uj", f"{self.counters[zone]}\n".ljust(16, "\n"))
+        for cpu, seconds in (busy_s or {}).items():
+            self.busy_s[cpu] += seconds
+        lines = [f"cpu{cpu} {int(seconds * USER_HZ)} 0 0 0 0 0 0 0 0 0" for cpu, seconds in enumerate(self.busy_s)]
+        _put(self.root / "proc/stat", "\n".join(["cpu  0 0 0 0 0 0 0 0 0 0", *lines, "intr 0"]).ljust(4096, "\n"))
+
+    def cgroup(self, job_id: int, cpus: str, cpu_s: float, uid: int = 1000) -> None:
+        """Make or advance a job's cgroup (v1)."""
+        for controller in ("cpuacct", "cpuset"):
+            directory = self.root / f"sys/fs/cgroup/{controller}/slurm/uid_{uid}/job_{job_id}"
+            directory.mkdir(parents=True, exist_ok=True)
+            if controller == "cpuacct":
+                _put(directory / "cpuacct.usage", f"{int(cpu_s * 1e9)}\n".ljust(24, "\n"))
+            else:
+                _put(directory / "cpuset.cpus", f"{cpus}\n")
+
+    def start(self, *more: str, wait: bool = True) -> subprocess.Popen[bytes]:
+        """Start the agent as the hook does, here in the foreground."""
+        command = [sys.executable, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir), "--foreground"]
+        command += ["--spool", str(self.spool), "--root", str(self.root), "--policy", str(self.policy), *more]
+        self.agent = subprocess.Popen(command)
+        if wait:
+            until(lambda: self.answers(), "the agent answers")
+        return self.agent
+
+    def answers(self) -> bool:
+        try:
+            return self.ask("status").verb == "ok"
+        except Exception:
+            return False
+
+    def stop(self) -> None:
+        if self.agent is not None and self.agent.poll() is None:
+            self.agent.terminate()
+            self.agent.wait(20)
+
+    def kill(self) -> None:
+        assert self.agent is not None
+        self.agent.kill()
+        self.agent.wait(20)
+
+    def ask(self, verb: str, **fields: str | int) -> Message:
+        return request(verb, {key: str(value) for key, value in fields.items()}, timeout_s=10, path=self.socket)
+
+    def job(self, job_id: int, **more: str | int) -> dict[str, str | int]:
+        """What a hook says about a job."""
+        common: dict[str, str | int] = {"restart_count": 0, "uid": 1000, "gid": 1000, "user": "alice", "node": "n1"}
+        named: dict[str, str | int] = {"cluster": "test", "num_nodes": 1, "nodelist": "n1", "account": "physics"}
+        return {"job_id": job_id, **common, **named, "hook_mono_ns": time.monotonic_ns(), **more}
+
+    def begin(self, job_id: int, **more: str | int) -> None:
+        assert self.ask("job-start", **self.job(job_id, **more)).verb == "ok"
+
+    def end(self, job_id: int, **more: str | int) -> None:
+        assert self.ask("job-end", **self.job(job_id, **{"exit_code": "0:0", **more})).verb == "ok"
+
+    def leave(self, verb: str, job_id: int, **more: str | int) -> None:
+        """Put a message into the inbox, as a hook does that found no agent."""
+        inbox = self.run_dir / "inbox"
+        inbox.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fields = {key: str(value) for key, value in self.job(job_id, **more).items()}
+        name = f"{int(fields['hook_mono_ns']):020d}-{verb}-{job_id}-{fields['restart_count']}.msg"
+        (inbox / f".{name}.tmp").write_bytes(encode(verb, fields))
+        (inbox / f".{name}.tmp").rename(inbox / name)
+
+    def boundary_path(self, job_id: int, restart_count: int = 0) -> Path:
+        return self.archive / "test" / "incoming" / f"{job_id}.{restart_count}" / "n1.json"
+
+    def record(self, job_id: int, restart_count: int = 0) -> dict[str, Any]:
+        """The job's boundary record, waited for."""
+        path = self.boundary_path(job_id, restart_count)
+        until(path.exists, f"the record of job {job_id}")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """All lines of the node ledger."""
+        files = sorted((self.spool / "node").glob("*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def until(condition: Any, what: str, seconds: float = 20) -> None:
+    """Wait for a condition; fails loudly when it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.01)
+
+
+def _put(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.pwrite(fd, text.encode(), 0)
+    os.close(fd)
