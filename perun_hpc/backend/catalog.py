@@ -26,7 +26,11 @@ class Home(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One entry of the catalog; the module `perun_hpc.backend.<name>` holds `discover(root) -> Discovery`."""
+    """One entry of the catalog; the module `perun_hpc.backend.<name>` holds `discover(root) -> Discovery`.
+
+    `default` is false for what is opened by name only: `procstat` is the agent's own (psutil shows the same and more),
+    `estimate` the last resort.
+    """
 
     name: str
     home: Home
@@ -38,7 +42,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("powercap", Home.INLINE, "RAPL energy counters"),
     Backend("hwmon", Home.INLINE, "power and energy inputs of hardware monitors, Grace"),
     Backend("cray_pm", Home.INLINE, "HPE Cray node power counters"),
-    Backend("procstat", Home.INLINE, "CPU time and memory of the node"),
+    Backend("procstat", Home.INLINE, "CPU time and memory of the node", default=False),
     Backend("nvml", Home.CHILD, "NVIDIA GPUs"),
     Backend("amdsmi", Home.CHILD, "AMD GPUs"),
     Backend("ipmi", Home.CHILD, "node power from the BMC (DCMI)"),
