@@ -1,107 +1,23 @@
-"""The hooks, built into a sandbox: whatever the agent does, they exit 0 and lose no message that could be kept."""
+"""The hooks: whatever the agent does, they exit 0 and lose no message that could be kept."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from perun_hpc.wire.message import Message, decode, encode
+from perun_hpc.wire.message import decode, encode
 
-SLURM = Path(__file__).resolve().parents[2] / "slurm"
-
-JOB = {
-    "SLURM_JOB_ID": "4711",
-    "SLURM_JOB_UID": "2001",
-    "SLURM_JOB_USER": "alice",
-    "SLURM_JOB_RESTART_COUNT": "1",
-    "SLURM_NODELIST": "n[1-2]",
-    "SLURMD_NODENAME": "n1",
-}
-
-
-@dataclass(frozen=True)
-class Sandbox:
-    """An installation prefix and the run-time directories that its hooks were built for."""
-
-    root: Path
-
-    @property
-    def run_dir(self) -> Path:
-        return self.root / "run"
-
-    @property
-    def inbox(self) -> Path:
-        return self.run_dir / "inbox"
-
-    def start(self, name: str, **env: str) -> subprocess.Popen[str]:
-        hook = self.root / "prefix" / "libexec" / "perun" / name
-        return subprocess.Popen(
-            [str(hook)],
-            env={**JOB, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, name: str, **env: str) -> str:
-        """Run a hook to its end, which must be exit 0; returns what it printed."""
-        process = self.start(name, **env)
-        out, err = process.communicate(timeout=20)
-        assert process.returncode == 0
-        assert out == ""
-        return err
-
-    def listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(str(self.run_dir / "agent.sock"))
-        listener.listen(8)
-        listener.settimeout(20)
-        return listener
-
-    def kept(self) -> list[Message]:
-        return [decode(path.read_bytes()) for path in sorted(self.inbox.glob("*.msg"))]
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hooks built for directories below one root, with the sanitizers."""
-    root = tmp_path_factory.mktemp("hook")
-    paths = " ".join(
-        f'-DPERUN_{name}_DIR=\\"{root}/{directory}\\"'
-        for name, directory in (("RUN", "run"), ("ETC", "etc"), ("SPOOL", "spool"))
-    )
-    subprocess.run(
-        ["make", "-s", "-C", str(SLURM), f"BUILD={root}/build", f"PATHS={paths}", f"{root}/build/prolog"], check=True
-    )
-    return root
-
-
-@pytest.fixture
-def sandbox(built: Path) -> Iterator[Sandbox]:
-    libexec = built / "prefix" / "libexec" / "perun"
-    libexec.mkdir(parents=True)
-    for name in ("prolog", "epilog", "epilogslurmctld"):
-        os.link(built / "build" / "prolog", libexec / name)
-    (built / "prefix" / "bin").mkdir()
-    for name in ("run", "etc", "spool"):
-        (built / name).mkdir()
-    (built / "run" / "hook.conf").write_text("deadline_ms=400\n")
-    yield Sandbox(built)
-    subprocess.run(["rm", "-rf", *(str(built / name) for name in ("prefix", "run", "etc", "spool"))], check=True)
+from .sandbox import Sandbox
 
 
 def put_agent(sandbox: Sandbox, script: str) -> None:
     """Install something in the interpreter's place."""
-    python = sandbox.root / "prefix" / "bin" / "python"
+    python = sandbox.prefix / "bin" / "python"
     python.write_text("#!/bin/sh\n" + script)
     python.chmod(0o755)
 
@@ -328,8 +244,7 @@ def test_an_agent_that_starts_in_time_gets_the_message(sandbox: Sandbox) -> None
 
 
 def test_the_epilog_starts_an_agent_only_if_there_is_something_to_close(sandbox: Sandbox) -> None:
-    started = sandbox.root / "started"
-    started.unlink(missing_ok=True)
+    started = sandbox.run_dir / "started"
     put_agent(sandbox, f"echo up > {started}\n")
     sandbox.run("epilog")
     assert [message.verb for message in sandbox.kept()] == ["job-end"]
@@ -339,8 +254,7 @@ def test_the_epilog_starts_an_agent_only_if_there_is_something_to_close(sandbox:
 
 
 def test_the_epilog_starts_an_agent_for_an_open_session(sandbox: Sandbox) -> None:
-    started = sandbox.root / "started"
-    started.unlink(missing_ok=True)
+    started = sandbox.run_dir / "started"
     put_agent(sandbox, f"echo up > {started}\n")
     (sandbox.root / "spool" / "sessions" / "4711.1").mkdir(parents=True)
     sandbox.run("epilog")
@@ -357,8 +271,7 @@ def test_on_the_controller_it_only_nudges(sandbox: Sandbox) -> None:
 
 
 def test_a_foreign_name_does_nothing(sandbox: Sandbox) -> None:
-    libexec = sandbox.root / "prefix" / "libexec" / "perun"
-    (libexec / "other").hardlink_to(libexec / "prolog")
+    (sandbox.libexec / "other").hardlink_to(sandbox.libexec / "prolog")
     assert sandbox.run("other") == ""
     assert not sandbox.inbox.exists()
 
