@@ -1,0 +1,210 @@
+"""The plugin under a harness with fake spank_* functions, as Slurm 22.05 and as 23.11 and later."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .sandbox import Sandbox
+
+BATCH_STEP = 0xFFFFFFFB
+EXTERN_STEP = 0xFFFFFFFC
+INTERACTIVE_STEP = 0xFFFFFFFA
+
+COMMANDS = [
+    pytest.param(["sh"], id="one word"),
+    pytest.param(["/bin/sh", "-c", "echo $0"], id="absolute"),
+    pytest.param(["sh", "-c", "a b  'c' \"d\" \\ $e `f`\n", "", "--", "-x"], id="quoting"),
+    pytest.param(["sh", "--perun"], id="our word as an argument"),
+    pytest.param(["sh", "0"], id="a number as the argument"),
+    pytest.param(["sh", "\udcff\udcfe"], id="no utf-8"),
+    pytest.param(["sh", *("x" * 1000 for _ in range(100))], id="long"),
+]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the harness showed."""
+
+    argv: list[str]
+    env: dict[str, str]
+    log: list[str]
+
+
+@dataclass(frozen=True)
+class Harness:
+    """One fake Slurm."""
+
+    sandbox: Sandbox
+    prepends: bool
+
+    @property
+    def launcher(self) -> str:
+        return str(self.sandbox.libexec / "perun-launch")
+
+    def __call__(
+        self,
+        argv: list[str],
+        option: str = "+",
+        context: str = "remote",
+        step: int = 0,
+        arguments: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Seen:
+        program = self.sandbox.built / ("harness-prepend" if self.prepends else "harness")
+        plugin = self.sandbox.built / "perun_spank.so"
+        done = subprocess.run(
+            [program, plugin, context, option, str(step), arguments or f"prefix={self.sandbox.prefix}", *argv],
+            env={"PATH": "/usr/bin:/bin", "ASAN_OPTIONS": "detect_leaks=0", **(env or {})},
+            capture_output=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        words = os.fsdecode(done.stdout).split("\0")[:-1]
+        return Seen(
+            [word[1:] for word in words if word[0] == "A"],
+            dict(word[1:].split("=", 1) for word in words if word[0] == "E"),
+            [word[1:] for word in words if word[0] == "L"],
+        )
+
+    def is_bare(self, seen: Seen, argv: list[str]) -> bool:
+        return seen.argv == argv and not any(name.startswith("PERUN_") for name in seen.env)
+
+
+@pytest.fixture(params=[False, True], ids=["22.05", "23.11"])
+def harness(sandbox: Sandbox, request: pytest.FixtureRequest) -> Harness:
+    return Harness(sandbox, request.param)
+
+
+@pytest.mark.parametrize("argv", COMMANDS)
+def test_the_launcher_comes_before_the_command(harness: Harness, argv: list[str]) -> None:
+    seen = harness(argv, option="=period=1s")
+    if harness.prepends:
+        assert seen.argv == [harness.launcher, *argv]
+        assert "PERUN_ARGV0" not in seen.env
+    else:
+        assert seen.argv == [harness.launcher, *argv[1:]]
+        assert seen.env["PERUN_ARGV0"] == argv[0]
+    assert seen.env["PERUN_JOB"] == "4711.2"
+    assert seen.env["PERUN_STEP"] == "0"
+    assert seen.env["PERUN_OPTIONS"] == "period=1s"
+    assert seen.log == []
+
+
+@pytest.mark.parametrize("argv", COMMANDS)
+@pytest.mark.parametrize("option", ["-", "=off", "=regions=off,off", "=off,period=1s", "=" + "x" * 5000])
+def test_without_the_flag_nothing_changes(harness: Harness, argv: list[str], option: str) -> None:
+    assert harness.is_bare(harness(argv, option=option), argv)
+
+
+@pytest.mark.parametrize("option", ["=regions=off", "=offset=1", "=", "=(null)", "+"])
+def test_only_the_word_off_turns_it_off(harness: Harness, option: str) -> None:
+    assert harness(["sh"], option=option).argv[0] == harness.launcher
+
+
+@pytest.mark.parametrize("step", [BATCH_STEP, EXTERN_STEP, INTERACTIVE_STEP, 0xFFFFFFFD, 0xFFFFFFF0])
+def test_only_ordinary_steps_are_wrapped(harness: Harness, step: int) -> None:
+    assert harness.is_bare(harness(["sh"], step=step), ["sh"])
+
+
+@pytest.mark.parametrize("context", ["local", "allocator"])
+def test_other_contexts_leave_the_command_alone(harness: Harness, context: str) -> None:
+    assert harness.is_bare(harness(["sh", "x"], context=context), ["sh", "x"])
+
+
+def test_a_container_runs_bare(harness: Harness) -> None:
+    env = {"SLURM_CONTAINER": "/some/long/path/of/a/bundle"}
+    assert harness.is_bare(harness(["sh"], env=env), ["sh"])
+
+
+def test_a_missing_launcher_means_bare(harness: Harness) -> None:
+    Path(harness.launcher).unlink()
+    assert harness.is_bare(harness(["sh"]), ["sh"])
+
+
+def test_the_kill_switch_means_bare(harness: Harness) -> None:
+    (harness.sandbox.root / "etc" / "disable").touch()
+    assert harness.is_bare(harness(["sh"]), ["sh"])
+
+
+@pytest.mark.parametrize("argv", [["no-such-command"], ["/no/such/command"], ["/tmp"], ["/etc/passwd"], [""]])
+def test_a_command_that_cannot_run_is_left_to_slurmstepd(harness: Harness, argv: list[str]) -> None:
+    assert harness.is_bare(harness(argv), argv)
+
+
+def test_no_path_at_all_is_left_to_slurmstepd(harness: Harness) -> None:
+    assert harness.is_bare(harness(["sh"], env={"PATH": ""}), ["sh"])
+
+
+@pytest.mark.parametrize("arguments", ["colour=red", "prefix=relative", "prefix=/" + "x" * 5000, "prefix=/x,prefix"])
+def test_a_line_that_is_not_understood_warns_and_does_nothing(harness: Harness, arguments: str) -> None:
+    seen = harness(["sh"], arguments=arguments)
+    assert harness.is_bare(seen, ["sh"])
+    assert len(seen.log) == 1
+    assert seen.log[0].startswith("perun: plugstack.conf: ")
+
+
+def test_a_variable_of_the_user_does_not_mislead_the_launcher(harness: Harness) -> None:
+    seen = harness(["sh"], env={"PERUN_ARGV0": "/evil", "PERUN_JOB": "1.0", "PERUN_OPTIONS": "evil"})
+    assert seen.env.get("PERUN_ARGV0") == (None if harness.prepends else "sh")
+    assert (seen.env["PERUN_JOB"], seen.env["PERUN_OPTIONS"]) == ("4711.2", "")
+
+
+# --multi-prog: srun hands the file's name and its text over as the step's two arguments.
+
+MULTI_PROG = "# ranks\n0 sh -c 'echo \"$0 %t\"' \\\n  0 more\n\n  1-2,5\t./prog %t %o\n* hostname\n"
+WRAPPED = "# ranks\n0 {L} sh -c 'echo \"$0 %t\"' \\\n  0 more\n\n  1-2,5\t{L} ./prog %t %o\n* {L} hostname\n"
+
+ODD = [
+    pytest.param('"0" hostname\n', id="quoted ranks"),
+    pytest.param("0 hostname\nx y\n", id="no ranks"),
+    pytest.param("0 hostname\n1\n", id="no command"),
+    pytest.param("0 \\\nhostname\n", id="command on the next line"),
+    pytest.param("# comment \\\n0 hostname\n1 hostname\n", id="continued comment"),
+    pytest.param("0hostname\n1 hostname\n", id="no blank"),
+]
+
+
+def as_file(sandbox: Sandbox, text: str) -> list[str]:
+    path = sandbox.run_dir / "multi.conf"
+    path.write_text(text)
+    return [str(path), text]
+
+
+def test_srun_puts_the_launcher_into_the_text_where_the_step_cannot(harness: Harness) -> None:
+    argv = as_file(harness.sandbox, MULTI_PROG)
+    seen = harness(argv, context="local")
+    assert seen.argv == [argv[0], MULTI_PROG if harness.prepends else WRAPPED.replace("{L}", harness.launcher)]
+    assert seen.log == []
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_an_odd_text_is_left_alone(harness: Harness, text: str) -> None:
+    argv = as_file(harness.sandbox, text)
+    assert harness.is_bare(harness(argv, context="local"), argv)
+
+
+def test_a_text_that_only_looks_like_one_is_left_alone(harness: Harness) -> None:
+    argv = ["sh", "0 hostname\n1 hostname\n"]
+    assert harness.is_bare(harness(argv, context="local"), argv)
+
+
+def test_the_step_knows_a_text_that_srun_has_wrapped(harness: Harness) -> None:
+    text = WRAPPED.replace("{L}", harness.launcher)
+    seen = harness(["multi.conf", text], env={"PERUN_ARGV0": "/evil"})
+    assert seen.argv[-2:] == ["multi.conf", text]
+    assert "PERUN_ARGV0" not in seen.env
+    assert seen.env["PERUN_JOB"] == "4711.2"
+
+
+def test_the_step_leaves_a_text_alone_that_srun_has_left_alone(harness: Harness) -> None:
+    argv = ["multi.conf", MULTI_PROG]
+    seen = harness(argv)
+    if harness.prepends:
+        assert seen.argv == [harness.launcher, *argv]
+    else:
+        assert harness.is_bare(seen, argv)
