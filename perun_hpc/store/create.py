@@ -32,12 +32,25 @@ def read_plan(job_dir: Path) -> Plan:
         raise DataError(f"{path}: no trace was stored here") from error
 
 
+def tracks(job_dir: Path, plan: Plan) -> list[Track]:
+    """All tracks of the store, the root first; DataError where a description is damaged."""
+    found = []
+    for path in sorted(job_dir.glob("track*.json"), key=lambda path: (path.name != "track.json", path.name)):
+        try:
+            description = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{path}: damaged; run perun collect --repair") from error
+        found.append(Track.from_description(plan, description, str(path)))
+    return found
+
+
 def create(job_dir: Path, track: Track) -> None:
     """Write a track's metadata where there is none; the group's document comes last, so one that exists is whole."""
     group = job_dir / layout.STORE / track.group
     root = job_dir / layout.STORE / "zarr.json"
     if not (group / "zarr.json").exists():
         make_directory(job_dir / layout.MARKS)
+        _write_first(job_dir / track.file, encode(track.description()))
         columns = layout.shard_rows(track.period_ns)
         documents = track.documents(columns, {"state": "open"})
         for name, data in coordinate_chunks(track).items():
@@ -68,7 +81,7 @@ def shard_files(job_dir: Path, track: Track, node: int) -> Iterator[tuple[str, i
         if directory.is_dir():
             for path in sorted(directory.iterdir()):
                 blocks = layout.parse_chunk_key(path.name)
-                if blocks is not None and blocks[0] == node:
+                if blocks is not None and blocks[0] == node and path.name.startswith("c"):
                     yield name, blocks[1], path
 
 

@@ -26,9 +26,14 @@ CHUNKS_PER_SHARD = 144
 EARLY_NS = 3600 * NS_PER_S
 """Nodes whose clocks or prologs are up to this much ahead of the first one still fall into the store."""
 
+NODES_PER_BLOCK = 16
+"""Nodes in a chunk after recoding."""
+
 STORE = "job.zarr"
 PLAN = "layout.json"
 MARKS = "nodes"
+RECODED = "recoded.json"
+ASIDE = "aside"
 
 Json = dict[str, Any]
 
@@ -235,11 +240,16 @@ def chunk_key(*numbers: int) -> str:
     return ".".join(["c", *map(str, numbers)])
 
 
-_KEY = re.compile(r"c\.(\d+)\.(?:(\d+)\.)?(\d+)\Z")
+_KEY = re.compile(r"(?:c\.)?(\d+)\.(?:(\d+)\.)?(\d+)\Z")
+
+
+def block_key(*numbers: int) -> str:
+    """File name of a chunk of a recoded array: other names, so that both encodings can lie side by side."""
+    return ".".join(map(str, numbers))
 
 
 def parse_chunk_key(name: str) -> tuple[int, int] | None:
-    """Node block and time block of a file in an array of nodes; None for other files."""
+    """Node (or node block) and time block of a file in a data array; None for other files."""
     match = _KEY.match(name)
     return (int(match[1]), int(match[3])) if match else None
 
@@ -325,21 +335,24 @@ def _sharding(inner: list[int], size: int) -> list[Json]:
     ]
 
 
-def _data_array(form: Form, shape: list[int], period_ns: int, dims: list[str], attributes: Json) -> Json:
-    middle = shape[1:-1]
+def _data_array(form: Form, shape: list[int], period_ns: int, dims: list[str], recoded: bool) -> Json:
+    block = [NODES_PER_BLOCK if recoded else 1, *shape[1:-1]]
     size = itemsize(form.dtype)
     missing = fill(form.dtype)
     units = {} if form.units == "1" else {"units": form.units}
     scale = {} if form.scale == 1 else {"scale_factor": form.scale}
-    return _array(
+    document = _array(
         shape,
-        [1, *middle, shard_rows(period_ns)],
+        [*block, shard_rows(period_ns)],
         form.dtype,
-        _sharding([1, *middle, chunk_rows(period_ns)], size),
+        _sharding([*block, chunk_rows(period_ns)], size),
         dims,
         fill_value=missing,
-        attributes={"long_name": form.long_name, **units, **scale, "_FillValue": missing, **attributes},
+        attributes={"long_name": form.long_name, **units, **scale, "_FillValue": missing},
     )
+    if recoded:
+        document["chunk_key_encoding"] = {"name": "v2", "configuration": {"separator": "."}}
+    return document
 
 
 def _strings(count: int, dim: str, long_name: str) -> Json:
@@ -405,19 +418,35 @@ class Track:
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise DataError(f"{where}: channels damaged; run perun collect --repair") from error
 
-    def documents(self, columns: int, extra: Json | None = None) -> dict[str, Json]:
+    @property
+    def file(self) -> str:
+        """Name of the file beside the store that holds the description."""
+        return f"track{'-' if self.group else ''}{self.group.replace('/', '+')}.json"
+
+    def shape(self, name: str, columns: int) -> list[int]:
+        """Shape of a data array that is `columns` ticks long."""
+        channels = [len(part.channels) for part in self.parts if part.form.name == name]
+        return [len(self.plan.nodes), *channels, columns]
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms of all data arrays."""
+        return (*(part.form for part in self.parts), OFFSET_FORM)
+
+    def documents(self, columns: int, extra: Json | None = None, recoded: bool = False) -> dict[str, Json]:
         """The `zarr.json` of the group (key "") and of its arrays (key: name), `columns` ticks long.
 
-        `extra` are further attributes of the group.
+        `extra` are further attributes of the group; `recoded`: in node blocks, under other chunk names.
         """
         nodes = len(self.plan.nodes)
         documents: dict[str, Json] = {}
+        for form in self.forms:
+            shape = self.shape(form.name, columns)
+            dims = ["node", f"{form.name}_channel", "time"] if len(shape) == 3 else ["node", "time"]
+            documents[form.name] = _data_array(form, shape, self.period_ns, dims, recoded)
         for part in self.parts:
-            name, dim = part.form.name, f"{part.form.name}_channel"
-            shape = [nodes, len(part.channels), columns]
-            documents[name] = _data_array(part.form, shape, self.period_ns, ["node", dim, "time"], {})
-            documents[dim] = _strings(len(part.channels), dim, f"what {name} is of")
-        documents[OFFSET] = _data_array(OFFSET_FORM, [nodes, columns], self.period_ns, ["node", "time"], {})
+            dim = f"{part.form.name}_channel"
+            documents[dim] = _strings(len(part.channels), dim, f"what {part.form.name} is of")
         documents["node"] = _strings(nodes, "node", "node of the job")
         documents["node_status"] = _strings(nodes, "node", "state of a node's data, and why")
         until = {"long_name": "last tick with data", "_FillValue": fill("int64")}
@@ -426,6 +455,7 @@ class Track:
         attributes = {
             "Conventions": "CF-1.11",
             "perun_layout": VERSION,
+            "perun_plan": {key: value for key, value in self.plan.__dict__.items() if key != "nodes"},
             "perun_track": self.description(),
             "cluster": self.plan.cluster,
             "job_id": self.plan.job_id,

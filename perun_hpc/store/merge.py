@@ -7,7 +7,6 @@ Nothing is decided from an earlier merge; plan, group descriptions and marks say
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, files, layout
 from perun_hpc.store.layout import Json, Mark, Plan, Track
 
@@ -63,7 +61,7 @@ def finalise(
     """
     if not (job_dir / layout.PLAN).exists():
         return Merged("empty", {}, tuple(expected_nodes))
-    with _lease(job_dir) as held:
+    with lease(job_dir) as held:
         if not held:
             return Merged("busy", {}, ())
         plan = create.read_plan(job_dir)
@@ -95,22 +93,8 @@ def newest_marks(job_dir: Path) -> list[Mark]:
     return list(best.values())
 
 
-def tracks(job_dir: Path, plan: Plan) -> Iterator[Track]:
-    """Every track of the store, the root first."""
-    store = job_dir / layout.STORE
-    for path in sorted([store / "zarr.json", *store.glob("hw-*/zarr.json"), *store.glob("**/rate-*/zarr.json")]):
-        try:
-            attributes = json.loads(path.read_bytes())["attributes"]
-        except FileNotFoundError:
-            continue
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: damaged; run perun collect --repair") from error
-        if "perun_track" in attributes:
-            yield Track.from_description(plan, attributes["perun_track"], str(path))
-
-
 @contextmanager
-def _lease(job_dir: Path) -> Iterator[bool]:
+def lease(job_dir: Path) -> Iterator[bool]:
     """One merge at a time per store. Where the file system knows no locks it goes on: every single write is atomic."""
     fd = os.open(job_dir / layout.PLAN, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -159,15 +143,16 @@ def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str
     """Everything but the root's document, then that: readers of consolidated metadata see one state or the other."""
     store = job_dir / layout.STORE
     everything: dict[str, Json] = {}
+    recoded = (job_dir / layout.RECODED).exists()
     root: Json = layout.group_document({"perun_layout": layout.VERSION, "state": state})
-    for track in tracks(job_dir, plan):
+    for track in create.tracks(job_dir, plan):
         own = {mark.node: mark for mark in marks if mark.group == track.group}
         horizon = (now_ns + AHEAD_NS) // track.period_ns
         lasts = {node: min(mark.last, horizon) for node, mark in own.items() if track.origin <= mark.first <= horizon}
         columns = max([0, *lasts.values()]) - track.origin + 1 if lasts else 1
         start = min([own[node].first for node in lasts], default=track.origin) - track.origin
         extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
-        documents = track.documents(columns, extra)
+        documents = track.documents(columns, extra, recoded)
         group = store / track.group
         _write_times(group, track, columns)
         _write_nodes(group, track, [_status(node, own, nodes) for node in plan.nodes], lasts)

@@ -389,14 +389,16 @@ class NodeStore:
             self._write_chunks(chunks)
             if self._direct and self._tally.rows:
                 self._mark("running", "")
-        except OSError as error:
+        except (OSError, DataError) as error:
             self._failed(error)
             return False
         self.problem = None
         return True
 
-    def _failed(self, error: OSError) -> None:
-        self.problem = f"{error.strerror}: {error.filename or self.job_dir}"
+    def _failed(self, error: OSError | DataError) -> None:
+        self.problem = (
+            str(error) if isinstance(error, DataError) else f"{error.strerror}: {error.filename or self._home}"
+        )
         self._retry_tick = self._tally.last + RETRY_NS // self._period_ns
 
     # Shards.
