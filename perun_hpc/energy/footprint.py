@@ -1,0 +1,188 @@
+"""From energy to CO2 and cost, by factors that name their source and date; others are refused.
+
+A PUE (ISO/IEC 30134-2) multiplies energy at the wall. Without a node meter or a calibrated model of the node the energy
+at hand is less than that, and the result is a lower bound.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.errors import ConfigError, NotFoundError
+
+NS_PER_S = 1_000_000_000
+UJ_PER_KWH = 3_600_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A step function of time: `values[i]` holds from `from_ns[i]` (CLOCK_REALTIME) on, the first also before.
+
+    `source` and `date` say who published it and when; `note` names the stage (operational, life-cycle) or currency.
+    """
+
+    values: tuple[float, ...]
+    from_ns: tuple[int, ...]
+    source: str
+    date: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.source.strip() or not self.date.strip():
+            raise ConfigError(
+                "a factor without source and date is refused: name both in the policy's footprint section"
+            )
+        if not self.values or len(self.values) != len(self.from_ns) or list(self.from_ns) != sorted(set(self.from_ns)):
+            raise ConfigError(f"the factor of {self.source!r} needs values with rising times")
+
+    def at(self, real_ns: int) -> float:
+        """The value in force at a time."""
+        return self.values[max(0, bisect.bisect_right(self.from_ns, real_ns) - 1)]
+
+
+def constant(value: float, source: str, date: str, note: str = "") -> Factor:
+    """A factor that does not change."""
+    return Factor((value,), (0,), source, date, note)
+
+
+def series(text: str, source: str, date: str, note: str = "") -> Factor:
+    """A factor from CSV text with the columns `time` (UTC, ISO 8601: from then on) and `value`.
+
+    Raises
+    ------
+    ConfigError
+        Naming the line that is wrong.
+    """
+    rows: list[tuple[int, float]] = []
+    reader = csv.DictReader(text.splitlines())
+    if not {"time", "value"} <= set(reader.fieldnames or ()):
+        raise ConfigError(f"the series of {source!r} needs the columns time and value in its first line")
+    for row in reader:
+        try:
+            when = datetime.fromisoformat(row["time"].replace("Z", "+00:00"))
+            value = float(row["value"])
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"the series of {source!r}, line {reader.line_num}: {error}") from error
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=timezone.utc)
+        rows.append((round(when.timestamp()) * NS_PER_S, value))
+    rows.sort()
+    return Factor(tuple(value for _, value in rows), tuple(time for time, _ in rows), source, date, note)
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the series {path}: {error.strerror}: correct the policy's footprint") from error
+
+
+def from_policy(table: Mapping[str, Any] | None, read: Callable[[str], str] = _read_text) -> Factor | None:
+    """A factor as the policy's `footprint` section holds it; None for an empty table."""
+    if not table:
+        return None
+    note = str(table.get("stage") or table.get("currency") or "")
+    source, date = str(table.get("source") or ""), str(table.get("date") or "")
+    if table.get("series"):
+        return series(read(str(table["series"])), source, date, note)
+    for key in ("value", "g_per_kwh", "per_kwh"):
+        if table.get(key) is not None:
+            return constant(float(table[key]), source, date, note)
+    raise ConfigError("a factor needs a value or a series: add one to the policy's footprint section")
+
+
+def national_intensity(country: str) -> Factor:
+    """Yearly mean carbon intensity of a country's electricity (g/kWh, ISO 3166 alpha-3), from our offline table."""
+    text = resources.files("perun_hpc.energy").joinpath("intensities.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        if row["country"] == country.upper():
+            return constant(float(row["g_per_kwh"]), row["source"], row["year"], row["stage"])
+    raise NotFoundError(
+        f"no carbon intensity for country {country!r}: use its three-letter code, or give your own factor"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Energy used evenly over [t0_ns, t1_ns) of CLOCK_REALTIME."""
+
+    t0_ns: int
+    t1_ns: int
+    energy_uj: int
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The factors of a site; None where it states none."""
+
+    pue: Factor | None = None
+    carbon_location: Factor | None = None
+    carbon_market: Factor | None = None
+    price: Factor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What an energy means outside the machine.
+
+    `facility_uj` is the energy times PUE (None without one); CO2 in grams, location- and market-based (GHG Protocol
+    Scope 2) kept apart; `lower_bound` is true when the energy was not measured at the wall or no PUE was stated;
+    `sources` names every factor with its source and date.
+    """
+
+    facility_uj: float | None
+    co2_location_g: float | None
+    co2_market_g: float | None
+    cost: float | None
+    currency: str
+    lower_bound: bool
+    sources: tuple[str, ...]
+
+
+def footprint(pieces: Iterable[Piece], factors: Factors, at_wall: bool) -> Footprint:
+    """Apply a site's factors to energies, each product taken over time before it is summed."""
+    everything = list(pieces)
+    unit = constant(1.0, "no PUE stated", "-")
+    pue = factors.pue or unit
+
+    def total(factor: Factor | None) -> float | None:
+        if factor is None:
+            return None
+        return sum(piece.energy_uj / UJ_PER_KWH * _mean_product(piece, pue, factor) for piece in everything)
+
+    names = ("PUE", "CO2 location-based", "CO2 market-based", "price")
+    used = (factors.pue, factors.carbon_location, factors.carbon_market, factors.price)
+    sources = tuple(
+        f"{name}: {factor.source}, {factor.date}" + (f" ({factor.note})" if factor.note else "")
+        for name, factor in zip(names, used)
+        if factor is not None
+    )
+    facility = (
+        None if factors.pue is None else sum(piece.energy_uj * _mean_product(piece, pue, unit) for piece in everything)
+    )
+    return Footprint(
+        facility_uj=facility,
+        co2_location_g=total(factors.carbon_location),
+        co2_market_g=total(factors.carbon_market),
+        cost=total(factors.price),
+        currency=factors.price.note if factors.price else "",
+        lower_bound=not at_wall or factors.pue is None,
+        sources=sources,
+    )
+
+
+def _mean_product(piece: Piece, first: Factor, second: Factor) -> float:
+    """Time-weighted mean of a product of two step functions over a piece."""
+    if piece.t1_ns <= piece.t0_ns:
+        return first.at(piece.t0_ns) * second.at(piece.t0_ns)
+    inside = {time for time in (*first.from_ns, *second.from_ns) if piece.t0_ns < time < piece.t1_ns}
+    cuts = [piece.t0_ns, *sorted(inside), piece.t1_ns]
+    weighted = sum(first.at(a) * second.at(a) * (b - a) for a, b in zip(cuts, cuts[1:]))
+    return weighted / (piece.t1_ns - piece.t0_ns)
