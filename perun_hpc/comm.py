@@ -106,6 +106,7 @@ class Comm:
         self._world: Any = None
         self._host: Any = None
         self._leaders: Any = None
+        self._unsent: list[Any] = []
         if mpi is None:
             self.place = place_from(environ)
             return
@@ -167,12 +168,11 @@ class Comm:
         """
         if not self.talks:
             return [data] if self.place.rank == 0 else None
-        packed = struct.pack("<2q", self.place.rank, len(data)) + data
-        at_host = self._collect(self._host, packed, timeout_s)
+        at_host = self.gather_host(struct.pack("<2q", self.place.rank, len(data)) + data, timeout_s)
         if at_host is None:
             return None
         # A leader waits twice as long as its members: the slowest host's members use up the first share.
-        at_world = self._collect(self._leaders, b"".join(part for part in at_host if part), 2 * timeout_s)
+        at_world = self.gather_leaders(b"".join(part for part in at_host if part), 2 * timeout_s)
         if at_world is None:
             return None
         result: list[bytes | None] = [None] * self.place.size
@@ -182,13 +182,22 @@ class Comm:
                     result[rank] = content
         return result
 
+    def gather_host(self, data: bytes, timeout_s: float = 10.0) -> list[bytes | None] | None:
+        """The first stage: the bytes of this host's ranks at its leader, None at the others."""
+        return self._collect(self._host, data, timeout_s) if self.talks else [data]
+
+    def gather_leaders(self, data: bytes, timeout_s: float = 10.0) -> list[bytes | None] | None:
+        """The second stage, called by leaders: their bytes at rank 0, None at the others."""
+        return self._collect(self._leaders, data, timeout_s) if self.talks else [data]
+
     def _collect(self, comm: Any, data: bytes, timeout_s: float) -> list[bytes | None] | None:
         """Everybody's bytes at rank 0 of `comm`, None for who did not send in time; None at the others."""
         mpi, rank, size = self._mpi, comm.Get_rank(), comm.Get_size()
         deadline_s = time.monotonic() + timeout_s
         if rank != 0:
             request = comm.Isend([data, mpi.BYTE], 0, _TAG)
-            _wait(request.Test, deadline_s)
+            if not _wait(request.Test, deadline_s):
+                self._unsent.append((request, data))  # MPI may still read it
             return None
         parts: list[bytes | None] = [data] + [None] * (size - 1)
         waiting = set(range(1, size))

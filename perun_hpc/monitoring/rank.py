@@ -11,10 +11,11 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perun_hpc.data_model.data import DataNode
     from perun_hpc.monitoring.regions import Recorder
 
 SCHEMA = "perun.rank-data/1"
@@ -61,6 +62,7 @@ class Rank:
         self.samples: list[tuple[int, int, int]] = []
         self.mpi: dict[str, Any] | None = None
         self.recorder: Recorder | None = None
+        self.callbacks: Callable[[DataNode], None] | None = None
         self._live = False
         self.sample()
 
@@ -138,26 +140,29 @@ class Rank:
         if os.getpid() != self.pid or (self.recorder is None and self.mpi is None):
             return
         try:
-            import array
-
-            self.sample()
-            calls = b"" if self.recorder is None else self.recorder.table()
-            samples = array.array("q", [number for row in self.samples for number in row])
-            if sys.byteorder == "big":
-                samples.byteswap()
-            tables = [("calls", _CALLS, len(calls) // 24), ("samples", _SAMPLES, len(self.samples))]
             fd = memory_file("perun-rank")
             try:
                 with open(fd, "wb", closefd=False) as file:
-                    file.write(self._head(end, tables))
-                    file.write(calls)
-                    file.write(samples.tobytes())
+                    for part in self.content(end):
+                        file.write(part)
                 seal(fd)
                 self._send(fd, live=False)
             finally:
                 os.close(fd)
         except Exception:  # nobody listens, no memory, an interpreter half gone: the application ends as it would
             return
+
+    def content(self, end: str) -> tuple[bytes, ...]:
+        """The final message: header line and tables."""
+        import array
+
+        self.sample()
+        calls = b"" if self.recorder is None else self.recorder.table()
+        samples = array.array("q", [number for row in self.samples for number in row])
+        if sys.byteorder == "big":
+            samples.byteswap()
+        tables = [("calls", _CALLS, len(calls) // 24), ("samples", _SAMPLES, len(self.samples))]
+        return self._head(end, tables), calls, samples.tobytes()
 
     def energy_uj(self) -> int | None:
         """The host's energy up to now as the agent or the sampling process tells it; None if nobody does."""

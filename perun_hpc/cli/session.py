@@ -1,0 +1,99 @@
+"""A monitored session: warm-up, rounds, results written and shown. Behind `perun monitor` and `@perun`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.comm import Comm
+from perun_hpc.config.user import UserSettings, load, settings
+from perun_hpc.data_model.data import DataNode
+from perun_hpc.errors import NotFoundError, UsageError
+from perun_hpc.monitoring import callbacks
+from perun_hpc.monitoring.application import Application
+from perun_hpc.monitoring.monitor import DEFAULT_SENSORS, MonitorStatus, PerunMonitor
+
+
+class Session:
+    """One application, its rounds and what becomes of their results."""
+
+    def __init__(self, config: ConfigParser, live_files: tuple[str, ...] = ()) -> None:
+        self._config = config
+        self._live_files = live_files
+        self.settings: UserSettings = settings(config)
+
+    @classmethod
+    def load(cls, file: Path | None, overrides: Mapping[str, object], live_files: tuple[str, ...] = ()) -> Session:
+        """A session with the configuration in force."""
+        return cls(load(file, overrides), live_files)
+
+    def run_command(self, program: str, arguments: tuple[str, ...], is_binary: bool = False, is_module: bool = False) -> int:
+        """Run a command; returns its exit code, or dies by the signal that ended it."""
+        app = Application(program, self._config, is_binary, is_module, arguments)
+        app.command()  # a missing script is an error before anything is started
+        comm = Comm()
+        if comm.place.source in ("mpich", "openmpi", "slurm") and comm.place.size > 1:
+            if self.settings.rounds + self.settings.warmup_rounds > 1:
+                raise UsageError("an MPI program can be started once per launch: take --rounds 1 and start mpirun several times")
+        code = self._rounds(app, comm)
+        if code > 128:
+            sys.stdout.flush()
+            from perun_hpc.monitoring.child import die_by
+
+            die_by(code - 128)
+        return int(code)
+
+    def run_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call a function under measurement; returns or raises what it does."""
+        comm = Comm.detect()
+        if comm.why:
+            callbacks.warn(comm.why)
+        app = Application(function, self._config, args=args, kwargs=kwargs)
+        try:
+            return self._rounds(app, comm)
+        finally:
+            comm.close()
+
+    def _rounds(self, app: Application, comm: Comm) -> Any:
+        monitor = PerunMonitor(app, comm, {}, DEFAULT_SENSORS, self._config)
+        monitor.live_files = self._live_files
+        runs: list[DataNode] = []
+        status, result = MonitorStatus.SETUP, None
+        try:
+            for _ in range(self.settings.warmup_rounds):
+                status, _, result = monitor.run_application("", record=False)
+                if status is MonitorStatus.SCRIPT_ERROR:
+                    return result
+            for _ in range(self.settings.rounds):
+                status, node, result = monitor.run_application(self.settings.run_id or "")
+                if status is MonitorStatus.FILE_NOT_FOUND:
+                    raise NotFoundError(f"{app.name}: no such script or command: check the path")
+                if node is not None:
+                    runs.append(node)
+                if status is MonitorStatus.SCRIPT_ERROR:
+                    break
+            return result
+        except BaseException:
+            if monitor.data is not None:
+                runs.append(monitor.data)
+            raise
+        finally:
+            status = monitor.status
+            monitor.close()
+            if runs and monitor.directory is not None:
+                self._finish(app, comm, monitor, runs, status)
+
+    def _finish(
+        self, app: Application, comm: Comm, monitor: PerunMonitor, runs: list[DataNode], status: MonitorStatus
+    ) -> None:
+        from perun_hpc.report.formats import keep, show
+
+        assert monitor.directory is not None
+        metadata = {"app": app.name, "status": status.name, "ranks": comm.place.size, "source": comm.place.source}
+        path, tree = keep(monitor.directory, runs, metadata, self.settings)
+        callbacks.call_all(tree)
+        show(path, tree, self.settings, os.fspath(self.settings.data_out))

@@ -1,0 +1,248 @@
+"""The tree of results of monitored runs: application, runs, hosts, groups of devices, sensors, each with its metrics.
+
+    APP > MULTI_RUN > RUN > NODE > DEVICE_GROUP > SENSOR
+
+Plain values that turn into JSON and back without loss; nothing here measures or computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from perun_hpc.errors import DataError
+
+SCHEMA = "perun.run/1"
+
+
+class NodeType(StrEnum):
+    """The levels of the tree."""
+
+    APP = "app"
+    MULTI_RUN = "multi_run"
+    RUN = "run"
+    NODE = "node"
+    DEVICE_GROUP = "device_group"
+    SENSOR = "sensor"
+
+
+class DeviceType(StrEnum):
+    """What a group of devices is."""
+
+    NODE = "node"
+    CPU = "cpu"
+    GPU = "gpu"
+    RAM = "ram"
+    DISK = "disk"
+    NET = "net"
+    OTHER = "other"
+
+
+class MetricType(StrEnum):
+    """What a metric tells."""
+
+    RUNTIME = "runtime"
+    POWER = "power"
+    ENERGY = "energy"
+    CPU_POWER = "cpu_power"
+    CPU_ENERGY = "cpu_energy"
+    GPU_POWER = "gpu_power"
+    GPU_ENERGY = "gpu_energy"
+    DRAM_POWER = "dram_power"
+    DRAM_ENERGY = "dram_energy"
+    OTHER_POWER = "other_power"
+    OTHER_ENERGY = "other_energy"
+    CPU_UTIL = "cpu_util"
+    GPU_UTIL = "gpu_util"
+    DRAM_MEM = "dram_mem"
+    GPU_MEM = "gpu_mem"
+    NET_READ = "net_read"
+    NET_WRITE = "net_write"
+    DISK_READ = "disk_read"
+    DISK_WRITE = "disk_write"
+    CPU_CLOCK = "cpu_clock"
+    GPU_CLOCK = "gpu_clock"
+    N_RUNS = "n_runs"
+    MONEY = "money"
+    CO2 = "co2"
+
+
+UNITS: dict[str, str] = {"energy": "J", "power": "W", "util": "%", "mem": "B", "clock": "Hz", "read": "B/s", "write": "B/s"}
+
+
+def unit_of(metric: MetricType) -> str:
+    """The unit that a metric's value is in: J, W, s, %, B, B/s, Hz, g (CO2) or none."""
+    if metric is MetricType.RUNTIME:
+        return "s"
+    if metric is MetricType.CO2:
+        return "g"
+    return UNITS.get(metric.rpartition("_")[2], "")
+
+
+class Aggregate(StrEnum):
+    """How a metric of a parent follows from its children."""
+
+    SUM = "sum"
+    MEAN = "mean"
+    MAX = "max"
+    MIN = "min"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure.
+
+    Attributes
+    ----------
+    value : in `unit_of(type)`.
+    uncertainty : standard uncertainty (k=1) in the same unit; None when nothing is known of it.
+    provenance : measured, modelled, estimated or simulated.
+    low, high : bounds, where only bounds are certain.
+    """
+
+    type: MetricType
+    value: float
+    agg: Aggregate = Aggregate.SUM
+    uncertainty: float | None = None
+    provenance: str = "measured"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A metric over several runs; same unit as the metric."""
+
+    type: MetricType
+    sum: float
+    mean: float
+    std: float
+    max: float
+    min: float
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A sensor's readings: `mono_ns` since the run's start, `values` in `unit` (raw counts times `scale`), None for a gap."""
+
+    mono_ns: tuple[int, ...]
+    values: tuple[int | None, ...]
+    unit: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Region:
+    """One marked part of the program in one rank: the host's figures while at least one of its calls was running.
+
+    Attributes
+    ----------
+    calls, raised, open : how often it was called, raised, and was still running when the rank ended.
+    time_s : length of the union of its calls, `total_s` their sum (more where calls overlap or recurse).
+    metrics : of the rank's host, during that union; ranks that share a host share its energy.
+    """
+
+    name: str
+    host: str
+    rank: int
+    calls: int
+    time_s: float
+    total_s: float
+    raised: int = 0
+    open: int = 0
+    metrics: dict[MetricType, Metric] = field(default_factory=dict)
+
+
+@dataclass
+class DataNode:
+    """One node of the tree."""
+
+    id: str
+    type: NodeType
+    metadata: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, DataNode] = field(default_factory=dict)
+    metrics: dict[MetricType, Metric | Stats] = field(default_factory=dict)
+    device_type: DeviceType | None = None
+    raw_data: RawData | None = None
+    regions: list[Region] = field(default_factory=list)
+
+    def walk(self, kind: NodeType) -> Iterator[DataNode]:
+        """All nodes of one type below this one, itself included."""
+        if self.type is kind:
+            yield self
+        for child in self.nodes.values():
+            yield from child.walk(kind)
+
+    def value(self, metric: MetricType) -> float | None:
+        """A metric's value (for statistics the mean), None if it is not there."""
+        found = self.metrics.get(metric)
+        if found is None:
+            return None
+        return found.mean if isinstance(found, Stats) else found.value
+
+    def to_json(self) -> dict[str, Any]:
+        """This node and all below it as JSON values."""
+        result: dict[str, Any] = {"id": self.id, "type": self.type, "metadata": self.metadata}
+        if self.device_type is not None:
+            result["device_type"] = self.device_type
+        if self.metrics:
+            result["metrics"] = {
+                name: {"stats": _plain(metric)} if isinstance(metric, Stats) else _plain(metric)
+                for name, metric in self.metrics.items()
+            }
+        if self.raw_data is not None:
+            raw = self.raw_data
+            result["raw_data"] = {
+                "mono_ns": list(raw.mono_ns), "values": list(raw.values), "unit": raw.unit, "scale": raw.scale
+            }  # fmt: skip
+        if self.regions:
+            result["regions"] = [
+                {**_plain(region), "metrics": {name: _plain(metric) for name, metric in region.metrics.items()}}
+                for region in self.regions
+            ]
+        if self.nodes:
+            result["nodes"] = {name: node.to_json() for name, node in self.nodes.items()}
+        return result
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> DataNode:
+        """Inverse of `to_json`; DataError if it is none."""
+        try:
+            return _node(data)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            name = data.get("id", "?") if isinstance(data, dict) else "?"
+            raise DataError(f"result tree of {name!r} is damaged: {error!r}") from error
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {key: item for key, item in vars(value).items() if item is not None}
+
+
+def _metric(data: dict[str, Any]) -> Metric | Stats:
+    if "stats" in data:
+        stats = data["stats"]
+        return Stats(**{**stats, "type": MetricType(stats["type"])})
+    return _single(data)
+
+
+def _single(data: dict[str, Any]) -> Metric:
+    return Metric(**{**data, "type": MetricType(data["type"]), "agg": Aggregate(data["agg"])})
+
+
+def _node(data: dict[str, Any]) -> DataNode:
+    raw = data.get("raw_data")
+    return DataNode(
+        id=data["id"],
+        type=NodeType(data["type"]),
+        metadata=data.get("metadata", {}),
+        nodes={name: _node(child) for name, child in data.get("nodes", {}).items()},
+        metrics={MetricType(name): _metric(metric) for name, metric in data.get("metrics", {}).items()},
+        device_type=DeviceType(data["device_type"]) if "device_type" in data else None,
+        raw_data=RawData(tuple(raw["mono_ns"]), tuple(raw["values"]), raw["unit"], raw["scale"]) if raw else None,
+        regions=[
+            Region(**{**region, "metrics": {MetricType(n): _single(m) for n, m in region["metrics"].items()}})
+            for region in data.get("regions", [])
+        ],
+    )

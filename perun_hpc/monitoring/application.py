@@ -1,0 +1,116 @@
+"""What is run: a script, a module, a binary, or a function of this very process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.config.user import settings
+from perun_hpc.errors import NotFoundError
+
+INJECT = Path(__file__).resolve().parent.parent / "inject"
+
+
+class Application:
+    """An application and how to start it.
+
+    Parameters
+    ----------
+    app : path of a script or binary, a command found on PATH, the name of a module (with `is_module`), or a callable.
+    config : of this run; `app_name` in it names the application.
+    is_binary : run it without injecting anything, whatever it is.
+    is_module : run `python -m app`.
+    args, kwargs : its arguments; kwargs for callables only.
+    """
+
+    def __init__(
+        self,
+        app: str | os.PathLike[str] | Callable[..., Any],
+        config: ConfigParser,
+        is_binary: bool = False,
+        is_module: bool = False,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._app = app
+        self.is_binary = is_binary
+        self.is_module = is_module
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs or {})
+        self._name = settings(config).app_name
+
+    @property
+    def function(self) -> Callable[..., Any] | None:
+        """The callable, None for a command."""
+        return None if isinstance(self._app, (str, os.PathLike)) else self._app
+
+    @property
+    def name(self) -> str:
+        """Name under which runs are kept."""
+        if self._name:
+            return self._name
+        if isinstance(self._app, (str, os.PathLike)):
+            return os.fspath(self._app) if self.is_module else Path(self._app).stem
+        return str(getattr(self._app, "__name__", type(self._app).__name__))
+
+    @property
+    def is_script(self) -> bool:
+        """Whether this is a Python file that is handed to the interpreter."""
+        return (
+            isinstance(self._app, (str, os.PathLike))
+            and not self.is_binary
+            and not self.is_module
+            and os.fspath(self._app).endswith((".py", ".pyc", ".pyz"))
+        )
+
+    def command(self, environ: Mapping[str, str] = os.environ) -> list[str]:
+        """The command line of anything but a callable.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such script or command.
+        """
+        assert isinstance(self._app, (str, os.PathLike))
+        app = os.fspath(self._app)
+        if self.is_module:
+            return [interpreter(environ), "-m", app, *self.args]
+        if self.is_script:
+            if not Path(app).exists():
+                raise NotFoundError(f"script {app} does not exist: check the path")
+            return [interpreter(environ), app, *self.args]
+        import shutil
+
+        if shutil.which(app, path=environ.get("PATH", os.defpath)) is None:
+            if Path(app).is_file() and os.sep not in app:
+                raise NotFoundError(f"command {app} is not on PATH: run it as ./{app}, a Python file needs the ending .py")
+            raise NotFoundError(f"command {app} does not exist or cannot be executed: check the path")
+        return [app, *self.args]
+
+    def environ(self, base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:
+        """The environment of the command: `base`, and unless it is run as a binary the launcher's variables."""
+        if self.is_binary:
+            return dict(base)
+        result = {**base, **rank, "PERUN_PID": str(pid), "PYTHONPATH": str(INJECT)}
+        former = base.get("PYTHONPATH")
+        if former is not None:
+            result["PERUN_ORIG_PYTHONPATH"] = former
+            if former:
+                result["PYTHONPATH"] += os.pathsep + former
+        return result
+
+
+def interpreter(environ: Mapping[str, str]) -> str:
+    """The user's Python: that of the activated environment if there is one, else the one that runs perun."""
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        prefix = environ.get(name)
+        if prefix:
+            for base in ("python", "python3"):
+                path = Path(prefix) / "bin" / base
+                if os.access(path, os.X_OK):
+                    return str(path)
+    return sys.executable

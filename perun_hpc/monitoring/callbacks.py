@@ -1,0 +1,127 @@
+"""Functions of the user that are called with results: after the run, or with every reading. Isolated: they cost a warning.
+
+`register_callback(f)` in the application (or in the script that uses `@perun`): `f(node)` gets the run's `DataNode`.
+`register_live_callback(factory, id)` in a file named by `--live-callback-files`: `factory()` is called in the sampling process
+and returns a function that gets a dict of sensor id to value (in the sensor's base unit, None for a gap) with `mono_ns`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perun_hpc.data_model.data import DataNode
+    from perun_hpc.data_model.sensor import Sensor
+
+PostRun = Callable[["DataNode"], None]
+Live = Callable[[Mapping[str, "int | None"]], None]
+
+QUEUED = 64
+"""Readings that wait for a slow live callback; newer ones are left out."""
+STOP_S = 1.0
+
+post_run: list[PostRun] = []
+live_factories: dict[str, Callable[[], Live]] = {}
+
+
+def register_callback(function: PostRun) -> PostRun:
+    """Have `function(node)` called when the run has ended; usable as a decorator."""
+    if function not in post_run:
+        post_run.append(function)
+        from perun_hpc.monitoring import rank
+
+        if rank.current is not None:
+            rank.current.callbacks = call_all
+    return function
+
+
+def register_live_callback(factory: Callable[[], Live], id: str) -> None:
+    """Have `factory()` called once in the sampling process and what it returns with every reading; `id` names it in warnings."""
+    live_factories[id] = factory
+
+
+def call_all(node: DataNode) -> None:
+    """Call the post-run callbacks one after the other; what one raises is a warning."""
+    for function in post_run:
+        try:
+            function(node)
+        except Exception as error:
+            warn(f"callback {getattr(function, '__name__', function)!r} raised {type(error).__name__}: {error}")
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print(f"perun: warning: {text}", file=sys.stderr)
+
+
+class LiveCallbacks:
+    """The live callbacks of a run, called in a thread of their own so that a slow one delays no reading."""
+
+    def __init__(self, functions: Mapping[str, Live]) -> None:
+        self._functions = dict(functions)
+        self._left_out = 0
+        if functions:
+            import queue
+            import threading
+
+            self._queue: queue.Queue[dict[str, int | None] | None] = queue.Queue(QUEUED)
+            self._thread = threading.Thread(target=self._work, name="perun-live", daemon=True)
+            self._thread.start()
+
+    @classmethod
+    def from_files(cls, files: Sequence[str]) -> LiveCallbacks:
+        """Run each file, then make the callbacks that they registered."""
+        functions: dict[str, Live] = {}
+        for file in files:
+            try:
+                import runpy
+
+                runpy.run_path(file, run_name="perun_live_callbacks")
+            except (Exception, SystemExit) as error:
+                warn(f"live callback file {file} raised {type(error).__name__}: {error}")
+        for name, factory in live_factories.items():
+            try:
+                functions[name] = factory()
+            except Exception as error:
+                warn(f"live callback {name!r} could not be made: {type(error).__name__}: {error}")
+        return cls(functions)
+
+    def call(self, mono_ns: int, sensors: Sequence[Sensor], values: Sequence[int | None]) -> None:
+        """Hand one row of raw values over; returns at once."""
+        if not self._functions:
+            return
+        import queue
+
+        sample: dict[str, int | None] = {"mono_ns": mono_ns}
+        for sensor, value in zip(sensors, values, strict=True):
+            sample[sensor.id] = None if value is None else sensor.base(value)
+        try:
+            self._queue.put_nowait(sample)
+        except queue.Full:
+            self._left_out += 1
+
+    def _work(self) -> None:
+        while (sample := self._queue.get()) is not None:
+            for name, function in list(self._functions.items()):
+                try:
+                    function(sample)
+                except Exception as error:
+                    del self._functions[name]
+                    warn(f"live callback {name!r} raised {type(error).__name__}: {error}; it is not called again")
+
+    def close(self) -> None:
+        """Let the callbacks finish what waits, for a short while."""
+        if not hasattr(self, "_thread"):
+            return
+        import queue
+
+        try:
+            self._queue.put(None, timeout=STOP_S)
+        except queue.Full:
+            self._left_out += self._queue.qsize()
+        self._thread.join(STOP_S)
+        if self._left_out:
+            warn(f"live callbacks were too slow: {self._left_out} readings were left out")
+

@@ -1,0 +1,384 @@
+"""Runs an application once and measures it on this host: `PerunMonitor`."""
+
+from __future__ import annotations
+
+import enum
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from configparser import ConfigParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from perun_hpc.backend.base import host_name
+from perun_hpc.backend.catalog import Selection
+from perun_hpc.comm import Comm, run_key
+from perun_hpc.config.user import settings
+from perun_hpc.errors import NotFoundError, PerunError
+from perun_hpc.monitoring import callbacks
+from perun_hpc.monitoring.application import Application
+from perun_hpc.monitoring.rundir import RunDirectory, claim
+
+if TYPE_CHECKING:
+    import multiprocessing
+    import multiprocessing.queues
+    import multiprocessing.synchronize
+
+    from perun_hpc.backend.backend import Backend
+    from perun_hpc.data_model.data import DataNode
+    from perun_hpc.monitoring.child import Ended
+    from perun_hpc.monitoring.sampling_process import Orders
+
+PERUN_MP_START_METHOD: str = "spawn"
+"""How the sampling process is started: it inherits nothing of the application, no lock, no library, no MPI."""
+
+
+class MonitorStatus(enum.Enum):
+    """Where a monitor stands.
+
+    SETUP: made, nothing started. READY: the sampling process has taken its first reading. RUNNING: the application runs.
+    PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised, or ended with
+    a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did not start, or
+    was lost; the application ran all the same. MPI_ERROR: other ranks' data did not arrive. FILE_NOT_FOUND: there
+    is no such script or command. CLOSED: `close` was called.
+    """
+
+    SETUP = enum.auto()
+    READY = enum.auto()
+    RUNNING = enum.auto()
+    PROCESSING = enum.auto()
+    SCRIPT_ERROR = enum.auto()
+    PERUN_ERROR = enum.auto()
+    SP_ERROR = enum.auto()
+    MPI_ERROR = enum.auto()
+    FILE_NOT_FOUND = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Assigned(NamedTuple):
+    """Sensors that this rank owns: those of a backend, all that the configuration selects if `sensors` is empty."""
+
+    backend: str
+    sensors: tuple[str, ...] = ()
+
+
+DEFAULT_SENSORS: dict[str, tuple[Any, ...]] = {"*": Assigned("*")}
+"""Whatever the machine has, with the estimate where nothing measures power."""
+
+
+class PerunMonitor:
+    """Runs an application and measures it.
+
+    Parameters
+    ----------
+    app : what to run.
+    comm : the ranks of this launch; the leader of a host samples, the others only run.
+    backends : by name, where the sensors come from; empty for the default ones.
+    l_assigned_sensors : sensors that this rank owns, named tuples (`Assigned`) by sensor or backend; empty: it samples nothing.
+    config : as `perun_hpc.config.user.load` returns it; frozen here.
+
+    Attributes
+    ----------
+    status : `MonitorStatus`.
+    sp_ready_event, start_event, stop_event, close_event : shared with the sampling process of the run in progress.
+    queue : brings its one final message (path, status, error); None while there is no sampling process.
+    perunSP : the sampling process, None while there is none.
+    data : tree of the last run, also if the application raised; None where nothing was recorded on this rank.
+    directory : of the last run.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        comm: Comm,
+        backends: dict[str, Backend],
+        l_assigned_sensors: dict[str, tuple[Any, ...]],
+        config: ConfigParser,
+    ) -> None:
+        import multiprocessing
+
+        self._app = app
+        self._comm = comm
+        self._backends = backends
+        self._l_sensors_config = l_assigned_sensors
+        self._config = config
+        self._settings = settings(config)
+        self._context = multiprocessing.get_context(PERUN_MP_START_METHOD)
+        self.status = MonitorStatus.SETUP
+        self.sp_ready_event = self._context.Event()
+        self.start_event = self._context.Event()
+        self.stop_event = self._context.Event()
+        self.close_event = self._context.Event()
+        self.queue: multiprocessing.queues.Queue[tuple[str, str, str]] | None = None
+        self.perunSP: multiprocessing.context.SpawnProcess | None = None  # type: ignore[name-defined]
+        self.data: DataNode | None = None
+        self.directory: RunDirectory | None = None
+        self.live_files: tuple[str, ...] = ()
+        self._rounds = 0
+
+    def close(self) -> None:
+        """End a sampling process that is still there; a second call does nothing."""
+        self.close_event.set()
+        self._reap()
+        self.status = MonitorStatus.CLOSED
+
+    def run_application(self, run_id: str, record: bool = True) -> tuple[MonitorStatus, DataNode | None, Any]:
+        """Run the application once.
+
+        Returns the status, the run's tree (None if nothing was recorded by this rank) and the application's result: what the
+        callable returned, or the exit code of a command (128 + N for signal N). A SystemExit or an exception of a callable
+        reaches the caller after its data was saved; the tree is then in `data`.
+        """
+        self.data = None
+        if not record:
+            return self._run_bare()
+        try:
+            command = None if self._app.function is not None else self._app.command()
+        except NotFoundError:
+            self.status = MonitorStatus.FILE_NOT_FOUND
+            return self.status, None, None
+        number, self._rounds = self._rounds, self._rounds + 1
+        place = self._comm.place
+        if self.directory is None:
+            self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, place)
+        desk = _desk(self._comm, number)
+        samples = place.leader and bool(self._l_sensors_config)
+        try:
+            if samples and not self._start_sampling(run_id, number, desk):
+                # Nothing measures: the application runs all the same.
+                result = self._run(command, desk, record=False)
+                self.status = MonitorStatus.SP_ERROR
+                return self.status, None, result.value()
+            self.status = MonitorStatus.RUNNING
+            self.start_event.set()
+            result = self._run(command, desk, record=True)
+            self.status = MonitorStatus.PROCESSING
+            if samples:
+                self._collect(result, number)
+            elif result.rank_data:
+                self._comm.gather_host(result.rank_data, self._settings.queue_timeout)
+            if result.failed and self.status is MonitorStatus.PROCESSING:
+                self.status = MonitorStatus.SCRIPT_ERROR
+        finally:
+            self._reap()
+            if samples:
+                shutil.rmtree(Path(desk).parent, ignore_errors=True)
+        return self.status, self.data, result.value()
+
+    def _run_bare(self) -> tuple[MonitorStatus, DataNode | None, Any]:
+        try:
+            command = None if self._app.function is not None else self._app.command()
+        except NotFoundError:
+            self.status = MonitorStatus.FILE_NOT_FOUND
+            return self.status, None, None
+        self.status = MonitorStatus.RUNNING
+        result = self._run(command, "", record=False)
+        self.status = MonitorStatus.SCRIPT_ERROR if result.failed else MonitorStatus.PROCESSING
+        return self.status, None, result.value()
+
+    # The application.
+
+    def _run(self, command: list[str] | None, desk: str, record: bool) -> _Result:
+        place = self._comm.place
+        key = self.directory.run_id if self.directory else "0"
+        rank = {
+            "PERUN_SOCKET": desk, "PERUN_JOB": f"{key}.0", "PERUN_STEP": "0", "PERUN_RANK": str(place.rank),
+            "PERUN_LOCAL_RANK": str(place.host_rank), "PERUN_NTASKS": str(place.size), "PERUN_NNODES": str(place.hosts),
+        }  # fmt: skip
+
+        if command is None:
+            return _call(self._app, rank if record else None)
+        from perun_hpc.monitoring import child
+
+        def environ(pid: int) -> Mapping[str, str]:
+            return self._app.environ(os.environ, rank, pid) if record else dict(os.environ)
+
+        def started(pid: int) -> None:
+            if record and desk and not place.leader:
+                _register(desk, place.rank, pid)
+
+        sys.stdout.flush()
+        return _Result(ended=child.run(command, environ, started))
+
+    # The sampling process.
+
+    def _start_sampling(self, run_id: str, number: int, desk: str) -> bool:
+        from perun_hpc.monitoring.sampling_process import Orders
+
+        assert self.directory is not None
+        chosen = self._settings
+        names = {Assigned._make(entry).backend for entry in self._l_sensors_config.values()}
+        wanted = tuple(s for entry in self._l_sensors_config.values() for s in Assigned._make(entry).sensors)
+        place = self._comm.place
+        orders = Orders(
+            directory=str(self.directory.host(number, host_name())),
+            run_id=self.directory.run_id,
+            host=host_name(),
+            period_ns=chosen.period_ns,
+            backends=None if "*" in names else tuple(sorted(names)),
+            selection=Selection(
+                chosen.include_backends, chosen.exclude_backends, wanted or chosen.include_sensors, chosen.exclude_sensors
+            ),
+            socket=desk,
+            ranks=max(0, place.host_size - 1) if place.size > 1 else 0,
+            live=self.live_files,
+        )
+        for event in (self.sp_ready_event, self.start_event, self.stop_event):
+            event.clear()
+        self.queue = self._context.Queue()
+        return self._spawn(orders)
+
+    def _spawn(self, orders: Orders) -> bool:
+        from perun_hpc.monitoring.sampling_process import Signals, main
+
+        assert self.queue is not None
+        signals = Signals(self.sp_ready_event, self.start_event, self.stop_event, self.close_event, self.queue)
+        self.perunSP = self._context.Process(target=main, args=(orders, signals), name="perun-sampling", daemon=True)
+        # Spawning imports the parent's main module in the child; the application's own must not run a second time.
+        own_main = sys.modules["__main__"]
+        sys.modules["__main__"] = type(sys)("__main__")
+        try:
+            self.perunSP.start()
+        except OSError as error:
+            callbacks.warn(f"the sampling process could not be started ({error}); the application runs unmeasured")
+            self.perunSP = None
+            return False
+        finally:
+            sys.modules["__main__"] = own_main
+        deadline = self._settings.queue_timeout
+        while not self.sp_ready_event.wait(0.1):
+            deadline -= 0.1
+            if deadline <= 0 or not self.perunSP.is_alive():
+                why = self._final()[2] if not self.perunSP.is_alive() else f"not ready after {self._settings.queue_timeout:g} s"
+                callbacks.warn(f"the sampling process did not start ({why}); the application runs unmeasured")
+                return False
+        self.status = MonitorStatus.READY
+        return True
+
+    def _final(self) -> tuple[str, str, str]:
+        """The sampling process' final message; a failure if it never comes. Waits as long as the process lives."""
+        import queue
+
+        assert self.queue is not None
+        assert self.perunSP is not None
+        while True:
+            alive = self.perunSP.is_alive()
+            try:
+                return self.queue.get(timeout=0.2)
+            except queue.Empty:
+                if not alive:
+                    return "", "failed", f"it ended with code {self.perunSP.exitcode}"
+
+    def _reap(self) -> None:
+        process, self.perunSP, self.queue = self.perunSP, None, None
+        if process is None:
+            return
+        self.stop_event.set()
+        process.join(1.0)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+    # What came of it.
+
+    def _collect(self, result: _Result, number: int) -> None:
+        from perun_hpc.monitoring.gather import collect
+
+        self.stop_event.set()
+        path, state, error = self._final()
+        if state != "complete":
+            callbacks.warn(f"the sampling process failed ({error}); this run has no figures")
+            self.status = MonitorStatus.SP_ERROR
+            return
+        assert self.directory is not None
+        try:
+            self.data, missing = collect(self._comm, self.directory, number, Path(path), self._settings, result)
+        except (PerunError, OSError, ValueError) as problem:
+            callbacks.warn(f"this run's data could not be worked up ({problem}); they stay in {path}")
+            self.status = MonitorStatus.PERUN_ERROR
+            return
+        if missing:
+            callbacks.warn(missing)
+            self.status = MonitorStatus.MPI_ERROR
+
+
+class _Result:
+    """What the application left: a value or an exception, or how its process ended; and the regions of this process."""
+
+    def __init__(
+        self, ended: Ended | None = None, returned: Any = None, raised: BaseException | None = None, rank_data: bytes = b""
+    ) -> None:
+        self.ended = ended
+        self.returned = returned
+        self.raised = raised
+        self.rank_data = rank_data
+
+    @property
+    def failed(self) -> bool:
+        """Whether the application says that it did not do its work."""
+        if isinstance(self.raised, SystemExit):
+            return self.raised.code not in (None, 0)
+        return self.raised is not None or (self.ended is not None and self.ended.code != 0)
+
+    def value(self) -> Any:
+        """The application's result; raises what it raised."""
+        if self.raised is not None:
+            raise self.raised
+        return self.returned if self.ended is None else self.ended.code
+
+
+def _call(app: Application, rank: Mapping[str, str] | None) -> _Result:
+    from perun_hpc.monitoring import regions
+
+    function: Callable[..., Any] | None = app.function
+    assert function is not None
+    if rank is not None:
+        regions.recorder.open()
+    returned: Any = None
+    raised: BaseException | None = None
+    try:
+        returned = function(*app.args, **app.kwargs)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        raised = error
+    data = b""
+    if rank is not None:
+        data = regions.snapshot(rank)
+        regions.recorder.close()
+    return _Result(returned=returned, raised=raised, rank_data=data)
+
+
+def _desk(comm: Comm, number: int) -> str:
+    """Path of the socket where the ranks of this host meet in this round."""
+    place = comm.place
+    if place.size == 1:
+        return str(Path(tempfile.mkdtemp(prefix="perun-")) / "desk")
+    import zlib
+
+    key = f"{zlib.crc32(run_key(os.environ).encode()):08x}"
+    directory = Path(tempfile.gettempdir()) / f"perun-{os.getuid()}-{key}-{number}"
+    if place.leader:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+    return str(directory / "desk")
+
+
+def _register(desk: str, rank: int, pid: int) -> None:
+    """Tell the leader's sampling process of a rank; without it the rank runs unmeasured."""
+    import time
+
+    from perun_hpc.errors import UnavailableError
+    from perun_hpc.wire.client import request
+
+    fd = os.pidfd_open(pid)
+    try:
+        for _ in range(100):
+            try:
+                request("rank-start", {"rank": str(rank)}, (fd,), 2.0, desk)
+                return
+            except UnavailableError:
+                time.sleep(0.05)
+        callbacks.warn(f"rank {rank}: the sampling process of this host does not answer; its regions are lost")
+    finally:
+        os.close(fd)

@@ -1,0 +1,262 @@
+"""The desk where the ranks of a host hand in their data, and the reading of what they handed in.
+
+The desk lives in the sampling process and speaks the agent's wire: `rank-start` by `perun monitor` for each rank, `rank-data`
+and `window` by the application. What is handed in is kept as it came; `read_rank` checks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import struct
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.errors import DataError
+from perun_hpc.monitoring.rank import SCHEMA
+from perun_hpc.store import files
+from perun_hpc.wire.message import Message, decode, encode
+from perun_hpc.wire.packet import receive_packet, send_packet
+
+CAP_B = 320 * 1024 * 1024
+SUFFIX = ".rank"
+ANSWER_S = 1.0
+REGISTER_S = 10.0
+
+Energy = Callable[[], "tuple[int | None, int]"]
+
+
+class Desk:
+    """Listens on a socket in a thread until `close`.
+
+    Parameters
+    ----------
+    path : of the socket, in a directory of the user's own.
+    directory : where ranks' data go, a file each.
+    energy : asked for windows; returns (uJ, monotonic ns).
+    expected : how many ranks will register with `rank-start`; `finish` waits a while for those that have not.
+    """
+
+    def __init__(self, path: str, directory: Path, energy: Energy, expected: int = 0) -> None:
+        self._directory = directory
+        self._energy = energy
+        self._uid = os.getuid()
+        self._live: dict[str, int] = {}
+        self._pids: dict[str, int] = {}
+        self._expected = expected
+        self._changed = threading.Condition()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Bound beside and renamed: who sees the name can connect.
+        self._listener.bind(path + ".new")
+        self._listener.listen(256)
+        Path(path + ".new").rename(path)
+        self._path = path
+        self._wake_r, self._wake_w = os.pipe()
+        self._thread = threading.Thread(target=self._serve, name="perun-desk", daemon=True)
+        self._thread.start()
+
+    def finish(self, abandoned: Callable[[], bool]) -> None:
+        """Wait until every rank that registered has ended, unless `abandoned` says that nobody waits for us any more."""
+        latest_s = time.monotonic() + REGISTER_S
+        with self._changed:
+            while not abandoned():
+                running = [fd for fd in self._pids.values() if not _ended(fd)]
+                missing = len(self._pids) < self._expected and time.monotonic() < latest_s
+                if not running and not missing:
+                    break
+                self._changed.wait(0.02)
+
+    def close(self) -> None:
+        """Stop listening; ranks that never handed in a final message are read from the memory that they shared."""
+        os.write(self._wake_w, b"x")
+        self._thread.join(ANSWER_S)
+        with contextlib.suppress(OSError):
+            Path(self._path).unlink()
+        self._listener.close()
+        for rank, fd in self._live.items():
+            self._keep(rank, fd)
+        for fd in (*self._live.values(), *self._pids.values(), self._wake_r, self._wake_w):
+            os.close(fd)
+        self._live.clear()
+        self._pids.clear()
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._wake_r, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj == self._wake_r:
+                        self._drain()
+                        return
+                    self._accept()
+
+    def _drain(self) -> None:
+        """Take what came in before the end: a rank may have sent its data just before it ended."""
+        self._listener.setblocking(False)
+        with contextlib.suppress(OSError):
+            while True:
+                self._accept()
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.settimeout(ANSWER_S)
+            try:
+                if _peer_uid(connection) != self._uid:
+                    return
+                packet, fds = receive_packet(connection)
+                try:
+                    verb, fields = self._answer(decode(packet), fds)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
+                send_packet(connection, encode(verb, fields))
+            except (OSError, DataError):
+                return  # that rank goes without; the others are served
+
+    def _answer(self, message: Message, fds: tuple[int, ...]) -> tuple[str, dict[str, str]]:
+        rank = message.get("rank", "0") or "0"
+        if message.verb == "window":
+            energy_uj, mono_ns = self._energy()
+            if energy_uj is None:
+                return "error", {"reason": "none", "text": "no energy sensor"}
+            return "ok", {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
+        if not rank.isdigit():
+            return "error", {"reason": "malformed", "text": "rank"}
+        if message.verb == "rank-start" and fds:
+            with self._changed:
+                self._pids[rank] = os.dup(fds[0])
+                self._changed.notify()
+        elif message.verb == "rank-data" and fds and message.get("live") == "1":
+            self._forget(rank)
+            self._live[rank] = os.dup(fds[0])
+        elif message.verb == "rank-data" and fds:
+            self._forget(rank)
+            self._keep(rank, fds[0])
+        else:
+            return "error", {"reason": "unknown", "text": message.verb}
+        return "ok", {}
+
+    def _forget(self, rank: str) -> None:
+        fd = self._live.pop(rank, None)
+        if fd is not None:
+            os.close(fd)
+
+    def _keep(self, rank: str, fd: int) -> None:
+        try:
+            self._directory.mkdir(exist_ok=True)
+            files.write_new(self._directory / f"{rank}{SUFFIX}", _content(fd), durable=False)
+        except (OSError, DataError):
+            return
+
+
+def _ended(pid_fd: int) -> bool:
+    import select
+
+    return bool(select.select([pid_fd], [], [], 0)[0])
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def _content(fd: int) -> bytes:
+    """What a rank's memory holds, without the pages after the end of a table that was still growing."""
+    parts, at = [], 0
+    while at < CAP_B:
+        part = os.pread(fd, 1 << 20, at)
+        if not part or (at and not any(part)):
+            break
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class RankData:
+    """What one rank handed in, checked.
+
+    Attributes
+    ----------
+    header : the JSON header, see docs/architecture.md.
+    names : of the regions.
+    calls : rows of (region, start_ns, end_ns), flat.
+    samples : rows of (mono_ns, cpu_ns, rss_peak_b), flat.
+    """
+
+    header: Mapping[str, Any]
+    names: tuple[str, ...]
+    calls: array[int]
+    samples: array[int]
+
+    @property
+    def rank(self) -> int:
+        """The rank's number in the world, MPI's if it was asked."""
+        mpi = self.header.get("mpi") or {}
+        return int(mpi.get("rank", self.header["rank"]))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the rank ended by itself; a killed one left only its calls."""
+        return not self.header["live"]
+
+
+def read_rank(data: bytes) -> RankData:
+    """Read rank data; DataError says what is wrong with it."""
+    line, newline, body = data.partition(b"\n")
+    try:
+        header = json.loads(line)
+        if not newline or header["schema"] != SCHEMA:
+            raise DataError(f"rank data: not of schema {SCHEMA}")
+        names = tuple(str(name) for name in header["regions"])
+        live = bool(header["live"])
+        int(header["rank"])
+        tables = {"calls": array("q"), "samples": array("q")}
+        at = 0
+        for table in header["tables"]:
+            rows = int(table["rows"])
+            end = len(body) - len(body) % 24 if rows < 0 else at + 24 * rows
+            if end > len(body):
+                raise DataError(f"rank data: table {table['name']} is cut off")
+            values = tables.setdefault(str(table["name"]), array("q"))
+            values.frombytes(body[at:end])
+            at = end
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"rank data: damaged ({error})") from error
+    if sys.byteorder == "big":
+        for values in tables.values():
+            values.byteswap()
+    calls = tables["calls"]
+    if live:
+        del calls[_used(calls) :]
+    return RankData(header, names, calls, tables["samples"])
+
+
+def _used(calls: array[int]) -> int:
+    """Length up to the first row that has no start."""
+    for at in range(1, len(calls), 3):
+        if calls[at] == 0:
+            return at - 1
+    return len(calls)
+
+
+def read_ranks(directory: Path) -> tuple[list[RankData], list[str]]:
+    """All ranks' data in a directory, and what could not be read."""
+    found, problems = [], []
+    for path in sorted(directory.glob(f"*{SUFFIX}"), key=lambda path: (len(path.name), path.name)):
+        try:
+            found.append(read_rank(path.read_bytes()))
+        except (DataError, OSError) as error:
+            problems.append(f"{path.name}: {error}")
+    return found, problems

@@ -1,0 +1,263 @@
+"""From what a run left on disk to its tree of results: metrics of a host, of a run, of several runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model.data import (
+    Aggregate,
+    DataNode,
+    DeviceType,
+    Metric,
+    MetricType,
+    NodeType,
+    Stats,
+)
+from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
+from perun_hpc.errors import DataError
+from perun_hpc.monitoring.ranks import RankData, read_ranks
+from perun_hpc.monitoring.sampling_process import SCHEMA, SUMMARY
+from perun_hpc.monitoring.tally import top_energy
+
+if TYPE_CHECKING:
+    from perun_hpc.monitoring.child import Ended
+
+NS_PER_S = 1_000_000_000
+J_PER_KWH = 3_600_000
+
+_GROUPS: dict[str, DeviceType] = {
+    "cpu": DeviceType.CPU, "dram": DeviceType.RAM, "gpu": DeviceType.GPU, "node": DeviceType.NODE,
+    "disk": DeviceType.DISK, "net": DeviceType.NET,
+}  # fmt: skip
+_ENERGY: dict[DeviceType, tuple[MetricType, MetricType]] = {
+    DeviceType.CPU: (MetricType.CPU_ENERGY, MetricType.CPU_POWER),
+    DeviceType.RAM: (MetricType.DRAM_ENERGY, MetricType.DRAM_POWER),
+    DeviceType.GPU: (MetricType.GPU_ENERGY, MetricType.GPU_POWER),
+    DeviceType.OTHER: (MetricType.OTHER_ENERGY, MetricType.OTHER_POWER),
+}
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """What the sampling process wrote of a host; DataError if it is not there or damaged."""
+    path = directory / SUMMARY
+    try:
+        summary = json.loads(path.read_bytes())
+        if summary["schema"] != SCHEMA:
+            raise DataError(f"{path}: not of schema {SCHEMA}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    assert isinstance(summary, dict)
+    return summary
+
+
+def host_node(directory: Path, summary: dict[str, Any], ended: Iterable[Ended], own: Sequence[RankData] = ()) -> DataNode:
+    """The tree of one host.
+
+    Parameters
+    ----------
+    directory : of the host's part of the run.
+    summary : of its sampling process.
+    ended : how the ranks that this process ran ended.
+    own : data of ranks that are this very process, or were gathered, beside those that came by the desk.
+    """
+    sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
+    results: list[dict[str, Any]] = summary["results"]
+    first_ns, last_ns = (summary["edges"][place]["mono_ns"] for place in (0, -1))
+    runtime_s = (last_ns - first_ns) / NS_PER_S
+    node = DataNode(summary["host"], NodeType.NODE, device_type=DeviceType.NODE)
+    for column, sensor in enumerate(sensors):
+        kind = _GROUPS.get(sensor.component, DeviceType.OTHER)
+        group = node.nodes.setdefault(kind, DataNode(kind, NodeType.DEVICE_GROUP, device_type=kind))
+        group.nodes[sensor.id] = _sensor_node(sensor, results[column], runtime_s)
+    metrics = _host_metrics(sensors, results, runtime_s, int(summary["cpus"]))
+    node.metrics.update({metric.type: metric for metric in metrics})
+    for group in node.nodes.values():
+        assert group.device_type is not None
+        for kind in _ENERGY.get(group.device_type, ()):
+            if kind in node.metrics:
+                group.metrics[kind] = node.metrics[kind]
+    ranks, problems = read_ranks(directory / "ranks")
+    ranks = [*ranks, *own]
+    node.regions = _regions(directory, summary, sensors, ranks, last_ns) if any(r.names for r in ranks) else []
+    node.metadata = {
+        "state": summary["state"] if all(rank.whole for rank in ranks) else "partial",
+        "why": summary["why"] or ("; ".join(problems) if problems else ""),
+        "period_ns": summary["period_ns"],
+        "rows": summary["rows"],
+        "missing": summary["missing"],
+        "scope": sorted({sensors[column].scope for column in top_energy(sensors)}),
+        "ranks": [_rank_entry(rank) for rank in ranks],
+        "processes": [
+            {"code": e.code, "signal": e.signal, "cpu_ns": e.cpu_ns, "rss_peak_b": e.rss_peak_b, "runtime_ns": e.end_ns - e.start_ns}
+            for e in ended
+        ],
+    }
+    return node
+
+
+def _rank_entry(rank: RankData) -> dict[str, Any]:
+    keep = ("pid", "python", "end", "mpi", "dropped")
+    return {"rank": rank.rank, "calls": len(rank.calls) // 3, **{key: rank.header.get(key) for key in keep}}
+
+
+def _sensor_node(sensor: Sensor, result: dict[str, Any], runtime_s: float) -> DataNode:
+    node = DataNode(sensor.id, NodeType.SENSOR, metadata={"sensor": sensor.to_json(), "result": result})
+    if sensor.quantity is Quantity.ENERGY and sensor.kind is Kind.COUNTER:
+        joules = result["base"] / 1e6
+        node.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules, provenance=sensor.provenance)
+        if runtime_s > 0:
+            node.metrics[MetricType.POWER] = Metric(MetricType.POWER, joules / runtime_s, provenance=sensor.provenance)
+    return node
+
+
+def _host_metrics(
+    sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runtime_s: float, cpus: int
+) -> list[Metric]:
+    metrics = [Metric(MetricType.RUNTIME, runtime_s, Aggregate.MAX)]
+    top = top_energy(sensors)
+    if top:
+        metrics += _energy_pair(MetricType.ENERGY, MetricType.POWER, [sensors[c] for c in top], [results[c] for c in top], runtime_s)
+    columns = range(len(sensors))
+    for kind, (energy, power) in _ENERGY.items():
+        chosen = [
+            c for c in columns
+            if sensors[c].quantity is Quantity.ENERGY and sensors[c].kind is Kind.COUNTER
+            and _GROUPS.get(sensors[c].component, DeviceType.OTHER) is kind
+            and sensors[c].parent not in {sensors[o].id for o in columns if _same_group(sensors[o], sensors[c])}
+        ]  # fmt: skip
+        if chosen:
+            metrics += _energy_pair(energy, power, [sensors[c] for c in chosen], [results[c] for c in chosen], runtime_s)
+    for sensor, result in zip(sensors, results, strict=True):
+        if sensor.quantity is Quantity.TIME and sensor.kind is Kind.COUNTER and sensor.domain == "cpu" and runtime_s > 0:
+            metrics.append(Metric(MetricType.CPU_UTIL, result["base"] / NS_PER_S / runtime_s / cpus * 100, Aggregate.MEAN))
+        elif sensor.quantity is Quantity.DATA and sensor.kind is Kind.GAUGE and result["mean"] is not None:
+            kind_of = MetricType.GPU_MEM if sensor.component == "gpu" else MetricType.DRAM_MEM
+            metrics.append(Metric(kind_of, result["mean"]))
+        elif sensor.quantity is Quantity.UTILISATION and sensor.component == "gpu" and result.get("mean") is not None:
+            metrics.append(Metric(MetricType.GPU_UTIL, result["mean"] / 10, Aggregate.MEAN))
+    return _merged(metrics + _traffic(sensors, results, runtime_s))
+
+
+def _same_group(one: Sensor, other: Sensor) -> bool:
+    return _GROUPS.get(one.component, DeviceType.OTHER) is _GROUPS.get(other.component, DeviceType.OTHER)
+
+
+def _traffic(sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runtime_s: float) -> list[Metric]:
+    kinds = {
+        ("net", "read"): MetricType.NET_READ, ("net", "write"): MetricType.NET_WRITE,
+        ("disk", "read"): MetricType.DISK_READ, ("disk", "write"): MetricType.DISK_WRITE,
+    }  # fmt: skip
+    return [
+        Metric(kind, result["base"] / runtime_s)
+        for sensor, result in zip(sensors, results, strict=True)
+        for (component, word), kind in kinds.items()
+        if sensor.quantity is Quantity.DATA and sensor.kind is Kind.COUNTER and sensor.component == component
+        and word in sensor.id and runtime_s > 0
+    ]  # fmt: skip
+
+
+def _merged(metrics: Sequence[Metric]) -> list[Metric]:
+    """One metric per type: sums, or the mean or maximum, by its rule."""
+    result: dict[MetricType, list[Metric]] = {}
+    for metric in metrics:
+        result.setdefault(metric.type, []).append(metric)
+    return [group[0] if len(group) == 1 else combine(group) for group in result.values()]
+
+
+def combine(metrics: Sequence[Metric]) -> Metric:
+    """Metrics of one type of several parts as one, by their rule; uncertainties of one instrument's kind add."""
+    first = metrics[0]
+    values = [metric.value for metric in metrics]
+    value = {
+        Aggregate.SUM: math.fsum(values),
+        Aggregate.MEAN: math.fsum(values) / len(values),
+        Aggregate.MAX: max(values),
+        Aggregate.MIN: min(values),
+    }[first.agg]
+    known = [metric.uncertainty for metric in metrics if metric.uncertainty is not None]
+    return Metric(first.type, value, first.agg, sum(known) if known else None, worst(metric.provenance for metric in metrics))
+
+
+def worst(provenances: Iterable[str]) -> str:
+    """The worst of several provenances; a sum carries it."""
+    return max((Provenance(name) for name in provenances), key=lambda provenance: provenance.rank, default=Provenance.MEASURED)
+
+
+def _energy_pair(
+    energy: MetricType, power: MetricType, sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runtime_s: float
+) -> list[Metric]:
+    joules = sum(result["base"] for result in results) / 1e6
+    gains = [Gain(result["base"], s.gain_error, f"{s.backend}:{s.component}") for s, result in zip(sensors, results, strict=True)]
+    edges, gaps = [], []
+    for sensor, result in zip(sensors, results, strict=True):
+        ceiling = sensor.max_uw or round(result["peak_per_s"])
+        edges += [Edge(ceiling, sensor.update_ns)] * 2
+        gaps.append(Gap(0, ceiling, result["gap_ns"]))
+    u_j = standard_uj(gains, edges, gaps) / 1e6
+    provenance = worst(sensor.provenance for sensor in sensors)
+    result = [Metric(energy, joules, uncertainty=u_j, provenance=provenance)]
+    if runtime_s > 0:
+        result.append(Metric(power, joules / runtime_s, uncertainty=u_j / runtime_s, provenance=provenance))
+    return result
+
+
+def _regions(
+    directory: Path, summary: dict[str, Any], sensors: Sequence[Sensor], ranks: Sequence[RankData], end_ns: int
+) -> list[Any]:
+    from perun_hpc.monitoring.region_results import regions
+
+    return regions(directory, summary, sensors, ranks, end_ns)
+
+
+def run_node(run_id: str, hosts: Sequence[DataNode], settings: UserSettings) -> DataNode:
+    """One run of an application: its hosts with overhead, and their sums with PUE, money and CO2."""
+    node = DataNode(run_id, NodeType.RUN, nodes={host.id: with_overhead(host, settings.power_overhead) for host in hosts})
+    types = list(dict.fromkeys(kind for host in node.nodes.values() for kind in host.metrics))
+    for kind in types:
+        parts = [metric for host in node.nodes.values() if isinstance(metric := host.metrics.get(kind), Metric)]
+        node.metrics[kind] = combine(parts)
+    energy = node.metrics.get(MetricType.ENERGY)
+    if isinstance(energy, Metric):
+        joules = energy.value * settings.pue
+        uncertainty = None if energy.uncertainty is None else energy.uncertainty * settings.pue
+        node.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules, energy.agg, uncertainty, energy.provenance)
+        kwh = joules / J_PER_KWH
+        for kind, factor in ((MetricType.MONEY, settings.price_factor), (MetricType.CO2, settings.emissions_factor)):
+            node.metrics[kind] = Metric(kind, kwh * factor, provenance=energy.provenance)
+    states = [host.metadata.get("state", "complete") for host in node.nodes.values()]
+    node.metadata = {"state": "complete" if states and all(state == "complete" for state in states) else "partial"}
+    return node
+
+
+def with_overhead(host: DataNode, overhead_w: float) -> DataNode:
+    """A host with a constant power added that no sensor sees."""
+    energy, power, runtime = (host.metrics.get(k) for k in (MetricType.ENERGY, MetricType.POWER, MetricType.RUNTIME))
+    if overhead_w and isinstance(energy, Metric) and isinstance(power, Metric) and isinstance(runtime, Metric):
+        host.metrics[MetricType.POWER] = Metric(
+            power.type, power.value + overhead_w, power.agg, power.uncertainty, worst((power.provenance, "estimated"))
+        )
+        host.metrics[MetricType.ENERGY] = Metric(
+            energy.type, energy.value + overhead_w * runtime.value, energy.agg, energy.uncertainty,
+            worst((energy.provenance, "estimated")),
+        )  # fmt: skip
+    return host
+
+
+def multi_run_node(run_id: str, runs: Sequence[DataNode], metadata: dict[str, Any]) -> DataNode:
+    """Several rounds under one id, with statistics over them."""
+    node = DataNode(run_id, NodeType.MULTI_RUN, metadata=metadata, nodes={run.id: run for run in runs})
+    types = dict.fromkeys(kind for run in runs for kind in run.metrics)
+    for kind in types:
+        values = [value for run in runs if (value := run.value(kind)) is not None]
+        mean = math.fsum(values) / len(values)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+        node.metrics[kind] = Stats(kind, math.fsum(values), mean, std, max(values), min(values))
+    node.metrics[MetricType.N_RUNS] = Metric(MetricType.N_RUNS, float(len(runs)))
+    return node

@@ -1,0 +1,95 @@
+"""The formats in which a user's runs are shown and exported; each is a module, imported when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model.data import SCHEMA, DataNode
+from perun_hpc.errors import DataError, NotFoundError
+from perun_hpc.monitoring.results import multi_run_node
+from perun_hpc.monitoring.rundir import RUN, RunDirectory
+from perun_hpc.store import files
+
+SUFFIX = {"json": ".json", "csv": ".csv", "hdf5": ".hdf5", "pickle": ".pickle", "bench": ".bench.json", "text": ".txt", "zarr": ".zarr"}
+
+
+def keep(
+    directory: RunDirectory, runs: Sequence[DataNode], metadata: dict[str, Any], settings: UserSettings
+) -> tuple[Path, DataNode]:
+    """Write a run's tree as `run.json` into its directory; returns the path and the tree."""
+    tree = multi_run_node(directory.run_id, runs, metadata)
+    path = directory.path / RUN
+    files.write_new(path, _encode(tree), durable=False)
+    return path, tree
+
+
+def _encode(tree: DataNode) -> bytes:
+    return json.dumps({"schema": SCHEMA, **tree.to_json()}, indent=1, ensure_ascii=False).encode()
+
+
+def read(path: Path) -> DataNode:
+    """A tree from a `run.json`, or from a file that the format json wrote.
+
+    Raises
+    ------
+    NotFoundError, DataError
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist: check the path") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise DataError(f"{path}: not of schema {SCHEMA}")
+    return DataNode.from_json(data)
+
+
+def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> None:
+    """After a run: the text on stdout's sibling stderr, or a file in the chosen format beside the runs of the application."""
+    if settings.format == "text":
+        from perun_hpc.report.formats import text
+
+        sys.stdout.flush()
+        print(text.render(tree, settings), file=sys.stderr)
+        return
+    target = Path(data_out) / f"{path.parent.parent.name}_{path.parent.name}{SUFFIX[settings.format]}"
+    write(tree, path.parent, target, settings.format, settings)
+    print(f"perun: {target}", file=sys.stderr)
+
+
+def write(tree: DataNode, directory: Path, target: Path, format: str, settings: UserSettings) -> None:
+    """Write a run in one of `config.user.FORMATS`; `directory` is the run's own, where its traces lie."""
+    if format == "text":
+        from perun_hpc.report.formats import text
+
+        files.write_new(target, (text.render(tree, settings) + "\n").encode(), 0o644, durable=False)
+    elif format == "json":
+        files.write_new(target, _encode(tree), 0o644, durable=False)
+    elif format == "bench":
+        from perun_hpc.report.formats import bench
+
+        files.write_new(target, bench.render(tree, settings).encode(), 0o644, durable=False)
+    elif format == "csv":
+        from perun_hpc.report.formats import table
+
+        files.write_new(target, table.csv_text(tree, directory).encode(), 0o644, durable=False)
+    elif format == "hdf5":
+        from perun_hpc.report.formats import hdf5
+
+        hdf5.write(tree, directory, target)
+    elif format == "pickle":
+        import pickle
+
+        from perun_hpc.report.formats import table
+
+        files.write_new(target, pickle.dumps(table.with_raw_data(tree, directory)), 0o644, durable=False)
+    else:
+        from perun_hpc.report.formats import zarr_copy
+
+        zarr_copy.write(directory, target)
