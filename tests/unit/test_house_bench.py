@@ -1,0 +1,46 @@
+"""The benchmark suite's arithmetic: ratios, and arms measured in turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.result import Result, interleaved, medians
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_ratio_says_how_many_times_better():
+    assert Result("a", 2.0, "s", "p", 6.0).ratio == 3
+    assert Result("a", 6.0, "1/s", "p", 2.0, higher_is_better=True).ratio == 3
+    assert Result("a", 1.0, "s").ratio is None
+    assert Result("a", -0.001, "s", "p", 0.01).ratio is None
+
+
+def test_a_line_of_json_has_all_that_a_reader_needs():
+    line = json.loads(Result("a", 2.0, "s", "p", 6.0, n=5).to_json())
+    assert line == {"name": "a", "value": 2.0, "unit": "s", "peer": "p", "peer_value": 6.0, "n": 5, "ratio": 3.0}
+
+
+def test_arms_are_measured_in_turn_and_every_second_round_backwards():
+    order = []
+
+    def arm(name):
+        return lambda: float(order.append(name) or len(order))
+
+    taken = interleaved({"a": arm("a"), "b": arm("b")}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert taken == {"a": [1.0, 4.0, 5.0], "b": [2.0, 3.0, 6.0]}
+
+
+def test_a_median_bears_one_disturbed_round():
+    values = iter([1.0, 900.0, 2.0])
+    assert medians({"a": lambda: next(values)}, 3) == {"a": 2.0}
+
+
+def test_an_unknown_bench_is_refused_with_what_there_is():
+    done = subprocess.run([sys.executable, "-m", "bench", "hok"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "hook, launch, sampler" in done.stderr
