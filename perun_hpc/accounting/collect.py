@@ -23,6 +23,7 @@ from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError, PerunError, UnavailableError
 from perun_hpc.store.files import sync_directory, write_new
+from perun_hpc.store.layout import PLAN
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class Slurm:
 class Tools:
     """What the collector calls outside its room.
 
-    finalise : closes the trace in a job's directory (metadata only), given the run's directory.
+    finalise : closes the trace (metadata only), given the run's directory, the job's nodes and the moment (epoch ns)
+        after which it does not wait for missing ones.
     publish : makes a written file readable by the job's owner (path, uid).
     footprint : what a record's energy means in CO2 and cost, or None.
     clock : epoch seconds.
@@ -55,7 +57,7 @@ class Tools:
 
     clock: Callable[[], float]
     slurm: Slurm | None = None
-    finalise: Callable[[Path], None] | None = None
+    finalise: Callable[[Path, Sequence[str], int], object] | None = None
     publish: Callable[[Path, int], None] | None = None
     footprint: Callable[[EnergyRecord], Footprint | None] | None = None
 
@@ -91,6 +93,7 @@ class Summary:
 class _Ready:
     run: Run
     files: tuple[Path, ...]
+    expected: tuple[str, ...]
     record: EnergyRecord
 
 
@@ -168,7 +171,7 @@ class Collector:
         unreadable = sorted({path.name for at in (directory, kept) for path in at.glob(f"*{DAMAGED}")})
         problems = [f"{name.removesuffix('.json' + DAMAGED)}: damaged boundary record" for name in unreadable]
         files = tuple(path for path in sorted(directory.iterdir()) if path.suffix in (".json", DAMAGED))
-        return _Ready(run, files, sum_boundaries(boundaries, problems)), len(damaged)
+        return _Ready(run, files, fresh[0].expected, sum_boundaries(boundaries, problems)), len(damaged)
 
     def _store(self, batch: Sequence[_Ready], summary: Summary) -> Summary:
         if not batch:
@@ -179,7 +182,7 @@ class Collector:
         known = self._ask([ready.run.job_id for ready in batch])
         records = []
         for ready in batch:
-            self._finalise(ready.run)
+            self._finalise(ready)
             records.append(self._finish(ready.record, known.get(ready.run.job_id, [])))
         puts = self.ledger.put(records, queue=self.queue, lease=(lease, self.holder))
         for ready, put in zip(batch, puts, strict=True):
@@ -211,14 +214,15 @@ class Collector:
             found.setdefault(job.job_id, []).append(job)
         return found
 
-    def _finalise(self, run: Run) -> None:
+    def _finalise(self, ready: _Ready) -> None:
         """Close the trace; its loss never costs the record."""
-        if self.tools.finalise is None or not (self.archive.job(run) / "job.zarr").exists():
+        directory = self.archive.job(ready.run)
+        if self.tools.finalise is None or not (directory / PLAN).exists():
             return
         try:
-            self.tools.finalise(self.archive.job(run))
+            self.tools.finalise(directory, ready.expected, ready.record.end_ns + int(self.deadline_s * 1e9))
         except (PerunError, OSError) as error:
-            log.warning("trace of %s not finalised: %s", run.name, error)
+            log.warning("trace of %s not finalised: %s", ready.run.name, error)
 
     def _publish(self, run: Run, record: EnergyRecord) -> None:
         directory = self.archive.job(run)

@@ -47,6 +47,15 @@ class Put:
     changed: bool
 
 
+@dataclass(frozen=True)
+class Due:
+    """A record whose line slurmdbd should hold, and how often that was tried."""
+
+    job: int
+    tries: int
+    record: EnergyRecord
+
+
 class Ledger:
     """An open ledger; use `open_ledger`."""
 
@@ -151,6 +160,37 @@ class Ledger:
             for row in self._rows(connection, cluster, job_ids):
                 out.setdefault((row.job_id, row.restart_count), []).append((row.start_s, row.end_s, row.inputs))
         return out
+
+    def due(self, cluster: str, limit: int) -> list[Due]:
+        """Return up to `limit` records whose line is to be written to slurmdbd now, the longest due first."""
+        queue, job = self.tables.slurmdbd_queue.c, self.tables.job.c
+        query = (
+            select(queue.job, queue.tries)
+            .join_from(self.tables.slurmdbd_queue, self.tables.job, queue.job == job.id)
+            .where(job.cluster == cluster, queue.due_s <= int(self._clock()))
+            .order_by(queue.due_s)
+            .limit(limit)
+        )
+        with self.read() as connection:
+            rows = connection.execute(query).all()
+            records = self._bodies(connection, [row.job for row in rows], shares=False)
+        return [Due(row.job, row.tries, records[row.job]) for row in rows]
+
+    def settle(self, jobs: Sequence[int]) -> None:
+        """Take rows out of the queue for slurmdbd."""
+        with self.write() as connection:
+            for job in jobs:
+                connection.execute(text("DELETE FROM slurmdbd_queue WHERE job = :j"), {"j": job})
+
+    def postpone(self, jobs: Sequence[tuple[int, int]]) -> None:
+        """Put rows off by so many seconds each."""
+        now = int(self._clock())
+        with self.write() as connection:
+            for job, seconds in jobs:
+                connection.execute(
+                    text("UPDATE slurmdbd_queue SET due_s = :d, tries = tries + 1 WHERE job = :j"),
+                    {"d": now + seconds, "j": job},
+                )
 
     def without_state(self, cluster: str, limit: int) -> list[int]:
         """Return the newest rows that Slurm's accounting has not completed yet."""
@@ -279,8 +319,8 @@ class Ledger:
         if jobs:
             connection.execute(
                 text(
-                    "INSERT INTO slurmdbd_queue (job, due_s, tries, last_error) VALUES (:job, :due, 0, '') "
-                    "ON CONFLICT (job) DO UPDATE SET due_s = excluded.due_s, tries = 0, last_error = ''"
+                    "INSERT INTO slurmdbd_queue (job, due_s, tries) VALUES (:job, :due, 0) "
+                    "ON CONFLICT (job) DO UPDATE SET due_s = excluded.due_s, tries = 0"
                 ),
                 [{"job": job, "due": now} for job in jobs],
             )

@@ -73,6 +73,8 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         end_ns=end_ns,
         inputs=inputs_digest(parts, problems),
         sluid=raw.get("sluid"),
+        het_job_id=_integer(raw.get("het_job_id")) or None,
+        het_offset=_integer(raw.get("het_offset")) if _integer(raw.get("het_job_id")) else None,
         uid=_integer(raw.get("uid")),
         gid=_integer(raw.get("gid")),
         user=str(raw.get("user") or ""),
@@ -146,6 +148,8 @@ def add_slurm(record: EnergyRecord, job: SlurmJob) -> EnergyRecord:
     """Return the record with what Slurm's accounting knows: submit time, names, QOS, state, array and het ids."""
     array_job_id, array_task_id = job.array
     het_job_id, het_offset = job.het
+    if het_job_id is None:
+        het_job_id, het_offset = record.het_job_id, record.het_offset
     held_s = record.gpu_held_s or job.gpus * round(record.elapsed_s)
     return replace(
         record,
@@ -304,9 +308,9 @@ def _steps(parts: Sequence[Boundary]) -> tuple[Step, ...]:
         Step(
             step_id=step_id,
             tasks=max(_integer(s.get("tasks")) or 0 for s in steps),
-            nodes=len(steps),
-            start_ns=min(_integer(s.get("start_ns")) or 0 for s in steps),
-            end_ns=max(_integer(s.get("end_ns")) or 0 for s in steps),
+            nodes=max(len(steps), *(_integer(s.get("nodes")) or 0 for s in steps)),
+            start_ns=min((t for s in steps if (t := _integer(s.get("start_ns")))), default=0),
+            end_ns=max((t for s in steps if (t := _integer(s.get("end_ns")))), default=0),
             energy_uj=_sum_known(_integer(s.get("energy_uj")) for s in steps),
         )
         for step_id, steps in sorted(found.items(), key=lambda item: _step_key(item[0]))

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from perun_hpc.accounting.archive import Archive, clusters
@@ -15,7 +16,9 @@ from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import query_jobs, query_window
 from perun_hpc.accounting.site import Site, load_site
+from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.store.merge import finalise
 
 log = logging.getLogger("perun.collect")
 
@@ -70,12 +73,21 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
                 jobs=lambda ids, c=cluster: query_jobs(ids, c),  # type: ignore[misc]
                 window=lambda since, until, c=cluster: query_window(since, until, ("--allusers",), c),  # type: ignore[misc]
             )
-        tools = Tools(clock=time.time, slurm=slurm)
+        tools = Tools(clock=time.time, slurm=slurm, finalise=_finalise)
         deadline_s = site.deadline_s if args.deadline is None else args.deadline
         collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
         summary = collector.sweep()
         print(f"{cluster}: {summary}", flush=True)
         for note in summary.notes:
             log.warning("%s", note)
+        if slurm is not None and site.slurmdbd != "off":
+            overwrite = site.slurmdbd == "overwrite"
+            flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, site.sweep_s)
+            if flushed != Flushed():
+                print(f"{cluster}: slurmdbd: {flushed}", flush=True)
         failed = failed or bool(summary.failed)
     return 1 if failed else 0
+
+
+def _finalise(directory: Path, nodes: Sequence[str], deadline_ns: int) -> None:
+    finalise(directory, nodes, time.time_ns(), deadline_ns)

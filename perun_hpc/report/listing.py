@@ -25,8 +25,8 @@ def jobs_listing(records: Sequence[EnergyRecord], style: Style, total: bool = Fa
 
 _COLUMNS = (
     "cluster", "job_id", "restart_count", "display_id", "name", "user", "account", "partition", "qos", "state",
-    "status", "provenance", "start_ns", "end_ns", "num_nodes", "cpus", "gpus", "energy_uj", "u_uj", "coverage", "idle_uj",
-    "wasted_uj", "gpu_held_s", "gpu_idle_s", "revision",
+    "status", "provenance", "start_ns", "end_ns", "num_nodes", "cpus", "gpus", "energy_uj", "u_uj", "coverage",
+    "idle_uj", "wasted_uj", "gpu_held_s", "gpu_idle_s", "revision",
 )  # fmt: skip
 
 

@@ -92,8 +92,7 @@ CREATE TABLE amendment (
 CREATE TABLE slurmdbd_queue (
     job INTEGER PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE,
     due_s BIGINT NOT NULL,
-    tries INTEGER NOT NULL,
-    last_error TEXT NOT NULL
+    tries INTEGER NOT NULL
 );
 CREATE INDEX slurmdbd_queue_due ON slurmdbd_queue (due_s);
 

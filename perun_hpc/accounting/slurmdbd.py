@@ -1,0 +1,146 @@
+"""Writing perun's line into slurmdbd's AdminComment: in batched sessions, checked afterwards, at a bounded rate.
+
+One `sacctmgr` session takes many commands on its standard input; a command still costs 0.27 s of waiting, because both ends
+send in small pieces and wait for delayed acknowledgements; so a few sessions at once cost no more than one. sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from perun_hpc.accounting.comment import encode, is_ours
+from perun_hpc.accounting.ledger import Due, Ledger
+from perun_hpc.accounting.sacct import TIMEOUT_S, Runner, SlurmJob, match_run, run_command
+from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+COMMAND_S = 0.3
+MAX_SESSIONS = 8
+FIRST_RETRY_S, LAST_RETRY_S = 5, 3600
+MAX_TRIES = 30
+"""With doubling pauses up to an hour: about a day of a slurmdbd that is down."""
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What one flush did; `kept` are jobs whose comment is another tool's."""
+
+    written: int = 0
+    postponed: int = 0
+    kept: int = 0
+    dropped: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.written} written, {self.postponed} later, {self.kept} left to other tools, {self.dropped} dropped"
+        )
+
+
+@dataclass(frozen=True)
+class Dbd:
+    """How slurmdbd is reached: sacct for many ids at once, and sacctmgr with commands on its standard input."""
+
+    sacct: Callable[[Iterable[int]], list[SlurmJob]]
+    run: Runner = run_command
+
+
+def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float, seconds: float) -> Flushed:
+    """Write what is due.
+
+    Parameters
+    ----------
+    overwrite
+        Whether another tool's comment may be replaced.
+    per_s, seconds
+        At most `per_s * seconds` jobs are written; the rest stays queued.
+    """
+    due = ledger.due(cluster, max(1, int(per_s * seconds)))
+    if not due:
+        return Flushed()
+    try:
+        rows = _by_id(dbd.sacct([d.record.job_id for d in due]))
+        lines, done, later, kept, dropped = _plan(due, rows, overwrite)
+        if lines:
+            _sessions(list(lines.values()), dbd, per_s)
+            after = _by_id(dbd.sacct([d.record.job_id for d in due if d.job in lines]))
+            for entry in (d for d in due if d.job in lines):
+                run = _run_of(entry.record, after)
+                held = run is not None and run.admin_comment == encode(entry.record)
+                (done if held else later).append(entry)
+    except UnavailableError as error:
+        log.warning("%s", error)
+        done, later, kept, dropped = [], list(due), [], []
+    given_up = [d for d in later if d.tries >= MAX_TRIES]
+    for entry in given_up:
+        log.warning("job %s: slurmdbd does not take its line: given up", entry.record.display_id)
+    later = [d for d in later if d.tries < MAX_TRIES]
+    ledger.settle([d.job for d in (*done, *kept, *dropped, *given_up)])
+    ledger.postpone([(d.job, min(FIRST_RETRY_S * 2**d.tries, LAST_RETRY_S)) for d in later])
+    return Flushed(len(done), len(later), len(kept), len(dropped) + len(given_up))
+
+
+def command(record: EnergyRecord) -> str:
+    """Return sacctmgr's command for a record; array tasks and het components by their own names.
+
+    A bare array or het leader's id would hit every member.
+    """
+    where = f"jobid={record.display_id} cluster={record.cluster}"
+    return f'modify job where {where} set AdminComment="{encode(record)}"'
+
+
+def _plan(
+    due: Sequence[Due], rows: dict[int, list[SlurmJob]], overwrite: bool
+) -> tuple[dict[int, str], list[Due], list[Due], list[Due], list[Due]]:
+    """Sort what is due into commands, done, later, kept and dropped."""
+    lines: dict[int, str] = {}
+    done: list[Due] = []
+    later: list[Due] = []
+    kept: list[Due] = []
+    dropped: list[Due] = []
+    for entry in due:
+        runs = rows.get(entry.record.job_id, [])
+        run = _run_of(entry.record, rows)
+        if run is None or run.end_s is None or not entry.record.state:
+            later.append(entry)
+        elif run.admin_comment == encode(entry.record):
+            done.append(entry)
+        elif run.run != max(r.run for r in runs):
+            # sacctmgr only reaches the newest run of a requeued job.
+            dropped.append(entry)
+        elif run.admin_comment and not is_ours(run.admin_comment) and not overwrite:
+            kept.append(entry)
+        else:
+            lines[entry.job] = command(entry.record)
+    return lines, done, later, kept, dropped
+
+
+def _sessions(lines: Sequence[str], dbd: Dbd, per_s: float) -> None:
+    count = max(1, min(MAX_SESSIONS, round(per_s * COMMAND_S), len(lines)))
+    shares = [lines[i::count] for i in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        for outcome in [pool.submit(_session, share, dbd) for share in shares]:
+            outcome.result()
+
+
+def _session(lines: Sequence[str], dbd: Dbd) -> None:
+    try:
+        dbd.run(["sacctmgr", "--immediate", "--quiet"], "\n".join(lines) + "\n", TIMEOUT_S + len(lines))
+    except UnavailableError as error:
+        # sacctmgr exits non-zero when any one command had no effect; what took effect shows afterwards.
+        log.info("%s", error)
+
+
+def _by_id(jobs: Iterable[SlurmJob]) -> dict[int, list[SlurmJob]]:
+    found: dict[int, list[SlurmJob]] = {}
+    for job in jobs:
+        found.setdefault(job.job_id, []).append(job)
+    return found
+
+
+def _run_of(record: EnergyRecord, rows: dict[int, list[SlurmJob]]) -> SlurmJob | None:
+    return match_run(rows.get(record.job_id, []), record.start_ns, record.end_ns)

@@ -1,0 +1,162 @@
+"""Boundary records become one energy record: sums, provenance, what is missing."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perun_hpc.accounting.daily import MEASURES, by_day, seconds_by_day, spread
+from perun_hpc.accounting.schema import from_json, json_schema, to_dict, to_json
+from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.errors import DataError
+from tests.accounting_data import DAY, START_S, boundary, domain, parsed, slurm_job
+
+ENERGY = st.one_of(st.none(), st.integers(-(10**9), 10**15))
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> list[dict[str, Any]]:
+    names = [f"n{i}" for i in range(1, draw(st.integers(1, 4)) + 1)]
+    nodelist = ",".join(names)
+    records = []
+    for node in draw(st.lists(st.sampled_from(names), min_size=1, unique=True)):
+        parts = {
+            name: domain(name.split("-")[0], draw(ENERGY), u_uj=draw(st.integers(0, 10**6)))
+            for name in draw(st.lists(st.sampled_from(["cpu-0", "cpu-1", "dram-0", "gpu-a", "node-0"]), unique=True))
+        }
+        data = boundary(node=node, nodelist=nodelist, domains=parts, num_nodes=len(names))
+        data["shares"] = []
+        for name, part in parts.items():
+            whole = part["energy_uj"] or 0
+            cut = draw(st.integers(min(whole, 0), max(whole, 0)))
+            for day, uj in (("2026-11-22", cut), ("2026-11-23", whole - cut)):
+                data["shares"].append({"day": day, "domain": name, "energy_uj": uj})
+        records.append(data)
+    return records
+
+
+@given(jobs(), st.randoms())
+def test_record_is_the_sum_whatever_the_order(records: list[dict[str, Any]], rng: random.Random) -> None:
+    record = sum_boundaries([parsed(r) for r in records])
+    shuffled = records * 2
+    rng.shuffle(shuffled)
+    assert sum_boundaries([parsed(r) for r in shuffled]) == record
+    if record.energy_uj is None:
+        assert record.provenance == "missing"
+        return
+    assert record.energy_uj == sum(n.energy_uj or 0 for n in record.nodes) == sum(s.energy_uj for s in record.shares)
+    days = by_day(record)
+    for at, name in enumerate(MEASURES):
+        if name == "energy_uj":
+            assert sum(vector[at] for vector in days.values()) == record.energy_uj
+        if name == "jobs":
+            assert sum(vector[at] for vector in days.values()) == 1
+
+
+@given(jobs())
+def test_record_survives_json(records: list[dict[str, Any]]) -> None:
+    record = add_slurm(sum_boundaries([parsed(r) for r in records]), slurm_job())
+    assert from_json(to_json(record)) == record
+    assert from_json(to_json(record, indent=1)) == record
+
+
+def test_schema_describes_a_record() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    record = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job())
+    jsonschema.validate(to_dict(record), json_schema())
+    broken = {**to_dict(record), "energy_uj": "much"}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, json_schema())
+    with pytest.raises(DataError, match="energy_uj"):
+        from_json(to_json(record).replace('"energy_uj":8000000000,"u_uj"', '"energy_uj":"much","u_uj"', 1))
+
+
+def test_unknown_keys_and_absent_new_fields_are_no_obstacle() -> None:
+    record = sum_boundaries([parsed(boundary())])
+    data = to_dict(record)
+    data["invented_later"] = 1
+    for name in ("trace_bytes", "footprint", "ranks", "time_limit_s"):
+        del data[name]
+    assert from_json(json.dumps(data)) == record
+
+
+def test_the_meter_is_never_added_to_its_parts() -> None:
+    parts = {"package-0": domain("cpu", 60), "node": domain("node", 100), "other": domain("other", 40)}
+    record = sum_boundaries([parsed(boundary(domains=parts))])
+    assert record.energy_uj == 100
+    assert [c.component for c in record.components] == ["cpu", "other", "node"]
+    only_meter = sum_boundaries([parsed(boundary(domains={"node": domain("node", 100)}))])
+    assert only_meter.energy_uj == 100
+
+
+def test_a_missing_node_makes_it_partial_and_is_named() -> None:
+    record = sum_boundaries([parsed(boundary(node="n2", nodelist="n[1-3]", num_nodes=3))])
+    assert record.status == "partial"
+    assert record.missing_nodes == ("n1", "n3")
+    assert record.coverage == pytest.approx(1 / 3)
+
+
+def test_nothing_measured_is_none_not_zero() -> None:
+    record = sum_boundaries([parsed(boundary(domains={"package-0": domain("cpu", None, covered_ns=0, gap_ns=5)}))])
+    assert record.energy_uj is None
+    assert record.status == "partial"
+    assert record.missing == ("n1: not measured: package-0",)
+
+
+def test_provenance_is_the_worst_of_the_parts() -> None:
+    parts = {"package-0": domain("cpu", 60), "dram-0": domain("dram", 6, provenance="modelled")}
+    assert sum_boundaries([parsed(boundary(domains=parts))]).provenance == "modelled"
+    assert sum_boundaries([parsed(boundary(domains=parts, simulated=True))]).provenance == "simulated"
+
+
+def test_uncertainties_add_up_inside_a_component_and_in_quadrature_between() -> None:
+    parts = {
+        "package-0": domain("cpu", 100, u_uj=1),
+        "package-1": domain("cpu", 100, u_uj=2),
+        "dram-0": domain("dram", 10, u_uj=4),
+    }
+    assert sum_boundaries([parsed(boundary(domains=parts))]).u_uj == 5
+
+
+def test_shares_that_do_not_sum_are_refused() -> None:
+    data = boundary(shares=[{"day": DAY, "domain": "package-0", "energy_uj": 1}])
+    with pytest.raises(DataError, match="shares of package-0"):
+        parsed(data)
+
+
+@pytest.mark.parametrize("change", [{"job_id": "x"}, {"schema": "perun.boundary/9"}, {"domains": []}, {"start": {}}])
+def test_damage_is_told(change: dict[str, Any]) -> None:
+    with pytest.raises(DataError):
+        parsed({**boundary(), **change})
+
+
+def test_slurm_data_and_waste() -> None:
+    record = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job(state="TIMEOUT", shown_id="4700_11"))
+    assert record.display_id == "4700_11"
+    assert record.wasted_uj == record.energy_uj == 8_000_000_000
+    assert add_slurm(record, slurm_job(state="COMPLETED")).wasted_uj == 0
+
+
+def test_a_job_nobody_reported_says_so() -> None:
+    record = missing_record(slurm_job(nodelist="n[1-2]", num_nodes=2), "c", "no node reported this job")
+    assert record.energy_uj is None
+    assert record.missing_nodes == ("n1", "n2")
+    (vector,) = by_day(record).values()
+    assert dict(zip(MEASURES, vector, strict=True))["unmeasured"] == 1
+
+
+@given(st.integers(-(10**18), 10**18), st.lists(st.integers(0, 10**12), min_size=1, max_size=9))
+def test_spread_sums_to_its_total(total: int, weights: list[int]) -> None:
+    assert sum(spread(total, weights)) == total
+
+
+def test_seconds_by_day_across_midnights() -> None:
+    days = seconds_by_day(START_S, START_S + 2 * 86400)
+    assert sum(days.values()) == 2 * 86400
+    assert len(days) == 3
+    assert seconds_by_day(START_S, START_S) == {DAY: 0}
