@@ -1,0 +1,339 @@
+"""NVIDIA GPUs through NVML (package nvidia-ml-py, module pynvml).
+
+Per GPU one call of `nvmlDeviceGetFieldValues` reads the total energy (field 83, mJ since the driver was loaded), the
+average power (185) and the instant power (186), each with its own time stamp and return code. GPUs are named by UUID:
+NVML's index, Slurm's index and the device's minor number may all differ. No process list is ever asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.backend.gpus import Gpu, MigInstance, from_proc, short_pci
+from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+
+NS_PER_US = 1000
+UPDATE_NS = 100_000_000
+SLOW_US = 500.0
+"""A call that takes longer than this at start is made only every `SLOW_EVERY`th read."""
+SLOW_EVERY = 10
+TRIALS = 3
+FROZEN_NS = 60_000_000_000
+"""A value whose own time stamp is older than this is frozen."""
+STEADY_NS = 1_000_000
+"""The real-time clock is taken as stepped when it moves by more than this against the monotonic one."""
+GAIN_ERROR = 0.05
+GAIN_SOURCE = (
+    "NVIDIA states +/-5 % for power; arXiv 2312.02741 finds the sensor active 25 % of the time on A100 and H100"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One NVML call and the sensors that it fills."""
+
+    sensors: tuple[Sensor, ...]
+    ask: Callable[[], Sequence[Reading]]
+
+
+class NvmlGpu:
+    """Reader of one GPU. A lost GPU is a gap in all its sensors; slow calls are made less often than fast ones.
+
+    Between two calls of a slow source its sensors are gaps with the reason `not due`.
+    """
+
+    def __init__(self, library: Any, gpu: Gpu, handle: Any, scope: int, clock: Clock = monotonic_ns) -> None:
+        """Find out by trying which calls the GPU supports, and time them; `scope` is NVML's power scope."""
+        self.gpu = gpu
+        self._scope = scope
+        self._offset_ns: int | None = None
+        self._library = library
+        self._handle = handle
+        self._clock = clock
+        self._turn = 0
+        self.cost_us: dict[str, float] = {}
+        self._calls = [call for call in self._candidates() if call is not None]
+        self._every = [self._period(call) for call in self._calls]
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """What this GPU supports."""
+        return tuple(sensor for call in self._calls for sensor in call.sensors)
+
+    def read(self) -> tuple[Reading, ...]:
+        """Make every call that is due."""
+        readings: list[Reading] = []
+        for call, every in zip(self._calls, self._every):
+            if self._turn % every:
+                readings += [Reading(None, self._clock(), "not due")] * len(call.sensors)
+            else:
+                readings += self._try(call)
+        self._turn += 1
+        return tuple(readings)
+
+    def _try(self, call: _Call) -> Sequence[Reading]:
+        try:
+            return call.ask()
+        except self._library.NVMLError as error:
+            return [Reading(None, self._clock(), str(error))] * len(call.sensors)
+
+    def _period(self, call: _Call) -> int:
+        costs = []
+        for _ in range(TRIALS):
+            start_ns = time.perf_counter_ns()
+            self._try(call)
+            costs.append((time.perf_counter_ns() - start_ns) / NS_PER_US)
+        cost_us = statistics.median(costs)
+        self.cost_us[call.sensors[0].id] = cost_us
+        # The call that holds the energy is always due: an edge reading must never be skipped.
+        holds_energy = any(sensor.quantity is Quantity.ENERGY for sensor in call.sensors)
+        return 1 if holds_energy or cost_us <= SLOW_US else SLOW_EVERY
+
+    def _candidates(self) -> list[_Call | None]:
+        library, handle = self._library, self._handle
+
+        def gauge(name: str, quantity: Quantity, unit: str, scale: int, ask: Callable[[], Any]) -> _Call | None:
+            sensor = self._sensor(name, quantity, Kind.GAUGE, unit, scale_num=scale)
+            return self._supported((sensor,), lambda: [Reading(int(ask()), self._clock())])
+
+        def clock(kind: int) -> Callable[[], Any]:
+            return lambda: library.nvmlDeviceGetClockInfo(handle, kind)
+
+        def celsius() -> Any:
+            return library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)
+
+        return [
+            self._power_call(),
+            gauge("memory", Quantity.DATA, "B", 1, lambda: library.nvmlDeviceGetMemoryInfo(handle).used),
+            self._utilisation_call(),
+            gauge("clock-sm", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_SM)),
+            gauge("clock-mem", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_MEM)),
+            gauge("temperature", Quantity.TEMPERATURE, "C", 1000, celsius),
+            gauge(
+                "throttle", Quantity.FLAGS, "bits", 1, lambda: library.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+            ),
+        ]
+
+    def _supported(self, sensors: tuple[Sensor, ...], ask: Callable[[], Sequence[Reading]]) -> _Call | None:
+        try:
+            ask()
+        except self._library.NVMLError:
+            return None
+        return _Call(sensors, ask)
+
+    def _power_call(self) -> _Call | None:
+        """Energy, average and instant power in one call; which of them exist is found out once."""
+        library = self._library
+        wanted = (
+            (library.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, "energy", Quantity.ENERGY, Kind.COUNTER, "mJ"),
+            (library.NVML_FI_DEV_POWER_AVERAGE, "power-average", Quantity.POWER, Kind.GAUGE, "mW"),
+            (library.NVML_FI_DEV_POWER_INSTANT, "power", Quantity.POWER, Kind.GAUGE, "mW"),
+        )
+        try:
+            first = library.nvmlDeviceGetFieldValues(self._handle, [(field, self._scope) for field, *_ in wanted])
+        except library.NVMLError:
+            return self._old_power_call()
+        present = [one for one, value in zip(wanted, first) if value.nvmlReturn == library.NVML_SUCCESS]
+        if not present:
+            return self._old_power_call()
+        fields = [(field, self._scope) for field, *_ in present]
+        sensors = tuple(
+            self._sensor(name, quantity, kind, unit, scale_num=1000, max_uw=self._max_uw())
+            for _, name, quantity, kind, unit in present
+        )
+        return _Call(
+            sensors, lambda: [self._field(value) for value in library.nvmlDeviceGetFieldValues(self._handle, fields)]
+        )
+
+    def _old_power_call(self) -> _Call | None:
+        """Energy alone, for drivers that do not know the fields."""
+        sensor = self._sensor("energy", Quantity.ENERGY, Kind.COUNTER, "mJ", scale_num=1000, max_uw=self._max_uw())
+        ask = self._library.nvmlDeviceGetTotalEnergyConsumption
+        return self._supported((sensor,), lambda: [Reading(int(ask(self._handle)), self._clock())])
+
+    def _field(self, value: Any) -> Reading:
+        """One field; its time stamp is in us of the real-time clock, so it is moved onto the monotonic one."""
+        now = self._clock()
+        if value.nvmlReturn != self._library.NVML_SUCCESS:
+            return Reading(None, now, str(self._library.NVMLError(value.nvmlReturn)))
+        library = self._library
+        unsigned_int = value.valueType == library.NVML_VALUE_TYPE_UNSIGNED_INT
+        ticks = int(value.value.uiVal if unsigned_int else value.value.ullVal)
+        stamp_ns = int(value.timestamp) * NS_PER_US + self._real_to_mono(now)
+        if now - stamp_ns > FROZEN_NS:
+            return Reading(None, now, f"frozen: the value is {(now - stamp_ns) // 1_000_000_000} s old")
+        return Reading(ticks, min(now, stamp_ns))
+
+    def _real_to_mono(self, now: int) -> int:
+        """Offset between the clocks; kept while it is steady, so that one time stamp always gives one result."""
+        offset_ns = now - time.time_ns()
+        if self._offset_ns is None or abs(offset_ns - self._offset_ns) > STEADY_NS:
+            self._offset_ns = offset_ns
+        return self._offset_ns
+
+    def _utilisation_call(self) -> _Call | None:
+        library, handle = self._library, self._handle
+        sensors = tuple(
+            self._sensor(name, Quantity.UTILISATION, Kind.GAUGE, "%", scale_num=10)
+            for name in ("utilisation", "memory-utilisation")
+        )
+
+        def ask() -> list[Reading]:
+            rates = library.nvmlDeviceGetUtilizationRates(handle)
+            now = self._clock()
+            return [Reading(int(rates.gpu), now), Reading(int(rates.memory), now)]
+
+        return self._supported(sensors, ask)
+
+    def _max_uw(self) -> int:
+        """Twice the highest limit that can be set, since spikes exceed it; 3 kW where the driver does not tell."""
+        try:
+            _, highest_mw = self._library.nvmlDeviceGetPowerManagementLimitConstraints(self._handle)
+        except self._library.NVMLError:
+            return 3_000_000_000
+        return 2 * int(highest_mw) * 1000
+
+    def _sensor(self, name: str, quantity: Quantity, kind: Kind, unit: str, **more: Any) -> Sensor:
+        gpu = self.gpu
+        shared = f", shared by {gpu.slices} MIG slices" if gpu.slices else ""
+        module = self._scope == self._library.NVML_POWER_SCOPE_MODULE
+        power = quantity in (Quantity.ENERGY, Quantity.POWER)
+        sensor = Sensor(
+            id=f"nvml:{gpu.domain}:{name}",
+            host=host_name(),
+            backend="nvml",
+            device=gpu.pci,
+            domain=gpu.domain,
+            component="gpu",
+            kind=kind,
+            quantity=quantity,
+            unit=unit,
+            update_ns=UPDATE_NS,
+            gain_error=GAIN_ERROR if power else 0.0,
+            gain_source=GAIN_SOURCE if power else "",
+            scope=f"{'module: GPU, its CPU and memory' if module and power else 'GPU'} ({gpu.name}{shared})",
+        )
+        return replace(sensor, **more)
+
+
+class Nvml:
+    """Reader of all GPUs; closing it shuts NVML down, so that a GPU can be reset."""
+
+    def __init__(self, library: Any, devices: tuple[NvmlGpu, ...]) -> None:
+        """`library` is the initialised pynvml module."""
+        self._library = library
+        self._devices = devices
+        self._open = True
+        self._sensors = tuple(sensor for device in devices for sensor in device.sensors)
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The sensors of all GPUs."""
+        return self._sensors
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs, for mapping what Slurm calls them."""
+        return tuple(device.gpu for device in self._devices)
+
+    def read(self) -> tuple[Reading, ...]:
+        """Read one GPU after the other."""
+        return tuple(reading for device in self._devices for reading in device.read())
+
+    def close(self) -> None:
+        """Shut NVML down."""
+        if self._open:
+            self._open = False
+            with contextlib.suppress(self._library.NVMLError):
+                self._library.nvmlShutdown()
+
+
+def discover(
+    root: Path = Path("/"), clock: Clock = monotonic_ns, pause: Callable[[float], None] = time.sleep
+) -> Discovery:
+    """All GPUs that NVML shows, which are always this machine's; `root` only tells whether there should be any."""
+    try:
+        import pynvml
+    except ImportError:
+        missing = Missing("NVIDIA GPUs", "the Python package nvidia-ml-py is not installed", "pip install nvidia-ml-py")
+        return Discovery(missing=(missing,) if from_proc(root) else ())
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        expected = from_proc(root) or (root / "dev/nvidiactl").exists()
+        missing = Missing("NVIDIA GPUs", f"NVML does not start: {error}", "install the driver's libnvidia-ml.so.1")
+        return Discovery(missing=(missing,) if expected else ())
+    devices, lost = [], []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            gpu = _describe(pynvml, handle)
+            device = NvmlGpu(pynvml, gpu, handle, _scope(pynvml, handle, pause), clock)
+        except pynvml.NVMLError as error:
+            lost.append(Missing(f"NVIDIA GPU number {index} of NVML", str(error), "drain the node and reset the GPU"))
+            continue
+        devices.append(device)
+    if not devices:
+        pynvml.nvmlShutdown()
+        return Discovery(missing=tuple(lost))
+    return Discovery((Nvml(pynvml, tuple(devices)),), tuple(lost))
+
+
+def _describe(library: Any, handle: Any) -> Gpu:
+    uuid = str(library.nvmlDeviceGetUUID(handle))
+    bus = library.nvmlDeviceGetPciInfo(handle).busId
+    pci = short_pci(bus.decode() if isinstance(bus, bytes) else str(bus))
+    name = str(library.nvmlDeviceGetName(handle))
+    try:
+        minor: int | None = int(library.nvmlDeviceGetMinorNumber(handle))
+    except library.NVMLError:
+        minor = None
+    try:
+        in_mig_mode = library.nvmlDeviceGetMigMode(handle)[0] == library.NVML_DEVICE_MIG_ENABLE
+    except library.NVMLError:
+        in_mig_mode = False
+    if not in_mig_mode:
+        return Gpu(uuid, pci, minor, name)
+    most = int(library.nvmlDeviceGetMaxMigDeviceCount(handle))
+    return Gpu(uuid, pci, minor, name, most, tuple(_instances(library, handle, most)))
+
+
+def _instances(library: Any, handle: Any, most: int) -> Iterator[MigInstance]:
+    for index in range(most):
+        try:
+            instance = library.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            slices = int(library.nvmlDeviceGetAttributes(instance).gpuInstanceSliceCount)
+            yield MigInstance(str(library.nvmlDeviceGetUUID(instance)), slices)
+        except library.NVMLError:
+            continue
+
+
+def _scope(library: Any, handle: Any, pause: Callable[[float], None]) -> int:
+    """Whether the energy counter is the GPU's or, on a superchip, its module's: the scope whose power fits it better.
+
+    Only devices that show power in both scopes are asked: their counter is watched for half a second.
+    """
+    gpu, module = library.NVML_POWER_SCOPE_GPU, library.NVML_POWER_SCOPE_MODULE
+    instant, energy = library.NVML_FI_DEV_POWER_INSTANT, library.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
+    try:
+        first = library.nvmlDeviceGetFieldValues(handle, [(instant, gpu), (instant, module), (energy, gpu)])
+    except library.NVMLError:
+        return int(gpu)
+    if any(value.nvmlReturn != library.NVML_SUCCESS for value in first):
+        return int(gpu)
+    pause(0.5)
+    (last,) = library.nvmlDeviceGetFieldValues(handle, [(energy, gpu)])
+    elapsed_us = last.timestamp - first[2].timestamp
+    if last.nvmlReturn != library.NVML_SUCCESS or elapsed_us <= 0:
+        return int(gpu)
+    counted_mw = (last.value.ullVal - first[2].value.ullVal) * 1_000_000 / elapsed_us
+    off_gpu, off_module = (abs(counted_mw - value.value.uiVal) for value in first[:2])
+    return int(module if off_module < off_gpu else gpu)
