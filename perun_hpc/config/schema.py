@@ -100,7 +100,7 @@ def _freeze(value: Any) -> Any:
 NAME = Text(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "chemistry")
 DATE = Text(r"\d{4}-\d{2}-\d{2}", "2026-01-31")
 SOURCE = Text(r".*\S.*", "the operator's annual report 2025")
-BACKENDS = ("powercap", "hwmon", "cray_pm", "ipmi", "nvml", "amdsmi", "cgroup", "psutil", "file")
+BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "ipmi", "psutil", "file", "estimate")
 COMPONENTS = ("cpu", "dram", "gpu", "node", "other")
 USER_OPTIONS = ("off", "notrace", "period")
 

@@ -9,6 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
+from perun_hpc.backend import catalog
+from perun_hpc.config import schema
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.json_schema import json_schema
 from perun_hpc.config.policy import load
@@ -76,6 +78,13 @@ def test_the_reference_in_the_docs_is_current():
     assert reference().strip() in text, "run: python -m perun_hpc.config.reference"
 
 
+def test_the_policy_knows_the_backends_that_there_are():
+    assert set(schema.BACKENDS) == {backend.name for backend in catalog.BACKENDS if backend.default} | {
+        "file",
+        "estimate",
+    }
+
+
 def test_shared_gpu_nodes_know_their_static_power():
     node = site(
         "shared-gpu-cluster",
@@ -97,7 +106,7 @@ def test_the_strict_site_keeps_patients_out():
 
 
 def test_hopper_nodes_read_their_own_backends():
-    assert site("grace-hopper", JobFacts(node="gh001")).sensors.backends == ("hwmon", "nvml", "cgroup")
+    assert site("grace-hopper", JobFacts(node="gh001")).sensors.backends == ("hwmon", "nvml", "file")
     assert site("grace-hopper", JobFacts(node="cpu01")).sensors.backends == ()
     declared = site("grace-hopper", JobFacts(node="rack7-3")).sensors.files
     assert [sensor["name"] for sensor in declared] == ["nic-rail", "psu"]
