@@ -436,7 +436,7 @@ def _translated(engine: Engine) -> Iterator[None]:
 def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
     """Return the stored row of the same run: same submit time, or, where one is unknown, overlapping times."""
     for row in rows:
-        if record.submit_s and row.submit_s:
+        if record.submit_s and row.submit_s > 0:
             if row.submit_s == record.submit_s:
                 return row
         elif row.start_s <= record.end_ns // 10**9 + 60 and record.start_ns // 10**9 - 60 <= row.end_s:
@@ -468,7 +468,7 @@ def _row(job: int, r: EnergyRecord) -> dict[str, Any]:
         "id": job,
         "cluster": r.cluster,
         "job_id": r.job_id,
-        "submit_s": r.submit_s or 0,
+        "submit_s": r.submit_s or -(r.start_ns // 1_000_000_000),
         "restart_count": r.restart_count,
         "sluid": r.sluid,
         "array_job_id": r.array_job_id,

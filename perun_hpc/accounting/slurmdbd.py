@@ -1,7 +1,8 @@
 """Writing perun's line into slurmdbd's AdminComment: in batched sessions, checked afterwards, at a bounded rate.
 
-One `sacctmgr` session takes many commands on its standard input; a command still costs 0.27 s of waiting, because both ends
-send in small pieces and wait for delayed acknowledgements; so a few sessions at once cost no more than one. sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
+One `sacctmgr` session takes many commands on its standard input. A command still costs 0.27 s of waiting, because both
+ends send in small pieces and wait for delayed acknowledgements; so a few sessions at once cost no more than one.
+sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
 """
 
 from __future__ import annotations

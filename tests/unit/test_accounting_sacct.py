@@ -13,11 +13,12 @@ from perun_hpc.errors import NotFoundError, UnavailableError
 from tests.accounting_data import NS, START_S, slurm_job
 
 ROW = {
-    "JobIDRaw": "9", "JobID": "8+1", "JobName": "x", "User": "alice", "UID": "2001", "GID": "2001", "Account": "physics",
-    "Partition": "main", "QOS": "normal", "Cluster": "c", "Submit": "2026-11-22T14:00:00", "Start": "2026-11-22T14:00:01",
-    "End": "2026-11-22T14:01:41", "Suspended": "00:00:10", "State": "CANCELLED by 2001", "ExitCode": "0:15",
-    "NodeList": "n[1-2]", "NNodes": "2", "NCPUS": "8", "AllocTRES": "billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=2",
-    "TimelimitRaw": "10", "TotalCPU": "01:02.500", "AdminComment": "",
+    "JobIDRaw": "9", "JobID": "8+1", "JobName": "x", "User": "alice", "UID": "2001", "GID": "2001",
+    "Account": "physics", "Partition": "main", "QOS": "normal", "Cluster": "c", "Submit": "2026-11-22T14:00:00",
+    "Start": "2026-11-22T14:00:01", "End": "2026-11-22T14:01:41", "Suspended": "00:00:10",
+    "State": "CANCELLED by 2001", "ExitCode": "0:15", "NodeList": "n[1-2]", "NNodes": "2", "NCPUS": "8",
+    "AllocTRES": "billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,node=2", "TimelimitRaw": "10", "TotalCPU": "01:02.500",
+    "AdminComment": "",
 }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
--- One row per job run. Energies in microjoules, times in epoch seconds. submit_s is 0 until Slurm's accounting told it.
+-- One row per job run. Energies in microjoules, times in epoch seconds. Until Slurm's accounting told the
+-- submit time, submit_s is minus the start time.
 CREATE TABLE job (
     id INTEGER PRIMARY KEY,
     cluster TEXT NOT NULL,
