@@ -1,0 +1,218 @@
+"""AMD GPUs through AMD SMI (the Python package amdsmi that ROCm brings along).
+
+The energy accumulator counts in steps of `counter_resolution` uJ. Accumulators have been seen frozen or running
+backwards, so it is checked against power when it is opened; partitions of one GPU all show the whole GPU's power, so
+only the first function of each PCI device is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+
+PAUSE_S = 0.5
+AGREEMENT = 0.3
+"""Largest relative difference between counted and shown power at which the accumulator is believed."""
+LEAST_W = 5
+"""Below this power the check says nothing and the accumulator is believed if it moves at all."""
+MAX_UW = 3_000_000_000
+
+
+class AmdGpu:
+    """One GPU: energy, power, memory, utilisation, each call failing alone."""
+
+    def __init__(
+        self, library: Any, handle: Any, pci: str, uuid: str, resolution: Fraction | None, clock: Clock
+    ) -> None:
+        """`resolution` is uJ per step of the accumulator; None leaves the energy out."""
+        self._library = library
+        self._handle = handle
+        self._clock = clock
+        domain = f"gpu-{uuid}"
+
+        def sensor(name: str, quantity: Quantity, kind: Kind, unit: str, scale: Fraction) -> Sensor:
+            power = quantity in (Quantity.ENERGY, Quantity.POWER)
+            return Sensor(
+                id=f"amdsmi:{domain}:{name}",
+                host=host_name(),
+                backend="amdsmi",
+                device=pci,
+                domain=domain,
+                component="gpu",
+                kind=kind,
+                quantity=quantity,
+                unit=unit,
+                scale_num=scale.numerator,
+                scale_den=scale.denominator,
+                gain_error=0.05 if power else 0.0,
+                gain_source="assumed 5 % (k=1); AMD states none" if power else "",
+                update_ns=10_000_000,
+                max_uw=MAX_UW if power else None,
+                scope="GPU socket",
+            )
+
+        self._parts: list[tuple[Sensor, Callable[[], Any]]] = [
+            (sensor("power", Quantity.POWER, Kind.GAUGE, "W", Fraction(1_000_000)), lambda: power_w(library, handle)),
+            (sensor("memory", Quantity.DATA, Kind.GAUGE, "MB", Fraction(2**20)), self._memory),
+            (sensor("utilisation", Quantity.UTILISATION, Kind.GAUGE, "%", Fraction(10)), self._utilisation),
+        ]
+        if resolution is not None:
+            energy = sensor("energy", Quantity.ENERGY, Kind.COUNTER, f"{float(resolution):g} uJ", resolution)
+            self._parts.insert(0, (energy, lambda: accumulator(library, handle)[0]))
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """Energy (if it is believed), power, memory, utilisation."""
+        return tuple(sensor for sensor, _ in self._parts)
+
+    def read(self) -> tuple[Reading, ...]:
+        """Make every call."""
+        return tuple(self._one(ask) for _, ask in self._parts)
+
+    def _one(self, ask: Callable[[], Any]) -> Reading:
+        try:
+            return Reading(int(ask()), self._clock())
+        except (self._library.AmdSmiException, ValueError, KeyError) as error:
+            return Reading(None, self._clock(), str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def _memory(self) -> Any:
+        return self._library.amdsmi_get_gpu_vram_usage(self._handle)["vram_used"]
+
+    def _utilisation(self) -> Any:
+        return self._library.amdsmi_get_gpu_activity(self._handle)["gfx_activity"]
+
+    def close(self) -> None:
+        """The library is shut down by the reader of all GPUs."""
+
+
+class AmdSmi:
+    """Reader of all GPUs."""
+
+    def __init__(self, library: Any, devices: tuple[AmdGpu, ...]) -> None:
+        """`library` is the initialised amdsmi package."""
+        self._library = library
+        self._devices = devices
+        self._open = True
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The sensors of all GPUs."""
+        return tuple(sensor for device in self._devices for sensor in device.sensors)
+
+    def read(self) -> tuple[Reading, ...]:
+        """Read one GPU after the other."""
+        return tuple(reading for device in self._devices for reading in device.read())
+
+    def close(self) -> None:
+        """Shut the library down."""
+        if self._open:
+            self._open = False
+            with contextlib.suppress(self._library.AmdSmiException):
+                self._library.amdsmi_shut_down()
+
+
+def accumulator(library: Any, handle: Any) -> tuple[int, Fraction]:
+    """Steps counted, and uJ per step (the library hands a 32-bit float: its decimal text is what is meant)."""
+    counted = library.amdsmi_get_energy_count(handle)
+    steps = counted.get("energy_accumulator", counted.get("power"))
+    return int(steps), Fraction(format(counted["counter_resolution"], ".6g"))
+
+
+def power_w(library: Any, handle: Any) -> int:
+    """Socket power in W: the current one where the GPU has it, else the average."""
+    info = library.amdsmi_get_power_info(handle)
+    for key in ("current_socket_power", "average_socket_power", "socket_power"):
+        value = info.get(key)
+        if isinstance(value, int) and 0 < value < 65535:
+            return value
+    raise ValueError("the GPU shows no power")
+
+
+def discover(
+    root: Path = Path("/"), clock: Clock = monotonic_ns, pause: Callable[[float], None] = time.sleep
+) -> Discovery:
+    """All AMD GPUs of this machine; nothing where its kernel driver is not loaded."""
+    if not (root / "dev/kfd").exists():
+        return Discovery()
+    try:
+        # Without its library the package prints on stdout and fails at the first symbol.
+        with contextlib.redirect_stdout(io.StringIO()):
+            import amdsmi
+    except (ImportError, OSError, AttributeError, KeyError) as error:
+        return Discovery(
+            missing=(Missing("AMD GPUs", f"AMD SMI: {error}", "install amd-smi-lib and its Python package"),)
+        )
+    return open_library(amdsmi, clock, pause)
+
+
+def open_library(library: Any, clock: Clock, pause: Callable[[float], None]) -> Discovery:
+    """All GPUs that the library shows."""
+    try:
+        library.amdsmi_init()
+        handles = list(_first_functions(library))
+        checks = _believed(library, [handle for handle, _ in handles], pause)
+        devices, missing = [], []
+        for (handle, pci), (resolution, doubt) in zip(handles, checks):
+            uuid = str(library.amdsmi_get_gpu_device_uuid(handle))
+            devices.append(AmdGpu(library, handle, pci, uuid, resolution, clock))
+            if doubt:
+                missing.append(
+                    Missing(f"energy accumulator of {pci}", doubt, "none needed: power is integrated instead")
+                )
+    except library.AmdSmiException as error:
+        return Discovery(missing=(Missing("AMD GPUs", f"AMD SMI: {error}", "check the amdgpu driver"),))
+    return Discovery((AmdSmi(library, tuple(devices)),) if devices else (), tuple(missing))
+
+
+def _first_functions(library: Any) -> Iterator[tuple[Any, str]]:
+    seen = set()
+    for handle in library.amdsmi_get_processor_handles():
+        pci = str(library.amdsmi_get_gpu_device_bdf(handle))
+        device = pci.rpartition(".")[0]
+        if device not in seen:
+            seen.add(device)
+            yield handle, pci
+
+
+def _believed(
+    library: Any, handles: list[Any], pause: Callable[[float], None]
+) -> list[tuple[Fraction | None, str | None]]:
+    """Per GPU the step of its accumulator if that agrees with power, else None and why."""
+    first = [_sample(library, handle) for handle in handles]
+    pause(PAUSE_S)
+    last = [_sample(library, handle) for handle in handles]
+    results: list[tuple[Fraction | None, str | None]] = []
+    for before, after in zip(first, last):
+        if before is None or after is None:
+            results.append((None, "it cannot be read"))
+            continue
+        steps, seconds = after[0] - before[0], after[3] - before[3]
+        shown_w = (before[2] + after[2]) / 2
+        counted_w = float(steps * after[1]) / 1e6 / seconds if seconds > 0 else 0.0
+        if steps < 0:
+            results.append((None, "it runs backwards"))
+        elif steps == 0 and shown_w >= LEAST_W:
+            results.append((None, f"it is frozen at {shown_w:.0f} W"))
+        elif shown_w >= LEAST_W and abs(counted_w - shown_w) > AGREEMENT * shown_w:
+            results.append((None, f"it counts {counted_w:.0f} W where {shown_w:.0f} W are shown"))
+        else:
+            results.append((after[1], None))
+    return results
+
+
+def _sample(library: Any, handle: Any) -> tuple[int, Fraction, int, float] | None:
+    try:
+        steps, step_uj = accumulator(library, handle)
+        when_s = time.monotonic()
+        return steps, step_uj, power_w(library, handle), when_s
+    except (library.AmdSmiException, ValueError, KeyError, TypeError):
+        return None
