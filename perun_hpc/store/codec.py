@@ -123,3 +123,19 @@ def vlen_utf8(texts: list[str]) -> bytes:
     """A one-dimensional chunk of strings: u4 count, then u4 length and UTF-8 of each."""
     encoded = [text.encode() for text in texts]
     return struct.pack("<I", len(texts)) + b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+
+
+def read_vlen_utf8(data: bytes, what: str) -> list[str]:
+    """Inverse of `vlen_utf8`; DataError where the lengths do not fit."""
+    texts, position = [], 4
+    try:
+        for _ in range(struct.unpack_from("<I", data)[0]):
+            (length,) = struct.unpack_from("<I", data, position)
+            text = data[position + 4 : position + 4 + length]
+            if len(text) < length:
+                raise ValueError("too short")
+            texts.append(text.decode())
+            position += 4 + length
+    except (struct.error, ValueError) as error:
+        raise DataError(f"{what}: damaged strings: {error}") from error
+    return texts

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, files, layout
-from perun_hpc.store.layout import Json, Mark, Plan, Track
+from perun_hpc.store.layout import Array, Json, Mark, Plan, Track
 
 DIRECTORY_MODE = 0o750
 
@@ -34,38 +34,55 @@ def read_plan(job_dir: Path) -> Plan:
 
 def tracks(job_dir: Path, plan: Plan) -> list[Track]:
     """All tracks of the store, the root first; DataError where a description is damaged."""
-    found = []
-    for path in sorted(job_dir.glob("track*.json"), key=lambda path: (path.name != "track.json", path.name)):
-        try:
-            description = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise DataError(f"{path}: damaged; run perun collect --repair") from error
-        found.append(Track.from_description(plan, description, str(path)))
-    return found
+    return [read_track(path, plan) for path in sorted(job_dir.glob("track*.json"), key=lambda path: path.stem)]
 
 
-def create(job_dir: Path, track: Track) -> None:
-    """Write a track's metadata where there is none; the group's document comes last, so one that exists is whole."""
-    group = job_dir / layout.STORE / track.group
-    root = job_dir / layout.STORE / "zarr.json"
-    if not (group / "zarr.json").exists():
-        make_directory(job_dir / layout.MARKS)
-        _write_first(job_dir / track.file, encode(track.description()))
-        columns = layout.shard_rows(track.period_ns)
-        documents = track.documents(columns, {"state": "open"})
-        for name, data in coordinate_chunks(track).items():
-            _write_first(group / name, data)
-        _write_first(group / "time" / layout.chunk_key(0), time_chunk(track, 0))
-        for name, document in documents.items():
-            if name:
-                _write_first(group / name / "zarr.json", encode(document))
-        own = documents.pop("")
-        whole = layout.consolidated(own, documents) if not track.group else own
-        _write_first(group / "zarr.json", encode(whole))
-    for parent in group.relative_to(job_dir / layout.STORE).parents:
-        path = job_dir / layout.STORE / parent / "zarr.json"
-        if path != root and not path.exists():
-            _write_first(path, encode(layout.group_document({"perun_layout": layout.VERSION})))
+def read_track(path: Path, plan: Plan) -> Track:
+    """The track that a file describes; DataError where it is damaged."""
+    try:
+        description = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged; run perun collect --repair") from error
+    return Track.from_description(plan, description, str(path))
+
+
+def place(job_dir: Path, plan: Plan, period_ns: int, parts: tuple[Array, ...]) -> Track:
+    """The track that these arrays are in this store, created where it does not exist yet.
+
+    A group belongs to the first hardware that comes; other hardware has its signature in the group's name.
+    """
+    signature = layout.signature(parts)
+    make_directory(job_dir / layout.MARKS)
+    for group in plan.groups(period_ns, signature):
+        track = Track(plan, period_ns, parts, group)
+        path = job_dir / track.file
+        if not path.exists():
+            files.write_first(path, encode(track.description()))
+        if layout.signature(read_track(path, plan).parts) == signature:
+            break
+    _create(job_dir, track)
+    return track
+
+
+def _create(job_dir: Path, track: Track) -> None:
+    """Write the metadata that are missing; the time axis comes last, so where it is, everything is."""
+    store = job_dir / layout.STORE
+    group = store / track.group
+    if (group / "time" / "zarr.json").exists():
+        return
+    documents = track.documents(layout.shard_rows(track.period_ns), {"state": "open"})
+    for name, data in coordinate_chunks(track).items():
+        _write_first(group / name, data)
+    _write_first(group / "time" / layout.chunk_key(0), time_chunk(track, 0))
+    own, time = documents.pop(""), documents.pop("time")
+    for name, document in documents.items():
+        _write_first(group / name / "zarr.json", encode(document))
+    if track.group:
+        _write_first(group / "zarr.json", encode(own))
+        _write_first(store / "zarr.json", encode(layout.group_document({"perun_layout": layout.VERSION})))
+    else:
+        _write_first(group / "zarr.json", encode(layout.consolidated(own, {**documents, "time": time})))
+    _write_first(group / "time" / "zarr.json", encode(time))
 
 
 def shard_path(job_dir: Path, track: Track, name: str, node: int, column: int) -> Path:

@@ -200,7 +200,7 @@ class Plan:
     cluster, job_id, restart_count : the job run.
     nodes : all nodes of the job; a node's position here is its index in every array.
     start_ns : the first writer's start of the job; every track's origin follows from it.
-    period_ns, signature : the track that is the root group.
+    period_ns : the job's own period; the first track with it is the root group.
     """
 
     cluster: str
@@ -209,7 +209,6 @@ class Plan:
     nodes: tuple[str, ...]
     start_ns: int
     period_ns: int
-    signature: str
     simulated: bool = False
 
     def to_json(self) -> bytes:
@@ -227,12 +226,12 @@ class Plan:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{where}: damaged: {error}") from error
 
-    def group(self, period_ns: int, track_signature: str) -> str:
-        """The path of a track's group inside the store, "" for the root."""
-        parts = [] if track_signature == self.signature else [f"hw-{track_signature}"]
-        if period_ns != self.period_ns:
-            parts.append(f"rate-{period_label(period_ns)}")
-        return "/".join(parts)
+    def groups(self, period_ns: int, track_signature: str) -> tuple[str, ...]:
+        """The two groups that a track may be, "" for the root: the first one unless other hardware has taken it."""
+        if period_ns == self.period_ns:
+            return "", f"hw-{track_signature}"
+        name = f"rate-{period_label(period_ns)}"
+        return name, f"{name}-{track_signature}"
 
 
 def chunk_key(*numbers: int) -> str:
@@ -278,7 +277,7 @@ class Mark:
     @property
     def prefix(self) -> str:
         """What the names of this node's marks for this track begin with."""
-        return f"{self.node}~{self.group.replace('/', '+')}~"
+        return f"{self.node}~{self.group}~"
 
     @classmethod
     def parse(cls, name: str) -> Mark | None:
@@ -290,7 +289,7 @@ class Mark:
             first, last = int(parts[3]), int(parts[4])
         except ValueError:
             return None
-        return cls(parts[0], parts[1].replace("+", "/"), parts[2], first, last, parts[5].replace("-", " "))
+        return cls(parts[0], parts[1], parts[2], first, last, parts[5].replace("-", " "))
 
 
 # Zarr v3 documents.
@@ -379,6 +378,11 @@ def _times(dim: str, count: int, chunk: int, attributes: Json) -> Json:
     )
 
 
+def track_file(group: str) -> str:
+    """Name of the file beside the store that describes the track in `group`."""
+    return f"track-{group}.json" if group else "track.json"
+
+
 @dataclass(frozen=True)
 class Track:
     """One group of arrays: a kind of node at one rate, in the store that `plan` describes."""
@@ -386,11 +390,8 @@ class Track:
     plan: Plan
     period_ns: int
     parts: tuple[Array, ...]
-
-    @property
-    def group(self) -> str:
-        """Path of the group, "" for the root."""
-        return self.plan.group(self.period_ns, signature(self.parts))
+    group: str
+    """Name of the group in the store, "" for the root."""
 
     @property
     def origin(self) -> int:
@@ -403,7 +404,7 @@ class Track:
             part.form.name: [{"channel": channel.name, **_portable(channel)} for channel in part.channels]
             for part in self.parts
         }
-        return {"period_ns": self.period_ns, "origin_tick": self.origin, "channels": channels}
+        return {"group": self.group, "period_ns": self.period_ns, "origin_tick": self.origin, "channels": channels}
 
     @classmethod
     def from_description(cls, plan: Plan, value: Json, where: str) -> Track:
@@ -414,14 +415,14 @@ class Track:
                 form = next(form for form in FORMS.values() if form.name == name)
                 made = tuple(Channel(c["channel"], _sensor(c)) for c in channels)
                 parts.append(Array(form, made, ()))
-            return cls(plan, int(value["period_ns"]), tuple(parts))
+            return cls(plan, int(value["period_ns"]), tuple(parts), str(value["group"]))
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise DataError(f"{where}: channels damaged; run perun collect --repair") from error
 
     @property
     def file(self) -> str:
         """Name of the file beside the store that holds the description."""
-        return f"track{'-' if self.group else ''}{self.group.replace('/', '+')}.json"
+        return track_file(self.group)
 
     def shape(self, name: str, columns: int) -> list[int]:
         """Shape of a data array that is `columns` ticks long."""

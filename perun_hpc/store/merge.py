@@ -163,8 +163,6 @@ def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str
         if track.group:
             files.write_new(group / "zarr.json", create.encode(documents[""]), durable=False)
             everything[track.group] = documents[""]
-            for parent in list(Path(track.group).parents)[:-1]:
-                everything.setdefault(str(parent), layout.group_document({"perun_layout": layout.VERSION}))
         else:
             root = documents[""]
     files.write_new(store / "zarr.json", create.encode(layout.consolidated(root, everything)))

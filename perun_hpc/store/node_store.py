@@ -125,8 +125,9 @@ class NodeStore:
         self.sensors = tuple(Sensor.from_json(sensor) for sensor in description["sensors"])
         self._parts = layout.arrays(self.sensors)
         self._plan = Plan.from_json(json.dumps(description["plan"]).encode(), str(directory / TRACK))
-        self._track = Track(self._plan, description["period_ns"], self._parts)
-        self._period_ns = self._track.period_ns
+        self._period_ns: int = description["period_ns"]
+        group, _ = self._plan.groups(self._period_ns, layout.signature(self._parts))
+        self._track = Track(self._plan, self._period_ns, self._parts, group)
         self._length = layout.chunk_rows(self._period_ns)
         self._columns = {c: _Column(self.sensors[c], part.form) for part in self._parts for c in part.columns}
         self._sync_ns: int | None = description["sync_ns"]
@@ -181,7 +182,6 @@ class NodeStore:
             nodes=tuple(nodes) if job_dir else (node,),
             start_ns=start_ns,
             period_ns=job_period_ns or period_ns,
-            signature=layout.signature(layout.arrays(sensors)),
             simulated=simulated,
         )
         home = directory / TRACKS / layout.period_label(period_ns)
@@ -412,8 +412,7 @@ class NodeStore:
             if self.node not in plan.nodes:
                 raise DataError(f"{self.job_dir}: {self.node} is no node of job {plan.job_id}")
             self._plan = plan
-            self._track = Track(plan, self._period_ns, self._parts)
-            create.create(self.job_dir, self._track)
+            self._track = create.place(self.job_dir, plan, self._period_ns, self._parts)
         self._created = True
 
     def _write_chunks(self, chunks: Sequence[_Chunk]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perun_hpc.errors import DataError
 from perun_hpc.store import create, files, layout
-from perun_hpc.store.layout import Json, Mark, Track
+from perun_hpc.store.layout import Json, Mark
 from perun_hpc.store.node_store import NodeStore, descriptions
 
 
@@ -55,8 +55,7 @@ def _ship_track(session: Path, store: NodeStore, sealed: Json, job_dir: Path, no
     plan = create.agree(job_dir, replace(source.plan, nodes=tuple(nodes)))
     if node not in plan.nodes:
         raise DataError(f"{job_dir}: {node} is no node of job {plan.job_id}")
-    target = Track(plan, source.period_ns, source.parts)
-    create.create(job_dir, target)
+    target = create.place(job_dir, plan, source.period_ns, source.parts)
     index = plan.nodes.index(node)
     shift = (source.origin - target.origin) // layout.shard_rows(source.period_ns)
     count, size, left_out = 0, 0, 0

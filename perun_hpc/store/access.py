@@ -1,0 +1,58 @@
+"""Who may read a job's directory beside the service user: POSIX access control lists, written without a helper program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from perun_hpc.errors import AccessError
+
+_NAME = "system.posix_acl_access"
+# linux/posix_acl_xattr.h: version, then (tag, permissions, id) in the order of the tags.
+_VERSION = struct.pack("<I", 2)
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
+_NOBODY = 0xFFFFFFFF
+_READ, _SEARCH = 4, 1
+
+
+def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = ()) -> None:
+    """Let these users and groups read a file, or list and pass a directory; nobody else but its owner.
+
+    Raises
+    ------
+    AccessError
+        Where the file system has no access control lists, or the caller does not own `path`.
+    """
+    mode = path.stat().st_mode
+    allowed = _READ | (_SEARCH if path.is_dir() else 0)
+    entries = [(_USER_OBJ, mode >> 6 & 7, _NOBODY)]
+    entries += [(_USER, allowed, uid) for uid in sorted(set(uids))]
+    entries += [(_GROUP_OBJ, 0, _NOBODY)]
+    entries += [(_GROUP, allowed, gid) for gid in sorted(set(gids))]
+    entries += [(_MASK, allowed, _NOBODY), (_OTHER, 0, _NOBODY)]
+    value = _VERSION + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        if os.getxattr(path, _NAME) == value:
+            return
+    except OSError as error:
+        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+            raise AccessError(f"{path}: {error.strerror}: the collector must own the archive") from error
+    try:
+        os.setxattr(path, _NAME, value)
+    except OSError as error:
+        remedy = "mount it with acl, or let users read with perun report on a service node"
+        raise AccessError(f"{path}: cannot set an access control list ({error.strerror}): {remedy}") from error
+
+
+def tree_readable_by(root: Path, private: str, uids: Iterable[int], gids: Iterable[int] = ()) -> None:
+    """Do the same for a directory and all below it, except the entry `private` of the directory itself."""
+    users, groups = tuple(uids), tuple(gids)
+    for directory, names, files in os.walk(root):
+        here = Path(directory)
+        if here == root and private in names:
+            names.remove(private)
+        for path in (here, *(here / name for name in files if not name.startswith("."))):
+            readable_by(path, users, groups)

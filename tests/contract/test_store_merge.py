@@ -1,0 +1,163 @@
+"""Merging, recoding and repair, read back with zarr and xarray."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+from perun_hpc.errors import DataError
+from perun_hpc.store import job_store, layout
+from perun_hpc.store.node_store import NodeStore
+from perun_hpc.store.recode import drop_sources
+from perun_hpc.store.ship import ship
+from tests.soak.store_data import START, rows, sensors
+
+S = layout.NS_PER_S
+NODES = tuple(f"n{index}" for index in range(20))
+NOW = (START + 10_000) * S
+
+
+def node(
+    root: Path, name: str, count: int = 900, nodes: Sequence[str] = NODES, first: int = 0, kinds: int = 16
+) -> None:
+    made = sensors(kinds)
+    store = NodeStore.open(
+        root / name,
+        cluster="c",
+        job_id="1",
+        restart_count=0,
+        node=name,
+        sensors=made,
+        period_ns=S,
+        start_ns=START * S,
+        sync_ns=None,
+    )
+    for index, row in enumerate(rows(made, count, seed=nodes.index(name))):
+        store.append(START + first + index, row)
+    store.seal()
+    ship(root / name, root / "job", nodes)
+
+
+def snapshot(job: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    data = job_store.open_job(job).load()
+    return {str(name): data[name].values.copy() for name in [*data.data_vars, "node_status", "node_until", "time"]}
+
+
+def test_merging_twice_changes_nothing(tmp_path: Path) -> None:
+    for name in NODES[:3]:
+        node(tmp_path, name)
+    first = job_store.finalise(tmp_path / "job", NODES[:3], NOW)
+    before = {path: path.read_bytes() for path in (tmp_path / "job").rglob("*") if path.is_file()}
+    assert job_store.finalise(tmp_path / "job", NODES[:3], NOW) == first
+    assert {path: path.read_bytes() for path in (tmp_path / "job").rglob("*") if path.is_file()} == before
+
+
+def test_a_late_node_is_taken_in(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    node(tmp_path, "n0", nodes=NODES[:2])
+    assert job_store.finalise(job, NODES[:2], NOW).state == "open"
+    assert job_store.finalise(job, NODES[:2], NOW, deadline_ns=NOW).missing == ("n1",)
+    assert np.isnan(job_store.open_job(job).energy.sel(node="n1").values).all()
+    node(tmp_path, "n1", count=1000, nodes=NODES[:2])
+    assert job_store.finalise(job, NODES[:2], NOW, deadline_ns=NOW).state == "complete"
+    late = job_store.open_job(job)
+    assert late.sizes["time"] == 1000
+    assert not np.isnan(late.energy.sel(node="n1").values).any()
+    assert np.isnan(late.energy.sel(node="n0").values[:, 900:]).all()
+
+
+def merge_many(job: Path, count: int) -> None:
+    for _ in range(count):
+        assert job_store.finalise(job, NODES[:4], NOW).state in ("complete", "busy")
+
+
+def test_merging_many_times_at_once_leaves_a_whole_store(tmp_path: Path) -> None:
+    for name in NODES[:4]:
+        node(tmp_path, name, nodes=NODES[:4])
+    fork = multiprocessing.get_context("spawn")
+    workers = [fork.Process(target=merge_many, args=(tmp_path / "job", 40)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    merge_many(tmp_path / "job", 1)
+    for _ in range(30):
+        assert list(job_store.open_job(tmp_path / "job").node_status.values) == ["complete"] * 4
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+
+
+def test_other_hardware_and_other_rates_have_groups_of_their_own(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    node(tmp_path, "n0", nodes=NODES[:2])
+    node(tmp_path, "n1", nodes=NODES[:2], kinds=12)
+    fast = NodeStore.open(
+        tmp_path / "fast",
+        cluster="c",
+        job_id="1",
+        restart_count=0,
+        node="n0",
+        sensors=sensors(16)[:2],
+        period_ns=S // 100,
+        job_period_ns=S,
+        start_ns=START * S,
+    )
+    for index in range(1000):
+        fast.append(START * 100 + index, [index, 2 * index])
+    fast.seal()
+    ship(tmp_path / "fast", job, NODES[:2])
+    assert job_store.finalise(job, NODES[:2], NOW).state == "complete"
+    groups = dict(job_store.open_group(job).groups())
+    other = next(name for name in groups if name.startswith("hw-"))
+    assert list(job_store.open_job(job).node_status.values) == ["complete", "not of this kind"]
+    assert list(job_store.open_job(job, other).node_status.values) == ["not of this kind", "complete"]
+    quick = job_store.open_job(job, "rate-10ms")
+    np.testing.assert_allclose(quick.energy.sel(node="n0").values[1], np.arange(1000) * 2e-6)
+
+
+def test_recoding_changes_no_value_and_no_reader_sees_a_gap(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    for name in NODES[:18]:
+        node(tmp_path, name)
+    job_store.finalise(job, NODES, NOW, deadline_ns=NOW)
+    before = snapshot(job)
+    opened = xarray.open_zarr(job / layout.STORE, chunks=None)
+    job_store.recode(job, NOW)
+    after = snapshot(job)
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+    held = opened.energy.isel(time=slice(opened.attrs["time_start"], None)).values
+    np.testing.assert_array_equal(held, before["energy"])
+    assert drop_sources(job, NOW + S, grace_ns=2 * S) == 0
+    late = int(9e18)
+    (job / layout.RECODED).write_text(json.dumps({"recoded_ns": late - S}))
+    assert drop_sources(job, late, grace_ns=S) > 0
+    for name, values in before.items():
+        np.testing.assert_array_equal(snapshot(job)[name], values)
+    assert not list(job.rglob("energy/c.*"))
+    node(tmp_path, "n19")
+    job_store.finalise(job, NODES, NOW, deadline_ns=NOW)
+    job_store.recode(job, NOW)
+    again = snapshot(job)
+    np.testing.assert_array_equal(again["energy"][:18], before["energy"][:18])
+    assert not np.isnan(again["energy"][19]).any()
+
+
+def test_recoding_refuses_a_damaged_source_and_changes_nothing(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    node(tmp_path, "n0", nodes=NODES[:1])
+    job_store.finalise(job, NODES[:1], NOW)
+    (shard,) = (job / layout.STORE / "power").glob("c.*")
+    data = bytearray(shard.read_bytes())
+    data[-100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match="checksum"):
+        job_store.recode(job, NOW)
+    assert not (job / layout.RECODED).exists()
+    assert not np.isnan(job_store.open_job(job).energy.values).any()
