@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from perun_hpc.agent.intervals import Closed, Domain
 from perun_hpc.agent.session import DomainAccount, Gap, Session
 from perun_hpc.data_model.sensor import Reading, Sensor
-from perun_hpc.energy import uncertainty
 from perun_hpc.energy.attribute import OTHER
 
 #: Methods that give a job what a counter counted, without a model.
@@ -63,6 +62,8 @@ def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dic
 
 def standard_uj(session: Session, domains: Mapping[str, Domain]) -> dict[str, int]:
     """Standard uncertainty (k=1) of the session's energy, per domain."""
+    from perun_hpc.energy import uncertainty  # not before the first edge reading: a prolog waits for it
+
     result = {}
     for name, account in session.domains.items():
         sensor = _counter(name, domains)
@@ -102,7 +103,7 @@ def _counter(name: str, domains: Mapping[str, Domain]) -> Sensor | None:
 
 
 def _worse(one: str, other: str) -> str:
-    return max(one, other, key=lambda method: uncertainty.ATTRIBUTION_ERROR.get(method, 1.0))
+    return other if one in UNMODELLED else one
 
 
 def _rank(provenance: str) -> int:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
 from perun_hpc.agent import booking, intervals, machine, spool
@@ -24,11 +24,13 @@ from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.server import Peer, Server, listen
 from perun_hpc.agent.session import Edge, Session, SessionKey, job_fields
 from perun_hpc.agent.shipping import Shipper
-from perun_hpc.config.resolve import JobFacts, JobSettings
 from perun_hpc.energy.attribute import JobInput
 from perun_hpc.errors import AccessError, DataError, PerunError
 from perun_hpc.sampling.schedule import Schedule
 from perun_hpc.wire.message import Message, decode
+
+if TYPE_CHECKING:
+    from perun_hpc.config.schema import Agent as AgentSettings
 
 SECOND_NS = 1_000_000_000
 #: Backends that are read inside the loop; those that can hang live in workers.
@@ -104,7 +106,7 @@ class Agent:
         self._after: list[Callable[[], None]] = []
         self._started_ns = time.monotonic_ns()
         self._idle_since_ns = self._started_ns
-        self._housekeeping_ns = self._started_ns
+        self._housekeeping_ns = self._started_ns + SECOND_NS
         self._stopping = False
         self._node_cpus = os.cpu_count() or 1
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
@@ -152,7 +154,7 @@ class Agent:
             self._seal_ended()
         self._shipper.poll(now_ns)
         if self._shipper.due_ns is not None and now_ns >= self._shipper.due_ns and not self._policy.busy:
-            self._shipper.start(Path(self._site().store.archive), now_ns)
+            self._shipper.start(Path(self._policy.site(self._node.name).store.archive), now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._housekeep(now_ns)
@@ -160,14 +162,13 @@ class Agent:
     def _finished(self) -> bool:
         if self._stopping:
             return True
-        agent = self._site().agent
-        if self._sessions or self._sealing or self._shipper.busy or self._policy.busy or agent.resident:
+        if self._sessions or self._sealing or self._shipper.busy or self._policy.busy or self._settings().resident:
             self._idle_since_ns = time.monotonic_ns()
             return False
-        return time.monotonic_ns() - self._idle_since_ns > agent.linger_ns
+        return time.monotonic_ns() - self._idle_since_ns > self._settings().linger_ns
 
-    def _site(self) -> JobSettings:
-        return self._policy.settings(JobFacts(node=self._node.name))
+    def _settings(self) -> AgentSettings:
+        return self._policy.site(self._node.name).agent
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stopping = True
@@ -180,6 +181,7 @@ class Agent:
             pass
 
     def _housekeep(self, now_ns: int) -> None:
+        self._policy.check()
         self._server.sweep()
         self._read_inbox()
         self._done = {name: end_ns for name, end_ns in self._done.items() if now_ns - end_ns < REMEMBER_NS}
@@ -312,14 +314,7 @@ class Agent:
             self._log(f"policy: {self._policy.refused}; the last good one rules")
         for session in self._sessions.values():
             if not session.settings:
-                job = session.job
-                facts = JobFacts(
-                    job.get("partition", ""),
-                    job.get("node", self._node.name),
-                    job.get("account", ""),
-                    job.get("user", ""),
-                )
-                settings = self._policy.settings(facts)
+                settings = self._policy.settings(session.job, session.job.get("node", self._node.name))
                 session.settings = settings.to_json()
                 session.policy_hash = settings.policy_hash
 
@@ -453,7 +448,6 @@ class Agent:
         """Continue where the last agent of this node stopped, then take what the hooks left."""
         self._end_interval()
         self._read_inbox()
-        self._policy.check()
 
     def _log(self, text: str) -> None:
         print(time.strftime("%FT%T%z"), text, file=sys.stderr, flush=True)

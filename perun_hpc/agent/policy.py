@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.spool import read_json
-from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from perun_hpc.config.resolve import JobSettings
 
 
 class PolicyKeeper:
@@ -20,6 +22,7 @@ class PolicyKeeper:
         self.source = source
         self._compiled = compiled
         self._policy: Mapping[str, Any] = read_json(compiled) or {}
+        self._site: JobSettings | None = None
         self._seen: tuple[int, int] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self.refused: str | None = None
@@ -34,8 +37,10 @@ class PolicyKeeper:
         """Start compiling if the file changed since the last look."""
         if self._child is not None:
             return
+        import subprocess  # not before the first edge reading: a prolog waits for it
+
         try:
-            status = os.stat(self.source)  # noqa: PTH116
+            status = self.source.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
         except OSError:
             return
@@ -59,9 +64,21 @@ class PolicyKeeper:
         self.refused = words.splitlines()[0] if self._child.returncode and words else None
         if self._child.returncode == 0:
             self._policy = read_json(self._compiled) or self._policy
+            self._site = None
         self._child = None
         return True
 
-    def settings(self, facts: JobFacts) -> JobSettings:
-        """The settings of one job under the policy that rules now."""
+    def site(self, node: str) -> JobSettings:
+        """The settings of this node under the policy that rules now."""
+        if self._site is None:
+            from perun_hpc.config.resolve import JobFacts, resolve
+
+            self._site = resolve(self._policy, JobFacts(node=node))
+        return self._site
+
+    def settings(self, job: Mapping[str, str], node: str, options: str | None = None) -> JobSettings:
+        """The settings of one job; `options` is the text of the user's flag, None without it."""
+        from perun_hpc.config.resolve import JobFacts, resolve
+
+        facts = JobFacts(job.get("partition", ""), node, job.get("account", ""), job.get("user", ""), options)
         return resolve(self._policy, facts)

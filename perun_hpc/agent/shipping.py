@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -107,4 +106,6 @@ def ship(directory: Path, archive: Path) -> None:
     if not (record["start"]["from"] == "epilog" and target.exists()):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_new(target, (directory / "boundary.json").read_bytes())
+    import shutil
+
     shutil.rmtree(directory)
