@@ -191,6 +191,6 @@ def scope_sentence(plan: Plan) -> str:
     )
     if any(meter.name == "node" for meter in plan.meters):
         return f"{simulated} include {', '.join(names)}; cooling and network outside the node are left out."
-    absent = [] if DomainKind.DRAM in kinds or plan.meters else ["memory"]
+    absent = [_NAMES[kind] for kind in (DomainKind.PACKAGE, DomainKind.DRAM) if kind not in kinds and not plan.meters]
     absent += ["power supply losses", "fans", "disks", "network", "cooling"]
     return f"{simulated} include {', '.join(names)}; {', '.join(absent)} are left out (no node meter)."

@@ -1,4 +1,4 @@
-"""A counter held against integrated power of the same device: frozen and diverging counters are flagged, not believed."""
+"""A counter held against integrated power of the same device: frozen and diverging counters are flagged."""
 
 from __future__ import annotations
 

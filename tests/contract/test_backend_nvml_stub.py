@@ -1,0 +1,200 @@
+"""The NVML backend against a shared library with NVML's ABI, loaded through the same dlopen as the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.backend.gpus import Gpu, Held, resolve
+from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.energy.containment import plan
+from perun_hpc.energy.counters import Status, difference
+
+STUBS = Path(__file__).parent.parent / "stubs"
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("nvml")
+    target = directory / "libnvidia-ml.so.1"
+    command = [
+        "gcc",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-o",
+        str(target),
+        str(STUBS / "nvml.c"),
+    ]
+    subprocess.run(command, check=True)
+    return directory
+
+
+class Seen:
+    def __init__(self, data, log):
+        self.sensors = [Sensor.from_json(one) for one in data["sensors"]]
+        self.rows = [[Reading(*one) for one in row] for row in data["rows"]]
+        self.missing = data["missing"]
+        self.gpus = [Gpu.from_json(one) for one in data["gpus"]]
+        self.log = [line.split() for line in log.splitlines()]
+
+    def column(self, sensor_id):
+        index = [sensor.id for sensor in self.sensors].index(sensor_id)
+        return self.sensors[index], [row[index] for row in self.rows]
+
+    def served(self, function, gpu, field):
+        return [int(line[3]) for line in self.log if line[:3] == [function, str(gpu), str(field)]]
+
+
+@pytest.fixture
+def nvml(library, tmp_path):
+    def run(config, reads=3, pause_s=0.02):
+        (tmp_path / "config").write_text(config)
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        environ = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(library),
+            "STUB_NVML": str(tmp_path / "config"),
+            "STUB_LOG": str(log),
+        }
+        command = [sys.executable, str(STUBS / "read_backend.py"), "nvml", str(reads), str(pause_s)]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return Seen(json.loads(done.stdout), log.read_text() if log.exists() else "")
+
+    return run
+
+
+def test_every_value_is_the_one_that_the_library_served(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\n", reads=5)
+    for name, field, kind in (("energy", 83, "energy"), ("power-average", 185, "power"), ("power", 186, "power")):
+        _, readings = seen.column(f"nvml:gpu-GPU-a:{name}")
+        served = seen.served(kind, 0, field)
+        assert [reading.ticks for reading in readings] == served[-5:]
+    sensor, readings = seen.column("nvml:gpu-GPU-a:energy")
+    energy_uj = sensor.base(difference(sensor, readings[0], readings[-1]).ticks)
+    assert energy_uj == (readings[-1].ticks - readings[0].ticks) * 1000 > 0
+    assert sensor.max_uw == 1_400_000_000
+    assert seen.log[-1][0] == "nvmlShutdown"
+
+
+def test_one_field_call_serves_energy_and_both_powers_with_one_time_stamp(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\n")
+    times = {seen.column(f"nvml:gpu-GPU-a:{name}")[1][1].mono_ns for name in ("energy", "power-average", "power")}
+    assert len(times) == 1
+
+
+def test_a_lost_gpu_is_a_gap_and_the_other_goes_on(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\ngpu GPU-b 1 200000 0 0\nlost 0 8\n", reads=8)
+    _, lost = seen.column("nvml:gpu-GPU-a:energy")
+    assert lost[0].ticks is not None
+    assert lost[-1].ticks is None
+    assert "lost" in lost[-1].error.lower()
+    assert seen.column("nvml:gpu-GPU-a:memory")[1][-1].ticks is None
+    assert all(one.ticks is not None for one in seen.column("nvml:gpu-GPU-b:energy")[1])
+
+
+def test_twelve_gpus_are_named_by_uuid(nvml):
+    seen = nvml("".join(f"gpu GPU-{i:02} {i} 100000 0 0\n" for i in range(12)))
+    assert [gpu.uuid for gpu in seen.gpus] == [f"GPU-{i:02}" for i in range(12)]
+    assert len({sensor.domain for sensor in seen.sensors}) == 12
+    assert len({sensor.id for sensor in seen.sensors}) == len(seen.sensors)
+
+
+def test_permuted_minors_reach_the_right_device(nvml):
+    seen = nvml("gpu GPU-aaaa 2 1 0 0\ngpu GPU-bbbb 0 1 0 0\ngpu GPU-cccc 1 1 0 0\n")
+    # Slurm's index 0 is /dev/nvidia0, which NVML shows as its second GPU.
+    assert resolve(["0"], seen.gpus) == (Held("gpu-GPU-bbbb"),)
+    assert resolve(["2", "GPU-cccc"], seen.gpus) == (Held("gpu-GPU-aaaa"), Held("gpu-GPU-cccc"))
+    assert resolve(["00000000:10:00.0"], seen.gpus) == (Held("gpu-GPU-aaaa"),)
+    assert resolve(["7", "GPU-zzzz", "no"], seen.gpus) == ()
+
+
+def test_mig_has_energy_for_the_parent_alone(nvml):
+    seen = nvml("gpu GPU-a 0 400000 0 7\ninstance 0 MIG-1 3\ninstance 0 MIG-2 2\n")
+    (gpu,) = seen.gpus
+    assert gpu.slices == 7
+    assert resolve(["MIG-1"], seen.gpus) == (Held("gpu-GPU-a", 3),)
+    assert resolve(["MIG-1", "MIG-2"], seen.gpus) == (Held("gpu-GPU-a", 5),)
+    sensor, readings = seen.column("nvml:gpu-GPU-a:energy")
+    assert "7 MIG slices" in sensor.scope
+    assert all(reading.ticks is not None for reading in readings)
+    assert not [sensor for sensor in seen.sensors if sensor.id.endswith("utilisation")]
+
+
+def test_a_superchips_counter_is_the_modules_and_says_so(nvml):
+    seen = nvml("gpu GPU-a 0 120000 700000 0\n")
+    sensor, _ = seen.column("nvml:gpu-GPU-a:energy")
+    assert sensor.scope.startswith("module")
+    _, power = seen.column("nvml:gpu-GPU-a:power")
+    assert power[-1].ticks == 700_000
+
+
+def test_a_backward_counter_is_a_reset_not_energy(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\nbackward 0 6\n", reads=6)
+    sensor, readings = seen.column("nvml:gpu-GPU-a:energy")
+    steps = [difference(sensor, before, after) for before, after in zip(readings, readings[1:])]
+    assert [step.status for step in steps].count(Status.RESET) == 1
+    assert all(step.ticks is None or step.ticks >= 0 for step in steps)
+    assert difference(sensor, readings[0], readings[-1]).ticks is None
+
+
+def test_a_frozen_counter_adds_nothing_and_power_shows_it(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\nfrozen 0 5\n", reads=6)
+    sensor, readings = seen.column("nvml:gpu-GPU-a:energy")
+    assert difference(sensor, readings[-2], readings[-1]).ticks == 0
+    assert readings[-2].mono_ns < readings[-1].mono_ns
+    assert seen.column("nvml:gpu-GPU-a:power")[1][-1].ticks == 300_000
+
+
+def test_a_value_with_an_old_time_stamp_is_a_gap(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\nstale 0 6\n", reads=6)
+    last = seen.column("nvml:gpu-GPU-a:energy")[1][-1]
+    assert last.ticks is None
+    assert last.error.startswith("frozen")
+
+
+def test_a_slow_call_is_made_less_often_but_energy_always(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\nslow nvmlDeviceGetMemoryInfo 3000\n", reads=20, pause_s=0)
+    _, memory = seen.column("nvml:gpu-GPU-a:memory")
+    assert [reading.ticks is not None for reading in memory].count(True) == 2
+    assert {reading.error for reading in memory if reading.ticks is None} == {"not due"}
+    assert all(reading.ticks is not None for reading in seen.column("nvml:gpu-GPU-a:energy")[1])
+
+
+def test_an_old_driver_without_fields_still_shows_energy(nvml):
+    seen = nvml("gpu GPU-a 0 300000 0 0\nnofields 0\n", reads=4)
+    _, readings = seen.column("nvml:gpu-GPU-a:energy")
+    assert [reading.ticks for reading in readings] == seen.served("energy", 0, 83)[-4:]
+
+
+def test_without_the_library_there_are_no_sensors_and_no_error():
+    command = [sys.executable, str(STUBS / "read_backend.py"), "nvml", "1", "0"]
+    environ = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    if not any(Path("/proc/driver/nvidia/gpus").glob("*")):
+        assert found["sensors"] == []
+
+
+def test_fault_07_ranks_that_each_see_gpu_0_are_told_apart_by_uuid(nvml):
+    # Ten devices of 100 W, each shown as index 0 to its rank: by UUID they stay ten, and sum to 1000 W.
+    seen = nvml("".join(f"gpu GPU-{i} {9 - i} 100000 0 0\n" for i in range(10)))
+    energies = [sensor for sensor in seen.sensors if sensor.id.endswith(":energy")]
+    assert len({sensor.domain for sensor in energies}) == 10
+    powers = [seen.column(f"nvml:gpu-GPU-{i}:power")[1][-1].ticks for i in range(10)]
+    assert sum(powers) == 1_000_000
+    assert len(plan(seen.sensors).leaves) == 10

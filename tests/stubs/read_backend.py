@@ -1,0 +1,24 @@
+"""Reads one backend a number of times in a process of its own and prints what it saw as JSON: NAME READS PAUSE_S."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from perun_hpc.backend.catalog import open_backend
+
+name, reads, pause_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+found = open_backend(name)
+rows = []
+for _ in range(reads):
+    rows.append([[one.ticks, one.mono_ns, one.error] for reader in found.readers for one in reader.read()])
+    time.sleep(pause_s)
+gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
+found.close()
+print(json.dumps({
+    "sensors": [sensor.to_json() for sensor in found.sensors],
+    "rows": rows,
+    "missing": [[one.what, one.why, one.remedy] for one in found.missing],
+    "gpus": gpus,
+}))  # fmt: skip
