@@ -150,10 +150,10 @@ class Agent:
             self._save()
         if self._policy.poll():
             self._settle_policy()
-        if not self._policy.busy:
+        if self._policy.settled:
             self._seal_ended()
         self._shipper.poll(now_ns)
-        if self._shipper.due_ns is not None and now_ns >= self._shipper.due_ns and not self._policy.busy:
+        if self._shipper.due_ns is not None and now_ns >= self._shipper.due_ns and self._policy.settled:
             self._shipper.start(Path(self._policy.site(self._node.name).store.archive), now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
@@ -162,7 +162,7 @@ class Agent:
     def _finished(self) -> bool:
         if self._stopping:
             return True
-        if self._sessions or self._sealing or self._shipper.busy or self._policy.busy or self._settings().resident:
+        if self._sessions or self._sealing or self._shipper.busy or not self._policy.settled or self._settings().resident:
             self._idle_since_ns = time.monotonic_ns()
             return False
         return time.monotonic_ns() - self._idle_since_ns > self._settings().linger_ns
@@ -304,7 +304,7 @@ class Agent:
         self._policy.check()
         self._uses[session.key] = self._node.use(session)
         self._paths.session(session.key.name).mkdir(mode=0o750, exist_ok=True)
-        if not self._policy.busy:
+        if self._policy.settled:
             self._settle_policy()
         self._save()
 
@@ -348,7 +348,7 @@ class Agent:
         self._node.forget(session)
         self._done[session.key.name] = snapshot.mono_ns
         self._sealing.append(session)
-        self._after.append(self._save)
+        self._after += [self._policy.check, self._save]
 
     def _note_failed_edge(self, session: Session, snapshot: Snapshot, which: str) -> None:
         for sensor in self._sensors:

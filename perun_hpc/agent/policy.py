@@ -25,18 +25,20 @@ class PolicyKeeper:
         self._site: JobSettings | None = None
         self._seen: tuple[int, int] | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._looked = False
         self.refused: str | None = None
         """Why the newest file does not rule; None while it does."""
 
     @property
-    def busy(self) -> bool:
-        """Whether a newer policy is being compiled."""
-        return self._child is not None
+    def settled(self) -> bool:
+        """Whether the file was looked at and no newer one is being compiled."""
+        return self._looked and self._child is None
 
     def check(self) -> None:
         """Start compiling if the file changed since the last look."""
         if self._child is not None:
             return
+        self._looked = True
         import subprocess  # not before the first edge reading: a prolog waits for it
 
         try:
