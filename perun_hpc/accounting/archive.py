@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECORD = "record.json"
+BOUNDARIES = "boundary"
 DAMAGED = ".damaged"
 _RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
 
@@ -72,7 +73,7 @@ class Archive:
 
     def boundaries(self, run: Run) -> Path:
         """Where the run's collected boundary records lie."""
-        return self.job(run) / "boundary"
+        return self.job(run) / BOUNDARIES
 
     def runs(self, job_id: int) -> list[Run]:
         """The runs of a job that have a record here, as far as the caller may look; newest restart last."""

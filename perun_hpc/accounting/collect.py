@@ -50,7 +50,7 @@ class Tools:
 
     finalise : closes the trace (metadata only), given the run's directory, the job's nodes and the moment (epoch ns)
         after which it does not wait for missing ones.
-    publish : makes a written file readable by the job's owner (path, uid).
+    publish : makes a run's directory readable by the job's owner (directory, uid).
     footprint : what a record's energy means in CO2 and cost, or None.
     clock : epoch seconds.
     """
@@ -106,7 +106,7 @@ class Collector:
         self.tools = tools
         self.deadline_s = deadline_s
         self.queue = queue
-        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+        self.holder = this_process()
 
     def sweep(self) -> Summary:
         """Do everything that is due.
@@ -116,7 +116,7 @@ class Collector:
         UnavailableError
             When another collector holds the lease, or the ledger does not answer.
         """
-        if not self.ledger.acquire(f"{LEASE}:{self.archive.cluster}", self.holder):
+        if not self.ledger.acquire(f"{LEASE}:{self.archive.cluster}", self.holder, dead=has_died):
             raise UnavailableError(
                 f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
             )
@@ -230,7 +230,10 @@ class Collector:
         path = directory / RECORD
         write_new(path, (to_json(record, indent=1) + "\n").encode())
         if self.tools.publish is not None and record.uid is not None:
-            self.tools.publish(path, record.uid)
+            try:
+                self.tools.publish(directory, record.uid)
+            except (PerunError, OSError) as error:
+                log.warning("%s", error)
 
     def _keep(self, ready: _Ready) -> None:
         """Move the boundary records out of `incoming/`; a node's newest stays."""
@@ -303,6 +306,28 @@ class Collector:
             stamp = int(record.stat().st_mtime)
             with contextlib.suppress(OSError):
                 path.rename(path.with_name(Run(run.job_id, run.restart_count, stamp).name))
+
+
+def this_process() -> str:
+    """Return what identifies this process among those of all hosts: host, pid, start."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def has_died(holder: str) -> bool:
+    """Whether the holder of a lease was a process of this host that is gone."""
+    host, _, rest = holder.partition(":")
+    pid, _, started = rest.partition(":")
+    return host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
+
+
+def _started(pid: int) -> str:
+    """Return boot id and start time of a process of this host, empty when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+    return f"{boot[:8]}-{stat.rpartition(')')[2].split()[19]}"
 
 
 def _read_all(directory: Path) -> tuple[list[Boundary], list[Path]]:

@@ -86,12 +86,14 @@ class Ledger:
                 connection.execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
 
-    def acquire(self, name: str, holder: str, seconds: float = LEASE_S) -> bool:
-        """Take or renew the lease `name` for `holder`; False while another holder's lease lasts."""
+    def acquire(
+        self, name: str, holder: str, seconds: float = LEASE_S, dead: Callable[[str], bool] = lambda _: False
+    ) -> bool:
+        """Take or renew the lease `name`; False while that of another holder, who is not `dead`, lasts."""
         now = int(self._clock())
         with self.write() as connection:
             row = connection.execute(text("SELECT holder, until_s FROM lease WHERE name = :n"), {"n": name}).first()
-            if row is not None and row.holder != holder and row.until_s > now:
+            if row is not None and row.holder != holder and row.until_s > now and not dead(row.holder):
                 return False
             connection.execute(
                 text(

@@ -132,16 +132,18 @@ class Share:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the energy means outside the machine, with the factors used; a `lower_bound` without a node meter."""
+    """What the energy means outside the machine; `facility_uj` is the energy times PUE, `sources` name every factor.
 
-    pue: float
-    wall_uj: int
+    A `lower_bound` where the energy was not measured at the wall or no PUE is stated.
+    """
+
+    facility_uj: int | None
     co2_location_g: float | None
     co2_market_g: float | None
     cost: float | None
     currency: str
     lower_bound: bool
-    source: str
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)

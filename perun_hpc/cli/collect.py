@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import grp
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from perun_hpc.accounting.archive import Archive, clusters
+from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.footprint import estimator, factors
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import query_jobs, query_window
 from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.store.access import tree_readable_by
 from perun_hpc.store.merge import finalise
 
 log = logging.getLogger("perun.collect")
@@ -66,6 +69,7 @@ def _daemon(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) ->
 
 def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> int:
     failed = False
+    footprint = estimator(factors(site.settings.footprint))
     for cluster in [args.cluster] if args.cluster else clusters(root):
         slurm = None
         if not args.no_slurm:
@@ -73,7 +77,13 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
                 jobs=lambda ids, c=cluster: query_jobs(ids, c),  # type: ignore[misc]
                 window=lambda since, until, c=cluster: query_window(since, until, ("--allusers",), c),  # type: ignore[misc]
             )
-        tools = Tools(clock=time.time, slurm=slurm, finalise=_finalise)
+        tools = Tools(
+            clock=time.time,
+            slurm=slurm,
+            finalise=_finalise,
+            publish=publisher(site.settings.privacy.readers),
+            footprint=footprint,
+        )
         deadline_s = site.deadline_s if args.deadline is None else args.deadline
         collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
         summary = collector.sweep()
@@ -87,6 +97,17 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
                 print(f"{cluster}: slurmdbd: {flushed}", flush=True)
         failed = failed or bool(summary.failed)
     return 1 if failed else 0
+
+
+def publisher(readers: Sequence[str]) -> Callable[[Path, int], None]:
+    """Return what opens a run's directory to the job's owner and to the groups that the policy names."""
+    gids = []
+    for name in readers:
+        try:
+            gids.append(grp.getgrnam(name).gr_gid)
+        except KeyError:
+            log.warning("privacy.readers: no group '%s' here", name)
+    return lambda directory, uid: tree_readable_by(directory, BOUNDARIES, [uid], gids)
 
 
 def _finalise(directory: Path, nodes: Sequence[str], deadline_ns: int) -> None:

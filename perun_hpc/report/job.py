@@ -151,9 +151,10 @@ def _footprint(r: EnergyRecord) -> list[str]:
         parts.append(f"{_grams(f.co2_market_g)} CO2e (market-based)")
     if f.cost is not None:
         parts.append(f"{f.cost:.2f} {f.currency}")
-    parts.append(f"PUE {f.pue:g}")
-    bound = "; a lower bound, for want of a node meter" if f.lower_bound else ""
-    return _labelled("Footprint", ", ".join(parts) + bound + (f"; {f.source}" if f.source else ""))
+    if f.facility_uj is not None:
+        parts.append(f"{q.watt_hours(f.facility_uj)} with cooling (PUE)")
+    bound = "at least " if f.lower_bound else ""
+    return _labelled("Footprint", bound + ", ".join(parts))
 
 
 def _grams(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Who may read a job's directory beside the service user: POSIX access control lists, written without a helper program."""
+"""Who may read a job's directory beside the service user: POSIX access control lists, without a helper program."""
 
 from __future__ import annotations
 

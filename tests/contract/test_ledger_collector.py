@@ -1,0 +1,197 @@
+"""The collector against an archive: waiting, late nodes, damage, jobs nobody reported, and kills at random moments."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting.archive import Archive, Run
+from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.questions import Filter, usage
+from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.accounting.schema import from_json
+from perun_hpc.errors import UnavailableError
+from tests.accounting_data import DAY, START_S, boundary, put_incoming, slurm_job
+
+DEADLINE_S = 900
+
+
+class World:
+    """An archive, a ledger, a clock, and a Slurm that knows `jobs`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.now = START_S + 110.0
+        self.jobs: list[SlurmJob] = []
+        self.up = True
+        self.ledger: Ledger = open_ledger(str(root / "ledger.db"), create=True, clock=lambda: self.now)
+        self.archive = Archive(root, "c")
+        self.asked = 0
+
+    def collector(self) -> Collector:
+        return Collector(
+            self.archive, self.ledger, Tools(lambda: self.now, Slurm(self._ask, self._window)), DEADLINE_S, queue=True
+        )
+
+    def _ask(self, ids: Iterable[int]) -> list[SlurmJob]:
+        self._check()
+        wanted = set(ids)
+        return [j for j in self.jobs if j.job_id in wanted]
+
+    def _window(self, since_s: int, until_s: int) -> list[SlurmJob]:
+        self._check()
+        return [j for j in self.jobs if (j.end_s or until_s) >= since_s and (j.start_s or 0) <= until_s]
+
+    def _check(self) -> None:
+        self.asked += 1
+        if not self.up:
+            raise UnavailableError("sacct: is slurmdbd up?")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_job_becomes_a_record_its_owner_can_read(world: World) -> None:
+    world.jobs = [slurm_job()]
+    put_incoming(world.root, boundary())
+    assert world.collector().sweep().stored == 1
+    job = world.archive.job(Run(4711, 0))
+    record = from_json((job / "record.json").read_bytes())
+    assert (record.energy_uj, record.state, record.qos) == (8_000_000_000, "COMPLETED", "normal")
+    assert record == world.ledger.members("c", "4711")[0]
+    assert (job / "boundary" / "n1.json").exists()
+    assert not (world.archive.base / "incoming" / "4711.0").exists()
+    assert world.collector().sweep().stored == 0
+
+
+def test_it_waits_for_all_nodes_or_the_deadline(world: World) -> None:
+    put_incoming(world.root, boundary(node="n1", nodelist="n1,n2"))
+    assert world.collector().sweep().waiting == 1
+    world.now += DEADLINE_S
+    assert world.collector().sweep().stored == 1
+    assert world.ledger.members("c", "4711")[0].missing == ("n2: no boundary record",)
+    put_incoming(world.root, boundary(node="n2", nodelist="n1,n2"))
+    assert world.collector().sweep().stored == 1
+    (record,) = world.ledger.members("c", "4711")
+    assert (record.status, record.revision, record.energy_uj) == ("complete", 2, 16_000_000_000)
+
+
+def test_slurm_that_is_away_costs_nothing_but_time(world: World) -> None:
+    world.up = False
+    put_incoming(world.root, boundary())
+    assert world.collector().sweep().stored == 1
+    assert world.ledger.members("c", "4711")[0].state == ""
+    world.up, world.jobs = True, [slurm_job()]
+    assert world.collector().sweep().completed == 1
+    assert world.ledger.members("c", "4711")[0].state == "COMPLETED"
+    on_disk = from_json((world.archive.job(Run(4711, 0)) / "record.json").read_bytes())
+    assert on_disk.state == "COMPLETED"
+
+
+def test_a_job_still_running_for_slurm_is_completed_later(world: World) -> None:
+    world.jobs = [slurm_job(state="RUNNING", end_s=None)]
+    put_incoming(world.root, boundary())
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].state == ""
+    world.jobs = [slurm_job(state="FAILED")]
+    world.collector().sweep()
+    (record,) = world.ledger.members("c", "4711")
+    assert (record.state, record.wasted_uj) == ("FAILED", 8_000_000_000)
+
+
+def test_jobs_nobody_reported_get_a_record_that_says_so(world: World) -> None:
+    world.jobs = [slurm_job(), slurm_job(4712), slurm_job(4713, state="CANCELLED", start_s=None, nodelist="")]
+    put_incoming(world.root, boundary())
+    world.now += 2 * DEADLINE_S
+    assert world.collector().sweep().missing == 1
+    (record,) = world.ledger.members("c", "4712")
+    assert (record.status, record.energy_uj, record.missing) == ("missing", None, ("no node reported this job",))
+    assert world.collector().sweep().missing == 0
+    put_incoming(world.root, boundary(4712))
+    world.collector().sweep()
+    (record,) = world.ledger.members("c", "4712")
+    assert (record.status, record.revision) == ("complete", 2)
+
+
+def test_a_damaged_boundary_record_is_set_aside_and_named(world: World) -> None:
+    put_incoming(world.root, boundary(node="n1", nodelist="n1,n2"))
+    bad = put_incoming(world.root, boundary(node="n2", nodelist="n1,n2"))
+    bad.write_text(bad.read_text()[:100])
+    assert world.collector().sweep().damaged == 1
+    world.now += DEADLINE_S
+    world.collector().sweep()
+    (record,) = world.ledger.members("c", "4711")
+    assert "n2: damaged boundary record" in record.missing
+    assert (world.archive.job(Run(4711, 0)) / "boundary" / "n2.json.damaged").exists()
+
+
+def test_one_sacct_call_for_a_batch(world: World) -> None:
+    world.jobs = [slurm_job(n) for n in range(1, 151)]
+    for n in range(1, 151):
+        put_incoming(world.root, boundary(n))
+    assert world.collector().sweep().stored == 150
+    assert world.asked <= 3
+
+
+def test_two_collectors_do_not_clash(world: World) -> None:
+    other = world.collector()
+    other.holder = "elsewhere:1"
+    assert world.ledger.acquire("collect:c", other.holder)
+    with pytest.raises(UnavailableError, match="another collector"):
+        world.collector().sweep()
+    world.now += 1000
+    put_incoming(world.root, boundary())
+    assert world.collector().sweep().stored == 1
+
+
+def test_a_run_of_a_recycled_id_is_not_mixed_with_the_old_one(world: World) -> None:
+    put_incoming(world.root, boundary())
+    world.collector().sweep()
+    later = 90 * 86400
+    world.now += later
+    day = [{"day": "2027-02-20", "domain": "package-0", "energy_uj": 8_000_000_000}]
+    put_incoming(world.root, boundary(start_s=START_S + later, shares=day))
+    assert world.collector().sweep().stored == 1
+    assert [r.energy_uj for r in world.ledger.members("c", "4711")] == [8_000_000_000, 8_000_000_000]
+
+
+def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    jobs = 120
+    pending = [boundary(n, node, "n1,n2", start_s=START_S - 5000) for n in range(1, jobs + 1) for node in ("n1", "n2")]
+    rng.shuffle(pending)
+    command = [sys.executable, "-m", "perun_hpc.cli.main", "collect", "--no-slurm", "--deadline", "0"]
+    command += ["--archive", str(tmp_path), "--ledger", str(tmp_path / "ledger.db")]
+    kills = 0
+    while pending or kills < 8:
+        for data in pending[:30]:
+            put_incoming(tmp_path, data)
+        pending = pending[30:]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.4, 1.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ledger = open_ledger(str(tmp_path / "ledger.db"))
+    (total,) = usage(ledger, ["account"], Filter(), DAY, DAY)
+    assert (total.values["jobs"], total.values["energy_uj"]) == (jobs, jobs * 16_000_000_000)
+    for n in range(1, jobs + 1):
+        (record,) = ledger.members("c", str(n))
+        assert (record.status, record.energy_uj) == ("complete", 16_000_000_000)
+        job = tmp_path / "c" / "jobs" / f"{n}.0"
+        assert json.loads((job / "record.json").read_text())["energy_uj"] == 16_000_000_000
+        assert sorted(p.name for p in (job / "boundary").iterdir()) == ["n1.json", "n2.json"]
+    ledger.close()
+    assert list((tmp_path / "c" / "incoming").iterdir()) == []
