@@ -38,6 +38,8 @@ class FakeNode:
             (powercap / zone).mkdir(parents=True)
             (powercap / zone / "name").write_text(name + "\n")
             (powercap / zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
+            # A limit far above real ones: the test moves counters within milliseconds.
+            (powercap / zone / "constraint_0_max_power_uw").write_text("10000000000\n")
             (powercap / zone / "energy_uj").touch()
         if simulated:
             (powercap / "perun_simulated").touch()
