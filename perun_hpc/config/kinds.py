@@ -7,7 +7,7 @@ and not what a YAML resolver makes of them. Standard library only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -235,16 +235,19 @@ def path(empty_ok: bool = False) -> Text:
 
 @dataclass(frozen=True)
 class Regex:
-    """A regular expression, matched at the start of a name."""
+    """A regular expression; `groups` is how many groups it must have, None: any number."""
 
+    groups: int | None = None
     suffix: str = ""
 
     def parse(self, text: str) -> str:
         """The expression's text, once it compiles."""
         try:
-            re.compile(text)
+            found = re.compile(text).groups
         except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"a regular expression ({error})") from None
+        if self.groups is not None and found != self.groups:
+            raise ValueError(f"a regular expression with {self.groups} group in parentheses")
         return text
 
     def show(self, value: str) -> str:
@@ -312,10 +315,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Table:
-    """A small mapping with fixed keys; `one_of` names keys of which exactly one must stand there."""
+    """A small mapping with fixed keys.
+
+    `one_of` names keys of which exactly one must stand there; `fit` says what is wrong with keys that are each right.
+    """
 
     keys: Mapping[str, Key]
     one_of: tuple[str, ...] = ()
+    fit: Callable[[Mapping[str, Any]], str | None] | None = None
     suffix: str = ""
 
     def parse(self, text: str) -> dict[str, Any]:
@@ -324,14 +331,14 @@ class Table:
             raise ValueError(f"a mapping with {', '.join(self.keys)}")
         return {}
 
-    def missing(self, present: Mapping[str, Any]) -> str | None:
-        """What a table with the keys of `present` still lacks, as text; None where it is whole."""
+    def fault(self, values: Mapping[str, Any]) -> str | None:
+        """What is wrong with a table of these values (None for one that is wrong in itself); None where it is right."""
         for name, key in self.keys.items():
-            if key.required and name not in present:
+            if key.required and name not in values:
                 return f"'{name}' is missing: {key.doc}"
-        if self.one_of and sum(name in present for name in self.one_of) != 1:
+        if self.one_of and sum(name in values for name in self.one_of) != 1:
             return f"exactly one of {', '.join(self.one_of)} must be given"
-        return None
+        return self.fit(values) if self.fit else None
 
     def show(self, value: Mapping[str, Any]) -> str:
         """In braces."""

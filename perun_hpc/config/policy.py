@@ -214,16 +214,12 @@ class _Reader:
             return values
         if isinstance(kind, Table) and isinstance(node, yaml.MappingNode):
             table = {
-                key.value + kind.keys[key.value].kind.suffix: self._value(
-                    value, kind.keys[key.value].kind, f"{where}.{key.value}"
-                )
+                key.value: self._value(value, kind.keys[key.value].kind, f"{where}.{key.value}")
                 for key, value in self._entries(node, where, list(kind.keys))
             }
-            given = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)}
-            missing = kind.missing(dict.fromkeys(given))
-            if missing:
-                self._mistake(node, where, missing)
-            return table
+            if fault := kind.fault(table):
+                self._mistake(node, where, fault)
+            return {name + kind.keys[name].kind.suffix: value for name, value in table.items()}
         text = node.value if isinstance(node, yaml.ScalarNode) else None
         try:
             if text is None:

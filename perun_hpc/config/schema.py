@@ -104,6 +104,14 @@ BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "ipmi", "psutil", 
 COMPONENTS = ("cpu", "dram", "gpu", "node", "other")
 USER_OPTIONS = ("off", "notrace", "period")
 
+
+def _unit_fits(sensor: Mapping[str, Any]) -> str | None:
+    kind, unit = sensor.get("kind"), sensor.get("unit")
+    if kind and unit and unit[-1] != ("J" if kind == "counter" else "W"):
+        return f"a {kind} has no unit {unit}: a counter counts uJ, mJ or J, a power is in uW, mW or W"
+    return None
+
+
 SITE_SENSOR = Table(
     {
         "name": Key(NAME, "the sensor's name in stores and reports", required=True),
@@ -112,8 +120,9 @@ SITE_SENSOR = Table(
         "unit": Key(Choice(("uJ", "mJ", "J", "uW", "mW", "W")), "the unit of the number in the file", required=True),
         "component": Key(Choice(COMPONENTS), "what the sensor measures", required=True),
         "range": Key(energy(), "where a counter wraps; never, where it is left out"),
-        "pattern": Key(Regex(), "what finds the number (first group) in a file with more text"),
-    }
+        "pattern": Key(Regex(groups=1), "what finds the number (first group) in a file with more text"),
+    },
+    fit=_unit_fits,
 )
 
 

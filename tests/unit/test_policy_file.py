@@ -52,6 +52,8 @@ def test_all_mistakes_are_told_at_once_in_the_files_order():
         ("accounts: {chem: {agent: {nice: 1}}}", "p:1:27", "allowed: site, nodes"),
         ("footprint: {price: {per_kwh: 1, currency: EUR, date: 2026-01-01}}", "p:1:20", "'source' is missing"),
         ("footprint: {pue: {value: 1.2, series: /x, source: a, date: 2026-01-01}}", "p:1:18", "exactly one of"),
+        ("sensors: {files: [{name: a, path: /a, kind: power, unit: J, component: cpu}]}", "p:1:19", "no unit J"),
+        ("sensors: {files: [{pattern: 'a'}]}", "p:1:29", "1 group"),
         ("a: &x {b: 1}\nc: *x", "p:2:4", "aliases"),
         ("a: [", "p:1:5", "not YAML"),
         ("partitions: {gpu: {sampling: {period: 1 ms}}}", "p:1:39", "nearest is 100 ms"),
