@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc._version import __version__
 
 if TYPE_CHECKING:
+    from perun_hpc.cli.decorator import perun
     from perun_hpc.monitoring.callbacks import register_callback, register_live_callback
-    from perun_hpc.monitoring.decorator import perun
     from perun_hpc.monitoring.regions import monitor, window
 
 __all__ = ["__version__", "monitor", "perun", "register_callback", "register_live_callback", "window"]
@@ -28,7 +28,7 @@ __all__ = ["__version__", "monitor", "perun", "register_callback", "register_liv
 _HOMES = {
     "monitor": "perun_hpc.monitoring.regions",
     "window": "perun_hpc.monitoring.regions",
-    "perun": "perun_hpc.monitoring.decorator",
+    "perun": "perun_hpc.cli.decorator",
     "register_callback": "perun_hpc.monitoring.callbacks",
     "register_live_callback": "perun_hpc.monitoring.callbacks",
 }

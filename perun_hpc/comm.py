@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -44,7 +45,14 @@ class Place:
 
 ENVIRONMENTS: tuple[tuple[str, str, str, str, str, str], ...] = (
     # name, rank, size, rank on the host, ranks on the host, number of hosts
-    ("openmpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", ""),
+    (
+        "openmpi",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        "",
+    ),
     ("mpich", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", ""),
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", ""),
     ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "", "SLURM_NNODES"),
@@ -85,8 +93,7 @@ def run_key(environ: Mapping[str, str]) -> str:
         if environ.get(name, "none") != "none":
             return "".join(char if char.isalnum() or char in "-." else "-" for char in environ[name])
     pid = os.getppid() if place_from(environ).size > 1 else os.getpid()
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        started = file.read().rpartition(")")[2].split()[19]
+    started = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
     return f"{os.uname().nodename.split('.', 1)[0]}.{pid}.{started}"
 
 

@@ -51,9 +51,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for option, text in LISTS:
         # One quoted argument holds all expressions, separated by blanks; the option may stand several times.
         parser.add_argument(*both(option), metavar="WORDS", action="append", help=text)
-    parser.add_argument("-b", "--binary", action="store_true", help="run it without putting anything into its interpreter")
+    parser.add_argument(
+        "-b", "--binary", action="store_true", help="run it without putting anything into its interpreter"
+    )
     parser.add_argument("-m", "--module", action="store_true", help="PROGRAM is the name of a Python module")
-    parser.add_argument(*both("--live-callback-files"), metavar="FILES", action="append", help="Python files that register live callbacks")
+    parser.add_argument(
+        *both("--live-callback-files"),
+        metavar="FILES",
+        action="append",
+        help="Python files that register live callbacks",
+    )
     parser.add_argument("program", help="script (.py), module (with -m) or command")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
 
@@ -64,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
     names = [both(option)[-1].lstrip("-").replace("-", "_") for option, _, _ in OPTIONS]
     overrides = {name: getattr(args, name, None) for name in [*names, "log_lvl", "log_file"]}
-    overrides.update({_NAMES.get(dest, dest): getattr(args, dest) for dest in (o[2:].replace("-", "_") for o, _ in LISTS)})
+    overrides.update(
+        {_NAMES.get(dest, dest): getattr(args, dest) for dest in (o[2:].replace("-", "_") for o, _ in LISTS)}
+    )
     if args.binary and args.module:
         raise UsageError("-b and -m contradict each other: choose one")
     live = tuple(file for words in args.live_callback_files or () for file in words.split())

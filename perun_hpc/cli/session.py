@@ -31,14 +31,18 @@ class Session:
         """A session with the configuration in force."""
         return cls(load(file, overrides), live_files)
 
-    def run_command(self, program: str, arguments: tuple[str, ...], is_binary: bool = False, is_module: bool = False) -> int:
+    def run_command(
+        self, program: str, arguments: tuple[str, ...], is_binary: bool = False, is_module: bool = False
+    ) -> int:
         """Run a command; returns its exit code, or dies by the signal that ended it."""
         app = Application(program, self._config, is_binary, is_module, arguments)
         app.command()  # a missing script is an error before anything is started
         comm = Comm()
-        if comm.place.source in ("mpich", "openmpi", "slurm") and comm.place.size > 1:
-            if self.settings.rounds + self.settings.warmup_rounds > 1:
-                raise UsageError("an MPI program can be started once per launch: take --rounds 1 and start mpirun several times")
+        launched = comm.place.source in ("mpich", "openmpi", "slurm") and comm.place.size > 1
+        if launched and self.settings.rounds + self.settings.warmup_rounds > 1:
+            raise UsageError(
+                "an MPI program can be started once per launch: take --rounds 1 and start mpirun several times"
+            )
         code = self._rounds(app, comm)
         if code > 128:
             sys.stdout.flush()

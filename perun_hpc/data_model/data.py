@@ -69,7 +69,15 @@ class MetricType(StrEnum):
     CO2 = "co2"
 
 
-UNITS: dict[str, str] = {"energy": "J", "power": "W", "util": "%", "mem": "B", "clock": "Hz", "read": "B/s", "write": "B/s"}
+UNITS: dict[str, str] = {
+    "energy": "J",
+    "power": "W",
+    "util": "%",
+    "mem": "B",
+    "clock": "Hz",
+    "read": "B/s",
+    "write": "B/s",
+}
 
 
 def unit_of(metric: MetricType) -> str:
@@ -125,7 +133,8 @@ class Stats:
 
 @dataclass(frozen=True)
 class RawData:
-    """A sensor's readings: `mono_ns` since the run's start, `values` in `unit` (raw counts times `scale`), None for a gap."""
+    """A sensor's readings: `mono_ns` since the run's start, `values` in `unit` (raw counts times `scale`), None for a
+    gap."""
 
     mono_ns: tuple[int, ...]
     values: tuple[int | None, ...]

@@ -1,1 +1,2 @@
-"""The directory that the launcher puts on PYTHONPATH; `sitecustomize.py` in it is what the user's Python runs at its start."""
+"""The directory that the launcher puts on PYTHONPATH; `sitecustomize.py` in it is what the user's Python runs at its
+start."""

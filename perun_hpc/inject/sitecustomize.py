@@ -1,4 +1,5 @@
-"""Runs at the start of the user's Python: tidies up behind the launcher, arms the rank, and makes room for the real sitecustomize.
+"""Runs at the start of the user's Python: tidies up behind the launcher, arms the rank, and makes room for the real
+sitecustomize.
 
 Whatever Python finds on PYTHONPATH runs this, Python 2 included: the syntax is of them all, and nothing here raises.
 The module takes itself out of the interpreter: it ends as an ImportError of its own name, which `site` takes for
@@ -13,7 +14,9 @@ PACKAGE = os.path.dirname(HERE)
 
 
 def restore_path():
-    """Take this directory out of PYTHONPATH and sys.path; return the launcher's settings, which leave the environment too."""
+    # type: () -> dict[str, str]
+    """Take this directory out of PYTHONPATH and sys.path; return the launcher's settings, which leave the environment
+    too."""
     settings = {}
     for key in list(os.environ):
         if key.startswith("PERUN_") and key[len("PERUN_") :] in (
@@ -35,10 +38,12 @@ def restore_path():
 
 
 class PackageFinder:
-    """Finds `perun_hpc` beside this directory when the user's own environment has none; stands last on sys.meta_path."""
+    """Finds `perun_hpc` beside this directory when the user's own environment has none; stands last on
+    sys.meta_path."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
+        # type: (str, object, object) -> object
         """The package's spec; None for every other module."""
         if name != "perun_hpc":
             return None
@@ -49,6 +54,7 @@ class PackageFinder:
 
 
 def arm(settings):
+    # type: (dict[str, str]) -> None
     """Prepare this process as the rank it was started to be; a child of it, or an old Python, is left as it is."""
     if sys.version_info < (3, 9) or settings.get("PERUN_PID") != str(os.getpid()):
         return
@@ -62,6 +68,7 @@ def arm(settings):
 
 
 def chain():
+    # type: () -> None
     """Run the sitecustomize that this one hid; raises what that raises, ImportError if there is none."""
     own = sys.modules.pop("sitecustomize", None)
     if sys.version_info < (3,):
@@ -75,7 +82,8 @@ def chain():
 
     spec = PathFinder.find_spec("sitecustomize", sys.path)
     if spec is None or spec.loader is None:
-        sys.modules["sitecustomize"] = own  # the import system takes it away itself when this import fails
+        if own is not None:
+            sys.modules["sitecustomize"] = own  # the import system takes it away itself when this import fails
         raise ImportError("No module named 'sitecustomize'", name="sitecustomize")
     module = module_from_spec(spec)
     sys.modules["sitecustomize"] = module

@@ -87,7 +87,9 @@ class Application:
 
         if shutil.which(app, path=environ.get("PATH", os.defpath)) is None:
             if Path(app).is_file() and os.sep not in app:
-                raise NotFoundError(f"command {app} is not on PATH: run it as ./{app}, a Python file needs the ending .py")
+                raise NotFoundError(
+                    f"command {app} is not on PATH: run it as ./{app}, a Python file needs the ending .py"
+                )
             raise NotFoundError(f"command {app} does not exist or cannot be executed: check the path")
         return [app, *self.args]
 

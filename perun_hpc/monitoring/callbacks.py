@@ -1,8 +1,11 @@
-"""Functions of the user that are called with results: after the run, or with every reading. Isolated: they cost a warning.
+"""Functions of the user that are called with results: after the run, or with every reading. Isolated: they cost a
+warning.
 
 `register_callback(f)` in the application (or in the script that uses `@perun`): `f(node)` gets the run's `DataNode`.
-`register_live_callback(factory, id)` in a file named by `--live-callback-files`: `factory()` is called in the sampling process
-and returns a function that gets a dict of sensor id to value (in the sensor's base unit, None for a gap) with `mono_ns`.
+`register_live_callback(factory, id)` in a file named by `--live-callback-files`: `factory()` is called in the
+sampling process
+and returns a function that gets a dict of sensor id to value (in the sensor's base unit, None for a gap) with
+`mono_ns`.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ def register_callback(function: PostRun) -> PostRun:
 
 
 def register_live_callback(factory: Callable[[], Live], id: str) -> None:
-    """Have `factory()` called once in the sampling process and what it returns with every reading; `id` names it in warnings."""
+    """Have `factory()` called once in the sampling process and what it returns with every reading; `id` names it in
+    warnings."""
     live_factories[id] = factory
 
 
@@ -124,4 +128,3 @@ class LiveCallbacks:
         self._thread.join(STOP_S)
         if self._left_out:
             warn(f"live callbacks were too slow: {self._left_out} readings were left out")
-

@@ -17,7 +17,8 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: `code` as a shell sees it (128 + N for signal N), `signal` 0 if it exited; its own resource use."""
+    """How a command ended: `code` as a shell sees it (128 + N for signal N), `signal` 0 if it exited; its own
+    resource use."""
 
     code: int
     signal: int
@@ -28,7 +29,9 @@ class Ended:
 
 
 def run(
-    command: Sequence[str], environ: Callable[[int], Mapping[str, str]], started: Callable[[int], None] = lambda pid: None
+    command: Sequence[str],
+    environ: Callable[[int], Mapping[str, str]],
+    started: Callable[[int], None] = lambda pid: None,
 ) -> Ended:
     """Run `command` (searched on PATH) and wait for it.
 
@@ -37,7 +40,8 @@ def run(
     environ : called in the child with its process id; returns its environment.
     started : called here with the child's process id.
 
-    Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the child
+    Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the
+    child
     by themselves. Raises FileNotFoundError or PermissionError if the command cannot be started.
     """
     main_thread = threading.current_thread() is threading.main_thread()
@@ -56,7 +60,7 @@ def run(
 
 
 def _start(
-    command: Sequence[str], environ: Callable[[int], Mapping[str, str]], mask: set[signal.Signals]
+    command: Sequence[str], environ: Callable[[int], Mapping[str, str]], mask: set[int | signal.Signals]
 ) -> tuple[int, int]:
     import time
 

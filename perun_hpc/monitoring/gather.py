@@ -15,7 +15,6 @@ from perun_hpc.monitoring.ranks import read_rank
 from perun_hpc.monitoring.results import host_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import RunDirectory
 from perun_hpc.store import files
-from perun_hpc.store.merge import finalise
 
 if TYPE_CHECKING:
     from perun_hpc.monitoring.monitor import _Result
@@ -31,8 +30,6 @@ def collect(
     Returns the run's tree at rank 0, else None; and what is missing of other ranks, "" if nothing is.
     """
     summary = read_summary(directory)
-    if summary["rows"]:
-        finalise(directory, (), time.time_ns())
     place = comm.place
     own, missing = [], ""
     if result.rank_data:

@@ -6,14 +6,12 @@ import enum
 import os
 import shutil
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perun_hpc.backend.base import host_name
-from perun_hpc.backend.catalog import Selection
 from perun_hpc.comm import Comm, run_key
 from perun_hpc.config.user import settings
 from perun_hpc.errors import NotFoundError, PerunError
@@ -22,14 +20,14 @@ from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.rundir import RunDirectory, claim
 
 if TYPE_CHECKING:
-    import multiprocessing
+    import multiprocessing.process
     import multiprocessing.queues
     import multiprocessing.synchronize
 
     from perun_hpc.backend.backend import Backend
     from perun_hpc.data_model.data import DataNode
     from perun_hpc.monitoring.child import Ended
-    from perun_hpc.monitoring.sampling_process import Orders
+    from perun_hpc.monitoring.orders import Orders
 
 PERUN_MP_START_METHOD: str = "spawn"
 """How the sampling process is started: it inherits nothing of the application, no lock, no library, no MPI."""
@@ -38,8 +36,10 @@ PERUN_MP_START_METHOD: str = "spawn"
 class MonitorStatus(enum.Enum):
     """Where a monitor stands.
 
-    SETUP: made, nothing started. READY: the sampling process has taken its first reading. RUNNING: the application runs.
-    PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised, or ended with
+    SETUP: made, nothing started. READY: the sampling process has taken its first reading. RUNNING: the application
+    runs.
+    PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised, or
+    ended with
     a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did not start, or
     was lost; the application ran all the same. MPI_ERROR: other ranks' data did not arrive. FILE_NOT_FOUND: there
     is no such script or command. CLOSED: `close` was called.
@@ -76,7 +76,8 @@ class PerunMonitor:
     app : what to run.
     comm : the ranks of this launch; the leader of a host samples, the others only run.
     backends : by name, where the sensors come from; empty for the default ones.
-    l_assigned_sensors : sensors that this rank owns, named tuples (`Assigned`) by sensor or backend; empty: it samples nothing.
+    l_assigned_sensors : sensors that this rank owns, named tuples (`Assigned`) by sensor or backend; empty: it
+    samples nothing.
     config : as `perun_hpc.config.user.load` returns it; frozen here.
 
     Attributes
@@ -105,14 +106,14 @@ class PerunMonitor:
         self._l_sensors_config = l_assigned_sensors
         self._config = config
         self._settings = settings(config)
-        self._context = multiprocessing.get_context(PERUN_MP_START_METHOD)
+        self._context: Any = multiprocessing.get_context(PERUN_MP_START_METHOD)
         self.status = MonitorStatus.SETUP
-        self.sp_ready_event = self._context.Event()
-        self.start_event = self._context.Event()
-        self.stop_event = self._context.Event()
-        self.close_event = self._context.Event()
+        self.sp_ready_event: multiprocessing.synchronize.Event = self._context.Event()
+        self.start_event: multiprocessing.synchronize.Event = self._context.Event()
+        self.stop_event: multiprocessing.synchronize.Event = self._context.Event()
+        self.close_event: multiprocessing.synchronize.Event = self._context.Event()
         self.queue: multiprocessing.queues.Queue[tuple[str, str, str]] | None = None
-        self.perunSP: multiprocessing.context.SpawnProcess | None = None  # type: ignore[name-defined]
+        self.perunSP: multiprocessing.process.BaseProcess | None = None
         self.data: DataNode | None = None
         self.directory: RunDirectory | None = None
         self.live_files: tuple[str, ...] = ()
@@ -127,8 +128,10 @@ class PerunMonitor:
     def run_application(self, run_id: str, record: bool = True) -> tuple[MonitorStatus, DataNode | None, Any]:
         """Run the application once.
 
-        Returns the status, the run's tree (None if nothing was recorded by this rank) and the application's result: what the
-        callable returned, or the exit code of a command (128 + N for signal N). A SystemExit or an exception of a callable
+        Returns the status, the run's tree (None if nothing was recorded by this rank) and the application's result:
+        what the
+        callable returned, or the exit code of a command (128 + N for signal N). A SystemExit or an exception of a
+        callable
         reaches the caller after its data was saved; the tree is then in `data`.
         """
         self.data = None
@@ -196,8 +199,10 @@ class PerunMonitor:
             return self._app.environ(os.environ, rank, pid) if record else dict(os.environ)
 
         def started(pid: int) -> None:
-            if record and desk and not place.leader:
+            if record and not place.leader:
                 _register(desk, place.rank, pid)
+            elif record:
+                import perun_hpc.monitoring.gather  # noqa: F401 (while the application runs)
 
         sys.stdout.flush()
         return _Result(ended=child.run(command, environ, started))
@@ -205,22 +210,24 @@ class PerunMonitor:
     # The sampling process.
 
     def _start_sampling(self, run_id: str, number: int, desk: str) -> bool:
-        from perun_hpc.monitoring.sampling_process import Orders
+        from perun_hpc.monitoring.orders import Orders
 
         assert self.directory is not None
         chosen = self._settings
         names = {Assigned._make(entry).backend for entry in self._l_sensors_config.values()}
         wanted = tuple(s for entry in self._l_sensors_config.values() for s in Assigned._make(entry).sensors)
         place = self._comm.place
+        host = os.uname().nodename.split(".", 1)[0]
         orders = Orders(
-            directory=str(self.directory.host(number, host_name())),
+            directory=str(self.directory.host(number, host)),
             run_id=self.directory.run_id,
-            host=host_name(),
+            host=host,
             period_ns=chosen.period_ns,
             backends=None if "*" in names else tuple(sorted(names)),
-            selection=Selection(
-                chosen.include_backends, chosen.exclude_backends, wanted or chosen.include_sensors, chosen.exclude_sensors
-            ),
+            include_backends=chosen.include_backends,
+            exclude_backends=chosen.exclude_backends,
+            include_sensors=wanted or chosen.include_sensors,
+            exclude_sensors=chosen.exclude_sensors,
             socket=desk,
             ranks=max(0, place.host_size - 1) if place.size > 1 else 0,
             live=self.live_files,
@@ -231,7 +238,7 @@ class PerunMonitor:
         return self._spawn(orders)
 
     def _spawn(self, orders: Orders) -> bool:
-        from perun_hpc.monitoring.sampling_process import Signals, main
+        from perun_hpc.monitoring.orders import Signals, main
 
         assert self.queue is not None
         signals = Signals(self.sp_ready_event, self.start_event, self.stop_event, self.close_event, self.queue)
@@ -247,11 +254,17 @@ class PerunMonitor:
             return False
         finally:
             sys.modules["__main__"] = own_main
+        import perun_hpc.monitoring.child  # noqa: F401 (while the other side starts)
+
         deadline = self._settings.queue_timeout
         while not self.sp_ready_event.wait(0.1):
             deadline -= 0.1
             if deadline <= 0 or not self.perunSP.is_alive():
-                why = self._final()[2] if not self.perunSP.is_alive() else f"not ready after {self._settings.queue_timeout:g} s"
+                why = (
+                    self._final()[2]
+                    if not self.perunSP.is_alive()
+                    else f"not ready after {self._settings.queue_timeout:g} s"
+                )
                 callbacks.warn(f"the sampling process did not start ({why}); the application runs unmeasured")
                 return False
         self.status = MonitorStatus.READY
@@ -308,7 +321,11 @@ class _Result:
     """What the application left: a value or an exception, or how its process ended; and the regions of this process."""
 
     def __init__(
-        self, ended: Ended | None = None, returned: Any = None, raised: BaseException | None = None, rank_data: bytes = b""
+        self,
+        ended: Ended | None = None,
+        returned: Any = None,
+        raised: BaseException | None = None,
+        rank_data: bytes = b"",
     ) -> None:
         self.ended = ended
         self.returned = returned
@@ -350,14 +367,14 @@ def _call(app: Application, rank: Mapping[str, str] | None) -> _Result:
 
 
 def _desk(comm: Comm, number: int) -> str:
-    """Path of the socket where the ranks of this host meet in this round."""
-    place = comm.place
-    if place.size == 1:
-        return str(Path(tempfile.mkdtemp(prefix="perun-")) / "desk")
+    """Path of the socket where the ranks of this host meet in this round; the leader makes its directory."""
     import zlib
 
-    key = f"{zlib.crc32(run_key(os.environ).encode()):08x}"
-    directory = Path(tempfile.gettempdir()) / f"perun-{os.getuid()}-{key}-{number}"
+    place = comm.place
+    key = f"{os.getpid()}-{time.monotonic_ns():x}"
+    if place.size > 1:
+        key = f"{zlib.crc32(run_key(os.environ).encode()):08x}"
+    directory = Path(os.environ.get("TMPDIR", "/tmp")) / f"perun-{os.getuid()}-{key}-{number}"
     if place.leader:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
@@ -366,8 +383,6 @@ def _desk(comm: Comm, number: int) -> str:
 
 def _register(desk: str, rank: int, pid: int) -> None:
     """Tell the leader's sampling process of a rank; without it the rank runs unmeasured."""
-    import time
-
     from perun_hpc.errors import UnavailableError
     from perun_hpc.wire.client import request
 

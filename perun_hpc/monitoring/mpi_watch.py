@@ -1,8 +1,8 @@
 """Notices that the application has initialised MPI, and learns the rank's place in the machine from it.
 
 MPI is never imported from here. When the application imports `mpi4py.MPI`, which initialises MPI as a rule, or calls
-`MPI.Init` later, every rank is at the same point of a collective call; right behind it a duplicate of the world is made,
-split, used once and given back. Between then and the end of the run no communicator of ours exists.
+`MPI.Init` later, every rank is at the same point of a collective call; right behind it a duplicate of the world is
+made, split, used once and given back. Between then and the end of the run no communicator of ours exists.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _watch_loader(loader: Any, rank: Rank) -> None:
 def _initialised_by_others() -> bool:
     """Whether some library has initialised MPI before mpi4py was imported; then importing it is no collective call."""
     try:
-        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123 (pathlib is not loaded)
             paths = {line.split(maxsplit=5)[5].strip() for line in maps if "libmpi" in line}
     except (OSError, IndexError):
         return False

@@ -98,9 +98,12 @@ class Rank:
                 "leader": place.leader,
                 "host_index": place.host_index,
                 "hosts": place.hosts,
-                "thread_level": (mpi.THREAD_SINGLE, mpi.THREAD_FUNNELED, mpi.THREAD_SERIALIZED, mpi.THREAD_MULTIPLE).index(
-                    mpi.Query_thread()
-                ),
+                "thread_level": (
+                    mpi.THREAD_SINGLE,
+                    mpi.THREAD_FUNNELED,
+                    mpi.THREAD_SERIALIZED,
+                    mpi.THREAD_MULTIPLE,
+                ).index(mpi.Query_thread()),
                 "library": mpi.Get_library_version().splitlines()[0].rstrip("\0"),
                 "why": None,
             }
@@ -136,7 +139,8 @@ class Rank:
             self._live = True
 
     def hand_over(self, end: str = "exit") -> None:
-        """Send everything, sealed. Does nothing in a forked child, or when there is nothing that is not known from outside."""
+        """Send everything, sealed. Does nothing in a forked child, or when there is nothing that is not known from
+        outside."""
         if os.getpid() != self.pid or (self.recorder is None and self.mpi is None):
             return
         try:

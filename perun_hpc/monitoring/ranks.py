@@ -1,6 +1,7 @@
 """The desk where the ranks of a host hand in their data, and the reading of what they handed in.
 
-The desk lives in the sampling process and speaks the agent's wire: `rank-start` by `perun monitor` for each rank, `rank-data`
+The desk lives in the sampling process and speaks the agent's wire: `rank-start` by `perun monitor` for each rank,
+`rank-data`
 and `window` by the application. What is handed in is kept as it came; `read_rank` checks it.
 """
 
@@ -23,7 +24,6 @@ from typing import Any
 
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.rank import SCHEMA
-from perun_hpc.store import files
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
 
@@ -65,7 +65,8 @@ class Desk:
         self._thread.start()
 
     def finish(self, abandoned: Callable[[], bool]) -> None:
-        """Wait until every rank that registered has ended, unless `abandoned` says that nobody waits for us any more."""
+        """Wait until every rank that registered has ended, unless `abandoned` says that nobody waits for us any
+        more."""
         latest_s = time.monotonic() + REGISTER_S
         with self._changed:
             while not abandoned():
@@ -81,6 +82,7 @@ class Desk:
         self._thread.join(ANSWER_S)
         with contextlib.suppress(OSError):
             Path(self._path).unlink()
+            Path(self._path).parent.rmdir()  # the monitoring process may be gone
         self._listener.close()
         for rank, fd in self._live.items():
             self._keep(rank, fd)
@@ -155,7 +157,9 @@ class Desk:
     def _keep(self, rank: str, fd: int) -> None:
         try:
             self._directory.mkdir(exist_ok=True)
-            files.write_new(self._directory / f"{rank}{SUFFIX}", _content(fd), durable=False)
+            temporary = self._directory / f".{rank}{SUFFIX}"
+            temporary.write_bytes(_content(fd))
+            temporary.rename(self._directory / f"{rank}{SUFFIX}")
         except (OSError, DataError):
             return
 

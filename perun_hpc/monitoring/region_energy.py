@@ -23,7 +23,8 @@ class Used:
     Attributes
     ----------
     amount : by straight lines between readings.
-    low, high : certain bounds for columns that never fall (counters): what gaps that lie wholly inside, or are touched at
+    low, high : certain bounds for columns that never fall (counters): what gaps that lie wholly inside, or are
+    touched at
         all, counted.
     time_ns : length of the union of the intervals; `covered_ns` of it lies between the first and the last reading.
     """
@@ -55,7 +56,8 @@ def used(times_ns: Ints, columns: Floats, starts: Ints, ends: Ints) -> Used:
     Parameters
     ----------
     times_ns : times of the readings, strictly increasing; shape (readings,).
-    columns : cumulative values (counters, or running integrals of gauges); shape (sensors, readings), NaN where there is none.
+    columns : cumulative values (counters, or running integrals of gauges); shape (sensors, readings), NaN where there
+    is none.
     starts, ends : intervals in the same clock; they may overlap.
     """
     starts, ends = union(starts, ends)
@@ -93,7 +95,7 @@ def _shares(times_ns: Ints, starts: Ints, ends: Ints) -> tuple[Floats, int]:
     # Sums of large floats are off by less than a nanosecond: what is that close to nothing or to all, is.
     share[share * spans < 0.5] = 0.0
     share[(1 - share) * spans < 0.5] = 1.0
-    return share, int(round(at_readings[-1] - at_readings[0]))
+    return share, round(float(at_readings[-1] - at_readings[0]))
 
 
 def _apply(share: Floats, columns: Floats) -> tuple[Floats, Floats, Floats]:

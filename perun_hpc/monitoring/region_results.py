@@ -31,7 +31,17 @@ def regions(
             metrics = {metric.type: metric for metric in _metrics(sensors, used, int(summary["cpus"]))}
             total_s = float((ends - starts).sum()) / NS_PER_S
             result.append(
-                Region(name, summary["host"], rank.rank, calls, used.time_ns / NS_PER_S, total_s, raised, still_open, metrics)
+                Region(
+                    name,
+                    summary["host"],
+                    rank.rank,
+                    calls,
+                    used.time_ns / NS_PER_S,
+                    total_s,
+                    raised,
+                    still_open,
+                    metrics,
+                )
             )
     return result
 
@@ -75,4 +85,3 @@ def _metrics(sensors: Sequence[Sensor], used: region_energy.Used, cpus: int) -> 
         elif sensor.kind is Kind.GAUGE and sensor.quantity is Quantity.DATA and sensor.component == "dram":
             metrics.append(Metric(MetricType.DRAM_MEM, float(used.amount[column]) / used.covered_ns))
     return metrics
-

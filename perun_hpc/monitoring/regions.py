@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from perun_hpc.monitoring import rank
 
@@ -26,7 +26,11 @@ HEAD_B = 64 * 1024
 CALLS_B = 240 * 1024 * 1024
 """Room for calls, ten million of them; memory is taken page by page as it is written."""
 
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200  # inspect's CO_ flags; inspect itself takes 10 ms to import
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = (
+    0x20,
+    0x80,
+    0x200,
+)  # inspect's CO_ flags; inspect itself takes 10 ms to import
 
 _now = time.monotonic_ns
 
@@ -131,14 +135,16 @@ recorder = Recorder()
 
 
 def snapshot(settings: Mapping[str, str]) -> bytes:
-    """What the recorder of this very process holds, as rank data; `settings` are the launcher's variables that name the rank."""
+    """What the recorder of this very process holds, as rank data; `settings` are the launcher's variables that name
+    the rank."""
     here = rank.Rank(settings)
     here.recorder = recorder
     return b"".join(here.content("exit"))
 
 
 class Region:
-    """One named region: a decorator and a context manager; may be nested, entered again, shared by threads and tasks."""
+    """One named region: a decorator and a context manager; may be nested, entered again, shared by threads and
+    tasks."""
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name
@@ -150,7 +156,7 @@ class Region:
     def __call__(self, function: F) -> F:
         """Decorate a function, a coroutine function or a generator function."""
         name = self.name or f"{function.__module__}.{function.__qualname__}"
-        return _wrap(function, recorder.define(name))
+        return cast("F", _wrap(function, recorder.define(name)))
 
     def __enter__(self) -> Region:
         if self._number < 0:
@@ -308,7 +314,8 @@ class Window(Region):
 
 
 def window(name: str = "window") -> Window:
-    """``with window("name") as w: ...`` then ``w.energy_j``; asks the sampling process twice, so it costs more than a region."""
+    """``with window("name") as w: ...`` then ``w.energy_j``; asks the sampling process twice, so it costs more than a
+    region."""
     return Window(name)
 
 

@@ -57,7 +57,9 @@ def read_summary(directory: Path) -> dict[str, Any]:
     return summary
 
 
-def host_node(directory: Path, summary: dict[str, Any], ended: Iterable[Ended], own: Sequence[RankData] = ()) -> DataNode:
+def host_node(
+    directory: Path, summary: dict[str, Any], ended: Iterable[Ended], own: Sequence[RankData] = ()
+) -> DataNode:
     """The tree of one host.
 
     Parameters
@@ -80,9 +82,9 @@ def host_node(directory: Path, summary: dict[str, Any], ended: Iterable[Ended], 
     node.metrics.update({metric.type: metric for metric in metrics})
     for group in node.nodes.values():
         assert group.device_type is not None
-        for kind in _ENERGY.get(group.device_type, ()):
-            if kind in node.metrics:
-                group.metrics[kind] = node.metrics[kind]
+        for metric in _ENERGY.get(group.device_type, ()):
+            if metric in node.metrics:
+                group.metrics[metric] = node.metrics[metric]
     ranks, problems = read_ranks(directory / "ranks")
     ranks = [*ranks, *own]
     node.regions = _regions(directory, summary, sensors, ranks, last_ns) if any(r.names for r in ranks) else []
@@ -95,7 +97,13 @@ def host_node(directory: Path, summary: dict[str, Any], ended: Iterable[Ended], 
         "scope": sorted({sensors[column].scope for column in top_energy(sensors)}),
         "ranks": [_rank_entry(rank) for rank in ranks],
         "processes": [
-            {"code": e.code, "signal": e.signal, "cpu_ns": e.cpu_ns, "rss_peak_b": e.rss_peak_b, "runtime_ns": e.end_ns - e.start_ns}
+            {
+                "code": e.code,
+                "signal": e.signal,
+                "cpu_ns": e.cpu_ns,
+                "rss_peak_b": e.rss_peak_b,
+                "runtime_ns": e.end_ns - e.start_ns,
+            }
             for e in ended
         ],
     }
@@ -123,7 +131,9 @@ def _host_metrics(
     metrics = [Metric(MetricType.RUNTIME, runtime_s, Aggregate.MAX)]
     top = top_energy(sensors)
     if top:
-        metrics += _energy_pair(MetricType.ENERGY, MetricType.POWER, [sensors[c] for c in top], [results[c] for c in top], runtime_s)
+        metrics += _energy_pair(
+            MetricType.ENERGY, MetricType.POWER, [sensors[c] for c in top], [results[c] for c in top], runtime_s
+        )
     columns = range(len(sensors))
     for kind, (energy, power) in _ENERGY.items():
         chosen = [
@@ -133,10 +143,19 @@ def _host_metrics(
             and sensors[c].parent not in {sensors[o].id for o in columns if _same_group(sensors[o], sensors[c])}
         ]  # fmt: skip
         if chosen:
-            metrics += _energy_pair(energy, power, [sensors[c] for c in chosen], [results[c] for c in chosen], runtime_s)
+            metrics += _energy_pair(
+                energy, power, [sensors[c] for c in chosen], [results[c] for c in chosen], runtime_s
+            )
     for sensor, result in zip(sensors, results, strict=True):
-        if sensor.quantity is Quantity.TIME and sensor.kind is Kind.COUNTER and sensor.domain == "cpu" and runtime_s > 0:
-            metrics.append(Metric(MetricType.CPU_UTIL, result["base"] / NS_PER_S / runtime_s / cpus * 100, Aggregate.MEAN))
+        if (
+            sensor.quantity is Quantity.TIME
+            and sensor.kind is Kind.COUNTER
+            and sensor.domain == "cpu"
+            and runtime_s > 0
+        ):
+            metrics.append(
+                Metric(MetricType.CPU_UTIL, result["base"] / NS_PER_S / runtime_s / cpus * 100, Aggregate.MEAN)
+            )
         elif sensor.quantity is Quantity.DATA and sensor.kind is Kind.GAUGE and result["mean"] is not None:
             kind_of = MetricType.GPU_MEM if sensor.component == "gpu" else MetricType.DRAM_MEM
             metrics.append(Metric(kind_of, result["mean"]))
@@ -182,19 +201,30 @@ def combine(metrics: Sequence[Metric]) -> Metric:
         Aggregate.MIN: min(values),
     }[first.agg]
     known = [metric.uncertainty for metric in metrics if metric.uncertainty is not None]
-    return Metric(first.type, value, first.agg, sum(known) if known else None, worst(metric.provenance for metric in metrics))
+    return Metric(
+        first.type, value, first.agg, sum(known) if known else None, worst(metric.provenance for metric in metrics)
+    )
 
 
 def worst(provenances: Iterable[str]) -> str:
     """The worst of several provenances; a sum carries it."""
-    return max((Provenance(name) for name in provenances), key=lambda provenance: provenance.rank, default=Provenance.MEASURED)
+    return max(
+        (Provenance(name) for name in provenances), key=lambda provenance: provenance.rank, default=Provenance.MEASURED
+    )
 
 
 def _energy_pair(
-    energy: MetricType, power: MetricType, sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runtime_s: float
+    energy: MetricType,
+    power: MetricType,
+    sensors: Sequence[Sensor],
+    results: Sequence[dict[str, Any]],
+    runtime_s: float,
 ) -> list[Metric]:
     joules = sum(result["base"] for result in results) / 1e6
-    gains = [Gain(result["base"], s.gain_error, f"{s.backend}:{s.component}") for s, result in zip(sensors, results, strict=True)]
+    gains = [
+        Gain(result["base"], s.gain_error, f"{s.backend}:{s.component}")
+        for s, result in zip(sensors, results, strict=True)
+    ]
     edges, gaps = [], []
     for sensor, result in zip(sensors, results, strict=True):
         ceiling = sensor.max_uw or round(result["peak_per_s"])
@@ -202,10 +232,10 @@ def _energy_pair(
         gaps.append(Gap(0, ceiling, result["gap_ns"]))
     u_j = standard_uj(gains, edges, gaps) / 1e6
     provenance = worst(sensor.provenance for sensor in sensors)
-    result = [Metric(energy, joules, uncertainty=u_j, provenance=provenance)]
+    pair = [Metric(energy, joules, uncertainty=u_j, provenance=provenance)]
     if runtime_s > 0:
-        result.append(Metric(power, joules / runtime_s, uncertainty=u_j / runtime_s, provenance=provenance))
-    return result
+        pair.append(Metric(power, joules / runtime_s, uncertainty=u_j / runtime_s, provenance=provenance))
+    return pair
 
 
 def _regions(
@@ -218,7 +248,9 @@ def _regions(
 
 def run_node(run_id: str, hosts: Sequence[DataNode], settings: UserSettings) -> DataNode:
     """One run of an application: its hosts with overhead, and their sums with PUE, money and CO2."""
-    node = DataNode(run_id, NodeType.RUN, nodes={host.id: with_overhead(host, settings.power_overhead) for host in hosts})
+    node = DataNode(
+        run_id, NodeType.RUN, nodes={host.id: with_overhead(host, settings.power_overhead) for host in hosts}
+    )
     types = list(dict.fromkeys(kind for host in node.nodes.values() for kind in host.metrics))
     for kind in types:
         parts = [metric for host in node.nodes.values() if isinstance(metric := host.metrics.get(kind), Metric)]
@@ -257,7 +289,11 @@ def multi_run_node(run_id: str, runs: Sequence[DataNode], metadata: dict[str, An
     for kind in types:
         values = [value for run in runs if (value := run.value(kind)) is not None]
         mean = math.fsum(values) / len(values)
-        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+        std = (
+            math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+            if len(values) > 1
+            else 0.0
+        )
         node.metrics[kind] = Stats(kind, math.fsum(values), mean, std, max(values), min(values))
     node.metrics[MetricType.N_RUNS] = Metric(MetricType.N_RUNS, float(len(runs)))
     return node

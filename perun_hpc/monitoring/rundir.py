@@ -1,6 +1,8 @@
-"""Where runs are kept: DATA_OUT/APP/RUN_ID/ROUND/HOST/. New runs get directories of their own, nothing is ever rewritten.
+"""Where runs are kept: DATA_OUT/APP/RUN_ID/ROUND/HOST/. New runs get directories of their own, nothing is ever
+rewritten.
 
-Ranks of one launch, on all hosts that share the file system, agree on one run id; launches, array tasks and runs that start
+Ranks of one launch, on all hosts that share the file system, agree on one run id; launches, array tasks and runs that
+start
 in the same second do not.
 """
 
@@ -41,7 +43,9 @@ def safe(name: str) -> str:
     return _ODD.sub("_", name).strip(".") or "_"
 
 
-def claim(data_out: Path, app: str, wanted: str | None, place: Place, environ: Mapping[str, str] = os.environ) -> RunDirectory:
+def claim(
+    data_out: Path, app: str, wanted: str | None, place: Place, environ: Mapping[str, str] = os.environ
+) -> RunDirectory:
     """The run's directory, made by whichever rank comes first.
 
     Parameters
@@ -87,10 +91,3 @@ def _new(base: Path, run_id: str) -> RunDirectory:
             return RunDirectory(path, name)
         except FileExistsError:
             number += 1
-
-
-def newest(data_out: Path, app: str | None = None, run_id: str | None = None) -> Path | None:
-    """The `run.json` of the newest finished run (of an application, with an id); None if there is none."""
-    pattern = f"{safe(app) if app else '*'}/{safe(run_id) if run_id else '*'}/{RUN}"
-    found = sorted(data_out.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
-    return found[-1] if found else None

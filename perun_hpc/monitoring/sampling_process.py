@@ -11,22 +11,19 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all
 from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.errors import PerunError
+from perun_hpc.monitoring.orders import Orders, Signals
 from perun_hpc.monitoring.ranks import Desk
 from perun_hpc.monitoring.tally import Tallies
 from perun_hpc.sampling.schedule import Schedule
-from perun_hpc.store import files
-from perun_hpc.store.node_store import NodeStore
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import Queue
-    from multiprocessing.synchronize import Event
+    from perun_hpc.store.node_store import NodeStore
 
 SUMMARY = "summary.json"
 SCHEMA = "perun.host/1"
@@ -35,48 +32,8 @@ LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
 
 
-@dataclass(frozen=True)
-class Orders:
-    """What the sampling process is to do; travels to it by pickle.
-
-    Attributes
-    ----------
-    directory : of this host's part of the run; created by the parent.
-    run_id, host : names that the trace carries.
-    period_ns : sampling period.
-    backends : names to open; None for the default ones, with the estimate where nothing measures power.
-    selection : which backends and sensors are wanted.
-    socket : where the ranks find the desk; "" for none.
-    ranks : how many ranks of this host register at the desk.
-    live : files of Python code that register live callbacks.
-    root : of the machine's /sys and /proc.
-    """
-
-    directory: str
-    run_id: str
-    host: str
-    period_ns: int
-    backends: tuple[str, ...] | None
-    selection: Selection
-    socket: str = ""
-    ranks: int = 0
-    live: tuple[str, ...] = ()
-    root: str = "/"
-
-
-@dataclass(frozen=True)
-class Signals:
-    """The four events that parent and sampling process share, and the queue of the one final message."""
-
-    ready: Event
-    start: Event
-    stop: Event
-    close: Event
-    queue: Queue[tuple[str, str, str]]
-
-
-def main(orders: Orders, signals: Signals) -> None:
-    """Entry point of the process."""
+def sample(orders: Orders, signals: Signals) -> None:
+    """The process' work: sample until told to stop, then say how it went."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
     try:
         status, error = "complete", ""
@@ -89,21 +46,24 @@ def main(orders: Orders, signals: Signals) -> None:
 
 
 def _run(orders: Orders, signals: Signals) -> str:
-    catalog = discover_all(Path(orders.root), orders.backends, orders.selection)
+    selection = Selection(
+        orders.include_backends, orders.exclude_backends, orders.include_sensors, orders.exclude_sensors
+    )
+    catalog = discover_all(Path(orders.root), orders.backends, selection)
     try:
-        return _Sampler(orders, signals, catalog).run()
+        return _Sampler(orders, signals, catalog, selection).run()
     finally:
         catalog.close()
 
 
 class _Sampler:
-    def __init__(self, orders: Orders, signals: Signals, catalog: Catalog) -> None:
+    def __init__(self, orders: Orders, signals: Signals, catalog: Catalog, selection: Selection) -> None:
         self._orders = orders
         self._signals = signals
         self._catalog = catalog
         self._readers = [reader for found in catalog.found.values() for reader in found.readers]
         everything = [sensor for reader in self._readers for sensor in reader.sensors]
-        self._columns = [column for column, sensor in enumerate(everything) if orders.selection.sensor(sensor)]
+        self._columns = [column for column, sensor in enumerate(everything) if selection.sensor(sensor)]
         self._tallies = Tallies(
             [everything[column] for column in self._columns], MAX_GAP_PERIODS * max(orders.period_ns, 1_000_000_000)
         )
@@ -116,10 +76,34 @@ class _Sampler:
         orders = self._orders
         directory = Path(orders.directory)
         start_real_ns, start_mono_ns = time.time_ns(), time.monotonic_ns()
-        sensors = self._tallies.sensors
-        simulated = any(sensor.provenance is Provenance.SIMULATED for sensor in sensors)
-        store = NodeStore.open(
-            directory / "session",
+        desk = Desk(orders.socket, directory / "ranks", self._energy_uj, orders.ranks)
+        try:
+            self._edge()
+            self._signals.ready.set()
+            store = self._open_store(directory, start_real_ns)
+            self._sample(store)
+            self._edge()
+            desk.finish(self._abandoned)
+        finally:
+            desk.close()
+        sealed = store.seal("partial" if self._why else "complete", self._why)
+        if sealed.rows:
+            from perun_hpc.store.merge import finalise
+
+            finalise(directory, (), time.time_ns())
+        summary = self._summary(sealed.rows, start_real_ns, start_mono_ns)
+        temporary = directory / f".{SUMMARY}"
+        temporary.write_text(json.dumps(summary))
+        temporary.rename(directory / SUMMARY)
+        return orders.directory
+
+    def _open_store(self, directory: Path, start_real_ns: int) -> NodeStore:
+        # Imported while the application runs already.
+        from perun_hpc.store.node_store import NodeStore
+
+        orders, sensors = self._orders, self._tallies.sensors
+        return NodeStore.open(
+            directory,
             cluster="local",
             job_id=orders.run_id,
             restart_count=0,
@@ -130,22 +114,8 @@ class _Sampler:
             start_ns=start_real_ns,
             job_dir=directory,
             sync_ns=None,
-            simulated=simulated,
+            simulated=any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
         )
-        desk = Desk(orders.socket, directory / "ranks", self._energy_uj, orders.ranks) if orders.socket else None
-        try:
-            self._edge()
-            self._signals.ready.set()
-            self._sample(store)
-            self._edge()
-            if desk is not None:
-                desk.finish(self._abandoned)
-        finally:
-            if desk is not None:
-                desk.close()
-        sealed = store.seal("partial" if self._why else "complete", self._why)
-        files.write_new(directory / SUMMARY, json.dumps(self._summary(sealed.rows, start_real_ns, start_mono_ns)).encode(), durable=False)
-        return orders.directory
 
     def _sample(self, store: NodeStore) -> None:
         from perun_hpc.monitoring.callbacks import LiveCallbacks
@@ -205,4 +175,3 @@ class _Sampler:
             "results": self._tallies.results(),
             "missing": [{"what": m.what, "why": m.why, "remedy": m.remedy} for m in self._catalog.missing],
         }
-

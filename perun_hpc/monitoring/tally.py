@@ -1,4 +1,5 @@
-"""What a run's figures need of each sensor, kept while sampling: two edge readings and running sums, never the readings."""
+"""What a run's figures need of each sensor, kept while sampling: two edge readings and running sums, never the
+readings."""
 
 from __future__ import annotations
 
@@ -142,8 +143,8 @@ class Tallies:
 
     def energy_uj(self) -> int | None:
         """Energy of the host so far (`top_energy`); None without any energy sensor."""
-        columns = top_energy(self.sensors)
-        return sum(self._tallies[column].base for column in columns) if columns else None  # type: ignore[union-attr]
+        tallies = [self._tallies[column] for column in top_energy(self.sensors)]
+        return sum(tally.base for tally in tallies if isinstance(tally, CounterTally)) if tallies else None
 
     def results(self) -> list[dict[str, Any]]:
         """One set of figures per column."""
@@ -160,7 +161,11 @@ def top_energy(sensors: Sequence[Sensor]) -> tuple[int, ...]:
         for column, sensor in enumerate(sensors)
         if sensor.quantity is Quantity.ENERGY and sensor.kind is Kind.COUNTER
     }
-    meters = [column for name, column in energy.items() if sensors[column].component == "node" and sensors[column].domain == "node"]
+    meters = [
+        column
+        for name, column in energy.items()
+        if sensors[column].component == "node" and sensors[column].domain == "node"
+    ]
     if meters:
         return tuple(meters[:1])
     return tuple(column for column in energy.values() if sensors[column].parent not in energy)

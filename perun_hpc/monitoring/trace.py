@@ -24,7 +24,8 @@ def read(
     edges = summary["edges"]
     edge_times = np.array([edge["mono_ns"] for edge in edges], dtype=np.int64)
     edge_values = np.array(
-        [[np.nan if v is None else float(s.base(v - _zero(s, edges, c))) for c, (s, v) in enumerate(zip(sensors, edge["values"], strict=True))]
+        [[np.nan if v is None else float(s.base(v - _zero(s, edges, c))) for c, (s, v) in enumerate(zip(sensors,
+        edge["values"], strict=True))]
          for edge in edges]
     ).T.reshape(len(sensors), len(edges))  # fmt: skip
     for column, sensor in enumerate(sensors):
@@ -57,7 +58,7 @@ def _rows(
     group = open_group(directory)
     attributes = dict(group.attrs)
     period_ns = int(summary["period_ns"])
-    start, stop = int(attributes.get("time_start", 0)), int(attributes.get("time_stop", group[layout.OFFSET].shape[-1]))  # type: ignore[arg-type, union-attr, call-overload]
+    start, stop = int(attributes.get("time_start", 0)), int(attributes.get("time_stop", group[layout.OFFSET].shape[-1]))  # type: ignore[arg-type, union-attr]
     offsets = np.asarray(group[layout.OFFSET][0, start:stop])  # type: ignore[index]
     filled = np.flatnonzero(offsets != layout.fill(layout.OFFSET_FORM.dtype))
     if not len(filled):
@@ -78,4 +79,3 @@ def _rows(
                 value = (taken.astype(np.int64) - base).astype(np.float64)
             values[column] = np.where(taken == layout.fill(part.form.dtype), np.nan, value)
     return times, values
-

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.config.user import UserSettings
+from perun_hpc.config.user import UserSettings, defaults, settings
 from perun_hpc.data_model.data import SCHEMA, DataNode
 from perun_hpc.errors import DataError, NotFoundError
-from perun_hpc.monitoring.results import multi_run_node
-from perun_hpc.monitoring.rundir import RUN, RunDirectory
+from perun_hpc.monitoring.results import host_node, multi_run_node, read_summary, run_node
+from perun_hpc.monitoring.rundir import LAUNCHES, RUN, RunDirectory, safe
+from perun_hpc.monitoring.sampling_process import SUMMARY
 from perun_hpc.store import files
 
-SUFFIX = {"json": ".json", "csv": ".csv", "hdf5": ".hdf5", "pickle": ".pickle", "bench": ".bench.json", "text": ".txt", "zarr": ".zarr"}
+SUFFIX = {
+    "json": ".json",
+    "csv": ".csv",
+    "hdf5": ".hdf5",
+    "pickle": ".pickle",
+    "bench": ".bench.json",
+    "text": ".txt",
+    "zarr": ".zarr",
+}
 
 
 def keep(
@@ -50,8 +59,43 @@ def read(path: Path) -> DataNode:
     return DataNode.from_json(data)
 
 
+def find(data_out: Path, app: str | None, run_id: str | None) -> tuple[Path, DataNode]:
+    """Directory and tree of a run, the newest one that fits; one whose monitor was killed is put together from what
+    is there.
+
+    Raises
+    ------
+    NotFoundError
+        If there is none.
+    """
+    pattern = f"{safe(app) if app else '*'}/{safe(run_id) if run_id else '*'}"
+    starts = [path for path in data_out.glob(pattern) if path.is_dir() and path.name != LAUNCHES]
+    for directory in sorted(starts, key=lambda path: path.stat().st_ctime_ns, reverse=True):
+        if (directory / RUN).exists():
+            return directory, read(directory / RUN)
+        found = recover(directory)
+        if found is not None:
+            return directory, found
+    what = f"run {run_id}" if run_id else "run"
+    raise NotFoundError(f"no {what} in {data_out}: check --data-out, or run perun monitor first")
+
+
+def recover(directory: Path) -> DataNode | None:
+    """The tree of a run that has no `run.json`, from what its sampling processes wrote; None if that is nothing."""
+    rounds: dict[str, list[DataNode]] = {}
+    for path in sorted(directory.glob(f"*/*/{SUMMARY}")):
+        host = host_node(path.parent, read_summary(path.parent), ())
+        host.metadata["state"] = "partial"
+        rounds.setdefault(path.parent.parent.name, []).append(host)
+    if not rounds:
+        return None
+    plain = settings(defaults())
+    runs = [run_node(number, hosts, plain) for number, hosts in sorted(rounds.items())]
+    return multi_run_node(directory.name, runs, {"app": directory.parent.name, "status": "PERUN_ERROR"})
+
+
 def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> None:
-    """After a run: the text on stdout's sibling stderr, or a file in the chosen format beside the runs of the application."""
+    """After a run: the text on stderr (stdout is the application's), or a file in the chosen format in `data_out`."""
     if settings.format == "text":
         from perun_hpc.report.formats import text
 
@@ -86,9 +130,9 @@ def write(tree: DataNode, directory: Path, target: Path, format: str, settings: 
     elif format == "pickle":
         import pickle
 
-        from perun_hpc.report.formats import table
+        from perun_hpc.report.formats import readings
 
-        files.write_new(target, pickle.dumps(table.with_raw_data(tree, directory)), 0o644, durable=False)
+        files.write_new(target, pickle.dumps(readings.with_raw_data(tree, directory)), 0o644, durable=False)
     else:
         from perun_hpc.report.formats import zarr_copy
 

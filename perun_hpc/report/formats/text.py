@@ -15,7 +15,13 @@ _NAMES = {MetricType.DRAM_MEM: "memory", MetricType.GPU_MEM: "GPU memory"}
 def scaled(metric: MetricType, settings: UserSettings) -> tuple[float, str]:
     """What a metric's value is divided by, and the unit that it is then in, by the configuration's units."""
     unit = unit_of(metric)
-    prefix = {"J": settings.joule, "W": settings.watt, "s": settings.second, "B": settings.byte, "B/s": settings.byte}.get(unit, "")
+    prefix = {
+        "J": settings.joule,
+        "W": settings.watt,
+        "s": settings.second,
+        "B": settings.byte,
+        "B/s": settings.byte,
+    }.get(unit, "")
     return _FACTORS[prefix], (settings.price_unit if metric is MetricType.MONEY else prefix + unit)
 
 
@@ -40,7 +46,8 @@ def _cell(value: float | None, metric: MetricType, settings: UserSettings) -> st
     if value is None:
         return "-"
     factor, _ = scaled(metric, settings)
-    return f"{value / factor:.3f}"
+    value /= factor
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
 
 
 def _head(metric: MetricType, settings: UserSettings) -> str:
@@ -68,7 +75,9 @@ def _devices(runs: Sequence[DataNode], settings: UserSettings) -> str:
         for host in run.walk(NodeType.NODE):
             for device in host.walk(NodeType.SENSOR):
                 if any(kind in device.metrics for kind in kinds):
-                    rows.append([run.id, host.id, device.id, *(_cell(device.value(kind), kind, settings) for kind in kinds)])
+                    rows.append(
+                        [run.id, host.id, device.id, *(_cell(device.value(kind), kind, settings) for kind in kinds)]
+                    )
     return table(rows)
 
 
@@ -76,8 +85,14 @@ def _regions(regions: Sequence[tuple[str, Region]], settings: UserSettings) -> s
     kinds = [k for k in map(MetricType, settings.region_metrics) if any(k in region.metrics for _, region in regions)]
     rows = [["round", "region", "host", "rank", "calls", *(_head(kind, settings) for kind in kinds)]]
     for round_id, region in regions:
-        calls = f"{region.calls}" + (f" ({region.raised} raised)" if region.raised else "") + (f" ({region.open} open)" if region.open else "")
-        cells = [_cell(region.metrics[kind].value if kind in region.metrics else None, kind, settings) for kind in kinds]
+        calls = (
+            f"{region.calls}"
+            + (f" ({region.raised} raised)" if region.raised else "")
+            + (f" ({region.open} open)" if region.open else "")
+        )
+        cells = [
+            _cell(region.metrics[kind].value if kind in region.metrics else None, kind, settings) for kind in kinds
+        ]
         rows.append([round_id, region.name, region.host, str(region.rank), calls, *cells])
     return "regions (figures are the host's while the region ran)\n" + table(rows)
 
@@ -88,14 +103,17 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     number = [all(_is_number(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
-        cells = (text.rjust(width) if right else text.ljust(width) for text, width, right in zip(row, widths, number, strict=True))
+        cells = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, number, strict=True)
+        )
         return "  ".join(cells).rstrip()
 
     return "\n".join([line(rows[0]), "  ".join("-" * width for width in widths), *(line(row) for row in rows[1:])])
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).isdigit()
+    return text == "-" or text.replace(".", "", 1).replace("e-", "", 1).isdigit()
 
 
 def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) -> str:
@@ -109,8 +127,13 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
     singles = [metric for run in runs if isinstance(metric := run.metrics.get(MetricType.ENERGY), Metric)]
     kind = worst(metric.provenance for metric in singles)
     doubt = sum(metric.uncertainty or 0.0 for metric in singles)
-    money, co2 = (found.sum if isinstance(found := tree.metrics.get(k), Stats) else 0.0 for k in (MetricType.MONEY, MetricType.CO2))
-    scope = sorted({scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())})
+    money, co2 = (
+        found.sum if isinstance(found := tree.metrics.get(k), Stats) else 0.0
+        for k in (MetricType.MONEY, MetricType.CO2)
+    )
+    scope = sorted(
+        {scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())}
+    )
     return (
         f"{over} {energy.sum / factor:.3f} {unit} +- {2 * doubt / factor:.3f} (k=2, {kind}; {', '.join(scope)})"
         f" in {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s:"
@@ -121,9 +144,21 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
 def _notes(runs: Sequence[DataNode]) -> list[str]:
     notes = []
     hosts = [host for run in runs for host in run.walk(NodeType.NODE)]
-    if any(m.provenance == "estimated" for run in runs for m in run.metrics.values() if isinstance(m, Metric) and m.type is MetricType.ENERGY):
-        notes.append("ESTIMATE: no power sensor can be read here; the energy is estimated from CPU utilisation (perun sensors says why).")
-    partial = [f"{host.id}: {host.metadata.get('why') or 'a rank ended without handing in everything'}" for host in hosts if host.metadata.get("state") != "complete"]
+    if any(
+        m.provenance == "estimated"
+        for run in runs
+        for m in run.metrics.values()
+        if isinstance(m, Metric) and m.type is MetricType.ENERGY
+    ):
+        notes.append(
+            "ESTIMATE: no power sensor can be read here; "
+            "the energy is estimated from CPU utilisation (perun sensors says why)."
+        )
+    partial = [
+        f"{host.id}: {host.metadata.get('why') or 'a rank ended without handing in everything'}"
+        for host in hosts
+        if host.metadata.get("state") != "complete"
+    ]
     if partial:
         notes.append("PARTIAL: " + "; ".join(partial))
     return notes

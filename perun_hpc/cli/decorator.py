@@ -1,0 +1,43 @@
+"""`@perun`: measure every call of a function, as `perun monitor` measures a program."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def perun(configuration_file: F) -> F: ...
+@overload
+def perun(configuration_file: str | os.PathLike[str] = "./.perun.ini", **config: object) -> Callable[[F], F]: ...
+def perun(configuration_file: Any = "./.perun.ini", **config: object) -> Any:
+    """Decorate a function: ``@perun``, ``@perun()`` or ``@perun("my.ini", app_name="mine", sampling_period=0.1)``.
+
+    The keywords are the options of the configuration. The function's result and its exceptions pass through. Called
+    inside
+    `perun monitor` the function just runs: the program is measured already.
+    """
+    if callable(configuration_file):
+        return _decorate(configuration_file, None, {})
+    file = Path(configuration_file)
+    # The default file is one that load() looks for anyway, and it need not exist.
+    named = None if configuration_file == "./.perun.ini" else file
+    return lambda function: _decorate(function, named, config)
+
+
+def _decorate(function: Callable[..., Any], file: Path | None, config: dict[str, object]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        from perun_hpc.cli.session import Session
+        from perun_hpc.monitoring import rank
+
+        if rank.current is not None:
+            return function(*args, **kwargs)
+        return Session.load(file, config).run_function(function, args, kwargs)
+
+    return measured

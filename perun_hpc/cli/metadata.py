@@ -1,0 +1,69 @@
+"""`perun metadata`: what this machine is, as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def machine(root: Path = Path("/")) -> dict[str, Any]:
+    """Host, kernel, processors, memory, Python and the sensors that can be read."""
+    from perun_hpc._version import __version__
+    from perun_hpc.backend.catalog import discover_all
+
+    system = os.uname()
+    catalog = discover_all(root)
+    try:
+        sensors = [
+            {"id": s.id, "backend": s.backend, "device": s.device, "unit": s.unit, "provenance": s.provenance}
+            for s in catalog.sensors
+        ]
+        missing = [{"what": m.what, "why": m.why, "remedy": m.remedy} for m in catalog.missing]
+    finally:
+        catalog.close()
+    return {
+        "system": system.sysname,
+        "kernel": system.release,
+        "machine": system.machine,
+        "processor": _first(root / "proc/cpuinfo", "model name"),
+        "logical_cpus": os.cpu_count(),
+        "memory": _first(root / "proc/meminfo", "MemTotal"),
+        "python": sys.version.split()[0],
+        "perun": __version__,
+        "sensors": sensors,
+        "missing": missing,
+    }
+
+
+def _first(path: Path, key: str) -> str | None:
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(key)), None)
+    except OSError:
+        return None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a JSON object with this host's name as its key; ranks of an MPI launch are one object at rank 0."""
+    from perun_hpc.backend.base import host_name
+    from perun_hpc.comm import Comm
+
+    comm = Comm.detect()
+    parts = comm.gather(json.dumps({host_name(): machine()}).encode()) if comm.place.size > 1 else None
+    hosts: dict[str, Any] = {}
+    for part in parts or ():
+        hosts.update(json.loads(part) if part else {})
+    if comm.place.size == 1:
+        hosts = {host_name(): machine()}
+    if hosts:
+        print(json.dumps(hosts, indent=1))
+    comm.close()
+    return 0

@@ -1,0 +1,46 @@
+"""The format of github-action-benchmark: a JSON list of name, unit, value and range."""
+
+from __future__ import annotations
+
+import json
+
+from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model.data import DataNode, MetricType, NodeType, Stats
+from perun_hpc.report.formats.text import scaled
+
+_STATS = {"avg": "mean", "mean": "mean", "max": "max", "min": "min", "std": "std", "sum": "sum"}
+
+
+def render(tree: DataNode, settings: UserSettings) -> str:
+    """The chosen metrics of the application, with the chosen statistics over the rounds, then those of its regions."""
+    app = str(tree.metadata.get("app", ""))
+    entries = []
+    for kind in map(MetricType, settings.metrics):
+        found = tree.metrics.get(kind)
+        if not isinstance(found, Stats):
+            continue
+        factor, unit = scaled(kind, settings)
+        for name in settings.metric_stats:
+            value = getattr(found, _STATS[name]) / factor
+            entries.append(
+                {"name": f"{app} - {kind} - {name}", "unit": unit, "value": value, "range": f"{found.std / factor:.6g}"}
+            )
+    for region, values in _region_values(tree, settings).items():
+        for kind, series in values.items():
+            factor, unit = scaled(kind, settings)
+            mean = sum(series) / len(series)
+            spread = (max(series) - min(series)) / 2
+            name = f"{app} - {region} - {kind}"
+            entries.append({"name": name, "unit": unit, "value": mean / factor, "range": f"{spread / factor:.6g}"})
+    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def _region_values(tree: DataNode, settings: UserSettings) -> dict[str, dict[MetricType, list[float]]]:
+    """Per region and metric the values of all rounds, hosts and ranks."""
+    result: dict[str, dict[MetricType, list[float]]] = {}
+    for host in tree.walk(NodeType.NODE):
+        for region in host.regions:
+            for kind in map(MetricType, settings.region_metrics):
+                if kind in region.metrics:
+                    result.setdefault(region.name, {}).setdefault(kind, []).append(region.metrics[kind].value)
+    return result
