@@ -60,6 +60,16 @@ def jobs(ledger: Ledger, wanted: Filter, limit: int) -> list[EnergyRecord]:
     return ledger.load(ids[::-1], shares=False)
 
 
+def largest(ledger: Ledger, wanted: Filter, what: str, limit: int) -> list[EnergyRecord]:
+    """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares."""
+    job = ledger.tables.job.c
+    column = {"energy": job.energy_uj, "gpu_idle": job.gpu_idle_s}[what]
+    query = select(job.id).where(column > 0, *_conditions(ledger, wanted)).order_by(column.desc(), job.id).limit(limit)
+    with ledger.read() as connection:
+        ids = [row.id for row in connection.execute(query)]
+    return ledger.load(ids, shares=False)
+
+
 def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, until_day: str) -> list[Usage]:
     """Return the sums of every group over whole local days [since_day, until_day], largest energy first."""
     day = ledger.tables.usage_day.c

@@ -23,6 +23,25 @@ def jobs_listing(records: Sequence[EnergyRecord], style: Style, total: bool = Fa
     return [style.bold(lines[0]), *lines[1:]]
 
 
+def idle_listing(records: Sequence[EnergyRecord], style: Style) -> list[str]:
+    """Return a table of jobs that held accelerators without using them."""
+    rows = [
+        [
+            r.display_id,
+            r.name,
+            r.user,
+            f"{r.gpus}",
+            f"{r.gpu_held_s / 3600:.3g} h",
+            q.percent(r.gpu_idle_s or 0, r.gpu_held_s),
+            q.energy(r.idle_uj),
+        ]
+        for r in records
+    ]
+    head = ("job", "name", "user", "GPUs", "held", "idle", "idle energy")
+    lines = table(rows, head, (False, False, False, True, True, True, True), style, widest=16)
+    return [style.bold(lines[0]), *lines[1:]]
+
+
 _COLUMNS = (
     "cluster", "job_id", "restart_count", "display_id", "name", "user", "account", "partition", "qos", "state",
     "status", "provenance", "start_ns", "end_ns", "num_nodes", "cpus", "gpus", "energy_uj", "u_uj", "coverage",

@@ -1,0 +1,60 @@
+"""`perun top`: who uses most, which jobs use most, and which jobs held idle GPUs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import datetime, timedelta
+
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.questions import Filter, largest, usage
+from perun_hpc.accounting.schema import to_dict
+from perun_hpc.accounting.site import load_site
+from perun_hpc.cli.jobs import add_filters, words
+from perun_hpc.cli.usage import days
+from perun_hpc.report.listing import idle_listing, jobs_listing
+from perun_hpc.report.screen import style_for
+from perun_hpc.report.usage import usage_json, usage_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_filters(parser)
+    parser.add_argument("-n", "--number", type=int, default=10, metavar="N", help="so many of each (default 10)")
+    parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the three lists; by default of the last seven days."""
+    if not args.since:
+        args.since = (datetime.now() - timedelta(days=7)).strftime("%Y-%m-%d")
+    since_day, until_day = days(args)
+    wanted = Filter(
+        cluster=args.cluster or "",
+        users=words(args.user),
+        accounts=words(args.account),
+        partitions=words(args.partition),
+        qos=words(args.qos),
+        since_s=int(datetime.fromisoformat(since_day).timestamp()),
+        until_s=int((datetime.fromisoformat(until_day) + timedelta(days=1)).timestamp()),
+    )
+    ledger = open_ledger(args.ledger or load_site().ledger)
+    try:
+        users = usage(ledger, ["user", "account"], wanted, since_day, until_day)[: args.number]
+        biggest = largest(ledger, wanted, "energy", args.number)
+        idle = largest(ledger, wanted, "gpu_idle", args.number)
+    finally:
+        ledger.close()
+    if args.json:
+        lists = {"users": usage_json(users, ["user", "account"])}
+        jobs = {"jobs": [to_dict(r) for r in biggest], "idle_gpus": [to_dict(r) for r in idle]}
+        print(json.dumps({**lists, **jobs}, indent=1))
+        return 0
+    style = style_for(sys.stdout)
+    print(f"{since_day} to {until_day}\n")
+    print("\n".join(usage_table(users, ["user", "account"], style, priced=False)))
+    print("\n".join(["", style.bold("Jobs that used most"), *jobs_listing(biggest, style)]))
+    if idle:
+        print("\n".join(["", style.bold("Jobs that held idle GPUs"), *idle_listing(idle, style)]))
+    return 0

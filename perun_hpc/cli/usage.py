@@ -1,0 +1,66 @@
+"""`perun usage --by account,month`: energy, CO2, cost, GPU-hours and waste from the ledger, over whole local days."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import datetime
+
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.questions import GROUPS, Filter, usage
+from perun_hpc.accounting.site import load_site
+from perun_hpc.accounting.times import parse_time
+from perun_hpc.cli.jobs import add_filters, words
+from perun_hpc.errors import UsageError
+from perun_hpc.report.screen import style_for
+from perun_hpc.report.usage import usage_csv, usage_json, usage_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_filters(parser)
+    parser.add_argument("--by", default="account", metavar="LIST", help=f"any of: {', '.join(GROUPS)}")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the sums."""
+    by = words(args.by)
+    unknown = [name for name in by if name not in GROUPS]
+    if unknown or not by:
+        raise UsageError(
+            f"--by '{args.by}': unknown {', '.join(unknown) or 'nothing'}: choose from {', '.join(GROUPS)}"
+        )
+    since_day, until_day = days(args)
+    wanted = Filter(
+        cluster=args.cluster or "",
+        users=words(args.user),
+        accounts=words(args.account),
+        partitions=words(args.partition),
+        qos=words(args.qos),
+    )
+    ledger = open_ledger(args.ledger or load_site().ledger)
+    try:
+        rows = usage(ledger, by, wanted, since_day, until_day)
+    finally:
+        ledger.close()
+    if args.format == "json":
+        print(json.dumps(usage_json(rows, by), indent=1))
+    elif args.format == "csv":
+        print(usage_csv(rows, by), end="")
+    else:
+        priced = any(u.values["co2_mg"] or u.values["cost_millicents"] for u in rows)
+        print(f"{since_day} to {until_day}, whole days in local time")
+        print("\n".join(usage_table(rows, by, style_for(sys.stdout), priced)))
+    return 0
+
+
+def days(args: argparse.Namespace) -> tuple[str, str]:
+    """The first and the last day asked for; by default this month so far."""
+    now = datetime.now()
+    since = parse_time(args.since, now) if args.since else now.replace(day=1)
+    until = parse_time(args.until, now) if args.until else now
+    if since > until:
+        raise UsageError(f"--since {since:%Y-%m-%d} lies after --until {until:%Y-%m-%d}: exchange them")
+    return since.strftime("%Y-%m-%d"), until.strftime("%Y-%m-%d")
