@@ -1,9 +1,9 @@
 """Bytes of a Zarr v3 shard, from and to the standard library's types: blosc 1 frames, crc32c, the shard's index.
 
 Blosc frame (c-blosc 1, README_CHUNK_FORMAT): version 2, zlib format 1, flags, item size, then three little-endian u4:
-raw bytes, block bytes, frame bytes; one block: its offset, the length of its one stream, the stream. Flags: 0x01 bytes
-shuffled, 0x02 stored uncompressed, 0x10 not split into streams, 0x60 zlib. crc32c is that of RFC 3720, little-endian,
-after the data.
+raw bytes, block bytes, frame bytes; the offset of every block (we write one); a block is one stream, or one per byte of
+an item, each after its length. Flags: 0x01 bytes shuffled, 0x02 stored uncompressed, 0x10 not split into streams, 0x60
+zlib. crc32c is that of RFC 3720, little-endian, after the data.
 """
 
 from __future__ import annotations
@@ -66,29 +66,43 @@ def blosc(raw: bytes, itemsize: int, level: int = 6) -> bytes:
 
 
 def unblosc(frame: bytes, what: str) -> bytes:
-    """The raw bytes of a frame that `blosc` made; DataError for anything else."""
+    """The raw bytes of a zlib frame, ours or c-blosc's; DataError for anything else."""
     try:
         version, _, flags, itemsize, raw_b, block_b, size = _HEADER.unpack_from(frame)
         if version != _VERSION or size != len(frame):
             raise ValueError("not a frame of this length")
         if flags & _STORED:
             return frame[_HEADER.size :]
-        if flags & ~_SHUFFLE != _ZLIB | _UNSPLIT or block_b != raw_b:
-            raise ValueError("a blosc frame of another writer")
-        start, length = struct.unpack_from("<II", frame, _HEADER.size)
-        if start != _HEADER.size + 4 or start + 4 + length != size:
-            raise ValueError("its stream is elsewhere")
-        shuffled = zlib.decompress(frame[start + 4 :])
-        if len(shuffled) != raw_b:
-            raise ValueError("wrong length")
+        if flags & ~(_SHUFFLE | _UNSPLIT) != _ZLIB or not block_b:
+            raise ValueError(f"flags {flags:#x} are not understood")
+        raw = bytearray()
+        for start in struct.unpack_from(f"<{-(-raw_b // block_b)}I", frame, _HEADER.size):
+            wanted = min(block_b, raw_b - len(raw))
+            whole = wanted == block_b and not flags & _UNSPLIT
+            block = _block(frame, start, wanted, itemsize if whole else 1)
+            raw += _unshuffled(block, itemsize) if flags & _SHUFFLE else block
     except (struct.error, zlib.error, ValueError) as error:
         raise DataError(f"{what}: damaged block: {error}") from error
-    if not flags & _SHUFFLE:
-        return shuffled
-    raw = bytearray(raw_b)
-    items = raw_b // itemsize
+    return bytes(raw)
+
+
+def _block(frame: bytes, start: int, raw_b: int, streams: int) -> bytes:
+    block = b""
+    for _ in range(streams):
+        (length,) = struct.unpack_from("<I", frame, start)
+        stream = frame[start + 4 : start + 4 + length]
+        block += stream if length == raw_b // streams else zlib.decompress(stream)
+        start += 4 + length
+    if len(block) != raw_b:
+        raise ValueError("wrong length")
+    return block
+
+
+def _unshuffled(block: bytes, itemsize: int) -> bytes:
+    items = len(block) // itemsize
+    raw = bytearray(block)
     for byte in range(itemsize):
-        raw[byte::itemsize] = shuffled[byte * items : (byte + 1) * items]
+        raw[byte : items * itemsize : itemsize] = block[byte * items : (byte + 1) * items]
     return bytes(raw)
 
 

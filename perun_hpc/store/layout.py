@@ -320,7 +320,8 @@ def _array(shape: list[int], chunks: list[int], dtype: str, codecs: list[Json], 
     }
 
 
-def _sharding(inner: list[int], size: int) -> list[Json]:
+def sharding(inner: list[int], size: int) -> list[Json]:
+    """The codecs of a data array whose inner chunks have shape `inner` and items of `size` bytes."""
     return [
         {
             "name": "sharding_indexed",
@@ -344,7 +345,7 @@ def _data_array(form: Form, shape: list[int], period_ns: int, dims: list[str], r
         shape,
         [*block, shard_rows(period_ns)],
         form.dtype,
-        _sharding([*block, chunk_rows(period_ns)], size),
+        sharding([*block, chunk_rows(period_ns)], size),
         dims,
         fill_value=missing,
         attributes={"long_name": form.long_name, **units, **scale, "_FillValue": missing},
