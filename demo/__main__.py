@@ -107,7 +107,7 @@ def _submit(cluster: Cluster, screen: Screen, line: str) -> int:
     return job
 
 
-def _wait(cluster: Cluster, screen: Screen, jobs: list[int], timeout_s: float = 180) -> None:
+def _wait(cluster: Cluster, screen: Screen, jobs: list[int], timeout_s: float = 90) -> None:
     """Wait until all jobs are over and in the ledger, showing what they do."""
     screen.say()
     deadline = time.monotonic() + timeout_s
