@@ -30,7 +30,7 @@ def _idle_gpus(r: EnergyRecord) -> str:
 
 
 def _idle_cpus(r: EnergyRecord) -> str:
-    if r.cpu_ns is None or not r.cpus or r.gpus:
+    if r.cpu_ns is None or r.cpus < 2 or r.gpus:
         return ""
     used = r.cpu_ns / 1e9 / (r.cpus * r.elapsed_s)
     if used >= LOW_CPU:

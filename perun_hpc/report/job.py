@@ -89,9 +89,9 @@ def _header(r: EnergyRecord, style: Style) -> list[str]:
     raw = f"job id {r.job_id}" if r.display_id != str(r.job_id) else ""
     size = [f"{_count(r.num_nodes, 'node')} {r.nodelist}".strip()]
     if r.cpus:
-        size.append(f"{r.cpus} CPUs")
+        size.append(_count(r.cpus, "CPU"))
     if r.gpus:
-        size.append(f"{r.gpus} GPUs")
+        size.append(_count(r.gpus, "GPU"))
     lines = [
         style.bold(both_ends(f"Job {r.display_id}  {r.name}", state, style)),
         both_ends("  ".join(who), raw, style),
@@ -122,13 +122,8 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
     if r.power_peak_mw is not None:
         powers += f", {q.power(r.power_peak_mw)} at most" + (" (sum of the nodes' peaks)" if len(r.nodes) > 1 else "")
     lines += _labelled("Power", powers)
-    seen = r.num_nodes - len(r.missing_nodes) if not r.nodes else len(r.nodes)
-    lines += _labelled(
-        "Coverage",
-        f"{q.percent(r.coverage)} of the time on {r.num_nodes} nodes ({seen} reported)"
-        if r.num_nodes > 1
-        else f"{q.percent(r.coverage)} of the time",
-    )
+    seen = f", {len(r.nodes)} of {r.num_nodes} nodes" if r.num_nodes > 1 and r.nodes else ""
+    lines += _labelled("Coverage", f"{q.percent(r.coverage)} of the job's time{seen}")
     lines += _labelled("Scope", _scope(r))
     return [*lines, *_footprint(r)]
 
@@ -189,8 +184,10 @@ def _how(c: Component) -> str:
 
 def _utilisation(r: EnergyRecord, style: Style) -> list[str]:
     parts = []
-    if r.cpu_ns is not None and r.cpus and r.elapsed_s:
-        parts.append(f"CPU {q.percent(r.cpu_ns / 1e9, r.cpus * r.elapsed_s)} of {r.cpus}")
+    # CPU time and CPUs of the nodes that reported: a missing node's are neither known.
+    cpus = sum(n.cpus for n in r.nodes) or r.cpus
+    if r.cpu_ns is not None and cpus and r.elapsed_s:
+        parts.append(f"CPU {q.percent(r.cpu_ns / 1e9, cpus * r.elapsed_s)} of {cpus}")
     if r.mem_peak_b is not None:
         parts.append(f"memory {q.size(r.mem_peak_b)} at most" + (" on one node" if r.num_nodes > 1 else ""))
     if r.gpu_held_s:
@@ -210,20 +207,20 @@ def _hosts(r: EnergyRecord, style: Style) -> list[str]:
     rows = [
         [
             f"{n.node}  {label}".rstrip(),
-            q.energy(n.energy_uj),
-            _bounds(n, style),
+            _bounded(n.energy_uj, n.u_uj, style),
             _node_power(n),
             _node_cpu(n),
             q.percent(n.coverage),
         ]
         for label, n in chosen
     ]
-    head = (f"Hosts ({len(ordered)})", "energy", "(k=2)", "power", "CPU", "coverage")
-    return _bold_head(table(rows, head, (False, True, True, True, True, True), style), style)
+    head = (f"Hosts ({len(ordered)})", "energy (k=2)", "power", "CPU", "coverage")
+    return _bold_head(table(rows, head, (False, True, True, True, True), style), style)
 
 
-def _bounds(n: NodeEnergy, style: Style) -> str:
-    return f"{style.plus_minus} {q.energy(2 * n.u_uj)}" if n.u_uj else ""
+def _bounded(uj: int | None, u_uj: int, style: Style) -> str:
+    value, bound = q.energy_with_bounds(uj, u_uj)
+    return f"{value} {style.plus_minus} {bound}" if bound else value
 
 
 def _node_power(n: NodeEnergy) -> str:
@@ -253,7 +250,6 @@ def _region_table(regions: Sequence[Region], style: Style, limit: int) -> list[s
     shown = sorted(regions, key=lambda g: -(g.energy_uj or g.time_ns))[:limit]
     rows = []
     for g in shown:
-        value, bound = q.energy_with_bounds(g.energy_uj, g.u_uj)
         spread = f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"
         rows.append(
             [
@@ -262,7 +258,7 @@ def _region_table(regions: Sequence[Region], style: Style, limit: int) -> list[s
                 str(g.calls),
                 str(g.ranks),
                 spread,
-                f"{value} {style.plus_minus} {bound}" if bound else value,
+                _bounded(g.energy_uj, g.u_uj, style),
             ]
         )
     head = (f"Functions ({len(regions)})", "step", "calls", "ranks", "time per rank", "energy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,16 +80,32 @@ def cells(text: str) -> int:
 
 
 def both_ends(left: str, right: str, style: Style) -> str:
-    """Put two texts at the two ends of the line; the left one gives way."""
-    room = WIDTH - cells(right) - 2
-    return f"{style.fit(left, room)}  {right}" if right else printable(left)
+    """Put two texts at the two ends of the line; the left one gives way, but for a right one beyond 60 columns."""
+    end = style.fit(right, min(cells(printable(right)), 60))
+    return f"{style.fit(left, WIDTH - cells(end) - 2)}  {end}" if right else style.fit(left, WIDTH).rstrip()
 
 
 def wrapped(text: str, indent: int, first: str = "") -> list[str]:
     """Wrap foreign text at the screen's width, `indent` columns in, the first line starting with `first`."""
-    return textwrap.wrap(
-        printable(text), WIDTH, initial_indent=first.ljust(indent), subsequent_indent=" " * indent
-    ) or [first.rstrip()]
+    lines = [first.ljust(indent)]
+    for word in printable(text).split():
+        for piece in _pieces(word, WIDTH - indent):
+            glue = "" if len(lines[-1]) == indent else " "
+            if cells(lines[-1] + glue + piece) > WIDTH:
+                lines.append(" " * indent)
+                glue = ""
+            lines[-1] += glue + piece
+    return [line.rstrip() for line in lines]
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """Cut a word that no line could hold."""
+    pieces = [""]
+    for char in word:
+        if cells(pieces[-1] + char) > width:
+            pieces.append("")
+        pieces[-1] += char
+    return pieces
 
 
 def table(

@@ -1,0 +1,199 @@
+"""The report's screen, as it stands in tests/golden; PERUN_GOLDEN=write rewrites the files for a person to review."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perun_hpc.accounting.schema import EnergyRecord, Footprint
+from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.report.job import job_report, step_report
+from perun_hpc.report.screen import WIDTH, Style, cells, printable
+from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+HOURS = 7200
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def part(component: str, watts: float, seconds: int, **other: Any) -> dict[str, Any]:
+    return domain(component, round(watts * seconds * 1e6), **{"covered_ns": seconds * NS, **other})
+
+
+def gpu() -> EnergyRecord:
+    """A measured job with a node of its own and four GPUs of which it used one."""
+    parts = {
+        "package-0": part("cpu", 96.1, HOURS),
+        "package-1": part("cpu", 88.7, HOURS),
+        "dram-0": part("dram", 21.3, HOURS),
+        "gpu-0": part("gpu", 431.2, HOURS, idle_ns=60 * NS, idle_uj=500_000_000_000),
+        **{
+            f"gpu-{n}": part("gpu", 71.0 + n, HOURS, idle_ns=(6700 + n) * NS, idle_uj=499_000_000_000)
+            for n in (1, 2, 3)
+        },
+    }
+    data = boundary(domains=parts, seconds=HOURS, cpus_on_node=64)
+    data["usage"] = {"cpu_ns": 64 * HOURS * NS // 9, "mem_peak_b": 131 << 30, "peak_mw": 912_000}
+    job = slurm_job(name="train.sh", partition="gpu", gpus=4, cpus=64, end_s=START_S + HOURS, time_limit_s=86400)
+    foot = Footprint(7_706_000_000_000, 1890.0, 120.0, 0.21, "EUR", True, ("CO2 location-based: grid operator, 2026",))
+    return replace(add_slurm(sum_boundaries([parsed(data)]), job), footprint=foot)
+
+
+def simulated() -> EnergyRecord:
+    """Two simulated nodes, a flagged step of eight ranks with two functions."""
+    records = []
+    for index, node in enumerate(("n1", "n2")):
+        ranks = [
+            {"rank": 4 * index + r, "pid": 100 + r, "start_ns": (START_S + 2) * NS, "end_ns": (START_S + 93 + r) * NS}
+            for r in range(4)
+        ]
+        step = {"step_id": "0", "tasks": 8, "nodes": 2, "command": "python", "start_ns": ranks[0]["start_ns"],
+                "end_ns": ranks[-1]["end_ns"], "ranks": ranks}  # fmt: skip
+        regions = [
+            {"step_id": "0", "rank": rank["rank"], "name": name, "calls": 5000, "time_ns": time_ns * (9 + index) // 9,
+             "energy_uj": time_ns * (8 + index) // 1000, "u_uj": 3_000_000}
+            for rank in ranks
+            for name, time_ns in (("halo_exchange", 21 * NS // 2), ("update", 77 * NS))
+        ]  # fmt: skip
+        parts = {"package-0": part("cpu", 62.5 + 9 * index, 100), "dram-0": part("dram", 8.5, 100)}
+        data = boundary(node=node, nodelist="n[1-2]", num_nodes=2, domains=parts, simulated=True)
+        records.append(parsed({**data, "steps": [step], "regions": regions}))
+    job = slurm_job(name="stencil.sh", nodelist="n[1-2]", num_nodes=2, cpus=8, shown_id="4700_11")
+    return add_slurm(sum_boundaries(records), job)
+
+
+def modelled() -> EnergyRecord:
+    """A share of a node that others used as well."""
+    shared = {"provenance": "modelled", "method": "weights"}
+    parts = {
+        "package-0": part("cpu", 31.0, 500, node_uj=98 * 500 * 10**6, modelled_uj=15_500 * 10**6, **shared),
+        "dram-0": part("dram", 4.0, 500, node_uj=12 * 500 * 10**6, modelled_uj=2_000 * 10**6, **shared),
+    }
+    data = boundary(domains=parts, seconds=500, cpus_on_node=1)
+    data["usage"] = {"cpu_ns": 60 * NS, "mem_peak_b": 512 << 20}
+    return add_slurm(sum_boundaries([parsed(data)]), slurm_job(cpus=1, end_s=START_S + 500, state="TIMEOUT"))
+
+
+def partial() -> EnergyRecord:
+    """Three nodes, one never reported, one was read late and has a gap."""
+    late = boundary(node="n1", nodelist="n[1-3]", num_nodes=3)
+    late["start"]["late_ns"] = 12 * NS
+    gap = {"package-0": part("cpu", 70, 100, covered_ns=60 * NS, gap_ns=40 * NS)}
+    torn = boundary(node="n3", nodelist="n[1-3]", num_nodes=3, domains=gap, state="partial", why="sensor lost for 40 s")
+    record = sum_boundaries([parsed(late), parsed(torn)])
+    return replace(add_slurm(record, slurm_job(nodelist="n[1-3]", num_nodes=3, cpus=12)), revision=2)
+
+
+def estimated() -> EnergyRecord:
+    """No power sensor: an estimate, marked as one."""
+    parts = {"cpu-tdp": part("cpu", 45, 100, provenance="estimated", method="tdp", u_uj=1_300_000_000)}
+    return add_slurm(sum_boundaries([parsed(boundary(domains=parts))]), slurm_job())
+
+
+def running() -> EnergyRecord:
+    """A job that has not ended."""
+    job = slurm_job(state="RUNNING", end_s=None, exit_code=None, exit_signal=None)
+    record = missing_record(job, "c", "the job still runs: energies come at its end")
+    return replace(record, status="running")
+
+
+def absent() -> EnergyRecord:
+    """A job that nobody measured."""
+    return missing_record(slurm_job(nodelist="n[1-2]", num_nodes=2), "c", "no node reported this job")
+
+
+def many_hosts() -> EnergyRecord:
+    """Twelve hosts: the extremes and the median stand for all."""
+    nodes = [f"node{n:04d}" for n in range(1, 13)]
+    records = [
+        parsed(boundary(node=n, nodelist="node[0001-0012]", num_nodes=12,
+                        domains={"package-0": part("cpu", 60 + 5 * i, 100)}))
+        for i, n in enumerate(nodes)
+    ]  # fmt: skip
+    job = slurm_job(name="cfd", nodelist="node[0001-0012]", num_nodes=12, cpus=48, shown_id="4711+1")
+    return add_slurm(sum_boundaries(records), job)
+
+
+def hostile() -> EnergyRecord:
+    """Names that would act on the terminal."""
+    job = slurm_job(
+        name="\x1b[2J\x07gone\u202egnp\n" + "長い名前" * 20, user="a\tb", account="=cmd()", state="COMPLETED"
+    )
+    return add_slurm(sum_boundaries([parsed(boundary())]), job)
+
+
+SCREENS = (gpu, simulated, modelled, partial, estimated, running, absent, many_hosts, hostile)
+
+
+@pytest.mark.parametrize("make", SCREENS, ids=lambda make: make.__name__)
+def test_the_screen_is_the_golden_one(make: Callable[[], EnergyRecord]) -> None:
+    lines = job_report(make(), "the job's directory", Style())
+    assert all(cells(line) <= WIDTH for line in lines)
+    path = GOLDEN / f"report_{make.__name__}.txt"
+    text = "\n".join(lines) + "\n"
+    if os.environ.get("PERUN_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("make", SCREENS, ids=lambda make: make.__name__)
+def test_every_screen_says_its_provenance_and_what_is_outside(make: Callable[[], EnergyRecord]) -> None:
+    record = make()
+    text = "\n".join(job_report(record, "the ledger", Style()))
+    if record.energy_uj is None:
+        assert "not known" in text
+        return
+    assert record.provenance in text
+    assert "Scope" in text and "not in it" in " ".join(text.split())
+    assert ("at least" in text) == (record.status == "partial" or record.footprint is not None)
+
+
+def test_one_step_of_a_job() -> None:
+    text = "\n".join(step_report(simulated(), "0", Style()))
+    assert "Step 4700_11.0" in text and "halo_exchange" in text and "Ranks (8)" in text
+    assert step_report(simulated(), "7", Style()) == []
+
+
+def test_earlier_runs_of_a_requeued_job_are_told() -> None:
+    first = replace(estimated(), state="REQUEUED")
+    assert any(
+        "this is run 2; before it: 4.50 kJ (REQUEUED)" in line for line in job_report(gpu(), "x", Style(), [first])
+    )
+
+
+def test_plain_ascii_where_the_terminal_has_no_more() -> None:
+    for make in SCREENS[:-1]:
+        assert all(line.isascii() for line in job_report(make(), "the ledger", Style(unicode=False)))
+
+
+def test_colour_changes_nothing_but_colour() -> None:
+    plain = job_report(partial(), "x", Style())
+    coloured = "\n".join(job_report(partial(), "x", Style(colour=True)))
+    for code in ("\x1b[1m", "\x1b[33m", "\x1b[0m"):
+        coloured = coloured.replace(code, "")
+    assert coloured == "\n".join(plain)
+
+
+@given(st.text(max_size=60))
+def test_no_text_reaches_the_terminal_as_a_command(text: str) -> None:
+    assert printable(text).isprintable()
+    record = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job(name=text, user=text, qos=text, state=text))
+    lines = job_report(record, text, Style())
+    assert all(line.isprintable() for line in lines)
+    assert all(cells(line) <= WIDTH for line in lines)
