@@ -82,7 +82,7 @@ class AmdGpu:
         try:
             return Reading(int(ask()), self._clock())
         except (self._library.AmdSmiException, ValueError, KeyError) as error:
-            return Reading(None, self._clock(), str(error).splitlines()[0] if str(error) else type(error).__name__)
+            return Reading(None, self._clock(), " ".join(str(error).split()) or type(error).__name__)
 
     def _memory(self) -> Any:
         return self._library.amdsmi_get_gpu_vram_usage(self._handle)["vram_used"]
@@ -169,7 +169,9 @@ def open_library(library: Any, clock: Clock, pause: Callable[[float], None]) -> 
                     Missing(f"energy accumulator of {pci}", doubt, "none needed: power is integrated instead")
                 )
     except library.AmdSmiException as error:
-        return Discovery(missing=(Missing("AMD GPUs", f"AMD SMI: {error}", "check the amdgpu driver"),))
+        return Discovery(
+            missing=(Missing("AMD GPUs", "AMD SMI: " + " ".join(str(error).split()), "check the amdgpu driver"),)
+        )
     return Discovery((AmdSmi(library, tuple(devices)),) if devices else (), tuple(missing))
 
 

@@ -1,15 +1,16 @@
-"""Reads one backend a number of times in a process of its own and prints what it saw as JSON: NAME READS PAUSE_S."""
+"""Reads one backend a few times in a process of its own, prints what it saw as JSON: NAME READS PAUSE_S [ROOT]."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from pathlib import Path
 
 from perun_hpc.backend.catalog import open_backend
 
 name, reads, pause_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-found = open_backend(name)
+found = open_backend(name, Path(sys.argv[4] if len(sys.argv) > 4 else "/"))
 rows = []
 for _ in range(reads):
     rows.append([[one.ticks, one.mono_ns, one.error] for reader in found.readers for one in reader.read()])

@@ -1,0 +1,97 @@
+"""The AMD SMI backend against a shared library with AMD SMI's ABI, behind AMD's own Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.energy.counters import difference
+
+STUBS = Path(__file__).parent.parent / "stubs"
+PACKAGE = importlib.util.find_spec("amdsmi")
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler"),
+    pytest.mark.skipif(PACKAGE is None, reason="the Python package amdsmi is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("amd")
+    source = (STUBS / "amdsmi.c").read_text()
+    own = set(re.findall(r"^int (amdsmi_\w+)\(", source, re.MULTILINE))
+    wrapper = (Path(PACKAGE.origin).parent / "amdsmi_wrapper.py").read_text()
+    wanted = set(re.findall(r"_libraries\['libamd_smi\.so'\]\.(\w+)", wrapper))
+    assert own <= wanted | {"amdsmi_shut_down"}
+    rest = "".join(f"int {name}(void) {{ return NOT_SUPPORTED; }}\n" for name in sorted(wanted - own))
+    (directory / "amdsmi.c").write_text(source + rest)
+    target = directory / "libamd_smi.so"
+    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1"]
+    subprocess.run(["gcc", *flags, "-o", str(target), str(directory / "amdsmi.c")], check=True)
+    (directory / "dev").mkdir()
+    (directory / "dev/kfd").touch()
+    return directory
+
+
+@pytest.fixture
+def amd(library, tmp_path):
+    def run(config, reads=2):
+        (tmp_path / "config").write_text(config)
+        environ = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(library),
+            "STUB_AMD": str(tmp_path / "config"),
+            "STUB_LOG": str(tmp_path / "log"),
+        }
+        environ.pop("ROCM_PATH", None)
+        environ.pop("ROCM_HOME", None)
+        command = [sys.executable, str(STUBS / "read_backend.py"), "amdsmi", str(reads), "0.02", str(library)]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        data = json.loads(done.stdout)
+        sensors = [Sensor.from_json(one) for one in data["sensors"]]
+        rows = [[Reading(*one) for one in row] for row in data["rows"]]
+        log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+        return sensors, rows, data["missing"], log
+
+    return run
+
+
+def test_every_value_is_the_one_that_the_library_served(amd):
+    sensors, rows, missing, log = amd("gpu uuid-a 3 0 250 250\n", reads=4)
+    assert missing == []
+    ids = [sensor.id for sensor in sensors]
+    energy = ids.index("amdsmi:gpu-uuid-a:energy")
+    served = [int(line[2]) for line in log if line[0] == "energy"]
+    assert [row[energy].ticks for row in rows] == served[-4:]
+    steps = difference(sensors[energy], rows[0][energy], rows[-1][energy]).ticks
+    assert (sensors[energy].scale_num, sensors[energy].scale_den) == (15259, 1000)
+    assert sensors[energy].base(steps) == steps * 15259 // 1000
+    assert {row[ids.index("amdsmi:gpu-uuid-a:power")].ticks for row in rows} == {250}
+    unsupported = rows[-1][ids.index("amdsmi:gpu-uuid-a:utilisation")]
+    assert unsupported.ticks is None
+    assert "NOT_SUPPORTED" in unsupported.error
+    assert log[-1][0] == "shut_down"
+
+
+@pytest.mark.parametrize(("counted", "why"), [(0, "frozen"), (-250, "backwards"), (100, "100 W where 250 W")])
+def test_an_accumulator_that_power_contradicts_is_left_out_and_named(amd, counted, why):
+    sensors, rows, missing, _ = amd(f"gpu uuid-a 3 0 250 {counted}\n")
+    assert [sensor.id.rpartition(":")[2] for sensor in sensors] == ["power", "memory", "utilisation"]
+    assert rows[-1][0].ticks == 250
+    assert why in missing[0][1]
+
+
+def test_partitions_of_one_gpu_are_counted_once(amd):
+    sensors, _, _, _ = amd("gpu uuid-a 3 0 250 250\ngpu uuid-b 3 1 250 250\ngpu uuid-c 4 0 300 300\n")
+    assert {sensor.device for sensor in sensors} == {"0000:03:00.0", "0000:04:00.0"}
