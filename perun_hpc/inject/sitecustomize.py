@@ -58,13 +58,13 @@ def arm(settings):
     """Prepare this process as the rank it was started to be; a child of it, or an old Python, is left as it is."""
     if sys.version_info < (3, 9) or settings.get("PERUN_PID") != str(os.getpid()):
         return
-    sys.meta_path.append(PackageFinder)
+    sys.meta_path.append(PackageFinder)  # type: ignore[arg-type]
     try:
         from perun_hpc.monitoring import rank
 
         rank.arm(settings)
     except Exception:  # whatever is wrong with us is not the user's concern
-        sys.meta_path.remove(PackageFinder)
+        sys.meta_path.remove(PackageFinder)  # type: ignore[arg-type]
 
 
 def chain():

@@ -95,15 +95,18 @@ class Application:
 
     def environ(self, base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:
         """The environment of the command: `base`, and unless it is run as a binary the launcher's variables."""
-        if self.is_binary:
-            return dict(base)
-        result = {**base, **rank, "PERUN_PID": str(pid), "PYTHONPATH": str(INJECT)}
-        former = base.get("PYTHONPATH")
-        if former is not None:
-            result["PERUN_ORIG_PYTHONPATH"] = former
-            if former:
-                result["PYTHONPATH"] += os.pathsep + former
-        return result
+        return dict(base) if self.is_binary else injected(base, rank, pid)
+
+
+def injected(base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:
+    """An environment with the launcher in it: for process `pid` as the rank that `rank` describes."""
+    result = {**base, **rank, "PERUN_PID": str(pid), "PYTHONPATH": str(INJECT)}
+    former = base.get("PYTHONPATH")
+    if former is not None:
+        result["PERUN_ORIG_PYTHONPATH"] = former
+        if former:
+            result["PYTHONPATH"] += os.pathsep + former
+    return result
 
 
 def interpreter(environ: Mapping[str, str]) -> str:

@@ -10,8 +10,11 @@ and returns a function that gets a dict of sensor id to value (in the sensor's b
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,12 +35,35 @@ live_factories: dict[str, Callable[[], Live]] = {}
 def register_callback(function: PostRun) -> PostRun:
     """Have `function(node)` called when the run has ended; usable as a decorator."""
     if function not in post_run:
-        post_run.append(function)
         from perun_hpc.monitoring import rank
 
-        if rank.current is not None:
-            rank.current.callbacks = call_all
+        if rank.current is not None and not post_run:
+            atexit.register(_call_in_rank)
+        post_run.append(function)
     return function
+
+
+def _call_in_rank() -> None:
+    """At the end of an application that runs under `perun monitor`: the callbacks get this host's figures up to now."""
+    from perun_hpc.monitoring import rank
+
+    here = rank.current
+    if here is None or here.pid != os.getpid() or here.keys["rank"] != "0":
+        return
+    path = here.ask("summary", "path")
+    if path is None:
+        warn("callbacks are not called: the node's agent measures this run, its figures come with the job's report")
+        return
+    try:
+        from perun_hpc.config.user import load, settings
+        from perun_hpc.monitoring.results import host_node, read_summary, run_node
+
+        host = host_node(Path(path), read_summary(Path(path)), (), with_regions=False)
+        node = run_node(here.keys["job_id"], [host], settings(load()))
+    except Exception as error:  # a Python before 3.11, a summary that nobody wrote
+        warn(f"callbacks are not called: {type(error).__name__}: {error}")
+        return
+    call_all(node)
 
 
 def register_live_callback(factory: Callable[[], Live], id: str) -> None:

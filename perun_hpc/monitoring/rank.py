@@ -11,11 +11,10 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perun_hpc.data_model.data import DataNode
     from perun_hpc.monitoring.regions import Recorder
 
 SCHEMA = "perun.rank-data/1"
@@ -62,7 +61,6 @@ class Rank:
         self.samples: list[tuple[int, int, int]] = []
         self.mpi: dict[str, Any] | None = None
         self.recorder: Recorder | None = None
-        self.callbacks: Callable[[DataNode], None] | None = None
         self._live = False
         self.sample()
 
@@ -170,13 +168,18 @@ class Rank:
 
     def energy_uj(self) -> int | None:
         """The host's energy up to now as the agent or the sampling process tells it; None if nobody does."""
+        answer = self.ask("window", "energy_uj")
+        return None if answer is None else int(answer)
+
+    def ask(self, verb: str, key: str) -> str | None:
+        """One value of the answer to a question about this run; None if there is none."""
         from perun_hpc.wire.client import request
 
         try:
-            keys = {key: self.keys[key] for key in ("job_id", "restart_count")}
-            reply = request("window", keys, timeout_s=TIMEOUT_S, path=self.socket)
-            return int(reply.fields["energy_uj"]) if reply.verb == "ok" else None
-        except Exception:
+            keys = {name: self.keys[name] for name in ("job_id", "restart_count")}
+            reply = request(verb, keys, timeout_s=TIMEOUT_S, path=self.socket)
+            return reply.fields[key] if reply.verb == "ok" else None
+        except Exception:  # nobody listens, or speaks otherwise
             return None
 
     def _head(self, end: str, tables: list[tuple[str, list[str], int]]) -> bytes:

@@ -2,7 +2,7 @@
 
 The desk lives in the sampling process and speaks the agent's wire: `rank-start` by `perun monitor` for each rank,
 `rank-data`
-and `window` by the application. What is handed in is kept as it came; `read_rank` checks it.
+`window` and `summary` by the application. What is handed in is kept as it came; `read_rank` checks it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.rank import SCHEMA
@@ -32,7 +32,16 @@ SUFFIX = ".rank"
 ANSWER_S = 1.0
 REGISTER_S = 10.0
 
-Energy = Callable[[], "tuple[int | None, int]"]
+
+class Host(Protocol):
+    """What the desk asks of the sampling process it lives in; called from the desk's thread."""
+
+    def energy_uj(self) -> tuple[int | None, int]:
+        """A fresh reading: the host's energy since the start in uJ (None without a sensor), and its monotonic time in ns."""
+
+    def write_summary(self) -> str:
+        """Write the summary as of now; returns the directory that it is in."""
+
 
 
 class Desk:
@@ -42,13 +51,13 @@ class Desk:
     ----------
     path : of the socket, in a directory of the user's own.
     directory : where ranks' data go, a file each.
-    energy : asked for windows; returns (uJ, monotonic ns).
+    host : asked for windows and summaries.
     expected : how many ranks will register with `rank-start`; `finish` waits a while for those that have not.
     """
 
-    def __init__(self, path: str, directory: Path, energy: Energy, expected: int = 0) -> None:
+    def __init__(self, path: str, directory: Path, host: Host, expected: int = 0) -> None:
         self._directory = directory
-        self._energy = energy
+        self._host = host
         self._uid = os.getuid()
         self._live: dict[str, int] = {}
         self._pids: dict[str, int] = {}
@@ -129,10 +138,12 @@ class Desk:
     def _answer(self, message: Message, fds: tuple[int, ...]) -> tuple[str, dict[str, str]]:
         rank = message.get("rank", "0") or "0"
         if message.verb == "window":
-            energy_uj, mono_ns = self._energy()
+            energy_uj, mono_ns = self._host.energy_uj()
             if energy_uj is None:
                 return "error", {"reason": "none", "text": "no energy sensor"}
             return "ok", {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
+        if message.verb == "summary":
+            return "ok", {"path": self._host.write_summary()}
         if not rank.isdigit():
             return "error", {"reason": "malformed", "text": "rank"}
         if message.verb == "rank-start" and fds:

@@ -58,7 +58,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def host_node(
-    directory: Path, summary: dict[str, Any], ended: Iterable[Ended], own: Sequence[RankData] = ()
+    directory: Path, summary: dict[str, Any], ended: Iterable[Ended], own: Sequence[RankData] = (), with_regions: bool = True
 ) -> DataNode:
     """The tree of one host.
 
@@ -67,6 +67,7 @@ def host_node(
     directory : of the host's part of the run.
     summary : of its sampling process.
     ended : how the ranks that this process ran ended.
+    with_regions : needs numpy, and zarr where the run was longer than a sampling period.
     own : data of ranks that are this very process, or were gathered, beside those that came by the desk.
     """
     sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
@@ -87,7 +88,8 @@ def host_node(
                 group.metrics[metric] = node.metrics[metric]
     ranks, problems = read_ranks(directory / "ranks")
     ranks = [*ranks, *own]
-    node.regions = _regions(directory, summary, sensors, ranks, last_ns) if any(r.names for r in ranks) else []
+    if with_regions and any(rank.names for rank in ranks):
+        node.regions = _regions(directory, summary, sensors, ranks, last_ns)
     node.metadata = {
         "state": summary["state"] if all(rank.whole for rank in ranks) else "partial",
         "why": summary["why"] or ("; ".join(problems) if problems else ""),

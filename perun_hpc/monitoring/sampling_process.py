@@ -75,12 +75,12 @@ class _Sampler:
     def run(self) -> str:
         orders = self._orders
         directory = Path(orders.directory)
-        start_real_ns, start_mono_ns = time.time_ns(), time.monotonic_ns()
-        desk = Desk(orders.socket, directory / "ranks", self._energy_uj, orders.ranks)
+        self._start_real_ns, self._start_mono_ns = time.time_ns(), time.monotonic_ns()
+        desk = Desk(orders.socket, directory / "ranks", self, orders.ranks)
         try:
             self._edge()
             self._signals.ready.set()
-            store = self._open_store(directory, start_real_ns)
+            store = self._open_store(directory)
             self._sample(store)
             self._edge()
             desk.finish(self._abandoned)
@@ -91,13 +91,16 @@ class _Sampler:
             from perun_hpc.store.merge import finalise
 
             finalise(directory, (), time.time_ns())
-        summary = self._summary(sealed.rows, start_real_ns, start_mono_ns)
+        self._write(self._summary(sealed.rows, "partial" if self._why else "complete", self._edges))
+        return orders.directory
+
+    def _write(self, summary: dict[str, Any]) -> None:
+        directory = Path(self._orders.directory)
         temporary = directory / f".{SUMMARY}"
         temporary.write_text(json.dumps(summary))
         temporary.rename(directory / SUMMARY)
-        return orders.directory
 
-    def _open_store(self, directory: Path, start_real_ns: int) -> NodeStore:
+    def _open_store(self, directory: Path) -> NodeStore:
         # Imported while the application runs already.
         from perun_hpc.store.node_store import NodeStore
 
@@ -111,7 +114,7 @@ class _Sampler:
             nodes=(orders.host,),
             sensors=sensors,
             period_ns=orders.period_ns,
-            start_ns=start_real_ns,
+            start_ns=self._start_real_ns,
             job_dir=directory,
             sync_ns=None,
             simulated=any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
@@ -152,25 +155,32 @@ class _Sampler:
     def _edge(self) -> None:
         self._edges.append(self._read())
 
-    def _energy_uj(self) -> tuple[int | None, int]:
+    def energy_uj(self) -> tuple[int | None, int]:
         """A fresh reading for a window: the host's energy since the start and when."""
         now_ns, _ = self._read()
         with self._lock:
             return self._tallies.energy_uj(), now_ns
 
-    def _summary(self, rows: int, start_real_ns: int, start_mono_ns: int) -> dict[str, Any]:
+    def write_summary(self) -> str:
+        """The summary up to now, for callbacks in the application."""
+        edge = self._read()
+        with self._lock:
+            self._write(self._summary(0, "running", [*self._edges, edge]))
+        return self._orders.directory
+
+    def _summary(self, rows: int, state: str, edges: list[tuple[int, tuple[int | None, ...]]]) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "host": self._orders.host,
             "run_id": self._orders.run_id,
-            "state": "partial" if self._why else "complete",
+            "state": state,
             "why": self._why,
             "period_ns": self._orders.period_ns,
-            "start_real_ns": start_real_ns,
-            "start_mono_ns": start_mono_ns,
+            "start_real_ns": self._start_real_ns,
+            "start_mono_ns": self._start_mono_ns,
             "cpus": os.cpu_count() or 1,
             "rows": rows,
-            "edges": [{"mono_ns": mono_ns, "values": values} for mono_ns, values in self._edges],
+            "edges": [{"mono_ns": mono_ns, "values": values} for mono_ns, values in edges],
             "sensors": [sensor.to_json() for sensor in self._tallies.sensors],
             "results": self._tallies.results(),
             "missing": [{"what": m.what, "why": m.why, "remedy": m.remedy} for m in self._catalog.missing],

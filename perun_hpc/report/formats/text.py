@@ -29,7 +29,8 @@ def render(tree: DataNode, settings: UserSettings) -> str:
     """The whole text."""
     runs = list(tree.walk(NodeType.RUN))
     parts = [f"perun: {tree.metadata.get('app', '')}, run {tree.id}"]
-    parts.append(_hosts(runs, settings) if settings.group_by == "host" else _devices(runs, settings))
+    if any(run.nodes for run in runs):
+        parts.append(_hosts(runs, settings) if settings.group_by == "host" else _devices(runs, settings))
     regions = [(run.id, region) for run in runs for host in run.walk(NodeType.NODE) for region in host.regions]
     if regions:
         parts.append(_regions(regions, settings))
@@ -120,6 +121,9 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
     """One sentence: energy, money, CO2, and what kind of figures they are."""
     energy = tree.metrics.get(MetricType.ENERGY)
     runtime = tree.value(MetricType.RUNTIME) or 0.0
+    job_id = next((run.metadata["job_id"] for run in runs if "job_id" in run.metadata), None)
+    if job_id is not None:
+        return f"The application ran for {runtime:.3f} s; the node's agent measures it: perun report {job_id}."
     if not isinstance(energy, Stats):
         return f"The application ran for {runtime:.3f} s; no sensor told its energy."
     factor, unit = scaled(MetricType.ENERGY, settings)
