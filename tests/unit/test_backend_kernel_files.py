@@ -1,0 +1,459 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.backend import cgroup, cray_pm, estimate, file, gpus, hwmon, ipmi, procstat, replay
+from perun_hpc.backend import psutil as psutil_backend
+from perun_hpc.backend.catalog import BACKENDS, Selection, discover_all, open_backend
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.units import Quantity, human
+from perun_hpc.energy.attribute import DomainKind
+from perun_hpc.energy.containment import plan, scope_sentence
+from perun_hpc.energy.counters import difference
+from perun_hpc.errors import DataError, NotFoundError
+from tests.sysfs import build
+
+S = 1_000_000_000
+
+
+def by_domain(found):
+    return {s.domain: r for reader in found.readers for s, r in zip(reader.sensors, reader.read())}
+
+
+def by_id(found):
+    return {s.id: r for reader in found.readers for s, r in zip(reader.sensors, reader.read())}
+
+
+# --- hwmon
+
+
+def test_grace_rails_are_known_by_their_labels(tmp_path):
+    found = hwmon.discover(build("gh200", tmp_path))
+    assert {name: reading.ticks for name, reading in by_domain(found).items()} == {
+        "module-0": 700_000_000, "grace-0": 250_000_000, "package-0": 100_000_000, "sysio-0": 20_000_000,
+    }  # fmt: skip
+    parents = {sensor.domain: sensor.parent for sensor in found.sensors}
+    assert parents == {
+        "module-0": None,
+        "grace-0": "hwmon:module-0:power",
+        "package-0": "hwmon:grace-0:power",
+        "sysio-0": "hwmon:grace-0:power",
+    }
+    assert {sensor.update_ns for sensor in found.sensors} == {50_000_000}
+
+
+def test_any_energy_or_power_input_is_found_and_gpu_drivers_are_left_to_their_backends(tmp_path):
+    for chip, files in {
+        "hwmon0": {"name": "amd_energy", "energy1_input": "12", "energy1_label": "Esocket0"},
+        "hwmon1": {"name": "amdgpu", "power1_average": "5"},
+        "hwmon2": {"name": "ina3221", "power1_input": "7", "power1_label": "VDD"},
+    }.items():
+        for name, content in files.items():
+            target = tmp_path / "sys/class/hwmon" / chip / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content + "\n")
+    found = hwmon.discover(tmp_path)
+    assert {name: reading.ticks for name, reading in by_domain(found).items()} == {
+        "amd_energy-esocket0": 12,
+        "ina3221-vdd": 7,
+    }
+    assert {sensor.kind for sensor in found.sensors} == {Kind.COUNTER, Kind.GAUGE}
+
+
+def test_fault_08_a_superchips_module_is_the_nodes_figure_and_nothing_is_added_to_it(tmp_path):
+    found = hwmon.discover(build("gh200", tmp_path))
+    readings = by_domain(found)
+    gpu = Sensor(
+        id="nvml:gpu-A:energy", host="n", backend="nvml", device="0009:01:00.0", domain="gpu-A", component="gpu",
+        kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="mJ", scale_num=1000,
+    )  # fmt: skip
+    chosen = plan([*found.sensors, gpu])
+    power = {name: reading.ticks for name, reading in readings.items()} | {"gpu-A": 430_000_000}
+    assert chosen.node_total(power) == 700_000_000
+    (module,) = chosen.meters
+    assert set(module.leaves) == {"grace-0", "gpu-A"}
+    assert {sensor.domain for sensor, _ in chosen.left_out} == {"package-0", "sysio-0"}
+
+
+def test_fault_08_a_node_power_meter_is_the_nodes_and_contains_everything(tmp_path):
+    directory = tmp_path / "sys/class/hwmon/hwmon0"
+    directory.mkdir(parents=True)
+    (directory / "name").write_text("power_meter\n")
+    (directory / "power1_average").write_text("412000000\n")
+    found = hwmon.discover(build("intel_two_sockets", tmp_path))
+    (sensor,) = found.sensors
+    assert (sensor.domain, sensor.component) == ("node", "node")
+    chosen = plan([*found.sensors, *open_backend("powercap", tmp_path).sensors])
+    (meter,) = chosen.meters
+    assert set(meter.leaves) == {"package-0", "package-1", "dram-0", "dram-1"}
+    assert "cooling" in scope_sentence(chosen)
+
+
+# --- Cray
+
+
+def test_cray_counters_in_joules_with_the_node_on_top(tmp_path):
+    found = cray_pm.discover(build("cray_ex", tmp_path))
+    readings = by_id(found)
+    assert readings["cray_pm:node:energy"].ticks == 99340
+    sensors = {sensor.id: sensor for sensor in found.sensors}
+    assert sensors["cray_pm:node:energy"].base(99340) == 99_340_000_000
+    assert sensors["cray_pm:cray-accel1:energy"].parent == "cray_pm:node:energy"
+    assert len(sensors) == 10
+    chosen = plan(found.sensors)
+    assert {leaf.name for leaf in chosen.leaves} == {"cray-cpu", "cray-memory", "cray-accel0", "cray-accel1"}
+    assert [meter.name for meter in chosen.meters] == ["node"]
+
+
+def test_cray_files_that_are_renewed_while_they_are_read_are_read_again_then_a_gap(tmp_path):
+    directory = build("cray_ex", tmp_path) / "sys/cray/pm_counters"
+    now = 0
+
+    def clock():
+        nonlocal now
+        now += 1
+        (directory / "freshness").write_text(f"{now}\n")
+        return now
+
+    (reader,) = cray_pm.discover(tmp_path, clock).readers
+    assert {reading.ticks for reading in reader.read()} == {None}
+    (steady,) = cray_pm.discover(tmp_path, lambda: 7).readers
+    assert {reading.mono_ns for reading in steady.read()} == {7}
+    assert None not in {reading.ticks for reading in steady.read()}
+
+
+# --- cgroups
+
+
+def test_cgroup_v1(tmp_path):
+    job = cgroup.find_job(build("cgroup_v1", tmp_path), "5")
+    assert [reading.ticks for reading in job.read()] == [5_000_000_000, 1_048_576, 101, 202]
+    assert job.peak_memory_b() == 4_194_304
+    assert job.cpus() == frozenset({0, 1, 2, 3, 8, 9, 10, 11})
+    assert job.suspended(tmp_path) is True  # its one process is stopped; slurmstepd and the extern step do not count
+    (tmp_path / "proc/101/stat").write_text("101 (python (x)) R 1 101\n")
+    assert job.suspended(tmp_path) is False
+    assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 9_000_000_000
+    assert cgroup.find_job(tmp_path, "6") is None
+
+
+def test_cgroup_v2_by_job_id_and_by_sluid(tmp_path):
+    job = cgroup.find_job(build("cgroup_v2", tmp_path), "7")
+    assert [reading.ticks for reading in job.read()] == [2_500_000_000, 1_048_576, 101, 202]
+    assert job.peak_memory_b() == 2_097_152
+    assert job.cpus() == frozenset({4, 5})
+    assert job.suspended(tmp_path) is True
+    by_sluid = cgroup.find_job(tmp_path, "99", sluid="sDJRTT5Z2SYP00")
+    readings = by_sluid.read()
+    assert readings[cgroup.CPU].ticks == 700_000_000
+    assert readings[cgroup.MEMORY].ticks is None
+    assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 9_000_000_000
+
+
+def test_a_job_whose_cgroup_is_gone_is_a_gap(tmp_path):
+    job = cgroup.find_job(build("cgroup_v2", tmp_path), "7")
+    job.close()
+    assert {reading.ticks for reading in job.read()} == {None}
+
+
+def test_the_kernels_own_v2_cpu_stat(tmp_path):
+    for top in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
+        if (top / "cgroup.controllers").exists() and os.access(top, os.W_OK):
+            break
+    else:
+        pytest.skip("no writable cgroup v2 hierarchy")
+    directory = top / f"perun-unit-test-{os.getpid()}"
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"cannot make a cgroup: {error}")
+    try:
+        job = cgroup.JobCgroup("job-1", {"": directory})
+        before = job.read()[cgroup.CPU].ticks
+        code = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
+        command = f"echo $$ > {directory}/cgroup.procs && exec {sys.executable} -c '{code}'"
+        subprocess.run(["sh", "-c", command], check=True)
+        used_ns = job.read()[cgroup.CPU].ticks - before
+        assert used_ns >= 200_000_000
+        job.close()
+    finally:
+        directory.rmdir()
+
+
+# --- /proc
+
+
+STAT = """cpu  40 0 20 100 10 0 0 0 0 0
+cpu0 30 0 10 50 5 0 0 0 0 0
+cpu1 10 0 10 50 5 0 0 0 0 0
+intr 1
+"""
+
+
+def test_busy_time_is_without_idle_and_iowait():
+    tick_ns = S // procstat.TICKS_PER_S
+    assert procstat.busy_ns(STAT) == {0: 40 * tick_ns, 1: 20 * tick_ns}
+
+
+def proc(root: Path, stat: str = STAT) -> Path:
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/stat").write_text(stat)
+    (root / "proc/meminfo").write_text("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 400 kB\n")
+    return root
+
+
+def test_procstat_reads_each_file_once(tmp_path):
+    (reader,) = procstat.discover(proc(tmp_path), lambda: 9).readers
+    assert reader.read() == (Reading(60, 9), Reading(600 * 1024, 9))
+    assert set(reader.last_busy_ns) == {0, 1}
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 1000 kB\n")
+    assert reader.read()[1].ticks is None
+
+
+def test_fault_10_a_machine_without_power_sensors_gets_a_marked_estimate(tmp_path):
+    catalog = discover_all(
+        proc(tmp_path), names=None, selection=Selection(exclude_backends=("psutil", "nvml", "amdsmi"))
+    )
+    (sensor,) = [sensor for sensor in catalog.sensors if sensor.quantity is Quantity.ENERGY]
+    assert sensor.provenance is Provenance.ESTIMATED
+    assert sensor.gain_error >= 0.5
+    assert "assumed" in sensor.gain_source
+    assert "estimated" in scope_sentence(plan(catalog.sensors))
+    catalog.close()
+
+
+def test_fault_10_an_estimate_is_never_mixed_with_a_measurement(tmp_path):
+    proc(build("intel_two_sockets", tmp_path))
+    catalog = discover_all(tmp_path, selection=Selection(exclude_backends=("psutil", "nvml", "amdsmi")))
+    assert "estimate" not in catalog.found
+    both = plan([*catalog.sensors, *estimate.discover(tmp_path).sensors])
+    assert {domain.sensor.provenance for domain in both.domains} == {Provenance.MEASURED}
+
+
+def test_the_estimate_follows_the_busy_time(tmp_path):
+    now = 0
+    (reader,) = estimate.discover(proc(tmp_path), lambda: now).readers
+    (before,) = reader.read()
+    now = 10 * S
+    ticks = 5 * procstat.TICKS_PER_S
+    (tmp_path / "proc/stat").write_text(f"cpu0 {30 + ticks} 0 10 50 5 0 0 0 0 0\ncpu1 10 0 10 50 5 0 0 0 0 0\n")
+    (after,) = reader.read()
+    # Two CPUs for 10 s at 1 W idle, and 3 W more for 5 s on one of them.
+    assert difference(reader.sensors[0], before, after).ticks == 35_000_000
+
+
+# --- psutil
+
+
+Times = namedtuple("Times", "user system idle iowait guest")
+Memory = namedtuple("Memory", "total available")
+Disk = namedtuple("Disk", "read_bytes write_bytes")
+Net = namedtuple("Net", "bytes_recv bytes_sent")
+
+
+class FakePsutil:
+    def __init__(self, rows):
+        self.rows = iter(rows)
+
+    def cpu_times(self, percpu):
+        return next(self.rows)
+
+    def virtual_memory(self):
+        return Memory(100, 40)
+
+    def disk_io_counters(self, perdisk):
+        raise OSError("no disks today")
+
+    def net_io_counters(self, pernic):
+        return {"ib0": Net(5, 6)}
+
+
+def test_fault_06_utilisation_is_of_all_cores_from_one_read_of_its_own():
+    rows = [
+        [Times(0, 0, 0, 0, 0)] * 2,
+        [Times(9, 1, 0, 0, 9), Times(10, 0, 0, 0, 0)],  # both busy; guest time is part of user
+        [Times(9, 1, 10, 0, 9), Times(15, 0, 0, 5, 0)],
+    ]
+    reader = psutil_backend.HostActivity(FakePsutil(rows), ("sda",), ("ib0", "ib1"))
+    sensors = [sensor.id for sensor in reader.sensors]
+    first = dict(zip(sensors, reader.read()))
+    assert first["psutil:cpu:utilisation"].ticks == 1000
+    assert first["psutil:cpu-0:utilisation"].ticks == first["psutil:cpu-1:utilisation"].ticks == 1000
+    assert first["psutil:memory:data"].ticks == 60
+    assert first["psutil:disk-sda:read"].error == "no disks today"
+    assert first["psutil:net-ib0:write"].ticks == 6
+    assert first["psutil:net-ib1:read"].error == "ib1 is gone"
+    second = dict(zip(sensors, reader.read()))
+    assert second["psutil:cpu-0:utilisation"].ticks == 0
+    assert second["psutil:cpu-1:utilisation"].ticks == 500
+    assert second["psutil:cpu:utilisation"].ticks == 250
+
+
+def test_only_physical_disks_and_real_interfaces(tmp_path):
+    for path in (
+        "sys/block/sda/device",
+        "sys/block/loop0",
+        "sys/block/dm-0",
+        "sys/class/net/ib0/device",
+        "sys/class/net/lo",
+    ):
+        (tmp_path / path).mkdir(parents=True)
+    assert psutil_backend.physical_disks(tmp_path) == ("sda",)
+    assert psutil_backend.real_nics(tmp_path) == ("ib0",)
+
+
+# --- IPMI
+
+
+DCMI = "Current Power                        : 164 Watts\nAverage Power over sampling duration : 9 watts\n"
+
+
+def test_dcmi_uses_the_current_power_only(tmp_path):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/ipmi0").touch()
+    found = ipmi.discover(tmp_path, run=lambda: DCMI + "Power Measurement                    : Active\n")
+    assert by_id(found)["ipmi:node:power"].ticks == 164
+    assert ipmi.discover(tmp_path / "nowhere").missing == ()
+
+
+@pytest.mark.parametrize(("output", "why"), [
+    ("Current Power : 0 Watts\n", "0 W"), ("nothing\n", "Current Power"),
+    (DCMI + "Power Measurement : Not Available\n", "not available"),
+])  # fmt: skip
+def test_dcmi_that_does_not_answer_is_missing_with_its_reason(tmp_path, output, why):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/ipmi0").touch()
+    found = ipmi.discover(tmp_path, run=lambda: output)
+    assert found.readers == ()
+    assert why in found.missing[0].why
+
+
+# --- declared files and recordings
+
+
+def test_a_declared_file(tmp_path):
+    (tmp_path / "meter").write_text("rack 7: 4567 W\n")
+    declared = [
+        file.Declaration.from_policy(
+            {
+                "name": "pdu",
+                "path": "/meter",
+                "kind": "power",
+                "unit": "W",
+                "component": "node",
+                "pattern": r": (\d+) W",
+            }
+        ),
+        file.Declaration(name="gone", path="/nowhere", kind="power", unit="W", component="node"),
+        file.Declaration(name="wrong", path="/meter", kind="counter", unit="W", component="node"),
+        file.Declaration(name="greedy", path="/meter", kind="power", unit="W", component="node", pattern=r"\d+"),
+    ]
+    found = file.discover(tmp_path, declared)
+    assert by_id(found)["file:pdu:power"].ticks == 4567
+    assert found.sensors[0].base(4567) == 4_567_000_000
+    assert [one.what for one in found.missing] == ["gone", "wrong", "greedy"]
+    (tmp_path / "meter").write_text("off\n")
+    assert by_id(found)["file:pdu:power"].ticks is None
+
+
+def test_a_declared_counter_in_mj_wraps_where_the_site_says(tmp_path):
+    (tmp_path / "e").write_text("3999999999\n")
+    declared = file.Declaration(
+        name="e", path="e", kind="counter", unit="mJ", component="cpu", range_uj=4_000_000_000_000
+    )
+    (reader,) = file.discover(tmp_path, [declared]).readers
+    (before,) = reader.read()
+    (tmp_path / "e").write_text("4\n")
+    (after,) = reader.read()
+    assert reader.sensors[0].base(difference(reader.sensors[0], before, after).ticks) == 5000
+
+
+def test_a_recording_plays_back_what_was_recorded_as_simulated(tmp_path):
+    sensors = open_backend("powercap", build("intel_two_sockets", tmp_path)).sensors
+    row = tuple(Reading(None if number == 1 else number, 5, None) for number in range(len(sensors)))
+    path = tmp_path / "recording"
+    path.write_text(replay.header(sensors) + replay.line(row))
+    reader = replay.load(path)
+    assert {sensor.provenance for sensor in reader.sensors} == {Provenance.SIMULATED}
+    assert reader.read() == row
+    assert reader.read()[0] == Reading(None, 5, "the recording has ended")
+    path.write_text(replay.header(sensors) + "[[1, 2, null]]\n")
+    with pytest.raises(DataError, match="line 2"):
+        replay.load(path)
+
+
+# --- GPUs as the kernel driver names them
+
+
+def test_gpus_from_the_kernel_driver(tmp_path):
+    for bus, uuid, minor in (("0000:3b:00.0", "GPU-x", 1), ("0000:86:00.0", "GPU-y", 0)):
+        directory = tmp_path / "proc/driver/nvidia/gpus" / bus
+        directory.mkdir(parents=True)
+        (directory / "information").write_text(f"Model: \t\t NVIDIA X\nGPU UUID: \t {uuid}\nDevice Minor: \t {minor}\n")
+    found = gpus.from_proc(tmp_path)
+    assert [(gpu.uuid, gpu.pci, gpu.minor) for gpu in found] == [
+        ("GPU-x", "0000:3b:00.0", 1),
+        ("GPU-y", "0000:86:00.0", 0),
+    ]
+    assert gpus.resolve(["0"], found) == (gpus.Held("gpu-GPU-y"),)
+
+
+# --- the catalog
+
+
+def test_each_backend_fails_alone(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu0 broken\n")
+    found = open_backend("estimate", tmp_path)
+    assert found.readers == ()
+    assert "ValueError" in found.missing[0].why
+    with pytest.raises(NotFoundError, match="powercap"):
+        open_backend("powrcap")
+    assert len({backend.name for backend in BACKENDS}) == len(BACKENDS)
+
+
+def test_selection_matches_at_the_start(tmp_path):
+    (sensor, *_) = open_backend("powercap", build("intel_two_sockets", tmp_path)).sensors
+    assert Selection(include_sensors=("powercap",)).sensor(sensor)
+    assert not Selection(include_sensors=("package",)).sensor(sensor)
+    assert not Selection(exclude_sensors=(".*package-0",)).sensor(sensor)
+    assert not Selection(include_backends=("nvml",)).backend("powercap")
+
+
+# --- sensors as values
+
+
+def test_a_sensor_survives_json(tmp_path):
+    for sensor in open_backend("powercap", build("intel_two_sockets", tmp_path)).sensors:
+        assert Sensor.from_json(sensor.to_json() | {"later": 1}) == sensor
+    with pytest.raises(DataError, match="damaged"):
+        Sensor.from_json({"id": "x"})
+
+
+def test_values_for_people():
+    assert human(1_500_000, Quantity.ENERGY) == "1.5 J"
+    assert human(700_000_000, Quantity.POWER) == "700 W"
+    assert human(455, Quantity.UTILISATION) == "45.5 %"
+    assert human(0, Quantity.DATA) == "0 B"
+
+
+def test_amd_units_are_exact_fractions():
+    sensor = Sensor(
+        id="x:y:energy", host="n", backend="x", device="d", domain="y", component="cpu", kind=Kind.COUNTER,
+        quantity=Quantity.ENERGY, unit="2^-16 J", scale_num=1_000_000, scale_den=2**16,
+    )  # fmt: skip
+    assert sensor.base(2**16 * 3) == 3_000_000
+    assert sensor.base(1) == 15
+
+
+def test_second_sources_of_the_same_hardware_are_left_out(tmp_path):
+    build("cray_ex", build("intel_two_sockets", tmp_path))
+    chosen = plan([*open_backend("powercap", tmp_path).sensors, *cray_pm.discover(tmp_path).sensors])
+    assert {leaf.name for leaf in chosen.leaves if leaf.kind is DomainKind.PACKAGE} == {"package-0", "package-1"}
+    assert {sensor.domain for sensor, why in chosen.left_out if "same hardware" in why} == {"cray-cpu", "cray-memory"}
