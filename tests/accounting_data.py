@@ -85,7 +85,7 @@ def boundary(
         "trace": {"stored": False},
         "settings": {},
         "policy_hash": "sha256:0",
-        "perun_version": "0.1.0",
+        "perun_version": "1.2.3",
         "agent": {"cpu_ns": 0, "rss_b": 0, "pid": 1},
         "simulated": False,
         **other,
