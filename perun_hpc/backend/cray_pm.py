@@ -74,9 +74,10 @@ class PmCounters:
     def close(self) -> None:
         """Close the files."""
         for descriptor in self._descriptors:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._descriptors = []
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._descriptors = [-1] * len(self._descriptors)
 
 
 def _sensor(name: str) -> Sensor:

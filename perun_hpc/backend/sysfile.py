@@ -66,7 +66,7 @@ class NumberFiles:
         """The same open files under other descriptions; this reader gives them up."""
         other = NumberFiles((), self._clock)
         other._sensors = sensors
-        other._descriptors, self._descriptors = self._descriptors, []
+        other._descriptors, self._descriptors = self._descriptors, [-1] * len(self._descriptors)
         return other
 
     def read(self) -> tuple[Reading, ...]:
@@ -85,6 +85,7 @@ class NumberFiles:
     def close(self) -> None:
         """Close the files."""
         for descriptor in self._descriptors:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._descriptors = []
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._descriptors = [-1] * len(self._descriptors)

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy import footprint
+from perun_hpc.energy.attribute import DomainKind
+from perun_hpc.energy.containment import package_number, plan, scope_sentence
+from perun_hpc.energy.counters import Status, difference
+from perun_hpc.energy.crosscheck import compare
+from perun_hpc.energy.integrate import Rule, SyntheticCounter, integrate
+from perun_hpc.energy.static import DAY_NS, StaticPower
+from perun_hpc.energy.summarise import Part, summarise
+from perun_hpc.energy.uncertainty import Edge, Gain, Gap, attribution_uj, standard_uj
+from perun_hpc.errors import ConfigError, NotFoundError
+
+S = 1_000_000_000
+MS = 1_000_000
+COUNTER = Sensor(
+    id="powercap:package-0:energy", host="n1", backend="powercap", device="intel-rapl:0", domain="package-0",
+    component="cpu", kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="uJ", wrap_range=262_143_328_911,
+    update_ns=MS, max_uw=1_000_000_000,
+)  # fmt: skip
+GAUGE = replace(
+    COUNTER, id="hwmon:node:power", backend="hwmon", domain="node", component="node", kind=Kind.GAUGE,
+    quantity=Quantity.POWER, unit="mW", scale_num=1000, wrap_range=None, update_ns=50 * MS, scope="node",
+)  # fmt: skip
+
+
+def counted(readings, sensor=COUNTER):
+    return difference(sensor, readings[0], readings[-1]).ticks
+
+
+# --- the predecessor's faults
+
+
+def test_fault_01_a_burst_at_the_end_counts_in_full():
+    # 1 W for 1 s, then 100 J in the last 10 ms.
+    readings = [Reading(0, 0), Reading(500_000, S // 2), Reading(1_000_000, S), Reading(101_000_000, S + 10 * MS)]
+    burst = replace(COUNTER, max_uw=20_000_000_000)
+    assert counted(readings, burst) == 101_000_000
+
+
+def test_fault_01_a_gap_at_the_start_adds_nothing():
+    # 50 samples of 0.1 J each, with the first two a long time apart: 5 J, not a triangle over the gap.
+    readings = [Reading(0, 0)] + [Reading(100_000 * k, 5 * S + k * 100 * MS) for k in range(1, 51)]
+    assert counted(readings) == 5_000_000
+
+
+def test_fault_02_a_failed_counter_read_costs_nothing_and_is_never_zero():
+    readings = [Reading(400_000_000 * k // 10 + 7, k * S) for k in range(11)]
+    readings[5] = Reading(None, 5 * S, "input/output error")
+    assert counted(readings) == 400_000_000
+    around = [difference(COUNTER, before, after) for before, after in zip(readings[4:6], readings[5:7])]
+    assert [step.status for step in around] == [Status.GAP, Status.GAP]
+
+
+def test_fault_02_a_failed_gauge_read_is_a_marked_gap():
+    readings = [Reading(300_000, k * S) for k in range(5)]
+    readings[2] = Reading(None, 2 * S, "GPU is lost")
+    result = integrate(GAUGE, readings, 0, 4 * S, max_gap_ns=S)
+    assert (result.covered_ns, result.gap_ns) == (2 * S, 2 * S)
+    assert result.mean_uw == 300_000_000
+    assert result.high_uj == 600_000_000 + 2 * GAUGE.max_uw
+
+
+def test_fault_03_a_week_at_ten_hertz_is_exact():
+    week_ns = 168 * 3600 * S
+    start = week_ns * 500
+    readings = [Reading(250_000, start + k * 100 * MS) for k in (0, 1, 2)]
+    assert integrate(GAUGE, readings, start, start + 200 * MS, S).mean_uw == 250_000_000
+    later = [Reading(250_000, start + week_ns + k * 100 * MS) for k in (0, 1, 2)]
+    assert integrate(GAUGE, later, start + week_ns, start + week_ns + 200 * MS, S).energy_uj == 50_000_000
+
+
+def test_fault_04_mean_power_is_weighted_by_time():
+    # 200 W for 1 s (two samples close together), 350 W for 2 s: 300 W, whatever the number of samples.
+    times = [0, S, S + 1, 3 * S]
+    readings = [Reading(watts, at) for watts, at in zip((200_000, 200_000, 350_000, 350_000), times)]
+    assert integrate(GAUGE, readings, 0, 3 * S, 5 * S).mean_uw == pytest.approx(300_000_000, rel=1e-6)
+
+
+def test_fault_05_energy_of_a_short_run_rests_on_its_edges_not_on_samples():
+    # A 0.3 s run between two edge readings, with not one sample inside.
+    edges = [Reading(10_000_000, 0), Reading(10_000_000 + 30_000_000, 300 * MS)]
+    result = difference(COUNTER, *edges)
+    assert (result.ticks, result.elapsed_ns) == (30_000_000, 300 * MS)
+
+
+# --- gauges
+
+
+def test_a_trailing_mean_stands_for_the_time_before_it():
+    readings = [Reading(100_000, 0), Reading(300_000, S), Reading(100_000, 2 * S)]
+    assert integrate(GAUGE, readings, 0, 2 * S, S, Rule.TRAILING).energy_uj == 400_000_000
+    linear = integrate(GAUGE, readings, 0, 2 * S, S)
+    assert (linear.energy_uj, linear.low_uj, linear.high_uj) == (400_000_000, 200_000_000, 600_000_000)
+
+
+def test_a_window_cuts_segments_and_leaves_what_lies_outside_as_a_gap():
+    readings = [Reading(0, S), Reading(200_000, 3 * S)]
+    inside = integrate(GAUGE, readings, 2 * S, 3 * S, 2 * S)
+    assert (inside.energy_uj, inside.gap_ns) == (150_000_000, 0)
+    wider = integrate(GAUGE, readings, 0, 4 * S, 2 * S)
+    assert (wider.covered_ns, wider.gap_ns) == (2 * S, 2 * S)
+    assert integrate(replace(GAUGE, max_uw=None), readings, 0, 4 * S, 2 * S).high_uj is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3 * S), st.none() | st.integers(0, 700_000)), min_size=2, max_size=40),
+    st.integers(1, 4 * S),
+)
+def test_pieces_of_a_window_sum_to_the_window(steps, max_gap_ns):
+    at, readings = 0, []
+    for step, value in steps:
+        at += step
+        readings.append(Reading(value, at, None if value is not None else "lost"))
+    middle = at // 2
+    whole = integrate(GAUGE, readings, 0, at, max_gap_ns)
+    first, second = (integrate(GAUGE, readings, a, b, max_gap_ns) for a, b in ((0, middle), (middle, at)))
+    assert first.covered_ns + second.covered_ns == whole.covered_ns
+    assert whole.covered_ns + whole.gap_ns == at
+    assert abs(first.energy_uj + second.energy_uj - whole.energy_uj) <= 1 + at // S
+    assert whole.low_uj <= whole.energy_uj + 1
+    assert whole.energy_uj <= whole.high_uj + 1
+
+
+def test_a_synthetic_counter_counts_and_its_gaps_are_resets():
+    state = SyntheticCounter(GAUGE, max_gap_ns=2 * S)
+    assert (state.sensor.id, state.sensor.kind, state.sensor.quantity) == ("hwmon:node:energy", Kind.COUNTER, "energy")
+    seen = []
+    for reading in (Reading(100_000, 0), Reading(100_000, S), Reading(None, 2 * S, "no"), Reading(300_000, 3 * S)):
+        state, counted_reading = state.advance(reading)
+        seen.append(counted_reading)
+    assert difference(state.sensor, seen[0], seen[1]).ticks == 100_000_000
+    assert seen[2].ticks is None
+    # The failed reading is bridged: two seconds from 100 W to 300 W.
+    assert difference(state.sensor, seen[0], seen[3]).ticks == 500_000_000
+    state, after_gap = state.advance(Reading(100_000, 60 * S))
+    assert difference(state.sensor, seen[0], after_gap).status is Status.RESET
+    state, later = state.advance(Reading(100_000, 61 * S))
+    assert difference(state.sensor, after_gap, later).ticks == 100_000_000
+    assert difference(state.sensor, seen[3], later).status is Status.RESET
+    assert 0 < later.ticks < 2**63
+
+
+# --- static power
+
+
+def test_static_power_needs_half_an_hour_of_idle_windows():
+    learnt = StaticPower()
+    for number in range(179):
+        learnt = learnt.observe(number * 10 * S, 10 * S, 400_000_000, 0, 8)
+    assert learnt.estimate_uw() is None
+    learnt = learnt.observe(1790 * S, 10 * S, 400_000_000, 0, 8)
+    assert learnt.estimate_uw() == 40_000_000
+
+
+def test_busy_short_and_old_windows_do_not_count():
+    learnt = StaticPower()
+    for number in range(400):
+        learnt = learnt.observe(number * 10 * S, 10 * S, 400_000_000, 0, 8)
+    before = learnt
+    assert learnt.observe(0, 9 * S, 1, 0, 8) is before
+    assert learnt.observe(0, 10 * S, 1, 8 * 10 * S // 200, 8) is before
+    assert learnt.observe(0, 10 * S, -1, 0, 8) is before
+    later = learnt.observe(31 * DAY_NS, 10 * S, 900_000_000, 0, 8)
+    assert list(later.bins) == [31]
+    assert StaticPower.from_json(learnt.to_json()) == learnt
+
+
+def test_static_power_is_a_low_percentile_not_the_minimum():
+    learnt = StaticPower()
+    for number in range(1000):
+        energy = 100_000_000 if number < 10 else 400_000_000 + number * 100_000
+        learnt = learnt.observe(number * 10 * S, 10 * S, energy, 0, 8)
+    assert 40_000_000 <= learnt.estimate_uw() < 46_000_000
+
+
+# --- uncertainty
+
+
+def test_gains_of_one_model_add_linearly_of_two_in_quadrature():
+    same = standard_uj(gains=[Gain(300, 0.1, "rapl"), Gain(400, 0.1, "rapl")])
+    other = standard_uj(gains=[Gain(300, 0.1, "rapl"), Gain(400, 0.1, "nvml")])
+    assert (same, other) == (70, 50)
+
+
+def test_an_edge_a_gap_and_a_share():
+    # Two edges of a 2 s job on a 700 W GPU that updates every 100 ms: 70 J / sqrt(12) each.
+    assert standard_uj(edges=[Edge(700_000_000, 100 * MS)] * 2) == math.ceil(70e6 * math.sqrt(2 / 12))
+    assert standard_uj(gaps=[Gap(100_000_000, 700_000_000, S)]) == math.ceil(600e6 / math.sqrt(12))
+    assert standard_uj(attribution_uj=[attribution_uj(1000, "cores")]) == 150
+    assert attribution_uj(1000, "exclusive") == 0
+    assert standard_uj() == 0
+
+
+# --- containment
+
+
+def energy(domain, component, parent=None, backend="powercap", **more):
+    return replace(
+        COUNTER,
+        id=f"{backend}:{domain}:energy",
+        domain=domain,
+        component=component,
+        parent=parent,
+        backend=backend,
+        **more,
+    )
+
+
+def test_a_sum_never_adds_a_sensor_and_its_container():
+    psys = energy("psys", "node")
+    package = energy("package-0", "cpu", psys.id)
+    chosen = plan([psys, package, energy("core-0", "cpu", package.id), energy("dram-0", "dram", psys.id)])
+    assert [(domain.name, domain.kind) for domain in chosen.domains] == [
+        ("dram-0", DomainKind.DRAM), ("package-0", DomainKind.PACKAGE), ("psys", DomainKind.METER),
+    ]  # fmt: skip
+    assert chosen.node_total({"psys": 100, "package-0": 60, "dram-0": 10}) == 100
+    assert chosen.node_total({"package-0": 60}) is None
+    assert [sensor.domain for sensor, _ in chosen.left_out] == ["core-0"]
+
+
+def test_without_a_meter_the_leaves_add_up():
+    chosen = plan([energy("package-0", "cpu"), energy("dram-0", "dram")])
+    assert chosen.node_total({"package-0": 60, "dram-0": 10}) == 70
+    assert "power supply" in scope_sentence(chosen)
+    assert "no sensor" in scope_sentence(plan([]))
+
+
+def test_the_widest_meter_counts_and_a_counter_beats_a_gauge():
+    node_power = replace(GAUGE, id="ipmi:node:power", backend="ipmi")
+    node_energy = energy("node", "node", backend="cray_pm")
+    psys = energy("psys", "node")
+    chosen = plan([node_power, node_energy, psys, energy("package-0", "cpu", psys.id)])
+    (meter,) = chosen.meters
+    assert (meter.sensor.id, meter.leaves) == ("cray_pm:node:energy", ("package-0",))
+
+
+def test_a_rail_whose_place_is_unknown_is_never_added():
+    chosen = plan([energy("package-0", "cpu"), energy("ina3221-vdd", "other", backend="hwmon")])
+    assert [domain.name for domain in chosen.domains] == ["package-0"]
+
+
+def test_the_package_of_a_domain():
+    assert [package_number(name) for name in ("package-1", "dram-10", "package-2-die-1", "grace-3", "cpu")] == [
+        1,
+        10,
+        2,
+        3,
+        None,
+    ]
+
+
+# --- sums
+
+
+def test_a_sum_carries_its_worst_provenance_and_its_coverage():
+    figure = summarise([
+        Part(70, Provenance.MEASURED, 90, 10, "CPU package"),
+        Part(20, Provenance.MODELLED, 100, 0, "memory"),
+        Part(None, Provenance.MEASURED, 0, 100, "GPU"),
+    ])  # fmt: skip
+    assert (figure.energy_uj, figure.provenance, figure.missing) == (90, Provenance.MODELLED, 1)
+    assert figure.by_provenance == {Provenance.MEASURED: 70, Provenance.MODELLED: 20}
+    assert figure.coverage == pytest.approx(190 / 300)
+    assert summarise([Part(None, Provenance.MEASURED, 0, 1)]).energy_uj is None
+
+
+# --- cross-check
+
+
+def test_a_frozen_or_diverging_counter_is_flagged():
+    integral = integrate(GAUGE, [Reading(300_000, 0), Reading(300_000, S)], 0, S, S)
+    assert compare(295_000_000, integral).flag == ""
+    assert "frozen" in compare(0, integral).flag
+    assert "0.57 times" in compare(171_000_000, integral).flag
+    assert compare(None, integral).ratio is None
+    assert compare(171_000_000, replace(integral, gap_ns=S)).flag == ""
+
+
+# --- footprint
+
+KWH = 3_600_000_000_000
+
+
+def test_a_factor_without_source_or_date_is_refused():
+    for source, date in (("", "2026-01-01"), ("operator", " ")):
+        with pytest.raises(ConfigError, match="source and date"):
+            footprint.constant(1.0, source, date)
+    with pytest.raises(ConfigError, match="refused"):
+        footprint.from_policy({"value": 1.3})
+    assert footprint.from_policy({}) is None
+
+
+def test_constants():
+    factors = footprint.Factors(
+        pue=footprint.from_policy({"value": 1.5, "source": "site", "date": "2025"}),
+        carbon_location=footprint.from_policy(
+            {"g_per_kwh": 400, "source": "grid", "date": "2025", "stage": "operational"}
+        ),
+        price=footprint.from_policy({"per_kwh": 0.2, "source": "contract", "date": "2025", "currency": "EUR"}),
+    )
+    result = footprint.footprint([footprint.Piece(0, S, 2 * KWH)], factors, at_wall=True)
+    assert (result.co2_location_g, result.co2_market_g, result.cost) == (1200, None, pytest.approx(0.6))
+    assert (result.facility_uj, result.currency, result.lower_bound) == (3 * KWH, "EUR", False)
+    assert "CO2 location-based: grid, 2025 (operational)" in result.sources
+    assert footprint.footprint([], factors, at_wall=False).lower_bound
+
+
+def test_series_are_multiplied_before_they_are_summed():
+    hour = 3600 * S
+    text = "time,value\n1970-01-01T01:00:00Z,300\n1970-01-01T00:00:00Z,100\n"
+    carbon = footprint.from_policy({"series": "x.csv", "source": "grid", "date": "2025"}, read=lambda path: text)
+    pue = footprint.series("time,value\n1970-01-01T00:00,2\n1970-01-01T01:00,1\n", "site", "2025")
+    result = footprint.footprint([footprint.Piece(0, 2 * hour, 2 * KWH)], footprint.Factors(pue, carbon), True)
+    # 1 kWh at 2 x 100 g and 1 kWh at 1 x 300 g; the product of the means would be 600 g.
+    assert result.co2_location_g == pytest.approx(500)
+    late = footprint.footprint([footprint.Piece(5 * hour, 5 * hour, KWH)], footprint.Factors(pue, carbon), True)
+    assert late.co2_location_g == pytest.approx(300)
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("a,b\n1,2\n", "columns"), ("time,value\nyesterday,1\n", "line 2"), ("time,value\n", "values"),
+])  # fmt: skip
+def test_a_damaged_series_is_refused(text, why):
+    with pytest.raises(ConfigError, match=why):
+        footprint.series(text, "grid", "2025")
+
+
+def test_national_intensities_name_source_and_year():
+    germany = footprint.national_intensity("deu")
+    assert (germany.at(0), germany.date, germany.note) == (381, "2023", "life-cycle")
+    assert "Ember" in germany.source
+    with pytest.raises(NotFoundError, match="three-letter"):
+        footprint.national_intensity("Germany")
