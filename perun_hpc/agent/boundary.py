@@ -55,7 +55,7 @@ def boundary_record(
         "node": node,
         "nodelist": job.get("nodelist") or node,
         "num_nodes": int(job.get("num_nodes") or 1),
-        "cpus_on_node": int(job.get("cpus_on_node") or len(session.cpus)),
+        "cpus_on_node": session.cpus_on_node or len(session.cpus),
         "node_cpus": node_cpus,
         "gpus": job.get("gpus"),
         "boot_id": session.boot_id,

@@ -9,38 +9,41 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
-from perun_hpc.agent import booking, intervals, machine, spool
+from perun_hpc.agent import booking, intervals, machine, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
 from perun_hpc.agent.intervals import Intervals, Stretch
 from perun_hpc.agent.node import JobUse, Node, Snapshot, resident_b
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.server import Peer, Server, listen
-from perun_hpc.agent.session import Edge, Session, SessionKey, job_fields
+from perun_hpc.agent.session import Edge, Gap, RankRun, Session, SessionKey, Step, job_fields
 from perun_hpc.agent.shipping import Shipper
 from perun_hpc.energy.attribute import JobInput
-from perun_hpc.errors import AccessError, DataError, PerunError
+from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError
 from perun_hpc.sampling.schedule import Schedule
 from perun_hpc.wire.message import Message, decode
 
 if TYPE_CHECKING:
-    from perun_hpc.config.schema import Agent as AgentSettings
+    from perun_hpc.agent.trace import Trace
+    from perun_hpc.config.resolve import JobSettings
 
 SECOND_NS = 1_000_000_000
-#: Backends that are read inside the loop; those that can hang live in workers.
 INLINE = ("powercap", "hwmon", "cray_pm", "procstat")
-HOUSEKEEPING_NS = 10 * SECOND_NS
-#: A session whose job has no process and no cgroup any more is given up after this time.
+"""Backends that are read inside the loop; those that can hang live in workers."""
+INTERVAL_NS = 10 * SECOND_NS
+HOUSEKEEPING_NS = SECOND_NS
 LOST_NS = 600 * SECOND_NS
-#: Sealed sessions are remembered this long, so that a hook's message that comes twice changes nothing.
+"""A resumed session without a cgroup is given up after this time."""
 REMEMBER_NS = 86_400 * SECOND_NS
-STATE_SCHEMA = "perun.node-state/1"
+"""Sealed sessions are remembered this long, so that a hook's message that comes twice changes nothing."""
+MAX_LINES = 10_000
+"""Lines of the node ledger that are kept in memory while the disk takes none."""
 
 
 @dataclass(frozen=True)
@@ -86,40 +89,50 @@ class Agent:
     """Sessions, intervals and the loop that serves them."""
 
     def __init__(self, options: Options, paths: AgentPaths, node: Node, listener: socket.socket) -> None:
+        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
         self._paths = paths
         self._node = node
         self._boot = machine.boot_id(options.root)
         self._sensors = intervals.energy_counters(node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(node.sensors)}
-        self._intervals = Intervals(tuple(self._domains.values()), machine.topology(options.root), {})
+        self._topology = machine.topology(options.root)
+        self._intervals = Intervals(tuple(self._domains.values()), self._topology, {})
         self._policy = PolicyKeeper(options.policy, paths.policy)
         self._shipper = Shipper(paths)
         self._selector = selectors.DefaultSelector()
         self._server = Server(listener, self._selector, self._on_message, time.monotonic_ns)
         self._sessions: dict[SessionKey, Session] = {}
+        self._resumed: set[SessionKey] = set()
         self._uses: dict[SessionKey, JobUse] = {}
+        self._parent_cpu_ns: int | None = None
+        self._traces: dict[SessionKey, Trace] = {}
+        self._live_data: dict[tuple[SessionKey, int, int], int] = {}
         self._done: dict[str, int] = {}
         self._sealing: list[Session] = []
         self._last: Snapshot | None = None
+        self._points: list[tuple[int, int]] = []
         self._ledger: tuple[str, int] = ("", 0)
         self._ledger_lines: list[str] = []
         self._after: list[Callable[[], None]] = []
-        self._started_ns = time.monotonic_ns()
-        self._idle_since_ns = self._started_ns
-        self._housekeeping_ns = self._started_ns + SECOND_NS
+        self._started_ns = self._idle_since_ns = now_ns
+        self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
+        self._interval = Schedule.starting(self._longest_interval_ns(), now_ns, real_ns)
         self._stopping = False
-        self._node_cpus = os.cpu_count() or 1
-        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
-        self._interval = Schedule.starting(10 * SECOND_NS, now_ns, real_ns)
-        self._wake, wake_write = socket.socketpair()
-        self._wake.setblocking(False)
-        wake_write.setblocking(False)
-        self._wake_write = wake_write
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        self._wake, self._wake_write = socket.socketpair()
+        for end in (self._wake, self._wake_write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # wakes the loop
         self._selector.register(self._wake, selectors.EVENT_READ, self._drain_wake)
+
+    def _longest_interval_ns(self) -> int:
+        """At most 10 s, and a quarter of the shortest time in which a counter can wrap."""
+        from perun_hpc.energy.counters import longest_poll_ns
+
+        polls = [poll_ns for sensor in self._sensors if (poll_ns := longest_poll_ns(sensor)) is not None]
+        return max(SECOND_NS // 10, min([INTERVAL_NS, *polls]))
 
     # The loop.
 
@@ -137,38 +150,50 @@ class Agent:
 
     def _due_ns(self) -> int:
         due = [self._interval.due_mono_ns, self._housekeeping_ns]
-        if self._shipper.due_ns is not None and not self._shipper.busy:
-            due.append(self._shipper.due_ns)
+        due += [trace.schedule.due_mono_ns for trace in self._traces.values()]
         return min(due)
 
     def _tick(self) -> None:
-        now_ns = time.monotonic_ns()
-        self._interval = self._interval.observe(now_ns, time.time_ns())
+        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        self._interval = self._interval.observe(now_ns, real_ns)
         tick, self._interval = self._interval.take(now_ns)
+        snapshot = self._end_interval() if tick is not None else None
+        self._sample(now_ns, real_ns, snapshot)
         if tick is not None:
-            self._end_interval()
             self._save()
         if self._policy.poll():
             self._settle_policy()
-        if self._policy.settled:
+        if self._sealing and self._policy.settled:
             self._seal_ended()
         self._shipper.poll(now_ns)
-        if self._shipper.due_ns is not None and now_ns >= self._shipper.due_ns and self._policy.settled:
-            self._shipper.start(Path(self._policy.site(self._node.name).store.archive), now_ns)
+        if self._shipper.is_due(now_ns) and self._policy.settled:
+            self._shipper.start(Path(self._site().store.archive), now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._housekeep(now_ns)
 
+    def _sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None) -> None:
+        """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
+        due = [(trace, tick) for trace in self._traces.values() if (tick := trace.take(now_ns, real_ns)) is not None]
+        if not due:
+            return
+        if snapshot is None:
+            snapshot = self._node.read()
+            self._note_point(snapshot)
+        for trace, tick in due:
+            trace.add(tick, snapshot.readings)
+
     def _finished(self) -> bool:
         if self._stopping:
             return True
-        if self._sessions or self._sealing or self._shipper.busy or not self._policy.settled or self._settings().resident:
+        if self._sessions or self._sealing or self._shipper.busy or not self._policy.settled:
             self._idle_since_ns = time.monotonic_ns()
             return False
-        return time.monotonic_ns() - self._idle_since_ns > self._settings().linger_ns
+        agent = self._site().agent
+        return not agent.resident and time.monotonic_ns() - self._idle_since_ns > agent.linger_ns
 
-    def _settings(self) -> AgentSettings:
-        return self._policy.site(self._node.name).agent
+    def _site(self) -> JobSettings:
+        return self._policy.site(self._node.name)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stopping = True
@@ -184,12 +209,30 @@ class Agent:
         self._policy.check()
         self._server.sweep()
         self._read_inbox()
-        self._done = {name: end_ns for name, end_ns in self._done.items() if now_ns - end_ns < REMEMBER_NS}
+        for session in list(self._sessions.values()):
+            if not session.cpus:
+                self._learn(session)
+            self._begin_trace(session, now_ns)
+            lost = session.key in self._resumed and now_ns - self._started_ns > LOST_NS
+            if lost and self._node.use(session).cpu_ns is None:
+                session.note("no job-end message")
+                self._end_session(session, self._end_interval(), 0, "restart")
+        horizon_ns = now_ns - REMEMBER_NS
+        self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
+
+    def _learn(self, session: Session) -> None:
+        """Look which CPUs the job got; its cgroup comes after its prolog and goes before its epilog."""
+        use = self._node.use(session)
+        if use.cpus:
+            session.cpus = sorted(use.cpus)
 
     def _close(self) -> None:
         """A closing reading, so that the next agent can bridge the time in between."""
         self._end_interval()
-        self._seal_ended()
+        for key, trace in self._traces.items():
+            self._guard(f"trace of {key.name}", trace.pause)
+        if self._policy.settled:
+            self._seal_ended()
         self._save()
         self._server.close()
         self._node.close()
@@ -200,43 +243,90 @@ class Agent:
         """Read everything; the reading ends one interval and starts the next."""
         snapshot = self._node.read()
         uses = {key: self._node.use(session) for key, session in self._sessions.items()}
-        if self._last is not None:
-            self._book(snapshot, self._stretch(self._last, snapshot, uses))
-        else:
+        parent_cpu_ns = self._node.parent_cpu_ns() if self._sessions else None
+        if self._last is None:
             self._intervals.begin(snapshot.mono_ns, snapshot.readings)
+            self._points = [(snapshot.mono_ns, 0)]
+        else:
+            self._note_point(snapshot)
+            self._book(snapshot, self._stretch(self._last, snapshot, uses, parent_cpu_ns))
         self._last = snapshot
         self._uses = uses
+        self._parent_cpu_ns = parent_cpu_ns
         return snapshot
 
-    def _stretch(self, before: Snapshot, after: Snapshot, uses: dict[SessionKey, JobUse]) -> Stretch:
+    def _stretch(
+        self, before: Snapshot, after: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None
+    ) -> Stretch:
+        spent: dict[SessionKey, int] = {}
+        gone = []
+        for key, use in uses.items():
+            used = self._uses.get(key, JobUse())
+            if use.cpu_ns is None:
+                gone.append(key)
+            else:
+                spent[key] = max(0, use.cpu_ns - (used.cpu_ns or 0))
+        if len(gone) == 1 and parent_cpu_ns is not None and self._parent_cpu_ns is not None:
+            # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
+            spent[gone[0]] = max(0, parent_cpu_ns - self._parent_cpu_ns - sum(spent.values()))
         jobs = []
         for key, session in self._sessions.items():
-            use, used = uses[key], self._uses.get(key, JobUse())
+            use = uses[key]
             if use.cpus:
                 session.cpus = sorted(use.cpus)
-            cpu_ns = None if use.cpu_ns is None else use.cpu_ns - (used.cpu_ns or 0)
-            session.cpu_ns = use.cpu_ns or session.cpu_ns
+            session.cpu_ns += spent.get(key, 0)
             session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
             session.suspended = bool(use.suspended)
             jobs.append(
                 JobInput(
                     party=key.party,
-                    cpus=frozenset(session.cpus),
-                    cpu_ns=cpu_ns,
+                    cpus=frozenset(session.cpus) or self._guessed_cpus(session),
+                    cpu_ns=spent.get(key),
                     suspended=session.suspended,
-                    exclusive=session.job.get("exclusive", "").lower() in ("1", "yes", "true"),
+                    exclusive=self._alone(session),
                 )
             )
         busy_ns = {cpu: busy - before.busy_ns.get(cpu, 0) for cpu, busy in after.busy_ns.items()}
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, tuple(jobs))
 
+    def _guessed_cpus(self, session: Session) -> frozenset[int]:
+        """As many free CPUs as Slurm gave to a job whose cpuset nobody knows."""
+        taken = {cpu for other in self._sessions.values() for cpu in other.cpus}
+        free = [cpu for cpu in sorted(self._topology.core_of) if cpu not in taken]
+        return frozenset(free[: session.cpus_on_node])
+
+    def _alone(self, session: Session) -> bool:
+        """Whether the job holds the whole node."""
+        everything = len(self._topology.core_of)
+        given = len(session.cpus) or session.cpus_on_node
+        return session.exclusive or bool(everything and given >= everything)
+
+    def _note_point(self, snapshot: Snapshot) -> None:
+        """Add a point to the node's own curve of this interval, for sessions with flagged steps."""
+        if self._points and any(session.steps for session in self._sessions.values()):
+            self._points.append((snapshot.mono_ns, self._points[-1][1] + self._intervals.since(snapshot.readings)))
+
     def _book(self, snapshot: Snapshot, stretch: Stretch) -> None:
+        before = {key: session.energy_uj for key, session in self._sessions.items() if session.steps}
         closed = self._intervals.add(stretch, snapshot.readings)
         middle_ns = snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2
         day = booking.local_day(middle_ns)
         booking.book(closed, list(self._sessions.values()), self._domains, day)
         live = frozenset(key.party for key in self._sessions)
         self._write_ledger(day, [intervals.ledger_line(window, live) for window in closed])
+        for key, before_uj in before.items():
+            self._extend_curve(self._sessions[key], before_uj, snapshot.mono_ns)
+        self._points = [(snapshot.mono_ns, 0)]
+
+    def _extend_curve(self, session: Session, before_uj: int, mono_ns: int) -> None:
+        from perun_hpc.agent import curve
+
+        given_uj = session.energy_uj - before_uj
+        # On a shared node a curve finer than the intervals would show what the others do.
+        fine = self._alone(session) and len(self._points) > 1
+        points = curve.spread(self._points, before_uj, given_uj) if fine else [(mono_ns, session.energy_uj)]
+        path = self._paths.curve(session.key.name)
+        self._guard("curve", lambda: curve.extend(path, points))
 
     def _write_ledger(self, day: str, lines: list[dict[str, Any]]) -> None:
         import json
@@ -247,7 +337,7 @@ class Agent:
             self._ledger_lines.clear()
         except OSError as error:
             self._log(f"node ledger: {error}")
-            del self._ledger_lines[:-10_000]
+            del self._ledger_lines[:-MAX_LINES]
 
     # Messages.
 
@@ -255,6 +345,9 @@ class Agent:
         handlers: dict[str, Callable[[Message, Peer, tuple[int, ...]], dict[str, str]]] = {
             "job-start": self._job_start,
             "job-end": self._job_end,
+            "rank-start": self._rank_start,
+            "rank-data": self._rank_data,
+            "window": self._window,
             "status": self._status,
             "reload": self._reload,
             "stop": self._stop,
@@ -265,7 +358,7 @@ class Agent:
         return handler(message, peer, fds)
 
     def _only_root(self, peer: Peer) -> None:
-        if peer.uid not in (0, os.geteuid()):
+        if peer.uid != 0:
             raise AccessError("only root may say that")
 
     def _job_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
@@ -293,7 +386,7 @@ class Agent:
             boot_id=self._boot,
             start=Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source),
             edges_start=booking.take_edge(snapshot.readings, self._sensors),
-            agent_cpu_ns=time.process_time_ns(),
+            agent_cpu_ns=-time.process_time_ns(),
         )
         self._note_failed_edge(session, snapshot, "start")
         self._sessions[key] = session
@@ -303,7 +396,8 @@ class Agent:
         """What may wait until the hook has its answer."""
         self._policy.check()
         self._uses[session.key] = self._node.use(session)
-        self._paths.session(session.key.name).mkdir(mode=0o750, exist_ok=True)
+        self._parent_cpu_ns = self._node.parent_cpu_ns()
+        self._guard("spool", lambda: self._paths.session(session.key.name).mkdir(mode=0o750, exist_ok=True))
         if self._policy.settled:
             self._settle_policy()
         self._save()
@@ -312,41 +406,49 @@ class Agent:
         """Freeze the settings of sessions that have none yet."""
         if self._policy.refused:
             self._log(f"policy: {self._policy.refused}; the last good one rules")
-        for session in self._sessions.values():
+        for session in (*self._sessions.values(), *self._sealing):
             if not session.settings:
-                settings = self._policy.settings(session.job, session.job.get("node", self._node.name))
-                session.settings = settings.to_json()
-                session.policy_hash = settings.policy_hash
+                self._freeze(session, None)
+
+    def _freeze(self, session: Session, flag: str | None) -> None:
+        settings = self._policy.settings(session.job, session.job.get("node", self._node.name), flag)
+        session.settings = settings.to_json()
+        session.monitored = settings.monitors(flag is not None)
+        session.policy_hash = settings.policy_hash
 
     def _finish(self, message: Message, source: str) -> None:
         key = SessionKey.of(message.fields)
         hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
         session = self._sessions.get(key)
+        if session is None and self._done.get(key.name, -1) >= 0:
+            return
+        snapshot = self._end_interval()
         if session is None:
-            if self._done.get(key.name, -1) >= 0:
-                return
-            snapshot = self._end_interval()
             start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
             session = Session(key, job_fields(message.fields), {}, "", self._boot, start)
+            session.agent_cpu_ns = -time.process_time_ns()
             session.note("no job-start message")
             self._sessions[key] = session
-        else:
-            snapshot = self._end_interval()
+        elif hook_ns < session.start.mono_ns:
+            return  # a late message of the run before this one
         session.job = {**job_fields(message.fields), **session.job}
+        told = ("exit_code", "exit_code2", "derived_ec")
+        session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
         self._end_session(session, snapshot, max(0, snapshot.mono_ns - hook_ns), source)
-        session.exit = {
-            name: message.fields[name] for name in ("exit_code", "exit_code2", "derived_ec") if name in message.fields
-        }
 
     def _end_session(self, session: Session, snapshot: Snapshot, late_ns: int, source: str) -> None:
+        key = session.key
         session.end = Edge(snapshot.real_ns, snapshot.mono_ns, late_ns, source)
         session.edges_end = booking.take_edge(snapshot.readings, self._sensors)
-        session.agent_cpu_ns = time.process_time_ns() - session.agent_cpu_ns
+        session.agent_cpu_ns += time.process_time_ns()
         self._note_failed_edge(session, snapshot, "end")
-        del self._sessions[session.key]
-        self._uses.pop(session.key, None)
+        for step in session.steps.values():
+            for run in step.ranks.values():
+                self._end_rank(session, step, run, snapshot)
+        del self._sessions[key]
+        self._uses.pop(key, None)
         self._node.forget(session)
-        self._done[session.key.name] = snapshot.mono_ns
+        self._done[key.name] = snapshot.mono_ns
         self._sealing.append(session)
         self._after += [self._policy.check, self._save]
 
@@ -355,6 +457,144 @@ class Agent:
             reading = snapshot.readings[sensor.id]
             if reading.ticks is None:
                 session.note(f"no {which} reading of {sensor.domain}: {reading.error}")
+
+    # Ranks of flagged steps.
+
+    def _session_of(self, message: Message, peer: Peer) -> Session:
+        session = self._sessions.get(SessionKey.of(message.fields))
+        if session is None:
+            raise NotFoundError("no such job on this node")
+        ranks.check_member(self._paths.root, peer, session)
+        return session
+
+    def _rank_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        session = self._session_of(message, peer)
+        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        first = not any(run.end_ns is None for step in session.steps.values() for run in step.ranks.values())
+        pidfd = os.pidfd_open(peer.pid)
+        try:
+            step, run = ranks.register(session, message.fields, peer.pid, now_ns, real_ns)
+        except PerunError:
+            os.close(pidfd)
+            raise
+        self._watch(session, step, run, pidfd)
+        if first:
+            self._end_interval()
+            self._after += [lambda: self._flagged(session, step.options), self._save]
+        return {
+            "period_ms": str(session.period_ns // 1_000_000),
+            "resolution_ms": str(self._resolution_ns(session) // 1_000_000),
+            "owner_hint": "1" if run.local_rank == 0 else "0",
+        }
+
+    def _watch(self, session: Session, step: Step, run: RankRun, pidfd: int) -> None:
+        """See the rank's end, however it comes."""
+
+        def on_end() -> None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+            if session.key in self._sessions and run.end_ns is None:
+                others = any(
+                    r.end_ns is None and r is not run for s in session.steps.values() for r in s.ranks.values()
+                )
+                snapshot = self._last if others else self._end_interval()
+                assert snapshot is not None
+                self._end_rank(session, step, run, snapshot)
+
+        self._selector.register(pidfd, selectors.EVENT_READ, on_end)
+
+    def _end_rank(self, session: Session, step: Step, run: RankRun, snapshot: Snapshot) -> None:
+        if run.end_ns is None:
+            run.end_ns, run.end_mono_ns = time.time_ns(), time.monotonic_ns()
+        fd = self._live_data.pop((session.key, step.step_id, run.rank), None)
+        if fd is not None:
+            self._guard("rank data", lambda: self._keep_data(session, step.step_id, run.rank, fd))
+            os.close(fd)
+
+    def _flagged(self, session: Session, options: str) -> None:
+        """The job has a flagged step: its options count, and it always leaves a trace."""
+        if self._policy.settled:
+            self._freeze(session, options)
+        self._begin_trace(session, time.monotonic_ns())
+
+    def _rank_data(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        session = self._session_of(message, peer)
+        run = ranks.find(session, message.fields, peer.pid)
+        if len(fds) != 1:
+            raise DataError("rank data comes with one memory file")
+        ranks.check_memory(fds[0])
+        where = (session.key, ranks.number(message.fields, "step_id"), run.rank)
+        former = self._live_data.pop(where, None)
+        if former is not None:
+            os.close(former)
+        if message.fields.get("live") == "1":
+            self._live_data[where] = os.dup(fds[0])
+        else:
+            self._keep_data(session, where[1], where[2], fds[0])
+        run.has_data = True
+        return {}
+
+    def _keep_data(self, session: Session, step_id: int, rank: int, fd: int) -> None:
+        ranks.keep(self._paths.session(session.key.name), step_id, rank, ranks.content(fd))
+
+    def _resolution_ns(self, session: Session) -> int:
+        """Finest resolution in time in which the job's user may see energy."""
+        shared = session.settings.get("privacy", {}).get("shared_resolution_ns", INTERVAL_NS)
+        return session.period_ns if self._alone(session) else max(session.period_ns, int(shared))
+
+    def _window(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        """The job's energy so far: as of now where it is alone, else as of the last closed interval."""
+        session = self._session_of(message, peer)
+        assert self._last is not None
+        if self._alone(session) and time.monotonic_ns() - self._last.mono_ns > SECOND_NS // 100:
+            self._end_interval()
+        return {"energy_uj": str(session.energy_uj), "mono_ns": str(self._last.mono_ns)}
+
+    # Traces.
+
+    def _begin_trace(self, session: Session, now_ns: int) -> None:
+        from perun_hpc.agent import trace
+
+        key = session.key
+        if not session.settings or not session.monitored or session.trace.get("lost"):
+            return
+        if not (session.steps or trace.may_be_wanted(session.settings)):
+            return
+        period_ns = self._resolution_ns(session)
+        held = self._traces.get(key)
+        if held is not None and held.period_ns <= period_ns:
+            return
+        directory = self._paths.session(key.name)
+        try:
+            if held is not None:
+                held.seal()
+            self._traces[key] = trace.Trace.begin(
+                session, directory, self._node.sensors, self._name_of(session), period_ns, now_ns, time.time_ns()
+            )
+        except OSError as error:
+            self._log(f"trace of {key.name}: {error}")
+            session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
+
+    def _name_of(self, session: Session) -> str:
+        return session.job.get("node", self._node.name)
+
+    def _seal_trace(self, session: Session) -> None:
+        from perun_hpc.agent import trace
+
+        held = self._traces.pop(session.key, None)
+        if held is None or session.end is None:
+            return
+        if trace.wanted(session.settings, bool(session.steps), session.end.mono_ns - session.start.mono_ns):
+            try:
+                session.trace = held.seal()
+            except OSError as error:
+                session.trace = {"stored": False, "why": str(error)[:200]}
+                held.discard(self._paths.session(session.key.name))
+        else:
+            session.trace = {"stored": False, "why": "the job was short"}
+            held.discard(self._paths.session(session.key.name))
+
+    # Sealing.
 
     def _seal_ended(self) -> None:
         """Write the boundary records of ended sessions; what a full disk refuses stays in memory."""
@@ -371,21 +611,35 @@ class Agent:
 
     def _seal(self, session: Session) -> None:
         assert session.end is not None
+        if not session.settings:
+            self._freeze(session, None)
+        self._seal_trace(session)
+        directory = self._paths.session(session.key.name)
+        if not session.monitored:
+            self._drop(directory)
+            return
         record = boundary_record(
             session,
             session.end,
             self._sensors,
-            session.job.get("node", self._node.name),
-            self._node_cpus,
+            self._name_of(session),
+            len(self._topology.core_of),
             Cost(session.agent_cpu_ns, resident_b(), os.getpid()),
             booking.standard_uj(session, self._domains),
             (),
         )
-        self._paths.session(session.key.name).mkdir(mode=0o750, exist_ok=True)
+        directory.mkdir(mode=0o750, exist_ok=True)
         spool.write_json(self._paths.boundary(session.key.name), record, durable=True)
 
+    def _drop(self, directory: Path) -> None:
+        import shutil
+
+        shutil.rmtree(directory, ignore_errors=True)
+
+    # Words from an administrator.
+
     def _status(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
-        sessions = [s for s in self._sessions.values() if peer.uid in (0, os.geteuid(), s.uid)]
+        sessions = [session for session in self._sessions.values() if peer.uid in (0, session.uid)]
         return {
             "version": __version__,
             "uptime_ns": str(time.monotonic_ns() - self._started_ns),
@@ -394,6 +648,7 @@ class Agent:
             "rss_b": str(resident_b()),
             "cpu_ns": str(time.process_time_ns()),
             "sensors": str(len(self._node.sensors)),
+            "policy": (self._policy.refused or "")[:512],
         }
 
     def _reload(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
@@ -408,9 +663,11 @@ class Agent:
 
     # What survives a kill.
 
-    def _read_inbox(self) -> None:
-        """Take the messages that hooks left, in the order in which the hooks ran."""
+    def _read_inbox(self) -> bool:
+        """Take the messages that hooks left, in the order in which the hooks ran; whether there were any."""
+        found = False
         for path in sorted(self._paths.inbox.glob("*.msg")):
+            found = True
             try:
                 message = decode(path.read_bytes())
                 if message.verb == "job-start":
@@ -420,34 +677,94 @@ class Agent:
             except PerunError as error:
                 self._log(f"inbox: {path.name}: {error}")
             path.unlink(missing_ok=True)
+        return found
 
     def _save(self) -> None:
         if self._last is None:
             return
-        state = {
-            "schema": STATE_SCHEMA,
-            "boot_id": self._boot,
-            "mono_ns": self._last.mono_ns,
-            "real_ns": self._last.real_ns,
-            "readings": {
-                one.id: [self._last.readings[one.id].ticks, self._last.readings[one.id].mono_ns]
-                for one in self._sensors
-            },
-            "busy_ns": {str(cpu): busy for cpu, busy in self._last.busy_ns.items()},
-            "uses": {key.name: use.cpu_ns for key, use in self._uses.items()},
-            "ledger": list(self._ledger),
-            "sessions": [session.to_json() for session in [*self._sessions.values(), *self._sealing]],
-            "done": self._done,
-        }
-        try:
-            spool.write_json(self._paths.state, state)
-        except OSError as error:
-            self._log(f"state: {error}")
+        now = state.NodeState(
+            boot_id=self._boot,
+            last=self._last,
+            uses=self._uses,
+            parent_cpu_ns=self._parent_cpu_ns,
+            ledger=self._ledger,
+            sessions=(*self._sessions.values(), *self._sealing),
+            done=self._done,
+            static={},
+        )
+        self._guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._sensors]))
 
     def resume(self) -> None:
         """Continue where the last agent of this node stopped, then take what the hooks left."""
-        self._end_interval()
+        former = state.load(self._paths)
+        if former is not None and all(sensor.id in former.last.readings for sensor in self._sensors):
+            self._take_over(former)
+        else:
+            self._end_interval()
         self._read_inbox()
+
+    def _take_over(self, former: state.NodeState) -> None:
+        same_boot = bool(self._boot) and former.boot_id == self._boot
+        self._done = dict(former.done) if same_boot else dict.fromkeys(former.done, 0)
+        self._ledger = former.ledger
+        for session in former.sessions:
+            if session.end is not None:
+                self._sealing.append(session)
+            elif same_boot:
+                self._sessions[session.key] = session
+                self._resumed.add(session.key)
+            else:
+                session.note("the node was restarted")
+                session.end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
+                session.edges_end = booking.take_edge(former.last.readings, self._sensors)
+                session.agent_cpu_ns = max(0, session.agent_cpu_ns)
+                self._done[session.key.name] = 0
+                self._sealing.append(session)
+        if not same_boot:
+            self._end_interval()
+            return
+        self._last, self._uses, self._parent_cpu_ns = former.last, dict(former.uses), former.parent_cpu_ns
+        self._intervals.begin(former.last.mono_ns, former.last.readings)
+        snapshot = self._end_interval()
+        for session in self._sessions.values():
+            # The counters went on; only who used the CPUs meanwhile is known less well.
+            gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")
+            session.add_gap(gap)
+            session.agent_cpu_ns -= time.process_time_ns()
+            self._resume_trace(session, snapshot)
+            self._resume_ranks(session, snapshot)
+
+    def _resume_trace(self, session: Session, snapshot: Snapshot) -> None:
+        from perun_hpc.agent.trace import Trace
+
+        directory = self._paths.session(session.key.name)
+        period_ns = self._resolution_ns(session)
+        try:
+            held = Trace.resume(directory, period_ns, snapshot.mono_ns, snapshot.real_ns)
+        except (OSError, DataError) as error:
+            session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
+        else:
+            if held is not None:
+                self._traces[session.key] = held
+
+    def _resume_ranks(self, session: Session, snapshot: Snapshot) -> None:
+        for step in session.steps.values():
+            for run in step.ranks.values():
+                if run.end_ns is not None:
+                    continue
+                try:
+                    pidfd = os.pidfd_open(run.pid)
+                except OSError:
+                    self._end_rank(session, step, run, snapshot)
+                else:
+                    self._watch(session, step, run, pidfd)
+
+    def _guard(self, what: str, work: Callable[[], None]) -> None:
+        """Do what the disk may refuse; the loss is logged, the loop goes on."""
+        try:
+            work()
+        except (OSError, PerunError) as error:
+            self._log(f"{what}: {error}")
 
     def _log(self, text: str) -> None:
         print(time.strftime("%FT%T%z"), text, file=sys.stderr, flush=True)

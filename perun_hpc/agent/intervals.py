@@ -97,6 +97,7 @@ class Intervals:
         self._static_uw = dict(static_uw)
         self._opened: dict[str, tuple[int, Reading]] = {}
         self._stretches: list[Stretch] = []
+        self._seen: dict[str, Reading] = {}
 
     def begin(self, mono_ns: int, readings: Mapping[str, Reading]) -> None:
         """Open every window at a first reading."""
@@ -107,6 +108,7 @@ class Intervals:
     def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
         """End a stretch with a reading; returns the windows that it closed."""
         self._stretches.append(stretch)
+        self._seen.clear()
         closed: list[Closed] = []
         windows: dict[int, list[tuple[Domain, int]]] = {}
         waiting: set[str] = set()
@@ -128,6 +130,19 @@ class Intervals:
             closed.extend(self._attribute(t0_ns, stretch.t1_ns, measured))
         self._forget()
         return closed
+
+    def since(self, readings: Mapping[str, Reading]) -> int:
+        """Energy of all leaf domains since the last call, or since the windows were opened, in uJ."""
+        total_uj = 0
+        for domain in self._domains:
+            if domain.kind is DomainKind.METER:
+                continue
+            before = self._seen.get(domain.name, self._opened[domain.name][1])
+            change = difference(domain.sensor, before, readings[domain.sensor.id])
+            if change.ticks is not None:
+                total_uj += domain.sensor.base(change.ticks)
+                self._seen[domain.name] = readings[domain.sensor.id]
+        return total_uj
 
     def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[Domain, int]]) -> list[Closed]:
         inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]

@@ -11,7 +11,7 @@ from pathlib import Path
 from perun_hpc.agent.session import Session
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Reader, host_name
-from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job
+from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 
@@ -45,6 +45,7 @@ class Node:
     readers: list[Reader] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     cgroups: dict[str, JobCgroup] = field(default_factory=dict)
+    parent: JobCgroup | None = None
 
     @classmethod
     def open(cls, root: Path, backends: Iterable[str]) -> Node:
@@ -84,6 +85,12 @@ class Node:
         cpu = group.read()[CPU]
         return JobUse(cpu.ticks, group.peak_memory_b(), group.cpus(), group.suspended(self.root))
 
+    def parent_cpu_ns(self) -> int | None:
+        """CPU time of all jobs, ended ones included; None where the kernel does not keep it."""
+        if self.parent is None:
+            self.parent = find_parent(self.root)
+        return self.parent.read()[CPU].ticks if self.parent else None
+
     def forget(self, session: Session) -> None:
         """Close the job's cgroup."""
         group = self.cgroups.pop(session.key.name, None)
@@ -94,7 +101,7 @@ class Node:
         """Close everything."""
         for reader in self.readers:
             reader.close()
-        for group in self.cgroups.values():
+        for group in (*self.cgroups.values(), *((self.parent,) if self.parent else ())):
             group.close()
 
 

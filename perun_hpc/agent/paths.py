@@ -79,6 +79,10 @@ class AgentPaths:
         """The directory of one session, named `JOB.RESTART`."""
         return self.sessions / safe_name(name, "session")
 
+    def curve(self, name: str) -> Path:
+        """The energy of a session with flagged steps, point by point."""
+        return self.session(name) / "curve.bin"
+
     def boundary(self, name: str) -> Path:
         """The sealed boundary record of one session, waiting to be shipped."""
         return self.session(name) / "boundary.json"

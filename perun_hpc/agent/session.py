@@ -5,6 +5,7 @@ Everything in it is plain data that goes through JSON unchanged, so that the nex
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -160,6 +161,7 @@ class Session:
     suspended: bool = False
     agent_cpu_ns: int = 0
     trace: dict[str, Any] = field(default_factory=dict)
+    monitored: bool = True
 
     @property
     def uid(self) -> int:
@@ -167,9 +169,25 @@ class Session:
         return int(self.job.get("uid", "-1"))
 
     @property
-    def flagged(self) -> bool:
-        """Whether a step of the job was started with the flag."""
-        return bool(self.steps)
+    def energy_uj(self) -> int:
+        """What the job was given so far, all domains."""
+        return sum(account.energy_uj for account in self.domains.values())
+
+    @property
+    def cpus_on_node(self) -> int:
+        """How many CPUs Slurm gave it here (`4`, or `4(x2)` of a job on several nodes); 0 if it did not tell."""
+        words = re.match(r"\d{1,6}", self.job.get("cpus_on_node", ""))
+        return int(words[0]) if words else 0
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether Slurm said that the job holds its nodes alone."""
+        return self.job.get("exclusive", "").lower() in ("1", "yes", "true", "node")
+
+    @property
+    def period_ns(self) -> int:
+        """The storage period of its trace."""
+        return int(self.settings.get("sampling", {}).get("period_ns", 1_000_000_000))
 
     def note(self, why: str) -> None:
         """Say why the record is partial, once."""

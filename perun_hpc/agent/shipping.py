@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from perun_hpc.agent import regions
 from perun_hpc.agent.paths import AgentPaths, safe_name
 from perun_hpc.agent.session import SessionKey
 from perun_hpc.agent.spool import read_json
+from perun_hpc.errors import DataError
 from perun_hpc.store.files import write_new
 
 PATIENCE_NS = 600 * 1_000_000_000
@@ -37,10 +41,12 @@ class Shipper:
         """Something is ready."""
         self.due_ns = mono_ns
 
+    def is_due(self, mono_ns: int) -> bool:
+        """Whether a child should be started now."""
+        return self._pid is None and self.due_ns is not None and mono_ns >= self.due_ns
+
     def start(self, archive: Path, mono_ns: int) -> None:
         """Fork the child, unless one is at work."""
-        if self._pid is not None:
-            return
         self.due_ns = None
         self._started_ns = mono_ns
         pid = os.fork()
@@ -64,6 +70,18 @@ class Shipper:
             wait_ns = BACKOFF_NS[min(self._failures, len(BACKOFF_NS) - 1)]
             self._failures += 1
             self.due_ns = mono_ns + wait_ns
+
+
+def _ship_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
+    """Put the trace into the job's store; one that cannot go is named in the record, which is the evidence."""
+    from perun_hpc.config import hostlist
+    from perun_hpc.store import ship as shards
+
+    try:
+        job_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        shards.ship(directory, job_dir, list(hostlist.expand(record["nodelist"])))
+    except (DataError, ValueError) as error:
+        record["trace"] = {**record["trace"], "stored": False, "why": str(error)}
 
 
 def _child(paths: AgentPaths, archive: Path) -> None:
@@ -101,11 +119,16 @@ def ship(directory: Path, archive: Path) -> None:
     if record is None:
         return
     key = SessionKey.parse(directory.name)
-    cluster = safe_name(record["cluster"] or "cluster", "cluster")
-    target = archive / cluster / "incoming" / key.name / f"{safe_name(record['node'], 'node')}.json"
+    cluster = archive / safe_name(record["cluster"] or "cluster", "cluster")
+    target = cluster / "incoming" / key.name / f"{safe_name(record['node'], 'node')}.json"
     if not (record["start"]["from"] == "epilog" and target.exists()):
+        if record["trace"]["stored"]:
+            _ship_trace(directory, cluster / "jobs" / key.name, record)
+        record["regions"], problems = regions.of_session(directory, record)
+        if problems:
+            record["notes"] = problems[:20]
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_new(target, (directory / "boundary.json").read_bytes())
+        write_new(target, json.dumps(record, separators=(",", ":")).encode())
     import shutil
 
     shutil.rmtree(directory)

@@ -1,0 +1,92 @@
+"""What survives the agent: one file with the last readings and every session, replaced whole at each interval.
+
+The node ledger's length stands in it, so that lines of an interval that the file does not know are cut off again: after
+a `kill -9` no interval counts twice, in no session and in no ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perun_hpc.agent import spool
+from perun_hpc.agent.node import JobUse, Snapshot
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.session import Session, SessionKey
+from perun_hpc.data_model.sensor import Reading
+from perun_hpc.errors import DataError
+
+SCHEMA = "perun.node-state/1"
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """The state as it was saved last.
+
+    `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
+    (monotonic), `ledger` the day and length of the node ledger.
+    """
+
+    boot_id: str
+    last: Snapshot
+    uses: Mapping[SessionKey, JobUse]
+    parent_cpu_ns: int | None
+    ledger: tuple[str, int]
+    sessions: tuple[Session, ...]
+    done: Mapping[str, int]
+    static: Mapping[str, Any]
+
+
+def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
+    """Replace the state file; OSError where the disk does not take it."""
+    last = state.last
+    spool.write_json(
+        paths.state,
+        {
+            "schema": SCHEMA,
+            "boot_id": state.boot_id,
+            "mono_ns": last.mono_ns,
+            "real_ns": last.real_ns,
+            "readings": {one: [last.readings[one].ticks, last.readings[one].mono_ns] for one in counters},
+            "busy_ns": {str(cpu): busy for cpu, busy in last.busy_ns.items()},
+            "uses": {key.name: use.cpu_ns for key, use in state.uses.items()},
+            "parent_cpu_ns": state.parent_cpu_ns,
+            "ledger": list(state.ledger),
+            "sessions": [session.to_json() for session in state.sessions],
+            "done": dict(state.done),
+            "static": dict(state.static),
+        },
+    )
+
+
+def load(paths: AgentPaths) -> NodeState | None:
+    """The state of the last agent, its ledger cut to what the state knows; None without a usable one."""
+    data = spool.read_json(paths.state)
+    if data is None:
+        return None
+    try:
+        if data["schema"] != SCHEMA:
+            raise DataError(f"{paths.state}: written by another version of perun")
+        day, length = data["ledger"]
+        state = NodeState(
+            boot_id=data["boot_id"],
+            last=Snapshot(
+                data["mono_ns"],
+                data["real_ns"],
+                {one: Reading(ticks, mono_ns) for one, (ticks, mono_ns) in data["readings"].items()},
+                {int(cpu): busy for cpu, busy in data["busy_ns"].items()},
+            ),
+            uses={SessionKey.parse(name): JobUse(cpu_ns) for name, cpu_ns in data["uses"].items()},
+            parent_cpu_ns=data["parent_cpu_ns"],
+            ledger=(day, length),
+            sessions=tuple(Session.from_json(session) for session in data["sessions"]),
+            done=data["done"],
+            static=data["static"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, DataError):
+        paths.state.replace(paths.state.with_name("state.json.damaged"))
+        return None
+    if day:
+        spool.cut(paths.ledger(day), length)
+    return state

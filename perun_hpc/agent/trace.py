@@ -1,0 +1,116 @@
+"""The trace of a session: rows of all sensors at the job's storage period, kept only where the job deserves one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perun_hpc.agent.session import Session
+from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
+from perun_hpc.sampling.schedule import Schedule, Tick
+
+if TYPE_CHECKING:
+    from perun_hpc.store.node_store import NodeStore
+
+
+class Trace:
+    """One open trace: its schedule on the grid and its store in the session's directory."""
+
+    def __init__(self, store: NodeStore, period_ns: int, mono_ns: int, real_ns: int) -> None:
+        self._store = store
+        self.period_ns = period_ns
+        self.schedule = Schedule.starting(period_ns, mono_ns, real_ns)
+        self.late = 0
+        self.skipped = 0
+        self.lost: str | None = None
+        self._names = tuple(sensor.id for sensor in store.sensors)
+
+    @classmethod
+    def begin(
+        cls,
+        session: Session,
+        directory: Path,
+        sensors: Sequence[Sensor],
+        node: str,
+        period_ns: int,
+        mono_ns: int,
+        real_ns: int,
+    ) -> Trace:
+        """Open a new trace in the session's directory; OSError where the disk does not take it."""
+        from perun_hpc.store.node_store import NodeStore
+
+        store = NodeStore.open(
+            directory,
+            cluster=session.job.get("cluster", ""),
+            job_id=str(session.key.job_id),
+            restart_count=session.key.restart_count,
+            node=node,
+            sensors=sensors,
+            period_ns=period_ns,
+            start_ns=session.start.real_ns,
+            simulated=any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
+        )
+        return cls(store, period_ns, mono_ns, real_ns)
+
+    @classmethod
+    def resume(cls, directory: Path, period_ns: int, mono_ns: int, real_ns: int) -> Trace | None:
+        """Take over what the last agent left in the session's directory."""
+        from perun_hpc.store.node_store import NodeStore
+
+        stores = NodeStore.recover(directory)
+        return cls(stores[-1], period_ns, mono_ns, real_ns) if stores else None
+
+    def take(self, mono_ns: int, real_ns: int) -> Tick | None:
+        """The tick that is due, if one is."""
+        self.schedule = self.schedule.observe(mono_ns, real_ns)
+        tick, self.schedule = self.schedule.take(mono_ns)
+        if tick is not None:
+            self.skipped += tick.skipped
+            self.late += tick.late_ns > self.period_ns // 10
+        return tick
+
+    def add(self, tick: Tick, readings: Mapping[str, Reading]) -> None:
+        """Store one row."""
+        values = [readings[name].ticks if name in readings else None for name in self._names]
+        self._store.append(tick.index, values, tick.late_ns // 1000)
+        self.lost = self._store.problem or self.lost
+
+    def pause(self) -> None:
+        """Let go of the store without ending it: the next agent continues."""
+        self._store.flush()
+        self._store.close()
+
+    def seal(self) -> dict[str, Any]:
+        """End the trace and say what it holds; OSError where the disk does not take it."""
+        sealed = self._store.seal("partial" if self.lost else "complete", self.lost or "")
+        return {
+            "stored": sealed.rows > 0,
+            "state": sealed.state,
+            "why": sealed.why or None,
+            "period_ns": sealed.period_ns,
+            "rows": sealed.rows,
+            "bytes": sealed.bytes,
+            "late": self.late,
+            "skipped": self.skipped,
+            "clock_step_ns": self.schedule.step_ns,
+        }
+
+    def discard(self, directory: Path) -> None:
+        """Forget the trace."""
+        self._store.close()
+        shutil.rmtree(directory / "tracks", ignore_errors=True)
+
+
+def wanted(settings: Mapping[str, Any], flagged: bool, duration_ns: int) -> bool:
+    """Whether a job of that length leaves a trace."""
+    rule = settings["store"]["trace"]
+    if rule == "none":
+        return False
+    return flagged or (rule == "all" and duration_ns >= settings["store"]["trace_min_duration_ns"])
+
+
+def may_be_wanted(settings: Mapping[str, Any]) -> bool:
+    """Whether rows must be written from the start, since the job's length is not known yet."""
+    return bool(settings["store"]["trace"] == "all")

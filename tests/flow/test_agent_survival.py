@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .agent_node import FakeNode, until
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[FakeNode]:
+    fake = FakeNode(tmp_path)
+    yield fake
+    fake.stop()
+
+
+def package_total(node: FakeNode) -> int:
+    lines = [line for line in node.ledger() if line["domain"] == "package-0"]
+    assert all(sum(line["shares"].values()) == line["total_uj"] for line in lines)
+    return sum(line["total_uj"] for line in lines)
+
+
+def test_a_killed_agent_is_continued_by_the_next(node: FakeNode) -> None:
+    node.start()
+    first = node.counters["intel-rapl:0"]
+    node.begin(1, exclusive="1")
+    node.serve(1_000_000)
+    until((node.spool / "node" / "state.json").exists, "the state was saved")
+    node.kill()
+    node.serve(2_000_000)
+    node.start()
+    assert node.ask("status").fields["sessions"] == "1.0"
+    node.serve(4_000_000)
+    node.end(1)
+    record = node.record(1)
+    assert record["state"] == "closed"
+    assert record["domains"]["package-0"]["energy_uj"] == 7_000_000
+    edges = record["edges"]["powercap:package-0:energy"]
+    assert edges["end"]["ticks"] - edges["start"]["ticks"] == 7_000_000
+    assert [gap["why"] for gap in record["gaps"]] == ["the agent was restarted"]
+    node.stop()
+    assert package_total(node) == node.counters["intel-rapl:0"] - first
+
+
+def test_a_job_that_ended_while_no_agent_ran_is_closed_from_the_inbox(node: FakeNode) -> None:
+    node.start()
+    node.begin(1, exclusive="1")
+    until((node.spool / "node" / "state.json").exists, "the state was saved")
+    node.kill()
+    node.serve(2_000_000)
+    node.leave("job-end", 1)
+    node.serve(500_000)
+    node.start()
+    record = node.record(1)
+    assert record["end"]["from"] == "inbox"
+    assert record["end"]["late_ns"] > 0
+    assert record["domains"]["package-0"]["node_uj"] == 2_500_000
+
+
+def test_a_job_that_started_while_no_agent_ran_is_taken_from_the_inbox(node: FakeNode) -> None:
+    node.leave("job-start", 3)
+    node.serve(1_000_000)
+    served = node.counters["intel-rapl:0"]
+    node.start()
+    until(lambda: node.ask("status").fields["sessions"] == "3.0", "the job is known")
+    node.serve(250_000)
+    node.end(3)
+    record = node.record(3)
+    assert record["start"]["from"] == "inbox"
+    assert record["edges"]["powercap:package-0:energy"]["start"]["ticks"] == served
+    assert record["domains"]["package-0"]["node_uj"] == 250_000
+    assert list((node.run_dir / "inbox").iterdir()) == []
+
+
+def test_after_a_reboot_the_job_is_partial_and_its_late_epilog_changes_nothing(node: FakeNode) -> None:
+    node.start()
+    node.begin(1, exclusive="1")
+    node.serve(1_000_000)
+    node.ask("job-start", **node.job(2))
+    until((node.spool / "node" / "state.json").exists, "the state was saved")
+    node.stop()
+    node.set_boot("99999999-2222-3333-4444-555555555555")
+    node.serve(5_000_000)
+    node.start()
+    record = node.record(1)
+    assert record["state"] == "partial"
+    assert "the node was restarted" in record["why"]
+    assert record["domains"]["package-0"]["node_uj"] == 1_000_000
+    node.end(1)
+    assert node.record(1) == record
+
+
+def test_an_absent_agent_without_jobs_is_bridged_as_idle(node: FakeNode) -> None:
+    node.start()
+    first = node.counters["intel-rapl:0"]
+    node.stop()
+    node.serve(3_000_000)
+    node.start()
+    node.stop()
+    lines = [line for line in node.ledger() if line["total_uj"] == 3_000_000]
+    assert [line["shares"] for line in lines] == [{"idle": 3_000_000}]
+    assert package_total(node) == node.counters["intel-rapl:0"] - first
+
+
+def test_a_stopped_agent_catches_up(node: FakeNode) -> None:
+    agent = node.start()
+    node.begin(1, exclusive="1")
+    os.kill(agent.pid, signal.SIGSTOP)
+    node.serve(1_000_000)
+    node.leave("job-end", 1)
+    os.kill(agent.pid, signal.SIGCONT)
+    record = node.record(1)
+    assert record["domains"]["package-0"]["node_uj"] == 1_000_000
+
+
+def test_an_archive_that_cannot_be_written_holds_the_records_back(node: FakeNode) -> None:
+    node.archive.rmdir()
+    node.archive.write_text("not a directory")
+    node.start()
+    node.begin(1)
+    node.serve(1_000)
+    node.end(1)
+    sealed = node.spool / "sessions" / "1.0" / "boundary.json"
+    until(sealed.exists, "the record waits in the spool")
+    node.begin(2)
+    node.archive.unlink()
+    node.archive.mkdir()
+    node.end(2)
+    assert node.record(1)["domains"]["package-0"]["node_uj"] == 1_000
+    node.record(2)
+    until(lambda: not sealed.parent.exists(), "the spool is clean again")
+
+
+def test_a_broken_policy_leaves_the_last_good_one_in_force(node: FakeNode) -> None:
+    node.start()
+    node.begin(1)
+    until((node.spool / "policy.json").exists, "the policy was compiled")
+    node.policy.write_text("this: is: no policy [")
+    node.begin(2)
+    node.end(1)
+    node.end(2)
+    assert node.record(1)["policy_hash"] == node.record(2)["policy_hash"] != ""
+    until(lambda: node.ask("status").fields["policy"] != "", "the mistake is shown")
+
+
+def test_a_policy_that_measures_nothing_leaves_no_record(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path, policy="monitor:\n  jobs: none\n")
+    node.start()
+    try:
+        node.begin(1)
+        node.end(1)
+        until(lambda: not (node.spool / "sessions" / "1.0").exists(), "the session is dropped")
+        assert not node.boundary_path(1).exists()
+    finally:
+        node.stop()
