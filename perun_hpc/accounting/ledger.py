@@ -38,6 +38,10 @@ _UPSERT_DAY = (
 _ZERO: Vector = (0,) * len(MEASURES)
 
 
+Key = tuple[str, str, str]
+"""Node, day, domain."""
+
+
 @dataclass(frozen=True)
 class Put:
     """What became of a record: as stored (revision, Slurm's data of earlier times), and whether anything changed."""
@@ -193,6 +197,33 @@ class Ledger:
                     text("UPDATE slurmdbd_queue SET due_s = :d, tries = tries + 1 WHERE job = :j"),
                     {"d": now + seconds, "j": job},
                 )
+
+    def shares_between(self, cluster: str, since_day: str, until_day: str) -> dict[tuple[Key, tuple[int, int]], int]:
+        """Return (node, day, domain), (job id, restart count) -> energy in uJ of the days [since, until]."""
+        share, job = self.tables.job_share.c, self.tables.job.c
+        query = (
+            select(share.node, share.day, share.domain, job.job_id, job.restart_count, share.energy_uj)
+            .join_from(self.tables.job_share, self.tables.job, share.job == job.id)
+            .where(job.cluster == cluster, share.day >= since_day, share.day <= until_day)
+        )
+        found: dict[tuple[Key, tuple[int, int]], int] = {}
+        with self.read() as connection:
+            for row in connection.execute(query):
+                at = ((row.node, row.day, row.domain), (row.job_id, row.restart_count))
+                found[at] = found.get(at, 0) + row.energy_uj
+        return found
+
+    def runs_between(self, cluster: str, since_s: int, until_s: int) -> dict[int, list[tuple[int, int]]]:
+        """Return job id -> start and end of the runs that ended in [since, until]."""
+        job = self.tables.job.c
+        query = select(job.job_id, job.start_s, job.end_s).where(
+            job.cluster == cluster, job.end_s >= since_s, job.end_s <= until_s
+        )
+        found: dict[int, list[tuple[int, int]]] = {}
+        with self.read() as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.job_id, []).append((row.start_s, row.end_s))
+        return found
 
     def without_state(self, cluster: str, limit: int) -> list[int]:
         """Return the newest rows that Slurm's accounting has not completed yet."""

@@ -1,0 +1,252 @@
+"""Proving that the ledger closes: what the nodes' counters counted is what jobs, idle and system were given.
+
+Bookkeeping, not accuracy: a ledger that closes to the microjoule may still rest on a counter that is 2 % off.
+Four comparisons, each between two things that were written independently of each other:
+
+1. node ledger, line by line: the shares of an interval sum to the counter's difference;
+2. node ledger and records: what a node gave to a job is what the job's record holds, per domain and day, both ways;
+3. raw edge readings in the boundary records: the ticks between a job's edges are the node ledger's total between them;
+4. sacct and records: every job that ran has one record, and no record is of a job unknown to sacct.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.accounting.archive import BOUNDARIES, Archive
+from perun_hpc.accounting.ledger import Key
+from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob
+from perun_hpc.errors import DataError
+
+OTHERS = ("idle", "system", "unknown", "unobserved")
+SLACK_S = 30
+"""Slurm's clock and the nodes' differ a little, and Slurm's times are whole seconds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not close: where, what, and by how much (uJ) where that can be said."""
+
+    where: str
+    what: str
+    off_uj: int | None = None
+
+
+@dataclass
+class Account:
+    """One node's domain on one day: what the counter counted and who got it."""
+
+    total_uj: int = 0
+    jobs_uj: int = 0
+    others_uj: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OTHERS, 0))
+    gap_ns: int = 0
+    windows: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """One closed interval of one domain, on the clock of that boot."""
+
+    t0_ns: int
+    t1_ns: int
+    total_uj: int | None
+
+
+@dataclass(frozen=True)
+class NodeBooks:
+    """What the node ledgers say: accounts per node, day and domain, what each job got, and the windows by their start."""
+
+    accounts: Mapping[Key, Account]
+    given: Mapping[tuple[Key, tuple[int, int]], int]
+    windows: Mapping[tuple[str, str], Mapping[int, Window]]
+    findings: Sequence[Finding]
+
+
+def read_books(files: Iterable[Path]) -> NodeBooks:
+    """Read node ledger files (`nodes/NODE/DAY.jsonl`) and check every line; a torn last line is a finding."""
+    accounts: dict[Key, Account] = {}
+    given: dict[tuple[Key, tuple[int, int]], int] = {}
+    windows: dict[tuple[str, str], dict[int, Window]] = {}
+    findings: list[Finding] = []
+    for path in sorted(files):
+        node, day = path.parent.name, path.stem
+        for number, line in _lines(path, findings):
+            where = f"{node} {day} {line['domain']}"
+            key = (node, day, str(line["domain"]))
+            account = accounts.setdefault(key, Account())
+            window = Window(int(line["t0_ns"]), int(line["t1_ns"]), line["total_uj"])
+            windows.setdefault((node, key[2]), {})[window.t0_ns] = window
+            account.windows += 1
+            if window.total_uj is None:
+                account.gap_ns += window.t1_ns - window.t0_ns
+                continue
+            account.total_uj += window.total_uj
+            off_uj = window.total_uj - sum(line["shares"].values())
+            if off_uj:
+                findings.append(Finding(where, f"line {number}: shares do not sum to the counter's difference", off_uj))
+            for party, energy_uj in line["shares"].items():
+                job = _job(party)
+                if job is not None:
+                    account.jobs_uj += energy_uj
+                    given[key, job] = given.get((key, job), 0) + energy_uj
+                else:
+                    account.others_uj[party if party in OTHERS else "unknown"] += energy_uj
+    return NodeBooks(accounts, given, windows, findings)
+
+
+def compare_shares(
+    books: NodeBooks, held: Mapping[tuple[Key, tuple[int, int]], int], open_jobs: set[tuple[int, int]]
+) -> list[Finding]:
+    """Compare what nodes gave to jobs with what the records hold; jobs of `open_jobs` have not ended yet.
+
+    Only nodes and days with a node ledger are compared, so that records of a time before it are no finding.
+    """
+    covered = {(node, day) for node, day, _ in books.accounts}
+    findings = []
+    for at in sorted({*books.given, *held}):
+        (node, day, domain), job = at
+        if (node, day) not in covered or job in open_jobs:
+            continue
+        off_uj = books.given.get(at, 0) - held.get(at, 0)
+        if off_uj:
+            whose = f"job {job[0]}.{job[1]}"
+            what = f"{whose} has no record" if at not in held else f"{whose}: node ledger and record differ"
+            findings.append(Finding(f"{node} {day} {domain}", what, off_uj))
+    return findings
+
+
+def compare_edges(books: NodeBooks, boundaries: Iterable[Mapping[str, Any]]) -> tuple[int, list[Finding]]:
+    """Compare raw edge readings with the node ledger's windows between them; returns how many were compared.
+
+    Each window is rounded down to whole microjoules once, so a counter in other units may differ by one per window.
+    """
+    compared, findings = 0, []
+    for record in boundaries:
+        for sensor in record.get("sensors", ()):
+            if sensor.get("quantity") != "energy" or sensor.get("kind") != "counter":
+                continue
+            edges = record["edges"].get(sensor["id"]) or {}
+            start, end = edges.get("start"), edges.get("end")
+            if not start or not end or start["ticks"] is None or end["ticks"] is None:
+                continue
+            inside = _between(books, record["node"], sensor["domain"], start["mono_ns"], end["mono_ns"])
+            if not inside or any(w.total_uj is None for w in inside):
+                continue
+            compared += 1
+            off_uj = _ticks_uj(sensor, start["ticks"], end["ticks"]) - sum(w.total_uj or 0 for w in inside)
+            if sensor.get("wrap_range"):
+                whole_uj = sensor["wrap_range"] * sensor["scale_num"] // sensor["scale_den"]
+                off_uj = (off_uj + whole_uj // 2) % whole_uj - whole_uj // 2
+            slack = 0 if sensor["scale_den"] == 1 else len(inside) + 1
+            if abs(off_uj) > slack:
+                where = f"{record['node']} {sensor['domain']}"
+                what = (
+                    f"job {record['job_id']}.{record['restart_count']}: ticks between its edges and node ledger differ"
+                )
+                findings.append(Finding(where, what, off_uj))
+    return compared, findings
+
+
+def compare_sacct(jobs: Iterable[SlurmJob], held: Mapping[int, Sequence[tuple[int, int]]]) -> list[Finding]:
+    """Compare the jobs that sacct knows with the stored runs (job id -> start and end in epoch seconds)."""
+    findings = []
+    known: dict[int, list[SlurmJob]] = {}
+    for job in jobs:
+        known.setdefault(job.job_id, []).append(job)
+        if job.start_s is None or job.end_s is None or job.state not in FINAL_STATES or not job.nodelist:
+            continue
+        runs = [r for r in held.get(job.job_id, ()) if r[0] - SLACK_S <= job.end_s and job.start_s - SLACK_S <= r[1]]
+        if len(runs) != 1:
+            found = "no record" if not runs else f"{len(runs)} records"
+            findings.append(Finding(f"job {job.shown_id}", f"ran by sacct, but has {found}"))
+    for job_id in sorted(held):
+        if job_id not in known:
+            findings.append(Finding(f"job {job_id}", "has a record, but sacct does not know it"))
+    return findings
+
+
+def compare_meter(counted_uj: int, metered_uj: int, tolerance: float) -> list[Finding]:
+    """Compare all nodes' energy with a facility meter's; more than the meter saw, or too little of it, is a finding."""
+    if metered_uj <= 0:
+        return [Finding("facility meter", "it counted nothing in this time")]
+    part = counted_uj / metered_uj
+    if 1 - tolerance <= part <= 1 + tolerance:
+        return []
+    return [Finding("facility meter", f"the nodes' sum is {100 * part:.1f} % of it", counted_uj - metered_uj)]
+
+
+def read_meter(path: Path, since_s: int, until_s: int) -> int:
+    """Return what a facility meter counted, in uJ, from CSV with the columns `time` (epoch seconds) and `kwh`.
+
+    The column is a counter; the readings next to the two times count, at most an hour away from them.
+    """
+    import csv
+
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = sorted((float(row["time"]), float(row["kwh"])) for row in csv.DictReader(file))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: no meter readings ({error}): columns time (epoch seconds) and kwh are needed"
+        ) from error
+    if len(rows) < 2:
+        raise DataError(f"{path}: fewer than two meter readings: nothing to compare")
+    first = min(rows, key=lambda r: abs(r[0] - since_s))
+    last = min(rows, key=lambda r: abs(r[0] - until_s))
+    if abs(first[0] - since_s) > 3600 or abs(last[0] - until_s) > 3600:
+        raise DataError(f"{path}: no reading within an hour of the times asked for: choose others")
+    return round((last[1] - first[1]) * 3.6e12)
+
+
+def boundary_files(archive: Archive, since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:
+    """Every collected boundary record of a run that ended in [since, until], as JSON types.
+
+    What cannot be read is skipped: the collector named it in the job's record.
+    """
+    for path in sorted(archive.base.glob(f"jobs/*/{BOUNDARIES}/*.json")):
+        try:
+            record = json.loads(path.read_bytes())
+            if since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s:
+                yield record
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: int) -> list[Window]:
+    """Return the windows that tile [start, end] without a hole; none where they do not."""
+    windows = books.windows.get((node, domain), {})
+    inside = []
+    while start_ns < end_ns and start_ns in windows:
+        inside.append(windows[start_ns])
+        start_ns = windows[start_ns].t1_ns
+    return inside if start_ns == end_ns else []
+
+
+def _lines(path: Path, findings: list[Finding]) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = json.loads(raw)
+                if not isinstance(line["shares"], dict) or not {"domain", "t0_ns", "t1_ns", "total_uj"} <= line.keys():
+                    raise ValueError("fields are missing")
+            except (ValueError, KeyError, TypeError):
+                findings.append(Finding(f"{path.parent.name} {path.stem}", f"line {number} cannot be read"))
+                continue
+            yield number, line
+
+
+def _job(party: str) -> tuple[int, int] | None:
+    head, _, rest = party.partition(":")
+    job, _, restart = rest.partition(".")
+    return (int(job), int(restart or 0)) if head == "job" and job.isdigit() else None
+
+
+def _ticks_uj(sensor: Mapping[str, Any], start: int, end: int) -> int:
+    ticks = end - start
+    if sensor.get("wrap_range"):
+        ticks %= sensor["wrap_range"]
+    return int(ticks * sensor["scale_num"] // sensor["scale_den"])

@@ -1,0 +1,105 @@
+"""`perun audit`: proves that the ledger closes, or says where it does not and exits non-zero."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from perun_hpc.accounting import audit
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, query_window
+from perun_hpc.accounting.times import parse_time
+from perun_hpc.cli.report import places
+from perun_hpc.errors import UnavailableError
+from perun_hpc.report.audit import accounts_table, findings_list
+from perun_hpc.report.screen import style_for
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("-S", "--since", metavar="TIME", default="midnight", help="first day (default: today)")
+    parser.add_argument("-E", "--until", metavar="TIME", default="now", help="last day (default: today)")
+    parser.add_argument("--domains", action="store_true", help="a line per node and domain")
+    parser.add_argument("--meter", type=Path, metavar="CSV", help="a facility meter's readings: columns time, kwh")
+    parser.add_argument("--meter-tolerance", type=float, default=0.1, metavar="X", help="relative (default 0.1)")
+    parser.add_argument("--no-slurm", action="store_true", help="leave sacct out")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
+    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Audit; 1 where something does not close."""
+    now = datetime.now()
+    since, until = parse_time(args.since, now), parse_time(args.until, now)
+    where = places(args)
+    ledger = open_ledger(where.ledger or "")
+    try:
+        return _audit(args, where.archive, ledger, since, until)
+    finally:
+        ledger.close()
+
+
+def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: datetime, until: datetime) -> int:
+    first, last = since.strftime("%Y-%m-%d"), until.strftime("%Y-%m-%d")
+    begin = datetime.fromisoformat(first)
+    since_s = int(begin.timestamp())
+    until_s = min(int((datetime.fromisoformat(last) + timedelta(days=1)).timestamp()), int(datetime.now().timestamp()))
+    books = audit.read_books(p for p in archive.node_ledgers() if first <= p.stem <= last)
+    findings = list(books.findings)
+    if not books.accounts:
+        findings.append(audit.Finding("node ledgers", "none for these days: energies were not compared"))
+    jobs = [] if args.no_slurm else _sacct(args.cluster, since_s, until_s)
+    waiting = {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
+    live = {(j.job_id, j.run) for j in jobs if j.state not in FINAL_STATES}
+    findings += audit.compare_shares(books, ledger.shares_between(archive.cluster, first, last), waiting | live)
+    compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))
+    findings += wrong
+    if not args.no_slurm:
+        ended = [j for j in jobs if j.end_s is not None and (j.job_id, j.run) not in waiting]
+        held = ledger.runs_between(archive.cluster, since_s, until_s)
+        findings += audit.compare_sacct(ended, held)
+    if args.meter is not None:
+        counted_uj = sum(a.total_uj for a in books.accounts.values())
+        findings += audit.compare_meter(
+            counted_uj, audit.read_meter(args.meter, since_s, until_s), args.meter_tolerance
+        )
+    if args.json:
+        accounts = [{"node": n, "day": d, "domain": m, **asdict(a)} for (n, d, m), a in sorted(books.accounts.items())]
+        print(json.dumps({"accounts": accounts, "findings": [asdict(f) for f in findings]}, indent=1))
+        return 1 if findings else 0
+    style = style_for(sys.stdout)
+    if books.accounts:
+        print("\n".join(accounts_table(books.accounts, style, args.domains)), end="\n\n")
+    print(_summary(archive, books, compared, len(jobs), bool(args.no_slurm)))
+    if findings:
+        print("\n".join(findings_list(findings, style)))
+        return 1
+    print("Everything closes, to the microjoule. That is bookkeeping: the sensors' own errors stand in each report.")
+    return 0
+
+
+def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:
+    try:
+        return query_window(since_s, until_s, ("--allusers",), cluster)
+    except UnavailableError as error:
+        raise UnavailableError(f"{error} (or leave sacct out with --no-slurm)") from error
+
+
+def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int, no_slurm: bool) -> str:
+    nodes = len({node for node, _, _ in books.accounts})
+    windows = sum(a.windows for a in books.accounts.values())
+    gap_s = sum(a.gap_ns for a in books.accounts.values()) / 1e9
+    lines = [
+        f"Cluster {archive.cluster}: {windows} intervals of {nodes} nodes, {compared} counters between jobs' edges"
+    ]
+    lines.append("sacct was left out" if no_slurm else f"{jobs} jobs that sacct knows")
+    if gap_s:
+        lines.append(f"{gap_s:.0f} s of gaps in which nothing could be counted")
+    return "; ".join(lines) + "."

@@ -1,0 +1,49 @@
+"""The audit's page: what was counted and who got it, per day; then what does not close, where and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perun_hpc.accounting.audit import OTHERS, Account, Finding
+from perun_hpc.accounting.ledger import Key
+from perun_hpc.report import quantities as q
+from perun_hpc.report.screen import Style, table, wrapped
+
+MOST = 40
+
+
+def accounts_table(accounts: Mapping[Key, Account], style: Style, per_domain: bool) -> list[str]:
+    """Return a table per day, or per node, day and domain."""
+    rows: dict[tuple[str, ...], Account] = {}
+    for (node, day, domain), account in sorted(accounts.items()):
+        at = (day, node, domain) if per_domain else (day,)
+        rows[at] = _sum(rows.get(at, Account()), account)
+    head = ("day", "node", "domain")[: 3 if per_domain else 1]
+    names = ("counted", "jobs", *OTHERS)
+    cells = [
+        [*at, q.energy(a.total_uj), q.energy(a.jobs_uj), *(q.energy(a.others_uj[name]) for name in OTHERS)]
+        for at, a in rows.items()
+    ]
+    lines = table(cells, [*head, *names], [False] * len(head) + [True] * len(names), style, widest=14)
+    return [style.bold(lines[0]), *lines[1:]]
+
+
+def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
+    """Return one entry per finding, the first `MOST` of them."""
+    lines = []
+    for f in findings[:MOST]:
+        off = "" if f.off_uj is None else f" (off by {f.off_uj:+d} uJ)"
+        lines += wrapped(f"{f.where}: {f.what}{off}", 4, "  - ")
+    if len(findings) > MOST:
+        lines.append(f"  and {len(findings) - MOST} more: perun audit --json")
+    return [style.warn("Does not close"), *lines]
+
+
+def _sum(a: Account, b: Account) -> Account:
+    return Account(
+        total_uj=a.total_uj + b.total_uj,
+        jobs_uj=a.jobs_uj + b.jobs_uj,
+        others_uj={name: a.others_uj[name] + b.others_uj[name] for name in OTHERS},
+        gap_ns=a.gap_ns + b.gap_ns,
+        windows=a.windows + b.windows,
+    )

@@ -1,0 +1,122 @@
+"""The audit: a ledger that closes, and one small wrong of every kind that it must find."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.accounting.audit import (
+    compare_edges,
+    compare_meter,
+    compare_sacct,
+    compare_shares,
+    read_books,
+    read_meter,
+)
+from perun_hpc.errors import DataError
+from tests.accounting_data import DAY, START_S, slurm_job
+
+JOB = (4711, 0)
+AT = ("n1", DAY, "package-0")
+
+
+def books_of(tmp_path: Path, *lines: dict[str, Any] | str) -> Any:
+    path = tmp_path / "n1" / f"{DAY}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return read_books([path])
+
+
+def window(t0: int, t1: int, total: int | None, **shares: int) -> dict[str, Any]:
+    named = {k.replace("job", "job:4711.0"): v for k, v in shares.items()}
+    return {"t0_ns": t0, "t1_ns": t1, "domain": "package-0", "total_uj": total, "shares": named, "method": "cores"}
+
+
+def record(end_ticks: int, **sensor: Any) -> dict[str, Any]:
+    described = {"id": "x", "domain": "package-0", "kind": "counter", "quantity": "energy", "scale_num": 1,
+                 "scale_den": 1, "wrap_range": 1000, **sensor}  # fmt: skip
+    return {
+        "node": "n1", "job_id": 4711, "restart_count": 0, "sensors": [described],
+        "edges": {"x": {"start": {"ticks": 950, "mono_ns": 0}, "end": {"ticks": end_ticks, "mono_ns": 20}}},
+    }  # fmt: skip
+
+
+def test_what_closes(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, 60, job=40, idle=20), window(10, 20, 41, job=31, system=10))
+    assert books.findings == []
+    account = books.accounts[AT]
+    assert (account.total_uj, account.jobs_uj, account.others_uj["idle"], account.others_uj["system"]) == (
+        101,
+        71,
+        20,
+        10,
+    )
+    assert compare_shares(books, {(AT, JOB): 71}, set()) == []
+    assert compare_edges(books, [record(51)]) == (1, [])
+
+
+def test_shares_that_do_not_sum(tmp_path: Path) -> None:
+    (finding,) = books_of(tmp_path, window(0, 10, 60, job=40, idle=19)).findings
+    assert finding.off_uj == 1
+
+
+def test_one_microjoule_between_node_and_record(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, 60, job=40, idle=20))
+    (finding,) = compare_shares(books, {(AT, JOB): 41}, set())
+    assert (finding.off_uj, finding.where) == (-1, f"n1 {DAY} package-0")
+
+
+def test_a_job_without_a_record_unless_it_has_not_ended(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, 60, job=40, idle=20))
+    assert [f.what for f in compare_shares(books, {}, set())] == ["job 4711.0 has no record"]
+    assert compare_shares(books, {}, {JOB}) == []
+
+
+def test_a_record_of_energy_that_no_node_gave(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, 60, idle=60))
+    (finding,) = compare_shares(books, {(AT, (9, 0)): 5}, set())
+    assert finding.off_uj == -5
+    assert compare_shares(books, {(("n1", "2020-01-01", "package-0"), (9, 0)): 5}, set()) == []
+
+
+def test_a_tick_between_edges_and_node_ledger(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, 60, job=60), window(10, 20, 41, job=41))
+    assert compare_edges(books, [record(52)])[1][0].off_uj == 1
+    assert compare_edges(books, [record(52, scale_num=1, scale_den=1, wrap_range=None)])[1] != []
+
+
+def test_edges_that_a_gap_lies_between_are_not_compared(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, None), window(10, 20, 41, job=41))
+    assert compare_edges(books, [record(52)]) == (0, [])
+
+
+def test_a_torn_line_is_named(tmp_path: Path) -> None:
+    books = books_of(tmp_path, window(0, 10, 60, idle=60), '{"t0_ns": 1, "t1')
+    assert [f.what for f in books.findings] == ["line 2 cannot be read"]
+
+
+def test_sacct_and_records() -> None:
+    run = {4711: [(START_S, START_S + 100)]}
+    assert compare_sacct([slurm_job()], run) == []
+    assert compare_sacct([slurm_job(state="RUNNING", end_s=None)], run) == []
+    assert [f.what for f in compare_sacct([slurm_job()], {})] == ["ran by sacct, but has no record"]
+    assert [f.what for f in compare_sacct([slurm_job()], {4711: run[4711] * 2})] == ["ran by sacct, but has 2 records"]
+    assert [f.what for f in compare_sacct([], run)] == ["has a record, but sacct does not know it"]
+    never = slurm_job(9, start_s=None, end_s=START_S, state="CANCELLED", nodelist="")
+    assert compare_sacct([slurm_job(), never], run) == []
+
+
+def test_a_facility_meter(tmp_path: Path) -> None:
+    path = tmp_path / "meter.csv"
+    path.write_text(f"time,kwh\n{START_S},100.0\n{START_S + 3600},101.0\n{START_S + 7200},103.0\n")
+    assert read_meter(path, START_S + 60, START_S + 7000) == 3 * 3_600_000_000_000
+    assert compare_meter(95, 100, 0.1) == []
+    assert compare_meter(80, 100, 0.1)[0].off_uj == -20
+    with pytest.raises(DataError, match="within an hour"):
+        read_meter(path, START_S - 90_000, START_S)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="columns time"):
+        read_meter(path, START_S, START_S)
