@@ -235,9 +235,8 @@ class NodeStore:
             self._tally.dropped += 1
             return
         number = tick // self._length
-        if self._waiting and self._waiting[-1][0] // self._length != number:
-            self._write_journal()
         if number not in self._chunks:
+            self._write_journal(sync=True)
             self._chunks[number] = self._begin(number)
         offset = min(max(offset_us, -(1 << 31) + 1), (1 << 31) - 1)
         row: Row = (tick, offset, *(GAP if v is None or not GAP < v < -GAP else v for v in values))
@@ -306,21 +305,26 @@ class NodeStore:
         chunk = _Chunk.empty(number, self._parts, self._length)
         try:
             chunk.journal = Journal(self._home / f"{number}.journal", self._state(), len(self.sensors))
+            if self._sync_ns is not None:
+                files.sync_directory(self._home)
         except OSError as error:
             self._failed(error)
         return chunk
 
-    def _write_journal(self) -> None:
+    def _write_journal(self, sync: bool = False) -> None:
+        """Journal the rows that wait; make the newest journal durable when it is time to, or now."""
         rows, self._waiting = self._waiting, []
-        if not rows:
-            return
-        target = self._chunks[rows[-1][0] // self._length].journal
+        target = self._chunks[max(self._chunks)].journal if self._chunks else None
         if target is None:
             return
+        tick = self._tally.last
         try:
-            target.write(rows)
-            if self._sync_ns is not None and (rows[-1][0] - self._synced_tick) * self._period_ns >= self._sync_ns:
-                self._synced_tick = rows[-1][0]
+            if rows:
+                target.write(rows)
+                tick = rows[-1][0]
+            due = sync or (tick - self._synced_tick) * self._period_ns >= (self._sync_ns or 0)
+            if self._sync_ns is not None and due:
+                self._synced_tick = tick
                 target.sync()
         except OSError as error:
             self._failed(error)

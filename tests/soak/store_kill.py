@@ -25,6 +25,7 @@ from perun_hpc.store.ship import ship
 from tests.soak.store_data import START, sensors
 
 NODES = ("n1", "n2")
+SYNC_TICKS = 50
 SENSORS = tuple(replace(item, wrap_range=None) for item in sensors(16))
 
 
@@ -63,6 +64,26 @@ def write(session: Path, job_dir: Path | None) -> None:
         if tick % 251 == 0:
             stores[0].flush()
         tick += 1
+
+
+def write_slowly(session: Path) -> None:
+    """Append a row every millisecond; name in the file `synced` the last tick that must outlive a power cut."""
+    synced = os.open(session.with_name("synced"), os.O_RDWR | os.O_CREAT)
+    store = NodeStore.open(
+        session,
+        cluster="c",
+        job_id="1",
+        restart_count=0,
+        node="n1",
+        sensors=SENSORS,
+        period_ns=NS_PER_S,
+        start_ns=START * NS_PER_S,
+        sync_ns=SYNC_TICKS * NS_PER_S,
+    )
+    for tick in range(START, START + 100_000):
+        store.append(tick, [value(tick, column) for column in range(len(SENSORS))])
+        os.pwrite(synced, str(tick - SYNC_TICKS).encode(), 0)
+        time.sleep(0.001)
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,8 @@ def main(arguments: list[str]) -> int:
     """Run the trials and print a row of the table."""
     if arguments[:1] == ["write"]:
         write(Path(arguments[1]), Path(arguments[2]) if len(arguments) > 2 else None)
+    if arguments[:1] == ["slow"]:
+        write_slowly(Path(arguments[1]))
     trials = int(arguments[0]) if arguments else 300
     wrong, rows = [], 0
     for seed in range(trials):
