@@ -43,6 +43,11 @@ def both(option: str) -> list[str]:
     return result
 
 
+def dest(option: str) -> str:
+    """Where argparse puts an option: named after its first long spelling."""
+    return next(name for name in both(option) if name.startswith("--"))[2:].replace("-", "_")
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options and the program."""
     parser.usage = "perun monitor [options] PROGRAM [ARGS ...]"
@@ -69,11 +74,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the program; returns its exit code."""
     from perun_hpc.cli.session import Session
 
-    names = [both(option)[-1].lstrip("-").replace("-", "_") for option, _, _ in OPTIONS]
-    overrides = {name: getattr(args, name, None) for name in [*names, "log_lvl", "log_file"]}
-    overrides.update(
-        {_NAMES.get(dest, dest): getattr(args, dest) for dest in (o[2:].replace("-", "_") for o, _ in LISTS)}
-    )
+    names = [dest(option) for option, _, _ in OPTIONS]
+    overrides = {name: getattr(args, name) for name in [*names, "log_lvl", "log_file"]}
+    overrides.update({_NAMES.get(name, name): getattr(args, name) for name in (dest(option) for option, _ in LISTS)})
     if args.binary and args.module:
         raise UsageError("-b and -m contradict each other: choose one")
     live = tuple(file for words in args.live_callback_files or () for file in words.split())

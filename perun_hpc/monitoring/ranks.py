@@ -62,6 +62,7 @@ class Desk:
         self._live: dict[str, int] = {}
         self._pids: dict[str, int] = {}
         self._expected = expected
+        self._closed = False
         self._changed = threading.Condition()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Bound beside and renamed: who sees the name can connect.
@@ -86,7 +87,11 @@ class Desk:
                 self._changed.wait(0.02)
 
     def close(self) -> None:
-        """Stop listening; ranks that never handed in a final message are read from the memory that they shared."""
+        """Stop listening; ranks that never handed in a final message are read from the memory that they shared. A
+        second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         os.write(self._wake_w, b"x")
         self._thread.join(ANSWER_S)
         with contextlib.suppress(OSError):

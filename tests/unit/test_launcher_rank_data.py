@@ -1,0 +1,140 @@
+"""Reading what a rank handed in: the sender is the user, so everything is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.errors import DataError
+from perun_hpc.monitoring import rank
+from perun_hpc.monitoring.ranks import Desk, read_rank, read_ranks
+from perun_hpc.wire.client import request
+
+
+def content(calls=((0, 10, 20), (1, 30, -40)), **changes) -> bytes:
+    head = {
+        "schema": rank.SCHEMA, "rank": 2, "live": False, "mpi": None, "regions": ["a", "b"], "dropped": 0,
+        "tables": [{"name": "calls", "columns": [], "rows": len(calls)}, {"name": "samples", "columns": [], "rows": 1}],
+    }  # fmt: skip
+    head.update(changes)
+    body = b"".join(struct.pack("<3q", *row) for row in (*calls, (1, 2, 3)))
+    return json.dumps(head).encode() + b"\n" + body
+
+
+def test_tables_come_in_order():
+    data = read_rank(content())
+    assert list(data.calls) == [0, 10, 20, 1, 30, -40]
+    assert list(data.samples) == [1, 2, 3]
+    assert data.names == ("a", "b")
+
+
+def test_mpi_knows_the_rank_better_than_the_environment():
+    assert read_rank(content(mpi={"rank": 7})).rank == 7
+
+
+def test_a_live_table_ends_at_the_first_row_without_a_start():
+    tables = [{"name": "calls", "columns": [], "rows": -1}]
+    data = read_rank(content(calls=((0, 10, 20), (0, 30, 0), (0, 0, 0)), live=True, tables=tables)[:-24] + bytes(48))
+    assert list(data.calls) == [0, 10, 20, 0, 30, 0]
+    assert not data.whole
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b"no json\n",
+        b"[]\n",
+        content(schema="other/1"),
+        content()[:-1],
+        content(tables=[{"name": "calls", "rows": 10**9}]),
+        content(regions=None),
+        content(tables=[{"name": "calls"}]),
+        json.dumps({"schema": rank.SCHEMA}).encode(),
+        b"\xff\xfe\n",
+    ],
+    ids=lambda data: data[:20].decode("latin1") or "empty",
+)
+def test_damaged_data_is_refused_in_one_line(damaged):
+    with pytest.raises(DataError) as caught:
+        read_rank(damaged)
+    assert "\n" not in str(caught.value)
+
+
+class Host:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def energy_uj(self) -> tuple[int | None, int]:
+        return 1234, 5
+
+    def write_summary(self) -> str:
+        return str(self.directory)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    path = tmp_path / "s"
+    path.mkdir()
+    desk = Desk(str(path / "desk"), tmp_path / "ranks", Host(tmp_path))
+    yield desk, str(path / "desk")
+    desk.close()
+
+
+def memory(data: bytes) -> int:
+    fd = rank.memory_file("test")
+    os.write(fd, data)
+    return fd
+
+
+def test_a_desk_keeps_final_data_and_forgets_the_live_one(desk, tmp_path):
+    the_desk, path = desk
+    live, final = memory(content(live=True)), memory(content())
+    assert request("rank-data", {"rank": "2", "live": "1"}, (live,), path=path).verb == "ok"
+    assert request("rank-data", {"rank": "2"}, (final,), path=path).verb == "ok"
+    the_desk.finish(lambda: False)
+    the_desk.close()
+    found, problems = read_ranks(tmp_path / "ranks")
+    assert [data.whole for data in found] == [True]
+    assert problems == []
+    os.close(live)
+    os.close(final)
+
+
+def test_a_desk_falls_back_to_the_live_data_of_a_rank_that_never_came_back(desk, tmp_path):
+    the_desk, path = desk
+    live = memory(content(live=True))
+    request("rank-data", {"rank": "2", "live": "1"}, (live,), path=path)
+    os.close(live)
+    the_desk.close()
+    found, _ = read_ranks(tmp_path / "ranks")
+    assert [data.whole for data in found] == [False]
+
+
+def test_a_desk_answers_windows_and_refuses_the_rest(desk):
+    _, path = desk
+    assert request("window", {}, path=path).fields["energy_uj"] == "1234"
+    assert request("rank-data", {"rank": "../../x"}, path=path).verb == "error"
+    assert request("job-start", {"job_id": "1"}, path=path).verb == "error"
+
+
+def test_a_malformed_packet_does_not_stop_a_desk(desk):
+    _, path = desk
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(path)
+        connection.send(b"\0\0garbage")
+        assert connection.recv(100) == b""
+    assert request("window", {}, path=path).verb == "ok"
+
+
+def test_a_damaged_file_is_named_and_the_others_are_read(tmp_path):
+    (tmp_path / "0.rank").write_bytes(content())
+    (tmp_path / "1.rank").write_bytes(b"torn")
+    found, problems = read_ranks(tmp_path)
+    assert len(found) == 1
+    assert problems[0].startswith("1.rank")

@@ -1,0 +1,228 @@
+"""Regions: what a decorator, a context manager, a thread, a task, an exception leave in the table of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from array import array
+
+import pytest
+
+from perun_hpc.monitoring import rank, regions
+from perun_hpc.monitoring.ranks import RankData, read_rank
+
+
+@pytest.fixture
+def recorded():
+    """Record regions in this process; calling the fixture's value returns what was recorded."""
+    regions.recorder.open(calls_b=24 * 10_000)
+    yield lambda: read_rank(regions.snapshot({"PERUN_RANK": "3"}))
+    regions.recorder.close()
+
+
+def rows(data: RankData, name: str) -> list[tuple[int, int]]:
+    number = data.names.index(name)
+    calls = data.calls
+    return [(calls[i + 1], calls[i + 2]) for i in range(0, len(calls), 3) if calls[i] == number]
+
+
+def test_every_way_of_marking_leaves_one_row_per_call(recorded):
+    @regions.monitor
+    def bare():
+        return 1
+
+    @regions.monitor()
+    def empty():
+        return 2
+
+    @regions.monitor("given name")
+    def named():
+        return 3
+
+    assert (bare(), bare(), empty(), named()) == (1, 1, 2, 3)
+    with regions.monitor("block"):
+        pass
+    data = recorded()
+    prefix = f"{__name__}.test_every_way_of_marking_leaves_one_row_per_call.<locals>."
+    counts = {name: len(rows(data, name)) for name in (f"{prefix}bare", f"{prefix}empty", "given name", "block")}
+    assert counts == {f"{prefix}bare": 2, f"{prefix}empty": 1, "given name": 1, "block": 1}
+    assert data.rank == 3
+    for start, end in rows(data, "block"):
+        assert 0 < start <= end
+
+
+def test_a_nameless_block_is_named_after_its_place(recorded):
+    with regions.monitor():
+        pass
+    assert any(name.startswith(f"{__name__}:") for name in recorded().names)
+
+
+def test_wrapping_keeps_the_function_and_its_kind():
+    @regions.monitor
+    def function(a, b=2):
+        "doc"
+
+    @regions.monitor
+    async def coroutine(): ...
+
+    @regions.monitor
+    def generator():
+        yield
+
+    @regions.monitor
+    async def stream():
+        yield
+
+    assert (function.__name__, function.__doc__) == ("function", "doc")
+    assert str(inspect.signature(function)) == "(a, b=2)"
+    assert inspect.iscoroutinefunction(coroutine)
+    assert inspect.isgeneratorfunction(generator)
+    assert inspect.isasyncgenfunction(stream)
+
+
+def test_recursion_leaves_a_row_per_level_all_inside_the_first(recorded):
+    @regions.monitor("down")
+    def down(depth):
+        return depth if depth == 0 else down(depth - 1)
+
+    down(4)
+    found = rows(recorded(), "down")
+    assert len(found) == 5
+    assert all(found[0][0] <= start and end <= found[0][1] for start, end in found)
+
+
+def test_an_exception_closes_the_region_and_is_marked(recorded):
+    @regions.monitor("raising")
+    def raising():
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        raising()
+    with pytest.raises(ZeroDivisionError), regions.monitor("block raising"):
+        _ = 1 / 0
+    data = recorded()
+    for name in ("raising", "block raising"):
+        ((start, end),) = rows(data, name)
+        assert end < 0 < start <= -end
+
+
+def test_threads_and_tasks_that_share_a_region_lose_no_call(recorded):
+    shared = regions.monitor("shared")
+
+    def work():
+        for _ in range(200):
+            with shared:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    @regions.monitor("task")
+    async def task(pause):
+        await asyncio.sleep(pause)
+
+    async def several():
+        await asyncio.gather(*(task(0.001 * i) for i in range(5)))
+
+        @regions.monitor("stream")
+        async def stream():
+            for i in range(3):
+                yield i
+
+        assert [i async for i in stream()] == [0, 1, 2]
+        async with regions.monitor("async block"):
+            pass
+
+    asyncio.run(several())
+    data = recorded()
+    assert len(rows(data, "shared")) == 800
+    assert all(0 < start <= end for start, end in rows(data, "shared"))
+    assert [len(rows(data, name)) for name in ("task", "stream", "async block")] == [5, 1, 1]
+
+
+def test_a_generator_is_open_until_it_is_used_up_or_closed(recorded):
+    @regions.monitor("generator")
+    def generator():
+        yield 1
+        yield 2
+
+    assert list(generator()) == [1, 2]
+    half = generator()
+    next(half)
+    half.close()
+    never_finished = generator()
+    next(never_finished)
+    found = rows(recorded(), "generator")
+    assert [end == 0 for _, end in found] == [False, False, True]
+    assert all(end >= 0 for _, end in found)
+
+
+def test_calls_without_room_are_counted_and_still_run():
+    regions.recorder.open(calls_b=24 * 3)
+    try:
+
+        @regions.monitor("full")
+        def full(i):
+            return i
+
+        assert [full(i) for i in range(5)] == [0, 1, 2, 3, 4]
+        with regions.monitor("full"):
+            pass
+        data = read_rank(regions.snapshot({}))
+    finally:
+        regions.recorder.close()
+    assert len(rows(data, "full")) == 3
+    assert data.header["dropped"] >= 3
+
+
+def test_without_a_recorder_nothing_is_kept():
+    assert regions.recorder.rows is None
+
+    @regions.monitor("idle")
+    def idle():
+        return 7
+
+    with regions.monitor("idle"):
+        assert idle() == 7
+
+
+def test_a_forked_child_does_not_write_into_the_parents_table(recorded):
+    region = regions.monitor("forked")
+    with region:
+        pass
+    pid = os.fork()
+    if pid == 0:
+        with region:
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(rows(recorded(), "forked")) == 1
+
+
+def test_a_window_outside_of_a_measured_run_has_no_energy():
+    with regions.window("alone") as window:
+        pass
+    assert window.energy_uj is None
+    assert window.energy_j is None
+
+
+def test_the_live_memory_of_a_killed_rank_is_readable(tmp_path):
+    """What another process reads from the descriptor at any moment is rank data."""
+    here = rank.Rank({"PERUN_RANK": "5", "PERUN_NTASKS": "8"})
+    recorder = regions.Recorder()
+    here.record(recorder)
+    number = recorder.define("loop")
+    recorder.end(recorder.begin(number))
+    recorder.begin(number)
+    content = os.pread(recorder.fd, 1 << 20, 0)
+    data = read_rank(content)
+    recorder.close()
+    assert (data.rank, data.whole, data.names) == (5, False, ("loop",))
+    assert len(data.calls) == 6
+    assert isinstance(data.calls, array)
+    assert data.calls[5] == 0
