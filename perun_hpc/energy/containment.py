@@ -16,6 +16,7 @@ from perun_hpc.energy.attribute import DomainKind
 
 _LEAF_KIND = {"cpu": DomainKind.PACKAGE, "dram": DomainKind.DRAM, "gpu": DomainKind.GPU}
 _NAMES = {DomainKind.PACKAGE: "CPU packages", DomainKind.DRAM: "memory", DomainKind.GPU: "GPUs"}
+_RAILS = ("module", "grace", "package", "sysio")
 _TRUST = ("powercap", "nvml", "amdsmi", "cray_pm", "hwmon", "file", "ipmi", "estimate")
 """Which backend is believed when two show the same domain."""
 
@@ -71,7 +72,7 @@ def plan(sensors: Iterable[Sensor]) -> Plan:
             left_out.append((sensor, f"the same domain as {chosen[sensor.domain].id}"))
         else:
             chosen[sensor.domain] = sensor
-    left_out += _drop_estimates(chosen) + _drop_second_sources(chosen)
+    left_out += _drop_estimates(chosen) + _drop_second_sources(chosen) + _drop_inside_gpu_modules(chosen)
     by_id = {sensor.id: sensor for sensor in energy}
     leaves: list[EnergyDomain] = []
     meters: list[Sensor] = []
@@ -119,6 +120,15 @@ def _drop_second_sources(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
             dropped.append((sensor, f"the same hardware as shown by {', '.join(sorted(believed))}"))
             del chosen[sensor.domain]
     return dropped
+
+
+def _drop_inside_gpu_modules(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
+    """Where NVML's energy is the superchip module's, hwmon's rails of that module are inside it."""
+    gpus = [s for s in chosen.values() if s.component == "gpu" and s.scope.startswith("module")]
+    rails = [s for s in chosen.values() if s.backend == "hwmon" and s.domain.split("-")[0] in _RAILS] if gpus else []
+    for sensor in rails:
+        del chosen[sensor.domain]
+    return [(sensor, f"contained in {gpus[0].domain}, whose energy is its module's") for sensor in rails]
 
 
 def _modules(meters: list[Sensor], leaves: list[EnergyDomain]) -> dict[str, str]:

@@ -81,6 +81,15 @@ def test_fault_08_a_superchips_module_is_the_nodes_figure_and_nothing_is_added_t
     assert {sensor.domain for sensor, _ in chosen.left_out} == {"package-0", "sysio-0"}
 
 
+def test_fault_08_graces_rails_are_never_added_to_a_module_reading_of_nvml(tmp_path):
+    found = hwmon.discover(build("gh200", tmp_path))
+    gpu = Sensor(
+        id="nvml:gpu-A:energy", host="n", backend="nvml", device="0009:01:00.0", domain="gpu-A", component="gpu",
+        kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="mJ", scale_num=1000, scope="module: GPU, its CPU and memory",
+    )  # fmt: skip
+    assert [domain.name for domain in plan([*found.sensors, gpu]).domains] == ["gpu-A"]
+
+
 def test_fault_08_a_node_power_meter_is_the_nodes_and_contains_everything(tmp_path):
     directory = tmp_path / "sys/class/hwmon/hwmon0"
     directory.mkdir(parents=True)

@@ -196,7 +196,7 @@ def test_an_edge_a_gap_and_a_share():
     # Two edges of a 2 s job on a 700 W GPU that updates every 100 ms: 70 J / sqrt(12) each.
     assert standard_uj(edges=[Edge(700_000_000, 100 * MS)] * 2) == math.ceil(70e6 * math.sqrt(2 / 12))
     assert standard_uj(gaps=[Gap(100_000_000, 700_000_000, S)]) == math.ceil(600e6 / math.sqrt(12))
-    assert standard_uj(attribution_uj=[attribution_uj(1000, "cores")]) == 150
+    assert standard_uj(attribution_uj=[attribution_uj(1000, "cores")]) == 200
     assert attribution_uj(1000, "exclusive") == 0
     assert standard_uj() == 0
 
