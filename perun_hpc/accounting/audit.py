@@ -58,7 +58,7 @@ class Window:
 
 @dataclass(frozen=True)
 class NodeBooks:
-    """What the node ledgers say: accounts per node, day and domain, what each job got, and the windows by their start."""
+    """What the node ledgers say: accounts per node, day and domain, what each job got, the windows by their start."""
 
     accounts: Mapping[Key, Account]
     given: Mapping[tuple[Key, tuple[int, int]], int]

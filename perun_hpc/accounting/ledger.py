@@ -198,6 +198,29 @@ class Ledger:
                     {"d": now + seconds, "j": job},
                 )
 
+    def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]], removed: str) -> None:
+        """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`."""
+        days: dict[tuple[str, ...], Vector] = {}
+        rows, bodies, gone = [], [], []
+        for job, before, after in changes:
+            _move(days, before, -1)
+            _move(days, after if after is not None else replace(before, user=removed), 1)
+            if after is None:
+                gone.append(job)
+                continue
+            rows.append(_row(job, after))
+            bodies.append(_body(job, after))
+        with self.write() as connection:
+            self._update(connection, rows, bodies)
+            t = self.tables
+            for job in gone:
+                for table in (t.slurmdbd_queue, t.amendment, t.job_share, t.record):
+                    connection.execute(table.delete().where(table.c.job == job))
+                connection.execute(t.job.delete().where(t.job.c.id == job))
+            self._add_days(connection, days)
+            # A row of zeros would still tell a name.
+            connection.execute(text(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}"))
+
     def shares_between(self, cluster: str, since_day: str, until_day: str) -> dict[tuple[Key, tuple[int, int]], int]:
         """Return (node, day, domain), (job id, restart count) -> energy in uJ of the days [since, until]."""
         share, job = self.tables.job_share.c, self.tables.job.c
@@ -306,16 +329,13 @@ class Ledger:
                     )  # fmt: skip
             _move(days, after, 1)
             rows.append(_row(job, after))
-            body = to_dict(replace(after, shares=()))
-            bodies.append({"job": job, "body": json.dumps(body, separators=(",", ":"))})
+            bodies.append(_body(job, after))
             shares += [{"job": job, **to_dict(s)} for s in after.shares]
             puts.append(Put(after, job, True))
         self._store(connection, rows, bodies, shares, set(replaced))
         if amendments:
             connection.execute(self.tables.amendment.insert(), amendments)
-        moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
-        if moved:
-            connection.execute(text(_UPSERT_DAY), moved)
+        self._add_days(connection, days)
         if queue:
             self._queue(connection, [p.job for p in puts if p.changed], now)
         return puts
@@ -337,16 +357,24 @@ class Ledger:
         for table, values in ((t.job, new_rows), (t.record, new_bodies)):
             if values:
                 connection.execute(table.insert(), values)
-        for row in rows:
-            if row["id"] in replaced:
-                connection.execute(t.job.update().where(t.job.c.id == row["id"]), row)
-        for body in bodies:
-            if body["job"] in replaced:
-                connection.execute(t.record.update().where(t.record.c.job == body["job"]), body)
+        old_rows, old_bodies = [r for r in rows if r["id"] in replaced], [b for b in bodies if b["job"] in replaced]
+        self._update(connection, old_rows, old_bodies)
         for job in sorted(replaced):
             connection.execute(t.job_share.delete().where(t.job_share.c.job == job))
         if shares:
             connection.execute(t.job_share.insert(), shares)
+
+    def _update(self, connection: Connection, rows: Sequence[dict[str, Any]], bodies: Sequence[dict[str, Any]]) -> None:
+        t = self.tables
+        for row in rows:
+            connection.execute(t.job.update().where(t.job.c.id == row["id"]), row)
+        for body in bodies:
+            connection.execute(t.record.update().where(t.record.c.job == body["job"]), body)
+
+    def _add_days(self, connection: Connection, days: dict[tuple[str, ...], Vector]) -> None:
+        moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
+        if moved:
+            connection.execute(text(_UPSERT_DAY), moved)
 
     def _queue(self, connection: Connection, jobs: Sequence[int], now: int) -> None:
         if jobs:
@@ -494,6 +522,11 @@ def _move(days: dict[tuple[str, ...], Vector], record: EnergyRecord, sign: int) 
 def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
     names = ("cluster", "day", "account", "user_name", "partition_name", "qos")
     return {**dict(zip(names, key, strict=True)), **dict(zip(MEASURES, vector, strict=True))}
+
+
+def _body(job: int, record: EnergyRecord) -> dict[str, Any]:
+    body = to_dict(replace(record, shares=()))
+    return {"job": job, "body": json.dumps(body, separators=(",", ":"))}
 
 
 def _row(job: int, r: EnergyRecord) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
@@ -28,9 +29,7 @@ class Site:
 
 def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     """Read the policy that rules here; without a policy file the defaults. `ConfigError` where the file is broken."""
-    path = site_policy.locate(environ)
-    policy = site_policy.load(path) if path.exists() else Policy(source="defaults")
-    settings = resolve(compile_policy(policy), JobFacts())
+    settings = resolve(_compiled(environ), JobFacts())
     return Site(
         archive=Path(settings.store.archive),
         ledger=settings.collect.ledger,
@@ -40,3 +39,16 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
         slurmdbd_per_s=settings.collect.slurmdbd_per_s,
         settings=settings,
     )
+
+
+def retention_s(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], float]:
+    """Return how long, in seconds, the trace of a job of (partition, account) is kept."""
+    compiled = _compiled(environ)
+    return lambda partition, account: (
+        resolve(compiled, JobFacts(partition=partition, account=account)).store.retention_ns / 1e9
+    )
+
+
+def _compiled(environ: Mapping[str, str]) -> Mapping[str, Any]:
+    path = site_policy.locate(environ)
+    return compile_policy(site_policy.load(path) if path.exists() else Policy(source="defaults"))

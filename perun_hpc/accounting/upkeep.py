@@ -1,0 +1,199 @@
+"""Keeping a ledger for ever: backup and restore, users pseudonymised or deleted, traces that have had their day.
+
+Whatever is taken out of a record, the sums stay: energies move to the pseudonym, or to `removed`, in one transaction.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hmac
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sqlalchemy import select
+
+from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive
+from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
+from perun_hpc.errors import DataError
+from perun_hpc.store.files import temporary, write_new
+
+BACKUP = "perun.backup/1"
+REMOVED = "removed"
+BATCH = 500
+_TRACE = ("job.zarr", "nodes", "layout.json")
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whose records: `user`'s, of runs that ended before `before_s`; None means anybody's or any time's."""
+
+    user: str | None = None
+    before_s: int | None = None
+
+
+def backup(ledger: Ledger, path: Path) -> int:
+    """Write all records to `path` (gzip, one JSON object a line, the same for every database); returns their number."""
+    partial = temporary(path)
+    count = 0
+    try:
+        with gzip.open(partial, "wt", encoding="utf-8", compresslevel=6) as file:
+            file.write(json.dumps({"schema": BACKUP}) + "\n")
+            for records in _batches(ledger, Who()):
+                for _, record in records:
+                    file.write(to_json(record) + "\n")
+                    count += 1
+            file.write(json.dumps({"records": count}) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def restore(ledger: Ledger, path: Path) -> int:
+    """Put a backup's records into a ledger; those that it holds already change nothing.
+
+    Raises
+    ------
+    DataError
+        When the file is no backup, or cut short; nothing is stored then.
+    """
+    count = sum(1 for _ in _backed_up(path))
+    batch: list[EnergyRecord] = []
+    for record in _backed_up(path):
+        batch.append(record)
+        if len(batch) == BATCH:
+            ledger.put(batch)
+            batch = []
+    ledger.put(batch)
+    return count
+
+
+def pseudonymise(ledger: Ledger, who: Who) -> list[EnergyRecord]:
+    """Replace user, uid, gid and job name by a pseudonym that nobody can undo; returns the new records.
+
+    One user has one pseudonym within one call, another in the next: records of different calls cannot be linked.
+    """
+    key = secrets.token_bytes(32)
+
+    def hide(record: EnergyRecord) -> EnergyRecord | None:
+        if record.uid is None and record.user.startswith("user-"):
+            return record
+        mark = hmac.digest(key, f"{record.uid}:{record.user}".encode(), "sha256").hex()[:10]
+        return replace(record, user=f"user-{mark}", uid=None, gid=None, name="")
+
+    return _rewrite(ledger, who, hide)
+
+
+def delete(ledger: Ledger, who: Who) -> list[EnergyRecord]:
+    """Delete records; their energies stay in the sums, under the user `removed`. Returns what was deleted."""
+    deleted = []
+    for records in _batches(ledger, who):
+        ledger.rewrite([(job, record, None) for job, record in records], REMOVED)
+        deleted += [record for _, record in records]
+    return deleted
+
+
+def hide_in_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int:
+    """Rewrite pseudonymised records in the jobs' directories, without their owner's access; returns how many.
+
+    The boundary records there name the user as well, so they go.
+    """
+    found = list(_directories(archive, records))
+    for directory, record in found:
+        write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode(), mode=0o600)
+        shutil.rmtree(directory / BOUNDARIES, ignore_errors=True)
+    return len(found)
+
+
+def remove_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int:
+    """Remove the directories of deleted records, traces and all; returns how many."""
+    found = list(_directories(archive, records))
+    for directory, _ in found:
+        shutil.rmtree(directory)
+    return len(found)
+
+
+def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[Path, EnergyRecord]]:
+    for record in records:
+        for run in archive.runs(record.job_id):
+            directory = archive.job(run)
+            try:
+                stored = from_json((directory / RECORD).read_bytes(), str(directory))
+            except (OSError, DataError):
+                continue
+            if (stored.restart_count, stored.start_ns) == (record.restart_count, record.start_ns):
+                yield directory, record
+
+
+def old_traces(archive: Archive, keep_s: Callable[[EnergyRecord], float], now_s: float) -> Iterator[tuple[Path, int]]:
+    """Yield every run's directory with a trace older than `keep_s(record)`, with the trace's size in bytes."""
+    for run in archive.all_runs():
+        directory = archive.job(run)
+        try:
+            record = from_json((directory / RECORD).read_bytes(), str(directory))
+        except (OSError, DataError):
+            continue
+        if (directory / _TRACE[0]).is_dir() and record.end_ns / 1e9 + keep_s(record) < now_s:
+            yield directory, sum(p.stat().st_size for p in (directory / _TRACE[0]).rglob("*") if p.is_file())
+
+
+def drop_trace(directory: Path) -> None:
+    """Delete a run's trace; its record and boundary records stay."""
+    for name in _TRACE:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _rewrite(ledger: Ledger, who: Who, change: Callable[[EnergyRecord], EnergyRecord | None]) -> list[EnergyRecord]:
+    changed = []
+    for records in _batches(ledger, who):
+        pairs = [(job, record, change(record)) for job, record in records]
+        pairs = [(job, before, after) for job, before, after in pairs if after != before]
+        ledger.rewrite(pairs, REMOVED)
+        changed += [after for _, _, after in pairs if after is not None]
+    return changed
+
+
+def _batches(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:
+    """Yield all matching records with their row ids, a batch at a time, in the order of their ids."""
+    job = ledger.tables.job.c
+    last = 0
+    while True:
+        query = select(job.id).where(job.id > last).order_by(job.id).limit(BATCH)
+        if who.user is not None:
+            query = query.where(job.user_name == who.user)
+        if who.before_s is not None:
+            query = query.where(job.end_s < who.before_s)
+        with ledger.read() as connection:
+            ids = [row.id for row in connection.execute(query)]
+        if not ids:
+            return
+        last = ids[-1]
+        yield list(zip(ids, ledger.load(ids), strict=True))
+
+
+def _backed_up(path: Path) -> Iterator[EnergyRecord]:
+    count, total = 0, None
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            if json.loads(file.readline()) != {"schema": BACKUP}:
+                raise DataError(f"{path}: not a backup of a perun ledger ({BACKUP}): choose another file")
+            for line in file:
+                data = json.loads(line)
+                if "schema" not in data:
+                    total = data.get("records")
+                    break
+                yield from_dict(data, f"{path}, record {count + 1}")
+                count += 1
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path}: damaged backup ({error}): restore from another one") from error
+    if total != count:
+        raise DataError(f"{path}: cut short after {count} records: restore from another backup")
