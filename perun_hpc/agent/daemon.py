@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
-from perun_hpc.agent import booking, intervals, machine, ranks, spool, state
+from perun_hpc.agent import booking, intervals, machine, privilege, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
 from perun_hpc.agent.intervals import Intervals, Stretch
 from perun_hpc.agent.node import JobUse, Node, Snapshot, resident_b
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.server import Peer, Server, listen
 from perun_hpc.agent.session import Edge, Gap, RankRun, Session, SessionKey, Step, job_fields
 from perun_hpc.agent.shipping import Shipper
@@ -61,7 +62,7 @@ def run(options: Options) -> int:
     """Be the node's agent until nothing is left to do; returns the exit code. A second agent ends at once."""
     paths = AgentPaths(options.run_dir, options.spool, options.root)
     os.umask(0o027)
-    make_directories(paths)
+    privilege.make_directories(paths)
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,35 +70,42 @@ def run(options: Options) -> int:
         return 0
     node = Node.open(options.root, INLINE)
     listener = listen(paths.socket)
-    agent = Agent(options, paths, node, listener)
+    porter = Porter(paths)
+    policy = PolicyKeeper(options.policy, paths.policy)
+    user = privilege.service_user(policy.service_user)
+    if user is not None:
+        privilege.hand_over(paths.spool, user)
+        privilege.become(user)
+    if not options.foreground:
+        spool.log_to(paths.log)
+    agent = Agent(options, paths, node, listener, porter, policy)
     agent.resume()
     agent.loop()
     return 0
 
 
-def make_directories(paths: AgentPaths) -> None:
-    """Create what is missing of the run directory and the spool."""
-    paths.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    paths.run_dir.chmod(0o755)
-    paths.inbox.mkdir(mode=0o700, exist_ok=True)
-    paths.spool.mkdir(mode=0o750, parents=True, exist_ok=True)
-    paths.sessions.mkdir(mode=0o750, exist_ok=True)
-    paths.node.mkdir(mode=0o750, exist_ok=True)
-
-
 class Agent:
     """Sessions, intervals and the loop that serves them."""
 
-    def __init__(self, options: Options, paths: AgentPaths, node: Node, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        options: Options,
+        paths: AgentPaths,
+        node: Node,
+        listener: socket.socket,
+        porter: Porter,
+        policy: PolicyKeeper,
+    ) -> None:
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
         self._paths = paths
         self._node = node
         self._boot = machine.boot_id(options.root)
         self._sensors = intervals.energy_counters(node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(node.sensors)}
-        self._topology = machine.topology(options.root)
+        self._topology = machine.topology(options.root, {domain.package for domain in self._domains.values()})
         self._intervals = Intervals(tuple(self._domains.values()), self._topology, {})
-        self._policy = PolicyKeeper(options.policy, paths.policy)
+        self._policy = policy
+        self._porter = porter
         self._shipper = Shipper(paths)
         self._selector = selectors.DefaultSelector()
         self._server = Server(listener, self._selector, self._on_message, time.monotonic_ns)
@@ -217,6 +225,7 @@ class Agent:
             if lost and self._node.use(session).cpu_ns is None:
                 session.note("no job-end message")
                 self._end_session(session, self._end_interval(), 0, "restart")
+        self._guard("log", lambda: spool.bound_log(self._paths.log))
         horizon_ns = now_ns - REMEMBER_NS
         self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
 
@@ -235,6 +244,7 @@ class Agent:
             self._seal_ended()
         self._save()
         self._server.close()
+        self._porter.close()
         self._node.close()
 
     # Readings and intervals.
@@ -406,6 +416,7 @@ class Agent:
         """Freeze the settings of sessions that have none yet."""
         if self._policy.refused:
             self._log(f"policy: {self._policy.refused}; the last good one rules")
+        self._porter.deadline(self._site().hooks.deadline_ns // 1_000_000, self._policy.source)
         for session in (*self._sessions.values(), *self._sealing):
             if not session.settings:
                 self._freeze(session, None)
@@ -663,21 +674,20 @@ class Agent:
 
     # What survives a kill.
 
-    def _read_inbox(self) -> bool:
-        """Take the messages that hooks left, in the order in which the hooks ran; whether there were any."""
-        found = False
-        for path in sorted(self._paths.inbox.glob("*.msg")):
-            found = True
+    def _read_inbox(self) -> None:
+        """Take the messages that hooks left, in the order in which the hooks ran."""
+        if not self._porter.changed():
+            return
+        for name, packet in self._porter.messages():
             try:
-                message = decode(path.read_bytes())
+                message = decode(packet)
                 if message.verb == "job-start":
                     self._begin(message, "inbox")
                 elif message.verb == "job-end":
                     self._finish(message, "inbox")
             except PerunError as error:
-                self._log(f"inbox: {path.name}: {error}")
-            path.unlink(missing_ok=True)
-        return found
+                self._log(f"inbox: {name}: {error}")
+            self._porter.drop(name)
 
     def _save(self) -> None:
         if self._last is None:

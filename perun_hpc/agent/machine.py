@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from perun_hpc.energy.attribute import NodeInput
@@ -15,8 +16,12 @@ def boot_id(root: Path) -> str:
     return _text(root / "proc/sys/kernel/random/boot_id")
 
 
-def topology(root: Path) -> NodeInput:
-    """CPUs, their cores and packages, and the memory."""
+def topology(root: Path, packages: Collection[int]) -> NodeInput:
+    """CPUs, their cores and packages, and the memory.
+
+    `packages` are those that counters speak of. Where the kernel shows fewer (a virtual machine hides its sockets),
+    CPUs are dealt out to them in turn.
+    """
     package_of: dict[int, int] = {}
     core_of: dict[int, int] = {}
     names: dict[tuple[int, str], int] = {}
@@ -27,6 +32,9 @@ def topology(root: Path) -> NodeInput:
         core = _text(base / f"cpu{cpu}/topology/core_id")
         package_of[cpu] = int(package) if package.isdigit() else 0
         core_of[cpu] = names.setdefault((package_of[cpu], core or f"cpu{cpu}"), len(names))
+    if not set(packages) <= set(package_of.values()):
+        known = sorted(packages)
+        package_of = {cpu: known[place % len(known)] for place, cpu in enumerate(sorted(package_of))}
     return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
 
 

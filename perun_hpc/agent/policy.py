@@ -30,6 +30,11 @@ class PolicyKeeper:
         """Why the newest file does not rule; None while it does."""
 
     @property
+    def service_user(self) -> str:
+        """Whom the agent shall become; asked before the first edge reading, so not by resolving all settings."""
+        return str(self._policy.get("site", {}).get("values", {}).get("agent.service_user", "perun"))
+
+    @property
     def settled(self) -> bool:
         """Whether the file was looked at and no newer one is being compiled."""
         return self._looked and self._child is None

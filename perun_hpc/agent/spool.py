@@ -10,6 +10,8 @@ from typing import Any
 
 from perun_hpc.store.files import write_new
 
+MAX_LOG_B = 1 << 20
+
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
     """Write one JSON document in one step."""
@@ -42,6 +44,21 @@ def append_lines(path: Path, lines: list[str]) -> int:
         return before + written
     finally:
         os.close(fd)
+
+
+def log_to(path: Path) -> None:
+    """Let standard output and error, tracebacks included, go to a file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    for number in (1, 2):
+        os.dup2(fd, number)
+    os.close(fd)
+
+
+def bound_log(path: Path) -> None:
+    """Put a log that has grown too long aside and begin a new one; one old one is kept."""
+    if path.exists() and path.stat().st_size > MAX_LOG_B:
+        path.replace(path.with_name(path.name + ".1"))
+        log_to(path)
 
 
 def cut(path: Path, length: int) -> None:

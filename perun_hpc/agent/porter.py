@@ -1,0 +1,129 @@
+"""What is left of root once the agent is the service user: a child that fetches what hooks left, and sets their deadline.
+
+The inbox and `hook.conf` belong to root, so that the hooks may trust them. The porter knows these two places and three
+words, blocks on its socket, and ends with the agent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+from perun_hpc.agent.paths import AgentPaths
+
+TIMEOUT_S = 1.0
+MAX_B = 64 * 1024
+_MESSAGE = re.compile(r"[A-Za-z0-9._-]{1,120}\.msg")
+_END = b"end"
+
+
+class Porter:
+    """The agent's side: asks, and never waits for long; a porter that does not answer is given up."""
+
+    def __init__(self, paths: AgentPaths) -> None:
+        self._inbox = paths.inbox
+        self._seen_ns = -1
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.pid = os.fork()
+        if self.pid == 0:
+            _live(theirs, paths)
+        theirs.close()
+        ours.settimeout(TIMEOUT_S)
+        self._socket: socket.socket | None = ours
+
+    def changed(self) -> bool:
+        """Whether the inbox was written to since the last look; needs no privilege."""
+        try:
+            now_ns = self._inbox.stat().st_mtime_ns
+        except OSError:
+            return False
+        changed, self._seen_ns = now_ns != self._seen_ns, now_ns
+        return changed
+
+    def messages(self) -> list[tuple[str, bytes]]:
+        """Names and packets in the inbox, oldest first."""
+        found: list[tuple[str, bytes]] = []
+        if self._say(b"list"):
+            assert self._socket is not None
+            try:
+                while (answer := self._socket.recv(MAX_B)) and answer != _END:
+                    name, _, packet = answer.partition(b"/")
+                    found.append((name.decode("ascii", "replace"), packet))
+            except OSError:
+                self.close()
+        return found
+
+    def drop(self, name: str) -> None:
+        """A message was taken care of."""
+        self._say(b"drop " + name.encode())
+
+    def deadline(self, deadline_ms: int, policy: Path) -> None:
+        """Tell the hooks how long they may wait and which policy an agent that they start shall read."""
+        self._say(f"hook {deadline_ms} {policy}".encode())
+
+    def close(self) -> None:
+        """Let the porter end."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _say(self, words: bytes) -> bool:
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(words)
+        except OSError:
+            self.close()
+            return False
+        return True
+
+
+def _live(requests: socket.socket, paths: AgentPaths) -> None:
+    """The porter's whole life."""
+    import signal
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        keep = requests.fileno()
+        os.closerange(3, keep)
+        os.closerange(keep + 1, 4096)
+        while words := requests.recv(MAX_B):
+            verb, _, rest = words.decode("utf-8", "surrogateescape").partition(" ")
+            try:
+                if verb == "list":
+                    _list(requests, paths.inbox)
+                elif verb == "drop" and _MESSAGE.fullmatch(rest):
+                    (paths.inbox / rest).unlink(missing_ok=True)
+                elif verb == "hook":
+                    _hook_conf(paths.hook_conf, *rest.split(" ", 1))
+            except OSError:
+                continue  # the agent tries again
+    finally:
+        os._exit(0)
+
+
+def _list(requests: socket.socket, inbox: Path) -> None:
+    try:
+        for name in sorted(entry.name for entry in inbox.iterdir()):
+            if _MESSAGE.fullmatch(name):
+                fd = os.open(inbox / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    requests.send(name.encode() + b"/" + os.read(fd, MAX_B - 256))
+                finally:
+                    os.close(fd)
+    finally:
+        requests.send(_END)
+
+
+def _hook_conf(path: Path, deadline_ms: str, policy: str) -> None:
+    if not deadline_ms.isdigit() or "\n" in policy:
+        return
+    text = f"deadline_ms={deadline_ms}\npolicy={policy}\n"
+    partial = path.with_name(".hook.conf.partial")
+    partial.unlink(missing_ok=True)
+    partial.write_text(text)
+    partial.chmod(0o644)
+    partial.replace(path)
