@@ -38,7 +38,7 @@ static const struct {
 	{ "cluster", { "SLURM_CLUSTER_NAME" } },
 	{ "nodelist", { "SLURM_JOB_NODELIST", "SLURM_NODELIST" } },
 	{ "num_nodes", { "SLURM_JOB_NUM_NODES" } },
-	{ "cpus_on_node", { "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE" } },
+	{ "cpus_per_node", { "SLURM_JOB_CPUS_PER_NODE" } },
 	{ "gpus", { "SLURM_JOB_GPUS" } },
 	{ "het_job_id", { "SLURM_HET_JOB_ID" } },
 	{ "het_offset", { "SLURM_HET_JOB_OFFSET" } },
@@ -96,6 +96,19 @@ static void complain(const char *hook, const char *what, int error)
 	syslog(LOG_WARNING, "%s", line);
 }
 
+/* This node's CPUs, if all nodes of the job have as many: Slurm names them for the whole job, "72(x2)" or "72(x2),36". */
+static void add_cpus_on_node(void)
+{
+	const char *list = getenv("SLURM_JOB_CPUS_PER_NODE");
+	char number[16];
+
+	if (list == NULL || strchr(list, ',') != NULL)
+		return;
+	snprintf(number, sizeof(number), "%.*s", (int)strspn(list, "0123456789"), list);
+	if (number[0] != '\0')
+		wire_add(&request, "cpus_on_node", number);
+}
+
 static void compose(const char *verb, int64_t now_ns)
 {
 	const char *restart = getenv("SLURM_JOB_RESTART_COUNT");
@@ -111,6 +124,7 @@ static void compose(const char *verb, int64_t now_ns)
 		if (value != NULL && strlen(value) <= VALUE_MAX)
 			wire_add(&request, job_keys[i].key, value);
 	}
+	add_cpus_on_node();
 	wire_add(&request, "restart_count", restart ? restart : "0");
 	wire_add_number(&request, "hook_mono_ns", now_ns);
 }

@@ -54,6 +54,18 @@ def test_the_job_reaches_the_agent(sandbox: Sandbox) -> None:
     assert not sandbox.inbox.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "on_node"), [("4", "4"), ("72(x2)", "72"), ("72(x2),36", None), ("", None), ("x", None)]
+)
+def test_the_cpus_of_the_node_are_named_if_all_nodes_have_as_many(
+    sandbox: Sandbox, given: str, on_node: str | None
+) -> None:
+    sandbox.run("prolog", SLURM_JOB_CPUS_PER_NODE=given)
+    (message,) = sandbox.kept()
+    assert message.get("cpus_on_node") == on_node
+    assert message.get("cpus_per_node") == given
+
+
 def test_the_epilog_tells_the_end(sandbox: Sandbox) -> None:
     with sandbox.listen() as listener:
         process = sandbox.start("epilog", SLURM_JOB_EXIT_CODE="256", SLURM_JOB_EXIT_CODE2="1:0")
