@@ -309,7 +309,7 @@ class Agent:
         """Whether the job holds the whole node."""
         everything = len(self._topology.core_of)
         given = len(session.cpus) or session.cpus_on_node
-        return session.exclusive or bool(everything and given >= everything)
+        return session.exclusive or (len(self._sessions) == 1 and 0 < everything <= given)
 
     def _note_point(self, snapshot: Snapshot) -> None:
         """Add a point to the node's own curve of this interval, for sessions with flagged steps."""

@@ -1,7 +1,7 @@
-"""What is left of root once the agent is the service user: a child that fetches what hooks left, and sets their deadline.
+"""What is left of root once the agent is the service user: a child that fetches what the hooks left for it.
 
-The inbox and `hook.conf` belong to root, so that the hooks may trust them. The porter knows these two places and three
-words, blocks on its socket, and ends with the agent.
+The inbox and `hook.conf` belong to root, so that the hooks may trust them. The porter knows these two places and
+three words, blocks on its socket, and ends with the agent.
 """
 
 from __future__ import annotations

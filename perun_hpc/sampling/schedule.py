@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 #: The most that a disciplined clock may gain or lose on the monotonic one (adjtimex: 500 ppm slew + 500 ppm frequency).
 SLEW_PPM = 1000
-#: Reading both clocks one after the other is no better than this.
-CLOCK_NOISE_NS = 2_000_000
+#: Reading both clocks one after the other is no better than this: the process may be preempted in between.
+CLOCK_NOISE_NS = 50_000_000
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_two_nodes_tick_at_the_same_wall_clock_moment() -> None:
     assert one.due_mono_ns - 123 + 50 * SECOND + 1 == two.due_mono_ns - 987_654 + 50 * SECOND + 999
 
 
-@pytest.mark.parametrize("step_ns", [3600 * SECOND, -3600 * SECOND, 5_000_000])
+@pytest.mark.parametrize("step_ns", [3600 * SECOND, -3600 * SECOND, 500_000_000])
 def test_a_clock_step_neither_loses_nor_repeats_a_tick(step_ns: int) -> None:
     schedule = Schedule.starting(SECOND, 0, 10 * SECOND)
     indices = []
