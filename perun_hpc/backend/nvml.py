@@ -50,8 +50,17 @@ class NvmlGpu:
     Between two calls of a slow source its sensors are gaps with the reason `not due`.
     """
 
-    def __init__(self, library: Any, gpu: Gpu, handle: Any, scope: int, clock: Clock = monotonic_ns) -> None:
+    def __init__(
+        self,
+        library: Any,
+        gpu: Gpu,
+        handle: Any,
+        scope: int,
+        clock: Clock = monotonic_ns,
+        real_clock: Clock = time.time_ns,
+    ) -> None:
         """Find out by trying which calls the GPU supports, and time them; `scope` is NVML's power scope."""
+        self._real_clock = real_clock
         self.gpu = gpu
         self._scope = scope
         self._offset_ns: int | None = None
@@ -174,7 +183,7 @@ class NvmlGpu:
 
     def _real_to_mono(self, now: int) -> int:
         """Offset between the clocks; kept while it is steady, so that one time stamp always gives one result."""
-        offset_ns = now - time.time_ns()
+        offset_ns = now - self._real_clock()
         if self._offset_ns is None or abs(offset_ns - self._offset_ns) > STEADY_NS:
             self._offset_ns = offset_ns
         return self._offset_ns

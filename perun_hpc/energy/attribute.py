@@ -230,6 +230,9 @@ class _Load:
         for job in sorted(interval.jobs, key=lambda job: job.party):
             for cpu in job.cpus:
                 self._holders[cpu].append(job)
+        busy = interval.busy_ns
+        self._spread = {job.party: sum(busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
+        self._work: dict[int | None, dict[str, int]] = {}
         self.sole = _sole(interval)
 
     def present_ns(self, job: JobInput) -> int:
@@ -275,6 +278,11 @@ class _Load:
 
     def work(self, package: int | None) -> dict[str, int]:
         """Weight of each party in the work done on a package; what no job explains is the system's."""
+        if package not in self._work:
+            self._work[package] = self._work_on(package)
+        return self._work[package]
+
+    def _work_on(self, package: int | None) -> dict[str, int]:
         numerator, denominator = self._node.kappa
         busy = self._interval.busy_ns
         weights: dict[str, int] = defaultdict(int)
@@ -303,7 +311,7 @@ class _Load:
     def _claim_ns(self, job: JobInput, busy_on_cpu: int) -> int:
         if job.cpu_ns is None:
             return 0 if job.suspended else busy_on_cpu
-        spread = sum(self._interval.busy_ns.get(cpu, 0) for cpu in job.cpus)
+        spread = self._spread[job.party]
         return min(busy_on_cpu, job.cpu_ns * busy_on_cpu // spread) if spread else 0
 
     def core_share(self, job: JobInput) -> tuple[int, int]:

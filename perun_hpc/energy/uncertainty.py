@@ -23,6 +23,8 @@ ATTRIBUTION_ERROR: dict[str, float] = {
     "presence": 0.50,
     "residual": 0.50,
     "negative residual": 1.0,
+    "unobserved": 1.0,
+    "gap": 1.0,
 }
 """Relative standard uncertainty of a share's dynamic part by method; docs/method.md says where each is from."""
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import DomainInput, DomainKind, IntervalInput, JobInput, NodeInput, attribute
 from perun_hpc.energy.counters import Status, difference, longest_poll_ns
 
 S = 1_000_000_000
@@ -91,3 +92,58 @@ def test_a_reset_to_zero_never_gives_more_than_the_ceiling(start, before, elapse
     result = difference(SENSOR, Reading(start, 0), Reading(before % RANGE, elapsed_s * S))
     if result.ticks is not None:
         assert 0 <= result.ticks <= 500_000_000 * elapsed_s + 500_000_000 // 500 + 1
+
+
+@st.composite
+def timelines(draw):
+    """Times of readings, the power in between, which readings fail, and jobs with their start and end."""
+    steps = draw(st.lists(st.tuples(st.integers(10**6, 9 * S), st.integers(0, 500_000_000)), min_size=2, max_size=25))
+    fails = draw(st.sets(st.integers(1, len(steps) - 1), max_size=len(steps) // 2))
+    jobs = [
+        (f"job:{number}.0", draw(st.sets(st.integers(0, 7), min_size=1)), *sorted((draw(edge), draw(edge))))
+        for number in range(draw(st.integers(0, 4)))
+        for edge in [st.integers(0, len(steps))]
+    ]
+    return steps, fails, jobs, draw(st.integers(0, RANGE - 1)), draw(st.integers(0, 100_000_000))
+
+
+@given(timelines())
+def test_over_a_whole_timeline_the_shares_sum_to_what_the_counter_counted(timeline):
+    steps, fails, jobs, start, static_uw = timeline
+    node = NodeInput(package_of=dict.fromkeys(range(8), 0), core_of={cpu: cpu for cpu in range(8)})
+    true_uj, at = 0, 0
+    opened = Reading(start, 0)
+    since = 0
+    booked = 0
+    for number, (step, power_uw) in enumerate(steps, 1):
+        true_uj += power_uw * step // S
+        at += step
+        reading = (
+            Reading(None, at, "eio")
+            if number in fails and number < len(steps)
+            else Reading((start + true_uj) % RANGE, at)
+        )
+        if reading.ticks is None:
+            continue
+        change = difference(SENSOR, opened, reading)
+        if change.ticks is None:
+            assert change.status is Status.AMBIGUOUS
+            return
+        present = [(party, cpus, min(number, last) - max(since, first)) for party, cpus, first, last in jobs]
+        length = at - opened.mono_ns
+        inputs = tuple(
+            JobInput(
+                party=party, cpus=frozenset(cpus), cpu_ns=length // 3, present_ns=length * span // (number - since)
+            )
+            for party, cpus, span in present
+            if span > 0
+        )
+        domain = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=change.ticks, static_uw=static_uw)
+        interval = IntervalInput(
+            t0_ns=opened.mono_ns, t1_ns=at, node=node, domains=(domain,), jobs=inputs,
+            busy_ns=dict.fromkeys(range(8), length // 2), gap=number - since > 1,
+        )  # fmt: skip
+        (shares,) = attribute(interval)
+        booked += sum(shares.by_party().values())
+        opened, since = reading, number
+    assert booked == true_uj
