@@ -98,9 +98,14 @@ class Archive:
 
 def clusters(root: Path) -> list[str]:
     """The clusters that have a part in the archive."""
-    return sorted(
-        name for name in _names(root) if (root / name / "incoming").is_dir() or (root / name / "jobs").is_dir()
-    )
+    return sorted(name for name in _names(root) if not name.startswith(".") and _is_directory(root / name))
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
 
 
 def _names(path: Path) -> list[str]:

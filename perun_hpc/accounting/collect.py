@@ -36,6 +36,10 @@ RENAME_AFTER_S = 7 * 86400
 """When a finished run gives its bare directory name away: long before job ids recycle, long after late nodes."""
 
 
+_INCOMPLETE_S = 600
+"""After this long what slurmdbd has of a job is all that it gets."""
+
+
 @dataclass(frozen=True)
 class Slurm:
     """The two questions that the collector has for Slurm's accounting; both raise `UnavailableError`."""
@@ -121,6 +125,7 @@ class Collector:
                 f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
             )
         try:
+            self._open_the_way()
             summary = self._incoming()
             summary = self._compare(summary)
             summary = self._complete(summary)
@@ -129,6 +134,13 @@ class Collector:
         finally:
             with contextlib.suppress(PerunError):
                 self.ledger.release(f"{LEASE}:{self.archive.cluster}", self.holder)
+
+    def _open_the_way(self) -> None:
+        """Let users pass, not list, the directories above their jobs' own."""
+        for path in (self.archive.base, self.archive.base / "jobs"):
+            path.mkdir(mode=0o711, exist_ok=True)
+            with contextlib.suppress(PermissionError):
+                path.chmod(0o711)
 
     def _incoming(self) -> Summary:
         summary = Summary()
@@ -194,11 +206,17 @@ class Collector:
     def _finish(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> EnergyRecord:
         """Add what Slurm and the policy's factors say."""
         job = match_run(runs, record.start_ns, record.end_ns)
-        if job is not None and job.state in FINAL_STATES:
+        if job is not None and self._settled(job):
             record = add_slurm(record, job)
         if self.tools.footprint is not None:
             record = replace(record, footprint=self.tools.footprint(record))
         return record
+
+    def _settled(self, job: SlurmJob) -> bool:
+        """Whether slurmdbd has all of a job: its end may arrive there before its name and QOS."""
+        if job.state not in FINAL_STATES or job.end_s is None:
+            return False
+        return job.qos not in ("", "Unknown") or self.tools.clock() > job.end_s + _INCOMPLETE_S
 
     def _ask(self, job_ids: Sequence[int]) -> dict[int, list[SlurmJob]]:
         """Ask sacct for all of them at once; without an answer the records go in without Slurm's data for now."""
@@ -287,7 +305,7 @@ class Collector:
         finished = []
         for record in records:
             job = match_run(known.get(record.job_id, []), record.start_ns, record.end_ns)
-            if job is not None and job.state in FINAL_STATES:
+            if job is not None and self._settled(job):
                 finished.append(add_slurm(record, job))
         if finished:
             lease = (f"{LEASE}:{self.archive.cluster}", self.holder)

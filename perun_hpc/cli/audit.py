@@ -64,6 +64,9 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     if not args.no_slurm:
         ended = [j for j in jobs if j.end_s is not None and (j.job_id, j.run) not in waiting]
         held = ledger.runs_between(archive.cluster, since_s, until_s)
+        # What ran before perun was installed has no record, rightly.
+        first_s = ledger.first_start_s(archive.cluster) or until_s
+        ended = [j for j in ended if (j.start_s or 0) >= first_s]
         findings += audit.compare_sacct(ended, held)
     if args.meter is not None:
         counted_uj = sum(a.total_uj for a in books.accounts.values())

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
-from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.footprint import estimator, factors
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import query_jobs, query_window
@@ -87,7 +88,8 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
         deadline_s = site.deadline_s if args.deadline is None else args.deadline
         collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
         summary = collector.sweep()
-        print(f"{cluster}: {summary}", flush=True)
+        if not args.daemon or replace(summary, waiting=0) != Summary():
+            print(f"{cluster}: {summary}", flush=True)
         for note in summary.notes:
             log.warning("%s", note)
         if slurm is not None and site.slurmdbd != "off":

@@ -110,6 +110,16 @@ def test_a_job_still_running_for_slurm_is_completed_later(world: World) -> None:
     assert (record.state, record.wasted_uj) == ("FAILED", 8_000_000_000)
 
 
+def test_a_name_and_qos_that_slurmdbd_gets_later_are_waited_for(world: World) -> None:
+    world.jobs = [slurm_job(name="allocation", qos="Unknown")]
+    put_incoming(world.root, boundary())
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].name == ""
+    world.jobs = [slurm_job()]
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].name == "stencil"
+
+
 def test_jobs_nobody_reported_get_a_record_that_says_so(world: World) -> None:
     world.jobs = [slurm_job(), slurm_job(4712), slurm_job(4713, state="CANCELLED", start_s=None, nodelist="")]
     put_incoming(world.root, boundary())
