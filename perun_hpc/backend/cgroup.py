@@ -195,13 +195,18 @@ def parse_list(content: str) -> frozenset[int]:
     return frozenset(cpus)
 
 
-def find_job(root: Path, job_id: str, sluid: str | None = None, clock: Clock = monotonic_ns) -> JobCgroup | None:
-    """The job's cgroup below `root`, None while it has none (no step has started there)."""
+def find_job(
+    root: Path, job_id: str, sluid: str | None = None, node: str | None = None, clock: Clock = monotonic_ns
+) -> JobCgroup | None:
+    """The job's cgroup below `root`, None while it has none (no step has started there).
+
+    Where several slurmd share a machine, only the directories of `node` (default: this host's name) count.
+    """
     names = [f"job_{job_id}"]
     if sluid:
         names += [sluid, f"job_{sluid}"]
     directories: dict[str, Path] = {}
-    for controller, parent in _parents(root / CGROUPS):
+    for controller, parent in _parents(root / CGROUPS, node or host_name()):
         candidates = [parent / name for name in names]
         if controller:
             candidates += [user / name for user in _listed(parent, "uid_") for name in names]
@@ -211,24 +216,29 @@ def find_job(root: Path, job_id: str, sluid: str | None = None, clock: Clock = m
     return JobCgroup(f"job-{job_id}", directories, clock) if directories else None
 
 
-def find_parent(root: Path, clock: Clock = monotonic_ns) -> JobCgroup | None:
+def find_parent(root: Path, node: str | None = None, clock: Clock = monotonic_ns) -> JobCgroup | None:
     """The directory above all jobs: it keeps the CPU time of jobs whose own cgroup is gone already."""
     directories: dict[str, Path] = {}
-    for controller, parent in _parents(root / CGROUPS):
+    for controller, parent in _parents(root / CGROUPS, node or host_name()):
         directories.setdefault(controller, parent)
     return JobCgroup("jobs", directories, clock) if directories else None
 
 
-def _parents(base: Path) -> Iterator[tuple[str, Path]]:
+def _parents(base: Path, node: str) -> Iterator[tuple[str, Path]]:
     """Controller ("" for v2) and the directory in which Slurm keeps its jobs."""
     for controller in _V1_CONTROLLERS:
-        for parent in _listed(base / controller, "slurm"):
+        for parent in _own(_listed(base / controller, "slurm"), f"slurm_{node}"):
             yield controller, parent
     for top in (base, base / "unified"):
         for slice_directory in (top / "system.slice", top):
-            for parent in _listed(slice_directory, ""):
-                if parent.name.endswith("slurmstepd.scope"):
-                    yield "", parent
+            scopes = [one for one in _listed(slice_directory, "") if one.name.endswith("slurmstepd.scope")]
+            for parent in _own(scopes, f"{node}_slurmstepd.scope"):
+                yield "", parent
+
+
+def _own(directories: list[Path], name: str) -> list[Path]:
+    """The node's own directory where slurmd puts its name into it, else all."""
+    return [one for one in directories if one.name == name] or directories
 
 
 def _listed(directory: Path, prefix: str) -> list[Path]:

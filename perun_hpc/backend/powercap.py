@@ -212,7 +212,7 @@ def _without_mirrors(
     dropped: dict[str, str] = {}
     for sensor, file in packages:
         key = (first[sensor.id], second[sensor.id])
-        if key[0] in suspects and key in seen:
+        if key[0] in suspects and key[0] != key[1] and key in seen:
             dropped[sensor.id] = f"{file.parent.name} shows the same counter as {seen[key]}"
         else:
             seen.setdefault(key, file.parent.name)

@@ -165,6 +165,19 @@ def test_cgroup_v2_by_job_id_and_by_sluid(tmp_path):
     assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 9_000_000_000
 
 
+def test_nodes_that_share_a_machine_see_their_own_part_of_a_job(tmp_path):
+    for node, used in (("n1", 1), ("n2", 2)):
+        directory = tmp_path / f"sys/fs/cgroup/cpuacct/slurm_{node}/uid_1000/job_5"
+        directory.mkdir(parents=True)
+        (directory / "cpuacct.usage").write_text(f"{used}\n")
+        scope = tmp_path / f"sys/fs/cgroup/system.slice/{node}_slurmstepd.scope/job_6"
+        scope.mkdir(parents=True)
+        (scope / "cpu.stat").write_text(f"usage_usec {used}\n")
+    for node, used in (("n1", 1), ("n2", 2)):
+        assert cgroup.find_job(tmp_path, "5", node=node).read()[cgroup.CPU].ticks == used
+        assert cgroup.find_job(tmp_path, "6", node=node).read()[cgroup.CPU].ticks == 1000 * used
+
+
 def test_a_job_whose_cgroup_is_gone_is_a_gap(tmp_path):
     job = cgroup.find_job(build("cgroup_v2", tmp_path), "7")
     job.close()

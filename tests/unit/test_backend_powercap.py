@@ -77,6 +77,11 @@ def test_mirrored_dies_are_counted_once(tmp_path):
     assert "same counter as intel-rapl:0" in found.missing[0].why
 
 
+def test_counters_that_stand_still_are_not_taken_for_mirrors(tmp_path):
+    make(tmp_path, **{"intel-rapl:0": ("package-0", 500), "intel-rapl:1": ("package-1", 500)})
+    assert values(discover(tmp_path)) == {"package-0": 500, "package-1": 500}
+
+
 def test_dies_that_merely_start_equal_are_both_kept(tmp_path):
     base = make(tmp_path, **{"intel-rapl:0": ("package-0-die-0", 500), "intel-rapl:1": ("package-0-die-1", 500)})
 
