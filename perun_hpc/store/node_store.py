@@ -59,28 +59,30 @@ class SealedTrace:
     bytes: int
 
 
-@dataclass
 class _Column:
     """Turns a sensor's raw ticks into stored values; a counter is unwrapped, a reset one goes on from where it was."""
 
-    sensor: Sensor
-    form: Form
-    last: int | None = None
-    last_ns: int = 0
-    added: int = 0
+    def __init__(self, sensor: Sensor, form: Form) -> None:
+        self.sensor = sensor
+        self.last: int | None = None
+        self.last_ns = 0
+        self.added = 0
+        self._counts = sensor.kind is Kind.COUNTER
+        self._low, self._high = layout.limits(form.dtype)
+        self._fill = layout.fill(form.dtype)
+        self._divisor = form.divisor
 
     def value(self, ticks: int, now_ns: int) -> int:
         """The value to store; the fill value where the type cannot hold it."""
-        if self.sensor.kind is Kind.COUNTER:
+        if self._counts:
             if self.last is not None and ticks < self.last:
                 before, after = Reading(self.last, self.last_ns), Reading(ticks, now_ns)
                 turned = difference(self.sensor, before, after).status is not Status.RESET
                 self.added += (self.sensor.wrap_range or 0) if turned else self.last
             self.last, self.last_ns = ticks, now_ns
             ticks += self.added
-        value = self.sensor.base(ticks) // self.form.divisor
-        low, high = layout.limits(self.form.dtype)
-        return value if low <= value <= high else layout.fill(self.form.dtype)
+        value = self.sensor.base(ticks) // self._divisor
+        return value if self._low <= value <= self._high else self._fill
 
 
 @dataclass
@@ -123,7 +125,7 @@ class NodeStore:
         self.job_dir = Path(self._direct) if self._direct else directory.parent.parent
         self.node: str = description["node"]
         self.sensors = tuple(Sensor.from_json(sensor) for sensor in description["sensors"])
-        self._parts = layout.arrays(self.sensors)
+        self._parts = layout.arrays(self.sensors, description["energy_step_uj"])
         self._plan = Plan.from_json(json.dumps(description["plan"]).encode(), str(directory / TRACK))
         self._period_ns: int = description["period_ns"]
         group, _ = self._plan.groups(self._period_ns, layout.signature(self._parts))
@@ -161,6 +163,7 @@ class NodeStore:
         job_period_ns: int | None = None,
         job_dir: Path | None = None,
         sync_ns: int | None = 10 * layout.NS_PER_S,
+        energy_step_uj: int = 1,
         simulated: bool = False,
     ) -> NodeStore:
         """Begin a track of a job run in the session's `directory`.
@@ -174,6 +177,7 @@ class NodeStore:
             default parts stay in `directory` until they are shipped.
         sync_ns : the journal is made durable this often, which bounds what a power loss takes; None leaves that to
             the kernel.
+        energy_step_uj : energies are rounded down to this; `layout.energy_step_uj` is a good choice for long jobs.
         """
         plan = Plan(
             cluster=cluster,
@@ -193,6 +197,7 @@ class NodeStore:
             "period_ns": period_ns,
             "job_dir": str(job_dir) if job_dir else None,
             "sync_ns": sync_ns,
+            "energy_step_uj": energy_step_uj,
             "sealed": None,
         }
         files.write_new(home / TRACK, json.dumps(description).encode(), durable=sync_ns is not None)
@@ -283,18 +288,18 @@ class NodeStore:
             self._mark(state, why)
         self._description["sealed"] = {key: value for key, value in sealed.__dict__.items() if key != "directory"}
         files.write_new(self._home / TRACK, json.dumps(self._description).encode(), durable=self._sync_ns is not None)
-        for held in [chunk.journal for chunk in chunks] + self._settled:
-            if held is not None:
-                held.remove()
+        self.close()
         for leftover in self._home.glob("*.journal"):
             leftover.unlink()
-        self.close()
         return sealed
 
     def close(self) -> None:
         """Give all descriptors back; nothing is written."""
         for _, shard in self._shards.values():
             shard.close()
+        for held in [chunk.journal for chunk in self._chunks.values()] + self._settled:
+            if held is not None:
+                held.close()
         self._shards.clear()
         self._chunks.clear()
         self._settled.clear()

@@ -1,8 +1,10 @@
 """Synthetic data for the store's tests and benchmarks: what a two-socket node with four GPUs looks like, 40 sensors.
 
-Energy counters integrate a noisy power (RAPL's unit of 15.3 uJ, DRAM a fifth of the package), GPU power in whole mW
-with 2 % noise around a load that changes every few minutes, utilisations with noise, clocks in steps of 15 MHz, slow
-temperatures. All from a seeded generator of the standard library; the same seed gives the same rows.
+A load that changes every few minutes drives everything. RAPL energy counts in units of 61 uJ (DRAM a fifth of the
+package), GPU energy in mJ, the average power of a second varies by 1 %; GPU power in mW varies by 1 %; utilisations are
+whole percents with noise, clocks steps of 15 MHz, temperatures whole degrees that follow slowly, memory whole pages; a
+network counts packets of 4 KiB, a disk sleeps nine seconds of ten. All from a seeded generator of the standard library:
+the same seed gives the same rows.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def sensors(count: int = 40) -> tuple[Sensor, ...]:
     """`count` sensors: 40 is the node described above, more add cores' utilisation and frequency."""
     counter, gauge = Kind.COUNTER, Kind.GAUGE
     made = [
-        sensor(f"{part}-{i}", Quantity.ENERGY, counter, wrap=262_143_328_850)
+        sensor(f"{part}-{i}", Quantity.ENERGY, counter, wrap=262_144_000_000)
         for part in ("package", "dram")
         for i in (0, 1)
     ]
@@ -65,7 +67,7 @@ def rows(made: tuple[Sensor, ...], count: int, period_ns: int = NS_PER_S, seed: 
     """`count` rows of raw ticks, one every `period_ns`."""
     random_ = random.Random(seed)
     gauss, seconds = random_.gauss, period_ns / NS_PER_S
-    counters = {item.id: random_.randrange(1 << 34) for item in made}
+    counters = {item.id: random_.randrange(1 << 20) << 12 for item in made}
     level, temperature = 0.7, 60_000
     for index in range(count):
         if index % max(1, round(180 / seconds)) == 0:
@@ -75,19 +77,23 @@ def rows(made: tuple[Sensor, ...], count: int, period_ns: int = NS_PER_S, seed: 
         for item in made:
             share = 0.2 if item.domain.startswith("dram") else 1.0
             if item.quantity is Quantity.ENERGY:
-                watts = share * (60 + 240 * level) * (1 + gauss(0, 0.02))
-                counters[item.id] += int(max(0.0, watts) * 1e6 * seconds / 15.3) * 153 // 10
-                row.append(counters[item.id] % (item.wrap_range or 1 << 62))
+                joules = share * (60 + 240 * level) * (1 + gauss(0, 0.01)) * seconds
+                counters[item.id] += max(
+                    0, round(joules * 1e3) * 1000 if item.component == "gpu" else round(joules * 16384)
+                )
+                gpu = item.component == "gpu"
+                row.append(counters[item.id] if gpu else counters[item.id] % (1 << 32) * 1_000_000 >> 14)
             elif item.quantity is Quantity.POWER:
-                row.append(max(0, round((60 + 440 * level) * (1 + gauss(0, 0.02)) * 1000)) * 1000)
+                row.append(max(0, round((60 + 440 * level) * (1 + gauss(0, 0.01)) * 1000)) * 1000)
             elif item.quantity is Quantity.UTILISATION:
-                row.append(min(1000, max(0, round(10 * (100 * level + gauss(0, 3))))) // 10 * 10)
+                row.append(10 * min(100, max(0, round(100 * level + gauss(0, 3)))))
             elif item.quantity is Quantity.FREQUENCY:
                 row.append(1000 * (1410 - 15 * (random_.random() < 0.1)))
             elif item.quantity is Quantity.TEMPERATURE:
                 row.append(temperature // 1000 * 1000)
             elif item.kind is Kind.COUNTER:
-                counters[item.id] += max(0, round(gauss(1e6, 3e5) * seconds * level))
+                busy = item.domain.startswith("net") or random_.random() < 0.1
+                counters[item.id] += max(0, round(gauss(250, 60) * seconds * level)) * 4096 if busy else 0
                 row.append(counters[item.id])
             elif item.quantity is Quantity.DATA:
                 row.append(round(16e9 * level) // 4096 * 4096 + 4096 * random_.randrange(4))
