@@ -455,7 +455,11 @@ def _sqlite_path(url: str) -> Path | None:
 
 def _check_file(path: Path, create: bool) -> None:
     if create:
+        # Everybody's jobs stand in it: the service user's alone, or a group's where an administrator says so.
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if path.stat().st_mode & 0o007:
+            path.chmod(path.stat().st_mode & 0o770)
         return
     try:
         there = path.exists()

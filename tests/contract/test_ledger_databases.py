@@ -230,6 +230,23 @@ def test_sums_per_day_always_equal_the_records(ledger: Ledger, events: list[tupl
     assert stored_days(ledger) == expected_days(stored)
 
 
+def test_a_ledger_is_nobodys_business(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.touch(mode=0o666)
+    path.chmod(0o666)
+    ledger = open_ledger(str(path), create=True)
+    ledger.put([record()])
+    assert {p.name: p.stat().st_mode & 0o007 for p in tmp_path.iterdir()} == {
+        "ledger.db": 0,
+        "ledger.db-wal": 0,
+        "ledger.db-shm": 0,
+    }
+    ledger.close()
+    fresh = open_ledger(str(tmp_path / "new" / "ledger.db"), create=True)
+    assert (tmp_path / "new" / "ledger.db").stat().st_mode & 0o777 == 0o600
+    fresh.close()
+
+
 def test_no_ledger_and_no_sense(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no ledger here"):
         open_ledger(str(tmp_path / "none.db"))
