@@ -40,5 +40,5 @@ def enrol(
     return {
         "PERUN_SOCKET": socket, "PERUN_JOB": f"{job_id}.{restart}", "PERUN_STEP": step_id, "PERUN_RANK": fields["rank"],
         "PERUN_LOCAL_RANK": fields["local_rank"], "PERUN_NTASKS": fields["ntasks"], "PERUN_NNODES": fields["nnodes"],
-        "PERUN_PERIOD_MS": reply.get("period_ms", "") or "", "PERUN_RESOLUTION_MS": reply.get("resolution_ms", "") or "",
+        "PERUN_PERIOD_MS": reply.get("period_ms") or "", "PERUN_RESOLUTION_MS": reply.get("resolution_ms") or "",
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -156,8 +157,8 @@ class PerunMonitor:
         try:
             if samples and not self._start_sampling(run_id, number, desk):
                 # Nothing measures: the application runs all the same.
-                result = self._run(command, desk, record=False)
                 self.status = MonitorStatus.SP_ERROR
+                result = self._run(command, desk, record=False)
                 return self.status, None, result.value()
             self.status = MonitorStatus.RUNNING
             self.start_event.set()
@@ -206,11 +207,11 @@ class PerunMonitor:
             return self._app.environ(os.environ, rank, pid) if record else dict(os.environ)
 
         def started(pid: int) -> None:
-            if record and self._rank is None and not place.leader:
-                _register(desk, place.rank, pid)
-            elif record:
+            if record and place.leader:
                 import perun_hpc.monitoring.gather  # noqa: F401 (while the application runs)
 
+        if record and self._rank is None and not place.leader:
+            _register(desk, place.rank)
         sys.stdout.flush()
         return _Result(ended=child.run(command, environ, started))
 
@@ -245,7 +246,7 @@ class PerunMonitor:
         return self._spawn(orders)
 
     def _spawn(self, orders: Orders) -> bool:
-        from perun_hpc.monitoring.orders import Signals, main
+        from perun_hpc.monitoring.orders import SHIELDED, Signals, main
 
         assert self.queue is not None
         signals = Signals(self.sp_ready_event, self.start_event, self.stop_event, self.close_event, self.queue)
@@ -253,6 +254,7 @@ class PerunMonitor:
         # Spawning imports the parent's main module in the child; the application's own must not run a second time.
         own_main = sys.modules["__main__"]
         sys.modules["__main__"] = type(sys)("__main__")
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
         try:
             self.perunSP.start()
         except OSError as error:
@@ -260,6 +262,7 @@ class PerunMonitor:
             self.perunSP = None
             return False
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             sys.modules["__main__"] = own_main
         import perun_hpc.monitoring.child  # noqa: F401 (while the other side starts)
 
@@ -378,7 +381,9 @@ def agent_node(run_id: str, rank: Mapping[str, str], ended: Ended | None) -> Dat
     from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, NodeType
 
     job_id = rank["PERUN_JOB"].partition(".")[0]
-    node = DataNode(run_id, NodeType.RUN, metadata={"state": "complete", "job_id": job_id, "step_id": rank["PERUN_STEP"]})
+    node = DataNode(
+        run_id, NodeType.RUN, metadata={"state": "complete", "job_id": job_id, "step_id": rank["PERUN_STEP"]}
+    )
     if ended is not None:
         runtime_s = (ended.end_ns - ended.start_ns) / 1e9
         node.metrics[MetricType.RUNTIME] = Metric(MetricType.RUNTIME, runtime_s, Aggregate.MAX)
@@ -400,14 +405,14 @@ def _desk(comm: Comm, number: int) -> str:
     return str(directory / "desk")
 
 
-def _register(desk: str, rank: int, pid: int) -> None:
-    """Tell the leader's sampling process of a rank; without it the rank runs unmeasured."""
+def _register(desk: str, rank: int) -> None:
+    """Tell the leader's sampling process of a rank that is about to start; it waits for this process to end."""
     from perun_hpc.errors import UnavailableError
     from perun_hpc.wire.client import request
 
-    fd = os.pidfd_open(pid)
+    fd = os.pidfd_open(os.getpid())
     try:
-        for _ in range(100):
+        for _ in range(200):
             try:
                 request("rank-start", {"rank": str(rank)}, (fd,), 2.0, desk)
                 return

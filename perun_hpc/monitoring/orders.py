@@ -3,6 +3,7 @@ import."""
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,10 +52,15 @@ class Signals(NamedTuple):
     queue: Queue[tuple[str, str, str]]
 
 
+SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that are meant for the application; the parent starts the sampling process with these blocked."""
+
+
 def main(orders: Orders, signals: Signals) -> None:
     """Run the sampling process."""
     import os
 
+    os.setsid()  # launchers end a failed run by killing the process group, terminals by interrupting it
     from perun_hpc.monitoring.sampling_process import sample
 
     sample(orders, signals)

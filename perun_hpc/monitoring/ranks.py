@@ -37,11 +37,10 @@ class Host(Protocol):
     """What the desk asks of the sampling process it lives in; called from the desk's thread."""
 
     def energy_uj(self) -> tuple[int | None, int]:
-        """A fresh reading: the host's energy since the start in uJ (None without a sensor), and its monotonic time in ns."""
+        """A fresh reading: the host's energy since the start in uJ (None without a sensor), and when (monotonic ns)."""
 
     def write_summary(self) -> str:
         """Write the summary as of now; returns the directory that it is in."""
-
 
 
 class Desk:

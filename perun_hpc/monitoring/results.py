@@ -58,7 +58,11 @@ def read_summary(directory: Path) -> dict[str, Any]:
 
 
 def host_node(
-    directory: Path, summary: dict[str, Any], ended: Iterable[Ended], own: Sequence[RankData] = (), with_regions: bool = True
+    directory: Path,
+    summary: dict[str, Any],
+    ended: Iterable[Ended],
+    own: Sequence[RankData] = (),
+    with_regions: bool = True,
 ) -> DataNode:
     """The tree of one host.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -27,14 +26,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary.json"
 SCHEMA = "perun.host/1"
-SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
 
 
 def sample(orders: Orders, signals: Signals) -> None:
     """The process' work: sample until told to stop, then say how it went."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
     try:
         status, error = "complete", ""
         path = _run(orders, signals)

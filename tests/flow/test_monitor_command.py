@@ -26,7 +26,13 @@ def run(tmp_path):
         environ_of_run = {**environ, **options.pop("env", {})}
         command = [*PERUN, *args]
         return subprocess.run(
-            command, cwd=tmp_path, env=environ_of_run, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options
+            command,
+            cwd=tmp_path,
+            env=environ_of_run,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            **options,
         )
 
     def popen(*args: str) -> subprocess.Popen[str]:
@@ -92,7 +98,7 @@ def test_fault_12_a_binary_keeps_its_exit_code_and_results_go_where_they_belong(
     for options in ((), ("-b",)):
         done = run("monitor", *options, str(program), "a b", "")
         assert (done.returncode, done.stdout) == (7, "2 arguments\n")
-    assert os.listdir(directory) == ["prog"]
+    assert [path.name for path in directory.iterdir()] == ["prog"]
     assert len(trees(tmp_path)) == 2
 
 
@@ -122,7 +128,7 @@ def no_process_of(directory: Path, seconds: float = 10) -> bool:
         left = []
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and os.readlink(entry / "cwd") == str(directory):
+                if entry.name.isdigit() and (entry / "cwd").readlink() == directory:
                     left.append(entry.name)
             except OSError:
                 continue
@@ -181,11 +187,15 @@ UNCHANGED = {
     ),
     "threads and signals": (
         "import threading, signal, os\n"
-        "print(threading.active_count(), [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)])\n"
+        "print(threading.active_count())\n"
+        "print([signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)])\n"
         "print(open('/proc/self/status').read().split('SigBlk:')[1].split()[0], len(os.listdir('/proc/self/fd')))\n"
         "print([l for l in open('/proc/self/status') if l.startswith('Threads')])\n"
     ),
-    "hooks": "import sys; print(sys.excepthook, sys.displayhook, sys.gettrace(), sys.getprofile(), 'sitecustomize' in sys.modules)",
+    "hooks": (
+        "import sys; print(sys.excepthook, sys.displayhook, sys.gettrace(), sys.getprofile())\n"
+        "print('sitecustomize' in sys.modules)\n"
+    ),
     "traceback": "def f(): raise ValueError('mine')\ntry: f()\nfinally: print('bye')",
     "syntax error": "def f(:\n",
     "stdin": "import sys; print(repr(sys.stdin.read()))",
@@ -206,9 +216,15 @@ def test_fault_14_a_script_behaves_as_under_plain_python(run, tmp_path, name):
 
 def test_fault_14_modules_and_relative_imports_work(run, tmp_path):
     script(tmp_path, "value = 5\n", "package/part.py")
-    script(tmp_path, "from .part import value\nimport sys\nprint(__name__, __package__, value, sys.argv[1:])\n", "package/__main__.py")
+    script(
+        tmp_path,
+        "from .part import value\nimport sys\nprint(__name__, __package__, value, sys.argv[1:])\n",
+        "package/__main__.py",
+    )
     script(tmp_path, "", "package/__init__.py")
-    plain = subprocess.run([sys.executable, "-m", "package", "x"], cwd=tmp_path, capture_output=True, text=True, env=run.environ)
+    plain = subprocess.run(
+        [sys.executable, "-m", "package", "x"], cwd=tmp_path, capture_output=True, text=True, env=run.environ
+    )
     assert plain.stdout == "__main__ package 5 ['x']\n"
     assert run("monitor", "-m", "package", "x").stdout == plain.stdout
     assert run("monitor", sys.executable, "-m", "package", "x").stdout == plain.stdout
@@ -218,7 +234,11 @@ def test_fault_14_modules_and_relative_imports_work(run, tmp_path):
 
 @pytest.mark.parametrize("flag", ["-I", "-E", "-S", "-s", "-B", "-O"])
 def test_fault_14_interpreter_flags_are_respected(run, tmp_path, flag):
-    app = script(tmp_path, "import os, sys; print(sys.flags, len(sys.path))\nimport subprocess; print(subprocess.check_output([sys.executable, '-c', 'import sys; print(sys.path)']))")
+    app = script(
+        tmp_path,
+        "import subprocess, sys; print(sys.flags, len(sys.path))\n"
+        "print(subprocess.check_output([sys.executable, '-c', 'import sys; print(sys.path)']))\n",
+    )
     plain, measured = plain_and_perun(run, sys.executable, flag, app, cwd=tmp_path)
     if flag in ("-I", "-E", "-S"):  # without site nobody tidies up: the directory stays on the path, unused
         assert measured.returncode == plain.returncode == 0
@@ -229,7 +249,10 @@ def test_fault_14_interpreter_flags_are_respected(run, tmp_path, flag):
 
 def test_fault_14_the_application_s_own_sitecustomize_and_pythonpath_live_on(run, tmp_path):
     script(tmp_path, "import builtins; builtins.mine = 'chained'\n", "custom/sitecustomize.py")
-    app = script(tmp_path, "import os, sys; print(mine, os.environ['PYTHONPATH'], sys.path[1], sys.modules['sitecustomize'].__file__)")
+    app = script(
+        tmp_path,
+        "import os, sys; print(mine, os.environ['PYTHONPATH'], sys.path[1], sys.modules['sitecustomize'].__file__)",
+    )
     custom = str(tmp_path / "custom")
     done = run("monitor", app, env={"PYTHONPATH": custom})
     assert done.stdout == f"chained {custom} {custom} {custom}/sitecustomize.py\n"
@@ -325,7 +348,12 @@ def test_fault_21_bad_options_are_one_clear_line(run, tmp_path):
     assert (done.returncode, len(done.stderr.splitlines())) == (78, 1)
     assert "did you mean 'format'" in done.stderr
     (tmp_path / ".perun.ini").unlink()
-    for arguments in (("--sampling-period", "-1"), ("--format", "yaml"), ("--rounds", "0"), ("--bench-metrics", "speed")):
+    for arguments in (
+        ("--sampling-period", "-1"),
+        ("--format", "yaml"),
+        ("--rounds", "0"),
+        ("--bench-metrics", "speed"),
+    ):
         done = run("monitor", *arguments, app)
         assert (done.returncode, len(done.stderr.splitlines())) == (78, 1), arguments
     assert run("monitor", "--no-such-option", app).returncode == 64
