@@ -1,8 +1,8 @@
 """HPE Cray's node counters in /sys/cray/pm_counters, with their freshness.
 
-Each file holds `VALUE UNIT TIMESTAMP us`. They are renewed about ten times a second, all together; `freshness` counts
-the renewals: when it moved while the files were read, they belong to two moments and are read again. The node's energy
-contains CPU, memory and accelerators.
+Each file holds `VALUE UNIT TIMESTAMP us`; that time stamp is the reading's time. They are renewed about ten times a
+second, all together; `freshness` counts the renewals: when it moved while the files were read, they belong to two
+moments and are read again. The node's energy contains CPU, memory and accelerators.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.backend.stamps import Stamps
 from perun_hpc.backend.sysfile import reason
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 COUNTERS = Path("sys/cray/pm_counters")
 UPDATE_NS = 100_000_000
+NS_PER_US = 1000
 TRIES = 3
 
 _FILE = re.compile(r"^(?:(?P<part>cpu\d*|memory\d*|accel\d*)_)?(?P<what>energy|power)$")
@@ -29,9 +32,10 @@ _MAX_UW = {"cpu": 1_500_000_000, "memory": 500_000_000, "accel": 1_500_000_000, 
 class PmCounters:
     """Reader of all energy and power files, one moment for all of them."""
 
-    def __init__(self, directory: Path, clock: Clock = monotonic_ns) -> None:
+    def __init__(self, directory: Path, clock: Clock = monotonic_ns, real_clock: Clock = time.time_ns) -> None:
         """Open every known file of the directory; OSError passes."""
         self._clock = clock
+        self._stamps = Stamps(clock, real_clock)
         self._descriptors: list[int] = []
         names = sorted(file.name for file in directory.iterdir() if _FILE.match(file.name))
         try:
@@ -65,7 +69,8 @@ class PmCounters:
 
     def _one(self, descriptor: int) -> Reading:
         try:
-            return Reading(int(os.pread(descriptor, 128, 0).split()[0]), self._clock())
+            value, _, stamp_us, *_ = os.pread(descriptor, 128, 0).split()
+            return self._stamps.reading(int(value), int(stamp_us) * NS_PER_US)
         except OSError as error:
             return Reading(None, self._clock(), reason(error))
         except (ValueError, IndexError):
@@ -110,12 +115,12 @@ def _sensor(name: str) -> Sensor:
     )
 
 
-def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
+def discover(root: Path = Path("/"), clock: Clock = monotonic_ns, real_clock: Clock = time.time_ns) -> Discovery:
     """The node's counters, if the node has them."""
     directory = root / COUNTERS
     if not directory.is_dir():
         return Discovery()
     try:
-        return Discovery((PmCounters(directory, clock),))
+        return Discovery((PmCounters(directory, clock, real_clock),))
     except OSError as error:
         return Discovery(missing=(Missing("pm_counters", f"{directory}: {reason(error)}", "check the files' modes"),))

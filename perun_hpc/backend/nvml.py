@@ -17,6 +17,7 @@ from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.gpus import Gpu, MigInstance, from_proc, short_pci
+from perun_hpc.backend.stamps import Stamps
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -26,10 +27,6 @@ SLOW_US = 500.0
 """A call that takes longer than this at start is made only every `SLOW_EVERY`th read."""
 SLOW_EVERY = 10
 TRIALS = 3
-FROZEN_NS = 60_000_000_000
-"""A value whose own time stamp is older than this is frozen."""
-STEADY_NS = 1_000_000
-"""The real-time clock is taken as stepped when it moves by more than this against the monotonic one."""
 GAIN_ERROR = 0.05
 GAIN_SOURCE = (
     "NVIDIA states +/-5 % for power; arXiv 2312.02741 finds the sensor active 25 % of the time on A100 and H100"
@@ -60,10 +57,9 @@ class NvmlGpu:
         real_clock: Clock = time.time_ns,
     ) -> None:
         """Find out by trying which calls the GPU supports, and time them; `scope` is NVML's power scope."""
-        self._real_clock = real_clock
+        self._stamps = Stamps(clock, real_clock)
         self.gpu = gpu
         self._scope = scope
-        self._offset_ns: int | None = None
         self._library = library
         self._handle = handle
         self._clock = clock
@@ -176,17 +172,7 @@ class NvmlGpu:
         library = self._library
         unsigned_int = value.valueType == library.NVML_VALUE_TYPE_UNSIGNED_INT
         ticks = int(value.value.uiVal if unsigned_int else value.value.ullVal)
-        stamp_ns = int(value.timestamp) * NS_PER_US + self._real_to_mono(now)
-        if now - stamp_ns > FROZEN_NS:
-            return Reading(None, now, f"frozen: the value is {(now - stamp_ns) // 1_000_000_000} s old")
-        return Reading(ticks, min(now, stamp_ns))
-
-    def _real_to_mono(self, now: int) -> int:
-        """Offset between the clocks; kept while it is steady, so that one time stamp always gives one result."""
-        offset_ns = now - self._real_clock()
-        if self._offset_ns is None or abs(offset_ns - self._offset_ns) > STEADY_NS:
-            self._offset_ns = offset_ns
-        return self._offset_ns
+        return self._stamps.reading(ticks, int(value.timestamp) * NS_PER_US)
 
     def _utilisation_call(self) -> _Call | None:
         library, handle = self._library, self._handle

@@ -48,7 +48,7 @@ def _replay(root):
 OPENED = {
     "powercap": lambda root: powercap.discover(build("intel_two_sockets", root)),
     "hwmon": lambda root: hwmon.discover(build("gh200", root)),
-    "cray_pm": lambda root: cray_pm.discover(build("cray_ex", root)),
+    "cray_pm": lambda root: cray_pm.discover(build("cray_ex", root), real_clock=lambda: 1_620_000_000 * 10**9),
     "cgroup": lambda root: Discovery((cgroup.find_job(build("cgroup_v2", root), "7"),)),
     "procstat": lambda root: procstat.discover(_proc(root)),
     "estimate": lambda root: estimate.discover(_proc(root)),

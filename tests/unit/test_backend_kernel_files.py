@@ -106,10 +106,14 @@ def test_fault_08_a_node_power_meter_is_the_nodes_and_contains_everything(tmp_pa
 
 # --- Cray
 
+CRAY_NS = 1_620_000_000 * S
+
 
 def test_cray_counters_in_joules_with_the_node_on_top(tmp_path):
-    found = cray_pm.discover(build("cray_ex", tmp_path))
+    found = cray_pm.discover(build("cray_ex", tmp_path), lambda: 5 * S, lambda: CRAY_NS + 40_000_000)
     readings = by_id(found)
+    # The files were written 40 ms ago, by their own time stamps.
+    assert readings["cray_pm:node:energy"].mono_ns == 5 * S - 40_000_000
     assert readings["cray_pm:node:energy"].ticks == 99340
     sensors = {sensor.id: sensor for sensor in found.sensors}
     assert sensors["cray_pm:node:energy"].base(99340) == 99_340_000_000
@@ -130,11 +134,13 @@ def test_cray_files_that_are_renewed_while_they_are_read_are_read_again_then_a_g
         (directory / "freshness").write_text(f"{now}\n")
         return now
 
-    (reader,) = cray_pm.discover(tmp_path, clock).readers
+    (reader,) = cray_pm.discover(tmp_path, clock, lambda: CRAY_NS).readers
     assert {reading.ticks for reading in reader.read()} == {None}
-    (steady,) = cray_pm.discover(tmp_path, lambda: 7).readers
+    (steady,) = cray_pm.discover(tmp_path, lambda: 7, lambda: CRAY_NS).readers
     assert {reading.mono_ns for reading in steady.read()} == {7}
     assert None not in {reading.ticks for reading in steady.read()}
+    (stopped,) = cray_pm.discover(tmp_path, lambda: 7, lambda: CRAY_NS + 61 * S).readers
+    assert {reading.error for reading in stopped.read()} == {"frozen: the value is 61 s old"}
 
 
 # --- cgroups
