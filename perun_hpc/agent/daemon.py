@@ -121,6 +121,7 @@ class Agent:
         self._points: list[tuple[int, int]] = []
         self._ledger: tuple[str, int] = ("", 0)
         self._ledger_lines: list[str] = []
+        self._home = ("", node.name)
         self._after: list[Callable[[], None]] = []
         self._started_ns = self._idle_since_ns = now_ns
         self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
@@ -175,7 +176,7 @@ class Agent:
             self._seal_ended()
         self._shipper.poll(now_ns)
         if self._shipper.is_due(now_ns) and self._policy.settled:
-            self._shipper.start(Path(self._site().store.archive), now_ns)
+            self._shipper.start(Path(self._site().store.archive), self._home, now_ns)
         if now_ns >= self._housekeeping_ns:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._housekeep(now_ns)
@@ -243,6 +244,8 @@ class Agent:
         if self._policy.settled:
             self._seal_ended()
         self._save()
+        if self._policy.settled and not self._shipper.busy:
+            self._shipper.start(Path(self._site().store.archive), self._home, time.monotonic_ns())
         self._server.close()
         self._porter.close()
         self._node.close()
@@ -399,6 +402,7 @@ class Agent:
             agent_cpu_ns=-time.process_time_ns(),
         )
         self._note_failed_edge(session, snapshot, "start")
+        self._home = (job.get("cluster", ""), job.get("node", self._node.name))
         self._sessions[key] = session
         self._after.append(lambda: self._after_start(session))
 
@@ -701,6 +705,7 @@ class Agent:
             sessions=(*self._sessions.values(), *self._sealing),
             done=self._done,
             static={},
+            home=self._home,
         )
         self._guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._sensors]))
 
@@ -717,6 +722,7 @@ class Agent:
         same_boot = bool(self._boot) and former.boot_id == self._boot
         self._done = dict(former.done) if same_boot else dict.fromkeys(former.done, 0)
         self._ledger = former.ledger
+        self._home = former.home
         for session in former.sessions:
             if session.end is not None:
                 self._sealing.append(session)

@@ -23,6 +23,7 @@ JOB_KEYS = (
     "nodelist",
     "num_nodes",
     "cpus_on_node",
+    "cpus_per_node",
     "gpus",
     "het_job_id",
     "het_offset",
@@ -175,9 +176,18 @@ class Session:
 
     @property
     def cpus_on_node(self) -> int:
-        """How many CPUs Slurm gave it here (`4`, or `4(x2)` of a job on several nodes); 0 if it did not tell."""
-        words = re.match(r"\d{1,6}", self.job.get("cpus_on_node", ""))
-        return int(words[0]) if words else 0
+        """How many CPUs Slurm gave it here; 0 if it did not tell."""
+        told = self.job.get("cpus_on_node", "")
+        if told.isascii() and told.isdigit():
+            return int(told[:6])
+        counts = per_node(self.job.get("cpus_per_node", ""))
+        if len(set(counts)) <= 1:
+            return counts[0] if counts else 0
+        from perun_hpc.config import hostlist
+
+        nodes = hostlist.expand(self.job.get("nodelist", ""))
+        node = self.job.get("node", "")
+        return counts[nodes.index(node)] if node in nodes and len(nodes) == len(counts) else min(counts)
 
     @property
     def exclusive(self) -> bool:
@@ -233,6 +243,14 @@ class Session:
             return cls(**known)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error
+
+
+def per_node(text: str) -> list[int]:
+    """The numbers of Slurm's `2(x3),1`, one per node, in order."""
+    counts: list[int] = []
+    for number, times in re.findall(r"(\d{1,6})(?:\(x(\d{1,5})\))?", text):
+        counts += [int(number)] * int(times or 1)
+    return counts
 
 
 def job_fields(fields: Any) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.store.files import write_new
 
 PATIENCE_NS = 600 * 1_000_000_000
+KEEP_LEDGER_S = 30 * 86_400
 BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
 
 
@@ -45,13 +47,13 @@ class Shipper:
         """Whether a child should be started now."""
         return self._pid is None and self.due_ns is not None and mono_ns >= self.due_ns
 
-    def start(self, archive: Path, mono_ns: int) -> None:
-        """Fork the child, unless one is at work."""
+    def start(self, archive: Path, home: tuple[str, str], mono_ns: int) -> None:
+        """Fork the child; `home` is the cluster and the node under which the node ledger stands."""
         self.due_ns = None
         self._started_ns = mono_ns
         pid = os.fork()
         if pid == 0:
-            _child(self._paths, archive)
+            _child(self._paths, archive, home)
         self._pid = pid
 
     def poll(self, mono_ns: int) -> None:
@@ -84,7 +86,7 @@ def _ship_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
         record["trace"] = {**record["trace"], "stored": False, "why": str(error)}
 
 
-def _child(paths: AgentPaths, archive: Path) -> None:
+def _child(paths: AgentPaths, archive: Path, home: tuple[str, str]) -> None:
     """The child's whole life: nothing of the parent but its files, no way back into its loop."""
     code = 1
     try:
@@ -92,15 +94,15 @@ def _child(paths: AgentPaths, archive: Path) -> None:
             if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
                 signal.signal(number, signal.SIG_DFL)
         os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
-        code = 0 if ship_all(paths, archive) else 1
+        code = 0 if ship_all(paths, archive, home) else 1
     except BaseException as error:  # whatever happens, the child ends here
         print(f"shipping failed: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
         os._exit(code)
 
 
-def ship_all(paths: AgentPaths, archive: Path) -> bool:
-    """Ship every sealed session; True when none is left. One that fails does not hold up the others."""
+def ship_all(paths: AgentPaths, archive: Path, home: tuple[str, str]) -> bool:
+    """Ship every sealed session and the node ledger; True when nothing is left. One failure does not hold up others."""
     done = True
     for directory in sorted(paths.sessions.iterdir()):
         if (directory / "boundary.json").exists():
@@ -110,7 +112,27 @@ def ship_all(paths: AgentPaths, archive: Path) -> bool:
                 stamp = time.strftime("%FT%T%z")
                 print(f"{stamp} cannot ship {directory.name} to {archive}: {error}", file=sys.stderr)
                 done = False
+    try:
+        ship_ledger(paths, archive, *home)
+    except (OSError, DataError) as error:
+        print(f"{time.strftime('%FT%T%z')} cannot ship the node ledger: {error}", file=sys.stderr)
+        done = False
     return done
+
+
+def ship_ledger(paths: AgentPaths, archive: Path, cluster: str, node: str) -> None:
+    """Put every day of the node ledger that has grown into the archive; days long past leave the spool."""
+    if not cluster:
+        return
+    target = archive / safe_name(cluster, "cluster") / "nodes" / safe_name(node, "node")
+    target.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for path in sorted(paths.node.glob("????-??-??.jsonl")):
+        data = path.read_bytes()
+        shipped = target / path.name
+        if not shipped.exists() or shipped.stat().st_size != len(data):
+            write_new(shipped, data)
+        elif time.time() - path.stat().st_mtime > KEEP_LEDGER_S:
+            path.unlink()
 
 
 def ship(directory: Path, archive: Path) -> None:
@@ -121,13 +143,16 @@ def ship(directory: Path, archive: Path) -> None:
     key = SessionKey.parse(directory.name)
     cluster = archive / safe_name(record["cluster"] or "cluster", "cluster")
     target = cluster / "incoming" / key.name / f"{safe_name(record['node'], 'node')}.json"
+    cluster.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # somebody else's, who decides
+        cluster.chmod(0o755)  # against the umask: owners of jobs pass through to their own directories
     if not (record["start"]["from"] == "epilog" and target.exists()):
         if record["trace"]["stored"]:
             _ship_trace(directory, cluster / "jobs" / key.name, record)
         record["regions"], problems = regions.of_session(directory, record)
         if problems:
             record["notes"] = problems[:20]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         write_new(target, json.dumps(record, separators=(",", ":")).encode())
     import shutil
 

@@ -25,7 +25,7 @@ class NodeState:
     """The state as it was saved last.
 
     `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
-    (monotonic), `ledger` the day and length of the node ledger.
+    (monotonic), `ledger` the day and length of the node ledger, `home` the names of cluster and node.
     """
 
     boot_id: str
@@ -36,6 +36,7 @@ class NodeState:
     sessions: tuple[Session, ...]
     done: Mapping[str, int]
     static: Mapping[str, Any]
+    home: tuple[str, str]
 
 
 def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
@@ -56,6 +57,7 @@ def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
             "sessions": [session.to_json() for session in state.sessions],
             "done": dict(state.done),
             "static": dict(state.static),
+            "home": list(state.home),
         },
     )
 
@@ -83,6 +85,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             sessions=tuple(Session.from_json(session) for session in data["sessions"]),
             done=data["done"],
             static=data["static"],
+            home=(data["home"][0], data["home"][1]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DataError):
         paths.state.replace(paths.state.with_name("state.json.damaged"))
