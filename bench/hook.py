@@ -1,4 +1,8 @@
-"""What the hooks add to `srun -N4 hostname` on a real cluster, beside hooks that are a trivial shell script."""
+"""What the hooks add to `srun -N4 hostname` on a real cluster, beside hooks that are a trivial shell script.
+
+The four nodes of the cluster share this machine's cores; a pause after each run keeps what the agents do after a job,
+which elsewhere happens on cores of their own, out of the next run.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
 ROUNDS = 9
-RUNS = 7
+RUNS = 5
+PAUSE_S = 0.6
 SHELL_HOOK = "/etc/perun/trivial.sh"
 ARMS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -25,6 +30,7 @@ for _ in range(int(sys.argv[1]) + 1):
     begin = time.perf_counter()
     subprocess.run(["srun", "-N4", "hostname"], check=True, stdout=subprocess.DEVNULL)
     print(time.perf_counter() - begin)
+    time.sleep(float(sys.argv[2]))
 """
 
 
@@ -54,5 +60,5 @@ def _median_s(cluster: Cluster, slurm_conf: tuple[str, ...]) -> float:
     cluster.configure(slurm_conf)
     cluster.reconfigure()
     cluster.wait_idle()
-    done = cluster.run(["python3", "-c", TIMER, str(RUNS)], check=True, timeout=300)
+    done = cluster.run(["python3", "-c", TIMER, str(RUNS), str(PAUSE_S)], check=True, timeout=300)
     return statistics.median(float(line) for line in done.stdout.split()[1:])
