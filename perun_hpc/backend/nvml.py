@@ -115,6 +115,9 @@ class NvmlGpu:
         def celsius() -> Any:
             return library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)
 
+        def flags(function: str) -> _Call | None:
+            return gauge("throttle", Quantity.FLAGS, "bits", 1, lambda: getattr(library, function)(handle))
+
         return [
             self._power_call(),
             gauge("memory", Quantity.DATA, "B", 1, lambda: library.nvmlDeviceGetMemoryInfo(handle).used),
@@ -122,9 +125,7 @@ class NvmlGpu:
             gauge("clock-sm", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_SM)),
             gauge("clock-mem", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_MEM)),
             gauge("temperature", Quantity.TEMPERATURE, "C", 1000, celsius),
-            gauge(
-                "throttle", Quantity.FLAGS, "bits", 1, lambda: library.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-            ),
+            flags("nvmlDeviceGetCurrentClocksEventReasons") or flags("nvmlDeviceGetCurrentClocksThrottleReasons"),
         ]
 
     def _supported(self, sensors: tuple[Sensor, ...], ask: Callable[[], Sequence[Reading]]) -> _Call | None:
