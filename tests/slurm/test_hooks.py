@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -160,3 +162,27 @@ def test_many_jobs_at_once_start_one_agent(running: Cluster) -> None:
     assert done.stdout == f"{NODE}\n" * 4
     running.wait_idle(nodes=[NODE])
     assert len(agents(running)) == 1
+
+
+@pytest.fixture
+def chained(running: Cluster) -> Iterator[Cluster]:
+    """The site's own prolog and ours, by a pattern in slurm.conf."""
+    directory = running.etc_slurm / "prolog.d"
+    directory.mkdir()
+    own = directory / "10-site"
+    own.write_text("#!/bin/sh\necho $SLURM_JOB_ID >> /run/site-prolog\n")
+    own.chmod(0o755)
+    (directory / "50-perun-prolog").symlink_to(f"{site.PREFIX}/libexec/perun/prolog")
+    running.configure(("Prolog=/etc/slurm/prolog.d/*", site.SLURM_CONF[1]), site.PLUGSTACK)
+    running.reconfigure()
+    yield running
+    running.configure(site.SLURM_CONF, site.PLUGSTACK)
+    running.reconfigure()
+    shutil.rmtree(directory)
+
+
+def test_hooks_of_the_site_run_beside_ours(chained: Cluster) -> None:
+    signal_agents(chained, "KILL")
+    job(chained)
+    assert len(on_node(chained, "cat /run/site-prolog").split()) == 1
+    assert len(agents(chained)) == 1
