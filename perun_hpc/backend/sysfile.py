@@ -71,16 +71,16 @@ class NumberFiles:
 
     def read(self) -> tuple[Reading, ...]:
         """Read every file from its start."""
-        return tuple(self._one(descriptor) for descriptor in self._descriptors)
-
-    def _one(self, descriptor: int) -> Reading:
-        try:
-            content = os.pread(descriptor, 64, 0)
-            return Reading(int(content), self._clock())
-        except OSError as error:
-            return Reading(None, self._clock(), reason(error))
-        except ValueError:
-            return Reading(None, self._clock(), f"not a number: {content[:20]!r}")
+        pread, clock = os.pread, self._clock
+        readings = []
+        for descriptor in self._descriptors:
+            try:
+                readings.append(Reading(int(pread(descriptor, 64, 0)), clock()))
+            except OSError as error:
+                readings.append(Reading(None, clock(), reason(error)))
+            except ValueError:
+                readings.append(Reading(None, clock(), "the file holds no number"))
+        return tuple(readings)
 
     def close(self) -> None:
         """Close the files."""

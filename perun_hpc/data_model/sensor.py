@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from perun_hpc.data_model.units import BASE_UNIT, Quantity
 from perun_hpc.errors import DataError
@@ -108,9 +108,11 @@ class Sensor:
             raise DataError(f"sensor description {data.get('id', '?')!r} is damaged: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One raw value: `ticks` None is a gap (then `error` says why), never 0; `mono_ns` is when the value was true."""
+class Reading(NamedTuple):
+    """One raw value: `ticks` None is a gap (then `error` says why), never 0; `mono_ns` is when the value was true.
+
+    A named tuple, since thousands are made per second and a frozen dataclass takes three times as long.
+    """
 
     ticks: int | None
     mono_ns: int
