@@ -101,7 +101,7 @@ def put_incoming(archive: Path, data: dict[str, Any]) -> Path:
     """Ship a boundary record as an agent does."""
     directory = archive / data["cluster"] / "incoming" / f"{data['job_id']}.{data['restart_count']}"
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{data['node']}.json"
+    path: Path = directory / f"{data['node']}.json"
     partial = directory / f".{data['node']}.partial"
     partial.write_text(json.dumps(data))
     partial.rename(path)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, create_engine, event, make_url, or_, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, Row, Table, and_, create_engine, event, make_url, or_, select, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
-from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_dict
+from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
 from perun_hpc.accounting.summing import carry_slurm
 from perun_hpc.accounting.tables import Tables, migrate, reflect
 from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
@@ -330,7 +330,7 @@ class Ledger:
             _move(days, after, 1)
             rows.append(_row(job, after))
             bodies.append(_body(job, after))
-            shares += [{"job": job, **to_dict(s)} for s in after.shares]
+            shares += [{"job": job, **vars(s)} for s in after.shares]
             puts.append(Put(after, job, True))
         self._store(connection, rows, bodies, shares, set(replaced))
         if amendments:
@@ -354,15 +354,13 @@ class Ledger:
             [r for r in rows if r["id"] not in replaced],
             [b for b in bodies if b["job"] not in replaced],
         )
-        for table, values in ((t.job, new_rows), (t.record, new_bodies)):
-            if values:
-                connection.execute(table.insert(), values)
+        _insert(connection, t.job, new_rows)
+        _insert(connection, t.record, new_bodies)
         old_rows, old_bodies = [r for r in rows if r["id"] in replaced], [b for b in bodies if b["job"] in replaced]
         self._update(connection, old_rows, old_bodies)
         for job in sorted(replaced):
             connection.execute(t.job_share.delete().where(t.job_share.c.job == job))
-        if shares:
-            connection.execute(t.job_share.insert(), shares)
+        _insert(connection, t.job_share, shares)
 
     def _update(self, connection: Connection, rows: Sequence[dict[str, Any]], bodies: Sequence[dict[str, Any]]) -> None:
         t = self.tables
@@ -490,12 +488,25 @@ def _configure_sqlite(engine: Engine, create: bool) -> None:
 def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
-    except (DBAPIError, SQLAlchemyError) as error:
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
         cause = getattr(error, "orig", None) or error
         where = engine.url.render_as_string(hide_password=True)
         raise UnavailableError(
             f"ledger {where}: {str(cause).splitlines()[0]}: is it up, migrated and writable?"
         ) from error
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert many rows the fastest way that the database has; all rows have the same keys."""
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
+        connection.execute(table.insert(), rows)
+        return
+    cursor = connection.connection.cursor()
+    with cursor.copy(f"COPY {table.name} ({', '.join(rows[0])}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(tuple(row.values()))
 
 
 def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
@@ -529,8 +540,7 @@ def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
 
 
 def _body(job: int, record: EnergyRecord) -> dict[str, Any]:
-    body = to_dict(replace(record, shares=()))
-    return {"job": job, "body": json.dumps(body, separators=(",", ":"))}
+    return {"job": job, "body": to_json(replace(record, shares=()))}
 
 
 def _row(job: int, r: EnergyRecord) -> dict[str, Any]:

@@ -251,7 +251,8 @@ def to_dict(value: Any) -> Any:
 def to_json(record: EnergyRecord, indent: int | None = None) -> str:
     """Return the record as one JSON object."""
     separators = (",", ":") if indent is None else None
-    return json.dumps(to_dict(record), indent=indent, separators=separators, ensure_ascii=True)
+    # The parts are dataclasses without slots: their `vars` are their fields, in order.
+    return json.dumps(record, default=vars, indent=indent, separators=separators)
 
 
 def from_dict(data: object, source: str = "record") -> EnergyRecord:
