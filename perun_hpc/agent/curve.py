@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 POINT = struct.Struct("<qq")
@@ -50,6 +51,11 @@ class Curve:
                 values.append(uj)
         return cls(times, values)
 
+    @property
+    def known(self) -> bool:
+        """Whether it has an interval at all."""
+        return len(self._times) > 1
+
     def at(self, mono_ns: int) -> int:
         """Energy at a moment in uJ; before the first and after the last point it stands still."""
         times, values = self._times, self._values
@@ -63,9 +69,34 @@ class Curve:
         t0, t1 = times[place - 1], times[place]
         return values[place - 1] + (values[place] - values[place - 1]) * (mono_ns - t0) // (t1 - t0)
 
-    def doubt(self, mono_ns: int) -> int:
-        """How wrong `at` can be at most: the energy between the two points around the moment, in uJ."""
-        place = bisect_right(self._times, mono_ns)
-        if place == 0 or place == len(self._times) or self._times[place - 1] == mono_ns:
-            return 0
-        return abs(self._values[place] - self._values[place - 1])
+    def over(self, spans: Iterable[tuple[int, int]]) -> tuple[int, int]:
+        """Energy used during disjoint stretches of time in order, and its standard uncertainty; both in uJ.
+
+        Inside one interval of the curve nobody knows when its energy was used: what a stretch that covers a part of it
+        used lies between nothing and all (a rectangular distribution). The same code meets the same phase of every
+        interval, so these errors correlate and are added, not averaged.
+        """
+        energy_uj = doubtful_uj = covered_ns = 0
+        current = -1
+
+        def settle() -> int:
+            if not 0 <= current < len(self._times) - 1 or covered_ns >= self._times[current + 1] - self._times[current]:
+                return 0
+            return abs(self._values[current + 1] - self._values[current])
+
+        for begin, end in spans:
+            energy_uj += self.at(end) - self.at(begin)
+            first, last = bisect_right(self._times, begin) - 1, bisect_left(self._times, end) - 1
+            for place in (first,) if first == last else (first, last):
+                inside_ns = min(end, self._bound(place + 1)) - max(begin, self._bound(place))
+                if place != current:
+                    doubtful_uj += settle()
+                    current, covered_ns = place, 0
+                covered_ns += inside_ns
+        return energy_uj, math.ceil((doubtful_uj + settle()) / math.sqrt(12))
+
+    def _bound(self, place: int) -> int:
+        """Time of a point; far away outside the curve."""
+        if place < 0:
+            return -(1 << 62)
+        return self._times[place] if place < len(self._times) else 1 << 62

@@ -6,7 +6,6 @@ Read when the job has ended, in the child that ships: what ranks handed over com
 from __future__ import annotations
 
 import json
-import math
 import sys
 from array import array
 from collections.abc import Iterable, Mapping
@@ -125,12 +124,23 @@ def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[st
     return found[:MAX_RECORD], problems
 
 
+def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The record's steps, each with the energy that the job used on this node while the step's ranks ran."""
+    curve = Curve.read(directory / "curve.bin")
+    steps = []
+    for step in record["steps"]:
+        ends = [run["end_mono_ns"] or record["end"]["mono_ns"] for run in step["ranks"]]
+        energy_uj = u_uj = None
+        if ends and curve.known:
+            energy_uj, u_uj = curve.over([(min(run["start_mono_ns"] for run in step["ranks"]), max(ends))])
+        steps.append({**step, "energy_uj": energy_uj, "u_uj": u_uj})
+    return steps
+
+
 def _row(
     step_id: int, rank: int, name: str, calls: int, spans: list[tuple[int, int]], curve: Curve, ranks: int
 ) -> dict[str, Any]:
-    energy_uj = sum(curve.at(end) - curve.at(begin) for begin, end in spans)
-    # Each edge lies somewhere between two points of the curve: a rectangular distribution.
-    square = sum(curve.doubt(moment) ** 2 for span in spans for moment in span) / 12
+    energy_uj, u_uj = curve.over(spans)
     return {
         "step_id": step_id,
         "rank": rank,
@@ -138,5 +148,5 @@ def _row(
         "calls": calls,
         "time_ns": sum(end - begin for begin, end in spans),
         "energy_uj": energy_uj // ranks,
-        "u_uj": math.ceil(math.sqrt(square) / ranks),
+        "u_uj": -(-u_uj // ranks),
     }

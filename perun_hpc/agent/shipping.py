@@ -150,6 +150,7 @@ def ship(directory: Path, archive: Path) -> None:
         if record["trace"]["stored"]:
             _ship_trace(directory, cluster / "jobs" / key.name, record)
         record["regions"], problems = regions.of_session(directory, record)
+        record["steps"] = regions.with_energies(directory, record)
         if problems:
             record["notes"] = problems[:20]
         target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
