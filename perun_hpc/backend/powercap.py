@@ -36,7 +36,10 @@ FAMILIES = {
 """First word of a domain: component, scope, plausibility ceiling in uW where the zone names no limit."""
 
 OVERSHOOT = 3
-"""A package may exceed its configured limit for short: the ceiling is this many times the highest limit."""
+"""A package may exceed its configured limit for short: the ceiling is this many times the highest limit.
+
+Some firmware leaves absurd limits; none is believed beyond twice the family's default.
+"""
 
 _ZONE = re.compile(r"^(?P<type>[a-z][a-z0-9-]*):(?P<path>\d+(?::\d+)*)$")
 _PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
@@ -144,7 +147,7 @@ def _sensor(zone: _Zone, zones: list[_Zone], simulated: bool) -> Sensor:
     family = domain.split("-", 1)[0]
     component, scope, ceiling = FAMILIES.get(family, ("other", zone.name, FAMILIES["package"][2]))
     if zone.limit_uw is not None and family == "package":
-        ceiling = OVERSHOOT * zone.limit_uw
+        ceiling = min(OVERSHOOT * zone.limit_uw, 2 * ceiling)
     holder = _holder(zone, zones)
     # dram is listed below its package but stands beside it: the package counter does not hold it.
     inside = holder is not None and family != "dram"

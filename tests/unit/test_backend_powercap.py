@@ -113,6 +113,8 @@ def test_the_configured_limit_bounds_the_plausible_power(tmp_path):
     base = make(tmp_path, **{"intel-rapl:0": ("package-0", 10)})
     (base / "intel-rapl:0/constraint_0_power_limit_uw").write_text("350000000\n")
     assert discover(tmp_path).sensors[0].max_uw == 1_050_000_000
+    (base / "intel-rapl:0/constraint_1_power_limit_uw").write_text("4095875000000\n")
+    assert discover(tmp_path).sensors[0].max_uw == 3_000_000_000
 
 
 @pytest.mark.parametrize(("cpuinfo", "why"), [
