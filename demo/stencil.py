@@ -25,7 +25,7 @@ WIDTH, ROWS = 192, 24  # columns of the plate, rows of one rank
 
 
 @monitor()
-def exchange(comm: MPI.Comm, plate: "array[float]") -> None:
+def exchange(comm: MPI.Comm, plate: array[float]) -> None:
     """Swap the outer rows of `plate` with the neighbouring ranks, in place."""
     rank, size = comm.Get_rank(), comm.Get_size()
     above = rank - 1 if rank > 0 else MPI.PROC_NULL
@@ -37,7 +37,7 @@ def exchange(comm: MPI.Comm, plate: "array[float]") -> None:
 
 
 @monitor()
-def relax(plate: "array[float]") -> "array[float]":
+def relax(plate: array[float]) -> array[float]:
     """One Jacobi step over the inner points; returns the new plate."""
     new = array("d", plate)
     for row in range(1, ROWS + 1):
