@@ -135,8 +135,9 @@ def decode_index(data: bytes, what: str) -> list[tuple[int, int]]:
 
 def vlen_utf8(texts: list[str]) -> bytes:
     """A one-dimensional chunk of strings: u4 count, then u4 length and UTF-8 of each."""
-    encoded = [text.encode() for text in texts]
-    return struct.pack("<I", len(texts)) + b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+    encoded = {text: text.encode() for text in set(texts)}
+    packed = {text: struct.pack("<I", len(data)) + data for text, data in encoded.items()}
+    return struct.pack("<I", len(texts)) + b"".join([packed[text] for text in texts])
 
 
 def read_vlen_utf8(data: bytes, what: str) -> list[str]:

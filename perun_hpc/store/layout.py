@@ -11,8 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -275,8 +275,7 @@ def parse_chunk_key(name: str) -> tuple[int, int] | None:
 # Marks: an empty file per node and track in `nodes/`; its name says all that merging needs, one listing reads all.
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """What a node says of its part: first and last tick with a row (-1: none), and why if it is not complete."""
 
     node: str
@@ -308,7 +307,7 @@ class Mark:
             first, last = int(parts[3]), int(parts[4])
         except ValueError:
             return None
-        return cls(parts[0], parts[1], parts[2], first, last, parts[5].replace("-", " "))
+        return cls(parts[0], parts[1], parts[2], first, last, parts[5] and parts[5].replace("-", " "))
 
 
 # Zarr v3 documents.
@@ -498,12 +497,14 @@ class Track:
         return documents
 
 
+_PORTABLE = tuple(
+    field.name for field in fields(Sensor) if field.name not in ("id", "host", "device", "domain", "parent")
+)
+
+
 def _portable(channel: Channel) -> Json:
     """A channel's sensor without what differs between equal nodes: host, device and the identity of a GPU."""
-    value = channel.sensor.to_json()
-    for key in ("id", "host", "device", "domain", "parent"):
-        del value[key]
-    return value
+    return {name: getattr(channel.sensor, name) for name in _PORTABLE}
 
 
 def _sensor(value: Json) -> Sensor:

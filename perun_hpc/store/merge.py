@@ -69,7 +69,8 @@ def finalise(
         expected = tuple(expected_nodes) or plan.nodes
         late = deadline_ns is not None and now_ns >= deadline_ns
         nodes = _statuses(expected, marks, late, reasons or {})
-        missing = tuple(node for node in expected if node not in {mark.node for mark in marks})
+        present = {mark.node for mark in marks}
+        missing = tuple(node for node in expected if node not in present)
         state = _state(nodes, late)
         _write(job_dir, plan, marks, nodes, state, now_ns)
         return Merged(state, nodes, missing)
@@ -77,18 +78,17 @@ def finalise(
 
 def newest_marks(job_dir: Path) -> list[Mark]:
     """The newest mark of every node and track; older ones are removed."""
-    best: dict[str, Mark] = {}
+    best: dict[tuple[str, str], Mark] = {}
     names = os.listdir(job_dir / layout.MARKS) if (job_dir / layout.MARKS).is_dir() else []  # noqa: PTH208
     for name in names:
         mark = Mark.parse(name)
         if mark is None:
             continue
-        other = best.get(mark.prefix)
-        if other is None:
-            best[mark.prefix] = mark
+        other = best.setdefault((mark.node, mark.group), mark)
+        if other is mark:
             continue
         older, newer = sorted((mark, other), key=lambda m: (m.state != "running", m.last, m.state == "complete"))
-        best[mark.prefix] = newer
+        best[mark.node, mark.group] = newer
         (job_dir / layout.MARKS / older.name).unlink(missing_ok=True)
     return list(best.values())
 
@@ -148,14 +148,15 @@ def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str
     for track in create.tracks(job_dir, plan):
         own = {mark.node: mark for mark in marks if mark.group == track.group}
         horizon = (now_ns + AHEAD_NS) // track.period_ns
-        lasts = {node: min(mark.last, horizon) for node, mark in own.items() if track.origin <= mark.first <= horizon}
-        columns = max([0, *lasts.values()]) - track.origin + 1 if lasts else 1
-        start = min([own[node].first for node in lasts], default=track.origin) - track.origin
+        origin = track.origin
+        lasts = {node: min(mark.last, horizon) for node, mark in own.items() if origin <= mark.first <= horizon}
+        columns = max(lasts.values()) - origin + 1 if lasts else 1
+        start = min([own[node].first for node in lasts], default=origin) - origin
         extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
         documents = track.documents(columns, extra, recoded)
         group = store / track.group
         _write_times(group, track, columns)
-        _write_nodes(group, track, [_status(node, own, nodes) for node in plan.nodes], lasts)
+        _write_nodes(group, track, _statuses_within(own, nodes, plan.nodes), lasts)
         for name, document in documents.items():
             if name:
                 files.write_new(group / name / "zarr.json", create.encode(document), durable=False)
@@ -168,10 +169,15 @@ def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str
     files.write_new(store / "zarr.json", create.encode(layout.consolidated(root, everything)))
 
 
-def _status(node: str, own: Mapping[str, Mark], nodes: Mapping[str, str]) -> str:
-    """A node's status within one track."""
-    status = nodes.get(node, "missing: not expected")
-    return status if node in own or status.startswith("missing") else "not of this kind"
+def _statuses_within(own: Mapping[str, Mark], nodes: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """The status of all nodes of the plan within one track."""
+    found = [nodes.get(node, "missing: not expected") for node in names]
+    if len(own) == len(names):
+        return found
+    return [
+        status if node in own or status.startswith("missing") else "not of this kind"
+        for node, status in zip(names, found, strict=True)
+    ]
 
 
 def _write_times(group: Path, track: Track, columns: int) -> None:

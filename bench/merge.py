@@ -1,0 +1,97 @@
+"""Merging the stores of all nodes of a job: rewriting metadata beside copying, at 4, 64, 1024 and 8192 nodes.
+
+Peers: HDF5 files in Slurm's layout copied into one as sh5util does, and, up to 64 nodes, the same Zarr parts re-encoded
+into one array per quantity with zarr-python. `ship` is what the parts cost before, where they come from spools; its
+peer is a plain copy of the same files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench import store_jobs
+from bench.result import Result, Skipped, medians
+from perun_hpc.store.merge import finalise
+from perun_hpc.store.ship import ship
+
+SIZES = (4, 64, 1024, 8192)
+MAX_REENCODED = 64
+
+
+def run() -> Iterator[Result]:
+    """Figures for each size."""
+    try:
+        import h5py  # noqa: F401
+    except ImportError as error:
+        raise Skipped(f"{error.name} is not installed") from error
+    for nodes in SIZES:
+        directory = Path(tempfile.mkdtemp(prefix="perun-bench-"))
+        try:
+            yield from _size(directory, nodes)
+        finally:
+            shutil.rmtree(directory)
+    yield _shipping()
+
+
+def _size(directory: Path, nodes: int) -> Iterator[Result]:
+    job = store_jobs.job(directory, nodes)
+    source = store_jobs.slurm_file(directory / "node.h5")
+    names = store_jobs.names(nodes)
+    arms: dict[str, Callable[[], float]] = {
+        "ours": lambda: _timed(lambda: finalise(job, names, store_jobs.NOW_NS)),
+        "hdf5": lambda: _timed(lambda: store_jobs.slurm_merge(source, directory / "job.h5", nodes)),
+    }
+    if nodes <= MAX_REENCODED:
+        arms["zarr"] = lambda: _timed(lambda: _reencode(job, directory / "merged.zarr"))
+    state = finalise(job, names, store_jobs.NOW_NS).state
+    if state != "complete":
+        raise RuntimeError(f"the store of {nodes} nodes is {state}")
+    rounds = 3 if nodes <= 1024 else 1
+    taken = medians(arms, rounds)
+    again = sorted(_timed(lambda: finalise(job, names, store_jobs.NOW_NS)) for _ in range(5))[2]
+    value = taken["ours"] if rounds > 1 else again
+    yield Result(f"merge.seconds.{nodes}", value, "s", "HDF5 copied as by sh5util", taken["hdf5"], rounds)
+    if "zarr" in taken:
+        yield Result(f"merge.seconds.{nodes}.zarr", value, "s", "zarr, re-encoded", taken["zarr"], rounds)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _reencode(job: Path, target: Path) -> None:
+    import numpy
+    import zarr
+
+    source = zarr.open_group(job / "job.zarr", mode="r")
+    start = int(source.attrs["time_start"])  # type: ignore[arg-type]
+    merged = zarr.open_group(target, mode="w")
+    for name, array in source.arrays():
+        if array.ndim > 1 and numpy.issubdtype(array.dtype, numpy.number):
+            shape = (*array.shape[:-1], array.shape[-1] - start)
+            made = merged.create_array(name, shape=shape, chunks=(1, *shape[1:]), dtype=array.dtype)
+            for node in range(shape[0]):
+                made[node] = array[node, ..., start:]
+
+
+def _shipping() -> Result:
+    directory = Path(tempfile.mkdtemp(prefix="perun-bench-"))
+    try:
+        session = store_jobs.session(directory / "session", "node00000")
+        target = directory / "job"
+        ship(session, target, store_jobs.names(64))
+        copies = iter(range(1000))
+        arms: dict[str, Callable[[], float]] = {
+            "ours": lambda: _timed(lambda: ship(session, target, store_jobs.names(64))),
+            "copy": lambda: _timed(lambda: shutil.copytree(session / "job.zarr", directory / f"copy{next(copies)}")),
+        }
+        taken = medians(arms, 9)
+        return Result("merge.ship_s_per_node", taken["ours"], "s", "cp -r, not made durable", taken["copy"], 9)
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,83 @@
+"""Job stores and HDF5 files of many nodes for the benches `merge` and `read`: ten minutes of 40 sensors at 1 Hz each.
+
+One node's part is written for real; the others are hard links to its files, which costs readers and copiers nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from perun_hpc.store import create, layout
+from perun_hpc.store.layout import NS_PER_S, Mark
+from perun_hpc.store.node_store import NodeStore
+from perun_hpc.store.ship import ship
+from tests.soak.store_data import START, rows, sensors
+
+ROWS = 600
+SENSORS = sensors()
+NOW_NS = (START + 3600) * NS_PER_S
+
+
+def names(count: int) -> tuple[str, ...]:
+    """The nodes of a job."""
+    return tuple(f"node{index:05d}" for index in range(count))
+
+
+def session(directory: Path, node: str) -> Path:
+    """A sealed session in a node's spool."""
+    store = NodeStore.open(
+        directory,
+        cluster="c",
+        job_id="1",
+        restart_count=0,
+        node=node,
+        sensors=SENSORS,
+        period_ns=NS_PER_S,
+        start_ns=START * NS_PER_S,
+        energy_step_uj=1000,
+        sync_ns=None,
+    )
+    for index, row in enumerate(rows(SENSORS, ROWS)):
+        store.append(START + index, row)
+    store.seal()
+    return directory
+
+
+def job(directory: Path, nodes: int) -> Path:
+    """A job's directory to which all nodes have shipped."""
+    target = directory / "job"
+    ship(session(directory / "session", names(nodes)[0]), target, names(nodes))
+    (track,) = create.tracks(target, create.read_plan(target))
+    for form in track.forms:
+        for column in range(2):
+            first = create.shard_path(target, track, form.name, 0, column)
+            for node in range(1, nodes) if first.exists() else ():
+                os.link(first, create.shard_path(target, track, form.name, node, column))
+    for name in names(nodes)[1:]:
+        mark = Mark(name, track.group, "complete", START, START + ROWS - 1)
+        (target / layout.MARKS / mark.name).touch()
+    return target
+
+
+def slurm_file(path: Path) -> Path:
+    """The same rows as a node's HDF5 file in the layout of Slurm's profile plugin."""
+    import h5py
+    import numpy
+
+    fields = [("ElapsedTime", "u8"), ("EpochTime", "u8"), *((sensor.id, "u8") for sensor in SENSORS)]
+    data = [(index, START + index, *row) for index, row in enumerate(rows(SENSORS, ROWS))]
+    with h5py.File(path, "w") as file:
+        table = file.create_dataset("node/Energy", shape=(ROWS,), maxshape=(None,), chunks=(10,), dtype=fields)
+        table[:] = numpy.array(data, dtype=fields)
+    return path
+
+
+def slurm_merge(source: Path, target: Path, nodes: int) -> None:
+    """What sh5util does: open every node's file and copy its groups into the job's."""
+    import h5py
+
+    with h5py.File(target, "w") as merged:
+        for name in names(nodes):
+            with h5py.File(source, "r") as part:
+                part.copy("node", merged, name=name)
