@@ -26,6 +26,9 @@ KAPPA = (1, 4)
 _UNIT = 720_720
 """Divisible by every number of threads, holders or slices up to 16, so equal parts stay integers."""
 
+_SCALE = 1_000_000
+"""Keeps weights of short intervals from being rounded away."""
+
 
 class DomainKind(StrEnum):
     """Which rule a domain follows."""
@@ -208,12 +211,12 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
         else:
             leaves.append(_package_or_dram(interval, domain, domain.total_uj, load))
     known = {leaf.domain: leaf for leaf in leaves}
-    first = True
+    residuals = []
     for meter in meters:
-        name = OTHER if first else f"{OTHER}-{meter.name}"
-        leaves.append(_residual(interval, meter, name, [known[leaf] for leaf in meter.leaves if leaf in known], load))
-        first = False
-    return leaves
+        name = f"{OTHER}-{meter.name}" if residuals else OTHER
+        inside = [known[leaf] for leaf in meter.leaves if leaf in known]
+        residuals.append(_residual(interval, meter, name, inside, load))
+    return leaves + residuals
 
 
 class _Load:
@@ -321,10 +324,6 @@ class _Load:
     def packages(self) -> int:
         """Number of packages of the node."""
         return max(1, len(set(self._node.package_of.values())))
-
-
-_SCALE = 1_000_000
-"""Keeps weights of short intervals from being rounded away."""
 
 
 def _sole(interval: IntervalInput) -> JobInput | None:
