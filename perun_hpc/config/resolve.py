@@ -79,12 +79,6 @@ class JobSettings:
         """Whether the job leaves a record; `flagged`: it, or one of its steps, was submitted with `--perun`."""
         return self.monitor.jobs in ("all", "opt-out") or (self.monitor.jobs == "opt-in" and flagged)
 
-    def traces(self, flagged: bool, duration_ns: int) -> bool:
-        """Whether the job leaves a trace, once it ran for `duration_ns`."""
-        if self.store.trace == "none" or not self.monitors(flagged):
-            return False
-        return flagged or (self.store.trace == "all" and duration_ns >= self.store.trace_min_duration_ns)
-
     def to_json(self) -> dict[str, Any]:
         """The sections that rule a job, with their origins, to be stored with its record."""
         values = {name: dataclasses.asdict(getattr(self, name)) for name in JOB_SECTIONS}

@@ -106,14 +106,6 @@ def test_opt_in_records_flagged_jobs_only():
     assert not quiet.monitors(flagged=False)
 
 
-def test_short_jobs_leave_a_trace_only_when_flagged():
-    result = settings(JobFacts())
-    assert not result.traces(flagged=False, duration_ns=59 * 10**9)
-    assert result.traces(flagged=False, duration_ns=60 * 10**9)
-    assert result.traces(flagged=True, duration_ns=1)
-    assert not settings(JobFacts(account="secret")).traces(flagged=True, duration_ns=10**12)
-
-
 @pytest.mark.parametrize(
     ("line", "inside", "outside"),
     [

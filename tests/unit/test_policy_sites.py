@@ -99,7 +99,7 @@ def test_shared_gpu_nodes_know_their_static_power():
 def test_the_strict_site_keeps_patients_out():
     patients = site("privacy-strict", JobFacts(account="patients"))
     assert not patients.monitors(flagged=False)
-    assert not patients.traces(flagged=True, duration_ns=10**15)
+    assert patients.store.trace == "none"
     public = site("privacy-strict", JobFacts(partition="public", options="off"))
     assert public.privacy.shared_resolution_ns == 300 * 10**9
     assert public.monitor.jobs == "none"
