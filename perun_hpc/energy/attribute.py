@@ -211,7 +211,7 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
         else:
             leaves.append(_package_or_dram(interval, domain, domain.total_uj, load))
     known = {leaf.domain: leaf for leaf in leaves}
-    residuals = []
+    residuals: list[DomainShares] = []
     for meter in meters:
         name = f"{OTHER}-{meter.name}" if residuals else OTHER
         inside = [known[leaf] for leaf in meter.leaves if leaf in known]

@@ -291,7 +291,7 @@ def intervals(draw):
                          gap=draw(st.booleans()))  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(intervals())
 def test_every_domain_closes_to_the_microjoule(one):
     known_parties = {"idle", "system", "unknown", *(job.party for job in one.jobs)}
