@@ -32,6 +32,7 @@ NODES_PER_BLOCK = 16
 STORE = "job.zarr"
 PLAN = "layout.json"
 MARKS = "nodes"
+TABLES = ("steps", "ranks", "regions")
 RECODED = "recoded.json"
 ASIDE = "aside"
 
@@ -510,6 +511,20 @@ def _portable(channel: Channel) -> Json:
 def _sensor(value: Json) -> Sensor:
     name = value["channel"]
     return Sensor.from_json({**value, "id": f"{value['backend']}:{name}", "domain": name, "host": "", "device": ""})
+
+
+_COLUMN_UNITS: dict[str, Json] = {"_uj": {"units": "J", "scale_factor": 1e-6}, "_b": {"units": "B"}}
+
+
+def column(name: str, rows: int, dim: str, dtype: str) -> Json:
+    """The document of one column of a table (steps, ranks, regions); `dtype` is int64 or string."""
+    if dtype == "string":
+        return _strings(rows, dim, name)
+    units = next((units for end, units in _COLUMN_UNITS.items() if name.endswith(end)), {})
+    missing = fill("int64")
+    attributes = {"long_name": name, "_FillValue": missing, **units}
+    codecs = [_BYTES, _blosc(8), _CRC]
+    return _array([rows], [rows], "int64", codecs, [dim], fill_value=missing, attributes=attributes)
 
 
 def group_document(attributes: Json) -> Json:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from perun_hpc.store import codec, create, files, layout
+from perun_hpc.store import codec, create, files, layout, tables
 from perun_hpc.store.layout import Json, Mark, Plan, Track
 
 AHEAD_NS = 24 * 3600 * layout.NS_PER_S
@@ -44,6 +45,7 @@ def finalise(
     now_ns: int,
     deadline_ns: int | None = None,
     reasons: Mapping[str, str] | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
 ) -> Merged:
     """Merge the store in `job_dir`.
 
@@ -53,6 +55,7 @@ def finalise(
     now_ns, deadline_ns : wall clock; after the deadline the store is closed without the nodes that are missing, which
         are taken in when they come.
     reasons : why a node is missing or partial, where the caller knows better, by node.
+    records : boundary records, whose steps, ranks and regions go into tables of the store.
 
     Raises
     ------
@@ -72,6 +75,7 @@ def finalise(
         present = {mark.node for mark in marks}
         missing = tuple(node for node in expected if node not in present)
         state = _state(nodes, late)
+        tables.write(job_dir, records)
         _write(job_dir, plan, marks, nodes, state, now_ns)
         return Merged(state, nodes, missing)
 
@@ -142,7 +146,7 @@ def _state(nodes: Mapping[str, str], late: bool) -> str:
 def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str], state: str, now_ns: int) -> None:
     """Everything but the root's document, then that: readers of consolidated metadata see one state or the other."""
     store = job_dir / layout.STORE
-    everything: dict[str, Json] = {}
+    everything: dict[str, Json] = tables.documents(job_dir)
     recoded = (job_dir / layout.RECODED).exists()
     root: Json = layout.group_document({"perun_layout": layout.VERSION, "state": state})
     for track in create.tracks(job_dir, plan):

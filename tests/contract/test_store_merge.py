@@ -161,3 +161,25 @@ def test_recoding_refuses_a_damaged_source_and_changes_nothing(tmp_path: Path) -
         job_store.recode(job, NOW)
     assert not (job / layout.RECODED).exists()
     assert not np.isnan(job_store.open_job(job).energy.values).any()
+
+
+def test_steps_ranks_and_regions_are_tables(tmp_path: Path) -> None:
+    node(tmp_path, "n0", nodes=NODES[:1])
+    ranks = [{"rank": 0, "pid": 7, "start_ns": 1, "end_ns": None}, {"rank": 1, "pid": 8, "start_ns": 2, "end_ns": 9}]
+    record = {
+        "node": "n0",
+        "steps": [{"step_id": "0", "tasks": 2, "ranks": ranks}],
+        "regions": [{"step_id": "0", "rank": 1, "name": "solve", "calls": 3, "energy_uj": 2_500_000, "time_ns": 5}],
+    }
+    job_store.finalise(tmp_path / "job", NODES[:1], NOW, records=[record])
+    job_store.finalise(tmp_path / "job", NODES[:1], NOW)
+    path = tmp_path / "job" / layout.STORE
+    regions = xarray.open_zarr(path, group="regions", chunks=None)
+    assert (str(regions.name.values[0]), float(regions.energy_uj[0]), regions.energy_uj.attrs["units"]) == (
+        "solve",
+        2.5,
+        "J",
+    )
+    pids = xarray.open_zarr(path, group="ranks", chunks=None).pid.values
+    assert list(pids) == [7, 8]
+    assert int(xarray.open_zarr(path, group="steps", chunks=None).tasks[0]) == 2
