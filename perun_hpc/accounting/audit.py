@@ -19,12 +19,10 @@ from typing import Any
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive
 from perun_hpc.accounting.ledger import Key
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob
+from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, pair_runs
 from perun_hpc.errors import DataError
 
 OTHERS = ("idle", "system", "unknown", "unobserved")
-SLACK_S = 30
-"""Slurm's clock and the nodes' differ a little, and Slurm's times are whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,19 @@ def compare_shares(
     return findings
 
 
+def find_holes(books: NodeBooks) -> list[Finding]:
+    """Find times of one boot between a domain's intervals for which there is no line at all, not even of a gap."""
+    findings = []
+    for (node, domain), windows in sorted(books.windows.items()):
+        ordered = list(windows.values())
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            # A clock that went back is another boot: what a counter did in between cannot be known.
+            if after.t0_ns > before.t1_ns:
+                hole_s = (after.t0_ns - before.t1_ns) / 1e9
+                findings.append(Finding(f"{node} {domain}", f"nothing was counted for {hole_s:.1f} s"))
+    return findings
+
+
 def compare_edges(books: NodeBooks, boundaries: Iterable[Mapping[str, Any]]) -> tuple[int, list[Finding]]:
     """Compare raw edge readings with the node ledger's windows between them; returns how many were compared.
 
@@ -133,7 +144,9 @@ def compare_edges(books: NodeBooks, boundaries: Iterable[Mapping[str, Any]]) -> 
             start, end = edges.get("start"), edges.get("end")
             if not start or not end or start["ticks"] is None or end["ticks"] is None:
                 continue
-            inside = _between(books, record["node"], sensor["domain"], start["mono_ns"], end["mono_ns"])
+            # The interval is named by the moment of the whole reading, each counter's own moment lies just before it.
+            span = (record["start"]["mono_ns"], record["end"]["mono_ns"])
+            inside = _between(books, record["node"], sensor["domain"], *span)
             if not inside or any(w.total_uj is None for w in inside):
                 continue
             compared += 1
@@ -157,12 +170,16 @@ def compare_sacct(jobs: Iterable[SlurmJob], held: Mapping[int, Sequence[tuple[in
     known: dict[int, list[SlurmJob]] = {}
     for job in jobs:
         known.setdefault(job.job_id, []).append(job)
-        if job.start_s is None or job.end_s is None or job.state not in FINAL_STATES or not job.nodelist:
-            continue
-        runs = [r for r in held.get(job.job_id, ()) if r[0] - SLACK_S <= job.end_s and job.start_s - SLACK_S <= r[1]]
-        if len(runs) != 1:
-            found = "no record" if not runs else f"{len(runs)} records"
-            findings.append(Finding(f"job {job.shown_id}", f"ran by sacct, but has {found}"))
+    for job_id, runs in sorted(known.items()):
+        spans = held.get(job_id, ())
+        pairs = pair_runs(runs, spans)
+        for index, job in enumerate(runs):
+            ran = job.start_s is not None and job.end_s is not None and job.nodelist and job.state in FINAL_STATES
+            if ran and index not in pairs:
+                findings.append(Finding(f"job {job.shown_id}", "ran by sacct, but has no record"))
+        if len(spans) > len(pairs):
+            what = f"has {len(spans)} records, but {len(pairs)} runs by sacct"
+            findings.append(Finding(f"job {runs[0].shown_id}", what))
     for job_id in sorted(held):
         if job_id not in known:
             findings.append(Finding(f"job {job_id}", "has a record, but sacct does not know it"))

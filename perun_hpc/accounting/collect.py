@@ -18,7 +18,7 @@ from pathlib import Path
 from perun_hpc.accounting.archive import DAMAGED, RECORD, Archive, Run
 from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.ledger import Ledger
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, match_run
+from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, match_run, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError, PerunError, UnavailableError
@@ -282,9 +282,9 @@ class Collector:
             log.warning("%s", error)
             return replace(summary, notes=(*summary.notes, str(error)))
         ended = [j for j in jobs if j.state in FINAL_STATES and _ran(j) and (j.end_s or 0) <= until_s]
-        stored = self.ledger.runs(self.archive.cluster, [j.job_id for j in ended])
+        stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
         waiting = {run.job_id for run, _ in self.archive.incoming()}
-        absent = [j for j in ended if j.job_id not in waiting and not _has_record(j, stored)]
+        absent = [j for j in _without_record(ended, stored) if j.job_id not in waiting]
         records = [missing_record(j, self.archive.cluster, "no node reported this job") for j in absent]
         for at in range(0, len(records), BATCH):
             lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
@@ -367,10 +367,13 @@ def _ran(job: SlurmJob) -> bool:
     return job.start_s is not None and job.end_s is not None and job.num_nodes > 0 and bool(job.nodelist)
 
 
-def _has_record(job: SlurmJob, stored: dict[tuple[int, int], list[tuple[int, int, str]]]) -> bool:
-    """Whether some stored run of this job id overlaps the job's time."""
-    assert job.start_s is not None and job.end_s is not None
-    for (job_id, _), times in stored.items():
-        if job_id == job.job_id and any(s - 30 <= job.end_s and job.start_s - 30 <= e for s, e, _ in times):
-            return True
-    return False
+def _without_record(ended: Sequence[SlurmJob], stored: dict[int, list[tuple[int, int]]]) -> list[SlurmJob]:
+    """Return the runs that no stored run (job id -> start and end) belongs to."""
+    by_id: dict[int, list[SlurmJob]] = {}
+    for job in ended:
+        by_id.setdefault(job.job_id, []).append(job)
+    absent = []
+    for job_id, runs in by_id.items():
+        pairs = pair_runs(runs, stored.get(job_id, ()))
+        absent += [job for index, job in enumerate(runs) if index not in pairs]
+    return absent

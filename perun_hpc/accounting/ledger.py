@@ -159,12 +159,12 @@ class Ledger:
             found = self._bodies(connection, ids, shares=True)
         return [found[i] for i in ids]
 
-    def runs(self, cluster: str, job_ids: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, int, str]]]:
-        """Return (job id, restart count) -> [(start, end, inputs)] of the stored runs."""
-        out: dict[tuple[int, int], list[tuple[int, int, str]]] = {}
+    def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
+        """Return job id -> start and end, in epoch seconds, of each of its stored runs."""
+        out: dict[int, list[tuple[int, int]]] = {}
         with self.read() as connection:
             for row in self._rows(connection, cluster, job_ids):
-                out.setdefault((row.job_id, row.restart_count), []).append((row.start_s, row.end_s, row.inputs))
+                out.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return out
 
     def due(self, cluster: str, limit: int) -> list[Due]:

@@ -5,14 +5,14 @@ What a user may not see is not told apart from what does not exist: the answer i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.accounting import comment
 from perun_hpc.accounting.archive import RECORD, Archive
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, job_id_arguments
+from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, from_json
 from perun_hpc.accounting.summing import missing_record
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
@@ -56,23 +56,36 @@ def find(text: str, places: Places) -> list[Found]:
         if not own and not ledger:
             raise
         slurm = []
-    known = {_key(f.record): f for f in [*ledger, *own]}
-    for row in slurm:
-        if _match(row, known) is None:
-            known[(row.job_id, row.run, 0)] = _of_row(row, places.archive)
-    if not known:
+    known = list({_key(f.record): f for f in [*ledger, *own]}.values())
+    seen = {row.job_id for row in slurm}
+    found = [f for f in known if f.record.job_id not in seen] + _with_rows(slurm, known, places.archive)
+    if not found:
         raise NotFoundError(f"job {text}: unknown to Slurm's accounting and to perun, or not yours to see")
-    return sorted(known.values(), key=lambda f: (f.record.start_ns or 1 << 63, f.record.job_id, f.record.restart_count))
+    return _in_order(found)
 
 
 def listed_by_slurm(rows: Iterable[SlurmJob], archive: Archive) -> list[Found]:
     """Return one record per row of sacct: the job's own where the caller may read it, else what the row tells."""
-    return [_of_row(row, archive) for row in rows]
+    return _in_order(_with_rows(list(rows), [], archive))
 
 
-def _of_row(row: SlurmJob, archive: Archive) -> Found:
-    same = [f for f in _from_directory(row.job_id, archive) if _overlaps(f.record, row)]
-    return same[-1] if same else _from_slurm(row, archive.cluster)
+def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], archive: Archive) -> list[Found]:
+    """Return all runs of the jobs in `rows`: known or readable records, and for the other rows what Slurm tells."""
+    by_id: dict[int, list[SlurmJob]] = {}
+    for row in rows:
+        by_id.setdefault(row.job_id, []).append(row)
+    everything = []
+    for job_id, runs in by_id.items():
+        found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, archive)
+        spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
+        pairs = pair_runs(runs, spans)
+        everything += [found[at] for at in pairs.values()] if not known else found
+        everything += [_from_slurm(row, archive.cluster) for index, row in enumerate(runs) if index not in pairs]
+    return everything
+
+
+def _in_order(found: Iterable[Found]) -> list[Found]:
+    return sorted(found, key=lambda f: (f.record.start_ns or 1 << 63, f.record.job_id, f.record.restart_count))
 
 
 def _from_directory(job_id: int, archive: Archive) -> list[Found]:
@@ -116,17 +129,3 @@ def _from_slurm(row: SlurmJob, cluster: str) -> Found:
 
 def _key(record: EnergyRecord) -> tuple[int, int, int]:
     return (record.job_id, record.restart_count, record.start_ns)
-
-
-def _match(row: SlurmJob, known: dict[tuple[int, int, int], Found]) -> tuple[int, int, int] | None:
-    for key, found in known.items():
-        if key[0] == row.job_id and _overlaps(found.record, row):
-            return key
-    return None
-
-
-def _overlaps(record: EnergyRecord, row: SlurmJob) -> bool:
-    if row.start_s is None:
-        return False
-    start_s, end_s = record.start_ns / 1e9, record.end_ns / 1e9
-    return start_s <= (row.end_s or end_s) + 30 and row.start_s - 30 <= end_s

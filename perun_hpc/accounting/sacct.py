@@ -24,6 +24,7 @@ FINAL_STATES = frozenset(
      "REQUEUED", "REVOKED"}
 )  # fmt: skip
 TIMEOUT_S = 120.0
+SLACK_S = 30
 
 Runner = Callable[[Sequence[str], str | None, float], str]
 """Runs a command with a standard input and a deadline and returns its output; `UnavailableError` on any failure."""
@@ -124,18 +125,31 @@ def parse_sacct(text: str, delimiter: str) -> list[SlurmJob]:
     return numbered
 
 
+def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Pair runs as Slurm knows them with (start, end) in epoch seconds as somebody else does, each at most once.
+
+    The pairs that overlap most go first. Slurm's times are whole seconds of another host's clock: up to `SLACK_S`
+    between two times is no difference. Returns index of the run -> index of the span.
+    """
+    found = []
+    for index, job in enumerate(jobs):
+        if job.start_s is not None:
+            for at, (start_s, end_s) in enumerate(spans):
+                last_s = job.end_s if job.end_s is not None else max(end_s, job.start_s)
+                distance_s = abs(job.start_s - start_s)
+                found.append((min(last_s, end_s) - max(job.start_s, start_s), -distance_s, index, at))
+    pairs: dict[int, int] = {}
+    for overlap_s, _, index, at in sorted(found, reverse=True):
+        if overlap_s >= -SLACK_S and index not in pairs and at not in pairs.values():
+            pairs[index] = at
+    return pairs
+
+
 def match_run(jobs: Sequence[SlurmJob], start_ns: int, end_ns: int) -> SlurmJob | None:
     """Return the run that overlaps the interval best (recycled ids and requeues share a job id), or None."""
 
-    def overlap(job: SlurmJob) -> float:
-        if job.start_s is None:
-            return -1e9
-        last = job.end_s if job.end_s is not None else end_ns / 1e9
-        return min(last, end_ns / 1e9) - max(job.start_s, start_ns / 1e9)
-
-    best = max(jobs, key=overlap, default=None)
-    # Slurm's times are whole seconds and its clock is another host's: a short job may miss its own row by a little.
-    return best if best is not None and overlap(best) > -30 else None
+    pairs = pair_runs(jobs, [(start_ns // 1_000_000_000, end_ns // 1_000_000_000)])
+    return jobs[next(iter(pairs))] if pairs else None
 
 
 def job_id_arguments(text: str) -> tuple[str, str | None]:

@@ -59,14 +59,16 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     waiting = {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
     live = {(j.job_id, j.run) for j in jobs if j.state not in FINAL_STATES}
     findings += audit.compare_shares(books, ledger.shares_between(archive.cluster, first, last), waiting | live)
+    findings += audit.find_holes(books)
     compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))
     findings += wrong
     if not args.no_slurm:
-        ended = [j for j in jobs if j.end_s is not None and (j.job_id, j.run) not in waiting]
+        open_ids = {job_id for job_id, _ in waiting}
+        ended = [j for j in jobs if j.job_id not in open_ids]
         held = ledger.runs_between(archive.cluster, since_s, until_s)
         # What ran before perun was installed has no record, rightly.
         first_s = ledger.first_start_s(archive.cluster) or until_s
-        ended = [j for j in ended if (j.start_s or 0) >= first_s]
+        ended = [j for j in ended if (j.start_s or first_s) >= first_s]
         findings += audit.compare_sacct(ended, held)
     if args.meter is not None:
         counted_uj = sum(a.total_uj for a in books.accounts.values())

@@ -13,6 +13,7 @@ from perun_hpc.accounting.audit import (
     compare_meter,
     compare_sacct,
     compare_shares,
+    find_holes,
     read_books,
     read_meter,
 )
@@ -40,7 +41,8 @@ def record(end_ticks: int, **sensor: Any) -> dict[str, Any]:
                  "scale_den": 1, "wrap_range": 1000, **sensor}  # fmt: skip
     return {
         "node": "n1", "job_id": 4711, "restart_count": 0, "sensors": [described],
-        "edges": {"x": {"start": {"ticks": 950, "mono_ns": 0}, "end": {"ticks": end_ticks, "mono_ns": 20}}},
+        "start": {"mono_ns": 0}, "end": {"mono_ns": 20},
+        "edges": {"x": {"start": {"ticks": 950, "mono_ns": -1}, "end": {"ticks": end_ticks, "mono_ns": 19}}},
     }  # fmt: skip
 
 
@@ -88,6 +90,12 @@ def test_a_tick_between_edges_and_node_ledger(tmp_path: Path) -> None:
     assert compare_edges(books, [record(52, scale_num=1, scale_den=1, wrap_range=None)])[1] != []
 
 
+def test_a_hole_between_intervals_is_named_and_a_reboot_is_none(tmp_path: Path) -> None:
+    hole = books_of(tmp_path, window(0, 10, 1, idle=1), window(2_500_000_010, 2_500_000_020, 1, idle=1))
+    assert [f.what for f in find_holes(hole)] == ["nothing was counted for 2.5 s"]
+    assert find_holes(books_of(tmp_path, window(50, 60, 1, idle=1), window(5, 9, 1, idle=1))) == []
+
+
 def test_edges_that_a_gap_lies_between_are_not_compared(tmp_path: Path) -> None:
     books = books_of(tmp_path, window(0, 10, None), window(10, 20, 41, job=41))
     assert compare_edges(books, [record(52)]) == (0, [])
@@ -103,8 +111,15 @@ def test_sacct_and_records() -> None:
     assert compare_sacct([slurm_job()], run) == []
     assert compare_sacct([slurm_job(state="RUNNING", end_s=None)], run) == []
     assert [f.what for f in compare_sacct([slurm_job()], {})] == ["ran by sacct, but has no record"]
-    assert [f.what for f in compare_sacct([slurm_job()], {4711: run[4711] * 2})] == ["ran by sacct, but has 2 records"]
+    assert [f.what for f in compare_sacct([slurm_job()], {4711: run[4711] * 2})] == [
+        "has 2 records, but 1 runs by sacct"
+    ]
     assert [f.what for f in compare_sacct([], run)] == ["has a record, but sacct does not know it"]
+    first = slurm_job(state="REQUEUED", end_s=START_S + 4)
+    second = slurm_job(start_s=START_S + 15, end_s=START_S + 40, run=1)
+    requeued = {4711: [(START_S + 15, START_S + 40), (START_S, START_S + 4)]}
+    assert compare_sacct([first, second], requeued) == []
+    assert len(compare_sacct([first, second], {4711: requeued[4711][:1]})) == 1
     never = slurm_job(9, start_s=None, end_s=START_S, state="CANCELLED", nodelist="")
     assert compare_sacct([slurm_job(), never], run) == []
 

@@ -1,0 +1,134 @@
+"""Who finds which record: the owner's directory, the ledger for those who may, sacct for the rest, and no leak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting import comment
+from perun_hpc.accounting.archive import Archive, Run
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.lookup import Places, find, listed_by_slurm
+from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.accounting.schema import EnergyRecord, to_json
+from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.errors import DataError, NotFoundError, UnavailableError
+from tests.accounting_data import START_S, boundary, parsed, slurm_job
+
+
+def record(job_id: int = 4711, **slurm: object) -> EnergyRecord:
+    return add_slurm(sum_boundaries([parsed(boundary(job_id))]), slurm_job(job_id, **slurm))
+
+
+def publish(archive: Archive, made: EnergyRecord) -> None:
+    directory = archive.job(Run(made.job_id, made.restart_count))
+    directory.mkdir(parents=True)
+    (directory / "record.json").write_text(to_json(made))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive(tmp_path, "c")
+
+
+def slurm(*rows: SlurmJob) -> object:
+    def sacct(ids: Iterable[str]) -> list[SlurmJob]:
+        wanted = list(ids)
+        return [r for r in rows if any(i in (str(r.job_id), r.shown_id, r.shown_id.split("_")[0]) for i in wanted)]
+
+    return sacct
+
+
+def places(archive: Archive, sacct: object = None, ledger: str | None = None) -> Places:
+    return Places(archive, ledger, sacct)  # type: ignore[arg-type]
+
+
+def test_ones_own_directory_needs_neither_slurm_nor_ledger(archive: Archive) -> None:
+    publish(archive, record())
+    (found,) = find("4711", places(archive))
+    assert (found.record, found.source) == (record(), "the job's directory")
+
+
+def test_the_line_in_slurms_accounting(archive: Archive) -> None:
+    made = record()
+    (found,) = find("4711", places(archive, slurm(slurm_job(admin_comment=comment.encode(made)))))
+    assert found.source == "Slurm's accounting (AdminComment)"
+    assert (found.record.energy_uj, found.record.u_uj, found.record.provenance) == (
+        made.energy_uj,
+        made.u_uj,
+        "measured",
+    )
+    assert [(c.component, c.energy_uj) for c in found.record.components] == [("cpu", made.energy_uj)]
+
+
+def test_the_ledger_for_those_who_may(archive: Archive, tmp_path: Path) -> None:
+    url = str(tmp_path / "l.db")
+    ledger = open_ledger(url, create=True)
+    ledger.put([record()])
+    ledger.close()
+    (found,) = find("4711", places(archive, slurm(slurm_job()), url))
+    assert found.source == "the ledger"
+    (tmp_path / "l.db").chmod(0)
+
+
+def test_what_is_hidden_and_what_is_not_there_sound_the_same(archive: Archive) -> None:
+    publish(archive, record(4711))
+    hidden = archive.job(Run(4711, 0)) / "record.json"
+    hidden.unlink()
+    hidden.mkdir()  # not readable as a file, whoever asks; root included
+    words = []
+    for number in ("4711", "9999"):
+        with pytest.raises(NotFoundError) as told:
+            find(number, places(archive, slurm()))
+        words.append(str(told.value).replace(number, "N"))
+    assert words[0] == words[1]
+
+
+def test_slurm_away_and_nothing_of_ones_own(archive: Archive) -> None:
+    def away(_: Iterable[str]) -> list[SlurmJob]:
+        raise UnavailableError("sacct: is slurmdbd up?")
+
+    with pytest.raises(UnavailableError):
+        find("4711", places(archive, away))
+    publish(archive, replace(record(), state=""))
+    assert find("4711", places(archive, away))[0].record.energy_uj == 8_000_000_000
+
+
+def test_an_array_by_its_id_and_by_a_task(archive: Archive) -> None:
+    rows = [slurm_job(10, shown_id="10_1"), slurm_job(11, shown_id="10_2")]
+    publish(archive, record(10, shown_id="10_1"))
+    publish(archive, record(11, shown_id="10_2"))
+    assert [f.record.display_id for f in find("10", places(archive, slurm(*rows)))] == ["10_1", "10_2"]
+    assert [f.record.job_id for f in find("10_2", places(archive, slurm(*rows)))] == [11]
+
+
+def test_the_runs_of_a_requeued_job(archive: Archive) -> None:
+    first = replace(record(), state="REQUEUED", end_ns=(START_S + 4) * 10**9)
+    publish(archive, first)
+    second = slurm_job(start_s=START_S + 15, end_s=None, state="RUNNING", run=1)
+    rows = [slurm_job(end_s=START_S + 4, state="REQUEUED"), second]
+    found = listed_by_slurm(rows, archive)
+    assert [(f.record.status, f.record.state) for f in found] == [("complete", "REQUEUED"), ("running", "RUNNING")]
+
+
+def test_pending_running_and_unmeasured(archive: Archive) -> None:
+    for job, status, word in (
+        (slurm_job(state="PENDING", start_s=None, end_s=None, nodelist=""), "running", "not started"),
+        (slurm_job(state="RUNNING", end_s=None), "running", "still runs"),
+        (slurm_job(), "missing", "no energy record"),
+    ):
+        (found,) = find("4711", places(archive, slurm(job)))
+        assert found.record.status == status and word in found.record.missing[0]
+        assert found.record.energy_uj is None
+
+
+def test_the_line_survives_lower_case_and_not_a_cut() -> None:
+    line = comment.encode(record())
+    assert line == line.lower() and not set(line) & set("\"'` ,;|\\")
+    assert comment.decode(line, slurm_job(), "c").energy_uj == 8_000_000_000
+    for broken in (line[:-1], line.replace("8000000000", "9000000000"), "perun9:x", line.replace("e=", "f=")):
+        with pytest.raises(DataError):
+            comment.decode(broken, slurm_job(), "c")
