@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, and_, create_engine, event, make_url, or_, select, text
+from sqlalchemy import Connection, Engine, Row, Table, and_, create_engine, event, make_url, select, text, union
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
@@ -150,14 +150,14 @@ class Ledger:
             array = "_" in shown
             head, tail = shown.split("_" if array else "+")
             leader, member = (job.array_job_id, job.array_task_id) if array else (job.het_job_id, job.het_offset)
-            wanted = and_(leader == int(head), member == int(tail))
+            wanted = [and_(leader == int(head), member == int(tail))]
         else:
-            wanted = or_(job.job_id == int(shown), job.array_job_id == int(shown), job.het_job_id == int(shown))
-        query = select(job.id).where(job.cluster == cluster, wanted).order_by(job.start_s, job.job_id)
+            wanted = [column == int(shown) for column in (job.job_id, job.array_job_id, job.het_job_id)]
+        # A union, since databases answer an OR over several indexes by reading the whole cluster.
+        query = union(*(select(job.id).where(job.cluster == cluster, one) for one in wanted))
         with self.read() as connection:
-            ids = [row.id for row in connection.execute(query)]
-            found = self._bodies(connection, ids, shares=True)
-        return [found[i] for i in ids]
+            found = self._bodies(connection, [row.id for row in connection.execute(query)], shares=True)
+        return sorted(found.values(), key=lambda r: (r.start_ns, r.job_id, r.restart_count))
 
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
         """Return job id -> start and end, in epoch seconds, of each of its stored runs."""

@@ -23,6 +23,7 @@ GROUPS = {
     "year": "year",
 }
 """What usage can be grouped by, and the column (a month or year is the head of a day)."""
+_LARGE = tuple(name for name in MEASURES if name.endswith("_uj"))
 _SPLIT = 1_000_000
 """Energies are summed as whole joules and rest: a site's year in uJ exceeds 64 bits."""
 
@@ -77,7 +78,8 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
     groups: list[ColumnElement[Any]] = [heads[name] if name in heads else day[GROUPS[name]] for name in by]
     sums: list[ColumnElement[Any]] = []
     for name in MEASURES:
-        sums += [func.sum(_whole(day[name])), func.sum(day[name] % _SPLIT)]
+        sums.append(func.sum(_whole(day[name]) if name in _LARGE else day[name]))
+    sums += [func.sum(day[name] % _SPLIT) for name in _LARGE]
     conditions: list[ColumnElement[bool]] = [day.day >= since_day, day.day <= until_day]
     for values, column in (
         (wanted.users, day.user_name),
@@ -93,10 +95,10 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
         rows = connection.execute(query).all()
     found = []
     for row in rows:
-        numbers = row[len(by) :]
-        sums_of = {
-            name: int(numbers[2 * i] or 0) * _SPLIT + int(numbers[2 * i + 1] or 0) for i, name in enumerate(MEASURES)
-        }
+        numbers = [int(n or 0) for n in row[len(by) :]]
+        sums_of = dict(zip(MEASURES, numbers, strict=False))
+        for name, rest in zip(_LARGE, numbers[len(MEASURES) :], strict=True):
+            sums_of[name] = sums_of[name] * _SPLIT + rest
         found.append(Usage(tuple(str(v) for v in row[: len(by)]), sums_of))
     return sorted(found, key=lambda u: (-u.values["energy_uj"], u.group))
 
