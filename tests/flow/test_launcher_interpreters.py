@@ -1,0 +1,126 @@
+"""The launcher in other interpreters than perun's: the pyenv ones from 3.9 on, and older ones that must not notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.monitoring.application import INJECT, injected
+from perun_hpc.monitoring.ranks import Desk, read_ranks
+
+VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+OLD = ("2.7", "3.6", "3.7", "3.8")
+
+
+def interpreter(version: str) -> str:
+    """A CPython of this version that is not perun's own; skips where there is none."""
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    if not found:
+        pytest.skip(f"no CPython {version} under pyenv")
+    return str(found[-1])
+
+
+class Host:
+    def energy_uj(self) -> tuple[int | None, int]:
+        return 7_000_000, 1
+
+    def write_summary(self) -> str:
+        return ""
+
+
+PROGRAM = """
+import asyncio, os, sys
+from perun_hpc import monitor, window
+@monitor
+def f(x): return x
+@monitor("coroutine")
+async def g(): await asyncio.sleep(0)
+@monitor("generator")
+def h(): yield 1
+f(1); asyncio.run(g()); list(h())
+try:
+    with monitor("raises"): 1 / 0
+except ZeroDivisionError: pass
+with window("w") as w: pass
+import perun_hpc
+print(w.energy_uj, perun_hpc.__file__.startswith(%r), "PYTHONPATH" in os.environ, any("inject" in p for p in sys.path))
+"""
+
+
+def start(python: str, text: str, desk: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as the rank, as the launcher does: same process id, environment as documented."""
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("PERUN", "PYTHON", "VIRTUAL_ENV"))}
+
+    def become() -> None:
+        os.execve(
+            python,
+            [python, *flags, "-c", text],
+            injected(plain, {"PERUN_SOCKET": desk, "PERUN_RANK": "2"}, os.getpid()),
+        )
+
+    return subprocess.run(
+        [python],
+        executable=python,
+        preexec_fn=become,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=plain,
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(tmp_path, version):
+    python = interpreter(version)
+    (tmp_path / "s").mkdir()
+    desk = Desk(str(tmp_path / "s" / "desk"), tmp_path / "ranks", Host())
+    done = start(python, PROGRAM % str(INJECT.parent), str(tmp_path / "s" / "desk"))
+    desk.close()
+    assert done.stdout == "0 True False False\n", done.stderr
+    (data,), problems = read_ranks(tmp_path / "ranks")
+    assert problems == []
+    assert (data.whole, data.rank, data.header["python"].startswith(version)) == (True, 2, True)
+    assert data.names == ("__main__.f", "coroutine", "generator", "raises", "w")
+    assert len(data.calls) == 5 * 3
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nobody_listening_changes_nothing(version):
+    done = start(interpreter(version), PROGRAM % str(INJECT.parent), "/nonexistent/socket")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None True False False\n", "")
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_an_old_interpreter_runs_as_without_us(version):
+    python = interpreter(version)
+    text = (
+        "import os, sys; print('PYTHONPATH' in os.environ, len(sys.meta_path), [p for p in sys.path if 'inject' in p])"
+    )
+    done = start(python, text, "/nonexistent/socket")
+    plain = subprocess.run([python, "-c", text], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, plain.stdout, plain.stderr)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_only_what_is_needed_is_imported(version):
+    """A program without regions gets two of our modules and none of the heavy ones."""
+    heavy = "('socket', 'json', 'dataclasses', 'ctypes')"
+    text = f"import sys; print(sorted(m for m in sys.modules if 'perun' in m or m in {heavy}))"
+    done = start(interpreter(version), text, "/nonexistent/socket")
+    ours = [
+        "perun_hpc",
+        "perun_hpc._version",
+        "perun_hpc.monitoring",
+        "perun_hpc.monitoring.mpi_watch",
+        "perun_hpc.monitoring.rank",
+    ]
+    assert done.stdout == f"{ours}\n", done.stderr
+
+
+def test_this_interpreter_too(tmp_path):
+    done = start(sys.executable, "print('fine')", "/nonexistent/socket")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
