@@ -40,7 +40,7 @@ INLINE = ("powercap", "hwmon", "cray_pm", "procstat")
 INTERVAL_NS = 10 * SECOND_NS
 HOUSEKEEPING_NS = SECOND_NS
 LOST_NS = 600 * SECOND_NS
-"""A resumed session without a cgroup is given up after this time."""
+"""A session whose cgroup is gone is given up after this time."""
 REMEMBER_NS = 86_400 * SECOND_NS
 """Sealed sessions are remembered this long, so that a hook's message that comes twice changes nothing."""
 MAX_LINES = 10_000
@@ -71,10 +71,11 @@ def run(options: Options) -> int:
     node = Node.open(options.root, INLINE)
     listener = listen(paths.socket)
     porter = Porter(paths)
-    policy = PolicyKeeper(options.policy, paths.policy)
+    policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept)
     user = privilege.service_user(policy.service_user)
     if user is not None:
         privilege.hand_over(paths.spool, user)
+        privilege.hand_over(paths.private, user)
         privilege.become(user)
     if not options.foreground:
         spool.log_to(paths.log)
@@ -110,7 +111,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._server = Server(listener, self._selector, self._on_message, time.monotonic_ns)
         self._sessions: dict[SessionKey, Session] = {}
-        self._resumed: set[SessionKey] = set()
+        self._gone_ns: dict[SessionKey, int] = {}
         self._uses: dict[SessionKey, JobUse] = {}
         self._parent_cpu_ns: int | None = None
         self._traces: dict[SessionKey, Trace] = {}
@@ -222,13 +223,19 @@ class Agent:
             if not session.cpus:
                 self._learn(session)
             self._begin_trace(session, now_ns)
-            lost = session.key in self._resumed and now_ns - self._started_ns > LOST_NS
-            if lost and self._node.use(session).cpu_ns is None:
-                session.note("no job-end message")
-                self._end_session(session, self._end_interval(), 0, "restart")
+            self._give_up_lost(session, now_ns)
         self._guard("log", lambda: spool.bound_log(self._paths.log))
         horizon_ns = now_ns - REMEMBER_NS
         self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
+
+    def _give_up_lost(self, session: Session, now_ns: int) -> None:
+        """End a session whose job had a cgroup and has none any more, if no hook tells of its end."""
+        if self._uses.get(session.key, JobUse()).cpu_ns is not None or not session.cpus:
+            self._gone_ns.pop(session.key, None)
+        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
+            del self._gone_ns[session.key]
+            session.note("no job-end message")
+            self._end_session(session, self._end_interval(), 0, "restart")
 
     def _learn(self, session: Session) -> None:
         """Look which CPUs the job got; its cgroup comes after its prolog and goes before its epilog."""
@@ -391,6 +398,10 @@ class Agent:
             return
         job = job_fields(message.fields)
         snapshot = self._end_interval()
+        former = self._other_run(key)
+        if former is not None:
+            former.note("no job-end message")
+            self._end_session(former, snapshot, 0, "restart")
         session = Session(
             key=key,
             job=job,
@@ -434,8 +445,9 @@ class Agent:
     def _finish(self, message: Message, source: str) -> None:
         key = SessionKey.of(message.fields)
         hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
-        session = self._sessions.get(key)
-        if session is None and self._done.get(key.name, -1) >= 0:
+        # The Epilog of a requeued job already says the next run's count (22.05); a node has one run of a job at a time.
+        session = self._sessions.get(key) or self._other_run(key)
+        if session is None and self._ended_lately(key, hook_ns):
             return
         snapshot = self._end_interval()
         if session is None:
@@ -450,6 +462,16 @@ class Agent:
         told = ("exit_code", "exit_code2", "derived_ec")
         session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
         self._end_session(session, snapshot, max(0, snapshot.mono_ns - hook_ns), source)
+
+    def _other_run(self, key: SessionKey) -> Session | None:
+        """A live session of another run of the same job."""
+        return next((one for one in self._sessions.values() if one.key.job_id == key.job_id), None)
+
+    def _ended_lately(self, key: SessionKey, hook_ns: int) -> bool:
+        """Whether this run has a record already, or another run of the job ended just now."""
+        prefix = f"{key.job_id}."
+        others = [end_ns for name, end_ns in self._done.items() if name.startswith(prefix)]
+        return key.name in self._done or any(hook_ns - end_ns < 60 * SECOND_NS for end_ns in others)
 
     def _end_session(self, session: Session, snapshot: Snapshot, late_ns: int, source: str) -> None:
         key = session.key
@@ -643,6 +665,7 @@ class Agent:
             booking.standard_uj(session, self._domains),
             (),
         )
+        privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
         spool.write_json(self._paths.boundary(session.key.name), record, durable=True)
 
@@ -728,7 +751,6 @@ class Agent:
                 self._sealing.append(session)
             elif same_boot:
                 self._sessions[session.key] = session
-                self._resumed.add(session.key)
             else:
                 session.note("the node was restarted")
                 session.end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")

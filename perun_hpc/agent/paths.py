@@ -47,8 +47,18 @@ class AgentPaths:
         return self.run_dir / "hook.conf"
 
     @property
+    def private(self) -> Path:
+        """The agent's own directory in memory; unlike the run directory it is the service user's."""
+        return self.run_dir / "agent"
+
+    @property
     def policy(self) -> Path:
         """The compiled policy, last good one."""
+        return self.private / "policy.json"
+
+    @property
+    def policy_kept(self) -> Path:
+        """Its copy that survives a reboot."""
         return self.spool / "policy.json"
 
     @property

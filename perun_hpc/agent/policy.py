@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perun_hpc.agent.spool import read_json
+from perun_hpc.agent.spool import read_json, write_json
 
 if TYPE_CHECKING:
     import subprocess
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 class PolicyKeeper:
     """The last good compiled policy, and the child that compiles a newer one."""
 
-    def __init__(self, source: Path, compiled: Path) -> None:
+    def __init__(self, source: Path, compiled: Path, kept: Path) -> None:
+        """`compiled` is where the child puts its result, `kept` a copy of it that survives a reboot."""
         self.source = source
         self._compiled = compiled
-        self._policy: Mapping[str, Any] = read_json(compiled) or {}
+        self._kept = kept
+        self._policy: Mapping[str, Any] = read_json(compiled) or read_json(kept) or {}
         self._site: JobSettings | None = None
         self._seen: tuple[int, int] | None = None
         self._child: subprocess.Popen[bytes] | None = None
@@ -72,6 +75,8 @@ class PolicyKeeper:
         if self._child.returncode == 0:
             self._policy = read_json(self._compiled) or self._policy
             self._site = None
+            with contextlib.suppress(OSError):  # a full spool: this one rules all the same
+                write_json(self._kept, self._policy)
         self._child = None
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from pathlib import Path
@@ -25,9 +26,16 @@ def make_directories(paths: AgentPaths) -> None:
     paths.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     paths.run_dir.chmod(0o755)
     paths.inbox.mkdir(mode=0o700, exist_ok=True)
-    paths.spool.mkdir(mode=0o750, parents=True, exist_ok=True)
-    paths.sessions.mkdir(mode=0o750, exist_ok=True)
-    paths.node.mkdir(mode=0o750, exist_ok=True)
+    paths.private.mkdir(mode=0o700, exist_ok=True)
+    make_spool(paths)
+
+
+def make_spool(paths: AgentPaths) -> None:
+    """Create what is missing of the spool, as far as its disk has room."""
+    with contextlib.suppress(OSError):
+        paths.spool.mkdir(mode=0o750, parents=True, exist_ok=True)
+        paths.sessions.mkdir(mode=0o750, exist_ok=True)
+        paths.node.mkdir(mode=0o750, exist_ok=True)
 
 
 def hand_over(directory: Path, user: pwd.struct_passwd) -> None:

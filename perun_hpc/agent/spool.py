@@ -48,7 +48,10 @@ def append_lines(path: Path, lines: list[str]) -> int:
 
 def log_to(path: Path) -> None:
     """Let standard output and error, tracebacks included, go to a file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    except OSError:  # a full disk must not keep the agent from its work
+        return
     for number in (1, 2):
         os.dup2(fd, number)
     os.close(fd)

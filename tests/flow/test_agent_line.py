@@ -100,3 +100,28 @@ def test_a_second_agent_ends_at_once(node: FakeNode) -> None:
     assert node.start(wait=False).wait(20) == 0
     node.agent = first
     assert node.answers()
+
+
+def test_the_epilog_of_a_requeued_job_names_the_next_run(node: FakeNode) -> None:
+    node.start()
+    node.begin(5)
+    node.serve(1_000)
+    node.end(5, restart_count=1)
+    node.serve(10_000)
+    node.begin(5, restart_count=1)
+    node.serve(2_000)
+    node.end(5, restart_count=1)
+    assert node.record(5, 0)["domains"]["package-0"]["node_uj"] == 1_000
+    second = node.record(5, 1)
+    assert second["state"] == "closed"
+    assert second["domains"]["package-0"]["node_uj"] == 2_000
+
+
+def test_a_run_that_was_never_ended_ends_when_the_next_one_starts(node: FakeNode) -> None:
+    node.start()
+    node.begin(5)
+    node.serve(1_000)
+    node.begin(5, restart_count=1)
+    record = node.record(5, 0)
+    assert record["why"] == "no job-end message"
+    assert record["domains"]["package-0"]["node_uj"] == 1_000

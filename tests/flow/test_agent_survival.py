@@ -137,7 +137,7 @@ def test_an_archive_that_cannot_be_written_holds_the_records_back(node: FakeNode
 def test_a_broken_policy_leaves_the_last_good_one_in_force(node: FakeNode) -> None:
     node.start()
     node.begin(1)
-    until((node.spool / "policy.json").exists, "the policy was compiled")
+    until((node.run_dir / "agent" / "policy.json").exists, "the policy was compiled")
     node.policy.write_text("this: is: no policy [")
     node.begin(2)
     node.end(1)

@@ -1,0 +1,306 @@
+"""The line on a real cluster: what every record rests on is what the simulated counters served, to the tick."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+PREFIX = "/opt/perun-hpc"
+READ_NS = 100_000_000
+"""An agent that is preempted between a read and the clock says a later time; all nodes share two cores."""
+
+
+def archive(cluster: Cluster) -> Path:
+    return cluster.shared / "perun" / cluster.name
+
+
+def boundary(cluster: Cluster, job: int | str, node: str, restart: int = 0, timeout: float = 30) -> dict[str, Any]:
+    """One node's boundary record, waited for; the collector moves it."""
+    name = f"{job}.{restart}"
+    base = archive(cluster)
+    places = [base / "incoming" / name / f"{node}.json", base / "jobs" / name / "boundary" / f"{node}.json"]
+    deadline = time.monotonic() + timeout
+    while True:
+        for place in places:
+            with contextlib.suppress(FileNotFoundError):
+                found: dict[str, Any] = json.loads(place.read_text())
+                return found
+        assert time.monotonic() < deadline, f"no record of job {name} from {node}"
+        time.sleep(0.1)
+
+
+def energy_record(cluster: Cluster, job: int | str, restart: int = 0, timeout: float = 40) -> dict[str, Any]:
+    path = archive(cluster) / "jobs" / f"{job}.{restart}" / "record.json"
+    deadline = time.monotonic() + timeout
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no energy record of job {job}.{restart}"
+        time.sleep(0.1)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def assert_exact(cluster: Cluster, record: dict[str, Any]) -> None:
+    """Every edge was served at that moment; what the node counted is the difference; the shares sum up."""
+    assert record["state"] == "closed", record["why"]
+    assert record["simulated"]
+    assert len(record["sensors"]) == 4
+    for sensor in record["sensors"]:
+        edges = record["edges"][sensor["id"]]
+        for edge in (edges["start"], edges["end"]):
+            until_ns = edge["mono_ns"]
+            served = cluster.served.was_served(
+                record["node"], sensor["device"], edge["ticks"], until_ns - READ_NS, until_ns
+            )
+            assert served, (sensor["id"], edge, cluster.served.moments(record["node"], sensor["device"], edge["ticks"]))
+        counted = (edges["end"]["ticks"] - edges["start"]["ticks"]) % sensor["wrap_range"]
+        domain = record["domains"][sensor["domain"]]
+        # Across a wrap the served numbers themselves are rounded: 2^32 hardware units are no whole number of uJ.
+        slack = 1 if edges["end"]["ticks"] < edges["start"]["ticks"] else 0
+        assert abs(domain["node_uj"] - counted) <= slack
+        shares = sum(share["energy_uj"] for share in record["shares"] if share["domain"] == sensor["domain"])
+        assert shares == domain["energy_uj"] <= domain["node_uj"]
+
+
+def submit(cluster: Cluster, *options: str, wrap: str = "sleep 2") -> int:
+    command = ["sbatch", "--parsable", "-o", "/dev/null", *options, f"--wrap={wrap}"]
+    return int(cluster.run(command, check=True).stdout.strip().split(";")[0])
+
+
+def agent_pid(cluster: Cluster, node: str) -> str:
+    """Pid, in the node, of its agent; empty if none answers."""
+    done = cluster.run([f"{PREFIX}/bin/perun", "agent", "status"], user="root", node=node)
+    return done.stdout.split("pid ")[1].split(",")[0] if done.returncode == 0 else ""
+
+
+def ledger_lines(cluster: Cluster, node: str) -> list[dict[str, Any]]:
+    """The node ledger as it lies on the node."""
+    done = cluster.run(["sh", "-c", "cat /var/spool/perun/node/*.jsonl"], user="root", node=node, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(cluster: Cluster) -> None:
+    """Until a first job was seen by Prolog: slurmd reads a changed slurm.conf a moment after `scontrol reconfigure`."""
+    for _ in range(10):
+        cluster.run(["srun", "-N4", "true"], check=True)
+        if all(agent_pid(cluster, node) for node in cluster.nodes):
+            return
+    pytest.fail("no agent was started by Prolog")
+
+
+def test_a_job_on_two_nodes_without_any_flag(cluster: Cluster) -> None:
+    job = submit(cluster, "-N2")
+    assert cluster.wait_job(job) == "COMPLETED"
+    total = energy_record(cluster, job)
+    records = [boundary(cluster, job, node) for node in ("n1", "n2")]
+    for record in records:
+        assert_exact(cluster, record)
+    expected = sum(domain["energy_uj"] for record in records for domain in record["domains"].values())
+    assert total["energy_uj"] == expected > 0
+
+
+def test_ten_two_second_jobs_in_a_row(cluster: Cluster) -> None:
+    jobs = [submit(cluster, "-w", "n1", "-c", "4") for _ in range(10)]
+    for job in jobs:
+        assert cluster.wait_job(job, timeout=90) == "COMPLETED"
+    records = [boundary(cluster, job, "n1") for job in jobs]
+    for record in records:
+        assert_exact(cluster, record)
+        assert all(domain["energy_uj"] == domain["node_uj"] for domain in record["domains"].values())
+    ends = [record["end"]["mono_ns"] for record in records]
+    starts = [record["start"]["mono_ns"] for record in records]
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+
+
+def test_an_array_has_a_record_per_task(cluster: Cluster) -> None:
+    cluster.run(["sbatch", "-o", "/dev/null", "--array=1-3", "-J", "tasks", "--wrap=sleep 1"], check=True)
+    listed = cluster.run(["squeue", "-h", "-r", "-n", "tasks", "-o", "%A"], check=True).stdout.split()
+    time.sleep(1)
+    listed += cluster.run(["squeue", "-h", "-r", "-n", "tasks", "-t", "all", "-o", "%A"], check=True).stdout.split()
+    jobs = sorted({int(job) for job in listed})
+    assert len(jobs) == 3
+    for job in jobs:
+        cluster.wait_job(job)
+        node = next(iter(energy_record(cluster, job)["nodes"]))
+        assert_exact(cluster, boundary(cluster, job, node if isinstance(node, str) else node["node"]))
+
+
+def test_a_het_job_has_a_record_per_component(cluster: Cluster) -> None:
+    first = submit(cluster, "-w", "n1", ":", "-w", "n2")
+    cluster.wait_job(first)
+    for job, node in ((first, "n1"), (first + 1, "n2")):
+        record = boundary(cluster, job, node)
+        assert_exact(cluster, record)
+        assert record["het_job_id"] == str(first)
+
+
+def test_a_cancelled_job_has_a_record(cluster: Cluster) -> None:
+    job = submit(cluster, "-w", "n3", wrap="sleep 60")
+    _until_running(cluster, job)
+    cluster.run(["scancel", str(job)], check=True)
+    assert_exact(cluster, boundary(cluster, job, "n3"))
+
+
+def test_a_requeued_job_has_two_records(cluster: Cluster) -> None:
+    job = submit(cluster, "-w", "n2", "--requeue", wrap="sleep 3")
+    _until_running(cluster, job)
+    cluster.run(["scontrol", "requeue", str(job)], check=True)
+    assert_exact(cluster, boundary(cluster, job, "n2", 0))
+    assert_exact(cluster, boundary(cluster, job, "n2", 1, timeout=60))
+
+
+def test_two_jobs_share_a_node_and_the_counter_closes(cluster: Cluster) -> None:
+    busy = "timeout 3 sh -c 'while :; do :; done'; true"
+    jobs = [submit(cluster, "-w", "n4", "-c", "1", wrap=busy), submit(cluster, "-w", "n4", "-c", "2", wrap=busy)]
+    for job in jobs:
+        assert cluster.wait_job(job) == "COMPLETED"
+    records = [boundary(cluster, job, "n4") for job in jobs]
+    for record in records:
+        assert_exact(cluster, record)
+    begin = min(record["start"]["mono_ns"] for record in records)
+    end = max(record["end"]["mono_ns"] for record in records)
+    for domain in ("package-0", "package-1", "dram-0", "dram-1"):
+        sensor = f"powercap:{domain}:energy"
+        lines = [line for line in ledger_lines(cluster, "n4") if line["domain"] == domain]
+        lines = [line for line in lines if line["t0_ns"] >= begin and line["t1_ns"] <= end]
+        assert all(sum(line["shares"].values()) == line["total_uj"] for line in lines)
+        first = min(records, key=lambda record: record["start"]["mono_ns"])["edges"][sensor]["start"]["ticks"]
+        last = max(records, key=lambda record: record["end"]["mono_ns"])["edges"][sensor]["end"]["ticks"]
+        wrap = records[0]["sensors"][0]["wrap_range"] if "package" in domain else records[0]["sensors"][2]["wrap_range"]
+        assert abs(sum(line["total_uj"] for line in lines) - (last - first) % wrap) <= 1
+        for record in records:
+            given = sum(line["shares"].get(f"job:{record['job_id']}.0", 0) for line in lines)
+            assert given == record["domains"][domain]["energy_uj"]
+
+
+def test_a_flagged_step_shows_its_ranks_and_regions(cluster: Cluster) -> None:
+    program = "import perun_hpc, time\n@perun_hpc.monitor()\ndef work():\n    time.sleep(0.5)\nwork()\nwork()"
+    done = cluster.run(["srun", "--perun", "-N2", "-n2", "/shared/science/bin/python", "-c", program])
+    assert done.returncode == 0, done.stderr
+    job = max(int(path.name.split(".")[0]) for path in (archive(cluster) / "jobs").glob("*.0"))
+    deadline = time.monotonic() + 30
+    while not (record := _flagged_record(cluster, job)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        job = max(int(path.name.split(".")[0]) for path in (archive(cluster) / "jobs").glob("*.0"))
+    assert record, "the flagged job has no record"
+    assert_exact(cluster, record)
+    (step,) = record["steps"]
+    assert [rank["rank"] for rank in step["ranks"]] == [0]
+    (region,) = record["regions"]
+    assert (region["name"], region["calls"]) == ("__main__.work", 2)
+    assert region["time_ns"] >= 1_000_000_000
+    assert record["trace"]["stored"] or record["trace"]["rows"] == 0
+
+
+def _flagged_record(cluster: Cluster, job: int) -> dict[str, Any] | None:
+    path = archive(cluster) / "jobs" / f"{job}.0" / "boundary" / "n1.json"
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found if found["steps"] else None
+    return None
+
+
+# Faults: jobs run, no node drains (checked after every test by the fixture `healthy`).
+
+
+@contextlib.contextmanager
+def replaced(path: Path, text: str) -> Iterator[None]:
+    former = path.read_bytes()
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_bytes(former)
+
+
+def runs(cluster: Cluster, nodes: int = 4) -> None:
+    done = cluster.run(["srun", f"-N{nodes}", "hostname"])
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == nodes
+
+
+def test_garbage_for_a_policy_changes_nothing(cluster: Cluster) -> None:
+    with replaced(cluster.etc_perun / "policy.yaml", "\0{{{: garbage\n\t- [" * 50):
+        job = submit(cluster, "-w", "n1")
+        assert cluster.wait_job(job) == "COMPLETED"
+        assert_exact(cluster, boundary(cluster, job, "n1"))
+        runs(cluster)
+
+
+def test_a_killed_agent_costs_the_job_nothing(cluster: Cluster) -> None:
+    job = submit(cluster, "-w", "n1", wrap="sleep 4")
+    _until_running(cluster, job)
+    time.sleep(0.5)
+    cluster.run(["kill", "-9", agent_pid(cluster, "n1")], user="root", node="n1", check=True)
+    assert cluster.wait_job(job) == "COMPLETED"
+    record = boundary(cluster, job, "n1")
+    assert_exact(cluster, record)
+    assert [gap["why"] for gap in record["gaps"]] == ["the agent was restarted"]
+
+
+def test_a_stopped_agent_holds_no_job_up(cluster: Cluster) -> None:
+    pid = agent_pid(cluster, "n2")
+    cluster.run(["kill", "-STOP", pid], user="root", node="n2", check=True)
+    try:
+        begin = time.monotonic()
+        runs(cluster)
+        assert time.monotonic() - begin < 20
+    finally:
+        cluster.run(["kill", "-CONT", pid], user="root", node="n2", check=True)
+
+
+def test_the_kill_switch(cluster: Cluster) -> None:
+    switch = cluster.etc_perun / "disable"
+    switch.touch()
+    try:
+        job = submit(cluster, "-w", "n1", wrap="true")
+        assert cluster.wait_job(job) == "COMPLETED"
+    finally:
+        switch.unlink()
+    time.sleep(2)
+    assert not list(archive(cluster).glob(f"*/{job}.0"))
+
+
+def test_without_python_jobs_run(cluster: Cluster) -> None:
+    python = cluster.opt / "bin" / "python"
+    for node in cluster.nodes:
+        cluster.run([f"{PREFIX}/bin/perun", "agent", "stop"], user="root", node=node)
+    python.rename(python.with_name("python.away"))
+    try:
+        runs(cluster)
+    finally:
+        python.with_name("python.away").rename(python)
+    runs(cluster)
+
+
+def test_a_full_spool_keeps_no_job_from_running(cluster: Cluster) -> None:
+    cluster.run([f"{PREFIX}/bin/perun", "agent", "stop"], user="root", node="n3")
+    spool = "/var/spool/perun"
+    tiny = f"mount -t tmpfs -o size=16k,mode=755 tmpfs {spool} && head -c 1M /dev/zero > {spool}/fill; true"
+    cluster.run(["sh", "-c", tiny], user="root", node="n3", check=True)
+    try:
+        job = submit(cluster, "-w", "n3")
+        assert cluster.wait_job(job) == "COMPLETED"
+        cluster.run(["rm", "/var/spool/perun/fill"], user="root", node="n3", check=True)
+        cluster.run(["mount", "-o", "remount,size=8m", "/var/spool/perun"], user="root", node="n3", check=True)
+        assert_exact(cluster, boundary(cluster, job, "n3", timeout=60))
+    finally:
+        cluster.run([f"{PREFIX}/bin/perun", "agent", "stop"], user="root", node="n3")
+        cluster.run(["umount", "-l", "/var/spool/perun"], user="root", node="n3", check=True)
+
+
+def _until_running(cluster: Cluster, job: int, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while "RUNNING" not in cluster.run(["squeue", "-h", "-j", str(job), "-o", "%T"], check=True).stdout:
+        assert time.monotonic() < deadline, f"job {job} does not start"
+        time.sleep(0.1)
