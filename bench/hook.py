@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator
 from functools import partial
 
-from bench.result import Result, Skipped, interleaved
+from bench.result import Result, Skipped, added, interleaved
 from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
@@ -48,11 +48,8 @@ def run() -> Iterator[Result]:
         taken = interleaved({name: partial(_median_s, cluster, lines) for name, lines in ARMS.items()}, ROUNDS)
     finally:
         cluster.down()
-    added = {
-        name: statistics.median(with_hook - bare for with_hook, bare in zip(taken[name], taken["none"], strict=True))
-        for name in ("shell", "perun")
-    }
-    yield Result("hook.added_s", added["perun"], "s", "a trivial shell prolog", added["shell"], n=ROUNDS * RUNS)
+    ours, theirs = added(taken, "perun", "none"), added(taken, "shell", "none")
+    yield Result("hook.added_s", ours, "s", "a trivial shell prolog", theirs, n=ROUNDS * RUNS)
 
 
 def _median_s(cluster: Cluster, slurm_conf: tuple[str, ...]) -> float:

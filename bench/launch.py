@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import peers
-from bench.result import Result, interleaved
+from bench.result import Result, added, interleaved
 
 ROUNDS = 9
 
@@ -35,11 +34,8 @@ def run() -> Iterator[Result]:
         for arm in arms.values():  # byte code and file caches
             arm()
         taken = interleaved(arms, ROUNDS)
-    added = {
-        name: statistics.median(run_s - plain_s for run_s, plain_s in zip(taken[name], taken[base], strict=True))
-        for name, base in (("ours", "our python"), ("theirs", "their python"))
-    }
-    yield Result("launch.added_wall_s", added["ours"], "s", "perun 1.0.0", added["theirs"], n=ROUNDS)
+    ours_s, theirs_s = added(taken, "ours", "our python"), added(taken, "theirs", "their python")
+    yield Result("launch.added_wall_s", ours_s, "s", "perun 1.0.0", theirs_s, n=ROUNDS)
 
 
 def _installed() -> Path:

@@ -51,3 +51,8 @@ def interleaved(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[st
 def medians(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """The median of each arm's measurements, see `interleaved`."""
     return {name: statistics.median(values) for name, values in interleaved(arms, rounds).items()}
+
+
+def added(taken: Mapping[str, list[float]], arm: str, base: str) -> float:
+    """What an arm adds to another: the median over rounds of their difference in that round."""
+    return statistics.median(more - less for more, less in zip(taken[arm], taken[base], strict=True))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.result import Result, interleaved, medians
+from bench.result import Result, added, interleaved, medians
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +38,10 @@ def test_arms_are_measured_in_turn_and_every_second_round_backwards():
 def test_a_median_bears_one_disturbed_round():
     values = iter([1.0, 900.0, 2.0])
     assert medians({"a": lambda: next(values)}, 3) == {"a": 2.0}
+
+
+def test_what_an_arm_adds_is_taken_round_by_round():
+    assert added({"with": [1.5, 9.5, 3.25], "without": [1.0, 9.0, 2.0]}, "with", "without") == 0.5
 
 
 def test_an_unknown_bench_is_refused_with_what_there_is():
