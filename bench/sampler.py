@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import peers
-from bench.result import Result, interleaved
+from bench.result import Result, medians
 from perun_hpc.errors import UnavailableError
 from perun_hpc.wire.client import request
 
@@ -57,7 +57,7 @@ def run() -> Iterator[Result]:
     arms["perun 3"] = partial(_perun, ("--exclude-sensors", "", "--include-sensors", THREE_OF_PERUN))
     arms["perun 33"] = partial(_perun, ("--exclude-sensors", ""))
     arms["codecarbon"] = _codecarbon
-    taken = {name: statistics.median(values) for name, values in interleaved(arms, ROUNDS).items()}
+    taken = medians(arms, ROUNDS)
     for count, peer, name in (
         (3, "perun 1.0.0", "perun 3"),
         (3, "CodeCarbon", "codecarbon"),
