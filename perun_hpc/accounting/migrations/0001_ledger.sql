@@ -34,20 +34,20 @@ CREATE TABLE job (
     revision INTEGER NOT NULL,
     inputs TEXT NOT NULL
 );
-CREATE UNIQUE INDEX job_key ON job (cluster, job_id, submit_s, restart_count);
+CREATE UNIQUE INDEX job_key ON job (job_id, cluster, submit_s, restart_count);
 CREATE INDEX job_end ON job (end_s);
 CREATE INDEX job_array ON job (array_job_id);
 CREATE INDEX job_het ON job (het_job_id);
 
 -- The whole record as JSON (perun.record/1) without its shares, which are rows of their own.
 CREATE TABLE record (
-    job INTEGER PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE,
+    job INTEGER PRIMARY KEY,
     body TEXT NOT NULL
 );
 
 -- The energy of a job on one node, domain and local day; sums to the job's energy.
 CREATE TABLE job_share (
-    job INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    job INTEGER NOT NULL,
     node TEXT NOT NULL,
     domain TEXT NOT NULL,
     day TEXT NOT NULL,
@@ -81,7 +81,7 @@ CREATE TABLE usage_day (
 
 -- Every change of a record's energy after its first revision.
 CREATE TABLE amendment (
-    job INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    job INTEGER NOT NULL,
     revision INTEGER NOT NULL,
     at_s BIGINT NOT NULL,
     before_uj BIGINT,
@@ -91,7 +91,7 @@ CREATE TABLE amendment (
 
 -- Records whose line slurmdbd does not hold yet.
 CREATE TABLE slurmdbd_queue (
-    job INTEGER PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE,
+    job INTEGER PRIMARY KEY,
     due_s BIGINT NOT NULL,
     tries INTEGER NOT NULL
 );
