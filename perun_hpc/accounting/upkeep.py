@@ -73,6 +73,25 @@ def restore(ledger: Ledger, path: Path) -> int:
     return count
 
 
+def rebuild(ledger: Ledger, archive: Archive) -> int:
+    """Put the records that lie in the jobs' directories into a ledger that lost them; returns how many were put.
+
+    One that cannot be read is left out; the collector writes it anew when it repairs the job.
+    """
+    count = 0
+    batch: list[EnergyRecord] = []
+    for run in archive.all_runs():
+        path = archive.job(run) / RECORD
+        try:
+            batch.append(from_json(path.read_bytes(), str(path)))
+        except (OSError, DataError):
+            continue
+        if len(batch) == BATCH:
+            count += sum(put.changed for put in ledger.put(batch))
+            batch = []
+    return count + sum(put.changed for put in ledger.put(batch))
+
+
 def pseudonymise(ledger: Ledger, who: Who) -> list[EnergyRecord]:
     """Replace user, uid, gid and job name by a pseudonym that nobody can undo; returns the new records.
 

@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("schema", help="print the JSON Schema of an energy record")
     for name, text in (("backup", "write all records to a file"), ("restore", "put a backup's records back")):
         actions.add_parser(name, help=text).add_argument("file", type=Path)
+    actions.add_parser("rebuild", help="take the records from the jobs' directories into a ledger that lost them")
     for name, text in (
         ("pseudonymise", "replace users, uids and job names; sums stay"),
         ("delete", "delete records; sums stay"),
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{upkeep.backup(ledger, args.file)} records written to {args.file}")
         elif args.action == "restore":
             print(f"{upkeep.restore(ledger, args.file)} records of {args.file} are in the ledger")
+        elif args.action == "rebuild":
+            print(f"{upkeep.rebuild(ledger, places(args).archive)} records taken from the jobs' directories")
         elif args.action == "pseudonymise":
             changed = upkeep.pseudonymise(ledger, _who(args))
             cleaned = upkeep.hide_in_directories(places(args).archive, changed)

@@ -69,6 +69,15 @@ def test_a_backup_cut_short_restores_nothing(ledger: Ledger, tmp_path: Path) -> 
         assert usage(other, ["account"], Filter(), DAY, DAY) == []
 
 
+def test_a_lost_ledger_is_rebuilt_from_the_archive(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
+    other = open_ledger(str(tmp_path / "other.db"), create=True)
+    (archive.base / "jobs" / "7.0" / "record.json").write_text("torn")
+    assert upkeep.rebuild(other, archive) == 6
+    assert upkeep.rebuild(other, archive) == 0
+    assert other.members("c", "5") == ledger.members("c", "5")
+    assert total(other) == (6, 6 * 8_000_000_000)
+
+
 def test_a_pseudonym_leaves_no_trace_of_the_name(ledger: Ledger, archive: Archive) -> None:
     before = total(ledger)
     changed = upkeep.pseudonymise(ledger, upkeep.Who(user="alice"))
