@@ -14,12 +14,23 @@ DEADLINE_S = 0.5
 _LONGEST = 4000
 
 
+def reachable(environ: Mapping[str, str] = os.environ, socket: str = AGENT_SOCKET) -> bool:
+    """Whether this is a task of a Slurm step, on a node whose agent answers."""
+    place = place_from({key: value for key, value in environ.items() if key.startswith("SLURM_")})
+    if place.source != "slurm" or not os.path.exists(socket):  # noqa: PTH110
+        return False
+    try:
+        return request("status", {}, timeout_s=DEADLINE_S, path=socket).verb == "ok"
+    except PerunError:
+        return False
+
+
 def enrol(
     command: Sequence[str], environ: Mapping[str, str] = os.environ, socket: str = AGENT_SOCKET
 ) -> dict[str, str] | None:
     """Tell the agent of this process as a rank; returns the launcher's variables, None where no agent takes it.
 
-    The rank ends for the agent when this process ends.
+    Called by the very process that is to be the rank, before it executes the command; the rank ends with the process.
     """
     job_id, step_id = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
     place = place_from({key: value for key, value in environ.items() if key.startswith("SLURM_")})

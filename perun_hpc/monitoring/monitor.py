@@ -18,7 +18,7 @@ from perun_hpc.config.user import settings
 from perun_hpc.errors import NotFoundError, PerunError
 from perun_hpc.monitoring import callbacks
 from perun_hpc.monitoring.application import Application
-from perun_hpc.monitoring.enrol import enrol
+from perun_hpc.monitoring.enrol import enrol, reachable
 from perun_hpc.monitoring.rundir import RunDirectory, claim
 from perun_hpc.wire.client import AGENT_SOCKET
 
@@ -121,7 +121,7 @@ class PerunMonitor:
         self.directory: RunDirectory | None = None
         self.live_files: tuple[str, ...] = ()
         self.agent_socket = AGENT_SOCKET
-        self._rank: dict[str, str] | None = None
+        self._by_agent = False
         self._rounds = 0
 
     def close(self) -> None:
@@ -151,9 +151,9 @@ class PerunMonitor:
         place = self._comm.place
         if self.directory is None:
             self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, place)
-        self._rank = enrol(command, socket=self.agent_socket) if command and not self._app.is_binary else None
-        samples = place.leader and bool(self._l_sensors_config) and self._rank is None
-        desk = _desk(self._comm, number) if self._rank is None else ""
+        self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
+        samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
+        desk = "" if self._by_agent else _desk(self._comm, number)
         try:
             if samples and not self._start_sampling(run_id, number, desk):
                 # Nothing measures: the application runs all the same.
@@ -166,8 +166,8 @@ class PerunMonitor:
             self.status = MonitorStatus.PROCESSING
             if samples:
                 self._collect(result, number)
-            elif self._rank is not None:
-                self.data = agent_node(str(number), self._rank, result.ended) if place.rank == 0 else None
+            elif self._by_agent:
+                self.data = agent_node(str(number), os.environ, result.ended) if place.rank == 0 else None
             elif result.rank_data:
                 self._comm.gather_host(result.rank_data, self._settings.queue_timeout)
             if result.failed and self.status is MonitorStatus.PROCESSING:
@@ -194,7 +194,7 @@ class PerunMonitor:
     def _run(self, command: list[str] | None, desk: str, record: bool) -> _Result:
         place = self._comm.place
         key = self.directory.run_id if self.directory else "0"
-        rank = self._rank or {
+        rank = {
             "PERUN_SOCKET": desk, "PERUN_JOB": f"{key}.0", "PERUN_STEP": "0", "PERUN_RANK": str(place.rank),
             "PERUN_LOCAL_RANK": str(place.host_rank), "PERUN_NTASKS": str(place.size), "PERUN_NNODES": str(place.hosts),
         }  # fmt: skip
@@ -204,13 +204,15 @@ class PerunMonitor:
         from perun_hpc.monitoring import child
 
         def environ(pid: int) -> Mapping[str, str]:
-            return self._app.environ(os.environ, rank, pid) if record else dict(os.environ)
+            # Called in the child: it is the process that the agent is to know.
+            known = enrol(command, os.environ, self.agent_socket) if record and self._by_agent else rank
+            return self._app.environ(os.environ, known, pid) if record and known else dict(os.environ)
 
         def started(pid: int) -> None:
             if record and place.leader:
                 import perun_hpc.monitoring.gather  # noqa: F401 (while the application runs)
 
-        if record and self._rank is None and not place.leader:
+        if record and not self._by_agent and not place.leader:
             _register(desk, place.rank)
         sys.stdout.flush()
         return _Result(ended=child.run(command, environ, started))
@@ -376,14 +378,12 @@ def _call(app: Application, rank: Mapping[str, str] | None) -> _Result:
     return _Result(returned=returned, raised=raised, rank_data=data)
 
 
-def agent_node(run_id: str, rank: Mapping[str, str], ended: Ended | None) -> DataNode:
+def agent_node(run_id: str, environ: Mapping[str, str], ended: Ended | None) -> DataNode:
     """The tree of a run that the node's agent measures: what is known here, and which job to ask for the rest."""
     from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, NodeType
 
-    job_id = rank["PERUN_JOB"].partition(".")[0]
-    node = DataNode(
-        run_id, NodeType.RUN, metadata={"state": "complete", "job_id": job_id, "step_id": rank["PERUN_STEP"]}
-    )
+    job = {"job_id": environ["SLURM_JOB_ID"], "step_id": environ["SLURM_STEP_ID"]}
+    node = DataNode(run_id, NodeType.RUN, metadata={"state": "complete", **job})
     if ended is not None:
         runtime_s = (ended.end_ns - ended.start_ns) / 1e9
         node.metrics[MetricType.RUNTIME] = Metric(MetricType.RUNTIME, runtime_s, Aggregate.MAX)
