@@ -25,13 +25,15 @@ from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.server import Peer, Server, listen
 from perun_hpc.agent.session import Edge, Gap, RankRun, Session, SessionKey, Step, job_fields
 from perun_hpc.agent.shipping import Shipper
-from perun_hpc.energy.attribute import JobInput
+from perun_hpc.agent.workers import Worker, present
+from perun_hpc.energy.attribute import GpuHolding, JobInput
 from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError
 from perun_hpc.sampling.schedule import Schedule
 from perun_hpc.wire.message import Message, decode
 
 if TYPE_CHECKING:
     from perun_hpc.agent.trace import Trace
+    from perun_hpc.backend.gpus import Gpu
     from perun_hpc.config.resolve import JobSettings
 
 SECOND_NS = 1_000_000_000
@@ -111,6 +113,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._server = Server(listener, self._selector, self._on_message, time.monotonic_ns)
         self._sessions: dict[SessionKey, Session] = {}
+        self._gpus: tuple[Gpu, ...] | None = None
         self._gone_ns: dict[SessionKey, int] = {}
         self._uses: dict[SessionKey, JobUse] = {}
         self._parent_cpu_ns: int | None = None
@@ -126,6 +129,7 @@ class Agent:
         self._after: list[Callable[[], None]] = []
         self._started_ns = self._idle_since_ns = now_ns
         self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
+        self._workers = [Worker(name, options.root) for name in present(options.root)]
         self._interval = Schedule.starting(self._longest_interval_ns(), now_ns, real_ns)
         self._stopping = False
         self._wake, self._wake_write = socket.socketpair()
@@ -219,6 +223,7 @@ class Agent:
         self._policy.check()
         self._server.sweep()
         self._read_inbox()
+        self._tend_workers(now_ns)
         for session in list(self._sessions.values()):
             if not session.cpus:
                 self._learn(session)
@@ -227,6 +232,34 @@ class Agent:
         self._guard("log", lambda: spool.bound_log(self._paths.log))
         horizon_ns = now_ns - REMEMBER_NS
         self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
+
+    def _tend_workers(self, now_ns: int) -> None:
+        """Start and watch the children; take in the sensors of one that has just found some."""
+        allowed = self._site().sensors.backends if self._policy.settled else ()
+        for worker in self._workers:
+            worker.reap()
+            chosen = worker.name in allowed or (self._policy.settled and not allowed)
+            if chosen and worker.tend(now_ns):
+                self._take_in(worker)
+
+    def _take_in(self, worker: Worker) -> None:
+        self._node.readers.append(worker)
+        self._sensors = intervals.energy_counters(self._node.sensors)
+        found = {domain.name: domain for domain in intervals.domains_of(self._node.sensors)}
+        self._intervals.more([domain for name, domain in found.items() if name not in self._domains])
+        self._domains = found
+        for session in self._sessions.values():
+            session.note(f"no start reading of {worker.name}: it was found after the job had started")
+        self._end_interval()
+
+    def _release_gpus(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        """Let go of all GPUs, for a reset; the next job's start takes them again."""
+        self._only_root(peer)
+        self._end_interval()
+        for worker in self._workers:
+            if worker.name in ("nvml", "amdsmi"):
+                worker.release(time.monotonic_ns(), None)
+        return {}
 
     def _give_up_lost(self, session: Session, now_ns: int) -> None:
         """End a session whose job had a cgroup and has none any more, if no hook tells of its end."""
@@ -304,10 +337,24 @@ class Agent:
                     cpu_ns=spent.get(key),
                     suspended=session.suspended,
                     exclusive=self._alone(session),
+                    gpus=self._gpus_of(session),
                 )
             )
         busy_ns = {cpu: busy - before.busy_ns.get(cpu, 0) for cpu, busy in after.busy_ns.items()}
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, tuple(jobs))
+
+    def _gpus_of(self, session: Session) -> dict[str, GpuHolding]:
+        """The GPUs that Slurm gave to the job, as energy domains."""
+        names = session.job.get("gpus", "")
+        if not names or not self._workers:
+            return {}
+        if self._gpus is None:
+            from perun_hpc.backend.gpus import from_proc
+
+            self._gpus = from_proc(self._paths.root)
+        from perun_hpc.backend.gpus import resolve
+
+        return {held.domain: GpuHolding(part=held.slices or 1) for held in resolve(names.split(","), self._gpus)}
 
     def _guessed_cpus(self, session: Session) -> frozenset[int]:
         """As many free CPUs as Slurm gave to a job whose cpuset nobody knows."""
@@ -371,6 +418,7 @@ class Agent:
             "status": self._status,
             "reload": self._reload,
             "stop": self._stop,
+            "release-gpus": self._release_gpus,
         }
         handler = handlers.get(message.verb)
         if handler is None:
@@ -419,6 +467,8 @@ class Agent:
 
     def _after_start(self, session: Session) -> None:
         """What may wait until the hook has its answer."""
+        for worker in self._workers:
+            worker.wanted(time.monotonic_ns())
         self._policy.check()
         self._uses[session.key] = self._node.use(session)
         self._parent_cpu_ns = self._node.parent_cpu_ns()

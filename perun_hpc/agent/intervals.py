@@ -105,6 +105,12 @@ class Intervals:
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings[domain.sensor.id])
 
+    def more(self, domains: Sequence[Domain]) -> None:
+        """Take in domains that were found later; their first reading opens their windows."""
+        self._domains += tuple(domains)
+        for domain in domains:
+            self._opened[domain.name] = (-1, Reading(None, -1, "not found yet"))
+
     def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
         """End a stretch with a reading; returns the windows that it closed."""
         self._stretches.append(stretch)
@@ -120,6 +126,8 @@ class Intervals:
                 waiting.add(domain.name)
                 continue
             self._opened[domain.name] = (stretch.t1_ns, after)
+            if before.mono_ns < 0:
+                continue
             change = difference(domain.sensor, before, after)
             if change.ticks is None:
                 nothing = DomainShares(domain.name, None, (), "gap", domain.sensor.provenance)
@@ -138,6 +146,8 @@ class Intervals:
             if domain.kind is DomainKind.METER:
                 continue
             before = self._seen.get(domain.name, self._opened[domain.name][1])
+            if before.mono_ns < 0:
+                continue
             change = difference(domain.sensor, before, readings[domain.sensor.id])
             if change.ticks is not None:
                 total_uj += domain.sensor.base(change.ticks)

@@ -36,6 +36,10 @@ class Limits:
     messages_per_s: int = 500
     burst: int = 4096
     idle_ns: int = 30 * SECOND_NS
+    turn_ns: int = 20_000_000
+    """Work for users in one turn of the loop; what is left waits for the next one, so that hooks are served between."""
+    accepts: int = 128
+    """New connections in one turn."""
 
 
 class Allowance:
@@ -91,6 +95,7 @@ class Server:
         self._limits = limits or Limits()
         self._allowance = Allowance(self._limits)
         self._connections: dict[int, _Connection] = {}
+        self._turn_until_ns = 0
         listener.setblocking(False)
         selector.register(listener, selectors.EVENT_READ, self._accept)
 
@@ -101,6 +106,10 @@ class Server:
         self._selector.unregister(self._listener)
         self._listener.close()
 
+    def turn(self) -> None:
+        """A new turn of the loop begins."""
+        self._turn_until_ns = self._clock() + self._limits.turn_ns
+
     def sweep(self) -> None:
         """Drop connections that have been silent for too long."""
         now_ns = self._clock()
@@ -110,10 +119,14 @@ class Server:
         self._allowance.forget_full(now_ns)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:  # the peer is gone again, or we are out of descriptors: the next call will tell
-            return
+        for _ in range(self._limits.accepts):
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # nobody waits any more, the peer is gone again, or we are out of descriptors
+                return
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
         try:
             peer = Peer(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
         except OSError:
@@ -131,6 +144,8 @@ class Server:
 
     def _serve(self, connection: _Connection) -> None:
         connection.used_ns = self._clock()
+        if connection.peer.uid != 0 and connection.used_ns > self._turn_until_ns:
+            return
         try:
             packet, fds = receive_packet(connection.sock)
         except BlockingIOError:
@@ -148,8 +163,8 @@ class Server:
             if not self._allowance.take(connection.peer.uid, connection.used_ns):
                 raise DataError("too many messages: slow down")
             reply = self._handler(decode(packet), connection.peer, fds)
-        except PerunError as error:
-            self._answer(connection, "error", {"reason": str(error)})
+        except (PerunError, OSError) as error:
+            self._answer(connection, "error", {"reason": str(error)[:1024]})
         else:
             self._answer(connection, "ok", reply)
         finally:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +158,26 @@ def test_a_policy_that_measures_nothing_leaves_no_record(tmp_path: Path) -> None
         assert not node.boundary_path(1).exists()
     finally:
         node.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_spool_loses_no_record(node: FakeNode) -> None:
+    node.spool.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(node.spool)], check=True)
+    try:
+        with (node.spool / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 512):
+                pass
+        node.start()
+        node.begin(1)
+        node.serve(1_000)
+        node.end(1)
+        assert node.answers()
+        (node.spool / "fill").unlink()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(node.spool)], check=True)
+        record = node.record(1)
+        assert record["domains"]["package-0"]["node_uj"] == 1_000
+        assert not record["trace"]["stored"]
+        node.stop()
+    finally:
+        subprocess.run(["umount", "-l", str(node.spool)], check=True)
