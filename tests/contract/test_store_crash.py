@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.soak import store_kill
+from tests.soak import store_agents, store_kill
 
 
 def test_a_killed_writer_loses_no_acknowledged_row(tmp_path: Path) -> None:
@@ -23,3 +23,7 @@ def test_a_killed_writer_loses_no_acknowledged_row(tmp_path: Path) -> None:
 def test_the_check_notices_a_row_that_is_missing(tmp_path: Path) -> None:
     trial = store_kill.trial(tmp_path, seed=99, direct=False)
     assert store_kill.check(tmp_path / "session", tmp_path / "job", store_kill.START + trial.read).wrong
+
+
+def test_eight_agents_on_one_store_lose_nothing(tmp_path: Path) -> None:
+    assert store_agents.run(tmp_path, rounds=10) == []
