@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import selectors
@@ -119,6 +120,9 @@ class Agent:
         self._parent_cpu_ns: int | None = None
         self._traces: dict[SessionKey, Trace] = {}
         self._live_data: dict[tuple[SessionKey, int, int], int] = {}
+        self._shown: dict[SessionKey, tuple[int, int]] = {}
+        self._watched: set[int] = set()
+        self._most_watched = machine.allow_files() // 3
         self._done: dict[str, int] = {}
         self._sealing: list[Session] = []
         self._last: Snapshot | None = None
@@ -154,7 +158,9 @@ class Agent:
         """Serve until stopped, or until nothing was to do for the linger time."""
         while not self._finished():
             timeout_ns = max(0, self._due_ns() - time.monotonic_ns())
-            for key, _ in self._selector.select(timeout_ns / SECOND_NS):
+            ready = self._selector.select(timeout_ns / SECOND_NS)
+            self._server.turn()
+            for key, _ in ready:
                 key.data()
             after, self._after = self._after, []
             for work in after:
@@ -172,6 +178,8 @@ class Agent:
         self._interval = self._interval.observe(now_ns, real_ns)
         tick, self._interval = self._interval.take(now_ns)
         snapshot = self._end_interval() if tick is not None else None
+        if snapshot is not None:
+            self._show(snapshot)
         self._sample(now_ns, real_ns, snapshot)
         if tick is not None:
             self._save()
@@ -268,7 +276,7 @@ class Agent:
         elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
             del self._gone_ns[session.key]
             session.note("no job-end message")
-            self._end_session(session, self._end_interval(), 0, "restart")
+            self._end_session(session, self._end_interval(), now_ns, "restart")
 
     def _learn(self, session: Session) -> None:
         """Look which CPUs the job got; its cgroup comes after its prolog and goes before its epilog."""
@@ -388,12 +396,37 @@ class Agent:
     def _extend_curve(self, session: Session, before_uj: int, mono_ns: int) -> None:
         from perun_hpc.agent import curve
 
-        given_uj = session.energy_uj - before_uj
-        # On a shared node a curve finer than the intervals would show what the others do.
-        fine = self._alone(session) and len(self._points) > 1
-        points = curve.spread(self._points, before_uj, given_uj) if fine else [(mono_ns, session.energy_uj)]
+        if not self._alone(session):
+            return
+        points = [(mono_ns, session.energy_uj)]
+        if len(self._points) > 1:
+            points = curve.spread(self._points, before_uj, session.energy_uj - before_uj)
         path = self._paths.curve(session.key.name)
         self._guard("curve", lambda: curve.extend(path, points))
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Note what users of a shared node may see by now.
+
+        All sessions at the same moments, which no user has in his hand: what happens in between would tell what the
+        others do.
+        """
+        for session in self._sessions.values():
+            resolution_ns = self._resolution_ns(session)
+            if snapshot.mono_ns // resolution_ns != self._shown_of(session)[0] // resolution_ns:
+                self._shown[session.key] = (snapshot.mono_ns, session.energy_uj)
+                self._curve_of_shared(session)
+
+    def _shown_of(self, session: Session) -> tuple[int, int]:
+        """The moment (monotonic) and the energy that the session's user saw last."""
+        return self._shown.get(session.key, (session.start.mono_ns, 0))
+
+    def _curve_of_shared(self, session: Session) -> None:
+        """Continue the curve of a session with flagged steps by what may be seen of it."""
+        from perun_hpc.agent import curve
+
+        if session.steps and not self._alone(session):
+            path, point = self._paths.curve(session.key.name), self._shown_of(session)
+            self._guard("curve", lambda: curve.extend(path, [point]))
 
     def _write_ledger(self, day: str, lines: list[dict[str, Any]]) -> None:
         import json
@@ -449,7 +482,7 @@ class Agent:
         former = self._other_run(key)
         if former is not None:
             former.note("no job-end message")
-            self._end_session(former, snapshot, 0, "restart")
+            self._end_session(former, snapshot, snapshot.mono_ns, "restart")
         session = Session(
             key=key,
             job=job,
@@ -506,12 +539,12 @@ class Agent:
             session.agent_cpu_ns = -time.process_time_ns()
             session.note("no job-start message")
             self._sessions[key] = session
-        elif hook_ns < session.start.mono_ns:
+        elif hook_ns < session.start.mono_ns - session.start.late_ns:
             return  # a late message of the run before this one
         session.job = {**job_fields(message.fields), **session.job}
         told = ("exit_code", "exit_code2", "derived_ec")
         session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
-        self._end_session(session, snapshot, max(0, snapshot.mono_ns - hook_ns), source)
+        self._end_session(session, snapshot, hook_ns, source)
 
     def _other_run(self, key: SessionKey) -> Session | None:
         """A live session of another run of the same job."""
@@ -523,17 +556,24 @@ class Agent:
         others = [end_ns for name, end_ns in self._done.items() if name.startswith(prefix)]
         return key.name in self._done or any(hook_ns - end_ns < 60 * SECOND_NS for end_ns in others)
 
-    def _end_session(self, session: Session, snapshot: Snapshot, late_ns: int, source: str) -> None:
+    def _end_session(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
         key = session.key
-        session.end = Edge(snapshot.real_ns, snapshot.mono_ns, late_ns, source)
+        session.end = Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
         session.edges_end = booking.take_edge(snapshot.readings, self._sensors)
         session.agent_cpu_ns += time.process_time_ns()
+        self._shown[key] = (snapshot.mono_ns, session.energy_uj)
+        self._curve_of_shared(session)
         self._note_failed_edge(session, snapshot, "end")
+        if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
+            session.note("no reading during the job: no agent ran")
+            session.domains.clear()
+            session.shares.clear()
         for step in session.steps.values():
             for run in step.ranks.values():
                 self._end_rank(session, step, run, snapshot)
         del self._sessions[key]
         self._uses.pop(key, None)
+        self._shown.pop(key, None)
         self._node.forget(session)
         self._done[key.name] = snapshot.mono_ns
         self._sealing.append(session)
@@ -558,6 +598,8 @@ class Agent:
         session = self._session_of(message, peer)
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
         first = not any(run.end_ns is None for step in session.steps.values() for run in step.ranks.values())
+        if len(self._watched) >= self._most_watched:
+            raise DataError(f"more than {self._most_watched} ranks live on this node: this one is not kept")
         pidfd = os.pidfd_open(peer.pid)
         try:
             step, run = ranks.register(session, message.fields, peer.pid, now_ns, real_ns)
@@ -566,7 +608,8 @@ class Agent:
             raise
         self._watch(session, step, run, pidfd)
         if first:
-            self._end_interval()
+            self._step_edge(session)
+            self._curve_of_shared(session)
             self._after += [lambda: self._flagged(session, step.options), self._save]
         return {
             "period_ms": str(session.period_ns // 1_000_000),
@@ -579,16 +622,24 @@ class Agent:
 
         def on_end() -> None:
             self._selector.unregister(pidfd)
+            self._watched.discard(pidfd)
             os.close(pidfd)
             if session.key in self._sessions and run.end_ns is None:
                 others = any(
                     r.end_ns is None and r is not run for s in session.steps.values() for r in s.ranks.values()
                 )
-                snapshot = self._last if others else self._end_interval()
-                assert snapshot is not None
-                self._end_rank(session, step, run, snapshot)
+                if not others:
+                    self._step_edge(session)
+                assert self._last is not None
+                self._end_rank(session, step, run, self._last)
 
         self._selector.register(pidfd, selectors.EVENT_READ, on_end)
+        self._watched.add(pidfd)
+
+    def _step_edge(self, session: Session) -> None:
+        """A reading where the first rank begins or the last one ends, for the curve of a job that is alone."""
+        if self._alone(session):
+            self._note_point(self._node.read())
 
     def _end_rank(self, session: Session, step: Step, run: RankRun, snapshot: Snapshot) -> None:
         if run.end_ns is None:
@@ -630,12 +681,15 @@ class Agent:
         return session.period_ns if self._alone(session) else max(session.period_ns, int(shared))
 
     def _window(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
-        """The job's energy so far: as of now where it is alone, else as of the last closed interval."""
+        """The job's energy so far: as of now where it is alone, else what may be seen on a shared node."""
         session = self._session_of(message, peer)
-        assert self._last is not None
-        if self._alone(session) and time.monotonic_ns() - self._last.mono_ns > SECOND_NS // 100:
-            self._end_interval()
-        return {"energy_uj": str(session.energy_uj), "mono_ns": str(self._last.mono_ns)}
+        if self._alone(session):
+            assert self._last is not None
+            if time.monotonic_ns() - self._last.mono_ns > SECOND_NS // 100:
+                self._end_interval()
+            self._shown[session.key] = (self._last.mono_ns, session.energy_uj)
+        mono_ns, energy_uj = self._shown_of(session)
+        return {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
 
     # Traces.
 
@@ -855,7 +909,8 @@ class Agent:
             self._log(f"{what}: {error}")
 
     def _log(self, text: str) -> None:
-        print(time.strftime("%FT%T%z"), text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the log's disk may be full, too
+            print(time.strftime("%FT%T%z"), text, file=sys.stderr, flush=True)
 
 
 def _number(message: Message, key: str, default: int) -> int:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Collection
 from pathlib import Path
 
 from perun_hpc.energy.attribute import NodeInput
 
 _CPU = re.compile(r"cpu(\d+)$")
+
+
+MOST_FILES = 16_384
+KEPT_FILES = 768
+"""Descriptors that are not for ranks: connections, counters, the agent's own files."""
+
+
+def allow_files() -> int:
+    """Raise the limit of open files as far as it goes; returns how many of them are for ranks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft == resource.RLIM_INFINITY or soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(0, soft - KEPT_FILES)
 
 
 def boot_id(root: Path) -> str:

@@ -68,6 +68,9 @@ def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int
         )
         session.steps[name] = step
     local = number(fields, "local_rank", 2**31) if fields.get("local_rank") else 0
+    former = step.ranks.get(str(rank))
+    if former is not None and former.end_ns is None:
+        raise DataError(f"rank {rank} of step {step_id} runs already")
     run = RankRun(rank, local, pid, real_ns, start_mono_ns=mono_ns)
     step.ranks[str(rank)] = run
     return step, run
