@@ -54,7 +54,7 @@ class Application:
         if self._name:
             return self._name
         if isinstance(self._app, (str, os.PathLike)):
-            return os.fspath(self._app) if self.is_module else Path(self._app).stem
+            return os.fspath(self._app) if self.is_module else _program(os.fspath(self._app), self.args)
         return str(getattr(self._app, "__name__", type(self._app).__name__))
 
     @property
@@ -96,6 +96,18 @@ class Application:
     def environ(self, base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:
         """The environment of the command: `base`, and unless it is run as a binary the launcher's variables."""
         return dict(base) if self.is_binary else injected(base, rank, pid)
+
+
+def _program(app: str, args: tuple[Any, ...]) -> str:
+    """What a command line runs: for an interpreter its script or module."""
+    words = [str(arg) for arg in args]
+    if Path(app).name.startswith("python"):
+        for place, word in enumerate(words):
+            if word == "-m" and place + 1 < len(words):
+                return words[place + 1]
+            if not word.startswith("-"):
+                return Path(word).stem
+    return Path(app).stem
 
 
 def injected(base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.monitoring import region_energy, trace
 from perun_hpc.monitoring.ranks import RankData
-from perun_hpc.monitoring.tally import top_energy
+from perun_hpc.monitoring.tally import counts_cpu_time, top_energy
 
 NS_PER_S = 1_000_000_000
 
@@ -78,10 +78,15 @@ def _metrics(sensors: Sequence[Sensor], used: region_energy.Used, cpus: int) -> 
             metrics.append(
                 Metric(power, amount / covered_s, provenance=provenance, low=low / covered_s, high=high / covered_s)
             )
+    counted = counts_cpu_time(sensors)
     for column, sensor in enumerate(sensors):
         if sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.TIME and sensor.domain == "cpu":
             share = float(used.amount[column]) / used.covered_ns / cpus * 100
             metrics.append(Metric(MetricType.CPU_UTIL, share, Aggregate.MEAN))
+        elif sensor.quantity is Quantity.UTILISATION and sensor.domain == "cpu" and not counted:
+            metrics.append(
+                Metric(MetricType.CPU_UTIL, float(used.amount[column]) / used.covered_ns / 10, Aggregate.MEAN)
+            )
         elif sensor.kind is Kind.GAUGE and sensor.quantity is Quantity.DATA and sensor.component == "dram":
             metrics.append(Metric(MetricType.DRAM_MEM, float(used.amount[column]) / used.covered_ns))
     return metrics

@@ -24,7 +24,7 @@ from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.ranks import RankData, read_ranks
 from perun_hpc.monitoring.sampling_process import SCHEMA, SUMMARY
-from perun_hpc.monitoring.tally import top_energy
+from perun_hpc.monitoring.tally import counts_cpu_time, top_energy
 
 if TYPE_CHECKING:
     from perun_hpc.monitoring.child import Ended
@@ -152,6 +152,7 @@ def _host_metrics(
             metrics += _energy_pair(
                 energy, power, [sensors[c] for c in chosen], [results[c] for c in chosen], runtime_s
             )
+    counted = counts_cpu_time(sensors)
     for sensor, result in zip(sensors, results, strict=True):
         if (
             sensor.quantity is Quantity.TIME
@@ -165,8 +166,11 @@ def _host_metrics(
         elif sensor.quantity is Quantity.DATA and sensor.kind is Kind.GAUGE and result["mean"] is not None:
             kind_of = MetricType.GPU_MEM if sensor.component == "gpu" else MetricType.DRAM_MEM
             metrics.append(Metric(kind_of, result["mean"]))
-        elif sensor.quantity is Quantity.UTILISATION and sensor.component == "gpu" and result.get("mean") is not None:
-            metrics.append(Metric(MetricType.GPU_UTIL, result["mean"] / 10, Aggregate.MEAN))
+        elif sensor.quantity is Quantity.UTILISATION and result.get("mean") is not None:
+            if sensor.component == "gpu":
+                metrics.append(Metric(MetricType.GPU_UTIL, result["mean"] / 10, Aggregate.MEAN))
+            elif sensor.domain == "cpu" and not counted:
+                metrics.append(Metric(MetricType.CPU_UTIL, result["mean"] / 10, Aggregate.MEAN))
     return _merged(metrics + _traffic(sensors, results, runtime_s))
 
 

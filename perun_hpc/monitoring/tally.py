@@ -169,3 +169,8 @@ def top_energy(sensors: Sequence[Sensor]) -> tuple[int, ...]:
     if meters:
         return tuple(meters[:1])
     return tuple(column for column in energy.values() if sensors[column].parent not in energy)
+
+
+def counts_cpu_time(sensors: Sequence[Sensor]) -> bool:
+    """Whether a counter tells the CPUs' busy time; their utilisation is then taken from it, else from a gauge."""
+    return any(s.quantity is Quantity.TIME and s.kind is Kind.COUNTER and s.domain == "cpu" for s in sensors)

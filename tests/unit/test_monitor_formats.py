@@ -1,0 +1,139 @@
+"""The tree of results: JSON and back, sums and statistics, the text and the benchmark format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perun_hpc.comm import Place
+from perun_hpc.config.user import load, settings
+from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, NodeType, RawData, Region
+from perun_hpc.errors import DataError
+from perun_hpc.monitoring.results import combine, multi_run_node, run_node, worst
+from perun_hpc.monitoring.rundir import RunDirectory, claim, safe
+from perun_hpc.report import formats
+from perun_hpc.report.formats import bench, text
+
+
+def chosen(tmp_path, **overrides):
+    return settings(load(environ={}, home=tmp_path, directory=tmp_path, overrides=overrides))
+
+
+def host(name: str, joules: float, seconds: float = 2.0, provenance: str = "measured") -> DataNode:
+    node = DataNode(name, NodeType.NODE, metadata={"state": "complete", "scope": ["CPU package"]})
+    node.metrics = {
+        MetricType.RUNTIME: Metric(MetricType.RUNTIME, seconds, Aggregate.MAX),
+        MetricType.ENERGY: Metric(MetricType.ENERGY, joules, uncertainty=1.0, provenance=provenance),
+        MetricType.POWER: Metric(MetricType.POWER, joules / seconds, provenance=provenance),
+    }
+    energy = Metric(MetricType.ENERGY, joules / 2, low=0.0, high=joules, provenance=provenance)
+    node.regions = [Region("solve", name, 0, 3, 1.0, 1.5, raised=1, metrics={MetricType.ENERGY: energy})]
+    return node
+
+
+def tree_of(*joules: float, tmp_path, **overrides) -> DataNode:
+    runs = [
+        run_node(str(i), [host("a", j), host("b", 2 * j)], chosen(tmp_path, **overrides)) for i, j in enumerate(joules)
+    ]
+    return multi_run_node("r", runs, {"app": "app"})
+
+
+def test_a_run_sums_energy_takes_the_longest_time_and_the_worst_provenance(tmp_path):
+    run = run_node("0", [host("a", 10, 2.0), host("b", 20, 3.0, "estimated")], chosen(tmp_path))
+    assert run.value(MetricType.ENERGY) == 30
+    assert run.value(MetricType.RUNTIME) == 3
+    assert run.metrics[MetricType.ENERGY].provenance == "estimated"
+    assert run.metrics[MetricType.ENERGY].uncertainty == 2
+    assert worst(["modelled", "simulated", "measured"]) == "simulated"
+
+
+def test_a_partial_host_makes_the_run_partial(tmp_path):
+    one = host("a", 1)
+    one.metadata["state"] = "partial"
+    assert run_node("0", [one, host("b", 1)], chosen(tmp_path)).metadata["state"] == "partial"
+    assert run_node("0", [], chosen(tmp_path)).metadata["state"] == "partial"
+
+
+def test_statistics_over_rounds(tmp_path):
+    stats = tree_of(10, 20, 30, tmp_path=tmp_path).metrics[MetricType.ENERGY]
+    assert (stats.sum, stats.mean, stats.min, stats.max) == (180, 60, 30, 90)
+    assert stats.std == pytest.approx(30)
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=8))
+def test_combining_keeps_to_the_rule(values):
+    for rule, expected in ((Aggregate.SUM, sum(values)), (Aggregate.MAX, max(values)), (Aggregate.MIN, min(values))):
+        parts = [Metric(MetricType.ENERGY, value, rule) for value in values]
+        assert combine(parts).value == pytest.approx(expected)
+
+
+def test_json_and_back_is_the_same_tree(tmp_path):
+    tree = tree_of(10, 20, tmp_path=tmp_path)
+    next(tree.walk(NodeType.NODE)).raw_data = RawData((0, 5), (None, 7), "uJ", 1e-6)
+    again = DataNode.from_json(json.loads(json.dumps(tree.to_json())))
+    assert again == tree
+
+
+@pytest.mark.parametrize(
+    "damaged", [{}, {"id": "x", "type": "no type"}, {"id": "x", "type": "run", "metrics": {"energy": {}}}]
+)
+def test_a_damaged_tree_is_refused(damaged):
+    with pytest.raises(DataError):
+        DataNode.from_json(damaged)
+
+
+def test_files_that_are_no_run_are_refused(tmp_path):
+    (tmp_path / "x.json").write_text('{"schema": "other"}')
+    with pytest.raises(DataError, match="schema"):
+        formats.read(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        formats.read(tmp_path / "x.json")
+
+
+def test_the_text_says_hosts_regions_and_what_the_figures_are(tmp_path):
+    shown = text.render(
+        tree_of(1000, tmp_path=tmp_path), chosen(tmp_path, region_metrics="energy", metrics="runtime,energy")
+    )
+    lines = shown.splitlines()
+    assert any(line.split()[:2] == ["0", "a"] and "1.000" in line for line in lines)
+    assert any(line.split()[:2] == ["0", "all"] and "3.000" in line for line in lines)
+    assert any("solve" in line and "3 (1 raised)" in line for line in lines)
+    assert "k=2, measured; CPU package" in shown
+    assert "ESTIMATE" not in shown
+
+
+def test_units_follow_the_configuration(tmp_path):
+    tree = tree_of(1000, tmp_path=tmp_path)
+    assert "energy / J" in text.render(tree, chosen(tmp_path, joule=""))
+    assert "3000.000" in text.render(tree, chosen(tmp_path, joule=""))
+
+
+def test_bench_entries_have_value_unit_and_range(tmp_path):
+    options = chosen(tmp_path, metrics="energy", region_metrics="energy", metric_stats="avg,max", joule="")
+    entries = {entry["name"]: entry for entry in json.loads(bench.render(tree_of(10, 20, tmp_path=tmp_path), options))}
+    assert entries["app - energy - avg"] == {
+        "name": "app - energy - avg",
+        "unit": "J",
+        "value": 45.0,
+        "range": "21.2132",
+    }
+    assert entries["app - energy - max"]["value"] == 60
+    assert entries["app - solve - energy"]["value"] == pytest.approx((5 + 10 + 10 + 20) / 4)
+
+
+def test_run_directories_are_new_agreed_upon_and_safe(tmp_path):
+    first = claim(tmp_path, "app", "same", Place(), {})
+    second = claim(tmp_path, "app", "same", Place(), {})
+    assert (first.run_id, second.run_id) == ("same", "same-1")
+    launch = {"SLURM_JOB_ID": "47", "SLURM_STEP_ID": "0"}
+    ranks = [claim(tmp_path, "mpi", "x", Place(rank, 4, rank, 4), launch) for rank in range(4)]
+    assert {directory.path for directory in ranks} == {tmp_path / "mpi" / "x"}
+    other = claim(tmp_path, "mpi", "x", Place(0, 4, 0, 4), {**launch, "SLURM_STEP_ID": "1"})
+    assert other.path.name == "x-1"
+    assert claim(tmp_path, "job", "SLURM", Place(), {"SLURM_JOB_ID": "99"}).run_id == "99"
+    assert (safe("../../etc"), safe(""), safe("a b/c")) == ("_.._etc", "_", "a_b_c")
+    assert isinstance(first, RunDirectory)
