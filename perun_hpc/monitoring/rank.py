@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "perun.rank-data/1"
 TIMEOUT_S = 2.0
+NAMED_AT_ONCE = 256
+"""Names of regions that reach the live header one by one; later ones come in bunches of as many."""
 
 current: Rank | None = None
 """The rank that this process is, None in a process that nobody measures."""
@@ -128,6 +130,8 @@ class Rank:
         """Bring the live header up to date, and hand its memory over once, so that a killed rank loses nothing."""
         if self.recorder is None or os.getpid() != self.pid:
             return
+        if len(self.recorder.names) > NAMED_AT_ONCE and len(self.recorder.names) % NAMED_AT_ONCE:
+            return  # a name per iteration: each header would repeat them all
         try:
             self.recorder.write_head(self._head("live", [("calls", _CALLS, -1)]))
             if not self._live:

@@ -54,6 +54,7 @@ print(w.energy_uj, perun_hpc.__file__.startswith(%r), "PYTHONPATH" in os.environ
 def start(python: str, text: str, desk: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run a program as the rank, as the launcher does: same process id, environment as documented."""
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("PERUN", "PYTHON", "VIRTUAL_ENV"))}
+    plain["PYTHONDONTWRITEBYTECODE"] = "1"  # Python 2 puts it beside the source
 
     def become() -> None:
         os.execve(

@@ -226,3 +226,19 @@ def test_the_live_memory_of_a_killed_rank_is_readable(tmp_path):
     assert len(data.calls) == 6
     assert isinstance(data.calls, array)
     assert data.calls[5] == 0
+
+
+def test_a_name_per_iteration_does_not_slow_down_and_all_are_kept():
+    here = rank.Rank({})
+    recorder = regions.Recorder()
+    heads = []
+    write_head = recorder.write_head
+    recorder.write_head = lambda line: (heads.append(len(line)), write_head(line))
+    here.record(recorder)
+    for i in range(5_000):
+        recorder.end(recorder.begin(recorder.define(f"step {i}")))
+    data = read_rank(b"".join(here.content("exit")))
+    recorder.close()
+    assert len(data.names) == 5_000
+    assert len(data.calls) == 15_000
+    assert len(heads) < 300
