@@ -47,7 +47,8 @@ def open_job(path: Path, group: str = "") -> xarray.Dataset:
         raise DataError(f"{store}: cannot be opened ({error}); run perun collect --repair") from error
     start, stop = data.attrs.get("time_start", 0), data.attrs.get("time_stop", data.sizes["time"])
     trimmed: xarray.Dataset = data.isel(time=slice(start, stop))
-    return trimmed
+    ours = [number for number, status in enumerate(trimmed.node_status.values) if status != layout.OTHER_KIND]
+    return trimmed if len(ours) == trimmed.sizes["node"] else trimmed.isel(node=ours)
 
 
 def recode(job_dir: Path, now_ns: int, reasons: Mapping[str, str] | None = None) -> Merged:

@@ -32,6 +32,9 @@ NODES_PER_BLOCK = 16
 STORE = "job.zarr"
 PLAN = "layout.json"
 MARKS = "nodes"
+OTHER_KIND = "not of this kind"
+"""Status, within a track, of a node with other hardware."""
+
 TABLES = ("steps", "ranks", "regions")
 RECODED = "recoded.json"
 ASIDE = "aside"
@@ -211,6 +214,9 @@ def period_label(period_ns: int) -> str:
     return f"{period_ns}ns"
 
 
+_NODES = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*(\n|\Z))+")
+
+
 @dataclass(frozen=True)
 class Plan:
     """What all nodes of a job run agree on: written once, by whoever is first, as `layout.json` beside the store.
@@ -230,6 +236,11 @@ class Plan:
     start_ns: int
     period_ns: int
     simulated: bool = False
+
+    def __post_init__(self) -> None:
+        text = "\n".join(self.nodes)
+        if not _NODES.fullmatch(text) or text.count("\n") != len(self.nodes) - 1:
+            raise DataError(f"job {self.job_id}: a node's name holds more than letters, digits, '.', '_' and '-'")
 
     def to_json(self) -> bytes:
         """The bytes of `layout.json`."""

@@ -179,7 +179,7 @@ def _statuses_within(own: Mapping[str, Mark], nodes: Mapping[str, str], names: S
     if len(own) == len(names):
         return found
     return [
-        status if node in own or status.startswith("missing") else "not of this kind"
+        status if node in own or status.startswith("missing") else layout.OTHER_KIND
         for node, status in zip(names, found, strict=True)
     ]
 

@@ -68,8 +68,9 @@ def _ship_track(session: Path, store: NodeStore, sealed: Json, job_dir: Path, no
         create.make_directory(final.parent)
         files.write_new(final, data)
         count, size = count + 1, size + len(data)
-    state, why, first = sealed["state"], sealed["why"], sealed["first"]
+    mark = Mark(node, target.group, sealed["state"], sealed["first"], sealed["last"], sealed["why"])
     if left_out:
-        state, why, first = "partial", "the clock of this node was behind", max(first, target.origin)
-    create.put_mark(job_dir, Mark(node, target.group, state, first, sealed["last"], why))
+        first, last = (max(mark.first, target.origin), mark.last) if count else (-1, -1)
+        mark = Mark(node, target.group, "partial", first, last, "the clock of this node was behind")
+    create.put_mark(job_dir, mark)
     return Shipped(count, size, left_out)
