@@ -1,10 +1,12 @@
-"""`perun policy check | show | explain | schema`: what the site's policy says, and what it comes to for one job."""
+"""`perun policy check | show | explain | schema | budgets`: what the site's policy says, and what it comes to."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 
 from perun_hpc.config import policy as site
@@ -28,6 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         explain.add_argument(f"--{name}", default="", metavar="NAME")
     explain.add_argument("--options", metavar="TEXT", help="what the user wrote after --perun=")
     commands.add_parser("schema", help="print the JSON Schema for editors")
+    budgets = commands.add_parser("budgets", help="print what accounts have used of their energy budgets")
+    budgets.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
+    budgets.add_argument("--cluster", default="", metavar="NAME", help="default: all in the ledger")
+    budgets.add_argument("--json", action="store_true", help="for scripts that act on it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
         for note in settings.notes:
             print(f"note: {note}")
         return 0
-    raise UsageError("perun policy: say check, show, explain or schema")
+    if args.action == "budgets":
+        return _budgets(args)
+    raise UsageError("perun policy: say check, show, explain, schema or budgets")
 
 
 def _check(path: Path) -> int:
@@ -64,6 +72,31 @@ def _check(path: Path) -> int:
         print(f"{path}: {count} mistake{'s' if count > 1 else ''}", file=sys.stderr)
         return error.exit_code
     print(f"{path}: good, {compile_policy(checked)['hash']}")
+    return 0
+
+
+def _budgets(args: argparse.Namespace) -> int:
+    # Imported here: the other actions need no database.
+    from perun_hpc.accounting.budgets import budget_use
+    from perun_hpc.accounting.ledger import open_ledger
+    from perun_hpc.report.quantities import percent, watt_hours
+    from perun_hpc.report.screen import style_for, table
+
+    compiled = compile_policy(site.in_force())
+    ledger = open_ledger(args.ledger or resolve(compiled, JobFacts()).collect.ledger)
+    try:
+        found = budget_use(ledger, compiled, date.today(), args.cluster)
+    finally:
+        ledger.close()
+    if args.json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+        return 0
+    rows = []
+    for one in found:
+        part = percent(one.used_uj, one.budget_uj) if one.budget_uj else "-"
+        rows.append([one.account, one.since_day, watt_hours(one.used_uj), watt_hours(one.budget_uj), part, one.state])
+    head = ["account", "since", "used", "budget", "part", "state"]
+    print("\n".join(table(rows, head, [False, False, True, True, True, False], style_for(sys.stdout))))
     return 0
 
 
