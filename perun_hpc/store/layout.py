@@ -214,7 +214,7 @@ def period_label(period_ns: int) -> str:
     return f"{period_ns}ns"
 
 
-_NODES = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*(\n|\Z))+")
+_NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,7 @@ class Plan:
     simulated: bool = False
 
     def __post_init__(self) -> None:
-        text = "\n".join(self.nodes)
-        if not _NODES.fullmatch(text) or text.count("\n") != len(self.nodes) - 1:
+        if not all(map(_NODE.fullmatch, self.nodes)):
             raise DataError(f"job {self.job_id}: a node's name holds more than letters, digits, '.', '_' and '-'")
 
     def to_json(self) -> bytes:
