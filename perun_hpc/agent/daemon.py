@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
-from perun_hpc.agent import booking, intervals, machine, privilege, ranks, spool, state
+from perun_hpc.agent import booking, intervals, limits, machine, privilege, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
 from perun_hpc.agent.intervals import Intervals, Stretch
 from perun_hpc.agent.node import JobUse, Node, Snapshot, resident_b
@@ -237,6 +237,7 @@ class Agent:
                 self._learn(session)
             self._begin_trace(session, now_ns)
             self._give_up_lost(session, now_ns)
+        self._check_memory()
         self._guard("log", lambda: spool.bound_log(self._paths.log))
         horizon_ns = now_ns - REMEMBER_NS
         self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
@@ -277,6 +278,16 @@ class Agent:
             del self._gone_ns[session.key]
             session.note("no job-end message")
             self._end_session(session, self._end_interval(), now_ns, "restart")
+
+    def _check_memory(self) -> None:
+        """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
+        held_b = limits.over_memory(self._site().agent) if self._policy.settled else None
+        if held_b is not None and not self._stopping:
+            why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
+            self._log(why)
+            for session in self._sessions.values():
+                session.add_gap(Gap("agent", self._started_ns, time.monotonic_ns(), why))
+            self._stopping = True
 
     def _learn(self, session: Session) -> None:
         """Look which CPUs the job got; its cgroup comes after its prolog and goes before its epilog."""
@@ -514,6 +525,7 @@ class Agent:
         """Freeze the settings of sessions that have none yet."""
         if self._policy.refused:
             self._log(f"policy: {self._policy.refused}; the last good one rules")
+        limits.step_back(self._site().agent)
         self._porter.deadline(self._site().hooks.deadline_ns // 1_000_000, self._policy.source)
         for session in (*self._sessions.values(), *self._sealing):
             if not session.settings:

@@ -80,8 +80,8 @@ class FakeNode:
                 _put(directory / "cpuset.cpus", f"{cpus}\n")
 
     def start(self, *more: str, wait: bool = True) -> subprocess.Popen[bytes]:
-        """Start the agent as the hook does, here in the foreground."""
-        command = [sys.executable, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir), "--foreground"]
+        """Start the agent as the hook does."""
+        command = [sys.executable, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir)]
         command += ["--spool", str(self.spool), "--root", str(self.root), "--policy", str(self.policy), *more]
         self.agent = subprocess.Popen(command)
         if wait:
@@ -144,7 +144,7 @@ class FakeNode:
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def until(condition: Any, what: str, seconds: float = 20) -> None:
+def until(condition: Any, what: str, seconds: float = 60) -> None:
     """Wait for a condition; fails loudly when it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -77,6 +77,17 @@ def test_a_job_that_started_while_no_agent_ran_is_taken_from_the_inbox(node: Fak
     assert list((node.run_dir / "inbox").iterdir()) == []
 
 
+def test_a_whole_job_that_no_agent_saw_has_no_energy(node: FakeNode) -> None:
+    node.leave("job-start", 3)
+    node.serve(1_000_000)
+    node.leave("job-end", 3)
+    node.start()
+    record = node.record(3)
+    assert record["state"] == "partial"
+    assert "no reading during the job" in record["why"]
+    assert all(domain["energy_uj"] is None for domain in record["domains"].values())
+
+
 def test_after_a_reboot_the_job_is_partial_and_its_late_epilog_changes_nothing(node: FakeNode) -> None:
     node.start()
     node.begin(1, exclusive="1")

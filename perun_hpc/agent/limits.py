@@ -1,0 +1,31 @@
+"""What the policy allows the agent: priority, CPUs, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from perun_hpc.agent.node import resident_b
+
+if TYPE_CHECKING:
+    from perun_hpc.config.schema import Agent
+
+
+def step_back(settings: Agent) -> None:
+    """Take the priority and the CPUs that the policy gives; called when it is known, and when it changes."""
+    with contextlib.suppress(OSError):  # a priority can only be lowered
+        os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
+    if settings.cpu_affinity:
+        cpus: set[int] = set()
+        for part in settings.cpu_affinity.split(","):
+            first, _, last = part.partition("-")
+            cpus.update(range(int(first), int(last or first) + 1))
+        with contextlib.suppress(OSError):  # CPUs that this node does not have
+            os.sched_setaffinity(0, cpus)
+
+
+def over_memory(settings: Agent) -> int | None:
+    """The memory that this process holds, if it is more than the policy's cap; else None."""
+    held = resident_b()
+    return held if held > settings.memory_cap_b else None

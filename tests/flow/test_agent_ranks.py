@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import array
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .agent_node import FakeNode, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="speaking as another user needs root")
+
+ALICE, MALLORY = 40_001, 40_002
+
+#: A rank in a process and under a user of its own: it does what the lines on its standard input say.
+RANK = """
+import json, os, sys
+uid = int(sys.argv[1])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+from perun_hpc.wire.client import request
+for line in sys.stdin:
+    verb, fields, data, path = json.loads(line)
+    fds = []
+    if data is not None:
+        fds = [os.memfd_create("rank")]
+        os.write(fds[0], bytes.fromhex(data))
+    try:
+        reply = request(verb, fields, fds, 10, path)
+        print(json.dumps([reply.verb, dict(reply.fields)]), flush=True)
+    except Exception as error:
+        print(json.dumps(["failed", {"reason": str(error)}]), flush=True)
+    for fd in fds:
+        os.close(fd)
+"""
+
+
+class Rank:
+    def __init__(self, node: FakeNode, uid: int, cgroup: str) -> None:
+        self.node = node
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RANK, str(uid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        proc = node.root / "proc" / str(self.process.pid)
+        proc.mkdir()
+        (proc / "cgroup").write_text(f"4:freezer:{cgroup}\n")
+
+    def say(self, verb: str, data: bytes | None = None, **fields: str | int) -> tuple[str, dict[str, str]]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        texts = {key: str(value) for key, value in {"job_id": 1, "restart_count": 0, **fields}.items()}
+        line = json.dumps([verb, texts, None if data is None else data.hex(), self.node.socket])
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer: list[Any] = json.loads(self.process.stdout.readline())
+        return answer[0], answer[1]
+
+    def start(self, rank: int = 0, step: int = 0, **more: str | int) -> tuple[str, dict[str, str]]:
+        told = {"step_id": step, "rank": rank, "local_rank": rank, "ntasks": 2, "nnodes": 1, "command": "./a.out"}
+        return self.say("rank-start", **{**told, **more})
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def node() -> Iterator[FakeNode]:
+    base = Path(tempfile.mkdtemp(prefix="perun-ranks-"))
+    base.chmod(0o755)
+    fake = FakeNode(base)
+    fake.start()
+    fake.begin(1, uid=ALICE, exclusive="1")
+    until((fake.spool / "sessions" / "1.0" / "tracks").exists, "the session has its settings")
+    yield fake
+    fake.stop()
+    shutil.rmtree(base)
+
+
+def rank_data(names: list[str], calls: list[tuple[int, int, int]]) -> bytes:
+    tables = [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": len(calls)}]
+    head = {"schema": "perun.rank-data/1", "regions": names, "tables": tables, "live": False}
+    return json.dumps(head).encode() + b"\n" + array.array("q", [n for call in calls for n in call]).tobytes()
+
+
+def test_a_rank_its_regions_and_their_energy(node: FakeNode) -> None:
+    rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    verb, fields = rank.start()
+    assert verb == "ok"
+    assert fields == {"period_ms": "1000", "resolution_ms": "1000", "owner_hint": "1"}
+    begin = time.monotonic_ns()
+    time.sleep(0.05)
+    node.serve(3_000_000)
+    rank.say("window")
+    end = time.monotonic_ns()
+    time.sleep(0.05)
+    assert rank.say("rank-data", rank_data(["solve"], [(0, begin, end)]), step_id=0, rank=0)[0] == "ok"
+    rank.end()
+    until(lambda: '"end_ns":null' not in (node.spool / "node" / "state.json").read_text(), "the end was seen")
+    node.serve(50_000)
+    node.end(1)
+    record = node.record(1)
+    (step,) = record["steps"]
+    (run,) = step["ranks"]
+    assert (step["tasks"], step["command"], run["pid"]) == (2, "./a.out", rank.process.pid)
+    assert step["start_ns"] <= run["end_ns"] <= record["end"]["real_ns"]
+    (region,) = record["regions"]
+    assert (region["name"], region["calls"], region["time_ns"]) == ("solve", 1, end - begin)
+    assert region["energy_uj"] == pytest.approx(3_000_000, abs=region["u_uj"] + 1)
+    assert record["trace"]["state"] == "complete"
+
+
+def test_a_killed_rank_leaves_what_it_shared(node: FakeNode) -> None:
+    rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    rank.start()
+    now = time.monotonic_ns()
+    head = json.loads(rank_data(["solve"], []).partition(b"\n")[0])
+    head["tables"][0]["rows"] = -1
+    growing = json.dumps(head).encode() + b"\n" + array.array("q", [0, now, 0, 0, 0, 0]).tobytes()
+    assert rank.say("rank-data", growing, step_id=0, rank=0, live="1")[0] == "ok"
+    rank.process.kill()
+    rank.process.wait(20)
+    until(lambda: list((node.spool / "sessions" / "1.0").glob("ranks/*")) != [], "its memory was read")
+    node.end(1)
+    (region,) = node.record(1)["regions"]
+    assert (region["name"], region["calls"]) == ("solve", 1)
+    assert region["time_ns"] > 0
+
+
+def test_only_the_jobs_own_processes_may_speak_for_it(node: FakeNode) -> None:
+    own = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    assert own.start()[0] == "ok"
+    outside = Rank(node, ALICE, "/slurm/uid_40001/job_2/step_0")
+    assert outside.start(rank=1) == ("error", {"reason": "your process is not part of job 1"})
+    mallory = Rank(node, MALLORY, "/slurm/uid_40001/job_1/step_0")
+    for verb in ("rank-start", "rank-data", "window"):
+        verb, fields = mallory.say(verb, b"x" if verb == "rank-data" else None, step_id=0, rank=0)
+        assert (verb, fields["reason"]) == ("error", "job 1 is not yours")
+    for word in ("job-start", "job-end", "stop", "reload", "release-gpus"):
+        assert mallory.say(word)[1]["reason"] == "only root may say that"
+    other = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    reason = other.say("rank-data", rank_data([], []), step_id=0, rank=0)[1]["reason"]
+    assert reason == "this rank is another process"
+    assert mallory.say("status")[1]["sessions"] == ""
+    assert own.say("status")[1]["sessions"] == "1.0"
+    for rank in (own, outside, mallory, other):
+        rank.end()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"job_id": "1/../2"},
+        {"job_id": "-1"},
+        {"job_id": "1" * 30},
+        {"job_id": ""},
+        {"restart_count": "x"},
+        {"step_id": "../../etc"},
+        {"rank": "99999999999999"},
+        {"rank": "\u0661"},
+    ],
+)
+def test_numbers_of_users_are_checked(node: FakeNode, fields: dict[str, str]) -> None:
+    rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    verb, answer = rank.start(**fields) if "job_id" not in fields else rank.say("rank-start", **fields)
+    assert verb == "error"
+    assert answer["reason"]
+    assert node.answers()
+    rank.end()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        b"{}\n",
+        b"[" * 100_000,
+        b'{"schema":"perun.rank-data/1"}\n',
+        b"\xff" * 4096,
+        rank_data(["x"], [])[:-1],
+    ],
+)
+def test_damaged_rank_data_harms_only_its_own_regions(node: FakeNode, data: bytes) -> None:
+    rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    rank.start()
+    rank.say("rank-data", data, step_id=0, rank=0)
+    rank.end()
+    node.end(1)
+    record = node.record(1)
+    assert record["state"] == "closed"
+    assert record["regions"] == []
+
+
+@pytest.mark.parametrize("packet", [b"x", b"perun1", b"perun2\0status\0", b"perun1\0STATUS\0", b"\0" * 32768])
+def test_malformed_packets_are_answered_and_forgotten(node: FakeNode, packet: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(node.socket)
+        for _ in range(3):
+            sock.send(packet)
+            assert sock.recv(4096).startswith(b"perun1\0error\0reason\0")
+    assert node.answers()
+
+
+def test_one_user_cannot_take_all_connections(node: FakeNode) -> None:
+    code = (
+        "import os,socket,sys,time\nos.setresuid(40002,40002,40002)\nheld=[]\n"
+        "for _ in range(700):\n s=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\n s.settimeout(5)\n"
+        f" held.append(s)\n try: s.connect({node.socket!r})\n except OSError: pass\n"
+        "print('full',flush=True)\ntime.sleep(60)\n"
+    )
+    flood = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert flood.stdout is not None
+        assert flood.stdout.readline() == "full\n"
+        node.serve(7_000)
+        node.end(1)
+        assert node.record(1)["domains"]["package-0"]["node_uj"] == 7_000
+    finally:
+        flood.kill()
+        flood.wait(20)
