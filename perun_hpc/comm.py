@@ -70,7 +70,7 @@ def place_from(environ: Mapping[str, str]) -> Place:
                 rank=int(environ[rank]),
                 size=int(environ[size]),
                 host_rank=int(environ[host_rank]),
-                host_size=int(environ[host_size]) if host_size else 0,
+                host_size=int(environ[host_size]) if host_size else slurm_host_size(environ),
                 hosts=int(environ[hosts]) if hosts else 0,
                 source=source,
             )
@@ -79,6 +79,18 @@ def place_from(environ: Mapping[str, str]) -> Place:
         if 0 <= place.rank < place.size and place.host_rank >= 0:
             return place
     return Place()
+
+
+def slurm_host_size(environ: Mapping[str, str]) -> int:
+    """How many tasks of the Slurm step are on this node, by `SLURM_STEP_TASKS_PER_NODE` such as `2(x3),1`; 0 if unknown."""
+    counts: list[int] = []
+    try:
+        for part in environ["SLURM_STEP_TASKS_PER_NODE"].split(","):
+            tasks, _, times = part.partition("(x")
+            counts += [int(tasks)] * min(int(times.rstrip(")") or 1), 1 << 16)
+        return counts[int(environ["SLURM_NODEID"])]
+    except (KeyError, ValueError, IndexError):
+        return 0
 
 
 def run_key(environ: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """`perun launch`: become a rank of a flagged step, for launchers that the Slurm plugin does not see.
 
-What `perun-launch` does in C: register with the node's agent, put the launcher into the environment, become the command under
-the same process id. Whatever goes wrong, the command runs as without us.
+What `perun-launch` does in C: register with the node's agent, put the launcher into the environment, become the
+command under the same process id. Whatever goes wrong, the command runs as without us.
 """
 
 from __future__ import annotations

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import UserSettings, load, settings
-from perun_hpc.data_model.data import DataNode
 from perun_hpc.errors import NotFoundError, UsageError
 from perun_hpc.monitoring import callbacks
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.monitor import DEFAULT_SENSORS, MonitorStatus, PerunMonitor
+
+if TYPE_CHECKING:
+    from perun_hpc.data_model.data import DataNode
 
 
 class Session:

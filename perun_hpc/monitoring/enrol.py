@@ -8,25 +8,28 @@ from collections.abc import Mapping, Sequence
 
 from perun_hpc.comm import place_from
 from perun_hpc.errors import PerunError
-from perun_hpc.wire.client import AGENT_SOCKET, request
+
+# The wire is imported where a step has been found: most runs of `perun monitor` are in none.
 
 DEADLINE_S = 0.5
 _LONGEST = 4000
 
 
-def reachable(environ: Mapping[str, str] = os.environ, socket: str = AGENT_SOCKET) -> bool:
+def reachable(environ: Mapping[str, str] = os.environ, socket: str | None = None) -> bool:
     """Whether this is a task of a Slurm step, on a node whose agent answers."""
     place = place_from({key: value for key, value in environ.items() if key.startswith("SLURM_")})
-    if place.source != "slurm" or not os.path.exists(socket):  # noqa: PTH110
+    if place.source != "slurm":
         return False
+    from perun_hpc.wire.client import AGENT_SOCKET, request
+
     try:
-        return request("status", {}, timeout_s=DEADLINE_S, path=socket).verb == "ok"
+        return request("status", {}, timeout_s=DEADLINE_S, path=socket or AGENT_SOCKET).verb == "ok"
     except PerunError:
         return False
 
 
 def enrol(
-    command: Sequence[str], environ: Mapping[str, str] = os.environ, socket: str = AGENT_SOCKET
+    command: Sequence[str], environ: Mapping[str, str] = os.environ, socket: str | None = None
 ) -> dict[str, str] | None:
     """Tell the agent of this process as a rank; returns the launcher's variables, None where no agent takes it.
 
@@ -34,8 +37,11 @@ def enrol(
     """
     job_id, step_id = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
     place = place_from({key: value for key, value in environ.items() if key.startswith("SLURM_")})
-    if not job_id.isdigit() or place.source != "slurm" or not os.path.exists(socket):  # noqa: PTH110
+    if not job_id.isdigit() or place.source != "slurm":
         return None
+    from perun_hpc.wire.client import AGENT_SOCKET, request
+
+    socket = socket or AGENT_SOCKET
     restart = environ.get("SLURM_RESTART_COUNT", "0")
     fields = {
         "job_id": job_id, "restart_count": restart, "step_id": step_id, "rank": str(place.rank),

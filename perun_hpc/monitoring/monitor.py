@@ -20,7 +20,6 @@ from perun_hpc.monitoring import callbacks
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.enrol import enrol, reachable
 from perun_hpc.monitoring.rundir import RunDirectory, claim
-from perun_hpc.wire.client import AGENT_SOCKET
 
 if TYPE_CHECKING:
     import multiprocessing.process
@@ -120,7 +119,7 @@ class PerunMonitor:
         self.data: DataNode | None = None
         self.directory: RunDirectory | None = None
         self.live_files: tuple[str, ...] = ()
-        self.agent_socket = AGENT_SOCKET
+        self.agent_socket: str | None = None
         self._by_agent = False
         self._rounds = 0
 

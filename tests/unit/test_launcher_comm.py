@@ -38,6 +38,23 @@ def test_fault_17_the_place_is_known_without_mpi(environ, place):
     assert place_from(environ) == place
 
 
+@pytest.mark.parametrize(
+    ("tasks", "node", "size"),
+    [
+        ("2(x4)", "3", 2),
+        ("3,1", "1", 1),
+        ("2(x3),1", "3", 1),
+        ("4", "0", 4),
+        ("2(x4)", "4", 0),
+        ("x", "0", 0),
+        ("", "0", 0),
+    ],
+)
+def test_slurm_tells_how_many_tasks_share_the_node(tasks, node, size):
+    environ = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": node}
+    assert place_from(environ).host_size == size
+
+
 def test_one_leader_per_host():
     assert [place_from({**SLURM, "SLURM_LOCALID": str(i)}).leader for i in range(3)] == [True, False, False]
 
