@@ -82,7 +82,7 @@ def place_from(environ: Mapping[str, str]) -> Place:
 
 
 def slurm_host_size(environ: Mapping[str, str]) -> int:
-    """How many tasks of the Slurm step are on this node, by `SLURM_STEP_TASKS_PER_NODE` such as `2(x3),1`; 0 if unknown."""
+    """How many tasks of the Slurm step share this node, by `SLURM_STEP_TASKS_PER_NODE` (`2(x3),1`); 0 if unknown."""
     counts: list[int] = []
     try:
         for part in environ["SLURM_STEP_TASKS_PER_NODE"].split(","):
