@@ -1,0 +1,395 @@
+"""The faults: each breaks something for as long as its context lasts, and says what may be lost meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.ground import Ground, repeated
+from tests.slurm import site
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+NVML = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
+LONGEST_FREEZE_S = 300
+CLUTTER = 10_000
+
+Breaker = Callable[[Ground], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault.
+
+    what : what is done, in words. loss : what may be lost and where that stands. alone : whether it is Slurm itself
+    that is broken, so that jobs may fail without any fault of perun's. flagged : whether steps with `--perun` are
+    among the jobs. own : whether it needs a ground of its own. fast : whether ten jobs of it run with every test.
+    """
+
+    name: str
+    what: str
+    loss: str
+    breaker: Breaker
+    of_slurm: bool = False
+    flagged: bool = True
+    own: bool = False
+    fast: bool = False
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(
+    name: str,
+    what: str,
+    loss: str,
+    *,
+    of_slurm: bool = False,
+    flagged: bool = True,
+    own: bool = False,
+    fast: bool = False,
+) -> Callable[[Callable[[Ground], Iterator[None]]], Breaker]:
+    """Enter a generator function (break, yield, heal) into the catalogue."""
+
+    def enter(function: Callable[[Ground], Iterator[None]]) -> Breaker:
+        breaker = contextlib.contextmanager(function)
+        FAULTS[name] = Fault(name, what, loss, breaker, of_slurm, flagged, own, fast)
+        return breaker
+
+    return enter
+
+
+@fault("none", "nothing is broken", "nothing")
+def _none(ground: Ground) -> Iterator[None]:
+    yield
+
+
+@fault(
+    "agent-killed",
+    "kill -9 of the agents on two nodes, twice a second",
+    "nothing of the energy: the counters go on; the gap in who used the CPUs is named (`the agent was restarted`)",
+    fast=True,
+)
+def _agent_killed(ground: Ground) -> Iterator[None]:
+    with repeated(lambda: ground.signal_agents("KILL"), 0.5):
+        yield
+
+
+@fault(
+    "agent-stopped",
+    "SIGSTOP of the agents on two nodes, for as long as the jobs run",
+    "edges are late: `late_ns` says by how much, energy of that time counts as the job's",
+)
+def _agent_stopped(ground: Ground) -> Iterator[None]:
+    with repeated(lambda: ground.signal_agents("STOP"), 2):
+        yield
+    ground.signal_agents("CONT")
+
+
+@fault(
+    "spool-full", "a spool of 64 KiB, full, on two nodes", "nothing but traces: what the disk refuses stays in memory"
+)
+def _spool_full(ground: Ground) -> Iterator[None]:
+    ground.stop_agents()
+    ground.on_broken(
+        "mount -t tmpfs -o size=64k,mode=755 tmpfs /var/spool/perun; head -c 1M /dev/zero > /var/spool/perun/fill; true"
+    )
+    ground.later.callback(ground.on_broken, "umount /var/spool/perun || umount -l /var/spool/perun")
+    ground.later.callback(ground.stop_agents)
+    yield
+    ground.on_broken("mount -o remount,size=16m /var/spool/perun && rm /var/spool/perun/fill")
+
+
+@fault("archive-readonly", "the archive is read-only on two nodes", "nothing: records wait in the spool", fast=True)
+def _archive_readonly(ground: Ground) -> Iterator[None]:
+    ground.on_broken("mount --bind /shared/perun /shared/perun && mount -o remount,bind,ro /shared/perun")
+    ground.later.callback(ground.on_broken, "umount /shared/perun || umount -l /shared/perun")
+    yield
+    ground.on_broken("mount -o remount,bind,rw /shared/perun")
+
+
+@fault("archive-full", "the archive's file system is full, for agents and collector", "nothing: records wait", own=True)
+def _archive_full(ground: Ground) -> Iterator[None]:
+    fill = ground.file_system / "fill"
+    fill.touch()
+    with repeated(lambda: _fill(fill), 1):
+        yield
+    fill.unlink()
+
+
+def _fill(path: Path) -> None:
+    """Take what is free of the file system, down to the last block."""
+    for size in (1 << 20, 1 << 12, 1):
+        with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\1" * size)
+
+
+@fault(
+    "archive-hanging",
+    "the archive's file system is frozen (fsfreeze): writers, the collector among them, hang and cannot be killed",
+    "nothing: records wait",
+    own=True,
+)
+def _archive_hanging(ground: Ground) -> Iterator[None]:
+    where = str(ground.file_system)
+    # Should this process die, somebody else must thaw it.
+    subprocess.run(
+        ["setsid", "-f", "sh", "-c", f"sleep {LONGEST_FREEZE_S}; fsfreeze -u {where} 2>/dev/null"], check=True
+    )
+    subprocess.run(["fsfreeze", "-f", where], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "-u", where], check=False)
+
+
+@fault(
+    "policy-garbage",
+    "the policy becomes garbage and agents start anew",
+    "nothing: the last good policy rules",
+    fast=True,
+)
+def _policy_garbage(ground: Ground) -> Iterator[None]:
+    policy = ground.cluster.etc_perun / "policy.yaml"
+    good = policy.read_bytes()
+    policy.write_bytes(b"\0{{{: garbage\n\t- [" * 1000)
+    ground.signal_agents("KILL")
+    try:
+        yield
+    finally:
+        policy.write_bytes(good)
+
+
+@fault(
+    "python-missing",
+    "the installation's interpreter is gone and agents are dead, on all nodes",
+    "messages wait in the inbox; edges are read late by the agent that comes afterwards (`late_ns`), jobs without power of their own",
+)
+def _python_missing(ground: Ground) -> Iterator[None]:
+    python = ground.cluster.opt / "bin" / "python"
+    away = python.with_name("python.away")
+    python.rename(away)
+    ground.signal_agents("KILL", ground.cluster.nodes)
+    try:
+        yield
+    finally:
+        away.rename(python)
+
+
+@fault(
+    "plugin-missing",
+    "perun_spank.so is gone",
+    "the flag: `srun --perun` is refused as unknown, so no flagged steps ran; jobs without it lose nothing",
+    flagged=False,
+    fast=True,
+)
+def _plugin_missing(ground: Ground) -> Iterator[None]:
+    plugin = ground.cluster.opt / "lib" / "perun" / "perun_spank.so"
+    plugin.rename(plugin.with_suffix(".away"))
+    try:
+        yield
+    finally:
+        plugin.with_suffix(".away").rename(plugin)
+
+
+@fault(
+    "plugin-wrong-version",
+    "perun_spank.so was built for Slurm 23.11",
+    "the flag, as above: Slurm skips the optional plugin",
+    flagged=False,
+)
+def _plugin_wrong(ground: Ground) -> Iterator[None]:
+    build = CHECKOUT / "build" / "wrong-plugin"
+    build.mkdir(parents=True, exist_ok=True)
+    header = build / "version.h"
+    header.write_text(
+        "#include <slurm/slurm_version.h>\n#undef SLURM_VERSION_NUMBER\n#define SLURM_VERSION_NUMBER 0x170b00\n"
+    )
+    make = ["make", "-s", "-B", "-C", str(CHECKOUT / "slurm"), f"BUILD={build}", f"CFLAGS=-include {header}"]
+    subprocess.run([*make, f"{build}/perun_spank.so"], check=True)
+    plugin = ground.cluster.opt / "lib" / "perun" / "perun_spank.so"
+    plugin.rename(plugin.with_suffix(".away"))
+    shutil.copy(build / "perun_spank.so", plugin)
+    try:
+        yield
+    finally:
+        plugin.with_suffix(".away").rename(plugin)
+
+
+@fault(
+    "nvml-hanging",
+    "a libnvidia-ml.so.1 whose calls never return, on two nodes whose policy asks for NVML",
+    "nothing of CPU and memory: this agent loads no NVML; GPU domains are absent",
+)
+def _nvml_hanging(ground: Ground) -> Iterator[None]:
+    source = CHECKOUT / "build" / "hanging_nvml.c"
+    names = (
+        "nvmlInit",
+        "nvmlInit_v2",
+        "nvmlInitWithFlags",
+        "nvmlSystemGetDriverVersion",
+        "nvmlDeviceGetCount_v2",
+        "nvmlShutdown",
+    )
+    calls = "".join(f"int {name}(void) {{ for (;;) pause(); }}\n" for name in names)
+    source.write_text(f"#include <unistd.h>\n{calls}")
+    library = ground.cluster.etc_perun / "hanging_nvml.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    policy = ground.cluster.etc_perun / "policy.yaml"
+    good = policy.read_text()
+    policy.write_text(good.replace("backends: [powercap]", "backends: [powercap, nvml]"))
+    ground.on_broken(f"cp /etc/perun/hanging_nvml.so {NVML} && ldconfig")
+    ground.stop_agents()
+    try:
+        yield
+    finally:
+        policy.write_text(good)
+        ground.on_broken(f"rm {NVML} && ldconfig")
+        library.unlink()
+        ground.stop_agents()
+
+
+@fault(
+    "clock-forward",
+    "the clock of agents and collector steps an hour ahead while jobs run, and back at the end (libfaketime)",
+    "nothing of the energy, which rests on the monotonic clock; times of day are what the clock said",
+)
+def _clock_forward(ground: Ground) -> Iterator[None]:
+    with _clock(ground, "+3600"):
+        yield
+
+
+@fault(
+    "clock-back",
+    "the clock of agents and collector steps an hour back while jobs run, and forward at the end (libfaketime)",
+    "as above",
+)
+def _clock_back(ground: Ground) -> Iterator[None]:
+    with _clock(ground, "-3600"):
+        yield
+
+
+@contextlib.contextmanager
+def _clock(ground: Ground, offset_s: str) -> Iterator[None]:
+    """Agents and collector with a clock of their own; the hooks are static programs and read the monotonic clock only."""
+    offset = ground.cluster.shared / "faketime"
+
+    def step(to: str) -> None:
+        fresh = offset.with_suffix(".new")
+        fresh.write_text(f"{to}\n")
+        fresh.chmod(0o644)
+        fresh.replace(offset)
+
+    step("+0")
+    fake = [f"LD_PRELOAD={LIBFAKETIME}", "FAKETIME_TIMESTAMP_FILE=/shared/faketime", "FAKETIME_CACHE_DURATION=1"]
+    fake += ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]
+    ground.stop_agents()
+    agent = f"exec setsid env -i PATH=/usr/bin:/bin LANG=C.UTF-8 {' '.join(fake)} {site.PREFIX}/bin/python -I -m perun_hpc.agent"
+    ground.on_broken(f"setsid -f sh -c '{agent}' </dev/null >/dev/null 2>&1")
+    ground.restart_collector(fake)
+    timer = threading.Timer(3, lambda: step(offset_s))
+    timer.start()
+    ground.later.callback(ground.restart_collector)
+    ground.later.callback(ground.stop_agents)
+    try:
+        yield
+    finally:
+        timer.join()
+        step("+0")
+
+
+@fault("slurmd-restarted", "slurmd of two nodes is restarted every 4 s", "nothing", of_slurm=True)
+def _slurmd_restarted(ground: Ground) -> Iterator[None]:
+    def again() -> None:
+        ground.cluster.restart("slurmd", *ground.broken)
+
+    with repeated(again, 4):
+        yield
+
+
+@fault("slurmctld-restarted", "slurmctld is restarted every 8 s", "nothing", of_slurm=True)
+def _slurmctld_restarted(ground: Ground) -> Iterator[None]:
+    with repeated(lambda: ground.cluster.restart("slurmctld"), 8):
+        yield
+
+
+@fault("slurmdbd-down", "slurmdbd is down while jobs run", "nothing: Slurm's own facts (state, exit code) come later")
+def _slurmdbd_down(ground: Ground) -> Iterator[None]:
+    ground.cluster.stop("slurmdbd")
+    try:
+        yield
+    finally:
+        ground.cluster.start("slurmdbd")
+
+
+@fault(
+    "node-killed",
+    "one node is killed while jobs run and boots again",
+    "the runs on that node end at its last saved reading: partial, `the node was restarted`; Slurm requeues batch jobs and fails srun",
+    of_slurm=True,
+)
+def _node_killed(ground: Ground) -> Iterator[None]:
+    node = ground.broken[1]
+    killed = threading.Event()
+
+    def kill() -> None:
+        ground.cluster.kill_node(node)
+        killed.set()
+        time.sleep(5)
+        ground.cluster.start_node(node, wait=False)
+
+    timer = threading.Timer(3, kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+@fault(
+    "collector-killed",
+    "kill -9 of the collector every second, another is started",
+    "nothing",
+    fast=True,
+)
+def _collector_killed(ground: Ground) -> Iterator[None]:
+    with repeated(ground.restart_collector, 1.0):
+        yield
+
+
+@fault("two-epilogs", "every prolog and epilog of two nodes runs twice at once", "nothing", own=True)
+def _two_epilogs(ground: Ground) -> Iterator[None]:
+    ground.on_broken("touch /run/perun-twice")
+    yield
+    ground.on_broken("rm /run/perun-twice")
+
+
+@fault(
+    "stale-files",
+    f"{CLUTTER} dead sockets and files each in the run directory, the inbox and the spool of two nodes",
+    "nothing; with a full inbox a message that could not be delivered would be lost",
+)
+def _stale_files(ground: Ground) -> Iterator[None]:
+    ground.on_broken(
+        f"{site.PREFIX}/bin/python -c '\n"
+        "import os, socket\n"
+        'for where in ("/run/perun", "/run/perun/inbox", "/var/spool/perun", "/var/spool/perun/sessions", "/var/spool/perun/node"):\n'
+        "    os.chdir(where)\n"
+        f"    for number in range({CLUTTER} // 2):\n"
+        '        socket.socket(socket.AF_UNIX).bind(f"stale-{number}.sock")\n'
+        '        open(f"stale-{number}.msg", "w").write("perun1\\0job-start\\0job_id")\n'
+        '    os.mkdir("stale-directory")\n'
+        "'"
+    )
+    sweep = "for d in /run/perun /var/spool/perun; do find $d -name 'stale-*' -delete; done"
+    ground.later.callback(ground.on_broken, sweep)
+    ground.stop_agents()
+    yield

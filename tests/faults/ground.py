@@ -1,0 +1,201 @@
+"""The ground on which faults are tried: a cluster with perun-hpc, and the means to break it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.slurm import site
+from tests.slurm.cluster import Cluster, ClusterError
+
+HERE = Path(__file__).resolve().parent
+PERUN = f"{site.PREFIX}/bin/perun"
+DEADLINE = ("deadline: 30 s", "deadline: 10 s")
+IMAGE_B = 1 << 30
+
+
+class Ground:
+    """A cluster whose last two nodes are the ones that get broken.
+
+    `archive` is the archive as the controller sees it; `later` collects what has to be tidied up after a fault whose
+    recovery has been measured.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.sound, self.broken = cluster.nodes[:2], cluster.nodes[2:]
+        self.later = contextlib.ExitStack()
+
+    @property
+    def archive(self) -> Path:
+        """The cluster's part of the archive, through the controller's own mounts."""
+        return Path(f"/proc/{self.cluster.node_pid(None)}/root/shared/perun") / self.cluster.name
+
+    @property
+    def file_system(self) -> Path:
+        """Where /shared is mounted; only on a ground of our own is it a file system of its own."""
+        return self.cluster.shared
+
+    def on(self, node: str | None, script: str, check: bool = True) -> str:
+        """Run a shell script as root on a node (None: the controller); returns what it printed."""
+        return self.cluster.run(["sh", "-c", script], user="root", node=node, check=check).stdout
+
+    def on_broken(self, script: str, check: bool = True) -> None:
+        """Run a shell script as root on every node that is to be broken."""
+        for node in self.broken:
+            self.on(node, script, check)
+
+    def signal_agents(self, name: str, nodes: Sequence[str] | None = None) -> None:
+        """Signal the agents themselves; their children look the same but have them as parents."""
+        for node in nodes or self.broken:
+            self.on(
+                node, f"for p in $(pgrep -P 1 -f -- '-I -m [p]erun_hpc.agent'); do kill -{name} $p; done", check=False
+            )
+
+    def stop_agents(self, nodes: Sequence[str] | None = None) -> None:
+        """End the agents in order; the next prolog starts new ones."""
+        for node in nodes or self.broken:
+            self.on(
+                node,
+                f"{PERUN} agent stop; for i in $(seq 50); do [ -S /run/perun/agent.sock ] || break; sleep 0.1; done",
+                check=False,
+            )
+
+    def restart_collector(self, environment: Sequence[str] = ()) -> None:
+        """Kill the collector and start another, with other variables of the environment if told so."""
+        pid = site.collector_pid(self.cluster)
+        if pid is not None:
+            self.on(None, f"kill -9 {pid}", check=False)
+        line = ["setsid", "-f", "sh", "-c", 'exec "$@" >>/var/log/perun/collect.log 2>&1 </dev/null', "sh"]
+        words = [*line, "env", *environment, *site.COLLECTOR]
+        subprocess.run(self.cluster.command(words, user="perun", foreground=False), check=True)
+
+    def record(self, job: int, restart: int) -> dict[str, Any] | None:
+        """The energy record of a job run, None while there is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.archive / "jobs" / f"{job}.{restart}" / "record.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def gaps(self, job: int, restart: int) -> set[str]:
+        """Why there are gaps in a job run's boundary records."""
+        files = (self.archive / "jobs" / f"{job}.{restart}" / "boundary").glob("*.json")
+        return {f"gap: {gap['why']}" for path in files for gap in json.loads(path.read_text())["gaps"]}
+
+    def audit(self) -> set[str]:
+        """What `perun audit` finds."""
+        done = self.cluster.run([PERUN, "audit", "--json"], user="perun", timeout=120)
+        try:
+            findings = json.loads(done.stdout)["findings"]
+        except ValueError:
+            return {f"the audit failed: {(done.stderr or done.stdout).strip()[-200:]}"}
+        return {" ".join(str(value) for value in finding.values()) for finding in findings}
+
+    def hook_runs(self) -> dict[str, int]:
+        """How many bytes each node's log of hooks has."""
+        return {node: (path.stat().st_size if (path := self._hook_log(node)).exists() else 0) for node in self.broken}
+
+    def hook_times(self, since: dict[str, int]) -> list[tuple[str, float, int]]:
+        """Hook runs on broken nodes since then: name, wall time in ms, wait status."""
+        found = []
+        for node, offset in since.items():
+            if self._hook_log(node).exists():
+                for line in self._hook_log(node).read_bytes()[offset:].decode().splitlines():
+                    name, begin, end, status, _ = line.split()
+                    found.append((name, (int(end) - int(begin)) / 1e6, int(status)))
+        return found
+
+    def _hook_log(self, node: str) -> Path:
+        return self.cluster.log_dir(node) / "perun" / "hooks"
+
+
+@contextlib.contextmanager
+def repeated(work: Callable[[], object], period_s: float) -> Iterator[None]:
+    """Do something again and again, beside what runs meanwhile."""
+    over = threading.Event()
+
+    def body() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ClusterError, subprocess.SubprocessError, OSError):
+                work()
+            over.wait(period_s)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def own_ground(name: str, keep: bool, say: Callable[[str], None]) -> Iterator[Ground]:
+    """Bring up a cluster for faults only: /shared is a file system of its own, the hooks are timed."""
+    cluster = Cluster(name)
+    image = cluster.state.parent / f"{name}-shared.img"
+    if not (keep and cluster.is_up()):
+        _remove(cluster, image)
+        with image.open("wb") as file:
+            file.truncate(IMAGE_B)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+        cluster.shared.mkdir(parents=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(cluster.shared)], check=True)
+        cluster.up(progress=say)
+    install(cluster, say)
+    try:
+        yield Ground(cluster)
+    finally:
+        if not keep:
+            _remove(cluster, image)
+
+
+def install(cluster: Cluster, say: Callable[[str], None]) -> None:
+    """Install perun-hpc with a wrapper around each hook and a collector that does not wait long."""
+    site.install(cluster, say)
+    policy = cluster.etc_perun / "policy.yaml"
+    assert DEADLINE[0] in policy.read_text()
+    policy.write_text(policy.read_text().replace(*DEADLINE))
+    wrappers = cluster.opt / "libexec" / "faults"
+    wrappers.mkdir(parents=True, exist_ok=True)
+    compiler = [
+        "cc",
+        "-static",
+        "-O2",
+        "-Wall",
+        "-Werror",
+        "-o",
+        str(wrappers / "prolog.new"),
+        str(HERE / "timed_hook.c"),
+    ]
+    subprocess.run(compiler, check=True)
+    (wrappers / "prolog.new").replace(wrappers / "prolog")
+    shutil.copy(wrappers / "prolog", wrappers / "epilog.new")
+    (wrappers / "epilog.new").replace(wrappers / "epilog")
+    cluster.configure([line.replace("libexec/perun", "libexec/faults") for line in site.SLURM_CONF], site.PLUGSTACK)
+    cluster.reconfigure()
+    Ground(cluster).restart_collector()
+    for _ in range(20):  # slurmd reads its new configuration a moment later
+        cluster.run(["srun", "-N4", "true"], check=True)
+        cluster.wait_idle()
+        if all((cluster.log_dir(node) / "perun" / "hooks").exists() for node in cluster.nodes):
+            return
+        time.sleep(0.5)
+    raise ClusterError("the hooks were never run")
+
+
+def _remove(cluster: Cluster, image: Path) -> None:
+    """Take everything away, a file system that somebody left behind frozen included."""
+    subprocess.run(["fsfreeze", "-u", str(cluster.shared)], check=False, capture_output=True)
+    cluster.down(keep_state=True)
+    subprocess.run(["umount", str(cluster.shared)], check=False, capture_output=True)
+    cluster.down()
+    image.unlink(missing_ok=True)

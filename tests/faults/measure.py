@@ -1,0 +1,173 @@
+"""Try one fault: break, run jobs, heal, see what was lost and whether everything recovers by itself."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from tests.faults import load
+from tests.faults.catalogue import Fault
+from tests.faults.ground import Ground, repeated
+from tests.slurm.cluster import ClusterError
+
+SETTLE_S = 90.0
+QUIET_S = 12.0
+RECOVER_S = 120.0
+AUDIT_S = 20.0
+BAD = ("drain", "drng", "down", "fail", "unk")
+
+
+@dataclass
+class Result:
+    """What happened; times of hooks in ms, on the broken nodes only."""
+
+    name: str
+    control: bool
+    jobs: int = 0
+    beside: int = 0
+    failed: int = 0
+    beside_failed: int = 0
+    requeued: int = 0
+    bad_nodes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    hook_ms: list[float] = field(default_factory=list)
+    hook_failures: int = 0
+    complete: int = 0
+    partial: int = 0
+    missing: int = 0
+    absent: int = 0
+    flagged: int = 0
+    flagged_unseen: int = 0
+    said: dict[str, int] = field(default_factory=dict)
+    late_ms: list[float] = field(default_factory=list)
+    recovered_s: float | None = None
+    audit: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def measure(ground: Ground, fault: Fault, count: int, control: bool = False) -> Result:
+    """Try a fault with `count` jobs; `control` switches perun off, to see what Slurm does without it."""
+    result = Result(fault.name, control)
+    begin = time.monotonic()
+    ground.cluster.wait_idle()
+    switch = ground.cluster.etc_perun / "disable"
+    if control:
+        switch.touch()
+    try:
+        found = set() if control else ground.audit()
+        _warm(ground)
+        hooks = ground.hook_runs()
+        bad: set[str] = set()
+        with repeated(lambda: bad.update(_bad_nodes(ground)), 1.0), fault.breaker(ground):
+            jobs = load.run(ground, f"f{uuid.uuid4().hex[:8]}", count, fault.flagged)
+        healed = time.monotonic()
+        ground.cluster.wait_idle(120)
+        result.bad_nodes = sorted(bad)
+        _count(result, ground, jobs, hooks)
+        if not control:
+            _recover(result, ground, healed)
+            _records(result, ground, jobs)
+            result.audit = _audit(ground, found)
+    finally:
+        switch.unlink(missing_ok=True)
+        ground.later.close()
+    result.seconds = time.monotonic() - begin
+    return result
+
+
+def _warm(ground: Ground) -> None:
+    """A job on all nodes: there are agents, and nothing waits."""
+    ground.cluster.run(["srun", "-N4", "true"], check=True, timeout=120)
+    ground.cluster.wait_idle()
+
+
+def _bad_nodes(ground: Ground) -> Iterable[str]:
+    states = ground.cluster.states()
+    return [f"{node} {state}" for node, state in states.items() if any(word in state for word in BAD)]
+
+
+def _count(result: Result, ground: Ground, jobs: load.Load, hooks: dict[str, int]) -> None:
+    result.jobs, result.beside = len(jobs.broken), len(jobs.beside)
+    result.failed = sum(job.state != "COMPLETED" for job in jobs.broken)
+    result.beside_failed = sum(job.state != "COMPLETED" for job in jobs.beside)
+    result.requeued = sum(job.restarts > 0 for job in (*jobs.broken, *jobs.beside))
+    result.errors = list(jobs.errors)
+    times = ground.hook_times(hooks)
+    result.hook_ms = [round(ms, 2) for _, ms, _ in times]
+    result.hook_failures = sum(status != 0 for _, _, status in times)
+
+
+def _recover(result: Result, ground: Ground, healed: float) -> None:
+    """A normal job on all nodes gets a complete record, without anybody's help."""
+    with contextlib.suppress(ClusterError):
+        job = _normal_job(ground)
+        while time.monotonic() < healed + RECOVER_S:
+            record = ground.record(job, 0)
+            if record is not None and record["status"] == "complete" and len(record["nodes"]) == 4:
+                result.recovered_s = time.monotonic() - healed
+                return
+            time.sleep(0.3)
+
+
+def _normal_job(ground: Ground) -> int:
+    done = ground.cluster.run(["srun", "-N4", "sh", "-c", "echo $SLURM_JOB_ID"], check=True, timeout=120)
+    return int(done.stdout.split()[0])
+
+
+def _records(result: Result, ground: Ground, jobs: load.Load) -> None:
+    """Wait until the records do not change any more, then count what they say."""
+    runs = [(job.job_id, restart) for job in (*jobs.broken, *jobs.beside) for restart in range(job.restarts + 1)]
+    deadline = time.monotonic() + SETTLE_S
+    former: dict[tuple[int, int], str] = {}
+    quiet_since = time.monotonic()
+    while time.monotonic() < deadline:
+        records = {run: record for run in runs if (record := ground.record(*run)) is not None}
+        now = {run: str(record["status"]) + str(record["revision"]) for run, record in records.items()}
+        if now != former:
+            former, quiet_since = now, time.monotonic()
+        whole = len(now) == len(runs) and all(record["status"] == "complete" for record in records.values())
+        if whole or (len(now) == len(runs) and time.monotonic() - quiet_since > QUIET_S):
+            break
+        time.sleep(0.5)
+    said: collections.Counter[str] = collections.Counter()
+    for run in runs:
+        found = records.get(run)
+        if found is None:
+            result.absent += 1
+            continue
+        status = found["status"]
+        setattr(result, status, getattr(result, status) + 1)
+        said.update({_plain(text) for text in (*found["missing"], *ground.gaps(*run))})
+        said.update({f"{_plain(node['why'])}" for node in found["nodes"] if node["why"]})
+        result.late_ms += [round(node["late_ns"] / 1e6, 1) for node in found["nodes"]]
+    result.said = dict(said.most_common())
+    result.flagged = len(jobs.flagged)
+    seen = [ground.record(job.job_id, job.restarts) for job in jobs.flagged]
+    result.flagged_unseen = sum(record is None or not record["steps"] for record in seen)
+
+
+def _audit(ground: Ground, known: set[str]) -> list[str]:
+    """What the audit finds beyond what it found before, once slurmdbd and collector have caught up."""
+    deadline = time.monotonic() + AUDIT_S
+    while (found := ground.audit() - known) and time.monotonic() < deadline:
+        time.sleep(2)
+    return sorted(found)
+
+
+def _plain(text: str) -> str:
+    """A sentence without the numbers and names that differ from job to job."""
+    return re.sub(r"\bn\d\b", "NODE", re.sub(r"\d{3,}", "N", text))
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that at least this share does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-int(len(ordered) * share * 1000) // 1000) - 1)]
+
+
+Say = Callable[[str], None]

@@ -1,0 +1,62 @@
+"""The table of results, as Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from tests.faults.catalogue import FAULTS
+from tests.faults.measure import Result, percentile
+
+HEAD = ("fault", "jobs", "failed", "requeued", "nodes lost", "hook p50 / p99 / max ms (n)", "records", "recovered")
+
+
+def markdown(results: Sequence[Result], controls: Mapping[str, Result]) -> str:
+    """One row per fault, then what was done and what the records say."""
+    lines = [_row(HEAD), _row(["---"] * len(HEAD))]
+    lines += [_row(_cells(result, controls.get(result.name))) for result in results]
+    lines += ["", "### What was done, what was lost, what the records say", ""]
+    for result in results:
+        fault = FAULTS[result.name]
+        said = "; ".join(f"*{text}* ({count})" for text, count in result.said.items())
+        text = f"- **{fault.name}**: {fault.what}. May be lost: {fault.loss}. Said: {said or 'nothing'}."
+        if result.late_ms and max(result.late_ms) >= 1000:
+            text += f" Edges late by up to {max(result.late_ms) / 1000:.1f} s."
+        if result.flagged_unseen:
+            text += f" Of {result.flagged} flagged steps {result.flagged_unseen} left no ranks in their records."
+        if result.audit:
+            text += f" The audit found {len(result.audit)} things, the first: {result.audit[0]}."
+        lines.append(textwrap.fill(text, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(result: Result, control: Result | None) -> list[str]:
+    failed = str(result.failed + result.beside_failed)
+    requeued = str(result.requeued)
+    bad = str(len({state.split()[0] for state in result.bad_nodes}))
+    if control is not None:
+        without = f"without perun, {control.jobs + control.beside} jobs:"
+        failed += f" ({without} {control.failed + control.beside_failed})"
+        requeued += f" ({control.requeued})"
+        bad += f" ({len({state.split()[0] for state in control.bad_nodes})})"
+    records = [f"{result.complete} complete"]
+    for count, word in ((result.partial, "partial"), (result.missing, "missing"), (result.absent, "without")):
+        if count:
+            records.append(f"{count} {word}")
+    recovered = "no" if result.recovered_s is None else f"{result.recovered_s:.0f} s"
+    if result.audit:
+        recovered += f", audit {len(result.audit)}"
+    jobs = f"{result.jobs} + {result.beside}"
+    return [result.name, jobs, failed, requeued, bad, hooks(result), ", ".join(records), recovered]
+
+
+def hooks(result: Result) -> str:
+    """How long the hooks took."""
+    ms = result.hook_ms
+    if not ms:
+        return "-"
+    return f"{percentile(ms, 0.5):.0f} / {percentile(ms, 0.99):.0f} / {max(ms):.0f} ({len(ms)})"
