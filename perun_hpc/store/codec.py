@@ -91,7 +91,7 @@ def _block(frame: bytes, start: int, raw_b: int, streams: int) -> bytes:
     for _ in range(streams):
         (length,) = struct.unpack_from("<I", frame, start)
         stream = frame[start + 4 : start + 4 + length]
-        block += stream if length == raw_b // streams else zlib.decompress(stream)
+        block += stream if length == raw_b // streams else zlib.decompressobj().decompress(stream, raw_b + 1)
         start += 4 + length
     if len(block) != raw_b:
         raise ValueError("wrong length")

@@ -37,6 +37,7 @@ OTHER_KIND = "not of this kind"
 
 TABLES = ("steps", "ranks", "regions")
 RECODED = "recoded.json"
+THINNED = "thinned.json"
 ASIDE = "aside"
 
 Json = dict[str, Any]

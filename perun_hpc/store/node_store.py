@@ -217,7 +217,7 @@ class NodeStore:
         found = []
         for home, description in descriptions(directory):
             if description["sealed"] is None:
-                store = cls(home, description)
+                store = opened(home, description)
                 store._replay()
                 found.append(store)
         return found
@@ -525,11 +525,21 @@ class NodeStore:
         self._tally = tally
 
 
+def opened(home: Path, description: dict[str, Any]) -> NodeStore:
+    """The track in `home`; DataError where its description is damaged."""
+    try:
+        return NodeStore(home, description)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ArithmeticError) as error:
+        raise DataError(f"{home / TRACK}: damaged ({type(error).__name__}: {error})") from error
+
+
 def descriptions(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every track in a session's directory: its own directory and what was written about it."""
     for path in sorted((directory / TRACKS).glob(f"*/{TRACK}")):
         try:
             value = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: damaged: {error}") from error
+        if not isinstance(value, dict) or not {"job_dir", "sealed"} <= value.keys():
+            raise DataError(f"{path}: damaged: not the description of a track")
         yield path.parent, value

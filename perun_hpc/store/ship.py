@@ -13,7 +13,7 @@ from pathlib import Path
 from perun_hpc.errors import DataError
 from perun_hpc.store import create, files, layout
 from perun_hpc.store.layout import Json, Mark
-from perun_hpc.store.node_store import NodeStore, descriptions
+from perun_hpc.store.node_store import NodeStore, descriptions, opened
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
         if description["sealed"] is None:
             raise DataError(f"{home}: not sealed; seal it first")
         if description["sealed"]["rows"]:
-            part = _ship_track(session, NodeStore(home, description), description["sealed"], job_dir, nodes)
+            part = _ship_track(session, opened(home, description), description["sealed"], job_dir, nodes)
             total = Shipped(total.files + part.files, total.bytes + part.bytes, total.left_out + part.left_out)
     return total
 

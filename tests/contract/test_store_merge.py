@@ -16,6 +16,7 @@ from perun_hpc.store import job_store, layout
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.recode import drop_sources
 from perun_hpc.store.ship import ship
+from perun_hpc.store.thin import thin
 from tests.soak.store_data import START, rows, sensors
 
 S = layout.NS_PER_S
@@ -184,3 +185,26 @@ def test_steps_ranks_and_regions_are_tables(tmp_path: Path) -> None:
     pids = xarray.open_zarr(path, group="ranks", chunks=None).pid.values
     assert list(pids) == [7, 8]
     assert int(xarray.open_zarr(path, group="steps", chunks=None).tasks[0]) == 2
+
+
+@pytest.mark.parametrize("recoded", [False, True])
+def test_thinning_keeps_energies_to_the_tick(tmp_path: Path, recoded: bool) -> None:
+    job = tmp_path / "job"
+    for name in NODES[:2]:
+        node(tmp_path, name, count=1500, nodes=NODES[:2], first=7)
+    job_store.finalise(job, NODES[:2], NOW)
+    if recoded:
+        job_store.recode(job, NOW)
+        (job / layout.RECODED).write_text('{"recoded_ns": 9000000000000000000}')
+        assert drop_sources(job, 9 * 10**18, grace_ns=0) > 0
+    before = snapshot(job)
+    assert thin(job, 60, NOW) > 0
+    after = snapshot(job)
+    energy, kept = before["energy"], ~np.isnan(after["energy"][0, 0])
+    np.testing.assert_array_equal(after["energy"][..., 0], energy[..., 0])
+    np.testing.assert_array_equal(after["energy"][..., -1], energy[..., -1])
+    np.testing.assert_array_equal(after["energy"][..., kept], energy[..., kept])
+    assert 25 <= kept.sum() <= 28
+    assert list(after["node_status"]) == ["complete"] * 2
+    assert thin(job, 120, NOW) >= 0
+    np.testing.assert_array_equal(snapshot(job)["energy"][..., -1], energy[..., -1])
