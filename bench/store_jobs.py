@@ -1,4 +1,4 @@
-"""Job stores and HDF5 files of many nodes for the benches `merge` and `read`: ten minutes of 40 sensors at 1 Hz each.
+"""Job stores and HDF5 files of many nodes for the benches `merge` and `read`: 40 sensors at 1 Hz.
 
 One node's part is written for real; the others are hard links to its files, which costs readers and copiers nothing.
 """
@@ -14,9 +14,8 @@ from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.ship import ship
 from tests.soak.store_data import START, rows, sensors
 
-ROWS = 600
 SENSORS = sensors()
-NOW_NS = (START + 3600) * NS_PER_S
+NOW_NS = (START + 7200) * NS_PER_S
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -24,7 +23,7 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"node{index:05d}" for index in range(count))
 
 
-def session(directory: Path, node: str) -> Path:
+def session(directory: Path, node: str, count: int) -> Path:
     """A sealed session in a node's spool."""
     store = NodeStore.open(
         directory,
@@ -38,16 +37,16 @@ def session(directory: Path, node: str) -> Path:
         energy_step_uj=1000,
         sync_ns=None,
     )
-    for index, row in enumerate(rows(SENSORS, ROWS)):
+    for index, row in enumerate(rows(SENSORS, count)):
         store.append(START + index, row)
     store.seal()
     return directory
 
 
-def job(directory: Path, nodes: int) -> Path:
-    """A job's directory to which all nodes have shipped."""
+def job(directory: Path, nodes: int, count: int) -> Path:
+    """A job's directory to which all nodes have shipped `count` rows each."""
     target = directory / "job"
-    ship(session(directory / "session", names(nodes)[0]), target, names(nodes))
+    ship(session(directory / "session", names(nodes)[0], count), target, names(nodes))
     (track,) = create.tracks(target, create.read_plan(target))
     for form in track.forms:
         for column in range(2):
@@ -55,20 +54,20 @@ def job(directory: Path, nodes: int) -> Path:
             for node in range(1, nodes) if first.exists() else ():
                 os.link(first, create.shard_path(target, track, form.name, node, column))
     for name in names(nodes)[1:]:
-        mark = Mark(name, track.group, "complete", START, START + ROWS - 1)
+        mark = Mark(name, track.group, "complete", START, START + count - 1)
         (target / layout.MARKS / mark.name).touch()
     return target
 
 
-def slurm_file(path: Path) -> Path:
+def slurm_file(path: Path, count: int) -> Path:
     """The same rows as a node's HDF5 file in the layout of Slurm's profile plugin."""
     import h5py
     import numpy
 
     fields = [("ElapsedTime", "u8"), ("EpochTime", "u8"), *((sensor.id, "u8") for sensor in SENSORS)]
-    data = [(index, START + index, *row) for index, row in enumerate(rows(SENSORS, ROWS))]
+    data = [(index, START + index, *row) for index, row in enumerate(rows(SENSORS, count))]
     with h5py.File(path, "w") as file:
-        table = file.create_dataset("node/Energy", shape=(ROWS,), maxshape=(None,), chunks=(10,), dtype=fields)
+        table = file.create_dataset("node/Energy", shape=(count,), maxshape=(None,), chunks=(10,), dtype=fields)
         table[:] = numpy.array(data, dtype=fields)
     return path
 
