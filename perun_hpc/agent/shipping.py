@@ -127,12 +127,22 @@ def ship_ledger(paths: AgentPaths, archive: Path, cluster: str, node: str) -> No
     target = archive / safe_name(cluster, "cluster") / "nodes" / safe_name(node, "node")
     target.mkdir(mode=0o750, parents=True, exist_ok=True)
     for path in sorted(paths.node.glob("????-??-??.jsonl")):
-        data = path.read_bytes()
         shipped = target / path.name
-        if not shipped.exists() or shipped.stat().st_size != len(data):
+        known = shipped.read_bytes() if shipped.exists() else b""
+        data = _continued(known, path.read_bytes())
+        if data != known:
             write_new(shipped, data)
         elif time.time() - path.stat().st_mtime > KEEP_LEDGER_S:
             path.unlink()
+
+
+def _continued(shipped: bytes, spooled: bytes) -> bytes:
+    """What was shipped, continued by the spool: the spool of a node that lost its disk does not hold the day's beginning."""
+    first = spooled[: spooled.find(b"\n") + 1]
+    if not first or spooled.startswith(shipped):
+        return spooled or shipped
+    at = 0 if shipped.startswith(first) else shipped.find(b"\n" + first) + 1
+    return shipped[:at] + spooled if at or shipped.startswith(first) else shipped + spooled
 
 
 def ship(directory: Path, archive: Path) -> None:
