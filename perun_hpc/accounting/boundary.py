@@ -13,6 +13,8 @@ from perun_hpc.config.hostlist import expand
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.boundary/1"
+LIMIT = 1 << 62
+"""Greater numbers are no energies in uJ and no times in ns, and no database takes them."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,12 @@ def parse_boundary(text: bytes, source: str) -> Boundary:
         When it is not JSON, of another version, a field is missing, or its shares do not sum to its energies.
     """
     try:
-        data = json.loads(text)
+        data = _storable(json.loads(text))
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema is {data.get('schema')!r}, not {SCHEMA}")
+        _check_parts(data)
         record = _boundary(data, sha256(text).hexdigest())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source}: damaged boundary record ({error}): see the node's agent log") from error
     return record
 
@@ -152,8 +155,45 @@ def _domain(name: str, data: dict[str, Any]) -> Domain:
     )
 
 
+def _storable(value: Any) -> Any:
+    """Return a JSON value whose texts every database takes: users choose names that are no UTF-8, or hold a NUL."""
+    if isinstance(value, str):
+        return value if value.isprintable() else value.encode("utf-8", "replace").decode().replace("\0", "?")
+    if isinstance(value, list):
+        return [_storable(entry) for entry in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(entry) for key, entry in value.items()}
+    return value
+
+
+def _check_parts(data: dict[str, Any]) -> None:
+    """Check what stays in `raw` and is summed later."""
+    _check_numbers(data, "uid", "gid", "het_job_id", "het_offset", "cpus_on_node")
+    _check_numbers(data.get("usage") or {}, "cpu_ns", "mem_peak_b", "peak_mw")
+    _check_numbers(data.get("trace") or {}, "bytes")
+    for step in data.get("steps") or ():
+        _check_numbers(step, "step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj")
+        for rank in step.get("ranks") or ():
+            _check_numbers(rank, "rank", "start_ns", "end_ns", "energy_uj")
+    for region in data.get("regions") or ():
+        _check_numbers(region, "step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
+        if not isinstance(region["name"], str):
+            raise TypeError("a region's name is no text")
+    for part in (*(data.get("steps") or ()), *(data.get("regions") or ())):
+        _whole(part["step_id"])
+
+
+def _check_numbers(part: Any, *keys: str) -> None:
+    for key in keys:
+        if part.get(key) not in (None, ""):
+            _whole(part[key])
+
+
 def _whole(value: Any) -> int:
     """Return `value` as an integer; hook values arrive as text, a float or a boolean is an error."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError(f"expected an integer, got {value!r}")
-    return int(value)
+        raise TypeError(f"expected an integer, got {str(value)[:40]!r}")
+    number = int(value)
+    if not -LIMIT < number < LIMIT:
+        raise ValueError(f"{str(value)[:40]} is out of range")
+    return number

@@ -279,7 +279,7 @@ def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:
     """Parse a record; `DataError` as in `from_dict`."""
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{source}: not JSON ({error}): restore it or run perun collect --repair") from error
     return from_dict(data, source)
 

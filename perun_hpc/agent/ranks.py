@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perun_hpc.agent.server import Peer
-from perun_hpc.agent.session import RankRun, Session, Step
+from perun_hpc.agent.session import RankRun, Session, Step, plain
 from perun_hpc.errors import AccessError, DataError, NotFoundError
 from perun_hpc.store.files import write_new
 
@@ -63,8 +63,8 @@ def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int
             step_id=step_id,
             tasks=number(fields, "ntasks", 2**31) if fields.get("ntasks") else 1,
             nodes=number(fields, "nnodes", 2**31) if fields.get("nnodes") else 1,
-            command=fields.get("command", "")[:512],
-            options=fields.get("options", "")[:512],
+            command=plain(fields.get("command", ""), 512),
+            options=plain(fields.get("options", ""), 512),
         )
         session.steps[name] = step
     local = number(fields, "local_rank", 2**31) if fields.get("local_rank") else 0

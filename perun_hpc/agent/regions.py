@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent.curve import Curve
+from perun_hpc.agent.session import plain
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.rank-data/1"
@@ -42,7 +43,7 @@ def parse(data: bytes) -> RankCalls:
         head = json.loads(line)
         if head["schema"] != SCHEMA:
             raise DataError(f"rank data: not of schema {SCHEMA}")
-        names = tuple(str(name)[:256] for name in head["regions"])
+        names = tuple(plain(str(name), 256) for name in head["regions"])
         table = head["tables"][0]
         if table["name"] != "calls" or table["columns"] != ["region", "start_ns", "end_ns"]:
             raise DataError("rank data: the first table must be the calls")

@@ -245,6 +245,11 @@ class Session:
             raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error
 
 
+def plain(text: str, most: int) -> str:
+    """A user's text as every file and database takes it: UTF-8 without NUL, at most so many characters."""
+    return text[:most].encode("utf-8", "replace").decode().replace("\0", "?")
+
+
 def per_node(text: str) -> list[int]:
     """The numbers of Slurm's `2(x3),1`, one per node, in order."""
     counts: list[int] = []
@@ -255,7 +260,7 @@ def per_node(text: str) -> list[int]:
 
 def job_fields(fields: Any) -> dict[str, str]:
     """The known keys of a `job-start`, bounded."""
-    job = {key: fields[key][:8192] for key in JOB_KEYS if fields.get(key)}
+    job = {key: plain(fields[key], 8192) for key in JOB_KEYS if fields.get(key)}
     for key in ("uid", "gid"):
         if key in job and not (job[key].isascii() and job[key].isdigit()):
             raise DataError(f"{key} {job[key][:20]!r}: a number was expected")

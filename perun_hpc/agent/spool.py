@@ -26,7 +26,7 @@ def read_json(path: Path) -> Any | None:
         return None
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         path.replace(path.with_name(path.name + ".damaged"))
         return None
 

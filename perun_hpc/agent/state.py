@@ -87,7 +87,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             static=data["static"],
             home=(data["home"][0], data["home"][1]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, DataError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError):
         paths.state.replace(paths.state.with_name("state.json.damaged"))
         return None
     if day:

@@ -182,7 +182,7 @@ def _state(proc: Path, pid: int) -> str | None:
     if not stat:
         return None
     name, _, rest = stat.rpartition(")")
-    return None if name.endswith("(slurmstepd") else rest.split()[0]
+    return None if name.endswith("(slurmstepd") else rest.lstrip()[:1] or None
 
 
 def parse_list(content: str) -> frozenset[int]:

@@ -14,6 +14,7 @@ LABEL = 11
 """Columns of the label at the left."""
 FUNCTIONS = 8
 HOSTS_IN_FULL = 4
+LAST_NS = 1 << 62
 BAR = 10
 _NAMES = {"cpu": "CPU", "dram": "DRAM", "gpu": "GPU", "node": "node meter", "other": "other"}
 _OUTSIDE = {
@@ -331,6 +332,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def _time(ns: int, after_ns: int | None = None) -> str:
+    if not 0 <= ns < LAST_NS:
+        return "-"
     moment = datetime.fromtimestamp(ns / 1e9)
     if after_ns is not None and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date():
         return moment.strftime("%H:%M:%S")
