@@ -59,7 +59,7 @@ def test_the_version_stands_in_one_place():
 
 
 MACHINE = re.compile(
-    r"(?<![\w.])/(?:work|root|home/(?!alice|bob)[a-z]+)/[\w.-]+|"
+    r"(?<![\w.}])/(?:work|root|home/(?!alice|bob)[a-z]+)/[\w.-]+|"
     r"https?://(?:pypi|files\.pythonhosted|deb\.debian|registry\.npmjs)[\w.]*"
 )
 
