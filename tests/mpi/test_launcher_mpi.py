@@ -85,7 +85,7 @@ def test_every_rank_s_regions_and_place_arrive(mpirun, tmp_path, ranks):
 def test_the_application_s_own_initialisation_and_thread_level_are_respected(mpirun, tmp_path, how, level):
     text = (
         f"LATE = 'MPI.Init() if not MPI.Is_initialized() else None'\nimport mpi4py\n{how}\nfrom mpi4py import MPI\n"
-        "exec(LATE)\nprint(MPI.Query_thread(), flush=True)\n"
+        "exec(LATE)\nprint(MPI.Query_thread(), flush=True)\nMPI.Finalize()\n"
     )
     plain, measured = mpirun(2, text, perun=False), mpirun(2, text)
     assert sorted(measured.stdout) == sorted(plain.stdout)  # the launcher may mix lines up
