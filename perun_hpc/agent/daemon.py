@@ -233,7 +233,7 @@ class Agent:
         self._read_inbox()
         self._tend_workers(now_ns)
         for session in list(self._sessions.values()):
-            if not session.cpus:
+            if not session.cpus or now_ns - session.start.mono_ns < INTERVAL_NS:
                 self._learn(session)
             self._begin_trace(session, now_ns)
             self._give_up_lost(session, now_ns)
@@ -290,7 +290,7 @@ class Agent:
             self._stopping = True
 
     def _learn(self, session: Session) -> None:
-        """Look which CPUs the job got; its cgroup comes after its prolog and goes before its epilog."""
+        """Look which CPUs the job got; its cgroup comes after its prolog, grows, and goes before its epilog."""
         use = self._node.use(session)
         if use.cpus:
             session.cpus = sorted(use.cpus)
@@ -384,7 +384,7 @@ class Agent:
     def _alone(self, session: Session) -> bool:
         """Whether the job holds the whole node."""
         everything = len(self._topology.core_of)
-        given = len(session.cpus) or session.cpus_on_node
+        given = max(len(session.cpus), session.cpus_on_node)
         return session.exclusive or (len(self._sessions) == 1 and 0 < everything <= given)
 
     def _note_point(self, snapshot: Snapshot) -> None:
