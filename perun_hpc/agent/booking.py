@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from perun_hpc.agent.intervals import Closed, Domain
+from perun_hpc.agent.intervals import Closed
 from perun_hpc.agent.session import DomainAccount, Gap, Session
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.attribute import OTHER
+from perun_hpc.energy.containment import EnergyDomain
 
 #: Methods that give a job what a counter counted, without a model.
 UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
@@ -19,7 +20,7 @@ def local_day(real_ns: int) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(real_ns // 1_000_000_000))
 
 
-def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, Domain], day: str) -> None:
+def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, EnergyDomain], day: str) -> None:
     """Add every closed window to the sessions that were live in it."""
     parties = {session.key.party: session for session in sessions}
     for window in closed:
@@ -60,7 +61,29 @@ def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dic
     return {sensor.id: [readings[sensor.id].ticks, readings[sensor.id].mono_ns] for sensor in sensors}
 
 
-def standard_uj(session: Session, domains: Mapping[str, Domain]) -> dict[str, int]:
+def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
+    """The start readings of counters that could not be read when the session began; they tell their own time."""
+    for sensor in sensors if session.start.source != "epilog" else ():
+        reading, taken = readings[sensor.id], session.edges_start.get(sensor.id)
+        if reading.ticks is None or (taken is not None and taken[0] is not None):
+            continue
+        session.edges_start[sensor.id] = [reading.ticks, reading.mono_ns]
+        late_ns = reading.mono_ns - session.start.mono_ns
+        if late_ns > 0:
+            why = f"first read {late_ns / 1e9:.1f} s after the job's start"
+            session.add_gap(Gap(sensor.domain, session.start.mono_ns, reading.mono_ns, why))
+
+
+def note_failed_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
+    """Say which counters were not read at the session's start or end."""
+    for sensor in sensors:
+        if readings[sensor.id].ticks is None:
+            session.note(f"no end reading of {sensor.domain}: {readings[sensor.id].error}")
+        if session.edges_start and (session.edges_start.get(sensor.id) or [None])[0] is None:
+            session.note(f"no start reading of {sensor.domain}")
+
+
+def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, int]:
     """Standard uncertainty (k=1) of the session's energy, per domain."""
     from perun_hpc.energy import uncertainty  # not before the first edge reading: a prolog waits for it
 
@@ -82,7 +105,7 @@ def standard_uj(session: Session, domains: Mapping[str, Domain]) -> dict[str, in
     return result
 
 
-def _account(session: Session, name: str, domains: Mapping[str, Domain]) -> DomainAccount:
+def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> DomainAccount:
     if name not in session.domains:
         sensor = _counter(name, domains)
         component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
@@ -93,7 +116,7 @@ def _account(session: Session, name: str, domains: Mapping[str, Domain]) -> Doma
     return session.domains[name]
 
 
-def _counter(name: str, domains: Mapping[str, Domain]) -> Sensor | None:
+def _counter(name: str, domains: Mapping[str, EnergyDomain]) -> Sensor | None:
     """The counter behind a domain; behind `other` (`other-METER`) stands the meter."""
     if name in domains:
         return domains[name].sensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import selectors
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
-from perun_hpc.agent import booking, intervals, limits, machine, privilege, ranks, spool, state
+from perun_hpc.agent import booking, holdings, intervals, limits, machine, privilege, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
 from perun_hpc.agent.intervals import Intervals, Stretch
 from perun_hpc.agent.node import JobUse, Node, Snapshot, resident_b
@@ -34,12 +35,14 @@ from perun_hpc.wire.message import Message, decode
 
 if TYPE_CHECKING:
     from perun_hpc.agent.trace import Trace
-    from perun_hpc.backend.gpus import Gpu
     from perun_hpc.config.resolve import JobSettings
 
 SECOND_NS = 1_000_000_000
 INLINE = ("powercap", "hwmon", "cray_pm", "procstat")
 """Backends that are read inside the loop; those that can hang live in workers."""
+AS_ROOT = ("ipmi",)
+"""Backends whose child begins before the agent becomes the service user."""
+GPU_BACKENDS = ("nvml", "amdsmi")
 INTERVAL_NS = 10 * SECOND_NS
 HOUSEKEEPING_NS = SECOND_NS
 LOST_NS = 600 * SECOND_NS
@@ -72,11 +75,15 @@ def run(options: Options) -> int:
     except BlockingIOError:
         return 0
     node = Node.open(options.root, INLINE)
+    node.workers.extend(Worker(name, options.root) for name in present(options.root))
     listener = listen(paths.socket)
     porter = Porter(paths)
     policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept)
     user = privilege.service_user(policy.service_user)
     if user is not None:
+        for worker in node.workers:
+            if worker.name in AS_ROOT:
+                worker.tend(time.monotonic_ns())
         privilege.hand_over(paths.spool, user)
         privilege.hand_over(paths.private, user)
         privilege.become(user)
@@ -106,7 +113,7 @@ class Agent:
         self._boot = machine.boot_id(options.root)
         self._sensors = intervals.energy_counters(node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(node.sensors)}
-        self._topology = machine.topology(options.root, {domain.package for domain in self._domains.values()})
+        self._topology = machine.topology(options.root, intervals.packages(self._domains.values()))
         self._intervals = Intervals(tuple(self._domains.values()), self._topology, {})
         self._policy = policy
         self._porter = porter
@@ -114,7 +121,6 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._server = Server(listener, self._selector, self._on_message, time.monotonic_ns)
         self._sessions: dict[SessionKey, Session] = {}
-        self._gpus: tuple[Gpu, ...] | None = None
         self._gone_ns: dict[SessionKey, int] = {}
         self._uses: dict[SessionKey, JobUse] = {}
         self._parent_cpu_ns: int | None = None
@@ -124,6 +130,7 @@ class Agent:
         self._watched: set[int] = set()
         self._most_watched = machine.allow_files() // 3
         self._done: dict[str, int] = {}
+        self._over: set[SessionKey] = set()
         self._sealing: list[Session] = []
         self._last: Snapshot | None = None
         self._points: list[tuple[int, int]] = []
@@ -133,7 +140,6 @@ class Agent:
         self._after: list[Callable[[], None]] = []
         self._started_ns = self._idle_since_ns = now_ns
         self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
-        self._workers = [Worker(name, options.root) for name in present(options.root)]
         self._interval = Schedule.starting(self._longest_interval_ns(), now_ns, real_ns)
         self._stopping = False
         self._wake, self._wake_write = socket.socketpair()
@@ -243,31 +249,31 @@ class Agent:
         self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
 
     def _tend_workers(self, now_ns: int) -> None:
-        """Start and watch the children; take in the sensors of one that has just found some."""
+        """Start, ask and watch the children; account the sensors that one has just found."""
         allowed = self._site().sensors.backends if self._policy.settled else ()
-        for worker in self._workers:
-            worker.reap()
+        for worker in self._node.workers:
             chosen = worker.name in allowed or (self._policy.settled and not allowed)
             if chosen and worker.tend(now_ns):
-                self._take_in(worker)
+                self._account_anew()
+        self._node.poll_gauges()
 
-    def _take_in(self, worker: Worker) -> None:
-        self._node.readers.append(worker)
+    def _account_anew(self) -> None:
+        """There are new sensors: the domains may be others from now on."""
+        self._end_interval()
+        self._node.follow_gauges()
         self._sensors = intervals.energy_counters(self._node.sensors)
-        found = {domain.name: domain for domain in intervals.domains_of(self._node.sensors)}
-        self._intervals.more([domain for name, domain in found.items() if name not in self._domains])
-        self._domains = found
-        for session in self._sessions.values():
-            session.note(f"no start reading of {worker.name}: it was found after the job had started")
+        self._domains = {domain.name: domain for domain in intervals.domains_of(self._node.sensors)}
+        self._intervals.change(tuple(self._domains.values()))
+        self._interval = Schedule.starting(self._longest_interval_ns(), time.monotonic_ns(), time.time_ns())
         self._end_interval()
 
     def _release_gpus(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
         """Let go of all GPUs, for a reset; the next job's start takes them again."""
         self._only_root(peer)
         self._end_interval()
-        for worker in self._workers:
-            if worker.name in ("nvml", "amdsmi"):
-                worker.release(time.monotonic_ns(), None)
+        for worker in self._node.workers:
+            if worker.name in GPU_BACKENDS:
+                worker.release(None, "the GPUs were released")
         return {}
 
     def _give_up_lost(self, session: Session, now_ns: int) -> None:
@@ -313,8 +319,8 @@ class Agent:
 
     def _end_interval(self) -> Snapshot:
         """Read everything; the reading ends one interval and starts the next."""
-        snapshot = self._node.read()
-        uses = {key: self._node.use(session) for key, session in self._sessions.items()}
+        snapshot = self._node.read(fresh=True)
+        uses = {key: self._node.use(one) for key, one in self._sessions.items() if key not in self._over}
         parent_cpu_ns = self._node.parent_cpu_ns() if self._sessions else None
         if self._last is None:
             self._intervals.begin(snapshot.mono_ns, snapshot.readings)
@@ -322,6 +328,8 @@ class Agent:
         else:
             self._note_point(snapshot)
             self._book(snapshot, self._stretch(self._last, snapshot, uses, parent_cpu_ns))
+        for session in self._sessions.values():
+            booking.take_late_edges(session, snapshot.readings, self._sensors)
         self._last = snapshot
         self._uses = uses
         self._parent_cpu_ns = parent_cpu_ns
@@ -342,8 +350,8 @@ class Agent:
             # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
             spent[gone[0]] = max(0, parent_cpu_ns - self._parent_cpu_ns - sum(spent.values()))
         jobs = []
-        for key, session in self._sessions.items():
-            use = uses[key]
+        for key, use in uses.items():
+            session = self._sessions[key]
             if use.cpus:
                 session.cpus = sorted(use.cpus)
             session.cpu_ns += spent.get(key, 0)
@@ -365,15 +373,7 @@ class Agent:
     def _gpus_of(self, session: Session) -> dict[str, GpuHolding]:
         """The GPUs that Slurm gave to the job, as energy domains."""
         names = session.job.get("gpus", "")
-        if not names or not self._workers:
-            return {}
-        if self._gpus is None:
-            from perun_hpc.backend.gpus import from_proc
-
-            self._gpus = from_proc(self._paths.root)
-        from perun_hpc.backend.gpus import resolve
-
-        return {held.domain: GpuHolding(part=held.slices or 1) for held in resolve(names.split(","), self._gpus)}
+        return holdings.held(names, self._node) if names and self._node.workers else {}
 
     def _guessed_cpus(self, session: Session) -> frozenset[int]:
         """As many free CPUs as Slurm gave to a job whose cpuset nobody knows."""
@@ -504,14 +504,13 @@ class Agent:
             edges_start=booking.take_edge(snapshot.readings, self._sensors),
             agent_cpu_ns=-time.process_time_ns(),
         )
-        self._note_failed_edge(session, snapshot, "start")
         self._home = (job.get("cluster", ""), job.get("node", self._node.name))
         self._sessions[key] = session
         self._after.append(lambda: self._after_start(session))
 
     def _after_start(self, session: Session) -> None:
         """What may wait until the hook has its answer."""
-        for worker in self._workers:
+        for worker in self._node.workers:
             worker.wanted(time.monotonic_ns())
         self._policy.check()
         self._uses[session.key] = self._node.use(session)
@@ -575,7 +574,7 @@ class Agent:
         session.agent_cpu_ns += time.process_time_ns()
         self._shown[key] = (snapshot.mono_ns, session.energy_uj)
         self._curve_of_shared(session)
-        self._note_failed_edge(session, snapshot, "end")
+        booking.note_failed_edges(session, snapshot.readings, self._sensors)
         if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
             session.note("no reading during the job: no agent ran")
             session.domains.clear()
@@ -584,18 +583,13 @@ class Agent:
             for run in step.ranks.values():
                 self._end_rank(session, step, run, snapshot)
         del self._sessions[key]
+        self._over.discard(key)
         self._uses.pop(key, None)
         self._shown.pop(key, None)
         self._node.forget(session)
         self._done[key.name] = snapshot.mono_ns
         self._sealing.append(session)
         self._after += [self._policy.check, self._save]
-
-    def _note_failed_edge(self, session: Session, snapshot: Snapshot, which: str) -> None:
-        for sensor in self._sensors:
-            reading = snapshot.readings[sensor.id]
-            if reading.ticks is None:
-                session.note(f"no {which} reading of {sensor.domain}: {reading.error}")
 
     # Ranks of flagged steps.
 
@@ -821,16 +815,23 @@ class Agent:
         """Take the messages that hooks left, in the order in which the hooks ran."""
         if not self._porter.changed():
             return
-        for name, packet in self._porter.messages():
+        messages = self._porter.messages()
+        ends = {name.split("-")[3]: name for name, _ in messages if re.match(r"\d+-job-end-\d+-", name)}
+        for name, packet in messages:
             try:
                 message = decode(packet)
                 if message.verb == "job-start":
+                    # A job whose end waits here, too, is over: nothing of what is read meanwhile is its.
+                    key = SessionKey.of(message.fields)
+                    if ends.get(str(key.job_id), "") > name and key not in self._sessions:
+                        self._over.add(key)
                     self._begin(message, "inbox")
                 elif message.verb == "job-end":
                     self._finish(message, "inbox")
             except PerunError as error:
                 self._log(f"inbox: {name}: {error}")
             self._porter.drop(name)
+        self._over.clear()
 
     def _save(self) -> None:
         if self._last is None:

@@ -6,7 +6,7 @@ their presence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,21 +23,11 @@ from perun_hpc.energy.attribute import (
     Share,
     attribute,
 )
+from perun_hpc.energy.containment import EnergyDomain, plan
 from perun_hpc.energy.counters import difference
 
 #: A window that stays open for more stretches than this is given up.
 MAX_STRETCHES = 64
-
-
-@dataclass(frozen=True)
-class Domain:
-    """An energy domain that is attributed, and the sensor that counts it."""
-
-    name: str
-    kind: DomainKind
-    sensor: Sensor
-    package: int
-    leaves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,30 +58,21 @@ def energy_counters(sensors: Sequence[Sensor]) -> tuple[Sensor, ...]:
     return tuple(s for s in sensors if s.kind is Kind.COUNTER and s.quantity is Quantity.ENERGY)
 
 
-def domains_of(sensors: Sequence[Sensor]) -> tuple[Domain, ...]:
-    """What is attributed: packages, memory, GPUs, and the meters that contain them; parts of a package are not."""
-    counters = {sensor.id: sensor for sensor in energy_counters(sensors)}
-    kinds = {sensor.id: _kind(sensor) for sensor in counters.values()}
-    above = {one: [kinds[other] for other in _ancestors(one, counters)] for one in counters}
-    leaf_ids = sorted(
-        one
-        for one in counters
-        if kinds[one] is not DomainKind.METER and all(kind is DomainKind.METER for kind in above[one])
-    )
-    domains = [
-        Domain(counters[one].domain, kinds[one], counters[one], _package(counters[one].domain)) for one in leaf_ids
-    ]
-    for one, sensor in counters.items():
-        if kinds[one] is DomainKind.METER and not above[one]:
-            inside = tuple(counters[leaf].domain for leaf in leaf_ids if one in _ancestors(leaf, counters))
-            domains.append(Domain(sensor.domain, DomainKind.METER, sensor, 0, inside))
-    return tuple(domains)
+def domains_of(sensors: Sequence[Sensor]) -> tuple[EnergyDomain, ...]:
+    """What is attributed: the domains of the containment plan that rest on a counter."""
+    return tuple(domain for domain in plan(sensors).domains if domain.sensor.kind is Kind.COUNTER)
+
+
+def packages(domains: Iterable[EnergyDomain]) -> set[int]:
+    """The numbers of the CPU packages that domains speak of."""
+    leaves = (DomainKind.PACKAGE, DomainKind.DRAM)
+    return {domain.package for domain in domains if domain.kind in leaves and domain.package is not None}
 
 
 class Intervals:
     """The open windows of a node's domains."""
 
-    def __init__(self, domains: Sequence[Domain], node: NodeInput, static_uw: Mapping[str, int]) -> None:
+    def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput, static_uw: Mapping[str, int]) -> None:
         self._domains = tuple(domains)
         self._node = node
         self._static_uw = dict(static_uw)
@@ -105,18 +86,18 @@ class Intervals:
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings[domain.sensor.id])
 
-    def more(self, domains: Sequence[Domain]) -> None:
-        """Take in domains that were found later; their first reading opens their windows."""
-        self._domains += tuple(domains)
-        for domain in domains:
-            self._opened[domain.name] = (-1, Reading(None, -1, "not found yet"))
+    def change(self, domains: Sequence[EnergyDomain]) -> None:
+        """Account other domains from now on; a new one's first reading opens its window."""
+        self._domains = tuple(domains)
+        unread = (-1, Reading(None, -1, "not found yet"))
+        self._opened = {domain.name: self._opened.get(domain.name, unread) for domain in domains}
 
     def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
         """End a stretch with a reading; returns the windows that it closed."""
         self._stretches.append(stretch)
         self._seen.clear()
         closed: list[Closed] = []
-        windows: dict[int, list[tuple[Domain, int]]] = {}
+        windows: dict[int, list[tuple[EnergyDomain, int]]] = {}
         waiting: set[str] = set()
         for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
             t0_ns, before = self._opened[domain.name]
@@ -154,7 +135,7 @@ class Intervals:
                 self._seen[domain.name] = readings[domain.sensor.id]
         return total_uj
 
-    def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[Domain, int]]) -> list[Closed]:
+    def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:
         inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]
         jobs, busy_ns = joined(inside)
         gap = len(inside) != 1 or inside[0].unseen
@@ -169,7 +150,7 @@ class Intervals:
         )
         return [Closed(t0_ns, t1_ns, shares, jobs, gap) for shares in attribute(interval)]
 
-    def _input(self, domain: Domain, total_uj: int) -> DomainInput:
+    def _input(self, domain: EnergyDomain, total_uj: int) -> DomainInput:
         return DomainInput(
             name=domain.name,
             kind=domain.kind,
@@ -215,7 +196,7 @@ def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int
     return tuple(jobs.values()), busy_ns
 
 
-def unobserved(domain: Domain, total_uj: int) -> DomainShares:
+def unobserved(domain: EnergyDomain, total_uj: int) -> DomainShares:
     """The energy of a time in which no agent watched."""
     share = Share(UNOBSERVED, total_uj, 0, total_uj)
     return DomainShares(domain.name, total_uj, (share,), "unobserved", Provenance.MODELLED)
@@ -235,24 +216,3 @@ def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:
         "shares": shares,
         "method": closed.shares.method,
     }
-
-
-def _kind(sensor: Sensor) -> DomainKind:
-    for kind in (DomainKind.PACKAGE, DomainKind.DRAM, DomainKind.GPU):
-        if sensor.domain.startswith(kind.value):
-            return kind
-    return DomainKind.METER
-
-
-def _ancestors(sensor_id: str, sensors: Mapping[str, Sensor]) -> set[str]:
-    found: set[str] = set()
-    parent = sensors[sensor_id].parent
-    while parent is not None and parent in sensors and parent not in found:
-        found.add(parent)
-        parent = sensors[parent].parent
-    return found
-
-
-def _package(domain: str) -> int:
-    number = domain.split("-")[1] if "-" in domain else ""
-    return int(number) if number.isdigit() else 0

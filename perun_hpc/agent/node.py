@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from perun_hpc.agent import workers
+from perun_hpc.agent.gauges import Gauges
 from perun_hpc.agent.session import Session
+from perun_hpc.agent.workers import Worker
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent
@@ -44,6 +47,8 @@ class Node:
     name: str
     readers: list[Reader] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+    gauges: Gauges = field(default_factory=Gauges)
     cgroups: dict[str, JobCgroup] = field(default_factory=dict)
     parent: JobCgroup | None = None
 
@@ -55,23 +60,49 @@ class Node:
             found = catalog.open_backend(name, root)
             node.readers.extend(found.readers)
             node.missing.extend(found.missing)
+        node.follow_gauges()
         return node
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """All sensors that are read in this process."""
-        return tuple(sensor for reader in self.readers for sensor in reader.sensors)
+        """All sensors: those of this process, those of the children, and the counters made of gauges."""
+        return (*self._sources, *self.gauges.sensors)
 
-    def read(self) -> Snapshot:
-        """Read everything once."""
+    @property
+    def _sources(self) -> tuple[Sensor, ...]:
+        return tuple(sensor for reader in (*self.readers, *self.workers) for sensor in reader.sensors)
+
+    def follow_gauges(self) -> None:
+        """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
+        self.gauges.follow(self._sources)
+
+    def read(self, fresh: bool = False) -> Snapshot:
+        """Read everything once; `fresh`: the children as of now, as far as they answer in a short time."""
         readings: dict[str, Reading] = {}
         busy_ns: Mapping[int, int] = {}
+        for worker in self.workers:
+            worker.collect()
+            if fresh:
+                worker.ask(time.monotonic_ns())
         for reader in self.readers:
-            for sensor, reading in zip(reader.sensors, reader.read(), strict=True):
-                readings[sensor.id] = reading
+            _add(readings, reader)
             if isinstance(reader, ProcStat):
                 busy_ns = reader.last_busy_ns
-        return Snapshot(time.monotonic_ns(), time.time_ns(), readings, busy_ns)
+        mono_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        if fresh and self.workers:
+            workers.refresh(self.workers, mono_ns + workers.WAIT_NS)
+        for worker in self.workers:
+            _add(readings, worker)
+        readings.update(self.gauges.advance(readings))
+        return Snapshot(mono_ns, real_ns, readings, busy_ns)
+
+    def poll_gauges(self) -> None:
+        """Read those power gauges that are integrated."""
+        readings: dict[str, Reading] = {}
+        for reader in (*self.readers, *self.workers):
+            if self.gauges.needs(reader.sensors):
+                _add(readings, reader)
+        self.gauges.advance(readings)
 
     def use(self, session: Session) -> JobUse:
         """What the job's cgroup says; all None while it has none or where it is gone."""
@@ -99,10 +130,15 @@ class Node:
 
     def close(self) -> None:
         """Close everything."""
-        for reader in self.readers:
+        for reader in (*self.readers, *self.workers):
             reader.close()
         for group in (*self.cgroups.values(), *((self.parent,) if self.parent else ())):
             group.close()
+
+
+def _add(readings: dict[str, Reading], reader: Reader) -> None:
+    for sensor, reading in zip(reader.sensors, reader.read(), strict=True):
+        readings[sensor.id] = reading
 
 
 def resident_b() -> int:

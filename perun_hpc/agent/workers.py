@@ -1,10 +1,13 @@
-"""Sources that can hang or bloat (vendor libraries, tools), each in a killable child that answers one request at once.
+"""Sources that can hang or bloat (vendor libraries, tools), each in a killable child that answers requests.
 
-A child that does not answer in time is a gap and nothing more; one that stays silent is killed and started again later.
+The agent asks a child at the child's own period and takes the answer whenever it comes. At a job's edge it asks at once
+and waits for a short time, once: a child that let it wait in vain is not waited for again before it has answered. One
+that stays silent is killed and started again later; its sensors are gaps meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -13,82 +16,128 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 
-ANSWER_S = 0.02
-"""How long a read waits for the child; a read that takes longer is the next one's value, too late for this one."""
+if TYPE_CHECKING:
+    from perun_hpc.backend.gpus import Gpu
+
+WAIT_NS = 100_000_000
+"""How long a reading at an edge waits for all children together."""
+PERIOD_NS = 1_000_000_000
+SHORTEST_NS = 100_000_000
+DUTY = 20
+"""A child whose answer takes t is asked at most every `DUTY` t."""
+LONGEST_NS = 20_000_000_000
 PATIENCE_NS = 5_000_000_000
-RESTART_NS = 60_000_000_000
+"""A child that answers nothing for this long (or `DUTY` of its usual times) is killed."""
 START_NS = 30_000_000_000
-MAX_B = 1 << 20
+RESTART_NS = 60_000_000_000
+MAX_B = 192 * 1024
+_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """One backend in a child; a `Reader` once the child has said what there is."""
+    """One backend in a child; a `Reader` of the last answer once the child has said what there is."""
 
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.missing: tuple[Missing, ...] = ()
+        self.gpus: tuple[Gpu, ...] = ()
+        self.period_ns = PERIOD_NS
+        """How often it is asked; a slow child is asked less often."""
         self._root = root
         self._sensors: tuple[Sensor, ...] = ()
+        self._order: tuple[str, ...] = ()
+        self._last: dict[str, Reading] = {}
         self._socket: socket.socket | None = None
         self._pid = 0
+        self._greeted = False
         self._asked_ns: int | None = None
-        self._ready = False
+        self._answered_ns = 0
+        self._took_ns = 0
+        self._tardy = False
         self._again_ns: int | None = 0
+        self._why = f"the {name} process does not run"
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """What the child found at its first start; they stay, also while no child runs."""
+        """What the children found so far; they stay, also while no child runs."""
         return self._sensors
 
     @property
-    def running(self) -> bool:
-        """Whether there is a child."""
-        return self._socket is not None
+    def starting(self) -> bool:
+        """Whether a child is about to say what there is."""
+        return self._socket is not None and not self._greeted
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether an answer is due that usually comes within the time that an edge may wait."""
+        return self._asked_ns is not None and self._greeted and not self._tardy and self._took_ns < WAIT_NS
+
+    def tardy(self) -> None:
+        """It was waited for in vain: do not wait again before it has answered."""
+        self._tardy = True
 
     def tend(self, mono_ns: int) -> bool:
-        """Start, greet or kill the child as is due, without waiting; True when its sensors have just become known."""
+        """Start, greet, ask or kill the child as is due, without waiting; True when there are new sensors."""
+        self._reap()
         if self._socket is None:
-            if self._again_ns is not None and mono_ns >= self._again_ns:
+            if self._again_ns is not None and mono_ns >= self._again_ns and not self._pid:
                 self._start(mono_ns)
             return False
-        if not self._ready:
-            greeting = self._receive(0.0)
-            if greeting is None:
-                self._kill_if(mono_ns, START_NS)
-                return False
-            return self._greet(greeting, mono_ns)
-        self._kill_if(mono_ns, PATIENCE_NS)
+        if not self._greeted:
+            greeting = self._receive()
+            if greeting is not None:
+                return self._greet(greeting, mono_ns)
+            self._kill_after(START_NS, mono_ns)
+            return False
+        self.poll(mono_ns)
+        self._kill_after(max(PATIENCE_NS, DUTY * self._took_ns), mono_ns)
         return False
 
-    def read(self) -> tuple[Reading, ...]:
-        """One reading per sensor, gaps while the child does not answer."""
-        now_ns = time.monotonic_ns()
-        if self._socket is None or not self._ready:
-            return self._gaps(now_ns, f"the {self.name} process does not run")
-        if self._asked_ns is not None and self._receive(0.0) is None:
-            return self._gaps(now_ns, f"the {self.name} process does not answer")
+    def poll(self, mono_ns: int) -> None:
+        """Take the answer that is there, ask again when it is time."""
+        self.collect()
+        if mono_ns - self._answered_ns >= max(self.period_ns, min(LONGEST_NS, DUTY * self._took_ns)):
+            self.ask(mono_ns)
+
+    def ask(self, mono_ns: int) -> None:
+        """Ask for readings, unless an answer is due already."""
+        if self._socket is None or not self._greeted or self._asked_ns is not None:
+            return
         try:
             self._socket.send(b"r")
+            self._asked_ns = mono_ns
         except OSError:
-            self.release(now_ns, RESTART_NS)
-            return self._gaps(now_ns, f"the {self.name} process has ended")
-        self._asked_ns = now_ns
-        answer = self._receive(ANSWER_S)
-        if answer is None:
-            return self._gaps(now_ns, f"the {self.name} process answers late")
-        rows = {row[0]: Reading(row[1], row[2], row[3]) for row in answer}
-        lost = Reading(None, now_ns, "not found any more")
-        return tuple(rows.get(sensor.id, lost) for sensor in self._sensors)
+            self._ended()
 
-    def release(self, mono_ns: int, again_after_ns: int | None) -> None:
-        """End the child, which lets go of its devices; it is started again after that time, or when asked (None)."""
-        self._again_ns = None if again_after_ns is None else mono_ns + again_after_ns
+    def collect(self) -> bool:
+        """Take the answer, if it is there."""
+        if not self._greeted or self._asked_ns is None:
+            return False
+        answer = self._receive()
+        if answer is None:
+            return False
+        self._tardy, self._answered_ns, self._took_ns = False, time.monotonic_ns(), answer["ns"]
+        self._last = {one: Reading(*row) for one, row in zip(self._order, answer["rows"])}
+        return True
+
+    def read(self) -> tuple[Reading, ...]:
+        """The last answer, at its own times; gaps when there is none, or the child owes one for too long."""
+        now_ns = time.monotonic_ns()
+        silent = self._asked_ns is not None and now_ns - self._asked_ns > max(PERIOD_NS, DUTY * self._took_ns)
+        if self._tardy or silent:
+            return tuple(Reading(None, now_ns, f"the {self.name} process does not answer") for _ in self._sensors)
+        lost = Reading(None, now_ns, self._why)
+        return tuple(self._last.get(sensor.id, lost) for sensor in self._sensors)
+
+    def release(self, again_ns: int | None, why: str) -> None:
+        """End the child, which lets go of its devices; it starts again then (monotonic), or when `wanted` (None)."""
+        self._again_ns, self._why = again_ns, why
         self.close()
 
     def wanted(self, mono_ns: int) -> None:
@@ -102,85 +151,132 @@ class Worker:
             return
         self._socket.close()
         self._socket = None
-        os.kill(self._pid, signal.SIGKILL)
-        self._asked_ns, self._ready = None, False
-
-    def reap(self) -> None:
-        """Collect a child that has ended."""
-        if self._pid:
-            try:
-                if os.waitpid(self._pid, os.WNOHANG)[0]:
-                    self._pid = 0
-            except ChildProcessError:
-                self._pid = 0
+        self._last.clear()
+        self._asked_ns, self._greeted, self._tardy = None, False, False
+        with contextlib.suppress(OSError):  # it has ended, or began as root: that one ends with its socket
+            os.kill(self._pid, signal.SIGKILL)
 
     def _start(self, mono_ns: int) -> None:
-        self.reap()
-        if self._pid:
-            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_B)
+        agent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            serve(theirs, lambda: catalog.open_backend(self.name, self._root))
+            serve(theirs, agent, lambda: catalog.open_backend(self.name, self._root))
         theirs.close()
-        self._socket, self._asked_ns, self._ready = ours, mono_ns, False
+        ours.setblocking(False)
+        self._socket, self._asked_ns = ours, mono_ns
+
+    def _reap(self) -> None:
+        if self._pid:
+            try:
+                ended = os.waitpid(self._pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                ended = self._pid
+            if ended:
+                self._pid = 0
 
     def _greet(self, greeting: Any, mono_ns: int) -> bool:
-        self.missing = tuple(Missing(*one) for one in greeting["missing"])
-        first = not self._sensors
-        if first:
-            self._sensors = tuple(Sensor.from_json(one) for one in greeting["sensors"])
-        self._ready = True
-        if not self._sensors:
-            self.release(mono_ns, None)
-        return first and bool(self._sensors)
+        from perun_hpc.backend.gpus import Gpu
 
-    def _receive(self, wait_s: float) -> Any | None:
-        """What the child said, None if nothing in time; a child that ended is released."""
-        assert self._socket is not None
-        if not select.select([self._socket], [], [], wait_s)[0]:
+        self.missing = tuple(Missing(*one) for one in greeting["missing"])
+        self.gpus = tuple(Gpu.from_json(one) for one in greeting["gpus"])
+        found = tuple(Sensor.from_json(one) for one in greeting["sensors"])
+        self._order = tuple(sensor.id for sensor in found)
+        known = {sensor.id for sensor in self._sensors}
+        new = tuple(sensor for sensor in found if sensor.id not in known)
+        self._sensors += new
+        self._greeted, self._answered_ns, self._took_ns, self._why = True, 0, 0, "not found any more"
+        if not found:
+            self.release(None, f"{self.name} found nothing")
+            return False
+        self.ask(mono_ns)
+        return bool(new)
+
+    def _receive(self) -> Any | None:
+        """What the child said, None if nothing yet; a child that ended is released."""
+        if self._socket is None:
             return None
         try:
-            answer = self._socket.recv(MAX_B)
-            said = json.loads(answer) if answer else None
+            said = json.loads(self._socket.recv(MAX_B))
+        except BlockingIOError:
+            return None
         except (OSError, ValueError):
-            said = None
-        if said is None:
-            self.release(time.monotonic_ns(), RESTART_NS)
+            self._ended()
             return None
         self._asked_ns = None
         return said
 
-    def _kill_if(self, mono_ns: int, patience_ns: int) -> None:
+    def _ended(self) -> None:
+        self.release(time.monotonic_ns() + RESTART_NS, f"the {self.name} process has ended")
+
+    def _kill_after(self, patience_ns: int, mono_ns: int) -> None:
         if self._asked_ns is not None and mono_ns - self._asked_ns > patience_ns:
-            self.release(mono_ns, RESTART_NS)
+            self.release(mono_ns + RESTART_NS, f"the {self.name} process did not answer and was killed")
 
-    def _gaps(self, mono_ns: int, why: str) -> tuple[Reading, ...]:
-        return tuple(Reading(None, mono_ns, why) for _ in self._sensors)
+    def fileno(self) -> int:
+        """For select."""
+        assert self._socket is not None
+        return self._socket.fileno()
 
 
-def serve(requests: socket.socket, discover: Callable[[], Discovery]) -> None:
+def refresh(workers: Sequence[Worker], until_ns: int) -> None:
+    """Wait until that moment (monotonic) for the answers of those that usually answer in time."""
+    waiting = [worker for worker in workers if worker.can_wait]
+    while waiting and (left_ns := until_ns - time.monotonic_ns()) > 0:
+        ready = select.select(waiting, [], [], left_ns / 1e9)[0]
+        for worker in ready:
+            worker.collect()
+        waiting = [worker for worker in waiting if worker.can_wait]
+    for worker in waiting:
+        worker.tardy()
+
+
+def open_in_child(name: str, root: Path, patience_s: float) -> tuple[Worker, Discovery]:
+    """One backend in a child, for a command line tool: what it found, or that it did not answer."""
+    worker = Worker(name, root)
+    until_ns = time.monotonic_ns() + int(patience_s * 1e9)
+    worker.tend(time.monotonic_ns())
+    while worker.starting and time.monotonic_ns() < until_ns:
+        time.sleep(0.002)
+        worker.tend(time.monotonic_ns())
+    if worker.starting:
+        worker.close()
+        why = f"{name} does not answer for {patience_s:g} s"
+        return worker, Discovery(missing=(Missing(name, why, "look for a stuck driver in the kernel's log"),))
+    return worker, Discovery((worker,) if worker.sensors else (), worker.missing)
+
+
+def serve(requests: socket.socket, agent: int, discover: Callable[[], Discovery]) -> None:
     """The child's whole life: say what there is, then answer requests until the agent is gone."""
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        _end_with(agent)
         keep = requests.fileno()
         os.closerange(3, keep)
         os.closerange(keep + 1, 4096)
         found = discover()
+        gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
         missing = [[one.what, one.why, one.remedy] for one in found.missing]
-        greeting = {"sensors": [sensor.to_json() for sensor in found.sensors], "missing": missing}
+        greeting = {"sensors": [sensor.to_json() for sensor in found.sensors], "gpus": gpus, "missing": missing}
         requests.send(json.dumps(greeting).encode())
         while requests.recv(16):
-            rows: list[Sequence[Any]] = []
-            for reader in found.readers:
-                for sensor, reading in zip(reader.sensors, reader.read(), strict=True):
-                    rows.append((sensor.id, reading.ticks, reading.mono_ns, reading.error))
-            requests.send(json.dumps(rows).encode())
+            start_ns = time.monotonic_ns()
+            rows = [tuple(reading) for reader in found.readers for reading in reader.read()]
+            answer = {"ns": time.monotonic_ns() - start_ns, "rows": rows}
+            requests.send(json.dumps(answer, separators=(",", ":")).encode())
+        found.close()
     finally:
+        os._exit(0)
+
+
+def _end_with(agent: int) -> None:
+    """Be killed when the agent dies, whatever hangs here (prctl(2))."""
+    import ctypes  # in the child only: it costs memory
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != agent:
         os._exit(0)
 
 
@@ -189,6 +285,6 @@ def present(root: Path) -> list[str]:
     signs = {
         "nvml": ("proc/driver/nvidia", "dev/nvidiactl"),
         "amdsmi": ("dev/kfd",),
-        "ipmi": ("dev/ipmi0", "dev/ipmi/0"),
+        "ipmi": ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0"),
     }
     return [name for name, paths in signs.items() if any((root / path).exists() for path in paths)]

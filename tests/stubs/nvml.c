@@ -2,7 +2,7 @@
  *
  * STUB_NVML names a file of lines: "gpu UUID MINOR POWER_MW MODULE_MW SLICES" per GPU (MODULE_MW 0: no superchip;
  * SLICES 0: not in MIG mode), "instance INDEX UUID SLICES", and faults "lost|frozen|stale|backward INDEX AFTER" that
- * begin with the AFTERth field call of that GPU, "nofields INDEX", "slow FUNCTION MICROSECONDS".
+ * begin with the AFTERth field call of that GPU, "nofields INDEX", "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT"; "hang PATH": field calls hang once PATH exists.
  * Energy is power times the time since nvmlInit. STUB_LOG names a file that gets a line for every value served:
  * "FUNCTION INDEX FIELD VALUE TIMESTAMP_US".
  */
@@ -25,7 +25,7 @@ typedef struct {
 
 typedef struct {
     char uuid[96];
-    unsigned minor, power_mw, module_mw, slices, instances, field_calls;
+    unsigned minor, power_mw, module_mw, slices, instances, field_calls, busy;
     int lost, frozen, stale, backward, nofields;
     unsigned long long frozen_mj;
     long long stale_us;
@@ -56,6 +56,7 @@ static int started;
 static struct timespec since;
 static char slow_function[64];
 static unsigned slow_us;
+static char hang_path[256];
 
 static void logged(const char *format, ...) {
     const char *path = getenv("STUB_LOG");
@@ -107,6 +108,7 @@ int nvmlInitWithFlags(unsigned flags) {
             gpu->power_mw = power;
             gpu->module_mw = module;
             gpu->slices = slices;
+            gpu->busy = 40;
             gpu->lost = gpu->frozen = gpu->stale = gpu->backward = -1;
             count++;
         } else if (sscanf(line, "instance %u %95s %u", &index, uuid, &number) == 3) {
@@ -115,6 +117,10 @@ int nvmlInitWithFlags(unsigned flags) {
             one->slices = number;
         } else if (sscanf(line, "nofields %u", &index) == 1) {
             gpus[index].nofields = 1;
+        } else if (sscanf(line, "hang %255s", hang_path) == 1) {
+            continue;
+        } else if (sscanf(line, "busy %u %u", &index, &number) == 2) {
+            gpus[index].busy = number;
         } else if (sscanf(line, "slow %63s %u", word, &number) == 2) {
             snprintf(slow_function, sizeof slow_function, "%s", word);
             slow_us = number;
@@ -226,6 +232,8 @@ int nvmlDeviceGetFieldValues(void *handle, int number, field_value_t *values) {
     gpu_t *gpu = handle;
     int index = (int)(gpu - gpus);
     delay("nvmlDeviceGetFieldValues");
+    while (hang_path[0] != '\0' && access(hang_path, F_OK) == 0)
+        pause();
     if (gpu->nofields)
         return NOT_SUPPORTED;
     gpu->field_calls++;
@@ -290,7 +298,7 @@ int nvmlDeviceGetUtilizationRates(void *handle, unsigned *rates) {
         return GPU_IS_LOST;
     if (gpu->slices)
         return NOT_SUPPORTED;
-    rates[0] = 40;
+    rates[0] = gpu->busy;
     rates[1] = 20;
     return SUCCESS;
 }

@@ -1,0 +1,43 @@
+"""Power gauges that energy rests on, as counters: where a node has no counter, its gauge is integrated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.energy.containment import plan
+from perun_hpc.energy.integrate import SyntheticCounter
+
+MAX_GAP_NS = 30_000_000_000
+"""Two readings further apart leave a gap: nothing is known of the power in between."""
+
+
+class Gauges:
+    """The synthetic counters of a node, by the id of their gauge."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, SyntheticCounter] = {}
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The counters."""
+        return tuple(counter.sensor for counter in self._counters.values())
+
+    def follow(self, sensors: Iterable[Sensor]) -> None:
+        """Integrate the gauges among the sensors that energy rests on, and no others; known ones go on counting."""
+        chosen = [domain.sensor for domain in plan(sensors).domains if domain.sensor.kind is Kind.GAUGE]
+        known = self._counters
+        self._counters = {one.id: known.get(one.id, SyntheticCounter(one, MAX_GAP_NS)) for one in chosen}
+
+    def needs(self, sensors: Iterable[Sensor]) -> bool:
+        """Whether one of these must be read often."""
+        return any(sensor.id in self._counters for sensor in sensors)
+
+    def advance(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+        """Take in the gauges' readings; returns those of the counters, by their id."""
+        counted: dict[str, Reading] = {}
+        for gauge, counter in self._counters.items():
+            if gauge in readings:
+                self._counters[gauge], reading = counter.advance(readings[gauge])
+                counted[counter.sensor.id] = reading
+        return counted

@@ -1,0 +1,138 @@
+"""GPUs in the real agent: a child reads NVML's stand-in, and its log says what it served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .agent_node import FakeNode, until
+
+STUB = Path(__file__).parent.parent / "stubs" / "nvml.c"
+ENERGY = "nvml:gpu-GPU-a:energy"
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("nvml")
+    target = str(directory / "libnvidia-ml.so.1")
+    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, str(STUB)], check=True)
+    return directory
+
+
+class GpuNode(FakeNode):
+    """A node with the stand-in's GPUs; the agent's environment is this process'."""
+
+    def __init__(self, base: Path, config: str) -> None:
+        super().__init__(base)
+        self.config, self.log, self.hang = base / "stub", base / "log", base / "hang"
+        self.config.write_text(f"hang {self.hang}\n{config}")
+        (self.root / "proc/driver/nvidia").mkdir(parents=True)
+
+    def served(self, index: int = 0) -> dict[int, int]:
+        """Energy in mJ -> time stamp in us, of one GPU."""
+        lines = [line.split() for line in self.log.read_text().splitlines() if line.startswith("energy")]
+        return {int(words[3]): int(words[4]) for words in lines if words[1] == str(index)}
+
+    def found(self) -> bool:
+        return int(self.ask("status").fields["sensors"]) > 4
+
+    def child(self) -> int | None:
+        """Pid of the child that holds NVML."""
+        assert self.agent is not None
+        path = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
+        for pid in path.read_text().split():
+            if "libnvidia-ml" in Path(f"/proc/{pid}/maps").read_text():
+                return int(pid)
+        return None
+
+
+@pytest.fixture
+def gpus(library, tmp_path, monkeypatch):
+    made = []
+
+    def make(config: str) -> GpuNode:
+        node = GpuNode(tmp_path, config)
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+        monkeypatch.setenv("STUB_NVML", str(node.config))
+        monkeypatch.setenv("STUB_LOG", str(node.log))
+        made.append(node)
+        node.start()
+        until(node.found, "the GPUs are found")
+        return node
+
+    yield make
+    for node in made:
+        node.stop()
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_the_edges_are_values_that_the_library_served_and_no_older_than_the_job(gpus):
+    node = gpus("gpu GPU-a 1 300000 0 0\ngpu GPU-b 0 200000 0 0\n")
+    before_us = time.time_ns() // 1000
+    node.begin(1, gpus="1")
+    began_us = time.time_ns() // 1000
+    time.sleep(0.3)
+    ending_us = time.time_ns() // 1000
+    node.end(1, gpus="1")
+    record = node.record(1)
+    edges, served = record["edges"][ENERGY], node.served(0)
+    assert before_us <= served[edges["start"]["ticks"]] <= began_us
+    assert ending_us <= served[edges["end"]["ticks"]]
+    counted_uj = (edges["end"]["ticks"] - edges["start"]["ticks"]) * 1000
+    held, free = record["domains"]["gpu-GPU-a"], record["domains"]["gpu-GPU-b"]
+    assert held["energy_uj"] == held["node_uj"] == counted_uj > 0
+    assert held["method"] == "holder"
+    assert free["energy_uj"] == 0 < free["node_uj"]
+    assert record["state"] == "closed"
+
+
+def test_a_hung_driver_costs_its_sensors_only_and_the_agent_still_ends(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n")
+    node.begin(1, gpus="0")
+    child = node.child()
+    assert child is not None
+    node.hang.touch()
+    node.serve(package_uj=7_000)
+    node.end(1, gpus="0")
+    record = node.record(1)
+    assert "gpu-GPU-a" in record["why"]
+    assert record["domains"]["package-0"]["node_uj"] == 7_000
+    until(lambda: not running(child), "the child is killed")
+    node.begin(2)
+    node.stop()
+    assert node.agent.returncode == 0
+
+
+def test_the_child_ends_with_a_killed_agent_even_when_it_hangs(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n")
+    child = node.child()
+    assert child is not None
+    node.hang.touch()
+    node.begin(1)
+    node.kill()
+    until(lambda: not running(child), "the child is gone")
+
+
+def test_released_gpus_are_let_go_until_the_next_job(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n")
+    assert node.child() is not None
+    assert node.ask("release-gpus").verb == "ok"
+    until(lambda: node.child() is None, "NVML is let go")
+    time.sleep(1.5)
+    assert node.child() is None
+    node.begin(1, gpus="0")
+    until(lambda: node.child() is not None, "the child is back")
