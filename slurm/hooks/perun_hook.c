@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <syslog.h>
 #include <time.h>
@@ -55,7 +56,8 @@ static struct wire_message request, reply;
 static void leave(int signal_number)
 {
 	(void)signal_number;
-	_exit(0);
+	/* The bare call: sanitizers wrap _exit in checks that take locks, which the interrupted code may hold. */
+	syscall(SYS_exit_group, 0);
 }
 
 /* From here on every signal that would end the process ends it with success, the alarm at the deadline included. */
