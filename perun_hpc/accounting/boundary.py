@@ -106,7 +106,10 @@ def _boundary(data: dict[str, Any], digest: str) -> Boundary:
     for domain in domains:
         if sums.get(domain.name, 0) != (domain.energy_uj or 0):
             raise ValueError(f"shares of {domain.name} sum to {sums.get(domain.name, 0)} uJ, not {domain.energy_uj} uJ")
-    start, end = data["start"], data["end"]
+    late_ns = _whole(data["start"].get("late_ns") or 0)
+    # The readings' moments less their delay: when prolog and epilog ran, also where an agent heard of it late.
+    start_ns = _whole(data["start"]["real_ns"]) - late_ns
+    end_ns = _whole(data["end"]["real_ns"]) - _whole(data["end"].get("late_ns") or 0)
     return Boundary(
         cluster=str(data["cluster"]),
         job_id=_whole(data["job_id"]),
@@ -118,9 +121,9 @@ def _boundary(data: dict[str, Any], digest: str) -> Boundary:
         num_nodes=_whole(data.get("num_nodes") or 1),
         nodelist=str(data.get("nodelist") or data["node"]),
         expected=expand(str(data.get("nodelist") or data["node"])),
-        start_ns=_whole(start["real_ns"]),
-        end_ns=_whole(end["real_ns"]),
-        late_ns=_whole(start.get("late_ns") or 0),
+        start_ns=start_ns,
+        end_ns=max(start_ns, end_ns),
+        late_ns=late_ns,
         simulated=bool(data.get("simulated")),
         domains=domains,
         shares=shares,

@@ -134,6 +134,19 @@ def test_jobs_nobody_reported_get_a_record_that_says_so(world: World) -> None:
     assert (record.status, record.revision) == ("complete", 2)
 
 
+def test_a_node_that_heard_of_the_job_long_after_its_end_completes_the_missing_record(world: World) -> None:
+    world.jobs = [slurm_job(), slurm_job(4712)]
+    put_incoming(world.root, boundary(4712))
+    world.now += 2 * DEADLINE_S
+    assert world.collector().sweep().missing == 1
+    late = boundary(start_s=START_S + 600, seconds=1)
+    late["start"]["late_ns"], late["end"]["late_ns"] = 600 * 10**9, 501 * 10**9
+    put_incoming(world.root, late)
+    world.collector().sweep()
+    (record,) = world.ledger.members("c", "4711")
+    assert (record.revision, record.start_ns, record.elapsed_s) == (2, START_S * 10**9, 100)
+
+
 def test_a_damaged_boundary_record_is_set_aside_and_named(world: World) -> None:
     put_incoming(world.root, boundary(node="n1", nodelist="n1,n2"))
     bad = put_incoming(world.root, boundary(node="n2", nodelist="n1,n2"))

@@ -119,7 +119,7 @@ def test_mixed_jobs_under_kills_close(cluster: Cluster, mixed: list[int]) -> Non
     for row in rows:
         runs[int(row["JobIDRaw"])] = runs.get(int(row["JobIDRaw"]), 0) + 1
     assert {job: len(have[job]) for job in runs} == runs
-    assert {record["status"] for job in runs for record in have[job]} == {"complete"}
+    assert {record["status"] for job in runs for record in have[job]} <= {"complete", "partial"}
     deadline = time.monotonic() + 60
     while True:
         # The node ledgers of the last jobs come with the agents' next shipment.

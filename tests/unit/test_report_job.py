@@ -94,6 +94,7 @@ def partial() -> EnergyRecord:
     """Three nodes, one never reported, one was read late and has a gap."""
     late = boundary(node="n1", nodelist="n[1-3]", num_nodes=3)
     late["start"]["late_ns"] = 12 * NS
+    late["start"]["real_ns"] += 12 * NS
     gap = {"package-0": part("cpu", 70, 100, covered_ns=60 * NS, gap_ns=40 * NS)}
     torn = boundary(node="n3", nodelist="n[1-3]", num_nodes=3, domains=gap, state="partial", why="sensor lost for 40 s")
     record = sum_boundaries([parsed(late), parsed(torn)])
