@@ -36,8 +36,10 @@ def run(tmp_path):
         )
 
     def popen(*args: str) -> subprocess.Popen[str]:
+        # As from a terminal, also where the tests themselves run in the background and ignore signals.
+        line = ["env", "--default-signal", *PERUN, *args]
         return subprocess.Popen(
-            [*PERUN, *args], cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            line, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     start.popen = popen
