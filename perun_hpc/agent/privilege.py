@@ -9,16 +9,22 @@ from pathlib import Path
 
 from perun_hpc.agent.paths import AgentPaths
 
+DEFAULT_USER = "perun"
+
 
 def service_user(name: str) -> pwd.struct_passwd | None:
-    """The user to become; None where this process cannot change users or there is no such user."""
+    """The user to become, `perun` where `name` is nobody or root; None where that is nobody, too, or we are not root.
+
+    The compiled policy that names it lies where the service user can write: it must not keep root.
+    """
     if os.geteuid() != 0:
         return None
-    try:
-        user = pwd.getpwnam(name)
-    except KeyError:
-        return None
-    return user if user.pw_uid != 0 else None
+    for one in (name, DEFAULT_USER):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(one)
+            if user.pw_uid != 0:
+                return user
+    return None
 
 
 def make_directories(paths: AgentPaths) -> None:
@@ -39,13 +45,14 @@ def make_spool(paths: AgentPaths) -> None:
 
 
 def hand_over(directory: Path, user: pwd.struct_passwd) -> None:
-    """Give the spool to the service user; links are not followed."""
-    for where, _, files in os.walk(directory):
-        if Path(where).stat().st_uid == user.pw_uid and not files:
-            continue
-        for path in (Path(where), *(Path(where) / name for name in files)):
-            if path.lstat().st_uid != user.pw_uid:
-                os.lchown(path, user.pw_uid, user.pw_gid)
+    """Give the spool to the service user; links are not followed, a file that has a second name stays whose it is."""
+    for _, _, files, here in os.fwalk(directory.resolve()):
+        if os.fstat(here).st_uid != user.pw_uid:
+            os.fchown(here, user.pw_uid, user.pw_gid)
+        for name in files:
+            status = os.stat(name, dir_fd=here, follow_symlinks=False)
+            if status.st_uid != user.pw_uid and status.st_nlink == 1:
+                os.chown(name, user.pw_uid, user.pw_gid, dir_fd=here, follow_symlinks=False)
 
 
 def become(user: pwd.struct_passwd) -> None:

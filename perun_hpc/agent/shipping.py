@@ -15,7 +15,7 @@ from perun_hpc.agent import regions
 from perun_hpc.agent.paths import AgentPaths, safe_name
 from perun_hpc.agent.session import SessionKey
 from perun_hpc.agent.spool import read_json
-from perun_hpc.errors import DataError
+from perun_hpc.errors import DataError, PerunError
 from perun_hpc.store.files import write_new
 
 PATIENCE_NS = 600 * 1_000_000_000
@@ -108,7 +108,7 @@ def ship_all(paths: AgentPaths, archive: Path, home: tuple[str, str]) -> bool:
         if (directory / "boundary.json").exists():
             try:
                 ship(directory, archive)
-            except OSError as error:
+            except (OSError, PerunError) as error:
                 stamp = time.strftime("%FT%T%z")
                 print(f"{stamp} cannot ship {directory.name} to {archive}: {error}", file=sys.stderr)
                 done = False

@@ -165,7 +165,8 @@ class JobCgroup:
                 below[:] = [one for one in below if one != "step_extern"]
             if "cgroup.procs" in files:
                 for word in (text(Path(directory) / "cgroup.procs") or "").split():
-                    yield int(word)
+                    if word.isascii() and word.isdigit():
+                        yield int(word)
 
     def close(self) -> None:
         """Close the files."""

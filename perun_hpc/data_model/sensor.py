@@ -103,7 +103,10 @@ class Sensor:
             known["kind"] = Kind(known["kind"])
             known["quantity"] = Quantity(known["quantity"])
             known["provenance"] = Provenance(known.get("provenance", Provenance.MEASURED))
-            return cls(**known)
+            sensor = cls(**known)
+            if not all(isinstance(number, int) for number in (sensor.scale_num, sensor.scale_den, sensor.update_ns)):
+                raise TypeError("a scale or a time is no number")
+            return sensor
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"sensor description {data.get('id', '?')!r} is damaged: {error}") from error
 

@@ -335,6 +335,6 @@ def _time(ns: int, after_ns: int | None = None) -> str:
     if not 0 <= ns < LAST_NS:
         return "-"
     moment = datetime.fromtimestamp(ns / 1e9)
-    if after_ns is not None and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date():
+    if after_ns is not None and 0 <= after_ns < LAST_NS and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date():
         return moment.strftime("%H:%M:%S")
     return moment.strftime("%Y-%m-%d %H:%M:%S")

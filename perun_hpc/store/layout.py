@@ -253,7 +253,10 @@ class Plan:
             value = json.loads(data)
             if value.pop("schema") != SCHEMA:
                 raise DataError(f"{where}: written by another version of perun ({SCHEMA} is known here)")
-            return cls(**{**value, "nodes": tuple(value["nodes"])})
+            plan = cls(**{**value, "nodes": tuple(value["nodes"])})
+            if not (0 <= plan.start_ns < 1 << 62 and 0 < plan.period_ns < 1 << 62):
+                raise ValueError("a time out of range")
+            return plan
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{where}: damaged: {error}") from error
 
