@@ -28,21 +28,15 @@ class Ended:
     end_ns: int
 
 
-def run(
-    command: Sequence[str],
-    environ: Callable[[int], Mapping[str, str]],
-    started: Callable[[int], None] = lambda pid: None,
-) -> Ended:
+def run(command: Sequence[str], environ: Callable[[int], Mapping[str, str]]) -> Ended:
     """Run `command` (searched on PATH) and wait for it.
 
     Parameters
     ----------
     environ : called in the child with its process id; returns its environment.
-    started : called here with the child's process id.
 
     Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the
-    child
-    by themselves. Raises FileNotFoundError or PermissionError if the command cannot be started.
+    child by themselves. Raises FileNotFoundError or PermissionError if the command cannot be started.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     blocked = {*FORWARDED, signal.SIGCHLD} if main_thread else set()
@@ -51,7 +45,6 @@ def run(
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         start_ns, pid = _start(command, environ, mask)
-        started(pid)
         return _wait(pid, start_ns, blocked)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -39,10 +39,8 @@ class MonitorStatus(enum.Enum):
     """Where a monitor stands.
 
     SETUP: made, nothing started. READY: the sampling process has taken its first reading. RUNNING: the application
-    runs.
-    PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised, or
-    ended with
-    a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did not start, or
+    runs. PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised,
+    or ended with a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did not start, or
     was lost; the application ran all the same. MPI_ERROR: other ranks' data did not arrive. FILE_NOT_FOUND: there
     is no such script or command. CLOSED: `close` was called.
     """
@@ -207,14 +205,10 @@ class PerunMonitor:
             known = enrol(command, os.environ, self.agent_socket) if record and self._by_agent else rank
             return self._app.environ(os.environ, known, pid) if record and known else dict(os.environ)
 
-        def started(pid: int) -> None:
-            if record and place.leader:
-                import perun_hpc.monitoring.gather  # noqa: F401 (while the application runs)
-
         if record and not self._by_agent and not place.leader:
             _register(desk, place.rank)
         sys.stdout.flush()
-        return _Result(ended=child.run(command, environ, started))
+        return _Result(ended=child.run(command, environ))
 
     # The sampling process.
 
@@ -265,7 +259,9 @@ class PerunMonitor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             sys.modules["__main__"] = own_main
-        import perun_hpc.monitoring.child  # noqa: F401 (while the other side starts)
+        # What is needed later is imported while the other side starts.
+        import perun_hpc.monitoring.child
+        import perun_hpc.monitoring.gather  # noqa: F401
 
         deadline = self._settings.queue_timeout
         while not self.sp_ready_event.wait(0.1):
