@@ -88,6 +88,18 @@ def test_a_whole_job_that_no_agent_saw_has_no_energy(node: FakeNode) -> None:
     assert all(domain["energy_uj"] is None for domain in record["domains"].values())
 
 
+def test_the_node_ledger_gives_nothing_to_jobs_that_were_over_before_anything_was_read(node: FakeNode) -> None:
+    jobs = range(3, 33)
+    for job in jobs:
+        node.leave("job-start", job, exclusive="1")
+        node.leave("job-end", job)
+    node.start(wait=False)
+    while not node.boundary_path(jobs[-1]).exists():
+        node.serve(10_000)
+    node.stop()
+    assert not {party for line in node.ledger() for party in line["shares"] if party.startswith("job:")}
+
+
 def test_after_a_reboot_the_job_is_partial_and_its_late_epilog_changes_nothing(node: FakeNode) -> None:
     node.start()
     node.begin(1, exclusive="1")
