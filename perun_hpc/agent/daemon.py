@@ -277,8 +277,12 @@ class Agent:
         return {}
 
     def _give_up_lost(self, session: Session, now_ns: int) -> None:
-        """End a session whose job had a cgroup and has none any more, if no hook tells of its end."""
-        if self._uses.get(session.key, JobUse()).cpu_ns is not None or not session.cpus:
+        """End a session whose job has no cgroup any more, if no hook tells of its end.
+
+        A job that no agent saw start may have been over by then; any other one may still get its first cgroup.
+        """
+        had_one = bool(session.cpus) or session.start.source == "inbox"
+        if self._uses.get(session.key, JobUse()).cpu_ns is not None or not had_one:
             self._gone_ns.pop(session.key, None)
         elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
             del self._gone_ns[session.key]

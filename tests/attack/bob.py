@@ -1,0 +1,343 @@
+"""What the second user runs on a node: `bob.py CASE SECONDS JOB`, with the wire format of perun's own package.
+
+Prints one JSON object: `n` tries and `bad`, those that came through (texts, at most twenty), and what a case measured.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from perun_hpc.wire.message import MAX_BYTES, Message, decode, encode
+
+SOCKET = "/run/perun/agent.sock"
+ROOT_ONLY = ("job-start", "job-end", "reload", "stop", "release-gpus")
+
+
+class Tries:
+    """Counts what was tried and keeps what came through."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.bad: list[str] = []
+
+    def refused(self, what: str, reply: Message | None) -> None:
+        """A try that must not be answered `ok`."""
+        self.n += 1
+        if reply is not None and reply.verb == "ok":
+            self.bad.append(f"{what}: ok {dict(reply.fields)}"[:200])
+
+
+def connect(timeout_s: float = 5.0) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(timeout_s)
+    sock.connect(SOCKET)
+    return sock
+
+
+def exchange(packet: bytes, fds: Sequence[int] = ()) -> Message | None:
+    """One packet on a connection of its own; None where the agent hung up."""
+    try:
+        with connect() as sock:
+            more = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            sock.sendmsg([packet], more)
+            reply = sock.recv(MAX_BYTES)
+            return decode(reply) if reply else None
+    except OSError:
+        return None
+
+
+def ask(verb: str, fds: Sequence[int] = (), **fields: str) -> Message | None:
+    return exchange(encode(verb, fields), fds)
+
+
+def own_job() -> dict[str, str]:
+    return {"job_id": os.environ["SLURM_JOB_ID"], "restart_count": "0"}
+
+
+def enrol(rank: int = 0, step: int = 0) -> None:
+    reply = ask("rank-start", **own_job(), step_id=str(step), rank=str(rank), ntasks="1", nnodes="1", command="x", options="")
+    if reply is None or reply.verb != "ok":
+        raise SystemExit(f"cannot register a rank of my own job: {reply}")
+
+
+def verbs(seconds: float, job: str) -> Tries:
+    """Words that are for root."""
+    tries = Tries()
+    for verb in ROOT_ONLY:
+        for fields in ({}, {"job_id": job, "restart_count": "0", "uid": "2002"}, {"job_id": "999999", "uid": "0", "gid": "0"}):
+            tries.refused(verb, ask(verb, **fields))
+    return tries
+
+
+def forged(seconds: float, job: str) -> Tries:
+    """Somebody else's job, under every spelling of its number."""
+    tries = Tries()
+    for job_id in (job, f"0{job}", f"+{job}", f" {job}", f"{job}\n", f"{job}.0", job.translate({48 + d: 0x660 + d for d in range(10)}), "-1", "9" * 19, "9" * 5000, "../1", ""):
+        for restart in ("0", "", "00", "1"):
+            for verb in ("rank-start", "rank-data", "window", "summary"):
+                fields = {"job_id": job_id, "restart_count": restart, "step_id": "0", "rank": "0", "uid": "2001", "pid": "1"}
+                memory = os.memfd_create("x")
+                tries.refused(f"{verb} {job_id[:20]!r}.{restart}", ask(verb, (memory,) if verb == "rank-data" else (), **fields))
+                os.close(memory)
+    reply = ask("status")
+    if reply is None or f"{job}." in (reply.get("sessions") or ""):
+        tries.bad.append(f"status shows {reply}")
+    return tries
+
+
+def malformed(seconds: float, job: str) -> Tries:
+    """Packets of every length and form."""
+    tries = Tries()
+    random_ = random.Random(1)
+    for size in (0, 1, 6, 7, 8, 100, MAX_BYTES - 1, MAX_BYTES, MAX_BYTES + 1, 2 * MAX_BYTES, 200_000):
+        for fill in (b"\0", b"a", b"\xff", b"perun1\0"):
+            tries.refused(f"{size} x {fill!r}", exchange((fill * size)[:size]))
+    for packet in (b"perun2\0status\0", b"perun1\0status\0a\0", b"perun1\0status", b"perun1\0STATUS\0", b"perun1\0status\0a\0b\0a\0c\0"):
+        tries.refused(repr(packet), exchange(packet))
+    seed = encode("rank-start", {**own_job(), "step_id": "0", "rank": "0", "command": "x"})
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        packet = bytearray(seed)
+        for _ in range(random_.randrange(1, 5)):
+            packet[random_.randrange(len(packet))] = random_.randrange(256)
+        exchange(bytes(packet))
+        tries.n += 1
+    return tries
+
+
+@contextlib.contextmanager
+def odd_files() -> Iterator[list[tuple[str, int]]]:
+    """Descriptors that are no memory file, or an unpleasant one."""
+    home = os.path.expanduser("~")
+    with open(f"{home}/plain", "wb") as file:
+        file.write(b"x" * 1000)
+    pipe = os.pipe()
+    fifo = f"{home}/fifo"
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(fifo)
+    sparse, small = os.memfd_create("sparse"), os.memfd_create("small")
+    os.ftruncate(sparse, 1 << 40)
+    os.write(small, b"no header")
+    pair = socket.socketpair()
+    found = [
+        ("a pipe", pipe[0]),
+        ("a fifo", os.open(fifo, os.O_RDWR)),
+        ("a directory", os.open("/", os.O_RDONLY)),
+        ("a path", os.open("/", os.O_PATH)),
+        ("/dev/zero", os.open("/dev/zero", os.O_RDONLY)),
+        ("/dev/null", os.open("/dev/null", os.O_RDWR)),
+        ("a plain file", os.open(f"{home}/plain", os.O_RDONLY)),
+        ("/proc/self/mem", os.open("/proc/self/mem", os.O_RDONLY)),
+        ("a socket", pair[0].fileno()),
+        ("an event", os.eventfd(0)),
+        ("1 TiB of nothing", sparse),
+        ("no header", small),
+    ]
+    yield found
+    for _, fd in found:
+        if fd != pair[0].fileno():
+            os.close(fd)
+
+
+def memory(seconds: float, job: str) -> Tries:
+    """What a rank hands over that is no good memory file."""
+    tries = Tries()
+    enrol()
+    fields = {**own_job(), "step_id": "0", "rank": "0"}
+    good_enough = {"1 TiB of nothing", "no header"}
+    with odd_files() as files:
+        for live in ("0", "1"):
+            for what, fd in files:
+                reply = ask("rank-data", (fd,), **fields, live=live)
+                tries.n += 1
+                if reply is None or (reply.verb == "ok") != (what in good_enough):
+                    tries.bad.append(f"{what}: {reply}"[:200])
+        for count in (0, 2, 4, 5, 100, 250):
+            tries.refused(f"{count} descriptors", ask("rank-data", [files[-1][1]] * count, **fields))
+    changing = os.memfd_create("changing")
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for size in (0, 64 << 20, 1, 40 << 20):
+                os.ftruncate(changing, size)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ask("rank-data", (changing,), **fields)
+        tries.n += 1
+    stop.set()
+    thread.join()
+    return tries
+
+
+def connections(seconds: float, job: str) -> Tries:
+    """Ten thousand connections, as many as possible of them kept open; nobody speaks."""
+    tries = Tries()
+    kept: list[socket.socket] = []
+    end = time.monotonic() + seconds
+    while tries.n < 10_000 or time.monotonic() < end:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.setblocking(False)
+        try:
+            sock.connect(SOCKET)
+            kept.append(sock)
+        except OSError:
+            sock.close()
+        tries.n += 1
+        if len(kept) > 900:
+            kept.pop(random.randrange(len(kept))).close()
+    return tries
+
+
+def _hammer(seconds: float, speak: Callable[[socket.socket], None], many: int) -> Tries:
+    """Many connections that speak as fast as they can and never read an answer before the next word."""
+    tries = Tries()
+    end = time.monotonic() + seconds
+
+    def one() -> None:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), connect(0.5) as sock:
+                while time.monotonic() < end:
+                    speak(sock)
+                    tries.n += 1
+
+    threads = [threading.Thread(target=one) for _ in range(many)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return tries
+
+
+def messages(seconds: float, job: str) -> Tries:
+    """A hundred connections that ask without listening to the answer."""
+    packet = encode("status", {})
+    return _hammer(seconds, lambda sock: sock.sendall(packet), 100)
+
+
+def slow(seconds: float, job: str) -> Tries:
+    """Clients that connect and never say anything, or never read."""
+    tries = Tries()
+    kept = []
+    for number in range(500):
+        with contextlib.suppress(OSError):
+            sock = connect(0.2)
+            kept.append(sock)
+            if number % 2:
+                sock.send(encode("status", {}))
+        tries.n += 1
+    time.sleep(seconds)
+    return tries
+
+
+def ranks(seconds: float, job: str) -> Tries:
+    """As many ranks as possible, the same one again and again, and ranks that end at once."""
+    tries = Tries()
+    end = time.monotonic() + seconds
+    for number in range(6000):
+        ask("rank-start", **own_job(), step_id=str(number % 7), rank=str(number), command="\udcff" * 400, options="period=0s,x" * 40)
+        tries.n += 1
+    while time.monotonic() < end:
+        child = os.fork()
+        if child == 0:
+            ask("rank-start", **own_job(), step_id="9", rank="1", command="y", options="")
+            os._exit(0)
+        os.waitpid(child, 0)
+        tries.n += 1
+    return tries
+
+
+def heavy(seconds: float, job: str) -> Tries:
+    """32 MiB of rank data, again and again on many connections."""
+    enrol()
+    data = os.memfd_create("heavy")
+    os.write(data, b"{" * (32 << 20))
+    packet = encode("rank-data", {**own_job(), "step_id": "0", "rank": "0"})
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [data]))]
+
+    def speak(sock: socket.socket) -> None:
+        sock.sendmsg([packet], rights)
+        sock.recv(MAX_BYTES)
+
+    return _hammer(seconds, speak, 60)
+
+
+def window(seconds: float, job: str) -> Tries:
+    """The energy of the own job as often as possible, with ranks that begin and end to provoke readings in between."""
+    tries = Tries()
+    seen: list[tuple[int, int]] = []
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        child = os.fork()
+        if child == 0:
+            ask("rank-start", **own_job(), step_id="0", rank=str(number % 1000), command="w", options="period=100ms")
+            os._exit(0)
+        os.waitpid(child, 0)
+        reply = ask("window", **own_job())
+        tries.n += 1
+        if reply is not None and reply.verb == "ok":
+            point = (int(reply.fields["mono_ns"]), int(reply.fields["energy_uj"]))
+            if not seen or seen[-1] != point:
+                seen.append(point)
+        time.sleep(0.02)
+    for before, after in zip(seen, seen[1:], strict=False):
+        if after[0] - before[0] < 9_000_000_000:
+            tries.bad.append(f"two values {(after[0] - before[0]) / 1e9:.3f} s apart")
+    if len(seen) < 2:
+        tries.bad.append(f"only {len(seen)} values")
+    return tries
+
+
+def other_job(seconds: float, job: str) -> Tries:
+    """A rank in another job of the same user: the process is not of that job."""
+    tries = Tries()
+    for verb in ("rank-start", "window"):
+        tries.refused(verb, ask(verb, job_id=job, restart_count="0", step_id="0", rank="0"))
+    return tries
+
+
+def reach(seconds: float, job: str) -> Tries:
+    """Paths on standard input: which of them can be written, which can be read. Bad is what can be written."""
+    tries = Tries()
+    readable = []
+    for path in sys.stdin.read().splitlines():
+        tries.n += 1
+        if os.path.islink(path) or path == SOCKET:
+            continue
+        if os.access(path, os.W_OK):
+            tries.bad.append(f"writable: {path}")
+        if os.path.isfile(path):
+            with contextlib.suppress(OSError):
+                with open(path, "rb") as file:
+                    file.read(1)
+                readable.append(path)
+        else:
+            with contextlib.suppress(OSError):
+                os.listdir(path)
+                readable.append(path)
+        for make in (os.link, os.symlink):
+            with contextlib.suppress(OSError):
+                if os.path.isdir(path):
+                    make("/etc/passwd", f"{path}/planted")
+                    tries.bad.append(f"planted in {path}")
+    print(json.dumps({"readable": readable}))
+    return tries
+
+
+if __name__ == "__main__":
+    made = globals()[sys.argv[1]](float(sys.argv[2]), sys.argv[3])
+    print(json.dumps({"n": made.n, "bad": made.bad[:20]}))

@@ -1,0 +1,203 @@
+"""A small fuzzer: inputs made from seeds by damage, the same ones at every run; each target in a process of its own
+whose memory and time are bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+MEMORY_B = 512 << 20
+"""What a target may take beyond what the process held before the first input."""
+INPUT_S = 5.0
+
+WORDS = (
+    b"-1", b"0", b"1e999", b"9223372036854775808", b"18446744073709551615", b"340282366920938463463374607431768211456",
+    b"null", b"true", b"NaN", b"Infinity", b"[]", b"{}", b'""', b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b'"\\ud800"', b'"\\u0000"',
+    b"../", b"/", b"\n", b"\r", b"\x1b[2J", b"<script>", b"';--", b"%s%n", b"&a", b"*a", b"!!python/object:os.system",
+    b"[" * 2000, b"{" * 2000, b"9" * 5000, b"A" * 70000, b"n[0-999999999]", "\u202e\u0661".encode(),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is fed.
+
+    seeds : well-formed inputs to start from.
+    feed : takes one input; anything that it raises but `allowed` is a finding.
+    n : inputs of a long run.
+    """
+
+    name: str
+    tried: str
+    seeds: Callable[[], Sequence[bytes]]
+    feed: Callable[[bytes], object]
+    allowed: tuple[type[BaseException], ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a target did that it must not do."""
+
+    what: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a target: inputs, how many were refused, memory that it took, findings (one per kind)."""
+
+    inputs: int
+    refused: int
+    memory_b: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+
+VALUES: tuple[Any, ...] = (
+    None, True, -1, 0, 1 << 40, 1 << 63, 1 << 200, 1e308, "", "\ud800", "\x00", "\udcff", "../../etc/passwd", "\x1b[2J\n", "n[1-99999]",
+    "A" * 70_000, "1", [], {}, [[]], {"a": 1},
+)  # fmt: skip
+
+
+def _document(data: bytes, random_: random.Random) -> bytes:
+    """JSON on the first line in which one value is another one, or is not there; other data as it is."""
+    line, newline, rest = data.partition(b"\n")
+    for text, tail in ((data, b""), (line, newline + rest)):
+        try:
+            root = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        places: list[tuple[Any, Any]] = []
+        todo = [root]
+        while todo:
+            node = todo.pop()
+            pairs = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+            places += [(node, key) for key, _ in pairs]
+            todo += [value for _, value in pairs]
+        if not places:
+            return data
+        holder, key = random_.choice(places)
+        if random_.random() < 0.2:
+            del holder[key]
+        else:
+            holder[key] = random_.choice(VALUES)
+        return json.dumps(root).encode() + tail
+    return data
+
+
+def damaged(data: bytes, seeds: Sequence[bytes], random_: random.Random) -> bytes:
+    """A copy in which a few things are changed, cut, doubled, taken out, or put in."""
+    if b"{" in data[:3] and random_.random() < 0.5:
+        return data[: data.index(b"{")] + _document(data[data.index(b"{") :], random_)
+    out = bytearray(data)
+    for _ in range(random_.choice((1, 1, 1, 2, 3, 6))):
+        at = random_.randrange(len(out) + 1)
+        length = random_.choice((1, 2, 4, 8, 24, 200))
+        what = random_.randrange(8)
+        if what == 0 and at < len(out):
+            out[at] = random_.randrange(256)
+        elif what == 1 and at < len(out):
+            out[at] ^= 1 << random_.randrange(8)
+        elif what == 2:
+            del out[at : at + length]
+        elif what == 3:
+            out[at:at] = out[at : at + length]
+        elif what == 4:
+            out[at:at] = random_.choice(WORDS)
+        elif what == 5:
+            end = at
+            while end < len(out) and out[end] in b"0123456789.":
+                end += 1
+            out[at:end] = random_.choice(WORDS)
+        elif what == 6:
+            other = random_.choice(seeds)
+            begin = random_.randrange(len(other) + 1)
+            out[at : at + length] = other[begin : begin + length]
+        else:
+            del out[random_.choice((at, len(out) // 2)) :]
+    return bytes(out[: 1 << 20])
+
+
+class Hang(BaseException):
+    """An input took too long."""
+
+
+def _hang(number: int, frame: FrameType | None) -> None:
+    raise Hang
+
+
+def feed(target: Target, inputs: int, seed: int) -> Run:
+    """Feed a target here and now; what breaks it is kept, once per place."""
+    random_ = random.Random(f"{target.name} {seed}")
+    seeds = target.seeds()
+    for one in seeds:
+        with contextlib.suppress(*target.allowed):
+            target.feed(one)
+    before_b = _resident_b()
+    resource.setrlimit(resource.RLIMIT_AS, (_virtual_b() + MEMORY_B,) * 2)
+    signal.signal(signal.SIGALRM, _hang)
+    found: dict[str, Finding] = {}
+    refused = 0
+    started_s = time.monotonic()
+    for _ in range(inputs):
+        data = damaged(random_.choice(seeds), seeds, random_)
+        signal.setitimer(signal.ITIMER_REAL, INPUT_S)
+        try:
+            target.feed(data)
+        except target.allowed:
+            refused += 1
+        except BaseException as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}: {str(error)[:100]}"
+            found.setdefault(f"{type(error).__name__} {place.filename}:{place.lineno}", Finding(what, data))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    grown_b = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_b)
+    return Run(inputs, refused, grown_b, time.monotonic() - started_s, tuple(found.values()))
+
+
+def run(target: Target, inputs: int, seed: int = 1) -> Run:
+    """Feed a target in a child; a child that dies is a finding, too."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            done = feed(target, inputs, seed)
+            findings = [[one.what, one.data.hex()] for one in done.findings[:20]]
+            with os.fdopen(writing, "w") as pipe:
+                json.dump([done.inputs, done.refused, done.memory_b, done.seconds, findings], pipe)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status or not text:
+        return Run(inputs, 0, 0, 0.0, (Finding(f"the process ended with status {status}", b""),))
+    count, refused, memory_b, seconds, findings = json.loads(text)
+    return Run(count, refused, memory_b, seconds, tuple(Finding(what, bytes.fromhex(data)) for what, data in findings))
+
+
+def _virtual_b() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _resident_b() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,378 @@
+"""What is fuzzed: everything that reads bytes which somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import tempfile
+import zlib
+from array import array
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.accounting import comment, sacct
+from perun_hpc.accounting.boundary import parse_boundary
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.schema import from_json, to_json
+from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.agent import ranks, regions, state
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.session import SessionKey, job_fields, per_node
+from perun_hpc.backend import cgroup, cray_pm, hwmon, powercap, procstat
+from perun_hpc.backend.base import Discovery
+from perun_hpc.config import hostlist, policy
+from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.resolve import JobFacts, resolve
+from perun_hpc.errors import DataError, PerunError
+from perun_hpc.report.job import job_report
+from perun_hpc.report.screen import Style
+from perun_hpc.store import codec, create, journal, layout, merge, repair
+from perun_hpc.store.node_store import NodeStore
+from perun_hpc.store.ship import ship
+from perun_hpc.wire.message import MAX_BYTES, decode, encode
+from tests import sysfs
+from tests.accounting_data import boundary, domain, parsed, slurm_job
+from tests.attack.fuzz import Target
+from tests.soak.store_data import START, rows, sensors
+
+ROOT = Path(__file__).parents[2]
+PLAIN = Style(colour=False, unicode=True)
+
+
+@cache
+def _scratch() -> Path:
+    return Path(tempfile.mkdtemp(prefix="perun-attack-", dir="/dev/shm"))
+
+
+def clean() -> None:
+    """Remove what the targets wrote."""
+    shutil.rmtree(_scratch(), ignore_errors=True)
+    _scratch.cache_clear()
+
+
+# The wire.
+
+
+def _messages() -> list[bytes]:
+    job = {"job_id": "4711", "restart_count": "0", "uid": "2001", "user": "alice", "nodelist": "n[1-4]", "gpus": "0,1"}
+    rank = {"job_id": "4711", "restart_count": "0", "step_id": "0", "rank": "3", "ntasks": "4", "command": "/bin/true"}
+    return [encode("job-start", job), encode("rank-start", rank), encode("status", {}), encode("window", {"job_id": "1"})]
+
+
+def _message(data: bytes) -> None:
+    message = decode(data[:MAX_BYTES])
+    assert decode(encode(message.verb, message.fields)) == message
+    SessionKey.of(message.fields)
+    job_fields(message.fields)
+    per_node(message.fields.get("nodelist", ""))
+    for key in ("rank", "step_id"):
+        ranks.number(message.fields, key)
+
+
+# What a rank hands over.
+
+
+def _rank_data(calls: Sequence[int] = (0, 10, 20, 1, 15, -18, 0, 30, 0)) -> bytes:
+    head = {
+        "schema": regions.SCHEMA, "step_id": 0, "rank": 0, "regions": ["main", "solve"],
+        "tables": [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": len(calls) // 3}],
+    }  # fmt: skip
+    return json.dumps(head).encode() + b"\n" + array("q", calls).tobytes()
+
+
+def _rank(data: bytes) -> None:
+    rank = regions.parse(data)
+    json.dumps(rank.names).encode()
+    for name in rank.names:
+        name.encode()
+    regions.by_region(rank, 0, 100)
+
+
+# The policy.
+
+
+@cache
+def _compiled() -> dict[str, Any]:
+    text = b"monitor:\n  user_options: [off, notrace, period]\n  jobs: opt-in\n"
+    return compile_policy(policy.parse(text, "p"))
+
+
+def _options(data: bytes) -> None:
+    text = data[:4096].decode("utf-8", "surrogateescape")
+    json.dumps(resolve(_compiled(), JobFacts("main", "n1", "physics", "alice", text)).to_json())
+
+
+def _policies() -> list[bytes]:
+    small = b"monitor: {jobs: all}\nsampling: {period: 1 s}\nstore: {spool_quota: 30 GiB}\npartitions:\n  gpu:\n    sampling: {period: 2s}\n"
+    return [small, *(path.read_bytes()[:1500] for path in sorted((ROOT / "site-configs").glob("*.yaml")))]
+
+
+# The kernel's files.
+
+
+def _tree(name: str) -> Path:
+    root = _scratch() / name
+    if not root.exists():
+        sysfs.build(name, root)
+    return root
+
+
+@cache
+def _kernel_files() -> tuple[tuple[str, str, str], ...]:
+    """(tree, path, content) of every file that is damaged in turn."""
+    found = []
+    for name in ("intel_two_sockets", "cray_ex", "gh200", "cgroup_v1", "cgroup_v2"):
+        root = _tree(name)
+        found += [(name, str(p.relative_to(root)), p.read_text()) for p in sorted(root.rglob("*")) if p.is_file()]
+    return tuple(found)
+
+
+def _kernel_seeds() -> list[bytes]:
+    return [struct.pack("<H", at) + content.encode() for at, (_, _, content) in enumerate(_kernel_files())]
+
+
+def _clock() -> int:
+    return 1_000_000_000
+
+
+def _discoveries(root: Path) -> list[Discovery]:
+    return [
+        powercap.discover(root, _clock),
+        hwmon.discover(root, _clock),
+        cray_pm.discover(root, _clock, _clock),
+        procstat.discover(root, _clock),
+    ]
+
+
+def _kernel(data: bytes) -> None:
+    files = _kernel_files()
+    name, path, content = files[int.from_bytes(data[:2], "little") % len(files)]
+    root = _tree(name)
+    (root / path).write_bytes(data[2:])
+    try:
+        for found in _discoveries(root):
+            for reader in found.readers:
+                reader.read()
+                reader.close()
+        for job in (cgroup.find_job(root, "4711"), cgroup.find_parent(root)):
+            if job is not None:
+                job.read()
+                job.cpus()
+                job.peak_memory_b()
+                job.suspended(root)
+                job.close()
+    finally:
+        (root / path).write_text(content)
+
+
+def _hostlist(data: bytes) -> None:
+    hostlist.expand(data[:8192].decode("utf-8", "replace"))
+
+
+# Records.
+
+
+def _boundaries() -> list[bytes]:
+    step = {"step_id": 0, "tasks": 2, "ranks": [{"rank": 0, "pid": 7, "start_ns": 1, "end_ns": 2}], "start_ns": 1, "end_ns": 9}
+    region = {"step_id": 0, "rank": 0, "name": "main", "calls": 3, "time_ns": 5, "energy_uj": 7, "u_uj": 1}
+    gap = {"sensor": "s", "from_ns": 1, "to_ns": 2, "why": "agent"}
+    domains = {"package-0": domain("cpu", 9_000_000), "dram-0": domain("dram", 4_000_000), "gpu-x": domain("gpu", None)}
+    return [
+        json.dumps(boundary()).encode(),
+        json.dumps(boundary(nodelist="n[1-2]", domains=domains, steps=[step], regions=[region], gaps=[gap])).encode(),
+    ]
+
+
+@cache
+def _ledger() -> Ledger:
+    return open_ledger(str(_scratch() / "ledger.db"), create=True)
+
+
+def _record(data: bytes) -> None:
+    record = sum_boundaries([parse_boundary(data, "fuzz")])
+    again = from_json(to_json(record), "fuzz")
+    job_report(again, "fuzz", PLAIN)
+    comment.encode(again)
+    _ledger().put([again])
+
+
+def _records() -> list[bytes]:
+    return [to_json(sum_boundaries([parsed(boundary())])).encode()]
+
+
+def _energy_record(data: bytes) -> None:
+    record = from_json(data, "fuzz")
+    assert not any(c < " " for line in job_report(record, "fuzz", PLAIN) for c in line)
+    to_json(record)
+
+
+def _comments() -> list[bytes]:
+    return [comment.encode(sum_boundaries([parsed(one)])).encode() for one in (boundary(), boundary(nodelist="n[1-2]"))]
+
+
+def _comment(data: bytes) -> None:
+    """With a checksum that fits in half of all cases, as a forger would make it."""
+    text = data[:8192].decode("utf-8", "replace")
+    if len(data) % 2:
+        body = text.rpartition(":crc=")[0]
+        text = f"{body}:crc={zlib.crc32(body.encode()):08x}"
+    record = comment.decode(text, slurm_job(), "c")
+    assert not any(c < " " for line in job_report(record, "fuzz", PLAIN) for c in line)
+    to_json(record)
+
+
+DELIMITER = "\x1f0123456789abcdef\x1f"
+
+
+def _sacct_rows() -> list[bytes]:
+    return [b"stencil", b"a|b\nc\td", "ab\x1f0123\x1f".encode(), b"\x1b]0;x\x07", b"4711|COMPLETED|0:0|\n4712|"]
+
+
+def _sacct(data: bytes) -> None:
+    """A job's name is anything; the rows around it stay what they are."""
+    name = data.decode("utf-8", "replace")
+    if DELIMITER in name:
+        return
+    row = dict.fromkeys(sacct.FIELDS, "")
+    lines = []
+    for job_id, shown in (("4711", name), ("4712", "plain")):
+        row |= {"JobIDRaw": job_id, "JobID": job_id, "JobName": shown, "State": "COMPLETED", "NCPUS": "4"}
+        lines.append(DELIMITER.join(row.values()) + DELIMITER + "\n")
+    jobs = sacct.parse_sacct("".join(lines), DELIMITER)
+    assert [(job.job_id, job.name) for job in jobs] == [(4711, name), (4712, "plain")]
+
+
+# Stores.
+
+
+def _chunks() -> list[bytes]:
+    raw = array("q", range(600)).tobytes()
+    index = codec.encode_index([(16, 100), (codec.NONE, codec.NONE)])
+    return [codec.blosc(raw, 8), codec.blosc(b"\x01" * 4096, 1), index[:-4], codec.vlen_utf8(["n1", "n2"])]
+
+
+def _chunk(data: bytes) -> None:
+    for read in (codec.unblosc, codec.read_vlen_utf8):
+        try:
+            read(data, "fuzz")
+        except DataError:
+            continue
+    if len(data) % 16 == 0:
+        codec.decode_index(codec.with_crc(data), "fuzz")
+    codec.decode_chunk(data, "fuzz")
+
+
+@cache
+def _sessions() -> Path:
+    """A node's open session, with journal and shards."""
+    home = _scratch() / "session"
+    store = NodeStore.open(
+        home, cluster="c", job_id="1", restart_count=0, node="n1", sensors=sensors(4), period_ns=layout.NS_PER_S,
+        start_ns=START * layout.NS_PER_S, sync_ns=None,
+    )  # fmt: skip
+    for number, row in enumerate(rows(sensors(4), 700, seed=1)):
+        store.append(START + number, row)
+    store.flush()
+    store.close()
+    return home
+
+
+@cache
+def _job() -> Path:
+    """A job's merged store."""
+    home, job = _scratch() / "sealed", _scratch() / "job"
+    shutil.copytree(_sessions(), home)
+    for store in NodeStore.recover(home):
+        store.seal()
+    ship(home, job, ["n1"])
+    merge.finalise(job, ["n1"], (START + 10_000) * layout.NS_PER_S)
+    return job
+
+
+def _files(tree: Path) -> list[Path]:
+    return [path for path in sorted(tree.rglob("*")) if path.is_file()]
+
+
+def _file_seeds(tree: Path) -> list[bytes]:
+    return [struct.pack("<H", at) + path.read_bytes()[:20_000] for at, path in enumerate(_files(tree))]
+
+
+def _with_damage(tree: Path, data: bytes) -> Path:
+    """A copy of a tree in which the content of one file is `data`."""
+    copy = _scratch() / "damaged"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(tree, copy)
+    files = _files(copy)
+    files[int.from_bytes(data[:2], "little") % len(files)].write_bytes(data[2:])
+    return copy
+
+
+def _session(data: bytes) -> None:
+    home = _with_damage(_sessions(), data)
+    for store in NodeStore.recover(home):
+        store.append(store.last_tick + 1, [None] * len(store.sensors))
+        store.seal()
+    job = _scratch() / "shipped"
+    shutil.rmtree(job, ignore_errors=True)
+    ship(home, job, ["n1"])
+
+
+def _store(data: bytes) -> None:
+    job = _with_damage(_job(), data)
+    now_ns = (START + 20_000) * layout.NS_PER_S
+    try:
+        merge.finalise(job, ["n1"], now_ns)
+    except DataError:
+        repair.repair(job, now_ns)
+        create.read_plan(job)
+
+
+def _journals() -> list[bytes]:
+    return [path.read_bytes()[:4000] for path in _files(_sessions()) if "journal" in path.name]
+
+
+def _journal(data: bytes) -> None:
+    path = _scratch() / "journal"
+    path.write_bytes(data)
+    journal.read(path, 4)
+
+
+def _states() -> list[bytes]:
+    edge = {"real_ns": 1, "mono_ns": 1, "late_ns": 0, "source": "hook"}
+    session = {"key": "4711.0", "job": {"uid": "2001"}, "settings": {}, "policy_hash": "", "boot_id": "b", "start": edge, "end": None,
+               "domains": {}, "steps": {}, "gaps": []}  # fmt: skip
+    value = {"schema": state.SCHEMA, "boot_id": "b", "mono_ns": 5, "real_ns": 6, "readings": {"s": [7, 5]}, "busy_ns": {"0": 1},
+             "uses": {"4711.0": 3}, "parent_cpu_ns": None, "ledger": ["2026-11-22", 10], "sessions": [session],
+             "done": {"4710.0": 4}, "static": {}, "home": ["c", "n1"]}  # fmt: skip
+    return [json.dumps(value).encode()]
+
+
+def _state(data: bytes) -> None:
+    base = _scratch()
+    paths = AgentPaths(base / "run", base / "spool")
+    paths.node.mkdir(parents=True, exist_ok=True)
+    paths.state.write_bytes(data)
+    state.load(paths)
+
+
+TARGETS = (
+    Target("wire-python", "packets for the agent", _messages, _message, (DataError,), 1_000_000),
+    Target("rank-data", "what a rank hands over", lambda: [_rank_data(), _rank_data(range(300))], _rank, (DataError,), 1_000_000),
+    Target("flag-options", "text after --perun=", lambda: [b"period=100ms", b"off,notrace,period=1 s"], _options, (), 200_000),
+    Target("admin-comment", "lines in AdminComment, half with a right checksum", _comments, _comment, (DataError,), 200_000),
+    Target("sacct-name", "job names in sacct's answer", _sacct_rows, _sacct, (), 200_000),
+    Target("policy", "YAML of the policy", _policies, lambda data: policy.parse(data, "fuzz"), (policy.PolicyError,), 30_000),
+    Target("sysfs", "one file of powercap, hwmon, pm_counters, cgroups", _kernel_seeds, _kernel, (), 50_000),
+    Target("hostlist", "node lists", lambda: [b"n[01-03,7],login", b"a[1-2]b[3-4]"], _hostlist, (ValueError,), 200_000),
+    Target("boundary", "boundary records up to the ledger and the report", _boundaries, _record, (DataError,), 100_000),
+    Target("record", "record.json", _records, _energy_record, (DataError,), 100_000),
+    Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), 200_000),
+    Target("journal", "journals of a node", _journals, _journal, (DataError,), 200_000),
+    Target("agent-state", "the agent's own state", _states, _state, (), 100_000),
+    Target("session", "one file of a node's open session, recovered and shipped", lambda: _file_seeds(_sessions()), _session,
+           (DataError,), 3_000),
+    Target("store", "one file of a job's store, merged and repaired", lambda: _file_seeds(_job()), _store, (PerunError,), 5_000),
+)  # fmt: skip
