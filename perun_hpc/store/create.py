@@ -60,12 +60,12 @@ def place(job_dir: Path, plan: Plan, period_ns: int, parts: tuple[Array, ...]) -
             files.write_first(path, encode(track.description()))
         if layout.signature(read_track(path, plan).parts) == signature:
             break
-    _create(job_dir, track)
+    complete(job_dir, track)
     return track
 
 
-def _create(job_dir: Path, track: Track) -> None:
-    """Write the metadata that are missing; the time axis comes last, so where it is, everything is."""
+def complete(job_dir: Path, track: Track) -> None:
+    """Write the metadata of a track that are missing; the time axis comes last, so where it is, everything is."""
     store = job_dir / layout.STORE
     group = store / track.group
     if (group / "time" / "zarr.json").exists():

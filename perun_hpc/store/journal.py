@@ -34,6 +34,7 @@ class Journal:
         self._struct = struct.Struct(f"<qi{sensors}q")
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         self._end = _valid(path)[1] if os.fstat(self._fd).st_size else 0
+        os.ftruncate(self._fd, self._end)
         if not self._end:
             try:
                 self.note(state)

@@ -159,10 +159,12 @@ def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str
         extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
         documents = track.documents(columns, extra, recoded)
         group = store / track.group
+        create.complete(job_dir, track)  # its creator may be at work, or may have died over it
         _write_times(group, track, columns)
         _write_nodes(group, track, _statuses_within(own, nodes, plan.nodes), lasts)
         for name, document in documents.items():
             if name:
+                create.make_directory(group / name)
                 files.write_new(group / name / "zarr.json", create.encode(document), durable=False)
                 everything[f"{track.group}/{name}" if track.group else name] = document
         if track.group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -208,3 +209,21 @@ def test_thinning_keeps_energies_to_the_tick(tmp_path: Path, recoded: bool) -> N
     assert list(after["node_status"]) == ["complete"] * 2
     assert thin(job, 120, NOW) >= 0
     np.testing.assert_array_equal(snapshot(job)["energy"][..., -1], energy[..., -1])
+
+
+def test_a_store_whose_creator_died_half_way_is_completed_by_the_merge(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    node(tmp_path, "n0", nodes=NODES[:1])
+    job_store.finalise(job, NODES[:1], NOW)
+    before = snapshot(job)
+    for name in ("time", "energy_channel", "sample_time_offset"):
+        for path in (job / layout.STORE / name).glob("zarr.json"):
+            path.unlink()
+    shutil.rmtree(job / layout.STORE / "time")
+    shutil.rmtree(job / layout.STORE / "energy_channel")
+    (job / layout.STORE / "zarr.json").unlink()
+    job_store.finalise(job, NODES[:1], NOW)
+    after = snapshot(job)
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+    assert job_store.open_job(job).energy_channel.values[0] == "package-0"
