@@ -40,9 +40,9 @@ class MonitorStatus(enum.Enum):
 
     SETUP: made, nothing started. READY: the sampling process has taken its first reading. RUNNING: the application
     runs. PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised,
-    or ended with a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did not start, or
-    was lost; the application ran all the same. MPI_ERROR: other ranks' data did not arrive. FILE_NOT_FOUND: there
-    is no such script or command. CLOSED: `close` was called.
+    or ended with a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did
+    not start, or was lost; the application ran all the same. MPI_ERROR: other ranks' data did not arrive.
+    FILE_NOT_FOUND: there is no such script or command. CLOSED: `close` was called.
     """
 
     SETUP = enum.auto()
