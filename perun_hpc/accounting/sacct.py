@@ -133,11 +133,12 @@ def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]]) -> dic
     """
     found = []
     for index, job in enumerate(jobs):
-        if job.start_s is not None:
+        # A run that was requeued while its nodes were made ready has nodes, and a prolog ran there, but no start.
+        first_s = job.start_s if job.start_s is not None or not job.nodelist else job.submit_s
+        if first_s is not None:
             for at, (start_s, end_s) in enumerate(spans):
-                last_s = job.end_s if job.end_s is not None else max(end_s, job.start_s)
-                distance_s = abs(job.start_s - start_s)
-                found.append((min(last_s, end_s) - max(job.start_s, start_s), -distance_s, index, at))
+                last_s = job.end_s if job.end_s is not None else max(end_s, first_s)
+                found.append((min(last_s, end_s) - max(first_s, start_s), -abs(first_s - start_s), index, at))
     pairs: dict[int, int] = {}
     for overlap_s, _, index, at in sorted(found, reverse=True):
         if overlap_s >= -SLACK_S and index not in pairs and at not in pairs.values():

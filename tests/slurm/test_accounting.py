@@ -118,7 +118,12 @@ def test_mixed_jobs_under_kills_close(cluster: Cluster, mixed: list[int]) -> Non
     runs: dict[int, int] = {}
     for row in rows:
         runs[int(row["JobIDRaw"])] = runs.get(int(row["JobIDRaw"]), 0) + 1
-    assert {job: len(have[job]) for job in runs} == runs
+    every: dict[int, int] = {}
+    for row in ours(cluster, mixed):
+        every[int(row["JobIDRaw"])] = every.get(int(row["JobIDRaw"]), 0) + 1
+    # A run that never started, for Slurm, may have had a prolog, and then has a record.
+    wrong = {job: len(have[job]) for job in runs if not runs[job] <= len(have[job]) <= every[job]}
+    assert wrong == {}
     assert {record["status"] for job in runs for record in have[job]} <= {"complete", "partial"}
     deadline = time.monotonic() + 60
     while True:

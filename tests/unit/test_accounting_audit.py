@@ -120,6 +120,8 @@ def test_sacct_and_records() -> None:
     requeued = {4711: [(START_S + 15, START_S + 40), (START_S, START_S + 4)]}
     assert compare_sacct([first, second], requeued) == []
     assert len(compare_sacct([first, second], {4711: requeued[4711][:1]})) == 1
+    unready = slurm_job(start_s=None, end_s=START_S + 4, state="REQUEUED")
+    assert compare_sacct([unready, second], requeued) == []
     never = slurm_job(9, start_s=None, end_s=START_S, state="CANCELLED", nodelist="")
     assert compare_sacct([slurm_job(), never], run) == []
 
