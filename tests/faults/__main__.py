@@ -87,11 +87,11 @@ def _kept(name: str, control: bool) -> Result | None:
 def _lines(result: Result) -> list[str]:
     """What one result says, for the screen."""
     return [
-        f"jobs {result.jobs}+{result.beside}, failed {result.failed}+{result.beside_failed}, requeued {result.requeued}, "
-        f"bad nodes {result.bad_nodes}, {result.seconds:.0f} s",
+        f"jobs {result.jobs}+{result.beside}, failed {result.failed}+{result.beside_failed}, "
+        f"requeued {result.requeued}, bad nodes {result.bad_nodes}, {result.seconds:.0f} s",
         f"hooks {hooks(result)} ms, {result.hook_failures} failed",
-        f"records: {result.complete} complete, {result.partial} partial, {result.missing} missing, {result.absent} absent; "
-        f"{result.flagged_unseen} of {result.flagged} flagged steps unseen",
+        f"records: {result.complete} complete, {result.partial} partial, {result.missing} missing, "
+        f"{result.absent} absent; {result.flagged_unseen} of {result.flagged} flagged steps unseen",
         *(f"said {count} times: {text}" for text, count in result.said.items()),
         *(f"error: {text}" for text in result.errors[:5]),
         *(f"audit: {text}" for text in result.audit[:5]),

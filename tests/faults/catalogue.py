@@ -85,7 +85,7 @@ def _agent_killed(ground: Ground) -> Iterator[None]:
 @fault(
     "agent-stopped",
     "SIGSTOP of the agents on two nodes, for as long as the jobs run",
-    "edges are late: `late_ns` says by how much, energy of that time counts as the job's",
+    "jobs that began and ended meanwhile have no energy of these nodes, not 0: partial, `no reading during the job`",
 )
 def _agent_stopped(ground: Ground) -> Iterator[None]:
     with repeated(lambda: ground.signal_agents("STOP"), 2):
@@ -94,17 +94,25 @@ def _agent_stopped(ground: Ground) -> Iterator[None]:
 
 
 @fault(
-    "spool-full", "a spool of 64 KiB, full, on two nodes", "nothing but traces: what the disk refuses stays in memory"
+    "spool-full",
+    "the spool's disk has no block left, on two nodes",
+    "nothing but traces: what the disk refuses stays in memory",
 )
 def _spool_full(ground: Ground) -> Iterator[None]:
     ground.stop_agents()
     ground.on_broken(
-        "mount -t tmpfs -o size=64k,mode=755 tmpfs /var/spool/perun; head -c 1M /dev/zero > /var/spool/perun/fill; true"
+        "cp -a /var/spool/perun /run/kept-spool && mount -t tmpfs -o size=16m,mode=755 tmpfs /var/spool/perun && "
+        "cp -a /run/kept-spool/. /var/spool/perun/; cat /dev/zero > /var/spool/perun/fill 2>/dev/null; true"
     )
-    ground.later.callback(ground.on_broken, "umount /var/spool/perun || umount -l /var/spool/perun")
+    # What is in the memory disk by then goes back to the node's own.
+    ground.later.callback(
+        ground.on_broken,
+        "rm -rf /run/kept-spool && cp -a /var/spool/perun /run/kept-spool && umount -l /var/spool/perun && "
+        "cp -a /run/kept-spool/. /var/spool/perun/ && rm -rf /run/kept-spool",
+    )
     ground.later.callback(ground.stop_agents)
     yield
-    ground.on_broken("mount -o remount,size=16m /var/spool/perun && rm /var/spool/perun/fill")
+    ground.on_broken("rm /var/spool/perun/fill")
 
 
 @fault("archive-readonly", "the archive is read-only on two nodes", "nothing: records wait in the spool", fast=True)
@@ -171,7 +179,7 @@ def _policy_garbage(ground: Ground) -> Iterator[None]:
 @fault(
     "python-missing",
     "the installation's interpreter is gone and agents are dead, on all nodes",
-    "messages wait in the inbox; edges are read late by the agent that comes afterwards (`late_ns`), jobs without power of their own",
+    "as with stopped agents: the next agent learns of the jobs from the inbox",
 )
 def _python_missing(ground: Ground) -> Iterator[None]:
     python = ground.cluster.opt / "bin" / "python"
@@ -227,7 +235,7 @@ def _plugin_wrong(ground: Ground) -> Iterator[None]:
 @fault(
     "nvml-hanging",
     "a libnvidia-ml.so.1 whose calls never return, on two nodes whose policy asks for NVML",
-    "nothing of CPU and memory: this agent loads no NVML; GPU domains are absent",
+    "nothing of CPU and memory: NVML is asked by a child that may hang",
 )
 def _nvml_hanging(ground: Ground) -> Iterator[None]:
     source = CHECKOUT / "build" / "hanging_nvml.c"
@@ -315,9 +323,9 @@ def _slurmd_restarted(ground: Ground) -> Iterator[None]:
         yield
 
 
-@fault("slurmctld-restarted", "slurmctld is restarted every 8 s", "nothing", of_slurm=True)
+@fault("slurmctld-restarted", "slurmctld is restarted every 15 s", "nothing", of_slurm=True)
 def _slurmctld_restarted(ground: Ground) -> Iterator[None]:
-    with repeated(lambda: ground.cluster.restart("slurmctld"), 8):
+    with repeated(lambda: ground.cluster.restart("slurmctld"), 15):
         yield
 
 

@@ -13,7 +13,8 @@ from tests.faults.ground import Ground
 from tests.slurm.cluster import ClusterError
 
 AT_ONCE = 4
-COMMAND_S = 180.0
+COMMAND_S = 90.0
+PATIENCE_S = 60.0
 SUBMIT_S = 60.0
 BUSY = re.compile(r"Unable to contact slurm controller|Connection refused|Socket timed out|Transport endpoint")
 
@@ -57,7 +58,7 @@ def run(ground: Ground, tag: str, count: int, flagged: bool = True) -> Load:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         said = list(pool.map(lambda one: one[0](ground, *one[1:]), work))
     names = (tag, f"{tag}-perun", f"{tag}-beside")
-    _wait_empty(ground, names)
+    said.append(_wait_empty(ground, names))
     jobs = _jobs(ground)
     plain, marked, beside = (tuple(jobs.get(name, ())) for name in names)
     return Load((*plain, *marked), marked, beside, tuple(text for text in said if text))
@@ -86,15 +87,25 @@ def _sbatch(ground: Ground, nodes: str, tag: str, flagged: bool) -> str:
         time.sleep(1)
 
 
-def _wait_empty(ground: Ground, names: Sequence[str], timeout_s: float = 300.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_empty(ground: Ground, names: Sequence[str], timeout_s: float = 240.0) -> str:
+    """Wait until no job of these names is left; one that hangs is cancelled, and that is said.
+
+    Slurm leaves the job of an srun that was lost between its allocation and its step to itself, for ever.
+    """
+    begin = time.monotonic()
     line = ["squeue", "-h", "-n", ",".join(names), "-o", "%i %T %r"]
+    said = ""
     while True:
         done = ground.cluster.run(line, user="root", timeout=COMMAND_S)
-        if done.returncode == 0 and not done.stdout.strip():
-            return
-        if time.monotonic() > deadline:
-            raise ClusterError(f"jobs do not end: {done.stdout.strip()[:500]} {done.stderr.strip()[-200:]}")
+        left = done.stdout.split("\n")[:-1]
+        if done.returncode == 0 and not left:
+            return said
+        if time.monotonic() > begin + timeout_s:
+            raise ClusterError(f"jobs do not end: {left} {done.stderr.strip()[-200:]}")
+        if left and not said and time.monotonic() > begin + PATIENCE_S:
+            said = f"cancelled after {PATIENCE_S:.0f} s: {len(left)} jobs, {left[0]}"
+            for name in names:
+                ground.cluster.run(["scancel", "-n", name], user="root")
         time.sleep(0.3)
 
 
