@@ -28,9 +28,9 @@ Breaker = Callable[[Ground], AbstractContextManager[None]]
 class Fault:
     """One fault.
 
-    what : what is done, in words. loss : what may be lost and where that stands. alone : whether it is Slurm itself
+    what : what is done, in words. loss : what may be lost and where that stands. of_slurm : whether it is Slurm itself
     that is broken, so that jobs may fail without any fault of perun's. flagged : whether steps with `--perun` are
-    among the jobs. own : whether it needs a ground of its own. fast : whether ten jobs of it run with every test.
+    among the jobs. fast : whether ten jobs of it run with every test (`tests/slurm/test_faults.py`).
     """
 
     name: str
@@ -39,7 +39,6 @@ class Fault:
     breaker: Breaker
     of_slurm: bool = False
     flagged: bool = True
-    own: bool = False
     fast: bool = False
 
 
@@ -53,14 +52,13 @@ def fault(
     *,
     of_slurm: bool = False,
     flagged: bool = True,
-    own: bool = False,
     fast: bool = False,
 ) -> Callable[[Callable[[Ground], Iterator[None]]], Breaker]:
     """Enter a generator function (break, yield, heal) into the catalogue."""
 
     def enter(function: Callable[[Ground], Iterator[None]]) -> Breaker:
         breaker = contextlib.contextmanager(function)
-        FAULTS[name] = Fault(name, what, loss, breaker, of_slurm, flagged, own, fast)
+        FAULTS[name] = Fault(name, what, loss, breaker, of_slurm, flagged, fast)
         return breaker
 
     return enter
@@ -123,7 +121,7 @@ def _archive_readonly(ground: Ground) -> Iterator[None]:
     ground.on_broken("mount -o remount,bind,rw /shared/perun")
 
 
-@fault("archive-full", "the archive's file system is full, for agents and collector", "nothing: records wait", own=True)
+@fault("archive-full", "the archive's file system is full, for agents and collector", "nothing: records wait")
 def _archive_full(ground: Ground) -> Iterator[None]:
     fill = ground.file_system / "fill"
     fill.touch()
@@ -144,7 +142,6 @@ def _fill(path: Path) -> None:
     "archive-hanging",
     "the archive's file system is frozen (fsfreeze): writers, the collector among them, hang and cannot be killed",
     "nothing: records wait",
-    own=True,
 )
 def _archive_hanging(ground: Ground) -> Iterator[None]:
     where = str(ground.file_system)
@@ -163,7 +160,6 @@ def _archive_hanging(ground: Ground) -> Iterator[None]:
     "policy-garbage",
     "the policy becomes garbage and agents start anew",
     "nothing: the last good policy rules",
-    fast=True,
 )
 def _policy_garbage(ground: Ground) -> Iterator[None]:
     policy = ground.cluster.etc_perun / "policy.yaml"
@@ -213,6 +209,7 @@ def _plugin_missing(ground: Ground) -> Iterator[None]:
     "perun_spank.so was built for Slurm 23.11",
     "the flag, as above: Slurm skips the optional plugin",
     flagged=False,
+    fast=True,
 )
 def _plugin_wrong(ground: Ground) -> Iterator[None]:
     build = CHECKOUT / "build" / "wrong-plugin"
@@ -287,7 +284,7 @@ def _clock_back(ground: Ground) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _clock(ground: Ground, offset_s: str) -> Iterator[None]:
-    """Agents and collector with a clock of their own; the hooks are static programs and read the monotonic clock only."""
+    """Agents and collector with a clock of their own; the hooks are static and read the monotonic clock only."""
     offset = ground.cluster.shared / "faketime"
 
     def step(to: str) -> None:
@@ -300,7 +297,8 @@ def _clock(ground: Ground, offset_s: str) -> Iterator[None]:
     fake = [f"LD_PRELOAD={LIBFAKETIME}", "FAKETIME_TIMESTAMP_FILE=/shared/faketime", "FAKETIME_CACHE_DURATION=1"]
     fake += ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]
     ground.stop_agents()
-    agent = f"exec setsid env -i PATH=/usr/bin:/bin LANG=C.UTF-8 {' '.join(fake)} {site.PREFIX}/bin/python -I -m perun_hpc.agent"
+    words = ["exec setsid env -i PATH=/usr/bin:/bin LANG=C.UTF-8", *fake]
+    agent = " ".join([*words, f"{site.PREFIX}/bin/python -I -m perun_hpc.agent"])
     ground.on_broken(f"setsid -f sh -c '{agent}' </dev/null >/dev/null 2>&1")
     ground.restart_collector(fake)
     timer = threading.Timer(3, lambda: step(offset_s))
@@ -341,7 +339,7 @@ def _slurmdbd_down(ground: Ground) -> Iterator[None]:
 @fault(
     "node-killed",
     "one node is killed while jobs run and boots again",
-    "the runs on that node end at its last saved reading: partial, `the node was restarted`; Slurm requeues batch jobs and fails srun",
+    "runs on that node end at its last saved reading, partial; Slurm itself requeues batch jobs and fails srun",
     of_slurm=True,
 )
 def _node_killed(ground: Ground) -> Iterator[None]:
@@ -373,7 +371,7 @@ def _collector_killed(ground: Ground) -> Iterator[None]:
         yield
 
 
-@fault("two-epilogs", "every prolog and epilog of two nodes runs twice at once", "nothing", own=True)
+@fault("two-epilogs", "every prolog and epilog of two nodes runs twice at once", "nothing")
 def _two_epilogs(ground: Ground) -> Iterator[None]:
     ground.on_broken("touch /run/perun-twice")
     yield
@@ -382,14 +380,15 @@ def _two_epilogs(ground: Ground) -> Iterator[None]:
 
 @fault(
     "stale-files",
-    f"{CLUTTER} dead sockets and files each in the run directory, the inbox and the spool of two nodes",
+    f"{CLUTTER} dead sockets and files each in the run directory, the inbox, the spool and its sessions, on two nodes",
     "nothing; with a full inbox a message that could not be delivered would be lost",
+    fast=True,
 )
 def _stale_files(ground: Ground) -> Iterator[None]:
     ground.on_broken(
         f"{site.PREFIX}/bin/python -c '\n"
         "import os, socket\n"
-        'for where in ("/run/perun", "/run/perun/inbox", "/var/spool/perun", "/var/spool/perun/sessions", "/var/spool/perun/node"):\n'
+        'for where in ("/run/perun", "/run/perun/inbox", "/var/spool/perun", "/var/spool/perun/sessions"):\n'
         "    os.chdir(where)\n"
         f"    for number in range({CLUTTER} // 2):\n"
         '        socket.socket(socket.AF_UNIX).bind(f"stale-{number}.sock")\n'

@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Load:
-    """What ran: jobs on broken nodes, those of them with flagged steps, normal ones beside, commands that went wrong (with what they said)."""
+    """What ran: jobs on broken nodes, those of them with flagged steps, normal ones beside, what went wrong in words."""
 
     broken: tuple[Job, ...]
     flagged: tuple[Job, ...]

@@ -1,0 +1,20 @@
+"""Ten jobs under each of the fastest faults of tests.faults; `make faults` runs a hundred under every one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.__main__ import harm
+from tests.faults.catalogue import FAULTS
+from tests.faults.ground import Ground
+from tests.faults.measure import measure
+from tests.slurm.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.fast])
+def test_a_fault_costs_no_job_no_node_and_no_record(cluster: Cluster, name: str) -> None:
+    result = measure(Ground(cluster), FAULTS[name], 10)
+    assert not harm(result), result
+    assert result.complete == result.jobs + result.beside == 12, result
