@@ -30,7 +30,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Load:
-    """What ran: jobs on broken nodes, those of them with flagged steps, normal ones beside, what went wrong in words."""
+    """What ran: jobs on broken nodes, those of them with flagged steps, normal ones beside, what went wrong."""
 
     broken: tuple[Job, ...]
     flagged: tuple[Job, ...]
