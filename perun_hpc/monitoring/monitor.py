@@ -151,6 +151,9 @@ class PerunMonitor:
         self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
         samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
         desk = "" if self._by_agent else _desk(self._comm, number)
+        if samples:
+            shutil.rmtree(Path(desk).parent, ignore_errors=True)
+            Path(desk).parent.mkdir(mode=0o700)
         try:
             if samples and not self._start_sampling(run_id, number, desk):
                 # Nothing measures: the application runs all the same.
@@ -386,7 +389,7 @@ def agent_node(run_id: str, environ: Mapping[str, str], ended: Ended | None) -> 
 
 
 def _desk(comm: Comm, number: int) -> str:
-    """Path of the socket where the ranks of this host meet in this round; the leader makes its directory."""
+    """Path of the socket where the ranks of this host meet in this round; the one that samples makes its directory."""
     import zlib
 
     place = comm.place
@@ -394,9 +397,6 @@ def _desk(comm: Comm, number: int) -> str:
     if place.size > 1:
         key = f"{zlib.crc32(run_key(os.environ).encode()):08x}"
     directory = Path(os.environ.get("TMPDIR", "/tmp")) / f"perun-{os.getuid()}-{key}-{number}"
-    if place.leader:
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(mode=0o700)
     return str(directory / "desk")
 
 
