@@ -48,6 +48,7 @@ def install(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> No
     cluster.run(["sacctmgr", "-i", "add", "user", "perun", "account=root", "adminlevel=operator"], user="root")
     cluster.configure(SLURM_CONF, PLUGSTACK)
     cluster.reconfigure()
+    cluster.restart("slurmd")  # reconfigure returns before slurmd has read the file; the first job would miss its Prolog
     start_collector(cluster)
     say("making the users' own Python environment (mpi4py, MPICH)")
     _environment(cluster, SCIENCE, cluster.shared / "science", ["mpi4py", "mpich"])
@@ -64,7 +65,7 @@ def start_collector(cluster: Cluster) -> None:
     """Start the collector on the controller, as the service user, unless one runs."""
     if collector_pid(cluster) is None:
         log = "/var/log/perun/collect.log"
-        detached = ["setsid", "-f", "sh", "-c", f'exec "$@" >>{log} 2>&1 </dev/null', "sh", *COLLECTOR]
+        detached = ["setsid", "-f", "sh", "-c", f'umask 027; exec "$@" >>{log} 2>&1 </dev/null', "sh", *COLLECTOR]
         subprocess.run(cluster.command(detached, user="perun", foreground=False), check=True)
 
 

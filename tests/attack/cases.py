@@ -1,0 +1,390 @@
+"""Attacks of bob on alice, the service and root, on a real cluster; normal jobs run meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from tests.attack.table import Result
+from tests.slurm.cluster import Cluster
+from tests.slurm.site import PREFIX
+
+NODE = "n1"
+HERE = Path(__file__).parent
+STORY = {
+    "verbs": "job-start, job-end, reload, stop, release-gpus as an ordinary user",
+    "forged": "rank-start, rank-data, window, summary for another user's job, its id spelled in a dozen ways",
+    "other_job": "rank-start and window for another job of the same user",
+    "malformed": "packets of 0 to 200,000 bytes, other versions, doubled keys, then damaged ones at the live agent",
+    "memory": "rank data as pipe, fifo, directory, device, socket, 1 TiB sparse file, changing file; 0 to 250 descriptors",
+    "connections": "10,000 connects from a job, 900 kept open",
+    "messages": "100 connections that ask as fast as they can and never read",
+    "slow": "500 clients that say nothing or read nothing",
+    "ranks": "6,000 ranks of one process, the same rank again and again, with hostile command and options",
+    "heavy": "32 MiB of rank data on 60 connections, again and again",
+    "window": "window and new ranks as often as possible on a node shared with alice",
+}
+
+
+@dataclass(frozen=True)
+class During:
+    """How alice's jobs fared during an attack: how many ran, how many failed, hooks that the agent served late or not."""
+
+    jobs: int
+    failed: int
+    served: int
+    late_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.jobs} jobs of alice beside it, {self.failed} failed, {self.served} hooks served at once, slowest {self.late_ms:.0f} ms"
+
+
+class Siege:
+    """A cluster on which alice has a job on the node under attack."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.box = cluster.shared / "attack"
+        self.archive = cluster.shared / "perun" / cluster.name
+
+    @contextlib.contextmanager
+    def laid(self) -> Iterator[Siege]:
+        """Put bob's program where he finds it, and start alice's job."""
+        shutil.rmtree(self.box, ignore_errors=True)
+        self.box.mkdir()
+        (self.box / "marks").mkdir()
+        (self.box / "marks").chmod(0o1777)
+        shutil.copyfile(HERE / "bob.py", self.box / "bob.py")
+        self.alice = self.submit("alice", "sleep 3000")
+        self.wait_running(self.alice)
+        try:
+            yield self
+        finally:
+            for user in ("alice", "bob"):
+                self.cluster.run(["scancel", "-u", user], user="root")
+            self.cluster.wait_idle()
+            shutil.rmtree(self.box, ignore_errors=True)
+
+    def submit(self, user: str, script: str, *options: str) -> str:
+        command = ["sbatch", "--parsable", "-w", NODE, "-o", "/dev/null", *options, f"--wrap={script}"]
+        return self.cluster.run(command, user=user, check=True).stdout.strip().split(";")[0]
+
+    def wait_running(self, job: str) -> None:
+        deadline = time.monotonic() + 60
+        while self.cluster.run(["squeue", "-h", "-j", job, "-o", "%T"], user="root").stdout.strip() != "RUNNING":
+            assert time.monotonic() < deadline, f"job {job} does not start"
+            time.sleep(0.2)
+
+    def agent(self) -> tuple[str, int]:
+        """Pid and memory of the node's agent; "" if none answers."""
+        script = f"import json; from perun_hpc.wire.client import request; print(json.dumps(dict(request('status', {{}}, timeout_s=10).fields)))"
+        done = self.cluster.run([f"{PREFIX}/bin/python", "-I", "-c", script], user="root", node=NODE)
+        if done.returncode:
+            return "", 0
+        fields = json.loads(done.stdout)
+        return fields["pid"], int(fields["rss_b"])
+
+    def bob(self, case: str, seconds: float, job: str, inside: bool = True) -> subprocess.Popen[str]:
+        """Start one of bob's cases, in a job of his own or beside all jobs."""
+        words = [f"{PREFIX}/bin/python", "-I", "/shared/attack/bob.py", case, str(seconds), job]
+        if inside:
+            words = ["srun", "-w", NODE, "-n1", "-J", "attack", *words]
+        started: subprocess.Popen[str] = self.cluster.popen(
+            words, user="bob", node=None if inside else NODE,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        return started
+
+    def boundary(self, job: str) -> dict[str, Any] | None:
+        """The node's boundary record of a job, waited for."""
+        places = [self.archive / f"incoming/{job}.0/{NODE}.json", self.archive / f"jobs/{job}.0/boundary/{NODE}.json"]
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for place in places:
+                with contextlib.suppress(FileNotFoundError):
+                    found: dict[str, Any] = json.loads(place.read_text())
+                    return found
+            time.sleep(0.2)
+        return None
+
+
+def attack(siege: Siege, case: str, seconds: float, inside: bool = True, job: str | None = None) -> Result:
+    """Let bob run one case while alice runs short jobs on the node; the agent must be the same one afterwards."""
+    before, _ = siege.agent()
+    bob = siege.bob(case, seconds, job or siege.alice, inside)
+    jobs: list[str] = []
+    failed = 0
+    while bob.poll() is None:
+        done = siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"], timeout=120)
+        failed += done.returncode != 0
+        jobs += done.stdout.split()
+        time.sleep(0.3)
+    out, err = bob.communicate()
+    after, rss_b = siege.agent()
+    records = [siege.boundary(one) for one in jobs]
+    starts = [record["start"] for record in records if record is not None]
+    served = [start["late_ns"] / 1e6 for start in starts if start["from"] == "hook"]
+    during = During(len(jobs) + failed, failed, len(served), max(served, default=0.0))
+    name = case.replace("_", "-")
+    if bob.returncode != 0:
+        return Result(name, STORY[case], 0, f"bob's program ended with {bob.returncode}: {err.strip()[-300:]}", False)
+    told = json.loads(out.splitlines()[-1])
+    problems = list(told["bad"])
+    if not before or before != after:
+        problems.append(f"the agent {before} became {after or 'none'}")
+    if rss_b > 128 << 20:
+        problems.append(f"the agent takes {rss_b >> 20} MiB")
+    if failed or None in records:
+        problems.append(f"{failed} jobs failed, {records.count(None)} without a record")
+    outcome = "; ".join(problems[:3]) if problems else "nothing came through"
+    return Result(name, STORY[case], told["n"], f"{outcome}; agent {rss_b >> 20} MiB; {during}", not problems)
+
+
+# Files.
+
+ROOTS = ("/run/perun", "/var/spool/perun", "/shared/perun", "/etc/perun", "/var/lib/perun", "/var/log/perun", PREFIX)
+PUBLIC = ("/run/perun/hook.conf",)
+"""The hooks' deadline and the name of the policy."""
+PRIVATE = ("/run/perun/", "/var/spool/perun/", "/shared/perun/", "/var/lib/perun/", "/var/log/perun/")
+
+
+def files(siege: Siege) -> Result:
+    """Everything perun has on a node and on the controller, as bob: write it, plant links in it, read alice's part."""
+    tried, problems = 0, []
+    for node in (NODE, None):
+        listed = siege.cluster.run(["find", *ROOTS, "-not", "-path", "*/lib/python*"], user="root", node=node)
+        words = [f"{PREFIX}/bin/python", "-I", "/shared/attack/bob.py", "reach", "0", "0"]
+        done = siege.cluster.run(words, user="bob", node=node, input=listed.stdout, check=True)
+        readable, told = (json.loads(line) for line in done.stdout.splitlines())
+        tried += told["n"]
+        problems += told["bad"]
+        own = {job for job in _jobs_of(siege, "bob")}
+        for path in readable["readable"]:
+            job = next((part for part in Path(path).parts if part in own), None)
+            if path.startswith(PRIVATE) and path not in PUBLIC and job is None:
+                problems.append(f"readable: {path}")
+    story = "write, link into, symlink into, read: every path of run directory, spool, archive, ledger, logs, policy, prefix"
+    return Result("files", story, tried, "; ".join(problems[:4]) or "none writable, none of others readable", not problems)
+
+
+def _jobs_of(siege: Siege, user: str) -> list[str]:
+    done = siege.cluster.run(["sacct", "-n", "-X", "-P", "-u", user, "-o", "JobIDRaw", "-S", "now-1day"], user="root")
+    return [f"{job}.0" for job in done.stdout.split()]
+
+
+def counters(siege: Siege) -> Result:
+    """perun leaves the modes of raw counters as the kernel has them; its own process cannot be looked into."""
+    pid, _ = siege.agent()
+    tries = [["cat", f"/proc/{pid}/environ"], ["ls", f"/proc/{pid}/fd"], ["head", "-c1", f"/proc/{pid}/mem"], ["kill", "-0", pid]]
+    came = [" ".join(words) for words in tries if siege.cluster.run(words, user="bob", node=NODE).returncode == 0]
+    modes = siege.cluster.run(["sh", "-c", "stat -Lc %a /sys/class/powercap/*/energy_uj | sort -u"], user="root", node=NODE)
+    before = siege.cluster.run(["sh", "-c", "stat -Lc %a /sys/class/powercap/*/energy_uj | sort -u"], user="root", node="n4")
+    held = not came and modes.stdout == before.stdout
+    story = "environment, descriptors, memory and signals of the agent; modes of energy_uj"
+    return Result("process", story, len(tries), "; ".join(came) or f"refused; energy_uj {modes.stdout.split()}, as found", held)
+
+
+# Environment.
+
+EVIL_C = """
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+__attribute__((constructor)) static void mark(void) {
+    char path[200]; snprintf(path, sizeof path, "/shared/attack/marks/preload-%d-%d", (int)getuid(), (int)getpid());
+    int fd = open(path, O_CREAT | O_WRONLY, 0644); if (fd >= 0) close(fd);
+}
+"""
+EVIL_PY = "import os\nopen(f'/shared/attack/marks/python-{os.getuid()}-{os.getpid()}', 'w').close()\n"
+
+
+def environment(siege: Siege) -> Result:
+    """Whatever bob's environment says, nothing of his runs as anybody but him, and hooks and launcher work."""
+    (siege.box / "evil.c").write_text(EVIL_C)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", siege.box / "evil.so", siege.box / "evil.c"], check=True)
+    (siege.box / "py").mkdir(exist_ok=True)
+    for name in ("sitecustomize", "usercustomize", "json", "perun_hpc", "zarr"):
+        (siege.box / "py" / f"{name}.py").write_text(EVIL_PY)
+    (siege.box / "rc.sh").write_text("touch /shared/attack/marks/bash-$(id -u)-$$\n")
+    hostile = {
+        "LD_PRELOAD": "/shared/attack/evil.so", "LD_LIBRARY_PATH": "/shared/attack", "LD_AUDIT": "/shared/attack/evil.so",
+        "PYTHONPATH": "/shared/attack/py", "PYTHONSTARTUP": "/shared/attack/py/json.py", "PYTHONHOME": "/shared/attack/py",
+        "BASH_ENV": "/shared/attack/rc.sh", "ENV": "/shared/attack/rc.sh", "PERUN_POLICY": "/shared/attack/policy.yaml",
+        "PERUN_SOCKET": "/shared/attack/agent.sock", "PERUN_ARGV0": "/bin/false", "PERUN_JOB": f"{siege.alice}.0",
+        "PERUN_STEP": "-1", "PERUN_OPTIONS": "period=0s;$(id)", "PERUN_PID": "1", "SPANK_LD_PRELOAD": "/shared/attack/evil.so",
+        "SPANK_PATH": "/shared/attack", "SLURM_SPANK_LD_PRELOAD": "/shared/attack/evil.so", "SLURM_CLUSTER_NAME": "../../../tmp",
+        "SLURM_JOB_RESTART_COUNT": "../../1", "SLURMD_NODENAME": "../x", "SLURM_JOB_EXCLUSIVE": "yes", "IFS": "/",
+    }  # fmt: skip
+    problems = []
+    tried = 0
+    for flag in ((), ("--perun",), ("--perun=period=$(touch /shared/attack/marks/flag),off;id",)):
+        comment = "$(touch /shared/attack/marks/comment)`id`"
+        words = ["srun", "-Q", *flag, "-w", NODE, "-n1", "-J", "$(touch /shared/attack/marks/name)", f"--comment={comment}"]
+        # PYTHONHOME would keep any Python of the user's from starting; here the user's command is a shell.
+        done = siege.cluster.run([*words, "sh", "-c", "echo $SLURM_JOB_ID"], user="bob", env=hostile, timeout=90)
+        tried += len(hostile) + 3
+        if done.returncode != 0:
+            problems.append(f"srun {' '.join(flag)}: {done.stderr.strip()[-120:]}")
+            continue
+        record = siege.boundary(done.stdout.split()[-1])
+        if record is None or record["cluster"] != siege.cluster.name or record["node"] != NODE or record["restart_count"] != 0:
+            problems.append("the record follows bob's environment")
+    marks = sorted(os.listdir(siege.box / "marks"))
+    foreign = [name for name in marks if not any(f"-{uid}-" in name for uid in (2002,))]
+    problems += [f"ran: {name}" for name in foreign]
+    story = f"{len(hostile)} variables (LD_*, PYTHON*, BASH_ENV, PERUN_*, SPANK_*, SLURM_*), job name, comment and flag with commands"
+    outcome = "; ".join(problems[:4]) or f"{len(marks)} things of bob's ran, all of them as bob"
+    return Result("environment", story, tried, outcome, not problems)
+
+
+# What people read.
+
+NASTY = "\x1b]0;owned\x07\x1b[2J<script>alert(1)</script>'; DROP TABLE job; --\u202e|\r=1+1"
+
+
+def reports(siege: Siege) -> Result:
+    """A job whose name, comment, command and regions are made to hurt whoever reads about it."""
+    code = "import perun_hpc\nfor n in (N, N * 50, '\\ud800', 'a\\x00b', '\\x1b[2J'):\n  with perun_hpc.region(n): pass\n"
+    script = siege.box / "nasty.py"
+    script.write_text(f"# -*- coding: utf-8 -*-\nN = {NASTY!r}\ntry:\n  " + code.replace("\n", "\n  ") + "\nexcept Exception as error: print(error)\n")
+    words = ["srun", "-Q", "--perun", "-w", NODE, "-n1", "-J", NASTY, f"--comment={NASTY}", "sh", "-c", "echo $SLURM_JOB_ID; exec python3 /shared/attack/nasty.py"]
+    done = siege.cluster.run(words, user="bob", timeout=90)
+    job = done.stdout.split()[0]
+    problems = []
+    if _record(siege, job) is None:
+        problems.append("no record of the job")
+    shown = 0
+    for user in ("bob", "root", "perun"):
+        for command in (["report", job], ["report", "--json", job], ["jobs"], ["jobs", "--csv"], ["usage", "--by", "user"]):
+            answer = siege.cluster.run([f"{PREFIX}/bin/perun", *command], user=user)
+            text = answer.stdout + answer.stderr
+            shown += 1
+            if any(ord(char) < 32 and char not in "\n\t" for char in text) or "\u202e" in text or "Traceback" in text:
+                problems.append(f"{user}: perun {' '.join(command)} shows it raw")
+    story = "job name, comment and regions with terminal escapes, HTML, SQL, NUL, lone surrogates, bidi marks; report, jobs, usage"
+    return Result("reports", story, shown, "; ".join(problems[:4]) or "shown as escapes; the ledger and the collector go on", not problems)
+
+
+def _record(siege: Siege, job: str, seconds: float = 40) -> dict[str, Any] | None:
+    path = siege.archive / f"jobs/{job}.0/record.json"
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        time.sleep(0.2)
+    return None
+
+
+def poison(siege: Siege) -> Result:
+    """Bob gives his job a record of his own making, wherever he can write, and asks perun about it."""
+    body = "perun1:rev=9:st=complete:pv=measured:n=1/1:cov=1000000:e=1/0:cpu=1/0"
+    line = f"{body}:crc={crc32(body.encode()):08x}"
+    job = siege.submit("bob", "sleep 1", f"--comment={line}", "-J", line)
+    alice = siege.alice
+    tries = [
+        ["scontrol", "update", f"jobid={job}", f"admincomment={line}"],
+        ["scontrol", "update", f"jobid={alice}", f"admincomment={line}"],
+        ["sacctmgr", "-i", "modify", "job", "where", f"jobid={job}", "set", f"AdminComment={line}"],
+        ["sbatch", "--parsable", f"--admin-comment={line}", "--wrap=true", "-o", "/dev/null"],
+    ]
+    problems = []
+    for words in tries:
+        siege.cluster.run(words, user="bob")
+        comments = siege.cluster.run(["sacct", "-n", "-X", "-P", "-j", f"{job},{alice}", "-o", "AdminComment"], user="root")
+        held = siege.cluster.run(["scontrol", "show", "job", job], user="root")
+        if line in comments.stdout or f"AdminComment={line}" in held.stdout:
+            problems.append(f"{words[0]} sets AdminComment")
+    record = _record(siege, job)
+    home = siege.cluster.home / "bob"
+    forged = home / f"perun/{siege.cluster.name}/jobs/{job}.0"
+    forged.mkdir(parents=True, exist_ok=True)
+    (forged / "record.json").write_text(json.dumps({**(record or {}), "energy_uj": 1}))
+    (home / "policy.yaml").write_text(f"store: {{archive: /home/bob/perun}}\ncollect: {{ledger: 'sqlite:////home/bob/l.db'}}\n")
+    subprocess.run(["chown", "-R", "2002:2002", home], check=True)
+    siege.cluster.run([f"{PREFIX}/bin/perun", "report", job], user="bob", env={"PERUN_POLICY": "/home/bob/policy.yaml"})
+    answer = siege.cluster.run([f"{PREFIX}/bin/perun", "report", "--json", job], user="perun")
+    if record is None or not record.get("energy_uj") or record["energy_uj"] == 1:
+        problems.append("no true record")
+    elif str(record["energy_uj"]) not in answer.stdout:
+        problems.append("the ledger tells something else than the record")
+    story = "AdminComment by scontrol, sacctmgr and sbatch, a forged line as comment and name, a forged archive by PERUN_POLICY"
+    return Result("poison", story, len(tries) + 3, "; ".join(problems) or "refused or without effect; the ledger has the agent's figure", not problems)
+
+
+def traversal(siege: Siege) -> Result:
+    """Names that lead elsewhere, as if Slurm itself had said them: root's hook with hostile values."""
+    names = ("../../../../tmp/out", "/etc", ".", "..", "a/b", "a\nb", "-rf", ".hidden", "x" * 300, "\udcff", "n;id", "%n%s")
+    before = _outside(siege)
+    tried = 0
+    ids = iter(range(7_000_001, 7_001_000))
+    for name in names:
+        for variable in ("SLURM_CLUSTER_NAME", "SLURMD_NODENAME", "SLURM_JOB_NODELIST"):
+            values = {"SLURM_JOB_ID": str(next(ids)), "SLURM_JOB_UID": "2002", "SLURM_JOB_GID": "2002", "SLURM_JOB_USER": name[:50],
+                      "SLURM_CLUSTER_NAME": "traversal", "SLURMD_NODENAME": NODE, "SLURM_JOB_NODELIST": NODE, variable: name}  # fmt: skip
+            settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
+            hooks = f"{PREFIX}/libexec/perun"
+            siege.cluster.run(["sh", "-c", f"env -i {settings} {hooks}/prolog; env -i {settings} {hooks}/epilog"], user="root", node=NODE)
+            tried += 1
+    job = siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"], check=True).stdout.strip()
+    problems = [f"made {path}" for path in sorted(_outside(siege) - before)]
+    if siege.boundary(job) is None:
+        problems.append("the jobs after it are not shipped")
+    # What was refused stays in the spool; an administrator looks at it. Here it goes.
+    siege.cluster.run(["sh", "-c", "rm -rf /var/spool/perun/sessions/7000* /shared/perun/traversal"], user="root", node=NODE)
+    story = "cluster, node and node list named ../.., /etc, a/b, with line breaks, 300 characters, no UTF-8"
+    return Result("traversal", story, tried, "; ".join(problems[:4]) or "nothing outside spool and archive, later jobs are shipped", not problems)
+
+
+def _outside(siege: Siege) -> set[str]:
+    """Top-level entries of places where nothing may appear."""
+    script = "ls -A1 -d /* /tmp/* /etc/* /shared/* /shared/perun/* /var/spool/* /run/* 2>/dev/null"
+    found = siege.cluster.run(["sh", "-c", script], user="root", node=NODE).stdout.splitlines()
+    return {path for path in found if path != "/shared/perun/traversal"}
+
+
+def shared_trace(siege: Siege) -> Result:
+    """The trace and regions of bob's job on the shared node: no row finer than the policy's resolution."""
+    job = siege.submit("bob", "srun --perun python3 -c 'import time; time.sleep(24)'", "-J", "spy")
+    siege.cluster.wait_job(job, timeout=120)
+    record = siege.boundary(job)
+    problems = []
+    if record is None:
+        return Result("shared-trace", "the trace of a job on a shared node", 1, "no record", False)
+    trace = record["trace"]
+    if trace.get("stored") and trace["period_ns"] < 10_000_000_000:
+        problems.append(f"a row every {trace['period_ns'] / 1e9:g} s")
+    story = "the stored trace of a job that shares its node"
+    shown = f"one row per {trace['period_ns'] / 1e9:g} s, {trace['rows']} rows" if trace.get("stored") else f"none: {trace.get('why')}"
+    return Result("shared-trace", story, 1, "; ".join(problems) or shown, not problems)
+
+
+CASES: dict[str, Callable[[Siege], Result]] = {
+    "verbs": lambda siege: attack(siege, "verbs", 0),
+    "forged": lambda siege: attack(siege, "forged", 0),
+    "malformed": lambda siege: attack(siege, "malformed", 20),
+    "memory": lambda siege: attack(siege, "memory", 10),
+    "connections": lambda siege: attack(siege, "connections", 20),
+    "messages": lambda siege: attack(siege, "messages", 20),
+    "slow": lambda siege: attack(siege, "slow", 10),
+    "ranks": lambda siege: attack(siege, "ranks", 20),
+    "heavy": lambda siege: attack(siege, "heavy", 20),
+    "window": lambda siege: attack(siege, "window", 35),
+    "files": files,
+    "process": counters,
+    "environment": environment,
+    "reports": reports,
+    "poison": poison,
+    "traversal": traversal,
+    "shared-trace": shared_trace,
+}
