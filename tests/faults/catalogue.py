@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import subprocess
 import threading
@@ -362,12 +363,16 @@ def _node_killed(ground: Ground) -> Iterator[None]:
 
 @fault(
     "collector-killed",
-    "kill -9 of the collector every second, another is started",
+    "kill -9 of the collector every 0 to 4 s, another is started",
     "nothing",
     fast=True,
 )
 def _collector_killed(ground: Ground) -> Iterator[None]:
-    with repeated(ground.restart_collector, 1.0):
+    def kill() -> None:
+        time.sleep(random.uniform(0, 4))  # at any moment of its start and of its sweeps
+        ground.restart_collector()
+
+    with repeated(kill, 0):
         yield
 
 
