@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from perun_hpc._version import __version__
+from perun_hpc.agent.learning import Figure
 from perun_hpc.agent.session import DomainAccount, Edge, Session
 from perun_hpc.data_model.sensor import Provenance, Sensor
 
@@ -30,11 +31,13 @@ def boundary_record(
     node_cpus: int,
     cost: Cost,
     uncertainty_uj: Mapping[str, int],
-    regions: Sequence[Mapping[str, Any]],
+    static: Mapping[str, Figure],
+    scope: str,
 ) -> dict[str, Any]:
     """Build the record of a session that has ended.
 
-    `sensors` are those that the session has edges of; `uncertainty_uj` is the standard uncertainty (k=1) per domain.
+    `sensors` are those that the session has edges of; `uncertainty_uj` is the standard uncertainty (k=1) per domain,
+    `static` its static power; `scope` says what the node's figures include. Regions are added when it is shipped.
     """
     job, key = session.job, session.key
     named = {sensor.id: sensor for sensor in sensors}
@@ -75,6 +78,8 @@ def boundary_record(
             name: _domain(account, end.mono_ns - session.start.mono_ns, uncertainty_uj.get(name, 0))
             for name, account in sorted(session.domains.items())
         },
+        "scope": scope,
+        "static": {name: figure.to_json() for name, figure in sorted(static.items())},
         "shares": [
             {"day": day, "domain": domain, "energy_uj": energy_uj}
             for day, domains in sorted(session.shares.items())
@@ -93,7 +98,7 @@ def boundary_record(
             }
             for step in sorted(session.steps.values(), key=lambda step: step.step_id)
         ],
-        "regions": list(regions),
+        "regions": [],
         "gaps": [asdict(gap) for gap in session.gaps],
         "trace": session.trace or {"stored": False},
         "settings": session.settings,

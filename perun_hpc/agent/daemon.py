@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc._version import __version__
 from perun_hpc.agent import booking, holdings, intervals, limits, machine, privilege, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
+from perun_hpc.agent.idling import Idling
 from perun_hpc.agent.intervals import Intervals, Stretch
+from perun_hpc.agent.learning import Figure, Learning
 from perun_hpc.agent.node import JobUse, Node, Snapshot, resident_b
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
@@ -29,6 +31,7 @@ from perun_hpc.agent.session import Edge, Gap, RankRun, Session, SessionKey, Ste
 from perun_hpc.agent.shipping import Shipper
 from perun_hpc.agent.workers import Worker, present
 from perun_hpc.energy.attribute import GpuHolding, JobInput
+from perun_hpc.energy.containment import Plan, scope_sentence
 from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError
 from perun_hpc.sampling.schedule import Schedule
 from perun_hpc.wire.message import Message, decode
@@ -114,7 +117,9 @@ class Agent:
         self._sensors = intervals.energy_counters(node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(node.sensors)}
         self._topology = machine.topology(options.root, intervals.packages(self._domains.values()))
-        self._intervals = Intervals(tuple(self._domains.values()), self._topology, {})
+        self._intervals = Intervals(tuple(self._domains.values()), self._topology)
+        self._learning = Learning()
+        self._idling = Idling()
         self._policy = policy
         self._porter = porter
         self._shipper = Shipper(paths)
@@ -124,6 +129,7 @@ class Agent:
         self._gone_ns: dict[SessionKey, int] = {}
         self._uses: dict[SessionKey, JobUse] = {}
         self._parent_cpu_ns: int | None = None
+        self._static: Mapping[str, Figure] = {}
         self._traces: dict[SessionKey, Trace] = {}
         self._live_data: dict[tuple[SessionKey, int, int], int] = {}
         self._shown: dict[SessionKey, tuple[int, int]] = {}
@@ -191,6 +197,7 @@ class Agent:
             self._save()
         if self._policy.poll():
             self._settle_policy()
+            self._parametrise()
         if self._sealing and self._policy.settled:
             self._seal_ended()
         self._shipper.poll(now_ns)
@@ -255,7 +262,11 @@ class Agent:
             chosen = worker.name in allowed or (self._policy.settled and not allowed)
             if chosen and worker.tend(now_ns):
                 self._account_anew()
-        self._node.poll_gauges()
+        readings = self._node.poll()
+        if self._node.workers:
+            self._idling.note(
+                readings, self._intervals.static_uw, holdings.holders(self._sessions.values(), self._node)
+            )
 
     def _account_anew(self) -> None:
         """There are new sensors: the domains may be others from now on."""
@@ -264,8 +275,17 @@ class Agent:
         self._sensors = intervals.energy_counters(self._node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(self._node.sensors)}
         self._intervals.change(tuple(self._domains.values()))
+        self._idling.follow(self._node.sensors)
+        self._parametrise()
         self._interval = Schedule.starting(self._longest_interval_ns(), time.monotonic_ns(), time.time_ns())
         self._end_interval()
+
+    def _parametrise(self) -> None:
+        """Give the attribution what the policy, the vendors' libraries and idle times say of the domains."""
+        energy = self._site().energy if self._policy.settled else None
+        self._static = self._learning.figures(self._domains.values(), energy)
+        self._intervals.static_uw = {name: figure.uw for name, figure in self._static.items()}
+        self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
 
     def _release_gpus(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
         """Let go of all GPUs, for a reset; the next job's start takes them again."""
@@ -359,6 +379,7 @@ class Agent:
             if use.cpus:
                 session.cpus = sorted(use.cpus)
             session.cpu_ns += spent.get(key, 0)
+            session.memory_b = use.memory_b or session.memory_b
             session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
             session.suspended = bool(use.suspended)
             jobs.append(
@@ -366,6 +387,7 @@ class Agent:
                     party=key.party,
                     cpus=frozenset(session.cpus) or self._guessed_cpus(session),
                     cpu_ns=spent.get(key),
+                    memory_b=holdings.memory_b(session, self._topology),
                     suspended=session.suspended,
                     exclusive=self._alone(session),
                     gpus=self._gpus_of(session),
@@ -402,6 +424,8 @@ class Agent:
         middle_ns = snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2
         day = booking.local_day(middle_ns)
         booking.book(closed, list(self._sessions.values()), self._domains, day)
+        if self._learning.take(closed, stretch, self._topology, self._domains, self._idling.peaks(), snapshot.real_ns):
+            self._parametrise()
         live = frozenset(key.party for key in self._sessions)
         self._write_ledger(day, [intervals.ledger_line(window, live) for window in closed])
         for key, before_uj in before.items():
@@ -591,6 +615,7 @@ class Agent:
         self._uses.pop(key, None)
         self._shown.pop(key, None)
         self._node.forget(session)
+        self._idling.forget(session)
         self._done[key.name] = snapshot.mono_ns
         self._sealing.append(session)
         self._after += [self._policy.check, self._save]
@@ -777,7 +802,8 @@ class Agent:
             len(self._topology.core_of),
             Cost(session.agent_cpu_ns, resident_b(), os.getpid()),
             booking.standard_uj(session, self._domains),
-            (),
+            self._static,
+            scope_sentence(Plan(tuple(self._domains.values()), ())),
         )
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
@@ -848,7 +874,7 @@ class Agent:
             ledger=self._ledger,
             sessions=(*self._sessions.values(), *self._sealing),
             done=self._done,
-            static={},
+            static=self._learning.to_json(),
             home=self._home,
         )
         self._guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._sensors]))
@@ -856,6 +882,9 @@ class Agent:
     def resume(self) -> None:
         """Continue where the last agent of this node stopped, then take what the hooks left."""
         former = state.load(self._paths)
+        if former is not None:
+            self._learning.restore(former.static)
+            self._parametrise()
         if former is not None and all(sensor.id in former.last.readings for sensor in self._sensors):
             self._take_over(former)
         else:

@@ -70,12 +70,16 @@ def packages(domains: Iterable[EnergyDomain]) -> set[int]:
 
 
 class Intervals:
-    """The open windows of a node's domains."""
+    """The open windows of a node's domains.
 
-    def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput, static_uw: Mapping[str, int]) -> None:
+    `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now.
+    """
+
+    def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
         self._domains = tuple(domains)
         self._node = node
-        self._static_uw = dict(static_uw)
+        self.static_uw: Mapping[str, int] = {}
+        self.slices: Mapping[str, int] = {}
         self._opened: dict[str, tuple[int, Reading]] = {}
         self._stretches: list[Stretch] = []
         self._seen: dict[str, Reading] = {}
@@ -156,7 +160,8 @@ class Intervals:
             kind=domain.kind,
             total_uj=total_uj,
             package=domain.package,
-            static_uw=self._static_uw.get(domain.name, 0),
+            static_uw=self.static_uw.get(domain.name, 0),
+            slices=self.slices.get(domain.name),
             leaves=domain.leaves,
             provenance=domain.sensor.provenance,
         )

@@ -21,12 +21,13 @@ from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 
 @dataclass(frozen=True)
 class JobUse:
-    """What a job's cgroup said: CPU time so far, peak memory, CPUs, whether it is suspended; None: not known."""
+    """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known."""
 
     cpu_ns: int | None = None
     mem_peak_b: int | None = None
     cpus: frozenset[int] | None = None
     suspended: bool | None = None
+    memory_b: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,16 @@ class Node:
         readings.update(self.gauges.advance(readings))
         return Snapshot(mono_ns, real_ns, readings, busy_ns)
 
-    def poll_gauges(self) -> None:
-        """Read those power gauges that are integrated."""
+    def poll(self) -> dict[str, Reading]:
+        """Read those power gauges that are integrated; returns their readings and the last ones of all children."""
         readings: dict[str, Reading] = {}
-        for reader in (*self.readers, *self.workers):
+        for reader in self.readers:
             if self.gauges.needs(reader.sensors):
                 _add(readings, reader)
+        for worker in self.workers:
+            _add(readings, worker)
         self.gauges.advance(readings)
+        return readings
 
     def use(self, session: Session) -> JobUse:
         """What the job's cgroup says; all None while it has none or where it is gone."""
@@ -114,7 +118,9 @@ class Node:
                 return JobUse()
             self.cgroups[name] = group
         cpu = group.read()[CPU]
-        return JobUse(cpu.ticks, group.peak_memory_b(), group.cpus(), group.suspended(self.root))
+        return JobUse(
+            cpu.ticks, group.peak_memory_b(), group.cpus(), group.suspended(self.root), group.memory_limit_b()
+        )
 
     def parent_cpu_ns(self) -> int | None:
         """CPU time of all jobs, ended ones included; None where the kernel does not keep it."""

@@ -95,6 +95,7 @@ class DomainAccount:
     modelled_uj: int = 0
     covered_ns: int = 0
     gap_ns: int = 0
+    idle_ns: int | None = None
 
 
 @dataclass
@@ -159,6 +160,7 @@ class Session:
     cpus: list[int] = field(default_factory=list)
     cpu_ns: int = 0
     mem_peak_b: int = 0
+    memory_b: int = 0
     suspended: bool = False
     agent_cpu_ns: int = 0
     trace: dict[str, Any] = field(default_factory=dict)

@@ -128,6 +128,15 @@ class JobCgroup:
                     return int(content)
         return None
 
+    def memory_limit_b(self) -> int | None:
+        """Memory that the job may use, None without a limit."""
+        for controller, file in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+            if controller in self._directories:
+                content = text(self._directories[controller] / file)
+                if content and content.isdigit() and int(content) < _NO_LIMIT_B:
+                    return int(content)
+        return None
+
     def cpus(self) -> frozenset[int] | None:
         """Logical CPUs of the cpuset, None without one."""
         names = (
@@ -184,6 +193,10 @@ def _state(proc: Path, pid: int) -> str | None:
         return None
     name, _, rest = stat.rpartition(")")
     return None if name.endswith("(slurmstepd") else rest.lstrip()[:1] or None
+
+
+_NO_LIMIT_B = 1 << 60
+"""Version 1 shows the largest page-aligned number where there is no limit."""
 
 
 def parse_list(content: str) -> frozenset[int]:

@@ -136,3 +136,13 @@ def test_released_gpus_are_let_go_until_the_next_job(gpus):
     assert node.child() is None
     node.begin(1, gpus="0")
     until(lambda: node.child() is not None, "the child is back")
+
+
+def test_gpus_of_mig_mode_are_held_by_slices(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 7\ninstance 0 MIG-x 3\ninstance 0 MIG-y 2\n")
+    node.begin(1, gpus="MIG-x")
+    time.sleep(0.2)
+    node.end(1, gpus="MIG-x")
+    account = node.record(1)["domains"]["gpu-GPU-a"]
+    assert account["method"] == "slices"
+    assert 0 < account["energy_uj"] <= account["node_uj"]

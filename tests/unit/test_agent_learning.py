@@ -1,0 +1,152 @@
+"""Static power learnt from idle times, GPUs held idle, counters made of gauges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.agent.gauges import Gauges
+from perun_hpc.agent.idling import Idling
+from perun_hpc.agent.intervals import Closed, Stretch, domains_of, energy_counters
+from perun_hpc.agent.learning import Learning
+from perun_hpc.agent.session import DomainAccount, Edge, Session, SessionKey
+from perun_hpc.backend.hwmon import discover
+from perun_hpc.config.schema import Energy
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import DomainKind, DomainShares, NodeInput
+from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.counters import difference
+from tests.sysfs import build
+
+S = 1_000_000_000
+NODE = NodeInput(package_of={0: 0, 1: 0, 2: 1, 3: 1}, core_of={0: 0, 1: 1, 2: 2, 3: 3})
+
+
+def sensor(name: str, quantity: Quantity, kind: Kind, component: str, domain: str, scale: int = 1) -> Sensor:
+    return Sensor(
+        id=f"x:{domain}:{name}", host="n", backend="nvml", device="d", domain=domain, component=component,
+        kind=kind, quantity=quantity, unit="u", scale_num=scale,
+    )  # fmt: skip
+
+
+def counter(domain: str, component: str) -> Sensor:
+    return sensor("energy", Quantity.ENERGY, Kind.COUNTER, component, domain)
+
+
+DOMAINS = {
+    "package-0": EnergyDomain("package-0", DomainKind.PACKAGE, counter("package-0", "cpu"), 0),
+    "package-1": EnergyDomain("package-1", DomainKind.PACKAGE, counter("package-1", "cpu"), 1),
+    "gpu-a": EnergyDomain("gpu-a", DomainKind.GPU, counter("gpu-a", "gpu"), None),
+    "node": EnergyDomain("node", DomainKind.METER, counter("node", "node"), None, ("package-0", "package-1", "gpu-a")),
+}
+
+
+def teach(learning: Learning, busy_ns: dict[int, int], peaks: dict[str, int], times: int, seconds: int = 6) -> None:
+    """Intervals at 40 W per package, 60 W of the GPU and 100 W of all else."""
+    for number in range(times):
+        t0_ns, t1_ns = number * seconds * S, (number + 1) * seconds * S
+        watts = {"package-0": 40, "package-1": 40, "gpu-a": 60, "other": 100}
+        closed = [
+            Closed(t0_ns, t1_ns, DomainShares(name, w * seconds * 10**6, (), "x", Provenance.MEASURED), (), False)
+            for name, w in watts.items()
+        ]
+        learning.take(closed, Stretch(t0_ns, t1_ns, busy_ns, ()), NODE, DOMAINS, peaks, t1_ns)
+
+
+def learnt(learning: Learning) -> dict[str, int]:
+    return {name: figure.uw // 10**6 for name, figure in learning.figures(DOMAINS.values(), None).items()}
+
+
+def test_half_an_hour_of_short_idle_intervals_teaches_every_domain():
+    learning = Learning()
+    teach(learning, {}, {"gpu-a": 0}, 299)
+    assert set(learnt(learning).values()) == {0}
+    teach(learning, {}, {"gpu-a": 0}, 302)
+    assert learnt(learning) == {"package-0": 40, "package-1": 40, "gpu-a": 60, "node": 100}
+    again = Learning()
+    again.restore(learning.to_json())
+    assert learnt(again) == learnt(learning)
+
+
+def test_a_busy_package_teaches_nothing_of_itself_and_of_the_rest_of_the_node():
+    learning = Learning()
+    teach(learning, {0: S}, {"gpu-a": 0}, 400)
+    assert learnt(learning) == {"package-0": 0, "package-1": 40, "gpu-a": 60, "node": 0}
+
+
+@pytest.mark.parametrize("peaks", [{}, {"gpu-a": 7}])
+def test_a_gpu_that_is_busy_or_not_watched_teaches_nothing(peaks):
+    learning = Learning()
+    teach(learning, {}, peaks, 400)
+    assert learnt(learning) == {"package-0": 40, "package-1": 40, "gpu-a": 0, "node": 0}
+
+
+def test_the_policy_comes_before_what_was_learnt_and_nothing_is_said_to_be_unknown():
+    learning = Learning()
+    teach(learning, {}, {"gpu-a": 0}, 400)
+    energy = Energy(package_static_uw=55_000_000, package_max_uw="auto", gpu_idle_uw="auto", kappa=0.25)
+    figures = learning.figures(DOMAINS.values(), energy)
+    assert figures["package-0"].to_json() == {"uw": 55_000_000, "from": "policy"}
+    assert figures["gpu-a"].to_json() == {"uw": 60_000_000, "from": "learnt"}
+    assert Learning().figures(DOMAINS.values(), None)["node"].to_json() == {"uw": 0, "from": "unknown"}
+
+
+def session() -> Session:
+    made = Session(SessionKey(1, 0), {}, {}, "", "", Edge(0, 0, 0, "hook"))
+    made.domains["gpu-a"] = DomainAccount("gpu", "GPU", "measured", "holder")
+    return made
+
+
+def idle_seconds(uses: list[int | None], watts: int = 60, idle_w: int = 60) -> float | None:
+    """Idle time of a job that holds the GPU while it shows these utilisations, one a second."""
+    idling, job = Idling(), session()
+    use = sensor("utilisation", Quantity.UTILISATION, Kind.GAUGE, "gpu", "gpu-a", 10)
+    power = sensor("power", Quantity.POWER, Kind.GAUGE, "gpu", "gpu-a", 1_000_000)
+    idling.follow([use, power])
+    for second, ticks in enumerate(uses):
+        readings = {use.id: Reading(ticks, second * S), power.id: Reading(watts, second * S)}
+        idling.note(readings, {"gpu-a": idle_w * 10**6}, {"gpu-a": [job]})
+    idle_ns = job.domains["gpu-a"].idle_ns
+    return None if idle_ns is None else idle_ns / S
+
+
+def test_a_minute_without_work_counts_wholly_and_a_shorter_pause_not():
+    assert idle_seconds([0] * 101) == 100
+    assert idle_seconds([0] * 60) == 0
+    assert idle_seconds([0] * 40 + [3] + [0] * 40) == 0
+    assert idle_seconds([0] * 71 + [3] + [0] * 71) == 140
+
+
+def test_a_gpu_that_draws_power_is_not_idle_whatever_its_utilisation_says():
+    assert idle_seconds([0] * 101, watts=200) == 0
+    assert idle_seconds([0] * 101, watts=200, idle_w=0) == 100
+
+
+def test_where_nobody_watched_idle_time_is_not_known():
+    assert idle_seconds([None] * 101) is None
+
+
+def test_of_graces_gauges_those_that_energy_rests_on_become_counters(tmp_path: Path):
+    now = [0]
+    found = discover(build("gh200", tmp_path), clock=lambda: now[0])
+    gauges = Gauges()
+    gauges.follow(found.sensors)
+    made = {one.domain: one for one in gauges.sensors}
+    assert set(made) == {"grace-0", "module-0"}
+    domains = {one.name: one for one in domains_of([*found.sensors, *gauges.sensors])}
+    assert domains["module-0"].kind is DomainKind.METER
+    assert domains["module-0"].leaves == ("grace-0",)
+    assert {one.id for one in energy_counters([*found.sensors, *gauges.sensors])} == {one.id for one in made.values()}
+
+    def read() -> Reading:
+        both = [pair for reader in found.readers for pair in zip(reader.sensors, reader.read())]
+        return gauges.advance({one.id: reading for one, reading in both})[made["grace-0"].id]
+
+    first = read()
+    for _ in range(10):
+        now[0] += S
+        last = read()
+    assert difference(made["grace-0"], first, last).ticks == 2_500_000_000
+    found.close()
