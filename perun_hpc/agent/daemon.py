@@ -597,7 +597,9 @@ class Agent:
 
     def _end_session(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
         key = session.key
-        session.end = Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
+        # A clock that was set meanwhile does not make the job longer.
+        real_ns = session.start.real_ns + snapshot.mono_ns - session.start.mono_ns
+        session.end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
         session.edges_end = booking.take_edge(snapshot.readings, self._sensors)
         session.agent_cpu_ns += time.process_time_ns()
         self._shown[key] = (snapshot.mono_ns, session.energy_uj)
