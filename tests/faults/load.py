@@ -41,7 +41,7 @@ class Load:
 def run(ground: Ground, tag: str, count: int, flagged: bool = True) -> Load:
     """Run `count` jobs on the broken nodes, a fifth as many beside; returns when all are over.
 
-    Of ten jobs five are `srun hostname` on one node, three are batch jobs on both, two are flagged steps.
+    Of ten jobs five are `srun hostname` on one node, three are batch jobs of two seconds on both, two are flagged steps.
     """
     work = []
     for number in range(count):
@@ -76,7 +76,7 @@ def _srun(ground: Ground, node: str, tag: str, flagged: bool) -> str:
 
 
 def _sbatch(ground: Ground, nodes: str, tag: str, flagged: bool) -> str:
-    line = ["sbatch", "--parsable", "-J", tag, "-o", "/dev/null", "-N2", "-w", nodes, "--wrap=srun hostname"]
+    line = ["sbatch", "--parsable", "-J", tag, "-o", "/dev/null", "-N2", "-w", nodes, "--wrap=srun hostname; sleep 2"]
     deadline = time.monotonic() + SUBMIT_S
     while True:
         done = ground.cluster.run(line, timeout=COMMAND_S)
