@@ -607,8 +607,11 @@ class Agent:
         booking.note_failed_edges(session, snapshot.readings, self._sensors)
         if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
             session.note("no reading during the job: no agent ran")
-            session.domains.clear()
-            session.shares.clear()
+            if session.energy_uj == 0:
+                session.domains.clear()
+                session.shares.clear()
+            else:  # booked as its energy before its end was known: the node ledger closes with it
+                session.note("its energy is that of the moments between its end and the agent's knowing of it")
         for step in session.steps.values():
             for run in step.ranks.values():
                 self._end_rank(session, step, run, snapshot)
