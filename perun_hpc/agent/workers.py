@@ -37,6 +37,12 @@ PATIENCE_NS = 5_000_000_000
 START_NS = 30_000_000_000
 RESTART_NS = 60_000_000_000
 MAX_B = 192 * 1024
+SIGNS = {
+    "nvml": ("proc/driver/nvidia", "dev/nvidiactl"),
+    "amdsmi": ("dev/kfd",),
+    "ipmi": ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0"),
+}
+"""The backends that need a child, and files one of which a node has that has their hardware."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -231,19 +237,43 @@ def refresh(workers: Sequence[Worker], until_ns: int) -> None:
         worker.tardy()
 
 
-def open_in_child(name: str, root: Path, patience_s: float) -> tuple[Worker, Discovery]:
-    """One backend in a child, for a command line tool: what it found, or that it did not answer."""
-    worker = Worker(name, root)
-    until_ns = time.monotonic_ns() + int(patience_s * 1e9)
+class Waiting:
+    """A worker for a tool that has time: every reading is asked for now, and waited for."""
+
+    def __init__(self, worker: Worker, patience_ns: int) -> None:
+        self._worker = worker
+        self._patience_ns = patience_ns
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """What the child found."""
+        return self._worker.sensors
+
+    def read(self) -> tuple[Reading, ...]:
+        """Ask and wait; gaps when no answer comes in time."""
+        now_ns = time.monotonic_ns()
+        self._worker.ask(now_ns)
+        refresh([self._worker], now_ns + self._patience_ns)
+        return self._worker.read()
+
+    def close(self) -> None:
+        """End the child."""
+        self._worker.close()
+
+
+def open_in_child(name: str, root: Path, patience_s: float) -> Discovery:
+    """One backend in a child, for a tool: what it found, or that it did not answer in time."""
+    worker, patience_ns = Worker(name, root), int(patience_s * 1e9)
+    until_ns = time.monotonic_ns() + patience_ns
     worker.tend(time.monotonic_ns())
     while worker.starting and time.monotonic_ns() < until_ns:
         time.sleep(0.002)
         worker.tend(time.monotonic_ns())
     if worker.starting:
         worker.close()
-        why = f"{name} does not answer for {patience_s:g} s"
-        return worker, Discovery(missing=(Missing(name, why, "look for a stuck driver in the kernel's log"),))
-    return worker, Discovery((worker,) if worker.sensors else (), worker.missing)
+        why, remedy = f"no answer for {patience_s:g} s", "look for a stuck driver in the kernel's log"
+        return Discovery(missing=(Missing(name, why, remedy),))
+    return Discovery((Waiting(worker, patience_ns),) if worker.sensors else (), worker.missing)
 
 
 def serve(requests: socket.socket, agent: int, discover: Callable[[], Discovery]) -> None:
@@ -282,9 +312,4 @@ def _end_with(agent: int) -> None:
 
 def present(root: Path) -> list[str]:
     """Backends whose hardware seems to be there: no vendor library is touched on a node without its devices."""
-    signs = {
-        "nvml": ("proc/driver/nvidia", "dev/nvidiactl"),
-        "amdsmi": ("dev/kfd",),
-        "ipmi": ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0"),
-    }
-    return [name for name, paths in signs.items() if any((root / path).exists() for path in paths)]
+    return [name for name, paths in SIGNS.items() if any((root / path).exists() for path in paths)]

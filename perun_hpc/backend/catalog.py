@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -122,16 +122,19 @@ class Catalog:
 
 
 def discover_all(
-    root: Path = Path("/"), names: Iterable[str] | None = None, selection: Selection | None = None
+    root: Path = Path("/"),
+    names: Iterable[str] | None = None,
+    selection: Selection | None = None,
+    opened: Callable[[str, Path], Discovery] = open_backend,
 ) -> Catalog:
-    """Open the wanted backends in this process, those of `names` or all default ones.
+    """Open the wanted backends, those of `names` or all default ones; `opened` opens one, here in this process.
 
     Without any energy or power sensor the `estimate` backend is opened as well, so that a machine is never without a
     figure; its sensors are marked estimated. The agent does not call this: it opens backends one by one.
     """
     selection = selection or Selection()
     wanted = [backend.name for backend in BACKENDS if backend.default] if names is None else list(names)
-    found = {name: open_backend(name, root) for name in wanted if selection.backend(name)}
+    found = {name: opened(name, root) for name in wanted if selection.backend(name)}
     catalog = Catalog(found)
     if names is None and selection.backend("estimate") and not has_power(catalog.sensors):
         found["estimate"] = open_backend("estimate", root)

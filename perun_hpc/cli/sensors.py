@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.backend.base import Reader, host_name
-from perun_hpc.backend.catalog import Catalog, Selection, discover_all
+from perun_hpc.agent.workers import SIGNS, open_in_child
+from perun_hpc.backend.base import Discovery, Reader, host_name
+from perun_hpc.backend.catalog import Catalog, Selection, discover_all, open_backend
 from perun_hpc.comm import Comm, Place
 from perun_hpc.config import user
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
@@ -22,6 +23,7 @@ from perun_hpc.energy.counters import difference
 
 PAUSE_S = 0.25
 READS = 3
+PATIENCE_S = 10.0
 NS_PER_S = 1_000_000_000
 _FILTERS = ("include_sensors", "exclude_sensors", "include_backends", "exclude_backends")
 
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         comm.gather(_owned(comm.place, ()))
         comm.close()
         return 0
-    catalog = discover_all(selection=Selection() if args.all else selection)
+    catalog = discover_all(selection=Selection() if args.all else selection, opened=_opened)
     try:
         rows = measure(catalog, selection)
     finally:
@@ -110,6 +112,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(table(rows, catalog.missing, scope))
     return 0
+
+
+def _opened(name: str, root: Path) -> Discovery:
+    """Backends that a stuck driver can hang are opened in a child, and given up after a while."""
+    return open_in_child(name, root, PATIENCE_S) if name in SIGNS else open_backend(name, root)
 
 
 def measure(catalog: Catalog, selection: Selection, pause_s: float = PAUSE_S) -> list[Row]:

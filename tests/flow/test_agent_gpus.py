@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -146,3 +148,23 @@ def test_gpus_of_mig_mode_are_held_by_slices(gpus):
     account = node.record(1)["domains"]["gpu-GPU-a"]
     assert account["method"] == "slices"
     assert 0 < account["energy_uj"] <= account["node_uj"]
+
+
+def test_the_command_lists_gpus_and_says_of_a_stuck_driver_that_it_does_not_answer(library, tmp_path):
+    config, hang = tmp_path / "stub", tmp_path / "hang"
+    config.write_text(f"hang {hang}\ngpu GPU-a 0 300000 0 0\n")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(library), "STUB_NVML": str(config)}
+    command = [sys.executable, "-m", "perun_hpc.cli.main", "sensors", "--json", "--include-backends", "nvml"]
+
+    def shown() -> dict:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    (energy,) = [one for one in shown()["sensors"] if one["id"] == ENERGY]
+    assert energy["value"] > 0
+    assert abs(energy["power_uw"] - 300_000_000) < 30_000_000
+    hang.touch()
+    stuck = shown()
+    assert not [one for one in stuck["sensors"] if one["backend"] == "nvml"]
+    assert [one for one in stuck["missing"] if one["what"] == "nvml" and "no answer" in one["why"]]
