@@ -32,7 +32,7 @@ POLICY = """
 monitor: {{jobs: all}}
 sampling: {{period: 10 ms, period_min: 10 ms}}
 sensors: {{backends: [powercap]}}
-store: {{spool: {spool}, archive: {archive}, trace_min_duration: 0 s}}
+store: {{archive: {archive}, trace_min_duration: 0 s}}
 """
 CODECARBON = """
 import sys, time
@@ -74,7 +74,7 @@ def _agent(count: int, rss_mb: list[float]) -> float:
         home = Path(text)
         _machine(home / "root", count)
         policy = home / "policy.yaml"
-        policy.write_text(POLICY.format(spool=home / "spool", archive=home / "archive"))
+        policy.write_text(POLICY.format(archive=home / "archive"))
         (home / "archive").mkdir()
         with _running(home, policy) as socket:
             job = {

@@ -240,8 +240,7 @@ class Hooks:
 class Store:
     """Where records and traces live, and how large they may grow."""
 
-    spool: str = _item(path(), "/var/spool/perun", "on the node, for what is not shipped yet")
-    spool_quota_b: int = _item(size(), "2 GiB", "traces stop, and the record says so, above this", NODES)
+    spool_quota_b: int = _item(size(), "2 GiB", "above this the oldest traces that wait on a node are dropped, and their records say so", NODES)
     archive: str = _item(path(), "/var/lib/perun/archive", "shared by nodes and collector; see docs/install.md")
     trace: str = _item(
         Choice(("all", "flagged", "none")),
@@ -253,8 +252,7 @@ class Store:
     trace_min_duration_ns: int = _item(
         duration(), "60 s", "a shorter job leaves a record only, unless a step was flagged", JOBS, Bound.RISE
     )
-    flush_ns: int = _item(duration("1 s", "1 h"), "60 s", "what a crash of the node may lose of a trace", NODES)
-    compression: str = _item(Choice(("zlib", "none")), "zlib", "of the trace's shards", NODES)
+    flush_ns: int = _item(duration("1 s", "1 h"), "60 s", "what a power loss may take of a trace", NODES)
     retention_ns: int = _item(duration("1 d"), "400 d", "traces older than this are deleted; records stay", JOBS)
 
 

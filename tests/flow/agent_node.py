@@ -54,7 +54,7 @@ class FakeNode:
         (self.root / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n")
         self.serve()
         self.archive.mkdir()
-        self.policy.write_text(f"store:\n  archive: {self.archive}\n  spool: {self.spool}\n{policy}")
+        self.policy.write_text(f"store:\n  archive: {self.archive}\n{policy}")
 
     def set_boot(self, boot_id: str) -> None:
         (self.root / "proc/sys/kernel/random/boot_id").write_text(boot_id + "\n")

@@ -134,3 +134,8 @@ def test_hostile_options_are_ignored_in_one_short_line_each():
     result = settings(JobFacts(options="x" * 10_000 + ",period=" + "9" * 10_000 + "s,=,period"))
     assert result.sampling.period_ns == 2 * 10**9
     assert all(len(note) < 300 for note in result.notes)
+
+
+def test_a_policy_that_another_version_compiled_still_rules():
+    site = {"values": {"store.floppy_b": 1440, "store.trace": "none"}, "origins": {}}
+    assert resolve({"site": site}, JobFacts()).store.trace == "none"
