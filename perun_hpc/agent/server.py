@@ -40,6 +40,8 @@ class Limits:
     """Work for users in one turn of the loop; what is left waits for the next one, so that hooks are served between."""
     accepts: int = 128
     """New connections in one turn."""
+    work_ns: int = 500_000
+    """Work that costs a user one more message: who has much done for him waits for it."""
 
 
 class Allowance:
@@ -59,6 +61,12 @@ class Allowance:
         granted = left >= SECOND_NS
         self._left[uid] = (left - SECOND_NS if granted else left, mono_ns)
         return granted
+
+    def charge(self, uid: int, work_ns: int) -> None:
+        """Let a user pay for the work that a message made."""
+        if uid in self._left:
+            left, seen_ns = self._left[uid]
+            self._left[uid] = (left - work_ns // self._limits.work_ns * SECOND_NS, seen_ns)
 
     def forget_full(self, mono_ns: int) -> None:
         """Drop users whose bucket has filled up again."""
@@ -170,6 +178,7 @@ class Server:
         finally:
             for fd in fds:
                 os.close(fd)
+            self._allowance.charge(connection.peer.uid, self._clock() - connection.used_ns)
 
     def _answer(self, connection: _Connection, verb: str, fields: dict[str, str]) -> None:
         try:

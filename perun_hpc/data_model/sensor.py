@@ -106,6 +106,9 @@ class Sensor:
             sensor = cls(**known)
             if not all(isinstance(number, int) for number in (sensor.scale_num, sensor.scale_den, sensor.update_ns)):
                 raise TypeError("a scale or a time is no number")
+            "".join(value for value in known.values() if isinstance(value, str)).encode()
+            if sensor.scale_den < 1:
+                raise ValueError("the scale divides by nothing")
             return sensor
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"sensor description {data.get('id', '?')!r} is damaged: {error}") from error

@@ -528,7 +528,13 @@ class NodeStore:
 def opened(home: Path, description: dict[str, Any]) -> NodeStore:
     """The track in `home`; DataError where its description is damaged."""
     try:
-        return NodeStore(home, description)
+        store = NodeStore(home, description)
+        sealed, sync_ns = description["sealed"], description["sync_ns"]
+        if not (isinstance(sealed, dict | None) and isinstance(sync_ns, int | None)):
+            raise TypeError("sealed or sync_ns")
+        store.node.encode()
+        store.track.plan.nodes.index(store.node)
+        return store
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ArithmeticError) as error:
         raise DataError(f"{home / TRACK}: damaged ({type(error).__name__}: {error})") from error
 
