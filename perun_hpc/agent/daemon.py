@@ -534,6 +534,7 @@ class Agent:
         )
         self._home = (job.get("cluster", ""), job.get("node", self._node.name))
         self._sessions[key] = session
+        self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took
         self._after.append(lambda: self._after_start(session))
 
     def _after_start(self, session: Session) -> None:
@@ -623,7 +624,8 @@ class Agent:
         self._idling.forget(session)
         self._done[key.name] = snapshot.mono_ns
         self._sealing.append(session)
-        self._after += [self._policy.check, self._save]
+        self._save()
+        self._after.append(self._policy.check)
 
     # Ranks of flagged steps.
 

@@ -47,6 +47,19 @@ def test_a_killed_agent_is_continued_by_the_next(node: FakeNode) -> None:
     assert package_total(node) == node.counters["intel-rapl:0"] - first
 
 
+def test_an_agent_that_is_killed_right_after_its_answer_has_forgotten_nothing(node: FakeNode) -> None:
+    for job in range(1, 6):
+        node.start()
+        node.begin(job)
+        node.kill()
+        node.start()
+        node.end(job)
+        node.kill()
+    node.start()
+    for job in range(1, 6):
+        assert node.record(job)["why"] is None
+
+
 def test_a_job_that_ended_while_no_agent_ran_is_closed_from_the_inbox(node: FakeNode) -> None:
     node.start()
     node.begin(1, exclusive="1")
