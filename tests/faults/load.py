@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ def run(ground: Ground, tag: str, count: int, flagged: bool = True) -> Load:
 
     Of ten jobs five are `srun hostname` on one node, three are batch jobs of two seconds on both, two are flagged steps.
     """
-    work = []
+    work: list[tuple[Callable[[Ground, str, str, bool], str], str, str, bool]] = []
     for number in range(count):
         node = ground.broken[number % 2]
         kind = number % 10
