@@ -169,8 +169,7 @@ class Agent:
     def loop(self) -> None:
         """Serve until stopped, or until nothing was to do for the linger time."""
         while not self._finished():
-            timeout_ns = max(0, self._due_ns() - time.monotonic_ns())
-            ready = self._selector.select(timeout_ns / SECOND_NS)
+            ready = self._wait()
             self._server.turn()
             for key, _ in ready:
                 key.data()
@@ -179,6 +178,15 @@ class Agent:
                 work()
             self._tick()
         self._close()
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for a message until something is due; epoll counts whole milliseconds, the rest of the last is slept."""
+        left_ms = (self._due_ns() - time.monotonic_ns()) // 1_000_000
+        ready = self._selector.select((left_ms - 0.5) / 1000)
+        left_ns = self._due_ns() - time.monotonic_ns()
+        if not ready and 0 < left_ns < 1_000_000:
+            time.sleep(left_ns / SECOND_NS)
+        return ready
 
     def _due_ns(self) -> int:
         due = [self._interval.due_mono_ns, self._housekeeping_ns]
