@@ -7,8 +7,9 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.faults import load
 from tests.faults.catalogue import Fault
@@ -18,6 +19,7 @@ from tests.slurm.cluster import ClusterError
 SETTLE_S = 90.0
 QUIET_S = 12.0
 RECOVER_S = 120.0
+RECORD_S = 30.0
 AUDIT_S = 20.0
 BAD = ("drain", "drng", "down", "fail", "unk")
 
@@ -103,15 +105,21 @@ def _count(result: Result, ground: Ground, jobs: load.Load, hooks: dict[str, int
 
 
 def _recover(result: Result, ground: Ground, healed: float) -> None:
-    """A normal job on all nodes gets a complete record, without anybody's help."""
-    with contextlib.suppress(ClusterError):
-        job = _normal_job(ground)
-        while time.monotonic() < healed + RECOVER_S:
-            record = ground.record(job, 0)
+    """Normal jobs on all nodes until one has a complete record, without anybody's help."""
+    while time.monotonic() < healed + RECOVER_S:
+        with contextlib.suppress(ClusterError):
+            record = _recorded(ground, _normal_job(ground))
             if record is not None and record["status"] == "complete" and len(record["nodes"]) == 4:
                 result.recovered_s = time.monotonic() - healed
                 return
-            time.sleep(0.3)
+
+
+def _recorded(ground: Ground, job: int) -> dict[str, Any] | None:
+    """The job's record, waited for."""
+    deadline = time.monotonic() + RECORD_S
+    while (record := ground.record(job, 0)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return record
 
 
 def _normal_job(ground: Ground) -> int:
@@ -168,6 +176,3 @@ def percentile(values: list[float], share: float) -> float:
     """The smallest value that at least this share does not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-int(len(ordered) * share * 1000) // 1000) - 1)]
-
-
-Say = Callable[[str], None]
