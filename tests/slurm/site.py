@@ -48,7 +48,7 @@ def install(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> No
     cluster.run(["sacctmgr", "-i", "add", "user", "perun", "account=root", "adminlevel=operator"], user="root")
     cluster.configure(SLURM_CONF, PLUGSTACK)
     cluster.reconfigure()
-    cluster.restart("slurmd")  # reconfigure returns before slurmd has read the file; the first job would miss its Prolog
+    cluster.restart("slurmd")  # reconfigure returns before slurmd has read the file: the first job would have no Prolog
     start_collector(cluster)
     say("making the users' own Python environment (mpi4py, MPICH)")
     _environment(cluster, SCIENCE, cluster.shared / "science", ["mpi4py", "mpich"])

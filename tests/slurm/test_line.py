@@ -164,23 +164,50 @@ def test_two_jobs_share_a_node_and_the_counter_closes(cluster: Cluster) -> None:
     jobs = [submit(cluster, "-w", "n4", "-c", "1", wrap=busy), submit(cluster, "-w", "n4", "-c", "2", wrap=busy)]
     for job in jobs:
         assert cluster.wait_job(job) == "COMPLETED"
+    assert_closes(cluster, [boundary(cluster, job, "n4") for job in jobs])
+
+
+def test_three_jobs_share_a_node_and_one_is_suspended(cluster: Cluster) -> None:
+    busy = "timeout 8 sh -c 'while :; do :; done'; true"
+    half = "timeout 8 sh -c 'while :; do n=0; while [ $n -lt 50000 ]; do n=$((n+1)); done; sleep 0.1; done'; true"
+    jobs = [
+        submit(cluster, "-w", "n4", "-c", "1", wrap=busy),
+        submit(cluster, "-w", "n4", "-c", "2", wrap=f"{busy} & {busy} & wait"),
+        submit(cluster, "-w", "n4", "-c", "1", wrap=half),
+    ]
+    for job in jobs:
+        _until_running(cluster, job)
+    cluster.run(["scontrol", "suspend", str(jobs[0])], user="root", check=True)
+    time.sleep(3)
+    cluster.run(["scontrol", "resume", str(jobs[0])], user="root", check=True)
+    for job in jobs:
+        assert cluster.wait_job(job) == "COMPLETED"
     records = [boundary(cluster, job, "n4") for job in jobs]
+    assert_closes(cluster, records)
+    for record in records:  # each on one package or both
+        assert record["domains"]["package-0"]["energy_uj"] + record["domains"]["package-1"]["energy_uj"] > 0
+
+
+def assert_closes(cluster: Cluster, records: list[dict[str, Any]]) -> None:
+    """Jobs that shared a node: their shares, idle and system make up the counter's difference, in every domain."""
     for record in records:
         assert_exact(cluster, record)
-    begin = min(record["start"]["mono_ns"] for record in records)
-    end = max(record["end"]["mono_ns"] for record in records)
-    for domain in ("package-0", "package-1", "dram-0", "dram-1"):
-        sensor = f"powercap:{domain}:energy"
-        lines = [line for line in ledger_lines(cluster, "n4") if line["domain"] == domain]
-        lines = [line for line in lines if line["t0_ns"] >= begin and line["t1_ns"] <= end]
+    (node,) = {record["node"] for record in records}
+    first = min(records, key=lambda record: record["start"]["mono_ns"])
+    last = max(records, key=lambda record: record["end"]["mono_ns"])
+    for sensor in first["sensors"]:
+        lines = [line for line in ledger_lines(cluster, node) if line["domain"] == sensor["domain"]]
+        lines = [
+            line
+            for line in lines
+            if line["t0_ns"] >= first["start"]["mono_ns"] and line["t1_ns"] <= last["end"]["mono_ns"]
+        ]
         assert all(sum(line["shares"].values()) == line["total_uj"] for line in lines)
-        first = min(records, key=lambda record: record["start"]["mono_ns"])["edges"][sensor]["start"]["ticks"]
-        last = max(records, key=lambda record: record["end"]["mono_ns"])["edges"][sensor]["end"]["ticks"]
-        wrap = records[0]["sensors"][0]["wrap_range"] if "package" in domain else records[0]["sensors"][2]["wrap_range"]
-        assert abs(sum(line["total_uj"] for line in lines) - (last - first) % wrap) <= 1
+        begin, end = first["edges"][sensor["id"]]["start"]["ticks"], last["edges"][sensor["id"]]["end"]["ticks"]
+        assert abs(sum(line["total_uj"] for line in lines) - (end - begin) % sensor["wrap_range"]) <= 1
         for record in records:
             given = sum(line["shares"].get(f"job:{record['job_id']}.0", 0) for line in lines)
-            assert given == record["domains"][domain]["energy_uj"]
+            assert given == record["domains"][sensor["domain"]]["energy_uj"]
 
 
 def test_a_flagged_step_shows_its_ranks_and_regions(cluster: Cluster) -> None:
