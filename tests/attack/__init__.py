@@ -1,1 +1,1 @@
-"""The second user tries everything: `python -m tests.attack [NAME ...]`, a table of what was tried and what came of it."""
+"""The second user tries everything: `python -m tests.attack [NAME ...]` prints what was tried and what came of it."""

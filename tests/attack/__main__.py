@@ -18,11 +18,13 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "attacks.md"
 HEAD = """# Attacks
 
-What a second user, with an account and jobs on the same nodes, tried against the jobs of others, against the service and
-against root, on a four-node Slurm {slurm} in namespaces of one machine with two cores; and what fuzzers fed to everything
-that reads bytes of somebody else's. Made by `make attack` on {date}; `python -m tests.attack NAME` runs one line alone. What it
-all rests on is written in [security.md](security.md). *n* is the number of tries or inputs; jobs of the first user ran on
-the same node during each attack, and none may fail.
+What a second user, with an account and jobs on the same nodes, tried against the jobs of others, against the service
+and against root, on a four-node Slurm {slurm} in namespaces of one machine with two cores; and what fuzzers fed to
+everything that reads bytes of somebody else's. Made by `make attack` on {date}; `python -m tests.attack NAME` runs one
+line alone, `--write` puts it here. What it all rests on is written in [security.md](security.md).
+
+*n* is the number of tries or inputs. Jobs of the first user ran on the same node during each attack: none may fail, and
+the agent must be the same process afterwards. *Served at once* are hooks that the agent answered before their deadline.
 
 """
 
@@ -33,7 +35,9 @@ def fuzzers(percent: float) -> Iterator[tuple[str, Callable[[], Result]]]:
     def of_python(target: fuzz.Target) -> Result:
         done = fuzz.run(target, max(1, int(target.n * percent / 100)))
         found = "; ".join(finding.what for finding in done.findings[:3])
-        outcome = found or f"{done.refused:,} refused, the rest read; {done.memory_b >> 20} MiB more, {done.seconds:.0f} s"
+        outcome = (
+            found or f"{done.refused:,} refused, the rest read; {done.memory_b >> 20} MiB more, {done.seconds:.0f} s"
+        )
         return Result(f"fuzz-{target.name}", target.tried, done.inputs, outcome, not done.findings)
 
     def of_c(name: str, tried: str) -> Result:
@@ -55,7 +59,7 @@ def main() -> int:
     """Run the attacks named, or all; exit code 1 if one came through."""
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--write", action="store_true", help="write docs/attacks.md")
+    parser.add_argument("--write", action="store_true", help="write docs/attacks.md; other lines of it stay")
     parser.add_argument("--cluster", default="attack", help="name of the cluster; it is left up if it was")
     parser.add_argument("--inputs", type=float, default=100, metavar="PERCENT", help="part of the fuzzers' inputs")
     chosen = parser.parse_args()
@@ -92,7 +96,9 @@ def main() -> int:
     if chosen.write:
         slurm = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.split()
         today = datetime.date.today().isoformat()
-        PAGE.write_text(HEAD.format(slurm=slurm[-1] if slurm else "", date=today) + table.markdown(results))
+        page = PAGE.read_text() if PAGE.exists() else ""
+        rows = table.markdown(results, page, [*cases.CASES, *known])
+        PAGE.write_text(HEAD.format(slurm=slurm[-1] if slurm else "", date=today) + rows)
     return 0 if all(one.held for one in results) else 1
 
 

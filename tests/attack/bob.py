@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from perun_hpc.wire.message import MAX_BYTES, Message, decode, encode
 
@@ -64,7 +65,9 @@ def own_job() -> dict[str, str]:
 
 
 def enrol(rank: int = 0, step: int = 0) -> None:
-    reply = ask("rank-start", **own_job(), step_id=str(step), rank=str(rank), ntasks="1", nnodes="1", command="x", options="")
+    reply = ask(
+        "rank-start", **own_job(), step_id=str(step), rank=str(rank), ntasks="1", nnodes="1", command="x", options=""
+    )
     if reply is None or reply.verb != "ok":
         raise SystemExit(f"cannot register a rank of my own job: {reply}")
 
@@ -73,7 +76,11 @@ def verbs(seconds: float, job: str) -> Tries:
     """Words that are for root."""
     tries = Tries()
     for verb in ROOT_ONLY:
-        for fields in ({}, {"job_id": job, "restart_count": "0", "uid": "2002"}, {"job_id": "999999", "uid": "0", "gid": "0"}):
+        for fields in (
+            {},
+            {"job_id": job, "restart_count": "0", "uid": "2002"},
+            {"job_id": "999999", "uid": "0", "gid": "0"},
+        ):
             tries.refused(verb, ask(verb, **fields))
     return tries
 
@@ -81,12 +88,34 @@ def verbs(seconds: float, job: str) -> Tries:
 def forged(seconds: float, job: str) -> Tries:
     """Somebody else's job, under every spelling of its number."""
     tries = Tries()
-    for job_id in (job, f"0{job}", f"+{job}", f" {job}", f"{job}\n", f"{job}.0", job.translate({48 + d: 0x660 + d for d in range(10)}), "-1", "9" * 19, "9" * 5000, "../1", ""):
+    for job_id in (
+        job,
+        f"0{job}",
+        f"+{job}",
+        f" {job}",
+        f"{job}\n",
+        f"{job}.0",
+        job.translate({48 + d: 0x660 + d for d in range(10)}),
+        "-1",
+        "9" * 19,
+        "9" * 5000,
+        "../1",
+        "",
+    ):
         for restart in ("0", "", "00", "1"):
             for verb in ("rank-start", "rank-data", "window", "summary"):
-                fields = {"job_id": job_id, "restart_count": restart, "step_id": "0", "rank": "0", "uid": "2001", "pid": "1"}
+                fields = {
+                    "job_id": job_id,
+                    "restart_count": restart,
+                    "step_id": "0",
+                    "rank": "0",
+                    "uid": "2001",
+                    "pid": "1",
+                }
                 memory = os.memfd_create("x")
-                tries.refused(f"{verb} {job_id[:20]!r}.{restart}", ask(verb, (memory,) if verb == "rank-data" else (), **fields))
+                tries.refused(
+                    f"{verb} {job_id[:20]!r}.{restart}", ask(verb, (memory,) if verb == "rank-data" else (), **fields)
+                )
                 os.close(memory)
     reply = ask("status")
     if reply is None or f"{job}." in (reply.get("sessions") or ""):
@@ -101,7 +130,13 @@ def malformed(seconds: float, job: str) -> Tries:
     for size in (0, 1, 6, 7, 8, 100, MAX_BYTES - 1, MAX_BYTES, MAX_BYTES + 1, 2 * MAX_BYTES, 200_000):
         for fill in (b"\0", b"a", b"\xff", b"perun1\0"):
             tries.refused(f"{size} x {fill!r}", exchange((fill * size)[:size]))
-    for packet in (b"perun2\0status\0", b"perun1\0status\0a\0", b"perun1\0status", b"perun1\0STATUS\0", b"perun1\0status\0a\0b\0a\0c\0"):
+    for packet in (
+        b"perun2\0status\0",
+        b"perun1\0status\0a\0",
+        b"perun1\0status",
+        b"perun1\0STATUS\0",
+        b"perun1\0status\0a\0b\0a\0c\0",
+    ):
         tries.refused(repr(packet), exchange(packet))
     seed = encode("rank-start", {**own_job(), "step_id": "0", "rank": "0", "command": "x"})
     end = time.monotonic() + seconds
@@ -117,9 +152,8 @@ def malformed(seconds: float, job: str) -> Tries:
 @contextlib.contextmanager
 def odd_files() -> Iterator[list[tuple[str, int]]]:
     """Descriptors that are no memory file, or an unpleasant one."""
-    home = os.path.expanduser("~")
-    with open(f"{home}/plain", "wb") as file:
-        file.write(b"x" * 1000)
+    home = str(Path.home())
+    Path(f"{home}/plain").write_bytes(b"x" * 1000)
     pipe = os.pipe()
     fifo = f"{home}/fifo"
     with contextlib.suppress(FileExistsError):
@@ -247,7 +281,14 @@ def ranks(seconds: float, job: str) -> Tries:
     tries = Tries()
     end = time.monotonic() + seconds
     for number in range(6000):
-        ask("rank-start", **own_job(), step_id=str(number % 7), rank=str(number), command="\udcff" * 400, options="period=0s,x" * 40)
+        ask(
+            "rank-start",
+            **own_job(),
+            step_id=str(number % 7),
+            rank=str(number),
+            command="\udcff" * 400,
+            options="period=0s,x" * 40,
+        )
         tries.n += 1
     while time.monotonic() < end:
         child = os.fork()
@@ -316,22 +357,16 @@ def reach(seconds: float, job: str) -> Tries:
     readable = []
     for path in sys.stdin.read().splitlines():
         tries.n += 1
-        if os.path.islink(path) or path == SOCKET:
+        if Path(path).is_symlink() or path == SOCKET:
             continue
         if os.access(path, os.W_OK):
             tries.bad.append(f"writable: {path}")
-        if os.path.isfile(path):
-            with contextlib.suppress(OSError):
-                with open(path, "rb") as file:
-                    file.read(1)
-                readable.append(path)
-        else:
-            with contextlib.suppress(OSError):
-                os.listdir(path)
-                readable.append(path)
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            readable.append(path)
         for make in (os.link, os.symlink):
             with contextlib.suppress(OSError):
-                if os.path.isdir(path):
+                if Path(path).is_dir():
                     make("/etc/passwd", f"{path}/planted")
                     tries.bad.append(f"planted in {path}")
     print(json.dumps({"readable": readable}))

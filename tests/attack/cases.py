@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -26,8 +25,8 @@ STORY = {
     "forged": "rank-start, rank-data, window, summary for another user's job, its id spelled in a dozen ways",
     "other_job": "rank-start and window for another job of the same user",
     "malformed": "packets of 0 to 200,000 bytes, other versions, doubled keys, then damaged ones at the live agent",
-    "memory": "rank data as pipe, fifo, directory, device, socket, 1 TiB sparse file, changing file; 0 to 250 descriptors",
-    "connections": "10,000 connects from a job, 900 kept open",
+    "memory": "rank data as pipe, fifo, directory, device, socket, sparse file, changing file; 0 to 250 descriptors",
+    "connections": "connects from a job without pause, 10,000 at least, 900 kept open",
     "messages": "100 connections that ask as fast as they can and never read",
     "slow": "500 clients that say nothing or read nothing",
     "ranks": "6,000 ranks of one process, the same rank again and again, with hostile command and options",
@@ -38,7 +37,7 @@ STORY = {
 
 @dataclass(frozen=True)
 class During:
-    """How alice's jobs fared during an attack: how many ran, how many failed, hooks that the agent served late or not."""
+    """How alice's jobs fared during an attack: how many ran and failed, and how late the agent served their hooks."""
 
     jobs: int
     failed: int
@@ -46,7 +45,8 @@ class During:
     late_ms: float
 
     def __str__(self) -> str:
-        return f"{self.jobs} jobs of alice beside it, {self.failed} failed, {self.served} hooks served at once, slowest {self.late_ms:.0f} ms"
+        served = f"{self.served} hooks served at once, slowest {self.late_ms:.0f} ms"
+        return f"{self.jobs} jobs of alice beside it, {self.failed} failed, {served}"
 
 
 class Siege:
@@ -87,7 +87,8 @@ class Siege:
 
     def agent(self) -> tuple[str, int]:
         """Pid and memory of the node's agent; "" if none answers."""
-        script = f"import json; from perun_hpc.wire.client import request; print(json.dumps(dict(request('status', {{}}, timeout_s=10).fields)))"
+        script = """import json; from perun_hpc.wire.client import request
+print(json.dumps(dict(request("status", {}, timeout_s=10).fields)))"""
         done = self.cluster.run([f"{PREFIX}/bin/python", "-I", "-c", script], user="root", node=NODE)
         if done.returncode:
             return "", 0
@@ -100,9 +101,14 @@ class Siege:
         if inside:
             words = ["srun", "-w", NODE, "-n1", "-J", "attack", *words]
         started: subprocess.Popen[str] = self.cluster.popen(
-            words, user="bob", node=None if inside else NODE,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            words,
+            user="bob",
+            node=None if inside else NODE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         return started
 
     def boundary(self, job: str) -> dict[str, Any] | None:
@@ -173,8 +179,10 @@ def files(siege: Siege) -> Result:
             job = next((part for part in Path(path).parts if part in own), None)
             if path.startswith(PRIVATE) and path not in PUBLIC and job is None:
                 problems.append(f"readable: {path}")
-    story = "write, link into, symlink into, read: every path of run directory, spool, archive, ledger, logs, policy, prefix"
-    return Result("files", story, tried, "; ".join(problems[:4]) or "none writable, none of others readable", not problems)
+    story = "write, plant links in, read every path of run directory, spool, archive, ledger, logs, policy, prefix"
+    return Result(
+        "files", story, tried, "; ".join(problems[:4]) or "none writable, none of others readable", not problems
+    )
 
 
 def _jobs_of(siege: Siege, user: str) -> list[str]:
@@ -185,13 +193,24 @@ def _jobs_of(siege: Siege, user: str) -> list[str]:
 def counters(siege: Siege) -> Result:
     """perun leaves the modes of raw counters as the kernel has them; its own process cannot be looked into."""
     pid, _ = siege.agent()
-    tries = [["cat", f"/proc/{pid}/environ"], ["ls", f"/proc/{pid}/fd"], ["head", "-c1", f"/proc/{pid}/mem"], ["kill", "-0", pid]]
+    tries = [
+        ["cat", f"/proc/{pid}/environ"],
+        ["ls", f"/proc/{pid}/fd"],
+        ["head", "-c1", f"/proc/{pid}/mem"],
+        ["kill", "-0", pid],
+    ]
     came = [" ".join(words) for words in tries if siege.cluster.run(words, user="bob", node=NODE).returncode == 0]
-    modes = siege.cluster.run(["sh", "-c", "stat -Lc %a /sys/class/powercap/*/energy_uj | sort -u"], user="root", node=NODE)
-    before = siege.cluster.run(["sh", "-c", "stat -Lc %a /sys/class/powercap/*/energy_uj | sort -u"], user="root", node="n4")
+    modes = siege.cluster.run(
+        ["sh", "-c", "stat -Lc %a /sys/class/powercap/*/energy_uj | sort -u"], user="root", node=NODE
+    )
+    before = siege.cluster.run(
+        ["sh", "-c", "stat -Lc %a /sys/class/powercap/*/energy_uj | sort -u"], user="root", node="n4"
+    )
     held = not came and modes.stdout == before.stdout
     story = "environment, descriptors, memory and signals of the agent; modes of energy_uj"
-    return Result("process", story, len(tries), "; ".join(came) or f"refused; energy_uj {modes.stdout.split()}, as found", held)
+    return Result(
+        "process", story, len(tries), "; ".join(came) or f"refused; energy_uj {modes.stdout.split()}, as found", held
+    )
 
 
 # Environment.
@@ -217,19 +236,45 @@ def environment(siege: Siege) -> Result:
         (siege.box / "py" / f"{name}.py").write_text(EVIL_PY)
     (siege.box / "rc.sh").write_text("touch /shared/attack/marks/bash-$(id -u)-$$\n")
     hostile = {
-        "LD_PRELOAD": "/shared/attack/evil.so", "LD_LIBRARY_PATH": "/shared/attack", "LD_AUDIT": "/shared/attack/evil.so",
-        "PYTHONPATH": "/shared/attack/py", "PYTHONSTARTUP": "/shared/attack/py/json.py", "PYTHONHOME": "/shared/attack/py",
-        "BASH_ENV": "/shared/attack/rc.sh", "ENV": "/shared/attack/rc.sh", "PERUN_POLICY": "/shared/attack/policy.yaml",
-        "PERUN_SOCKET": "/shared/attack/agent.sock", "PERUN_ARGV0": "/bin/false", "PERUN_JOB": f"{siege.alice}.0",
-        "PERUN_STEP": "-1", "PERUN_OPTIONS": "period=0s;$(id)", "PERUN_PID": "1", "SPANK_LD_PRELOAD": "/shared/attack/evil.so",
-        "SPANK_PATH": "/shared/attack", "SLURM_SPANK_LD_PRELOAD": "/shared/attack/evil.so", "SLURM_CLUSTER_NAME": "../../../tmp",
-        "SLURM_JOB_RESTART_COUNT": "../../1", "SLURMD_NODENAME": "../x", "SLURM_JOB_EXCLUSIVE": "yes", "IFS": "/",
-    }  # fmt: skip
+        "LD_PRELOAD": "/shared/attack/evil.so",
+        "LD_LIBRARY_PATH": "/shared/attack",
+        "LD_AUDIT": "/shared/attack/evil.so",
+        "PYTHONPATH": "/shared/attack/py",
+        "PYTHONSTARTUP": "/shared/attack/py/json.py",
+        "PYTHONHOME": "/shared/attack/py",
+        "BASH_ENV": "/shared/attack/rc.sh",
+        "ENV": "/shared/attack/rc.sh",
+        "PERUN_POLICY": "/shared/attack/policy.yaml",
+        "PERUN_SOCKET": "/shared/attack/agent.sock",
+        "PERUN_ARGV0": "/bin/false",
+        "PERUN_JOB": f"{siege.alice}.0",
+        "PERUN_STEP": "-1",
+        "PERUN_OPTIONS": "period=0s;$(id)",
+        "PERUN_PID": "1",
+        "SPANK_LD_PRELOAD": "/shared/attack/evil.so",
+        "SPANK_PATH": "/shared/attack",
+        "SLURM_SPANK_LD_PRELOAD": "/shared/attack/evil.so",
+        "SLURM_CLUSTER_NAME": "../../../tmp",
+        "SLURM_JOB_RESTART_COUNT": "../../1",
+        "SLURMD_NODENAME": "../x",
+        "SLURM_JOB_EXCLUSIVE": "yes",
+        "IFS": "/",
+    }
     problems = []
     tried = 0
     for flag in ((), ("--perun",), ("--perun=period=$(touch /shared/attack/marks/flag),off;id",)):
         comment = "$(touch /shared/attack/marks/comment)`id`"
-        words = ["srun", "-Q", *flag, "-w", NODE, "-n1", "-J", "$(touch /shared/attack/marks/name)", f"--comment={comment}"]
+        words = [
+            "srun",
+            "-Q",
+            *flag,
+            "-w",
+            NODE,
+            "-n1",
+            "-J",
+            "$(touch /shared/attack/marks/name)",
+            f"--comment={comment}",
+        ]
         # PYTHONHOME would keep any Python of the user's from starting; here the user's command is a shell.
         done = siege.cluster.run([*words, "sh", "-c", "echo $SLURM_JOB_ID"], user="bob", env=hostile, timeout=90)
         tried += len(hostile) + 3
@@ -237,12 +282,19 @@ def environment(siege: Siege) -> Result:
             problems.append(f"srun {' '.join(flag)}: {done.stderr.strip()[-120:]}")
             continue
         record = siege.boundary(done.stdout.split()[-1])
-        if record is None or record["cluster"] != siege.cluster.name or record["node"] != NODE or record["restart_count"] != 0:
+        if (
+            record is None
+            or record["cluster"] != siege.cluster.name
+            or record["node"] != NODE
+            or record["restart_count"] != 0
+        ):
             problems.append("the record follows bob's environment")
-    marks = sorted(os.listdir(siege.box / "marks"))
+    marks = sorted(path.name for path in (siege.box / "marks").iterdir())
     foreign = [name for name in marks if not any(f"-{uid}-" in name for uid in (2002,))]
     problems += [f"ran: {name}" for name in foreign]
-    story = f"{len(hostile)} variables (LD_*, PYTHON*, BASH_ENV, PERUN_*, SPANK_*, SLURM_*), job name, comment and flag with commands"
+    story = (
+        f"{len(hostile)} variables (LD_*, PYTHON*, PERUN_*, SPANK_*, SLURM_*), job name, comment and flag with commands"
+    )
     outcome = "; ".join(problems[:4]) or f"{len(marks)} things of bob's ran, all of them as bob"
     return Result("environment", story, tried, outcome, not problems)
 
@@ -254,10 +306,29 @@ NASTY = "\x1b]0;owned\x07\x1b[2J<script>alert(1)</script>'; DROP TABLE job; --\u
 
 def reports(siege: Siege) -> Result:
     """A job whose name, comment, command and regions are made to hurt whoever reads about it."""
-    code = "import perun_hpc\nfor n in (N, N * 50, '\\ud800', 'a\\x00b', '\\x1b[2J'):\n  with perun_hpc.region(n): pass\n"
+    code = (
+        "import perun_hpc\nfor n in (N, N * 50, '\\ud800', 'a\\x00b', '\\x1b[2J'):\n  with perun_hpc.region(n): pass\n"
+    )
     script = siege.box / "nasty.py"
-    script.write_text(f"# -*- coding: utf-8 -*-\nN = {NASTY!r}\ntry:\n  " + code.replace("\n", "\n  ") + "\nexcept Exception as error: print(error)\n")
-    words = ["srun", "-Q", "--perun", "-w", NODE, "-n1", "-J", NASTY, f"--comment={NASTY}", "sh", "-c", "echo $SLURM_JOB_ID; exec python3 /shared/attack/nasty.py"]
+    script.write_text(
+        f"# -*- coding: utf-8 -*-\nN = {NASTY!r}\ntry:\n  "
+        + code.replace("\n", "\n  ")
+        + "\nexcept Exception as error: print(error)\n"
+    )
+    words = [
+        "srun",
+        "-Q",
+        "--perun",
+        "-w",
+        NODE,
+        "-n1",
+        "-J",
+        NASTY,
+        f"--comment={NASTY}",
+        "sh",
+        "-c",
+        "echo $SLURM_JOB_ID; exec python3 /shared/attack/nasty.py",
+    ]
     done = siege.cluster.run(words, user="bob", timeout=90)
     job = done.stdout.split()[0]
     problems = []
@@ -265,14 +336,26 @@ def reports(siege: Siege) -> Result:
         problems.append("no record of the job")
     shown = 0
     for user in ("bob", "root", "perun"):
-        for command in (["report", job], ["report", "--json", job], ["jobs"], ["jobs", "--csv"], ["usage", "--by", "user"]):
+        for command in (
+            ["report", job],
+            ["report", "--json", job],
+            ["jobs"],
+            ["jobs", "--csv"],
+            ["usage", "--by", "user"],
+        ):
             answer = siege.cluster.run([f"{PREFIX}/bin/perun", *command], user=user)
             text = answer.stdout + answer.stderr
             shown += 1
             if any(ord(char) < 32 and char not in "\n\t" for char in text) or "\u202e" in text or "Traceback" in text:
                 problems.append(f"{user}: perun {' '.join(command)} shows it raw")
-    story = "job name, comment and regions with terminal escapes, HTML, SQL, NUL, lone surrogates, bidi marks; report, jobs, usage"
-    return Result("reports", story, shown, "; ".join(problems[:4]) or "shown as escapes; the ledger and the collector go on", not problems)
+    story = "job name, comment, regions with escapes, HTML, SQL, NUL, lone surrogates, bidi; report, jobs, usage"
+    return Result(
+        "reports",
+        story,
+        shown,
+        "; ".join(problems[:4]) or "shown as escapes; the ledger and the collector go on",
+        not problems,
+    )
 
 
 def _record(siege: Siege, job: str, seconds: float = 40) -> dict[str, Any] | None:
@@ -301,7 +384,9 @@ def poison(siege: Siege) -> Result:
     problems = []
     for words in tries:
         siege.cluster.run(words, user="bob")
-        comments = siege.cluster.run(["sacct", "-n", "-X", "-P", "-j", f"{job},{alice}", "-o", "AdminComment"], user="root")
+        comments = siege.cluster.run(
+            ["sacct", "-n", "-X", "-P", "-j", f"{job},{alice}", "-o", "AdminComment"], user="root"
+        )
         held = siege.cluster.run(["scontrol", "show", "job", job], user="root")
         if line in comments.stdout or f"AdminComment={line}" in held.stdout:
             problems.append(f"{words[0]} sets AdminComment")
@@ -310,7 +395,9 @@ def poison(siege: Siege) -> Result:
     forged = home / f"perun/{siege.cluster.name}/jobs/{job}.0"
     forged.mkdir(parents=True, exist_ok=True)
     (forged / "record.json").write_text(json.dumps({**(record or {}), "energy_uj": 1}))
-    (home / "policy.yaml").write_text(f"store: {{archive: /home/bob/perun}}\ncollect: {{ledger: 'sqlite:////home/bob/l.db'}}\n")
+    (home / "policy.yaml").write_text(
+        "store: {archive: /home/bob/perun}\ncollect: {ledger: 'sqlite:////home/bob/l.db'}\n"
+    )
     subprocess.run(["chown", "-R", "2002:2002", home], check=True)
     siege.cluster.run([f"{PREFIX}/bin/perun", "report", job], user="bob", env={"PERUN_POLICY": "/home/bob/policy.yaml"})
     answer = siege.cluster.run([f"{PREFIX}/bin/perun", "report", "--json", job], user="perun")
@@ -318,32 +405,73 @@ def poison(siege: Siege) -> Result:
         problems.append("no true record")
     elif str(record["energy_uj"]) not in answer.stdout:
         problems.append("the ledger tells something else than the record")
-    story = "AdminComment by scontrol, sacctmgr and sbatch, a forged line as comment and name, a forged archive by PERUN_POLICY"
-    return Result("poison", story, len(tries) + 3, "; ".join(problems) or "refused or without effect; the ledger has the agent's figure", not problems)
+    story = "AdminComment by scontrol, sacctmgr, sbatch; a forged line as comment and name; a forged archive"
+    return Result(
+        "poison",
+        story,
+        len(tries) + 3,
+        "; ".join(problems) or "refused or without effect; the ledger has the agent's figure",
+        not problems,
+    )
 
 
 def traversal(siege: Siege) -> Result:
     """Names that lead elsewhere, as if Slurm itself had said them: root's hook with hostile values."""
-    names = ("../../../../tmp/out", "/etc", ".", "..", "a/b", "a\nb", "-rf", ".hidden", "x" * 300, "\udcff", "n;id", "%n%s")
+    names = (
+        "../../../../tmp/out",
+        "/etc",
+        ".",
+        "..",
+        "a/b",
+        "a\nb",
+        "-rf",
+        ".hidden",
+        "x" * 300,
+        "\udcff",
+        "n;id",
+        "%n%s",
+    )
     before = _outside(siege)
     tried = 0
     ids = iter(range(7_000_001, 7_001_000))
     for name in names:
         for variable in ("SLURM_CLUSTER_NAME", "SLURMD_NODENAME", "SLURM_JOB_NODELIST"):
-            values = {"SLURM_JOB_ID": str(next(ids)), "SLURM_JOB_UID": "2002", "SLURM_JOB_GID": "2002", "SLURM_JOB_USER": name[:50],
-                      "SLURM_CLUSTER_NAME": "traversal", "SLURMD_NODENAME": NODE, "SLURM_JOB_NODELIST": NODE, variable: name}  # fmt: skip
+            values = {
+                "SLURM_JOB_ID": str(next(ids)),
+                "SLURM_JOB_UID": "2002",
+                "SLURM_JOB_GID": "2002",
+                "SLURM_JOB_USER": name[:50],
+                "SLURM_CLUSTER_NAME": "traversal",
+                "SLURMD_NODENAME": NODE,
+                "SLURM_JOB_NODELIST": NODE,
+                variable: name,
+            }
             settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in values.items())
             hooks = f"{PREFIX}/libexec/perun"
-            siege.cluster.run(["sh", "-c", f"env -i {settings} {hooks}/prolog; env -i {settings} {hooks}/epilog"], user="root", node=NODE)
+            siege.cluster.run(
+                ["sh", "-c", f"env -i {settings} {hooks}/prolog; env -i {settings} {hooks}/epilog"],
+                user="root",
+                node=NODE,
+            )
             tried += 1
-    job = siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"], check=True).stdout.strip()
+    job = siege.cluster.run(
+        ["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"], check=True
+    ).stdout.strip()
     problems = [f"made {path}" for path in sorted(_outside(siege) - before)]
     if siege.boundary(job) is None:
         problems.append("the jobs after it are not shipped")
     # What was refused stays in the spool; an administrator looks at it. Here it goes.
-    siege.cluster.run(["sh", "-c", "rm -rf /var/spool/perun/sessions/7000* /shared/perun/traversal"], user="root", node=NODE)
+    siege.cluster.run(
+        ["sh", "-c", "rm -rf /var/spool/perun/sessions/7000* /shared/perun/traversal"], user="root", node=NODE
+    )
     story = "cluster, node and node list named ../.., /etc, a/b, with line breaks, 300 characters, no UTF-8"
-    return Result("traversal", story, tried, "; ".join(problems[:4]) or "nothing outside spool and archive, later jobs are shipped", not problems)
+    return Result(
+        "traversal",
+        story,
+        tried,
+        "; ".join(problems[:4]) or "nothing outside spool and archive, later jobs are shipped",
+        not problems,
+    )
 
 
 def _outside(siege: Siege) -> set[str]:
@@ -365,7 +493,11 @@ def shared_trace(siege: Siege) -> Result:
     if trace.get("stored") and trace["period_ns"] < 10_000_000_000:
         problems.append(f"a row every {trace['period_ns'] / 1e9:g} s")
     story = "the stored trace of a job that shares its node"
-    shown = f"one row per {trace['period_ns'] / 1e9:g} s, {trace['rows']} rows" if trace.get("stored") else f"none: {trace.get('why')}"
+    shown = (
+        f"one row per {trace['period_ns'] / 1e9:g} s, {trace['rows']} rows"
+        if trace.get("stored")
+        else f"none: {trace.get('why')}"
+    )
     return Result("shared-trace", story, 1, "; ".join(problems) or shown, not problems)
 
 

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,11 +23,42 @@ MEMORY_B = 512 << 20
 INPUT_S = 5.0
 
 WORDS = (
-    b"-1", b"0", b"1e999", b"9223372036854775808", b"18446744073709551615", b"340282366920938463463374607431768211456",
-    b"null", b"true", b"NaN", b"Infinity", b"[]", b"{}", b'""', b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b'"\\ud800"', b'"\\u0000"',
-    b"../", b"/", b"\n", b"\r", b"\x1b[2J", b"<script>", b"';--", b"%s%n", b"&a", b"*a", b"!!python/object:os.system",
-    b"[" * 2000, b"{" * 2000, b"9" * 5000, b"A" * 70000, b"n[0-999999999]", "\u202e\u0661".encode(),
-)  # fmt: skip
+    b"-1",
+    b"0",
+    b"1e999",
+    b"9223372036854775808",
+    b"18446744073709551615",
+    b"340282366920938463463374607431768211456",
+    b"null",
+    b"true",
+    b"NaN",
+    b"Infinity",
+    b"[]",
+    b"{}",
+    b'""',
+    b"\x00",
+    b"\xff\xfe",
+    b"\xed\xa0\x80",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b"../",
+    b"/",
+    b"\n",
+    b"\r",
+    b"\x1b[2J",
+    b"<script>",
+    b"';--",
+    b"%s%n",
+    b"&a",
+    b"*a",
+    b"!!python/object:os.system",
+    b"[" * 2000,
+    b"{" * 2000,
+    b"9" * 5000,
+    b"A" * 70000,
+    b"n[0-999999999]",
+    "\u202e\u0661".encode(),
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +98,28 @@ class Run:
 
 
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1 << 40, 1 << 63, 1 << 200, 1e308, "", "\ud800", "\x00", "\udcff", "../../etc/passwd", "\x1b[2J\n", "n[1-99999]",
-    "A" * 70_000, "1", [], {}, [[]], {"a": 1},
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1 << 40,
+    1 << 63,
+    1 << 200,
+    1e308,
+    "",
+    "\ud800",
+    "\x00",
+    "\udcff",
+    "../../etc/passwd",
+    "\x1b[2J\n",
+    "n[1-99999]",
+    "A" * 70_000,
+    "1",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+)
 
 
 def _document(data: bytes, random_: random.Random) -> bytes:
@@ -83,7 +134,13 @@ def _document(data: bytes, random_: random.Random) -> bytes:
         todo = [root]
         while todo:
             node = todo.pop()
-            pairs = list(node.items()) if isinstance(node, dict) else list(enumerate(node)) if isinstance(node, list) else []
+            pairs = (
+                list(node.items())
+                if isinstance(node, dict)
+                else list(enumerate(node))
+                if isinstance(node, list)
+                else []
+            )
             places += [(node, key) for key, _ in pairs]
             todo += [value for _, value in pairs]
         if not places:
@@ -160,7 +217,7 @@ def feed(target: Target, inputs: int, seed: int) -> Run:
             refused += 1
         except BaseException as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}: {str(error)[:100]}"
+            what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:100]}"
             found.setdefault(f"{type(error).__name__} {place.filename}:{place.lineno}", Finding(what, data))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -195,8 +252,7 @@ def run(target: Target, inputs: int, seed: int = 1) -> Run:
 
 
 def _virtual_b() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _resident_b() -> int:

@@ -17,13 +17,14 @@ class Result:
     held: bool
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """The table as Markdown."""
-    rows = ["| attack | tried | n | outcome | held |", "|---|---|--:|---|---|"]
+def markdown(results: Sequence[Result], page: str, order: Sequence[str]) -> str:
+    """The table as Markdown: these results, and those of an earlier `page` that were not made anew."""
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
     for one in results:
         cells = (one.name, one.tried, f"{one.n:,}", one.outcome, "yes" if one.held else "**no**")
-        rows.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    return "\n".join(rows) + "\n"
+        rows[one.name] = f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+    kept = [rows[name] for name in order if name in rows]
+    return "\n".join(["| attack | tried | n | outcome | held |", "|---|---|--:|---|---|", *kept]) + "\n"
 
 
 def line(one: Result) -> str:

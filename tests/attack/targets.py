@@ -59,7 +59,12 @@ def clean() -> None:
 def _messages() -> list[bytes]:
     job = {"job_id": "4711", "restart_count": "0", "uid": "2001", "user": "alice", "nodelist": "n[1-4]", "gpus": "0,1"}
     rank = {"job_id": "4711", "restart_count": "0", "step_id": "0", "rank": "3", "ntasks": "4", "command": "/bin/true"}
-    return [encode("job-start", job), encode("rank-start", rank), encode("status", {}), encode("window", {"job_id": "1"})]
+    return [
+        encode("job-start", job),
+        encode("rank-start", rank),
+        encode("status", {}),
+        encode("window", {"job_id": "1"}),
+    ]
 
 
 def _message(data: bytes) -> None:
@@ -77,9 +82,12 @@ def _message(data: bytes) -> None:
 
 def _rank_data(calls: Sequence[int] = (0, 10, 20, 1, 15, -18, 0, 30, 0)) -> bytes:
     head = {
-        "schema": regions.SCHEMA, "step_id": 0, "rank": 0, "regions": ["main", "solve"],
+        "schema": regions.SCHEMA,
+        "step_id": 0,
+        "rank": 0,
+        "regions": ["main", "solve"],
         "tables": [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": len(calls) // 3}],
-    }  # fmt: skip
+    }
     return json.dumps(head).encode() + b"\n" + array("q", calls).tobytes()
 
 
@@ -106,7 +114,10 @@ def _options(data: bytes) -> None:
 
 
 def _policies() -> list[bytes]:
-    small = b"monitor: {jobs: all}\nsampling: {period: 1 s}\nstore: {spool_quota: 30 GiB}\npartitions:\n  gpu:\n    sampling: {period: 2s}\n"
+    small = (
+        b"monitor: {jobs: all}\nsampling: {period: 1 s}\nstore: {spool_quota: 30 GiB}\n"
+        b"partitions:\n  gpu:\n    sampling: {period: 2s}\n"
+    )
     return [small, *(path.read_bytes()[:1500] for path in sorted((ROOT / "site-configs").glob("*.yaml")))]
 
 
@@ -176,7 +187,13 @@ def _hostlist(data: bytes) -> None:
 
 
 def _boundaries() -> list[bytes]:
-    step = {"step_id": 0, "tasks": 2, "ranks": [{"rank": 0, "pid": 7, "start_ns": 1, "end_ns": 2}], "start_ns": 1, "end_ns": 9}
+    step = {
+        "step_id": 0,
+        "tasks": 2,
+        "ranks": [{"rank": 0, "pid": 7, "start_ns": 1, "end_ns": 2}],
+        "start_ns": 1,
+        "end_ns": 9,
+    }
     region = {"step_id": 0, "rank": 0, "name": "main", "calls": 3, "time_ns": 5, "energy_uj": 7, "u_uj": 1}
     gap = {"sensor": "s", "from_ns": 1, "to_ns": 2, "why": "agent"}
     domains = {"package-0": domain("cpu", 9_000_000), "dram-0": domain("dram", 4_000_000), "gpu-x": domain("gpu", None)}
@@ -228,7 +245,7 @@ DELIMITER = "\x1f0123456789abcdef\x1f"
 
 
 def _sacct_rows() -> list[bytes]:
-    return [b"stencil", b"a|b\nc\td", "ab\x1f0123\x1f".encode(), b"\x1b]0;x\x07", b"4711|COMPLETED|0:0|\n4712|"]
+    return [b"stencil", b"a|b\nc\td", b"ab\x1f0123\x1f", b"\x1b]0;x\x07", b"4711|COMPLETED|0:0|\n4712|"]
 
 
 def _sacct(data: bytes) -> None:
@@ -270,9 +287,16 @@ def _sessions() -> Path:
     """A node's open session, with journal and shards."""
     home = _scratch() / "session"
     store = NodeStore.open(
-        home, cluster="c", job_id="1", restart_count=0, node="n1", sensors=sensors(4), period_ns=layout.NS_PER_S,
-        start_ns=START * layout.NS_PER_S, sync_ns=None,
-    )  # fmt: skip
+        home,
+        cluster="c",
+        job_id="1",
+        restart_count=0,
+        node="n1",
+        sensors=sensors(4),
+        period_ns=layout.NS_PER_S,
+        start_ns=START * layout.NS_PER_S,
+        sync_ns=None,
+    )
     for number, row in enumerate(rows(sensors(4), 700, seed=1)):
         store.append(START + number, row)
     store.flush()
@@ -342,11 +366,33 @@ def _journal(data: bytes) -> None:
 
 def _states() -> list[bytes]:
     edge = {"real_ns": 1, "mono_ns": 1, "late_ns": 0, "source": "hook"}
-    session = {"key": "4711.0", "job": {"uid": "2001"}, "settings": {}, "policy_hash": "", "boot_id": "b", "start": edge, "end": None,
-               "domains": {}, "steps": {}, "gaps": []}  # fmt: skip
-    value = {"schema": state.SCHEMA, "boot_id": "b", "mono_ns": 5, "real_ns": 6, "readings": {"s": [7, 5]}, "busy_ns": {"0": 1},
-             "uses": {"4711.0": 3}, "parent_cpu_ns": None, "ledger": ["2026-11-22", 10], "sessions": [session],
-             "done": {"4710.0": 4}, "static": {}, "home": ["c", "n1"]}  # fmt: skip
+    session = {
+        "key": "4711.0",
+        "job": {"uid": "2001"},
+        "settings": {},
+        "policy_hash": "",
+        "boot_id": "b",
+        "start": edge,
+        "end": None,
+        "domains": {},
+        "steps": {},
+        "gaps": [],
+    }
+    value = {
+        "schema": state.SCHEMA,
+        "boot_id": "b",
+        "mono_ns": 5,
+        "real_ns": 6,
+        "readings": {"s": [7, 5]},
+        "busy_ns": {"0": 1},
+        "uses": {"4711.0": 3},
+        "parent_cpu_ns": None,
+        "ledger": ["2026-11-22", 10],
+        "sessions": [session],
+        "done": {"4710.0": 4},
+        "static": {},
+        "home": ["c", "n1"],
+    }
     return [json.dumps(value).encode()]
 
 
@@ -360,11 +406,34 @@ def _state(data: bytes) -> None:
 
 TARGETS = (
     Target("wire-python", "packets for the agent", _messages, _message, (DataError,), 1_000_000),
-    Target("rank-data", "what a rank hands over", lambda: [_rank_data(), _rank_data(range(300))], _rank, (DataError,), 1_000_000),
-    Target("flag-options", "text after --perun=", lambda: [b"period=100ms", b"off,notrace,period=1 s"], _options, (), 200_000),
-    Target("admin-comment", "lines in AdminComment, half with a right checksum", _comments, _comment, (DataError,), 200_000),
+    Target(
+        "rank-data",
+        "what a rank hands over",
+        lambda: [_rank_data(), _rank_data(range(300))],
+        _rank,
+        (DataError,),
+        1_000_000,
+    ),
+    Target(
+        "flag-options",
+        "text after --perun=",
+        lambda: [b"period=100ms", b"off,notrace,period=1 s"],
+        _options,
+        (),
+        200_000,
+    ),
+    Target(
+        "admin-comment", "lines in AdminComment, half with a right checksum", _comments, _comment, (DataError,), 200_000
+    ),
     Target("sacct-name", "job names in sacct's answer", _sacct_rows, _sacct, (), 200_000),
-    Target("policy", "YAML of the policy", _policies, lambda data: policy.parse(data, "fuzz"), (policy.PolicyError,), 30_000),
+    Target(
+        "policy",
+        "YAML of the policy",
+        _policies,
+        lambda data: policy.parse(data, "fuzz"),
+        (policy.PolicyError,),
+        30_000,
+    ),
     Target("sysfs", "one file of powercap, hwmon, pm_counters, cgroups", _kernel_seeds, _kernel, (), 50_000),
     Target("hostlist", "node lists", lambda: [b"n[01-03,7],login", b"a[1-2]b[3-4]"], _hostlist, (ValueError,), 200_000),
     Target("boundary", "boundary records up to the ledger and the report", _boundaries, _record, (DataError,), 100_000),
@@ -372,7 +441,20 @@ TARGETS = (
     Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), 200_000),
     Target("journal", "journals of a node", _journals, _journal, (DataError,), 200_000),
     Target("agent-state", "the agent's own state", _states, _state, (), 100_000),
-    Target("session", "one file of a node's open session, recovered and shipped", lambda: _file_seeds(_sessions()), _session,
-           (DataError,), 3_000),
-    Target("store", "one file of a job's store, merged and repaired", lambda: _file_seeds(_job()), _store, (PerunError,), 5_000),
-)  # fmt: skip
+    Target(
+        "session",
+        "one file of a node's open session, recovered and shipped",
+        lambda: _file_seeds(_sessions()),
+        _session,
+        (DataError,),
+        3_000,
+    ),
+    Target(
+        "store",
+        "one file of a job's store, merged and repaired",
+        lambda: _file_seeds(_job()),
+        _store,
+        (PerunError,),
+        5_000,
+    ),
+)

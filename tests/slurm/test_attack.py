@@ -1,0 +1,38 @@
+"""The second user on a real cluster, the quick part; `python -m tests.attack` does all of it, and for longer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.attack import cases
+from tests.slurm.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def siege(cluster: Cluster) -> Iterator[cases.Siege]:
+    """Alice's job on the node, and bob's program where he finds it."""
+    with cases.Siege(cluster).laid() as laid:
+        yield laid
+
+
+@pytest.mark.parametrize("case", ["verbs", "forged", "memory", "connections", "ranks", "heavy"])
+def test_bob_gets_nothing_and_alice_notices_nothing(siege: cases.Siege, case: str) -> None:
+    result = cases.attack(siege, case, 3)
+    assert result.held, result.outcome
+    assert result.n > 0
+
+
+def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
+    result = cases.attack(siege, "window", 24)
+    assert result.held, result.outcome
+
+
+@pytest.mark.parametrize("case", ["files", "process", "environment", "reports", "poison"])
+def test_nothing_of_bobs_is_believed_or_run(siege: cases.Siege, case: str) -> None:
+    result = cases.CASES[case](siege)
+    assert result.held, result.outcome
+    assert result.n > 0
