@@ -41,7 +41,7 @@ class Load:
 def run(ground: Ground, tag: str, count: int, flagged: bool = True) -> Load:
     """Run `count` jobs on the broken nodes, a fifth as many beside; returns when all are over.
 
-    Of ten jobs five are `srun hostname` on one node, three are batch jobs of two seconds on both, two are flagged steps.
+    Of ten jobs five are `srun hostname` on one node, three batch jobs of two seconds on both, two flagged steps.
     """
     work: list[tuple[Callable[[Ground, str, str, bool], str], str, str, bool]] = []
     for number in range(count):
