@@ -26,7 +26,7 @@ system: ## install the Debian packages that are missing
 $(VENV)/.installed: setup.cfg pyproject.toml | system
 	@echo "installing the Python environment ($(VENV))"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -qq --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
 
 build: system $(VENV)/.installed ## build the C parts (warnings are errors)
