@@ -12,13 +12,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc._version import __version__
 from perun_hpc.agent import booking, holdings, intervals, limits, machine, privilege, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
+from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.idling import Idling
 from perun_hpc.agent.intervals import Intervals, Stretch
 from perun_hpc.agent.learning import Figure, Learning
@@ -114,6 +115,8 @@ class Agent:
         self._paths = paths
         self._node = node
         self._boot = machine.boot_id(options.root)
+        if policy.names_sensors:
+            node.choose(Choice.of(policy.site(node.name)))
         self._sensors = intervals.energy_counters(node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(node.sensors)}
         self._topology = machine.topology(options.root, intervals.packages(self._domains.values()))
@@ -138,6 +141,7 @@ class Agent:
         self._done: dict[str, int] = {}
         self._over: set[SessionKey] = set()
         self._sealing: list[Session] = []
+        self._seal_again_ns = 0
         self._last: Snapshot | None = None
         self._points: list[tuple[int, int]] = []
         self._ledger: tuple[str, int] = ("", 0)
@@ -158,11 +162,12 @@ class Agent:
         self._selector.register(self._wake, selectors.EVENT_READ, self._drain_wake)
 
     def _longest_interval_ns(self) -> int:
-        """At most 10 s, and a quarter of the shortest time in which a counter can wrap."""
+        """At most what the policy says, and a quarter of the shortest time in which a counter can wrap."""
         from perun_hpc.energy.counters import longest_poll_ns
 
         polls = [poll_ns for sensor in self._sensors if (poll_ns := longest_poll_ns(sensor)) is not None]
-        return max(SECOND_NS // 10, min([INTERVAL_NS, *polls]))
+        most_ns = self._site().sampling.interval_ns if self._policy.settled else INTERVAL_NS
+        return max(SECOND_NS // 10, min([most_ns, *polls]))
 
     # The loop.
 
@@ -205,8 +210,8 @@ class Agent:
             self._save()
         if self._policy.poll():
             self._settle_policy()
-            self._parametrise()
-        if self._sealing and self._policy.settled:
+            self._choose()
+        if self._sealing and self._policy.settled and now_ns >= self._seal_again_ns:
             self._seal_ended()
         self._shipper.poll(now_ns)
         if self._shipper.is_due(now_ns) and self._policy.settled:
@@ -268,7 +273,9 @@ class Agent:
         allowed = self._site().sensors.backends if self._policy.settled else ()
         for worker in self._node.workers:
             chosen = worker.name in allowed or (self._policy.settled and not allowed)
-            if chosen and worker.tend(now_ns):
+            if worker.name in GPU_BACKENDS and self._lets_go():
+                worker.release(None, "no job ran")
+            elif chosen and worker.tend(now_ns):
                 self._account_anew()
         readings = self._node.poll()
         if self._node.workers:
@@ -276,9 +283,24 @@ class Agent:
                 readings, self._intervals.static_uw, holdings.holders(self._sessions.values(), self._node)
             )
 
-    def _account_anew(self) -> None:
-        """There are new sensors: the domains may be others from now on."""
+    def _lets_go(self) -> bool:
+        """Whether the GPUs are nobody's now, by the policy; a job's start takes them again."""
+        return self._policy.settled and not self._sessions and self._site().sensors.gpu_release == "when-idle"
+
+    def _choose(self) -> None:
+        """Account the sensors that the policy names, as often as it says."""
+        choice = Choice.of(self._site())
+        if choice == self._node.choice and self._interval.period_ns == self._longest_interval_ns():
+            self._parametrise()
+            return
+        self._account_anew(choice)
+        for one in self._node.not_there:
+            self._log(f"{one.what}: {one.why}: {one.remedy}")
+
+    def _account_anew(self, choice: Choice | None = None) -> None:
+        """There are new sensors, or others count: the domains may be others from now on."""
         self._end_interval()
+        self._node.choose(choice or self._node.choice)
         self._node.follow_gauges()
         self._sensors = intervals.energy_counters(self._node.sensors)
         self._domains = {domain.name: domain for domain in intervals.domains_of(self._node.sensors)}
@@ -291,6 +313,8 @@ class Agent:
     def _parametrise(self) -> None:
         """Give the attribution what the policy, the vendors' libraries and idle times say of the domains."""
         energy = self._site().energy if self._policy.settled else None
+        if energy is not None:
+            self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
         self._static = self._learning.figures(self._domains.values(), energy)
         self._intervals.static_uw = {name: figure.uw for name, figure in self._static.items()}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
@@ -790,12 +814,15 @@ class Agent:
     def _seal_ended(self) -> None:
         """Write the boundary records of ended sessions; what a full disk refuses stays in memory."""
         waiting, self._sealing = self._sealing, []
-        for session in waiting:
+        for number, session in enumerate(waiting):
             try:
                 self._seal(session)
             except OSError as error:
                 self._log(f"cannot seal {session.key.name}: {error}")
-                self._sealing.append(session)
+                # The others would fare alike; the next time they come first.
+                self._sealing = [*waiting[number + 1 :], session]
+                self._seal_again_ns = time.monotonic_ns() + SECOND_NS
+                break
         if len(waiting) > len(self._sealing):
             self._save()
             self._shipper.request(time.monotonic_ns())

@@ -72,12 +72,13 @@ def packages(domains: Iterable[EnergyDomain]) -> set[int]:
 class Intervals:
     """The open windows of a node's domains.
 
-    `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now.
+    `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now, `node` the
+    CPUs and what a busy one weighs.
     """
 
     def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
         self._domains = tuple(domains)
-        self._node = node
+        self.node = node
         self.static_uw: Mapping[str, int] = {}
         self.slices: Mapping[str, int] = {}
         self._opened: dict[str, tuple[int, Reading]] = {}
@@ -92,9 +93,11 @@ class Intervals:
 
     def change(self, domains: Sequence[EnergyDomain]) -> None:
         """Account other domains from now on; a new one's first reading opens its window."""
+        known = {domain.name: domain.sensor.id for domain in self._domains}
         self._domains = tuple(domains)
         unread = (-1, Reading(None, -1, "not found yet"))
-        self._opened = {domain.name: self._opened.get(domain.name, unread) for domain in domains}
+        same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
+        self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
 
     def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
         """End a stretch with a reading; returns the windows that it closed."""
@@ -146,7 +149,7 @@ class Intervals:
         interval = IntervalInput(
             t0_ns=t0_ns,
             t1_ns=t1_ns,
-            node=self._node,
+            node=self.node,
             domains=tuple(self._input(domain, total_uj) for domain, total_uj in measured),
             jobs=jobs,
             busy_ns=busy_ns,

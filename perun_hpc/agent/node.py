@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perun_hpc.agent import workers
+from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.gauges import Gauges
 from perun_hpc.agent.session import Session
 from perun_hpc.agent.workers import Worker
@@ -52,6 +53,9 @@ class Node:
     gauges: Gauges = field(default_factory=Gauges)
     cgroups: dict[str, JobCgroup] = field(default_factory=dict)
     parent: JobCgroup | None = None
+    choice: Choice = field(default_factory=Choice)
+    declared: list[Reader] = field(default_factory=list)
+    not_there: tuple[Missing, ...] = ()
 
     @classmethod
     def open(cls, root: Path, backends: Iterable[str]) -> Node:
@@ -71,7 +75,30 @@ class Node:
 
     @property
     def _sources(self) -> tuple[Sensor, ...]:
-        return tuple(sensor for reader in (*self.readers, *self.workers) for sensor in reader.sensors)
+        found = (sensor for reader in (*self._inline, *self.workers) for sensor in reader.sensors)
+        return self.choice.sensors(found)
+
+    @property
+    def _inline(self) -> tuple[Reader, ...]:
+        return (*self.readers, *self.declared)
+
+    def choose(self, choice: Choice) -> None:
+        """Follow what the policy says of sensors.
+
+        Declared files are opened by whoever this process is by now: the service user.
+        """
+        if choice == self.choice:
+            return
+        for reader in self.declared:
+            reader.close()
+        self.choice, self.declared, self.not_there = choice, [], ()
+        if choice.files:
+            from perun_hpc.backend import file
+
+            found = file.discover(self.root, [file.Declaration.from_policy(table) for table in choice.files])
+            self.declared.extend(found.readers)
+            self.not_there = found.missing
+        self.follow_gauges()
 
     def follow_gauges(self) -> None:
         """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
@@ -85,7 +112,7 @@ class Node:
             worker.collect()
             if fresh:
                 worker.ask(time.monotonic_ns())
-        for reader in self.readers:
+        for reader in self._inline:
             _add(readings, reader)
             if isinstance(reader, ProcStat):
                 busy_ns = reader.last_busy_ns
@@ -100,7 +127,7 @@ class Node:
     def poll(self) -> dict[str, Reading]:
         """Read those power gauges that are integrated; returns their readings and the last ones of all children."""
         readings: dict[str, Reading] = {}
-        for reader in self.readers:
+        for reader in self._inline:
             if self.gauges.needs(reader.sensors):
                 _add(readings, reader)
         for worker in self.workers:
@@ -136,7 +163,7 @@ class Node:
 
     def close(self) -> None:
         """Close everything."""
-        for reader in (*self.readers, *self.workers):
+        for reader in (*self._inline, *self.workers):
             reader.close()
         for group in (*self.cgroups.values(), *((self.parent,) if self.parent else ())):
             group.close()

@@ -38,6 +38,13 @@ class PolicyKeeper:
         return str(self._policy.get("site", {}).get("values", {}).get("agent.service_user", "perun"))
 
     @property
+    def names_sensors(self) -> bool:
+        """Whether the last good policy says which sensors count, which the agent must know before its first reading."""
+        keys = ("sensors.backends", "sensors.include", "sensors.exclude", "sensors.files", "energy.package_max_uw")
+        entries = (self._policy.get("site", {}), *self._policy.get("nodes", {}).values())
+        return any(key in entry.get("values", {}) for entry in entries for key in keys)
+
+    @property
     def settled(self) -> bool:
         """Whether the file was looked at and no newer one is being compiled."""
         return self._looked and self._child is None

@@ -39,6 +39,7 @@ class Trace:
         real_ns: int,
     ) -> Trace:
         """Open a new trace in the session's directory; OSError where the disk does not take it."""
+        from perun_hpc.store import layout
         from perun_hpc.store.node_store import NodeStore
 
         store = NodeStore.open(
@@ -50,6 +51,8 @@ class Trace:
             sensors=sensors,
             period_ns=period_ns,
             start_ns=session.start.real_ns,
+            sync_ns=session.settings["store"]["flush_ns"],
+            energy_step_uj=layout.energy_step_uj(period_ns),
             simulated=any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
         )
         return cls(store, period_ns, mono_ns, real_ns)

@@ -133,7 +133,7 @@ def _layers(policy: Mapping[str, Any], job: JobFacts) -> Iterator[tuple[Layer, M
 
 
 def _apply(values: dict[str, dict[str, Any]], origins: dict[str, str], layer: Layer, entry: Mapping[str, Any]) -> None:
-    """Put the values of one layer over those in force; limits before what they limit. Another version's fields are skipped."""
+    """Put the values of one layer over those in force; limits before what they limit; unknown fields are skipped."""
     wanted = [(FIELDS[key], value) for key, value in entry.get("values", {}).items() if key in FIELDS]
     for field, raw in sorted(wanted, key=lambda pair: pair[0].bound is Bound.BETWEEN):
         section = values[field.section]

@@ -240,7 +240,9 @@ class Hooks:
 class Store:
     """Where records and traces live, and how large they may grow."""
 
-    spool_quota_b: int = _item(size(), "2 GiB", "above this the oldest traces that wait on a node are dropped, and their records say so", NODES)
+    spool_quota_b: int = _item(
+        size(), "2 GiB", "above this the oldest traces that wait on a node are dropped, and their records say so", NODES
+    )
     archive: str = _item(path(), "/var/lib/perun/archive", "shared by nodes and collector; see docs/install.md")
     trace: str = _item(
         Choice(("all", "flagged", "none")),

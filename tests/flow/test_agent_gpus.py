@@ -168,3 +168,14 @@ def test_the_command_lists_gpus_and_says_of_a_stuck_driver_that_it_does_not_answ
     stuck = shown()
     assert not [one for one in stuck["sensors"] if one["backend"] == "nvml"]
     assert [one for one in stuck["missing"] if one["what"] == "nvml" and "no answer" in one["why"]]
+
+
+def test_by_the_policy_an_idle_node_lets_go_of_its_gpus(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n")
+    node.policy.write_text(node.policy.read_text() + "sensors: {gpu_release: when-idle}\n")
+    node.ask("reload")
+    until(lambda: node.child() is None, "the GPUs are released")
+    node.begin(1)
+    until(lambda: node.child() is not None, "the job's start takes them again")
+    node.end(1)
+    until(lambda: node.child() is None, "and its end releases them")

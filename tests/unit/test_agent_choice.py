@@ -1,0 +1,75 @@
+"""What the policy says of the node's sensors, against sensors found in a tree of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.agent.choice import Choice
+from perun_hpc.agent.node import Node
+from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.policy import parse
+from perun_hpc.config.resolve import JobFacts, resolve
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    zones = tmp_path / "sys/class/powercap"
+    for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram"), ("intel-rapl:1", "psys")):
+        (zones / zone).mkdir(parents=True)
+        (zones / zone / "name").write_text(name)
+        (zones / zone / "energy_uj").write_text("5000")
+        (zones / zone / "max_energy_range_uj").write_text("262143328850")
+    (tmp_path / "psu").write_text("energy=17\n")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0 0 0\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 4 kB\n")
+    return Node.open(tmp_path, ("powercap", "procstat"))
+
+
+def choice(text: str) -> Choice:
+    return Choice.of(resolve(compile_policy(parse(text.encode(), "test")), JobFacts(node="n1")))
+
+
+def ids(node: Node) -> set[str]:
+    return {sensor.id for sensor in node.sensors if sensor.backend != "procstat"}
+
+
+def test_without_a_word_everything_counts(node: Node) -> None:
+    node.choose(choice("{}"))
+    assert ids(node) == {f"powercap:{name}:energy" for name in ("package-0", "dram-0", "psys")}
+
+
+def test_included_and_excluded_sensors(node: Node) -> None:
+    node.choose(choice("sensors: {exclude: ['powercap:psys']}"))
+    assert ids(node) == {"powercap:package-0:energy", "powercap:dram-0:energy"}
+    node.choose(choice("sensors: {include: ['powercap:(package|psys)'], exclude: ['.*psys']}"))
+    assert ids(node) == {"powercap:package-0:energy"}
+    node.choose(choice("{}"))
+    assert len(ids(node)) == 3
+
+
+def test_only_the_named_backends_count_and_the_attributions_own(node: Node) -> None:
+    before = [sensor.id for sensor in node.sensors if sensor.backend == "procstat"]
+    node.choose(choice("sensors: {backends: [hwmon]}"))
+    assert [sensor.id for sensor in node.sensors] == before != []
+    assert node.read().busy_ns
+
+
+def test_a_declared_file_is_a_sensor_and_one_that_is_not_there_is_named(node: Node) -> None:
+    told = "{name: psu, path: /psu, pattern: 'energy=(\\d+)', kind: counter, unit: J, component: node}"
+    gone = "{name: rack, path: /gone, kind: power, unit: W, component: other}"
+    node.choose(choice(f"sensors: {{files: [{told}, {gone}]}}"))
+    assert node.read().readings["file:psu:energy"].ticks == 17
+    assert [one.what for one in node.not_there] == ["rack"]
+    node.choose(choice("{}"))
+    assert "file:psu:energy" not in node.read().readings
+
+
+def test_the_sites_ceiling_holds_for_packages_only(node: Node) -> None:
+    before = {sensor.id: sensor.max_uw for sensor in node.sensors}
+    node.choose(choice("energy: {package_max: 280 W}"))
+    after = {sensor.id: sensor.max_uw for sensor in node.sensors}
+    assert after.pop("powercap:package-0:energy") == 280_000_000 != before.pop("powercap:package-0:energy")
+    assert after == before
