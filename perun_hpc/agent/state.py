@@ -6,6 +6,7 @@ a `kill -9` no interval counts twice, in no session and in no ledger.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,8 @@ def load(paths: AgentPaths) -> NodeState | None:
         if data["schema"] != SCHEMA:
             raise DataError(f"{paths.state}: written by another version of perun")
         day, length = data["ledger"]
+        if not re.fullmatch(r"(\d{4}-\d\d-\d\d)?", day, re.ASCII) or not isinstance(length, int) or length < 0:
+            raise DataError(f"{paths.state}: damaged")
         state = NodeState(
             boot_id=data["boot_id"],
             last=Snapshot(

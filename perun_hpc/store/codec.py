@@ -73,7 +73,7 @@ def unblosc(frame: bytes, what: str) -> bytes:
             raise ValueError("not a frame of this length")
         if flags & _STORED:
             return frame[_HEADER.size :]
-        if flags & ~(_SHUFFLE | _UNSPLIT) != _ZLIB or not block_b:
+        if flags & ~(_SHUFFLE | _UNSPLIT) != _ZLIB or not block_b or not itemsize:
             raise ValueError(f"flags {flags:#x} are not understood")
         raw = bytearray()
         for start in struct.unpack_from(f"<{-(-raw_b // block_b)}I", frame, _HEADER.size):

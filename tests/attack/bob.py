@@ -357,7 +357,10 @@ def reach(seconds: float, job: str) -> Tries:
     readable = []
     for path in sys.stdin.read().splitlines():
         tries.n += 1
-        if Path(path).is_symlink() or path == SOCKET:
+        try:
+            if Path(path).is_symlink() or path == SOCKET:
+                continue
+        except PermissionError:
             continue
         if os.access(path, os.W_OK):
             tries.bad.append(f"writable: {path}")

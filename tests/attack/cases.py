@@ -67,6 +67,10 @@ class Siege:
         shutil.copyfile(HERE / "bob.py", self.box / "bob.py")
         self.alice = self.submit("alice", "sleep 3000")
         self.wait_running(self.alice)
+        deadline = time.monotonic() + 60
+        while not self.agent()[0]:  # slurmd may have read perun's lines after the job began
+            assert time.monotonic() < deadline, "no agent"
+            self.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "true"])
         try:
             yield self
         finally:
