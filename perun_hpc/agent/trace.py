@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perun_hpc.agent import quota
 from perun_hpc.agent.session import Session
 from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
 from perun_hpc.sampling.schedule import Schedule, Tick
@@ -103,7 +103,7 @@ class Trace:
     def discard(self, directory: Path) -> None:
         """Forget the trace."""
         self._store.close()
-        shutil.rmtree(directory / "tracks", ignore_errors=True)
+        quota.drop_trace(directory)
 
 
 def wanted(settings: Mapping[str, Any], flagged: bool, duration_ns: int) -> bool:
