@@ -74,7 +74,6 @@ def _none(ground: Ground) -> Iterator[None]:
     "agent-killed",
     "kill -9 of the agents on two nodes, twice a second",
     "nothing of the energy: the counters go on; the gap in who used the CPUs is named (`the agent was restarted`)",
-    fast=True,
 )
 def _agent_killed(ground: Ground) -> Iterator[None]:
     with repeated(lambda: ground.signal_agents("KILL"), 0.5):
