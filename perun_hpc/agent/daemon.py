@@ -49,8 +49,8 @@ AS_ROOT = ("ipmi",)
 GPU_BACKENDS = ("nvml", "amdsmi")
 INTERVAL_NS = 10 * SECOND_NS
 HOUSEKEEPING_NS = SECOND_NS
-LOST_NS = 600 * SECOND_NS
 QUOTA_NS = 10 * SECOND_NS
+LOST_NS = 600 * SECOND_NS
 """A session whose cgroup is gone is given up after this time."""
 REMEMBER_NS = 86_400 * SECOND_NS
 """Sealed sessions are remembered this long, so that a hook's message that comes twice changes nothing."""
@@ -151,9 +151,9 @@ class Agent:
         self._after: list[Callable[[], None]] = []
         self._started_ns = self._idle_since_ns = now_ns
         self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
+        self._quota_ns = now_ns
         self._interval = Schedule.starting(self._longest_interval_ns(), now_ns, real_ns)
         self._stopping = False
-        self._quota_ns = now_ns
         self._wake, self._wake_write = socket.socketpair()
         for end in (self._wake, self._wake_write):
             end.setblocking(False)
@@ -266,11 +266,11 @@ class Agent:
             self._begin_trace(session, now_ns)
             self._give_up_lost(session, now_ns)
         self._check_memory()
-        self._guard("log", lambda: spool.bound_log(self._paths.log))
-        horizon_ns = now_ns - REMEMBER_NS
         if now_ns >= self._quota_ns and self._policy.settled:
             self._quota_ns = now_ns + QUOTA_NS
             self._guard("quota", self._keep_quota)
+        self._guard("log", lambda: spool.bound_log(self._paths.log))
+        horizon_ns = now_ns - REMEMBER_NS
         self._done = {name: end_ns for name, end_ns in self._done.items() if end_ns > horizon_ns}
 
     def _tend_workers(self, now_ns: int) -> None:
@@ -346,10 +346,6 @@ class Agent:
             session.note("no job-end message")
             self._end_session(session, self._end_interval(), now_ns, "restart")
 
-    def _check_memory(self) -> None:
-        """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
-        held_b = limits.over_memory(self._site().agent) if self._policy.settled else None
-        if held_b is not None and not self._stopping:
     def _keep_quota(self) -> None:
         """Drop the oldest traces, those of running jobs last, while the spool is above its quota."""
         excess_b = spool.size_b(self._paths.spool) - self._site().store.spool_quota_b
@@ -372,6 +368,10 @@ class Agent:
             self._sessions[key].trace = {"stored": False, "why": quota.WHY, "lost": True}
             self._log(f"trace of {key.name}: {quota.WHY}")
 
+    def _check_memory(self) -> None:
+        """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
+        held_b = limits.over_memory(self._site().agent) if self._policy.settled else None
+        if held_b is not None and not self._stopping:
             why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
             self._log(why)
             for session in self._sessions.values():
