@@ -99,6 +99,7 @@ def boundary_record(
             for step in sorted(session.steps.values(), key=lambda step: step.step_id)
         ],
         "regions": [],
+        "checks": session.checks,
         "gaps": [asdict(gap) for gap in session.gaps],
         "trace": session.trace or {"stored": False},
         "settings": session.settings,

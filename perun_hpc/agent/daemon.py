@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc._version import __version__
 from perun_hpc.agent import booking, holdings, intervals, limits, machine, privilege, ranks, spool, state
 from perun_hpc.agent.boundary import Cost, boundary_record
+from perun_hpc.agent.checks import Checks
 from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.idling import Idling
 from perun_hpc.agent.intervals import Intervals, Stretch
@@ -124,6 +125,7 @@ class Agent:
         self._intervals = Intervals(tuple(self._domains.values()), self._topology)
         self._learning = Learning()
         self._idling = Idling()
+        self._checks = Checks()
         self._policy = policy
         self._porter = porter
         self._shipper = Shipper(paths)
@@ -284,6 +286,7 @@ class Agent:
                 self._account_anew()
         readings = self._node.poll()
         if self._node.workers:
+            self._checks.note(readings)
             self._idling.note(
                 readings, self._intervals.static_uw, holdings.holders(self._sessions.values(), self._node)
             )
@@ -311,6 +314,7 @@ class Agent:
         self._domains = {domain.name: domain for domain in intervals.domains_of(self._node.sensors)}
         self._intervals.change(tuple(self._domains.values()))
         self._idling.follow(self._node.sensors)
+        self._checks.follow(self._node.sensors)
         self._parametrise()
         self._interval = Schedule.starting(self._longest_interval_ns(), time.monotonic_ns(), time.time_ns())
         self._end_interval()
@@ -403,6 +407,7 @@ class Agent:
     def _end_interval(self) -> Snapshot:
         """Read everything; the reading ends one interval and starts the next."""
         snapshot = self._node.read(fresh=True)
+        self._checks.note(snapshot.readings)
         uses = {key: self._node.use(one) for key, one in self._sessions.items() if key not in self._over}
         parent_cpu_ns = self._node.parent_cpu_ns() if self._sessions else None
         if self._last is None:
@@ -594,6 +599,7 @@ class Agent:
         self._home = (job.get("cluster", ""), job.get("node", self._node.name))
         self._sessions[key] = session
         self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took
+        self._checks.begin(key.party)
         self._after.append(lambda: self._after_start(session))
 
     def _after_start(self, session: Session) -> None:
@@ -681,6 +687,7 @@ class Agent:
         self._shown.pop(key, None)
         self._node.forget(session)
         self._idling.forget(session)
+        session.checks = self._checks.end(key.party, self._gpus_of(session))
         self._done[key.name] = snapshot.mono_ns
         self._sealing.append(session)
         self._save()

@@ -54,16 +54,6 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
     return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
 
 
-def cpu_list(text: str) -> frozenset[int]:
-    """The CPUs of a kernel list such as `0-3,8`."""
-    cpus: set[int] = set()
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            cpus.update(range(int(first), int(last or first) + 1))
-    return frozenset(cpus)
-
-
 def _memory_b(root: Path) -> int:
     for line in _text(root / "proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):

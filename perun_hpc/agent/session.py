@@ -164,6 +164,7 @@ class Session:
     suspended: bool = False
     agent_cpu_ns: int = 0
     trace: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     monitored: bool = True
 
     @property

@@ -179,3 +179,14 @@ def test_by_the_policy_an_idle_node_lets_go_of_its_gpus(gpus):
     until(lambda: node.child() is not None, "the job's start takes them again")
     node.end(1)
     until(lambda: node.child() is None, "and its end releases them")
+
+
+@pytest.mark.slow
+def test_a_counter_that_stands_still_is_named_in_the_record(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\nfrozen 0 12\n")
+    node.begin(1, gpus="0")
+    time.sleep(36)
+    node.end(1, gpus="0")
+    check = node.record(1)["checks"]["gpu-GPU-a"]
+    assert check["ratio"] < 0.5
+    assert check["flag"]
