@@ -11,6 +11,7 @@ import re
 from binascii import crc32
 from dataclasses import replace
 
+from perun_hpc.accounting.boundary import LIMIT
 from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.schema import PROVENANCES, WASTED_STATES, Component, EnergyRecord
 from perun_hpc.accounting.summing import missing_record
@@ -59,15 +60,15 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
         )
     try:
         values = dict(part.split("=") for part in text.removeprefix(PREFIX).split(":"))
-        seen = int(values["n"].split("/")[0])
+        seen = _whole(values["n"].split("/")[0])
         base = missing_record(job, cluster, "")
         record = replace(
             base,
-            revision=int(values["rev"]),
+            revision=_whole(values["rev"]),
             status=values["st"],
             provenance=values["pv"],
-            coverage=int(values["cov"]) / 1_000_000,
-            num_nodes=int(values["n"].split("/")[1]),
+            coverage=_whole(values["cov"]) / 1_000_000,
+            num_nodes=_whole(values["n"].split("/")[1]),
             missing=(f"{base.num_nodes - seen} of {base.num_nodes} nodes did not report",)
             if seen < base.num_nodes
             else (),
@@ -82,7 +83,7 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
             record,
             energy_uj=energy_uj,
             u_uj=u_uj,
-            idle_uj=int(values.get("idle", 0)),
+            idle_uj=_whole(values.get("idle", "0")),
             wasted_uj=energy_uj if job.state in WASTED_STATES else 0,
             power_mean_mw=energy_uj * 1_000_000 // wall_ns,
             components=tuple(_component(name, *_pair(value)) for name, value in values.items() if name not in _PLAIN),
@@ -93,9 +94,16 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
         ) from error
 
 
+def _whole(text: str) -> int:
+    number = int(text)
+    if not -LIMIT < number < LIMIT:
+        raise ValueError(f"{text[:40]} is out of range")
+    return number
+
+
 def _pair(value: str) -> tuple[int, int]:
     first, second = value.split("/")
-    return int(first), int(second)
+    return _whole(first), _whole(second)
 
 
 def _component(name: str, energy_uj: int, u_uj: int) -> Component:

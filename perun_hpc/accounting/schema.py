@@ -268,7 +268,7 @@ def from_dict(data: object, source: str = "record") -> EnergyRecord:
         raise DataError(f"{source}: not an energy record this version reads ({SCHEMA}), but {got!r}: upgrade perun")
     try:
         record: EnergyRecord = _decoder(EnergyRecord)(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{source}: damaged energy record ({error}): restore it or run perun collect --repair"
         ) from error
