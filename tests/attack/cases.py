@@ -160,6 +160,16 @@ def attack(siege: Siege, case: str, seconds: float, inside: bool = True, job: st
     return Result(name, STORY[case], told["n"], f"{outcome}; agent {rss_b >> 20} MiB; {during}", not problems)
 
 
+def other_job(siege: Siege) -> Result:
+    """Bob from one of his jobs against another of his own."""
+    job = siege.submit("bob", "sleep 300")
+    siege.wait_running(job)
+    try:
+        return attack(siege, "other_job", 0, job=job)
+    finally:
+        siege.cluster.run(["scancel", job], user="root")
+
+
 # Files.
 
 ROOTS = ("/run/perun", "/var/spool/perun", "/shared/perun", "/etc/perun", "/var/lib/perun", "/var/log/perun", PREFIX)
@@ -508,6 +518,7 @@ def shared_trace(siege: Siege) -> Result:
 CASES: dict[str, Callable[[Siege], Result]] = {
     "verbs": lambda siege: attack(siege, "verbs", 0),
     "forged": lambda siege: attack(siege, "forged", 0),
+    "other-job": other_job,
     "malformed": lambda siege: attack(siege, "malformed", 20),
     "memory": lambda siege: attack(siege, "memory", 10),
     "connections": lambda siege: attack(siege, "connections", 20),
