@@ -6,7 +6,9 @@ and installed from a directory. Environments are kept under build/ and copied: a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -70,11 +72,14 @@ def start_collector(cluster: Cluster) -> None:
 
 
 def _own_wheel() -> Path:
-    """Build perun-hpc's wheel from the checkout."""
-    into = BUILD / "dist"
+    """Build perun-hpc's wheel from the checkout; several installations may do so at once."""
+    into = BUILD / "dist" / str(os.getpid())
     shutil.rmtree(into, ignore_errors=True)
-    shutil.rmtree(BUILD / "lib", ignore_errors=True)
-    _host_pip(["wheel", "--no-deps", "--no-build-isolation", "-w", str(into), str(CHECKOUT)])
+    into.mkdir(parents=True)
+    with (BUILD / ".building").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(BUILD / "lib", ignore_errors=True)
+        _host_pip(["wheel", "--no-deps", "--no-build-isolation", "-w", str(into), str(CHECKOUT)])
     return next(into.glob("perun_hpc-*.whl"))
 
 
