@@ -73,7 +73,7 @@ def start_collector(cluster: Cluster) -> None:
 
 def _own_wheel() -> Path:
     """Build perun-hpc's wheel from the checkout; several installations may do so at once."""
-    into = BUILD / "dist" / str(os.getpid())
+    into = BUILD / "own" / str(os.getpid())
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     with (BUILD / ".building").open("w") as lock:
