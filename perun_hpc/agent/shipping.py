@@ -155,7 +155,7 @@ def ship(directory: Path, archive: Path) -> None:
     target = cluster / "incoming" / key.name / f"{safe_name(record['node'], 'node')}.json"
     cluster.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(PermissionError):  # somebody else's, who decides
-        cluster.chmod(0o755)  # against the umask: owners of jobs pass through to their own directories
+        cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories
     if not (record["start"]["from"] == "epilog" and target.exists()):
         if record["trace"]["stored"]:
             _ship_trace(directory, cluster / "jobs" / key.name, record)
