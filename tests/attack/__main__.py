@@ -94,7 +94,7 @@ def main() -> int:
     finally:
         targets.clean()
     if chosen.write:
-        slurm = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False).stdout.split()
+        slurm = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=False).stdout.split()
         today = datetime.date.today().isoformat()
         page = PAGE.read_text() if PAGE.exists() else ""
         rows = table.markdown(results, page, [*cases.CASES, *known])
