@@ -47,6 +47,8 @@ INLINE = ("powercap", "hwmon", "cray_pm", "procstat")
 """Backends that are read inside the loop; those that can hang live in workers."""
 AS_ROOT = ("ipmi",)
 """Backends whose child begins before the agent becomes the service user."""
+FIND_NS = 5 * SECOND_NS
+"""So long a trace waits for children that are about to say what they have."""
 GPU_BACKENDS = ("nvml", "amdsmi")
 INTERVAL_NS = 10 * SECOND_NS
 HOUSEKEEPING_NS = SECOND_NS
@@ -809,6 +811,8 @@ class Agent:
             return
         if not (session.steps or trace.may_be_wanted(session.settings)):
             return
+        if now_ns - session.start.mono_ns < FIND_NS and any(worker.starting for worker in self._node.workers):
+            return  # their sensors are to have columns
         period_ns = self._resolution_ns(session)
         held = self._traces.get(key)
         if held is not None and held.period_ns <= period_ns:

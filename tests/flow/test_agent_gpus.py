@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.store.job_store import open_job
+from perun_hpc.store.merge import finalise
+
 from .agent_node import FakeNode, until
 
 STUB = Path(__file__).parent.parent / "stubs" / "nvml.c"
@@ -32,7 +35,7 @@ class GpuNode(FakeNode):
     """A node with the stand-in's GPUs; the agent's environment is this process'."""
 
     def __init__(self, base: Path, config: str) -> None:
-        super().__init__(base)
+        super().__init__(base, "  trace_min_duration: 0 s\n")
         self.config, self.log, self.hang = base / "stub", base / "log", base / "hang"
         self.config.write_text(f"hang {self.hang}\n{config}")
         (self.root / "proc/driver/nvidia").mkdir(parents=True)
@@ -59,14 +62,15 @@ class GpuNode(FakeNode):
 def gpus(library, tmp_path, monkeypatch):
     made = []
 
-    def make(config: str) -> GpuNode:
+    def make(config: str, wait: bool = True) -> GpuNode:
         node = GpuNode(tmp_path, config)
         monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
         monkeypatch.setenv("STUB_NVML", str(node.config))
         monkeypatch.setenv("STUB_LOG", str(node.log))
         made.append(node)
         node.start()
-        until(node.found, "the GPUs are found")
+        if wait:
+            until(node.found, "the GPUs are found")
         return node
 
     yield make
@@ -100,6 +104,24 @@ def test_the_edges_are_values_that_the_library_served_and_no_older_than_the_job(
     assert held["method"] == "holder"
     assert free["energy_uj"] == 0 < free["node_uj"]
     assert record["state"] == "closed"
+
+
+def test_a_job_that_starts_with_the_agent_has_its_gpu_from_the_first_reading_on(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n", wait=False)
+    node.begin(1, gpus="0", exclusive="1")
+    until(node.found, "the GPUs are found")
+    time.sleep(2.5)
+    node.end(1, gpus="0")
+    record = node.record(1)
+    edges = record["edges"][ENERGY]
+    assert record["state"] == "closed"
+    assert edges["start"]["ticks"] in node.served()
+    assert record["domains"]["gpu-GPU-a"]["energy_uj"] == (edges["end"]["ticks"] - edges["start"]["ticks"]) * 1000 > 0
+    assert "gpu-GPU-a" in {gap["sensor"] for gap in record["gaps"]}
+    assert record["trace"]["stored"], record["trace"]
+    job_dir = node.archive / "test" / "jobs" / "1.0"
+    finalise(job_dir, ["n1"], time.time_ns())
+    assert "gpu-0" in open_job(job_dir).energy_channel.values
 
 
 def test_a_hung_driver_costs_its_sensors_only_and_the_agent_still_ends(gpus):

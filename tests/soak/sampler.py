@@ -44,7 +44,7 @@ class Ticks:
     @property
     def late(self) -> int:
         """Rows that were read more than a tenth of the period after their tick."""
-        return sum(offset_us * 1000 > PERIOD_NS // 10 for offset_us in self.offsets_us)
+        return sum(offset_us * 1000 >= PERIOD_NS // 10 for offset_us in self.offsets_us)
 
     @property
     def drift_us(self) -> float:
