@@ -11,14 +11,15 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.accounting.archive import DAMAGED, RECORD, Archive, Run
 from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.ledger import Ledger
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, match_run, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, match_run, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError, PerunError, UnavailableError
@@ -28,6 +29,7 @@ from perun_hpc.store.layout import PLAN
 log = logging.getLogger(__name__)
 
 LEASE = "collect"
+UNREADABLE = "damaged boundary record"
 BATCH = 200
 """Job runs in one transaction."""
 _SAME_RUN_NS = 60_000_000_000
@@ -49,11 +51,24 @@ class Slurm:
 
 
 @dataclass(frozen=True)
+class Closing:
+    """What is known of a run when its trace is closed.
+
+    `nodes` are the job's, `deadline_ns` (epoch) is when to stop waiting for missing ones, `records` are the boundary
+    records as read, `reasons` say by node why its part is missing.
+    """
+
+    nodes: tuple[str, ...]
+    deadline_ns: int
+    records: tuple[Mapping[str, Any], ...]
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Tools:
     """What the collector calls outside its room.
 
-    finalise : closes the trace (metadata only), given the run's directory, the job's nodes and the moment (epoch ns)
-        after which it does not wait for missing ones.
+    finalise : closes the trace (metadata only), given the run's directory and what there is to say of it.
     publish : makes a run's directory readable by the job's owner (directory, uid).
     footprint : what a record's energy means in CO2 and cost, or None.
     clock : epoch seconds.
@@ -61,7 +76,7 @@ class Tools:
 
     clock: Callable[[], float]
     slurm: Slurm | None = None
-    finalise: Callable[[Path, Sequence[str], int], object] | None = None
+    finalise: Callable[[Path, Closing], object] | None = None
     publish: Callable[[Path, int], None] | None = None
     footprint: Callable[[EnergyRecord], Footprint | None] | None = None
 
@@ -99,6 +114,8 @@ class _Ready:
     files: tuple[Path, ...]
     expected: tuple[str, ...]
     record: EnergyRecord
+    boundaries: tuple[Boundary, ...]
+    unreadable: tuple[str, ...]
 
 
 class Collector:
@@ -180,10 +197,13 @@ class Collector:
         complete = len(here) >= fresh[0].num_nodes and here.issuperset(fresh[0].expected)
         if not complete and not earlier and self.tools.clock() < end_ns / 1e9 + self.deadline_s:
             return None, len(damaged)
-        unreadable = sorted({path.name for at in (directory, kept) for path in at.glob(f"*{DAMAGED}")})
-        problems = [f"{name.removesuffix('.json' + DAMAGED)}: damaged boundary record" for name in unreadable]
+        suffix = f".json{DAMAGED}"
+        unreadable = sorted({p.name.removesuffix(suffix) for at in (directory, kept) for p in at.glob(f"*{DAMAGED}")})
+        problems = [f"{node}: {UNREADABLE}" for node in unreadable]
         files = tuple(path for path in sorted(directory.iterdir()) if path.suffix in (".json", DAMAGED))
-        return _Ready(run, files, fresh[0].expected, sum_boundaries(boundaries, problems)), len(damaged)
+        record = sum_boundaries(boundaries, problems)
+        newest = tuple({b.node: b for b in boundaries}.values())
+        return _Ready(run, files, fresh[0].expected, record, newest, tuple(unreadable)), len(damaged)
 
     def _store(self, batch: Sequence[_Ready], summary: Summary) -> Summary:
         if not batch:
@@ -238,8 +258,11 @@ class Collector:
         if self.tools.finalise is None or not (directory / PLAN).exists():
             return
         try:
-            self.tools.finalise(directory, ready.expected, ready.record.end_ns + int(self.deadline_s * 1e9))
-        except (PerunError, OSError) as error:
+            deadline_ns = ready.record.end_ns + int(self.deadline_s * 1e9)
+            records = tuple(b.raw for b in ready.boundaries)
+            why = reasons(ready.boundaries, ready.unreadable)
+            self.tools.finalise(directory, Closing(ready.expected, deadline_ns, records, why))
+        except (PerunError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             log.warning("trace of %s not finalised: %s", ready.run.name, error)
 
     def _publish(self, run: Run, record: EnergyRecord) -> None:
@@ -326,6 +349,18 @@ class Collector:
                 path.rename(path.with_name(Run(run.job_id, run.restart_count, stamp).name))
 
 
+def reasons(boundaries: Iterable[Boundary], unreadable: Iterable[str] = ()) -> dict[str, str]:
+    """Why nodes have no part in the trace, by node; `unreadable` are those whose record is damaged."""
+    why = dict.fromkeys(unreadable, UNREADABLE)
+    for boundary in boundaries:
+        trace = boundary.raw.get("trace") or {}
+        if trace.get("stored"):
+            why.pop(boundary.node, None)
+        else:
+            why[boundary.node] = str(trace.get("why") or "no trace was stored")
+    return why
+
+
 def this_process() -> str:
     """Return what identifies this process among those of all hosts: host, pid, start."""
     return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
@@ -374,6 +409,6 @@ def _without_record(ended: Sequence[SlurmJob], stored: dict[int, list[tuple[int,
         by_id.setdefault(job.job_id, []).append(job)
     absent = []
     for job_id, runs in by_id.items():
-        pairs = pair_runs(runs, stored.get(job_id, ()))
+        pairs = pair_runs(runs, stored.get(job_id, ()), CLOCK_S)
         absent += [job for index, job in enumerate(runs) if index not in pairs]
     return absent

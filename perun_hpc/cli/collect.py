@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
-from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.collect import Closing, Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.footprint import estimator, factors
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import query_jobs, query_window
 from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
-from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.cli import traces
+from perun_hpc.errors import NotFoundError, UnavailableError, UsageError
 from perun_hpc.store.access import tree_readable_by
 from perun_hpc.store.merge import finalise
 
@@ -32,6 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="one sweep, then exit (the default)")
     how.add_argument("--daemon", action="store_true", help="sweep for ever, in the foreground")
+    how.add_argument("--repair", action="store_true", help="set damaged parts of traces aside and name them")
+    how.add_argument("--recode", action="store_true", help="put traces into blocks of nodes, which read faster")
+    how.add_argument("--thin", type=int, metavar="N", help="keep every Nth reading of traces; energies do not change")
+    parser.add_argument("job", nargs="*", metavar="JOB", help="whose traces: JOB or JOB.RESTART")
+    parser.add_argument("--older-than", metavar="TIME", help="instead of JOB: all traces whose record is older")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
     parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
     parser.add_argument("--cluster", metavar="NAME", help="only this cluster; default: every one in the archive")
@@ -46,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
     root = args.archive or site.archive
     if not root.is_dir():
         raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
+    if traces.wanted(args):
+        return traces.run(args, root, [args.cluster] if args.cluster else clusters(root))
+    if args.job or args.older_than is not None:
+        raise UsageError("perun collect: JOB and --older-than belong to --repair, --recode and --thin")
     ledger = open_ledger(args.ledger or site.ledger, create=True)
     try:
         if not args.daemon:
@@ -81,7 +91,7 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
         tools = Tools(
             clock=time.time,
             slurm=slurm,
-            finalise=_finalise,
+            finalise=close_trace,
             publish=publisher(site.settings.privacy.readers),
             footprint=footprint,
         )
@@ -112,5 +122,6 @@ def publisher(readers: Sequence[str]) -> Callable[[Path, int], None]:
     return lambda directory, uid: tree_readable_by(directory, BOUNDARIES, [uid], gids)
 
 
-def _finalise(directory: Path, nodes: Sequence[str], deadline_ns: int) -> None:
-    finalise(directory, nodes, time.time_ns(), deadline_ns)
+def close_trace(directory: Path, known: Closing) -> None:
+    """Merge the nodes' parts of a trace and add the tables of steps, ranks and regions."""
+    finalise(directory, known.nodes, time.time_ns(), known.deadline_ns, known.reasons, known.records)
