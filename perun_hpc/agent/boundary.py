@@ -21,6 +21,7 @@ class Cost:
     cpu_ns: int
     rss_b: int
     pid: int
+    uid: int
 
 
 def boundary_record(

@@ -97,6 +97,9 @@ def run(options: Options) -> int:
         privilege.become(user)
     if not options.foreground:
         spool.log_to(paths.log)
+    if os.geteuid() == 0 and policy.service_user != "root":
+        name = policy.service_user
+        print(time.strftime("%FT%T%z"), f"no user {name}: the agent stays root; create it", file=sys.stderr, flush=True)
     agent = Agent(options, paths, node, listener, porter, policy)
     agent.resume()
     agent.loop()
@@ -880,7 +883,7 @@ class Agent:
             self._sensors,
             self._name_of(session),
             len(self._topology.core_of),
-            Cost(session.agent_cpu_ns, resident_b(), os.getpid()),
+            Cost(session.agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
             booking.standard_uj(session, self._domains),
             self._static,
             scope_sentence(Plan(tuple(self._domains.values()), ())),
@@ -902,6 +905,7 @@ class Agent:
             "version": __version__,
             "uptime_ns": str(time.monotonic_ns() - self._started_ns),
             "pid": str(os.getpid()),
+            "uid": str(os.geteuid()),
             "sessions": " ".join(session.key.name for session in sessions)[:16384],
             "rss_b": str(resident_b()),
             "cpu_ns": str(time.process_time_ns()),

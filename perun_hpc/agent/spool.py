@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -73,10 +74,8 @@ def cut(path: Path, length: int) -> None:
 def size_b(directory: Path) -> int:
     """Bytes of all files below a directory; what goes meanwhile counts as nothing."""
     total = 0
-    for place, _, names in os.walk(directory):
+    for _, _, names, here in os.fwalk(directory):
         for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_size
-            except FileNotFoundError:
-                continue
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(name, dir_fd=here, follow_symlinks=False).st_size
     return total

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.cli.agent import lines
+
 from .agent_node import FakeNode, until
 
 Make = Callable[[str], FakeNode]
@@ -86,3 +88,14 @@ def test_above_the_spools_quota_a_running_jobs_trace_ends_and_its_record_says_so
     assert not record["trace"]["stored"]
     assert "quota" in record["trace"]["why"]
     assert record["domains"]["package-0"]["energy_uj"] > 0
+
+
+def test_an_agent_without_a_service_user_says_so_everywhere(make: Make) -> None:
+    node = make("agent: {service_user: nobody-has-this-name}\n")
+    uid = node.ask("status").fields["uid"]
+    node.begin(1)
+    node.end(1)
+    assert str(node.record(1)["agent"]["uid"]) == uid
+    told = (node.spool / "agent.log").read_text()
+    assert ("the agent stays root" in told) == (uid == "0")
+    assert any("runs as root" in line for line in lines(node.ask("status").fields)) == (uid == "0")
