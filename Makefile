@@ -24,7 +24,7 @@ system: ## install the Debian packages that are missing
 	  $(APT) update; $(APT) install -y --no-install-recommends $$missing >/dev/null; fi
 
 $(VENV)/.installed: setup.cfg pyproject.toml | system
-	@echo "installing the Python environment ($(VENV))"
+	@echo "installing the Python environment ($(VENV)): a minute or so"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -qq --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@

@@ -13,7 +13,7 @@ from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
 HERE = Path(__file__).resolve().parent
-PERUN = f"{site.PREFIX}/bin/perun"
+PERUN = "perun"
 USER = "alice"
 HOME = f"/home/{USER}"
 
@@ -147,8 +147,8 @@ def _where_it_is(cluster: Cluster, screen: Screen, jobs: list[int]) -> None:
     """Show slurmdbd's line, the stores, how to open one and how to end."""
     numbers = ",".join(map(str, jobs))
     screen.say("\n--- what slurmdbd holds")
-    screen.command(f"sacct -X -j {numbers} -o jobid,jobname,state,elapsed,admincomment%60")
-    line = ["sacct", "-X", "-j", numbers, "-o", "jobid,jobname,state,elapsed,admincomment%60"]
+    line = ["sacct", "-X", "-n", "-P", "-j", numbers, "-o", "jobid,state,admincomment"]
+    screen.command(" ".join(line))
     screen.say(cluster.run(line, user=USER).stdout.rstrip())
     store = f"{_directory(cluster, jobs[1])}/job.zarr"
     screen.say("\n--- where the stores lie (the nodes see them below /shared)")
@@ -158,7 +158,7 @@ def _where_it_is(cluster: Cluster, screen: Screen, jobs: list[int]) -> None:
         screen.say(f"{path}  {size / 1024:.0f} KiB")
     screen.say(
         f"""
-To open one:
+To open one (open_job gives an xarray.Dataset, trimmed to the job's time; xarray.open_zarr shows the whole grid):
   .venv/bin/python -c 'import zarr; print(zarr.open("{store}", mode="r").tree())'
   .venv/bin/python -c 'from perun_hpc.store.job_store import open_job; print(open_job("{store}"))'
 To look around on the cluster, as {USER}:   python3 -m tests.slurm.cluster --name demo shell

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Merged", "Repaired", "finalise", "open_group", "open_job", "recode", "repair"]
 
 
-def open_group(path: Path) -> zarr.Group:
+def open_group(path: Path | str) -> zarr.Group:
     """The raw store as a Zarr group, untrimmed; `path` is the job's directory or its `job.zarr`."""
     import zarr
 
@@ -30,7 +30,7 @@ def open_group(path: Path) -> zarr.Group:
         raise DataError(f"{store}: cannot be opened ({error}); run perun collect --repair") from error
 
 
-def open_job(path: Path, group: str = "") -> xarray.Dataset:
+def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
     """One track of a job as a Dataset, trimmed to the ticks and nodes that hold data; values are read when asked for.
 
     Parameters
@@ -73,7 +73,8 @@ def _equal(first: Path, second: Path, nodes: range, columns: range) -> bool:
     return all(numpy.array_equal(one[rows, ..., span], other[rows, ..., span]) for span in spans)
 
 
-def _store(path: Path) -> Path:
+def _store(path: Path | str) -> Path:
+    path = Path(path)
     store = path if path.name == layout.STORE else path / layout.STORE
     if not (store / "zarr.json").exists():
         raise NotFoundError(f"{store}: no trace was stored, or it is not merged yet (perun collect)")

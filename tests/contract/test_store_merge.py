@@ -68,7 +68,7 @@ def test_a_late_node_is_taken_in(tmp_path: Path) -> None:
     assert np.isnan(job_store.open_job(job).energy.sel(node="n1").values).all()
     node(tmp_path, "n1", count=1000, nodes=NODES[:2])
     assert job_store.finalise(job, NODES[:2], NOW, deadline_ns=NOW).state == "complete"
-    late = job_store.open_job(job)
+    late = job_store.open_job(str(job))
     assert late.sizes["time"] == 1000
     assert not np.isnan(late.energy.sel(node="n1").values).any()
     assert np.isnan(late.energy.sel(node="n0").values[:, 900:]).all()

@@ -38,7 +38,7 @@ def install(cluster: Cluster, say: Callable[[str], None] = lambda _: None) -> No
     say
         Called with one line per step.
     """
-    say("installing perun-hpc: prefix, hooks, plugin, policy")
+    say("installing perun-hpc: prefix, hooks, plugin, policy (the first time this fetches packages: a minute)")
     wheel = _own_wheel()
     _environment(cluster, PREFIX, cluster.opt, _requirements(wheel))
     _pip(cluster, PREFIX, cluster.opt, ["--no-deps", "--force-reinstall", wheel])

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         elif words.command == "start-node":
             cluster.start_node(words.node)
         else:
-            command = ["bash", "-l"] if words.command == "shell" else words.argv
+            command = ["bash"] if words.command == "shell" else words.argv
             line = cluster.command(command, words.user, words.node)
             sys.stdout.flush()
             os.execvp(line[0], line)

@@ -21,7 +21,8 @@ from .layout import Layout
 from .processes import ProcessRef
 
 HERE = Path(__file__).resolve().parent
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/perun-hpc/bin"
+"""A login's, with the commands of the software under test last, as a site's profile would have it."""
 
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
