@@ -19,7 +19,7 @@ from typing import Any
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive
 from perun_hpc.accounting.ledger import Key
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, pair_runs
 from perun_hpc.errors import DataError
 
 OTHERS = ("idle", "system", "unknown", "unobserved")
@@ -172,7 +172,7 @@ def compare_sacct(jobs: Iterable[SlurmJob], held: Mapping[int, Sequence[tuple[in
         known.setdefault(job.job_id, []).append(job)
     for job_id, runs in sorted(known.items()):
         spans = held.get(job_id, ())
-        pairs = pair_runs(runs, spans)
+        pairs = pair_runs(runs, spans, CLOCK_S)
         for index, job in enumerate(runs):
             ran = job.start_s is not None and job.end_s is not None and job.nodelist and job.state in FINAL_STATES
             if ran and index not in pairs:

@@ -124,11 +124,16 @@ def parse_sacct(text: str, delimiter: str) -> list[SlurmJob]:
         numbered += [replace(job, run=number) for number, job in enumerate(ordered)]
     return numbered
 
+CLOCK_S = 86_400
+"""A node's clock may be wrong by this much: where all runs of a job id are known, what is left over is the same run."""
 
-def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]]) -> dict[int, int]:
+
+def pair_runs(
+    jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_s: int = SLACK_S
+) -> dict[int, int]:
     """Pair runs as Slurm knows them with (start, end) in epoch seconds as somebody else does, each at most once.
 
-    The pairs that overlap most go first. Slurm's times are whole seconds of another host's clock: up to `SLACK_S`
+    The pairs that overlap most go first. Slurm's times are whole seconds of another host's clock: up to `slack_s`
     between two times is no difference. Returns index of the run -> index of the span.
     """
     found = []
@@ -141,7 +146,7 @@ def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]]) -> dic
                 found.append((min(last_s, end_s) - max(first_s, start_s), -abs(first_s - start_s), index, at))
     pairs: dict[int, int] = {}
     for overlap_s, _, index, at in sorted(found, reverse=True):
-        if overlap_s >= -SLACK_S and index not in pairs and at not in pairs.values():
+        if overlap_s >= -slack_s and index not in pairs and at not in pairs.values():
             pairs[index] = at
     return pairs
 

@@ -122,6 +122,9 @@ def test_sacct_and_records() -> None:
     assert len(compare_sacct([first, second], {4711: requeued[4711][:1]})) == 1
     unready = slurm_job(start_s=None, end_s=START_S + 4, state="REQUEUED")
     assert compare_sacct([unready, second], requeued) == []
+    an_hour_off = {4711: [(START_S + 3600, START_S + 3700)]}  # the node's clock was
+    assert compare_sacct([slurm_job()], an_hour_off) == []
+    assert len(compare_sacct([slurm_job()], {4711: [(START_S + 90_000, START_S + 90_100)]})) == 2
     never = slurm_job(9, start_s=None, end_s=START_S, state="CANCELLED", nodelist="")
     assert compare_sacct([slurm_job(), never], run) == []
 
