@@ -21,7 +21,7 @@ QUIET_S = 12.0
 RECOVER_S = 120.0
 RECORD_S = 30.0
 AUDIT_S = 20.0
-BAD = ("drain", "drng", "down", "fail", "unk")
+BAD = ("drain", "drng", "down", "fail")
 
 
 @dataclass
