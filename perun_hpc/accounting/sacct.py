@@ -124,13 +124,12 @@ def parse_sacct(text: str, delimiter: str) -> list[SlurmJob]:
         numbered += [replace(job, run=number) for number, job in enumerate(ordered)]
     return numbered
 
+
 CLOCK_S = 86_400
 """A node's clock may be wrong by this much: where all runs of a job id are known, what is left over is the same run."""
 
 
-def pair_runs(
-    jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_s: int = SLACK_S
-) -> dict[int, int]:
+def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_s: int = SLACK_S) -> dict[int, int]:
     """Pair runs as Slurm knows them with (start, end) in epoch seconds as somebody else does, each at most once.
 
     The pairs that overlap most go first. Slurm's times are whole seconds of another host's clock: up to `slack_s`
