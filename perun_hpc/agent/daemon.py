@@ -97,9 +97,10 @@ def run(options: Options) -> int:
         privilege.become(user)
     if not options.foreground:
         spool.log_to(paths.log)
-    if os.geteuid() == 0 and policy.service_user != "root":
-        name = policy.service_user
-        print(time.strftime("%FT%T%z"), f"no user {name}: the agent stays root; create it", file=sys.stderr, flush=True)
+    if os.geteuid() == 0:
+        why = f"no user {policy.service_user!r} to become: the agent stays root; create one"
+        with contextlib.suppress(OSError):  # a full disk must not keep the agent from its work
+            print(time.strftime("%FT%T%z"), why, file=sys.stderr, flush=True)
     agent = Agent(options, paths, node, listener, porter, policy)
     agent.resume()
     agent.loop()
