@@ -80,7 +80,7 @@ def test_a_trace_is_made_durable_as_often_as_the_policy_says(make: Make) -> None
 def test_above_the_spools_quota_a_running_jobs_trace_ends_and_its_record_says_so(make: Make) -> None:
     node = make("  spool_quota: 1 B\n  trace_min_duration: 0 s\n")
     node.begin(1, exclusive="1")
-    until(lambda: "quota" in (node.spool / "agent.log").read_text(), "the trace is dropped")
+    until(lambda: "quota was exceeded" in (node.spool / "agent.log").read_text(), "the trace is dropped")
     assert not any(node.spool.rglob("track.json"))
     node.serve(package_uj=5_000)
     node.end(1)
