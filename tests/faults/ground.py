@@ -97,7 +97,7 @@ class Ground:
             findings = json.loads(done.stdout)["findings"]
         except ValueError:
             return {f"the audit failed: {(done.stderr or done.stdout).strip()[-200:]}"}
-        return {" ".join(str(value) for value in finding.values()) for finding in findings}
+        return {" ".join(str(value) for value in finding.values() if value is not None) for finding in findings}
 
     def hook_runs(self) -> dict[str, int]:
         """How many bytes each node's log of hooks has."""
