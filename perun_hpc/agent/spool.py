@@ -74,8 +74,8 @@ def cut(path: Path, length: int) -> None:
 def size_b(directory: Path) -> int:
     """Bytes of all files below a directory; what goes meanwhile counts as nothing."""
     total = 0
-    for _, _, names, here in os.fwalk(directory):
+    for place, _, names in os.walk(directory):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                total += os.stat(name, dir_fd=here, follow_symlinks=False).st_size
+                total += (Path(place) / name).lstat().st_size
     return total

@@ -45,3 +45,11 @@ def test_a_damaged_record_is_left_to_others(tmp_path: Path) -> None:
     (sealed(paths, "1.0", 1) / "boundary.json").write_text("{")
     assert quota.drop_waiting(paths, 1) == ([], 0)
     assert size_b(paths.sessions / "1.0/job.zarr") == 600
+
+
+def test_a_session_without_shards_has_nothing_but_its_tracks_to_give(tmp_path: Path) -> None:
+    tracks = tmp_path / "tracks/1s"
+    tracks.mkdir(parents=True)
+    (tracks / "track.json").write_bytes(bytes(400))
+    assert quota.drop_trace(tmp_path) == 400
+    assert list(tmp_path.iterdir()) == []
