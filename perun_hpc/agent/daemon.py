@@ -725,11 +725,15 @@ class Agent:
             self._step_edge(session)
             self._curve_of_shared(session)
             self._after += [lambda: self._flagged(session, step.options), self._save]
-        return {
+        reply = {
             "period_ms": str(session.period_ns // 1_000_000),
             "resolution_ms": str(self._resolution_ns(session) // 1_000_000),
             "owner_hint": "1" if run.local_rank == 0 else "0",
         }
+        if step.options and run.rank == 0 and self._policy.settled:
+            refused = self._policy.settings(session.job, self._name_of(session), step.options).notes
+            reply.update({"note": "; ".join(refused)[:240]} if refused else {})
+        return reply
 
     def _watch(self, session: Session, step: Step, run: RankRun, pidfd: int) -> None:
         """See the rank's end, however it comes."""

@@ -107,8 +107,12 @@ static const char *enrol(const char *command)
 		return "the agent does not answer";
 	if (rc != 0)
 		return strerror(-rc);
-	if (strcmp(wire_verb(&reply), "ok") == 0)
+	if (strcmp(wire_verb(&reply), "ok") == 0) {
+		/* To the first rank only: which of the flag's options do not count, and why. */
+		if (wire_get(&reply, "note") != NULL)
+			dprintf(STDERR_FILENO, "perun: %s\n", wire_get(&reply, "note"));
 		return NULL;
+	}
 	why = wire_get(&reply, "reason");
 	snprintf(reason, sizeof(reason), "%s", why ? why : "the agent refused the rank");
 	return reason;

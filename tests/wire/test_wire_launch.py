@@ -181,6 +181,14 @@ def test_a_refusal_is_told(sandbox: Sandbox) -> None:
     assert "PERUN" not in done.stdout
 
 
+def test_the_user_is_told_which_options_do_not_count(sandbox: Sandbox) -> None:
+    install_launcher(sandbox)
+    agent = Agent(sandbox, encode("ok", {"period_ms": "100", "note": "--perun: option 'x' is not known"}))
+    done = launch(sandbox, ["true"])
+    agent.close()
+    assert (done.returncode, done.stderr) == (0, "perun: --perun: option 'x' is not known\n")
+
+
 @pytest.mark.parametrize("reply", [b"garbage", b"perun2\0ok\0", b""])
 def test_a_damaged_reply_means_bare(sandbox: Sandbox, reply: bytes) -> None:
     agent = Agent(sandbox, reply)
