@@ -137,7 +137,7 @@ def ship_ledger(paths: AgentPaths, archive: Path, cluster: str, node: str) -> No
 
 
 def _continued(shipped: bytes, spooled: bytes) -> bytes:
-    """What was shipped, continued by the spool: the spool of a node that lost its disk does not hold the day's beginning."""
+    """What was shipped, continued by the spool: that of a node that lost its disk lacks the beginning of the day."""
     first = spooled[: spooled.find(b"\n") + 1]
     if not first or spooled.startswith(shipped):
         return spooled or shipped
