@@ -42,7 +42,7 @@ class Domain:
 class Boundary:
     """One node's boundary record.
 
-    `expected` are the nodes of the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies
+    `late_ns` and `end_late_ns` are how long after the hooks the edge readings were taken. `expected` are the nodes of the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies
     the content.
     """
 
@@ -59,6 +59,7 @@ class Boundary:
     start_ns: int
     end_ns: int
     late_ns: int
+    end_late_ns: int
     simulated: bool
     domains: tuple[Domain, ...]
     shares: tuple[tuple[str, str, int], ...]
@@ -109,7 +110,8 @@ def _boundary(data: dict[str, Any], digest: str) -> Boundary:
     late_ns = _whole(data["start"].get("late_ns") or 0)
     # The readings' moments less their delay: when prolog and epilog ran, also where an agent heard of it late.
     start_ns = _whole(data["start"]["real_ns"]) - late_ns
-    end_ns = _whole(data["end"]["real_ns"]) - _whole(data["end"].get("late_ns") or 0)
+    end_late_ns = _whole(data["end"].get("late_ns") or 0)
+    end_ns = _whole(data["end"]["real_ns"]) - end_late_ns
     return Boundary(
         cluster=str(data["cluster"]),
         job_id=_whole(data["job_id"]),
@@ -124,6 +126,7 @@ def _boundary(data: dict[str, Any], digest: str) -> Boundary:
         start_ns=start_ns,
         end_ns=max(start_ns, end_ns),
         late_ns=late_ns,
+        end_late_ns=end_late_ns,
         simulated=bool(data.get("simulated")),
         domains=domains,
         shares=shares,

@@ -54,7 +54,8 @@ def seconds_by_day(start_s: int, end_s: int) -> dict[str, int]:
 
 def by_day(record: EnergyRecord) -> dict[str, Vector]:
     """Return the record's measures (in the order of `MEASURES`) per local day; each sums to the record's value."""
-    start_s, end_s = record.start_ns // 1_000_000_000, record.end_ns // 1_000_000_000
+    # A job that never started counts on the day of its end.
+    start_s, end_s = (record.start_ns or record.end_ns) // 1_000_000_000, record.end_ns // 1_000_000_000
     seconds = seconds_by_day(start_s, max(end_s, start_s))
     last = max(seconds)
     energies: dict[str, int] = {}

@@ -219,8 +219,8 @@ class EnergyRecord:
 
     @property
     def elapsed_s(self) -> float:
-        """Wall time between the job's edges in seconds."""
-        return (self.end_ns - self.start_ns) / 1e9
+        """Wall time between the job's edges in seconds; 0 for a job that never started."""
+        return (self.end_ns - self.start_ns) / 1e9 if self.start_ns else 0.0
 
     @property
     def display_id(self) -> str:

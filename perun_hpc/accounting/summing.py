@@ -30,6 +30,8 @@ from perun_hpc.config.hostlist import expand
 
 METER = "node"
 """The component of a node's meter: it contains the others and is shown, never added to them."""
+ROUNDED_S = 2
+"""Slurm's start and end are whole seconds: differences up to this are none."""
 
 
 def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ()) -> EnergyRecord:
@@ -85,8 +87,8 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         cpus=sum(_integer(b.raw.get("cpus_on_node")) or 0 for b in parts),
         gpus=len(gpus),
         cpu_ns=_sum_known(_usage(b, "cpu_ns") for b in parts),
-        mem_peak_b=max((m for b in parts if (m := _usage(b, "mem_peak_b")) is not None), default=None),
-        coverage=_coverage([d for _, d in used]) * len(parts) / expected,
+        mem_peak_b=max((m for b in parts if (m := _usage(b, "mem_peak_b"))), default=None),
+        coverage=_coverage(used) * len(parts) / expected,
         static_uj=sum(d.static_uj for _, d in known),
         dynamic_uj=sum(d.dynamic_uj for _, d in known),
         idle_uj=sum(d.idle_uj for _, d in known),
@@ -171,6 +173,7 @@ def add_slurm(record: EnergyRecord, job: SlurmJob) -> EnergyRecord:
         gpus=job.gpus or record.gpus,
         gpu_held_s=held_s,
         state=job.state,
+        coverage=_coverage_by_slurm(record, job),
         exit_code=job.exit_code,
         exit_signal=job.exit_signal,
         suspended_s=job.suspended_s,
@@ -254,10 +257,24 @@ def _counted(component: Component, components: Sequence[Component]) -> bool:
     return component.component != METER or len(components) == 1
 
 
-def _coverage(domains: Sequence[Domain]) -> float:
-    covered = sum(d.covered_ns for d in domains if d.energy_uj is not None)
-    total = sum(d.covered_ns + d.gap_ns for d in domains)
-    return covered / total if total else 0.0
+def _coverage(used: Sequence[tuple[Boundary, Domain]]) -> float:
+    """Return the part of the time between the hooks that was counted: a late first reading leaves a hole before it,
+    and what lies between the job's end and a late last one is not the job's time."""
+    covered_ns = total_ns = 0
+    for b, d in used:
+        inside_ns = max(d.covered_ns - b.end_late_ns, 0)
+        total_ns += inside_ns + d.gap_ns + max(b.late_ns, 0)
+        covered_ns += inside_ns if d.energy_uj is not None else 0
+    return covered_ns / total_ns if total_ns else 0.0
+
+
+def _coverage_by_slurm(record: EnergyRecord, job: SlurmJob) -> float:
+    """Return the coverage where Slurm knows that the job was longer than what the nodes told (an agent was lost)."""
+    wall_s = 0 if job.start_s is None or job.end_s is None else job.end_s - job.start_s
+    if not record.nodes or wall_s - record.elapsed_s <= ROUNDED_S:
+        return record.coverage
+    told_s = sum(n.coverage * (n.end_ns - n.start_ns) / 1e9 for n in record.nodes)
+    return min(record.coverage, told_s / (wall_s * max(record.num_nodes, job.num_nodes)))
 
 
 def _holes(parts: Sequence[Boundary], absent: Sequence[str]) -> list[str]:
@@ -291,10 +308,10 @@ def _node(b: Boundary) -> NodeEnergy:
         start_ns=b.start_ns,
         end_ns=b.end_ns,
         late_ns=b.late_ns,
-        coverage=_coverage(leaves),
+        coverage=_coverage([(b, d) for d in leaves]),
         cpu_ns=_usage(b, "cpu_ns"),
         cpus=_integer(b.raw.get("cpus_on_node")) or 0,
-        mem_peak_b=_usage(b, "mem_peak_b"),
+        mem_peak_b=_usage(b, "mem_peak_b") or None,  # 0: the cgroup gave nothing
         peak_mw=_usage(b, "peak_mw"),
     )
 

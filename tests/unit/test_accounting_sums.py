@@ -14,7 +14,7 @@ from perun_hpc.accounting.daily import MEASURES, by_day, seconds_by_day, spread
 from perun_hpc.accounting.schema import from_json, json_schema, to_dict, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError
-from tests.accounting_data import DAY, START_S, boundary, domain, parsed, slurm_job
+from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, slurm_job
 
 ENERGY = st.one_of(st.none(), st.integers(-(10**9), 10**15))
 
@@ -99,6 +99,41 @@ def test_a_missing_node_makes_it_partial_and_is_named() -> None:
     assert record.status == "partial"
     assert record.missing_nodes == ("n1", "n3")
     assert record.coverage == pytest.approx(1 / 3)
+
+
+def test_coverage_is_of_the_time_between_the_hooks() -> None:
+    data = boundary(seconds=100, domains={"package-0": domain("cpu", 8_000_000_000, covered_ns=70 * NS)})
+    data["start"]["late_ns"] = 40 * NS
+    data["start"]["real_ns"] += 40 * NS
+    data["end"]["late_ns"] = 10 * NS
+    data["end"]["real_ns"] += 10 * NS
+    record = sum_boundaries([parsed(data)])
+    assert record.elapsed_s == 100
+    assert record.coverage == record.nodes[0].coverage == pytest.approx(0.6)
+    data["domains"]["package-0"]["covered_ns"] = 9 * NS  # first read after the job's end
+    assert sum_boundaries([parsed(data)]).coverage == 0
+
+
+def test_coverage_where_slurm_knows_of_a_later_end() -> None:
+    record = sum_boundaries([parsed(boundary())])
+    lost = add_slurm(record, slurm_job(end_s=START_S + 400))
+    assert lost.coverage == pytest.approx(0.25)
+    assert add_slurm(lost, slurm_job(end_s=START_S + 400)).coverage == lost.coverage
+    assert add_slurm(record, slurm_job(end_s=START_S + 101)).coverage == 1
+
+
+def test_a_memory_peak_of_zero_is_not_known() -> None:
+    data = boundary()
+    data["usage"]["mem_peak_b"] = 0
+    record = sum_boundaries([parsed(data)])
+    assert record.mem_peak_b is None and record.nodes[0].mem_peak_b is None
+
+
+def test_a_job_cancelled_while_pending_took_no_time() -> None:
+    job = slurm_job(start_s=None, state="CANCELLED", nodelist="", num_nodes=0, gpus=4)
+    record = missing_record(job, "c", "never ran")
+    assert (record.elapsed_s, record.gpu_held_s) == (0, 0)
+    assert list(by_day(record)) == [DAY]
 
 
 def test_nothing_measured_is_none_not_zero() -> None:
