@@ -61,6 +61,7 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
     try:
         values = dict(part.split("=") for part in text.removeprefix(PREFIX).split(":"))
         seen = _whole(values["n"].split("/")[0])
+        nodes = _whole(values["n"].split("/")[1])
         base = missing_record(job, cluster, "")
         record = replace(
             base,
@@ -68,10 +69,8 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
             status=values["st"],
             provenance=values["pv"],
             coverage=_whole(values["cov"]) / 1_000_000,
-            num_nodes=_whole(values["n"].split("/")[1]),
-            missing=(f"{base.num_nodes - seen} of {base.num_nodes} nodes did not report",)
-            if seen < base.num_nodes
-            else (),
+            num_nodes=nodes,
+            missing=(f"{nodes - seen} of {nodes} nodes did not report",) if seen < nodes else (),
             missing_nodes=(),
             simulated=values["pv"] == PROVENANCES[-1],
         )
@@ -79,6 +78,9 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
             return record
         energy_uj, u_uj = _pair(values["e"])
         wall_ns = max(record.end_ns - record.start_ns, 1)
+        names = values.keys() - _PLAIN
+        # The line's word is the worst of the parts: of one part, or where it is the best word, it is each part's.
+        provenance = values["pv"] if len(names) == 1 or values["pv"] in (PROVENANCES[0], PROVENANCES[-1]) else ""
         return replace(
             record,
             energy_uj=energy_uj,
@@ -86,7 +88,9 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
             idle_uj=_whole(values.get("idle", "0")),
             wasted_uj=energy_uj if job.state in WASTED_STATES else 0,
             power_mean_mw=energy_uj * 1_000_000 // wall_ns,
-            components=tuple(_component(name, *_pair(value)) for name, value in values.items() if name not in _PLAIN),
+            components=tuple(
+                _component(name, *_pair(value), provenance) for name, value in values.items() if name not in _PLAIN
+            ),
         )
     except (ValueError, KeyError, IndexError) as error:
         raise DataError(
@@ -106,7 +110,7 @@ def _pair(value: str) -> tuple[int, int]:
     return _whole(first), _whole(second)
 
 
-def _component(name: str, energy_uj: int, u_uj: int) -> Component:
+def _component(name: str, energy_uj: int, u_uj: int, provenance: str) -> Component:
     return Component(
         component=name,
         energy_uj=energy_uj,
@@ -119,6 +123,6 @@ def _component(name: str, energy_uj: int, u_uj: int) -> Component:
         covered_ns=0,
         gap_ns=0,
         domains=0,
-        provenance="",
+        provenance=provenance,
         methods=(),
     )

@@ -15,6 +15,8 @@ LABEL = 11
 FUNCTIONS = 8
 HOSTS_IN_FULL = 4
 LAST_NS = 1 << 62
+WAITING = {"running": "Running", "awaited": "Awaited"}
+"""Status of a run whose energies are still to come, and the heading of what there is to say."""
 BAR = 10
 _NAMES = {"cpu": "CPU", "dram": "DRAM", "gpu": "GPU", "node": "node meter", "other": "other"}
 _OUTSIDE = {
@@ -53,7 +55,7 @@ def job_report(record: EnergyRecord, source: str, style: Style, earlier: Sequenc
         for hint in advice:
             lines += wrapped(hint, 4, "  - ")
     lines += ["", *_footer(record, source)]
-    return lines
+    return [style.units(line) for line in lines]
 
 
 def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
@@ -79,16 +81,17 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
 
 def _header(r: EnergyRecord, style: Style) -> list[str]:
     state = printable(r.state or r.status)
-    if r.exit_signal:
+    ended = r.status != "running"
+    if ended and r.exit_signal:
         state += f"  signal {r.exit_signal}"
-    elif r.exit_code is not None:
+    elif ended and r.exit_code is not None:
         state += f"  exit {r.exit_code}"
     who = [
         r.user or f"uid {r.uid}",
         *(f"{k} {v}" for k, v in (("account", r.account), ("partition", r.partition), ("qos", r.qos)) if v),
     ]
     raw = f"job id {r.job_id}" if r.display_id != str(r.job_id) else ""
-    size = [f"{_count(r.num_nodes, 'node')} {r.nodelist}".strip()]
+    size = [f"{_count(r.num_nodes, 'node') if r.num_nodes or not r.nodelist else ''} {r.nodelist}".strip()]
     if r.cpus:
         size.append(_count(r.cpus, "CPU"))
     if r.gpus:
@@ -112,18 +115,24 @@ def _pair(left: str, right: str, style: Style) -> list[str]:
 
 def _energy(r: EnergyRecord, style: Style) -> list[str]:
     if r.energy_uj is None:
-        what = "not known yet" if r.status == "running" else "not known: nothing was measured"
+        what = "not known yet" if r.status in WAITING else "not known: nothing was measured"
         return _labelled("Energy", what)
-    value, bound = q.energy_with_bounds(r.energy_uj, r.u_uj)
-    known = f"{value} {style.plus_minus} {bound} (k=2)" if bound else f"{value} (bounds not known)"
-    if r.status == "partial":
+    if q.unresolved(r.energy_uj, r.u_uj):
+        seen = f"{q.percent(r.coverage)} of the job's time was counted" if r.coverage else "nothing was counted"
+        return _labelled("Energy", f"not known: less than the sensors resolve ({seen})")
+    known = q.bounded(r.energy_uj, r.u_uj, style.plus_minus) + (" (k=2)" if r.u_uj > 0 else " (bounds not known)")
+    if q.within_bound(r.energy_uj, r.u_uj):
+        known += ", of what was measured" if r.status == "partial" else ""
+    elif r.status == "partial":
         known = f"at least {known}"
     lines = [both_ends(f"{'Energy':<{LABEL}}{known}", f"{q.watt_hours(r.energy_uj)}   {r.provenance}", style)]
     powers = f"{q.power(r.power_mean_mw)} on average"
     if r.power_peak_mw is not None:
         powers += f", {q.power(r.power_peak_mw)} at most" + (" (sum of the nodes' peaks)" if len(r.nodes) > 1 else "")
     lines += _labelled("Power", powers)
-    seen = f", {len(r.nodes)} of {r.num_nodes} nodes" if r.num_nodes > 1 and r.nodes else ""
+    # Slurm's comment has no nodes in it, but says that none is missing.
+    told = len(r.nodes) or (r.num_nodes if r.status == "complete" else 0)
+    seen = f", {told} of {r.num_nodes} nodes" if r.num_nodes > 1 and told else ""
     lines += _labelled("Coverage", f"{q.percent(r.coverage)} of the job's time{seen}")
     lines += _labelled("Scope", _scope(r))
     return [*lines, *_footprint(r)]
@@ -161,22 +170,45 @@ def _split(r: EnergyRecord, style: Style) -> list[str]:
     whole = r.energy_uj or 0
     rows = []
     for c in r.components:
-        value, bound = q.energy_with_bounds(c.energy_uj, c.u_uj)
+        value, sign, bound = _columns(c.energy_uj, c.u_uj, style)
         share = c.energy_uj / whole if whole else 0.0
         meter = c.component == "node" and len(r.components) > 1
         shown = "" if meter else f"{q.percent(share):>6}  {style.fit(style.bar(share, BAR), BAR)}"
         how = "contains the above" if meter else _how(c)
         name = _NAMES.get(c.component, printable(c.component))
-        left = f"{name:<{LABEL}}{value:>10} {style.plus_minus if bound else '':>2} {bound:>9}"
+        left = f"{name:<{LABEL}}{value:>10} {sign:>2} {bound:>9}"
         lines = f"{left}  {shown}"
         rows.append(style.fit(f"{lines}  {how}" if shown else f"{left}  {how}", WIDTH).rstrip())
     if not rows:
         return []
     parts = [("static", r.static_uj), ("dynamic", r.dynamic_uj), ("held idle", r.idle_uj),
              ("suspended", r.suspended_uj), ("modelled", r.modelled_uj), ("wasted", r.wasted_uj)]  # fmt: skip
-    named = ", ".join(f"{name} {q.energy(uj)}" for name, uj in parts if uj)
+    unsplit = _static_not_known(r)
+    if unsplit and not r.static_uj:
+        parts = [(name, uj) for name, uj in parts if name != "dynamic"]
+    named = "; ".join(x for x in (", ".join(f"{name} {q.energy(uj)}" for name, uj in parts if uj), unsplit) if x)
     head = style.bold(f"{'Split':<{LABEL}}{'energy':>10}{'bounds (k=2)':>15}{'share':>6}")
     return [head, *rows, *(_labelled("of it", named) if named else [])]
+
+
+def _columns(uj: int, u_uj: int, style: Style) -> tuple[str, str, str]:
+    """Value, sign and bound as the table's columns."""
+    if q.unresolved(uj, u_uj):
+        return "not known", "", ""
+    if q.within_bound(uj, u_uj):
+        return "at most", "", q.energy(max(uj, 0) + 2 * u_uj)
+    value, bound = q.energy_with_bounds(uj, u_uj)
+    return value, style.plus_minus if bound else "", bound
+
+
+def _static_not_known(r: EnergyRecord) -> str:
+    """Say of which components the whole energy counts as dynamic, since no static power was known."""
+    held = [c for c in r.components if c.component in ("cpu", "dram") and c.dynamic_uj]
+    unknown = [_NAMES[c.component] for c in held if not c.static_uj]
+    if not unknown:
+        return ""
+    of = "" if len(unknown) == len(held) else f" of {' and '.join(unknown)}"
+    return f"static power{of} not known: all of it counted as dynamic"
 
 
 def _how(c: Component) -> str:
@@ -189,7 +221,7 @@ def _utilisation(r: EnergyRecord, style: Style) -> list[str]:
     cpus = sum(n.cpus for n in r.nodes) or r.cpus
     if r.cpu_ns is not None and cpus and r.elapsed_s:
         parts.append(f"CPU {q.percent(r.cpu_ns / 1e9, cpus * r.elapsed_s)} of {cpus}")
-    if r.mem_peak_b is not None:
+    if r.mem_peak_b:
         parts.append(f"memory {q.size(r.mem_peak_b)} at most" + (" on one node" if r.num_nodes > 1 else ""))
     if r.gpu_held_s:
         idle = "idle time not known" if r.gpu_idle_s is None else f"{q.percent(r.gpu_idle_s, r.gpu_held_s)} idle"
@@ -208,7 +240,7 @@ def _hosts(r: EnergyRecord, style: Style) -> list[str]:
     rows = [
         [
             f"{n.node}  {label}".rstrip(),
-            _bounded(n.energy_uj, n.u_uj, style),
+            q.bounded(n.energy_uj, n.u_uj, style.plus_minus),
             _node_power(n),
             _node_cpu(n),
             q.percent(n.coverage),
@@ -217,11 +249,6 @@ def _hosts(r: EnergyRecord, style: Style) -> list[str]:
     ]
     head = (f"Hosts ({len(ordered)})", "energy (k=2)", "power", "CPU", "coverage")
     return _bold_head(table(rows, head, (False, True, True, True, True), style), style)
-
-
-def _bounded(uj: int | None, u_uj: int, style: Style) -> str:
-    value, bound = q.energy_with_bounds(uj, u_uj)
-    return f"{value} {style.plus_minus} {bound}" if bound else value
 
 
 def _node_power(n: NodeEnergy) -> str:
@@ -259,12 +286,16 @@ def _region_table(regions: Sequence[Region], style: Style, limit: int) -> list[s
                 str(g.calls),
                 str(g.ranks),
                 spread,
-                _bounded(g.energy_uj, g.u_uj, style),
+                q.bounded(g.energy_uj, g.u_uj, style.plus_minus),
             ]
         )
     head = (f"Functions ({len(regions)})", "step", "calls", "ranks", "time per rank", "energy")
     more = [f"  and {len(regions) - limit} more: perun report --json"] if len(regions) > limit else []
-    return [*_bold_head(table(rows, head, (False, True, True, True, True, True), style), style), *more]
+    lines = [*_bold_head(table(rows, head, (False, True, True, True, True, True), style), style), *more]
+    if any(g.energy_uj is not None and q.within_bound(g.energy_uj, g.u_uj) for g in shown):
+        note = "regions shorter than the sampling period cannot be told apart: their energy has an upper bound only"
+        lines += wrapped(note, 2, "  ")
+    return lines
 
 
 def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
@@ -298,7 +329,7 @@ def _missing(r: EnergyRecord, style: Style) -> list[str]:
     if not told:
         return []
     shown = told if len(told) <= 5 else [*told[:4], f"and {len(told) - 4} more: perun report --json"]
-    lines = ["", style.warn("Running" if r.status == "running" else "Missing")]
+    lines = ["", style.warn(WAITING.get(r.status, "Missing"))]
     for text in shown:
         lines += wrapped(text, 4, "  - ")
     return lines
@@ -308,6 +339,8 @@ def _footer(r: EnergyRecord, source: str) -> list[str]:
     parts = [f"Record from {source}"]
     if r.revision > 1:
         parts.append(f"revision {r.revision}: amended by a late node")
+    if r.energy_uj is not None and not r.nodes:
+        parts.append("hosts, steps, methods and more are in the job's own record, for its owner and the site")
     if r.simulated:
         parts.append("simulated sensors: no figure here is of real hardware")
     if r.perun_version:
@@ -335,6 +368,10 @@ def _time(ns: int, after_ns: int | None = None) -> str:
     if not 0 <= ns < LAST_NS:
         return "-"
     moment = datetime.fromtimestamp(ns / 1e9)
-    if after_ns is not None and 0 <= after_ns < LAST_NS and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date():
+    if (
+        after_ns is not None
+        and 0 <= after_ns < LAST_NS
+        and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date()
+    ):
         return moment.strftime("%H:%M:%S")
     return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+_STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 
 
 def energy(uj: int | None) -> str:
@@ -25,6 +25,26 @@ def energy_with_bounds(uj: int | None, u_uj: int) -> tuple[str, str]:
     factor, prefix = _step(max(abs(uj) / 1e6, bound))
     digits = max(0, min(6, 1 - math.floor(math.log10(bound / factor))))
     return f"{uj / 1e6 / factor:.{digits}f} {prefix}J", f"{bound / factor:.{digits}f} {prefix}J"
+
+
+def bounded(uj: int | None, u_uj: int, sign: str) -> str:
+    """`8.00 kJ ± 0.16 kJ`; `at most 3.2 J` where the bound exceeds the value, `-` where nothing is known."""
+    if uj is None or unresolved(uj, u_uj):
+        return "-"
+    if within_bound(uj, u_uj):
+        return f"at most {energy(max(uj, 0) + 2 * u_uj)}"
+    value, bound = energy_with_bounds(uj, u_uj)
+    return f"{value} {sign} {bound}" if bound else value
+
+
+def within_bound(uj: int, u_uj: int) -> bool:
+    """Whether the expanded uncertainty (k=2) exceeds the value: nothing was told apart from 0."""
+    return u_uj > 0 and uj < 2 * u_uj
+
+
+def unresolved(uj: int | None, u_uj: int) -> bool:
+    """Whether a figure is 0 without a bound: less than the sensors resolve, or nothing was counted."""
+    return uj == 0 and u_uj <= 0
 
 
 def watt_hours(uj: int) -> str:

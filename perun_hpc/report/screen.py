@@ -41,6 +41,10 @@ class Style:
         """What stands for text that was cut."""
         return "…" if self.unicode else "~"
 
+    def units(self, line: str) -> str:
+        """A line whose units the terminal can show."""
+        return line if self.unicode else line.replace("µ", "u")
+
     def bar(self, share: float, width: int) -> str:
         """A bar of `share` (0..1) of `width` cells; something is never nothing."""
         cells = max(0.0, min(1.0, share)) * width
@@ -115,4 +119,4 @@ def table(
     columns = range(len(head))
     widths = [min(widest, max([cells(printable(row[i])) for row in rows] + [cells(head[i])])) for i in columns]
     lines = [[head, *rows][n] for n in range(len(rows) + 1)]
-    return ["  ".join(style.fit(line[i], widths[i], right[i]) for i in columns).rstrip() for line in lines]
+    return [style.units("  ".join(style.fit(line[i], widths[i], right[i]) for i in columns).rstrip()) for line in lines]

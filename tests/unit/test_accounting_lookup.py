@@ -16,6 +16,8 @@ from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError
+from perun_hpc.report.job import job_report
+from perun_hpc.report.screen import Style
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
 
@@ -61,7 +63,21 @@ def test_the_line_in_slurms_accounting(archive: Archive) -> None:
         made.u_uj,
         "measured",
     )
-    assert [(c.component, c.energy_uj) for c in found.record.components] == [("cpu", made.energy_uj)]
+    assert [(c.component, c.energy_uj, c.provenance) for c in found.record.components] == [
+        ("cpu", made.energy_uj, "measured")
+    ]
+
+
+def test_what_the_line_knows_is_on_the_screen() -> None:
+    job = slurm_job(nodelist="n[1-2]", num_nodes=2)
+    nodes = [parsed(boundary(node=n, nodelist="n[1-2]")) for n in ("n1", "n2")]
+    line = comment.encode(add_slurm(sum_boundaries(nodes), job))
+    text = " ".join("\n".join(job_report(comment.decode(line, job, "c"), "AdminComment", Style())).split())
+    assert "100 % of the job's time, 2 of 2 nodes" in text
+    assert "100 % ██████████ measured" in text
+    assert "in the job's own record" in text
+    lost = comment.encode(add_slurm(sum_boundaries(nodes[:1]), job))
+    assert comment.decode(lost, job, "c").missing == ("1 of 2 nodes did not report",)
 
 
 def test_the_ledger_for_those_who_may(archive: Archive, tmp_path: Path) -> None:

@@ -107,9 +107,27 @@ def estimated() -> EnergyRecord:
     return add_slurm(sum_boundaries([parsed(boundary(domains=parts))]), slurm_job())
 
 
+def unresolved() -> EnergyRecord:
+    """A short job: counters that did not move, a bound above the value, static power not learnt, no memory peak."""
+    shared = {"provenance": "modelled", "method": "cores", "static_uj": 0}
+    parts = {
+        "package-0": part("cpu", 0.003, 1, dynamic_uj=3000, u_uj=4000, covered_ns=NS // 2, **shared),
+        "dram-0": part("dram", 0, 1, u_uj=0, covered_ns=NS // 2, **shared),
+    }
+    data = boundary(domains=parts, seconds=1)
+    data["start"]["late_ns"] = NS // 2
+    data["start"]["real_ns"] += NS // 2
+    data["usage"] = {"cpu_ns": NS, "mem_peak_b": 0}
+    data["steps"] = [{"step_id": "0", "tasks": 1, "nodes": 1, "ranks": []}]
+    data["regions"] = [
+        {"step_id": "0", "rank": 0, "name": "f", "calls": 9, "time_ns": 900, "energy_uj": 2000, "u_uj": 4000}
+    ]
+    return add_slurm(sum_boundaries([parsed(data)]), slurm_job(end_s=START_S + 1))
+
+
 def running() -> EnergyRecord:
     """A job that has not ended."""
-    job = slurm_job(state="RUNNING", end_s=None, exit_code=None, exit_signal=None)
+    job = slurm_job(state="RUNNING", end_s=None)
     record = missing_record(job, "c", "the job still runs: energies come at its end")
     return replace(record, status="running")
 
@@ -139,7 +157,7 @@ def hostile() -> EnergyRecord:
     return add_slurm(sum_boundaries([parsed(boundary())]), job)
 
 
-SCREENS = (gpu, simulated, modelled, partial, estimated, running, absent, many_hosts, hostile)
+SCREENS = (gpu, simulated, modelled, partial, estimated, unresolved, running, absent, many_hosts, hostile)
 
 
 @pytest.mark.parametrize("make", SCREENS, ids=lambda make: make.__name__)
@@ -163,6 +181,16 @@ def test_every_screen_says_its_provenance_and_what_is_outside(make: Callable[[],
     assert record.provenance in text
     assert "Scope" in text and "not in it" in " ".join(text.split())
     assert ("at least" in text) == (record.status == "partial" or record.footprint is not None)
+
+
+def test_no_counter_moved() -> None:
+    nothing = {"package-0": part("cpu", 0, 100, u_uj=0)}
+    text = " ".join(" ".join(job_report(sum_boundaries([parsed(boundary(domains=nothing))]), "x", Style())).split())
+    assert "not known: less than the sensors resolve (100 % of the job's time was counted)" in text
+    assert " 0 J" not in text
+    unread = {"package-0": part("cpu", 0, 100, u_uj=0, covered_ns=0)}
+    text = "\n".join(job_report(sum_boundaries([parsed(boundary(domains=unread))]), "x", Style()))
+    assert "(nothing was counted)" in text
 
 
 def test_one_step_of_a_job() -> None:
