@@ -11,9 +11,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from perun_hpc._version import __version__
-from perun_hpc.errors import PerunError, UsageError
+from perun_hpc.errors import PerunError, UnavailableError, UsageError
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("monitor", "run a program and measure it"),
@@ -40,6 +41,11 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """After --help and --version: as `argparse` does, with stdout flushed where `main` can handle its loss."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
 
 def _overview() -> str:
     width = max(len(name) for name, _ in COMMANDS)
@@ -49,15 +55,26 @@ def _overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `perun ARGS` and return its exit code (see `perun_hpc.errors` for the table)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    code = 0
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        # Here and not at the interpreter's exit, where nobody could handle that the reader went away.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except PerunError as error:
         print(f"perun: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "perun_hpc") or missing in sys.stdlib_module_names:
+            raise
+        print(f"perun: this needs {missing}, which is not installed: pip install 'perun-hpc[site]'", file=sys.stderr)
+        return UnavailableError.exit_code
     except BrokenPipeError:
         # The reader (head, less) went away: point stdout elsewhere so that the interpreter's final flush is silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code
     except KeyboardInterrupt:
         return 130
 
