@@ -50,15 +50,16 @@ def _call_in_rank() -> None:
     here = rank.current
     if here is None or here.pid != os.getpid() or here.keys["rank"] != "0":
         return
-    path = here.ask("summary", "path")
-    if path is None:
+    answer = here.ask("summary", "path")
+    if answer is None:
         warn("callbacks are not called: the node's agent measures this run, its figures come with the job's report")
         return
     try:
         from perun_hpc.config.user import load, settings
         from perun_hpc.monitoring.results import host_node, read_summary, run_node
 
-        host = host_node(Path(path), read_summary(Path(path)), (), with_regions=False)
+        directory = Path(answer[0])
+        host = host_node(directory, read_summary(directory), (), with_regions=False)
         node = run_node(here.keys["job_id"], [host], settings(load()))
     except Exception as error:  # a Python before 3.11, a summary that nobody wrote
         warn(f"callbacks are not called: {type(error).__name__}: {error}")

@@ -170,19 +170,20 @@ class Rank:
         tables = [("calls", _CALLS, len(calls) // 24), ("samples", _SAMPLES, len(self.samples))]
         return self._head(end, tables), calls, samples.tobytes()
 
-    def energy_uj(self) -> int | None:
-        """The host's energy up to now as the agent or the sampling process tells it; None if nobody does."""
-        answer = self.ask("window", "energy_uj")
-        return None if answer is None else int(answer)
+    def energy(self) -> tuple[int, int] | None:
+        """The host's energy in uJ and the moment (monotonic ns) up to which it counts, as the agent or the sampling
+        process tells it; None if nobody does."""
+        answer = self.ask("window", "energy_uj", "mono_ns")
+        return None if answer is None else (int(answer[0]), int(answer[1]))
 
-    def ask(self, verb: str, key: str) -> str | None:
-        """One value of the answer to a question about this run; None if there is none."""
+    def ask(self, verb: str, *names: str) -> list[str] | None:
+        """These values of the answer to a question about this run; None if there is none."""
         from perun_hpc.wire.client import request
 
         try:
             keys = {name: self.keys[name] for name in ("job_id", "restart_count")}
             reply = request(verb, keys, timeout_s=TIMEOUT_S, path=self.socket)
-            return reply.fields[key] if reply.verb == "ok" else None
+            return [reply.fields[name] for name in names] if reply.verb == "ok" else None
         except Exception:  # nobody listens, or speaks otherwise
             return None
 
@@ -222,9 +223,9 @@ _CALLS = ["region", "start_ns", "end_ns"]
 _SAMPLES = ["mono_ns", "cpu_ns", "rss_peak_b"]
 
 
-def energy_uj() -> int | None:
-    """`Rank.energy_uj` of this process; None if it is no rank."""
-    return None if current is None else current.energy_uj()
+def energy() -> tuple[int, int] | None:
+    """`Rank.energy` of this process; None if it is no rank."""
+    return None if current is None else current.energy()
 
 
 def arm(settings: Mapping[str, str]) -> None:

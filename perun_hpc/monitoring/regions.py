@@ -284,14 +284,16 @@ class Window(Region):
 
     Attributes
     ----------
-    energy_uj : energy of the host between entry and exit in uJ, coarsened as the site's policy says; None when nobody
-        could tell (no agent and no sampling process).
+    energy_uj : energy of the host between entry and exit in uJ, in a job on a shared node as coarse in time as the
+        site's policy says: between the last moments before entry and exit up to which it may be seen. None when it is
+        not known: inside the window; where nobody could tell (no agent and no sampling process); where entry and exit
+        lie between the same two such moments.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.energy_uj: int | None = None
-        self._before_uj: int | None = None
+        self._before: tuple[int, int] | None = None
 
     @property
     def energy_j(self) -> float | None:
@@ -300,7 +302,7 @@ class Window(Region):
 
     def __enter__(self) -> Window:
         self.energy_uj = None
-        self._before_uj = rank.energy_uj()
+        self._before = rank.energy()
         super().__enter__()
         return self
 
@@ -308,9 +310,11 @@ class Window(Region):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        after_uj = rank.energy_uj()
-        if self._before_uj is not None and after_uj is not None:
-            self.energy_uj = after_uj - self._before_uj
+        after = rank.energy()
+        if self._before is not None and after is not None:
+            (before_uj, before_ns), (after_uj, after_ns) = self._before, after
+            if after_ns > before_ns:
+                self.energy_uj = after_uj - before_uj
 
 
 def window(name: str = "window") -> Window:

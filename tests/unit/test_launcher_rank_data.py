@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,9 +71,10 @@ def test_damaged_data_is_refused_in_one_line(damaged):
 class Host:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.answers: list[tuple[int | None, int]] = []
 
     def energy_uj(self) -> tuple[int | None, int]:
-        return 1234, 5
+        return self.answers.pop(0) if self.answers else (1234, 5)
 
     def write_summary(self) -> str:
         return str(self.directory)
@@ -121,6 +124,32 @@ def test_a_desk_answers_windows_and_refuses_the_rest(desk):
     assert request("window", {}, path=path).fields["energy_uj"] == "1234"
     assert request("rank-data", {"rank": "../../x"}, path=path).verb == "error"
     assert request("job-start", {"job_id": "1"}, path=path).verb == "error"
+
+
+@pytest.mark.parametrize(
+    ("answers", "shown"),
+    [
+        ([(100, 10), (175, 20)], "75"),
+        ([(100, 10), (100, 20)], "0"),
+        ([(100, 10), (100, 10)], "None"),  # both as of one moment: a shared node, seen coarsely
+        ([(None, 10), (175, 20)], "None"),
+        ([(100, 10), (None, 20)], "None"),
+    ],
+)
+def test_a_window_knows_its_energy_once_later_figures_came(tmp_path, answers, shown):
+    host = Host(tmp_path)
+    host.answers = list(answers)
+    (tmp_path / "s").mkdir()
+    desk = Desk(str(tmp_path / "s" / "desk"), tmp_path / "ranks", host)
+    lines = (
+        "import sys\nfrom perun_hpc.monitoring import rank\nrank.arm({'PERUN_SOCKET': sys.argv[1]})\n"
+        "from perun_hpc import window\nwith window('w') as w: assert w.energy_uj is None\nprint(w.energy_uj)\n"
+    )
+    command = [sys.executable, "-c", lines, str(tmp_path / "s" / "desk")]
+    try:
+        assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == shown + "\n"
+    finally:
+        desk.close()
 
 
 def test_a_malformed_packet_does_not_stop_a_desk(desk):
