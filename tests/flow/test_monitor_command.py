@@ -313,6 +313,55 @@ def test_fault_20_json_comes_back_as_it_was(run, tmp_path):
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
+def test_an_export_overwrites_nothing(run, tmp_path):
+    run("monitor", "-i", "r", script(tmp_path, "pass"))
+    stored = tmp_path / "perun_results" / "app" / "r" / "run.json"
+    before = stored.read_bytes()
+    (tmp_path / "mine.txt").write_text("mine")
+    (summary,) = stored.parent.glob("*/*/summary.json")
+    for taken in ("mine.txt", str(summary), str(stored.parent)):
+        for name in ("text", "zarr"):
+            done = run("export", taken, name)
+            assert (done.returncode, done.stderr.count("\n")) == (64, 1)
+            assert "exists already" in done.stderr
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert stored.read_bytes() == before
+
+
+def test_an_export_of_a_stored_runs_own_file_reads_it(run, tmp_path):
+    app = script(tmp_path, "pass")
+    for name in ("one", "two"):
+        run("monitor", "-i", name, app)
+    stored = Path("perun_results") / "app" / "one" / "run.json"
+    before = (tmp_path / stored).read_bytes()
+    done = run("export", str(stored), "text")
+    assert (done.returncode, done.stdout) == (0, "perun_results/app_one.txt\n"), done.stderr
+    assert "run one" in (tmp_path / "perun_results" / "app_one.txt").read_text()
+    assert (tmp_path / stored).read_bytes() == before
+    assert run("export", str(stored), "text").returncode == 64  # its copy is there
+    assert run("export", "-i", "two", str(stored), "json").returncode == 64
+    assert "must not exist yet" in run("export", "--help").stdout
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
+    app = script(tmp_path, "pass")
+    for name in ("good", "torn"):
+        run("monitor", "-i", name, app)
+    (tmp_path / "perun_results" / "app" / "torn" / "run.json").write_text("perun: app\n")
+    done = run("export", "out.json", "json")
+    assert done.returncode == 0
+    assert "torn/run.json: cannot be read" in done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["id"] == "good"
+
+
+def test_an_export_to_a_place_that_is_none_is_one_line(run, tmp_path):
+    run("monitor", script(tmp_path, "pass"))
+    for name in ("json", "text", "hdf5", "zarr"):
+        done = run("export", "none/x", name)
+        assert (done.returncode, done.stderr.count("\n")) == (66, 1)
+        assert "there is no directory none" in done.stderr
+
+
 def test_every_format_holds_the_run(run, tmp_path):
     app = script(tmp_path, MARKED + "import time; time.sleep(0.35)")
     done = run("monitor", "--sampling-period", "0.1", "-f", "json", app)

@@ -11,6 +11,7 @@ from typing import Any
 from perun_hpc.config.user import UserSettings, defaults, settings
 from perun_hpc.data_model.data import SCHEMA, DataNode
 from perun_hpc.errors import DataError, NotFoundError
+from perun_hpc.monitoring.callbacks import warn
 from perun_hpc.monitoring.results import host_node, multi_run_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import LAUNCHES, RUN, RunDirectory, safe
 from perun_hpc.monitoring.sampling_process import SUMMARY
@@ -61,7 +62,7 @@ def read(path: Path) -> DataNode:
 
 def find(data_out: Path, app: str | None, run_id: str | None) -> tuple[Path, DataNode]:
     """Directory and tree of a run, the newest one that fits; one whose monitor was killed is put together from what
-    is there.
+    is there, one that cannot be read is passed over with a warning.
 
     Raises
     ------
@@ -71,9 +72,11 @@ def find(data_out: Path, app: str | None, run_id: str | None) -> tuple[Path, Dat
     pattern = f"{safe(app) if app else '*'}/{safe(run_id) if run_id else '*'}"
     starts = [path for path in data_out.glob(pattern) if path.is_dir() and path.name != LAUNCHES]
     for directory in sorted(starts, key=lambda path: path.stat().st_ctime_ns, reverse=True):
-        if (directory / RUN).exists():
-            return directory, read(directory / RUN)
-        found = recover(directory)
+        try:
+            found = read(directory / RUN) if (directory / RUN).exists() else recover(directory)
+        except DataError as error:
+            warn(f"{error}: passed over")
+            continue
         if found is not None:
             return directory, found
     what = f"run {run_id}" if run_id else "run"
@@ -102,9 +105,14 @@ def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> N
         sys.stdout.flush()
         print(text.render(tree, settings), file=sys.stderr)
         return
-    target = Path(data_out) / f"{path.parent.parent.name}_{path.parent.name}{SUFFIX[settings.format]}"
+    target = beside(Path(data_out), path.parent, settings.format)
     write(tree, path.parent, target, settings.format, settings)
     print(f"perun: {target}", file=sys.stderr)
+
+
+def beside(data_out: Path, directory: Path, format: str) -> Path:
+    """The file that a run's copy in a format gets if nobody names one: DATA_OUT/APP_ID.SUFFIX."""
+    return data_out / f"{directory.parent.name}_{directory.name}{SUFFIX[format]}"
 
 
 def write(tree: DataNode, directory: Path, target: Path, format: str, settings: UserSettings) -> None:
