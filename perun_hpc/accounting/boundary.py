@@ -42,8 +42,8 @@ class Domain:
 class Boundary:
     """One node's boundary record.
 
-    `late_ns` and `end_late_ns` are how long after the hooks the edge readings were taken. `expected` are the nodes of the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies
-    the content.
+    `late_ns` and `end_late_ns` are how long after the hooks the edge readings were taken. `expected` are the nodes of
+    the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies the content.
     """
 
     cluster: str

@@ -17,6 +17,9 @@ from perun_hpc.accounting.schema import EnergyRecord, from_json
 from perun_hpc.accounting.summing import missing_record
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
 
+UNTOLD_NAME, UNTOLD_QOS = "allocation", "Unknown"
+"""What sacct shows of a job of which slurmdbd does not have everything yet."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -28,11 +31,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look: the cluster's archive, the ledger's URL, and sacct (`query_jobs` with its cluster bound)."""
+    """Where to look: the cluster's archive, the ledger's URL, and sacct (`query_jobs` with its cluster bound).
+
+    What ended before the epoch time `due_s` has its record by now, or will never have one.
+    """
 
     archive: Archive
     ledger: str | None
     sacct: Callable[[Iterable[str]], list[SlurmJob]] | None
+    due_s: float
 
 
 def find(text: str, places: Places) -> list[Found]:
@@ -58,29 +65,29 @@ def find(text: str, places: Places) -> list[Found]:
         slurm = []
     known = list({_key(f.record): f for f in [*ledger, *own]}.values())
     seen = {row.job_id for row in slurm}
-    found = [f for f in known if f.record.job_id not in seen] + _with_rows(slurm, known, places.archive)
+    found = [f for f in known if f.record.job_id not in seen] + _with_rows(slurm, known, places)
     if not found:
         raise NotFoundError(f"job {text}: unknown to Slurm's accounting and to perun, or not yours to see")
     return _in_order(found)
 
 
-def listed_by_slurm(rows: Iterable[SlurmJob], archive: Archive) -> list[Found]:
+def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
     """Return one record per row of sacct: the job's own where the caller may read it, else what the row tells."""
-    return _in_order(_with_rows(list(rows), [], archive))
+    return _in_order(_with_rows(list(rows), [], places))
 
 
-def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], archive: Archive) -> list[Found]:
+def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places) -> list[Found]:
     """Return all runs of the jobs in `rows`: known or readable records, and for the other rows what Slurm tells."""
     by_id: dict[int, list[SlurmJob]] = {}
     for row in rows:
         by_id.setdefault(row.job_id, []).append(row)
     everything = []
     for job_id, runs in by_id.items():
-        found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, archive)
+        found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
         pairs = pair_runs(runs, spans)
         everything += [found[at] for at in pairs.values()] if not known else found
-        everything += [_from_slurm(row, archive.cluster) for index, row in enumerate(runs) if index not in pairs]
+        everything += [_from_slurm(row, places) for index, row in enumerate(runs) if index not in pairs]
     return everything
 
 
@@ -112,19 +119,27 @@ def _from_ledger(job: str, places: Places) -> list[Found]:
         ledger.close()
 
 
-def _from_slurm(row: SlurmJob, cluster: str) -> Found:
+def _from_slurm(row: SlurmJob, places: Places) -> Found:
     """Return what Slurm's accounting alone tells: perun's line in AdminComment, or that there is none."""
+    cluster = places.archive.cluster
     if comment.is_ours(row.admin_comment):
         try:
             return Found(comment.decode(row.admin_comment, row, cluster), "Slurm's accounting (AdminComment)")
         except DataError as error:
             return Found(missing_record(row, cluster, str(error)), "Slurm's accounting")
+    if row.state in FINAL_STATES and row.start_s is None:
+        return Found(missing_record(row, cluster, "the job never ran"), "Slurm's accounting")
     if row.state in FINAL_STATES:
-        return Found(missing_record(row, cluster, "no energy record of this job yet"), "Slurm's accounting")
-    waiting = "the job has not started" if row.start_s is None else "the job still runs: energies come at its end"
-    return Found(
-        replace(missing_record(row, cluster, waiting), status="running", state=row.state), "Slurm's accounting"
-    )
+        made = missing_record(row, cluster, "no energy record of this job")
+        if (row.end_s or 0) >= places.due_s:
+            made = replace(made, status="awaited", missing=("its energy record is on the way",), missing_nodes=())
+        return Found(made, "Slurm's accounting")
+    waiting = "the job still runs: energies come at its end"
+    if row.state == "PENDING":
+        waiting = "the job has not started" if row.start_s is None else "the job starts: Slurm has not told all of it"
+        row = replace(row, name="" if row.name == UNTOLD_NAME else row.name)
+    made = replace(missing_record(row, cluster, waiting), status="running", missing_nodes=())
+    return Found(replace(made, qos="" if row.qos == UNTOLD_QOS else row.qos), "Slurm's accounting")
 
 
 def _key(record: EnergyRecord) -> tuple[int, int, int]:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import Places, listed_by_slurm
 from perun_hpc.accounting.questions import Filter, jobs
 from perun_hpc.accounting.sacct import query_window
 from perun_hpc.accounting.schema import EnergyRecord, to_dict
+from perun_hpc.accounting.states import parse_states
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
 from perun_hpc.config.hostlist import expand
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         accounts=words(args.account),
         partitions=words(args.partition),
         qos=words(args.qos),
-        states=tuple(s.upper() for s in words(args.state)),
+        states=parse_states(words(args.state)),
         nodes=_nodes(args.nodelist),
         since_s=int(parse_time(args.since or "midnight", now).timestamp()),
         until_s=int(parse_time(args.until or "now", now).timestamp()),
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         print(jobs_csv(records), end="")
     else:
-        print("\n".join(jobs_listing(records, style, total=True)))
+        print("\n".join(jobs_listing(records, style, now.timestamp(), total=True)))
     return 0
 
 
@@ -113,4 +113,6 @@ def _from_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[E
             options.append(f"--{name}={','.join(values)}")
     assert wanted.since_s is not None and wanted.until_s is not None
     rows = query_window(wanted.since_s, wanted.until_s, options, wanted.cluster or None)
-    return [found.record for found in listed_by_slurm(rows, Archive(where.archive.root, where.archive.cluster))]
+    # sacct lists what was in a state some time in the window; asked for is the state that a job has.
+    rows = [row for row in rows if not wanted.states or row.state in wanted.states]
+    return [found.record for found in listed_by_slurm(rows, where)]

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from perun_hpc.accounting.archive import Archive, clusters
@@ -51,6 +52,7 @@ def places(args: argparse.Namespace) -> Places:
         archive=Archive(root, cluster),
         ledger=args.ledger or site.ledger,
         sacct=lambda ids: query_jobs(ids, args.cluster),
+        due_s=time.time() - site.deadline_s - 2 * site.sweep_s,
     )
 
 
@@ -58,7 +60,7 @@ def _lines(text: str, found: list[Found], step: str | None) -> list[str]:
     style = style_for(sys.stdout)
     newest = found[-1].record
     if any(f.record.job_id != newest.job_id for f in found):
-        return jobs_listing([f.record for f in found], style, total=True)
+        return jobs_listing([f.record for f in found], style, time.time(), total=True)
     if step is not None:
         lines = step_report(newest, step, style)
         if not lines:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     style = style_for(sys.stdout)
     print(f"{since_day} to {until_day}\n")
     print("\n".join(usage_table(users, ["user", "account"], style, priced=False)))
-    print("\n".join(["", style.bold("Jobs that used most"), *jobs_listing(biggest, style)]))
+    print("\n".join(["", style.bold("Jobs that used most"), *jobs_listing(biggest, style, datetime.now().timestamp())]))
     if idle:
         print("\n".join(["", style.bold("Jobs that held idle GPUs"), *idle_listing(idle, style)]))
     return 0

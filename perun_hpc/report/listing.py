@@ -12,9 +12,9 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import Style, printable, table
 
 
-def jobs_listing(records: Sequence[EnergyRecord], style: Style, total: bool = False) -> list[str]:
-    """Return a table of jobs; with `total` a line with their sum."""
-    rows = [_row(r, style) for r in records]
+def jobs_listing(records: Sequence[EnergyRecord], style: Style, now_s: float, total: bool = False) -> list[str]:
+    """Return a table of jobs at the epoch time `now_s`; with `total` a line with their sum."""
+    rows = [_row(r, style, now_s) for r in records]
     if total:
         known = [r.energy_uj for r in records if r.energy_uj is not None]
         rows.append(["", "", "", "", f"{len(records)} jobs", "", q.energy(sum(known)) if known else "-", ""])
@@ -69,17 +69,19 @@ def csv_cell(value: object) -> object:
     return value
 
 
-def _row(r: EnergyRecord, style: Style) -> list[str]:
+def _row(r: EnergyRecord, style: Style, now_s: float) -> list[str]:
     started = datetime.fromtimestamp(r.start_ns / 1e9).strftime("%m-%d %H:%M") if r.start_ns else "-"
     mark = {"partial": " (partial)", "missing": "", "running": ""}.get(r.status, "")
-    source = r.status if r.energy_uj is None else r.provenance[:9] + mark
+    awaited = {"awaited": "not yet"}.get(r.status, r.status)
+    source = awaited if r.energy_uj is None else r.provenance[:9] + mark
+    elapsed_s = max(now_s - r.start_ns / 1e9, 0) if r.status == "running" else r.elapsed_s
     return [
         r.display_id,
         style.fit(r.name, 10).rstrip(),
         style.fit(r.user or str(r.uid or ""), 8).rstrip(),
         style.fit(r.state or "-", 10).rstrip(),
         started,
-        q.duration(r.elapsed_s),
-        q.energy(r.energy_uj),
+        q.duration(elapsed_s) if r.start_ns else "-",
+        "not known" if q.unresolved(r.energy_uj, r.u_uj) else q.energy(r.energy_uj),
         source,
     ]

@@ -17,6 +17,7 @@ from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError
 from perun_hpc.report.job import job_report
+from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import Style
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
@@ -45,7 +46,7 @@ def slurm(*rows: SlurmJob) -> object:
 
 
 def places(archive: Archive, sacct: object = None, ledger: str | None = None) -> Places:
-    return Places(archive, ledger, sacct)  # type: ignore[arg-type]
+    return Places(archive, ledger, sacct, due_s=START_S + 200)  # type: ignore[arg-type]
 
 
 def test_ones_own_directory_needs_neither_slurm_nor_ledger(archive: Archive) -> None:
@@ -126,7 +127,7 @@ def test_the_runs_of_a_requeued_job(archive: Archive) -> None:
     publish(archive, first)
     second = slurm_job(start_s=START_S + 15, end_s=None, state="RUNNING", run=1)
     rows = [slurm_job(end_s=START_S + 4, state="REQUEUED"), second]
-    found = listed_by_slurm(rows, archive)
+    found = listed_by_slurm(rows, places(archive))
     assert [(f.record.status, f.record.state) for f in found] == [("complete", "REQUEUED"), ("running", "RUNNING")]
 
 
@@ -139,6 +140,27 @@ def test_pending_running_and_unmeasured(archive: Archive) -> None:
         (found,) = find("4711", places(archive, slurm(job)))
         assert found.record.status == status and word in found.record.missing[0]
         assert found.record.energy_uj is None
+
+
+def test_a_record_on_its_way_and_one_that_never_comes(archive: Archive) -> None:
+    rows = [slurm_job(1, end_s=START_S + 199), slurm_job(2, end_s=START_S + 201)]
+    never = slurm_job(3, start_s=None, end_s=START_S + 300, state="CANCELLED", nodelist="")
+    found = listed_by_slurm([*rows, never], places(archive))
+    assert [f.record.status for f in found] == ["missing", "awaited", "missing"]
+    assert found[2].record.missing == ("the job never ran",)
+    lines = jobs_listing([f.record for f in found], Style(), START_S + 400)
+    assert [line.split()[-1] for line in lines[1:]] == ["missing", "yet", "missing"]
+    assert lines[3].split()[-4:] == ["-", "-", "-", "missing"]
+
+
+def test_a_job_that_runs_and_one_of_which_slurm_has_not_told_all(archive: Archive) -> None:
+    begun = slurm_job(2, state="PENDING", end_s=None, qos="Unknown", name="allocation", num_nodes=0)
+    found = listed_by_slurm([slurm_job(1, state="RUNNING", end_s=None), begun], places(archive))
+    lines = jobs_listing([f.record for f in found], Style(), START_S + 130)
+    assert "00:02:10" in lines[1]
+    shown = "\n".join(job_report(found[1].record, "x", Style()))
+    assert not any(word in shown for word in ("Unknown", "allocation", "0 nodes", "still runs", "exit"))
+    assert "the job starts" in shown
 
 
 def test_the_line_survives_lower_case_and_not_a_cut() -> None:

@@ -1,0 +1,24 @@
+"""Slurm's job states as `sacct --state` takes them, by name or by their short code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from perun_hpc.errors import UsageError
+
+CODES = {
+    "BF": "BOOT_FAIL", "CA": "CANCELLED", "CD": "COMPLETED", "DL": "DEADLINE", "F": "FAILED", "NF": "NODE_FAIL",
+    "OOM": "OUT_OF_MEMORY", "PD": "PENDING", "PR": "PREEMPTED", "R": "RUNNING", "RQ": "REQUEUED", "RS": "RESIZING",
+    "RV": "REVOKED", "S": "SUSPENDED", "TO": "TIMEOUT",
+}  # fmt: skip
+
+
+def parse_states(words: Iterable[str]) -> tuple[str, ...]:
+    """Return full names for what a user typed; `UsageError` names the allowed ones."""
+    states = []
+    for word in words:
+        state = CODES.get(word.upper(), word.upper())
+        if state not in CODES.values():
+            raise UsageError(f"state '{word}': unknown to Slurm: choose from {', '.join(sorted(CODES.values()))}")
+        states.append(state)
+    return tuple(states)
