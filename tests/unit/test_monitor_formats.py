@@ -99,8 +99,8 @@ def test_the_text_says_hosts_regions_and_what_the_figures_are(tmp_path):
         tree_of(1000, tmp_path=tmp_path), chosen(tmp_path, region_metrics="energy", metrics="runtime,energy")
     )
     lines = shown.splitlines()
-    assert any(line.split()[:2] == ["0", "a"] and "1.000" in line for line in lines)
-    assert any(line.split()[:2] == ["0", "all"] and "3.000" in line for line in lines)
+    assert any(line.split()[:2] == ["0", "a"] and "1.00" in line for line in lines)
+    assert any(line.split()[:2] == ["0", "all"] and "3.00" in line for line in lines)
     assert any("solve" in line and "3 (1 raised)" in line for line in lines)
     assert "k=2, measured; CPU package" in shown
     assert "ESTIMATE" not in shown
@@ -109,7 +109,74 @@ def test_the_text_says_hosts_regions_and_what_the_figures_are(tmp_path):
 def test_units_follow_the_configuration(tmp_path):
     tree = tree_of(1000, tmp_path=tmp_path)
     assert "energy / J" in text.render(tree, chosen(tmp_path, joule=""))
-    assert "3000.000" in text.render(tree, chosen(tmp_path, joule=""))
+    assert "used 3000 J ± 4.00 J" in text.render(tree, chosen(tmp_path, joule=""))
+
+
+@pytest.mark.parametrize(
+    ("joules", "column", "sentence"),
+    [
+        (0.0021, "energy / mJ", "used 6.30 mJ"),
+        (2.77, "energy / J", "used 8.31 J"),
+        (2770.0, "energy / kJ", "used 8.31 kJ"),
+        (4e9, "energy / GJ", "used 12.0 GJ"),
+    ],
+)
+def test_figures_are_in_a_unit_that_suits_them(joules, column, sentence, tmp_path):
+    shown = text.render(tree_of(joules, tmp_path=tmp_path), chosen(tmp_path))
+    assert column in shown
+    assert sentence in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (0.2771, "0.277"), (0.9996, "1"), (9.996, "10.0"), (8.304, "8.30"), (99.96, "100"), (1234.5, "1234")],
+)
+def test_figures_have_three_digits(value, shown):
+    assert text.digits(value) == shown
+
+
+def test_the_text_fits_a_terminal_and_leaves_out_traffic_that_was_none(tmp_path):
+    tree = tree_of(10, 20, tmp_path=tmp_path)
+    for node in tree.walk(NodeType.NODE):
+        for kind in (MetricType.DRAM_MEM, MetricType.CPU_UTIL, MetricType.GPU_POWER, MetricType.GPU_MEM):
+            node.metrics[kind] = Metric(kind, 12345.0)
+        node.metrics[MetricType.DISK_READ] = Metric(MetricType.DISK_READ, 0.0)
+        node.metrics[MetricType.DISK_WRITE] = Metric(MetricType.DISK_WRITE, 86800.0)
+    shown = text.render(tree, chosen(tmp_path))
+    tables = [line for line in shown.splitlines() if line.startswith(("round", "-", "    0", "    1"))]
+    assert len(tables) > 10
+    assert max(map(len, tables)) <= 80
+    assert "disk write / kB/s" in shown
+    assert "disk read" not in shown
+    for head in ("gpu power / kW", "GPU memory / kB", "cpu util / %"):
+        assert head in shown
+
+
+def test_the_energy_is_said_to_be_the_hosts(tmp_path):
+    one = multi_run_node("r", [run_node("0", [host("a", 10)], chosen(tmp_path))], {"app": "app"})
+    shown = text.render(one, chosen(tmp_path))
+    assert "The host used 10.0 J ± 2.00 J" in shown
+    assert "while the application ran, 2.000 s" in shown
+    assert "The 2 hosts used" in text.render(tree_of(10, tmp_path=tmp_path), chosen(tmp_path))
+    assert "while 2 rounds of the application ran" in text.render(tree_of(1, 2, tmp_path=tmp_path), chosen(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("status", "processes", "said"),
+    [
+        ("SCRIPT_ERROR", [{"code": 3, "signal": 0}], "FAILED: the application ended with exit code 3."),
+        ("SCRIPT_ERROR", [{"code": 137, "signal": 9}, {"code": 0, "signal": 0}], "ended with signal 9."),
+        ("SCRIPT_ERROR", [], "FAILED: the application raised."),
+        ("PROCESSING", [{"code": 0, "signal": 0}], ""),
+    ],
+)
+def test_an_application_that_failed_is_said_to_have(status, processes, said, tmp_path):
+    one = host("a", 10)
+    one.metadata["processes"] = processes
+    tree = multi_run_node("r", [run_node("0", [one], chosen(tmp_path))], {"app": "app", "status": status})
+    shown = text.render(tree, chosen(tmp_path))
+    assert said in shown
+    assert ("FAILED" in shown) is bool(said)
 
 
 def test_bench_entries_have_value_unit_and_range(tmp_path):

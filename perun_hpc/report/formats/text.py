@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Region, Stats, unit_of
 from perun_hpc.monitoring.results import worst
 
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3, "u": 1e-6}
+_STEPS = {"J": "um kMGT", "W": "um kMGT", "s": "um ", "B": " kMGT", "B/s": " kMGT"}
+"""The prefixes that a unit takes here where the configured one gives unwieldy figures; a blank is none."""
+_WIDTH = 80
+_TRAFFIC = (MetricType.DISK_READ, MetricType.DISK_WRITE, MetricType.NET_READ, MetricType.NET_WRITE)
 _NAMES = {MetricType.DRAM_MEM: "memory", MetricType.GPU_MEM: "GPU memory"}
 
 
@@ -35,67 +39,103 @@ def render(tree: DataNode, settings: UserSettings) -> str:
     if regions:
         parts.append(_regions(regions, settings))
     parts.append(summary(tree, runs, settings))
+    parts += _failure(tree, list(tree.walk(NodeType.NODE)))
     parts += _notes(runs)
     return "\n\n".join(parts)
 
 
-def _metrics(names: Sequence[str], nodes: Sequence[DataNode]) -> list[MetricType]:
-    return [kind for kind in map(MetricType, names) if any(kind in node.metrics for node in nodes)]
+def _column(metric: MetricType, values: Sequence[float | None], settings: UserSettings) -> list[str]:
+    """Head and cells of a metric's column, in one unit that suits its largest value."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    factor, unit = readable(metric, largest, settings)
+    head = f"{_NAMES.get(metric, metric.replace('_', ' '))}{f' / {unit}' if unit else ''}"
+    return [head, *("-" if value is None else digits(value / factor) for value in values)]
 
 
-def _cell(value: float | None, metric: MetricType, settings: UserSettings) -> str:
-    if value is None:
-        return "-"
-    factor, _ = scaled(metric, settings)
-    value /= factor
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
+def readable(metric: MetricType, value: float, settings: UserSettings) -> tuple[float, str]:
+    """As `scaled`, but in a unit in which `value` has up to four digits before the point where the configured one
+    does not do."""
+    factor, unit = scaled(metric, settings)
+    steps = [_FACTORS[prefix.strip()] for prefix in _STEPS.get(unit_of(metric), "")]
+    if not steps or not value or 0.1 <= value / factor < 1e4:
+        return factor, unit
+    factor = max((step for step in steps if value >= step), default=steps[0])
+    prefix = next(prefix for prefix, size in _FACTORS.items() if size == factor)
+    return factor, prefix + unit_of(metric)
 
 
-def _head(metric: MetricType, settings: UserSettings) -> str:
-    unit = scaled(metric, settings)[1]
-    return f"{_NAMES.get(metric, metric.replace('_', ' '))}{f' / {unit}' if unit else ''}"
+def digits(value: float) -> str:
+    """A figure with three significant digits, more only before the point."""
+    size = abs(value)
+    return f"{value:.3g}" if size < 1 else f"{value:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
 
 
 def _hosts(runs: Sequence[DataNode], settings: UserSettings) -> str:
-    hosts = [host for run in runs for host in run.walk(NodeType.NODE)]
-    kinds = _metrics(settings.metrics, [*hosts, *runs])
-    rows = [["round", "host", *(_head(kind, settings) for kind in kinds)]]
+    rows, nodes = [["round", "host"]], []
     for run in runs:
-        children = list(run.walk(NodeType.NODE))
-        rows += [[run.id, host.id, *(_cell(host.value(kind), kind, settings) for kind in kinds)] for host in children]
-        if len(children) > 1:
-            rows.append([run.id, "all", *(_cell(run.value(kind), kind, settings) for kind in kinds)])
-    return table(rows)
+        hosts = list(run.walk(NodeType.NODE))
+        rows += [[run.id, host.id] for host in hosts]
+        nodes += hosts
+        if len(hosts) > 1:
+            rows.append([run.id, "all"])
+            nodes.append(run)
+    return _blocks(rows, settings.metrics, [_figures(node) for node in nodes], settings)
 
 
 def _devices(runs: Sequence[DataNode], settings: UserSettings) -> str:
-    devices = [device for run in runs for device in run.walk(NodeType.SENSOR)]
-    kinds = _metrics(settings.metrics, devices)
-    rows = [["round", "host", "device", *(_head(kind, settings) for kind in kinds)]]
+    rows, nodes = [["round", "host", "device"]], []
     for run in runs:
         for host in run.walk(NodeType.NODE):
             for device in host.walk(NodeType.SENSOR):
-                if any(kind in device.metrics for kind in kinds):
-                    rows.append(
-                        [run.id, host.id, device.id, *(_cell(device.value(kind), kind, settings) for kind in kinds)]
-                    )
-    return table(rows)
+                if any(kind in device.metrics for kind in settings.metrics):
+                    rows.append([run.id, host.id, device.id])
+                    nodes.append(device)
+    return _blocks(rows, settings.metrics, [_figures(node) for node in nodes], settings)
+
+
+def _figures(node: DataNode) -> dict[MetricType, float]:
+    return {kind: value for kind in node.metrics if (value := node.value(kind)) is not None}
 
 
 def _regions(regions: Sequence[tuple[str, Region]], settings: UserSettings) -> str:
-    kinds = [k for k in map(MetricType, settings.region_metrics) if any(k in region.metrics for _, region in regions)]
-    rows = [["round", "region", "host", "rank", "calls", *(_head(kind, settings) for kind in kinds)]]
+    rows = [["round", "region", "host", "rank", "calls"]]
     for round_id, region in regions:
         calls = (
             f"{region.calls}"
             + (f" ({region.raised} raised)" if region.raised else "")
             + (f" ({region.open} open)" if region.open else "")
         )
-        cells = [
-            _cell(region.metrics[kind].value if kind in region.metrics else None, kind, settings) for kind in kinds
-        ]
-        rows.append([round_id, region.name, region.host, str(region.rank), calls, *cells])
-    return "regions (figures are the host's while the region ran)\n" + table(rows)
+        rows.append([round_id, region.name, region.host, str(region.rank), calls])
+    figures = [{kind: metric.value for kind, metric in region.metrics.items()} for _, region in regions]
+    return "regions (figures are the host's while the region ran)\n" + _blocks(
+        rows, settings.region_metrics, figures, settings
+    )
+
+
+def _blocks(
+    rows: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    figures: Sequence[Mapping[MetricType, float]],
+    settings: UserSettings,
+) -> str:
+    """A table of the metrics that somebody has, without traffic that nobody had; as many tables below each other,
+    each with the cells of `rows` in front, as it takes to stay within 80 columns."""
+    tables = [[list(row) for row in rows]]
+    for kind in map(MetricType, metrics):
+        values = [of.get(kind) for of in figures]
+        if all(value is None for value in values) or (kind in _TRAFFIC and not any(values)):
+            continue
+        column = _column(kind, values, settings)
+        wider = [[*row, cell] for row, cell in zip(tables[-1], column, strict=True)]
+        if _width(wider) > _WIDTH and len(wider[0]) > len(rows[0]) + 1:
+            tables.append([[*row, cell] for row, cell in zip(rows, column, strict=True)])
+        else:
+            tables[-1] = wider
+    return "\n\n".join(table(part) for part in tables)
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))) - 2
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -126,8 +166,10 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
         return f"The application ran for {runtime:.3f} s; the node's agent measures it: perun report {job_id}."
     if not isinstance(energy, Stats):
         return f"The application ran for {runtime:.3f} s; no sensor told its energy."
-    factor, unit = scaled(MetricType.ENERGY, settings)
-    over = f"{len(runs)} rounds used" if len(runs) > 1 else "The application used"
+    factor, unit = readable(MetricType.ENERGY, energy.sum, settings)
+    names = {host.id for run in runs for host in run.walk(NodeType.NODE)}
+    who = f"The {len(names)} hosts" if len(names) > 1 else "The host"
+    span = f"{len(runs)} rounds of the application" if len(runs) > 1 else "the application"
     singles = [metric for run in runs if isinstance(metric := run.metrics.get(MetricType.ENERGY), Metric)]
     kind = worst(metric.provenance for metric in singles)
     doubt = sum(metric.uncertainty or 0.0 for metric in singles)
@@ -139,10 +181,20 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
         {scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())}
     )
     return (
-        f"{over} {energy.sum / factor:.3f} {unit} +- {2 * doubt / factor:.3f} (k=2, {kind}; {', '.join(scope)})"
-        f" in {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s:"
-        f" {money:.4g} {settings.price_unit}, {co2:.4g} g CO2."
+        f"{who} used {digits(energy.sum / factor)} {unit} ± {digits(2 * doubt / factor)} {unit}"
+        f" (k=2, {kind}; {', '.join(scope)}) while {span} ran,"
+        f" {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s:"
+        f" {money:.3g} {settings.price_unit}, {co2:.3g} g CO2."
     )
+
+
+def _failure(tree: DataNode, hosts: Sequence[DataNode]) -> list[str]:
+    """How the application ended, unless it ended well."""
+    ends = [process for host in hosts for process in host.metadata.get("processes", ()) if process["code"]]
+    ways = sorted({f"signal {end['signal']}" if end["signal"] else f"exit code {end['code']}" for end in ends})
+    if ways:
+        return [f"FAILED: the application ended with {', '.join(ways)}."]
+    return ["FAILED: the application raised."] if tree.metadata.get("status") == "SCRIPT_ERROR" else []
 
 
 def _notes(runs: Sequence[DataNode]) -> list[str]:
