@@ -16,7 +16,7 @@ from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, query_window
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
 from perun_hpc.errors import UnavailableError
-from perun_hpc.report.audit import accounts_table, findings_list
+from perun_hpc.report.audit import accounts_table, findings_list, verdict
 from perun_hpc.report.screen import style_for
 
 
@@ -86,7 +86,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     if findings:
         print("\n".join(findings_list(findings, style)))
         return 1
-    print("Everything closes, to the microjoule. That is bookkeeping: the sensors' own errors stand in each report.")
+    print("\n".join(verdict(sum(a.gap_ns for a in books.accounts.values()))))
     return 0
 
 
@@ -106,5 +106,5 @@ def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int,
     ]
     lines.append("sacct was left out" if no_slurm else f"{jobs} jobs that sacct knows")
     if gap_s:
-        lines.append(f"{gap_s:.0f} s of gaps in which nothing could be counted")
+        lines.append(f"{gap_s:.0f} s of gaps (summed over nodes and domains)")
     return "; ".join(lines) + "."

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     style = style_for(sys.stdout)
     print(f"{since_day} to {until_day}\n")
-    print("\n".join(usage_table(users, ["user", "account"], style, priced=False)))
+    print("\n".join(usage_table(users, ["user", "account"], style, currency=None)))
     print("\n".join(["", style.bold("Jobs that used most"), *jobs_listing(biggest, style, datetime.now().timestamp())]))
     if idle:
         print("\n".join(["", style.bold("Jobs that held idle GPUs"), *idle_listing(idle, style)]))

@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         partitions=words(args.partition),
         qos=words(args.qos),
     )
-    ledger = open_ledger(args.ledger or load_site().ledger)
+    site = load_site()
+    ledger = open_ledger(args.ledger or site.ledger)
     try:
         rows = usage(ledger, by, wanted, since_day, until_day)
     finally:
@@ -51,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
         print(usage_csv(rows, by), end="")
     else:
         priced = any(u.values["co2_mg"] or u.values["cost_millicents"] for u in rows)
+        price = site.settings.footprint.price or {}
+        currency = str(price.get("currency") or "") if priced else None
         print(f"{since_day} to {until_day}, whole days in local time")
-        print("\n".join(usage_table(rows, by, style_for(sys.stdout), priced)))
+        print("\n".join(usage_table(rows, by, style_for(sys.stdout), currency)))
     return 0
 
 

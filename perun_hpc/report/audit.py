@@ -10,6 +10,11 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import Style, table, wrapped
 
 MOST = 40
+_MEANING = {
+    "idle": "idle: CPUs and devices that no job held",
+    "system": "system: cores kept for the system, and work that no job explains",
+    "unobserved": "unobserved: counted while no agent watched (it was stopped or restarted), given to no job",
+}
 
 
 def accounts_table(accounts: Mapping[Key, Account], style: Style, per_domain: bool) -> list[str]:
@@ -25,7 +30,18 @@ def accounts_table(accounts: Mapping[Key, Account], style: Style, per_domain: bo
         for at, a in rows.items()
     ]
     lines = table(cells, [*head, *names], [False] * len(head) + [True] * len(names), style, widest=14)
-    return [style.bold(lines[0]), *lines[1:]]
+    notes = [text for name, text in _MEANING.items() if any(a.others_uj[name] for a in rows.values())]
+    return [style.bold(lines[0]), *lines[1:], *(line for text in notes for line in wrapped(text, 2, "  "))]
+
+
+def verdict(gap_ns: int) -> list[str]:
+    """Return what it means that nothing was found; `gap_ns` is summed over nodes and domains."""
+    text = "What was counted closes, to the microjoule."
+    if gap_ns:
+        text += (
+            f" Nothing is known of {gap_ns / 1e9:.0f} s (summed over nodes and domains) of gaps: they are in no sum."
+        )
+    return wrapped(f"{text} That is bookkeeping: the sensors' own errors stand in each report.", 0)
 
 
 def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:

@@ -155,7 +155,7 @@ def _footprint(r: EnergyRecord) -> list[str]:
     if f.co2_market_g is not None:
         parts.append(f"{_grams(f.co2_market_g)} CO2e (market-based)")
     if f.cost is not None:
-        parts.append(f"{'<0.01' if 0 < f.cost < 0.005 else f'{f.cost:.2f}'} {f.currency}")
+        parts.append(q.money(f.cost, f.currency))
     if f.facility_uj is not None:
         parts.append(f"{q.watt_hours(f.facility_uj)} with cooling (PUE)")
     bound = "at least " if f.lower_bound else ""

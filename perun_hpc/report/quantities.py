@@ -57,6 +57,11 @@ def power(mw: int | float | None) -> str:
     return "-" if mw is None else _scaled(mw / 1e3, "W")
 
 
+def money(value: float, currency: str) -> str:
+    """`0.21 EUR`; `<0.01 EUR` for less than half a cent, never 0 for more than nothing."""
+    return f"{'<0.01' if 0 < value < 0.005 else f'{value:.2f}'} {currency}".rstrip()
+
+
 def size(b: int | None) -> str:
     """`3.1 GiB`; `-` for None."""
     if b is None:

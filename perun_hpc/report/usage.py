@@ -16,13 +16,16 @@ _CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_
         "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
 
 
-def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, priced: bool) -> list[str]:
-    """Return a table of 80 columns, with a line for the sum and what the sum does not hold."""
+def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, currency: str | None) -> list[str]:
+    """Return a table of 80 columns, with a line for the sum and what the sum does not hold.
+
+    CO2 and cost stand in it unless `currency` is None.
+    """
     whole = total(rows)
-    cells = [_cells(list(u.group), u.values, priced) for u in rows]
+    cells = [_cells(list(u.group), u.values, currency) for u in rows]
     if len(rows) > 1:
-        cells.append(_cells(["sum", *[""] * (len(by) - 1)], whole, priced))
-    head = [*by, "jobs", "energy", "wasted", "GPU h", "idle", *(("CO2e", "cost") if priced else ())]
+        cells.append(_cells(["sum", *[""] * (len(by) - 1)], whole, currency))
+    head = [*by, "jobs", "energy", "wasted", "GPU h", "idle", *(("CO2e", "cost") if currency is not None else ())]
     right = [False] * len(by) + [True] * (len(head) - len(by))
     lines = table(cells, head, right, style, widest=16)
     return [style.bold(lines[0]), *lines[1:], *_remarks(whole)]
@@ -53,12 +56,12 @@ def usage_csv(rows: Sequence[Usage], by: Sequence[str]) -> str:
     return out.getvalue()
 
 
-def _cells(group: list[str], v: dict[str, int], priced: bool) -> list[str]:
+def _cells(group: list[str], v: dict[str, int], currency: str | None) -> list[str]:
     shown = [*(g or "-" for g in group[:1]), *group[1:], f"{v['jobs']}", q.watt_hours(v["energy_uj"])]
     shown += [q.percent(v["wasted_uj"], v["energy_uj"]) if v["energy_uj"] else "-"]
     shown += [f"{v['gpu_held_s'] / 3600:.4g}", q.percent(v["gpu_idle_s"], v["gpu_held_s"]) if v["gpu_held_s"] else "-"]
-    if priced:
-        shown += [f"{v['co2_mg'] / 1e6:.4g} kg", f"{v['cost_millicents'] / 1e5:.2f}"]
+    if currency is not None:
+        shown += [f"{v['co2_mg'] / 1e6:.4g} kg", q.money(v["cost_millicents"] / 1e5, currency)]
     return shown
 
 

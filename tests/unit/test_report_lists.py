@@ -1,0 +1,58 @@
+"""The tables of many jobs: usage, audit, figures that must not suggest more than is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from perun_hpc.accounting.audit import Account
+from perun_hpc.accounting.daily import MEASURES
+from perun_hpc.accounting.questions import Usage
+from perun_hpc.report import quantities as q
+from perun_hpc.report.audit import accounts_table, verdict
+from perun_hpc.report.screen import WIDTH, Style
+from perun_hpc.report.usage import usage_table
+
+AT = ("n1", "2026-11-22", "package-0")
+
+
+@pytest.mark.parametrize(
+    ("uj", "u_uj", "shown"),
+    [
+        (None, 0, "-"),
+        (0, 0, "-"),
+        (0, 1_000_000, "at most 2.00 J"),
+        (1_000_000, 2_000_000, "at most 5.00 J"),
+        (-1_000_000, 2_000_000, "at most 4.00 J"),
+        (8_000_000, 500_000, "8.0 J ± 1.0 J"),
+        (8_000_000, 0, "8.00 J"),
+    ],
+)
+def test_no_bound_suggests_a_negative_energy(uj: int | None, u_uj: int, shown: str) -> None:
+    assert q.bounded(uj, u_uj, "±") == shown
+
+
+def test_micro() -> None:
+    assert q.watt_hours(3_600) == "1.00 µWh"
+    assert Style(unicode=False).units("1.00 µWh") == "1.00 uWh"
+
+
+def test_cost_with_its_currency() -> None:
+    values = dict.fromkeys(MEASURES, 0)
+    rows = [Usage(("physics",), {**values, "jobs": 1, "energy_uj": 10**9, "co2_mg": 5, "cost_millicents": 7})]
+    assert usage_table(rows, ["account"], Style(), "CHF")[1].endswith("<0.01 CHF")
+    assert "cost" not in usage_table(rows, ["account"], Style(), None)[0]
+
+
+def test_an_audit_with_gaps_says_so_in_its_verdict() -> None:
+    assert "Nothing is known of 2219 s" in " ".join(verdict(2219 * 10**9))
+    assert "gaps" not in " ".join(verdict(0))
+
+
+def test_the_audit_explains_the_columns_that_hold_something() -> None:
+    account = Account(total_uj=30, jobs_uj=10)
+    account.others_uj.update(system=15, unobserved=5)
+    lines = accounts_table({AT: account}, Style(), per_domain=False)
+    assert any(line.startswith("  system: ") for line in lines)
+    assert any(line.startswith("  unobserved: ") for line in lines)
+    assert not any(line.startswith("  idle: ") for line in lines)
+    assert all(len(line) <= WIDTH for line in lines)
