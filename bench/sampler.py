@@ -98,7 +98,8 @@ def _agent(count: int, rss_mb: list[float]) -> float:
             rss_mb.append(int(end["rss_b"]) / 1e6)
         # Counted by the rows that are there: a busy machine makes the agent skip some.
         per_s = record["trace"]["rows"] / (record["end"]["mono_ns"] - record["start"]["mono_ns"]) * 1e9
-        return (int(end["cpu_ns"]) - int(begin["cpu_ns"])) / 1e9 / (elapsed_s * per_s) * 1000
+        cpu_s = (int(end["cpu_ns"]) - int(begin["cpu_ns"])) / 1e9
+        return float(cpu_s / (elapsed_s * per_s) * 1000)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A real agent that stores a row every 10 ms: `python -m tests.soak.sampler [SECONDS]`, ten minutes unless told.
 
-Every tick of the grid must be there or be recorded as skipped, with how late each row was. Drift is how much later after
+Every tick of the grid must be there or recorded as skipped, with how late each row was. Drift is how much later after
 its tick the middle row of the last tenth was read than that of the first.
 """
 
@@ -24,7 +24,7 @@ POLICY = "  trace_min_duration: 0 s\nsampling: {period: 10 ms, period_min: 10 ms
 
 @dataclass(frozen=True)
 class Ticks:
-    """What one run left: rows by the store and by the record, ticks of the grid that have none, and when rows were read.
+    """What one run left: rows by the store and the record, ticks of the grid that have none, and when rows were read.
 
     `offsets_us` holds how long after its tick each row was read.
     """
@@ -83,7 +83,8 @@ def main(arguments: list[str]) -> int:
     wrong = seen.rows != seen.recorded_rows or seen.missing > seen.recorded_skipped or seen.late != seen.recorded_late
     share, late = 100 * seen.rows / seen.expected, 100 * seen.late / seen.rows
     print(
-        f"| sampler: a row every 10 ms | {seconds:g} s, n = {seen.expected} ticks | {share:.3f} % present, {late:.3f} % "
+        f"| sampler: a row every 10 ms | {seconds:g} s, n = {seen.expected} ticks | {share:.3f} % present, "
+        f"{late:.3f} % "
         f"later than 1 ms, drift {seen.drift_us / 1000:.3f} ms | {'WRONG' if wrong else 'the rest recorded'} |"
     )
     return int(wrong)
