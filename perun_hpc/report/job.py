@@ -329,7 +329,8 @@ def _missing(r: EnergyRecord, style: Style) -> list[str]:
     if not told:
         return []
     shown = told if len(told) <= 5 else [*told[:4], f"and {len(told) - 4} more: perun report --json"]
-    lines = ["", style.warn(WAITING.get(r.status, "Missing"))]
+    heading = "Pending" if r.state == "PENDING" else WAITING.get(r.status, "Missing")
+    lines = ["", style.warn(heading)]
     for text in shown:
         lines += wrapped(text, 4, "  - ")
     return lines

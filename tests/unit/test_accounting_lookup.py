@@ -160,7 +160,7 @@ def test_a_job_that_runs_and_one_of_which_slurm_has_not_told_all(archive: Archiv
     assert "00:02:10" in lines[1]
     shown = "\n".join(job_report(found[1].record, "x", Style()))
     assert not any(word in shown for word in ("Unknown", "allocation", "0 nodes", "still runs", "exit"))
-    assert "the job starts" in shown
+    assert "the job starts" in shown and "Pending" in shown and "Running" not in shown
 
 
 def test_the_line_survives_lower_case_and_not_a_cut() -> None:
