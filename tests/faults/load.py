@@ -115,8 +115,8 @@ def _jobs(ground: Ground) -> dict[str, list[Job]]:
     found: dict[str, list[Job]] = {}
     for line in done.stdout.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
-        if "JobId" not in words:
-            continue
+        if not words.keys() >= {"JobId", "JobName", "JobState", "Restarts"}:
+            continue  # a part of a job whose name breaks the line: none of ours
         found.setdefault(words["JobName"], []).append(
             Job(int(words["JobId"]), words["JobState"], int(words["Restarts"]))
         )
