@@ -10,7 +10,6 @@ from typing import Any
 
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
-from perun_hpc.config.policy import Policy
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 
 
@@ -50,5 +49,4 @@ def retention_s(environ: Mapping[str, str] = os.environ) -> Callable[[str, str],
 
 
 def _compiled(environ: Mapping[str, str]) -> Mapping[str, Any]:
-    path = site_policy.locate(environ)
-    return compile_policy(site_policy.load(path) if path.exists() else Policy(source="defaults"))
+    return compile_policy(site_policy.in_force(environ))
