@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -176,6 +177,8 @@ ROOTS = ("/run/perun", "/var/spool/perun", "/shared/perun", "/etc/perun", "/var/
 PUBLIC = ("/run/perun/hook.conf",)
 """The hooks' deadline and the name of the policy."""
 PRIVATE = ("/run/perun/", "/var/spool/perun/", "/shared/perun/", "/var/lib/perun/", "/var/log/perun/")
+RUN = re.compile(r"(?P<job>\d+)\.\d+(@\d+)?")
+"""The directory of one run of a job: JOB.RESTART, for an older one of that number JOB.RESTART@SUBMIT."""
 
 
 def files(siege: Siege) -> Result:
@@ -188,10 +191,10 @@ def files(siege: Siege) -> Result:
         readable, told = (json.loads(line) for line in done.stdout.splitlines())
         tried += told["n"]
         problems += told["bad"]
-        own = {job for job in _jobs_of(siege, "bob")}
+        own = _jobs_of(siege, "bob")
         for path in readable["readable"]:
-            job = next((part for part in Path(path).parts if part in own), None)
-            if path.startswith(PRIVATE) and path not in PUBLIC and job is None:
+            jobs = (RUN.fullmatch(part) for part in Path(path).parts)
+            if path.startswith(PRIVATE) and path not in PUBLIC and not any(run and run["job"] in own for run in jobs):
                 problems.append(f"readable: {path}")
     story = "write, plant links in, read every path of run directory, spool, archive, ledger, logs, policy, prefix"
     return Result(
@@ -199,9 +202,9 @@ def files(siege: Siege) -> Result:
     )
 
 
-def _jobs_of(siege: Siege, user: str) -> list[str]:
+def _jobs_of(siege: Siege, user: str) -> set[str]:
     done = siege.cluster.run(["sacct", "-n", "-X", "-P", "-u", user, "-o", "JobIDRaw", "-S", "now-1day"], user="root")
-    return [f"{job}.0" for job in done.stdout.split()]
+    return set(done.stdout.split())
 
 
 def counters(siege: Siege) -> Result:
