@@ -44,7 +44,8 @@ void inbox_keep(const struct wire_message *message, const char *verb, int64_t no
 /* Whether the inbox or the spool holds something that an agent should look after. */
 bool inbox_or_sessions_wait(void);
 
-/* Start the agent, detached; returns when it is out of the hook's process group or the deadline has passed. */
-void agent_start(const struct hook_settings *settings, int64_t deadline_ns);
+/* Start the agent, detached, unless another hook is about to; returns when it is out of the hook's process group or the
+ * deadline has passed: 0, or -errno if there is nothing that could be run. */
+int agent_start(const struct hook_settings *settings, int64_t deadline_ns);
 
 #endif

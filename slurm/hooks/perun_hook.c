@@ -153,7 +153,12 @@ static int deliver(const struct hook_settings *settings, bool may_start, int64_t
 			rc = wire_exchange(fd, &request, &reply, deadline_ns);
 			close(fd);
 		} else if ((rc == -ENOENT || rc == -ECONNREFUSED) && may_start && !started) {
-			agent_start(settings, deadline_ns);
+			int begun = agent_start(settings, deadline_ns);
+
+			if (begun != 0) {
+				*what = "the agent cannot be started";
+				return begun;
+			}
 			started = true;
 		}
 		if (rc == 0 || !may_start || wire_now_ns() + RETRY_MS * NS_PER_MS >= deadline_ns ||

@@ -99,7 +99,8 @@ static void leave_cgroups(void)
 		closedir(stream);
 }
 
-/* In the detached grandchild: nothing of the hook's surroundings is left but this clean environment. */
+/* In the detached grandchild: nothing of the hook's surroundings is left but this clean environment. Returns only if
+ * there is nothing that could be run, with errno. */
 static void run_agent(const struct hook_settings *settings)
 {
 	static char python[PATH_MAX], policy[sizeof("PERUN_POLICY=") + PATH_MAX];
@@ -118,7 +119,7 @@ static void run_agent(const struct hook_settings *settings)
 
 static void detach(const struct hook_settings *settings, int handshake)
 {
-	int null = open("/dev/null", O_RDWR);
+	int null = open("/dev/null", O_RDWR), failed;
 
 	for (int number = 1; number < NSIG; number++)
 		signal(number, SIG_DFL);
@@ -129,30 +130,35 @@ static void detach(const struct hook_settings *settings, int handshake)
 		dup3(handshake, 3, O_CLOEXEC); /* closed by the exec, which the hook waits for */
 	syscall(SYS_close_range, 4U, ~0U, 0U);
 	run_agent(settings);
-	_exit(0);
+	failed = errno;
+	_exit(write(3, &failed, sizeof(failed)) != sizeof(failed));
 }
 
-/* Wait until the other end of the pipe is closed. */
-static void await_close(int fd, int64_t deadline_ns)
+/* Wait until the other end of the pipe is closed; returns 0, or -errno of an exec that failed. */
+static int await_exec(int fd, int64_t deadline_ns)
 {
-	struct pollfd closed = { .fd = fd };
+	struct pollfd closed = { .fd = fd, .events = POLLIN };
 	int64_t left_ns;
+	int failed;
 
 	while ((left_ns = deadline_ns - wire_now_ns()) > 0)
-		if (poll(&closed, 1, (int)(left_ns / 1000000) + 1) > 0 || errno != EINTR)
-			return;
+		if (poll(&closed, 1, (int)(left_ns / 1000000) + 1) > 0)
+			return read(fd, &failed, sizeof(failed)) == sizeof(failed) ? -failed : 0;
+		else if (errno != EINTR)
+			return 0;
+	return 0;
 }
 
-void agent_start(const struct hook_settings *settings, int64_t deadline_ns)
+int agent_start(const struct hook_settings *settings, int64_t deadline_ns)
 {
-	int handshake[2], lock;
+	int handshake[2], lock, rc = 0;
 	pid_t child;
 
 	run_directory_make();
 	lock = open(PERUN_RUN_DIR "/start.lock", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	/* Whoever holds the lock starts it; it is released when this hook ends. The agent has a lock of its own. */
 	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) != 0 || pipe2(handshake, O_CLOEXEC) != 0)
-		return;
+		return 0;
 	child = fork();
 	if (child == 0) {
 		/* In a session of its own, then an orphan: slurmd's signal to the hook's process group does not reach it. */
@@ -164,7 +170,8 @@ void agent_start(const struct hook_settings *settings, int64_t deadline_ns)
 	close(handshake[1]);
 	if (child > 0) {
 		waitpid(child, NULL, 0);
-		await_close(handshake[0], deadline_ns);
+		rc = await_exec(handshake[0], deadline_ns);
 	}
 	close(handshake[0]);
+	return rc;
 }

@@ -89,6 +89,20 @@ def test_without_an_agent_and_without_python_the_message_is_kept(sandbox: Sandbo
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_without_python_it_does_not_wait_for_an_agent_that_cannot_come(sandbox: Sandbox) -> None:
+    (sandbox.run_dir / "hook.conf").write_text("deadline_ms=5000\n")
+    began_s = time.monotonic()
+    line = sandbox.run("prolog")
+    assert time.monotonic() - began_s < 2  # not the 4 s of the deadline
+    assert "the agent cannot be started (No such file or directory)" in line
+    assert len(sandbox.kept()) == 1
+
+
+def test_an_interpreter_that_may_not_run_is_named(sandbox: Sandbox) -> None:
+    (sandbox.prefix / "bin" / "python").write_text("#!/bin/sh\n")
+    assert "the agent cannot be started (Permission denied)" in sandbox.run("prolog")
+
+
 def test_a_silent_agent_is_given_up_and_the_message_kept(sandbox: Sandbox) -> None:
     with sandbox.listen():
         assert "did not answer" in sandbox.run("prolog")
