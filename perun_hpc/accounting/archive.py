@@ -2,6 +2,7 @@
 
 ```
 ARCHIVE/CLUSTER/incoming/JOB.RESTART/NODE.json   boundary records as the agents shipped them
+ARCHIVE/CLUSTER/incoming/JOB.RESTART/refused     why the ledger did not take their sum, since when
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job's owner
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
@@ -22,6 +23,7 @@ from pathlib import Path
 RECORD = "record.json"
 BOUNDARIES = "boundary"
 DAMAGED = ".damaged"
+REFUSED = "refused"
 _RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
 
 

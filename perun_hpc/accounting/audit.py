@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting.archive import BOUNDARIES, Archive
+from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, pair_runs
 from perun_hpc.errors import DataError
@@ -183,6 +183,17 @@ def compare_sacct(jobs: Iterable[SlurmJob], held: Mapping[int, Sequence[tuple[in
     for job_id in sorted(held):
         if job_id not in known:
             findings.append(Finding(f"job {job_id}", "has a record, but sacct does not know it"))
+    return findings
+
+
+def refused_records(archive: Archive) -> list[Finding]:
+    """Return the job runs whose record the ledger did not take, and why."""
+    findings = []
+    for run, directory in archive.incoming():
+        mark = directory / REFUSED
+        if mark.exists():
+            why = mark.read_text(encoding="utf-8", errors="replace").strip()
+            findings.append(Finding(f"job {run.name}", f"its record is not in the ledger: {why}"))
     return findings
 
 

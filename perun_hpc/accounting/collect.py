@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting.archive import DAMAGED, RECORD, Archive, Run
+from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, Archive, Run
 from perun_hpc.accounting.boundary import Boundary, read_boundary
-from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, match_run, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
@@ -36,8 +36,10 @@ _SAME_RUN_NS = 60_000_000_000
 """Nodes of one run overlap in time, but for their clocks' differences; a recycled job id does not."""
 RENAME_AFTER_S = 7 * 86400
 """When a finished run gives its bare directory name away: long before job ids recycle, long after late nodes."""
-
-
+RETRY_S = 3600
+"""How long a record that the ledger refused waits until it is offered again."""
+IDLE_BATCHES = 3
+"""After so many batches of which Slurm can complete nothing, older ones are left to a later sweep."""
 _INCOMPLETE_S = 600
 """After this long what slurmdbd has of a job is all that it gets."""
 
@@ -91,6 +93,7 @@ class Summary:
     missing: int = 0
     completed: int = 0
     damaged: int = 0
+    refused: int = 0
     failed: int = 0
     notes: tuple[str, ...] = ()
 
@@ -101,6 +104,7 @@ class Summary:
             (self.completed, "completed from sacct"),
             (self.unchanged, "unchanged"),
             (self.damaged, "damaged boundary records set aside"),
+            (self.refused, "refused by the ledger, their evidence waits in incoming/"),
             (self.failed, "failed"),
         ):
             if count:
@@ -163,6 +167,9 @@ class Collector:
         summary = Summary()
         batch: list[_Ready] = []
         for run, directory in self.archive.incoming():
+            if self._refused_lately(directory):
+                summary = replace(summary, refused=summary.refused + 1)
+                continue
             try:
                 ready, damaged = self._look(run, directory)
             except OSError as error:
@@ -216,12 +223,34 @@ class Collector:
         for ready in batch:
             self._finalise(ready)
             records.append(self._finish(ready.record, known.get(ready.run.job_id, [])))
-        puts = self.ledger.put(records, queue=self.queue, lease=(lease, self.holder))
-        for ready, put in zip(batch, puts, strict=True):
-            self._publish(ready.run, put.record)
-            self._keep(ready)
-        changed = sum(put.changed for put in puts)
-        return replace(summary, stored=summary.stored + changed, unchanged=summary.unchanged + len(puts) - changed)
+        answers = self.ledger.offer(records, queue=self.queue, lease=(lease, self.holder))
+        for ready, answer in zip(batch, answers, strict=True):
+            try:
+                summary = self._settle(ready, answer, summary)
+            except OSError as error:
+                notes = (*summary.notes, f"{ready.run.name}: {error}")
+                summary = replace(summary, failed=summary.failed + 1, notes=notes)
+        return summary
+
+    def _settle(self, ready: _Ready, answer: Put | Refused, summary: Summary) -> Summary:
+        """Do with a run's files what the ledger's answer asks for."""
+        if isinstance(answer, Refused):
+            mark = self.archive.base / "incoming" / ready.run.name / REFUSED
+            write_new(mark, (answer.why + "\n").encode(errors="replace"))
+            now_s = self.tools.clock()
+            os.utime(mark, (now_s, now_s))
+            return replace(summary, refused=summary.refused + 1, notes=(*summary.notes, _refusal(answer)))
+        self._publish(ready.run, answer.record)
+        self._keep(ready)
+        return replace(
+            summary, stored=summary.stored + answer.changed, unchanged=summary.unchanged + (not answer.changed)
+        )
+
+    def _refused_lately(self, directory: Path) -> bool:
+        try:
+            return self.tools.clock() < (directory / REFUSED).stat().st_mtime + RETRY_S
+        except OSError:
+            return False
 
     def _finish(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> EnergyRecord:
         """Add what Slurm and the policy's factors say."""
@@ -287,6 +316,7 @@ class Collector:
                 path.replace(target / path.name)
         sync_directory(target)
         with contextlib.suppress(OSError):
+            (ready.files[0].parent / REFUSED).unlink(missing_ok=True)
             ready.files[0].parent.rmdir()
 
     def _compare(self, summary: Summary) -> Summary:
@@ -309,33 +339,43 @@ class Collector:
         waiting = {run.job_id for run, _ in self.archive.incoming()}
         absent = [j for j in _without_record(ended, stored) if j.job_id not in waiting]
         records = [missing_record(j, self.archive.cluster, "no node reported this job") for j in absent]
+        puts: list[Put] = []
         for at in range(0, len(records), BATCH):
-            lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
-            for put in self.ledger.put(records[at : at + BATCH], queue=False, lease=lease):
-                run = Run(put.record.job_id, put.record.restart_count)
-                self._publish(run, put.record)
+            taken, summary = self._amend(records[at : at + BATCH], False, summary)
+            puts += taken
         self.ledger.set_compared(self.archive.cluster, until_s)
-        return replace(summary, missing=summary.missing + len(records))
+        return replace(summary, missing=summary.missing + len(puts))
+
+    def _amend(self, records: Sequence[EnergyRecord], queue: bool, summary: Summary) -> tuple[list[Put], Summary]:
+        """Store and publish records that rest on Slurm's word; what the ledger refuses is noted."""
+        lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
+        answers = self.ledger.offer(records, queue=queue, lease=lease)
+        notes = tuple(_refusal(answer) for answer in answers if isinstance(answer, Refused))
+        puts = [answer for answer in answers if isinstance(answer, Put)]
+        for put in puts:
+            self._publish(Run(put.record.job_id, put.record.restart_count), put.record)
+        return puts, replace(summary, notes=(*summary.notes, *notes))
 
     def _complete(self, summary: Summary) -> Summary:
         """Fetch Slurm's data for records that were stored without."""
         if self.tools.slurm is None:
             return summary
-        jobs = self.ledger.without_state(self.archive.cluster, BATCH)
-        done = 0
-        records = self.ledger.load(jobs)
-        known = self._ask([r.job_id for r in records])
-        finished = []
-        for record in records:
-            job = match_run(known.get(record.job_id, []), record.start_ns, record.end_ns)
-            if job is not None and self._settled(job):
-                finished.append(add_slurm(record, job))
-        if finished:
-            lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
-            for put in self.ledger.put(finished, queue=self.queue, lease=lease):
-                self._publish(Run(put.record.job_id, put.record.restart_count), put.record)
-                done += put.changed
-        return replace(summary, completed=done)
+        idle = 0
+        for jobs in self.ledger.without_state(self.archive.cluster, BATCH):
+            records = self.ledger.load(jobs)
+            known = self._ask([r.job_id for r in records])
+            finished = []
+            for record in records:
+                job = match_run(known.get(record.job_id, []), record.start_ns, record.end_ns)
+                if job is not None and self._settled(job):
+                    finished.append(add_slurm(record, job))
+            if finished:
+                puts, summary = self._amend(finished, self.queue, summary)
+                summary = replace(summary, completed=summary.completed + sum(put.changed for put in puts))
+            idle = 0 if finished else idle + 1
+            if idle == IDLE_BATCHES:
+                break
+        return summary
 
     def _rename_old(self) -> None:
         limit = self.tools.clock() - RENAME_AFTER_S
@@ -396,6 +436,10 @@ def _read_all(directory: Path) -> tuple[list[Boundary], list[Path]]:
             log.warning("%s", error)
             damaged.append(path)
     return good, damaged
+
+
+def _refusal(answer: Refused) -> str:
+    return f"job {answer.record.job_id}.{answer.record.restart_count}: {answer.why}"
 
 
 def _ran(job: SlurmJob) -> bool:

@@ -15,14 +15,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, and_, create_engine, event, make_url, select, text, union
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Table,
+    and_,
+    create_engine,
+    event,
+    literal_column,
+    make_url,
+    select,
+    text,
+    tuple_,
+    union,
+)
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
 from perun_hpc.accounting.summing import carry_slurm
 from perun_hpc.accounting.tables import Tables, migrate, reflect
-from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
 
 LEASE_S = 120
 """How long a collector's lease lasts without renewal."""
@@ -34,6 +48,10 @@ _UPSERT_DAY = (
     f"VALUES (:cluster, :day, :account, :user_name, :partition_name, :qos, {', '.join(':' + m for m in MEASURES)}) "
     "ON CONFLICT (cluster, day, account, user_name, partition_name, qos) DO UPDATE SET "
     + ", ".join(f"{m} = usage_day.{m} + excluded.{m}" for m in MEASURES)
+)
+_INEXACT_DAY = (
+    "SELECT 1 FROM usage_day WHERE cluster = :cluster AND day = :day "
+    f"AND 'real' IN ({', '.join(f'typeof({m})' for m in MEASURES)})"
 )
 _ZERO: Vector = (0,) * len(MEASURES)
 
@@ -49,6 +67,14 @@ class Put:
     record: EnergyRecord
     job: int
     changed: bool
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that the database does not take, such as one with a number beyond its column's range, and why."""
+
+    record: EnergyRecord
+    why: str
 
 
 @dataclass(frozen=True)
@@ -131,11 +157,28 @@ class Ledger:
         ------
         UnavailableError
             When the lease is lost or the database does not answer; nothing was stored then.
+        DataError
+            When the database does not take one of them; nothing was stored then, see `offer`.
         """
         with self.write() as connection:
             if lease is not None:
                 self._check_lease(connection, *lease)
             return self._put(connection, records, queue)
+
+    def offer(
+        self, records: Sequence[EnergyRecord], queue: bool = False, lease: tuple[str, str] | None = None
+    ) -> list[Put | Refused]:
+        """Store what the database takes of `records`, as `put` does, and say for the rest why it does not.
+
+        One transaction where all are taken; else as many as it takes to find the ones that are not, by halves.
+        """
+        try:
+            return list(self.put(records, queue, lease))
+        except DataError as error:
+            if len(records) == 1:
+                return [Refused(records[0], str(error))]
+        half = len(records) // 2
+        return [*self.offer(records[:half], queue, lease), *self.offer(records[half:], queue, lease)]
 
     def load(self, jobs: Sequence[int], shares: bool = True) -> list[EnergyRecord]:
         """Return the records with these row ids, in that order."""
@@ -248,12 +291,21 @@ class Ledger:
                 found.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return found
 
-    def without_state(self, cluster: str, limit: int) -> list[int]:
-        """Return the newest rows that Slurm's accounting has not completed yet."""
+    def without_state(self, cluster: str, page: int) -> Iterator[list[int]]:
+        """Yield the rows that Slurm's accounting has not completed yet, the newest first, `page` at a time."""
         job = self.tables.job.c
-        query = select(job.id).where(job.cluster == cluster, job.state == "").order_by(job.end_s.desc()).limit(limit)
-        with self.read() as connection:
-            return [row.id for row in connection.execute(query)]
+        # A literal, so that the databases see that the index of these rows alone will do.
+        query = select(job.id, job.end_s).where(job.cluster == cluster, job.state == literal_column("''"))
+        query = query.order_by(job.end_s.desc(), job.id.desc()).limit(page)
+        last: Any = None
+        while True:
+            older = query if last is None else query.where(tuple_(job.end_s, job.id) < (last.end_s, last.id))
+            with self.read() as connection:
+                rows = connection.execute(older).all()
+            if not rows:
+                return
+            yield [row.id for row in rows]
+            last = rows[-1]
 
     def compared_until_s(self, cluster: str) -> int | None:
         """Return up to when sacct's jobs were compared with the records."""
@@ -371,8 +423,14 @@ class Ledger:
 
     def _add_days(self, connection: Connection, days: dict[tuple[str, ...], Vector]) -> None:
         moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
-        if moved:
-            connection.execute(text(_UPSERT_DAY), moved)
+        if not moved:
+            return
+        connection.execute(text(_UPSERT_DAY), moved)
+        if self.engine.dialect.name == "sqlite":
+            # Where PostgreSQL refuses a sum beyond 64 bits, SQLite makes a float of it.
+            for cluster, day in sorted({key[:2] for key in days}):
+                if connection.execute(text(_INEXACT_DAY), {"cluster": cluster, "day": day}).first() is not None:
+                    raise DataError(f"the sums of {day} would go beyond 64 bits: see the jobs of that day")
 
     def _queue(self, connection: Connection, jobs: Sequence[int], now: int) -> None:
         if jobs:
@@ -486,14 +544,18 @@ def _configure_sqlite(engine: Engine, create: bool) -> None:
 
 @contextmanager
 def _translated(engine: Engine) -> Iterator[None]:
+    database = engine.dialect.loaded_dbapi
+    # Python's own errors are those of numbers and texts that the drivers cannot even send.
+    refusals = (database.DataError, database.IntegrityError, OverflowError, UnicodeError)
     try:
         yield
-    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+    except (SQLAlchemyError, database.Error, OverflowError, UnicodeError) as error:
         cause = getattr(error, "orig", None) or error
         where = engine.url.render_as_string(hide_password=True)
-        raise UnavailableError(
-            f"ledger {where}: {str(cause).splitlines()[0]}: is it up, migrated and writable?"
-        ) from error
+        first = str(cause).splitlines()[0]
+        if isinstance(cause, refusals):
+            raise DataError(f"ledger {where} does not take it: {first}: see the values of the job's record") from error
+        raise UnavailableError(f"ledger {where}: {first}: is it up, migrated and writable?") from error
 
 
 def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:

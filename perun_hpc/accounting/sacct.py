@@ -6,6 +6,7 @@ fresh random delimiter and reads fields by count, never by line.
 
 from __future__ import annotations
 
+import re
 import secrets
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,8 @@ FINAL_STATES = frozenset(
     {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED",
      "REQUEUED", "REVOKED"}
 )  # fmt: skip
+LARGEST = (1 << 32) - 1
+"""Slurm's job ids, array tasks and het offsets have 32 bits."""
 TIMEOUT_S = 120.0
 SLACK_S = 30
 
@@ -161,7 +164,8 @@ def job_id_arguments(text: str) -> tuple[str, str | None]:
     """Split what a user typed (`4711`, `4711_3`, `4711+1`, `4711.0`) into sacct's job id and the step, if any."""
     job, _, step = text.partition(".")
     digits = job.replace("_", "", 1) if "_" in job else job.replace("+", "", 1)
-    if not (digits.isascii() and digits.isdigit() and job[0].isdigit() and job[-1].isdigit()):
+    known = digits.isascii() and digits.isdigit() and job[0].isdigit() and job[-1].isdigit()
+    if not known or any(int(part[:11]) > LARGEST for part in re.split("[_+]", job)):
         raise NotFoundError(f"'{text}' is no job id: write 4711, 4711_3 (array task), 4711+1 (het component) or 4711.0")
     return job, step or None
 

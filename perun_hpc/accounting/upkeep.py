@@ -12,12 +12,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import select
 
 from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive
-from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_new
@@ -60,36 +61,46 @@ def restore(ledger: Ledger, path: Path) -> int:
     Raises
     ------
     DataError
-        When the file is no backup, or cut short; nothing is stored then.
+        When the file is no backup, or cut short: nothing is stored then. When the ledger refuses records: all others
+        are stored then.
     """
     count = sum(1 for _ in _backed_up(path))
-    batch: list[EnergyRecord] = []
-    for record in _backed_up(path):
-        batch.append(record)
-        if len(batch) == BATCH:
-            ledger.put(batch)
-            batch = []
-    ledger.put(batch)
+    _put_all(ledger, _backed_up(path), str(path))
     return count
 
 
 def rebuild(ledger: Ledger, archive: Archive) -> int:
     """Put the records that lie in the jobs' directories into a ledger that lost them; returns how many were put.
 
-    One that cannot be read is left out; the collector writes it anew when it repairs the job.
+    One that cannot be read is left out; the collector writes it anew when it repairs the job. `DataError` as in
+    `restore`.
     """
-    count = 0
-    batch: list[EnergyRecord] = []
+    return _put_all(ledger, _in_directories(archive), str(archive.base))
+
+
+def _in_directories(archive: Archive) -> Iterator[EnergyRecord]:
     for run in archive.all_runs():
         path = archive.job(run) / RECORD
         try:
-            batch.append(from_json(path.read_bytes(), str(path)))
+            yield from_json(path.read_bytes(), str(path))
         except (OSError, DataError):
             continue
-        if len(batch) == BATCH:
-            count += sum(put.changed for put in ledger.put(batch))
-            batch = []
-    return count + sum(put.changed for put in ledger.put(batch))
+
+
+def _put_all(ledger: Ledger, records: Iterator[EnergyRecord], source: str) -> int:
+    """Put records a batch at a time; returns how many changed the ledger."""
+    count, refused = 0, []
+    while batch := list(islice(records, BATCH)):
+        answers = ledger.offer(batch)
+        count += sum(answer.changed for answer in answers if isinstance(answer, Put))
+        refused += [answer for answer in answers if isinstance(answer, Refused)]
+    if refused:
+        first = refused[0]
+        raise DataError(
+            f"{source}: {len(refused)} records were refused, all others are in the ledger; the first of them, "
+            f"job {first.record.job_id}.{first.record.restart_count}: {first.why}"
+        )
+    return count
 
 
 def pseudonymise(ledger: Ledger, who: Who) -> list[EnergyRecord]:

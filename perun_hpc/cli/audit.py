@@ -56,6 +56,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     if not books.accounts:
         findings.append(audit.Finding("node ledgers", "none for these days: energies were not compared"))
     jobs = [] if args.no_slurm else _sacct(args.cluster, since_s, until_s)
+    findings += audit.refused_records(archive)
     waiting = {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
     live = {(j.job_id, j.run) for j in jobs if j.state not in FINAL_STATES}
     findings += audit.compare_shares(books, ledger.shares_between(archive.cluster, first, last), waiting | live)

@@ -21,7 +21,7 @@ from perun_hpc.accounting.sacct import query_jobs, query_window
 from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.cli import traces
-from perun_hpc.errors import NotFoundError, UnavailableError, UsageError
+from perun_hpc.errors import NotFoundError, PerunError, UsageError
 from perun_hpc.store.access import tree_readable_by
 from perun_hpc.store.merge import finalise
 
@@ -72,7 +72,7 @@ def _daemon(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) ->
     while not stop.is_set():
         try:
             _sweep(args, site, root, ledger)
-        except (UnavailableError, OSError) as error:
+        except (PerunError, OSError) as error:
             log.warning("%s", error)
         stop.wait(site.sweep_s)
     return 0
@@ -98,7 +98,7 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
         deadline_s = site.deadline_s if args.deadline is None else args.deadline
         collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
         summary = collector.sweep()
-        if not args.daemon or replace(summary, waiting=0) != Summary():
+        if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
             print(f"{cluster}: {summary}", flush=True)
         for note in summary.notes:
             log.warning("%s", note)
@@ -107,7 +107,7 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
             flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, site.sweep_s)
             if flushed != Flushed():
                 print(f"{cluster}: slurmdbd: {flushed}", flush=True)
-        failed = failed or bool(summary.failed)
+        failed = failed or bool(summary.failed or summary.refused)
     return 1 if failed else 0
 
 

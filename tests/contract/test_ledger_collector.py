@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perun_hpc.accounting.archive import Archive, Run
-from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.audit import refused_records
+from perun_hpc.accounting.boundary import LIMIT
+from perun_hpc.accounting.collect import BATCH, RETRY_S, Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.questions import Filter, usage
+from perun_hpc.accounting.questions import Filter, jobs, usage
 from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.schema import from_json
 from perun_hpc.errors import UnavailableError
-from tests.accounting_data import DAY, START_S, boundary, put_incoming, slurm_job
+from tests.accounting_data import DAY, START_S, boundary, domain, put_incoming, slurm_job
+from tests.contract.conftest import empty
 
 DEADLINE_S = 900
 
@@ -28,12 +32,12 @@ DEADLINE_S = 900
 class World:
     """An archive, a ledger, a clock, and a Slurm that knows `jobs`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, url: str = "") -> None:
         self.root = root
         self.now = START_S + 110.0
         self.jobs: list[SlurmJob] = []
         self.up = True
-        self.ledger: Ledger = open_ledger(str(root / "ledger.db"), create=True, clock=lambda: self.now)
+        self.ledger: Ledger = open_ledger(url or str(root / "ledger.db"), create=True, clock=lambda: self.now)
         self.archive = Archive(root, "c")
         self.asked = 0
 
@@ -157,6 +161,90 @@ def test_a_damaged_boundary_record_is_set_aside_and_named(world: World) -> None:
     (record,) = world.ledger.members("c", "4711")
     assert "n2: damaged boundary record" in record.missing
     assert (world.archive.job(Run(4711, 0)) / "boundary" / "n2.json.damaged").exists()
+
+
+@pytest.fixture
+def worlds(ledger_url: str, tmp_path: Path) -> Iterator[World]:
+    """A world on each database."""
+    world = World(tmp_path, ledger_url)
+    yield world
+    empty(world.ledger)
+    world.ledger.close()
+
+
+def beyond_every_column(job_id: int) -> dict[str, Any]:
+    """A boundary record whose numbers are in range and whose sum is not."""
+    most = domain("cpu", 8, u_uj=LIMIT - 1)
+    return boundary(job_id, domains={f"package-{n}": most for n in range(3)})
+
+
+def test_a_record_that_the_ledger_refuses_waits_alone_and_is_offered_again(worlds: World) -> None:
+    world = worlds
+    for n in range(1, 11):
+        put_incoming(world.root, beyond_every_column(n) if n == 5 else boundary(n))
+    summary = world.collector().sweep()
+    assert (summary.stored, summary.refused) == (9, 1)
+    assert [note for note in summary.notes if "job 5.0" in note and "does not take it" in note]
+    incoming = world.archive.base / "incoming"
+    assert sorted(p.name for p in incoming.iterdir()) == ["5.0"]
+    (finding,) = refused_records(world.archive)
+    assert finding.where == "job 5.0" and "does not take it" in finding.what
+
+    # The next sweeps do not try at once, and go on with the others.
+    put_incoming(world.root, boundary(11))
+    summary = world.collector().sweep()
+    assert (summary.stored, summary.refused, summary.notes) == (1, 1, ())
+
+    # Offered again later: refused again while nothing changed, taken once its node has a better record.
+    world.now += RETRY_S
+    assert world.collector().sweep().refused == 1
+    world.now += RETRY_S
+    put_incoming(world.root, boundary(5, revision=2))
+    assert world.collector().sweep().stored == 1
+    assert len(world.ledger.members("c", "5")) == 1
+    assert list(incoming.iterdir()) == [] and refused_records(world.archive) == []
+
+
+def test_slurms_word_that_the_ledger_refuses_blocks_nobody(worlds: World) -> None:
+    world = worlds
+    world.jobs = [slurm_job(n, gpus=1 << 63 if n in (2, 5) else 0) for n in range(1, 7)]
+    for n in range(1, 4):
+        put_incoming(world.root, boundary(n))
+    world.up = False
+    world.collector().sweep()
+    world.up = True
+    world.now += 2 * DEADLINE_S
+    summary = world.collector().sweep()
+    # 2 keeps its record without Slurm's data; 4, 5 and 6 reported nothing.
+    assert (summary.completed, summary.missing) == (2, 2)
+    assert len([note for note in summary.notes if "job 5.0" in note]) == 1
+    assert [r.job_id for r in jobs(world.ledger, Filter(), 10)] == [1, 2, 3, 4, 6]
+
+
+def test_a_days_backlog_without_slurm_is_completed_in_one_sweep_past_jobs_that_slurm_forgot(world: World) -> None:
+    world.up = False
+    for n in range(1, 2 * BATCH + 2):
+        put_incoming(world.root, boundary(n, seconds=100 + n / 10))
+    world.collector().sweep()
+    forgotten = 2 * BATCH
+    world.jobs = [slurm_job(n) for n in range(1, 2 * BATCH + 1) if n != forgotten]
+    world.up = True
+    assert world.collector().sweep().completed == 2 * BATCH - 1
+    left = [job for page in world.ledger.without_state("c", BATCH) for job in page]
+    assert {r.job_id for r in world.ledger.load(left)} == {forgotten, forgotten + 1}
+
+
+def test_a_directory_that_cannot_be_written_costs_its_job_alone(world: World) -> None:
+    for n in (1, 2, 3):
+        put_incoming(world.root, boundary(n))
+    (world.archive.base / "jobs").mkdir()
+    world.archive.job(Run(2, 0)).write_text("a file where the run's directory belongs")
+    summary = world.collector().sweep()
+    assert (summary.stored, summary.failed) == (2, 1) and "2.0" in summary.notes[0]
+    world.archive.job(Run(2, 0)).unlink()
+    world.collector().sweep()
+    assert (world.archive.job(Run(2, 0)) / "record.json").exists()
+    assert list((world.archive.base / "incoming").iterdir()) == []
 
 
 def test_one_sacct_call_for_a_batch(world: World) -> None:

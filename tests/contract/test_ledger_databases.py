@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +13,23 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from perun_hpc.accounting.daily import MEASURES, by_day
-from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.ledger import Ledger, Put, Refused, open_ledger
 from perun_hpc.accounting.questions import Filter, jobs, usage
 from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
-from perun_hpc.errors import NotFoundError, UnavailableError, UsageError
-from tests import postgres
+from perun_hpc.errors import DataError, NotFoundError, UnavailableError, UsageError
 from tests.accounting_data import DAY, START_S, boundary, domain, parsed, slurm_job
+from tests.contract.conftest import empty
 
 CLOCK = [float(START_S + 1000)]
 
 
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    if postgres.binaries() is None:
-        pytest.skip("no PostgreSQL server here: install the package postgresql")
-    with postgres.server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    url = str(tmp_path / "ledger.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-    opened = open_ledger(url, create=True, clock=lambda: CLOCK[0])
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    opened = open_ledger(ledger_url, create=True, clock=lambda: CLOCK[0])
     yield opened
-    _empty(opened)
+    empty(opened)
     opened.close()
-
-
-def _empty(ledger: Ledger) -> None:
-    with ledger.write() as connection:
-        for table in ("slurmdbd_queue", "amendment", "job_share", "record", "job", "usage_day", "lease", "progress"):
-            connection.execute(text(f"DELETE FROM {table}"))
 
 
 def record(job_id: int = 4711, energy_uj: int = 8_000_000_000, **other: Any) -> EnergyRecord:
@@ -206,6 +192,61 @@ def test_the_queue_for_slurmdbd(ledger: Ledger) -> None:
     assert ledger.due("c", 10) == []
 
 
+def too_large(job_id: int) -> EnergyRecord:
+    """A record with a number that fits no column of 64 bits."""
+    return replace(record(job_id), u_uj=1 << 63)
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_record_that_the_database_refuses_fails_alone_and_is_named(ledger: Ledger, place: int) -> None:
+    records = [record(n) for n in range(1, 8)]
+    bad = records[place] = too_large(place + 1)
+    with pytest.raises(DataError):
+        ledger.put(records)
+    assert stored_days(ledger) == {}
+    answers = ledger.offer(records, queue=True)
+    (refused,) = [answer for answer in answers if isinstance(answer, Refused)]
+    assert answers[place] is refused and refused.record == bad and "does not take it" in refused.why
+    kept = [r for r in records if r is not bad]
+    assert [answer.record for answer in answers if isinstance(answer, Put)] == kept
+    assert stored_days(ledger) == expected_days(kept)
+    assert len(ledger.due("c", 10)) == 6
+    assert ledger.members("c", str(bad.job_id)) == []
+    assert not any(isinstance(a, Put) and a.changed for a in ledger.offer(records))
+
+
+@pytest.mark.parametrize("name", ["nul\0", "half a pair \ud800"])
+def test_text_that_a_database_refuses_fails_alone(ledger: Ledger, name: str) -> None:
+    answers = ledger.offer([record(1), replace(record(2), name=name), record(3)])
+    taken = [isinstance(answer, Put) for answer in answers]
+    # SQLite stores a NUL.
+    assert taken == [True, "\0" in name and ledger.engine.dialect.name == "sqlite", True]
+
+
+def test_a_sum_beyond_64_bits_is_refused_and_the_others_stay_exact(ledger: Ledger) -> None:
+    huge = 4 * 10**18
+    answers = ledger.offer([record(1, huge), record(2, huge), record(3, huge), record(4, 7)])
+    assert [isinstance(answer, Put) for answer in answers] == [True, True, False, True]
+    (total,) = usage(ledger, ["account"], Filter(), DAY, DAY)
+    assert total.values["energy_uj"] == 2 * huge + 7
+
+
+def test_twice_the_same_run_in_one_batch_is_one_record(ledger: Ledger) -> None:
+    named = add_slurm(record(), slurm_job())
+    answers = ledger.offer([named, record(2), named])
+    assert [isinstance(answer, Put) and answer.changed for answer in answers] == [True, True, False]
+    assert stored_days(ledger) == expected_days([named, record(2)])
+
+
+def test_rows_without_slurms_data_come_in_pages_the_newest_first(ledger: Ledger) -> None:
+    ledger.put([record(n, start_s=START_S + n // 2) for n in range(1, 8)])
+    ledger.put([add_slurm(record(8), slurm_job(8))])
+    pages = list(ledger.without_state("c", 3))
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert [r.job_id for page in pages for r in ledger.load(page)] == [7, 6, 5, 4, 3, 2, 1]
+    assert list(ledger.without_state("other", 3)) == []
+
+
 def test_migrating_twice_does_nothing(ledger: Ledger) -> None:
     ledger.put([record()])
     again = open_ledger(ledger.engine.url.render_as_string(hide_password=False), create=True)
@@ -216,7 +257,7 @@ def test_migrating_twice_does_nothing(ledger: Ledger) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.booleans()), max_size=12), st.integers(1, 5))
 def test_sums_per_day_always_equal_the_records(ledger: Ledger, events: list[tuple[int, int, bool]], batch: int) -> None:
-    _empty(ledger)
+    empty(ledger)
     states = ["COMPLETED", "FAILED"]
     records = []
     for job_id, version, named in events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_a_backup_cut_short_restores_nothing(ledger: Ledger, tmp_path: Path) -> 
         with pytest.raises(DataError):
             upkeep.restore(other, path)
         assert usage(other, ["account"], Filter(), DAY, DAY) == []
+
+
+def test_a_record_that_cannot_be_restored_is_named_and_costs_no_other(ledger: Ledger, tmp_path: Path) -> None:
+    path = tmp_path / "b.gz"
+    upkeep.backup(ledger, path)
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    bad = json.loads(lines[3])
+    bad["gpus"] = 1 << 63
+    path.write_bytes(gzip.compress("".join([*lines[:3], json.dumps(bad) + "\n", *lines[4:]]).encode()))
+    other = open_ledger(str(tmp_path / "other.db"), create=True)
+    with pytest.raises(DataError, match=f"1 records were refused.*job {bad['job_id']}.0"):
+        upkeep.restore(other, path)
+    assert total(other) == (6, 6 * 8_000_000_000)
 
 
 def test_a_lost_ledger_is_rebuilt_from_the_archive(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:

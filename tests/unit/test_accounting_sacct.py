@@ -95,7 +95,23 @@ def test_job_ids(text: str, job: str, step: str | None) -> None:
     assert job_id_arguments(text) == (job, step)
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "4711;rm", "4711_", "_3", "4711+1+2", "4711_[1-3]", "４"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "-1",
+        "4711;rm",
+        "4711_",
+        "_3",
+        "4711+1+2",
+        "4711_[1-3]",
+        "４",
+        "4294967296",
+        "1_" + "9" * 30,
+        "9" * 5000,
+    ],
+)
 def test_what_is_no_job_id(text: str) -> None:
     with pytest.raises(NotFoundError):
         job_id_arguments(text)
