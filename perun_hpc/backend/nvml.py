@@ -8,6 +8,7 @@ NVML's index, Slurm's index and the device's minor number may all differ. No pro
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ SLOW_US = 500.0
 SLOW_EVERY = 10
 TRIALS = 3
 GAIN_ERROR = 0.05
+LIBRARY = "libnvidia-ml.so.1"
 GAIN_SOURCE = (
     "NVIDIA states +/-5 % for power; arXiv 2312.02741 finds the sensor active 25 % of the time on A100 and H100"
 )
@@ -257,16 +259,17 @@ def discover(
 ) -> Discovery:
     """All GPUs that NVML shows, which are always this machine's; `root` only tells whether there should be any."""
     try:
+        ctypes.CDLL(LIBRARY)  # most machines have none, and importing pynvml costs ten times as much
+    except OSError as error:
+        return _absent(root, f"NVML does not start: {error}", f"install the driver's {LIBRARY}")
+    try:
         import pynvml
     except ImportError:
-        missing = Missing("NVIDIA GPUs", "the Python package nvidia-ml-py is not installed", "pip install nvidia-ml-py")
-        return Discovery(missing=(missing,) if from_proc(root) else ())
+        return _absent(root, "the Python package nvidia-ml-py is not installed", "pip install nvidia-ml-py")
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        expected = from_proc(root) or (root / "dev/nvidiactl").exists()
-        missing = Missing("NVIDIA GPUs", f"NVML does not start: {error}", "install the driver's libnvidia-ml.so.1")
-        return Discovery(missing=(missing,) if expected else ())
+        return _absent(root, f"NVML does not start: {error}", f"install the driver's {LIBRARY}")
     devices, lost = [], []
     for index in range(pynvml.nvmlDeviceGetCount()):
         try:
@@ -281,6 +284,12 @@ def discover(
         pynvml.nvmlShutdown()
         return Discovery(missing=tuple(lost))
     return Discovery((Nvml(pynvml, tuple(devices)),), tuple(lost))
+
+
+def _absent(root: Path, why: str, remedy: str) -> Discovery:
+    """Why NVML shows nothing; silent where the machine has no NVIDIA GPU."""
+    expected = from_proc(root) or (root / "dev/nvidiactl").exists()
+    return Discovery(missing=(Missing("NVIDIA GPUs", why, remedy),) if expected else ())
 
 
 def _describe(library: Any, handle: Any) -> Gpu:
