@@ -19,9 +19,9 @@ from typing import Any
 from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, Archive, Run
 from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
-from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, match_run, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SLACK_S, SlurmJob, match_run, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
-from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError, PerunError, UnavailableError
 from perun_hpc.store.files import sync_directory, write_new
 from perun_hpc.store.layout import PLAN
@@ -254,12 +254,18 @@ class Collector:
 
     def _finish(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> EnergyRecord:
         """Add what Slurm and the policy's factors say."""
-        job = match_run(runs, record.start_ns, record.end_ns)
-        if job is not None and self._settled(job):
+        job = self._run_of(record, runs)
+        if job is not None:
             record = add_slurm(record, job)
         if self.tools.footprint is not None:
             record = replace(record, footprint=self.tools.footprint(record))
         return record
+
+    def _run_of(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> SlurmJob | None:
+        """Return the run that slurmdbd has all of; one beside the record's times only when no better one can come."""
+        late = self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S
+        job = match_run(runs, record.start_ns, record.end_ns, SLACK_S if late else ROUNDED_S)
+        return job if job is not None and self._settled(job) else None
 
     def _settled(self, job: SlurmJob) -> bool:
         """Whether slurmdbd has all of a job: its end may arrive there before its name and QOS."""
@@ -366,8 +372,8 @@ class Collector:
             known = self._ask([r.job_id for r in records])
             finished = []
             for record in records:
-                job = match_run(known.get(record.job_id, []), record.start_ns, record.end_ns)
-                if job is not None and self._settled(job):
+                job = self._run_of(record, known.get(record.job_id, []))
+                if job is not None:
                     finished.append(add_slurm(record, job))
             if finished:
                 puts, summary = self._amend(finished, self.queue, summary)

@@ -153,10 +153,9 @@ def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_
     return pairs
 
 
-def match_run(jobs: Sequence[SlurmJob], start_ns: int, end_ns: int) -> SlurmJob | None:
+def match_run(jobs: Sequence[SlurmJob], start_ns: int, end_ns: int, slack_s: int = SLACK_S) -> SlurmJob | None:
     """Return the run that overlaps the interval best (recycled ids and requeues share a job id), or None."""
-
-    pairs = pair_runs(jobs, [(start_ns // 1_000_000_000, end_ns // 1_000_000_000)])
+    pairs = pair_runs(jobs, [(start_ns // 1_000_000_000, end_ns // 1_000_000_000)], slack_s)
     return jobs[next(iter(pairs))] if pairs else None
 
 

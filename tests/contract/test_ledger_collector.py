@@ -124,6 +124,27 @@ def test_a_name_and_qos_that_slurmdbd_gets_later_are_waited_for(world: World) ->
     assert world.ledger.members("c", "4711")[0].name == "stencil"
 
 
+def test_a_requeued_run_does_not_take_the_row_of_the_run_before_it(world: World) -> None:
+    before = slurm_job(state="REQUEUED", start_s=START_S - 20, end_s=START_S - 11)
+    world.jobs = [before]  # slurmdbd has not heard of the second run yet
+    put_incoming(world.root, boundary(restart_count=1))
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].state == ""
+    world.jobs = [before, slurm_job()]
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].state == "COMPLETED"
+
+
+def test_a_run_whose_times_differ_by_the_clocks_is_taken_in_the_end(world: World) -> None:
+    world.jobs = [slurm_job(start_s=START_S - 115, end_s=START_S - 15)]
+    put_incoming(world.root, boundary())
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].state == ""
+    world.now += 1200
+    world.collector().sweep()
+    assert world.ledger.members("c", "4711")[0].state == "COMPLETED"
+
+
 def test_jobs_nobody_reported_get_a_record_that_says_so(world: World) -> None:
     world.jobs = [slurm_job(), slurm_job(4712), slurm_job(4713, state="CANCELLED", start_s=None, nodelist="")]
     put_incoming(world.root, boundary())
