@@ -77,7 +77,7 @@ class JobSettings:
 
     def monitors(self, flagged: bool) -> bool:
         """Whether the job leaves a record; `flagged`: it, or one of its steps, was submitted with `--perun`."""
-        return self.monitor.jobs in ("all", "opt-out") or (self.monitor.jobs == "opt-in" and flagged)
+        return monitors(self.monitor.jobs, flagged)
 
     def to_json(self) -> dict[str, Any]:
         """The sections that rule a job, with their origins, to be stored with its record."""
@@ -95,13 +95,30 @@ def resolve(policy: Mapping[str, Any], job: JobFacts) -> JobSettings:
     for layer, entry in _layers(policy, job):
         _apply(values, origins, layer, entry)
     _restrict(values["monitor"], origins, job)
-    notes = _apply_options(values, origins, job)
+    notes = _apply_options(values, origins, job.options or "")
     return JobSettings(
         **{section: cls(**values[section]) for section, cls in SECTIONS.items()},
         policy_hash=str(policy.get("hash", "")),
         origins=origins,
         notes=tuple(notes),
     )
+
+
+def monitors(jobs: str, flagged: bool) -> bool:
+    """Whether a job under `monitor.jobs` leaves a record."""
+    return jobs in ("all", "opt-out") or (jobs == "opt-in" and flagged)
+
+
+def with_options(frozen: Mapping[str, Any], options: str) -> dict[str, Any]:
+    """What `to_json` gave at the job's start, with a flagged step's options: whatever the policy says by now."""
+    values = {
+        name: {**{item.name: item.default for item in dataclasses.fields(SECTIONS[name])}, **frozen.get(name, {})}
+        for name in JOB_SECTIONS
+    }
+    origins = {**dict.fromkeys(FIELDS, "default"), **frozen.get("origins", {})}
+    notes = [*frozen.get("notes", ()), *_apply_options(values, origins, options)]
+    kept = {key: origin for key, origin in origins.items() if key.split(".")[0] in JOB_SECTIONS}
+    return {**values, "origins": kept, "notes": list(dict.fromkeys(notes))}
 
 
 def bounded(field: Field, above: Any, wanted: Any, section: Mapping[str, Any]) -> Any:
@@ -167,10 +184,10 @@ def _restrict(monitor: dict[str, Any], origins: dict[str, str], job: JobFacts) -
             origins["monitor.jobs"] = origins[f"monitor.{name}"]
 
 
-def _apply_options(values: dict[str, dict[str, Any]], origins: dict[str, str], job: JobFacts) -> list[str]:
+def _apply_options(values: dict[str, dict[str, Any]], origins: dict[str, str], options: str) -> list[str]:
     """Apply the user's flag, as far as the policy lets it; returns what was refused or bounded."""
     notes: list[str] = []
-    for word in (job.options or "").split(",", MAX_OPTIONS)[:MAX_OPTIONS]:
+    for word in options.split(",", MAX_OPTIONS)[:MAX_OPTIONS]:
         name, _, text = word.strip().partition("=")
         if not name:
             continue

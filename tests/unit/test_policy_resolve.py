@@ -8,7 +8,7 @@ import pytest
 
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.policy import parse
-from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+from perun_hpc.config.resolve import JobFacts, JobSettings, monitors, resolve, with_options
 
 SITE = b"""
 monitor:
@@ -139,3 +139,35 @@ def test_hostile_options_are_ignored_in_one_short_line_each():
 def test_a_policy_that_another_version_compiled_still_rules():
     site = {"values": {"store.floppy_b": 1440, "store.trace": "none"}, "origins": {}}
     assert resolve({"site": site}, JobFacts()).store.trace == "none"
+
+
+def frozen(facts: JobFacts, text: bytes = SITE) -> dict[str, object]:
+    """As the agent keeps it between its lives."""
+    kept: dict[str, object] = json.loads(json.dumps(settings(facts, text).to_json()))
+    return kept
+
+
+@pytest.mark.parametrize("options", ["", "notrace", "period=3s,nonsense", "period=1ms", "off"])
+@pytest.mark.parametrize(
+    "facts", [JobFacts(), JobFacts(partition="gpu"), JobFacts(partition="quiet", account="secret")]
+)
+def test_a_flag_that_comes_later_counts_as_one_at_the_start(facts, options):
+    late = with_options(frozen(facts), options)
+    begun = frozen(JobFacts(facts.partition, facts.node, facts.account, facts.user, options))
+    assert json.loads(json.dumps(late)) == begun
+
+
+def test_a_later_flag_is_bounded_by_what_was_frozen_not_by_what_the_policy_says_now():
+    begun = frozen(JobFacts())
+    late = with_options(begun, "period=600ms")
+    assert late["sampling"]["period_ns"] == 600_000_000
+    assert late["sampling"]["period_min_ns"] == 500_000_000
+    again = with_options(late, "period=1ms")
+    assert again["sampling"]["period_ns"] == 500_000_000
+    assert len(again["notes"]) == 1
+
+
+def test_settings_that_an_older_version_froze_still_take_a_flag():
+    late = with_options({"store": {"trace": "all"}, "monitor": {"user_options": ["notrace"]}}, "notrace")
+    assert late["store"]["trace"] == "none"
+    assert monitors(late["monitor"]["jobs"], flagged=True)
