@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class PolicyKeeper:
     """The last good compiled policy, and the child that compiles a newer one."""
 
-    def __init__(self, source: Path, compiled: Path, kept: Path) -> None:
+    def __init__(self, source: Path, compiled: Path, kept: Path, node: str) -> None:
         """`compiled` is where the child puts its result, `kept` a copy of it that survives a reboot."""
         self.source = source
+        self._node = node
         self._compiled = compiled
         self._kept = kept
         self._policy: Mapping[str, Any] = read_json(compiled) or read_json(kept) or {}
@@ -87,17 +88,17 @@ class PolicyKeeper:
         self._child = None
         return True
 
-    def site(self, node: str) -> JobSettings:
+    def site(self) -> JobSettings:
         """The settings of this node under the policy that rules now."""
         if self._site is None:
             from perun_hpc.config.resolve import JobFacts, resolve
 
-            self._site = resolve(self._policy, JobFacts(node=node))
+            self._site = resolve(self._policy, JobFacts(node=self._node))
         return self._site
 
-    def settings(self, job: Mapping[str, str], node: str, options: str | None = None) -> JobSettings:
-        """The settings of one job; `options` is the text of the user's flag, None without it."""
+    def settings(self, job: Mapping[str, str], node: str) -> JobSettings:
+        """The settings of one job, before any step of it was flagged."""
         from perun_hpc.config.resolve import JobFacts, resolve
 
-        facts = JobFacts(job.get("partition", ""), node, job.get("account", ""), job.get("user", ""), options)
+        facts = JobFacts(job.get("partition", ""), node, job.get("account", ""), job.get("user", ""))
         return resolve(self._policy, facts)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from perun_hpc.errors import DataError, PerunError
+from perun_hpc.errors import AccessError, DataError, PerunError
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
 
@@ -72,6 +72,12 @@ class Allowance:
         """Drop users whose bucket has filled up again."""
         horizon_ns = self._limits.burst * SECOND_NS // self._limits.messages_per_s
         self._left = {uid: seen for uid, seen in self._left.items() if mono_ns - seen[1] < horizon_ns}
+
+
+def only_root(peer: Peer) -> None:
+    """Refuse anybody else."""
+    if peer.uid != 0:
+        raise AccessError("only root may say that")
 
 
 #: Answers one message: the reply's fields, or a PerunError whose text becomes the refusal.

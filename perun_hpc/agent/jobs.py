@@ -1,0 +1,216 @@
+"""Jobs that begin and end: what the hooks say, at once or through the inbox, and jobs whose end nobody tells."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from perun_hpc.agent import booking
+from perun_hpc.agent.log import guard, log
+from perun_hpc.agent.meter import INTERVAL_NS, Meter
+from perun_hpc.agent.node import JobUse, Node, Snapshot
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.porter import Porter
+from perun_hpc.agent.register import Register
+from perun_hpc.agent.ruling import Ruling
+from perun_hpc.agent.server import Handler, Peer, only_root
+from perun_hpc.agent.session import Edge, Session, SessionKey, job_fields
+from perun_hpc.agent.steps import Steps
+from perun_hpc.agent.views import Views
+from perun_hpc.errors import PerunError
+from perun_hpc.wire.message import Message, decode
+
+LOST_NS = 600_000_000_000
+"""A session whose cgroup is gone is given up after this time."""
+
+
+class Jobs:
+    """Opens and closes sessions, each at a reading of its own."""
+
+    def __init__(
+        self,
+        paths: AgentPaths,
+        boot_id: str,
+        node: Node,
+        register: Register,
+        meter: Meter,
+        views: Views,
+        steps: Steps,
+        policy: PolicyKeeper,
+        ruling: Ruling,
+        porter: Porter,
+        save: Callable[[], None],
+        later: list[Callable[[], None]],
+    ) -> None:
+        """`later` takes work that waits until the hook has its answer."""
+        self._paths = paths
+        self._boot_id = boot_id
+        self._node = node
+        self._register = register
+        self._meter = meter
+        self._views = views
+        self._steps = steps
+        self._policy = policy
+        self._ruling = ruling
+        self._porter = porter
+        self._save = save
+        self._later = later
+        self._gone_ns: dict[SessionKey, int] = {}
+
+    @property
+    def verbs(self) -> Mapping[str, Handler]:
+        """The messages that are answered here."""
+        return {"job-start": self._job_start, "job-end": self._job_end}
+
+    def read_inbox(self) -> None:
+        """Take the messages that hooks left, in the order in which the hooks ran."""
+        if not self._porter.changed():
+            return
+        messages = self._porter.messages()
+        ends = {name.split("-")[3]: name for name, _ in messages if re.match(r"\d+-job-end-\d+-", name)}
+        for name, packet in messages:
+            try:
+                message = decode(packet)
+                if message.verb == "job-start":
+                    # A job whose end waits here, too, is over: nothing of what is read meanwhile is its.
+                    key = SessionKey.of(message.fields)
+                    if ends.get(str(key.job_id), "") > name and key not in self._register.live:
+                        self._register.over.add(key)
+                    self._begin(message, "inbox")
+                elif message.verb == "job-end":
+                    self._finish(message, "inbox")
+            except PerunError as error:
+                log(f"inbox: {name}: {error}")
+            self._porter.drop(name)
+        self._register.over.clear()
+
+    def look_after(self, session: Session, now_ns: int) -> None:
+        """About once a second: learn which CPUs it got, and give it up if it is lost."""
+        if not session.cpus or now_ns - session.start.mono_ns < INTERVAL_NS:
+            self._learn_cpus(session)
+        self._give_up_lost(session, now_ns)
+
+    # Messages.
+
+    def _job_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        only_root(peer)
+        self._begin(message, "hook")
+        return {}
+
+    def _job_end(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        only_root(peer)
+        self._finish(message, "hook")
+        return {}
+
+    def _begin(self, message: Message, source: str) -> None:
+        key = SessionKey.of(message.fields)
+        hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
+        if key in self._register.live or self._register.done.get(key.name, -1) >= hook_ns:
+            return
+        job = job_fields(message.fields)
+        snapshot = self._meter.end_interval()
+        former = self._register.other_run(key)
+        if former is not None:
+            former.note("no job-end message")
+            self._end(former, snapshot, snapshot.mono_ns, "restart")
+        session = Session(
+            key=key,
+            job=job,
+            settings={},
+            policy_hash="",
+            boot_id=self._boot_id,
+            start=Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source),
+            edges_start=booking.take_edge(snapshot.readings, self._meter.sensors),
+            agent_cpu_ns=-time.process_time_ns(),
+        )
+        self._register.home = (job.get("cluster", ""), self._register.name_of_node(session))
+        self._register.live[key] = session
+        self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took
+        self._meter.checks.begin(key.party)
+        self._later.append(lambda: self._after_start(session))
+
+    def _after_start(self, session: Session) -> None:
+        for worker in self._node.workers:
+            worker.wanted(time.monotonic_ns())
+        self._policy.check()
+        self._meter.look_at(session)
+        guard("spool", lambda: self._paths.session(session.key.name).mkdir(mode=0o750, exist_ok=True))
+        if self._policy.settled:
+            self._ruling.apply()
+        self._save()
+
+    def _finish(self, message: Message, source: str) -> None:
+        key = SessionKey.of(message.fields)
+        hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
+        # The Epilog of a requeued job already says the next run's count (22.05); a node has one run of a job at a time.
+        session = self._register.live.get(key) or self._register.other_run(key)
+        if session is None and self._register.ended_lately(key, hook_ns):
+            return
+        snapshot = self._meter.end_interval()
+        if session is None:
+            start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
+            session = Session(key, job_fields(message.fields), {}, "", self._boot_id, start)
+            session.agent_cpu_ns = -time.process_time_ns()
+            session.note("no job-start message")
+            self._register.live[key] = session
+        elif hook_ns < session.start.mono_ns - session.start.late_ns:
+            return  # a late message of the run before this one
+        session.job = {**job_fields(message.fields), **session.job}
+        told = ("exit_code", "exit_code2", "derived_ec")
+        session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
+        self._end(session, snapshot, hook_ns, source)
+
+    # A session's end, and what may come before it.
+
+    def _end(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
+        key = session.key
+        # A clock that was set meanwhile does not make the job longer.
+        real_ns = session.start.real_ns + snapshot.mono_ns - session.start.mono_ns
+        session.end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
+        session.edges_end = booking.take_edge(snapshot.readings, self._meter.sensors)
+        session.agent_cpu_ns += time.process_time_ns()
+        self._views.show(session, snapshot.mono_ns)
+        self._views.curve_of_shared(session)
+        booking.note_failed_edges(session, snapshot.readings, self._meter.sensors)
+        if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
+            session.note("no reading during the job: no agent ran")
+            if session.energy_uj == 0:
+                session.domains.clear()
+                session.shares.clear()
+            else:  # booked as its energy before its end was known: the node ledger closes with it
+                session.note("its energy is that of the moments between its end and the agent's knowing of it")
+        self._steps.end_all(session)
+        del self._register.live[key]
+        self._register.over.discard(key)
+        self._views.forget(session)
+        self._meter.forget(session)
+        self._register.done[key.name] = snapshot.mono_ns
+        self._register.ended.append(session)
+        self._save()
+        self._later.append(self._policy.check)
+
+    def _learn_cpus(self, session: Session) -> None:
+        """Its cgroup comes after its prolog, grows, and goes before its epilog."""
+        use = self._node.use(session)
+        if use.cpus:
+            session.cpus = sorted(use.cpus)
+
+    def _give_up_lost(self, session: Session, now_ns: int) -> None:
+        """End a session whose job has no cgroup any more, if no hook tells of its end.
+
+        A job that no agent saw start may have been over by then; any other one may still get its first cgroup.
+        """
+        had_one = bool(session.cpus) or session.start.source == "inbox"
+        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None or not had_one:
+            self._gone_ns.pop(session.key, None)
+        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
+            del self._gone_ns[session.key]
+            session.note("no job-end message")
+            self._end(session, self._meter.end_interval(), now_ns, "restart")
+
+
+def _number(message: Message, key: str, default: int) -> int:
+    text = message.fields.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else default

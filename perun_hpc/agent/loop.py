@@ -1,0 +1,221 @@
+"""The agent's one loop: waits for messages until something is due, then does what is due."""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from perun_hpc.agent import limits, spool
+from perun_hpc.agent.jobs import Jobs
+from perun_hpc.agent.log import guard, log
+from perun_hpc.agent.meter import Meter
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.porter import Porter
+from perun_hpc.agent.register import Register
+from perun_hpc.agent.ruling import Ruling
+from perun_hpc.agent.sealing import Sealing
+from perun_hpc.agent.server import Server
+from perun_hpc.agent.session import Gap
+from perun_hpc.agent.shipping import Shipper
+from perun_hpc.agent.sources import Sources
+from perun_hpc.agent.survival import Survival
+from perun_hpc.agent.traces import Traces
+from perun_hpc.agent.views import Views
+
+SECOND_NS = 1_000_000_000
+HOUSEKEEPING_NS = SECOND_NS
+QUOTA_NS = 10 * SECOND_NS
+REMEMBER_NS = 86_400 * SECOND_NS
+"""Ended sessions are remembered this long, so that a hook's message that comes twice changes nothing."""
+
+
+class Wake:
+    """Signals as something to select on: those that ask to stop, and SIGCHLD, which only wakes the loop."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self.stop = False
+        self._read, self._write = socket.socketpair()
+        for end in (self._read, self._write):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        selector.register(self._read, selectors.EVENT_READ, self._drain)
+
+    def ask_to_stop(self) -> None:
+        """End the loop after this turn."""
+        self.stop = True
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.stop = True
+
+    def _drain(self) -> None:
+        try:
+            while self._read.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+
+
+class Loop:
+    """Calls the agent's parts, each when it is due; keeps no data of theirs."""
+
+    def __init__(
+        self,
+        paths: AgentPaths,
+        selector: selectors.BaseSelector,
+        wake: Wake,
+        server: Server,
+        porter: Porter,
+        policy: PolicyKeeper,
+        ruling: Ruling,
+        register: Register,
+        sources: Sources,
+        meter: Meter,
+        views: Views,
+        traces: Traces,
+        jobs: Jobs,
+        sealing: Sealing,
+        survival: Survival,
+        later: list[Callable[[], None]],
+    ) -> None:
+        self._paths = paths
+        self._selector = selector
+        self._wake = wake
+        self._server = server
+        self._porter = porter
+        self._policy = policy
+        self._ruling = ruling
+        self._register = register
+        self._sources = sources
+        self._meter = meter
+        self._views = views
+        self._traces = traces
+        self._jobs = jobs
+        self._sealing = sealing
+        self._survival = survival
+        self._later = later
+        self._shipper = Shipper(paths)
+        self._started_ns = self._idle_since_ns = self._quota_ns = time.monotonic_ns()
+        self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
+
+    def run(self) -> None:
+        """Serve until stopped, or until nothing was to do for the linger time."""
+        while not self._finished():
+            ready = self._wait()
+            self._server.turn()
+            for key, _ in ready:
+                key.data()
+            work = self._later[:]
+            self._later.clear()
+            for one in work:
+                one()
+            self._tick()
+        self._close()
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for a message until something is due; epoll counts whole milliseconds, the rest of the last is slept."""
+        left_ms = (self._due_ns() - time.monotonic_ns()) // 1_000_000
+        ready = self._selector.select((left_ms - 0.5) / 1000)
+        left_ns = self._due_ns() - time.monotonic_ns()
+        if not ready and 0 < left_ns < 1_000_000:
+            time.sleep(left_ns / SECOND_NS)
+        return ready
+
+    def _due_ns(self) -> int:
+        return min(self._meter.schedule.due_mono_ns, self._housekeeping_ns, *self._traces.due_ns)
+
+    def _tick(self) -> None:
+        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        ended = self._meter.is_due(now_ns, real_ns)
+        snapshot = self._meter.end_interval() if ended else None
+        if snapshot is not None:
+            self._views.show_all(snapshot)
+        self._traces.sample(now_ns, real_ns, snapshot, self._meter)
+        if ended:
+            self._survival.save()
+        if self._policy.poll():
+            self._ruling.apply()
+            self._sources.choose()
+        if self._policy.settled and self._sealing.is_due(now_ns):
+            self._seal()
+        self._shipper.poll(now_ns)
+        if self._shipper.is_due(now_ns) and self._policy.settled:
+            self._ship(now_ns)
+        if now_ns >= self._housekeeping_ns:
+            self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
+            self._keep_house(now_ns)
+
+    def _keep_house(self, now_ns: int) -> None:
+        self._policy.check()
+        self._server.sweep()
+        self._jobs.read_inbox()
+        self._sources.tend(now_ns)
+        for session in list(self._register.live.values()):
+            self._traces.begin(session, now_ns)
+            self._jobs.look_after(session, now_ns)
+        self._check_memory()
+        if now_ns >= self._quota_ns and self._policy.settled:
+            self._quota_ns = now_ns + QUOTA_NS
+            guard("quota", self._keep_quota)
+        guard("log", lambda: spool.bound_log(self._paths.log))
+        self._register.forget_before(now_ns - REMEMBER_NS)
+
+    def _keep_quota(self) -> None:
+        """Drop the oldest traces, those of running jobs last, while the spool is above its quota."""
+        excess_b = spool.size_b(self._paths.spool) - self._policy.site().store.spool_quota_b
+        if excess_b <= 0:
+            return
+        from perun_hpc.agent import quota
+
+        if not self._shipper.busy:
+            dropped, freed_b = quota.drop_waiting(self._paths, excess_b)
+            excess_b -= freed_b
+            for name in dropped:
+                log(f"trace of {name}: {quota.WHY}")
+        self._traces.drop_oldest(excess_b, quota.WHY)
+
+    def _check_memory(self) -> None:
+        """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
+        held_b = limits.over_memory(self._policy.site().agent) if self._policy.settled else None
+        if held_b is not None and not self._wake.stop:
+            why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
+            log(why)
+            for session in self._register.live.values():
+                session.add_gap(Gap("agent", self._started_ns, time.monotonic_ns(), why))
+            self._wake.ask_to_stop()
+
+    def _seal(self) -> None:
+        if self._sealing.seal_all():
+            self._survival.save()
+            self._shipper.request(time.monotonic_ns())
+
+    def _ship(self, now_ns: int) -> None:
+        self._shipper.start(self._policy.site().store, self._register.home, now_ns)
+
+    def _finished(self) -> bool:
+        if self._wake.stop:
+            return True
+        if self._register.live or self._register.ended or self._shipper.busy or not self._policy.settled:
+            self._idle_since_ns = time.monotonic_ns()
+            return False
+        agent = self._policy.site().agent
+        return not agent.resident and time.monotonic_ns() - self._idle_since_ns > agent.linger_ns
+
+    def _close(self) -> None:
+        """A closing reading, so that the next agent can bridge the time in between."""
+        self._meter.end_interval()
+        self._traces.pause()
+        if self._policy.settled:
+            self._seal()
+        self._survival.save()
+        if self._policy.settled and not self._shipper.busy:
+            self._ship(time.monotonic_ns())
+        self._server.close()
+        self._porter.close()
+        self._sources.close()

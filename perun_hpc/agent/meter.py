@@ -1,0 +1,234 @@
+"""The node's meter: readings end intervals, intervals become shares, shares go to sessions and to the node ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from perun_hpc.agent import booking, holdings, intervals
+from perun_hpc.agent.checks import Checks
+from perun_hpc.agent.choice import Choice
+from perun_hpc.agent.idling import Idling
+from perun_hpc.agent.intervals import Intervals, Stretch
+from perun_hpc.agent.learning import Figure, Learning
+from perun_hpc.agent.node import JobUse, Node, Snapshot
+from perun_hpc.agent.node_ledger import NodeLedger
+from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.register import Register
+from perun_hpc.agent.session import Session, SessionKey
+from perun_hpc.agent.views import Views
+from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
+from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.sampling.schedule import Schedule
+
+INTERVAL_NS = 10_000_000_000
+SHORTEST_NS = 100_000_000
+
+
+class Meter:
+    """The one place where energy is given to anybody.
+
+    Attributes
+    ----------
+    sensors : the energy counters; `domains`: what is attributed, by name.
+    static : static power of every domain.
+    last : the reading that opened the current interval; `uses` and `parent_cpu_ns` are the cgroups' figures at it.
+    schedule : when an interval ends at the latest.
+    learning, idling, checks : what is learnt from the readings on the way.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topology: NodeInput,
+        register: Register,
+        policy: PolicyKeeper,
+        ledger: NodeLedger,
+        views: Views,
+    ) -> None:
+        self._node = node
+        self._topology = topology
+        self._register = register
+        self._policy = policy
+        self._ledger = ledger
+        self._views = views
+        self.sensors = intervals.energy_counters(node.sensors)
+        self.domains: dict[str, EnergyDomain] = {one.name: one for one in intervals.domains_of(node.sensors)}
+        self.static: Mapping[str, Figure] = {}
+        self.learning = Learning()
+        self.idling = Idling()
+        self.checks = Checks()
+        self.last: Snapshot | None = None
+        self.uses: dict[SessionKey, JobUse] = {}
+        self.parent_cpu_ns: int | None = None
+        self._intervals = Intervals(tuple(self.domains.values()), topology)
+        self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
+
+    # Readings.
+
+    def is_due(self, now_ns: int, real_ns: int) -> bool:
+        """Whether an interval must end now, by the schedule."""
+        self.schedule = self.schedule.observe(now_ns, real_ns)
+        tick, self.schedule = self.schedule.take(now_ns)
+        return tick is not None
+
+    def end_interval(self) -> Snapshot:
+        """Read everything; the reading ends one interval and starts the next."""
+        live = self._register.live
+        snapshot = self._node.read(fresh=True)
+        self.checks.note(snapshot.readings)
+        uses = {key: self._node.use(one) for key, one in live.items() if key not in self._register.over}
+        parent_cpu_ns = self._node.parent_cpu_ns() if live else None
+        if self.last is None:
+            self._intervals.begin(snapshot.mono_ns, snapshot.readings)
+            self._views.end_interval({}, snapshot.mono_ns)
+        else:
+            self._note_point(snapshot)
+            self._book(snapshot, self._stretch(self.last, snapshot, uses, parent_cpu_ns))
+        for session in live.values():
+            booking.take_late_edges(session, snapshot.readings, self.sensors)
+        self.last = snapshot
+        self.uses = uses
+        self.parent_cpu_ns = parent_cpu_ns
+        return snapshot
+
+    def glance(self) -> Snapshot:
+        """Read everything inside the open interval; curves of flagged steps get a point."""
+        snapshot = self._node.read()
+        self._note_point(snapshot)
+        return snapshot
+
+    def poll(self) -> None:
+        """About once a second: power gauges that are integrated, and what the children said of GPUs."""
+        readings = self._node.poll()
+        if self._node.workers:
+            self.checks.note(readings)
+            held = holdings.holders(self._register.live.values(), self._node)
+            self.idling.note(readings, self._intervals.static_uw, held)
+
+    def look_at(self, session: Session) -> None:
+        """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
+        self.uses[session.key] = self._node.use(session)
+        self.parent_cpu_ns = self._node.parent_cpu_ns()
+
+    def gpus_of(self, session: Session) -> dict[str, GpuHolding]:
+        """The GPUs that Slurm gave to the job, as energy domains."""
+        names = session.job.get("gpus", "")
+        return holdings.held(names, self._node) if names and self._node.workers else {}
+
+    def forget(self, session: Session) -> None:
+        """The session has ended: close its cgroup, and say how its GPUs' counters fared."""
+        self.uses.pop(session.key, None)
+        self._node.forget(session)
+        self.idling.forget(session)
+        session.checks = self.checks.end(session.key.party, self.gpus_of(session))
+
+    def continue_from(self, last: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> Snapshot:
+        """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""
+        self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
+        self._intervals.begin(last.mono_ns, last.readings)
+        return self.end_interval()
+
+    # What is measured, and with which parameters.
+
+    @property
+    def keeps_pace(self) -> bool:
+        """Whether intervals are as long as the policy and the counters now ask."""
+        return self.schedule.period_ns == self._longest_ns()
+
+    def account_anew(self, choice: Choice | None = None) -> None:
+        """There are new sensors, or others count: the domains may be others from now on."""
+        self.end_interval()
+        self._node.choose(choice or self._node.choice)
+        self._node.follow_gauges()
+        self.sensors = intervals.energy_counters(self._node.sensors)
+        self.domains = {one.name: one for one in intervals.domains_of(self._node.sensors)}
+        self._intervals.change(tuple(self.domains.values()))
+        self.idling.follow(self._node.sensors)
+        self.checks.follow(self._node.sensors)
+        self.parametrise()
+        self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
+        self.end_interval()
+
+    def parametrise(self) -> None:
+        """Give the attribution what the policy, the vendors' libraries and idle times say of the domains."""
+        energy = self._policy.site().energy if self._policy.settled else None
+        if energy is not None:
+            self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
+        self.static = self.learning.figures(self.domains.values(), energy)
+        self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
+        self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
+
+    def _longest_ns(self) -> int:
+        """At most what the policy says, and a quarter of the shortest time in which a counter can wrap."""
+        from perun_hpc.energy.counters import longest_poll_ns
+
+        polls = [poll_ns for sensor in self.sensors if (poll_ns := longest_poll_ns(sensor)) is not None]
+        most_ns = self._policy.site().sampling.interval_ns if self._policy.settled else INTERVAL_NS
+        return max(SHORTEST_NS, min([most_ns, *polls]))
+
+    # Intervals.
+
+    def _note_point(self, snapshot: Snapshot) -> None:
+        if self._views.wants_points:
+            self._views.add_point(snapshot.mono_ns, self._intervals.since(snapshot.readings))
+
+    def _stretch(
+        self, before: Snapshot, after: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None
+    ) -> Stretch:
+        spent = self._spent(uses, parent_cpu_ns)
+        jobs = []
+        for key, use in uses.items():
+            session = self._register.live[key]
+            if use.cpus:
+                session.cpus = sorted(use.cpus)
+            session.cpu_ns += spent.get(key, 0)
+            session.memory_b = use.memory_b or session.memory_b
+            session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
+            session.suspended = bool(use.suspended)
+            jobs.append(
+                JobInput(
+                    party=key.party,
+                    cpus=frozenset(session.cpus) or self._guessed_cpus(session),
+                    cpu_ns=spent.get(key),
+                    memory_b=holdings.memory_b(session, self._topology),
+                    suspended=session.suspended,
+                    exclusive=self._register.alone(session),
+                    gpus=self.gpus_of(session),
+                )
+            )
+        busy_ns = {cpu: busy - before.busy_ns.get(cpu, 0) for cpu, busy in after.busy_ns.items()}
+        return Stretch(before.mono_ns, after.mono_ns, busy_ns, tuple(jobs))
+
+    def _spent(self, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> dict[SessionKey, int]:
+        """CPU time of each job in the interval that ends."""
+        spent: dict[SessionKey, int] = {}
+        gone = []
+        for key, use in uses.items():
+            if use.cpu_ns is None:
+                gone.append(key)
+            else:
+                spent[key] = max(0, use.cpu_ns - (self.uses.get(key, JobUse()).cpu_ns or 0))
+        if len(gone) == 1 and parent_cpu_ns is not None and self.parent_cpu_ns is not None:
+            # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
+            spent[gone[0]] = max(0, parent_cpu_ns - self.parent_cpu_ns - sum(spent.values()))
+        return spent
+
+    def _guessed_cpus(self, session: Session) -> frozenset[int]:
+        """As many free CPUs as Slurm gave to a job whose cpuset nobody knows."""
+        taken = {cpu for other in self._register.live.values() for cpu in other.cpus}
+        free = [cpu for cpu in sorted(self._topology.core_of) if cpu not in taken]
+        return frozenset(free[: session.cpus_on_node])
+
+    def _book(self, snapshot: Snapshot, stretch: Stretch) -> None:
+        live = self._register.live
+        before_uj = {key: session.energy_uj for key, session in live.items() if session.steps}
+        closed = self._intervals.add(stretch, snapshot.readings)
+        day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
+        booking.book(closed, list(live.values()), self.domains, day)
+        if self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), snapshot.real_ns):
+            self.parametrise()
+        parties = frozenset(key.party for key in live)
+        self._ledger.append(day, [intervals.ledger_line(window, parties) for window in closed])
+        self._views.end_interval(before_uj, snapshot.mono_ns)

@@ -1,0 +1,53 @@
+"""Which job runs are on this node: the live ones, those that wait for their record, those that are done."""
+
+from __future__ import annotations
+
+from perun_hpc.agent.session import Session, SessionKey
+
+LATELY_NS = 60_000_000_000
+"""So long after a run's end another word of its end is not news."""
+
+
+class Register:
+    """The node's sessions, and the names under which they are shipped; plain data, for those who serve them.
+
+    Attributes
+    ----------
+    live : sessions between their start and their end.
+    ended : sessions whose boundary record is still to be written.
+    over : runs that a hook's message has ended already, while the message of their start is being read.
+    done : when ended sessions ended (monotonic), by name.
+    home : the names of the cluster and of the node, as Slurm told them last.
+    """
+
+    def __init__(self, node: str, cpus: int) -> None:
+        self.live: dict[SessionKey, Session] = {}
+        self.ended: list[Session] = []
+        self.over: set[SessionKey] = set()
+        self.done: dict[str, int] = {}
+        self.home = ("", node)
+        self._node = node
+        self._cpus = cpus
+
+    def name_of_node(self, session: Session) -> str:
+        """The node's name as Slurm told the job."""
+        return session.job.get("node", self._node)
+
+    def alone(self, session: Session) -> bool:
+        """Whether the job holds the whole node."""
+        given = max(len(session.cpus), session.cpus_on_node)
+        return session.exclusive or (len(self.live) == 1 and 0 < self._cpus <= given)
+
+    def other_run(self, key: SessionKey) -> Session | None:
+        """A live session of another run of the same job."""
+        return next((one for one in self.live.values() if one.key.job_id == key.job_id), None)
+
+    def ended_lately(self, key: SessionKey, hook_ns: int) -> bool:
+        """Whether this run has a record already, or another run of the job ended just now."""
+        prefix = f"{key.job_id}."
+        others = [end_ns for name, end_ns in self.done.items() if name.startswith(prefix)]
+        return key.name in self.done or any(hook_ns - end_ns < LATELY_NS for end_ns in others)
+
+    def forget_before(self, horizon_ns: int) -> None:
+        """Drop the names of sessions that ended earlier (monotonic)."""
+        self.done = {name: end_ns for name, end_ns in self.done.items() if end_ns > horizon_ns}

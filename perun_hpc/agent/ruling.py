@@ -1,0 +1,53 @@
+"""What the policy rules as soon as it is known: the agent's place, the hooks' deadline, the settings of each job."""
+
+from __future__ import annotations
+
+from perun_hpc.agent import limits
+from perun_hpc.agent.log import log
+from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.porter import Porter
+from perun_hpc.agent.register import Register
+from perun_hpc.agent.session import Session
+
+
+class Ruling:
+    """Applies a policy that is settled."""
+
+    def __init__(self, policy: PolicyKeeper, register: Register, porter: Porter) -> None:
+        self._policy = policy
+        self._register = register
+        self._porter = porter
+
+    def apply(self) -> None:
+        """Rule this process and the hooks; sessions that have no settings yet get theirs."""
+        if self._policy.refused:
+            log(f"policy: {self._policy.refused}; the last good one rules")
+        site = self._policy.site()
+        limits.step_back(site.agent)
+        self._porter.deadline(site.hooks.deadline_ns // 1_000_000, self._policy.source)
+        for session in (*self._register.live.values(), *self._register.ended):
+            if not session.settings:
+                self.freeze(session)
+
+    def freeze(self, session: Session) -> None:
+        """Give a session its settings for good, and what its flagged steps asked for within them."""
+        settings = self._policy.settings(session.job, self._register.name_of_node(session))
+        session.settings = settings.to_json()
+        session.monitored = settings.monitors(flagged=False)
+        session.policy_hash = settings.policy_hash
+        for step in session.steps.values():
+            self.flag(session, step.options)
+
+    def flag(self, session: Session, options: str) -> None:
+        """A step was flagged: its options count within the job's settings, as soon as it has any."""
+        from perun_hpc.config.resolve import monitors, with_options
+
+        if session.settings:
+            session.settings = with_options(session.settings, options)
+            session.monitored = monitors(session.settings["monitor"]["jobs"], flagged=True)
+
+    def refused_options(self, session: Session, options: str) -> list[str]:
+        """Why options of the user's flag do not count; nothing while the job has no settings."""
+        from perun_hpc.config.resolve import with_options
+
+        return list(with_options(session.settings, options)["notes"]) if session.settings else []

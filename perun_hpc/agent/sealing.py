@@ -1,0 +1,85 @@
+"""Ended sessions become boundary records in the spool, durable; what a full disk refuses stays in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from perun_hpc.agent import booking, privilege, spool
+from perun_hpc.agent.boundary import Cost, boundary_record
+from perun_hpc.agent.log import log
+from perun_hpc.agent.meter import Meter
+from perun_hpc.agent.node import resident_b
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.register import Register
+from perun_hpc.agent.ruling import Ruling
+from perun_hpc.agent.session import Session
+from perun_hpc.agent.traces import Traces
+from perun_hpc.energy.containment import Plan, scope_sentence
+
+AGAIN_NS = 1_000_000_000
+
+
+class Sealing:
+    """Writes the records of the register's ended sessions, once the policy is settled."""
+
+    def __init__(
+        self, paths: AgentPaths, node_cpus: int, register: Register, meter: Meter, traces: Traces, ruling: Ruling
+    ) -> None:
+        self._paths = paths
+        self._node_cpus = node_cpus
+        self._register = register
+        self._meter = meter
+        self._traces = traces
+        self._ruling = ruling
+        self._again_ns = 0
+
+    def is_due(self, mono_ns: int) -> bool:
+        """Whether records wait, and the disk may have room."""
+        return bool(self._register.ended) and mono_ns >= self._again_ns
+
+    def seal_all(self) -> bool:
+        """Write what waits; True when a session left the register."""
+        waiting, self._register.ended = self._register.ended, []
+        for number, session in enumerate(waiting):
+            try:
+                self._seal(session)
+            except OSError as error:
+                log(f"cannot seal {session.key.name}: {error}")
+                # The others would fare alike; the next time they come first.
+                self._register.ended = [*waiting[number + 1 :], session]
+                self._again_ns = time.monotonic_ns() + AGAIN_NS
+                break
+        return len(waiting) > len(self._register.ended)
+
+    def _seal(self, session: Session) -> None:
+        assert session.end is not None
+        if not session.settings:
+            self._ruling.freeze(session)
+        self._traces.seal(session)
+        directory = self._paths.session(session.key.name)
+        if not session.monitored:
+            _drop(directory)
+            return
+        domains = self._meter.domains
+        record = boundary_record(
+            session,
+            session.end,
+            self._meter.sensors,
+            self._register.name_of_node(session),
+            self._node_cpus,
+            Cost(session.agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
+            booking.standard_uj(session, domains),
+            self._meter.static,
+            scope_sentence(Plan(tuple(domains.values()), ())),
+        )
+        privilege.make_spool(self._paths)
+        directory.mkdir(mode=0o750, exist_ok=True)
+        spool.write_json(self._paths.boundary(session.key.name), record, durable=True)
+
+
+def _drop(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""The sources of readings over time: children are tended, the policy's choice is followed, GPUs are let go of."""
+
+from __future__ import annotations
+
+from perun_hpc.agent.choice import Choice
+from perun_hpc.agent.log import log
+from perun_hpc.agent.meter import Meter
+from perun_hpc.agent.node import Node
+from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.register import Register
+
+GPU_BACKENDS = ("nvml", "amdsmi")
+
+
+class Sources:
+    """Keeps the node's readers as the policy and the hardware ask."""
+
+    def __init__(self, node: Node, policy: PolicyKeeper, register: Register, meter: Meter) -> None:
+        self._node = node
+        self._policy = policy
+        self._register = register
+        self._meter = meter
+
+    def tend(self, now_ns: int) -> None:
+        """About once a second: start, ask and watch the children; account the sensors that one has just found."""
+        allowed = self._policy.site().sensors.backends if self._policy.settled else ()
+        for worker in self._node.workers:
+            chosen = worker.name in allowed or (self._policy.settled and not allowed)
+            if worker.name in GPU_BACKENDS and self._lets_go():
+                worker.release(None, "no job ran")
+            elif chosen and worker.tend(now_ns):
+                self._meter.account_anew()
+        self._meter.poll()
+
+    def choose(self) -> None:
+        """Account the sensors that the policy names, as often as it says."""
+        choice = Choice.of(self._policy.site())
+        if choice == self._node.choice and self._meter.keeps_pace:
+            self._meter.parametrise()
+            return
+        self._meter.account_anew(choice)
+        for one in self._node.not_there:
+            log(f"{one.what}: {one.why}: {one.remedy}")
+
+    def release_gpus(self) -> None:
+        """Let go of all GPUs, for a reset; the next job's start takes them again."""
+        self._meter.end_interval()
+        for worker in self._node.workers:
+            if worker.name in GPU_BACKENDS:
+                worker.release(None, "the GPUs were released")
+
+    def close(self) -> None:
+        """Close every reader and end every child."""
+        self._node.close()
+
+    def _lets_go(self) -> bool:
+        """Whether the GPUs are nobody's now, by the policy; a job's start takes them again."""
+        return (
+            self._policy.settled and not self._register.live and self._policy.site().sensors.gpu_release == "when-idle"
+        )

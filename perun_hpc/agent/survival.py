@@ -1,0 +1,84 @@
+"""What survives a kill: the state is saved at every interval, and the next agent goes on from it."""
+
+from __future__ import annotations
+
+import time
+
+from perun_hpc.agent import booking, state
+from perun_hpc.agent.log import guard
+from perun_hpc.agent.meter import Meter
+from perun_hpc.agent.node_ledger import NodeLedger
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.register import Register
+from perun_hpc.agent.session import Edge, Gap
+from perun_hpc.agent.steps import Steps
+from perun_hpc.agent.traces import Traces
+
+
+class Survival:
+    """Saves and restores what register, meter and node ledger hold."""
+
+    def __init__(self, paths: AgentPaths, boot_id: str, register: Register, meter: Meter, ledger: NodeLedger) -> None:
+        self._paths = paths
+        self._boot_id = boot_id
+        self._register = register
+        self._meter = meter
+        self._ledger = ledger
+
+    def save(self) -> None:
+        """Replace the state file by what is known now."""
+        if self._meter.last is None:
+            return
+        now = state.NodeState(
+            boot_id=self._boot_id,
+            last=self._meter.last,
+            uses=self._meter.uses,
+            parent_cpu_ns=self._meter.parent_cpu_ns,
+            ledger=self._ledger.position,
+            sessions=(*self._register.live.values(), *self._register.ended),
+            done=self._register.done,
+            static=self._meter.learning.to_json(),
+            home=self._register.home,
+        )
+        guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._meter.sensors]))
+
+    def resume(self, traces: Traces, steps: Steps) -> None:
+        """Continue where the last agent of this node stopped, or begin."""
+        former = state.load(self._paths)
+        if former is not None:
+            self._meter.learning.restore(former.static)
+            self._meter.parametrise()
+        if former is not None and all(sensor.id in former.last.readings for sensor in self._meter.sensors):
+            self._take_over(former, traces, steps)
+        else:
+            self._meter.end_interval()
+
+    def _take_over(self, former: state.NodeState, traces: Traces, steps: Steps) -> None:
+        register = self._register
+        same_boot = bool(self._boot_id) and former.boot_id == self._boot_id
+        register.done = dict(former.done) if same_boot else dict.fromkeys(former.done, 0)
+        register.home = former.home
+        self._ledger.position = former.ledger
+        for session in former.sessions:
+            if session.end is not None:
+                register.ended.append(session)
+            elif same_boot:
+                register.live[session.key] = session
+            else:
+                session.note("the node was restarted")
+                session.end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
+                session.edges_end = booking.take_edge(former.last.readings, self._meter.sensors)
+                session.agent_cpu_ns = max(0, session.agent_cpu_ns)
+                register.done[session.key.name] = 0
+                register.ended.append(session)
+        if not same_boot:
+            self._meter.end_interval()
+            return
+        snapshot = self._meter.continue_from(former.last, former.uses, former.parent_cpu_ns)
+        for session in register.live.values():
+            # The counters went on; only who used the CPUs meanwhile is known less well.
+            gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")
+            session.add_gap(gap)
+            session.agent_cpu_ns -= time.process_time_ns()
+            traces.resume(session, snapshot)
+            steps.resume(session)
