@@ -144,6 +144,7 @@ def own_ground(name: str, keep: bool, say: Callable[[str], None]) -> Iterator[Gr
     image = cluster.state.parent / f"{name}-shared.img"
     if not (keep and cluster.is_up()):
         _remove(cluster, image)
+        image.parent.mkdir(parents=True, exist_ok=True)
         with image.open("wb") as file:
             file.truncate(IMAGE_B)
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
