@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.accounting import comment
-from perun_hpc.accounting.archive import RECORD, Archive
+from perun_hpc.accounting.archive import RECORD, RUNNING, Archive
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, from_json
-from perun_hpc.accounting.summing import missing_record
+from perun_hpc.accounting.summing import add_slurm, missing_record
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
 
+RUN_AGAIN = frozenset({"REQUEUED", "PREEMPTED", "NODE_FAIL"})
+"""States of runs after which Slurm may run the same job again."""
 UNTOLD_NAME, UNTOLD_QOS = "allocation", "Unknown"
 """What sacct shows of a job of which slurmdbd does not have everything yet."""
 
@@ -54,9 +56,11 @@ def find(text: str, places: Places) -> list[Found]:
     """
     job, _ = job_id_arguments(text)
     own = _from_directory(int(job), places.archive) if job.isdigit() else []
-    if own and all(f.record.state and f.record.array_job_id is None and f.record.het_job_id is None for f in own):
+    if _are_all(own):
         return own
     ledger = _from_ledger(job, places)
+    if _are_all(ledger):
+        return ledger
     try:
         slurm = places.sacct([job]) if places.sacct is not None else []
     except UnavailableError:
@@ -76,6 +80,15 @@ def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
     return _in_order(_with_rows(list(rows), [], places))
 
 
+def _are_all(found: Sequence[Found]) -> bool:
+    """Whether these runs are all that Slurm could tell of: no run may follow, and no other members belong to it."""
+    return (
+        bool(found)
+        and found[-1].record.state not in RUN_AGAIN
+        and all(f.record.state and f.record.array_job_id is None and f.record.het_job_id is None for f in found)
+    )
+
+
 def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places) -> list[Found]:
     """Return all runs of the jobs in `rows`: known or readable records, and for the other rows what Slurm tells."""
     by_id: dict[int, list[SlurmJob]] = {}
@@ -86,6 +99,8 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places)
         found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
         pairs = pair_runs(runs, spans)
+        for index, at in pairs.items():
+            found[at] = _told_by_both(found[at], runs[index])
         everything += [found[at] for at in pairs.values()] if not known else found
         everything += [_from_slurm(row, places) for index, row in enumerate(runs) if index not in pairs]
     return everything
@@ -98,12 +113,24 @@ def _in_order(found: Iterable[Found]) -> list[Found]:
 def _from_directory(job_id: int, archive: Archive) -> list[Found]:
     found = []
     for run in archive.runs(job_id):
-        path: Path = archive.job(run) / RECORD
-        try:
-            found.append(Found(from_json(path.read_bytes(), str(path)), "the job's directory"))
-        except OSError:
-            continue
+        for name, source in ((RECORD, "the job's directory"), (RUNNING, "what its nodes said last")):
+            path: Path = archive.job(run) / name
+            try:
+                found.append(Found(from_json(path.read_bytes(), str(path)), source))
+                break
+            except OSError:
+                continue
     return found
+
+
+def _told_by_both(found: Found, row: SlurmJob) -> Found:
+    """A run that goes on has its names from Slurm alone; one that has ended meanwhile waits for its record."""
+    if found.record.status != "running":
+        return found
+    record = replace(add_slurm(found.record, row), coverage=found.record.coverage)
+    if row.state in FINAL_STATES:
+        record = replace(record, status="awaited", missing=(*record.missing, "it has ended: its record is on the way"))
+    return replace(found, record=record)
 
 
 def _from_ledger(job: str, places: Places) -> list[Found]:

@@ -55,6 +55,22 @@ def test_ones_own_directory_needs_neither_slurm_nor_ledger(archive: Archive) -> 
     assert (found.record, found.source) == (record(), "the job's directory")
 
 
+def test_what_the_ledger_knows_is_not_asked_of_slurm_unless_another_run_may_follow(archive: Archive) -> None:
+    url = str(archive.root / "ledger.db")
+    ledger = open_ledger(url, create=True)
+    ledger.put([record(), record(4712, state="REQUEUED"), record(4713, shown_id="4713_1")])
+    ledger.close()
+    asked: list[str] = []
+
+    def sacct(ids: Iterable[str]) -> list[SlurmJob]:
+        asked.extend(ids)
+        return []
+
+    for job in ("4711", "4712", "4713"):
+        assert [f.source for f in find(job, places(archive, sacct, url))] == ["the ledger"]
+    assert asked == ["4712", "4713"]
+
+
 def test_the_line_in_slurms_accounting(archive: Archive) -> None:
     made = record()
     (found,) = find("4711", places(archive, slurm(slurm_job(admin_comment=comment.encode(made)))))
