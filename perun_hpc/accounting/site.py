@@ -11,6 +11,7 @@ from typing import Any
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+from perun_hpc.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,35 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
         slurmdbd_per_s=settings.collect.slurmdbd_per_s,
         settings=settings,
     )
+
+
+class Ruling:
+    """The policy that rules a service: read anew once its file changed; while it is broken the last good one rules."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Read it; `ConfigError` where it is broken, since there is no last good one yet."""
+        self._environ = environ
+        self._stamp = self._now()
+        self.site = load_site(environ)
+
+    def renew(self) -> str:
+        """Look at the file again; returns its mistakes where it has just become a broken one, else nothing."""
+        stamp = self._now()
+        if stamp == self._stamp:
+            return ""
+        self._stamp = stamp
+        try:
+            self.site = load_site(self._environ)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            status = site_policy.locate(self._environ).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
 
 
 def retention_s(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], float]:

@@ -192,10 +192,11 @@ static void node_hook(const char *hook, const char *verb, int64_t now_ns)
 	complain(hook, what, -rc);
 }
 
-/* On the controller: hint to the collector that a job has ended. Its sweep finds the job without the hint, too. */
+/* On the controller, as SlurmUser: hint to the collector that a job has ended. The file is the collector's; where there is
+ * none, or without the hint, its next sweep finds the job, too. */
 static void nudge(void)
 {
-	int fd = open(PERUN_RUN_DIR "/collect.nudge", O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+	int fd = open(PERUN_RUN_DIR "-collect/nudge", O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd >= 0) {
 		futimens(fd, NULL);

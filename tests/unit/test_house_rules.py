@@ -148,6 +148,20 @@ def test_a_systemd_unit_is_sound(unit, tmp_path):
         ["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True, timeout=60, env={**os.environ}
     )
     assert (done.returncode, done.stderr) == (0, "")
+    exposed = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=26", copy]
+    done = subprocess.run(exposed, capture_output=True, text=True, timeout=60, env={**os.environ})
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_agents_unit_lets_it_at_gpus_and_bmcs():
+    lines = (ROOT / "slurm/systemd/perun-agent.service").read_text().splitlines()
+    listing = ("DeviceAllow=", "DevicePolicy=", "PrivateDevices=yes", "ProtectClock=yes")
+    assert not [line for line in lines if line.startswith(listing)]
+
+
+def test_the_collectors_unit_leaves_the_hooks_directory_to_root():
+    unit = (ROOT / "slurm/systemd/perun-collect.service").read_text().splitlines()
+    assert "RuntimeDirectory=perun-collect" in unit
 
 
 def test_the_administrators_lines_are_those_that_the_cluster_is_tested_with():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -287,13 +288,20 @@ def test_the_epilog_starts_an_agent_for_an_open_session(sandbox: Sandbox) -> Non
     wait_for(started)
 
 
-def test_on_the_controller_it_only_nudges(sandbox: Sandbox) -> None:
-    nudge = sandbox.run_dir / "collect.nudge"
+def test_on_the_controller_it_only_nudges_a_collector_that_is_there(sandbox: Sandbox) -> None:
+    nudge = sandbox.root / "run-collect" / "nudge"
     assert sandbox.run("epilogslurmctld") == ""
-    assert nudge.exists()
-    os.utime(nudge, (0, 0))
-    sandbox.run("epilogslurmctld")
-    assert nudge.stat().st_mtime > 0
+    assert not nudge.parent.exists()
+    nudge.parent.mkdir()
+    try:
+        nudge.touch()
+        os.utime(nudge, (0, 0))
+        assert sandbox.run("epilogslurmctld") == ""
+        assert nudge.stat().st_mtime > 0
+        assert nudge.read_bytes() == b""
+    finally:
+        shutil.rmtree(nudge.parent)
+    assert not sandbox.inbox.exists()
 
 
 def test_a_foreign_name_does_nothing(sandbox: Sandbox) -> None:
