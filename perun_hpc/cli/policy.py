@@ -33,7 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budgets = commands.add_parser("budgets", help="print what accounts have used of their energy budgets")
     budgets.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
     budgets.add_argument("--cluster", default="", metavar="NAME", help="default: all in the ledger")
-    budgets.add_argument("--json", action="store_true", help="for scripts that act on it")
+    how = budgets.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="for scripts that act on it")
+    how.add_argument(
+        "--proposals", action="store_true", help="sacctmgr lines that would hold accounts to their budgets"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +81,7 @@ def _check(path: Path) -> int:
 
 def _budgets(args: argparse.Namespace) -> int:
     # Imported here: the other actions need no database.
-    from perun_hpc.accounting.budgets import budget_use
+    from perun_hpc.accounting.budgets import budget_use, proposals
     from perun_hpc.accounting.ledger import open_ledger
     from perun_hpc.report.quantities import percent, watt_hours
     from perun_hpc.report.screen import style_for, table
@@ -91,6 +95,14 @@ def _budgets(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
         return 0
+    if args.proposals:
+        for line in proposals(found, args.cluster):
+            print(line)
+        return 0
+    for one in found:
+        if one.state != "ok":
+            used, granted = watt_hours(one.used_uj), watt_hours(one.budget_uj)
+            print(f"{one.state}: account {one.account} used {used} of {granted} since {one.since_day}", file=sys.stderr)
     rows = []
     for one in found:
         part = percent(one.used_uj, one.budget_uj) if one.budget_uj else "-"

@@ -198,7 +198,9 @@ class _Reader:
             elif key.value in seen:
                 self._mistake(key, where, f"'{key.value}' stands here twice")
             elif known is not None and key.value not in known:
-                self._mistake(key, where, f"unknown key '{key.value[:60]}': {_nearest(key.value, known)}")
+                self._mistake(
+                    key, where, f"unknown key '{key.value[:60]}': {_nearest(key.value, known)}{_home(key.value)}"
+                )
             else:
                 seen.add(key.value)
                 yield key, value
@@ -268,6 +270,12 @@ class _Reader:
 
 def _near(text: str, words: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(text[:60], list(words), n=1, cutoff=0.6)), None)
+
+
+def _home(text: str) -> str:
+    """Where a field of that name belongs, if there is one."""
+    homes = [field.path for field in FIELDS.values() if field.name == text]
+    return f" (there is {' and '.join(homes)})" if homes else ""
 
 
 def _nearest(text: str, words: list[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.budgets import budget_use, first_day
+from perun_hpc.accounting.budgets import BudgetUse, budget_use, first_day, proposals
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.config.compile import compile_policy
@@ -66,3 +66,28 @@ def test_a_budget_of_the_site_holds_for_every_account(ledger):
 
 def test_without_a_budget_nobody_is_listed(ledger):
     assert use(ledger, "") == []
+
+
+def test_limits_are_proposed_as_lines_that_somebody_else_runs():
+    kwh = 3_600_000 * 10**6
+    found = [
+        BudgetUse("physics", "2026-11-01", 11 * kwh, 10 * kwh, "over", 60),
+        BudgetUse("chem", "2026-11-01", 8 * kwh, 10 * kwh, "warn", 600 * 60),
+        BudgetUse("bio", "2026-11-01", 9 * kwh, 10 * kwh, "warn", 0),
+        BudgetUse("geo", "2026-11-01", kwh, 10 * kwh, "ok", 60),
+    ]
+    lines = list(proposals(found, "c1"))
+    assert [line for line in lines if not line.startswith("#")] == [
+        "sacctmgr -i modify account where name=physics cluster=c1 set GrpSubmitJobs=0",
+        # 600 CPU minutes cost 8 kWh: the 2 that are left are worth 150
+        "sacctmgr -i modify account where name=chem cluster=c1 set GrpTRESRunMins=cpu=150",
+    ]
+    assert sum(line.startswith("# sacctmgr") and "GrpSubmitJobs=-1" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("name", ["a b", "x;reboot", "$(id)", "-i", "a\nreboot", "", "a\x1b[2J"])
+def test_no_account_name_becomes_a_command(name):
+    lines = list(proposals([BudgetUse(name, "2026-11-01", 2, 1, "over", 1)]))
+    assert len(lines) == 1
+    assert lines[0].startswith("# ")
+    assert lines[0].isprintable()

@@ -37,6 +37,8 @@ def test_all_mistakes_are_told_at_once_in_the_files_order():
     ("text", "place", "says"),
     [
         ("monitor: {jobs: al}", "p:1:17", "did you mean 'all'?"),
+        ("store: {spool_qouta: 1 GiB}", "p:1:9", "did you mean 'spool_quota'?"),
+        ("store: {linger: 1 min}", "p:1:9", "(there is agent.linger)"),
         ("monitor: [all]", "p:1:10", "expected a mapping"),
         ("- a", "p:1:1", "expected a mapping"),
         ("sampling: {period: [1 s]}", "p:1:20", "wrong shape"),
