@@ -71,6 +71,21 @@ class _Column:
         self._low, self._high = layout.limits(form.dtype)
         self._fill = layout.fill(form.dtype)
         self._divisor = form.divisor
+        self._as_it_is = sensor.scale_num == sensor.scale_den == form.divisor == 1
+
+    def values(self, ticks: Sequence[int], times_ns: Sequence[int]) -> Sequence[int]:
+        """The values to store for several rows (`GAP`: none), all at once where nothing is amiss."""
+        ordered = sorted(ticks)
+        if len(ticks) > 3 and ordered[0] != GAP:
+            low, high = self._stored(ordered[0] + self.added), self._stored(ordered[-1] + self.added)
+            rises = tuple(ordered) == ticks and (self.last is None or self.last <= ticks[0])
+            if self._low <= low <= high <= self._high and (rises or not self._counts):
+                if self._counts:
+                    self.last, self.last_ns = ticks[-1], times_ns[-1]
+                if self._as_it_is and not self.added:
+                    return ticks
+                return [self._stored(one + self.added) for one in ticks]
+        return [self._fill if one == GAP else self.value(one, ns) for one, ns in zip(ticks, times_ns, strict=True)]
 
     def value(self, ticks: int, now_ns: int) -> int:
         """The value to store; the fill value where the type cannot hold it."""
@@ -81,8 +96,11 @@ class _Column:
                 self.added += (self.sensor.wrap_range or 0) if turned else self.last
             self.last, self.last_ns = ticks, now_ns
             ticks += self.added
-        value = self.sensor.base(ticks) // self._divisor
+        value = self._stored(ticks)
         return value if self._low <= value <= self._high else self._fill
+
+    def _stored(self, ticks: int) -> int:
+        return self.sensor.base(ticks) // self._divisor
 
 
 @dataclass
@@ -248,10 +266,10 @@ class NodeStore:
         self._waiting.append(row)
         if len(self._waiting) >= self._batch:
             self._write_journal()
-        self._store(row)
         if len(self._chunks) > 1 and tick % self._length >= self._phase and tick >= self._retry_tick:
             self._flush_before(number)
 
+        self._count(row)
     def flush(self) -> None:
         """Make every row so far visible to readers of the store, also those of the unfinished chunk."""
         self._write_journal()
@@ -304,7 +322,7 @@ class NodeStore:
         self._chunks.clear()
         self._settled.clear()
 
-    # A row's way: journal, chunk in memory, shard.
+    # A row's way: journal and chunk in memory, many at once; then shard.
 
     def _begin(self, number: int) -> _Chunk:
         chunk = _Chunk.empty(number, self._parts, self._length)
@@ -325,6 +343,8 @@ class NodeStore:
         tick = self._tally.last
         try:
             if rows:
+        if rows:
+            self._store(rows)
                 target.write(rows)
                 tick = rows[-1][0]
             due = sync or (tick - self._synced_tick) * self._period_ns >= (self._sync_ns or 0)
@@ -334,21 +354,23 @@ class NodeStore:
         except OSError as error:
             self._failed(error)
 
-    def _store(self, row: Row) -> None:
-        tick, now_ns = row[0], row[0] * self._period_ns
-        chunk = self._chunks[tick // self._length]
-        position = tick % self._length
-        chunk.offsets[position] = row[1]
-        for part, columns in zip(self._parts, chunk.parts, strict=True):
-            for column, target in zip(part.columns, columns, strict=True):
-                ticks = row[2 + column]
-                if ticks != GAP:
-                    target[position] = self._columns[column].value(ticks, now_ns)
-        chunk.rows += 1
+    def _count(self, row: Row) -> None:
         tally = self._tally
         tally.rows += 1
-        tally.first = tick if tally.first < 0 else tally.first
-        tally.last = tick
+        tally.first = row[0] if tally.first < 0 else tally.first
+        tally.last = row[0]
+
+    def _store(self, rows: Sequence[Row]) -> None:
+        """Put rows of one chunk, in order, into its columns."""
+        ticks, offsets, *columns = zip(*rows, strict=True)
+        chunk = self._chunks[ticks[0] // self._length]
+        places = [tick % self._length for tick in ticks]
+        times_ns = [tick * self._period_ns for tick in ticks]
+        _put(chunk.offsets, places, offsets)
+        for part, targets in zip(self._parts, chunk.parts, strict=True):
+            for column, target in zip(part.columns, targets, strict=True):
+                _put(target, places, self._columns[column].values(columns[column], times_ns))
+        chunk.rows += len(rows)
 
     def _state(self) -> dict[str, Any]:
         """What a journal's rows need so that reading it alone is enough to go on."""
@@ -511,7 +533,8 @@ class NodeStore:
             chunk = self._chunks[number] = _Chunk.empty(number, self._parts, self._length)
             for row in rows:
                 if row[0] > self._tally.last and row[0] // self._length == number:
-                    self._store(row)
+                    self._count(row)
+                    self._store([row])
             chunk.journal = Journal(path, state, len(self.sensors))
         self._tally.torn += torn
 
@@ -531,6 +554,15 @@ def opened(home: Path, description: dict[str, Any]) -> NodeStore:
         store = NodeStore(home, description)
         sealed, sync_ns = description["sealed"], description["sync_ns"]
         if not (isinstance(sealed, dict | None) and isinstance(sync_ns, int | None)):
+def _put(target: array[int], places: Sequence[int], values: Sequence[int]) -> None:
+    """Write values to places in rising order."""
+    if places[-1] - places[0] == len(places) - 1:
+        target[places[0] : places[-1] + 1] = array(target.typecode, values)
+    else:
+        for place, value in zip(places, values, strict=True):
+            target[place] = value
+
+
             raise TypeError("sealed or sync_ns")
         store.node.encode()
         store.track.plan.nodes.index(store.node)
