@@ -63,6 +63,7 @@ def run(options: Options) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
+    selector = selectors.EpollSelector()  # before the sensors' files: select(2) takes descriptors below 1024 only
     node = Node.open(options.root, INLINE)
     node.workers.extend(Worker(name, options.root) for name in present(options.root))
     listener = listen(paths.socket)
@@ -80,17 +81,23 @@ def run(options: Options) -> int:
         spool.log_to(paths.log)
     if os.geteuid() == 0:
         log(f"no user {policy.service_user!r} to become: the agent stays root; create one")
-    serve(paths, node, listener, porter, policy)
+    serve(paths, selector, node, listener, porter, policy)
     return 0
 
 
-def serve(paths: AgentPaths, node: Node, listener: socket.socket, porter: Porter, policy: PolicyKeeper) -> None:
+def serve(
+    paths: AgentPaths,
+    selector: selectors.EpollSelector,
+    node: Node,
+    listener: socket.socket,
+    porter: Porter,
+    policy: PolicyKeeper,
+) -> None:
     """Put the agent's parts together, go on from where the last agent stopped, and run the loop."""
     if policy.names_sensors:
         node.choose(Choice.of(policy.site()))
     boot_id = machine.boot_id(paths.root)
     topology = machine.topology(paths.root, intervals.packages(intervals.domains_of(node.sensors)))
-    selector = selectors.DefaultSelector()
     wake = Wake(selector)
     later: list[Callable[[], None]] = []
     register = Register(node.name, len(topology.core_of))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 import signal
 import socket
@@ -68,7 +69,7 @@ class Loop:
     def __init__(
         self,
         paths: AgentPaths,
-        selector: selectors.BaseSelector,
+        selector: selectors.EpollSelector,
         wake: Wake,
         server: Server,
         porter: Porter,
@@ -86,6 +87,7 @@ class Loop:
     ) -> None:
         self._paths = paths
         self._selector = selector
+        self._anything = (selector.fileno(),)
         self._wake = wake
         self._server = server
         self._porter = porter
@@ -119,13 +121,10 @@ class Loop:
         self._close()
 
     def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for a message until something is due; epoll counts whole milliseconds, the rest of the last is slept."""
-        left_ms = (self._due_ns() - time.monotonic_ns()) // 1_000_000
-        ready = self._selector.select((left_ms - 0.5) / 1000)
+        """Wait for a message until something is due; select(2) is exact, while epoll counts whole milliseconds."""
         left_ns = self._due_ns() - time.monotonic_ns()
-        if not ready and 0 < left_ns < 1_000_000:
-            time.sleep(left_ns / SECOND_NS)
-        return ready
+        ready, _, _ = select.select(self._anything, (), (), max(0, left_ns) / SECOND_NS)
+        return self._selector.select(0) if ready else []
 
     def _due_ns(self) -> int:
         return min(self._meter.schedule.due_mono_ns, self._housekeeping_ns, *self._traces.due_ns)

@@ -69,6 +69,8 @@ class Meter:
 
     def is_due(self, now_ns: int, real_ns: int) -> bool:
         """Whether an interval must end now, by the schedule."""
+        if now_ns < self.schedule.due_mono_ns:
+            return False
         self.schedule = self.schedule.observe(now_ns, real_ns)
         tick, self.schedule = self.schedule.take(now_ns)
         return tick is not None
@@ -98,6 +100,10 @@ class Meter:
         snapshot = self._node.read()
         self._note_point(snapshot)
         return snapshot
+
+    def sample(self) -> list[int | None]:
+        """Raw ticks of the node's `ids`, inside the open interval."""
+        return self.glance().ticks(self._node.ids) if self._views.wants_points else self._node.sample()
 
     def poll(self) -> None:
         """About once a second: power gauges that are integrated, and what the children said of GPUs."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent import quota
 from perun_hpc.agent.session import Session
-from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
+from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.sampling.schedule import Schedule, Tick
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ class Trace:
         self.skipped = 0
         self.lost: str | None = None
         self._names = tuple(sensor.id for sensor in store.sensors)
+        self._ids: tuple[str, ...] = ()
+        self._places: list[int | None] = []
+        self._as_they_come = False
 
     @classmethod
     def begin(
@@ -68,16 +71,23 @@ class Trace:
     def take(self, mono_ns: int, real_ns: int) -> Tick | None:
         """The tick that is due, if one is."""
         self.schedule = self.schedule.observe(mono_ns, real_ns)
+        if mono_ns < self.schedule.due_mono_ns:
+            return None
         tick, self.schedule = self.schedule.take(mono_ns)
         if tick is not None:
             self.skipped += tick.skipped
             self.late += tick.late_ns > self.period_ns // 10
         return tick
 
-    def add(self, tick: Tick, readings: Mapping[str, Reading]) -> None:
-        """Store one row."""
-        values = [readings[name].ticks if name in readings else None for name in self._names]
-        self._store.append(tick.index, values, tick.late_ns // 1000)
+    def add(self, tick: Tick, ids: tuple[str, ...], ticks: Sequence[int | None]) -> None:
+        """Store one row: the raw ticks of some sensors, of which those that have a column are taken."""
+        if ids is not self._ids:
+            place = {one: number for number, one in enumerate(ids)}
+            self._ids, self._places = ids, [place.get(name) for name in self._names]
+            self._as_they_come = ids == self._names
+        if not self._as_they_come:
+            ticks = [None if place is None else ticks[place] for place in self._places]
+        self._store.append(tick.index, ticks, tick.late_ns // 1000)
         self.lost = self._store.problem or self.lost
 
     def pause(self) -> None:

@@ -43,9 +43,10 @@ class Traces:
         due = [(trace, tick) for trace in self._open.values() if (tick := trace.take(now_ns, real_ns)) is not None]
         if not due:
             return
-        readings = (snapshot or meter.glance()).readings
+        ids = self._node.ids
+        ticks = meter.sample() if snapshot is None else snapshot.ticks(ids)
         for trace, tick in due:
-            trace.add(tick, readings)
+            trace.add(tick, ids, ticks)
 
     def begin(self, session: Session, now_ns: int) -> None:
         """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""

@@ -13,6 +13,13 @@ from perun_hpc.data_model.units import Quantity
 
 NS_PER_S = 1_000_000_000
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+KEPT_NS = 90_000_000
+"""Rows of a trace repeat a reading that is younger: CPU time moves in steps of 10 ms, and at every read the kernel adds
+it up over all CPUs. A little under 100 ms, so that a trace of that period has a new one in every row."""
+
+
+HEAD_B = 256
+"""The first lines of /proc/meminfo: MemTotal, MemFree, MemAvailable."""
 
 
 def busy_ticks(stat: str) -> dict[int, int]:
@@ -58,17 +65,19 @@ class ProcStat:
         self._stat = os.open(root / "proc/stat", os.O_RDONLY | os.O_CLOEXEC)
         self._memory = os.open(root / "proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
         self.last_busy_ns: dict[int, int] = {}
+        self._kept: list[int | None] = []
+        self._kept_ns = 0
         host = host_name()
         self._sensors = (
             Sensor(
                 id="procstat:cpu:time",
                 host=host, backend="procstat", device="/proc/stat", domain="cpu", component="cpu",
                 kind=Kind.COUNTER, quantity=Quantity.TIME, unit=f"1/{TICKS_PER_S} s", scale_num=NS_PER_S,
-                scale_den=TICKS_PER_S, update_ns=NS_PER_S // TICKS_PER_S, scope="busy time of all CPUs",
+                scale_den=TICKS_PER_S, update_ns=KEPT_NS + NS_PER_S // TICKS_PER_S, scope="busy time of all CPUs",
             ),
             Sensor(
                 id="procstat:memory:data", host=host, backend="procstat", device="/proc/meminfo", domain="memory",
-                component="dram", kind=Kind.GAUGE, quantity=Quantity.DATA, unit="B", resolution=1024,
+                component="dram", kind=Kind.GAUGE, quantity=Quantity.DATA, unit="B", resolution=1024, update_ns=KEPT_NS,
                 scope="memory in use on the node",
             ),
         )  # fmt: skip
@@ -82,6 +91,13 @@ class ProcStat:
         """Read both files."""
         return self._read_stat(), self._read_memory()
 
+    def ticks(self) -> list[int | None]:
+        """What `read` says, for a row of a trace: at most `KEPT_NS` old."""
+        now_ns = self._clock()
+        if not self._kept or now_ns - self._kept_ns > KEPT_NS:
+            self._kept, self._kept_ns = [reading.ticks for reading in self.read()], now_ns
+        return self._kept
+
     def _read_stat(self) -> Reading:
         try:
             ticks = busy_ticks(read_all(self._stat))
@@ -92,7 +108,7 @@ class ProcStat:
 
     def _read_memory(self) -> Reading:
         try:
-            used = memory_used_b(read_all(self._memory))
+            used = memory_used_b(os.pread(self._memory, HEAD_B, 0).decode("ascii", "replace"))
         except (OSError, ValueError, IndexError) as error:
             used, why = None, reason(error) if isinstance(error, OSError) else "malformed /proc/meminfo"
         else:

@@ -1,0 +1,122 @@
+"""Rows on their way from the readers into a trace: the quick way says what the careful way says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perun_hpc.agent.node import Node
+from perun_hpc.backend.procstat import KEPT_NS, ProcStat
+from perun_hpc.backend.sysfile import NumberFiles
+from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.store.journal import GAP
+from perun_hpc.store.layout import FORMS
+from perun_hpc.store.node_store import _Column
+
+SECOND_NS = 1_000_000_000
+
+
+def sensor(kind: Kind, scale: tuple[int, int], wrap_range: int | None) -> Sensor:
+    return Sensor(
+        id="test:package-0:energy",
+        host="n1",
+        backend="test",
+        device="",
+        domain="package-0",
+        component="cpu",
+        kind=kind,
+        quantity=Quantity.ENERGY if kind is Kind.COUNTER else Quantity.POWER,
+        unit="tick",
+        scale_num=scale[0],
+        scale_den=scale[1],
+        wrap_range=wrap_range,
+        max_uw=2**50,
+    )
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    kind=st.sampled_from(Kind),
+    scale=st.sampled_from([(1, 1), (1000, 1), (1_000_000, 1 << 16)]),
+    wrap_range=st.sampled_from([None, 10_000]),
+    batches=st.lists(
+        st.one_of(
+            st.lists(st.one_of(st.just(GAP), st.integers(0, 9_999), st.integers(-(2**62), 2**62)), min_size=1),
+            st.lists(st.integers(0, 9_999), min_size=4).map(sorted),
+        ),
+        max_size=6,
+    ),
+)
+def test_many_rows_at_once_are_stored_as_one_by_one(kind, scale, wrap_range, batches):
+    one = sensor(kind, scale, wrap_range)
+    form = FORMS[one.quantity, one.kind]
+    at_once, singly = _Column(one, form), _Column(one, form)
+    now_ns = 0
+    for batch in batches:
+        times_ns = [now_ns + SECOND_NS * place for place in range(len(batch))]
+        now_ns += SECOND_NS * len(batch)
+        expected = [
+            singly.value(ticks, ns) if ticks != GAP else singly._fill for ticks, ns in zip(batch, times_ns, strict=True)
+        ]
+        assert list(at_once.values(tuple(batch), times_ns)) == expected
+    assert (at_once.last, at_once.added) == (singly.last, singly.added)
+
+
+def test_ticks_are_the_readings_without_times(tmp_path):
+    values = ["5\n", "17\n", "no number\n"]
+    pairs = []
+    for number, value in enumerate(values):
+        (tmp_path / str(number)).write_text(value)
+        pairs.append((sensor(Kind.COUNTER, (1, 1), None), tmp_path / str(number)))
+    good, bad = NumberFiles(tuple(pairs[:2])), NumberFiles(tuple(pairs))
+    assert good.ticks() == [reading.ticks for reading in good.read()] == [5, 17]
+    assert bad.ticks() == [reading.ticks for reading in bad.read()] == [5, 17, None]
+
+
+def test_cpu_time_and_memory_are_read_at_most_ten_times_a_second(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0 0 0\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable: 4 kB\n")
+    now_ns = [5]
+    reader = ProcStat(tmp_path, lambda: now_ns[0])
+    first = list(reader.ticks())
+    (tmp_path / "proc/stat").write_text("cpu0 9 0 0 0 0 0 0 0 0 0\n")
+    now_ns[0] += KEPT_NS
+    assert reader.ticks() == first == [1, 4096]
+    now_ns[0] += 1
+    assert reader.ticks() == [9, 4096]
+    assert all(one.update_ns >= KEPT_NS for one in reader.sensors)
+
+
+def machine(root: Path) -> Node:
+    for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "dram")):
+        directory = root / "sys/class/powercap" / zone
+        directory.mkdir(parents=True)
+        (directory / "name").write_text(name)
+        (directory / "energy_uj").write_text("5000")
+        (directory / "max_energy_range_uj").write_text("262143328850")
+    (root / "proc").mkdir()
+    (root / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0 0 0\n")
+    (root / "proc/meminfo").write_text("MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable: 4 kB\n")
+    return Node.open(root, ("powercap", "hwmon", "procstat"))
+
+
+def test_a_sample_is_what_a_reading_of_the_node_says(tmp_path):
+    node = machine(tmp_path)
+    assert node.ids == tuple(one.id for one in node.sensors)
+    assert node.sample() == node.read().ticks(node.ids) == [5000, 5000, 1, 4096]
+
+
+def test_a_sample_of_a_node_whose_gauges_are_integrated_holds_their_counters(tmp_path):
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    chip.mkdir(parents=True)
+    (chip / "name").write_text("power_meter")
+    (chip / "power1_average").write_text("300000000")
+    node = machine(tmp_path)
+    counters = [one.id for one in node.gauges.sensors]
+    assert counters == ["hwmon:node:energy"]
+    assert dict(zip(node.ids, node.sample(), strict=True)).keys() == {one.id for one in node.sensors}
+    assert node.sample()[-1] is not None
