@@ -9,9 +9,13 @@ from perun_hpc.accounting.schema import EnergyRecord
 
 MEASURES = (
     "jobs", "unmeasured", "energy_uj", "idle_uj", "wasted_uj", "modelled_uj", "simulated_uj",
-    "gpu_held_s", "gpu_idle_s", "cpu_s", "co2_mg", "cost_millicents",
+    "footprint_uj", "gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s", "co2_mg", "cost_millicents",
 )  # fmt: skip
-"""The columns that a day holds. A job counts on the day on which it ended."""
+"""The columns that a day holds. A job counts on the day on which it ended.
+
+`gpu_watched_s` is the part of the held time of which it is known whether the GPU was idle, `footprint_uj` the energy
+that `co2_mg` and `cost_millicents` are of.
+"""
 
 Vector = tuple[int, ...]
 
@@ -76,7 +80,9 @@ def by_day(record: EnergyRecord) -> dict[str, Vector]:
         spread(record.wasted_uj, weights),
         spread(record.modelled_uj, weights),
         energy if record.simulated else [0] * len(days),
+        energy if foot else [0] * len(days),
         spread(record.gpu_held_s, held),
+        spread(0 if record.gpu_idle_s is None else record.gpu_held_s, held),
         spread(record.gpu_idle_s or 0, held),
         spread((record.cpu_ns or 0) // 1_000_000_000, held),
         spread(round(co2_g * 1000), weights),

@@ -10,25 +10,60 @@ from typing import Any
 from perun_hpc.accounting.questions import Usage
 from perun_hpc.report import quantities as q
 from perun_hpc.report.listing import csv_cell
-from perun_hpc.report.screen import Style, table
+from perun_hpc.report.screen import WIDTH, Style, cells, table
 
-_CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "simulated_kwh", "gpu_held_h",
-        "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
+_CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "simulated_kwh", "footprint_kwh",
+        "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
+_ENERGIES = ("energy", "idle", "wasted", "modelled", "simulated", "footprint")
+
+_NAME, _SHORTEST_NAME = 16, 6
+"""Columns of a name, at most and at least."""
 
 
 def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, currency: str | None) -> list[str]:
     """Return a table of 80 columns, with a line for the sum and what the sum does not hold.
 
-    CO2 and cost stand in it unless `currency` is None.
+    CO2 and cost stand in it unless `currency` is None; where there is no room, in a table below.
     """
     whole = total(rows)
-    cells = [_cells(list(u.group), u.values, currency) for u in rows]
+    figures = [_energies(u.values) for u in rows]
+    prices = [_footprint(u.values, currency) for u in rows]
+    groups = [[u.group[0] or "-", *u.group[1:]] for u in rows]
     if len(rows) > 1:
-        cells.append(_cells(["sum", *[""] * (len(by) - 1)], whole, currency))
-    head = [*by, "jobs", "energy", "wasted", "GPU h", "idle", *(("CO2e", "cost") if currency is not None else ())]
-    right = [False] * len(by) + [True] * (len(head) - len(by))
-    lines = table(cells, head, right, style, widest=16)
-    return [style.bold(lines[0]), *lines[1:], *_remarks(whole)]
+        groups.append(["sum", *[""] * (len(by) - 1)])
+        figures.append(_energies(whole))
+        prices.append(_footprint(whole, currency))
+    head = ("jobs", "energy", "wasted", "GPU h", "idle")
+    foot = ("CO2e", "cost")
+    if currency is None:
+        lines = _fitted(groups, figures, by, head, style)
+    else:
+        both = [[*left, *right] for left, right in zip(figures, prices, strict=True)]
+        lines = _fitted(groups, both, by, (*head, *foot), style)
+        if max(map(cells, lines)) > WIDTH:
+            lines = [
+                *_fitted(groups, figures, by, head, style), "", *_fitted(groups, prices, by, foot, style)
+            ]  # fmt: skip
+    return [*lines, *_remarks(whole, currency is not None)]
+
+
+def _fitted(
+    groups: Sequence[list[str]], figures: Sequence[list[str]], by: Sequence[str], head: Sequence[str], style: Style
+) -> list[str]:
+    """Lay out a table whose names give way where it gets narrow; days, months and figures never do."""
+    named = [name not in ("day", "month", "year") for name in by]
+    right = [False] * len(by) + [True] * len(head)
+    lines: list[str] = []
+    for width in range(_NAME, _SHORTEST_NAME - 1, -1):
+        short = [
+            [style.fit(cell, width).rstrip() if name else cell for cell, name in zip(group, named, strict=True)]
+            for group in groups
+        ]
+        rows = [[*left, *rest] for left, rest in zip(short, figures, strict=True)]
+        lines = table(rows, [*by, *head], right, style)
+        if max(map(cells, lines)) <= WIDTH:
+            break
+    return [style.bold(lines[0]), *lines[1:]]
 
 
 def total(rows: Sequence[Usage]) -> dict[str, int]:
@@ -43,29 +78,40 @@ def usage_json(rows: Sequence[Usage], by: Sequence[str]) -> list[dict[str, Any]]
 
 
 def usage_csv(rows: Sequence[Usage], by: Sequence[str]) -> str:
-    """Return CSV with a head; energies in kWh, times in hours."""
+    """Return CSV with a head; energies in kWh, times in hours; energies of jobs that nobody measured are empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*by, *_CSV])
     for u in rows:
         v = u.values
-        energies = [_kwh(v[f"{k}_uj"]) for k in ("energy", "idle", "wasted", "modelled", "simulated")]
-        hours = [f"{v[k] / 3600:.3f}" for k in ("gpu_held_s", "gpu_idle_s", "cpu_s")]
+        energies = [_kwh(v[f"{k}_uj"]) if _measured(v) else "" for k in _ENERGIES]
+        hours = [f"{v[k] / 3600:.3f}" for k in ("gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s")]
         outside = [f"{v['co2_mg'] / 1e6:.3f}", f"{v['cost_millicents'] / 1e5:.2f}"]
         writer.writerow([*map(csv_cell, u.group), v["jobs"], v["unmeasured"], *energies, *hours, *outside])
     return out.getvalue()
 
 
-def _cells(group: list[str], v: dict[str, int], currency: str | None) -> list[str]:
-    shown = [*(g or "-" for g in group[:1]), *group[1:], f"{v['jobs']}", q.watt_hours(v["energy_uj"])]
-    shown += [q.percent(v["wasted_uj"], v["energy_uj"]) if v["energy_uj"] else "-"]
-    shown += [f"{v['gpu_held_s'] / 3600:.4g}", q.percent(v["gpu_idle_s"], v["gpu_held_s"]) if v["gpu_held_s"] else "-"]
-    if currency is not None:
-        shown += [f"{v['co2_mg'] / 1e6:.4g} kg", q.money(v["cost_millicents"] / 1e5, currency)]
-    return shown
+def _energies(v: dict[str, int]) -> list[str]:
+    """Jobs, energy, the wasted part, GPU-hours, the idle part."""
+    energy = q.watt_hours(v["energy_uj"]) if _measured(v) else "-"
+    wasted = q.percent(v["wasted_uj"], v["energy_uj"])
+    # Of the time that somebody watched: what was not watched is neither idle nor used.
+    idle = q.percent(v["gpu_idle_s"], v["gpu_watched_s"])
+    return [f"{v['jobs']}", energy, wasted, f"{v['gpu_held_s'] / 3600:.4g}", idle]
 
 
-def _remarks(v: dict[str, int]) -> list[str]:
+def _footprint(v: dict[str, int], currency: str | None) -> list[str]:
+    """CO2 and cost."""
+    co2 = f"{v['co2_mg'] / 1e6:.4g} kg" if v["co2_mg"] else "-"
+    return [co2, q.money(v["cost_millicents"] / 1e5, currency or "") if v["cost_millicents"] else "-"]
+
+
+def _measured(v: dict[str, int]) -> bool:
+    """Whether a sum of no energy is a figure: of jobs that nobody measured it is none."""
+    return bool(v["energy_uj"] or not v["unmeasured"])
+
+
+def _remarks(v: dict[str, int], priced: bool) -> list[str]:
     """Say what part of the sum is not measured, and which jobs are not in it."""
     if not v:
         return []
@@ -75,6 +121,11 @@ def _remarks(v: dict[str, int]) -> list[str]:
     for name in ("modelled", "simulated"):
         if v[f"{name}_uj"]:
             remarks.append(f"{q.percent(v[f'{name}_uj'], v['energy_uj'])} of the energy is {name}")
+    if v["gpu_watched_s"] < v["gpu_held_s"]:
+        unwatched_h = (v["gpu_held_s"] - v["gpu_watched_s"]) / 3600
+        remarks.append(f"nobody watched whether GPUs were idle for {unwatched_h:.4g} h, which are not in that share")
+    if priced and v["footprint_uj"] != v["energy_uj"]:
+        remarks.append(f"CO2 and cost are of {q.percent(v['footprint_uj'], v['energy_uj'])} of the energy")
     return ["", *(f"{r}." for r in remarks)] if remarks else []
 
 

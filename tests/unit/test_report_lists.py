@@ -56,3 +56,21 @@ def test_the_audit_explains_the_columns_that_hold_something() -> None:
     assert any(line.startswith("  unobserved: ") for line in lines)
     assert not any(line.startswith("  idle: ") for line in lines)
     assert all(len(line) <= WIDTH for line in lines)
+
+
+def test_four_columns_of_long_names_fit_the_screen_and_no_figure_is_cut() -> None:
+    values = {**dict.fromkeys(MEASURES, 0), "jobs": 123_456, "energy_uj": 456 * 10**12, "wasted_uj": 10**12,
+              "footprint_uj": 456 * 10**12, "co2_mg": 123_456_789, "cost_millicents": 12_345_678_900}  # fmt: skip
+    by = ["account", "user", "partition", "month"]
+    rows = [Usage((f"account-of-many-letters-{n}", "somebody-with-a-name", "partition-gpu-long", "2026-11"), values)
+            for n in range(2)]  # fmt: skip
+    lines = usage_table(rows, by, Style(), "EUR")
+    assert max(map(len, lines)) <= 80
+    # No room for CO2 and cost: they stand below, with the same groups.
+    for figure in ("account-… ", "123456", "127 kWh", "2026-11"):
+        assert figure in lines[1]
+    assert lines[5].split() == [*by, "CO2e", "cost"]
+    for figure in ("account-of-ma…", "2026-11", "123.5 kg", "123456.79 EUR"):
+        assert figure in lines[6]
+    wide = usage_table([Usage(("a-name-of-16-cell",), values)], ["account"], Style(), "EUR")
+    assert "a-name-of-16-ce" in wide[1]
