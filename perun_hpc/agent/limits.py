@@ -16,13 +16,17 @@ def step_back(settings: Agent) -> None:
     """Take the priority and the CPUs that the policy gives; called when it is known, and when it changes."""
     with contextlib.suppress(OSError):  # a priority can only be lowered
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
-    if settings.cpu_affinity:
-        cpus: set[int] = set()
-        for part in settings.cpu_affinity.split(","):
-            first, _, last = part.partition("-")
-            cpus.update(range(int(first), int(last or first) + 1))
-        with contextlib.suppress(OSError):  # CPUs that this node does not have
-            os.sched_setaffinity(0, cpus)
+    with contextlib.suppress(OSError):  # CPUs that this node does not have
+        os.sched_setaffinity(0, _cpus(settings.cpu_affinity) or range(os.cpu_count() or 1))
+
+
+def _cpus(text: str) -> set[int]:
+    """The CPUs of a list such as `0-3,8`."""
+    cpus: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def over_memory(settings: Agent) -> int | None:

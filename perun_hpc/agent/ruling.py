@@ -17,11 +17,14 @@ class Ruling:
         self._policy = policy
         self._register = register
         self._porter = porter
+        self._told: str | None = None
 
     def apply(self) -> None:
         """Rule this process and the hooks; sessions that have no settings yet get theirs."""
-        if self._policy.refused:
-            log(f"policy: {self._policy.refused}; the last good one rules")
+        if self._policy.refused != self._told:
+            self._told = self._policy.refused
+            if self._told:
+                log(f"policy: {self._told}; the last good one rules")
         site = self._policy.site()
         limits.step_back(site.agent)
         self._porter.deadline(site.hooks.deadline_ns // 1_000_000, self._policy.source)

@@ -42,7 +42,7 @@ class Trace:
         real_ns: int,
     ) -> Trace:
         """Open a new trace in the session's directory; OSError where the disk does not take it."""
-        from perun_hpc.store import layout
+        from perun_hpc.store import codec, layout
         from perun_hpc.store.node_store import NodeStore
 
         store = NodeStore.open(
@@ -55,6 +55,7 @@ class Trace:
             period_ns=period_ns,
             start_ns=session.start.real_ns,
             sync_ns=session.settings["store"]["flush_ns"],
+            level=session.settings["store"].get("compression", codec.LEVEL),
             energy_step_uj=layout.energy_step_uj(period_ns),
             simulated=any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
         )
@@ -70,9 +71,9 @@ class Trace:
 
     def take(self, mono_ns: int, real_ns: int) -> Tick | None:
         """The tick that is due, if one is."""
-        self.schedule = self.schedule.observe(mono_ns, real_ns)
         if mono_ns < self.schedule.due_mono_ns:
             return None
+        self.schedule = self.schedule.observe(mono_ns, real_ns)
         tick, self.schedule = self.schedule.take(mono_ns)
         if tick is not None:
             self.skipped += tick.skipped

@@ -102,9 +102,9 @@ class Quantity:
         return {"anyOf": [{"enum": list(self.words)}, pattern]} if self.words else pattern
 
 
-def duration(minimum: str | None = None, maximum: str | None = None) -> Quantity:
-    """A time span in nanoseconds."""
-    return Quantity("_ns", DURATIONS, "5 s", minimum, maximum)
+def duration(minimum: str | None = None, maximum: str | None = None, *words: str) -> Quantity:
+    """A time span in nanoseconds, or one of `words`."""
+    return Quantity("_ns", DURATIONS, "5 s", minimum, maximum, words)
 
 
 def size(minimum: str | None = None) -> Quantity:

@@ -244,6 +244,19 @@ class Store:
         size(), "2 GiB", "above this the oldest traces that wait on a node are dropped, and their records say so", NODES
     )
     archive: str = _item(path(), "/var/lib/perun/archive", "shared by nodes and collector; see docs/install.md")
+    collector: str = _item(
+        Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "head:6820", True),
+        "",
+        "where nodes do not share the archive: where `perun collect --daemon` listens for what they hand over (munge)",
+    )
+    write: str = _item(
+        Choice(("spool", "archive")),
+        "spool",
+        "spool: a trace stays on its node until the job's end; archive: it grows in the shared archive meanwhile",
+    )
+    progress_ns: int | str = _item(
+        duration("10 s", "1 h", "never"), "60 s", "how often `perun report` of a running job gets newer figures"
+    )
     trace: str = _item(
         Choice(("all", "flagged", "none")),
         "all",
@@ -255,6 +268,9 @@ class Store:
         duration(), "60 s", "a shorter job leaves a record only, unless a step was flagged", JOBS, Bound.RISE
     )
     flush_ns: int = _item(duration("1 s", "1 h"), "60 s", "what a power loss may take of a trace", NODES)
+    compression: int = _item(
+        Number(0, 9, integer=True), "6", "how hard traces are compressed (zlib): 0 not at all, 9 most", JOBS
+    )
     retention_ns: int = _item(duration("1 d"), "400 d", "traces older than this are deleted; records stay", JOBS)
 
 

@@ -16,6 +16,9 @@ from perun_hpc.errors import DataError
 NONE = (1 << 64) - 1
 """Offset and length of an inner chunk that is not there: readers take the fill value."""
 
+LEVEL = 6
+"""How hard zlib tries, from 0 to 9."""
+
 _HEADER = struct.Struct("<BBBBIII")
 _VERSION, _ZLIB_VERSION = 2, 1
 _SHUFFLE, _STORED, _UNSPLIT, _ZLIB = 0x01, 0x02, 0x10, 0x60
@@ -53,8 +56,8 @@ def without_crc(data: bytes, what: str) -> bytes:
     return data[:-4]
 
 
-def blosc(raw: bytes, itemsize: int, level: int = 6) -> bytes:
-    """`raw`, a whole number of items, as one blosc frame: bytes shuffled, zlib."""
+def blosc(raw: bytes, itemsize: int, level: int = LEVEL) -> bytes:
+    """`raw`, a whole number of items, as one blosc frame: bytes shuffled, zlib of that level (0: as it is)."""
     shuffled = b"".join(raw[byte::itemsize] for byte in range(itemsize)) if itemsize > 1 else raw
     packed = zlib.compress(shuffled, level)
     size = _HEADER.size + 8 + len(packed)
@@ -106,9 +109,9 @@ def _unshuffled(block: bytes, itemsize: int) -> bytes:
     return bytes(raw)
 
 
-def encode_chunk(raw: bytes, itemsize: int) -> bytes:
+def encode_chunk(raw: bytes, itemsize: int, level: int = LEVEL) -> bytes:
     """An inner chunk: blosc, then crc32c."""
-    return with_crc(blosc(raw, itemsize))
+    return with_crc(blosc(raw, itemsize, level))
 
 
 def decode_chunk(data: bytes, what: str) -> bytes:

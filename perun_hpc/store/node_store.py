@@ -151,6 +151,9 @@ class NodeStore:
         self._length = layout.chunk_rows(self._period_ns)
         self._columns = {c: _Column(self.sensors[c], part.form) for part in self._parts for c in part.columns}
         self._sync_ns: int | None = description["sync_ns"]
+        self._level = int(description.get("level", codec.LEVEL))
+        if not 0 <= self._level <= 9:
+            raise ValueError(f"level {self._level}")
         self._batch = max(1, layout.NS_PER_S // self._period_ns)
         self._phase = zlib.crc32(self.node.encode()) * PHASE_NS // (1 << 32) // self._period_ns if self._direct else 0
         self._chunks: dict[int, _Chunk] = {}
@@ -183,6 +186,7 @@ class NodeStore:
         sync_ns: int | None = 10 * layout.NS_PER_S,
         energy_step_uj: int = 1,
         simulated: bool = False,
+        level: int = codec.LEVEL,
     ) -> NodeStore:
         """Begin a track of a job run in the session's `directory`.
 
@@ -196,6 +200,7 @@ class NodeStore:
         sync_ns : the journal is made durable this often, which bounds what a power loss takes; None leaves that to
             the kernel.
         energy_step_uj : energies are rounded down to this; `layout.energy_step_uj` is a good choice for long jobs.
+        level : how hard its chunks are compressed, from 0 (not at all) to 9.
         """
         plan = Plan(
             cluster=cluster,
@@ -215,6 +220,7 @@ class NodeStore:
             "period_ns": period_ns,
             "job_dir": str(job_dir) if job_dir else None,
             "sync_ns": sync_ns,
+            "level": level,
             "energy_step_uj": energy_step_uj,
             "sealed": None,
         }
@@ -264,12 +270,12 @@ class NodeStore:
         offset = min(max(offset_us, -(1 << 31) + 1), (1 << 31) - 1)
         row: Row = (tick, offset, *(GAP if v is None or not GAP < v < -GAP else v for v in values))
         self._waiting.append(row)
+        self._count(row)
         if len(self._waiting) >= self._batch:
             self._write_journal()
         if len(self._chunks) > 1 and tick % self._length >= self._phase and tick >= self._retry_tick:
             self._flush_before(number)
 
-        self._count(row)
     def flush(self) -> None:
         """Make every row so far visible to readers of the store, also those of the unfinished chunk."""
         self._write_journal()
@@ -337,14 +343,14 @@ class NodeStore:
     def _write_journal(self, sync: bool = False) -> None:
         """Journal the rows that wait; make the newest journal durable when it is time to, or now."""
         rows, self._waiting = self._waiting, []
+        if rows:
+            self._store(rows)
         target = self._chunks[max(self._chunks)].journal if self._chunks else None
         if target is None:
             return
         tick = self._tally.last
         try:
             if rows:
-        if rows:
-            self._store(rows)
                 target.write(rows)
                 tick = rows[-1][0]
             due = sync or (tick - self._synced_tick) * self._period_ns >= (self._sync_ns or 0)
@@ -455,7 +461,7 @@ class NodeStore:
             for name, size, columns in self._payloads(chunk):
                 raw = b"".join(column.tobytes() for column in columns)
                 shard = self._shard(name, chunk.number)
-                shard.put(chunk.number % layout.CHUNKS_PER_SHARD, codec.encode_chunk(raw, size))
+                shard.put(chunk.number % layout.CHUNKS_PER_SHARD, codec.encode_chunk(raw, size, self._level))
                 touched.add(name)
         for name in touched:
             self._shards[name][1].publish()
@@ -548,12 +554,6 @@ class NodeStore:
         self._tally = tally
 
 
-def opened(home: Path, description: dict[str, Any]) -> NodeStore:
-    """The track in `home`; DataError where its description is damaged."""
-    try:
-        store = NodeStore(home, description)
-        sealed, sync_ns = description["sealed"], description["sync_ns"]
-        if not (isinstance(sealed, dict | None) and isinstance(sync_ns, int | None)):
 def _put(target: array[int], places: Sequence[int], values: Sequence[int]) -> None:
     """Write values to places in rising order."""
     if places[-1] - places[0] == len(places) - 1:
@@ -563,6 +563,12 @@ def _put(target: array[int], places: Sequence[int], values: Sequence[int]) -> No
             target[place] = value
 
 
+def opened(home: Path, description: dict[str, Any]) -> NodeStore:
+    """The track in `home`; DataError where its description is damaged."""
+    try:
+        store = NodeStore(home, description)
+        sealed, sync_ns = description["sealed"], description["sync_ns"]
+        if not (isinstance(sealed, dict | None) and isinstance(sync_ns, int | None)):
             raise TypeError("sealed or sync_ns")
         store.node.encode()
         store.track.plan.nodes.index(store.node)
