@@ -67,6 +67,8 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         open_ids = {job_id for job_id, _ in waiting}
         ended = [j for j in jobs if j.job_id not in open_ids]
         held = ledger.runs_between(archive.cluster, since_s, until_s)
+        # A node's clock may be wrong: a run that ended in this time by Slurm need not have by its record.
+        held |= ledger.spans(archive.cluster, [j.job_id for j in ended if j.job_id not in held])
         # What ran before perun was installed has no record, rightly.
         first_s = ledger.first_start_s(archive.cluster) or until_s
         ended = [j for j in ended if (j.start_s or first_s) >= first_s]
