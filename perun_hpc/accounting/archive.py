@@ -2,8 +2,10 @@
 
 ```
 ARCHIVE/CLUSTER/incoming/JOB.RESTART/NODE.json   boundary records as the agents shipped them
+ARCHIVE/CLUSTER/running/JOB.RESTART/NODE.json    what nodes said last of jobs that run; never evidence
 ARCHIVE/CLUSTER/incoming/JOB.RESTART/refused     why the ledger did not take their sum, since when
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job's owner
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs, for its owner
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECORD = "record.json"
+RUNNING = "running.json"
 BOUNDARIES = "boundary"
 DAMAGED = ".damaged"
 REFUSED = "refused"
@@ -68,6 +71,13 @@ class Archive:
             if run is not None:
                 found.append((run, self.base / "incoming" / name))
         return iter(sorted(found))
+
+    def running(self) -> Iterator[tuple[Run, Path]]:
+        """Every run of which nodes said something while it ran."""
+        for name in sorted(_names(self.base / "running")):
+            run = Run.parse(name)
+            if run is not None:
+                yield run, self.base / "running" / name
 
     def job(self, run: Run) -> Path:
         """The run's directory."""
