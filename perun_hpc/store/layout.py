@@ -215,7 +215,8 @@ def period_label(period_ns: int) -> str:
     return f"{period_ns}ns"
 
 
-_NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_NODES = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*\n)*")
+"""Names of nodes, one a line: thousands are checked at once."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,8 @@ class Plan:
     simulated: bool = False
 
     def __post_init__(self) -> None:
-        if not all(map(_NODE.fullmatch, self.nodes)):
+        lines = "".join([f"{node}\n" for node in self.nodes])
+        if lines.count("\n") != len(self.nodes) or not _NODES.fullmatch(lines):
             raise DataError(f"job {self.job_id}: a node's name holds more than letters, digits, '.', '_' and '-'")
 
     def to_json(self) -> bytes:

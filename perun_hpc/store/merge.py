@@ -72,29 +72,37 @@ def finalise(
         expected = tuple(expected_nodes) or plan.nodes
         late = deadline_ns is not None and now_ns >= deadline_ns
         nodes = _statuses(expected, marks, late, reasons or {})
-        present = {mark.node for mark in marks}
-        missing = tuple(node for node in expected if node not in present)
+        present = set().union(*marks.values())
+        missing = tuple([node for node in expected if node not in present])
         state = _state(nodes, late)
         tables.write(job_dir, records)
         _write(job_dir, plan, marks, nodes, state, now_ns)
         return Merged(state, nodes, missing)
 
 
-def newest_marks(job_dir: Path) -> list[Mark]:
-    """The newest mark of every node and track; older ones are removed."""
-    best: dict[tuple[str, str], Mark] = {}
+Marks = Mapping[str, Mapping[str, Mark]]
+"""Marks by group and node."""
+
+
+def newest_marks(job_dir: Path) -> Marks:
+    """The newest mark of every track and node; older ones are removed."""
+    best: dict[str, dict[str, Mark]] = {}
     names = os.listdir(job_dir / layout.MARKS) if (job_dir / layout.MARKS).is_dir() else []  # noqa: PTH208
+    alike: dict[str, Mark | None] = {}
     for name in names:
-        mark = Mark.parse(name)
-        if mark is None:
+        node, _, rest = name.partition("~")  # most nodes of a large job say the same
+        like = alike[rest] if rest in alike else alike.setdefault(rest, Mark.parse(name))
+        if like is None:
             continue
-        other = best.setdefault((mark.node, mark.group), mark)
+        mark = Mark._make((node, *like[1:]))
+        own = best.setdefault(like.group, {})
+        other = own.setdefault(node, mark)
         if other is mark:
             continue
         older, newer = sorted((mark, other), key=lambda m: (m.state != "running", m.last, m.state == "complete"))
-        best[mark.node, mark.group] = newer
+        own[node] = newer
         (job_dir / layout.MARKS / older.name).unlink(missing_ok=True)
-    return list(best.values())
+    return best
 
 
 @contextmanager
@@ -114,16 +122,23 @@ def lease(job_dir: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def _statuses(expected: Sequence[str], marks: Sequence[Mark], late: bool, reasons: Mapping[str, str]) -> dict[str, str]:
+def _statuses(expected: Sequence[str], marks: Marks, late: bool, reasons: Mapping[str, str]) -> dict[str, str]:
     worst = {"complete": 0, "partial": 1, "running": 2}
     found: dict[str, Mark] = {}
-    for mark in marks:
-        other = found.get(mark.node)
-        if other is None or worst.get(mark.state, 2) > worst.get(other.state, 2):
-            found[mark.node] = mark
+    for own_marks in marks.values():
+        if not found:
+            found = dict(own_marks)
+            continue
+        for node, mark in own_marks.items():
+            other = found.setdefault(node, mark)
+            if worst.get(mark.state, 2) > worst.get(other.state, 2):
+                found[node] = mark
     result = {}
     for node in expected:
         own = found.get(node)
+        if own is not None and own.state == "complete" and node not in reasons:
+            result[node] = "complete"
+            continue
         why = reasons.get(node, "")
         if own is None:
             result[node] = f"missing: {why or ('no data by the deadline' if late else 'has not reported yet')}"
@@ -137,25 +152,26 @@ def _statuses(expected: Sequence[str], marks: Sequence[Mark], late: bool, reason
 
 
 def _state(nodes: Mapping[str, str], late: bool) -> str:
-    if all(status == "complete" for status in nodes.values()):
+    found = set(nodes.values())
+    if found <= {"complete"}:
         return "complete"
-    waiting = any(status == "running" or status.startswith("missing") for status in nodes.values())
+    waiting = any(status == "running" or status.startswith("missing") for status in found)
     return "open" if waiting and not late else "partial"
 
 
-def _write(job_dir: Path, plan: Plan, marks: list[Mark], nodes: Mapping[str, str], state: str, now_ns: int) -> None:
+def _write(job_dir: Path, plan: Plan, marks: Marks, nodes: Mapping[str, str], state: str, now_ns: int) -> None:
     """Everything but the root's document, then that: readers of consolidated metadata see one state or the other."""
     store = job_dir / layout.STORE
     everything: dict[str, Json] = tables.documents(job_dir)
     recoded = (job_dir / layout.RECODED).exists()
     root: Json = layout.group_document({"perun_layout": layout.VERSION, "state": state})
     for track in create.tracks(job_dir, plan):
-        own = {mark.node: mark for mark in marks if mark.group == track.group}
+        own = marks.get(track.group, {})
         horizon = (now_ns + AHEAD_NS) // track.period_ns
         origin = track.origin
         lasts = {node: min(mark.last, horizon) for node, mark in own.items() if origin <= mark.first <= horizon}
         columns = max(lasts.values()) - origin + 1 if lasts else 1
-        start = min([own[node].first for node in lasts], default=origin) - origin
+        start = min([mark.first for node, mark in own.items() if node in lasts], default=origin) - origin
         extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
         documents = track.documents(columns, extra, recoded)
         group = store / track.group

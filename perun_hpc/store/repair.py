@@ -54,19 +54,20 @@ def repair(job_dir: Path, now_ns: int) -> Repaired:
     losses = list(_repair_plan(job_dir))
     plan = create.read_plan(job_dir)
     losses += _repair_tracks(job_dir, plan)
-    marks = {(mark.node, mark.group): mark for mark in newest_marks(job_dir)}
+    marks = newest_marks(job_dir)
     for track in create.tracks(job_dir, plan):
         losses += _repair_coordinates(job_dir, track)
-        running = {node for (node, group), mark in marks.items() if group == track.group and mark.state == "running"}
+        own = marks.get(track.group, {})
+        running = {node for node, mark in own.items() if mark.state == "running"}
         damaged = list(_repair_shards(job_dir, track, running))
         losses += damaged
         for node in {loss.node for loss in damaged if loss.node is not None}:
-            mark = marks.get((node, track.group))
+            mark = own.get(node)
             if mark is not None and mark.state != "partial":
                 (job_dir / layout.MARKS / mark.name).unlink()
                 why = "damaged parts were set aside"
                 create.put_mark(job_dir, Mark(node, track.group, "partial", mark.first, mark.last, why))
-        losses += _repair_marks(job_dir, track, {node for node, group in marks if group == track.group})
+        losses += _repair_marks(job_dir, track, set(own))
     return Repaired(tuple(losses), finalise(job_dir, (), now_ns))
 
 
