@@ -25,6 +25,8 @@ def spread(total: int, weights: Sequence[int]) -> list[int]:
 
     Without any weight the last part takes all.
     """
+    if len(weights) == 1:
+        return [total]
     whole = sum(weights)
     if whole <= 0:
         return [0] * (len(weights) - 1) + [total]

@@ -562,11 +562,15 @@ def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
     """Insert many rows the fastest way that the database has; all rows have the same keys."""
     if not rows:
         return
+    names = ", ".join(rows[0])
     if connection.dialect.name != "postgresql":
-        connection.execute(table.insert(), rows)
+        values = ", ".join("?" * len(rows[0]))
+        connection.exec_driver_sql(
+            f"INSERT INTO {table.name} ({names}) VALUES ({values})", [tuple(row.values()) for row in rows]
+        )
         return
     cursor = connection.connection.cursor()
-    with cursor.copy(f"COPY {table.name} ({', '.join(rows[0])}) FROM STDIN") as copy:
+    with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
         for row in rows:
             copy.write_row(tuple(row.values()))
 
@@ -602,7 +606,7 @@ def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
 
 
 def _body(job: int, record: EnergyRecord) -> dict[str, Any]:
-    return {"job": job, "body": to_json(replace(record, shares=()))}
+    return {"job": job, "body": to_json(record, shares=False)}
 
 
 def _row(job: int, r: EnergyRecord) -> dict[str, Any]:

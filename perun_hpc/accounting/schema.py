@@ -248,11 +248,12 @@ def to_dict(value: Any) -> Any:
     return value
 
 
-def to_json(record: EnergyRecord, indent: int | None = None) -> str:
-    """Return the record as one JSON object."""
+def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True) -> str:
+    """Return the record as one JSON object, with an empty list of shares unless `shares`."""
     separators = (",", ":") if indent is None else None
     # The parts are dataclasses without slots: their `vars` are their fields, in order.
-    return json.dumps(record, default=vars, indent=indent, separators=separators)
+    value = record if shares else {**vars(record), "shares": ()}
+    return json.dumps(value, default=vars, indent=indent, separators=separators)
 
 
 def from_dict(data: object, source: str = "record") -> EnergyRecord:
