@@ -100,6 +100,7 @@ def boundary_record(
             for step in sorted(session.steps.values(), key=lambda step: step.step_id)
         ],
         "regions": [],
+        "notes": _notes(session),
         "checks": session.checks,
         "gaps": [asdict(gap) for gap in session.gaps],
         "trace": session.trace or {"stored": False},
@@ -109,6 +110,12 @@ def boundary_record(
         "agent": asdict(cost),
         "simulated": any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
     }
+
+
+def _notes(session: Session) -> list[str]:
+    """What the job's user asked for and did not get, though its energy may be whole."""
+    asked = session.flag is not None and "off" not in session.flag.split(",")
+    return ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

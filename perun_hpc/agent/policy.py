@@ -96,9 +96,9 @@ class PolicyKeeper:
             self._site = resolve(self._policy, JobFacts(node=self._node))
         return self._site
 
-    def settings(self, job: Mapping[str, str], node: str) -> JobSettings:
-        """The settings of one job, before any step of it was flagged."""
+    def settings(self, job: Mapping[str, str], node: str, options: str | None) -> JobSettings:
+        """The settings of one job; `options` is the text of the flag that it was submitted with, None without one."""
         from perun_hpc.config.resolve import JobFacts, resolve
 
-        facts = JobFacts(job.get("partition", ""), node, job.get("account", ""), job.get("user", ""))
+        facts = JobFacts(job.get("partition", ""), node, job.get("account", ""), job.get("user", ""), options)
         return resolve(self._policy, facts)

@@ -33,10 +33,10 @@ class Ruling:
                 self.freeze(session)
 
     def freeze(self, session: Session) -> None:
-        """Give a session its settings for good, and what its flagged steps asked for within them."""
-        settings = self._policy.settings(session.job, self._register.name_of_node(session))
+        """Give a session its settings for good, and what it and its flagged steps asked for within them."""
+        settings = self._policy.settings(session.job, self._register.name_of_node(session), session.flag)
         session.settings = settings.to_json()
-        session.monitored = settings.monitors(flagged=False)
+        session.monitored = settings.monitors(flagged=session.flag is not None)
         session.policy_hash = settings.policy_hash
         for step in session.steps.values():
             self.flag(session, step.options)

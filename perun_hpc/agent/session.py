@@ -31,6 +31,7 @@ JOB_KEYS = (
     "start_time",
     "end_time",
     "exclusive",
+    "flag",
 )
 
 
@@ -191,6 +192,12 @@ class Session:
         nodes = hostlist.expand(self.job.get("nodelist", ""))
         node = self.job.get("node", "")
         return counts[nodes.index(node)] if node in nodes and len(nodes) == len(counts) else min(counts)
+
+    @property
+    def flag(self) -> str | None:
+        """What the job's user wrote after `--perun=` at its submission, "" for the bare flag; None without it."""
+        told = self.job.get("flag", "")
+        return told[1:] if told.startswith("=") else None
 
     @property
     def exclusive(self) -> bool:

@@ -46,6 +46,7 @@ static const struct {
 	{ "start_time", { "SLURM_JOB_START_TIME" } },
 	{ "end_time", { "SLURM_JOB_END_TIME" } },
 	{ "exclusive", { "SLURM_JOB_EXCLUSIVE" } },
+	{ "flag", { "SPANK_PERUN" } },
 	{ "exit_code", { "SLURM_JOB_EXIT_CODE" } },
 	{ "exit_code2", { "SLURM_JOB_EXIT_CODE2" } },
 	{ "derived_ec", { "SLURM_JOB_DERIVED_EC" } },

@@ -1,11 +1,12 @@
 #include "plugin.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { VALUE_MAX = 1024 };
 
 static struct {
-	bool given;
+	bool given, off;
 	char value[VALUE_MAX];
 } flag;
 
@@ -29,7 +30,8 @@ static int take(int unused, const char *value, int remote)
 	(void)remote;
 	if (value == NULL || strcmp(value, "(null)") == 0)
 		value = "";
-	flag.given = strlen(value) < VALUE_MAX && !says_off(value);
+	flag.given = strlen(value) < VALUE_MAX;
+	flag.off = says_off(value);
 	if (flag.given)
 		strcpy(flag.value, value);
 	return 0;
@@ -52,5 +54,15 @@ int option_register(spank_t spank)
 
 const char *option_value(void)
 {
-	return flag.given ? flag.value : NULL;
+	return flag.given && !flag.off ? flag.value : NULL;
+}
+
+void option_tell(spank_t spank)
+{
+	char text[1 + VALUE_MAX];
+
+	if (!flag.given)
+		return;
+	snprintf(text, sizeof(text), "=%s", flag.value);
+	spank_job_control_setenv(spank, "PERUN", text, 1);
 }

@@ -1,7 +1,8 @@
 /* The --perun flag of srun, sbatch and salloc.
  *
- * Only contexts in which a fault stays local are used: init, local_user_init, task_init. In user_init, post_fork and
- * task_exit a crash would hang srun for ever. Every function returns 0: no doubt of ours stops a step. */
+ * Only contexts in which a fault stays local are used: init, init_post_opt of the command that submits, local_user_init,
+ * task_init. In user_init, post_fork and task_exit a crash would hang srun for ever. Every function returns 0: no doubt of
+ * ours stops a step. */
 #include "plugin.h"
 
 SPANK_PLUGIN(perun, 1)
@@ -16,6 +17,17 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 		return 0;
 	config = config_read(argc, argv);
 	return option_register(spank);
+}
+
+int slurm_spank_init_post_opt(spank_t spank, int argc, char **argv)
+{
+	spank_context_t context = spank_context();
+
+	(void)argc;
+	(void)argv;
+	if (config.valid && (context == S_CTX_LOCAL || context == S_CTX_ALLOCATOR))
+		option_tell(spank);
+	return 0;
 }
 
 int slurm_spank_local_user_init(spank_t spank, int argc, char **argv)

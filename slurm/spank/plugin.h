@@ -27,6 +27,9 @@ int option_register(spank_t spank);
 /* The value of --perun[=value], "" without one; NULL if the step does not carry the flag (or says "off"). */
 const char *option_value(void);
 
+/* srun, sbatch, salloc: tell Prolog and Epilog, as SPANK_PERUN="=value", that the job was submitted with --perun[=value]. */
+void option_tell(spank_t spank);
+
 /* srun: put the launcher into the text of --multi-prog, where task_init cannot do it. */
 void local_wrap(spank_t spank, const struct plugin_config *config);
 

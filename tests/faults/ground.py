@@ -86,9 +86,11 @@ class Ground:
         return found
 
     def gaps(self, job: int, restart: int) -> set[str]:
-        """Why there are gaps in a job run's boundary records."""
+        """Why there are gaps in a job run's boundary records, and what they note."""
         files = (self.archive / "jobs" / f"{job}.{restart}" / "boundary").glob("*.json")
-        return {f"gap: {gap['why']}" for path in files for gap in json.loads(path.read_text())["gaps"]}
+        records = [json.loads(path.read_text()) for path in files]
+        notes = {note for record in records for note in record["notes"]}
+        return {f"gap: {gap['why']}" for record in records for gap in record["gaps"]} | notes
 
     def audit(self) -> set[str]:
         """What `perun audit` finds."""

@@ -139,6 +139,27 @@ def test_a_job_that_the_policy_leaves_out_leaves_nothing(make: Make, policy: str
     assert {line["domain"] for line in node.ledger()} >= {"package-0", "dram-0"}
 
 
+def test_who_opted_out_leaves_nothing_and_who_may_not_is_told(make: Make) -> None:
+    node = make("monitor: {jobs: opt-out, user_options: ['off']}\naccounts: {chem: {monitor: {user_options: []}}}\n")
+    job(node, 1, flag="=off")
+    job(node, 2, flag="=off", account="chem")
+    job(node, 3)
+    assert node.record(3)["notes"] == []
+    assert "'off'" in node.record(2)["settings"]["notes"][0]
+    assert not node.boundary_path(1).exists()
+
+
+def test_who_opted_in_at_submission_has_a_record_that_names_the_rank_it_lacks(make: Make) -> None:
+    node = make("monitor: {jobs: opt-in, user_options: [period]}\n")
+    job(node, 1)
+    job(node, 2, flag="=period=5s")
+    record = node.record(2)
+    assert record["notes"] == ["submitted with --perun, but no rank registered on this node"]
+    assert record["settings"]["sampling"]["period_ns"] == 5 * 10**9
+    assert record["state"] == "closed"
+    assert not node.boundary_path(1).exists()
+
+
 def test_records_only_means_a_record_and_no_trace(make: Make) -> None:
     node = make("  trace: none\n  trace_min_duration: 0 s\n")
     job(node, 1)

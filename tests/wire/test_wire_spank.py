@@ -32,6 +32,7 @@ class Seen:
 
     argv: list[str]
     env: dict[str, str]
+    job: list[str]
     log: list[str]
 
 
@@ -68,6 +69,7 @@ class Harness:
         return Seen(
             [word[1:] for word in words if word[0] == "A"],
             dict(word[1:].split("=", 1) for word in words if word[0] == "E"),
+            [word[1:] for word in words if word[0] == "J"],
             [word[1:] for word in words if word[0] == "L"],
         )
 
@@ -99,6 +101,23 @@ def test_the_launcher_comes_before_the_command(harness: Harness, argv: list[str]
 @pytest.mark.parametrize("option", ["-", "=off", "=regions=off,off", "=off,period=1s", "=" + "x" * 5000])
 def test_without_the_flag_nothing_changes(harness: Harness, argv: list[str], option: str) -> None:
     assert harness.is_bare(harness(argv, option=option), argv)
+
+
+@pytest.mark.parametrize("context", ["local", "allocator"])
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("-", []),
+        ("+", ["SPANK_PERUN=="]),
+        ("=off", ["SPANK_PERUN==off"]),
+        ("=period=1s,notrace", ["SPANK_PERUN==period=1s,notrace"]),
+        ("=" + "x" * 5000, []),
+    ],
+)
+def test_prolog_and_epilog_are_told_of_the_flag(harness: Harness, context: str, option: str, told: list[str]) -> None:
+    assert harness(["sh"], option=option, context=context).job == told
+    assert harness(["sh"], option=option, context="remote").job == []
+    assert harness(["sh"], option=option, context=context, arguments="nonsense").job == []
 
 
 @pytest.mark.parametrize("option", ["=regions=off", "=offset=1", "=", "=(null)", "+"])

@@ -4,7 +4,8 @@
  *
  * CONTEXT is local, allocator or remote; OPTION "-" (not given), "+" (--perun) or "=value" (--perun=value); ARGUMENTS
  * those of plugstack.conf, separated by commas. The environment of the harness is the job's. Writes NUL-terminated
- * strings: "A" and a word of the task's arguments, "E" and a variable, "L" and a line that the user would see.
+ * strings: "A" and a word of the task's arguments, "E" and a variable, "J" and a variable of Prolog and Epilog, "L" and a
+ * line that the user would see.
  * Built with -DWITH_PREPEND it is a Slurm of 23.11 or later, else one of 22.05. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -88,6 +89,13 @@ spank_err_t spank_unsetenv(spank_t spank, const char *name)
 	return unsetenv(name) == 0 ? ESPANK_SUCCESS : ESPANK_ERROR;
 }
 
+spank_err_t spank_job_control_setenv(spank_t spank, const char *name, const char *value, int overwrite)
+{
+	(void)spank;
+	printf("JSPANK_%s=%s%c", name, value, '\0');
+	return context == S_CTX_REMOTE || !overwrite ? ESPANK_NOT_LOCAL : ESPANK_SUCCESS;
+}
+
 void slurm_error(const char *format, ...)
 {
 	va_list arguments;
@@ -144,6 +152,8 @@ int main(int argc, char **argv)
 	if (option != NULL && argv[3][0] != '-' &&
 	    option->cb(option->val, argv[3][0] == '=' ? argv[3] + 1 : NULL, context == S_CTX_REMOTE) != 0)
 		return 4;
+	if (find(plugin, "slurm_spank_init_post_opt")(NULL, count, arguments) != 0)
+		return 7;
 	if (context == S_CTX_LOCAL && find(plugin, "slurm_spank_local_user_init")(NULL, count, arguments) != 0)
 		return 5;
 	if (context == S_CTX_REMOTE && find(plugin, "slurm_spank_task_init")(NULL, count, arguments) != 0)
