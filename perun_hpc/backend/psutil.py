@@ -1,4 +1,4 @@
-"""CPU utilisation of all cores, memory, physical disks and real network interfaces: what perun took from psutil.
+"""CPU utilisation of all cores, memory, physical disks and real network interfaces, through psutil.
 
 Utilisation is the difference of CPU times between two reads of this very reader: nobody else's reads spoil it, and
 all cores come from one read.
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.procfs import ProcFs
 from perun_hpc.backend.sysfile import text
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -28,7 +27,7 @@ def utilisation_permille(before: Any, after: Any) -> int | None:
 
 
 class HostActivity:
-    """Reader of all of them; `source` has psutil's functions."""
+    """Reader of everything psutil is used for; `source` is the psutil module or a stand-in with its functions."""
 
     def __init__(self, source: Any, disks: tuple[str, ...], nics: tuple[str, ...], clock: Clock = monotonic_ns) -> None:
         """Take the first CPU times at once, so that the first read already has a difference."""
@@ -155,14 +154,12 @@ def _listed(directory: Path, accept: Any) -> tuple[str, ...]:
 
 
 def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
-    """CPU, memory, disks and interfaces."""
-    source = ProcFs(root)
+    """CPU, memory, disks and interfaces of this machine (psutil itself always reads the machine it runs on)."""
     try:
-        known = source.disk_io_counters()
-    except OSError:
-        known = {}
-    try:
-        disks = tuple(disk for disk in physical_disks(root) if disk in known)
-        return Discovery((HostActivity(source, disks, real_nics(root), clock),))
-    except (OSError, ValueError, TypeError) as error:
-        return Discovery(missing=(Missing("CPUs, memory, disks, network", f"/proc/stat: {error}", "mount /proc"),))
+        import psutil
+    except ImportError:
+        return Discovery(
+            missing=(Missing("psutil", "the Python package psutil is not installed", "pip install psutil"),)
+        )
+    disks = tuple(disk for disk in physical_disks(root) if disk in (psutil.disk_io_counters(perdisk=True) or {}))
+    return Discovery((HostActivity(psutil, disks, real_nics(root), clock),))

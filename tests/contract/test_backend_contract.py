@@ -52,7 +52,7 @@ OPENED = {
     "cgroup": lambda root: Discovery((cgroup.find_job(build("cgroup_v2", root), "7"),)),
     "procstat": lambda root: procstat.discover(_proc(root)),
     "estimate": lambda root: estimate.discover(_proc(root)),
-    "psutil": lambda root: psutil_backend.discover(_proc(root)),
+    "psutil": lambda root: psutil_backend.discover(root),
     "ipmi": _dcmi,
     "file": _file,
     "replay": _replay,

@@ -323,34 +323,6 @@ def test_fault_06_utilisation_is_of_all_cores_from_one_read_of_its_own():
     assert second["psutil:cpu:utilisation"].ticks == 250
 
 
-def test_activity_is_read_from_the_kernel_s_files_of_a_root(tmp_path):
-    for name, text in {
-        # Lines of a two-core virtual machine, Linux 6.1.
-        "stat": "cpu  3 1 4 20 2 0 1 1 0 0\ncpu0 2 1 2 10 1 0 1 0 0 0\ncpu1 1 0 2 10 1 0 0 1 0 0\nintr 5\n",
-        "meminfo": "MemTotal:       24684084 kB\nMemFree: 1 kB\nMemAvailable:   23777880 kB\n",
-        "diskstats": " 254       0 vda 12126 4022 1067634 3410 20511 5 1845888 9 0 8 12 0 0 0 0 0 0\n"
-        " 254       1 vda1 12 4 1064 3 20 5 18 9 0 8 12 0 0 0 0 0 0\n",
-        "net/dev": "Inter-|   Receive                |  Transmit\n face |bytes packets |bytes\n"
-        "    lo:    3193      31    0    0    0     0          0         0     3193      31    0    0\n"
-        "  eth0:534636699  3601    0    0    0     0          0         0   956627    1501    0    0\n",
-    }.items():
-        path = tmp_path / "proc" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (tmp_path / "sys/block/vda/device").mkdir(parents=True)
-    (tmp_path / "sys/class/net/eth0/device").mkdir(parents=True)
-    (reader,) = psutil_backend.discover(tmp_path).readers
-    (tmp_path / "proc/stat").write_text("cpu0 12 1 2 10 1 0 1 0 0 0\ncpu1 1 0 2 15 6 0 0 1 0 0\n")
-    assert {sensor.id: reading.ticks for sensor, reading in zip(reader.sensors, reader.read())} == {
-        "psutil:cpu:utilisation": 500, "psutil:cpu-0:utilisation": 1000, "psutil:cpu-1:utilisation": 0,
-        "psutil:memory:data": (24684084 - 23777880) * 1024,
-        "psutil:disk-vda:read": 1067634 * 512, "psutil:disk-vda:write": 1845888 * 512,
-        "psutil:net-eth0:read": 534636699, "psutil:net-eth0:write": 956627,
-    }  # fmt: skip
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 4 kB\n")
-    assert "/proc/meminfo has no MemAvailable" in [reading.error for reading in reader.read()]
-
-
 def test_only_physical_disks_and_real_interfaces(tmp_path):
     for path in (
         "sys/block/sda/device",

@@ -32,6 +32,7 @@ class PerunHpc(PythonPackage):
     depends_on("py-setuptools@68:", type="build")
     depends_on("py-numpy@1.26:", type=("build", "run"))
     depends_on("py-zarr@3.1:", type=("build", "run"))
+    depends_on("py-psutil@5.9:", type=("build", "run"))
     depends_on("py-pyyaml@6.0:", type=("build", "run"))
     depends_on("py-nvidia-ml-py@12:", type=("build", "run"))
     depends_on("py-sqlalchemy@2.0:", type=("build", "run"), when="+site")
