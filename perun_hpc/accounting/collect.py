@@ -73,6 +73,7 @@ class Tools:
     finalise : closes the trace (metadata only), given the run's directory and what there is to say of it.
     publish : makes a run's directory readable by the job's owner (directory, uid).
     footprint : what a record's energy means in CO2 and cost, or None.
+    expects : whether a job that Slurm knows must have left a record; None: every one.
     clock : epoch seconds.
     """
 
@@ -81,6 +82,7 @@ class Tools:
     finalise: Callable[[Path, Closing], object] | None = None
     publish: Callable[[Path, int], None] | None = None
     footprint: Callable[[EnergyRecord], Footprint | None] | None = None
+    expects: Callable[[SlurmJob], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -344,6 +346,8 @@ class Collector:
         stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
         waiting = {run.job_id for run, _ in self.archive.incoming()}
         absent = [j for j in _without_record(ended, stored) if j.job_id not in waiting]
+        if self.tools.expects is not None:
+            absent = [j for j in absent if self.tools.expects(j)]
         records = [missing_record(j, self.archive.cluster, "no node reported this job") for j in absent]
         puts: list[Put] = []
         for at in range(0, len(records), BATCH):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.config import hostlist
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
@@ -76,6 +79,27 @@ def retention_s(environ: Mapping[str, str] = os.environ) -> Callable[[str, str],
     return lambda partition, account: (
         resolve(compiled, JobFacts(partition=partition, account=account)).store.retention_ns / 1e9
     )
+
+
+def expects(environ: Mapping[str, str] = os.environ) -> Callable[[SlurmJob], bool]:
+    """Return whether a job must have left a record, by the policy that rules now.
+
+    It must where one of its nodes measures all jobs; of one that might have opted out, or not in, nobody can tell.
+    """
+    compiled = _compiled(environ)
+
+    @functools.cache
+    def all_jobs(partition: str, account: str, node: str) -> bool:
+        return resolve(compiled, JobFacts(partition, node, account)).monitor.jobs == "all"
+
+    def must(job: SlurmJob) -> bool:
+        try:
+            nodes = hostlist.expand(job.nodelist)
+        except ValueError:
+            nodes = ()
+        return any(all_jobs(job.partition, job.account, node) for node in nodes or ("",))
+
+    return must
 
 
 def _compiled(environ: Mapping[str, str]) -> Mapping[str, Any]:
