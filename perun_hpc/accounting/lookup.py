@@ -11,7 +11,6 @@ from pathlib import Path
 
 from perun_hpc.accounting import comment
 from perun_hpc.accounting.archive import RECORD, RUNNING, Archive
-from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, from_json
 from perun_hpc.accounting.summing import add_slurm, missing_record
@@ -136,6 +135,9 @@ def _told_by_both(found: Found, row: SlurmJob) -> Found:
 def _from_ledger(job: str, places: Places) -> list[Found]:
     if places.ledger is None:
         return []
+    # A third of a second, which nobody pays whose answer lies in the job's own directory.
+    from perun_hpc.accounting.ledger import open_ledger
+
     try:
         ledger = open_ledger(places.ledger)
     except (NotFoundError, AccessError, UnavailableError):
