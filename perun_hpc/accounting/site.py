@@ -19,7 +19,10 @@ from perun_hpc.errors import ConfigError
 
 @dataclass(frozen=True)
 class Site:
-    """Where things lie and how the collector behaves; times in seconds."""
+    """Where things lie and how the collector behaves; times in seconds.
+
+    `expects` says whether a job that Slurm knows must have left a record.
+    """
 
     archive: Path
     ledger: str
@@ -28,11 +31,13 @@ class Site:
     slurmdbd: str
     slurmdbd_per_s: float
     settings: JobSettings
+    expects: Callable[[SlurmJob], bool]
 
 
 def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     """Read the policy that rules here; without a policy file the defaults. `ConfigError` where the file is broken."""
-    settings = resolve(_compiled(environ), JobFacts())
+    compiled = compile_policy(site_policy.in_force(environ))
+    settings = resolve(compiled, JobFacts())
     return Site(
         archive=Path(settings.store.archive),
         ledger=settings.collect.ledger,
@@ -41,6 +46,7 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
         slurmdbd=settings.collect.slurmdbd,
         slurmdbd_per_s=settings.collect.slurmdbd_per_s,
         settings=settings,
+        expects=_expects(compiled),
     )
 
 
@@ -75,18 +81,17 @@ class Ruling:
 
 def retention_s(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], float]:
     """Return how long, in seconds, the trace of a job of (partition, account) is kept."""
-    compiled = _compiled(environ)
+    compiled = compile_policy(site_policy.in_force(environ))
     return lambda partition, account: (
         resolve(compiled, JobFacts(partition=partition, account=account)).store.retention_ns / 1e9
     )
 
 
-def expects(environ: Mapping[str, str] = os.environ) -> Callable[[SlurmJob], bool]:
-    """Return whether a job must have left a record, by the policy that rules now.
+def _expects(compiled: Mapping[str, Any]) -> Callable[[SlurmJob], bool]:
+    """Return whether a job must have left a record.
 
     It must where one of its nodes measures all jobs; of one that might have opted out, or not in, nobody can tell.
     """
-    compiled = _compiled(environ)
 
     @functools.cache
     def all_jobs(partition: str, account: str, node: str) -> bool:
@@ -100,7 +105,3 @@ def expects(environ: Mapping[str, str] = os.environ) -> Callable[[SlurmJob], boo
         return any(all_jobs(job.partition, job.account, node) for node in nodes or ("",))
 
     return must
-
-
-def _compiled(environ: Mapping[str, str]) -> Mapping[str, Any]:
-    return compile_policy(site_policy.in_force(environ))

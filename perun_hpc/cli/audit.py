@@ -13,7 +13,7 @@ from perun_hpc.accounting import audit
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, query_window
-from perun_hpc.accounting.site import expects
+from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
 from perun_hpc.errors import UnavailableError
@@ -73,7 +73,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         # What ran before perun was installed has no record, rightly.
         first_s = ledger.first_start_s(archive.cluster) or until_s
         ended = [j for j in ended if (j.start_s or first_s) >= first_s]
-        findings += audit.compare_sacct(ended, held, expects())
+        findings += audit.compare_sacct(ended, held, load_site().expects)
     if args.meter is not None:
         counted_uj = sum(a.total_uj for a in books.accounts.values())
         findings += audit.compare_meter(

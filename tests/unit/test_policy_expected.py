@@ -10,7 +10,7 @@ from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import compare_sacct
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.site import expects
+from perun_hpc.accounting.site import load_site
 from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 
 
@@ -32,7 +32,7 @@ from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 def test_a_record_is_missed_only_where_the_policy_wants_one(tmp_path: Path, policy: str, expected: bool) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(policy)
-    must = expects({"PERUN_POLICY": str(path)})
+    must = load_site({"PERUN_POLICY": str(path)}).expects
     lost = slurm_job(4712)
     assert bool(compare_sacct([lost], {}, must)) is expected
     ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
@@ -45,7 +45,7 @@ def test_a_record_is_missed_only_where_the_policy_wants_one(tmp_path: Path, poli
 def test_of_a_job_on_canaries_and_others_a_record_is_expected(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("monitor: {canaries: n3}")
-    must = expects({"PERUN_POLICY": str(path)})
+    must = load_site({"PERUN_POLICY": str(path)}).expects
     assert must(slurm_job(nodelist="n[1-3]"))
     assert not must(slurm_job(nodelist="n[1-2]"))
     assert must(slurm_job(nodelist="[["))  # what cannot be read is rather told than passed over
