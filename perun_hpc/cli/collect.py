@@ -18,9 +18,10 @@ from perun_hpc.accounting.collect import Closing, Collector, Slurm, Summary, Too
 from perun_hpc.accounting.footprint import estimator, factors
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import query_jobs, query_window
-from perun_hpc.accounting.site import Site, load_site
+from perun_hpc.accounting.site import Ruling, Site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.cli import traces
+from perun_hpc.cli.nudge import Nudge
 from perun_hpc.errors import NotFoundError, PerunError, UsageError
 from perun_hpc.store.access import tree_readable_by
 from perun_hpc.store.merge import finalise
@@ -48,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    site = load_site()
+    ruling = Ruling()
+    site = ruling.site
     root = args.archive or site.archive
     if not root.is_dir():
         raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
@@ -60,21 +62,24 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.daemon:
             return _sweep(args, site, root, ledger)
-        return _daemon(args, site, root, ledger)
+        return _daemon(args, ruling, root, ledger)
     finally:
         ledger.close()
 
 
-def _daemon(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> int:
+def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    nudge = Nudge()
     while not stop.is_set():
+        if mistakes := ruling.renew():
+            log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
         try:
-            _sweep(args, site, root, ledger)
+            _sweep(args, ruling.site, root, ledger)
         except (PerunError, OSError) as error:
             log.warning("%s", error)
-        stop.wait(site.sweep_s)
+        nudge.wait(stop, ruling.site.sweep_s)
     return 0
 
 
@@ -94,6 +99,7 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
             finalise=close_trace,
             publish=publisher(site.settings.privacy.readers),
             footprint=footprint,
+            expects=site.expects,
         )
         deadline_s = site.deadline_s if args.deadline is None else args.deadline
         collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
