@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perun_hpc.errors import UsageError
+
+if TYPE_CHECKING:
+    from perun_hpc.monitoring.spawn import SamplingProcess
 
 OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("-n/--app-name", "NAME", "name under which runs are kept (default: the program's)"),
@@ -72,13 +77,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the program; returns its exit code."""
-    from perun_hpc.cli.session import Session
-
-    names = [dest(option) for option, _, _ in OPTIONS]
-    overrides = {name: getattr(args, name) for name in [*names, "log_lvl", "log_file"]}
-    overrides.update({_NAMES.get(name, name): getattr(args, name) for name in (dest(option) for option, _ in LISTS)})
     if args.binary and args.module:
         raise UsageError("-b and -m contradict each other: choose one")
-    live = tuple(file for words in args.live_callback_files or () for file in words.split())
-    session = Session.load(Path(args.configuration) if args.configuration else None, overrides, live)
-    return session.run_command(args.program, tuple(args.arguments), is_binary=args.binary, is_module=args.module)
+    sampler = _sampler()
+    try:
+        from perun_hpc.cli.session import Session
+
+        names = [dest(option) for option, _, _ in OPTIONS]
+        overrides = {name: getattr(args, name) for name in [*names, "log_lvl", "log_file"]}
+        overrides.update(
+            {_NAMES.get(name, name): getattr(args, name) for name in (dest(option) for option, _ in LISTS)}
+        )
+        live = tuple(file for words in args.live_callback_files or () for file in words.split())
+        session = Session.load(Path(args.configuration) if args.configuration else None, overrides, live)
+        return session.run_command(args.program, tuple(args.arguments), args.binary, args.module, sampler)
+    finally:
+        if sampler is not None:
+            sampler.end()
+
+
+def _sampler() -> SamplingProcess | None:
+    """A sampling process that gets ready while this one does; None where ranks have to agree first who samples, or an
+    agent may do it."""
+    from perun_hpc.comm import place_from
+
+    if place_from(os.environ).source != "alone":
+        return None
+    from perun_hpc.monitoring.spawn import SamplingProcess
+
+    try:
+        return SamplingProcess()
+    except OSError:
+        return None  # the monitor tries again, and says what is wrong

@@ -18,6 +18,7 @@ from perun_hpc.monitoring.monitor import DEFAULT_SENSORS, MonitorStatus, PerunMo
 
 if TYPE_CHECKING:
     from perun_hpc.data_model.data import DataNode
+    from perun_hpc.monitoring.spawn import SamplingProcess
 
 
 class Session:
@@ -34,9 +35,17 @@ class Session:
         return cls(load(file, overrides), live_files)
 
     def run_command(
-        self, program: str, arguments: tuple[str, ...], is_binary: bool = False, is_module: bool = False
+        self,
+        program: str,
+        arguments: tuple[str, ...],
+        is_binary: bool = False,
+        is_module: bool = False,
+        sampler: SamplingProcess | None = None,
     ) -> int:
-        """Run a command; returns its exit code, or dies by the signal that ended it."""
+        """Run a command; returns its exit code, or dies by the signal that ended it.
+
+        `sampler` is a sampling process that waits for its orders; whoever started it ends it where it was not needed.
+        """
         app = Application(program, self._config, is_binary, is_module, arguments)
         app.command()  # a missing script is an error before anything is started
         comm = Comm()
@@ -45,7 +54,7 @@ class Session:
             raise UsageError(
                 "an MPI program can be started once per launch: take --rounds 1 and start mpirun several times"
             )
-        code = self._rounds(app, comm)
+        code = self._rounds(app, comm, sampler)
         if code > 128:
             sys.stdout.flush()
             from perun_hpc.monitoring.child import die_by
@@ -64,9 +73,13 @@ class Session:
         finally:
             comm.close()
 
-    def _rounds(self, app: Application, comm: Comm) -> Any:
+    def _rounds(self, app: Application, comm: Comm, sampler: SamplingProcess | None = None) -> Any:
         monitor = PerunMonitor(app, comm, {}, DEFAULT_SENSORS, self._config)
         monitor.live_files = self._live_files
+        if sampler is not None:
+            monitor.adopt(sampler)
+            # What is needed at the end is imported while the other side starts.
+            import perun_hpc.report.formats.text  # noqa: F401
         runs: list[DataNode] = []
         status, result = MonitorStatus.SETUP, None
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,16 +19,15 @@ from perun_hpc.monitoring import callbacks
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.enrol import enrol, reachable
 from perun_hpc.monitoring.rundir import RunDirectory, claim
+from perun_hpc.monitoring.shared import Event
 
 if TYPE_CHECKING:
-    import multiprocessing.process
-    import multiprocessing.queues
-    import multiprocessing.synchronize
-
     from perun_hpc.backend.backend import Backend
     from perun_hpc.data_model.data import DataNode
     from perun_hpc.monitoring.child import Ended
     from perun_hpc.monitoring.orders import Orders
+    from perun_hpc.monitoring.shared import Queue
+    from perun_hpc.monitoring.spawn import SamplingProcess
 
 PERUN_MP_START_METHOD: str = "spawn"
 """How the sampling process is started: it inherits nothing of the application, no lock, no library, no MPI."""
@@ -83,7 +81,8 @@ class PerunMonitor:
     Attributes
     ----------
     status : `MonitorStatus`.
-    sp_ready_event, start_event, stop_event, close_event : shared with the sampling process of the run in progress.
+    sp_ready_event, start_event, stop_event, close_event : shared with the sampling process of the run in progress;
+    they, the queue and the process have the methods of their namesakes in `multiprocessing`.
     queue : brings its one final message (path, status, error); None while there is no sampling process.
     perunSP : the sampling process, None while there is none.
     data : tree of the last run, also if the application raised; None where nothing was recorded on this rank.
@@ -98,22 +97,17 @@ class PerunMonitor:
         l_assigned_sensors: dict[str, tuple[Any, ...]],
         config: ConfigParser,
     ) -> None:
-        import multiprocessing
-
         self._app = app
         self._comm = comm
         self._backends = backends
         self._l_sensors_config = l_assigned_sensors
         self._config = config
         self._settings = settings(config)
-        self._context: Any = multiprocessing.get_context(PERUN_MP_START_METHOD)
         self.status = MonitorStatus.SETUP
-        self.sp_ready_event: multiprocessing.synchronize.Event = self._context.Event()
-        self.start_event: multiprocessing.synchronize.Event = self._context.Event()
-        self.stop_event: multiprocessing.synchronize.Event = self._context.Event()
-        self.close_event: multiprocessing.synchronize.Event = self._context.Event()
-        self.queue: multiprocessing.queues.Queue[tuple[str, str, str]] | None = None
-        self.perunSP: multiprocessing.process.BaseProcess | None = None
+        self.sp_ready_event, self.start_event, self.stop_event, self.close_event = Event(), Event(), Event(), Event()
+        self.queue: Queue | None = None
+        self.perunSP: SamplingProcess | None = None
+        self._prepared: SamplingProcess | None = None
         self.data: DataNode | None = None
         self.directory: RunDirectory | None = None
         self.live_files: tuple[str, ...] = ()
@@ -121,10 +115,17 @@ class PerunMonitor:
         self._by_agent = False
         self._rounds = 0
 
+    def adopt(self, process: SamplingProcess) -> None:
+        """Use a sampling process that was started before this object, and its events, for the next recorded run."""
+        self.sp_ready_event, self.start_event, self.stop_event, self.close_event, _ = process.signals
+        self._prepared = process
+
     def close(self) -> None:
         """End a sampling process that is still there; a second call does nothing."""
         self.close_event.set()
         self._reap()
+        if self._prepared is not None:
+            self._prepared.end()
         self.status = MonitorStatus.CLOSED
 
     def run_application(self, run_id: str, record: bool = True) -> tuple[MonitorStatus, DataNode | None, Any]:
@@ -235,33 +236,25 @@ class PerunMonitor:
             include_sensors=wanted or chosen.include_sensors,
             exclude_sensors=chosen.exclude_sensors,
             socket=desk,
+            parent=os.getpid(),
             ranks=max(0, place.host_size - 1) if place.size > 1 else 0,
             live=self.live_files,
         )
-        for event in (self.sp_ready_event, self.start_event, self.stop_event):
-            event.clear()
-        self.queue = self._context.Queue()
         return self._spawn(orders)
 
     def _spawn(self, orders: Orders) -> bool:
-        from perun_hpc.monitoring.orders import SHIELDED, Signals, main
+        from perun_hpc.monitoring.spawn import SamplingProcess
 
-        assert self.queue is not None
-        signals = Signals(self.sp_ready_event, self.start_event, self.stop_event, self.close_event, self.queue)
-        self.perunSP = self._context.Process(target=main, args=(orders, signals), name="perun-sampling", daemon=True)
-        # Spawning imports the parent's main module in the child; the application's own must not run a second time.
-        own_main = sys.modules["__main__"]
-        sys.modules["__main__"] = type(sys)("__main__")
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+        for event in (self.sp_ready_event, self.start_event, self.stop_event):
+            event.clear()
+        events = self.sp_ready_event, self.start_event, self.stop_event, self.close_event
         try:
-            self.perunSP.start()
+            self.perunSP, self._prepared = self._prepared or SamplingProcess(events), None
+            self.perunSP.give(orders)
         except OSError as error:
             callbacks.warn(f"the sampling process could not be started ({error}); the application runs unmeasured")
-            self.perunSP = None
             return False
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            sys.modules["__main__"] = own_main
+        self.queue = self.perunSP.signals.queue
         # What is needed later is imported while the other side starts.
         import perun_hpc.monitoring.child
         import perun_hpc.monitoring.gather  # noqa: F401
@@ -282,17 +275,14 @@ class PerunMonitor:
 
     def _final(self) -> tuple[str, str, str]:
         """The sampling process' final message; a failure if it never comes. Waits as long as the process lives."""
-        import queue
-
         assert self.queue is not None
         assert self.perunSP is not None
-        while True:
-            alive = self.perunSP.is_alive()
-            try:
-                return self.queue.get(timeout=0.2)
-            except queue.Empty:
-                if not alive:
-                    return "", "failed", f"it ended with code {self.perunSP.exitcode}"
+        try:
+            path, state, error = self.queue.get()
+        except EOFError:
+            self.perunSP.join()
+            return "", "failed", f"it ended with code {self.perunSP.exitcode}"
+        return path, state, error
 
     def _reap(self) -> None:
         process, self.perunSP, self.queue = self.perunSP, None, None
@@ -300,9 +290,7 @@ class PerunMonitor:
             return
         self.stop_event.set()
         process.join(1.0)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        process.end()
 
     # What came of it.
 

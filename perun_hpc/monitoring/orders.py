@@ -1,18 +1,19 @@
-"""What the sampling process is told, and its entry point; light, since the application waits while both sides
-import."""
+"""What the sampling process is told, and its entry point; light, since the application waits for it."""
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING, NamedTuple
+import os
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from multiprocessing.queues import Queue
-    from multiprocessing.synchronize import Event
+from perun_hpc.monitoring.shared import Event, Queue
+
+SUMMARY = "summary.json"
+"""What the sampling process leaves of a host beside its readings."""
+SCHEMA = "perun.host/1"
 
 
 class Orders(NamedTuple):
-    """What the sampling process is to do; travels to it by pickle.
+    """What the sampling process is to do; travels to it as JSON.
 
     Attributes
     ----------
@@ -22,6 +23,7 @@ class Orders(NamedTuple):
     backends : names to open; None for the default ones, with the estimate where nothing measures power.
     include_backends, exclude_backends, include_sensors, exclude_sensors : expressions, see `catalog.Selection`.
     socket : where the ranks find the desk.
+    parent : process whose end is the end of this one.
     ranks : how many ranks of this host register at the desk.
     live : files of Python code that register live callbacks.
     root : of the machine's /sys and /proc.
@@ -37,6 +39,7 @@ class Orders(NamedTuple):
     include_sensors: tuple[str, ...]
     exclude_sensors: tuple[str, ...]
     socket: str
+    parent: int
     ranks: int = 0
     live: tuple[str, ...] = ()
     root: str = "/"
@@ -49,21 +52,20 @@ class Signals(NamedTuple):
     start: Event
     stop: Event
     close: Event
-    queue: Queue[tuple[str, str, str]]
+    queue: Queue
 
 
-SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that are meant for the application; the parent starts the sampling process with these blocked."""
-
-
-def main(orders: Orders, signals: Signals) -> None:
-    """Run the sampling process."""
-    import os
-
+def main(orders_fd: int, ready: int, start: int, stop: int, close: int, queue: int) -> None:
+    """Run the sampling process; the numbers are those of the descriptors that it was given."""
     os.setsid()  # launchers end a failed run by killing the process group, terminals by interrupting it
+    for fd in (orders_fd, ready, start, stop, close, queue):
+        os.set_inheritable(fd, False)
     from perun_hpc.monitoring.sampling_process import sample
 
-    sample(orders, signals)
-    signals.queue.close()
-    signals.queue.join_thread()
+    try:
+        told = Queue((orders_fd, -1)).get()
+    except EOFError:
+        os._exit(0)  # the parent has ended, or has no use for us
+    signals = Signals(Event(ready), Event(start), Event(stop), Event(close), Queue((-1, queue)))
+    sample(Orders._make(tuple(item) if isinstance(item, list) else item for item in told), signals)
     os._exit(0)  # all is written; taking the interpreter down in order would cost the parent another 30 ms

@@ -10,8 +10,8 @@ from perun_hpc.data_model.data import Aggregate, Metric, MetricType, Region
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.monitoring import region_energy, trace
+from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
 from perun_hpc.monitoring.ranks import RankData
-from perun_hpc.monitoring.tally import counts_cpu_time, top_energy
 
 NS_PER_S = 1_000_000_000
 

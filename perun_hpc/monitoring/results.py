@@ -22,9 +22,9 @@ from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
 from perun_hpc.errors import DataError
+from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
+from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
 from perun_hpc.monitoring.ranks import RankData, read_ranks
-from perun_hpc.monitoring.sampling_process import SCHEMA, SUMMARY
-from perun_hpc.monitoring.tally import counts_cpu_time, top_energy
 
 if TYPE_CHECKING:
     from perun_hpc.monitoring.child import Ended

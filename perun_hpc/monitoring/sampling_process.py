@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all
 from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.errors import PerunError
-from perun_hpc.monitoring.orders import Orders, Signals
+from perun_hpc.monitoring.orders import SCHEMA, SUMMARY, Orders, Signals
 from perun_hpc.monitoring.ranks import Desk
 from perun_hpc.monitoring.tally import Tallies
 from perun_hpc.sampling.schedule import Schedule
@@ -24,8 +24,6 @@ from perun_hpc.sampling.schedule import Schedule
 if TYPE_CHECKING:
     from perun_hpc.store.node_store import NodeStore
 
-SUMMARY = "summary.json"
-SCHEMA = "perun.host/1"
 LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
 
@@ -65,7 +63,6 @@ class _Sampler:
             [everything[column] for column in self._columns], MAX_GAP_PERIODS * max(orders.period_ns, 1_000_000_000)
         )
         self._lock = threading.Lock()
-        self._parent = os.getppid()
         self._edges: list[tuple[int, tuple[int | None, ...]]] = []
         self._why = ""
 
@@ -138,7 +135,7 @@ class _Sampler:
         live.close()
 
     def _abandoned(self) -> bool:
-        gone = os.getppid() != self._parent
+        gone = os.getppid() != self._orders.parent
         if gone:
             self._why = "the monitoring process ended"
         return gone

@@ -11,6 +11,7 @@ from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.counters import Status, difference
 from perun_hpc.energy.integrate import SyntheticCounter
+from perun_hpc.monitoring.columns import top_energy
 
 NS_PER_S = 1_000_000_000
 
@@ -149,28 +150,3 @@ class Tallies:
     def results(self) -> list[dict[str, Any]]:
         """One set of figures per column."""
         return [tally.result() for tally in self._tallies]
-
-
-def top_energy(sensors: Sequence[Sensor]) -> tuple[int, ...]:
-    """Columns of the energy counters that together are the host, none counted twice.
-
-    A node meter stands for all; otherwise every counter that no other counter here contains.
-    """
-    energy = {
-        sensor.id: column
-        for column, sensor in enumerate(sensors)
-        if sensor.quantity is Quantity.ENERGY and sensor.kind is Kind.COUNTER
-    }
-    meters = [
-        column
-        for name, column in energy.items()
-        if sensors[column].component == "node" and sensors[column].domain == "node"
-    ]
-    if meters:
-        return tuple(meters[:1])
-    return tuple(column for column in energy.values() if sensors[column].parent not in energy)
-
-
-def counts_cpu_time(sensors: Sequence[Sensor]) -> bool:
-    """Whether a counter tells the CPUs' busy time; their utilisation is then taken from it, else from a gauge."""
-    return any(s.quantity is Quantity.TIME and s.kind is Kind.COUNTER and s.domain == "cpu" for s in sensors)

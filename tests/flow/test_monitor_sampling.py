@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 import time
@@ -49,7 +50,9 @@ class Run:
         self.directory = directory
         directory.mkdir()
         desk, root = str(directory / "d"), str(machine.root)
-        orders = Orders(str(directory), "r", "host", period_ns, ("powercap",), (), (), (), (), desk, root=root)
+        orders = Orders(
+            str(directory), "r", "host", period_ns, ("powercap",), (), (), (), (), desk, os.getppid(), root=root
+        )
         self._signals = Signals(*(threading.Event() for _ in range(4)), queue.Queue())  # type: ignore[arg-type]
         self._thread = threading.Thread(target=sample, args=(orders, self._signals))
         self._thread.start()

@@ -12,9 +12,9 @@ from perun_hpc.config.user import UserSettings, defaults, settings
 from perun_hpc.data_model.data import SCHEMA, DataNode
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.monitoring.callbacks import warn
+from perun_hpc.monitoring.orders import SUMMARY
 from perun_hpc.monitoring.results import host_node, multi_run_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import LAUNCHES, RUN, RunDirectory, safe
-from perun_hpc.monitoring.sampling_process import SUMMARY
 from perun_hpc.store import files
 
 SUFFIX = {

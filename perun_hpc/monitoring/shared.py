@@ -1,0 +1,96 @@
+"""What `perun monitor` and its sampling process share: flags and one-way queues, with `multiprocessing`'s interface.
+
+Made of an eventfd or a pipe each. Those of `multiprocessing` cost each side about 15 ms of imports and start a third
+process that looks after named semaphores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+from typing import Any
+
+
+class Event:
+    """A flag, as `multiprocessing.Event`.
+
+    Parameters
+    ----------
+    fd : the eventfd of a flag that another process made; None for a new one.
+    """
+
+    def __init__(self, fd: int | None = None) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) if fd is None else fd
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self.fd)
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self.wait(0)
+
+    def set(self) -> None:
+        """Raise the flag."""
+        os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        """Take the flag down."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the flag; False after `timeout` seconds."""
+        return _readable(self.fd, timeout)
+
+
+class Queue:
+    """A queue from one process to another of whatever JSON can hold, as `multiprocessing.Queue`.
+
+    Parameters
+    ----------
+    fds : the ends for reading and for writing; None for a new queue. An end that this process has not is -1.
+    """
+
+    def __init__(self, fds: tuple[int, int] | None = None) -> None:
+        self.fds = os.pipe() if fds is None else fds
+        self._text = b""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self.leave(0)
+            self.leave(1)
+
+    def leave(self, end: int) -> None:
+        """Close this process' end for reading (0) or for writing (1)."""
+        if self.fds[end] >= 0:
+            os.close(self.fds[end])
+            self.fds = (-1, self.fds[1]) if end == 0 else (self.fds[0], -1)
+
+    def put(self, item: Any) -> None:
+        """Add one item; OSError where nobody is left to read it."""
+        rest = json.dumps(item).encode() + b"\n"
+        while rest:
+            rest = rest[os.write(self.fds[1], rest) :]
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The next item; raises `queue.Empty` after `timeout` seconds, EOFError where nobody is left to write one."""
+        while b"\n" not in self._text:
+            if not _readable(self.fds[0], timeout):
+                import queue
+
+                raise queue.Empty
+            part = os.read(self.fds[0], 1 << 16)
+            if not part:
+                raise EOFError
+            self._text += part
+        line, _, self._text = self._text.partition(b"\n")
+        return json.loads(line)
+
+
+def _readable(fd: int, timeout_s: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))

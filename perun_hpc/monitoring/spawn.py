@@ -1,0 +1,97 @@
+"""The sampling process, seen by the one that starts it: a fresh interpreter that inherits nothing of the application,
+no lock, no library, no MPI.
+
+It is what `multiprocessing` calls spawn, with the interface of its processes, but not one of them: the application's
+`__main__` is never imported a second time, its own `active_children` are its own, and the start is 40 ms shorter.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from perun_hpc.monitoring.orders import Orders, Signals
+from perun_hpc.monitoring.shared import Event, Queue
+
+SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+"""Signals that are meant for the application: the sampling process is started with these blocked."""
+
+_HERE = str(Path(__file__).parents[2])
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[7:]; "
+    "from perun_hpc.monitoring.orders import main; main(*map(int, sys.argv[1:7]))"
+)
+
+
+class SamplingProcess:
+    """A sampling process that has been started and waits for its orders. OSError where it cannot be started.
+
+    Parameters
+    ----------
+    events : ready, start, stop, close: to share with it; new ones if there are none yet.
+
+    Attributes
+    ----------
+    signals : what it shares with this process.
+    name : of the process.
+    """
+
+    name = "perun-sampling"
+
+    def __init__(self, events: tuple[Event, Event, Event, Event] | None = None) -> None:
+        self.signals = Signals(*(events or (Event(), Event(), Event(), Event())), Queue())
+        self._orders = Queue()
+        *shared, queue = self.signals
+        fds = [self._orders.fds[0], *(event.fd for event in shared), queue.fds[1]]
+        # Without `site`, whose work this process has done already: what it found is handed over.
+        path = dict.fromkeys([*filter(None, sys.path), _HERE])
+        command = [sys.executable, "-S", "-c", _BOOT, *map(str, fds), *path]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._orders.leave(0)
+        queue.leave(1)
+
+    def give(self, orders: Orders) -> None:
+        """Hand over its orders, once."""
+        self._orders.put(orders)
+        self._orders.leave(1)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended: -N by signal N; None while it runs."""
+        return self._process.poll()
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.exitcode is None
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, no longer than `timeout` seconds."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return
+
+    def terminate(self) -> None:
+        """Ask it to end, as `stop_event` does: the signal of that name is shielded from it."""
+        self.signals.stop.set()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """End it at once if it is still there; a second call does nothing."""
+        if self.is_alive():
+            self.kill()
+            self.join()
