@@ -14,11 +14,12 @@ Public names, imported when they are first used so that ``import perun_hpc`` cos
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from perun_hpc._version import __version__
 
+TYPE_CHECKING = False  # in the programs that are measured, importing typing would cost more than all of this package
 if TYPE_CHECKING:
+    from typing import Any
+
     from perun_hpc.cli.decorator import perun
     from perun_hpc.monitoring.callbacks import register_callback, register_live_callback
     from perun_hpc.monitoring.regions import monitor, window

@@ -12,13 +12,10 @@ import struct
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a rank sits, as an environment or MPI tells it.
 
     Attributes
@@ -105,7 +102,8 @@ def run_key(environ: Mapping[str, str]) -> str:
         if environ.get(name, "none") != "none":
             return "".join(char if char.isalnum() or char in "-." else "-" for char in environ[name])
     pid = os.getppid() if place_from(environ).size > 1 else os.getpid()
-    started = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 (pathlib is not loaded)
+        started = stat.read().rpartition(")")[2].split()[19]
     return f"{os.uname().nodename.split('.', 1)[0]}.{pid}.{started}"
 
 

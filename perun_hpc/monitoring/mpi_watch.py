@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from perun_hpc.monitoring.rank import Rank
 
 MPI4PY = "mpi4py.MPI"

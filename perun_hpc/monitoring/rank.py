@@ -11,10 +11,12 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from perun_hpc.monitoring.regions import Recorder
 
 SCHEMA = "perun.rank-data/1"
