@@ -1,7 +1,8 @@
-"""What the ledger takes: records a second, a month's sums, one job; on SQLite, and PostgreSQL where it is installed.
+"""What the ledger takes: records a second, a month's sums, one job; SQLite and PostgreSQL in turn.
 
 Peers: bare rows without shares, sums, revisions or records, written by Python's sqlite3 in the same batches, and the
-question answered by GROUP BY over that table. `PERUN_BENCH_RECORDS` sets how many records (default 1,000,000).
+question answered by GROUP BY over that table; for whole commands `sacct` and `sreport` on as many jobs in slurmdbd
+(`bench/slurm_ledger.py`). `PERUN_BENCH_RECORDS` sets how many records (default 1,000,000).
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from bench.result import Result
+from bench import slurm_ledger
+from bench.result import Result, medians
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.schema import EnergyRecord, Share
@@ -29,52 +33,119 @@ RECORDS = int(os.environ.get("PERUN_BENCH_RECORDS", "1000000"))
 BATCH = 1000
 DAYS = 365
 FIRST = datetime(2025, 11, 1)
-ASKS = 5
+MONTH = ("2026-06-01", "2026-06-30", "2026-07-01")
+"""First day, last day, and the day after it."""
+ROUNDS = 5
+SQLITE = ""
+POSTGRESQL = ".postgresql"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run() -> Iterator[Result]:
-    """Yield `ledger.ingest_per_s`, `ledger.usage_s`, `ledger.one_job_s`, then the same with `.postgresql`."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        ledger = open_ledger(str(root / "ledger.db"), create=True)
+    """Yield ingest, sums and one job, each with `.postgresql` beside it; then whole commands beside Slurm's."""
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        urls = {SQLITE: str(root / "ledger.db")}
+        if postgres.binaries() is not None:
+            urls[POSTGRESQL] = stack.enter_context(postgres.server())
+        ledgers = {name: open_ledger(url, create=True) for name, url in urls.items()}
         plain = sqlite3.connect(root / "plain.db")
         plain.execute("PRAGMA journal_mode = WAL")
         plain.execute("PRAGMA synchronous = NORMAL")
         plain.execute("CREATE TABLE job (job_id INTEGER PRIMARY KEY, user, account, part, start_s, end_s, energy_uj)")
-        ours_s, theirs_s = _fill(ledger, lambda records: _insert(plain, records))
-        peer = "sqlite3, bare rows"
-        yield Result("ledger.ingest_per_s", RECORDS / ours_s, "1/s", peer, RECORDS / theirs_s, higher_is_better=True)
-        group = "SELECT account, strftime('%Y-%m', end_s, 'unixepoch'), SUM(energy_uj / 1e6) FROM job GROUP BY 1, 2"
-        asked_s = _median(lambda: usage(ledger, ["account", "month"], Filter(), *_span()))
-        yield Result(
-            "ledger.usage_s", asked_s, "s", "sqlite3, GROUP BY", _median(lambda: plain.execute(group).fetchall())
-        )
-        one_s = _median(lambda: ledger.members("c", str(RECORDS // 2)))
-        yield Result("ledger.one_job_s", one_s, "s")
-        ledger.close()
+        yield from _ingest(ledgers, plain)
+        yield from _questions(ledgers, plain)
+        for ledger in ledgers.values():
+            ledger.close()
         plain.close()
-    if postgres.binaries() is None:
-        return
-    with postgres.server() as url:
-        ledger = open_ledger(url, create=True)
-        ours_s, _ = _fill(ledger, lambda _: 0.0)
-        yield Result("ledger.ingest_per_s.postgresql", RECORDS / ours_s, "1/s", higher_is_better=True)
-        yield Result(
-            "ledger.usage_s.postgresql", _median(lambda: usage(ledger, ["account", "month"], Filter(), *_span())), "s"
-        )
-        yield Result("ledger.one_job_s.postgresql", _median(lambda: ledger.members("c", str(RECORDS // 2))), "s")
-        ledger.close()
+        why = slurm_ledger.missing()
+        if why:
+            print(f"bench ledger: without sacct as a peer: {why}", file=sys.stderr)
+            return
+        yield from _commands(urls, root)
 
 
-def _fill(ledger: Ledger, also: Callable[[Sequence[EnergyRecord]], float]) -> tuple[float, float]:
-    """Put all records, a batch into each in turn; returns the seconds that either took."""
-    ours_s = theirs_s = 0.0
+def _ingest(ledgers: Mapping[str, Ledger], plain: sqlite3.Connection) -> Iterator[Result]:
+    """Every batch goes into each database in turn."""
+    taken_s = dict.fromkeys(ledgers, 0.0)
+    plain_s = 0.0
     for records in _batches():
+        for name, ledger in ledgers.items():
+            begin_s = time.perf_counter()
+            ledger.put(records)
+            taken_s[name] += time.perf_counter() - begin_s
+        plain_s += _insert(plain, records)
+    for name, seconds in taken_s.items():
+        peer = "sqlite3, bare rows"
+        figure = RECORDS / seconds
+        yield Result(f"ledger.ingest_per_s{name}", figure, "1/s", peer, RECORDS / plain_s, higher_is_better=True)
+
+
+def _questions(ledgers: Mapping[str, Ledger], plain: sqlite3.Connection) -> Iterator[Result]:
+    group = "SELECT account, strftime('%Y-%m', end_s, 'unixepoch'), SUM(energy_uj / 1e6) FROM job GROUP BY 1, 2"
+    year = FIRST.strftime("%Y-%m-%d"), (FIRST + timedelta(days=DAYS)).strftime("%Y-%m-%d")
+    arms = {
+        name: _timed(lambda ledger=ledger: usage(ledger, ["account", "month"], Filter(), *year))  # type: ignore[misc]
+        for name, ledger in ledgers.items()
+    }
+    taken = medians({**arms, "plain": _timed(lambda: plain.execute(group).fetchall())}, ROUNDS)
+    for name in ledgers:
+        yield Result(f"ledger.usage_s{name}", taken[name], "s", "sqlite3, GROUP BY", taken["plain"], n=ROUNDS)
+    rng = random.Random(2)
+    arms = {
+        name: _timed(lambda ledger=ledger: ledger.members("c", str(rng.randrange(1, RECORDS))))  # type: ignore[misc]
+        for name, ledger in ledgers.items()
+    }
+    for name, seconds in medians(arms, 10 * ROUNDS).items():
+        yield Result(f"ledger.one_job_s{name}", seconds, "s", n=10 * ROUNDS)
+
+
+def _commands(urls: Mapping[str, str], root: Path) -> Iterator[Result]:
+    """A month by account, and one job, as commands that people type, from start to end of the process."""
+    job = str(RECORDS // 2)
+    first, last, after = MONTH
+    ours_month, ours_job = {}, {}
+    for name, url in urls.items():
+        perun = [sys.executable, "-m", "perun_hpc.cli.main"]
+        ours_month[name] = [*perun, "usage", "--by", "account", "-S", first, "-E", last, "--ledger", url]
+        ours_job[name] = [*perun, "report", job, "--ledger", url, "--archive", str(root), "--cluster", "c"]
+    sacct = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,Account,AllocTRES"]
+    sacct_month = [*sacct, "--allusers", "-S", first, "-E", after]
+    sacct_job = [*sacct, "-j", job]
+    sreport = ["sreport", "-n", "-P", "-T", "energy", "cluster", "AccountUtilizationByUser"]
+    sreport += [f"Start={first}", f"End={after}"]
+    with slurm_ledger.filled(RECORDS, FIRST, DAYS) as cluster:
+        for command, least in ((sacct_month, RECORDS // 20), (sacct_job, 1), (sreport, slurm_ledger.USERS)):
+            if slurm_ledger.count(cluster, command) < least:
+                raise RuntimeError(f"{command[0]} does not show the jobs: {' '.join(command)}")
+
+        def theirs(command: Sequence[str]) -> Callable[[], float]:
+            return lambda: slurm_ledger.ask_s(cluster, command)
+
+        ours = {name: _process(command) for name, command in ours_month.items()}
+        taken = medians({**ours, "sacct": theirs(sacct_month), "sreport": theirs(sreport)}, ROUNDS)
+        for name in urls:
+            for peer in ("sacct", "sreport"):
+                yield Result(f"ledger.month_command_s{name}", taken[name], "s", peer, taken[peer], n=ROUNDS)
+        ours = {name: _process(command) for name, command in ours_job.items()}
+        taken = medians({**ours, "sacct": theirs(sacct_job)}, ROUNDS)
+        for name in urls:
+            yield Result(f"ledger.job_command_s{name}", taken[name], "s", "sacct", taken["sacct"], n=ROUNDS)
+
+
+def _process(command: Sequence[str]) -> Callable[[], float]:
+    """What times one run of a command on this machine, as the peer's are timed on the cluster's."""
+    line = ["python3", "-c", slurm_ledger.TIMER, *command]
+    return lambda: float(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def _timed(ask: Callable[[], object]) -> Callable[[], float]:
+    def seconds() -> float:
         begin_s = time.perf_counter()
-        ledger.put(records)
-        ours_s += time.perf_counter() - begin_s
-        theirs_s += also(records)
-    return ours_s, theirs_s
+        ask()
+        return time.perf_counter() - begin_s
+
+    return seconds
 
 
 def _insert(plain: sqlite3.Connection, records: Sequence[EnergyRecord]) -> float:
@@ -101,8 +172,10 @@ def _batches() -> Iterator[list[EnergyRecord]]:
         for _ in range(min(BATCH, RECORDS - job_id)):
             job_id += 1
             end = FIRST + timedelta(seconds=DAYS * 86400 * job_id / (RECORDS + 1))
-            user, energy_uj = rng.randrange(200), rng.randrange(10**9, 10**12)
-            records.append(_vary(model, job_id, f"user{user:03d}", f"account{user % 40:02d}", end, energy_uj))
+            user, energy_uj = rng.randrange(slurm_ledger.USERS), rng.randrange(10**9, 10**12)
+            records.append(
+                _vary(model, job_id, f"user{user:03d}", f"account{user % slurm_ledger.ACCOUNTS:02d}", end, energy_uj)
+            )
         yield records
 
 
@@ -122,16 +195,3 @@ def _vary(model: EnergyRecord, job_id: int, user: str, account: str, end: dateti
         energy_uj=energy_uj,
         shares=shares,
     )
-
-
-def _span() -> tuple[str, str]:
-    return FIRST.strftime("%Y-%m-%d"), (FIRST + timedelta(days=DAYS)).strftime("%Y-%m-%d")
-
-
-def _median(ask: Callable[[], object]) -> float:
-    taken = []
-    for _ in range(ASKS):
-        begin_s = time.perf_counter()
-        ask()
-        taken.append(time.perf_counter() - begin_s)
-    return statistics.median(taken)
