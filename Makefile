@@ -51,7 +51,7 @@ check: build ## linters, types, import contracts
 bench: build ## the benchmark suite: ratios against named peers
 	@$(BIN)/python -m bench
 
-soak: build ## long runs: sampler drift, killed writers
+soak: build ## long runs: sampler drift, killed writers, 200 mixed jobs
 	@$(BIN)/python -m tests.soak
 
 faults: build ## a hundred jobs under each fault

@@ -55,6 +55,7 @@ def submit_mixed(cluster: Cluster, rounds: int, seed: int) -> Mixed:
     killed = set(rng.sample(range(rounds), rounds // 2))
     outages = {first + rng.randrange(3): rng.randrange(1, 3) for first in range(0, rounds - 2, OUTAGE_EVERY)}
     back = -1
+    later: list[tuple[int, list[str]]] = []
     for number in range(rounds):
         user = rng.choice(["alice", "bob"])
         leaders += [
@@ -67,7 +68,7 @@ def submit_mixed(cluster: Cluster, rounds: int, seed: int) -> Mixed:
             submit(cluster, "-J", "'\"; \x1b[31m $(reboot)", "-n2", *SHORT, user=user),
         ]
         cancelled = submit(cluster, "-n1", "--wrap", "sleep 60", user=user)
-        again = submit(cluster, "-n1", "--requeue", "--wrap", "sleep 3", user=user)
+        again = submit(cluster, "-n1", "--requeue", "--wrap", "sleep 15", user=user)
         leaders += [cancelled, again]
         waited.append(again)
         if number % TIMEOUT_EVERY == 0:
@@ -81,8 +82,12 @@ def submit_mixed(cluster: Cluster, rounds: int, seed: int) -> Mixed:
         elif number == back:
             cluster.start("slurmdbd")
         time.sleep(rng.uniform(0.5, 1.5))
-        cluster.run(["scancel", str(cancelled)], user="root")
-        cluster.run(["scontrol", "requeue", str(again)], user="root")
+        # At once they may hit a job that still waits or whose nodes are made ready, a round later one that runs.
+        orders = [(cancelled, ["scancel", str(cancelled)]), (again, ["scontrol", "requeue", str(again)])]
+        give(cluster, later, running=True)
+        give(cluster, orders if number % 2 else (), running=False)
+        later = [] if number % 2 else orders
+    give(cluster, later, running=True)
     if back >= rounds:
         cluster.start("slurmdbd")
     for job in waited:
@@ -90,6 +95,18 @@ def submit_mixed(cluster: Cluster, rounds: int, seed: int) -> Mixed:
     cluster.wait_idle(timeout=240)
     kill_collector(cluster)
     return Mixed(leaders, len(killed) + 1, len(outages))
+
+
+def give(cluster: Cluster, orders: Iterable[tuple[int, list[str]]], running: bool) -> None:
+    """Give orders about jobs as root, where `running` once the job has run for a second."""
+    for job, order in orders:
+        deadline = time.monotonic() + 20
+        while running and time.monotonic() < deadline:
+            done = cluster.run(["squeue", "-h", "-j", str(job), "-t", "RUNNING", "-o", "%M"], user="root")
+            if done.stdout.strip() not in ("", "0:00"):
+                break
+            time.sleep(0.2)
+        cluster.run(order, user="root")
 
 
 def kill_collector(cluster: Cluster) -> None:
