@@ -16,6 +16,7 @@ from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.porter import Porter
+from perun_hpc.agent.progress import Progress
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.sealing import Sealing
@@ -102,6 +103,7 @@ class Loop:
         self._sealing = sealing
         self._survival = survival
         self._later = later
+        self._progress = Progress(paths, register, views, sealing.so_far)
         self._shipper = Shipper(paths)
         self._started_ns = self._idle_since_ns = self._quota_ns = time.monotonic_ns()
         self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
@@ -135,6 +137,8 @@ class Loop:
         snapshot = self._meter.end_interval() if ended else None
         if snapshot is not None:
             self._views.show_all(snapshot)
+            if self._progress.note(snapshot):
+                self._shipper.request(now_ns)
         self._traces.sample(now_ns, real_ns, snapshot, self._meter)
         if ended:
             self._survival.save()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from perun_hpc.errors import DataError
 
+BOUNDARY = "boundary.json"
+PROGRESS = "progress.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
 
@@ -95,4 +97,8 @@ class AgentPaths:
 
     def boundary(self, name: str) -> Path:
         """The sealed boundary record of one session, waiting to be shipped."""
-        return self.session(name) / "boundary.json"
+        return self.session(name) / BOUNDARY
+
+    def progress(self, name: str) -> Path:
+        """What is known so far of a session that goes on, waiting to be shipped."""
+        return self.session(name) / PROGRESS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.agent import booking, privilege, spool
 from perun_hpc.agent.boundary import Cost, boundary_record
@@ -14,7 +15,7 @@ from perun_hpc.agent.node import resident_b
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
-from perun_hpc.agent.session import Session
+from perun_hpc.agent.session import Edge, Session
 from perun_hpc.agent.traces import Traces
 from perun_hpc.energy.containment import Plan, scope_sentence
 
@@ -53,6 +54,24 @@ class Sealing:
                 break
         return len(waiting) > len(self._register.ended)
 
+    def so_far(self, session: Session, now: Edge) -> dict[str, Any]:
+        """What a live session's record would say if the job had ended at the last reading, marked as what it is."""
+        return {**self._record(session, now, session.agent_cpu_ns + time.process_time_ns()), "state": "running"}
+
+    def _record(self, session: Session, end: Edge, agent_cpu_ns: int) -> dict[str, Any]:
+        domains = self._meter.domains
+        return boundary_record(
+            session,
+            end,
+            self._meter.sensors,
+            self._register.name_of_node(session),
+            self._node_cpus,
+            Cost(agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
+            booking.standard_uj(session, domains),
+            self._meter.static,
+            scope_sentence(Plan(tuple(domains.values()), ())),
+        )
+
     def _seal(self, session: Session) -> None:
         assert session.end is not None
         if not session.settings:
@@ -62,18 +81,7 @@ class Sealing:
         if not session.monitored:
             _drop(directory)
             return
-        domains = self._meter.domains
-        record = boundary_record(
-            session,
-            session.end,
-            self._meter.sensors,
-            self._register.name_of_node(session),
-            self._node_cpus,
-            Cost(session.agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
-            booking.standard_uj(session, domains),
-            self._meter.static,
-            scope_sentence(Plan(tuple(domains.values()), ())),
-        )
+        record = self._record(session, session.end, session.agent_cpu_ns)
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
         spool.write_json(self._paths.boundary(session.key.name), record, durable=True)

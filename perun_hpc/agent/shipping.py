@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perun_hpc.agent import regions
-from perun_hpc.agent.paths import AgentPaths, safe_name
-from perun_hpc.agent.session import SessionKey
+from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths
 from perun_hpc.agent.spool import read_json
-from perun_hpc.errors import DataError, PerunError
-from perun_hpc.store.files import write_new
+from perun_hpc.errors import PerunError
+
+if TYPE_CHECKING:
+    from perun_hpc.config.schema import Store
 
 PATIENCE_NS = 600 * 1_000_000_000
 KEEP_LEDGER_S = 30 * 86_400
 BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
+
+
+class Delivery(Protocol):
+    """Takes what is ready; everything may be delivered twice. OSError or PerunError where it cannot be now."""
+
+    def session(self, directory: Path, record: dict[str, Any]) -> None:
+        """A sealed session: its boundary record, and the trace in its directory."""
+
+    def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
+        """What is known so far of a session that goes on."""
+
+    def ledger(self, directory: Path, cluster: str, node: str) -> None:
+        """The node ledger in a directory."""
 
 
 class Shipper:
@@ -47,13 +61,13 @@ class Shipper:
         """Whether a child should be started now."""
         return self._pid is None and self.due_ns is not None and mono_ns >= self.due_ns
 
-    def start(self, archive: Path, home: tuple[str, str], mono_ns: int) -> None:
+    def start(self, store: Store, home: tuple[str, str], mono_ns: int) -> None:
         """Fork the child; `home` is the cluster and the node under which the node ledger stands."""
         self.due_ns = None
         self._started_ns = mono_ns
         pid = os.fork()
         if pid == 0:
-            _child(self._paths, archive, home)
+            _child(self._paths, store, home)
         self._pid = pid
 
     def poll(self, mono_ns: int) -> None:
@@ -74,19 +88,7 @@ class Shipper:
             self.due_ns = mono_ns + wait_ns
 
 
-def _ship_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
-    """Put the trace into the job's store; one that cannot go is named in the record, which is the evidence."""
-    from perun_hpc.config import hostlist
-    from perun_hpc.store import ship as shards
-
-    try:
-        job_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
-        shards.ship(directory, job_dir, list(hostlist.expand(record["nodelist"])))
-    except (DataError, ValueError) as error:
-        record["trace"] = {**record["trace"], "stored": False, "why": str(error)}
-
-
-def _child(paths: AgentPaths, archive: Path, home: tuple[str, str]) -> None:
+def _child(paths: AgentPaths, store: Store, home: tuple[str, str]) -> None:
     """The child's whole life: nothing of the parent but its files, no way back into its loop."""
     code = 1
     try:
@@ -94,77 +96,71 @@ def _child(paths: AgentPaths, archive: Path, home: tuple[str, str]) -> None:
             if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
                 signal.signal(number, signal.SIG_DFL)
         os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
-        code = 0 if ship_all(paths, archive, home) else 1
+        code = 0 if ship_all(paths, delivery(store), home, store.write == "archive") else 1
     except BaseException as error:  # whatever happens, the child ends here
         print(f"shipping failed: {type(error).__name__}: {error}", file=sys.stderr)
     finally:
         os._exit(code)
 
 
-def ship_all(paths: AgentPaths, archive: Path, home: tuple[str, str]) -> bool:
-    """Ship every sealed session and the node ledger; True when nothing is left. One failure does not hold up others."""
+def delivery(store: Store) -> Delivery:
+    """Where the policy says that records and traces go."""
+    if not store.collector:
+        return ArchiveDelivery(Path(store.archive))
+    from perun_hpc.agent.handover import StreamDelivery, address
+
+    return StreamDelivery(address(store.collector))
+
+
+def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool = False) -> bool:
+    """Ship every sealed session, what is known of live ones and the node ledger; True when nothing is left.
+
+    One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
+    """
+    work = [(f"job {directory.name}", _session(directory, to, grow)) for directory in sorted(paths.sessions.iterdir())]
+    if home[0]:
+        work.append(("the node ledger", lambda: ship_ledger(paths, to, *home)))
     done = True
-    for directory in sorted(paths.sessions.iterdir()):
-        if (directory / "boundary.json").exists():
-            try:
-                ship(directory, archive)
-            except (OSError, PerunError) as error:
-                stamp = time.strftime("%FT%T%z")
-                print(f"{stamp} cannot ship {directory.name} to {archive}: {error}", file=sys.stderr)
-                done = False
-    try:
-        ship_ledger(paths, archive, *home)
-    except (OSError, DataError) as error:
-        print(f"{time.strftime('%FT%T%z')} cannot ship the node ledger: {error}", file=sys.stderr)
-        done = False
+    for what, ship_it in work:
+        try:
+            ship_it()
+        except (OSError, PerunError) as error:
+            print(f"{time.strftime('%FT%T%z')} cannot ship {what}: {error}", file=sys.stderr)
+            done = False
     return done
 
 
-def ship_ledger(paths: AgentPaths, archive: Path, cluster: str, node: str) -> None:
-    """Put every day of the node ledger that has grown into the archive; days long past leave the spool."""
-    if not cluster:
-        return
-    target = archive / safe_name(cluster, "cluster") / "nodes" / safe_name(node, "node")
-    target.mkdir(mode=0o750, parents=True, exist_ok=True)
-    for path in sorted(paths.node.glob("????-??-??.jsonl")):
-        shipped = target / path.name
-        known = shipped.read_bytes() if shipped.exists() else b""
-        data = _continued(known, path.read_bytes())
-        if data != known:
-            write_new(shipped, data)
-        elif time.time() - path.stat().st_mtime > KEEP_LEDGER_S:
-            path.unlink()
+def _session(directory: Path, to: Delivery, grow: bool) -> Callable[[], None]:
+    if (directory / BOUNDARY).exists():
+        return lambda: ship(directory, to)
+    return lambda: ship_progress(directory, to, grow)
 
 
-def _continued(shipped: bytes, spooled: bytes) -> bytes:
-    """What was shipped, continued by the spool: that of a node that lost its disk lacks the beginning of the day."""
-    first = spooled[: spooled.find(b"\n") + 1]
-    if not first or spooled.startswith(shipped):
-        return spooled or shipped
-    at = 0 if shipped.startswith(first) else shipped.find(b"\n" + first) + 1
-    return shipped[:at] + spooled if at or shipped.startswith(first) else shipped + spooled
-
-
-def ship(directory: Path, archive: Path) -> None:
-    """Put one session's boundary record under its final name, then drop the session's directory; may be repeated."""
-    record = read_json(directory / "boundary.json")
+def ship(directory: Path, to: Delivery) -> None:
+    """Deliver one sealed session, then drop its directory; may be repeated."""
+    record = read_json(directory / BOUNDARY)
     if record is None:
         return
-    key = SessionKey.parse(directory.name)
-    cluster = archive / safe_name(record["cluster"] or "cluster", "cluster")
-    target = cluster / "incoming" / key.name / f"{safe_name(record['node'], 'node')}.json"
-    cluster.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(PermissionError):  # somebody else's, who decides
-        cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories
-    if not (record["start"]["from"] == "epilog" and target.exists()):
-        if record["trace"]["stored"]:
-            _ship_trace(directory, cluster / "jobs" / key.name, record)
-        record["regions"], problems = regions.of_session(directory, record)
-        record["steps"] = regions.with_energies(directory, record)
-        if problems:
-            record["notes"] = problems[:20]
-        target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        write_new(target, json.dumps(record, separators=(",", ":")).encode())
+    record["regions"], problems = regions.of_session(directory, record)
+    record["steps"] = regions.with_energies(directory, record)
+    record["notes"] = [*record.get("notes", ()), *problems[:20]]
+    to.session(directory, record)
     import shutil
 
     shutil.rmtree(directory)
+
+
+def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:
+    """Deliver what a live session has said of itself, once."""
+    record = read_json(directory / PROGRESS)
+    if record is not None:
+        to.progress(directory, record, grow)
+        (directory / PROGRESS).unlink(missing_ok=True)
+
+
+def ship_ledger(paths: AgentPaths, to: Delivery, cluster: str, node: str) -> None:
+    """Deliver the node ledger; days long past leave the spool."""
+    to.ledger(paths.node, cluster, node)
+    for path in paths.node.glob("????-??-??.jsonl"):
+        if time.time() - path.stat().st_mtime > KEEP_LEDGER_S:
+            path.unlink()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import grp
 import logging
+import os
+import pwd
 import signal
 import sys
 import threading
@@ -17,10 +20,13 @@ from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.collect import Closing, Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.footprint import estimator, factors
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.sacct import query_jobs, query_window
 from perun_hpc.accounting.site import Ruling, Site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
+from perun_hpc.agent.handover import address
 from perun_hpc.cli import traces
+from perun_hpc.cli.listener import Listener
 from perun_hpc.cli.nudge import Nudge
 from perun_hpc.errors import NotFoundError, PerunError, UsageError
 from perun_hpc.store.access import tree_readable_by
@@ -72,15 +78,26 @@ def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     nudge = Nudge()
-    while not stop.is_set():
-        if mistakes := ruling.renew():
-            log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
-        try:
-            _sweep(args, ruling.site, root, ledger)
-        except (PerunError, OSError) as error:
-            log.warning("%s", error)
-        nudge.wait(stop, ruling.site.sweep_s)
+    with _listener(ruling.site, root):
+        while not stop.is_set():
+            if mistakes := ruling.renew():
+                log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
+            try:
+                _sweep(args, ruling.site, root, ledger)
+            except (PerunError, OSError) as error:
+                log.warning("%s", error)
+            nudge.wait(stop, ruling.site.sweep_s)
     return 0
+
+
+def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[object]:
+    """What takes the hand-overs of nodes that do not share the archive, where the policy names such a place."""
+    if not site.settings.store.collector:
+        return contextlib.nullcontext()
+    uids = {0, os.geteuid()}
+    with contextlib.suppress(KeyError):
+        uids.add(pwd.getpwnam(site.settings.agent.service_user).pw_uid)
+    return contextlib.closing(Listener(address(site.settings.store.collector)[1], root, uids))
 
 
 def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> int:
@@ -102,8 +119,10 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
             expects=site.expects,
         )
         deadline_s = site.deadline_s if args.deadline is None else args.deadline
-        collector = Collector(Archive(root, cluster), ledger, tools, deadline_s, queue=site.slurmdbd != "off")
+        archive = Archive(root, cluster)
+        collector = Collector(archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off")
         summary = collector.sweep()
+        publish_running(archive, tools)
         if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
             print(f"{cluster}: {summary}", flush=True)
         for note in summary.notes:

@@ -6,14 +6,16 @@ mark comes last; running it again does the same once more.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.errors import DataError
-from perun_hpc.store import create, files, layout
-from perun_hpc.store.layout import Json, Mark
+from perun_hpc.store import codec, create, files, layout
+from perun_hpc.store.layout import Json, Mark, Track
 from perun_hpc.store.node_store import NodeStore, descriptions, opened
+from perun_hpc.store.shard import Index, end_of, read_index
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,98 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
     return total
 
 
+def grow(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
+    """Bring the store in `job_dir` up to what the shards of a session hold that goes on; `ship` completes it.
+
+    Files there grow by what is new, data first, then the index; readers see a running job's finished chunks.
+
+    Raises
+    ------
+    DataError
+        as `ship`.
+    """
+    total = Shipped(0, 0)
+    for home, description in descriptions(session):
+        if description["job_dir"] or description["sealed"] is not None:
+            continue
+        store = opened(home, description)
+        target, index, shift = _placed(store, job_dir, nodes)
+        chunks: list[int] = []
+        for name, column, path in create.shard_files(session, store.track, 0):
+            if column + shift < 0:
+                continue
+            final = create.shard_path(job_dir, target, name, index, column + shift)
+            added = extend(path, final)
+            total = Shipped(total.files + bool(added), total.bytes + added)
+            if name == layout.OFFSET:
+                chunks += _chunks(store.track, column, path)
+        if chunks:
+            rows, start = layout.chunk_rows(target.period_ns), target.plan.start_ns // target.period_ns
+            last = (max(chunks) + 1) * rows - 1
+            mark = Mark(store.node, target.group, "running", max(min(chunks) * rows, start), last)
+            if not (job_dir / layout.MARKS / mark.name).exists():
+                create.put_mark(job_dir, mark)
+    return total
+
+
+def extend(source: Path, target: Path) -> int:
+    """Make `target` the growing shard `source` as it is now; returns the bytes that were written.
+
+    What the two do not share (a crash took back what had been copied) is written anew.
+    """
+    with source.open("rb") as file:
+        index = read_index(file.fileno(), layout.CHUNKS_PER_SHARD, str(source))
+        end = end_of(index)
+        try:
+            with target.open("r+b") as grown:
+                held = read_index(grown.fileno(), layout.CHUNKS_PER_SHARD, str(target))
+                at = end_of(held)
+                if held == index:
+                    return 0
+                if at == os.fstat(grown.fileno()).st_size and _continues(held, index):
+                    file.seek(at)
+                    data = file.read(end - at)
+                    files.write_all(grown.fileno(), data, at)
+                    os.fsync(grown.fileno())
+                    files.write_all(grown.fileno(), codec.encode_index(index), 0)
+                    return len(data)
+        except (FileNotFoundError, DataError):
+            pass
+        file.seek(codec.index_bytes(len(index)))
+        data = codec.encode_index(index) + file.read(end - codec.index_bytes(len(index)))
+        create.make_directory(target.parent)
+        files.write_new(target, data)
+        return len(data)
+
+
+def _continues(held: Index, index: Index) -> bool:
+    """Whether what the older index refers to is still there, unless something newer took its place."""
+    at = end_of(held)
+    return all(new == old or new[0] >= at for old, new in zip(held, index, strict=True))
+
+
+def _chunks(track: Track, column: int, path: Path) -> list[int]:
+    """The numbers, counted from the epoch, of the chunks in a shard file."""
+    first = track.origin // layout.chunk_rows(track.period_ns) + column * layout.CHUNKS_PER_SHARD
+    with path.open("rb") as file:
+        index = read_index(file.fileno(), layout.CHUNKS_PER_SHARD, str(path))
+    return [first + number for number, (at, _) in enumerate(index) if at != codec.NONE]
+
+
+def _placed(store: NodeStore, job_dir: Path, nodes: Sequence[str]) -> tuple[Track, int, int]:
+    """The track of the job's store, the node's index in it, and how many shards later its columns begin."""
+    source = store.track
+    plan = create.agree(job_dir, replace(source.plan, nodes=tuple(nodes)))
+    if store.node not in plan.nodes:
+        raise DataError(f"{job_dir}: {store.node} is no node of job {plan.job_id}")
+    target = create.place(job_dir, plan, source.period_ns, source.parts)
+    shift = (source.origin - target.origin) // layout.shard_rows(source.period_ns)
+    return target, plan.nodes.index(store.node), shift
+
+
 def _ship_track(session: Path, store: NodeStore, sealed: Json, job_dir: Path, nodes: Sequence[str]) -> Shipped:
     source, node = store.track, store.node
-    plan = create.agree(job_dir, replace(source.plan, nodes=tuple(nodes)))
-    if node not in plan.nodes:
-        raise DataError(f"{job_dir}: {node} is no node of job {plan.job_id}")
-    target = create.place(job_dir, plan, source.period_ns, source.parts)
-    index = plan.nodes.index(node)
-    shift = (source.origin - target.origin) // layout.shard_rows(source.period_ns)
+    target, index, shift = _placed(store, job_dir, nodes)
     count, size, left_out = 0, 0, 0
     for name, column, path in create.shard_files(session, source, 0):
         if column + shift < 0:

@@ -1,37 +1,39 @@
-"""Handing sealed parts to the collector where nodes share no file system with it: one TCP connection per session.
+"""Handing files to the collector where nodes share no file system with it: one TCP connection per hand-over.
 
-The node sends one line of JSON, `{"schema": "perun.parts/1", "credential": MUNGE, "nodes": [...], "files": [[NAME,
+The node sends one line of JSON, `{"schema": "perun.parts/1", "credential": MUNGE, "about": {...}, "files": [[NAME,
 BYTES, SHA256], ...]}`, then the files' bytes in that order, and waits for `ok` or `error TEXT`. The credential is
-munge's and covers the sha256 of nodes and files, so nothing can be changed on the way nor sent again (munge refuses a
-credential seen before). The collector takes parts from root and the service user only, checks every file, and ships the
-session as if it had been its own.
+munge's and covers the sha256 of `about` and `files`, so nothing can be changed on the way nor sent again (munge refuses
+a credential seen before). The collector takes files from root and the service user only, checks every one, and answers
+when they are where they belong.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from perun_hpc.errors import AccessError, DataError, UnavailableError
-from perun_hpc.store import layout
-from perun_hpc.store.layout import Plan
-from perun_hpc.store.node_store import TRACK, TRACKS, NodeStore, descriptions
-from perun_hpc.store.ship import Shipped, ship
+from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
+from perun_hpc.store.layout import Json
 
 SCHEMA = "perun.parts/1"
 TIMEOUT_S = 60.0
+MANIFEST_S = 10.0
+"""Within this time a sender must have said who it is: until then anybody may be calling."""
 MAX_LINE_B = 1 << 20
-MAX_PART_B = 1 << 40
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*\Z")
-_PARTS = re.compile(rf"({TRACKS}/[^/]+/{re.escape(TRACK)}|{re.escape(layout.STORE)}(/[^/]+){{2,3}})\Z")
+
+Listed = tuple[str, int, str]
+"""Name relative to the directory, bytes, sha256 of a file."""
 
 
 @dataclass(frozen=True)
@@ -67,113 +69,145 @@ class Munge:
         return done.stdout
 
 
-def send(session: Path, address: tuple[str, int], nodes: Sequence[str], munge: Munge) -> None:
-    """Hand the sealed session in `session` to the collector at `address`; returns once it has everything.
+def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], munge: Munge) -> None:
+    """Hand files (name: where it lies, or its content) to the collector; returns once they are where they belong.
 
     Raises
     ------
     UnavailableError
         where the collector does not answer or refuses; nothing is lost, send again later.
-    DataError
-        where a track is not sealed.
     """
-    files = [(name, path.stat().st_size, _digest(path)) for name, path in _parts(session)]
-    credential = munge.encode(_covered(nodes, files).encode())
-    line = json.dumps({"schema": SCHEMA, "credential": credential, "nodes": list(nodes), "files": files}) + "\n"
+    listed = [_listed(name, source) for name, source in files.items()]
+    credential = munge.encode(_covered(about, listed).encode())
+    line = json.dumps({"schema": SCHEMA, "credential": credential, "about": about, "files": listed}) + "\n"
+    where = f"collector at {address[0]}:{address[1]}"
     try:
         with socket.create_connection(address, TIMEOUT_S) as connection:
-            connection.sendall(line.encode())
-            for name, _, _ in files:
-                with (session / name).open("rb") as file:
-                    connection.sendfile(file)
-            connection.shutdown(socket.SHUT_WR)
+            try:
+                connection.sendall(line.encode())
+                for (_, size, _), source in zip(listed, files.values(), strict=True):
+                    if isinstance(source, bytes):
+                        connection.sendall(source)
+                    elif size:
+                        with source.open("rb") as file:
+                            connection.sendfile(file, count=size)
+                connection.shutdown(socket.SHUT_WR)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it refused before it had read everything, and may have said why
             with connection.makefile("rb") as reader:
                 answer = reader.readline(MAX_LINE_B).decode(errors="replace").strip()
     except OSError as error:
-        raise UnavailableError(
-            f"collector at {address[0]}:{address[1]}: {error}; the parts stay in the spool"
-        ) from error
+        raise UnavailableError(f"{where}: {error}; nothing left the spool") from error
     if answer != "ok":
-        raise UnavailableError(
-            f"collector at {address[0]}:{address[1]} refused: {answer or 'it closed the connection'}"
-        )
+        raise UnavailableError(f"{where} refused: {answer or 'it closed the connection'}")
 
 
 def receive(
     connection: socket.socket,
     munge: Munge,
     uids: Collection[int],
-    place: Callable[[Plan], Path],
+    allowed: re.Pattern[str],
+    take: Callable[[Path, Json], None],
     workspace: Path,
-) -> Shipped:
-    """Take one session from a connection and ship it; answers the sender, whatever happens.
+) -> None:
+    """Take one hand-over from a connection and answer the sender, whatever happens.
 
     Parameters
     ----------
-    uids : users whose parts are taken: root and the service user.
-    place : the directory of the job run that a plan names.
+    uids : users whose files are taken: root and the service user.
+    allowed : what the whole name of a file must match.
+    take : puts what lies in a directory, and what was said about it, where it belongs; may run twice.
     workspace : directory for what is received until it is complete.
 
     Raises
     ------
     AccessError, DataError
-        where the parts were refused; the sender was told why.
+        where it was refused; the sender was told why.
     """
-    connection.settimeout(TIMEOUT_S)
-    with connection.makefile("rb") as reader, tempfile.TemporaryDirectory(dir=workspace) as directory:
+    incoming = _Incoming(connection, time.monotonic() + MANIFEST_S)
+    with tempfile.TemporaryDirectory(dir=workspace) as name:
+        directory = Path(name)
         try:
-            nodes = _take(reader, Path(directory), munge, uids)
-            stores = [NodeStore(home, description) for home, description in descriptions(Path(directory))]
-            if len({(s.track.plan.cluster, s.track.plan.job_id, s.track.plan.restart_count) for s in stores}) != 1:
-                raise DataError("parts: not of one job run")
-            shipped = ship(Path(directory), place(stores[0].track.plan), nodes)
-        except (AccessError, DataError, OSError) as error:
-            connection.sendall(f"error {' '.join(str(error).split())}\n".encode())
+            about, files = _manifest(incoming.line(MAX_LINE_B), munge, uids, allowed)
+            connection.settimeout(TIMEOUT_S)
+            _check_room(sum(size for _, size, _ in files), workspace)
+            for file, size, digest in files:
+                _save(incoming, directory / file, size, digest)
+            take(directory, about)
+        except (PerunError, OSError) as error:
+            with contextlib.suppress(OSError):  # it may have gone away
+                connection.sendall(f"error {' '.join(str(error).split())}\n".encode())
             raise
         connection.sendall(b"ok\n")
-        return shipped
 
 
-def _parts(session: Path) -> Iterator[tuple[str, Path]]:
-    """Names and paths of what has to be sent: the tracks' descriptions and their shards."""
-    for home, description in descriptions(session):
-        if description["sealed"] is None:
-            raise DataError(f"{home}: not sealed; seal it first")
-        yield str((home / TRACK).relative_to(session)), home / TRACK
-    for path in sorted((session / layout.STORE).rglob("c.*")):
-        yield str(path.relative_to(session)), path
+class _Incoming:
+    """The bytes of a connection; its first line within a time that the sender cannot stretch."""
+
+    def __init__(self, connection: socket.socket, until_s: float) -> None:
+        self._connection = connection
+        self._until_s = until_s
+        self._held = b""
+
+    def line(self, most: int) -> bytes:
+        """The first line, without its end; DataError where it is longer, does not come, or never ends."""
+        held = bytearray()
+        while (end := held.find(b"\n")) < 0:
+            left_s = self._until_s - time.monotonic()
+            if len(held) > most or left_s <= 0:
+                raise DataError("parts: the first line is no manifest (too long, or too slow)")
+            self._connection.settimeout(left_s)
+            block = self._connection.recv(1 << 16)
+            if not block:
+                raise DataError("parts: the first line is no manifest (it does not end)")
+            held += block
+        self._held = bytes(held[end + 1 :])
+        return bytes(held[:end])
+
+    def read(self, most: int) -> bytes:
+        """Up to so many of the bytes that follow; empty at the end."""
+        if not self._held:
+            return self._connection.recv(min(most, 1 << 20))
+        block, self._held = self._held[:most], self._held[most:]
+        return block
 
 
-def _take(reader: BinaryIO, directory: Path, munge: Munge, uids: Collection[int]) -> list[str]:
-    line = reader.readline(MAX_LINE_B)
+def _manifest(line: bytes, munge: Munge, uids: Collection[int], allowed: re.Pattern[str]) -> tuple[Json, list[Listed]]:
     try:
         message = json.loads(line)
-        nodes = [str(node) for node in message["nodes"]]
-        listed = [(str(name), int(size), str(digest)) for name, size, digest in message["files"]]
+        about = {str(key): str(value) for key, value in message["about"].items()}
+        files = [(str(name), int(size), str(digest)) for name, size, digest in message["files"]]
         credential, schema = str(message["credential"]), message["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"parts: the first line is no manifest ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"parts: {schema!r} is not understood, {SCHEMA} is")
     uid, covered = munge.decode(credential)
     if uid not in uids:
-        raise AccessError(f"parts: user {uid} may not hand over traces; the agent must run as root or the service user")
-    if covered.decode(errors="replace").strip() != _covered(nodes, listed):
+        raise AccessError(f"parts: user {uid} may not hand over; the agent must run as root or the service user")
+    if covered.decode(errors="replace").strip() != _covered(about, files):
         raise AccessError("parts: the credential belongs to another manifest")
-    for name, size, digest in listed:
-        safe = _PARTS.match(name) and all(_SAFE.match(part) for part in name.split("/"))
-        if not safe or not 0 <= size <= MAX_PART_B:
-            raise DataError(f"parts: {name[:80]!r} is no part of a session")
-        _save(reader, directory / name, size, digest)
-    return nodes
+    for name, size, _ in files:
+        if not (allowed.fullmatch(name) and all(_SAFE.match(part) for part in name.split("/")) and size >= 0):
+            raise DataError(f"parts: {name[:80]!r} is no file that is handed over")
+    if len({name for name, _, _ in files}) < len(files):
+        raise DataError("parts: a file is listed twice")
+    return about, files
 
 
-def _save(reader: BinaryIO, path: Path, size: int, digest: str) -> None:
+def _check_room(size_b: int, workspace: Path) -> None:
+    """Refuse what would leave others no room: everything lies twice for a moment."""
+    free_b = shutil.disk_usage(workspace).free
+    if size_b > free_b // 4:
+        raise DataError(f"parts: {size_b} bytes are too much for the {free_b} that the collector has left")
+
+
+def _save(incoming: _Incoming, path: Path, size: int, digest: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = hashlib.sha256()
     with path.open("xb") as file:
         while size:
-            block = reader.read(min(size, 1 << 20))
+            block = incoming.read(size)
             if not block:
                 raise DataError(f"parts: the connection ended within {path.name}")
             found.update(block)
@@ -183,12 +217,15 @@ def _save(reader: BinaryIO, path: Path, size: int, digest: str) -> None:
         raise DataError(f"parts: {path.name} was changed on the way")
 
 
-def _covered(nodes: Sequence[str], files: Sequence[tuple[str, int, str]]) -> str:
+def _covered(about: Json, files: Sequence[Listed]) -> str:
     """What the credential is made over."""
-    text = json.dumps([list(nodes), [list(file) for file in files]], separators=(",", ":"))
+    text = json.dumps([about, [list(file) for file in files]], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _listed(name: str, source: Path | bytes) -> Listed:
+    if isinstance(source, bytes):
+        return name, len(source), hashlib.sha256(source).hexdigest()
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return name, file.tell(), digest

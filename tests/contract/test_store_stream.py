@@ -1,7 +1,8 @@
-"""Parts handed to the collector over TCP, with a real munge daemon in between."""
+"""What nodes hand to the collector over TCP, with a real munge daemon and the collector's own listener."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,17 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
+from perun_hpc.agent import shipping
+from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.agent.handover import StreamDelivery
+from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.cli.listener import AT_ONCE, WORKSPACE, Listener
+from perun_hpc.errors import AccessError, UnavailableError
 from perun_hpc.store import job_store, layout, stream
 from perun_hpc.store.node_store import NodeStore
 from tests.soak.store_data import START, sensors
 
 S = layout.NS_PER_S
 NODES = ("n1", "n2")
+ME = (os.geteuid(),)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +58,14 @@ def munge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stream.Munge]:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Path:
+def spool(tmp_path: Path) -> AgentPaths:
+    """A node's spool with one sealed session, one that goes on, and a day of its ledger."""
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    (paths.node / "2025-11-24.jsonl").write_text('{"t0_ns":1}\n')
+    session = paths.session("9.0")
     store = NodeStore.open(
-        tmp_path / "session",
+        session,
         cluster="c",
         job_id="9",
         restart_count=0,
@@ -64,52 +77,103 @@ def session(tmp_path: Path) -> Path:
     for index in range(700):
         store.append(START + index, [index] * 8)
     store.seal()
-    return tmp_path / "session"
+    paths.boundary("9.0").write_text(json.dumps(record(9, stored=True)))
+    paths.session("10.0").mkdir()
+    paths.progress("10.0").write_text(json.dumps({**record(10, stored=False), "state": "running"}))
+    return paths
 
 
-class Collector:
-    """Answers one connection the way the collector does, after passing the bytes through `change`."""
-
-    def __init__(
-        self, tmp_path: Path, munge: stream.Munge, uids: tuple[int, ...], change: Callable[[bytes], bytes]
-    ) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address: tuple[str, int] = self._listener.getsockname()
-        self.error: PerunError | None = None
-        self._arguments = (tmp_path, munge, uids, change)
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        tmp_path, munge, uids, change = self._arguments
-        outside, _ = self._listener.accept()
-        data = b""
-        while block := outside.recv(1 << 20):
-            data += block
-        inside, ours = socket.socketpair()
-        threading.Thread(target=lambda: (ours.sendall(change(data)), ours.shutdown(socket.SHUT_WR))).start()
-        try:
-            stream.receive(inside, munge, uids, lambda plan: tmp_path / f"job-{plan.job_id}", tmp_path)
-        except PerunError as error:
-            self.error = error
-        outside.sendall(ours.recv(1 << 16))
-        for connection in (outside, inside, ours):
-            connection.close()
-
-    def join(self) -> PerunError | None:
-        self._thread.join()
-        self._listener.close()
-        return self.error
+def record(job_id: int, stored: bool) -> dict[str, Any]:
+    """A boundary record as an agent writes it, without domains."""
+    edge = {"real_ns": START * S, "mono_ns": 1, "late_ns": 0, "from": "hook"}
+    return {
+        "schema": "perun.boundary/1",
+        "cluster": "c",
+        "job_id": job_id,
+        "restart_count": 0,
+        "node": "n2",
+        "nodelist": "n[1-2]",
+        "num_nodes": 2,
+        "state": "closed",
+        "start": edge,
+        "end": {**edge, "real_ns": (START + 700) * S},
+        "domains": {},
+        "shares": [],
+        "steps": [],
+        "regions": [],
+        "trace": {"stored": stored},
+    }
 
 
-def test_parts_arrive_and_are_merged(tmp_path: Path, session: Path, munge: stream.Munge) -> None:
-    collector = Collector(tmp_path, munge, (os.geteuid(),), bytes)
-    stream.send(session, collector.address, NODES, munge)
-    assert collector.join() is None
-    job_store.finalise(tmp_path / "job-9", NODES, (START + 800) * S, (START + 800) * S)
-    data = job_store.open_job(tmp_path / "job-9")
+@contextlib.contextmanager
+def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME) -> Iterator[Listener]:
+    archive.mkdir(exist_ok=True)
+    with contextlib.closing(Listener(0, archive, uids, munge)) as listener:
+        yield listener
+
+
+def everything_in(directory: Path) -> dict[str, bytes]:
+    """Content by name of what lies in an archive, hidden names apart; what depends on the moment is left out."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(directory)): path for path in files}
+    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(".")}
+
+
+def test_what_is_handed_over_lies_where_a_node_itself_would_have_put_it(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge
+) -> None:
+    shutil.copytree(spool.spool, tmp_path / "again")
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+    assert sorted(path.name for path in spool.sessions.iterdir()) == ["10.0"]
+    assert not list(spool.session("10.0").iterdir())
+    same = AgentPaths(spool.run_dir, tmp_path / "again")
+    (tmp_path / "other").mkdir()
+    assert shipping.ship_all(same, ArchiveDelivery(tmp_path / "other"), ("c", "n2"))
+    ours, theirs = everything_in(tmp_path / "archive"), everything_in(tmp_path / "other")
+    assert ours == theirs
+    assert "c/incoming/9.0/n2.json" in ours and "c/running/10.0/n2.json" in ours
+    job = tmp_path / "archive" / "c" / "jobs" / "9.0"
+    job_store.finalise(job, NODES, (START + 800) * S, (START + 800) * S)
+    data = job_store.open_job(job)
     np.testing.assert_allclose(data.energy.sel(node="n2").values, np.tile(np.arange(700) * 1e-6, (8, 1)))
     assert list(data.node_status.values) == ["missing: no data by the deadline", "complete"]
+
+
+def test_a_ledger_that_did_not_grow_is_not_sent_again(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+        arrived = tmp_path / "archive" / "c" / "nodes" / "n2" / "2025-11-24.jsonl"
+        arrived.unlink()
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+        assert not arrived.exists()
+        with (spool.node / "2025-11-24.jsonl").open("a") as file:
+            file.write('{"t0_ns":2}\n')
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+        assert arrived.read_text() == '{"t0_ns":1}\n{"t0_ns":2}\n'
+
+
+class Between:
+    """A wire to the listener that changes what the node says."""
+
+    def __init__(self, port: int, change: Callable[[bytes], bytes]) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._server.getsockname()
+        self._thread = threading.Thread(target=self._serve, args=(port, change), daemon=True)
+        self._thread.start()
+
+    def _serve(self, port: int, change: Callable[[bytes], bytes]) -> None:
+        with self._server:
+            outside, _ = self._server.accept()
+            with outside, socket.create_connection(("127.0.0.1", port)) as inside:
+                said = b"".join(iter(lambda: outside.recv(1 << 20), b""))
+                with contextlib.suppress(OSError):
+                    inside.sendall(change(said))
+                    inside.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):
+                    outside.sendall(inside.recv(1 << 16))
 
 
 def tampered(data: bytes) -> bytes:
@@ -125,43 +189,131 @@ def renamed(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "why"),
+    ("change", "why"),
     [
-        (tampered, DataError, "changed on the way"),
-        (renamed, AccessError, "another manifest"),
-        (lambda data: data[:-100], DataError, "connection ended"),
-        (lambda data: b"nonsense\n", DataError, "no manifest"),
-        (lambda data: data.replace(b"MUNGE:", b"MUNGE:A", 1), AccessError, "refuses"),
+        (tampered, "changed on the way"),
+        (renamed, "another manifest"),
+        (lambda data: data.replace(b'"9.0"', b'"8.0"', 1), "another manifest"),
+        (lambda data: data[:-100], "connection ended"),
+        (lambda data: b"nonsense\n", "no manifest"),
+        (lambda data: b"{" * 2_000_000, "no manifest"),
+        (lambda data: data[:50], "no manifest"),
+        (lambda data: data.replace(b"MUNGE:", b"MUNGE:A", 1), "refuses"),
     ],
 )
 def test_what_was_changed_on_the_way_is_refused(
-    tmp_path: Path, session: Path, munge: stream.Munge, change: Callable[[bytes], bytes], kind: type, why: str
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge, change: Callable[[bytes], bytes], why: str
 ) -> None:
-    collector = Collector(tmp_path, munge, (os.geteuid(),), change)
-    with pytest.raises(UnavailableError, match="refused"):
-        stream.send(session, collector.address, NODES, munge)
-    error = collector.join()
-    assert isinstance(error, kind) and why in str(error)
-    assert not (tmp_path / "job-9").exists()
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(Between(listener.port, change).address, munge)
+        with pytest.raises(UnavailableError, match=why):
+            to.session(spool.session("9.0"), record(9, stored=True))
+    assert not everything_in(tmp_path / "archive")
+    assert not list((tmp_path / "archive" / WORKSPACE).iterdir())
 
 
-def test_other_users_are_refused(tmp_path: Path, session: Path, munge: stream.Munge) -> None:
-    collector = Collector(tmp_path, munge, (os.geteuid() + 1,), bytes)
-    with pytest.raises(UnavailableError, match="may not hand over"):
-        stream.send(session, collector.address, NODES, munge)
-    assert isinstance(collector.join(), AccessError)
+@pytest.mark.parametrize(
+    ("about", "files", "why"),
+    [
+        ({"what": "session", "name": "../9.0"}, {"record.json": b"{}"}, "number was expected"),
+        ({"what": "session", "name": "9.0"}, {"record.json": b"{}"}, "damaged boundary record"),
+        ({"what": "session", "name": "9.0"}, {}, "record.json"),
+        ({"what": "else"}, {}, "nothing that this collector takes"),
+        ({"what": "ledger", "cluster": "..", "node": "n"}, {}, "letters, digits"),
+        ({"what": "ledger", "cluster": "c", "node": "n"}, {"../x.jsonl": b""}, "no file that is handed over"),
+        ({"what": "session", "name": "9.0"}, {"tracks/../track.json": b""}, "no file that is handed over"),
+        ({"what": "session", "name": "9.0"}, {"job.zarr/energy/.x": b""}, "no file that is handed over"),
+    ],
+)
+def test_what_no_agent_says_is_refused(
+    tmp_path: Path, munge: stream.Munge, about: dict[str, str], files: dict[str, bytes], why: str
+) -> None:
+    with listening(tmp_path / "archive", munge) as listener, pytest.raises(UnavailableError, match=why):
+        stream.send(files, about, ("127.0.0.1", listener.port), munge)
+    assert not everything_in(tmp_path / "archive")
 
 
-def test_a_credential_is_good_once(tmp_path: Path, munge: stream.Munge) -> None:
+def test_more_than_the_collector_has_room_for_is_refused(tmp_path: Path, munge: stream.Munge) -> None:
+    huge = [("record.json", shutil.disk_usage(tmp_path).total, "0")]
+    about = {"what": "session", "name": "9.0"}
+    credential = munge.encode(stream._covered(about, huge).encode())
+    line = json.dumps({"schema": stream.SCHEMA, "credential": credential, "about": about, "files": huge})
+    with (
+        listening(tmp_path / "archive", munge) as listener,
+        socket.create_connection(("127.0.0.1", listener.port)) as wire,
+    ):
+        wire.sendall(line.encode() + b"\n")
+        assert "too much" in wire.makefile().readline()
+
+
+def test_other_users_are_refused(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
+    with listening(tmp_path / "archive", munge, (os.geteuid() + 1,)) as listener:
+        assert not shipping.ship_all(spool, StreamDelivery(("127.0.0.1", listener.port), munge), ("c", "n2"))
+    assert not everything_in(tmp_path / "archive")
+    assert spool.boundary("9.0").exists() and list(spool.session("9.0").rglob("c.*"))
+
+
+def test_a_recorded_hand_over_cannot_be_played_again(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
+    recorded: list[bytes] = []
+
+    def keep(data: bytes) -> bytes:
+        recorded.append(data)
+        return data
+
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(Between(listener.port, keep).address, munge)
+        to.session(spool.session("9.0"), record(9, stored=True))
+        shutil.rmtree(tmp_path / "archive" / "c")
+        with socket.create_connection(("127.0.0.1", listener.port)) as wire:
+            wire.sendall(recorded[0])
+            wire.shutdown(socket.SHUT_WR)
+            assert "refuses the sender's credential" in wire.makefile().readline()
+    assert not everything_in(tmp_path / "archive")
+
+
+def test_a_credential_is_good_once(munge: stream.Munge) -> None:
     credential = munge.encode(b"once")
     assert munge.decode(credential) == (os.geteuid(), b"once")
     with pytest.raises(AccessError, match="refuses"):
         munge.decode(credential)
 
 
-def test_nobody_listening_leaves_the_parts_in_the_spool(session: Path, munge: stream.Munge) -> None:
+def test_a_collector_that_dies_in_the_middle_takes_it_the_next_time(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+
+        def die() -> None:
+            connection, _ = dying.accept()
+            connection.recv(1000)
+            connection.close()  # with unread bytes: the sender's next write is refused, as by a killed process
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        to = StreamDelivery(dying.getsockname(), munge)
+        with pytest.raises(UnavailableError):
+            to.session(spool.session("9.0"), record(9, stored=True))
+        thread.join()
+    left = tmp_path / "archive" / WORKSPACE / "half"
+    left.mkdir(parents=True)
+    with listening(tmp_path / "archive", munge) as listener:
+        assert not left.exists()
+        assert shipping.ship_all(spool, StreamDelivery(("127.0.0.1", listener.port), munge), ("c", "n2"))
+    assert "c/incoming/9.0/n2.json" in everything_in(tmp_path / "archive")
+
+
+def test_silent_callers_do_not_keep_nodes_out(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
+    with listening(tmp_path / "archive", munge) as listener, contextlib.ExitStack() as silent:
+        for _ in range(AT_ONCE):
+            silent.enter_context(socket.create_connection(("127.0.0.1", listener.port)))
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        begin = time.monotonic()
+        to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+        assert time.monotonic() - begin < 3 * stream.MANIFEST_S
+
+
+def test_nobody_listening_leaves_the_parts_in_the_spool(spool: AgentPaths, munge: stream.Munge) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = closed.getsockname()
-    with pytest.raises(UnavailableError, match="stay in the spool"):
-        stream.send(session, address, NODES, munge)
-    assert list(session.rglob("c.*"))
+    assert not shipping.ship_all(spool, StreamDelivery(address, munge), ("c", "n2"))
+    assert spool.boundary("9.0").exists() and list(spool.session("9.0").rglob("c.*"))

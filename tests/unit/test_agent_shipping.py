@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.shipping import ship_ledger
 
@@ -32,5 +33,5 @@ def test_the_archive_keeps_what_the_spool_lost(tmp_path: Path, spools: list[str]
     paths.node.mkdir(parents=True)
     for text in spools:
         (paths.node / DAY).write_text(text)
-        ship_ledger(paths, tmp_path / "archive", "c", "n1")
+        ship_ledger(paths, ArchiveDelivery(tmp_path / "archive"), "c", "n1")
     assert (tmp_path / "archive" / "c" / "nodes" / "n1" / DAY).read_text() == expected

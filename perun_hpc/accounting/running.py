@@ -1,0 +1,87 @@
+"""Energy so far of jobs that still run: what their nodes said last, put where the job's owner can read it.
+
+Never evidence and never in the ledger: it is gone once the job's record is there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from perun_hpc.accounting.archive import RECORD, RUNNING, Archive, Run
+from perun_hpc.accounting.boundary import Boundary, read_boundary
+from perun_hpc.accounting.collect import Closing, Tools
+from perun_hpc.accounting.schema import EnergyRecord, to_json
+from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.errors import DataError, PerunError
+from perun_hpc.store.files import write_new
+from perun_hpc.store.layout import PLAN
+
+log = logging.getLogger(__name__)
+
+FORGET_S = 7 * 86_400
+"""A run of which nothing was heard for so long, and that never got a record, leaves no figures behind."""
+_FAR_NS = 1 << 62
+
+
+def publish_running(archive: Archive, tools: Tools) -> int:
+    """Bring what owners may read of their running jobs up to date; returns how many jobs have newer figures."""
+    changed = 0
+    for run, directory in archive.running():
+        try:
+            changed += _publish(archive, run, directory, tools)
+        except (PerunError, OSError) as error:
+            log.warning("running job %s: %s", run.name, error)
+    return changed
+
+
+def _publish(archive: Archive, run: Run, directory: Path, tools: Tools) -> bool:
+    job = archive.job(run)
+    heard_ns = directory.stat().st_mtime_ns
+    if (job / RECORD).exists() or heard_ns < time.time_ns() - FORGET_S * 10**9:
+        (job / RUNNING).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+        return False
+    path = job / RUNNING
+    if path.exists() and path.stat().st_mtime_ns == heard_ns:
+        return False
+    boundaries = list(_read(directory.glob("*.json")))
+    if not boundaries:
+        return False
+    record = so_far(boundaries)
+    if tools.footprint is not None:
+        record = replace(record, footprint=tools.footprint(record))
+    job.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if tools.finalise is not None and (job / PLAN).exists():
+        tools.finalise(job, Closing(boundaries[0].expected, _FAR_NS, (), {}))
+    write_new(path, (to_json(record, indent=1) + "\n").encode(), durable=False)
+    if tools.publish is not None and record.uid is not None:
+        tools.publish(job, record.uid)
+    os.utime(path, ns=(heard_ns, heard_ns))
+    return True
+
+
+def so_far(boundaries: list[Boundary]) -> EnergyRecord:
+    """The record of a run that goes on, as far as its nodes have told; marked as that."""
+    told = [replace(b, state="partial" if b.why else "closed") for b in boundaries]
+    record = sum_boundaries(told)
+    until_s = min(b.end_ns for b in told) / 1e9
+    who = f"{len(told)} of {record.num_nodes} nodes have" if record.num_nodes > 1 else "its node has"
+    words = f"the job still runs: energy so far, until {datetime.fromtimestamp(until_s):%H:%M:%S}, as {who} told"
+    known = [text for text in record.missing if text.partition(":")[0] not in record.missing_nodes]
+    return replace(record, status="running", missing=(words, *known), missing_nodes=())
+
+
+def _read(paths: Iterable[Path]) -> Iterable[Boundary]:
+    """What can be read; a damaged file is replaced by its node soon."""
+    for path in sorted(paths):
+        try:
+            yield read_boundary(path)
+        except (FileNotFoundError, DataError) as error:
+            log.warning("%s", error)

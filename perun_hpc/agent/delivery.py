@@ -1,0 +1,108 @@
+"""Where a node's records, traces and ledger go in the archive: for whoever may write there, node or collector.
+
+Everything is put under its final name in one step and may be put there again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.agent.paths import safe_name
+from perun_hpc.agent.session import SessionKey
+from perun_hpc.errors import DataError
+from perun_hpc.store.files import write_new
+
+RUNNING = "running"
+"""Directory of what nodes say of jobs that still run, which nobody takes for a job's end; the collector empties it."""
+
+
+@dataclass(frozen=True)
+class ArchiveDelivery:
+    """The archive in a directory that this process can write."""
+
+    root: Path
+
+    def session(self, directory: Path, record: dict[str, Any]) -> None:
+        """Put the trace in a sealed session's directory into the job's store, then the node's boundary record."""
+        name, node = SessionKey.parse(directory.name).name, safe_name(record["node"], "node")
+        cluster = self._cluster(record["cluster"] or "cluster")
+        target = cluster / "incoming" / name / f"{node}.json"
+        if not (record["start"]["from"] == "epilog" and target.exists()):
+            if record["trace"]["stored"]:
+                record = _with_trace(directory, cluster / "jobs" / name, record)
+            _put(target, encode(record))
+
+    def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
+        """Put what a node knows so far of a running job beside the others'; `grow`: and its trace as far as it goes."""
+        name, node = SessionKey.parse(directory.name).name, safe_name(record["node"], "node")
+        cluster = self._cluster(record["cluster"] or "cluster")
+        if grow:
+            _grow_trace(directory, cluster / "jobs" / name, record)
+        _put(cluster / RUNNING / name / f"{node}.json", encode(record), durable=False)
+
+    def ledger(self, directory: Path, cluster: str, node: str) -> None:
+        """Put every day of the node ledger in a directory that has grown into the archive."""
+        target = self.root / safe_name(cluster, "cluster") / "nodes" / safe_name(node, "node")
+        target.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for path in sorted(directory.glob("????-??-??.jsonl")):
+            shipped = target / path.name
+            known = shipped.read_bytes() if shipped.exists() else b""
+            data = _continued(known, path.read_bytes())
+            if data != known:
+                write_new(shipped, data)
+
+    def _cluster(self, name: str) -> Path:
+        cluster = self.root / safe_name(name, "cluster")
+        cluster.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # somebody else's, who decides
+            cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories
+        return cluster
+
+
+def encode(record: dict[str, Any]) -> bytes:
+    """The bytes of a record's file."""
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def _put(path: Path, data: bytes, durable: bool = True) -> None:
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    write_new(path, data, durable=durable)
+
+
+def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Ship the trace; one that cannot go is named in the record that is returned, which is the evidence."""
+    from perun_hpc.store import ship
+
+    try:
+        job_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        ship.ship(directory, job_dir, _nodes(record))
+    except (DataError, ValueError) as error:
+        return {**record, "trace": {**record["trace"], "stored": False, "why": str(error)}}
+    return record
+
+
+def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
+    """The trace of a running job as far as it is in shards; what cannot go now goes at the end, and is named then."""
+    from perun_hpc.store import ship
+
+    with contextlib.suppress(DataError, ValueError):
+        ship.grow(directory, job_dir, _nodes(record))
+
+
+def _nodes(record: dict[str, Any]) -> list[str]:
+    from perun_hpc.config import hostlist
+
+    return list(hostlist.expand(record["nodelist"]))
+
+
+def _continued(shipped: bytes, spooled: bytes) -> bytes:
+    """What was shipped, continued by the spool: that of a node that lost its disk lacks the beginning of the day."""
+    first = spooled[: spooled.find(b"\n") + 1]
+    if not first or spooled.startswith(shipped):
+        return spooled or shipped
+    at = 0 if shipped.startswith(first) else shipped.find(b"\n" + first) + 1
+    return shipped[:at] + spooled if at or shipped.startswith(first) else shipped + spooled

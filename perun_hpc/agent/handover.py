@@ -1,0 +1,70 @@
+"""The node's end where it shares no file system with the collector: what would go into the archive goes over to it.
+
+Its other end is `cli/listener.py`, which puts what it received into the archive as a node does (`ArchiveDelivery`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.agent.delivery import encode
+from perun_hpc.store import layout, stream
+from perun_hpc.store.node_store import TRACK, TRACKS, descriptions
+from perun_hpc.store.stream import Munge
+
+RECORD = "record.json"
+ALLOWED = re.compile(
+    rf"{re.escape(RECORD)}|\d{{4}}-\d\d-\d\d\.jsonl"
+    rf"|{TRACKS}/[^/]+/{re.escape(TRACK)}|{re.escape(layout.STORE)}(/[^/]+){{2,3}}"
+)
+"""Names of files that go over the connection."""
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of the policy's `store.collector`."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True)
+class StreamDelivery:
+    """The collector that answers at an address."""
+
+    address: tuple[str, int]
+    munge: Munge = field(default_factory=Munge)
+
+    def session(self, directory: Path, record: dict[str, Any]) -> None:
+        """Hand over a sealed session: its boundary record and its trace."""
+        files: dict[str, Path | bytes] = {RECORD: encode(record)}
+        if record["trace"]["stored"]:
+            files |= _trace(directory)
+        self._send("session", directory, files)
+
+    def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
+        """Hand over what is known so far of a running job; a trace goes when it is complete."""
+        self._send("progress", directory, {RECORD: encode(record)})
+
+    def ledger(self, directory: Path, cluster: str, node: str) -> None:
+        """Hand over the days of the node ledger that have grown since the last time."""
+        sent = directory / "sent"
+        since_ns = sent.stat().st_mtime_ns if sent.exists() else -1
+        sending = sent.with_suffix(".now")
+        sending.touch()
+        days = [path for path in sorted(directory.glob("????-??-??.jsonl")) if path.stat().st_mtime_ns >= since_ns]
+        if days:
+            about = {"what": "ledger", "cluster": cluster, "node": node}
+            stream.send({path.name: path for path in days}, about, self.address, self.munge)
+        sending.replace(sent)
+
+    def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
+        stream.send(files, {"what": what, "name": directory.name}, self.address, self.munge)
+
+
+def _trace(directory: Path) -> dict[str, Path | bytes]:
+    """The descriptions of a session's tracks, and their shards."""
+    homes = [home / TRACK for home, _ in descriptions(directory)]
+    shards = sorted((directory / layout.STORE).rglob("c.*"))
+    return {str(path.relative_to(directory)): path for path in (*homes, *shards)}

@@ -1,0 +1,103 @@
+"""The collector's end of a hand-over from nodes that share no file system with it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import threading
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from perun_hpc.accounting.boundary import read_boundary
+from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.agent.handover import ALLOWED, RECORD
+from perun_hpc.agent.session import SessionKey
+from perun_hpc.errors import DataError, PerunError, UnavailableError
+from perun_hpc.store import layout, stream
+from perun_hpc.store.node_store import TRACKS
+from perun_hpc.store.stream import Munge
+
+log = logging.getLogger("perun.collect")
+
+WORKSPACE = ".handover"
+"""Directory in the archive for what is not complete yet."""
+AT_ONCE = 16
+"""Hand-overs that the collector takes at the same time; others wait in the kernel's queue."""
+
+
+class Listener:
+    """The collector's end: takes what nodes hand over, beside the sweeps, until it is closed."""
+
+    def __init__(self, port: int, archive: Path, uids: Collection[int], munge: Munge | None = None) -> None:
+        self._delivery = ArchiveDelivery(archive)
+        self._uids = frozenset(uids)
+        self._munge = munge or Munge()
+        self._workspace = archive / WORKSPACE
+        try:
+            if socket.has_dualstack_ipv6():
+                self._socket = socket.create_server(
+                    ("", port), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
+                )
+            else:
+                self._socket = socket.create_server(("", port), backlog=1024)
+        except OSError as error:
+            raise UnavailableError(
+                f"port {port}: cannot listen ({error.strerror}): is another collector running? see store.collector"
+            ) from error
+        shutil.rmtree(self._workspace, ignore_errors=True)  # what a collector before this one did not complete
+        self._workspace.mkdir(mode=0o700)
+        self._takers = ThreadPoolExecutor(AT_ONCE, "hand-over")
+        self._thread = threading.Thread(target=self._serve, name="listener", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Take nothing more; what is being taken is completed."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+        self._takers.shutdown(cancel_futures=True)
+
+    def _serve(self) -> None:
+        room = threading.BoundedSemaphore(AT_ONCE)
+        while True:
+            room.acquire()
+            try:
+                connection, peer = self._socket.accept()
+            except OSError:
+                return  # closed
+            self._takers.submit(self._take_one, connection, str(peer[0])).add_done_callback(lambda _: room.release())
+
+    def _take_one(self, connection: socket.socket, peer: str) -> None:
+        with connection:
+            try:
+                stream.receive(connection, self._munge, self._uids, ALLOWED, self._take, self._workspace)
+            except (PerunError, OSError) as error:
+                log.warning("hand-over from %s: %s", peer, error)
+            except Exception:  # whatever a peer sent: the next one is served
+                log.exception("hand-over from %s", peer)
+
+    def _take(self, directory: Path, about: dict[str, str]) -> None:
+        """Put what was received into the archive, as a node does that shares its file system."""
+        what = about.get("what")
+        if what == "ledger":
+            self._delivery.ledger(directory, about.get("cluster", ""), about.get("node", ""))
+        elif what in ("session", "progress"):
+            session = directory / SessionKey.parse(about.get("name", "")).name
+            record = dict(read_boundary(directory / RECORD).raw)
+            session.mkdir()
+            for name in (TRACKS, layout.STORE):
+                if (directory / name).exists():
+                    (directory / name).rename(session / name)
+            if what == "session":
+                self._delivery.session(session, record)
+            else:
+                self._delivery.progress(session, record, grow=False)
+        else:
+            raise DataError(f"parts: {str(what)[:40]!r} is nothing that this collector takes: upgrade it")
