@@ -13,7 +13,8 @@ _NOW = re.compile(r"now(?:([+-])(\d+)([a-z]*))?\Z")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(am|pm)?\Z")
 _ISO = re.compile(r"(\d{4})-(\d{1,2})(?:-(\d{1,2}))?(?:t(.+))?\Z")
 _AMERICAN = re.compile(r"(\d{1,2})[/.](\d{1,2})(?:[/.](\d{2,4}))?(?:-(.+))?\Z")
-_DIGITS = re.compile(r"(\d{2})(\d{2})(\d{2})?\Z")
+_DIGITS = re.compile(r"(\d{2})(\d{2})(\d{2})?(?:-(.+))?\Z")
+_EPOCH = re.compile(r"uts(\d{1,12})\Z")
 
 
 def parse_time(text: str, now: datetime) -> datetime:
@@ -22,9 +23,10 @@ def parse_time(text: str, now: datetime) -> datetime:
     Parameters
     ----------
     text
-        As sacct takes it: `HH:MM[:SS] [AM|PM]`, `MMDD[YY]`, `MM/DD[/YY]`, `MM.DD[.YY]`, `MM/DD[/YY]-HH:MM[:SS]`,
+        As sacct takes it: `HH:MM[:SS] [AM|PM]`, `MMDD[YY]`, `MM/DD[/YY]`, `MM.DD[.YY]`, each with `-HH:MM[:SS]`,
         `YYYY-MM-DD[THH:MM[:SS]]`, `today`, `yesterday`, `tomorrow`, `midnight`, `noon`, `fika`, `teatime`,
-        `now[{+|-}COUNT[UNIT]]`; also `YYYY-MM`, the first day of a month.
+        `now[{+|-}COUNT[UNIT]]`, `utsEPOCH`; also `YYYY-MM`, the first day of a month. Without a year a month later than
+        this one is last year's, as sacct has it.
     now
         The present moment, local and naive.
 
@@ -47,12 +49,15 @@ def parse_time(text: str, now: datetime) -> datetime:
             day = datetime(int(match[1]), int(match[2]), int(match[3] or 1))
             return day + _clock(match[4])
         if match := _AMERICAN.match(word) or _DIGITS.match(word):
-            year = int(match[3]) if match[3] else now.year
-            day = datetime(year + 2000 if year < 100 else year, int(match[1]), int(match[2]))
-            return day + _clock(match[4] if match.re is _AMERICAN else None)
+            month = int(match[1])
+            year = int(match[3]) if match[3] else now.year - (month > now.month)
+            day = datetime(year + 2000 if year < 100 else year, month, int(match[2]))
+            return day + _clock(match[4])
+        if match := _EPOCH.match(word):
+            return datetime.fromtimestamp(int(match[1]))
         if _CLOCK.match(word):
             return today + _clock(word)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"time '{text}': {error}: write it as sacct takes it, such as 2026-11-22T14:00") from error
     raise UsageError(
         f"time '{text}' is not understood: write it as sacct takes it, such as 2026-11-22T14:00 or now-2days"

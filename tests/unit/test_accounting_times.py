@@ -1,0 +1,68 @@
+"""Times as Slurm's commands take them; what they mean was read off `sreport start=...` of Slurm 22.05.8."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from perun_hpc.accounting.times import parse_time
+from perun_hpc.errors import UsageError
+
+NOW = datetime(2026, 11, 26, 21, 49, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("1231", "2025-12-31T00:00:00"),
+        ("1130", "2026-11-30T00:00:00"),
+        ("0102", "2026-01-02T00:00:00"),
+        ("010225", "2025-01-02T00:00:00"),
+        ("1126-14:00", "2026-11-26T14:00:00"),
+        ("112225-09:30:15", "2025-11-22T09:30:15"),
+        ("12/31", "2025-12-31T00:00:00"),
+        ("11/22", "2026-11-22T00:00:00"),
+        ("11/22/25", "2025-11-22T00:00:00"),
+        ("11.22.25", "2025-11-22T00:00:00"),
+        ("11/22/25-14:00", "2025-11-22T14:00:00"),
+        ("11/22-09:00", "2026-11-22T09:00:00"),
+        ("2026-11-22", "2026-11-22T00:00:00"),
+        ("2026-11-22T14:00", "2026-11-22T14:00:00"),
+        ("2026-11-22T14:00:30", "2026-11-22T14:00:30"),
+        ("14:00", "2026-11-26T14:00:00"),
+        ("09:15PM", "2026-11-26T21:15:00"),
+        ("9:15am", "2026-11-26T09:15:00"),
+        ("12:00AM", "2026-11-26T00:00:00"),
+        ("12:00PM", "2026-11-26T12:00:00"),
+        ("today", "2026-11-26T00:00:00"),
+        ("midnight", "2026-11-26T00:00:00"),
+        ("noon", "2026-11-26T12:00:00"),
+        ("fika", "2026-11-26T15:00:00"),
+        ("teatime", "2026-11-26T16:00:00"),
+        ("now", "2026-11-26T21:49:02"),
+        ("now-1day", "2026-11-25T21:49:02"),
+        ("NOW-2DAYS", "2026-11-24T21:49:02"),
+        ("now-1hour", "2026-11-26T20:49:02"),
+        ("now-90minutes", "2026-11-26T20:19:02"),
+        ("now-1week", "2026-11-19T21:49:02"),
+        ("now-3600", "2026-11-26T20:49:02"),
+        ("now+1hour", "2026-11-26T22:49:02"),
+        ("2026-11", "2026-11-01T00:00:00"),
+    ],
+)
+def test_what_a_time_means(text: str, meant: str) -> None:
+    assert parse_time(text, NOW).isoformat() == meant
+
+
+def test_seconds_of_the_epoch() -> None:
+    assert parse_time("uts1795356000", NOW).timestamp() == 1_795_356_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1345", "11/31", "25:00", "13:00PM", "now-1fortnight", "now-", "soon", "1126-", "uts" + "9" * 12, "4711x"],
+)
+def test_what_is_no_time_is_told_with_what_would_be(text: str) -> None:
+    with pytest.raises(UsageError, match="such as"):
+        parse_time(text, NOW)
