@@ -125,6 +125,7 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
         known += ", of what was measured" if r.status == "partial" else ""
     elif r.status == "partial":
         known = f"at least {known}"
+    known += " so far" if r.status in WAITING else ""
     lines = [both_ends(f"{'Energy':<{LABEL}}{known}", f"{q.watt_hours(r.energy_uj)}   {r.provenance}", style)]
     powers = f"{q.power(r.power_mean_mw)} on average"
     if r.power_peak_mw is not None:
