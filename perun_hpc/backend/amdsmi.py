@@ -11,13 +11,15 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
+
+if TYPE_CHECKING:
+    from fractions import Fraction  # imported where a GPU is: most machines have none
 
 PAUSE_S = 0.5
 AGREEMENT = 0.3
@@ -34,6 +36,8 @@ class AmdGpu:
         self, library: Any, handle: Any, pci: str, uuid: str, resolution: Fraction | None, clock: Clock
     ) -> None:
         """`resolution` is uJ per step of the accumulator; None leaves the energy out."""
+        from fractions import Fraction
+
         self._library = library
         self._handle = handle
         self._clock = clock
@@ -122,6 +126,8 @@ class AmdSmi:
 
 def accumulator(library: Any, handle: Any) -> tuple[int, Fraction]:
     """Steps counted, and uJ per step (the library hands a 32-bit float: its decimal text is what is meant)."""
+    from fractions import Fraction
+
     counted = library.amdsmi_get_energy_count(handle)
     steps = counted.get("energy_accumulator", counted.get("power"))
     return int(steps), Fraction(format(counted["counter_resolution"], ".6g"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perun_hpc.errors import UsageError
@@ -81,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("-b and -m contradict each other: choose one")
     sampler = _sampler()
     try:
+        from pathlib import Path
+
         from perun_hpc.cli.session import Session
 
         names = [dest(option) for option, _, _ in OPTIONS]

@@ -10,15 +10,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+import perun_hpc
 from perun_hpc.monitoring.orders import Orders, Signals
 from perun_hpc.monitoring.shared import Event, Queue
 
 SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 """Signals that are meant for the application: the sampling process is started with these blocked."""
 
-_HERE = str(Path(__file__).parents[2])
+_HERE = perun_hpc.__path__[0].rpartition("/")[0]
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[7:]; "
     "from perun_hpc.monitoring.orders import main; main(*map(int, sys.argv[1:7]))"
