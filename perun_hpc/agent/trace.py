@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.agent import quota
 from perun_hpc.agent.session import Session
 from perun_hpc.data_model.sensor import Provenance, Sensor
-from perun_hpc.sampling.schedule import Schedule, Tick
+from perun_hpc.sampling.schedule import Schedule
 
 if TYPE_CHECKING:
     from perun_hpc.store.node_store import NodeStore
+
+
+OBSERVE_NS = 1_000_000_000
+"""The clocks are compared at most so often: in between the wall clock slews by half a millisecond."""
 
 
 class Trace:
@@ -22,6 +26,8 @@ class Trace:
         self._store = store
         self.period_ns = period_ns
         self.schedule = Schedule.starting(period_ns, mono_ns, real_ns)
+        self.due_ns = self.schedule.due_mono_ns
+        """When the next row is due (monotonic)."""
         self.late = 0
         self.skipped = 0
         self.lost: str | None = None
@@ -69,19 +75,16 @@ class Trace:
         stores = NodeStore.recover(directory)
         return cls(stores[-1], period_ns, mono_ns, real_ns) if stores else None
 
-    def take(self, mono_ns: int, real_ns: int) -> Tick | None:
-        """The tick that is due, if one is."""
-        if mono_ns < self.schedule.due_mono_ns:
-            return None
-        self.schedule = self.schedule.observe(mono_ns, real_ns)
+    def add(self, mono_ns: int, real_ns: int, ids: tuple[str, ...], ticks: Sequence[int | None]) -> None:
+        """Store the row that is due: the raw ticks of some sensors, of which those that have a column are taken."""
+        if mono_ns - self.schedule.seen_mono_ns > OBSERVE_NS:
+            self.schedule = self.schedule.observe(mono_ns, real_ns)
         tick, self.schedule = self.schedule.take(mono_ns)
-        if tick is not None:
-            self.skipped += tick.skipped
-            self.late += tick.late_ns > self.period_ns // 10
-        return tick
-
-    def add(self, tick: Tick, ids: tuple[str, ...], ticks: Sequence[int | None]) -> None:
-        """Store one row: the raw ticks of some sensors, of which those that have a column are taken."""
+        self.due_ns = self.schedule.due_mono_ns
+        if tick is None:
+            return
+        self.skipped += tick.skipped
+        self.late += tick.late_ns > self.period_ns // 10
         if ids is not self._ids:
             place = {one: number for number, one in enumerate(ids)}
             self._ids, self._places = ids, [place.get(name) for name in self._names]

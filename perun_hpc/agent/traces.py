@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent import spool
@@ -23,6 +22,9 @@ FIND_NS = 5_000_000_000
 """So long a trace waits for children that are about to say what they have."""
 
 
+NEVER_NS = 1 << 62
+
+
 class Traces:
     """At most one trace per live session."""
 
@@ -34,19 +36,19 @@ class Traces:
         self._open: dict[SessionKey, Trace] = {}
 
     @property
-    def due_ns(self) -> Iterable[int]:
-        """When each wants its next row (monotonic)."""
-        return [trace.schedule.due_mono_ns for trace in self._open.values()]
+    def due_ns(self) -> int:
+        """When the next row is due (monotonic); far away without traces."""
+        return min([trace.due_ns for trace in self._open.values()], default=NEVER_NS)
 
     def sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None, meter: Meter) -> None:
         """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
-        due = [(trace, tick) for trace in self._open.values() if (tick := trace.take(now_ns, real_ns)) is not None]
+        due = [trace for trace in self._open.values() if trace.due_ns <= now_ns]
         if not due:
             return
         ids = self._node.ids
         ticks = meter.sample() if snapshot is None else snapshot.ticks(ids)
-        for trace, tick in due:
-            trace.add(tick, ids, ticks)
+        for trace in due:
+            trace.add(now_ns, real_ns, ids, ticks)
 
     def begin(self, session: Session, now_ns: int) -> None:
         """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""

@@ -268,7 +268,7 @@ class NodeStore:
             self._write_journal(sync=True)
             self._chunks[number] = self._begin(number)
         offset = min(max(offset_us, -(1 << 31) + 1), (1 << 31) - 1)
-        row: Row = (tick, offset, *(GAP if v is None or not GAP < v < -GAP else v for v in values))
+        row: Row = (tick, offset, *_written(values))
         self._waiting.append(row)
         self._count(row)
         if len(self._waiting) >= self._batch:
@@ -552,6 +552,16 @@ class NodeStore:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the journal's state is damaged: {error}") from error
         self._tally = tally
+
+
+def _written(values: Sequence[int | None]) -> Sequence[int]:
+    """The values of a row as the journal holds them: a gap is `GAP`, and so is what no 64 bits hold."""
+    try:
+        if not values or GAP < min(values) <= max(values) < -GAP:  # type: ignore[type-var, operator]
+            return values  # type: ignore[return-value]
+    except TypeError:  # None is neither less nor more
+        pass
+    return [GAP if value is None or not GAP < value < -GAP else value for value in values]
 
 
 def _put(target: array[int], places: Sequence[int], values: Sequence[int]) -> None:
