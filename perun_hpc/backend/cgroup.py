@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import reason, text
+from perun_hpc.backend.sysfile import number, reason, text
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -123,18 +123,18 @@ class JobCgroup:
         """Most memory ever used, None where the kernel does not keep it."""
         for controller, file in (("memory", "memory.max_usage_in_bytes"), ("", "memory.peak")):
             if controller in self._directories:
-                content = text(self._directories[controller] / file)
-                if content and content.isdigit():
-                    return int(content)
+                peak = number(self._directories[controller] / file)
+                if peak is not None:
+                    return peak
         return None
 
     def memory_limit_b(self) -> int | None:
         """Memory that the job may use, None without a limit."""
         for controller, file in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
             if controller in self._directories:
-                content = text(self._directories[controller] / file)
-                if content and content.isdigit() and int(content) < _NO_LIMIT_B:
-                    return int(content)
+                limit = number(self._directories[controller] / file)
+                if limit is not None and limit < _NO_LIMIT_B:
+                    return limit
         return None
 
     def cpus(self) -> frozenset[int] | None:
@@ -174,7 +174,7 @@ class JobCgroup:
                 below[:] = [one for one in below if one != "step_extern"]
             if "cgroup.procs" in files:
                 for word in (text(Path(directory) / "cgroup.procs") or "").split():
-                    if word.isascii() and word.isdigit():
+                    if word.isascii() and word.isdigit() and len(word) < 11:
                         yield int(word)
 
     def close(self) -> None:
@@ -245,8 +245,7 @@ def _parents(base: Path, node: str) -> Iterator[tuple[str, Path]]:
             yield controller, parent
     for top in (base, base / "unified"):
         for slice_directory in (top / "system.slice", top):
-            scopes = [one for one in _listed(slice_directory, "") if one.name.endswith("slurmstepd.scope")]
-            for parent in _own(scopes, f"{node}_slurmstepd.scope"):
+            for parent in _own(_listed(slice_directory, "", "slurmstepd.scope"), f"{node}_slurmstepd.scope"):
                 yield "", parent
 
 
@@ -255,11 +254,17 @@ def _own(directories: list[Path], name: str) -> list[Path]:
     return [one for one in directories if one.name == name] or directories
 
 
-def _listed(directory: Path, prefix: str) -> list[Path]:
+def _listed(directory: Path, prefix: str, suffix: str = "") -> list[Path]:
     try:
-        return sorted(one for one in directory.iterdir() if one.name.startswith(prefix) and one.is_dir())
+        with os.scandir(directory) as entries:  # it is asked for often, and tells directories without a call for each
+            names = [
+                one.name
+                for one in entries
+                if one.name.startswith(prefix) and one.name.endswith(suffix) and one.is_dir()
+            ]
     except OSError:
         return []
+    return [directory / name for name in sorted(names)]
 
 
 def _job_sensors(key: str, device: str) -> tuple[Sensor, ...]:
