@@ -178,7 +178,8 @@ def wrap_range(max_energy_range_uj: int) -> int:
     The hardware counts 32 bits of a unit: the largest value is (2^32 - 1) units and the counter restarts one unit later
     (drivers/powercap/intel_rapl_common.c, ENERGY_STATUS_MASK).
     """
-    return max_energy_range_uj + max(1, round(max_energy_range_uj / (2**32 - 1)))
+    units = 2**32 - 1
+    return max_energy_range_uj + max(1, (max_energy_range_uj + units // 2) // units)
 
 
 def _under_psys(pairs: tuple[tuple[Sensor, Path], ...]) -> tuple[tuple[Sensor, Path], ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import tempfile
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,15 @@ def _options(data: bytes) -> None:
 
 
 def _policies() -> list[bytes]:
+    """The sections of all documented policies, one or two at a time: the YAML library reads some 100 KiB a second."""
     small = (
         b"monitor: {jobs: all}\nsampling: {period: 1 s}\nstore: {spool_quota: 30 GiB}\n"
         b"partitions:\n  gpu:\n    sampling: {period: 2s}\n"
     )
-    return [small, *(path.read_bytes()[:1500] for path in sorted((ROOT / "site-configs").glob("*.yaml")))]
+    texts = [path.read_text() for path in sorted((ROOT / "site-configs").glob("*.yaml"))]
+    bare = [re.sub(r"(?m)(^| +)#.*$", "", text) for text in texts]
+    sections = [part.strip() for text in bare for part in re.split(r"(?m)^(?=\w)", text)]
+    return [small, *(f"{section}\n".encode() for section in sections if section)]
 
 
 # The kernel's files.
@@ -149,26 +154,28 @@ def _clock() -> int:
     return 1_000_000_000
 
 
-def _discoveries(root: Path) -> list[Discovery]:
-    return [
-        powercap.discover(root, _clock),
-        hwmon.discover(root, _clock),
-        cray_pm.discover(root, _clock, _clock),
-        procstat.discover(root, _clock),
-    ]
+READERS: tuple[tuple[str, Callable[[Path], Discovery]], ...] = (
+    ("powercap", lambda root: powercap.discover(root, _clock, pause=lambda seconds: None)),
+    ("hwmon", lambda root: hwmon.discover(root, _clock)),
+    ("pm_counters", lambda root: cray_pm.discover(root, _clock, _clock)),
+    ("proc/", lambda root: procstat.discover(root, _clock)),
+)
+"""Who reads which part of a tree; the control groups are read besides."""
 
 
 def _kernel(data: bytes) -> None:
+    """One file of a tree is damaged and whoever reads it looks for sensors and reads them."""
     files = _kernel_files()
     name, path, content = files[int.from_bytes(data[:2], "little") % len(files)]
     root = _tree(name)
     (root / path).write_bytes(data[2:])
+    reads = [discover for part, discover in READERS if part in path]
     try:
-        for found in _discoveries(root):
-            for reader in found.readers:
+        for discover in reads:
+            for reader in discover(root).readers:
                 reader.read()
                 reader.close()
-        for job in (cgroup.find_job(root, "4711"), cgroup.find_parent(root)):
+        for job in () if reads else (cgroup.find_job(root, "4711"), cgroup.find_parent(root)):
             if job is not None:
                 job.read()
                 job.cpus()
@@ -266,9 +273,9 @@ def _sacct(data: bytes) -> None:
 
 
 def _chunks() -> list[bytes]:
-    raw = array("q", range(600)).tobytes()
+    raw = array("q", range(60)).tobytes()
     index = codec.encode_index([(16, 100), (codec.NONE, codec.NONE)])
-    return [codec.blosc(raw, 8), codec.blosc(b"\x01" * 4096, 1), index[:-4], codec.vlen_utf8(["n1", "n2"])]
+    return [codec.blosc(raw, 8), codec.blosc(b"\x01" * 512, 1), index[:-4], codec.vlen_utf8(["n1", "n2"])]
 
 
 def _chunk(data: bytes) -> None:
@@ -432,14 +439,14 @@ TARGETS = (
         _policies,
         lambda data: policy.parse(data, "fuzz"),
         (policy.PolicyError,),
-        30_000,
+        1_000_000,
     ),
-    Target("sysfs", "one file of powercap, hwmon, pm_counters, cgroups", _kernel_seeds, _kernel, (), 50_000),
+    Target("sysfs", "one file of powercap, hwmon, pm_counters, cgroups", _kernel_seeds, _kernel, (), 1_000_000),
     Target("hostlist", "node lists", lambda: [b"n[01-03,7],login", b"a[1-2]b[3-4]"], _hostlist, (ValueError,), 200_000),
     Target("boundary", "boundary records up to the ledger and the report", _boundaries, _record, (DataError,), 100_000),
     Target("record", "record.json", _records, _energy_record, (DataError,), 100_000),
-    Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), 200_000),
-    Target("journal", "journals of a node", _journals, _journal, (DataError,), 200_000),
+    Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), 1_000_000),
+    Target("journal", "journals of a node", _journals, _journal, (DataError,), 1_000_000),
     Target("agent-state", "the agent's own state", _states, _state, (), 100_000),
     Target(
         "session",

@@ -89,7 +89,7 @@ class Ground:
         """Why there are gaps in a job run's boundary records, and what they note."""
         files = (self.archive / "jobs" / f"{job}.{restart}" / "boundary").glob("*.json")
         records = [json.loads(path.read_text()) for path in files]
-        notes = {note for record in records for note in record["notes"]}
+        notes = {note for record in records for note in record.get("notes", ())}
         return {f"gap: {gap['why']}" for record in records for gap in record["gaps"]} | notes
 
     def audit(self) -> set[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from perun_hpc.agent import ranks, regions
 from perun_hpc.agent.session import Session, SessionKey, plain
+from perun_hpc.backend import cgroup, powercap
+from tests import sysfs
 from tests.attack import fuzz, targets
 
 FEW = {"policy": 60, "sysfs": 150, "boundary": 100, "session": 8, "store": 40}
@@ -49,3 +52,18 @@ def test_names_of_users_can_be_stored_everywhere() -> None:
     head = b'{"schema": "perun.rank-data/1", "regions": ["\\ud800\\u0000"], "tables": [{"name": "calls", "columns":'
     parsed = regions.parse(head + b' ["region", "start_ns", "end_ns"], "rows": 0}]}\n')
     assert parsed.names == ("??",)
+
+
+@pytest.mark.parametrize("digits", [11, 5000])
+def test_a_number_of_any_length_in_a_kernel_file_is_data(tmp_path: Path, digits: int) -> None:
+    root = tmp_path / "cgroup_v1"
+    sysfs.build("cgroup_v1", root)
+    job = next(root.glob("sys/fs/cgroup/freezer/*/uid_*/job_*"))
+    for path in (*job.rglob("cgroup.procs"), *root.rglob("memory.max_usage_in_bytes")):
+        path.write_text("9" * digits + "\n")
+    found = cgroup.find_job(root, job.name.removeprefix("job_"))
+    assert found is not None
+    assert found.suspended(root) is None
+    assert found.peak_memory_b() == (int("9" * digits) if digits < 4300 else None)
+    found.close()
+    assert powercap.wrap_range(10**400) > 10**400
