@@ -57,10 +57,10 @@ def main() -> int:
                 harmed.append(name)
     results = [found for name in FAULTS if (found := _kept(name, False)) is not None]
     controls = {name: found for name in FAULTS if (found := _kept(name, True)) is not None}
-    text = markdown(results, controls)
-    print(text)
+    print(markdown(results, controls))
     if words.write:
-        PAGE.write_text(PAGE.read_text().partition(MARK)[0] + MARK + text)
+        head, _, former = PAGE.read_text().partition(MARK)
+        PAGE.write_text(head + MARK + markdown(results, controls, former))
     if harmed:
         say(f"harm was done under: {' '.join(harmed)}")
     return 1 if harmed else 0
@@ -68,7 +68,7 @@ def main() -> int:
 
 def harm(result: Result) -> bool:
     """Whether a fault cost a job, a node or a lasting loss; what Slurm itself loses does not count here."""
-    lasting = result.recovered_s is None or result.absent > 0
+    lasting = result.recovered_s is None or result.absent > 0 or result.flagged_unnamed > 0
     if FAULTS[result.name].of_slurm:
         return lasting
     jobs = result.failed + result.beside_failed + result.requeued + len(result.errors) + len(result.bad_nodes)
@@ -91,7 +91,8 @@ def _lines(result: Result) -> list[str]:
         f"requeued {result.requeued}, bad nodes {result.bad_nodes}, {result.seconds:.0f} s",
         f"hooks {hooks(result)} ms, {result.hook_failures} failed",
         f"records: {result.complete} complete, {result.partial} partial, {result.missing} missing, "
-        f"{result.absent} absent; {result.flagged_unseen} of {result.flagged} flagged steps unseen",
+        f"{result.absent} absent; {result.flagged_unseen} of {result.flagged} flagged steps unseen, "
+        f"{result.flagged_unnamed} of them without a word",
         *(f"said {count} times: {text}" for text, count in result.said.items()),
         *(f"error: {text}" for text in result.errors[:5]),
         *(f"audit: {text}" for text in result.audit[:5]),

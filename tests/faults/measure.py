@@ -21,6 +21,7 @@ QUIET_S = 12.0
 RECOVER_S = 120.0
 RECORD_S = 30.0
 AUDIT_S = 20.0
+NO_RANK = "submitted with --perun, but no rank registered on this node"
 BAD = ("drain", "drng", "down", "fail")
 
 
@@ -45,6 +46,7 @@ class Result:
     absent: int = 0
     flagged: int = 0
     flagged_unseen: int = 0
+    flagged_unnamed: int = 0
     said: dict[str, int] = field(default_factory=dict)
     late_ms: list[float] = field(default_factory=list)
     recovered_s: float | None = None
@@ -155,8 +157,11 @@ def _records(result: Result, ground: Ground, jobs: load.Load) -> None:
         result.late_ms += [round(node["late_ns"] / 1e6, 1) for node in found["nodes"]]
     result.said = dict(said.most_common())
     result.flagged = len(jobs.flagged)
-    seen = [ground.record(job.job_id, job.restarts) for job in jobs.flagged]
-    result.flagged_unseen = sum(record is None or not record["steps"] for record in seen)
+    for job in jobs.flagged:
+        record = ground.record(job.job_id, job.restarts)
+        if record is None or not record["steps"]:
+            result.flagged_unseen += 1
+            result.flagged_unnamed += NO_RANK not in ground.gaps(job.job_id, job.restarts)
 
 
 def _audit(ground: Ground, known: set[str]) -> list[str]:

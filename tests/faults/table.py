@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -11,23 +12,33 @@ from tests.faults.measure import Result, percentile
 HEAD = ("fault", "jobs", "failed", "requeued", "nodes lost", "hook p50 / p99 / max ms (n)", "records", "recovered")
 
 
-def markdown(results: Sequence[Result], controls: Mapping[str, Result]) -> str:
-    """One row per fault, then what was done and what the records say."""
-    lines = [_row(HEAD), _row(["---"] * len(HEAD))]
-    lines += [_row(_cells(result, controls.get(result.name))) for result in results]
+def markdown(results: Sequence[Result], controls: Mapping[str, Result], page: str = "") -> str:
+    """One row per fault, then what was done and what the records say; of faults that were not tried as `page` has it."""
+    rows = {
+        name: row for row in page.splitlines() if row.startswith("| ") and (name := row.split(" | ")[0][2:]) in FAULTS
+    }
+    rows |= {result.name: _row(_cells(result, controls.get(result.name))) for result in results}
+    texts = {text.split("**")[1]: text for text in re.findall(r"^- \*\*(?:.+\n)(?:  .+\n)*", page, re.MULTILINE)}
+    texts |= {result.name: _told(result) for result in results}
+    lines = [_row(HEAD), _row(["---"] * len(HEAD)), *(rows[name] for name in FAULTS if name in rows)]
     lines += ["", "### What was done, what was lost, what the records say", ""]
-    for result in results:
-        fault = FAULTS[result.name]
-        said = "; ".join(f"*{text}* ({count})" for text, count in result.said.items())
-        text = f"- **{fault.name}**: {fault.what}. May be lost: {fault.loss}. Said: {said or 'nothing'}."
-        if result.late_ms and max(result.late_ms) >= 1000:
-            text += f" Edges late by up to {max(result.late_ms) / 1000:.1f} s."
-        if result.flagged_unseen:
-            text += f" Of {result.flagged} flagged steps {result.flagged_unseen} left no ranks in their records."
-        if result.audit:
-            text += f" The audit found {len(result.audit)} things, the first: {result.audit[0]}."
-        lines.append(textwrap.fill(text, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + "".join(texts[name] for name in FAULTS if name in texts)
+
+
+def _told(result: Result) -> str:
+    """What was done under one fault and what was lost, as an item of a list."""
+    fault = FAULTS[result.name]
+    said = "; ".join(f"*{text}* ({count})" for text, count in result.said.items())
+    text = f"- **{fault.name}**: {fault.what}. May be lost: {fault.loss}. Said: {said or 'nothing'}."
+    if result.late_ms and max(result.late_ms) >= 1000:
+        text += f" Edges late by up to {max(result.late_ms) / 1000:.1f} s."
+    if result.flagged_unseen:
+        text += (
+            f" Of {result.flagged} flagged steps {result.flagged_unseen} left no ranks in their records, which say so."
+        )
+    if result.audit:
+        text += f" The audit found {len(result.audit)} things, the first: {result.audit[0]}."
+    return textwrap.fill(text, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
