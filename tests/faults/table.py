@@ -13,7 +13,7 @@ HEAD = ("fault", "jobs", "failed", "requeued", "nodes lost", "hook p50 / p99 / m
 
 
 def markdown(results: Sequence[Result], controls: Mapping[str, Result], page: str = "") -> str:
-    """One row per fault, then what was done and what the records say; of faults that were not tried as `page` has it."""
+    """One row per fault, then what was done and what the records say; of faults not tried as `page` has it."""
     rows = {
         name: row for row in page.splitlines() if row.startswith("| ") and (name := row.split(" | ")[0][2:]) in FAULTS
     }
