@@ -87,8 +87,11 @@ def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[
 
 def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
     """The trace of a running job as far as it is in shards; what cannot go now goes at the end, and is named then."""
+    from perun_hpc.agent.trace import wanted
     from perun_hpc.store import ship
 
+    if not wanted(record["settings"], bool(record["steps"]), record["end"]["mono_ns"] - record["start"]["mono_ns"]):
+        return
     with contextlib.suppress(DataError, ValueError):
         ship.grow(directory, job_dir, _nodes(record))
 

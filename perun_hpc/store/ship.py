@@ -67,9 +67,12 @@ def grow(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
         if description["job_dir"] or description["sealed"] is not None:
             continue
         store = opened(home, description)
+        shards = list(create.shard_files(session, store.track, 0))
+        if not shards:
+            continue
         target, index, shift = _placed(store, job_dir, nodes)
         chunks: list[int] = []
-        for name, column, path in create.shard_files(session, store.track, 0):
+        for name, column, path in shards:
             if column + shift < 0:
                 continue
             final = create.shard_path(job_dir, target, name, index, column + shift)

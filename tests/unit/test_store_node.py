@@ -14,7 +14,8 @@ from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import DataError
 from perun_hpc.store import job_store, layout
 from perun_hpc.store.node_store import NodeStore
-from perun_hpc.store.ship import ship
+from perun_hpc.store.shard import GrowingShard, end_of
+from perun_hpc.store.ship import extend, grow, ship
 
 S = layout.NS_PER_S
 START = 1_764_000_000
@@ -189,3 +190,51 @@ def test_the_agreed_plan_of_a_shared_store_is_the_first_one(tmp_path: Path) -> N
         store.seal()
     assert json.loads((tmp_path / "j" / layout.PLAN).read_bytes())["start_ns"] == START * S
     assert job_store.finalise(tmp_path / "j", (), (START + 9) * S).state == "complete"
+
+
+def test_a_trace_that_grows_in_the_archive_shows_finished_chunks_and_ends_as_if_shipped_whole(tmp_path: Path) -> None:
+    store = opened(tmp_path / "s", sync_ns=None)
+    sizes = []
+    for index in range(3000):
+        store.append(START + index, row(index))
+        if index % 500 == 499:
+            grow(tmp_path / "s", tmp_path / "j", ("n1", "n2"))
+            state = job_store.finalise(tmp_path / "j", ("n1", "n2"), (START + index) * S).state
+            if state == "empty":
+                continue
+            assert state == "open"
+            data = job_store.open_job(tmp_path / "j")
+            energy = data.energy.sel(node="n1", energy_channel="package-0")
+            seen = energy.dropna("time").values
+            np.testing.assert_allclose(seen, np.arange(len(seen)) * 1e-3)
+            assert len(seen) > index - 2 * layout.chunk_rows(S)
+            assert str(data.node_status.sel(node="n1").values) == "running"
+            sizes.append(len(seen))
+    assert sizes == sorted(sizes) and len(set(sizes)) > 3
+    assert not grow(tmp_path / "s", tmp_path / "j", ("n1", "n2")).bytes, "nothing is new"
+    store.seal()
+    assert merged(tmp_path / "s", tmp_path / "j", ("n1", "n2")).nodes["n1"] == "complete"
+    data = job_store.open_job(tmp_path / "j")
+    np.testing.assert_allclose(data.energy.sel(node="n1").values[0], np.arange(3000) * 1e-3)
+
+
+def test_what_a_crash_took_back_is_written_anew(tmp_path: Path) -> None:
+    path, copy = tmp_path / "c.0.0.0", tmp_path / "copy" / "c.0.0.0"
+    shard = GrowingShard(path, layout.CHUNKS_PER_SHARD)
+    shard.put(0, b"first")
+    shard.publish()
+    earlier = shard.index
+    shard.put(1, b"taken back")
+    shard.publish()
+    extend(path, copy)
+    assert copy.read_bytes() == path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(b"\0" * 8)
+    again = GrowingShard(path, layout.CHUNKS_PER_SHARD, earlier)
+    again.put(1, b"other")
+    again.put(2, b"more")
+    again.publish()
+    extend(path, copy)
+    size = end_of(again.index)
+    assert copy.read_bytes() == path.read_bytes()[:size]
+    assert extend(path, copy) == 0

@@ -1,0 +1,143 @@
+"""Where records and traces go on a real cluster: while a job runs, and where nodes share no file system."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.store import job_store
+from tests.slurm import site
+from tests.slurm.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+PERUN = f"{site.PREFIX}/bin/perun"
+LOCAL = "/var/spool/perun/archive"
+"""An archive that only the controller has: this path is each host's own."""
+
+
+@contextlib.contextmanager
+def policy(cluster: Cluster, change: Callable[[str], str]) -> Iterator[None]:
+    """Another policy for a while, and a collector that was started under it."""
+    path = cluster.etc_perun / "policy.yaml"
+    former = path.read_text()
+    path.write_text(change(former))
+    try:
+        restart_collector(cluster)
+        yield
+    finally:
+        path.write_text(former)
+        restart_collector(cluster)
+
+
+def restart_collector(cluster: Cluster, signal: str = "TERM") -> None:
+    pid = site.collector_pid(cluster)
+    if pid is not None:
+        cluster.run(["kill", f"-{signal}", str(pid)], user="root", check=True)
+        wait(lambda: site.collector_pid(cluster) is None, "the collector ends")
+    site.start_collector(cluster)
+
+
+def wait(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.2)
+    return found
+
+
+def submit(cluster: Cluster, *options: str, wrap: str) -> int:
+    command = ["sbatch", "--parsable", "-o", "/dev/null", *options, f"--wrap={wrap}"]
+    return int(cluster.run(command, check=True).stdout.strip().split(";")[0])
+
+
+def record_in(archive: Path, job: int, seconds: float = 60) -> dict[str, Any]:
+    path = archive / "jobs" / f"{job}.0" / "record.json"
+    wait(path.exists, f"the record of job {job}", seconds)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_a_running_job_shows_its_owner_what_it_used_so_far(cluster: Cluster) -> None:
+    with policy(cluster, lambda text: text.replace("flush: 5 s", "flush: 5 s\n  progress: 10 s")):
+        job = submit(cluster, "-N2", "--exclusive", wrap="srun sh -c 'timeout 90 sh -c \"while :; do :; done\"'")
+
+        def report(user: str = "alice") -> str:
+            done = cluster.run([PERUN, "report", str(job)], user=user)
+            return done.stdout if "so far" in done.stdout else ""
+
+        text = wait(report, "alice sees energy so far", 90)
+        assert "the job still runs" in text and "not known yet" not in text
+        assert not report("bob")
+        archive = cluster.shared / "perun" / cluster.name
+        assert not (archive / "jobs" / f"{job}.0" / "record.json").exists()
+        asked = f"select count(*) from job where job_id = {job}"
+        code = f"import sqlite3; print(sqlite3.connect('/var/lib/perun/ledger.db').execute('{asked}').fetchone())"
+        assert cluster.run([f"{site.PREFIX}/bin/python", "-c", code], user="perun").stdout == "(0,)\n"
+        cluster.run(["scancel", str(job)], check=True)
+        record = record_in(archive, job)
+        assert record["status"] == "complete"
+        wait(lambda: not (archive / "running" / f"{job}.0").exists(), "what was said so far is gone")
+        assert not (archive / "jobs" / f"{job}.0" / "running.json").exists()
+        shown = cluster.run([PERUN, "report", str(job)]).stdout
+        assert "so far" not in shown and "CANCELLED" in shown
+
+
+def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Cluster) -> None:
+    def local(text: str) -> str:
+        return text.replace("archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6820\n  progress: 10 s")
+
+    cluster.run(["mkdir", "-p", LOCAL], user="perun", check=True)
+    archive = cluster.spool_dir("ctl") / "perun" / "archive" / cluster.name
+    before = set((cluster.shared / "perun" / cluster.name).glob("*/*"))
+    with policy(cluster, local):
+        program = "import perun_hpc, time\n@perun_hpc.monitor()\ndef work():\n    time.sleep(2)\nwork()"
+        script = f"srun --perun -N2 -n2 /shared/science/bin/python -c '{program}'"
+        job = submit(cluster, "-N2", wrap=script)
+        assert cluster.wait_job(job) == "COMPLETED"
+        record = record_in(archive, job)
+        assert record["status"] == "complete" and len(record["nodes"]) == 2
+        assert [region["name"] for region in record["regions"]] == ["__main__.work"]
+        data = job_store.open_job(archive / "jobs" / f"{job}.0")
+        assert set(data.node_status.values.tolist()) == {"complete"}
+        energy = data.energy.isel(time=[0, -1]).values
+        assert (energy[..., 1] >= energy[..., 0]).all() and (energy[..., 1] > energy[..., 0]).any()
+        assert "energy" in cluster.run([PERUN, "report", str(job)], user="perun").stdout.lower()
+        wait(lambda: sorted((archive / "nodes").glob("n[12]/*.jsonl")), "the node ledgers come, too")
+
+        # A collector that is killed, and one that is not there when the job ends.
+        job = submit(cluster, "-N4", wrap="sleep 3")
+        pid = site.collector_pid(cluster)
+        cluster.run(["kill", "-9", str(pid)], user="root", check=True)
+        assert cluster.wait_job(job) == "COMPLETED"
+        time.sleep(2)
+        assert not (archive / "jobs" / f"{job}.0" / "record.json").exists()
+        site.start_collector(cluster)
+        record = record_in(archive, job, 90)
+        assert record["status"] == "complete" and len(record["nodes"]) == 4
+
+        # Nobody but the agents is listened to.
+        said = "import socket; s = socket.create_connection(('ctl', 6820)); s.sendall(b'{}\\n'); print(s.recv(999))"
+        assert "no manifest" in cluster.run(["python3", "-c", said], node="n1").stdout
+        assert "user " in alice_hands_over(cluster)
+    assert set((cluster.shared / "perun" / cluster.name).glob("*/*")) == before, "nothing went to the shared archive"
+
+
+def alice_hands_over(cluster: Cluster) -> str:
+    """What alice is told, with her own, valid credential."""
+    code = (
+        "from perun_hpc.store import stream\n"
+        "try:\n"
+        "    stream.send({'record.json': b'{}'}, {'what': 'session', 'name': '1.0'}, ('ctl', 6820), stream.Munge())\n"
+        "except Exception as error:\n"
+        "    print(error)\n"
+    )
+    done = cluster.run([f"{site.PREFIX}/bin/python", "-c", code], user="alice", node="n1")
+    assert "may not hand over" in done.stdout, done.stdout + done.stderr
+    return done.stdout
