@@ -106,7 +106,11 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places)
 
 
 def _in_order(found: Iterable[Found]) -> list[Found]:
-    return sorted(found, key=lambda f: (f.record.start_ns or 1 << 63, f.record.job_id, f.record.restart_count))
+    def when(f: Found) -> tuple[int, int, int]:
+        # A job that never ran stands where it ended, one that waits at the end.
+        return (f.record.start_ns or f.record.end_ns or 1 << 63, f.record.job_id, f.record.restart_count)
+
+    return sorted(found, key=when)
 
 
 def _from_directory(job_id: int, archive: Archive) -> list[Found]:

@@ -10,6 +10,8 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import Style, table, wrapped
 
 MOST = 40
+NAMES = 8
+"""How many jobs or domains one entry names."""
 _MEANING = {
     "idle": "idle: CPUs and devices that no job held",
     "system": "system: cores kept for the system, and work that no job explains",
@@ -45,14 +47,29 @@ def verdict(gap_ns: int) -> list[str]:
 
 
 def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
-    """Return one entry per finding, the first `MOST` of them."""
+    """Return one entry per finding, the first `MOST` of them; the same of several domains of a node is one entry."""
     lines = []
-    for f in findings[:MOST]:
+    merged = _merged(findings)
+    for f in merged[:MOST]:
         off = "" if f.off_uj is None else f" (off by {f.off_uj:+d} uJ)"
         lines += wrapped(f"{f.where}: {f.what}{off}", 4, "  - ")
-    if len(findings) > MOST:
-        lines.append(f"  and {len(findings) - MOST} more: perun audit --json")
+    if len(merged) > MOST:
+        lines.append(f"  and {len(merged) - MOST} more: perun audit --json")
     return [style.warn("Does not close"), *lines]
+
+
+def _merged(findings: Sequence[Finding]) -> list[Finding]:
+    alike: dict[tuple[str, str, bool], list[Finding]] = {}
+    for f in findings:
+        place, _, _ = f.where.rpartition(" ")
+        alike.setdefault((place, f.what, f.off_uj is None), []).append(f)
+    merged = []
+    for (place, what, unknown), same in alike.items():
+        names = [f.where.rpartition(" ")[2] for f in same]
+        more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        where = f"{place} {', '.join(names[:NAMES])}{more}".strip()
+        merged.append(Finding(where, what, None if unknown else sum(f.off_uj or 0 for f in same)))
+    return merged
 
 
 def _sum(a: Account, b: Account) -> Account:

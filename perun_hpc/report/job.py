@@ -15,6 +15,8 @@ LABEL = 11
 FUNCTIONS = 8
 HOSTS_IN_FULL = 4
 LAST_NS = 1 << 62
+ENDED_BY_SLURM = frozenset({"TIMEOUT", "CANCELLED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REQUEUED"})
+"""States in which an exit code of 0 says nothing of the program."""
 WAITING = {"running": "Running", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
 BAR = 10
@@ -84,7 +86,7 @@ def _header(r: EnergyRecord, style: Style) -> list[str]:
     ended = r.status != "running"
     if ended and r.exit_signal:
         state += f"  signal {r.exit_signal}"
-    elif ended and r.exit_code is not None:
+    elif ended and r.exit_code is not None and (r.exit_code or r.state not in ENDED_BY_SLURM):
         state += f"  exit {r.exit_code}"
     who = [
         r.user or f"uid {r.uid}",
@@ -152,9 +154,9 @@ def _footprint(r: EnergyRecord) -> list[str]:
         return []
     parts = []
     if f.co2_location_g is not None:
-        parts.append(f"{_grams(f.co2_location_g)} CO2e (location-based)")
+        parts.append(f"{q.mass(f.co2_location_g)} CO2e (location-based)")
     if f.co2_market_g is not None:
-        parts.append(f"{_grams(f.co2_market_g)} CO2e (market-based)")
+        parts.append(f"{q.mass(f.co2_market_g)} CO2e (market-based)")
     if f.cost is not None:
         parts.append(q.money(f.cost, f.currency))
     if f.facility_uj is not None:
@@ -163,18 +165,17 @@ def _footprint(r: EnergyRecord) -> list[str]:
     return _labelled("Footprint", bound + ", ".join(parts))
 
 
-def _grams(value: float) -> str:
-    return f"{value / 1000:.3g} kg" if value >= 1000 else f"{value:.3g} g"
-
-
 def _split(r: EnergyRecord, style: Style) -> list[str]:
     whole = r.energy_uj or 0
+    if q.unresolved(whole, r.u_uj):
+        return []
     rows = []
     for c in r.components:
         value, sign, bound = _columns(c.energy_uj, c.u_uj, style)
         share = c.energy_uj / whole if whole else 0.0
         meter = c.component == "node" and len(r.components) > 1
-        shown = "" if meter else f"{q.percent(share):>6}  {style.fit(style.bar(share, BAR), BAR)}"
+        part = "-" if q.unresolved(c.energy_uj, c.u_uj) else q.percent(share)
+        shown = "" if meter else f"{part:>6}  {style.fit(style.bar(share, BAR), BAR)}"
         how = "contains the above" if meter else _how(c)
         name = _NAMES.get(c.component, printable(c.component))
         left = f"{name:<{LABEL}}{value:>10} {sign:>2} {bound:>9}"
@@ -188,7 +189,7 @@ def _split(r: EnergyRecord, style: Style) -> list[str]:
     if unsplit and not r.static_uj:
         parts = [(name, uj) for name, uj in parts if name != "dynamic"]
     named = "; ".join(x for x in (", ".join(f"{name} {q.energy(uj)}" for name, uj in parts if uj), unsplit) if x)
-    head = style.bold(f"{'Split':<{LABEL}}{'energy':>10}{'bounds (k=2)':>15}{'share':>6}")
+    head = style.bold(f"{'Split':<{LABEL}}{'energy':>10}{'bounds (k=2)':>13}{'share':>8}")
     return [head, *rows, *(_labelled("of it", named) if named else [])]
 
 

@@ -72,7 +72,8 @@ def csv_cell(value: object) -> object:
 def _row(r: EnergyRecord, style: Style, now_s: float) -> list[str]:
     started = datetime.fromtimestamp(r.start_ns / 1e9).strftime("%m-%d %H:%M") if r.start_ns else "-"
     mark = {"partial": " (partial)", "missing": "", "running": " so far"}.get(r.status, "")
-    awaited = {"awaited": "not yet"}.get(r.status, r.status)
+    never = r.status == "missing" and not r.start_ns
+    awaited = "never ran" if never else {"awaited": "not yet"}.get(r.status, r.status)
     source = awaited if r.energy_uj is None else r.provenance[:9] + mark
     elapsed_s = max(now_s - r.start_ns / 1e9, 0) if r.status == "running" else r.elapsed_s
     return [

@@ -52,6 +52,11 @@ def watt_hours(uj: int) -> str:
     return _scaled(uj / 3.6e9, "Wh")
 
 
+def mass(g: float) -> str:
+    """`1.20 kg`; tonnes from 1000 kg on."""
+    return f"{g / 1e6:.3g} t" if g >= 1e6 else _scaled(g, "g")
+
+
 def power(mw: int | float | None) -> str:
     """`116 W`; `-` for None."""
     return "-" if mw is None else _scaled(mw / 1e3, "W")

@@ -25,6 +25,8 @@ def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, currency
 
     CO2 and cost stand in it unless `currency` is None; where there is no room, in a table below.
     """
+    if not rows:
+        return ["no jobs in this time"]
     whole = total(rows)
     figures = [_energies(u.values) for u in rows]
     prices = [_footprint(u.values, currency) for u in rows]
@@ -102,7 +104,7 @@ def _energies(v: dict[str, int]) -> list[str]:
 
 def _footprint(v: dict[str, int], currency: str | None) -> list[str]:
     """CO2 and cost."""
-    co2 = f"{v['co2_mg'] / 1e6:.4g} kg" if v["co2_mg"] else "-"
+    co2 = q.mass(v["co2_mg"] / 1e3) if v["co2_mg"] else "-"
     return [co2, q.money(v["cost_millicents"] / 1e5, currency or "") if v["cost_millicents"] else "-"]
 
 
@@ -113,8 +115,6 @@ def _measured(v: dict[str, int]) -> bool:
 
 def _remarks(v: dict[str, int], priced: bool) -> list[str]:
     """Say what part of the sum is not measured, and which jobs are not in it."""
-    if not v:
-        return []
     remarks = []
     if v["unmeasured"]:
         remarks.append(f"{v['unmeasured']} of {v['jobs']} jobs were not measured and are not in the energies")

@@ -115,7 +115,7 @@ def test_one_job(ledger: Ledger) -> None:
     for said in (
         "2.00 kWh",
         "1.00 kW on average, 1.50 kW at most",
-        "at least 1.2 kg CO2e (location-based), 0.90 EUR, 3.00 kWh with cooling (PUE)",
+        "at least 1.20 kg CO2e (location-based), 0.90 EUR, 3.00 kWh with cooling (PUE)",
         "held idle 1.08 MJ, suspended 180 kJ, wasted 7.20 MJ",
         "GPU 4 h held, 50 % idle",
         "7.20 MJ went into a run that ended as TIMEOUT",
@@ -151,9 +151,9 @@ def test_a_month_by_user(ledger: Ledger) -> None:
 
     lines = usage_table(rows, ["user", "month"], Style(), "EUR")
     assert [line.split() for line in lines[1:4]] == [
-        ["alice", "2026-11", "2", "2.50", "kWh", "80", "%", "5", "50", "%", "1.5", "kg", "1.12", "EUR"],
-        ["bob", "2026-11", "2", "1.00", "kWh", "0", "%", "1", "-", "0.6", "kg", "0.45", "EUR"],
-        ["sum", "4", "3.50", "kWh", "57", "%", "6", "50", "%", "2.1", "kg", "1.57", "EUR"],
+        ["alice", "2026-11", "2", "2.50", "kWh", "80", "%", "5", "50", "%", "1.50", "kg", "1.12", "EUR"],
+        ["bob", "2026-11", "2", "1.00", "kWh", "0", "%", "1", "-", "600", "g", "0.45", "EUR"],
+        ["sum", "4", "3.50", "kWh", "57", "%", "6", "50", "%", "2.10", "kg", "1.57", "EUR"],
     ]
     remarks = "\n".join(lines[4:])
     assert "1 of 4 jobs were not measured and are not in the energies" in remarks

@@ -165,8 +165,12 @@ def test_a_record_on_its_way_and_one_that_never_comes(archive: Archive) -> None:
     assert [f.record.status for f in found] == ["missing", "awaited", "missing"]
     assert found[2].record.missing == ("the job never ran",)
     lines = jobs_listing([f.record for f in found], Style(), START_S + 400)
-    assert [line.split()[-1] for line in lines[1:]] == ["missing", "yet", "missing"]
-    assert lines[3].split()[-4:] == ["-", "-", "-", "missing"]
+    assert [line.split()[-1] for line in lines[1:]] == ["missing", "yet", "ran"]
+    later = slurm_job(4, start_s=START_S + 500, end_s=START_S + 600)
+    waits = slurm_job(5, start_s=None, end_s=None, state="PENDING", nodelist="")
+    found = listed_by_slurm([waits, later, never], places(archive))
+    assert [f.record.job_id for f in found] == [3, 4, 5]
+    assert lines[3].split()[-4:] == ["-", "-", "never", "ran"]
 
 
 def test_a_job_that_runs_and_one_of_which_slurm_has_not_told_all(archive: Archive) -> None:

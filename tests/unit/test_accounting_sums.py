@@ -129,6 +129,14 @@ def test_a_memory_peak_of_zero_is_not_known() -> None:
     assert record.mem_peak_b is None and record.nodes[0].mem_peak_b is None
 
 
+def test_a_cpu_time_of_zero_is_not_known_and_slurm_may_know_it() -> None:
+    data = boundary()
+    data["usage"]["cpu_ns"] = 0
+    record = sum_boundaries([parsed(data)])
+    assert record.cpu_ns is None
+    assert add_slurm(record, slurm_job(cpu_ns=7 * NS)).cpu_ns == 7 * NS
+
+
 def test_a_job_cancelled_while_pending_took_no_time() -> None:
     job = slurm_job(start_s=None, state="CANCELLED", nodelist="", num_nodes=0, gpus=4)
     record = missing_record(job, "c", "never ran")

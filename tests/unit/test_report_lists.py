@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from perun_hpc.accounting.audit import Account
+from perun_hpc.accounting.audit import Account, Finding
 from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.questions import Usage
 from perun_hpc.report import quantities as q
-from perun_hpc.report.audit import accounts_table, verdict
+from perun_hpc.report.audit import accounts_table, findings_list, verdict
 from perun_hpc.report.screen import WIDTH, Style
 from perun_hpc.report.usage import usage_table
 
@@ -70,7 +70,23 @@ def test_four_columns_of_long_names_fit_the_screen_and_no_figure_is_cut() -> Non
     for figure in ("account-… ", "123456", "127 kWh", "2026-11"):
         assert figure in lines[1]
     assert lines[5].split() == [*by, "CO2e", "cost"]
-    for figure in ("account-of-ma…", "2026-11", "123.5 kg", "123456.79 EUR"):
+    for figure in ("account-of-ma…", "2026-11", "123 kg", "123456.79 EUR"):
         assert figure in lines[6]
     wide = usage_table([Usage(("a-name-of-16-cell",), values)], ["account"], Style(), "EUR")
     assert "a-name-of-16-ce" in wide[1]
+
+
+def test_no_jobs_are_said_to_be_none() -> None:
+    assert usage_table([], ["account"], Style(), "EUR") == ["no jobs in this time"]
+
+
+def test_the_same_finding_of_several_domains_or_jobs_is_one_entry() -> None:
+    lost = [Finding(f"n1 2026-11-22 {d}", "job 3.0 has no record", 5) for d in ("dram-0", "dram-1", "package-0")]
+    absent = [Finding(f"job {n}", "ran by sacct, but has no record") for n in range(1, 12)]
+    other = Finding("n1 2026-11-22 dram-0", "job 4.0: node ledger and record differ", -1)
+    lines = " ".join(findings_list([*lost, other, *absent], Style())).split("  - ")[1:]
+    assert [" ".join(line.split()) for line in lines] == [
+        "n1 2026-11-22 dram-0, dram-1, package-0: job 3.0 has no record (off by +15 uJ)",
+        "n1 2026-11-22 dram-0: job 4.0: node ledger and record differ (off by -1 uJ)",
+        "job 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: ran by sacct, but has no record",
+    ]
