@@ -1,9 +1,10 @@
-"""`python -m tests.attack [NAME ...] [--write] [--cluster NAME] [--inputs PERCENT]`."""
+"""`python -m tests.attack [NAME ...] [--write] [--cluster NAME] [--inputs PERCENT] [--minutes M] [--seed N]`."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,11 +30,11 @@ the agent must be the same process afterwards. *Served at once* are hooks that t
 """
 
 
-def fuzzers(percent: float) -> Iterator[tuple[str, Callable[[], Result]]]:
+def fuzzers(percent: float, most_s: float = math.inf, seed: int = 1) -> Iterator[tuple[str, Callable[[], Result]]]:
     """The fuzzers as attacks."""
 
     def of_python(target: fuzz.Target) -> Result:
-        done = fuzz.run(target, max(1, int(target.n * percent / 100)))
+        done = fuzz.run(target, max(1, int(target.n * percent / 100)), seed, most_s)
         found = "; ".join(finding.what for finding in done.findings[:3])
         outcome = (
             found or f"{done.refused:,} refused, the rest read; {done.memory_b >> 20} MiB more, {done.seconds:.0f} s"
@@ -62,8 +63,10 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/attacks.md; other lines of it stay")
     parser.add_argument("--cluster", default="attack", help="name of the cluster; it is left up if it was")
     parser.add_argument("--inputs", type=float, default=100, metavar="PERCENT", help="part of the fuzzers' inputs")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="at most so long for each fuzzer")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="other inputs than the last time")
     chosen = parser.parse_args()
-    known = dict(fuzzers(chosen.inputs))
+    known = dict(fuzzers(chosen.inputs, chosen.minutes * 60, chosen.seed))
     names = chosen.names or [*cases.CASES, *known]
     unknown = [name for name in names if name not in cases.CASES and name not in known]
     if unknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import resource
@@ -195,8 +196,8 @@ def _hang(number: int, frame: FrameType | None) -> None:
     raise Hang
 
 
-def feed(target: Target, inputs: int, seed: int) -> Run:
-    """Feed a target here and now; what breaks it is kept, once per place."""
+def feed(target: Target, inputs: int, seed: int, most_s: float) -> Run:
+    """Feed a target here and now, for so long at most; what breaks it is kept, once per place."""
     random_ = random.Random(f"{target.name} {seed}")
     seeds = target.seeds()
     for one in seeds:
@@ -206,9 +207,10 @@ def feed(target: Target, inputs: int, seed: int) -> Run:
     resource.setrlimit(resource.RLIMIT_AS, (_virtual_b() + MEMORY_B,) * 2)
     signal.signal(signal.SIGALRM, _hang)
     found: dict[str, Finding] = {}
-    refused = 0
+    refused = fed = 0
     started_s = time.monotonic()
-    for _ in range(inputs):
+    while fed < inputs and time.monotonic() < started_s + most_s:
+        fed += 1
         data = damaged(random_.choice(seeds), seeds, random_)
         signal.setitimer(signal.ITIMER_REAL, INPUT_S)
         try:
@@ -222,17 +224,17 @@ def feed(target: Target, inputs: int, seed: int) -> Run:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     grown_b = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_b)
-    return Run(inputs, refused, grown_b, time.monotonic() - started_s, tuple(found.values()))
+    return Run(fed, refused, grown_b, time.monotonic() - started_s, tuple(found.values()))
 
 
-def run(target: Target, inputs: int, seed: int = 1) -> Run:
-    """Feed a target in a child; a child that dies is a finding, too."""
+def run(target: Target, inputs: int, seed: int = 1, most_s: float = math.inf) -> Run:
+    """Feed a target in a child; a child that dies is a finding, too. With `most_s` it ends by then, however far it is."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            done = feed(target, inputs, seed)
+            done = feed(target, inputs, seed, most_s)
             findings = [[one.what, one.data.hex()] for one in done.findings[:20]]
             with os.fdopen(writing, "w") as pipe:
                 json.dump([done.inputs, done.refused, done.memory_b, done.seconds, findings], pipe)

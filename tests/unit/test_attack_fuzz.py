@@ -67,3 +67,9 @@ def test_a_number_of_any_length_in_a_kernel_file_is_data(tmp_path: Path, digits:
     assert found.peak_memory_b() == (int("9" * digits) if digits < 4300 else None)
     found.close()
     assert powercap.wrap_range(10**400) > 10**400
+
+
+def test_a_fuzzer_that_was_given_a_time_says_how_far_it_came() -> None:
+    target = fuzz.Target("endless", "", lambda: [b"perun"], lambda data: None, (), 1)
+    done = fuzz.run(target, 10**9, most_s=0.2)
+    assert 0 < done.inputs < 10**9
