@@ -228,7 +228,7 @@ def feed(target: Target, inputs: int, seed: int, most_s: float) -> Run:
 
 
 def run(target: Target, inputs: int, seed: int = 1, most_s: float = math.inf) -> Run:
-    """Feed a target in a child; a child that dies is a finding, too. With `most_s` it ends by then, however far it is."""
+    """Feed a target in a child, for `most_s` at most; a child that dies is a finding, too."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
