@@ -113,9 +113,10 @@ def boundary_record(
 
 
 def _notes(session: Session) -> list[str]:
-    """What the job's user asked for and did not get, though its energy may be whole."""
+    """What the job's user asked for and did not get, and what is not sure, though its energy may be whole."""
     asked = session.flag is not None and "off" not in session.flag.split(",")
-    return ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
+    without = ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
+    return [*without, *([session.doubt] if session.doubt else [])]
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

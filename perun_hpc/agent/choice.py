@@ -20,7 +20,8 @@ OWN = "procstat"
 class Choice:
     """The node's part of `sensors` and `energy.package_max`; by default everything that was found counts as it is.
 
-    `package_max_uw` is the highest power of one CPU package, None where the hardware's own figure stands.
+    `package_max_uw` is the highest power of one CPU package, None where the hardware's own figure stands; `gpu_numbers`
+    what Slurm's numbers of GPUs mean (`backend.gpus`).
     """
 
     backends: tuple[str, ...] = ()
@@ -28,12 +29,14 @@ class Choice:
     exclude: tuple[str, ...] = ()
     files: tuple[Mapping[str, Any], ...] = ()
     package_max_uw: int | None = None
+    gpu_numbers: str = "auto"
 
     @classmethod
     def of(cls, settings: JobSettings) -> Choice:
         """From the settings of the node."""
         told, most = settings.sensors, settings.energy.package_max_uw
-        return cls(told.backends, told.include, told.exclude, told.files, most if isinstance(most, int) else None)
+        most_uw = most if isinstance(most, int) else None
+        return cls(told.backends, told.include, told.exclude, told.files, most_uw, told.gpu_numbers)
 
     def sensors(self, found: Iterable[Sensor]) -> tuple[Sensor, ...]:
         """Those of the sensors that count, with the site's ceiling on CPU packages."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from perun_hpc.agent.node import Node
 from perun_hpc.agent.session import Session
-from perun_hpc.backend.gpus import Gpu, from_proc, resolve
+from perun_hpc.backend.gpus import Gpu, doubtful, from_proc, resolve
 from perun_hpc.energy.attribute import GpuHolding, NodeInput
 
 
@@ -17,8 +17,19 @@ def gpus_of(node: Node) -> tuple[Gpu, ...]:
 
 def held(names: str, node: Node) -> dict[str, GpuHolding]:
     """Energy domain -> hold, from a list such as `0,1` or of UUIDs; names that match nothing are left out."""
-    found = resolve(names.split(","), gpus_of(node))
+    found = resolve(names.split(","), gpus_of(node), node.choice.gpu_numbers)
     return {one.domain: GpuHolding(part=one.slices or 1) for one in found}
+
+
+def doubts(names: str, node: Node) -> str:
+    """Why it is not sure which GPUs the job held; empty where it is."""
+    words = doubtful(names.split(","), gpus_of(node)) if node.choice.gpu_numbers == "auto" else ()
+    if not words:
+        return ""
+    return (
+        f"GPU {','.join(words)} taken by its device file: by its PCI address it would be another one; "
+        "sensors.gpu_numbers of the policy says which holds here"
+    )
 
 
 def holders(sessions: Iterable[Session], node: Node) -> dict[str, list[Session]]:

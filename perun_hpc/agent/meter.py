@@ -128,7 +128,9 @@ class Meter:
         self.uses.pop(session.key, None)
         self._node.forget(session)
         self.idling.forget(session)
-        session.checks = self.checks.end(session.key.party, self.gpus_of(session))
+        held = self.gpus_of(session)
+        session.checks = self.checks.end(session.key.party, held)
+        session.doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
 
     def continue_from(self, last: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> Snapshot:
         """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""

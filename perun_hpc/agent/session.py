@@ -167,6 +167,7 @@ class Session:
     trace: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     monitored: bool = True
+    doubt: str = ""
 
     @property
     def uid(self) -> int:

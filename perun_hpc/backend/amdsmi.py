@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.backend.gpus import Gpu, render_node, short_pci
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -101,8 +102,9 @@ class AmdGpu:
 class AmdSmi:
     """Reader of all GPUs."""
 
-    def __init__(self, library: Any, devices: tuple[AmdGpu, ...]) -> None:
-        """`library` is the initialised amdsmi package."""
+    def __init__(self, library: Any, devices: tuple[AmdGpu, ...], gpus: tuple[Gpu, ...]) -> None:
+        """`library` is the initialised amdsmi package; `gpus` names every partition, also those that are not read."""
+        self.gpus = gpus
         self._library = library
         self._devices = devices
         self._open = True
@@ -157,19 +159,23 @@ def discover(
         return Discovery(
             missing=(Missing("AMD GPUs", f"AMD SMI: {error}", "install amd-smi-lib and its Python package"),)
         )
-    return open_library(amdsmi, clock, pause)
+    return open_library(amdsmi, root, clock, pause)
 
 
-def open_library(library: Any, clock: Clock, pause: Callable[[float], None]) -> Discovery:
+def open_library(library: Any, root: Path, clock: Clock, pause: Callable[[float], None]) -> Discovery:
     """All GPUs that the library shows."""
     try:
         library.amdsmi_init()
-        handles = list(_first_functions(library))
+        partitions = [
+            (handle, short_pci(str(library.amdsmi_get_gpu_device_bdf(handle))))
+            for handle in library.amdsmi_get_processor_handles()
+        ]
+        handles = list(_first_functions(partitions))
         checks = _believed(library, [handle for handle, _ in handles], pause)
+        uuids = {_device(pci): str(library.amdsmi_get_gpu_device_uuid(handle)) for handle, pci in handles}
         devices, missing = [], []
         for (handle, pci), (resolution, doubt) in zip(handles, checks):
-            uuid = str(library.amdsmi_get_gpu_device_uuid(handle))
-            devices.append(AmdGpu(library, handle, pci, uuid, resolution, clock))
+            devices.append(AmdGpu(library, handle, pci, uuids[_device(pci)], resolution, clock))
             if doubt:
                 missing.append(
                     Missing(f"energy accumulator of {pci}", doubt, "none needed: power is integrated instead")
@@ -178,17 +184,21 @@ def open_library(library: Any, clock: Clock, pause: Callable[[float], None]) -> 
         return Discovery(
             missing=(Missing("AMD GPUs", "AMD SMI: " + " ".join(str(error).split()), "check the amdgpu driver"),)
         )
-    return Discovery((AmdSmi(library, tuple(devices)),) if devices else (), tuple(missing))
+    gpus = tuple(Gpu(uuids[_device(pci)], pci, render_node(root, pci), "AMD GPU") for _, pci in partitions)
+    return Discovery((AmdSmi(library, tuple(devices), gpus),) if devices else (), tuple(missing))
 
 
-def _first_functions(library: Any) -> Iterator[tuple[Any, str]]:
+def _first_functions(partitions: Iterable[tuple[Any, str]]) -> Iterator[tuple[Any, str]]:
     seen = set()
-    for handle in library.amdsmi_get_processor_handles():
-        pci = str(library.amdsmi_get_gpu_device_bdf(handle))
-        device = pci.rpartition(".")[0]
-        if device not in seen:
-            seen.add(device)
+    for handle, pci in partitions:
+        if _device(pci) not in seen:
+            seen.add(_device(pci))
             yield handle, pci
+
+
+def _device(pci: str) -> str:
+    """The address without the function: what all partitions of one GPU share."""
+    return pci.rpartition(".")[0]
 
 
 def _believed(

@@ -1,7 +1,10 @@
-"""Which GPU is meant: UUIDs, PCI addresses, minor numbers, MIG instances, mapped onto energy domains.
+"""Which GPU is meant: UUIDs, PCI addresses, Slurm's numbers, MIG instances, mapped onto energy domains.
 
-Slurm's index of a GPU is the position of its device file, usually the minor number N of /dev/nvidiaN; NVML numbers by
-PCI address. The two orders differ on real machines, so nothing here ever uses NVML's index.
+A hook hears Slurm's own index of a GPU (`gres_common_prep_set_env` of Slurm's gres_common.c writes
+`gres_device->index`): its place among the device files of gres.conf, so that N is /dev/nvidiaN, or the N-th of
+/dev/dri/renderD128 and up; but under AutoDetect=nvml its place in the order of PCI addresses. The two orders differ on
+real machines, and nothing in a hook's environment tells which one rules: the site may say it, and where nobody did,
+the doubt is named.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from perun_hpc.backend.sysfile import text
 
 PROC = Path("proc/driver/nvidia/gpus")
+FIRST_RENDER_NODE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,11 @@ class MigInstance:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. `slices` is the number of slices that can be given out in MIG mode, None out of MIG mode."""
+    """One GPU, or one partition of an AMD GPU, which carries the UUID of the whole.
+
+    `minor` is the number of its device file: N of /dev/nvidiaN or of /dev/dri/renderDN. `slices` is the number of
+    slices that can be given out in MIG mode, None out of MIG mode.
+    """
 
     uuid: str
     pci: str
@@ -85,12 +93,23 @@ def short_pci(address: str) -> str:
     return f"{domain[-4:]:0>4}:{rest}"
 
 
-def resolve(names: Iterable[str], gpus: Iterable[Gpu]) -> tuple[Held, ...]:
+def render_node(root: Path, pci: str) -> int | None:
+    """N of the /dev/dri/renderDN of a PCI device, None where the kernel's driver made none."""
+    try:
+        names = [one.name for one in (root / "sys/bus/pci/devices" / pci / "drm").iterdir()]
+    except OSError:
+        return None
+    return next((int(name[7:]) for name in names if name.startswith("renderD") and name[7:].isdigit()), None)
+
+
+def resolve(names: Iterable[str], gpus: Iterable[Gpu], numbers: str = "auto") -> tuple[Held, ...]:
     """What a job holds, from the names in its environment; names that match nothing are left out.
 
-    A name is a UUID (`GPU-...`, or its unambiguous beginning), a MIG UUID (`MIG-...`), a PCI address or a minor number.
+    A name is a UUID (`GPU-...`, or its unambiguous beginning), a MIG UUID (`MIG-...`), a PCI address or Slurm's number;
+    `numbers` says what these mean: `device-files`, `pci`, or `auto`, by which they are taken as device files, too.
     """
     everything = list(gpus)
+    numbered = _by_pci(everything) if numbers == "pci" else _by_device_file(everything)
     held: dict[str, Held] = {}
     for name in names:
         word = name.strip()
@@ -100,14 +119,32 @@ def resolve(names: Iterable[str], gpus: Iterable[Gpu]) -> tuple[Held, ...]:
                 before = held.get(gpu.domain)
                 slices = instance.slices + ((before.slices or 0) if before else 0)
                 held[gpu.domain] = Held(gpu.domain, slices)
-            elif _names(word, gpu):
+            elif numbered.get(int(word)) is gpu if word.isdigit() else _names(word, gpu):
                 held[gpu.domain] = Held(gpu.domain)
     return tuple(held.values())
 
 
+def doubtful(names: Iterable[str], gpus: Iterable[Gpu]) -> tuple[str, ...]:
+    """Those of Slurm's numbers that mean one GPU by the device files and another one by the PCI addresses."""
+    everything = list(gpus)
+    by_file, by_pci = _by_device_file(everything), _by_pci(everything)
+    numbers = [int(name) for name in names if name.strip().isdigit()]
+    return tuple(str(one) for one in numbers if by_pci.get(one) not in (None, by_file.get(one)))
+
+
+def _by_device_file(gpus: list[Gpu]) -> dict[int, Gpu]:
+    """GPUs by the number of their device file; render nodes, which count from 128, also by their place among them."""
+    minors = {gpu.minor: gpu for gpu in gpus if gpu.minor is not None}
+    if minors and min(minors) >= FIRST_RENDER_NODE:
+        return {**dict(enumerate(minors[number] for number in sorted(minors))), **minors}
+    return minors
+
+
+def _by_pci(gpus: list[Gpu]) -> dict[int, Gpu]:
+    return dict(enumerate(sorted(gpus, key=lambda gpu: gpu.pci)))
+
+
 def _names(word: str, gpu: Gpu) -> bool:
-    if word.isdigit():
-        return gpu.minor == int(word)
     if word.startswith("GPU-"):
         return len(word) >= 8 and gpu.uuid.startswith(word)
     return ":" in word and short_pci(word) == gpu.pci

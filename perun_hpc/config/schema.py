@@ -196,6 +196,12 @@ class Sensors:
         "when the vendor library lets go of the GPUs, so that they can be reset: `perun agent release-gpus`, or idle",
         NODES,
     )
+    gpu_numbers: str = _item(
+        Choice(("auto", "device-files", "pci")),
+        "auto",
+        "what Slurm's number of a GPU counts: device files, or PCI addresses (AutoDetect); auto: files, doubt is noted",
+        NODES,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.backend.gpus import Gpu, Held, doubtful, resolve
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.counters import difference
 
@@ -45,7 +46,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def amd(library, tmp_path):
-    def run(config, reads=2):
+    def run(config, reads=2, gpus=False):
         (tmp_path / "config").write_text(config)
         environ = {
             **os.environ,
@@ -62,7 +63,7 @@ def amd(library, tmp_path):
         sensors = [Sensor.from_json(one) for one in data["sensors"]]
         rows = [[Reading(*one) for one in row] for row in data["rows"]]
         log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
-        return sensors, rows, data["missing"], log
+        return tuple(Gpu.from_json(one) for one in data["gpus"]) if gpus else (sensors, rows, data["missing"], log)
 
     return run
 
@@ -95,3 +96,29 @@ def test_an_accumulator_that_power_contradicts_is_left_out_and_named(amd, counte
 def test_partitions_of_one_gpu_are_counted_once(amd):
     sensors, _, _, _ = amd("gpu uuid-a 3 0 250 250\ngpu uuid-b 3 1 250 250\ngpu uuid-c 4 0 300 300\n")
     assert {sensor.device for sensor in sensors} == {"0000:03:00.0", "0000:04:00.0"}
+
+
+def render_nodes(root, nodes):
+    for pci, number in nodes.items():
+        (root / "sys/bus/pci/devices" / pci / "drm" / f"renderD{number}").mkdir(parents=True)
+        (root / "sys/bus/pci/devices" / pci / "drm" / f"card{number - 127}").mkdir()
+
+
+def test_slurms_number_is_a_place_among_the_render_nodes_whatever_the_librarys_order(amd, library):
+    render_nodes(library, {"0000:33:00.0": 130, "0000:44:00.0": 128, "0000:55:00.0": 129})
+    gpus = amd("gpu uuid-a 51 0 250 250\ngpu uuid-b 68 0 250 250\ngpu uuid-c 85 0 250 250\n", gpus=True)
+    assert [(gpu.uuid, gpu.minor) for gpu in gpus] == [("uuid-a", 130), ("uuid-b", 128), ("uuid-c", 129)]
+    assert resolve(["0"], gpus) == resolve(["128"], gpus) == (Held("gpu-uuid-b"),)
+    assert resolve(["1", "2"], gpus) == (Held("gpu-uuid-c"), Held("gpu-uuid-a"))
+    assert resolve(["0"], gpus, "pci") == (Held("gpu-uuid-a"),)
+    assert resolve(["0000:33:00.0"], gpus) == (Held("gpu-uuid-a"),)
+    assert resolve(["3"], gpus) == ()
+    assert doubtful(["0", "128"], gpus) == ("0",)
+
+
+def test_a_partition_belongs_to_its_whole_gpu(amd, library):
+    render_nodes(library, {"0000:66:00.0": 131, "0000:66:00.1": 132, "0000:77:00.0": 133})
+    gpus = amd("gpu uuid-a 102 0 250 250\ngpu uuid-p 102 1 250 250\ngpu uuid-b 119 0 300 300\n", gpus=True)
+    assert resolve(["1"], gpus) == (Held("gpu-uuid-a"),)
+    assert resolve(["2"], gpus) == (Held("gpu-uuid-b"),)
+    assert doubtful(["0", "1", "2"], gpus) == ()

@@ -104,6 +104,22 @@ def test_the_edges_are_values_that_the_library_served_and_no_older_than_the_job(
     assert held["method"] == "holder"
     assert free["energy_uj"] == 0 < free["node_uj"]
     assert record["state"] == "closed"
+    assert [note for note in record["notes"] if note.startswith("GPU 1 taken by its device file")], record["notes"]
+
+
+def test_where_the_policy_says_that_slurm_counts_pci_addresses_the_other_gpu_is_meant(gpus):
+    node = gpus("gpu GPU-a 1 300000 0 0\ngpu GPU-b 0 200000 0 0\n", wait=False)
+    with node.policy.open("a") as policy:
+        policy.write("sensors: {gpu_numbers: pci}\n")
+    node.ask("reload")
+    until(node.found, "the GPUs are found")
+    node.begin(1, gpus="1")
+    time.sleep(0.3)
+    node.end(1, gpus="1")
+    record = node.record(1)
+    assert record["domains"]["gpu-GPU-b"]["energy_uj"] == record["domains"]["gpu-GPU-b"]["node_uj"] > 0
+    assert record["domains"]["gpu-GPU-a"]["energy_uj"] == 0
+    assert record["notes"] == []
 
 
 def test_a_job_that_starts_with_the_agent_has_its_gpu_from_the_first_reading_on(gpus):
