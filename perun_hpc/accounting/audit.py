@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -214,10 +215,11 @@ def compare_meter(counted_uj: int, metered_uj: int, tolerance: float) -> list[Fi
     return [Finding("facility meter", f"the nodes' sum is {100 * part:.1f} % of it", counted_uj - metered_uj)]
 
 
-def read_meter(path: Path, since_s: int, until_s: int) -> int:
+def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = None) -> int:
     """Return what a facility meter counted, in uJ, from CSV with the columns `time` (epoch seconds) and `kwh`.
 
-    The column is a counter; the readings next to the two times count, at most an hour away from them.
+    The column is a counter that starts anew after `range_uj`; the readings next to the two times count, at most an hour
+    away from them.
     """
     import csv
 
@@ -234,7 +236,15 @@ def read_meter(path: Path, since_s: int, until_s: int) -> int:
     last = min(rows, key=lambda r: abs(r[0] - until_s))
     if abs(first[0] - since_s) > 3600 or abs(last[0] - until_s) > 3600:
         raise DataError(f"{path}: no reading within an hour of the times asked for: choose others")
-    return round((last[1] - first[1]) * 3.6e12)
+    total_uj = 0
+    between = [row for row in rows if first[0] <= row[0] <= last[0]]
+    for before, after in zip(between, between[1:], strict=False):
+        step_uj = round((after[1] - before[1]) * 3.6e12)
+        if step_uj < 0 and range_uj is None:
+            when = datetime.fromtimestamp(after[0]).isoformat(timespec="seconds")
+            raise DataError(f"{path}: the counter went back at {when}: compare times without that moment")
+        total_uj += step_uj if step_uj >= 0 else step_uj + (range_uj or 0)
+    return total_uj
 
 
 def boundary_files(archive: Archive, since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:

@@ -17,6 +17,8 @@ from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import ConfigError
 
+FACILITY = "facility"
+"""The component of a meter that the collector reads: no node has a part in it."""
 UNITS: dict[str, tuple[int, int]] = {"u": (1, 1), "m": (1000, 1), "": (1_000_000, 1)}
 """Prefix of J or W: factor to uJ or uW."""
 
@@ -119,10 +121,12 @@ def _sensor(declaration: Declaration) -> Sensor:
 
 
 def discover(root: Path, declarations: Iterable[Declaration], clock: Clock = monotonic_ns) -> Discovery:
-    """All declared sensors, each opened alone."""
+    """All declared sensors of a node, each opened alone."""
     readers: list[Reader] = []
     missing = []
     for declaration in declarations:
+        if declaration.component == FACILITY:
+            continue
         try:
             readers.append(DeclaredFile(declaration, root, clock))
         except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from perun_hpc.accounting import audit
+from perun_hpc.accounting import audit, facility
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, query_window
@@ -26,7 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-S", "--since", metavar="TIME", default="midnight", help="first day (default: today)")
     parser.add_argument("-E", "--until", metavar="TIME", default="now", help="last day (default: today)")
     parser.add_argument("--domains", action="store_true", help="a line per node and domain")
-    parser.add_argument("--meter", type=Path, metavar="CSV", help="a facility meter's readings: columns time, kwh")
+    parser.add_argument(
+        "--meter",
+        type=Path,
+        metavar="CSV",
+        help="a facility meter's readings: columns time, kwh; default: the policy's facility meters",
+    )
     parser.add_argument("--meter-tolerance", type=float, default=0.1, metavar="X", help="relative (default 0.1)")
     parser.add_argument("--no-slurm", action="store_true", help="leave sacct out")
     parser.add_argument("--json", action="store_true")
@@ -74,11 +79,17 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         first_s = ledger.first_start_s(archive.cluster) or until_s
         ended = [j for j in ended if (j.start_s or first_s) >= first_s]
         findings += audit.compare_sacct(ended, held, load_site().expects)
+    counted_uj = sum(a.total_uj for a in books.accounts.values())
+    metered = ""
     if args.meter is not None:
-        counted_uj = sum(a.total_uj for a in books.accounts.values())
         findings += audit.compare_meter(
             counted_uj, audit.read_meter(args.meter, since_s, until_s), args.meter_tolerance
         )
+        metered = f"compared with {args.meter}"
+    else:
+        meters = facility.declared(load_site().settings.sensors.files)
+        wrong, metered = facility.compare(archive, meters, counted_uj, since_s, until_s, args.meter_tolerance)
+        findings += wrong
     if args.json:
         accounts = [{"node": n, "day": d, "domain": m, **asdict(a)} for (n, d, m), a in sorted(books.accounts.items())]
         print(json.dumps({"accounts": accounts, "findings": [asdict(f) for f in findings]}, indent=1))
@@ -86,7 +97,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     style = style_for(sys.stdout)
     if books.accounts:
         print("\n".join(accounts_table(books.accounts, style, args.domains)), end="\n\n")
-    print(_summary(archive, books, compared, len(jobs), bool(args.no_slurm)))
+    print(_summary(archive, books, compared, len(jobs), bool(args.no_slurm), metered))
     if findings:
         print("\n".join(findings_list(findings, style)))
         return 1
@@ -101,7 +112,7 @@ def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:
         raise UnavailableError(f"{error} (or leave sacct out with --no-slurm)") from error
 
 
-def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int, no_slurm: bool) -> str:
+def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int, no_slurm: bool, metered: str) -> str:
     nodes = len({node for node, _, _ in books.accounts})
     windows = sum(a.windows for a in books.accounts.values())
     gap_s = sum(a.gap_ns for a in books.accounts.values()) / 1e9
@@ -111,4 +122,6 @@ def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int,
     lines.append("sacct was left out" if no_slurm else f"{jobs} jobs that sacct knows")
     if gap_s:
         lines.append(f"{gap_s:.0f} s of gaps (summed over nodes and domains)")
+    if metered:
+        lines.append(metered)
     return "; ".join(lines) + "."

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.collect import Closing, Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.footprint import estimator, factors
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.running import publish_running
@@ -123,6 +124,8 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> 
         collector = Collector(archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off")
         summary = collector.sweep()
         publish_running(archive, tools)
+        for problem in note_readings(archive, declared(site.settings.sensors.files), time.time()):
+            log.warning("%s", problem)
         if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
             print(f"{cluster}: {summary}", flush=True)
         for note in summary.notes:

@@ -101,7 +101,7 @@ NAME = Text(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "chemistry")
 DATE = Text(r"\d{4}-\d{2}-\d{2}", "2026-01-31")
 SOURCE = Text(r".*\S.*", "the operator's annual report 2025")
 BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "ipmi", "psutil", "file", "estimate")
-COMPONENTS = ("cpu", "dram", "gpu", "node", "other")
+COMPONENTS = ("cpu", "dram", "gpu", "node", "other", "facility")
 USER_OPTIONS = ("off", "notrace", "period")
 
 
@@ -109,6 +109,8 @@ def _unit_fits(sensor: Mapping[str, Any]) -> str | None:
     kind, unit = sensor.get("kind"), sensor.get("unit")
     if kind and unit and unit[-1] != ("J" if kind == "counter" else "W"):
         return f"a {kind} has no unit {unit}: a counter counts uJ, mJ or J, a power is in uW, mW or W"
+    if sensor.get("component") == "facility" and kind == "power":
+        return "a facility meter is a counter: what its power adds up to between two readings is not known"
     return None
 
 
