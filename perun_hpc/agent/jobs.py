@@ -22,6 +22,8 @@ from perun_hpc.agent.views import Views
 from perun_hpc.errors import PerunError
 from perun_hpc.wire.message import Message, decode
 
+SEARCH_NS = 60_000_000_000
+"""So long a job's cgroup is looked for every second; most steps begin within."""
 LOST_NS = 600_000_000_000
 """A session whose cgroup is gone is given up after this time."""
 
@@ -87,8 +89,12 @@ class Jobs:
         self._register.over.clear()
 
     def look_after(self, session: Session, now_ns: int) -> None:
-        """About once a second: learn which CPUs it got, and give it up if it is lost."""
-        if not session.cpus or now_ns - session.start.mono_ns < INTERVAL_NS:
+        """About once a second: learn which CPUs it got, and give it up if it is lost.
+
+        A job without a cgroup is looked for at every interval's end, too: later on that is often enough.
+        """
+        age_ns = now_ns - session.start.mono_ns
+        if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
             self._learn_cpus(session)
         self._give_up_lost(session, now_ns)
 

@@ -6,7 +6,7 @@ Everything in it is plain data that goes through JSON unchanged, so that the nex
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from perun_hpc.errors import DataError
@@ -232,10 +232,19 @@ class Session:
         per_domain[domain] = per_domain.get(domain, 0) + energy_uj
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        data = asdict(self)
-        data["key"] = self.key.name
-        return data
+        """All of it as JSON values, to be written at once: its parts are the session's own, since copies cost much."""
+        return {
+            **vars(self),
+            "key": self.key.name,
+            "start": vars(self.start),
+            "end": vars(self.end) if self.end else None,
+            "domains": {name: vars(account) for name, account in self.domains.items()},
+            "steps": {
+                name: {**vars(step), "ranks": {rank: vars(run) for rank, run in step.ranks.items()}}
+                for name, step in self.steps.items()
+            },
+            "gaps": [vars(gap) for gap in self.gaps],
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Session:

@@ -29,6 +29,8 @@ TRACK = "track.json"
 PHASE_NS = 60 * layout.NS_PER_S
 """On a shared file system nodes write a finished chunk within this time, each at its own moment."""
 RETRY_NS = 30 * layout.NS_PER_S
+STORE_ROWS = 64
+"""Rows that are in the journal wait until there are so many to be put into their chunk, which is cheaper together."""
 MAX_PENDING = 3
 """Chunks kept in memory while the disk takes none; then the oldest is given up and the trace is partial."""
 
@@ -158,11 +160,13 @@ class NodeStore:
         self._phase = zlib.crc32(self.node.encode()) * PHASE_NS // (1 << 32) // self._period_ns if self._direct else 0
         self._chunks: dict[int, _Chunk] = {}
         self._waiting: list[Row] = []
+        self._unstored: list[Row] = []
         self._shards: dict[str, tuple[int, GrowingShard]] = {}
         self._backups: dict[str, list[Any]] | None = None
         self._settled: list[Journal] = []
         self._tally = _Tally()
         self._retry_tick = 0
+        self._journal_retry_tick = 0
         self._synced_tick = 0
         self._created = False
         self.problem: str | None = None
@@ -266,11 +270,15 @@ class NodeStore:
         number = tick // self._length
         if number not in self._chunks:
             self._write_journal(sync=True)
+            self._store_rows()
             self._chunks[number] = self._begin(number)
         offset = min(max(offset_us, -(1 << 31) + 1), (1 << 31) - 1)
         row: Row = (tick, offset, *_written(values))
         self._waiting.append(row)
+        self._unstored.append(row)
         self._count(row)
+        if len(self._unstored) >= STORE_ROWS:
+            self._store_rows()
         if len(self._waiting) >= self._batch:
             self._write_journal()
         if len(self._chunks) > 1 and tick % self._length >= self._phase and tick >= self._retry_tick:
@@ -279,6 +287,7 @@ class NodeStore:
     def flush(self) -> None:
         """Make every row so far visible to readers of the store, also those of the unfinished chunk."""
         self._write_journal()
+        self._store_rows()
         self._publish(list(self._chunks.values()))
 
     def seal(self, state: str = "complete", why: str = "") -> SealedTrace:
@@ -290,6 +299,7 @@ class NodeStore:
             where the disk does not take it; the journals then stay, and sealing can be tried again.
         """
         self._write_journal()
+        self._store_rows()
         chunks = list(self._chunks.values())
         self._write_chunks(chunks)
         self._sync_shards()
@@ -342,13 +352,13 @@ class NodeStore:
 
     def _write_journal(self, sync: bool = False) -> None:
         """Journal the rows that wait; make the newest journal durable when it is time to, or now."""
+        tick = self._tally.last
+        if tick < self._journal_retry_tick and not sync:
+            return
         rows, self._waiting = self._waiting, []
-        if rows:
-            self._store(rows)
         target = self._chunks[max(self._chunks)].journal if self._chunks else None
         if target is None:
             return
-        tick = self._tally.last
         try:
             if rows:
                 target.write(rows)
@@ -359,12 +369,18 @@ class NodeStore:
                 target.sync()
         except OSError as error:
             self._failed(error)
+            self._waiting, self._journal_retry_tick = rows, self._retry_tick
 
     def _count(self, row: Row) -> None:
         tally = self._tally
         tally.rows += 1
         tally.first = row[0] if tally.first < 0 else tally.first
         tally.last = row[0]
+
+    def _store_rows(self) -> None:
+        rows, self._unstored = self._unstored, []
+        if rows:
+            self._store(rows)
 
     def _store(self, rows: Sequence[Row]) -> None:
         """Put rows of one chunk, in order, into its columns."""
