@@ -2,6 +2,9 @@
 
 Peers are counted by the samples they were asked for, which flatters them: they take a few percent less. With 400
 sensors the peer is perun with 33, more than which it does not have on a machine like this.
+
+The floor is a bare Python loop that sleeps 10 ms, reads 33 such files and does nothing with them: the peer of the
+agent's own share. At one row a second with 100 sensors what counts is the share of a core.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +29,27 @@ from perun_hpc.wire.client import request
 
 ROUNDS = 3
 COUNTS = (3, 33, 400)
-OURS_S, OURS_PERIOD_S = 10, 0.01
+OURS_S, OURS_PERIOD_MS = 10, 10
+SLOW_COUNT, SLOW_S, SLOW_PERIOD_MS = 100, 30, 1000
 PEER_S, PEER_PERIOD_S = 15, 0.1
 THREE_OF_PERUN = "RAM_USAGE NET_READ_BYTES_lo NET_WRITE_BYTES_lo"
 POLICY = """
 monitor: {{jobs: all}}
 agent: {{nice: 0}}
-sampling: {{period: 10 ms, period_min: 10 ms}}
+sampling: {{period: {period_ms} ms, period_min: 10 ms}}
 sensors: {{backends: [powercap]}}
 store: {{archive: {archive}, trace_min_duration: 0 s}}
+"""
+FLOOR = """
+import os, select, sys, time
+files = [os.open(path, os.O_RDONLY) for path in sys.argv[2:]]
+read, pread = os.pipe()[0], os.pread
+begin_s, until_s, rows = time.process_time(), time.monotonic() + float(sys.argv[1]), 0
+while time.monotonic() < until_s:
+    select.select((read,), (), (), 0.01)
+    [int(pread(file, 64, 0)) for file in files]
+    rows += 1
+print((time.process_time() - begin_s) / rows * 1000)
 """
 CODECARBON = """
 import sys, time
@@ -52,30 +68,66 @@ tracker.stop()
 
 
 def run() -> Iterator[Result]:
-    """Yield `sampler.cpu_s_per_1000.{3,33,400}` and `agent.rss_mb`."""
+    """Yield `sampler.cpu_s_per_1000.{3,33,400}`, the floor, `agent.core_percent.100_at_1hz` and `agent.rss_mb`."""
     rss_mb: list[float] = []
     arms: dict[str, Callable[[], float]] = {f"ours {count}": partial(_agent, count, rss_mb) for count in COUNTS}
     arms["perun 3"] = partial(_perun, ("--exclude-sensors", "", "--include-sensors", THREE_OF_PERUN))
     arms["perun 33"] = partial(_perun, ("--exclude-sensors", ""))
     arms["codecarbon"] = _codecarbon
+    arms["floor"] = _floor
+    arms["slow"] = _core_percent
     taken = medians(arms, ROUNDS)
     for count, peer, name in (
         (3, "perun 1.0.0", "perun 3"),
         (3, "CodeCarbon", "codecarbon"),
         (33, "perun 1.0.0", "perun 33"),
         (400, "perun 1.0.0, 33 sensors", "perun 33"),
+        (33, "bare Python reading 33 files", "floor"),
     ):
         yield Result(f"sampler.cpu_s_per_1000.{count}", taken[f"ours {count}"], "s", peer, taken[name], n=ROUNDS)
+    yield Result(f"agent.core_percent.{SLOW_COUNT}_at_1hz", taken["slow"], "%", n=ROUNDS)
     yield Result("agent.rss_mb", statistics.median(rss_mb), "MB", n=len(rss_mb))
 
 
 def _agent(count: int, rss_mb: list[float]) -> float:
     """CPU seconds per 1000 samples of an agent that samples one job with `count` energy counters."""
+    used = _used(count, OURS_PERIOD_MS, OURS_S)
+    if count == 33:
+        rss_mb.append(used.rss_mb)
+    return used.cpu_s / (used.elapsed_s * used.rows_per_s) * 1000
+
+
+def _core_percent() -> float:
+    """Share of a core that an agent takes at one row a second."""
+    used = _used(SLOW_COUNT, SLOW_PERIOD_MS, SLOW_S)
+    return 100 * used.cpu_s / used.elapsed_s
+
+
+def _floor() -> float:
+    """CPU seconds per 1000 rows of the least that Python can do."""
+    with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
+        _machine(Path(text), 33)
+        files = sorted(str(path) for path in Path(text).rglob("energy_uj"))
+        command = [sys.executable, "-I", "-c", FLOOR, str(OURS_S), *files]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@dataclass(frozen=True)
+class _Used:
+    """What an agent used in a time: counted by the rows that are there, since a busy machine makes it skip some."""
+
+    cpu_s: float
+    elapsed_s: float
+    rows_per_s: float
+    rss_mb: float
+
+
+def _used(count: int, period_ms: int, seconds: float) -> _Used:
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
         home = Path(text)
         _machine(home / "root", count)
         policy = home / "policy.yaml"
-        policy.write_text(POLICY.format(archive=home / "archive"))
+        policy.write_text(POLICY.format(archive=home / "archive", period_ms=period_ms))
         (home / "archive").mkdir()
         with _running(home, policy) as socket:
             job = {
@@ -90,16 +142,13 @@ def _agent(count: int, rss_mb: list[float]) -> float:
             request("job-start", {**job, "node": "bench"}, path=socket, timeout_s=5)
             time.sleep(1.5)
             begin, since_s = request("status", {}, path=socket, timeout_s=5).fields, time.monotonic()
-            time.sleep(OURS_S)
+            time.sleep(seconds)
             end, elapsed_s = request("status", {}, path=socket, timeout_s=5).fields, time.monotonic() - since_s
             request("job-end", {**job, "exit_code": "0"}, path=socket, timeout_s=5)
             record = _record(home / "archive" / "bench" / "incoming" / "1.0" / "bench.json")
-        if count == 33:
-            rss_mb.append(int(end["rss_b"]) / 1e6)
-        # Counted by the rows that are there: a busy machine makes the agent skip some.
         per_s = record["trace"]["rows"] / (record["end"]["mono_ns"] - record["start"]["mono_ns"]) * 1e9
         cpu_s = (int(end["cpu_ns"]) - int(begin["cpu_ns"])) / 1e9
-        return float(cpu_s / (elapsed_s * per_s) * 1000)
+        return _Used(cpu_s, elapsed_s, per_s, int(end["rss_b"]) / 1e6)
 
 
 def _record(path: Path) -> dict[str, Any]:
