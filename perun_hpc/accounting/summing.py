@@ -6,7 +6,7 @@ Pure functions. Whatever the order in which nodes report, the same set of bounda
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -27,6 +27,7 @@ from perun_hpc.accounting.schema import (
     worst_provenance,
 )
 from perun_hpc.config.hostlist import expand
+from perun_hpc.store.layout import SHORT
 
 METER = "node"
 """The component of a node's meter: it contains the others and is shown, never added to them."""
@@ -98,7 +99,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         power_peak_mw=_sum_known(_usage(b, "peak_mw") for b in parts),
         gpu_held_s=held_ns // 1_000_000_000,
         gpu_idle_s=sum(idle_known) // 1_000_000_000 if gpus and len(idle_known) == len(gpus) else None,
-        missing=tuple(missing),
+        missing=(*missing, *_trace_holes(parts)),
         missing_nodes=tuple(absent),
         components=components,
         nodes=tuple(_node(b) for b in parts),
@@ -292,6 +293,16 @@ def _holes(parts: Sequence[Boundary], absent: Sequence[str]) -> list[str]:
         if not b.domains:
             holes.append(f"{b.node}: no energy sensor")
     return holes
+
+
+def _trace_holes(parts: Sequence[Boundary]) -> Iterator[str]:
+    """Yield a sentence per trace that lost something; it is no evidence: the record is not partial for it."""
+    for b in parts:
+        trace = b.raw.get("trace") or {}
+        if trace.get("stored") and trace.get("state") == "partial":
+            yield f"{b.node}: its trace is partial: {trace.get('why')}"
+        elif not trace.get("stored") and trace.get("why") not in (None, SHORT):
+            yield f"{b.node}: no trace: {trace['why']}"
 
 
 def _node(b: Boundary) -> NodeEnergy:

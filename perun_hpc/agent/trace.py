@@ -30,7 +30,6 @@ class Trace:
         """When the next row is due (monotonic)."""
         self.late = 0
         self.skipped = 0
-        self.lost: str | None = None
         self._names = tuple(sensor.id for sensor in store.sensors)
         self._ids: tuple[str, ...] = ()
         self._places: list[int | None] = []
@@ -92,7 +91,6 @@ class Trace:
         if not self._as_they_come:
             ticks = [None if place is None else ticks[place] for place in self._places]
         self._store.append(tick.index, ticks, tick.late_ns // 1000)
-        self.lost = self._store.problem or self.lost
 
     def pause(self) -> None:
         """Let go of the store without ending it: the next agent continues."""
@@ -101,7 +99,7 @@ class Trace:
 
     def seal(self) -> dict[str, Any]:
         """End the trace and say what it holds; OSError where the disk does not take it."""
-        sealed = self._store.seal("partial" if self.lost else "complete", self.lost or "")
+        sealed = self._store.seal()
         return {
             "stored": sealed.rows > 0,
             "state": sealed.state,

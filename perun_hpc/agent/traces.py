@@ -93,6 +93,7 @@ class Traces:
     def seal(self, session: Session) -> None:
         """The session has ended: keep its trace if it deserves one."""
         from perun_hpc.agent import trace
+        from perun_hpc.store.layout import SHORT
 
         held = self._open.pop(session.key, None)
         if held is None or session.end is None:
@@ -105,7 +106,7 @@ class Traces:
                 session.trace = {"stored": False, "why": str(error)[:200]}
                 held.discard(directory)
         else:
-            session.trace = {"stored": False, "why": "the job was short"}
+            session.trace = {"stored": False, "why": SHORT}
             held.discard(directory)
 
     def drop_oldest(self, excess_b: int, why: str) -> None:

@@ -289,6 +289,9 @@ def parse_chunk_key(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[3])) if match else None
 
 
+SHORT = "the job was short"
+"""Why most jobs without a trace have none: nothing was lost."""
+
 # Marks: an empty file per node and track in `nodes/`; its name says all that merging needs, one listing reads all.
 
 

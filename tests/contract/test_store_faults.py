@@ -226,3 +226,19 @@ def test_a_damaged_shard_is_never_silently_wrong(whole: Path, tmp_path: Path, ha
             raise
         except Exception as error:  # any reader's error will do, a wrong value will not
             assert type(error).__name__
+
+
+def test_rows_that_a_full_disk_kept_out_of_the_journal_reach_it_once_there_is_room(small_disk: Path) -> None:
+    session = small_disk / "session"
+    store = opened(session)
+    append(store, 0, 20)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert append(store, 20, 300)
+    filler.unlink()
+    append(store, 300, 400)
+    (again,) = NodeStore.recover(session)  # as after a kill -9: nothing of the writer's memory
+    assert not again.losses
+    assert again.seal().rows == 400
