@@ -342,10 +342,18 @@ class Collector:
         except UnavailableError as error:
             log.warning("%s", error)
             return replace(summary, notes=(*summary.notes, str(error)))
-        ended = [j for j in jobs if j.state in FINAL_STATES and _ran(j) and (j.end_s or 0) <= until_s]
+        ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
         stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
         waiting = {run.job_id for run, _ in self.archive.incoming()}
-        absent = [j for j in _without_record(ended, stored) if j.job_id not in waiting]
+        # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
+        doubtful = {j.job_id for j in _without_record(ended, stored, SLACK_S)} - waiting
+        known = self._ask(sorted(doubtful)) if doubtful else {}
+        if not doubtful <= known.keys():
+            return summary
+        every = [j for job_id in sorted(doubtful) for j in known[job_id]]
+        absent = [
+            j for j in _without_record(every, stored, CLOCK_S) if _ran(j) and since_s <= (j.end_s or 0) <= until_s
+        ]
         if self.tools.expects is not None:
             absent = [j for j in absent if self.tools.expects(j)]
         records = [missing_record(j, self.archive.cluster, "no node reported this job") for j in absent]
@@ -453,16 +461,23 @@ def _refusal(answer: Refused) -> str:
 
 
 def _ran(job: SlurmJob) -> bool:
-    return job.start_s is not None and job.end_s is not None and job.num_nodes > 0 and bool(job.nodelist)
+    """Whether a run has ended, and had nodes for a time."""
+    return (
+        job.state in FINAL_STATES
+        and job.start_s is not None
+        and job.end_s is not None
+        and job.num_nodes > 0
+        and bool(job.nodelist)
+    )
 
 
-def _without_record(ended: Sequence[SlurmJob], stored: dict[int, list[tuple[int, int]]]) -> list[SlurmJob]:
+def _without_record(jobs: Sequence[SlurmJob], stored: dict[int, list[tuple[int, int]]], slack_s: int) -> list[SlurmJob]:
     """Return the runs that no stored run (job id -> start and end) belongs to."""
     by_id: dict[int, list[SlurmJob]] = {}
-    for job in ended:
+    for job in jobs:
         by_id.setdefault(job.job_id, []).append(job)
     absent = []
     for job_id, runs in by_id.items():
-        pairs = pair_runs(runs, stored.get(job_id, ()), CLOCK_S)
+        pairs = pair_runs(runs, stored.get(job_id, ()), slack_s)
         absent += [job for index, job in enumerate(runs) if index not in pairs]
     return absent

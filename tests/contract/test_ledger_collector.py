@@ -159,6 +159,22 @@ def test_jobs_nobody_reported_get_a_record_that_says_so(world: World) -> None:
     assert (record.status, record.revision) == ("complete", 2)
 
 
+def test_the_run_after_a_requeue_that_nobody_reported_gets_its_own_record(world: World) -> None:
+    first = slurm_job(start_s=None, end_s=START_S + 4, state="REQUEUED")
+    second = slurm_job(submit_s=START_S + 5, start_s=START_S + 900, end_s=START_S + 1000, run=1)
+    world.jobs = [first, second]
+    put_incoming(world.root, boundary(seconds=4))
+    world.now = START_S + 950.0
+    world.collector().sweep()
+    world.now += 2 * DEADLINE_S
+    world.up = False
+    assert world.collector().sweep().missing == 0
+    world.up = True
+    assert world.collector().sweep().missing == 1
+    found = [(r.restart_count, r.state, r.status) for r in world.ledger.members("c", "4711")]
+    assert found == [(0, "REQUEUED", "complete"), (1, "COMPLETED", "missing")]
+
+
 def test_a_node_that_heard_of_the_job_long_after_its_end_completes_the_missing_record(world: World) -> None:
     world.jobs = [slurm_job(), slurm_job(4712)]
     put_incoming(world.root, boundary(4712))
