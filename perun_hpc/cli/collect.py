@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if not root.is_dir():
         raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
     if traces.wanted(args):
-        return traces.run(args, root, [args.cluster] if args.cluster else clusters(root))
+        names = [args.cluster] if args.cluster else clusters(root)
+        return traces.run(args, root, names, site.settings.store.recode_after_ns)
     if args.job or args.older_than is not None:
         raise UsageError("perun collect: JOB and --older-than belong to --repair, --recode and --thin")
     ledger = open_ledger(args.ledger or site.ledger, create=True)

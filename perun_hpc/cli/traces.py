@@ -25,8 +25,13 @@ def wanted(args: argparse.Namespace) -> bool:
     return bool(args.repair or args.recode or args.thin is not None)
 
 
-def run(args: argparse.Namespace, root: Path, names: list[str]) -> int:
-    """Do it for the jobs that were named, or those that ended before `--older-than`; a failure stops no other one."""
+def run(args: argparse.Namespace, root: Path, names: list[str], recode_after_ns: int | str) -> int:
+    """Do it for the jobs that were named, or those that ended before `--older-than`; a failure stops no other one.
+
+    Where neither is given, what is recoded is as old as the policy's `store.recode_after` says.
+    """
+    if args.recode and not args.job and args.older_than is None and not isinstance(recode_after_ns, str):
+        args.older_than = f"uts{(time.time_ns() - recode_after_ns) // layout.NS_PER_S}"
     failed = False
     for directory in _directories(args, root, names):
         try:

@@ -279,6 +279,11 @@ class Store:
     compression: int = _item(
         Number(0, 9, integer=True), "6", "how hard traces are compressed (zlib): 0 not at all, 9 most", JOBS
     )
+    recode_after_ns: int | str = _item(
+        duration("1 h", None, "never"),
+        "never",
+        "`perun collect --recode` without a job puts traces older than this into blocks of nodes, which read faster",
+    )
     retention_ns: int = _item(duration("1 d"), "400 d", "traces older than this are deleted; records stay", JOBS)
 
 

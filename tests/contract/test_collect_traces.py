@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,21 @@ def test_traces_are_recoded_thinned_and_repaired_by_command(job: Path, capsys: p
     assert shard.name in capsys.readouterr().out
     assert (job / layout.ASIDE).is_dir()
     assert statuses(job)[1] == "missing: disk full"
+
+
+def test_the_policy_says_how_old_a_trace_is_when_it_is_recoded(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("store:\n  recode_after: 30 d\n")
+    monkeypatch.setenv("PERUN_POLICY", str(policy))
+    assert collect(job, "--recode") == 0
+    assert not (job / layout.RECODED).exists()
+    old = time.time() - 31 * 86_400
+    os.utime(job / "record.json", (old, old))
+    assert collect(job, "--recode") == 0
+    assert (job / layout.RECODED).exists()
+    assert collect(job, "--repair") == 64
 
 
 @pytest.mark.parametrize("words", [["--recode"], ["--thin", "2", "4711", "--older-than", "2100-01-01"], ["4711"]])
