@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from perun_hpc.store import job_store, layout
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.shard import GrowingShard, end_of
 from perun_hpc.store.ship import extend, grow, ship
+from tests.soak.store_data import rows, sensors
 
 S = layout.NS_PER_S
 START = 1_764_000_000
@@ -238,3 +241,43 @@ def test_what_a_crash_took_back_is_written_anew(tmp_path: Path) -> None:
     size = end_of(again.index)
     assert copy.read_bytes() == path.read_bytes()[:size]
     assert extend(path, copy) == 0
+
+
+def test_four_hundred_sensors_come_back(tmp_path: Path) -> None:
+    many = sensors(400)
+    store = opened(tmp_path / "s", sensors=many, sync_ns=None)
+    written = list(rows(many, 700))
+    for index, values in enumerate(written):
+        store.append(START + index, values)
+    store.seal()
+    assert merged(tmp_path / "s", tmp_path / "j").state == "complete"
+    group = job_store.open_group(tmp_path / "j")
+    start = START - layout.origin_tick(S, START * S)
+    checked = 0
+    for part in layout.arrays(many):
+        stored = np.asarray(group[part.form.name][0, :, start:])  # type: ignore[index]
+        for at, column in enumerate(part.columns):
+            if many[column].kind is Kind.GAUGE:  # a counter's values are unwrapped
+                raw = [values[column] for values in written]
+                np.testing.assert_array_equal(stored[at], [v // part.form.divisor for v in raw if v is not None])
+                checked += 1
+    assert checked > 300
+
+
+def test_the_writer_stays_small() -> None:
+    code = (
+        "import tempfile\n"
+        "from pathlib import Path\n"
+        "from perun_hpc.store.node_store import NodeStore\n"
+        "from tests.soak.store_data import START, rows, sensors\n"
+        "with tempfile.TemporaryDirectory() as directory:\n"
+        "    store = NodeStore.open(Path(directory), cluster='c', job_id='1', restart_count=0, node='n1',\n"
+        "        sensors=sensors(40), period_ns=10**9, start_ns=START * 10**9, sync_ns=None)\n"
+        "    for index, row in enumerate(rows(sensors(40), 1300)):\n"
+        "        store.append(START + index, row)\n"
+        "    store.seal()\n"
+        "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith(('VmHWM', 'Threads'))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    resident_kb, threads = map(int, done.stdout.split())
+    assert resident_kb < 25_000 and threads == 1
