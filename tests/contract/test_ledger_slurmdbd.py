@@ -1,0 +1,167 @@
+"""Writing to slurmdbd: batched, checked, at a bounded rate, tried again, never over another tool's comment."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting.comment import encode
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.accounting.slurmdbd import FIRST_RETRY_S, LAST_RETRY_S, MAX_SESSIONS, MAX_TRIES, Dbd, Flushed, flush
+from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.errors import UnavailableError
+from tests.accounting_data import START_S, boundary, parsed, slurm_job
+
+_COMMAND = re.compile(r'modify job where jobid=(\S+) cluster=c set AdminComment="([^"]*)"\Z')
+
+
+class Slurmdbd:
+    """A slurmdbd that keeps comments in lower case, as 22.05 does, and counts the sessions."""
+
+    def __init__(self, *jobs: SlurmJob) -> None:
+        self.jobs = list(jobs)
+        self.sessions: list[int] = []
+        self.up = True
+        self.deaf: set[str] = set()
+        self._lock = threading.Lock()
+
+    def sacct(self, ids: Iterable[int]) -> list[SlurmJob]:
+        if not self.up:
+            raise UnavailableError("sacct: is slurmdbd up?")
+        wanted = set(ids)
+        return [job for job in self.jobs if job.job_id in wanted]
+
+    def run(self, command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
+        assert command[0] == "sacctmgr"
+        lines = (stdin or "").splitlines()
+        with self._lock:
+            self.sessions.append(len(lines))
+            for line in lines:
+                match = _COMMAND.match(line)
+                assert match is not None, line
+                if match[1] not in self.deaf:
+                    self._set(match[1], match[2].lower())
+        return ""
+
+    def _set(self, shown: str, text: str) -> None:
+        newest = max((job for job in self.jobs if job.shown_id == shown), key=lambda job: job.run)
+        self.jobs[self.jobs.index(newest)] = replace(newest, admin_comment=text)
+
+    def comment(self, job_id: int) -> str:
+        return next(job.admin_comment for job in self.jobs if job.job_id == job_id)
+
+
+class World:
+    """A ledger with a clock that the tests turn."""
+
+    def __init__(self, path: Path) -> None:
+        self.now = START_S + 1000.0
+        self.ledger: Ledger = open_ledger(str(path / "ledger.db"), create=True, clock=lambda: self.now)
+
+    def flush(self, dbd: Slurmdbd, overwrite: bool = False, per_s: float = 100, seconds: float = 60) -> Flushed:
+        return flush(self.ledger, "c", Dbd(dbd.sacct, dbd.run), overwrite, per_s, seconds)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def record(job: SlurmJob, **other: object) -> EnergyRecord:
+    return add_slurm(sum_boundaries([parsed(boundary(job.job_id, **other))]), job)  # type: ignore[arg-type]
+
+
+def test_many_jobs_take_a_few_sessions(world: World) -> None:
+    jobs = [slurm_job(n) for n in range(1, 41)]
+    dbd = Slurmdbd(*jobs)
+    records = [record(job) for job in jobs]
+    world.ledger.put(records, queue=True)
+    assert world.flush(dbd) == Flushed(written=40)
+    assert len(dbd.sessions) <= MAX_SESSIONS and sum(dbd.sessions) == 40
+    assert [dbd.comment(n) for n in range(1, 41)] == [encode(r) for r in records]
+    assert world.flush(dbd) == Flushed() and len(dbd.sessions) <= MAX_SESSIONS
+
+
+def test_no_more_jobs_than_the_rate_allows(world: World) -> None:
+    jobs = [slurm_job(n) for n in range(1, 11)]
+    dbd = Slurmdbd(*jobs)
+    world.ledger.put([record(job) for job in jobs], queue=True)
+    assert world.flush(dbd, per_s=0.1, seconds=30) == Flushed(written=3)
+    assert dbd.sessions == [3]
+
+
+def test_another_tools_comment_stays_unless_the_policy_says_otherwise(world: World) -> None:
+    job = slurm_job(admin_comment="billing: project 7")
+    dbd = Slurmdbd(job)
+    world.ledger.put([record(job)], queue=True)
+    assert world.flush(dbd) == Flushed(kept=1)
+    assert (dbd.comment(4711), dbd.sessions) == ("billing: project 7", [])
+    assert world.flush(dbd) == Flushed()
+    world.ledger.put([record(job, revision=2)], queue=True)
+    assert world.flush(dbd, overwrite=True) == Flushed(written=1)
+    assert dbd.comment(4711).startswith("perun1:rev=2:")
+
+
+def test_perun_amends_its_own_line(world: World) -> None:
+    job = slurm_job()
+    dbd = Slurmdbd(job)
+    world.ledger.put([record(job)], queue=True)
+    world.flush(dbd)
+    world.ledger.put([record(job, revision=2)], queue=True)
+    assert world.flush(dbd) == Flushed(written=1)
+    assert dbd.comment(4711).startswith("perun1:rev=2:")
+
+
+def test_what_had_no_effect_is_tried_again_later_and_later_and_given_up_in_the_end(world: World) -> None:
+    jobs = [slurm_job(1), slurm_job(2)]
+    dbd = Slurmdbd(*jobs)
+    dbd.deaf = {"2"}
+    world.ledger.put([record(job) for job in jobs], queue=True)
+    assert world.flush(dbd) == Flushed(written=1, postponed=1)
+    waits = []
+    while True:
+        since = world.now
+        while not (done := world.flush(dbd)).postponed and not done.dropped:
+            world.now += 1 if world.now - since < 100 else 60
+        if done.dropped:
+            break
+        waits.append(world.now - since)
+    assert len(waits) == MAX_TRIES - 1
+    assert waits[0] == FIRST_RETRY_S and waits[1] == 2 * FIRST_RETRY_S
+    assert max(waits) <= LAST_RETRY_S + 60 and sum(waits) > 20 * 3600
+    assert world.ledger.due("c", 10) == []
+
+
+def test_a_slurmdbd_that_is_away_costs_only_time(world: World) -> None:
+    job = slurm_job()
+    dbd = Slurmdbd(job)
+    dbd.up = False
+    world.ledger.put([record(job)], queue=True)
+    assert world.flush(dbd) == Flushed(postponed=1)
+    dbd.up = True
+    world.now += FIRST_RETRY_S
+    assert world.flush(dbd) == Flushed(written=1)
+
+
+def test_members_of_arrays_and_het_jobs_are_named_one_by_one(world: World) -> None:
+    jobs = [slurm_job(10, shown_id="10_1"), slurm_job(11, shown_id="10_2"), slurm_job(20, shown_id="20+0")]
+    dbd = Slurmdbd(*jobs)
+    world.ledger.put([record(job) for job in jobs], queue=True)
+    assert world.flush(dbd) == Flushed(written=3)
+    assert all(dbd.comment(n).startswith("perun1:") for n in (10, 11, 20))
+
+
+def test_of_a_requeued_job_only_the_newest_run_can_be_reached(world: World) -> None:
+    first = slurm_job(state="REQUEUED", end_s=START_S + 50)
+    second = slurm_job(submit_s=START_S + 51, start_s=START_S + 200, end_s=START_S + 300, run=1)
+    dbd = Slurmdbd(first, second)
+    world.ledger.put([record(first, seconds=50), record(second, start_s=START_S + 200, restart_count=1)], queue=True)
+    assert world.flush(dbd) == Flushed(written=1, dropped=1)
+    assert [bool(job.admin_comment) for job in dbd.jobs] == [False, True]
