@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from perun_hpc.accounting.boundary import parse_boundary
 
-from .agent_node import FakeNode
+from .agent_node import ZONES, FakeNode
 
 
 @pytest.fixture
@@ -125,3 +126,20 @@ def test_a_run_that_was_never_ended_ends_when_the_next_one_starts(node: FakeNode
     record = node.record(5, 0)
     assert record["why"] == "no job-end message"
     assert record["domains"]["package-0"]["node_uj"] == 1_000
+
+
+def test_a_counter_that_can_wrap_fast_is_read_often_whatever_the_storage_period(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path, "sampling: {period: 60 s, period_max: 1 h}\n")
+    for zone in ZONES:  # at the ceiling of 3 kW, 6 kJ last two seconds: a reading every half second at the latest
+        (node.root / "sys/class/powercap" / zone / "max_energy_range_uj").write_text("6000000000\n")
+    node.start()
+    try:
+        node.begin(1)
+        time.sleep(2.5)
+        node.end(1)
+        node.record(1)
+    finally:
+        node.stop()
+    lines = [line for line in node.ledger() if line["domain"] == "package-0"]
+    assert len(lines) >= 3
+    assert max(line["t1_ns"] - line["t0_ns"] for line in lines) < 2_000_000_000

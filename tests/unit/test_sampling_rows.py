@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,9 +13,12 @@ from perun_hpc.backend.procstat import KEPT_NS, ProcStat
 from perun_hpc.backend.sysfile import NumberFiles
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
+from perun_hpc.sampling.schedule import Schedule
+from perun_hpc.store import job_store
 from perun_hpc.store.journal import GAP
 from perun_hpc.store.layout import FORMS
-from perun_hpc.store.node_store import _Column
+from perun_hpc.store.node_store import NodeStore, _Column
+from perun_hpc.store.ship import ship
 
 SECOND_NS = 1_000_000_000
 
@@ -120,3 +124,32 @@ def test_a_sample_of_a_node_whose_gauges_are_integrated_holds_their_counters(tmp
     assert counters == ["hwmon:node:energy"]
     assert dict(zip(node.ids, node.sample(), strict=True)).keys() == {one.id for one in node.sensors}
     assert node.sample()[-1] is not None
+
+
+@pytest.mark.parametrize("period_ns", [10_000_000, 100_000_000, SECOND_NS, 60 * SECOND_NS, 3600 * SECOND_NS])
+def test_storage_periods_from_ten_milliseconds_to_an_hour(tmp_path, period_ns):
+    start_ns = 1_764_000_000 * SECOND_NS + 17
+    store = NodeStore.open(
+        tmp_path / "session",
+        cluster="c",
+        job_id="1",
+        restart_count=0,
+        node="n1",
+        sensors=[sensor(Kind.COUNTER, (1, 1), None)],
+        period_ns=period_ns,
+        start_ns=start_ns,
+    )
+    schedule = Schedule.starting(period_ns, 0, start_ns)
+    for number in range(5):
+        tick, schedule = schedule.take(schedule.due_mono_ns + 1_000)
+        assert tick is not None
+        store.append(tick.index, [1000 * number], tick.late_ns // 1000)
+    store.seal()
+    ship(tmp_path / "session", tmp_path / "job", ["n1"])
+    job_store.finalise(tmp_path / "job", ["n1"], start_ns + 9 * period_ns)
+    data = job_store.open_job(tmp_path / "job")
+    energy = data.energy.sel(node="n1", energy_channel="package-0").values
+    assert [round(value * 1e6) for value in energy[energy == energy]] == [0, 1000, 2000, 3000, 4000]
+    times_ns = data.time.values.astype("datetime64[ns]").astype("int64")
+    assert set(times_ns[1:] - times_ns[:-1]) == {period_ns}
+    assert all(time_ns % period_ns == 0 for time_ns in times_ns)

@@ -1,0 +1,168 @@
+"""From readings to sessions and the node ledger, as the agent does it: every uJ goes to somebody, once.
+
+Counters wrap, are reset and fail to be read; the wall clock is stepped; jobs arrive and leave. The test keeps the true
+energy of every domain and what each session was given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perun_hpc.agent import booking
+from perun_hpc.agent.intervals import Intervals, Stretch, domains_of, ledger_line
+from perun_hpc.agent.session import Edge, Session, SessionKey
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import JobInput, NodeInput
+from perun_hpc.energy.counters import ceiling_ticks
+
+S = 1_000_000_000
+RANGE = 262_143_328_850
+MAX_UW = 400_000_000
+CPUS = 8
+NODE = NodeInput(
+    package_of={cpu: cpu // 4 for cpu in range(CPUS)}, core_of={cpu: cpu for cpu in range(CPUS)}, memory_b=2**36
+)
+
+
+def counter(domain: str, component: str, parent: str | None) -> Sensor:
+    return Sensor(
+        id=f"powercap:{domain}:energy",
+        host="n1",
+        backend="powercap",
+        device=domain,
+        domain=domain,
+        component=component,
+        kind=Kind.COUNTER,
+        quantity=Quantity.ENERGY,
+        unit="uJ",
+        wrap_range=RANGE,
+        max_uw=MAX_UW,
+        update_ns=1_000_000,
+        parent=parent,
+    )
+
+
+SENSORS = (
+    counter("psys", "node", None),
+    *(counter(f"package-{number}", "cpu", "powercap:psys:energy") for number in range(2)),
+    *(counter(f"dram-{number}", "dram", "powercap:psys:energy") for number in range(2)),
+)
+
+
+@dataclass
+class Truth:
+    """One counter: what it shows, what it counted since its last good reading, whether it was reset since."""
+
+    shown: int
+    counted: int = 0
+    reset: bool = False
+    read_ns: int = 0
+
+
+@dataclass
+class World:
+    """The node and its jobs."""
+
+    truths: dict[str, Truth]
+    sessions: dict[str, Session] = field(default_factory=dict)
+    ended: list[Session] = field(default_factory=list)
+    mono_ns: int = 5
+    real_ns: int = 1_764_000_000 * S
+
+    def readings(self, failing: frozenset[str] = frozenset()) -> dict[str, Reading]:
+        return {
+            f"powercap:{name}:energy": Reading(None, self.mono_ns, "input/output error")
+            if name in failing
+            else Reading(truth.shown, self.mono_ns)
+            for name, truth in self.truths.items()
+        }
+
+
+STEPS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "ns": st.integers(1_000_000, 10 * S),
+            "powers_uw": st.lists(st.integers(0, MAX_UW // 2), min_size=len(SENSORS), max_size=len(SENSORS)),
+            "failing": st.frozensets(st.sampled_from([sensor.domain for sensor in SENSORS]), max_size=3),
+            "reset": st.none() | st.sampled_from([sensor.domain for sensor in SENSORS]),
+            "clock_step_s": st.sampled_from([0, 0, 0, -7200, 86_400]),
+            "begin": st.none() | st.frozensets(st.integers(0, CPUS - 1), min_size=1),
+            "end": st.booleans(),
+            "suspended": st.booleans(),
+        }
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(starts=st.lists(st.integers(0, RANGE - 1), min_size=len(SENSORS), max_size=len(SENSORS)), steps=STEPS)
+def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them(starts, steps):
+    world = World({sensor.domain: Truth(start, read_ns=5) for sensor, start in zip(SENSORS, starts, strict=True)})
+    domains = {domain.name: domain for domain in domains_of(SENSORS)}
+    windows = Intervals(tuple(domains.values()), NODE)
+    windows.begin(world.mono_ns, world.readings())
+    given_uj: dict[tuple[str, str], int] = {}
+    for number, step in enumerate(steps):
+        started_ns = world.mono_ns
+        world.mono_ns += step["ns"]
+        world.real_ns += step["ns"] + step["clock_step_s"] * S
+        for sensor, power_uw in zip(SENSORS, step["powers_uw"], strict=True):
+            truth = world.truths[sensor.domain]
+            used = power_uw * step["ns"] // S
+            truth.counted += used
+            truth.shown = (truth.shown + used) % RANGE
+            if step["reset"] == sensor.domain:
+                truth.shown, truth.reset = 0, True
+        readings = world.readings(step["failing"])
+        jobs = tuple(
+            JobInput(party=one.key.party, cpus=frozenset(one.cpus), cpu_ns=step["ns"] // 3,
+                     suspended=step["suspended"], memory_b=2**30)
+            for one in world.sessions.values()
+        )  # fmt: skip
+        busy = dict.fromkeys(range(CPUS), step["ns"] // 2)
+        closed = windows.add(Stretch(started_ns, world.mono_ns, busy, jobs), readings)
+        day = booking.local_day(world.real_ns)
+        booking.book(closed, list(world.sessions.values()), domains, day)
+        live = frozenset(one.key.party for one in world.sessions.values())
+        for window in closed:
+            line = ledger_line(window, live)
+            if line["total_uj"] is None:
+                assert line["shares"] == {}
+                assert window.why
+            else:
+                assert sum(line["shares"].values()) == line["total_uj"]
+            for party, energy_uj in line["shares"].items():
+                given_uj[party, line["domain"]] = given_uj.get((party, line["domain"]), 0) + energy_uj
+            if line["domain"] in world.truths:
+                agrees(world.truths[line["domain"]], line["total_uj"], world.mono_ns)
+        for session in world.sessions.values():
+            for name, account in session.domains.items():
+                assert account.energy_uj == given_uj.get((session.key.party, name), 0)
+        if step["end"] and world.sessions:
+            world.ended.append(world.sessions.pop(next(iter(world.sessions))))
+        if step["begin"] is not None:
+            key = SessionKey(number + 1, 0)
+            edge = Edge(world.real_ns, world.mono_ns, 0, "hook")
+            world.sessions[key.party] = Session(key, {}, {}, "", "boot", edge, cpus=sorted(step["begin"]))
+    for session in (*world.ended, *world.sessions.values()):
+        for name, account in session.domains.items():
+            assert sum(per_domain.get(name, 0) for per_domain in session.shares.values()) == account.energy_uj
+
+
+def agrees(truth: Truth, total_uj: int | None, mono_ns: int) -> None:
+    """A window's total is the truth to the uJ, or not known; a reset that looks like a wrap stays below the ceiling."""
+    sensor = SENSORS[1]
+    elapsed_ns = mono_ns - truth.read_ns
+    if total_uj is not None and not truth.reset:
+        assert total_uj == truth.counted
+    elif total_uj is not None:
+        assert 0 <= total_uj <= (ceiling_ticks(sensor, elapsed_ns) or 0)
+    else:
+        assert truth.reset or (ceiling_ticks(sensor, elapsed_ns) or 0) >= RANGE
+    truth.counted, truth.reset, truth.read_ns = 0, False, mono_ns
