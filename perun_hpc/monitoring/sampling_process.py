@@ -6,6 +6,7 @@ meant for the application does not touch it. The ranks of this host hand their d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
+SAVE_NS = 5_000_000_000
+"""How old what a killed run leaves of its sums may be."""
 
 
 def sample(orders: Orders, signals: Signals) -> None:
@@ -120,6 +123,7 @@ class _Sampler:
         live = LiveCallbacks.from_files(self._orders.live)
         schedule = Schedule.starting(self._orders.period_ns, time.monotonic_ns(), time.time_ns())
         stop = self._signals.stop
+        saved_ns = 0
         while not (stop.is_set() or self._signals.close.is_set() or self._abandoned()):
             wait_s = (schedule.due_mono_ns - time.monotonic_ns()) / 1e9
             if wait_s > 0:
@@ -131,6 +135,10 @@ class _Sampler:
                 continue
             read_ns, values = self._read()
             store.append(tick.index, values, (time.monotonic_ns() - tick.due_mono_ns) // 1000)
+            if read_ns - saved_ns >= SAVE_NS:
+                saved_ns = read_ns
+                with contextlib.suppress(OSError):
+                    self._write(self._summary(0, "running", [*self._edges, (read_ns, values)]))
             live.call(read_ns, self._tallies.sensors, values)
         live.close()
 

@@ -123,18 +123,23 @@ def test_fault_13_a_signal_reaches_the_application_and_the_data_are_saved(run, t
     assert no_process_of(tmp_path)
 
 
+def processes_of(directory: Path) -> list[int]:
+    """The processes that run in a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink() == directory:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def no_process_of(directory: Path, seconds: float = 10) -> bool:
     """Whether all processes that run in a directory are gone, soon."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        left = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and (entry / "cwd").readlink() == directory:
-                    left.append(entry.name)
-            except OSError:
-                continue
-        if not left:
+        if not processes_of(directory):
             return True
         time.sleep(0.05)
     return False
@@ -165,6 +170,24 @@ def test_fault_13_killing_the_monitor_leaves_no_sampler_and_a_readable_run(run, 
     assert done.returncode == 0, done.stderr
     tree = json.loads((tmp_path / "out.json").read_text())
     assert next(iter(tree["nodes"].values()))["metadata"]["state"] == "partial"
+
+
+def test_a_kill_of_everything_leaves_the_last_sums(run, tmp_path):
+    """As Slurm ends a step, and MPI_Abort does: nobody has the time to say anything."""
+    app = script(tmp_path, "import time\nprint('up', flush=True)\ntime.sleep(60)\n")
+    process = run.popen("monitor", "--sampling-period", "0.1", app)
+    process.stdout.readline()
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("perun_results/*/*/0/*/summary.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for pid in processes_of(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    done = run("export", "out.txt", "text")
+    assert done.returncode == 0, done.stderr
+    assert "PARTIAL" in (tmp_path / "out.txt").read_text()
+    assert "perun was killed" in (tmp_path / "out.txt").read_text()
 
 
 def plain_and_perun(run, *command: str, cwd: Path):

@@ -87,7 +87,10 @@ def recover(directory: Path) -> DataNode | None:
     """The tree of a run that has no `run.json`, from what its sampling processes wrote; None if that is nothing."""
     rounds: dict[str, list[DataNode]] = {}
     for path in sorted(directory.glob(f"*/*/{SUMMARY}")):
-        host = host_node(path.parent, read_summary(path.parent), ())
+        summary = read_summary(path.parent)
+        if summary["state"] == "running":
+            summary["why"] = "perun was killed with the application; these are its last sums"
+        host = host_node(path.parent, summary, ())
         host.metadata["state"] = "partial"
         rounds.setdefault(path.parent.parent.name, []).append(host)
     if not rounds:
