@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,22 @@ def test_unknown_keys_and_absent_new_fields_are_no_obstacle() -> None:
     for name in ("trace_bytes", "footprint", "ranks", "time_limit_s"):
         del data[name]
     assert from_json(json.dumps(data)) == record
+
+
+def test_a_stored_record_of_the_first_version_is_read_for_ever() -> None:
+    """`record_1.json` was written by perun 0.1.0 on a test cluster; it must never be written anew."""
+    jsonschema = pytest.importorskip("jsonschema")
+    text = (Path(__file__).parents[1] / "golden" / "record_1.json").read_text()
+    record = from_json(text)
+    assert (record.schema, record.status, record.num_nodes) == ("perun.record/1", "complete", 2)
+    assert record.energy_uj == sum(n.energy_uj or 0 for n in record.nodes) == sum(s.energy_uj for s in record.shares)
+    data = json.loads(text)
+    jsonschema.validate(data, json_schema())
+    required = set(json_schema()["$defs"]["EnergyRecord"]["required"])
+    for name in data.keys() - required:
+        assert from_json(json.dumps({k: v for k, v in data.items() if k != name})).energy_uj == record.energy_uj
+    with pytest.raises(DataError, match="upgrade perun"):
+        from_json(json.dumps({**data, "schema": "perun.record/2"}))
 
 
 def test_the_meter_is_never_added_to_its_parts() -> None:
