@@ -167,16 +167,17 @@ import sys
 from mpi4py import MPI
 from perun_hpc.comm import Comm
 comm = Comm.detect()
-parts = comm.gather(b"x" * (100000 * comm.Get_rank() + 1))
-expected = [100000 * i + 1 for i in range(comm.Get_size())]
+step = 100000 if comm.Get_size() < 10 else 1000
+parts = comm.gather(b"x" * (step * comm.Get_rank() + 1), 60.0)
+expected = [step * i + 1 for i in range(comm.Get_size())]
 if comm.Get_rank() == 0: print([len(part) for part in parts] == expected, flush=True)
 comm.close()
 """
 
 
-@pytest.mark.parametrize("ranks", [1, 4, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [1, 2, 4, *(pytest.param(many, marks=pytest.mark.slow) for many in (7, 64))])
 def test_gathering_is_whole(mpirun, ranks):
-    done = mpirun(ranks, GATHER, perun=False)
+    done = mpirun(ranks, GATHER, perun=False, timeout=300)
     assert done.stdout == "True\n", done.stderr
 
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_a_desk_falls_back_to_the_live_data_of_a_rank_that_never_came_back(desk,
     the_desk.close()
     found, _ = read_ranks(tmp_path / "ranks")
     assert [data.whole for data in found] == [False]
+
+
+def test_64_ranks_of_a_host_hand_in_at_once(tmp_path):
+    """What a rank does at its end, from 64 threads: no MPI, so that two cores can show it."""
+    path = tmp_path / "s"
+    path.mkdir()
+    the_desk = Desk(str(path / "desk"), tmp_path / "ranks", Host(tmp_path), 64)
+    ends = [os.pipe() for _ in range(64)]
+
+    def live(number: int) -> None:
+        readable, writable = ends[number]
+        data = memory(content(rank=number))
+        request("rank-start", {"rank": str(number)}, (readable,), 20.0, str(path / "desk"))
+        request("rank-data", {"rank": str(number)}, (data,), 20.0, str(path / "desk"))
+        os.close(data)
+        os.close(writable)  # a pidfd becomes readable when its process ends, as this pipe does now
+
+    threads = [threading.Thread(target=live, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    the_desk.finish(lambda: False)
+    the_desk.close()
+    for thread in threads:
+        thread.join()
+    found, problems = read_ranks(tmp_path / "ranks")
+    assert problems == []
+    assert [data.header["rank"] for data in found] == list(range(64))
 
 
 def test_a_desk_answers_windows_and_refuses_the_rest(desk):
