@@ -14,6 +14,9 @@ from perun_hpc.energy.containment import EnergyDomain
 #: Methods that give a job what a counter counted, without a model.
 UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
 
+#: A power is the mean of a window at least so long: over less, a counter's own steps would show.
+PEAK_NS = 1_000_000_000
+
 
 def local_day(real_ns: int) -> str:
     """The local calendar day of a moment, `YYYY-MM-DD`."""
@@ -23,6 +26,7 @@ def local_day(real_ns: int) -> str:
 def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, EnergyDomain], day: str) -> None:
     """Add every closed window to the sessions that were live in it."""
     parties = {session.key.party: session for session in sessions}
+    used: dict[tuple[str, int, int], int] = {}
     for window in closed:
         shares = {share.party: share for share in window.shares.shares}
         for job in window.jobs:
@@ -54,6 +58,12 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
             if window.shares.method not in UNMODELLED:
                 account.modelled_uj += share.energy_uj
             session.add_share(day, window.shares.domain, share.energy_uj)
+            if not window.gap and window.t1_ns - window.t0_ns >= PEAK_NS:
+                at = (job.party, window.t0_ns, window.t1_ns)
+                used[at] = used.get(at, 0) + share.energy_uj
+    for (party, t0_ns, t1_ns), energy_uj in used.items():
+        session = parties[party]
+        session.peak_mw = max(session.peak_mw or 0, energy_uj * 1_000_000 // (t1_ns - t0_ns))
 
 
 def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:

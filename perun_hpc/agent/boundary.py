@@ -86,7 +86,11 @@ def boundary_record(
             for day, domains in sorted(session.shares.items())
             for domain, energy_uj in sorted(domains.items())
         ],
-        "usage": {"cpu_ns": session.cpu_ns, "mem_peak_b": session.mem_peak_b},
+        "usage": {
+            "cpu_ns": session.cpu_ns,
+            "mem_peak_b": session.mem_peak_b,
+            **({} if session.peak_mw is None else {"peak_mw": session.peak_mw}),
+        },
         "steps": [
             {
                 "step_id": step.step_id,

@@ -161,6 +161,7 @@ class Session:
     cpus: list[int] = field(default_factory=list)
     cpu_ns: int = 0
     mem_peak_b: int = 0
+    peak_mw: int | None = None
     memory_b: int = 0
     suspended: bool = False
     agent_cpu_ns: int = 0

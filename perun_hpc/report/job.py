@@ -131,7 +131,8 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
     lines = [both_ends(f"{'Energy':<{LABEL}}{known}", f"{q.watt_hours(r.energy_uj)}   {r.provenance}", style)]
     powers = f"{q.power(r.power_mean_mw)} on average"
     if r.power_peak_mw is not None:
-        powers += f", {q.power(r.power_peak_mw)} at most" + (" (sum of the nodes' peaks)" if len(r.nodes) > 1 else "")
+        powers += f", {q.power(r.power_peak_mw)} at its highest"
+        powers += " (the nodes' highest, summed)" if len(r.nodes) > 1 else ""
     lines += _labelled("Power", powers)
     # Slurm's comment has no nodes in it, but says that none is missing.
     told = len(r.nodes) or (r.num_nodes if r.status == "complete" else 0)

@@ -114,7 +114,7 @@ def test_one_job(ledger: Ledger) -> None:
     screen = " ".join("\n".join(job_report(record, "the ledger", Style())).split())
     for said in (
         "2.00 kWh",
-        "1.00 kW on average, 1.50 kW at most",
+        "1.00 kW on average, 1.50 kW at its highest",
         "at least 1.20 kg CO2e (location-based), 0.90 EUR, 3.00 kWh with cooling (PUE)",
         "held idle 1.08 MJ, suspended 180 kJ, wasted 7.20 MJ",
         "GPU 4 h held, 50 % idle",

@@ -166,3 +166,26 @@ def agrees(truth: Truth, total_uj: int | None, mono_ns: int) -> None:
     else:
         assert truth.reset or (ceiling_ticks(sensor, elapsed_ns) or 0) >= RANGE
     truth.counted, truth.reset, truth.read_ns = 0, False, mono_ns
+
+
+def test_the_highest_power_is_a_mean_over_a_second_or_more():
+    """4 W over 2 s, 9 W over half a second, 6 W over 1 s: a window of half a second does not count, and it may idle."""
+    world = World({sensor.domain: Truth(0, read_ns=5) for sensor in SENSORS})
+    edge = Edge(world.real_ns, world.mono_ns, 0, "hook")
+    session = Session(SessionKey(1, 0), {}, {}, "", "boot", edge, cpus=list(range(CPUS)))
+    domains = {domain.name: domain for domain in domains_of(SENSORS)}
+    windows = Intervals(tuple(domains.values()), NODE)
+    windows.begin(world.mono_ns, world.readings())
+    job = JobInput(party=session.key.party, cpus=frozenset(range(CPUS)), exclusive=True, cpu_ns=S)
+    for seconds, power_w, highest_mw in ((2, 4, 4000), (0.5, 9, 4000), (1, 6, 6000), (3, 0, 6000)):
+        before_ns = world.mono_ns
+        world.mono_ns += round(seconds * S)
+        for sensor in SENSORS:
+            truth = world.truths[sensor.domain]
+            part = 1 if sensor.component == "node" else 1 / len(SENSORS)
+            truth.shown += round(seconds * power_w * 1_000_000 * part)
+        busy = dict.fromkeys(range(CPUS), world.mono_ns - before_ns)
+        closed = windows.add(Stretch(before_ns, world.mono_ns, busy, (job,)), world.readings())
+        booking.book(closed, [session], domains, "2026-11-22")
+        assert session.peak_mw == highest_mw
+    assert Session.from_json(session.to_json()).peak_mw == 6000
