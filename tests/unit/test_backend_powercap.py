@@ -152,3 +152,12 @@ def test_fault_09_a_node_with_psys_alone_reports_it(tmp_path):
     found = discover(tmp_path)
     assert values(found) == {"psys": 12345}
     assert found.sensors[0].component == "node"
+
+
+@pytest.mark.parametrize(("flags", "noisy"), [("fpu sgx sgx_lc", True), ("fpu vme", False)])
+def test_a_processor_that_filters_energies_is_flagged(tmp_path, flags, noisy):
+    make(tmp_path, **{"intel-rapl:0": ("package-0", 10)})
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: {flags}\n\n")
+    (sensor,) = discover(tmp_path).sensors
+    assert ("SGX" in sensor.gain_source) is noisy
