@@ -120,6 +120,28 @@ def test_a_rank_its_regions_and_their_energy(node: FakeNode) -> None:
     assert record["trace"]["state"] == "complete"
 
 
+def test_a_jobs_energy_is_its_own_never_the_sum_of_its_steps(node: FakeNode) -> None:
+    steps = [Rank(node, ALICE, f"/slurm/uid_40001/job_1/step_{number}") for number in range(2)]
+    for number, step in enumerate(steps):
+        assert step.start(step=number)[0] == "ok"
+    time.sleep(0.05)
+    node.serve(4_000_000)
+    steps[0].say("window")
+    for step in steps:
+        step.end()
+    until(lambda: '"end_ns":null' not in (node.spool / "node" / "state.json").read_text(), "the ends were seen")
+    node.end(1)
+    record = node.record(1)
+    whole = record["domains"]["package-0"]["energy_uj"]
+    assert whole == record["domains"]["package-0"]["node_uj"] == 4_000_000
+    # Both ran all the time, and each shows what the job used meanwhile: more than the job's energy together.
+    first, second = record["steps"]
+    assert first["energy_uj"] == whole
+    assert second["energy_uj"] == pytest.approx(whole, abs=2 * second["u_uj"])
+    assert first["energy_uj"] + second["energy_uj"] > 1.2 * whole
+    assert sum(share["energy_uj"] for share in record["shares"] if share["domain"] == "package-0") == whole
+
+
 def test_a_killed_rank_leaves_what_it_shared(node: FakeNode) -> None:
     rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
     rank.start()
