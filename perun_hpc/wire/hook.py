@@ -107,25 +107,37 @@ def make_run_directory(path: Path) -> None:
         path.chmod(0o755)
 
 
-def keep(inbox: Path, name: str, packet: bytes) -> None:
-    """Keep a message for the next agent, unless the inbox is full or not our own."""
-    make_run_directory(inbox.parent)
-    with contextlib.suppress(FileExistsError):
-        inbox.mkdir(mode=0o700)
-    directory = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+class Waiting:
+    """A message written beside its place in the inbox before anything can go wrong; then kept or dropped at once."""
+
+    def __init__(self, inbox: Path, name: str, packet: bytes) -> None:
+        """Write it, unless the inbox is full or not our own."""
+        self._name, self._temporary = name, f".{os.getpid()}.tmp"
+        self._directory = -1
+        make_run_directory(inbox.parent)
+        with contextlib.suppress(FileExistsError):
+            inbox.mkdir(mode=0o700)
+        directory = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(directory)
         with os.scandir(directory) as entries:
-            full = sum(1 for _ in entries) >= INBOX_MAX_FILES
+            full = sum(not entry.name.startswith(".") for entry in entries) >= INBOX_MAX_FILES
         if full or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return
-        temporary = f".{os.getpid()}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
+        with os.fdopen(os.open(self._temporary, flags, 0o600, dir_fd=directory), "wb") as file:
             file.write(packet)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    finally:
-        os.close(directory)
+        self._directory = directory
+
+    def keep(self) -> None:
+        """Leave it to the next agent."""
+        if self._directory >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._temporary, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+    def drop(self) -> None:
+        """Take it away: an agent has it."""
+        if self._directory >= 0:
+            os.unlink(self._temporary, dir_fd=self._directory)
 
 
 def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgroup")) -> None:
@@ -161,7 +173,7 @@ def deliver(places: Places, verb: str, fields: Mapping[str, str], policy: str | 
     Raises UnavailableError when the deadline (CLOCK_MONOTONIC) has passed without an answer.
     """
     may_start = verb == "job-start" or any(
-        directory.is_dir() and any(directory.iterdir())
+        directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
         for directory in (places.run / "inbox", places.spool / "sessions")
     )
     started = False
@@ -180,7 +192,13 @@ def deliver(places: Places, verb: str, fields: Mapping[str, str], policy: str | 
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    for message in _waiting:
+        message.keep()
     os._exit(0)
+
+
+_waiting: list[Waiting] = []
+"""What a signal must not lose."""
 
 
 def run(name: str, env: Mapping[str, str], places: Places) -> None:
@@ -193,13 +211,16 @@ def run(name: str, env: Mapping[str, str], places: Places) -> None:
     limit_s = deadline_ms(conf.get("deadline_ms")) / 1e3
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     fields = compose(env, mono_ns)
+    told = (fields.get(key, "0") for key in ("job_id", "restart_count"))
+    digits = [text if text.isascii() and text.isdecimal() else "0" for text in told]
+    message = Waiting(places.run / "inbox", f"{mono_ns:020}-{verb}-{digits[0]}-{digits[1]}.msg", encode(verb, fields))
+    _waiting.append(message)
     try:
         why = deliver(places, verb, fields, conf.get("policy"), mono_ns / 1e9 + limit_s * 0.8)
+        message.drop()
     except PerunError as error:
         why = str(error)
-        job, restart = (fields.get(key, "0") for key in ("job_id", "restart_count"))
-        digits = [text if text.isascii() and text.isdecimal() else "0" for text in (job, restart)]
-        keep(places.run / "inbox", f"{mono_ns:020}-{verb}-{digits[0]}-{digits[1]}.msg", encode(verb, fields))
+        message.keep()
     if why is not None:
         print(f"perun {name}: job {fields.get('job_id', '?')}: {why}", file=sys.stderr)
 

@@ -38,8 +38,11 @@ struct hook_settings hook_settings_read(const char *path);
 /* Make the run directory if it is missing. */
 void run_directory_make(void);
 
-/* Keep a message that could not be delivered. */
-void inbox_keep(const struct wire_message *message, const char *verb, int64_t now_ns);
+/* Write a message beside its place in the inbox, before anything can go wrong; then it is kept or dropped with one system
+ * call, which a signal handler may make. */
+void inbox_prepare(const struct wire_message *message, const char *verb, int64_t now_ns);
+void inbox_keep(void);
+void inbox_drop(void);
 
 /* Whether the inbox or the spool holds something that an agent should look after. */
 bool inbox_or_sessions_wait(void);

@@ -9,7 +9,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Number of entries of a directory, counted up to `most`. */
+/* What inbox_prepare has written; no inbox: nothing. */
+static volatile int inbox = -1;
+static char temporary[32], name[128];
+
+/* Number of entries of a directory, counted up to `most`; what is being written does not count. */
 static int entries(int directory, int most)
 {
 	int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -25,7 +29,7 @@ static int entries(int directory, int most)
 		return 0;
 	}
 	while (count < most && (entry = readdir(stream)) != NULL)
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+		if (entry->d_name[0] != '.')
 			count++;
 	closedir(stream);
 	return count;
@@ -81,24 +85,39 @@ static unsigned long number_of(const struct wire_message *message, const char *k
 	return text ? strtoul(text, NULL, 10) : 0;
 }
 
-void inbox_keep(const struct wire_message *message, const char *verb, int64_t now_ns)
+void inbox_prepare(const struct wire_message *message, const char *verb, int64_t now_ns)
 {
-	char name[128], temporary[32];
-	int inbox, fd;
-	bool whole;
+	int directory, fd;
+	bool whole = false;
 
-	if (message->damaged || (inbox = open_inbox()) < 0)
+	if (message->damaged || (directory = open_inbox()) < 0)
 		return;
-	if (entries(inbox, INBOX_MAX_FILES) < INBOX_MAX_FILES) {
-		snprintf(name, sizeof(name), "%020lld-%s-%lu-%lu.msg", (long long)now_ns, verb, number_of(message, "job_id"),
-			 number_of(message, "restart_count"));
-		snprintf(temporary, sizeof(temporary), ".%d.tmp", (int)getpid());
-		fd = openat(inbox, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-		if (fd >= 0) {
-			whole = write(fd, message->data, message->size) == (ssize_t)message->size;
-			if (close(fd) != 0 || !whole || renameat(inbox, temporary, inbox, name) != 0)
-				unlinkat(inbox, temporary, 0);
-		}
+	snprintf(name, sizeof(name), "%020lld-%s-%lu-%lu.msg", (long long)now_ns, verb, number_of(message, "job_id"),
+		 number_of(message, "restart_count"));
+	snprintf(temporary, sizeof(temporary), ".%d.tmp", (int)getpid());
+	fd = -1;
+	if (entries(directory, INBOX_MAX_FILES) < INBOX_MAX_FILES)
+		fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0) {
+		whole = write(fd, message->data, message->size) == (ssize_t)message->size;
+		whole = close(fd) == 0 && whole;
+		if (!whole)
+			unlinkat(directory, temporary, 0);
 	}
-	close(inbox);
+	if (whole)
+		inbox = directory;
+	else
+		close(directory);
+}
+
+void inbox_keep(void)
+{
+	if (inbox >= 0)
+		renameat(inbox, temporary, inbox, name);
+}
+
+void inbox_drop(void)
+{
+	if (inbox >= 0)
+		unlinkat(inbox, temporary, 0);
 }

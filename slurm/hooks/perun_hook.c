@@ -2,7 +2,7 @@
  *
  * One program; the end of its name says which hook it is, so that "50-perun-prolog" in a directory of prologs works.
  * It must never harm a job: the kill switch comes first, a deadline bounds everything, and every way out, crashes
- * included, is exit 0. A message that no agent took in time is kept in the inbox for the next agent. */
+ * included, is exit 0. A message that no agent took in time is kept in the inbox for the next agent, whichever way out. */
 #define _GNU_SOURCE
 #include "hook.h"
 
@@ -57,6 +57,7 @@ static struct wire_message request, reply;
 static void leave(int signal_number)
 {
 	(void)signal_number;
+	inbox_keep();
 	/* The bare call: sanitizers wrap _exit in checks that take locks, which the interrupted code may hold. */
 	syscall(SYS_exit_group, 0);
 }
@@ -183,14 +184,17 @@ static void node_hook(const char *hook, const char *verb, int64_t now_ns)
 
 	arm(settings.deadline_ms);
 	compose(verb, now_ns);
-	/* A fifth of the time is kept for the inbox. At the job's end an agent is started only if there is something left
-	 * for it to do: without a session there is nothing that this message could close. */
+	/* Before it is delivered: on a busy node the time may be over before this process runs again. */
+	inbox_prepare(&request, verb, now_ns);
+	/* A fifth of the time is left for what comes after. At the job's end an agent is started only if there is something
+	 * left for it to do: without a session there is nothing that this message could close. */
 	rc = deliver(&settings, starts || inbox_or_sessions_wait(), now_ns + settings.deadline_ms * NS_PER_MS / 5 * 4, &what);
-	if (rc == 0)
-		return;
-	if (rc != -EPROTO)
-		inbox_keep(&request, verb, now_ns);
-	complain(hook, what, -rc);
+	if (rc == 0 || rc == -EPROTO)
+		inbox_drop();
+	else
+		inbox_keep();
+	if (rc != 0)
+		complain(hook, what, -rc);
 }
 
 /* On the controller, as SlurmUser: hint to the collector that a job has ended. The file is the collector's; where there is

@@ -75,7 +75,7 @@ def test_a_willing_agent_gets_the_message(sandbox: Sandbox, capsys: pytest.Captu
         os.waitpid(child, 0)
         thread.join()
     assert seen[0].get("job_id") == "4711"
-    assert not sandbox.inbox.exists()
+    assert list(sandbox.inbox.iterdir()) == []
 
 
 def test_the_kill_switch_comes_first(sandbox: Sandbox) -> None:

@@ -52,7 +52,7 @@ def test_the_job_reaches_the_agent(sandbox: Sandbox) -> None:
         "hook_mono_ns": message.fields["hook_mono_ns"],
     }
     assert int(message.fields["hook_mono_ns"]) <= time.monotonic_ns()
-    assert not sandbox.inbox.exists()
+    assert list(sandbox.inbox.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_refused_message_is_not_kept(sandbox: Sandbox) -> None:
             peer.send(encode("error", {"reason": "no"}))
             assert "refused" in process.communicate(timeout=20)[1]
     assert process.returncode == 0
-    assert not sandbox.inbox.exists()
+    assert list(sandbox.inbox.iterdir()) == []
 
 
 def test_a_leaving_agent_is_tried_again(sandbox: Sandbox) -> None:
@@ -181,6 +181,8 @@ def test_no_signal_makes_it_fail(sandbox: Sandbox, number: signal.Signals) -> No
             process.send_signal(number)
             process.communicate(timeout=20)
     assert process.returncode == 0
+    assert [message.get("job_id") for message in sandbox.kept()] == ["4711"]
+    assert len(list(sandbox.inbox.iterdir())) == 1
 
 
 def test_the_watchdog_ends_a_hook_that_is_stuck(sandbox: Sandbox) -> None:
@@ -191,10 +193,11 @@ def test_the_watchdog_ends_a_hook_that_is_stuck(sandbox: Sandbox) -> None:
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.5)
         process.send_signal(signal.SIGCONT)
-        process.communicate(timeout=20)
+        said = process.communicate(timeout=20)
         peer.close()
     assert process.returncode == 0
-    assert not sandbox.inbox.exists()  # it ended at the deadline's alarm, not by giving up in good order
+    assert said == ("", "")  # it ended at the deadline's alarm, not by giving up in good order
+    assert [message.verb for message in sandbox.kept()] == ["job-start"]
 
 
 @pytest.mark.parametrize(
