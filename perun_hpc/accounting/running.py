@@ -59,7 +59,10 @@ def _publish(archive: Archive, run: Run, directory: Path, tools: Tools) -> bool:
         record = replace(record, footprint=tools.footprint(record))
     job.mkdir(mode=0o750, parents=True, exist_ok=True)
     if tools.finalise is not None and (job / PLAN).exists():
-        tools.finalise(job, Closing(boundaries[0].expected, _FAR_NS, (), {}))
+        try:
+            tools.finalise(job, Closing(boundaries[0].expected, _FAR_NS, (), {}))
+        except (PerunError, OSError, ValueError) as error:
+            log.warning("trace of running job %s: %s", run.name, error)
     write_new(path, (to_json(record, indent=1) + "\n").encode(), durable=False)
     if tools.publish is not None and record.uid is not None:
         tools.publish(job, record.uid)
