@@ -12,7 +12,8 @@ from perun_hpc.errors import PerunError
 # The wire is imported where a step has been found: most runs of `perun monitor` are in none.
 
 DEADLINE_S = 3.0
-"""For an agent that is there and busy: the ranks of a host must not differ in whether it takes them. None costs nothing."""
+"""For an agent that is there and busy, since the ranks of a host must not differ in whether it takes them; where there
+is none, nobody waits."""
 _LONGEST = 4000
 
 

@@ -62,6 +62,9 @@ class Assigned(NamedTuple):
     sensors: tuple[str, ...] = ()
 
 
+OF_RANKS = ("amdsmi", "nvml")
+"""Backends of devices that a launcher may show to one rank of a host alone."""
+
 DEFAULT_SENSORS: dict[str, tuple[Any, ...]] = {"*": Assigned("*")}
 """Whatever the machine has, with the estimate where nothing measures power."""
 
@@ -152,6 +155,7 @@ class PerunMonitor:
         self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
         samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
         desk = "" if self._by_agent else _desk(self._comm, number)
+        joins = command is not None and not self._by_agent and not place.leader
         if samples:
             shutil.rmtree(Path(desk).parent, ignore_errors=True)
             Path(desk).parent.mkdir(mode=0o700)
@@ -161,10 +165,17 @@ class PerunMonitor:
                 self.status = MonitorStatus.SP_ERROR
                 result = self._run(command, desk, record=False)
                 return self.status, None, result.value()
+            if joins:
+                _register(desk, place.rank)
+                if self._l_sensors_config and _sees_gpus():
+                    self._start_sampling(run_id, number, desk, claims=True)
             self.status = MonitorStatus.RUNNING
             self.start_event.set()
             result = self._run(command, desk, record=True)
             self.status = MonitorStatus.PROCESSING
+            if joins and self.perunSP is not None:
+                self.stop_event.set()
+                self._final()
             if samples:
                 self._collect(result, number)
             elif self._by_agent:
@@ -209,14 +220,12 @@ class PerunMonitor:
             known = enrol(command, os.environ, self.agent_socket) if record and self._by_agent else rank
             return self._app.environ(os.environ, known, pid) if record and known else dict(os.environ)
 
-        if record and not self._by_agent and not place.leader:
-            _register(desk, place.rank)
         sys.stdout.flush()
         return _Result(ended=child.run(command, environ))
 
     # The sampling process.
 
-    def _start_sampling(self, run_id: str, number: int, desk: str) -> bool:
+    def _start_sampling(self, run_id: str, number: int, desk: str, claims: bool = False) -> bool:
         from perun_hpc.monitoring.orders import Orders
 
         assert self.directory is not None
@@ -226,11 +235,11 @@ class PerunMonitor:
         place = self._comm.place
         host = os.uname().nodename.split(".", 1)[0]
         orders = Orders(
-            directory=str(self.directory.host(number, host)),
+            directory=str(self.directory.host(number, f"{host}.{place.rank}" if claims else host)),
             run_id=self.directory.run_id,
             host=host,
             period_ns=chosen.period_ns,
-            backends=None if "*" in names else tuple(sorted(names)),
+            backends=OF_RANKS if claims else None if "*" in names else tuple(sorted(names)),
             include_backends=chosen.include_backends,
             exclude_backends=chosen.exclude_backends,
             include_sensors=wanted or chosen.include_sensors,
@@ -238,7 +247,8 @@ class PerunMonitor:
             socket=desk,
             parent=os.getpid(),
             ranks=max(0, place.host_size - 1) if place.size > 1 else 0,
-            live=self.live_files,
+            live=() if claims else self.live_files,
+            claims=claims,
         )
         return self._spawn(orders)
 
@@ -386,6 +396,19 @@ def _desk(comm: Comm, number: int) -> str:
         key = f"{zlib.crc32(run_key(os.environ).encode()):08x}"
     directory = Path(os.environ.get("TMPDIR", "/tmp")) / f"perun-{os.getuid()}-{key}-{number}"
     return str(directory / "desk")
+
+
+def _sees_gpus() -> bool:
+    """Whether a GPU may be here that the leader of this host is not shown (Slurm's ConstrainDevices, containers)."""
+    import ctypes
+
+    from perun_hpc.backend.nvml import LIBRARY
+
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
 
 
 def _register(desk: str, rank: int) -> None:

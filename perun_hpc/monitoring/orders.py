@@ -23,6 +23,7 @@ class Orders(NamedTuple):
     backends : names to open; None for the default ones, with the estimate where nothing measures power.
     include_backends, exclude_backends, include_sensors, exclude_sensors : expressions, see `catalog.Selection`.
     socket : where the ranks find the desk.
+    claims : whether the desk is another process'; only sensors that it does not own are then sampled here.
     parent : process whose end is the end of this one.
     ranks : how many ranks of this host register at the desk.
     live : files of Python code that register live callbacks.
@@ -43,6 +44,7 @@ class Orders(NamedTuple):
     ranks: int = 0
     live: tuple[str, ...] = ()
     root: str = "/"
+    claims: bool = False
 
 
 class Signals(NamedTuple):

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,9 @@ class Host(Protocol):
 
     def write_summary(self) -> str:
         """Write the summary as of now; returns the directory that it is in."""
+
+    def claim(self, sensors: Sequence[str]) -> list[str]:
+        """Which of these sensors nobody on this host owns yet; they are the caller's from now on."""
 
 
 class Desk:
@@ -148,6 +151,8 @@ class Desk:
             return "ok", {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
         if message.verb == "summary":
             return "ok", {"path": self._host.write_summary()}
+        if message.verb == "claim":
+            return "ok", {"sensors": "\n".join(self._host.claim((message.get("sensors") or "").split("\n")))}
         if not rank.isdigit():
             return "error", {"reason": "malformed", "text": "rank"}
         if message.verb == "rank-start" and fds:

@@ -25,6 +25,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
 from perun_hpc.monitoring.ranks import RankData, read_ranks
+from perun_hpc.monitoring.rundir import of_ranks
 
 if TYPE_CHECKING:
     from perun_hpc.monitoring.child import Ended
@@ -74,8 +75,10 @@ def host_node(
     with_regions : needs numpy, and zarr where the run was longer than a sampling period.
     own : data of ranks that are this very process, or were gathered, beside those that came by the desk.
     """
-    sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
-    results: list[dict[str, Any]] = summary["results"]
+    own_sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
+    parts = [read_summary(part) for part in of_ranks(directory) if (part / SUMMARY).exists()]
+    sensors = [*own_sensors, *(Sensor.from_json(sensor) for part in parts for sensor in part["sensors"])]
+    results: list[dict[str, Any]] = [result for part in (summary, *parts) for result in part["results"]]
     first_ns, last_ns = (summary["edges"][place]["mono_ns"] for place in (0, -1))
     runtime_s = (last_ns - first_ns) / NS_PER_S
     node = DataNode(summary["host"], NodeType.NODE, device_type=DeviceType.NODE)
@@ -93,7 +96,7 @@ def host_node(
     ranks, problems = read_ranks(directory / "ranks")
     ranks = [*ranks, *own]
     if with_regions and any(rank.names for rank in ranks):
-        node.regions = _regions(directory, summary, sensors, ranks, last_ns)
+        node.regions = _regions(directory, summary, own_sensors, ranks, last_ns)
     node.metadata = {
         "state": summary["state"] if all(rank.whole for rank in ranks) else "partial",
         "why": summary["why"] or ("; ".join(problems) if problems else ""),

@@ -38,6 +38,11 @@ class RunDirectory:
         return path
 
 
+def of_ranks(host: Path) -> list[Path]:
+    """Beside the directory of a host those of its ranks that own sensors which only they are shown."""
+    return sorted(host.parent.glob(f"{host.name}.*"))
+
+
 def safe(name: str) -> str:
     """A name as one path component."""
     return _ODD.sub("_", name).strip(".") or "_"

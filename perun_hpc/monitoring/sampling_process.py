@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
+CLAIM_S = 10.0
 SAVE_NS = 5_000_000_000
 """How old what a killed run leaves of its sums may be."""
 
@@ -49,19 +51,32 @@ def _run(orders: Orders, signals: Signals) -> str:
     )
     catalog = discover_all(Path(orders.root), orders.backends, selection)
     try:
-        return _Sampler(orders, signals, catalog, selection).run()
+        known = {sensor.id for sensor in catalog.sensors if selection.sensor(sensor)}
+        if orders.claims and not (known := _claimed(orders, known)):
+            signals.ready.set()
+            return ""
+        return _Sampler(orders, signals, catalog, known).run()
     finally:
         catalog.close()
 
 
+def _claimed(orders: Orders, known: set[str]) -> set[str]:
+    """Those of the sensors that nobody on this host owns yet: a device that only this rank is shown."""
+    from perun_hpc.wire.client import request
+
+    told = request("claim", {"sensors": "\n".join(sorted(known))}, timeout_s=CLAIM_S, path=orders.socket)
+    return set((told.get("sensors") or "").split("\n")) - {""}
+
+
 class _Sampler:
-    def __init__(self, orders: Orders, signals: Signals, catalog: Catalog, selection: Selection) -> None:
+    def __init__(self, orders: Orders, signals: Signals, catalog: Catalog, known: set[str]) -> None:
         self._orders = orders
         self._signals = signals
         self._catalog = catalog
         self._readers = [reader for found in catalog.found.values() for reader in found.readers]
         everything = [sensor for reader in self._readers for sensor in reader.sensors]
-        self._columns = [column for column, sensor in enumerate(everything) if selection.sensor(sensor)]
+        self._columns = [column for column, sensor in enumerate(everything) if sensor.id in known]
+        self._owned = set(known)
         self._tallies = Tallies(
             [everything[column] for column in self._columns], MAX_GAP_PERIODS * max(orders.period_ns, 1_000_000_000)
         )
@@ -73,16 +88,18 @@ class _Sampler:
         orders = self._orders
         directory = Path(orders.directory)
         self._start_real_ns, self._start_mono_ns = time.time_ns(), time.monotonic_ns()
-        desk = Desk(orders.socket, directory / "ranks", self, orders.ranks)
+        desk = None if orders.claims else Desk(orders.socket, directory / "ranks", self, orders.ranks)
         try:
             self._edge()
             self._signals.ready.set()
             store = self._open_store(directory)
             self._sample(store)
             self._edge()
-            desk.finish(self._abandoned)
+            if desk is not None:
+                desk.finish(self._abandoned)
         finally:
-            desk.close()
+            if desk is not None:
+                desk.close()
         sealed = store.seal("partial" if self._why else "complete", self._why)
         if sealed.rows:
             from perun_hpc.store.merge import finalise
@@ -162,6 +179,13 @@ class _Sampler:
         now_ns, _ = self._read()
         with self._lock:
             return self._tallies.energy_uj(), now_ns
+
+    def claim(self, sensors: Sequence[str]) -> list[str]:
+        """Those of another process' sensors that nobody owns yet; they are that process' from now on."""
+        with self._lock:
+            granted = [name for name in sensors if name not in self._owned]
+            self._owned.update(granted)
+        return granted
 
     def write_summary(self) -> str:
         """The summary up to now, for callbacks in the application."""

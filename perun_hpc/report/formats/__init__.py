@@ -87,6 +87,8 @@ def recover(directory: Path) -> DataNode | None:
     """The tree of a run that has no `run.json`, from what its sampling processes wrote; None if that is nothing."""
     rounds: dict[str, list[DataNode]] = {}
     for path in sorted(directory.glob(f"*/*/{SUMMARY}")):
+        if "." in path.parent.name:
+            continue  # of a rank, part of its host
         summary = read_summary(path.parent)
         if summary["state"] == "running":
             summary["why"] = "perun was killed with the application; these are its last sums"

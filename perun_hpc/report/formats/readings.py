@@ -11,6 +11,7 @@ from perun_hpc.data_model.data import DataNode, NodeType, RawData
 from perun_hpc.data_model.sensor import Sensor
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.results import read_summary
+from perun_hpc.monitoring.rundir import of_ranks
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,20 @@ def series(tree: DataNode, directory: Path) -> Iterator[Series]:
 
     for run in tree.walk(NodeType.RUN):
         for host in run.walk(NodeType.NODE):
-            part = directory / run.id / host.id
-            try:
-                summary = read_summary(part)
-            except DataError:
-                continue
-            sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
-            times, values = trace.read(part, summary, sensors)
-            since = tuple(int(t) for t in times - times[0]) if len(times) else ()
             groups = {name: group.id for group in host.walk(NodeType.DEVICE_GROUP) for name in group.nodes}
-            for sensor, row in zip(sensors, values, strict=True):
-                numbers = tuple(None if math.isnan(value) else int(value) for value in row)
-                raw = RawData(since, numbers, sensor.base_unit)
-                yield Series(run.id, host.id, groups.get(sensor.id, ""), sensor, raw)
+            own = directory / run.id / host.id
+            for part in (own, *of_ranks(own)):
+                try:
+                    summary = read_summary(part)
+                except DataError:
+                    continue
+                sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
+                times, values = trace.read(part, summary, sensors)
+                since = tuple(int(t) for t in times - times[0]) if len(times) else ()
+                for sensor, row in zip(sensors, values, strict=True):
+                    numbers = tuple(None if math.isnan(value) else int(value) for value in row)
+                    raw = RawData(since, numbers, sensor.base_unit)
+                    yield Series(run.id, host.id, groups.get(sensor.id, ""), sensor, raw)
 
 
 def with_raw_data(tree: DataNode, directory: Path) -> DataNode:
