@@ -60,10 +60,25 @@ def run(args: argparse.Namespace) -> int:
         _print(settings)
         for note in settings.notes:
             print(f"note: {note}")
+        print(f"such a job leaves {_leaves(settings, args.options is not None)}")
         return 0
     if args.action == "budgets":
         return _budgets(args)
     raise UsageError("perun policy: say check, show, explain, schema or budgets")
+
+
+def _leaves(settings: JobSettings, flagged: bool) -> str:
+    """What remains of a job under these settings; `flagged`: it was submitted with `--perun`."""
+    jobs, store = settings.monitor.jobs, settings.store
+    if not settings.monitors(flagged):
+        unless = ", unless it, or one of its steps, has --perun" if jobs == "opt-in" else ""
+        return f"nothing{unless} (monitor.jobs: {jobs}, {settings.origins['monitor.jobs']})"
+    if store.trace == "none":
+        return f"a record and no trace (store.trace: none, {settings.origins['store.trace']})"
+    least = FIELDS["store.trace_min_duration_ns"].kind.show(store.trace_min_duration_ns)
+    if store.trace == "flagged":
+        return "a record, and a trace if one of its steps has --perun"
+    return f"a record, and a trace if it runs for {least} or one of its steps has --perun"
 
 
 def _check(path: Path) -> int:

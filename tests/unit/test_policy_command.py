@@ -65,3 +65,26 @@ def test_a_broken_policy_is_exit_code_78_everywhere(policy):
 def test_an_unknown_action_is_a_usage_error(policy):
     assert perun("chek", policy=policy).returncode == 64
     assert perun(policy=policy).returncode == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("", [], "a record, and a trace if it runs for 1 min or one of its steps has --perun"),
+        ("store: {trace: flagged}", [], "a record, and a trace if one of its steps has --perun"),
+        ("store: {trace: none}", [], "a record and no trace (store.trace: none, {policy}:1)"),
+        ("monitor: {jobs: opt-in}", [], "nothing, unless it, or one of its steps, has --perun (monitor.jobs: opt-in, "),
+        ("monitor: {jobs: opt-in}", ["--options="], "a record, and a trace if it runs"),
+        ("monitor: {canaries: n1}", ["--node=n2"], "nothing (monitor.jobs: none, {policy}:1)"),
+        (
+            "monitor: {jobs: opt-out, user_options: ['off']}",
+            ["--options=off"],
+            "nothing (monitor.jobs: none, --perun=off)",
+        ),
+    ],
+)
+def test_explain_says_what_remains_of_such_a_job(tmp_path, text, options, says):
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    last = perun("explain", *options, policy=path).stdout.splitlines()[-1]
+    assert last.startswith("such a job leaves " + says.format(policy=path))
