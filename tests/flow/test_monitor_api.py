@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +158,27 @@ def test_a_sampler_that_is_killed_is_sp_error_and_the_result_is_kept(monitored):
 
     monitor = monitored(app)
     assert monitor.run_application("r") == (MonitorStatus.SP_ERROR, None, "result")
+
+
+def test_fault_19_readings_are_stored_as_they_come_and_memory_does_not_grow(monitored):
+    seen = []
+
+    def app():
+        (directory,) = (monitor.directory.path / "0").iterdir()
+        for _ in range(2):
+            time.sleep(1.5)
+            stored_b = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+            status = (Path("/proc") / str(monitor.perunSP.pid) / "status").read_text()
+            seen.append((stored_b, int(status.split("VmRSS:")[1].split()[0])))
+
+    monitor = monitored(app, config={"sampling_period": 0.01})
+    status, node, _ = monitor.run_application("r")
+    assert status is MonitorStatus.PROCESSING
+    ((early_b, early_kib), (late_b, late_kib)) = seen
+    assert late_b > early_b > 0
+    assert late_kib - early_kib < 1024
+    (host,) = node.nodes.values()
+    assert host.metadata["rows"] > 100
 
 
 def test_data_that_cannot_be_worked_up_are_perun_error_and_stay(monitored):
