@@ -339,18 +339,17 @@ class Collector:
             return summary
         try:
             jobs = self.tools.slurm.window(since_s, until_s)
+            ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
+            stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
+            waiting = {run.job_id for run, _ in self.archive.incoming()}
+            # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
+            doubtful = {j.job_id for j in _without_record(ended, stored, SLACK_S)} - waiting
+            every = self.tools.slurm.jobs(sorted(doubtful)) if doubtful else []
         except UnavailableError as error:
             log.warning("%s", error)
             return replace(summary, notes=(*summary.notes, str(error)))
-        ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
-        stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
-        waiting = {run.job_id for run, _ in self.archive.incoming()}
-        # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
-        doubtful = {j.job_id for j in _without_record(ended, stored, SLACK_S)} - waiting
-        known = self._ask(sorted(doubtful)) if doubtful else {}
-        if not doubtful <= known.keys():
-            return summary
-        every = [j for job_id in sorted(doubtful) for j in known[job_id]]
+        answered = {j.job_id for j in every}
+        every += [j for j in ended if j.job_id in doubtful - answered]
         absent = [
             j for j in _without_record(every, stored, CLOCK_S) if _ran(j) and since_s <= (j.end_s or 0) <= until_s
         ]

@@ -14,6 +14,7 @@ from perun_hpc.config import hostlist
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
+from perun_hpc.config.schema import Store
 from perun_hpc.errors import ConfigError
 
 
@@ -79,11 +80,11 @@ class Ruling:
         return status.st_mtime_ns, status.st_ino
 
 
-def retention_s(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], float]:
-    """Return how long, in seconds, the trace of a job of (partition, account) is kept."""
+def store_of(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], Store]:
+    """Return what says how the trace of a job of (partition, account) is kept."""
     compiled = compile_policy(site_policy.in_force(environ))
-    return lambda partition, account: (
-        resolve(compiled, JobFacts(partition=partition, account=account)).store.retention_ns / 1e9
+    return functools.cache(
+        lambda partition, account: resolve(compiled, JobFacts(partition=partition, account=account)).store
     )
 
 

@@ -14,27 +14,45 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
-from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive
+from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive, Run
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
+from perun_hpc.config.schema import Store
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_new
+from perun_hpc.store.layout import THINNED
 
 BACKUP = "perun.backup/1"
 REMOVED = "removed"
+HIDDEN = "user-"
 BATCH = 500
 _TRACE = ("job.zarr", "nodes", "layout.json")
 
 
 @dataclass(frozen=True)
 class Who:
-    """Whose records: `user`'s, of runs that ended before `before_s`; None means anybody's or any time's."""
+    """Whose records: `user`'s, of runs that ended before `before_s`; None means anybody's or any time's.
+
+    With `named` only those that no pseudonym hides yet.
+    """
 
     user: str | None = None
     before_s: int | None = None
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run's trace: where it lies, its record, its size in bytes, and to one reading in how many it was thinned."""
+
+    directory: Path
+    record: EnergyRecord
+    size_b: int
+    thinned: int | None
 
 
 def backup(ledger: Ledger, path: Path) -> int:
@@ -111,12 +129,10 @@ def pseudonymise(ledger: Ledger, who: Who) -> list[EnergyRecord]:
     key = secrets.token_bytes(32)
 
     def hide(record: EnergyRecord) -> EnergyRecord | None:
-        if record.uid is None and record.user.startswith("user-"):
-            return record
         mark = hmac.digest(key, f"{record.uid}:{record.user}".encode(), "sha256").hex()[:10]
-        return replace(record, user=f"user-{mark}", uid=None, gid=None, name="")
+        return replace(record, user=f"{HIDDEN}{mark}", uid=None, gid=None, name="")
 
-    return _rewrite(ledger, who, hide)
+    return _rewrite(ledger, replace(who, named=True), hide)
 
 
 def delete(ledger: Ledger, who: Who) -> list[EnergyRecord]:
@@ -149,8 +165,11 @@ def remove_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int
 
 
 def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[Path, EnergyRecord]]:
+    runs: dict[int, list[Run]] = {}
+    for run in archive.all_runs() if records else ():
+        runs.setdefault(run.job_id, []).append(run)
     for record in records:
-        for run in archive.runs(record.job_id):
+        for run in runs.get(record.job_id, ()):
             directory = archive.job(run)
             try:
                 stored = from_json((directory / RECORD).read_bytes(), str(directory))
@@ -160,16 +179,57 @@ def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[
                 yield directory, record
 
 
-def old_traces(archive: Archive, keep_s: Callable[[EnergyRecord], float], now_s: float) -> Iterator[tuple[Path, int]]:
-    """Yield every run's directory with a trace older than `keep_s(record)`, with the trace's size in bytes."""
+def matching(ledger: Ledger, who: Who) -> int:
+    """Return how many records `who` means."""
+    with ledger.read() as connection:
+        return int(connection.execute(_chosen(ledger, who, func.count())).scalar_one())
+
+
+def traces(archive: Archive) -> list[Trace]:
+    """Return every run's trace, the oldest first."""
+    found = []
     for run in archive.all_runs():
         directory = archive.job(run)
         try:
             record = from_json((directory / RECORD).read_bytes(), str(directory))
+            if (directory / _TRACE[0]).is_dir():
+                size_b = sum(p.stat().st_size for p in (directory / _TRACE[0]).rglob("*") if p.is_file())
+                found.append(Trace(directory, record, size_b, _thinned(directory)))
         except (OSError, DataError):
             continue
-        if (directory / _TRACE[0]).is_dir() and record.end_ns / 1e9 + keep_s(record) < now_s:
-            yield directory, sum(p.stat().st_size for p in (directory / _TRACE[0]).rglob("*") if p.is_file())
+    return sorted(found, key=lambda trace: (trace.record.end_ns, str(trace.directory)))
+
+
+def outdated(found: Sequence[Trace], store_of: Callable[[str, str], Store], quota_b: int, now_s: float) -> list[Trace]:
+    """Return the traces to delete: those that have had their time, and the oldest that are too many."""
+    gone: list[Trace] = []
+    kept: list[Trace] = []
+    for trace in found:
+        keep_s = store_of(trace.record.partition, trace.record.account).retention_ns / 1e9
+        (gone if trace.record.end_ns / 1e9 + keep_s < now_s else kept).append(trace)
+    over_b = sum(trace.size_b for trace in kept) - quota_b
+    for trace in kept:
+        if over_b <= 0:
+            break
+        gone.append(trace)
+        over_b -= trace.size_b
+    return gone
+
+
+def to_thin(found: Sequence[Trace], store_of: Callable[[str, str], Store], now_s: float) -> Iterator[tuple[Trace, int]]:
+    """Yield the traces that are old enough to be thinned and are not yet, with one reading in how many is to stay."""
+    for trace in found:
+        store = store_of(trace.record.partition, trace.record.account)
+        after_ns = store.thin_after_ns
+        if isinstance(after_ns, int) and (trace.record.end_ns + after_ns) / 1e9 < now_s and trace.thinned is None:
+            yield trace, store.thin_to
+
+
+def _thinned(directory: Path) -> int | None:
+    try:
+        return int(json.loads((directory / THINNED).read_bytes())["every"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def drop_trace(directory: Path) -> None:
@@ -197,17 +257,25 @@ def _batches(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]
     job = ledger.tables.job.c
     last = 0
     while True:
-        query = select(job.id).where(job.id > last).order_by(job.id).limit(BATCH)
-        if who.user is not None:
-            query = query.where(job.user_name == who.user)
-        if who.before_s is not None:
-            query = query.where(job.end_s < who.before_s)
+        query = _chosen(ledger, who, job.id).where(job.id > last).order_by(job.id).limit(BATCH)
         with ledger.read() as connection:
             ids = [row.id for row in connection.execute(query)]
         if not ids:
             return
         last = ids[-1]
         yield list(zip(ids, ledger.load(ids), strict=True))
+
+
+def _chosen(ledger: Ledger, who: Who, what: ColumnElement[Any]) -> Select[Any]:
+    job = ledger.tables.job.c
+    query = select(what).select_from(ledger.tables.job)
+    if who.user is not None:
+        query = query.where(job.user_name == who.user)
+    if who.before_s is not None:
+        query = query.where(job.end_s < who.before_s)
+    if who.named:
+        query = query.where(or_(job.uid.is_not(None), job.user_name.not_like(f"{HIDDEN}%")))
+    return query
 
 
 def _backed_up(path: Path) -> Iterator[EnergyRecord]:

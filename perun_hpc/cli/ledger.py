@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
 
 from perun_hpc.accounting import upkeep
-from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.schema import EnergyRecord, json_schema
-from perun_hpc.accounting.site import load_site, retention_s
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.schema import json_schema
+from perun_hpc.accounting.site import load_site, store_of
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
-from perun_hpc.errors import UsageError
+from perun_hpc.errors import PerunError, UsageError
 from perun_hpc.report import quantities as q
+from perun_hpc.store.thin import thin
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text)
         action.add_argument("--user", metavar="NAME", help="only this user's records")
         action.add_argument("--before", metavar="TIME", help="only of jobs that ended before")
-    thin = actions.add_parser("retention", help="delete traces older than the policy's store.retention")
-    thin.add_argument("--dry-run", action="store_true", help="only say which")
+    retention = actions.add_parser("retention", help="do with old traces and records what the policy says")
+    retention.add_argument("--dry-run", action="store_true", help="only say which")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,13 +61,9 @@ def run(args: argparse.Namespace) -> int:
         elif args.action == "rebuild":
             print(f"{upkeep.rebuild(ledger, places(args).archive)} records taken from the jobs' directories")
         elif args.action == "pseudonymise":
-            changed = upkeep.pseudonymise(ledger, _who(args))
-            cleaned = upkeep.hide_in_directories(places(args).archive, changed)
-            print(f"{len(changed)} records pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged")
+            print(_pseudonymise(ledger, places(args).archive, _who(args)))
         else:
-            gone = upkeep.delete(ledger, _who(args))
-            cleaned = upkeep.remove_directories(places(args).archive, gone)
-            print(f"{len(gone)} records and {cleaned} directories deleted; sums unchanged")
+            print(_delete(ledger, places(args).archive, _who(args)))
     finally:
         ledger.close()
     return 0
@@ -77,15 +77,45 @@ def _who(args: argparse.Namespace) -> upkeep.Who:
 
 
 def _retention(args: argparse.Namespace) -> int:
-    keep_s = retention_s()
+    """What the policy says of old traces and old records; a trace that cannot be thinned now is named, and waits."""
+    site, where, now_s = load_site(), places(args), time.time()
+    quota = site.settings.store.archive_quota_b
+    found = upkeep.traces(where.archive)
+    gone = upkeep.outdated(found, store_of(), quota if isinstance(quota, int) else sys.maxsize, now_s)
+    old = list(upkeep.to_thin([trace for trace in found if trace not in gone], store_of(), now_s))
+    failed = False
+    if not args.dry_run:
+        for trace in gone:
+            upkeep.drop_trace(trace.directory)
+        for trace, every in old:
+            try:
+                thin(trace.directory, every, int(now_s * 1e9))
+            except (PerunError, OSError) as error:
+                print(f"{trace.directory.name}: not thinned: {error}")
+                failed = True
+    would = " would be" if args.dry_run else ""
+    print(f"{len(gone)} traces{would} deleted, {q.size(sum(t.size_b for t in gone))}; {len(old)}{would} thinned")
+    for after, what, act in (
+        (site.settings.privacy.delete_after_ns, "deleted", _delete),
+        (site.settings.privacy.pseudonymise_after_ns, "pseudonymised", _pseudonymise),
+    ):
+        if isinstance(after, int):
+            who = upkeep.Who(before_s=int(now_s - after / 1e9), named=act is _pseudonymise)
+            with contextlib.closing(open_ledger(args.ledger or site.ledger, create=not args.dry_run)) as ledger:
+                if args.dry_run:
+                    print(f"{upkeep.matching(ledger, who)} records would be {what}; sums stay")
+                else:
+                    print(act(ledger, where.archive, who))
+    return 1 if failed else 0
 
-    def keep(record: EnergyRecord) -> float:
-        return keep_s(record.partition, record.account)
 
-    count, size = 0, 0
-    for directory, size_b in upkeep.old_traces(places(args).archive, keep, time.time()):
-        if not args.dry_run:
-            upkeep.drop_trace(directory)
-        count, size = count + 1, size + size_b
-    print(f"{count} traces{' would be' if args.dry_run else ''} deleted, {q.size(size)}; records stay")
-    return 0
+def _pseudonymise(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
+    changed = upkeep.pseudonymise(ledger, who)
+    cleaned = upkeep.hide_in_directories(archive, changed)
+    return f"{len(changed)} records pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged"
+
+
+def _delete(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
+    gone = upkeep.delete(ledger, who)
+    cleaned = upkeep.remove_directories(archive, gone)
+    return f"{len(gone)} records and {cleaned} directories deleted; sums unchanged"

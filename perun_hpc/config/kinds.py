@@ -107,9 +107,9 @@ def duration(minimum: str | None = None, maximum: str | None = None, *words: str
     return Quantity("_ns", DURATIONS, "5 s", minimum, maximum, words)
 
 
-def size(minimum: str | None = None) -> Quantity:
-    """An amount of data in bytes."""
-    return Quantity("_b", SIZES, "30 GiB", minimum)
+def size(minimum: str | None = None, *words: str) -> Quantity:
+    """An amount of data in bytes, or one of `words`."""
+    return Quantity("_b", SIZES, "30 GiB", minimum, words=words)
 
 
 def power(*words: str) -> Quantity:

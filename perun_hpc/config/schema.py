@@ -285,6 +285,18 @@ class Store:
         "`perun collect --recode` without a job puts traces older than this into blocks of nodes, which read faster",
     )
     retention_ns: int = _item(duration("1 d"), "400 d", "traces older than this are deleted; records stay", JOBS)
+    thin_after_ns: int | str = _item(
+        duration("1 d", None, "never"),
+        "never",
+        "of traces older than this only some readings stay; energies do not change",
+        JOBS,
+    )
+    thin_to: int = _item(
+        Number(2, 1000, integer=True), "10", "of a thinned trace one reading in so many stays, and first and last", JOBS
+    )
+    archive_quota_b: int | str = _item(
+        size("1 MiB", "none"), "none", "where all traces together are larger, the oldest are deleted; records stay"
+    )
 
 
 @dataclass(frozen=True)
@@ -342,6 +354,12 @@ class Privacy:
         "finest resolution in time that the user of a shared node sees, live and in traces",
         JOBS,
         Bound.RISE,
+    )
+    pseudonymise_after_ns: int | str = _item(
+        duration("1 d", None, "never"), "never", "users and job names in older records are replaced; sums stay"
+    )
+    delete_after_ns: int | str = _item(
+        duration("1 d", None, "never"), "never", "older records are deleted; their energies stay in the sums"
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,11 @@ from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
-from perun_hpc.accounting.schema import from_json
+from perun_hpc.accounting.schema import from_json, to_json
+from perun_hpc.cli.main import main
+from perun_hpc.config.schema import Store
 from perun_hpc.errors import DataError
+from perun_hpc.store.layout import THINNED
 from tests.accounting_data import DAY, START_S, boundary, put_incoming
 
 
@@ -115,14 +120,84 @@ def test_deleted_records_leave_their_sums(ledger: Ledger, archive: Archive) -> N
     assert upkeep.delete(ledger, upkeep.Who(before_s=START_S)) == []
 
 
-def test_old_traces_go_and_records_stay(ledger: Ledger, archive: Archive) -> None:
-    for n in (1, 2):
+def with_traces(archive: Archive, *numbers: int) -> None:
+    for n in numbers:
         trace = archive.base / "jobs" / f"{n}.0" / "job.zarr"
         trace.mkdir()
         (trace / "c.0.0").write_bytes(b"x" * 100)
-    keep = {1: 86400.0, 2: 400 * 86400.0}
-    found = list(upkeep.old_traces(archive, lambda r: keep[r.job_id], START_S + 10 * 86400))
-    assert [(path.name, size) for path, size in found] == [("1.0", 100)]
-    upkeep.drop_trace(found[0][0])
-    assert sorted(p.name for p in found[0][0].iterdir()) == ["boundary", "record.json"]
+
+
+def kept(**days: float) -> Store:
+    return Store(**{name: round(value * 86400 * 10**9) for name, value in days.items()}, thin_to=7)  # type: ignore[arg-type]
+
+
+def test_old_traces_go_and_records_stay(ledger: Ledger, archive: Archive) -> None:
+    with_traces(archive, 1, 2)
+    stores = {"main": kept(retention_ns=1), "gpu": kept(retention_ns=400)}
+    (archive.base / "jobs" / "2.0" / "record.json").write_text(
+        to_json(replace(ledger.members("c", "2")[0], partition="gpu"))
+    )
+    now_s = START_S + 10 * 86400
+    found = upkeep.traces(archive)
+    assert [(trace.directory.name, trace.size_b) for trace in found] == [("1.0", 100), ("2.0", 100)]
+    (gone,) = upkeep.outdated(found, lambda partition, account: stores[partition], sys.maxsize, now_s)
+    upkeep.drop_trace(gone.directory)
+    assert gone.directory.name == "1.0"
+    assert sorted(p.name for p in gone.directory.iterdir()) == ["boundary", "record.json"]
     assert (archive.base / "jobs" / "2.0" / "job.zarr").exists()
+
+
+def test_of_too_many_traces_the_oldest_go(ledger: Ledger, archive: Archive) -> None:
+    with_traces(archive, 1, 2, 3)
+    path = archive.base / "jobs" / "3.0" / "record.json"
+    record = ledger.members("c", "3")[0]
+    path.write_text(to_json(replace(record, end_ns=record.end_ns - 10**9)))
+    gone = upkeep.outdated(upkeep.traces(archive), lambda *_: kept(retention_ns=400), 150, START_S + 86400)
+    assert [trace.directory.name for trace in gone] == ["3.0", "1.0"]
+    assert upkeep.outdated(upkeep.traces(archive), lambda *_: kept(retention_ns=400), 300, START_S + 86400) == []
+
+
+def test_traces_are_thinned_once_and_in_their_time(ledger: Ledger, archive: Archive) -> None:
+    with_traces(archive, 1, 2)
+    found = upkeep.traces(archive)
+    young = kept(retention_ns=400, thin_after_ns=30)
+    never = Store(retention_ns=young.retention_ns, thin_after_ns="never")
+    assert list(upkeep.to_thin(found, lambda *_: young, START_S + 20 * 86400)) == []
+    assert list(upkeep.to_thin(found, lambda *_: never, START_S + 90 * 86400)) == []
+    due = list(upkeep.to_thin(found, lambda *_: young, START_S + 40 * 86400))
+    assert [(trace.directory.name, every) for trace, every in due] == [("1.0", 7), ("2.0", 7)]
+    (archive.base / "jobs" / "1.0" / THINNED).write_text('{"every": 7, "thinned_ns": 0}')
+    due = list(upkeep.to_thin(upkeep.traces(archive), lambda *_: young, START_S + 40 * 86400))
+    assert [trace.directory.name for trace, _ in due] == ["2.0"]
+
+
+def test_a_policy_that_forgets(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    for n in range(1, 8):
+        put_incoming(archive.root, boundary(n, start_s=1_600_000_000))
+    Collector(archive, ledger, Tools(lambda: START_S + 200.0), 900).sweep()
+
+    def sums() -> tuple[int, int]:
+        (row,) = usage(ledger, ["account"], Filter(), "2020-01-01", DAY)
+        return row.values["jobs"], row.values["energy_uj"]
+
+    before = sums()
+    assert before == (7, 7 * 8_000_000_000)
+    path = tmp_path / "policy.yaml"
+    monkeypatch.setenv("PERUN_POLICY", str(path))
+    where = ["ledger", "--ledger", str(tmp_path / "ledger.db"), "--archive", str(archive.root), "--cluster", "c"]
+    path.write_text("privacy: {pseudonymise_after: 1 d}\n")
+    assert main([*where, "retention", "--dry-run"]) == 0
+    assert "7 records would be pseudonymised" in capsys.readouterr().out
+    assert "alice" in text_of_everything(ledger)
+    assert main([*where, "retention"]) == 0
+    assert "7 records pseudonymised, 7 of them in their jobs' directories" in capsys.readouterr().out
+    assert main([*where, "retention"]) == 0
+    assert "0 records pseudonymised" in capsys.readouterr().out
+    assert "alice" not in text_of_everything(ledger) and sums() == before
+    path.write_text("privacy: {delete_after: 1 d}\n")
+    assert main([*where, "retention"]) == 0
+    assert "7 records and 7 directories deleted" in capsys.readouterr().out
+    assert sums() == before and ledger.members("c", "1") == []
