@@ -6,9 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
+
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.summing import sum_boundaries
+from tests.accounting_data import boundary, parsed
 
 
 @pytest.fixture
@@ -88,3 +93,21 @@ def test_explain_says_what_remains_of_such_a_job(tmp_path, text, options, says):
     path.write_text(text)
     last = perun("explain", *options, policy=path).stdout.splitlines()[-1]
     assert last.startswith("such a job leaves " + says.format(policy=path))
+
+
+def test_budgets_warn_and_propose_and_change_nothing(tmp_path):
+    url = str(tmp_path / "ledger.db")
+    ledger = open_ledger(url, create=True)
+    today = [{**share, "day": date.today().isoformat()} for share in boundary(1)["shares"]]
+    ledger.put([sum_boundaries([parsed(boundary(1, account="physics", shares=today))])])
+    ledger.close()
+    path = tmp_path / "policy.yaml"
+    path.write_text("accounts: {physics: {budget: {energy: 1 J, period: year}}}\n")
+    shown = perun("budgets", "--ledger", url, policy=path)
+    assert shown.returncode == 0
+    assert shown.stderr.startswith("over: account physics used ")
+    proposed = perun("budgets", "--ledger", url, "--proposals", "--cluster", "c", policy=path)
+    assert proposed.stdout.splitlines()[-1] == (
+        "sacctmgr -i modify account where name=physics cluster=c set GrpSubmitJobs=0"
+    )
+    assert perun("budgets", "--ledger", url, "--proposals", "--json", policy=path).returncode == 64
