@@ -39,11 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_filters(parser: argparse.ArgumentParser) -> None:
     """Declare the options that `perun jobs` and `perun usage` share."""
     parser.add_argument("-u", "--user", default="", metavar="LIST")
-    parser.add_argument("-A", "--account", default="", metavar="LIST")
+    parser.add_argument("-A", "--account", "--accounts", default="", metavar="LIST")
     parser.add_argument("-r", "--partition", default="", metavar="LIST")
     parser.add_argument("-q", "--qos", default="", metavar="LIST")
-    parser.add_argument("-S", "--since", metavar="TIME", help="as sacct takes it; default: today's midnight")
-    parser.add_argument("-E", "--until", metavar="TIME", help="as sacct takes it; default: now")
+    parser.add_argument("-S", "--since", "--starttime", metavar="TIME", help="as sacct takes it; default: today's midnight")
+    parser.add_argument("-E", "--until", "--endtime", metavar="TIME", help="as sacct takes it; default: now")
     parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
     parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger, if you may read it")
