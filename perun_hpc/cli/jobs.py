@@ -36,13 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that `perun jobs` and `perun usage` share."""
+def add_filters(parser: argparse.ArgumentParser, since: str = "today's midnight") -> None:
+    """Declare the options that `perun jobs`, `usage` and `top` share; `since` says from when on they look by default."""
     parser.add_argument("-u", "--user", default="", metavar="LIST")
     parser.add_argument("-A", "--account", "--accounts", default="", metavar="LIST")
     parser.add_argument("-r", "--partition", default="", metavar="LIST")
     parser.add_argument("-q", "--qos", default="", metavar="LIST")
-    parser.add_argument("-S", "--since", "--starttime", metavar="TIME", help="as sacct takes it; default: today's midnight")
+    from_when = f"as sacct takes it; default: {since}"
+    parser.add_argument("-S", "--since", "--starttime", metavar="TIME", help=from_when)
     parser.add_argument("-E", "--until", "--endtime", metavar="TIME", help="as sacct takes it; default: now")
     parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")

@@ -20,7 +20,7 @@ from perun_hpc.report.usage import usage_json, usage_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_filters(parser)
+    add_filters(parser, "seven days ago")
     parser.add_argument("-n", "--number", type=int, default=10, metavar="N", help="so many of each (default 10)")
     parser.add_argument("--json", action="store_true")
 

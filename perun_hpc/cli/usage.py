@@ -19,7 +19,7 @@ from perun_hpc.report.usage import usage_csv, usage_json, usage_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_filters(parser)
+    add_filters(parser, "the first of this month")
     parser.add_argument("--by", default="account", metavar="LIST", help=f"any of: {', '.join(GROUPS)}")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
