@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_filters(parser: argparse.ArgumentParser, since: str = "today's midnight") -> None:
-    """Declare the options that `perun jobs`, `usage` and `top` share; `since` says from when on they look by default."""
+    """Declare the options that `perun jobs`, `usage` and `top` share; `since` says from when on they look."""
     parser.add_argument("-u", "--user", default="", metavar="LIST")
     parser.add_argument("-A", "--account", "--accounts", default="", metavar="LIST")
     parser.add_argument("-r", "--partition", default="", metavar="LIST")
