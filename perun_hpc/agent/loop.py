@@ -174,8 +174,8 @@ class Loop:
         if now_ns >= self._quota_ns and self._policy.settled:
             self._quota_ns = now_ns + QUOTA_NS
             guard("quota", self._keep_quota)
-        guard("log", lambda: spool.bound_log(self._paths.log))
-        self._register.forget_before(now_ns - REMEMBER_NS)
+            guard("log", lambda: spool.bound_log(self._paths.log))
+            self._register.forget_before(now_ns - REMEMBER_NS)
 
     def _keep_quota(self) -> None:
         """Drop the oldest traces, those of running jobs last, while the spool is above its quota."""

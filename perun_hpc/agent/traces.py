@@ -52,19 +52,19 @@ class Traces:
 
     def begin(self, session: Session, now_ns: int) -> None:
         """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""
-        from perun_hpc.agent import trace
-
         key = session.key
         if not session.settings or not session.monitored or session.trace.get("lost"):
             return
-        if not (session.steps or trace.may_be_wanted(session.settings)):
-            return
-        if now_ns - session.start.mono_ns < FIND_NS and any(worker.starting for worker in self._node.workers):
-            return  # their sensors are to have columns
         period_ns = self._views.resolution_ns(session)
         held = self._open.get(key)
         if held is not None and held.period_ns <= period_ns:
             return
+        from perun_hpc.agent import trace
+
+        if not (session.steps or trace.may_be_wanted(session.settings)):
+            return
+        if now_ns - session.start.mono_ns < FIND_NS and any(worker.starting for worker in self._node.workers):
+            return  # their sensors are to have columns
         directory, name = self._paths.session(key.name), self._register.name_of_node(session)
         try:
             if held is not None:
