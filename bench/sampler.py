@@ -182,7 +182,7 @@ def _running(home: Path, policy: Path) -> Iterator[str]:
 
 
 def _machine(root: Path, count: int) -> None:
-    """A root directory with `count` RAPL packages; all else is this machine's."""
+    """A root directory with `count` RAPL packages and a job's cgroup; all else is this machine's."""
     powercap = root / "sys" / "class" / "powercap"
     for number in range(count):
         zone = powercap / f"intel-rapl:{number}"
@@ -190,8 +190,19 @@ def _machine(root: Path, count: int) -> None:
         (zone / "name").write_text(f"package-{number}\n")
         (zone / "energy_uj").write_text(f"{1_000_003 * (number + 1)}\n")
         (zone / "max_energy_range_uj").write_text("262143328850\n")
-    for name in ("proc", "sys/devices", "sys/fs"):
+    for name in ("proc", "sys/devices"):
         (root / name).symlink_to(f"/{name}")
+    cgroup = root / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_1"
+    cgroup.mkdir(parents=True)
+    for name, text in (
+        ("cpu.stat", "usage_usec 5\n"),
+        ("memory.current", "4096\n"),
+        ("memory.max", "max\n"),
+        ("cpuset.cpus.effective", "0-1\n"),
+        ("cgroup.events", "populated 1\nfrozen 0\n"),
+        ("cgroup.procs", ""),
+    ):
+        (cgroup / name).write_text(text)
 
 
 def _perun(words: tuple[str, ...]) -> float:
