@@ -8,18 +8,31 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.accounting.states import CODES
 from perun_hpc.report import quantities as q
-from perun_hpc.report.screen import Style, printable, table
+from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
+
+_WIDTHS = ((10, 8, 10), (8, 8, 10), (6, 6, 10), (6, 6, 3))
+"""Columns of name, user and state, from the most that they get to the least; three hold a state's short code."""
+_CODE_OF = {state: code for code, state in CODES.items()}
 
 
 def jobs_listing(records: Sequence[EnergyRecord], style: Style, now_s: float, total: bool = False) -> list[str]:
-    """Return a table of jobs at the epoch time `now_s`; with `total` a line with their sum."""
-    rows = [_row(r, style, now_s) for r in records]
-    if total:
-        known = [r.energy_uj for r in records if r.energy_uj is not None]
-        rows.append(["", "", "", "", f"{len(records)} jobs", "", q.energy(sum(known)) if known else "-", ""])
+    """Return a table of jobs at the epoch time `now_s`; with `total` a line with their sum.
+
+    Names and states give way where it would be wider than the screen.
+    """
     head = ("job", "name", "user", "state", "start", "time", "energy", "source")
-    lines = table(rows, head, (False, False, False, False, False, True, True, False), style, widest=16)
+    right = (False, False, False, False, False, True, True, False)
+    lines: list[str] = []
+    for widths in _WIDTHS:
+        rows = [_row(r, style, now_s, *widths) for r in records]
+        if total:
+            known = [r.energy_uj for r in records if r.energy_uj is not None]
+            rows.append(["", "", "", "", f"{len(records)} jobs", "", q.energy(sum(known)) if known else "-", ""])
+        lines = table(rows, head, right, style)
+        if max(map(cells, lines)) <= WIDTH:
+            break
     return [style.bold(lines[0]), *lines[1:]]
 
 
@@ -69,20 +82,22 @@ def csv_cell(value: object) -> object:
     return value
 
 
-def _row(r: EnergyRecord, style: Style, now_s: float) -> list[str]:
+def _row(r: EnergyRecord, style: Style, now_s: float, name: int, user: int, state: int) -> list[str]:
     started = datetime.fromtimestamp(r.start_ns / 1e9).strftime("%m-%d %H:%M") if r.start_ns else "-"
-    mark = {"partial": " (partial)", "missing": "", "running": " so far"}.get(r.status, "")
     never = r.status == "missing" and not r.start_ns
     awaited = "never ran" if never else {"awaited": "not yet"}.get(r.status, r.status)
-    source = awaited if r.energy_uj is None else r.provenance[:9] + mark
+    source = awaited if r.energy_uj is None else r.provenance[:9] + (" so far" if r.status == "running" else "")
     elapsed_s = max(now_s - r.start_ns / 1e9, 0) if r.status == "running" else r.elapsed_s
+    energy = "not known" if q.unresolved(r.energy_uj, r.u_uj) else q.energy(r.energy_uj)
+    if r.status == "partial" and (r.energy_uj or 0) > 0:
+        energy = f"{style.at_least} {energy}"
     return [
         r.display_id,
-        style.fit(r.name, 10).rstrip(),
-        style.fit(r.user or str(r.uid or ""), 8).rstrip(),
-        style.fit(r.state or "-", 10).rstrip(),
+        style.fit(r.name, name).rstrip(),
+        style.fit(r.user or str(r.uid or ""), user).rstrip(),
+        style.fit((r.state if len(r.state) <= state else _CODE_OF.get(r.state, r.state)) or "-", state).rstrip(),
         started,
         q.duration(elapsed_s) if r.start_ns else "-",
-        "not known" if q.unresolved(r.energy_uj, r.u_uj) else q.energy(r.energy_uj),
+        energy,
         source,
     ]

@@ -37,6 +37,11 @@ class Style:
         return "±" if self.unicode else "+-"
 
     @property
+    def at_least(self) -> str:
+        """The sign before a lower bound."""
+        return "≥" if self.unicode else ">="
+
+    @property
     def ellipsis(self) -> str:
         """What stands for text that was cut."""
         return "…" if self.unicode else "~"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from perun_hpc.accounting.audit import Account, Finding
 from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.questions import Usage
+from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.report import quantities as q
 from perun_hpc.report.audit import accounts_table, findings_list, verdict
+from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import WIDTH, Style
 from perun_hpc.report.usage import usage_table
+from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
 AT = ("n1", "2026-11-22", "package-0")
 
@@ -90,3 +95,21 @@ def test_the_same_finding_of_several_domains_or_jobs_is_one_entry() -> None:
         "n1 2026-11-22 dram-0: job 4.0: node ledger and record differ (off by -1 uJ)",
         "job 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: ran by sacct, but has no record",
     ]
+
+
+def test_jobs_fit_the_screen_and_a_partial_energy_is_a_lower_bound() -> None:
+    whole = add_slurm(sum_boundaries([parsed(boundary(1234567))]), slurm_job(1234567, shown_id="1234567_100"))
+    partial = replace(
+        whole,
+        status="partial",
+        state="OUT_OF_MEMORY",
+        name="a name of many letters",
+        user="somebody",
+        end_ns=START_S * 10**9 + 3 * 10**14,
+    )
+    short = jobs_listing([replace(whole, array_job_id=None)], Style(), START_S, total=True)
+    assert "COMPLETED" in short[1] and max(map(len, short)) <= WIDTH
+    lines = jobs_listing([whole, partial], Style(), START_S, total=True)
+    assert max(map(len, lines)) <= WIDTH
+    assert lines[2].split()[-4:] == ["≥", "8.00", "kJ", "measured"] and " OOM " in lines[2] and " CD " in lines[1]
+    assert ">= 8.00 kJ" in jobs_listing([partial], Style(unicode=False), START_S)[1]
