@@ -81,27 +81,28 @@ def finalise(
 
 
 Marks = Mapping[str, Mapping[str, Mark]]
-"""Marks by group and node."""
+"""Marks by group and node, which is not named in them: most nodes of a large job say the same, and share one."""
 
 
 def newest_marks(job_dir: Path) -> Marks:
     """The newest mark of every track and node; older ones are removed."""
     best: dict[str, dict[str, Mark]] = {}
     names = os.listdir(job_dir / layout.MARKS) if (job_dir / layout.MARKS).is_dir() else []  # noqa: PTH208
-    alike: dict[str, Mark | None] = {}
+    known: dict[str, Mark | None] = {}
     for name in names:
-        node, _, rest = name.partition("~")  # most nodes of a large job say the same
-        like = alike[rest] if rest in alike else alike.setdefault(rest, Mark.parse(name))
-        if like is None:
+        node, _, rest = name.partition("~")
+        if rest not in known:
+            known[rest] = Mark.parse(f"~{rest}")
+        mark = known[rest]
+        if mark is None:
             continue
-        mark = Mark._make((node, *like[1:]))
-        own = best.setdefault(like.group, {})
+        own = best.setdefault(mark.group, {})
         other = own.setdefault(node, mark)
         if other is mark:
             continue
         older, newer = sorted((mark, other), key=lambda m: (m.state != "running", m.last, m.state == "complete"))
         own[node] = newer
-        (job_dir / layout.MARKS / older.name).unlink(missing_ok=True)
+        (job_dir / layout.MARKS / older._replace(node=node).name).unlink(missing_ok=True)
     return best
 
 
@@ -169,9 +170,10 @@ def _write(job_dir: Path, plan: Plan, marks: Marks, nodes: Mapping[str, str], st
         own = marks.get(track.group, {})
         horizon = (now_ns + AHEAD_NS) // track.period_ns
         origin = track.origin
-        lasts = {node: min(mark.last, horizon) for node, mark in own.items() if origin <= mark.first <= horizon}
+        shown = {mark: min(mark.last, horizon) for mark in set(own.values()) if origin <= mark.first <= horizon}
+        lasts = {node: shown[mark] for node, mark in own.items() if mark in shown}
         columns = max(lasts.values()) - origin + 1 if lasts else 1
-        start = min([mark.first for node, mark in own.items() if node in lasts], default=origin) - origin
+        start = min([mark.first for mark in shown], default=origin) - origin
         extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
         documents = track.documents(columns, extra, recoded)
         group = store / track.group

@@ -64,7 +64,7 @@ def repair(job_dir: Path, now_ns: int) -> Repaired:
         for node in {loss.node for loss in damaged if loss.node is not None}:
             mark = own.get(node)
             if mark is not None and mark.state != "partial":
-                (job_dir / layout.MARKS / mark.name).unlink()
+                (job_dir / layout.MARKS / mark._replace(node=node).name).unlink()
                 why = "damaged parts were set aside"
                 create.put_mark(job_dir, Mark(node, track.group, "partial", mark.first, mark.last, why))
         losses += _repair_marks(job_dir, track, set(own))
