@@ -162,13 +162,24 @@ class Region:
         if self._number < 0:
             caller = sys._getframe(1)
             self._number = recorder.define(f"{caller.f_globals.get('__name__')}:{caller.f_lineno}")
-        self._slots.append(recorder.begin(self._number))
+        # As in `_function`, begin() and end() are written out.
+        rows = recorder.rows
+        slot = -1 if rows is None else recorder.take()
+        if rows is None or slot >= recorder.limit:
+            self._slots.append(-1)
+            return self
+        self._slots.append(slot)
+        rows[slot] = self._number
+        rows[slot + 1] = _now()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        recorder.end(self._slots.pop(), kind is not None)
+        end_ns = _now()
+        slot, rows = self._slots.pop(), recorder.rows
+        if slot >= 0 and rows is not None:
+            rows[slot + 2] = end_ns if kind is None else -end_ns
 
     async def __aenter__(self) -> Region:
         return self.__enter__()
