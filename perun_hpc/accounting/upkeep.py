@@ -165,18 +165,21 @@ def remove_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int
 
 
 def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[Path, EnergyRecord]]:
-    runs: dict[int, list[Run]] = {}
-    for run in archive.all_runs() if records else ():
-        runs.setdefault(run.job_id, []).append(run)
-    for record in records:
-        for run in runs.get(record.job_id, ()):
-            directory = archive.job(run)
-            try:
-                stored = from_json((directory / RECORD).read_bytes(), str(directory))
-            except (OSError, DataError):
-                continue
-            if (stored.restart_count, stored.start_ns) == (record.restart_count, record.start_ns):
-                yield directory, record
+    """Yield the directories of records of whatever cluster of this archive."""
+    for cluster in sorted({record.cluster for record in records}):
+        part = Archive(archive.root, cluster)
+        runs: dict[int, list[Run]] = {}
+        for run in part.all_runs():
+            runs.setdefault(run.job_id, []).append(run)
+        for record in (one for one in records if one.cluster == cluster):
+            for run in runs.get(record.job_id, ()):
+                directory = part.job(run)
+                try:
+                    stored = from_json((directory / RECORD).read_bytes(), str(directory))
+                except (OSError, DataError):
+                    continue
+                if (stored.restart_count, stored.start_ns) == (record.restart_count, record.start_ns):
+                    yield directory, record
 
 
 def matching(ledger: Ledger, who: Who) -> int:

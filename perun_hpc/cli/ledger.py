@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from perun_hpc.accounting import upkeep
-from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.archive import Archive, clusters
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.schema import json_schema
 from perun_hpc.accounting.site import load_site, store_of
@@ -80,7 +80,11 @@ def _retention(args: argparse.Namespace) -> int:
     """What the policy says of old traces and old records; a trace that cannot be thinned now is named, and waits."""
     site, where, now_s = load_site(), places(args), time.time()
     quota = site.settings.store.archive_quota_b
-    found = upkeep.traces(where.archive)
+    root = where.archive.root
+    found = [
+        t for name in ([args.cluster] if args.cluster else clusters(root)) for t in upkeep.traces(Archive(root, name))
+    ]
+    found.sort(key=lambda trace: trace.record.end_ns)
     gone = upkeep.outdated(found, store_of(), quota if isinstance(quota, int) else sys.maxsize, now_s)
     old = list(upkeep.to_thin([trace for trace in found if trace not in gone], store_of(), now_s))
     failed = False

@@ -120,6 +120,14 @@ def test_deleted_records_leave_their_sums(ledger: Ledger, archive: Archive) -> N
     assert upkeep.delete(ledger, upkeep.Who(before_s=START_S)) == []
 
 
+def test_records_of_every_cluster_of_the_archive_lose_their_names(ledger: Ledger, archive: Archive) -> None:
+    put_incoming(archive.root, boundary(8, cluster="d"))
+    Collector(Archive(archive.root, "d"), ledger, Tools(lambda: START_S + 200.0), 900).sweep()
+    changed = upkeep.pseudonymise(ledger, upkeep.Who(user="alice"))
+    assert upkeep.hide_in_directories(archive, changed) == 4
+    assert not [path for path in archive.root.glob("*/jobs/*/record.json") if "alice" in path.read_text()]
+
+
 def with_traces(archive: Archive, *numbers: int) -> None:
     for n in numbers:
         trace = archive.base / "jobs" / f"{n}.0" / "job.zarr"
