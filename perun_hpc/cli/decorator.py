@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar, overload
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +39,17 @@ def _decorate(function: Callable[..., Any], file: Path | None, config: dict[str,
 
         if rank.current is not None:
             return function(*args, **kwargs)
-        return Session.load(file, config).run_function(function, args, kwargs)
+        try:
+            return Session.load(file, config).run_function(function, args, kwargs)
+        except BaseException as error:
+            raise error.with_traceback(_of_function(error.__traceback__))  # noqa: B904 (it is the same one)
 
     return measured
+
+
+def _of_function(trace: TracebackType | None) -> TracebackType | None:
+    """A trace from the decorated function on; as it is where the exception is our own."""
+    rest = trace
+    while rest is not None and rest.tb_frame.f_globals.get("__name__", "").startswith("perun_hpc."):
+        rest = rest.tb_next
+    return rest or trace

@@ -259,6 +259,23 @@ def test_a_decorated_function_in_an_unguarded_script(tmp_path):
     assert json.loads((tmp_path / "out/deco/bad/run.json").read_text())["metadata"]["status"] == "SCRIPT_ERROR"
 
 
+def test_a_traceback_through_the_decorator_has_one_line_of_ours(tmp_path):
+    (tmp_path / "app.py").write_text(
+        "from perun_hpc import perun\n@perun(app_name='a')\ndef bad():\n    1 / 0\nbad()\n"
+    )
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "app.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    trace = done.stderr[done.stderr.index("Traceback") :]
+    assert [line.split('"')[1].rpartition("/")[2] for line in trace.splitlines() if line.startswith("  File")] == [
+        "app.py", "decorator.py", "app.py"
+    ]  # fmt: skip
+    assert trace.splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert "During handling" not in trace
+
+
 def test_default_sensors_find_something_anywhere(monitored):
     _, node, _ = monitored(lambda: None, sensors=DEFAULT_SENSORS).run_application("r")
     assert node.value(MetricType.RUNTIME) > 0
