@@ -123,6 +123,9 @@ def _from_directory(job_id: int, archive: Archive) -> list[Found]:
                 break
             except OSError:
                 continue
+            except DataError:
+                if name == RECORD:
+                    raise  # what is said while a job runs is said anew soon
     return found
 
 

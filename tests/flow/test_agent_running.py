@@ -16,6 +16,7 @@ from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import Places, find
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.schema import from_json
+from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report
 from perun_hpc.report.screen import Style
 from tests.accounting_data import boundary
@@ -97,3 +98,6 @@ def test_what_was_said_so_far_names_the_nodes_that_have_not_told(tmp_path: Path)
     assert record.status == "running" and record.missing_nodes == ()
     assert len(record.missing) == 1 and "1 of 2 nodes have told" in record.missing[0]
     assert record.coverage <= 0.5
+    (archive.job(Run(4711, 0)) / RUNNING).write_text("{ torn")
+    with pytest.raises(NotFoundError):
+        find("4711", Places(archive, None, None, 0.0))
