@@ -215,6 +215,12 @@ def test_a_trace_that_grows_in_the_archive_shows_finished_chunks_and_ends_as_if_
             sizes.append(len(seen))
     assert sizes == sorted(sizes) and len(set(sizes)) > 3
     assert not grow(tmp_path / "s", tmp_path / "j", ("n1", "n2")).bytes, "nothing is new"
+    # Had the node died now, after the deadline:
+    now_ns = (START + 5000) * S
+    dead = job_store.finalise(tmp_path / "j", ("n1", "n2"), now_ns, now_ns, {"n1": "node failed"})
+    assert dead.nodes == {"n1": "partial: node failed", "n2": "missing: no data by the deadline"}
+    until = job_store.open_job(tmp_path / "j").node_until.sel(node="n1").values
+    assert until == np.datetime64((START + sizes[-1] - 1) * S, "ns")
     store.seal()
     assert merged(tmp_path / "s", tmp_path / "j", ("n1", "n2")).nodes["n1"] == "complete"
     data = job_store.open_job(tmp_path / "j")
