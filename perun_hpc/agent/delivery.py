@@ -32,7 +32,7 @@ class ArchiveDelivery:
         cluster = self._cluster(record["cluster"] or "cluster")
         target = cluster / "incoming" / name / f"{node}.json"
         if not (record["start"]["from"] == "epilog" and target.exists()):
-            if record["trace"]["stored"]:
+            if (record.get("trace") or {}).get("stored"):
                 record = _with_trace(directory, cluster / "jobs" / name, record)
             _put(target, encode(record))
 

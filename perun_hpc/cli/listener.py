@@ -25,6 +25,7 @@ WORKSPACE = ".handover"
 """Directory in the archive for what is not complete yet."""
 AT_ONCE = 16
 """Hand-overs that the collector takes at the same time; others wait in the kernel's queue."""
+AGAIN_S = 0.1
 
 
 class Listener:
@@ -48,6 +49,7 @@ class Listener:
             ) from error
         shutil.rmtree(self._workspace, ignore_errors=True)  # what a collector before this one did not complete
         self._workspace.mkdir(mode=0o700)
+        self._closing = threading.Event()
         self._takers = ThreadPoolExecutor(AT_ONCE, "hand-over")
         self._thread = threading.Thread(target=self._serve, name="listener", daemon=True)
         self._thread.start()
@@ -59,6 +61,7 @@ class Listener:
 
     def close(self) -> None:
         """Take nothing more; what is being taken is completed."""
+        self._closing.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
@@ -70,8 +73,12 @@ class Listener:
             room.acquire()
             try:
                 connection, peer = self._socket.accept()
-            except OSError:
-                return  # closed
+            except OSError as error:
+                room.release()
+                if self._closing.wait(AGAIN_S):
+                    return
+                log.warning("hand-overs: %s", error)  # no descriptor left, say: the next one may be had
+                continue
             self._takers.submit(self._take_one, connection, str(peer[0])).add_done_callback(lambda _: room.release())
 
     def _take_one(self, connection: socket.socket, peer: str) -> None:
@@ -89,8 +96,10 @@ class Listener:
         if what == "ledger":
             self._delivery.ledger(directory, about.get("cluster", ""), about.get("node", ""))
         elif what in ("session", "progress"):
-            session = directory / SessionKey.parse(about.get("name", "")).name
-            record = dict(read_boundary(directory / RECORD).raw)
+            key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)
+            if (boundary.job_id, boundary.restart_count) != (key.job_id, key.restart_count):
+                raise DataError(f"parts: the record is not of {key.name}")
+            session, record = directory / key.name, dict(boundary.raw)
             session.mkdir()
             for name in (TRACKS, layout.STORE):
                 if (directory / name).exists():

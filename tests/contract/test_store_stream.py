@@ -57,6 +57,28 @@ def munge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stream.Munge]:
         daemon.wait()
 
 
+def record(job_id: int, stored: bool) -> dict[str, Any]:
+    """A boundary record as an agent writes it, without domains."""
+    edge = {"real_ns": START * S, "mono_ns": 1, "late_ns": 0, "from": "hook"}
+    return {
+        "schema": "perun.boundary/1",
+        "cluster": "c",
+        "job_id": job_id,
+        "restart_count": 0,
+        "node": "n2",
+        "nodelist": "n[1-2]",
+        "num_nodes": 2,
+        "state": "closed",
+        "start": edge,
+        "end": {**edge, "real_ns": (START + 700) * S},
+        "domains": {},
+        "shares": [],
+        "steps": [],
+        "regions": [],
+        "trace": {"stored": stored},
+    }
+
+
 @pytest.fixture
 def spool(tmp_path: Path) -> AgentPaths:
     """A node's spool with one sealed session, one that goes on, and a day of its ledger."""
@@ -81,28 +103,6 @@ def spool(tmp_path: Path) -> AgentPaths:
     paths.session("10.0").mkdir()
     paths.progress("10.0").write_text(json.dumps({**record(10, stored=False), "state": "running"}))
     return paths
-
-
-def record(job_id: int, stored: bool) -> dict[str, Any]:
-    """A boundary record as an agent writes it, without domains."""
-    edge = {"real_ns": START * S, "mono_ns": 1, "late_ns": 0, "from": "hook"}
-    return {
-        "schema": "perun.boundary/1",
-        "cluster": "c",
-        "job_id": job_id,
-        "restart_count": 0,
-        "node": "n2",
-        "nodelist": "n[1-2]",
-        "num_nodes": 2,
-        "state": "closed",
-        "start": edge,
-        "end": {**edge, "real_ns": (START + 700) * S},
-        "domains": {},
-        "shares": [],
-        "steps": [],
-        "regions": [],
-        "trace": {"stored": stored},
-    }
 
 
 @contextlib.contextmanager
@@ -218,6 +218,11 @@ def test_what_was_changed_on_the_way_is_refused(
         ({"what": "session", "name": "../9.0"}, {"record.json": b"{}"}, "number was expected"),
         ({"what": "session", "name": "9.0"}, {"record.json": b"{}"}, "damaged boundary record"),
         ({"what": "session", "name": "9.0"}, {}, "record.json"),
+        (
+            {"what": "session", "name": "9.0"},
+            {"record.json": json.dumps(record(8, stored=False)).encode()},
+            "not of 9.0",
+        ),
         ({"what": "else"}, {}, "nothing that this collector takes"),
         ({"what": "ledger", "cluster": "..", "node": "n"}, {}, "letters, digits"),
         ({"what": "ledger", "cluster": "c", "node": "n"}, {"../x.jsonl": b""}, "no file that is handed over"),
