@@ -87,7 +87,7 @@ def test_unknown_keys_and_absent_new_fields_are_no_obstacle() -> None:
 
 
 def test_a_stored_record_of_the_first_version_is_read_for_ever() -> None:
-    """`record_1.json` was written by perun 0.1.0 on a test cluster; it must never be written anew."""
+    """`record_1.json` was written by the first perun on a test cluster; it must never be written anew."""
     jsonschema = pytest.importorskip("jsonschema")
     text = (Path(__file__).parents[1] / "golden" / "record_1.json").read_text()
     record = from_json(text)
