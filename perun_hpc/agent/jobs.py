@@ -88,15 +88,29 @@ class Jobs:
             self._porter.drop(name)
         self._register.over.clear()
 
-    def look_after(self, session: Session, now_ns: int) -> None:
-        """About once a second: learn which CPUs it got, and give it up if it is lost.
+    def learn_cpus(self, session: Session, now_ns: int) -> None:
+        """About once a second: its cgroup comes after its prolog, grows, and goes before its epilog.
 
         A job without a cgroup is looked for at every interval's end, too: later on that is often enough.
         """
         age_ns = now_ns - session.start.mono_ns
         if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
-            self._learn_cpus(session)
-        self._give_up_lost(session, now_ns)
+            use = self._node.use(session)
+            if use.cpus:
+                session.cpus = sorted(use.cpus)
+
+    def give_up_lost(self, session: Session, now_ns: int) -> None:
+        """End a session whose job has no cgroup any more, if no hook tells of its end.
+
+        A job that no agent saw start may have been over by then; any other one may still get its first cgroup.
+        """
+        had_one = bool(session.cpus) or session.start.source == "inbox"
+        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None or not had_one:
+            self._gone_ns.pop(session.key, None)
+        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
+            del self._gone_ns[session.key]
+            session.note("no job-end message")
+            self._end(session, self._meter.end_interval(), now_ns, "restart")
 
     # Messages.
 
@@ -168,7 +182,7 @@ class Jobs:
         session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
         self._end(session, snapshot, hook_ns, source)
 
-    # A session's end, and what may come before it.
+    # A session's end.
 
     def _end(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
         key = session.key
@@ -196,25 +210,6 @@ class Jobs:
         self._register.ended.append(session)
         self._save()
         self._later.append(self._policy.check)
-
-    def _learn_cpus(self, session: Session) -> None:
-        """Its cgroup comes after its prolog, grows, and goes before its epilog."""
-        use = self._node.use(session)
-        if use.cpus:
-            session.cpus = sorted(use.cpus)
-
-    def _give_up_lost(self, session: Session, now_ns: int) -> None:
-        """End a session whose job has no cgroup any more, if no hook tells of its end.
-
-        A job that no agent saw start may have been over by then; any other one may still get its first cgroup.
-        """
-        had_one = bool(session.cpus) or session.start.source == "inbox"
-        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None or not had_one:
-            self._gone_ns.pop(session.key, None)
-        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
-            del self._gone_ns[session.key]
-            session.note("no job-end message")
-            self._end(session, self._meter.end_interval(), now_ns, "restart")
 
 
 def _number(message: Message, key: str, default: int) -> int:

@@ -168,8 +168,9 @@ class Loop:
         self._jobs.read_inbox()
         self._sources.tend(now_ns)
         for session in list(self._register.live.values()):
+            self._jobs.learn_cpus(session, now_ns)
             self._traces.begin(session, now_ns)
-            self._jobs.look_after(session, now_ns)
+            self._jobs.give_up_lost(session, now_ns)
         self._check_memory()
         if now_ns >= self._quota_ns and self._policy.settled:
             self._quota_ns = now_ns + QUOTA_NS
