@@ -35,9 +35,8 @@ def run(command: Sequence[str], environ: Callable[[int], Mapping[str, str]]) -> 
     ----------
     environ : called in the child with its process id; returns its environment.
 
-    Signals sent to this process are passed on; those that the terminal sends to the whole foreground group, and Slurm
-    to all of a step, reach the child by themselves. Raises FileNotFoundError or PermissionError if the command cannot
-    be started.
+    Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the
+    child by themselves. Raises FileNotFoundError or PermissionError if the command cannot be started.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     blocked = {*FORWARDED, signal.SIGCHLD} if main_thread else set()
@@ -90,21 +89,12 @@ def _wait(pid: int, start_ns: int, blocked: set[signal.Signals]) -> Ended:
             break
         info = signal.sigwaitinfo(blocked)
         from_terminal = info.si_code > 0
-        if info.si_signo != signal.SIGCHLD and not from_terminal and not _from_slurm(info.si_pid):
+        if info.si_signo != signal.SIGCHLD and not from_terminal:
             os.kill(pid, info.si_signo)
     end_ns = time.monotonic_ns()
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     code = 128 + number if number else os.WEXITSTATUS(status)
     return Ended(code, number, int((used.ru_utime + used.ru_stime) * 1e9), used.ru_maxrss * 1024, start_ns, end_ns)
-
-
-def _from_slurm(sender: int) -> bool:
-    """Whether slurmstepd sent a signal: it signals every process of a step, the application too."""
-    try:
-        with open(f"/proc/{sender}/comm", encoding="ascii", errors="replace") as name:  # noqa: PTH123 (pathlib is not loaded)
-            return name.read().strip() == "slurmstepd"
-    except OSError:
-        return False
 
 
 def die_by(number: int) -> None:
