@@ -343,7 +343,7 @@ class Collector:
             stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
             waiting = {run.job_id for run, _ in self.archive.incoming()}
             # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
-            doubtful = {j.job_id for j in _without_record(ended, stored, SLACK_S)} - waiting
+            doubtful = {j.job_id for j in _without_record(ended, stored, ROUNDED_S)} - waiting
             every = self.tools.slurm.jobs(sorted(doubtful)) if doubtful else []
         except UnavailableError as error:
             log.warning("%s", error)

@@ -161,10 +161,10 @@ def test_jobs_nobody_reported_get_a_record_that_says_so(world: World) -> None:
 
 def test_the_run_after_a_requeue_that_nobody_reported_gets_its_own_record(world: World) -> None:
     first = slurm_job(start_s=None, end_s=START_S + 4, state="REQUEUED")
-    second = slurm_job(submit_s=START_S + 5, start_s=START_S + 900, end_s=START_S + 1000, run=1)
+    second = slurm_job(submit_s=START_S + 5, start_s=START_S + 15, end_s=START_S + 100, run=1)
     world.jobs = [first, second]
-    put_incoming(world.root, boundary(seconds=4))
-    world.now = START_S + 950.0
+    put_incoming(world.root, boundary(seconds=6))
+    world.now = START_S + 50.0 + DEADLINE_S  # the next comparison's window begins after the first run
     world.collector().sweep()
     world.now += 2 * DEADLINE_S
     world.up = False
