@@ -178,7 +178,7 @@ def _manifest(line: bytes, munge: Munge, uids: Collection[int], allowed: re.Patt
         about = {str(key): str(value) for key, value in message["about"].items()}
         files = [(str(name), int(size), str(digest)) for name, size, digest in message["files"]]
         credential, schema = str(message["credential"]), message["schema"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"parts: the first line is no manifest ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"parts: {schema!r} is not understood, {SCHEMA} is")

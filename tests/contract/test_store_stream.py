@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perun_hpc.agent import shipping
 from perun_hpc.agent.delivery import ArchiveDelivery
-from perun_hpc.agent.handover import StreamDelivery
+from perun_hpc.agent.handover import ALLOWED, StreamDelivery
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.cli.listener import AT_ONCE, WORKSPACE, Listener
-from perun_hpc.errors import AccessError, UnavailableError
+from perun_hpc.errors import AccessError, PerunError, UnavailableError
 from perun_hpc.store import job_store, layout, stream
 from perun_hpc.store.node_store import NodeStore
 from tests.soak.store_data import START, sensors
@@ -322,3 +324,50 @@ def test_nobody_listening_leaves_the_parts_in_the_spool(spool: AgentPaths, munge
         address = closed.getsockname()
     assert not shipping.ship_all(spool, StreamDelivery(address, munge), ("c", "n2"))
     assert spool.boundary("9.0").exists() and list(spool.session("9.0").rglob("c.*"))
+
+
+class Believer(stream.Munge):
+    """Vouches for root and for whatever the manifest says: what is left is what the manifest's own checks refuse."""
+
+    def decode(self, credential: str) -> tuple[int, bytes]:
+        return 0, credential.encode()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+NAMES = st.text(max_size=30) | st.sampled_from(
+    ["record.json", "../record.json", "tracks/1s/track.json", "tracks/../track.json", "job.zarr/energy/c.0.0.0",
+     "job.zarr//c.0", "/record.json", "record.json/", "job.zarr/energy/../../x", "2025-01-01.jsonl", "record.json\n"]
+)  # fmt: skip
+
+
+@given(
+    files=st.lists(
+        st.tuples(NAMES, st.integers(-2, 9) | st.sampled_from([float("inf"), 1 << 80]), st.text(max_size=3)).map(list),
+        max_size=4,
+    )
+    | JSON,
+    about=st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3) | JSON,
+    schema=st.just(stream.SCHEMA) | JSON,
+)
+def test_no_manifest_names_a_file_outside_its_directory(files: Any, about: Any, schema: Any) -> None:
+    credential = ""
+    with contextlib.suppress(Exception):
+        credential = stream._covered({str(k): str(v) for k, v in about.items()}, [tuple(file) for file in files])
+    line = json.dumps({"schema": schema, "credential": credential, "about": about, "files": files})
+    try:
+        _, listed = stream._manifest(line.encode(), Believer(), (0,), ALLOWED)
+    except PerunError:
+        return
+    for name, size, _ in listed:
+        assert size >= 0 and os.path.normpath(name) == name and not name.startswith((".", "/"))
+        assert all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_are_a_manifest(data: bytes) -> None:
+    with pytest.raises(PerunError):
+        stream._manifest(data, Believer(), (0,), ALLOWED)
