@@ -9,6 +9,7 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
+ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
 ```
 
 `jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.
