@@ -22,12 +22,14 @@ from pathlib import Path
 
 from bench import slurm_ledger
 from bench.result import Result, medians
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.schema import EnergyRecord, Share
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from tests import postgres
-from tests.accounting_data import boundary, domain, parsed, slurm_job
+from tests.accounting_data import START_S, boundary, domain, parsed, put_incoming, slurm_job
 
 RECORDS = int(os.environ.get("PERUN_BENCH_RECORDS", "1000000"))
 BATCH = 1000
@@ -35,6 +37,7 @@ DAYS = 365
 FIRST = datetime(2025, 11, 1)
 MONTH = ("2026-06-01", "2026-06-30", "2026-07-01")
 """First day, last day, and the day after it."""
+BACKLOG = 2000
 ROUNDS = 5
 SQLITE = ""
 POSTGRESQL = ".postgresql"
@@ -54,6 +57,7 @@ def run() -> Iterator[Result]:
         plain.execute("PRAGMA synchronous = NORMAL")
         plain.execute("CREATE TABLE job (job_id INTEGER PRIMARY KEY, user, account, part, start_s, end_s, energy_uj)")
         yield from _ingest(ledgers, plain)
+        yield from _drain(root / "archive")
         yield from _questions(ledgers, plain)
         for ledger in ledgers.values():
             ledger.close()
@@ -79,6 +83,21 @@ def _ingest(ledgers: Mapping[str, Ledger], plain: sqlite3.Connection) -> Iterato
         peer = "sqlite3, bare rows"
         figure = RECORDS / seconds
         yield Result(f"ledger.ingest_per_s{name}", figure, "1/s", peer, RECORDS / plain_s, higher_is_better=True)
+
+
+def _drain(root: Path) -> Iterator[Result]:
+    """The collector itself: from two boundary records a job on the disk to its record there and in a ledger."""
+    jobs = {n: slurm_job(n, nodelist="n[1-2]", num_nodes=2) for n in range(1, BACKLOG + 1)}
+    for number in jobs:
+        for node in ("n1", "n2"):
+            put_incoming(root, boundary(number, node, "n1,n2"))
+    ledger = open_ledger(str(root / "ledger.db"), create=True)
+    slurm = Slurm(lambda ids: [jobs[n] for n in ids if n in jobs], lambda since, until: [])
+    collector = Collector(Archive(root, "c"), ledger, Tools(lambda: START_S + 200.0, slurm), deadline_s=900)
+    begin_s = time.perf_counter()
+    stored = collector.sweep().stored
+    yield Result("ledger.drain_per_s", stored / (time.perf_counter() - begin_s), "1/s", n=stored, higher_is_better=True)
+    ledger.close()
 
 
 def _questions(ledgers: Mapping[str, Ledger], plain: sqlite3.Connection) -> Iterator[Result]:
