@@ -49,7 +49,9 @@ class Run:
     def __init__(self, machine: Machine, directory: Path, period_ns: int = 10_000_000) -> None:
         self.directory = directory
         directory.mkdir()
-        desk, root = str(directory / "d"), str(machine.root)
+        self.desk = directory.with_name("s") / "d"  # the desk takes its directory away when it closes
+        self.desk.parent.mkdir()
+        desk, root = str(self.desk), str(machine.root)
         orders = Orders(
             str(directory), "r", "host", period_ns, ("powercap",), (), (), (), (), desk, os.getppid(), root=root
         )
@@ -163,7 +165,7 @@ def test_a_region_s_energy_lies_between_its_bounds_and_all_of_it_is_the_whole(ma
     with open(fd, "wb") as file:  # noqa: PTH123
         file.write(data)
         file.flush()
-        assert request("rank-data", {"rank": "0"}, (fd,), path=str(run.directory / "d")).verb == "ok"
+        assert request("rank-data", {"rank": "0"}, (fd,), path=str(run.desk)).verb == "ok"
     run.rows()
     host = host_node(run.directory, run.stop(), ())
     (region,) = host.regions
