@@ -47,10 +47,13 @@ class PackageFinder:
         """The package's spec; None for every other module."""
         if name != "perun_hpc":
             return None
-        import importlib.util
+        from importlib.machinery import ModuleSpec, SourceFileLoader  # importlib.util is heavier
 
         init = os.path.join(PACKAGE, "__init__.py")
-        return importlib.util.spec_from_file_location(name, init, submodule_search_locations=[PACKAGE])
+        spec = ModuleSpec(name, SourceFileLoader(name, init), origin=init, is_package=True)
+        spec.has_location = True
+        spec.submodule_search_locations = [PACKAGE]
+        return spec
 
 
 def arm(settings):
@@ -78,13 +81,14 @@ def chain():
         imp.load_module("sitecustomize", *found)
         return
     from importlib.machinery import PathFinder
-    from importlib.util import module_from_spec
 
     spec = PathFinder.find_spec("sitecustomize", sys.path)
     if spec is None or spec.loader is None:
         if own is not None:
             sys.modules["sitecustomize"] = own  # the import system takes it away itself when this import fails
         raise ImportError("No module named 'sitecustomize'", name="sitecustomize")
+    from importlib.util import module_from_spec  # not loaded where there is nothing to hand over to
+
     module = module_from_spec(spec)
     sys.modules["sitecustomize"] = module
     spec.loader.exec_module(module)

@@ -7,7 +7,6 @@ made, split, used once and given back. Between then and the end of the run no co
 
 from __future__ import annotations
 
-import functools
 import sys
 
 TYPE_CHECKING = False
@@ -96,6 +95,8 @@ def _after_import(mpi: Any, rank: Rank, before: bool) -> None:
 
 
 def _then(function: Any, mpi: Any, rank: Rank) -> Any:
+    import functools  # most programs never come here
+
     @functools.wraps(function)
     def initialise(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
