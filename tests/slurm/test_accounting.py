@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -50,6 +51,52 @@ def test_arrays_and_het_jobs_by_the_ids_that_users_write(cluster: Cluster, mixed
     for name in (next(n for n in names if "_" in n), next(n for n in names if "+" in n)):
         report = perun(cluster, "report", name)
         assert report.returncode == 0 and f"Job {name}" in report.stdout and "simulated" in report.stdout
+
+
+def test_every_record_is_what_the_schema_says(cluster: Cluster, mixed: list[int]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    settle(cluster, mixed)
+    validator = jsonschema.Draft202012Validator(json.loads(perun(cluster, "ledger", "schema").stdout))
+    everything = [record for runs in records(cluster).values() for record in runs]
+    assert len(everything) >= len(mixed)
+    assert [error.message for record in everything for error in validator.iter_errors(record)] == []
+
+
+def test_a_backup_makes_the_same_ledger_and_a_pseudonym_leaves_its_sums(cluster: Cluster, mixed: list[int]) -> None:
+    settle(cluster, mixed)
+    place = "/var/lib/perun/copy"
+    cluster.run(["rm", "-rf", place], user="perun")
+    cluster.run(["mkdir", "-p", f"{place}/archive"], user="perun", check=True)
+    copy = ["--ledger", f"{place}/ledger.db", "--archive", f"{place}/archive"]
+    assert "records written" in perun(cluster, "ledger", "backup", f"{place}/backup.gz").stdout
+    assert perun(cluster, "ledger", *copy, "restore", f"{place}/backup.gz").returncode == 0
+
+    def usage(*options: str) -> str:
+        return str(perun(cluster, "usage", "--by", "account,month", "--format", "csv", *options).stdout)
+
+    assert usage(*copy) == usage()
+    hidden = perun(cluster, "ledger", *copy, "pseudonymise", "--user", "alice")
+    assert "sums unchanged" in hidden.stdout
+    assert usage(*copy) == usage()
+    users = perun(cluster, "usage", "--by", "user", "--format", "csv", *copy).stdout
+    assert "alice" not in users and "bob" in users and "user-" in users
+    assert "sums unchanged" in perun(cluster, "ledger", *copy, "delete", "--user", "bob").stdout
+    assert usage(*copy) == usage()
+    assert "bob" not in perun(cluster, "jobs", "--format", "csv", *copy).stdout
+
+
+def test_another_tools_comment_stays(cluster: Cluster) -> None:
+    job = submit(cluster, "-n1", "--wrap", "sleep 2")
+    cluster.run(["scontrol", "update", f"jobid={job}", "admincomment=billing: project 7"], user="root", check=True)
+    cluster.wait_job(job)
+    settle(cluster, [job])
+    plain = submit(cluster, "-n1", "--wrap", "sleep 1")
+    cluster.wait_job(plain)
+    settle(cluster, [plain])
+    assert without_line(cluster, [plain]) == []
+    done = cluster.run(["sacct", "-X", "-n", "-P", "-j", str(job), "-o", "AdminComment"], user="root")
+    assert done.stdout.strip() == "billing: project 7"
+    assert "simulated" in perun(cluster, "report", str(job), user="alice").stdout
 
 
 def test_a_terminal_is_safe_from_job_names(cluster: Cluster, mixed: list[int]) -> None:
