@@ -26,6 +26,8 @@ SEARCH_NS = 60_000_000_000
 """So long a job's cgroup is looked for every second; most steps begin within."""
 LOST_NS = 600_000_000_000
 """A session whose cgroup is gone is given up after this time."""
+UNSEEN_NS = 86_400_000_000_000
+"""A job that never had a cgroup may be an allocation without a step: it is waited for longer, not for ever."""
 
 
 class Jobs:
@@ -102,12 +104,12 @@ class Jobs:
     def give_up_lost(self, session: Session, now_ns: int) -> None:
         """End a session whose job has no cgroup any more, if no hook tells of its end.
 
-        A job that no agent saw start may have been over by then; any other one may still get its first cgroup.
+        A job that no agent saw start may have been over by then; any other one may still get its first cgroup, within
+        a day.
         """
-        had_one = bool(session.cpus) or session.start.source == "inbox"
-        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None or not had_one:
+        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None:
             self._gone_ns.pop(session.key, None)
-        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > LOST_NS:
+        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > patience_ns(session):
             del self._gone_ns[session.key]
             session.note("no job-end message")
             self._end(session, self._meter.end_interval(), now_ns, "restart")
@@ -210,6 +212,11 @@ class Jobs:
         self._register.ended.append(session)
         self._save()
         self._later.append(self._policy.check)
+
+
+def patience_ns(session: Session) -> int:
+    """How long a session without a cgroup waits for its end before it is given up."""
+    return LOST_NS if session.cpus or session.start.source == "inbox" else UNSEEN_NS
 
 
 def _number(message: Message, key: str, default: int) -> int:
