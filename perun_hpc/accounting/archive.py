@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ RUNNING = "running.json"
 BOUNDARIES = "boundary"
 DAMAGED = ".damaged"
 REFUSED = "refused"
+MOST_RUNS = 10
+"""Runs of one submission that are asked for by name."""
 _RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
 
 
@@ -88,14 +90,14 @@ class Archive:
         """Where the run's collected boundary records lie."""
         return self.job(run) / BOUNDARIES
 
-    def runs(self, job_id: int) -> list[Run]:
-        """The runs of a job that have a record here, as far as the caller may look; newest restart last."""
-        names = _names(self.base / "jobs")
-        if names:
-            found = [run for name in names if (run := Run.parse(name)) and run.job_id == job_id]
-            return sorted(found, key=lambda r: (r.restart_count, r.submit_s or 1 << 62))
-        # Where the directory may be passed but not listed, requeues are found by asking for them by name.
-        return [run for number in range(10) if os.access(self.job(run := Run(job_id, number)), os.X_OK)]
+    def runs(self, job_id: int, submits: Iterable[int] = ()) -> list[Run]:
+        """The runs of a job that have a directory here which the caller may enter, the oldest submission first.
+
+        Asked for by name, since the directory above holds every job and users may not list it: `submits` are the
+        times (epoch seconds) under which finished runs may lie.
+        """
+        named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
+        return [run for run in named if os.access(self.job(run), os.X_OK)]
 
     def all_runs(self) -> list[Run]:
         """Every run that has a directory."""

@@ -20,7 +20,7 @@ from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, Archive, Run
 from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SLACK_S, SlurmJob, match_run, pair_runs
-from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
+from perun_hpc.accounting.schema import EnergyRecord, Footprint, from_json, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError, PerunError, UnavailableError
 from perun_hpc.store.files import sync_directory, write_new
@@ -34,6 +34,7 @@ BATCH = 200
 """Job runs in one transaction."""
 _SAME_RUN_NS = 60_000_000_000
 """Nodes of one run overlap in time, but for their clocks' differences; a recycled job id does not."""
+RENAME_EVERY_S = 3600
 RENAME_AFTER_S = 7 * 86400
 """When a finished run gives its bare directory name away: long before job ids recycle, long after late nodes."""
 RETRY_S = 3600
@@ -395,15 +396,18 @@ class Collector:
         return summary
 
     def _rename_old(self) -> None:
-        limit = self.tools.clock() - RENAME_AFTER_S
-        for run in self.archive.all_runs():
-            path = self.archive.job(run)
-            record = path / RECORD
-            if run.submit_s is not None or not record.exists() or record.stat().st_mtime > limit:
-                continue
-            stamp = int(record.stat().st_mtime)
-            with contextlib.suppress(OSError):
-                path.rename(path.with_name(Run(run.job_id, run.restart_count, stamp).name))
+        """Move finished runs out of the way of recycled job ids; each is looked at once, whatever their number."""
+        until_s = int(self.tools.clock()) - RENAME_AFTER_S
+        since_s = self.ledger.renamed_until_s(self.archive.cluster)
+        if until_s - since_s < RENAME_EVERY_S:
+            return
+        for job_id, restart_count, end_s in self.ledger.ended_runs(self.archive.cluster, since_s, until_s):
+            path = self.archive.job(Run(job_id, restart_count))
+            with contextlib.suppress(OSError, DataError):
+                record = from_json((path / RECORD).read_bytes(), str(path))
+                if record.end_ns // 1_000_000_000 == end_s:  # else a newer run has the name already
+                    path.rename(path.with_name(Run(job_id, restart_count, record.submit_s or end_s).name))
+        self.ledger.set_renamed(self.archive.cluster, until_s)
 
 
 def reasons(boundaries: Iterable[Boundary], unreadable: Iterable[str] = ()) -> dict[str, str]:

@@ -291,6 +291,15 @@ class Ledger:
                 found.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return found
 
+    def ended_runs(self, cluster: str, since_s: int, until_s: int) -> list[tuple[int, int, int]]:
+        """Return job id, restart count and end (epoch seconds) of the runs that ended in (since, until]."""
+        job = self.tables.job.c
+        query = select(job.job_id, job.restart_count, job.end_s).where(
+            job.cluster == cluster, job.end_s > since_s, job.end_s <= until_s
+        )
+        with self.read() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
     def without_state(self, cluster: str, page: int) -> Iterator[list[int]]:
         """Yield the rows that Slurm's accounting has not completed yet, the newest first, `page` at a time."""
         job = self.tables.job.c
@@ -309,10 +318,7 @@ class Ledger:
 
     def compared_until_s(self, cluster: str) -> int | None:
         """Return up to when sacct's jobs were compared with the records."""
-        with self.read() as connection:
-            query = text("SELECT compared_until_s FROM progress WHERE cluster = :c")
-            value = connection.execute(query, {"c": cluster}).scalar()
-        return None if value is None else int(value)
+        return self._progress("compared_until_s", "progress", cluster)
 
     def first_start_s(self, cluster: str) -> int | None:
         """Return when the first job of the ledger started; None while it is empty."""
@@ -322,11 +328,28 @@ class Ledger:
 
     def set_compared(self, cluster: str, until_s: int) -> None:
         """Remember up to when sacct's jobs were compared with the records."""
+        self._set_progress("compared_until_s", "progress", cluster, until_s)
+
+    def renamed_until_s(self, cluster: str) -> int:
+        """Return up to which end the finished runs' directories have given their bare names away."""
+        return self._progress("renamed_until_s", "renaming", cluster) or 0
+
+    def set_renamed(self, cluster: str, until_s: int) -> None:
+        """Remember up to which end the finished runs' directories have given their bare names away."""
+        self._set_progress("renamed_until_s", "renaming", cluster, until_s)
+
+    def _progress(self, column: str, table: str, cluster: str) -> int | None:
+        with self.read() as connection:
+            query = text(f"SELECT {column} FROM {table} WHERE cluster = :c")
+            value = connection.execute(query, {"c": cluster}).scalar()
+        return None if value is None else int(value)
+
+    def _set_progress(self, column: str, table: str, cluster: str, until_s: int) -> None:
         with self.write() as connection:
             connection.execute(
                 text(
-                    "INSERT INTO progress (cluster, compared_until_s) VALUES (:c, :u) "
-                    "ON CONFLICT (cluster) DO UPDATE SET compared_until_s = excluded.compared_until_s"
+                    f"INSERT INTO {table} (cluster, {column}) VALUES (:c, :u) "
+                    f"ON CONFLICT (cluster) DO UPDATE SET {column} = excluded.{column}"
                 ),
                 {"c": cluster, "u": until_s},
             )

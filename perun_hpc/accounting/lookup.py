@@ -95,7 +95,8 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places)
         by_id.setdefault(row.job_id, []).append(row)
     everything = []
     for job_id, runs in by_id.items():
-        found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive)
+        submits = [row.submit_s for row in runs if row.submit_s]
+        found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive, submits)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
         pairs = pair_runs(runs, spans)
         for index, at in pairs.items():
@@ -113,9 +114,9 @@ def _in_order(found: Iterable[Found]) -> list[Found]:
     return sorted(found, key=when)
 
 
-def _from_directory(job_id: int, archive: Archive) -> list[Found]:
+def _from_directory(job_id: int, archive: Archive, submits: Iterable[int] = ()) -> list[Found]:
     found = []
-    for run in archive.runs(job_id):
+    for run in archive.runs(job_id, submits):
         for name, source in ((RECORD, "the job's directory"), (RUNNING, "what its nodes said last")):
             path: Path = archive.job(run) / name
             try:

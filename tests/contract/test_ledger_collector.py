@@ -314,6 +314,30 @@ def test_a_run_of_a_recycled_id_is_not_mixed_with_the_old_one(world: World) -> N
     assert [r.energy_uj for r in world.ledger.members("c", "4711")] == [8_000_000_000, 8_000_000_000]
 
 
+def test_a_finished_run_gives_its_bare_name_away_and_is_found_by_its_submission(world: World) -> None:
+    world.jobs = [slurm_job()]
+    put_incoming(world.root, boundary())
+    world.collector().sweep()
+    world.now += 8 * 86400
+    put_incoming(world.root, boundary(job_id=4712, start_s=START_S + 8 * 86400 - 110))
+    world.collector().sweep()
+    moved = Run(4711, 0, START_S - 5)
+    assert [run.name for run in world.archive.all_runs()] == [moved.name, "4712.0"]
+    assert world.archive.runs(4711) == []
+    assert world.archive.runs(4711, [START_S - 5]) == [moved]
+
+
+def test_a_bare_name_that_a_newer_run_has_is_left_to_it(world: World) -> None:
+    put_incoming(world.root, boundary())
+    world.collector().sweep()
+    world.now += 7 * 86400 - 110
+    put_incoming(world.root, boundary(start_s=START_S + 7 * 86400 - 200))
+    world.collector().sweep()
+    world.now += 2 * 86400
+    world.collector().sweep()
+    assert [run.name for run in world.archive.all_runs()] == ["4711.0"]
+
+
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
     rng = random.Random(11)
     jobs = 120
