@@ -22,7 +22,8 @@ HEAD = """# Attacks
 What a second user, with an account and jobs on the same nodes, tried against the jobs of others, against the service
 and against root, on a four-node Slurm {slurm} in namespaces of one machine with two cores; and what fuzzers fed to
 everything that reads bytes of somebody else's. Made by `make attack`, last on {date}; rows that were
-not tried again then are older. `python -m tests.attack NAME` runs one line alone, `--write` puts it here. What it all rests on is written in [security.md](security.md).
+not tried again then are older. `python -m tests.attack NAME` runs one line alone, `--write` puts it here.
+What it all rests on is written in [security.md](security.md).
 
 *n* is the number of tries or inputs. Jobs of the first user ran on the same node during each attack: none may fail, and
 the agent must be the same process afterwards. *Served at once* are hooks that the agent answered before their deadline.
