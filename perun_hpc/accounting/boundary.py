@@ -177,6 +177,10 @@ def _check_parts(data: dict[str, Any]) -> None:
     _check_numbers(data, "uid", "gid", "het_job_id", "het_offset", "cpus_on_node")
     _check_numbers(data.get("usage") or {}, "cpu_ns", "mem_peak_b", "peak_mw")
     _check_numbers(data.get("trace") or {}, "bytes")
+    _check_numbers(data.get("agent") or {}, "cpu_ns", "rss_b")
+    for notes in (data.get("notes"), (data.get("settings") or {}).get("notes")):
+        if not isinstance(notes, list | None):
+            raise TypeError("the notes are no list")
     for step in data.get("steps") or ():
         _check_numbers(step, "step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj")
         for rank in step.get("ranks") or ():

@@ -216,6 +216,9 @@ class EnergyRecord:
     perun_version: str = ""
     trace_bytes: int = 0
     simulated: bool = False
+    notes: tuple[str, ...] = ()
+    agent_cpu_ns: int | None = None
+    agent_rss_b: int | None = None
 
     @property
     def elapsed_s(self) -> float:

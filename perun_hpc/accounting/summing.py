@@ -31,6 +31,7 @@ from perun_hpc.store.layout import SHORT
 
 METER = "node"
 """The component of a node's meter: it contains the others and is shown, never added to them."""
+MAX_NOTES, MAX_NOTE = 20, 300
 ROUNDED_S = 2
 """Slurm's start and end are whole seconds: differences up to this are none."""
 
@@ -117,6 +118,9 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         perun_version=str(raw.get("perun_version") or ""),
         trace_bytes=sum(_integer((b.raw.get("trace") or {}).get("bytes")) or 0 for b in parts),
         simulated=any(b.simulated for b in parts),
+        notes=_notes(parts),
+        agent_cpu_ns=_sum_known(_agent(b, "cpu_ns") for b in parts),
+        agent_rss_b=max((held for b in parts if (held := _agent(b, "rss_b"))), default=None),
     )
 
 
@@ -386,6 +390,20 @@ def _regions(parts: Sequence[Boundary]) -> tuple[Region, ...]:
 
 def _step_key(step_id: str) -> tuple[int, int, str]:
     return (0, int(step_id), "") if step_id.isdigit() else (1, 0, step_id)
+
+
+def _notes(parts: Sequence[Boundary]) -> tuple[str, ...]:
+    """Return what the nodes noted beside the energies: once where all say the same, else with their names."""
+    nodes: dict[str, list[str]] = {}
+    for b in parts:
+        for text in (*(b.raw.get("notes") or ()), *((b.raw.get("settings") or {}).get("notes") or ())):
+            nodes.setdefault(str(text)[:MAX_NOTE], []).append(b.node)
+    said = [text if len(at) == len(parts) else f"{', '.join(at)}: {text}" for text, at in nodes.items()]
+    return tuple(said[:MAX_NOTES])
+
+
+def _agent(b: Boundary, key: str) -> int | None:
+    return _integer((b.raw.get("agent") or {}).get(key))
 
 
 def _usage(b: Boundary, key: str) -> int | None:

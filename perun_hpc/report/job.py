@@ -328,11 +328,14 @@ def _missing(r: EnergyRecord, style: Style) -> list[str]:
         for n in r.nodes
         if n.late_ns > 1_000_000_000
     ]
-    told = [*r.missing, *late]
+    heading = "Pending" if r.state == "PENDING" else WAITING.get(r.status, "Missing")
+    return [*_list(heading, [*r.missing, *late], style), *_list("Notes", r.notes, style)]
+
+
+def _list(heading: str, told: Sequence[str], style: Style) -> list[str]:
     if not told:
         return []
     shown = told if len(told) <= 5 else [*told[:4], f"and {len(told) - 4} more: perun report --json"]
-    heading = "Pending" if r.state == "PENDING" else WAITING.get(r.status, "Missing")
     lines = ["", style.warn(heading)]
     for text in shown:
         lines += wrapped(text, 4, "  - ")
@@ -348,7 +351,8 @@ def _footer(r: EnergyRecord, source: str) -> list[str]:
     if r.simulated:
         parts.append("simulated sensors: no figure here is of real hardware")
     if r.perun_version:
-        parts.append(f"perun {printable(r.perun_version)}")
+        cost = f", which took {q.duration(r.agent_cpu_ns / 1e9)} of CPU time itself" if r.agent_cpu_ns else ""
+        parts.append(f"perun {printable(r.perun_version)}{cost}")
     return wrapped("; ".join(parts), 0)
 
 

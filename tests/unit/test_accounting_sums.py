@@ -66,6 +66,20 @@ def test_record_survives_json(records: list[dict[str, Any]]) -> None:
     assert from_json(to_json(record, indent=1)) == record
 
 
+def test_what_nodes_noted_and_what_their_agents_took_is_in_the_record() -> None:
+    agent = {"cpu_ns": 300_000_000, "rss_b": 22_000_000}
+    refused = {"notes": ["--perun: option 'x' is not one the site allows: ignored"]}
+    first = boundary(node="n1", nodelist="n1,n2", agent=agent, settings=refused, notes=["no rank registered"])
+    second = boundary(node="n2", nodelist="n1,n2", agent={**agent, "rss_b": 23_000_000}, settings=refused)
+    record = sum_boundaries([parsed(first), parsed(second)])
+    assert record.notes == ("n1: no rank registered", *refused["notes"])
+    assert (record.agent_cpu_ns, record.agent_rss_b) == (600_000_000, 23_000_000)
+    alone = sum_boundaries([parsed(boundary(agent={}))])
+    assert (alone.notes, alone.agent_cpu_ns) == ((), None)
+    with pytest.raises(DataError):
+        parsed(boundary(notes=7))
+
+
 def test_schema_describes_a_record() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     record = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job())
