@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hmac
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -56,11 +57,17 @@ class Trace:
 
 
 def backup(ledger: Ledger, path: Path) -> int:
-    """Write all records to `path` (gzip, one JSON object a line, the same for every database); returns their number."""
+    """Write all records to `path` (gzip, one JSON object a line, the same for every database); returns their number.
+
+    Everybody's jobs stand in it: as the ledger's own file it is readable for the one who writes it alone.
+    """
     partial = temporary(path)
     count = 0
     try:
-        with gzip.open(partial, "wt", encoding="utf-8", compresslevel=6) as file:
+        with (
+            os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as raw,
+            gzip.open(raw, "wt", encoding="utf-8", compresslevel=6) as file,
+        ):
             file.write(json.dumps({"schema": BACKUP}) + "\n")
             for records in _batches(ledger, Who()):
                 for _, record in records:

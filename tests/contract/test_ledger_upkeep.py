@@ -56,6 +56,7 @@ def text_of_everything(ledger: Ledger) -> str:
 
 def test_backup_and_restore(ledger: Ledger, tmp_path: Path) -> None:
     assert upkeep.backup(ledger, tmp_path / "b.gz") == 7
+    assert (tmp_path / "b.gz").stat().st_mode & 0o777 == 0o600
     other = open_ledger(str(tmp_path / "other.db"), create=True)
     for _ in range(2):
         assert upkeep.restore(other, tmp_path / "b.gz") == 7

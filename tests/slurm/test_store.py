@@ -121,8 +121,8 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         assert [region["name"] for region in record["regions"]] == ["__main__.work"]
         data = job_store.open_job(archive / "jobs" / f"{job}.0")
         assert set(data.node_status.values.tolist()) == {"complete"}
-        energy = data.energy.isel(time=[0, -1]).values
-        assert (energy[..., 1] >= energy[..., 0]).all() and (energy[..., 1] > energy[..., 0]).any()
+        steps = data.energy.diff("time")  # the first tick of all may be before one of the nodes began
+        assert not bool((steps < 0).any()) and bool((steps > 0).any())
         assert "energy" in cluster.run([PERUN, "report", str(job)], user="perun").stdout.lower()
         wait(lambda: sorted((archive / "nodes").glob("n[12]/*.jsonl")), "the node ledgers come, too")
 
