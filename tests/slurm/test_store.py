@@ -108,7 +108,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
     def local(text: str) -> str:
         return text.replace("archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6820\n  progress: 10 s")
 
-    cluster.run(["mkdir", "-p", LOCAL], user="perun", check=True)
+    cluster.run(["mkdir", "-m", "711", "-p", LOCAL], user="perun", check=True)
     archive = cluster.spool_dir("ctl") / "perun" / "archive" / cluster.name
     before = set((cluster.shared / "perun" / cluster.name).glob("*/*"))
     with policy(cluster, local):
