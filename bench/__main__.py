@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     if unknown:
         parser.error(f"no bench {unknown[0]}: there are {', '.join(BENCHES)}")
     if not args.json:
-        print(f"{'figure':<30}{'ours':>12}  {'unit':<10}{'peer':<28}{'theirs':>12}{'better':>9}")
+        print(f"{'figure':<30}{'ours':>12}  {'unit':<10}{'peer':<28}{'theirs':>12}{'better':>12}")
     failed = False
     for name in args.names or BENCHES:
         try:
@@ -46,7 +46,7 @@ def _results(name: str) -> Iterator[Result]:
 def _row(result: Result) -> str:
     theirs = "" if result.peer_value is None else f"{result.peer_value:.4g}"
     better = "" if result.ratio is None else f"{result.ratio:.3g} x"
-    return f"{result.name:<30}{result.value:>12.4g}  {result.unit:<10}{result.peer:<28}{theirs:>12}{better:>9}"
+    return f"{result.name:<30}{result.value:>12.4g}  {result.unit:<10}{result.peer:<28}{theirs:>12}{better:>12}"
 
 
 if __name__ == "__main__":
