@@ -13,16 +13,16 @@ from perun_hpc.accounting.schema import to_dict
 from perun_hpc.accounting.site import load_site
 from perun_hpc.cli.jobs import add_filters, words
 from perun_hpc.cli.usage import days
-from perun_hpc.report.listing import idle_listing, jobs_listing
+from perun_hpc.report.listing import idle_listing, jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
-from perun_hpc.report.usage import usage_json, usage_table
+from perun_hpc.report.usage import usage_csv, usage_json, usage_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_filters(parser, "seven days ago")
     parser.add_argument("-n", "--number", type=int, default=10, metavar="N", help="so many of each (default 10)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,10 +46,13 @@ def run(args: argparse.Namespace) -> int:
         idle = largest(ledger, wanted, "gpu_idle", args.number)
     finally:
         ledger.close()
-    if args.json:
+    if args.format == "json":
         lists = {"users": usage_json(users, ["user", "account"])}
         jobs = {"jobs": [to_dict(r) for r in biggest], "idle_gpus": [to_dict(r) for r in idle]}
         print(json.dumps({**lists, **jobs}, indent=1))
+        return 0
+    if args.format == "csv":  # one table after the other, an empty line between them
+        print(usage_csv(users, ["user", "account"]), jobs_csv(biggest), jobs_csv(idle), sep="\n", end="")
         return 0
     style = style_for(sys.stdout)
     print(f"{since_day} to {until_day}\n")

@@ -32,5 +32,15 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def empty(ledger: Ledger) -> None:
     """Leave the tables to the next test."""
     with ledger.write() as connection:
-        for table in ("slurmdbd_queue", "amendment", "job_share", "record", "job", "usage_day", "lease", "progress"):
+        for table in (
+            "slurmdbd_queue",
+            "amendment",
+            "job_share",
+            "record",
+            "job",
+            "usage_day",
+            "lease",
+            "progress",
+            "renaming",
+        ):
             connection.execute(text(f"DELETE FROM {table}"))
