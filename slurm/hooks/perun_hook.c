@@ -182,14 +182,15 @@ static void node_hook(const char *hook, const char *verb, int64_t now_ns)
 	const char *what;
 	int rc;
 
-	/* Slurm waits for this process's start and end, too: a busy node gets a tenth of the time for them. */
-	arm(settings.deadline_ms / 10 * 9);
+	/* Slurm waits for this process's start and end, too: a busy node gets a fifth of the time for them. */
+	arm(settings.deadline_ms / 5 * 4);
 	compose(verb, now_ns);
 	/* Before it is delivered: on a busy node the time may be over before this process runs again. */
 	inbox_prepare(&request, verb, now_ns);
-	/* A quarter of the time is left for what comes after. At the job's end an agent is started only if there is something
-	 * left for it to do: without a session there is nothing that this message could close. */
-	rc = deliver(&settings, starts || inbox_or_sessions_wait(), now_ns + settings.deadline_ms * NS_PER_MS / 4 * 3, &what);
+	/* A third of the time is left for what comes after: an agent that is slow finds the message in the inbox. At the
+	 * job's end an agent is started only if there is something left for it to do: without a session there is nothing
+	 * that this message could close. */
+	rc = deliver(&settings, starts || inbox_or_sessions_wait(), now_ns + settings.deadline_ms * NS_PER_MS / 20 * 13, &what);
 	if (rc == 0 || rc == -EPROTO)
 		inbox_drop();
 	else
