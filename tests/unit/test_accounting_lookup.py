@@ -55,6 +55,15 @@ def test_ones_own_directory_needs_neither_slurm_nor_ledger(archive: Archive) -> 
     assert (found.record, found.source) == (record(), "the job's directory")
 
 
+def test_an_old_run_is_found_in_the_directory_named_after_its_submission(archive: Archive) -> None:
+    made = record()
+    publish(archive, made)
+    bare = archive.job(Run(4711, 0))
+    bare.rename(archive.job(Run(4711, 0, made.submit_s)))
+    (found,) = find("4711", places(archive, slurm(slurm_job())))
+    assert (found.record, found.source) == (made, "the job's directory")
+
+
 def test_what_the_ledger_knows_is_not_asked_of_slurm_unless_another_run_may_follow(archive: Archive) -> None:
     url = str(archive.root / "ledger.db")
     ledger = open_ledger(url, create=True)
