@@ -120,7 +120,7 @@ class Waiting:
         directory = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(directory)
         with os.scandir(directory) as entries:
-            full = sum(not entry.name.startswith(".") for entry in entries) >= INBOX_MAX_FILES
+            full = sum("0" <= entry.name[0] <= "9" for entry in entries) >= INBOX_MAX_FILES
         if full or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -13,7 +13,8 @@
 static volatile int inbox = -1;
 static char temporary[32], name[128];
 
-/* Number of entries of a directory, counted up to `most`; what is being written does not count. */
+/* Number of messages or sessions in a directory, counted up to `most`: their names begin with a digit. What is being
+ * written does not count, nor do files that are none of ours. */
 static int entries(int directory, int most)
 {
 	int copy = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -29,7 +30,7 @@ static int entries(int directory, int most)
 		return 0;
 	}
 	while (count < most && (entry = readdir(stream)) != NULL)
-		if (entry->d_name[0] != '.')
+		if (entry->d_name[0] >= '0' && entry->d_name[0] <= '9')
 			count++;
 	closedir(stream);
 	return count;
