@@ -218,6 +218,14 @@ def test_the_inbox_is_bounded(sandbox: Sandbox) -> None:
     assert len(list(sandbox.inbox.iterdir())) == 4096
 
 
+def test_files_that_are_no_messages_do_not_fill_the_inbox(sandbox: Sandbox) -> None:
+    sandbox.inbox.mkdir(mode=0o700)
+    for number in range(4096):
+        (sandbox.inbox / f"stale-{number}.msg").touch()
+    sandbox.run("prolog")
+    assert len(list(sandbox.inbox.iterdir())) == 4097
+
+
 def test_the_inbox_is_not_a_link(sandbox: Sandbox) -> None:
     elsewhere = sandbox.root / "spool" / "elsewhere"
     elsewhere.mkdir()
