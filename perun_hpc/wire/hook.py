@@ -173,7 +173,7 @@ def deliver(places: Places, verb: str, fields: Mapping[str, str], policy: str | 
     Raises UnavailableError when the deadline (CLOCK_MONOTONIC) has passed without an answer.
     """
     may_start = verb == "job-start" or any(
-        directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
+        directory.is_dir() and any("0" <= path.name[0] <= "9" for path in directory.iterdir())
         for directory in (places.run / "inbox", places.spool / "sessions")
     )
     started = False
