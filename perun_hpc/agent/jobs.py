@@ -25,7 +25,9 @@ from perun_hpc.wire.message import Message, decode
 SEARCH_NS = 60_000_000_000
 """So long a job's cgroup is looked for every second; most steps begin within."""
 LOST_NS = 600_000_000_000
-"""A session whose cgroup is gone is given up after this time."""
+"""A session whose cgroup is gone is given up after this time: its Epilog may take that long."""
+REPLACED_NS = 30_000_000_000
+"""And after this time where Slurm gave its CPUs to others: then its Epilog is over, and no hook told (kill switch)."""
 UNSEEN_NS = 86_400_000_000_000
 """A job that never had a cgroup may be an allocation without a step: it is waited for longer, not for ever."""
 
@@ -105,11 +107,13 @@ class Jobs:
         """End a session whose job has no cgroup any more, if no hook tells of its end.
 
         A job that no agent saw start may have been over by then; any other one may still get its first cgroup, within
-        a day.
+        a day. A job whose CPUs are others' by now does not come back.
         """
         if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None:
             self._gone_ns.pop(session.key, None)
-        elif now_ns - self._gone_ns.setdefault(session.key, now_ns) > patience_ns(session):
+            return
+        gone_ns = now_ns - self._gone_ns.setdefault(session.key, now_ns)
+        if gone_ns > patience_ns(session, self._register.replaced(session)):
             del self._gone_ns[session.key]
             session.note("no job-end message")
             self._end(session, self._meter.end_interval(), now_ns, "restart")
@@ -214,8 +218,10 @@ class Jobs:
         self._later.append(self._policy.check)
 
 
-def patience_ns(session: Session) -> int:
+def patience_ns(session: Session, replaced: bool) -> int:
     """How long a session without a cgroup waits for its end before it is given up."""
+    if replaced:
+        return REPLACED_NS
     return LOST_NS if session.cpus or session.start.source == "inbox" else UNSEEN_NS
 
 

@@ -15,7 +15,8 @@ from perun_hpc.agent.paths import AgentPaths
 
 TIMEOUT_S = 1.0
 MAX_B = 64 * 1024
-_MESSAGE = re.compile(r"[A-Za-z0-9._-]{1,120}\.msg")
+_MESSAGE = re.compile(r"[0-9]{1,20}-[a-z-]{1,20}-[0-9]{1,20}-[0-9]{1,10}\.msg")
+"""`TIME-VERB-JOB-RESTART.msg`, as the hooks name them; whatever else lies there is not read."""
 _END = b"end"
 
 

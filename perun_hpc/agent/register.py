@@ -35,8 +35,12 @@ class Register:
 
     def alone(self, session: Session) -> bool:
         """Whether the job holds the whole node."""
-        given = max(len(session.cpus), session.cpus_on_node)
-        return session.exclusive or (len(self.live) == 1 and 0 < self._cpus <= given)
+        return session.exclusive or (len(self.live) == 1 and 0 < self._cpus <= _given(session))
+
+    def replaced(self, session: Session) -> bool:
+        """Whether jobs that came later hold CPUs that they could not have beside this one."""
+        later = [one for one in self.live.values() if one.start.mono_ns > session.start.mono_ns]
+        return 0 < self._cpus < _given(session) + sum(_given(one) for one in later) and bool(later)
 
     def other_run(self, key: SessionKey) -> Session | None:
         """A live session of another run of the same job."""
@@ -51,3 +55,8 @@ class Register:
     def forget_before(self, horizon_ns: int) -> None:
         """Drop the names of sessions that ended earlier (monotonic)."""
         self.done = {name: end_ns for name, end_ns in self.done.items() if end_ns > horizon_ns}
+
+
+def _given(session: Session) -> int:
+    """How many of the node's CPUs the job holds."""
+    return max(len(session.cpus), session.cpus_on_node)

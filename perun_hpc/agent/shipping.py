@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -117,7 +118,9 @@ def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool 
 
     One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
     """
-    work = [(f"job {directory.name}", _session(directory, to, grow)) for directory in sorted(paths.sessions.iterdir())]
+    work = [
+        (f"job {one.name}", _session(one, to, grow)) for one in sorted(paths.sessions.iterdir()) if _is_session(one)
+    ]
     if home[0]:
         work.append(("the node ledger", lambda: ship_ledger(paths, to, *home)))
     done = True
@@ -128,6 +131,11 @@ def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool 
             print(f"{time.strftime('%FT%T%z')} cannot ship {what}: {error}", file=sys.stderr)
             done = False
     return done
+
+
+def _is_session(path: Path) -> bool:
+    """Whether it is a session's directory; what others leave there is not ours to ship."""
+    return re.fullmatch(r"\d+\.\d+", path.name, re.ASCII) is not None and path.is_dir()
 
 
 def _session(directory: Path, to: Delivery, grow: bool) -> Callable[[], None]:

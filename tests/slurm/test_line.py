@@ -287,6 +287,7 @@ def test_a_stopped_agent_holds_no_job_up(cluster: Cluster) -> None:
 
 
 def test_the_kill_switch(cluster: Cluster) -> None:
+    cluster.wait_idle()  # a job before this one has had its Epilog
     switch = cluster.etc_perun / "disable"
     switch.touch()
     try:
@@ -296,6 +297,25 @@ def test_the_kill_switch(cluster: Cluster) -> None:
         switch.unlink()
     time.sleep(2)
     assert not list(archive(cluster).glob(f"*/{job}.0"))
+
+
+def test_a_job_whose_end_the_switch_hid_makes_room_for_the_next_one(cluster: Cluster) -> None:
+    cluster.wait_idle()
+    switch = cluster.etc_perun / "disable"
+    hidden = submit(cluster, "-w", "n4", wrap="sleep 3")
+    _until_running(cluster, hidden)
+    time.sleep(2)  # its cgroup was seen
+    switch.touch()
+    try:
+        cluster.wait_job(hidden)
+        cluster.wait_idle(nodes=["n4"])
+    finally:
+        switch.unlink()
+    next_one = submit(cluster, "-w", "n4", "--exclusive", wrap="sleep 100")
+    record = boundary(cluster, hidden, "n4", timeout=90)
+    assert record["state"] == "partial" and record["why"] == "no job-end message"
+    cluster.run(["scancel", str(next_one)], check=True)
+    assert cluster.wait_job(next_one) == "CANCELLED"
 
 
 def test_without_python_jobs_run(cluster: Cluster) -> None:

@@ -70,6 +70,7 @@ def test_a_running_job_shows_its_owner_what_it_used_so_far(cluster: Cluster) -> 
         text = text.replace("period: 1 s", "period: 100 ms")
         return text.replace("flush: 5 s", "flush: 5 s\n  progress: 10 s\n  write: archive")
 
+    cluster.wait_idle()
     with policy(cluster, growing):
         job = submit(cluster, "-N2", "--exclusive", wrap="srun sleep 170")
 
@@ -111,6 +112,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
     cluster.run(["mkdir", "-m", "711", "-p", LOCAL], user="perun", check=True)
     archive = cluster.spool_dir("ctl") / "perun" / "archive" / cluster.name
     before = set((cluster.shared / "perun" / cluster.name).glob("*/*"))
+    cluster.wait_idle()
     with policy(cluster, local):
         program = "import perun_hpc, time\n@perun_hpc.monitor()\ndef work():\n    time.sleep(2)\nwork()"
         script = f"srun --perun -N2 -n2 /shared/science/bin/python -c '{program}'"
