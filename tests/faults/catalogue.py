@@ -403,4 +403,5 @@ def _stale_files(ground: Ground) -> Iterator[None]:
     sweep = "for d in /run/perun /var/spool/perun; do find $d -name 'stale-*' -delete; done"
     ground.later.callback(ground.on_broken, sweep)
     ground.stop_agents()
+    ground.start_agents()
     yield

@@ -68,6 +68,12 @@ class Ground:
                 check=False,
             )
 
+    def start_agents(self) -> None:
+        """Have a job start the agents of the broken nodes, and wait until they answer."""
+        self.cluster.run(["srun", f"-w{','.join(self.broken)}", "true"], check=True, timeout=120)
+        self.cluster.wait_idle()
+        self.on_broken(f"for i in $(seq 300); do {PERUN} agent status && break; sleep 0.1; done")
+
     def restart_collector(self, environment: Sequence[str] = ()) -> None:
         """Kill the collector and start another, with other variables of the environment if told so."""
         pid = site.collector_pid(self.cluster)
