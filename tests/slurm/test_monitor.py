@@ -229,7 +229,7 @@ def test_fault_13_a_cancelled_step_leaves_its_data(cluster: Cluster, home: Path,
     try:
         assert process.stdout.readline() == "up\n"
         time.sleep(1)
-        job = cluster.run(["squeue", "-h", "-u", "alice", "-o", "%i"], check=True).stdout.split()[0]
+        job = cluster.run(["squeue", "-h", "-u", "alice", "-t", "R", "-o", "%i"], check=True).stdout.split()[0]
         cluster.run(["scancel", job], check=True)
         _, err = process.communicate(timeout=60)
     finally:
@@ -248,7 +248,7 @@ def test_a_signal_that_slurm_sends_arrives_once(cluster: Cluster, home: Path) ->
     step = ["srun", "-n1", *MONITOR, "counting", PYTHON, "counting.py"]
     process = cluster.popen(step, cwd="/shared/alice-monitor", stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
-    job = cluster.run(["squeue", "-h", "-u", "alice", "-o", "%i"], check=True).stdout.split()[0]
+    job = cluster.run(["squeue", "-h", "-u", "alice", "-t", "R", "-o", "%i"], check=True).stdout.split()[0]
     cluster.run(["scancel", "--signal=USR1", f"{job}.0"], check=True)
     out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "got it\n")
