@@ -56,6 +56,12 @@ def job(node: FakeNode, job_id: int, **more: str | int) -> None:
     node.end(job_id, **more)
 
 
+def ruled(node: FakeNode, job_id: int) -> bool:
+    """Whether the job has its settings: the agent says so in its state, a moment after the hook's answer."""
+    state = json.loads((node.spool / "node" / "state.json").read_text())
+    return any(session["key"] == f"{job_id}.0" and session["settings"] for session in state["sessions"])
+
+
 def track(node: FakeNode) -> dict[str, Any]:
     """The description of the one open trace."""
     until(lambda: any(node.spool.rglob("track.json")), "the trace begins")
@@ -185,6 +191,7 @@ def test_a_trace_of_a_shared_node_is_as_coarse_as_the_policy_says(make: Make) ->
 def test_a_job_keeps_the_settings_that_it_began_with(make: Make) -> None:
     node = make("  trace: none\nsampling: {period: 5 s}\n")
     node.begin(1)
+    until(lambda: ruled(node, 1), "job 1 has its settings")
     change(node, "  trace: none\nsampling: {period: 7 s}\n")
     job(node, 2)
     node.end(1)
