@@ -7,6 +7,7 @@ asked for is imported, so that `perun monitor` never pays for the ledger nor `pe
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -35,6 +36,13 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 )
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal. (argparse asks shutil, for every option anew; importing it delays `monitor`.)"""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width() - 2)
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `UsageError`s: one line, exit code 64."""
 
@@ -45,6 +53,18 @@ class _Parser(argparse.ArgumentParser):
         """After --help and --version: as `argparse` does, with stdout flushed where `main` can handle its loss."""
         sys.stdout.flush()
         super().exit(status, message)
+
+
+@functools.cache
+def _width() -> int:
+    """Columns of the terminal, by $COLUMNS or by itself; 80 where there is none."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isascii() and told.isdigit() and int(told) > 0:
+        return int(told)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 def _overview() -> str:
@@ -85,7 +105,7 @@ def _dispatch(arguments: list[str]) -> int:
         usage="perun [-h] [--version] [-c FILE] [-l LEVEL] [--log-file FILE] COMMAND ...",
         description="Performance and energy of programs and Slurm jobs.",
         epilog="commands:\n" + _overview(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"perun {__version__}")
     parser.add_argument("-c", "--configuration", metavar="FILE", help="configuration file (default: ./.perun.ini)")
@@ -107,7 +127,7 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean '{near[0]}'?" if near else "see perun --help"
         raise UsageError(f"unknown command '{options.command}': {hint}")
     module = importlib.import_module(f"perun_hpc.cli.{options.command}")
-    command = _Parser(prog=f"perun {options.command}", description=names[options.command])
+    command = _Parser(prog=f"perun {options.command}", description=names[options.command], formatter_class=_Help)
     for name in ("configuration", "log_lvl", "log_file"):
         command.set_defaults(**{name: getattr(options, name)})
     module.configure(command)
