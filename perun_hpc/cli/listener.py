@@ -104,9 +104,12 @@ class Listener:
             for name in (TRACKS, layout.STORE):
                 if (directory / name).exists():
                     (directory / name).rename(session / name)
-            if what == "session":
-                self._delivery.session(session, record)
-            else:
-                self._delivery.progress(session, record, grow=False)
+            try:
+                if what == "session":
+                    self._delivery.session(session, record)
+                else:
+                    self._delivery.progress(session, record, grow=False)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise DataError(f"parts: no record that an agent writes ({type(error).__name__}: {error})") from error
         else:
             raise DataError(f"parts: {str(what)[:40]!r} is nothing that this collector takes: upgrade it")

@@ -225,6 +225,16 @@ def test_what_was_changed_on_the_way_is_refused(
             {"record.json": json.dumps(record(8, stored=False)).encode()},
             "not of 9.0",
         ),
+        (
+            {"what": "session", "name": "9.0"},
+            {"record.json": json.dumps({**record(9, stored=False), "node": 7}).encode()},
+            "no record that an agent writes",
+        ),
+        (
+            {"what": "session", "name": "9.0"},
+            {"record.json": json.dumps({**record(9, stored=False), "start": {"real_ns": 1}}).encode()},
+            "no record that an agent writes",
+        ),
         ({"what": "else"}, {}, "nothing that this collector takes"),
         ({"what": "ledger", "cluster": "..", "node": "n"}, {}, "letters, digits"),
         ({"what": "ledger", "cluster": "c", "node": "n"}, {"../x.jsonl": b""}, "no file that is handed over"),

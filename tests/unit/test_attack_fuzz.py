@@ -13,7 +13,7 @@ from perun_hpc.backend import cgroup, powercap
 from tests import sysfs
 from tests.attack import fuzz, targets
 
-FEW = {"policy": 60, "sysfs": 150, "boundary": 100, "session": 8, "store": 40}
+FEW = {"policy": 60, "sysfs": 150, "boundary": 100, "session": 8, "store": 40, "hand-over": 300}
 """Inputs of those that are slow; the others get a thousand."""
 
 
