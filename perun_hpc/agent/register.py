@@ -40,7 +40,7 @@ class Register:
     def replaced(self, session: Session) -> bool:
         """Whether jobs that came later hold CPUs that they could not have beside this one."""
         later = [one for one in self.live.values() if one.start.mono_ns > session.start.mono_ns]
-        return 0 < self._cpus < _given(session) + sum(_given(one) for one in later) and bool(later)
+        return bool(later) and 0 < self._cpus < sum(_given(one) for one in (session, *later))
 
     def other_run(self, key: SessionKey) -> Session | None:
         """A live session of another run of the same job."""

@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from perun_hpc._version import __version__
 from perun_hpc.errors import PerunError, UnavailableError, UsageError
@@ -45,6 +45,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `UsageError`s: one line, exit code 64."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(f"{self.prog}: {message} (see {self.prog} --help)")
@@ -105,7 +108,6 @@ def _dispatch(arguments: list[str]) -> int:
         usage="perun [-h] [--version] [-c FILE] [-l LEVEL] [--log-file FILE] COMMAND ...",
         description="Performance and energy of programs and Slurm jobs.",
         epilog="commands:\n" + _overview(),
-        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"perun {__version__}")
     parser.add_argument("-c", "--configuration", metavar="FILE", help="configuration file (default: ./.perun.ini)")
@@ -127,7 +129,7 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean '{near[0]}'?" if near else "see perun --help"
         raise UsageError(f"unknown command '{options.command}': {hint}")
     module = importlib.import_module(f"perun_hpc.cli.{options.command}")
-    command = _Parser(prog=f"perun {options.command}", description=names[options.command], formatter_class=_Help)
+    command = _Parser(prog=f"perun {options.command}", description=names[options.command])
     for name in ("configuration", "log_lvl", "log_file"):
         command.set_defaults(**{name: getattr(options, name)})
     module.configure(command)

@@ -120,7 +120,7 @@ class Waiting:
         directory = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(directory)
         with os.scandir(directory) as entries:
-            full = sum("0" <= entry.name[0] <= "9" for entry in entries) >= INBOX_MAX_FILES
+            full = sum(_is_ours(entry.name) for entry in entries) >= INBOX_MAX_FILES
         if full or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -167,13 +167,18 @@ def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgr
             (root / "cgroup.procs").write_text(str(agent.pid))
 
 
+def _is_ours(name: str) -> bool:
+    """Whether it is a message's or a session's name, as `slurm/hooks/inbox.c` tells them from what others left."""
+    return "0" <= name[0] <= "9"
+
+
 def deliver(places: Places, verb: str, fields: Mapping[str, str], policy: str | None, deadline_s: float) -> str | None:
     """Send the message, starting an agent if there is none; the agent's refusal, None if it accepted.
 
     Raises UnavailableError when the deadline (CLOCK_MONOTONIC) has passed without an answer.
     """
     may_start = verb == "job-start" or any(
-        directory.is_dir() and any("0" <= path.name[0] <= "9" for path in directory.iterdir())
+        directory.is_dir() and any(_is_ours(path.name) for path in directory.iterdir())
         for directory in (places.run / "inbox", places.spool / "sessions")
     )
     started = False

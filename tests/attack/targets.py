@@ -415,7 +415,7 @@ class _Collector:
 
     def tidy(self) -> None:
         """Empty the archive when it has grown."""
-        grown = [path for path in self.archive.glob("*/*/*") if "." not in path.parts[-3][:1]]
+        grown = list(self.archive.glob("[!.]*/*/*"))
         for path in grown if len(grown) > 200 else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

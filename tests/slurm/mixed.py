@@ -179,6 +179,11 @@ def audit_of(cluster: Cluster, jobs: Iterable[int], timeout: float = 60) -> tupl
         time.sleep(2)
 
 
+def reported(jobs: Iterable[int], have: dict[int, list[dict[str, Any]]]) -> set[int]:
+    """The jobs whose last run some node reported: of another one slurmdbd's line would have nothing to tell."""
+    return {job for job in jobs if max(have[job], key=lambda record: record["start_ns"])["status"] != "missing"}
+
+
 def without_line(cluster: Cluster, jobs: Iterable[int], timeout: float = 90) -> list[str]:
     """The jobs whose line slurmdbd does not hold in time."""
     wanted = ",".join(map(str, sorted(jobs)))

@@ -9,7 +9,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.mixed import audit_of, perun, records, settle, submit, submit_mixed, without_line, wrong_counts
+from tests.slurm.mixed import (
+    audit_of,
+    perun,
+    records,
+    reported,
+    settle,
+    submit,
+    submit_mixed,
+    without_line,
+    wrong_counts,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -43,11 +53,8 @@ def test_mixed_jobs_under_kills_close(cluster: Cluster, mixed: list[int]) -> Non
 
 def test_slurmdbd_holds_the_records_line(cluster: Cluster, mixed: list[int]) -> None:
     rows = settle(cluster, mixed)
-    have = records(cluster)
-    last = {
-        job: max(have[job], key=lambda record: record["start_ns"]) for job in {int(row["JobIDRaw"]) for row in rows}
-    }
-    assert without_line(cluster, {job for job, record in last.items() if record["status"] != "missing"}) == []
+    jobs = reported({int(row["JobIDRaw"]) for row in rows}, records(cluster))
+    assert without_line(cluster, jobs) == []
 
 
 def test_arrays_and_het_jobs_by_the_ids_that_users_write(cluster: Cluster, mixed: list[int]) -> None:

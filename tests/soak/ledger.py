@@ -13,7 +13,7 @@ from collections import Counter
 
 from tests.slurm import site
 from tests.slurm.cluster import Cluster
-from tests.slurm.mixed import audit_of, records, settle, submit_mixed, without_line, wrong_counts
+from tests.slurm.mixed import audit_of, records, reported, settle, submit_mixed, without_line, wrong_counts
 
 ROUNDS = 20
 SEED = 200
@@ -40,9 +40,7 @@ def _check(cluster: Cluster, rounds: int) -> int:
     whole = [job for job in jobs if all(record["status"] == "complete" for record in have[job])]
     unreported = sum(record["status"] == "missing" for job in jobs for record in have[job])
     audit, about = audit_of(cluster, whole)
-    # There is nothing to tell of a run that nobody reported.
-    reported = {job for job in jobs if max(have[job], key=lambda r: r["start_ns"])["status"] != "missing"}
-    lacking = without_line(cluster, reported, timeout=300)
+    lacking = without_line(cluster, reported(jobs, have), timeout=300)
     faults = [f"{len(wrong)} jobs with a wrong number of records {wrong}" if wrong else ""]
     faults += [f"{len(about)} findings of the audit {about[:3]}" if about else ""]
     faults += [f"{len(lacking)} jobs without their line in slurmdbd {lacking}" if lacking else ""]

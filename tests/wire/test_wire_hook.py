@@ -210,20 +210,15 @@ def test_garbage_in_the_settings_means_the_default(sandbox: Sandbox, text: str) 
     assert len(sandbox.kept()) == 1
 
 
-def test_the_inbox_is_bounded(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "files"), [pytest.param("", 4096, id="messages"), pytest.param("stale-", 4097, id="files of others")]
+)
+def test_the_inbox_is_bounded_and_only_messages_fill_it(sandbox: Sandbox, prefix: str, files: int) -> None:
     sandbox.inbox.mkdir(mode=0o700)
     for number in range(4096):
-        (sandbox.inbox / f"{number}.msg").touch()
+        (sandbox.inbox / f"{prefix}{number}.msg").touch()
     sandbox.run("prolog")
-    assert len(list(sandbox.inbox.iterdir())) == 4096
-
-
-def test_files_that_are_no_messages_do_not_fill_the_inbox(sandbox: Sandbox) -> None:
-    sandbox.inbox.mkdir(mode=0o700)
-    for number in range(4096):
-        (sandbox.inbox / f"stale-{number}.msg").touch()
-    sandbox.run("prolog")
-    assert len(list(sandbox.inbox.iterdir())) == 4097
+    assert len(list(sandbox.inbox.iterdir())) == files
 
 
 def test_the_inbox_is_not_a_link(sandbox: Sandbox) -> None:
