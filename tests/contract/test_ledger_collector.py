@@ -23,7 +23,7 @@ from perun_hpc.accounting.questions import Filter, jobs, usage
 from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.schema import from_json
 from perun_hpc.errors import UnavailableError
-from tests.accounting_data import DAY, START_S, boundary, domain, put_incoming, slurm_job
+from tests.accounting_data import START_S, boundary, domain, put_incoming, slurm_job
 from tests.contract.conftest import empty
 
 DEADLINE_S = 900
@@ -341,7 +341,8 @@ def test_a_bare_name_that_a_newer_run_has_is_left_to_it(world: World) -> None:
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
     rng = random.Random(11)
     jobs = 120
-    pending = [boundary(n, node, "n1,n2", start_s=START_S - 5000) for n in range(1, jobs + 1) for node in ("n1", "n2")]
+    start_s = int(time.time()) - 5000  # the program has the machine's clock: a run that ended long ago would be renamed
+    pending = [boundary(n, node, "n1,n2", start_s=start_s) for n in range(1, jobs + 1) for node in ("n1", "n2")]
     rng.shuffle(pending)
     command = [sys.executable, "-m", "perun_hpc.cli.main", "collect", "--no-slurm", "--deadline", "0"]
     command += ["--archive", str(tmp_path), "--ledger", str(tmp_path / "ledger.db")]
@@ -357,7 +358,7 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -
         kills += 1
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ledger = open_ledger(str(tmp_path / "ledger.db"))
-    (total,) = usage(ledger, ["account"], Filter(), DAY, DAY)
+    (total,) = usage(ledger, ["account"], Filter(), "0000-01-01", "9999-12-31")
     assert (total.values["jobs"], total.values["energy_uj"]) == (jobs, jobs * 16_000_000_000)
     for n in range(1, jobs + 1):
         (record,) = ledger.members("c", str(n))
