@@ -9,7 +9,6 @@ import logging
 import os
 import pwd
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,14 +25,14 @@ from perun_hpc.accounting.sacct import query_jobs, query_window
 from perun_hpc.accounting.site import Ruling, Site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.agent.handover import address
-from perun_hpc.cli import traces
+from perun_hpc.cli import logs, traces
 from perun_hpc.cli.listener import Listener
 from perun_hpc.cli.nudge import Nudge
 from perun_hpc.errors import NotFoundError, PerunError, UsageError
 from perun_hpc.store.access import tree_readable_by
 from perun_hpc.store.merge import finalise
 
-log = logging.getLogger("perun.collect")
+log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.begin(args.log_lvl or "INFO", args.log_file)
     ruling = Ruling()
     site = ruling.site
     root = args.archive or site.archive

@@ -19,7 +19,7 @@ from perun_hpc.store import layout, stream
 from perun_hpc.store.node_store import TRACKS
 from perun_hpc.store.stream import Munge
 
-log = logging.getLogger("perun.collect")
+log = logging.getLogger(__name__)
 
 WORKSPACE = ".handover"
 """Directory in the archive for what is not complete yet."""

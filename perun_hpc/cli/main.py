@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from perun_hpc._version import __version__
+from perun_hpc.cli import logs
+from perun_hpc.config import LOG_LEVELS
 from perun_hpc.errors import PerunError, UnavailableError, UsageError
 
 COMMANDS: tuple[tuple[str, str], ...] = (
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except PerunError as error:
         print(f"perun: {error}", file=sys.stderr)
+        logs.failure(str(error))
         return error.exit_code
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -111,10 +114,11 @@ def _dispatch(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"perun {__version__}")
     parser.add_argument("-c", "--configuration", metavar="FILE", help="configuration file (default: ./.perun.ini)")
+    levels = ", ".join(LOG_LEVELS)
+    parser.add_argument("-l", "--log-lvl", "--log_lvl", dest="log_lvl", metavar="LEVEL", help=f"log level: {levels}")
     parser.add_argument(
-        "-l", "--log-lvl", "--log_lvl", dest="log_lvl", metavar="LEVEL", help="ERROR, WARNING, INFO or DEBUG"
+        "--log-file", "--log_file", dest="log_file", metavar="FILE", help="write the log there instead of to stderr"
     )
-    parser.add_argument("--log-file", "--log_file", dest="log_file", metavar="FILE", help="write the log there")
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -128,7 +132,11 @@ def _dispatch(arguments: list[str]) -> int:
         near = difflib.get_close_matches(options.command, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see perun --help"
         raise UsageError(f"unknown command '{options.command}': {hint}")
+    if options.log_lvl is not None and options.log_lvl not in LOG_LEVELS:
+        raise UsageError(f"--log-lvl {options.log_lvl}: must be one of {levels}")
     module = importlib.import_module(f"perun_hpc.cli.{options.command}")
+    logs.begin(options.log_lvl, options.log_file)
+    logs.note("DEBUG", f"perun {__version__}, Python {sys.version.split()[0]}: {' '.join(arguments)}")
     command = _Parser(prog=f"perun {options.command}", description=names[options.command])
     for name in ("configuration", "log_lvl", "log_file"):
         command.set_defaults(**{name: getattr(options, name)})

@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from pathlib import Path
 
+        from perun_hpc.cli import logs
         from perun_hpc.cli.session import Session
 
         names = [dest(option) for option, _, _ in OPTIONS]
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         )
         live = tuple(file for words in args.live_callback_files or () for file in words.split())
         session = Session.load(Path(args.configuration) if args.configuration else None, overrides, live)
+        logs.begin(session.settings.log_lvl, session.settings.log_file)
         return session.run_command(args.program, tuple(args.arguments), args.binary, args.module, sampler)
     finally:
         if sampler is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from perun_hpc.agent.workers import SIGNS, open_in_child
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all, open_backend
+from perun_hpc.cli import logs
 from perun_hpc.comm import Comm, Place
 from perun_hpc.config import user
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table, the sentence or the JSON."""
     file = Path(args.configuration) if args.configuration else None
     settings = user.settings(user.load(file, {name: getattr(args, name) for name in _FILTERS}))
+    logs.begin(args.log_lvl or settings.log_lvl, args.log_file or settings.log_file)
     selection = Selection(**{name: getattr(settings, name) for name in _FILTERS})
     comm = Comm.detect() if args.by_rank else None
     if comm is not None and not comm.place.leader:
@@ -85,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         comm.close()
         return 0
     catalog = discover_all(selection=Selection() if args.all else selection, opened=_opened)
+    for one in catalog.missing:
+        logs.note("INFO", f"{one.what}: {one.why}: {one.remedy}")
     try:
         rows = measure(catalog, selection)
     finally:

@@ -9,6 +9,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perun_hpc.cli import logs
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import UserSettings, load, settings
 from perun_hpc.errors import NotFoundError, UsageError
@@ -114,5 +115,6 @@ class Session:
         assert monitor.directory is not None
         metadata = {"app": app.name, "status": status.name, "ranks": comm.place.size, "source": comm.place.source}
         path, tree = keep(monitor.directory, runs, metadata, self.settings)
+        logs.note("INFO", f"{status.name}: {len(runs)} runs kept in {path}")
         callbacks.call_all(tree)
         show(path, tree, self.settings, os.fspath(self.settings.data_out))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.config import DEFAULT_LOG_LEVEL, LOG_LEVELS
 from perun_hpc.errors import ConfigError
 
 Convert = Callable[[str], Any]
@@ -133,7 +134,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("benchmarking.units", "byte", "G", _one_of(*PREFIXES)),
     Option("benchmarking.units", "second", "", _one_of(*PREFIXES)),
     Option("benchmarking.units", "percent", "", _one_of("")),
-    Option("debug", "log_lvl", "WARNING", _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
+    Option("debug", "log_lvl", DEFAULT_LOG_LEVEL, _one_of(*LOG_LEVELS)),
     Option("debug", "log_file", "", _nothing_or),
 )
 

@@ -1,8 +1,9 @@
-"""The command line around the commands: a module that is not installed, a reader that goes away."""
+"""The command line around the commands: a library that is not installed, a reader that goes away, the log."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -42,3 +43,57 @@ def test_a_reader_that_went_away_is_no_error(command):
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} "
+
+
+def test_the_log_level_counts_in_every_command(tmp_path):
+    environ = {**os.environ, "PERUN_LEDGER": str(tmp_path / "none.db"), "PERUN_POLICY": str(tmp_path / "none.yaml")}
+    for command in (["showconf"], ["metadata"], ["jobs"], ["audit"], ["policy", "show"], ["agent", "status"]):
+        quiet = perun(*command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE)
+        told = perun("-l", "DEBUG", *command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE)
+        first, *_ = told.stderr.splitlines()
+        assert re.fullmatch(rf"{TIME}DEBUG perun .*: -l DEBUG {' '.join(command)}", first)
+        assert "DEBUG perun" not in quiet.stderr + told.stdout
+        assert told.returncode == quiet.returncode
+
+
+def test_the_log_file_takes_the_lines_and_leaves_the_results_and_errors_where_they_are(tmp_path):
+    log = tmp_path / "perun.log"
+    environ = {**os.environ, "PERUN_LEDGER": str(tmp_path / "none.db")}
+    options = {"env": environ, "cwd": tmp_path, "stdout": subprocess.PIPE}
+    plain = perun("jobs", **options)
+    done = perun("-l", "INFO", "--log-file", str(log), "jobs", **options)
+    assert (done.returncode, done.stdout, done.stderr) == (plain.returncode, "", plain.stderr)
+    (line,) = log.read_text().splitlines()
+    assert re.fullmatch(f"{TIME}ERROR {re.escape(plain.stderr.removeprefix('perun: ').rstrip())}", line)
+    perun("--log-file", str(log), "-l", "DEBUG", "showconf", **options)
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_the_monitor_takes_level_and_file_from_its_configuration_too(tmp_path):
+    log = tmp_path / "perun.log"
+    environ = {**os.environ, "PERUN_LOG_LVL": "INFO", "PERUN_LOG_FILE": str(log)}
+    done = perun("monitor", "-b", "true", env=environ, cwd=tmp_path, stdout=subprocess.PIPE)
+    assert done.returncode == 0 and "INFO" not in done.stderr
+    assert re.search(f"^{TIME}INFO PROCESSING: 1 runs kept in ", log.read_text())
+
+
+def test_a_log_that_cannot_be_is_one_line(tmp_path):
+    done = perun("-l", "LOUD", "showconf")
+    expected = "perun: --log-lvl LOUD: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL\n"
+    assert (done.returncode, done.stderr) == (64, expected)
+    done = perun("--log-file", str(tmp_path / "no" / "where"), "showconf")
+    expected = f"perun: --log-file {tmp_path}/no/where: No such file or directory: name a file that can be written\n"
+    assert (done.returncode, done.stderr) == (64, expected)
+
+
+def test_lines_that_the_journal_takes_carry_no_time_of_their_own(tmp_path):
+    with (tmp_path / "stderr").open("w+") as stderr:
+        at = os.fstat(stderr.fileno())
+        environ = {**os.environ, "JOURNAL_STREAM": f"{at.st_dev}:{at.st_ino}"}
+        command = [sys.executable, "-m", "perun_hpc.cli.main", "-l", "DEBUG", "showconf"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ, check=True, timeout=60)
+        stderr.seek(0)
+        assert stderr.read().startswith("DEBUG perun ")
