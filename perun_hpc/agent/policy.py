@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.spool import read_json, write_json
+from perun_hpc.process import child
+from perun_hpc.process.child import Child
 
 if TYPE_CHECKING:
-    import subprocess
-
     from perun_hpc.config.resolve import JobSettings
+
+PATIENCE_NS = 60_000_000_000
+"""A compiler that takes longer hangs, on a file system maybe: the last good policy rules, and records go out."""
 
 
 class PolicyKeeper:
@@ -28,7 +33,10 @@ class PolicyKeeper:
         self._policy: Mapping[str, Any] = read_json(compiled) or read_json(kept) or {}
         self._site: JobSettings | None = None
         self._seen: tuple[int, int] | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
+        self._given_up: list[Child] = []
+        self._words = -1
+        self._started_ns = 0
         self._looked = False
         self.refused: str | None = None
         """Why the newest file does not rule; None while it does."""
@@ -55,8 +63,6 @@ class PolicyKeeper:
         if self._child is not None:
             return
         self._looked = True
-        import subprocess  # not before the first edge reading: a prolog waits for it
-
         try:
             status = self.source.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
@@ -64,29 +70,53 @@ class PolicyKeeper:
             return
         if stamp != self._seen:
             self._seen = stamp
-            command = [sys.executable, "-I", "-m", "perun_hpc.config.compile", str(self.source), str(self._compiled)]
             try:
-                self._child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-                )
+                self._start()
             except OSError as error:
                 self.refused = f"cannot compile {self.source}: {error}"
 
     def poll(self) -> bool:
-        """Take over what the child made; True when it has just ended."""
-        if self._child is None or self._child.poll() is None:
+        """Take over what the child made; True when it has just ended, or was given up."""
+        self._given_up = [one for one in self._given_up if one.poll() is None]
+        if self._child is None:
             return False
-        assert self._child.stderr is not None
-        words = self._child.stderr.read(4096).decode("utf-8", "replace").strip()
-        self._child.stderr.close()
-        self.refused = words.splitlines()[0] if self._child.returncode and words else None
-        if self._child.returncode == 0:
+        code = self._child.poll()
+        if code is None and time.monotonic_ns() - self._started_ns < PATIENCE_NS:
+            return False
+        words = os.pread(self._words, 4096, 0).decode("utf-8", "replace").split("\n")
+        os.close(self._words)
+        if code is None:
+            self._child.kill()
+            self._given_up.append(self._child)
+            self.refused = f"cannot compile {self.source}: no end after {PATIENCE_NS // 1_000_000_000} s"
+        elif code != 0:
+            self.refused = words[0].strip() or f"cannot compile {self.source}: the compiler ended with {code}"
+        else:
+            self.refused = None
             self._policy = read_json(self._compiled) or self._policy
             self._site = None
             with contextlib.suppress(OSError):  # a full spool: this one rules all the same
                 write_json(self._kept, self._policy)
         self._child = None
         return True
+
+    def _start(self) -> None:
+        """Start the compiler; what it says goes into memory, where it never waits for somebody to read it."""
+        words = os.memfd_create("policy", os.MFD_CLOEXEC)
+        command = [sys.executable, "-I", "-m", "perun_hpc.config.compile", str(self.source), str(self._compiled)]
+
+        def compile_it() -> None:
+            null = os.open(os.devnull, os.O_RDWR)
+            for number, fd in enumerate((null, null, words)):
+                os.dup2(fd, number)
+            os.execv(command[0], command)
+
+        try:
+            self._child = child.start("policy", compile_it, (words,))
+        except OSError:
+            os.close(words)
+            raise
+        self._words, self._started_ns = words, time.monotonic_ns()
 
     def site(self) -> JobSettings:
         """The settings of this node under the policy that rules now."""

@@ -6,12 +6,14 @@ three words, blocks on its socket, and ends with the agent.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 from pathlib import Path
 
 from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.process import child
 
 TIMEOUT_S = 1.0
 MAX_B = 64 * 1024
@@ -27,9 +29,7 @@ class Porter:
         self._inbox = paths.inbox
         self._seen_ns = -1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.pid = os.fork()
-        if self.pid == 0:
-            _live(theirs, paths)
+        self._child = child.start("porter", lambda: _live(theirs, paths), (theirs.fileno(),))
         theirs.close()
         ours.settimeout(TIMEOUT_S)
         self._socket: socket.socket | None = ours
@@ -58,11 +58,11 @@ class Porter:
 
     def drop(self, name: str) -> None:
         """A message was taken care of."""
-        self._say(b"drop " + name.encode())
+        self._say(b"drop " + os.fsencode(name))
 
     def deadline(self, deadline_ms: int, policy: Path) -> None:
         """Tell the hooks how long they may wait and which policy an agent that they start shall read."""
-        self._say(f"hook {deadline_ms} {policy}".encode())
+        self._say(os.fsencode(f"hook {deadline_ms} {policy}"))
 
     def close(self) -> None:
         """Let the porter end."""
@@ -82,49 +82,43 @@ class Porter:
 
 
 def _live(requests: socket.socket, paths: AgentPaths) -> None:
-    """The porter's whole life."""
-    import signal
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        keep = requests.fileno()
-        os.closerange(3, keep)
-        os.closerange(keep + 1, 4096)
-        while words := requests.recv(MAX_B):
-            verb, _, rest = words.decode("utf-8", "surrogateescape").partition(" ")
-            try:
-                if verb == "list":
-                    _list(requests, paths.inbox)
-                elif verb == "drop" and _MESSAGE.fullmatch(rest):
-                    (paths.inbox / rest).unlink(missing_ok=True)
-                elif verb == "hook":
-                    _hook_conf(paths.hook_conf, *rest.split(" ", 1))
-            except OSError:
-                continue  # the agent tries again
-    finally:
-        os._exit(0)
+    """The porter's whole life: what it cannot do it leaves, and the agent tries again."""
+    while words := requests.recv(MAX_B):
+        verb, _, rest = os.fsdecode(words).partition(" ")
+        with contextlib.suppress(OSError):
+            if verb == "list":
+                _list(requests, paths.inbox)
+            elif verb == "drop" and _MESSAGE.fullmatch(rest):
+                (paths.inbox / rest).unlink(missing_ok=True)
+            elif verb == "hook":
+                deadline_ms, _, policy = rest.partition(" ")
+                _hook_conf(paths.hook_conf, deadline_ms, policy)
 
 
 def _list(requests: socket.socket, inbox: Path) -> None:
     try:
         for name in sorted(entry.name for entry in inbox.iterdir()):
             if _MESSAGE.fullmatch(name):
-                fd = os.open(inbox / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    requests.send(name.encode() + b"/" + os.read(fd, MAX_B - 256))
-                finally:
-                    os.close(fd)
+                with contextlib.suppress(OSError):  # no file: those behind it are read all the same
+                    requests.send(name.encode() + b"/" + _content(inbox / name))
     finally:
         requests.send(_END)
 
 
+def _content(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(fd, MAX_B - 256)
+    finally:
+        os.close(fd)
+
+
 def _hook_conf(path: Path, deadline_ms: str, policy: str) -> None:
-    if not deadline_ms.isdigit() or "\n" in policy:
+    if not (deadline_ms.isascii() and deadline_ms.isdigit()) or "\n" in policy:
         return
-    text = f"deadline_ms={deadline_ms}\npolicy={policy}\n"
+    text = os.fsencode(f"deadline_ms={deadline_ms}\npolicy={policy}\n")
     partial = path.with_name(".hook.conf.partial")
     partial.unlink(missing_ok=True)
-    partial.write_text(text)
+    partial.write_bytes(text)
     partial.chmod(0o644)
     partial.replace(path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from perun_hpc.agent import regions
 from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.agent.log import log
 from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths
 from perun_hpc.agent.spool import read_json
 from perun_hpc.errors import PerunError
+from perun_hpc.process import child
+from perun_hpc.process.child import Child
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Store
@@ -43,7 +44,7 @@ class Shipper:
 
     def __init__(self, paths: AgentPaths) -> None:
         self._paths = paths
-        self._pid: int | None = None
+        self._child: Child | None = None
         self._started_ns = 0
         self._failures = 0
         self.due_ns: int | None = 0
@@ -52,7 +53,7 @@ class Shipper:
     @property
     def busy(self) -> bool:
         """Whether a child is at work."""
-        return self._pid is not None
+        return self._child is not None
 
     def request(self, mono_ns: int) -> None:
         """Something is ready."""
@@ -60,48 +61,42 @@ class Shipper:
 
     def is_due(self, mono_ns: int) -> bool:
         """Whether a child should be started now."""
-        return self._pid is None and self.due_ns is not None and mono_ns >= self.due_ns
+        return self._child is None and self.due_ns is not None and mono_ns >= self.due_ns
 
     def start(self, store: Store, home: tuple[str, str], mono_ns: int) -> None:
         """Fork the child; `home` is the cluster and the node under which the node ledger stands."""
-        self.due_ns = None
         self._started_ns = mono_ns
-        pid = os.fork()
-        if pid == 0:
-            _child(self._paths, store, home)
-        self._pid = pid
+        try:
+            self._child = child.start("shipping failed", lambda: _ship(self._paths, store, home))
+        except OSError as error:
+            self._failed(mono_ns)
+            log(f"no process to ship: {error}")
+        else:
+            self.due_ns = None
 
     def poll(self, mono_ns: int) -> None:
         """Reap the child; kill one that hangs."""
-        if self._pid is None:
+        if self._child is None:
             return
         if mono_ns - self._started_ns > PATIENCE_NS:
-            os.kill(self._pid, signal.SIGKILL)
-        pid, status = os.waitpid(self._pid, os.WNOHANG)
-        if pid == 0:
+            self._child.kill()
+        code = self._child.poll()
+        if code is None:
             return
-        self._pid = None
-        if status == 0:
+        self._child = None
+        if code == 0:
             self._failures = 0
         else:
-            wait_ns = BACKOFF_NS[min(self._failures, len(BACKOFF_NS) - 1)]
-            self._failures += 1
-            self.due_ns = mono_ns + wait_ns
+            self._failed(mono_ns)
+
+    def _failed(self, mono_ns: int) -> None:
+        self.due_ns = mono_ns + BACKOFF_NS[min(self._failures, len(BACKOFF_NS) - 1)]
+        self._failures += 1
 
 
-def _child(paths: AgentPaths, store: Store, home: tuple[str, str]) -> None:
-    """The child's whole life: nothing of the parent but its files, no way back into its loop."""
-    code = 1
-    try:
-        for number in range(1, signal.NSIG):
-            if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
-                signal.signal(number, signal.SIG_DFL)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
-        code = 0 if ship_all(paths, delivery(store), home, store.write == "archive") else 1
-    except BaseException as error:  # whatever happens, the child ends here
-        print(f"shipping failed: {type(error).__name__}: {error}", file=sys.stderr)
-    finally:
-        os._exit(code)
+def _ship(paths: AgentPaths, store: Store, home: tuple[str, str]) -> int:
+    """The child's whole life."""
+    return 0 if ship_all(paths, delivery(store), home, store.write == "archive") else 1
 
 
 def delivery(store: Store) -> Delivery:

@@ -7,11 +7,8 @@ that stays silent is killed and started again later; its sensors are gaps meanwh
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
+from perun_hpc.process import child
+from perun_hpc.process.child import Child
 
 if TYPE_CHECKING:
     from perun_hpc.backend.gpus import Gpu
@@ -43,7 +42,6 @@ SIGNS = {
     "ipmi": ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0"),
 }
 """The backends that need a child, and files one of which a node has that has their hardware."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -60,7 +58,7 @@ class Worker:
         self._order: tuple[str, ...] = ()
         self._last: dict[str, Reading] = {}
         self._socket: socket.socket | None = None
-        self._pid = 0
+        self._child: Child | None = None
         self._greeted = False
         self._asked_ns: int | None = None
         self._answered_ns = 0
@@ -92,7 +90,7 @@ class Worker:
         """Start, greet, ask or kill the child as is due, without waiting; True when there are new sensors."""
         self._reap()
         if self._socket is None:
-            if self._again_ns is not None and mono_ns >= self._again_ns and not self._pid:
+            if self._again_ns is not None and mono_ns >= self._again_ns and self._child is None:
                 self._start(mono_ns)
             return False
         if not self._greeted:
@@ -159,27 +157,33 @@ class Worker:
         self._socket = None
         self._last.clear()
         self._asked_ns, self._greeted, self._tardy = None, False, False
-        with contextlib.suppress(OSError):  # it has ended, or began as root: that one ends with its socket
-            os.kill(self._pid, signal.SIGKILL)
+        if self._child is not None:
+            self._child.kill()  # one that began as root ends with its socket
 
     def _start(self, mono_ns: int) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        agent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            serve(theirs, agent, lambda: catalog.open_backend(self.name, self._root))
-        theirs.close()
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
+            return
+        try:
+            self._child = child.start(
+                self.name,
+                lambda: serve(theirs, lambda: catalog.open_backend(self.name, self._root)),
+                (theirs.fileno(),),
+            )
+        except OSError as error:
+            ours.close()
+            self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
+            return
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._socket, self._asked_ns = ours, mono_ns
 
     def _reap(self) -> None:
-        if self._pid:
-            try:
-                ended = os.waitpid(self._pid, os.WNOHANG)[0]
-            except ChildProcessError:
-                ended = self._pid
-            if ended:
-                self._pid = 0
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
 
     def _greet(self, greeting: Any, mono_ns: int) -> bool:
         from perun_hpc.backend.gpus import Gpu
@@ -276,38 +280,22 @@ def open_in_child(name: str, root: Path, patience_s: float) -> Discovery:
     return Discovery((Waiting(worker, patience_ns),) if worker.sensors else (), worker.missing)
 
 
-def serve(requests: socket.socket, agent: int, discover: Callable[[], Discovery]) -> None:
+def serve(requests: socket.socket, discover: Callable[[], Discovery]) -> None:
     """The child's whole life: say what there is, then answer requests until the agent is gone."""
+    found = discover()
+    gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
+    missing = [[one.what, one.why, one.remedy] for one in found.missing]
+    greeting = {"sensors": [sensor.to_json() for sensor in found.sensors], "gpus": gpus, "missing": missing}
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        _end_with(agent)
-        keep = requests.fileno()
-        os.closerange(3, keep)
-        os.closerange(keep + 1, 4096)
-        found = discover()
-        gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
-        missing = [[one.what, one.why, one.remedy] for one in found.missing]
-        greeting = {"sensors": [sensor.to_json() for sensor in found.sensors], "gpus": gpus, "missing": missing}
         requests.send(json.dumps(greeting).encode())
         while requests.recv(16):
             start_ns = time.monotonic_ns()
             rows = [tuple(reading) for reader in found.readers for reading in reader.read()]
             answer = {"ns": time.monotonic_ns() - start_ns, "rows": rows}
             requests.send(json.dumps(answer, separators=(",", ":")).encode())
-        found.close()
-    finally:
-        os._exit(0)
-
-
-def _end_with(agent: int) -> None:
-    """Be killed when the agent dies, whatever hangs here (prctl(2))."""
-    import ctypes  # in the child only: it costs memory
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != agent:
-        os._exit(0)
+    except (BrokenPipeError, ConnectionResetError):  # the agent is gone in the middle of an answer
+        pass
+    found.close()
 
 
 def present(root: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""Processes that perun starts; standard library only."""

@@ -1,0 +1,117 @@
+"""The one way in which a process of perun's forks a child that goes on with its own code, or executes a program.
+
+The child begins as a fresh process would: no descriptor but those it is given, no signal handler and no blocked signal
+of its parent, and it is killed when its parent dies. Whatever happens in it, it never returns into the parent's code.
+For parents with one thread: a child of more would inherit locks that nobody releases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterable
+
+_PR_SET_PDEATHSIG = 1
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that Python itself ignores, so that a closed peer is an error and not the end."""
+
+
+class Child:
+    """A child as its parent sees it: reaped by whoever asks how it goes."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """How it ended: its exit code, -N by signal N; None while it runs."""
+        if self._code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # reaped by somebody else: nobody knows how it ended
+                self._code = 0
+            else:
+                self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def kill(self) -> None:
+        """Kill it, if it is there and may be killed: one that began as root outlives a parent that is root no more."""
+        if self.poll() is None:
+            with contextlib.suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = ()) -> Child:
+    """Fork a child that does `work` and ends with the exit code that it returns (None: 0). OSError: no child.
+
+    Parameters
+    ----------
+    name : what the line on stderr is about that a failing child leaves.
+    keep : the descriptors that the child has besides 0, 1 and 2.
+    """
+    parent, kept = os.getpid(), sorted(set(keep))
+    # Until the child has handlers of its own, a signal must not run its parent's there.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _live(name, work, parent, kept)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return Child(pid)
+
+
+def _live(name: str, work: Callable[[], int | None], parent: int, keep: list[int]) -> None:
+    """The child's whole life."""
+    code = 1
+    try:
+        # The parent's objects stay as they are: collecting one would close a descriptor that is the child's by then.
+        gc.freeze()
+        close_all_but(keep)
+        _forget_signals()
+        _end_with(parent)
+        code = work() or 0
+    except BaseException as error:  # whatever happens, the child ends here
+        with contextlib.suppress(Exception):
+            os.write(2, f"{name}: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(code)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor from 3 on that is not named, whatever the limit is and was when it was opened."""
+    at = 3
+    for fd in sorted(fd for fd in keep if fd >= 3):
+        os.closerange(at, fd)
+        at = fd + 1
+    os.closerange(at, _beyond_all())
+
+
+def _beyond_all() -> int:
+    """A number above every open descriptor: a limit that was lowered says nothing of those opened before."""
+    try:
+        with os.scandir("/proc/self/fd") as entries:
+            return max(int(entry.name) for entry in entries) + 1
+    except (OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(limit for limit in (soft, hard, 1024) if limit != resource.RLIM_INFINITY)
+
+
+def _forget_signals() -> None:
+    """No handler, no wake-up descriptor, no blocked signal of the parent's."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _end_with(parent: int) -> None:
+    """Be killed when the parent dies, whatever hangs here (prctl(2)); a program that is executed keeps that."""
+    import ctypes  # in the child only: it costs memory
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before that
+        os._exit(1)
