@@ -20,6 +20,8 @@ from perun_hpc.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/perun/policy.yaml")
 MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+"""Brackets within brackets; the YAML library's time grows with their square, and no policy has more than a few."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,12 @@ def parse(data: bytes, source: str) -> Policy:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases: a policy has no use for them, and they can blow up."""
+    """YAML without aliases and of bounded depth: a policy has no use for more, and both can blow up."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level >= MAX_DEPTH:
+            raise yaml.scanner.ScannerError(None, None, f"nested more than {MAX_DEPTH} deep", self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -85,6 +85,8 @@ def printable(text: str) -> str:
 
 def cells(text: str) -> int:
     """How many columns a terminal needs for printable text."""
+    if text.isascii():
+        return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

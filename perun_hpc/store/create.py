@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from perun_hpc.errors import DataError
@@ -124,8 +125,11 @@ def coordinate_chunks(track: Track) -> dict[str, bytes]:
 def time_chunk(track: Track, number: int) -> bytes:
     """One chunk of the time coordinate; it is the same however long the job becomes."""
     rows = layout.shard_rows(track.period_ns)
-    first = track.origin + number * rows
-    step = track.period_ns
+    return _times(track.origin + number * rows, rows, track.period_ns)
+
+
+@lru_cache(maxsize=4)  # the same for all jobs of a day at one period
+def _times(first: int, rows: int, step: int) -> bytes:
     return codec.encode_chunk(array("q", range(first * step, (first + rows) * step, step)).tobytes(), 8)
 
 

@@ -612,4 +612,13 @@ def descriptions(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             raise DataError(f"{path}: damaged: {error}") from error
         if not isinstance(value, dict) or not {"job_dir", "sealed"} <= value.keys():
             raise DataError(f"{path}: damaged: not the description of a track")
+        if value["sealed"] is not None and not _is_seal(value["sealed"]):
+            raise DataError(f"{path}: damaged: 'sealed' says nothing that a sealed track does")
         yield path.parent, value
+
+
+def _is_seal(value: object) -> bool:
+    """Whether that is what `NodeStore.seal` leaves: the fields of `SealedTrace` that shipping and marks need."""
+    if not isinstance(value, dict) or value.get("state") not in ("complete", "partial"):
+        return False
+    return isinstance(value.get("why"), str) and all(type(value.get(key)) is int for key in ("first", "last", "rows"))

@@ -1,16 +1,16 @@
-"""`python -m tests.attack [NAME ...] [--write] [--cluster NAME] [--inputs PERCENT] [--minutes M] [--seed N]`."""
+"""`python -m tests.attack [NAME ...] [--write] [--cluster NAME] [--minutes M] [--inputs N] [--jobs J] [--seed S]`."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from tests.attack import cases, fuzz, table, targets
+from tests.attack import cases, progress, table, targets
 from tests.attack.table import Result
 from tests.slurm import site
 from tests.slurm.cluster import Cluster
@@ -29,32 +29,54 @@ What it all rests on is written in [security.md](security.md).
 the agent must be the same process afterwards. *Served at once* are hooks that the agent answered before their deadline.
 
 """
+FUZZERS_HEAD = """
+## Fuzzers in Python
+
+Each feeds damaged inputs to what reads them, a million to each state of the code. A refusal in the product's words is
+right; a finding is another exception, 5 s of CPU time, a minute, or 512 MiB of memory for one input. The n-th input of
+a fuzzer is always the same. `.fuzz/` keeps how far each one has come: `python -m tests.attack fuzz-NAME ... --minutes M
+--jobs J` goes on where the last run ended, and several can run at once. *Code* is a digest of the modules that are fed
+and of all that they import; *inputs*, *refused* and *memory* (the most that a block of inputs took) are of that code,
+*earlier code* counts the inputs that went to what it was before.
+
+"""
 
 
-def fuzzers(percent: float, most_s: float = math.inf, seed: int = 1) -> Iterator[tuple[str, Callable[[], Result]]]:
-    """The fuzzers as attacks."""
+def _of_c(name: str, tried: str, inputs: int) -> Result:
+    subprocess.run(["make", "-s", "-C", ROOT / "slurm", "sanitized", "BUILD=build/sanitized"], check=True)
+    done = subprocess.run(
+        [ROOT / "slurm/build/sanitized" / name, str(inputs)], capture_output=True, text=True, check=False
+    )
+    said = (done.stdout + done.stderr).strip().splitlines()
+    return Result(f"fuzz-c-{name}", tried, inputs, said[-1] if said else "", done.returncode == 0)
 
-    def of_python(target: fuzz.Target) -> Result:
-        done = fuzz.run(target, max(1, int(target.n * percent / 100)), seed, most_s)
-        found = "; ".join(finding.what for finding in done.findings[:3])
-        outcome = (
-            found or f"{done.refused:,} refused, the rest read; {done.memory_b >> 20} MiB more, {done.seconds:.0f} s"
-        )
-        return Result(f"fuzz-{target.name}", target.tried, done.inputs, outcome, not done.findings)
 
-    def of_c(name: str, tried: str) -> Result:
-        subprocess.run(["make", "-s", "-C", ROOT / "slurm", "sanitized", "BUILD=build/sanitized"], check=True)
-        inputs = max(1, int(1_000_000 * percent / 100))
-        done = subprocess.run(
-            [ROOT / "slurm/build/sanitized" / name, str(inputs)], capture_output=True, text=True, check=False
-        )
-        said = (done.stdout + done.stderr).strip().splitlines()
-        return Result(f"fuzz-c-{name}", tried, inputs, said[-1] if said else "", done.returncode == 0)
+C_FUZZERS: dict[str, Callable[[], Result]] = {
+    f"fuzz-c-{name}": partial(_of_c, name, tried, 1_000_000)
+    for name, tried in (
+        ("fuzz", "packets for the hooks and perun-launch, with the sanitizers"),
+        ("fuzz_mpmd", "files of srun --multi-prog, with the sanitizers"),
+    )
+}
+FUZZERS = {f"fuzz-{target.name}": target for target in targets.TARGETS}
 
-    yield "fuzz-c-fuzz", lambda: of_c("fuzz", "packets for the hooks and perun-launch, with the sanitizers")
-    yield "fuzz-c-fuzz_mpmd", lambda: of_c("fuzz_mpmd", "files of srun --multi-prog, with the sanitizers")
-    for target in targets.TARGETS:
-        yield f"fuzz-{target.name}", lambda target=target: of_python(target)  # type: ignore[misc]
+
+def on_cluster(names: list[str], cluster_name: str) -> list[Result]:
+    """What the second user tries, on a cluster that is left up if it was."""
+    results = []
+    cluster = Cluster(cluster_name)
+    was_up = cluster.is_up()
+    cluster.up()
+    site.install(cluster)
+    try:
+        with cases.Siege(cluster).laid() as siege:
+            for name in names:
+                results.append(cases.CASES[name](siege))
+                print(table.line(results[-1]), flush=True)
+    finally:
+        if not was_up:
+            cluster.down()
+    return results
 
 
 def main() -> int:
@@ -63,47 +85,38 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--write", action="store_true", help="write docs/attacks.md; other lines of it stay")
     parser.add_argument("--cluster", default="attack", help="name of the cluster; it is left up if it was")
-    parser.add_argument("--inputs", type=float, default=100, metavar="PERCENT", help="part of the fuzzers' inputs")
-    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="at most so long for each fuzzer")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="other inputs than the last time")
+    parser.add_argument("--minutes", type=float, default=30, metavar="M", help="for all fuzzers in Python together")
+    parser.add_argument("--inputs", type=int, default=10**9, metavar="N", help="at most so many for each of these now")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes that feed them")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="other inputs than those of another seed")
     chosen = parser.parse_args()
-    known = dict(fuzzers(chosen.inputs, chosen.minutes * 60, chosen.seed))
-    names = chosen.names or [*cases.CASES, *known]
-    unknown = [name for name in names if name not in cases.CASES and name not in known]
+    known = [*cases.CASES, *C_FUZZERS, *FUZZERS]
+    names = chosen.names or known
+    unknown = [name for name in names if name not in known]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join([*cases.CASES, *known])}")
-    results: list[Result] = []
-
-    def note(result: Result) -> None:
-        results.append(result)
-        print(table.line(result), flush=True)
-
-    on_cluster = [name for name in names if name in cases.CASES]
-    if on_cluster:
-        cluster = Cluster(chosen.cluster)
-        was_up = cluster.is_up()
-        cluster.up()
-        site.install(cluster)
-        try:
-            with cases.Siege(cluster).laid() as siege:
-                for name in on_cluster:
-                    note(cases.CASES[name](siege))
-        finally:
-            if not was_up:
-                cluster.down()
-    try:
-        for name in names:
-            if name in known:
-                note(known[name]())
-    finally:
-        targets.clean()
+        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
+    fed = [FUZZERS[name] for name in names if name in FUZZERS]
+    clustered = [name for name in names if name in cases.CASES]
+    results = on_cluster(clustered, chosen.cluster) if clustered else []
+    for name in names:
+        if name in C_FUZZERS:
+            results.append(C_FUZZERS[name]())
+            print(table.line(results[-1]), flush=True)
+    progress.go_on(fed, chosen.seed, chosen.inputs, chosen.minutes * 60, chosen.jobs)
+    rows = {
+        f"fuzz-{target.name}": progress.row(target, chosen.seed)
+        for target in fed
+        if progress.begun(target, chosen.seed)
+    }
+    for name, row in rows.items():
+        print(table.row(name, row), flush=True)
     if chosen.write:
         slurm = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=False).stdout.split()
-        today = datetime.date.today().isoformat()
+        head = HEAD.format(slurm=slurm[-1] if slurm else "", date=datetime.date.today().isoformat())
         page = PAGE.read_text() if PAGE.exists() else ""
-        rows = table.markdown(results, page, [*cases.CASES, *known])
-        PAGE.write_text(HEAD.format(slurm=slurm[-1] if slurm else "", date=today) + rows)
-    return 0 if all(one.held for one in results) else 1
+        attacks = table.merged(table.HEAD, dict(map(table.cells, results)), page, [*cases.CASES, *C_FUZZERS])
+        PAGE.write_text(head + attacks + FUZZERS_HEAD + table.merged(progress.HEAD, rows, page, list(FUZZERS)))
+    return 0 if all(one.held for one in results) and not any(progress.broken(one, chosen.seed) for one in fed) else 1
 
 
 if __name__ == "__main__":

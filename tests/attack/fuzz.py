@@ -1,4 +1,4 @@
-"""A small fuzzer: inputs made from seeds by damage, the same ones at every run; each target in a process of its own
+"""A small fuzzer: inputs made from seeds by damage, the n-th one always the same; each target in a process of its own
 whose memory and time are bounded."""
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,11 @@ from typing import Any
 MEMORY_B = 512 << 20
 """What a target may take beyond what the process held before the first input."""
 INPUT_S = 5.0
+"""CPU time of an input."""
+WAIT_S = 60.0
+"""What it may last in all: a busy machine is no hang."""
+SCRATCH = "/dev/shm"
+"""Where targets keep their files: memory, so that no disk is measured."""
 
 WORDS = (
     b"-1",
@@ -68,7 +74,8 @@ class Target:
 
     seeds : well-formed inputs to start from.
     feed : takes one input; anything that it raises but `allowed` is a finding.
-    n : inputs of a long run.
+    code : modules of perun_hpc that the inputs go to; these and what they import is what was fuzzed.
+    n : inputs after which it has had enough, until that code changes.
     """
 
     name: str
@@ -76,15 +83,17 @@ class Target:
     seeds: Callable[[], Sequence[bytes]]
     feed: Callable[[bytes], object]
     allowed: tuple[type[BaseException], ...]
-    n: int
+    code: tuple[str, ...] = ()
+    n: int = 1_000_000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a target did that it must not do."""
+    """What a target did that it must not do, and the first input (by its number) at which it did."""
 
     what: str
     data: bytes
+    index: int = -1
 
 
 @dataclass(frozen=True)
@@ -196,23 +205,31 @@ def _hang(number: int, frame: FrameType | None) -> None:
     raise Hang
 
 
-def feed(target: Target, inputs: int, seed: int, most_s: float) -> Run:
+def input_at(target: Target, seeds: Sequence[bytes], seed: int, index: int) -> bytes:
+    """The input of this number: it depends on the target, the seed and the number alone."""
+    random_ = random.Random(f"{target.name} {seed} {index}")
+    return damaged(random_.choice(seeds), seeds, random_)
+
+
+def feed(target: Target, inputs: int, seed: int, most_s: float, first: int) -> Run:
     """Feed a target here and now, for so long at most; what breaks it is kept, once per place."""
-    random_ = random.Random(f"{target.name} {seed}")
     seeds = target.seeds()
     for one in seeds:
         with contextlib.suppress(*target.allowed):
             target.feed(one)
     before_b = _resident_b()
     resource.setrlimit(resource.RLIMIT_AS, (_virtual_b() + MEMORY_B,) * 2)
-    signal.signal(signal.SIGALRM, _hang)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, _hang)
     found: dict[str, Finding] = {}
     refused = fed = 0
     started_s = time.monotonic()
     while fed < inputs and time.monotonic() < started_s + most_s:
+        index = first + fed
+        data = input_at(target, seeds, seed, index)
         fed += 1
-        data = damaged(random_.choice(seeds), seeds, random_)
-        signal.setitimer(signal.ITIMER_REAL, INPUT_S)
+        signal.setitimer(signal.ITIMER_PROF, INPUT_S)
+        signal.setitimer(signal.ITIMER_REAL, WAIT_S)
         try:
             target.feed(data)
         except target.allowed:
@@ -220,37 +237,47 @@ def feed(target: Target, inputs: int, seed: int, most_s: float) -> Run:
         except BaseException as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:100]}"
-            found.setdefault(f"{type(error).__name__} {place.filename}:{place.lineno}", Finding(what, data))
+            found.setdefault(f"{type(error).__name__} {place.filename}:{place.lineno}", Finding(what, data, index))
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     grown_b = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_b)
     return Run(fed, refused, grown_b, time.monotonic() - started_s, tuple(found.values()))
 
 
-def run(target: Target, inputs: int, seed: int = 1, most_s: float = math.inf) -> Run:
-    """Feed a target in a child, for `most_s` at most; a child that dies is a finding, too."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            done = feed(target, inputs, seed, most_s)
-            findings = [[one.what, one.data.hex()] for one in done.findings[:20]]
-            with os.fdopen(writing, "w") as pipe:
-                json.dump([done.inputs, done.refused, done.memory_b, done.seconds, findings], pipe)
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
+def run(target: Target, inputs: int, seed: int = 1, most_s: float = math.inf, first: int = 0) -> Run:
+    """Feed a target the inputs from number `first` on, in a child, for `most_s` at most; a child that dies is a
+    finding, too. What the target writes goes when the child has ended."""
+    with tempfile.TemporaryDirectory(prefix="perun-attack-", dir=SCRATCH) as scratch:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(reading)
+                tempfile.tempdir = scratch
+                done = feed(target, inputs, seed, most_s, first)
+                findings = [[one.what, one.data.hex(), one.index] for one in done.findings[:20]]
+                with os.fdopen(writing, "w") as pipe:
+                    json.dump([done.inputs, done.refused, done.memory_b, done.seconds, findings], pipe)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(child, 0)
     if status or not text:
-        return Run(inputs, 0, 0, 0.0, (Finding(f"the process ended with status {status}", b""),))
+        return Run(inputs, 0, 0, 0.0, (Finding(f"the process ended with status {status}", b"", first),))
     count, refused, memory_b, seconds, findings = json.loads(text)
-    return Run(count, refused, memory_b, seconds, tuple(Finding(what, bytes.fromhex(data)) for what, data in findings))
+    return Run(
+        count,
+        refused,
+        memory_b,
+        seconds,
+        tuple(Finding(what, bytes.fromhex(data), index) for what, data, index in findings),
+    )
 
 
 def _virtual_b() -> int:

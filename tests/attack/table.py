@@ -1,9 +1,12 @@
-"""Results of attacks as a table."""
+"""Results of attacks as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+HEAD = ("attack", "tried", "n:", "outcome", "held")
+"""A column's title; one that ends in a colon is a number's."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,24 @@ class Result:
     held: bool
 
 
-def markdown(results: Sequence[Result], page: str, order: Sequence[str]) -> str:
-    """The table as Markdown: these results, and those of an earlier `page` that were not made anew."""
-    rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
-    for one in results:
-        cells = (one.name, one.tried, f"{one.n:,}", one.outcome, "yes" if one.held else "**no**")
-        rows[one.name] = f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
-    kept = [rows[name] for name in order if name in rows]
-    return "\n".join(["| attack | tried | n | outcome | held |", "|---|---|--:|---|---|", *kept]) + "\n"
+def cells(one: Result) -> tuple[str, tuple[str, ...]]:
+    """Name and cells of a result."""
+    return one.name, (one.tried, f"{one.n:,}", one.outcome, "yes" if one.held else "**no**")
+
+
+def row(name: str, values: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cell.replace('|', '/') for cell in (name, *values))} |"
+
+
+def merged(head: Sequence[str], rows: Mapping[str, Sequence[str]], page: str, order: Sequence[str]) -> str:
+    """A table as Markdown: these rows, and those of an earlier `page` with as many columns that were not made anew."""
+    lines = [line for line in page.splitlines() if line.startswith("| ") and line.count(" | ") == len(head) - 1]
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    known |= {name: row(name, values) for name, values in rows.items()}
+    kept = [known[name] for name in order if name in known]
+    rule = "|".join("--:" if title.endswith(":") else "---" for title in head)
+    return "\n".join([row(head[0], [title.rstrip(":") for title in head[1:]]), f"|{rule}|", *kept]) + "\n"
 
 
 def line(one: Result) -> str:

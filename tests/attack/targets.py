@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -27,7 +28,7 @@ from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.session import SessionKey, job_fields, per_node
 from perun_hpc.backend import cgroup, cray_pm, hwmon, powercap, procstat
 from perun_hpc.backend.base import Discovery
-from perun_hpc.cli.listener import Listener
+from perun_hpc.cli import listener
 from perun_hpc.config import hostlist, policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, resolve
@@ -49,16 +50,8 @@ PLAIN = Style(colour=False, unicode=True)
 
 @cache
 def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="perun-attack-", dir="/dev/shm"))
-
-
-def clean() -> None:
-    """Remove what the targets wrote."""
-    if _collector.cache_info().currsize:
-        _collector().listener.close()
-        _collector.cache_clear()
-    shutil.rmtree(_scratch(), ignore_errors=True)
-    _scratch.cache_clear()
+    """A directory of this process; whoever runs the target in a child says where, and removes it (`fuzz.run`)."""
+    return Path(tempfile.mkdtemp())
 
 
 # The wire.
@@ -278,6 +271,8 @@ def _sacct(data: bytes) -> None:
 
 # Stores.
 
+BEGIN = START // layout.chunk_rows(layout.NS_PER_S) * layout.chunk_rows(layout.NS_PER_S) + 570
+
 
 def _chunks() -> list[bytes]:
     raw = array("q", range(60)).tobytes()
@@ -298,7 +293,7 @@ def _chunk(data: bytes) -> None:
 
 @cache
 def _sessions() -> Path:
-    """A node's open session, with journal and shards."""
+    """A node's open session, with journal and shards; short, but across the end of a chunk."""
     home = _scratch() / "session"
     store = NodeStore.open(
         home,
@@ -308,11 +303,11 @@ def _sessions() -> Path:
         node="n1",
         sensors=sensors(4),
         period_ns=layout.NS_PER_S,
-        start_ns=START * layout.NS_PER_S,
+        start_ns=BEGIN * layout.NS_PER_S,
         sync_ns=None,
     )
-    for number, row in enumerate(rows(sensors(4), 700, seed=1)):
-        store.append(START + number, row)
+    for number, row in enumerate(rows(sensors(4), 60, seed=1)):
+        store.append(BEGIN + number, row)
     store.flush()
     store.close()
     return home
@@ -326,25 +321,39 @@ def _job() -> Path:
     for store in NodeStore.recover(home):
         store.seal()
     ship(home, job, ["n1"])
-    merge.finalise(job, ["n1"], (START + 10_000) * layout.NS_PER_S)
+    merge.finalise(job, ["n1"], (BEGIN + 10_000) * layout.NS_PER_S)
     return job
 
 
-def _files(tree: Path) -> list[Path]:
-    return [path for path in sorted(tree.rglob("*")) if path.is_file()]
+@cache
+def _files(tree: Path) -> dict[str, bytes]:
+    """The content of every file of a tree, by path; directories end in a slash and come first."""
+    paths = sorted(tree.rglob("*"), key=lambda path: (path.is_file(), path))
+    return {f"{path}" if path.is_file() else f"{path}/": path.read_bytes() if path.is_file() else b"" for path in paths}
+
+
+def _names(tree: Path) -> list[str]:
+    return [name for name in _files(tree) if not name.endswith("/")]
 
 
 def _file_seeds(tree: Path) -> list[bytes]:
-    return [struct.pack("<H", at) + path.read_bytes()[:20_000] for at, path in enumerate(_files(tree))]
+    return [struct.pack("<H", at) + _files(tree)[name][:20_000] for at, name in enumerate(_names(tree))]
 
 
 def _with_damage(tree: Path, data: bytes) -> Path:
-    """A copy of a tree in which the content of one file is `data`."""
+    """A copy of a tree in which the content of one file is `data`, made without pathlib's third of the time."""
     copy = _scratch() / "damaged"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(tree, copy)
-    files = _files(copy)
-    files[int.from_bytes(data[:2], "little") % len(files)].write_bytes(data[2:])
+    copy.mkdir()
+    names = _names(tree)
+    damaged = names[int.from_bytes(data[:2], "little") % len(names)]
+    for name, content in _files(tree).items():
+        target = f"{copy}{name[len(str(tree)) :]}"
+        if name.endswith("/"):
+            os.mkdir(target)  # noqa: PTH102
+        else:
+            with open(target, "wb", buffering=0) as file:  # noqa: PTH123
+                file.write(data[2:] if name == damaged else content)
     return copy
 
 
@@ -360,7 +369,7 @@ def _session(data: bytes) -> None:
 
 def _store(data: bytes) -> None:
     job = _with_damage(_job(), data)
-    now_ns = (START + 20_000) * layout.NS_PER_S
+    now_ns = (BEGIN + 20_000) * layout.NS_PER_S
     try:
         merge.finalise(job, ["n1"], now_ns)
     except DataError:
@@ -369,7 +378,7 @@ def _store(data: bytes) -> None:
 
 
 def _journals() -> list[bytes]:
-    return [path.read_bytes()[:4000] for path in _files(_sessions()) if "journal" in path.name]
+    return [content[:4000] for name, content in _files(_sessions()).items() if "journal" in Path(name).name]
 
 
 def _journal(data: bytes) -> None:
@@ -408,10 +417,10 @@ class _Collector:
         self.archive = self.base / "archive"
         self.archive.mkdir(parents=True)
         self.told = _Told()
-        logger = logging.getLogger("perun.collect")
+        logger = listener.log
         logger.addHandler(self.told)
         logger.propagate = False
-        self.listener = Listener(0, self.archive, {0}, _Signs())
+        self.listener = listener.Listener(0, self.archive, {0}, _Signs())
 
     def tidy(self) -> None:
         """Empty the archive when it has grown."""
@@ -443,7 +452,7 @@ def _handovers() -> list[bytes]:
         shutil.copytree(_sessions(), home)
         for store in NodeStore.recover(home):
             store.seal()
-    names = [str(path.relative_to(home)) for path in _files(home)]
+    names = [str(Path(name).relative_to(home)) for name in _names(home)]
     trace = {name: (home / name).read_bytes().decode("latin-1") for name in names if handover.ALLOWED.fullmatch(name)}
     record = {handover.RECORD: boundary()}
     whole = [
@@ -464,7 +473,7 @@ def _handover(data: bytes) -> None:
         pass
     collector = _collector()
     answer = b""
-    with socket.create_connection(("127.0.0.1", collector.listener.port), 5) as connection:
+    with socket.create_connection(("127.0.0.1", collector.listener.port), 30) as connection:
         try:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
@@ -524,14 +533,21 @@ def _state(data: bytes) -> None:
 
 
 TARGETS = (
-    Target("wire-python", "packets for the agent", _messages, _message, (DataError,), 1_000_000),
+    Target(
+        "wire-python",
+        "packets for the agent",
+        _messages,
+        _message,
+        (DataError,),
+        ("wire.message", "agent.session", "agent.ranks"),
+    ),
     Target(
         "rank-data",
         "what a rank hands over",
         lambda: [_rank_data(), _rank_data(range(300))],
         _rank,
         (DataError,),
-        1_000_000,
+        ("agent.regions",),
     ),
     Target(
         "flag-options",
@@ -539,42 +555,75 @@ TARGETS = (
         lambda: [b"period=100ms", b"off,notrace,period=1 s"],
         _options,
         (),
-        200_000,
+        ("config.resolve", "config.compile"),
     ),
     Target(
-        "admin-comment", "lines in AdminComment, half with a right checksum", _comments, _comment, (DataError,), 200_000
+        "admin-comment",
+        "lines in AdminComment, half with a right checksum",
+        _comments,
+        _comment,
+        (DataError,),
+        ("accounting.comment", "report.job"),
     ),
-    Target("sacct-name", "job names in sacct's answer", _sacct_rows, _sacct, (), 200_000),
+    Target("sacct-name", "job names in sacct's answer", _sacct_rows, _sacct, (), ("accounting.sacct",)),
     Target(
         "policy",
         "YAML of the policy",
         _policies,
         lambda data: policy.parse(data, "fuzz"),
         (policy.PolicyError,),
-        1_000_000,
+        ("config.policy",),
     ),
-    Target("sysfs", "one file of powercap, hwmon, pm_counters, cgroups", _kernel_seeds, _kernel, (), 1_000_000),
-    Target("hostlist", "node lists", lambda: [b"n[01-03,7],login", b"a[1-2]b[3-4]"], _hostlist, (ValueError,), 200_000),
-    Target("boundary", "boundary records up to the ledger and the report", _boundaries, _record, (DataError,), 100_000),
-    Target("record", "record.json", _records, _energy_record, (DataError,), 100_000),
-    Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), 1_000_000),
-    Target("journal", "journals of a node", _journals, _journal, (DataError,), 1_000_000),
+    Target(
+        "sysfs",
+        "one file of powercap, hwmon, pm_counters, cgroups",
+        _kernel_seeds,
+        _kernel,
+        (),
+        ("backend.powercap", "backend.hwmon", "backend.cray_pm", "backend.procstat", "backend.cgroup"),
+    ),
+    Target(
+        "hostlist",
+        "node lists",
+        lambda: [b"n[01-03,7],login", b"a[1-2]b[3-4]"],
+        _hostlist,
+        (ValueError,),
+        ("config.hostlist",),
+    ),
+    Target(
+        "boundary",
+        "boundary records up to the ledger and the report",
+        _boundaries,
+        _record,
+        (DataError,),
+        (
+            "accounting.boundary",
+            "accounting.summing",
+            "accounting.schema",
+            "accounting.comment",
+            "accounting.ledger",
+            "report.job",
+        ),
+    ),
+    Target("record", "record.json", _records, _energy_record, (DataError,), ("accounting.schema", "report.job")),
+    Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), ("store.codec",)),
+    Target("journal", "journals of a node", _journals, _journal, (DataError,), ("store.journal",)),
     Target(
         "hand-over",
         "hand-overs of nodes without a shared file system, by an agent that went wrong",
         _handovers,
         _handover,
         (DataError,),
-        200_000,
+        ("cli.listener",),
     ),
-    Target("agent-state", "the agent's own state", _states, _state, (), 100_000),
+    Target("agent-state", "the agent's own state", _states, _state, (), ("agent.state",)),
     Target(
         "session",
         "one file of a node's open session, recovered and shipped",
         lambda: _file_seeds(_sessions()),
         _session,
         (DataError,),
-        3_000,
+        ("store.node_store", "store.ship"),
     ),
     Target(
         "store",
@@ -582,6 +631,6 @@ TARGETS = (
         lambda: _file_seeds(_job()),
         _store,
         (PerunError,),
-        5_000,
+        ("store.merge", "store.repair", "store.create"),
     ),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,10 @@ from perun_hpc.agent import ranks, regions
 from perun_hpc.agent.session import Session, SessionKey, plain
 from perun_hpc.backend import cgroup, powercap
 from tests import sysfs
-from tests.attack import fuzz, targets
+from tests.attack import fuzz, progress, targets
 
-FEW = {"policy": 60, "sysfs": 150, "boundary": 100, "session": 8, "store": 40, "hand-over": 300}
+FEW = {"policy": 200, "sysfs": 300, "boundary": 100, "session": 40, "store": 40, "hand-over": 300}
 """Inputs of those that are slow; the others get a thousand."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scratch() -> Iterator[None]:
-    yield
-    targets.clean()
 
 
 @pytest.mark.parametrize("target", targets.TARGETS, ids=lambda target: target.name)
@@ -37,7 +30,7 @@ def test_the_fuzzer_finds_what_there_is_to_find() -> None:
         if data.startswith(b"AA"):
             bytearray(4 * fuzz.MEMORY_B)
 
-    target = fuzz.Target("weak", "", lambda: [b"perun", b"A"], weak, (ValueError,), 1)
+    target = fuzz.Target("weak", "", lambda: [b"perun", b"A"], weak, (ValueError,))
     found = {finding.what.split()[0] for finding in fuzz.run(target, 1000).findings}
     assert {"RuntimeError", "MemoryError"} <= found
 
@@ -70,6 +63,45 @@ def test_a_number_of_any_length_in_a_kernel_file_is_data(tmp_path: Path, digits:
 
 
 def test_a_fuzzer_that_was_given_a_time_says_how_far_it_came() -> None:
-    target = fuzz.Target("endless", "", lambda: [b"perun"], lambda data: None, (), 1)
+    target = fuzz.Target("endless", "", lambda: [b"perun"], lambda data: None, ())
     done = fuzz.run(target, 10**9, most_s=0.2)
     assert 0 < done.inputs < 10**9
+
+
+def test_a_further_run_goes_on_with_the_next_inputs(tmp_path: Path) -> None:
+    fed = tmp_path / "fed"
+
+    def note(data: bytes) -> None:
+        with fed.open("ab") as file:
+            file.write(data + b"\n")
+
+    seeds = [b"perun", b"energy"]
+    target = fuzz.Target("noted", "", lambda: seeds, note, (), ("errors",), n=10_000)
+    for _ in range(3):
+        fed.write_bytes(b"")
+        progress.go_on([target], seed=5, inputs=200, most_s=600, jobs=2, folder=tmp_path / "progress")
+    last = [
+        fuzz.input_at(target, seeds, 5, index) for index in range(progress.read(target, 5, tmp_path / "progress").next)
+    ]
+    done = progress.read(target, 5, tmp_path / "progress").of(progress.version(target.code))
+    assert 600 <= done.inputs == len(last) <= 1200
+    got = fed.read_bytes()
+    assert all(one + b"\n" in got for one in last[-200:])
+    assert progress.row(target, 5, tmp_path / "progress")[2] == f"{done.inputs:,}"
+
+
+def test_what_broke_a_fuzzers_target_is_named_with_the_number_of_the_input(tmp_path: Path) -> None:
+    def weak(data: bytes) -> None:
+        if len(data) > 10:
+            raise RuntimeError("long")
+
+    target = fuzz.Target("weak", "", lambda: [b"perun"], weak, (), ("errors",), n=300)
+    progress.go_on([target], seed=1, inputs=300, most_s=600, jobs=1, folder=tmp_path)
+    found = progress.broken(target, 1, tmp_path)
+    index = int(found[0].rpartition(" ")[2].rstrip(")"))
+    assert "RuntimeError" in found[0]
+    assert len(fuzz.input_at(target, [b"perun"], 1, index)) > 10
+
+
+def test_code_is_another_one_when_what_it_imports_changes() -> None:
+    assert progress.version(("config.policy",)) != progress.version(("config.hostlist",))

@@ -58,6 +58,7 @@ def test_all_mistakes_are_told_at_once_in_the_files_order():
         ("sensors: {files: [{pattern: 'a'}]}", "p:1:29", "1 group"),
         ("a: &x {b: 1}\nc: *x", "p:2:4", "aliases"),
         ("a: [", "p:1:5", "not YAML"),
+        ("a: " + "[" * 500, "p:1:36", "nested more than 32 deep"),
         ("partitions: {gpu: {sampling: {period: 1 ms}}}", "p:1:39", "nearest is 100 ms"),
         ("store: {trace: none}\naccounts: {chem: {store: {trace: all}}}", "p:2:34", "nearest is none"),
         ("sampling: {period: 50 ms}", "p:1:20", "nearest is 100 ms"),

@@ -186,6 +186,19 @@ def test_an_unsealed_session_is_not_shipped(tmp_path: Path) -> None:
         ship(tmp_path / "s", tmp_path / "j", ("n1",))
 
 
+@pytest.mark.parametrize(
+    "sealed", [7, {}, {"rows": None}, {"rows": 1, "first": 0, "last": 0, "why": "", "state": "../x"}]
+)
+def test_a_damaged_seal_is_refused_with_its_file(tmp_path: Path, sealed: object) -> None:
+    store = opened(tmp_path / "session")
+    store.append(1_764_000_000, row(0))
+    store.seal()
+    about = next((tmp_path / "session").rglob("track.json"))
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"sealed": sealed}))
+    with pytest.raises(DataError, match=r"track\.json: damaged: 'sealed'"):
+        ship(tmp_path / "session", tmp_path / "job", ["n1"])
+
+
 def test_the_agreed_plan_of_a_shared_store_is_the_first_one(tmp_path: Path) -> None:
     for node, start in (("n1", START), ("n2", START + 3)):
         store = opened(tmp_path / node, node=node, nodes=("n1", "n2"), job_dir=tmp_path / "j", start_ns=start * S)
