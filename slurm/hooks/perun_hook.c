@@ -12,9 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
@@ -199,14 +201,15 @@ static void node_hook(const char *hook, const char *verb, int64_t now_ns)
 		complain(hook, what, -rc);
 }
 
-/* On the controller, as SlurmUser: hint to the collector that a job has ended. The file is the collector's; where there is
- * none, or without the hint, its next sweep finds the job, too. */
+/* On the controller, as SlurmUser: hint to the collector that a job has ended. The socket is the collector's; where there is
+ * none, or its queue is full, its next sweep finds the job, too. */
 static void nudge(void)
 {
-	int fd = open(PERUN_RUN_DIR "-collect/nudge", O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	static const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = PERUN_RUN_DIR "-collect/nudge" };
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0) {
-		futimens(fd, NULL);
+		(void)!sendto(fd, "", 0, MSG_NOSIGNAL, (const struct sockaddr *)&address, sizeof(address));
 		close(fd);
 	}
 }

@@ -1,12 +1,14 @@
-"""The collector sweeps soon after EpilogSlurmctld touched its file, and in time without it."""
+"""The collector sweeps soon after EpilogSlurmctld knocked, and in time without it."""
 
 from __future__ import annotations
 
-import os
+import socket
 import stat
 import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from perun_hpc.cli.nudge import REST_S, Nudge
 
@@ -17,23 +19,43 @@ def waited_s(nudge: Nudge, sweep_s: float) -> float:
     return time.monotonic() - began_s
 
 
-def test_a_touch_brings_the_next_sweep_forward(tmp_path: Path) -> None:
-    path = tmp_path / "nudge"
-    nudge = Nudge(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666  # whatever the umask: SlurmUser is another user
-    os.utime(path, (1, 1))
+def knock(path: Path, data: bytes = b"") -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+        sender.sendto(data, str(path))
+
+
+def test_a_knock_brings_the_next_sweep_forward(tmp_path: Path) -> None:
+    nudge = Nudge(tmp_path / "nudge")
+    assert stat.S_IMODE((tmp_path / "nudge").stat().st_mode) == 0o666  # whatever the umask: SlurmUser is another user
+    knock(tmp_path / "nudge")
     assert REST_S <= waited_s(nudge, 600) < 60
+    assert waited_s(nudge, 0.2) >= 0.2
 
 
-def test_without_a_touch_the_sweep_comes_in_its_time(tmp_path: Path) -> None:
+def test_without_a_knock_the_sweep_comes_in_its_time(tmp_path: Path) -> None:
     assert waited_s(Nudge(tmp_path / "nudge"), 0.2) >= 0.2
     assert waited_s(Nudge(tmp_path / "absent" / "nudge"), 0.2) >= 0.2
 
 
-def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+def test_nobody_can_leave_bytes_there(tmp_path: Path) -> None:
+    path = tmp_path / "nudge"
+    nudge = Nudge(path)
+    with pytest.raises(OSError, match="No such device or address"):
+        path.write_bytes(b"a" * 4096)
+    kept = 0
+    with pytest.raises(BlockingIOError):  # the kernel's queue is short
+        while kept < 100_000:
+            knock(path, b"a" * 1024)
+            kept += 1
+    assert path.stat().st_size == 0
+    assert REST_S <= waited_s(nudge, 600) < 60
+
+
+def test_what_an_older_version_or_anybody_left_in_its_place_is_replaced(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    victim.write_text("")
+    victim.write_text("kept")
     victim.chmod(0o600)
     (tmp_path / "nudge").symlink_to(victim)
     Nudge(tmp_path / "nudge")
-    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+    assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("kept", 0o600)
+    assert stat.S_ISSOCK((tmp_path / "nudge").lstat().st_mode)

@@ -109,3 +109,28 @@ def test_the_script_exits_with_success_without_python(tmp_path: Path) -> None:
     libexec.mkdir(parents=True)
     (libexec / "prolog").symlink_to(SLURM / "hooks" / "fallback" / "perun-hook.sh")
     assert subprocess.run([libexec / "prolog"], env=JOB, capture_output=True, timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_script_finds_python_through_a_directory_of_hooks(tmp_path: Path, relative: bool) -> None:
+    prefix = tmp_path / "prefix"
+    libexec = prefix / "libexec" / "perun"
+    libexec.mkdir(parents=True)
+    (libexec / "prolog").symlink_to(SLURM / "hooks" / "fallback" / "perun-hook.sh")
+    (prefix / "bin").mkdir()
+    (prefix / "bin" / "python").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/seen\n')
+    (prefix / "bin" / "python").chmod(0o755)
+    directory = tmp_path / "prolog.d"
+    directory.mkdir()
+    target = Path("../prefix/libexec/perun/prolog") if relative else libexec / "prolog"
+    (directory / "50-perun-prolog").symlink_to(target)
+    done = subprocess.run([directory / "50-perun-prolog"], env=JOB, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "seen").read_text() == "-I -m perun_hpc.wire.hook 50-perun-prolog\n"
+
+
+def test_the_script_says_where_it_must_be_linked(tmp_path: Path) -> None:
+    (tmp_path / "prolog").symlink_to(SLURM / "hooks" / "fallback" / "perun-hook.sh")
+    done = subprocess.run([tmp_path / "prolog"], env=JOB, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0
+    assert "libexec/perun" in done.stderr

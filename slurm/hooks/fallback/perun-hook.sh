@@ -5,7 +5,16 @@ set -u
 
 [ -e /etc/perun/disable ] && exit 0
 
-name=${0##*/}
-prefix=${0%/libexec/perun/*}
-/usr/bin/timeout -k 1 5 "$prefix/bin/python" -I -m perun_hpc.wire.hook "$name" </dev/null
+# Slurm may run a link to the link in the prefix (prolog.d/50-perun-prolog): the prefix is where the first name in it lies.
+path=$0
+for _ in 1 2 3 4 5 6 7 8; do
+  case $path in */libexec/perun/*) break ;; esac
+  target=$(/usr/bin/readlink "$path") || break
+  case $target in /*) path=$target ;; *) path=${path%/*}/$target ;; esac
+done
+case $path in
+  */libexec/perun/*) ;;
+  *) echo "perun ${0##*/}: link it through PREFIX/libexec/perun: no prefix is known" >&2; exit 0 ;;
+esac
+/usr/bin/timeout -k 1 5 "${path%/libexec/perun/*}/bin/python" -I -m perun_hpc.wire.hook "${0##*/}" </dev/null
 exit 0

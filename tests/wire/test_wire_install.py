@@ -1,0 +1,75 @@
+"""What `make install` puts into the prefix: hardened programs, and always a whole one, also while it replaces them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from .sandbox import JOB, SLURM
+
+UPGRADES = 200
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs as an administrator builds them, for run-time directories of this test's own."""
+    root = tmp_path_factory.mktemp("install")
+    (root / "etc").mkdir()
+    (root / "etc" / "disable").touch()
+    install(root)
+    return root
+
+
+def install(root: Path) -> None:
+    paths = " ".join(f'-DPERUN_{name.upper()}_DIR=\\"{root}/{name}\\"' for name in ("run", "etc", "spool"))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    command = ["make", "-s", "-C", str(SLURM), "install", f"BUILD={root}/build", f"PATHS={paths}", "PREFIX=/prefix"]
+    subprocess.run([*command, f"DESTDIR={root}"], check=True, env=environment)
+
+
+def test_an_upgrade_never_leaves_the_prefix_without_a_hook(built: Path) -> None:
+    hooks = [built / "prefix" / "libexec" / "perun" / name for name in ("prolog", "epilog")]
+    over = threading.Event()
+    failures: list[str] = []
+    started = 0
+
+    def jobs() -> None:
+        nonlocal started
+        while not over.is_set():
+            for hook in hooks:
+                try:
+                    done = subprocess.run([hook], env=JOB, stdin=subprocess.DEVNULL, check=False)
+                except OSError as error:
+                    failures.append(str(error))
+                else:
+                    started += 1
+                    if done.returncode:
+                        failures.append(f"{hook}: exit code {done.returncode}")
+
+    thread = threading.Thread(target=jobs)
+    thread.start()
+    try:
+        for _ in range(UPGRADES):
+            install(built)
+    finally:
+        over.set()
+        thread.join()
+    assert not failures, f"{len(failures)} of {started}: {failures[:3]}"
+    assert started > UPGRADES
+    assert {path.name for path in hooks[0].parent.iterdir()} == {"prolog", "epilog", "epilogslurmctld", "perun-launch"}
+
+
+@pytest.mark.parametrize("name", ["libexec/perun/prolog", "libexec/perun/perun-launch", "lib/perun/perun_spank.so"])
+def test_the_programs_are_position_independent_and_their_tables_read_only(built: Path, name: str) -> None:
+    shown = subprocess.run(
+        ["readelf", "-hldW", built / "prefix" / name], capture_output=True, text=True, check=True
+    ).stdout
+    assert "DYN (" in shown
+    assert "GNU_RELRO" in shown
+    assert "BIND_NOW" in shown
+    (stack,) = (line for line in shown.splitlines() if "GNU_STACK" in line)
+    assert " RWE " not in stack
