@@ -20,6 +20,9 @@ from perun_hpc.store.layout import Json, Mark, Plan, Track
 
 AHEAD_NS = 24 * 3600 * layout.NS_PER_S
 """Ticks further in the future than this come from a clock that is wrong: they are not shown."""
+MOST_SHARDS = 1000
+"""A trace of more (20 months at 1 s, 2 at 10 ms) began by a wrong clock: its times alone would fill the archive."""
+YEAR_NS = 365 * 24 * 3600 * layout.NS_PER_S
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,12 @@ def _write(job_dir: Path, plan: Plan, marks: Marks, nodes: Mapping[str, str], st
         shown = {mark: min(mark.last, horizon) for mark in set(own.values()) if origin <= mark.first <= horizon}
         lasts = {node: shown[mark] for node, mark in own.items() if mark in shown}
         columns = max(lasts.values()) - origin + 1 if lasts else 1
+        if columns > MOST_SHARDS * layout.shard_rows(track.period_ns):
+            years = columns * track.period_ns / YEAR_NS
+            raise DataError(
+                f"{job_dir / layout.PLAN}: the trace would span {years:.0f} years: the clock of the node that "
+                "began it was wrong; its parts stay as they are, and the energy record does not rest on it"
+            )
         start = min([mark.first for mark in shown], default=origin) - origin
         extra = {"state": state, "time_start": start, "time_stop": columns if lasts else start, "merged_ns": now_ns}
         documents = track.documents(columns, extra, recoded)

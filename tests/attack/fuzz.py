@@ -235,7 +235,7 @@ def feed(target: Target, inputs: int, seed: int, most_s: float, first: int) -> R
         except target.allowed:
             refused += 1
         except BaseException as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            place = traceback.extract_tb(error.__traceback__)[-2 if isinstance(error, Hang) else -1]
             what = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {str(error)[:100]}"
             found.setdefault(f"{type(error).__name__} {place.filename}:{place.lineno}", Finding(what, data, index))
         finally:

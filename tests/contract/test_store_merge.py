@@ -227,3 +227,13 @@ def test_a_store_whose_creator_died_half_way_is_completed_by_the_merge(tmp_path:
     for name, values in before.items():
         np.testing.assert_array_equal(after[name], values)
     assert job_store.open_job(job).energy_channel.values[0] == "package-0"
+
+
+def test_a_plan_of_a_clock_in_1970_does_not_fill_the_archive_with_times(tmp_path: Path) -> None:
+    node(tmp_path, "n0", nodes=NODES[:1])
+    plan = tmp_path / "job" / layout.PLAN
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"start_ns": 1}))
+    before = len(list((tmp_path / "job").rglob("*")))
+    with pytest.raises(DataError, match=r"layout\.json: the trace would span 5\d years"):
+        job_store.finalise(tmp_path / "job", NODES[:1], NOW)
+    assert len(list((tmp_path / "job").rglob("*"))) <= before + 10
