@@ -99,7 +99,7 @@ def boundary_record(
                 "command": step.command,
                 "start_ns": min((run.start_ns for run in step.ranks.values()), default=None),
                 "end_ns": max((run.end_ns or end.real_ns for run in step.ranks.values()), default=None),
-                "ranks": [asdict(run) for run in sorted(step.ranks.values(), key=lambda run: run.rank)],
+                "ranks": [dict(vars(run)) for run in sorted(step.ranks.values(), key=lambda run: run.rank)],
             }
             for step in sorted(session.steps.values(), key=lambda step: step.step_id)
         ],
@@ -120,7 +120,8 @@ def _notes(session: Session) -> list[str]:
     """What the job's user asked for and did not get, and what is not sure, though its energy may be whole."""
     asked = session.flag is not None and "off" not in session.flag.split(",")
     without = ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
-    return [*without, *([session.doubt] if session.doubt else [])]
+    cut = [f"{count} {what}" for what, count in session.left_out.items()]
+    return [*without, *([session.doubt] if session.doubt else []), *cut]
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

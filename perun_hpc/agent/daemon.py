@@ -14,6 +14,7 @@ from pathlib import Path
 from perun_hpc.agent import intervals, machine, privilege, spool
 from perun_hpc.agent.admin import Admin
 from perun_hpc.agent.choice import Choice
+from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import log
 from perun_hpc.agent.loop import Loop, Wake
@@ -28,6 +29,7 @@ from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.sealing import Sealing
 from perun_hpc.agent.server import Handler, Peer, Server, listen
 from perun_hpc.agent.sources import Sources
+from perun_hpc.agent.step_log import StepLog
 from perun_hpc.agent.steps import Steps
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.traces import Traces
@@ -105,22 +107,27 @@ def serve(
     ledger = NodeLedger(paths)
     views = Views(paths, register)
     meter = Meter(node, topology, register, policy, ledger, views)
-    survival = Survival(paths, boot_id, register, meter, ledger)
+    step_log = StepLog(paths)
+    survival = Survival(paths, boot_id, register, meter, ledger, step_log)
     traces = Traces(paths, node, register, views)
+    most_ranks = machine.allow_files() // 3
+    intake = Intake(paths, most_ranks)
     steps = Steps(
         paths,
         selector,
-        machine.allow_files() // 3,
+        most_ranks,
         register,
         meter,
         views,
         traces,
         ruling,
+        step_log,
+        intake,
         survival.save,
         later,
     )
     jobs = Jobs(paths, boot_id, node, register, meter, views, steps, policy, ruling, porter, survival.save, later)
-    sealing = Sealing(paths, len(topology.core_of), register, meter, traces, ruling)
+    sealing = Sealing(paths, len(topology.core_of), register, meter, traces, ruling, step_log, intake)
     sources = Sources(node, policy, register, meter)
     admin = Admin(node, register, policy, sources, wake.ask_to_stop)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}
@@ -139,6 +146,8 @@ def serve(
         views,
         traces,
         jobs,
+        steps,
+        intake,
         sealing,
         survival,
         later,

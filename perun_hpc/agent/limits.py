@@ -29,6 +29,11 @@ def _cpus(text: str) -> set[int]:
     return cpus
 
 
+def near_memory(settings: Agent) -> bool:
+    """Whether this process holds so much memory that it should let go of what it can do without."""
+    return resident_b() > settings.memory_cap_b // 4 * 3
+
+
 def over_memory(settings: Agent) -> int | None:
     """The memory that this process holds, if it is more than the policy's cap; else None."""
     held = resident_b()

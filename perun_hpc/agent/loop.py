@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from perun_hpc.agent import limits, spool
+from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.meter import Meter
@@ -24,6 +25,7 @@ from perun_hpc.agent.server import Server
 from perun_hpc.agent.session import Gap
 from perun_hpc.agent.shipping import Shipper
 from perun_hpc.agent.sources import Sources
+from perun_hpc.agent.steps import Steps
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.traces import Traces
 from perun_hpc.agent.views import Views
@@ -82,6 +84,8 @@ class Loop:
         views: Views,
         traces: Traces,
         jobs: Jobs,
+        steps: Steps,
+        intake: Intake,
         sealing: Sealing,
         survival: Survival,
         later: list[Callable[[], None]],
@@ -100,6 +104,8 @@ class Loop:
         self._views = views
         self._traces = traces
         self._jobs = jobs
+        self._steps = steps
+        self._intake = intake
         self._sealing = sealing
         self._survival = survival
         self._later = later
@@ -128,7 +134,7 @@ class Loop:
         Between two rows of a fast trace this is all that runs. select(2) is exact, while epoll counts whole
         milliseconds.
         """
-        until_ns = min(self._meter.schedule.due_mono_ns, self._housekeeping_ns)
+        until_ns = 0 if self._intake.busy else min(self._meter.schedule.due_mono_ns, self._housekeeping_ns)
         while True:
             due_ns = min(until_ns, self._traces.due_ns)
             left_ns = due_ns - time.monotonic_ns()
@@ -150,6 +156,7 @@ class Loop:
         self._traces.sample(now_ns, real_ns, snapshot, self._meter)
         if ended:
             self._survival.save()
+        self._intake.step()
         if self._policy.poll():
             self._ruling.apply()
             self._sources.choose()
@@ -194,7 +201,12 @@ class Loop:
 
     def _check_memory(self) -> None:
         """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
-        held_b = limits.over_memory(self._policy.site().agent) if self._policy.settled else None
+        if not self._policy.settled:
+            return
+        agent = self._policy.site().agent
+        if limits.near_memory(agent) and self._steps.shed():
+            return
+        held_b = limits.over_memory(agent)
         if held_b is not None and not self._wake.stop:
             why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
             log(why)
@@ -223,6 +235,7 @@ class Loop:
         """A closing reading, so that the next agent can bridge the time in between."""
         self._meter.end_interval()
         self._traces.pause()
+        self._intake.drain()
         if self._policy.settled:
             self._seal()
         self._survival.save()

@@ -74,6 +74,11 @@ class AgentPaths:
         return self.spool / "sessions"
 
     @property
+    def set_aside(self) -> Path:
+        """Sessions that could not be shipped again and again through a fault of their own; an administrator looks."""
+        return self.spool / "set-aside"
+
+    @property
     def node(self) -> Path:
         """The node ledger's directory."""
         return self.spool / "node"
@@ -94,6 +99,10 @@ class AgentPaths:
     def curve(self, name: str) -> Path:
         """The energy of a session with flagged steps, point by point."""
         return self.session(name) / "curve.bin"
+
+    def steps(self, name: str) -> Path:
+        """The journal of a session's flagged steps and their ranks."""
+        return self.session(name) / "steps.jsonl"
 
     def boundary(self, name: str) -> Path:
         """The sealed boundary record of one session, waiting to be shipped."""

@@ -10,18 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perun_hpc.agent.server import Peer
-from perun_hpc.agent.session import RankRun, Session, Step, plain
+from perun_hpc.agent.session import RankRun, Session, Step, cut
 from perun_hpc.errors import AccessError, DataError, NotFoundError
-from perun_hpc.store.files import write_new
 
 MAX_RANKS = 4096
-"""Ranks of one job run that one node keeps."""
-MAX_DATA_B = 32 * 1024 * 1024
-"""Most that one rank may hand over."""
-MAX_JOB_DATA_B = 256 * 1024 * 1024
-"""Most that all ranks of a session may hand over."""
+"""Ranks of one job run that one node keeps: sixteen steps of one rank per CPU on a node with 256."""
+MAX_USER_RANKS = 2 * MAX_RANKS
+"""Ranks of all jobs of one user that run on the node: two such jobs take some 10 MB of the agent."""
+MAX_TEXT_B = 512
+"""Most bytes of a step's command, and of its options."""
+MAX_JOB_TEXT_B = 256 * 1024
+"""Most bytes of all commands and options of one job run."""
+USER_PART = 4, 5
+"""One user's ranks may hold this part of the descriptors for ranks: with 16,384 open files that are `MAX_RANKS`."""
+RANKS_LEFT_OUT = f"ranks left out: a node keeps {MAX_RANKS} of a job and {MAX_USER_RANKS} of a user"
+TEXTS_LEFT_OUT = f"commands of steps left out: a node keeps {MAX_JOB_TEXT_B} bytes of them"
 _F_GET_SEALS = 1034
-_PIECE_B = 1 << 20
+
+
+def of_one_user(most: int) -> int:
+    """How many of the descriptors for ranks one user may hold."""
+    return most * USER_PART[0] // USER_PART[1]
 
 
 def number(fields: Mapping[str, str], key: str, most: int = 2**32 - 1) -> int:
@@ -56,22 +65,30 @@ def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int
     rank = number(fields, "rank", 2**31)
     name = str(step_id)
     step = session.steps.get(name)
-    if sum(len(one.ranks) for one in session.steps.values()) >= MAX_RANKS:
+    if session.ranks >= MAX_RANKS:
+        session.leave_out(RANKS_LEFT_OUT)
         raise DataError(f"more than {MAX_RANKS} ranks on one node: this one is not kept")
     if step is None:
+        command, options = cut(fields.get("command", ""), MAX_TEXT_B), cut(fields.get("options", ""), MAX_TEXT_B)
+        text_b = len((command + options).encode())
+        if session.text_b + text_b > MAX_JOB_TEXT_B:
+            session.leave_out(TEXTS_LEFT_OUT)
+            command, options, text_b = "", "", 0
         step = Step(
             step_id=step_id,
             tasks=number(fields, "ntasks", 2**31) if fields.get("ntasks") else 1,
             nodes=number(fields, "nnodes", 2**31) if fields.get("nnodes") else 1,
-            command=plain(fields.get("command", ""), 512),
-            options=plain(fields.get("options", ""), 512),
+            command=command,
+            options=options,
         )
         session.steps[name] = step
+        session.text_b += text_b
     local = number(fields, "local_rank", 2**31) if fields.get("local_rank") else 0
     former = step.ranks.get(str(rank))
     if former is not None and former.end_ns is None:
         raise DataError(f"rank {rank} of step {step_id} runs already")
     run = RankRun(rank, local, pid, real_ns, start_mono_ns=mono_ns)
+    session.ranks += former is None
     step.ranks[str(rank)] = run
     return step, run
 
@@ -97,32 +114,3 @@ def check_memory(fd: int) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise DataError("rank data must come as a memory file (memfd)")
     return status.st_size
-
-
-def content(fd: int) -> bytes:
-    """What a rank's memory holds, up to the cap and without the empty pages behind a table that was still growing."""
-    parts: list[bytes] = []
-    at = 0
-    while at < MAX_DATA_B:
-        part = os.pread(fd, min(_PIECE_B, MAX_DATA_B - at), at)
-        if not part or (at and not any(part)):
-            break
-        parts.append(part)
-        at += len(part)
-    return b"".join(parts)
-
-
-def keep(directory: Path, step_id: int, rank: int, data: bytes) -> None:
-    """Put a rank's data into the session's directory, for the time when the job has ended."""
-    target = directory / "ranks"
-    target.mkdir(mode=0o750, exist_ok=True)
-    held = sum(path.stat().st_size for path in target.iterdir())
-    if held + len(data) > MAX_JOB_DATA_B:
-        raise DataError(f"the ranks of this job handed over more than {MAX_JOB_DATA_B} bytes: these are not kept")
-    write_new(target / f"{step_id}-{rank}.rank", data, durable=False)
-
-
-def ended(run: RankRun, mono_ns: int, real_ns: int) -> None:
-    """Note a rank's end, once."""
-    if run.end_ns is None:
-        run.end_ns, run.end_mono_ns = real_ns, mono_ns

@@ -38,8 +38,8 @@ class Ruling:
         session.settings = settings.to_json()
         session.monitored = settings.monitors(flagged=session.flag is not None)
         session.policy_hash = settings.policy_hash
-        for step in session.steps.values():
-            self.flag(session, step.options)
+        for options in dict.fromkeys(step.options for step in session.steps.values()):
+            self.flag(session, options)
 
     def flag(self, session: Session, options: str) -> None:
         """A step was flagged: its options count within the job's settings, as soon as it has any."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from perun_hpc.agent import booking, privilege, spool
 from perun_hpc.agent.boundary import Cost, boundary_record
+from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.log import log
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import resident_b
@@ -16,6 +17,7 @@ from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.session import Edge, Session
+from perun_hpc.agent.step_log import StepLog
 from perun_hpc.agent.traces import Traces
 from perun_hpc.energy.containment import Plan, scope_sentence
 
@@ -23,10 +25,18 @@ AGAIN_NS = 1_000_000_000
 
 
 class Sealing:
-    """Writes the records of the register's ended sessions, once the policy is settled."""
+    """Writes the records of the register's ended sessions, once the policy is settled and their ranks' data copied."""
 
     def __init__(
-        self, paths: AgentPaths, node_cpus: int, register: Register, meter: Meter, traces: Traces, ruling: Ruling
+        self,
+        paths: AgentPaths,
+        node_cpus: int,
+        register: Register,
+        meter: Meter,
+        traces: Traces,
+        ruling: Ruling,
+        step_log: StepLog,
+        intake: Intake,
     ) -> None:
         self._paths = paths
         self._node_cpus = node_cpus
@@ -34,25 +44,29 @@ class Sealing:
         self._meter = meter
         self._traces = traces
         self._ruling = ruling
+        self._step_log = step_log
+        self._intake = intake
         self._again_ns = 0
 
     def is_due(self, mono_ns: int) -> bool:
         """Whether records wait, and the disk may have room."""
-        return bool(self._register.ended) and mono_ns >= self._again_ns
+        return mono_ns >= self._again_ns and not all(map(self._intake.copies, self._register.ended))
 
     def seal_all(self) -> bool:
         """Write what waits; True when a session left the register."""
-        waiting, self._register.ended = self._register.ended, []
-        for number, session in enumerate(waiting):
+        ended = self._register.ended
+        copied = [session for session in ended if not self._intake.copies(session)]
+        self._register.ended = [session for session in ended if session not in copied]
+        for number, session in enumerate(copied):
             try:
                 self._seal(session)
             except OSError as error:
                 log(f"cannot seal {session.key.name}: {error}")
                 # The others would fare alike; the next time they come first.
-                self._register.ended = [*waiting[number + 1 :], session]
+                self._register.ended += [*copied[number + 1 :], session]
                 self._again_ns = time.monotonic_ns() + AGAIN_NS
                 break
-        return len(waiting) > len(self._register.ended)
+        return len(ended) > len(self._register.ended)
 
     def so_far(self, session: Session, now: Edge) -> dict[str, Any]:
         """What a live session's record would say if the job had ended at the last reading, marked as what it is."""
@@ -80,11 +94,15 @@ class Sealing:
         directory = self._paths.session(session.key.name)
         if not session.monitored:
             _drop(directory)
+            self._intake.forget(session)
+            self._step_log.forget(session)
             return
         record = self._record(session, session.end, session.agent_cpu_ns)
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
         spool.write_json(self._paths.boundary(session.key.name), record, durable=True)
+        self._intake.forget(session)
+        self._step_log.forget(session)
 
 
 def _drop(directory: Path) -> None:

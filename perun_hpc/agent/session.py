@@ -141,7 +141,7 @@ MAX_GAPS = 200
 
 @dataclass
 class Session:
-    """One job run on this node."""
+    """One job run on this node; `ranks` and `text_b` count what `steps` holds: ranks, bytes of commands and options."""
 
     key: SessionKey
     job: dict[str, str]
@@ -169,6 +169,9 @@ class Session:
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     monitored: bool = True
     doubt: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
+    ranks: int = 0
+    text_b: int = 0
 
     @property
     def uid(self) -> int:
@@ -216,6 +219,15 @@ class Session:
         if why not in self.why:
             self.why.append(why)
 
+    def leave_out(self, what: str, count: int = 1) -> None:
+        """Count what exceeds a bound and is not kept; `what` is one of few sentences, which the record shows."""
+        self.left_out[what] = self.left_out.get(what, 0) + count
+
+    def count_ranks(self) -> None:
+        """Bring `ranks` and `text_b`, which are asked for with every rank, in line with `steps`."""
+        self.ranks = sum(len(step.ranks) for step in self.steps.values())
+        self.text_b = sum(len((step.command + step.options).encode()) for step in self.steps.values())
+
     def add_gap(self, gap: Gap) -> None:
         """Add a gap, joined to the one before it where they touch or the list is full."""
         for last in reversed(self.gaps):
@@ -233,23 +245,23 @@ class Session:
         per_domain[domain] = per_domain.get(domain, 0) + energy_uj
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values, to be written at once: its parts are the session's own, since copies cost much."""
+        """As JSON values, to be written at once: its parts are the session's own, since copies cost much.
+
+        Steps and ranks are not in it: they may be many, and have a journal of their own (`step_log`).
+        """
         return {
             **vars(self),
             "key": self.key.name,
             "start": vars(self.start),
             "end": vars(self.end) if self.end else None,
             "domains": {name: vars(account) for name, account in self.domains.items()},
-            "steps": {
-                name: {**vars(step), "ranks": {rank: vars(run) for rank, run in step.ranks.items()}}
-                for name, step in self.steps.items()
-            },
+            "steps": {},
             "gaps": [vars(gap) for gap in self.gaps],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Session:
-        """Inverse of `to_json`; DataError if it is damaged."""
+        """Inverse of `to_json`; DataError if it is damaged. Agents before the steps' journal had the steps in it."""
         try:
             known = dict(data)
             known["key"] = SessionKey.parse(known["key"])
@@ -269,6 +281,18 @@ class Session:
 def plain(text: str, most: int) -> str:
     """A user's text as every file and database takes it: UTF-8 without NUL, at most so many characters."""
     return text[:most].encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def cut(text: str, most_b: int) -> str:
+    """A user's text as `plain`, of at most so many bytes of UTF-8; a mark stands where something was cut off."""
+    whole = plain(text, most_b + 1)
+    data = whole.encode()
+    if len(data) <= most_b:
+        return whole
+    return data[: most_b - len(CUT.encode())].decode(errors="ignore") + CUT
+
+
+CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def per_node(text: str) -> list[int]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import selectors
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from perun_hpc.agent import ranks
-from perun_hpc.agent.log import guard
+from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.server import Handler, Peer
 from perun_hpc.agent.session import RankRun, Session, SessionKey, Step
+from perun_hpc.agent.step_log import StepLog
 from perun_hpc.agent.traces import Traces
 from perun_hpc.agent.views import Views
 from perun_hpc.errors import DataError, NotFoundError, PerunError
@@ -22,6 +24,9 @@ from perun_hpc.wire.message import Message
 
 FRESH_NS = 10_000_000
 """A reading that is younger answers a question for the energy as of now."""
+MANY_RANKS = 64
+"""A session with fewer ranks is never the one whose extras go where the agent nears its memory cap."""
+SHED = "ranks left out: the agent neared its memory cap"
 
 
 class Steps:
@@ -37,10 +42,15 @@ class Steps:
         views: Views,
         traces: Traces,
         ruling: Ruling,
+        step_log: StepLog,
+        intake: Intake,
         save: Callable[[], None],
         later: list[Callable[[], None]],
     ) -> None:
-        """`later` takes work that waits until the message has its answer."""
+        """`most_watched` ranks may live at a time, not all of them one user's.
+
+        `later` takes work that waits until the message has its answer.
+        """
         self._paths = paths
         self._selector = selector
         self._most_watched = most_watched
@@ -51,8 +61,9 @@ class Steps:
         self._ruling = ruling
         self._save = save
         self._later = later
-        self._watched: set[int] = set()
-        self._live_data: dict[tuple[SessionKey, int, int], int] = {}
+        self._step_log = step_log
+        self._intake = intake
+        self._watched: Counter[int] = Counter()
 
     @property
     def verbs(self) -> Mapping[str, Handler]:
@@ -65,8 +76,28 @@ class Steps:
             for run in step.ranks.values():
                 self._end(session, step, run)
 
+    def shed(self) -> bool:
+        """Let go of what the largest session knows of its ranks, for want of memory; False where none is large.
+
+        Its energies stay, and its record says so.
+        """
+        largest = max(self._register.live.values(), key=lambda session: session.ranks, default=None)
+        if largest is None or largest.ranks < MANY_RANKS:
+            return False
+        self._intake.drop(largest)
+        largest.leave_out(SHED, largest.ranks)
+        for name, step in list(largest.steps.items())[1:]:
+            step.ranks.clear()
+            del largest.steps[name]
+        for step in largest.steps.values():  # one stays: the job was flagged
+            step.ranks.clear()
+        largest.count_ranks()
+        self._step_log.rewrite(largest)
+        return True
+
     def resume(self, session: Session) -> None:
         """Watch the ranks that the last agent watched; those that went meanwhile have ended."""
+        self._intake.resume(session)
         for step in session.steps.values():
             for run in step.ranks.values():
                 if run.end_ns is not None:
@@ -91,14 +122,14 @@ class Steps:
         session = self._session_of(message, peer)
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
         first = not any(run.end_ns is None for step in session.steps.values() for run in step.ranks.values())
-        if len(self._watched) >= self._most_watched:
-            raise DataError(f"more than {self._most_watched} ranks live on this node: this one is not kept")
+        self._check_room(session)
         pidfd = os.pidfd_open(peer.pid)
         try:
             step, run = ranks.register(session, message.fields, peer.pid, now_ns, real_ns)
         except PerunError:
             os.close(pidfd)
             raise
+        self._step_log.note(session, step, run)
         self._watch(session, step, run, pidfd)
         if first:
             self._edge(session)
@@ -120,15 +151,11 @@ class Steps:
         if len(fds) != 1:
             raise DataError("rank data comes with one memory file")
         ranks.check_memory(fds[0])
-        where = (session.key, ranks.number(message.fields, "step_id"), run.rank)
-        former = self._live_data.pop(where, None)
-        if former is not None:
-            os.close(former)
-        if message.fields.get("live") == "1":
-            self._live_data[where] = os.dup(fds[0])
-        else:
-            self._keep(session, where[1], where[2], fds[0])
+        step = session.steps[str(ranks.number(message.fields, "step_id"))]
+        keep = self._intake.hold if message.fields.get("live") == "1" else self._intake.take
+        keep(session, step.step_id, run.rank, fds[0])
         run.has_data = True
+        self._step_log.note(session, step, run)
         return {}
 
     def _window(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
@@ -143,6 +170,20 @@ class Steps:
         return {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
 
     # What follows.
+
+    def _check_room(self, session: Session) -> None:
+        """Refuse a rank where its user, or all users together, have as many as the agent keeps or watches."""
+        uid, most = session.uid, self._most_watched
+        own = ranks.of_one_user(most)
+        if SHED in session.left_out:
+            session.leave_out(SHED)
+            raise DataError("the agent has no memory left for this job's ranks: this one is not kept")
+        if self._watched.total() >= most or self._watched[uid] >= own:
+            session.leave_out(f"ranks left out: a node watches {most} at a time, and {own} of one user")
+            raise DataError(f"{self._watched[uid]} ranks of yours live on this node: this one is not kept")
+        if sum(one.ranks for one in self._register.live.values() if one.uid == uid) >= ranks.MAX_USER_RANKS:
+            session.leave_out(ranks.RANKS_LEFT_OUT)
+            raise DataError(f"more than {ranks.MAX_USER_RANKS} ranks of yours on one node: this one is not kept")
 
     def _flagged(self, session: Session, options: str) -> None:
         """The job has a flagged step: its options count, and it always leaves a trace."""
@@ -159,7 +200,7 @@ class Steps:
 
         def on_end() -> None:
             self._selector.unregister(pidfd)
-            self._watched.discard(pidfd)
+            self._watched[session.uid] -= 1
             os.close(pidfd)
             if session.key in self._register.live and run.end_ns is None:
                 everyone = [one for step in session.steps.values() for one in step.ranks.values()]
@@ -168,15 +209,10 @@ class Steps:
                 self._end(session, step, run)
 
         self._selector.register(pidfd, selectors.EVENT_READ, on_end)
-        self._watched.add(pidfd)
+        self._watched[session.uid] += 1
 
     def _end(self, session: Session, step: Step, run: RankRun) -> None:
         if run.end_ns is None:
             run.end_ns, run.end_mono_ns = time.time_ns(), time.monotonic_ns()
-        fd = self._live_data.pop((session.key, step.step_id, run.rank), None)
-        if fd is not None:
-            guard("rank data", lambda: self._keep(session, step.step_id, run.rank, fd))
-            os.close(fd)
-
-    def _keep(self, session: Session, step_id: int, rank: int, fd: int) -> None:
-        ranks.keep(self._paths.session(session.key.name), step_id, rank, ranks.content(fd))
+            self._step_log.note(session, step, run)
+        self._intake.rank_ended(session, step.step_id, run.rank)

@@ -11,24 +11,35 @@ from perun_hpc.agent.node_ledger import NodeLedger
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.session import Edge, Gap
+from perun_hpc.agent.step_log import StepLog
 from perun_hpc.agent.steps import Steps
 from perun_hpc.agent.traces import Traces
 
 
 class Survival:
-    """Saves and restores what register, meter and node ledger hold."""
+    """Saves and restores what register, meter, node ledger and the journals of steps hold."""
 
-    def __init__(self, paths: AgentPaths, boot_id: str, register: Register, meter: Meter, ledger: NodeLedger) -> None:
+    def __init__(
+        self,
+        paths: AgentPaths,
+        boot_id: str,
+        register: Register,
+        meter: Meter,
+        ledger: NodeLedger,
+        step_log: StepLog,
+    ) -> None:
         self._paths = paths
         self._boot_id = boot_id
         self._register = register
         self._meter = meter
         self._ledger = ledger
+        self._step_log = step_log
 
     def save(self) -> None:
         """Replace the state file by what is known now."""
         if self._meter.last is None:
             return
+        self._step_log.flush()
         now = state.NodeState(
             boot_id=self._boot_id,
             last=self._meter.last,
@@ -60,6 +71,7 @@ class Survival:
         register.home = former.home
         self._ledger.position = former.ledger
         for session in former.sessions:
+            guard("steps", lambda session=session: self._step_log.load(session))  # type: ignore[misc]
             if session.end is not None:
                 register.ended.append(session)
             elif same_boot:

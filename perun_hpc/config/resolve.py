@@ -36,6 +36,8 @@ JOB_SECTIONS = ("monitor", "sampling", "sensors", "energy", "store", "privacy")
 
 MAX_OPTIONS = 16
 """Further options of one flag are not looked at."""
+MAX_NOTES = 32
+"""Further refusals of a job's flags are not kept: every step may come with other ones."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def with_options(frozen: Mapping[str, Any], options: str) -> dict[str, Any]:
     origins = {**dict.fromkeys(FIELDS, "default"), **frozen.get("origins", {})}
     notes = [*frozen.get("notes", ()), *_apply_options(values, origins, options)]
     kept = {key: origin for key, origin in origins.items() if key.split(".")[0] in JOB_SECTIONS}
-    return {**values, "origins": kept, "notes": list(dict.fromkeys(notes))}
+    return {**values, "origins": kept, "notes": list(dict.fromkeys(notes))[:MAX_NOTES]}
 
 
 def bounded(field: Field, above: Any, wanted: Any, section: Mapping[str, Any]) -> Any:

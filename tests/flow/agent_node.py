@@ -138,6 +138,15 @@ class FakeNode:
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
+    def ranks_ended(self, job_id: int = 1) -> bool:
+        """Whether the agent has seen, and would remember after a kill, the end of all ranks of a job."""
+        runs: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in (self.spool / f"sessions/{job_id}.0/steps.jsonl").read_text().splitlines():
+            known = json.loads(line)
+            if isinstance(known, list):
+                runs[known[0], known[1]["rank"]] = known[1]
+        return all(run["end_ns"] is not None for run in runs.values())
+
     def ledger(self) -> list[dict[str, Any]]:
         """All lines of the node ledger."""
         files = sorted((self.spool / "node").glob("*.jsonl"))

@@ -106,7 +106,7 @@ def test_a_rank_its_regions_and_their_energy(node: FakeNode) -> None:
     time.sleep(0.05)
     assert rank.say("rank-data", rank_data(["solve"], [(0, begin, end)]), step_id=0, rank=0)[0] == "ok"
     rank.end()
-    until(lambda: '"end_ns":null' not in (node.spool / "node" / "state.json").read_text(), "the end was seen")
+    until(node.ranks_ended, "the end was seen")
     node.serve(50_000)
     node.end(1)
     record = node.record(1)
@@ -129,7 +129,7 @@ def test_a_jobs_energy_is_its_own_never_the_sum_of_its_steps(node: FakeNode) -> 
     steps[0].say("window")
     for step in steps:
         step.end()
-    until(lambda: '"end_ns":null' not in (node.spool / "node" / "state.json").read_text(), "the ends were seen")
+    until(node.ranks_ended, "the ends were seen")
     node.end(1)
     record = node.record(1)
     whole = record["domains"]["package-0"]["energy_uj"]

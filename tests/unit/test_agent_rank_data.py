@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.agent import curve, ranks, regions
+from perun_hpc.agent import curve, intake, ranks, regions
+from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.server import Allowance, Limits, Peer
 from perun_hpc.agent.session import Edge, Session, SessionKey, per_node
 from perun_hpc.errors import AccessError, DataError
@@ -31,17 +32,111 @@ def test_only_a_memory_file_is_read(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="memory file"):
             ranks.check_memory(fd)
     assert ranks.check_memory(memory) == 3
-    assert ranks.content(memory) == b"abc"
+    assert intake.content_b(memory) == 3
     for fd in (*pipe, plain, memory):
         os.close(fd)
 
 
-def test_a_sparse_memory_file_is_read_up_to_its_first_empty_piece() -> None:
+def taking(tmp_path: Path, *sessions: Session, files: int = 5000) -> intake.Intake:
+    """An intake of a spool in which some sessions have their directories."""
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    for one in sessions:
+        paths.session(one.key.name).mkdir(parents=True)
+    return intake.Intake(paths, files)
+
+
+def memory(data: bytes, size_b: int = 0) -> int:
     fd = os.memfd_create("m")
-    os.write(fd, b"head")
-    os.ftruncate(fd, 1 << 40)
-    assert len(ranks.content(fd)) <= 1 << 20
-    os.close(fd)
+    os.pwrite(fd, data, 0)
+    os.ftruncate(fd, max(size_b, len(data)))
+    return fd
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def kept(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (tmp_path / "spool").rglob("*.rank")}
+
+
+def test_a_sparse_memory_file_is_taken_as_far_as_it_holds_something(tmp_path: Path) -> None:
+    one = session()
+    taken = taking(tmp_path, one)
+    taken.take(one, 0, 0, memory(b"head", 1 << 40))
+    taken.drain()
+    assert kept(tmp_path)["0-0.rank"].rstrip(b"\0") == b"head"
+    assert len(kept(tmp_path)["0-0.rank"]) <= 4096
+
+
+def test_a_memory_that_many_ranks_hand_over_is_copied_once(tmp_path: Path) -> None:
+    one = session()
+    taken = taking(tmp_path, one)
+    shared = memory(b"x" * (3 << 20))
+    taken.hold(one, 0, 0, shared)
+    for rank in range(1, 500):
+        with pytest.raises(DataError, match="another rank's"):
+            taken.hold(one, 0, rank, shared)
+    for rank in range(500):
+        taken.rank_ended(one, 0, rank)
+    pieces = 0
+    while taken.busy:
+        taken.step()
+        pieces += 1
+    assert {name: len(data) for name, data in kept(tmp_path).items()} == {"0-0.rank": 3 << 20}
+    assert pieces <= 4
+    assert one.left_out == {intake.SHARED_LEFT_OUT: 499}
+    os.close(shared)
+
+
+def test_what_exceeds_the_jobs_bytes_is_refused_before_a_byte_is_copied(tmp_path: Path) -> None:
+    one, most = session(), intake.MAX_JOB_B // intake.MAX_DATA_B
+    taken = taking(tmp_path, one)
+    fds = [memory(b"x", intake.MAX_DATA_B) for _ in range(most + 2)]
+    for rank, fd in enumerate(fds):
+        os.posix_fallocate(fd, 0, intake.MAX_DATA_B)
+        taken.hold(one, 0, rank, fd)
+    open_before = descriptors()
+    for rank in range(most + 2):
+        taken.rank_ended(one, 0, rank)
+    assert one.left_out == {intake.BYTES_LEFT_OUT: 2}
+    assert descriptors() == open_before - 2  # nor is their memory kept
+    taken.drop(one)
+    assert descriptors() == open_before - most - 2
+    for fd in fds:
+        os.close(fd)
+
+
+def test_users_take_turns_and_one_cannot_hold_all_descriptors(tmp_path: Path) -> None:
+    alice, bob = session(), Session(SessionKey(8, 0), {"uid": "1001"}, {}, "", "boot", Edge(0, 0, 0, "hook"))
+    taken = taking(tmp_path, alice, bob, files=20)
+    for rank in range(16):
+        taken.take(bob, 0, rank, memory(b"x" * (2 << 20)))
+    with pytest.raises(DataError, match="16 memory files"):
+        taken.hold(bob, 0, 16, memory(b"x"))
+    taken.take(alice, 0, 99, memory(b"a"))
+    assert taken.copies(alice)
+    for _ in range(2):
+        taken.step()
+    assert not taken.copies(alice)
+    assert taken.copies(bob)
+    taken.drain()
+    assert len(kept(tmp_path)) == 17
+    assert bob.left_out == {intake.FILES_LEFT_OUT: 1}
+
+
+def test_memory_that_grows_or_shrinks_while_it_is_copied_breaks_nothing(tmp_path: Path) -> None:
+    one = session()
+    taken = taking(tmp_path, one)
+    growing, shrinking = memory(b"g" * (2 << 20)), memory(b"s" * (4 << 20))
+    taken.take(one, 0, 0, growing)
+    taken.take(one, 0, 1, shrinking)
+    taken.step()
+    os.ftruncate(growing, 1 << 30)
+    os.pwrite(growing, b"more" * (1 << 20), 2 << 20)
+    os.ftruncate(shrinking, 1 << 20)
+    taken.drain()
+    assert {name: len(data) for name, data in kept(tmp_path).items()} == {"0-0.rank": 2 << 20, "0-1.rank": 1 << 20}
 
 
 @pytest.mark.parametrize(
