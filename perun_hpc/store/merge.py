@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, files, layout, tables
 from perun_hpc.store.layout import Json, Mark, Plan, Track
 
