@@ -140,14 +140,15 @@ class Waiting:
             os.unlink(self._temporary, dir_fd=self._directory)
 
 
-def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgroup")) -> None:
-    """Start the agent in a session and cgroups of its own, unless another hook is about to."""
+def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgroup")) -> bool:
+    """Start the agent in a session and cgroups of its own; False where another hook is about to, or an older one ends."""
     make_run_directory(run)
     lock = os.open(run / "start.lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept until this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # kept until this process and what it started have ended
     except BlockingIOError:
-        return
+        os.close(lock)
+        return False
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
     if policy is not None and policy.startswith("/"):
         env["PERUN_POLICY"] = policy
@@ -160,11 +161,13 @@ def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgr
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         umask=0o022,
+        pass_fds=(lock,),
     )
     roots = [cgroups] if (cgroups / "cgroup.controllers").exists() else list(cgroups.iterdir())
     for root in roots:
         with contextlib.suppress(OSError):
             (root / "cgroup.procs").write_text(str(agent.pid))
+    return True
 
 
 def _is_ours(name: str) -> bool:
@@ -191,8 +194,7 @@ def deliver(places: Places, verb: str, fields: Mapping[str, str], policy: str | 
             if not may_start or time.monotonic() + RETRY_S >= deadline_s:
                 raise
         if not started:
-            start_agent(places.run, policy)
-            started = True
+            started = start_agent(places.run, policy)
         time.sleep(RETRY_S)
 
 

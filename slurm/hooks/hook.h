@@ -4,6 +4,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "../wire/wire.h"
@@ -35,6 +36,10 @@ struct hook_settings {
  * not count; neither do lines that are not understood. */
 struct hook_settings hook_settings_read(const char *path);
 
+/* The installation prefix: the line of `file`, which is the hook's own user's and nobody else's to write, or else where this
+ * binary lies: PREFIX/libexec/perun/NAME. Nothing in the prefix is touched: its file system may hang. */
+bool hook_prefix(const char *file, char *path, size_t size);
+
 /* Make the run directory if it is missing. */
 void run_directory_make(void);
 
@@ -47,8 +52,8 @@ void inbox_drop(void);
 /* Whether the inbox or the spool holds something that an agent should look after. */
 bool inbox_or_sessions_wait(void);
 
-/* Start the agent, detached, unless another hook is about to; returns when it is out of the hook's process group or the
- * deadline has passed: 0, or -errno if there is nothing that could be run. */
+/* Start the agent, detached; returns when it is out of the hook's process group or the deadline has passed: 0, -EAGAIN if
+ * another hook is about to or an older agent has not ended yet, else -errno if there is nothing that could be run. */
 int agent_start(const struct hook_settings *settings, int64_t deadline_ns);
 
 #endif

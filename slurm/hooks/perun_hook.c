@@ -159,11 +159,11 @@ static int deliver(const struct hook_settings *settings, bool may_start, int64_t
 		} else if ((rc == -ENOENT || rc == -ECONNREFUSED) && may_start && !started) {
 			int begun = agent_start(settings, deadline_ns);
 
-			if (begun != 0) {
+			if (begun != 0 && begun != -EAGAIN) {
 				*what = "the agent cannot be started";
 				return begun;
 			}
-			started = true;
+			started = begun == 0;
 		}
 		if (rc == 0 || !may_start || wire_now_ns() + RETRY_MS * NS_PER_MS >= deadline_ns ||
 		    (rc != -ENOENT && rc != -ECONNREFUSED && rc != -ECONNRESET && rc != -EPIPE))

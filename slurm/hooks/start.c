@@ -34,25 +34,6 @@ static bool systemd_has_unit(void)
 	return false;
 }
 
-/* The interpreter of the installation that this binary belongs to: PREFIX/libexec/perun/NAME -> PREFIX/bin/python. */
-static bool find_python(char *path, size_t size)
-{
-	ssize_t length = readlink("/proc/self/exe", path, size - sizeof("/bin/python"));
-
-	if (length <= 0)
-		return false;
-	path[length] = '\0';
-	for (int level = 0; level < 3; level++) {
-		char *slash = strrchr(path, '/');
-
-		if (slash == NULL)
-			return false;
-		*slash = '\0';
-	}
-	strcat(path, "/bin/python");
-	return true;
-}
-
 /* Become a member of one cgroup; writing 0 means the writer. */
 static bool join(const char *directory)
 {
@@ -113,11 +94,17 @@ static void run_agent(const struct hook_settings *settings)
 	if (systemd_has_unit())
 		execve(unit[0], unit, environment);
 	leave_cgroups();
-	if (find_python(python, sizeof(python)))
+	if (hook_prefix(PERUN_ETC_DIR "/prefix", python, sizeof(python) - strlen("/bin/python"))) {
+		strcat(python, "/bin/python");
 		execve(python, agent, environment);
+	}
 }
 
-static void detach(const struct hook_settings *settings, int handshake)
+/* Descriptors of the detached grandchild. The lock goes on into the agent, which never looks at it: on a file system that
+ * hangs neither exec nor the interpreter's start comes back, and such a process must remain the only one. */
+enum { HANDSHAKE = 3, LOCK };
+
+static void detach(const struct hook_settings *settings, int handshake, int lock)
 {
 	int null = open("/dev/null", O_RDWR), failed;
 
@@ -126,12 +113,15 @@ static void detach(const struct hook_settings *settings, int handshake)
 	umask(022);
 	if (chdir("/") != 0 || null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0)
 		_exit(0);
-	if (handshake != 3)
-		dup3(handshake, 3, O_CLOEXEC); /* closed by the exec, which the hook waits for */
-	syscall(SYS_close_range, 4U, ~0U, 0U);
+	/* Out of each other's way first. */
+	handshake = fcntl(handshake, F_DUPFD, LOCK + 1);
+	lock = fcntl(lock, F_DUPFD, LOCK + 1);
+	if (dup3(handshake, HANDSHAKE, O_CLOEXEC) < 0 || dup2(lock, LOCK) < 0) /* the exec, which is waited for, closes the former */
+		_exit(0);
+	syscall(SYS_close_range, LOCK + 1U, ~0U, 0U);
 	run_agent(settings);
 	failed = errno;
-	_exit(write(3, &failed, sizeof(failed)) != sizeof(failed));
+	_exit(write(HANDSHAKE, &failed, sizeof(failed)) != sizeof(failed));
 }
 
 /* Wait until the other end of the pipe is closed; returns 0, or -errno of an exec that failed. */
@@ -156,15 +146,19 @@ int agent_start(const struct hook_settings *settings, int64_t deadline_ns)
 
 	run_directory_make();
 	lock = open(PERUN_RUN_DIR "/start.lock", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	/* Whoever holds the lock starts it; it is released when this hook ends. The agent has a lock of its own. */
-	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) != 0 || pipe2(handshake, O_CLOEXEC) != 0)
+	/* Whoever holds the lock starts it; it is released when the hook and what it started have ended. */
+	if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) != 0) {
+		close(lock);
+		return -EAGAIN;
+	}
+	if (lock < 0 || pipe2(handshake, O_CLOEXEC) != 0)
 		return 0;
 	child = fork();
 	if (child == 0) {
 		/* In a session of its own, then an orphan: slurmd's signal to the hook's process group does not reach it. */
 		setsid();
 		if (fork() == 0)
-			detach(settings, handshake[1]);
+			detach(settings, handshake[1], lock);
 		_exit(0);
 	}
 	close(handshake[1]);

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 import shutil
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -291,6 +295,92 @@ def test_the_epilog_starts_an_agent_for_an_open_session(sandbox: Sandbox) -> Non
     (sandbox.root / "spool" / "sessions" / "4711.1").mkdir(parents=True)
     sandbox.run("epilog")
     wait_for(started)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o644])
+def test_a_prefix_that_others_could_write_does_not_count(sandbox: Sandbox, mode: int, tmp_path: Path) -> None:
+    put_agent(sandbox, f"echo own > {sandbox.run_dir}/started\n")
+    foreign = tmp_path / "bin" / "python"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text(f"#!/bin/sh\necho foreign > {sandbox.run_dir}/started\n")
+    foreign.chmod(0o755)
+    file = sandbox.root / "etc" / "prefix"
+    file.write_text(f"{foreign.parents[1]}\n")
+    file.chmod(mode)
+    sandbox.run("prolog")
+    assert wait_for(sandbox.run_dir / "started") == ("foreign\n" if mode == 0o644 else "own\n")
+
+
+def test_the_prefix_may_lie_elsewhere_than_the_hook(sandbox: Sandbox, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    sandbox.prefix.rename(elsewhere)
+    local = sandbox.libexec
+    local.mkdir(parents=True)
+    (local / "prolog").hardlink_to(elsewhere / "libexec" / "perun" / "prolog")
+    python = elsewhere / "bin" / "python"
+    python.write_text(f"#!/bin/sh\necho up > {sandbox.run_dir}/started\n")
+    python.chmod(0o755)
+    (sandbox.root / "etc" / "prefix").write_text(f"{elsewhere}\n")
+    sandbox.run("prolog")
+    wait_for(sandbox.run_dir / "started")
+
+
+@pytest.fixture
+def hanging(sandbox: Sandbox) -> Iterator[Path]:
+    """A mounted file system that answers nothing, as that of a file server that is gone."""
+    place = sandbox.root / "hangs"
+    place.mkdir()
+    if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs root and /dev/fuse: a file system that never answers")
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    libc = ctypes.CDLL(None, use_errno=True)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    if libc.mount(b"hangs", bytes(place), b"fuse", 0, options):
+        os.close(device)
+        pytest.skip(f"no FUSE file system here: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield place
+    finally:
+        libc.umount2(bytes(place), 2)
+        os.close(device)  # whatever waits for an answer gets an error
+
+
+def test_a_prefix_that_hangs_holds_up_one_process_whatever_the_number_of_jobs(sandbox: Sandbox, hanging: Path) -> None:
+    (sandbox.root / "etc" / "prefix").write_text(f"{hanging}\n")
+    for _ in range(4):
+        began_s = time.monotonic()
+        sandbox.run("prolog")
+        assert time.monotonic() - began_s < 10  # the deadline is 0.4 s; this is a guard
+    program = (sandbox.libexec / "prolog").stat()
+    waiting = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            status = (process / "exe").stat()
+            if (status.st_dev, status.st_ino) == (program.st_dev, program.st_ino):
+                waiting.append(process.name)
+    assert len(waiting) == 1
+    assert len(sandbox.kept()) == 4
+
+
+def test_while_an_agent_ends_the_hook_waits_for_its_turn_to_start_another(sandbox: Sandbox) -> None:
+    """As long as a process that a hook started lives, no other one is; then the next is, by the hook that waits."""
+    started, go = sandbox.run_dir / "started", sandbox.run_dir / "go"
+    (sandbox.run_dir / "hook.conf").write_text("deadline_ms=5000\n")
+    put_agent(sandbox, f"echo $$ >> {started}\nuntil [ -e {go} ]; do sleep 0.01; done\n")
+    first = sandbox.start("prolog")
+    wait_for(started)
+    first.kill()
+    first.communicate(timeout=20)
+    second = sandbox.start("prolog")
+    time.sleep(0.3)  # it has its try at the lock every few milliseconds
+    assert len(started.read_text().splitlines()) == 1
+    go.touch()
+    deadline = time.monotonic() + 20
+    while len(started.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second.communicate(timeout=20)
+    assert second.returncode == 0
 
 
 def test_on_the_controller_it_only_nudges_a_collector_that_is_there(sandbox: Sandbox) -> None:

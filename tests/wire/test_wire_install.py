@@ -24,10 +24,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def install(root: Path) -> None:
+def install(root: Path, target: str = "install") -> None:
     paths = " ".join(f'-DPERUN_{name.upper()}_DIR=\\"{root}/{name}\\"' for name in ("run", "etc", "spool"))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    command = ["make", "-s", "-C", str(SLURM), "install", f"BUILD={root}/build", f"PATHS={paths}", "PREFIX=/prefix"]
+    command = ["make", "-s", "-C", str(SLURM), target, f"BUILD={root}/build", f"PATHS={paths}", "PREFIX=/prefix"]
     subprocess.run([*command, f"DESTDIR={root}"], check=True, env=environment)
 
 
@@ -73,3 +73,13 @@ def test_the_programs_are_position_independent_and_their_tables_read_only(built:
     assert "BIND_NOW" in shown
     (stack,) = (line for line in shown.splitlines() if "GNU_STACK" in line)
     assert " RWE " not in stack
+
+
+def test_a_node_gets_what_slurmd_opens_on_its_own_disk(built: Path) -> None:
+    install(built, "install-node")
+    hooks = built / "usr" / "local" / "libexec" / "perun"
+    assert {path.name for path in hooks.iterdir()} == {"prolog", "epilog", "epilogslurmctld"}
+    assert (built / "usr" / "local" / "lib" / "perun" / "perun_spank.so").is_file()
+    prefix = built / "etc" / "perun" / "prefix"
+    assert prefix.read_text() == "/prefix\n"
+    assert prefix.stat().st_mode & 0o777 == 0o644
