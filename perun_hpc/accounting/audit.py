@@ -12,6 +12,7 @@ Four comparisons, each between two things that were written independently of eac
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +23,11 @@ from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, pair_runs
 from perun_hpc.errors import DataError
+from perun_hpc.inputs import read_text
 
+MAX_METER_B = 64 << 20
+"""A reading every five minutes, for eighteen years."""
+_REST = "columns beyond the first line's"
 OTHERS = ("idle", "system", "unknown", "unobserved")
 
 
@@ -219,17 +224,9 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
     """Return what a facility meter counted, in uJ, from CSV with the columns `time` (epoch seconds) and `kwh`.
 
     The column is a counter that starts anew after `range_uj`; the readings next to the two times count, at most an hour
-    away from them.
+    away from them. Lines that are no reading (a last line cut short by a full disk, say) are left out.
     """
-    import csv
-
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = sorted((float(row["time"]), float(row["kwh"])) for row in csv.DictReader(file))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: no meter readings ({error}): columns time (epoch seconds) and kwh are needed"
-        ) from error
+    rows = sorted(_meter_rows(path))
     if len(rows) < 2:
         raise DataError(f"{path}: fewer than two meter readings: nothing to compare")
     first = min(rows, key=lambda r: abs(r[0] - since_s))
@@ -245,6 +242,26 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
             raise DataError(f"{path}: the counter went back at {when}: compare times without that moment")
         total_uj += step_uj if step_uj >= 0 else step_uj + (range_uj or 0)
     return total_uj
+
+
+def _meter_rows(path: Path) -> Iterator[tuple[float, float]]:
+    import csv
+    import io
+
+    remedy = "columns time (epoch seconds) and kwh are needed"
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path, MAX_METER_B), newline=""), restkey=_REST)
+        if not {"time", "kwh"} <= set(reader.fieldnames or ()):
+            raise DataError(f"{path}: no meter readings, line 1 names none: {remedy}")
+        for row in reader:
+            try:
+                time_s, kwh = float(row["time"]), float(row["kwh"])
+            except (TypeError, ValueError):
+                continue
+            if math.isfinite(time_s) and math.isfinite(kwh) and _REST not in row:
+                yield time_s, kwh
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: no meter readings ({error}): {remedy}") from error
 
 
 def boundary_files(archive: Archive, since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:

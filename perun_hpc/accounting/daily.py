@@ -82,7 +82,7 @@ def by_day(record: EnergyRecord) -> dict[str, Vector]:
         spread(record.wasted_uj, weights),
         spread(record.modelled_uj, weights),
         energy if record.simulated else [0] * len(days),
-        energy if foot else [0] * len(days),
+        energy if foot and foot.known else [0] * len(days),
         spread(record.gpu_held_s, held),
         spread(0 if record.gpu_idle_s is None else record.gpu_held_s, held),
         spread(record.gpu_idle_s or 0, held),

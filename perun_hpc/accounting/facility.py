@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import Finding, compare_meter, read_meter
@@ -40,13 +40,25 @@ def note_readings(archive: Archive, meters: Iterable[Declaration], now_s: float,
             if reading.ticks is None:
                 raise DataError(str(reading.error))
             path.parent.mkdir(mode=0o750, exist_ok=True)
-            with path.open("a", encoding="ascii") as file:
-                head = HEAD if file.tell() == 0 else ""
-                file.write(f"{head}{now_s:.0f},{sensor.base(reading.ticks) / UJ_PER_KWH:.9f}\n")
+            with path.open("a+b") as file:
+                head = _mend(file)
+                file.write(f"{head}{now_s:.0f},{sensor.base(reading.ticks) / UJ_PER_KWH:.9f}\n".encode())
             os.utime(path, (now_s, now_s))
         except (OSError, PerunError) as error:
             problems.append(f"facility meter {meter.name} ({meter.path}): {error}: no reading in this sweep")
     return problems
+
+
+def _mend(file: BinaryIO) -> str:
+    """Drop a last line that a full disk cut short; returns what must stand before the next one."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return HEAD
+    last = file.seek(-min(size, 200), os.SEEK_END)
+    tail = file.read()
+    if not tail.endswith(b"\n"):
+        file.truncate(last + tail.rfind(b"\n") + 1 if b"\n" in tail else size)
+    return "" if b"\n" in tail else "\n"
 
 
 def compare(

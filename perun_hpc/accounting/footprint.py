@@ -2,28 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from perun_hpc.accounting.daily import seconds_by_day
 from perun_hpc.accounting.schema import EnergyRecord, Footprint
+from perun_hpc.config.kinds import Number, Table
+from perun_hpc.config.schema import FIELDS
 from perun_hpc.config.schema import Footprint as Settings
-from perun_hpc.energy.footprint import Factors, Piece, footprint, from_policy
+from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint, from_policy
+from perun_hpc.errors import ConfigError
+
+NAMES = ("pue", "carbon_location", "carbon_market", "price")
+_MOST_PRICE = 1000.0
+"""Of a kWh; a series may have negative prices, as exchanges do."""
 
 
-def factors(settings: Settings) -> Factors | None:
-    """Return the factors that the policy states, None where it states none."""
-    found = Factors(
-        pue=from_policy(settings.pue),
-        carbon_location=from_policy(settings.carbon_location),
-        carbon_market=from_policy(settings.carbon_market),
-        price=from_policy(settings.price),
-    )
-    return None if found == Factors() else found
+class Estimator:
+    """What the energy of records means by a site's factors: CO2 and cost.
+
+    A series lies in a file that somebody else writes. One that cannot be read leaves its last good values in force;
+    where there are none yet, records say why they have no footprint. No record waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._good: dict[str, tuple[Mapping[str, Any], Factor]] = {}
+        self._stamps: dict[str, tuple[Mapping[str, Any], object]] = {}
+        self._faults: dict[str, str] = {}
+        self._stated: tuple[str, ...] = ()
+
+    def renew(self, settings: Settings) -> list[str]:
+        """Look at the site's series again; returns what has just become wrong, one sentence each."""
+        before = dict(self._faults)
+        self._stated = tuple(name for name in NAMES if getattr(settings, name))
+        self._faults = {name: why for name, why in self._faults.items() if name in self._stated}
+        for name in self._stated:
+            table = getattr(settings, name)
+            stamp = (table, _stamp(table))
+            if self._stamps.get(name) == stamp:
+                continue
+            self._stamps[name] = stamp
+            if self._good.get(name, (table, None))[0] != table:
+                del self._good[name]
+            try:
+                self._good[name] = (table, stated_factor(name, table))
+                self._faults.pop(name, None)
+            except ConfigError as error:
+                self._faults[name] = f"{name}: {error}"
+        return [
+            f"footprint.{why}; {'the last good series counts' if name in self._good else 'records have no footprint'}"
+            for name, why in self._faults.items()
+            if before.get(name) != why
+        ]
+
+    def __call__(self, record: EnergyRecord) -> Footprint | None:
+        """Return a record's footprint, None where the site states no factors or no energy is known."""
+        if not self._stated or record.energy_uj is None:
+            return None
+        absent = [self._faults[name] for name in self._stated if name not in self._good]
+        if absent:
+            return unknown(*absent)
+        try:
+            return estimate(record, Factors(**{name: self._good[name][1] for name in self._stated}))
+        except (ArithmeticError, ValueError, OSError) as error:  # times that no calendar has, say
+            return unknown(f"not computed: {error}")
 
 
-def estimator(stated: Factors | None) -> Callable[[EnergyRecord], Footprint | None] | None:
-    """Return what computes a record's footprint under these factors; None where there are none."""
-    return None if stated is None else lambda record: estimate(record, stated)
+def stated_factor(name: str, table: Mapping[str, Any]) -> Factor:
+    """Return one factor of the policy's section `footprint`; `ConfigError` says what is wrong with its series."""
+    kinds = FIELDS[f"footprint.{name}"].kind
+    assert isinstance(kinds, Table)
+    number = next(key.kind for key in kinds.keys.values() if isinstance(key.kind, Number))
+    low, high = (-_MOST_PRICE, _MOST_PRICE) if name == "price" else (number.low, number.high)
+    found = from_policy(table, low=low, high=high)
+    assert found is not None
+    return found
+
+
+def unknown(*why: str) -> Footprint:
+    """Return the footprint that nobody knows, with the reasons."""
+    return Footprint(None, None, None, None, "", True, why)
+
+
+def _stamp(table: Mapping[str, Any]) -> object:
+    """Return what changes with the file of a series."""
+    try:
+        status = Path(str(table.get("series") or "/")).stat()
+    except OSError as error:
+        return error.errno
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
 
 def estimate(record: EnergyRecord, stated: Factors) -> Footprint | None:

@@ -134,7 +134,8 @@ class Share:
 class Footprint:
     """What the energy means outside the machine; `facility_uj` is the energy times PUE, `sources` name every factor.
 
-    A `lower_bound` where the energy was not measured at the wall or no PUE is stated.
+    A `lower_bound` where the energy was not measured at the wall or no PUE is stated. Where a factor could not be
+    read all values are None, and `sources` say why.
     """
 
     facility_uj: int | None
@@ -144,6 +145,11 @@ class Footprint:
     currency: str
     lower_bound: bool
     sources: tuple[str, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether it says anything of CO2, cost or cooling."""
+        return not (self.facility_uj is self.co2_location_g is self.co2_market_g is self.cost is None)
 
 
 @dataclass(frozen=True)

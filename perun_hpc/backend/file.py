@@ -59,7 +59,10 @@ class DeclaredFile:
             raise ConfigError(f"sensor {declaration.name!r}: pattern {declaration.pattern!r}: {error}") from error
         if self._pattern.groups != 1:
             raise ConfigError(f"sensor {declaration.name!r}: the pattern needs exactly one group around the number")
-        self._descriptor = os.open(root / declaration.path.lstrip("/"), os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(
+            root / declaration.path.lstrip("/"),
+            os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC,  # a pipe would be waited for
+        )
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -75,9 +78,12 @@ class DeclaredFile:
         if match is None:
             return (Reading(None, self._clock(), "the declared pattern does not match"),)
         try:
-            return (Reading(int(match[1]), self._clock()),)
+            ticks = int(match[1])
         except ValueError:
-            return (Reading(None, self._clock(), f"not an integer: {match[1]!r}"),)
+            return (Reading(None, self._clock(), f"not an integer: {match[1][:40]!r}"),)
+        if not -(1 << 63) <= ticks < 1 << 63:
+            return (Reading(None, self._clock(), f"no integer of 64 bits: {match[1][:40]!r}"),)
+        return (Reading(ticks, self._clock()),)
 
     def close(self) -> None:
         """Close the file."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from perun_hpc.backend.base import Clock, monotonic_ns
 from perun_hpc.data_model.sensor import Reading, Sensor
 
+MOST_B = 16 << 20
+"""More than any file of the kernel's that is read here; a site may declare anything to be a sensor."""
+
 
 def text(path: Path) -> str | None:
     """Stripped content of a small file, None when it cannot be read."""
@@ -33,10 +36,10 @@ def reason(error: OSError) -> str:
 
 
 def read_all(descriptor: int) -> str:
-    """Whole text of an open file from its start, whatever its length."""
+    """Text of an open file from its start: whole, but for a device without an end."""
     parts = []
     offset = 0
-    while part := os.pread(descriptor, 65536, offset):
+    while offset < MOST_B and (part := os.pread(descriptor, 65536, offset)):
         parts.append(part)
         offset += len(part)
     return b"".join(parts).decode("ascii", "replace")

@@ -18,7 +18,7 @@ from pathlib import Path
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.collect import Closing, Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.facility import declared, note_readings
-from perun_hpc.accounting.footprint import estimator, factors
+from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.sacct import query_jobs, query_window
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     ledger = open_ledger(args.ledger or site.ledger, create=True)
     try:
         if not args.daemon:
-            return _sweep(args, site, root, ledger)
+            return _sweep(args, site, root, ledger, Estimator())
         return _daemon(args, ruling, root, ledger)
     finally:
         ledger.close()
@@ -78,13 +78,13 @@ def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    nudge = Nudge()
+    nudge, footprint = Nudge(), Estimator()
     with _listener(ruling.site, root):
         while not stop.is_set():
             if mistakes := ruling.renew():
                 log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
             try:
-                _sweep(args, ruling.site, root, ledger)
+                _sweep(args, ruling.site, root, ledger, footprint)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
             nudge.wait(stop, ruling.site.sweep_s)
@@ -101,9 +101,10 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[objec
     return contextlib.closing(Listener(address(site.settings.store.collector)[1], root, uids))
 
 
-def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger) -> int:
+def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, footprint: Estimator) -> int:
     failed = False
-    footprint = estimator(factors(site.settings.footprint))
+    for problem in footprint.renew(site.settings.footprint):
+        log.warning("%s", problem)
     for cluster in [args.cluster] if args.cluster else clusters(root):
         slurm = None
         if not args.no_slurm:

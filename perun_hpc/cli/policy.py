@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -12,10 +13,10 @@ from pathlib import Path
 from perun_hpc.config import policy as site
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.json_schema import json_schema
-from perun_hpc.config.policy import PolicyError
+from perun_hpc.config.policy import Policy, PolicyError
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import FIELDS
-from perun_hpc.errors import UsageError
+from perun_hpc.errors import ConfigError, UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", metavar="ACTION")
     check = commands.add_parser("check", help="report every mistake of a policy file")
     check.add_argument("files", nargs="*", type=Path, help="default: $PERUN_POLICY or /etc/perun/policy.yaml")
+    check.add_argument(
+        "--policy-only", action="store_true", help="not the files that it names: they lie on the collector's machine"
+    )
     show = commands.add_parser("show", help="print every field with its value and where it was set")
     show.add_argument("--json", action="store_true", help="the compiled policy, as the agent reads it")
     explain = commands.add_parser("explain", help="print what holds for one job, and which line decided it")
@@ -43,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one action; a policy with mistakes is exit code 78."""
     if args.action == "check":
-        return max(_check(path) for path in args.files or [site.locate()])
+        return max(_check(path, args.policy_only) for path in args.files or [site.locate()])
     if args.action == "schema":
         print(json.dumps(json_schema(), indent=2))
         return 0
@@ -81,7 +85,7 @@ def _leaves(settings: JobSettings, flagged: bool) -> str:
     return f"a record, and a trace if it runs for {least} or one of its steps has --perun"
 
 
-def _check(path: Path) -> int:
+def _check(path: Path, alone: bool) -> int:
     try:
         checked = site.load(path)
     except PolicyError as error:
@@ -90,8 +94,26 @@ def _check(path: Path) -> int:
         count = len(error.mistakes)
         print(f"{path}: {count} mistake{'s' if count > 1 else ''}", file=sys.stderr)
         return error.exit_code
+    wrong = [] if alone else list(_wrong_series(checked))
+    for line in wrong:
+        print(line)
+    if wrong:
+        print(f"{path}: {len(wrong)} of the files that it names cannot be used", file=sys.stderr)
+        return ConfigError.exit_code
     print(f"{path}: good, {compile_policy(checked)['hash']}")
     return 0
+
+
+def _wrong_series(checked: Policy) -> Iterator[str]:
+    """What the collector could not read of the files that the policy names."""
+    from perun_hpc.accounting.footprint import NAMES, stated_factor
+
+    for name in NAMES:
+        if table := checked.site.values.get(f"footprint.{name}"):
+            try:
+                stated_factor(name, table)
+            except ConfigError as error:
+                yield f"{checked.site.origins[f'footprint.{name}']}: footprint.{name}: {error}"
 
 
 def _budgets(args: argparse.Namespace) -> int:

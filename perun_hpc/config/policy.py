@@ -17,6 +17,7 @@ from perun_hpc.config.kinds import Kind, ListOf, Table
 from perun_hpc.config.resolve import bounded
 from perun_hpc.config.schema import FIELDS, LAYERS, NAME, SECTIONS, Bound, Field, Layer
 from perun_hpc.errors import ConfigError
+from perun_hpc.inputs import read_regular
 
 DEFAULT_PATH = Path("/etc/perun/policy.yaml")
 MAX_BYTES = 1 << 20
@@ -82,8 +83,7 @@ def load(path: Path) -> Policy:
         where the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read policy {path}: {error.strerror}; write one, or set PERUN_POLICY") from error
     return parse(data, str(path))
@@ -92,7 +92,13 @@ def load(path: Path) -> Policy:
 def in_force(environ: Mapping[str, str] = os.environ) -> Policy:
     """The site's policy where there is a file, else an empty one: the defaults."""
     path = locate(environ)
-    return load(path) if path.exists() else Policy("default")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Policy("default")
+    except OSError:
+        pass  # loading says why: a file that nobody may look at is no site without a policy
+    return load(path)
 
 
 def parse(data: bytes, source: str) -> Policy:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import bisect
 import csv
+import io
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.errors import ConfigError, NotFoundError
+from perun_hpc.inputs import read_text
 
 NS_PER_S = 1_000_000_000
 UJ_PER_KWH = 3_600_000_000_000
+MAX_SERIES_B = 16 << 20
+"""A value every five minutes, for four years."""
+_REST = "columns beyond the first line's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,46 +58,101 @@ def constant(value: float, source: str, date: str, note: str = "") -> Factor:
     return Factor((value,), (0,), source, date, note)
 
 
-def series(text: str, source: str, date: str, note: str = "") -> Factor:
+def series(
+    text: str,
+    source: str,
+    date: str,
+    note: str = "",
+    where: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Factor:
     """A factor from CSV text with the columns `time` (UTC, ISO 8601: from then on) and `value`.
+
+    Parameters
+    ----------
+    where : the file, for messages.
+    low, high : what a value may be.
 
     Raises
     ------
     ConfigError
-        Naming the line that is wrong.
+        Naming the line that is wrong, and what would be right.
     """
-    rows: list[tuple[int, float]] = []
-    reader = csv.DictReader(text.splitlines())
-    if not {"time", "value"} <= set(reader.fieldnames or ()):
-        raise ConfigError(f"the series of {source!r} needs the columns time and value in its first line")
-    for row in reader:
-        try:
-            when = datetime.fromisoformat(row["time"].replace("Z", "+00:00"))
-            value = float(row["value"])
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(f"the series of {source!r}, line {reader.line_num}: {error}") from error
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=timezone.utc)
-        rows.append((round(when.timestamp()) * NS_PER_S, value))
-    rows.sort()
-    return Factor(tuple(value for _, value in rows), tuple(time for time, _ in rows), source, date, note)
-
-
-def _read_text(path: str) -> str:
+    where = where or f"the series of {source!r}"
+    seen: dict[int, tuple[float, int]] = {}
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey=_REST)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        if not {"time", "value"} <= set(reader.fieldnames or ()):
+            shown = ascii(text.partition("\n")[0].strip()[:60])
+            raise ConfigError(f"{where}, line 1: {shown}: write the columns time,value there")
+        for row in reader:
+            when_s, value = _row(row, f"{where}, line {reader.line_num}", low, high)
+            if when_s in seen:
+                first = seen[when_s][1]
+                raise ConfigError(
+                    f"{where}, line {reader.line_num}: has the time of line {first}: leave one of them out"
+                )
+            seen[when_s] = value, reader.line_num
+    except csv.Error as error:
+        raise ConfigError(f"{where}, line {reader.line_num}: not CSV ({error}): correct the line") from error
+    if not seen:
+        raise ConfigError(f"{where}: no values: write a line with a time and a value below the first line")
+    times = sorted(seen)
+    values, from_ns = tuple(seen[when_s][0] for when_s in times), tuple(when_s * NS_PER_S for when_s in times)
+    return Factor(values, from_ns, source, date, note)
+
+
+def _row(row: Mapping[str | None, Any], where: str, low: float, high: float) -> tuple[int, float]:
+    """Time (epoch seconds) and value of one line; ConfigError for what is none."""
+    if _REST in row:
+        raise ConfigError(f"{where}: more columns than the first line names: decimals are written with a point")
+    try:
+        when = datetime.fromisoformat((row["time"] or "").strip())
+        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+        when_s = round(when.timestamp())
+    except (ValueError, OverflowError) as error:
+        shown = ascii((row["time"] or "")[:40])
+        raise ConfigError(f"{where}: {shown} is no time: write UTC like 2026-01-31T13:00Z") from error
+    try:
+        value = float(row["value"] or "")
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        bounds = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
+        shown = ascii((row["value"] or "")[:40])
+        raise ConfigError(f"{where}: {shown} is no value: write a number{bounds}, or leave the line out")
+    return when_s, value
+
+
+def _read(path: str) -> str:
+    try:
+        return read_text(Path(path), MAX_SERIES_B)
     except OSError as error:
-        raise ConfigError(f"cannot read the series {path}: {error.strerror}: correct the policy's footprint") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}: write the series there, or correct footprint in the policy"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{path}, {error}: write it as CSV in UTF-8") from error
 
 
-def from_policy(table: Mapping[str, Any] | None, read: Callable[[str], str] = _read_text) -> Factor | None:
-    """A factor as the policy's `footprint` section holds it; None for an empty table."""
+def from_policy(
+    table: Mapping[str, Any] | None,
+    read: Callable[[str], str] = _read,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Factor | None:
+    """A factor as the policy's `footprint` section holds it; None for an empty table.
+
+    `low` and `high` bound what a series may hold. `ConfigError` for one that cannot be: says file, line and remedy.
+    """
     if not table:
         return None
     note = str(table.get("stage") or table.get("currency") or "")
     source, date = str(table.get("source") or ""), str(table.get("date") or "")
     if table.get("series"):
-        return series(read(str(table["series"])), source, date, note)
+        path = str(table["series"])
+        return series(read(path), source, date, note, path, low, high)
     for key in ("value", "g_per_kwh", "per_kwh"):
         if table.get(key) is not None:
             return constant(float(table[key]), source, date, note)

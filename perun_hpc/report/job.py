@@ -153,6 +153,8 @@ def _footprint(r: EnergyRecord) -> list[str]:
     f = r.footprint
     if f is None:
         return []
+    if not f.known:
+        return _labelled("Footprint", "not known: " + "; ".join(f.sources))
     parts = []
     if f.co2_location_g is not None:
         parts.append(f"{q.mass(f.co2_location_g)} CO2e (location-based)")

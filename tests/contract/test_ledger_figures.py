@@ -21,7 +21,7 @@ import pytest
 
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
-from perun_hpc.accounting.footprint import estimate, estimator
+from perun_hpc.accounting.footprint import estimate
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, largest, usage
 from perun_hpc.accounting.schema import EnergyRecord
@@ -87,7 +87,7 @@ def ledger(ledger_url: str, tmp_path: Path) -> Iterator[Ledger]:
         put_incoming(tmp_path, data)
     opened = open_ledger(ledger_url, create=True)
     slurm = Slurm(jobs=lambda ids: [j for j in jobs if j.job_id in set(ids)], window=lambda since, until: jobs)
-    tools = Tools(lambda: MIDNIGHT_S + 86400.0, slurm, footprint=estimator(FACTORS))
+    tools = Tools(lambda: MIDNIGHT_S + 86400.0, slurm, footprint=lambda record: estimate(record, FACTORS))
     summary = Collector(Archive(tmp_path, "c"), opened, tools, 900).sweep()
     assert (summary.stored, summary.missing) == (3, 1)
     yield opened

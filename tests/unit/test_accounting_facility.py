@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from perun_hpc.errors import ConfigError, DataError
 from tests.accounting_data import START_S
 
 KWH = 3_600_000_000_000
+LONG = b'time,kwh\n"' + b"x" * 200_000
 POLICY = """
 sensors:
   files:
@@ -81,3 +83,63 @@ def test_no_node_takes_a_facility_meter_for_its_own(archive: Archive) -> None:
 def test_a_facility_meter_is_a_counter() -> None:
     with pytest.raises(ConfigError, match="a facility meter is a counter"):
         files("sensors: {files: [{name: h, path: /h, kind: power, unit: W, component: facility}]}")
+
+
+@pytest.mark.parametrize("content", ["9" * 400, "\0" * 10, "-", "1e5 \udcff"])
+def test_whatever_a_meter_shows_the_next_one_is_read(archive: Archive, content: str) -> None:
+    wing = "    - {name: wing, path: /meters/wing, kind: counter, unit: J, component: facility}"
+    meters = declared(files(POLICY + wing))  # type: ignore[arg-type]
+    at = archive.root / "root" / "meters"
+    (at / "hall").write_bytes(content.encode(errors="surrogateescape"))
+    (at / "wing").write_text("7200000\n")
+    problems = note_readings(archive, meters, START_S, archive.root / "root")
+    assert (archive.base / "facility" / "wing.csv").read_text() == f"time,kwh\n{START_S},2.000000000\n"
+    if content.startswith("1e5"):  # the first whole number in the text counts
+        assert problems == []
+    else:
+        assert len(problems) == 1 and "facility meter hall" in problems[0]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "/dev/zero"])
+def test_a_meter_that_is_no_file_is_not_waited_for(archive: Archive, kind: str) -> None:
+    meters = declared(files())  # type: ignore[arg-type]
+    hall = archive.root / "root" / "meters" / "hall"
+    if kind == "pipe":
+        os.mkfifo(hall)
+    elif kind == "directory":
+        hall.mkdir()
+    else:
+        hall.symlink_to(kind)
+    (problem,) = note_readings(archive, meters, START_S, archive.root / "root")
+    assert "facility meter hall" in problem and "no reading in this sweep" in problem
+
+
+def test_a_line_that_a_full_disk_cut_short_costs_that_reading_alone(archive: Archive) -> None:
+    meters = declared(files())  # type: ignore[arg-type]
+    path = archive.base / "facility" / "hall.csv"
+    for minute in range(0, 61, 5):
+        show(archive, 10 + minute / 60)
+        assert note_readings(archive, meters, START_S + 60 * minute, archive.root / "root") == []
+        if minute == 30:
+            with path.open("r+b") as readings:
+                readings.truncate(path.stat().st_size - 12)
+            os.utime(path, (START_S + 60 * minute, START_S + 60 * minute))
+    assert read_meter(path, START_S, START_S + 3600) == pytest.approx(KWH)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"nan,nan\n", b"inf,1\n", b"1795356000,nan\n", b"1795357000,1e999\n", b"\0\n", b'"', b"1,2,3\n", b"5\n"]
+)
+def test_lines_that_are_no_readings_are_left_out(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "meter.csv"
+    path.write_bytes(b"\xef\xbb\xbftime,kwh\n%d,10\n%d,12\n" % (START_S, START_S + 3600) + damage)
+    assert read_meter(path, START_S, START_S + 3600) == 2 * KWH
+
+
+@pytest.mark.parametrize("content", [b"", b"time;kwh\n1;2\n", b"time,kwh\n1,\xff\n", b"\0", LONG])
+def test_a_meter_file_without_readings_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "meter.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"meter\.csv: ") as caught:
+        read_meter(path, START_S, START_S + 3600)
+    assert "\n" not in str(caught.value)
