@@ -150,7 +150,9 @@ def energy_step_uj(period_ns: int) -> int:
 
 
 def with_energy_step(form: Form, step_uj: int) -> Form:
-    """The form of an energy array whose steps are `step_uj` wide; other forms as they are."""
+    """The form of an energy array whose steps are `step_uj` wide (ValueError: no step); other forms as they are."""
+    if type(step_uj) is not int or step_uj < 1:
+        raise ValueError(f"energies in steps of {step_uj!r} uJ")
     if not form.name.startswith("energy"):
         return form
     return replace(form, divisor=step_uj, scale=step_uj / 1_000_000)
@@ -462,6 +464,8 @@ class Track:
                 form = with_energy_step(form, int(value["steps"][name]))
                 made = tuple(Channel(c["channel"], _sensor(c)) for c in channels)
                 parts.append(Array(form, made, ()))
+            if not 0 < value["period_ns"] < 1 << 62:
+                raise ValueError("a period out of range")
             return cls(plan, int(value["period_ns"]), tuple(parts), str(value["group"]))
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise DataError(f"{where}: channels damaged; run perun collect --repair") from error

@@ -199,6 +199,17 @@ def test_a_damaged_seal_is_refused_with_its_file(tmp_path: Path, sealed: object)
         ship(tmp_path / "session", tmp_path / "job", ["n1"])
 
 
+@pytest.mark.parametrize("step_uj", [0, -1, 1.5, "1", True])
+def test_a_track_whose_energies_have_no_step_is_damaged(tmp_path: Path, step_uj: object) -> None:
+    store = opened(tmp_path / "session")
+    store.append(1_764_000_000, row(0))
+    store.close()
+    about = next((tmp_path / "session").rglob("track.json"))
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"energy_step_uj": step_uj}))
+    with pytest.raises(DataError, match=r"track\.json: damaged"):
+        NodeStore.recover(tmp_path / "session")
+
+
 def test_the_agreed_plan_of_a_shared_store_is_the_first_one(tmp_path: Path) -> None:
     for node, start in (("n1", START), ("n2", START + 3)):
         store = opened(tmp_path / node, node=node, nodes=("n1", "n2"), job_dir=tmp_path / "j", start_ns=start * S)
