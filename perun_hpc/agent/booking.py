@@ -40,6 +40,8 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
                 continue
             present_ns = job.present_ns if job.present_ns is not None else window.t1_ns - window.t0_ns
             account.covered_ns += present_ns
+            if window.why:
+                session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
             if window.gap:
                 account.gap_ns += present_ns
                 why = "no reading in between; shared out by presence"
@@ -68,7 +70,11 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
 
 def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:
     """The edge readings of a session: ticks and time of every energy counter."""
-    return {sensor.id: [readings[sensor.id].ticks, readings[sensor.id].mono_ns] for sensor in sensors}
+    return {
+        sensor.id: [readings[sensor.id].ticks, readings[sensor.id].mono_ns]
+        for sensor in sensors
+        if sensor.id in readings
+    }
 
 
 def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:

@@ -9,9 +9,10 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from perun_hpc.agent import intervals, machine, privilege, spool
+from perun_hpc.agent import machine, privilege, spool
 from perun_hpc.agent.admin import Admin
 from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.intake import Intake
@@ -99,10 +100,10 @@ def serve(
     if policy.names_sensors:
         node.choose(Choice.of(policy.site()))
     boot_id = machine.boot_id(paths.root)
-    topology = machine.topology(paths.root, intervals.packages(intervals.domains_of(node.sensors)))
+    topology = partial(machine.topology, paths.root)
     wake = Wake(selector)
     later: list[Callable[[], None]] = []
-    register = Register(node.name, len(topology.core_of))
+    register = Register(node.name, len(topology(()).core_of))
     ruling = Ruling(policy, register, porter)
     ledger = NodeLedger(paths)
     views = Views(paths, register)
@@ -127,7 +128,7 @@ def serve(
         later,
     )
     jobs = Jobs(paths, boot_id, node, register, meter, views, steps, policy, ruling, porter, survival.save, later)
-    sealing = Sealing(paths, len(topology.core_of), register, meter, traces, ruling, step_log, intake)
+    sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake)
     sources = Sources(node, policy, register, meter)
     admin = Admin(node, register, policy, sources, wake.ask_to_stop)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}

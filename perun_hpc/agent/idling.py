@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from perun_hpc.agent.session import Session
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.counters import span
 
 LEAST_NS = 60_000_000_000
 """A shorter pause is not idling."""
@@ -75,8 +76,9 @@ class Idling:
         else:
             since_ns = self._since.setdefault(held, reading.mono_ns)
             counted_ns = self._counted.setdefault(held, since_ns)
-            if reading.mono_ns - since_ns >= LEAST_NS:
-                account.idle_ns = (account.idle_ns or 0) + reading.mono_ns - counted_ns
+            more_ns = span(counted_ns, reading.mono_ns).ns  # a device's own time stamps may go back
+            if reading.mono_ns - since_ns >= LEAST_NS and more_ns is not None:
+                account.idle_ns = (account.idle_ns or 0) + more_ns
                 self._counted[held] = reading.mono_ns
         if account is not None and account.idle_ns is None and reading is not None and reading.ticks is not None:
             account.idle_ns = 0

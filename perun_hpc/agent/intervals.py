@@ -7,7 +7,7 @@ their presence.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
@@ -26,24 +26,34 @@ from perun_hpc.energy.attribute import (
 from perun_hpc.energy.containment import EnergyDomain, plan
 from perun_hpc.energy.counters import difference
 
+#: Of a counter that has not been read yet: its first reading opens its window.
+UNREAD = Reading(None, -1, "not found yet")
+
 #: A window that stays open for more stretches than this is given up.
 MAX_STRETCHES = 64
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Time between two readings: how busy each CPU was, which jobs were there, and whether others may have been."""
+    """Time between two readings: how busy each CPU was, which jobs were there, and whether others may have been.
+
+    `unread` holds the CPUs of which nobody knows how busy they were, and why.
+    """
 
     t0_ns: int
     t1_ns: int
     busy_ns: Mapping[int, int]
     jobs: tuple[JobInput, ...]
     unseen: bool = False
+    unread: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed window of one domain: its shares, the jobs that were there, and whether a reading was missing inside."""
+    """A closed window of one domain: its shares, the jobs that were there, and whether a reading was missing inside.
+
+    `why` says why there are no shares, or what they could not rest on.
+    """
 
     t0_ns: int
     t1_ns: int
@@ -89,13 +99,13 @@ class Intervals:
         """Open every window at a first reading."""
         self._stretches = []
         for domain in self._domains:
-            self._opened[domain.name] = (mono_ns, readings[domain.sensor.id])
+            self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
 
     def change(self, domains: Sequence[EnergyDomain]) -> None:
         """Account other domains from now on; a new one's first reading opens its window."""
         known = {domain.name: domain.sensor.id for domain in self._domains}
         self._domains = tuple(domains)
-        unread = (-1, Reading(None, -1, "not found yet"))
+        unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
         self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
 
@@ -144,7 +154,7 @@ class Intervals:
 
     def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:
         inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]
-        jobs, busy_ns = joined(inside)
+        jobs, busy_ns, unread = joined(inside)
         gap = len(inside) != 1 or inside[0].unseen
         interval = IntervalInput(
             t0_ns=t0_ns,
@@ -153,9 +163,10 @@ class Intervals:
             domains=tuple(self._input(domain, total_uj) for domain, total_uj in measured),
             jobs=jobs,
             busy_ns=busy_ns,
+            unread=unread,
             gap=gap,
         )
-        return [Closed(t0_ns, t1_ns, shares, jobs, gap) for shares in attribute(interval)]
+        return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why) for shares in attribute(interval)]
 
     def _input(self, domain: EnergyDomain, total_uj: int) -> DomainInput:
         return DomainInput(
@@ -180,13 +191,15 @@ class Intervals:
         self._stretches = [stretch for stretch in self._stretches if stretch.t0_ns >= oldest_ns]
 
 
-def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int, int]]:
-    """Jobs and busy times of several stretches as one; a job carries how long it was present."""
+def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int, int], dict[int, str]]:
+    """Jobs, busy times and unread CPUs of several stretches as one; a job carries how long it was present."""
     if len(stretches) == 1:
-        return stretches[0].jobs, dict(stretches[0].busy_ns)
+        return stretches[0].jobs, dict(stretches[0].busy_ns), dict(stretches[0].unread)
     jobs: dict[str, JobInput] = {}
     busy_ns: dict[int, int] = {}
+    unread: dict[int, str] = {}
     for stretch in stretches:
+        unread.update(stretch.unread)
         for cpu, busy in stretch.busy_ns.items():
             busy_ns[cpu] = busy_ns.get(cpu, 0) + busy
         for job in stretch.jobs:
@@ -201,7 +214,7 @@ def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int
                     cpu_ns=None if job.cpu_ns is None or before.cpu_ns is None else job.cpu_ns + before.cpu_ns,
                     suspended=job.suspended and before.suspended,
                 )
-    return tuple(jobs.values()), busy_ns
+    return tuple(jobs.values()), busy_ns, unread
 
 
 def unobserved(domain: EnergyDomain, total_uj: int) -> DomainShares:
@@ -223,4 +236,5 @@ def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:
         "total_uj": closed.shares.total_uj,
         "shares": shares,
         "method": closed.shares.method,
+        **({"why": closed.why} if closed.why else {}),
     }

@@ -75,8 +75,10 @@ class Learning:
                 idle = gpu_peaks.get(name) == 0
                 busy_ns, cpus = 0, 1
             else:
-                idle = busy_ns < MOST_BUSY * (stretch.t1_ns - stretch.t0_ns) * cpus and (
-                    domain is not None or gpus_idle
+                idle = (
+                    busy_ns is not None
+                    and busy_ns < MOST_BUSY * (stretch.t1_ns - stretch.t0_ns) * cpus
+                    and (domain is not None or gpus_idle)
                 )
             whole = not window.gap and window.t0_ns == stretch.t0_ns and total_uj is not None and total_uj >= 0
             if not idle or not whole:
@@ -88,7 +90,7 @@ class Learning:
             held.t1_ns = window.t1_ns
             held.duration_ns += window.t1_ns - window.t0_ns
             held.energy_uj += total_uj or 0
-            held.busy_ns += busy_ns
+            held.busy_ns += busy_ns or 0
             if held.duration_ns >= SHORTEST_WINDOW_NS:
                 before = self._known.get(name, StaticPower())
                 after = before.observe(real_ns, held.duration_ns, held.energy_uj, held.busy_ns, cpus)
@@ -120,7 +122,9 @@ class Learning:
         return found
 
 
-def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int, int]:
-    """Busy time of a package's CPUs (None: of all), and their number."""
+def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int | None, int]:
+    """Busy time of a package's CPUs (None: of all), None where one of them was not read; and their number."""
     cpus = [cpu for cpu, one in node.package_of.items() if package is None or one == package]
+    if any(cpu in stretch.unread for cpu in cpus):
+        return None, len(cpus)
     return sum(stretch.busy_ns.get(cpu, 0) for cpu in cpus), len(cpus)

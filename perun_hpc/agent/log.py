@@ -6,8 +6,23 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from perun_hpc.errors import PerunError
+
+QUIET_NS = 60_000_000_000
+"""The same failure is said once in this time."""
+MOST_SAID = 256
+"""Different failures that are remembered."""
+T = TypeVar("T")
+
+
+class Noted(Protocol):
+    """Whose record tells of a failure: a session."""
+
+    def fail(self, what: str) -> None:
+        """Something of it could not be done."""
 
 
 def log(text: str) -> None:
@@ -16,9 +31,52 @@ def log(text: str) -> None:
         print(time.strftime("%FT%T%z"), text, file=sys.stderr, flush=True)
 
 
-def guard(what: str, work: Callable[[], None]) -> None:
-    """Do what the disk may refuse."""
+def guard(what: str, work: Callable[[], T], of: Noted | None = None) -> T | None:
+    """Do something whose failure must cost no more than itself; None where it failed.
+
+    What a disk, a tool or a message refuses is said. Anything else is a fault of perun's own: it is said with its
+    place, and `of` is told, whose record then says that it is partial.
+    """
     try:
-        work()
+        return work()
     except (OSError, PerunError) as error:
-        log(f"{what}: {error}")
+        _failures.say(f"{what}: {error}")
+    except Exception as error:
+        _failures.say(f"{what}: a fault of perun: {place(error)}")
+        if of is not None:
+            of.fail(what)
+    return None
+
+
+def place(error: BaseException) -> str:
+    """An exception in one line, with the line of code that raised it."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = f" ({Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno})" if at is not None else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+class Failures:
+    """What has failed lately: a failure that repeats is said once a minute, with how often it was."""
+
+    def __init__(self, clock: Callable[[], int] = time.monotonic_ns, say: Callable[[str], None] = log) -> None:
+        self._clock = clock
+        self._say = say
+        self._said: dict[str, tuple[int, int]] = {}
+
+    def say(self, text: str) -> None:
+        """Say it, unless it was said just now."""
+        now_ns = self._clock()
+        said_ns, unsaid = self._said.get(text, (None, 0))
+        if said_ns is not None and now_ns - said_ns < QUIET_NS:
+            self._said[text] = said_ns, unsaid + 1
+            return
+        if len(self._said) >= MOST_SAID:
+            self._said.clear()
+        self._said[text] = now_ns, 0
+        self._say(f"{text} ({unsaid} more times since)" if unsaid else text)
+
+
+_failures = Failures()
+"""Of this process, as its log is."""

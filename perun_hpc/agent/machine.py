@@ -7,9 +7,11 @@ import resource
 from collections.abc import Collection
 from pathlib import Path
 
+from perun_hpc.backend.cgroup import parse_list
 from perun_hpc.energy.attribute import NodeInput
 
 _CPU = re.compile(r"cpu(\d+)$")
+_LIST = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", re.ASCII)
 
 
 MOST_FILES = 16_384
@@ -33,7 +35,7 @@ def boot_id(root: Path) -> str:
 
 
 def topology(root: Path, packages: Collection[int]) -> NodeInput:
-    """CPUs, their cores and packages, and the memory.
+    """CPUs that are online, their cores and packages, and the memory.
 
     `packages` are those that counters speak of. Where the kernel shows fewer (a virtual machine hides its sockets),
     CPUs are dealt out to them in turn.
@@ -43,10 +45,16 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
     names: dict[tuple[int, str], int] = {}
     base = root / "sys/devices/system/cpu"
     entries = [entry.name for entry in base.iterdir()] if base.is_dir() else []
-    for cpu in sorted(int(found[1]) for found in map(_CPU.match, entries) if found):
+    online = _text(base / "online")
+    cpus = (
+        parse_list(online)
+        if _LIST.fullmatch(online)
+        else {int(found[1]) for found in map(_CPU.match, entries) if found}
+    )
+    for cpu in sorted(cpus):
         package = _text(base / f"cpu{cpu}/topology/physical_package_id")
         core = _text(base / f"cpu{cpu}/topology/core_id")
-        package_of[cpu] = int(package) if package.isdigit() else 0
+        package_of[cpu] = int(package) if package.isascii() and package.isdigit() else 0
         core_of[cpu] = names.setdefault((package_of[cpu], core or f"cpu{cpu}"), len(names))
     if not set(packages) <= set(package_of.values()):
         known = sorted(packages)
@@ -54,15 +62,27 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
     return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
 
 
+def joined(former: NodeInput, now: NodeInput) -> NodeInput:
+    """The CPUs of both; one that is there no more stands on a core of its own."""
+    beyond = 1 + max((*former.core_of.values(), *now.core_of.values()), default=0)
+    gone = sorted(former.core_of.keys() - now.core_of.keys())
+    return NodeInput(
+        package_of={**former.package_of, **now.package_of},
+        core_of={**{cpu: beyond + place for place, cpu in enumerate(gone)}, **now.core_of},
+        memory_b=now.memory_b,
+    )
+
+
 def _memory_b(root: Path) -> int:
     for line in _text(root / "proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
+            size_kb = line.split()[1:2]
+            return int(size_kb[0]) * 1024 if size_kb and size_kb[0].isdigit() else 0
     return 0
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_bytes().decode("ascii", "replace").strip()
     except OSError:
         return ""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 
-from perun_hpc.agent import booking, holdings, intervals
+from perun_hpc.agent import booking, holdings, intervals, machine
 from perun_hpc.agent.checks import Checks
 from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.idling import Idling
-from perun_hpc.agent.intervals import Intervals, Stretch
+from perun_hpc.agent.intervals import Closed, Intervals, Stretch
 from perun_hpc.agent.learning import Figure, Learning
+from perun_hpc.agent.log import guard
 from perun_hpc.agent.node import JobUse, Node, Snapshot
 from perun_hpc.agent.node_ledger import NodeLedger
 from perun_hpc.agent.policy import PolicyKeeper
@@ -20,6 +22,7 @@ from perun_hpc.agent.session import Session, SessionKey
 from perun_hpc.agent.views import Views
 from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.counters import busy_between, span
 from perun_hpc.sampling.schedule import Schedule
 
 INTERVAL_NS = 10_000_000_000
@@ -28,6 +31,8 @@ SHORTEST_NS = 100_000_000
 
 class Meter:
     """The one place where energy is given to anybody.
+
+    `topology` says which CPUs there are now, for packages of which counters speak (`machine.topology`).
 
     Attributes
     ----------
@@ -41,14 +46,13 @@ class Meter:
     def __init__(
         self,
         node: Node,
-        topology: NodeInput,
+        topology: Callable[[Collection[int]], NodeInput],
         register: Register,
         policy: PolicyKeeper,
         ledger: NodeLedger,
         views: Views,
     ) -> None:
         self._node = node
-        self._topology = topology
         self._register = register
         self._policy = policy
         self._ledger = ledger
@@ -62,7 +66,9 @@ class Meter:
         self.last: Snapshot | None = None
         self.uses: dict[SessionKey, JobUse] = {}
         self.parent_cpu_ns: int | None = None
-        self._intervals = Intervals(tuple(self.domains.values()), topology)
+        self._topology_now = topology
+        self._topology = topology(intervals.packages(self.domains.values()))
+        self._intervals = Intervals(tuple(self.domains.values()), self._topology)
         self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
 
     # Readings.
@@ -80,17 +86,22 @@ class Meter:
         live = self._register.live
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
-        uses = {key: self._node.use(one) for key, one in live.items() if key not in self._register.over}
+        uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
         parent_cpu_ns = self._node.parent_cpu_ns() if live else None
-        if self.last is None:
+        last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
+        if last is None:
             self._intervals.begin(snapshot.mono_ns, snapshot.readings)
             self._views.end_interval({}, snapshot.mono_ns)
         else:
             self._note_point(snapshot)
-            self._book(snapshot, self._stretch(self.last, snapshot, uses, parent_cpu_ns))
+            others = last.busy_ns and snapshot.busy_ns and last.busy_ns.keys() != snapshot.busy_ns.keys()
+            if others:
+                self._learn_cpus(self._topology)
+            self._book(snapshot, self._stretch(last, snapshot, uses, parent_cpu_ns))
+            if others:
+                self._learn_cpus()
         for session in live.values():
-            booking.take_late_edges(session, snapshot.readings, self.sensors)
-        self.last = snapshot
+            guard("late readings", partial(booking.take_late_edges, session, snapshot.readings, self.sensors), session)
         self.uses = uses
         self.parent_cpu_ns = parent_cpu_ns
         return snapshot
@@ -115,8 +126,11 @@ class Meter:
 
     def look_at(self, session: Session) -> None:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
-        self.uses[session.key] = self._node.use(session)
+        self.uses[session.key] = self._use(session)
         self.parent_cpu_ns = self._node.parent_cpu_ns()
+
+    def _use(self, session: Session) -> JobUse:
+        return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
 
     def gpus_of(self, session: Session) -> dict[str, GpuHolding]:
         """The GPUs that Slurm gave to the job, as energy domains."""
@@ -186,41 +200,64 @@ class Meter:
         self, before: Snapshot, after: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None
     ) -> Stretch:
         spent = self._spent(uses, parent_cpu_ns)
-        jobs = []
         for key, use in uses.items():
             session = self._register.live[key]
             if use.cpus:
                 session.cpus = sorted(use.cpus)
-            session.cpu_ns += spent.get(key, 0)
+            session.cpu_ns += spent.get(key) or 0
             session.memory_b = use.memory_b or session.memory_b
             session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
             session.suspended = bool(use.suspended)
-            jobs.append(
-                JobInput(
-                    party=key.party,
-                    cpus=frozenset(session.cpus) or self._guessed_cpus(session),
-                    cpu_ns=spent.get(key),
-                    memory_b=holdings.memory_b(session, self._topology),
-                    suspended=session.suspended,
-                    exclusive=self._register.alone(session),
-                    gpus=self.gpus_of(session),
-                )
-            )
-        busy_ns = {cpu: busy - before.busy_ns.get(cpu, 0) for cpu, busy in after.busy_ns.items()}
-        return Stretch(before.mono_ns, after.mono_ns, busy_ns, tuple(jobs))
+        jobs = tuple(self._input(self._register.live[key], spent.get(key)) for key in uses)
+        busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
+        return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
 
-    def _spent(self, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> dict[SessionKey, int]:
-        """CPU time of each job in the interval that ends."""
-        spent: dict[SessionKey, int] = {}
+    def _input(self, session: Session, cpu_ns: int | None) -> JobInput:
+        """A job in the interval; one of which something cannot be told is there with what can."""
+        party, suspended = session.key.party, session.suspended
+        return guard(
+            "what it holds",
+            lambda: JobInput(
+                party=party,
+                cpus=frozenset(session.cpus) or self._guessed_cpus(session),
+                cpu_ns=cpu_ns,
+                memory_b=holdings.memory_b(session, self._topology),
+                suspended=suspended,
+                exclusive=self._register.alone(session),
+                gpus=self.gpus_of(session),
+            ),
+            session,
+        ) or JobInput(party=party, cpus=frozenset(session.cpus), cpu_ns=cpu_ns, suspended=suspended)
+
+    def _learn_cpus(self, former: NodeInput | None = None) -> None:
+        """CPUs came online or went: their cores and packages are others from now on.
+
+        `former` are those of the interval that ends: in it the ones and the others were there.
+        """
+        kappa = self._intervals.node.kappa
+        self._topology = self._topology_now(intervals.packages(self.domains.values()))
+        if former is not None:
+            self._topology = machine.joined(former, self._topology)
+        self._intervals.node = replace(self._topology, kappa=kappa)
+        self._register.cpus = len(self._topology.core_of)
+
+    def _spent(self, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> dict[SessionKey, int | None]:
+        """CPU time of each job in the interval that ends; None where it is not known."""
+        spent: dict[SessionKey, int | None] = {}
         gone = []
         for key, use in uses.items():
+            session, before_ns = self._register.live[key], self.uses.get(key, JobUse()).cpu_ns
             if use.cpu_ns is None:
                 gone.append(key)
+            elif before_ns is None and session.cpu_ns == 0:
+                spent[key] = use.cpu_ns  # its cgroup is new, and began at 0
             else:
-                spent[key] = max(0, use.cpu_ns - (self.uses.get(key, JobUse()).cpu_ns or 0))
-        if len(gone) == 1 and parent_cpu_ns is not None and self.parent_cpu_ns is not None:
+                spent[key] = span(before_ns, use.cpu_ns).ns
+        known = [one for one in spent.values() if one is not None]
+        if len(gone) == 1 and len(known) == len(spent):
             # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
-            spent[gone[0]] = max(0, parent_cpu_ns - self.parent_cpu_ns - sum(spent.values()))
+            above = span(self.parent_cpu_ns, parent_cpu_ns).ns
+            spent[gone[0]] = None if above is None else max(0, above - sum(known))
         return spent
 
     def _guessed_cpus(self, session: Session) -> frozenset[int]:
@@ -235,8 +272,11 @@ class Meter:
         closed = self._intervals.add(stretch, snapshot.readings)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
         booking.book(closed, list(live.values()), self.domains, day)
-        if self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), snapshot.real_ns):
+        if guard("what idle times teach", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         parties = frozenset(key.party for key in live)
         self._ledger.append(day, [intervals.ledger_line(window, parties) for window in closed])
         self._views.end_interval(before_uj, snapshot.mono_ns)
+
+    def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
+        return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)

@@ -18,6 +18,7 @@ class Register:
     over : runs that a hook's message has ended already, while the message of their start is being read.
     done : when ended sessions ended (monotonic), by name.
     home : the names of the cluster and of the node, as Slurm told them last.
+    cpus : how many logical CPUs the node has now.
     """
 
     def __init__(self, node: str, cpus: int) -> None:
@@ -27,7 +28,7 @@ class Register:
         self.done: dict[str, int] = {}
         self.home = ("", node)
         self._node = node
-        self._cpus = cpus
+        self.cpus = cpus
 
     def name_of_node(self, session: Session) -> str:
         """The node's name as Slurm told the job."""
@@ -35,12 +36,12 @@ class Register:
 
     def alone(self, session: Session) -> bool:
         """Whether the job holds the whole node."""
-        return session.exclusive or (len(self.live) == 1 and 0 < self._cpus <= _given(session))
+        return session.exclusive or (len(self.live) == 1 and 0 < self.cpus <= _given(session))
 
     def replaced(self, session: Session) -> bool:
         """Whether jobs that came later hold CPUs that they could not have beside this one."""
         later = [one for one in self.live.values() if one.start.mono_ns > session.start.mono_ns]
-        return bool(later) and 0 < self._cpus < sum(_given(one) for one in (session, *later))
+        return bool(later) and 0 < self.cpus < sum(_given(one) for one in (session, *later))
 
     def other_run(self, key: SessionKey) -> Session | None:
         """A live session of another run of the same job."""

@@ -30,7 +30,6 @@ class Sealing:
     def __init__(
         self,
         paths: AgentPaths,
-        node_cpus: int,
         register: Register,
         meter: Meter,
         traces: Traces,
@@ -39,7 +38,6 @@ class Sealing:
         intake: Intake,
     ) -> None:
         self._paths = paths
-        self._node_cpus = node_cpus
         self._register = register
         self._meter = meter
         self._traces = traces
@@ -79,7 +77,7 @@ class Sealing:
             end,
             self._meter.sensors,
             self._register.name_of_node(session),
-            self._node_cpus,
+            self._register.cpus,
             Cost(agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
             booking.standard_uj(session, domains),
             self._meter.static,

@@ -137,6 +137,10 @@ class Gap:
 
 #: More gaps than this are joined to the last one of the same sensor.
 MAX_GAPS = 200
+#: More kinds of failures than this are counted only.
+MAX_WHYS = 50
+#: A session of which something failed so often is set aside: it ends, partial.
+MAX_FAILURES = 16
 
 
 @dataclass
@@ -172,6 +176,8 @@ class Session:
     left_out: dict[str, int] = field(default_factory=dict)
     ranks: int = 0
     text_b: int = 0
+    failures: int = 0
+    """How often something of this session failed by a fault of perun's own."""
 
     @property
     def uid(self) -> int:
@@ -187,14 +193,17 @@ class Session:
     def cpus_on_node(self) -> int:
         """How many CPUs Slurm gave it here; 0 if it did not tell."""
         told = self.job.get("cpus_on_node", "")
-        if told.isascii() and told.isdigit():
+        if _is_number(told):
             return int(told[:6])
         counts = per_node(self.job.get("cpus_per_node", ""))
         if len(set(counts)) <= 1:
             return counts[0] if counts else 0
         from perun_hpc.config import hostlist
 
-        nodes = hostlist.expand(self.job.get("nodelist", ""))
+        try:
+            nodes = hostlist.expand(self.job.get("nodelist", ""))
+        except ValueError:
+            nodes = ()
         node = self.job.get("node", "")
         return counts[nodes.index(node)] if node in nodes and len(nodes) == len(counts) else min(counts)
 
@@ -227,6 +236,12 @@ class Session:
         """Bring `ranks` and `text_b`, which are asked for with every rank, in line with `steps`."""
         self.ranks = sum(len(step.ranks) for step in self.steps.values())
         self.text_b = sum(len((step.command + step.options).encode()) for step in self.steps.values())
+
+    def fail(self, what: str) -> None:
+        """Something of it failed by a fault of perun's own: the record says so, and that it is partial."""
+        self.failures += 1
+        if len(self.why) < MAX_WHYS:
+            self.note(f"partial: {what} failed")
 
     def add_gap(self, gap: Gap) -> None:
         """Add a gap, joined to the one before it where they touch or the list is full."""
@@ -265,6 +280,7 @@ class Session:
         try:
             known = dict(data)
             known["key"] = SessionKey.parse(known["key"])
+            known["job"] = _usable(known["job"])
             known["start"] = Edge(**known["start"])
             known["end"] = Edge(**known["end"]) if known["end"] else None
             known["domains"] = {name: DomainAccount(**value) for name, value in known["domains"].items()}
@@ -304,9 +320,21 @@ def per_node(text: str) -> list[int]:
 
 
 def job_fields(fields: Any) -> dict[str, str]:
-    """The known keys of a `job-start`, bounded."""
+    """The known keys of a `job-start`, bounded; DataError where it does not say whose the job is.
+
+    A number that is none is left out: what it is good for is less than the job's energy.
+    """
     job = {key: plain(fields[key], 8192) for key in JOB_KEYS if fields.get(key)}
     for key in ("uid", "gid"):
-        if key in job and not (job[key].isascii() and job[key].isdigit()):
+        if key in job and not _is_number(job[key]):
             raise DataError(f"{key} {job[key][:20]!r}: a number was expected")
-    return job
+    return _usable(job)
+
+
+def _usable(job: dict[str, str]) -> dict[str, str]:
+    """What is told of a job without numbers that are none."""
+    return {key: text for key, text in job.items() if key not in ("num_nodes", "cpus_on_node") or _is_number(text)}
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10

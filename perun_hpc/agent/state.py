@@ -6,12 +6,15 @@ a `kill -9` no interval counts twice, in no session and in no ledger.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from perun_hpc.agent import spool
+from perun_hpc.agent.log import log
 from perun_hpc.agent.node import JobUse, Snapshot
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.session import Session, SessionKey
@@ -50,7 +53,9 @@ def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
             "boot_id": state.boot_id,
             "mono_ns": last.mono_ns,
             "real_ns": last.real_ns,
-            "readings": {one: [last.readings[one].ticks, last.readings[one].mono_ns] for one in counters},
+            "readings": {
+                one: [last.readings[one].ticks, last.readings[one].mono_ns] for one in counters if one in last.readings
+            },
             "busy_ns": {str(cpu): busy for cpu, busy in last.busy_ns.items()},
             "uses": {key.name: use.cpu_ns for key, use in state.uses.items()},
             "parent_cpu_ns": state.parent_cpu_ns,
@@ -68,6 +73,7 @@ def load(paths: AgentPaths) -> NodeState | None:
     data = spool.read_json(paths.state)
     if data is None:
         return None
+    damaged: list[str] = []
     try:
         if data["schema"] != SCHEMA:
             raise DataError(f"{paths.state}: written by another version of perun")
@@ -85,7 +91,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             uses={SessionKey.parse(name): JobUse(cpu_ns) for name, cpu_ns in data["uses"].items()},
             parent_cpu_ns=data["parent_cpu_ns"],
             ledger=(day, length),
-            sessions=tuple(Session.from_json(session) for session in data["sessions"]),
+            sessions=tuple(_sessions(data["sessions"], damaged)),
             done=data["done"],
             static=data["static"],
             home=(data["home"][0], data["home"][1]),
@@ -93,6 +99,19 @@ def load(paths: AgentPaths) -> NodeState | None:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError):
         paths.state.replace(paths.state.with_name("state.json.damaged"))
         return None
+    if damaged:
+        log(f"{paths.state}: sessions that cannot be read stand in state.json.damaged: {'; '.join(damaged)[:1000]}")
+        with contextlib.suppress(OSError):
+            paths.state.with_name("state.json.damaged").write_text(json.dumps(data))
     if day:
         spool.cut(paths.ledger(day), length)
     return state
+
+
+def _sessions(saved: Iterable[Any], damaged: list[str]) -> Iterator[Session]:
+    """Those that can be read; what is wrong with the others is added to `damaged`."""
+    for one in saved:
+        try:
+            yield Session.from_json(one)
+        except DataError as error:
+            damaged.append(str(error))

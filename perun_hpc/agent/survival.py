@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from perun_hpc.agent import booking, state
 from perun_hpc.agent.log import guard
@@ -55,14 +56,13 @@ class Survival:
 
     def resume(self, traces: Traces, steps: Steps) -> None:
         """Continue where the last agent of this node stopped, or begin."""
-        former = state.load(self._paths)
-        if former is not None:
-            self._meter.learning.restore(former.static)
-            self._meter.parametrise()
-        if former is not None and all(sensor.id in former.last.readings for sensor in self._meter.sensors):
-            self._take_over(former, traces, steps)
-        else:
+        former = guard("state", lambda: state.load(self._paths))
+        if former is None:
             self._meter.end_interval()
+            return
+        guard("what was learnt", lambda: self._meter.learning.restore(former.static))
+        self._meter.parametrise()
+        self._take_over(former, traces, steps)
 
     def _take_over(self, former: state.NodeState, traces: Traces, steps: Steps) -> None:
         register = self._register
@@ -87,10 +87,10 @@ class Survival:
             self._meter.end_interval()
             return
         snapshot = self._meter.continue_from(former.last, former.uses, former.parent_cpu_ns)
-        for session in register.live.values():
+        for session in list(register.live.values()):
             # The counters went on; only who used the CPUs meanwhile is known less well.
             gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")
             session.add_gap(gap)
             session.agent_cpu_ns -= time.process_time_ns()
-            traces.resume(session, snapshot)
-            steps.resume(session)
+            guard("resuming its trace", partial(traces.resume, session, snapshot), session)
+            guard("resuming its ranks", partial(steps.resume, session), session)

@@ -56,7 +56,7 @@ def memory_used_b(meminfo: str) -> int | None:
 class ProcStat:
     """Reader of the node's CPU time (a counter) and memory in use (a gauge).
 
-    `last_busy_ns` holds the busy time per logical CPU of the last `read`, since boot.
+    `last_busy_ns` holds the busy time per logical CPU of the last `read`, since boot; nothing where that failed.
     """
 
     def __init__(self, root: Path = Path("/"), clock: Clock = monotonic_ns) -> None:
@@ -102,6 +102,7 @@ class ProcStat:
         try:
             ticks = busy_ticks(read_all(self._stat))
         except (OSError, ValueError, IndexError) as error:
+            self.last_busy_ns = {}
             return Reading(None, self._clock(), reason(error) if isinstance(error, OSError) else "malformed /proc/stat")
         self.last_busy_ns = {cpu: count * NS_PER_S // TICKS_PER_S for cpu, count in ticks.items()}
         return Reading(sum(ticks.values()), self._clock())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from perun_hpc.data_model.sensor import Provenance
@@ -127,8 +127,8 @@ class JobInput:
 class IntervalInput:
     """One closed interval [t0_ns, t1_ns) of one node.
 
-    `busy_ns` is the busy time of each logical CPU; `gap` is true when a reading is missing inside, so that jobs may
-    have come and gone unseen.
+    `busy_ns` is the busy time of each logical CPU, `unread` names those of which it is not known and why; `gap` is
+    true when a reading is missing inside, so that jobs may have come and gone unseen.
     """
 
     t0_ns: int
@@ -137,6 +137,7 @@ class IntervalInput:
     domains: tuple[DomainInput, ...]
     jobs: tuple[JobInput, ...] = ()
     busy_ns: Mapping[int, int] = field(default_factory=dict)
+    unread: Mapping[int, str] = field(default_factory=dict)
     gap: bool = False
 
     @property
@@ -163,13 +164,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class DomainShares:
-    """The shares of one domain; they sum to `total_uj`. `total_uj` None means a gap, without shares."""
+    """The shares of one domain; they sum to `total_uj`. `total_uj` None means a gap, without shares.
+
+    `why` says what of the work was not known where shares rest on it.
+    """
 
     domain: str
     total_uj: int | None
     shares: tuple[Share, ...]
     method: str
     provenance: Provenance
+    why: str = ""
 
     def by_party(self) -> dict[str, int]:
         """Party -> energy in uJ, as the node ledger stores it."""
@@ -196,8 +201,23 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
     return {party: sign * part for party, part in parts.items()}
 
 
+def ranges(cpus: Iterable[int]) -> str:
+    """CPUs as the kernel lists them: `0-3,8`."""
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][1] + 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
 def attribute(interval: IntervalInput) -> list[DomainShares]:
-    """Shares of every domain; meters come back as their residual, named `other` (further ones `other-<meter>`)."""
+    """Shares of every domain; meters come back as their residual, named `other` (further ones `other-<meter>`).
+
+    Whatever the kernel says, there is an answer: a negative time or size is one that is not known.
+    """
+    interval = _possible(interval)
     load = _Load(interval)
     leaves: list[DomainShares] = []
     meters: list[DomainInput] = []
@@ -219,6 +239,35 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
     return leaves + residuals
 
 
+def _possible(interval: IntervalInput) -> IntervalInput:
+    """The interval without numbers that cannot be."""
+    backwards = {cpu: "went backwards" for cpu, busy in interval.busy_ns.items() if busy < 0}
+    return replace(
+        interval,
+        jobs=tuple(map(_possible_job, interval.jobs)),
+        unread={**backwards, **interval.unread} if backwards else interval.unread,
+        domains=tuple(
+            replace(one, slices=None) if one.slices is not None and one.slices < 1 else one for one in interval.domains
+        ),
+    )
+
+
+def _possible_job(job: JobInput) -> JobInput:
+    sane = (job.cpu_ns or 0) >= 0 and job.memory_b >= 0 and all(one >= 0 for one in job.memory_traffic.values())
+    if sane and all(hold.part > 0 and (hold.activity or 0) >= 0 for hold in job.gpus.values()):
+        return job
+    return replace(
+        job,
+        cpu_ns=None if (job.cpu_ns or 0) < 0 else job.cpu_ns,
+        memory_b=max(0, job.memory_b),
+        memory_traffic={package: moved for package, moved in job.memory_traffic.items() if moved >= 0},
+        gpus={
+            name: GpuHolding(part=max(1, hold.part), activity=None if (hold.activity or 0) < 0 else hold.activity)
+            for name, hold in job.gpus.items()
+        },
+    )
+
+
 class _Load:
     """Weights of the parties on every package: allocated cores (static) and work done (dynamic)."""
 
@@ -233,10 +282,38 @@ class _Load:
         for job in sorted(interval.jobs, key=lambda job: job.party):
             for cpu in job.cpus:
                 self._holders[cpu].append(job)
-        busy = interval.busy_ns
-        self._spread = {job.party: sum(busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
+        self._busy = self._busy_ns()
+        self._spread = {job.party: sum(self._busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
         self._work: dict[int | None, dict[str, int]] = {}
         self.sole = _sole(interval)
+
+    def _busy_ns(self) -> dict[int, int]:
+        """Busy time of each CPU; of one that was not read, what its holders' own CPU time leaves for it."""
+        unread = self._interval.unread
+        busy = {cpu: ns for cpu, ns in self._interval.busy_ns.items() if cpu not in unread}
+        if not unread:
+            return busy
+        told: dict[int, int] = defaultdict(int)
+        for job in self._interval.jobs:
+            blind = [cpu for cpu in job.cpus if cpu in unread]
+            if job.cpu_ns is not None and blind:
+                elsewhere = sum(busy.get(cpu, 0) for cpu in job.cpus)
+                for cpu in blind:
+                    told[cpu] += max(0, job.cpu_ns - elsewhere) // len(blind)
+        return {**busy, **told}
+
+    def doubt(self, package: int | None) -> str:
+        """What of the work on a package is not known; empty where all of it is."""
+        unread = self._interval.unread
+        if not unread:
+            return ""
+        whys: dict[str, list[int]] = {}
+        for cpus in self._cores(package):
+            for cpu in cpus:
+                if cpu in unread:
+                    whys.setdefault(unread[cpu], []).append(cpu)
+        said = [f"busy time of CPU {ranges(cpus)} {why}" for why, cpus in sorted(whys.items())]
+        return f"{', '.join(said)}: taken from the jobs' own CPU times" if said else ""
 
     def present_ns(self, job: JobInput) -> int:
         """How long of the interval the job was there."""
@@ -287,7 +364,7 @@ class _Load:
 
     def _work_on(self, package: int | None) -> dict[str, int]:
         numerator, denominator = self._node.kappa
-        busy = self._interval.busy_ns
+        busy = self._busy
         weights: dict[str, int] = defaultdict(int)
         for cpus in self._cores(package):
             by_busy = sorted((busy.get(cpu, 0) for cpu in cpus), reverse=True)
@@ -302,11 +379,13 @@ class _Load:
                     weights[party] += weight
                     left -= weight
                 weights[SYSTEM] += left
+        if not weights and self.doubt(package):
+            return {UNKNOWN: 1}  # nobody can tell whether anybody worked: that is not idle
         return dict(weights)
 
     def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:
         """Parts of one logical CPU's weight that its holders' CPU time explains; never more than the weight."""
-        busy = self._interval.busy_ns.get(cpu, 0)
+        busy = self._busy.get(cpu, 0)
         claims = {job.party: self._claim_ns(job, busy) for job in self._holders.get(cpu, [])}
         whole = max(busy, sum(claims.values()))
         return {party: cpu_weight * claim // whole for party, claim in claims.items() if claim}
@@ -379,9 +458,10 @@ def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int
     if interval.gap:
         method = "presence"
     shares = _join(apportion(fixed_uj, static), apportion(total_uj - fixed_uj, dynamic), interval)
-    measured = not interval.jobs and not interval.gap
+    doubt = load.doubt(domain.package)
+    measured = not interval.jobs and not interval.gap and not doubt
     provenance = domain.provenance if measured else _modelled(domain.provenance)
-    return DomainShares(domain.name, total_uj, shares, method, provenance)
+    return DomainShares(domain.name, total_uj, shares, method, provenance, doubt)
 
 
 def _traffic(job: JobInput, package: int | None) -> int:

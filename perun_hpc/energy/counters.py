@@ -1,7 +1,11 @@
-"""The difference of two counter readings: wraps, resets, gaps and doubt handled in one place."""
+"""The difference of two counter readings: wraps, resets, gaps and doubt handled in one place.
+
+Energy counters wrap; the kernel's times (of CPUs, of cgroups) never do: one that goes backwards is not known.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -82,3 +86,45 @@ def longest_poll_ns(sensor: Sensor) -> int | None:
         return None
     range_uj = sensor.base(sensor.wrap_range)
     return range_uj * NS_PER_S // (4 * sensor.max_uw)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Time that the kernel counted between two looks, in ns; None when it is not known, then `why` says why."""
+
+    ns: int | None
+    why: str = ""
+
+
+def span(before_ns: int | None, after_ns: int | None) -> Span:
+    """Time that one of the kernel's clocks counted between two looks (None: it could not be read)."""
+    if after_ns is None:
+        return Span(None, "was not read")
+    if before_ns is None:
+        return Span(None, "was not read before")
+    if after_ns < before_ns:
+        return Span(None, "went backwards")
+    return Span(after_ns - before_ns)
+
+
+def busy_between(
+    before_ns: Mapping[int, int], after_ns: Mapping[int, int], cpus: Iterable[int] = ()
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Busy time of each CPU between two looks at all of them, and of those of which it is not known why it is not.
+
+    A CPU that was not there before came online: what it shows was counted since boot. `cpus` are those of which
+    something is to be said when neither look told of any.
+    """
+    busy: dict[int, int] = {}
+    unread: dict[int, str] = {}
+    for cpu in before_ns.keys() | after_ns.keys() or cpus:
+        counted = span(before_ns.get(cpu), after_ns.get(cpu))
+        if counted.ns is not None:
+            busy[cpu] = counted.ns
+        elif before_ns and after_ns and cpu not in after_ns:
+            unread[cpu] = "went offline"
+        elif before_ns and after_ns and cpu not in before_ns:
+            unread[cpu] = "came online"
+        else:
+            unread[cpu] = counted.why
+    return busy, unread
