@@ -86,7 +86,8 @@ class Survival:
         if not same_boot:
             self._meter.end_interval()
             return
-        snapshot = self._meter.continue_from(former.last, former.uses, former.parent_cpu_ns)
+        going_on = partial(self._meter.continue_from, former.last, former.uses, former.parent_cpu_ns)
+        snapshot = guard("going on from the last readings", going_on) or self._meter.end_interval()
         for session in list(register.live.values()):
             # The counters went on; only who used the CPUs meanwhile is known less well.
             gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")
