@@ -94,7 +94,8 @@ class Archive:
         """The runs of a job that have a directory here which the caller may enter, the oldest submission first.
 
         Asked for by name, since the directory above holds every job and users may not list it: `submits` are the
-        times (epoch seconds) under which finished runs may lie.
+        times (epoch seconds) under which finished runs may lie: of their submission, or their end where that is all
+        that was known.
         """
         named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
         return [run for run in named if os.access(self.job(run), os.X_OK)]

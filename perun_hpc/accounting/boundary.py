@@ -66,6 +66,13 @@ class Boundary:
     digest: str
     raw: Mapping[str, Any]
 
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Of two records of one node the one with the greater rank counts; one that began without its job's start has
+        none (revision 0): it never replaces another."""
+        start = self.raw.get("start") or {}
+        return (0 if start.get("from") == "epilog" else self.revision, self.digest[:16])
+
 
 def parse_boundary(text: bytes, source: str) -> Boundary:
     """Parse one boundary record.

@@ -1,8 +1,9 @@
 """The collector: boundary records in, energy records out. Every sweep may be killed at any line and run again.
 
-The order makes it safe: the ledger's transaction decides what a record is (its revision), then `record.json` is
-renamed into place, then the boundary records move from `incoming/` into the job's directory. Whatever a crash leaves
-undone still lies in `incoming/` and comes to the same result the next time.
+The order makes it safe, against a loss of power too: the ledger's transaction decides what a record is (its revision),
+then `record.json` is put into place, then the boundary records move from `incoming/` into the run's directory; each of
+these is on the disk before the next begins. Whatever a crash leaves undone still lies in `incoming/` and comes to the
+same result the next time. Which directory is a run's, `homes` decides.
 """
 
 from __future__ import annotations
@@ -10,33 +11,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, Archive, Run
-from perun_hpc.accounting.boundary import Boundary, read_boundary
+from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
+from perun_hpc.accounting.boundary import Boundary
+from perun_hpc.accounting.evidence import HIDDEN, adds, combine
+from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
+from perun_hpc.accounting.identity import likest, of_boundaries, of_record, runs_in
+from perun_hpc.accounting.keeping import UNREADABLE, keep, problems, read_kept, read_records, set_aside, take
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SLACK_S, SlurmJob, match_run, pair_runs
-from perun_hpc.accounting.schema import EnergyRecord, Footprint, from_json, to_json
+from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
-from perun_hpc.errors import DataError, PerunError, UnavailableError
-from perun_hpc.store.files import sync_directory, write_new
+from perun_hpc.errors import PerunError, UnavailableError
+from perun_hpc.store.files import make_directory, sync_directory, write_new
 from perun_hpc.store.layout import PLAN
 
 log = logging.getLogger(__name__)
 
 LEASE = "collect"
-UNREADABLE = "damaged boundary record"
 BATCH = 200
 """Job runs in one transaction."""
-_SAME_RUN_NS = 60_000_000_000
-"""Nodes of one run overlap in time, but for their clocks' differences; a recycled job id does not."""
 RENAME_EVERY_S = 3600
-RENAME_AFTER_S = 7 * 86400
-"""When a finished run gives its bare directory name away: long before job ids recycle, long after late nodes."""
 RETRY_S = 3600
 """How long a record that the ledger refused waits until it is offered again."""
 IDLE_BATCHES = 3
@@ -117,8 +118,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Ready:
+    """A run that is due: its name in `incoming/`, its directories so far, and the fresh files with their digests."""
+
     run: Run
-    files: tuple[Path, ...]
+    homes: tuple[Run, ...]
+    files: tuple[tuple[Path, str], ...]
     expected: tuple[str, ...]
     record: EnergyRecord
     boundaries: tuple[Boundary, ...]
@@ -135,6 +139,7 @@ class Collector:
         self.deadline_s = deadline_s
         self.queue = queue
         self.holder = this_process()
+        self._homes = Homes(archive, tools.clock())
 
     def sweep(self) -> Summary:
         """Do everything that is due.
@@ -149,6 +154,7 @@ class Collector:
                 f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
             )
         try:
+            self._homes = Homes(self.archive, self.tools.clock())
             self._open_the_way()
             summary = self._incoming()
             summary = self._compare(summary)
@@ -162,7 +168,7 @@ class Collector:
     def _open_the_way(self) -> None:
         """Let users pass, not list, the directories above their jobs' own."""
         for path in (self.archive.base, self.archive.base / "jobs"):
-            path.mkdir(mode=0o711, exist_ok=True)
+            make_directory(path, 0o711)
             with contextlib.suppress(PermissionError):
                 path.chmod(0o711)
 
@@ -174,80 +180,138 @@ class Collector:
                 summary = replace(summary, refused=summary.refused + 1)
                 continue
             try:
-                ready, damaged = self._look(run, directory)
+                found, waiting, damaged = self._look(run, directory)
             except OSError as error:
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{directory}: {error}"))
                 continue
-            summary = replace(summary, damaged=summary.damaged + damaged)
-            if ready is None:
-                summary = replace(summary, waiting=summary.waiting + 1)
-                continue
-            batch.append(ready)
-            if len(batch) == BATCH:
-                summary = self._store(batch, summary)
-                batch = []
+            summary = replace(summary, waiting=summary.waiting + waiting, damaged=summary.damaged + damaged)
+            for ready in found:
+                # The ledger tells the runs of one name apart by what it holds: one of them in a transaction.
+                if len(batch) == BATCH or any(other.run == ready.run for other in batch[-1:]):
+                    summary = self._store(batch, summary)
+                    batch = []
+                batch.append(ready)
         return self._store(batch, summary)
 
-    def _look(self, run: Run, directory: Path) -> tuple[_Ready | None, int]:
-        """Read a run's boundary records; None while nodes are missing and the deadline has not passed."""
-        fresh, damaged = _read_all(directory)
+    def _look(self, name: Run, directory: Path) -> tuple[list[_Ready], int, int]:
+        """Read what nodes reported under one name: the runs that are due, how many wait for nodes, damaged records."""
+        read, damaged = read_records(directory)
         for path in damaged:
-            path.rename(path.with_name(path.name + DAMAGED))
-        if not fresh:
+            set_aside(path)
+        aside = [(path, "") for path in sorted(directory.glob(f"*{DAMAGED}"))]
+        if not read:
             with contextlib.suppress(OSError):
                 directory.rmdir()
-            return None, len(damaged)
-        start_ns, end_ns = min(b.start_ns for b in fresh), max(b.end_ns for b in fresh)
-        kept = self.archive.boundaries(run)
-        earlier = [
-            b for b in _read_all(kept)[0] if b.start_ns <= end_ns + _SAME_RUN_NS and start_ns - _SAME_RUN_NS <= b.end_ns
-        ]
-        boundaries = [*earlier, *fresh]
+            return [], 1, len(damaged)
+        found, waiting = [], 0
+        runs = self._by_home([boundary for _, boundary in read])
+        for homes, fresh in runs:
+            wanted = {boundary.digest for boundary in fresh}
+            files = [(path, boundary.digest) for path, boundary in read if boundary.digest in wanted]
+            newest = fresh is runs[-1][1]
+            ready = self._due(name, homes, fresh, [*files, *aside] if newest else files)
+            if ready is None:
+                waiting += 1
+            else:
+                found.append(ready)
+        return found, waiting, len(damaged)
+
+    def _by_home(self, fresh: Sequence[Boundary]) -> list[tuple[tuple[Run, ...], list[Boundary]]]:
+        """Return the runs that these records are of, the oldest first, with the directories that they have.
+
+        In this order they are stored: a newer one that needs the name renames an older one's directory.
+        """
+        found: list[tuple[tuple[Run, ...], list[Boundary]]] = []
+        for group in runs_in(fresh):
+            homes = tuple(self._homes.find(of_boundaries(group)))
+            beside = [members for known, members in found if homes and known == homes]
+            if beside:
+                beside[0] += group
+            else:
+                found.append((homes, list(group)))
+        return found
+
+    def _due(
+        self, name: Run, homes: tuple[Run, ...], fresh: Sequence[Boundary], files: Sequence[tuple[Path, str]]
+    ) -> _Ready | None:
+        """Sum all that is known of a run; None while nodes are missing and the deadline has not passed."""
+        base = self._known(homes)
+        who = of_boundaries(fresh)
+        whole = who if base is None else who.joined(of_record(base))
+        kept = [b for run in homes for b in read_kept(self.archive.boundaries(run))]
+        boundaries = [*(b for b in kept if likest(whole, [of_boundaries([b])])), *fresh]
         here = {b.node for b in boundaries}
         complete = len(here) >= fresh[0].num_nodes and here.issuperset(fresh[0].expected)
-        if not complete and not earlier and self.tools.clock() < end_ns / 1e9 + self.deadline_s:
-            return None, len(damaged)
-        suffix = f".json{DAMAGED}"
-        unreadable = sorted({p.name.removesuffix(suffix) for at in (directory, kept) for p in at.glob(f"*{DAMAGED}")})
-        problems = [f"{node}: {UNREADABLE}" for node in unreadable]
-        files = tuple(path for path in sorted(directory.iterdir()) if path.suffix in (".json", DAMAGED))
-        record = sum_boundaries(boundaries, problems)
-        newest = tuple({b.node: b for b in boundaries}.values())
-        return _Ready(run, files, fresh[0].expected, record, newest, tuple(unreadable)), len(damaged)
+        if not complete and not homes and self.tools.clock() < who.end_ns / 1e9 + self.deadline_s:
+            return None
+        places = [self.archive.base / "incoming" / name.name, *(self.archive.boundaries(run) for run in homes)]
+        unreadable = problems(places, boundaries)
+        record = sum_boundaries(boundaries, [f"{node}: {UNREADABLE}" for node in unreadable])
+        if base is not None:
+            record = combine(base, record)
+        newest = tuple({b.node: b for b in sorted(boundaries, key=lambda b: b.rank)}.values())
+        return _Ready(name, homes, tuple(files), fresh[0].expected, record, newest, tuple(unreadable))
+
+    def _known(self, homes: Sequence[Run]) -> EnergyRecord | None:
+        """Return what the records in a run's directories tell together."""
+        whole: EnergyRecord | None = None
+        for record in (record_in(self.archive, run) for run in homes):
+            if record is not None:
+                whole = record if whole is None else combine(whole, record)
+        return whole
 
     def _store(self, batch: Sequence[_Ready], summary: Summary) -> Summary:
+        """Bring a batch into the ledger, then its records into the runs' directories, then the evidence."""
         if not batch:
             return summary
         lease = f"{LEASE}:{self.archive.cluster}"
         if not self.ledger.acquire(lease, self.holder):
             raise UnavailableError("another collector took over: nothing to do, it goes on with this one's work")
         known = self._ask([ready.run.job_id for ready in batch])
+        placed: list[tuple[_Ready, Run]] = []
         records = []
         for ready in batch:
-            self._finalise(ready)
-            records.append(self._finish(ready.record, known.get(ready.run.job_id, [])))
-        answers = self.ledger.offer(records, queue=self.queue, lease=(lease, self.holder))
-        for ready, answer in zip(batch, answers, strict=True):
+            record = self._finish(ready.record, known.get(ready.run.job_id, []))
             try:
-                summary = self._settle(ready, answer, summary)
+                home = ready.homes[0] if ready.homes else self._home_of(record)
             except OSError as error:
-                notes = (*summary.notes, f"{ready.run.name}: {error}")
-                summary = replace(summary, failed=summary.failed + 1, notes=notes)
+                summary = _failed(summary, ready, error)
+                continue
+            self._finalise(ready, home)
+            placed.append((ready, home))
+            records.append(record)
+        answers = self.ledger.offer(records, queue=self.queue, lease=(lease, self.holder))
+        taken: list[tuple[_Ready, Run, Put]] = []
+        for (ready, home), answer in zip(placed, answers, strict=True):
+            try:
+                if isinstance(answer, Refused):
+                    summary = self._refuse(ready, answer, summary)
+                else:
+                    self._publish(home, answer.record)
+                    taken.append((ready, home, answer))
+            except OSError as error:
+                summary = _failed(summary, ready, error)
+        if taken:
+            sync_directory(self.archive.base / "jobs")  # once for all new directories
+        for ready, home, put in taken:
+            try:
+                self._keep(ready, home, put.record)
+                self._gather(ready.homes[1:], home)
+            except OSError as error:
+                summary = _failed(summary, ready, error)
+                continue
+            summary = replace(
+                summary, stored=summary.stored + put.changed, unchanged=summary.unchanged + (not put.changed)
+            )
         return summary
 
-    def _settle(self, ready: _Ready, answer: Put | Refused, summary: Summary) -> Summary:
-        """Do with a run's files what the ledger's answer asks for."""
-        if isinstance(answer, Refused):
-            mark = self.archive.base / "incoming" / ready.run.name / REFUSED
-            write_new(mark, (answer.why + "\n").encode(errors="replace"))
-            now_s = self.tools.clock()
-            os.utime(mark, (now_s, now_s))
-            return replace(summary, refused=summary.refused + 1, notes=(*summary.notes, _refusal(answer)))
-        self._publish(ready.run, answer.record)
-        self._keep(ready)
-        return replace(
-            summary, stored=summary.stored + answer.changed, unchanged=summary.unchanged + (not answer.changed)
-        )
+    def _refuse(self, ready: _Ready, answer: Refused, summary: Summary) -> Summary:
+        """Leave a note beside evidence whose sum the ledger does not take."""
+        mark = self.archive.base / "incoming" / ready.run.name / REFUSED
+        write_new(mark, (answer.why + "\n").encode(errors="replace"))
+        now_s = self.tools.clock()
+        os.utime(mark, (now_s, now_s))
+        return replace(summary, refused=summary.refused + 1, notes=(*summary.notes, _refusal(answer)))
 
     def _refused_lately(self, directory: Path) -> bool:
         try:
@@ -290,9 +354,9 @@ class Collector:
             found.setdefault(job.job_id, []).append(job)
         return found
 
-    def _finalise(self, ready: _Ready) -> None:
+    def _finalise(self, ready: _Ready, home: Run) -> None:
         """Close the trace; its loss never costs the record."""
-        directory = self.archive.job(ready.run)
+        directory = self.archive.job(home)
         if self.tools.finalise is None or not (directory / PLAN).exists():
             return
         try:
@@ -304,29 +368,52 @@ class Collector:
             log.warning("trace of %s not finalised: %s", ready.run.name, error)
 
     def _publish(self, run: Run, record: EnergyRecord) -> None:
+        """Put a record into a run's directory, beside evidence of which a ledger that was restored may not know."""
         directory = self.archive.job(run)
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        path = directory / RECORD
-        write_new(path, (to_json(record, indent=1) + "\n").encode())
+        there = record_in(self.archive, run)
+        if there is not None and adds(there, record):
+            record = combine(there, record)
+        self.archive.boundaries(run).mkdir(mode=0o700, exist_ok=True)
+        write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode())
         if self.tools.publish is not None and record.uid is not None:
             try:
                 self.tools.publish(directory, record.uid)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
 
-    def _keep(self, ready: _Ready) -> None:
-        """Move the boundary records out of `incoming/`; a node's newest stays."""
+    def _keep(self, ready: _Ready, home: Run, record: EnergyRecord) -> None:
+        """Move the boundary records out of `incoming/`; those that name a user whom a pseudonym hides go."""
         if not ready.files:
             return
-        target = self.archive.boundaries(ready.run)
-        target.mkdir(mode=0o700, exist_ok=True)
-        for path in ready.files:
-            with contextlib.suppress(FileNotFoundError):
-                path.replace(target / path.name)
-        sync_directory(target)
+        taken = [path if not digest else take(path, digest) for path, digest in ready.files]
+        there = [path for path in taken if path is not None and path.exists()]
+        if record.user.startswith(HIDDEN) and record.uid is None:
+            for path in there:
+                path.unlink()
+        else:
+            keep(there, self.archive.boundaries(home))
+        incoming = ready.files[0][0].parent
         with contextlib.suppress(OSError):
-            (ready.files[0].parent / REFUSED).unlink(missing_ok=True)
-            ready.files[0].parent.rmdir()
+            (incoming / REFUSED).unlink(missing_ok=True)
+            incoming.rmdir()
+
+    def _gather(self, others: Iterable[Run], home: Run) -> None:
+        """Bring what further directories of the same run hold into the one that it keeps; a trace there stays."""
+        for run in others:
+            directory, boundaries = self.archive.job(run), self.archive.boundaries(run)
+            keep([*boundaries.glob("*.json"), *boundaries.glob(f"*.json{DAMAGED}")], self.archive.boundaries(home))
+            if (directory / PLAN).exists():
+                for name in (RECORD, RUNNING):
+                    (directory / name).unlink(missing_ok=True)
+                continue
+            shutil.rmtree(directory)
+
+    def _home_of(self, record: EnergyRecord) -> Run:
+        """Return the directory of a record's run, found as it is now or given."""
+        who = of_record(record)
+        found = self._homes.find(who)
+        return found[0] if found else self._homes.give(who)
 
     def _compare(self, summary: Summary) -> Summary:
         """Give every run that sacct knows and nobody reported a record that says so."""
@@ -371,7 +458,13 @@ class Collector:
         notes = tuple(_refusal(answer) for answer in answers if isinstance(answer, Refused))
         puts = [answer for answer in answers if isinstance(answer, Put)]
         for put in puts:
-            self._publish(Run(put.record.job_id, put.record.restart_count), put.record)
+            try:
+                self._publish(self._home_of(put.record), put.record)
+            except OSError as error:
+                name = Run(put.record.job_id, put.record.restart_count).name
+                summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{name}: {error}"))
+        if puts:
+            sync_directory(self.archive.base / "jobs")
         return puts, replace(summary, notes=(*summary.notes, *notes))
 
     def _complete(self, summary: Summary) -> Summary:
@@ -402,11 +495,11 @@ class Collector:
         if until_s - since_s < RENAME_EVERY_S:
             return
         for job_id, restart_count, end_s in self.ledger.ended_runs(self.archive.cluster, since_s, until_s):
-            path = self.archive.job(Run(job_id, restart_count))
-            with contextlib.suppress(OSError, DataError):
-                record = from_json((path / RECORD).read_bytes(), str(path))
-                if record.end_ns // 1_000_000_000 == end_s:  # else a newer run has the name already
-                    path.rename(path.with_name(Run(job_id, restart_count, record.submit_s or end_s).name))
+            bare = Run(job_id, restart_count)
+            with contextlib.suppress(OSError):
+                record = record_in(self.archive, bare)
+                if record is not None and record.end_ns // 1_000_000_000 == end_s:  # else a newer run has the name
+                    self._homes.vacate(bare, of_record(record))
         self.ledger.set_renamed(self.archive.cluster, until_s)
 
 
@@ -444,19 +537,8 @@ def _started(pid: int) -> str:
     return f"{boot[:8]}-{stat.rpartition(')')[2].split()[19]}"
 
 
-def _read_all(directory: Path) -> tuple[list[Boundary], list[Path]]:
-    """Read a directory's boundary records; also the paths of those that cannot be read."""
-    good: list[Boundary] = []
-    damaged: list[Path] = []
-    for path in sorted(directory.glob("*.json")):
-        try:
-            good.append(read_boundary(path))
-        except FileNotFoundError:
-            continue
-        except DataError as error:
-            log.warning("%s", error)
-            damaged.append(path)
-    return good, damaged
+def _failed(summary: Summary, ready: _Ready, error: OSError) -> Summary:
+    return replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{ready.run.name}: {error}"))
 
 
 def _refusal(answer: Refused) -> str:

@@ -33,10 +33,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
+from perun_hpc.accounting.evidence import combine
+from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
-from perun_hpc.accounting.summing import carry_slurm
 from perun_hpc.accounting.tables import Tables, migrate, reflect
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.store.files import make_directory, sync_directory
 
 LEASE_S = 120
 """How long a collector's lease lasts without renewal."""
@@ -49,10 +51,13 @@ _UPSERT_DAY = (
     "ON CONFLICT (cluster, day, account, user_name, partition_name, qos) DO UPDATE SET "
     + ", ".join(f"{m} = usage_day.{m} + excluded.{m}" for m in MEASURES)
 )
+_DURABLE = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
+"""Where a server may take back commits: not those after which evidence leaves `incoming/`."""
 _INEXACT_DAY = (
     "SELECT 1 FROM usage_day WHERE cluster = :cluster AND day = :day "
     f"AND 'real' IN ({', '.join(f'typeof({m})' for m in MEASURES)})"
 )
+NS = 1_000_000_000
 _ZERO: Vector = (0,) * len(MEASURES)
 
 
@@ -113,6 +118,7 @@ class Ledger:
             connection.begin(),
         ):
             if self.engine.dialect.name == "postgresql":
+                connection.execute(text(_DURABLE))
                 connection.execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
 
@@ -365,7 +371,7 @@ class Ledger:
         rows: list[Any] = []
         for at in range(0, len(wanted), CHUNK):
             query = select(
-                job.id, job.job_id, job.restart_count, job.submit_s, job.start_s, job.end_s, job.inputs
+                job.id, job.job_id, job.restart_count, job.submit_s, job.start_s, job.end_s, job.sluid
             ).where(job.cluster == cluster, job.job_id.in_(wanted[at : at + CHUNK]))
             rows += connection.execute(query).all()
         return rows
@@ -388,7 +394,7 @@ class Ledger:
         replaced: list[int] = []
         for record, match in zip(records, matches, strict=True):
             job, before = (match.id, old[match.id]) if match is not None else (next_id, None)
-            after = record if before is None else _next(before, record)
+            after = record if before is None else combine(before, record)
             if before is not None and after == before:
                 puts.append(Put(before, job, False))
                 continue
@@ -535,8 +541,10 @@ def _sqlite_path(url: str) -> Path | None:
 def _check_file(path: Path, create: bool) -> None:
     if create:
         # Everybody's jobs stand in it: the service user's alone, or a group's where an administrator says so.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_directory(path.parent, 0o777)
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            sync_directory(path.parent)
         if path.stat().st_mode & 0o007:
             path.chmod(path.stat().st_mode & 0o770)
         return
@@ -555,7 +563,8 @@ def _configure_sqlite(engine: Engine, create: bool) -> None:
     def _connect(connection: Any, _: Any) -> None:
         if create:
             connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # With NORMAL a loss of power takes back commits after which evidence has left `incoming/`.
+        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute("PRAGMA cache_size = -65536")
 
@@ -599,22 +608,21 @@ def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
 
 
 def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
-    """Return the stored row of the same run: same submit time, or, where one is unknown, overlapping times."""
-    for row in rows:
-        if record.submit_s and row.submit_s > 0:
-            if row.submit_s == record.submit_s:
-                return row
-        elif row.start_s <= record.end_ns // 10**9 + 60 and record.start_ns // 10**9 - 60 <= row.end_s:
-            return row
-    return None
-
-
-def _next(before: EnergyRecord, record: EnergyRecord) -> EnergyRecord:
-    """Return what replaces `before`: new sums where the nodes reported anew, Slurm's data from whoever has it."""
-    if record.inputs and record.inputs != before.inputs:
-        named = record if record.state or not before.state else carry_slurm(before, record)
-        return replace(named, revision=before.revision + 1)
-    return carry_slurm(record, before) if record.state else before
+    """Return the stored row of the same run; of several the one that is nearest in time."""
+    who = of_record(record)
+    held = [
+        Identity(
+            row.job_id,
+            row.restart_count,
+            row.start_s * NS,
+            (row.end_s + 1) * NS,
+            row.submit_s if row.submit_s > 0 else None,
+            row.sluid or None,
+        )
+        for row in rows
+    ]
+    same = [at for at in likest(who, held) if held[at].likeness(who) is Likeness.SAME]
+    return rows[max(same, key=lambda at: who.overlap_ns(held[at]))] if same else None
 
 
 def _move(days: dict[tuple[str, ...], Vector], record: EnergyRecord, sign: int) -> None:

@@ -95,7 +95,7 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places)
         by_id.setdefault(row.job_id, []).append(row)
     everything = []
     for job_id, runs in by_id.items():
-        submits = [row.submit_s for row in runs if row.submit_s]
+        submits = [at for row in runs for at in (row.submit_s, row.end_s) if at]
         found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive, submits)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
         pairs = pair_runs(runs, spans)

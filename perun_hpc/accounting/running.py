@@ -5,6 +5,7 @@ Never evidence and never in the ledger: it is gone once the job's record is ther
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 from perun_hpc.accounting.archive import RECORD, RUNNING, Archive, Run
 from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.collect import Closing, Tools
+from perun_hpc.accounting.homes import Homes
+from perun_hpc.accounting.identity import of_boundaries
 from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.errors import DataError, PerunError
@@ -33,27 +36,36 @@ _FAR_NS = 1 << 62
 def publish_running(archive: Archive, tools: Tools) -> int:
     """Bring what owners may read of their running jobs up to date; returns how many jobs have newer figures."""
     changed = 0
+    homes = Homes(archive, tools.clock())
     for run, directory in archive.running():
         try:
-            changed += _publish(archive, run, directory, tools)
+            changed += _publish(archive, homes, run, directory, tools)
         except (PerunError, OSError) as error:
             log.warning("running job %s: %s", run.name, error)
     return changed
 
 
-def _publish(archive: Archive, run: Run, directory: Path, tools: Tools) -> bool:
-    job = archive.job(run)
+def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: Tools) -> bool:
     heard_ns = directory.stat().st_mtime_ns
-    if (job / RECORD).exists() or heard_ns < time.time_ns() - FORGET_S * 10**9:
-        (job / RUNNING).unlink(missing_ok=True)
-        shutil.rmtree(directory)
-        return False
-    path = job / RUNNING
-    if path.exists() and path.stat().st_mtime_ns == heard_ns:
+    if _is_told(archive.job(run), heard_ns):
         return False
     boundaries = list(_read(directory.glob("*.json")))
-    if not boundaries:
+    who = of_boundaries(boundaries) if boundaries else None
+    ended = homes.find(who) if who is not None else []
+    if ended or heard_ns < time.time_ns() - FORGET_S * 10**9:
+        for home in ended or [run]:
+            (archive.job(home) / RUNNING).unlink(missing_ok=True)
+        if ended and homes.holds(run) is None:
+            # A late node's word made a directory where its run's once was.
+            (archive.job(run) / RUNNING).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                archive.job(run).rmdir()
+        shutil.rmtree(directory)
         return False
+    if who is None:
+        return False
+    job = archive.job(homes.give(who))
+    path = job / RUNNING
     record = so_far(boundaries)
     if tools.footprint is not None:
         record = replace(record, footprint=tools.footprint(record))
@@ -68,6 +80,12 @@ def _publish(archive: Archive, run: Run, directory: Path, tools: Tools) -> bool:
         tools.publish(job, record.uid)
     os.utime(path, ns=(heard_ns, heard_ns))
     return True
+
+
+def _is_told(job: Path, heard_ns: int) -> bool:
+    """Whether a run's owner can read already what was heard last, and the run has no record yet."""
+    path = job / RUNNING
+    return path.exists() and path.stat().st_mtime_ns == heard_ns and not (job / RECORD).exists()
 
 
 def so_far(boundaries: list[Boundary]) -> EnergyRecord:

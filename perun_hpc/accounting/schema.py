@@ -52,7 +52,10 @@ class Component:
 
 @dataclass(frozen=True)
 class NodeEnergy:
-    """One node's part: `energy_uj` is the job's, `node_uj` what the node's counters counted between the job's edges."""
+    """One node's part: `energy_uj` is the job's, `node_uj` what the node's counters counted between the job's edges.
+
+    `revision` and `digest` are the rank of the boundary record behind it; an older perun's record has no digest.
+    """
 
     node: str
     state: str
@@ -68,6 +71,8 @@ class NodeEnergy:
     cpus: int = 0
     mem_peak_b: int | None = None
     peak_mw: int | None = None
+    revision: int = 1
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
     Parameters
     ----------
     boundaries
-        At least one; two of the same node: the higher revision counts.
+        At least one; two of the same node: the higher rank counts.
     problems
         Sentences about evidence that could not be read; they go into `missing`.
     """
@@ -209,7 +209,7 @@ def _one_per_node(boundaries: Iterable[Boundary]) -> list[Boundary]:
     newest: dict[str, Boundary] = {}
     for b in boundaries:
         known = newest.get(b.node)
-        if known is None or (b.revision, b.digest) > (known.revision, known.digest):
+        if known is None or b.rank > known.rank:
             newest[b.node] = b
     return [newest[node] for node in sorted(newest)]
 
@@ -328,6 +328,8 @@ def _node(b: Boundary) -> NodeEnergy:
         cpus=_integer(b.raw.get("cpus_on_node")) or 0,
         mem_peak_b=_usage(b, "mem_peak_b") or None,  # 0: the cgroup gave nothing
         peak_mw=_usage(b, "peak_mw"),
+        revision=b.rank[0],
+        digest=b.rank[1],
     )
 
 

@@ -13,13 +13,16 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive, Run
+from perun_hpc.accounting.evidence import HIDDEN
+from perun_hpc.accounting.homes import known_records, record_in
+from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.config.schema import Store
@@ -29,7 +32,6 @@ from perun_hpc.store.layout import THINNED
 
 BACKUP = "perun.backup/1"
 REMOVED = "removed"
-HIDDEN = "user-"
 BATCH = 500
 _TRACE = ("job.zarr", "nodes", "layout.json")
 
@@ -95,27 +97,23 @@ def restore(ledger: Ledger, path: Path) -> int:
 
 
 def rebuild(ledger: Ledger, archive: Archive) -> int:
-    """Put the records that lie in the jobs' directories into a ledger that lost them; returns how many were put.
+    """Put what the jobs' directories tell into a ledger that lost it; returns how many records changed.
 
-    One that cannot be read is left out; the collector writes it anew when it repairs the job. `DataError` as in
-    `restore`.
+    What the ledger knows better stays. A record that cannot be read, or that is older than the boundary records beside
+    it, is summed from these. `DataError` as in `restore`.
     """
     return _put_all(ledger, _in_directories(archive), str(archive.base))
 
 
 def _in_directories(archive: Archive) -> Iterator[EnergyRecord]:
-    for run in archive.all_runs():
-        path = archive.job(run) / RECORD
-        try:
-            yield from_json(path.read_bytes(), str(path))
-        except (OSError, DataError):
-            continue
+    for _, runs in groupby(archive.all_runs(), key=lambda run: (run.job_id, run.restart_count)):
+        yield from known_records(archive, runs)
 
 
 def _put_all(ledger: Ledger, records: Iterator[EnergyRecord], source: str) -> int:
     """Put records a batch at a time; returns how many changed the ledger."""
     count, refused = 0, []
-    while batch := list(islice(records, BATCH)):
+    for batch in _batched(records):
         answers = ledger.offer(batch)
         count += sum(answer.changed for answer in answers if isinstance(answer, Put))
         refused += [answer for answer in answers if isinstance(answer, Refused)]
@@ -126,6 +124,21 @@ def _put_all(ledger: Ledger, records: Iterator[EnergyRecord], source: str) -> in
             f"job {first.record.job_id}.{first.record.restart_count}: {first.why}"
         )
     return count
+
+
+def _batched(records: Iterator[EnergyRecord]) -> Iterator[list[EnergyRecord]]:
+    """Yield records a batch at a time, of one name one in each: the ledger tells runs apart by what it holds."""
+    batch: list[EnergyRecord] = []
+    names: set[tuple[str, int, int]] = set()
+    for record in records:
+        name = (record.cluster, record.job_id, record.restart_count)
+        if len(batch) == BATCH or name in names:
+            yield batch
+            batch, names = [], set()
+        batch.append(record)
+        names.add(name)
+    if batch:
+        yield batch
 
 
 def pseudonymise(ledger: Ledger, who: Who) -> list[EnergyRecord]:
@@ -180,13 +193,9 @@ def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[
             runs.setdefault(run.job_id, []).append(run)
         for record in (one for one in records if one.cluster == cluster):
             for run in runs.get(record.job_id, ()):
-                directory = part.job(run)
-                try:
-                    stored = from_json((directory / RECORD).read_bytes(), str(directory))
-                except (OSError, DataError):
-                    continue
-                if (stored.restart_count, stored.start_ns) == (record.restart_count, record.start_ns):
-                    yield directory, record
+                stored = record_in(part, run)
+                if stored is not None and of_record(stored).likeness(of_record(record)) is Likeness.SAME:
+                    yield part.job(run), record
 
 
 def matching(ledger: Ledger, who: Who) -> int:

@@ -14,10 +14,12 @@ from typing import Any
 from perun_hpc.agent.paths import safe_name
 from perun_hpc.agent.session import SessionKey
 from perun_hpc.errors import DataError
-from perun_hpc.store.files import write_new
+from perun_hpc.store.files import make_directory, write_new
 
 RUNNING = "running"
 """Directory of what nodes say of jobs that still run, which nobody takes for a job's end; the collector empties it."""
+OTHER_RUN_NS = 60 * 1_000_000_000
+"""Two records of one node and one name that began further apart are of two runs: job ids come again."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class ArchiveDelivery:
         """Put the trace in a sealed session's directory into the job's store, then the node's boundary record."""
         name, node = SessionKey.parse(directory.name).name, safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
-        target = cluster / "incoming" / name / f"{node}.json"
-        if not (record["start"]["from"] == "epilog" and target.exists()):
+        incoming = cluster / "incoming" / name
+        if not (record["start"]["from"] == "epilog" and (incoming / f"{node}.json").exists()):
             if (record.get("trace") or {}).get("stored"):
                 record = _with_trace(directory, cluster / "jobs" / name, record)
-            _put(target, encode(record))
+            _put(_place(incoming, node, record), encode(record))
 
     def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
         """Put what a node knows so far of a running job beside the others'; `grow`: and its trace as far as it goes."""
@@ -57,7 +59,7 @@ class ArchiveDelivery:
 
     def _cluster(self, name: str) -> Path:
         cluster = self.root / safe_name(name, "cluster")
-        cluster.mkdir(parents=True, exist_ok=True)
+        make_directory(cluster, 0o777)
         with contextlib.suppress(PermissionError):  # somebody else's, who decides
             cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories
         return cluster
@@ -69,8 +71,19 @@ def encode(record: dict[str, Any]) -> bytes:
 
 
 def _put(path: Path, data: bytes, durable: bool = True) -> None:
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_new(path, data, durable=durable)
+
+
+def _place(directory: Path, node: str, record: dict[str, Any]) -> Path:
+    """Where a node's record goes: never over that of another run of the same name, which the collector has not read."""
+    path = directory / f"{node}.json"
+    try:
+        there = json.loads(path.read_bytes())["start"]["real_ns"]
+        other = abs(there - record["start"]["real_ns"]) > OTHER_RUN_NS
+    except (OSError, ValueError, KeyError, TypeError):
+        return path
+    return directory / f"{node}@{record['start']['real_ns'] // 1_000_000_000}.json" if other else path
 
 
 def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[str, Any]:

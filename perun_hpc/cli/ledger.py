@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"{upkeep.backup(ledger, args.file)} records written to {args.file}")
         elif args.action == "restore":
             print(f"{upkeep.restore(ledger, args.file)} records of {args.file} are in the ledger")
+            print(_rebuild(args, ledger))  # what has come since the backup
         elif args.action == "rebuild":
-            print(f"{upkeep.rebuild(ledger, places(args).archive)} records taken from the jobs' directories")
+            print(_rebuild(args, ledger))
         elif args.action == "pseudonymise":
             print(_pseudonymise(ledger, places(args).archive, _who(args)))
         else:
@@ -67,6 +68,13 @@ def run(args: argparse.Namespace) -> int:
     finally:
         ledger.close()
     return 0
+
+
+def _rebuild(args: argparse.Namespace, ledger: Ledger) -> str:
+    root = places(args).archive.root
+    names = [args.cluster] if args.cluster else clusters(root)
+    changed = sum(upkeep.rebuild(ledger, Archive(root, name)) for name in names)
+    return f"{changed} records taken from the jobs' directories"
 
 
 def _who(args: argparse.Namespace) -> upkeep.Who:

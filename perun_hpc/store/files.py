@@ -56,6 +56,17 @@ def write_first(path: Path, data: bytes, mode: int = 0o640) -> bool:
     return True
 
 
+def make_directory(path: Path, mode: int = 0o750) -> None:
+    """Make a directory and those above it, as far as they are missing, durably: what is put there is not lost."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for one in reversed(missing):
+        one.mkdir(mode=mode, exist_ok=True)
+        sync_directory(one.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -18,6 +18,8 @@ from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.audit import refused_records
 from perun_hpc.accounting.boundary import LIMIT
 from perun_hpc.accounting.collect import BATCH, RETRY_S, Collector, Slurm, Tools
+from perun_hpc.accounting.homes import record_in
+from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, jobs, usage
 from perun_hpc.accounting.sacct import SlurmJob
@@ -327,7 +329,7 @@ def test_a_finished_run_gives_its_bare_name_away_and_is_found_by_its_submission(
     assert world.archive.runs(4711, [START_S - 5]) == [moved]
 
 
-def test_a_bare_name_that_a_newer_run_has_is_left_to_it(world: World) -> None:
+def test_a_newer_run_gets_the_bare_name_and_the_older_one_keeps_its_evidence(world: World) -> None:
     put_incoming(world.root, boundary())
     world.collector().sweep()
     world.now += 7 * 86400 - 110
@@ -335,7 +337,11 @@ def test_a_bare_name_that_a_newer_run_has_is_left_to_it(world: World) -> None:
     world.collector().sweep()
     world.now += 2 * 86400
     world.collector().sweep()
-    assert [run.name for run in world.archive.all_runs()] == ["4711.0"]
+    newer, older = Run(4711, 0), Run(4711, 0, START_S + 100)
+    assert world.archive.all_runs() == [newer, older]
+    for run, start_s in ((newer, START_S + 7 * 86400 - 200), (older, START_S)):
+        assert record_in(world.archive, run).start_ns == start_s * 10**9
+        assert [b.start_ns for b in read_kept(world.archive.boundaries(run))] == [start_s * 10**9]
 
 
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:

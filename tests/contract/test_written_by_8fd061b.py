@@ -86,10 +86,26 @@ def test_its_boundary_records_are_read_and_collected(site: Site) -> None:
     assert site.sweep().stored == 0
 
 
+def test_a_node_that_was_late_there_is_added_to_the_renamed_run(site: Site) -> None:
+    site.sweep()
+    assert site.energies(1) == [2 * ONE_NODE_UJ]
+    assert [run.name for run in site.archive.all_runs() if run.job_id == 1] == [f"1.0@{OLD_S - 5}"]
+
+
+def test_the_joules_that_it_lost_to_a_second_directory_come_back(site: Site) -> None:
+    assert site.energies(3) == [ONE_NODE_UJ]
+    rebuild(site.ledger, site.archive)
+    assert site.energies(3) == [2 * ONE_NODE_UJ]
+    (record,) = site.ledger.members("c", "3")
+    assert (record.status, record.missing, [n.node for n in record.nodes]) == ("complete", (), ["n1", "n2"])
+    assert rebuild(site.ledger, site.archive) == 0
+
+
 def test_its_directories_fill_a_ledger_that_was_lost(site: Site) -> None:
     fresh = open_ledger(str(site.root / "fresh.db"), create=True)
-    assert rebuild(fresh, site.archive) >= 6
-    for job in (2, 4, 6, 7):
+    assert rebuild(fresh, site.archive) == 7
+    assert [r.energy_uj for r in fresh.members("c", "3")] == [2 * ONE_NODE_UJ]
+    for job in (1, 2, 4, 6, 7):
         assert sorted(map(str, (r.energy_uj for r in fresh.members("c", str(job))))) == sorted(
             map(str, site.energies(job))
         )

@@ -1,0 +1,145 @@
+"""Where a run's directory is: the one place that finds it, under whatever name it lies, and that gives names away.
+
+A run lives under its bare name until that is needed again; then under `JOB.RESTART@SUBMIT`. Which run a directory holds
+is told by what lies in it, never by its name. The directory of all jobs is listed only for a run that may have been
+renamed, once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from perun_hpc.accounting.archive import RECORD, Archive, Run
+from perun_hpc.accounting.evidence import combine
+from perun_hpc.accounting.identity import Identity, likest, of_boundaries, of_record, runs_in
+from perun_hpc.accounting.keeping import UNREADABLE, problems, read_kept
+from perun_hpc.accounting.sacct import CLOCK_S
+from perun_hpc.accounting.schema import EnergyRecord, from_json
+from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.errors import DataError
+from perun_hpc.store.create import read_plan
+from perun_hpc.store.files import sync_directory
+
+RENAME_AFTER_S = 7 * 86400
+"""When a finished run gives its bare directory name away: before job ids recycle, after most late nodes."""
+
+
+class Homes:
+    """The directories of one cluster's runs, as of the epoch time `now_s`."""
+
+    def __init__(self, archive: Archive, now_s: float) -> None:
+        self._archive = archive
+        self._now_s = now_s
+        self._renamed: dict[tuple[int, int], list[Run]] | None = None
+
+    def find(self, who: Identity) -> list[Run]:
+        """Return the directories that hold a run, the one that it is to keep first: none for one that is new.
+
+        More than one: an older perun made a second one beside a renamed run's, or a crash did.
+        """
+        bare = Run(who.job_id, who.restart_count)
+        occupant = self.holds(bare)
+        names = [bare]
+        if self._is_old(who) or (occupant is not None and not occupant.likeness(who)):
+            names = [*self._others(bare), bare]
+        held = [occupant if run == bare else self.holds(run) for run in names]
+        return [names[at] for at in likest(who, held)]
+
+    def give(self, who: Identity) -> Run:
+        """Return the name under which a run without a directory is to live; a run whose name it needs is renamed.
+
+        OSError where it cannot be.
+        """
+        bare = Run(who.job_id, who.restart_count)
+        occupant = self.holds(bare)
+        if occupant is not None and occupant.end_ns <= who.end_ns and not self._is_old(who):
+            self.vacate(bare, occupant)
+            return bare
+        if occupant is None and not self._is_old(who):
+            return bare
+        run = self._free(replace(bare, submit_s=_named_after(who)))
+        if occupant is None and self._has_trace_of(bare, who):
+            self._rename(bare, run)
+        return run
+
+    def vacate(self, bare: Run, occupant: Identity) -> None:
+        """Rename a run, so that another may have the bare name; OSError where that cannot be."""
+        self._rename(bare, self._free(replace(bare, submit_s=_named_after(occupant))))
+
+    def holds(self, run: Run) -> Identity | None:
+        """Return which run a directory holds the record or boundary records of; None where it has neither."""
+        record = record_in(self._archive, run)
+        if record is not None:
+            return of_record(record)
+        groups = runs_in(read_kept(self._archive.boundaries(run)))
+        return of_boundaries(groups[-1]) if groups else None
+
+    def _is_old(self, who: Identity) -> bool:
+        return who.end_ns / 1e9 < self._now_s - RENAME_AFTER_S + CLOCK_S
+
+    def _others(self, bare: Run) -> list[Run]:
+        if self._renamed is None:
+            self._renamed = {}
+            for run in self._archive.all_runs():
+                if run.submit_s is not None:
+                    self._renamed.setdefault((run.job_id, run.restart_count), []).append(run)
+        return self._renamed.get((bare.job_id, bare.restart_count), [])
+
+    def _free(self, run: Run) -> Run:
+        while self._archive.job(run).exists():
+            run = replace(run, submit_s=(run.submit_s or 0) + 1)
+        return run
+
+    def _rename(self, bare: Run, run: Run) -> None:
+        path = self._archive.job(bare)
+        path.rename(self._archive.job(run))
+        sync_directory(path.parent)
+        if self._renamed is not None:
+            self._renamed.setdefault((run.job_id, run.restart_count), []).append(run)
+
+    def _has_trace_of(self, bare: Run, who: Identity) -> bool:
+        """Whether a late node put its trace, which comes before its record, where its run's directory once was."""
+        try:
+            start_ns = read_plan(self._archive.job(bare)).start_ns
+        except (DataError, OSError):
+            return False
+        return abs(start_ns - who.start_ns) <= CLOCK_S * 10**9
+
+
+def record_in(archive: Archive, run: Run) -> EnergyRecord | None:
+    """Return the energy record in a run's directory; None where there is none that can be read."""
+    path = archive.job(run) / RECORD
+    try:
+        return from_json(path.read_bytes(), str(path))
+    except (OSError, DataError):
+        return None
+
+
+def known_records(archive: Archive, runs: Iterable[Run]) -> Iterator[EnergyRecord]:
+    """Yield one record for every run in directories of the same name: all that their records and evidence tell.
+
+    A directory whose record cannot be read gives what its boundary records sum to.
+    """
+    found: list[tuple[Identity, EnergyRecord]] = []
+
+    def add(record: EnergyRecord, who: Identity) -> None:
+        for at in likest(who, [one for one, _ in found]):
+            known = found[at][1]
+            found[at] = (found[at][0].joined(who), combine(known, record))
+            return
+        found.append((who, record))
+
+    for run in runs:
+        record = record_in(archive, run)
+        if record is not None:
+            add(record, of_record(record))
+        groups = runs_in(read_kept(archive.boundaries(run)))
+        for group in groups:
+            lost = problems([archive.boundaries(run)], group) if group is groups[-1] else []
+            add(sum_boundaries(group, [f"{node}: {UNREADABLE}" for node in lost]), of_boundaries(group))
+    yield from (record for _, record in found)
+
+
+def _named_after(who: Identity) -> int:
+    return who.submit_s or who.end_ns // 1_000_000_000

@@ -1,0 +1,152 @@
+"""Boundary records as files: read, set aside where damaged, and moved out of `incoming/` once the ledger has them.
+
+What moves is what was read: an agent may put a newer record under the same name at any moment, and it stays. A file is
+in its new place, durably, before it leaves the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from perun_hpc.accounting.archive import DAMAGED
+from perun_hpc.accounting.boundary import Boundary, read_boundary
+from perun_hpc.accounting.identity import of_boundaries
+from perun_hpc.errors import DataError
+from perun_hpc.store.files import sync_directory, temporary, write_new
+
+log = logging.getLogger(__name__)
+
+UNREADABLE = "damaged boundary record"
+_TAKEN = re.compile(r"(?:@\d+)?(?:\.[0-9a-f]{16}\.taken)?\.json\Z")
+"""What follows the node in the name of a record's file: when the run began where two runs' records met under one name,
+and the mark of one that is being moved."""
+_ASIDE = re.compile(rf"(?:\.[0-9a-f]{{16}})?\.json{re.escape(DAMAGED)}\Z")
+
+
+def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Path]]:
+    """Read a directory's boundary records; also the paths of those that are damaged."""
+    good: list[tuple[Path, Boundary]] = []
+    damaged: list[Path] = []
+    for path in sorted(directory.glob("*.json")):
+        try:
+            good.append((path, read_boundary(path)))
+        except FileNotFoundError:
+            continue
+        except DataError as error:
+            log.warning("%s", error)
+            damaged.append(path)
+    return good, damaged
+
+
+def read_kept(directory: Path) -> list[Boundary]:
+    """Read the boundary records in a run's directory, and of those that were set aside what this version can read."""
+    found = []
+    for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{DAMAGED}")]):
+        with contextlib.suppress(FileNotFoundError, DataError):
+            found.append(read_boundary(path))
+    return found
+
+
+def problems(directories: Iterable[Path], readable: Iterable[Boundary]) -> list[str]:
+    """Return the nodes of which only damaged records lie in these directories."""
+    aside = {_ASIDE.sub("", path.name) for one in directories for path in one.glob(f"*.json{DAMAGED}")}
+    return sorted(aside - {b.node for b in readable})
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged record; one that its node has put there meanwhile gets its name back."""
+    aside = path.with_name(path.name + DAMAGED)
+    if aside.exists():
+        _put_aside(aside, aside.parent)
+    path.rename(aside)
+    with contextlib.suppress(DataError, FileNotFoundError):
+        read_boundary(aside)
+        _link_first(aside, path)
+        aside.unlink()
+
+
+def take(path: Path, digest: str) -> Path | None:
+    """Rename a record that was read, so that what its node puts there now is another file.
+
+    None where it is gone, or no longer what was read: then it stays, for the next sweep to read.
+    """
+    held = path.with_name(f"{_TAKEN.sub('', path.name)}.{digest[:16]}.taken.json")
+    with contextlib.suppress(FileNotFoundError):
+        if path != held:
+            path.rename(held)
+        if sha256(held.read_bytes()).hexdigest() == digest:
+            return held
+    return None
+
+
+def keep(taken: Sequence[Path], target: Path) -> None:
+    """Put records into a run's directory for good, of each node the one of the highest rank, and only then drop these.
+
+    OSError where that cannot be; what is not kept yet stays.
+    """
+    for path in taken:
+        _put(path, target)
+    sync_directory(target)
+    for path in taken:
+        path.unlink(missing_ok=True)
+
+
+def _put(path: Path, target: Path) -> None:
+    if path.name.endswith(DAMAGED):
+        _put_aside(path, target)
+        return
+    record = read_boundary(path)
+    final = target / f"{_TAKEN.sub('', path.name)}.json"
+    try:
+        known = read_boundary(final)
+    except FileNotFoundError:
+        known = None
+    except DataError:
+        _put_aside(final, target)
+        known = None
+    if known is not None and not of_boundaries([known]).likeness(of_boundaries([record])):
+        # An older perun put two runs into one directory.
+        final, known = final.with_name(f"{_TAKEN.sub('', path.name)}@{record.start_ns // 1_000_000_000}.json"), None
+    if known is None or known.rank < record.rank:
+        _link_over(path, final)
+
+
+def _put_aside(path: Path, target: Path) -> None:
+    """Keep a damaged record beside those that were damaged before: another version may read it."""
+    data = path.read_bytes()
+    node = _ASIDE.sub("", path.name).removesuffix(".json")
+    for name in (f"{node}.json{DAMAGED}", f"{node}.{sha256(data).hexdigest()[:16]}.json{DAMAGED}"):
+        aside = target / name
+        if aside != path and not aside.exists():
+            _link_over(path, aside)
+            return
+        if aside != path and aside.read_bytes() == data:
+            return
+
+
+def _link_over(path: Path, final: Path) -> None:
+    partial = temporary(final)
+    try:
+        os.link(path, partial)
+        partial.replace(final)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        write_new(final, path.read_bytes())
+
+
+def _link_first(path: Path, final: Path) -> None:
+    """Give a file its name back unless there is another one; either way it is read again."""
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        digest = sha256(path.read_bytes()).hexdigest()[:16]
+        os.link(path, final.with_name(f"{_TAKEN.sub('', final.name)}.{digest}.taken.json"))
