@@ -1,4 +1,4 @@
-"""No revision holds less evidence than the one before: late nodes, names given away, ids that come again, lost ledgers."""
+"""No revision holds less evidence than the one before: late nodes, names given away, ids that come again, lost data."""
 
 from __future__ import annotations
 
