@@ -89,6 +89,7 @@ def boundary_record(
         "usage": {
             "cpu_ns": session.cpu_ns,
             "mem_peak_b": session.mem_peak_b,
+            "suspended_ns": session.suspended_ns,
             **({} if session.peak_mw is None else {"peak_mw": session.peak_mw}),
         },
         "steps": [

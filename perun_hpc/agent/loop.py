@@ -147,7 +147,8 @@ class Loop:
 
     def _tick(self) -> None:
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
-        ended = self._meter.is_due(now_ns, real_ns)
+        keeping = now_ns >= self._housekeeping_ns
+        ended = self._meter.is_due(now_ns, real_ns) or (keeping and self._meter.sees_change())
         snapshot = self._meter.end_interval() if ended else None
         if snapshot is not None:
             self._views.show_all(snapshot)
@@ -165,7 +166,7 @@ class Loop:
         self._shipper.poll(now_ns)
         if self._shipper.is_due(now_ns) and self._policy.settled:
             self._ship(now_ns)
-        if now_ns >= self._housekeeping_ns:
+        if keeping:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
 

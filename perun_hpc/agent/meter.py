@@ -81,6 +81,13 @@ class Meter:
         tick, self.schedule = self.schedule.take(now_ns)
         return tick is not None
 
+    def sees_change(self) -> bool:
+        """Whether a job was suspended or resumed in the open interval; asked about once a second."""
+        return any(self._is_suspended(one) != one.suspended for one in self._register.live.values())
+
+    def _is_suspended(self, session: Session) -> bool:
+        return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
+
     def end_interval(self) -> Snapshot:
         """Read everything; the reading ends one interval and starts the next."""
         live = self._register.live
@@ -126,7 +133,8 @@ class Meter:
 
     def look_at(self, session: Session) -> None:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
-        self.uses[session.key] = self._use(session)
+        use = self.uses[session.key] = self._use(session)
+        session.suspended = bool(use.suspended)
         self.parent_cpu_ns = self._node.parent_cpu_ns()
 
     def _use(self, session: Session) -> JobUse:
@@ -150,6 +158,8 @@ class Meter:
         """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""
         self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
         self._intervals.begin(last.mono_ns, last.readings)
+        for session in self._register.live.values():  # whoever was resumed while nobody looked was not suspended
+            session.suspended = session.suspended and bool(self._use(session).suspended)
         return self.end_interval()
 
     # What is measured, and with which parameters.
@@ -207,8 +217,11 @@ class Meter:
             session.cpu_ns += spent.get(key) or 0
             session.memory_b = use.memory_b or session.memory_b
             session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
-            session.suspended = bool(use.suspended)
         jobs = tuple(self._input(self._register.live[key], spent.get(key)) for key in uses)
+        for key, use in uses.items():  # after its share: that is by how it was when the interval began
+            session = self._register.live[key]
+            session.suspended_ns += after.mono_ns - before.mono_ns if session.suspended else 0
+            session.suspended = bool(use.suspended)
         busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
 

@@ -173,6 +173,11 @@ class Node:
             cpu.ticks, group.peak_memory_b(), group.cpus(), group.suspended(self.root), group.memory_limit_b()
         )
 
+    def suspended(self, session: Session) -> bool | None:
+        """Whether the job is suspended, from its cgroup as it was found last: asked for every second."""
+        group = self.cgroups.get(session.key.name)
+        return None if group is None else group.suspended(self.root)
+
     def parent_cpu_ns(self) -> int | None:
         """CPU time of all jobs, ended ones included; None where the kernel does not keep it."""
         if self.parent is None:

@@ -168,6 +168,7 @@ class Session:
     peak_mw: int | None = None
     memory_b: int = 0
     suspended: bool = False
+    suspended_ns: int = 0
     agent_cpu_ns: int = 0
     trace: dict[str, Any] = field(default_factory=dict)
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)

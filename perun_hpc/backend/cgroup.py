@@ -73,6 +73,7 @@ _SOURCES: tuple[tuple[_Source, ...], ...] = (
         _Source((), "io.stat", _io_v2("wbytes")),
     ),
 )
+_EXTERN = "step_extern"
 _V1_CONTROLLERS = (*_CPUACCT, "memory", "cpuset", "freezer", "blkio", "systemd")
 
 
@@ -87,6 +88,7 @@ class JobCgroup:
         self._clock = clock
         self._directories = directories
         self._open: list[tuple[int, Callable[[str], int]] | None] = [self._find(sources) for sources in _SOURCES]
+        self._awake: Path | None = None  # the freezer's file of a step that was not frozen when it was read last
         self._sensors = _job_sensors(key, str(next(iter(directories.values()))))
 
     @property
@@ -150,17 +152,44 @@ class JobCgroup:
         return None
 
     def suspended(self, root: Path = Path("/")) -> bool | None:
-        """Whether the job is frozen or all its processes are stopped; None when it has no process."""
-        frozen = self._directories.get("freezer")
-        if frozen is not None and text(frozen / "freezer.state") == "FROZEN":
-            return True
-        if "" in self._directories and "frozen 1" in (text(self._directories[""] / "cgroup.events") or ""):
-            return True
-        states = [_state(root / "proc", pid) for pid in self._processes(with_extern=False)]
-        known = [state for state in states if state]
-        if not known:
-            known = [state for pid in self._processes(with_extern=True) if (state := _state(root / "proc", pid))]
-        return all(state == "T" for state in known) if known else None
+        """Whether Slurm suspended the job; None where nothing tells, as without a process.
+
+        Slurm freezes the steps, each by itself, and never the job's own directory: all of them are frozen but extern,
+        which it may leave out. A job with no other step than extern is not told apart from a running one then. Without
+        a freezer (proctrack/linuxproc, proctrack/pgid) Slurm stops the processes instead.
+        """
+        if self._awake is not None and _frozen(self._awake) is False:
+            return False  # one file: a job may have many steps, and most jobs run
+        self._awake = None
+        frozen = None
+        for step, file in self._freezers():
+            one = _frozen(step / file)
+            if one is False and step.name != _EXTERN:
+                self._awake = step / file
+                return False
+            frozen = one if frozen is None else frozen
+        return self._stopped(root) if frozen is None else frozen
+
+    def _freezers(self) -> list[tuple[Path, str]]:
+        """Steps and their files that tell whether they are frozen: all steps but extern, or extern alone."""
+        if "freezer" in self._directories:
+            top, file = self._directories["freezer"], "freezer.state"
+        elif "" in self._directories:
+            top, file = self._directories[""], "user/cgroup.events"
+        else:
+            return []
+        steps = _listed(top, "step_")
+        return [(step, file) for step in [one for one in steps if one.name != _EXTERN] or steps]
+
+    def _stopped(self, root: Path) -> bool | None:
+        """Whether all processes are stopped; None without any."""
+        for with_extern in (False, True):
+            states = (_state(root / "proc", pid) for pid in self._processes(with_extern))
+            known = (state for state in states if state)
+            first = next(known, None)
+            if first is not None:
+                return first == "T" and all(state == "T" for state in known)
+        return None
 
     def _processes(self, with_extern: bool) -> Iterator[int]:
         for name in ("freezer", "cpuset", "memory", "systemd", ""):
@@ -171,7 +200,7 @@ class JobCgroup:
             return
         for directory, below, files in os.walk(top):
             if not with_extern:
-                below[:] = [one for one in below if one != "step_extern"]
+                below[:] = [one for one in below if one != _EXTERN]
             if "cgroup.procs" in files:
                 for word in (text(Path(directory) / "cgroup.procs") or "").split():
                     if word.isascii() and word.isdigit() and len(word) < 11:
@@ -186,13 +215,23 @@ class JobCgroup:
         self._open = [None] * len(_SOURCES)
 
 
+def _frozen(file: Path) -> bool | None:
+    """What the kernel says in a cgroup's `freezer.state` (v1) or `cgroup.events` (v2); None where it says nothing."""
+    return next((_FROZEN[line] for line in (text(file) or "").splitlines() if line in _FROZEN), None)
+
+
+_FROZEN = {"FROZEN": True, "FREEZING": False, "THAWED": False, "frozen 1": True, "frozen 0": False}
+"""FREEZING: a process still runs; version 2 says then that nothing is frozen."""
+
+
 def _state(proc: Path, pid: int) -> str | None:
-    """Letter of a process's state, None for a process that is gone or is Slurm's own."""
+    """Letter of a process's state, None for a process that is gone, dead, or Slurm's own."""
     stat = text(proc / str(pid) / "stat")
     if not stat:
         return None
     name, _, rest = stat.rpartition(")")
-    return None if name.endswith("(slurmstepd") else rest.lstrip()[:1] or None
+    state = rest.lstrip()[:1]
+    return None if name.endswith("(slurmstepd") or state in ("", "Z", "X") else state
 
 
 _NO_LIMIT_B = 1 << 60

@@ -175,7 +175,7 @@ def _kernel(data: bytes) -> None:
             for reader in discover(root).readers:
                 reader.read()
                 reader.close()
-        for job in () if reads else (cgroup.find_job(root, "4711"), cgroup.find_parent(root)):
+        for job in () if reads else (*(cgroup.find_job(root, one) for one in ("1", "7")), cgroup.find_parent(root)):
             if job is not None:
                 job.read()
                 job.cpus()

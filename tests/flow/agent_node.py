@@ -25,8 +25,9 @@ USER_HZ = os.sysconf("SC_CLK_TCK")
 class FakeNode:
     """Directories of one node below `base`, and the agent that runs there."""
 
-    def __init__(self, base: Path, policy: str = "", simulated: bool = True) -> None:
+    def __init__(self, base: Path, policy: str = "", simulated: bool = True, cgroup_version: int = 1) -> None:
         self.base = base
+        self.cgroup_version = cgroup_version
         self.root, self.run_dir, self.spool = base / "root", base / "run", base / "spool"
         self.archive, self.policy = base / "archive", base / "policy.yaml"
         self.socket = str(self.run_dir / "agent.sock")
@@ -70,7 +71,14 @@ class FakeNode:
         _put(self.root / "proc/stat", "\n".join(["cpu  0 0 0 0 0 0 0 0 0 0", *lines, "intr 0"]).ljust(4096, "\n"))
 
     def cgroup(self, job_id: int, cpus: str, cpu_s: float, uid: int = 1000) -> None:
-        """Make or advance a job's cgroup (v1)."""
+        """Make or advance a job's cgroup."""
+        if self.cgroup_version == 2:
+            directory = self.root / f"sys/fs/cgroup/system.slice/slurmstepd.scope/job_{job_id}"
+            directory.mkdir(parents=True, exist_ok=True)
+            _put(directory / "cpu.stat", f"usage_usec {int(cpu_s * 1e6)}\n".ljust(40, "\n"))
+            for name in ("cpuset.cpus", "cpuset.cpus.effective"):
+                _put(directory / name, f"{cpus}\n")
+            return
         for controller in ("cpuacct", "cpuset"):
             directory = self.root / f"sys/fs/cgroup/{controller}/slurm/uid_{uid}/job_{job_id}"
             directory.mkdir(parents=True, exist_ok=True)
@@ -78,6 +86,18 @@ class FakeNode:
                 _put(directory / "cpuacct.usage", f"{int(cpu_s * 1e9)}\n".ljust(24, "\n"))
             else:
                 _put(directory / "cpuset.cpus", f"{cpus}\n")
+
+    def freeze(self, job_id: int, frozen: bool, *steps: str, uid: int = 1000) -> None:
+        """Make a job's steps, or freeze or thaw them as Slurm does: each by itself."""
+        for step in steps or ("batch", "extern"):
+            if self.cgroup_version == 2:
+                top = self.root / f"sys/fs/cgroup/system.slice/slurmstepd.scope/job_{job_id}"
+                file, said = top / f"step_{step}/user/cgroup.events", f"populated 1\nfrozen {int(frozen)}\n"
+            else:
+                top = self.root / f"sys/fs/cgroup/freezer/slurm/uid_{uid}/job_{job_id}"
+                file, said = top / f"step_{step}/freezer.state", "FROZEN\n" if frozen else "THAWED\n"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _put(file, said)
 
     def start(self, *more: str, wait: bool = True) -> subprocess.Popen[bytes]:
         """Start the agent as the hook does."""

@@ -52,7 +52,8 @@ def test_a_number_of_any_length_in_a_kernel_file_is_data(tmp_path: Path, digits:
     root = tmp_path / "cgroup_v1"
     sysfs.build("cgroup_v1", root)
     job = next(root.glob("sys/fs/cgroup/freezer/*/uid_*/job_*"))
-    for path in (*job.rglob("cgroup.procs"), *root.rglob("memory.max_usage_in_bytes")):
+    told = (*job.rglob("cgroup.procs"), *job.rglob("freezer.state"), *root.rglob("memory.max_usage_in_bytes"))
+    for path in told:
         path.write_text("9" * digits + "\n")
     found = cgroup.find_job(root, job.name.removeprefix("job_"))
     assert found is not None

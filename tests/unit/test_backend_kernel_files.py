@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -147,15 +148,22 @@ def test_cray_files_that_are_renewed_while_they_are_read_are_read_again_then_a_g
 
 
 def test_cgroup_v1(tmp_path):
-    job = cgroup.find_job(build("cgroup_v1", tmp_path), "5")
-    assert [reading.ticks for reading in job.read()] == [5_000_000_000, 1_048_576, 101, 202]
-    assert job.peak_memory_b() == 4_194_304
-    assert job.cpus() == frozenset({0, 1, 2, 3, 8, 9, 10, 11})
-    assert job.suspended(tmp_path) is True  # its one process is stopped; slurmstepd and the extern step do not count
-    (tmp_path / "proc/101/stat").write_text("101 (python (x)) R 1 101\n")
-    assert job.suspended(tmp_path) is False
-    assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 9_000_000_000
+    job = cgroup.find_job(build("cgroup_v1", tmp_path), "1")
+    # Slurm has no blkio controller: bytes read and written are a gap.
+    assert [reading.ticks for reading in job.read()] == [4_905_524_868, 8_888_320, None, None]
+    assert job.peak_memory_b() == 10_113_024
+    assert job.memory_limit_b() is None
+    assert job.cpus() == frozenset({0})
+    assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 4_905_524_868
     assert cgroup.find_job(tmp_path, "6") is None
+
+
+def test_cgroup_v1_bytes_read_and_written_where_a_site_counts_them(tmp_path):
+    file = tmp_path / "sys/fs/cgroup/blkio/slurm/uid_1000/job_5/blkio.throttle.io_service_bytes_recursive"
+    file.parent.mkdir(parents=True)
+    file.write_text("8:0 Read 100\n8:0 Write 200\n8:0 Total 300\n8:16 Read 1\n8:16 Write 2\nTotal 303\n")
+    readings = cgroup.find_job(tmp_path, "5").read()
+    assert [readings[cgroup.READ].ticks, readings[cgroup.WRITE].ticks] == [101, 202]
 
 
 def test_cgroup_v2_by_job_id_and_by_sluid(tmp_path):
@@ -163,12 +171,91 @@ def test_cgroup_v2_by_job_id_and_by_sluid(tmp_path):
     assert [reading.ticks for reading in job.read()] == [2_500_000_000, 1_048_576, 101, 202]
     assert job.peak_memory_b() == 2_097_152
     assert job.cpus() == frozenset({4, 5})
-    assert job.suspended(tmp_path) is True
     by_sluid = cgroup.find_job(tmp_path, "99", sluid="sDJRTT5Z2SYP00")
-    readings = by_sluid.read()
-    assert readings[cgroup.CPU].ticks == 700_000_000
-    assert readings[cgroup.MEMORY].ticks is None
+    assert by_sluid.read()[cgroup.CPU].ticks == 700_000_000
+    assert by_sluid.cpus() == frozenset({6})
     assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 9_000_000_000
+
+
+FREEZERS = {
+    "cgroup_v1": ("1", "sys/fs/cgroup/freezer/slurm_n1/uid_2001/job_1", "freezer.state", "FROZEN\n", "THAWED\n"),
+    "cgroup_v2": (
+        "7",
+        "sys/fs/cgroup/system.slice/n1_slurmstepd.scope/job_7",
+        "user/cgroup.events",
+        "populated 1\nfrozen 1\n",
+        "populated 1\nfrozen 0\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("tree", FREEZERS)
+def test_a_job_is_suspended_when_every_step_but_extern_is_frozen(tmp_path, tree):
+    number, top, file, frozen, thawed = FREEZERS[tree]
+    job = cgroup.find_job(build(tree, tmp_path), number)
+    steps = sorted(step for step in (tmp_path / top).glob("step_*") if step.name != "step_extern")
+    assert job.suspended(tmp_path) is True
+    (tmp_path / top / "step_extern" / file).write_text(thawed)
+    assert job.suspended(tmp_path) is True  # extern has nothing that runs
+    for step in steps:
+        (step / file).write_text(thawed)
+        assert job.suspended(tmp_path) is False
+        (step / file).write_text(frozen)
+        assert job.suspended(tmp_path) is True
+    fresh = tmp_path / top / "step_9" / file
+    fresh.parent.mkdir(parents=True)
+    assert job.suspended(tmp_path) is True  # a step of which the kernel says nothing yet
+    fresh.write_text(thawed)
+    assert job.suspended(tmp_path) is False
+    shutil.rmtree(tmp_path / top / "step_9")
+    assert job.suspended(tmp_path) is True
+    for step in steps:
+        (step / file).write_text(thawed)
+    (tmp_path / top / "step_extern" / file).write_text(frozen)
+    assert job.suspended(tmp_path) is False
+    for step in steps:
+        shutil.rmtree(step)
+    assert job.suspended(tmp_path) is True  # nothing but extern, and that is frozen
+
+
+def test_a_job_whose_freezer_is_still_freezing_runs(tmp_path):
+    job = cgroup.find_job(build("cgroup_v1", tmp_path), "1")
+    (tmp_path / FREEZERS["cgroup_v1"][1] / "step_0/freezer.state").write_text("FREEZING\n")
+    assert job.suspended(tmp_path) is False
+
+
+def test_stopped_processes_do_not_suspend_a_job_that_has_a_freezer(tmp_path):
+    number, top, file, _, thawed = FREEZERS["cgroup_v2"]
+    job = cgroup.find_job(build("cgroup_v2", tmp_path), number)
+    for step in (tmp_path / top).glob("step_*"):
+        (step / file).write_text(thawed)
+    for stat in tmp_path.glob("proc/2*/stat"):
+        stat.write_text(stat.read_text().replace(") R ", ") T "))
+    assert job.suspended(tmp_path) is False
+
+
+def test_an_allocation_without_a_step_is_frozen_by_no_slurm_and_counts_as_running(tmp_path):
+    job = cgroup.find_job(build("cgroup_v1", tmp_path), "2")  # Slurm 22.05 had suspended it
+    assert job.suspended(tmp_path) is False
+
+
+def test_without_a_freezer_a_job_is_suspended_when_its_processes_are_stopped(tmp_path):
+    steps = tmp_path / "sys/fs/cgroup/cpuset/slurm/uid_1000/job_5"
+    for step, pids in (("step_0", "101\n102\n104\n"), ("step_extern", "103\n")):
+        (steps / step).mkdir(parents=True)
+        (steps / step / "cgroup.procs").write_text(pids)
+    states = {101: "(python (x)) T", 102: "(slurmstepd) S", 103: "(sleep) S", 104: "(sh) Z"}
+    for pid, state in states.items():
+        (tmp_path / f"proc/{pid}").mkdir(parents=True)
+        (tmp_path / f"proc/{pid}/stat").write_text(f"{pid} {state} 1 101\n")
+    job = cgroup.find_job(tmp_path, "5")
+    assert job.suspended(tmp_path) is True  # slurmstepd, extern and what is dead do not count
+    (tmp_path / "proc/101/stat").write_text("101 (python (x)) R 1 101\n")
+    assert job.suspended(tmp_path) is False
+    (tmp_path / "proc/101/stat").unlink()
+    assert job.suspended(tmp_path) is False  # extern's alone is left
+    (tmp_path / "proc/103/stat").unlink()
+    assert job.suspended(tmp_path) is None
 
 
 def test_nodes_that_share_a_machine_see_their_own_part_of_a_job(tmp_path):
