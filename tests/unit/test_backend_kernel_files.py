@@ -158,6 +158,16 @@ def test_cgroup_v1(tmp_path):
     assert cgroup.find_job(tmp_path, "6") is None
 
 
+@pytest.mark.parametrize("content", ["x", "0-x", "\udcff", "0-99999999999", "9" * 5000])
+def test_a_cpuset_that_no_kernel_writes_is_not_known(tmp_path, content):
+    job = cgroup.find_job(build("cgroup_v1", tmp_path), "1")
+    for name in ("cpuset.cpus", "cpuset.effective_cpus"):
+        (tmp_path / f"sys/fs/cgroup/cpuset/slurm_n1/uid_2001/job_1/{name}").write_text(
+            content, errors="surrogateescape"
+        )
+    assert job.cpus() is None
+
+
 def test_cgroup_v1_bytes_read_and_written_where_a_site_counts_them(tmp_path):
     file = tmp_path / "sys/fs/cgroup/blkio/slurm/uid_1000/job_5/blkio.throttle.io_service_bytes_recursive"
     file.parent.mkdir(parents=True)
