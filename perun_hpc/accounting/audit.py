@@ -21,7 +21,7 @@ from typing import Any
 
 from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
 from perun_hpc.accounting.ledger import Key
-from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SlurmJob, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, pair_runs
 from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
 
@@ -187,8 +187,7 @@ def compare_sacct(
         spans = held.get(job_id, ())
         pairs = pair_runs(runs, spans, CLOCK_S)
         for index, job in enumerate(runs):
-            ran = job.start_s is not None and job.end_s is not None and job.nodelist and job.state in FINAL_STATES
-            if ran and index not in pairs and expects(job):
+            if job.ended and job.ran and index not in pairs and expects(job):
                 findings.append(Finding(f"job {job.shown_id}", "ran by sacct, but has no record"))
         if len(spans) > len(pairs):
             what = f"has {len(spans)} records, but {len(pairs)} runs by sacct"

@@ -24,8 +24,8 @@ from perun_hpc.accounting.evidence import HIDDEN, adds, combine
 from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
 from perun_hpc.accounting.identity import likest, of_boundaries, of_record, runs_in
 from perun_hpc.accounting.keeping import UNREADABLE, keep, problems, read_kept, read_records, set_aside, take
-from perun_hpc.accounting.ledger import Ledger, Put, Refused
-from perun_hpc.accounting.sacct import CLOCK_S, FINAL_STATES, SLACK_S, SlurmJob, match_run, pair_runs
+from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
+from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, match_run, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import PerunError, UnavailableError
@@ -35,11 +35,18 @@ from perun_hpc.store.layout import PLAN
 log = logging.getLogger(__name__)
 
 LEASE = "collect"
+UNREPORTED = "no node reported this job"
 BATCH = 200
 """Job runs in one transaction."""
 RENAME_EVERY_S = 3600
 RETRY_S = 3600
 """How long a record that the ledger refused waits until it is offered again."""
+SLICE_S, LEAST_SLICE_S = 86_400, 60
+"""How much time one question to sacct spans at most; after failures it gets down to the least."""
+SLOW_S = 30
+"""A question that failed after so long is not asked again, for less, before the next sweep: other work waits."""
+COMPARE_S = 600
+"""So long one sweep compares with sacct; what is left of a long time without slurmdbd is for the next ones."""
 IDLE_BATCHES = 3
 """After so many batches of which Slurm can complete nothing, older ones are left to a later sweep."""
 _INCOMPLETE_S = 600
@@ -157,8 +164,8 @@ class Collector:
             self._homes = Homes(self.archive, self.tools.clock())
             self._open_the_way()
             summary = self._incoming()
-            summary = self._compare(summary)
-            summary = self._complete(summary)
+            for part in (self._compare, self._complete):
+                summary = _attempted(part, summary)
             self._rename_old()
             return summary
         finally:
@@ -264,9 +271,7 @@ class Collector:
         """Bring a batch into the ledger, then its records into the runs' directories, then the evidence."""
         if not batch:
             return summary
-        lease = f"{LEASE}:{self.archive.cluster}"
-        if not self.ledger.acquire(lease, self.holder):
-            raise UnavailableError("another collector took over: nothing to do, it goes on with this one's work")
+        lease = self._keep_lease()
         known = self._ask([ready.run.job_id for ready in batch])
         placed: list[tuple[_Ready, Run]] = []
         records = []
@@ -280,7 +285,7 @@ class Collector:
             self._finalise(ready, home)
             placed.append((ready, home))
             records.append(record)
-        answers = self.ledger.offer(records, queue=self.queue, lease=(lease, self.holder))
+        answers = self.ledger.offer(records, queue=self.queue, lease=lease)
         taken: list[tuple[_Ready, Run, Put]] = []
         for (ready, home), answer in zip(placed, answers, strict=True):
             try:
@@ -330,13 +335,16 @@ class Collector:
 
     def _run_of(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> SlurmJob | None:
         """Return the run that slurmdbd has all of; one beside the record's times only when no better one can come."""
-        late = self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S
-        job = match_run(runs, record.start_ns, record.end_ns, SLACK_S if late else ROUNDED_S)
+        slack_s = ROUNDED_S
+        if self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S:
+            # An agent that was started later on tells its own times of a job whose Epilog alone ran.
+            slack_s = CLOCK_S if len(runs) == 1 else SLACK_S
+        job = match_run(runs, record.start_ns, record.end_ns, slack_s)
         return job if job is not None and self._settled(job) else None
 
     def _settled(self, job: SlurmJob) -> bool:
         """Whether slurmdbd has all of a job: its end may arrive there before its name and QOS."""
-        if job.state not in FINAL_STATES or job.end_s is None:
+        if not job.ended or job.end_s is None:
             return False
         return job.qos not in ("", "Unknown") or self.tools.clock() > job.end_s + _INCOMPLETE_S
 
@@ -375,7 +383,9 @@ class Collector:
         if there is not None and adds(there, record):
             record = combine(there, record)
         self.archive.boundaries(run).mkdir(mode=0o700, exist_ok=True)
-        write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode())
+        # Of a job that nobody reported nothing measured can be lost with the file; thousands may come at once.
+        durable = record.energy_uj is not None
+        write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode(), durable=durable)
         if self.tools.publish is not None and record.uid is not None:
             try:
                 self.tools.publish(directory, record.uid)
@@ -415,46 +425,74 @@ class Collector:
         found = self._homes.find(who)
         return found[0] if found else self._homes.give(who)
 
+    def _keep_lease(self) -> tuple[str, str]:
+        """Renew the lease for what comes next; returns its name and holder."""
+        lease = f"{LEASE}:{self.archive.cluster}"
+        if not self.ledger.acquire(lease, self.holder):
+            raise LeaseLostError
+        return lease, self.holder
+
     def _compare(self, summary: Summary) -> Summary:
-        """Give every run that sacct knows and nobody reported a record that says so."""
+        """Give every run that sacct knows and nobody reported a record that says so.
+
+        In slices of time, each kept once it is done: halved when sacct cannot answer, doubled in a later sweep.
+        """
         if self.tools.slurm is None:
             return summary
-        until_s = int(self.tools.clock() - self.deadline_s)
-        since_s = self.ledger.compared_until_s(self.archive.cluster)
+        cluster, began_s = self.archive.cluster, self.tools.clock()
+        until_s = int(began_s - self.deadline_s)
+        since_s = self.ledger.compared_until_s(cluster)
         if since_s is None:
-            since_s = self.ledger.first_start_s(self.archive.cluster)
-        if since_s is None or until_s <= since_s:
-            return summary
-        try:
-            jobs = self.tools.slurm.window(since_s, until_s)
-            ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
-            stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
-            waiting = {run.job_id for run, _ in self.archive.incoming()}
-            # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
-            doubtful = {j.job_id for j in _without_record(ended, stored, ROUNDED_S)} - waiting
-            every = self.tools.slurm.jobs(sorted(doubtful)) if doubtful else []
-        except UnavailableError as error:
-            log.warning("%s", error)
-            return replace(summary, notes=(*summary.notes, str(error)))
+            since_s = self.ledger.first_start_s(cluster)
+        shrunk = False
+        while since_s is not None and since_s < until_s and self.tools.clock() - began_s < COMPARE_S:
+            slice_s = self.ledger.compared_slice_s(cluster) or SLICE_S
+            end_s = min(since_s + slice_s, until_s)
+            asked_s = self.tools.clock()
+            self._keep_lease()
+            try:
+                absent = self._unreported(since_s, end_s)
+            except UnavailableError as error:
+                self.ledger.set_compared_slice(cluster, max((end_s - since_s) // 2, LEAST_SLICE_S))
+                shrunk = True
+                if end_s - since_s > LEAST_SLICE_S and self.tools.clock() - asked_s < SLOW_S:
+                    continue
+                log.warning("%s", error)
+                return replace(summary, notes=(*summary.notes, str(error)))
+            for at in range(0, len(absent), BATCH):
+                records = [missing_record(job, cluster, UNREPORTED) for job in absent[at : at + BATCH]]
+                puts, summary = self._amend(records, False, summary)
+                summary = replace(summary, missing=summary.missing + len(puts))
+            self.ledger.set_compared(cluster, end_s)
+            if end_s - since_s == slice_s < SLICE_S and not shrunk:
+                self.ledger.set_compared_slice(cluster, min(2 * slice_s, SLICE_S))
+            since_s = end_s
+        return summary
+
+    def _unreported(self, since_s: int, until_s: int) -> list[SlurmJob]:
+        """Return the runs that ended in [since, until] by Slurm and of which nothing is stored, but should be."""
+        assert self.tools.slurm is not None
+        jobs = self.tools.slurm.window(since_s, until_s)
+        ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
+        stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
+        waiting = {run.job_id for run, _ in self.archive.incoming()}
+        # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
+        lacking = [j for j in _without_record(ended, stored, ROUNDED_S) if self._expects(j)]
+        doubtful = {j.job_id for j in lacking} - waiting
+        every = self.tools.slurm.jobs(sorted(doubtful)) if doubtful else []
         answered = {j.job_id for j in every}
         every += [j for j in ended if j.job_id in doubtful - answered]
         absent = [
             j for j in _without_record(every, stored, CLOCK_S) if _ran(j) and since_s <= (j.end_s or 0) <= until_s
         ]
-        if self.tools.expects is not None:
-            absent = [j for j in absent if self.tools.expects(j)]
-        records = [missing_record(j, self.archive.cluster, "no node reported this job") for j in absent]
-        puts: list[Put] = []
-        for at in range(0, len(records), BATCH):
-            taken, summary = self._amend(records[at : at + BATCH], False, summary)
-            puts += taken
-        self.ledger.set_compared(self.archive.cluster, until_s)
-        return replace(summary, missing=summary.missing + len(puts))
+        return [j for j in absent if self._expects(j)]
+
+    def _expects(self, job: SlurmJob) -> bool:
+        return self.tools.expects is None or self.tools.expects(job)
 
     def _amend(self, records: Sequence[EnergyRecord], queue: bool, summary: Summary) -> tuple[list[Put], Summary]:
         """Store and publish records that rest on Slurm's word; what the ledger refuses is noted."""
-        lease = (f"{LEASE}:{self.archive.cluster}", self.holder)
-        answers = self.ledger.offer(records, queue=queue, lease=lease)
+        answers = self.ledger.offer(records, queue=queue, lease=self._keep_lease())
         notes = tuple(_refusal(answer) for answer in answers if isinstance(answer, Refused))
         puts = [answer for answer in answers if isinstance(answer, Put)]
         for put in puts:
@@ -547,13 +585,18 @@ def _refusal(answer: Refused) -> str:
 
 def _ran(job: SlurmJob) -> bool:
     """Whether a run has ended, and had nodes for a time."""
-    return (
-        job.state in FINAL_STATES
-        and job.start_s is not None
-        and job.end_s is not None
-        and job.num_nodes > 0
-        and bool(job.nodelist)
-    )
+    return job.ended and job.end_s is not None and job.ran
+
+
+def _attempted(part: Callable[[Summary], Summary], summary: Summary) -> Summary:
+    """Return what a part of a sweep makes of the summary; whatever it fails by, the other parts are done."""
+    try:
+        return part(summary)
+    except LeaseLostError:
+        raise
+    except Exception as error:  # Slurm's answers and a site's policy decide what can go wrong there
+        log.warning("%s", error, exc_info=not isinstance(error, (PerunError, OSError)))
+        return replace(summary, failed=summary.failed + 1, notes=(*summary.notes, str(error)))
 
 
 def _without_record(jobs: Sequence[SlurmJob], stored: dict[int, list[tuple[int, int]]], slack_s: int) -> list[SlurmJob]:

@@ -91,6 +91,13 @@ class Due:
     record: EnergyRecord
 
 
+class LeaseLostError(UnavailableError):
+    """Another collector holds the lease now."""
+
+    def __init__(self) -> None:
+        super().__init__("another collector took over: nothing to do, it goes on with this one's work")
+
+
 class Ledger:
     """An open ledger; use `open_ledger`."""
 
@@ -336,6 +343,14 @@ class Ledger:
         """Remember up to when sacct's jobs were compared with the records."""
         self._set_progress("compared_until_s", "progress", cluster, until_s)
 
+    def compared_slice_s(self, cluster: str) -> int | None:
+        """Return how much time one comparison with sacct may span; None until it had to be less than usual."""
+        return self._progress("slice_s", "comparing", cluster)
+
+    def set_compared_slice(self, cluster: str, seconds: int) -> None:
+        """Remember how much time one comparison with sacct may span."""
+        self._set_progress("slice_s", "comparing", cluster, seconds)
+
     def renamed_until_s(self, cluster: str) -> int:
         """Return up to which end the finished runs' directories have given their bare names away."""
         return self._progress("renamed_until_s", "renaming", cluster) or 0
@@ -363,7 +378,7 @@ class Ledger:
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
         row = connection.execute(text("SELECT holder FROM lease WHERE name = :n"), {"n": name}).first()
         if row is None or row.holder != holder:
-            raise UnavailableError("another collector took over: nothing to do, it goes on with this one's work")
+            raise LeaseLostError
 
     def _rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Row[Any]]:
         job = self.tables.job.c

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perun_hpc.accounting import comment
 from perun_hpc.accounting.archive import RECORD, RUNNING, Archive
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, job_id_arguments, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, from_json
 from perun_hpc.accounting.summing import add_slurm, missing_record
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
@@ -68,7 +68,8 @@ def find(text: str, places: Places) -> list[Found]:
         slurm = []
     known = list({_key(f.record): f for f in [*ledger, *own]}.values())
     seen = {row.job_id for row in slurm}
-    found = [f for f in known if f.record.job_id not in seen] + _with_rows(slurm, known, places)
+    # These are all of the job's runs: what is left over on both sides is the same run, by a node's wrong clock.
+    found = [f for f in known if f.record.job_id not in seen] + _with_rows(slurm, known, places, CLOCK_S)
     if not found:
         raise NotFoundError(f"job {text}: unknown to Slurm's accounting and to perun, or not yours to see")
     return _in_order(found)
@@ -76,7 +77,7 @@ def find(text: str, places: Places) -> list[Found]:
 
 def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
     """Return one record per row of sacct: the job's own where the caller may read it, else what the row tells."""
-    return _in_order(_with_rows(list(rows), [], places))
+    return _in_order(_with_rows(list(rows), [], places, SLACK_S))
 
 
 def _are_all(found: Sequence[Found]) -> bool:
@@ -88,7 +89,7 @@ def _are_all(found: Sequence[Found]) -> bool:
     )
 
 
-def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places) -> list[Found]:
+def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places, slack_s: int) -> list[Found]:
     """Return all runs of the jobs in `rows`: known or readable records, and for the other rows what Slurm tells."""
     by_id: dict[int, list[SlurmJob]] = {}
     for row in rows:
@@ -98,7 +99,7 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places)
         submits = [at for row in runs for at in (row.submit_s, row.end_s) if at]
         found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive, submits)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
-        pairs = pair_runs(runs, spans)
+        pairs = pair_runs(runs, spans, slack_s)
         for index, at in pairs.items():
             found[at] = _told_by_both(found[at], runs[index])
         everything += [found[at] for at in pairs.values()] if not known else found
@@ -135,7 +136,7 @@ def _told_by_both(found: Found, row: SlurmJob) -> Found:
     if found.record.status != "running":
         return found
     record = replace(add_slurm(found.record, row), coverage=found.record.coverage)
-    if row.state in FINAL_STATES:
+    if row.ended:
         record = replace(record, status="awaited", missing=(*record.missing, "it has ended: its record is on the way"))
     return replace(found, record=record)
 
@@ -164,9 +165,10 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
             return Found(comment.decode(row.admin_comment, row, cluster), "Slurm's accounting (AdminComment)")
         except DataError as error:
             return Found(missing_record(row, cluster, str(error)), "Slurm's accounting")
-    if row.state in FINAL_STATES and row.start_s is None:
-        return Found(missing_record(row, cluster, "the job never ran"), "Slurm's accounting")
-    if row.state in FINAL_STATES:
+    if row.ended and not row.ran:
+        why = "the job never ran" + (": it ended in the second in which it was given nodes" if row.nodelist else "")
+        return Found(replace(missing_record(row, cluster, why), start_ns=0, missing_nodes=()), "Slurm's accounting")
+    if row.ended:
         made = missing_record(row, cluster, "no energy record of this job")
         if (row.end_s or 0) >= places.due_s:
             made = replace(made, status="awaited", missing=("its energy record is on the way",), missing_nodes=())

@@ -1,18 +1,22 @@
-"""What Slurm's accounting knows about jobs: one batched `sacct` call, parsed without trusting a job's name.
+"""What Slurm's accounting knows about jobs: batched `sacct` calls, parsed without trusting a job's name.
 
 Job names, comments and working directories are whatever a user typed, line breaks included. Every call therefore uses a
-fresh random delimiter and reads fields by count, never by line.
+fresh random delimiter and reads fields by count, never by line. Times go both ways in epoch seconds: local ones have no
+offset, and an hour comes twice each autumn.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 
+from perun_hpc.accounting.command import TIMEOUT_S, Runner, run_command, slices
+from perun_hpc.accounting.schema import WASTED_STATES
+from perun_hpc.config.hostlist import expand
 from perun_hpc.errors import NotFoundError, UnavailableError
 
 FIELDS = (
@@ -20,22 +24,25 @@ FIELDS = (
     "End", "Suspended", "State", "ExitCode", "NodeList", "NNodes", "NCPUS", "AllocTRES", "TimelimitRaw", "TotalCPU",
     "AdminComment",
 )  # fmt: skip
+IDENTITY = ("SLUID", "OriginalSLUID")
+"""Names of a run that no other run ever had; where `sacct --helpformat` lists them (25.11 on)."""
 FINAL_STATES = frozenset(
     {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED",
      "REQUEUED", "REVOKED"}
 )  # fmt: skip
+RESIZING = "RESIZING"
+"""State of the first part of a run whose allocation was changed; the next row of that job goes on with the run."""
 LARGEST = (1 << 32) - 1
 """Slurm's job ids, array tasks and het offsets have 32 bits."""
-TIMEOUT_S = 120.0
 SLACK_S = 30
-
-Runner = Callable[[Sequence[str], str | None, float], str]
-"""Runs a command with a standard input and a deadline and returns its output; `UnavailableError` on any failure."""
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One run of one job as slurmdbd holds it; times in epoch seconds, None where Slurm says Unknown or None."""
+    """One run of one job as slurmdbd holds it; times in epoch seconds, None where Slurm says Unknown or None.
+
+    `sluids` are the names that Slurm gave this run alone: none before 25.11, several where it was resized.
+    """
 
     job_id: int
     shown_id: str
@@ -62,6 +69,23 @@ class SlurmJob:
     cpu_ns: int | None
     admin_comment: str
     run: int = 0
+    sluids: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more of this run can come."""
+        return self.state in FINAL_STATES
+
+    @property
+    def ran(self) -> bool:
+        """Whether it had nodes for a time.
+
+        22.05 may give a start, that of its end, to what was cancelled while it waited; a job whose Prolog failed at
+        once has nodes, and ends in the second in which it started.
+        """
+        if self.start_s is None or not self.num_nodes or not self.nodelist:
+            return False
+        return self.state not in WASTED_STATES or self.end_s is None or self.end_s > self.start_s
 
     @property
     def array(self) -> tuple[int | None, int | None]:
@@ -76,56 +100,118 @@ class SlurmJob:
         return (int(head), int(offset)) if mark and head.isdigit() and offset.isdigit() else (None, None)
 
 
-def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
-    """Run a Slurm command and return its standard output; `UnavailableError` when it is absent, fails or hangs."""
-    try:
-        done = subprocess.run(
-            list(command), input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
-        )
-    except FileNotFoundError as error:
-        raise UnavailableError(f"{command[0]}: not installed here: run it where Slurm's commands are") from error
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"{command[0]}: no answer within {timeout_s:.0f} s: is slurmdbd up?") from error
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise UnavailableError(
-            f"{command[0]}: {lines[-1] if lines else f'exit code {done.returncode}'}: is slurmdbd up?"
-        )
-    return done.stdout
+def query_jobs(
+    ids: Iterable[str | int], cluster: str | None = None, runner: Runner = run_command, extra: Sequence[str] = ()
+) -> list[SlurmJob]:
+    """Ask sacct for all runs of these jobs, in as few calls as its command line holds; unknown ids are absent.
 
-
-def query_jobs(ids: Iterable[str | int], cluster: str | None = None, runner: Runner = run_command) -> list[SlurmJob]:
-    """Ask sacct for all runs of these jobs in one call; ids that it does not know or show are absent."""
-    wanted = sorted({str(i) for i in ids})
-    if not wanted:
-        return []
-    return _sacct(["-j", ",".join(wanted)], cluster, runner)
+    `extra` are further fields that this sacct has, see `identity_fields`.
+    """
+    rows: list[SlurmJob] = []
+    for wanted in slices(sorted({str(i) for i in ids})):
+        rows += _sacct(["-j", wanted], cluster, runner, extra)
+    # An array's task comes with its leader's id and with its own.
+    return _runs(dict.fromkeys(rows))
 
 
 def query_window(
-    since_s: int, until_s: int, options: Sequence[str] = (), cluster: str | None = None, runner: Runner = run_command
+    since_s: int,
+    until_s: int,
+    options: Sequence[str] = (),
+    cluster: str | None = None,
+    runner: Runner = run_command,
+    extra: Sequence[str] = (),
 ) -> list[SlurmJob]:
     """Ask sacct for every job that was in the system between two epoch times; `options` are further sacct options."""
-    times = ["-S", _slurm_time(since_s), "-E", _slurm_time(until_s)]
-    return _sacct([*times, *options], cluster, runner)
+    return _runs(_sacct(["-S", f"uts{since_s}", "-E", f"uts{until_s}", *options], cluster, runner, extra))
 
 
-def parse_sacct(text: str, delimiter: str) -> list[SlurmJob]:
-    """Parse the output of `sacct --parsable --delimiter=...`; rows of one job are numbered by their start (`run`)."""
+@cache
+def identity_fields(runner: Runner = run_command) -> tuple[str, ...]:
+    """Return those fields of `IDENTITY` that the sacct of this host has; asked once."""
+    known = set(runner(["sacct", "--helpformat"], None, TIMEOUT_S).split())
+    return tuple(name for name in IDENTITY if name in known)
+
+
+def parse_sacct(text: str, delimiter: str, extra: Sequence[str] = ()) -> list[SlurmJob]:
+    """Parse the output of `sacct --parsable --delimiter=...`: one value per run, numbered by their start (`run`).
+
+    Raises
+    ------
+    UnavailableError
+        When it is not what sacct answers.
+    """
+    return _runs(_rows(text, delimiter, extra))
+
+
+def _rows(text: str, delimiter: str, extra: Sequence[str]) -> list[SlurmJob]:
+    names = (*FIELDS, *extra)
     cells = text.split(delimiter)
-    width = len(FIELDS)
-    jobs = [
-        _job(dict(zip(FIELDS, (cells[at].lstrip("\n"), *cells[at + 1 : at + width]), strict=True)))
-        for at in range(0, len(cells) - width, width)
-    ]
+    width = len(names)
+    try:
+        return [
+            _job(dict(zip(names, (cells[at].lstrip("\n"), *cells[at + 1 : at + width]), strict=True)))
+            for at in range(0, len(cells) - width, width)
+        ]
+    except ValueError as error:
+        raise UnavailableError(f"sacct: its answer makes no sense ({error}): is it Slurm's own?") from error
+
+
+def _runs(rows: Iterable[SlurmJob]) -> list[SlurmJob]:
+    """Return the runs that sacct's rows tell of, numbered by their start."""
     by_id: dict[int, list[SlurmJob]] = {}
-    for job in jobs:
-        by_id.setdefault(job.job_id, []).append(job)
-    numbered = []
-    for runs in by_id.values():
-        ordered = sorted(runs, key=lambda j: (j.submit_s or 0, j.start_s or j.end_s or 1 << 62))
-        numbered += [replace(job, run=number) for number, job in enumerate(ordered)]
-    return numbered
+    for row in rows:
+        by_id.setdefault(row.job_id, []).append(row)
+    runs = []
+    for of_one in by_id.values():
+        ordered = sorted(of_one, key=lambda j: (j.submit_s or 0, j.start_s or j.end_s or 1 << 62))
+        runs += [replace(job, run=number) for number, job in enumerate(_whole_runs(ordered))]
+    return runs
+
+
+def _whole_runs(rows: Sequence[SlurmJob]) -> list[SlurmJob]:
+    """Join the rows of one job that are parts of one run: a resized run has one for each of its allocations.
+
+    22.05 says of the later part that it was submitted when the size changed and started with the first one; newer ones
+    that it started then.
+    """
+    runs: list[SlurmJob] = []
+    for row in rows:
+        if runs and runs[-1].state == RESIZING and row.num_nodes and row.nodelist:
+            row = _joined(runs.pop(), row)
+        runs.append(row)
+    return runs
+
+
+def _joined(first: SlurmJob, rest: SlurmJob) -> SlurmJob:
+    """Return the run of which `first` is the part before a change of its size: all the nodes that it ever had."""
+    nodelist, num_nodes = _together(first, rest)
+    starts = [s for s in (first.start_s, rest.start_s) if s is not None]
+    return replace(
+        rest,
+        submit_s=first.submit_s,
+        start_s=min(starts, default=None),
+        suspended_s=max(first.suspended_s, rest.suspended_s),
+        nodelist=nodelist,
+        num_nodes=num_nodes,
+        cpus=max(first.cpus, rest.cpus),
+        gpus=max(first.gpus, rest.gpus),
+        admin_comment=rest.admin_comment or first.admin_comment,
+        sluids=tuple(dict.fromkeys((*first.sluids, *rest.sluids))),
+    )
+
+
+def _together(first: SlurmJob, rest: SlurmJob) -> tuple[str, int]:
+    """Return the nodes of two parts as a list and their number; the larger part's list where it holds the other's."""
+    try:
+        before, after = set(expand(first.nodelist)), set(expand(rest.nodelist))
+    except ValueError:
+        return rest.nodelist, max(first.num_nodes, rest.num_nodes)
+    if after <= before:
+        return first.nodelist, len(before)
+    if before <= after:
+        return rest.nodelist, len(after)
+    return f"{first.nodelist},{rest.nodelist}", len(before | after)
 
 
 CLOCK_S = 86_400
@@ -141,8 +227,8 @@ def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_
     found = []
     for index, job in enumerate(jobs):
         # A run that was requeued while its nodes were made ready has nodes, and a prolog ran there, but no start.
-        first_s = job.start_s if job.start_s is not None or not job.nodelist else job.submit_s
-        if first_s is not None:
+        first_s = job.start_s if job.start_s is not None else job.submit_s
+        if first_s is not None and job.nodelist:
             for at, (start_s, end_s) in enumerate(spans):
                 last_s = job.end_s if job.end_s is not None else max(end_s, first_s)
                 found.append((min(last_s, end_s) - max(first_s, start_s), -abs(first_s - start_s), index, at))
@@ -169,13 +255,13 @@ def job_id_arguments(text: str) -> tuple[str, str | None]:
     return job, step or None
 
 
-def _sacct(selection: Sequence[str], cluster: str | None, runner: Runner) -> list[SlurmJob]:
+def _sacct(selection: Sequence[str], cluster: str | None, runner: Runner, extra: Sequence[str]) -> list[SlurmJob]:
     delimiter = f"\x1f{secrets.token_hex(8)}\x1f"
     command = ["sacct", "--allocations", "--duplicates", "--noheader", "--parsable", f"--delimiter={delimiter}"]
-    command += [f"--format={','.join(FIELDS)}", *selection]
+    command += [f"--format={','.join((*FIELDS, *extra))}", *selection]
     if cluster:
         command.append(f"--clusters={cluster}")
-    return parse_sacct(runner(command, None, TIMEOUT_S), delimiter)
+    return _rows(runner(command, None, TIMEOUT_S), delimiter, extra)
 
 
 def _job(row: dict[str, str]) -> SlurmJob:
@@ -206,6 +292,7 @@ def _job(row: dict[str, str]) -> SlurmJob:
         time_limit_s=int(limit) * 60 if limit.isdigit() else None,
         cpu_ns=int(_duration_s(row["TotalCPU"]) * 1e9) or None,
         admin_comment=row["AdminComment"],
+        sluids=tuple(dict.fromkeys(value for name in IDENTITY if (value := row.get(name, "")))),
     )
 
 
@@ -214,15 +301,13 @@ def _number(text: str) -> int | None:
 
 
 def _epoch(text: str) -> int | None:
-    """Convert sacct's local time to epoch seconds."""
+    """Convert sacct's time to epoch seconds; local times are what a sacct gives that somebody wrapped."""
+    if text.isascii() and text.isdigit():
+        return int(text) or None
     try:
         return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").timestamp())
     except ValueError:
         return None
-
-
-def _slurm_time(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _duration_s(text: str) -> float:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from perun_hpc.accounting.command import TIMEOUT_S, Runner, run_command
 from perun_hpc.accounting.comment import encode, is_ours
 from perun_hpc.accounting.ledger import Due, Ledger
-from perun_hpc.accounting.sacct import TIMEOUT_S, Runner, SlurmJob, match_run, run_command
+from perun_hpc.accounting.sacct import SlurmJob, match_run
 from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.errors import UnavailableError
 

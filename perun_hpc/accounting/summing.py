@@ -146,9 +146,16 @@ def missing_record(job: SlurmJob, cluster: str, reason: str) -> EnergyRecord:
         cpus=job.cpus,
         gpus=job.gpus,
         missing=(reason,),
-        missing_nodes=expand(job.nodelist) if job.nodelist else (),
+        missing_nodes=_named(job.nodelist),
     )
     return add_slurm(record, job)
+
+
+def _named(nodelist: str) -> tuple[str, ...]:
+    try:
+        return expand(nodelist)
+    except ValueError:
+        return ()  # Slurm's list stands in the record as it is
 
 
 def add_slurm(record: EnergyRecord, job: SlurmJob) -> EnergyRecord:

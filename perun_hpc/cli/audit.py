@@ -12,7 +12,7 @@ from pathlib import Path
 from perun_hpc.accounting import audit, facility
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.sacct import FINAL_STATES, SlurmJob, query_window
+from perun_hpc.accounting.sacct import SlurmJob, query_window
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
@@ -64,7 +64,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     jobs = [] if args.no_slurm else _sacct(args.cluster, since_s, until_s)
     findings += audit.refused_records(archive)
     waiting = {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
-    live = {(j.job_id, j.run) for j in jobs if j.state not in FINAL_STATES}
+    live = {(j.job_id, j.run) for j in jobs if not j.ended}
     findings += audit.compare_shares(books, ledger.shares_between(archive.cluster, first, last), waiting | live)
     findings += audit.find_holes(books)
     compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))

@@ -1,0 +1,83 @@
+"""Running Slurm's commands: one way, in an environment that nobody's settings reach, with every failure as one error.
+
+A dozen variables change what Slurm's commands print or whom they ask (`SLURM_TIME_FORMAT`, `SLURM_BITSTR_LEN`,
+`SLURM_CLUSTERS`, `SACCT_FEDERATION` ...). Of `SLURM_*` only those stay that say where Slurm is and who asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from perun_hpc.errors import UnavailableError
+
+TIMEOUT_S = 120.0
+ARGUMENT_BYTES = 65_536
+"""What one argument may hold: Linux takes 128 KiB (MAX_ARG_STRLEN), whatever `getconf ARG_MAX` says of all together."""
+_WHERE_SLURM_IS = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
+_OF_OTHERS = re.compile(r"(SLURM|SACCT|SACCTMGR|SALLOC|SBATCH|SCANCEL|SCONTROL|SINFO|SQUEUE|SRUN)_|LC_|LANG")
+
+Runner = Callable[[Sequence[str], str | None, float], str]
+"""Runs a command with a standard input and a deadline and returns its output; `UnavailableError` on any failure."""
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which Slurm's commands run: their times in epoch seconds, their words in English.
+
+    `%s` is the only form of a time that is the same in every zone and in the hour that comes twice.
+    """
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not _OF_OTHERS.match(name) or name in _WHERE_SLURM_IS or name.startswith("SLURM_SACK_")
+    }
+    return {**kept, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
+
+
+def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
+    """Run a Slurm command and return its standard output; `UnavailableError` when it is absent, fails or hangs."""
+    name = command[0]
+    try:
+        done = subprocess.run(
+            list(command),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            env=environment(os.environ),
+        )
+    except FileNotFoundError as error:
+        raise UnavailableError(f"{name}: not installed here: run it where Slurm's commands are") from error
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"{name}: no answer within {timeout_s:.0f} s: is slurmdbd up?") from error
+    except OSError as error:
+        remedy = "ask for less at once" if error.errno == errno.E2BIG else "can it be run by whoever asks?"
+        raise UnavailableError(f"{name}: {error.strerror or error}: {remedy}") from error
+    except (subprocess.SubprocessError, ValueError) as error:
+        # Values: a NUL in an argument, text that UTF-8 does not have.
+        raise UnavailableError(f"{name}: cannot be run: {error}: see what was asked for") from error
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise UnavailableError(f"{name}: {lines[-1] if lines else f'exit code {done.returncode}'}: is slurmdbd up?")
+    return done.stdout
+
+
+def slices(words: Iterable[str], most_b: int = ARGUMENT_BYTES) -> Iterator[str]:
+    """Yield `words` joined by commas, in their order, in texts of at most `most_b` bytes (a longer word alone)."""
+    held: list[str] = []
+    size_b = 0
+    for word in words:
+        word_b = len(word.encode(errors="replace")) + 1
+        if held and size_b + word_b > most_b:
+            yield ",".join(held)
+            held, size_b = [], 0
+        held.append(word)
+        size_b += word_b
+    if held:
+        yield ",".join(held)

@@ -1,0 +1,288 @@
+"""perun's commands beside a `sacct` on PATH: many jobs, anybody's environment, resized runs, jobs that never ran."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.sacct import query_jobs, query_window
+from perun_hpc.cli.main import main
+from tests.accounting_data import START_S, boundary, put_incoming
+from tests.fake_slurm import ROW, install
+
+MANY = 15_000
+FIRST_ID = 900_000_000
+"""Ids as a cluster of some years has: 15,000 of them exceed what Linux takes as one argument (128 KiB)."""
+DAY_S = 86_400
+DEADLINE_S = 900
+
+
+class Site:
+    """An archive, a ledger, a collector with a clock that the tests turn, and a `sacct` that is a program."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.bin = root / "bin"
+        self.bin.mkdir()
+        self.archive = root / "archive"
+        (self.archive / "c").mkdir(parents=True)
+        self.ledger = root / "ledger.db"
+        self.now = START_S + 2000.0
+        self._patch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.setenv("PERUN_POLICY", str(root / "none.yaml"))
+        monkeypatch.setenv("PATH", str(self.bin), prepend=":")
+
+    def environ(self, **values: str) -> None:
+        """Set variables, the time zone among them."""
+        for name, value in values.items():
+            self._patch.setenv(name, value)
+        time.tzset()
+
+    def slurm(self, *rows: Mapping[str, Any], most_s: int = 1 << 40, has: tuple[str, ...] = ()) -> None:
+        """Have sacct know these rows, as changes of `ROW` that began at `START_S`."""
+        times = {"Submit": START_S - 5, "Start": START_S, "End": START_S + 100}
+        install(self.bin, [{**ROW, **times, **row} for row in rows], most_s, has)
+
+    def collect(self) -> Summary:
+        """One sweep."""
+        ledger = open_ledger(str(self.ledger), create=True, clock=lambda: self.now)
+        slurm = Slurm(
+            jobs=lambda ids: query_jobs(ids, "c"),
+            window=lambda since, until: query_window(since, until, ("--allusers",), "c"),
+        )
+        try:
+            return Collector(Archive(self.archive, "c"), ledger, Tools(lambda: self.now, slurm), DEADLINE_S).sweep()
+        finally:
+            ledger.close()
+
+    def run(self, *words: str) -> str:
+        """What `perun WORDS` prints; without the ledger unless `--ledger` is among them."""
+        ledger = [] if "--ledger" in words else ["--ledger", "/nonexistent"]
+        self._capsys.readouterr()
+        self.code = main([*words, "--archive", str(self.archive), *ledger])
+        return self._capsys.readouterr().out
+
+    def jobs(self, *words: str) -> list[dict[str, Any]]:
+        """What `perun jobs` lists of alice's jobs."""
+        found: list[dict[str, Any]] = json.loads(
+            self.run("jobs", "-u", "alice", "-S", "2026-10-01", "-E", "2026-11-30", "--format", "json", *words)
+        )
+        return found
+
+    def record(self, job: str) -> dict[str, Any]:
+        """The one record that `perun report` finds."""
+        found = json.loads(self.run("report", job, "--json"))
+        assert isinstance(found, dict), f"{len(found)} records"
+        return found
+
+    def missing(self) -> int:
+        """How many records say that nobody reported their job."""
+        ledger = open_ledger(str(self.ledger))
+        try:
+            with ledger.read() as connection:
+                query = "SELECT COUNT(*) FROM job WHERE status = 'missing'"
+                return int(connection.exec_driver_sql(query).scalar() or 0)
+        finally:
+            ledger.close()
+
+    def asked(self) -> list[dict[str, str]]:
+        """The options of every call of sacct."""
+        return [json.loads(line) for line in (self.bin / "sacct.log").read_text().splitlines()]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Site]:
+    yield Site(tmp_path, monkeypatch, capsys)
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_15000_unreported_jobs_are_compared_whatever_a_command_line_holds(site: Site) -> None:
+    put_incoming(site.archive, boundary(4711))
+    unreported = [{"JobIDRaw": str(FIRST_ID + n), "JobID": str(FIRST_ID + n)} for n in range(MANY)]
+    site.slurm({}, *unreported)
+    summary = site.collect()
+    assert (summary.stored, summary.missing, summary.failed) == (1, MANY, 0)
+    assert site.missing() == MANY
+    assert all(len(options.get("-j", "")) < 128 * 1024 for options in site.asked())
+
+
+def test_weeks_without_slurmdbd_are_caught_up_in_slices_that_sacct_can_answer(site: Site) -> None:
+    put_incoming(site.archive, boundary(4711))
+    late = []
+    for day in range(21):
+        at_s, job = START_S + day * DAY_S + 200, str(FIRST_ID + day)
+        late.append({"JobIDRaw": job, "JobID": job, "Submit": at_s, "Start": at_s, "End": at_s + 60})
+    site.slurm({}, *late, most_s=25_000)
+    site.now = START_S + 22.0 * DAY_S
+    assert site.collect().missing == len(late)
+    asked = len(site.asked())
+    site.now += 60
+    assert site.collect().missing == 0
+    assert len(site.asked()) == asked + 1  # the window of every other sweep
+
+
+def test_what_was_compared_before_sacct_failed_is_kept(site: Site) -> None:
+    put_incoming(site.archive, boundary(4711))
+    site.slurm({})
+    site.collect()
+    compared_s = int(site.now) - DEADLINE_S
+    site.slurm({}, most_s=-1)
+    site.now += DAY_S
+    assert "DBD_GET_JOBS_COND" in " ".join(site.collect().notes)
+    site.slurm({})
+    site.collect()
+    assert [options["-S"] for options in site.asked() if "-S" in options][-1] >= f"uts{compared_s}"
+    assert {options["-S"] for options in site.asked() if "-S" in options} >= {f"uts{compared_s}"}
+
+
+NO_ANSWER = f"""#!{sys.executable} -IS
+import sys
+delimiter = next(word for word in sys.argv if word.startswith("--delimiter=")).partition("=")[2]
+print(delimiter.join(["a message of the day"] * 30))
+"""
+
+
+@pytest.mark.parametrize("what", ["not a program", NO_ANSWER])
+def test_a_sacct_that_cannot_be_run_costs_no_record(site: Site, what: str) -> None:
+    put_incoming(site.archive, boundary(4711))
+    (site.bin / "sacct").write_text(what)
+    (site.bin / "sacct").chmod(0o755)
+    site.environ(PATH=str(site.bin))
+    summary = site.collect()
+    assert summary.stored == 1
+    assert any("sacct" in note for note in summary.notes)
+
+
+FORMATS = ("%s", "relative", "%d.%m.%Y %H:%M", "standard")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nobodys_time_format_changes_what_is_known_of_a_job(site: Site, form: str) -> None:
+    put_incoming(site.archive, boundary(4711))
+    site.slurm({})
+    site.environ(SLURM_TIME_FORMAT=form, SLURM_BITSTR_LEN="1", SACCT_FEDERATION="1", SLURM_CLUSTERS="other")
+    site.collect()
+    ours = site.record("4711")
+    assert (ours["state"], ours["submit_s"], ours["name"]) == ("COMPLETED", START_S - 5, "stencil")
+    (job,) = site.jobs()
+    assert (job["start_ns"], job["end_ns"], job["energy_uj"]) == (
+        START_S * 10**9, (START_S + 100) * 10**9, 8_000_000_000
+    )  # fmt: skip
+
+
+def test_what_sacct_alone_knows_has_its_times_in_any_format(site: Site) -> None:
+    site.slurm({"JobIDRaw": "5", "JobID": "5"})
+    site.environ(SLURM_TIME_FORMAT="relative")
+    (job,) = site.jobs()
+    assert (job["start_ns"], job["end_ns"]) == (START_S * 10**9, (START_S + 100) * 10**9)
+
+
+BERLIN_TWICE_S = 1_792_890_600
+"""2026-10-25 02:10:00 in Berlin, the second time: 01:10 UTC."""
+
+
+@pytest.mark.parametrize("at_s", [BERLIN_TWICE_S - 3600, BERLIN_TWICE_S])
+def test_a_job_in_the_hour_that_comes_twice_has_its_state_and_name(site: Site, at_s: int) -> None:
+    site.environ(TZ="Europe/Berlin")
+    put_incoming(site.archive, boundary(4711, start_s=at_s))
+    site.slurm({"Submit": at_s - 5, "Start": at_s, "End": at_s + 100})
+    site.now = at_s + 2000.0
+    site.collect()
+    record = site.record("4711")
+    assert (record["state"], record["name"], record["submit_s"]) == ("COMPLETED", "stencil", at_s - 5)
+    assert [job["energy_uj"] for job in site.jobs()] == [8_000_000_000]
+
+
+def test_windows_are_asked_for_without_a_zone(site: Site) -> None:
+    """A job that ended in the second 02:10 is compared in the sweep after, not an hour late."""
+    site.environ(TZ="Europe/Berlin")
+    put_incoming(site.archive, boundary(4711, start_s=BERLIN_TWICE_S - 7200))
+    site.slurm({"JobIDRaw": "5", "JobID": "5", "Submit": BERLIN_TWICE_S, "Start": BERLIN_TWICE_S,
+                "End": BERLIN_TWICE_S + 60})  # fmt: skip
+    site.now = BERLIN_TWICE_S + 120.0 + DEADLINE_S
+    assert site.collect().missing == 1
+
+
+RESIZED = (
+    {"State": "RESIZING", "End": START_S + 50, "NodeList": "n[1-2]", "NNodes": "2", "NCPUS": "8"},
+    {"State": "COMPLETED", "Submit": START_S + 50, "NodeList": "n1"},
+)
+"""As 22.05 shows a job of two nodes that gave one back after half of its time: the same start, another submission."""
+RESIZED_LATER = (RESIZED[0], {**RESIZED[1], "Submit": START_S - 5, "Start": START_S + 50})
+
+
+@pytest.mark.parametrize("rows", [RESIZED, RESIZED_LATER])
+def test_a_resized_job_is_one_run_with_all_its_nodes(site: Site, rows: tuple[dict[str, Any], ...]) -> None:
+    put_incoming(site.archive, boundary(4711, node="n1", nodelist="n[1-2]"))
+    put_incoming(site.archive, boundary(4711, node="n2", nodelist="n[1-2]", seconds=50))
+    site.slurm(*rows)
+    site.collect()
+    record = site.record("4711")
+    assert (record["state"], record["name"], record["energy_uj"]) == ("COMPLETED", "stencil", 16_000_000_000)
+    assert (record["nodelist"], record["num_nodes"], record["submit_s"]) == ("n[1-2]", 2, START_S - 5)
+    assert "2 nodes n[1-2]" in site.run("report", "4711")
+    assert [job["energy_uj"] for job in site.jobs()] == [16_000_000_000]
+    assert site.missing() == 0
+
+
+def test_three_sizes_are_still_one_run_and_a_requeue_is_another(site: Site) -> None:
+    sizes = [
+        {"State": "RESIZING", "End": START_S + 20, "NodeList": "n[1-3]", "NNodes": "3"},
+        {"State": "RESIZING", "Submit": START_S + 20, "End": START_S + 40, "NodeList": "n[1-2]", "NNodes": "2"},
+        {"State": "REQUEUED", "Submit": START_S + 40, "End": START_S + 60},
+        {"State": "COMPLETED", "Submit": START_S + 70, "Start": START_S + 80, "End": START_S + 90, "NodeList": "n4"},
+    ]
+    site.slurm(*sizes)
+    shown = [(job["state"], job["nodelist"], job["num_nodes"], job["restart_count"]) for job in site.jobs()]
+    assert shown == [("REQUEUED", "n[1-3]", 3, 0), ("COMPLETED", "n4", 1, 1)]
+
+
+NEVER_RAN = {
+    "cancelled while pending": {"State": "CANCELLED by 0", "Start": "None", "NodeList": "None assigned"},
+    "cancelled while pending, with a start": {
+        "State": "CANCELLED by 0", "Start": START_S + 100, "NodeList": "None assigned", "ExitCode": "0:0"
+    },
+    "its Prolog failed": {"State": "FAILED", "End": START_S, "ExitCode": "1:0"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", NEVER_RAN.values(), ids=NEVER_RAN.keys())
+def test_a_job_that_never_ran_is_neither_awaited_nor_missing(site: Site, row: dict[str, Any]) -> None:
+    put_incoming(site.archive, boundary(1))
+    site.slurm({"JobIDRaw": "1", "JobID": "1"}, row)
+    assert site.collect().missing == 0
+    (listed,) = [job for job in site.jobs() if job["job_id"] == 4711]
+    assert (listed["status"], listed["start_ns"], listed["energy_uj"]) == ("missing", 0, None)
+    assert "never ran" in site.run("report", "4711")
+    assert "never ran" in site.run("jobs", "-u", "alice", "-S", "2026-10-01", "-E", "2026-11-30")
+    days = ("-S", "2026-11-22", "-E", "2026-11-22")
+    findings = json.loads(site.run("audit", *days, "--ledger", str(site.ledger), "--json"))["findings"]
+    assert [f for f in findings if "4711" in f["where"]] == []
+
+
+def test_a_job_that_failed_within_its_second_second_ran(site: Site) -> None:
+    put_incoming(site.archive, boundary(1))
+    site.slurm({"JobIDRaw": "1", "JobID": "1"}, {"State": "FAILED", "End": START_S + 1, "ExitCode": "1:0"})
+    assert site.collect().missing == 1
+
+
+def test_the_record_of_an_agent_that_came_late_gets_its_name(site: Site) -> None:
+    """A failed Prolog: the Epilog alone told of the job, to an agent that was started an hour after."""
+    put_incoming(site.archive, boundary(4711, start_s=START_S + 3600, seconds=0))
+    site.slurm({"State": "FAILED", "End": START_S, "ExitCode": "1:0"})
+    site.now = START_S + 3600.0
+    site.collect()
+    assert site.record("4711")["state"] == ""
+    site.now += 700
+    assert site.collect().completed == 1
+    assert (site.record("4711")["state"], site.record("4711")["name"]) == ("FAILED", "stencil")
