@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, func, literal, select
 from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.config.kinds import lower_case
 
 GROUPS = {
     "account": "account",
@@ -30,7 +31,11 @@ _SPLIT = 1_000_000
 
 @dataclass(frozen=True)
 class Filter:
-    """Which jobs; empty means all. A job counts where it overlaps [since, until] (epoch seconds)."""
+    """Which jobs; empty means all. A job counts where it overlaps [since, until] (epoch seconds).
+
+    Accounts, QOS, users and the cluster match in any case, since Slurm's database has them in lower case; partitions
+    and nodes do not.
+    """
 
     cluster: str = ""
     users: tuple[str, ...] = ()
@@ -75,21 +80,13 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
     """Return the sums of every group over whole local days [since_day, until_day], largest energy first."""
     day = ledger.tables.usage_day.c
     heads = {"month": func.substr(day.day, 1, 7), "year": func.substr(day.day, 1, 4)}
+    heads |= {name: func.lower(day[name]) for name in ("account", "qos")}
     groups: list[ColumnElement[Any]] = [heads[name] if name in heads else day[GROUPS[name]] for name in by]
     sums: list[ColumnElement[Any]] = []
     for name in MEASURES:
         sums.append(func.sum(_whole(day[name]) if name in _LARGE else day[name]))
     sums += [func.sum(day[name] % _SPLIT) for name in _LARGE]
-    conditions: list[ColumnElement[bool]] = [day.day >= since_day, day.day <= until_day]
-    for values, column in (
-        (wanted.users, day.user_name),
-        (wanted.accounts, day.account),
-        (wanted.partitions, day.partition_name),
-        (wanted.qos, day.qos),
-        ((wanted.cluster,) if wanted.cluster else (), day.cluster),
-    ):
-        if values:
-            conditions.append(column.in_(values))
+    conditions: list[ColumnElement[bool]] = [day.day >= since_day, day.day <= until_day, *_named(day, wanted)]
     query = select(*groups, *sums).where(*conditions).group_by(*groups)
     with ledger.read() as connection:
         rows = connection.execute(query).all()
@@ -108,19 +105,27 @@ def _whole(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return column.op("/")(_SPLIT)
 
 
-def _conditions(ledger: Ledger, wanted: Filter) -> list[ColumnElement[bool]]:
-    job, share = ledger.tables.job.c, ledger.tables.job_share.c
+def _named(columns: Any, wanted: Filter) -> list[ColumnElement[bool]]:
+    """What the names that a filter holds ask of a table with these columns."""
     conditions: list[ColumnElement[bool]] = []
     for values, column in (
-        (wanted.users, job.user_name),
-        (wanted.accounts, job.account),
-        (wanted.partitions, job.partition_name),
-        (wanted.qos, job.qos),
-        (wanted.states, job.state),
-        ((wanted.cluster,) if wanted.cluster else (), job.cluster),
+        (wanted.users, columns.user_name),
+        (wanted.accounts, columns.account),
+        (wanted.qos, columns.qos),
+        ((wanted.cluster,) if wanted.cluster else (), columns.cluster),
     ):
         if values:
-            conditions.append(column.in_(values))
+            conditions.append(func.lower(column).in_([lower_case(value) for value in values]))
+    if wanted.partitions:
+        conditions.append(columns.partition_name.in_(wanted.partitions))
+    return conditions
+
+
+def _conditions(ledger: Ledger, wanted: Filter) -> list[ColumnElement[bool]]:
+    job, share = ledger.tables.job.c, ledger.tables.job_share.c
+    conditions = _named(job, wanted)
+    if wanted.states:
+        conditions.append(job.state.in_(wanted.states))
     if wanted.nodes:
         conditions.append(job.id.in_(select(share.job).where(share.node.in_(wanted.nodes))))
     if wanted.since_s is not None:

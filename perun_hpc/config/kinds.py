@@ -200,11 +200,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """One line of text that matches a pattern; `empty_ok` allows the empty string, meaning `none`."""
+    """One line of text that matches a pattern; `empty_ok` allows the empty string, meaning `none`.
+
+    `rule` says in words what the pattern allows, where the example does not show it.
+    """
 
     pattern: str
     example: str
     empty_ok: bool = False
+    rule: str = ""
     suffix: str = ""
 
     def parse(self, text: str) -> str:
@@ -212,7 +216,8 @@ class Text:
         if text == "" and self.empty_ok:
             return text
         if len(text) > 4096 or not text.isprintable() or not re.fullmatch(self.pattern, text):
-            raise ValueError(f"text like '{self.example}'" + (" or ''" if self.empty_ok else ""))
+            rule = f" ({self.rule})" if self.rule else ""
+            raise ValueError(f"text like '{self.example}'{rule}" + (" or ''" if self.empty_ok else ""))
         return text
 
     def show(self, value: str) -> str:
@@ -223,6 +228,47 @@ class Text:
         """A string with the pattern."""
         pattern = f"^({self.pattern})?$" if self.empty_ok else f"^{self.pattern}$"
         return {"type": "string", "pattern": pattern}
+
+
+@dataclass(frozen=True)
+class Lower(Text):
+    """Text that Slurm keeps in lower case, however a person writes it."""
+
+    def parse(self, text: str) -> str:
+        """The text as Slurm has it."""
+        return lower_case(super().parse(text))
+
+
+def lower_case(name: str) -> str:
+    """A name as Slurm's database keeps it (sacctmgr(1)): accounts, QOS and clusters; not partitions, not nodes."""
+    return name.encode(errors="surrogateescape").lower().decode(errors="surrogateescape")
+
+
+@dataclass(frozen=True)
+class Day:
+    """A day of the calendar."""
+
+    suffix: str = ""
+
+    def parse(self, text: str) -> str:
+        """The text itself."""
+        from datetime import date  # here: the agent, which reads compiled policies, does without
+
+        try:
+            if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
+                raise ValueError
+            date.fromisoformat(text)
+        except ValueError:
+            raise ValueError("a day of the calendar, as in '2026-01-31'") from None
+        return text
+
+    def show(self, value: str) -> str:
+        """The day."""
+        return value
+
+    def json_schema(self) -> JsonSchema:
+        """A string that is a date."""
+        return {"type": "string", "format": "date", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 
 
 PATH = r"/([^/]+/?)*"

@@ -15,7 +15,7 @@ import yaml
 from perun_hpc.config import hostlist
 from perun_hpc.config.kinds import Kind, ListOf, Table
 from perun_hpc.config.resolve import bounded
-from perun_hpc.config.schema import FIELDS, LAYERS, NAME, SECTIONS, Bound, Field, Layer
+from perun_hpc.config.schema import ACCOUNT, FIELDS, LAYERS, NAME, SECTIONS, Bound, Field, Layer
 from perun_hpc.errors import ConfigError
 from perun_hpc.inputs import read_regular
 
@@ -161,19 +161,23 @@ class _Reader:
 
     def _named_layers(self, into: dict[str, LayerEntry], node: yaml.Node, layer: str) -> None:
         for key, body in self._entries(node, layer, None):
-            where = f"{layer}.{key.value}"
+            where, name = f"{layer}.{key.value}", key.value
             try:
                 if LAYERS[layer] is Layer.NODE:
                     if not hostlist.expand(key.value):
                         raise ValueError("no node named")
                 else:
-                    NAME.parse(key.value)
+                    name = (ACCOUNT if LAYERS[layer] is Layer.ACCOUNT else NAME).parse(key.value)
             except ValueError as error:
-                self._mistake(key, where, f"not a name: {error}")
+                expected = "nodes as Slurm writes them: " if LAYERS[layer] is Layer.NODE else "a name: expected "
+                self._mistake(key, where, f"'{key.value[:60]}' is not {expected}{error}")
                 continue
-            into[key.value] = LayerEntry()
+            if name in into:
+                self._mistake(key, where, f"'{name}' stands here twice: Slurm keeps account names in lower case")
+                continue
+            into[name] = LayerEntry()
             sections = list(self._entries(body, where, list(SECTIONS)))
-            self._layer_entry(into[key.value], sections, LAYERS[layer], where + ".")
+            self._layer_entry(into[name], sections, LAYERS[layer], where + ".")
 
     def _layer_entry(
         self, entry: LayerEntry, sections: list[tuple[yaml.ScalarNode, yaml.Node]], layer: Layer, prefix: str

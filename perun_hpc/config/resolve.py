@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perun_hpc.config import hostlist
-from perun_hpc.config.kinds import Choice
+from perun_hpc.config.kinds import Choice, lower_case
 from perun_hpc.config.schema import (
     FIELDS,
     SECTIONS,
@@ -147,8 +147,9 @@ def _layers(policy: Mapping[str, Any], job: JobFacts) -> Iterator[tuple[Layer, M
     for names, entry in policy.get("nodes", {}).items():
         if job.node and job.node in hostlist.expand(names):
             yield Layer.NODE, entry
-    if job.account in policy.get("accounts", {}):
-        yield Layer.ACCOUNT, policy["accounts"][job.account]
+    account = lower_case(job.account)
+    if account in policy.get("accounts", {}):
+        yield Layer.ACCOUNT, policy["accounts"][account]
 
 
 def _apply(values: dict[str, dict[str, Any]], origins: dict[str, str], layer: Layer, entry: Mapping[str, Any]) -> None:
@@ -177,7 +178,7 @@ def _restrict(monitor: dict[str, Any], origins: dict[str, str], job: JobFacts) -
     """Switch measuring off for a job outside the listed partitions, accounts or canary nodes."""
     outside = (
         ("partitions", job.partition and monitor["partitions"] and job.partition not in monitor["partitions"]),
-        ("accounts", job.account and monitor["accounts"] and job.account not in monitor["accounts"]),
+        ("accounts", job.account and monitor["accounts"] and lower_case(job.account) not in monitor["accounts"]),
         ("canaries", job.node and monitor["canaries"] and job.node not in hostlist.expand(monitor["canaries"])),
     )
     for name, is_outside in outside:

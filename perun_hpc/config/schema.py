@@ -14,10 +14,12 @@ from typing import Any
 
 from perun_hpc.config.kinds import (
     Choice,
+    Day,
     Flag,
     Key,
     Kind,
     ListOf,
+    Lower,
     NodeList,
     Number,
     Regex,
@@ -97,8 +99,10 @@ def _freeze(value: Any) -> Any:
     return None if value == {} else value
 
 
-NAME = Text(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "chemistry")
-DATE = Text(r"\d{4}-\d{2}-\d{2}", "2026-01-31")
+_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.@-]*"
+_RULE = "letters, digits and any of _ . @ -, first a letter, a digit or _"
+NAME = Text(_PLAIN, "chemistry", rule=_RULE)
+ACCOUNT = Lower(_PLAIN, "chemistry", rule=_RULE)
 SOURCE = Text(r".*\S.*", "the operator's annual report 2025")
 BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "ipmi", "psutil", "file", "estimate")
 COMPONENTS = ("cpu", "dram", "gpu", "node", "other", "facility")
@@ -133,7 +137,7 @@ def _factor(unit: Mapping[str, Key], **more: Key) -> Table:
         {
             **unit,
             "source": Key(SOURCE, "who says so; a factor without it is refused", required=True),
-            "date": Key(DATE, "the day it was published or read", required=True),
+            "date": Key(Day(), "the day it was published or read", required=True),
             **more,
         },
         one_of=tuple(unit),
@@ -157,7 +161,7 @@ class Monitor:
         Bound.LESS,
     )
     partitions: tuple[str, ...] = _item(ListOf(NAME), "[]", "measure only these partitions; empty: all")
-    accounts: tuple[str, ...] = _item(ListOf(NAME), "[]", "measure only these accounts; empty: all")
+    accounts: tuple[str, ...] = _item(ListOf(ACCOUNT), "[]", "measure only these accounts; empty: all")
     canaries: str = _item(NodeList(), "", "measure on these nodes only, to try perun or an upgrade; empty: on all")
     user_options: tuple[str, ...] = _item(
         ListOf(Choice(USER_OPTIONS)),

@@ -145,6 +145,24 @@ def test_filters(ledger: Ledger) -> None:
     assert [r.job_id for r in jobs(ledger, Filter(), 2)] == [2, 3]
 
 
+def test_names_that_slurm_keeps_in_lower_case_match_in_any_case(ledger: Ledger) -> None:
+    slurm = slurm_job(1, account="chemlab", qos="high")
+    ledger.put([add_slurm(record(1), slurm)])
+    ledger.put([replace(record(2), account="ChemLab", qos="High", partition="Main")])  # as typed: no slurmdbd here
+    for wanted in (
+        Filter(accounts=("CHEMLAB",)),
+        Filter(accounts=("chemlab",)),
+        Filter(qos=("HIGH",)),
+        Filter(users=("Alice",)),
+        Filter(cluster="C"),
+    ):
+        assert [r.job_id for r in jobs(ledger, wanted, 10)] == [1, 2]
+        (total,) = usage(ledger, ["account", "qos"], wanted, "2026-11-21", "2026-11-24")
+        assert (total.group, total.values["jobs"]) == (("chemlab", "high"), 2)
+    assert [r.job_id for r in jobs(ledger, Filter(partitions=("main",)), 10)] == [1]
+    assert [r.account for r in jobs(ledger, Filter(), 10)] == ["chemlab", "ChemLab"]
+
+
 def test_usage_sums_beyond_64_bits(ledger: Ledger) -> None:
     huge = 4 * 10**18
     ledger.put([record(n, huge, uid=n, user=f"u{n}") for n in range(1, 6)])

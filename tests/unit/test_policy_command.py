@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -95,12 +95,19 @@ def test_explain_says_what_remains_of_such_a_job(tmp_path, text, options, says):
     assert last.startswith("such a job leaves " + says.format(policy=path))
 
 
-def test_budgets_warn_and_propose_and_change_nothing(tmp_path):
+def used_today(tmp_path: Path, account: str) -> str:
+    """The URL of a ledger whose one job has used 4 kJ of an account today, and 4 kJ tomorrow, should it be midnight."""
     url = str(tmp_path / "ledger.db")
     ledger = open_ledger(url, create=True)
-    today = [{**share, "day": date.today().isoformat()} for share in boundary(1)["shares"]]
-    ledger.put([sum_boundaries([parsed(boundary(1, account="physics", shares=today))])])
+    days = (date.today(), date.today() + timedelta(days=1))
+    shares = [{"day": day.isoformat(), "domain": "package-0", "energy_uj": 4_000_000_000} for day in days]
+    ledger.put([sum_boundaries([parsed(boundary(1, account=account, shares=shares))])])
     ledger.close()
+    return url
+
+
+def test_budgets_warn_and_propose_and_change_nothing(tmp_path):
+    url = used_today(tmp_path, "physics")
     path = tmp_path / "policy.yaml"
     path.write_text("accounts: {physics: {budget: {energy: 1 J, period: year}}}\n")
     shown = perun("budgets", "--ledger", url, policy=path)
@@ -111,3 +118,78 @@ def test_budgets_warn_and_propose_and_change_nothing(tmp_path):
         "sacctmgr -i modify account where name=physics cluster=c set GrpSubmitJobs=0"
     )
     assert perun("budgets", "--ledger", url, "--proposals", "--json", policy=path).returncode == 64
+
+
+@pytest.mark.parametrize("written", ["ChemLab", "chemlab", "CHEMLAB"])
+def test_an_account_is_the_same_in_any_case_as_slurm_keeps_it_in_lower_case(tmp_path, written):
+    path = tmp_path / "policy.yaml"
+    budget = "{budget: {energy: 1 J, period: year}}"
+    path.write_text(f"monitor: {{accounts: [{written}]}}\naccounts: {{{written}: {budget}}}\n")
+    for account in ("chemlab", "ChemLab"):
+        explained = perun("explain", "--account", account, policy=path).stdout
+        assert "a record, and a trace if" in explained
+        assert ["budget.energy", "1", "J", f"{path}:2"] in [line.split() for line in explained.splitlines()]
+    assert "nothing" in perun("explain", "--account", "physics", policy=path).stdout
+    budgets = perun("budgets", "--ledger", used_today(tmp_path, "chemlab"), policy=path)
+    assert budgets.stderr.startswith("over: account chemlab used ")
+    assert len(budgets.stdout.splitlines()) == 2
+
+
+def test_one_account_written_twice_is_a_mistake(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("accounts:\n  ChemLab: {}\n  chemlab: {}\nmonitor: {accounts: [a, A]}\n")
+    found = perun("check", policy=path).stdout.splitlines()
+    twice = "accounts.chemlab: 'chemlab' stands here twice: Slurm keeps account names in lower case"
+    assert found == [f"{path}:3:3: {twice}", f"{path}:4:25: monitor.accounts: stands in the list twice"]
+
+
+def test_partitions_are_told_apart_by_case_as_slurm_does(tmp_path):
+    path = tmp_path / "policy.yaml"
+    path.write_text("partitions:\n  GPU: {store: {trace: none}}\n  gpu: {store: {trace: all}}\n")
+    assert "a record and no trace" in perun("explain", "--partition", "GPU", policy=path).stdout
+    assert "a record, and a trace if" in perun("explain", "--partition", "gpu", policy=path).stdout
+
+
+RULE = "expected text like 'chemistry' (letters, digits and any of _ . @ -, first a letter, a digit or _)"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("accounts: {12:30: {}}", f"1:12: accounts.12:30: '12:30' is not a name: {RULE}"),
+        ("accounts: {~: {}}", f"1:12: accounts.~: '~' is not a name: {RULE}"),
+        ('accounts: {"~": {}}', f"1:12: accounts.~: '~' is not a name: {RULE}"),
+        ("monitor: {accounts: [12:30]}", f"1:22: monitor.accounts[0]: '12:30' is not allowed: {RULE}"),
+        ("monitor: {partitions: [a, ~]}", f"1:27: monitor.partitions[1]: '~' is not allowed: {RULE}"),
+        ("partitions: {a b: {}}", f"1:14: partitions.a b: 'a b' is not a name: {RULE}"),
+        ("nodes: {'n[1': {}}", "1:9: nodes.n[1: 'n[1' is not nodes as Slurm writes them: "),
+        (
+            "footprint: {pue: {value: 1.2, source: a, date: 2026-02-30}}",
+            "1:48: footprint.pue.date: '2026-02-30' is not allowed: expected a day of the calendar, as in '2026-01-31'",
+        ),
+        (
+            "footprint: {price: {per_kwh: 1, currency: EUR, source: a, date: 2026-1-5}}",
+            "1:65: footprint.price.date: '2026-1-5' is not allowed: expected a day of the calendar, as in '2026-01-31'",
+        ),
+    ],
+)
+def test_what_is_no_name_or_no_day_is_one_line_that_says_what_is(tmp_path, text, says):
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    done = perun("check", policy=path)
+    (line,) = done.stdout.splitlines()
+    assert done.returncode == 78 and line.startswith(f"{path}:{says}")
+
+
+@pytest.mark.parametrize("name", ["on", "no", "null", "2026-01-01", "0x10", "1_000", "1e3", "true", "123"])
+def test_a_name_is_what_is_written_whatever_else_yaml_reads_in_it(tmp_path, name):
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"accounts: {{{name}: {{store: {{trace: none}}}}}}\nmonitor: {{accounts: [{name}]}}\n")
+    assert "a record and no trace" in perun("explain", "--account", name, policy=path).stdout
+
+
+def test_29_february_is_a_day_in_leap_years_alone(tmp_path):
+    path = tmp_path / "policy.yaml"
+    for year, code in ((2028, 0), (2027, 78), (2100, 78)):
+        path.write_text(f"footprint: {{pue: {{value: 1.2, source: a, date: {year}-02-29}}}}")
+        assert perun("check", policy=path).returncode == code
