@@ -71,8 +71,7 @@ def run(options: Options) -> int:
     node.workers.extend(Worker(name, options.root) for name in present(options.root))
     listener = listen(paths.socket)
     porter = Porter(paths)
-    policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name)
-    user = privilege.service_user(policy.service_user)
+    user = privilege.service_user(paths.spool)
     if user is not None:
         for worker in node.workers:
             if worker.name in AS_ROOT:
@@ -83,7 +82,8 @@ def run(options: Options) -> int:
     if not options.foreground:
         spool.log_to(paths.log)
     if os.geteuid() == 0:
-        log(f"no user {policy.service_user!r} to become: the agent stays root; create one")
+        log(f"{paths.spool} belongs to nobody that the agent could become: it stays root; give it to the service user")
+    policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name)
     serve(paths, selector, node, listener, porter, policy)
     return 0
 

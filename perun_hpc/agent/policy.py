@@ -42,11 +42,6 @@ class PolicyKeeper:
         """Why the newest file does not rule; None while it does."""
 
     @property
-    def service_user(self) -> str:
-        """Whom the agent shall become; asked before the first edge reading, so not by resolving all settings."""
-        return str(self._policy.get("site", {}).get("values", {}).get("agent.service_user", "perun"))
-
-    @property
     def names_sensors(self) -> bool:
         """Whether the last good policy says which sensors count, which the agent must know before its first reading."""
         keys = ("sensors.backends", "sensors.include", "sensors.exclude", "sensors.files", "energy.package_max_uw")

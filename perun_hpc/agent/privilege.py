@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import stat
 from pathlib import Path
 
 from perun_hpc.agent.paths import AgentPaths
@@ -12,18 +13,17 @@ from perun_hpc.agent.paths import AgentPaths
 DEFAULT_USER = "perun"
 
 
-def service_user(name: str) -> pwd.struct_passwd | None:
-    """The user to become, `perun` where `name` is nobody or root; None where that is nobody, too, or we are not root.
+def service_user(spool: Path) -> pwd.struct_passwd | None:
+    """The user to become: the spool's owner, `perun` while that is root; None where there is none, or we are not root.
 
-    The compiled policy that names it lies where the service user can write: it must not keep root.
+    Only root can have given the spool away, so that its owner is root's word; no file that the service user can write
+    is asked.
     """
     if os.geteuid() != 0:
         return None
-    for one in (name, DEFAULT_USER):
-        with contextlib.suppress(KeyError):
-            user = pwd.getpwnam(one)
-            if user.pw_uid != 0:
-                return user
+    with contextlib.suppress(KeyError, OSError):
+        owner = spool.stat().st_uid
+        return pwd.getpwuid(owner) if owner != 0 else pwd.getpwnam(DEFAULT_USER)
     return None
 
 
@@ -50,9 +50,19 @@ def hand_over(directory: Path, user: pwd.struct_passwd) -> None:
         if os.fstat(here).st_uid != user.pw_uid:
             os.fchown(here, user.pw_uid, user.pw_gid)
         for name in files:
-            status = os.stat(name, dir_fd=here, follow_symlinks=False)
-            if status.st_uid != user.pw_uid and status.st_nlink == 1:
-                os.chown(name, user.pw_uid, user.pw_gid, dir_fd=here, follow_symlinks=False)
+            with contextlib.suppress(FileNotFoundError):
+                _give(name, here, user)
+
+
+def _give(name: str, directory: int, user: pwd.struct_passwd) -> None:
+    """Change the owner of the very file that was looked at: its name may be another one's a moment later."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != user.pw_uid and status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+            os.chown(f"/proc/self/fd/{fd}", user.pw_uid, user.pw_gid)
+    finally:
+        os.close(fd)
 
 
 def become(user: pwd.struct_passwd) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pwd
+
 from perun_hpc.agent import limits
 from perun_hpc.agent.log import log
 from perun_hpc.agent.policy import PolicyKeeper
@@ -18,6 +22,7 @@ class Ruling:
         self._register = register
         self._porter = porter
         self._told: str | None = None
+        self._named: str | None = None
 
     def apply(self) -> None:
         """Rule this process and the hooks; sessions that have no settings yet get theirs."""
@@ -26,11 +31,22 @@ class Ruling:
             if self._told:
                 log(f"policy: {self._told}; the last good one rules")
         site = self._policy.site()
+        self._look_at_user(site.agent.service_user)
         limits.step_back(site.agent)
         self._porter.deadline(site.hooks.deadline_ns // 1_000_000, self._policy.source)
         for session in (*self._register.live.values(), *self._register.ended):
             if not session.settings:
                 self.freeze(session)
+
+    def _look_at_user(self, named: str) -> None:
+        """Say it once where the policy names another service user than the one that the spool was given to."""
+        uid = os.geteuid()
+        if uid == 0 or named == self._named:
+            return
+        self._named = named
+        with contextlib.suppress(KeyError):
+            if pwd.getpwnam(named).pw_uid != uid:
+                log(f"policy: agent.service_user is {named}, but the spool was given to uid {uid}: that the agent is")
 
     def freeze(self, session: Session) -> None:
         """Give a session its settings for good, and what it and its flagged steps asked for within them."""

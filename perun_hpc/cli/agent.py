@@ -44,7 +44,7 @@ def lines(told: Mapping[str, str]) -> list[str]:
         f"cost: {int(told.get('cpu_ns', '0')) / 1e9:.2f} s CPU, {int(told.get('rss_b', '0')) / 2**20:.1f} MiB",
     ]
     if told.get("uid") == "0":
-        shown.append("runs as root: there is no service user (agent.service_user); create one and stop this agent")
+        shown.append("runs as root: give its spool to the service user (chown perun /var/spool/perun), stop this agent")
     if told.get("missing"):
         shown += [f"missing: {one}" for one in told["missing"].split("\n")]
     if told.get("policy"):

@@ -231,7 +231,7 @@ class Energy:
 class Agent:
     """The process on every node."""
 
-    service_user: str = _item(NAME, "perun", "whom the agent becomes once its sensors are open")
+    service_user: str = _item(NAME, "perun", "who hands over to the collector; an agent becomes its spool's owner")
     resident: bool = _item(Flag(), "false", "true: the agent stays; false: it ends `linger` after the last job", NODES)
     linger_ns: int = _item(duration(), "15 min", "how long the agent outlives the last job", NODES)
     nice: int = _item(Number(0, 19, integer=True), "10", "its scheduling priority", NODES)

@@ -141,7 +141,7 @@ class Waiting:
 
 
 def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgroup")) -> bool:
-    """Start the agent in a session and cgroups of its own; False where another hook is about to, or an older one ends."""
+    """Start the agent in a session and cgroups of its own; False while another one starts or ends."""
     make_run_directory(run)
     lock = os.open(run / "start.lock", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

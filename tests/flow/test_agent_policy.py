@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,12 +93,34 @@ def test_above_the_spools_quota_a_running_jobs_trace_ends_and_its_record_says_so
     assert record["domains"]["package-0"]["energy_uj"] > 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.parametrize("planted", ["account", "pipe", "device", "link"])
+def test_what_lies_in_the_spool_does_not_say_whom_root_becomes(tmp_path: Path, planted: str) -> None:
+    node = FakeNode(tmp_path)
+    node.spool.mkdir()
+    file = node.spool / "policy.json"
+    if planted == "account":
+        file.write_text(json.dumps({"site": {"values": {"agent.service_user": "nobody"}}}))
+    elif planted == "pipe":
+        os.mkfifo(file)
+    elif planted == "device":
+        os.mknod(file, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero: no end
+    else:
+        file.symlink_to("/dev/zero")
+    node.start()
+    try:
+        uid = int(node.ask("status").fields["uid"])
+    finally:
+        node.stop()
+    assert pwd.getpwnam("nobody").pw_uid not in (uid, node.spool.stat().st_uid)
+
+
 def test_an_agent_without_a_service_user_says_so_everywhere(make: Make) -> None:
-    node = make("agent: {service_user: nobody-has-this-name}\n")
+    node = make("")
     uid = node.ask("status").fields["uid"]
     node.begin(1)
     node.end(1)
     assert str(node.record(1)["agent"]["uid"]) == uid
     told = (node.spool / "agent.log").read_text()
-    assert ("the agent stays root" in told) == (uid == "0")
+    assert ("it stays root" in told) == (uid == "0")
     assert any("runs as root" in line for line in lines(node.ask("status").fields)) == (uid == "0")

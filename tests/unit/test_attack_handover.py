@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.privilege import hand_over, service_user
+from perun_hpc.agent.privilege import DEFAULT_USER, hand_over, service_user
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -37,8 +37,21 @@ def test_links_in_the_spool_give_nothing_away(tmp_path: Path, victim: Path) -> N
     assert (spool / "sessions/1.0/session.json").stat().st_uid == pwd.getpwnam("nobody").pw_uid
 
 
-def test_no_policy_keeps_root() -> None:
-    chosen = service_user("root")
-    assert chosen is None or chosen.pw_uid != 0
-    nobody = service_user("nobody")
-    assert nobody is not None and nobody.pw_name == "nobody"
+def test_pipes_and_devices_in_the_spool_are_not_given_away(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    os.mkfifo(spool / "policy.json")
+    hand_over(spool, pwd.getpwnam("nobody"))
+    assert (spool / "policy.json").lstat().st_uid == 0
+
+
+def test_the_agent_becomes_whom_root_gave_the_spool_to(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    assert service_user(tmp_path / "absent") is None
+    os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
+    assert service_user(tmp_path) == nobody
+
+
+def test_a_spool_of_roots_is_for_the_default_user(tmp_path: Path) -> None:
+    chosen = service_user(tmp_path)
+    assert chosen is None or chosen.pw_name == DEFAULT_USER
