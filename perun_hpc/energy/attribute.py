@@ -342,19 +342,7 @@ class _Load:
         full = _UNIT * self._whole
         if cpu in self._node.specialised:
             return {SYSTEM: full}
-        active = [job for job in self._holders.get(cpu, []) if not job.suspended]
-        asleep = [job for job in self._holders.get(cpu, []) if job.suspended]
-        weights: dict[str, int] = defaultdict(int)
-        free_ns = self._whole
-        for group in (active, asleep):
-            wanted = sum(self.present_ns(job) for job in group)
-            given_ns = min(free_ns, wanted)
-            for job in group:
-                if wanted:
-                    weights[job.party] += _UNIT * self.present_ns(job) * given_ns // wanted
-            free_ns -= given_ns
-        weights[IDLE] += _UNIT * free_ns
-        return weights
+        return _held([(job, _UNIT * self.present_ns(job)) for job in self._holders.get(cpu, [])], full)
 
     def work(self, package: int | None) -> dict[str, int]:
         """Weight of each party in the work done on a package; what no job explains is the system's."""
@@ -403,6 +391,23 @@ class _Load:
     def packages(self) -> int:
         """Number of packages of the node."""
         return max(1, len(set(self._node.package_of.values())))
+
+
+def _held(wanted: Iterable[tuple[JobInput, int]], whole: int) -> dict[str, int]:
+    """Weights of what jobs hold of a whole: suspended ones what the others leave, idle the rest."""
+    weights: dict[str, int] = defaultdict(int)
+    free = whole
+    held = list(wanted)
+    for suspended in (False, True):
+        group = [(job.party, weight) for job, weight in held if job.suspended is suspended]
+        asked = sum(weight for _, weight in group)
+        given = min(free, asked)
+        for party, weight in group:
+            if asked:
+                weights[party] += weight * given // asked
+        free -= given
+    weights[IDLE] += free
+    return weights
 
 
 def _sole(interval: IntervalInput) -> JobInput | None:
@@ -471,14 +476,12 @@ def _traffic(job: JobInput, package: int | None) -> int:
 def _memory_weights(interval: IntervalInput, package: int | None, load: _Load) -> dict[str, int]:
     """Allocated memory of each job on the package, times presence; the rest is idle's."""
     packages = 1 if package is None else load.packages()
-    weights: dict[str, int] = {}
+    wanted = []
     for job in interval.jobs:
         here = sum(1 for cpu in job.cpus if package is None or interval.node.package_of.get(cpu) == package)
         memory = job.memory_b * here // len(job.cpus) if job.cpus else job.memory_b // packages
-        weights[job.party] = weights.get(job.party, 0) + memory * load.present_ns(job)
-    capacity = interval.node.memory_b // packages * max(1, interval.duration_ns)
-    weights[IDLE] = max(0, capacity - sum(weights.values()))
-    return weights
+        wanted.append((job, memory * load.present_ns(job)))
+    return _held(wanted, interval.node.memory_b // packages * max(1, interval.duration_ns))
 
 
 def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainShares:
@@ -507,7 +510,9 @@ def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainS
         for party, job in holders.items()
         if not job.suspended
     }
-    dynamic = activity if sum(activity.values()) else parts
+    awake = {party: part for party, part in parts.items() if not holders[party].suspended}
+    # Who is suspended does nothing, but keeps its part: suspended jobs do not release GRES (slurm.conf(5)).
+    dynamic = next((one for one in (activity, awake) if sum(one.values())), parts)
     fixed = apportion(floor_uj, static)
     held = {party: part for party, part in fixed.items() if party in holders}
     shares = _join(fixed, apportion(total_uj - floor_uj, dynamic), interval, held)
@@ -545,8 +550,7 @@ def _node_weights(interval: IntervalInput, leaves: list[DomainShares], load: _Lo
     """Each job's largest share of cores, memory and GPUs; normalised when they exceed the node, else the rest idles."""
     gpus = sum(1 for domain in interval.domains if domain.kind is DomainKind.GPU)
     memory = interval.node.memory_b
-    weights: dict[str, int] = {}
-    whole = _UNIT * max(1, interval.duration_ns)
+    wanted = []
     for job in interval.jobs:
         cores, all_cores = load.core_share(job)
         present = load.present_ns(job)
@@ -555,6 +559,5 @@ def _node_weights(interval: IntervalInput, leaves: list[DomainShares], load: _Lo
             candidates.append(_UNIT * min(job.memory_b, memory) // memory)
         if gpus:
             candidates.append(_UNIT * len(job.gpus) // gpus)
-        weights[job.party] = weights.get(job.party, 0) + (_UNIT if job.exclusive else max(candidates)) * present
-    weights[IDLE] = max(0, whole - sum(weights.values()))
-    return weights
+        wanted.append((job, (_UNIT if job.exclusive else max(candidates)) * present))
+    return _held(wanted, _UNIT * max(1, interval.duration_ns))

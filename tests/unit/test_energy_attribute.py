@@ -145,6 +145,42 @@ def test_a_suspended_job_keeps_its_cores_static_part_unless_they_have_a_new_hold
     assert by_party["idle"].static_uj == 200_000
 
 
+def preempted(**of_both):
+    """A job that is suspended, and the one that has all that it held."""
+    asleep = JobInput(party="job:1.0", cpus=frozenset(range(8)), cpu_ns=0, suspended=True, **of_both)
+    return [asleep, JobInput(party="job:2.0", cpus=frozenset(range(8)), cpu_ns=S, **of_both)]
+
+
+def test_a_preempted_job_pays_no_memory_that_its_preemptor_has():
+    dram = DomainInput(name="dram-0", kind=DomainKind.DRAM, total_uj=1_000, package=0, static_uw=800)
+    whole = shares_of(attribute(interval([dram], preempted(memory_b=64 * 2**30), {0: S})), "dram-0")
+    assert whole.by_party() == {"job:2.0": 1_000}
+    most = [replace(job, memory_b=memory_b * 2**30) for job, memory_b in zip(preempted(), (32, 48), strict=True)]
+    part = shares_of(attribute(interval([dram], most, {0: S})), "dram-0")
+    assert part.by_party() == {"job:1.0": 200, "job:2.0": 800}  # what is left of it is the suspended job's
+    assert {share.party: share.suspended_uj for share in part.shares} == {"job:1.0": 200, "job:2.0": 0}
+
+
+def test_a_preempted_job_pays_no_part_of_the_node_that_its_preemptor_has():
+    meter = DomainInput(
+        name="node", kind=DomainKind.METER, total_uj=1_600_000, leaves=("package-0",), static_uw=200_000
+    )
+    other = shares_of(attribute(interval([PACKAGE, meter], preempted(exclusive=True), {0: S})), "other")
+    assert {share.party: share.static_uj for share in other.shares} == {"job:2.0": 200_000, "idle": 0}
+
+
+def test_a_suspended_job_does_no_work_on_a_gpu_that_it_shares():
+    gpu = DomainInput(name="gpu-A", kind=DomainKind.GPU, total_uj=1_000, static_uw=200)
+    both = preempted(gpus={"gpu-A": GpuHolding()})
+    result = shares_of(attribute(interval([gpu], both)), "gpu-A")
+    assert result.by_party() == {"job:1.0": 100, "job:2.0": 900}
+    alone = shares_of(attribute(interval([gpu], both[:1])), "gpu-A")
+    (share,) = alone.shares
+    assert (share.party, share.energy_uj, share.suspended_uj) == ("job:1.0", 1_000, 1_000)
+    sleepers = shares_of(attribute(interval([gpu], [replace(job, suspended=True) for job in both])), "gpu-A")
+    assert sleepers.by_party() == {"job:1.0": 500, "job:2.0": 500}
+
+
 def test_memory_is_charged_by_allocation():
     jobs = [
         JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=S, memory_b=8 * 2**30),
