@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
 
 from perun_hpc._version import __version__
+from perun_hpc.agent.losses import Losses
 from perun_hpc.agent.node import Node, resident_b
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.register import Register
@@ -19,12 +21,19 @@ class Admin:
     """Answers them; a user may only ask how it goes, and hears of no job but the own ones."""
 
     def __init__(
-        self, node: Node, register: Register, policy: PolicyKeeper, sources: Sources, stop: Callable[[], None]
+        self,
+        node: Node,
+        register: Register,
+        policy: PolicyKeeper,
+        sources: Sources,
+        losses: Losses,
+        stop: Callable[[], None],
     ) -> None:
         self._node = node
         self._register = register
         self._policy = policy
         self._sources = sources
+        self._losses = losses
         self._tell_stop = stop
         self._started_ns = time.monotonic_ns()
 
@@ -50,6 +59,7 @@ class Admin:
             "cpu_ns": str(time.process_time_ns()),
             "sensors": str(len(self._node.sensors)),
             "policy": (self._policy.refused or "")[:512],
+            "losses": json.dumps(self._losses.told(peer.uid)),
         }
 
     def _reload(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:

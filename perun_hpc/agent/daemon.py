@@ -19,6 +19,7 @@ from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import log
 from perun_hpc.agent.loop import Loop, Wake
+from perun_hpc.agent.losses import Losses
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import Node
 from perun_hpc.agent.node_ledger import NodeLedger
@@ -130,7 +131,8 @@ def serve(
     jobs = Jobs(paths, boot_id, node, register, meter, views, steps, policy, ruling, porter, survival.save, later)
     sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake)
     sources = Sources(node, policy, register, meter)
-    admin = Admin(node, register, policy, sources, wake.ask_to_stop)
+    losses = Losses()
+    admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}
     server = Server(listener, selector, _by_verb(verbs), time.monotonic_ns)
     loop = Loop(
@@ -151,6 +153,7 @@ def serve(
         intake,
         sealing,
         survival,
+        losses,
         later,
     )
     survival.resume(traces, steps)

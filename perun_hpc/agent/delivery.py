@@ -13,7 +13,7 @@ from typing import Any
 
 from perun_hpc.agent.paths import safe_name
 from perun_hpc.agent.session import SessionKey
-from perun_hpc.errors import DataError
+from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.store.files import make_directory, write_new
 
 RUNNING = "running"
@@ -48,7 +48,7 @@ class ArchiveDelivery:
 
     def ledger(self, directory: Path, cluster: str, node: str) -> None:
         """Put every day of the node ledger in a directory that has grown into the archive."""
-        target = self.root / safe_name(cluster, "cluster") / "nodes" / safe_name(node, "node")
+        target = self._cluster(cluster) / "nodes" / safe_name(node, "node")
         target.mkdir(mode=0o750, parents=True, exist_ok=True)
         for path in sorted(directory.glob("????-??-??.jsonl")):
             shipped = target / path.name
@@ -58,7 +58,10 @@ class ArchiveDelivery:
                 write_new(shipped, data)
 
     def _cluster(self, name: str) -> Path:
+        """The cluster's directory; the archive itself is never made here: it may only be not mounted."""
         cluster = self.root / safe_name(name, "cluster")
+        if not self.root.is_dir():
+            raise NotFoundError(f"{self.root}: no archive here: mount it, or make it (store.archive)")
         make_directory(cluster, 0o777)
         with contextlib.suppress(PermissionError):  # somebody else's, who decides
             cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories

@@ -13,6 +13,7 @@ from perun_hpc.agent import limits, spool
 from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import guard, log
+from perun_hpc.agent.losses import NOT_WRITTEN, Losses
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
@@ -88,6 +89,7 @@ class Loop:
         intake: Intake,
         sealing: Sealing,
         survival: Survival,
+        losses: Losses,
         later: list[Callable[[], None]],
     ) -> None:
         self._paths = paths
@@ -108,9 +110,10 @@ class Loop:
         self._intake = intake
         self._sealing = sealing
         self._survival = survival
+        self._losses = losses
         self._later = later
         self._progress = Progress(paths, register, views, sealing.so_far)
-        self._shipper = Shipper(paths)
+        self._shipper = Shipper(paths, losses)
         self._started_ns = self._idle_since_ns = self._quota_ns = time.monotonic_ns()
         self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
 
@@ -152,6 +155,7 @@ class Loop:
         snapshot = self._meter.end_interval() if ended else None
         if snapshot is not None:
             self._views.show_all(snapshot)
+            self._sources.note_losses(snapshot, self._losses)
             if self._progress.note(snapshot):
                 self._shipper.request(now_ns)
         self._traces.sample(now_ns, real_ns, snapshot, self._meter)
@@ -219,6 +223,9 @@ class Loop:
         if self._sealing.seal_all():
             self._survival.save()
             self._shipper.request(time.monotonic_ns())
+        refused = {f"job {key.name}": why for key, why in self._sealing.refused.items()}
+        uids = {f"job {one.key.name}": one.uid for one in self._register.ended}
+        self._losses.follow(NOT_WRITTEN, refused, uids)
 
     def _ship(self, now_ns: int) -> None:
         self._shipper.start(self._policy.site().store, self._register.home, now_ns)

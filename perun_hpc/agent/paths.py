@@ -88,6 +88,11 @@ class AgentPaths:
         """Everything that the next agent needs: last readings and live sessions."""
         return self.node / "state.json"
 
+    @property
+    def undelivered(self) -> Path:
+        """What could not be shipped when it was last tried: what, why, since when, whose."""
+        return self.node / "undelivered.json"
+
     def ledger(self, day: str) -> Path:
         """The node ledger of one day (`YYYY-MM-DD`)."""
         return self.node / f"{day}.jsonl"

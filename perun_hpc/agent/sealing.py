@@ -16,7 +16,7 @@ from perun_hpc.agent.node import resident_b
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
-from perun_hpc.agent.session import Edge, Session
+from perun_hpc.agent.session import Edge, Session, SessionKey
 from perun_hpc.agent.step_log import StepLog
 from perun_hpc.agent.traces import Traces
 from perun_hpc.energy.containment import Plan, scope_sentence
@@ -45,6 +45,8 @@ class Sealing:
         self._step_log = step_log
         self._intake = intake
         self._again_ns = 0
+        self.refused: dict[SessionKey, str] = {}
+        """Why records could not be written when it was last tried."""
 
     def is_due(self, mono_ns: int) -> bool:
         """Whether records wait, and the disk may have room."""
@@ -55,6 +57,7 @@ class Sealing:
         ended = self._register.ended
         copied = [session for session in ended if not self._intake.copies(session)]
         self._register.ended = [session for session in ended if session not in copied]
+        self.refused = {}
         for number, session in enumerate(copied):
             try:
                 self._seal(session)
@@ -62,6 +65,7 @@ class Sealing:
                 log(f"cannot seal {session.key.name}: {error}")
                 # The others would fare alike; the next time they come first.
                 self._register.ended += [*copied[number + 1 :], session]
+                self.refused = {one.key: str(error) for one in copied[number:]}
                 self._again_ns = time.monotonic_ns() + AGAIN_NS
                 break
         return len(ended) > len(self._register.ended)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from perun_hpc.agent import regions
+from perun_hpc.agent import losses, regions
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.log import log
+from perun_hpc.agent.losses import Loss, Losses
 from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths
 from perun_hpc.agent.spool import read_json
 from perun_hpc.errors import PerunError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from perun_hpc.config.schema import Store
 
 PATIENCE_NS = 600 * 1_000_000_000
+SLOW_NS = 60 * 1_000_000_000
+"""After this time an archive that has not answered is named."""
 KEEP_LEDGER_S = 30 * 86_400
 BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
 
@@ -42,13 +44,15 @@ class Delivery(Protocol):
 class Shipper:
     """At most one child that ships; failures are tried again, less and less often."""
 
-    def __init__(self, paths: AgentPaths) -> None:
+    def __init__(self, paths: AgentPaths, losses: Losses) -> None:
         self._paths = paths
+        self._losses = losses
         self._child: Child | None = None
         self._started_ns = 0
         self._failures = 0
         self.due_ns: int | None = 0
         """When to try next (monotonic); None when nothing waits."""
+        self._tell()
 
     @property
     def busy(self) -> bool:
@@ -71,6 +75,7 @@ class Shipper:
         except OSError as error:
             self._failed(mono_ns)
             log(f"no process to ship: {error}")
+            self._tell(f"no process to ship with: {error}")
         else:
             self.due_ns = None
 
@@ -78,16 +83,28 @@ class Shipper:
         """Reap the child; kill one that hangs."""
         if self._child is None:
             return
-        if mono_ns - self._started_ns > PATIENCE_NS:
+        lasts_ns = mono_ns - self._started_ns
+        if lasts_ns > PATIENCE_NS:
             self._child.kill()
         code = self._child.poll()
         if code is None:
+            if lasts_ns > SLOW_NS:
+                self._tell("the archive does not answer: what ships has waited for over a minute")
             return
         self._child = None
+        if code < 0:
+            log(f"the process that ships was ended by signal {-code} after {lasts_ns // 1_000_000_000} s")
+        self._tell(f"the process that ships was ended by signal {-code}" if code < 0 else "")
         if code == 0:
             self._failures = 0
         else:
             self._failed(mono_ns)
+
+    def _tell(self, trouble: str = "") -> None:
+        """Put what is known of the last attempt, and what is wrong with shipping itself, where it is asked for."""
+        self._losses.follow(losses.SHIPPING, {"all": trouble} if trouble else {})
+        self._losses.put(losses.NOT_SHIPPED, losses.read_undelivered(self._paths))
+        self._losses.put(losses.SET_ASIDE, losses.find_set_aside(self._paths))
 
     def _failed(self, mono_ns: int) -> None:
         self.due_ns = mono_ns + BACKOFF_NS[min(self._failures, len(BACKOFF_NS) - 1)]
@@ -111,21 +128,45 @@ def delivery(store: Store) -> Delivery:
 def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool = False) -> bool:
     """Ship every sealed session, what is known of live ones and the node ledger; True when nothing is left.
 
-    One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
+    One failure does not hold up others; each is left for `perun agent status`, with when it began. `grow`: traces of
+    live sessions go into the archive while they grow.
     """
-    work = [
-        (f"job {one.name}", _session(one, to, grow)) for one in sorted(paths.sessions.iterdir()) if _is_session(one)
+    work: list[tuple[str, Path | None, Callable[[], None]]] = [
+        (f"job {one.name}", one, _session(one, to, grow))
+        for one in sorted(paths.sessions.iterdir())
+        if _is_session(one)
     ]
     if home[0]:
-        work.append(("the node ledger", lambda: ship_ledger(paths, to, *home)))
-    done = True
-    for what, ship_it in work:
+        work.append(("the node ledger", None, lambda: ship_ledger(paths, to, *home)))
+    before = losses.read_undelivered(paths)
+    failed: dict[str, Loss] = {}
+    for what, directory, ship_it in work:
         try:
             ship_it()
         except (OSError, PerunError) as error:
-            print(f"{time.strftime('%FT%T%z')} cannot ship {what}: {error}", file=sys.stderr)
-            done = False
-    return done
+            known = before.get(what)
+            uid = known.uid if known else _uid(directory)
+            failed[what] = Loss(str(error), known.since_ns if known else time.time_ns(), uid)
+            if known is None:
+                log(f"cannot ship {what}: {error}")
+    again = [(loss.since_ns, what) for what, loss in failed.items() if what in before]
+    if again:  # one line for all of them: a week without an archive must not fill the log
+        since_ns, what = min(again)
+        since = time.strftime("%FT%T%z", time.localtime(since_ns // 1_000_000_000))
+        log(f"still cannot ship {len(again)}, since {since}: {what}: {failed[what].why}")
+    for what in before.keys() - failed.keys():
+        log(f"shipped {what} at last")
+    losses.keep_undelivered(paths, failed)
+    return not failed
+
+
+def _uid(directory: Path | None) -> int | None:
+    """Whose job a session is of, as its record says; None where there is none, or it is damaged."""
+    for path in (directory / BOUNDARY, directory / PROGRESS) if directory is not None else ():
+        record = read_json(path)
+        if isinstance(record, dict) and isinstance(record.get("uid"), int):
+            return int(record["uid"])
+    return None
 
 
 def _is_session(path: Path) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.log import log
+from perun_hpc.agent.losses import NOT_THERE, Losses
 from perun_hpc.agent.meter import Meter
-from perun_hpc.agent.node import Node
+from perun_hpc.agent.node import Node, Snapshot
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.register import Register
 
@@ -41,6 +42,15 @@ class Sources:
         self._meter.account_anew(choice)
         for one in self._node.not_there:
             log(f"{one.what}: {one.why}: {one.remedy}")
+
+    def note_losses(self, snapshot: Snapshot, losses: Losses) -> None:
+        """Tell which sensors gave nothing at a reading, and what a backend looked for in vain."""
+        resting = {sensor.id for worker in self._node.workers if worker.resting for sensor in worker.sensors}
+        watched = [sensor for sensor in self._node.sensors if sensor.id not in resting]
+        losses.note_readings(watched, snapshot.readings, snapshot.busy_ns)
+        missing = [one for worker in self._node.workers for one in worker.missing]
+        missing += [*self._node.missing, *self._node.not_there]
+        losses.follow(NOT_THERE, {one.what: f"{one.why}: {one.remedy}" for one in missing})
 
     def release_gpus(self) -> None:
         """Let go of all GPUs, for a reset; the next job's start takes them again."""

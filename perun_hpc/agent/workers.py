@@ -78,6 +78,11 @@ class Worker:
         return self._socket is not None and not self._greeted
 
     @property
+    def resting(self) -> bool:
+        """Whether it was told to let go of its devices, and gives nothing for that reason."""
+        return self._socket is None and self._again_ns is None
+
+    @property
     def can_wait(self) -> bool:
         """Whether an answer is due that usually comes within the time that an edge may wait."""
         return self._asked_ns is not None and self._greeted and not self._tardy and self._took_ns < WAIT_NS

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from perun_hpc.errors import AccessError
+from perun_hpc.report.quantities import duration
+from perun_hpc.report.screen import printable
 from perun_hpc.wire.client import AGENT_SOCKET, request
 
 VERBS = {
@@ -14,6 +20,17 @@ VERBS = {
     "stop": "take closing readings and end; running jobs are continued by the next agent",
     "release-gpus": "let go of the GPUs, so that they can be reset; they are taken again with the next job",
 }
+
+KINDS = {
+    "shipping": "shipping fails {since}: {why}",
+    "not-shipped": "not shipped {since}: {what}: {why}; it waits in the spool and is tried again",
+    "set-aside": "set aside {since}: {what}: could not be shipped again and again; {why}",
+    "not-written": "not written {since}: {what}: {why}; it waits in memory until the spool takes it",
+    "no-reading": "no reading {since}: {what}: {why}; records of this time have gaps",
+    "not-moving": "not moving {since}: {what}: {why}; its energy is missing, not zero",
+    "not-there": "not there: {what}: {why}",
+}
+"""What is said of a kind of loss; the oldest of several gives time and reason."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     reply = request(args.verb, {}, timeout_s=10.0, path=args.socket)
     if reply.verb != "ok":
         raise AccessError(f"the agent refused '{args.verb}': {reply.get('reason', 'no reason given')}")
-    for line in lines(reply.fields) if args.verb == "status" else ():
+    for line in lines(reply.fields, time.time()) if args.verb == "status" else ():
         print(line)
     return 0
 
 
-def lines(told: Mapping[str, str]) -> list[str]:
+def lines(told: Mapping[str, str], now_s: float) -> list[str]:
     """The status for people, one fact a line."""
     seconds = int(told.get("uptime_ns", "0")) // 1_000_000_000
     shown = [
@@ -45,8 +62,19 @@ def lines(told: Mapping[str, str]) -> list[str]:
     ]
     if told.get("uid") == "0":
         shown.append("runs as root: give its spool to the service user (chown perun /var/spool/perun), stop this agent")
-    if told.get("missing"):
-        shown += [f"missing: {one}" for one in told["missing"].split("\n")]
     if told.get("policy"):
         shown.append(f"policy: {told['policy']}; the last good one rules")
-    return shown
+    return shown + losses(json.loads(told["losses"]), now_s) if "losses" in told else shown
+
+
+def losses(told: Sequence[Mapping[str, Any]], now_s: float) -> list[str]:
+    """What the agent could not do, one kind a line: what, since when, why, and what becomes of it."""
+    lines = []
+    for one in told:
+        names, count = one["names"], int(one["count"])
+        what = printable(", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else ""))
+        since_s = int(one["since_ns"]) // 1_000_000_000
+        since = f"since {datetime.fromtimestamp(since_s):%Y-%m-%d %H:%M:%S} ({duration(max(0, now_s - since_s))})"
+        form = KINDS.get(one["kind"], "{kind}: {what}, {since}: {why}")
+        lines.append(form.format(kind=printable(one["kind"]), what=what, since=since, why=printable(one["why"])))
+    return lines or ["losses: none stands"]

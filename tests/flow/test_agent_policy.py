@@ -123,4 +123,4 @@ def test_an_agent_without_a_service_user_says_so_everywhere(make: Make) -> None:
     assert str(node.record(1)["agent"]["uid"]) == uid
     told = (node.spool / "agent.log").read_text()
     assert ("it stays root" in told) == (uid == "0")
-    assert any("runs as root" in line for line in lines(node.ask("status").fields)) == (uid == "0")
+    assert any("runs as root" in line for line in lines(node.ask("status").fields, 0)) == (uid == "0")

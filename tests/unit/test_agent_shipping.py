@@ -29,6 +29,7 @@ def lines(*numbers: int) -> str:
     ],
 )
 def test_the_archive_keeps_what_the_spool_lost(tmp_path: Path, spools: list[str], expected: str) -> None:
+    (tmp_path / "archive").mkdir()
     paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
     paths.node.mkdir(parents=True)
     for text in spools:
@@ -38,6 +39,7 @@ def test_the_archive_keeps_what_the_spool_lost(tmp_path: Path, spools: list[str]
 
 
 def test_what_others_left_among_the_sessions_is_not_shipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "archive").mkdir()
     paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
     paths.node.mkdir(parents=True)
     (paths.sessions / "stale-directory").mkdir(parents=True)
