@@ -22,15 +22,17 @@ def run(args: argparse.Namespace) -> int:
     """Never returns where the command can be executed."""
     from perun_hpc.errors import NotFoundError
     from perun_hpc.monitoring.application import injected
-    from perun_hpc.monitoring.enrol import enrol
+    from perun_hpc.monitoring.enrol import enrol, task
 
     command = [args.program, *args.arguments]
     environ = dict(os.environ)
     rank = enrol(command)
-    if rank is not None:
-        environ = injected(environ, rank, os.getpid())
-    elif os.environ.get("SLURM_LOCALID", "0") == "0":
+    if rank is None and os.environ.get("SLURM_LOCALID", "0") == "0":
         print("perun: no agent takes this rank: it runs without measurement", file=sys.stderr, flush=True)
+    # A task that no agent takes still takes its part in what the ranks of a host do together.
+    known = rank if rank is not None else task(environ)
+    if known is not None:
+        environ = injected(environ, known, os.getpid())
     _restore_signals()
     try:
         os.execvpe(command[0], command, environ)

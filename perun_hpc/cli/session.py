@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,10 @@ from perun_hpc.monitoring.monitor import DEFAULT_SENSORS, MonitorStatus, PerunMo
 if TYPE_CHECKING:
     from perun_hpc.data_model.data import DataNode
     from perun_hpc.monitoring.spawn import SamplingProcess
+
+
+_said: set[str] = set()
+"""Warnings about this launch that were given: once, however many functions it calls."""
 
 
 class Session:
@@ -65,8 +70,12 @@ class Session:
 
     def run_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call a function under measurement; returns or raises what it does."""
-        comm = Comm.detect()
-        if comm.why:
+        shared = os.fspath(self.settings.data_out)
+        with contextlib.suppress(OSError):  # said where the run's own directory is made
+            Path(shared).mkdir(parents=True, exist_ok=True)
+        comm = Comm.detect(shared=shared)
+        if comm.why and comm.why not in _said:
+            _said.add(comm.why)
             callbacks.warn(comm.why)
         app = Application(function, self._config, args=args, kwargs=kwargs)
         try:

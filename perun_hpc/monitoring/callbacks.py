@@ -48,7 +48,7 @@ def _call_in_rank() -> None:
     from perun_hpc.monitoring import rank
 
     here = rank.current
-    if here is None or here.pid != os.getpid() or here.keys["rank"] != "0":
+    if here is None or here.pid != os.getpid() or here.keys["rank"] != "0" or not here.socket:
         return
     answer = here.ask("summary", "path")
     if answer is None:

@@ -18,7 +18,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: `code` as a shell sees it (128 + N for signal N), `signal` 0 if it exited; its own
-    resource use."""
+    resource use; which rank of the launch it was."""
 
     code: int
     signal: int
@@ -26,6 +26,7 @@ class Ended:
     rss_peak_b: int
     start_ns: int
     end_ns: int
+    rank: int = 0
 
 
 def run(command: Sequence[str], environ: Callable[[int], Mapping[str, str]]) -> Ended:

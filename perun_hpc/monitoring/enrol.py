@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 
-from perun_hpc.comm import place_from
+from perun_hpc.comm import place_from, slurm_step
 from perun_hpc.errors import PerunError
 
 # The wire is imported where a step has been found: most runs of `perun monitor` are in none.
@@ -37,17 +37,16 @@ def enrol(
 
     Called by the very process that is to be the rank, before it executes the command; the rank ends with the process.
     """
-    job_id, step_id = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
-    place = place_from({key: value for key, value in environ.items() if key.startswith("SLURM_")})
-    if not job_id.isdigit() or place.source != "slurm":
+    known = task(environ)
+    if known is None:
         return None
     from perun_hpc.wire.client import AGENT_SOCKET, request
 
     socket = socket or AGENT_SOCKET
-    restart = environ.get("SLURM_RESTART_COUNT", "0")
+    job_id, _, restart = known["PERUN_JOB"].partition(".")
     fields = {
-        "job_id": job_id, "restart_count": restart, "step_id": step_id, "rank": str(place.rank),
-        "local_rank": str(place.host_rank), "ntasks": str(place.size), "nnodes": str(place.hosts or 1),
+        "job_id": job_id, "restart_count": restart, "step_id": known["PERUN_STEP"], "rank": known["PERUN_RANK"],
+        "local_rank": known["PERUN_LOCAL_RANK"], "ntasks": known["PERUN_NTASKS"], "nnodes": known["PERUN_NNODES"],
         "command": shlex.join(command)[:_LONGEST], "options": environ.get("PERUN_OPTIONS", ""),
     }  # fmt: skip
     try:
@@ -57,7 +56,20 @@ def enrol(
     if reply.verb != "ok":
         return None
     return {
-        "PERUN_SOCKET": socket, "PERUN_JOB": f"{job_id}.{restart}", "PERUN_STEP": step_id, "PERUN_RANK": fields["rank"],
-        "PERUN_LOCAL_RANK": fields["local_rank"], "PERUN_NTASKS": fields["ntasks"], "PERUN_NNODES": fields["nnodes"],
+        **known, "PERUN_SOCKET": socket,
         "PERUN_PERIOD_MS": reply.get("period_ms") or "", "PERUN_RESOLUTION_MS": reply.get("resolution_ms") or "",
+    }  # fmt: skip
+
+
+def task(environ: Mapping[str, str] = os.environ) -> dict[str, str] | None:
+    """What the launcher's variables say of a task of a Slurm step, without an agent's socket; None where this is
+    none."""
+    job_id, step_id = environ.get("SLURM_JOB_ID", ""), slurm_step(environ)
+    place = place_from({key: value for key, value in environ.items() if key.startswith("SLURM_")})
+    if not (job_id.isascii() and job_id.isdigit()) or step_id is None or place.source != "slurm":
+        return None
+    return {
+        "PERUN_JOB": f"{job_id}.{environ.get('SLURM_RESTART_COUNT', '0')}", "PERUN_STEP": step_id,
+        "PERUN_RANK": str(place.rank), "PERUN_LOCAL_RANK": str(place.host_rank),
+        "PERUN_NTASKS": str(place.size), "PERUN_NNODES": str(place.hosts or 1),
     }  # fmt: skip

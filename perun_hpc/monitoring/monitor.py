@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import shutil
@@ -9,10 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perun_hpc.comm import Comm, run_key
+from perun_hpc.comm import Comm, Place, run_key, slurm_step
 from perun_hpc.config.user import settings
 from perun_hpc.errors import NotFoundError, PerunError
 from perun_hpc.monitoring import callbacks
@@ -61,6 +63,9 @@ class Assigned(NamedTuple):
     backend: str
     sensors: tuple[str, ...] = ()
 
+
+COME_S, READY_S = 3.0, 10.0
+"""How long the ranks of a host wait for the one that samples: until it makes itself known, and until it is ready."""
 
 OF_RANKS = ("amdsmi", "nvml")
 """Backends of devices that a launcher may show to one rank of a host alone."""
@@ -150,8 +155,11 @@ class PerunMonitor:
             return self.status, None, None
         number, self._rounds = self._rounds, self._rounds + 1
         place = self._comm.place
-        if self.directory is None:
-            self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, place)
+        # Ranks that call a function and have no word of each other: each host's is a run of its own.
+        alone = command is None and (place.source == "torchrun" or self._comm.why is not None)
+        if self.directory is None and (place.leader or not alone):
+            at = Place() if alone else place
+            self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, at)
         self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
         samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
         desk = "" if self._by_agent else _desk(self._comm, number)
@@ -166,18 +174,20 @@ class PerunMonitor:
                 result = self._run(command, desk, record=False)
                 return self.status, None, result.value()
             if joins:
-                _register(desk, place.rank)
+                joins = _register(desk, place.rank)
                 if self._l_sensors_config and _sees_gpus():
                     self._start_sampling(run_id, number, desk, claims=True)
             self.status = MonitorStatus.RUNNING
             self.start_event.set()
             result = self._run(command, desk, record=True)
             self.status = MonitorStatus.PROCESSING
-            if joins and self.perunSP is not None:
+            if joins and result.ended is not None:
+                _tell_end(desk, result.ended)
+            if self.perunSP is not None and not samples:
                 self.stop_event.set()
                 self._final()
             if samples:
-                self._collect(result, number)
+                self._collect(result, number, alone)
             elif self._by_agent:
                 self.data = agent_node(str(number), os.environ, result.ended) if place.rank == 0 else None
             elif result.rank_data:
@@ -217,11 +227,15 @@ class PerunMonitor:
 
         def environ(pid: int) -> Mapping[str, str]:
             # Called in the child: it is the process that the agent is to know.
-            known = enrol(command, os.environ, self.agent_socket) if record and self._by_agent else rank
-            return self._app.environ(os.environ, known, pid) if record and known else dict(os.environ)
+            if not record:
+                return dict(os.environ)
+            known = rank
+            if self._by_agent:
+                known = enrol(command, os.environ, self.agent_socket) or {**rank, "PERUN_SOCKET": ""}
+            return self._app.environ(os.environ, known, pid)
 
         sys.stdout.flush()
-        return _Result(ended=child.run(command, environ))
+        return _Result(ended=replace(child.run(command, environ), rank=place.rank))
 
     # The sampling process.
 
@@ -246,7 +260,8 @@ class PerunMonitor:
             exclude_sensors=chosen.exclude_sensors,
             socket=desk,
             parent=os.getpid(),
-            ranks=max(0, place.host_size - 1) if place.size > 1 else 0,
+            # The ranks of a function are there or not, and hand nothing in at the desk.
+            ranks=max(0, place.host_size - 1) if place.size > 1 and self._app.function is None else 0,
             live=() if claims else self.live_files,
             claims=claims,
         )
@@ -304,9 +319,10 @@ class PerunMonitor:
 
     # What came of it.
 
-    def _collect(self, result: _Result, number: int) -> None:
-        from perun_hpc.monitoring.gather import collect
+    def _collect(self, result: _Result, number: int, alone: bool) -> None:
+        from perun_hpc.monitoring.gather import collect, of_host
 
+        parts = of_host(self._comm, result, self._settings)  # while it samples: others may still be at work
         self.stop_event.set()
         path, state, error = self._final()
         if state != "complete":
@@ -315,7 +331,9 @@ class PerunMonitor:
             return
         assert self.directory is not None
         try:
-            self.data, missing = collect(self._comm, self.directory, number, Path(path), self._settings, result)
+            self.data, missing = collect(
+                self._comm, self.directory, number, Path(path), self._settings, result, parts, alone
+            )
         except (PerunError, OSError, ValueError) as problem:
             callbacks.warn(f"this run's data could not be worked up ({problem}); they stay in {path}")
             self.status = MonitorStatus.PERUN_ERROR
@@ -369,7 +387,8 @@ def _call(app: Application, rank: Mapping[str, str] | None) -> _Result:
         raised = error
     data = b""
     if rank is not None:
-        data = regions.snapshot(rank)
+        wrong = raised is not None and not (isinstance(raised, SystemExit) and raised.code in (None, 0))
+        data = regions.snapshot(rank, "raised" if wrong else "exit")
         regions.recorder.close()
     return _Result(returned=returned, raised=raised, rank_data=data)
 
@@ -378,7 +397,7 @@ def agent_node(run_id: str, environ: Mapping[str, str], ended: Ended | None) -> 
     """The tree of a run that the node's agent measures: what is known here, and which job to ask for the rest."""
     from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, NodeType
 
-    job = {"job_id": environ["SLURM_JOB_ID"], "step_id": environ["SLURM_STEP_ID"]}
+    job = {"job_id": environ["SLURM_JOB_ID"], "step_id": slurm_step(environ)}
     node = DataNode(run_id, NodeType.RUN, metadata={"state": "complete", **job})
     if ended is not None:
         runtime_s = (ended.end_ns - ended.start_ns) / 1e9
@@ -411,19 +430,34 @@ def _sees_gpus() -> bool:
     return True
 
 
-def _register(desk: str, rank: int) -> None:
-    """Tell the leader's sampling process of a rank that is about to start; it waits for this process to end."""
+def _register(desk: str, rank: int) -> bool:
+    """Tell the leader's sampling process of a rank that is about to start; it waits for this process to end.
+
+    False where it does not come: the leader's command is started without perun, say.
+    """
     from perun_hpc.errors import UnavailableError
     from perun_hpc.wire.client import request
 
-    fd = os.pidfd_open(os.getpid())
+    fd, begin_s = os.pidfd_open(os.getpid()), time.monotonic()
     try:
-        for _ in range(200):
+        while time.monotonic() - begin_s < (READY_S if Path(desk).parent.exists() else COME_S):
             try:
                 request("rank-start", {"rank": str(rank)}, (fd,), 2.0, desk)
-                return
+                return True
             except UnavailableError:
                 time.sleep(0.05)
         callbacks.warn(f"rank {rank}: the sampling process of this host does not answer; its regions are lost")
+        return False
     finally:
         os.close(fd)
+
+
+def _tell_end(desk: str, ended: Ended) -> None:
+    """Tell the leader's sampling process how a rank's command ended."""
+    from dataclasses import asdict
+
+    from perun_hpc.errors import PerunError
+    from perun_hpc.wire.client import request
+
+    with contextlib.suppress(PerunError):  # the leader has ended, or was killed
+        request("rank-end", {name: str(value) for name, value in asdict(ended).items()}, (), 2.0, desk)

@@ -1,8 +1,9 @@
 """Notices that the application has initialised MPI, and learns the rank's place in the machine from it.
 
 MPI is never imported from here. When the application imports `mpi4py.MPI`, which initialises MPI as a rule, or calls
-`MPI.Init` later, every rank is at the same point of a collective call; right behind it a duplicate of the world is
-made, split, used once and given back. Between then and the end of the run no communicator of ours exists.
+`MPI.Init` later, every rank is at the same point of a collective call. Not every one is ours, though: right behind it
+those of a host agree outside of MPI (`comm.host_group`), make a communicator of their own, use it once and give it
+back. Between then and the end of the run no communicator of ours exists.
 """
 
 from __future__ import annotations

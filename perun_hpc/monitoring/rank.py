@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "perun.rank-data/1"
 TIMEOUT_S = 2.0
+"""How long whoever measures may take to accept data."""
+HASTE_S = 0.05
+"""How long it may take to answer a question, and anything once it has let this process wait in vain."""
 NAMED_AT_ONCE = 256
 """Names of regions that reach the live header one by one; later ones come in bunches of as many."""
 
@@ -62,6 +65,12 @@ class Rank:
         self.ntasks = settings.get("PERUN_NTASKS", "1")
         self.nnodes = settings.get("PERUN_NNODES", "1")
         self.pid = os.getpid()
+        # As the launcher set it: the program may change its own before it initialises MPI.
+        self._launch = {
+            key: os.environ[key] for key in os.environ if key.startswith(("SLURM_", "OMPI_", "PMI", "MPI_"))
+        }
+        self._timeout_s = TIMEOUT_S
+        self._asks = True
         self.samples: list[tuple[int, int, int]] = []
         self.mpi: dict[str, Any] | None = None
         self.recorder: Recorder | None = None
@@ -84,44 +93,51 @@ class Rank:
             self.recorder = None
 
     def mpi_ready(self, mpi: Any) -> None:
-        """MPI was initialised a moment ago, by all ranks: learn this rank's place. Collective."""
+        """MPI was initialised a moment ago: learn this rank's place, and on its host from those of its ranks that are
+        at this point, too."""
+        if os.getpid() != self.pid:
+            return
         try:
-            from perun_hpc.comm import Comm
+            from perun_hpc.comm import Seat, host_group
 
             self.sample()
-            comm = Comm(mpi)
-            place = comm.place
-            comm.close()
-            self.mpi = {
-                "rank": place.rank,
-                "size": place.size,
-                "host_rank": place.host_rank,
-                "host_size": place.host_size,
-                "leader": place.leader,
-                "host_index": place.host_index,
-                "hosts": place.hosts,
-                "thread_level": (
+            rank, size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
+            found = host_group(mpi, Seat.from_environ(self._launch))
+            place = self._by_launcher(None if found else "not every rank of this host came to this point in time")
+            place.update(
+                rank=rank,
+                size=size,
+                thread_level=(
                     mpi.THREAD_SINGLE,
                     mpi.THREAD_FUNNELED,
                     mpi.THREAD_SERIALIZED,
                     mpi.THREAD_MULTIPLE,
                 ).index(mpi.Query_thread()),
-                "library": mpi.Get_library_version().splitlines()[0].rstrip("\0"),
-                "why": None,
-            }
+                library=mpi.Get_library_version().splitlines()[0].rstrip("\0"),
+            )
+            if found:
+                place.update(host_rank=found[0], host_size=found[1], leader=found[0] == 0)
+                if found[1] == size:
+                    place.update(host_index=0, hosts=1)
+            self.mpi = place
             self.announce()
         except Exception as error:  # ours, never the application's
             self.mpi_failed(f"{type(error).__name__}: {error}")
 
     def mpi_failed(self, why: str) -> None:
-        """No split could be made; the launcher's environment says the place."""
-        self.mpi = {
+        """MPI cannot be asked; the launcher's environment says the place."""
+        self.mpi = self._by_launcher(why)
+
+    def _by_launcher(self, why: str | None) -> dict[str, Any]:
+        """This rank's place as the launcher's environment says; `why` not as MPI does, None if it will."""
+        node = self._launch.get("SLURM_NODEID", "")
+        return {
             "rank": int(self.keys["rank"]),
             "size": int(self.ntasks),
             "host_rank": int(self.local_rank),
             "host_size": 0,
             "leader": self.local_rank == "0",
-            "host_index": 0,
+            "host_index": int(node) if node.isdigit() else 0,
             "hosts": int(self.nnodes),
             "thread_level": 0,
             "library": "",
@@ -145,7 +161,7 @@ class Rank:
     def hand_over(self, end: str = "exit") -> None:
         """Send everything, sealed. Does nothing in a forked child, or when there is nothing that is not known from
         outside."""
-        if os.getpid() != self.pid or (self.recorder is None and self.mpi is None):
+        if os.getpid() != self.pid or not self.socket or (self.recorder is None and self.mpi is None):
             return
         try:
             fd = memory_file("perun-rank")
@@ -174,19 +190,24 @@ class Rank:
 
     def energy(self) -> tuple[int, int] | None:
         """The host's energy in uJ and the moment (monotonic ns) up to which it counts, as the agent or the sampling
-        process tells it; None if nobody does."""
-        answer = self.ask("window", "energy_uj", "mono_ns")
+        process tells it; None if nobody does. One that does not answer in `HASTE_S` is not asked again."""
+        if not self._asks:
+            return None
+        answer = self.ask("window", "energy_uj", "mono_ns", timeout_s=HASTE_S)
         return None if answer is None else (int(answer[0]), int(answer[1]))
 
-    def ask(self, verb: str, *names: str) -> list[str] | None:
+    def ask(self, verb: str, *names: str, timeout_s: float = TIMEOUT_S) -> list[str] | None:
         """These values of the answer to a question about this run; None if there is none."""
+        if not self.socket:
+            return None
         from perun_hpc.wire.client import request
 
+        keys = {name: self.keys[name] for name in ("job_id", "restart_count")}
         try:
-            keys = {name: self.keys[name] for name in ("job_id", "restart_count")}
-            reply = request(verb, keys, timeout_s=TIMEOUT_S, path=self.socket)
+            reply = request(verb, keys, timeout_s=timeout_s, path=self.socket)
             return [reply.fields[name] for name in names] if reply.verb == "ok" else None
         except Exception:  # nobody listens, or speaks otherwise
+            self._asks = False
             return None
 
     def _head(self, end: str, tables: list[tuple[str, list[str], int]]) -> bytes:
@@ -218,7 +239,12 @@ class Rank:
         from perun_hpc.wire.client import request
 
         fields = dict(self.keys, live="1") if live else self.keys
-        request("rank-data", fields, fds=(fd,), timeout_s=TIMEOUT_S, path=self.socket)
+        begin_s = time.monotonic()
+        try:
+            request("rank-data", fields, fds=(fd,), timeout_s=self._timeout_s, path=self.socket)
+        finally:
+            if time.monotonic() - begin_s >= self._timeout_s:
+                self._timeout_s, self._asks = HASTE_S, False
 
 
 _CALLS = ["region", "start_ns", "end_ns"]

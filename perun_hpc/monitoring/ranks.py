@@ -1,8 +1,8 @@
 """The desk where the ranks of a host hand in their data, and the reading of what they handed in.
 
-The desk lives in the sampling process and speaks the agent's wire: `rank-start` by `perun monitor` for each rank,
-`rank-data`
-`window` and `summary` by the application. What is handed in is kept as it came; `read_rank` checks it.
+The desk lives in the sampling process and speaks the agent's wire: `rank-start` and `rank-end` by `perun monitor` for
+each rank but its own, `rank-data`, `window` and `summary` by the application. What is handed in is kept as it came;
+`read_rank` checks it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ CAP_B = 320 * 1024 * 1024
 SUFFIX = ".rank"
 ANSWER_S = 1.0
 REGISTER_S = 10.0
+ENDED = ("rank", "code", "signal", "cpu_ns", "rss_peak_b", "start_ns", "end_ns")
+"""What `rank-end` tells: the fields of `child.Ended`."""
 
 
 class Host(Protocol):
@@ -54,7 +56,12 @@ class Desk:
     path : of the socket, in a directory of the user's own.
     directory : where ranks' data go, a file each.
     host : asked for windows and summaries.
-    expected : how many ranks will register with `rank-start`; `finish` waits a while for those that have not.
+    expected : how many ranks may register with `rank-start`; `finish` waits for those that have not until `REGISTER_S`
+        seconds after the start, unless a rank has seen MPI initialised: then all that there are had registered before.
+
+    Attributes
+    ----------
+    ended : how the registered ranks' commands ended, by rank, as `rank-end` said.
     """
 
     def __init__(self, path: str, directory: Path, host: Host, expected: int = 0) -> None:
@@ -64,6 +71,8 @@ class Desk:
         self._live: dict[str, int] = {}
         self._pids: dict[str, int] = {}
         self._expected = expected
+        self._latest_s = time.monotonic() + REGISTER_S
+        self.ended: dict[str, dict[str, int]] = {}
         self._closed = False
         self._changed = threading.Condition()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -79,11 +88,10 @@ class Desk:
     def finish(self, abandoned: Callable[[], bool]) -> None:
         """Wait until every rank that registered has ended, unless `abandoned` says that nobody waits for us any
         more."""
-        latest_s = time.monotonic() + REGISTER_S
         with self._changed:
             while not abandoned():
                 running = [fd for fd in self._pids.values() if not _ended(fd)]
-                missing = len(self._pids) < self._expected and time.monotonic() < latest_s
+                missing = len(self._pids) < self._expected and time.monotonic() < self._latest_s
                 if not running and not missing:
                     break
                 self._changed.wait(0.02)
@@ -159,9 +167,12 @@ class Desk:
             with self._changed:
                 self._pids[rank] = os.dup(fds[0])
                 self._changed.notify()
+        elif message.verb == "rank-end":
+            self.ended[rank] = {name: number(message.get(name)) for name in ENDED}
         elif message.verb == "rank-data" and fds and message.get("live") == "1":
             self._forget(rank)
             self._live[rank] = os.dup(fds[0])
+            self._look(_content(fds[0], 1))
         elif message.verb == "rank-data" and fds:
             self._forget(rank)
             self._keep(rank, fds[0])
@@ -178,10 +189,23 @@ class Desk:
         try:
             self._directory.mkdir(exist_ok=True)
             temporary = self._directory / f".{rank}{SUFFIX}"
-            temporary.write_bytes(_content(fd))
+            content = _content(fd)
+            self._look(content)
+            temporary.write_bytes(content)
             temporary.rename(self._directory / f"{rank}{SUFFIX}")
         except (OSError, DataError):
             return
+
+    def _look(self, content: bytes) -> None:
+        """Note whether this rank has seen MPI initialised."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            if json.loads(content.partition(b"\n")[0])["mpi"]["size"] > 1:
+                self._latest_s = 0.0
+
+
+def number(text: str | None) -> int:
+    """A number of a message; 0 for anything else."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def _ended(pid_fd: int) -> bool:
@@ -195,10 +219,11 @@ def _peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack("3i", credentials)[1])
 
 
-def _content(fd: int) -> bytes:
-    """What a rank's memory holds, without the pages after the end of a table that was still growing."""
+def _content(fd: int, most_b: int = CAP_B) -> bytes:
+    """What a rank's memory holds, without the pages after the end of a table that was still growing; no more than the
+    first MiB that reaches `most_b`."""
     parts, at = [], 0
-    while at < CAP_B:
+    while at < most_b:
         part = os.pread(fd, 1 << 20, at)
         if not part or (at and not any(part)):
             break

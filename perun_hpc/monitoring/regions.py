@@ -134,12 +134,12 @@ def _nothing() -> None:
 recorder = Recorder()
 
 
-def snapshot(settings: Mapping[str, str]) -> bytes:
+def snapshot(settings: Mapping[str, str], end: str = "exit") -> bytes:
     """What the recorder of this very process holds, as rank data; `settings` are the launcher's variables that name
-    the rank."""
+    the rank, `end` says how its function ended."""
     here = rank.Rank(settings)
     here.recorder = recorder
-    return b"".join(here.content("exit"))
+    return b"".join(here.content(end))
 
 
 class Region:
@@ -334,6 +334,6 @@ def window(name: str = "window") -> Window:
     return Window(name)
 
 
-if rank.current is not None:
+if rank.current is not None and rank.current.socket:  # else nobody would take what is recorded
     rank.current.record(recorder)
 os.register_at_fork(after_in_child=recorder.forget)

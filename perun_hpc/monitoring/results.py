@@ -71,7 +71,7 @@ def host_node(
     ----------
     directory : of the host's part of the run.
     summary : of its sampling process.
-    ended : how the ranks that this process ran ended.
+    ended : how the commands of this host's ranks ended.
     with_regions : needs numpy, and zarr where the run was longer than a sampling period.
     own : data of ranks that are this very process, or were gathered, beside those that came by the desk.
     """
@@ -107,6 +107,7 @@ def host_node(
         "ranks": [_rank_entry(rank) for rank in ranks],
         "processes": [
             {
+                "rank": e.rank,
                 "code": e.code,
                 "signal": e.signal,
                 "cpu_ns": e.cpu_ns,

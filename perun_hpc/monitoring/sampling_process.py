@@ -106,7 +106,8 @@ class _Sampler:
             from perun_hpc.store.merge import finalise
 
             finalise(directory, (), time.time_ns())
-        self._write(self._summary(rows, state, self._edges))
+        ended = [] if desk is None else list(desk.ended.values())
+        self._write({**self._summary(rows, state, self._edges), "ended": ended})
         return orders.directory
 
     def _write(self, summary: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
  * environment, become the user's command under the same PID.
  *
  * The plugin calls it in one of two ways: `perun-launch COMMAND ARG...`, or, where only argv[0] could be replaced, with
- * the user's arguments as its own and the command in PERUN_ARGV0. Whatever goes wrong, the command runs as without us.
+ * the user's arguments as its own and the command in PERUN_ARGV0. Whatever goes wrong, the command runs as without us;
+ * where the agent is what is wrong, without measurement but with the launcher.
  * Nothing here touches a signal, a limit or a descriptor of the command; the socket is closed by the exec. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -63,6 +64,7 @@ static void clean_environment(void)
 	unsetenv("PERUN_STEP");
 }
 
+/* Compose the request; returns why that is not possible, NULL if it is. */
 static const char *compose(const char *command)
 {
 	const char *job = getenv("PERUN_JOB");
@@ -88,15 +90,13 @@ static const char *compose(const char *command)
 }
 
 /* Register the rank; returns why that was not possible, NULL if it was. */
-static const char *enrol(const char *command)
+static const char *enrol(void)
 {
 	static char reason[256];
 	const int64_t deadline_ns = wire_now_ns() + DEADLINE_MS * INT64_C(1000000);
-	const char *why = compose(command);
+	const char *why;
 	int fd, rc;
 
-	if (why != NULL)
-		return why;
 	fd = wire_connect(AGENT_SOCKET, deadline_ns);
 	if (fd == -ENOENT || fd == -ECONNREFUSED)
 		return "no agent on this node";
@@ -153,8 +153,9 @@ static bool put(const char *name, const char *value)
 	return value == NULL || setenv(name, value, 1) == 0;
 }
 
-/* Put the launcher before what the user's PYTHONPATH names, and tell it who it is. */
-static bool inject(const char *launcher)
+/* Put the launcher before what the user's PYTHONPATH names, and tell it who it is; where the agent is if it knows the
+ * rank. */
+static bool inject(const char *launcher, bool known)
 {
 	const char *former = getenv("PYTHONPATH");
 	char number[24], *joined = NULL;
@@ -164,10 +165,13 @@ static bool inject(const char *launcher)
 	if (former != NULL && *former != '\0' && asprintf(&joined, "%s:%s", launcher, former) < 0)
 		return false;
 	unsetenv("PERUN_ORIG_PYTHONPATH");
+	unsetenv("PERUN_SOCKET");
 	done = put("PERUN_ORIG_PYTHONPATH", former) && put("PYTHONPATH", joined ? joined : launcher) &&
-	       put("PERUN_PID", number) && put("PERUN_SOCKET", AGENT_SOCKET) &&
-	       put("PERUN_PERIOD_MS", wire_get(&reply, "period_ms")) &&
-	       put("PERUN_RESOLUTION_MS", wire_get(&reply, "resolution_ms"));
+	       put("PERUN_PID", number);
+	if (known)
+		done = done && put("PERUN_SOCKET", AGENT_SOCKET) &&
+		       put("PERUN_PERIOD_MS", wire_get(&reply, "period_ms")) &&
+		       put("PERUN_RESOLUTION_MS", wire_get(&reply, "resolution_ms"));
 	for (int i = 0; i < RANK_KEYS; i++)
 		done = done && put(rank_keys[i].launcher_name, getenv(rank_keys[i].name));
 	free(joined);
@@ -198,6 +202,7 @@ int main(int argc, char **argv)
 	static char path[PATH_MAX], launcher[PATH_MAX];
 	const char *original = getenv("PERUN_ARGV0");
 	const char *why = NULL;
+	bool ours = false;
 
 	if (original != NULL) {
 		argv[0] = strdup(original); /* the variable is about to go */
@@ -213,11 +218,17 @@ int main(int argc, char **argv)
 		return exec_failed(argv[0], ENAMETOOLONG);
 	if (access(PERUN_ETC_DIR "/disable", F_OK) == 0) {
 		clean_environment();
-	} else if ((why = enrol(path)) != NULL) {
-		tell(why);
-		clean_environment();
-	} else if (!find_launcher(launcher, sizeof(launcher)) || !inject(launcher)) {
-		clean_environment(); /* the rank is known, its functions are not */
+	} else {
+		/* The launcher goes in whatever the agent says: what the ranks of a host do together must not depend on
+		 * it, and a program that marks its functions finds the package. */
+		if ((why = compose(path)) == NULL) {
+			ours = find_launcher(launcher, sizeof(launcher));
+			why = enrol();
+		}
+		if (why != NULL)
+			tell(why);
+		if (!ours || !inject(launcher, why == NULL))
+			clean_environment();
 	}
 	argv[0] = path;
 	execv(path, argv);

@@ -507,3 +507,15 @@ def test_showconf_prints_what_is_in_force(run, tmp_path):
     assert "app_name = mine" in run("showconf").stdout
     assert "app_name = \n" in run("showconf", "--default").stdout
     assert "sampling_period = 7" in run("showconf", env={"PERUN_SAMPLING_PERIOD": "7"}).stdout
+
+
+@pytest.mark.parametrize("step", ["-5", "-6", "4294967290"])
+def test_in_a_batch_script_or_an_interactive_shell_perun_is_alone(run, tmp_path, step):
+    """Slurm says there, too, how many tasks and nodes the job has; 26.05 numbers those steps below zero."""
+    job = {"SLURM_JOB_ID": "47", "SLURM_STEP_ID": step, "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    begin = time.monotonic()
+    done = run("monitor", script(tmp_path, MARKED), env={**job, "SLURM_NNODES": "2", "PERUN_QUEUE_TIMEOUT": "30"})
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begin < 25  # else it waits for the other node
+    (tree,) = trees(tmp_path)
+    assert (tree["nodes"]["0"]["metadata"]["state"], tree["metadata"]["source"]) == ("complete", "alone")

@@ -15,6 +15,8 @@ OPENMPI = {
     "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
     "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
 }  # fmt: skip
+NO_STEPS = ("4294967291", "4294967290", "4294967280", "-5", "-6", "", "batch", "0x0", "\u0663", "9" * 30)
+"""Of batch scripts and allocations' shells: of Slurm 22.05, of 26.05, of whatever comes."""
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
 
@@ -27,7 +29,8 @@ TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
         (OPENMPI, Place(1, 2, 0, 1, 0, 0, "openmpi")),
         (TORCHRUN, Place(5, 8, 1, 4, 0, 0, "torchrun")),
         ({**SLURM, **HYDRA}, Place(2, 4, 2, 4, 0, 0, "mpich")),
-        ({**SLURM, "SLURM_STEP_ID": "4294967291"}, Place()),
+        *(({**SLURM, "SLURM_STEP_ID": step}, Place()) for step in NO_STEPS),
+        ({**SLURM, "SLURM_STEP_ID": "4294967279"}, Place(3, 8, 1, 0, 0, 4, "slurm")),
         ({key: value for key, value in SLURM.items() if key != "SLURM_STEP_ID"}, Place()),
         ({**HYDRA, "PMI_RANK": "four"}, Place()),
         ({**HYDRA, "PMI_RANK": "9"}, Place()),
@@ -53,6 +56,22 @@ def test_fault_17_the_place_is_known_without_mpi(environ, place):
 def test_slurm_tells_how_many_tasks_share_the_node(tasks, node, size):
     environ = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": tasks, "SLURM_NODEID": node}
     assert place_from(environ).host_size == size
+
+
+def test_slurm_s_list_of_this_node_s_tasks_counts_first():
+    environ = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "2(x4)", "SLURM_NODEID": "0", "SLURM_GTIDS": "0,3,6"}
+    assert place_from(environ).host_size == 3
+
+
+@pytest.mark.parametrize("step", NO_STEPS)
+def test_what_is_no_task_of_a_step_has_no_name_of_one(step):
+    assert not run_key({**SLURM, "SLURM_STEP_ID": step}).startswith("47.")
+
+
+def test_open_mpi_inside_of_a_step_has_a_name_of_its_own():
+    """One interactive step may start several."""
+    nested = {**SLURM, **OPENMPI, "PMIX_NAMESPACE": "795672577"}
+    assert run_key(nested) == "795672577"
 
 
 def test_one_leader_per_host():

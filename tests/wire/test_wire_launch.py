@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -134,14 +135,33 @@ def test_a_former_pythonpath_is_kept(sandbox: Sandbox, former: str) -> None:
     assert f"PERUN_ORIG_PYTHONPATH={former}" in lines
 
 
-def test_without_an_agent_everything_is_as_without_us(sandbox: Sandbox) -> None:
-    install_launcher(sandbox)
+@pytest.mark.parametrize("agent", ["none", "silent", "refusing", "speaking otherwise"])
+def test_whatever_the_agent_says_the_rank_gets_the_launcher_and_all_else_is_as_without_us(
+    sandbox: Sandbox, agent: str
+) -> None:
+    """The ranks of a host must not differ in whether they take part in what they do together."""
+    inject = install_launcher(sandbox)
     command = ["/usr/bin/python3", "-I", "-c", SHOW, "a b", "", "'\"\\$"]
     bare = subprocess.run(command, env=plain(STEP), capture_output=True, text=True, input="x", check=True)
-    done = launch(sandbox, command, input="x")
+    replies = {"refusing": encode("error", {"reason": "full"}), "speaking otherwise": b"garbage"}
+    with contextlib.ExitStack() as stack:
+        if agent in replies:
+            stack.callback(Agent(sandbox, replies[agent]).close)
+        elif agent == "silent":
+            stack.enter_context(sandbox.listen())
+        done = launch(sandbox, command, input="x")
     expected, seen = json.loads(bare.stdout), json.loads(done.stdout)
+    ours = {
+        "PYTHONPATH": inject, "PERUN_PID": str(seen["pid"]), "PERUN_JOB": "4711.1", "PERUN_STEP": "0",
+        "PERUN_RANK": "3", "PERUN_LOCAL_RANK": "0", "PERUN_NTASKS": "4", "PERUN_NNODES": "2",
+        "PERUN_OPTIONS": "period=1s",
+    }  # fmt: skip
+    expected["env"].update(ours)
+    for one in (expected, seen):
+        one["status"] = [line for line in one["status"] if not line.startswith("SigQ")]  # other processes' too
     assert {**seen, "pid": 0} == {**expected, "pid": 0}
-    assert done.stderr == NOBODY
+    assert done.stderr.endswith(": this step runs without measurement\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_order_of_the_environment_is_kept(sandbox: Sandbox) -> None:
@@ -156,7 +176,7 @@ def test_signals_are_inherited_as_they_were(sandbox: Sandbox) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGUSR2])
 
-    show = ["grep", "-E", "^(Sig|Shd)", "/proc/self/status"]
+    show = ["grep", "-E", "^(Sig[^Q]|Shd)", "/proc/self/status"]  # SigQ counts other processes', too
     bare = subprocess.run(show, env=plain(STEP), capture_output=True, text=True, preexec_fn=change, check=True)
     assert launch(sandbox, show, preexec_fn=change).stdout == bare.stdout
 

@@ -191,10 +191,26 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
 def _failure(tree: DataNode, hosts: Sequence[DataNode]) -> list[str]:
     """How the application ended, unless it ended well."""
     ends = [process for host in hosts for process in host.metadata.get("processes", ()) if process["code"]]
-    ways = sorted({f"signal {end['signal']}" if end["signal"] else f"exit code {end['code']}" for end in ends})
+    ways: dict[str, list[int]] = {}
+    for end in sorted(ends, key=lambda end: int(end.get("rank", 0))):
+        way = f"signal {end['signal']}" if end["signal"] else f"exit code {end['code']}"
+        ways.setdefault(way, []).append(end.get("rank", 0))
+    several = int(tree.metadata.get("ranks") or 1) > 1
     if ways:
-        return [f"FAILED: the application ended with {', '.join(ways)}."]
+        said = [way + (f" ({_ranks(ranks)})" if several else "") for way, ranks in sorted(ways.items())]
+        return [f"FAILED: the application ended with {', '.join(said)}."]
+    raised = sorted(
+        rank["rank"] for host in hosts for rank in host.metadata.get("ranks", ()) if rank["end"] == "raised"
+    )
+    if raised and several:
+        return [f"FAILED: the application raised ({_ranks(raised)})."]
     return ["FAILED: the application raised."] if tree.metadata.get("status") == "SCRIPT_ERROR" else []
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """Which ranks, a few of them by number."""
+    some = ", ".join(str(rank) for rank in ranks[:5])
+    return f"rank {some}" if len(ranks) == 1 else f"ranks {some}{' ...' if len(ranks) > 5 else ''}"
 
 
 def _notes(runs: Sequence[DataNode]) -> list[str]:
