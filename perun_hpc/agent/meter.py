@@ -94,7 +94,7 @@ class Meter:
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
         uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
-        parent_cpu_ns = self._node.parent_cpu_ns() if live else None
+        parent_cpu_ns = self._node.parent_cpu_ns(self._register.home[1]) if live else None
         last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
         if last is None:
             self._intervals.begin(snapshot.mono_ns, snapshot.readings)
@@ -135,7 +135,7 @@ class Meter:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
         use = self.uses[session.key] = self._use(session)
         session.suspended = bool(use.suspended)
-        self.parent_cpu_ns = self._node.parent_cpu_ns()
+        self.parent_cpu_ns = self._node.parent_cpu_ns(self._register.home[1])
 
     def _use(self, session: Session) -> JobUse:
         return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
@@ -262,7 +262,7 @@ class Meter:
             session, before_ns = self._register.live[key], self.uses.get(key, JobUse()).cpu_ns
             if use.cpu_ns is None:
                 gone.append(key)
-            elif before_ns is None and session.cpu_ns == 0:
+            elif use.came_again or (before_ns is None and session.cpu_ns == 0):
                 spent[key] = use.cpu_ns  # its cgroup is new, and began at 0
             else:
                 spent[key] = span(before_ns, use.cpu_ns).ns

@@ -24,13 +24,18 @@ from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 
 @dataclass(frozen=True)
 class JobUse:
-    """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known."""
+    """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known.
+
+    `came_again`: it was gone, and this is another one, whose CPU time began at 0. Without PrologFlags=Contain a job's
+    cgroup goes with its last step and comes with the next.
+    """
 
     cpu_ns: int | None = None
     mem_peak_b: int | None = None
     cpus: frozenset[int] | None = None
     suspended: bool | None = None
     memory_b: int | None = None
+    came_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,14 +168,26 @@ class Node:
         """What the job's cgroup says; all None while it has none or where it is gone."""
         name = session.key.name
         group = self.cgroups.get(name)
+        cpu_ns = group.read()[CPU].ticks if group else None
+        came_again = False
+        if cpu_ns is None or time.monotonic_ns() - session.start.mono_ns < YOUNG_NS:
+            found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
+            if found is not None and (cpu_ns is None or group is None or found.directories != group.directories):
+                came_again = group is not None and cpu_ns is None
+                self.forget(session)
+                group = self.cgroups[name] = found
+                cpu_ns = group.read()[CPU].ticks
+            elif found is not None:
+                found.close()
         if group is None:
-            group = find_job(self.root, str(session.key.job_id), session.job.get("sluid"))
-            if group is None:
-                return JobUse()
-            self.cgroups[name] = group
-        cpu = group.read()[CPU]
+            return JobUse()
         return JobUse(
-            cpu.ticks, group.peak_memory_b(), group.cpus(), group.suspended(self.root), group.memory_limit_b()
+            cpu_ns,
+            group.peak_memory_b(),
+            group.cpus(),
+            group.suspended(self.root),
+            group.memory_limit_b(),
+            came_again and cpu_ns is not None,
         )
 
     def suspended(self, session: Session) -> bool | None:
@@ -178,11 +195,15 @@ class Node:
         group = self.cgroups.get(session.key.name)
         return None if group is None else group.suspended(self.root)
 
-    def parent_cpu_ns(self) -> int | None:
-        """CPU time of all jobs, ended ones included; None where the kernel does not keep it."""
-        if self.parent is None:
-            self.parent = find_parent(self.root)
-        return self.parent.read()[CPU].ticks if self.parent else None
+    def parent_cpu_ns(self, node: str) -> int | None:
+        """CPU time of all jobs of Slurm's `node`, ended ones included; None where the kernel does not keep it."""
+        cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
+        if cpu_ns is None:
+            if self.parent is not None:
+                self.parent.close()
+            self.parent = find_parent(self.root, node)
+            cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
+        return cpu_ns
 
     def forget(self, session: Session) -> None:
         """Close the job's cgroup."""
@@ -198,6 +219,8 @@ class Node:
             group.close()
 
 
+YOUNG_NS = 10_000_000_000
+"""So long slurmstepd may still be making a job's cgroup: one controller's directory after the other."""
 QUICK = (NumberFiles, ProcStat)
 """Readers that can leave out times and reasons."""
 

@@ -1,14 +1,15 @@
 """What one Slurm job uses, from its cgroup: CPU time, memory, IO, CPUs, whether it is suspended.
 
-Layouts: v1 `CONTROLLER/slurm[_NODE]/uid_UID/job_ID`, v2 `[system.slice/][NODE_]slurmstepd.scope/job_ID`; newer Slurm
-names the directory by the job's SLUID. A directory that is gone is a gap.
+Layouts: v1 `CONTROLLER/slurm[_NODE]/uid_UID/job_ID`, v2 `[SLICE/][NODE_]slurmstepd.scope/job_ID`, where SLICE is
+`system.slice` or CgroupSlice= of cgroup.conf; newer Slurm names the directory by the job's SLUID. A directory that is
+gone is a gap.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,11 @@ class JobCgroup:
         self._sensors = _job_sensors(key, str(next(iter(directories.values()))))
 
     @property
+    def directories(self) -> Mapping[str, Path]:
+        """Controller -> directory (v1), "" -> directory (v2)."""
+        return self._directories
+
+    @property
     def sensors(self) -> tuple[Sensor, ...]:
         """CPU time, memory, bytes read, bytes written."""
         return self._sensors
@@ -140,11 +146,13 @@ class JobCgroup:
         return None
 
     def cpus(self) -> frozenset[int] | None:
-        """Logical CPUs of the cpuset, None without one."""
+        """Logical CPUs of the cpuset, None without one; version 2 has one that constrains nothing (ConstrainCores=no)."""
         names = (
             ("cpuset.effective_cpus", "cpuset.cpus") if "cpuset" in self._directories else ("cpuset.cpus.effective",)
         )
         directory = self._directories.get("cpuset", self._directories.get(""))
+        if directory is not None and text(directory / "cpuset.cpus") == "":
+            return None
         for name in names:
             content = text(directory / name) if directory is not None else None
             with contextlib.suppress(ValueError):
@@ -288,9 +296,22 @@ def _parents(base: Path, node: str) -> Iterator[tuple[str, Path]]:
         for parent in _own(_listed(base / controller, "slurm"), f"slurm_{node}"):
             yield controller, parent
     for top in (base, base / "unified"):
-        for slice_directory in (top / "system.slice", top):
+        for slice_directory in _slices(top):
             for parent in _own(_listed(slice_directory, "", "slurmstepd.scope"), f"{node}_slurmstepd.scope"):
                 yield "", parent
+
+
+def _slices(top: Path) -> Iterator[Path]:
+    """Where systemd may hold Slurm's scope: its own slice first, then every other one but the users'."""
+    yield from (top / "system.slice", top)
+    below = [top]
+    for _ in range(_SLICE_DEPTH):
+        below = [one for parent in below for one in _listed(parent, "", ".slice") if one.name != "user.slice"]
+        yield from (one for one in below if one != top / "system.slice")
+
+
+_SLICE_DEPTH = 4
+"""systemd puts `a-b-c.slice` below `a-b.slice` below `a.slice`."""
 
 
 def _own(directories: list[Path], name: str) -> list[Path]:

@@ -192,6 +192,37 @@ def test_three_jobs_share_a_node_and_one_is_suspended(cluster: Cluster) -> None:
         assert record["domains"]["package-0"]["energy_uj"] + record["domains"]["package-1"]["energy_uj"] > 0
 
 
+def test_a_suspended_job_pays_for_itself_and_not_for_the_job_on_its_cores(cluster: Cluster) -> None:
+    """Its own wall clock: busy until it is suspended, 5 s alone and asleep, then another job has all of its cores."""
+    busy = "timeout 5 sh -c 'while :; do :; done'; true"
+    asleep = submit(cluster, "-w", "n4", "-c", "4", wrap=busy)
+    _until_running(cluster, asleep)
+    time.sleep(2)
+    cluster.run(["scontrol", "suspend", str(asleep)], user="root", check=True)
+    time.sleep(5)  # Slurm freezes it 2 s after it warned it
+    awake = submit(cluster, "-w", "n4", "-c", "4", wrap=busy)
+    assert cluster.wait_job(awake) == "COMPLETED"
+    cluster.run(["scontrol", "resume", str(asleep)], user="root", check=True)
+    assert cluster.wait_job(asleep) == "COMPLETED"
+    records = [boundary(cluster, job, "n4") for job in (asleep, awake)]
+    assert_closes(cluster, records)
+    mine, other = records
+    from_ns, to_ns = other["start"]["mono_ns"], other["end"]["mono_ns"]
+    beside = [one for one in ledger_lines(cluster, "n4") if from_ns <= one["t0_ns"] and one["t1_ns"] <= to_ns]
+    assert sum(one["shares"].get(f"job:{awake}.0", 0) for one in beside) > 0
+    assert not any(one["shares"].get(f"job:{asleep}.0") for one in beside)
+    suspended_uj = sum(domain["suspended_uj"] for domain in mine["domains"].values())
+    assert 0 < suspended_uj < sum(domain["energy_uj"] for domain in mine["domains"].values())
+    assert mine["usage"]["suspended_ns"] > to_ns - from_ns
+    assert other["usage"]["suspended_ns"] == sum(domain["suspended_uj"] for domain in other["domains"].values()) == 0
+    told = cluster.run(
+        ["sacct", "-n", "-P", "-X", "-j", str(asleep), "-o", "Suspended"], user="root", check=True
+    ).stdout
+    slurm_s = sum(int(part) * 60**place for place, part in enumerate(reversed(told.strip().split(":"))))
+    # Slurm counts from its warning on; either end is seen within a second, and the node's two cores are busy.
+    assert abs(mine["usage"]["suspended_ns"] / 1e9 - slurm_s) < 4
+
+
 def assert_closes(cluster: Cluster, records: list[dict[str, Any]]) -> None:
     """Jobs that shared a node: their shares, idle and system make up the counter's difference, in every domain."""
     for record in records:

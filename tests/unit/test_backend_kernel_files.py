@@ -281,6 +281,38 @@ def test_nodes_that_share_a_machine_see_their_own_part_of_a_job(tmp_path):
         assert cgroup.find_job(tmp_path, "6", node=node).read()[cgroup.CPU].ticks == 1000 * used
 
 
+@pytest.mark.parametrize(
+    "scope",
+    [
+        "slurm.slice/slurmstepd.scope",
+        "hpc.slice/hpc-slurm.slice/n1_slurmstepd.scope",
+        "system.slice/system-s.slice/slurmstepd.scope",
+    ],
+)
+def test_slurms_scope_may_lie_in_a_slice_of_its_own(tmp_path, scope):
+    for top in (f"sys/fs/cgroup/{scope}", f"sys/fs/cgroup/{scope}/job_7"):
+        (tmp_path / top).mkdir(parents=True)
+        (tmp_path / top / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\nsystem_usec 1\n")
+    (tmp_path / f"sys/fs/cgroup/{scope}/job_7/cpuset.cpus.effective").write_text("4-5\n")
+    users = tmp_path / "sys/fs/cgroup/user.slice/user-1000.slice/slurmstepd.scope/job_8"
+    users.mkdir(parents=True)  # whoever has a slice of his own makes no job
+    job = cgroup.find_job(tmp_path, "7")
+    assert job.read()[cgroup.CPU].ticks == 2_500_000_000
+    assert job.cpus() == frozenset({4, 5})
+    assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 2_500_000_000
+    assert cgroup.find_job(tmp_path, "8") is None
+
+
+def test_a_cpuset_that_constrains_nothing_is_none(tmp_path):
+    job = tmp_path / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_1"
+    job.mkdir(parents=True)
+    (job / "cpuset.cpus.effective").write_text("0-3\n")
+    (job / "cpuset.cpus").write_text("\n")
+    assert cgroup.find_job(tmp_path, "1").cpus() is None
+    (job / "cpuset.cpus").write_text("0-3\n")
+    assert cgroup.find_job(tmp_path, "1").cpus() == frozenset(range(4))
+
+
 def test_a_job_whose_cgroup_is_gone_is_a_gap(tmp_path):
     job = cgroup.find_job(build("cgroup_v2", tmp_path), "7")
     job.close()
