@@ -158,7 +158,7 @@ def test_cgroup_v1(tmp_path):
     assert cgroup.find_job(tmp_path, "6") is None
 
 
-@pytest.mark.parametrize("content", ["x", "0-x", "\udcff", "0-99999999999", "9" * 5000])
+@pytest.mark.parametrize("content", ["x", "0-x", "\udcff", "0-70000", "9" * 5000])
 def test_a_cpuset_that_no_kernel_writes_is_not_known(tmp_path, content):
     job = cgroup.find_job(build("cgroup_v1", tmp_path), "1")
     for name in ("cpuset.cpus", "cpuset.effective_cpus"):
