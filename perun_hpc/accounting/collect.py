@@ -334,7 +334,12 @@ class Collector:
         return record
 
     def _run_of(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> SlurmJob | None:
-        """Return the run that slurmdbd has all of; one beside the record's times only when no better one can come."""
+        """Return the run that slurmdbd has all of; one beside the record's times only when no better one can come.
+
+        What Slurm told of a record once holds: a late node's clock may be wrong.
+        """
+        if record.submit_s:
+            runs = [job for job in runs if job.submit_s == record.submit_s]
         slack_s = ROUNDED_S
         if self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S:
             # An agent that was started later on tells its own times of a job whose Epilog alone ran.

@@ -55,6 +55,12 @@ def adds(one: EnergyRecord, other: EnergyRecord) -> bool:
     return any(node not in held or rank > held[node] for node, rank in ranks(one).items())
 
 
+def shared(one: EnergyRecord, other: EnergyRecord) -> bool:
+    """Whether two records rest on some boundary record that is the same."""
+    told = {(n.node, n.digest) for n in one.nodes if n.digest}
+    return any((n.node, n.digest) in told for n in other.nodes)
+
+
 def _sums(before: EnergyRecord, offered: EnergyRecord) -> EnergyRecord:
     held, told = ranks(before), ranks(offered)
     behind = {node for node, rank in held.items() if node not in told or rank > told[node]}

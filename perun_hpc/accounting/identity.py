@@ -12,7 +12,6 @@ from enum import IntEnum
 from perun_hpc.accounting.boundary import Boundary
 from perun_hpc.accounting.sacct import CLOCK_S
 from perun_hpc.accounting.schema import EnergyRecord
-from perun_hpc.config.hostlist import expand
 
 SAME_RUN_NS = 60_000_000_000
 """Nodes of one run overlap in time, but for their clocks' differences; a job id that came back does not."""
@@ -37,7 +36,7 @@ class Identity:
     submit_s: int | None = None
     sluid: str | None = None
     uid: int | None = None
-    expected: tuple[str, ...] = ()
+    expected: frozenset[str] = frozenset()
     told: frozenset[str] = frozenset()
 
     def likeness(self, other: Identity) -> Likeness:
@@ -80,10 +79,7 @@ class Identity:
 
 def of_record(record: EnergyRecord) -> Identity:
     """Return whose record it is."""
-    try:
-        expected = expand(record.nodelist) if record.nodelist else ()
-    except ValueError:
-        expected = ()
+    told = frozenset(n.node for n in record.nodes)
     return Identity(
         record.job_id,
         record.restart_count,
@@ -92,8 +88,8 @@ def of_record(record: EnergyRecord) -> Identity:
         record.submit_s,
         record.sluid or None,
         record.uid,
-        expected,
-        frozenset(n.node for n in record.nodes),
+        told.union(record.missing_nodes),
+        told,
     )
 
 
@@ -109,7 +105,7 @@ def of_boundaries(boundaries: Sequence[Boundary]) -> Identity:
         None,
         str(sluid) if sluid else None,
         None if uid in (None, "") else int(str(uid)),
-        first.expected,
+        frozenset(first.expected),
         frozenset(b.node for b in boundaries),
     )
 

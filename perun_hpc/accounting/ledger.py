@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
-from perun_hpc.accounting.evidence import combine
+from perun_hpc.accounting.evidence import combine, shared
 from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
 from perun_hpc.accounting.tables import Tables, migrate, reflect
@@ -396,7 +396,7 @@ class Ledger:
         for cluster in {r.cluster for r in records}:
             for row in self._rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
                 known.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
-        matches = [_same_run(r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
+        matches = [self._match(connection, r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
         old = self._bodies(connection, [m.id for m in matches if m is not None], shares=True)
         next_id = int(connection.execute(text("SELECT COALESCE(MAX(id), 0) FROM job")).scalar() or 0) + 1
         now = int(self._clock())
@@ -435,6 +435,14 @@ class Ledger:
         if queue:
             self._queue(connection, [p.job for p in puts if p.changed], now)
         return puts
+
+    def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
+        """Return the stored row of a record's run; whatever the times say, the same evidence is never there twice."""
+        match = _same_run(record, rows)
+        if match is not None or not rows:
+            return match
+        held = self._bodies(connection, [row.id for row in rows], shares=False)
+        return next((row for row in rows if shared(record, held[row.id])), None)
 
     def _store(
         self,

@@ -79,14 +79,20 @@ def _put(path: Path, data: bytes, durable: bool = True) -> None:
 
 
 def _place(directory: Path, node: str, record: dict[str, Any]) -> Path:
-    """Where a node's record goes: never over that of another run of the same name, which the collector has not read."""
-    path = directory / f"{node}.json"
+    """Where a node's record goes: never over one of another run of that name, or a newer one, still to be collected."""
+    path, at_s = directory / f"{node}.json", record["start"]["real_ns"] // 1_000_000_000
+    while not _may_replace(path, record):
+        path, at_s = directory / f"{node}@{at_s}.json", at_s + 1
+    return path
+
+
+def _may_replace(path: Path, record: dict[str, Any]) -> bool:
     try:
-        there = json.loads(path.read_bytes())["start"]["real_ns"]
-        other = abs(there - record["start"]["real_ns"]) > OTHER_RUN_NS
+        there = json.loads(path.read_bytes())
+        apart_ns = abs(there["start"]["real_ns"] - record["start"]["real_ns"])
+        return bool(apart_ns <= OTHER_RUN_NS and there["revision"] <= record["revision"])
     except (OSError, ValueError, KeyError, TypeError):
-        return path
-    return directory / f"{node}@{record['start']['real_ns'] // 1_000_000_000}.json" if other else path
+        return True  # none, or a damaged one
 
 
 def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
