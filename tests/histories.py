@@ -1,22 +1,26 @@
 """Random histories of an archive and its ledger: whatever happens, in whatever order, no evidence is lost or doubled.
 
-A history has a few jobs whose ids come again, of up to three nodes that report after 0 s to 400 days, at times by another
-clock, twice, in a newer revision, torn, or knowing only the job's end. Meanwhile a collector sweeps, directories are
-renamed, users hidden, the ledger backed up, lost, set back, restored and rebuilt; and whoever is at work may die before
-any of its writes, renames, links, removals and commits, and once dead does nothing more. The next one goes on.
+A history has a few jobs whose ids come again, of up to three nodes that report after 0 s to 400 days, at times by
+another clock, twice, in a newer revision, torn, or knowing only the job's end. Meanwhile a collector sweeps,
+directories are renamed, users hidden, the ledger backed up, lost, set back, restored and rebuilt; and whoever is at work
+may die before any of its writes, renames, links, removals and commits, and once dead does nothing more. The next one
+goes on.
 
-`Player.play(seed)` plays one and compares: after each step no record holds less evidence than before, at the end the ledger
-holds exactly the sum of all records that ever arrived, and a new one made from the directories holds the same.
+`Player.play(seed)` plays one and compares: after each step no record holds less evidence than before, at the end the
+ledger holds exactly the sum of all records that ever arrived, and one made from the directories holds the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
+import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -178,8 +182,10 @@ class History:
         """Everything that happens, then the end."""
         for arrival in self.arrivals:
             self.now = max(self.now, arrival.at_s)
-            while not self._maybe_killed(lambda a=arrival: self._deliver(a)):  # type: ignore[misc]
-                pass  # the next agent ships again
+            self._until_done(lambda a=arrival: self._deliver(a))  # type: ignore[misc]
+            if not arrival.torn:
+                known = arrival.run.told.get(arrival.node, (-1, 0))
+                arrival.run.told[arrival.node] = max(known, (arrival.rank, arrival.energy_uj))
             for _ in range(self.rng.choice((0, 1, 1, 2))):
                 self._step(self.rng.choices(self.STEPS, self.WEIGHTS)[0])
                 self.now += self.rng.choice((1, 60, 4000, 2 * DAY_S)) * self.rng.random()
@@ -232,8 +238,6 @@ class History:
                 (incoming / f"{a.node}.json").write_text(json.dumps(record)[:150])
             return
         ArchiveDelivery(self.archive.root).session(session, record)
-        known = a.run.told.get(a.node, (-1, 0))
-        a.run.told[a.node] = max(known, (a.rank, a.energy_uj))
 
     STEPS = ("sweep", "hour", "backup", "restore", "copy", "set back", "rebuild", "hide", "slurm", "second")
     WEIGHTS = (30, 6, 3, 2, 3, 2, 3, 1, 3, 3)
@@ -258,6 +262,7 @@ class History:
             path = self.root / "backup.gz"
             if self._maybe_killed(lambda: upkeep.backup(self.ledger, path)):
                 self.backup = path
+                return
         elif what == "copy":
             self.copy = self.places[0].copy()
         elif what == "hide" and self.rng.random() < 0.5:
@@ -310,21 +315,21 @@ class History:
         for run in self.runs:
             end_s = run.start_s + run.seconds
             if run.known_to_slurm and end_s <= self.now and end_s >= since_s and run.start_s <= until_s:
-                made.append(
-                    slurm_job(
-                        run.job_id, submit_s=run.start_s - 5, start_s=run.start_s, end_s=end_s,
-                        nodelist=",".join(run.nodes), num_nodes=len(run.nodes), run=run.restart_count,
-                    )  # fmt: skip
-                )
+                times = {"submit_s": run.start_s - 5, "start_s": run.start_s, "end_s": end_s}
+                nodes = {"nodelist": ",".join(run.nodes), "num_nodes": len(run.nodes)}
+                made.append(slurm_job(run.job_id, run=run.restart_count, **times, **nodes))
         return made
 
     def _end(self) -> None:
         self.up = True
+        left: list[Path] = []
         for _ in range(4):
             self.now += DEADLINE_S + 4000
             self._sweep()
             self._check()
-        left = [path for path in (self.archive.base / "incoming").rglob("*.json")]
+            left = list((self.archive.base / "incoming").rglob("*.json"))
+            if not left:
+                break
         assert left == [], left
         self._compare(self.ledger)
         upkeep.rebuild(self.places[1].ledger, self.archive)
@@ -347,11 +352,38 @@ class History:
         assert sum(s.values["energy_uj"] for s in sums) == sum(map(sum, expected.values()))
 
 
-class Player:
-    """Plays histories below a directory, one after the other."""
+class KilledHistory(History):
+    """The same with processes of their own, which end by `kill -9` wherever they are."""
 
-    def __init__(self, root: Path) -> None:
+    LONGEST_S = 0.06
+
+    def _maybe_killed(self, work: Callable[[], object]) -> bool:
+        after_s = self.rng.random() * self.LONGEST_S if self.rng.random() < 0.5 else None
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                for place in self.places:
+                    place.ledger.engine.dispose(close=False)
+                work()
+                code = 0
+            finally:
+                os._exit(code)
+        if after_s is not None:
+            time.sleep(after_s)
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        FATE.deaths += os.WIFSIGNALED(status)
+        assert os.WIFSIGNALED(status) or status == 0, f"a process ended with {status}"
+        return status == 0
+
+
+class Player:
+    """Plays histories below a directory, one after the other; `kind` says who dies, and how."""
+
+    def __init__(self, root: Path, kind: type[History] = History) -> None:
         self.root = root
+        self.kind = kind
         self.places = (Place(root / "ledger.db"), Place(root / "lost.db"))
 
     def play(self, seed: int) -> None:
@@ -359,7 +391,7 @@ class Player:
         FATE.root = str(self.root)
         root = self.root / str(seed)
         try:
-            History(seed, root, self.places).play()
+            self.kind(seed, root, self.places).play()
         except Exception as error:
             raise AssertionError(f"history {seed}: {type(error).__name__}: {error}") from error
         finally:
