@@ -10,6 +10,7 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the recor
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
+ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
 ```
 
 `jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.

@@ -136,6 +136,10 @@ class _Ready:
     unreadable: tuple[str, ...]
 
 
+class BusyError(UnavailableError):
+    """Another collector works on the cluster."""
+
+
 class Collector:
     """Sweeps one cluster's archive into the ledger."""
 
@@ -153,11 +157,13 @@ class Collector:
 
         Raises
         ------
+        BusyError
+            When another collector holds the lease.
         UnavailableError
-            When another collector holds the lease, or the ledger does not answer.
+            When the ledger does not answer.
         """
         if not self.ledger.acquire(f"{LEASE}:{self.archive.cluster}", self.holder, dead=has_died):
-            raise UnavailableError(
+            raise BusyError(
                 f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
             )
         try:

@@ -34,6 +34,11 @@ class Site:
     settings: JobSettings
     expects: Callable[[SlurmJob], bool]
 
+    @property
+    def late_s(self) -> float:
+        """After how long without a sweep something is wrong with the collector."""
+        return 3 * self.sweep_s + 600
+
 
 def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     """Read the policy that rules here; without a policy file the defaults. `ConfigError` where the file is broken."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from perun_hpc.accounting import audit, facility
 from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import SlurmJob, query_window
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
 from perun_hpc.errors import UnavailableError
-from perun_hpc.report.audit import accounts_table, findings_list, verdict
-from perun_hpc.report.screen import style_for
+from perun_hpc.report import backlog as words
+from perun_hpc.report.audit import accounts_table, findings_list, gaps, lost_list, verdict
+from perun_hpc.report.screen import style_for, wrapped
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +62,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     until_s = min(int((datetime.fromisoformat(last) + timedelta(days=1)).timestamp()), int(datetime.now().timestamp()))
     books = audit.read_books(p for p in archive.node_ledgers() if first <= p.stem <= last)
     findings = list(books.findings)
+    now_s, site = time.time(), load_site()
     if not books.accounts:
         findings.append(audit.Finding("node ledgers", "none for these days: energies were not compared"))
     jobs = [] if args.no_slurm else _sacct(args.cluster, since_s, until_s)
@@ -78,7 +82,8 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         # What ran before perun was installed has no record, rightly.
         first_s = ledger.first_start_s(archive.cluster) or until_s
         ended = [j for j in ended if (j.start_s or first_s) >= first_s]
-        findings += audit.compare_sacct(ended, held, load_site().expects)
+        findings += audit.compare_sacct(ended, held, site.expects)
+    lost = _lost(archive, books, since_s, until_s, site.late_s, now_s)
     counted_uj = sum(a.total_uj for a in books.accounts.values())
     metered = ""
     if args.meter is not None:
@@ -87,22 +92,35 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         )
         metered = f"compared with {args.meter}"
     else:
-        meters = facility.declared(load_site().settings.sensors.files)
+        meters = facility.declared(site.settings.sensors.files)
         wrong, metered = facility.compare(archive, meters, counted_uj, since_s, until_s, args.meter_tolerance)
         findings += wrong
     if args.json:
         accounts = [{"node": n, "day": d, "domain": m, **asdict(a)} for (n, d, m), a in sorted(books.accounts.items())]
-        print(json.dumps({"accounts": accounts, "findings": [asdict(f) for f in findings]}, indent=1))
+        print(json.dumps({"accounts": accounts, "findings": [asdict(f) for f in findings], "lost": lost}, indent=1))
         return 1 if findings else 0
     style = style_for(sys.stdout)
     if books.accounts:
         print("\n".join(accounts_table(books.accounts, style, args.domains)), end="\n\n")
     print(_summary(archive, books, compared, len(jobs), bool(args.no_slurm), metered))
+    print("\n".join(wrapped(f"Collector: {words.last(last_sweep(archive), now_s)}.", 0)))
+    if lost:
+        print("\n".join(lost_list(lost, style)))
     if findings:
         print("\n".join(findings_list(findings, style)))
         return 1
     print("\n".join(verdict(sum(a.gap_ns for a in books.accounts.values()))))
     return 0
+
+
+def _lost(
+    archive: Archive, books: audit.NodeBooks, since_s: int, until_s: int, late_s: float, now_s: float
+) -> list[str]:
+    """What the collector could not take, what waits for it, and which counters gave nothing."""
+    backlog = look(archive)
+    aside = (*backlog.damaged, *damaged_between(archive, since_s, until_s))
+    told = words.troubles(last_sweep(archive), replace(backlog, damaged=aside), late_s, now_s)
+    return [*told, *filter(None, [words.waiting(backlog, now_s)]), *gaps(books.accounts)]
 
 
 def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:

@@ -9,6 +9,7 @@ import logging
 import os
 import pwd
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
-from perun_hpc.accounting.collect import Closing, Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.backlog import last_sweep, look, note_sweep
+from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
@@ -28,7 +30,9 @@ from perun_hpc.agent.handover import address
 from perun_hpc.cli import logs, traces
 from perun_hpc.cli.listener import Listener
 from perun_hpc.cli.nudge import Nudge
-from perun_hpc.errors import NotFoundError, PerunError, UsageError
+from perun_hpc.errors import NotFoundError, PerunError, UnavailableError, UsageError
+from perun_hpc.report.backlog import NAMED, status, troubles
+from perun_hpc.report.screen import style_for
 from perun_hpc.store.access import tree_readable_by
 from perun_hpc.store.merge import finalise
 
@@ -40,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="one sweep, then exit (the default)")
     how.add_argument("--daemon", action="store_true", help="sweep for ever, in the foreground")
+    how.add_argument("--status", action="store_true", help="the last sweep, what waits, what was refused or damaged")
     how.add_argument("--repair", action="store_true", help="set damaged parts of traces aside and name them")
     how.add_argument("--recode", action="store_true", help="put traces into blocks of nodes, which read faster")
     how.add_argument("--thin", type=int, metavar="N", help="keep every Nth reading of traces; energies do not change")
@@ -65,7 +70,14 @@ def run(args: argparse.Namespace) -> int:
         return traces.run(args, root, names, site.settings.store.recode_after_ns)
     if args.job or args.older_than is not None:
         raise UsageError("perun collect: JOB and --older-than belong to --repair, --recode and --thin")
-    ledger = open_ledger(args.ledger or site.ledger, create=True)
+    if args.status:
+        return _status(root, [args.cluster] if args.cluster else clusters(root), site)
+    try:
+        ledger = open_ledger(args.ledger or site.ledger, create=True)
+    except PerunError as error:
+        for cluster in [args.cluster] if args.cluster else clusters(root):
+            note_sweep(Archive(root, cluster), time.time(), time.time(), str(error), False)
+        raise
     try:
         if not args.daemon:
             return _sweep(args, site, root, ledger, Estimator())
@@ -101,43 +113,83 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[objec
     return contextlib.closing(Listener(address(site.settings.store.collector)[1], root, uids))
 
 
+def _status(root: Path, names: Sequence[str], site: Site) -> int:
+    """Tell how the collector fares; 1 where an administrator must look at something."""
+    style, now_s, well = style_for(sys.stdout), time.time(), True
+    for name in names:
+        archive = Archive(root, name)
+        sweep, backlog = last_sweep(archive), look(archive)
+        print("\n".join(status(name, sweep, backlog, site.late_s, now_s, style)))
+        well = well and sweep is not None and not troubles(sweep, backlog, site.late_s, now_s)
+    if not names:
+        print(f"{root}: no cluster has left anything here yet")
+    return 0 if well else 1
+
+
 def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, footprint: Estimator) -> int:
-    failed = False
+    """Sweep every cluster; one that fails holds up no other, and is raised at the end."""
     for problem in footprint.renew(site.settings.footprint):
         log.warning("%s", problem)
+    code = 0
+    failure: PerunError | None = None
     for cluster in [args.cluster] if args.cluster else clusters(root):
-        slurm = None
-        if not args.no_slurm:
-            slurm = Slurm(
-                jobs=lambda ids, c=cluster: query_jobs(ids, c),  # type: ignore[misc]
-                window=lambda since, until, c=cluster: query_window(since, until, ("--allusers",), c),  # type: ignore[misc]
-            )
-        tools = Tools(
-            clock=time.time,
-            slurm=slurm,
-            finalise=close_trace,
-            publish=publisher(site.settings.privacy.readers),
-            footprint=footprint,
-            expects=site.expects,
+        archive, began_s = Archive(root, cluster), time.time()
+        try:
+            summary = _sweep_one(args, site, archive, ledger, footprint)
+        except Exception as error:
+            if not isinstance(error, BusyError):
+                why = str(error) if isinstance(error, PerunError) else f"{type(error).__name__}: {error}"
+                note_sweep(archive, began_s, time.time(), why, False)
+            if not isinstance(error, PerunError | OSError):
+                raise
+            if failure is not None:
+                log.warning("%s", failure)
+            failure = error if isinstance(error, PerunError) else UnavailableError(f"cluster {cluster}: {error}")
+        else:
+            failed = bool(summary.failed or summary.refused)
+            code = 1 if failed else code
+            text = "; ".join([str(summary), *summary.notes[:NAMED]])
+            compared_s = None
+            with contextlib.suppress(PerunError):
+                compared_s = ledger.compared_until_s(cluster)
+            note_sweep(archive, began_s, time.time(), text, not summary.failed, compared_s)
+    if failure is not None:
+        raise failure
+    return code
+
+
+def _sweep_one(args: argparse.Namespace, site: Site, archive: Archive, ledger: Ledger, footprint: Estimator) -> Summary:
+    cluster = archive.cluster
+    slurm = None
+    if not args.no_slurm:
+        slurm = Slurm(
+            jobs=lambda ids, c=cluster: query_jobs(ids, c),  # type: ignore[misc]
+            window=lambda since, until, c=cluster: query_window(since, until, ("--allusers",), c),  # type: ignore[misc]
         )
-        deadline_s = site.deadline_s if args.deadline is None else args.deadline
-        archive = Archive(root, cluster)
-        collector = Collector(archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off")
-        summary = collector.sweep()
-        publish_running(archive, tools)
-        for problem in note_readings(archive, declared(site.settings.sensors.files), time.time()):
-            log.warning("%s", problem)
-        if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
-            print(f"{cluster}: {summary}", flush=True)
-        for note in summary.notes:
-            log.warning("%s", note)
-        if slurm is not None and site.slurmdbd != "off":
-            overwrite = site.slurmdbd == "overwrite"
-            flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, site.sweep_s)
-            if flushed != Flushed():
-                print(f"{cluster}: slurmdbd: {flushed}", flush=True)
-        failed = failed or bool(summary.failed or summary.refused)
-    return 1 if failed else 0
+    tools = Tools(
+        clock=time.time,
+        slurm=slurm,
+        finalise=close_trace,
+        publish=publisher(site.settings.privacy.readers),
+        footprint=footprint,
+        expects=site.expects,
+    )
+    deadline_s = site.deadline_s if args.deadline is None else args.deadline
+    collector = Collector(archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off")
+    summary = collector.sweep()
+    publish_running(archive, tools)
+    for problem in note_readings(archive, declared(site.settings.sensors.files), time.time()):
+        log.warning("%s", problem)
+    if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
+        print(f"{cluster}: {summary}", flush=True)
+    for note in summary.notes:
+        log.warning("%s", note)
+    if slurm is not None and site.slurmdbd != "off":
+        overwrite = site.slurmdbd == "overwrite"
+        flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, site.sweep_s)
+        if flushed != Flushed():
+            print(f"{cluster}: slurmdbd: {flushed}", flush=True)
+    return summary
 
 
 def publisher(readers: Sequence[str]) -> Callable[[Path, int], None]:

@@ -46,6 +46,25 @@ def verdict(gap_ns: int) -> list[str]:
     return wrapped(f"{text} That is bookkeeping: the sensors' own errors stand in each report.", 0)
 
 
+def gaps(accounts: Mapping[Key, Account]) -> list[str]:
+    """Return a sentence on the counters that gave nothing for a time, the longest first; none where all gave."""
+    found: dict[tuple[str, str], int] = {}
+    for (node, _, domain), account in accounts.items():
+        if account.gap_ns:
+            found[node, domain] = found.get((node, domain), 0) + account.gap_ns
+    if not found:
+        return []
+    longest = sorted(found.items(), key=lambda one: -one[1])
+    names = ", ".join(f"{node} {domain} {gap_ns / 1e9:.0f} s" for (node, domain), gap_ns in longest[:NAMES])
+    more = f" and {len(found) - NAMES} more" if len(found) > NAMES else ""
+    return [f"counters that gave nothing for a time, which is missing, not zero: {names}{more}"]
+
+
+def lost_list(lost: Sequence[str], style: Style) -> list[str]:
+    """Return one entry for each kind of thing that is lost or late; it does not keep the books from closing."""
+    return [style.warn("Lost or late"), *(line for text in lost for line in wrapped(text, 4, "  - "))]
+
+
 def findings_list(findings: Sequence[Finding], style: Style) -> list[str]:
     """Return one entry per finding, the first `MOST` of them; the same of several domains of a node is one entry."""
     lines = []

@@ -1,0 +1,140 @@
+"""What waits in a cluster's archive, what was refused or set aside there, and how the last sweep went."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from perun_hpc.accounting.archive import BOUNDARIES, DAMAGED, REFUSED, Archive
+from perun_hpc.store.files import write_new
+
+SCHEMA = "perun.sweep/1"
+SWEEP = "sweep.json"
+"""Beside a cluster's directories: for the service user's group, not for users."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The last sweep of a cluster; times are epoch seconds.
+
+    Attributes
+    ----------
+    outcome : what it did, or why it failed.
+    well_s : when the last one that went well ended; None when none is known.
+    failing_s : when the first of those failed that have failed since; None where the last one went well.
+    compared_s : up to when sacct's jobs were compared with the records; None where they never were.
+    """
+
+    began_s: float
+    ended_s: float
+    outcome: str
+    well_s: float | None = None
+    failing_s: float | None = None
+    compared_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in the archive that waits: what, since when (epoch), and why where that is known."""
+
+    what: str
+    since_s: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """Job runs that wait for nodes or for the next sweep, those that the ledger refused, damaged boundary records."""
+
+    waiting: tuple[Entry, ...]
+    refused: tuple[Entry, ...]
+    damaged: tuple[Entry, ...]
+
+
+def note_sweep(
+    archive: Archive, began_s: float, ended_s: float, outcome: str, well: bool, compared_s: float | None = None
+) -> None:
+    """Leave word of a sweep; what cannot be written (a full disk) is not worth failing for."""
+    before = last_sweep(archive)
+    known = Sweep(0, 0, "") if before is None else before
+    if well:
+        sweep = Sweep(began_s, ended_s, outcome, ended_s, None, compared_s or known.compared_s)
+    else:
+        failing_s = known.failing_s if known.failing_s is not None else ended_s
+        sweep = replace(known, began_s=began_s, ended_s=ended_s, outcome=outcome, failing_s=failing_s)
+    with contextlib.suppress(OSError):
+        write_new(archive.base / SWEEP, json.dumps({"schema": SCHEMA, **asdict(sweep)}).encode(), durable=False)
+
+
+def last_sweep(archive: Archive) -> Sweep | None:
+    """What is known of the last sweep; None where nothing is, or it cannot be read."""
+    try:
+        value = json.loads((archive.base / SWEEP).read_bytes())
+        if value.pop("schema") != SCHEMA:
+            return None
+        sweep = Sweep(**value)
+        times = (sweep.began_s, sweep.ended_s, sweep.well_s, sweep.failing_s, sweep.compared_s)
+        return sweep if all(isinstance(one, int | float | None) for one in times) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def look(archive: Archive) -> Backlog:
+    """What lies in `incoming/` now, each kind with the oldest first."""
+    waiting, refused, damaged = [], [], []
+    for run, directory in archive.incoming():
+        name = f"job {run.name}"
+        files = _files(directory)
+        damaged += [Entry(f"{name}, {_node(one.name)}", _mtime(one)) for one in files if one.name.endswith(DAMAGED)]
+        records = [one for one in files if one.name.endswith(".json")]
+        mark = next((one for one in files if one.name == REFUSED), None)
+        if mark is not None:
+            refused.append(Entry(name, _mtime(mark), _text(mark.path)))
+        elif records:
+            waiting.append(Entry(name, min(map(_mtime, records))))
+    return Backlog(_by_age(waiting), _by_age(refused), _by_age(damaged))
+
+
+def damaged_between(archive: Archive, since_s: float, until_s: float) -> tuple[Entry, ...]:
+    """Damaged boundary records that were set aside in jobs' directories and had come in [since, until]."""
+    found = []
+    for path in archive.base.glob(f"jobs/*/{BOUNDARIES}/*{DAMAGED}"):
+        with contextlib.suppress(OSError):
+            came_s = path.stat().st_mtime
+            if since_s <= int(came_s) <= until_s:
+                found.append(Entry(f"job {path.parent.parent.name}, {_node(path.name)}", came_s))
+    return _by_age(found)
+
+
+def _by_age(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda one: one.since_s))
+
+
+def _files(directory: Path) -> Sequence[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return [one for one in entries if not one.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _mtime(entry: os.DirEntry[str]) -> float:
+    try:
+        return entry.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return float("inf")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _node(name: str) -> str:
+    return name.partition(".json")[0]
