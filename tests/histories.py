@@ -2,9 +2,9 @@
 
 A history has a few jobs whose ids come again, of up to three nodes that report after 0 s to 400 days, at times by
 another clock, twice, in a newer revision, torn, or knowing only the job's end. Meanwhile a collector sweeps,
-directories are renamed, users hidden, the ledger backed up, lost, set back, restored and rebuilt; and whoever is at work
-may die before any of its writes, renames, links, removals and commits, and once dead does nothing more. The next one
-goes on.
+directories are renamed, users hidden, the ledger backed up, lost, set back, restored and rebuilt; and whoever is at
+work may die before any of its writes, renames, links, removals and commits, and once dead does nothing more. The next
+one goes on.
 
 `Player.play(seed)` plays one and compares: after each step no record holds less evidence than before, at the end the
 ledger holds exactly the sum of all records that ever arrived, and one made from the directories holds the same.
@@ -160,7 +160,7 @@ class History:
         self.arrivals = sorted(self._arrivals(), key=lambda a: a.at_s)
         self.tools = Tools(
             lambda: self.now,
-            Slurm(self._jobs, self._window) if self.rng.random() < 0.8 else None,
+            Slurm(self._jobs, self._window) if self.rng.random() < 0.25 else None,  # it asks day by day: 400 of them
             publish=lambda directory, uid: None,
         )
         self.up = True
@@ -298,7 +298,7 @@ class History:
         now: dict[int, dict[str, tuple[int, str]]] = {}
         with self.ledger.read() as connection:
             for row, body in connection.exec_driver_sql("SELECT job, body FROM record"):
-                now[row] = {n["node"]: (n["revision"], n["digest"]) for n in json.loads(body)["nodes"]}
+                now[row] = {n["node"]: (n.get("revision", 1), n.get("digest", "")) for n in json.loads(body)["nodes"]}
         for row, before in self.held.items():
             for node, rank in before.items():
                 assert node in now[row] and now[row][node] >= rank, (row, node, rank, now[row])
