@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from perun_hpc.agent.intervals import Closed
+from perun_hpc.agent.log import guard
 from perun_hpc.agent.session import DomainAccount, Gap, Session
 from perun_hpc.data_model.sensor import Reading, Sensor
-from perun_hpc.energy.attribute import OTHER
+from perun_hpc.energy.attribute import OTHER, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
 
 #: Methods that give a job what a counter counted, without a model.
@@ -30,42 +32,48 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
     for window in closed:
         shares = {share.party: share for share in window.shares.shares}
         for job in window.jobs:
-            session = parties.get(job.party)
+            session, share = parties.get(job.party), shares.get(job.party)
             if session is None:
                 continue
-            account = _account(session, window.shares.domain, domains)
-            if window.shares.total_uj is None:
-                session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
-                session.note(f"{window.shares.domain}: {window.why}")
-                continue
-            present_ns = job.present_ns if job.present_ns is not None else window.t1_ns - window.t0_ns
-            account.covered_ns += present_ns
-            if window.why:
-                session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
-            if window.gap:
-                account.gap_ns += present_ns
-                why = "no reading in between; shared out by presence"
-                session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, why))
-            account.method = _worse(account.method, window.shares.method)
-            account.provenance = max(account.provenance, window.shares.provenance, key=_rank)
-            account.node_uj = (account.node_uj or 0) + window.shares.total_uj
-            share = shares.get(job.party)
-            if share is None:
-                continue
-            account.energy_uj += share.energy_uj
-            account.static_uj += share.static_uj
-            account.dynamic_uj += share.dynamic_uj
-            account.idle_uj += share.held_idle_uj
-            account.suspended_uj += share.suspended_uj
-            if window.shares.method not in UNMODELLED:
-                account.modelled_uj += share.energy_uj
-            session.add_share(day, window.shares.domain, share.energy_uj)
-            if not window.gap and window.t1_ns - window.t0_ns >= PEAK_NS:
+            guard("booking", partial(_book, session, window, job, share, domains, day), session)
+            if share is not None and not window.gap and window.t1_ns - window.t0_ns >= PEAK_NS:
                 at = (job.party, window.t0_ns, window.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
     for (party, t0_ns, t1_ns), energy_uj in used.items():
         session = parties[party]
         session.peak_mw = max(session.peak_mw or 0, energy_uj * 1_000_000 // (t1_ns - t0_ns))
+
+
+def _book(
+    session: Session, window: Closed, job: JobInput, share: Share | None, domains: Mapping[str, EnergyDomain], day: str
+) -> None:
+    """Add one window to one session that was live in it."""
+    account = _account(session, window.shares.domain, domains)
+    if window.shares.total_uj is None:
+        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
+        session.note(f"{window.shares.domain}: {window.why}")
+        return
+    present_ns = job.present_ns if job.present_ns is not None else window.t1_ns - window.t0_ns
+    account.covered_ns += present_ns
+    if window.why:
+        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
+    if window.gap:
+        account.gap_ns += present_ns
+        why = "no reading in between; shared out by presence"
+        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, why))
+    account.method = _worse(account.method, window.shares.method)
+    account.provenance = max(account.provenance, window.shares.provenance, key=_rank)
+    account.node_uj = (account.node_uj or 0) + window.shares.total_uj
+    if share is None:
+        return
+    account.energy_uj += share.energy_uj
+    account.static_uj += share.static_uj
+    account.dynamic_uj += share.dynamic_uj
+    account.idle_uj += share.held_idle_uj
+    account.suspended_uj += share.suspended_uj
+    if window.shares.method not in UNMODELLED:
+        account.modelled_uj += share.energy_uj
+    session.add_share(day, window.shares.domain, share.energy_uj)
 
 
 def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:

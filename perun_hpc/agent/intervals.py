@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from perun_hpc.agent.log import guard
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import (
+    UNKNOWN,
     UNOBSERVED,
     DomainInput,
     DomainKind,
@@ -166,7 +168,8 @@ class Intervals:
             unread=unread,
             gap=gap,
         )
-        return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why) for shares in attribute(interval)]
+        found = guard("attribution", lambda: attribute(interval)) or _nobodys(interval)
+        return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why) for shares in found]
 
     def _input(self, domain: EnergyDomain, total_uj: int) -> DomainInput:
         return DomainInput(
@@ -215,6 +218,22 @@ def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int
                     suspended=job.suspended and before.suspended,
                 )
     return tuple(jobs.values()), busy_ns, unread
+
+
+def _nobodys(interval: IntervalInput) -> list[DomainShares]:
+    """The energy of an interval that could not be shared out, so that it stays in the node ledger."""
+    leaves = [one for one in interval.domains if one.kind is not DomainKind.METER and one.total_uj is not None]
+    return [
+        DomainShares(
+            one.name,
+            one.total_uj,
+            (Share(UNKNOWN, one.total_uj or 0, 0, one.total_uj or 0),),
+            "failed",
+            one.provenance,
+            "its energy could not be shared out",
+        )
+        for one in leaves
+    ]
 
 
 def unobserved(domain: EnergyDomain, total_uj: int) -> DomainShares:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from perun_hpc.agent import booking
 from perun_hpc.agent.log import guard, log
@@ -16,12 +17,14 @@ from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.server import Handler, Peer, only_root
-from perun_hpc.agent.session import Edge, Session, SessionKey, job_fields
+from perun_hpc.agent.session import MAX_FAILURES, Edge, Session, SessionKey, job_fields
 from perun_hpc.agent.steps import Steps
 from perun_hpc.agent.views import Views
 from perun_hpc.errors import PerunError
 from perun_hpc.wire.message import Message, decode
 
+MOST_TRIES = 3
+"""A message of the inbox with which the agent fails so often is given up."""
 SEARCH_NS = 60_000_000_000
 """So long a job's cgroup is looked for every second; most steps begin within."""
 LOST_NS = 600_000_000_000
@@ -64,6 +67,7 @@ class Jobs:
         self._save = save
         self._later = later
         self._gone_ns: dict[SessionKey, int] = {}
+        self._tries: dict[str, int] = {}
 
     @property
     def verbs(self) -> Mapping[str, Handler]:
@@ -72,25 +76,48 @@ class Jobs:
 
     def read_inbox(self) -> None:
         """Take the messages that hooks left, in the order in which the hooks ran."""
-        if not self._porter.changed():
+        if not self._porter.changed() and not self._tries:
             return
         messages = self._porter.messages()
         ends = {name.split("-")[3]: name for name, _ in messages if re.match(r"\d+-job-end-\d+-", name)}
         for name, packet in messages:
-            try:
-                message = decode(packet)
-                if message.verb == "job-start":
-                    # A job whose end waits here, too, is over: nothing of what is read meanwhile is its.
-                    key = SessionKey.of(message.fields)
-                    if ends.get(str(key.job_id), "") > name and key not in self._register.live:
-                        self._register.over.add(key)
-                    self._begin(message, "inbox")
-                elif message.verb == "job-end":
-                    self._finish(message, "inbox")
-            except PerunError as error:
-                log(f"inbox: {name}: {error}")
-            self._porter.drop(name)
+            tries = self._tries.pop(name, 0) + 1
+            if guard(f"inbox: {name}", partial(self._take, name, packet, ends)) or tries >= MOST_TRIES:
+                self._porter.drop(name)
+            else:
+                self._tries[name] = tries
         self._register.over.clear()
+
+    def _take(self, name: str, packet: bytes, ends: Mapping[str, str]) -> bool:
+        """Act on a message of the inbox; True when it is done with, or is none."""
+        try:
+            message = decode(packet)
+            if message.verb == "job-start":
+                # A job whose end waits here, too, is over: nothing of what is read meanwhile is its.
+                key = SessionKey.of(message.fields)
+                if ends.get(str(key.job_id), "") > name and key not in self._register.live:
+                    self._register.over.add(key)
+                self._begin(message, "inbox")
+            elif message.verb == "job-end":
+                self._finish(message, "inbox")
+        except PerunError as error:
+            log(f"inbox: {name}: {error}")
+        return True
+
+    def set_aside(self) -> None:
+        """End sessions of which something fails again and again: they leave what they have, and hold up nobody."""
+        for session in [one for one in self._register.live.values() if one.failures >= MAX_FAILURES]:
+            session.note(f"set aside after {session.failures} failures: the agent's log names them")
+            log(f"session {session.key.name} is set aside: {'; '.join(session.why)[:1000]}")
+            guard("setting it aside", partial(self._set_aside, session))
+            if self._register.live.pop(session.key, None) is not None:
+                session.end = session.end or session.start
+                self._register.done[session.key.name] = session.end.mono_ns
+                self._register.ended.append(session)
+
+    def _set_aside(self, session: Session) -> None:
+        now_ns = time.monotonic_ns()
+        self._end(session, self._meter.end_interval(), now_ns, "restart")
 
     def learn_cpus(self, session: Session, now_ns: int) -> None:
         """About once a second: its cgroup comes after its prolog, grows, and goes before its epilog.
@@ -155,7 +182,7 @@ class Jobs:
         self._register.live[key] = session
         self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took
         self._meter.checks.begin(key.party)
-        self._later.append(lambda: self._after_start(session))
+        self._later.append(lambda: guard("work after its start", partial(self._after_start, session), session))
 
     def _after_start(self, session: Session) -> None:
         for worker in self._node.workers:

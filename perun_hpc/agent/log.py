@@ -40,9 +40,9 @@ def guard(what: str, work: Callable[[], T], of: Noted | None = None) -> T | None
     try:
         return work()
     except (OSError, PerunError) as error:
-        _failures.say(f"{what}: {error}")
+        failures.say(f"{what}: {error}")
     except Exception as error:
-        _failures.say(f"{what}: a fault of perun: {place(error)}")
+        failures.say(f"{what}: a fault of perun: {place(error)}")
         if of is not None:
             of.fail(what)
     return None
@@ -78,5 +78,5 @@ class Failures:
         self._say(f"{text} ({unsaid} more times since)" if unsaid else text)
 
 
-_failures = Failures()
-"""Of this process, as its log is."""
+failures = Failures()
+"""Those of this process, as its log is."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from perun_hpc.agent import limits, spool
 from perun_hpc.agent.intake import Intake
@@ -15,6 +16,7 @@ from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.losses import NOT_WRITTEN, Losses
 from perun_hpc.agent.meter import Meter
+from perun_hpc.agent.node import Snapshot
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.porter import Porter
@@ -123,11 +125,11 @@ class Loop:
             ready = self._wait()
             self._server.turn()
             for key, _ in ready:
-                key.data()
+                guard("a descriptor that is ready", key.data)
             work = self._later[:]
             self._later.clear()
             for one in work:
-                one()
+                guard("work after a message", one)
             self._tick()
         self._close()
 
@@ -146,44 +148,49 @@ class Loop:
                 return self._selector.select(0)
             if due_ns == until_ns:
                 return []
-            self._traces.sample(time.monotonic_ns(), time.time_ns(), None, self._meter)
+            self._sample(time.monotonic_ns(), time.time_ns(), None)
 
     def _tick(self) -> None:
+        """Each part that is due; one that fails costs the others nothing."""
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
         keeping = now_ns >= self._housekeeping_ns
-        ended = self._meter.is_due(now_ns, real_ns) or (keeping and self._meter.sees_change())
-        snapshot = self._meter.end_interval() if ended else None
+        ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
+        snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
-            self._views.show_all(snapshot)
-            self._sources.note_losses(snapshot, self._losses)
-            if self._progress.note(snapshot):
+            guard("what users see", partial(self._views.show_all, snapshot))
+            guard("losses", partial(self._sources.note_losses, snapshot, self._losses))
+            if guard("progress", partial(self._progress.note, snapshot)):
                 self._shipper.request(now_ns)
-        self._traces.sample(now_ns, real_ns, snapshot, self._meter)
+        self._sample(now_ns, real_ns, snapshot)
         if ended:
-            self._survival.save()
-        self._intake.step()
-        if self._policy.poll():
-            self._ruling.apply()
-            self._sources.choose()
+            guard("state", self._survival.save)
+        guard("what ranks handed over", self._intake.step)
+        if guard("policy", self._policy.poll):
+            guard("policy", self._ruling.apply)
+            guard("sensors", self._sources.choose)
         if self._policy.settled and self._sealing.is_due(now_ns):
-            self._seal()
-        self._shipper.poll(now_ns)
+            guard("sealing", self._seal)
+        guard("shipping", partial(self._shipper.poll, now_ns))
         if self._shipper.is_due(now_ns) and self._policy.settled:
-            self._ship(now_ns)
+            guard("shipping", partial(self._ship, now_ns))
         if keeping:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
 
+    def _sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None) -> None:
+        guard("traces", partial(self._traces.sample, now_ns, real_ns, snapshot, self._meter))
+
     def _keep_house(self, now_ns: int) -> None:
-        self._policy.check()
-        self._server.sweep()
-        self._jobs.read_inbox()
-        self._sources.tend(now_ns)
+        guard("policy", self._policy.check)
+        guard("socket", self._server.sweep)
+        guard("inbox", self._jobs.read_inbox)
+        guard("sensors", partial(self._sources.tend, now_ns))
         for session in list(self._register.live.values()):
-            self._jobs.learn_cpus(session, now_ns)
-            self._traces.begin(session, now_ns)
-            self._jobs.give_up_lost(session, now_ns)
-        self._check_memory()
+            guard("its CPUs", partial(self._jobs.learn_cpus, session, now_ns), session)
+            guard("its trace", partial(self._traces.begin, session, now_ns), session)
+            guard("its end", partial(self._jobs.give_up_lost, session, now_ns), session)
+        self._jobs.set_aside()
+        guard("memory", self._check_memory)
         if now_ns >= self._quota_ns and self._policy.settled:
             self._quota_ns = now_ns + QUOTA_NS
             guard("quota", self._keep_quota)
@@ -241,14 +248,14 @@ class Loop:
 
     def _close(self) -> None:
         """A closing reading, so that the next agent can bridge the time in between."""
-        self._meter.end_interval()
-        self._traces.pause()
-        self._intake.drain()
+        guard("an interval", self._meter.end_interval)
+        guard("traces", self._traces.pause)
+        guard("what ranks handed over", self._intake.drain)
         if self._policy.settled:
-            self._seal()
-        self._survival.save()
+            guard("sealing", self._seal)
+        guard("state", self._survival.save)
         if self._policy.settled and not self._shipper.busy:
-            self._ship(time.monotonic_ns())
+            guard("shipping", lambda: self._ship(time.monotonic_ns()))
         self._server.close()
         self._porter.close()
         self._sources.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from perun_hpc.agent import workers
 from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.gauges import Gauges
+from perun_hpc.agent.log import guard
 from perun_hpc.agent.session import Session
 from perun_hpc.agent.workers import Worker
 from perun_hpc.backend import catalog
@@ -230,7 +231,12 @@ def _ticks(reader: Reader) -> list[int | None]:
 
 
 def _add(readings: dict[str, Reading], reader: Reader) -> None:
-    for sensor, reading in zip(reader.sensors, reader.read(), strict=True):
+    """Read one reader; one that fails costs its own sensors this reading."""
+    sensors = reader.sensors
+    found = guard(f"reading {sensors[0].backend}" if sensors else "reading", reader.read) or ()
+    if len(found) != len(sensors):
+        found = tuple(Reading(None, time.monotonic_ns(), "the reader failed") for _ in sensors)
+    for sensor, reading in zip(sensors, found, strict=True):
         readings[sensor.id] = reading
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from perun_hpc.agent import spool
@@ -42,10 +43,12 @@ class Progress:
         self._due_ns = {key: due_ns for key, due_ns in self._due_ns.items() if key in live}
         due = [session for session in live.values() if self._is_due(session, snapshot.mono_ns)]
         for session in due:
-            record = self._record(session, Edge(snapshot.real_ns, snapshot.mono_ns, 0, "running"))
-            path = self._paths.progress(session.key.name)
-            guard("progress", lambda path=path, record=record: spool.write_json(path, record))  # type: ignore[misc]
+            guard("what it used so far", partial(self._write, session, snapshot), session)
         return bool(due)
+
+    def _write(self, session: Session, snapshot: Snapshot) -> None:
+        record = self._record(session, Edge(snapshot.real_ns, snapshot.mono_ns, 0, "running"))
+        spool.write_json(self._paths.progress(session.key.name), record)
 
     def _is_due(self, session: Session, mono_ns: int) -> bool:
         period_ns = session.settings.get("store", {}).get("progress_ns", NEVER)

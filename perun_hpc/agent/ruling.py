@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+from functools import partial
 
 from perun_hpc.agent import limits
-from perun_hpc.agent.log import log
+from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.register import Register
@@ -36,7 +37,7 @@ class Ruling:
         self._porter.deadline(site.hooks.deadline_ns // 1_000_000, self._policy.source)
         for session in (*self._register.live.values(), *self._register.ended):
             if not session.settings:
-                self.freeze(session)
+                guard("its settings", partial(self.freeze, session), session)
 
     def _look_at_user(self, named: str) -> None:
         """Say it once where the policy names another service user than the one that the spool was given to."""

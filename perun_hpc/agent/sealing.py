@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent import booking, privilege, spool
 from perun_hpc.agent.boundary import Cost, boundary_record
 from perun_hpc.agent.intake import Intake
-from perun_hpc.agent.log import log
+from perun_hpc.agent.log import guard, log, place
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import resident_b
-from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.paths import ASIDE, AgentPaths
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.session import Edge, Session, SessionKey
@@ -68,6 +69,9 @@ class Sealing:
                 self.refused = {one.key: str(error) for one in copied[number:]}
                 self._again_ns = time.monotonic_ns() + AGAIN_NS
                 break
+            except Exception as error:  # a fault of perun's own: the others are sealed all the same
+                log(f"cannot seal {session.key.name}, which is put aside: {place(error)}")
+                guard("putting it aside", partial(self._put_aside, session))
         return len(ended) > len(self._register.ended)
 
     def so_far(self, session: Session, now: Edge) -> dict[str, Any]:
@@ -91,20 +95,27 @@ class Sealing:
     def _seal(self, session: Session) -> None:
         assert session.end is not None
         if not session.settings:
-            self._ruling.freeze(session)
-        self._traces.seal(session)
+            guard("its settings", partial(self._ruling.freeze, session), session)
+        guard("its trace", partial(self._traces.seal, session), session)
         directory = self._paths.session(session.key.name)
         if not session.monitored:
             _drop(directory)
             self._intake.forget(session)
             self._step_log.forget(session)
             return
-        record = self._record(session, session.end, session.agent_cpu_ns)
+        whole = partial(self._record, session, session.end, session.agent_cpu_ns)
+        record = guard("its record", whole, session)
+        if record is None:  # what the energies are, with nothing that could fail
+            record = self._record(session.bare(), session.end, session.agent_cpu_ns)
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
         spool.write_json(self._paths.boundary(session.key.name), record, durable=True)
         self._intake.forget(session)
         self._step_log.forget(session)
+
+    def _put_aside(self, session: Session) -> None:
+        """Keep what is known of a session of which no record can be made, for a person to look at."""
+        spool.write_json(self._paths.session(session.key.name) / ASIDE, session.to_json(), durable=True)
 
 
 def _drop(directory: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from perun_hpc.agent.log import failures, place
 from perun_hpc.errors import AccessError, DataError, PerunError
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
@@ -179,6 +180,8 @@ class Server:
             reply = self._handler(decode(packet), connection.peer, fds)
         except (PerunError, OSError) as error:
             self._answer(connection, "error", {"reason": str(error)[:1024]})
+        except Exception as error:  # a fault of perun's own costs this message
+            self._fail(connection, error)
         else:
             self._answer(connection, "ok", reply)
         finally:
@@ -191,6 +194,16 @@ class Server:
             send_packet(connection.sock, encode(verb, fields))
         except OSError:  # gone, or not reading what it asked for
             self._drop(connection)
+        except PerunError as error:  # longer than a packet
+            self._fail(connection, error)
+
+    def _fail(self, connection: _Connection, error: Exception) -> None:
+        """Root's message is not answered: a hook that hears nothing leaves it in the inbox, where it is read again."""
+        failures.say(f"a message: {place(error)}")
+        if connection.peer.uid == 0:
+            self._drop(connection)
+        else:
+            self._answer(connection, "error", {"reason": "the agent failed with this message"})
 
     def _drop(self, connection: _Connection) -> None:
         self._selector.unregister(connection.sock)

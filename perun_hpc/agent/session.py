@@ -6,7 +6,7 @@ Everything in it is plain data that goes through JSON unchanged, so that the nex
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perun_hpc.errors import DataError
@@ -244,11 +244,20 @@ class Session:
         if len(self.why) < MAX_WHYS:
             self.note(f"partial: {what} failed")
 
+    def bare(self) -> Session:
+        """The session with its energies and whose it is, without what else was told of it."""
+        plain_numbers = ("uid", "gid", "num_nodes", "cpus_on_node")
+        names = ("user", "account", "partition", "node", "cluster", "nodelist", "sluid")
+        job = {key: self.job[key] for key in names if key in self.job}
+        job.update({key: self.job[key] for key in plain_numbers if _is_number(self.job.get(key, ""))})
+        return replace(self, job=job, steps={}, trace={}, checks={}, exit={})
+
     def add_gap(self, gap: Gap) -> None:
-        """Add a gap, joined to the one before it where they touch or the list is full."""
+        """Add a gap, joined to the one before it where they touch for the same reason, or the list is full."""
         for last in reversed(self.gaps):
             if last.sensor == gap.sensor:
-                if last.to_ns >= gap.from_ns or len(self.gaps) >= MAX_GAPS:
+                touches = last.to_ns >= gap.from_ns and last.why == gap.why
+                if touches or len(self.gaps) >= MAX_GAPS:
                     last.to_ns = max(last.to_ns, gap.to_ns)
                     return
                 break

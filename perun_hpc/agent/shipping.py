@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,8 @@ class Shipper:
         """Fork the child; `home` is the cluster and the node under which the node ledger stands."""
         self._started_ns = mono_ns
         try:
-            self._child = child.start("shipping failed", lambda: _ship(self._paths, store, home))
+            # What waits when the agent ends is on its way all the same.
+            self._child = child.start("shipping failed", lambda: _ship(self._paths, store, home), outlives=True)
         except OSError as error:
             self._failed(mono_ns)
             log(f"no process to ship: {error}")
@@ -112,7 +114,8 @@ class Shipper:
 
 
 def _ship(paths: AgentPaths, store: Store, home: tuple[str, str]) -> int:
-    """The child's whole life."""
+    """The child's whole life, bounded also when no agent is left to see that it hangs."""
+    signal.alarm(PATIENCE_NS // 1_000_000_000)
     return 0 if ship_all(paths, delivery(store), home, store.write == "archive") else 1
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from perun_hpc.agent.choice import Choice
-from perun_hpc.agent.log import log
+from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.losses import NOT_THERE, Losses
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import Node, Snapshot
@@ -29,7 +31,7 @@ class Sources:
             chosen = worker.name in allowed or (self._policy.settled and not allowed)
             if worker.name in GPU_BACKENDS and self._lets_go():
                 worker.release(None, "no job ran")
-            elif chosen and worker.tend(now_ns):
+            elif chosen and guard(f"the {worker.name} process", partial(worker.tend, now_ns)):
                 self._meter.account_anew()
         self._meter.poll()
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent import spool
-from perun_hpc.agent.log import guard, log
+from perun_hpc.agent.log import guard, log, place
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import Node, Snapshot
 from perun_hpc.agent.paths import AgentPaths
@@ -42,13 +42,22 @@ class Traces:
 
     def sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None, meter: Meter) -> None:
         """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
-        due = [trace for trace in self._open.values() if trace.due_ns <= now_ns]
+        due = [(key, trace) for key, trace in self._open.items() if trace.due_ns <= now_ns]
         if not due:
             return
         ids = self._node.ids
         ticks = meter.sample() if snapshot is None else snapshot.ticks(ids)
-        for trace in due:
-            trace.add(now_ns, real_ns, ids, ticks)
+        for key, trace in due:
+            try:
+                trace.add(now_ns, real_ns, ids, ticks)
+            except Exception as error:  # it costs the job its trace, never its energy
+                self._lose(key, place(error))
+
+    def _lose(self, key: SessionKey, why: str) -> None:
+        log(f"trace of {key.name}: {why}")
+        del self._open[key]
+        if key in self._register.live:
+            self._register.live[key].trace = {"stored": False, "why": why[:200], "lost": True}
 
     def begin(self, session: Session, now_ns: int) -> None:
         """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""

@@ -7,6 +7,7 @@ has in his hand: what happens in between would tell what the others do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from perun_hpc.agent.log import guard
 from perun_hpc.agent.node import Snapshot
@@ -48,7 +49,7 @@ class Views:
         for key, before in before_uj.items():
             session = self._register.live[key]
             if self._register.alone(session):
-                self._extend(session, before, mono_ns)
+                guard("its curve", partial(self._extend, session, before, mono_ns), session)
         self._points = [(mono_ns, 0)]
 
     def _extend(self, session: Session, before_uj: int, mono_ns: int) -> None:
@@ -65,10 +66,13 @@ class Views:
     def show_all(self, snapshot: Snapshot) -> None:
         """An interval of the grid has ended: what each session used so far may be seen, if its time has come."""
         for session in self._register.live.values():
-            resolution_ns = self.resolution_ns(session)
-            if snapshot.mono_ns // resolution_ns != self.shown(session)[0] // resolution_ns:
-                self.show(session, snapshot.mono_ns)
-                self.curve_of_shared(session)
+            guard("what its user sees", partial(self._show_due, session, snapshot.mono_ns), session)
+
+    def _show_due(self, session: Session, mono_ns: int) -> None:
+        resolution_ns = self.resolution_ns(session)
+        if mono_ns // resolution_ns != self.shown(session)[0] // resolution_ns:
+            self.show(session, mono_ns)
+            self.curve_of_shared(session)
 
     def show(self, session: Session, mono_ns: int) -> None:
         """The session's energy as of now may be seen."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
+from perun_hpc.errors import PerunError
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
 
@@ -131,8 +132,12 @@ class Worker:
         answer = self._receive()
         if answer is None:
             return False
-        self._tardy, self._answered_ns, self._took_ns = False, time.monotonic_ns(), answer["ns"]
-        self._last = {one: Reading(*row) for one, row in zip(self._order, answer["rows"])}
+        try:
+            took_ns, last = int(answer["ns"]), dict(zip(self._order, map(_reading, answer["rows"]), strict=True))
+        except (KeyError, TypeError, ValueError):
+            self._ended()
+            return False
+        self._tardy, self._answered_ns, self._took_ns, self._last = False, time.monotonic_ns(), took_ns, last
         return True
 
     def read(self) -> tuple[Reading, ...]:
@@ -193,9 +198,13 @@ class Worker:
     def _greet(self, greeting: Any, mono_ns: int) -> bool:
         from perun_hpc.backend.gpus import Gpu
 
-        self.missing = tuple(Missing(*one) for one in greeting["missing"])
-        self.gpus = tuple(Gpu.from_json(one) for one in greeting["gpus"])
-        found = tuple(Sensor.from_json(one) for one in greeting["sensors"])
+        try:
+            self.missing = tuple(Missing(*one) for one in greeting["missing"])
+            self.gpus = tuple(Gpu.from_json(one) for one in greeting["gpus"])
+            found = tuple(Sensor.from_json(one) for one in greeting["sensors"])
+        except (PerunError, KeyError, TypeError, ValueError):
+            self._ended()
+            return False
         self._order = tuple(sensor.id for sensor in found)
         known = {sensor.id for sensor in self._sensors}
         new = tuple(sensor for sensor in found if sensor.id not in known)
@@ -232,6 +241,14 @@ class Worker:
         """For select."""
         assert self._socket is not None
         return self._socket.fileno()
+
+
+def _reading(row: Any) -> Reading:
+    """One reading of an answer; ValueError or TypeError if it is none."""
+    reading = Reading(*row)
+    if not isinstance(reading.mono_ns, int) or not isinstance(reading.ticks, int | None):
+        raise TypeError("a reading is no number")
+    return reading
 
 
 def refresh(workers: Sequence[Worker], until_ns: int) -> None:

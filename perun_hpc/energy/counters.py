@@ -122,9 +122,9 @@ def busy_between(
         if counted.ns is not None:
             busy[cpu] = counted.ns
         elif before_ns and after_ns and cpu not in after_ns:
-            unread[cpu] = "went offline"
+            unread[cpu] = "ended when it went offline"
         elif before_ns and after_ns and cpu not in before_ns:
-            unread[cpu] = "came online"
+            unread[cpu] = "is not known, it came online"
         else:
             unread[cpu] = counted.why
     return busy, unread

@@ -1,8 +1,8 @@
 """The one way in which a process of perun's forks a child that goes on with its own code, or executes a program.
 
 The child begins as a fresh process would: no descriptor but those it is given, no signal handler and no blocked signal
-of its parent, and it is killed when its parent dies. Whatever happens in it, it never returns into the parent's code.
-For parents with one thread: a child of more would inherit locks that nobody releases.
+of its parent; it is killed when its parent dies, unless it is to outlive it. Whatever happens in it, it never returns
+into the parent's code. For parents with one thread: a child of more would inherit locks that nobody releases.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = ()) -> Child:
+def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = (), outlives: bool = False) -> Child:
     """Fork a child that does `work` and ends with the exit code that it returns (None: 0). OSError: no child.
 
     Parameters
     ----------
     name : what the line on stderr is about that a failing child leaves.
     keep : the descriptors that the child has besides 0, 1 and 2.
+    outlives : it goes on when its parent dies, and bounds its own life.
     """
     parent, kept = os.getpid(), sorted(set(keep))
     # Until the child has handlers of its own, a signal must not run its parent's there.
@@ -58,7 +59,7 @@ def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = ()) -
     try:
         pid = os.fork()
         if pid == 0:
-            _live(name, work, parent, kept)
+            _live(name, work, 0 if outlives else parent, kept)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return Child(pid)
@@ -72,7 +73,8 @@ def _live(name: str, work: Callable[[], int | None], parent: int, keep: list[int
         gc.freeze()
         close_all_but(keep)
         _forget_signals()
-        _end_with(parent)
+        if parent:
+            _end_with(parent)
         code = work() or 0
     except BaseException as error:  # whatever happens, the child ends here
         with contextlib.suppress(Exception):

@@ -48,7 +48,10 @@ def encode(verb: str, fields: Mapping[str, str]) -> bytes:
         if "\0" in value:
             raise DataError(f"message value of {key!r} holds a NUL: remove it")
         strings += (key, value)
-    packet = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
+    try:
+        packet = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in strings)
+    except UnicodeEncodeError as error:
+        raise DataError(f"message {verb!r} holds text that is none: {error.reason}") from error
     if len(packet) > MAX_BYTES:
         raise DataError(f"message {verb!r} has {len(packet)} bytes: at most {MAX_BYTES} fit into a packet")
     return packet

@@ -99,16 +99,20 @@ def test_a_state_that_holds_a_stretch_of_that_kind_kills_no_agent(node: FakeNode
 
 
 def test_a_cpu_that_comes_online_does_not_eat_the_interval(node: FakeNode) -> None:
-    node.serve(busy_s={0: 100, 1: 100})
+    online = node.root / "sys/devices/system/cpu/online"
+    online.write_text("0-2\n")
+    node.busy_s = [100.0, 100.0, 100.0]
+    node.serve()
     node.start()
     beside(node, 1)
-    node.busy_s.append(4_000)  # CPU 4, busy for an hour before it was taken offline
+    online.write_text("0-3\n")
+    node.busy_s.append(4_000)  # it was busy for an hour before it was taken offline
     node.cgroup(1, "0-1", 2)
     node.serve(100 * MJ, busy_s={0: 1, 1: 1})
     node.end(1)
     assert node.record(1)["domains"]["package-0"]["energy_uj"] == 100 * MJ
-    node.stop()
-    assert not any(line["shares"].get("system") for line in node.ledger())
+    assert "busy time of CPU 3 is not known, it came online: taken from the jobs' own CPU times" in whys(node, 1)
+    assert node.record(1)["node_cpus"] == 4
 
 
 def test_a_cpu_that_goes_offline_is_told_and_its_jobs_time_counts(node: FakeNode) -> None:
@@ -125,7 +129,7 @@ def test_a_cpu_that_goes_offline_is_told_and_its_jobs_time_counts(node: FakeNode
     node.end(2)
     assert node.record(1)["domains"]["package-0"]["energy_uj"] == 50 * MJ
     assert node.record(2)["domains"]["package-0"]["energy_uj"] == 50 * MJ
-    assert "busy time of CPU 3 went offline: taken from the jobs' own CPU times" in whys(node, 2)
+    assert "busy time of CPU 3 ended when it went offline: taken from the jobs' own CPU times" in whys(node, 2)
 
 
 def test_cpus_that_are_offline_do_not_count_as_the_nodes(node: FakeNode) -> None:
@@ -189,3 +193,37 @@ def test_a_counter_that_the_last_agent_did_not_know_costs_no_session(node: FakeN
     node.serve(5 * MJ)
     node.end(1)
     assert node.record(1)["domains"]["package-0"]["node_uj"] == 10 * MJ
+
+
+def test_a_session_of_which_something_fails_again_and_again_is_set_aside(node: FakeNode) -> None:
+    node.start()
+    beside(node, 1)
+    beside(node, 2, "2-3")
+    node.serve(100 * MJ, busy_s={0: 1, 3: 1})
+    # No kernel writes that: whoever has to read it fails.
+    (node.root / "sys/fs/cgroup/cpuset/slurm/uid_1000/job_1/cpuset.cpus").write_text("0-x\n")
+    for other in range(100, 120):
+        node.begin(other, cpus_on_node="1")
+        node.end(other)
+    until(lambda: node.ask("status").fields["sessions"] == "2.0", "the failing session is set aside, the other goes on")
+    record = node.record(1)
+    assert record["state"] == "partial"
+    assert "partial: its cgroup failed" in record["why"]
+    assert "set aside" in record["why"]
+    node.end(1)  # too late, and nobody minds
+    node.end(2)
+    assert node.record(2)["why"] is None
+    assert node.record(2)["domains"]["package-0"]["node_uj"] == 100 * MJ
+    node.stop()
+    assert closes(node)
+
+
+def test_a_job_of_which_slurm_told_nonsense_has_its_record(node: FakeNode) -> None:
+    agent = node.start()
+    odd = {"nodelist": "n[1-", "cpus_per_node": "2,1", "num_nodes": "many", "sluid": "s" * 5_000, "gpus": ",,x\udcff"}
+    node.begin(1, **odd)
+    node.serve(5 * MJ)
+    node.end(1, **odd)
+    record = node.record(1)
+    assert record["domains"]["package-0"]["node_uj"] == 5 * MJ
+    assert agent.poll() is None
