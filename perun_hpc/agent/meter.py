@@ -94,7 +94,7 @@ class Meter:
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
         uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
-        parent_cpu_ns = self._node.parent_cpu_ns(self._register.home[1]) if live else None
+        parent_cpu_ns = self._parent() if live else None
         last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
         if last is None:
             self._intervals.begin(snapshot.mono_ns, snapshot.readings)
@@ -135,10 +135,13 @@ class Meter:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
         use = self.uses[session.key] = self._use(session)
         session.suspended = bool(use.suspended)
-        self.parent_cpu_ns = self._node.parent_cpu_ns(self._register.home[1])
+        self.parent_cpu_ns = self._parent()
 
     def _use(self, session: Session) -> JobUse:
         return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
+
+    def _parent(self) -> int | None:
+        return guard("the cgroup above all jobs", partial(self._node.parent_cpu_ns, self._register.home[1]))
 
     def gpus_of(self, session: Session) -> dict[str, GpuHolding]:
         """The GPUs that Slurm gave to the job, as energy domains."""
