@@ -215,11 +215,7 @@ class Meter:
         spent = self._spent(uses, parent_cpu_ns)
         for key, use in uses.items():
             session = self._register.live[key]
-            if use.cpus:
-                session.cpus = sorted(use.cpus)
-            session.cpu_ns += spent.get(key) or 0
-            session.memory_b = use.memory_b or session.memory_b
-            session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
+            guard("what it used", partial(_note_use, session, use, spent.get(key)), session)
         jobs = tuple(self._input(self._register.live[key], spent.get(key)) for key in uses)
         for key, use in uses.items():  # after its share: that is by how it was when the interval began
             session = self._register.live[key]
@@ -296,3 +292,12 @@ class Meter:
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
         return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)
+
+
+def _note_use(session: Session, use: JobUse, cpu_ns: int | None) -> None:
+    """Add to a session what its cgroup said."""
+    if use.cpus:
+        session.cpus = sorted(use.cpus)
+    session.cpu_ns += cpu_ns or 0
+    session.memory_b = use.memory_b or session.memory_b
+    session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)

@@ -10,7 +10,7 @@ from perun_hpc.errors import DataError
 
 BOUNDARY = "boundary.json"
 PROGRESS = "progress.json"
-ASIDE = "aside.json"
+ASIDE = "session.json"
 """What is known of a session of which no record could be made."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 

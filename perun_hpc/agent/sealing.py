@@ -115,7 +115,9 @@ class Sealing:
 
     def _put_aside(self, session: Session) -> None:
         """Keep what is known of a session of which no record can be made, for a person to look at."""
-        spool.write_json(self._paths.session(session.key.name) / ASIDE, session.to_json(), durable=True)
+        target = self._paths.set_aside / session.key.name
+        target.mkdir(mode=0o750, parents=True, exist_ok=True)
+        spool.write_json(target / ASIDE, session.to_json(), durable=True)
 
 
 def _drop(directory: Path) -> None:
