@@ -1,4 +1,4 @@
-"""Start the node's agent: `python -I -m perun_hpc.agent`."""
+"""Start the node's agent: `python -I -S PREFIX/libexec/perun/isolated.py perun_hpc.agent`."""
 
 from __future__ import annotations
 

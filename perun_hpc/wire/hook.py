@@ -27,6 +27,7 @@ INBOX_MAX_FILES = 4096
 VALUE_MAX = 16 * 1024
 RETRY_S = 0.003
 
+MODULE = "perun_hpc.wire.hook"
 VERBS = {"prolog": "job-start", "epilog": "job-end"}
 
 #: Key of the message and the variables of Slurm that may hold it; the first that is set counts.
@@ -153,7 +154,7 @@ def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgr
     if policy is not None and policy.startswith("/"):
         env["PERUN_POLICY"] = policy
     agent = subprocess.Popen(
-        [sys.executable, "-I", "-m", "perun_hpc.agent"],
+        [*_interpreter(), "perun_hpc.agent"],
         env=env,
         cwd="/",
         stdin=subprocess.DEVNULL,
@@ -168,6 +169,12 @@ def start_agent(run: Path, policy: str | None, cgroups: Path = Path("/sys/fs/cgr
         with contextlib.suppress(OSError):
             (root / "cgroup.procs").write_text(str(agent.pid))
     return True
+
+
+def _interpreter() -> list[str]:
+    """The command line of this very process up to its module: what it may not load the agent may not, either."""
+    words = sys.orig_argv
+    return [sys.executable, *words[1 : words.index(MODULE)]] if MODULE in words else [sys.executable, "-I", "-m"]
 
 
 def _is_ours(name: str) -> bool:

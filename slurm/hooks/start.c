@@ -84,8 +84,8 @@ static void leave_cgroups(void)
  * there is nothing that could be run, with errno. */
 static void run_agent(const struct hook_settings *settings)
 {
-	static char python[PATH_MAX], policy[sizeof("PERUN_POLICY=") + PATH_MAX];
-	char *const agent[] = { python, "-I", "-m", "perun_hpc.agent", NULL };
+	static char prefix[PATH_MAX], python[PATH_MAX], isolated[PATH_MAX], policy[sizeof("PERUN_POLICY=") + PATH_MAX];
+	char *const agent[] = { python, "-I", "-S", isolated, "perun_hpc.agent", NULL };
 	char *const unit[] = { "/usr/bin/systemctl", "start", "--no-block", "perun-agent.service", NULL };
 	char *const environment[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 				      settings->policy[0] ? policy : NULL, NULL };
@@ -94,10 +94,11 @@ static void run_agent(const struct hook_settings *settings)
 	if (systemd_has_unit())
 		execve(unit[0], unit, environment);
 	leave_cgroups();
-	if (hook_prefix(PERUN_ETC_DIR "/prefix", python, sizeof(python) - strlen("/bin/python"))) {
-		strcat(python, "/bin/python");
+	errno = ENAMETOOLONG;
+	if (hook_prefix(PERUN_ETC_DIR "/prefix", prefix, sizeof(prefix)) &&
+	    snprintf(python, sizeof(python), "%s/bin/python", prefix) < (int)sizeof(python) &&
+	    snprintf(isolated, sizeof(isolated), "%s/libexec/perun/isolated.py", prefix) < (int)sizeof(isolated))
 		execve(python, agent, environment);
-	}
 }
 
 /* Descriptors of the detached grandchild. The lock goes on into the agent, which never looks at it: on a file system that

@@ -298,7 +298,8 @@ def _clock(ground: Ground, offset_s: str) -> Iterator[None]:
     fake += ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]
     ground.stop_agents()
     words = ["exec setsid env -i PATH=/usr/bin:/bin LANG=C.UTF-8", *fake]
-    agent = " ".join([*words, f"{site.PREFIX}/bin/python -I -m perun_hpc.agent"])
+    python = f"{site.PREFIX}/bin/python -I -S {site.PREFIX}/libexec/perun/isolated.py"
+    agent = " ".join([*words, f"{python} perun_hpc.agent"])
     ground.on_broken(f"setsid -f sh -c '{agent}' </dev/null >/dev/null 2>&1")
     ground.restart_collector(fake)
     timer = threading.Timer(3, lambda: step(offset_s))

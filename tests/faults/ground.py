@@ -56,7 +56,7 @@ class Ground:
         """Signal the agents themselves; their children look the same but have them as parents."""
         for node in nodes or self.broken:
             self.on(
-                node, f"for p in $(pgrep -P 1 -f -- '-I -m [p]erun_hpc.agent'); do kill -{name} $p; done", check=False
+                node, f"for p in $(pgrep -P 1 -f -- '[p]erun_hpc.agent'); do kill -{name} $p; done", check=False
             )
 
     def stop_agents(self, nodes: Sequence[str] | None = None) -> None:

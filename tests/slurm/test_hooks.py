@@ -25,7 +25,7 @@ def on_node(cluster: Cluster, script: str) -> str:
 
 def agents(cluster: Cluster) -> list[int]:
     """Pids of the node's agents; their short-lived children look the same, but have them as parents."""
-    return [int(pid) for pid in on_node(cluster, "pgrep -P 1 -f -- '-I -m [p]erun_hpc.agent' || true").split()]
+    return [int(pid) for pid in on_node(cluster, "pgrep -P 1 -f -- '[p]erun_hpc.agent' || true").split()]
 
 
 def signal_agents(cluster: Cluster, name: str) -> None:

@@ -242,7 +242,7 @@ def test_an_agent_is_started_detached_and_clean(sandbox: Sandbox) -> None:
     (sandbox.run_dir / "hook.conf").write_text("deadline_ms=400\npolicy=/etc/perun/other.yaml\n")
     sandbox.run("prolog", PYTHONPATH="/evil", LD_PRELOAD="", PERUN_POLICY="/evil.yaml")
     text = wait_for(seen)
-    assert text.startswith("-I -m perun_hpc.agent\n")
+    assert text.startswith(f"-I -S {sandbox.libexec}/isolated.py perun_hpc.agent\n")
     assert "evil" not in text
     assert "SLURM" not in text
     assert "PERUN_POLICY=/etc/perun/other.yaml\n" in text

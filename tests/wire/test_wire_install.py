@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -60,7 +61,13 @@ def test_an_upgrade_never_leaves_the_prefix_without_a_hook(built: Path) -> None:
         thread.join()
     assert not failures, f"{len(failures)} of {started}: {failures[:3]}"
     assert started > UPGRADES
-    assert {path.name for path in hooks[0].parent.iterdir()} == {"prolog", "epilog", "epilogslurmctld", "perun-launch"}
+    assert {path.name for path in hooks[0].parent.iterdir()} == {
+        "prolog",
+        "epilog",
+        "epilogslurmctld",
+        "perun-launch",
+        "isolated.py",
+    }
 
 
 @pytest.mark.parametrize("name", ["libexec/perun/prolog", "libexec/perun/perun-launch", "lib/perun/perun_spank.so"])
@@ -83,3 +90,21 @@ def test_a_node_gets_what_slurmd_opens_on_its_own_disk(built: Path) -> None:
     prefix = built / "etc" / "perun" / "prefix"
     assert prefix.read_text() == "/prefix\n"
     assert prefix.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_root_starts_runs_no_code_of_packages_that_it_does_not_import(tmp_path: Path) -> None:
+    """A line of a `.pth` file in site-packages is run by every Python that starts there without -S."""
+    prefix = tmp_path / "prefix"
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", prefix], check=True)
+    (packages,) = prefix.glob("lib/python3*/site-packages")
+    (packages / "planted.pth").write_text(f"import os; os.mkdir({str(tmp_path / 'planted')!r})\n")
+    (packages / "asked_for.py").write_text("import sys; print(__name__, *sys.argv[1:], 'site' in sys.modules)\n")
+    (prefix / "libexec" / "perun").mkdir(parents=True)
+    isolated = prefix / "libexec" / "perun" / "isolated.py"
+    shutil.copy(SLURM / "hooks" / "isolated.py", isolated)
+    command = [prefix / "bin" / "python", "-I", "-S", isolated, "asked_for", "a", "b"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "__main__ a b False\n"
+    assert not (tmp_path / "planted").exists()
+    subprocess.run([prefix / "bin" / "python", "-I", "-m", "asked_for"], capture_output=True, check=True)
+    assert (tmp_path / "planted").exists()  # so the file above was one that runs

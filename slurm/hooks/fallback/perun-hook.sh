@@ -1,5 +1,6 @@
 #!/bin/sh
-# The slower hooks, for machines without a C compiler: link this file as PREFIX/libexec/perun/prolog, .../epilog.
+# The slower hooks, for machines without a C compiler: link this file as PREFIX/libexec/perun/prolog, .../epilog, and copy
+# slurm/hooks/isolated.py beside them.
 # Same messages, same inbox, same promise as the C program: exit 0 always. Slurm gives hooks no PATH.
 set -u
 
@@ -16,5 +17,6 @@ case $path in
   */libexec/perun/*) ;;
   *) echo "perun ${0##*/}: link it through PREFIX/libexec/perun: no prefix is known" >&2; exit 0 ;;
 esac
-/usr/bin/timeout -k 1 5 "${path%/libexec/perun/*}/bin/python" -I -m perun_hpc.wire.hook "${0##*/}" </dev/null
+libexec=${path%/*}
+/usr/bin/timeout -k 1 5 "${libexec%/libexec/perun}/bin/python" -I -S "$libexec/isolated.py" perun_hpc.wire.hook "${0##*/}" </dev/null
 exit 0
