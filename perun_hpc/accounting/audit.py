@@ -22,6 +22,7 @@ from typing import Any
 from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, pair_runs
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
 
@@ -190,7 +191,7 @@ def compare_sacct(
             if job.ended and job.ran and index not in pairs and expects(job):
                 findings.append(Finding(f"job {job.shown_id}", "ran by sacct, but has no record"))
         if len(spans) > len(pairs):
-            what = f"has {len(spans)} records, but {len(pairs)} runs by sacct"
+            what = f"has {count(len(spans), 'record')}, but {count(len(pairs), 'run')} by sacct"
             findings.append(Finding(f"job {runs[0].shown_id}", what))
     for job_id in sorted(held):
         if job_id not in known:

@@ -28,6 +28,7 @@ from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
 from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, match_run, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import PerunError, UnavailableError
 from perun_hpc.store.files import make_directory, sync_directory, write_new
 from perun_hpc.store.layout import PLAN
@@ -109,17 +110,20 @@ class Summary:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [f"{self.stored} records stored", f"{self.waiting} jobs wait for nodes"]
-        for count, what in (
-            (self.missing, "jobs without any report"),
+        parts = [
+            f"{count(self.stored, 'record')} stored",
+            count(self.waiting, "job waits for nodes", "jobs wait for nodes"),
+        ]
+        for number, what in (
+            (self.missing, "without any report"),
             (self.completed, "completed from sacct"),
             (self.unchanged, "unchanged"),
-            (self.damaged, "damaged boundary records set aside"),
+            (self.damaged, "damaged, set aside"),
             (self.refused, "refused by the ledger, their evidence waits in incoming/"),
             (self.failed, "failed"),
         ):
-            if count:
-                parts.append(f"{count} {what}")
+            if number:
+                parts.append(f"{number} {what}")
         return ", ".join(parts)
 
 

@@ -15,6 +15,7 @@ from perun_hpc.accounting.boundary import LIMIT
 from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.schema import PROVENANCES, WASTED_STATES, Component, EnergyRecord
 from perun_hpc.accounting.summing import missing_record
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 
 PREFIX = "perun1:"
@@ -70,7 +71,7 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
             provenance=values["pv"],
             coverage=_whole(values["cov"]) / 1_000_000,
             num_nodes=nodes,
-            missing=(f"{nodes - seen} of {nodes} nodes did not report",) if seen < nodes else (),
+            missing=(f"{nodes - seen} of {count(nodes, 'node')} did not report",) if seen < nodes else (),
             missing_nodes=(),
             simulated=values["pv"] == PROVENANCES[-1],
         )

@@ -22,7 +22,8 @@ from perun_hpc.accounting.schema import (
     Step,
     worst_provenance,
 )
-from perun_hpc.accounting.summing import METER, carry_slurm
+from perun_hpc.accounting.summing import METER, carry_slurm, highest_of_all
+from perun_hpc.data_model.wording import count
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def _only(record: EnergyRecord, nodes: Collection[str]) -> EnergyRecord:
         idle_uj=part(record.idle_uj),
         suspended_uj=part(record.suspended_uj),
         modelled_uj=part(record.modelled_uj),
-        power_peak_mw=_known(n.peak_mw for n in kept),
+        power_peak_mw=highest_of_all(n.peak_mw for n in kept if n.energy_uj is not None),
     )
 
 
@@ -149,7 +150,7 @@ def _joined(one: EnergyRecord, other: EnergyRecord) -> EnergyRecord:
         suspended_uj=one.suspended_uj + other.suspended_uj,
         modelled_uj=one.modelled_uj + other.modelled_uj,
         power_mean_mw=None if energy_uj is None else energy_uj * 1_000_000 // max(end_ns - start_ns, 1),
-        power_peak_mw=_known((one.power_peak_mw, other.power_peak_mw)),
+        power_peak_mw=highest_of_all(n.peak_mw for n in nodes if n.energy_uj is not None),
         gpu_held_s=one.gpu_held_s + other.gpu_held_s,
         gpu_idle_s=_known(watched) if watched and None not in watched else None,
         missing=missing,
@@ -179,7 +180,7 @@ def _missing(
     told += [f"{node}: no boundary record" for node in absent]
     unnamed = expected - len(here) - len(absent)
     if unnamed > 0:
-        told.append(f"{unnamed} of {expected} nodes: no boundary record")
+        told.append(f"{unnamed} of {count(expected, 'node')}: no boundary record")
     return tuple(told)
 
 

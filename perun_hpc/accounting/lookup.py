@@ -55,10 +55,10 @@ def find(text: str, places: Places) -> list[Found]:
     """
     job, _ = job_id_arguments(text)
     own = _from_directory(int(job), places.archive) if job.isdigit() else []
-    if _are_all(own):
+    if _are_all(own, places.due_s):
         return own
     ledger = _from_ledger(job, places)
-    if _are_all(ledger):
+    if _are_all(ledger, places.due_s):
         return ledger
     try:
         slurm = places.sacct([job]) if places.sacct is not None else []
@@ -80,11 +80,15 @@ def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
     return _in_order(_with_rows(list(rows), [], places, SLACK_S))
 
 
-def _are_all(found: Sequence[Found]) -> bool:
-    """Whether these runs are all that Slurm could tell of: no run may follow, and no other members belong to it."""
+def _are_all(found: Sequence[Found], due_s: float) -> bool:
+    """Whether these runs are all that Slurm could tell of: no run may follow, and no other members belong to it.
+
+    Any job may be requeued while slurmctld remembers it, and of a run's first minute nobody but Slurm knows.
+    """
     return (
         bool(found)
         and found[-1].record.state not in RUN_AGAIN
+        and found[-1].record.end_ns // 10**9 < due_s
         and all(f.record.state and f.record.array_job_id is None and f.record.het_job_id is None for f in found)
     )
 
@@ -173,11 +177,12 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
         if (row.end_s or 0) >= places.due_s:
             made = replace(made, status="awaited", missing=("its energy record is on the way",), missing_nodes=())
         return Found(made, "Slurm's accounting")
-    waiting = "the job still runs: energies come at its end"
+    waiting = "the job still runs: no figure of it is here yet; its record comes at its end"
     if row.state == "PENDING":
         waiting = "the job has not started" if row.start_s is None else "the job starts: Slurm has not told all of it"
         row = replace(row, name="" if row.name == UNTOLD_NAME else row.name)
-    made = replace(missing_record(row, cluster, waiting), status="running", missing_nodes=())
+    status = "pending" if row.state == "PENDING" else "running"
+    made = replace(missing_record(row, cluster, waiting), status=status, missing_nodes=())
     return Found(replace(made, qos="" if row.qos == UNTOLD_QOS else row.qos), "Slurm's accounting")
 
 

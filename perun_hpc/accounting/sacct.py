@@ -250,7 +250,9 @@ def job_id_arguments(text: str) -> tuple[str, str | None]:
     job, _, step = text.partition(".")
     digits = job.replace("_", "", 1) if "_" in job else job.replace("+", "", 1)
     known = digits.isascii() and digits.isdigit() and job[0].isdigit() and job[-1].isdigit()
-    if not known or any(int(part[:11]) > LARGEST for part in re.split("[_+]", job)):
+    parts = re.split("[_+]", job)
+    # Slurm counts jobs from 1; to sacct 0 is everybody's.
+    if not known or any(int(part[:11]) > LARGEST for part in parts) or int(parts[0][:11]) == 0:
         raise NotFoundError(f"'{text}' is no job id: write 4711, 4711_3 (array task), 4711+1 (het component) or 4711.0")
     return job, step or None
 

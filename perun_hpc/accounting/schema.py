@@ -162,8 +162,9 @@ class EnergyRecord:
     """One run of one job; unique on (cluster, job_id, submit_s, restart_count).
 
     `status` is `complete`, `partial` (a node is missing or a boundary record has a hole) or `missing` (nobody reported;
-    then `energy_uj` is None, never 0). `provenance` is the worst of the parts. `inputs` identifies the boundary records
-    that were summed: other inputs make another `revision`. Times are CLOCK_REALTIME nanoseconds.
+    then `energy_uj` is None, never 0); `pending`, `running` or `awaited` while nothing is final. `provenance` is the
+    worst of the parts. `inputs` identifies the boundary records that were summed: other inputs make another `revision`.
+    Times are CLOCK_REALTIME nanoseconds.
     """
 
     schema: str

@@ -27,11 +27,14 @@ from perun_hpc.accounting.schema import (
     worst_provenance,
 )
 from perun_hpc.config.hostlist import expand
+from perun_hpc.data_model.wording import count
 from perun_hpc.store.layout import SHORT
 
 METER = "node"
 """The component of a node's meter: it contains the others and is shown, never added to them."""
 MAX_NOTES, MAX_NOTE = 20, 300
+PEAK_NS = 1_000_000_000
+"""A power is a mean over at least this time, as the agent has it."""
 ROUNDED_S = 2
 """Slurm's start and end are whole seconds: differences up to this are none."""
 
@@ -97,7 +100,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         suspended_uj=sum(d.suspended_uj for _, d in known),
         modelled_uj=sum(d.modelled_uj for _, d in known),
         power_mean_mw=None if energy_uj is None else energy_uj * 1_000_000 // wall_ns,
-        power_peak_mw=_sum_known(_usage(b, "peak_mw") for b in parts),
+        power_peak_mw=highest_of_all(_peak_mw(b) for b in parts if _energy_uj(b) is not None),
         gpu_held_s=held_ns // 1_000_000_000,
         gpu_idle_s=sum(idle_known) // 1_000_000_000 if gpus and len(idle_known) == len(gpus) else None,
         missing=(*missing, *_trace_holes(parts)),
@@ -212,6 +215,12 @@ def inputs_digest(boundaries: Iterable[Boundary], problems: Sequence[str] = ()) 
     return sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
+def highest_of_all(values: Iterable[int | None]) -> int | None:
+    """Return the sum of the nodes' highest powers; None where one of them is not known, or of no node."""
+    known = list(values)
+    return sum(v for v in known if v is not None) if known and None not in known else None
+
+
 def _one_per_node(boundaries: Iterable[Boundary]) -> list[Boundary]:
     newest: dict[str, Boundary] = {}
     for b in boundaries:
@@ -294,7 +303,7 @@ def _holes(parts: Sequence[Boundary], absent: Sequence[str]) -> list[str]:
     holes = [f"{node}: no boundary record" for node in absent]
     unnamed = parts[0].num_nodes - len(parts) - len(absent)
     if unnamed > 0:
-        holes.append(f"{unnamed} of {parts[0].num_nodes} nodes: no boundary record")
+        holes.append(f"{unnamed} of {count(parts[0].num_nodes, 'node')}: no boundary record")
     for b in parts:
         if b.state != "closed":
             holes.append(f"{b.node}: {b.why or 'closed without an end reading'}")
@@ -324,7 +333,7 @@ def _node(b: Boundary) -> NodeEnergy:
         node=b.node,
         state=b.state,
         why=b.why,
-        energy_uj=sum(d.energy_uj or 0 for d in known) if known else None,
+        energy_uj=_energy_uj(b),
         u_uj=sum(d.u_uj for d in known),
         node_uj=sum(counted) if counted else None,
         start_ns=b.start_ns,
@@ -334,10 +343,25 @@ def _node(b: Boundary) -> NodeEnergy:
         cpu_ns=_usage(b, "cpu_ns"),
         cpus=_integer(b.raw.get("cpus_on_node")) or 0,
         mem_peak_b=_usage(b, "mem_peak_b") or None,  # 0: the cgroup gave nothing
-        peak_mw=_usage(b, "peak_mw"),
+        peak_mw=_peak_mw(b),
         revision=b.rank[0],
         digest=b.rank[1],
     )
+
+
+def _energy_uj(b: Boundary) -> int | None:
+    return _sum_known(d.energy_uj for d in _leaves(b))
+
+
+def _peak_mw(b: Boundary) -> int | None:
+    """Return the highest mean power between two readings at least a second apart; the job's first and last are two.
+
+    The agent tells that of its intervals: of energy that came in shorter ones, or across a gap, only the whole knows.
+    """
+    told_mw, energy_uj, span_ns = _usage(b, "peak_mw"), _energy_uj(b), b.end_ns - b.start_ns
+    if told_mw is None or energy_uj is None or span_ns < PEAK_NS:
+        return told_mw
+    return max(told_mw, -(-energy_uj * 1_000_000 // span_ns))
 
 
 def _steps(parts: Sequence[Boundary]) -> tuple[Step, ...]:

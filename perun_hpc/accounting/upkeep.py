@@ -26,6 +26,7 @@ from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.config.schema import Store
+from perun_hpc.data_model import wording
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_new
 from perun_hpc.store.layout import THINNED
@@ -112,18 +113,18 @@ def _in_directories(archive: Archive) -> Iterator[EnergyRecord]:
 
 def _put_all(ledger: Ledger, records: Iterator[EnergyRecord], source: str) -> int:
     """Put records a batch at a time; returns how many changed the ledger."""
-    count, refused = 0, []
+    changed, refused = 0, []
     for batch in _batched(records):
         answers = ledger.offer(batch)
-        count += sum(answer.changed for answer in answers if isinstance(answer, Put))
+        changed += sum(answer.changed for answer in answers if isinstance(answer, Put))
         refused += [answer for answer in answers if isinstance(answer, Refused)]
     if refused:
         first = refused[0]
         raise DataError(
-            f"{source}: {len(refused)} records were refused, all others are in the ledger; the first of them, "
+            f"{source}: {wording.count(len(refused), 'record')} refused, all others are in the ledger; the first, "
             f"job {first.record.job_id}.{first.record.restart_count}: {first.why}"
         )
-    return count
+    return changed
 
 
 def _batched(records: Iterator[EnergyRecord]) -> Iterator[list[EnergyRecord]]:
@@ -313,4 +314,4 @@ def _backed_up(path: Path) -> Iterator[EnergyRecord]:
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path}: damaged backup ({error}): restore from another one") from error
     if total != count:
-        raise DataError(f"{path}: cut short after {count} records: restore from another backup")
+        raise DataError(f"{path}: cut short after record {count}: restore from another backup")

@@ -15,6 +15,7 @@ from typing import Any
 
 from perun_hpc.agent.curve import Curve
 from perun_hpc.agent.session import plain
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.rank-data/1"
@@ -117,11 +118,11 @@ def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[st
             rows.sort(key=lambda row: -row["time_ns"])
             if len(rows) > MAX_REGIONS:
                 problems.append(
-                    f"step {step['step_id']} rank {run['rank']}: {len(rows) - MAX_REGIONS} regions left out"
+                    f"step {step['step_id']} rank {run['rank']}: {count(len(rows) - MAX_REGIONS, 'region')} left out"
                 )
             found += rows[:MAX_REGIONS]
     if len(found) > MAX_RECORD:
-        problems.append(f"{len(found) - MAX_RECORD} regions left out")
+        problems.append(f"{count(len(found) - MAX_RECORD, 'region')} left out")
     return found[:MAX_RECORD], problems
 
 

@@ -18,6 +18,7 @@ from perun_hpc.accounting.sacct import SlurmJob, query_window
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError
 from perun_hpc.report import backlog as words
 from perun_hpc.report.audit import accounts_table, findings_list, gaps, lost_list, verdict
@@ -134,10 +135,11 @@ def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int,
     nodes = len({node for node, _, _ in books.accounts})
     windows = sum(a.windows for a in books.accounts.values())
     gap_s = sum(a.gap_ns for a in books.accounts.values()) / 1e9
+    compared_with = f"{count(compared, 'counter')} between jobs' edges"
     lines = [
-        f"Cluster {archive.cluster}: {windows} intervals of {nodes} nodes, {compared} counters between jobs' edges"
+        f"Cluster {archive.cluster}: {count(windows, 'interval')} of {count(nodes, 'node')}, {compared_with}",
     ]
-    lines.append("sacct was left out" if no_slurm else f"{jobs} jobs that sacct knows")
+    lines.append("sacct was left out" if no_slurm else f"{count(jobs, 'job')} that sacct knows")
     if gap_s:
         lines.append(f"{gap_s:.0f} s of gaps (summed over nodes and domains)")
     if metered:

@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list."""
-    return tuple(word for word in text.split(",") if word)
+    """Split a comma-separated list; blanks around its words are nobody's names."""
+    return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
 def _nodes(text: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from perun_hpc.accounting.schema import json_schema
 from perun_hpc.accounting.site import load_site, store_of
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import PerunError, UsageError
 from perun_hpc.report import quantities as q
 from perun_hpc.store.thin import thin
@@ -55,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     ledger = open_ledger(args.ledger or load_site().ledger, create=True)
     try:
         if args.action == "backup":
-            print(f"{upkeep.backup(ledger, args.file)} records written to {args.file}")
+            print(f"{count(upkeep.backup(ledger, args.file), 'record')} written to {args.file}")
         elif args.action == "restore":
-            print(f"{upkeep.restore(ledger, args.file)} records of {args.file} are in the ledger")
+            print(f"{count(upkeep.restore(ledger, args.file), 'record')} of {args.file} now in the ledger")
             print(_rebuild(args, ledger))  # what has come since the backup
         elif args.action == "rebuild":
             print(_rebuild(args, ledger))
@@ -74,7 +75,7 @@ def _rebuild(args: argparse.Namespace, ledger: Ledger) -> str:
     root = places(args).archive.root
     names = [args.cluster] if args.cluster else clusters(root)
     changed = sum(upkeep.rebuild(ledger, Archive(root, name)) for name in names)
-    return f"{changed} records taken from the jobs' directories"
+    return f"{count(changed, 'record')} taken from the jobs' directories"
 
 
 def _who(args: argparse.Namespace) -> upkeep.Who:
@@ -106,7 +107,9 @@ def _retention(args: argparse.Namespace) -> int:
                 print(f"{trace.directory.name}: not thinned: {error}")
                 failed = True
     would = " would be" if args.dry_run else ""
-    print(f"{len(gone)} traces{would} deleted, {q.size(sum(t.size_b for t in gone))}; {len(old)}{would} thinned")
+    print(
+        f"{count(len(gone), 'trace')}{would} deleted, {q.size(sum(t.size_b for t in gone))}; {len(old)}{would} thinned"
+    )
     for after, what, act in (
         (site.settings.privacy.delete_after_ns, "deleted", _delete),
         (site.settings.privacy.pseudonymise_after_ns, "pseudonymised", _pseudonymise),
@@ -115,7 +118,7 @@ def _retention(args: argparse.Namespace) -> int:
             who = upkeep.Who(before_s=int(now_s - after / 1e9), named=act is _pseudonymise)
             with contextlib.closing(open_ledger(args.ledger or site.ledger, create=not args.dry_run)) as ledger:
                 if args.dry_run:
-                    print(f"{upkeep.matching(ledger, who)} records would be {what}; sums stay")
+                    print(f"{count(upkeep.matching(ledger, who), 'record')} would be {what}; sums stay")
                 else:
                     print(act(ledger, where.archive, who))
     return 1 if failed else 0
@@ -124,10 +127,12 @@ def _retention(args: argparse.Namespace) -> int:
 def _pseudonymise(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
     changed = upkeep.pseudonymise(ledger, who)
     cleaned = upkeep.hide_in_directories(archive, changed)
-    return f"{len(changed)} records pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged"
+    return (
+        f"{count(len(changed), 'record')} pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged"
+    )
 
 
 def _delete(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
     gone = upkeep.delete(ledger, who)
     cleaned = upkeep.remove_directories(archive, gone)
-    return f"{len(gone)} records and {cleaned} directories deleted; sums unchanged"
+    return f"{count(len(gone), 'record')} and {count(cleaned, 'directory', 'directories')} deleted; sums unchanged"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.cli import logs
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import UserSettings, load, settings
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import NotFoundError, UsageError
 from perun_hpc.monitoring import callbacks
 from perun_hpc.monitoring.application import Application
@@ -124,6 +125,6 @@ class Session:
         assert monitor.directory is not None
         metadata = {"app": app.name, "status": status.name, "ranks": comm.place.size, "source": comm.place.source}
         path, tree = keep(monitor.directory, runs, metadata, self.settings)
-        logs.note("INFO", f"{status.name}: {len(runs)} runs kept in {path}")
+        logs.note("INFO", f"{status.name}: {count(len(runs), 'run')} kept in {path}")
         callbacks.call_all(tree)
         show(path, tree, self.settings, os.fspath(self.settings.data_out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 
 IDLE_DEVICE = 0.5
@@ -26,7 +27,8 @@ def _idle_gpus(r: EnergyRecord) -> str:
     if not idle:
         return ""
     least = q.percent(min(idle))
-    return f"{len(idle)} of {len(r.devices)} GPUs idle for {least} of the job or more: ask for fewer, or feed them"
+    held = count(len(r.devices), "GPU")
+    return f"{len(idle)} of {held} idle for {least} of the job or more: ask for fewer, or feed them"
 
 
 def _idle_cpus(r: EnergyRecord) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from perun_hpc.accounting.schema import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
+from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.hints import hints
 from perun_hpc.report.screen import WIDTH, Style, both_ends, cells, printable, table, wrapped
@@ -17,7 +18,7 @@ HOSTS_IN_FULL = 4
 LAST_NS = 1 << 62
 ENDED_BY_SLURM = frozenset({"TIMEOUT", "CANCELLED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REQUEUED"})
 """States in which an exit code of 0 says nothing of the program."""
-WAITING = {"running": "Running", "awaited": "Awaited"}
+WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
 BAR = 10
 _NAMES = {"cpu": "CPU", "dram": "DRAM", "gpu": "GPU", "node": "node meter", "other": "other"}
@@ -68,7 +69,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
     span = f"{_time(step.start_ns)} .. {_time(step.end_ns, step.start_ns)}"
     lines = [
         style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
-        both_ends(f"{step.tasks} tasks on {_count(step.nodes, 'node')}", f"{span}  {_wall(step)}", style),
+        both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", f"{span}  {_wall(step)}", style),
         style.rule,
         *_labelled("Energy", _step_energy(step, record)),
     ]
@@ -83,7 +84,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
 
 def _header(r: EnergyRecord, style: Style) -> list[str]:
     state = printable(r.state or r.status)
-    ended = r.status != "running"
+    ended = r.status not in ("running", "pending")
     if ended and r.exit_signal:
         state += f"  signal {r.exit_signal}"
     elif ended and r.exit_code is not None and (r.exit_code or r.state not in ENDED_BY_SLURM):
@@ -93,17 +94,17 @@ def _header(r: EnergyRecord, style: Style) -> list[str]:
         *(f"{k} {v}" for k, v in (("account", r.account), ("partition", r.partition), ("qos", r.qos)) if v),
     ]
     raw = f"job id {r.job_id}" if r.display_id != str(r.job_id) else ""
-    size = [f"{_count(r.num_nodes, 'node') if r.num_nodes or not r.nodelist else ''} {r.nodelist}".strip()]
+    size = [f"{count(r.num_nodes, 'node') if r.num_nodes or not r.nodelist else ''} {r.nodelist}".strip()]
     if r.cpus:
-        size.append(_count(r.cpus, "CPU"))
+        size.append(count(r.cpus, "CPU"))
     if r.gpus:
-        size.append(_count(r.gpus, "GPU"))
+        size.append(count(r.gpus, "GPU"))
     lines = [
         style.bold(both_ends(f"Job {r.display_id}  {r.name}", state, style)),
         both_ends("  ".join(who), raw, style),
     ]
     when = f"{_time(r.start_ns)} .. {_time(r.end_ns, r.start_ns)}  {q.duration(r.elapsed_s)}" if r.start_ns else ""
-    if r.status == "running" and r.start_ns:
+    if not ended and r.start_ns:
         when = f"since {_time(r.start_ns)}"
     return [*lines, *_pair("  ".join(size), when, style)]
 
@@ -330,7 +331,7 @@ def _missing(r: EnergyRecord, style: Style) -> list[str]:
         for n in r.nodes
         if n.late_ns > 1_000_000_000
     ]
-    heading = "Pending" if r.state == "PENDING" else WAITING.get(r.status, "Missing")
+    heading = WAITING.get(r.status, "Missing")
     return [*_list(heading, [*r.missing, *late], style), *_list("Notes", r.notes, style)]
 
 
@@ -368,10 +369,6 @@ def _bold_head(lines: list[str], style: Style) -> list[str]:
 
 def _wall(step: Step) -> str:
     return q.duration(max(step.end_ns - step.start_ns, 0) / 1e9)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _time(ns: int, after_ns: int | None = None) -> str:

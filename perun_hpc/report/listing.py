@@ -9,6 +9,7 @@ from datetime import datetime
 
 from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.accounting.states import CODES
+from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
 
@@ -29,7 +30,7 @@ def jobs_listing(records: Sequence[EnergyRecord], style: Style, now_s: float, to
         rows = [_row(r, style, now_s, *widths) for r in records]
         if total:
             known = [r.energy_uj for r in records if r.energy_uj is not None]
-            rows.append(["", "", "", "", f"{len(records)} jobs", "", q.energy(sum(known)) if known else "-", ""])
+            rows.append(["", "", "", "", count(len(records), "job"), "", q.energy(sum(known)) if known else "-", ""])
         lines = table(rows, head, right, style)
         if max(map(cells, lines)) <= WIDTH:
             break
@@ -87,7 +88,7 @@ def _row(r: EnergyRecord, style: Style, now_s: float, name: int, user: int, stat
     never = r.status == "missing" and not r.start_ns
     awaited = "never ran" if never else {"awaited": "not yet"}.get(r.status, r.status)
     source = awaited if r.energy_uj is None else r.provenance[:9] + (" so far" if r.status == "running" else "")
-    elapsed_s = max(now_s - r.start_ns / 1e9, 0) if r.status == "running" else r.elapsed_s
+    elapsed_s = max(now_s - r.start_ns / 1e9, 0) if r.status in ("running", "pending") else r.elapsed_s
     energy = "not known" if q.unresolved(r.energy_uj, r.u_uj) else q.energy(r.energy_uj)
     if r.status == "partial" and (r.energy_uj or 0) > 0:
         energy = f"{style.at_least} {energy}"

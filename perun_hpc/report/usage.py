@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perun_hpc.accounting.questions import Usage
+from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.listing import csv_cell
 from perun_hpc.report.screen import WIDTH, Style, cells, table
@@ -117,7 +118,7 @@ def _remarks(v: dict[str, int], priced: bool) -> list[str]:
     """Say what part of the sum is not measured, and which jobs are not in it."""
     remarks = []
     if v["unmeasured"]:
-        remarks.append(f"{v['unmeasured']} of {v['jobs']} jobs were not measured and are not in the energies")
+        remarks.append(f"{v['unmeasured']} of {count(v['jobs'], 'job')} not measured: not in the energies")
     for name in ("modelled", "simulated"):
         if v[f"{name}_uj"]:
             remarks.append(f"{q.percent(v[f'{name}_uj'], v['energy_uj'])} of the energy is {name}")

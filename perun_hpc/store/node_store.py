@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.wording import count
 from perun_hpc.energy.counters import Status, difference
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, files, journal, layout
@@ -415,7 +416,7 @@ class NodeStore:
                 del self._chunks[chunk.number]
         elif len(self._chunks) > MAX_PENDING:
             oldest = self._chunks.pop(min(self._chunks))
-            self._tally.torn.append(f"{oldest.rows} rows lost: {self.problem}")
+            self._tally.torn.append(f"{count(oldest.rows, 'row')} lost: {self.problem}")
             self._tally.rows -= oldest.rows
             if oldest.journal:
                 oldest.journal.close()

@@ -87,7 +87,7 @@ def test_a_price_file_does_not_decide_whether_joules_are_recorded(site: Site, na
     site.put(content)
     path = site.job(1)
     code, summary, log = site.perun("collect", "--no-slurm")
-    assert code == 0 and "1 records stored" in summary
+    assert code == 0 and "1 record stored" in summary
     (word,) = [line for line in log.splitlines() if str(site.prices) in line]
     assert what in word and word.endswith("; records have no footprint")
     record: dict[str, Any] = json.loads(path.read_text())

@@ -219,7 +219,7 @@ def test_a_restored_ledger_gets_what_came_after_the_backup_from_the_directories(
     command = [sys.executable, "-m", "perun_hpc.cli.main", "ledger", "--ledger", str(world.root / "new.db")]
     command += ["--archive", str(world.root), "--cluster", "c", "restore", str(world.root / "backup")]
     done = run_command(command, capture_output=True, text=True, check=True)
-    assert "1 records of" in done.stdout and "2 records taken from the jobs' directories" in done.stdout
+    assert "1 record of" in done.stdout and "2 records taken from the jobs' directories" in done.stdout
     fresh = open_ledger(str(world.root / "new.db"))
     assert [r.energy_uj for job in ("4711", "4712") for r in fresh.members("c", job)] == [2 * NODE_UJ, NODE_UJ]
     fresh.close()

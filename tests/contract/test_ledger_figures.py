@@ -156,7 +156,7 @@ def test_a_month_by_user(ledger: Ledger) -> None:
         ["sum", "4", "3.50", "kWh", "57", "%", "6", "50", "%", "2.10", "kg", "1.57", "EUR"],
     ]
     remarks = "\n".join(lines[4:])
-    assert "1 of 4 jobs were not measured and are not in the energies" in remarks
+    assert "1 of 4 jobs not measured: not in the energies" in remarks
     assert "nobody watched whether GPUs were idle for 2 h" in remarks
     assert max(map(len, lines)) <= 80
 
@@ -180,3 +180,29 @@ def test_factors_that_change_at_midnight(ledger: Ledger) -> None:
     made = estimate(job(ledger, 1), Factors(pue=FACTORS.pue, carbon_location=cleaner))
     assert made is not None
     assert made.co2_location_g == pytest.approx(1.5 * 1.5 * 400 + 0.5 * 1.5 * 200)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "mean_mw", "highest_mw"),
+    [
+        # energy in J, seconds, highest mean of the agent's intervals in mW
+        ([(800, 100, 9_000)], 8_000, 9_000),
+        ([(800, 100, 7_000)], 8_000, 8_000),  # most of it came in intervals of less than a second
+        ([(800, 100, 7_000), (100, 50, 3_000)], 9_000, 11_000),
+        ([(800, 100, 9_000), (900, 0.5, None)], 17_000, None),  # of one node no power over a second is known
+        ([(800, 100, None)], 8_000, None),
+    ],
+)
+def test_no_average_is_above_its_highest(
+    tmp_path: Path, nodes: list[tuple[int, float, int | None]], mean_mw: int, highest_mw: int | None
+) -> None:
+    nodelist = ",".join(f"n{at}" for at in range(1, len(nodes) + 1))
+    for at, (joules, seconds, told_mw) in enumerate(nodes, 1):
+        used = {} if told_mw is None else {"usage": {"cpu_ns": 0, "mem_peak_b": 0, "peak_mw": told_mw}}
+        whole = {"package-0": domain("cpu", joules * 1_000_000)}
+        put_incoming(tmp_path, boundary(1, f"n{at}", nodelist, whole, seconds=seconds, **used))
+    opened = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    Collector(Archive(tmp_path, "c"), opened, Tools(lambda: START_S + 1000.0), 900).sweep()
+    (record,) = opened.members("c", "1")
+    opened.close()
+    assert (record.power_mean_mw, record.power_peak_mw) == (mean_mw, highest_mw)

@@ -84,7 +84,7 @@ def test_a_record_that_cannot_be_restored_is_named_and_costs_no_other(ledger: Le
     bad["gpus"] = 1 << 63
     path.write_bytes(gzip.compress("".join([*lines[:3], json.dumps(bad) + "\n", *lines[4:]]).encode()))
     other = open_ledger(str(tmp_path / "other.db"), create=True)
-    with pytest.raises(DataError, match=f"1 records were refused.*job {bad['job_id']}.0"):
+    with pytest.raises(DataError, match=f"1 record refused.*job {bad['job_id']}.0"):
         upkeep.restore(other, path)
     assert total(other) == (6, 6 * 8_000_000_000)
 

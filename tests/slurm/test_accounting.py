@@ -159,4 +159,4 @@ def test_a_running_job_says_that_it_runs(cluster: Cluster) -> None:
             break
         time.sleep(0.5)
     cluster.run(["scancel", str(job)], user="root")
-    assert "RUNNING" in report.stdout and "energies come at its end" in report.stdout
+    assert "RUNNING" in report.stdout and "no figure of it is here yet" in report.stdout

@@ -112,7 +112,7 @@ def test_sacct_and_records() -> None:
     assert compare_sacct([slurm_job(state="RUNNING", end_s=None)], run) == []
     assert [f.what for f in compare_sacct([slurm_job()], {})] == ["ran by sacct, but has no record"]
     assert [f.what for f in compare_sacct([slurm_job()], {4711: run[4711] * 2})] == [
-        "has 2 records, but 1 runs by sacct"
+        "has 2 records, but 1 run by sacct"
     ]
     assert [f.what for f in compare_sacct([], run)] == ["has a record, but sacct does not know it"]
     first = slurm_job(state="REQUEUED", end_s=START_S + 4)

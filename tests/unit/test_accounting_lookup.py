@@ -17,7 +17,7 @@ from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError
 from perun_hpc.report.job import job_report
-from perun_hpc.report.listing import jobs_listing
+from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import Style
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
@@ -158,7 +158,7 @@ def test_the_runs_of_a_requeued_job(archive: Archive) -> None:
 
 def test_pending_running_and_unmeasured(archive: Archive) -> None:
     for job, status, word in (
-        (slurm_job(state="PENDING", start_s=None, end_s=None, nodelist=""), "running", "not started"),
+        (slurm_job(state="PENDING", start_s=None, end_s=None, nodelist=""), "pending", "not started"),
         (slurm_job(state="RUNNING", end_s=None), "running", "still runs"),
         (slurm_job(), "missing", "no energy record"),
     ):
@@ -199,3 +199,32 @@ def test_the_line_survives_lower_case_and_not_a_cut() -> None:
     for broken in (line[:-1], line.replace("8000000000", "9000000000"), "perun9:x", line.replace("e=", "f=")):
         with pytest.raises(DataError):
             comment.decode(broken, slurm_job(), "c")
+
+
+def test_a_run_in_its_first_minute_is_not_taken_for_the_one_before(archive: Archive) -> None:
+    """A job that had ended well was requeued: what its new run uses nobody has told yet, but Slurm knows of it."""
+    publish(archive, record())
+    rows = [slurm_job(), slurm_job(submit_s=START_S + 120, start_s=START_S + 130, end_s=None, state="RUNNING", run=1)]
+    where = Places(archive, None, slurm(*rows), due_s=START_S - 700.0)  # type: ignore[arg-type]
+    found = find("4711", where)
+    assert [(f.record.status, f.record.state) for f in found] == [("complete", "COMPLETED"), ("running", "RUNNING")]
+    assert found[0].record.energy_uj == 8_000_000_000
+    report = "\n".join(job_report(found[-1].record, "x", Style(), [found[0].record]))
+    assert "RUNNING" in report and "this is run 2" in report
+
+
+def test_a_run_that_has_only_begun_does_not_say_that_nothing_comes_before_its_end(archive: Archive) -> None:
+    row = slurm_job(state="RUNNING", start_s=START_S, end_s=None)
+    places_now = Places(archive, None, slurm(row), due_s=START_S - 700.0)  # type: ignore[arg-type]
+    (found,) = find("4711", places_now)
+    assert found.record.status == "running"
+    assert found.record.missing == ("the job still runs: no figure of it is here yet; its record comes at its end",)
+
+
+def test_a_job_that_waits_is_pending_wherever_it_is_shown(archive: Archive) -> None:
+    row = slurm_job(state="PENDING", start_s=None, end_s=None, nodelist="")
+    (found,) = find("4711", places(archive, slurm(row)))
+    (_, line, total) = jobs_listing([found.record], Style(), START_S + 400, total=True)
+    assert line.split()[-1] == "pending" and "running" not in line
+    assert "1 job " in f"{total} " and "1 jobs" not in total
+    assert "pending" in jobs_csv([found.record]) and "running" not in jobs_csv([found.record])

@@ -77,7 +77,7 @@ def test_the_monitor_takes_level_and_file_from_its_configuration_too(tmp_path):
     environ = {**os.environ, "PERUN_LOG_LVL": "INFO", "PERUN_LOG_FILE": str(log)}
     done = perun("monitor", "-b", "true", env=environ, cwd=tmp_path, stdout=subprocess.PIPE)
     assert done.returncode == 0 and "INFO" not in done.stderr
-    assert re.search(f"^{TIME}INFO PROCESSING: 1 runs kept in ", log.read_text())
+    assert re.search(f"^{TIME}INFO PROCESSING: 1 run kept in ", log.read_text())
 
 
 def test_a_log_that_cannot_be_is_one_line(tmp_path):

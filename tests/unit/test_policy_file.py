@@ -188,6 +188,8 @@ def test_the_policy_is_found_by_its_variable():
         ("n[08-11],x", ("n08", "n09", "n10", "n11", "x")),
         ("r[1-2]n[1,3]", ("r1n1", "r1n3", "r2n1", "r2n3")),
         ("a, b[1]", ("a", "b1")),
+        ("n[1-2] n3", ("n1", "n2", "n3")),
+        ("n[1-2]\tn3\n n4 , n5 ", ("n1", "n2", "n3", "n4", "n5")),
     ],
 )
 def test_node_lists_expand_as_slurm_writes_them(text, names):

@@ -128,7 +128,7 @@ def unresolved() -> EnergyRecord:
 def running() -> EnergyRecord:
     """A job that has not ended."""
     job = slurm_job(state="RUNNING", end_s=None)
-    record = missing_record(job, "c", "the job still runs: energies come at its end")
+    record = missing_record(job, "c", "the job still runs: no figure of it is here yet; its record comes at its end")
     return replace(record, status="running")
 
 
