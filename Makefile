@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check bench soak faults attack clean
+.PHONY: help system build demo demo-down test check bench soak faults attack dates clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -56,6 +56,9 @@ soak: build ## long runs: sampler drift, killed writers, 200 mixed jobs
 
 faults: build ## a hundred jobs under each fault
 	@$(BIN)/python -m tests.faults
+
+dates: build ## the tests at other dates and in the nights when clocks change
+	@$(BIN)/python -m tests.dates
 
 attack: build ## the second user tries everything; fuzzers
 	@$(BIN)/python -m tests.attack

@@ -28,7 +28,7 @@ def parse_time(text: str, now: datetime) -> datetime:
         `now[{+|-}COUNT[UNIT]]`, `utsEPOCH`; also `YYYY-MM`, the first day of a month. Without a year a month later than
         this one is last year's, as sacct has it.
     now
-        The present moment, local and naive.
+        The present moment, local and naive, with its `fold`.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def parse_time(text: str, now: datetime) -> datetime:
         When it is none of these.
     """
     word = text.strip().lower()
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     days = {"today": 0, "yesterday": -1, "tomorrow": 1}
     try:
         if word in days:
@@ -72,7 +72,8 @@ def _shifted(now: datetime, match: re.Match[str]) -> datetime:
     if name is None:
         raise ValueError(f"unknown unit '{unit}'")
     seconds = int(match[2]) * _UNITS[name]
-    return now + timedelta(seconds=seconds if match[1] == "+" else -seconds)
+    # Seconds that pass, as with Slurm: hands of clocks are put forward and back in between.
+    return datetime.fromtimestamp(now.timestamp() + (seconds if match[1] == "+" else -seconds))
 
 
 def _clock(text: str | None) -> timedelta:

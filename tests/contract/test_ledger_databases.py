@@ -21,6 +21,7 @@ from perun_hpc.errors import DataError, NotFoundError, UnavailableError, UsageEr
 from tests.accounting_data import DAY, START_S, boundary, domain, parsed, slurm_job
 from tests.contract.conftest import empty
 
+pytestmark = pytest.mark.usefixtures("utc")
 CLOCK = [float(START_S + 1000)]
 
 

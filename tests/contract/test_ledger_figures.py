@@ -33,6 +33,7 @@ from perun_hpc.report.usage import usage_csv, usage_table
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, put_incoming, slurm_job
 from tests.contract.conftest import empty
 
+pytestmark = pytest.mark.usefixtures("utc")
 WH = 3_600_000_000
 HOUR_S = 3600
 NEXT_DAY = "2026-11-23"

@@ -13,6 +13,8 @@ from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.cli.main import main
 from tests.accounting_data import DAY, boundary, domain, parsed, slurm_job
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:

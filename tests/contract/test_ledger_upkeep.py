@@ -23,6 +23,8 @@ from perun_hpc.errors import DataError
 from perun_hpc.store.layout import THINNED
 from tests.accounting_data import DAY, START_S, boundary, put_incoming
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:

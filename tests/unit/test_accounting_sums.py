@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from perun_hpc.accounting.schema import from_json, json_schema, to_dict, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.errors import DataError
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, slurm_job
+
+pytestmark = pytest.mark.usefixtures("utc")
 
 ENERGY = st.one_of(st.none(), st.integers(-(10**9), 10**15))
 
@@ -227,6 +231,31 @@ def test_a_job_nobody_reported_says_so() -> None:
 @given(st.integers(-(10**18), 10**18), st.lists(st.integers(0, 10**12), min_size=1, max_size=9))
 def test_spread_sums_to_its_total(total: int, weights: list[int]) -> None:
     assert sum(spread(total, weights)) == total
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Berlin", "2027-03-28", 23),
+        ("Europe/Berlin", "2027-10-31", 25),
+        ("America/New_York", "2027-03-14", 23),
+        ("America/New_York", "2027-11-07", 25),
+        ("Australia/Lord_Howe", "2027-10-03", 23.5),
+        ("Australia/Lord_Howe", "2027-04-04", 24.5),
+        ("America/Havana", "2027-03-14", 23),  # clocks change at midnight: 00:00 is left out
+        ("America/Havana", "2027-11-07", 25),
+        ("UTC", "2028-02-29", 24),
+        ("UTC", "2027-12-31", 24),
+    ],
+)
+def test_a_day_is_as_long_as_its_clocks_make_it(
+    local_time: Callable[[str], None], zone: str, day: str, hours: float
+) -> None:
+    local_time(zone)
+    noon_s = int(datetime.fromisoformat(f"{day}T12:00").timestamp())
+    days = seconds_by_day(noon_s - 86400, noon_s + 86400)
+    assert days[day] == hours * 3600
+    assert len(days) == 3 and sum(days.values()) == 2 * 86400
 
 
 def test_seconds_by_day_across_midnights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -53,6 +54,29 @@ NOW = datetime(2026, 11, 26, 21, 49, 2)
 )
 def test_what_a_time_means(text: str, meant: str) -> None:
     assert parse_time(text, NOW).isoformat() == meant
+
+
+@pytest.mark.parametrize(
+    ("zone", "now", "text", "meant"),
+    [
+        ("Europe/Berlin", "2027-03-28T04:30+02:00", "now-2hours", "2027-03-28T01:30+01:00"),
+        ("Europe/Berlin", "2027-10-31T02:30+01:00", "now-1hour", "2027-10-31T02:30+02:00"),
+        ("Europe/Berlin", "2027-10-31T02:30+02:00", "now+1hour", "2027-10-31T02:30+01:00"),
+        ("Europe/Berlin", "2027-10-31T02:30+02:00", "now", "2027-10-31T02:30+02:00"),
+        ("Europe/Berlin", "2027-10-31T02:30+01:00", "now", "2027-10-31T02:30+01:00"),
+        ("Europe/Berlin", "2027-10-31T02:30+01:00", "midnight", "2027-10-31T00:00+02:00"),
+        ("Europe/Berlin", "2027-10-31T02:30+01:00", "noon", "2027-10-31T12:00+01:00"),
+        ("America/New_York", "2027-11-07T12:00-05:00", "now-1day", "2027-11-06T13:00-04:00"),
+        ("America/New_York", "2027-03-14T12:00-04:00", "now-1week", "2027-03-07T11:00-05:00"),
+        ("Australia/Lord_Howe", "2027-04-04T01:45+10:30", "now-30minutes", "2027-04-04T01:45+11:00"),
+    ],
+)
+def test_a_count_of_hours_is_of_those_that_passed_whatever_clocks_did(
+    local_time: Callable[[str], None], zone: str, now: str, text: str, meant: str
+) -> None:
+    local_time(zone)
+    now_s, meant_s = datetime.fromisoformat(now).timestamp(), datetime.fromisoformat(meant).timestamp()
+    assert parse_time(text, datetime.fromtimestamp(now_s)).timestamp() == meant_s
 
 
 def test_seconds_of_the_epoch() -> None:

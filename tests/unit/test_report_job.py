@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,9 @@ from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.screen import WIDTH, Style, cells, printable
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
 
+pytestmark = pytest.mark.usefixtures("utc")
 GOLDEN = Path(__file__).parents[1] / "golden"
 HOURS = 7200
-
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 def part(component: str, watts: float, seconds: int, **other: Any) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The tests at other dates: `python -m tests.dates` runs them under libfaketime and writes docs/dates.md."""

@@ -1,0 +1,55 @@
+"""What the tests said at each moment, as a page."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.dates.moments import Moment
+
+HEAD = "| moment | begins | zone | tests | n | passed | failed | skipped |\n|---|---|---|---|--:|--:|---|---|"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: how many passed, the names of those that failed, the reasons of those that were skipped."""
+
+    passed: int
+    failed: tuple[str, ...]
+    skipped: Mapping[str, int]
+
+    @property
+    def n(self) -> int:
+        """Tests in all."""
+        return self.passed + len(self.failed) + sum(self.skipped.values())
+
+
+def read(report: Path) -> Result:
+    """Read pytest's JUnit report."""
+    passed, failed, skipped = 0, [], Counter[str]()
+    for case in ElementTree.parse(report).iter("testcase"):
+        if (why := case.find("skipped")) is not None:
+            skipped[why.get("message", "")] += 1
+        elif case.find("failure") is not None or case.find("error") is not None:
+            failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}")
+        else:
+            passed += 1
+    return Result(passed, tuple(dict.fromkeys(failed)), skipped)
+
+
+def row(moment: Moment, result: Result, folders: Sequence[str]) -> str:
+    """One line of the table."""
+    failed = f"{len(result.failed)}: {', '.join(result.failed)}" if result.failed else "0"
+    skipped = "; ".join(f"{n}: {why}" for why, n in sorted(result.skipped.items())) or "0"
+    begins = f"{moment.begin:%Y-%m-%d %H:%M}"
+    cells = [f"{moment.name} ({moment.what})", begins, moment.zone, ", ".join(folders), f"{result.n:,}"]
+    return f"| {' | '.join(cell.replace('|', '/') for cell in [*cells, f'{result.passed:,}', failed, skipped])} |"
+
+
+def rows(page: str) -> dict[str, str]:
+    """The lines of an earlier page, by the moment's name."""
+    lines = [line for line in page.splitlines() if line.startswith("| ") and " (" in line.split(" | ")[0]]
+    return {line.removeprefix("| ").partition(" ")[0]: line for line in lines}
