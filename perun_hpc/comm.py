@@ -157,7 +157,10 @@ class Seat(NamedTuple):
         place = place_from({key: environ[key] for key in environ if key.startswith(_LAUNCHERS)})
         for source, rank, *_ in ENVIRONMENTS:
             if source == place.source:
-                return cls(place.host_rank, place.host_size, meeting.process(_launcher(rank)))
+                starter, launch = meeting.process(_launcher(rank)), shared_key(environ)
+                # Slurm's stepd may be hidden, so that its start is not known: the step's name keeps it apart.
+                name = f"{starter}-{launch}" if starter and launch else starter
+                return cls(place.host_rank, place.host_size, name)
         return cls()
 
 

@@ -40,6 +40,7 @@ class Meeting:
         self._remote = remote
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
+        self._seated = False
         self._fd = _own(path)
         self._badge = f"{rank} {world}"
 
@@ -53,6 +54,7 @@ class Meeting:
             return False
         except OSError:
             return False
+        self._seated = True
         return self._wait(time.monotonic() + wait_s)
 
     def _wait(self, deadline_s: float) -> bool:
@@ -110,7 +112,8 @@ class Meeting:
     def leave(self) -> None:
         """After `no`: give the seat up; whoever leaves last takes the rest away. Members that come later find `no`
         until then, and too few of them after it."""
-        self._unlink(str(self._seat))
+        if self._seated:
+            self._unlink(str(self._seat))
         self._take_down()
         self.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
@@ -147,6 +148,53 @@ def test_a_step_on_two_nodes_ends_as_without_perun(cluster: Cluster, job: str, f
     finally:
         mend()
     assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout), done.stderr
+
+
+DECORATED_PY = """
+import os
+from mpi4py import MPI
+from perun_hpc import perun
+@perun(app_name="{app}", include_backends="estimate")
+def main():
+    return MPI.COMM_WORLD.rank
+{call}
+print("sum", MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank), flush=True)
+"""
+
+
+@pytest.mark.parametrize("callers", ["all", "one"])
+def test_a_decorated_function_on_two_nodes_is_gathered_where_all_ranks_call_it(
+    cluster: Cluster, job: str, callers: str
+) -> None:
+    """Ranks of several nodes meet in the directory for results."""
+    call = "main()" if callers == "all" else "if MPI.COMM_WORLD.rank == 1: main()"
+    text = DECORATED_PY.format(app=callers, call=call)
+    cluster.run(["sh", "-c", f"cat > {HERE}/decorated.py"], input=text, check=True)
+    package = cluster.run(
+        [f"{site.PREFIX}/bin/python", "-c", "import perun_hpc; print(perun_hpc.__path__[0])"], check=True
+    ).stdout.strip()
+    cluster.run(["sh", "-c", f"mkdir -p {HERE}/lib && ln -sfn {package} {HERE}/lib/perun_hpc"], check=True)
+    step = ["srun", f"--jobid={job}", "--overlap", "--mpi=pmi2", "-w", "n1,n2", "-N2", "-n4"]
+    environ = ["--export=ALL,PYTHONPATH=" + ":".join([f"{HERE}/lib", *packages(cluster)])]
+    done = cluster.run([*step, *environ, PYTHON, "decorated.py"], cwd=HERE, timeout=GUARD_S)
+    assert (done.returncode, done.stdout) == (0, "sum 6\n" * 4), done.stderr
+    found = list((cluster.shared / "alice-mpi" / "perun_results").glob(f"{callers}/*/run.json"))
+    if callers == "one":
+        assert done.stderr.count("not all ranks of this launch came") == 1
+        return
+    (path,) = found
+    hosts = json.loads(path.read_text())["nodes"]["0"]["nodes"]
+    assert sorted(rank["rank"] for host in hosts.values() for rank in host["metadata"]["ranks"]) == [0, 1, 2, 3]
+    assert len(hosts) == 2
+    assert not [
+        entry.name for entry in (cluster.shared / "alice-mpi" / "perun_results").iterdir() if "meet" in entry.name
+    ]
+
+
+def packages(cluster: Cluster) -> list[str]:
+    """Where perun's own environment has what it needs beside it."""
+    line = [f"{site.PREFIX}/bin/python", "-c", "import numpy, pathlib; print(pathlib.Path(numpy.__path__[0]).parent)"]
+    return cluster.run(line, check=True).stdout.split()
 
 
 def last_step(cluster: Cluster, job: str) -> str:
