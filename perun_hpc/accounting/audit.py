@@ -274,7 +274,7 @@ def boundary_files(archive: Archive, since_s: int, until_s: int) -> Iterator[Map
             record = json.loads(path.read_bytes())
             if since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s:
                 yield record
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
 
 
@@ -295,7 +295,7 @@ def _lines(path: Path, findings: list[Finding]) -> Iterator[tuple[int, dict[str,
                 line = json.loads(raw)
                 if not isinstance(line["shares"], dict) or not {"domain", "t0_ns", "t1_ns", "total_uj"} <= line.keys():
                     raise ValueError("fields are missing")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 findings.append(Finding(f"{path.parent.name} {path.stem}", f"line {number} cannot be read"))
                 continue
             yield number, line

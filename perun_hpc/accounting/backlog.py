@@ -79,7 +79,7 @@ def last_sweep(archive: Archive) -> Sweep | None:
         sweep = Sweep(**value)
         times = (sweep.began_s, sweep.ended_s, sweep.well_s, sweep.failing_s, sweep.compared_s)
         return sweep if all(isinstance(one, int | float | None) for one in times) else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

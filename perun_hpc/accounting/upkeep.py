@@ -248,7 +248,7 @@ def to_thin(found: Sequence[Trace], store_of: Callable[[str, str], Store], now_s
 def _thinned(directory: Path) -> int | None:
     try:
         return int(json.loads((directory / THINNED).read_bytes())["every"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -311,7 +311,7 @@ def _backed_up(path: Path) -> Iterator[EnergyRecord]:
                     break
                 yield from_dict(data, f"{path}, record {count + 1}")
                 count += 1
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged backup ({error}): restore from another one") from error
     if total != count:
         raise DataError(f"{path}: cut short after record {count}: restore from another backup")

@@ -91,7 +91,7 @@ def _may_replace(path: Path, record: dict[str, Any]) -> bool:
         there = json.loads(path.read_bytes())
         apart_ns = abs(there["start"]["real_ns"] - record["start"]["real_ns"])
         return bool(apart_ns <= OTHER_RUN_NS and there["revision"] <= record["revision"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # none, or a damaged one
 
 

@@ -52,7 +52,7 @@ def load(path: Path) -> Replay:
                 sensors = tuple(Sensor.from_json(sensor) for sensor in data["sensors"])
                 continue
             row = tuple(Reading(ticks, mono_ns, error) for ticks, mono_ns, error in data)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: {error}: record it again") from error
         if len(row) != len(sensors):
             raise DataError(f"{path}, line {number}: {len(row)} readings for {len(sensors)} sensors: record it again")

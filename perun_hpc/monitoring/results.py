@@ -52,7 +52,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
         summary = json.loads(path.read_bytes())
         if summary["schema"] != SCHEMA:
             raise DataError(f"{path}: not of schema {SCHEMA}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     assert isinstance(summary, dict)
     return summary

@@ -42,7 +42,7 @@ def read_track(path: Path, plan: Plan) -> Track:
     """The track that a file describes; DataError where it is damaged."""
     try:
         description = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged; run perun collect --repair") from error
     return Track.from_description(plan, description, str(path))
 

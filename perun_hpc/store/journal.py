@@ -90,7 +90,7 @@ def read(path: Path, sensors: int) -> tuple[dict[str, Any], list[Row], int]:
                 state.update(json.loads(payload))
             else:
                 rows.extend(row.iter_unpack(payload))
-    except (ValueError, TypeError, struct.error) as error:
+    except (ValueError, TypeError, RecursionError, struct.error) as error:
         raise DataError(f"{path.name}: damaged: {error}") from error
     return state, rows, torn
 

@@ -107,6 +107,13 @@ def limits(dtype: str) -> tuple[int, int]:
     return (0, (1 << bits) - 2) if dtype.startswith("u") else (1 - (1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
+def checked_period_ns(value: object) -> int:
+    """What a file says is a period (ValueError: none that can be): a shorter one would make chunks of any size."""
+    if type(value) is not int or not SHORTEST_NS <= value <= LONGEST_NS:
+        raise ValueError(f"a period of {value!r} ns")
+    return value
+
+
 def chunk_rows(period_ns: int) -> int:
     """Ticks in an inner chunk: a minute, at least 600."""
     return max(600, -(-60 * NS_PER_S // period_ns))
@@ -139,6 +146,10 @@ class Array:
     channels: tuple[Channel, ...]
     columns: tuple[int, ...]
     """Position of each channel's sensor in the list that the track was made of."""
+
+
+SHORTEST_NS, LONGEST_NS = 100_000, 24 * 3600 * NS_PER_S
+"""Between these are the periods of tracks."""
 
 
 def energy_step_uj(period_ns: int) -> int:
@@ -261,7 +272,7 @@ class Plan:
             if not (0 <= plan.start_ns < 1 << 62 and 0 < plan.period_ns < 1 << 62):
                 raise ValueError("a time out of range")
             return plan
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{where}: damaged: {error}") from error
 
     def groups(self, period_ns: int, track_signature: str) -> tuple[str, ...]:
@@ -424,6 +435,10 @@ def track_file(group: str) -> str:
     return f"track-{group}.json" if group else "track.json"
 
 
+_GROUP = re.compile(r"(?:hw-[0-9a-f]{8,64}|rate-[1-9]\d{0,18}[a-z]{1,3}(?:-[0-9a-f]{8,64})?)?")
+"""Names of groups, see `Plan.groups`: they are directories' names, too."""
+
+
 @dataclass(frozen=True)
 class Track:
     """One group of arrays: a kind of node at one rate, in the store that `plan` describes."""
@@ -464,9 +479,10 @@ class Track:
                 form = with_energy_step(form, int(value["steps"][name]))
                 made = tuple(Channel(c["channel"], _sensor(c)) for c in channels)
                 parts.append(Array(form, made, ()))
-            if not 0 < value["period_ns"] < 1 << 62:
-                raise ValueError("a period out of range")
-            return cls(plan, int(value["period_ns"]), tuple(parts), str(value["group"]))
+            group, period_ns = value["group"], checked_period_ns(value["period_ns"])
+            if not _GROUP.fullmatch(group):
+                raise ValueError(f"group {group[:80]!r}")
+            return cls(plan, period_ns, tuple(parts), group)
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise DataError(f"{where}: channels damaged; run perun collect --repair") from error
 

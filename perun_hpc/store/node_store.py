@@ -9,6 +9,7 @@ durable when the next chunk is full and the kernel has long written them.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -143,12 +144,12 @@ class NodeStore:
         self._description = description
         self._home = directory
         self._direct = description["job_dir"]
-        self.job_dir = Path(self._direct) if self._direct else directory.parent.parent
+        self.job_dir = _checked(self._direct) if self._direct else directory.parent.parent
         self.node: str = description["node"]
         self.sensors = tuple(Sensor.from_json(sensor) for sensor in description["sensors"])
         self._parts = layout.arrays(self.sensors, description["energy_step_uj"])
         self._plan = Plan.from_json(json.dumps(description["plan"]).encode(), str(directory / TRACK))
-        self._period_ns: int = description["period_ns"]
+        self._period_ns = layout.checked_period_ns(description["period_ns"])
         group, _ = self._plan.groups(self._period_ns, layout.signature(self._parts))
         self._track = Track(self._plan, self._period_ns, self._parts, group)
         self._length = layout.chunk_rows(self._period_ns)
@@ -588,6 +589,15 @@ def _put(target: array[int], places: Sequence[int], values: Sequence[int]) -> No
     else:
         for place, value in zip(places, values, strict=True):
             target[place] = value
+
+
+def _checked(text: object) -> Path:
+    """The directory that a description names; ValueError where no directory can have such a name."""
+    path = Path(text) if isinstance(text, str) else Path()
+    encoded = os.fsencode(path)
+    if not path.is_absolute() or b"\0" in encoded or len(encoded) >= 4096 or max(map(len, encoded.split(b"/"))) > 255:
+        raise ValueError(f"job_dir {str(text)[:80]!r}")
+    return path
 
 
 def opened(home: Path, description: dict[str, Any]) -> NodeStore:

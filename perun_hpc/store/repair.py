@@ -89,7 +89,7 @@ def _repair_plan(job_dir: Path) -> Iterator[Loss]:
         attributes = json.loads((store / "zarr.json").read_bytes())["attributes"]["perun_plan"]
         nodes = codec.read_vlen_utf8((store / "node" / layout.chunk_key(0)).read_bytes(), str(store / "node"))
         plan = Plan(**{**attributes, "nodes": tuple(nodes)})
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
         raise DataError(f"{path}: damaged, and so is its copy in {store}: restore one of them from a backup") from error
     if path.exists():
         _set_aside(job_dir, path)
@@ -111,7 +111,7 @@ def _repair_tracks(job_dir: Path, plan: Plan) -> Iterator[Loss]:
         try:
             description = json.loads((store / group / "zarr.json").read_bytes())["attributes"]["perun_track"]
             Track.from_description(plan, description, str(path))
-        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
             raise DataError(
                 f"{path}: damaged, and so is its copy in {group}: restore one of them from a backup"
             ) from error

@@ -237,3 +237,21 @@ def test_a_plan_of_a_clock_in_1970_does_not_fill_the_archive_with_times(tmp_path
     with pytest.raises(DataError, match=r"layout\.json: the trace would span 5\d years"):
         job_store.finalise(tmp_path / "job", NODES[:1], NOW)
     assert len(list((tmp_path / "job").rglob("*"))) <= before + 10
+
+
+@pytest.mark.parametrize("group", ["../../elsewhere", "\ud800", "A" * 300, "a\0b", "rate-infns", 7])
+def test_a_group_that_is_no_groups_name_is_damage_and_makes_no_directory(tmp_path: Path, group: object) -> None:
+    node(tmp_path, "n0", nodes=NODES[:1])
+    about = tmp_path / "job" / "track.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"group": group}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match=r"track\.json: channels damaged"):
+        job_store.finalise(tmp_path / "job", NODES[:1], NOW)
+    assert sorted(path for path in tmp_path.rglob("*") if not path.name.startswith(".")) == before
+
+
+def test_a_plan_of_thousands_of_brackets_is_damage(tmp_path: Path) -> None:
+    node(tmp_path, "n0", nodes=NODES[:1])
+    (tmp_path / "job" / layout.PLAN).write_text('{"schema": "perun.trace/1", "nodes": ' + "[" * 20_000)
+    with pytest.raises(DataError, match=r"layout\.json: damaged"):
+        job_store.finalise(tmp_path / "job", NODES[:1], NOW)

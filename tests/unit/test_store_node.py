@@ -199,13 +199,21 @@ def test_a_damaged_seal_is_refused_with_its_file(tmp_path: Path, sealed: object)
         ship(tmp_path / "session", tmp_path / "job", ["n1"])
 
 
-@pytest.mark.parametrize("step_uj", [0, -1, 1.5, "1", True])
-def test_a_track_whose_energies_have_no_step_is_damaged(tmp_path: Path, step_uj: object) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"energy_step_uj": step_uj} for step_uj in (0, -1, 1.5, "1", True)),
+        *({"period_ns": period_ns} for period_ns in (0, 1, 99_999, 10**19, 1e9, None)),
+        *({"job_dir": job_dir} for job_dir in ("relative", "/a\0b", "/\ud800", "/" + "A" * 256, "/A" * 3000, 7)),
+    ],
+    ids=str,
+)
+def test_a_description_that_no_track_can_have_is_damaged(tmp_path: Path, said: dict[str, object]) -> None:
     store = opened(tmp_path / "session")
     store.append(1_764_000_000, row(0))
     store.close()
     about = next((tmp_path / "session").rglob("track.json"))
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"energy_step_uj": step_uj}))
+    about.write_text(json.dumps(json.loads(about.read_text()) | said))
     with pytest.raises(DataError, match=r"track\.json: damaged"):
         NodeStore.recover(tmp_path / "session")
 

@@ -53,7 +53,7 @@ def read(path: Path) -> DataNode:
         data = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist: check the path") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise DataError(f"{path}: not of schema {SCHEMA}")
