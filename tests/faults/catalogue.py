@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -21,6 +23,14 @@ LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 NVML = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
 LONGEST_FREEZE_S = 300
 CLUTTER = 10_000
+SERIES = (
+    "time,value\n2026-01-01T00:00Z,nan\n",
+    "time,value\n# f\xfcr M\xe4rz\n",
+    "time,value\n2026-01-01T00:00Z,1\n2026-01-01T00:00Z,2\n",
+    "time;value\n2026-01-01T00:00Z;1\n",
+    "",
+)
+"""What a file of prices may hold."""
 
 Breaker = Callable[[Ground], AbstractContextManager[None]]
 
@@ -170,6 +180,42 @@ def _policy_garbage(ground: Ground) -> Iterator[None]:
         yield
     finally:
         policy.write_bytes(good)
+
+
+@fault(
+    "series-garbage",
+    "the policy's file of prices holds NaN, a Latin-1 byte, a time twice, semicolons, nothing, is a directory, is gone",
+    "no joule: a record has the footprint of the last good series, or says why it has none",
+)
+def _series_garbage(ground: Ground) -> Iterator[None]:
+    policy, prices = ground.cluster.etc_perun / "policy.yaml", ground.cluster.etc_perun / "price.csv"
+    good = policy.read_text()
+    states = itertools.cycle((*SERIES, "directory", None))
+
+    def next_state() -> None:
+        state = next(states)
+        shutil.rmtree(prices) if prices.is_dir() else prices.unlink(missing_ok=True)
+        if state == "directory":
+            prices.mkdir()
+        elif state is not None:
+            prices.write_text(state, encoding="latin-1")
+
+    price = "  price: {series: /etc/perun/price.csv, currency: EUR, source: a market, date: 2026-01-31}"
+    _replace(policy, re.sub("(?m)^  price: .*$", price, good))
+    try:
+        with repeated(next_state, 1):
+            yield
+    finally:
+        _replace(policy, good)
+        shutil.rmtree(prices) if prices.is_dir() else prices.unlink(missing_ok=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file in one step, as administrators' editors do."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.chmod(0o644)
+    fresh.replace(path)
 
 
 @fault(

@@ -55,9 +55,7 @@ class Ground:
     def signal_agents(self, name: str, nodes: Sequence[str] | None = None) -> None:
         """Signal the agents themselves; their children look the same but have them as parents."""
         for node in nodes or self.broken:
-            self.on(
-                node, f"for p in $(pgrep -P 1 -f -- '[p]erun_hpc.agent'); do kill -{name} $p; done", check=False
-            )
+            self.on(node, f"for p in $(pgrep -P 1 -f -- '[p]erun_hpc.agent'); do kill -{name} $p; done", check=False)
 
     def stop_agents(self, nodes: Sequence[str] | None = None) -> None:
         """End the agents in order; the next prolog starts new ones."""
