@@ -14,6 +14,9 @@ MAX_B = 64 * 1024 * 1024
 """A longer curve is not continued: 46 days at one point a second."""
 
 
+PIECE_B = 4096 * POINT.size
+
+
 def extend(path: Path, points: Sequence[tuple[int, int]]) -> None:
     """Append points (monotonic ns, uJ so far)."""
     with path.open("ab") as file:
@@ -44,11 +47,13 @@ class Curve:
     def read(cls, path: Path) -> Curve:
         """The curve in a file; empty where there is none. Points that do not go on in time are left out."""
         times, values = array("q"), array("q")
-        data = path.read_bytes() if path.exists() else b""
-        for mono_ns, uj in POINT.iter_unpack(data[: len(data) - len(data) % POINT.size]):
-            if not times or mono_ns > times[-1]:
-                times.append(mono_ns)
-                values.append(uj)
+        if path.exists():
+            with path.open("rb") as file:
+                while len(piece := file.read(PIECE_B)) >= POINT.size:
+                    for mono_ns, uj in POINT.iter_unpack(piece[: len(piece) - len(piece) % POINT.size]):
+                        if not times or mono_ns > times[-1]:
+                            times.append(mono_ns)
+                            values.append(uj)
         return cls(times, values)
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent.delivery import encode
+from perun_hpc.errors import DataError
 from perun_hpc.store import layout, stream
 from perun_hpc.store.node_store import TRACK, TRACKS, descriptions
 from perun_hpc.store.stream import Munge
@@ -38,10 +39,13 @@ class StreamDelivery:
 
     def session(self, directory: Path, record: dict[str, Any]) -> None:
         """Hand over a sealed session: its boundary record and its trace."""
-        files: dict[str, Path | bytes] = {RECORD: encode(record)}
+        trace: dict[str, Path | bytes] = {}
         if record["trace"]["stored"]:
-            files |= _trace(directory)
-        self._send("session", directory, files)
+            try:
+                trace = _trace(directory)
+            except (DataError, ValueError) as error:
+                record = {**record, "trace": {**record["trace"], "stored": False, "why": str(error)}}
+        self._send("session", directory, {RECORD: encode(record), **trace})
 
     def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
         """Hand over what is known so far of a running job; a trace goes when it is complete."""

@@ -29,6 +29,15 @@ def _cpus(text: str) -> set[int]:
     return cpus
 
 
+LEAST_LEFT_B = 64 << 20
+"""Children that ship may always take so much together: evidence leaves also where the cap is low."""
+
+
+def left_b(settings: Agent) -> int:
+    """What children may take together, beside this process, below the policy's cap."""
+    return max(LEAST_LEFT_B, settings.memory_cap_b - resident_b())
+
+
 def near_memory(settings: Agent) -> bool:
     """Whether this process holds so much memory that it should let go of what it can do without."""
     return resident_b() > settings.memory_cap_b // 4 * 3

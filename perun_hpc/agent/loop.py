@@ -235,7 +235,8 @@ class Loop:
         self._losses.follow(NOT_WRITTEN, refused, uids)
 
     def _ship(self, now_ns: int) -> None:
-        self._shipper.start(self._policy.site().store, self._register.home, now_ns)
+        site = self._policy.site()
+        self._shipper.start(site.store, self._register.home, limits.left_b(site.agent), now_ns)
 
     def _finished(self) -> bool:
         if self._wake.stop:
@@ -254,8 +255,10 @@ class Loop:
         if self._policy.settled:
             guard("sealing", self._seal)
         guard("state", self._survival.save)
-        if self._policy.settled and not self._shipper.busy:
-            guard("shipping", lambda: self._ship(time.monotonic_ns()))
+        if self._policy.settled:
+            site = self._policy.site()
+            left_b = limits.left_b(site.agent)
+            guard("shipping", partial(self._shipper.leave, site.store, self._register.home, left_b))
         self._server.close()
         self._porter.close()
         self._sources.close()

@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent import spool
+from perun_hpc.agent.faults import Faults
 from perun_hpc.agent.log import guard
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
@@ -115,10 +117,12 @@ def keep_undelivered(paths: AgentPaths, found: Mapping[str, Loss]) -> None:
 
 
 def find_set_aside(paths: AgentPaths) -> dict[str, Loss]:
-    """The sessions that no child could ship, by name."""
+    """The sessions that no child could ship, by name, and why."""
     found = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(paths.set_aside) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
-                found[f"job {entry.name}"] = Loss(f"see {entry.path}", entry.stat().st_mtime_ns)
+                why = Faults.of(Path(entry.path)).why
+                words = f"{why}; see {entry.path}" if why else f"see {entry.path}"
+                found[f"job {entry.name}"] = Loss(words, entry.stat().st_mtime_ns)
     return found

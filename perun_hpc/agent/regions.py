@@ -6,24 +6,29 @@ Read when the job has ended, in the child that ships: what ranks handed over com
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent.curve import Curve
-from perun_hpc.agent.session import plain
+from perun_hpc.agent.session import cut
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.rank-data/1"
 MAX_HEAD_B = 1024 * 1024
+MAX_NAME_B = 256
+"""Most bytes of a region's name."""
 MAX_REGIONS = 1000
 """Regions of one rank that a record keeps: those that took longest."""
 MAX_RECORD = 20_000
 """Regions of all ranks that a record keeps."""
+MAX_RECORD_B = 2 << 20
+"""Their bytes in the record: what the collector reads takes some ten times that of its memory."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,19 @@ class RankCalls:
 
     head: Mapping[str, Any]
     names: tuple[str, ...]
-    calls: array[int]
+    calls: Sequence[int]
 
 
-def parse(data: bytes) -> RankCalls:
-    """Read rank data (`perun.rank-data/1`); DataError says what is wrong with it."""
-    line, newline, body = data.partition(b"\n")
-    if not newline or len(line) > MAX_HEAD_B:
+def parse(data: bytes | mmap.mmap) -> RankCalls:
+    """Read rank data (`perun.rank-data/1`); DataError says what is wrong with it. `data` is not copied."""
+    end = data.find(b"\n", 0, MAX_HEAD_B + 1)
+    if end < 0:
         raise DataError("rank data: no header")
     try:
-        head = json.loads(line)
+        head = json.loads(data[:end])
         if head["schema"] != SCHEMA:
             raise DataError(f"rank data: not of schema {SCHEMA}")
-        names = tuple(plain(str(name), 256) for name in head["regions"])
+        names = tuple(cut(str(name), MAX_NAME_B) for name in head["regions"])
         table = head["tables"][0]
         if table["name"] != "calls" or table["columns"] != ["region", "start_ns", "end_ns"]:
             raise DataError("rank data: the first table must be the calls")
@@ -52,44 +57,74 @@ def parse(data: bytes) -> RankCalls:
         if not isinstance(rows, int):
             raise DataError("rank data: the number of rows is none")
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise DataError(f"rank data: damaged header ({type(error).__name__})") from error
-    whole = len(body) // 24
-    calls = array("q")
-    calls.frombytes(body[: 24 * (whole if rows < 0 else min(rows, whole))])
-    if sys.byteorder == "big":
-        calls.byteswap()
+        raise DataError(f"rank data: {error}") from error
+    whole = (len(data) - end - 1) // 24
+    body = memoryview(data)[end + 1 :][: 24 * (whole if rows < 0 else min(rows, whole))]
+    calls: Sequence[int] = body.cast("q") if sys.byteorder == "little" else _swapped(body)
     if rows < 0:
         used = next((at for at in range(1, len(calls), 3) if calls[at] == 0), len(calls) + 1)
-        del calls[used - 1 :]
+        calls = calls[: used - 1]
     return RankCalls(head, names, calls)
 
 
-def by_region(rank: RankCalls, start_ns: int, end_ns: int) -> dict[int, tuple[int, list[tuple[int, int]]]]:
+def _swapped(body: memoryview) -> array[int]:
+    calls = array("q", body.tobytes())
+    calls.byteswap()
+    return calls
+
+
+class Spans:
+    """Disjoint stretches of time in order, flat: some hundred thousand of them in a few MB."""
+
+    def __init__(self, flat: array[int]) -> None:
+        self._flat = flat
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Their begins and ends."""
+        flat = self._flat
+        return ((flat[at], flat[at + 1]) for at in range(0, len(flat), 2))
+
+    @property
+    def time_ns(self) -> int:
+        """How long they are together."""
+        return sum(end - begin for begin, end in self)
+
+
+def by_region(rank: RankCalls, start_ns: int, end_ns: int) -> dict[int, tuple[int, Spans]]:
     """Region -> number of calls, and the disjoint stretches of time that they cover; all inside the rank's life."""
-    spans: dict[int, list[tuple[int, int]]] = {}
+    spans: dict[int, array[int]] = {}
     counts: dict[int, int] = {}
-    calls = rank.calls
+    calls, names = rank.calls, len(rank.names)
     for at in range(0, len(calls) - 2, 3):
         region, begin, end = calls[at], calls[at + 1], calls[at + 2]
-        if not 0 <= region < len(rank.names):
+        if not 0 <= region < names:
             continue
         end = end_ns if end == 0 else abs(end)
         begin, end = max(begin, start_ns), min(end, end_ns)
         counts[region] = counts.get(region, 0) + 1
         if end > begin:
-            spans.setdefault(region, []).append((begin, end))
-    return {region: (count, union(spans.get(region, []))) for region, count in counts.items()}
+            if region not in spans:
+                spans[region] = array("q")
+            spans[region].append(begin)
+            spans[region].append(end)
+    return {region: (count, union(spans.pop(region, array("q")))) for region, count in counts.items()}
 
 
-def union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Disjoint stretches that cover the same time."""
-    merged: list[tuple[int, int]] = []
-    for begin, end in sorted(spans):
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+def union(flat: array[int]) -> Spans:
+    """Disjoint stretches that cover the same time as some begins and ends, given in turn."""
+    begins = flat[::2]
+    order: Iterable[int] = range(len(begins))
+    if any(begins[at] < begins[at - 1] for at in range(1, len(begins))):
+        order = sorted(order, key=begins.__getitem__)
+    merged = array("q")
+    for place in order:
+        begin, end = flat[2 * place], flat[2 * place + 1]
+        if merged and begin <= merged[-1]:
+            merged[-1] = max(merged[-1], end)
         else:
-            merged.append((begin, end))
-    return merged
+            merged.append(begin)
+            merged.append(end)
+    return Spans(merged)
 
 
 def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -106,14 +141,14 @@ def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[st
             if not path.exists():
                 continue
             try:
-                rank = parse(path.read_bytes())
+                rank = parse(_mapped(path))
             except DataError as error:
                 problems.append(f"step {step['step_id']} rank {run['rank']}: {error}")
                 continue
             until_ns = run["end_mono_ns"] or record["end"]["mono_ns"]
             rows = [
-                _row(step["step_id"], run["rank"], rank.names[region], count, spans, curve, len(step["ranks"]))
-                for region, (count, spans) in by_region(rank, run["start_mono_ns"], until_ns).items()
+                _row(step["step_id"], run["rank"], rank.names[region], calls, spans, curve, len(step["ranks"]))
+                for region, (calls, spans) in by_region(rank, run["start_mono_ns"], until_ns).items()
             ]
             rows.sort(key=lambda row: -row["time_ns"])
             if len(rows) > MAX_REGIONS:
@@ -121,9 +156,28 @@ def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[st
                     f"step {step['step_id']} rank {run['rank']}: {count(len(rows) - MAX_REGIONS, 'region')} left out"
                 )
             found += rows[:MAX_REGIONS]
-    if len(found) > MAX_RECORD:
-        problems.append(f"{count(len(found) - MAX_RECORD, 'region')} left out")
-    return found[:MAX_RECORD], problems
+    kept = _bounded(found)
+    if len(found) > len(kept):
+        left_out = count(len(found) - len(kept), "region")
+        problems.append(f"{left_out} left out: a node tells {MAX_RECORD} of a job, {MAX_RECORD_B >> 20} MiB of them")
+    return kept, problems
+
+
+def _mapped(path: Path) -> bytes | mmap.mmap:
+    """A file's content, which takes no memory of ours."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def _bounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that a record has room for: those of the regions that took longest, in the order in which they were."""
+    left_b, kept = MAX_RECORD_B, set()
+    for place in sorted(range(len(rows)), key=lambda place: -rows[place]["time_ns"])[:MAX_RECORD]:
+        left_b -= len(json.dumps(rows[place]))
+        if left_b < 0:
+            break
+        kept.add(place)
+    return [row for place, row in enumerate(rows) if place in kept]
 
 
 def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,16 +193,14 @@ def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, 
     return steps
 
 
-def _row(
-    step_id: int, rank: int, name: str, calls: int, spans: list[tuple[int, int]], curve: Curve, ranks: int
-) -> dict[str, Any]:
+def _row(step_id: int, rank: int, name: str, calls: int, spans: Spans, curve: Curve, ranks: int) -> dict[str, Any]:
     energy_uj, u_uj = curve.over(spans)
     return {
         "step_id": step_id,
         "rank": rank,
         "name": name,
         "calls": calls,
-        "time_ns": sum(end - begin for begin, end in spans),
+        "time_ns": spans.time_ns,
         "energy_uj": energy_uj // ranks,
         "u_uj": -(-u_uj // ranks),
     }

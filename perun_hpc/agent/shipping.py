@@ -1,21 +1,31 @@
-"""Handing sealed sessions over to the archive, in a child process: an archive that hangs holds up nobody else."""
+"""Handing sealed sessions over to the archive, in child processes: what hangs, bloats or fails holds up nobody else.
+
+Two lanes ship beside each other, each with at most one child: the quick one takes what ranks handed over little for,
+progress and the node ledger; the heavy one the rest, the smallest first. Every session has a process of its own, with
+bounds of memory and CPU time, in which what users handed over is read. Evidence comes first: a session through whose
+fault that process fails leaves without its regions at once, then without its trace, and is set aside in the end.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from perun_hpc.agent import losses, regions
+from perun_hpc.agent import losses, regions, spool
 from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.agent.faults import Faults
 from perun_hpc.agent.log import log
 from perun_hpc.agent.losses import Loss, Losses
 from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths
-from perun_hpc.agent.spool import read_json
-from perun_hpc.errors import PerunError
+from perun_hpc.errors import DataError, PerunError
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
 
@@ -25,8 +35,21 @@ if TYPE_CHECKING:
 PATIENCE_NS = 600 * 1_000_000_000
 SLOW_NS = 60 * 1_000_000_000
 """After this time an archive that has not answered is named."""
+ROUND_S = 300.0
+"""After so long a child makes room for the next one: one that works on is no child that hangs."""
 KEEP_LEDGER_S = 30 * 86_400
 BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
+QUICK_B = 1 << 20
+"""What ranks may have handed over in a session that the quick lane takes: a tenth of a second's work."""
+CPU_S = 60
+"""CPU time in which a session's process must have read what ranks handed over; the most costs half of that."""
+TRIES = 5
+"""So often the process of a session fails, through no fault of the archive's, before it is set aside."""
+FAILED, MORE, HEAVY = 1, 2, 4
+"""What a lane's child found, added up to its exit code: something could not go; there is more; there is heavy work."""
+MAX_WHY = 400
+_LATER, _NO_MEMORY = 75, 12
+"""Exit codes of a session's process: it could not reach the archive (EX_TEMPFAIL); it had too little memory."""
 
 
 class Delivery(Protocol):
@@ -42,81 +65,191 @@ class Delivery(Protocol):
         """The node ledger in a directory."""
 
 
+@dataclass
+class _Lane:
+    """One child at a time; failures are tried again, less and less often."""
+
+    name: str
+    heavy: bool
+    due_ns: int | None
+    child: Child | None = None
+    started_ns: int = 0
+    failures: int = 0
+    trouble: str = ""
+
+    def is_due(self, mono_ns: int) -> bool:
+        return self.child is None and self.due_ns is not None and mono_ns >= self.due_ns
+
+    def start(self, work: Callable[[], int], mono_ns: int) -> None:
+        self.started_ns = mono_ns
+        try:
+            self.child = child.start("shipping failed", work)
+        except OSError as error:
+            self._failed(mono_ns)
+            log(f"no process to ship: {error}")
+            self.trouble = f"no process to ship with: {error}"
+        else:
+            self.due_ns = None
+
+    def poll(self, mono_ns: int) -> int | None:
+        """Reap the child, kill one that hangs; what it found, None while there is nothing to say."""
+        if self.child is None:
+            return None
+        lasts_ns = mono_ns - self.started_ns
+        if lasts_ns > PATIENCE_NS:
+            self.child.kill()
+        code = self.child.poll()
+        if code is None:
+            if lasts_ns > ROUND_S * 1e9 + SLOW_NS or (lasts_ns > SLOW_NS and not self.heavy):
+                self.trouble = "the archive does not answer: what ships has waited for over a minute"
+            return None
+        self.child = None
+        self.trouble = f"the process that ships was ended by signal {-code}" if code < 0 else ""
+        if code < 0:
+            log(f"{self.trouble} after {lasts_ns // 1_000_000_000} s")
+        if code < 0 or code & FAILED:
+            self._failed(mono_ns)
+        else:
+            self.failures = 0
+        if code > 0 and code & MORE:
+            self.due_ns = mono_ns
+        return max(code, 0)
+
+    def _failed(self, mono_ns: int) -> None:
+        again_ns = mono_ns + BACKOFF_NS[min(self.failures, len(BACKOFF_NS) - 1)]
+        self.due_ns = again_ns if self.due_ns is None else min(self.due_ns, again_ns)
+        self.failures += 1
+
+
 class Shipper:
-    """At most one child that ships; failures are tried again, less and less often."""
+    """The two lanes, and what is known of what did not leave."""
 
     def __init__(self, paths: AgentPaths, losses: Losses) -> None:
         self._paths = paths
         self._losses = losses
-        self._child: Child | None = None
-        self._started_ns = 0
-        self._failures = 0
-        self.due_ns: int | None = 0
-        """When to try next (monotonic); None when nothing waits."""
+        self._quick = _Lane("quick", heavy=False, due_ns=0)
+        self._heavy = _Lane("heavy", heavy=True, due_ns=None)
         self._tell()
 
     @property
     def busy(self) -> bool:
         """Whether a child is at work."""
-        return self._child is not None
+        return self._quick.child is not None or self._heavy.child is not None
 
     def request(self, mono_ns: int) -> None:
         """Something is ready."""
-        self.due_ns = mono_ns
+        self._quick.due_ns = mono_ns
 
     def is_due(self, mono_ns: int) -> bool:
         """Whether a child should be started now."""
-        return self._child is None and self.due_ns is not None and mono_ns >= self.due_ns
+        return self._quick.is_due(mono_ns) or self._heavy.is_due(mono_ns)
 
-    def start(self, store: Store, home: tuple[str, str], mono_ns: int) -> None:
-        """Fork the child; `home` is the cluster and the node under which the node ledger stands."""
-        self._started_ns = mono_ns
-        try:
-            # What waits when the agent ends is on its way all the same.
-            self._child = child.start("shipping failed", lambda: _ship(self._paths, store, home), outlives=True)
-        except OSError as error:
-            self._failed(mono_ns)
-            log(f"no process to ship: {error}")
-            self._tell(f"no process to ship with: {error}")
-        else:
-            self.due_ns = None
+    def start(self, store: Store, home: tuple[str, str], memory_b: int, mono_ns: int) -> None:
+        """Fork what is due.
+
+        `home` is the cluster and the node under which the node ledger stands, `memory_b` what both lanes' processes may
+        take together.
+        """
+        for lane in (self._quick, self._heavy):
+            if lane.is_due(mono_ns):
+                lane.start(
+                    lambda heavy=lane.heavy: _ship(self._paths, store, home, heavy, memory_b // 2),  # type: ignore[misc]
+                    mono_ns,
+                )
+                if lane.trouble:
+                    self._tell()
 
     def poll(self, mono_ns: int) -> None:
-        """Reap the child; kill one that hangs."""
-        if self._child is None:
-            return
-        lasts_ns = mono_ns - self._started_ns
-        if lasts_ns > PATIENCE_NS:
-            self._child.kill()
-        code = self._child.poll()
-        if code is None:
-            if lasts_ns > SLOW_NS:
-                self._tell("the archive does not answer: what ships has waited for over a minute")
-            return
-        self._child = None
-        if code < 0:
-            log(f"the process that ships was ended by signal {-code} after {lasts_ns // 1_000_000_000} s")
-        self._tell(f"the process that ships was ended by signal {-code}" if code < 0 else "")
-        if code == 0:
-            self._failures = 0
-        else:
-            self._failed(mono_ns)
+        """Reap the children; kill those that hang."""
+        before = self._troubles()
+        found = self._quick.poll(mono_ns), self._heavy.poll(mono_ns)
+        if (found[0] or 0) & HEAVY and self._heavy.due_ns is None:
+            self._heavy.due_ns = mono_ns
+        if found != (None, None) or self._troubles() != before:
+            self._tell()
 
-    def _tell(self, trouble: str = "") -> None:
+    def _troubles(self) -> dict[str, str]:
+        return {lane.name: lane.trouble for lane in (self._quick, self._heavy) if lane.trouble}
+
+    def _tell(self) -> None:
         """Put what is known of the last attempt, and what is wrong with shipping itself, where it is asked for."""
-        self._losses.follow(losses.SHIPPING, {"all": trouble} if trouble else {})
+        self._losses.follow(losses.SHIPPING, self._troubles())
         self._losses.put(losses.NOT_SHIPPED, losses.read_undelivered(self._paths))
         self._losses.put(losses.SET_ASIDE, losses.find_set_aside(self._paths))
 
-    def _failed(self, mono_ns: int) -> None:
-        self.due_ns = mono_ns + BACKOFF_NS[min(self._failures, len(BACKOFF_NS) - 1)]
-        self._failures += 1
+    def leave(self, store: Store, home: tuple[str, str], memory_b: int) -> None:
+        """The agent ends: one last child takes what is left, and outlives it."""
+        for lane in (self._quick, self._heavy):
+            if lane.child is not None:
+                lane.child.kill()
+        try:
+            child.start("shipping failed", lambda: _ship(self._paths, store, home, None, memory_b), outlives=True)
+        except OSError as error:
+            log(f"no process to ship: {error}")
 
 
-def _ship(paths: AgentPaths, store: Store, home: tuple[str, str]) -> int:
-    """The child's whole life, bounded also when no agent is left to see that it hangs."""
+def _ship(paths: AgentPaths, store: Store, home: tuple[str, str], heavy: bool | None, memory_b: int) -> int:
+    """The whole life of a lane's child, bounded also when no agent is left to see that it hangs."""
     signal.alarm(PATIENCE_NS // 1_000_000_000)
-    return 0 if ship_all(paths, delivery(store), home, store.write == "archive") else 1
+    to, until_s = delivery(store), time.monotonic() + ROUND_S
+
+    def alone(name: str, work: Callable[[], None]) -> str:
+        return _alone(name, work, memory_b)
+
+    return _round(paths, to, home, store.write == "archive", heavy, alone, lambda: time.monotonic() > until_s)
+
+
+def _alone(name: str, work: Callable[[], None], memory_b: int) -> str:
+    """Do what may fail in a process of its own; "" when it is done, else the fault's words. OSError: no process."""
+
+    told, tell = os.pipe()
+
+    def bounded() -> int:
+        _bound(resource.RLIMIT_DATA, _data_b() + memory_b)
+        _bound(resource.RLIMIT_CPU, CPU_S)
+        try:
+            work()
+        except _Later as error:
+            os.write(tell, str(error)[:MAX_WHY].encode(errors="replace"))
+            return _LATER
+        except MemoryError:
+            return _NO_MEMORY
+        return 0
+
+    with os.fdopen(told, "rb") as reader:
+        try:
+            process = child.start(f"shipping {name} failed", bounded, (tell,))
+        finally:
+            os.close(tell)
+        code = process.wait()
+        why = reader.read().decode(errors="replace")
+    if code == _LATER:
+        raise _Later(why)
+    if code == 0:
+        return ""
+    words = {
+        _NO_MEMORY: f"took more than its {memory_b >> 20} MiB of memory",
+        -signal.SIGXCPU: f"took more than its {CPU_S} s of CPU time",
+    }
+    ended = f"was killed by signal {-code}" if code < 0 else f"failed with code {code}, see the agent's log"
+    return f"the process that shipped it {words.get(code, ended)}"
+
+
+def _bound(what: int, most: int) -> None:
+    """Set a soft limit, as far as the hard one allows."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _lift_cpu_bound() -> None:
+    """What is left to do depends on nothing that a user handed over."""
+    hard_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (hard_s, hard_s))
+
+
+def _data_b() -> int:
+    """Private memory that this process has (statm's sixth field, proc_pid_statm(5)), in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 def delivery(store: Store) -> Delivery:
@@ -128,48 +261,117 @@ def delivery(store: Store) -> Delivery:
     return StreamDelivery(address(store.collector))
 
 
-def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool = False) -> bool:
-    """Ship every sealed session, what is known of live ones and the node ledger; True when nothing is left.
+class _Later(Exception):
+    """The archive does not take it now; the session is not to blame."""
 
-    One failure does not hold up others; each is left for `perun agent status`, with when it began. `grow`: traces of
-    live sessions go into the archive while they grow.
+
+Alone = Callable[[str, Callable[[], None]], str]
+"""Does what may fail; "" when it is done, else the words of a fault that is its own. Raises `_Later`."""
+
+
+def _here(name: str, work: Callable[[], None]) -> str:
+    """In this process."""
+    try:
+        work()
+    except _Later:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool = False) -> bool:
+    """Ship every sealed session, what is known of live ones and the node ledger, here; True when nothing is left.
+
+    One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
     """
-    work: list[tuple[str, Path | None, Callable[[], None]]] = [
-        (f"job {one.name}", one, _session(one, to, grow))
-        for one in sorted(paths.sessions.iterdir())
-        if _is_session(one)
-    ]
-    if home[0]:
-        work.append(("the node ledger", None, lambda: ship_ledger(paths, to, *home)))
+    return _round(paths, to, home, grow, None, _here, lambda: False) == 0
+
+
+def _round(
+    paths: AgentPaths,
+    to: Delivery,
+    home: tuple[str, str],
+    grow: bool,
+    heavy: bool | None,
+    alone: Alone,
+    enough: Callable[[], bool],
+) -> int:
+    """Ship what belongs to a lane (all: None), each session once; what was found.
+
+    The list is made again when a heavy session is done: a smaller one that came meanwhile is next.
+    """
+    found, failed = 0, dict[str, Loss]()
+    tried: set[str] = set()
     before = losses.read_undelivered(paths)
-    failed: dict[str, Loss] = {}
-    for what, directory, ship_it in work:
-        try:
-            ship_it()
-        except (OSError, PerunError) as error:
-            known = before.get(what)
-            uid = known.uid if known else _uid(directory)
-            failed[what] = Loss(str(error), known.since_ns if known else time.time_ns(), uid)
-            if known is None:
-                log(f"cannot ship {what}: {error}")
-    again = [(loss.since_ns, what) for what, loss in failed.items() if what in before]
+
+    def fails(name: str, directory: Path | None, why: str) -> None:
+        known = before.get(name)
+        uid = known.uid if known else _uid(directory)
+        failed[name] = Loss(why, known.since_ns if known else time.time_ns(), uid)
+        if known is None:
+            log(f"cannot ship {name}: {why}")
+
+    while batch := [one for one in _sealed(paths, heavy) if one.name not in tried][: 1 if heavy else None]:
+        for one in batch:
+            if enough():
+                found |= MORE
+                break
+            tried.add(one.name)
+            why = _ship_session(paths, one, to, alone)
+            if why:
+                fails(f"job {one.name}", one, why)
+        if found:
+            break
+    if not heavy:
+        if heavy is not None and _sealed(paths, heavy=True):
+            found |= HEAVY
+        for name, directory, work in _beside(paths, to, home, grow):
+            try:
+                why = alone(name, lambda work=work: _reach(work))  # type: ignore[misc]
+            except (_Later, OSError) as error:
+                why = str(error)
+            if why:
+                fails(name, directory, why)
+    _remember(paths, before, failed, heavy)
+    return found | (FAILED if failed else 0)
+
+
+def _remember(paths: AgentPaths, before: dict[str, Loss], failed: dict[str, Loss], heavy: bool | None) -> None:
+    """Leave word of what did not go; of what another lane tried, its word stays."""
+    others = {f"job {one.name}" for one in _sealed(paths, not heavy)} if heavy is not None else set()
+    others |= {name for name in before if heavy and not name.startswith("job ")}
+    again = [(loss.since_ns, name) for name, loss in failed.items() if name in before]
     if again:  # one line for all of them: a week without an archive must not fill the log
-        since_ns, what = min(again)
+        since_ns, name = min(again)
         since = time.strftime("%FT%T%z", time.localtime(since_ns // 1_000_000_000))
-        log(f"still cannot ship {len(again)}, since {since}: {what}: {failed[what].why}")
-    for what in before.keys() - failed.keys():
-        log(f"shipped {what} at last")
-    losses.keep_undelivered(paths, failed)
-    return not failed
+        log(f"still cannot ship {len(again)}, since {since}: {name}: {failed[name].why}")
+    kept = {name: loss for name, loss in losses.read_undelivered(paths).items() if name in others}
+    for name in before.keys() - failed.keys() - kept.keys():
+        log(f"shipped {name} at last")
+    losses.keep_undelivered(paths, {**kept, **failed})
 
 
 def _uid(directory: Path | None) -> int | None:
     """Whose job a session is of, as its record says; None where there is none, or it is damaged."""
     for path in (directory / BOUNDARY, directory / PROGRESS) if directory is not None else ():
-        record = read_json(path)
+        record = spool.read_json(path)
         if isinstance(record, dict) and isinstance(record.get("uid"), int):
             return int(record["uid"])
     return None
+
+
+def _sealed(paths: AgentPaths, heavy: bool | None) -> list[Path]:
+    """Sealed sessions of a lane, or all; those first whose ranks handed over least."""
+    sealed = [one for one in paths.sessions.iterdir() if _is_session(one) and _boundary(one) is not None]
+    weighed = sorted((spool.size_b(one / "ranks"), one) for one in sealed)
+    return [one for handed_over_b, one in weighed if heavy is None or heavy == (handed_over_b > QUICK_B)]
+
+
+def _boundary(directory: Path) -> Path | None:
+    """A sealed session's boundary record, also a damaged one."""
+    names = (BOUNDARY, f"{BOUNDARY}.damaged")
+    return next((directory / name for name in names if (directory / name).exists()), None)
 
 
 def _is_session(path: Path) -> bool:
@@ -177,29 +379,78 @@ def _is_session(path: Path) -> bool:
     return re.fullmatch(r"\d+\.\d+", path.name, re.ASCII) is not None and path.is_dir()
 
 
-def _session(directory: Path, to: Delivery, grow: bool) -> Callable[[], None]:
-    if (directory / BOUNDARY).exists():
-        return lambda: ship(directory, to)
-    return lambda: ship_progress(directory, to, grow)
+def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone) -> str:
+    """Ship one sealed session; why it is still there, "" where it is not."""
+    fault = ""
+    for _ in range(2):  # without its regions at once, if those were the fault
+        try:
+            fault = alone(f"job {directory.name}", lambda: _reach(lambda: ship(directory, to)))
+        except (_Later, OSError) as error:
+            return str(error)
+        if not fault or not directory.exists():
+            return ""
+        faults = Faults.of(directory).with_one(fault, int(time.time()))
+        faults.write(directory)
+        if faults.times >= TRIES:
+            put_aside(paths, directory, faults)
+            return ""
+        if faults.times > 1:
+            break
+    return fault
+
+
+def _beside(
+    paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool
+) -> Iterator[tuple[str, Path | None, Callable[[], None]]]:
+    """What goes besides sealed sessions: its name, its session's directory, how."""
+    for one in sorted(paths.sessions.iterdir()):
+        if _is_session(one) and _boundary(one) is None and (one / PROGRESS).exists():
+            yield f"job {one.name}", one, lambda one=one: ship_progress(one, to, grow)  # type: ignore[misc]
+    if home[0]:
+        yield "the node ledger", None, lambda: ship_ledger(paths, to, *home)
+
+
+def _reach(work: Callable[[], None]) -> None:
+    """What the archive or the network is to blame for is no fault of what is shipped."""
+    try:
+        work()
+    except DataError:
+        raise
+    except (OSError, PerunError) as error:
+        raise _Later(str(error)) from error
+
+
+def put_aside(paths: AgentPaths, directory: Path, faults: Faults) -> None:
+    """Move a session out of the way of the others: nothing tries to ship it again, nothing of it is lost."""
+    paths.set_aside.mkdir(mode=0o750, exist_ok=True)
+    names = (f"{directory.name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(1, 1000))))
+    target = next(paths.set_aside / name for name in names if not (paths.set_aside / name).exists())
+    directory.rename(target)
+    log(f"job {directory.name} is set aside after {faults.times} attempts, its evidence lies in {target}: {faults.why}")
 
 
 def ship(directory: Path, to: Delivery) -> None:
-    """Deliver one sealed session, then drop its directory; may be repeated."""
-    record = read_json(directory / BOUNDARY)
-    if record is None:
-        return
-    record["regions"], problems = regions.of_session(directory, record)
-    record["steps"] = regions.with_energies(directory, record)
+    """Deliver one sealed session, then drop its directory; may be repeated. What was a fault before is left out."""
+    record = spool.read_json(directory / BOUNDARY)
+    if not isinstance(record, dict):
+        raise ValueError(f"{directory.name}: its boundary record is damaged")
+    faults = Faults.of(directory)
+    if faults.times == 0:
+        record["regions"], problems = regions.of_session(directory, record)
+        record["steps"] = regions.with_energies(directory, record)
+    else:
+        problems = [f"regions and energies of steps are left out: {faults.why}"]
+    if faults.times > 1 and (record.get("trace") or {}).get("stored"):
+        record["trace"] = {**record["trace"], "stored": False, "why": f"it could not be shipped: {faults.why}"}
     record["notes"] = [*record.get("notes", ()), *problems[:20]]
+    _lift_cpu_bound()
     to.session(directory, record)
-    import shutil
-
     shutil.rmtree(directory)
 
 
 def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:
     """Deliver what a live session has said of itself, once."""
-    record = read_json(directory / PROGRESS)
+    record = spool.read_json(directory / PROGRESS)
     if record is not None:
         to.progress(directory, record, grow)
         (directory / PROGRESS).unlink(missing_ok=True)

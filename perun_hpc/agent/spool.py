@@ -46,7 +46,7 @@ def _content(path: Path) -> bytes:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_B:
             return b""
-        return file.read(MAX_JSON_B)
+        return file.read(status.st_size)  # not the most: a buffer of that size would be asked for
 
 
 def append_lines(path: Path, lines: list[str]) -> int:

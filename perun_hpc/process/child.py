@@ -37,6 +37,15 @@ class Child:
                 self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
 
+    def wait(self) -> int:
+        """How it ended, waited for."""
+        if self._code is None:
+            try:
+                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:  # as in `poll`
+                self._code = 0
+        return self._code
+
     def kill(self) -> None:
         """Kill it, if it is there and may be killed: one that began as root outlives a parent that is root no more."""
         if self.poll() is None:
@@ -65,8 +74,8 @@ def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = (), o
     return Child(pid)
 
 
-def _live(name: str, work: Callable[[], int | None], parent: int, keep: list[int]) -> None:
-    """The child's whole life."""
+def _live(name: str, work: Callable[[], int | None], parent: int | None, keep: list[int]) -> None:
+    """The child's whole life; it ends with its parent where that is given."""
     code = 1
     try:
         # The parent's objects stay as they are: collecting one would close a descriptor that is the child's by then.

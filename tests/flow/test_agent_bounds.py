@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -171,3 +172,22 @@ def test_five_hundred_ranks_of_one_memory_hold_nobody_up(node: FakeNode) -> None
     assert record["state"] == "closed"
     assert "499 ranks whose regions are left out: they handed over another rank's memory" in record["notes"]
     assert silent_s < 10  # it was 60 s
+
+
+def test_a_job_with_much_to_read_keeps_no_other_job_from_its_record(node: FakeNode) -> None:
+    begun(node)
+    assert node.agent is not None
+    most_b = 150 << 20  # as a unit's limit: what reads 32 MiB of calls must do with less than that
+    resource.prlimit(node.agent.pid, resource.RLIMIT_DATA, (most_b, most_b))
+    bobs = Bobs(node, "calls", 2)
+    node.serve(3_000_000)
+    bobs.kill()
+    node.end(1)
+    node.begin(2, user="alice")
+    node.serve(7_000)
+    node.end(2)
+    assert node.record(2)["domains"]["package-0"]["node_uj"] == 7_000
+    record = node.record(1)
+    assert record["domains"]["package-0"]["node_uj"] == 3_000_000
+    assert len(record["regions"]) == 14
+    assert min(region["calls"] for region in record["regions"]) > 180_000

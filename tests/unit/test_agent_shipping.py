@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from perun_hpc.agent import curve, shipping
 from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.agent.losses import Losses, find_set_aside, read_undelivered
 from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.shipping import ship_all, ship_ledger
+from perun_hpc.agent.shipping import Shipper, ship_all, ship_ledger
+from perun_hpc.config.schema import Store
 
 DAY = "2026-11-22.jsonl"
 
@@ -47,3 +53,123 @@ def test_what_others_left_among_the_sessions_is_not_shipped(tmp_path: Path, capf
     (paths.sessions / "stale.msg").touch()
     assert ship_all(paths, ArchiveDelivery(tmp_path / "archive"), ("c", "n1"))
     assert capfd.readouterr().err == ""
+
+
+HOME = ("c", "n1")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> AgentPaths:
+    found = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    found.node.mkdir(parents=True)
+    found.sessions.mkdir()
+    (tmp_path / "archive").mkdir()
+    return found
+
+
+def sealed(paths: AgentPaths, name: str, **more: Any) -> Path:
+    """A session that waits: as much of its boundary record as shipping looks at."""
+    directory = paths.session(name)
+    directory.mkdir()
+    start, end = {"from": "hook", "mono_ns": 0, "real_ns": 0}, {"mono_ns": 10**10, "real_ns": 10**10}
+    ranks = [{"rank": 0, "start_mono_ns": 0, "end_mono_ns": 10**10}]
+    steps = [{"step_id": 0, "ranks": ranks}] if more.pop("flagged", False) else []
+    record = {"node": "n1", "cluster": "c", "start": start, "end": end, "steps": steps, "trace": {"stored": False}}
+    (directory / "boundary.json").write_text(json.dumps({**record, **more}))
+    return directory
+
+
+def arrived(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    found = (tmp_path / "archive/c/incoming").glob("*/n1.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
+
+
+def test_a_session_that_fails_again_and_again_holds_up_nobody_and_is_set_aside(
+    tmp_path: Path, paths: AgentPaths
+) -> None:
+    broken = sealed(paths, "1.0", node=None)
+    (sealed(paths, "2.0") / "boundary.json").write_text('{"torn')
+    sealed(paths, "3.0")
+    to = ArchiveDelivery(tmp_path / "archive")
+    assert not ship_all(paths, to, HOME)
+    assert set(arrived(tmp_path)) == {"3.0"}
+    assert set(read_undelivered(paths)) == {"job 1.0", "job 2.0"}
+    evidence = (broken / "boundary.json").read_bytes()
+    for number in range(10, 10 + shipping.TRIES):
+        sealed(paths, f"{number}.0")
+        ship_all(paths, to, HOME)
+        assert f"{number}.0" in arrived(tmp_path)
+    assert ship_all(paths, to, HOME)
+    assert read_undelivered(paths) == {}
+    aside = find_set_aside(paths)
+    assert set(aside) == {"job 1.0", "job 2.0"}
+    assert "TypeError" in aside["job 1.0"].why
+    assert "damaged" in aside["job 2.0"].why
+    assert (paths.set_aside / "1.0/boundary.json").read_bytes() == evidence
+
+
+def test_an_archive_that_is_away_costs_no_session_anything(tmp_path: Path, paths: AgentPaths) -> None:
+    sealed(paths, "1.0")
+    (tmp_path / "archive").rmdir()  # not mounted
+    for _ in range(3 * shipping.TRIES):
+        assert not ship_all(paths, ArchiveDelivery(tmp_path / "archive"), HOME)
+    assert find_set_aside(paths) == {}
+    (tmp_path / "archive").mkdir()
+    assert ship_all(paths, ArchiveDelivery(tmp_path / "archive"), HOME)
+    assert arrived(tmp_path)["1.0"]["notes"] == []
+
+
+def heavy(paths: AgentPaths, name: str, points: int) -> Path:
+    """A session whose energy curve has so many points, and whose rank handed over more than a quick session's."""
+    directory = sealed(paths, name, flagged=True)
+    for at in range(0, points, 100_000):
+        curve.extend(directory / "curve.bin", [(number, number) for number in range(at, at + 100_000)])
+    (directory / "ranks").mkdir()
+    (directory / "ranks/0-0.rank").write_bytes(bytes(2 * shipping.QUICK_B))
+    return directory
+
+
+def run(shipper: Shipper, store: Store, memory_b: int, seconds: float = 60) -> None:
+    """Serve a shipper as the agent's loop does, until nothing is due and no child works."""
+    until_s = time.monotonic() + seconds
+    while shipper.busy or shipper.is_due(0):
+        assert time.monotonic() < until_s
+        if shipper.is_due(0):
+            shipper.start(store, HOME, memory_b, 0)
+        shipper.poll(0)
+        time.sleep(0.005)
+
+
+def test_evidence_leaves_without_regions_when_there_is_too_little_memory_for_them(
+    tmp_path: Path, paths: AgentPaths
+) -> None:
+    heavy(paths, "1.0", 4_000_000)
+    sealed(paths, "2.0")
+    shipper = Shipper(paths, Losses())
+    run(shipper, Store(archive=str(tmp_path / "archive")), 2 * (24 << 20))
+    found = arrived(tmp_path)
+    assert found["2.0"]["notes"] == []
+    (note,) = found["1.0"]["notes"]
+    assert note.startswith("regions and energies of steps are left out: ")
+    assert "more than its 24 MiB of memory" in note
+    assert not list(paths.sessions.iterdir())
+
+
+def test_a_small_session_passes_a_heavy_one(tmp_path: Path, paths: AgentPaths) -> None:
+    for number in range(5):
+        heavy(paths, f"{number}.0", 1_500_000)
+    sealed(paths, "9.0")
+    shipper = Shipper(paths, Losses())
+    store = Store(archive=str(tmp_path / "archive"))
+    until_s = time.monotonic() + 60
+    seen = 0
+    while shipper.busy or shipper.is_due(0):
+        assert time.monotonic() < until_s
+        if shipper.is_due(0):
+            shipper.start(store, HOME, 1 << 30, 0)
+        shipper.poll(0)
+        if "9.0" in arrived(tmp_path) and not seen:
+            seen = len(arrived(tmp_path))
+        time.sleep(0.001)
+    assert len(arrived(tmp_path)) == 6
+    assert seen <= 2
