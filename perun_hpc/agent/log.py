@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from perun_hpc.errors import PerunError
+from perun_hpc.process.stamp import stamp
 
 QUIET_NS = 60_000_000_000
 """The same failure is said once in this time."""
@@ -26,9 +27,9 @@ class Noted(Protocol):
 
 
 def log(text: str) -> None:
-    """Write one line with its time."""
+    """Write one line, with its time where no journal adds it."""
     with contextlib.suppress(OSError):  # the log's disk may be full, too
-        print(time.strftime("%FT%T%z"), text, file=sys.stderr, flush=True)
+        print(stamp() + text, file=sys.stderr, flush=True)
 
 
 def guard(what: str, work: Callable[[], T], of: Noted | None = None) -> T | None:

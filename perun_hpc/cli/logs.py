@@ -6,14 +6,13 @@ a command that logs nothing unless asked (`monitor`, `launch`) does not pay for 
 
 from __future__ import annotations
 
-import os
 import sys
 
 from perun_hpc.config import DEFAULT_LOG_LEVEL
 from perun_hpc.errors import UsageError
+from perun_hpc.process.stamp import FORM, is_the_journal
 
 _OURS = "perun"
-_TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
 def begin(level: str | None, file: str | None) -> None:
@@ -31,7 +30,7 @@ def begin(level: str | None, file: str | None) -> None:
     handler: logging.Handler
     if file is None:
         handler = logging.StreamHandler(sys.stderr)
-        timed = not _is_the_journal(2)
+        timed = not is_the_journal(2)
     else:
         from logging.handlers import WatchedFileHandler  # a file that was rotated away is opened again
 
@@ -41,7 +40,7 @@ def begin(level: str | None, file: str | None) -> None:
             raise UsageError(f"--log-file {file}: {error.strerror}: name a file that can be written") from error
         timed = True
     form = f"{'%(asctime)s ' if timed else ''}%(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form, _TIME))
+    handler.setFormatter(logging.Formatter(form, FORM))
     handler.name = _OURS
     root = logging.getLogger()
     for earlier in [one for one in root.handlers if one.name == _OURS]:
@@ -69,15 +68,3 @@ def failure(text: str) -> None:
         if any(one.name == _OURS and isinstance(one, logging.FileHandler) for one in logging.getLogger().handlers):
             logger.error("%s", text)
         logger.debug("where it arose:", exc_info=True)
-
-
-def _is_the_journal(descriptor: int) -> bool:
-    """Whether lines written there get their time from systemd's journal (see JOURNAL_STREAM in systemd.exec(5))."""
-    told = os.environ.get("JOURNAL_STREAM")
-    if not told:
-        return False
-    try:
-        at = os.fstat(descriptor)
-    except OSError:
-        return False
-    return told == f"{at.st_dev}:{at.st_ino}"

@@ -14,6 +14,8 @@ import resource
 import signal
 from collections.abc import Callable, Iterable
 
+from perun_hpc.process.stamp import stamp
+
 _PR_SET_PDEATHSIG = 1
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that Python itself ignores, so that a closed peer is an error and not the end."""
@@ -87,7 +89,7 @@ def _live(name: str, work: Callable[[], int | None], parent: int | None, keep: l
         code = work() or 0
     except BaseException as error:  # whatever happens, the child ends here
         with contextlib.suppress(Exception):
-            os.write(2, f"{name}: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
+            os.write(2, f"{stamp()}{name}: {type(error).__name__}: {error}\n".encode(errors="backslashreplace"))
     finally:
         os._exit(code)
 
