@@ -1,0 +1,85 @@
+"""What happens while the power may go: agents ship, a collector collects, renames, and late nodes report.
+
+`python -m tests.power_story ROOT` does it below ROOT, as `prepare` left it, to be recorded; `recover` goes on after a
+loss.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.agent.delivery import ArchiveDelivery, encode
+from perun_hpc.agent.shipping import ship
+from tests.accounting_data import START_S, boundary
+
+DAY_S = 86_400
+DEADLINE_S = 900
+BOTH = "n1,n2"
+LATER_S = START_S + 20 * DAY_S
+RECORDS = (
+    ("first", boundary(1, "n1", BOTH)),
+    ("first", boundary(2)),
+    ("first", boundary(3, "n1", BOTH)),
+    ("second", boundary(3, "n2", BOTH)),
+    ("late", boundary(1, "n2", BOTH)),
+    ("late", boundary(2, start_s=LATER_S)),
+)
+"""Nodes' records, and when each is shipped: job 1's n2 after the renaming, job 2's id comes again."""
+ENERGIES = {1: [16_000_000_000], 2: [8_000_000_000, 8_000_000_000], 3: [16_000_000_000]}
+
+
+def prepare(root: Path) -> None:
+    """The sealed sessions of all nodes in their spools, an empty archive and an empty ledger."""
+    (root / "archive").mkdir(parents=True)
+    for number, (_, record) in enumerate(RECORDS):
+        session = root / "spools" / str(number) / f"{record['job_id']}.0"
+        session.mkdir(parents=True)
+        (session / "boundary.json").write_bytes(encode(record))
+    open_ledger(str(root / "ledger.db"), create=True).close()
+
+
+def tell(root: Path) -> None:
+    """All of it, from the beginning."""
+    ledger = open_ledger(str(root / "ledger.db"), create=True)
+    for when, now_s in (("first", START_S + 1200), ("second", START_S + 9 * DAY_S), ("late", LATER_S + 200)):
+        for number, (at, _) in enumerate(RECORDS):
+            if at == when:
+                _ship(root, number)
+        _sweep(root, ledger, now_s)
+    ledger.close()
+
+
+def recover(root: Path) -> dict[int, list[int | None]]:
+    """Go on after a loss of power; job id -> energies of its runs, the oldest first."""
+    for number in range(len(RECORDS)):
+        _ship(root, number)
+    (root / "archive" / "c").mkdir(exist_ok=True)
+    ledger = open_ledger(str(root / "ledger.db"), create=True)
+    try:
+        for hours in (0, 3, 6):
+            _sweep(root, ledger, LATER_S + 1200 + hours * 3600)
+        return {job: [r.energy_uj for r in ledger.members("c", str(job))] for job in ENERGIES}
+    finally:
+        ledger.close()
+
+
+def _ship(root: Path, number: int) -> None:
+    spool = root / "spools" / str(number)
+    for session in sorted(spool.iterdir()) if spool.is_dir() else ():
+        if (session / "boundary.json").exists():
+            ship(session, ArchiveDelivery(root / "archive"))
+
+
+def _sweep(root: Path, ledger: Ledger, now_s: float) -> None:
+    tools = Tools(lambda: float(now_s))
+    collector = Collector(Archive(root / "archive", "c"), ledger, tools, DEADLINE_S)
+    collector.holder = "here:1"
+    collector.sweep()
+
+
+if __name__ == "__main__":
+    tell(Path(sys.argv[1]))

@@ -1,0 +1,48 @@
+"""The power goes at every single step of a recorded story: `python -m tests.soak power`. See `tests.power`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from shutil import rmtree
+
+from tests.power import Lost, after, record
+from tests.power_story import ENERGIES, prepare, recover
+
+SEEDS = 3
+"""How often the dice decide what of a moment's unsynced writes is there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run it and print a row of the table; 1 if something was lost."""
+    logging.disable(logging.CRITICAL)
+    faults, states = [], 0
+    with tempfile.TemporaryDirectory(prefix="perun-power-") as directory:
+        base = Path(directory)
+        prepare(base / "root")
+        command = [sys.executable, "-m", "tests.power_story", str(base / "root")]
+        recording = record(command, base / "root", base / "log")
+        for count in range(1, len(recording.steps) + 1):
+            for lost in Lost:
+                for seed in range(SEEDS if lost is Lost.SOME else 1):
+                    states += 1
+                    after(recording, count, lost, count * SEEDS + seed, base / "state")
+                    found = recover(base / "state")
+                    rmtree(base / "state")
+                    if found != ENERGIES:
+                        faults.append(f"after step {count}, lost {lost.value}, seed {seed}: {found}")
+    for text in faults:
+        print(text, file=sys.stderr)
+    result = f"{len(faults)} states with a loss" if faults else "nothing lost or doubled"
+    print(
+        f"| power: agents ship, the collector collects and renames | {len(recording.steps)} steps, {states} states "
+        f"| what was not synced is there, gone, half there; then all goes on: the sums | {result} |",
+        flush=True,
+    )
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
