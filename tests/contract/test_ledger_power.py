@@ -52,8 +52,10 @@ def test_the_replay_knows_what_is_not_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_the_replay_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    for name in ("link", "fails"):
+        (tmp_path / name).mkdir()
+    script = "import os, sys; os.symlink('x', sys.argv[1] + '/y')"
     with pytest.raises(AssertionError, match="symlink"):
-        script = "import os, sys; os.symlink('x', sys.argv[1] + '/y')"
-        record([sys.executable, "-c", script, str(tmp_path)], tmp_path, tmp_path.parent / "log")
+        record([sys.executable, "-c", script, str(tmp_path / "link")], tmp_path / "link", tmp_path / "log")
     with pytest.raises(subprocess.CalledProcessError):
-        record([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, tmp_path.parent / "log")
+        record([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "fails", tmp_path / "log")
