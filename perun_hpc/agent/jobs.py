@@ -249,7 +249,8 @@ def patience_ns(session: Session, replaced: bool) -> int:
     """How long a session without a cgroup waits for its end before it is given up."""
     if replaced:
         return REPLACED_NS
-    return LOST_NS if session.cpus or session.start.source == "inbox" else UNSEEN_NS
+    seen = session.cpus or session.cpu_ns  # there is no cpuset where Slurm confines no job
+    return LOST_NS if seen or session.start.source == "inbox" else UNSEEN_NS
 
 
 def _number(message: Message, key: str, default: int) -> int:

@@ -231,7 +231,8 @@ class Meter:
             "what it holds",
             lambda: JobInput(
                 party=party,
-                cpus=frozenset(session.cpus) or self._guessed_cpus(session),
+                cpus=frozenset(session.cpus) or self._free_cpus(),
+                held=None if session.cpus else session.cpus_on_node,
                 cpu_ns=cpu_ns,
                 memory_b=holdings.memory_b(session, self._topology),
                 suspended=suspended,
@@ -272,11 +273,10 @@ class Meter:
             spent[gone[0]] = None if above is None else max(0, above - sum(known))
         return spent
 
-    def _guessed_cpus(self, session: Session) -> frozenset[int]:
-        """As many free CPUs as Slurm gave to a job whose cpuset nobody knows."""
-        taken = {cpu for other in self._register.live.values() for cpu in other.cpus}
-        free = [cpu for cpu in sorted(self._topology.core_of) if cpu not in taken]
-        return frozenset(free[: session.cpus_on_node])
+    def _free_cpus(self) -> frozenset[int]:
+        """Where a job runs that has no cpuset, yet or at all: on any CPU that no other running job holds."""
+        taken = {cpu for other in self._register.live.values() if not other.suspended for cpu in other.cpus}
+        return frozenset(self._topology.core_of) - taken
 
     def _book(self, snapshot: Snapshot, stretch: Stretch) -> None:
         live = self._register.live

@@ -7,7 +7,7 @@ The rules and their limits are published in docs/method.md.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -102,7 +102,8 @@ class JobInput:
     Attributes
     ----------
     party : key in the ledger, `job:4711.0`.
-    cpus : logical CPUs it was allocated.
+    cpus : logical CPUs it was allocated, or, where Slurm confines no job, all those that it may run on.
+    held : how many of `cpus` it was allocated; None: all.
     cpu_ns : CPU time of its cgroup in the interval; None when it has no cgroup (then its CPUs' busy time is taken).
     memory_b : memory it was allocated.
     memory_traffic : bytes it moved per package (resctrl), empty when not measured.
@@ -114,6 +115,7 @@ class JobInput:
 
     party: str
     cpus: frozenset[int] = frozenset()
+    held: int | None = None
     cpu_ns: int | None = None
     memory_b: int = 0
     memory_traffic: Mapping[int, int] = field(default_factory=dict)
@@ -121,6 +123,11 @@ class JobInput:
     suspended: bool = False
     exclusive: bool = False
     present_ns: int | None = None
+
+    @property
+    def cpus_held(self) -> int:
+        """How many logical CPUs it was allocated."""
+        return len(self.cpus) if self.held is None else min(self.held, len(self.cpus))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +292,7 @@ class _Load:
         self._busy = self._busy_ns()
         self._spread = {job.party: sum(self._busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
         self._work: dict[int | None, dict[str, int]] = {}
+        self._shared: dict[tuple[str, ...], dict[str, int]] = {}
         self.sole = _sole(interval)
 
     def _busy_ns(self) -> dict[int, int]:
@@ -342,7 +350,12 @@ class _Load:
         full = _UNIT * self._whole
         if cpu in self._node.specialised:
             return {SYSTEM: full}
-        return _held([(job, _UNIT * self.present_ns(job)) for job in self._holders.get(cpu, [])], full)
+        holders = self._holders.get(cpu, [])
+        same = tuple(job.party for job in holders)  # where no job is confined, every CPU has the same ones
+        if same not in self._shared:
+            wanted = [(job, _UNIT * self.present_ns(job) * job.cpus_held // len(job.cpus)) for job in holders]
+            self._shared[same] = _held(wanted, full)
+        return self._shared[same]
 
     def work(self, package: int | None) -> dict[str, int]:
         """Weight of each party in the work done on a package; what no job explains is the system's."""
@@ -379,34 +392,31 @@ class _Load:
         return {party: cpu_weight * claim // whole for party, claim in claims.items() if claim}
 
     def _claim_ns(self, job: JobInput, busy_on_cpu: int) -> int:
-        if job.cpu_ns is None:
-            return 0 if job.suspended else busy_on_cpu
-        spread = self._spread[job.party]
-        return min(busy_on_cpu, job.cpu_ns * busy_on_cpu // spread) if spread else 0
+        spread, used_ns = self._spread[job.party], job.cpu_ns
+        if used_ns is None:  # all that went on there, but no more than so many CPUs can do
+            used_ns = 0 if job.suspended else spread if job.held is None else job.cpus_held * self.present_ns(job)
+        return min(busy_on_cpu, used_ns * busy_on_cpu // spread) if spread else 0
 
     def core_share(self, job: JobInput) -> tuple[int, int]:
         """The job's logical CPUs and the node's."""
-        return len(job.cpus), max(1, len(self._node.core_of))
+        return job.cpus_held, max(1, len(self._node.core_of))
 
     def packages(self) -> int:
         """Number of packages of the node."""
         return max(1, len(set(self._node.package_of.values())))
 
 
-def _held(wanted: Iterable[tuple[JobInput, int]], whole: int) -> dict[str, int]:
+def _held(wanted: Sequence[tuple[JobInput, int]], whole: int) -> dict[str, int]:
     """Weights of what jobs hold of a whole: suspended ones what the others leave, idle the rest."""
-    weights: dict[str, int] = defaultdict(int)
+    weights: dict[str, int] = {}
     free = whole
-    held = list(wanted)
     for suspended in (False, True):
-        group = [(job.party, weight) for job, weight in held if job.suspended is suspended]
+        group = [(job.party, weight) for job, weight in wanted if job.suspended is suspended]
         asked = sum(weight for _, weight in group)
         given = min(free, asked)
-        for party, weight in group:
-            if asked:
-                weights[party] += weight * given // asked
+        weights.update((party, weight * given // asked) for party, weight in group if asked)
         free -= given
-    weights[IDLE] += free
+    weights[IDLE] = free
     return weights
 
 
@@ -417,7 +427,7 @@ def _sole(interval: IntervalInput) -> JobInput | None:
     job = interval.jobs[0]
     everything = frozenset(interval.node.core_of) - interval.node.specialised
     whole = job.present_ns is None or job.present_ns >= interval.duration_ns
-    alone = job.exclusive or (bool(everything) and job.cpus >= everything)
+    alone = job.exclusive or (bool(everything) and job.cpus >= everything and job.cpus_held == len(job.cpus))
     return job if whole and alone else None
 
 

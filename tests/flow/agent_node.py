@@ -71,13 +71,13 @@ class FakeNode:
         _put(self.root / "proc/stat", "\n".join(["cpu  0 0 0 0 0 0 0 0 0 0", *lines, "intr 0"]).ljust(4096, "\n"))
 
     def cgroup(self, job_id: int, cpus: str, cpu_s: float, uid: int = 1000) -> None:
-        """Make or advance a job's cgroup."""
+        """Make or advance a job's cgroup; `cpus` empty: Slurm confines no job (version 2 only)."""
         if self.cgroup_version == 2:
             directory = self.root / f"sys/fs/cgroup/system.slice/slurmstepd.scope/job_{job_id}"
             directory.mkdir(parents=True, exist_ok=True)
             _put(directory / "cpu.stat", f"usage_usec {int(cpu_s * 1e6)}\n".ljust(40, "\n"))
-            for name in ("cpuset.cpus", "cpuset.cpus.effective"):
-                _put(directory / name, f"{cpus}\n")
+            _put(directory / "cpuset.cpus", f"{cpus}\n")
+            _put(directory / "cpuset.cpus.effective", f"{cpus or f'0-{CPUS - 1}'}\n")
             return
         for controller in ("cpuacct", "cpuset"):
             directory = self.root / f"sys/fs/cgroup/{controller}/slurm/uid_{uid}/job_{job_id}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.agent_node import FakeNode
+from tests.flow.agent_node import FakeNode, until
 
 J = 1_000_000
 
@@ -57,3 +57,28 @@ def test_a_cgroup_that_went_with_a_step_and_comes_with_the_next(node: FakeNode) 
     node.end(3)
     node.end(1)
     assert node.record(1)["usage"]["cpu_ns"] == 5_000_000_000
+
+
+def test_a_job_that_slurm_does_not_confine_holds_what_it_was_given(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path, "energy:\n  package_static: 1 W\n", cgroup_version=2)
+    node.start()
+    try:
+        until((node.spool / "policy.json").exists, "the policy is compiled")
+        assert node.answers()  # and rules by now
+        node.cgroup(1, "", 0)
+        begin(node, 1)
+        node.serve(400)  # less than the static power of the time that passes
+        begin(node, 2)
+        (alone,) = [line for line in node.ledger() if line["total_uj"] == 400]
+        assert alone["shares"] == {"job:1.0": 100, "idle": 300}
+        node.cgroup(2, "", 0)
+        node.serve(4 * J, 0, {1: 2, 3: 2})
+        node.cgroup(1, "", 1)
+        node.cgroup(2, "", 3)
+        node.end(2)
+        (both,) = [line for line in node.ledger() if line["total_uj"] == 4 * J]
+        fixed = min(4 * J, (both["t1_ns"] - both["t0_ns"]) // 1000)  # 1 W is 1 uJ per us
+        assert both["shares"]["job:1.0"] == pytest.approx(fixed / 4 + (4 * J - fixed) / 4, abs=2)
+        assert both["shares"]["job:2.0"] == pytest.approx(fixed / 4 + (4 * J - fixed) * 3 / 4, abs=2)
+    finally:
+        node.stop()

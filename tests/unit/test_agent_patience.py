@@ -43,5 +43,11 @@ def test_a_session_is_replaced_by_jobs_that_have_no_room_beside_it(jobs: list[li
     assert [register.replaced(one) for one in sessions] == replaced
 
 
+def test_a_job_that_slurm_does_not_confine_was_seen_by_its_cpu_time() -> None:
+    seen = session(1, [], "hook")
+    seen.cpu_ns = 1
+    assert patience_ns(seen, False) == LOST_NS
+
+
 def session(number: int, cpus: list[int], source: str) -> Session:
     return Session(SessionKey(number, 0), {}, {}, "", "b", Edge(number, number, 0, source), cpus=cpus)

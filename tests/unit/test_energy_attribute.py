@@ -101,6 +101,36 @@ def test_overlapping_cpusets_are_split_by_cpu_time():
     assert result == {"job:1.0": 750_000, "job:2.0": 250_000}
 
 
+def test_jobs_that_run_anywhere_hold_as_many_cpus_as_they_were_given():
+    everywhere = frozenset(range(16))
+    a = JobInput(party="job:1.0", cpus=everywhere, held=2, cpu_ns=S)
+    b = JobInput(party="job:2.0", cpus=everywhere, held=4, cpu_ns=S)
+    package = shares_of(attribute(interval([PACKAGE], [a, b], {0: S, 2: S})), "package-0")
+    by_party = {share.party: share for share in package.shares}
+    assert {party: share.static_uj for party, share in by_party.items()} == {
+        "job:1.0": 50_000,
+        "job:2.0": 100_000,
+        "idle": 250_000,
+    }
+    assert by_party["job:1.0"].dynamic_uj == by_party["job:2.0"].dynamic_uj == 300_000
+
+
+def test_one_job_that_may_run_anywhere_is_not_alone_on_the_node():
+    job = JobInput(party="job:1.0", cpus=frozenset(range(16)), held=4, cpu_ns=S)
+    result = shares_of(attribute(interval([PACKAGE], [job], {0: S})), "package-0")
+    assert result.by_party() == {"idle": 300_000, "job:1.0": 700_000}
+
+
+def test_a_job_of_which_only_its_number_of_cpus_is_known_did_what_so_many_can():
+    a = JobInput(party="job:1.0", cpus=frozenset(range(16)), held=1)
+    b = JobInput(party="job:2.0", cpus=frozenset(range(16)), held=3)
+    domain = replace(PACKAGE, static_uw=0)
+    both = shares_of(attribute(interval([domain], [a, b], {cpu: S for cpu in range(4)})), "package-0")
+    assert both.by_party() == {"job:1.0": 250_000, "job:2.0": 750_000}
+    one = shares_of(attribute(interval([domain], [a], {2: S})), "package-0")
+    assert one.by_party() == {"job:1.0": 1_000_000}
+
+
 def test_a_job_on_the_other_package_pays_nothing_here():
     job = JobInput(party="job:1.0", cpus=frozenset({4, 12}), cpu_ns=S)
     result = shares_of(attribute(interval([PACKAGE], [job], {4: S})), "package-0").by_party()
