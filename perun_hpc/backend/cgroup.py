@@ -146,7 +146,7 @@ class JobCgroup:
         return None
 
     def cpus(self) -> frozenset[int] | None:
-        """Logical CPUs of the cpuset, None without one; version 2 has one that constrains nothing (ConstrainCores=no)."""
+        """Logical CPUs of the cpuset; None without one, or where it constrains nothing (v2 with ConstrainCores=no)."""
         names = (
             ("cpuset.effective_cpus", "cpuset.cpus") if "cpuset" in self._directories else ("cpuset.cpus.effective",)
         )

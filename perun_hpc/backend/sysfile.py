@@ -16,9 +16,17 @@ MOST_B = 16 << 20
 def text(path: Path) -> str | None:
     """Stripped content of a small file, None when it cannot be read."""
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC
+        )  # hundreds a second: a text file costs half as much again
     except OSError:
         return None
+    try:
+        return read_all(descriptor).strip()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def number(path: Path) -> int | None:
