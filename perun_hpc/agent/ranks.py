@@ -46,7 +46,7 @@ def check_member(root: Path, peer: Peer, session: Session) -> None:
     if peer.uid != session.uid:
         raise AccessError(f"job {session.key.job_id} is not yours")
     try:
-        lines = (root / f"proc/{peer.pid}/cgroup").read_text()
+        lines = os.fsdecode((root / f"proc/{peer.pid}/cgroup").read_bytes())  # names hold any bytes but / and NUL
     except OSError as error:
         raise AccessError("your process is gone") from error
     names = [f"job_{session.key.job_id}"]

@@ -412,7 +412,7 @@ def _desk(comm: Comm, number: int) -> str:
     place = comm.place
     key = f"{os.getpid()}-{time.monotonic_ns():x}"
     if place.size > 1:
-        key = f"{zlib.crc32(run_key(os.environ).encode()):08x}"
+        key = f"{zlib.crc32(os.fsencode(run_key(os.environ))):08x}"
     directory = Path(os.environ.get("TMPDIR", "/tmp")) / f"perun-{os.getuid()}-{key}-{number}"
     return str(directory / "desk")
 

@@ -124,7 +124,8 @@ class Desk:
                     if key.fileobj == self._wake_r:
                         self._drain()
                         return
-                    self._accept()
+                    with contextlib.suppress(OSError):
+                        self._accept()
 
     def _drain(self) -> None:
         """Take what came in before the end: a rank may have sent its data just before it ended."""
@@ -134,6 +135,7 @@ class Desk:
                 self._accept()
 
     def _accept(self) -> None:
+        """Answer one rank, whatever it says; OSError where nobody waits, or there is no descriptor left for him."""
         connection, _ = self._listener.accept()
         with connection:
             connection.settimeout(ANSWER_S)
@@ -147,8 +149,8 @@ class Desk:
                     for fd in fds:
                         os.close(fd)
                 send_packet(connection, encode(verb, fields))
-            except (OSError, DataError):
-                return  # that rank goes without; the others are served
+            except Exception:
+                return  # that rank goes without, whatever it said; the others are served
 
     def _answer(self, message: Message, fds: tuple[int, ...]) -> tuple[str, dict[str, str]]:
         rank = message.get("rank", "0") or "0"
@@ -161,7 +163,7 @@ class Desk:
             return "ok", {"path": self._host.write_summary()}
         if message.verb == "claim":
             return "ok", {"sensors": "\n".join(self._host.claim((message.get("sensors") or "").split("\n")))}
-        if not rank.isdigit():
+        if not (rank.isascii() and rank.isdigit() and len(rank) <= 10):
             return "error", {"reason": "malformed", "text": "rank"}
         if message.verb == "rank-start" and fds:
             with self._changed:
@@ -211,7 +213,9 @@ def number(text: str | None) -> int:
 def _ended(pid_fd: int) -> bool:
     import select
 
-    return bool(select.select([pid_fd], [], [], 0)[0])
+    poll = select.poll()  # select(2) takes descriptors below 1024 only
+    poll.register(pid_fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _peer_uid(connection: socket.socket) -> int:
@@ -281,7 +285,7 @@ def read_rank(data: bytes) -> RankData:
             values = tables.setdefault(str(table["name"]), array("q"))
             values.frombytes(body[at:end])
             at = end
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"rank data: damaged ({error})") from error
     if sys.byteorder == "big":
         for values in tables.values():

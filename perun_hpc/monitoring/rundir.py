@@ -72,9 +72,9 @@ def claim(
         agreed.parent.mkdir(exist_ok=True)
         if not agreed.exists():
             mine = _new(base, _wanted(wanted, environ))
-            if not files.write_first(agreed, mine.run_id.encode()):
+            if not files.write_first(agreed, os.fsencode(mine.run_id)):
                 mine.path.rmdir()
-        run_id = agreed.read_text()
+        run_id = os.fsdecode(agreed.read_bytes())
         return RunDirectory(base / safe(run_id), run_id)
     except OSError as error:
         raise AccessError(f"cannot write results to {base}: {error.strerror}; choose another --data-out") from error

@@ -91,7 +91,7 @@ def settings(path: Path) -> dict[str, str]:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return {}
-        lines = file.read(8192).decode("utf-8", "replace").split("\n")
+        lines = os.fsdecode(file.read(8192)).split("\n")  # the policy's path may be of any bytes
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
