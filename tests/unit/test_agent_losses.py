@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from perun_hpc.agent.losses import (
     MOST,
     NO_READING,
@@ -108,6 +110,7 @@ def test_sessions_set_aside_are_found(tmp_path: Path) -> None:
     assert list(find_set_aside(paths)) == ["job 4711.0"]
 
 
+@pytest.mark.usefixtures("utc")
 def test_the_answer_to_status_is_read_by_people() -> None:
     told = [
         {"kind": "not-shipped", "names": ["job 1.0", "job 2.0"], "count": 7, "since_ns": 10**9, "why": "\x1b[2Jfull"},
