@@ -182,7 +182,7 @@ def _storable(value: Any) -> Any:
 def _check_parts(data: dict[str, Any]) -> None:
     """Check what stays in `raw` and is summed later."""
     _check_numbers(data, "uid", "gid", "het_job_id", "het_offset", "cpus_on_node")
-    _check_numbers(data.get("usage") or {}, "cpu_ns", "mem_peak_b", "peak_mw")
+    _check_numbers(data.get("usage") or {}, "cpu_ns", "mem_peak_b", "peak_mw", "suspended_ns")
     _check_numbers(data.get("trace") or {}, "bytes")
     _check_numbers(data.get("agent") or {}, "cpu_ns", "rss_b")
     for notes in (data.get("notes"), (data.get("settings") or {}).get("notes")):

@@ -227,6 +227,8 @@ def _utilisation(r: EnergyRecord, style: Style) -> list[str]:
     cpus = sum(n.cpus for n in r.nodes) or r.cpus
     if r.cpu_ns is not None and cpus and r.elapsed_s:
         parts.append(f"CPU {q.percent(r.cpu_ns / 1e9, cpus * r.elapsed_s)} of {cpus}")
+    if r.suspended_s:
+        parts.append(f"suspended for {q.duration(r.suspended_s)}")
     if r.mem_peak_b:
         parts.append(f"memory {q.size(r.mem_peak_b)} at most" + (" on one node" if r.num_nodes > 1 else ""))
     if r.gpu_held_s:

@@ -119,6 +119,7 @@ def test_one_job(ledger: Ledger) -> None:
         "at least 1.20 kg CO2e (location-based), 0.90 EUR, 3.00 kWh with cooling (PUE)",
         "held idle 1.08 MJ, suspended 180 kJ, wasted 7.20 MJ",
         "GPU 4 h held, 50 % idle",
+        "suspended for 00:10:00",
         "7.20 MJ went into a run that ended as TIMEOUT",
     ):
         assert said in screen

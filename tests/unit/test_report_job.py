@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from perun_hpc.accounting.schema import EnergyRecord, Footprint
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.errors import DataError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.screen import WIDTH, Style, cells, printable
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
@@ -217,3 +218,19 @@ def test_no_text_reaches_the_terminal_as_a_command(text: str) -> None:
     lines = job_report(record, text, Style())
     assert all(line.isprintable() for line in lines)
     assert all(cells(line) <= WIDTH for line in lines)
+
+
+def test_how_long_a_job_was_suspended_is_the_nodes_word_until_slurm_tells() -> None:
+    data = boundary(domains={"package-0": part("cpu", 50, HOURS, suspended_uj=9_000_000)}, seconds=HOURS)
+    data["usage"] = {"cpu_ns": 1, "mem_peak_b": 1, "suspended_ns": 65 * NS + 1}
+    nodes = sum_boundaries([parsed(data)])
+    assert (nodes.suspended_s, nodes.suspended_uj) == (65, 9_000_000)
+    screen = " ".join("\n".join(job_report(nodes, "the archive", Style())).split())
+    assert "suspended 9.00 J" in screen and "suspended for 00:01:05" in screen
+    told = add_slurm(nodes, slurm_job(end_s=START_S + HOURS, suspended_s=67))
+    assert told.suspended_s == 67
+    del data["usage"]["suspended_ns"]  # an agent of before
+    assert sum_boundaries([parsed(data)]).suspended_s == 0
+    data["usage"]["suspended_ns"] = "long"
+    with pytest.raises(DataError, match="long"):
+        parsed(data)
