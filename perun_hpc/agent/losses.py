@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent import spool
 from perun_hpc.agent.faults import Faults
-from perun_hpc.agent.log import guard
+from perun_hpc.agent.log import failures, guard
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 SHIPPING, NOT_SHIPPED, SET_ASIDE, NOT_WRITTEN = "shipping", "not-shipped", "set-aside", "not-written"
 NO_READING, NOT_MOVING, NOT_THERE = "no-reading", "not-moving", "not-there"
+SENSORS = {NO_READING: "no reading", NOT_MOVING: "not moving", NOT_THERE: "not there"}
+"""What the log says of sensors; whoever ships or writes logs the rest."""
 MOST = 1000
 """Entries that are kept of one kind; those that stand longest."""
 NAMED = 5
@@ -40,14 +42,21 @@ class Loss:
 class Losses:
     """What stands now, by kind and name; what is noted again keeps its beginning."""
 
-    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, clock_ns: Callable[[], int] = time.time_ns, say: Callable[[str], None] = failures.say) -> None:
         self._clock_ns = clock_ns
+        self._say = say
         self._kinds: dict[str, dict[str, Loss]] = {}
         self._still: dict[str, tuple[int, int, int]] = {}
 
     def put(self, kind: str, found: Mapping[str, Loss]) -> None:
-        """All that stands of a kind, as somebody knows who keeps it himself."""
+        """All that stands of a kind, as its keeper knows it; what is new or over of sensors is logged."""
+        before = self._kinds.get(kind, {})
         self._kinds[kind] = dict(sorted(found.items(), key=lambda one: one[1].since_ns)[:MOST])
+        if kind in SENSORS:
+            if new := [name for name in found if name not in before]:
+                self._say(f"{SENSORS[kind]}: {_some(new)}: {found[new[0]].why}")
+            if over := [name for name in before if name not in found]:
+                self._say(f"over: {SENSORS[kind]}: {_some(over)}")
 
     def follow(self, kind: str, why: Mapping[str, str], uids: Mapping[str, int] | None = None) -> None:
         """Of a kind these stand now, by name and why, and no others."""
@@ -94,6 +103,11 @@ class Losses:
                 about = {"kind": kind, "names": names, "count": len(found)}
                 answer.append({**about, "since_ns": eldest.since_ns, "why": eldest.why[:400]})
         return answer
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 # What could not be shipped, as the child that ships leaves it in the spool: an agent that starts later knows it, too.

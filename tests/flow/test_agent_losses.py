@@ -80,3 +80,6 @@ def test_a_sensor_that_gives_nothing_is_named_since_when(node: FakeNode) -> None
     assert any(line.startswith("no reading since 2") and "package-0" in line for line in status(node).splitlines())
     node.serve()
     until(lambda: "no-reading" not in losses(node), "it reads again")
+    log = (node.spool / "agent.log").read_text()
+    assert " no reading: powercap:package-0:energy: " in log
+    assert " over: no reading: powercap:package-0:energy" in log

@@ -73,6 +73,19 @@ def test_what_stands_keeps_its_beginning_and_what_is_over_is_gone() -> None:
     assert losses.told(0) == []
 
 
+def test_sensors_that_fail_and_recover_are_logged_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    losses = Losses(Clock(), said.append)
+    for _ in range(3):
+        losses.follow(NO_READING, {f"s{number}": "EIO" for number in range(7)})
+    losses.follow(NO_READING, {"s0": "EIO"})
+    losses.put(NOT_SHIPPED, {"job 1.0": Loss("full", 1)})
+    assert said == [
+        "no reading: s0, s1, s2, s3, s4 and 2 more: EIO",
+        "over: no reading: s1, s2, s3, s4, s5 and 1 more",
+    ]
+
+
 def test_a_counter_that_stands_still_while_cpus_work_is_silent() -> None:
     clock = Clock()
     losses = Losses(clock)
