@@ -30,6 +30,7 @@ from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import PerunError, UnavailableError
+from perun_hpc.store.adopt import adopt
 from perun_hpc.store.files import make_directory, sync_directory, write_new
 from perun_hpc.store.layout import PLAN
 
@@ -380,6 +381,12 @@ class Collector:
     def _finalise(self, ready: _Ready, home: Run) -> None:
         """Close the trace; its loss never costs the record."""
         directory = self.archive.job(home)
+        try:
+            bare = Run(home.job_id, home.restart_count)
+            if home != bare and self._homes.has_only_a_trace_of(bare, of_record(ready.record)):
+                adopt(self.archive.job(bare), directory)
+        except (PerunError, OSError) as error:
+            log.warning("%s", error)
         if self.tools.finalise is None or not (directory / PLAN).exists():
             return
         try:
@@ -459,6 +466,8 @@ class Collector:
         since_s = self.ledger.compared_until_s(cluster)
         if since_s is None:
             since_s = self.ledger.first_start_s(cluster)
+        elif since_s > until_s:  # this host's clock was ahead for a while: what ends until then is compared, too
+            self.ledger.set_compared(cluster, until_s)
         shrunk = False
         while since_s is not None and since_s < until_s and self.tools.clock() - began_s < COMPARE_S:
             slice_s = self.ledger.compared_slice_s(cluster) or SLICE_S
@@ -545,6 +554,8 @@ class Collector:
         """Move finished runs out of the way of recycled job ids; each is looked at once, whatever their number."""
         until_s = int(self.tools.clock()) - RENAME_AFTER_S
         since_s = self.ledger.renamed_until_s(self.archive.cluster)
+        if since_s > until_s:  # this host's clock was ahead for a while
+            self.ledger.set_renamed(self.archive.cluster, until_s)
         if until_s - since_s < RENAME_EVERY_S:
             return
         for job_id, restart_count, end_s in self.ledger.ended_runs(self.archive.cluster, since_s, until_s):

@@ -59,7 +59,7 @@ class Homes:
         if occupant is None and not self._is_old(who):
             return bare
         run = self._free(replace(bare, submit_s=_named_after(who)))
-        if occupant is None and self._has_trace_of(bare, who):
+        if self.has_only_a_trace_of(bare, who):
             self._rename(bare, run)
         return run
 
@@ -98,13 +98,13 @@ class Homes:
         if self._renamed is not None:
             self._renamed.setdefault((run.job_id, run.restart_count), []).append(run)
 
-    def _has_trace_of(self, bare: Run, who: Identity) -> bool:
+    def has_only_a_trace_of(self, bare: Run, who: Identity) -> bool:
         """Whether a late node put its trace, which comes before its record, where its run's directory once was."""
         try:
             start_ns = read_plan(self._archive.job(bare)).start_ns
         except (DataError, OSError):
             return False
-        return abs(start_ns - who.start_ns) <= CLOCK_S * 10**9
+        return abs(start_ns - who.start_ns) <= CLOCK_S * 10**9 and self.holds(bare) is None
 
 
 def record_in(archive: Archive, run: Run) -> EnergyRecord | None:

@@ -64,7 +64,7 @@ def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: T
         return False
     if who is None:
         return False
-    job = archive.job(homes.give(who))
+    job = archive.job(run if homes.holds(run) is None else homes.give(who))
     path = job / RUNNING
     record = so_far(boundaries)
     if tools.footprint is not None:

@@ -111,3 +111,50 @@ def test_what_is_meant_must_be_said(job: Path, words: list[str]) -> None:
 def test_a_job_without_a_trace_is_named(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert collect(job, "--repair", "4712") != 0
     assert "4712" in capsys.readouterr().err
+
+
+def late_trace(archive: Archive, session: Path) -> None:
+    """n2's trace, put where its job's directory was, and its record."""
+    store = NodeStore.open(
+        session, cluster="c", job_id="4711", restart_count=0, node="n2", sensors=sensors(4), period_ns=layout.NS_PER_S,
+        start_ns=START_S * layout.NS_PER_S + 1000, sync_ns=None,
+    )  # fmt: skip
+    for index, row in enumerate(rows(sensors(4), 100, seed=2)):
+        store.append(START_S + index, row)
+    store.seal()
+    ship(session, archive.job(Run(4711, 0)), ["n1", "n2"])
+    put_incoming(archive.root, boundary(node="n2", nodelist="n1,n2", trace={"stored": True}, revision=2))
+
+
+def test_a_late_nodes_trace_goes_into_the_renamed_runs_store(job: Path, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", "c")
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    now = [START_S + 9 * 86_400.0]
+    collector = Collector(archive, ledger, Tools(lambda: now[0], finalise=close_trace), 900)
+    collector.sweep()
+    (moved,) = archive.all_runs()
+    before = job_store.open_job(archive.job(moved)).load()
+    late_trace(archive, tmp_path / "late")
+    now[0] += 3 * 86_400
+    collector.sweep()
+    ledger.close()
+    assert archive.all_runs() == [moved] and moved.submit_s is not None
+    assert statuses(archive.job(moved)) == ["complete", "complete"]
+    both = job_store.open_job(archive.job(moved)).load()
+    assert both.energy.sel(node="n1").equals(before.energy.sel(node="n1"))
+    assert int(both.energy.sel(node="n2").notnull().sum()) > 300
+
+
+def test_a_late_nodes_trace_that_does_not_fit_stays_and_costs_no_energy(job: Path, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", "c")
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    now = [START_S + 9 * 86_400.0]
+    collector = Collector(archive, ledger, Tools(lambda: now[0], finalise=close_trace), 900)
+    collector.sweep()
+    (moved,) = archive.all_runs()
+    (archive.job(moved) / "track.json").write_text("torn")
+    late_trace(archive, tmp_path / "late")
+    collector.sweep()
+    assert [r.energy_uj for r in ledger.members("c", "4711")] == [16_000_000_000]
+    ledger.close()
+    assert (archive.job(Run(4711, 0)) / layout.PLAN).exists()

@@ -347,3 +347,20 @@ def test_a_lease_taken_over_after_the_ledgers_word_costs_nothing(world: World) -
     upkeep.rebuild(fresh, Archive(world.root, "c"))
     assert [r.energy_uj for r in fresh.members("c", "4711")] == [5]
     fresh.close()
+
+
+def test_a_clock_that_was_ahead_holds_up_neither_renaming_nor_comparison(world: World) -> None:
+    put_and_sweep(world, boundary())
+    now = world.now
+    world.now += 400 * 86_400
+    world.collector().sweep()
+    world.now = now + 30 * 86_400
+    world.collector().sweep()
+    later = int(world.now)
+    world.now += 200
+    put_and_sweep(world, boundary(2, start_s=later))
+    world.jobs = [slurm_job(2, start_s=later, end_s=later + 100), slurm_job(3, start_s=later, end_s=later + 100)]
+    world.now += 2 * DEADLINE_S
+    assert world.collector().sweep().missing == 1
+    rename(world)
+    assert {run.job_id: run.submit_s is not None for run in world.archive.all_runs()} == {2: True, 3: True, 4711: True}
