@@ -65,6 +65,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
     idle_known = [d.idle_ns for _, d in gpus if d.idle_ns is not None]
     held_ns = sum(b.end_ns - b.start_ns for b, _ in gpus)
     wall_ns = max(end_ns - start_ns, 1)
+    suspended_ns = max((_usage(b, "suspended_ns") or 0 for b in parts), default=0)
     return EnergyRecord(
         schema=SCHEMA,
         revision=1,
@@ -92,8 +93,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         cpus=sum(_integer(b.raw.get("cpus_on_node")) or 0 for b in parts),
         gpus=len(gpus),
         cpu_ns=_sum_known(_usage(b, "cpu_ns") for b in parts) or None,  # 0: nobody looked while it ran
-        suspended_s=max((_usage(b, "suspended_ns") or 0 for b in parts), default=0)
-        // 1_000_000_000,  # until Slurm tells
+        suspended_s=suspended_ns // 1_000_000_000,  # until Slurm tells
         mem_peak_b=max((m for b in parts if (m := _usage(b, "mem_peak_b"))), default=None),
         coverage=_coverage(used) * len(parts) / expected,
         static_uj=sum(d.static_uj for _, d in known),

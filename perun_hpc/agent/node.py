@@ -171,24 +171,26 @@ class Node:
         group = self.cgroups.get(name)
         cpu_ns = group.read()[CPU].ticks if group else None
         came_again = False
-        if cpu_ns is None or time.monotonic_ns() - session.start.mono_ns < YOUNG_NS:
+        young = time.monotonic_ns() - session.start.mono_ns < YOUNG_NS
+        if group is None or cpu_ns is None or (young and not group.complete):
             found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
-            if found is not None and (cpu_ns is None or group is None or found.directories != group.directories):
-                came_again = group is not None and cpu_ns is None
+            if found is None and group is None:
+                return JobUse()
+            if found is not None:
+                former, unknown = group, cpu_ns is None
                 self.forget(session)
                 group = self.cgroups[name] = found
                 cpu_ns = group.read()[CPU].ticks
-            elif found is not None:
-                found.close()
-        if group is None:
-            return JobUse()
+                if former is not None and unknown and cpu_ns is not None:  # a file may only have failed once
+                    came_again = found.inode != former.inode or cpu_ns < session.cpu_ns
+        assert group is not None
         return JobUse(
             cpu_ns,
             group.peak_memory_b(),
             group.cpus(),
             group.suspended(self.root),
             group.memory_limit_b(),
-            came_again and cpu_ns is not None,
+            came_again,
         )
 
     def suspended(self, session: Session) -> bool | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +89,14 @@ class JobCgroup:
         self._clock = clock
         self._directories = directories
         self._open: list[tuple[int, Callable[[str], int]] | None] = [self._find(sources) for sources in _SOURCES]
+        self.inode = _inode(next(iter(directories.values())))
         self._awake: Path | None = None  # the freezer's file of a step that was not frozen when it was read last
         self._sensors = _job_sensors(key, str(next(iter(directories.values()))))
 
     @property
-    def directories(self) -> Mapping[str, Path]:
-        """Controller -> directory (v1), "" -> directory (v2)."""
-        return self._directories
+    def complete(self) -> bool:
+        """Whether it has all that Slurm may make for a job; where a site does not use a controller it never has."""
+        return "" in self._directories or {"cpuset", "memory"} <= self._directories.keys()
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -222,6 +223,13 @@ class JobCgroup:
                 with contextlib.suppress(OSError):
                     os.close(opened[0])
         self._open = [None] * len(_SOURCES)
+
+
+def _inode(directory: Path) -> int:
+    try:
+        return directory.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _frozen(file: Path) -> bool | None:

@@ -59,6 +59,21 @@ def test_a_cgroup_that_went_with_a_step_and_comes_with_the_next(node: FakeNode) 
     assert node.record(1)["usage"]["cpu_ns"] == 5_000_000_000
 
 
+def test_cpu_time_that_could_not_be_read_once_is_not_used_twice(node: FakeNode) -> None:
+    begin(node, 1)
+    node.cgroup(1, "2", 3)
+    begin(node, 2)
+    (usage,) = node.root.glob("sys/fs/cgroup/cpuacct/slurm/uid_1000/job_1/cpuacct.usage")
+    usage.write_text("")
+    node.end(2)
+    node.cgroup(1, "2", 4)
+    begin(node, 3)
+    node.cgroup(1, "2", 5)
+    node.end(3)
+    node.end(1)
+    assert node.record(1)["usage"]["cpu_ns"] in (4_000_000_000, 5_000_000_000)
+
+
 def test_a_job_that_slurm_does_not_confine_holds_what_it_was_given(tmp_path: Path) -> None:
     node = FakeNode(tmp_path, "energy:\n  package_static: 1 W\n", cgroup_version=2)
     node.start()
