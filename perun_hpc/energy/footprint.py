@@ -22,8 +22,8 @@ from perun_hpc.inputs import read_text
 
 NS_PER_S = 1_000_000_000
 UJ_PER_KWH = 3_600_000_000_000
-MAX_SERIES_B = 16 << 20
-"""A value every five minutes, for four years."""
+MAX_SERIES_B = 4 << 20
+"""A value every quarter of an hour, for five years; what that becomes is held in the collector's memory."""
 _REST = "columns beyond the first line's"
 
 

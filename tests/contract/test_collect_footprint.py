@@ -31,7 +31,7 @@ WRONG = {
     "empty": (b"", "line 1: ''"),
     "only its head": (b"time,value\n", "no values"),
     "NUL bytes": (GOOD + b"\0\0\0\n", "line 4"),
-    "too large": (GOOD + b"\n" * (16 << 20), "larger than 16 MiB"),
+    "too large": (GOOD + b"\n" * (4 << 20), "larger than 4 MiB"),
     "absent": (None, "No such file or directory"),
     "a directory": ("directory", "not a regular file"),
     "a pipe": ("pipe", "not a regular file"),

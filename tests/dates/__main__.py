@@ -45,11 +45,17 @@ def environment(moment: Moment, shift: Path) -> dict[str, str]:
 
 
 def tried(moment: Moment, tests: Sequence[str], directory: Path, shift: Path) -> table.Result:
-    """Run the tests at a moment; what they print is shown."""
-    report = directory / f"{moment.name}.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.dates.plugin"]
-    subprocess.run([*command, f"--junitxml={report}", *tests], cwd=ROOT, env=environment(moment, shift), check=False)
-    return table.read(report)
+    """Run the tests at a moment, and those that failed once more, alone; what they print is shown."""
+
+    def run(chosen: Sequence[str]) -> table.Result:
+        report = directory / f"{moment.name}.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.dates.plugin"]
+        command += [f"--junitxml={report}", *chosen]
+        subprocess.run(command, cwd=ROOT, env=environment(moment, shift), check=False)
+        return table.read(report)
+
+    first = run(tests)
+    return table.run_alone(first, run(first.failed)) if first.failed else first
 
 
 def write(row: str, order: Sequence[str]) -> None:

@@ -43,6 +43,8 @@ def test_all_moments_lie_ahead_and_two_have_the_flow_tests() -> None:
 
 def test_a_row_names_what_failed_and_why_others_were_skipped() -> None:
     moment = Moment("leap-day", "a 29 February", datetime(2028, 2, 29, 12, tzinfo=UTC), "UTC")
-    row = table.row(moment, table.Result(5, ("test_a::test_b",), {"no gcc": 2}), ["unit"])
-    assert row == "| leap-day (a 29 February) | 2028-02-29 12:00 | UTC | unit | 8 | 5 | 1: test_a::test_b | 2: no gcc |"
+    first = table.Result(4, ("a.py::b", "a.py::c"), {"no gcc": 2})
+    row = table.row(moment, table.run_alone(first, table.Result(1, ("a.py::b",), {})), ["unit"])
+    cells = "unit | 8 | 5, of them 1 only alone | 1: a.py::b | 2: no gcc"
+    assert row == f"| leap-day (a 29 February) | 2028-02-29 12:00 | UTC | {cells} |"
     assert table.rows(f"{table.HEAD}\n{row}\n") == {"leap-day": row}
