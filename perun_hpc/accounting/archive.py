@@ -8,6 +8,7 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job'
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs, for its owner
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
+ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
@@ -66,6 +67,10 @@ class Archive:
     def base(self) -> Path:
         """The cluster's directory."""
         return self.root / self.cluster
+
+    def owned(self, uid: int | None) -> Path:
+        """The directory of one owner's names of records (`accounting.owned`); of all of these for None."""
+        return self.base / "owners" / ("" if uid is None else str(uid))
 
     def incoming(self) -> Iterator[tuple[Run, Path]]:
         """Every run with something in its incoming directory, oldest job id first."""

@@ -172,13 +172,14 @@ class Collector:
                 f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
             )
         try:
+            self._unanswered: list[str] = []
             self._homes = Homes(self.archive, self.tools.clock())
             self._open_the_way()
             summary = self._incoming()
             for part in (self._compare, self._complete):
                 summary = _attempted(part, summary)
             self._rename_old()
-            return summary
+            return replace(summary, notes=tuple(dict.fromkeys((*summary.notes, *self._unanswered))))
         finally:
             with contextlib.suppress(PerunError):
                 self.ledger.release(f"{LEASE}:{self.archive.cluster}", self.holder)
@@ -355,7 +356,7 @@ class Collector:
         if self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S:
             # An agent that was started later on tells its own times of a job whose Epilog alone ran.
             slack_s = CLOCK_S if len(runs) == 1 else SLACK_S
-        job = match_run(runs, record.start_ns, record.end_ns, slack_s)
+        job = match_run(runs, record.start_ns, record.end_ns, slack_s, record.sluid)
         return job if job is not None and self._settled(job) else None
 
     def _settled(self, job: SlurmJob) -> bool:
@@ -371,7 +372,7 @@ class Collector:
         try:
             jobs = self.tools.slurm.jobs(job_ids)
         except UnavailableError as error:
-            log.warning("%s", error)
+            self._unanswered.append(str(error))
             return {}
         found: dict[int, list[SlurmJob]] = {}
         for job in jobs:
@@ -481,7 +482,6 @@ class Collector:
                 shrunk = True
                 if end_s - since_s > LEAST_SLICE_S and self.tools.clock() - asked_s < SLOW_S:
                     continue
-                log.warning("%s", error)
                 return replace(summary, notes=(*summary.notes, str(error)))
             for at in range(0, len(absent), BATCH):
                 records = [missing_record(job, cluster, UNREPORTED) for job in absent[at : at + BATCH]]
@@ -621,7 +621,8 @@ def _attempted(part: Callable[[Summary], Summary], summary: Summary) -> Summary:
     except LeaseLostError:
         raise
     except Exception as error:  # Slurm's answers and a site's policy decide what can go wrong there
-        log.warning("%s", error, exc_info=not isinstance(error, (PerunError, OSError)))
+        if not isinstance(error, (PerunError, OSError)):
+            log.exception("comparison with Slurm")
         return replace(summary, failed=summary.failed + 1, notes=(*summary.notes, str(error)))
 
 

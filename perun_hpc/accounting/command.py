@@ -20,8 +20,15 @@ ARGUMENT_BYTES = 65_536
 _WHERE_SLURM_IS = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"})
 _OF_OTHERS = re.compile(r"(SLURM|SACCT|SACCTMGR|SALLOC|SBATCH|SCANCEL|SCONTROL|SINFO|SQUEUE|SRUN)_|LC_|LANG")
 
+_NONE_KEPT = "accounting storage is disabled"
+"""What sacct says, 22.05 to 26.05, where `AccountingStorageType` is accounting_storage/none."""
+
 Runner = Callable[[Sequence[str], str | None, float], str]
 """Runs a command with a standard input and a deadline and returns its output; `UnavailableError` on any failure."""
+
+
+class NoAccountsError(UnavailableError):
+    """Slurm keeps no accounts on this cluster at all."""
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -64,6 +71,8 @@ def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> 
         raise UnavailableError(f"{name}: cannot be run: {error}: see what was asked for") from error
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
+        if any(_NONE_KEPT in line for line in lines):
+            raise NoAccountsError(f"{name}: Slurm keeps no accounts here (accounting_storage/none): go by the archive")
         raise UnavailableError(f"{name}: {lines[-1] if lines else f'exit code {done.returncode}'}: is slurmdbd up?")
     return done.stdout
 

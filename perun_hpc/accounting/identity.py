@@ -48,11 +48,12 @@ class Identity:
         if (self.job_id, self.restart_count) != (other.job_id, other.restart_count):
             return Likeness.OTHER
         apart_ns = -self.overlap_ns(other)
-        if self.sluid and other.sluid and self.sluid != other.sluid and apart_ns > 0:
-            return Likeness.OTHER  # a resized job's differ, while it runs
+        if self.sluid and other.sluid and (self.sluid == other.sluid or apart_ns > 0):
+            # A resized job's differ, while it runs.
+            return Likeness.SAME if self.sluid == other.sluid else Likeness.OTHER
         if self.submit_s and other.submit_s:
             return Likeness.SAME if self.submit_s == other.submit_s else Likeness.OTHER
-        if apart_ns <= SAME_RUN_NS or (self.sluid and self.sluid == other.sluid):
+        if apart_ns <= SAME_RUN_NS:
             return Likeness.SAME
         alike = bool(self.expected) and self.expected == other.expected and not self.told & other.told
         one_user = self.uid is None or other.uid is None or self.uid == other.uid

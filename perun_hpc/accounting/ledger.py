@@ -670,7 +670,7 @@ def _row(job: int, r: EnergyRecord) -> dict[str, Any]:
         "job_id": r.job_id,
         "submit_s": r.submit_s or -(r.start_ns // 1_000_000_000),
         "restart_count": r.restart_count,
-        "sluid": r.sluid,
+        "sluid": r.sluid or "",
         "array_job_id": r.array_job_id,
         "array_task_id": r.array_task_id,
         "het_job_id": r.het_job_id,

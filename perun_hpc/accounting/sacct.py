@@ -218,18 +218,27 @@ CLOCK_S = 86_400
 """A node's clock may be wrong by this much: where all runs of a job id are known, what is left over is the same run."""
 
 
-def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_s: int = SLACK_S) -> dict[int, int]:
+def pair_runs(
+    jobs: Sequence[SlurmJob],
+    spans: Sequence[tuple[int, int]],
+    slack_s: int = SLACK_S,
+    sluids: Sequence[str | None] = (),
+) -> dict[int, int]:
     """Pair runs as Slurm knows them with (start, end) in epoch seconds as somebody else does, each at most once.
 
     The pairs that overlap most go first. Slurm's times are whole seconds of another host's clock: up to `slack_s`
-    between two times is no difference. Returns index of the run -> index of the span.
+    between two times is no difference. `sluids` are Slurm's own names of the spans' runs, where they are known: they
+    decide. Returns index of the run -> index of the span.
     """
     found = []
+    told = [*sluids, *[None] * (len(spans) - len(sluids))]
     for index, job in enumerate(jobs):
         # A run that was requeued while its nodes were made ready has nodes, and a prolog ran there, but no start.
         first_s = job.start_s if job.start_s is not None else job.submit_s
         if first_s is not None and job.nodelist:
             for at, (start_s, end_s) in enumerate(spans):
+                if told[at] and job.sluids and told[at] not in job.sluids:
+                    continue
                 last_s = job.end_s if job.end_s is not None else max(end_s, first_s)
                 found.append((min(last_s, end_s) - max(first_s, start_s), -abs(first_s - start_s), index, at))
     pairs: dict[int, int] = {}
@@ -239,9 +248,14 @@ def pair_runs(jobs: Sequence[SlurmJob], spans: Sequence[tuple[int, int]], slack_
     return pairs
 
 
-def match_run(jobs: Sequence[SlurmJob], start_ns: int, end_ns: int, slack_s: int = SLACK_S) -> SlurmJob | None:
-    """Return the run that overlaps the interval best (recycled ids and requeues share a job id), or None."""
-    pairs = pair_runs(jobs, [(start_ns // 1_000_000_000, end_ns // 1_000_000_000)], slack_s)
+def match_run(
+    jobs: Sequence[SlurmJob], start_ns: int, end_ns: int, slack_s: int = SLACK_S, sluid: str | None = None
+) -> SlurmJob | None:
+    """Return the run that overlaps the interval best (recycled ids and requeues share a job id), or None.
+
+    Where Slurm's own name of the run is known, a run of another name is none of them.
+    """
+    pairs = pair_runs(jobs, [(start_ns // 1_000_000_000, end_ns // 1_000_000_000)], slack_s, [sluid])
     return jobs[next(iter(pairs))] if pairs else None
 
 

@@ -159,7 +159,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class EnergyRecord:
-    """One run of one job; unique on (cluster, job_id, submit_s, restart_count).
+    """One run of one job; unique on (cluster, job_id, submit_s, restart_count, sluid).
 
     `status` is `complete`, `partial` (a node is missing or a boundary record has a hole) or `missing` (nobody reported;
     then `energy_uj` is None, never 0); `pending`, `running` or `awaited` while nothing is final. `provenance` is the

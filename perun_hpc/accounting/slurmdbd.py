@@ -145,4 +145,4 @@ def _by_id(jobs: Iterable[SlurmJob]) -> dict[int, list[SlurmJob]]:
 
 
 def _run_of(record: EnergyRecord, rows: dict[int, list[SlurmJob]]) -> SlurmJob | None:
-    return match_run(rows.get(record.job_id, []), record.start_ns, record.end_ns)
+    return match_run(rows.get(record.job_id, []), record.start_ns, record.end_ns, sluid=record.sluid)

@@ -173,6 +173,7 @@ def add_slurm(record: EnergyRecord, job: SlurmJob) -> EnergyRecord:
     return replace(
         record,
         submit_s=job.submit_s if job.submit_s is not None else record.submit_s,
+        sluid=record.sluid or next(iter(job.sluids), None),
         array_job_id=array_job_id,
         array_task_id=array_task_id,
         het_job_id=het_job_id,

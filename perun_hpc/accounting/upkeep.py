@@ -24,6 +24,7 @@ from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, record_in
 from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
+from perun_hpc.accounting.owned import forget_run
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.config.schema import Store
 from perun_hpc.data_model import wording
@@ -174,14 +175,16 @@ def hide_in_directories(archive: Archive, records: Sequence[EnergyRecord]) -> in
     for directory, record in found:
         write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode(), mode=0o600)
         shutil.rmtree(directory / BOUNDARIES, ignore_errors=True)
+        forget_run(Archive(archive.root, record.cluster), record)
     return len(found)
 
 
 def remove_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int:
     """Remove the directories of deleted records, traces and all; returns how many."""
     found = list(_directories(archive, records))
-    for directory, _ in found:
+    for directory, record in found:
         shutil.rmtree(directory)
+        forget_run(Archive(archive.root, record.cluster), record)
     return len(found)
 
 

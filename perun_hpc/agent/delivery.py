@@ -90,6 +90,8 @@ def _may_replace(path: Path, record: dict[str, Any]) -> bool:
     try:
         there = json.loads(path.read_bytes())
         apart_ns = abs(there["start"]["real_ns"] - record["start"]["real_ns"])
+        if there.get("sluid") and record.get("sluid") and there["sluid"] != record["sluid"]:
+            return False
         return bool(apart_ns <= OTHER_RUN_NS and there["revision"] <= record["revision"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # none, or a damaged one

@@ -14,7 +14,7 @@ from perun_hpc.accounting import audit, facility
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.sacct import SlurmJob, query_window
+from perun_hpc.accounting.sacct import SlurmJob, identity_fields, query_window
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
@@ -126,7 +126,7 @@ def _lost(
 
 def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:
     try:
-        return query_window(since_s, until_s, ("--allusers",), cluster)
+        return query_window(since_s, until_s, ("--allusers",), cluster, extra=identity_fields())
     except UnavailableError as error:
         raise UnavailableError(f"{error} (or leave sacct out with --no-slurm)") from error
 

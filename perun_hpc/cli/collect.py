@@ -19,11 +19,13 @@ from pathlib import Path
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.backlog import last_sweep, look, note_sweep
 from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.command import NoAccountsError
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.sacct import query_jobs, query_window
+from perun_hpc.accounting.sacct import identity_fields, query_jobs, query_window
 from perun_hpc.accounting.site import Ruling, Site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.agent.handover import address
@@ -33,7 +35,7 @@ from perun_hpc.cli.nudge import Nudge
 from perun_hpc.errors import NotFoundError, PerunError, UnavailableError, UsageError
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for
-from perun_hpc.store.access import tree_readable_by
+from perun_hpc.store.access import readable_by, tree_readable_by
 from perun_hpc.store.merge import finalise
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     try:
         if not args.daemon:
-            return _sweep(args, site, root, ledger, Estimator())
+            return _sweep(args, site, root, ledger, Estimator(), {})
         return _daemon(args, ruling, root, ledger)
     finally:
         ledger.close()
@@ -91,12 +93,13 @@ def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     nudge, footprint = Nudge(), Estimator()
+    kept: dict[str, bool] = {}
     with _listener(ruling.site, root):
         while not stop.is_set():
             if mistakes := ruling.renew():
                 log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
             try:
-                _sweep(args, ruling.site, root, ledger, footprint)
+                _sweep(args, ruling.site, root, ledger, footprint, kept)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
             nudge.wait(stop, ruling.site.sweep_s)
@@ -126,8 +129,13 @@ def _status(root: Path, names: Sequence[str], site: Site) -> int:
     return 0 if well else 1
 
 
-def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, footprint: Estimator) -> int:
-    """Sweep every cluster; one that fails holds up no other, and is raised at the end."""
+def _sweep(
+    args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, footprint: Estimator, kept: dict[str, bool]
+) -> int:
+    """Sweep every cluster; one that fails holds up no other, and is raised at the end.
+
+    `kept` says by cluster whether Slurm keeps accounts, as far as the sweeps before have found out.
+    """
     for problem in footprint.renew(site.settings.footprint):
         log.warning("%s", problem)
     code = 0
@@ -135,7 +143,7 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, foo
     for cluster in [args.cluster] if args.cluster else clusters(root):
         archive, began_s = Archive(root, cluster), time.time()
         try:
-            summary = _sweep_one(args, site, archive, ledger, footprint)
+            summary = _sweep_one(args, site, archive, ledger, footprint, kept)
         except Exception as error:
             if not isinstance(error, BusyError):
                 why = str(error) if isinstance(error, PerunError) else f"{type(error).__name__}: {error}"
@@ -158,24 +166,23 @@ def _sweep(args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, foo
     return code
 
 
-def _sweep_one(args: argparse.Namespace, site: Site, archive: Archive, ledger: Ledger, footprint: Estimator) -> Summary:
+def _sweep_one(
+    args: argparse.Namespace, site: Site, archive: Archive, ledger: Ledger, footprint: Estimator, kept: dict[str, bool]
+) -> Summary:
     cluster = archive.cluster
-    slurm = None
-    if not args.no_slurm:
-        slurm = Slurm(
-            jobs=lambda ids, c=cluster: query_jobs(ids, c),  # type: ignore[misc]
-            window=lambda since, until, c=cluster: query_window(since, until, ("--allusers",), c),  # type: ignore[misc]
-        )
+    slurm = None if args.no_slurm else _slurm(cluster, kept)
     tools = Tools(
         clock=time.time,
         slurm=slurm,
         finalise=close_trace,
-        publish=publisher(site.settings.privacy.readers),
+        publish=publisher(site.settings.privacy.readers, archive if slurm is None else None),
         footprint=footprint,
         expects=site.expects,
     )
     deadline_s = site.deadline_s if args.deadline is None else args.deadline
-    collector = Collector(archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off")
+    collector = Collector(
+        archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off" and kept.get(cluster) is not False
+    )
     summary = collector.sweep()
     publish_running(archive, tools)
     for problem in note_readings(archive, declared(site.settings.sensors.files), time.time()):
@@ -192,15 +199,45 @@ def _sweep_one(args: argparse.Namespace, site: Site, archive: Archive, ledger: L
     return summary
 
 
-def publisher(readers: Sequence[str]) -> Callable[[Path, int], None]:
-    """Return what opens a run's directory to the job's owner and to the groups that the policy names."""
+def _slurm(cluster: str, kept: dict[str, bool]) -> Slurm | None:
+    """Slurm's accounting; None where it keeps none, which is said once. `kept` is what is known of that by cluster."""
+    if not kept.get(cluster):
+        try:
+            query_jobs([1], cluster)
+            kept[cluster] = True
+        except NoAccountsError as error:
+            if kept.get(cluster) is None:
+                log.warning(
+                    "%s: %s; jobs have no names and states, their owners get lists of their own", cluster, error
+                )
+            kept[cluster] = False
+            return None
+        except UnavailableError:
+            pass  # it is said where something is asked for
+    return Slurm(
+        jobs=lambda ids: query_jobs(ids, cluster, extra=identity_fields()),
+        window=lambda since, until: query_window(since, until, ("--allusers",), cluster, extra=identity_fields()),
+    )
+
+
+def publisher(readers: Sequence[str], owned_in: Archive | None = None) -> Callable[[Path, int], None]:
+    """Return what opens a run's directory to the job's owner and to the groups that the policy names.
+
+    `owned_in` is the archive in which the owner gets a list, where Slurm has none for him.
+    """
     gids = []
     for name in readers:
         try:
             gids.append(grp.getgrnam(name).gr_gid)
         except KeyError:
             log.warning("privacy.readers: no group '%s' here", name)
-    return lambda directory, uid: tree_readable_by(directory, BOUNDARIES, [uid], gids)
+
+    def publish(directory: Path, uid: int) -> None:
+        tree_readable_by(directory, BOUNDARIES, [uid], gids)
+        if owned_in is not None:
+            readable_by(file_under_owner(owned_in, directory, uid), [uid])
+
+    return publish
 
 
 def close_trace(directory: Path, known: Closing) -> None:

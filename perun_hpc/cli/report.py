@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perun_hpc.accounting.archive import Archive, clusters
 from perun_hpc.accounting.lookup import Found, Places, find
-from perun_hpc.accounting.sacct import job_id_arguments, query_jobs
+from perun_hpc.accounting.sacct import identity_fields, job_id_arguments, query_jobs
 from perun_hpc.accounting.schema import to_dict
 from perun_hpc.accounting.site import load_site
 from perun_hpc.errors import NotFoundError
@@ -51,7 +51,7 @@ def places(args: argparse.Namespace) -> Places:
     return Places(
         archive=Archive(root, cluster),
         ledger=args.ledger or site.ledger,
-        sacct=lambda ids: query_jobs(ids, args.cluster),
+        sacct=lambda ids: query_jobs(ids, args.cluster, extra=identity_fields()),
         due_s=time.time() - site.deadline_s - 2 * site.sweep_s,
     )
 

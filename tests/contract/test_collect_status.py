@@ -58,7 +58,7 @@ def test_a_job_that_waits_for_a_node_is_named_with_its_age(site: Site) -> None:
     assert site.perun("collect", "--no-slurm")[0] == 0
     code, shown = site.perun("collect", "--status")
     assert code == 0
-    assert "0 records stored, 1 jobs wait for nodes" in shown
+    assert "0 records stored, 1 job waits for nodes" in shown
     assert "waiting in incoming/ for nodes or a sweep: 1, since 20" in shown
     assert "(00:03:2" in shown
     assert "job 7.0" in shown

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,8 @@ import pytest
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.sacct import query_jobs, query_window
+from perun_hpc.accounting.sacct import identity_fields, query_jobs, query_window
+from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.cli.main import main
 from tests.accounting_data import START_S, boundary, put_incoming
 from tests.fake_slurm import ROW, install
@@ -40,6 +43,7 @@ class Site:
         self._capsys = capsys
         monkeypatch.setenv("PERUN_POLICY", str(root / "none.yaml"))
         monkeypatch.setenv("PATH", str(self.bin), prepend=":")
+        identity_fields.cache_clear()
 
     def environ(self, **values: str) -> None:
         """Set variables, the time zone among them."""
@@ -56,8 +60,8 @@ class Site:
         """One sweep."""
         ledger = open_ledger(str(self.ledger), create=True, clock=lambda: self.now)
         slurm = Slurm(
-            jobs=lambda ids: query_jobs(ids, "c"),
-            window=lambda since, until: query_window(since, until, ("--allusers",), "c"),
+            jobs=lambda ids: query_jobs(ids, "c", extra=identity_fields()),
+            window=lambda since, until: query_window(since, until, ("--allusers",), "c", extra=identity_fields()),
         )
         try:
             return Collector(Archive(self.archive, "c"), ledger, Tools(lambda: self.now, slurm), DEADLINE_S).sweep()
@@ -286,3 +290,100 @@ def test_the_record_of_an_agent_that_came_late_gets_its_name(site: Site) -> None
     site.now += 700
     assert site.collect().completed == 1
     assert (site.record("4711")["state"], site.record("4711")["name"]) == ("FAILED", "stencil")
+
+
+SLUIDS = ("SLUID", "OriginalSLUID")
+
+
+def test_runs_that_only_slurms_own_names_tell_apart_are_two(site: Site) -> None:
+    """A requeued job whose restart count and submit time stay: of each run its node reported."""
+    again_s = START_S + 110
+    put_incoming(site.archive, boundary(4711, sluid="S1AAA"))
+    site.slurm(
+        {"State": "REQUEUED", "SLUID": "S1AAA", "OriginalSLUID": "S1AAA"},
+        {"Start": again_s, "End": again_s + 100, "SLUID": "S2BBB", "OriginalSLUID": "S2BBB"},
+        has=SLUIDS,
+    )
+    site.now = START_S + 300.0
+    site.collect()
+    put_incoming(site.archive, boundary(4711, start_s=again_s, sluid="S2BBB"))
+    site.collect()
+    ledger = open_ledger(str(site.ledger))
+    stored = ledger.members("c", "4711")
+    ledger.close()
+    assert [(r.sluid, r.state, r.energy_uj) for r in stored] == [
+        ("S1AAA", "REQUEUED", 8_000_000_000), ("S2BBB", "COMPLETED", 8_000_000_000)
+    ]  # fmt: skip
+    assert site.missing() == 0
+
+
+def test_a_run_is_found_by_its_own_name_where_a_nodes_clock_points_at_another(site: Site) -> None:
+    """The node's clock is late by the pause between the runs: its record lies over the other run's times."""
+    again_s = START_S + 110
+    put_incoming(site.archive, boundary(4711, start_s=again_s, sluid="S1AAA"))
+    site.slurm(
+        {"State": "NODE_FAIL", "SLUID": "S1AAA"},
+        {"State": "FAILED", "Start": again_s, "End": again_s + 100, "SLUID": "S2BBB"},
+        has=SLUIDS,
+    )
+    site.collect()
+    for asked in (lambda: site.jobs("--limit", "10"), lambda: json.loads(site.run("report", "4711", "--json"))):
+        known = {job["state"]: job["energy_uj"] for job in asked()}
+        assert known == {"NODE_FAIL": 8_000_000_000, "FAILED": None}
+
+
+def test_two_such_runs_of_one_node_wait_together(site: Site) -> None:
+    """Neither replaces the other in the archive, though they began within a minute and are named alike."""
+    site.slurm()
+    delivery, session = ArchiveDelivery(site.archive), site.archive.parent / "spool" / "4711.0"
+    session.mkdir(parents=True)
+    delivery.session(session, boundary(4711, seconds=20, sluid="S1AAA"))
+    delivery.session(session, boundary(4711, start_s=START_S + 30, seconds=20, sluid="S2BBB"))
+    assert site.collect().stored == 2
+    ledger = open_ledger(str(site.ledger))
+    stored = [(r.sluid, r.energy_uj) for r in ledger.members("c", "4711")]
+    ledger.close()
+    assert stored == [("S1AAA", 8_000_000_000), ("S2BBB", 8_000_000_000)]
+
+
+NO_ACCOUNTS = f"#!{sys.executable} -IS\nimport sys\nsys.exit('Slurm accounting storage is disabled')\n"
+
+
+def without_accounts(site: Site) -> None:
+    (site.bin / "sacct").write_text(NO_ACCOUNTS)
+    (site.bin / "sacct").chmod(0o755)
+
+
+def test_without_slurm_accounting_an_owner_has_report_and_jobs(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    without_accounts(site)
+    mine = {"uid": os.getuid(), "user": "me"}
+    put_incoming(site.archive, boundary(1, **mine))
+    put_incoming(site.archive, boundary(2, uid=os.getuid() + 1))
+    put_incoming(site.archive, boundary(3, start_s=START_S + 3600, **mine))
+    assert main(["collect", "--once", "--archive", str(site.archive), "--ledger", str(site.ledger)]) == 0
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and "account" in r.getMessage()]
+    assert len(said) == 1 and said[0].startswith("c: sacct: Slurm keeps no accounts here")
+    everything = ("jobs", "-S", "2026-11-01", "-E", "2026-11-30", "--format", "json")
+    assert [job["job_id"] for job in json.loads(site.run(*everything))] == [1, 3]
+    assert [job["job_id"] for job in json.loads(site.run(*everything, "-N", "n2"))] == []
+    assert [job["job_id"] for job in json.loads(site.run(*everything, "-S", "2026-11-22T14:30"))] == [3]
+    assert site.record("1")["energy_uj"] == 8_000_000_000
+    assert site.run("report", "4") == "" and site.code == 66
+    # What a pseudonym hides, or is deleted, its owner's list does not tell.
+    places = ("--archive", str(site.archive), "--ledger", str(site.ledger))
+    assert main(["ledger", *places, "delete", "--user", "me"]) == 0
+    assert json.loads(site.run(*everything)) == []
+
+
+def test_slurmdbd_that_is_down_is_named_once_a_sweep(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    put_incoming(site.archive, boundary(4711))
+    (site.bin / "sacct").write_text(NO_ACCOUNTS.replace("Slurm accounting storage is disabled", "error: no dbd"))
+    (site.bin / "sacct").chmod(0o755)
+    assert main(["collect", "--once", "--archive", str(site.archive), "--ledger", str(site.ledger)]) == 0
+    said = [r.getMessage() for r in caplog.records if "no dbd" in r.getMessage()]
+    assert said == ["sacct: error: no dbd: is slurmdbd up?"]
+
+
+def test_more_nodes_than_a_command_line_holds(site: Site) -> None:
+    site.slurm({"NodeList": "rack01-node000007"}, {"JobIDRaw": "2", "JobID": "2", "NodeList": "other"})
+    assert [job["job_id"] for job in site.jobs("-N", "rack[01-02]-node[000001-010000]")] == [4711]
