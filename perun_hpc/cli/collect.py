@@ -32,7 +32,7 @@ from perun_hpc.agent.handover import address
 from perun_hpc.cli import logs, traces
 from perun_hpc.cli.listener import Listener
 from perun_hpc.cli.nudge import Nudge
-from perun_hpc.errors import NotFoundError, PerunError, UnavailableError, UsageError
+from perun_hpc.errors import AccessError, NotFoundError, PerunError, UnavailableError, UsageError
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for
 from perun_hpc.store.access import readable_by, tree_readable_by
@@ -118,6 +118,8 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[objec
 
 def _status(root: Path, names: Sequence[str], site: Site) -> int:
     """Tell how the collector fares; 1 where an administrator must look at something."""
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise AccessError(f"{root}: not yours to list: ask as root or the collector's user")
     style, now_s, well = style_for(sys.stdout), time.time(), True
     for name in names:
         archive = Archive(root, name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -135,6 +137,32 @@ def test_one_cluster_whose_sweep_fails_holds_up_no_other(site: Site) -> None:
 def test_users_do_not_read_the_collectors_word(site: Site) -> None:
     site.perun("collect", "--no-slurm")
     assert (site.archive / "c" / SWEEP).stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_user_is_told_whom_to_ask_as(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:
+        root = Path(open_to_all)
+        root.chmod(0o711)
+        (root / "archive").mkdir(mode=0o711)
+        (root / "policy.yaml").write_text(f"store: {{archive: {root}/archive}}\n")
+        monkeypatch.setenv("PERUN_POLICY", str(root / "policy.yaml"))
+        with (root / "said").open("w") as said:
+            child = os.fork()
+            if child == 0:
+                os.dup2(said.fileno(), 2)
+                sys.stderr = os.fdopen(2, "w")
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                try:
+                    code = main(["collect", "--status"])
+                    sys.stderr.flush()
+                    os._exit(code)
+                finally:
+                    os._exit(99)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert (code, (root / "said").read_text().count("ask as root or the collector's user")) == (77, 1)
 
 
 @pytest.mark.parametrize(
