@@ -59,7 +59,7 @@ def _book(
         session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
     if window.gap:
         account.gap_ns += present_ns
-        why = "no reading in between; shared out by presence"
+        why = f"no reading in between{f' ({window.failed})' if window.failed else ''}; shared out by presence"
         session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, why))
     account.method = _worse(account.method, window.shares.method)
     account.provenance = max(account.provenance, window.shares.provenance, key=_rank)

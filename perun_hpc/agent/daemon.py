@@ -7,7 +7,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from perun_hpc.agent import machine, privilege, spool
 from perun_hpc.agent.admin import Admin
 from perun_hpc.agent.choice import Choice
+from perun_hpc.agent.finding import FILES, Listing, listing
 from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import log
@@ -68,6 +69,7 @@ def run(options: Options) -> int:
     except BlockingIOError:
         return 0
     selector = selectors.EpollSelector()  # before the sensors' files: select(2) takes descriptors below 1024 only
+    listed = {backend: listing(options.root, backend) for backend in FILES}
     node = Node.open(options.root, INLINE)
     node.workers.extend(Worker(name, options.root) for name in present(options.root))
     listener = listen(paths.socket)
@@ -85,7 +87,7 @@ def run(options: Options) -> int:
     if os.geteuid() == 0:
         log(f"{paths.spool} belongs to nobody that the agent could become: it stays root; give it to the service user")
     policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name)
-    serve(paths, selector, node, listener, porter, policy)
+    serve(paths, selector, node, listener, porter, policy, listed)
     return 0
 
 
@@ -96,6 +98,7 @@ def serve(
     listener: socket.socket,
     porter: Porter,
     policy: PolicyKeeper,
+    listed: Mapping[str, Listing],
 ) -> None:
     """Put the agent's parts together, go on from where the last agent stopped, and run the loop."""
     if policy.names_sensors:
@@ -130,7 +133,7 @@ def serve(
     )
     jobs = Jobs(paths, boot_id, node, register, meter, views, steps, policy, ruling, porter, survival.save, later)
     sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake)
-    sources = Sources(node, policy, register, meter)
+    sources = Sources(node, policy, register, meter, porter, listed)
     losses = Losses()
     admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}

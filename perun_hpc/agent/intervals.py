@@ -6,7 +6,7 @@ their presence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,7 +54,7 @@ class Stretch:
 class Closed:
     """A closed window of one domain: its shares, the jobs that were there, and whether a reading was missing inside.
 
-    `why` says why there are no shares, or what they could not rest on.
+    `why` says why there are no shares, or what they could not rest on; `failed` why a reading inside failed.
     """
 
     t0_ns: int
@@ -63,6 +63,7 @@ class Closed:
     jobs: tuple[JobInput, ...]
     gap: bool
     why: str = ""
+    failed: str = ""
 
 
 def energy_counters(sensors: Sequence[Sensor]) -> tuple[Sensor, ...]:
@@ -96,6 +97,7 @@ class Intervals:
         self._opened: dict[str, tuple[int, Reading]] = {}
         self._stretches: list[Stretch] = []
         self._seen: dict[str, Reading] = {}
+        self._failed: dict[str, str] = {}
 
     def begin(self, mono_ns: int, readings: Mapping[str, Reading]) -> None:
         """Open every window at a first reading."""
@@ -111,6 +113,15 @@ class Intervals:
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
         self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
 
+    def break_off(self, sensors: Collection[str]) -> None:
+        """Counters have begun anew: their open windows end without a figure."""
+        for domain in self._domains:
+            if domain.sensor.id in sensors and domain.name in self._opened:
+                t0_ns, before = self._opened[domain.name]
+                if before.mono_ns >= 0:
+                    why = "its counter was made anew"
+                    self._opened[domain.name] = (t0_ns, Reading(None, before.mono_ns, why))
+
     def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
         """End a stretch with a reading; returns the windows that it closed."""
         self._stretches.append(stretch)
@@ -124,6 +135,8 @@ class Intervals:
             late_leaf = any(leaf in waiting or self._opened[leaf][0] != stretch.t1_ns for leaf in domain.leaves)
             if after.ticks is None or (domain.leaves and late_leaf):
                 waiting.add(domain.name)
+                if after.ticks is None:
+                    self._failed[domain.name] = after.error or "no reading"
                 continue
             self._opened[domain.name] = (stretch.t1_ns, after)
             if before.mono_ns < 0:
@@ -169,7 +182,8 @@ class Intervals:
             gap=gap,
         )
         found = guard("attribution", lambda: attribute(interval)) or _nobodys(interval)
-        return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why) for shares in found]
+        failed = {domain.name: self._failed.pop(domain.name, "") for domain, _ in measured}
+        return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why, failed.get(shares.domain, "")) for shares in found]
 
     def _input(self, domain: EnergyDomain, total_uj: int) -> DomainInput:
         return DomainInput(

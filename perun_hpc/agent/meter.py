@@ -172,8 +172,12 @@ class Meter:
         """Whether intervals are as long as the policy and the counters now ask."""
         return self.schedule.period_ns == self._longest_ns()
 
-    def account_anew(self, choice: Choice | None = None) -> None:
-        """There are new sensors, or others count: the domains may be others from now on."""
+    def account_anew(self, choice: Choice | None = None, anew: Collection[str] = ()) -> None:
+        """There are new sensors, or others count: the domains may be others from now on.
+
+        `anew` are ids of counters that began anew: nobody knows what they counted since their last reading.
+        """
+        self._intervals.break_off(anew)
         self.end_interval()
         self._node.choose(choice or self._node.choice)
         self._node.follow_gauges()

@@ -16,10 +16,10 @@ from perun_hpc.agent.log import guard
 from perun_hpc.agent.session import Session
 from perun_hpc.agent.workers import Worker
 from perun_hpc.backend import catalog
-from perun_hpc.backend.base import Reader, host_name
+from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.sysfile import NumberFiles
+from perun_hpc.backend.sysfile import Absent, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 
 
@@ -60,7 +60,6 @@ class Node:
     root: Path
     name: str
     readers: list[Reader] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     gauges: Gauges = field(default_factory=Gauges)
     cgroups: dict[str, JobCgroup] = field(default_factory=dict)
@@ -71,6 +70,7 @@ class Node:
     ids: tuple[str, ...] = ()
     """Whose ticks `sample` returns, in order; another tuple as soon as there are other sensors."""
     not_there: tuple[Missing, ...] = ()
+    _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, root: Path, backends: Iterable[str]) -> Node:
@@ -79,9 +79,33 @@ class Node:
         for name in backends:
             found = catalog.open_backend(name, root)
             node.readers.extend(found.readers)
-            node.missing.extend(found.missing)
+            node._missing[name] = found.missing
         node.follow_gauges()
         return node
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What is known of this process' own sensors and cannot be read."""
+        return tuple(one for found in self._missing.values() for one in found)
+
+    def renew(self, backend: str, found: Discovery) -> set[str]:
+        """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap.
+
+        Returns the ids of counters that do not go on where they were: their files are others, and nothing tells that
+        what they count is the same.
+        """
+        former = [reader for reader in self.readers if any(one.backend == backend for one in reader.sensors)]
+        before = _files(former)
+        after = _files(found.readers)
+        gone = tuple(one for reader in former for one in reader.sensors if one.id not in after)
+        others = [reader for reader in self.readers if reader not in former]
+        self.readers = [*others, *found.readers, *([Absent(gone, "it is not there any more")] if gone else ())]
+        self._missing[backend] = found.missing
+        anew = {name for name in before.keys() & after.keys() if not _goes_on(*before[name], *after[name])}
+        for reader in former:
+            reader.close()
+        self.follow_gauges()
+        return anew
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -226,6 +250,30 @@ YOUNG_NS = 10_000_000_000
 """So long slurmstepd may still be making a job's cgroup: one controller's directory after the other."""
 QUICK = (NumberFiles, ProcStat)
 """Readers that can leave out times and reasons."""
+
+
+def _files(readers: Iterable[Reader]) -> dict[str, tuple[Sensor, tuple[int, int]]]:
+    """Sensors by their ids, with the identity of the file that each is read from ((0, 0): none)."""
+    found = {}
+    for reader in readers:
+        fds = reader.descriptors if isinstance(reader, NumberFiles) else [-1] * len(reader.sensors)
+        for sensor, fd in zip(reader.sensors, fds, strict=True):
+            status = os.fstat(fd) if fd >= 0 else None
+            found[sensor.id] = sensor, (status.st_dev, status.st_ino) if status else (0, 0)
+    return found
+
+
+def _goes_on(before: Sensor, its_file: tuple[int, int], after: Sensor, other_file: tuple[int, int]) -> bool:
+    """Whether a counter goes on where it was: in the same file, or as a register of the hardware, which wraps.
+
+    RAPL's are registers that a driver shows (intel_rapl_msr); what a driver adds up itself begins anew with it.
+    """
+    same = (before.wrap_range, before.scale_num, before.scale_den) == (
+        after.wrap_range,
+        after.scale_num,
+        after.scale_den,
+    )
+    return same and (its_file == other_file or after.wrap_range is not None)
 
 
 def _ticks(reader: Reader) -> list[int | None]:

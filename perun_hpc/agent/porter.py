@@ -1,7 +1,8 @@
 """What is left of root once the agent is the service user: a child that fetches what the hooks left for it.
 
-The inbox and `hook.conf` belong to root, so that the hooks may trust them. The porter knows these two places and
-three words, blocks on its socket, and ends with the agent.
+The inbox and `hook.conf` belong to root, so that the hooks may trust them; so do the kernel's energy counters. The
+porter knows these places and four words, blocks on its socket, and ends with the agent. It looks for counters in a
+child of its own, which may hang in a driver, and is told a backend's name, never a path.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ import contextlib
 import os
 import re
 import socket
+import time
+from functools import partial
 from pathlib import Path
 
+from perun_hpc.agent.finding import FILES, Findings, find
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.process import child
+from perun_hpc.process.child import Child
 
 TIMEOUT_S = 1.0
 MAX_B = 64 * 1024
 _MESSAGE = re.compile(r"[0-9]{1,20}-[a-z-]{1,20}-[0-9]{1,20}-[0-9]{1,10}\.msg")
 """`TIME-VERB-JOB-RESTART.msg`, as the hooks name them; whatever else lies there is not read."""
 _END = b"end"
+FIND_S = 30.0
+"""A search for sensors that takes longer hangs in a driver."""
 
 
 class Porter:
@@ -29,10 +36,15 @@ class Porter:
         self._inbox = paths.inbox
         self._seen_ns = -1
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._child = child.start("porter", lambda: _live(theirs, paths), (theirs.fileno(),))
+        found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._child = child.start("porter", lambda: _live(theirs, finding, paths), (theirs.fileno(), finding.fileno()))
         theirs.close()
+        finding.close()
         ours.settimeout(TIMEOUT_S)
+        found.setblocking(False)
         self._socket: socket.socket | None = ours
+        self.findings = Findings(found)
+        """What `look_for` brought to light."""
 
     def changed(self) -> bool:
         """Whether the inbox was written to since the last look; needs no privilege."""
@@ -64,6 +76,10 @@ class Porter:
         """Tell the hooks how long they may wait and which policy an agent that they start shall read."""
         self._say(os.fsencode(f"hook {deadline_ms} {policy}"))
 
+    def look_for(self, backend: str) -> None:
+        """Have a backend's sensors looked for again, by whoever may open them."""
+        self._say(b"sensors " + backend.encode())
+
     def close(self) -> None:
         """Let the porter end."""
         if self._socket is not None:
@@ -81,9 +97,18 @@ class Porter:
         return True
 
 
-def _live(requests: socket.socket, paths: AgentPaths) -> None:
+def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths) -> None:
     """The porter's whole life: what it cannot do it leaves, and the agent tries again."""
-    while words := requests.recv(MAX_B):
+    finder: Child | None = None
+    started_s, wanted = 0.0, list[str]()
+    while True:
+        requests.settimeout(TIMEOUT_S if finder is not None else None)
+        try:
+            words = requests.recv(MAX_B)
+        except TimeoutError:
+            words = b"-"
+        if not words:
+            return
         verb, _, rest = os.fsdecode(words).partition(" ")
         with contextlib.suppress(OSError):
             if verb == "list":
@@ -93,6 +118,16 @@ def _live(requests: socket.socket, paths: AgentPaths) -> None:
             elif verb == "hook":
                 deadline_ms, _, policy = rest.partition(" ")
                 _hook_conf(paths.hook_conf, deadline_ms, policy)
+            elif verb == "sensors" and rest in FILES and rest not in wanted:
+                wanted.append(rest)
+            if finder is not None and finder.poll() is not None:
+                finder = None
+            elif finder is not None and time.monotonic() - started_s > FIND_S:
+                finder.kill()
+            if finder is None and wanted:
+                started_s = time.monotonic()
+                look = partial(find, finding, paths.root, wanted.pop(0))
+                finder = child.start("sensors", look, (finding.fileno(),))
 
 
 def _list(requests: socket.socket, inbox: Path) -> None:

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from perun_hpc.agent.choice import Choice
+from perun_hpc.agent.finding import Listing, listing
 from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.losses import NOT_THERE, Losses
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import Node, Snapshot
 from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.register import Register
 
 GPU_BACKENDS = ("nvml", "amdsmi")
+LOOK_NS = 10_000_000_000
+"""How often the kernel's directories are listed for sensors that came or went."""
 
 
 class Sources:
     """Keeps the node's readers as the policy and the hardware ask."""
 
-    def __init__(self, node: Node, policy: PolicyKeeper, register: Register, meter: Meter) -> None:
+    def __init__(
+        self,
+        node: Node,
+        policy: PolicyKeeper,
+        register: Register,
+        meter: Meter,
+        porter: Porter,
+        listed: Mapping[str, Listing],
+    ) -> None:
+        """`listed` holds the files of readings that there were before `node` opened them, by backend."""
         self._node = node
+        self._porter = porter
+        self._listed = dict(listed)
+        self._asked: dict[str, Listing] = {}
+        self._look_ns = 0
         self._policy = policy
         self._register = register
         self._meter = meter
@@ -34,6 +52,22 @@ class Sources:
             elif chosen and guard(f"the {worker.name} process", partial(worker.tend, now_ns)):
                 self._meter.account_anew()
         self._meter.poll()
+        self._find(now_ns)
+
+    def _find(self, now_ns: int) -> None:
+        """Have files of readings opened that are others than before; account what was found."""
+        if now_ns >= self._look_ns:
+            self._look_ns = now_ns + LOOK_NS
+            for backend, before in self._listed.items():
+                now = listing(self._node.root, backend)
+                if now != before:
+                    self._asked[backend] = now
+                    self._porter.look_for(backend)
+        while (found := self._porter.findings.take()) is not None:
+            backend, opened = found
+            log(f"{backend}: its files are others than before; {len(opened.sensors)} sensors are there now")
+            self._listed[backend] = self._asked.pop(backend, frozenset())
+            self._meter.account_anew(anew=self._node.renew(backend, opened))
 
     def choose(self) -> None:
         """Account the sensors that the policy names, as often as it says."""

@@ -21,7 +21,7 @@ HWMON = Path("sys/class/hwmon")
 NS_PER_MS = 1_000_000
 
 _GRACE = re.compile(r"^(?P<rail>Module|Grace|CPU|SysIO) Power Socket (?P<socket>\d+)$", re.IGNORECASE)
-_INPUT = re.compile(r"^(?:power(?P<power>\d+)_(?:average|input)|energy(?P<energy>\d+)_input)$")
+INPUT = re.compile(r"^(?:power(?P<power>\d+)_(?:average|input)|energy(?P<energy>\d+)_input)$")
 _RAILS = {
     # rail: domain, component, the rail that contains it, scope
     "module": ("module", "node", None, "superchip module: Grace, its memory and its GPU"),
@@ -79,7 +79,7 @@ def _inputs(base: Path) -> Iterator[tuple[Sensor, Path]]:
             name = text(directory / "name") or text(chip / "name") or chip.name
             if name in _GPU_DRIVERS or not directory.is_dir():
                 continue
-            files = {file.name: match for file in directory.iterdir() if (match := _INPUT.match(file.name))}
+            files = {file.name: match for file in directory.iterdir() if (match := INPUT.match(file.name))}
             for file_name, match in sorted(files.items()):
                 averaged = file_name.endswith("_average")
                 if not averaged and f"power{match['power']}_average" in files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, monotonic_ns
@@ -68,10 +69,22 @@ class NumberFiles:
             self.close()
             raise
 
+    @classmethod
+    def of(cls, sensors: tuple[Sensor, ...], descriptors: Sequence[int], clock: Clock = monotonic_ns) -> NumberFiles:
+        """A reader of files that somebody else opened; it closes them."""
+        reader = cls((), clock)
+        reader._sensors, reader._descriptors = sensors, list(descriptors)
+        return reader
+
     @property
     def sensors(self) -> tuple[Sensor, ...]:
         """The sensors, in the order of the files."""
         return self._sensors
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open files, in the same order."""
+        return tuple(self._descriptors)
 
     def relabelled(self, sensors: tuple[Sensor, ...]) -> NumberFiles:
         """The same open files under other descriptions; this reader gives them up."""
@@ -107,3 +120,25 @@ class NumberFiles:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         self._descriptors = [-1] * len(self._descriptors)
+
+
+class Absent:
+    """A reader of sensors that are not there now: gaps, until they are found again."""
+
+    def __init__(self, sensors: tuple[Sensor, ...], why: str, clock: Clock = monotonic_ns) -> None:
+        self._sensors = sensors
+        self._why = why
+        self._clock = clock
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The sensors."""
+        return self._sensors
+
+    def read(self) -> tuple[Reading, ...]:
+        """A gap for each."""
+        now_ns = self._clock()
+        return tuple(Reading(None, now_ns, self._why) for _ in self._sensors)
+
+    def close(self) -> None:
+        """Nothing is open."""

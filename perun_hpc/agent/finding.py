@@ -1,0 +1,112 @@
+"""Sensors that come, go and come again while the agent runs: a module loaded late, a driver reloaded.
+
+The kernel's files change under the agent's open descriptors. A listing that needs no privilege tells that they did;
+root's child then opens what there is now (`Porter`) and hands the descriptors over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from perun_hpc.backend import catalog
+from perun_hpc.backend.base import Discovery
+from perun_hpc.backend.hwmon import HWMON, INPUT
+from perun_hpc.backend.powercap import POWERCAP
+from perun_hpc.backend.sysfile import NumberFiles
+from perun_hpc.data_model.sensor import Missing, Sensor
+from perun_hpc.errors import DataError
+from perun_hpc.wire.packet import receive_packet, send_packet
+
+FILES = {"powercap": (POWERCAP, re.compile("energy_uj")), "hwmon": (HWMON, INPUT)}
+"""The backends whose files are root's: their directory, and the names of the files that hold readings."""
+MOST = 1024
+"""Sensors of one backend that are taken."""
+
+Listing = frozenset[tuple[str, str, int]]
+
+
+def listing(root: Path, backend: str) -> Listing:
+    """Every file of readings there is now, with its inode: another one after a driver was loaded again."""
+    base, names = FILES[backend]
+    found: list[tuple[str, str, int]] = []
+    for place in _entries(root / base):
+        for directory in (place.path, f"{place.path}/device"):
+            found += [(directory, one.name, one.inode()) for one in _entries(directory) if names.fullmatch(one.name)]
+    return frozenset(found)
+
+
+def _entries(directory: Path | str) -> Iterator[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        yield from entries
+
+
+def find(to: socket.socket, root: Path, backend: str) -> None:
+    """Open what a backend finds below `root` and send it: the life of root's child.
+
+    Only a regular file below `root`'s /sys that is named as the backend's readings are leaves this process.
+    """
+    found = catalog.open_backend(backend, root)
+    missing = [[one.what, one.why, one.remedy] for one in found.missing]
+    send_packet(to, json.dumps({"backend": backend, "missing": missing[:50]}).encode())
+    top = (root / "sys").resolve()
+    for reader in found.readers:
+        if isinstance(reader, NumberFiles):
+            for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True):
+                path = Path(f"/proc/self/fd/{fd}").readlink()  # what was opened, whatever links led there
+                named = FILES[backend][1].fullmatch(path.name)
+                if path.is_relative_to(top) and named and stat.S_ISREG(os.fstat(fd).st_mode):
+                    send_packet(to, json.dumps({"sensor": sensor.to_json()}).encode(), (fd,))
+    send_packet(to, b"{}")
+
+
+class Findings:
+    """The agent's end: puts together what the child sends, a packet at a time, without waiting."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._backend = ""
+        self._missing: tuple[Missing, ...] = ()
+        self._found: list[tuple[Sensor, int]] = []
+
+    def take(self) -> tuple[str, Discovery] | None:
+        """A backend and all that was found of it, once that has arrived; DataError where it is no such thing."""
+        while True:
+            try:
+                packet, fds = receive_packet(self._socket)
+            except OSError:
+                return None
+            if not packet:
+                return None
+            try:
+                told = json.loads(packet)
+                if "missing" in told:
+                    self._drop()
+                    self._backend, self._missing = str(told["backend"]), tuple(Missing(*one) for one in told["missing"])
+                elif not told:
+                    return self._backend, self._whole()
+                elif len(fds) == 1 and len(self._found) < MOST:
+                    self._found.append((Sensor.from_json(told["sensor"]), fds[0]))
+                    fds = ()
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"what was found of sensors is damaged: {error}") from error
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _whole(self) -> Discovery:
+        sensors, fds = tuple(one for one, _ in self._found), [fd for _, fd in self._found]
+        self._found = []
+        return Discovery((NumberFiles.of(sensors, fds),) if fds else (), self._missing)
+
+    def _drop(self) -> None:
+        """What a child left that did not come to its end."""
+        for _, fd in self._found:
+            os.close(fd)
+        self._found = []
