@@ -65,9 +65,9 @@ class Sources:
                     self._porter.look_for(backend)
         while (found := self._porter.findings.take()) is not None:
             backend, opened = found
-            log(f"{backend}: its files are others than before; {len(opened.sensors)} sensors are there now")
             self._listed[backend] = self._asked.pop(backend, frozenset())
             self._meter.account_anew(anew=self._node.renew(backend, opened))
+            log(f"{backend}: its files are others than before; {len(opened.sensors)} sensors are there now")
 
     def choose(self) -> None:
         """Account the sensors that the policy names, as often as it says."""
