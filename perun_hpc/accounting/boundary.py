@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.accounting.trimmed import without
 from perun_hpc.config.hostlist import expand
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.boundary/1"
+MAX_READ_B = 4 << 20
+"""What is read of a record: as Python's objects it may take thirty times as much. A node's own bounds are below."""
+EXTRAS = (b"regions", b"steps")
+"""What a record does without, in this order, where it is longer: never what energies rest on."""
 LIMIT = 1 << 62
 """Greater numbers are no energies in uJ and no times in ns, and no database takes them."""
 
@@ -43,7 +50,8 @@ class Boundary:
     """One node's boundary record.
 
     `late_ns` and `end_late_ns` are how long after the hooks the edge readings were taken. `expected` are the nodes of
-    the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies the content.
+    the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies the content,
+    of which `size_b` bytes were read.
     """
 
     cluster: str
@@ -64,6 +72,7 @@ class Boundary:
     domains: tuple[Domain, ...]
     shares: tuple[tuple[str, str, int], ...]
     digest: str
+    size_b: int
     raw: Mapping[str, Any]
 
     @property
@@ -94,18 +103,54 @@ def parse_boundary(text: bytes, source: str) -> Boundary:
         if data.get("schema") != SCHEMA:
             raise ValueError(f"schema is {data.get('schema')!r}, not {SCHEMA}")
         _check_parts(data)
-        record = _boundary(data, sha256(text).hexdigest())
+        record = _boundary(data, sha256(text).hexdigest(), len(text))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source}: damaged boundary record ({error}): see the node's agent log") from error
     return record
 
 
 def read_boundary(path: Path) -> Boundary:
-    """Read and parse one boundary record; `DataError` as in `parse_boundary`."""
-    return parse_boundary(path.read_bytes(), str(path))
+    """Read and parse one boundary record; `DataError` as in `parse_boundary`.
+
+    One longer than `MAX_READ_B` is read without its regions, then without its steps, and says so in its notes.
+    """
+    with path.open("rb") as file:
+        size_b = os.fstat(file.fileno()).st_size
+        if size_b <= MAX_READ_B:
+            return parse_boundary(file.read(MAX_READ_B), str(path))
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        for number in range(1, len(EXTRAS) + 1):
+            file.seek(0)
+            try:
+                text = without(file, EXTRAS[:number], MAX_READ_B)
+            except ValueError as error:
+                why = error
+                continue
+            record = parse_boundary(text, str(path))
+            named = " and ".join(key.decode() for key in EXTRAS[:number])
+            note = f"{named} left out: the node's record has {size_b} bytes, {MAX_READ_B} are read"
+            raw = {**record.raw, "notes": [*(record.raw.get("notes") or ()), note]}
+            return replace(record, digest=digest, raw=raw)
+    raise DataError(f"{path}: damaged boundary record ({why}): see the node's agent log")
 
 
-def _boundary(data: dict[str, Any], digest: str) -> Boundary:
+def lean(record: Boundary, extras: bool = True) -> Boundary:
+    """What is summed of a record, and without `extras` no regions and no ranks of steps, of which it tells then."""
+    raw = {key: value for key, value in record.raw.items() if key not in _NOT_SUMMED}
+    if not extras and (raw.get("regions") or raw.get("steps")):
+        raw["regions"] = []
+        raw["steps"] = [{**step, "ranks": []} for step in raw.get("steps") or ()]
+        raw["notes"] = [
+            *(raw.get("notes") or ()),
+            "regions and ranks left out: the job's records are too long together",
+        ]
+    return replace(record, raw=raw)
+
+
+_NOT_SUMMED = frozenset(("sensors", "edges", "checks", "static", "gaps", "domains", "shares"))
+
+
+def _boundary(data: dict[str, Any], digest: str, size_b: int) -> Boundary:
     domains = tuple(_domain(name, d) for name, d in sorted(data["domains"].items()))
     shares = tuple((str(s["domain"]), str(s["day"]), _whole(s["energy_uj"])) for s in data["shares"])
     sums: dict[str, int] = {}
@@ -138,6 +183,7 @@ def _boundary(data: dict[str, Any], digest: str) -> Boundary:
         domains=domains,
         shares=shares,
         digest=digest,
+        size_b=size_b,
         raw=data,
     )
 
@@ -172,10 +218,16 @@ def _storable(value: Any) -> Any:
     """Return a JSON value whose texts every database takes: users choose names that are no UTF-8, or hold a NUL."""
     if isinstance(value, str):
         return value if value.isprintable() else value.encode("utf-8", "replace").decode().replace("\0", "?")
-    if isinstance(value, list):
-        return [_storable(entry) for entry in value]
-    if isinstance(value, dict):
-        return {_storable(key): _storable(entry) for key, entry in value.items()}
+    if isinstance(value, list):  # in place: a second copy of everything would be half of what a sweep takes
+        for at, entry in enumerate(value):
+            value[at] = _storable(entry)
+    elif isinstance(value, dict):
+        for key in list(value):
+            entry = _storable(value[key])
+            named = _storable(key)
+            if named != key:
+                del value[key]
+            value[named] = entry
     return value
 
 

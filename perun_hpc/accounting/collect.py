@@ -40,6 +40,8 @@ LEASE = "collect"
 UNREPORTED = "no node reported this job"
 BATCH = 200
 """Job runs in one transaction."""
+BATCH_B = 4 << 20
+"""Bytes of their boundary records, which take some ten times that of memory."""
 RENAME_EVERY_S = 3600
 RETRY_S = 3600
 """How long a record that the ledger refused waits until it is offered again."""
@@ -140,6 +142,11 @@ class _Ready:
     boundaries: tuple[Boundary, ...]
     unreadable: tuple[str, ...]
 
+    @property
+    def size_b(self) -> int:
+        """Bytes of the records that were read."""
+        return sum(boundary.size_b for boundary in self.boundaries)
+
 
 class BusyError(UnavailableError):
     """Another collector works on the cluster."""
@@ -206,7 +213,8 @@ class Collector:
             summary = replace(summary, waiting=summary.waiting + waiting, damaged=summary.damaged + damaged)
             for ready in found:
                 # The ledger tells the runs of one name apart by what it holds: one of them in a transaction.
-                if len(batch) == BATCH or any(other.run == ready.run for other in batch[-1:]):
+                full = len(batch) == BATCH or sum(one.size_b for one in batch) + ready.size_b > BATCH_B
+                if full or any(other.run == ready.run for other in batch[-1:]):
                     summary = self._store(batch, summary)
                     batch = []
                 batch.append(ready)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from pathlib import Path
 
 from perun_hpc.accounting.archive import DAMAGED
-from perun_hpc.accounting.boundary import Boundary, read_boundary
+from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.accounting.identity import of_boundaries
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import sync_directory, temporary, write_new
@@ -24,6 +24,8 @@ from perun_hpc.store.files import sync_directory, temporary, write_new
 log = logging.getLogger(__name__)
 
 UNREADABLE = "damaged boundary record"
+MAX_RUN_B = MAX_READ_B
+"""Bytes of all records of a run of which regions and ranks are read, the nodes in order; of the others the rest."""
 _TAKEN = re.compile(r"(?:@\d+)?(?:\.[0-9a-f]{16}\.taken)?\.json\Z")
 """What follows the node in the name of a record's file: when the run began where two runs' records met under one name,
 and the mark of one that is being moved."""
@@ -34,9 +36,11 @@ def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Pat
     """Read a directory's boundary records; also the paths of those that are damaged."""
     good: list[tuple[Path, Boundary]] = []
     damaged: list[Path] = []
+    read_b = 0
     for path in sorted(directory.glob("*.json")):
         try:
-            good.append((path, read_boundary(path)))
+            read_b += min(path.stat().st_size, MAX_READ_B)
+            good.append((path, lean(read_boundary(path), read_b <= MAX_RUN_B)))
         except FileNotFoundError:
             continue
         except DataError as error:
@@ -48,9 +52,11 @@ def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Pat
 def read_kept(directory: Path) -> list[Boundary]:
     """Read the boundary records in a run's directory, and of those that were set aside what this version can read."""
     found = []
+    read_b = 0
     for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{DAMAGED}")]):
         with contextlib.suppress(FileNotFoundError, DataError):
-            found.append(read_boundary(path))
+            read_b += min(path.stat().st_size, MAX_READ_B)
+            found.append(lean(read_boundary(path), read_b <= MAX_RUN_B))
     return found
 
 
@@ -81,7 +87,7 @@ def take(path: Path, digest: str) -> Path | None:
     with contextlib.suppress(FileNotFoundError):
         if path != held:
             path.rename(held)
-        if sha256(held.read_bytes()).hexdigest() == digest:
+        if _digest(held) == digest:
             return held
     return None
 
@@ -120,14 +126,14 @@ def _put(path: Path, target: Path) -> None:
 
 def _put_aside(path: Path, target: Path) -> None:
     """Keep a damaged record beside those that were damaged before: another version may read it."""
-    data = path.read_bytes()
+    digest = _digest(path)
     node = _ASIDE.sub("", path.name).removesuffix(".json")
-    for name in (f"{node}.json{DAMAGED}", f"{node}.{sha256(data).hexdigest()[:16]}.json{DAMAGED}"):
+    for name in (f"{node}.json{DAMAGED}", f"{node}.{digest[:16]}.json{DAMAGED}"):
         aside = target / name
         if aside != path and not aside.exists():
             _link_over(path, aside)
             return
-        if aside != path and aside.read_bytes() == data:
+        if aside != path and _digest(aside) == digest:
             return
 
 
@@ -148,5 +154,10 @@ def _link_first(path: Path, final: Path) -> None:
     try:
         os.link(path, final)
     except FileExistsError:
-        digest = sha256(path.read_bytes()).hexdigest()[:16]
-        os.link(path, final.with_name(f"{_TAKEN.sub('', final.name)}.{digest}.taken.json"))
+        os.link(path, final.with_name(f"{_TAKEN.sub('', final.name)}.{_digest(path)[:16]}.taken.json"))
+
+
+def _digest(path: Path) -> str:
+    """What identifies a file's content, whatever its length."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import socket
@@ -25,6 +26,8 @@ WORKSPACE = ".handover"
 """Directory in the archive for what is not complete yet."""
 AT_ONCE = 16
 """Hand-overs that the collector takes at the same time; others wait in the kernel's queue."""
+LONG_B = 256 << 10
+"""Records above this length are taken one at a time: read, each may take thirty times as much memory."""
 AGAIN_S = 0.1
 
 
@@ -50,6 +53,7 @@ class Listener:
         shutil.rmtree(self._workspace, ignore_errors=True)  # what a collector before this one did not complete
         self._workspace.mkdir(mode=0o700)
         self._closing = threading.Event()
+        self._one_long = threading.Lock()
         self._takers = ThreadPoolExecutor(AT_ONCE, "hand-over")
         self._thread = threading.Thread(target=self._serve, name="listener", daemon=True)
         self._thread.start()
@@ -96,20 +100,26 @@ class Listener:
         if what == "ledger":
             self._delivery.ledger(directory, about.get("cluster", ""), about.get("node", ""))
         elif what in ("session", "progress"):
-            key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)
-            if (boundary.job_id, boundary.restart_count) != (key.job_id, key.restart_count):
-                raise DataError(f"parts: the record is not of {key.name}")
-            session, record = directory / key.name, dict(boundary.raw)
-            session.mkdir()
-            for name in (TRACKS, layout.STORE):
-                if (directory / name).exists():
-                    (directory / name).rename(session / name)
-            try:
-                if what == "session":
-                    self._delivery.session(session, record)
-                else:
-                    self._delivery.progress(session, record, grow=False)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise DataError(f"parts: no record that an agent writes ({type(error).__name__}: {error})") from error
+            record = directory / RECORD
+            long = record.exists() and record.stat().st_size > LONG_B
+            with self._one_long if long else contextlib.nullcontext():
+                self._take_job(directory, about, what)
         else:
             raise DataError(f"parts: {str(what)[:40]!r} is nothing that this collector takes: upgrade it")
+
+    def _take_job(self, directory: Path, about: dict[str, str], what: str) -> None:
+        key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)
+        if (boundary.job_id, boundary.restart_count) != (key.job_id, key.restart_count):
+            raise DataError(f"parts: the record is not of {key.name}")
+        session, record = directory / key.name, dict(boundary.raw)
+        session.mkdir()
+        for name in (TRACKS, layout.STORE):
+            if (directory / name).exists():
+                (directory / name).rename(session / name)
+        try:
+            if what == "session":
+                self._delivery.session(session, record)
+            else:
+                self._delivery.progress(session, record, grow=False)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"parts: no record that an agent writes ({type(error).__name__}: {error})") from error

@@ -1,0 +1,112 @@
+"""What one job may put into incoming/ takes bounded memory of the collector, and its energies count all the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.accounting import boundary as reading
+from perun_hpc.accounting.archive import Archive, Run
+from perun_hpc.accounting.boundary import read_boundary
+from perun_hpc.accounting.schema import from_json
+from perun_hpc.accounting.trimmed import PIECE_B, without
+from perun_hpc.errors import DataError
+from tests.accounting_data import boundary, put_incoming
+
+#: Everything in incoming/, swept in a process of its own, which says how much memory it took at most.
+SWEEP = """
+import sys
+from pathlib import Path
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.ledger import open_ledger
+ledger = open_ledger(f"sqlite:///{sys.argv[1]}/ledger.db", create=True)
+archive = Archive(Path(sys.argv[1]) / "archive", "c")
+print(Collector(archive, ledger, Tools(clock=lambda: 1_795_360_000.0), 0).sweep())
+status = Path("/proc/self/status").read_text()  # getrusage would tell of the process before exec, too
+print(int(status.partition("VmHWM:")[2].split()[0]) << 10)
+"""
+MOST_B = 200 << 20
+
+
+def rows(count: int, name: str) -> list[dict[str, Any]]:
+    one = {"step_id": 0, "rank": 0, "calls": 1, "time_ns": 10, "energy_uj": 1, "u_uj": 1}
+    return [{**one, "name": f"{number} {name}"} for number in range(count)]
+
+
+def swept(tmp_path: Path) -> tuple[str, int]:
+    done = subprocess.run([sys.executable, "-c", SWEEP, str(tmp_path)], capture_output=True, text=True, check=True)
+    said, most_b = done.stdout.splitlines()
+    return said, int(most_b)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "regions", "letters"),
+    [
+        (1, 20_000, 2_000),  # long names: 40 MB a record
+        (25, 8_000, 20),  # just below what is read whole
+    ],
+)
+def test_jobs_with_many_regions_do_not_fill_the_collectors_memory(
+    tmp_path: Path, jobs: int, regions: int, letters: int
+) -> None:
+    many = rows(regions, "x" * letters)
+    for number in range(jobs):
+        put_incoming(tmp_path / "archive", boundary(job_id=100 + number, regions=many))
+    put_incoming(tmp_path / "archive", boundary(job_id=900))
+    said, most_b = swept(tmp_path)
+    assert said.startswith(f"{jobs + 1} records stored")
+    assert most_b < MOST_B
+    for number in (*range(100, 100 + jobs), 900):
+        record = from_json((Archive(tmp_path / "archive", "c").job(Run(number, 0)) / "record.json").read_bytes())
+        assert record.energy_uj == 8_000_000_000
+
+
+def test_a_run_of_many_nodes_takes_the_regions_that_there_is_room_for(tmp_path: Path) -> None:
+    many, nodes = rows(8_000, "x" * 20), [f"n{number}" for number in range(40)]
+    for node in nodes:
+        put_incoming(tmp_path / "archive", boundary(node=node, nodelist="n[0-39]", num_nodes=40, regions=many))
+    said, most_b = swept(tmp_path)
+    assert said.startswith("1 record stored")
+    assert most_b < MOST_B
+    record = from_json((Archive(tmp_path / "archive", "c").job(Run(4711, 0)) / "record.json").read_bytes())
+    assert record.energy_uj == 40 * 8_000_000_000
+    assert record.regions
+    assert any("regions and ranks left out" in note for note in record.notes)
+
+
+def test_a_long_record_is_read_without_its_regions_and_says_so(tmp_path: Path) -> None:
+    steps = [{"step_id": 0, "tasks": 1, "nodes": 1, "start_ns": 1, "end_ns": 2, "ranks": []}]
+    path = put_incoming(tmp_path, boundary(steps=steps, regions=rows(20_000, "x" * 300)))
+    whole = read_boundary(path)
+    assert whole.domains[0].energy_uj == 8_000_000_000
+    assert whole.digest == sha256(path.read_bytes()).hexdigest()
+    assert whole.raw["regions"] == []
+    assert whole.raw["steps"] == steps
+    assert whole.raw["notes"][-1].startswith("regions left out: the node's record has")
+    data = boundary(steps=[{**steps[0], "command": "x" * 300} for _ in range(20_000)], regions=rows(10, "x"))
+    raw = read_boundary(put_incoming(tmp_path, data)).raw
+    assert (raw["steps"], raw["regions"]) == ([], [])
+    with pytest.raises(DataError, match="longer than"):
+        read_boundary(put_incoming(tmp_path, boundary(notes=["x" * (reading.MAX_READ_B + 1)])))
+
+
+@pytest.mark.parametrize("shift", range(PIECE_B - 40, PIECE_B + 2))
+def test_what_is_left_out_is_found_wherever_pieces_end(tmp_path: Path, shift: int) -> None:
+    value = {
+        "pad": "p" * shift,
+        'a"\\': [1, {"regions": ["x"]}],
+        "regions": [{"n": 'a\\"]}'}, [[]]],
+        "z": {"y": "\\\\"},
+    }
+    path = tmp_path / "value.json"
+    path.write_text(json.dumps(value))
+    with path.open("rb") as file:
+        kept = json.loads(without(file, (b"regions",), 1 << 20))
+    assert kept == {**value, "regions": []}
