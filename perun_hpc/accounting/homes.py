@@ -69,6 +69,8 @@ class Homes:
 
     def holds(self, run: Run) -> Identity | None:
         """Return which run a directory holds the record or boundary records of; None where it has neither."""
+        if not self._archive.job(run).is_dir():
+            return None
         record = record_in(self._archive, run)
         if record is not None:
             return of_record(record)

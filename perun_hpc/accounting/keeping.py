@@ -108,15 +108,15 @@ def _put(path: Path, target: Path) -> None:
     if path.name.endswith(DAMAGED):
         _put_aside(path, target)
         return
-    record = read_boundary(path)
     final = target / f"{_TAKEN.sub('', path.name)}.json"
+    if not final.exists():
+        _link_over(path, final)
+        return
+    record, known = read_boundary(path), None
     try:
         known = read_boundary(final)
-    except FileNotFoundError:
-        known = None
     except DataError:
         _put_aside(final, target)
-        known = None
     if known is not None and not of_boundaries([known]).likeness(of_boundaries([record])):
         # An older perun put two runs into one directory.
         final, known = final.with_name(f"{_TAKEN.sub('', path.name)}@{record.start_ns // 1_000_000_000}.json"), None

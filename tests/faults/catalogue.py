@@ -17,11 +17,15 @@ from pathlib import Path
 
 from tests.faults.ground import Ground, repeated
 from tests.slurm import site
+from tests.slurm.cluster import ClusterError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 NVML = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
 LONGEST_FREEZE_S = 300
+LATE = "+10d"
+REAL_WAITS = ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]
+"""The clock that waits go by, and files' times, are not faked."""
 CLUTTER = 10_000
 SERIES = (
     "time,value\n2026-01-01T00:00Z,nan\n",
@@ -129,6 +133,33 @@ def _archive_readonly(ground: Ground) -> Iterator[None]:
     ground.later.callback(ground.on_broken, "umount /shared/perun || umount -l /shared/perun")
     yield
     ground.on_broken("mount -o remount,bind,rw /shared/perun")
+
+
+@fault(
+    "node-late",
+    "one node cannot reach the archive while jobs run; its records come ten days later, by the collector's clock "
+    "(libfaketime), when the runs have given their names away",
+    "nothing: a late node is added to its run, whatever name that has by then",
+)
+def _node_late(ground: Ground) -> Iterator[None]:
+    node = ground.broken[1]
+    ground.on(node, "mount --bind /shared/perun /shared/perun && mount -o remount,bind,ro /shared/perun")
+    ground.later.callback(ground.on, node, "umount /shared/perun || umount -l /shared/perun")
+    yield
+    ground.cluster.wait_idle(120)
+    _until(lambda: not any((ground.archive / "incoming").iterdir()), "the other nodes' records are collected")
+    ground.restart_collector([f"LD_PRELOAD={LIBFAKETIME}", f"FAKETIME={LATE}", *REAL_WAITS])
+    ground.later.callback(ground.restart_collector)
+    _until(lambda: not list((ground.archive / "jobs").glob("*[0-9].[0-9]/record.json")), "all runs are renamed")
+    ground.on(node, "mount -o remount,bind,rw /shared/perun")
+
+
+def _until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ClusterError(f"waited {timeout_s:.0f} s in vain until {what}")
+        time.sleep(0.5)
 
 
 @fault("archive-full", "the archive's file system is full, for agents and collector", "nothing: records wait")
@@ -341,7 +372,7 @@ def _clock(ground: Ground, offset_s: str) -> Iterator[None]:
 
     step("+0")
     fake = [f"LD_PRELOAD={LIBFAKETIME}", "FAKETIME_TIMESTAMP_FILE=/shared/faketime", "FAKETIME_CACHE_DURATION=1"]
-    fake += ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]
+    fake += REAL_WAITS
     ground.stop_agents()
     words = ["exec setsid env -i PATH=/usr/bin:/bin LANG=C.UTF-8", *fake]
     python = f"{site.PREFIX}/bin/python -I -S {site.PREFIX}/libexec/perun/isolated.py"

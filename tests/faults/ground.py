@@ -84,14 +84,19 @@ class Ground:
     def record(self, job: int, restart: int) -> dict[str, Any] | None:
         """The energy record of a job run, None while there is none."""
         try:
-            found: dict[str, Any] = json.loads((self.archive / "jobs" / f"{job}.{restart}" / "record.json").read_text())
+            found: dict[str, Any] = json.loads((self._directory(job, restart) / "record.json").read_text())
         except (OSError, ValueError):
             return None
         return found
 
+    def _directory(self, job: int, restart: int) -> Path:
+        """The run's directory, under whatever name."""
+        bare = self.archive / "jobs" / f"{job}.{restart}"
+        return next(iter(bare.parent.glob(f"{bare.name}@*")), bare)
+
     def gaps(self, job: int, restart: int) -> set[str]:
         """Why there are gaps in a job run's boundary records, and what they note."""
-        files = (self.archive / "jobs" / f"{job}.{restart}" / "boundary").glob("*.json")
+        files = (self._directory(job, restart) / "boundary").glob("*.json")
         records = [json.loads(path.read_text()) for path in files]
         notes = {note for record in records for note in record.get("notes", ())}
         return {f"gap: {gap['why']}" for record in records for gap in record["gaps"]} | notes
