@@ -390,6 +390,22 @@ def _clock(ground: Ground, offset_s: str) -> Iterator[None]:
         step("+0")
 
 
+@fault(
+    "cpu-time-back",
+    "the busy time of every other CPU of two nodes goes backwards, and forth, ten times a second",
+    "nothing: such an interval is shared out by the jobs' own CPU times, and the record says so",
+    fast=True,
+)
+def _cpu_time_back(ground: Ground) -> Iterator[None]:
+    for node in ground.broken:
+        ground.cluster.simulate(node, "stat_jumps")
+    try:
+        yield
+    finally:
+        for node in ground.broken:
+            ground.cluster.simulate(node, "stat_steady")
+
+
 @fault("slurmd-restarted", "slurmd of two nodes is restarted every 4 s", "nothing", of_slurm=True)
 def _slurmd_restarted(ground: Ground) -> Iterator[None]:
     def again() -> None:

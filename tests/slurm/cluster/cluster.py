@@ -345,7 +345,8 @@ class Cluster(Layout):
         """Turn a knob of a node's simulated counters; returns the values served afterwards (None: removed).
 
         ``do``: ``values`` (nothing), ``freeze``, ``thaw``, ``set`` (``value_uj=``; 0 is a reset), ``remove``,
-        ``restore``, ``mode`` (``mode=``), ``power_cycle``. ``zone`` None means all four.
+        ``restore``, ``mode`` (``mode=``), ``power_cycle``, ``stat_jumps`` and ``stat_steady`` (of /proc/stat). ``zone``
+        None means all four.
         """
         control = self.live / "control"
         return simulator.send(control, {"node": self._host(node), "do": do, "zone": zone, **values})

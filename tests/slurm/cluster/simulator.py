@@ -250,6 +250,8 @@ class Node:
         self._last_ns = time.monotonic_ns()
         self._last_cpu = self._package_ns(self.cpu.read())
         self._start_ns = self._last_ns
+        self.stat_jumps = False
+        self._stats = 0
 
     def power_on(self) -> None:
         """Start all counters as after a power cycle; the first time, as a node that has long been up."""
@@ -318,10 +320,13 @@ class Node:
     def serve_stat(self) -> None:
         """Rewrite the node's /proc/stat: user, system and idle time of this node only, in 1/100 s."""
         wall = (time.monotonic_ns() - self._start_ns) // 10_000_000
+        self._stats += 1
         lines: list[str] = []
         sums = [0, 0, 0]
         for index, (user, system) in enumerate(self.cpu.read()):
             ticks = (user // 10_000_000, system // 10_000_000)
+            if self.stat_jumps and index % 2 and self._stats % 2:
+                ticks = (ticks[0] // 2, ticks[1] // 2)
             idle = max(0, wall - sum(ticks))
             for place, value in enumerate((*ticks, idle)):
                 sums[place] += value
@@ -367,6 +372,10 @@ class Node:
         """Stop a counter, or let it go on from where it stands."""
         self.counters[zone].frozen = frozen
 
+    def jump(self, jumps: bool) -> None:
+        """Let the busy time of every other CPU fall back to half of it, and return, at every renewal of /proc/stat."""
+        self.stat_jumps = jumps
+
     def set_value(self, zone: str, value_uj: int) -> None:
         """Set a counter to the last of its units at or below a value."""
         counter = self.counters[zone]
@@ -377,6 +386,8 @@ KNOBS: dict[str, Callable[[Node, str, dict[str, Any]], None]] = {
     "values": lambda node, zone, words: None,
     "freeze": lambda node, zone, words: node.freeze(zone, True),
     "thaw": lambda node, zone, words: node.freeze(zone, False),
+    "stat_jumps": lambda node, zone, words: node.jump(True),
+    "stat_steady": lambda node, zone, words: node.jump(False),
     "set": lambda node, zone, words: node.set_value(zone, int(words["value_uj"])),
     "remove": lambda node, zone, words: node.remove(zone),
     "restore": lambda node, zone, words: node.restore(zone),
