@@ -12,8 +12,6 @@ Public names, imported when they are first used so that ``import perun_hpc`` cos
     Be called with the finished run, or with every reading.
 """
 
-from __future__ import annotations
-
 from perun_hpc._version import __version__
 
 TYPE_CHECKING = False  # in the programs that are measured, importing typing would cost more than all of this package
@@ -35,11 +33,11 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    from perun_hpc import closed
 
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(closed.load(_HOMES[name], strict=name in ("monitor", "window")), name)
     globals()[name] = value
     return value

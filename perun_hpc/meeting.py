@@ -13,6 +13,8 @@ import contextlib
 import os
 import time
 
+from perun_hpc import closed
+
 SHARED_MEMORY = "/dev/shm"
 _PREFIX = "perun-meet"
 _DECISION = "decision"
@@ -151,14 +153,12 @@ class undisturbed:
     call; others act as ever."""
 
     def __enter__(self) -> None:
-        import signal
-
+        signal = closed.load("signal")
         handled = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, handled)
 
     def __exit__(self, *_: object) -> None:
-        import signal
-
+        signal = closed.load("signal")
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from perun_hpc import closed
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+_NEEDED = (
+    "perun_hpc.cli.session", "perun_hpc.monitoring.spawn", "perun_hpc.monitoring.gather", "perun_hpc.monitoring.ranks",
+    "perun_hpc.monitoring.regions", "perun_hpc.wire.client", "perun_hpc.report.formats.text",
+)  # fmt: skip
+"""What a measured call imports sooner or later: at once, without the program's own modules in between."""
 
 
 @overload
@@ -34,13 +42,11 @@ def perun(configuration_file: Any = "./.perun.ini", **config: object) -> Any:
 def _decorate(function: Callable[..., Any], file: Path | None, config: dict[str, object]) -> Callable[..., Any]:
     @functools.wraps(function)
     def measured(*args: Any, **kwargs: Any) -> Any:
-        from perun_hpc.cli.session import Session
-        from perun_hpc.monitoring import rank
-
-        if rank.current is not None:
+        if closed.load("perun_hpc.monitoring.rank").current is not None:
             return function(*args, **kwargs)
         try:
-            return Session.load(file, config).run_function(function, args, kwargs)
+            session, *_ = (closed.load(name, strict=False) for name in _NEEDED)
+            return session.Session.load(file, config).run_function(function, args, kwargs)
         except BaseException as error:
             raise error.with_traceback(_of_function(error.__traceback__))  # noqa: B904 (it is the same one)
 

@@ -25,7 +25,8 @@ def restore_path():
         ):  # fmt: skip
             settings[key] = os.environ.pop(key)
     parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    rest = [part for part in parts if part and os.path.abspath(part) != HERE]
+    # An empty entry is the current directory: every one that was there stays.
+    rest = [part for part in parts if not part or os.path.abspath(part) != HERE]
     if rest:
         os.environ["PYTHONPATH"] = os.pathsep.join(rest)
     elif "PERUN_ORIG_PYTHONPATH" in settings:
@@ -47,7 +48,8 @@ class PackageFinder:
         """The package's spec; None for every other module."""
         if name != "perun_hpc":
             return None
-        from importlib.machinery import ModuleSpec, SourceFileLoader  # importlib.util is heavier
+        from _frozen_importlib import ModuleSpec  # importlib is a module like others, which may be the program's own
+        from _frozen_importlib_external import SourceFileLoader
 
         init = os.path.join(PACKAGE, "__init__.py")
         spec = ModuleSpec(name, SourceFileLoader(name, init), origin=init, is_package=True)
@@ -63,9 +65,9 @@ def arm(settings):
         return
     sys.meta_path.append(PackageFinder)  # type: ignore[arg-type]
     try:
-        from perun_hpc.monitoring import rank
+        from perun_hpc import closed
 
-        rank.arm(settings)
+        closed.load("perun_hpc.monitoring.rank").arm(settings)
     except Exception:  # whatever is wrong with us is not the user's concern
         sys.meta_path.remove(PackageFinder)  # type: ignore[arg-type]
 
@@ -80,14 +82,14 @@ def chain():
         found = imp.find_module("sitecustomize", sys.path)
         imp.load_module("sitecustomize", *found)
         return
-    from importlib.machinery import PathFinder
+    from _frozen_importlib_external import PathFinder
 
     spec = PathFinder.find_spec("sitecustomize", sys.path)
     if spec is None or spec.loader is None:
         if own is not None:
             sys.modules["sitecustomize"] = own  # the import system takes it away itself when this import fails
         raise ImportError("No module named 'sitecustomize'", name="sitecustomize")
-    from importlib.util import module_from_spec  # not loaded where there is nothing to hand over to
+    from _frozen_importlib import module_from_spec
 
     module = module_from_spec(spec)
     sys.modules["sitecustomize"] = module

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perun_hpc import closed
+
 if TYPE_CHECKING:
     from perun_hpc.data_model.data import DataNode
     from perun_hpc.data_model.sensor import Sensor
@@ -55,12 +57,11 @@ def _call_in_rank() -> None:
         warn("callbacks are not called: the node's agent measures this run, its figures come with the job's report")
         return
     try:
-        from perun_hpc.config.user import load, settings
-        from perun_hpc.monitoring.results import host_node, read_summary, run_node
-
+        user = closed.load("perun_hpc.config.user", strict=False)
+        results = closed.load("perun_hpc.monitoring.results", strict=False)
         directory = Path(answer[0])
-        host = host_node(directory, read_summary(directory), (), with_regions=False)
-        node = run_node(here.keys["job_id"], [host], settings(load()))
+        host = results.host_node(directory, results.read_summary(directory), (), with_regions=False)
+        node = results.run_node(here.keys["job_id"], [host], user.settings(user.load()))
     except Exception as error:  # a Python before 3.11, a summary that nobody wrote
         warn(f"callbacks are not called: {type(error).__name__}: {error}")
         return

@@ -249,7 +249,7 @@ class PerunMonitor:
         place = self._comm.place
         host = os.uname().nodename.split(".", 1)[0]
         orders = Orders(
-            directory=str(self.directory.host(number, f"{host}.{place.rank}" if claims else host)),
+            directory=str(self.directory.host(number, f"{host}.{place.rank}" if claims else host).absolute()),
             run_id=self.directory.run_id,
             host=host,
             period_ns=chosen.period_ns,

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sys
 
+from perun_hpc import closed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -71,8 +73,7 @@ def _initialised_by_others() -> bool:
         return False
     if not paths:
         return False
-    import ctypes
-
+    ctypes = closed.load("ctypes")
     for path in paths:
         flag = ctypes.c_int(0)
         try:
@@ -96,12 +97,10 @@ def _after_import(mpi: Any, rank: Rank, before: bool) -> None:
 
 
 def _then(function: Any, mpi: Any, rank: Rank) -> Any:
-    import functools  # most programs never come here
-
-    @functools.wraps(function)
     def initialise(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         rank.mpi_ready(mpi)
         return result
 
-    return initialise
+    # Most programs never come here.
+    return closed.load("functools").update_wrapper(initialise, function)

@@ -12,6 +12,8 @@ import os
 import sys
 import time
 
+from perun_hpc import closed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +38,8 @@ def memory_file(name: str) -> int:
     allow_sealing, close_on_exec = 2, 1
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name, allow_sealing | close_on_exec)
-    import ctypes  # Pythons built against an old C library (conda) lack it; the running one has it
-
+    # Pythons built against an old C library (conda) lack it; the running one has it.
+    ctypes = closed.load("ctypes")
     fd = int(ctypes.CDLL(None, use_errno=True).memfd_create(name.encode(), allow_sealing | close_on_exec))
     if fd < 0:
         raise OSError(ctypes.get_errno(), "memfd_create")
@@ -46,8 +48,7 @@ def memory_file(name: str) -> int:
 
 def seal(fd: int) -> None:
     """Make a memory file unchangeable."""
-    import fcntl
-
+    fcntl = closed.load("fcntl")
     add_seals, all_seals = 1033, 0x1 | 0x2 | 0x4 | 0x8  # F_ADD_SEALS; SEAL, SHRINK, GROW, WRITE
     fcntl.fcntl(fd, add_seals, all_seals)
 
@@ -79,8 +80,7 @@ class Rank:
 
     def sample(self) -> None:
         """Note this process' CPU time and peak memory."""
-        import resource
-
+        resource = closed.load("resource", shared=False)
         used = resource.getrusage(resource.RUSAGE_SELF)
         self.samples.append((time.monotonic_ns(), int((used.ru_utime + used.ru_stime) * 1e9), used.ru_maxrss * 1024))
 
@@ -98,11 +98,10 @@ class Rank:
         if os.getpid() != self.pid:
             return
         try:
-            from perun_hpc.comm import Seat, host_group
-
+            comm = closed.load("perun_hpc.comm")
             self.sample()
             rank, size = mpi.COMM_WORLD.Get_rank(), mpi.COMM_WORLD.Get_size()
-            found = host_group(mpi, Seat.from_environ(self._launch))
+            found = comm.host_group(mpi, comm.Seat.from_environ(self._launch))
             place = self._by_launcher(None if found else "not every rank of this host came to this point in time")
             place.update(
                 rank=rank,
@@ -178,8 +177,7 @@ class Rank:
 
     def content(self, end: str) -> tuple[bytes, ...]:
         """The final message: header line and tables."""
-        import array
-
+        array = closed.load("array")
         self.sample()
         calls = b"" if self.recorder is None else self.recorder.table()
         samples = array.array("q", [number for row in self.samples for number in row])
@@ -200,19 +198,16 @@ class Rank:
         """These values of the answer to a question about this run; None if there is none."""
         if not self.socket:
             return None
-        from perun_hpc.wire.client import request
-
         keys = {name: self.keys[name] for name in ("job_id", "restart_count")}
         try:
-            reply = request(verb, keys, timeout_s=timeout_s, path=self.socket)
+            reply = closed.load("perun_hpc.wire.client").request(verb, keys, timeout_s=timeout_s, path=self.socket)
             return [reply.fields[name] for name in names] if reply.verb == "ok" else None
         except Exception:  # nobody listens, or speaks otherwise
             self._asks = False
             return None
 
     def _head(self, end: str, tables: list[tuple[str, list[str], int]]) -> bytes:
-        import json
-
+        json = closed.load("json")
         recorder = self.recorder
         head = {
             "schema": SCHEMA,
@@ -231,13 +226,13 @@ class Rank:
             "dropped": 0 if recorder is None or end == "live" else recorder.count()[1],
             "tables": [{"name": name, "columns": columns, "rows": rows} for name, columns, rows in tables],
         }
-        return json.dumps(head, separators=(",", ":")).encode() + b"\n"
+        line: str = json.dumps(head, separators=(",", ":"))
+        return line.encode() + b"\n"
 
     def _send(self, fd: int, live: bool) -> None:
         if not self.socket:
             return
-        from perun_hpc.wire.client import request
-
+        request = closed.load("perun_hpc.wire.client").request
         fields = dict(self.keys, live="1") if live else self.keys
         begin_s = time.monotonic()
         try:
@@ -259,8 +254,6 @@ def energy() -> tuple[int, int] | None:
 def arm(settings: Mapping[str, str]) -> None:
     """Make this process the rank that `settings` (the launcher's environment) describe."""
     global current
-    from perun_hpc.monitoring import mpi_watch
-
     current = Rank(settings)
     atexit.register(current.hand_over)
-    mpi_watch.install(current)
+    closed.load("perun_hpc.monitoring.mpi_watch").install(current)

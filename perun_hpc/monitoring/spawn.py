@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import perun_hpc
+from perun_hpc import closed
 from perun_hpc.monitoring.orders import Orders, Signals
 from perun_hpc.monitoring.shared import Event, Queue
 
@@ -45,8 +46,9 @@ class SamplingProcess:
         self._orders = Queue()
         *shared, queue = self.signals
         fds = [self._orders.fds[0], *(event.fd for event in shared), queue.fds[1]]
-        # Without `site`, whose work this process has done already: what it found is handed over.
-        path = dict.fromkeys([*filter(None, sys.path), _HERE])
+        # Without `site`, whose work this process has done already: what it found is handed over; the standard
+        # library comes first, so that a program's own `socket.py` is none of this process.
+        path = dict.fromkeys([*closed.PLACES, *filter(None, sys.path), _HERE])
         command = [sys.executable, "-S", "-c", _BOOT, *map(str, fds), *path]
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SHIELDED)
         try:

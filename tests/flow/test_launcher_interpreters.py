@@ -116,6 +116,7 @@ def test_only_what_is_needed_is_imported(version):
     ours = [
         "perun_hpc",
         "perun_hpc._version",
+        "perun_hpc.closed",
         "perun_hpc.monitoring",
         "perun_hpc.monitoring.mpi_watch",
         "perun_hpc.monitoring.rank",
