@@ -16,10 +16,11 @@ import pytest
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.sacct import identity_fields, query_jobs, query_window
+from perun_hpc.accounting.sacct import SlurmJob, identity_fields, query_jobs, query_window
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.cli.main import main
-from tests.accounting_data import START_S, boundary, put_incoming
+from perun_hpc.errors import UnavailableError
+from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 from tests.fake_slurm import ROW, install
 
 MANY = 15_000
@@ -387,3 +388,23 @@ def test_slurmdbd_that_is_down_is_named_once_a_sweep(site: Site, caplog: pytest.
 def test_more_nodes_than_a_command_line_holds(site: Site) -> None:
     site.slurm({"NodeList": "rack01-node000007"}, {"JobIDRaw": "2", "JobID": "2", "NodeList": "other"})
     assert [job["job_id"] for job in site.jobs("-N", "rack[01-02]-node[000001-010000]")] == [4711]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("whatever"), UnavailableError("sacct: no answer"), OSError(7, "too long")]
+)
+def test_whatever_happens_to_the_comparison_the_rest_of_a_sweep_is_done(tmp_path: Path, error: Exception) -> None:
+    def window(since_s: int, until_s: int) -> list[SlurmJob]:
+        raise error
+
+    def sweep(now_s: float) -> Summary:
+        slurm = Slurm(jobs=lambda ids: [slurm_job(4711)] if now_s > START_S + 200 else [], window=window)
+        return Collector(archive, ledger, Tools(lambda: now_s, slurm), DEADLINE_S, queue=True).sweep()
+
+    archive, ledger = Archive(tmp_path, "c"), open_ledger(str(tmp_path / "ledger.db"), create=True)
+    put_incoming(tmp_path, boundary(4711))
+    assert sweep(START_S + 150.0).stored == 1
+    summary = sweep(START_S + 8.0 * DAY_S)
+    assert summary.completed == 1 and str(error) in " ".join(summary.notes)
+    assert [run.name for run in archive.all_runs()] == [f"4711.0@{START_S - 5}"]
+    ledger.close()

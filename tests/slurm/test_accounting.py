@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.mixed import (
+    PERUN,
     audit_of,
     perun,
     records,
@@ -146,12 +148,65 @@ def test_another_users_job_is_what_sacct_says(cluster: Cluster, private: None) -
     assert perun(cluster, "usage", user="bob").returncode == 77
 
 
-def test_a_running_job_says_that_it_runs(cluster: Cluster) -> None:
-    job = submit(cluster, "-n1", "--wrap", "sleep 30")
+def wait_until_it_runs(cluster: Cluster, job: int) -> None:
     deadline = time.monotonic() + 20
     while "RUNNING" not in cluster.run(["squeue", "-h", "-j", str(job), "-o", "%T"], user="root").stdout:
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_resized_job_is_one_run_with_all_its_nodes(cluster: Cluster) -> None:
+    job = submit(cluster, "-N2", "-n2", "--wrap", "sleep 12")
+    wait_until_it_runs(cluster, job)
+    time.sleep(4)
+    cluster.run(["scontrol", "update", f"jobid={job}", "NumNodes=1"], user="root", check=True)
+    cluster.wait_job(job)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        (record, *more) = records(cluster).get(job, [{"state": ""}])
+        if record["state"] == "COMPLETED":
+            break
+        time.sleep(1)
+    assert more == [] and (record["state"], record["num_nodes"]) == ("COMPLETED", 2)
+    assert len(json.loads(perun(cluster, "jobs", "--format", "json", user="alice").stdout)) >= 1
+    lines = [line for line in perun(cluster, "jobs", user="alice").stdout.splitlines() if line.startswith(f"{job} ")]
+    assert len(lines) == 1
+    assert re.search(r"2 nodes n\[?\d", perun(cluster, "report", str(job), user="alice").stdout)
+
+
+def test_no_time_format_and_no_hour_that_comes_twice_costs_a_job_its_times(cluster: Cluster) -> None:
+    """A zone whose clocks went back half an hour ago: the job began in the hour that comes twice, the second time."""
+    job = submit(cluster, "-n1", "--wrap", "sleep 1")
+    cluster.wait_job(job)
+    settle(cluster, [job])
+    back = time.gmtime(time.time() - 1800 + 3600)
+    zone = f"STD0DST,0/0,{back.tm_yday - 1}/{back.tm_hour}:{back.tm_min:02d}:{back.tm_sec:02d}"
+    plain = perun(cluster, "jobs", "--format", "json", "-S", "now-30minutes", user="alice").stdout
+    begin = {r["job_id"]: (r["start_ns"], r["state"]) for r in json.loads(plain)}[job]
+    for form in ("%s", "relative", "%d.%m.%Y %H:%M", "standard"):
+        words = ["env", f"TZ={zone}", f"SLURM_TIME_FORMAT={form}", PERUN, "jobs", "--format", "json"]
+        done = cluster.run([*words, "-S", "now-30minutes"], user="alice", timeout=120, check=True)
+        assert {r["job_id"]: (r["start_ns"], r["state"]) for r in json.loads(done.stdout)}[job] == begin
+
+
+def test_a_cluster_without_accounting_says_so(cluster: Cluster) -> None:
+    """What sacct itself answers there, with a slurm.conf of its own."""
+    conf = cluster.etc_slurm / "none.conf"
+    text = (cluster.etc_slurm / "slurm.conf").read_text()
+    conf.write_text(text.replace("accounting_storage/slurmdbd", "accounting_storage/none"))
+    try:
+        words = ["env", "SLURM_CONF=/etc/slurm/none.conf", PERUN]
+        jobs = cluster.run([*words, "jobs"], user="alice", timeout=120)
+        assert (jobs.returncode, jobs.stderr) == (0, "")
+        report = cluster.run([*words, "report", "99999999"], user="alice", timeout=120)
+        assert report.returncode == 66 and "unknown to Slurm" in report.stderr
+    finally:
+        conf.unlink()
+
+
+def test_a_running_job_says_that_it_runs(cluster: Cluster) -> None:
+    job = submit(cluster, "-n1", "--wrap", "sleep 30")
+    wait_until_it_runs(cluster, job)
     deadline = time.monotonic() + 20
     while True:
         report = perun(cluster, "report", str(job), user="alice")
