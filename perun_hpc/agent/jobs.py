@@ -225,8 +225,9 @@ class Jobs:
         session.edges_end = booking.take_edge(snapshot.readings, self._meter.sensors)
         session.agent_cpu_ns += time.process_time_ns()
         self._views.show(session, snapshot.mono_ns)
-        self._views.curve_of_shared(session)
-        booking.note_failed_edges(session, snapshot.readings, self._meter.sensors)
+        guard("its curve", partial(self._views.curve_of_shared, session), session)
+        failed_edges = partial(booking.note_failed_edges, session, snapshot.readings, self._meter.sensors)
+        guard("its edges", failed_edges, session)
         if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
             session.note("no reading during the job: no agent ran")
             if session.energy_uj == 0:
@@ -234,11 +235,11 @@ class Jobs:
                 session.shares.clear()
             else:  # booked as its energy before its end was known: the node ledger closes with it
                 session.note("its energy is that of the moments between its end and the agent's knowing of it")
-        self._steps.end_all(session)
+        guard("the end of its ranks", partial(self._steps.end_all, session), session)
         del self._register.live[key]
         self._register.over.discard(key)
         self._views.forget(session)
-        self._meter.forget(session)
+        guard("letting go of it", partial(self._meter.forget, session), session)
         self._register.done[key.name] = snapshot.mono_ns
         self._register.ended.append(session)
         self._save()

@@ -231,3 +231,25 @@ def test_a_job_of_which_slurm_told_nonsense_has_its_record(node: FakeNode) -> No
     record = node.record(1)
     assert record["domains"]["package-0"]["node_uj"] == 5 * MJ
     assert agent.poll() is None
+
+
+def test_a_session_of_which_no_record_can_be_made_is_kept_and_holds_up_no_other(node: FakeNode) -> None:
+    agent = node.start()
+    node.begin(1, exclusive="1")
+    node.serve(5 * MJ)
+    node.begin(2)
+    node.kill()
+    state = node.spool / "node" / "state.json"
+    saved = json.loads(state.read_text())
+    damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
+    damaged["edges_start"] = dict.fromkeys(damaged["edges_start"], 5)  # no reading
+    state.write_text(json.dumps(saved))
+    agent = node.start()
+    node.end(1)
+    kept = node.spool / "set-aside" / "1.0" / "session.json"
+    until(kept.exists, "what is known of it is kept")
+    assert json.loads(kept.read_text())["domains"]["package-0"]["energy_uj"] == 5 * MJ
+    node.end(2)
+    assert node.record(2)["why"] is None
+    assert agent.poll() is None
+    assert node.ask("status").fields["sessions"] == ""
