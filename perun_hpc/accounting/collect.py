@@ -148,6 +148,19 @@ class _Ready:
         return sum(boundary.size_b for boundary in self.boundaries)
 
 
+@dataclass(frozen=True)
+class Wait:
+    """A directory of `incoming/` that was read in vain: its files as they were, until when (epoch) nothing changes."""
+
+    files: tuple[tuple[str, int, int], ...]
+    until_s: float
+    jobs: int
+
+
+Waits = dict[Path, Wait]
+"""What one sweep tells the next: what waits for nodes is not read again before there is something new."""
+
+
 class BusyError(UnavailableError):
     """Another collector works on the cluster."""
 
@@ -155,13 +168,24 @@ class BusyError(UnavailableError):
 class Collector:
     """Sweeps one cluster's archive into the ledger."""
 
-    def __init__(self, archive: Archive, ledger: Ledger, tools: Tools, deadline_s: float, queue: bool = False) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        ledger: Ledger,
+        tools: Tools,
+        deadline_s: float,
+        queue: bool = False,
+        waits: Waits | None = None,
+    ) -> None:
+        """`waits` is what the last sweep left, and what this one leaves to the next."""
         self.archive = archive
         self.ledger = ledger
         self.tools = tools
         self.deadline_s = deadline_s
         self.queue = queue
         self.holder = this_process()
+        self._waits = {} if waits is None else waits
+        self._until_s = 0.0
         self._homes = Homes(archive, tools.clock())
 
     def sweep(self) -> Summary:
@@ -201,12 +225,23 @@ class Collector:
     def _incoming(self) -> Summary:
         summary = Summary()
         batch: list[_Ready] = []
+        before = dict(self._waits)
+        self._waits.clear()
         for run, directory in self.archive.incoming():
             if self._refused_lately(directory):
                 summary = replace(summary, refused=summary.refused + 1)
                 continue
             try:
+                files = _files(directory)
+                wait = before.get(directory)
+                if wait is not None and wait.files == files and self.tools.clock() < wait.until_s:
+                    self._waits[directory] = wait
+                    summary = replace(summary, waiting=summary.waiting + wait.jobs)
+                    continue
+                self._until_s = self.tools.clock() + RETRY_S
                 found, waiting, damaged = self._look(run, directory)
+                if waiting and not found and not damaged:
+                    self._waits[directory] = Wait(files, self._until_s, waiting)
             except OSError as error:
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{directory}: {error}"))
                 continue
@@ -270,6 +305,7 @@ class Collector:
         here = {b.node for b in boundaries}
         complete = len(here) >= fresh[0].num_nodes and here.issuperset(fresh[0].expected)
         if not complete and not homes and self.tools.clock() < who.end_ns / 1e9 + self.deadline_s:
+            self._until_s = min(self._until_s, who.end_ns / 1e9 + self.deadline_s)
             return None
         places = [self.archive.base / "incoming" / name.name, *(self.archive.boundaries(run) for run in homes)]
         unreadable = problems(places, boundaries)
@@ -607,6 +643,13 @@ def _started(pid: int) -> str:
     except OSError:
         return ""
     return f"{boot[:8]}-{stat.rpartition(')')[2].split()[19]}"
+
+
+def _files(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files in a directory."""
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries]
+    return tuple(sorted(found))
 
 
 def _failed(summary: Summary, ready: _Ready, error: OSError) -> Summary:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.backlog import last_sweep, look, note_sweep
-from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools, Waits
 from perun_hpc.accounting.command import NoAccountsError
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.footprint import Estimator
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     try:
         if not args.daemon:
-            return _sweep(args, site, root, ledger, Estimator(), {})
+            return _sweep(args, site, root, ledger, Estimator(), {}, {})
         return _daemon(args, ruling, root, ledger)
     finally:
         ledger.close()
@@ -94,12 +94,13 @@ def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger
         signal.signal(number, lambda *_: stop.set())
     nudge, footprint = Nudge(), Estimator()
     kept: dict[str, bool] = {}
+    waits: dict[str, Waits] = {}
     with _listener(ruling.site, root):
         while not stop.is_set():
             if mistakes := ruling.renew():
                 log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
             try:
-                _sweep(args, ruling.site, root, ledger, footprint, kept)
+                _sweep(args, ruling.site, root, ledger, footprint, kept, waits)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
             nudge.wait(stop, ruling.site.sweep_s)
@@ -132,11 +133,18 @@ def _status(root: Path, names: Sequence[str], site: Site) -> int:
 
 
 def _sweep(
-    args: argparse.Namespace, site: Site, root: Path, ledger: Ledger, footprint: Estimator, kept: dict[str, bool]
+    args: argparse.Namespace,
+    site: Site,
+    root: Path,
+    ledger: Ledger,
+    footprint: Estimator,
+    kept: dict[str, bool],
+    waits: dict[str, Waits],
 ) -> int:
     """Sweep every cluster; one that fails holds up no other, and is raised at the end.
 
-    `kept` says by cluster whether Slurm keeps accounts, as far as the sweeps before have found out.
+    `kept` says by cluster whether Slurm keeps accounts, as far as the sweeps before have found out,
+    `waits` what they read in vain.
     """
     for problem in footprint.renew(site.settings.footprint):
         log.warning("%s", problem)
@@ -145,7 +153,7 @@ def _sweep(
     for cluster in [args.cluster] if args.cluster else clusters(root):
         archive, began_s = Archive(root, cluster), time.time()
         try:
-            summary = _sweep_one(args, site, archive, ledger, footprint, kept)
+            summary = _sweep_one(args, site, archive, ledger, footprint, kept, waits.setdefault(cluster, {}))
         except Exception as error:
             if not isinstance(error, BusyError):
                 why = str(error) if isinstance(error, PerunError) else f"{type(error).__name__}: {error}"
@@ -169,7 +177,13 @@ def _sweep(
 
 
 def _sweep_one(
-    args: argparse.Namespace, site: Site, archive: Archive, ledger: Ledger, footprint: Estimator, kept: dict[str, bool]
+    args: argparse.Namespace,
+    site: Site,
+    archive: Archive,
+    ledger: Ledger,
+    footprint: Estimator,
+    kept: dict[str, bool],
+    waits: Waits,
 ) -> Summary:
     cluster = archive.cluster
     slurm = None if args.no_slurm else _slurm(cluster, kept)
@@ -182,9 +196,8 @@ def _sweep_one(
         expects=site.expects,
     )
     deadline_s = site.deadline_s if args.deadline is None else args.deadline
-    collector = Collector(
-        archive, ledger, tools, deadline_s, queue=site.slurmdbd != "off" and kept.get(cluster) is not False
-    )
+    queue = site.slurmdbd != "off" and kept.get(cluster) is not False
+    collector = Collector(archive, ledger, tools, deadline_s, queue, waits)
     summary = collector.sweep()
     publish_running(archive, tools)
     for problem in note_readings(archive, declared(site.settings.sensors.files), time.time()):

@@ -343,6 +343,78 @@ def window(seconds: float, job: str) -> Tries:
     return tries
 
 
+def _calls(names: Sequence[str], calls: array.array[int]) -> int:
+    """A memory file as a rank hands it over that was killed: its calls go on until the memory ends."""
+    fd = os.memfd_create("calls")
+    table = {"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": -1}
+    head = json.dumps({"schema": "perun.rank-data/1", "regions": list(names), "tables": [table]}).encode() + b"\n"
+    for data in (head, calls.tobytes()):
+        os.write(fd, data)
+    return fd
+
+
+def _enrolled(count: int, speak: Callable[[int], None]) -> Tries:
+    """So many ranks, all of them this process; they end with it."""
+    tries = Tries()
+    for rank in range(count):
+        while True:
+            reply = ask(
+                "rank-start", **own_job(), step_id="0", rank=str(rank), ntasks=str(count), command="x", options=""
+            )
+            if reply is None or "slow down" not in reply.fields.get("reason", ""):
+                break
+            time.sleep(0.05)
+        speak(rank)
+        tries.n += 1
+    return tries
+
+
+def shared_memory(seconds: float, job: str) -> Tries:
+    """500 ranks that hand over the same 32 MiB and end at once."""
+    now = time.monotonic_ns()
+    fd = _calls(["f"], array.array("q", [0, now, now + 1000] * ((32 << 20) // 24 - 100)))
+    return _enrolled(500, lambda rank: ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1"))
+
+
+def long_steps(seconds: float, job: str) -> Tries:
+    """More steps than are kept, each with a command as long as a message takes; they live on for a while."""
+    tries = Tries()
+    for step in range(5000):
+        words = {"command": "\U0001f600" * 6000, "options": "x" * 5000}
+        reply = ask("rank-start", **own_job(), step_id=str(step), rank="0", ntasks="1", **words)
+        tries.n += 1
+        if reply is not None and "slow down" in reply.fields.get("reason", ""):
+            time.sleep(0.05)
+    time.sleep(seconds)
+    return tries
+
+
+def many_calls(seconds: float, job: str) -> Tries:
+    """Eight ranks with 32 MiB of valid calls each, all that one job may hand over."""
+    now = time.monotonic_ns()
+    block = array.array("q", [n for at in range(50_000) for n in (at % 7, now + 2 * at, now + 2 * at + 1)])
+
+    def speak(rank: int) -> None:
+        fd = _calls([str(number) for number in range(7)], block * ((32 << 20) // (24 * 50_000) - 1))
+        ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
+        os.close(fd)
+
+    return _enrolled(8, speak)
+
+
+def long_names(seconds: float, job: str) -> Tries:
+    """Twenty ranks with a thousand regions each, under long names whose letters cost six bytes in JSON."""
+    now = time.monotonic_ns()
+    calls = array.array("q", [n for at in range(1000) for n in (at, now, now + 1000 + at)])
+
+    def speak(rank: int) -> None:
+        fd = _calls([f"{at:04d}" + "\x01" * 150 for at in range(1000)], calls)
+        ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
+        os.close(fd)
+
+    return _enrolled(20, speak)
+
+
 def other_job(seconds: float, job: str) -> Tries:
     """A rank in another job of the same user: the process is not of that job."""
     tries = Tries()

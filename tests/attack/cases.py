@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from tests.attack.table import Result
+from tests.slurm import site
 from tests.slurm.cluster import Cluster
 from tests.slurm.site import PREFIX
 
@@ -32,6 +34,10 @@ STORY = {
     "slow": "500 clients that say nothing or read nothing",
     "ranks": "6,000 ranks of one process, the same rank again and again, with hostile command and options",
     "heavy": "32 MiB of rank data on 60 connections, again and again",
+    "shared_memory": "500 ranks that hand over the same 32 MiB and end at once",
+    "long_steps": "5,000 steps whose commands are as long as a message takes",
+    "many_calls": "eight ranks with 32 MiB of valid calls each",
+    "long_names": "20,000 regions with long names",
     "window": "window and new ranks as often as possible on a node shared with alice",
 }
 
@@ -116,6 +122,12 @@ print(json.dumps(dict(request("status", {}, timeout_s=10).fields)))"""
         )
         return started
 
+    def collector_peak_b(self) -> int:
+        """The most memory that the collector has held; 0 where none runs."""
+        pid = site.collector_pid(self.cluster)
+        told = self.cluster.run(["cat", f"/proc/{pid}/status"], user="root").stdout if pid else ""
+        return int(told.partition("VmHWM:")[2].split()[0]) << 10 if told else 0
+
     def boundary(self, job: str) -> dict[str, Any] | None:
         """The node's boundary record of a job, waited for."""
         places = [self.archive / f"incoming/{job}.0/{NODE}.json", self.archive / f"jobs/{job}.0/boundary/{NODE}.json"]
@@ -159,6 +171,60 @@ def attack(siege: Siege, case: str, seconds: float, inside: bool = True, job: st
         problems.append(f"{failed} jobs failed, {records.count(None)} without a record")
     outcome = "; ".join(problems[:3]) if problems else "nothing came through"
     return Result(name, STORY[case], told["n"], f"{outcome}; agent {rss_b >> 20} MiB; {during}", not problems)
+
+
+RECORD_S = 60.0
+HOOK_P99_MS = 500.0
+COLLECTOR_B = 200 << 20
+
+
+def greedy(siege: Siege, case: str, seconds: float, after_s: float) -> Result:
+    """Bob's job overfills what is kept of it, and ends; alice's jobs beside and after it fare as ever."""
+    before, _ = siege.agent()
+    bob = siege.bob(case, seconds, siege.alice)
+    jobs: list[str] = []
+    failed, until_s = 0, None
+    held_b = 0
+    while until_s is None or time.monotonic() < until_s:
+        if until_s is None and bob.poll() is not None:
+            until_s = time.monotonic() + after_s
+        done = siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"], timeout=120)
+        failed += done.returncode != 0
+        jobs += done.stdout.split()
+        held_b = max(held_b, siege.agent()[1])
+    out, err = bob.communicate()
+    name = case.replace("_", "-")
+    if bob.returncode != 0:
+        return Result(name, STORY[case], 0, f"bob's program ended with {bob.returncode}: {err.strip()[-300:]}", False)
+    waited_s = time.monotonic()
+    last = _record(siege, jobs[-1], RECORD_S)
+    waited_s = time.monotonic() - waited_s
+    bobs = _last_job(siege, "bob")
+    told = _record(siege, bobs, RECORD_S)
+    edges = [record[end] for record in map(siege.boundary, jobs) if record for end in ("start", "end")]
+    late_ms = sorted(edge["late_ns"] / 1e6 for edge in edges)
+    p99_ms = late_ms[int(len(late_ms) * 0.99)] if late_ms else math.inf
+    collector_b = siege.collector_peak_b()
+    after, _ = siege.agent()
+    problems = [] if before == after else [f"the agent {before} became {after or 'none'}"]
+    if failed or last is None:
+        problems.append(f"{failed} jobs failed, alice's last record {'is' if last else 'is not'} there")
+    if told is None or told["energy_uj"] is None:
+        problems.append("bob's energy is lost")
+    if p99_ms > HOOK_P99_MS or held_b > 128 << 20 or collector_b > COLLECTOR_B:
+        problems.append("too slow or too large")
+    notes = "; ".join((told or {}).get("notes", ()))[:160]
+    outcome = (
+        f"{'; '.join(problems) or 'held'}; hooks of {len(jobs)} jobs of alice: p99 {p99_ms:.0f} ms; agent "
+        f"{held_b >> 20} MiB, collector {collector_b >> 20} MiB; her last record after {waited_s:.0f} s; "
+        f"bob's notes: {notes or 'none'}"
+    )
+    return Result(name, STORY[case], json.loads(out.splitlines()[-1])["n"], outcome, not problems)
+
+
+def _last_job(siege: Siege, user: str) -> str:
+    done = siege.cluster.run(["sacct", "-n", "-X", "-P", "-u", user, "-o", "JobIDRaw", "-S", "now-1day"], user="root")
+    return max(done.stdout.split(), key=int, default="0")
 
 
 def other_job(siege: Siege) -> Result:
@@ -529,6 +595,10 @@ CASES: dict[str, Callable[[Siege], Result]] = {
     "slow": lambda siege: attack(siege, "slow", 10),
     "ranks": lambda siege: attack(siege, "ranks", 20),
     "heavy": lambda siege: attack(siege, "heavy", 20),
+    "shared-memory": lambda siege: greedy(siege, "shared_memory", 0, 10),
+    "long-steps": lambda siege: greedy(siege, "long_steps", 5, 5),
+    "many-calls": lambda siege: greedy(siege, "many_calls", 0, 20),
+    "long-names": lambda siege: greedy(siege, "long_names", 0, 10),
     "window": lambda siege: attack(siege, "window", 35),
     "files": files,
     "process": counters,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from hashlib import sha256
@@ -14,10 +15,12 @@ import pytest
 from perun_hpc.accounting import boundary as reading
 from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.boundary import read_boundary
+from perun_hpc.accounting.collect import Collector, Tools, Waits
+from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.schema import from_json
 from perun_hpc.accounting.trimmed import PIECE_B, without
 from perun_hpc.errors import DataError
-from tests.accounting_data import boundary, put_incoming
+from tests.accounting_data import START_S, boundary, put_incoming
 
 #: Everything in incoming/, swept in a process of its own, which says how much memory it took at most.
 SWEEP = """
@@ -110,3 +113,34 @@ def test_what_is_left_out_is_found_wherever_pieces_end(tmp_path: Path, shift: in
     with path.open("rb") as file:
         kept = json.loads(without(file, (b"regions",), 1 << 20))
     assert kept == {**value, "regions": []}
+
+
+def test_what_waits_for_nodes_is_not_read_again_before_there_is_something_new(tmp_path: Path) -> None:
+    archive, now = Archive(tmp_path / "archive", "c"), [START_S + 200.0]
+    first = put_incoming(tmp_path / "archive", boundary(nodelist="n[1-2]", num_nodes=2))
+    ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.db", create=True)
+    waits: Waits = {}
+
+    def sweep() -> tuple[int, int]:
+        done = Collector(archive, ledger, Tools(lambda: now[0]), 900, waits=waits).sweep()
+        return done.waiting, done.stored
+
+    def put(data: bytes) -> None:
+        """Other bytes, of which nothing but the content tells."""
+        first.write_bytes(data)
+        os.utime(first, ns=(at_ns, at_ns))
+
+    data, at_ns = first.read_bytes(), first.stat().st_mtime_ns
+    assert sweep() == (1, 0)
+    put(b"x" * len(data))  # whoever reads it finds it damaged
+    now[0] += 60
+    assert sweep() == (1, 0)
+    assert first.exists()
+    put(data)
+    put_incoming(tmp_path / "archive", boundary(node="n2", nodelist="n[1-2]", num_nodes=2))
+    assert sweep() == (0, 1)
+    assert waits == {}
+    put_incoming(tmp_path / "archive", boundary(job_id=9, nodelist="n[1-2]", num_nodes=2))
+    assert sweep() == (1, 0)
+    now[0] += 900
+    assert sweep() == (0, 1)

@@ -74,7 +74,7 @@ elif case == "names":
         begin(step_id=0, rank=rank)
         now = time.monotonic_ns()
         calls = array("q", [n for at in range(1000) for n in (at, now, now + 1000 + at)])
-        fd = memory([f"{at:04d}" + "\\x01" * 240 for at in range(1000)], calls, 1000)
+        fd = memory([f"{at:04d}" + "\\x01" * 150 for at in range(1000)], calls, 1000)
         note(ask("rank-data", (fd,), step_id=0, rank=rank))
         os.close(fd)
 print(json.dumps(said), flush=True)
@@ -191,3 +191,18 @@ def test_a_job_with_much_to_read_keeps_no_other_job_from_its_record(node: FakeNo
     assert record["domains"]["package-0"]["node_uj"] == 3_000_000
     assert len(record["regions"]) == 14
     assert min(region["calls"] for region in record["regions"]) > 180_000
+
+
+def test_many_regions_with_long_names_leave_a_record_that_can_be_read(node: FakeNode) -> None:
+    begun(node)
+    bobs = Bobs(node, "names", 20)
+    node.serve(3_000_000)
+    bobs.kill()
+    node.end(1)
+    record = node.record(1)
+    assert record["domains"]["package-0"]["node_uj"] == 3_000_000
+    assert 1000 < len(record["regions"]) < 20_000
+    assert len(json.dumps(record["regions"])) < 2.1 * (1 << 20)
+    assert min(region["time_ns"] for region in record["regions"]) > 1000  # those that took longest are kept
+    assert any(" regions left out: a node tells 20000 of a job, 2 MiB of them" in note for note in record["notes"])
+    assert node.boundary_path(1).stat().st_size < 4 << 20

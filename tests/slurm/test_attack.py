@@ -26,6 +26,13 @@ def test_bob_gets_nothing_and_alice_notices_nothing(siege: cases.Siege, case: st
     assert result.n > 0
 
 
+@pytest.mark.parametrize("case", ["shared-memory", "long-steps", "many-calls", "long-names"])
+def test_one_job_does_not_take_down_accounting(siege: cases.Siege, case: str) -> None:
+    result = cases.CASES[case](siege)
+    assert result.held, result.outcome
+    assert result.n > 0
+
+
 def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
     result = cases.attack(siege, "window", 24)
     assert result.held, result.outcome
