@@ -54,12 +54,15 @@ def _split(text: str) -> list[str]:
 def _range(text: str) -> tuple[str, ...]:
     numbers: list[str] = []
     for piece in text.split(","):
-        match = _RANGE.fullmatch(piece.strip())
+        if piece != piece.strip():
+            # Slurm 22.05 counts it as a digit: its n[1-2, 4] is n1, n2 and n04.
+            raise ValueError(f"there is a blank in [{text[:60]}]: take it out, Slurm would name other nodes")
+        match = _RANGE.fullmatch(piece)
         if match is None:
             raise ValueError(f"'{piece[:60]}' is not a number or a range")
         first, last = match[1], match[2] or match[1]
         if not int(first) <= int(last) <= int(first) + MAX_NODES:
-            raise ValueError(f"the range {piece.strip()[:60]} runs backwards or too far")
+            raise ValueError(f"the range {piece[:60]} runs backwards or too far")
         numbers.extend(str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
         if len(numbers) > MAX_NODES:
             raise ValueError(f"more than {MAX_NODES} nodes")

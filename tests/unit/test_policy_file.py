@@ -200,3 +200,9 @@ def test_node_lists_expand_as_slurm_writes_them(text, names):
 def test_a_broken_or_huge_node_list_is_refused(text):
     with pytest.raises(ValueError, match=r"nodes|match|range"):
         hostlist.expand(text)
+
+
+@pytest.mark.parametrize("text", ["n[1-2, 4]", "n[ 1-3]", "n[1-3 ]"])
+def test_a_blank_inside_brackets_is_refused_since_slurm_would_name_other_nodes(text):
+    with pytest.raises(ValueError, match="blank"):
+        hostlist.expand(text)
