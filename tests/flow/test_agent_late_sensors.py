@@ -135,7 +135,7 @@ def test_an_agent_that_is_root_no_more_is_handed_what_is_roots(node: FakeNode) -
     os.chown(node.archive, user.pw_uid, user.pw_gid)
     node.start()
     if node.ask("status").fields["uid"] == "0":
-        pytest.skip("the agent became nobody")
+        pytest.skip("the agent stayed root")
     node.begin(1, exclusive="1")
     file = zone(node, "intel-rapl:1", "package-1", 5_000_000)
     said(node, "3 sensors are there now")
