@@ -111,19 +111,25 @@ def slurm_host_size(environ: Mapping[str, str]) -> int:
 
 
 def run_key(environ: Mapping[str, str]) -> str:
-    """A name that all ranks of one launch share and no other launch has or had; without a launcher, this process'.
+    """A name that all ranks of one launch share and no other launch has or had; without a launcher, this process'."""
+    return launch_key(environ) or f"{_host()}.{meeting.process(os.getpid())}"
 
-    The name that the ranks of all hosts share (`shared_key`), else one for each host's: that of the process that
-    started them (MPICH: a proxy).
+
+def launch_key(environ: Mapping[str, str]) -> str | None:
+    """The name that the ranks of a launch share on all hosts (`shared_key`), else one for each host's: that of the
+    process that started them (MPICH: a proxy). None where that cannot be seen: no launcher, a PID namespace per rank.
     """
     shared = shared_key(environ)
     if shared is not None:
         return shared
-    host = os.uname().nodename.split(".", 1)[0]
     source = place_from(environ).source
     rank = next((rank for name, rank, *_ in ENVIRONMENTS if name == source), None)
     parent = "" if rank is None else meeting.process(_launcher(rank))
-    return f"{host}.{parent or meeting.process(os.getpid())}"
+    return f"{_host()}.{parent}" if parent else None
+
+
+def _host() -> str:
+    return os.uname().nodename.split(".", 1)[0]
 
 
 def shared_key(environ: Mapping[str, str]) -> str | None:

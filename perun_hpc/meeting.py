@@ -43,7 +43,7 @@ class Meeting:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
         self._seated = False
-        self._fd = _own(path)
+        self._fd = own(path)
         self._badge = f"{rank} {world}"
 
     def agreed(self, wait_s: float) -> bool:
@@ -138,7 +138,7 @@ class Meeting:
                     os.unlink(name, dir_fd=self._fd)
 
 
-def _own(path: str) -> int:
+def own(path: str) -> int:
     """A descriptor of a directory that is this user's alone; OSError where it is not, or a link."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     status = os.fstat(fd)
@@ -194,7 +194,7 @@ def _sweep(space: str) -> None:
             continue
         with contextlib.suppress(OSError):  # others may make what has such a name: it is left alone
             path = f"{SHARED_MEMORY}/{name}"
-            fd = _own(path)
+            fd = own(path)
             for entry in sorted(os.listdir(fd)):  # seats before the decision
                 with contextlib.suppress(OSError):
                     os.unlink(entry, dir_fd=fd)

@@ -53,20 +53,33 @@ class Session:
 
         `sampler` is a sampling process that waits for its orders; whoever started it ends it where it was not needed.
         """
+        from perun_hpc.monitoring import child
+        from perun_hpc.report import formats
+
         app = Application(program, self._config, is_binary, is_module, arguments)
-        app.command()  # a missing script is an error before anything is started
+        command = app.command()  # a missing script is an error before anything is started
+        formats.check(self.settings.format)
         comm = Comm()
         launched = comm.place.source in ("mpich", "openmpi", "slurm") and comm.place.size > 1
         if launched and self.settings.rounds + self.settings.warmup_rounds > 1:
             raise UsageError(
                 "an MPI program can be started once per launch: take --rounds 1 and start mpirun several times"
             )
-        code = self._rounds(app, comm, sampler)
+        try:
+            code = self._rounds(app, comm, sampler)
+        except child.NotStartedError as error:
+            raise NotFoundError(f"{program}: {error.strerror}: check that it can be executed") from error
+        except Exception as error:  # ours: what the user wants to run runs, and its exit code is the exit code
+            if app.ended is None:
+                callbacks.warn(f"{type(error).__name__}: {error}: the application runs unmeasured")
+                app.ended = child.run(command, lambda _: os.environ)
+            else:
+                callbacks.warn(f"{type(error).__name__}: {error}")
+            code = app.ended.code
         if code > 128:
-            sys.stdout.flush()
-            from perun_hpc.monitoring.child import die_by
-
-            die_by(code - 128)
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
+                sys.stdout.flush()
+            child.die_by(code - 128)
         return int(code)
 
     def run_function(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -120,11 +133,20 @@ class Session:
     def _finish(
         self, app: Application, comm: Comm, monitor: PerunMonitor, runs: list[DataNode], status: MonitorStatus
     ) -> None:
+        """Keep and show the runs; what goes wrong here is said, and the application's result stays what it is."""
         from perun_hpc.report.formats import keep, show
 
         assert monitor.directory is not None
         metadata = {"app": app.name, "status": status.name, "ranks": comm.place.size, "source": comm.place.source}
-        path, tree = keep(monitor.directory, runs, metadata, self.settings)
+        try:
+            path, tree = keep(monitor.directory, runs, metadata, self.settings)
+        except Exception as error:
+            callbacks.warn(f"this run could not be kept ({error}); what was measured is in {monitor.directory.path}")
+            return
         logs.note("INFO", f"{status.name}: {count(len(runs), 'run')} kept in {path}")
         callbacks.call_all(tree)
-        show(path, tree, self.settings, os.fspath(self.settings.data_out))
+        try:
+            show(path, tree, self.settings, os.fspath(self.settings.data_out))
+        except Exception as error:
+            kind = self.settings.format
+            callbacks.warn(f"the run is kept in {path}, but not as {kind} ({error}): perun export {path} {kind}")

@@ -213,7 +213,11 @@ def load(
     parser = defaults()
     home_file = (Path(environ.get("HOME", "/")) if home is None else home) / ".config" / "perun.ini"
     for path in (home_file, (Path() if directory is None else directory) / ".perun.ini"):
-        if path.is_file():
+        try:
+            there = path.is_file()
+        except OSError:  # in another user's home, which cannot be looked into
+            there = False
+        if there:
             _read(parser, path)
     if file is not None:
         if not file.is_file():

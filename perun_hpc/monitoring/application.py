@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Mapping
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.config.user import settings
 from perun_hpc.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from perun_hpc.monitoring.child import Ended
 
 INJECT = Path(__file__).resolve().parent.parent / "inject"
 
@@ -25,6 +28,10 @@ class Application:
     is_binary : run it without injecting anything, whatever it is.
     is_module : run `python -m app`.
     args, kwargs : its arguments; kwargs for callables only.
+
+    Attributes
+    ----------
+    ended : how its command ended the last time that it ran; None until then.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class Application:
         self.args = tuple(args)
         self.kwargs = dict(kwargs or {})
         self._name = settings(config).app_name
+        self.ended: Ended | None = None
 
     @property
     def function(self) -> Callable[..., Any] | None:
@@ -50,22 +58,21 @@ class Application:
 
     @property
     def name(self) -> str:
-        """Name under which runs are kept."""
+        """Name under which runs are kept: text, whatever bytes the command has."""
         if self._name:
-            return self._name
+            return readable(self._name)
         if isinstance(self._app, (str, os.PathLike)):
-            return os.fspath(self._app) if self.is_module else _program(os.fspath(self._app), self.args)
+            app = os.fspath(self._app)
+            return readable(app if self.is_module else _program(app, self.args))
         return str(getattr(self._app, "__name__", type(self._app).__name__))
 
     @property
     def is_script(self) -> bool:
-        """Whether this is a Python file that is handed to the interpreter."""
-        return (
-            isinstance(self._app, (str, os.PathLike))
-            and not self.is_binary
-            and not self.is_module
-            and os.fspath(self._app).endswith((".py", ".pyc", ".pyz"))
-        )
+        """Whether this is a Python file, or a directory with a `__main__.py`, that is handed to the interpreter."""
+        if not isinstance(self._app, (str, os.PathLike)) or self.is_binary or self.is_module:
+            return False
+        app = os.fspath(self._app)
+        return app.endswith((".py", ".pyc", ".pyz")) or os.access(Path(app, "__main__.py"), os.R_OK)
 
     def command(self, environ: Mapping[str, str] = os.environ) -> list[str]:
         """The command line of anything but a callable.
@@ -79,13 +86,15 @@ class Application:
         app = os.fspath(self._app)
         if self.is_module:
             return [interpreter(environ), "-m", app, *self.args]
-        if self.is_script:
-            if not Path(app).exists():
-                raise NotFoundError(f"script {app} does not exist: check the path")
-            return [interpreter(environ), app, *self.args]
         import shutil
 
-        if shutil.which(app, path=environ.get("PATH", os.defpath)) is None:
+        found = shutil.which(app, path=environ.get("PATH", os.defpath))
+        # A directory gives way to a command of its name.
+        if self.is_script and (found is None or not Path(app).is_dir()):
+            if not os.access(app, os.F_OK):
+                raise NotFoundError(f"script {app} does not exist: check the path")
+            return [interpreter(environ), app, *self.args]
+        if found is None:
             if Path(app).is_file() and os.sep not in app:
                 raise NotFoundError(
                     f"command {app} is not on PATH: run it as ./{app}, a Python file needs the ending .py"
@@ -107,7 +116,12 @@ def _program(app: str, args: tuple[Any, ...]) -> str:
                 return words[place + 1]
             if not word.startswith("-"):
                 return Path(word).stem
-    return Path(app).stem
+    return Path(app).stem or Path(app).absolute().name
+
+
+def readable(text: str) -> str:
+    """A name as text that can be written anywhere: bytes that are no UTF-8 are spelt out."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def injected(base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ and returns a function that gets a dict of sensor id to value (in the sensor's b
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +86,14 @@ def call_all(node: DataNode) -> None:
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    print(f"perun: warning: {text}", file=sys.stderr)
+    tell(f"warning: {text}")
+
+
+def tell(text: str, who: str = "perun: ") -> None:
+    """Something on stderr that perun has to say; who cannot be told is not."""
+    if sys.stderr is not None:  # else `print` would take stdout, which is the application's
+        with contextlib.suppress(OSError, ValueError):
+            print(f"{who}{text}", file=sys.stderr)
 
 
 class LiveCallbacks:

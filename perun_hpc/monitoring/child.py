@@ -15,6 +15,10 @@ FORWARDED = (
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
+class NotStartedError(OSError):
+    """The command itself cannot be executed."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: `code` as a shell sees it (128 + N for signal N), `signal` 0 if it exited; its own
@@ -37,7 +41,7 @@ def run(command: Sequence[str], environ: Callable[[int], Mapping[str, str]]) -> 
     environ : called in the child with its process id; returns its environment.
 
     Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the
-    child by themselves. Raises FileNotFoundError or PermissionError if the command cannot be started.
+    child by themselves. Raises NotStartedError if the command cannot be started.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     blocked = {*FORWARDED, signal.SIGCHLD} if main_thread else set()
@@ -77,7 +81,7 @@ def _start(
         failure = report.read()
     if failure:
         os.waitpid(pid, 0)
-        raise OSError(int(failure), os.strerror(int(failure)), command[0])
+        raise NotStartedError(int(failure), os.strerror(int(failure)), command[0])
     return start_ns, pid
 
 

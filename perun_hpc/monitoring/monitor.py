@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perun_hpc.comm import Comm, Place, run_key, slurm_step
+from perun_hpc.comm import Comm, Place, launch_key, slurm_step
 from perun_hpc.config.user import settings
 from perun_hpc.errors import NotFoundError, PerunError
-from perun_hpc.monitoring import callbacks
+from perun_hpc.monitoring import address, callbacks
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.enrol import enrol, reachable
 from perun_hpc.monitoring.rundir import RunDirectory, claim
@@ -154,51 +153,64 @@ class PerunMonitor:
             self.status = MonitorStatus.FILE_NOT_FOUND
             return self.status, None, None
         number, self._rounds = self._rounds, self._rounds + 1
-        place = self._comm.place
+        place, desk = self._comm.place, ""
         # Ranks that call a function and have no word of each other: each host's is a run of its own.
         alone = command is None and (place.source == "torchrun" or self._comm.why is not None)
-        if self.directory is None and (place.leader or not alone):
-            at = Place() if alone else place
-            self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, at)
-        self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
-        samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
-        desk = "" if self._by_agent else _desk(self._comm, number)
-        joins = command is not None and not self._by_agent and not place.leader
-        if samples:
-            shutil.rmtree(Path(desk).parent, ignore_errors=True)
-            Path(desk).parent.mkdir(mode=0o700)
+        samples = joins = False
         try:
-            if samples and not self._start_sampling(run_id, number, desk):
-                # Nothing measures: the application runs all the same.
+            try:
+                if self.directory is None and (place.leader or not alone):
+                    at = Place() if alone else place
+                    self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, at)
+                self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
+                samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
+                if samples:
+                    desk = address.make(_desk_name(self._comm, number) or _own_name())
+                    measures = self._start_sampling(run_id, number, desk)
+                else:
+                    measures = True
+                    if command is not None and not self._by_agent:
+                        desk = _register(_desk_name(self._comm, number), place)
+                        joins = bool(desk)
+                    if joins and self._l_sensors_config and _sees_gpus():
+                        self._start_sampling(run_id, number, desk, claims=True)
+            except Exception as error:  # whatever it is, the application is not to suffer from it
+                callbacks.warn(f"{error}: the application runs unmeasured")
+                measures = False
+            if not measures:
                 self.status = MonitorStatus.SP_ERROR
-                result = self._run(command, desk, record=False)
+                result = self._run(command, "", record=False)
                 return self.status, None, result.value()
-            if joins:
-                joins = _register(desk, place.rank)
-                if self._l_sensors_config and _sees_gpus():
-                    self._start_sampling(run_id, number, desk, claims=True)
             self.status = MonitorStatus.RUNNING
             self.start_event.set()
             result = self._run(command, desk, record=True)
             self.status = MonitorStatus.PROCESSING
-            if joins and result.ended is not None:
-                _tell_end(desk, result.ended)
-            if self.perunSP is not None and not samples:
-                self.stop_event.set()
-                self._final()
-            if samples:
-                self._collect(result, number, alone)
-            elif self._by_agent:
-                self.data = agent_node(str(number), os.environ, result.ended) if place.rank == 0 else None
-            elif result.rank_data:
-                self._comm.gather_host(result.rank_data, self._settings.queue_timeout)
+            try:
+                self._work_up(result, number, desk if joins else "", samples, alone)
+            except Exception as error:  # the application has ended as it has
+                callbacks.warn(f"this run's data could not be worked up ({type(error).__name__}: {error})")
+                self.status = MonitorStatus.PERUN_ERROR
             if result.failed and self.status is MonitorStatus.PROCESSING:
                 self.status = MonitorStatus.SCRIPT_ERROR
         finally:
             self._reap()
             if samples:
-                shutil.rmtree(Path(desk).parent, ignore_errors=True)
+                address.remove(desk)
         return self.status, self.data, result.value()
+
+    def _work_up(self, result: _Result, number: int, joined: str, samples: bool, alone: bool) -> None:
+        """Make the run's tree of what there is, or hand over this rank's part; `joined` is the desk it is known at."""
+        if joined and result.ended is not None:
+            _tell_end(joined, result.ended)
+        if self.perunSP is not None and not samples:
+            self.stop_event.set()
+            self._final()
+        if samples:
+            self._collect(result, number, alone)
+        elif self._by_agent:
+            self.data = agent_node(str(number), os.environ, result.ended) if self._comm.place.rank == 0 else None
+        elif result.rank_data:
+            self._comm.gather_host(result.rank_data, self._settings.queue_timeout)
 
     def _run_bare(self) -> tuple[MonitorStatus, DataNode | None, Any]:
         try:
@@ -217,7 +229,8 @@ class PerunMonitor:
         place = self._comm.place
         key = self.directory.run_id if self.directory else "0"
         rank = {
-            "PERUN_SOCKET": desk, "PERUN_JOB": f"{key}.0", "PERUN_STEP": "0", "PERUN_RANK": str(place.rank),
+            "PERUN_SOCKET": desk, "PERUN_OWNER": str(os.geteuid()),
+            "PERUN_JOB": f"{key}.0", "PERUN_STEP": "0", "PERUN_RANK": str(place.rank),
             "PERUN_LOCAL_RANK": str(place.host_rank), "PERUN_NTASKS": str(place.size), "PERUN_NNODES": str(place.hosts),
         }  # fmt: skip
 
@@ -227,15 +240,18 @@ class PerunMonitor:
 
         def environ(pid: int) -> Mapping[str, str]:
             # Called in the child: it is the process that the agent is to know.
-            if not record:
-                return dict(os.environ)
-            known = rank
-            if self._by_agent:
-                known = enrol(command, os.environ, self.agent_socket) or {**rank, "PERUN_SOCKET": ""}
-            return self._app.environ(os.environ, known, pid)
+            try:
+                known = rank
+                if self._by_agent:
+                    known = enrol(command, os.environ, self.agent_socket) or {**rank, "PERUN_SOCKET": ""}
+                return self._app.environ(os.environ, known, pid) if record else os.environ
+            except Exception:  # what is to run runs
+                return os.environ
 
-        sys.stdout.flush()
-        return _Result(ended=replace(child.run(command, environ), rank=place.rank))
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
+            sys.stdout.flush()
+        self._app.ended = replace(child.run(command, environ), rank=place.rank)
+        return _Result(ended=self._app.ended)
 
     # The sampling process.
 
@@ -405,16 +421,17 @@ def agent_node(run_id: str, environ: Mapping[str, str], ended: Ended | None) -> 
     return node
 
 
-def _desk(comm: Comm, number: int) -> str:
-    """Path of the socket where the ranks of this host meet in this round; the one that samples makes its directory."""
+def _desk_name(comm: Comm, number: int) -> str:
+    """The name under which the ranks of this host find their desk in this round; empty where they share none."""
     import zlib
 
-    place = comm.place
-    key = f"{os.getpid()}-{time.monotonic_ns():x}"
-    if place.size > 1:
-        key = f"{zlib.crc32(os.fsencode(run_key(os.environ))):08x}"
-    directory = Path(os.environ.get("TMPDIR", "/tmp")) / f"perun-{os.getuid()}-{key}-{number}"
-    return str(directory / "desk")
+    key = launch_key(os.environ) if comm.place.size > 1 else None
+    return f"perun-{os.geteuid()}-{zlib.crc32(os.fsencode(key)):08x}-{number}" if key else ""
+
+
+def _own_name() -> str:
+    """A name that nobody can foresee."""
+    return f"perun-{os.geteuid()}-{os.urandom(8).hex()}"
 
 
 def _sees_gpus() -> bool:
@@ -430,24 +447,30 @@ def _sees_gpus() -> bool:
     return True
 
 
-def _register(desk: str, rank: int) -> bool:
+def _register(name: str, place: Place) -> str:
     """Tell the leader's sampling process of a rank that is about to start; it waits for this process to end.
 
-    False where it does not come: the leader's command is started without perun, say.
+    Returns the address of its desk; empty where it does not come (the leader's command is started without perun, say),
+    and at once where nobody knows where to look (a PID namespace of its own).
     """
-    from perun_hpc.errors import UnavailableError
+    from perun_hpc.errors import PerunError
     from perun_hpc.wire.client import request
 
-    fd, begin_s = os.pidfd_open(os.getpid()), time.monotonic()
+    if not name:
+        if place.host_rank == 1:
+            callbacks.warn("ranks of this host cannot find each other here; the regions of all but the first are lost")
+        return ""
+    fd, begin_s, wait_s = os.pidfd_open(os.getpid()), time.monotonic(), COME_S
     try:
-        while time.monotonic() - begin_s < (READY_S if Path(desk).parent.exists() else COME_S):
-            try:
-                request("rank-start", {"rank": str(rank)}, (fd,), 2.0, desk)
-                return True
-            except UnavailableError:
-                time.sleep(0.05)
-        callbacks.warn(f"rank {rank}: the sampling process of this host does not answer; its regions are lost")
-        return False
+        while time.monotonic() - begin_s < wait_s:
+            for desk in address.find(name):
+                wait_s = COME_S if desk.startswith("@") and wait_s == COME_S else READY_S
+                with contextlib.suppress(PerunError):
+                    request("rank-start", {"rank": str(place.rank)}, (fd,), 2.0, desk, os.geteuid())
+                    return desk
+            time.sleep(0.05)
+        callbacks.warn(f"rank {place.rank}: the sampling process of this host does not answer; its regions are lost")
+        return ""
     finally:
         os.close(fd)
 
@@ -460,4 +483,4 @@ def _tell_end(desk: str, ended: Ended) -> None:
     from perun_hpc.wire.client import request
 
     with contextlib.suppress(PerunError):  # the leader has ended, or was killed
-        request("rank-end", {name: str(value) for name, value in asdict(ended).items()}, (), 2.0, desk)
+        request("rank-end", {name: str(value) for name, value in asdict(ended).items()}, (), 2.0, desk, os.geteuid())

@@ -59,6 +59,7 @@ class Rank:
     def __init__(self, settings: Mapping[str, str]) -> None:
         job_id, _, restart = settings.get("PERUN_JOB", "0.0").partition(".")
         self.socket = settings.get("PERUN_SOCKET", "")
+        self._owner = int(settings["PERUN_OWNER"]) if settings.get("PERUN_OWNER") else None
         self.keys = {"job_id": job_id, "restart_count": restart or "0"}
         self.keys["step_id"] = settings.get("PERUN_STEP", "0")
         self.keys["rank"] = settings.get("PERUN_RANK", "0")
@@ -200,7 +201,9 @@ class Rank:
             return None
         keys = {name: self.keys[name] for name in ("job_id", "restart_count")}
         try:
-            reply = closed.load("perun_hpc.wire.client").request(verb, keys, timeout_s=timeout_s, path=self.socket)
+            reply = closed.load("perun_hpc.wire.client").request(
+                verb, keys, timeout_s=timeout_s, path=self.socket, owner=self._owner
+            )
             return [reply.fields[name] for name in names] if reply.verb == "ok" else None
         except Exception:  # nobody listens, or speaks otherwise
             self._asks = False
@@ -236,7 +239,7 @@ class Rank:
         fields = dict(self.keys, live="1") if live else self.keys
         begin_s = time.monotonic()
         try:
-            request("rank-data", fields, fds=(fd,), timeout_s=self._timeout_s, path=self.socket)
+            request("rank-data", fields, fds=(fd,), timeout_s=self._timeout_s, path=self.socket, owner=self._owner)
         finally:
             if time.monotonic() - begin_s >= self._timeout_s:
                 self._timeout_s, self._asks = HASTE_S, False

@@ -12,7 +12,6 @@ import json
 import os
 import selectors
 import socket
-import struct
 import sys
 import threading
 import time
@@ -23,7 +22,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perun_hpc.errors import DataError
+from perun_hpc.monitoring.address import BESIDE
 from perun_hpc.monitoring.rank import SCHEMA
+from perun_hpc.wire.client import address, peer_uid
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
 
@@ -53,7 +54,7 @@ class Desk:
 
     Parameters
     ----------
-    path : of the socket, in a directory of the user's own.
+    path : of the socket, in a directory of the user's own; `@NAME` for an abstract one.
     directory : where ranks' data go, a file each.
     host : asked for windows and summaries.
     expected : how many ranks may register with `rank-start`; `finish` waits for those that have not until `REGISTER_S`
@@ -67,7 +68,7 @@ class Desk:
     def __init__(self, path: str, directory: Path, host: Host, expected: int = 0) -> None:
         self._directory = directory
         self._host = host
-        self._uid = os.getuid()
+        self._uid = os.geteuid()
         self._live: dict[str, int] = {}
         self._pids: dict[str, int] = {}
         self._expected = expected
@@ -76,10 +77,13 @@ class Desk:
         self._closed = False
         self._changed = threading.Condition()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Bound beside and renamed: who sees the name can connect.
-        self._listener.bind(path + ".new")
-        self._listener.listen(256)
-        Path(path + ".new").rename(path)
+        if path.startswith("@"):
+            self._listener.bind(address(path))
+            self._listener.listen(256)
+        else:  # bound beside and renamed: who sees the name can connect
+            self._listener.bind(path + BESIDE)
+            self._listener.listen(256)
+            Path(path + BESIDE).rename(path)
         self._path = path
         self._wake_r, self._wake_w = os.pipe()
         self._thread = threading.Thread(target=self._serve, name="perun-desk", daemon=True)
@@ -104,9 +108,10 @@ class Desk:
         self._closed = True
         os.write(self._wake_w, b"x")
         self._thread.join(ANSWER_S)
-        with contextlib.suppress(OSError):
-            Path(self._path).unlink()
-            Path(self._path).parent.rmdir()  # the monitoring process may be gone
+        if not self._path.startswith("@"):
+            with contextlib.suppress(OSError):
+                Path(self._path).unlink()
+                Path(self._path).parent.rmdir()  # the monitoring process may be gone
         self._listener.close()
         for rank, fd in self._live.items():
             self._keep(rank, fd)
@@ -140,7 +145,7 @@ class Desk:
         with connection:
             connection.settimeout(ANSWER_S)
             try:
-                if _peer_uid(connection) != self._uid:
+                if peer_uid(connection) != self._uid:
                     return
                 packet, fds = receive_packet(connection)
                 try:
@@ -216,11 +221,6 @@ def _ended(pid_fd: int) -> bool:
     poll = select.poll()  # select(2) takes descriptors below 1024 only
     poll.register(pid_fd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
 
 
 def _content(fd: int, most_b: int = CAP_B) -> bytes:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from perun_hpc.comm import Place, run_key
 from perun_hpc.errors import AccessError
+from perun_hpc.monitoring.application import readable
 from perun_hpc.store import files
 
 RUN = "run.json"
@@ -83,7 +84,9 @@ def claim(
 def _wanted(wanted: str | None, environ: Mapping[str, str]) -> str:
     if wanted == "SLURM":
         wanted = environ.get("SLURM_JOB_ID")
-    return wanted or time.strftime("%Y-%m-%dT%H:%M:%S") + f".{time.time_ns() // 1_000_000 % 1000:03d}"
+    if wanted:
+        return readable(wanted)
+    return time.strftime("%Y-%m-%dT%H:%M:%S") + f".{time.time_ns() // 1_000_000 % 1000:03d}"
 
 
 def _new(base: Path, run_id: str) -> RunDirectory:

@@ -44,7 +44,8 @@ def sample(orders: Orders, signals: Signals) -> None:
         path, status, error = orders.directory, "failed", str(problem)
     except Exception as problem:  # the parent turns it into a status; a trace on its stderr would be the application's
         path, status, error = orders.directory, "failed", f"{type(problem).__name__}: {problem}"
-    signals.queue.put((path, status, error))
+    with contextlib.suppress(OSError):  # nobody is left to hear it
+        signals.queue.put((path, status, error))
 
 
 def _run(orders: Orders, signals: Signals) -> str:
@@ -66,7 +67,9 @@ def _claimed(orders: Orders, known: set[str]) -> set[str]:
     """Those of the sensors that nobody on this host owns yet: a device that only this rank is shown."""
     from perun_hpc.wire.client import request
 
-    told = request("claim", {"sensors": "\n".join(sorted(known))}, timeout_s=CLAIM_S, path=orders.socket)
+    told = request(
+        "claim", {"sensors": "\n".join(sorted(known))}, timeout_s=CLAIM_S, path=orders.socket, owner=os.geteuid()
+    )
     return set((told.get("sensors") or "").split("\n")) - {""}
 
 

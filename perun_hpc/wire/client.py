@@ -15,13 +15,18 @@ from perun_hpc.wire.packet import receive_packet, send_packet
 AGENT_SOCKET = "/run/perun/agent.sock"
 
 
-def connect(path: str = AGENT_SOCKET, timeout_s: float = 1.0) -> socket.socket:
+def connect(path: str = AGENT_SOCKET, timeout_s: float = 1.0, owner: int | None = None) -> socket.socket:
     """Connect to an agent; the socket keeps ``timeout_s`` for each later call.
+
+    Parameters
+    ----------
+    path : of its socket; ``@NAME`` for an abstract one.
+    owner : the user who must listen there; None for whoever does.
 
     Raises
     ------
     UnavailableError
-        If nobody listens there, or the listener's queue stays full for ``timeout_s``.
+        If nobody (or somebody else) listens there, or the listener's queue stays full for ``timeout_s``.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -30,12 +35,25 @@ def connect(path: str = AGENT_SOCKET, timeout_s: float = 1.0) -> socket.socket:
         seconds = max(timeout_s, 1e-6)
         limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        sock.connect(path)
+        sock.connect(address(path))
         sock.settimeout(seconds)
+        if owner is not None and peer_uid(sock) != owner:
+            raise PermissionError("another user listens there")
     except (OSError, ValueError) as error:
         sock.close()
         raise UnavailableError(f"no agent answers at {path} ({error}): is perun's agent running?") from error
     return sock
+
+
+def address(path: str) -> str:
+    """What the kernel calls a socket: ``@NAME`` is an abstract one."""
+    return f"\0{path[1:]}" if path.startswith("@") else path
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """The user at the other end of a connection, as the kernel says."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
 
 
 def request(
@@ -44,6 +62,7 @@ def request(
     fds: Sequence[int] = (),
     timeout_s: float = 1.0,
     path: str = AGENT_SOCKET,
+    owner: int | None = None,
 ) -> Message:
     """Send one message to the agent and return its reply (verb ``ok`` or ``error``) within ``timeout_s`` in all.
 
@@ -56,7 +75,7 @@ def request(
     """
     packet = encode(verb, fields)
     deadline_s = time.monotonic() + timeout_s
-    with connect(path, timeout_s) as sock:
+    with connect(path, timeout_s, owner) as sock:
         try:
             send_packet(sock, packet, fds)
             sock.settimeout(max(deadline_s - time.monotonic(), 1e-6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from perun_hpc.config.user import UserSettings, defaults, settings
 from perun_hpc.data_model.data import SCHEMA, DataNode
 from perun_hpc.errors import DataError, NotFoundError
-from perun_hpc.monitoring.callbacks import warn
+from perun_hpc.monitoring.callbacks import tell, warn
 from perun_hpc.monitoring.orders import SUMMARY
 from perun_hpc.monitoring.results import host_node, multi_run_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import LAUNCHES, RUN, RunDirectory, safe
@@ -26,6 +27,14 @@ SUFFIX = {
     "text": ".txt",
     "zarr": ".zarr",
 }
+
+
+def check(format: str) -> None:
+    """Raise UnavailableError where a format cannot be written here: before the run, not after it."""
+    if format == "hdf5":
+        from perun_hpc.report.formats import hdf5
+
+        hdf5.check()
 
 
 def keep(
@@ -107,12 +116,13 @@ def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> N
     if settings.format == "text":
         from perun_hpc.report.formats import text
 
-        sys.stdout.flush()
-        print(text.render(tree, settings), file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
+            sys.stdout.flush()
+        tell(text.render(tree, settings), "")
         return
     target = beside(Path(data_out), path.parent, settings.format)
     write(tree, path.parent, target, settings.format, settings)
-    print(f"perun: {target}", file=sys.stderr)
+    tell(str(target))
 
 
 def beside(data_out: Path, directory: Path, format: str) -> Path:

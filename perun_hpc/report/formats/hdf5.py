@@ -15,12 +15,19 @@ from perun_hpc.store import files
 GAP = -(1 << 63)
 
 
-def write(tree: DataNode, directory: Path, target: Path) -> None:
-    """Write the file; UnavailableError without h5py."""
+def check() -> None:
+    """UnavailableError without h5py."""
     try:
-        import h5py
+        import h5py  # noqa: F401
     except ImportError as error:
         raise UnavailableError("the format hdf5 needs h5py: pip install 'perun-hpc[hdf5]'") from error
+
+
+def write(tree: DataNode, directory: Path, target: Path) -> None:
+    """Write the file; UnavailableError without h5py."""
+    check()
+    import h5py
+
     partial = files.temporary(target)
     try:
         with h5py.File(partial, "w") as file:
