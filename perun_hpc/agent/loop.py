@@ -124,6 +124,7 @@ class Loop:
         while not self._finished():
             ready = self._wait()
             self._server.turn()
+            self._steps.turn()
             for key, _ in ready:
                 guard("a descriptor that is ready", key.data)
             work = self._later[:]

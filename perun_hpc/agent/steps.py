@@ -24,6 +24,8 @@ from perun_hpc.wire.message import Message
 
 FRESH_NS = 10_000_000
 """A reading that is younger answers a question for the energy as of now."""
+TURN_NS = 20_000_000
+"""Work for ranks that have ended, in one turn of the loop."""
 MANY_RANKS = 64
 """A session with fewer ranks is never the one whose extras go where the agent nears its memory cap."""
 SHED = "ranks left out: the agent neared its memory cap"
@@ -64,11 +66,17 @@ class Steps:
         self._step_log = step_log
         self._intake = intake
         self._watched: Counter[int] = Counter()
+        self._living: Counter[SessionKey] = Counter()
+        self._turn_until_ns = 0
 
     @property
     def verbs(self) -> Mapping[str, Handler]:
         """The messages that are answered here."""
         return {"rank-start": self._rank_start, "rank-data": self._rank_data, "window": self._window}
+
+    def turn(self) -> None:
+        """A new turn of the loop begins."""
+        self._turn_until_ns = time.monotonic_ns() + TURN_NS
 
     def end_all(self, session: Session) -> None:
         """The session has ended, and with it its ranks."""
@@ -121,7 +129,7 @@ class Steps:
     def _rank_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
         session = self._session_of(message, peer)
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
-        first = not any(run.end_ns is None for step in session.steps.values() for run in step.ranks.values())
+        first = not self._living[session.key]
         self._check_room(session)
         pidfd = os.pidfd_open(peer.pid)
         try:
@@ -199,17 +207,23 @@ class Steps:
         """See the rank's end, however it comes."""
 
         def on_end() -> None:
+            if time.monotonic_ns() > self._turn_until_ns:
+                return  # thousands may end at once: the rest in the next turn, when hooks were served
             self._selector.unregister(pidfd)
             self._watched[session.uid] -= 1
+            self._living[session.key] -= 1
+            last = not self._living[session.key]
+            if last:
+                del self._living[session.key]
             os.close(pidfd)
             if session.key in self._register.live and run.end_ns is None:
-                everyone = [one for step in session.steps.values() for one in step.ranks.values()]
-                if not any(one.end_ns is None and one is not run for one in everyone):
+                if last:
                     self._edge(session)
                 self._end(session, step, run)
 
         self._selector.register(pidfd, selectors.EVENT_READ, on_end)
         self._watched[session.uid] += 1
+        self._living[session.key] += 1
 
     def _end(self, session: Session, step: Step, run: RankRun) -> None:
         if run.end_ns is None:

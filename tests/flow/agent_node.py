@@ -5,6 +5,7 @@ Counters move only when the test moves them, and every value that was served is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -118,6 +119,15 @@ class FakeNode:
         if self.agent is not None and self.agent.poll() is None:
             self.agent.terminate()
             self.agent.wait(20)
+            until(lambda: not self._ships(), "what the agent left to ship has gone")
+
+    def _ships(self) -> bool:
+        """Whether a child of the agent's is at work that outlives it."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if f"{self.run_dir}\0".encode() in path.read_bytes():
+                    return True
+        return False
 
     def kill(self) -> None:
         assert self.agent is not None
