@@ -44,6 +44,18 @@ def make_spool(paths: AgentPaths) -> None:
         paths.node.mkdir(mode=0o750, exist_ok=True)
 
 
+def sees_processes(mounts: Path) -> int | None:
+    """The group that /proc is mounted for (`gid=`); None without one."""
+    gid = None
+    with contextlib.suppress(OSError, ValueError):
+        for line in mounts.read_text(errors="replace").splitlines():
+            fields, _, kind = line.partition(" - ")
+            if fields.split()[4:5] == ["/proc"] and kind.startswith("proc "):
+                options = dict(word.partition("=")[::2] for word in kind.split()[2].split(","))
+                gid = int(options["gid"]) if options.get("gid", "0").isdigit() and "gid" in options else None
+    return gid or None
+
+
 def hand_over(directory: Path, user: pwd.struct_passwd) -> None:
     """Give the spool to the service user; links are not followed, a file that has a second name stays whose it is."""
     for _, _, files, here in os.fwalk(directory.resolve()):
@@ -65,8 +77,12 @@ def _give(name: str, directory: int, user: pwd.struct_passwd) -> None:
         os.close(fd)
 
 
-def become(user: pwd.struct_passwd) -> None:
-    """Drop every privilege for good: groups, then all group ids, then all user ids (and with them capabilities)."""
-    os.setgroups([])
+def become(user: pwd.struct_passwd, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Drop every privilege for good: groups, then all group ids, then all user ids (and with them capabilities).
+
+    One group may stay: the one that /proc shows all processes to (hidepid with gid=), where the site has put the user
+    into it.
+    """
+    os.setgroups([gid for gid in os.getgrouplist(user.pw_name, user.pw_gid) if gid == sees_processes(mounts)])
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from perun_hpc.agent.server import Peer
 from perun_hpc.agent.session import RankRun, Session, Step, cut
+from perun_hpc.backend.cgroup import find_job
 from perun_hpc.errors import AccessError, DataError, NotFoundError
 
 MAX_RANKS = 4096
@@ -47,8 +48,9 @@ def check_member(root: Path, peer: Peer, session: Session) -> None:
         raise AccessError(f"job {session.key.job_id} is not yours")
     try:
         lines = os.fsdecode((root / f"proc/{peer.pid}/cgroup").read_bytes())  # names hold any bytes but / and NUL
-    except OSError as error:
-        raise AccessError("your process is gone") from error
+    except OSError:
+        _check_hidden(root, peer.pid, session)
+        return
     names = [f"job_{session.key.job_id}"]
     if session.job.get("sluid"):
         names += [session.job["sluid"], f"job_{session.job['sluid']}"]
@@ -57,6 +59,24 @@ def check_member(root: Path, peer: Peer, session: Session) -> None:
     # Without any of Slurm's cgroups (proctrack/linuxproc) the user id is all there is.
     if of_slurm and not parts.intersection(names):
         raise AccessError(f"your process is not part of job {session.key.job_id}")
+
+
+def _check_hidden(root: Path, pid: int, session: Session) -> None:
+    """The same for a process that /proc does not show (hidepid): the job's cgroup lists its processes to everybody."""
+    if any(run.pid == pid and run.end_ns is None for step in session.steps.values() for run in step.ranks.values()):
+        return  # it was looked up when it registered, and is watched since
+    try:
+        os.close(os.pidfd_open(pid))
+    except OSError as error:
+        raise AccessError("your process is gone") from error
+    job = find_job(root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
+    if job is None:  # as above: Slurm keeps no cgroups
+        return
+    try:
+        if pid not in job.processes():
+            raise AccessError(f"your process is not part of job {session.key.job_id}")
+    finally:
+        job.close()
 
 
 def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int, real_ns: int) -> tuple[Step, RankRun]:

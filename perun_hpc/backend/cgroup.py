@@ -194,14 +194,15 @@ class JobCgroup:
     def _stopped(self, root: Path) -> bool | None:
         """Whether all processes are stopped; None without any."""
         for with_extern in (False, True):
-            states = (_state(root / "proc", pid) for pid in self._processes(with_extern))
+            states = (_state(root / "proc", pid) for pid in self.processes(with_extern))
             known = (state for state in states if state)
             first = next(known, None)
             if first is not None:
                 return first == "T" and all(state == "T" for state in known)
         return None
 
-    def _processes(self, with_extern: bool) -> Iterator[int]:
+    def processes(self, with_extern: bool = True) -> Iterator[int]:
+        """The ids of the job's processes, those of the extern step only if wanted."""
         for name in ("freezer", "cpuset", "memory", "systemd", ""):
             if name in self._directories:
                 top = self._directories[name]

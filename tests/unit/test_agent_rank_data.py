@@ -3,6 +3,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,44 @@ def test_who_belongs_to_a_job(tmp_path: Path, cgroup: str, member: bool) -> None
             ranks.check_member(tmp_path, Peer(5, 1000, 1000), one)
     with pytest.raises(AccessError, match="not yours"):
         ranks.check_member(tmp_path, Peer(5, 1001, 1000), one)
+
+
+V1 = "sys/fs/cgroup/freezer/slurm/uid_1000/job_7/step_0/cgroup.procs"
+V2 = "sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_0/user/task_0/cgroup.procs"
+SLUID = "sys/fs/cgroup/system.slice/slurmstepd.scope/sABC/step_0/user/task_0/cgroup.procs"
+
+
+@pytest.mark.parametrize("file", [V1, V2, SLUID])
+def test_who_belongs_to_a_job_where_proc_hides_processes(tmp_path: Path, file: str) -> None:
+    """hidepid=2: the cgroups list the processes all the same."""
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(f"1\n{os.getpid()}\n")
+    ranks.check_member(tmp_path, Peer(os.getpid(), 1000, 1000), session(sluid="sABC"))
+    with pytest.raises(AccessError, match="not part of job 7"):
+        ranks.check_member(tmp_path, Peer(os.getppid(), 1000, 1000), session(sluid="sABC"))
+
+
+def test_a_hidden_process_of_a_site_without_cgroups_has_its_user_id_alone(tmp_path: Path) -> None:
+    ranks.check_member(tmp_path, Peer(os.getpid(), 1000, 1000), session())
+    with pytest.raises(AccessError, match="not yours"):
+        ranks.check_member(tmp_path, Peer(os.getpid(), 1001, 1000), session())
+
+
+def test_a_rank_that_is_watched_is_not_looked_up_again(tmp_path: Path) -> None:
+    (tmp_path / V2).parent.mkdir(parents=True)
+    (tmp_path / V2).write_text(f"{os.getpid()}\n")
+    one = session()
+    ranks.check_member(tmp_path, Peer(os.getpid(), 1000, 1000), one)
+    ranks.register(one, {"step_id": "0", "rank": "0"}, os.getpid(), 0, 0)
+    (tmp_path / V2).write_text("")
+    ranks.check_member(tmp_path, Peer(os.getpid(), 1000, 1000), one)
+
+
+def test_a_process_that_is_gone_speaks_for_no_job(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait(20)
+    with pytest.raises(AccessError, match="gone"):
+        ranks.check_member(tmp_path, Peer(child.pid, 1000, 1000), session())
 
 
 def test_a_rank_too_many_is_refused() -> None:
