@@ -6,6 +6,8 @@ from perun_hpc.agent.session import Session, SessionKey
 
 LATELY_NS = 60_000_000_000
 """So long after a run's end another word of its end is not news."""
+MOST_DONE = 4096
+"""Names of ended runs that are kept: they are written before a hook has its answer; a word comes twice soon or never."""
 
 
 class Register:
@@ -54,8 +56,9 @@ class Register:
         return key.name in self.done or any(hook_ns - end_ns < LATELY_NS for end_ns in others)
 
     def forget_before(self, horizon_ns: int) -> None:
-        """Drop the names of sessions that ended earlier (monotonic)."""
-        self.done = {name: end_ns for name, end_ns in self.done.items() if end_ns > horizon_ns}
+        """Drop the names of sessions that ended earlier (monotonic), and of the eldest where there are too many."""
+        newest = sorted(self.done.items(), key=lambda one: one[1])[-MOST_DONE:]
+        self.done = {name: end_ns for name, end_ns in newest if end_ns > horizon_ns}
 
 
 def _given(session: Session) -> int:

@@ -209,3 +209,23 @@ def test_many_regions_with_long_names_leave_a_record_that_can_be_read(node: Fake
     assert min(region["time_ns"] for region in record["regions"]) > 1000  # those that took longest are kept
     assert any(" regions left out: a node tells 20000 of a job, 2 MiB of them" in note for note in record["notes"])
     assert node.boundary_path(1).stat().st_size < 4 << 20
+
+
+def test_where_the_memory_cap_is_near_what_a_job_says_of_its_ranks_goes_and_the_agent_stays(node: FakeNode) -> None:
+    with node.policy.open("a") as policy:
+        policy.write("agent:\n  memory_cap: 32 MiB\n")
+    begun(node)
+    assert node.agent is not None
+    bobs = Bobs(node, "steps", 4200, 1, COMMAND_B)
+    assert bobs.said["ok"] > 64
+    node.serve(5_000_000)
+    bobs.kill()
+    node.begin(2, user="alice")
+    until(lambda: len(node.ask("status").fields["sessions"].split()) == 2, "the agent goes on")
+    node.end(2)
+    node.end(1)
+    record = node.record(1)
+    assert record["domains"]["package-0"]["node_uj"] == 5_000_000
+    assert any(note.endswith("ranks left out: the agent neared its memory cap") for note in record["notes"])
+    assert len(record["steps"]) == 1
+    assert node.agent.poll() is None
