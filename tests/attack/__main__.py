@@ -32,12 +32,13 @@ the agent must be the same process afterwards. *Served at once* are hooks that t
 FUZZERS_HEAD = """
 ## Fuzzers in Python
 
-Each feeds damaged inputs to what reads them, a million to each state of the code. A refusal in the product's words is
-right; a finding is another exception, 5 s of CPU time, a minute, or 512 MiB of memory for one input. The n-th input of
-a fuzzer is always the same. `.fuzz/` keeps how far each one has come: `python -m tests.attack fuzz-NAME ... --minutes M
---jobs J` goes on where the last run ended, and several can run at once. *Code* is a digest of the modules that are fed
-and of all that they import; *inputs*, *refused* and *memory* (the most that a block of inputs took) are of that code,
-*earlier code* counts the inputs that went to what it was before.
+Each feeds damaged inputs to what reads them, until that state of the code has had a million. A refusal with the
+product's own errors is right; a finding is any other exception, or one input that takes 5 s of CPU time, a minute, or
+512 MiB of memory. The n-th input of a fuzzer is always the same. `.fuzz/` keeps how far each one has come:
+`python -m tests.attack fuzz-NAME ... --minutes M --jobs J` goes on where the last run ended, and several can run at
+once. *Code* is a digest of the modules that are fed and of all that they import; *inputs*, *refused*, *memory* (the
+most that a block of inputs took), inputs *a second* and *findings* are of that code, *earlier code* counts the inputs
+that went to what it was before, whose findings were mended.
 
 """
 
