@@ -271,7 +271,7 @@ class Day:
         return {"type": "string", "format": "date", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 
 
-PATH = r"/([^/]+/?)*"
+PATH = r"/([^/]+(/[^/]+)*/?)?"
 
 
 def path(empty_ok: bool = False) -> Text:

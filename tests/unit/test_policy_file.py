@@ -206,3 +206,17 @@ def test_a_broken_or_huge_node_list_is_refused(text):
 def test_a_blank_inside_brackets_is_refused_since_slurm_would_name_other_nodes(text):
     with pytest.raises(ValueError, match="blank"):
         hostlist.expand(text)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "path", ["/shared/perun-archive-of-the-whole-site//", "/" + "a/" * 2000 + "/", "/" + "a" * 4000 + "//"]
+)
+def test_a_path_with_a_doubled_slash_is_refused_at_once(path: str) -> None:
+    (found,) = mistakes(f"store: {{archive: {path}}}")
+    assert found.startswith("p:1:18")
+
+
+@pytest.mark.parametrize("path", ["/", "/a", "/a/", "/a/b.c", "/a b/c/"])
+def test_paths_that_are_paths(path: str) -> None:
+    assert parse(f"store: {{archive: {path}}}".encode(), "p").site.values == {"store.archive": path}
