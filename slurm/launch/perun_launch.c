@@ -6,7 +6,6 @@
  * where the agent is what is wrong, without measurement but with the launcher.
  * Nothing here touches a signal, a limit or a descriptor of the command; the socket is closed by the exec. */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -118,14 +117,11 @@ static const char *enrol(void)
 	return reason;
 }
 
-/* PREFIX/lib/python3.N/site-packages/perun_hpc/inject of the installation that this binary belongs to. */
+/* The launcher of the installation that this binary belongs to. */
 static bool find_launcher(char *path, size_t size)
 {
 	char prefix[PATH_MAX];
 	ssize_t length = readlink("/proc/self/exe", prefix, sizeof(prefix) - 1);
-	const struct dirent *entry;
-	bool found = false;
-	DIR *stream;
 
 	if (length <= 0)
 		return false;
@@ -137,15 +133,7 @@ static bool find_launcher(char *path, size_t size)
 			return false;
 		*slash = '\0';
 	}
-	if (snprintf(path, size, "%s/lib", prefix) >= (int)size || (stream = opendir(path)) == NULL)
-		return false;
-	while (!found && (entry = readdir(stream)) != NULL)
-		found = strncmp(entry->d_name, "python3", 7) == 0 &&
-			snprintf(path, size, "%s/lib/%s/site-packages/perun_hpc/inject", prefix, entry->d_name) <
-				(int)size &&
-			access(path, R_OK | X_OK) == 0;
-	closedir(stream);
-	return found;
+	return launcher_directory(prefix, path, size);
 }
 
 static bool put(const char *name, const char *value)

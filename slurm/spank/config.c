@@ -18,7 +18,8 @@ struct plugin_config config_read(int argc, char **argv)
 			config.valid = false;
 		}
 	}
-	if (snprintf(config.launcher, sizeof(config.launcher), "%s/libexec/perun/perun-launch", prefix) >=
+	if (snprintf(config.prefix, sizeof(config.prefix), "%s", prefix) >= (int)sizeof(config.prefix) ||
+	    snprintf(config.launcher, sizeof(config.launcher), "%s/libexec/perun/perun-launch", prefix) >=
 	    (int)sizeof(config.launcher)) {
 		slurm_error("perun: plugstack.conf: the prefix is too long: --perun does nothing");
 		config.valid = false;

@@ -5,6 +5,8 @@
  * ours stops a step. */
 #include "plugin.h"
 
+#include <unistd.h>
+
 SPANK_PLUGIN(perun, 1)
 
 static struct plugin_config config;
@@ -16,6 +18,10 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	if (context != S_CTX_LOCAL && context != S_CTX_ALLOCATOR && context != S_CTX_REMOTE)
 		return 0;
 	config = config_read(argc, argv);
+	config.off = access(PERUN_ETC_DIR "/disable", F_OK) == 0;
+	config.followed = direct_followed();
+	if (context == S_CTX_REMOTE)
+		direct_prepare();
 	return option_register(spank);
 }
 

@@ -16,6 +16,9 @@
 /* What plugstack.conf says. */
 struct plugin_config {
 	bool valid; /* a line that is not understood turns the flag into a no-op */
+	bool off; /* the kill switch, as the host showed it */
+	bool followed; /* another plugin has its turn with the task after this one */
+	char prefix[PATH_MAX];
 	char launcher[PATH_MAX]; /* PREFIX/libexec/perun/perun-launch */
 };
 
@@ -35,6 +38,16 @@ void local_wrap(spank_t spank, const struct plugin_config *config);
 
 /* The task, as the user: put the launcher before the command. */
 void task_wrap(spank_t spank, const struct plugin_config *config);
+
+/* Before any task: open what is needed of the host's own root. */
+void direct_prepare(void);
+
+/* Whether a plugin that acts on tasks comes after this one in plugstack.conf: it may change the root. */
+bool direct_followed(void);
+
+/* Register the task with the agent and leave its command alone. `inside`: the launcher is not seen; it is measured from
+ * outside, and told so. Else the launcher goes into its environment; false if it does not. */
+bool direct_register(spank_t spank, const struct plugin_config *config, const char *command, bool inside);
 
 /* Whether slurmstepd can put words before a task's command itself (Slurm 23.11 on). */
 bool can_prepend(void);

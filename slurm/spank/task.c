@@ -100,16 +100,17 @@ void task_wrap(spank_t spank, const struct plugin_config *config)
 {
 	uint32_t step = 0;
 	char **argv = NULL;
-	bool wrapped;
+	bool wrapped, inside;
 	int argc = 0;
 
-	if (access(PERUN_ETC_DIR "/disable", F_OK) == 0 || access(config->launcher, X_OK) != 0 ||
-	    spank_get_item(spank, S_JOB_STEPID, &step) != ESPANK_SUCCESS || step >= ORDINARY_STEPS_END ||
-	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 || argv[0] == NULL ||
-	    has_environment(spank, "SLURM_CONTAINER"))
+	if (config->off || access(PERUN_ETC_DIR "/disable", F_OK) == 0 || spank_get_item(spank, S_JOB_STEPID, &step) != ESPANK_SUCCESS || step >= ORDINARY_STEPS_END ||
+	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 || argv[0] == NULL)
 		return;
 	wrapped = describe(spank, step);
-	if (argc == 2 && mpmd_is(argv[1]))
+	inside = has_environment(spank, "SLURM_CONTAINER") || access(config->launcher, X_OK) != 0;
+	if (inside || config->followed)
+		wrapped = wrapped && direct_register(spank, config, argv[0], inside);
+	else if (argc == 2 && mpmd_is(argv[1]))
 		wrapped = wrapped && wrap_mpmd(spank, config, argv[1]);
 	else if (can_prepend())
 		wrapped = wrapped && command_exists(spank, argv[0]) && prepend(spank, config);

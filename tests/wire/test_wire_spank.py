@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from perun_hpc.wire.message import Message, decode, encode
 
 from .sandbox import Sandbox
 
 BATCH_STEP = 0xFFFFFFFB
 EXTERN_STEP = 0xFFFFFFFC
 INTERACTIVE_STEP = 0xFFFFFFFA
+
+CONTAINER = "{}/test_container.so"
 
 COMMANDS = [
     pytest.param(["sh"], id="one word"),
@@ -34,6 +41,7 @@ class Seen:
     env: dict[str, str]
     job: list[str]
     log: list[str]
+    stderr: str
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,20 @@ class Harness:
         step: int = 0,
         arguments: str | None = None,
         env: dict[str, str] | None = None,
+        stack: str = "{perun}",
     ) -> Seen:
         program = self.sandbox.built / ("harness-prepend" if self.prepends else "harness")
         plugin = self.sandbox.built / "perun_spank.so"
         done = subprocess.run(
-            [program, plugin, context, option, str(step), arguments or f"prefix={self.sandbox.prefix}", *argv],
+            [
+                program,
+                stack.format(perun=plugin, container=CONTAINER.format(self.sandbox.built)),
+                context,
+                option,
+                str(step),
+                arguments or f"prefix={self.sandbox.prefix}",
+                *argv,
+            ],
             env={"PATH": "/usr/bin:/bin", "ASAN_OPTIONS": "detect_leaks=0", **(env or {})},
             capture_output=True,
             timeout=30,
@@ -71,6 +88,7 @@ class Harness:
             dict(word[1:].split("=", 1) for word in words if word[0] == "E"),
             [word[1:] for word in words if word[0] == "J"],
             [word[1:] for word in words if word[0] == "L"],
+            os.fsdecode(done.stderr),
         )
 
     def is_bare(self, seen: Seen, argv: list[str]) -> bool:
@@ -135,9 +153,93 @@ def test_other_contexts_leave_the_command_alone(harness: Harness, context: str) 
     assert harness.is_bare(harness(["sh", "x"], context=context), ["sh", "x"])
 
 
-def test_a_container_runs_bare(harness: Harness) -> None:
-    env = {"SLURM_CONTAINER": "/some/long/path/of/a/bundle"}
-    assert harness.is_bare(harness(["sh"], env=env), ["sh"])
+RANK = {"SLURM_PROCID": "3", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
+FROM_OUTSIDE = "perun: the launcher is not seen here (a container?): this step {}\n"
+
+
+@contextlib.contextmanager
+def agent(sandbox: Sandbox) -> Iterator[list[Message]]:
+    """Answers one rank in the agent's place."""
+    said: list[Message] = []
+    listener = sandbox.listen()
+
+    def answer() -> None:
+        with contextlib.suppress(TimeoutError), listener:
+            peer, _ = listener.accept()
+            with peer:
+                said.append(decode(peer.recv(40000)))
+                peer.send(encode("ok", {"period_ms": "100"}))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield said
+    thread.join(30)
+
+
+def test_a_container_of_slurms_own_is_measured_from_outside(harness: Harness) -> None:
+    env = {**RANK, "SLURM_CONTAINER": "/some/long/path/of/a/bundle"}
+    with agent(harness.sandbox) as said:
+        seen = harness(["sh"], env=env, option="=period=1s")
+    assert harness.is_bare(seen, ["sh"])
+    assert seen.stderr == FROM_OUTSIDE.format("is measured from outside, without regions")
+    assert [(one.verb, dict(one.fields)) for one in said] == [
+        (
+            "rank-start",
+            {
+                "job_id": "4711", "restart_count": "2", "step_id": "0", "rank": "3", "local_rank": "0", "ntasks": "4",
+                "nnodes": "2", "command": "sh", "options": "period=1s",
+            },
+        )
+    ]  # fmt: skip
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a root of its own")
+
+
+@as_root
+def test_behind_a_container_plugin_the_rank_is_measured_from_outside(harness: Harness, tmp_path: Path) -> None:
+    env = {**RANK, "TEST_CONTAINER": str(tmp_path)}
+    with agent(harness.sandbox) as said:
+        seen = harness(["sh"], env=env, stack="{container}:{perun}")
+    assert harness.is_bare(seen, ["sh"])
+    assert seen.stderr == FROM_OUTSIDE.format("is measured from outside, without regions")
+    assert [(one.verb, one.get("rank")) for one in said] == [("rank-start", "3")]
+    other = harness(["sh"], env={**env, "SLURM_LOCALID": "1"}, stack="{container}:{perun}")
+    assert (harness.is_bare(other, ["sh"]), other.stderr) == (True, "")
+
+
+@as_root
+def test_before_a_container_plugin_the_command_stays_what_it_is(harness: Harness, tmp_path: Path) -> None:
+    """Whether the root will be another one is not known yet: nothing that has to be found there is put into argv."""
+    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject"
+    inject.mkdir(parents=True)
+    env = {**RANK, "TEST_CONTAINER": str(tmp_path), "PYTHONPATH": "/a::/b"}
+    with agent(harness.sandbox) as said:
+        seen = harness(["sh", "-c", "exit"], env=env, stack="{perun}:{container}")
+    assert (seen.argv, seen.stderr) == (["sh", "-c", "exit"], "")
+    assert [(one.verb, one.get("rank")) for one in said] == [("rank-start", "3")]
+    assert (seen.env["PYTHONPATH"], seen.env["PERUN_ORIG_PYTHONPATH"]) == (f"{inject}:/a::/b", "/a::/b")
+    assert seen.env["PERUN_SOCKET"] == str(harness.sandbox.run_dir / "agent.sock")
+    assert (seen.env["PERUN_RANK"], seen.env["PERUN_PERIOD_MS"]) == ("3", "100")
+    assert seen.env["PERUN_PID"].isdigit()
+
+
+def test_before_a_plugin_that_acts_on_tasks_srun_leaves_the_text_of_multi_prog_alone(harness: Harness) -> None:
+    argv = as_file(harness.sandbox, MULTI_PROG)
+    assert harness(argv, context="local", stack="{perun}:{container}").argv == argv
+
+
+def test_without_an_agent_a_container_runs_bare(harness: Harness) -> None:
+    seen = harness(["sh"], env={**RANK, "SLURM_CONTAINER": "/bundle"})
+    assert harness.is_bare(seen, ["sh"])
+    assert seen.stderr == FROM_OUTSIDE.format("runs without measurement")
+
+
+@as_root
+def test_the_kill_switch_of_the_host_holds_in_a_container(harness: Harness, tmp_path: Path) -> None:
+    (harness.sandbox.root / "etc" / "disable").touch()
+    seen = harness(["sh"], env={**RANK, "TEST_CONTAINER": str(tmp_path)}, stack="{container}:{perun}")
+    assert (harness.is_bare(seen, ["sh"]), seen.stderr) == (True, "")
 
 
 def test_a_missing_launcher_means_bare(harness: Harness) -> None:

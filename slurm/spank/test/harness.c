@@ -2,6 +2,7 @@
  *
  *   harness PLUGIN CONTEXT OPTION STEP ARGUMENTS COMMAND ARG...
  *
+ * PLUGIN may be several, separated by colons, as they stand in plugstack.conf; perun's takes the option and the arguments.
  * CONTEXT is local, allocator or remote; OPTION "-" (not given), "+" (--perun) or "=value" (--perun=value); ARGUMENTS
  * those of plugstack.conf, separated by commas. The environment of the harness is the job's. Writes NUL-terminated
  * strings: "A" and a word of the task's arguments, "E" and a variable, "J" and a variable of Prolog and Epilog, "L" and a
@@ -134,9 +135,16 @@ int main(int argc, char **argv)
 {
 	char *arguments[16];
 	int count = 0;
-	void *plugin;
+	void *plugins[4], *plugin = NULL;
+	int stack = 0;
 
-	if (argc < 7 || (plugin = dlopen(argv[1], RTLD_NOW)) == NULL) {
+	for (char *name = strtok(argc < 7 ? NULL : argv[1], ":"); name != NULL && stack < 4; name = strtok(NULL, ":")) {
+		plugins[stack] = dlopen(name, RTLD_NOW);
+		if (plugins[stack] != NULL && find(plugins[stack], "slurm_spank_init") != NULL)
+			plugin = plugins[stack];
+		stack += plugins[stack] != NULL;
+	}
+	if (plugin == NULL) {
 		fprintf(stderr, "harness: %s\n", argc < 7 ? "too few arguments" : dlerror());
 		return 2;
 	}
@@ -156,8 +164,9 @@ int main(int argc, char **argv)
 		return 7;
 	if (context == S_CTX_LOCAL && find(plugin, "slurm_spank_local_user_init")(NULL, count, arguments) != 0)
 		return 5;
-	if (context == S_CTX_REMOTE && find(plugin, "slurm_spank_task_init")(NULL, count, arguments) != 0)
-		return 6;
+	for (int i = 0; context == S_CTX_REMOTE && i < stack; i++)
+		if (find(plugins[i], "slurm_spank_task_init")(NULL, count, arguments) != 0)
+			return 6;
 	for (int i = 0; i < task_argc; i++)
 		printf("A%s%c", task_argv[i], '\0');
 	for (char **variable = environ; *variable != NULL; variable++)
