@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from subprocess import run as run_command
 from typing import Any
 
@@ -364,3 +365,20 @@ def test_a_clock_that_was_ahead_holds_up_neither_renaming_nor_comparison(world: 
     assert world.collector().sweep().missing == 1
     rename(world)
     assert {run.job_id: run.submit_s is not None for run in world.archive.all_runs()} == {2: True, 3: True, 4711: True}
+
+
+def test_collectors_that_are_run_by_hand_beside_each_other_double_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "perun_hpc.cli.main", "collect", "--once", "--no-slurm", "--deadline", "0"]
+    command += ["--archive", str(tmp_path / "archive"), "--ledger", str(tmp_path / "ledger.db")]
+    open_ledger(str(tmp_path / "ledger.db"), create=True).close()
+    for node in ("n1", "n2"):
+        for job_id in range(1, 41):
+            put_incoming(tmp_path / "archive", boundary(job_id, node, BOTH))
+        processes = [Popen(command, stdout=DEVNULL, stderr=PIPE, text=True) for _ in range(3)]
+        said = [(process.communicate()[1], process.returncode) for process in processes]
+        assert all(code == 0 or "another collector" in text for text, code in said), said
+        assert any(code == 0 for _, code in said)
+    ledger = open_ledger(str(tmp_path / "ledger.db"))
+    assert [r.energy_uj for job_id in range(1, 41) for r in ledger.members("c", str(job_id))] == [2 * NODE_UJ] * 40
+    ledger.close()
+    assert list((tmp_path / "archive" / "c" / "incoming").iterdir()) == []
