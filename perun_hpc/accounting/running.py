@@ -16,10 +16,11 @@ from datetime import datetime
 from pathlib import Path
 
 from perun_hpc.accounting.archive import RECORD, RUNNING, Archive, Run
-from perun_hpc.accounting.boundary import Boundary, read_boundary
+from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.accounting.collect import Closing, Tools
 from perun_hpc.accounting.homes import Homes
 from perun_hpc.accounting.identity import of_boundaries
+from perun_hpc.accounting.keeping import MAX_RUN_B
 from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.errors import DataError, PerunError
@@ -101,8 +102,10 @@ def so_far(boundaries: list[Boundary]) -> EnergyRecord:
 
 def _read(paths: Iterable[Path]) -> Iterable[Boundary]:
     """What can be read; a damaged file is replaced by its node soon."""
+    read_b = 0
     for path in sorted(paths):
         try:
-            yield read_boundary(path)
+            read_b += min(path.stat().st_size, MAX_READ_B)
+            yield lean(read_boundary(path), read_b <= MAX_RUN_B)
         except (FileNotFoundError, DataError) as error:
             log.warning("%s", error)

@@ -7,7 +7,7 @@ from perun_hpc.agent.session import Session, SessionKey
 LATELY_NS = 60_000_000_000
 """So long after a run's end another word of its end is not news."""
 MOST_DONE = 4096
-"""Names of ended runs that are kept: they are written before a hook has its answer; a word comes twice soon or never."""
+"""Names of ended runs that are kept: they are written before a hook has its answer, and a word comes twice soon."""
 
 
 class Register:

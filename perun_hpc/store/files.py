@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 _SERIAL = iter(range(1 << 62))
@@ -26,22 +27,28 @@ def write_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 
 def write_new(path: Path, data: bytes, mode: int = 0o640, durable: bool = True) -> None:
     """Put `data` under `path` in one step, replacing what was there."""
+    write_pieces(path, (data,), mode, durable)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], mode: int = 0o640, durable: bool = True) -> int:
+    """As `write_new`, of data that come piece by piece; how many bytes they were."""
     partial = temporary(path)
     try:
-        _write(partial, data, mode, durable)
+        length = _write(partial, pieces, mode, durable)
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
     if durable:
         sync_directory(path.parent)
+    return length
 
 
 def write_first(path: Path, data: bytes, mode: int = 0o640) -> bool:
     """Put `data` under `path` unless somebody was first; True when it was us. Never shows half a file, NFS included."""
     partial = temporary(path)
     try:
-        _write(partial, data, mode, durable=True)
+        _write(partial, (data,), mode, durable=True)
         try:
             os.link(partial, path)
         except FileExistsError:
@@ -76,20 +83,24 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _write(path: Path, data: bytes, mode: int, durable: bool) -> None:
+def _write(path: Path, pieces: Iterable[bytes], mode: int, durable: bool) -> int:
+    length = 0
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        write_all(fd, data, 0)
+        for piece in pieces:
+            write_all(fd, piece, length)
+            length += len(piece)
         if durable:
             os.fsync(fd)
     finally:
         os.close(fd)
+    return length
 
 
 def _write_exclusive(path: Path, data: bytes, mode: int) -> bool:
     """File systems without hard links: the second best, in which a reader may see the file while it is written."""
     try:
-        _write(path, data, mode, durable=True)
+        _write(path, (data,), mode, durable=True)
     except FileExistsError:
         return False
     return True

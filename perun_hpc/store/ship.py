@@ -6,16 +6,20 @@ mark comes last; running it again does the same once more.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, files, layout
 from perun_hpc.store.layout import Json, Mark, Track
 from perun_hpc.store.node_store import NodeStore, descriptions, opened
 from perun_hpc.store.shard import Index, end_of, read_index
+
+PIECE_B = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,26 @@ def extend(source: Path, target: Path) -> int:
                     return 0
                 if at == os.fstat(grown.fileno()).st_size and _continues(held, index):
                     file.seek(at)
-                    data = file.read(end - at)
-                    files.write_all(grown.fileno(), data, at)
+                    begin = at
+                    for piece in pieces(file, end - at):
+                        files.write_all(grown.fileno(), piece, at)
+                        at += len(piece)
                     os.fsync(grown.fileno())
                     files.write_all(grown.fileno(), codec.encode_index(index), 0)
-                    return len(data)
+                    return at - begin
         except (FileNotFoundError, DataError):
             pass
-        file.seek(codec.index_bytes(len(index)))
-        data = codec.encode_index(index) + file.read(end - codec.index_bytes(len(index)))
+        head = codec.encode_index(index)
+        file.seek(len(head))
         create.make_directory(target.parent)
-        files.write_new(target, data)
-        return len(data)
+        return files.write_pieces(target, itertools.chain((head,), pieces(file, end - len(head))))
+
+
+def pieces(file: BinaryIO, most: int | None = None) -> Iterator[bytes]:
+    """What follows in a file, a piece at a time: a shard of a fast trace may be longer than a child's memory."""
+    while piece := file.read(PIECE_B if most is None else min(PIECE_B, most)):
+        most = None if most is None else most - len(piece)
+        yield piece
 
 
 def _continues(held: Index, index: Index) -> bool:
@@ -152,11 +164,10 @@ def _ship_track(session: Path, store: NodeStore, sealed: Json, job_dir: Path, no
         if column + shift < 0:
             left_out += 1
             continue
-        data = path.read_bytes()
         final = create.shard_path(job_dir, target, name, index, column + shift)
         create.make_directory(final.parent)
-        files.write_new(final, data)
-        count, size = count + 1, size + len(data)
+        with path.open("rb") as file:
+            count, size = count + 1, size + files.write_pieces(final, pieces(file))
     mark = Mark(node, target.group, sealed["state"], sealed["first"], sealed["last"], sealed["why"])
     if left_out:
         first, last = (max(mark.first, target.origin), mark.last) if count else (-1, -1)
