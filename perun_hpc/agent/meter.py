@@ -263,13 +263,13 @@ class Meter:
         spent: dict[SessionKey, int | None] = {}
         gone = []
         for key, use in uses.items():
-            session, before_ns = self._register.live[key], self.uses.get(key, JobUse()).cpu_ns
+            session, before = self._register.live[key], self.uses.get(key, JobUse())
             if use.cpu_ns is None:
                 gone.append(key)
-            elif use.came_again or (before_ns is None and session.cpu_ns == 0):
-                spent[key] = use.cpu_ns  # its cgroup is new, and began at 0
+            elif _is_new(before, use, session.cpu_ns):
+                spent[key] = use.cpu_ns  # its cgroup began at 0
             else:
-                spent[key] = span(before_ns, use.cpu_ns).ns
+                spent[key] = span(before.cpu_ns, use.cpu_ns).ns
         known = [one for one in spent.values() if one is not None]
         if len(gone) == 1 and len(known) == len(spent):
             # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
@@ -296,6 +296,14 @@ class Meter:
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
         return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)
+
+
+def _is_new(before: JobUse, now: JobUse, counted_ns: int) -> bool:
+    """Whether a session's cgroup is another one than before; `counted_ns` is the CPU time that it has by then."""
+    if before.inode and now.inode != before.inode:
+        return True
+    # A number may be given twice, and a file may only have failed once: then it goes on above what was counted.
+    return before.cpu_ns is None and (counted_ns == 0 or (before.inode != 0 and (now.cpu_ns or 0) < counted_ns))
 
 
 def _note_use(session: Session, use: JobUse, cpu_ns: int | None) -> None:

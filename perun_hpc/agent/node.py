@@ -27,8 +27,8 @@ from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 class JobUse:
     """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known.
 
-    `came_again`: it was gone, and this is another one, whose CPU time began at 0. Without PrologFlags=Contain a job's
-    cgroup goes with its last step and comes with the next.
+    `inode` tells cgroups apart (0: none was seen): without PrologFlags=Contain a job's cgroup goes with its last step
+    and another one comes with the next, whose CPU time begins at 0.
     """
 
     cpu_ns: int | None = None
@@ -36,7 +36,7 @@ class JobUse:
     cpus: frozenset[int] | None = None
     suspended: bool | None = None
     memory_b: int | None = None
-    came_again: bool = False
+    inode: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,19 +194,15 @@ class Node:
         name = session.key.name
         group = self.cgroups.get(name)
         cpu_ns = group.read()[CPU].ticks if group else None
-        came_again = False
         young = time.monotonic_ns() - session.start.mono_ns < YOUNG_NS
         if group is None or cpu_ns is None or (young and not group.complete):
             found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
             if found is None and group is None:
                 return JobUse()
             if found is not None:
-                former, unknown = group, cpu_ns is None
                 self.forget(session)
                 group = self.cgroups[name] = found
                 cpu_ns = group.read()[CPU].ticks
-                if former is not None and unknown and cpu_ns is not None:  # a file may only have failed once
-                    came_again = found.inode != former.inode or cpu_ns < session.cpu_ns
         assert group is not None
         return JobUse(
             cpu_ns,
@@ -214,7 +210,7 @@ class Node:
             group.cpus(),
             group.suspended(self.root),
             group.memory_limit_b(),
-            came_again,
+            group.inode,
         )
 
     def suspended(self, session: Session) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,37 @@ def test_a_cgroup_that_went_with_a_step_and_comes_with_the_next(node: FakeNode) 
     node.end(3)
     node.end(1)
     assert node.record(1)["usage"]["cpu_ns"] == 5_000_000_000
+
+
+def test_a_cgroup_that_comes_again_while_it_is_looked_for_each_second(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path, cgroup_version=2)
+    node.start()
+    try:
+        begin(node, 1)
+        node.cgroup(1, "", 3)
+        begin(node, 2)  # ends the interval
+        (directory,) = node.root.glob("sys/fs/cgroup/system.slice/slurmstepd.scope/job_1")
+        for file in directory.iterdir():
+            file.write_bytes(b"")
+        shutil.rmtree(directory)
+        node.cgroup(1, "2", 1)
+        until(lambda: _holds(node, directory), "the agent has found the new one by itself")
+        node.end(2)
+        node.end(1)
+        assert node.record(1)["usage"]["cpu_ns"] == 4_000_000_000
+    finally:
+        node.stop()
+
+
+def _holds(node: FakeNode, directory: Path) -> bool:
+    """Whether the agent has a file of a cgroup open."""
+    assert node.agent is not None
+    wanted = (directory / "cpu.stat").stat().st_ino
+    for file in Path(f"/proc/{node.agent.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if file.stat().st_ino == wanted:
+                return True
+    return False
 
 
 def test_cpu_time_that_could_not_be_read_once_is_not_used_twice(node: FakeNode) -> None:
