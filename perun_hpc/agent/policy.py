@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perun_hpc.agent.log import log
 from perun_hpc.agent.spool import read_json, write_json
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
@@ -30,7 +31,7 @@ class PolicyKeeper:
         self._node = node
         self._compiled = compiled
         self._kept = kept
-        self._policy: Mapping[str, Any] = read_json(compiled) or read_json(kept) or {}
+        self._policy: Mapping[str, Any] = _sound(compiled) or _sound(kept) or {}
         self._site: JobSettings | None = None
         self._seen: tuple[int, int] | None = None
         self._child: Child | None = None
@@ -88,7 +89,7 @@ class PolicyKeeper:
             self.refused = words[0].strip() or f"cannot compile {self.source}: the compiler ended with {code}"
         else:
             self.refused = None
-            self._policy = read_json(self._compiled) or self._policy
+            self._policy = _sound(self._compiled) or self._policy
             self._site = None
             with contextlib.suppress(OSError):  # a full spool: this one rules all the same
                 write_json(self._kept, self._policy)
@@ -127,3 +128,24 @@ class PolicyKeeper:
 
         facts = JobFacts(job.get("partition", ""), node, job.get("account", ""), job.get("user", ""), options)
         return resolve(self._policy, facts)
+
+
+def _sound(path: Path) -> dict[str, Any] | None:
+    """The compiled policy in a file; None where there is none, or it is no policy: every next agent would end by it."""
+    found = read_json(path)
+    if found is None or _is_policy(found):
+        return found
+    log(f"{path}: no compiled policy; it does not count")
+    return None
+
+
+def _is_policy(found: Any) -> bool:
+    """Whether it is made of entries, each with values by their keys."""
+    if not isinstance(found, dict):
+        return False
+    layers = [{"site": found.get("site", {})}, *(found.get(one, {}) for one in ("partitions", "nodes", "accounts"))]
+    return all(
+        isinstance(layer, dict)
+        and all(isinstance(entry, dict) and isinstance(entry.get("values", {}), dict) for entry in layer.values())
+        for layer in layers
+    )

@@ -6,9 +6,10 @@ Everything in it is plain data that goes through JSON unchanged, so that the nex
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
+from perun_hpc.agent import shapes
 from perun_hpc.errors import DataError
 
 #: What a `job-start` may say about a job; the rest of a message is ignored.
@@ -286,7 +287,10 @@ class Session:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Session:
-        """Inverse of `to_json`; DataError if it is damaged. Agents before the steps' journal had the steps in it."""
+        """Inverse of `to_json`; DataError if it is damaged, but for a part that it can do without.
+
+        Agents before the steps' journal had the steps in it.
+        """
         try:
             known = dict(data)
             known["key"] = SessionKey.parse(known["key"])
@@ -299,7 +303,17 @@ class Session:
                 for name, value in known["steps"].items()
             }
             known["gaps"] = [Gap(**gap) for gap in known["gaps"]]
-            return cls(**known)
+            session, usual = cls(**known), {one.name: one for one in fields(cls)}
+            for name in shapes.wrong(session):
+                one = usual[name]
+                if one.default_factory is not MISSING:
+                    setattr(session, name, one.default_factory())
+                elif one.default is not MISSING:
+                    setattr(session, name, one.default)
+                else:
+                    raise TypeError(name)
+                session.note(f"partial: what was kept of its {name} is damaged")
+            return session
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perun_hpc.agent import spool
+from perun_hpc.agent import shapes, spool
 from perun_hpc.agent.log import log
 from perun_hpc.agent.node import JobUse, Snapshot
 from perun_hpc.agent.paths import AgentPaths
@@ -96,8 +96,12 @@ def load(paths: AgentPaths) -> NodeState | None:
             static=data["static"],
             home=(data["home"][0], data["home"][1]),
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError):
-        paths.state.replace(paths.state.with_name("state.json.damaged"))
+        if names := shapes.wrong(state):
+            raise DataError(f"{paths.state}: damaged: {names}")
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError) as error:
+        aside = paths.state.with_name("state.json.damaged")
+        paths.state.replace(aside)
+        log(f"what the last agent knew cannot be used, its sessions have no record; it stands in {aside}: {error!r}")
         return None
     if damaged:
         log(f"{paths.state}: sessions that cannot be read stand in state.json.damaged: {'; '.join(damaged)[:1000]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from perun_hpc.agent import spool
+from perun_hpc.agent import shapes, spool
 from perun_hpc.agent.log import guard
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.session import RankRun, Session, SessionKey, Step
@@ -100,6 +100,7 @@ def _lines(session: Session, ranks: Iterable[tuple[str, str]], begun: set[str]) 
 def _apply(steps: dict[str, Step], line: object) -> None:
     if isinstance(line, dict):
         step = Step(**line)
+        _check(step)
         former = steps.get(str(step.step_id))
         if former is not None:
             step.ranks = former.ranks
@@ -107,6 +108,12 @@ def _apply(steps: dict[str, Step], line: object) -> None:
     elif isinstance(line, list):
         name, run = line
         rank = RankRun(**run)
+        _check(rank)
         steps[name].ranks[str(rank.rank)] = rank
     else:
         raise TypeError("neither a step nor a rank")
+
+
+def _check(one: Step | RankRun) -> None:
+    if shapes.wrong(one):
+        raise TypeError("a value is not of its type")

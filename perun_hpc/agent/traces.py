@@ -46,7 +46,8 @@ class Traces:
         if not due:
             return
         ids = self._node.ids
-        ticks = meter.sample() if snapshot is None else snapshot.ticks(ids)
+        ticks = guard("a row", meter.sample) if snapshot is None else snapshot.ticks(ids)
+        ticks = [None] * len(ids) if ticks is None else ticks  # a row of gaps: one that is not made stays due for ever
         for key, trace in due:
             try:
                 trace.add(now_ns, real_ns, ids, ticks)

@@ -178,6 +178,40 @@ def test_one_damaged_session_in_the_state_costs_no_other(node: FakeNode) -> None
     assert any(path.name.startswith("state.json.damaged") for path in state.parent.iterdir())
 
 
+def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: FakeNode) -> None:
+    node.start()
+    node.begin(1, exclusive="1")
+    node.serve(5 * MJ)
+    node.begin(2)
+    node.kill()
+    state = node.spool / "node" / "state.json"
+    saved = json.loads(state.read_text())
+    damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
+    damaged.update(agent_cpu_ns=[], suspended_ns="x", mem_peak_b=None, edges_start=-1, cpu_ns=10**30)
+    state.write_text(json.dumps(saved))
+    agent = node.start()
+    node.end(1)
+    record = node.record(1)
+    assert record["domains"]["package-0"]["energy_uj"] == 5 * MJ
+    assert record["state"] == "partial"
+    assert "partial: what was kept of its suspended_ns is damaged" in record["why"]
+    assert agent.poll() is None
+
+
+@pytest.mark.parametrize("damage", [{"done": "x"}, {"done": {"3.0": None}}, {"uses": {"1.0": {}}}, {"mono_ns": "x"}])
+def test_a_state_that_is_damaged_is_named_and_kills_no_agent(node: FakeNode, damage: dict[str, object]) -> None:
+    node.start()
+    node.begin(1)
+    node.kill()
+    state = node.spool / "node" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
+    agent = node.start()
+    node.end(1)
+    assert node.record(1)["why"] == "no job-start message"
+    assert agent.poll() is None
+    assert f"it stands in {state}.damaged" in (node.spool / "agent.log").read_text()
+
+
 def test_a_counter_that_the_last_agent_did_not_know_costs_no_session(node: FakeNode) -> None:
     node.start()
     node.begin(1, exclusive="1")
@@ -203,7 +237,8 @@ def test_a_session_of_which_something_fails_again_and_again_is_set_aside(node: F
     node.kill()
     state = node.spool / "node" / "state.json"
     saved = json.loads(state.read_text())
-    next(one for one in saved["sessions"] if one["key"] == "1.0")["mem_peak_b"] = None  # nobody can add to that
+    account = next(one for one in saved["sessions"] if one["key"] == "1.0")["domains"]["package-0"]
+    account["provenance"] = "hearsay"  # nothing can be added to that
     state.write_text(json.dumps(saved))
     node.start()
     for other in range(100, 120):
@@ -212,7 +247,7 @@ def test_a_session_of_which_something_fails_again_and_again_is_set_aside(node: F
     until(lambda: node.ask("status").fields["sessions"] == "2.0", "the failing session is set aside, the other goes on")
     record = node.record(1)
     assert record["state"] == "partial"
-    assert "partial: what it used failed" in record["why"]
+    assert "partial: booking failed" in record["why"]
     assert "set aside" in record["why"]
     node.end(1)  # too late, and nobody minds
     node.end(2)
@@ -242,7 +277,7 @@ def test_a_session_of_which_no_record_can_be_made_is_kept_and_holds_up_no_other(
     state = node.spool / "node" / "state.json"
     saved = json.loads(state.read_text())
     damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
-    damaged["edges_start"] = dict.fromkeys(damaged["edges_start"], 5)  # no reading
+    damaged["edges_start"] = {name: [5] for name in damaged["edges_start"]}  # no reading
     state.write_text(json.dumps(saved))
     agent = node.start()
     node.end(1)

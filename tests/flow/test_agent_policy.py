@@ -124,3 +124,19 @@ def test_an_agent_without_a_service_user_says_so_everywhere(make: Make) -> None:
     told = (node.spool / "agent.log").read_text()
     assert ("it stays root" in told) == (uid == "0")
     assert any("runs as root" in line for line in lines(node.ask("status").fields, 0)) == (uid == "0")
+
+
+@pytest.mark.parametrize("damage", ['"x"', '{"nodes": []}', '{"site": {"values": [1]}}'])
+def test_a_damaged_copy_of_the_policy_ends_no_agent(tmp_path: Path, damage: str) -> None:
+    node = FakeNode(tmp_path)
+    try:
+        node.spool.mkdir()
+        (node.spool / "policy.json").write_text(damage)
+        node.start()
+        node.begin(1, exclusive="1")
+        node.serve(package_uj=5_000_000)
+        node.end(1)
+        assert node.record(1)["domains"]["package-0"]["energy_uj"] == 5_000_000
+        assert f"{node.spool / 'policy.json'}: no compiled policy" in (node.spool / "agent.log").read_text()
+    finally:
+        node.stop()
