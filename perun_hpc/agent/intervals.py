@@ -1,11 +1,13 @@
 """Intervals of one node: every reading ends one and starts the next, per energy domain, also across failed readings.
 
 A domain whose reading fails keeps its window open; the next good reading closes it, and the jobs inside are weighted by
-their presence.
+their presence. A meter waits for the domains that it contains, and what these were given meanwhile is not its rest; for
+one that gives nothing for very long it waits no longer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +16,7 @@ from perun_hpc.agent.log import guard
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import (
+    OTHER,
     UNKNOWN,
     UNOBSERVED,
     DomainInput,
@@ -91,6 +94,7 @@ class Intervals:
 
     def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
         self._domains = tuple(domains)
+        self._rests = _rests(domains)
         self.node = node
         self.static_uw: Mapping[str, int] = {}
         self.slices: Mapping[str, int] = {}
@@ -98,20 +102,25 @@ class Intervals:
         self._stretches: list[Stretch] = []
         self._seen: dict[str, Reading] = {}
         self._failed: dict[str, str] = {}
+        self._inside: dict[str, Counter[str]] = {}
+        self._lost: set[str] = set()
 
     def begin(self, mono_ns: int, readings: Mapping[str, Reading]) -> None:
         """Open every window at a first reading."""
         self._stretches = []
+        self._inside.clear()
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
 
     def change(self, domains: Sequence[EnergyDomain]) -> None:
         """Account other domains from now on; a new one's first reading opens its window."""
         known = {domain.name: domain.sensor.id for domain in self._domains}
-        self._domains = tuple(domains)
+        self._domains, self._rests = tuple(domains), _rests(domains)
         unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
         self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
+        self._inside = {name: given for name, given in self._inside.items() if name in same}
+        self._lost &= same
 
     def break_off(self, sensors: Collection[str]) -> None:
         """Counters have begun anew: their open windows end without a figure."""
@@ -132,25 +141,41 @@ class Intervals:
         for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
             t0_ns, before = self._opened[domain.name]
             after = readings[domain.sensor.id]
-            late_leaf = any(leaf in waiting or self._opened[leaf][0] != stretch.t1_ns for leaf in domain.leaves)
-            if after.ticks is None or (domain.leaves and late_leaf):
+            if after.ticks is None:
+                self._failed[domain.name] = after.error or "no reading"
+                if len(self._stretches) > MAX_STRETCHES:
+                    self._lost.add(domain.name)
+            else:
+                self._lost.discard(domain.name)
+            leaves = [leaf for leaf in domain.leaves if leaf not in self._lost]
+            late_leaf = any(leaf in waiting or self._opened[leaf][0] != stretch.t1_ns for leaf in leaves)
+            if after.ticks is None or late_leaf:
                 waiting.add(domain.name)
-                if after.ticks is None:
-                    self._failed[domain.name] = after.error or "no reading"
                 continue
             self._opened[domain.name] = (stretch.t1_ns, after)
             if before.mono_ns < 0:
                 continue
             change = difference(domain.sensor, before, after)
             if change.ticks is None:
+                self._failed.pop(domain.name, None)
                 nothing = DomainShares(domain.name, None, (), "gap", domain.sensor.provenance)
                 closed.append(Closed(t0_ns, stretch.t1_ns, nothing, stretch.jobs, True, change.why))
             else:
                 windows.setdefault(t0_ns, []).append((domain, domain.sensor.base(change.ticks)))
-        for t0_ns, measured in windows.items():
-            closed.extend(self._attribute(t0_ns, stretch.t1_ns, measured))
+        for t0_ns in sorted(windows, reverse=True):  # those inside of others first
+            found = self._attribute(t0_ns, stretch.t1_ns, windows[t0_ns])
+            self._note_leaves(found, {domain.name for domain, _ in windows[t0_ns]})
+            closed.extend(found)
         self._forget()
+        self._inside = {name: one for name, one in self._inside.items() if self._opened[name][0] < stretch.t1_ns}
         return closed
+
+    def _note_leaves(self, closed: Sequence[Closed], together: Collection[str]) -> None:
+        """Keep what leaves were given for the meters whose windows do not close together with theirs."""
+        given = {window.shares.domain: window.shares.by_party() for window in closed}
+        for meter in self._domains:
+            for leaf in meter.leaves if meter.name not in together else ():
+                self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
 
     def since(self, readings: Mapping[str, Reading]) -> int:
         """Energy of all leaf domains since the last call, or since the windows were opened, in uJ."""
@@ -194,6 +219,8 @@ class Intervals:
             static_uw=self.static_uw.get(domain.name, 0),
             slices=self.slices.get(domain.name),
             leaves=domain.leaves,
+            inside=self._inside.pop(domain.name, {}),
+            rest=self._rests.get(domain.name, ""),
             provenance=domain.sensor.provenance,
         )
 
@@ -206,6 +233,12 @@ class Intervals:
                     self._opened[name] = (horizon_ns, Reading(None, horizon_ns, "no reading for too long"))
         oldest_ns = min((t0_ns for t0_ns, _ in self._opened.values()), default=0)
         self._stretches = [stretch for stretch in self._stretches if stretch.t0_ns >= oldest_ns]
+
+
+def _rests(domains: Iterable[EnergyDomain]) -> dict[str, str]:
+    """Names of the meters' residuals: the first one's is `other`, also while it gives no reading."""
+    meters = [domain.name for domain in domains if domain.kind is DomainKind.METER]
+    return {name: f"{OTHER}-{name}" if place else OTHER for place, name in enumerate(meters)}
 
 
 def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int, int], dict[int, str]]:

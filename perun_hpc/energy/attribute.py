@@ -70,6 +70,8 @@ class DomainInput:
     static_uw : static power P_s (package, dram), idle power P_idle (GPU), idle part of the residual (meter).
     slices : MIG: number of slices of the whole device; None when the device is not partitioned.
     leaves : meter: names of the domains that it contains.
+    inside : meter: what each party was given of its leaves in windows of their own, inside this one.
+    rest : meter: name of its residual; empty: by the meter's place among those of the interval.
     provenance : of the reading itself.
     """
 
@@ -80,6 +82,8 @@ class DomainInput:
     static_uw: int = 0
     slices: int | None = None
     leaves: tuple[str, ...] = ()
+    inside: Mapping[str, int] = field(default_factory=dict)
+    rest: str = ""
     provenance: Provenance = Provenance.MEASURED
 
 
@@ -240,7 +244,7 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
     known = {leaf.domain: leaf for leaf in leaves}
     residuals: list[DomainShares] = []
     for meter in meters:
-        name = f"{OTHER}-{meter.name}" if residuals else OTHER
+        name = meter.rest or (f"{OTHER}-{meter.name}" if residuals else OTHER)
         inside = [known[leaf] for leaf in meter.leaves if leaf in known]
         residuals.append(_residual(interval, meter, name, inside, load))
     return leaves + residuals
@@ -537,7 +541,7 @@ def _residual(
 ) -> DomainShares:
     if meter.total_uj is None:
         return DomainShares(name, None, (), "gap", meter.provenance)
-    rest_uj = meter.total_uj - sum(leaf.total_uj or 0 for leaf in leaves)
+    rest_uj = meter.total_uj - sum(leaf.total_uj or 0 for leaf in leaves) - sum(meter.inside.values())
     provenance = max([meter.provenance, *(leaf.provenance for leaf in leaves)], key=lambda one: one.rank)
     if rest_uj < 0:
         return DomainShares(
@@ -548,6 +552,7 @@ def _residual(
         return DomainShares(name, rest_uj, (share,) if rest_uj else (), "exclusive", provenance)
     fixed_uj = min(rest_uj, _power_times(meter.static_uw, interval.duration_ns))
     by_leaf: dict[str, int] = defaultdict(int)
+    by_leaf.update({party: max(0, energy_uj) for party, energy_uj in meter.inside.items()})
     for leaf in leaves:
         for share in leaf.shares:
             by_leaf[share.party] += max(0, share.energy_uj)

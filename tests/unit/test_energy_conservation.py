@@ -168,6 +168,65 @@ def agrees(truth: Truth, total_uj: int | None, mono_ns: int) -> None:
     truth.counted, truth.reset, truth.read_ns = 0, False, mono_ns
 
 
+NAMES = [sensor.domain for sensor in SENSORS]
+
+
+def closed_after(failing: list[frozenset[str]]) -> tuple[dict[str, int], dict[str, Truth]]:
+    """What every domain was given over stretches of a second in which these readings fail, and what was counted."""
+    truths = {name: Truth(0, read_ns=5) for name in NAMES}
+    world = World(truths)
+    windows = Intervals(domains_of(SENSORS), NODE)
+    windows.begin(world.mono_ns, world.readings())
+    job = JobInput(party="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
+    given_uj: dict[str, int] = {}
+    for number, names in enumerate(failing):
+        world.mono_ns += S
+        for place, truth in enumerate(truths.values()):
+            truth.shown += 100_000_000 if place == 0 else 1_000_000 * (place + number % 7)
+        for window in windows.add(
+            Stretch(world.mono_ns - S, world.mono_ns, {0: S, 5: S}, (job,)), world.readings(names)
+        ):
+            shares = window.shares
+            assert sum(shares.by_party().values()) == shares.total_uj
+            given_uj[shares.domain] = given_uj.get(shares.domain, 0) + (shares.total_uj or 0)
+    return given_uj, truths
+
+
+@settings(deadline=None)
+@given(failing=st.lists(st.frozensets(st.sampled_from(NAMES)), max_size=20))
+def test_a_meters_rest_is_what_its_parts_leave_whoever_fails_meanwhile(failing):
+    given_uj, truths = closed_after([*failing, frozenset()])
+    assert {name: given_uj[name] for name in NAMES[1:]} == {name: truths[name].shown for name in NAMES[1:]}
+    assert sum(given_uj.values()) == truths["psys"].shown
+
+
+def test_each_meters_rest_keeps_its_name_while_another_one_fails():
+    sensors = (*SENSORS, counter("psys-2", "node", None))
+    windows = Intervals(domains_of(sensors), NODE)
+    names = [domain.name for domain in domains_of(sensors)]
+    first, second = [name for name in names if name.startswith("psys")]
+    windows.begin(0, {sensor.id: Reading(0, 0) for sensor in sensors})
+    given_uj: dict[str, int] = {}
+    for number in range(1, 4):
+        readings = {
+            sensor.id: Reading(None, number * S, "busy")
+            if number == 2 and sensor.domain == first
+            else Reading(number * (7_000_000 if sensor.domain == second else 3_000_000), number * S)
+            for sensor in sensors
+        }
+        for window in windows.add(Stretch((number - 1) * S, number * S, {}, ()), readings):
+            given_uj[window.shares.domain] = given_uj.get(window.shares.domain, 0) + (window.shares.total_uj or 0)
+    contained = {domain.name: len(domain.leaves) for domain in domains_of(sensors)}
+    assert given_uj["other"] == 3 * 3_000_000 * (1 - contained[first])
+    assert given_uj[f"other-{second}"] == 3 * (7_000_000 - 3_000_000 * contained[second])
+
+
+def test_a_part_that_is_never_read_again_does_not_cost_its_meters_energy():
+    given_uj, truths = closed_after([frozenset(), *[frozenset({"package-1"})] * 200])
+    assert given_uj["package-0"] == truths["package-0"].shown
+    assert sum(given_uj.values()) == truths["psys"].shown
+
+
 def test_the_highest_power_is_a_mean_over_a_second_or_more():
     """4 W over 2 s, 9 W over half a second, 6 W over 1 s: a window of half a second does not count, and it may idle."""
     world = World({sensor.domain: Truth(0, read_ns=5) for sensor in SENSORS})
