@@ -83,7 +83,8 @@ def series(
     seen: dict[int, tuple[float, int]] = {}
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey=_REST)
     try:
-        if not {"time", "value"} <= set(reader.fieldnames or ()):
+        names = reader.fieldnames or ()
+        if not {"time", "value"} <= set(names) or len(set(names)) < len(names):
             shown = ascii(text.partition("\n")[0].strip()[:60])
             raise ConfigError(f"{where}, line 1: {shown}: write the columns time,value there")
         for row in reader:

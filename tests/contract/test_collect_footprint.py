@@ -25,6 +25,10 @@ WRONG = {
     "not a number": (GOOD + b"2026-01-03T00:00Z,nan\n", "line 4: 'nan' is no value"),
     "infinite": (GOOD + b"2026-01-03T00:00Z,1e999\n", "line 4: '1e999' is no value"),
     "semicolons": (GOOD.replace(b",", b";"), "line 1: 'time;value': write the columns"),
+    "two columns of values": (
+        GOOD.replace(b"time,value", b"time,value,value"),
+        "line 1: 'time,value,value': write the columns",
+    ),
     "a decimal comma": (GOOD + b"2026-01-03T00:00Z,0,75\n", "line 4: more columns than the first line names"),
     "a Latin-1 byte": (GOOD + b"# f\xfcr M\xe4rz\n", "line 4: the byte 0xfc is not UTF-8"),
     "no such day": (GOOD + b"2026-02-30T00:00Z,0.75\n", "line 4: '2026-02-30T00:00Z' is no time"),
