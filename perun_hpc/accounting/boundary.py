@@ -20,6 +20,8 @@ MAX_READ_B = 4 << 20
 """What is read of a record: as Python's objects it may take thirty times as much. A node's own bounds are below."""
 EXTRAS = (b"regions", b"steps")
 """What a record does without, in this order, where it is longer: never what energies rest on."""
+MAX_NOTES, MAX_NOTE = 20, 300
+"""Notes of a record, or of the sum of several, and letters of each."""
 LIMIT = 1 << 62
 """Greater numbers are no energies in uJ and no times in ns, and no database takes them."""
 
@@ -134,20 +136,28 @@ def read_boundary(path: Path) -> Boundary:
     raise DataError(f"{path}: damaged boundary record ({why}): see the node's agent log")
 
 
-def lean(record: Boundary, extras: bool = True) -> Boundary:
-    """What is summed of a record, and without `extras` no regions and no ranks of steps, of which it tells then."""
+def lean(record: Boundary, extras: bool = True, steps: bool = True) -> Boundary:
+    """What is summed of a record, and without `extras` no regions, ranks and commands, without `steps` no steps.
+
+    It tells what was left out.
+    """
     raw = {key: value for key, value in record.raw.items() if key not in _NOT_SUMMED}
+    notes = list(raw.get("notes") or ())
+    # Of very many the last one stays: it tells what was not read.
+    notes = [str(note)[:MAX_NOTE] for note in (*notes[: MAX_NOTES - 1], *notes[MAX_NOTES - 1 :][-1:])]
     if not extras and (raw.get("regions") or raw.get("steps")):
         raw["regions"] = []
-        raw["steps"] = [{**step, "ranks": []} for step in raw.get("steps") or ()]
-        raw["notes"] = [
-            *(raw.get("notes") or ()),
-            "regions and ranks left out: the job's records are too long together",
-        ]
+        raw["steps"] = [{key: step.get(key) for key in _OF_A_STEP} for step in raw.get("steps") or ()]
+        notes.append("regions and ranks left out: the job's records are too long together")
+    if not steps and raw.get("steps"):
+        raw["steps"] = []
+        notes.append("steps left out: the nodes of the job have too many together")
+    raw["notes"] = notes
     return replace(record, raw=raw)
 
 
 _NOT_SUMMED = frozenset(("sensors", "edges", "checks", "static", "gaps", "domains", "shares"))
+_OF_A_STEP = ("step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj")
 
 
 def _boundary(data: dict[str, Any], digest: str, size_b: int) -> Boundary:
@@ -233,6 +243,9 @@ def _storable(value: Any) -> Any:
 
 def _check_parts(data: dict[str, Any]) -> None:
     """Check what stays in `raw` and is summed later."""
+    for name in ("sluid", "why"):
+        if not isinstance(data.get(name), str | None):
+            raise TypeError(f"{name} is no text")
     _check_numbers(data, "uid", "gid", "het_job_id", "het_offset", "cpus_on_node")
     _check_numbers(data.get("usage") or {}, "cpu_ns", "mem_peak_b", "peak_mw", "suspended_ns")
     _check_numbers(data.get("trace") or {}, "bytes")

@@ -26,21 +26,35 @@ log = logging.getLogger(__name__)
 UNREADABLE = "damaged boundary record"
 MAX_RUN_B = MAX_READ_B
 """Bytes of all records of a run of which regions and ranks are read, the nodes in order; of the others the rest."""
+MAX_RUN_STEPS = 50_000
+"""Steps of all records of a run that are read: of ten thousand nodes five each."""
 _TAKEN = re.compile(r"(?:@\d+)?(?:\.[0-9a-f]{16}\.taken)?\.json\Z")
 """What follows the node in the name of a record's file: when the run began where two runs' records met under one name,
 and the mark of one that is being moved."""
 _ASIDE = re.compile(rf"(?:\.[0-9a-f]{{16}})?\.json{re.escape(DAMAGED)}\Z")
 
 
+class _Room:
+    """How much is left for what users can make many of, while the records of one run are read."""
+
+    def __init__(self) -> None:
+        self._read_b = 0
+        self._steps = 0
+
+    def fit(self, record: Boundary) -> Boundary:
+        self._read_b += record.size_b
+        self._steps += len(record.raw.get("steps") or ())
+        return lean(record, self._read_b <= MAX_RUN_B, self._steps <= MAX_RUN_STEPS)
+
+
 def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Path]]:
     """Read a directory's boundary records; also the paths of those that are damaged."""
     good: list[tuple[Path, Boundary]] = []
     damaged: list[Path] = []
-    read_b = 0
+    room = _Room()
     for path in sorted(directory.glob("*.json")):
         try:
-            read_b += min(path.stat().st_size, MAX_READ_B)
-            good.append((path, lean(read_boundary(path), read_b <= MAX_RUN_B)))
+            good.append((path, room.fit(read_boundary(path))))
         except FileNotFoundError:
             continue
         except DataError as error:
@@ -51,12 +65,10 @@ def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Pat
 
 def read_kept(directory: Path) -> list[Boundary]:
     """Read the boundary records in a run's directory, and of those that were set aside what this version can read."""
-    found = []
-    read_b = 0
+    found, room = [], _Room()
     for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{DAMAGED}")]):
         with contextlib.suppress(FileNotFoundError, DataError):
-            read_b += min(path.stat().st_size, MAX_READ_B)
-            found.append(lean(read_boundary(path), read_b <= MAX_RUN_B))
+            found.append(room.fit(read_boundary(path)))
     return found
 
 

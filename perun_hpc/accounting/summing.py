@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from perun_hpc.accounting.boundary import Boundary, Domain
+from perun_hpc.accounting.boundary import MAX_NOTE, MAX_NOTES, Boundary, Domain
 from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.schema import (
     SCHEMA,
@@ -32,7 +32,6 @@ from perun_hpc.store.layout import SHORT
 
 METER = "node"
 """The component of a node's meter: it contains the others and is shown, never added to them."""
-MAX_NOTES, MAX_NOTE = 20, 300
 PEAK_NS = 1_000_000_000
 """A power is a mean over at least this time, as the agent has it."""
 ROUNDED_S = 2

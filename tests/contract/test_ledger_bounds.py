@@ -16,8 +16,10 @@ from perun_hpc.accounting import boundary as reading
 from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.boundary import read_boundary
 from perun_hpc.accounting.collect import Collector, Tools, Waits
+from perun_hpc.accounting.keeping import read_records
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.schema import from_json
+from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.accounting.trimmed import PIECE_B, without
 from perun_hpc.errors import DataError
 from tests.accounting_data import START_S, boundary, put_incoming
@@ -82,6 +84,28 @@ def test_a_run_of_many_nodes_takes_the_regions_that_there_is_room_for(tmp_path: 
     assert record.energy_uj == 40 * 8_000_000_000
     assert record.regions
     assert any("regions and ranks left out" in note for note in record.notes)
+
+
+def test_a_run_of_many_nodes_takes_the_steps_that_there_is_room_for(tmp_path: Path) -> None:
+    nodes = [f"n{number:02}" for number in range(14)]
+    steps = [
+        {"step_id": number, "tasks": 1, "nodes": 14, "start_ns": 1, "end_ns": 2, "energy_uj": 3,
+         "command": "x" * 200, "options": "y" * 200, "ranks": [{"rank": number}]}
+        for number in range(4096)
+    ]  # fmt: skip
+    for node in nodes:
+        more = {"steps": steps, "notes": [f"{number} of {node} {'z' * 1000}" for number in range(1000)]}
+        put_incoming(tmp_path, boundary(node=node, nodelist="n[00-13]", num_nodes=14, **more))
+    good, damaged = read_records(Archive(tmp_path, "c").base / "incoming" / "4711.0")
+    assert damaged == []
+    held = [record.raw["steps"] for _, record in good]
+    assert held[0] == steps
+    assert [len(of_one) for of_one in held] == [4096] * 12 + [0] * 2
+    assert not any({"command", "options", "ranks"} & step.keys() for step in held[11])
+    assert good[-1][1].raw["notes"][-1] == "steps left out: the nodes of the job have too many together"
+    assert max(len(note) for _, record in good for note in record.raw["notes"]) <= 300
+    whole = sum_boundaries([record for _, record in good])
+    assert (whole.energy_uj, whole.steps[0].energy_uj) == (14 * 8_000_000_000, 12 * 3)
 
 
 def test_a_long_record_is_read_without_its_regions_and_says_so(tmp_path: Path) -> None:

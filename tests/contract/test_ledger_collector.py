@@ -202,6 +202,16 @@ def test_a_damaged_boundary_record_is_set_aside_and_named(world: World) -> None:
     assert (world.archive.job(Run(4711, 0)) / "boundary" / "n2.json.damaged").exists()
 
 
+@pytest.mark.parametrize("odd", [{"sluid": 7}, {"sluid": ["a"]}, {"sluid": {"a": 1}}, {"why": 7}, {"why": ["a"]}])
+def test_a_record_whose_text_is_none_is_damaged_and_holds_up_nobody(world: World, odd: dict[str, Any]) -> None:
+    put_incoming(world.root, boundary(**odd))
+    put_incoming(world.root, boundary(job_id=4712))
+    summary = world.collector().sweep()
+    assert (summary.damaged, summary.stored) == (1, 1)
+    assert [record.energy_uj for record in jobs(world.ledger, Filter("c"), 9)] == [8_000_000_000]
+    assert (world.archive.base / "incoming" / "4711.0" / "n1.json.damaged").exists()
+
+
 @pytest.fixture
 def worlds(ledger_url: str, tmp_path: Path) -> Iterator[World]:
     """A world on each database."""
