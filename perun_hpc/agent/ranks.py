@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from perun_hpc.agent.server import Peer
 from perun_hpc.agent.session import RankRun, Session, Step, cut
-from perun_hpc.backend.cgroup import find_job
+from perun_hpc.backend.cgroup import find_job, find_parent, job_in
 from perun_hpc.errors import AccessError, DataError, NotFoundError
 
 MAX_RANKS = 4096
@@ -43,38 +42,45 @@ def number(fields: Mapping[str, str], key: str, most: int = 2**32 - 1) -> int:
 
 
 def check_member(root: Path, peer: Peer, session: Session) -> None:
-    """Refuse a peer that is not of the job: another user's, or a process outside the job's cgroup."""
+    """Refuse a peer that is not of the job: another user's, or a process outside the job's cgroup.
+
+    On a node without any of Slurm's cgroups (proctrack/linuxproc) the user id is all there is.
+    """
     if peer.uid != session.uid:
         raise AccessError(f"job {session.key.job_id} is not yours")
-    try:
-        lines = os.fsdecode((root / f"proc/{peer.pid}/cgroup").read_bytes())  # names hold any bytes but / and NUL
-    except OSError:
-        _check_hidden(root, peer.pid, session)
-        return
-    names = [f"job_{session.key.job_id}"]
-    if session.job.get("sluid"):
-        names += [session.job["sluid"], f"job_{session.job['sluid']}"]
-    parts = set(re.split(r"[/\n:]", lines))
-    of_slurm = any(re.fullmatch(r"job_\w+|slurmstepd\.scope|slurm(_\w+)?", part) for part in parts)
-    # Without any of Slurm's cgroups (proctrack/linuxproc) the user id is all there is.
-    if of_slurm and not parts.intersection(names):
+    inside = _is_inside(root, peer.pid, session)
+    if inside is None:
+        inside = find_parent(root, session.job.get("node")) is None
+    if not inside:
         raise AccessError(f"your process is not part of job {session.key.job_id}")
 
 
-def _check_hidden(root: Path, pid: int, session: Session) -> None:
+def _is_inside(root: Path, pid: int, session: Session) -> bool | None:
+    """Whether a process is in the job's cgroup; None where it is in none of Slurm's."""
+    try:
+        lines = os.fsdecode((root / f"proc/{pid}/cgroup").read_bytes())  # names hold any bytes but / and NUL
+    except OSError:
+        return _is_listed(root, pid, session)
+    names = {f"job_{session.key.job_id}"}
+    if session.job.get("sluid"):
+        names |= {session.job["sluid"], f"job_{session.job['sluid']}"}
+    found = {job_in(line.partition(":")[2].partition(":")[2]) for line in lines.split("\n")} - {None}
+    return bool(found & names) if found else None
+
+
+def _is_listed(root: Path, pid: int, session: Session) -> bool | None:
     """The same for a process that /proc does not show (hidepid): the job's cgroup lists its processes to everybody."""
     if any(run.pid == pid and run.end_ns is None for step in session.steps.values() for run in step.ranks.values()):
-        return  # it was looked up when it registered, and is watched since
+        return True  # it was looked up when it registered, and is watched since
     try:
         os.close(os.pidfd_open(pid))
     except OSError as error:
         raise AccessError("your process is gone") from error
     job = find_job(root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
-    if job is None:  # as above: Slurm keeps no cgroups
-        return
+    if job is None:
+        return None
     try:
-        if pid not in job.processes():
-            raise AccessError(f"your process is not part of job {session.key.job_id}")
+        return pid in job.processes()
     finally:
         job.close()
 

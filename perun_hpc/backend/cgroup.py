@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,6 +290,26 @@ def find_job(
         if found is not None:
             directories.setdefault(controller, found)
     return JobCgroup(f"job-{job_id}", directories, clock) if directories else None
+
+
+def job_in(path: str) -> str | None:
+    """The name that Slurm gave the job's directory (`job_7`, a SLUID), of the cgroup that a line of /proc names.
+
+    None for a process outside. The outermost directory of Slurm's counts, and none below user.slice: there users make
+    directories under any name.
+    """
+    parts = iter(path.split("/"))
+    for part in parts:
+        if part == "user.slice":
+            return None
+        if _SLURMS.fullmatch(part):
+            name = next(parts, "")
+            return (next(parts, "") if name.startswith("uid_") else name) or None
+    return None
+
+
+_SLURMS = re.compile(r"slurm(_.+)?|(.+_)?slurmstepd\.scope")
+"""The directory above all jobs, version 1 and 2; several slurmd on a machine put their node's names into it."""
 
 
 def find_parent(root: Path, node: str | None = None, clock: Clock = monotonic_ns) -> JobCgroup | None:

@@ -423,6 +423,11 @@ def other_job(seconds: float, job: str) -> Tries:
     return tries
 
 
+def outside(seconds: float, job: str) -> Tries:
+    """A process of the job's own user that is in no job at all."""
+    return other_job(seconds, job)
+
+
 def reach(seconds: float, job: str) -> Tries:
     """Paths on standard input: which of them can be written, which can be read. Bad is what can be written."""
     tries = Tries()

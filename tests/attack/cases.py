@@ -27,6 +27,7 @@ STORY = {
     "verbs": "job-start, job-end, reload, stop, release-gpus as an ordinary user",
     "forged": "rank-start, rank-data, window, summary for another user's job, its id spelled in a dozen ways",
     "other_job": "rank-start and window for another job of the same user",
+    "outside": "rank-start and window for a job of the same user, from a process outside all jobs",
     "malformed": "packets of 0 to 200,000 bytes, other versions, doubled keys, then damaged ones at the live agent",
     "memory": "rank data as pipe, fifo, directory, device, socket, sparse file, changing file; 0 to 250 descriptors",
     "connections": "connects from a job without pause, 10,000 at least, 900 kept open",
@@ -227,12 +228,12 @@ def _last_job(siege: Siege, user: str) -> str:
     return max(done.stdout.split(), key=int, default="0")
 
 
-def other_job(siege: Siege) -> Result:
-    """Bob from one of his jobs against another of his own."""
+def own_job(siege: Siege, case: str, inside: bool) -> Result:
+    """Bob against a job of his own, from another of his jobs or from outside all jobs."""
     job = siege.submit("bob", "sleep 300")
     siege.wait_running(job)
     try:
-        return attack(siege, "other_job", 0, job=job)
+        return attack(siege, case, 0, inside=inside, job=job)
     finally:
         siege.cluster.run(["scancel", job], user="root")
 
@@ -587,7 +588,8 @@ def shared_trace(siege: Siege) -> Result:
 CASES: dict[str, Callable[[Siege], Result]] = {
     "verbs": lambda siege: attack(siege, "verbs", 0),
     "forged": lambda siege: attack(siege, "forged", 0),
-    "other-job": other_job,
+    "other-job": lambda siege: own_job(siege, "other_job", True),
+    "outside": lambda siege: own_job(siege, "outside", False),
     "malformed": lambda siege: attack(siege, "malformed", 20),
     "memory": lambda siege: attack(siege, "memory", 10),
     "connections": lambda siege: attack(siege, "connections", 20),

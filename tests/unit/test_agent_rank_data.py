@@ -148,10 +148,20 @@ def test_memory_that_grows_or_shrinks_while_it_is_copied_breaks_nothing(tmp_path
         ("0::/system.slice/slurmstepd.scope/sABC/step_0\n", True),
         ("9:freezer:/slurm/uid_1000/job_77/step_0\n", False),
         ("9:freezer:/slurm_n1/uid_1000/job_8/job_7x\n", False),
-        ("0::/user.slice/user-1000.slice\n", True),
+        ("9:freezer:/slurm_n1/uid_1000/job_8/job_7\n", False),
+        ("0::/user.slice/user-1000.slice\n", False),
+        ("12:cpuset:/\n9:freezer:/\n1:name=systemd:/user.slice/user-1000.slice/session-3.scope\n", False),
+        ("0::/user.slice/user-1000.slice/user@1000.service/slurmstepd.scope/job_7/step_0\n", False),
+        ("0::/user.slice/user-1000.slice/user@1000.service/job_7\n", False),
+        ("0::/system.slice/slurmstepd.scope/job_8/step_0/user/task_0/slurmstepd.scope/job_7\n", False),
+        ("0::/system.slice/ssh.service\n9:freezer:/slurm/uid_1000/job_7\n", True),
+        ("", False),
     ],
 )
-def test_who_belongs_to_a_job(tmp_path: Path, cgroup: str, member: bool) -> None:
+@pytest.mark.parametrize("slurms", ["cpuset/slurm/uid_1000/job_7", "system.slice/slurmstepd.scope", "freezer/slurm"])
+def test_who_belongs_to_a_job(tmp_path: Path, cgroup: str, member: bool, slurms: str) -> None:
+    """Whatever cgroup of its own a user gives the name of the job's, and also while no job has a cgroup."""
+    (tmp_path / "sys/fs/cgroup" / slurms).mkdir(parents=True)
     (tmp_path / "proc/5").mkdir(parents=True)
     (tmp_path / "proc/5/cgroup").write_text(cgroup)
     one = session(sluid="sABC")
@@ -177,6 +187,24 @@ def test_who_belongs_to_a_job_where_proc_hides_processes(tmp_path: Path, file: s
     ranks.check_member(tmp_path, Peer(os.getpid(), 1000, 1000), session(sluid="sABC"))
     with pytest.raises(AccessError, match="not part of job 7"):
         ranks.check_member(tmp_path, Peer(os.getppid(), 1000, 1000), session(sluid="sABC"))
+
+
+@pytest.mark.parametrize("cgroup", ["0::/user.slice/user-1000.slice\n", "0::/system.slice/slurmd.service\n", ""])
+def test_on_a_node_without_slurms_cgroups_the_user_id_is_all_there_is(tmp_path: Path, cgroup: str) -> None:
+    """proctrack/linuxproc: what the job's processes are in is the cgroup of slurmd, or of whoever started it."""
+    (tmp_path / "sys/fs/cgroup/system.slice/slurmd.service").mkdir(parents=True)
+    (tmp_path / "proc/5").mkdir(parents=True)
+    (tmp_path / "proc/5/cgroup").write_text(cgroup)
+    ranks.check_member(tmp_path, Peer(5, 1000, 1000), session())
+    with pytest.raises(AccessError, match="not yours"):
+        ranks.check_member(tmp_path, Peer(5, 1001, 1000), session())
+
+
+def test_a_hidden_process_beside_a_job_that_has_no_cgroup_is_not_of_it(tmp_path: Path) -> None:
+    """An allocation without a step has no cgroup, so nothing is in it: on a node where Slurm keeps any."""
+    (tmp_path / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_8").mkdir(parents=True)
+    with pytest.raises(AccessError, match="not part of job 7"):
+        ranks.check_member(tmp_path, Peer(os.getpid(), 1000, 1000), session())
 
 
 def test_a_hidden_process_of_a_site_without_cgroups_has_its_user_id_alone(tmp_path: Path) -> None:
