@@ -8,6 +8,7 @@ child of its own, which may hang in a driver, and is told a backend's name, neve
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from perun_hpc.agent.finding import FILES, Findings, find
+from perun_hpc.agent.log import failures, log
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
@@ -30,11 +32,12 @@ FIND_S = 30.0
 
 
 class Porter:
-    """The agent's side: asks, and never waits for long; a porter that does not answer is given up."""
+    """The agent's side: asks, and never waits for long; an answer that is late is taken when it comes."""
 
     def __init__(self, paths: AgentPaths) -> None:
         self._inbox = paths.inbox
         self._seen_ns = -1
+        self._listed: list[tuple[str, bytes]] | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._child = child.start("porter", lambda: _live(theirs, finding, paths), (theirs.fileno(), finding.fileno()))
@@ -56,16 +59,30 @@ class Porter:
         return changed
 
     def messages(self) -> list[tuple[str, bytes]]:
-        """Names and packets in the inbox, oldest first."""
-        found: list[tuple[str, bytes]] = []
-        if self._say(b"list"):
-            assert self._socket is not None
-            try:
-                while (answer := self._socket.recv(MAX_B)) and answer != _END:
-                    name, _, packet = answer.partition(b"/")
-                    found.append((name.decode("ascii", "replace"), packet))
-            except OSError:
-                self.close()
+        """Names and packets in the inbox, oldest first; nothing while the porter has not said all, then `changed`."""
+        if self._socket is None:
+            return []
+        self._socket.settimeout(TIMEOUT_S if self._listed is None else 0)
+        try:
+            if self._listed is None:
+                self._socket.send(b"list")
+                self._listed = []
+            while (answer := self._socket.recv(MAX_B)) != _END:
+                if not answer:
+                    raise BrokenPipeError(errno.EPIPE, "it has ended")
+                name, _, packet = answer.partition(b"/")
+                self._listed.append((name.decode("ascii", "replace"), packet))
+        except (TimeoutError, BlockingIOError):
+            failures.say("root's child does not answer yet: what hooks left in the inbox waits")
+            self._seen_ns = -1
+            return []
+        except OSError as error:
+            self._lost(error)
+            return []
+        finally:
+            if self._socket is not None:
+                self._socket.settimeout(TIMEOUT_S)
+        found, self._listed = self._listed, None
         return found
 
     def drop(self, name: str) -> None:
@@ -86,15 +103,19 @@ class Porter:
             self._socket.close()
             self._socket = None
 
-    def _say(self, words: bytes) -> bool:
+    def _say(self, words: bytes) -> None:
         if self._socket is None:
-            return False
+            return
         try:
             self._socket.send(words)
-        except OSError:
-            self.close()
-            return False
-        return True
+        except TimeoutError:
+            failures.say("root's child takes no words now")
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        log(f"root's child is gone ({error}): what hooks leave in the inbox is read by the next agent")
+        self.close()
 
 
 def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths) -> None:
