@@ -7,9 +7,6 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-MOST = 1 << 63
-"""Numbers beyond are no times and no energies."""
-
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a type, with all that is in it; `hint` is a type as a field is annotated with it."""
@@ -31,7 +28,7 @@ def fits(value: Any, hint: Any) -> bool:
     fields = _fields(hint)
     if fields:
         return isinstance(value, hint) and all(fits(getattr(value, name), one) for name, one in fields.items())
-    return type(value) is hint and (hint is not int or -MOST < value < MOST)
+    return type(value) is hint
 
 
 def wrong(value: Any) -> list[str]:

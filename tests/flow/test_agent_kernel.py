@@ -187,7 +187,7 @@ def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: Fa
     state = node.spool / "node" / "state.json"
     saved = json.loads(state.read_text())
     damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
-    damaged.update(agent_cpu_ns=[], suspended_ns="x", mem_peak_b=None, edges_start=-1, cpu_ns=10**30)
+    damaged.update(agent_cpu_ns=[], suspended_ns="x", mem_peak_b=None, edges_start=-1)
     state.write_text(json.dumps(saved))
     agent = node.start()
     node.end(1)
@@ -196,6 +196,26 @@ def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: Fa
     assert record["state"] == "partial"
     assert "partial: what was kept of its suspended_ns is damaged" in record["why"]
     assert agent.poll() is None
+
+
+def test_a_counter_beyond_64_bits_is_no_damage_of_the_state(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path)
+    chip = node.root / "sys/class/hwmon/hwmon0"
+    chip.mkdir(parents=True)
+    (chip / "name").write_text("odd\n")
+    (chip / "energy1_input").write_text("18446744073709551621\n")
+    try:
+        node.start()
+        node.begin(1, exclusive="1")
+        node.serve(5 * MJ)
+        node.begin(2)
+        node.kill()
+        node.start()
+        assert node.ask("status").fields["sessions"] == "1.0 2.0"
+        node.end(1)
+        assert node.record(1)["domains"]["package-0"]["energy_uj"] == 5 * MJ
+    finally:
+        node.stop()
 
 
 @pytest.mark.parametrize("damage", [{"done": "x"}, {"done": {"3.0": None}}, {"uses": {"1.0": {}}}, {"mono_ns": "x"}])
