@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perun_hpc.agent import ranks
-from perun_hpc.agent.log import log
+from perun_hpc.agent.log import failures
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.session import Session, SessionKey
 from perun_hpc.errors import DataError
@@ -134,7 +134,7 @@ class Intake:
         try:
             more = self._copy(held)
         except OSError as error:
-            log(f"rank data of {held.session.key.name}: {error}")
+            failures.say(f"rank data of {held.session.key.name}: {error.strerror or error}")
             held.session.leave_out(DISK_LEFT_OUT)
             self._finish(held, kept=False)
         else:

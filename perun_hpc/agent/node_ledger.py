@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from perun_hpc.agent import spool
-from perun_hpc.agent.log import log
+from perun_hpc.agent.log import failures
 from perun_hpc.agent.paths import AgentPaths
 
 MAX_LINES = 10_000
@@ -29,5 +29,5 @@ class NodeLedger:
             self.position = (day, spool.append_lines(self._paths.ledger(day), self._waiting))
             self._waiting.clear()
         except OSError as error:
-            log(f"node ledger: {error}")
+            failures.say(f"node ledger: {error}")
             del self._waiting[:-MAX_LINES]

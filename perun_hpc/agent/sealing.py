@@ -11,7 +11,7 @@ from typing import Any
 from perun_hpc.agent import booking, privilege, spool
 from perun_hpc.agent.boundary import Cost, boundary_record
 from perun_hpc.agent.intake import Intake
-from perun_hpc.agent.log import guard, log, place
+from perun_hpc.agent.log import failures, guard, log, place
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import resident_b
 from perun_hpc.agent.paths import ASIDE, AgentPaths
@@ -63,7 +63,7 @@ class Sealing:
             try:
                 self._seal(session)
             except OSError as error:
-                log(f"cannot seal {session.key.name}: {error}")
+                failures.say(f"cannot seal {session.key.name}: {error}")
                 # The others would fare alike; the next time they come first.
                 self._register.ended += [*copied[number + 1 :], session]
                 self.refused = {one.key: str(error) for one in copied[number:]}
