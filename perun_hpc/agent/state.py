@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent import shapes, spool
@@ -73,6 +74,7 @@ def load(paths: AgentPaths) -> NodeState | None:
     data = spool.read_json(paths.state)
     if data is None:
         return None
+    saved_ns = paths.state.stat().st_mtime_ns
     damaged: list[str] = []
     try:
         if data["schema"] != SCHEMA:
@@ -109,7 +111,21 @@ def load(paths: AgentPaths) -> NodeState | None:
             paths.state.with_name("state.json.damaged").write_text(json.dumps(data))
     if day:
         spool.cut(paths.ledger(day), length)
+    for path in paths.node.glob("????-??-??.jsonl"):  # a day that began after the state was saved
+        if path.stem != day and path.stat().st_mtime_ns >= saved_ns:
+            spool.cut(path, _known_b(path, state.last.mono_ns))
     return state
+
+
+def _known_b(ledger: Path, mono_ns: int) -> int:
+    """The length of a node ledger's lines up to the first one that ends after a moment (monotonic)."""
+    known_b = 0
+    for line in ledger.read_bytes().splitlines(keepends=True):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged one is nobody's to judge
+            if json.loads(line)["t1_ns"] > mono_ns:
+                break
+        known_b += len(line)
+    return known_b
 
 
 def _sessions(saved: Iterable[Any], damaged: list[str]) -> Iterator[Session]:

@@ -1,0 +1,39 @@
+"""The saved state and the node ledger that goes with it: what the state does not know is not in the ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from perun_hpc.agent import state
+from perun_hpc.agent.node import Snapshot
+from perun_hpc.agent.node_ledger import NodeLedger
+from perun_hpc.agent.paths import AgentPaths
+
+S = 1_000_000_000
+
+
+def line(t1_s: int) -> dict[str, object]:
+    return {"t0_ns": (t1_s - 1) * S, "t1_ns": t1_s * S, "domain": "package-0", "total_uj": 5, "shares": {"idle": 5}}
+
+
+def known(path: Path) -> list[int]:
+    return [json.loads(text)["t1_ns"] // S for text in path.read_text().splitlines()]
+
+
+def test_an_agent_killed_at_midnight_leaves_no_interval_that_is_booked_again(tmp_path: Path) -> None:
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    ledger = NodeLedger(paths)
+    ledger.append("2026-01-02", [line(1)])  # the clock was ahead for a while
+    os.utime(paths.ledger("2026-01-02"), (1, 1))
+    ledger.append("2025-12-31", [line(8), line(9)])
+    now = state.NodeState("boot", Snapshot(9 * S, S, {}, {}), {}, None, ledger.position, (), {}, {}, ("test", "n1"))
+    state.save(paths, now, [])
+    ledger.append("2025-12-31", [line(10)])
+    ledger.append("2026-01-01", [line(11), line(12)])  # and here it is killed
+    assert state.load(paths) is not None
+    assert known(paths.ledger("2025-12-31")) == [8, 9]
+    assert known(paths.ledger("2026-01-01")) == []
+    assert known(paths.ledger("2026-01-02")) == [1]
