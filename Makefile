@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check bench soak faults attack dates clean
+.PHONY: help system build demo demo-down test check bench soak faults attack dates lock sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -62,6 +62,24 @@ dates: build ## the tests at other dates and in the nights when clocks change
 
 attack: build ## the second user tries everything; fuzzers
 	@$(BIN)/python -m tests.attack
+
+TOOLS := build/tools
+PREFIX ?= /opt/perun-hpc
+
+$(TOOLS)/.installed: Makefile
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2 cyclonedx-bom==7.5.0
+	@touch $@
+
+lock: $(TOOLS)/.installed ## renew requirements.lock: what a site installs, with digests
+	@$(TOOLS)/bin/pip-compile -q --upgrade --extra site --strip-extras --all-build-deps --allow-unsafe --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
+	  -o build/requirements.lock setup.cfg
+	@{ echo '# What a site installs beside perun-hpc, each package with the digests of its files; made by `make lock` on Python 3.11.'; \
+	  cat build/requirements.lock; } > requirements.lock
+
+sbom: $(TOOLS)/.installed ## what is installed in PREFIX, as CycloneDX: build/perun-hpc.cdx.json
+	@$(TOOLS)/bin/cyclonedx-py environment --output-reproducible -o build/perun-hpc.cdx.json $(PREFIX)/bin/python
 
 clean: ## remove what was built (environments too)
 	@$(MAKE) -s -C slurm clean
