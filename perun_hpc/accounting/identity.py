@@ -118,14 +118,24 @@ def runs_in(boundaries: Iterable[Boundary]) -> list[list[Boundary]]:
         return [ordered] if ordered else []
     groups: list[tuple[Identity, list[Boundary]]] = []
     for boundary in ordered:
-        who = of_boundaries([boundary])
-        at = likest(who, [group for group, _ in groups])
-        if at:
-            group, members = groups[at[-1]]
-            groups[at[-1]] = (group.joined(who), [*members, boundary])
-        else:
-            groups.append((who, [boundary]))
-    return [members for _, members in groups]
+        _add(groups, of_boundaries([boundary]), [boundary], Likeness.SAME)
+    # Only whole runs tell whether one without some node and that node's record, by a wrong clock, are the same.
+    whole: list[tuple[Identity, list[Boundary]]] = []
+    for who, members in groups:
+        _add(whole, who, members, Likeness.POSSIBLE)
+    return [members for _, members in whole]
+
+
+def _add(
+    groups: list[tuple[Identity, list[Boundary]]], who: Identity, members: list[Boundary], least: Likeness
+) -> None:
+    """Put records of one run with those of the same run, or at the end."""
+    at = likest(who, [group if group.likeness(who) >= least else None for group, _ in groups])
+    if at:
+        group, known = groups[at[-1]]
+        groups[at[-1]] = (group.joined(who), [*known, *members])
+    else:
+        groups.append((who, members))
 
 
 def _one_run(ordered: Sequence[Boundary]) -> bool:

@@ -136,6 +136,20 @@ def test_two_runs_of_one_name_may_wait_together(world: World) -> None:
     assert list((world.archive.base / "incoming").iterdir()) == []
 
 
+def test_a_late_node_does_not_tear_the_next_run_of_its_name_apart(world: World) -> None:
+    world.now += DEADLINE_S
+    put_and_sweep(world, boundary(node="n1", nodelist=BOTH))
+    late = boundary(node="n2", nodelist=BOTH)  # together with a run within the hours by which a clock may be wrong
+    again = [boundary(node=node, nodelist=BOTH, start_s=START_S + 3600) for node in ("n1", "n2")]
+    world.now += 3600
+    put_incoming(world.root, late)
+    incoming = world.archive.base / "incoming" / "4711.0"
+    for record in again:
+        (incoming / f"{record['node']}@{START_S + 3600}.json").write_text(json.dumps(record))
+    world.collector().sweep()
+    assert energies(world) == [2 * NODE_UJ, 2 * NODE_UJ]
+
+
 def test_a_node_in_an_old_runs_missing_record_is_completed_under_its_own_name(world: World) -> None:
     world.jobs = [slurm_job(), slurm_job(4712)]
     put_and_sweep(world, boundary(4712))
