@@ -165,7 +165,12 @@ def _runs(rows: Iterable[SlurmJob]) -> list[SlurmJob]:
     runs = []
     for of_one in by_id.values():
         ordered = sorted(of_one, key=lambda j: (j.submit_s or 0, j.start_s or j.end_s or 1 << 62))
-        runs += [replace(job, run=number) for number, job in enumerate(_whole_runs(ordered))]
+        number, ended_s = -1, None
+        for job in _whole_runs(ordered):
+            # A run that is requeued is submitted anew as it ends; days later the id has come again.
+            again = job.submit_s is not None and ended_s is not None and job.submit_s - ended_s > CLOCK_S
+            number, ended_s = 0 if again else number + 1, job.end_s
+            runs.append(replace(job, run=number))
     return runs
 
 

@@ -111,7 +111,7 @@ def _plan(
             later.append(entry)
         elif run.admin_comment == encode(entry.record):
             done.append(entry)
-        elif run.run != max(r.run for r in runs):
+        elif run != max(runs, key=lambda r: (r.submit_s or 0, r.run)):
             # sacctmgr only reaches the newest run of a requeued job.
             dropped.append(entry)
         elif run.admin_comment and not is_ours(run.admin_comment) and not overwrite:

@@ -121,6 +121,21 @@ def test_15000_unreported_jobs_are_compared_whatever_a_command_line_holds(site: 
     assert all(len(options.get("-j", "")) < 128 * 1024 for options in site.asked())
 
 
+def test_a_late_node_completes_what_was_missing_of_an_id_that_came_again(site: Site) -> None:
+    first_s = START_S - 400 * DAY_S
+    put_incoming(site.archive, boundary(4700))
+    site.slurm({"JobIDRaw": "4700", "JobID": "4700"}, {"Submit": first_s, "Start": first_s, "End": first_s + 100}, {})
+    assert site.collect().missing == 1
+    put_incoming(site.archive, boundary(4711))
+    site.collect()
+    ledger = open_ledger(str(site.ledger))
+    try:
+        (record,) = ledger.members("c", "4711")
+    finally:
+        ledger.close()
+    assert (record.restart_count, record.energy_uj, record.revision) == (0, 8_000_000_000, 2)
+
+
 def test_weeks_without_slurmdbd_are_caught_up_in_slices_that_sacct_can_answer(site: Site) -> None:
     put_incoming(site.archive, boundary(4711))
     late = []
