@@ -177,6 +177,16 @@ class Intervals:
             for leaf in meter.leaves if meter.name not in together else ():
                 self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
 
+    def to_go_on_from(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+        """Readings from which the next agent goes on: of a counter that gave none now the last one that it gave.
+
+        Not where a meter contains it: what its rest is would not be known.
+        """
+        contained = {leaf for domain in self._domains for leaf in domain.leaves}
+        alone = [one for one in self._domains if not one.leaves and one.name not in contained]
+        former = {one.sensor.id: self._opened[one.name][1] for one in alone}
+        return {name: former.get(name, one) if one.ticks is None else one for name, one in readings.items()}
+
     def since(self, readings: Mapping[str, Reading]) -> int:
         """Energy of all leaf domains since the last call, or since the windows were opened, in uJ."""
         total_uj = 0

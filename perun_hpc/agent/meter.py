@@ -157,6 +157,11 @@ class Meter:
         session.checks = self.checks.end(session.key.party, held)
         session.doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
 
+    def to_go_on_from(self) -> Snapshot | None:
+        """The last reading, as the next agent shall know it; None before the first one."""
+        last = self.last
+        return None if last is None else replace(last, readings=self._intervals.to_go_on_from(last.readings))
+
     def continue_from(self, last: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> Snapshot:
         """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""
         self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns

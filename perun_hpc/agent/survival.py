@@ -38,12 +38,13 @@ class Survival:
 
     def save(self) -> None:
         """Replace the state file by what is known now."""
-        if self._meter.last is None:
+        last = self._meter.to_go_on_from()
+        if last is None:
             return
         self._step_log.flush()
         now = state.NodeState(
             boot_id=self._boot_id,
-            last=self._meter.last,
+            last=last,
             uses=self._meter.uses,
             parent_cpu_ns=self._meter.parent_cpu_ns,
             ledger=self._ledger.position,

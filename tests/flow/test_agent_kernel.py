@@ -218,6 +218,23 @@ def test_a_counter_beyond_64_bits_is_no_damage_of_the_state(tmp_path: Path) -> N
         node.stop()
 
 
+def test_a_counter_that_could_not_be_read_when_the_agent_was_killed_loses_nothing(node: FakeNode) -> None:
+    node.start()
+    node.begin(1, exclusive="1")
+    node.serve(5 * MJ)
+    node.begin(2)
+    node.serve(3 * MJ)
+    (node.root / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("")
+    node.end(2)  # an interval without a reading
+    node.kill()
+    node.serve()
+    node.start()
+    node.end(1)
+    assert node.record(1)["domains"]["package-0"]["node_uj"] == 8 * MJ
+    node.stop()
+    assert closes(node)
+
+
 @pytest.mark.parametrize("damage", [{"done": "x"}, {"done": {"3.0": None}}, {"uses": {"1.0": {}}}, {"mono_ns": "x"}])
 def test_a_state_that_is_damaged_is_named_and_kills_no_agent(node: FakeNode, damage: dict[str, object]) -> None:
     node.start()
