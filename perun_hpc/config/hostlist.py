@@ -11,6 +11,7 @@ import re
 
 MAX_NODES = 100_000
 _PART = re.compile(r"\[([^\[\]]*)\]|([^\[\],]+)")
+_NAME = re.compile(r"\w[\w.-]*")
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
@@ -34,6 +35,15 @@ def expand(text: str) -> tuple[str, ...]:
             raise ValueError(f"more than {MAX_NODES} nodes")
         names.extend("".join(parts) for parts in itertools.product(*choices))
     return tuple(names)
+
+
+def stated(text: str) -> tuple[str, ...]:
+    """All names of a node list that a person wrote; ValueError also for what can be no node's name, such as `n*`."""
+    names = expand(text)
+    odd = next((name for name in names if not _NAME.fullmatch(name)), None)
+    if odd is not None:
+        raise ValueError(f"'{odd[:60]}' is no node's name: name each node, there are no wildcards")
+    return names
 
 
 def _split(text: str) -> list[str]:

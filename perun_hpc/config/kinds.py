@@ -314,7 +314,7 @@ class NodeList:
     def parse(self, text: str) -> str:
         """The list's text, once it expands."""
         try:
-            hostlist.expand(text)
+            hostlist.stated(text)
         except ValueError as error:
             raise ValueError(f"nodes as Slurm writes them, as in 'n[01-16]' ({error})") from None
         return text

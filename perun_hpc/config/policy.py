@@ -164,7 +164,7 @@ class _Reader:
             where, name = f"{layer}.{key.value}", key.value
             try:
                 if LAYERS[layer] is Layer.NODE:
-                    if not hostlist.expand(key.value):
+                    if not hostlist.stated(key.value):
                         raise ValueError("no node named")
                 else:
                     name = (ACCOUNT if LAYERS[layer] is Layer.ACCOUNT else NAME).parse(key.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from perun_hpc.config import hostlist
 from perun_hpc.config.compile import compile_policy
-from perun_hpc.config.policy import parse
+from perun_hpc.config.policy import PolicyError, parse
 from perun_hpc.config.resolve import JobFacts, resolve
 
 EXPRESSIONS = 120
@@ -66,3 +67,10 @@ def test_a_policys_node_list_with_blanks_matches() -> None:
     policy = compile_policy(parse(b"nodes:\n  n[1-2] n3:\n    sampling: {period: 5 s}\n", "site.yaml"))
     periods = [resolve(policy, JobFacts(node=node)).sampling.period_ns for node in ("n1", "n2", "n3", "n4")]
     assert periods == [5 * 10**9, 5 * 10**9, 5 * 10**9, 10**9]
+
+
+@pytest.mark.parametrize("name", ["*", "n*", "n?", "n1;n2", "'n1'", "n[1-2]*", "-n1"])
+@pytest.mark.parametrize("where", ["nodes:\n  {}:\n    sampling: {{period: 5 s}}\n", "monitor: {{canaries: {}}}\n"])
+def test_what_no_node_is_called_is_a_mistake_of_the_policy(where: str, name: str) -> None:
+    with pytest.raises(PolicyError, match="is no node's name: name each node, there are no wildcards"):
+        parse(where.format(json.dumps(name)).encode(), "site.yaml")
