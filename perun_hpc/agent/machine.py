@@ -45,12 +45,7 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
     names: dict[tuple[int, str], int] = {}
     base = root / "sys/devices/system/cpu"
     entries = [entry.name for entry in base.iterdir()] if base.is_dir() else []
-    online = _text(base / "online")
-    cpus = (
-        parse_list(online)
-        if _LIST.fullmatch(online)
-        else {int(found[1]) for found in map(_CPU.match, entries) if found}
-    )
+    cpus = _online(base) or {int(found[1]) for found in map(_CPU.match, entries) if found}
     for cpu in sorted(cpus):
         package = _text(base / f"cpu{cpu}/topology/physical_package_id")
         core = _text(base / f"cpu{cpu}/topology/core_id")
@@ -60,6 +55,15 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
         known = sorted(packages)
         package_of = {cpu: known[place % len(known)] for place, cpu in enumerate(sorted(package_of))}
     return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
+
+
+def _online(base: Path) -> frozenset[int]:
+    """The CPUs that the kernel says are online; none where it says nothing that can be."""
+    told = _text(base / "online")
+    try:
+        return parse_list(told) if _LIST.fullmatch(told) else frozenset()
+    except ValueError:
+        return frozenset()
 
 
 def joined(former: NodeInput, now: NodeInput) -> NodeInput:

@@ -7,6 +7,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +103,14 @@ def test_attribution_has_an_answer_to_every_input_and_loses_no_energy(
             assert sum(domain.by_party().values()) == domain.total_uj
 
 
+@pytest.mark.parametrize("online", ["0-70000", "999999", "3-1", "", "none", "0,,3"])
+def test_cpus_online_that_cannot_be_are_those_of_the_directories(tmp_path, online):
+    for cpu in range(CPUS):
+        put(tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{cpu}\n")
+    put(tmp_path / "sys/devices/system/cpu/online", f"{online}\n")
+    assert set(machine.topology(tmp_path, ()).core_of) == set(range(CPUS))
+
+
 LINE = st.one_of(
     st.tuples(st.integers(0, CPUS), TIMES).map(lambda told: f"cpu{told[0]} {told[1]} 0 0 0 0 0 0 0 0 0"),
     st.sampled_from(["cpu0", "cpux 1 2 3 4 5 6 7 8", "cpu1 1 2 3", "intr 0", "", "\N{BLACK STAR}"]),
@@ -112,7 +121,7 @@ STEP = st.fixed_dictionaries(
         "usage": st.dictionaries(st.integers(1, 2), st.one_of(TIMES.map(str), st.sampled_from(["", "many", "1e9"]))),
         "cpus": st.dictionaries(st.integers(1, 2), st.sampled_from(["0-1", "2-3", "0-x", "", "3-1", "\N{BLACK STAR}"])),
         "parent": TIMES.map(str),
-        "online": st.sampled_from(["0-3", "0-2", "0", "", "3,1", "none"]),
+        "online": st.sampled_from(["0-3", "0-2", "0", "", "3,1", "none", "0-70000"]),
         "package_uj": st.integers(0, 1_000),
     }
 )
