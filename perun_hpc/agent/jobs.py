@@ -130,6 +130,14 @@ class Jobs:
             if use.cpus:
                 session.cpus = sorted(use.cpus)
 
+    def look_for_strangers(self) -> None:
+        """About once a second: jobs of which no hook told, or whose session is over, are neighbours all the same."""
+        live = self._register.live
+        found = bool(live) and self._node.strangers(live.values())
+        if found != self._register.strangers:
+            self._meter.end_interval()  # what a curve shows of the time before is by how it was then
+            self._register.strangers = found
+
     def give_up_lost(self, session: Session, now_ns: int) -> None:
         """End a session whose job has no cgroup any more, if no hook tells of its end.
 

@@ -185,6 +185,7 @@ class Loop:
         guard("policy", self._policy.check)
         guard("socket", self._server.sweep)
         guard("inbox", self._jobs.read_inbox)
+        guard("neighbours", self._jobs.look_for_strangers)
         guard("sensors", partial(self._sources.tend, now_ns))
         for session in list(self._register.live.values()):
             guard("its CPUs", partial(self._jobs.learn_cpus, session, now_ns), session)

@@ -245,7 +245,7 @@ class Meter:
                 cpu_ns=cpu_ns,
                 memory_b=holdings.memory_b(session, self._topology),
                 suspended=suspended,
-                exclusive=self._register.alone(session),
+                exclusive=self._register.holds_node(session),
                 gpus=self.gpus_of(session),
             ),
             session,

@@ -17,7 +17,7 @@ from perun_hpc.agent.session import Session
 from perun_hpc.agent.workers import Worker
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader, host_name
-from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent
+from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import Absent, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
@@ -217,6 +217,11 @@ class Node:
         """Whether the job is suspended, from its cgroup as it was found last: asked for every second."""
         group = self.cgroups.get(session.key.name)
         return None if group is None else group.suspended(self.root)
+
+    def strangers(self, sessions: Iterable[Session]) -> bool:
+        """Whether a job has processes here that is none of these, by the cgroups that Slurm has made."""
+        known = {name for one in sessions for name in job_names(str(one.key.job_id), one.job.get("sluid"))}
+        return self.parent is not None and self.parent.has_others(known)
 
     def parent_cpu_ns(self, node: str) -> int | None:
         """CPU time of all jobs of Slurm's `node`, ended ones included; None where the kernel does not keep it."""

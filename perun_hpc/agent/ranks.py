@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perun_hpc.agent.server import Peer
 from perun_hpc.agent.session import RankRun, Session, Step, cut
-from perun_hpc.backend.cgroup import find_job, find_parent, job_in
+from perun_hpc.backend.cgroup import find_job, find_parent, job_in, job_names
 from perun_hpc.errors import AccessError, DataError, NotFoundError
 
 MAX_RANKS = 4096
@@ -61,11 +61,9 @@ def _is_inside(root: Path, pid: int, session: Session) -> bool | None:
         lines = os.fsdecode((root / f"proc/{pid}/cgroup").read_bytes())  # names hold any bytes but / and NUL
     except OSError:
         return _is_listed(root, pid, session)
-    names = {f"job_{session.key.job_id}"}
-    if session.job.get("sluid"):
-        names |= {session.job["sluid"], f"job_{session.job['sluid']}"}
+    names = job_names(str(session.key.job_id), session.job.get("sluid"))
     found = {job_in(line.partition(":")[2].partition(":")[2]) for line in lines.split("\n")} - {None}
-    return bool(found & names) if found else None
+    return not found.isdisjoint(names) if found else None
 
 
 def _is_listed(root: Path, pid: int, session: Session) -> bool | None:

@@ -21,6 +21,7 @@ class Register:
     done : when ended sessions ended (monotonic), by name.
     home : the names of the cluster and of the node, as Slurm told them last.
     cpus : how many logical CPUs the node has now.
+    strangers : whether jobs have processes here that are none of `live`: untold by hooks, or their session is over.
     """
 
     def __init__(self, node: str, cpus: int) -> None:
@@ -31,13 +32,23 @@ class Register:
         self.home = ("", node)
         self._node = node
         self.cpus = cpus
+        self.strangers = False
 
     def name_of_node(self, session: Session) -> str:
         """The node's name as Slurm told the job."""
         return session.job.get("node", self._node)
 
     def alone(self, session: Session) -> bool:
-        """Whether the job holds the whole node."""
+        """Whether the job has the node for itself, by what Slurm gave it: then it may see all that the node does.
+
+        Its cpuset tells nothing: where Slurm confines no job each may run everywhere (ConstrainCores=no).
+        """
+        if len(self.live) > 1 or self.strangers:
+            return False
+        return session.exclusive or 0 < self.cpus <= session.cpus_on_node
+
+    def holds_node(self, session: Session) -> bool:
+        """Whether the job is charged with the whole node, as far as that is known."""
         return session.exclusive or (len(self.live) == 1 and 0 < self.cpus <= _given(session))
 
     def replaced(self, session: Session) -> bool:

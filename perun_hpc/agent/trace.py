@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,22 @@ class Trace:
         self._ids: tuple[str, ...] = ()
         self._places: list[int | None] = []
         self._as_they_come = False
+        self._ticks_a_row = 1
+
+    @property
+    def pace_ns(self) -> int:
+        """How far rows are apart now: the period, or more while others are on the node."""
+        return self.schedule.period_ns
+
+    def pace_for(self, resolution_ns: int) -> int:
+        """How far rows are apart that show no more than `resolution_ns`: on its moments, and on the trace's own."""
+        return self.period_ns if resolution_ns <= self.period_ns else math.lcm(self.period_ns, resolution_ns)
+
+    def keep_pace(self, pace_ns: int) -> None:
+        """Go on with rows so far apart, a multiple of the period; those between them stay without values."""
+        self.schedule = self.schedule.at(pace_ns)
+        self.due_ns = self.schedule.due_mono_ns
+        self._ticks_a_row = pace_ns // self.period_ns
 
     @classmethod
     def begin(
@@ -67,12 +84,12 @@ class Trace:
         return cls(store, period_ns, mono_ns, real_ns)
 
     @classmethod
-    def resume(cls, directory: Path, period_ns: int, mono_ns: int, real_ns: int) -> Trace | None:
+    def resume(cls, directory: Path, mono_ns: int, real_ns: int) -> Trace | None:
         """Take over what the last agent left in the session's directory."""
         from perun_hpc.store.node_store import NodeStore
 
         stores = NodeStore.recover(directory)
-        return cls(stores[-1], period_ns, mono_ns, real_ns) if stores else None
+        return cls(stores[-1], stores[-1].track.period_ns, mono_ns, real_ns) if stores else None
 
     def add(self, mono_ns: int, real_ns: int, ids: tuple[str, ...], ticks: Sequence[int | None]) -> None:
         """Store the row that is due: the raw ticks of some sensors, of which those that have a column are taken."""
@@ -90,7 +107,7 @@ class Trace:
             self._as_they_come = ids == self._names
         if not self._as_they_come:
             ticks = [None if place is None else ticks[place] for place in self._places]
-        self._store.append(tick.index, ticks, tick.late_ns // 1000)
+        self._store.append(tick.index * self._ticks_a_row, ticks, tick.late_ns // 1000)
 
     def pause(self) -> None:
         """Let go of the store without ending it: the next agent continues."""

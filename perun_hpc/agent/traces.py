@@ -50,9 +50,18 @@ class Traces:
         ticks = [None] * len(ids) if ticks is None else ticks  # a row of gaps: one that is not made stays due for ever
         for key, trace in due:
             try:
+                pace_ns = self._pace_ns(key, trace)
+                if pace_ns > trace.pace_ns:  # before the row: others came
+                    trace.keep_pace(pace_ns)
                 trace.add(now_ns, real_ns, ids, ticks)
+                if pace_ns < trace.pace_ns:
+                    trace.keep_pace(pace_ns)
             except Exception as error:  # it costs the job its trace, never its energy
                 self._lose(key, place(error))
+
+    def _pace_ns(self, key: SessionKey, trace: Trace) -> int:
+        session = self._register.live.get(key)
+        return trace.pace_ns if session is None else trace.pace_for(self._views.resolution_ns(session))
 
     def _lose(self, key: SessionKey, why: str) -> None:
         log(f"trace of {key.name}: {why}")
@@ -91,9 +100,8 @@ class Traces:
         from perun_hpc.agent.trace import Trace
 
         directory = self._paths.session(session.key.name)
-        period_ns = self._views.resolution_ns(session)
         try:
-            held = Trace.resume(directory, period_ns, snapshot.mono_ns, snapshot.real_ns)
+            held = Trace.resume(directory, snapshot.mono_ns, snapshot.real_ns)
         except (OSError, DataError) as error:
             session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
         else:

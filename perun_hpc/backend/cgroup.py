@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,19 +204,19 @@ class JobCgroup:
 
     def processes(self, with_extern: bool = True) -> Iterator[int]:
         """The ids of the job's processes, those of the extern step only if wanted."""
-        for name in ("freezer", "cpuset", "memory", "systemd", ""):
-            if name in self._directories:
-                top = self._directories[name]
-                break
-        else:
+        top = next((self._directories[name] for name in _LISTING if name in self._directories), None)
+        if top is None:
             return
-        for directory, below, files in os.walk(top):
-            if not with_extern:
-                below[:] = [one for one in below if one != _EXTERN]
-            if "cgroup.procs" in files:
-                for word in (text(Path(directory) / "cgroup.procs") or "").split():
-                    if word.isascii() and word.isdigit() and len(word) < 11:
-                        yield int(word)
+        yield from _processes(top, () if with_extern else (_EXTERN,))
+
+    def has_others(self, known: Collection[str]) -> bool:
+        """Of the directory above all jobs: whether a job has a process whose directory is none of these."""
+        top = next((self._directories[name] for name in _LISTING if name in self._directories), None)
+        if top is None:
+            return False
+        jobs = (job for directory in (top, *_listed(top, "uid_")) for job in _listed(directory, ""))
+        others = (job for job in jobs if job.name not in known and _JOBS.fullmatch(job.name))
+        return any(next(_processes(job), None) is not None for job in others)
 
     def close(self) -> None:
         """Close the files."""
@@ -225,6 +225,21 @@ class JobCgroup:
                 with contextlib.suppress(OSError):
                     os.close(opened[0])
         self._open = [None] * len(_SOURCES)
+
+
+_LISTING = ("freezer", "cpuset", "memory", "systemd", "")
+"""Controllers that list processes: the first that there is, lists all."""
+_JOBS = re.compile(r"job_.+|s[0-9A-Z]+")
+"""A job's directory, by its id or its SLUID; `system` is slurmstepd's own."""
+
+
+def _processes(top: Path, without: Sequence[str] = ()) -> Iterator[int]:
+    for directory, below, files in os.walk(top):
+        below[:] = [one for one in below if one not in without]
+        if "cgroup.procs" in files:
+            for word in (text(Path(directory) / "cgroup.procs") or "").split():
+                if word.isascii() and word.isdigit() and len(word) < 11:
+                    yield int(word)
 
 
 def _inode(directory: Path) -> int:
@@ -271,6 +286,11 @@ def parse_list(content: str) -> frozenset[int]:
     return frozenset(cpus)
 
 
+def job_names(job_id: str, sluid: str | None = None) -> tuple[str, ...]:
+    """What Slurm may call the job's directory."""
+    return (f"job_{job_id}", sluid, f"job_{sluid}") if sluid else (f"job_{job_id}",)
+
+
 def find_job(
     root: Path, job_id: str, sluid: str | None = None, node: str | None = None, clock: Clock = monotonic_ns
 ) -> JobCgroup | None:
@@ -278,9 +298,7 @@ def find_job(
 
     Where several slurmd share a machine, only the directories of `node` (default: this host's name) count.
     """
-    names = [f"job_{job_id}"]
-    if sluid:
-        names += [sluid, f"job_{sluid}"]
+    names = job_names(job_id, sluid)
     directories: dict[str, Path] = {}
     for controller, parent in _parents(root / CGROUPS, node or host_name()):
         candidates = [parent / name for name in names]

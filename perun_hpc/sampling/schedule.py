@@ -62,6 +62,11 @@ class Schedule(NamedTuple):
             return Schedule(self.period_ns, self.offset_ns + drift_ns, self.next_index, mono_ns, self.step_ns)
         return Schedule(self.period_ns, self.offset_ns, self.next_index, mono_ns, self.step_ns + drift_ns)
 
+    def at(self, period_ns: int) -> Schedule:
+        """The same clocks on the grid of another period, from its first moment after the last tick on."""
+        last_ns = (self.next_index - 1) * self.period_ns
+        return self._replace(period_ns=period_ns, next_index=last_ns // period_ns + 1)
+
     def take(self, mono_ns: int) -> tuple[Tick | None, Schedule]:
         """The tick that is due now, if one is, and the schedule after it; of several overdue the newest is taken."""
         due_ns = self.due_mono_ns

@@ -179,6 +179,27 @@ def test_only_the_jobs_own_processes_may_speak_for_it(node: FakeNode) -> None:
         rank.end()
 
 
+def test_a_neighbour_ends_what_a_job_sees_of_the_node_also_where_no_hook_told_of_it(node: FakeNode) -> None:
+    """What a rank is told it may see, and what it sees: at once after a hook, within a second without."""
+    rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+    told = rank.start()
+    assert told[1]["resolution_ms"] == "1000", "alone"
+    node.begin(2, uid=MALLORY)
+    assert rank.start(rank=1)[1]["resolution_ms"] == "10000"
+    shown = rank.say("window")[1]["mono_ns"]
+    assert rank.say("window")[1]["mono_ns"] == shown, "nothing new before the common moment"
+    node.end(2)
+    assert rank.start(rank=2)[1]["resolution_ms"] == "1000"
+    untold = node.root / "sys/fs/cgroup/freezer/slurm/uid_40002/job_3/step_0"
+    untold.mkdir(parents=True)
+    (untold / "cgroup.procs").write_text("4711\n")
+    ranks = iter(range(3, 4000))
+    until(lambda: rank.start(rank=next(ranks))[1]["resolution_ms"] == "10000", "the agent sees job 3", 30)
+    (untold / "cgroup.procs").write_text("")
+    until(lambda: rank.start(rank=next(ranks))[1]["resolution_ms"] == "1000", "the agent sees that it is gone", 30)
+    rank.end()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
