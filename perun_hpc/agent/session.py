@@ -298,24 +298,36 @@ class Session:
             known["start"] = Edge(**known["start"])
             known["end"] = Edge(**known["end"]) if known["end"] else None
             known["domains"] = {name: DomainAccount(**value) for name, value in known["domains"].items()}
+            in_domains = [f"{name}'s {what}" for name, one in known["domains"].items() for what in _mend(one)]
             known["steps"] = {
                 name: Step(**{**value, "ranks": {rank: RankRun(**run) for rank, run in value["ranks"].items()}})
                 for name, value in known["steps"].items()
             }
             known["gaps"] = [Gap(**gap) for gap in known["gaps"]]
-            session, usual = cls(**known), {one.name: one for one in fields(cls)}
-            for name in shapes.wrong(session):
-                one = usual[name]
-                if one.default_factory is not MISSING:
-                    setattr(session, name, one.default_factory())
-                elif one.default is not MISSING:
-                    setattr(session, name, one.default)
-                else:
-                    raise TypeError(name)
+            session = cls(**known)
+            for name in (*in_domains, *_mend(session)):
                 session.note(f"partial: what was kept of its {name} is damaged")
             return session
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error
+
+
+def _mend(one: Session | DomainAccount) -> list[str]:
+    """Give fields whose values are not of their types what they begin with; returns their names.
+
+    TypeError for one that begins with nothing.
+    """
+    wrong = shapes.wrong(one)
+    for usual in fields(one):
+        if usual.name not in wrong:
+            continue
+        if usual.default_factory is not MISSING:
+            setattr(one, usual.name, usual.default_factory())
+        elif usual.default is not MISSING:
+            setattr(one, usual.name, usual.default)
+        else:
+            raise TypeError(usual.name)
+    return wrong
 
 
 def plain(text: str, most: int) -> str:

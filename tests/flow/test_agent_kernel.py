@@ -188,6 +188,7 @@ def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: Fa
     saved = json.loads(state.read_text())
     damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
     damaged.update(agent_cpu_ns=[], suspended_ns="x", mem_peak_b=None, edges_start=-1)
+    damaged["domains"]["package-0"]["gap_ns"] = []
     state.write_text(json.dumps(saved))
     agent = node.start()
     node.end(1)
@@ -195,6 +196,7 @@ def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: Fa
     assert record["domains"]["package-0"]["energy_uj"] == 5 * MJ
     assert record["state"] == "partial"
     assert "partial: what was kept of its suspended_ns is damaged" in record["why"]
+    assert "partial: what was kept of its package-0's gap_ns is damaged" in record["why"]
     assert agent.poll() is None
 
 
