@@ -45,6 +45,7 @@ LEASE_S = 120
 CHUNK = 500
 """How many ids one statement asks for; SQLite allows 999 parameters in old builds."""
 
+_DAY = ("cluster", "day", "account", "user_name", "partition_name", "qos")
 _UPSERT_DAY = (
     f"INSERT INTO usage_day (cluster, day, account, user_name, partition_name, qos, {', '.join(MEASURES)}) "
     f"VALUES (:cluster, :day, :account, :user_name, :partition_name, :qos, {', '.join(':' + m for m in MEASURES)}) "
@@ -276,6 +277,22 @@ class Ledger:
             self._add_days(connection, days)
             # A row of zeros would still tell a name.
             connection.execute(text(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}"))
+
+    def sums_of(self, user: str) -> list[dict[str, Any]]:
+        """Return the sums per day of one name of a user, as columns and their values."""
+        day = self.tables.usage_day
+        query = select(day).where(day.c.user_name == user).order_by(*(day.c[name] for name in _DAY))
+        with self.read() as connection:
+            return [{name: row[name] for name in (*_DAY, *MEASURES)} for row in connection.execute(query).mappings()]
+
+    def add_lost_sums(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Add sums to a ledger that has nothing of their days and before; False, and no change, where it has."""
+        day = self.tables.usage_day
+        with self.write() as connection:
+            if connection.execute(select(day.c.day).where(day.c.day <= max(row["day"] for row in rows))).first():
+                return False
+            connection.execute(text(_UPSERT_DAY), [{name: row[name] for name in (*_DAY, *MEASURES)} for row in rows])
+        return True
 
     def shares_between(self, cluster: str, since_day: str, until_day: str) -> dict[tuple[Key, tuple[int, int]], int]:
         """Return (node, day, domain), (job id, restart count) -> energy in uJ of the days [since, until]."""
@@ -655,8 +672,7 @@ def _move(days: dict[tuple[str, ...], Vector], record: EnergyRecord, sign: int) 
 
 
 def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
-    names = ("cluster", "day", "account", "user_name", "partition_name", "qos")
-    return {**dict(zip(names, key, strict=True)), **dict(zip(MEASURES, vector, strict=True))}
+    return {**dict(zip(_DAY, key, strict=True)), **dict(zip(MEASURES, vector, strict=True))}
 
 
 def _body(job: int, record: EnergyRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hmac
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -31,6 +32,8 @@ from perun_hpc.data_model import wording
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_new
 from perun_hpc.store.layout import THINNED
+
+log = logging.getLogger(__name__)
 
 BACKUP = "perun.backup/1"
 REMOVED = "removed"
@@ -63,6 +66,7 @@ class Trace:
 def backup(ledger: Ledger, path: Path) -> int:
     """Write all records to `path` (gzip, one JSON object a line, the same for every database); returns their number.
 
+    Of deleted ones it holds what is left, their sums.
     Everybody's jobs stand in it: as the ledger's own file it is readable for the one who writes it alone.
     """
     partial = temporary(path)
@@ -77,6 +81,8 @@ def backup(ledger: Ledger, path: Path) -> int:
                 for _, record in records:
                     file.write(to_json(record) + "\n")
                     count += 1
+            for row in ledger.sums_of(REMOVED):
+                file.write(json.dumps({REMOVED: row}) + "\n")
             file.write(json.dumps({"records": count}) + "\n")
         partial.replace(path)
     finally:
@@ -87,13 +93,18 @@ def backup(ledger: Ledger, path: Path) -> int:
 def restore(ledger: Ledger, path: Path) -> int:
     """Put a backup's records into a ledger; those that it holds already change nothing.
 
+    The sums of deleted ones are put where the ledger has lost all of their days.
+
     Raises
     ------
     DataError
         When the file is no backup, or cut short: nothing is stored then. When the ledger refuses records: all others
         are stored then.
     """
-    count = sum(1 for _ in _backed_up(path))
+    removed: list[dict[str, Any]] = []
+    count = sum(1 for _ in _backed_up(path, removed))
+    if removed and not ledger.add_lost_sums(removed):
+        log.warning("%s: its sums of deleted records are left out: the ledger has sums of their days", path)
     _put_all(ledger, _backed_up(path), str(path))
     return count
 
@@ -301,7 +312,8 @@ def _chosen(ledger: Ledger, who: Who, what: ColumnElement[Any]) -> Select[Any]:
     return query
 
 
-def _backed_up(path: Path) -> Iterator[EnergyRecord]:
+def _backed_up(path: Path, removed: list[dict[str, Any]] | None = None) -> Iterator[EnergyRecord]:
+    """Yield a backup's records; `removed` gets its sums of deleted ones."""
     count, total = 0, None
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -309,6 +321,10 @@ def _backed_up(path: Path) -> Iterator[EnergyRecord]:
                 raise DataError(f"{path}: not a backup of a perun ledger ({BACKUP}): choose another file")
             for line in file:
                 data = json.loads(line)
+                if REMOVED in data:
+                    if removed is not None:
+                        removed.append(data[REMOVED])
+                    continue
                 if "schema" not in data:
                     total = data.get("records")
                     break

@@ -124,6 +124,21 @@ def test_deleted_records_leave_their_sums(ledger: Ledger, archive: Archive) -> N
     assert upkeep.delete(ledger, upkeep.Who(before_s=START_S)) == []
 
 
+def test_a_backup_brings_the_sums_of_deleted_records_once_to_a_ledger_that_lost_them(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    before = total(ledger)
+    upkeep.delete(ledger, upkeep.Who(before_s=START_S + 10**9))
+    assert upkeep.backup(ledger, tmp_path / "b") == 0
+    fresh = open_ledger(str(tmp_path / "fresh.db"), create=True)
+    try:
+        for one in (ledger, fresh, fresh):
+            upkeep.restore(one, tmp_path / "b")
+            assert total(one) == before
+    finally:
+        fresh.close()
+
+
 def test_records_of_every_cluster_of_the_archive_lose_their_names(ledger: Ledger, archive: Archive) -> None:
     put_incoming(archive.root, boundary(8, cluster="d"))
     Collector(Archive(archive.root, "d"), ledger, Tools(lambda: START_S + 200.0), 900).sweep()
