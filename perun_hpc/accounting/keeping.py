@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from perun_hpc.accounting.archive import DAMAGED
+from perun_hpc.accounting.archive import BOUNDARIES, DAMAGED, Run
 from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.accounting.identity import of_boundaries
 from perun_hpc.errors import DataError
@@ -34,6 +34,9 @@ and the mark of one that is being moved."""
 _ASIDE = re.compile(rf"(?:\.[0-9a-f]{{16}})?\.json{re.escape(DAMAGED)}\Z")
 
 
+_AFTER_NODE = re.compile(r"(?:@\d+)?(?:\.[0-9a-f]{16})?(?:\.taken)?")
+
+
 class _Room:
     """How much is left for what users can make many of, while the records of one run are read."""
 
@@ -47,14 +50,33 @@ class _Room:
         return lean(record, self._read_b <= MAX_RUN_B, self._steps <= MAX_RUN_STEPS)
 
 
+def read_placed(path: Path) -> Boundary:
+    """Read a boundary record that lies where those of its job, node and cluster do; `DataError` for any other one."""
+    record = read_boundary(path)
+    directory = path.parent.parent if path.parent.name == BOUNDARIES else path.parent
+    run, cluster, stem = Run.parse(directory.name), directory.parent.parent.name, path.name.partition(".json")[0]
+    if run is None:
+        return record
+    wrong = []
+    if (record.job_id, record.restart_count) != (run.job_id, run.restart_count):
+        wrong.append(f"job {record.job_id}.{record.restart_count}")
+    if not (stem.startswith(record.node) and _AFTER_NODE.fullmatch(stem, len(record.node))):
+        wrong.append(f"node {record.node[:40]!r}")
+    if (record.cluster or "cluster") != cluster:
+        wrong.append(f"cluster {record.cluster[:40]!r}")
+    if wrong:
+        raise DataError(f"{path}: damaged boundary record (of {', '.join(wrong)}, by its content): see who wrote it")
+    return record
+
+
 def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Path]]:
-    """Read a directory's boundary records; also the paths of those that are damaged."""
+    """Read a directory's boundary records; also the paths of those that are damaged, or belong elsewhere."""
     good: list[tuple[Path, Boundary]] = []
     damaged: list[Path] = []
     room = _Room()
     for path in sorted(directory.glob("*.json")):
         try:
-            good.append((path, room.fit(read_boundary(path))))
+            good.append((path, room.fit(read_placed(path))))
         except FileNotFoundError:
             continue
         except DataError as error:
@@ -68,7 +90,8 @@ def read_kept(directory: Path) -> list[Boundary]:
     found, room = [], _Room()
     for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{DAMAGED}")]):
         with contextlib.suppress(FileNotFoundError, DataError):
-            found.append(room.fit(read_boundary(path)))
+            read = read_placed if path.name.endswith(DAMAGED) else read_boundary
+            found.append(room.fit(read(path)))
     return found
 
 
@@ -85,7 +108,7 @@ def set_aside(path: Path) -> None:
         _put_aside(aside, aside.parent)
     path.rename(aside)
     with contextlib.suppress(DataError, FileNotFoundError):
-        read_boundary(aside)
+        read_placed(aside)
         _link_first(aside, path)
         aside.unlink()
 

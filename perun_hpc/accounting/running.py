@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 
 from perun_hpc.accounting.archive import RECORD, RUNNING, Archive, Run
-from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean, read_boundary
+from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean
 from perun_hpc.accounting.collect import Closing, Tools
 from perun_hpc.accounting.homes import Homes
 from perun_hpc.accounting.identity import of_boundaries
-from perun_hpc.accounting.keeping import MAX_RUN_B
+from perun_hpc.accounting.keeping import MAX_RUN_B, read_placed
 from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.errors import DataError, PerunError
@@ -106,6 +106,6 @@ def _read(paths: Iterable[Path]) -> Iterable[Boundary]:
     for path in sorted(paths):
         try:
             read_b += min(path.stat().st_size, MAX_READ_B)
-            yield lean(read_boundary(path), read_b <= MAX_RUN_B)
+            yield lean(read_placed(path), read_b <= MAX_RUN_B)
         except (FileNotFoundError, DataError) as error:
             log.warning("%s", error)

@@ -38,6 +38,9 @@ ROUNDED_S = 2
 """Slurm's start and end are whole seconds: differences up to this are none."""
 
 
+DISPUTED = "the job's nodes name different owners (user ids), so nobody is until Slurm tells"
+
+
 def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ()) -> EnergyRecord:
     """Sum the boundary records of one job run into a record (revision 1, no Slurm metadata).
 
@@ -65,6 +68,8 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
     held_ns = sum(b.end_ns - b.start_ns for b, _ in gpus)
     wall_ns = max(end_ns - start_ns, 1)
     suspended_ns = max((_usage(b, "suspended_ns") or 0 for b in parts), default=0)
+    owners = {uid for b in parts if (uid := _integer(b.raw.get("uid"))) is not None}
+    agreed = len(owners) <= 1  # whose it is decides who may read it: one node of many is not believed
     return EnergyRecord(
         schema=SCHEMA,
         revision=1,
@@ -82,9 +87,9 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         sluid=raw.get("sluid"),
         het_job_id=_integer(raw.get("het_job_id")) or None,
         het_offset=_integer(raw.get("het_offset")) if _integer(raw.get("het_job_id")) else None,
-        uid=_integer(raw.get("uid")),
-        gid=_integer(raw.get("gid")),
-        user=str(raw.get("user") or ""),
+        uid=_integer(raw.get("uid")) if agreed else None,
+        gid=_integer(raw.get("gid")) if agreed else None,
+        user=str(raw.get("user") or "") if agreed else "",
         account=str(raw.get("account") or ""),
         partition=str(raw.get("partition") or ""),
         nodelist=first.nodelist,
@@ -122,7 +127,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         perun_version=str(raw.get("perun_version") or ""),
         trace_bytes=sum(_integer((b.raw.get("trace") or {}).get("bytes")) or 0 for b in parts),
         simulated=any(b.simulated for b in parts),
-        notes=_notes(parts),
+        notes=_notes(parts) if agreed else (*_notes(parts), f"{DISPUTED}: {', '.join(map(str, sorted(owners)))}"),
         agent_cpu_ns=_sum_known(_agent(b, "cpu_ns") for b in parts),
         agent_rss_b=max((held for b in parts if (held := _agent(b, "rss_b"))), default=None),
     )
