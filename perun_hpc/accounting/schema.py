@@ -17,6 +17,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.record/1"
+LARGEST = (1 << 63) - 1
+"""What a ledger column holds: a larger number is in no record that was ever stored."""
 PROVENANCES = ("measured", "modelled", "estimated", "simulated")
 """From best to worst; a sum carries the worst of its parts."""
 WASTED_STATES = frozenset(
@@ -334,6 +336,8 @@ def _decoder(hint: Any) -> Callable[[Any], Any]:
     def scalar(value: Any) -> Any:
         if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
             raise TypeError(f"expected {hint.__name__}, got {value!r}")
+        if hint is int and not -LARGEST <= value <= LARGEST:
+            raise TypeError("a number of more than 64 bits")
         return float(value) if hint is float else value
 
     return scalar

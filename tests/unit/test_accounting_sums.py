@@ -93,6 +93,9 @@ def test_schema_describes_a_record() -> None:
         jsonschema.validate(broken, json_schema())
     with pytest.raises(DataError, match="energy_uj"):
         from_json(to_json(record).replace('"energy_uj":8000000000,"u_uj"', '"energy_uj":"much","u_uj"', 1))
+    with pytest.raises(DataError, match="64 bits"):
+        huge = f'"energy_uj":{1 << 63},"u_uj"'
+        from_json(to_json(record).replace('"energy_uj":8000000000,"u_uj"', huge, 1))
 
 
 def test_unknown_keys_and_absent_new_fields_are_no_obstacle() -> None:
