@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from perun_hpc.agent import shipping
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.handover import ALLOWED, StreamDelivery
 from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.cli.listener import AT_ONCE, WORKSPACE, Listener
+from perun_hpc.cli.listener import AT_ONCE, WORKSPACE, Listener, Refused, plain_address
+from perun_hpc.cli.main import main
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
 from perun_hpc.store import job_store, layout, stream
 from perun_hpc.store.node_store import NodeStore
@@ -32,6 +35,10 @@ from tests.soak.store_data import START, sensors
 S = layout.NS_PER_S
 NODES = ("n1", "n2")
 ME = (os.geteuid(),)
+HOSTS: Any = collections.defaultdict(
+    tuple, {"n": ("127.0.0.1",), "n1": ("192.0.2.1", "2001:db8::1"), "n2": ("127.0.0.1",), "7": ("127.0.0.1",)}
+)
+"""What the collector's host knows of its nodes' addresses; everything comes from 127.0.0.1."""
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +117,7 @@ def spool(tmp_path: Path) -> AgentPaths:
 @contextlib.contextmanager
 def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME) -> Iterator[Listener]:
     archive.mkdir(exist_ok=True)
-    with contextlib.closing(Listener(0, archive, uids, munge)) as listener:
+    with contextlib.closing(Listener(0, archive, uids, munge, HOSTS.__getitem__, lambda: float(START))) as listener:
         yield listener
 
 
@@ -381,3 +388,39 @@ def test_no_manifest_names_a_file_outside_its_directory(files: Any, about: Any, 
 def test_no_bytes_are_a_manifest(data: bytes) -> None:
     with pytest.raises(PerunError):
         stream._manifest(data, Believer(), (0,), ALLOWED)
+
+
+def test_a_machine_hands_over_nothing_of_another_node(tmp_path: Path, munge: stream.Munge) -> None:
+    """Root there has the cluster's munge key: what counts is where it comes from. Refused, told, and left with it."""
+    own = record(9, stored=False)
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        (tmp_path / "9.0").mkdir()
+        for node in ("n1", "unheard-of"):
+            for send in (to.session, partial(to.progress, grow=False)):
+                with pytest.raises(UnavailableError, match=f"node {node} has .*, and this is from 127.0.0.1"):
+                    send(tmp_path / "9.0", {**own, "node": node})
+            with pytest.raises(UnavailableError, match=r"from 127\.0\.0\.1"):
+                about = {"what": "ledger", "cluster": "c", "node": node}
+                stream.send({"2025-11-24.jsonl": b"{}\n"}, about, to.address, munge)
+        assert not everything_in(tmp_path / "archive")
+        to.session(tmp_path / "9.0", own)
+    assert set(everything_in(tmp_path / "archive")) == {"c/incoming/9.0/n2.json"}
+    ((sender, (last_s, times, why)),) = Refused(tmp_path / "archive").read().items()
+    assert (sender, last_s, times) == ("127.0.0.1", START, 6) and "unheard-of" in why
+
+
+def test_status_names_who_was_refused_lately(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sender, age_s in (("192.0.2.7", 60), ("192.0.2.8", 10**6)):
+        Refused(tmp_path, lambda age_s=age_s: time.time() - age_s).note(sender, "node n1 is 192.0.2.1")
+    assert main(["collect", "--status", "--archive", str(tmp_path)]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "refused 1 hand-over from 192.0.2.7: node n1 is 192.0.2.1" in shown and "192.0.2.8" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::1"), ("192.0.2.1", "192.0.2.1"), ("::1", "::1")],
+)
+def test_one_address_in_several_spellings(text: str, plain: str) -> None:
+    assert str(plain_address(text)) == plain
