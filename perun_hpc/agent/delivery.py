@@ -44,7 +44,9 @@ class ArchiveDelivery:
         cluster = self._cluster(record["cluster"] or "cluster")
         if grow:
             _grow_trace(directory, cluster / "jobs" / name, record)
-        _put(cluster / RUNNING / name / f"{node}.json", encode(record), durable=False)
+        path = cluster / RUNNING / name / f"{node}.json"
+        if not _tells_more(path, record):
+            _put(path, encode(record), durable=False)
 
     def ledger(self, directory: Path, cluster: str, node: str) -> None:
         """Put every day of the node ledger in a directory that has grown into the archive."""
@@ -95,6 +97,16 @@ def _may_replace(path: Path, record: dict[str, Any]) -> bool:
         return bool(apart_ns <= OTHER_RUN_NS and there["revision"] <= record["revision"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # none, or a damaged one
+
+
+def _tells_more(path: Path, record: dict[str, Any]) -> bool:
+    """Whether what is there is of the same run, and of a later moment: a word that was held up takes nothing back."""
+    try:
+        there = json.loads(path.read_bytes())
+        same = (there["boot_id"], there["start"]["mono_ns"]) == (record["boot_id"], record["start"]["mono_ns"])
+        return bool(same and there["end"]["mono_ns"] > record["end"]["mono_ns"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[str, Any]:

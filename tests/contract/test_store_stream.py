@@ -410,6 +410,27 @@ def test_a_machine_hands_over_nothing_of_another_node(tmp_path: Path, munge: str
     assert (sender, last_s, times) == ("127.0.0.1", START, 6) and "unheard-of" in why
 
 
+@pytest.mark.parametrize(("other", "stays"), [({}, True), ({"boot_id": "later"}, False), ({"start": 7}, False)])
+def test_what_was_held_up_takes_no_figure_of_a_running_job_back(
+    tmp_path: Path, other: dict[str, Any], stays: bool
+) -> None:
+    """Of one run of one boot the later word stays; a clock of another boot says nothing about it."""
+    to, directory = ArchiveDelivery(tmp_path), tmp_path / "spool" / "9.0"
+
+    def word(mono_ns: int, boot_id: str = "b", start: int = 1) -> dict[str, Any]:
+        told = record(9, stored=False)
+        edges = {"start": {**told["start"], "mono_ns": start}, "end": {**told["end"], "mono_ns": mono_ns}}
+        return {**told, **edges, "boot_id": boot_id}
+
+    directory.mkdir(parents=True)
+    path = tmp_path / "c" / "running" / "9.0" / "n2.json"
+    to.progress(directory, word(200), grow=False)
+    to.progress(directory, word(100, **other), grow=False)
+    assert json.loads(path.read_text())["end"]["mono_ns"] == (200 if stays else 100)
+    to.progress(directory, word(300, **other), grow=False)
+    assert json.loads(path.read_text())["end"]["mono_ns"] == 300
+
+
 def test_status_names_who_was_refused_lately(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for sender, age_s in (("192.0.2.7", 60), ("192.0.2.8", 10**6)):
         Refused(tmp_path, lambda age_s=age_s: time.time() - age_s).note(sender, "node n1 is 192.0.2.1")
