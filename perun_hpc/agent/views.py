@@ -27,6 +27,8 @@ class Views:
         self._register = register
         self._shown: dict[SessionKey, tuple[int, int]] = {}
         self._points: list[tuple[int, int]] = []
+        self._moment_ns = 0
+        """The last end of an interval of the grid."""
 
     def resolution_ns(self, session: Session) -> int:
         """Finest resolution in time in which the job's user may see energy."""
@@ -65,12 +67,20 @@ class Views:
 
     def show_all(self, snapshot: Snapshot) -> None:
         """An interval of the grid has ended: what each session used so far may be seen, if its time has come."""
+        before_ns, self._moment_ns = self._moment_ns, snapshot.mono_ns
         for session in self._register.live.values():
-            guard("what its user sees", partial(self._show_due, session, snapshot.mono_ns), session)
+            guard("what its user sees", partial(self._show_due, session, before_ns, snapshot.mono_ns), session)
 
-    def _show_due(self, session: Session, mono_ns: int) -> None:
+    def _show_due(self, session: Session, before_ns: int, mono_ns: int) -> None:
+        """Show it at the first moment of each stretch of the resolution's length, but not sooner after the last one.
+
+        A job's start, or the end of its time alone, is no such moment. Readings are late by some milliseconds, now more
+        and now less.
+        """
         resolution_ns = self.resolution_ns(session)
-        if mono_ns // resolution_ns != self.shown(session)[0] // resolution_ns:
+        last_ns = max(before_ns, self.shown(session)[0])
+        soon = mono_ns - self.shown(session)[0] < resolution_ns // 10 * 9
+        if mono_ns // resolution_ns != last_ns // resolution_ns and not soon:
             self.show(session, mono_ns)
             self.curve_of_shared(session)
 

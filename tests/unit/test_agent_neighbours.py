@@ -12,7 +12,7 @@ import pytest
 
 from perun_hpc.agent import machine
 from perun_hpc.agent.meter import Meter
-from perun_hpc.agent.node import Node
+from perun_hpc.agent.node import Node, Snapshot
 from perun_hpc.agent.node_ledger import NodeLedger
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
@@ -67,6 +67,24 @@ def test_a_neighbour_that_is_not_measured_is_one() -> None:
     register = Register("n1", cpus=4)
     register.live = {one.key: one for one in (own, other)}
     assert not register.alone(own)
+
+
+@pytest.mark.parametrize(("start_s", "seen_s"), [(15, [15, 30, 40]), (10.5, [10.5, 20, 30, 40]), (28, [28, 40])])
+def test_on_a_shared_node_the_first_moment_after_a_start_is_no_finer_than_the_others(
+    tmp_path: Path, start_s: float, seen_s: list[float]
+) -> None:
+    register = Register("n1", cpus=4)
+    views = Views(AgentPaths(tmp_path / "run", tmp_path / "spool", tmp_path), register)
+    own, other = session(1), session(2)
+    own.start = Edge(0, int(start_s * S), 0, "hook")
+    register.live = {one.key: one for one in (own, other)}
+    seen = [views.shown(own)[0]]
+    for moment_s in (20, 30, 40):
+        if moment_s > start_s:
+            views.show_all(Snapshot(moment_s * S, moment_s * S, {}, {}))
+            seen.append(views.shown(own)[0])
+    assert sorted(set(seen)) == [int(one * S) for one in seen_s]
+    assert min(after - before for before, after in zip(sorted(set(seen)), sorted(set(seen))[1:], strict=False)) >= 9 * S
 
 
 SLURM = {
