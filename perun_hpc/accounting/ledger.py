@@ -269,11 +269,7 @@ class Ledger:
             bodies.append(_body(job, after))
         with self.write() as connection:
             self._update(connection, rows, bodies)
-            t = self.tables
-            for job in gone:
-                for table in (t.slurmdbd_queue, t.amendment, t.job_share, t.record):
-                    connection.execute(table.delete().where(table.c.job == job))
-                connection.execute(t.job.delete().where(t.job.c.id == job))
+            self._drop(connection, gone)
             self._add_days(connection, days)
             # A row of zeros would still tell a name.
             connection.execute(text(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}"))
@@ -414,7 +410,7 @@ class Ledger:
             for row in self._rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
                 known.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
         matches = [self._match(connection, r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
-        old = self._bodies(connection, [m.id for m in matches if m is not None], shares=True)
+        old = self._bodies(connection, [job for m in matches for job in m], shares=True)
         next_id = int(connection.execute(text("SELECT COALESCE(MAX(id), 0) FROM job")).scalar() or 0) + 1
         now = int(self._clock())
         puts: list[Put] = []
@@ -424,10 +420,15 @@ class Ledger:
         amendments: list[dict[str, Any]] = []
         days: dict[tuple[str, ...], Vector] = {}
         replaced: list[int] = []
+        folded: set[int] = set()
         for record, match in zip(records, matches, strict=True):
-            job, before = (match.id, old[match.id]) if match is not None else (next_id, None)
-            after = record if before is None else combine(before, record)
-            if before is not None and after == before:
+            job, before = (match[0], old[match[0]]) if match else (next_id, None)
+            twins = [one for one in match[1:] if one not in folded]
+            held = before
+            for twin in twins:
+                held = combine(held, old[twin]) if held is not None else None
+            after = record if held is None else combine(held, record)
+            if before is not None and after == before and not twins:
                 puts.append(Put(before, job, False))
                 continue
             if before is None:
@@ -435,6 +436,9 @@ class Ledger:
             else:
                 replaced.append(job)
                 _move(days, before, -1)
+                for twin in twins:
+                    _move(days, old[twin], -1)
+                folded.update(twins)
                 if after.revision != before.revision:
                     amendments.append(
                         {"job": job, "revision": after.revision, "at_s": now,
@@ -445,6 +449,7 @@ class Ledger:
             bodies.append(_body(job, after))
             shares += [{"job": job, **vars(s)} for s in after.shares]
             puts.append(Put(after, job, True))
+        self._drop(connection, sorted(folded))
         self._store(connection, rows, bodies, shares, set(replaced))
         if amendments:
             connection.execute(self.tables.amendment.insert(), amendments)
@@ -453,13 +458,28 @@ class Ledger:
             self._queue(connection, [p.job for p in puts if p.changed], now)
         return puts
 
-    def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
-        """Return the stored row of a record's run; whatever the times say, the same evidence is never there twice."""
-        match = _same_run(record, rows)
-        if match is not None or not rows:
-            return match
+    def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[int]:
+        """Return the stored row of a record's run, then those that are to become a part of it; [] where it is new.
+
+        Whatever the times say, the same evidence is never there twice. A run whose clocks were wrong may have two rows
+        until more is known: that of its evidence, and Slurm's of a run that nobody reported.
+        """
+        same = _same_run(record, rows)
+        if not rows or (same and len(rows) == 1):
+            return [row.id for row in same]
         held = self._bodies(connection, [row.id for row in rows], shares=False)
-        return next((row for row in rows if shared(record, held[row.id])), None)
+        alike = [row for row in (*same, *(row for row in rows if row not in same)) if shared(record, held[row.id])]
+        found = [row.id for row in dict.fromkeys((*alike, *same))]
+        told = {row.id for row in alike}
+        return [*found[:1], *(job for job in found[1:] if job in told or not held[job].nodes)]
+
+    def _drop(self, connection: Connection, jobs: Sequence[int]) -> None:
+        """Delete rows, with all that refers to them."""
+        t = self.tables
+        for job in jobs:
+            for table in (t.slurmdbd_queue, t.amendment, t.job_share, t.record):
+                connection.execute(table.delete().where(table.c.job == job))
+            connection.execute(t.job.delete().where(t.job.c.id == job))
 
     def _store(
         self,
@@ -647,8 +667,8 @@ def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
             copy.write_row(tuple(row.values()))
 
 
-def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None:
-    """Return the stored row of the same run; of several the one that is nearest in time."""
+def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return the stored rows of the same run, the one first that is nearest in time."""
     who = of_record(record)
     held = [
         Identity(
@@ -662,7 +682,7 @@ def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> Row[Any] | None
         for row in rows
     ]
     same = [at for at in likest(who, held) if held[at].likeness(who) is Likeness.SAME]
-    return rows[max(same, key=lambda at: who.overlap_ns(held[at]))] if same else None
+    return [rows[at] for at in sorted(same, key=lambda at: who.overlap_ns(held[at]), reverse=True)]
 
 
 def _move(days: dict[tuple[str, ...], Vector], record: EnergyRecord, sign: int) -> None:

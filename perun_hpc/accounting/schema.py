@@ -294,12 +294,19 @@ def from_dict(data: object, source: str = "record") -> EnergyRecord:
 
 
 def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:
-    """Parse a record; `DataError` as in `from_dict`."""
+    """Parse a record; `DataError` as in `from_dict`, and for a number that no ledger ever held."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_int=_number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{source}: not JSON ({error}): restore it or run perun collect --repair") from error
     return from_dict(data, source)
+
+
+def _number(digits: str) -> int:
+    number = int(digits)
+    if not -LARGEST <= number <= LARGEST:
+        raise ValueError("a number of more than 64 bits")
+    return number
 
 
 def json_schema() -> dict[str, Any]:
@@ -336,8 +343,6 @@ def _decoder(hint: Any) -> Callable[[Any], Any]:
     def scalar(value: Any) -> Any:
         if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
             raise TypeError(f"expected {hint.__name__}, got {value!r}")
-        if hint is int and not -LARGEST <= value <= LARGEST:
-            raise TypeError("a number of more than 64 bits")
         return float(value) if hint is float else value
 
     return scalar
