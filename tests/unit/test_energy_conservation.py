@@ -6,6 +6,7 @@ energy of every domain and what each session was given.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
