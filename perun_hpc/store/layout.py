@@ -269,6 +269,8 @@ class Plan:
             if value.pop("schema") != SCHEMA:
                 raise DataError(f"{where}: written by another version of perun ({SCHEMA} is known here)")
             plan = cls(**{**value, "nodes": tuple(value["nodes"])})
+            if {type(plan.start_ns), type(plan.period_ns)} != {int}:
+                raise ValueError("a time that is no whole number of nanoseconds")
             if not (0 <= plan.start_ns < 1 << 62 and 0 < plan.period_ns < 1 << 62):
                 raise ValueError("a time out of range")
             return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,14 @@ def test_other_names_are_no_marks() -> None:
 def test_a_damaged_plan_is_refused(damage: bytes) -> None:
     with pytest.raises(DataError, match=r"layout\.json"):
         layout.Plan.from_json(damage, "layout.json")
+
+
+@pytest.mark.parametrize("name", ["start_ns", "period_ns"])
+@pytest.mark.parametrize("value", [1e9, True, "1000000000", None, -1, 1 << 63])
+def test_a_plan_whose_times_are_no_whole_numbers_is_refused(name: str, value: object) -> None:
+    described = {**json.loads(layout.Plan("c", "1", 0, ("n1",), START * S, S).to_json()), name: value}
+    with pytest.raises(DataError, match=r"layout\.json"):
+        layout.Plan.from_json(json.dumps(described).encode(), "layout.json")
 
 
 def test_energy_steps_resolve_a_milliwatt() -> None:
