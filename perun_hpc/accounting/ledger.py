@@ -177,7 +177,7 @@ class Ledger:
         with self.write() as connection:
             if lease is not None:
                 self._check_lease(connection, *lease)
-            return self._put(connection, records, queue)
+            return [put for part in _names_once(records) for put in self._put(connection, part, queue)]
 
     def offer(
         self, records: Sequence[EnergyRecord], queue: bool = False, lease: tuple[str, str] | None = None
@@ -665,6 +665,19 @@ def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]
     with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
         for row in rows:
             copy.write_row(tuple(row.values()))
+
+
+def _names_once(records: Sequence[EnergyRecord]) -> Iterator[Sequence[EnergyRecord]]:
+    """Split records, in their order, so that no part holds two of one name: the second is held against the first."""
+    start = 0
+    names: set[tuple[str, int, int]] = set()
+    for at, record in enumerate(records):
+        name = (record.cluster, record.job_id, record.restart_count)
+        if name in names:
+            yield records[start:at]
+            start, names = at, set()
+        names.add(name)
+    yield records[start:]
 
 
 def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
