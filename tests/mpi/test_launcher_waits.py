@@ -42,7 +42,7 @@ from array import array
 from mpi4py import MPI
 total = array("i", [0])
 MPI.COMM_WORLD.Allreduce(array("i", [MPI.COMM_WORLD.rank]), total)
-print("sum", total[0], flush=True)
+print(f"sum {total[0]}\\n", end="", flush=True)
 """
 REGIONS = """
 import os, sys
@@ -51,7 +51,7 @@ from mpi4py import MPI
 @monitor("work")
 def work():
     return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank)
-print("sum", work(), flush=True)
+print(f"sum {work()}\\n", end="", flush=True)
 """
 PLAIN_C = r"""
 #include <mpi.h>
@@ -292,7 +292,7 @@ from perun_hpc import perun
 def main():
     time.sleep({sleep})
 {call}
-print("sum", MPI.COMM_WORLD.allreduce(1), flush=True)
+print(f"sum {{MPI.COMM_WORLD.allreduce(1)}}\\n", end="", flush=True)
 """
 
 

@@ -25,7 +25,7 @@ from array import array
 from mpi4py import MPI
 total = array("i", [0])
 MPI.COMM_WORLD.Allreduce(array("i", [MPI.COMM_WORLD.rank]), total)
-print("sum", total[0], flush=True)
+print(f"sum {total[0]}\\n", end="", flush=True)
 """
 REGIONS_PY = (
     """
@@ -158,7 +158,7 @@ from perun_hpc import perun
 def main():
     return MPI.COMM_WORLD.rank
 {call}
-print("sum", MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank), flush=True)
+print(f"sum {MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank)}\\n", end="", flush=True)
 """
 
 

@@ -19,9 +19,17 @@ def paths(tmp_path: Path) -> AgentPaths:
     return made
 
 
-def child_of_ours() -> int:
-    (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return int(pid)
+def children() -> set[int]:
+    """Other tests may have left some."""
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+def porter_of(paths: AgentPaths) -> tuple[Porter, int]:
+    """A porter and its process id."""
+    before = children()
+    porter = Porter(paths)
+    (pid,) = children() - before
+    return porter, pid
 
 
 def heard(porter: Porter) -> list[tuple[str, bytes]]:
@@ -30,8 +38,7 @@ def heard(porter: Porter) -> list[tuple[str, bytes]]:
 
 
 def test_a_porter_that_is_late_is_asked_once_and_heard_later(paths: AgentPaths, capfd: pytest.CaptureFixture) -> None:
-    porter = Porter(paths)
-    pid = child_of_ours()
+    porter, pid = porter_of(paths)
     try:
         assert porter.messages() == [] and porter.changed()
         names = [f"{number:020d}-job-end-{number}-0.msg" for number in (1, 2)]
@@ -52,8 +59,7 @@ def test_a_porter_that_is_late_is_asked_once_and_heard_later(paths: AgentPaths, 
 
 
 def test_a_porter_that_is_gone_is_named(paths: AgentPaths, capfd: pytest.CaptureFixture) -> None:
-    porter = Porter(paths)
-    pid = child_of_ours()
+    porter, pid = porter_of(paths)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert porter.messages() == []
