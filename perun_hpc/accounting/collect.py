@@ -348,7 +348,8 @@ class Collector:
                 if isinstance(answer, Refused):
                     summary = self._refuse(ready, answer, summary)
                 else:
-                    self._publish(home, answer.record)
+                    if not answer.deleted:
+                        self._publish(home, answer.record)
                     taken.append((ready, home, answer))
             except OSError as error:
                 summary = _failed(summary, ready, error)
@@ -356,8 +357,9 @@ class Collector:
             sync_directory(self.archive.base / "jobs")  # once for all new directories
         for ready, home, put in taken:
             try:
-                self._keep(ready, home, put.record)
-                self._gather(ready.homes[1:], home)
+                self._keep(ready, home, None if put.deleted else put.record)
+                if not put.deleted:
+                    self._gather(ready.homes[1:], home)
             except OSError as error:
                 summary = _failed(summary, ready, error)
                 continue
@@ -459,13 +461,13 @@ class Collector:
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
 
-    def _keep(self, ready: _Ready, home: Run, record: EnergyRecord) -> None:
-        """Move the boundary records out of `incoming/`; those that name a user whom a pseudonym hides go."""
+    def _keep(self, ready: _Ready, home: Run, record: EnergyRecord | None) -> None:
+        """Move the boundary records out of `incoming/`; those of hidden users and of deleted records (None) go."""
         if not ready.files:
             return
         taken = [path if not digest else take(path, digest) for path, digest in ready.files]
         there = [path for path in taken if path is not None and path.exists()]
-        if record.user.startswith(HIDDEN) and record.uid is None:
+        if record is None or (record.user.startswith(HIDDEN) and record.uid is None):
             for path in there:
                 path.unlink()
         else:
@@ -562,7 +564,7 @@ class Collector:
         """Store and publish records that rest on Slurm's word; what the ledger refuses is noted."""
         answers = self.ledger.offer(records, queue=queue, lease=self._keep_lease())
         notes = tuple(_refusal(answer) for answer in answers if isinstance(answer, Refused))
-        puts = [answer for answer in answers if isinstance(answer, Put)]
+        puts = [answer for answer in answers if isinstance(answer, Put) and not answer.deleted]
         for put in puts:
             try:
                 self._publish(self._home_of(put.record), put.record)

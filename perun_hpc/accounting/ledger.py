@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.evidence import combine, shared
 from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
@@ -68,11 +69,15 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Put:
-    """What became of a record: as stored (revision, Slurm's data of earlier times), and whether anything changed."""
+    """What became of a record: as stored (revision, Slurm's data of earlier times), and whether anything changed.
+
+    `deleted`: all that it tells was deleted, and stands in the sums of `removed`; it has no row.
+    """
 
     record: EnergyRecord
     job: int
     changed: bool
+    deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,21 +260,24 @@ class Ledger:
                     {"d": now + seconds, "j": job},
                 )
 
-    def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]], removed: str) -> None:
+    def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]]) -> None:
         """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`."""
         days: dict[tuple[str, ...], Vector] = {}
-        rows, bodies, gone = [], [], []
+        rows, bodies = [], []
+        gone: dict[int, EnergyRecord] = {}
         for job, before, after in changes:
             _move(days, before, -1)
-            _move(days, after if after is not None else replace(before, user=removed), 1)
             if after is None:
-                gone.append(job)
+                gone[job] = deleted.nameless(before)
+            _move(days, gone[job] if after is None else after, 1)
+            if after is None:
                 continue
             rows.append(_row(job, after))
             bodies.append(_body(job, after))
         with self.write() as connection:
             self._update(connection, rows, bodies)
-            self._drop(connection, gone)
+            deleted.keep(connection, (_row(job, record) for job, record in gone.items()), gone.values())
+            self._drop(connection, list(gone))
             self._add_days(connection, days)
             # A row of zeros would still tell a name.
             connection.execute(text(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}"))
@@ -281,13 +289,23 @@ class Ledger:
         with self.read() as connection:
             return [{name: row[name] for name in (*_DAY, *MEASURES)} for row in connection.execute(query).mappings()]
 
-    def add_lost_sums(self, rows: Sequence[dict[str, Any]]) -> bool:
-        """Add sums to a ledger that has nothing of their days and before; False, and no change, where it has."""
+    def deleted_records(self) -> Iterator[str]:
+        """Yield what is left of deleted records, as JSON."""
+        with self.read() as connection:
+            yield from deleted.every_body(connection)
+
+    def add_lost_sums(self, rows: Sequence[dict[str, Any]], left: Iterable[EnergyRecord]) -> bool:
+        """Add the sums of deleted records, and what is `left` of these, to a ledger that lost them.
+
+        False, and no change, where it has something of their days or before.
+        """
         day = self.tables.usage_day
         with self.write() as connection:
             if connection.execute(select(day.c.day).where(day.c.day <= max(row["day"] for row in rows))).first():
                 return False
             connection.execute(text(_UPSERT_DAY), [{name: row[name] for name in (*_DAY, *MEASURES)} for row in rows])
+            for record in left:
+                deleted.keep(connection, [_row(0, record)], [record])
         return True
 
     def shares_between(self, cluster: str, since_day: str, until_day: str) -> dict[tuple[Key, tuple[int, int]], int]:
@@ -409,6 +427,7 @@ class Ledger:
         for cluster in {r.cluster for r in records}:
             for row in self._rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
                 known.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
+        left = self._deleted(connection, records)
         matches = [self._match(connection, r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
         old = self._bodies(connection, [job for m in matches for job in m], shares=True)
         next_id = int(connection.execute(text("SELECT COALESCE(MAX(id), 0) FROM job")).scalar() or 0) + 1
@@ -421,13 +440,24 @@ class Ledger:
         days: dict[tuple[str, ...], Vector] = {}
         replaced: list[int] = []
         folded: set[int] = set()
+        back: set[int] = set()
         for record, match in zip(records, matches, strict=True):
             job, before = (match[0], old[match[0]]) if match else (next_id, None)
             twins = [one for one in match[1:] if one not in folded]
+            gone = left.get((record.cluster, record.job_id, record.restart_count), [])
+            gone = _same_run(record, gone) or deleted.with_same_evidence(record, gone)
+            if before is None and deleted.says_nothing_new(record, gone):
+                puts.append(Put(record, 0, False, deleted=True))
+                continue
             held = before
             for twin in twins:
                 held = combine(held, old[twin]) if held is not None else None
             after = record if held is None else combine(held, record)
+            if gone:
+                after = deleted.brought_back(gone, after)
+                back.update(row.id for row in gone)
+                for one in gone:
+                    _move(days, one.record, -1)
             if before is not None and after == before and not twins:
                 puts.append(Put(before, job, False))
                 continue
@@ -450,6 +480,7 @@ class Ledger:
             shares += [{"job": job, **vars(s)} for s in after.shares]
             puts.append(Put(after, job, True))
         self._drop(connection, sorted(folded))
+        deleted.take_back(connection, back)
         self._store(connection, rows, bodies, shares, set(replaced))
         if amendments:
             connection.execute(self.tables.amendment.insert(), amendments)
@@ -457,6 +488,18 @@ class Ledger:
         if queue:
             self._queue(connection, [p.job for p in puts if p.changed], now)
         return puts
+
+    def _deleted(
+        self, connection: Connection, records: Sequence[EnergyRecord]
+    ) -> dict[tuple[str, int, int], list[deleted.Deleted]]:
+        """Return what is left of deleted records of the names that these records have."""
+        found: dict[tuple[str, int, int], list[deleted.Deleted]] = {}
+        for cluster in {r.cluster for r in records}:
+            ids = sorted({r.job_id for r in records if r.cluster == cluster})
+            for at in range(0, len(ids), CHUNK):
+                for row in deleted.rows_of(connection, cluster, ids[at : at + CHUNK]):
+                    found.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
+        return found
 
     def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[int]:
         """Return the stored row of a record's run, then those that are to become a part of it; [] where it is new.
@@ -680,7 +723,7 @@ def _names_once(records: Sequence[EnergyRecord]) -> Iterator[Sequence[EnergyReco
     yield records[start:]
 
 
-def _same_run(record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+def _same_run(record: EnergyRecord, rows: Sequence[Any]) -> list[Any]:
     """Return the stored rows of the same run, the one first that is nearest in time."""
     who = of_record(record)
     held = [

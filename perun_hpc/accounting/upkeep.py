@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive, Run
+from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, record_in
 from perun_hpc.accounting.identity import Likeness, of_record
@@ -36,7 +37,8 @@ from perun_hpc.store.layout import THINNED
 log = logging.getLogger(__name__)
 
 BACKUP = "perun.backup/1"
-REMOVED = "removed"
+RECORDED, DELETED = "record", "deleted"
+"""Kinds of lines of a backup, with `REMOVED`: a record, what is left of a deleted one, sums of these."""
 BATCH = 500
 _TRACE = ("job.zarr", "nodes", "layout.json")
 
@@ -66,7 +68,7 @@ class Trace:
 def backup(ledger: Ledger, path: Path) -> int:
     """Write all records to `path` (gzip, one JSON object a line, the same for every database); returns their number.
 
-    Of deleted ones it holds what is left, their sums.
+    Of deleted ones it holds what is left: their sums, and by what their evidence is known.
     Everybody's jobs stand in it: as the ledger's own file it is readable for the one who writes it alone.
     """
     partial = temporary(path)
@@ -83,6 +85,8 @@ def backup(ledger: Ledger, path: Path) -> int:
                     count += 1
             for row in ledger.sums_of(REMOVED):
                 file.write(json.dumps({REMOVED: row}) + "\n")
+            for body in ledger.deleted_records():
+                file.write(f'{{"{DELETED}": {body}}}\n')
             file.write(json.dumps({"records": count}) + "\n")
         partial.replace(path)
     finally:
@@ -91,9 +95,9 @@ def backup(ledger: Ledger, path: Path) -> int:
 
 
 def restore(ledger: Ledger, path: Path) -> int:
-    """Put a backup's records into a ledger; those that it holds already change nothing.
+    """Put a backup's records into a ledger; those that it holds, or whose deletion it knows of, change nothing.
 
-    The sums of deleted ones are put where the ledger has lost all of their days.
+    What is left of deleted ones is put where the ledger has lost all of their days.
 
     Raises
     ------
@@ -102,10 +106,14 @@ def restore(ledger: Ledger, path: Path) -> int:
         are stored then.
     """
     removed: list[dict[str, Any]] = []
-    count = sum(1 for _ in _backed_up(path, removed))
-    if removed and not ledger.add_lost_sums(removed):
+    count = 0
+    for kind, value in _backed_up(path):
+        count += kind == RECORDED
+        if kind == REMOVED:
+            removed.append(value)
+    if removed and not ledger.add_lost_sums(removed, _of_kind(path, DELETED)):
         log.warning("%s: its sums of deleted records are left out: the ledger has sums of their days", path)
-    _put_all(ledger, _backed_up(path), str(path))
+    _put_all(ledger, _of_kind(path, RECORDED), str(path))
     return count
 
 
@@ -172,7 +180,7 @@ def delete(ledger: Ledger, who: Who) -> list[EnergyRecord]:
     """Delete records; their energies stay in the sums, under the user `removed`. Returns what was deleted."""
     deleted = []
     for records in _batches(ledger, who):
-        ledger.rewrite([(job, record, None) for job, record in records], REMOVED)
+        ledger.rewrite([(job, record, None) for job, record in records])
         deleted += [record for _, record in records]
     return deleted
 
@@ -281,7 +289,7 @@ def _rewrite(ledger: Ledger, who: Who, change: Callable[[EnergyRecord], EnergyRe
     for records in _batches(ledger, who):
         pairs = [(job, record, change(record)) for job, record in records]
         pairs = [(job, before, after) for job, before, after in pairs if after != before]
-        ledger.rewrite(pairs, REMOVED)
+        ledger.rewrite(pairs)
         changed += [after for _, _, after in pairs if after is not None]
     return changed
 
@@ -312,8 +320,12 @@ def _chosen(ledger: Ledger, who: Who, what: ColumnElement[Any]) -> Select[Any]:
     return query
 
 
-def _backed_up(path: Path, removed: list[dict[str, Any]] | None = None) -> Iterator[EnergyRecord]:
-    """Yield a backup's records; `removed` gets its sums of deleted ones."""
+def _of_kind(path: Path, kind: str) -> Iterator[EnergyRecord]:
+    return (value for found, value in _backed_up(path) if found == kind)
+
+
+def _backed_up(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield what a backup holds, with its kind: records, what is left of deleted ones, and, as dicts, sums of these."""
     count, total = 0, None
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -322,14 +334,15 @@ def _backed_up(path: Path, removed: list[dict[str, Any]] | None = None) -> Itera
             for line in file:
                 data = json.loads(line)
                 if REMOVED in data:
-                    if removed is not None:
-                        removed.append(data[REMOVED])
-                    continue
-                if "schema" not in data:
+                    yield REMOVED, data[REMOVED]
+                elif DELETED in data:
+                    yield DELETED, from_dict(data[DELETED], f"{path}, a deleted record")
+                elif "schema" not in data:
                     total = data.get("records")
                     break
-                yield from_dict(data, f"{path}, record {count + 1}")
-                count += 1
+                else:
+                    yield RECORDED, from_dict(data, f"{path}, record {count + 1}")
+                    count += 1
     except (OSError, EOFError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged backup ({error}): restore from another one") from error
     if total != count:

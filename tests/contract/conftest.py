@@ -42,5 +42,6 @@ def empty(ledger: Ledger) -> None:
             "lease",
             "progress",
             "renaming",
+            "deleted",
         ):
             connection.execute(text(f"DELETE FROM {table}"))
