@@ -10,7 +10,9 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the recor
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
 ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
+ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.aside.jsonl  lines that do not fit what the node had told before
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
+ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`accounting.aside`)
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
 ```
 
@@ -68,6 +70,11 @@ class Archive:
         """The cluster's directory."""
         return self.root / self.cluster
 
+    @property
+    def aside(self) -> Path:
+        """The directory of what was set aside."""
+        return self.base / "aside"
+
     def owned(self, uid: int | None) -> Path:
         """The directory of one owner's names of records (`accounting.owned`); of all of these for None."""
         return self.base / "owners" / ("" if uid is None else str(uid))
@@ -116,6 +123,10 @@ class Archive:
     def node_ledgers(self) -> list[Path]:
         """Every node ledger file."""
         return sorted((self.base / "nodes").glob("*/????-??-??.jsonl"))
+
+    def odd_lines(self) -> list[Path]:
+        """Every file of node ledgers' lines that did not fit."""
+        return sorted((self.base / "nodes").glob("*/*.aside.jsonl"))
 
 
 def clusters(root: Path) -> list[str]:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
+from perun_hpc.accounting.aside import entries
 from perun_hpc.accounting.ledger import Key
-from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, nodes_of, pair_runs
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
@@ -199,6 +200,20 @@ def compare_sacct(
     return findings
 
 
+def compare_nodes(jobs: Iterable[SlurmJob], held: Iterable[tuple[Key, tuple[int, int]]]) -> list[Finding]:
+    """Compare the nodes that have a part in jobs' records (`held`) with those that sacct names of these jobs."""
+    known: dict[int, list[SlurmJob]] = {}
+    for job in jobs:
+        known.setdefault(job.job_id, []).append(job)
+    findings = []
+    for job_id, node in sorted({(job_id, node) for (node, _, _), (job_id, _) in held}):
+        given = nodes_of(known.get(job_id, ()))
+        if given is not None and given.isdisjoint((node, node.partition(".")[0])):
+            what = f"has a part in the record of job {job_id}, which did not run there by sacct"
+            findings.append(Finding(node, what))
+    return findings
+
+
 def refused_records(archive: Archive) -> list[Finding]:
     """Return the job runs whose record the ledger did not take, and why."""
     findings = []
@@ -207,6 +222,23 @@ def refused_records(archive: Archive) -> list[Finding]:
         if mark.exists():
             why = mark.read_text(encoding="utf-8", errors="replace").strip()
             findings.append(Finding(f"job {run.name}", f"its record is not in the ledger: {why}"))
+    return findings
+
+
+def set_aside(archive: Archive) -> list[Finding]:
+    """Return what does not fit the node or job that it names, and why."""
+    return [Finding(f"aside/{one.path.name}", f"counted nowhere: {one.why}") for one in entries(archive) if one.holds]
+
+
+def odd_lines(files: Iterable[Path], first: str, last: str) -> list[Finding]:
+    """Return the days (`YYYY-MM-DD`, both included) of which nodes told what does not fit what they had told before."""
+    findings = []
+    for path in sorted(files):
+        day = path.name.partition(".")[0]
+        if first <= day <= last:
+            lines = count(len(path.read_bytes().splitlines()), "line does", "lines do")
+            what = f"{lines} not fit what the node told of these times before: kept in {path}, counted nowhere"
+            findings.append(Finding(f"{path.parent.name} {day}", what))
     return findings
 
 

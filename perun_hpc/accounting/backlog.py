@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from perun_hpc.accounting import aside
 from perun_hpc.accounting.archive import BOUNDARIES, DAMAGED, REFUSED, Archive
 from perun_hpc.store.files import write_new
 
@@ -48,11 +49,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Backlog:
-    """Job runs that wait for nodes or for the next sweep, those that the ledger refused, damaged boundary records."""
+    """Job runs that wait for nodes or for the next sweep, those that the ledger refused, damaged boundary records, and
+    what does not fit its node or job."""
 
     waiting: tuple[Entry, ...]
     refused: tuple[Entry, ...]
     damaged: tuple[Entry, ...]
+    aside: tuple[Entry, ...] = ()
 
 
 def note_sweep(
@@ -84,7 +87,7 @@ def last_sweep(archive: Archive) -> Sweep | None:
 
 
 def look(archive: Archive) -> Backlog:
-    """What lies in `incoming/` now, each kind with the oldest first."""
+    """What lies in `incoming/` and `aside/` now, each kind with the oldest first."""
     waiting, refused, damaged = [], [], []
     for run, directory in archive.incoming():
         name = f"job {run.name}"
@@ -96,7 +99,8 @@ def look(archive: Archive) -> Backlog:
             refused.append(Entry(name, _mtime(mark), _text(mark.path)))
         elif records:
             waiting.append(Entry(name, min(map(_mtime, records))))
-    return Backlog(_by_age(waiting), _by_age(refused), _by_age(damaged))
+    apart = [Entry(one.path.name, one.since_s, one.why) for one in aside.entries(archive) if one.holds]
+    return Backlog(_by_age(waiting), _by_age(refused), _by_age(damaged), _by_age(apart))
 
 
 def damaged_between(archive: Archive, since_s: float, until_s: float) -> tuple[Entry, ...]:

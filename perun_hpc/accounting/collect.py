@@ -18,18 +18,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.accounting import aside
 from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
-from perun_hpc.accounting.boundary import Boundary
+from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.evidence import HIDDEN, adds, combine
 from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
 from perun_hpc.accounting.identity import likest, of_boundaries, of_record, runs_in
-from perun_hpc.accounting.keeping import UNREADABLE, keep, problems, read_kept, read_records, set_aside, take
+from perun_hpc.accounting.keeping import (
+    UNREADABLE,
+    keep,
+    keep_apart,
+    problems,
+    read_kept,
+    read_records,
+    set_aside,
+    take,
+)
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
-from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, match_run, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, match_run, nodes_of, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import PerunError, UnavailableError
+from perun_hpc.errors import DataError, PerunError, UnavailableError
 from perun_hpc.store.adopt import adopt
 from perun_hpc.store.files import make_directory, sync_directory, write_new
 from perun_hpc.store.layout import PLAN
@@ -51,6 +61,8 @@ SLOW_S = 30
 """A question that failed after so long is not asked again, for less, before the next sweep: other work waits."""
 COMPARE_S = 600
 """So long one sweep compares with sacct; what is left of a long time without slurmdbd is for the next ones."""
+NAMED = 5
+"""Nodes of a job that are named where another one is set aside."""
 IDLE_BATCHES = 3
 """After so many batches of which Slurm can complete nothing, older ones are left to a later sweep."""
 _INCOMPLETE_S = 600
@@ -108,6 +120,7 @@ class Summary:
     missing: int = 0
     completed: int = 0
     damaged: int = 0
+    aside: int = 0
     refused: int = 0
     failed: int = 0
     notes: tuple[str, ...] = ()
@@ -122,6 +135,7 @@ class Summary:
             (self.completed, "completed from sacct"),
             (self.unchanged, "unchanged"),
             (self.damaged, "damaged, set aside"),
+            (self.aside, "of nodes that did not have the job, set aside"),
             (self.refused, "refused by the ledger, their evidence waits in incoming/"),
             (self.failed, "failed"),
         ):
@@ -227,6 +241,7 @@ class Collector:
         batch: list[_Ready] = []
         before = dict(self._waits)
         self._waits.clear()
+        self._take_allowed()
         for run, directory in self.archive.incoming():
             if self._refused_lately(directory):
                 summary = replace(summary, refused=summary.refused + 1)
@@ -332,8 +347,12 @@ class Collector:
         placed: list[tuple[_Ready, Run]] = []
         records = []
         for ready in batch:
-            record = self._finish(ready.record, known.get(ready.run.job_id, []))
+            runs = known.get(ready.run.job_id, [])
             try:
+                if apart := self._set_aside_strangers(ready, runs):
+                    summary = replace(summary, aside=summary.aside + apart, waiting=summary.waiting + 1)
+                    continue  # what is left is summed by the next sweep
+                record = self._finish(ready.record, runs)
                 home = ready.homes[0] if ready.homes else self._home_of(record)
             except OSError as error:
                 summary = _failed(summary, ready, error)
@@ -381,6 +400,41 @@ class Collector:
             return self.tools.clock() < (directory / REFUSED).stat().st_mtime + RETRY_S
         except OSError:
             return False
+
+    def _set_aside_strangers(self, ready: _Ready, runs: Sequence[SlurmJob]) -> int:
+        """Set aside what nodes reported of a job that Slurm did not give them; returns how many records those are.
+
+        Only where Slurm knows the run: without its word, evidence counts.
+        """
+        given = nodes_of(runs) if self._run_of(ready.record, runs) is not None else None
+        if given is None:
+            return 0
+        nodes, apart = {b.digest: b.node for b in ready.boundaries}, 0
+        for path, digest in ready.files:
+            node = nodes.get(digest, "")
+            place = aside.of_record(self.archive, ready.run, node)
+            if not node or not given.isdisjoint((node, node.partition(".")[0])) or place.allowed:
+                continue
+            why = (
+                f"node {node} reported job {ready.run.name}, which ran on {', '.join(sorted(given)[:NAMED])} by sacct: "
+                f"if it ran there, too: touch {place.path / aside.ALLOWED}"
+            )
+            log.warning("set aside: %s", why)
+            taken = take(path, digest)
+            if taken is not None:
+                keep_apart(taken, place.begin(why))
+                apart += 1
+        return apart
+
+    def _take_allowed(self) -> None:
+        """Bring back boundary records of which an administrator says that they fit."""
+        for one in aside.entries(self.archive):
+            for path in one.path.glob("*.json") if one.allowed else ():
+                with contextlib.suppress(DataError, OSError):
+                    record = read_boundary(path)
+                    home = self.archive.base / "incoming" / Run(record.job_id, record.restart_count).name
+                    make_directory(home)
+                    path.rename(home / path.name)
 
     def _finish(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> EnergyRecord:
         """Add what Slurm and the policy's factors say."""

@@ -127,6 +127,17 @@ def take(path: Path, digest: str) -> Path | None:
     return None
 
 
+def keep_apart(taken: Path, target: Path) -> None:
+    """Move a record that was taken into a directory where nothing counts, beside others of its name."""
+    name = _TAKEN.sub("", taken.name)
+    for final in (target / f"{name}.json", target / f"{name}.{_digest(taken)[:16]}.taken.json"):
+        if not final.exists() or _digest(final) == _digest(taken):
+            _link_over(taken, final)
+            break
+    sync_directory(target)
+    taken.unlink()
+
+
 def keep(taken: Sequence[Path], target: Path) -> None:
     """Put records into a run's directory for good, of each node the one of the highest rank, and only then drop these.
 

@@ -264,6 +264,19 @@ def match_run(
     return jobs[next(iter(pairs))] if pairs else None
 
 
+def nodes_of(jobs: Iterable[SlurmJob]) -> frozenset[str] | None:
+    """Return the nodes that the runs of a job had; None where Slurm does not tell of each run that ran."""
+    nodes: set[str] = set()
+    for job in jobs:
+        if not job.nodelist and job.start_s is not None and job.num_nodes:
+            return None
+        try:
+            nodes.update(expand(job.nodelist) if job.nodelist else ())
+        except ValueError:
+            return None
+    return frozenset(nodes) or None
+
+
 def job_id_arguments(text: str) -> tuple[str, str | None]:
     """Split what a user typed (`4711`, `4711_3`, `4711+1`, `4711.0`) into sacct's job id and the step, if any."""
     job, _, step = text.partition(".")

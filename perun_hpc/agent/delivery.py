@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.agent.grown import grown
 from perun_hpc.agent.paths import safe_name
 from perun_hpc.agent.session import SessionKey
 from perun_hpc.errors import DataError, NotFoundError
@@ -18,6 +19,8 @@ from perun_hpc.store.files import make_directory, write_new
 
 RUNNING = "running"
 """Directory of what nodes say of jobs that still run, which nobody takes for a job's end; the collector empties it."""
+ASIDE_LINES = ".aside.jsonl"
+"""What follows the day in the name of the file of lines of a node's ledger that did not fit."""
 OTHER_RUN_NS = 60 * 1_000_000_000
 """Two records of one node and one name that began further apart are of two runs: job ids come again."""
 
@@ -48,16 +51,25 @@ class ArchiveDelivery:
         if not _tells_more(path, record):
             _put(path, encode(record), durable=False)
 
-    def ledger(self, directory: Path, cluster: str, node: str) -> None:
-        """Put every day of the node ledger in a directory that has grown into the archive."""
+    def ledger(self, directory: Path, cluster: str, node: str) -> tuple[str, ...]:
+        """Put every day of the node ledger in a directory that has grown into the archive.
+
+        Lines that do not fit what lies there go into a file beside it. Returns what an administrator should hear of.
+        """
         target = self._cluster(cluster) / "nodes" / safe_name(node, "node")
         target.mkdir(mode=0o750, parents=True, exist_ok=True)
+        told = []
         for path in sorted(directory.glob("????-??-??.jsonl")):
-            shipped = target / path.name
-            known = shipped.read_bytes() if shipped.exists() else b""
-            data = _continued(known, path.read_bytes())
+            shipped, aside = target / path.name, target / f"{path.stem}{ASIDE_LINES}"
+            known = _bytes(shipped)
+            data, odd = grown(known, path.read_bytes())
             if data != known:
                 write_new(shipped, data)
+            before = _bytes(aside) if odd else b""
+            if new := [line for line in odd if line not in set(before.splitlines(keepends=True))]:
+                write_new(aside, before + b"".join(new))
+                told.append(f"{aside}: {len(new)} lines of {node} do not fit what it told of these times before")
+        return tuple(told)
 
     def _cluster(self, name: str) -> Path:
         """The cluster's directory; the archive itself is never made here: it may only be not mounted."""
@@ -132,16 +144,11 @@ def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
         ship.grow(directory, job_dir, _nodes(record))
 
 
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
 def _nodes(record: dict[str, Any]) -> list[str]:
     from perun_hpc.config import hostlist
 
     return list(hostlist.expand(record["nodelist"]))
-
-
-def _continued(shipped: bytes, spooled: bytes) -> bytes:
-    """What was shipped, continued by the spool: that of a node that lost its disk lacks the beginning of the day."""
-    first = spooled[: spooled.find(b"\n") + 1]
-    if not first or spooled.startswith(shipped):
-        return spooled or shipped
-    at = 0 if shipped.startswith(first) else shipped.find(b"\n" + first) + 1
-    return shipped[:at] + spooled if at or shipped.startswith(first) else shipped + spooled

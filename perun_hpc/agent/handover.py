@@ -51,8 +51,8 @@ class StreamDelivery:
         """Hand over what is known so far of a running job; a trace goes when it is complete."""
         self._send("progress", directory, {RECORD: encode(record)})
 
-    def ledger(self, directory: Path, cluster: str, node: str) -> None:
-        """Hand over the days of the node ledger that have grown since the last time."""
+    def ledger(self, directory: Path, cluster: str, node: str) -> tuple[str, ...]:
+        """Hand over the days of the node ledger that have grown since; the collector tells what is odd."""
         sent = directory / "sent"
         since_ns = sent.stat().st_mtime_ns if sent.exists() else -1
         sending = sent.with_suffix(".now")
@@ -62,6 +62,7 @@ class StreamDelivery:
             about = {"what": "ledger", "cluster": cluster, "node": node}
             stream.send({path.name: path for path in days}, about, self.address, self.munge)
         sending.replace(sent)
+        return ()
 
     def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
         stream.send(files, {"what": what, "name": directory.name}, self.address, self.munge)

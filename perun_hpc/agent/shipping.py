@@ -14,7 +14,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,8 +61,8 @@ class Delivery(Protocol):
     def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
         """What is known so far of a session that goes on."""
 
-    def ledger(self, directory: Path, cluster: str, node: str) -> None:
-        """The node ledger in a directory."""
+    def ledger(self, directory: Path, cluster: str, node: str) -> Sequence[str]:
+        """The node ledger in a directory; returns what an administrator should hear of."""
 
 
 @dataclass
@@ -458,7 +458,8 @@ def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:
 
 def ship_ledger(paths: AgentPaths, to: Delivery, cluster: str, node: str) -> None:
     """Deliver the node ledger; days long past leave the spool."""
-    to.ledger(paths.node, cluster, node)
+    for line in to.ledger(paths.node, cluster, node):
+        log(line)
     for path in paths.node.glob("????-??-??.jsonl"):
         if time.time() - path.stat().st_mtime > KEEP_LEDGER_S:
             path.unlink()

@@ -68,9 +68,13 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         findings.append(audit.Finding("node ledgers", "none for these days: energies were not compared"))
     jobs = [] if args.no_slurm else _sacct(args.cluster, since_s, until_s)
     findings += audit.refused_records(archive)
+    findings += audit.set_aside(archive)
+    findings += audit.odd_lines(archive.odd_lines(), first, last)
     waiting = {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
     live = {(j.job_id, j.run) for j in jobs if not j.ended}
-    findings += audit.compare_shares(books, ledger.shares_between(archive.cluster, first, last), waiting | live)
+    shares = ledger.shares_between(archive.cluster, first, last)
+    findings += audit.compare_shares(books, shares, waiting | live)
+    findings += audit.compare_nodes(jobs, shares)
     findings += audit.find_holes(books)
     compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))
     findings += wrong
@@ -120,7 +124,7 @@ def _lost(
     """What the collector could not take, what waits for it, and which counters gave nothing."""
     backlog = look(archive)
     aside = (*backlog.damaged, *damaged_between(archive, since_s, until_s))
-    told = words.troubles(last_sweep(archive), replace(backlog, damaged=aside), late_s, now_s)
+    told = words.troubles(last_sweep(archive), replace(backlog, damaged=aside, aside=()), late_s, now_s)
     return [*told, *filter(None, [words.waiting(backlog, now_s)]), *gaps(books.accounts)]
 
 

@@ -99,8 +99,10 @@ def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger
     nudge, footprint = Nudge(), Estimator()
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
-    with _listener(ruling.site, root):
+    with _listener(ruling.site, root) as listener:
         while not stop.is_set():
+            if listener is not None:
+                listener.take_allowed()
             if mistakes := ruling.renew():
                 log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
             try:
@@ -111,7 +113,7 @@ def _daemon(args: argparse.Namespace, ruling: Ruling, root: Path, ledger: Ledger
     return 0
 
 
-def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[object]:
+def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[Listener | None]:
     """What takes the hand-overs of nodes that do not share the archive, where the policy names such a place."""
     if not site.settings.store.collector:
         return contextlib.nullcontext()

@@ -10,12 +10,15 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from perun_hpc.accounting.boundary import read_boundary
+from perun_hpc.accounting import aside
+from perun_hpc.accounting.archive import Archive, clusters
+from perun_hpc.accounting.aside import Aside
+from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.handover import ALLOWED, RECORD
 from perun_hpc.agent.paths import safe_name
@@ -37,6 +40,9 @@ KEPT_REFUSALS = 100
 LONG_B = 256 << 10
 """Records above this length are taken one at a time: read, each may take thirty times as much memory."""
 AGAIN_S = 0.1
+SESSION, PROGRESS, LEDGER = "session", "progress", "ledger"
+HANDED = "handed-"
+"""How the names of hand-overs begin that were set aside."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -64,6 +70,11 @@ def _is_ours(address: Address) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_one_of(address: Address, known: Collection[Address]) -> bool:
+    """Whether an address is one of a node's; all of this host's own are one."""
+    return address in known or (_is_ours(address) and any(_is_ours(one) for one in known))
 
 
 class Refused:
@@ -105,6 +116,7 @@ class Listener:
     ) -> None:
         """`addresses` tells those of a node (default: what this host's resolver says), `clock` epoch seconds."""
         self._addresses = addresses or addresses_of
+        self._archive = archive
         self._refused = Refused(archive, clock)
         self._delivery = ArchiveDelivery(archive)
         self._uids = frozenset(uids)
@@ -125,6 +137,7 @@ class Listener:
         self._workspace.mkdir(mode=0o700)
         self._closing = threading.Event()
         self._one_long = threading.Lock()
+        self._aside = threading.Lock()
         self._takers = ThreadPoolExecutor(AT_ONCE, "hand-over")
         self._thread = threading.Thread(target=self._serve, name="listener", daemon=True)
         self._thread.start()
@@ -166,44 +179,113 @@ class Listener:
             except Exception:  # whatever a peer sent: the next one is served
                 log.exception("hand-over from %s", peer)
 
-    def _take(self, peer: str, directory: Path, about: dict[str, str]) -> None:
+    def take_allowed(self) -> None:
+        """Take what was set aside and fits by now: an administrator allowed it, or this host knows the address."""
+        for cluster in clusters(self._archive):
+            for one in aside.entries(Archive(self._archive, cluster)):
+                for part in sorted(one.path.glob(f"{HANDED}*/")):
+                    try:
+                        with self._aside:
+                            self._take_again(one, part, cluster)
+                    except (PerunError, OSError) as error:
+                        log.warning("%s: %s", part, error)
+
+    def _take_again(self, place: Aside, part: Path, cluster: str) -> None:
+        node, _, origin = place.path.name.rpartition("-from-")
+        if not place.allowed and not self._vouches(origin, node):
+            return
+        if part.name == f"{HANDED}{LEDGER}":
+            self._put_ledger(part / cluster / "nodes" / node, cluster, node)
+        else:
+            self._put_job(part, part.name.removeprefix(HANDED).partition("-")[0], read_boundary(part / RECORD), SESSION)
+        shutil.rmtree(part)
+        log.info("%s is taken", part)
+
+    def _take(self, peer: str, directory: Path, about: dict[str, str], origin: str) -> None:
         """Put what was received into the archive, as a node does that shares its file system."""
         what = about.get("what")
-        if what == "ledger":
-            self._check_sender(peer, about.get("node", ""))
-            self._delivery.ledger(directory, about.get("cluster", ""), about.get("node", ""))
-        elif what in ("session", "progress"):
+        if what == LEDGER:
+            cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
+            self._check_sender(peer, node)
+            if self._fits(cluster, node, origin):
+                self._put_ledger(directory, cluster, node)
+            else:
+                with self._put_aside(cluster, node, origin) as target:
+                    (target / f"{HANDED}{LEDGER}").mkdir(exist_ok=True)
+                    ArchiveDelivery(target / f"{HANDED}{LEDGER}").ledger(directory, cluster, node)
+        elif what in (SESSION, PROGRESS):
             record = directory / RECORD
             long = record.exists() and record.stat().st_size > LONG_B
             with self._one_long if long else contextlib.nullcontext():
-                self._take_job(peer, directory, about, what)
+                self._take_job(peer, directory, about, what, origin)
         else:
             raise DataError(f"parts: {str(what)[:40]!r} is nothing that this collector takes: upgrade it")
 
     def _check_sender(self, peer: str, node: str) -> None:
         """Refuse what comes from another machine than the node that it names: it stays with its sender."""
         node = safe_name(node, "node")
-        known = {plain_address(one) for one in self._addresses(node)}
-        sender = plain_address(peer)
-        if sender in known or (_is_ours(sender) and any(_is_ours(one) for one in known)):
+        known, sender = self._known(node), plain_address(peer)
+        if _is_one_of(sender, known):
             return
         has = f"has {', '.join(sorted(map(str, known)))}" if known else "has no address that the collector's host knows"
         why = f"node {node} {has}, and this is from {sender}: if that is the node, name the address in /etc/hosts there"
         self._refused.note(str(sender), why)
         raise AccessError(f"parts: {why}")
 
-    def _take_job(self, peer: str, directory: Path, about: dict[str, str], what: str) -> None:
+    def _known(self, node: str) -> set[Address]:
+        return {plain_address(one) for one in self._addresses(node)}
+
+    def _vouches(self, origin: str, node: str) -> bool:
+        """Whether the host whose munge made a credential may be the node; a loopback address tells of no host."""
+        try:
+            address = plain_address(origin)
+        except ValueError:
+            return False
+        return address.is_loopback or address.is_unspecified or _is_one_of(address, self._known(node))
+
+    def _fits(self, cluster: str, node: str, origin: str) -> bool:
+        return self._vouches(origin, node) or aside.of_sender(Archive(self._archive, cluster), node, origin).allowed
+
+    @contextlib.contextmanager
+    def _put_aside(self, cluster: str, node: str, origin: str) -> Iterator[Path]:
+        """The directory, one at a time, for what comes from a node's address but is vouched for by another host."""
+        place = aside.of_sender(Archive(self._archive, cluster), node, origin)
+        known = ", ".join(sorted(map(str, self._known(node)))) or "none that is known"
+        why = (
+            f"node {node} has the address {known}, but munge on {origin} vouches for what it hands over: if that is "
+            f"the node, name the address in /etc/hosts here, or: touch {place.path / aside.ALLOWED}"
+        )
+        log.warning("set aside: %s", why)
+        with self._aside:
+            yield place.begin(why)
+
+    def _put_ledger(self, directory: Path, cluster: str, node: str) -> None:
+        for line in self._delivery.ledger(directory, cluster, node):
+            log.warning("%s", line)
+
+    def _take_job(self, peer: str, directory: Path, about: dict[str, str], what: str, origin: str) -> None:
         key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)
         if (boundary.job_id, boundary.restart_count) != (key.job_id, key.restart_count):
             raise DataError(f"parts: the record is not of {key.name}")
         self._check_sender(peer, boundary.node)
-        session, record = directory / key.name, dict(boundary.raw)
-        session.mkdir()
+        cluster = safe_name(boundary.cluster or "cluster", "cluster")
+        if self._fits(cluster, boundary.node, origin):
+            self._put_job(directory, key.name, boundary, what)
+        elif what == SESSION:  # progress is no evidence
+            with self._put_aside(cluster, boundary.node, origin) as target:
+                part = target / f"{HANDED}{key.name}-{boundary.digest[:16]}"
+                if not part.exists():
+                    directory.rename(part)
+                    directory.mkdir()  # its owner clears it
+
+    def _put_job(self, directory: Path, name: str, boundary: Boundary, what: str) -> None:
+        session, record = directory / name, dict(boundary.raw)
+        session.mkdir(exist_ok=True)
         for name in (TRACKS, layout.STORE):
             if (directory / name).exists():
                 (directory / name).rename(session / name)
         try:
-            if what == "session":
+            if what == SESSION:
                 self._delivery.session(session, record)
             else:
                 self._delivery.progress(session, record, grow=False)

@@ -39,6 +39,7 @@ def troubles(sweep: Sweep | None, backlog: Backlog, late_s: float, now_s: float)
         found.append(f"no sweep since {_since(sweep.ended_s, now_s)}: is perun collect running?")
     found.append(_entries("refused by the ledger (the evidence waits in incoming/)", backlog.refused, now_s))
     found.append(_entries("damaged boundary records set aside", backlog.damaged, now_s))
+    found.append(_entries("set aside in aside/, counted nowhere", backlog.aside, now_s))
     return [one for one in found if one]
 
 

@@ -37,6 +37,15 @@ Listed = tuple[str, int, str]
 
 
 @dataclass(frozen=True)
+class Signed:
+    """What munge vouches for: whose credential it is, over what, and the address of the host that made it."""
+
+    uid: int
+    payload: bytes
+    origin: str
+
+
+@dataclass(frozen=True)
 class Munge:
     """The munge programs, and the socket of the daemon where it is not the usual one."""
 
@@ -46,17 +55,18 @@ class Munge:
         """A credential of this process's user over `payload`; UnavailableError where munge does not answer."""
         return self._call(["munge"], payload).decode().strip()
 
-    def decode(self, credential: str) -> tuple[int, bytes]:
-        """User id and payload of a credential; AccessError where it is forged, expired or was seen before."""
+    def decode(self, credential: str) -> Signed:
+        """What a credential says; AccessError where it is forged, expired or was seen before."""
         try:
-            answer = self._call(["unmunge", "--keys=UID", "--numeric"], credential.encode())
+            answer = self._call(["unmunge", "--keys=UID,ENCODE_HOST", "--numeric"], credential.encode())
         except UnavailableError as error:
             raise AccessError(f"munge refuses the sender's credential: {error}") from error
         head, _, payload = answer.partition(b"\n\n")
-        found = re.search(rb"^UID:\s+(\d+)\s*$", head, re.MULTILINE)
-        if found is None:
-            raise AccessError("munge's answer names no user; is this munge 0.5.13 or newer?")
-        return int(found[1]), payload
+        uid = re.search(rb"^UID:\s+(\d+)\s*$", head, re.MULTILINE)
+        origin = re.search(rb"^ENCODE_HOST:\s+(\S+)\s*$", head, re.MULTILINE)
+        if uid is None or origin is None:
+            raise AccessError("munge's answer names no user or no host; is this munge 0.5.13 or newer?")
+        return Signed(int(uid[1]), payload, origin[1].decode(errors="replace"))
 
     def _call(self, command: list[str], data: bytes) -> bytes:
         where = [f"--socket={self.socket}"] if self.socket else []
@@ -107,7 +117,7 @@ def receive(
     munge: Munge,
     uids: Collection[int],
     allowed: re.Pattern[str],
-    take: Callable[[Path, Json], None],
+    take: Callable[[Path, Json, str], None],
     workspace: Path,
 ) -> None:
     """Take one hand-over from a connection and answer the sender, whatever happens.
@@ -116,7 +126,8 @@ def receive(
     ----------
     uids : users whose files are taken: root and the service user.
     allowed : what the whole name of a file must match.
-    take : puts what lies in a directory, and what was said about it, where it belongs; may run twice.
+    take : puts what lies in a directory where it belongs, given what was said about it and the address of the host
+        whose munge vouches for it; may run twice.
     workspace : directory for what is received until it is complete.
 
     Raises
@@ -128,12 +139,12 @@ def receive(
     with tempfile.TemporaryDirectory(dir=workspace) as name:
         directory = Path(name)
         try:
-            about, files = _manifest(incoming.line(MAX_LINE_B), munge, uids, allowed)
+            about, files, origin = _manifest(incoming.line(MAX_LINE_B), munge, uids, allowed)
             connection.settimeout(TIMEOUT_S)
             _check_room(sum(size for _, size, _ in files), workspace)
             for file, size, digest in files:
                 _save(incoming, directory / file, size, digest)
-            take(directory, about)
+            take(directory, about, origin)
         except (PerunError, OSError) as error:
             with contextlib.suppress(OSError):  # it may have gone away
                 connection.sendall(f"error {' '.join(str(error).split())}\n".encode())
@@ -172,7 +183,9 @@ class _Incoming:
         return block
 
 
-def _manifest(line: bytes, munge: Munge, uids: Collection[int], allowed: re.Pattern[str]) -> tuple[Json, list[Listed]]:
+def _manifest(
+    line: bytes, munge: Munge, uids: Collection[int], allowed: re.Pattern[str]
+) -> tuple[Json, list[Listed], str]:
     try:
         message = json.loads(line)
         about = {str(key): str(value) for key, value in message["about"].items()}
@@ -182,17 +195,17 @@ def _manifest(line: bytes, munge: Munge, uids: Collection[int], allowed: re.Patt
         raise DataError(f"parts: the first line is no manifest ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"parts: {schema!r} is not understood, {SCHEMA} is")
-    uid, covered = munge.decode(credential)
-    if uid not in uids:
-        raise AccessError(f"parts: user {uid} may not hand over; the agent must run as root or the service user")
-    if covered.decode(errors="replace").strip() != _covered(about, files):
+    signed = munge.decode(credential)
+    if signed.uid not in uids:
+        raise AccessError(f"parts: user {signed.uid} may not hand over; the agent must run as root or the service user")
+    if signed.payload.decode(errors="replace").strip() != _covered(about, files):
         raise AccessError("parts: the credential belongs to another manifest")
     for name, size, _ in files:
         if not (allowed.fullmatch(name) and all(_SAFE.match(part) for part in name.split("/")) and size >= 0):
             raise DataError(f"parts: {name[:80]!r} is no file that is handed over")
     if len({name for name, _, _ in files}) < len(files):
         raise DataError("parts: a file is listed twice")
-    return about, files
+    return about, files, signed.origin
 
 
 def _check_room(size_b: int, workspace: Path) -> None:

@@ -393,8 +393,8 @@ def _journal(data: bytes) -> None:
 class _Signs(stream.Munge):
     """A munge that lets root sign whatever is asked: the sender is an agent that went wrong."""
 
-    def decode(self, credential: str) -> tuple[int, bytes]:
-        return 0, credential.encode("utf-8", "replace")
+    def decode(self, credential: str) -> stream.Signed:
+        return stream.Signed(0, credential.encode("utf-8", "replace"), "127.0.0.1")
 
 
 class _Told(logging.Handler):

@@ -76,6 +76,45 @@ def test_what_is_of_another_place_is_set_aside_and_named(
     assert [node.node for node in record.nodes] == ["n1"] and record.energy_uj == 8_000_000_000
 
 
+def three_nodes(site: Site) -> None:
+    """Job 4711 ran on n1 and n2; root of n9 says that it ran there, too."""
+    for node in ("n1", "n2", "n9"):
+        put(site, boundary(node=node, nodelist="n[1-2,9]", num_nodes=3), node)
+
+
+def test_a_node_that_slurm_did_not_give_to_a_job_has_no_part_in_it(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.jobs = [slurm_job(nodelist="n[1-2]", num_nodes=2)]
+    three_nodes(site)
+    assert (site.sweep().aside, site.sweep().stored) == (1, 1)
+    (record,) = site.ledger.members("c", "4711")
+    assert ([node.node for node in record.nodes], record.energy_uj) == (["n1", "n2"], 16_000_000_000)
+    put(site, boundary(node="n9", nodelist="n[1-2,9]", num_nodes=3, revision=2), "n9")  # also when it comes later
+    assert site.sweep().aside == 1 and site.sweep().stored == 0
+    assert [node.node for node in site.ledger.members("c", "4711")[0].nodes] == ["n1", "n2"]
+    ((place, why),) = [(one.what, one.why) for one in look(site.archive).aside]
+    assert place == "4711.0-n9" and "ran on n1, n2 by sacct" in why
+    assert len(list((site.archive.aside / place).glob("*.json"))) == 2
+    where = ["--archive", str(site.archive.root), "--ledger", str(site.archive.root / "ledger.db"), "--cluster", "c"]
+    assert main(["audit", "--no-slurm", "--json", *where]) == 1
+    assert "aside/4711.0-n9" in capsys.readouterr().out
+    (site.archive.aside / place / "allowed").touch()
+    site.sweep()
+    (record,) = site.ledger.members("c", "4711")
+    assert [node.node for node in record.nodes] == ["n1", "n2", "n9"] and not look(site.archive).aside
+
+
+@pytest.mark.parametrize("answer", ["none", "another run", "no nodes"])
+def test_without_slurms_word_of_the_run_evidence_counts(site: Site, answer: str) -> None:
+    if answer != "none":
+        later = {"start_s": START_S + 500_000, "end_s": START_S + 500_100, "submit_s": START_S + 500_000}
+        site.jobs = [slurm_job(nodelist="n[1-2]", **later) if answer == "another run" else slurm_job(nodelist="")]
+    three_nodes(site)
+    assert site.sweep().stored == 1
+    assert len(site.ledger.members("c", "4711")[0].nodes) == 3
+
+
 @pytest.mark.parametrize("name", ["n1", "n1@1700000000", "n1.0123456789abcdef.taken"])
 def test_a_record_under_its_nodes_name_is_taken_also_beside_another_one(site: Site, name: str) -> None:
     put(site, boundary(), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting.audit import set_aside
 from perun_hpc.agent import shipping
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.handover import ALLOWED, StreamDelivery
@@ -45,13 +48,29 @@ HOSTS: Any = collections.defaultdict(
 def munge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stream.Munge]:
     if shutil.which("munged") is None or shutil.which("unmunge") is None:
         pytest.skip("munge is not installed")
-    home = tmp_path_factory.mktemp("munge")
-    key = home / "key"
+    key = tmp_path_factory.mktemp("munge") / "key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
+    with running_munge(key.parent, "--origin=127.0.0.1") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def munge_elsewhere(munge: stream.Munge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[stream.Munge]:
+    """The munge daemon of another host of the same cluster: with its key."""
+    assert munge.socket is not None
+    home = tmp_path_factory.mktemp("munge")
+    shutil.copy(munge.socket.with_name("key"), home)
+    with running_munge(home, "--origin=192.0.2.9") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def running_munge(home: Path, *options: str) -> Iterator[stream.Munge]:
     files = [f"--{name}-file={home / name}" for name in ("key", "pid", "log", "seed")]
     daemon = subprocess.Popen(
-        ["munged", "--foreground", "--force", f"--socket={home / 'socket'}", *files], stderr=subprocess.DEVNULL
+        ["munged", "--foreground", "--force", f"--socket={home / 'socket'}", *files, *options],
+        stderr=subprocess.DEVNULL,
     )
     try:
         found = stream.Munge(home / "socket")
@@ -115,9 +134,9 @@ def spool(tmp_path: Path) -> AgentPaths:
 
 
 @contextlib.contextmanager
-def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME) -> Iterator[Listener]:
+def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME, hosts: Any = HOSTS) -> Iterator[Listener]:
     archive.mkdir(exist_ok=True)
-    with contextlib.closing(Listener(0, archive, uids, munge, HOSTS.__getitem__, lambda: float(START))) as listener:
+    with contextlib.closing(Listener(0, archive, uids, munge, hosts.__getitem__, lambda: float(START))) as listener:
         yield listener
 
 
@@ -297,7 +316,9 @@ def test_a_recorded_hand_over_cannot_be_played_again(tmp_path: Path, spool: Agen
 
 def test_a_credential_is_good_once(munge: stream.Munge) -> None:
     credential = munge.encode(b"once")
-    assert munge.decode(credential) == (os.geteuid(), b"once")
+    signed = munge.decode(credential)
+    assert (signed.uid, signed.payload) == (os.geteuid(), b"once")
+    assert ipaddress.ip_address(signed.origin)
     with pytest.raises(AccessError, match="refuses"):
         munge.decode(credential)
 
@@ -346,8 +367,8 @@ def test_nobody_listening_leaves_the_parts_in_the_spool(spool: AgentPaths, munge
 class Believer(stream.Munge):
     """Vouches for root and for whatever the manifest says: what is left is what the manifest's own checks refuse."""
 
-    def decode(self, credential: str) -> tuple[int, bytes]:
-        return 0, credential.encode()
+    def decode(self, credential: str) -> stream.Signed:
+        return stream.Signed(0, credential.encode(), "127.0.0.1")
 
 
 JSON = st.recursive(
@@ -376,7 +397,7 @@ def test_no_manifest_names_a_file_outside_its_directory(files: Any, about: Any, 
         credential = stream._covered({str(k): str(v) for k, v in about.items()}, [tuple(file) for file in files])
     line = json.dumps({"schema": schema, "credential": credential, "about": about, "files": files})
     try:
-        _, listed = stream._manifest(line.encode(), Believer(), (0,), ALLOWED)
+        _, listed, _ = stream._manifest(line.encode(), Believer(), (0,), ALLOWED)
     except PerunError:
         return
     for name, size, _ in listed:
@@ -408,6 +429,53 @@ def test_a_machine_hands_over_nothing_of_another_node(tmp_path: Path, munge: str
     assert set(everything_in(tmp_path / "archive")) == {"c/incoming/9.0/n2.json"}
     ((sender, (last_s, times, why)),) = Refused(tmp_path / "archive").read().items()
     assert (sender, last_s, times) == ("127.0.0.1", START, 6) and "unheard-of" in why
+
+
+def test_what_another_hosts_munge_vouches_for_is_set_aside_until_it_is_allowed(
+    tmp_path: Path, spool: AgentPaths, munge_elsewhere: stream.Munge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The connection comes from the node's address, the credential from 192.0.2.9: kept, named, counted nowhere."""
+    shutil.copytree(spool.spool, tmp_path / "again")
+    archive = tmp_path / "archive"
+    place = archive / "c" / "aside" / "n2-from-192.0.2.9"
+    with listening(archive, munge_elsewhere) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge_elsewhere)
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+        listener.take_allowed()
+        assert all(name.startswith("c/aside/") for name in everything_in(archive))
+        (finding,) = set_aside(Archive(archive, "c"))
+        assert finding.where == f"aside/{place.name}" and "munge on 192.0.2.9 vouches" in finding.what
+        assert main(["collect", "--status", "--archive", str(archive)]) == 1
+        assert place.name in "".join(capsys.readouterr().out.split())
+        (place / "allowed").touch()
+        listener.take_allowed()
+        to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+    assert set_aside(Archive(archive, "c")) == []
+    same = AgentPaths(spool.run_dir, tmp_path / "again")
+    (tmp_path / "other").mkdir()
+    assert shipping.ship_all(same, ArchiveDelivery(tmp_path / "other"), ("c", "n2"))
+    found, expected = everything_in(archive), everything_in(tmp_path / "other")
+    assert found.keys() - expected.keys() == {f"c/aside/{place.name}/{name}" for name in ("allowed", "why")}
+    running = "c/running/10.0/n2.json"  # is no evidence: what was not allowed then comes again while the job runs
+    assert {name: found[name] for name in expected if name != running} == {
+        name: text for name, text in expected.items() if name != running
+    }
+
+
+def test_what_was_set_aside_is_taken_once_the_address_is_known(
+    tmp_path: Path, spool: AgentPaths, munge_elsewhere: stream.Munge
+) -> None:
+    """A node with several addresses: all of them are its own once the collector's host knows them."""
+    hosts = {"n2": ["127.0.0.1"]}
+    with listening(tmp_path / "archive", munge_elsewhere, hosts=hosts) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge_elsewhere)
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+        assert "c/incoming/9.0/n2.json" not in everything_in(tmp_path / "archive")
+        hosts["n2"].append("192.0.2.9")
+        listener.take_allowed()
+    found = everything_in(tmp_path / "archive")
+    assert {"c/incoming/9.0/n2.json", "c/nodes/n2/2025-11-24.jsonl"} < found.keys()
+    assert not [name for name in found if name.startswith("c/aside/") and not name.endswith("/why")]
 
 
 @pytest.mark.parametrize(("other", "stays"), [({}, True), ({"boot_id": "later"}, False), ({"start": 7}, False)])

@@ -11,6 +11,7 @@ import pytest
 from perun_hpc.accounting.audit import (
     compare_edges,
     compare_meter,
+    compare_nodes,
     compare_sacct,
     compare_shares,
     find_holes,
@@ -44,6 +45,13 @@ def record(end_ticks: int, **sensor: Any) -> dict[str, Any]:
         "start": {"mono_ns": 0}, "end": {"mono_ns": 20},
         "edges": {"x": {"start": {"ticks": 950, "mono_ns": -1}, "end": {"ticks": end_ticks, "mono_ns": 19}}},
     }  # fmt: skip
+
+
+def test_a_node_that_a_job_did_not_have_is_named() -> None:
+    held = [((node, "2026-01-01", "package-0"), (4711, 0)) for node in ("n1", "n9", "n2.example")]
+    (finding,) = compare_nodes([slurm_job(nodelist="n[1-2]", num_nodes=2)], held)
+    assert (finding.where, "job 4711" in finding.what) == ("n9", True)
+    assert compare_nodes([], held) == [] == compare_nodes([slurm_job(nodelist="")], held)
 
 
 def test_what_closes(tmp_path: Path) -> None:

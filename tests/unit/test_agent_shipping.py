@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from perun_hpc.accounting.audit import odd_lines
 from perun_hpc.agent import curve, shipping
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.losses import Losses, find_set_aside, read_undelivered
@@ -27,10 +28,12 @@ def lines(*numbers: int) -> str:
     ("spools", "expected"),
     [
         ([lines(1, 2), lines(1, 2, 3)], lines(1, 2, 3)),
-        ([lines(1, 2, 3), lines(1, 4)], lines(1, 4)),  # cut back after a crash
+        ([lines(1, 2, 3), lines(1, 4)], lines(1, 2, 3, 4)),  # cut back after a crash
         ([lines(1, 2), lines(7), lines(7, 8)], lines(1, 2, 7, 8)),  # the disk was lost
-        ([lines(1, 2), lines(7, 8), lines(7, 9)], lines(1, 2, 7, 9)),
-        ([lines(1, 2), lines(12), lines(2)], lines(1, 2)),
+        ([lines(1, 2), lines(7, 8), lines(7, 9)], lines(1, 2, 7, 8, 9)),
+        ([lines(1, 2), lines(12), lines(2)], lines(1, 2, 12)),
+        ([lines(1, 2), lines(1, 2) + '{"t0_'], lines(1, 2)),  # read while it was written
+        ([lines(7, 8), lines(7, 8, 1, 2)], lines(7, 8, 1, 2)),  # another boot
         ([lines(1, 2), ""], lines(1, 2)),
     ],
 )
@@ -42,6 +45,33 @@ def test_the_archive_keeps_what_the_spool_lost(tmp_path: Path, spools: list[str]
         (paths.node / DAY).write_text(text)
         ship_ledger(paths, ArchiveDelivery(tmp_path / "archive"), "c", "n1")
     assert (tmp_path / "archive" / "c" / "nodes" / "n1" / DAY).read_text() == expected
+
+
+def window(begin: int, end: int, joules: int, domain: str = "package-0") -> str:
+    told = {"t0_ns": begin, "t1_ns": end, "domain": domain, "total_uj": joules, "shares": {"idle": joules}}
+    return json.dumps(told) + "\n"
+
+
+def test_what_a_node_told_once_of_a_time_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever speaks for a node later: its ledger only grows, and what contradicts it is kept apart and named."""
+    (tmp_path / "archive").mkdir()
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    first = window(10, 20, 5) + window(20, 30, 6) + window(20, 30, 1, "dram-0")
+    forged = window(10, 20, 5) + window(20, 30, 900) + window(30, 40, 7) + window(50, 40, 3)
+    again = first + window(30, 40, 8) + window(40, 50, 9)
+    for text in (first, forged, forged, again):
+        (paths.node / DAY).write_text(text)
+        ship_ledger(paths, ArchiveDelivery(tmp_path / "archive"), *HOME)
+    home = tmp_path / "archive" / "c" / "nodes" / "n1"
+    assert (home / DAY).read_text() == first + window(30, 40, 7) + window(40, 50, 9)
+    aside = home / f"{DAY[:10]}.aside.jsonl"
+    assert aside.read_text() == window(20, 30, 900) + window(50, 40, 3) + window(30, 40, 8)
+    told = capfd.readouterr().err
+    assert told.count("do not fit what it told") == 2 and str(aside) in told
+    (finding,) = odd_lines([aside], "2026-11-22", "2026-11-22")
+    assert finding.where == "n1 2026-11-22" and "3 lines" in finding.what
+    assert odd_lines([aside], "2026-11-23", "2026-11-24") == []
 
 
 def test_what_others_left_among_the_sessions_is_not_shipped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ def daemon(name: str) -> Daemon:
         "munged": Daemon(
             [
                 *("munged", "--key-file=/etc/munge/munge.key", "--socket=/run/munge/munge.socket.2", "--force"),
+                "--origin=127.0.0.1",  # one for all hosts: it vouches for none of their addresses
                 *("--pid-file=/run/munge/munged.pid", "--log-file=/var/log/munge/munged.log", "--num-threads=4"),
                 "--seed-file=/var/lib/munge/munge.seed",
             ],
