@@ -24,6 +24,8 @@ from perun_hpc.process.child import Child
 
 TIMEOUT_S = 1.0
 MAX_B = 64 * 1024
+TICK_NS = 20_000_000
+"""Longer than a tick of any kernel (HZ=100 has the longest)."""
 _MESSAGE = re.compile(r"[0-9]{1,20}-[a-z-]{1,20}-[0-9]{1,20}-[0-9]{1,10}\.msg")
 """`TIME-VERB-JOB-RESTART.msg`, as the hooks name them; whatever else lies there is not read."""
 _END = b"end"
@@ -55,7 +57,9 @@ class Porter:
             now_ns = self._inbox.stat().st_mtime_ns
         except OSError:
             return False
-        changed, self._seen_ns = now_ns != self._seen_ns, now_ns
+        changed = now_ns != self._seen_ns
+        # The kernel stamps by its tick: what is written later in the same one shows no other time.
+        self._seen_ns = now_ns if abs(time.time_ns() - now_ns) > TICK_NS else -1
         return changed
 
     def messages(self) -> list[tuple[str, bytes]]:

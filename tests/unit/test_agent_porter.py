@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,21 @@ def test_a_porter_that_is_gone_is_named(paths: AgentPaths, capfd: pytest.Capture
     assert porter.messages() == []
     assert "root's child is gone" in capfd.readouterr().err
     assert porter.messages() == []
+
+
+def test_a_message_of_the_same_tick_as_the_last_look_is_seen(paths: AgentPaths) -> None:
+    porter, pid = porter_of(paths)
+    try:
+        porter.changed()
+        time.sleep(0.05)
+        (paths.inbox / f"{1:020d}-job-end-1-0.msg").write_bytes(b"one")
+        stamp_ns = paths.inbox.stat().st_mtime_ns
+        assert porter.changed()
+        (paths.inbox / f"{2:020d}-job-end-2-0.msg").write_bytes(b"two")
+        os.utime(paths.inbox, ns=(stamp_ns, stamp_ns))  # as the kernel has it within one tick
+        assert porter.changed()
+        time.sleep(0.05)
+        assert porter.changed() and not porter.changed()
+    finally:
+        porter.close()
+        os.waitpid(pid, 0)
