@@ -21,6 +21,7 @@ RUNNING = "running"
 """Directory of what nodes say of jobs that still run, which nobody takes for a job's end; the collector empties it."""
 ASIDE_LINES = ".aside.jsonl"
 """What follows the day in the name of the file of lines of a node's ledger that did not fit."""
+PUT_TRIES = 100
 OTHER_RUN_NS = 60 * 1_000_000_000
 """Two records of one node and one name that began further apart are of two runs: job ids come again."""
 
@@ -88,8 +89,16 @@ def encode(record: dict[str, Any]) -> bytes:
 
 
 def _put(path: Path, data: bytes, durable: bool = True) -> None:
-    make_directory(path.parent)
-    write_new(path, data, durable=durable)
+    """Put a file into a directory that the collector takes away whenever it finds nothing in it."""
+    for tries_left in reversed(range(PUT_TRIES)):
+        try:
+            make_directory(path.parent)
+            write_new(path, data, durable=durable)
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _place(directory: Path, node: str, record: dict[str, Any]) -> Path:

@@ -45,8 +45,9 @@ CPU_S = 60
 """CPU time in which a session's process must have read what ranks handed over; the most costs half of that."""
 TRIES = 5
 """So often the process of a session fails, through no fault of the archive's, before it is set aside."""
-FAILED, MORE, HEAVY = 1, 2, 4
-"""What a lane's child found, added up to its exit code: something could not go; there is more; there is heavy work."""
+FAILED, MORE, HEAVY, SHIPPED = 1, 2, 4, 8
+"""What a lane's child found, added up to its exit code: something could not go; there is more; there is heavy work; a
+session went."""
 MAX_WHY = 400
 _LATER, _NO_MEMORY = 75, 12
 """Exit codes of a session's process: it could not reach the archive (EX_TEMPFAIL); it had too little memory."""
@@ -107,10 +108,10 @@ class _Lane:
         self.trouble = f"the process that ships was ended by signal {-code}" if code < 0 else ""
         if code < 0:
             log(f"{self.trouble} after {lasts_ns // 1_000_000_000} s")
+        if code >= 0 and (code & SHIPPED or not code & FAILED):
+            self.failures = 0  # the archive answers
         if code < 0 or code & FAILED:
             self._failed(mono_ns)
-        else:
-            self.failures = 0
         if code > 0 and code & MORE:
             self.due_ns = mono_ns
         return max(code, 0)
@@ -285,7 +286,7 @@ def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool 
 
     One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
     """
-    return _round(paths, to, home, grow, None, _here, lambda: False) == 0
+    return _round(paths, to, home, grow, None, _here, lambda: False) & ~SHIPPED == 0
 
 
 def _round(
@@ -321,7 +322,9 @@ def _round(
             why = _ship_session(paths, one, to, alone)
             if why:
                 fails(f"job {one.name}", one, why)
-        if found:
+            elif not one.exists():
+                found |= SHIPPED
+        if found & MORE:
             break
     if not heavy:
         if heavy is not None and _sealed(paths, heavy=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,53 @@ def test_an_archive_that_is_away_costs_no_session_anything(tmp_path: Path, paths
     (tmp_path / "archive").mkdir()
     assert ship_all(paths, ArchiveDelivery(tmp_path / "archive"), HOME)
     assert arrived(tmp_path)["1.0"]["notes"] == []
+
+
+def test_a_directory_that_the_collector_takes_away_holds_nothing_up(tmp_path: Path, paths: AgentPaths) -> None:
+    """It removes what it finds empty: also a directory in which a record is about to appear."""
+    place = tmp_path / "archive/c/incoming/1.0"
+    over = threading.Event()
+
+    def sweep() -> None:
+        while not over.wait(0.002):  # a thousand times as often as a collector
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+    collector = threading.Thread(target=sweep)
+    collector.start()
+    try:
+        for _ in range(50):
+            sealed(paths, "1.0")
+            assert ship_all(paths, ArchiveDelivery(tmp_path / "archive"), HOME), read_undelivered(paths)
+            (place / "n1.json").unlink()
+    finally:
+        over.set()
+        collector.join()
+
+
+def test_an_archive_that_takes_something_is_asked_again_soon(tmp_path: Path, paths: AgentPaths) -> None:
+    """What failed while it was away does not wait for minutes once it is back, though one thing fails still."""
+    store, shipper, now_ns = Store(archive=str(tmp_path / "archive")), Shipper(paths, Losses()), 0
+    sealed(paths, "1.0")
+    sealed(paths, "2.0")
+    (tmp_path / "archive").rmdir()
+
+    def attempt() -> None:
+        shipper.start(store, HOME, 1 << 30, now_ns)
+        until_s = time.monotonic() + 60
+        while shipper.busy and time.monotonic() < until_s:
+            shipper.poll(now_ns)
+            time.sleep(0.005)
+
+    for pause_ns in (*shipping.BACKOFF_NS, shipping.BACKOFF_NS[-1]):
+        attempt()
+        assert not shipper.is_due(now_ns + pause_ns - 1) and shipper.is_due(now_ns + pause_ns)
+        now_ns += pause_ns
+    (tmp_path / "archive/c/incoming").mkdir(parents=True)
+    (tmp_path / "archive/c/incoming/1.0").touch()  # in its way
+    attempt()
+    assert set(arrived(tmp_path)) == {"2.0"}
+    assert shipper.is_due(now_ns + shipping.BACKOFF_NS[0])
 
 
 def heavy(paths: AgentPaths, name: str, points: int) -> Path:
