@@ -8,7 +8,7 @@ from typing import Any
 
 from perun_hpc._version import __version__
 from perun_hpc.agent.learning import Figure
-from perun_hpc.agent.session import DomainAccount, Edge, Session
+from perun_hpc.agent.session import LATE_NS, DomainAccount, Edge, Session
 from perun_hpc.data_model.sensor import Provenance, Sensor
 
 SCHEMA = "perun.boundary/1"
@@ -122,7 +122,9 @@ def _notes(session: Session) -> list[str]:
     asked = session.flag is not None and "off" not in session.flag.split(",")
     without = ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
     cut = [f"{count} {what}" for what, count in session.left_out.items()]
-    return [*without, *([session.doubt] if session.doubt else []), *cut]
+    late_ns = session.start.late_ns
+    told = f"its first {late_ns / 1e9:.1f} s are not in its energy: the agent heard of it only then"
+    return [*([told] if late_ns > LATE_NS else []), *without, *([session.doubt] if session.doubt else []), *cut]
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

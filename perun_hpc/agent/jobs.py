@@ -17,7 +17,7 @@ from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.server import Handler, Peer, only_root
-from perun_hpc.agent.session import MAX_FAILURES, Edge, Session, SessionKey, job_fields
+from perun_hpc.agent.session import LATE_NS, MAX_FAILURES, Edge, Gap, Session, SessionKey, job_fields
 from perun_hpc.agent.steps import Steps
 from perun_hpc.agent.views import Views
 from perun_hpc.errors import PerunError
@@ -186,6 +186,8 @@ class Jobs:
             edges_start=booking.take_edge(snapshot.readings, self._meter.sensors),
             agent_cpu_ns=-time.process_time_ns(),
         )
+        if session.start.late_ns > LATE_NS:
+            session.add_gap(Gap("agent", hook_ns, snapshot.mono_ns, "the agent had not heard of the job yet"))
         self._register.home = (job.get("cluster", ""), self._register.name_of_node(session))
         self._register.live[key] = session
         self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took

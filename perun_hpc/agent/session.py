@@ -70,6 +70,10 @@ class SessionKey:
         return f"job:{self.name}"
 
 
+LATE_NS = 1_000_000_000
+"""A first reading that comes later than this after the job's start is told: an agent that starts takes a part of it."""
+
+
 @dataclass
 class Edge:
     """A moment at which a session began or ended: both clocks, how late the edge reading was, and who told us."""

@@ -4,10 +4,14 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from perun_hpc.accounting.boundary import read_boundary
+from perun_hpc.accounting.summing import sum_boundaries
 
 from .agent_node import FakeNode, until
 
@@ -88,6 +92,36 @@ def test_a_job_that_started_while_no_agent_ran_is_taken_from_the_inbox(node: Fak
     assert record["edges"]["powercap:package-0:energy"]["start"]["ticks"] == served
     assert record["domains"]["package-0"]["node_uj"] == 250_000
     assert list((node.run_dir / "inbox").iterdir()) == []
+
+
+@pytest.mark.parametrize("late_s", [0.0, 7.5])
+def test_what_was_before_a_late_first_reading_is_a_gap_and_no_energy(node: FakeNode, late_s: float) -> None:
+    """The record begins when the hook ran; of what the counters counted until an agent was up nothing is the job's."""
+    hook_ns = time.monotonic_ns() - int(late_s * 1e9)
+    node.leave("job-start", 3, hook_mono_ns=hook_ns)
+    node.serve(1_000_000)
+    node.start()
+    until(lambda: node.ask("status").fields["sessions"] == "3.0", "the job is known")
+    node.serve(250_000)
+    node.end(3)
+    record = node.record(3)
+    edge = record["start"]
+    assert edge["from"] == "inbox" and edge["mono_ns"] - edge["late_ns"] == hook_ns
+    assert record["domains"]["package-0"]["node_uj"] == 250_000
+    gaps = [(gap["from_ns"], gap["to_ns"]) for gap in record["gaps"] if gap["sensor"] == "agent"]
+    notes = [note for note in record["notes"] if "are not in its energy" in note]
+    if edge["late_ns"] > 1_000_000_000:
+        assert gaps == [(hook_ns, edge["mono_ns"])]
+        assert notes == [
+            f"its first {edge['late_ns'] / 1e9:.1f} s are not in its energy: the agent heard of it only then"
+        ]
+    else:
+        assert (gaps, notes) == ([], [])
+    boundary = read_boundary(node.boundary_path(3))
+    summed = sum_boundaries([boundary])
+    duration_ns = record["end"]["mono_ns"] - record["end"]["late_ns"] - hook_ns
+    assert abs(boundary.end_ns - boundary.start_ns - duration_ns) < 1_000
+    assert summed.coverage == pytest.approx(1 - edge["late_ns"] / duration_ns, abs=0.05)
 
 
 def test_a_whole_job_that_no_agent_saw_has_no_energy(node: FakeNode) -> None:

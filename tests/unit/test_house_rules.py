@@ -14,6 +14,7 @@ import pytest
 
 import perun_hpc
 from perun_hpc import errors
+from perun_hpc.agent import machine, ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,6 +158,14 @@ def test_the_agents_unit_lets_it_at_gpus_and_bmcs():
     lines = (ROOT / "slurm/systemd/perun-agent.service").read_text().splitlines()
     listing = ("DeviceAllow=", "DevicePolicy=", "PrivateDevices=yes", "ProtectClock=yes")
     assert not [line for line in lines if line.startswith(listing)]
+
+
+def test_the_agents_unit_leaves_it_alive_and_gives_it_files_for_a_whole_job():
+    """A child that the kernel ends for memory is not the service's end; all ranks of a job fit into its open files."""
+    lines = (ROOT / "slurm/systemd/perun-agent.service").read_text().splitlines()
+    assert "OOMPolicy=continue" in lines
+    (files,) = [int(line.partition("=")[2]) for line in lines if line.startswith("LimitNOFILE=")]
+    assert ranks.of_one_user((files - machine.KEPT_FILES) // 3) >= ranks.MAX_RANKS
 
 
 def test_the_collectors_unit_leaves_the_hooks_directory_to_root():
