@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,31 @@ def test_links_in_the_spool_give_nothing_away(tmp_path: Path, victim: Path) -> N
     hand_over(spool, pwd.getpwnam("nobody"))
     assert owners(victim) == {0}
     assert (spool / "sessions/1.0/session.json").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+SWAP = """
+import os, pathlib, pwd, sys
+from perun_hpc.agent.privilege import hand_over
+path, target = map(pathlib.Path, sys.argv[1:])
+def swap(event, values):
+    if event == "os.chown" and not path.is_symlink():  # it was looked at, and its owner changes next
+        path.unlink()
+        path.symlink_to(target)
+        print("swapped")
+sys.addaudithook(swap)
+hand_over(path.parent, pwd.getpwnam("nobody"))
+"""
+
+
+def test_a_link_that_takes_a_files_place_meanwhile_gives_nothing_away(tmp_path: Path, victim: Path) -> None:
+    """What was looked at is what is given, though its name is another file's by then."""
+    (tmp_path / "spool").mkdir()
+    os.chown(tmp_path / "spool", pwd.getpwnam("nobody").pw_uid, 0)
+    (tmp_path / "spool/file").write_text("")
+    command = [sys.executable, "-c", SWAP, tmp_path / "spool/file", victim / "shadow"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "swapped\n"
+    assert owners(victim) == {0}
 
 
 def test_pipes_and_devices_in_the_spool_are_not_given_away(tmp_path: Path) -> None:
