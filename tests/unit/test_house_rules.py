@@ -127,6 +127,22 @@ def test_links_between_documents_lead_somewhere(path):
             assert (path.parent / target).exists(), target
 
 
+def test_every_test_that_security_md_names_is_there():
+    text = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text)
+    assert len([one for one in named if one[1]]) > 40
+    lost = []
+    for file, name in named:
+        source = (ROOT / file).read_text() if (ROOT / file).exists() else ""
+        if not re.search(rf"^def {name}\(" if name else "^def test_", source, re.MULTILINE):
+            lost.append(f"{file}::{name}")
+    assert lost == []
+    rows = set(re.findall(r"^\| ([a-z-]+) \|", (ROOT / "docs/attacks.md").read_text(), re.MULTILINE))
+    live = re.findall(r"live: ((?:`attacks.md`, )?[^;:).]*)", text)
+    words = {word for one in live for word in re.findall(r"\*([a-z-]+)\*", one)}
+    assert len(words) > 15 and words <= rows, words - rows
+
+
 def test_the_spack_recipe_follows_the_package_metadata():
     recipe = (ROOT / "spack/spack_repo/perun/packages/perun_hpc/package.py").read_text()
     ast.parse(recipe)
