@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent.grown import grown
-from perun_hpc.agent.paths import safe_name
+from perun_hpc.agent.paths import run_of, safe_name
 from perun_hpc.agent.session import SessionKey
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.store.files import make_directory, write_new
@@ -34,7 +34,7 @@ class ArchiveDelivery:
 
     def session(self, directory: Path, record: dict[str, Any]) -> None:
         """Put the trace in a sealed session's directory into the job's store, then the node's boundary record."""
-        name, node = SessionKey.parse(directory.name).name, safe_name(record["node"], "node")
+        name, node = _run(directory), safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
         incoming = cluster / "incoming" / name
         if not (record["start"]["from"] == "epilog" and (incoming / f"{node}.json").exists()):
@@ -44,7 +44,7 @@ class ArchiveDelivery:
 
     def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
         """Put what a node knows so far of a running job beside the others'; `grow`: and its trace as far as it goes."""
-        name, node = SessionKey.parse(directory.name).name, safe_name(record["node"], "node")
+        name, node = _run(directory), safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
         if grow:
             _grow_trace(directory, cluster / "jobs" / name, record)
@@ -81,6 +81,11 @@ class ArchiveDelivery:
         with contextlib.suppress(PermissionError):  # somebody else's, who decides
             cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories
         return cluster
+
+
+def _run(directory: Path) -> str:
+    """The run of a session's directory, whatever other runs of that name were there."""
+    return SessionKey.parse(run_of(directory.name) or directory.name).name
 
 
 def encode(record: dict[str, Any]) -> bytes:

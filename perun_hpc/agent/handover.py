@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent.delivery import encode
+from perun_hpc.agent.paths import run_of
 from perun_hpc.errors import DataError
 from perun_hpc.store import layout, stream
 from perun_hpc.store.node_store import TRACK, TRACKS, descriptions
@@ -65,7 +66,7 @@ class StreamDelivery:
         return ()
 
     def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
-        stream.send(files, {"what": what, "name": directory.name}, self.address, self.munge)
+        stream.send(files, {"what": what, "name": run_of(directory.name) or directory.name}, self.address, self.munge)
 
 
 def _trace(directory: Path) -> dict[str, Path | bytes]:

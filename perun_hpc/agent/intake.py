@@ -17,7 +17,7 @@ from pathlib import Path
 from perun_hpc.agent import ranks
 from perun_hpc.agent.log import failures
 from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.session import Session, SessionKey
+from perun_hpc.agent.session import Session
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_all
 
@@ -38,8 +38,8 @@ SHARED_LEFT_OUT = "ranks whose regions are left out: they handed over another ra
 DISK_LEFT_OUT = "ranks whose regions are left out: the spool did not take them"
 _EMPTY = bytes(PIECE_B)
 
-Place = tuple[SessionKey, int, int]
-"""Session, step and rank."""
+Place = tuple[str, int, int]
+"""Session (its place), step and rank."""
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class _Held:
 
     @property
     def place(self) -> Place:
-        return self.session.key, self.step_id, self.rank
+        return self.session.place, self.step_id, self.rank
 
 
 class Intake:
@@ -72,7 +72,7 @@ class Intake:
         self._queues: dict[int, deque[_Held]] = {}
         self._inodes: dict[tuple[int, int], Place] = {}
         self._files: Counter[int] = Counter()
-        self._taken_b: dict[SessionKey, tuple[int, int]] = {}
+        self._taken_b: dict[str, tuple[int, int]] = {}
 
     @property
     def busy(self) -> bool:
@@ -85,7 +85,7 @@ class Intake:
 
     def hold(self, session: Session, step_id: int, rank: int, fd: int) -> None:
         """Keep a descriptor of memory that a living rank goes on filling; DataError where there are too many."""
-        self._live[session.key, step_id, rank] = self._held(session, step_id, rank, fd)
+        self._live[session.place, step_id, rank] = self._held(session, step_id, rank, fd)
 
     def take(self, session: Session, step_id: int, rank: int, fd: int) -> None:
         """Copy what a rank handed over for good; DataError where it is too much."""
@@ -98,7 +98,7 @@ class Intake:
 
     def rank_ended(self, session: Session, step_id: int, rank: int) -> None:
         """A rank has ended: what it shared is all that it leaves."""
-        held = self._live.pop((session.key, step_id, rank), None)
+        held = self._live.pop((session.place, step_id, rank), None)
         if held is None:
             return
         try:
@@ -108,20 +108,20 @@ class Intake:
 
     def drop(self, session: Session) -> None:
         """Let go of everything of a session that is not in the spool yet."""
-        for place in [place for place in self._live if place[0] == session.key]:
+        for place in [place for place in self._live if place[0] == session.place]:
             self._release(self._live.pop(place))
         for held in [one for one in self._queues.get(session.uid, ()) if one.session is session]:
             self._finish(held, kept=False)
 
     def forget(self, session: Session) -> None:
         """The session is sealed: it hands over nothing more."""
-        self._taken_b.pop(session.key, None)
+        self._taken_b.pop(session.place, None)
 
     def resume(self, session: Session) -> None:
         """Count what a session has in the spool, from before this agent."""
         with contextlib.suppress(OSError):
-            held_b = sum(path.stat().st_size for path in (self._paths.session(session.key.name) / "ranks").iterdir())
-            self._taken_b[session.key] = (session.uid, held_b)
+            held_b = sum(path.stat().st_size for path in (self._paths.session(session.place) / "ranks").iterdir())
+            self._taken_b[session.place] = (session.uid, held_b)
 
     def step(self) -> None:
         """Copy one piece for the user whose turn it is."""
@@ -147,7 +147,7 @@ class Intake:
             self.step()
 
     def _held(self, session: Session, step_id: int, rank: int, fd: int) -> _Held:
-        place = (session.key, step_id, rank)
+        place = (session.place, step_id, rank)
         former = self._live.pop(place, None)
         if former is not None:
             self._release(former)
@@ -168,12 +168,12 @@ class Intake:
     def _admit(self, held: _Held) -> None:
         session = held.session
         held.most_b = content_b(held.fd)
-        job_b = self._taken_b.get(session.key, (0, 0))[1] + held.most_b
+        job_b = self._taken_b.get(session.place, (0, 0))[1] + held.most_b
         user_b = sum(taken_b for uid, taken_b in self._taken_b.values() if uid == session.uid) + held.most_b
         if held.most_b > MAX_DATA_B or job_b > MAX_JOB_B or user_b > MAX_USER_B:
             session.leave_out(BYTES_LEFT_OUT)
             raise DataError(f"these {held.most_b} bytes are not kept: {BYTES_LEFT_OUT}")
-        self._taken_b[session.key] = (session.uid, job_b)
+        self._taken_b[session.place] = (session.uid, job_b)
         self._queues.setdefault(session.uid, deque()).append(held)
 
     def _copy(self, held: _Held) -> bool:
@@ -214,7 +214,7 @@ class Intake:
             del self._files[held.session.uid]
 
     def _target(self, held: _Held) -> Path:
-        return self._paths.session(held.session.key.name) / "ranks" / f"{held.step_id}-{held.rank}.rank"
+        return self._paths.session(held.session.place) / "ranks" / f"{held.step_id}-{held.rank}.rank"
 
 
 def content_b(fd: int) -> int:

@@ -11,7 +11,7 @@ from perun_hpc.agent import booking
 from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.meter import INTERVAL_NS, Meter
 from perun_hpc.agent.node import JobUse, Node, Snapshot
-from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.paths import AgentPaths, free_name
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.porter import Porter
 from perun_hpc.agent.register import Register
@@ -168,11 +168,11 @@ class Jobs:
     def _begin(self, message: Message, source: str) -> None:
         key = SessionKey.of(message.fields)
         hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
-        if key in self._register.live or self._register.done.get(key.name, -1) >= hook_ns:
-            return
         job = job_fields(message.fields)
+        former = self._register.run_before(key, job.get("sluid"), hook_ns)
+        if (key in self._register.live and former is None) or self._register.done.get(key.name, -1) >= hook_ns:
+            return
         snapshot = self._meter.end_interval()
-        former = self._register.other_run(key)
         if former is not None:
             former.note("no job-end message")
             self._end(former, snapshot, snapshot.mono_ns, "restart")
@@ -185,6 +185,7 @@ class Jobs:
             start=Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source),
             edges_start=booking.take_edge(snapshot.readings, self._meter.sensors),
             agent_cpu_ns=-time.process_time_ns(),
+            place=self._new_place(key),
         )
         if session.start.late_ns > LATE_NS:
             session.add_gap(Gap("agent", hook_ns, snapshot.mono_ns, "the agent had not heard of the job yet"))
@@ -199,7 +200,7 @@ class Jobs:
             worker.wanted(time.monotonic_ns())
         self._policy.check()
         self._meter.look_at(session)
-        guard("spool", lambda: self._paths.session(session.key.name).mkdir(mode=0o750, exist_ok=True))
+        guard("spool", lambda: self._paths.session(session.place).mkdir(mode=0o750, exist_ok=True))
         if self._policy.settled:
             self._ruling.apply()
         self._save()
@@ -214,7 +215,8 @@ class Jobs:
         snapshot = self._meter.end_interval()
         if session is None:
             start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
-            session = Session(key, job_fields(message.fields), {}, "", self._boot_id, start)
+            job, place = job_fields(message.fields), self._new_place(key)
+            session = Session(key, job, {}, "", self._boot_id, start, place=place)
             session.agent_cpu_ns = -time.process_time_ns()
             session.note("no job-start message")
             self._register.live[key] = session
@@ -224,6 +226,11 @@ class Jobs:
         told = ("exit_code", "exit_code2", "derived_ec")
         session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
         self._end(session, snapshot, hook_ns, source)
+
+    def _new_place(self, key: SessionKey) -> str:
+        """A directory's name for a new session: that of a run before it may wait there to be shipped."""
+        taken = {one.place for one in (*self._register.live.values(), *self._register.ended)}
+        return free_name(self._paths.sessions, key.name, taken)
 
     # A session's end.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ BOUNDARY = "boundary.json"
 PROGRESS = "progress.json"
 ASIDE = "session.json"
 """What is known of a session of which no record could be made."""
+_SESSION = re.compile(r"(\d+\.\d+)(?:-\d+)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 
 
@@ -20,6 +23,18 @@ def safe_name(text: str, what: str) -> str:
     if not _NAME.match(text):
         raise DataError(f"{what} {text[:40]!r}: letters, digits, '.', '_' and '-' only")
     return text
+
+
+def free_name(directory: Path, name: str, taken: Collection[str] = ()) -> str:
+    """Return `name`, or `name-1`, `name-2` and so on: the first that is neither taken nor in the directory."""
+    names = (f"{name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(1, 100_000))))
+    return next(one for one in names if one not in taken and not os.path.lexists(directory / one))
+
+
+def run_of(place: str) -> str | None:
+    """Return the run (`JOB.RESTART`) whose session a directory of this name holds; None for other names."""
+    match = _SESSION.fullmatch(place)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ class AgentPaths:
         return self.node / f"{day}.jsonl"
 
     def session(self, name: str) -> Path:
-        """The directory of one session, named `JOB.RESTART`."""
+        """The directory of one session, by the session's `place`."""
         return self.sessions / safe_name(name, "session")
 
     def curve(self, name: str) -> Path:

@@ -48,7 +48,7 @@ class Progress:
 
     def _write(self, session: Session, snapshot: Snapshot) -> None:
         record = self._record(session, Edge(snapshot.real_ns, snapshot.mono_ns, 0, "running"))
-        spool.write_json(self._paths.progress(session.key.name), record)
+        spool.write_json(self._paths.progress(session.place), record)
 
     def _is_due(self, session: Session, mono_ns: int) -> bool:
         period_ns = session.settings.get("store", {}).get("progress_ns", NEVER)

@@ -60,6 +60,19 @@ class Register:
         """A live session of another run of the same job."""
         return next((one for one in self.live.values() if one.key.job_id == key.job_id), None)
 
+    def run_before(self, key: SessionKey, sluid: str | None, hook_ns: int) -> Session | None:
+        """The live session that is over, as a run of the job begins at `hook_ns`: a node has one of a job at a time.
+
+        One of the same name is another run only by Slurm's own name of it (SLUID, 25.11 on): else it is the same word
+        said twice.
+        """
+        held = self.live.get(key)
+        if held is None:
+            return self.other_run(key)
+        told = held.job.get("sluid")
+        later = hook_ns > held.start.mono_ns - held.start.late_ns
+        return held if sluid and told and sluid != told and later else None
+
     def ended_lately(self, key: SessionKey, hook_ns: int) -> bool:
         """Whether this run has a record already, or another run of the job ended just now."""
         prefix = f"{key.job_id}."

@@ -14,7 +14,7 @@ from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.log import failures, guard, log, place
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import resident_b
-from perun_hpc.agent.paths import ASIDE, AgentPaths
+from perun_hpc.agent.paths import ASIDE, AgentPaths, free_name
 from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.session import Edge, Session, SessionKey
@@ -97,7 +97,7 @@ class Sealing:
         if not session.settings:
             guard("its settings", partial(self._ruling.freeze, session), session)
         guard("its trace", partial(self._traces.seal, session), session)
-        directory = self._paths.session(session.key.name)
+        directory = self._paths.session(session.place)
         if not session.monitored:
             _drop(directory)
             self._intake.forget(session)
@@ -109,13 +109,13 @@ class Sealing:
             record = self._record(session.bare(), session.end, session.agent_cpu_ns)
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
-        spool.write_json(self._paths.boundary(session.key.name), record, durable=True)
+        spool.write_json(self._paths.boundary(session.place), record, durable=True)
         self._intake.forget(session)
         self._step_log.forget(session)
 
     def _put_aside(self, session: Session) -> None:
         """Keep what is known of a session of which no record can be made, for a person to look at."""
-        target = self._paths.set_aside / session.key.name
+        target = self._paths.set_aside / free_name(self._paths.set_aside, session.place)
         target.mkdir(mode=0o750, parents=True, exist_ok=True)
         spool.write_json(target / ASIDE, session.to_json(), durable=True)
 

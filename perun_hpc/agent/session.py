@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from perun_hpc.agent import shapes
+from perun_hpc.agent.paths import run_of
 from perun_hpc.errors import DataError
 
 #: What a `job-start` may say about a job; the rest of a message is ignored.
@@ -150,7 +151,11 @@ MAX_FAILURES = 16
 
 @dataclass
 class Session:
-    """One job run on this node; `ranks` and `text_b` count what `steps` holds: ranks, bytes of commands and options."""
+    """One job run on this node; `ranks` and `text_b` count what `steps` holds: ranks, bytes of commands and options.
+
+    `place` is the name of its directory in the spool, no other session's: `JOB.RESTART`, or `JOB.RESTART-N` where an
+    earlier run of that name is still there.
+    """
 
     key: SessionKey
     job: dict[str, str]
@@ -184,6 +189,10 @@ class Session:
     text_b: int = 0
     failures: int = 0
     """How often something of this session failed by a fault of perun's own."""
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        self.place = self.place or self.key.name
 
     @property
     def uid(self) -> int:
@@ -311,6 +320,8 @@ class Session:
             session = cls(**known)
             for name in (*in_domains, *_mend(session)):
                 session.note(f"partial: what was kept of its {name} is damaged")
+            if run_of(session.place) != session.key.name:
+                session.place = session.key.name
             return session
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error

@@ -9,7 +9,6 @@ fault that process fails leaves without its regions at once, then without its tr
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import signal
@@ -24,7 +23,7 @@ from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.faults import Faults
 from perun_hpc.agent.log import log
 from perun_hpc.agent.losses import Loss, Losses
-from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths
+from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths, free_name, run_of
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
@@ -379,7 +378,7 @@ def _boundary(directory: Path) -> Path | None:
 
 def _is_session(path: Path) -> bool:
     """Whether it is a session's directory; what others leave there is not ours to ship."""
-    return re.fullmatch(r"\d+\.\d+", path.name, re.ASCII) is not None and path.is_dir()
+    return run_of(path.name) is not None and path.is_dir()
 
 
 def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone) -> str:
@@ -426,8 +425,7 @@ def _reach(work: Callable[[], None]) -> None:
 def put_aside(paths: AgentPaths, directory: Path, faults: Faults) -> None:
     """Move a session out of the way of the others: nothing tries to ship it again, nothing of it is lost."""
     paths.set_aside.mkdir(mode=0o750, exist_ok=True)
-    names = (f"{directory.name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(1, 1000))))
-    target = next(paths.set_aside / name for name in names if not (paths.set_aside / name).exists())
+    target = paths.set_aside / free_name(paths.set_aside, directory.name)
     directory.rename(target)
     log(f"job {directory.name} is set aside after {faults.times} attempts, its evidence lies in {target}: {faults.why}")
 

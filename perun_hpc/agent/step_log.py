@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from perun_hpc.agent import shapes, spool
 from perun_hpc.agent.log import guard
 from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.session import RankRun, Session, SessionKey, Step
+from perun_hpc.agent.session import RankRun, Session, Step
 from perun_hpc.store.files import write_new
 
 MAX_B = 8 << 20
@@ -26,35 +26,35 @@ class StepLog:
 
     def __init__(self, paths: AgentPaths) -> None:
         self._paths = paths
-        self._changed: dict[SessionKey, tuple[Session, dict[tuple[str, str], None]]] = {}
-        self._begun: dict[SessionKey, set[str]] = {}
+        self._changed: dict[str, tuple[Session, dict[tuple[str, str], None]]] = {}  # by the session's place
+        self._begun: dict[str, set[str]] = {}
 
     def note(self, session: Session, step: Step, run: RankRun) -> None:
         """A rank has begun, handed something over, or ended."""
-        _, changed = self._changed.setdefault(session.key, (session, {}))
+        _, changed = self._changed.setdefault(session.place, (session, {}))
         changed[str(step.step_id), str(run.rank)] = None
 
     def rewrite(self, session: Session) -> None:
         """Write all of a session's steps with the next flush."""
-        self._begun.pop(session.key, None)
-        self._changed.setdefault(session.key, (session, {}))
+        self._begun.pop(session.place, None)
+        self._changed.setdefault(session.place, (session, {}))
 
     def forget(self, session: Session) -> None:
         """The session's record has been written, and its steps with it."""
-        self._begun.pop(session.key, None)
-        self._changed.pop(session.key, None)
+        self._begun.pop(session.place, None)
+        self._changed.pop(session.place, None)
 
     def flush(self) -> None:
         """Write what has changed."""
-        for key in list(self._changed):
-            guard("steps", lambda key=key: self._write(*self._changed[key]))  # type: ignore[misc]
+        for place in list(self._changed):
+            guard("steps", lambda place=place: self._write(*self._changed[place]))  # type: ignore[misc]
 
     def load(self, session: Session) -> None:
         """Give a session the steps that the last agent wrote; one that has them from an older agent keeps those."""
         if session.steps:
             session.count_ranks()
             return self.rewrite(session)
-        path = self._paths.steps(session.key.name)
+        path = self._paths.steps(session.place)
         data = path.read_bytes() if path.exists() else b""
         good = 0
         for line in data.splitlines(keepends=True):
@@ -67,21 +67,21 @@ class StepLog:
             good += len(line)
         if good < len(data):  # torn by a crash
             spool.cut(path, good)
-        self._begun[session.key] = set(session.steps)
+        self._begun[session.place] = set(session.steps)
         session.count_ranks()
         return None
 
     def _write(self, session: Session, changed: Iterable[tuple[str, str]]) -> None:
-        path = self._paths.steps(session.key.name)
-        begun = self._begun.pop(session.key, None)  # back when all went well: else the next flush writes all anew
+        path = self._paths.steps(session.place)
+        begun = self._begun.pop(session.place, None)  # back when all went well: else the next flush writes all anew
         if begun is None:
             begun = set()
             every = ((name, rank) for name, step in session.steps.items() for rank in step.ranks)
             write_new(path, "".join(line + "\n" for line in _lines(session, every, begun)).encode(), durable=False)
         elif spool.append_lines(path, list(_lines(session, changed, begun))) > MAX_B:
             return
-        self._begun[session.key] = begun
-        del self._changed[session.key]
+        self._begun[session.place] = begun
+        del self._changed[session.place]
 
 
 def _lines(session: Session, ranks: Iterable[tuple[str, str]], begun: set[str]) -> Iterator[str]:

@@ -66,7 +66,7 @@ class Steps:
         self._step_log = step_log
         self._intake = intake
         self._watched: Counter[int] = Counter()
-        self._living: Counter[SessionKey] = Counter()
+        self._living: Counter[str] = Counter()  # by the session's place
         self._turn_until_ns = 0
 
     @property
@@ -129,7 +129,7 @@ class Steps:
     def _rank_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
         session = self._session_of(message, peer)
         now_ns, real_ns = time.monotonic_ns(), time.time_ns()
-        first = not self._living[session.key]
+        first = not self._living[session.place]
         self._check_room(session)
         pidfd = os.pidfd_open(peer.pid)
         try:
@@ -211,19 +211,19 @@ class Steps:
                 return  # thousands may end at once: the rest in the next turn, when hooks were served
             self._selector.unregister(pidfd)
             self._watched[session.uid] -= 1
-            self._living[session.key] -= 1
-            last = not self._living[session.key]
+            self._living[session.place] -= 1
+            last = not self._living[session.place]
             if last:
-                del self._living[session.key]
+                del self._living[session.place]
             os.close(pidfd)
-            if session.key in self._register.live and run.end_ns is None:
+            if self._register.live.get(session.key) is session and run.end_ns is None:
                 if last:
                     self._edge(session)
                 self._end(session, step, run)
 
         self._selector.register(pidfd, selectors.EVENT_READ, on_end)
         self._watched[session.uid] += 1
-        self._living[session.key] += 1
+        self._living[session.place] += 1
 
     def _end(self, session: Session, step: Step, run: RankRun) -> None:
         if run.end_ns is None:

@@ -60,7 +60,7 @@ class Views:
         points = [(mono_ns, session.energy_uj)]
         if len(self._points) > 1:
             points = curve.spread(self._points, before_uj, session.energy_uj - before_uj)
-        path = self._paths.curve(session.key.name)
+        path = self._paths.curve(session.place)
         guard("curve", lambda: curve.extend(path, points))
 
     # What is shown.
@@ -97,7 +97,7 @@ class Views:
         from perun_hpc.agent import curve
 
         if session.steps and not self._register.alone(session):
-            path, point = self._paths.curve(session.key.name), self.shown(session)
+            path, point = self._paths.curve(session.place), self.shown(session)
             guard("curve", lambda: curve.extend(path, [point]))
 
     def forget(self, session: Session) -> None:
