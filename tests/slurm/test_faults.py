@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from tests.faults.__main__ import harm
@@ -20,6 +23,7 @@ STARVED = "no reading during the job: no agent ran"
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.fast])
 def test_a_fault_costs_no_job_no_node_and_no_record(cluster: Cluster, name: str) -> None:
     result = measure(Ground(cluster), FAULTS[name], 10)
-    assert not harm(result), result
-    assert result.complete + result.partial == result.jobs + result.beside == 12, result
-    assert result.partial <= sum(times for why, times in result.said.items() if why.startswith(STARVED)), result
+    told = json.dumps(asdict(result), indent=1)  # a text is shown whole where a test fails
+    assert not harm(result), told
+    assert result.complete + result.partial == result.jobs + result.beside == 12, told
+    assert result.partial <= sum(times for why, times in result.said.items() if why.startswith(STARVED)), told
