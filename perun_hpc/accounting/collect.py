@@ -453,10 +453,13 @@ class Collector:
         if record.submit_s:
             runs = [job for job in runs if job.submit_s == record.submit_s]
         slack_s = ROUNDED_S
-        if self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S:
+        late = self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S
+        if late:
             # An agent that was started later on tells its own times of a job whose Epilog alone ran.
             slack_s = CLOCK_S if len(runs) == 1 else SLACK_S
         job = match_run(runs, record.start_ns, record.end_ns, slack_s, record.sluid)
+        if not record.submit_s and not record.sluid:
+            job = _own_run(record, runs, job, late)
         return job if job is not None and self._settled(job) else None
 
     def _settled(self, job: SlurmJob) -> bool:
@@ -665,6 +668,27 @@ class Collector:
                 if record is not None and record.end_ns // 1_000_000_000 == end_s:  # else a newer run has the name
                     self._homes.vacate(bare, of_record(record))
         self.ledger.set_renamed(self.archive.cluster, until_s)
+
+
+def _own_run(record: EnergyRecord, runs: Sequence[SlurmJob], by_times: SlurmJob | None, late: bool) -> SlurmJob | None:
+    """Return the run that a record is of, given what its times say: those of a node whose clock is hours off mislead.
+
+    Times that fit at both ends decide. Else the run of the record's restart count does, if it is as long: a length
+    needs no clock. None while that one has not ended by Slurm, or is not known, unless it is `late` for that.
+    """
+    own = [job for job in runs if job.run == record.restart_count]
+    if by_times is None or by_times.start_s is None or by_times.end_s is None or by_times in own or len(own) > 1:
+        return by_times
+    start_s, end_s = record.start_ns // 1_000_000_000, record.end_ns // 1_000_000_000
+    if abs(by_times.start_s - start_s) <= SLACK_S and abs(by_times.end_s - end_s) <= SLACK_S:
+        return by_times
+    if not own:
+        return by_times if late else None
+    (likely,) = own
+    if likely.end_s is None or likely.start_s is None:
+        return None
+    as_long = abs((likely.end_s - likely.start_s) - (end_s - start_s)) <= SLACK_S
+    return likely if as_long and abs(likely.start_s - start_s) <= CLOCK_S else by_times
 
 
 def reasons(boundaries: Iterable[Boundary], unreadable: Iterable[str] = ()) -> dict[str, str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,36 @@ def test_a_requeued_run_does_not_take_the_row_of_the_run_before_it(world: World)
     world.jobs = [before, slurm_job()]
     world.collector().sweep()
     assert world.ledger.members("c", "4711")[0].state == "COMPLETED"
+
+
+@pytest.mark.parametrize("known", ["ended", "running", "not yet"])
+def test_a_node_whose_clock_is_off_does_not_take_the_state_of_the_run_before(world: World, known: str) -> None:
+    first = slurm_job(state="NODE_FAIL", end_s=START_S + 1000)
+    second = slurm_job(submit_s=START_S + 1000, start_s=START_S + 1100, end_s=START_S + 1400, run=1)
+    by_then = {"ended": [second], "running": [replace(second, state="RUNNING", end_s=None)], "not yet": []}
+    world.jobs = [first, *by_then[known]]
+    world.now = START_S + 1410.0
+    put_incoming(world.root, boundary(seconds=1000))
+    put_incoming(world.root, boundary(restart_count=1, start_s=START_S + 1100 - 600, seconds=300))  # in the first one
+    world.now = START_S + 850.0 if known == "not yet" else world.now
+    world.collector().sweep()
+    if known != "ended":
+        assert [r.state for r in world.ledger.members("c", "4711")] == ["NODE_FAIL", ""]
+    world.now = START_S + 1410.0
+    world.jobs = [first, second]
+    world.collector().sweep()
+    found = {r.restart_count: r.state for r in world.ledger.members("c", "4711")}
+    assert found == {0: "NODE_FAIL", 1: "COMPLETED"}
+
+
+def test_a_job_id_that_comes_again_on_the_same_day_has_its_own_state(world: World) -> None:
+    again = {"submit_s": START_S + 5000, "start_s": START_S + 5010, "end_s": START_S + 5110}
+    world.jobs = [slurm_job(state="FAILED"), slurm_job(run=1, **again)]  # as a requeue's, by Slurm's rows
+    for start_s in (START_S, START_S + 5010):
+        put_incoming(world.root, boundary(start_s=start_s))
+        world.now = start_s + 110.0
+        world.collector().sweep()
+    assert [r.state for r in world.ledger.members("c", "4711")] == ["FAILED", "COMPLETED"]
 
 
 def test_a_run_whose_times_differ_by_the_clocks_is_taken_in_the_end(world: World) -> None:
