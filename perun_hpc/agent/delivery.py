@@ -140,11 +140,21 @@ def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[
     from perun_hpc.store import ship
 
     try:
+        _check_tracks(directory, record)
         job_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         ship.ship(directory, job_dir, _nodes(record))
     except (DataError, ValueError) as error:
         return {**record, "trace": {**record["trace"], "stored": False, "why": str(error)}}
     return record
+
+
+def _check_tracks(directory: Path, record: dict[str, Any]) -> None:
+    """A node's trace holds its own rows alone: `DataError` for a track of another node's."""
+    from perun_hpc.store.node_store import descriptions
+
+    for home, track in descriptions(directory):
+        if track.get("node") != record["node"]:
+            raise DataError(f"{home.name}: a track of node {str(track.get('node'))[:40]!r}: see who wrote it")
 
 
 def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:

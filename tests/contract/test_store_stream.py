@@ -431,6 +431,20 @@ def test_a_machine_hands_over_nothing_of_another_node(tmp_path: Path, munge: str
     assert (sender, last_s, times) == ("127.0.0.1", START, 6) and "unheard-of" in why
 
 
+def test_a_node_hands_over_no_rows_of_another_node(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
+    """The record is n2's, the track beside it says that its rows are n1's: the record counts, the rows do not."""
+    (track,) = spool.session("9.0").glob("tracks/*/track.json")
+    told = json.loads(track.read_text())
+    told["plan"]["nodes"] = [told["node"]] = ["n1"]
+    track.write_text(json.dumps(told))
+    with listening(tmp_path / "archive", munge) as listener:
+        assert shipping.ship_all(spool, StreamDelivery(("127.0.0.1", listener.port), munge), ("c", "n2"))
+    found = everything_in(tmp_path / "archive")
+    trace = json.loads(found["c/incoming/9.0/n2.json"])["trace"]
+    assert (trace["stored"], trace["why"]) == (False, "1s: a track of node 'n1': see who wrote it")
+    assert not [name for name in found if "job.zarr" in name]
+
+
 def test_what_another_hosts_munge_vouches_for_is_set_aside_until_it_is_allowed(
     tmp_path: Path, spool: AgentPaths, munge_elsewhere: stream.Munge, capsys: pytest.CaptureFixture[str]
 ) -> None:
