@@ -17,6 +17,7 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.sacct import SlurmJob, identity_fields, query_window
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.times import parse_time
+from perun_hpc.cli.listener import lately_refused
 from perun_hpc.cli.report import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError
@@ -125,6 +126,7 @@ def _lost(
     backlog = look(archive)
     aside = (*backlog.damaged, *damaged_between(archive, since_s, until_s))
     told = words.troubles(last_sweep(archive), replace(backlog, damaged=aside, aside=()), late_s, now_s)
+    told += lately_refused(archive.root, now_s)
     return [*told, *filter(None, [words.waiting(backlog, now_s)]), *gaps(books.accounts)]
 
 

@@ -30,9 +30,8 @@ from perun_hpc.accounting.site import Ruling, Site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.agent.handover import address
 from perun_hpc.cli import logs, traces
-from perun_hpc.cli.listener import Listener, Refused
+from perun_hpc.cli.listener import Listener, lately_refused
 from perun_hpc.cli.nudge import Nudge
-from perun_hpc.data_model.wording import count
 from perun_hpc.errors import AccessError, NotFoundError, PerunError, UnavailableError, UsageError
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
@@ -40,9 +39,6 @@ from perun_hpc.store.access import readable_by, tree_readable_by
 from perun_hpc.store.merge import finalise
 
 log = logging.getLogger(__name__)
-
-REFUSED_S = 86_400
-"""So long a refused hand-over is told by `--status`; a node tries again and again."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -133,11 +129,9 @@ def _status(root: Path, names: Sequence[str], site: Site) -> int:
         sweep, backlog = last_sweep(archive), look(archive)
         print("\n".join(status(name, sweep, backlog, site.late_s, now_s, style)))
         well = well and sweep is not None and not troubles(sweep, backlog, site.late_s, now_s)
-    for sender, (last_s, times, why) in Refused(root).read().items():
-        recent = now_s - last_s < REFUSED_S
-        well = well and not recent
-        if recent:
-            print("\n".join(wrapped(f"refused {count(times, 'hand-over')} from {sender}: {why}", 2, "")))
+    for sentence in lately_refused(root, now_s):
+        well = False
+        print("\n".join(wrapped(sentence, 2, "")))
     if not names:
         print(f"{root}: no cluster has left anything here yet")
     return 0 if well else 1

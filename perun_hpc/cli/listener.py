@@ -23,6 +23,7 @@ from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.handover import ALLOWED, RECORD
 from perun_hpc.agent.paths import safe_name
 from perun_hpc.agent.session import SessionKey
+from perun_hpc.data_model.wording import count
 from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
 from perun_hpc.store import layout, stream
 from perun_hpc.store.files import write_new
@@ -35,6 +36,8 @@ WORKSPACE = ".handover"
 """Directory in the archive for what is not complete yet."""
 AT_ONCE = 16
 """Hand-overs that the collector takes at the same time; others wait in the kernel's queue."""
+REFUSED_S = 86_400
+"""So long a refused hand-over is told."""
 KEPT_REFUSALS = 100
 """Senders of refused hand-overs that are remembered, the latest."""
 LONG_B = 256 << 10
@@ -100,6 +103,16 @@ class Refused:
             known[sender] = (self._clock(), known.get(sender, (0.0, 0, ""))[1] + 1, why)
             latest = sorted(known.items(), key=lambda one: one[1][0])[-KEPT_REFUSALS:]
             write_new(self._path, json.dumps(dict(latest)).encode(), durable=False)
+
+
+def lately_refused(archive: Path, now_s: float) -> list[str]:
+    """Who was refused within a day, a sentence each; a node tries again and again."""
+    told = Refused(archive).read().items()
+    return [
+        f"refused {count(times, 'hand-over')} from {sender}: {why}"
+        for sender, (last_s, times, why) in told
+        if now_s - last_s < REFUSED_S
+    ]
 
 
 class Listener:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import set_aside
+from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.agent import shipping
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.handover import ALLOWED, StreamDelivery
@@ -516,9 +517,12 @@ def test_what_was_held_up_takes_no_figure_of_a_running_job_back(
 def test_status_names_who_was_refused_lately(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for sender, age_s in (("192.0.2.7", 60), ("192.0.2.8", 10**6)):
         Refused(tmp_path, lambda age_s=age_s: time.time() - age_s).note(sender, "node n1 is 192.0.2.1")
-    assert main(["collect", "--status", "--archive", str(tmp_path)]) == 1
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "refused 1 hand-over from 192.0.2.7: node n1 is 192.0.2.1" in shown and "192.0.2.8" not in shown
+    open_ledger(f"sqlite:///{tmp_path}/ledger.db", create=True).close()
+    where = ["--archive", str(tmp_path), "--ledger", f"sqlite:///{tmp_path}/ledger.db", "--cluster", "c"]
+    for command in (["collect", "--status", "--archive", str(tmp_path)], ["audit", "--no-slurm", *where]):
+        assert main(command) == 1
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "refused 1 hand-over from 192.0.2.7: node n1 is 192.0.2.1" in shown and "192.0.2.8" not in shown
 
 
 @pytest.mark.parametrize(
