@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 POINT = struct.Struct("<qq")
 MAX_B = 64 * 1024 * 1024
@@ -45,15 +46,21 @@ class Curve:
 
     @classmethod
     def read(cls, path: Path) -> Curve:
-        """The curve in a file; empty where there is none. Points that do not go on in time are left out."""
+        """The curve in a file; empty where there is none."""
+        if not path.exists():
+            return cls((), ())
+        with path.open("rb") as file:
+            return cls.of(file)
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> Curve:
+        """The curve in an open file. Points that do not go on in time are left out."""
         times, values = array("q"), array("q")
-        if path.exists():
-            with path.open("rb") as file:
-                while len(piece := file.read(PIECE_B)) >= POINT.size:
-                    for mono_ns, uj in POINT.iter_unpack(piece[: len(piece) - len(piece) % POINT.size]):
-                        if not times or mono_ns > times[-1]:
-                            times.append(mono_ns)
-                            values.append(uj)
+        while len(piece := file.read(PIECE_B)) >= POINT.size:
+            for mono_ns, uj in POINT.iter_unpack(piece[: len(piece) - len(piece) % POINT.size]):
+                if not times or mono_ns > times[-1]:
+                    times.append(mono_ns)
+                    values.append(uj)
         return cls(times, values)
 
     @property

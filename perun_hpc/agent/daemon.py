@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import selectors
 import socket
 import time
@@ -18,12 +19,13 @@ from perun_hpc.agent.choice import Choice
 from perun_hpc.agent.finding import FILES, Listing, listing
 from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
-from perun_hpc.agent.log import log
+from perun_hpc.agent.log import guard, log
 from perun_hpc.agent.loop import Loop, Wake
-from perun_hpc.agent.losses import Losses
+from perun_hpc.agent.losses import NOT_CONFINED, Losses
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import Node
 from perun_hpc.agent.node_ledger import NodeLedger
+from perun_hpc.agent.parsing import Reader
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.policy import PolicyKeeper
 from perun_hpc.agent.porter import Porter
@@ -31,20 +33,19 @@ from perun_hpc.agent.register import Register
 from perun_hpc.agent.ruling import Ruling
 from perun_hpc.agent.sealing import Sealing
 from perun_hpc.agent.server import Handler, Peer, Server, listen
+from perun_hpc.agent.shipping import Shipper
 from perun_hpc.agent.sources import Sources
 from perun_hpc.agent.step_log import StepLog
 from perun_hpc.agent.steps import Steps
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.traces import Traces
 from perun_hpc.agent.views import Views
-from perun_hpc.agent.workers import Worker, present
+from perun_hpc.agent.workers import AS_ROOT, Worker, present
 from perun_hpc.errors import DataError
 from perun_hpc.wire.message import Message
 
 INLINE = ("powercap", "hwmon", "cray_pm", "procstat")
 """Backends that are read inside the loop; those that can hang live in workers."""
-AS_ROOT = ("ipmi",)
-"""Backends whose child begins before the agent becomes the service user."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +74,35 @@ def run(options: Options) -> int:
     node = Node.open(options.root, INLINE)
     node.workers.extend(Worker(name, options.root) for name in present(options.root))
     listener = listen(paths.socket)
-    porter = Porter(paths)
+    refused = privilege.refuse_calls() | privilege.what_children_lack()
+    porter = Porter(paths, options.policy)
     user = privilege.service_user(paths.spool)
+    reader = _reader(user)
     if user is not None:
         for worker in node.workers:
             if worker.name in AS_ROOT:
                 worker.tend(time.monotonic_ns())
         privilege.hand_over(paths.spool, user)
         privilege.hand_over(paths.private, user)
-        privilege.become(user)
+        refused |= privilege.become(user)
+    elif os.geteuid() == 0:
+        refused |= privilege.keep_capabilities(privilege.ROOTS)
     if not options.foreground:
         spool.log_to(paths.log)
     if os.geteuid() == 0:
         log(f"{paths.spool} belongs to nobody that the agent could become: it stays root; give it to the service user")
     policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name)
-    serve(paths, selector, node, listener, porter, policy, listed)
+    losses = Losses()
+    losses.follow(NOT_CONFINED, refused)
+    serve(paths, selector, node, listener, porter, reader, policy, listed, losses)
     return 0
+
+
+def _reader(user: pwd.struct_passwd | None) -> Reader | None:
+    """The node's reader of what ranks hand over, while we are root."""
+    if os.geteuid() != 0:
+        return None
+    return guard("no reader of what ranks hand over", lambda: Reader(user.pw_uid if user else 0))
 
 
 def serve(
@@ -97,8 +111,10 @@ def serve(
     node: Node,
     listener: socket.socket,
     porter: Porter,
+    reader: Reader | None,
     policy: PolicyKeeper,
     listed: Mapping[str, Listing],
+    losses: Losses,
 ) -> None:
     """Put the agent's parts together, go on from where the last agent stopped, and run the loop."""
     if policy.names_sensors:
@@ -134,7 +150,6 @@ def serve(
     jobs = Jobs(paths, boot_id, node, register, meter, views, steps, policy, ruling, porter, survival.save, later)
     sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake)
     sources = Sources(node, policy, register, meter, porter, listed)
-    losses = Losses()
     admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}
     server = Server(listener, selector, _by_verb(verbs), time.monotonic_ns)
@@ -157,6 +172,7 @@ def serve(
         sealing,
         survival,
         losses,
+        Shipper(paths, losses, reader),
         later,
     )
     survival.resume(traces, steps)

@@ -1,9 +1,11 @@
-"""What the policy allows the agent: priority, CPUs, memory."""
+"""What the policy allows the agent: priority, CPUs, memory; and how a child is held to its part."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.node import resident_b
@@ -47,3 +49,15 @@ def over_memory(settings: Agent) -> int | None:
     """The memory that this process holds, if it is more than the policy's cap; else None."""
     held = resident_b()
     return held if held > settings.memory_cap_b else None
+
+
+def bound(what: int, most: int, for_good: bool = False) -> None:
+    """Set a limit of this process, as far as the hard one allows; `for_good`: and nothing raises it again."""
+    hard = resource.getrlimit(what)[1]
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (soft, soft if for_good else hard))
+
+
+def data_b() -> int:
+    """Private memory that this process has (statm's sixth field, proc_pid_statm(5)), in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

@@ -92,6 +92,7 @@ class Loop:
         sealing: Sealing,
         survival: Survival,
         losses: Losses,
+        shipper: Shipper,
         later: list[Callable[[], None]],
     ) -> None:
         self._paths = paths
@@ -115,7 +116,7 @@ class Loop:
         self._losses = losses
         self._later = later
         self._progress = Progress(paths, register, views, sealing.so_far)
-        self._shipper = Shipper(paths, losses)
+        self._shipper = shipper
         self._started_ns = self._idle_since_ns = self._quota_ns = time.monotonic_ns()
         self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
 

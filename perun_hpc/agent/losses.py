@@ -19,8 +19,9 @@ from perun_hpc.data_model.units import Quantity
 
 SHIPPING, NOT_SHIPPED, SET_ASIDE, NOT_WRITTEN = "shipping", "not-shipped", "set-aside", "not-written"
 NO_READING, NOT_MOVING, NOT_THERE = "no-reading", "not-moving", "not-there"
-SENSORS = {NO_READING: "no reading", NOT_MOVING: "not moving", NOT_THERE: "not there"}
-"""What the log says of sensors; whoever ships or writes logs the rest."""
+NOT_CONFINED = "not-confined"
+LOGGED = {NO_READING: "no reading", NOT_MOVING: "not moving", NOT_THERE: "not there", NOT_CONFINED: "not confined"}
+"""What the log says of sensors and of what the kernel refused; whoever ships or writes logs the rest."""
 MOST = 1000
 """Entries that are kept of one kind; those that stand longest."""
 NAMED = 5
@@ -49,14 +50,14 @@ class Losses:
         self._still: dict[str, tuple[int, int, int]] = {}
 
     def put(self, kind: str, found: Mapping[str, Loss]) -> None:
-        """All that stands of a kind, as its keeper knows it; what is new or over of sensors is logged."""
+        """All that stands of a kind, as its keeper knows it; what is new or over of `LOGGED` is logged."""
         before = self._kinds.get(kind, {})
         self._kinds[kind] = dict(sorted(found.items(), key=lambda one: one[1].since_ns)[:MOST])
-        if kind in SENSORS:
+        if kind in LOGGED:
             if new := [name for name in found if name not in before]:
-                self._say(f"{SENSORS[kind]}: {_some(new)}: {found[new[0]].why}")
+                self._say(f"{LOGGED[kind]}: {_some(new)}: {found[new[0]].why}")
             if over := [name for name in before if name not in found]:
-                self._say(f"over: {SENSORS[kind]}: {_some(over)}")
+                self._say(f"over: {LOGGED[kind]}: {_some(over)}")
 
     def follow(self, kind: str, why: Mapping[str, str], uids: Mapping[str, int] | None = None) -> None:
         """Of a kind these stand now, by name and why, and no others."""

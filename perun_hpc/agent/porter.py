@@ -1,8 +1,9 @@
-"""What is left of root once the agent is the service user: a child that fetches what the hooks left for it.
+"""What is left of root once the agent is the service user: one helper that fetches what is root's, and a list of words.
 
 The inbox and `hook.conf` belong to root, so that the hooks may trust them; so do the kernel's energy counters. The
-porter knows these places and four words, blocks on its socket, and ends with the agent. It looks for counters in a
-child of its own, which may hang in a driver, and is told a backend's name, never a path.
+porter was told these places at its start and takes the `VERBS`, none of which names a path; it executes nothing, opens
+no socket, holds no capability, writes in the run directory alone, and ends with the agent. It looks for counters in
+a child of its own, which may hang in a driver, and which hands open descriptors over.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import errno
 import os
 import re
 import socket
+import stat
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from perun_hpc.agent import privilege
 from perun_hpc.agent.finding import FILES, Findings, find
 from perun_hpc.agent.log import failures, log
 from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.process import child
+from perun_hpc.process import child, confine
 from perun_hpc.process.child import Child
 
 TIMEOUT_S = 1.0
@@ -28,6 +32,14 @@ TICK_NS = 20_000_000
 """Longer than a tick of any kernel (HZ=100 has the longest)."""
 _MESSAGE = re.compile(r"[0-9]{1,20}-[a-z-]{1,20}-[0-9]{1,20}-[0-9]{1,10}\.msg")
 """`TIME-VERB-JOB-RESTART.msg`, as the hooks name them; whatever else lies there is not read."""
+VERBS = {
+    "list": re.compile(""),
+    "drop": _MESSAGE,
+    "hook": re.compile(r"[0-9]{2,4}"),
+    "sensors": re.compile("|".join(FILES)),
+}
+"""All that the porter does, and what may stand behind each word: say what lies in the inbox; drop one message from it;
+write `hook.conf` with a deadline in ms; open the files of readings of a backend. Anything else is passed over."""
 _END = b"end"
 FIND_S = 30.0
 """A search for sensors that takes longer hangs in a driver."""
@@ -36,13 +48,15 @@ FIND_S = 30.0
 class Porter:
     """The agent's side: asks, and never waits for long; an answer that is late is taken when it comes."""
 
-    def __init__(self, paths: AgentPaths) -> None:
+    def __init__(self, paths: AgentPaths, policy: Path = Path("/etc/perun/policy.yaml")) -> None:
+        """`policy` is the one that `hook.conf` names for an agent that hooks start."""
         self._inbox = paths.inbox
         self._seen_ns = -1
         self._listed: list[tuple[str, bytes]] | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._child = child.start("porter", lambda: _live(theirs, finding, paths), (theirs.fileno(), finding.fileno()))
+        life = partial(_live, theirs, finding, paths, policy)
+        self._child = child.start("porter", life, (theirs.fileno(), finding.fileno()))
         theirs.close()
         finding.close()
         ours.settimeout(TIMEOUT_S)
@@ -93,9 +107,9 @@ class Porter:
         """A message was taken care of."""
         self._say(b"drop " + os.fsencode(name))
 
-    def deadline(self, deadline_ms: int, policy: Path) -> None:
-        """Tell the hooks how long they may wait and which policy an agent that they start shall read."""
-        self._say(os.fsencode(f"hook {deadline_ms} {policy}"))
+    def deadline(self, deadline_ms: int) -> None:
+        """Tell the hooks how long they may wait."""
+        self._say(b"hook %d" % deadline_ms)
 
     def look_for(self, backend: str) -> None:
         """Have a backend's sensors looked for again, by whoever may open them."""
@@ -122,8 +136,10 @@ class Porter:
         self.close()
 
 
-def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths) -> None:
+def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, policy: Path) -> None:
     """The porter's whole life: what it cannot do it leaves, and the agent tries again."""
+    os.umask(0o022)  # hooks of any user's may read hook.conf
+    privilege.keep_to((paths.run_dir,), (*confine.EXECUTE, *confine.NETWORK))
     finder: Child | None = None
     started_s, wanted = 0.0, list[str]()
     while True:
@@ -134,16 +150,18 @@ def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths) ->
             words = b"-"
         if not words:
             return
-        verb, _, rest = os.fsdecode(words).partition(" ")
+        verb, _, rest = words.decode("ascii", "replace").partition(" ")
         with contextlib.suppress(OSError):
-            if verb == "list":
+            if verb not in VERBS or not VERBS[verb].fullmatch(rest):
+                pass
+            elif verb == "list":
                 _list(requests, paths.inbox)
-            elif verb == "drop" and _MESSAGE.fullmatch(rest):
-                (paths.inbox / rest).unlink(missing_ok=True)
+            elif verb == "drop":
+                with _directory(paths.inbox) as inbox:
+                    os.unlink(rest, dir_fd=inbox)
             elif verb == "hook":
-                deadline_ms, _, policy = rest.partition(" ")
-                _hook_conf(paths.hook_conf, deadline_ms, policy)
-            elif verb == "sensors" and rest in FILES and rest not in wanted:
+                _hook_conf(paths.hook_conf, int(rest), policy)
+            elif rest not in wanted:
                 wanted.append(rest)
             if finder is not None and finder.poll() is not None:
                 finder = None
@@ -155,30 +173,49 @@ def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths) ->
                 finder = child.start("sensors", look, (finding.fileno(),))
 
 
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    """A directory, held: what is under its name meanwhile does not count."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _list(requests: socket.socket, inbox: Path) -> None:
     try:
-        for name in sorted(entry.name for entry in inbox.iterdir()):
-            if _MESSAGE.fullmatch(name):
-                with contextlib.suppress(OSError):  # no file: those behind it are read all the same
-                    requests.send(name.encode() + b"/" + _content(inbox / name))
+        with _directory(inbox) as here:
+            with os.scandir(here) as entries:
+                names = sorted(entry.name for entry in entries)
+            for name in names:
+                if _MESSAGE.fullmatch(name):
+                    with contextlib.suppress(OSError):  # no file: those behind it are read all the same
+                        requests.send(name.encode() + b"/" + _content(name, here))
     finally:
         requests.send(_END)
 
 
-def _content(path: Path) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _content(name: str, directory: int) -> bytes:
+    """What a plain file of root's with one name holds."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != os.geteuid():
+            raise OSError(errno.EINVAL, "no message of a hook's", name)
         return os.read(fd, MAX_B - 256)
     finally:
         os.close(fd)
 
 
-def _hook_conf(path: Path, deadline_ms: str, policy: str) -> None:
-    if not (deadline_ms.isascii() and deadline_ms.isdigit()) or "\n" in policy:
+def _hook_conf(path: Path, deadline_ms: int, policy: Path) -> None:
+    if "\n" in str(policy):
         return
-    text = os.fsencode(f"deadline_ms={deadline_ms}\npolicy={policy}\n")
-    partial = path.with_name(".hook.conf.partial")
-    partial.unlink(missing_ok=True)
-    partial.write_bytes(text)
-    partial.chmod(0o644)
-    partial.replace(path)
+    partial = f".{path.name}.partial"
+    with _directory(path.parent.resolve()) as here:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial, dir_fd=here)
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=here)
+        with os.fdopen(fd, "wb") as file:
+            file.write(os.fsencode(f"deadline_ms={deadline_ms}\npolicy={policy}\n"))
+        os.rename(partial, path.name, src_dir_fd=here, dst_dir_fd=here)

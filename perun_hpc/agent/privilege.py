@@ -1,4 +1,7 @@
-"""From root to the service user: directories are handed over, then every privilege goes."""
+"""From root to the service user: directories are handed over, then every privilege goes.
+
+What the kernel refuses of it is returned, by name and why, and the process goes on: a job is measured all the same.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,16 @@ import contextlib
 import os
 import pwd
 import stat
+from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.process import confine
 
 DEFAULT_USER = "perun"
+ROOTS = (confine.CHOWN, confine.DAC_OVERRIDE, confine.DAC_READ_SEARCH, confine.FOWNER)
+"""Capabilities of an agent that stays root: files of whoever owns spool and archive."""
 
 
 def service_user(spool: Path) -> pwd.struct_passwd | None:
@@ -77,12 +85,45 @@ def _give(name: str, directory: int, user: pwd.struct_passwd) -> None:
         os.close(fd)
 
 
-def become(user: pwd.struct_passwd, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+def refuse_calls(calls: Iterable[str] = confine.KERNEL) -> dict[str, str]:
+    """Let this process and its children gain no privileges by a program, and refuse them system calls."""
+    return confine.attempt(
+        {"no new privileges": confine.gain_nothing, "fewer system calls": partial(confine.deny, tuple(calls))}
+    )
+
+
+def keep_to(places: Iterable[Path], calls: Iterable[str]) -> dict[str, str]:
+    """What a child that stays root keeps: root's uid, without a capability, and the files in these places to write.
+
+    Besides these system calls it is refused those that would give another of root's files away.
+    """
+    refused = keep_capabilities() | refuse_calls((*confine.KERNEL, *confine.ATTRIBUTES, *calls))
+    return refused | confine.attempt({"places to write": partial(confine.write_only, tuple(places))})
+
+
+def what_children_lack() -> dict[str, str]:
+    """What `keep_to` will be refused on this kernel, for whoever has a log."""
+    return confine.attempt({"places to write": confine.check_write_only})
+
+
+def keep_capabilities(keep: Collection[int] = ()) -> dict[str, str]:
+    """Give up, as root, every capability but these for good; root's files remain root's."""
+    return confine.attempt(
+        {
+            "bounded capabilities": partial(confine.bound_capabilities, keep),
+            "fewer capabilities": partial(confine.hold_capabilities, keep),
+        }
+    )
+
+
+def become(user: pwd.struct_passwd, mounts: Path = Path("/proc/self/mountinfo")) -> dict[str, str]:
     """Drop every privilege for good: groups, then all group ids, then all user ids (and with them capabilities).
 
     One group may stay: the one that /proc shows all processes to (hidepid with gid=), where the site has put the user
     into it.
     """
+    refused = confine.attempt({"bounded capabilities": partial(confine.bound_capabilities, ())})
     os.setgroups([gid for gid in os.getgrouplist(user.pw_name, user.pw_gid) if gid == sees_processes(mounts)])
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    return refused | confine.attempt({"fewer capabilities": partial(confine.hold_capabilities, ())})

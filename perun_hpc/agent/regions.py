@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from perun_hpc.agent.curve import Curve
 from perun_hpc.agent.session import cut
@@ -20,6 +21,9 @@ from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.rank-data/1"
+CURVE = "curve.bin"
+NUMBERS = ("step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
+"""What a record tells of a region besides its name."""
 MAX_HEAD_B = 1024 * 1024
 MAX_NAME_B = 256
 """Most bytes of a region's name."""
@@ -127,35 +131,56 @@ def union(flat: array[int]) -> Spans:
     return Spans(merged)
 
 
-def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The regions of all ranks of a sealed session, and what could not be read.
+@dataclass(frozen=True)
+class Handed:
+    """What one rank handed over: whose it is, when the rank lived (monotonic), how many ranks its step had here."""
 
-    A rank's region gets an equal part, by the step's ranks on this node, of what the job used while it ran.
-    """
-    curve = Curve.read(directory / "curve.bin")
-    found: list[dict[str, Any]] = []
-    problems: list[str] = []
+    step_id: int
+    rank: int
+    start_ns: int
+    end_ns: int
+    ranks: int
+
+
+def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Handed, Path]]:
+    """What the ranks of a sealed session left, and where it lies."""
     for step in record["steps"]:
         for run in step["ranks"]:
             path = directory / "ranks" / f"{step['step_id']}-{run['rank']}.rank"
-            if not path.exists():
-                continue
-            try:
-                rank = parse(_mapped(path))
-            except DataError as error:
-                problems.append(f"step {step['step_id']} rank {run['rank']}: {error}")
-                continue
-            until_ns = run["end_mono_ns"] or record["end"]["mono_ns"]
-            rows = [
-                _row(step["step_id"], run["rank"], rank.names[region], calls, spans, curve, len(step["ranks"]))
-                for region, (calls, spans) in by_region(rank, run["start_mono_ns"], until_ns).items()
-            ]
-            rows.sort(key=lambda row: -row["time_ns"])
-            if len(rows) > MAX_REGIONS:
-                problems.append(
-                    f"step {step['step_id']} rank {run['rank']}: {count(len(rows) - MAX_REGIONS, 'region')} left out"
-                )
-            found += rows[:MAX_REGIONS]
+            if path.exists():
+                until_ns = run["end_mono_ns"] or record["end"]["mono_ns"]
+                yield Handed(step["step_id"], run["rank"], run["start_mono_ns"], until_ns, len(step["ranks"])), path
+
+
+def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The regions of all ranks of a sealed session, and what could not be read; `parsing` does it elsewhere."""
+    opened = ((handed, path.open("rb")) for handed, path in handed_over(directory, record))
+    return of_ranks(Curve.read(directory / CURVE), opened)
+
+
+def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The regions of ranks, and what could not be read; the files are closed.
+
+    A rank's region gets an equal part, by the step's ranks on this node, of what the job used while it ran.
+    """
+    found: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for handed, file in handed_over:
+        who = f"step {handed.step_id} rank {handed.rank}"
+        try:
+            with file:
+                rank = parse(_mapped(file))
+        except DataError as error:
+            problems.append(f"{who}: {error}")
+            continue
+        rows = [
+            _row(handed, rank.names[region], calls, spans, curve)
+            for region, (calls, spans) in by_region(rank, handed.start_ns, handed.end_ns).items()
+        ]
+        rows.sort(key=lambda row: -row["time_ns"])
+        if len(rows) > MAX_REGIONS:
+            problems.append(f"{who}: {count(len(rows) - MAX_REGIONS, 'region')} left out")
+        found += rows[:MAX_REGIONS]
     kept = _bounded(found)
     if len(found) > len(kept):
         left_out = count(len(found) - len(kept), "region")
@@ -163,10 +188,10 @@ def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[st
     return kept, problems
 
 
-def _mapped(path: Path) -> bytes | mmap.mmap:
+def _mapped(file: BinaryIO) -> bytes | mmap.mmap:
     """A file's content, which takes no memory of ours."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+    size_b = os.fstat(file.fileno()).st_size
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_b else b""
 
 
 def _bounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -182,7 +207,7 @@ def _bounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The record's steps, each with the energy that the job used on this node while the step's ranks ran."""
-    curve = Curve.read(directory / "curve.bin")
+    curve = Curve.read(directory / CURVE)
     steps = []
     for step in record["steps"]:
         ends = [run["end_mono_ns"] or record["end"]["mono_ns"] for run in step["ranks"]]
@@ -193,14 +218,14 @@ def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, 
     return steps
 
 
-def _row(step_id: int, rank: int, name: str, calls: int, spans: Spans, curve: Curve, ranks: int) -> dict[str, Any]:
+def _row(handed: Handed, name: str, calls: int, spans: Spans, curve: Curve) -> dict[str, Any]:
     energy_uj, u_uj = curve.over(spans)
     return {
-        "step_id": step_id,
-        "rank": rank,
+        "step_id": handed.step_id,
+        "rank": handed.rank,
         "name": name,
         "calls": calls,
         "time_ns": spans.time_ns,
-        "energy_uj": energy_uj // ranks,
-        "u_uj": -(-u_uj // ranks),
+        "energy_uj": energy_uj // handed.ranks,
+        "u_uj": -(-u_uj // handed.ranks),
     }

@@ -34,7 +34,7 @@ class Ruling:
         site = self._policy.site()
         self._look_at_user(site.agent.service_user)
         limits.step_back(site.agent)
-        self._porter.deadline(site.hooks.deadline_ns // 1_000_000, self._policy.source)
+        self._porter.deadline(site.hooks.deadline_ns // 1_000_000)
         for session in (*self._register.live.values(), *self._register.ended):
             if not session.settings:
                 guard("its settings", partial(self.freeze, session), session)

@@ -2,8 +2,9 @@
 
 Two lanes ship beside each other, each with at most one child: the quick one takes what ranks handed over little for,
 progress and the node ledger; the heavy one the rest, the smallest first. Every session has a process of its own, with
-bounds of memory and CPU time, in which what users handed over is read. Evidence comes first: a session through whose
-fault that process fails leaves without its regions at once, then without its trace, and is set aside in the end.
+bounds of memory and CPU time; what users handed over is read in another one (`parsing`), whose failure costs the
+regions alone. Evidence comes first: a session through whose fault its process fails leaves without energies of steps,
+then without its trace, and is set aside in the end.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from perun_hpc.agent import losses, regions, spool
+from perun_hpc.agent import limits, losses, parsing, regions, spool
 from perun_hpc.agent.delivery import ArchiveDelivery
 from perun_hpc.agent.faults import Faults
 from perun_hpc.agent.log import log
 from perun_hpc.agent.losses import Loss, Losses
+from perun_hpc.agent.parsing import Reader
 from perun_hpc.agent.paths import BOUNDARY, PROGRESS, AgentPaths, free_name, run_of
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.process import child
@@ -41,7 +45,7 @@ BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
 QUICK_B = 1 << 20
 """What ranks may have handed over in a session that the quick lane takes: a tenth of a second's work."""
 CPU_S = 60
-"""CPU time in which a session's process must have read what ranks handed over; the most costs half of that."""
+"""CPU time in which a session's process must have laid the steps over its curve."""
 TRIES = 5
 """So often the process of a session fails, through no fault of the archive's, before it is set aside."""
 FAILED, MORE, HEAVY, SHIPPED = 1, 2, 4, 8
@@ -80,10 +84,10 @@ class _Lane:
     def is_due(self, mono_ns: int) -> bool:
         return self.child is None and self.due_ns is not None and mono_ns >= self.due_ns
 
-    def start(self, work: Callable[[], int], mono_ns: int) -> None:
+    def start(self, work: Callable[[], int], mono_ns: int, keep: Iterable[int]) -> None:
         self.started_ns = mono_ns
         try:
-            self.child = child.start("shipping failed", work)
+            self.child = child.start("shipping failed", work, keep)
         except OSError as error:
             self._failed(mono_ns)
             log(f"no process to ship: {error}")
@@ -124,9 +128,10 @@ class _Lane:
 class Shipper:
     """The two lanes, and what is known of what did not leave."""
 
-    def __init__(self, paths: AgentPaths, losses: Losses) -> None:
+    def __init__(self, paths: AgentPaths, losses: Losses, reader: Reader | None = None) -> None:
         self._paths = paths
         self._losses = losses
+        self._reader = reader
         self._quick = _Lane("quick", heavy=False, due_ns=0)
         self._heavy = _Lane("heavy", heavy=True, due_ns=None)
         self._tell()
@@ -150,17 +155,18 @@ class Shipper:
         `home` is the cluster and the node under which the node ledger stands, `memory_b` what both lanes' processes may
         take together.
         """
+        reader = self._reader.socket if self._reader else None
         for lane in (self._quick, self._heavy):
             if lane.is_due(mono_ns):
-                lane.start(
-                    lambda heavy=lane.heavy: _ship(self._paths, store, home, heavy, memory_b // 2),  # type: ignore[misc]
-                    mono_ns,
-                )
+                work = partial(_ship, self._paths, store, home, lane.heavy, memory_b // 2, reader)
+                lane.start(work, mono_ns, _fds(reader))
                 if lane.trouble:
                     self._tell()
 
     def poll(self, mono_ns: int) -> None:
         """Reap the children; kill those that hang."""
+        if self._reader:
+            self._reader.poll()
         before = self._troubles()
         found = self._quick.poll(mono_ns), self._heavy.poll(mono_ns)
         if (found[0] or 0) & HEAVY and self._heavy.due_ns is None:
@@ -182,31 +188,45 @@ class Shipper:
         for lane in (self._quick, self._heavy):
             if lane.child is not None:
                 lane.child.kill()
+        reader = self._reader.socket if self._reader else None
+        work = partial(_ship, self._paths, store, home, None, memory_b, reader)
         try:
-            child.start("shipping failed", lambda: _ship(self._paths, store, home, None, memory_b), outlives=True)
+            child.start("shipping failed", work, _fds(reader), outlives=True)
         except OSError as error:
             log(f"no process to ship: {error}")
 
 
-def _ship(paths: AgentPaths, store: Store, home: tuple[str, str], heavy: bool | None, memory_b: int) -> int:
+def _fds(reader: socket.socket | None) -> tuple[int, ...]:
+    return () if reader is None else (reader.fileno(),)
+
+
+def _ship(
+    paths: AgentPaths,
+    store: Store,
+    home: tuple[str, str],
+    heavy: bool | None,
+    memory_b: int,
+    reader: socket.socket | None,
+) -> int:
     """The whole life of a lane's child, bounded also when no agent is left to see that it hangs."""
     signal.alarm(PATIENCE_NS // 1_000_000_000)
     to, until_s = delivery(store), time.monotonic() + ROUND_S
 
     def alone(name: str, work: Callable[[], None]) -> str:
-        return _alone(name, work, memory_b)
+        return _alone(name, work, memory_b, _fds(reader))
 
-    return _round(paths, to, home, store.write == "archive", heavy, alone, lambda: time.monotonic() > until_s)
+    read = partial(parsing.read_regions, reader, memory_b)
+    return _round(paths, to, home, store.write == "archive", heavy, alone, read, lambda: time.monotonic() > until_s)
 
 
-def _alone(name: str, work: Callable[[], None], memory_b: int) -> str:
+def _alone(name: str, work: Callable[[], None], memory_b: int, keep: Iterable[int]) -> str:
     """Do what may fail in a process of its own; "" when it is done, else the fault's words. OSError: no process."""
 
     told, tell = os.pipe()
 
     def bounded() -> int:
-        _bound(resource.RLIMIT_DATA, _data_b() + memory_b)
-        _bound(resource.RLIMIT_CPU, CPU_S)
+        limits.bound(resource.RLIMIT_DATA, limits.data_b() + memory_b)
+        limits.bound(resource.RLIMIT_CPU, CPU_S)
         try:
             work()
         except _Later as error:
@@ -218,7 +238,7 @@ def _alone(name: str, work: Callable[[], None], memory_b: int) -> str:
 
     with os.fdopen(told, "rb") as reader:
         try:
-            process = child.start(f"shipping {name} failed", bounded, (tell,))
+            process = child.start(f"shipping {name} failed", bounded, (tell, *keep))
         finally:
             os.close(tell)
         code = process.wait()
@@ -235,21 +255,10 @@ def _alone(name: str, work: Callable[[], None], memory_b: int) -> str:
     return f"the process that shipped it {words.get(code, ended)}"
 
 
-def _bound(what: int, most: int) -> None:
-    """Set a soft limit, as far as the hard one allows."""
-    hard = resource.getrlimit(what)[1]
-    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
 def _lift_cpu_bound() -> None:
     """What is left to do depends on nothing that a user handed over."""
     hard_s = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (hard_s, hard_s))
-
-
-def _data_b() -> int:
-    """Private memory that this process has (statm's sixth field, proc_pid_statm(5)), in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 def delivery(store: Store) -> Delivery:
@@ -267,6 +276,8 @@ class _Later(Exception):
 
 Alone = Callable[[str, Callable[[], None]], str]
 """Does what may fail; "" when it is done, else the words of a fault that is its own. Raises `_Later`."""
+Read = Callable[[Path, Mapping[str, Any]], parsing.Found]
+"""Reads what the ranks of a session handed over. DataError where that is to blame."""
 
 
 def _here(name: str, work: Callable[[], None]) -> str:
@@ -285,7 +296,7 @@ def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool 
 
     One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
     """
-    return _round(paths, to, home, grow, None, _here, lambda: False) & ~SHIPPED == 0
+    return _round(paths, to, home, grow, None, _here, regions.of_session, lambda: False) & ~SHIPPED == 0
 
 
 def _round(
@@ -295,6 +306,7 @@ def _round(
     grow: bool,
     heavy: bool | None,
     alone: Alone,
+    read: Read,
     enough: Callable[[], bool],
 ) -> int:
     """Ship what belongs to a lane (all: None), each session once; what was found.
@@ -318,7 +330,7 @@ def _round(
                 found |= MORE
                 break
             tried.add(one.name)
-            why = _ship_session(paths, one, to, alone)
+            why = _ship_session(paths, one, to, alone, read)
             if why:
                 fails(f"job {one.name}", one, why)
             elif not one.exists():
@@ -381,12 +393,12 @@ def _is_session(path: Path) -> bool:
     return run_of(path.name) is not None and path.is_dir()
 
 
-def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone) -> str:
+def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone, read: Read) -> str:
     """Ship one sealed session; why it is still there, "" where it is not."""
     fault = ""
     for _ in range(2):  # without its regions at once, if those were the fault
         try:
-            fault = alone(f"job {directory.name}", lambda: _reach(lambda: ship(directory, to)))
+            fault = alone(f"job {directory.name}", lambda: _reach(lambda: ship(directory, to, read)))
         except (_Later, OSError) as error:
             return str(error)
         if not fault or not directory.exists():
@@ -430,14 +442,17 @@ def put_aside(paths: AgentPaths, directory: Path, faults: Faults) -> None:
     log(f"job {directory.name} is set aside after {faults.times} attempts, its evidence lies in {target}: {faults.why}")
 
 
-def ship(directory: Path, to: Delivery) -> None:
+def ship(directory: Path, to: Delivery, read: Read) -> None:
     """Deliver one sealed session, then drop its directory; may be repeated. What was a fault before is left out."""
     record = spool.read_json(directory / BOUNDARY)
     if not isinstance(record, dict):
         raise ValueError(f"{directory.name}: its boundary record is damaged")
     faults = Faults.of(directory)
     if faults.times == 0:
-        record["regions"], problems = regions.of_session(directory, record)
+        try:
+            record["regions"], problems = read(directory, record)
+        except DataError as error:
+            problems = [f"regions are left out: {error}"]
         record["steps"] = regions.with_energies(directory, record)
     else:
         problems = [f"regions and energies of steps are left out: {faults.why}"]

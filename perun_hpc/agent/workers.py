@@ -8,13 +8,16 @@ that stays silent is killed and started again later; its sensors are gaps meanwh
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perun_hpc.agent import privilege
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
@@ -43,6 +46,9 @@ SIGNS = {
     "ipmi": ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0"),
 }
 """The backends that need a child, and files one of which a node has that has their hardware."""
+AS_ROOT = ("ipmi",)
+"""Those whose child begins before the agent becomes the service user: /dev/ipmi0 is root's, and the tool opens it anew
+for each reading. So the child keeps root's uid, without any capability, and writes nothing but devices."""
 
 
 class Worker:
@@ -177,11 +183,7 @@ class Worker:
             self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
             return
         try:
-            self._child = child.start(
-                self.name,
-                lambda: serve(theirs, lambda: catalog.open_backend(self.name, self._root)),
-                (theirs.fileno(),),
-            )
+            self._child = child.start(self.name, partial(_live, theirs, self.name, self._root), (theirs.fileno(),))
         except OSError as error:
             ours.close()
             self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
@@ -300,6 +302,12 @@ def open_in_child(name: str, root: Path, patience_s: float) -> Discovery:
         why, remedy = f"no answer for {patience_s:g} s", "look for a stuck driver in the kernel's log"
         return Discovery(missing=(Missing(name, why, remedy),))
     return Discovery((Waiting(worker, patience_ns),) if worker.sensors else (), worker.missing)
+
+
+def _live(requests: socket.socket, name: str, root: Path) -> None:
+    if name in AS_ROOT and os.geteuid() == 0:
+        privilege.keep_to((root / "dev",), ())
+    serve(requests, lambda: catalog.open_backend(name, root))
 
 
 def serve(requests: socket.socket, discover: Callable[[], Discovery]) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 
 from perun_hpc.process.stamp import stamp
 
-_PR_SET_PDEATHSIG = 1
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that Python itself ignores, so that a closed peer is an error and not the end."""
 
@@ -122,9 +121,10 @@ def _forget_signals() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Be killed when the parent dies, whatever hangs here (prctl(2)); a program that is executed keeps that."""
-    import ctypes  # in the child only: it costs memory
+    """Be killed when the parent dies, whatever hangs here; a program that is executed keeps that."""
+    from perun_hpc.process.confine import die_with_parent  # in the child only: ctypes costs memory
 
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it died before that
         os._exit(1)

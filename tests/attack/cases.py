@@ -299,6 +299,43 @@ def counters(siege: Siege) -> Result:
     )
 
 
+def owned(siege: Siege) -> Result:
+    """Somebody who owns the agent's user id asks root's helper, whose socket he has, for what it must not give."""
+    pid, _ = siege.agent()
+    shutil.copyfile(HERE / "owned.py", siege.box / "owned.py")
+    plant = f"echo root > /run/perun/victim; ln -s /etc/shadow /run/perun/inbox/{OWNED_MESSAGE}"
+    look = "cd /run/perun && ls -A . inbox && cat victim hook.conf && stat -c %a:%u /etc/shadow hook.conf inbox"
+
+    def on_node(script: str) -> str:
+        return siege.cluster.run(["sh", "-c", script], user="root", node=NODE).stdout
+
+    on_node(plant)
+    before = on_node(look)
+    words = [f"{PREFIX}/bin/python", "-I", "/shared/attack/owned.py", pid]
+    done = siege.cluster.run(words, user="root", node=NODE, timeout=120)
+    after = on_node(look)
+    # Of every process of the agent's: the real user, and whether any capability is left to it or to what it executes.
+    tell = f"for p in {pid} $(cat /proc/{pid}/task/{pid}/children); do cat /proc/$p/status; done"
+    lines = on_node(tell).splitlines()
+    held = [line for line in lines if re.match(r"Cap(Inh|Prm|Eff|Bnd|Amb):\s+0*[1-9a-f]|NoNewPrivs:\s+0", line)]
+    uids = sorted({line.split()[1] for line in lines if line.startswith("Uid:")}, key=int)
+    on_node(f"rm -f /run/perun/victim /run/perun/inbox/{OWNED_MESSAGE}")
+    story = "the agent's uid, and words to root's helper: other verbs, paths, links, another policy, its own sensors"
+    if done.returncode != 0:
+        return Result("owned", story, 0, f"it ended with {done.returncode}: {done.stderr.strip()[-300:]}", False)
+    told = json.loads(done.stdout.splitlines()[-1])
+    problems = [*told["bad"], *held]
+    if before != after:
+        problems.append("root's files are others than before")
+    if siege.agent()[0] != pid:
+        problems.append("the agent is another one")
+    outcome = "; ".join(problems[:4]) or f"nothing given; uids {', '.join(uids)} without a capability"
+    return Result("owned", story, told["n"], outcome, not problems)
+
+
+OWNED_MESSAGE = "00000000000000000001-job-end-7-0.msg"
+
+
 # Environment.
 
 EVIL_C = """
@@ -609,6 +646,7 @@ CASES: dict[str, Callable[[Siege], Result]] = {
     "window": lambda siege: attack(siege, "window", 35),
     "files": files,
     "process": counters,
+    "owned": owned,
     "environment": environment,
     "reports": reports,
     "poison": poison,

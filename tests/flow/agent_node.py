@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,13 @@ class FakeNode:
             file.parent.mkdir(parents=True, exist_ok=True)
             _put(file, said)
 
-    def start(self, *more: str, wait: bool = True) -> subprocess.Popen[bytes]:
-        """Start the agent as the hook does."""
-        command = [sys.executable, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir)]
+    def start(
+        self, *more: str, wait: bool = True, within: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start the agent as the hook does; `within`: a program that executes the rest of its command line."""
+        command = [*within, sys.executable, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir)]
         command += ["--spool", str(self.spool), "--root", str(self.root), "--policy", str(self.policy), *more]
-        self.agent = subprocess.Popen(command)
+        self.agent = subprocess.Popen(command, env={**os.environ, **(env or {})})
         if wait:
             until(lambda: self.answers(), "the agent answers")
         return self.agent

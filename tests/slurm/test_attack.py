@@ -38,7 +38,7 @@ def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
     assert result.held, result.outcome
 
 
-@pytest.mark.parametrize("case", ["files", "process", "environment", "reports", "poison"])
+@pytest.mark.parametrize("case", ["files", "process", "owned", "environment", "reports", "poison"])
 def test_nothing_of_bobs_is_believed_or_run(siege: cases.Siege, case: str) -> None:
     result = cases.CASES[case](siege)
     assert result.held, result.outcome

@@ -1,16 +1,20 @@
-"""Root's child that fetches what hooks left: one that is late is waited for, one that is gone is named."""
+"""Root's one helper: it takes the words on its list alone; a late one is waited for, one that is gone is named."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from perun_hpc.agent import porter as helper
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.porter import Porter
+from perun_hpc.process import child
 
 
 @pytest.fixture
@@ -84,3 +88,107 @@ def test_a_message_of_the_same_tick_as_the_last_look_is_seen(paths: AgentPaths) 
     finally:
         porter.close()
         os.waitpid(pid, 0)
+
+
+MESSAGE = "00000000000000000001-job-end-7-0.msg"
+
+
+@pytest.fixture
+def words(paths: AgentPaths, tmp_path: Path) -> Iterator[socket.socket]:
+    """The helper's socket, as whoever owns the agent has it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    policy = tmp_path / "policy.yaml"
+    started = child.start(
+        "porter", lambda: helper._live(theirs, finding, paths, policy), (theirs.fileno(), finding.fileno())
+    )
+    ours.settimeout(60)
+    with found:
+        theirs.close()
+        finding.close()
+        yield ours
+        ours.close()
+    assert started.wait() == 0
+
+
+def answers(words: socket.socket) -> list[bytes]:
+    words.send(b"list")
+    return list(iter(lambda: words.recv(helper.MAX_B), b"end"))
+
+
+REFUSED = (
+    b"drop ../victim",
+    b"drop ../run/victim",
+    b"drop .",
+    b"drop " + MESSAGE.encode() + b"/../../victim",
+    b"drop " + MESSAGE.encode() + b"\n",
+    b"drop  " + MESSAGE.encode(),
+    b"drop %s\0" % MESSAGE.encode(),
+    b"list ../",
+    b"list /etc",
+    b"lists",
+    b"open /etc/shadow",
+    b"exec id",
+    b"hook 500 /tmp/policy.yaml",
+    b"hook 500\npolicy=/tmp/policy.yaml",
+    b"hook 9999999999",
+    b"hook -5",
+    b"hook",
+    "hook \u0665\u0665\u0665".encode(),
+    b"sensors",
+    b"sensors ../../etc",
+    b"sensors powercap /etc",
+    b"sensors powercap|hwmon",
+    b"sensors ipmi",
+    b"\xff\xfe",
+    b"drop " + b"x" * 60_000,
+)
+
+
+def test_the_helper_passes_over_every_word_that_is_not_on_its_list(paths: AgentPaths, words: socket.socket) -> None:
+    victims = (paths.run_dir / "victim", paths.inbox / "other.msg", paths.inbox / MESSAGE)
+    for victim in victims:
+        victim.write_text("root's")
+    for one in REFUSED:
+        words.send(one)
+    assert answers(words) == [MESSAGE.encode() + b"/root's"]
+    assert [victim.read_text() for victim in victims] == ["root's"] * 3
+    assert sorted(path.name for path in paths.run_dir.iterdir()) == ["inbox", "victim"]
+    words.send(b"drop " + MESSAGE.encode())
+    words.send(b"hook 750")
+    assert answers(words) == []
+    assert paths.hook_conf.read_text() == f"deadline_ms=750\npolicy={paths.run_dir.parent}/policy.yaml\n"
+    assert paths.hook_conf.stat().st_mode & 0o777 == 0o644
+
+
+def test_links_pipes_and_directories_in_the_inbox_are_no_messages(paths: AgentPaths, words: socket.socket) -> None:
+    secret = paths.run_dir / "secret"
+    secret.write_text("secret")
+    names = [f"{number:020d}-job-end-{number}-0.msg" for number in range(1, 6)]
+    (paths.inbox / names[0]).symlink_to(secret)
+    os.link(secret, paths.inbox / names[1])
+    os.mkfifo(paths.inbox / names[2])
+    (paths.inbox / names[3]).mkdir()
+    (paths.inbox / names[4]).write_text("a hook's")
+    assert answers(words) == [names[4].encode() + b"/a hook's"]
+
+
+def test_an_inbox_that_is_a_link_is_not_followed(paths: AgentPaths, words: socket.socket, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / MESSAGE).write_text("not a hook's")
+    paths.inbox.rmdir()
+    paths.inbox.symlink_to(tmp_path / "elsewhere")
+    words.send(b"drop " + MESSAGE.encode())
+    assert answers(words) == []
+    assert (tmp_path / "elsewhere" / MESSAGE).exists()
+
+
+def test_a_link_where_hook_conf_is_made_is_replaced(paths: AgentPaths, words: socket.socket) -> None:
+    victim = paths.run_dir / "victim"
+    victim.write_text("root's")
+    for name in (".hook.conf.partial", "hook.conf"):
+        (paths.run_dir / name).symlink_to(victim)
+    words.send(b"hook 500")
+    assert answers(words) == []
+    assert victim.read_text() == "root's"
+    assert not paths.hook_conf.is_symlink()

@@ -14,7 +14,7 @@ import pytest
 
 import perun_hpc
 from perun_hpc import errors
-from perun_hpc.agent import machine, ranks
+from perun_hpc.agent import machine, parsing, ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,6 +154,17 @@ def test_the_spack_recipe_follows_the_package_metadata():
         if line.strip():
             name, version = re.fullmatch(r"([\w-]+)(?:\[\w+\])? >= ([\d.]+)", line.strip()).groups()
             assert f'depends_on("py-{name.lower()}@{version}:"' in recipe, line
+
+
+@pytest.mark.skipif(not Path("/usr/bin/systemd-sysusers").exists(), reason="no systemd-sysusers here")
+@pytest.mark.parametrize("users", tracked("slurm/systemd/*.sysusers.conf"), ids=lambda path: path.name)
+def test_a_list_of_accounts_is_sound(users):
+    done = subprocess.run(["systemd-sysusers", "--dry-run", users], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in users.read_text().splitlines() if line.startswith("u ")] == [
+        "perun",
+        parsing.USER,
+    ]
 
 
 @pytest.mark.skipif(not (Path("/usr/bin/systemd-analyze")).exists(), reason="no systemd-analyze here")

@@ -11,7 +11,8 @@ cgroups ``perun-NAME``. Root is needed, and cgroup version 1 or a hybrid; versio
 
 Shared by all hosts: /home, /shared (a stand-in for a parallel file system; /shared/perun belongs to ``perun``),
 /opt/perun-hpc, /etc/perun, /etc/slurm. A node's own: /var/spool and /var/log, which survive its crash, and the rest,
-which does not. Users alice (accounts physics, biology) and bob (biology), service user perun (uid 991).
+which does not. Users alice (accounts physics, biology) and bob (biology), service user perun (uid 991), and perun-parse
+(990), who reads what ranks hand over.
 
 Decisions, measured on a machine with two cores
     *Four CPUs per node, cores constrained.* With ``SlurmdParameters=config_overrides`` Slurm takes four CPUs in two

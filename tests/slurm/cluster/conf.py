@@ -37,6 +37,7 @@ def users() -> dict[str, User]:
     """All users that the cluster adds; daemons keep the numbers that the machine's packages gave them."""
     daemons = (
         User("perun", 991, "/var/lib/perun"),
+        User("perun-parse", 990, "/nonexistent"),
         User("slurm", 64030, "/nonexistent"),
         User("munge", 992, "/nonexistent"),
         User("mysql", 993, "/nonexistent"),

@@ -1,0 +1,100 @@
+"""What ranks handed over, read by a process that is not trusted: what it tells is held against what can be."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.agent import parsing, regions
+from perun_hpc.errors import DataError
+
+
+def children() -> str:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
+RECORD = {
+    "end": {"mono_ns": 100},
+    "steps": [{"step_id": 0, "ranks": [{"rank": rank, "start_mono_ns": 0, "end_mono_ns": None} for rank in range(3)]}],
+}
+MIB = 1 << 20
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Path:
+    """Two ranks that handed something over, the second one nothing that can be read."""
+    (tmp_path / "ranks").mkdir()
+    head = {"schema": regions.SCHEMA, "regions": ["solve"]}
+    head["tables"] = [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": 1}]
+    data = json.dumps(head).encode() + b"\n" + array("q", (0, 0, 50)).tobytes()
+    (tmp_path / "ranks/0-0.rank").write_bytes(data)
+    (tmp_path / "ranks/0-1.rank").write_bytes(b"no header")
+    (tmp_path / "curve.bin").write_bytes(array("q", (0, 0, 100, 1_200)).tobytes())
+    return tmp_path
+
+
+def test_it_tells_what_reading_here_would_tell(session: Path) -> None:
+    found = parsing.read_regions(None, 64 * MIB, session, RECORD)
+    assert found == regions.of_session(session, RECORD)
+    ((row,), (problem,)) = found
+    assert (row["name"], row["energy_uj"]) == ("solve", 200)
+    assert problem.startswith("step 0 rank 1: ")
+
+
+def test_a_session_of_which_nothing_was_handed_over_costs_no_process(tmp_path: Path) -> None:
+    assert parsing.read_regions(None, MIB, tmp_path, {**RECORD, "steps": []}) == ([], [])
+    before = children()
+    assert parsing.read_regions(None, MIB, tmp_path, RECORD) == ([], [])
+    assert children() == before
+
+
+def test_too_little_memory_is_told_in_words(session: Path) -> None:
+    (session / "curve.bin").write_bytes(array("q", (value for at in range(500_000) for value in (at, at))).tobytes())
+    with pytest.raises(DataError, match="took more than its 1 MiB of memory"):
+        parsing.read_regions(None, MIB, session, RECORD)
+
+
+ROW = {"step_id": 0, "rank": 0, "name": "solve", "calls": 1, "time_ns": 50, "energy_uj": 200, "u_uj": 0}
+SOUND = [[ROW], ["a problem"]]
+LIES: dict[str, Any] = {
+    "nothing": None,
+    "no list": 7,
+    "one list": [[ROW]],
+    "rows that are none": [[7], []],
+    "a row that lacks something": [[{"step_id": 0, "rank": 0, "name": "solve"}], []],
+    "a number that is none": [[{**ROW, "energy_uj": "200"}], []],
+    "a number too large": [[{**ROW, "energy_uj": 1 << 80}], []],
+    "a truth": [[{**ROW, "calls": True}], []],
+    "a rank that handed over nothing": [[{**ROW, "rank": 2}], []],
+    "problems that are none": [[ROW], 7],
+}
+
+
+def checked(told: Any) -> parsing.Found:
+    handed = regions.Handed(0, 0, 0, 100, 3)
+    return parsing.checked(json.dumps(told).encode(), [handed])
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_what_cannot_be_is_a_fault(name: str) -> None:
+    with pytest.raises(DataError):
+        checked(LIES[name])
+
+
+def test_what_is_too_long_is_cut_and_what_is_unknown_left_out() -> None:
+    assert checked(SOUND) == ([ROW], ["a problem"])
+    found, problems = checked([[{**ROW, "name": "x" * 999, "uid": 0}, *[ROW] * regions.MAX_RECORD], ["y" * 999] * 99])
+    assert len(found) == regions.MAX_RECORD and found[0].keys() == ROW.keys()
+    assert len(found[0]["name"]) <= regions.MAX_NAME_B
+    assert len(problems) == parsing.MAX_PROBLEMS and len(problems[0]) <= parsing.MAX_PROBLEM_B
+
+
+def test_damage_is_a_fault() -> None:
+    for data in (b"", b"[[", b"\xff", b"[" * 100_000):
+        with pytest.raises(DataError):
+            parsing.checked(data, [])
