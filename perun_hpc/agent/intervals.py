@@ -105,10 +105,12 @@ class Intervals:
         self._inside: dict[str, Counter[str]] = {}
         self._lost: set[str] = set()
 
-    def begin(self, mono_ns: int, readings: Mapping[str, Reading]) -> None:
-        """Open every window at a first reading."""
+    def begin(
+        self, mono_ns: int, readings: Mapping[str, Reading], inside: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
+        """Open every window at a first reading; `inside`: what parts of meters were given since, by the last agent."""
         self._stretches = []
-        self._inside.clear()
+        self._inside = {meter: Counter(given) for meter, given in (inside or {}).items()}
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
 
@@ -178,14 +180,18 @@ class Intervals:
                 self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
 
     def to_go_on_from(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
-        """Readings from which the next agent goes on: of a counter that gave none now the last one that it gave.
+        """Readings from which the next agent goes on: those that opened the windows that are open now.
 
-        Not where a meter contains it: what its rest is would not be known.
+        They are these ones but for counters that gave none, and for meters that wait for those: see `inside`.
         """
-        contained = {leaf for domain in self._domains for leaf in domain.leaves}
-        alone = [one for one in self._domains if not one.leaves and one.name not in contained]
-        former = {one.sensor.id: self._opened[one.name][1] for one in alone}
-        return {name: former.get(name, one) if one.ticks is None else one for name, one in readings.items()}
+        former = {one.sensor.id: self._opened[one.name][1] for one in self._domains if one.name in self._opened}
+        usable = {name: one for name, one in former.items() if one.ticks is not None and one.mono_ns >= 0}
+        return {name: usable.get(name, one) for name, one in readings.items()}
+
+    @property
+    def inside(self) -> dict[str, dict[str, int]]:
+        """What the parts of meters whose windows are open were given meanwhile: meter -> party -> uJ."""
+        return {meter: dict(given) for meter, given in self._inside.items() if given}
 
     def since(self, readings: Mapping[str, Reading]) -> int:
         """Energy of all leaf domains since the last call, or since the windows were opened, in uJ."""

@@ -14,7 +14,7 @@ from perun_hpc.agent import limits, spool
 from perun_hpc.agent.intake import Intake
 from perun_hpc.agent.jobs import Jobs
 from perun_hpc.agent.log import guard, log
-from perun_hpc.agent.losses import NOT_WRITTEN, Losses
+from perun_hpc.agent.losses import NOT_READ, NOT_WRITTEN, Losses
 from perun_hpc.agent.meter import Meter
 from perun_hpc.agent.node import Snapshot
 from perun_hpc.agent.paths import AgentPaths
@@ -186,6 +186,7 @@ class Loop:
         guard("policy", self._policy.check)
         guard("socket", self._server.sweep)
         guard("inbox", self._jobs.read_inbox)
+        guard("root's child", self._check_porter)
         guard("neighbours", self._jobs.look_for_strangers)
         guard("sensors", partial(self._sources.tend, now_ns))
         for session in list(self._register.live.values()):
@@ -199,6 +200,10 @@ class Loop:
             guard("quota", self._keep_quota)
             guard("log", lambda: spool.bound_log(self._paths.log))
             self._register.forget_before(now_ns - REMEMBER_NS)
+
+    def _check_porter(self) -> None:
+        self._porter.check()
+        self._losses.follow(NOT_READ, {"the inbox": self._porter.trouble} if self._porter.trouble else {})
 
     def _keep_quota(self) -> None:
         """Drop the oldest traces, those of running jobs last, while the spool is above its quota."""

@@ -19,6 +19,7 @@ from perun_hpc.data_model.units import Quantity
 
 SHIPPING, NOT_SHIPPED, SET_ASIDE, NOT_WRITTEN = "shipping", "not-shipped", "set-aside", "not-written"
 NO_READING, NOT_MOVING, NOT_THERE = "no-reading", "not-moving", "not-there"
+NOT_READ = "not-read"
 NOT_CONFINED = "not-confined"
 LOGGED = {NO_READING: "no reading", NOT_MOVING: "not moving", NOT_THERE: "not there", NOT_CONFINED: "not confined"}
 """What the log says of sensors and of what the kernel refused; whoever ships or writes logs the rest."""

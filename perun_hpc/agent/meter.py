@@ -162,10 +162,21 @@ class Meter:
         last = self.last
         return None if last is None else replace(last, readings=self._intervals.to_go_on_from(last.readings))
 
-    def continue_from(self, last: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> Snapshot:
+    @property
+    def inside(self) -> Mapping[str, Mapping[str, int]]:
+        """What parts of meters were given in the meters' open windows, for the next agent."""
+        return self._intervals.inside
+
+    def continue_from(
+        self,
+        last: Snapshot,
+        uses: Mapping[SessionKey, JobUse],
+        parent_cpu_ns: int | None,
+        inside: Mapping[str, Mapping[str, int]],
+    ) -> Snapshot:
         """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""
         self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
-        self._intervals.begin(last.mono_ns, last.readings)
+        self._intervals.begin(last.mono_ns, last.readings, inside)
         for session in self._register.live.values():  # whoever was resumed while nobody looked was not suspended
             session.suspended = session.suspended and bool(self._use(session).suspended)
         return self.end_interval()

@@ -64,6 +64,13 @@ class Porter:
         self._socket: socket.socket | None = ours
         self.findings = Findings(found)
         """What `look_for` brought to light."""
+        self.trouble = ""
+        """Why root's child is gone; empty while it lives."""
+
+    def check(self) -> None:
+        """See whether root's child has died: nobody may speak to it for days."""
+        if self._socket is not None and (code := self._child.poll()) is not None:
+            self._lost(f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
 
     def changed(self) -> bool:
         """Whether the inbox was written to since the last look; needs no privilege."""
@@ -131,8 +138,9 @@ class Porter:
         except OSError as error:
             self._lost(error)
 
-    def _lost(self, error: OSError) -> None:
-        log(f"root's child is gone ({error}): what hooks leave in the inbox is read by the next agent")
+    def _lost(self, error: OSError | str) -> None:
+        self.trouble = f"{error}: what hooks leave in the inbox is read by the next agent: stop this one"
+        log(f"root's child is gone ({self.trouble})")
         self.close()
 
 

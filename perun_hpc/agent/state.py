@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class NodeState:
     """The state as it was saved last.
 
     `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
-    (monotonic), `ledger` the day and length of the node ledger, `home` the names of cluster and node.
+    (monotonic), `ledger` the day and length of the node ledger, `home` the names of cluster and node, `inside` what
+    parts of meters were given in the meters' open windows (meter -> party -> uJ).
     """
 
     boot_id: str
@@ -42,6 +43,7 @@ class NodeState:
     done: Mapping[str, int]
     static: Mapping[str, Any]
     home: tuple[str, str]
+    inside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
@@ -65,6 +67,7 @@ def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
             "done": dict(state.done),
             "static": dict(state.static),
             "home": list(state.home),
+            "inside": {meter: dict(given) for meter, given in state.inside.items()},
         },
     )
 
@@ -97,6 +100,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             done=data["done"],
             static=data["static"],
             home=(data["home"][0], data["home"][1]),
+            inside=data.get("inside", {}),
         )
         if names := shapes.wrong(state):
             raise DataError(f"{paths.state}: damaged: {names}")

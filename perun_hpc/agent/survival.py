@@ -42,6 +42,7 @@ class Survival:
         if last is None:
             return
         self._step_log.flush()
+        self._ledger.flush()
         now = state.NodeState(
             boot_id=self._boot_id,
             last=last,
@@ -52,6 +53,7 @@ class Survival:
             done=self._register.done,
             static=self._meter.learning.to_json(),
             home=self._register.home,
+            inside=self._meter.inside,
         )
         guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._meter.sensors]))
 
@@ -87,7 +89,7 @@ class Survival:
         if not same_boot:
             self._meter.end_interval()
             return
-        going_on = partial(self._meter.continue_from, former.last, former.uses, former.parent_cpu_ns)
+        going_on = partial(self._meter.continue_from, former.last, former.uses, former.parent_cpu_ns, former.inside)
         snapshot = guard("going on from the last readings", going_on) or self._meter.end_interval()
         for session in list(register.live.values()):
             # The counters went on; only who used the CPUs meanwhile is known less well.

@@ -26,6 +26,7 @@ KINDS = {
     "not-shipped": "not shipped {since}: {what}: {why}; it waits in the spool and is tried again",
     "set-aside": "set aside {since}: {what}: could not be shipped again and again; {why}",
     "not-written": "not written {since}: {what}: {why}; it waits in memory until the spool takes it",
+    "not-read": "not read {since}: {what}: root's child is gone, {why}",
     "no-reading": "no reading {since}: {what}: {why}; records of this time have gaps",
     "not-moving": "not moving {since}: {what}: {why}; its energy is missing, not zero",
     "not-there": "not there: {what}: {why}",

@@ -251,3 +251,34 @@ def test_a_full_spool_loses_no_record(node: FakeNode) -> None:
         node.stop()
     finally:
         subprocess.run(["umount", "-l", str(node.spool)], check=True)
+
+
+def test_windows_as_often_as_a_job_asks_for_them_do_not_fill_the_node_ledger(node: FakeNode) -> None:
+    node.start()
+    first = node.counters["intel-rapl:0"]
+    node.begin(1, uid=os.getuid(), exclusive="1")
+    process = node.root / f"proc/{os.getpid()}"
+    process.mkdir(parents=True)
+    (process / "cgroup").write_text(f"4:freezer:/slurm/uid_{os.getuid()}/job_1/step_0\n")
+    node.cgroup(1, "0-3", 1.0, uid=os.getuid())
+    begin, moments = time.monotonic(), set()
+    while len(moments) < 100:
+        node.serve(1_000)
+        moments.add(node.ask("window", job_id=1, restart_count=0).fields["mono_ns"])
+        time.sleep(0.01)
+    took_s = time.monotonic() - begin
+    node.end(1)
+    assert node.record(1)["domains"]["package-0"]["energy_uj"] == node.counters["intel-rapl:0"] - first
+    node.stop()
+    assert package_total(node) == node.counters["intel-rapl:0"] - first
+    lines = [line for line in node.ledger() if line["domain"] == "package-0"]
+    assert len(lines) <= 2 * took_s + 10  # its start, its end, the grid, and one a second
+
+
+def test_an_agent_whose_roots_child_has_died_says_so(node: FakeNode) -> None:
+    agent = node.start()
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    until(lambda: len(children.read_text().split()) == 1, "root's child is the only one left")
+    assert "not-read" not in node.ask("status").fields.get("losses", "")
+    os.kill(int(children.read_text()), signal.SIGKILL)
+    until(lambda: "not-read" in node.ask("status").fields.get("losses", ""), "the status tells it")

@@ -149,7 +149,8 @@ def follow(base: Path, steps: list[dict]) -> None:
     node = Node.open(root, INLINE)
     register = Register("n1", CPUS)
     policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
-    meter = Meter(node, partial(machine.topology, root), register, policy, NodeLedger(paths), Views(paths, register))
+    ledger = NodeLedger(paths)
+    meter = Meter(node, partial(machine.topology, root), register, policy, ledger, Views(paths, register))
     meter.end_interval()
     for number in (1, 2):
         key = SessionKey(number, 0)
@@ -167,6 +168,7 @@ def follow(base: Path, steps: list[dict]) -> None:
         for job, cpus in step["cpus"].items():
             put(cgroups / f"cpuset/slurm/uid_0/job_{job}/cpuset.cpus", cpus)
         meter.end_interval()
+    ledger.flush()
     node.close()
     lines = [json.loads(line) for path in paths.node.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert all(sum(line["shares"].values()) == (line["total_uj"] or 0) for line in lines)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.agent import porter as helper
+from perun_hpc.agent.losses import NOT_READ, Losses
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.porter import Porter
+from perun_hpc.cli import agent
 from perun_hpc.process import child
 
 
@@ -192,3 +194,18 @@ def test_a_link_where_hook_conf_is_made_is_replaced(paths: AgentPaths, words: so
     assert answers(words) == []
     assert victim.read_text() == "root's"
     assert not paths.hook_conf.is_symlink()
+
+
+def test_a_porter_that_died_while_nobody_spoke_to_it_is_told_in_the_status(paths: AgentPaths) -> None:
+    porter, pid = porter_of(paths)
+    porter.check()
+    assert porter.trouble == ""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    porter.check()
+    assert porter.trouble.startswith("ended by signal 9: what hooks leave in the inbox")
+    losses = Losses(lambda: 10**18)
+    losses.follow(NOT_READ, {"the inbox": porter.trouble})
+    (line,) = agent.losses(losses.told(0), 10**9 + 60)
+    assert line.startswith("not read since ") and "root's child is gone, ended by signal 9" in line
+    assert losses.told(1000) == []

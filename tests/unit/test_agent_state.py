@@ -15,7 +15,8 @@ S = 1_000_000_000
 
 
 def line(t1_s: int) -> dict[str, object]:
-    return {"t0_ns": (t1_s - 1) * S, "t1_ns": t1_s * S, "domain": "package-0", "total_uj": 5, "shares": {"idle": 5}}
+    known = {"t0_ns": (t1_s - 1) * S, "t1_ns": t1_s * S, "domain": "package-0", "method": "unheld"}
+    return {**known, "total_uj": 5, "shares": {"idle": 5}}
 
 
 def known(path: Path) -> list[int]:
@@ -37,3 +38,18 @@ def test_an_agent_killed_at_midnight_leaves_no_interval_that_is_booked_again(tmp
     assert known(paths.ledger("2025-12-31")) == [8, 9]
     assert known(paths.ledger("2026-01-01")) == []
     assert known(paths.ledger("2026-01-02")) == [1]
+
+
+def test_what_a_meters_parts_were_given_survives(tmp_path: Path) -> None:
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    last, inside = Snapshot(9 * S, S, {}, {}), {"psys": {"job:1.0": 7, "idle": -1}}
+    now = state.NodeState("boot", last, {}, None, ("", 0), (), {}, {}, ("test", "n1"), inside)
+    state.save(paths, now, [])
+    known = state.load(paths)
+    assert known is not None and known.inside == inside
+    older = json.loads(paths.state.read_text())
+    del older["inside"]
+    paths.state.write_text(json.dumps(older))
+    known = state.load(paths)
+    assert known is not None and known.inside == {}

@@ -172,8 +172,13 @@ def agrees(truth: Truth, total_uj: int | None, mono_ns: int) -> None:
 NAMES = [sensor.domain for sensor in SENSORS]
 
 
-def closed_after(failing: list[frozenset[str]]) -> tuple[dict[str, int], dict[str, Truth]]:
-    """What every domain was given over stretches of a second in which these readings fail, and what was counted."""
+def closed_after(
+    failing: list[frozenset[str]], killed: frozenset[int] = frozenset()
+) -> tuple[dict[str, int], dict[str, Truth]]:
+    """What every domain was given over stretches of a second in which these readings fail, and what was counted.
+
+    After those of `killed` the agent is, and the next one goes on from what it saved.
+    """
     truths = {name: Truth(0, read_ns=5) for name in NAMES}
     world = World(truths)
     windows = Intervals(domains_of(SENSORS), NODE)
@@ -184,12 +189,15 @@ def closed_after(failing: list[frozenset[str]]) -> tuple[dict[str, int], dict[st
         world.mono_ns += S
         for place, truth in enumerate(truths.values()):
             truth.shown += 100_000_000 if place == 0 else 1_000_000 * (place + number % 7)
-        for window in windows.add(
-            Stretch(world.mono_ns - S, world.mono_ns, {0: S, 5: S}, (job,)), world.readings(names)
-        ):
+        readings = world.readings(names)
+        for window in windows.add(Stretch(world.mono_ns - S, world.mono_ns, {0: S, 5: S}, (job,)), readings):
             shares = window.shares
             assert sum(shares.by_party().values()) == shares.total_uj
             given_uj[shares.domain] = given_uj.get(shares.domain, 0) + (shares.total_uj or 0)
+        if number in killed:
+            saved, inside = windows.to_go_on_from(readings), json.loads(json.dumps(windows.inside))
+            windows = Intervals(domains_of(SENSORS), NODE)
+            windows.begin(world.mono_ns, {name: Reading(one.ticks, one.mono_ns) for name, one in saved.items()}, inside)
     return given_uj, truths
 
 
@@ -197,6 +205,14 @@ def closed_after(failing: list[frozenset[str]]) -> tuple[dict[str, int], dict[st
 @given(failing=st.lists(st.frozensets(st.sampled_from(NAMES)), max_size=20))
 def test_a_meters_rest_is_what_its_parts_leave_whoever_fails_meanwhile(failing):
     given_uj, truths = closed_after([*failing, frozenset()])
+    assert {name: given_uj[name] for name in NAMES[1:]} == {name: truths[name].shown for name in NAMES[1:]}
+    assert sum(given_uj.values()) == truths["psys"].shown
+
+
+@settings(deadline=None)
+@given(failing=st.lists(st.frozensets(st.sampled_from(NAMES)), max_size=20), killed=st.frozensets(st.integers(0, 19)))
+def test_a_kill_while_windows_are_open_costs_neither_parts_nor_a_meters_rest(failing, killed):
+    given_uj, truths = closed_after([*failing, frozenset()], killed)
     assert {name: given_uj[name] for name in NAMES[1:]} == {name: truths[name].shown for name in NAMES[1:]}
     assert sum(given_uj.values()) == truths["psys"].shown
 
