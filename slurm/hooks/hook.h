@@ -32,13 +32,9 @@ struct hook_settings {
 	char policy[PATH_MAX]; /* PERUN_POLICY for an agent that the hook starts; empty = the agent's default */
 };
 
-/* Read hook.conf (lines of key=value). A file that is missing, not the hook's own user's, or writable by others does
+/* Read hook.conf (lines of key=value). A file that is missing, some other user's, or writable by others does
  * not count; neither do lines that are not understood. */
 struct hook_settings hook_settings_read(const char *path);
-
-/* The installation prefix: the line of `file`, which is the hook's own user's and nobody else's to write, or else where this
- * binary lies: PREFIX/libexec/perun/NAME. Nothing in the prefix is touched: its file system may hang. */
-bool hook_prefix(const char *file, char *path, size_t size);
 
 /* Make the run directory if it is missing. */
 void run_directory_make(void);

@@ -1,11 +1,10 @@
 #define _GNU_SOURCE
 #include "hook.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "../launch/prefix.h"
 
 static void take_line(struct hook_settings *settings, const char *line)
 {
@@ -21,56 +20,14 @@ static void take_line(struct hook_settings *settings, const char *line)
 	}
 }
 
-/* Read a file of the hook's own user that nobody else can write; returns whether there is one. */
-static bool read_own(const char *path, char *text, size_t size)
-{
-	struct stat status;
-	ssize_t length = 0;
-	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-
-	if (fd < 0)
-		return false;
-	if (fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_uid == geteuid() &&
-	    (status.st_mode & (S_IWGRP | S_IWOTH)) == 0)
-		length = read(fd, text, size - 1);
-	close(fd);
-	if (length <= 0)
-		return false;
-	text[length] = '\0';
-	return true;
-}
-
 struct hook_settings hook_settings_read(const char *path)
 {
 	struct hook_settings settings = { .deadline_ms = HOOK_DEADLINE_DEFAULT_MS };
 	char text[2 * PATH_MAX];
 	char *rest = text, *line;
 
-	if (read_own(path, text, sizeof(text)))
+	if (trusted_read(path, text, sizeof(text)))
 		while ((line = strsep(&rest, "\n")) != NULL)
 			take_line(&settings, line);
 	return settings;
-}
-
-bool hook_prefix(const char *file, char *path, size_t size)
-{
-	ssize_t length;
-
-	if (read_own(file, path, size)) {
-		path[strcspn(path, "\n")] = '\0';
-		if (path[0] == '/')
-			return true;
-	}
-	length = readlink("/proc/self/exe", path, size - 1);
-	if (length <= 0)
-		return false;
-	path[length] = '\0';
-	for (int level = 0; level < 3; level++) {
-		char *slash = strrchr(path, '/');
-
-		if (slash == NULL)
-			return false;
-		*slash = '\0';
-	}
-	return true;
 }

@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "command.h"
 
-#include <dirent.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,21 +31,4 @@ const char *command_path(const char *name, const char *search, char *path, size_
 			return path;
 	}
 	return strcpy(path, name);
-}
-
-bool launcher_directory(const char *prefix, char *path, size_t size)
-{
-	const struct dirent *entry;
-	bool found = false;
-	DIR *stream;
-
-	if (snprintf(path, size, "%s/lib", prefix) >= (int)size || (stream = opendir(path)) == NULL)
-		return false;
-	while (!found && (entry = readdir(stream)) != NULL)
-		found = strncmp(entry->d_name, "python3", 7) == 0 &&
-			snprintf(path, size, "%s/lib/%s/site-packages/perun_hpc/inject", prefix, entry->d_name) <
-				(int)size &&
-			access(path, R_OK | X_OK) == 0;
-	closedir(stream);
-	return found;
 }

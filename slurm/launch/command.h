@@ -10,7 +10,4 @@
  * not) in a directory of `search` (PATH; may be NULL); else the name itself. NULL if it does not fit. */
 const char *command_path(const char *name, const char *search, char *path, size_t size);
 
-/* PREFIX/lib/python3.N/site-packages/perun_hpc/inject, if it is there. */
-bool launcher_directory(const char *prefix, char *path, size_t size);
-
 #endif

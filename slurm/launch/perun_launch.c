@@ -16,6 +16,7 @@
 
 #include "../wire/wire.h"
 #include "command.h"
+#include "prefix.h"
 
 #ifndef PERUN_ETC_DIR
 #define PERUN_ETC_DIR "/etc/perun"
@@ -46,12 +47,12 @@ enum { RANK_KEYS = sizeof(rank_keys) / sizeof(rank_keys[0]) };
 static struct wire_message request, reply;
 
 /* One line to the user, from one rank per node: they have asked for a measurement. */
-static void tell(const char *why)
+static void tell(const char *why, const char *how)
 {
 	const char *local = getenv("SLURM_LOCALID");
 
 	if (local != NULL && strcmp(local, "0") == 0)
-		dprintf(STDERR_FILENO, "perun: %s: this step runs without measurement\n", why);
+		dprintf(STDERR_FILENO, "perun: %s: this step %s\n", why, how);
 }
 
 /* The environment as it would be without the plugin. */
@@ -117,23 +118,12 @@ static const char *enrol(void)
 	return reason;
 }
 
-/* The launcher of the installation that this binary belongs to. */
+/* The launcher of the installation; this binary may lie elsewhere, on the node's own disk. */
 static bool find_launcher(char *path, size_t size)
 {
 	char prefix[PATH_MAX];
-	ssize_t length = readlink("/proc/self/exe", prefix, sizeof(prefix) - 1);
 
-	if (length <= 0)
-		return false;
-	prefix[length] = '\0';
-	for (int level = 0; level < 3; level++) {
-		char *slash = strrchr(prefix, '/');
-
-		if (slash == NULL)
-			return false;
-		*slash = '\0';
-	}
-	return launcher_directory(prefix, path, size);
+	return prefix_find(PERUN_ETC_DIR "/prefix", prefix, sizeof(prefix)) && launcher_directory(prefix, path, size);
 }
 
 static bool put(const char *name, const char *value)
@@ -214,7 +204,10 @@ int main(int argc, char **argv)
 			why = enrol();
 		}
 		if (why != NULL)
-			tell(why);
+			tell(why, "runs without measurement");
+		else if (!ours)
+			tell("the installation is not there or does not answer",
+			     "is measured from outside, without regions");
 		if (!ours || !inject(launcher, why == NULL))
 			clean_environment();
 	}

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../launch/command.h"
+#include "../launch/prefix.h"
 #include "../wire/wire.h"
 
 #ifndef PERUN_RUN_DIR
@@ -40,7 +40,7 @@ void direct_prepare(void)
 
 struct search {
 	const char *own; /* this plugin's file */
-	bool seen, found;
+	bool seen, before, after;
 };
 
 /* Plugins are loaded in the order of plugstack.conf, and that is the order of their turns. */
@@ -52,30 +52,32 @@ static int look(struct dl_phdr_info *info, size_t size, void *data)
 	void *library, *hook;
 
 	(void)size;
-	if (name == NULL || *name == '\0' || search->found)
+	if (name == NULL || *name == '\0')
 		return 0;
 	if (strcmp(name, search->own) == 0) {
 		search->seen = true;
 		return 0;
 	}
-	if (!search->seen || (library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) == NULL)
+	if ((library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD)) == NULL)
 		return 0;
 	hook = dlsym(library, "slurm_spank_task_init");
-	search->found = hook != NULL && dladdr(hook, &owner) != 0 && strcmp(owner.dli_fname, name) == 0;
+	if (hook != NULL && dladdr(hook, &owner) != 0 && strcmp(owner.dli_fname, name) == 0)
+		*(search->seen ? &search->after : &search->before) = true;
 	dlclose(library);
 	return 0;
 }
 
-bool direct_followed(void)
+void direct_look_around(struct plugin_config *config)
 {
 	struct search search = { 0 };
 	Dl_info own;
 
 	if (dladdr((void *)&run_directory, &own) == 0)
-		return false;
+		return;
 	search.own = own.dli_fname;
 	dl_iterate_phdr(look, &search);
-	return search.found;
+	config->followed = search.after;
+	config->accompanied = search.before || search.after;
 }
 
 /* Connect to the agent, whatever the root is now. */

@@ -30,7 +30,7 @@ void local_wrap(spank_t spank, const struct plugin_config *config)
 	char **argv = NULL, *text;
 	int argc = 0;
 
-	if (can_prepend() || config->followed || access(PERUN_ETC_DIR "/disable", F_OK) == 0 || access(config->launcher, X_OK) != 0)
+	if (can_prepend() || config->accompanied || access(PERUN_ETC_DIR "/disable", F_OK) == 0 || !launcher_seen(config))
 		return;
 	if (spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc != 2)
 		return;

@@ -19,7 +19,7 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 		return 0;
 	config = config_read(argc, argv);
 	config.off = access(PERUN_ETC_DIR "/disable", F_OK) == 0;
-	config.followed = direct_followed();
+	direct_look_around(&config);
 	if (context == S_CTX_REMOTE)
 		direct_prepare();
 	return option_register(spank);

@@ -9,6 +9,8 @@
 #include <slurm/spank.h>
 #include <stddef.h>
 
+#define LAUNCHER_TAIL "/libexec/perun/perun-launch"
+
 #ifndef PERUN_ETC_DIR
 #define PERUN_ETC_DIR "/etc/perun"
 #endif
@@ -17,12 +19,17 @@
 struct plugin_config {
 	bool valid; /* a line that is not understood turns the flag into a no-op */
 	bool off; /* the kill switch, as the host showed it */
+	bool beside; /* the launcher lies beside the plugin */
 	bool followed; /* another plugin has its turn with the task after this one */
+	bool accompanied; /* ... or before it */
 	char prefix[PATH_MAX];
-	char launcher[PATH_MAX]; /* PREFIX/libexec/perun/perun-launch */
+	char launcher[PATH_MAX]; /* perun-launch, on the node's own disk if the plugin is there */
 };
 
 struct plugin_config config_read(int argc, char **argv);
+
+/* Whether the launcher is to be seen from here; in a container it may not be, nor on a file system that is gone or hangs. */
+bool launcher_seen(const struct plugin_config *config);
 
 /* Register --perun; to be called in slurm_spank_init. */
 int option_register(spank_t spank);
@@ -42,8 +49,8 @@ void task_wrap(spank_t spank, const struct plugin_config *config);
 /* Before any task: open what is needed of the host's own root. */
 void direct_prepare(void);
 
-/* Whether a plugin that acts on tasks comes after this one in plugstack.conf: it may change the root. */
-bool direct_followed(void);
+/* Find the other plugins of plugstack.conf that act on tasks: they may change the root. */
+void direct_look_around(struct plugin_config *config);
 
 /* Register the task with the agent and leave its command alone. `inside`: the launcher is not seen; it is measured from
  * outside, and told so. Else the launcher goes into its environment; false if it does not. */

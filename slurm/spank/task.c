@@ -93,7 +93,7 @@ static bool wrap_mpmd(spank_t spank, const struct plugin_config *config, const c
 	if (can_prepend())
 		return prepend(spank, config);
 	spank_unsetenv(spank, "PERUN_ARGV0");
-	return strstr(text, config->launcher) != NULL; /* srun has put it in */
+	return strstr(text, LAUNCHER_TAIL) != NULL; /* srun has put it in */
 }
 
 void task_wrap(spank_t spank, const struct plugin_config *config)
@@ -107,11 +107,12 @@ void task_wrap(spank_t spank, const struct plugin_config *config)
 	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 || argv[0] == NULL)
 		return;
 	wrapped = describe(spank, step);
-	inside = has_environment(spank, "SLURM_CONTAINER") || access(config->launcher, X_OK) != 0;
+	inside = has_environment(spank, "SLURM_CONTAINER") || !launcher_seen(config);
 	if (inside || config->followed)
 		wrapped = wrapped && direct_register(spank, config, argv[0], inside);
 	else if (argc == 2 && mpmd_is(argv[1]))
-		wrapped = wrapped && wrap_mpmd(spank, config, argv[1]);
+		wrapped = wrapped && (wrap_mpmd(spank, config, argv[1]) ||
+				      (config->accompanied && direct_register(spank, config, argv[0], false)));
 	else if (can_prepend())
 		wrapped = wrapped && command_exists(spank, argv[0]) && prepend(spank, config);
 	else

@@ -82,10 +82,10 @@ def test_the_programs_are_position_independent_and_their_tables_read_only(built:
     assert " RWE " not in stack
 
 
-def test_a_node_gets_what_slurmd_opens_on_its_own_disk(built: Path) -> None:
+def test_a_node_gets_what_slurmd_and_its_tasks_open_on_its_own_disk(built: Path) -> None:
     install(built, "install-node")
     hooks = built / "usr" / "local" / "libexec" / "perun"
-    assert {path.name for path in hooks.iterdir()} == {"prolog", "epilog", "epilogslurmctld"}
+    assert {path.name for path in hooks.iterdir()} == {"prolog", "epilog", "epilogslurmctld", "perun-launch"}
     assert (built / "usr" / "local" / "lib" / "perun" / "perun_spank.so").is_file()
     prefix = built / "etc" / "perun" / "prefix"
     assert prefix.read_text() == "/prefix\n"

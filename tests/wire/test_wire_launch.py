@@ -243,6 +243,69 @@ def test_an_incomplete_environment_means_bare(sandbox: Sandbox, missing: str) ->
     assert "PERUN" not in done.stdout
 
 
+def test_the_prefix_may_lie_elsewhere_than_the_launcher(sandbox: Sandbox, tmp_path: Path) -> None:
+    inject = tmp_path / "lib" / "python3.99" / "site-packages" / "perun_hpc" / "inject"
+    inject.mkdir(parents=True)
+    (sandbox.root / "etc" / "prefix").write_text(f"{tmp_path}\n")
+    assert f"PYTHONPATH={inject}" in launch(sandbox, ["env"]).stdout.splitlines()
+    (sandbox.root / "etc" / "prefix").chmod(0o666)
+    assert "PYTHONPATH" not in launch(sandbox, ["env"]).stdout
+
+
+@pytest.mark.parametrize("prefix", ["hanging", "missing"])
+def test_where_the_prefix_does_not_answer_the_command_runs(sandbox: Sandbox, hanging: Path, prefix: str) -> None:
+    install_launcher(sandbox)
+    (sandbox.root / "etc" / "prefix").write_text(f"{hanging if prefix == 'hanging' else sandbox.root / 'missing'}\n")
+    agent = Agent(sandbox, encode("ok", {}))
+    done = launch(sandbox, ["/usr/bin/python3", "-I", "-c", SHOW], input="")
+    agent.close()
+    bare = subprocess.run(
+        ["/usr/bin/python3", "-I", "-c", SHOW], env=plain(STEP), capture_output=True, text=True, input="", check=True
+    )
+    seen, expected = json.loads(done.stdout), json.loads(bare.stdout)
+    for one in (expected, seen):
+        one["status"] = [line for line in one["status"] if not line.startswith("SigQ")]  # other processes' too
+    assert {**seen, "pid": 0} == {**expected, "pid": 0}
+    assert agent.message is not None
+    assert done.stderr == (
+        "perun: the installation is not there or does not answer: this step is measured from outside, without regions\n"
+    )
+
+
+def test_where_a_hook_is_stuck_in_the_prefix_no_process_of_a_job_follows(sandbox: Sandbox, hanging: Path) -> None:
+    """Of several that look at once only the first can be killed; a job whose processes cannot be costs the node."""
+    (sandbox.root / "etc" / "prefix").write_text(f"{hanging}\n")
+    sandbox.run("prolog")
+    begin = len(looking(sandbox))
+    done = launch(sandbox, ["env"])
+    assert (done.returncode, "PERUN" in done.stdout) == (0, False)
+    assert begin == len(looking(sandbox)) == 1
+
+
+def looking(sandbox: Sandbox) -> list[str]:
+    """The processes of the sandbox's programs."""
+    return [path.name for path in Path("/proc").glob("[0-9]*") if executable(path).startswith(str(sandbox.root))]
+
+
+def executable(process: Path) -> str:
+    with contextlib.suppress(OSError):
+        return str((process / "exe").readlink())
+    return ""
+
+
+def test_the_look_at_the_prefix_leaves_the_command_no_child_and_no_signal(sandbox: Sandbox, hanging: Path) -> None:
+    (sandbox.root / "etc" / "prefix").write_text(f"{hanging}\n")
+    script = (
+        "import os, signal\nprint(signal.SIGCHLD in signal.sigpending())\n"
+        "try: os.wait()\nexcept ChildProcessError: print('no child')"
+    )
+    block = [signal.SIGCHLD]
+    done = launch(
+        sandbox, ["/usr/bin/python3", "-c", script], preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, block)
+    )
+    assert done.stdout == "False\nno child\n"
+
+
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -TERM $$", -15), ("kill -SEGV $$", -11)])
 def test_the_exit_is_the_commands(sandbox: Sandbox, script: str, code: int) -> None:
     assert launch(sandbox, ["sh", "-c", script]).returncode == code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -224,9 +225,26 @@ def test_before_a_container_plugin_the_command_stays_what_it_is(harness: Harness
     assert seen.env["PERUN_PID"].isdigit()
 
 
-def test_before_a_plugin_that_acts_on_tasks_srun_leaves_the_text_of_multi_prog_alone(harness: Harness) -> None:
+@pytest.mark.parametrize("stack", ["{perun}:{container}", "{container}:{perun}"])
+def test_beside_a_plugin_that_acts_on_tasks_srun_leaves_the_text_of_multi_prog_alone(
+    harness: Harness, stack: str
+) -> None:
+    """Slurm 22.05 executes what stands there: the task's root may not have it."""
     argv = as_file(harness.sandbox, MULTI_PROG)
-    assert harness(argv, context="local", stack="{perun}:{container}").argv == argv
+    assert harness(argv, context="local", stack=stack).argv == argv
+
+
+@as_root
+def test_what_srun_left_alone_beside_such_a_plugin_has_the_launcher_by_its_environment(harness: Harness) -> None:
+    if harness.prepends:
+        pytest.skip("there slurmstepd itself puts the launcher in")
+    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject"
+    inject.mkdir(parents=True)
+    argv = ["multi.conf", MULTI_PROG]
+    with agent(harness.sandbox) as said:
+        seen = harness(argv, env=RANK, stack="{container}:{perun}")
+    assert (seen.argv, seen.env["PYTHONPATH"]) == (argv, str(inject))
+    assert [one.verb for one in said] == ["rank-start"]
 
 
 def test_without_an_agent_a_container_runs_bare(harness: Harness) -> None:
@@ -245,6 +263,26 @@ def test_the_kill_switch_of_the_host_holds_in_a_container(harness: Harness, tmp_
 def test_a_missing_launcher_means_bare(harness: Harness) -> None:
     Path(harness.launcher).unlink()
     assert harness.is_bare(harness(["sh"]), ["sh"])
+
+
+def test_the_launcher_on_the_nodes_own_disk_is_the_one_beside_the_plugin(
+    harness: Harness, hanging: Path, tmp_path: Path
+) -> None:
+    """Then a prefix that is gone, or hangs, is not touched before the launcher looks at it."""
+    plugin, launcher = tmp_path / "lib/perun/perun_spank.so", tmp_path / "libexec/perun/perun-launch"
+    for path in (plugin, launcher):
+        path.parent.mkdir(parents=True)
+    shutil.copy(harness.sandbox.built / "perun_spank.so", plugin)
+    shutil.copy(harness.launcher, launcher)
+    seen = harness(["sh", "x"], stack=str(plugin), arguments=f"prefix={hanging}")
+    assert seen.argv == ([str(launcher), "sh", "x"] if harness.prepends else [str(launcher), "x"])
+
+
+def test_a_launcher_on_a_file_system_that_hangs_means_bare(harness: Harness, hanging: Path) -> None:
+    seen = harness(["sh"], arguments=f"prefix={hanging}", env=RANK)
+    assert harness.is_bare(seen, ["sh"])
+    argv = as_file(harness.sandbox, MULTI_PROG)
+    assert harness.is_bare(harness(argv, context="local", arguments=f"prefix={hanging}"), argv)
 
 
 def test_the_kill_switch_means_bare(harness: Harness) -> None:
