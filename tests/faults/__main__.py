@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.faults import matrix_run
 from tests.faults.catalogue import FAULTS
 from tests.faults.ground import own_ground
 from tests.faults.measure import Result, measure
@@ -101,4 +102,4 @@ def _lines(result: Result) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(matrix_run.main(sys.argv[2:]) if sys.argv[1:2] == ["matrix"] else main())

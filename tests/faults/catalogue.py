@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.ground import Ground, repeated
+from tests.faults.ground import Ground, hanging, repeated
 from tests.slurm import site
 from tests.slurm.cluster import ClusterError
 
@@ -263,6 +263,41 @@ def _python_missing(ground: Ground) -> Iterator[None]:
         yield
     finally:
         away.rename(python)
+
+
+PREFIX_LOSS = (
+    "as with stopped agents: hooks, plugin and perun-launch are on the nodes' own disks; messages wait in the inbox, "
+    "flagged steps run without measurement and say so"
+)
+
+
+@fault(
+    "prefix-missing",
+    "the installation prefix, a shared file system, is not there on two nodes, and agents are dead",
+    PREFIX_LOSS,
+)
+def _prefix_missing(ground: Ground) -> Iterator[None]:
+    ground.hooks_on_nodes()
+    ground.stop_agents()
+    ground.on_broken(f"mount -t tmpfs none {site.PREFIX}")
+    try:
+        yield
+    finally:
+        ground.on_broken(f"umount -l {site.PREFIX}")
+
+
+@fault(
+    "prefix-hung",
+    "the installation prefix never answers on two nodes (a FUSE file system without its server), and agents are dead",
+    PREFIX_LOSS,
+)
+def _prefix_hung(ground: Ground) -> Iterator[None]:
+    ground.hooks_on_nodes()
+    ground.stop_agents()
+    with contextlib.ExitStack() as stack:
+        for node in ground.broken:
+            stack.enter_context(hanging(ground.cluster, node, site.PREFIX))
+        yield
 
 
 @fault(

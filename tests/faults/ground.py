@@ -72,6 +72,29 @@ class Ground:
         self.cluster.wait_idle()
         self.on_broken(f"for i in $(seq 300); do {PERUN} agent status && break; sleep 0.1; done")
 
+    def hooks_on_nodes(self) -> None:
+        """Put what slurmd and its tasks open on every host's own disk, until the fault is tidied up."""
+        cluster = self.cluster
+        stage = cluster.shared / "node-disk"
+        line = ["make", "-s", "-C", str(site.CHECKOUT / "slurm"), "install-node", f"PREFIX={site.PREFIX}"]
+        subprocess.run([*line, f"DESTDIR={stage}"], check=True)
+        for host in (None, *cluster.nodes):
+            self.on(host, "cp -a /shared/node-disk/. /; cp -a /opt/perun-hpc/libexec/faults /usr/local/libexec/", False)
+        self.later.callback(self.hooks_in, site.PREFIX)
+        self.hooks_in("/usr/local")
+
+    def plugstack(self, where: str) -> list[str]:
+        """The plugin's line if it lies there."""
+        return [line.replace(f"{site.PREFIX}/lib/", f"{where}/lib/") for line in site.PLUGSTACK]
+
+    def hooks_in(self, where: str) -> None:
+        """Have Slurm run the hooks (timed on a ground of our own) and load the plugin from there."""
+        name = "faults" if (self.cluster.opt / "libexec" / "faults").exists() else "perun"
+        conf = [line.replace(f"{site.PREFIX}/libexec/perun", f"{where}/libexec/{name}") for line in site.SLURM_CONF]
+        self.cluster.configure(conf, self.plugstack(where))
+        self.cluster.reconfigure()
+        self.cluster.restart("slurmd")  # reconfigure returns before slurmd has read the file
+
     def restart_collector(self, environment: Sequence[str] = ()) -> None:
         """Kill the collector and start another, with other variables of the environment if told so."""
         pid = site.collector_pid(self.cluster)
@@ -126,6 +149,17 @@ class Ground:
 
     def _hook_log(self, node: str) -> Path:
         return self.cluster.log_dir(node) / "perun" / "hooks"
+
+
+@contextlib.contextmanager
+def hanging(cluster: Cluster, node: str, place: str) -> Iterator[None]:
+    """A file system that never answers, mounted on a node."""
+    line = ["/usr/bin/python3", "-I", "-S", "-c", (HERE.parent / "hanging.py").read_text(), place]
+    with cluster.popen(line, "root", node, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        if not holder.stdout.readline():
+            raise ClusterError(f"no file system that hangs on {node}")
+        yield
+        holder.stdin.close()
 
 
 @contextlib.contextmanager
@@ -192,8 +226,7 @@ def install(cluster: Cluster, say: Callable[[str], None]) -> None:
     (wrappers / "prolog.new").replace(wrappers / "prolog")
     shutil.copy(wrappers / "prolog", wrappers / "epilog.new")
     (wrappers / "epilog.new").replace(wrappers / "epilog")
-    cluster.configure([line.replace("libexec/perun", "libexec/faults") for line in site.SLURM_CONF], site.PLUGSTACK)
-    cluster.reconfigure()
+    Ground(cluster).hooks_in(site.PREFIX)
     Ground(cluster).restart_collector()
     for _ in range(20):  # slurmd reads its new configuration a moment later
         cluster.run(["srun", "-N4", "true"], check=True)

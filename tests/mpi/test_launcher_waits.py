@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.wire.message import decode, encode
+from tests.mpi_programs import ALLREDUCE_C, ALLREDUCE_PY
 
 pytest.importorskip("mpi4py")
 BIN = Path(sys.executable).parent
@@ -37,13 +38,6 @@ GUARD_S = 60
 PYTHON = sys.executable
 PERUN = [PYTHON, "-m", "perun_hpc.cli.main", "monitor"]
 
-ALLREDUCE = """
-from array import array
-from mpi4py import MPI
-total = array("i", [0])
-MPI.COMM_WORLD.Allreduce(array("i", [MPI.COMM_WORLD.rank]), total)
-print(f"sum {total[0]}\\n", end="", flush=True)
-"""
 REGIONS = """
 import os, sys
 from perun_hpc import monitor
@@ -52,21 +46,6 @@ from mpi4py import MPI
 def work():
     return MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank)
 print(f"sum {work()}\\n", end="", flush=True)
-"""
-PLAIN_C = r"""
-#include <mpi.h>
-#include <stdio.h>
-int main(int argc, char **argv)
-{
-	int rank, total;
-	MPI_Init(&argc, &argv);
-	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-	MPI_Allreduce(&rank, &total, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-	printf("sum %d\n", total);
-	fflush(stdout);
-	MPI_Finalize();
-	return 0;
-}
 """
 
 
@@ -142,11 +121,11 @@ class Node:
             f'exec {self.launch} "$@"\n'
         )
         (root / "task").chmod(0o755)
-        for name, text in (("allreduce", ALLREDUCE), ("regions", REGIONS)):
+        for name, text in (("allreduce", ALLREDUCE_PY), ("regions", REGIONS)):
             (root / f"{name}.py").write_text(text)
 
     def compiled(self) -> str:
-        (self.root / "plain.c").write_text(PLAIN_C)
+        (self.root / "plain.c").write_text(ALLREDUCE_C)
         built = subprocess.run([BIN / "mpicc", "plain.c", "-o", "plain"], cwd=self.root, capture_output=True, text=True)
         if built.returncode:
             pytest.skip(f"mpicc cannot compile here: {built.stderr.splitlines()[-1:]}")

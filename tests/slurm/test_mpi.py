@@ -1,15 +1,15 @@
-"""MPI steps on two nodes, one of which has a fault: each ends as without perun, in about the same time."""
+"""Decorated functions and regions of MPI steps on two nodes, with an agent and without."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
+from tests.mpi_programs import ALLREDUCE_PY
 from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
@@ -20,42 +20,15 @@ HERE = "/shared/alice-mpi"
 PYTHON = f"{site.SCIENCE}/bin/python"
 PERUN = f"{site.PREFIX}/bin/perun"
 
-SUM_PY = """
-from array import array
-from mpi4py import MPI
-total = array("i", [0])
-MPI.COMM_WORLD.Allreduce(array("i", [MPI.COMM_WORLD.rank]), total)
-print(f"sum {total[0]}\\n", end="", flush=True)
-"""
 REGIONS_PY = (
     """
 from perun_hpc import monitor, window
 with monitor("io"), window("w") as w:
     pass
 """
-    + SUM_PY
+    + ALLREDUCE_PY
 )
-SUM_C = r"""
-#include <mpi.h>
-#include <stdio.h>
-int main(int argc, char **argv)
-{
-	int rank, total;
-	MPI_Init(&argc, &argv);
-	MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-	MPI_Allreduce(&rank, &total, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-	printf("sum %d\n", total);
-	MPI_Finalize();
-	return 0;
-}
-"""
-FILES = {
-    "sum.py": SUM_PY,
-    "regions.py": REGIONS_PY,
-    "sum.c": SUM_C,
-    "isolated.conf": f"0-2 {PYTHON} sum.py\n3 {PYTHON} -I sum.py\n",
-    "mixed.conf": f"0,2 {PYTHON} sum.py\n1,3 ./sum\n",
-}
+FILES = {"regions.py": REGIONS_PY}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +39,6 @@ def job(cluster: Cluster) -> Iterator[str]:
     cluster.run(["chown", "alice:", HERE], user="root", check=True)
     for name, text in FILES.items():
         cluster.run(["sh", "-c", f"cat > {HERE}/{name}"], input=text, check=True)
-    cluster.run([f"{site.SCIENCE}/bin/mpicc", f"{HERE}/sum.c", "-o", f"{HERE}/sum"], check=True)
     done = cluster.run(["salloc", "--no-shell", "-w", "n1,n2", "--exclusive"], check=True)
     found = re.search(r"Granted job allocation (\d+)", done.stderr)
     assert found, done.stderr
@@ -89,65 +61,10 @@ def agent_pid(cluster: Cluster) -> str:
     return done.stdout.split("pid ")[1].split(",")[0] if done.returncode == 0 else ""
 
 
-def nothing(cluster: Cluster) -> Callable[[], object]:
-    return lambda: None
-
-
-def stopped_agent(cluster: Cluster) -> Callable[[], object]:
-    pid = agent_pid(cluster)
-    assert pid
-    on_n2(cluster, "kill", "-STOP", pid)
-    return lambda: on_n2(cluster, "kill", "-CONT", pid)
-
-
-def dead_agent(cluster: Cluster) -> Callable[[], object]:
+def dead_agent(cluster: Cluster) -> None:
+    """The job's Epilog starts the next one."""
     if agent_pid(cluster):
         on_n2(cluster, PERUN, "agent", "stop")
-    return lambda: None  # the job's Epilog starts the next one
-
-
-def kill_switch(cluster: Cluster) -> Callable[[], object]:
-    on_n2(cluster, "mount", "-t", "tmpfs", "none", "/etc/perun")
-    on_n2(cluster, "touch", "/etc/perun/disable")
-    return lambda: on_n2(cluster, "umount", "/etc/perun")
-
-
-FAULTS = {"none": nothing, "agent stopped": stopped_agent, "kill switch": kill_switch, "agent dead": dead_agent}
-"""On n2 only; the dead agent comes last, since the job has none there from then on."""
-PROGRAMS = {
-    "allreduce": [PYTHON, "sum.py"],
-    "plain C": ["./sum"],
-    "one rank isolated": ["--multi-prog", "isolated.conf"],
-    "Python and C": ["--multi-prog", "mixed.conf"],
-}
-CELLS = [
-    ("none", "allreduce"),
-    ("none", "one rank isolated"),
-    ("none", "Python and C"),
-    ("agent stopped", "allreduce"),
-    ("agent stopped", "plain C"),
-    ("agent stopped", "Python and C"),
-    ("kill switch", "allreduce"),
-    ("kill switch", "one rank isolated"),
-    ("agent dead", "allreduce"),
-    ("agent dead", "Python and C"),
-]
-
-
-@pytest.mark.parametrize(("fault", "program"), CELLS)
-def test_a_step_on_two_nodes_ends_as_without_perun(cluster: Cluster, job: str, fault: str, program: str) -> None:
-    step = ["srun", f"--jobid={job}", "--overlap", "--mpi=pmi2", "-w", "n1,n2", "-N2", "-n4"]
-    plain = cluster.run([*step, *PROGRAMS[program]], cwd=HERE, timeout=GUARD_S)
-    assert (plain.returncode, plain.stdout) == (0, "sum 6\n" * 4), plain.stderr
-    mend = FAULTS[fault](cluster)
-    try:
-        done = cluster.run([*step, "--perun", *PROGRAMS[program]], cwd=HERE, timeout=GUARD_S)
-    except subprocess.TimeoutExpired:
-        cluster.run(["scancel", f"{job}.{last_step(cluster, job)}"])
-        pytest.fail("a rank waits for another one")
-    finally:
-        mend()
-    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout), done.stderr
 
 
 DECORATED_PY = """
@@ -158,7 +75,7 @@ from perun_hpc import perun
 def main():
     return MPI.COMM_WORLD.rank
 {call}
-print(f"sum {MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank)}\\n", end="", flush=True)
+print(f"sum {{MPI.COMM_WORLD.allreduce(MPI.COMM_WORLD.rank)}}\\n", end="", flush=True)
 """
 
 
@@ -195,11 +112,6 @@ def packages(cluster: Cluster) -> list[str]:
     """Where perun's own environment has what it needs beside it."""
     line = [f"{site.PREFIX}/bin/python", "-c", "import numpy, pathlib; print(pathlib.Path(numpy.__path__[0]).parent)"]
     return cluster.run(line, check=True).stdout.split()
-
-
-def last_step(cluster: Cluster, job: str) -> str:
-    steps = cluster.run(["squeue", "-h", "-s", "-j", job, "-o", "%i"]).stdout.split()
-    return max((step.partition(".")[2] for step in steps if step.partition(".")[2].isdigit()), key=int, default="0")
 
 
 def test_a_program_with_regions_runs_where_no_agent_takes_its_rank(cluster: Cluster, job: str) -> None:
