@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -123,6 +124,45 @@ def test_without_python_jobs_run_and_the_next_agent_learns_of_them(running: Clus
     without_python.with_name("python.gone").rename(without_python)
     job(running)
     until("the inbox is read", lambda: not set(kept) & set(inbox(running)))
+
+
+SLOW_GROUP = "/sys/fs/cgroup/cpu/perun"
+
+
+@pytest.fixture
+def slow(running: Cluster) -> Iterator[Cluster]:
+    """No agent on the node, and one that is started has a twentieth of a CPU: the hook puts it into this cgroup."""
+    group = SLOW_GROUP
+    on_node(running, f"mkdir -p {group} && echo 5000 > {group}/cpu.cfs_quota_us")
+    signal_agents(running, "KILL")
+    try:
+        yield running
+    finally:
+        on_node(running, f"echo -1 > {group}/cpu.cfs_quota_us")
+        signal_agents(running, "KILL")
+        until("the cgroup is empty", lambda: not on_node(running, f"cat {group}/cgroup.procs"))
+        on_node(running, f"rmdir {group}")
+
+
+def test_where_the_agent_starts_too_slowly_the_record_begins_with_the_job(slow: Cluster) -> None:
+    command = ["sbatch", "--parsable", "-o", "/dev/null", "-w", NODE, "--wrap=sleep 40"]
+    job = int(slow.run(command, check=True).stdout)
+    assert slow.wait_job(job, timeout=180) == "COMPLETED"
+    on_node(slow, f"echo -1 > {SLOW_GROUP}/cpu.cfs_quota_us")  # what comes now is not what is tested
+    path = slow.shared / "perun" / slow.name / "jobs" / f"{job}.0" / "record.json"
+    until("its record", path.exists)
+    boundary = json.loads((path.parent / "boundary" / f"{NODE}.json").read_text())
+    assert boundary["start"]["from"] == "inbox"
+    late_ns = boundary["start"]["late_ns"]
+    assert late_ns > 1_000_000_000, "an agent with a twentieth of a CPU was in time"
+    (gap,) = [one for one in boundary["gaps"] if one["sensor"] == "agent"]
+    assert gap["to_ns"] - gap["from_ns"] == late_ns
+    record = json.loads(path.read_text())
+    assert any("are not in its energy" in note for note in record["notes"]), record["notes"]
+    assert record["coverage"] < 1 and record["energy_uj"] is not None
+    asked = ["sacct", "-nXo", "start%20", "-j", str(job)]
+    start_s = int(slow.run(asked, check=True, env={"SLURM_TIME_FORMAT": "%s"}).stdout)
+    assert abs(record["start_ns"] / 1e9 - start_s) < 3
 
 
 def test_a_full_inbox_changes_nothing(running: Cluster, without_python: Path) -> None:
