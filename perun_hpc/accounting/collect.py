@@ -29,6 +29,7 @@ from perun_hpc.accounting.keeping import (
     keep,
     keep_apart,
     problems,
+    put_back,
     read_kept,
     read_records,
     set_aside,
@@ -61,6 +62,8 @@ SLOW_S = 30
 """A question that failed after so long is not asked again, for less, before the next sweep: other work waits."""
 COMPARE_S = 600
 """So long one sweep compares with sacct; what is left of a long time without slurmdbd is for the next ones."""
+LEARN_S = 86_400
+"""So long it is asked whether Slurm has learnt of a node that reported a job and was none of its nodes."""
 NAMED = 5
 """Nodes of a job that are named where another one is set aside."""
 IDLE_BATCHES = 3
@@ -241,7 +244,7 @@ class Collector:
         batch: list[_Ready] = []
         before = dict(self._waits)
         self._waits.clear()
-        self._take_allowed()
+        self._take_back()
         for run, directory in self.archive.incoming():
             if self._refused_lately(directory):
                 summary = replace(summary, refused=summary.refused + 1)
@@ -404,16 +407,16 @@ class Collector:
     def _set_aside_strangers(self, ready: _Ready, runs: Sequence[SlurmJob]) -> int:
         """Set aside what nodes reported of a job that Slurm did not give them; returns how many records those are.
 
-        Only where Slurm knows the run: without its word, evidence counts.
+        Only where Slurm tells of a run at that time, which may go on: without its word, evidence counts.
         """
-        given = nodes_of(runs) if self._run_of(ready.record, runs) is not None else None
+        given = _nodes_by_slurm(ready.record.start_ns, ready.record.end_ns, runs)
         if given is None:
             return 0
         nodes, apart = {b.digest: b.node for b in ready.boundaries}, 0
         for path, digest in ready.files:
             node = nodes.get(digest, "")
             place = aside.of_record(self.archive, ready.run, node)
-            if not node or not given.isdisjoint((node, node.partition(".")[0])) or place.allowed:
+            if not node or _is_one_of(node, given) or place.allowed:
                 continue
             why = (
                 f"node {node} reported job {ready.run.name}, which ran on {', '.join(sorted(given)[:NAMED])} by sacct: "
@@ -426,15 +429,22 @@ class Collector:
                 apart += 1
         return apart
 
-    def _take_allowed(self) -> None:
-        """Bring back boundary records of which an administrator says that they fit."""
+    def _take_back(self) -> None:
+        """Bring back boundary records that fit by now: an administrator says so, or Slurm does."""
+        found: list[tuple[aside.Aside, Path, Boundary]] = []
         for one in aside.entries(self.archive):
-            for path in one.path.glob("*.json") if one.allowed else ():
+            for path in sorted(one.path.glob("*.json")):
                 with contextlib.suppress(DataError, OSError):
-                    record = read_boundary(path)
+                    if one.allowed or path.stat().st_mtime > self.tools.clock() - LEARN_S:
+                        found.append((one, path, read_boundary(path)))
+        known = self._ask([record.job_id for _, _, record in found[:BATCH]]) if found else {}
+        for one, path, record in found:
+            given = _nodes_by_slurm(record.start_ns, record.end_ns, known.get(record.job_id, []))
+            if one.allowed or (given is not None and _is_one_of(record.node, given)):
+                with contextlib.suppress(OSError):
                     home = self.archive.base / "incoming" / Run(record.job_id, record.restart_count).name
                     make_directory(home)
-                    path.rename(home / path.name)
+                    put_back(path, home)
 
     def _finish(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> EnergyRecord:
         """Add what Slurm and the policy's factors say."""
@@ -723,6 +733,24 @@ def _started(pid: int) -> str:
     except OSError:
         return ""
     return f"{boot[:8]}-{stat.rpartition(')')[2].split()[19]}"
+
+
+def _nodes_by_slurm(start_ns: int, end_ns: int, runs: Sequence[SlurmJob]) -> frozenset[str] | None:
+    """The nodes of a job's runs; None where Slurm tells of none at that time: it may not know of one that has begun."""
+    began_s, ended_s = start_ns // 1_000_000_000, end_ns // 1_000_000_000
+    told = any(
+        job.nodelist
+        and job.start_s is not None
+        and job.start_s <= ended_s
+        and (job.end_s is None or job.end_s >= began_s)
+        for job in runs
+    )
+    return nodes_of(runs) if told else None
+
+
+def _is_one_of(node: str, given: frozenset[str]) -> bool:
+    """Whether a node is one of those that Slurm names, which may be the first part of its own name."""
+    return not given.isdisjoint((node, node.partition(".")[0]))
 
 
 def _files(directory: Path) -> tuple[tuple[str, int, int], ...]:

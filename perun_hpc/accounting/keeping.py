@@ -138,6 +138,13 @@ def keep_apart(taken: Path, target: Path) -> None:
     taken.unlink()
 
 
+def put_back(path: Path, target: Path) -> None:
+    """Move a record from where nothing counts into `incoming/`, beside one that its node has put there meanwhile."""
+    _link_first(path, target / f"{_TAKEN.sub('', path.name)}.json")
+    sync_directory(target)
+    path.unlink()
+
+
 def keep(taken: Sequence[Path], target: Path) -> None:
     """Put records into a run's directory for good, of each node the one of the highest rank, and only then drop these.
 
@@ -200,7 +207,8 @@ def _link_first(path: Path, final: Path) -> None:
     try:
         os.link(path, final)
     except FileExistsError:
-        os.link(path, final.with_name(f"{_TAKEN.sub('', final.name)}.{_digest(path)[:16]}.taken.json"))
+        with contextlib.suppress(FileExistsError):
+            os.link(path, final.with_name(f"{_TAKEN.sub('', final.name)}.{_digest(path)[:16]}.taken.json"))
 
 
 def _digest(path: Path) -> str:

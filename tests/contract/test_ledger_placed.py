@@ -105,6 +105,17 @@ def test_a_node_that_slurm_did_not_give_to_a_job_has_no_part_in_it(
     assert [node.node for node in record.nodes] == ["n1", "n2", "n9"] and not look(site.archive).aside
 
 
+def test_slurms_word_of_a_job_that_goes_on_counts_and_what_it_learns_later_too(site: Site) -> None:
+    """slurmdbd has a job's nodes as it starts, and a later change of them only after a while."""
+    site.jobs = [slurm_job(nodelist="n[1-2]", num_nodes=2, state="RUNNING", end_s=None)]
+    three_nodes(site)
+    assert (site.sweep().aside, site.sweep().stored) == (1, 1)
+    site.jobs = [slurm_job(nodelist="n[1-2,9]", num_nodes=3)]
+    site.sweep()
+    (record,) = site.ledger.members("c", "4711")
+    assert [node.node for node in record.nodes] == ["n1", "n2", "n9"] and not look(site.archive).aside
+
+
 @pytest.mark.parametrize("answer", ["none", "another run", "no nodes"])
 def test_without_slurms_word_of_the_run_evidence_counts(site: Site, answer: str) -> None:
     if answer != "none":
