@@ -10,11 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.attack import cases, progress, table, targets
+from tests.attack import cases, progress, service, table, targets
 from tests.attack.table import Result
 from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
+CASES = {**cases.CASES, **service.CASES}
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "attacks.md"
 HEAD = """# Attacks
@@ -72,7 +73,7 @@ def on_cluster(names: list[str], cluster_name: str) -> list[Result]:
     try:
         with cases.Siege(cluster).laid() as siege:
             for name in names:
-                results.append(cases.CASES[name](siege))
+                results.append(CASES[name](siege))
                 print(table.line(results[-1]), flush=True)
     finally:
         if not was_up:
@@ -91,13 +92,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes that feed them")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="other inputs than those of another seed")
     chosen = parser.parse_args()
-    known = [*cases.CASES, *C_FUZZERS, *FUZZERS]
+    known = [*CASES, *C_FUZZERS, *FUZZERS]
     names = chosen.names or known
     unknown = [name for name in names if name not in known]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
     fed = [FUZZERS[name] for name in names if name in FUZZERS]
-    clustered = [name for name in names if name in cases.CASES]
+    clustered = [name for name in names if name in CASES]
     results = on_cluster(clustered, chosen.cluster) if clustered else []
     for name in names:
         if name in C_FUZZERS:
@@ -115,7 +116,7 @@ def main() -> int:
         slurm = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=False).stdout.split()
         head = HEAD.format(slurm=slurm[-1] if slurm else "", date=datetime.date.today().isoformat())
         page = PAGE.read_text() if PAGE.exists() else ""
-        attacks = table.merged(table.HEAD, dict(map(table.cells, results)), page, [*cases.CASES, *C_FUZZERS])
+        attacks = table.merged(table.HEAD, dict(map(table.cells, results)), page, [*CASES, *C_FUZZERS])
         PAGE.write_text(head + attacks + FUZZERS_HEAD + table.merged(progress.HEAD, rows, page, list(FUZZERS)))
     return 0 if all(one.held for one in results) and not any(progress.broken(one, chosen.seed) for one in fed) else 1
 

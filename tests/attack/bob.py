@@ -29,6 +29,7 @@ class Tries:
     def __init__(self) -> None:
         self.n = 0
         self.bad: list[str] = []
+        self.more: dict[str, object] = {}
 
     def refused(self, what: str, reply: Message | None) -> None:
         """A try that must not be answered `ok`."""
@@ -428,6 +429,75 @@ def outside(seconds: float, job: str) -> Tries:
     return other_job(seconds, job)
 
 
+def alone(seconds: float, job: str) -> Tries:
+    """The energy of the own job as often as possible; what came is told, not judged."""
+    tries = Tries()
+    points: list[tuple[int, int]] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        reply = ask("window", **own_job())
+        tries.n += 1
+        if reply is not None and reply.verb == "ok":
+            point = (int(reply.fields["mono_ns"]), int(reply.fields["energy_uj"]))
+            if not points or points[-1] != point:
+                points.append(point)
+        time.sleep(0.05)
+    tries.more = {"points": points, "job": os.environ["SLURM_JOB_ID"]}
+    return tries
+
+
+def rank_slots(seconds: float, job: str) -> Tries:
+    """Living ranks, each with a memory file of its own, until the agent takes no more; held for so many seconds."""
+    tries, held = Tries(), 0
+    now = time.monotonic_ns()
+    for rank in range(6000):
+        while True:
+            reply = ask("rank-start", **own_job(), step_id="0", rank=str(rank), ntasks="6000", command="x", options="")
+            if reply is None or "slow down" not in reply.fields.get("reason", ""):
+                break
+            time.sleep(0.05)
+        tries.n += 1
+        if reply is None or reply.verb != "ok":
+            break
+        fd = _calls(["f"], array.array("q", [0, now, now + 1000]))
+        answer = ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
+        while answer is not None and "slow down" in answer.fields.get("reason", ""):
+            time.sleep(0.05)
+            answer = ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
+        held += answer is not None and answer.verb == "ok"
+        os.close(fd)
+    Path("/shared/attack/marks/slots").touch()
+    time.sleep(seconds)
+    tries.more = {"held": held}
+    return tries
+
+
+def nudge(seconds: float, job: str) -> Tries:
+    """Knocks at the collector without pause, and whatever could take its socket's place."""
+    tries = Tries()
+    path = "/run/perun-collect/nudge"
+    attempts: dict[str, Callable[[], object]] = {
+        "unlink": lambda: Path(path).unlink(),
+        "rename": lambda: Path(path).rename(f"{path}.old"),
+        "replace": lambda: Path(f"{path}.link").symlink_to("/etc/passwd"),
+        "write": lambda: Path(path).write_bytes(b"x"),
+        "bind": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind(f"{path}.mine"),
+        "plant": lambda: Path("/run/perun-collect/planted").write_text("x"),
+    }
+    for what, attempt in attempts.items():
+        tries.n += 1
+        with contextlib.suppress(OSError):
+            attempt()
+            tries.bad.append(what)
+    end = time.monotonic() + seconds
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                sender.sendto(b"x" * (tries.n % 1000), path)
+            tries.n += 1
+    return tries
+
+
 def reach(seconds: float, job: str) -> Tries:
     """Paths on standard input: which of them can be written, which can be read. Bad is what can be written."""
     tries = Tries()
@@ -455,4 +525,4 @@ def reach(seconds: float, job: str) -> Tries:
 
 if __name__ == "__main__":
     made = globals()[sys.argv[1]](float(sys.argv[2]), sys.argv[3])
-    print(json.dumps({"n": made.n, "bad": made.bad[:20]}))
+    print(json.dumps({"n": made.n, "bad": made.bad[:20], **made.more}))

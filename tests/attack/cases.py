@@ -200,10 +200,10 @@ def greedy(siege: Siege, case: str, seconds: float, after_s: float) -> Result:
     if bob.returncode != 0:
         return Result(name, STORY[case], 0, f"bob's program ended with {bob.returncode}: {err.strip()[-300:]}", False)
     waited_s = time.monotonic()
-    last = _record(siege, jobs[-1], RECORD_S)
+    last = record_of(siege, jobs[-1], RECORD_S)
     waited_s = time.monotonic() - waited_s
     bobs = _last_job(siege, "bob")
-    told = _record(siege, bobs, OWN_RECORD_S, measured=True)
+    told = record_of(siege, bobs, OWN_RECORD_S, measured=True)
     edges = [record[end] for record in map(siege.boundary, jobs) if record for end in ("start", "end")]
     late_ms = sorted(edge["late_ns"] / 1e6 for edge in edges)
     p99_ms = late_ms[int(len(late_ms) * 0.99)] if late_ms else math.inf
@@ -455,7 +455,7 @@ def reports(siege: Siege) -> Result:
     done = siege.cluster.run(words, user="bob", timeout=90)
     job = done.stdout.split()[0]
     problems = []
-    if _record(siege, job) is None:
+    if record_of(siege, job) is None:
         problems.append("no record of the job")
     shown = 0
     for user in ("bob", "root", "perun"):
@@ -481,7 +481,7 @@ def reports(siege: Siege) -> Result:
     )
 
 
-def _record(siege: Siege, job: str, seconds: float = 40, measured: bool = False) -> dict[str, Any] | None:
+def record_of(siege: Siege, job: str, seconds: float = 40, measured: bool = False) -> dict[str, Any] | None:
     """A job's record once there is one; `measured`: one with energy, which may follow one that waits for its node."""
     path = siege.archive / f"jobs/{job}.0/record.json"
     deadline = time.monotonic() + seconds
@@ -516,7 +516,7 @@ def poison(siege: Siege) -> Result:
         held = siege.cluster.run(["scontrol", "show", "job", job], user="root")
         if line in comments.stdout or f"AdminComment={line}" in held.stdout:
             problems.append(f"{words[0]} sets AdminComment")
-    record = _record(siege, job)
+    record = record_of(siege, job)
     home = siege.cluster.home / "bob"
     forged = home / f"perun/{siege.cluster.name}/jobs/{job}.0"
     forged.mkdir(parents=True, exist_ok=True)

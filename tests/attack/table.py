@@ -27,7 +27,7 @@ def cells(one: Result) -> tuple[str, tuple[str, ...]]:
 
 def row(name: str, values: Sequence[str]) -> str:
     """A row of a table in Markdown."""
-    return f"| {' | '.join(cell.replace('|', '/') for cell in (name, *values))} |"
+    return f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in (name, *values))} |"
 
 
 def merged(head: Sequence[str], rows: Mapping[str, Sequence[str]], page: str, order: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attack import cases
+from tests.attack import cases, service
 from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -36,6 +36,13 @@ def test_one_job_does_not_take_down_accounting(siege: cases.Siege, case: str) ->
 def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
     result = cases.attack(siege, "window", 24)
     assert result.held, result.outcome
+
+
+@pytest.mark.parametrize("case", ["nudge", "root-phase", "swapped-link", "handed-over"])
+def test_what_the_service_believes_is_not_bobs_to_say(siege: cases.Siege, case: str) -> None:
+    result = service.CASES[case](siege)
+    assert result.held, result.outcome
+    assert result.n > 0
 
 
 @pytest.mark.parametrize("case", ["files", "process", "owned", "environment", "reports", "poison"])
