@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -89,12 +90,26 @@ static bool await(int fd, char *answer, size_t size)
 
 void prefix_ask(const char *path)
 {
-	int mark = open(PREFIX_ASKED, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
+	int mark = open(PREFIX_ASKED, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
 
-	if (mark >= 0)
+	if (mark >= 0) {
+		dprintf(mark, "%d\n", (int)getpid());
 		close(mark);
+	}
 	(void)!access(path, F_OK);
 	unlink(PREFIX_ASKED);
+}
+
+/* Whether a hook's process looks at the prefix just now; one that was killed has left its mark. */
+static bool hook_looks(void)
+{
+	char text[16];
+	long pid;
+
+	if (!trusted_read(PREFIX_ASKED, text, sizeof(text)))
+		return access(PREFIX_ASKED, F_OK) == 0;
+	pid = strtol(text, NULL, 10);
+	return pid <= 0 || kill((pid_t)pid, 0) == 0 || errno != ESRCH;
 }
 
 /* Whether a hook's look at the prefix has not come back for a second. */
@@ -102,7 +117,7 @@ static bool hook_stuck(void)
 {
 	const struct timespec moment = { .tv_nsec = 10000000 };
 
-	for (int ms = 0; access(PREFIX_ASKED, F_OK) == 0; ms += 10) {
+	for (int ms = 0; hook_looks(); ms += 10) {
 		if (ms >= PATIENCE_MS)
 			return true;
 		nanosleep(&moment, NULL);

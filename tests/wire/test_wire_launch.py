@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,15 @@ def test_where_a_hook_is_stuck_in_the_prefix_no_process_of_a_job_follows(sandbox
     done = launch(sandbox, ["env"])
     assert (done.returncode, "PERUN" in done.stdout) == (0, False)
     assert begin == len(looking(sandbox)) == 1
+    inject = install_launcher(sandbox)
+    stuck = int(looking(sandbox)[0])
+    with contextlib.suppress(ProcessLookupError):
+        while True:  # until its first process has reaped it
+            os.kill(stuck, signal.SIGKILL)
+            time.sleep(0.01)
+    (sandbox.root / "etc" / "prefix").unlink()
+    lines = launch(sandbox, ["env"]).stdout.splitlines()
+    assert f"PYTHONPATH={inject}" in lines  # the mark that the dead one has left does not count
 
 
 def looking(sandbox: Sandbox) -> list[str]:
