@@ -66,6 +66,15 @@ class Places:
     spool: Path = Path("/var/spool/perun")
 
 
+def switched_off(env: Mapping[str, str]) -> bool:
+    """Whether this node is in the list that `perun off` writes beside slurm.conf."""
+    conf = Path(env.get("SLURM_CONF") or "/etc/slurm/slurm.conf")
+    try:
+        return f"# off {env.get('SLURMD_NODENAME')}" in (conf.parent / "perun.off").read_text().split("\n")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def compose(env: Mapping[str, str], mono_ns: int) -> dict[str, str]:
     """The fields of a hook's message, from Slurm's environment."""
     fields: dict[str, str] = {}
@@ -219,7 +228,7 @@ def run(name: str, env: Mapping[str, str], places: Places) -> None:
     """Be the hook of that name; says one line if something went wrong."""
     mono_ns = time.monotonic_ns()
     verb = next((verb for end, verb in VERBS.items() if name.endswith(end)), None)
-    if verb is None or (places.etc / "disable").exists():
+    if verb is None or (places.etc / "disable").exists() or switched_off(env):
         return
     conf = settings(places.run / "hook.conf")
     limit_s = deadline_ms(conf.get("deadline_ms")) / 1e3

@@ -5,6 +5,7 @@
  * included, is exit 0. A message that no agent took in time is kept in the inbox for the next agent, whichever way out. */
 #define _GNU_SOURCE
 #include "hook.h"
+#include "../launch/off.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -228,7 +229,7 @@ int main(int argc, char **argv)
 
 	guard();
 	arm(HOOK_DEADLINE_DEFAULT_MS);
-	if (access(PERUN_ETC_DIR "/disable", F_OK) == 0)
+	if (access(PERUN_ETC_DIR "/disable", F_OK) == 0 || off_list_has(off_list_open(), getenv("SLURMD_NODENAME")))
 		return 0;
 	umask(077);
 	if (ends_with(name, "epilogslurmctld"))

@@ -7,6 +7,8 @@
 
 #include <unistd.h>
 
+#include "../launch/off.h"
+
 SPANK_PLUGIN(perun, 1)
 
 static struct plugin_config config;
@@ -20,6 +22,7 @@ int slurm_spank_init(spank_t spank, int argc, char **argv)
 	config = config_read(argc, argv);
 	config.off = access(PERUN_ETC_DIR "/disable", F_OK) == 0;
 	direct_look_around(&config);
+	config.off_list = context == S_CTX_REMOTE ? off_list_open() : -1;
 	if (context == S_CTX_REMOTE)
 		direct_prepare();
 	return option_register(spank);

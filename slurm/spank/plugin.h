@@ -19,6 +19,7 @@
 struct plugin_config {
 	bool valid; /* a line that is not understood turns the flag into a no-op */
 	bool off; /* the kill switch, as the host showed it */
+	int off_list; /* the nodes that are switched off from elsewhere, opened while the host's own root is the root; or -1 */
 	bool beside; /* the launcher lies beside the plugin */
 	bool followed; /* another plugin has its turn with the task after this one */
 	bool accompanied; /* ... or before it */

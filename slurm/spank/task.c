@@ -7,12 +7,15 @@
 #include <unistd.h>
 
 #include "../launch/command.h"
+#include "../launch/off.h"
 
 /* From 23.11 on; bound weakly, so that one source and one binary per Slurm release serve all. */
 extern spank_err_t spank_prepend_task_argv(spank_t spank, int argc, const char *argv[]) __attribute__((weak));
 
 /* Above it stand the batch, external, interactive and pending steps. */
 #define ORDINARY_STEPS_END 0xfffffff0U
+
+enum { NODE_MAX = 256 };
 
 bool can_prepend(void)
 {
@@ -96,6 +99,15 @@ static bool wrap_mpmd(spank_t spank, const struct plugin_config *config, const c
 	return strstr(text, LAUNCHER_TAIL) != NULL; /* srun has put it in */
 }
 
+static bool switched_off(spank_t spank, const struct plugin_config *config)
+{
+	char node[NODE_MAX];
+
+	return config->off || access(PERUN_ETC_DIR "/disable", F_OK) == 0 ||
+	       (spank_getenv(spank, "SLURMD_NODENAME", node, sizeof(node)) == ESPANK_SUCCESS &&
+		off_list_has(config->off_list, node));
+}
+
 void task_wrap(spank_t spank, const struct plugin_config *config)
 {
 	uint32_t step = 0;
@@ -103,7 +115,7 @@ void task_wrap(spank_t spank, const struct plugin_config *config)
 	bool wrapped, inside;
 	int argc = 0;
 
-	if (config->off || access(PERUN_ETC_DIR "/disable", F_OK) == 0 || spank_get_item(spank, S_JOB_STEPID, &step) != ESPANK_SUCCESS || step >= ORDINARY_STEPS_END ||
+	if (switched_off(spank, config) || spank_get_item(spank, S_JOB_STEPID, &step) != ESPANK_SUCCESS || step >= ORDINARY_STEPS_END ||
 	    spank_get_item(spank, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS || argc < 1 || argv[0] == NULL)
 		return;
 	wrapped = describe(spank, step);

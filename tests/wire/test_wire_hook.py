@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.wire.hook import Places, run
 from perun_hpc.wire.message import decode, encode
 
-from .sandbox import Sandbox
+from .sandbox import JOB, Sandbox
 
 
 def put_agent(sandbox: Sandbox, script: str) -> None:
@@ -169,6 +170,22 @@ def test_the_kill_switch_comes_first(sandbox: Sandbox) -> None:
         with pytest.raises(BlockingIOError):
             listener.accept()
     assert not sandbox.inbox.exists()
+
+
+OFF = "# Nodes\n# off n10\n# off n1\n# off n1.cluster\n"
+
+
+@pytest.mark.parametrize("hook", ["C", "Python"])
+@pytest.mark.parametrize(("node", "off"), [("n1", True), ("n10", True), ("n", False), ("n11", False), ("", False)])
+def test_a_node_in_the_list_beside_slurm_conf_is_off(sandbox: Sandbox, hook: str, node: str, off: bool) -> None:
+    (sandbox.root / "etc" / "perun.off").write_text(OFF)
+    env = {**JOB, "SLURM_CONF": f"{sandbox.root}/etc/slurm.conf", "SLURMD_NODENAME": node}
+    if hook == "C":
+        sandbox.run("prolog", **env)
+    else:
+        run("prolog", env, Places(sandbox.root / "etc", sandbox.run_dir, sandbox.root / "spool"))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert sandbox.inbox.exists() != off
 
 
 @pytest.mark.parametrize("number", [n for n in signal.Signals if n not in (signal.SIGKILL, signal.SIGSTOP)])

@@ -290,6 +290,14 @@ def test_the_kill_switch_means_bare(harness: Harness) -> None:
     assert harness.is_bare(harness(["sh"]), ["sh"])
 
 
+@pytest.mark.parametrize(("node", "off"), [("n1", True), ("n11", False)])
+def test_a_node_in_the_list_beside_slurm_conf_is_off(harness: Harness, node: str, off: bool) -> None:
+    etc = harness.sandbox.root / "etc"
+    (etc / "perun.off").write_text("# Nodes\n# off n1\n")
+    seen = harness(["sh"], env={"SLURM_CONF": f"{etc}/slurm.conf", "SLURMD_NODENAME": node})
+    assert harness.is_bare(seen, ["sh"]) == off
+
+
 @pytest.mark.parametrize("argv", [["no-such-command"], ["/no/such/command"], ["/tmp"], ["/etc/passwd"], [""]])
 def test_a_command_that_cannot_run_is_left_to_slurmstepd(harness: Harness, argv: list[str]) -> None:
     assert harness.is_bare(harness(argv), argv)

@@ -1,0 +1,69 @@
+"""`perun off NODES`: from the next job on nothing is measured on these nodes; their file systems are not touched.
+
+The list is `perun.off` beside slurm.conf, where hooks and plugin look for it on every node: what lies there Slurm needs
+everywhere itself. Its lines are comments of slurm.conf's, so that a configless site may `Include` it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from perun_hpc.config.hostlist import stated
+from perun_hpc.errors import AccessError, UsageError
+
+HEAD = "# Nodes on which perun does nothing; written by perun off and perun on."
+MARK = "# off "
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("nodes", nargs="*", metavar="NODES", help="as Slurm lists them: n[01-04],login (none: show)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Add nodes to the list; without any show it."""
+    path = place()
+    nodes = listed(path)
+    if args.nodes:
+        write(path, nodes | named(args.nodes))
+    else:
+        print("\n".join(sorted(nodes)) or "no node is off")
+    return 0
+
+
+def place() -> Path:
+    """Where the list is: the directory of $SLURM_CONF, else /etc/slurm."""
+    return Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").parent / "perun.off"
+
+
+def named(words: Iterable[str]) -> set[str]:
+    """The nodes that a person named; UsageError where that is no list of nodes."""
+    try:
+        return {name for word in words for name in stated(word)}
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def listed(path: Path) -> set[str]:
+    """The nodes of the list; none where there is no list. AccessError where it cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise AccessError(f"cannot read {path}: {error.strerror}") from error
+    return {line.removeprefix(MARK) for line in lines if line.startswith(MARK)}
+
+
+def write(path: Path, nodes: set[str]) -> None:
+    """Replace the list, in one step. AccessError where it cannot be written."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text("".join(f"{line}\n" for line in (HEAD, *(f"{MARK}{name}" for name in sorted(nodes)))))
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    except OSError as error:
+        raise AccessError(f"cannot write {path}: {error.strerror}: run this where slurm.conf is kept") from error
