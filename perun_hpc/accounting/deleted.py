@@ -24,6 +24,9 @@ _COLUMNS = ("cluster", "job_id", "submit_s", "restart_count", "sluid", "start_s"
 _ROWS = text(f"SELECT id, {', '.join(_COLUMNS)} FROM deleted WHERE cluster = :c AND job_id IN :ids").bindparams(
     bindparam("ids", expanding=True)
 )
+_ENDED = text(
+    f"SELECT id, {', '.join(_COLUMNS)} FROM deleted WHERE cluster = :c AND end_s >= :since AND end_s <= :until"
+)
 _INSERT = text(
     f"INSERT INTO deleted (id, {', '.join(_COLUMNS)}) "
     f"VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM deleted), {', '.join(':' + name for name in _COLUMNS)})"
@@ -52,6 +55,12 @@ def nameless(record: EnergyRecord) -> EnergyRecord:
 def rows_of(connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Deleted]:
     """Return what is left of deleted records of some jobs of a cluster."""
     rows = connection.execute(_ROWS, {"c": cluster, "ids": list(job_ids)}).all()
+    return [_parsed(row) for row in rows]
+
+
+def ended_between(connection: Connection, cluster: str, since_s: int, until_s: int) -> list[Deleted]:
+    """Return what is left of deleted runs of a cluster that ended in [since, until] (epoch seconds)."""
+    rows = connection.execute(_ENDED, {"c": cluster, "since": since_s, "until": until_s})
     return [_parsed(row) for row in rows]
 
 

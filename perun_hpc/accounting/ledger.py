@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.evidence import combine, shared
 from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
+from perun_hpc.accounting.sacct import CLOCK_S
 from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
 from perun_hpc.accounting.tables import Tables, migrate, reflect
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
@@ -60,6 +62,7 @@ _INEXACT_DAY = (
     f"AND 'real' IN ({', '.join(f'typeof({m})' for m in MEASURES)})"
 )
 NS = 1_000_000_000
+FOR_EVER_S = 1 << 62
 _ZERO: Vector = (0,) * len(MEASURES)
 
 
@@ -222,10 +225,11 @@ class Ledger:
         return sorted(found.values(), key=lambda r: (r.start_ns, r.job_id, r.restart_count))
 
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
-        """Return job id -> start and end, in epoch seconds, of each of its stored runs."""
+        """Return job id -> start and end, in epoch seconds, of each of its stored runs, deleted ones included."""
         out: dict[int, list[tuple[int, int]]] = {}
         with self.read() as connection:
-            for row in self._rows(connection, cluster, job_ids):
+            rows: list[Any] = self._rows(connection, cluster, job_ids)
+            for row in (*rows, *self._deleted_rows(connection, cluster, job_ids)):
                 out.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return out
 
@@ -309,7 +313,10 @@ class Ledger:
         return True
 
     def shares_between(self, cluster: str, since_day: str, until_day: str) -> dict[tuple[Key, tuple[int, int]], int]:
-        """Return (node, day, domain), (job id, restart count) -> energy in uJ of the days [since, until]."""
+        """Return (node, day, domain), (job id, restart count) -> energy in uJ of the days [since, until].
+
+        What deleted records had is in it.
+        """
         share, job = self.tables.job_share.c, self.tables.job.c
         query = (
             select(share.node, share.day, share.domain, job.job_id, job.restart_count, share.energy_uj)
@@ -321,17 +328,24 @@ class Ledger:
             for row in connection.execute(query):
                 at = ((row.node, row.day, row.domain), (row.job_id, row.restart_count))
                 found[at] = found.get(at, 0) + row.energy_uj
+            began_s = int(datetime.fromisoformat(since_day).timestamp()) - CLOCK_S
+            for gone in deleted.ended_between(connection, cluster, began_s, FOR_EVER_S):
+                for one in gone.record.shares:
+                    if since_day <= one.day <= until_day:
+                        at = ((one.node, one.day, one.domain), (gone.job_id, gone.restart_count))
+                        found[at] = found.get(at, 0) + one.energy_uj
         return found
 
     def runs_between(self, cluster: str, since_s: int, until_s: int) -> dict[int, list[tuple[int, int]]]:
-        """Return job id -> start and end of the runs that ended in [since, until]."""
+        """Return job id -> start and end of the runs that ended in [since, until], deleted ones included."""
         job = self.tables.job.c
         query = select(job.job_id, job.start_s, job.end_s).where(
             job.cluster == cluster, job.end_s >= since_s, job.end_s <= until_s
         )
         found: dict[int, list[tuple[int, int]]] = {}
         with self.read() as connection:
-            for row in connection.execute(query):
+            rows: list[Any] = list(connection.execute(query))
+            for row in (*rows, *deleted.ended_between(connection, cluster, since_s, until_s)):
                 found.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return found
 
@@ -495,11 +509,14 @@ class Ledger:
         """Return what is left of deleted records of the names that these records have."""
         found: dict[tuple[str, int, int], list[deleted.Deleted]] = {}
         for cluster in {r.cluster for r in records}:
-            ids = sorted({r.job_id for r in records if r.cluster == cluster})
-            for at in range(0, len(ids), CHUNK):
-                for row in deleted.rows_of(connection, cluster, ids[at : at + CHUNK]):
-                    found.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
+            for row in self._deleted_rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
+                found.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
         return found
+
+    def _deleted_rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[deleted.Deleted]:
+        ids = sorted(set(job_ids))
+        chunks = (ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK))
+        return [row for chunk in chunks for row in deleted.rows_of(connection, cluster, chunk)]
 
     def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[int]:
         """Return the stored row of a record's run, then those that are to become a part of it; [] where it is new.

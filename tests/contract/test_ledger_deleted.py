@@ -121,6 +121,21 @@ def test_a_job_that_nobody_reported_is_not_missing_again_once_it_is_deleted(ledg
     assert sums(ledger, "user") == {("alice",): (1, energy_uj(1, "n1", 1))}
 
 
+def test_an_audit_finds_the_same_before_and_after_a_deletion(ledger: Ledger) -> None:
+    ledger.put([record(1, {"n1": 1, "n2": 1}), record(2, {"n1": 1})])
+
+    def seen() -> tuple[Any, ...]:
+        days = [(DAY, DAY), ("2026-11-20", "2026-11-21"), ("2026-11-23", "2026-12-01")]
+        shares = [ledger.shares_between("c", *both) for both in days]
+        runs = [ledger.runs_between("c", START_S + after_s, START_S + 1000) for after_s in (0, 101)]
+        return shares, runs, ledger.spans("c", [1, 2, 3]), ledger.spans("d", [1])
+
+    before = seen()
+    assert len(before[0][0]) == 3 and before[0][1:] == [{}, {}] and len(before[2]) == 2
+    upkeep.delete(ledger, EVERYBODY)
+    assert seen() == before
+
+
 def test_what_a_deletion_left_is_in_the_next_backup(ledger: Ledger, tmp_path: Path) -> None:
     ledger.put([record(1, {"n1": 1}), record(2, {"n1": 1})])
     upkeep.backup(ledger, tmp_path / "before")
