@@ -27,6 +27,22 @@ LATE = "+10d"
 REAL_WAITS = ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1", "NO_FAKE_STAT=1"]
 """The clock that waits go by, and files' times, are not faked."""
 CLUTTER = 10_000
+UNSEEN, UNSEEN_FROM = 3000, 40_000_000
+"""Jobs that perun never saw, and above which ids they are: no job of the cluster gets there."""
+WEEKS_S = 21 * 86_400
+CAUGHT_UP_S = 240
+COLLECTOR_B = 192 << 20
+_UNSEEN_JOBS = f"""
+INSERT INTO `{{cluster}}_job_table`
+    (mod_time, account, cpus_req, job_name, id_assoc, id_job, id_qos, id_resv, id_wckey, id_user, id_group, het_job_id,
+     het_job_offset, state_reason_prev, nodelist, nodes_alloc, node_inx, `partition`, priority, state, timelimit,
+     time_submit, time_eligible, time_start, time_end, tres_alloc, tres_req)
+SELECT e, a.acct, 2, 'unseen', a.id_assoc, {{above}} + s.seq, 1, 0, 0, 2001, 2001, 0, 4294967294, 0, 'n[3-4]', 2,
+     '2-3', 'main', 1, 3, 10, e - 700, e - 700, e - 600, e, '1=2,2=2000,4=2,5=2', '1=2,2=2000,4=2,5=2'
+FROM (SELECT seq, {{until_s}} - seq * {WEEKS_S - 3600} DIV {UNSEEN} AS e FROM seq_1_to_{UNSEEN}) s
+JOIN (SELECT * FROM `{{cluster}}_assoc_table` WHERE user = 'alice' AND deleted = 0 LIMIT 1) a;
+"""
+"""Finished jobs of two nodes, spread over the weeks, as slurmdbd's rows of them are (state 3: COMPLETED)."""
 SERIES = (
     "time,value\n2026-01-01T00:00Z,nan\n",
     "time,value\n# f\xfcr M\xe4rz\n",
@@ -463,6 +479,54 @@ def _slurmdbd_down(ground: Ground) -> Iterator[None]:
         yield
     finally:
         ground.cluster.start("slurmdbd")
+
+
+@fault(
+    "slurmdbd-weeks",
+    f"slurmdbd is down while jobs run, and comes back with {UNSEEN:,} jobs of the last three weeks that no node ever "
+    "reported (rows put into its database); so long the collector has compared nothing",
+    "nothing: each of them gets a record that says `no node reported this job`",
+)
+def _slurmdbd_weeks(ground: Ground) -> Iterator[None]:
+    ground.cluster.stop("slurmdbd")
+    now_s = int(time.time())
+    above = UNSEEN_FROM + now_s // 60 % 1000 * 10_000  # others than another time on the same ground
+    ground.sql(_UNSEEN_JOBS.format(cluster=ground.cluster.name, until_s=now_s - 60, above=above))
+    ground.perun_python(
+        "from perun_hpc.accounting.ledger import open_ledger\n"
+        "from perun_hpc.accounting.site import load_site\n"
+        "ledger = open_ledger(load_site().ledger, create=True)\n"
+        f"ledger.set_compared({ground.cluster.name!r}, {now_s - WEEKS_S})\n"
+    )
+    ground.later.callback(ground.sql, f"DELETE FROM `{ground.cluster.name}_job_table` WHERE id_job > {UNSEEN_FROM}")
+    ground.looks.append(lambda healed: _caught_up(ground, range(above + 1, above + UNSEEN + 1), healed))
+    try:
+        yield
+    finally:
+        ground.cluster.start("slurmdbd")
+
+
+def _caught_up(ground: Ground, unseen: range, healed: float) -> tuple[str, list[str]]:
+    """Wait until every job that nobody reported has its record; how long that took, and the collector's memory."""
+    told: set[int] = set()
+    while len(told) < UNSEEN and time.monotonic() < healed + CAUGHT_UP_S:
+        time.sleep(1)
+        names = {path.name.split(".")[0] for path in (ground.archive / "jobs").iterdir()}
+        told = {int(name) for name in names if name.isdigit() and int(name) in unseen}
+    took_s = time.monotonic() - healed
+    records = [ground.record(job, 0) for job in sorted(told)]
+    wrong = sum(record is None or (record["status"], record["energy_uj"]) != ("missing", None) for record in records)
+    status = ground.on(None, f"cat /proc/{site.collector_pid(ground.cluster)}/status")
+    most_b = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) << 10
+    errors = []
+    if wrong or len(told) < UNSEEN:
+        errors.append(f"of {UNSEEN} jobs that nobody reported {len(told)} have a record, {wrong} of these a wrong one")
+    if most_b > COLLECTOR_B:
+        errors.append(f"the collector took {most_b >> 20} MiB")
+    return (
+        f"{len(told):,} of {UNSEEN:,} jobs that nobody reported had records {took_s:.0f} s after slurmdbd came back; "
+        f"the collector took {most_b >> 20} MiB at most"
+    ), errors
 
 
 @fault(

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.slurm import site
 from tests.slurm.cluster import Cluster, ClusterError
+from tests.slurm.cluster.daemons import DATABASE_SOCKET
 
 HERE = Path(__file__).resolve().parent
 PERUN = f"{site.PREFIX}/bin/perun"
@@ -25,13 +26,15 @@ class Ground:
     """A cluster whose last two nodes are the ones that get broken.
 
     `archive` is the archive as the controller sees it; `later` collects what has to be tidied up after a fault whose
-    recovery has been measured.
+    recovery has been measured; `looks` what a fault itself has to see once all has recovered: when that was (monotonic
+    seconds) goes in, what is to be said and what went wrong come out.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.sound, self.broken = cluster.nodes[:2], cluster.nodes[2:]
         self.later = contextlib.ExitStack()
+        self.looks: list[Callable[[float], tuple[str, list[str]]]] = []
 
     @property
     def archive(self) -> Path:
@@ -103,6 +106,16 @@ class Ground:
         line = ["setsid", "-f", "sh", "-c", 'exec "$@" >>/var/log/perun/collect.log 2>&1 </dev/null', "sh"]
         words = [*line, "env", *environment, *site.COLLECTOR]
         subprocess.run(self.cluster.command(words, user="perun", foreground=False), check=True)
+
+    def sql(self, statements: str) -> str:
+        """Run SQL in slurmdbd's database; returns what the client prints."""
+        client = ["mariadb", "--no-defaults", f"--socket={DATABASE_SOCKET}", "-u", "root", "-N", "slurm_acct"]
+        return self.cluster.run(client, user="root", cwd="/", timeout=300, input=statements, check=True).stdout
+
+    def perun_python(self, script: str) -> str:
+        """Run Python with perun-hpc as the service user on the collector's host."""
+        line = [f"{site.PREFIX}/bin/python", "-I", "-c", script]
+        return self.cluster.run(line, user="perun", check=True).stdout
 
     def record(self, job: int, restart: int) -> dict[str, Any] | None:
         """The energy record of a job run, None while there is none."""

@@ -76,10 +76,15 @@ def measure(ground: Ground, fault: Fault, count: int, control: bool = False) -> 
         if not control:
             _recover(result, ground, healed)
             _records(result, ground, jobs)
+            for look in ground.looks:
+                said, wrong = look(healed)
+                result.said[said] = 1
+                result.errors += wrong
             result.audit = _audit(ground, found)
     finally:
         switch.unlink(missing_ok=True)
         ground.later.close()
+        ground.looks.clear()
     result.seconds = time.monotonic() - begin
     return result
 
@@ -174,7 +179,7 @@ def _audit(ground: Ground, known: set[str]) -> list[str]:
 
 def _plain(text: str) -> str:
     """A sentence without the numbers and names that differ from job to job."""
-    return re.sub(r"\bn\d\b", "NODE", re.sub(r"\d{3,}", "N", text))
+    return re.sub(r"\bn\d\b", "NODE", re.sub(r"\d{3,}|\d+\.\d+", "N", text))
 
 
 def percentile(values: list[float], share: float) -> float:
