@@ -195,6 +195,26 @@ def test_the_kill_switch_silences_the_hooks(running: Cluster) -> None:
         switch.unlink()
 
 
+def test_a_node_is_switched_off_from_the_controller(running: Cluster) -> None:
+    """Hooks and plugin; nothing is written on the node."""
+    perun = f"{site.PREFIX}/bin/perun"
+    step = ["srun", "-w", NODE, "--perun", "sh", "-c", "echo PERUN:$PERUN_RANK"]
+    signal_agents(running, "KILL")
+    running.run([perun, "off", NODE], user="root", check=True)
+    try:
+        job(running)
+        assert agents(running) == []
+        assert inbox(running) == []
+        done = running.run(step)
+        assert (done.returncode, done.stdout) == (0, "PERUN:\n"), done.stderr
+        assert agents(running) == []
+    finally:
+        running.run([perun, "on", NODE], user="root", check=True)
+    running.wait_idle(nodes=[NODE])
+    assert running.run(step).stdout == "PERUN:0\n"
+    assert len(agents(running)) == 1
+
+
 def test_many_jobs_at_once_start_one_agent(running: Cluster) -> None:
     signal_agents(running, "KILL")
     script = f"for i in 1 2 3 4; do srun -w {NODE} -n1 --overcommit hostname & done; wait"
