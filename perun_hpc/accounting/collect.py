@@ -245,7 +245,9 @@ class Collector:
         before = dict(self._waits)
         self._waits.clear()
         self._take_back()
-        for run, directory in self.archive.incoming():
+        named = list(self.archive.incoming())
+        self._homes.stored = self.ledger.named(self.archive.cluster, [run.job_id for run, _ in named])
+        for run, directory in named:
             if self._refused_lately(directory):
                 summary = replace(summary, refused=summary.refused + 1)
                 continue

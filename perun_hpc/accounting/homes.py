@@ -7,7 +7,7 @@ renamed, once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from perun_hpc.accounting.archive import RECORD, Archive, Run
@@ -32,6 +32,8 @@ class Homes:
         self._archive = archive
         self._now_s = now_s
         self._renamed: dict[tuple[int, int], list[Run]] | None = None
+        self.stored: Mapping[tuple[int, int], Sequence[tuple[int, int]]] = {}
+        """When the runs were (epoch seconds) that the ledger has by job id and restart count; who looks may say it."""
 
     def find(self, who: Identity) -> list[Run]:
         """Return the directories that hold a run, the one that it is to keep first: none for one that is new.
@@ -41,7 +43,8 @@ class Homes:
         bare = Run(who.job_id, who.restart_count)
         occupant = self.holds(bare)
         names = [bare]
-        if self._is_old(who) or (occupant is not None and not occupant.likeness(who)):
+        renamed = self._may_be_renamed(who) if occupant is None else not occupant.likeness(who)
+        if renamed or self._is_old(who):
             names = [*self._others(bare), bare]
         held = [occupant if run == bare else self.holds(run) for run in names]
         return [names[at] for at in likest(who, held)]
@@ -76,6 +79,12 @@ class Homes:
             return of_record(record)
         groups = runs_in(read_kept(self._archive.boundaries(run)))
         return of_boundaries(groups[-1]) if groups else None
+
+    def _may_be_renamed(self, who: Identity) -> bool:
+        """Whether a run that had the name may be this one: whoever needed its name died before taking it."""
+        begin_s, end_s = who.start_ns / 1e9 - CLOCK_S, who.end_ns / 1e9 + CLOCK_S
+        spans = self.stored.get((who.job_id, who.restart_count), ())
+        return any(start_s <= end_s and begin_s <= stop_s for start_s, stop_s in spans)
 
     def _is_old(self, who: Identity) -> bool:
         return who.end_ns / 1e9 < self._now_s - RENAME_AFTER_S + CLOCK_S

@@ -233,6 +233,14 @@ class Ledger:
                 out.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return out
 
+    def named(self, cluster: str, job_ids: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Return job id and restart count -> start and end, in epoch seconds, of each stored run of that name."""
+        out: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        with self.read() as connection:
+            for row in self._rows(connection, cluster, job_ids):
+                out.setdefault((row.job_id, row.restart_count), []).append((row.start_s, row.end_s))
+        return out
+
     def due(self, cluster: str, limit: int) -> list[Due]:
         """Return up to `limit` records whose line is to be written to slurmdbd now, the longest due first."""
         queue, job = self.tables.slurmdbd_queue.c, self.tables.job.c

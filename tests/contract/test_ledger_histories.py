@@ -22,7 +22,7 @@ def test_whatever_happens_the_ledger_holds_all_that_ever_arrived(tmp_path: Path,
     assert FATE.deaths > deaths
 
 
-@pytest.mark.parametrize("seed", [2440, 3769, 7639])
+@pytest.mark.parametrize("seed", [2440, 3769, 7639, 8287, 9899])
 def test_a_run_whose_clocks_were_wrong_and_that_slurm_called_unreported_is_one_row_in_the_end(
     tmp_path: Path, seed: int
 ) -> None:
