@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.attack import cases, progress, service, table, targets
+from tests.attack import cases, first_comer, progress, service, table, targets
 from tests.attack.table import Result
 from tests.slurm import site
 from tests.slurm.cluster import Cluster
 
-CASES = {**cases.CASES, **service.CASES}
+CASES = {**cases.CASES, **service.CASES, **first_comer.CASES}
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "attacks.md"
 HEAD = """# Attacks

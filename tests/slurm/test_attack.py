@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attack import cases, service
+from tests.attack import cases, first_comer, service
 from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
@@ -41,6 +41,12 @@ def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
 @pytest.mark.parametrize("case", ["nudge", "root-phase", "swapped-link", "handed-over"])
 def test_what_the_service_believes_is_not_bobs_to_say(siege: cases.Siege, case: str) -> None:
     result = service.CASES[case](siege)
+    assert result.held, result.outcome
+    assert result.n > 0
+
+
+def test_who_makes_alices_places_first_holds_nothing_of_hers_up(siege: cases.Siege) -> None:
+    result = first_comer.first_comer(siege)
     assert result.held, result.outcome
     assert result.n > 0
 
