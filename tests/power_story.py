@@ -13,6 +13,7 @@ from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.agent.delivery import ArchiveDelivery, encode
+from perun_hpc.agent.regions import of_session
 from perun_hpc.agent.shipping import ship
 from tests.accounting_data import START_S, boundary
 
@@ -71,7 +72,7 @@ def _ship(root: Path, number: int) -> None:
     spool = root / "spools" / str(number)
     for session in sorted(spool.iterdir()) if spool.is_dir() else ():
         if (session / "boundary.json").exists():
-            ship(session, ArchiveDelivery(root / "archive"))
+            ship(session, ArchiveDelivery(root / "archive"), of_session)
 
 
 def _sweep(root: Path, ledger: Ledger, now_s: float) -> None:
