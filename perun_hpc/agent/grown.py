@@ -29,6 +29,8 @@ def grown(known: bytes, told: bytes) -> tuple[bytes, list[bytes]]:
         before = set(known.splitlines(keepends=True))
         day = known if known.endswith(b"\n") else known + b"\n"
         new = [line for line in told.splitlines(keepends=True) if line not in before]
+    if not new:
+        return known, []
     windows = _Windows(day)
     fitting: list[bytes] = []
     odd: list[bytes] = []
