@@ -22,7 +22,7 @@ from typing import Any
 from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
 from perun_hpc.accounting.aside import entries
 from perun_hpc.accounting.ledger import Key
-from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, nodes_of, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of, pair_runs
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
@@ -182,9 +182,7 @@ def compare_sacct(
     A run that the policy leaves out (`expects`) may have no record.
     """
     findings = []
-    known: dict[int, list[SlurmJob]] = {}
-    for job in jobs:
-        known.setdefault(job.job_id, []).append(job)
+    known = by_id(jobs)
     for job_id, runs in sorted(known.items()):
         spans = held.get(job_id, ())
         pairs = pair_runs(runs, spans, CLOCK_S)
@@ -202,13 +200,11 @@ def compare_sacct(
 
 def compare_nodes(jobs: Iterable[SlurmJob], held: Iterable[tuple[Key, tuple[int, int]]]) -> list[Finding]:
     """Compare the nodes that have a part in jobs' records (`held`) with those that sacct names of these jobs."""
-    known: dict[int, list[SlurmJob]] = {}
-    for job in jobs:
-        known.setdefault(job.job_id, []).append(job)
+    known = by_id(jobs)
     findings = []
     for job_id, node in sorted({(job_id, node) for (node, _, _), (job_id, _) in held}):
         given = nodes_of(known.get(job_id, ()))
-        if given is not None and given.isdisjoint((node, node.partition(".")[0])):
+        if given is not None and not is_one_of(node, given):
             what = f"has a part in the record of job {job_id}, which did not run there by sacct"
             findings.append(Finding(node, what))
     return findings

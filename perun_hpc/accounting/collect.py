@@ -36,7 +36,7 @@ from perun_hpc.accounting.keeping import (
     take,
 )
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
-from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, match_run, nodes_of, pair_runs
+from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, by_id, is_one_of, match_run, nodes_of, pair_runs
 from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.data_model.wording import count
@@ -418,7 +418,7 @@ class Collector:
         for path, digest in ready.files:
             node = nodes.get(digest, "")
             place = aside.of_record(self.archive, ready.run, node)
-            if not node or _is_one_of(node, given) or place.allowed:
+            if not node or is_one_of(node, given) or place.allowed:
                 continue
             why = (
                 f"node {node} reported job {ready.run.name}, which ran on {', '.join(sorted(given)[:NAMED])} by sacct: "
@@ -442,7 +442,7 @@ class Collector:
         known = self._ask([record.job_id for _, _, record in found[:BATCH]]) if found else {}
         for one, path, record in found:
             given = _nodes_by_slurm(record.start_ns, record.end_ns, known.get(record.job_id, []))
-            if one.allowed or (given is not None and _is_one_of(record.node, given)):
+            if one.allowed or (given is not None and is_one_of(record.node, given)):
                 with contextlib.suppress(OSError):
                     home = self.archive.base / "incoming" / Run(record.job_id, record.restart_count).name
                     make_directory(home)
@@ -489,10 +489,7 @@ class Collector:
         except UnavailableError as error:
             self._unanswered.append(str(error))
             return {}
-        found: dict[int, list[SlurmJob]] = {}
-        for job in jobs:
-            found.setdefault(job.job_id, []).append(job)
-        return found
+        return by_id(jobs)
 
     def _finalise(self, ready: _Ready, home: Run) -> None:
         """Close the trace; its loss never costs the record."""
@@ -750,11 +747,6 @@ def _nodes_by_slurm(start_ns: int, end_ns: int, runs: Sequence[SlurmJob]) -> fro
     return nodes_of(runs) if told else None
 
 
-def _is_one_of(node: str, given: frozenset[str]) -> bool:
-    """Whether a node is one of those that Slurm names, which may be the first part of its own name."""
-    return not given.isdisjoint((node, node.partition(".")[0]))
-
-
 def _files(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of the files in a directory."""
     with os.scandir(directory) as entries:
@@ -789,11 +781,8 @@ def _attempted(part: Callable[[Summary], Summary], summary: Summary) -> Summary:
 
 def _without_record(jobs: Sequence[SlurmJob], stored: dict[int, list[tuple[int, int]]], slack_s: int) -> list[SlurmJob]:
     """Return the runs that no stored run (job id -> start and end) belongs to."""
-    by_id: dict[int, list[SlurmJob]] = {}
-    for job in jobs:
-        by_id.setdefault(job.job_id, []).append(job)
     absent = []
-    for job_id, runs in by_id.items():
+    for job_id, runs in by_id(jobs).items():
         pairs = pair_runs(runs, stored.get(job_id, ()), slack_s)
         absent += [job for index, job in enumerate(runs) if index not in pairs]
     return absent

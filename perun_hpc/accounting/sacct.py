@@ -264,6 +264,14 @@ def match_run(
     return jobs[next(iter(pairs))] if pairs else None
 
 
+def by_id(jobs: Iterable[SlurmJob]) -> dict[int, list[SlurmJob]]:
+    """Return the runs of each job id, in their order."""
+    found: dict[int, list[SlurmJob]] = {}
+    for job in jobs:
+        found.setdefault(job.job_id, []).append(job)
+    return found
+
+
 def nodes_of(jobs: Iterable[SlurmJob]) -> frozenset[str] | None:
     """Return the nodes that the runs of a job had; None where Slurm does not tell of each run that ran."""
     nodes: set[str] = set()
@@ -275,6 +283,11 @@ def nodes_of(jobs: Iterable[SlurmJob]) -> frozenset[str] | None:
         except ValueError:
             return None
     return frozenset(nodes) or None
+
+
+def is_one_of(node: str, given: frozenset[str]) -> bool:
+    """Whether a node is one of those that Slurm names, which may be the first part of its own name."""
+    return not given.isdisjoint((node, node.partition(".")[0]))
 
 
 def job_id_arguments(text: str) -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from perun_hpc.accounting.command import TIMEOUT_S, Runner, run_command
 from perun_hpc.accounting.comment import encode, is_ours
 from perun_hpc.accounting.ledger import Due, Ledger
-from perun_hpc.accounting.sacct import SlurmJob, match_run
+from perun_hpc.accounting.sacct import SlurmJob, by_id, match_run
 from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.errors import UnavailableError
 
@@ -65,11 +65,11 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
     if not due:
         return Flushed()
     try:
-        rows = _by_id(dbd.sacct([d.record.job_id for d in due]))
+        rows = by_id(dbd.sacct([d.record.job_id for d in due]))
         lines, done, later, kept, dropped = _plan(due, rows, overwrite)
         if lines:
             _sessions(list(lines.values()), dbd, per_s)
-            after = _by_id(dbd.sacct([d.record.job_id for d in due if d.job in lines]))
+            after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in lines]))
             for entry in (d for d in due if d.job in lines):
                 run = _run_of(entry.record, after)
                 held = run is not None and run.admin_comment == encode(entry.record)
@@ -135,13 +135,6 @@ def _session(lines: Sequence[str], dbd: Dbd) -> None:
     except UnavailableError as error:
         # sacctmgr exits non-zero when any one command had no effect; what took effect shows afterwards.
         log.info("%s", error)
-
-
-def _by_id(jobs: Iterable[SlurmJob]) -> dict[int, list[SlurmJob]]:
-    found: dict[int, list[SlurmJob]] = {}
-    for job in jobs:
-        found.setdefault(job.job_id, []).append(job)
-    return found
 
 
 def _run_of(record: EnergyRecord, rows: dict[int, list[SlurmJob]]) -> SlurmJob | None:
