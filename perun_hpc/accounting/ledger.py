@@ -227,17 +227,19 @@ class Ledger:
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
         """Return job id -> start and end, in epoch seconds, of each of its stored runs, deleted ones included."""
         out: dict[int, list[tuple[int, int]]] = {}
-        with self.read() as connection:
-            rows: list[Any] = self._rows(connection, cluster, job_ids)
-            for row in (*rows, *self._deleted_rows(connection, cluster, job_ids)):
-                out.setdefault(row.job_id, []).append((row.start_s, row.end_s))
+        for (job_id, _), runs in self.named(cluster, job_ids).items():
+            out.setdefault(job_id, []).extend(runs)
         return out
 
     def named(self, cluster: str, job_ids: Sequence[int]) -> dict[tuple[int, int], list[tuple[int, int]]]:
-        """Return job id and restart count -> start and end, in epoch seconds, of each stored run of that name."""
+        """Return job id and restart count -> start and end, in epoch seconds, of each stored run of that name.
+
+        Deleted ones are included.
+        """
         out: dict[tuple[int, int], list[tuple[int, int]]] = {}
         with self.read() as connection:
-            for row in self._rows(connection, cluster, job_ids):
+            rows: list[Any] = self._rows(connection, cluster, job_ids)
+            for row in (*rows, *self._deleted_rows(connection, cluster, job_ids)):
                 out.setdefault((row.job_id, row.restart_count), []).append((row.start_s, row.end_s))
         return out
 
