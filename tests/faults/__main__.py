@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults import matrix_run
 from tests.faults.catalogue import FAULTS
-from tests.faults.ground import own_ground
+from tests.faults.ground import own_ground, teller
 from tests.faults.measure import Result, measure
 from tests.faults.table import hooks, markdown
 
@@ -40,11 +39,7 @@ def main() -> int:
     if unknown:
         print(f"no fault {' '.join(unknown)}: {' '.join(FAULTS)}", file=sys.stderr)
         return 64
-    begin = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - begin:6.1f} s] {text}", flush=True)
-
+    say = teller()
     harmed = []
     KEPT.mkdir(parents=True, exist_ok=True)
     with own_ground(words.cluster, words.keep, say) as ground:

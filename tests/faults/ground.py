@@ -175,6 +175,16 @@ def hanging(cluster: Cluster, node: str, place: str) -> Iterator[None]:
         holder.stdin.close()
 
 
+def teller() -> Callable[[str], None]:
+    """What prints a line behind the seconds since now."""
+    begin = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begin:6.1f} s] {text}", flush=True)
+
+    return say
+
+
 @contextlib.contextmanager
 def repeated(work: Callable[[], object], period_s: float) -> Iterator[None]:
     """Do something again and again, beside what runs meanwhile."""

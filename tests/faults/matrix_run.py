@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from tests.faults.ground import own_ground
+from tests.faults.ground import own_ground, teller
 from tests.faults.matrix import AIM_S, FAULTS, PROGRAMS, Cell, prepared, under
 from tests.slurm.site import CHECKOUT
 
@@ -36,11 +35,7 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"no fault {', '.join(unknown)}: {', '.join(FAULTS)}", file=sys.stderr)
         return 64
-    begin = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - begin:6.1f} s] {text}", flush=True)
-
+    say = teller()
     tried = _try(words.faults or list(FAULTS), words.cluster, words.keep, say)
     cells = _kept()
     print(markdown(cells))
