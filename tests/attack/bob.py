@@ -491,7 +491,7 @@ def nudge(seconds: float, job: str) -> Tries:
             tries.bad.append(what)
     end = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-        while time.monotonic() < end:
+        while time.monotonic() < end and (tries.n % 1000 or not Path("/shared/attack/nudge.stop").exists()):
             with contextlib.suppress(OSError):
                 sender.sendto(b"x" * (tries.n % 1000), path)
             tries.n += 1

@@ -106,13 +106,13 @@ def first_comer(siege: Siege) -> Result:
     """Bob makes what alice's ranks would make, whatever of it can be foreseen; her programs run as ever."""
     for name, text in (("meet.py", MPI), ("ranks.py", PLAIN)):
         (siege.box / name).write_text(text)
-    stop = siege.box / "marks" / "first-comer"
+    stop = siege.box / "first-comer.stop"
     stop.unlink(missing_ok=True)
     last = int(siege.cluster.run(["srun", "-Q", "-w", NODE, "sh", "-c", "echo $SLURM_JOB_ID"], check=True).stdout)
     assert launch_key({"SLURM_JOB_ID": str(last), "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}) == f"{last}.0.0"
     before = _steps(siege)
     uid = siege.cluster.run(["id", "-u"], check=True).stdout.strip()
-    words = [uid, str(last + 1), str(AHEAD), SOCKET, f"/shared/attack/marks/{stop.name}", *places({})]
+    words = [uid, str(last + 1), str(AHEAD), SOCKET, f"/shared/attack/{stop.name}", *places({})]
     bob = siege.cluster.popen(
         [PYTHON, "-I", "-c", BOB, *words],
         user="bob", node=NODE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

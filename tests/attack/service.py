@@ -139,13 +139,17 @@ def nudge(siege: Siege) -> Result:
 def _nudge(siege: Siege) -> Result:
     pid = site.collector_pid(siege.cluster)
     _wait("the collector's socket", lambda: siege.cluster.run(["test", "-S", SOCKET]).returncode == 0)
-    words = [PYTHON, "-I", "/shared/attack/bob.py", "nudge", "10", siege.alice]
+    stop = siege.box / "nudge.stop"
+    stop.unlink(missing_ok=True)
+    words = [PYTHON, "-I", "/shared/attack/bob.py", "nudge", "60", siege.alice]
     bob = siege.cluster.popen(words, user="bob", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     began_s, sweeps = time.monotonic(), set()
     job = siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"]).stdout.strip()
     while bob.poll() is None:
         with contextlib.suppress(OSError, ValueError):
             sweeps.add(json.loads((siege.archive / "sweep.json").read_text())["began_s"])
+        if len(sweeps) > 3 and time.monotonic() > began_s + 10:  # one that writes to slurmdbd lasts
+            stop.touch()
         time.sleep(0.1)
     took_s = time.monotonic() - began_s
     out, err = bob.communicate()

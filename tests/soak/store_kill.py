@@ -26,6 +26,8 @@ from tests.soak.store_data import START, sensors
 
 NODES = ("n1", "n2")
 SYNC_TICKS = 50
+STARTS_S = 60.0
+"""In which a writer has come to its first row, however busy the machine is."""
 SENSORS = tuple(replace(item, wrap_range=None) for item in sensors(16))
 
 
@@ -101,13 +103,25 @@ def trial(directory: Path, seed: int, direct: bool, kills: int = 1) -> Trial:
     random_ = random.Random(seed)
     for _ in range(kills):
         command = [sys.executable, "-m", "tests.soak.store_kill", "write", str(session)]
+        before = last_acknowledged(directory)
         child = subprocess.Popen([*command, str(job)] if direct else command)
-        time.sleep(random_.uniform(0.12, 0.9))
+        if random_.random() < 0.2:
+            time.sleep(random_.uniform(0.05, 0.4))  # while it starts, or soon after
+        else:
+            until_s = time.monotonic() + STARTS_S
+            while last_acknowledged(directory) == before and time.monotonic() < until_s:
+                time.sleep(0.001)
+            time.sleep(random_.uniform(0, 0.7))
         child.send_signal(signal.SIGKILL)
         child.wait()
+    return check(session, job, last_acknowledged(directory))
+
+
+def last_acknowledged(directory: Path) -> int:
+    """The tick that the writer acknowledged last; the one before the first where there is none."""
     ack = directory / "ack"
-    acknowledged = struct.unpack("<q", ack.read_bytes())[0] if ack.exists() and ack.stat().st_size else START - 1
-    return check(session, job, acknowledged)
+    said = ack.read_bytes() if ack.exists() else b""
+    return int(struct.unpack("<q", said)[0]) if said else START - 1
 
 
 def check(session: Path, job: Path, acknowledged: int) -> Trial:
