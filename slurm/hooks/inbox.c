@@ -3,14 +3,16 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* What inbox_prepare has written; no inbox: nothing. */
-static volatile int inbox = -1;
+/* What inbox_prepare has written; no inbox: nothing. A signal handler reads it, and the names once it is set. */
+static volatile sig_atomic_t inbox = -1;
 static char temporary[32], name[128];
 
 /* Number of messages or sessions in a directory, counted up to `most`: their names begin with a digit. What is being
@@ -105,6 +107,7 @@ void inbox_prepare(const struct wire_message *message, const char *verb, int64_t
 		if (!whole)
 			unlinkat(directory, temporary, 0);
 	}
+	atomic_signal_fence(memory_order_release); /* the names come first */
 	if (whole)
 		inbox = directory;
 	else

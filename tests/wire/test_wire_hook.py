@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 from perun_hpc.wire.hook import Places, run
 from perun_hpc.wire.message import decode, encode
 
-from .sandbox import JOB, Sandbox
+from .sandbox import JOB, SLURM, Sandbox
 
 
 def put_agent(sandbox: Sandbox, script: str) -> None:
@@ -200,6 +201,13 @@ def test_no_signal_makes_it_fail(sandbox: Sandbox, number: signal.Signals) -> No
     assert process.returncode == 0
     assert [message.get("job_id") for message in sandbox.kept()] == ["4711"]
     assert len(list(sandbox.inbox.iterdir())) == 1
+
+
+def test_what_a_signal_handler_reads_is_of_the_type_that_c_grants_it() -> None:
+    """Of objects that change under it a handler may read only those of `volatile sig_atomic_t`."""
+    sources = {path.name: path.read_text() for path in (SLURM / "hooks").glob("*.c")}
+    flags = {name: re.findall(r"^static volatile (\w+) \w+", text, re.MULTILINE) for name, text in sources.items()}
+    assert {name: types for name, types in flags.items() if types} == {"inbox.c": ["sig_atomic_t"]}
 
 
 def test_the_watchdog_ends_a_hook_that_is_stuck(sandbox: Sandbox) -> None:
