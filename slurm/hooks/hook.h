@@ -7,15 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../launch/prefix.h"
 #include "../wire/wire.h"
 
-/* Fixed at build time, so that no environment can move them; tests build with directories of their own. */
-#ifndef PERUN_ETC_DIR
-#define PERUN_ETC_DIR "/etc/perun"
-#endif
-#ifndef PERUN_RUN_DIR
-#define PERUN_RUN_DIR "/run/perun"
-#endif
+/* Fixed at build time, as those of prefix.h. */
 #ifndef PERUN_SPOOL_DIR
 #define PERUN_SPOOL_DIR "/var/spool/perun"
 #endif

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../launch/prefix.h"
-
 static void take_line(struct hook_settings *settings, const char *line)
 {
 	char *rest;

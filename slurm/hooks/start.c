@@ -15,8 +15,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../launch/prefix.h"
-
 #define CGROUP_ROOT "/sys/fs/cgroup"
 
 static const char *const unit_files[] = {
@@ -91,7 +89,7 @@ static void run_agent(const struct hook_settings *settings)
 	char *const unit[] = { "/usr/bin/systemctl", "start", "--no-block", "perun-agent.service", NULL };
 	char *const environment[] = { "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
 				      settings->policy[0] ? policy : NULL, NULL };
-	const bool known = prefix_find(PERUN_ETC_DIR "/prefix", prefix, sizeof(prefix)) &&
+	const bool known = prefix_find(NULL, NULL, prefix, sizeof(prefix)) &&
 			   snprintf(python, sizeof(python), "%s/bin/python", prefix) < (int)sizeof(python) &&
 			   snprintf(isolated, sizeof(isolated), "%s/libexec/perun/isolated.py", prefix) < (int)sizeof(isolated);
 

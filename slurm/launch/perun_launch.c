@@ -18,13 +18,6 @@
 #include "command.h"
 #include "prefix.h"
 
-#ifndef PERUN_ETC_DIR
-#define PERUN_ETC_DIR "/etc/perun"
-#endif
-#ifndef PERUN_RUN_DIR
-#define PERUN_RUN_DIR "/run/perun"
-#endif
-
 #define AGENT_SOCKET PERUN_RUN_DIR "/agent.sock"
 
 enum { DEADLINE_MS = 500, COMMAND_MAX = 4096 };
@@ -123,7 +116,7 @@ static bool find_launcher(char *path, size_t size)
 {
 	char prefix[PATH_MAX];
 
-	return prefix_find(PERUN_ETC_DIR "/prefix", prefix, sizeof(prefix)) && launcher_directory(prefix, path, size);
+	return prefix_find(NULL, NULL, prefix, sizeof(prefix)) && launcher_directory(prefix, path, size);
 }
 
 static bool put(const char *name, const char *value)

@@ -19,7 +19,7 @@
 
 #include "../wire/wire.h"
 
-enum { PATIENCE_MS = 1000, DEATH_MS = 100 };
+enum { PATIENCE_MS = 1000, DEATH_MS = 100, LINKS_MAX = 16, VERSION_SIZE = 32 };
 
 bool trusted_read(const char *path, char *text, size_t size)
 {
@@ -51,15 +51,19 @@ bool prefix_of(char *path)
 	return true;
 }
 
-bool prefix_find(const char *file, char *path, size_t size)
+bool prefix_find(const char *named, const char *own, char *path, size_t size)
 {
 	ssize_t length;
 
-	if (trusted_read(file, path, size)) {
+	if (trusted_read(PERUN_ETC_DIR "/prefix", path, size)) {
 		path[strcspn(path, "\n")] = '\0';
 		if (path[0] == '/')
 			return true;
 	}
+	if (named != NULL)
+		return snprintf(path, size, "%s", named) < (int)size;
+	if (own != NULL)
+		return snprintf(path, size, "%s", own) < (int)size && prefix_of(path);
 	length = readlink("/proc/self/exe", path, size - 1);
 	if (length <= 0)
 		return false;
@@ -160,21 +164,95 @@ static bool look_for_program(const char *path, char *answer, size_t size)
 	return access(path, X_OK) == 0;
 }
 
-static bool look_for_directory(const char *prefix, char *path, size_t size)
+/* Whether a name is python3.N, or python3.Nt of an interpreter without the lock. */
+static bool names_version(const char *name)
 {
-	const struct dirent *entry;
+	size_t digits;
+
+	if (strncmp(name, "python3.", 8) != 0)
+		return false;
+	digits = strspn(name + 8, "0123456789");
+	return digits > 0 && strcmp(name + 8 + digits, name[8 + digits] == 't' ? "t" : "") == 0;
+}
+
+/* Follow the links of PREFIX/bin/python; the last name with a version is what runs. */
+static bool version_of_links(const char *prefix, char *version)
+{
+	char path[PATH_MAX], target[PATH_MAX];
 	bool found = false;
+	ssize_t length;
+	char *slash;
+	size_t at;
+
+	if (snprintf(path, sizeof(path), "%s/bin/python", prefix) >= (int)sizeof(path))
+		return false;
+	for (int link = 0; link < LINKS_MAX && (length = readlink(path, target, sizeof(target) - 1)) > 0; link++) {
+		target[length] = '\0';
+		slash = strrchr(path, '/');
+		at = target[0] == '/' || slash == NULL ? 0 : (size_t)(slash - path) + 1;
+		if (snprintf(path + at, sizeof(path) - at, "%s", target) >= (int)(sizeof(path) - at))
+			break;
+		slash = strrchr(path, '/');
+		if (slash != NULL && strlen(slash) <= VERSION_SIZE && names_version(slash + 1)) {
+			strcpy(version, slash + 1);
+			found = true;
+		}
+	}
+	return found;
+}
+
+/* The version in PREFIX/pyvenv.cfg, which a virtual environment of copies has: "version = 3.11.2", or "version_info". */
+static bool version_of_config(const char *prefix, char *version)
+{
+	char text[4096], *rest = text, *line;
+	int fd, minor;
+	ssize_t length;
+
+	if (snprintf(text, sizeof(text), "%s/pyvenv.cfg", prefix) >= (int)sizeof(text) ||
+	    (fd = open(text, O_RDONLY | O_NONBLOCK | O_CLOEXEC)) < 0)
+		return false;
+	length = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[length > 0 ? length : 0] = '\0';
+	while ((line = strsep(&rest, "\n")) != NULL)
+		if (sscanf(line, "version = 3.%4d", &minor) == 1 || sscanf(line, "version_info = 3.%4d", &minor) == 1)
+			return snprintf(version, VERSION_SIZE, "python3.%d", minor) < VERSION_SIZE;
+	return false;
+}
+
+static bool launcher_of(const char *prefix, const char *version, char *path, size_t size)
+{
+	return snprintf(path, size, "%s/lib/%s/site-packages/perun_hpc/inject", prefix, version) < (int)size &&
+	       access(path, R_OK | X_OK) == 0;
+}
+
+/* The launcher of the only interpreter that has one; of several, none: they may be of different releases. */
+static bool only_launcher(const char *prefix, char *path, size_t size)
+{
+	char lib[PATH_MAX], version[VERSION_SIZE] = "";
+	const struct dirent *entry;
+	int count = 0;
 	DIR *stream;
 
-	if (snprintf(path, size, "%s/lib", prefix) >= (int)size || (stream = opendir(path)) == NULL)
+	if (snprintf(lib, sizeof(lib), "%s/lib", prefix) >= (int)sizeof(lib) || (stream = opendir(lib)) == NULL)
 		return false;
-	while (!found && (entry = readdir(stream)) != NULL)
-		found = strncmp(entry->d_name, "python3", 7) == 0 &&
-			snprintf(path, size, "%s/lib/%s/site-packages/perun_hpc/inject", prefix, entry->d_name) <
-				(int)size &&
-			access(path, R_OK | X_OK) == 0;
+	while ((entry = readdir(stream)) != NULL)
+		if (strlen(entry->d_name) < sizeof(version) && names_version(entry->d_name) &&
+		    launcher_of(prefix, entry->d_name, path, size)) {
+			strcpy(version, entry->d_name);
+			count++;
+		}
 	closedir(stream);
-	return found;
+	return count == 1 && launcher_of(prefix, version, path, size);
+}
+
+static bool look_for_directory(const char *prefix, char *path, size_t size)
+{
+	char version[VERSION_SIZE];
+
+	return ((version_of_links(prefix, version) || version_of_config(prefix, version)) &&
+		launcher_of(prefix, version, path, size)) ||
+	       only_launcher(prefix, path, size);
 }
 
 bool program_answers(const char *path)

@@ -10,12 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../launch/prefix.h"
 #include "../wire/wire.h"
-
-#ifndef PERUN_RUN_DIR
-#define PERUN_RUN_DIR "/run/perun"
-#endif
 
 enum { DEADLINE_MS = 500, VALUE_MAX = 4096 };
 

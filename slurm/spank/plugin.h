@@ -9,13 +9,11 @@
 #include <slurm/spank.h>
 #include <stddef.h>
 
+#include "../launch/prefix.h"
+
 #define LAUNCHER_TAIL "/libexec/perun/perun-launch"
 
-#ifndef PERUN_ETC_DIR
-#define PERUN_ETC_DIR "/etc/perun"
-#endif
-
-/* What plugstack.conf says. */
+/* What plugstack.conf says, and where the installation is. */
 struct plugin_config {
 	bool valid; /* a line that is not understood turns the flag into a no-op */
 	bool off; /* the kill switch, as the host showed it */

@@ -253,6 +253,72 @@ def test_the_prefix_may_lie_elsewhere_than_the_launcher(sandbox: Sandbox, tmp_pa
     assert "PYTHONPATH" not in launch(sandbox, ["env"]).stdout
 
 
+def install_launchers(prefix: Path, *versions: str) -> dict[str, str]:
+    """Launchers of several interpreters in one prefix; their directories, by the interpreters' names."""
+    made = {name: prefix / "lib" / name / "site-packages" / "perun_hpc" / "inject" for name in versions}
+    for directory in made.values():
+        directory.mkdir(parents=True)
+    return {name: str(directory) for name, directory in made.items()}
+
+
+def injected(sandbox: Sandbox) -> str | None:
+    """The launcher's directory that a command gets."""
+    lines = launch(sandbox, ["env"]).stdout.splitlines()
+    return next((line.removeprefix("PYTHONPATH=") for line in lines if line.startswith("PYTHONPATH=")), None)
+
+
+VERSIONS = ("python3.9", "python3.10", "python3.11", "python3.12", "python3.13t", "python3.100")
+"""More than one, so that no order in which a directory is read gives each of them."""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_of_several_interpreters_the_launcher_is_that_of_the_prefixs_own(
+    sandbox: Sandbox, tmp_path: Path, version: str, depth: int
+) -> None:
+    """Hooks start the agent with PREFIX/bin/python: what an older interpreter has left there may be another release."""
+    made = install_launchers(sandbox.prefix, *VERSIONS)
+    python = sandbox.prefix / "bin" / "python"
+    if depth == 1:
+        python.symlink_to(f"/usr/bin/{version}")
+    else:
+        python.symlink_to("python3")
+        (python.parent / "python3").symlink_to(tmp_path / "python3.8")  # a link's name does not tell what it leads to
+        (tmp_path / "python3.8").symlink_to(version)
+        (tmp_path / version).touch()
+    assert injected(sandbox) == made[version]
+
+
+@pytest.mark.parametrize("version", ["python3.9", "python3.100"])
+@pytest.mark.parametrize("line", ["version = 3.{}.2", "version_info = 3.{}.2.final.0"])
+def test_an_interpreter_that_was_copied_is_named_by_its_configuration(
+    sandbox: Sandbox, version: str, line: str
+) -> None:
+    made = install_launchers(sandbox.prefix, "python3.9", "python3.10", "python3.100")
+    (sandbox.prefix / "bin" / "python").touch()
+    minor = version.removeprefix("python3.")
+    (sandbox.prefix / "pyvenv.cfg").write_text(f"home = /usr/bin\n{line.format(minor)}\n")
+    assert injected(sandbox) == made[version]
+
+
+@pytest.mark.parametrize("python", ["no link", "in a circle", "of a version that has none"])
+def test_which_of_several_is_meant_is_not_guessed(sandbox: Sandbox, python: str) -> None:
+    made = install_launchers(sandbox.prefix, "python3.9", "python3.10")
+    named = sandbox.prefix / "bin" / "python"
+    if python == "no link":
+        named.touch()
+    else:
+        named.symlink_to("python" if python == "in a circle" else "/usr/bin/python3.99")
+    assert injected(sandbox) is None
+    Path(made["python3.9"]).rmdir()
+    assert injected(sandbox) == made["python3.10"]  # the only one there is
+
+
+def test_only_directories_of_interpreters_are_looked_at(sandbox: Sandbox) -> None:
+    install_launchers(sandbox.prefix, "python3", "python3.", "python3.11-old", "python3.x", "python3.11tt")
+    assert injected(sandbox) is None
+
+
 @pytest.mark.parametrize("prefix", ["hanging", "missing"])
 def test_where_the_prefix_does_not_answer_the_command_runs(sandbox: Sandbox, hanging: Path, prefix: str) -> None:
     install_launcher(sandbox)

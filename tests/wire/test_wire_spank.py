@@ -16,6 +16,7 @@ import pytest
 from perun_hpc.wire.message import Message, decode, encode
 
 from .sandbox import Sandbox
+from .test_wire_launch import STEP
 
 BATCH_STEP = 0xFFFFFFFB
 EXTERN_STEP = 0xFFFFFFFC
@@ -223,6 +224,34 @@ def test_before_a_container_plugin_the_command_stays_what_it_is(harness: Harness
     assert seen.env["PERUN_SOCKET"] == str(harness.sandbox.run_dir / "agent.sock")
     assert (seen.env["PERUN_RANK"], seen.env["PERUN_PERIOD_MS"]) == ("3", "100")
     assert seen.env["PERUN_PID"].isdigit()
+
+
+@as_root
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_prefix_that_the_plugin_takes_is_the_one_that_perun_launch_takes(
+    harness: Harness, tmp_path: Path, trusted: bool
+) -> None:
+    """A node's file names it for hooks and launcher: a task that the plugin registers gets no other release."""
+    named, argument = (
+        base / "lib/python3.99/site-packages/perun_hpc/inject" for base in (tmp_path / "file", tmp_path / "argument")
+    )
+    for inject in (named, argument):
+        inject.mkdir(parents=True)
+    file = harness.sandbox.root / "etc" / "prefix"
+    file.write_text(f"{tmp_path / 'file'}\n")
+    file.chmod(0o644 if trusted else 0o666)
+    launchers = [base / "libexec/perun/perun-launch" for base in (tmp_path / "file", tmp_path / "argument")]
+    for launcher in launchers:
+        launcher.parent.mkdir(parents=True)
+        shutil.copy(harness.launcher, launcher)
+    where = f"prefix={tmp_path / 'argument'}"
+    with agent(harness.sandbox):
+        seen = harness(["sh"], env=RANK, stack="{perun}:{container}", arguments=where)
+    assert seen.env["PYTHONPATH"] == str(named if trusted else argument)
+    wrapped = harness(["sh", "x"], arguments=where)
+    assert wrapped.argv[0] == str(launchers[0] if trusted else launchers[1])
+    bare = subprocess.run([wrapped.argv[0], "env"], env={**STEP, **RANK}, capture_output=True, text=True, timeout=20)
+    assert f"PYTHONPATH={seen.env['PYTHONPATH']}" in bare.stdout.splitlines()
 
 
 @pytest.mark.parametrize("stack", ["{perun}:{container}", "{container}:{perun}"])
