@@ -24,7 +24,8 @@ from perun_hpc.agent import limits, privilege, regions
 from perun_hpc.agent.curve import Curve
 from perun_hpc.agent.log import log
 from perun_hpc.agent.regions import CURVE, Handed
-from perun_hpc.agent.session import cut
+from perun_hpc.data_model.rank_data import MAX_NAME_B
+from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import DataError
 from perun_hpc.process import child, confine
 from perun_hpc.store.files import write_all
@@ -278,4 +279,4 @@ def _row(row: Mapping[str, Any], ranks: Collection[tuple[int, int]]) -> dict[str
     sound = all(type(number) is int and abs(number) < 1 << 63 for number in numbers.values())
     if not sound or (row["step_id"], row["rank"]) not in ranks:
         raise ValueError("no region of these ranks")
-    return {**numbers, "name": cut(str(row["name"]), regions.MAX_NAME_B)}
+    return {**numbers, "name": cut(str(row["name"]), MAX_NAME_B)}

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from perun_hpc.agent.server import Peer
-from perun_hpc.agent.session import RankRun, Session, Step, cut
+from perun_hpc.agent.session import RankRun, Session, Step
 from perun_hpc.backend.cgroup import find_job, find_parent, job_in, job_names
+from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import AccessError, DataError, NotFoundError
 
 MAX_RANKS = 4096

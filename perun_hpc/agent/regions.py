@@ -8,73 +8,26 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from perun_hpc.agent.curve import Curve
-from perun_hpc.agent.session import cut
+from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 
-SCHEMA = "perun.rank-data/1"
 CURVE = "curve.bin"
 NUMBERS = ("step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
 """What a record tells of a region besides its name."""
-MAX_HEAD_B = 1024 * 1024
-MAX_NAME_B = 256
-"""Most bytes of a region's name."""
 MAX_REGIONS = 1000
 """Regions of one rank that a record keeps: those that took longest."""
 MAX_RECORD = 20_000
 """Regions of all ranks that a record keeps."""
 MAX_RECORD_B = 2 << 20
 """Their bytes in the record: what the collector reads takes some ten times that of its memory."""
-
-
-@dataclass(frozen=True)
-class RankCalls:
-    """The calls of one rank: names of regions, and rows of (region, start_ns, end_ns), flat."""
-
-    head: Mapping[str, Any]
-    names: tuple[str, ...]
-    calls: Sequence[int]
-
-
-def parse(data: bytes | mmap.mmap) -> RankCalls:
-    """Read rank data (`perun.rank-data/1`); DataError says what is wrong with it. `data` is not copied."""
-    end = data.find(b"\n", 0, MAX_HEAD_B + 1)
-    if end < 0:
-        raise DataError("rank data: no header")
-    try:
-        head = json.loads(data[:end])
-        if head["schema"] != SCHEMA:
-            raise DataError(f"rank data: not of schema {SCHEMA}")
-        names = tuple(cut(str(name), MAX_NAME_B) for name in head["regions"])
-        table = head["tables"][0]
-        if table["name"] != "calls" or table["columns"] != ["region", "start_ns", "end_ns"]:
-            raise DataError("rank data: the first table must be the calls")
-        rows = table["rows"]
-        if not isinstance(rows, int):
-            raise DataError("rank data: the number of rows is none")
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise DataError(f"rank data: {error}") from error
-    whole = (len(data) - end - 1) // 24
-    body = memoryview(data)[end + 1 :][: 24 * (whole if rows < 0 else min(rows, whole))]
-    calls: Sequence[int] = body.cast("q") if sys.byteorder == "little" else _swapped(body)
-    if rows < 0:
-        used = next((at for at in range(1, len(calls), 3) if calls[at] == 0), len(calls) + 1)
-        calls = calls[: used - 1]
-    return RankCalls(head, names, calls)
-
-
-def _swapped(body: memoryview) -> array[int]:
-    calls = array("q", body.tobytes())
-    calls.byteswap()
-    return calls
 
 
 class Spans:
@@ -94,7 +47,7 @@ class Spans:
         return sum(end - begin for begin, end in self)
 
 
-def by_region(rank: RankCalls, start_ns: int, end_ns: int) -> dict[int, tuple[int, Spans]]:
+def by_region(rank: rank_data.RankData, start_ns: int, end_ns: int) -> dict[int, tuple[int, Spans]]:
     """Region -> number of calls, and the disjoint stretches of time that they cover; all inside the rank's life."""
     spans: dict[int, array[int]] = {}
     counts: dict[int, int] = {}
@@ -169,7 +122,7 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
         who = f"step {handed.step_id} rank {handed.rank}"
         try:
             with file:
-                rank = parse(_mapped(file))
+                rank = rank_data.parse(_mapped(file))
         except DataError as error:
             problems.append(f"{who}: {error}")
             continue

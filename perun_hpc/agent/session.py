@@ -11,6 +11,7 @@ from typing import Any
 
 from perun_hpc.agent import shapes
 from perun_hpc.agent.paths import run_of
+from perun_hpc.data_model.wording import plain
 from perun_hpc.errors import DataError
 
 #: What a `job-start` may say about a job; the rest of a message is ignored.
@@ -343,23 +344,6 @@ def _mend(one: Session | DomainAccount) -> list[str]:
         else:
             raise TypeError(usual.name)
     return wrong
-
-
-def plain(text: str, most: int) -> str:
-    """A user's text as every file and database takes it: UTF-8 without NUL, at most so many characters."""
-    return text[:most].encode("utf-8", "replace").decode().replace("\0", "?")
-
-
-def cut(text: str, most_b: int) -> str:
-    """A user's text as `plain`, of at most so many bytes of UTF-8; a mark stands where something was cut off."""
-    whole = plain(text, most_b + 1)
-    data = whole.encode()
-    if len(data) <= most_b:
-        return whole
-    return data[: most_b - len(CUT.encode())].decode(errors="ignore") + CUT
-
-
-CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def per_node(text: str) -> list[int]:

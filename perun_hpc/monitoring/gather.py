@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.comm import Comm, shared_key
 from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.monitoring.child import Ended
-from perun_hpc.monitoring.ranks import read_rank
 from perun_hpc.monitoring.results import host_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import RunDirectory
 from perun_hpc.store import files
@@ -52,7 +52,7 @@ def collect(
     Returns the run's tree at rank 0, else None; and what is missing of other ranks, "" if nothing is.
     """
     summary = read_summary(directory)
-    own = [read_rank(part) for part in parts if part]
+    own = [rank_data.parse(part) for part in parts if part]
     missing = ""
     if len(own) < len(parts):
         missing = f"{len(parts) - len(own)} of {len(parts)} ranks of this host did not hand in their data"

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from perun_hpc.monitoring.regions import Recorder
 
-SCHEMA = "perun.rank-data/1"
 TIMEOUT_S = 2.0
 """How long whoever measures may take to accept data."""
 HASTE_S = 0.05
 """How long it may take to answer a question, and anything once it has let this process wait in vain."""
+HEAD_B = 64 * 1024
+"""Room for the header line before the table of calls that others see grow."""
 NAMED_AT_ONCE = 256
 """Names of regions that reach the live header one by one; later ones come in bunches of as many."""
 
@@ -151,7 +152,8 @@ class Rank:
         if len(self.recorder.names) > NAMED_AT_ONCE and len(self.recorder.names) % NAMED_AT_ONCE:
             return  # a name per iteration: each header would repeat them all
         try:
-            self.recorder.write_head(self._head("live", [("calls", _CALLS, -1)]))
+            live = closed.load("perun_hpc.data_model.rank_data").live
+            self.recorder.write_head(live(self._about(), self.recorder.names, HEAD_B))
             if not self._live:
                 self._live = True
                 self._send(self.recorder.fd, live=True)
@@ -178,14 +180,14 @@ class Rank:
 
     def content(self, end: str) -> tuple[bytes, ...]:
         """The final message: header line and tables."""
-        array = closed.load("array")
         self.sample()
-        calls = b"" if self.recorder is None else self.recorder.table()
-        samples = array.array("q", [number for row in self.samples for number in row])
-        if sys.byteorder == "big":
-            samples.byteswap()
-        tables = [("calls", _CALLS, len(calls) // 24), ("samples", _SAMPLES, len(self.samples))]
-        return self._head(end, tables), calls, samples.tobytes()
+        recorder = self.recorder
+        calls, names, dropped = b"", [], 0
+        if recorder is not None:
+            calls, names, dropped = recorder.table(), recorder.names, recorder.count()[1]
+        final = closed.load("perun_hpc.data_model.rank_data").final
+        parts: tuple[bytes, ...] = final(self._about(), end, names, calls, self.samples, dropped)
+        return parts
 
     def energy(self) -> tuple[int, int] | None:
         """The host's energy in uJ and the moment (monotonic ns) up to which it counts, as the agent or the sampling
@@ -209,11 +211,9 @@ class Rank:
             self._asks = False
             return None
 
-    def _head(self, end: str, tables: list[tuple[str, list[str], int]]) -> bytes:
-        json = closed.load("json")
-        recorder = self.recorder
-        head = {
-            "schema": SCHEMA,
+    def _about(self) -> dict[str, Any]:
+        """Whose data it is, as the header says it."""
+        return {
             "step_id": self.keys["step_id"],
             "rank": int(self.keys["rank"]),
             "local_rank": int(self.local_rank),
@@ -222,15 +222,8 @@ class Rank:
             "pid": self.pid,
             "host": os.uname().nodename.split(".", 1)[0],
             "python": "{}.{}.{}".format(*sys.version_info),
-            "live": end == "live",
-            "end": end,
             "mpi": self.mpi,
-            "regions": [] if recorder is None else recorder.names,
-            "dropped": 0 if recorder is None or end == "live" else recorder.count()[1],
-            "tables": [{"name": name, "columns": columns, "rows": rows} for name, columns, rows in tables],
         }
-        line: str = json.dumps(head, separators=(",", ":"))
-        return line.encode() + b"\n"
 
     def _send(self, fd: int, live: bool) -> None:
         if not self.socket:
@@ -243,10 +236,6 @@ class Rank:
         finally:
             if time.monotonic() - begin_s >= self._timeout_s:
                 self._timeout_s, self._asks = HASTE_S, False
-
-
-_CALLS = ["region", "start_ns", "end_ns"]
-_SAMPLES = ["mono_ns", "cpu_ns", "rss_peak_b"]
 
 
 def energy() -> tuple[int, int] | None:

@@ -2,28 +2,24 @@
 
 The desk lives in the sampling process and speaks the agent's wire: `rank-start` and `rank-end` by `perun monitor` for
 each rank but its own, `rank-data`, `window` and `summary` by the application. What is handed in is kept as it came;
-`read_rank` checks it.
+`rank_data.parse` checks it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import socket
-import sys
 import threading
 import time
-from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.address import BESIDE
-from perun_hpc.monitoring.rank import SCHEMA
 from perun_hpc.wire.client import address, peer_uid
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
@@ -205,8 +201,9 @@ class Desk:
 
     def _look(self, content: bytes) -> None:
         """Note whether this rank has seen MPI initialised."""
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            if json.loads(content.partition(b"\n")[0])["mpi"]["size"] > 1:
+        with contextlib.suppress(DataError):  # whoever reads it all says what is wrong with it
+            mpi = rank_data.head(content).get("mpi")
+            if mpi and mpi["size"] > 1:
                 self._latest_s = 0.0
 
 
@@ -236,80 +233,12 @@ def _content(fd: int, most_b: int = CAP_B) -> bytes:
     return b"".join(parts)
 
 
-@dataclass(frozen=True)
-class RankData:
-    """What one rank handed in, checked.
-
-    Attributes
-    ----------
-    header : the JSON header, see docs/architecture.md.
-    names : of the regions.
-    calls : rows of (region, start_ns, end_ns), flat.
-    samples : rows of (mono_ns, cpu_ns, rss_peak_b), flat.
-    """
-
-    header: Mapping[str, Any]
-    names: tuple[str, ...]
-    calls: array[int]
-    samples: array[int]
-
-    @property
-    def rank(self) -> int:
-        """The rank's number in the world, MPI's if it was asked."""
-        mpi = self.header.get("mpi") or {}
-        return int(mpi.get("rank", self.header["rank"]))
-
-    @property
-    def whole(self) -> bool:
-        """Whether the rank ended by itself; a killed one left only its calls."""
-        return not self.header["live"]
-
-
-def read_rank(data: bytes) -> RankData:
-    """Read rank data; DataError says what is wrong with it."""
-    line, newline, body = data.partition(b"\n")
-    try:
-        header = json.loads(line)
-        if not newline or header["schema"] != SCHEMA:
-            raise DataError(f"rank data: not of schema {SCHEMA}")
-        names = tuple(str(name) for name in header["regions"])
-        live = bool(header["live"])
-        int(header["rank"])
-        tables = {"calls": array("q"), "samples": array("q")}
-        at = 0
-        for table in header["tables"]:
-            rows = int(table["rows"])
-            end = len(body) - len(body) % 24 if rows < 0 else at + 24 * rows
-            if end > len(body):
-                raise DataError(f"rank data: table {table['name']} is cut off")
-            values = tables.setdefault(str(table["name"]), array("q"))
-            values.frombytes(body[at:end])
-            at = end
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"rank data: damaged ({error})") from error
-    if sys.byteorder == "big":
-        for values in tables.values():
-            values.byteswap()
-    calls = tables["calls"]
-    if live:
-        del calls[_used(calls) :]
-    return RankData(header, names, calls, tables["samples"])
-
-
-def _used(calls: array[int]) -> int:
-    """Length up to the first row that has no start."""
-    for at in range(1, len(calls), 3):
-        if calls[at] == 0:
-            return at - 1
-    return len(calls)
-
-
-def read_ranks(directory: Path) -> tuple[list[RankData], list[str]]:
+def read_ranks(directory: Path) -> tuple[list[rank_data.RankData], list[str]]:
     """All ranks' data in a directory, and what could not be read."""
     found, problems = [], []
     for path in sorted(directory.glob(f"*{SUFFIX}"), key=lambda path: (len(path.name), path.name)):
         try:
-            found.append(read_rank(path.read_bytes()))
+            found.append(rank_data.parse(path.read_bytes()))
         except (DataError, OSError) as error:
             problems.append(f"{path.name}: {error}")
     return found, problems

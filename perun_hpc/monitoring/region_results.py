@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.data_model.data import Aggregate, Metric, MetricType, Region
+from perun_hpc.data_model.rank_data import RankData
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.monitoring import region_energy, trace
 from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
-from perun_hpc.monitoring.ranks import RankData
 
 NS_PER_S = 1_000_000_000
 

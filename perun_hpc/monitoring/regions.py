@@ -21,8 +21,6 @@ from perun_hpc.monitoring import rank
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HEAD_B = 64 * 1024
-"""Room for the header line before the table of calls."""
 CALLS_B = 240 * 1024 * 1024
 """Room for calls, ten million of them; memory is taken page by page as it is written."""
 
@@ -55,11 +53,11 @@ class Recorder:
     def open(self, calls_b: int = CALLS_B, on_name: Callable[[], None] | None = None) -> None:
         """Start recording; `on_name` is called whenever a region is defined."""
         self.fd = rank.memory_file("perun-regions")
-        os.ftruncate(self.fd, HEAD_B + calls_b)
-        self._memory = mmap.mmap(self.fd, HEAD_B + calls_b)
+        os.ftruncate(self.fd, rank.HEAD_B + calls_b)
+        self._memory = mmap.mmap(self.fd, rank.HEAD_B + calls_b)
         self.take = itertools.count(0, 3).__next__
         self.limit = calls_b // 24 * 3
-        self.rows = memoryview(self._memory)[HEAD_B : HEAD_B + self.limit * 8].cast("q")
+        self.rows = memoryview(self._memory)[rank.HEAD_B : rank.HEAD_B + self.limit * 8].cast("q")
         self._on_name = on_name or _nothing
         if self.names:
             self._on_name()
@@ -105,8 +103,8 @@ class Recorder:
 
     def write_head(self, line: bytes) -> None:
         """Put a header line before the calls; blanks fill the room."""
-        if self._memory is not None and len(line) < HEAD_B:
-            self._memory[:HEAD_B] = line.rstrip(b"\n").ljust(HEAD_B - 1) + b"\n"
+        if self._memory is not None and len(line) < rank.HEAD_B:
+            self._memory[: rank.HEAD_B] = line.rstrip(b"\n").ljust(rank.HEAD_B - 1) + b"\n"
 
     def begin(self, region: int) -> int:
         """Open a call; returns what `end` wants. -1 if nothing is recorded."""

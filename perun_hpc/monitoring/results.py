@@ -18,13 +18,14 @@ from perun_hpc.data_model.data import (
     NodeType,
     Stats,
 )
+from perun_hpc.data_model.rank_data import RankData
 from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
-from perun_hpc.monitoring.ranks import RankData, read_ranks
+from perun_hpc.monitoring.ranks import read_ranks
 from perun_hpc.monitoring.rundir import of_ranks
 
 if TYPE_CHECKING:

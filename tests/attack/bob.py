@@ -348,7 +348,8 @@ def _calls(names: Sequence[str], calls: array.array[int]) -> int:
     """A memory file as a rank hands it over that was killed: its calls go on until the memory ends."""
     fd = os.memfd_create("calls")
     table = {"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": -1}
-    head = json.dumps({"schema": "perun.rank-data/1", "regions": list(names), "tables": [table]}).encode() + b"\n"
+    about = {"schema": "perun.rank-data/1", "rank": 0, "live": True}
+    head = json.dumps({**about, "regions": list(names), "tables": [table]}).encode() + b"\n"
     for data in (head, calls.tobytes()):
         os.write(fd, data)
     return fd

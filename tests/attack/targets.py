@@ -32,6 +32,7 @@ from perun_hpc.cli import listener
 from perun_hpc.config import hostlist, policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, resolve
+from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.report.job import job_report
 from perun_hpc.report.screen import Style
@@ -82,18 +83,13 @@ def _message(data: bytes) -> None:
 
 
 def _rank_data(calls: Sequence[int] = (0, 10, 20, 1, 15, -18, 0, 30, 0)) -> bytes:
-    head = {
-        "schema": regions.SCHEMA,
-        "step_id": 0,
-        "rank": 0,
-        "regions": ["main", "solve"],
-        "tables": [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": len(calls) // 3}],
-    }
-    return json.dumps(head).encode() + b"\n" + array("q", calls).tobytes()
+    about = {"step_id": "0", "rank": 0}
+    parts = rank_data.final(about, "exit", ["main", "solve"], array("q", calls).tobytes(), [(1, 2, 3)])
+    return b"".join(parts)
 
 
 def _rank(data: bytes) -> None:
-    rank = regions.parse(data)
+    rank = rank_data.parse(data)
     json.dumps(rank.names).encode()
     for name in rank.names:
         name.encode()
@@ -547,7 +543,7 @@ TARGETS = (
         lambda: [_rank_data(), _rank_data(range(300))],
         _rank,
         (DataError,),
-        ("agent.regions",),
+        ("data_model.rank_data", "agent.regions"),
     ),
     Target(
         "flag-options",

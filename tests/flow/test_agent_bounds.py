@@ -42,7 +42,7 @@ def ask(verb, fds=(), **fields):
         time.sleep(0.05)
 def memory(names, calls, rows):
     fd = os.memfd_create("rank")
-    head = {"schema": "perun.rank-data/1", "regions": names, "live": True,
+    head = {"schema": "perun.rank-data/1", "rank": 0, "regions": names, "live": rows < 0,
             "tables": [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": rows}]}
     os.write(fd, json.dumps(head).encode() + b"\\n")
     os.write(fd, calls)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from perun_hpc.data_model import rank_data
 from perun_hpc.process import confine
 
 from .agent_node import FakeNode, until
@@ -106,11 +107,10 @@ def sealed(node: FakeNode, rows: int, damaged: bool = False) -> None:
     """A session that an earlier agent left: two ranks, one of which called `solve` so often."""
     directory = node.spool / "sessions/7.0"
     (directory / "ranks").mkdir(parents=True)
-    head = {"schema": "perun.rank-data/1", "regions": ["solve"]}
-    head["tables"] = [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": rows}]
-    calls = array("q", (value for at in range(rows) for value in (0, 10 * at, 10 * at + 5)))
-    (directory / "ranks/0-0.rank").write_bytes(json.dumps(head).encode() + b"\n" + calls.tobytes())
-    (directory / "ranks/0-1.rank").write_bytes(b"{" if damaged else json.dumps(head).encode() + b"\n")
+    calls = array("q", (value for at in range(rows) for value in (0, 10 * at + 1, 10 * at + 6)))
+    for rank, table in enumerate((calls.tobytes(), b"")):
+        data = b"".join(rank_data.final({"rank": rank}, "exit", ["solve"], table, ()))
+        (directory / f"ranks/0-{rank}.rank").write_bytes(b"{" if damaged and rank else data)
     (directory / "curve.bin").write_bytes(array("q", (0, 0, 10 * rows, 20 * rows)).tobytes())
     start, end = {"from": "hook", "mono_ns": 0, "real_ns": 0}, {"mono_ns": 10 * rows, "real_ns": 10 * rows}
     ranks = [{"rank": rank, "start_mono_ns": 0, "end_mono_ns": 10 * rows} for rank in (0, 1)]

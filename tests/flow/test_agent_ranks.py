@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from perun_hpc.data_model import rank_data as packed
+
 from .agent_node import FakeNode, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="speaking as another user needs root")
@@ -88,9 +90,8 @@ def node() -> Iterator[FakeNode]:
 
 
 def rank_data(names: list[str], calls: list[tuple[int, int, int]]) -> bytes:
-    tables = [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": len(calls)}]
-    head = {"schema": "perun.rank-data/1", "regions": names, "tables": tables, "live": False}
-    return json.dumps(head).encode() + b"\n" + array.array("q", [n for call in calls for n in call]).tobytes()
+    table = array.array("q", [n for call in calls for n in call]).tobytes()
+    return b"".join(packed.final({"rank": 0}, "exit", names, table, ()))
 
 
 def test_a_rank_its_regions_and_their_energy(node: FakeNode) -> None:
@@ -146,9 +147,7 @@ def test_a_killed_rank_leaves_what_it_shared(node: FakeNode) -> None:
     rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
     rank.start()
     now = time.monotonic_ns()
-    head = json.loads(rank_data(["solve"], []).partition(b"\n")[0])
-    head["tables"][0]["rows"] = -1
-    growing = json.dumps(head).encode() + b"\n" + array.array("q", [0, now, 0, 0, 0, 0]).tobytes()
+    growing = packed.live({"rank": 0}, ["solve"]) + array.array("q", [0, now, 0, 0, 0, 0]).tobytes()
     assert rank.say("rank-data", growing, step_id=0, rank=0, live="1")[0] == "ok"
     rank.process.kill()
     rank.process.wait(20)

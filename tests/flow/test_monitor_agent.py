@@ -14,10 +14,10 @@ import pytest
 
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import load
+from perun_hpc.data_model import rank_data
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.enrol import enrol, reachable
 from perun_hpc.monitoring.monitor import DEFAULT_SENSORS, MonitorStatus, PerunMonitor
-from perun_hpc.monitoring.ranks import read_rank
 from perun_hpc.wire.message import decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
 
@@ -104,7 +104,7 @@ def test_with_an_agent_no_sampling_process_is_started_and_the_rank_registers_its
     fields = agent.heard[1][1]
     assert (fields["job_id"], fields["step_id"], fields["rank"], fields["ntasks"]) == ("47", "3", "0", "1")
     assert agent.heard[2][1]["live"] == "1"
-    data = read_rank(agent.heard[3][3])
+    data = rank_data.parse(agent.heard[3][3])
     assert (data.names, len(data.calls)) == (("x",), 3)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from perun_hpc.agent import parsing, regions
+from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 
 
@@ -30,10 +31,8 @@ MIB = 1 << 20
 def session(tmp_path: Path) -> Path:
     """Two ranks that handed something over, the second one nothing that can be read."""
     (tmp_path / "ranks").mkdir()
-    head = {"schema": regions.SCHEMA, "regions": ["solve"]}
-    head["tables"] = [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": 1}]
-    data = json.dumps(head).encode() + b"\n" + array("q", (0, 0, 50)).tobytes()
-    (tmp_path / "ranks/0-0.rank").write_bytes(data)
+    parts = rank_data.final({"rank": 0}, "exit", ["solve"], array("q", (0, 1, 50)).tobytes(), ())
+    (tmp_path / "ranks/0-0.rank").write_bytes(b"".join(parts))
     (tmp_path / "ranks/0-1.rank").write_bytes(b"no header")
     (tmp_path / "curve.bin").write_bytes(array("q", (0, 0, 100, 1_200)).tobytes())
     return tmp_path
@@ -92,7 +91,7 @@ def test_what_is_too_long_is_cut_and_what_is_unknown_left_out() -> None:
     assert checked(SOUND) == ([ROW], ["a problem"])
     found, problems = checked([[{**ROW, "name": "x" * 999, "uid": 0}, *[ROW] * regions.MAX_RECORD], ["y" * 999] * 99])
     assert len(found) == regions.MAX_RECORD and found[0].keys() == ROW.keys()
-    assert len(found[0]["name"]) <= regions.MAX_NAME_B
+    assert len(found[0]["name"]) <= rank_data.MAX_NAME_B
     assert len(problems) == parsing.MAX_PROBLEMS and len(problems[0]) <= parsing.MAX_PROBLEM_B
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import array
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ from perun_hpc.agent import curve, intake, ranks, regions
 from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.agent.server import Allowance, Limits, Peer
 from perun_hpc.agent.session import Edge, Session, SessionKey, per_node
+from perun_hpc.data_model import rank_data
 from perun_hpc.errors import AccessError, DataError
 
 SECOND = 1_000_000_000
@@ -267,33 +267,31 @@ def test_a_share_is_spread_like_the_nodes_counters() -> None:
     assert curve.spread([(0, 0), (20, 0)], 1000, 0) == [(20, 1000)]
 
 
-def data(names: list[str], calls: list[int], rows: int) -> bytes:
-    tables = [{"name": "calls", "columns": ["region", "start_ns", "end_ns"], "rows": rows}]
-    head = {"schema": regions.SCHEMA, "regions": names, "tables": tables}
-    return json.dumps(head).encode() + b"\n" + array.array("q", calls).tobytes()
+def data(names: list[str], calls: list[int]) -> bytes:
+    return b"".join(rank_data.final({"rank": 0}, "exit", names, array.array("q", calls).tobytes(), ()))
 
 
-def spans_of(rank: regions.RankCalls, start_ns: int, end_ns: int) -> dict[int, tuple[int, list[tuple[int, int]]]]:
+def spans_of(rank: rank_data.RankData, start_ns: int, end_ns: int) -> dict[int, tuple[int, list[tuple[int, int]]]]:
     found = regions.by_region(rank, start_ns, end_ns)
     return {region: (count, list(spans)) for region, (count, spans) in found.items()}
 
 
 def test_nested_overlapping_open_and_raised_calls() -> None:
-    rank = regions.parse(data(["f", "g"], [0, 10, 50, 0, 20, 30, 1, 60, -70, 0, 90, 0, 9, 1, 2], 5))
+    rank = rank_data.parse(data(["f", "g"], [0, 10, 50, 0, 20, 30, 1, 60, -70, 0, 90, 0, 9, 1, 2]))
     assert spans_of(rank, 0, 100) == {0: (3, [(10, 50), (90, 100)]), 1: (1, [(60, 70)])}
 
 
 def test_calls_are_cut_to_the_ranks_life() -> None:
-    rank = regions.parse(data(["f"], [0, -5, 1 << 62], 1))
+    rank = rank_data.parse(data(["f"], [0, -5, 1 << 62]))
     assert spans_of(rank, 100, 200) == {0: (1, [(100, 200)])}
 
 
 @given(st.binary(max_size=300))
 def test_what_a_user_hands_over_never_breaks_the_reader(noise: bytes) -> None:
-    whole = data(["f"], [0, 1, 2], 1)
-    for text in (noise, whole[: len(noise)] + noise, whole.replace(b'"rows": 1', b'"rows": ' + noise)):
+    whole = data(["f"], [0, 1, 2])
+    for text in (noise, whole[: len(noise)] + noise, whole.replace(b'"rows":1', b'"rows":' + noise)):
         try:
-            rank = regions.parse(text)
+            rank = rank_data.parse(text)
         except DataError:
             continue
         regions.by_region(rank, 0, 100)

@@ -8,8 +8,9 @@ import pytest
 
 from perun_hpc.agent import ranks
 from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.session import Edge, Session, SessionKey, cut
+from perun_hpc.agent.session import Edge, Session, SessionKey
 from perun_hpc.agent.step_log import MAX_B, StepLog
+from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import DataError
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent import ranks, regions
-from perun_hpc.agent.session import Session, SessionKey, plain
+from perun_hpc.agent import ranks
+from perun_hpc.agent.session import Session, SessionKey
 from perun_hpc.backend import cgroup, powercap
+from perun_hpc.data_model import rank_data
+from perun_hpc.data_model.wording import plain
 from tests import sysfs
 from tests.attack import fuzz, progress, targets
 
@@ -42,8 +44,8 @@ def test_names_of_users_can_be_stored_everywhere() -> None:
     session = Session(SessionKey(1, 0), {}, {}, "", "b", None)  # type: ignore[arg-type]
     step, _ = ranks.register(session, {"step_id": "0", "rank": "0", "command": "\udcff", "options": "\x00"}, 1, 1, 1)
     assert (step.command, step.options) == ("?", "?")
-    head = b'{"schema": "perun.rank-data/1", "regions": ["\\ud800\\u0000"], "tables": [{"name": "calls", "columns":'
-    parsed = regions.parse(head + b' ["region", "start_ns", "end_ns"], "rows": 0}]}\n')
+    head, *tables = rank_data.final({"rank": 0}, "exit", ["x"], b"", ())
+    parsed = rank_data.parse(b"".join((head.replace(b'"x"', b'"\\ud800\\u0000"'), *tables)))
     assert parsed.names == ("??",)
 
 

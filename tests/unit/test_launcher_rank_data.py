@@ -13,36 +13,40 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring import rank
-from perun_hpc.monitoring.ranks import Desk, read_rank, read_ranks
+from perun_hpc.monitoring.ranks import Desk, read_ranks
 from perun_hpc.wire.client import request
 
 
-def content(calls=((0, 10, 20), (1, 30, -40)), **changes) -> bytes:
+def content(calls=((0, 10, 20), (1, 30, -40)), live=False, **changes) -> bytes:
+    """Rank data as it comes at a rank's end, or while it lives: then the table of calls goes on to the end."""
+    tables = [{"name": "calls", "columns": rank_data.CALLS, "rows": -1 if live else len(calls)}]
+    if not live:
+        tables.append({"name": "samples", "columns": rank_data.SAMPLES, "rows": 1})
     head = {
-        "schema": rank.SCHEMA, "rank": 2, "live": False, "mpi": None, "regions": ["a", "b"], "dropped": 0,
-        "tables": [{"name": "calls", "columns": [], "rows": len(calls)}, {"name": "samples", "columns": [], "rows": 1}],
+        "schema": rank_data.SCHEMA, "rank": 2, "live": live, "mpi": None, "regions": ["a", "b"], "dropped": 0,
+        "tables": tables,
     }  # fmt: skip
     head.update(changes)
-    body = b"".join(struct.pack("<3q", *row) for row in (*calls, (1, 2, 3)))
+    body = b"".join(struct.pack("<3q", *row) for row in (calls if live else (*calls, (1, 2, 3))))
     return json.dumps(head).encode() + b"\n" + body
 
 
 def test_tables_come_in_order():
-    data = read_rank(content())
+    data = rank_data.parse(content())
     assert list(data.calls) == [0, 10, 20, 1, 30, -40]
     assert list(data.samples) == [1, 2, 3]
     assert data.names == ("a", "b")
 
 
 def test_mpi_knows_the_rank_better_than_the_environment():
-    assert read_rank(content(mpi={"rank": 7})).rank == 7
+    assert rank_data.parse(content(mpi={"rank": 7, "size": 8})).rank == 7
 
 
 def test_a_live_table_ends_at_the_first_row_without_a_start():
-    tables = [{"name": "calls", "columns": [], "rows": -1}]
-    data = read_rank(content(calls=((0, 10, 20), (0, 30, 0), (0, 0, 0)), live=True, tables=tables)[:-24] + bytes(48))
+    data = rank_data.parse(content(calls=((0, 10, 20), (0, 30, 0), (0, 0, 0)), live=True) + bytes(48))
     assert list(data.calls) == [0, 10, 20, 0, 30, 0]
     assert not data.whole
 
@@ -58,14 +62,14 @@ def test_a_live_table_ends_at_the_first_row_without_a_start():
         content(tables=[{"name": "calls", "rows": 10**9}]),
         content(regions=None),
         content(tables=[{"name": "calls"}]),
-        json.dumps({"schema": rank.SCHEMA}).encode(),
+        json.dumps({"schema": rank_data.SCHEMA}).encode(),
         b"\xff\xfe\n",
     ],
     ids=lambda data: data[:20].decode("latin1") or "empty",
 )
 def test_damaged_data_is_refused_in_one_line(damaged):
     with pytest.raises(DataError) as caught:
-        read_rank(damaged)
+        rank_data.parse(damaged)
     assert "\n" not in str(caught.value)
 
 
