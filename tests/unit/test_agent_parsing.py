@@ -31,10 +31,10 @@ MIB = 1 << 20
 def session(tmp_path: Path) -> Path:
     """Two ranks that handed something over, the second one nothing that can be read."""
     (tmp_path / "ranks").mkdir()
-    parts = rank_data.final({"rank": 0}, "exit", ["solve"], array("q", (0, 1, 50)).tobytes(), ())
+    parts = rank_data.final({"rank": 0}, "exit", ["solve"], array("q", (0, 1, 51)).tobytes(), ())
     (tmp_path / "ranks/0-0.rank").write_bytes(b"".join(parts))
     (tmp_path / "ranks/0-1.rank").write_bytes(b"no header")
-    (tmp_path / "curve.bin").write_bytes(array("q", (0, 0, 100, 1_200)).tobytes())
+    (tmp_path / "curve.bin").write_bytes(array("q", (1, 0, 101, 1_200)).tobytes())
     return tmp_path
 
 

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import os
 import threading
-from array import array
 
 import pytest
 
