@@ -22,12 +22,12 @@ from pathlib import Path
 
 from bench import slurm_ledger
 from bench.result import Result, medians
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
-from perun_hpc.accounting.schema import EnergyRecord, Share
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.archive.places import Archive
+from perun_hpc.data_model.record import EnergyRecord, Share
 from tests import postgres
 from tests.accounting_data import START_S, boundary, domain, parsed, put_incoming, slurm_job
 

@@ -61,7 +61,7 @@ cost(marked)
 print((cost(marked) - cost(plain)) / {MARKS} * 1e6)
 """
 OUR_MARK = PEER_MARK.replace(
-    "from perun import monitor", "from perun_hpc.monitoring.regions import monitor, recorder\nrecorder.open()"
+    "from perun import monitor", "from perun_hpc.inject.regions import monitor, recorder\nrecorder.open()"
 )
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from perun_hpc.cli.decorator import perun
+    from perun_hpc.inject.regions import monitor, window
     from perun_hpc.monitoring.callbacks import register_callback, register_live_callback
-    from perun_hpc.monitoring.regions import monitor, window
 
 __all__ = ["__version__", "monitor", "perun", "register_callback", "register_live_callback", "window"]
 
 _HOMES = {
-    "monitor": "perun_hpc.monitoring.regions",
-    "window": "perun_hpc.monitoring.regions",
+    "monitor": "perun_hpc.inject.regions",
+    "window": "perun_hpc.inject.regions",
     "perun": "perun_hpc.cli.decorator",
     "register_callback": "perun_hpc.monitoring.callbacks",
     "register_live_callback": "perun_hpc.monitoring.callbacks",
@@ -36,7 +36,7 @@ _HOMES = {
 def __getattr__(name: str) -> "Any":
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from perun_hpc import closed
+    from perun_hpc.inject import closed
 
     value = getattr(closed.load(_HOMES[name], strict=name in ("monitor", "window")), name)
     globals()[name] = value

@@ -1,9 +1,9 @@
 """Who else belongs to this run: ranks, hosts and the hosts' leaders, with MPI or without.
 
 The only module that talks MPI. It is handed the `mpi4py.MPI` module by whoever knows that the application has
-initialised it, except in `Comm.detect`. A collective call is made only after a meeting (`meeting.py`) at which all that
-make it were present. Everything travels on a duplicate of the world, as bytes. Standard library otherwise, CPython 3.9
-on: it also runs in the user's interpreter.
+initialised it, except in `Comm.detect`. A collective call is made only after a meeting (`inject/meeting.py`) at which
+all that make it were present. Everything travels on a duplicate of the world, as bytes. Standard library otherwise,
+CPython 3.9 on: it also runs in the user's interpreter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from perun_hpc import meeting
+from perun_hpc.inject import meeting
 
 
 class Place(NamedTuple):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting.boundary import Boundary, parse_boundary
-from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.data_model.boundary import Boundary, parse_boundary
+from perun_hpc.slurm.sacct import SlurmJob
 
 START_S = 1_795_356_000
 """2026-11-22 14:00:00 UTC."""

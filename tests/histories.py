@@ -29,14 +29,15 @@ from typing import Any
 
 from sqlalchemy import event
 
-from perun_hpc.accounting import aside, upkeep
-from perun_hpc.accounting.archive import Archive
+from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.archive import aside
+from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.places import Archive
 from perun_hpc.errors import UnavailableError
+from perun_hpc.slurm.sacct import SlurmJob
 from tests.accounting_data import START_S, boundary, domain, slurm_job
 
 DAY_S = 86_400

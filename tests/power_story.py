@@ -9,12 +9,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.agent.delivery import ArchiveDelivery, encode
-from perun_hpc.agent.regions import of_session
-from perun_hpc.agent.shipping import ship
+from perun_hpc.agent.outbox.regions import of_session
+from perun_hpc.agent.outbox.shipping import ship
+from perun_hpc.archive.delivery import ArchiveDelivery, encode
+from perun_hpc.archive.places import Archive
 from tests.accounting_data import START_S, boundary
 
 DAY_S = 86_400

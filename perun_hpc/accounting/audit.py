@@ -19,13 +19,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting.archive import BOUNDARIES, REFUSED, Archive
-from perun_hpc.accounting.aside import entries
 from perun_hpc.accounting.ledger import Key
-from perun_hpc.accounting.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of, pair_runs
+from perun_hpc.archive.aside import entries
+from perun_hpc.archive.places import BOUNDARIES, REFUSED, Archive
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
+from perun_hpc.slurm.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of, pair_runs
 
 MAX_METER_B = 64 << 20
 """A reading every five minutes, for eighteen years."""

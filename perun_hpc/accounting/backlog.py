@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from perun_hpc.accounting import aside
-from perun_hpc.accounting.archive import BOUNDARIES, DAMAGED, REFUSED, Archive
+from perun_hpc.archive import aside
+from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, Archive
 from perun_hpc.store.files import write_new
 
 SCHEMA = "perun.sweep/1"

@@ -18,9 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting import aside
-from perun_hpc.accounting.archive import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
-from perun_hpc.accounting.boundary import Boundary, read_boundary
 from perun_hpc.accounting.evidence import HIDDEN, adds, combine
 from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
 from perun_hpc.accounting.identity import likest, of_boundaries, of_record, runs_in
@@ -36,11 +33,14 @@ from perun_hpc.accounting.keeping import (
     take,
 )
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
-from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, by_id, is_one_of, match_run, nodes_of, pair_runs
-from perun_hpc.accounting.schema import EnergyRecord, Footprint, to_json
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
+from perun_hpc.archive import aside
+from perun_hpc.archive.places import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
+from perun_hpc.data_model.boundary import Boundary, read_boundary
+from perun_hpc.data_model.record import EnergyRecord, Footprint, to_json
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, PerunError, UnavailableError
+from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, by_id, is_one_of, match_run, nodes_of, pair_runs
 from perun_hpc.store.adopt import adopt
 from perun_hpc.store.files import make_directory, sync_directory, write_new
 from perun_hpc.store.layout import PLAN

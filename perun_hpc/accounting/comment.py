@@ -11,12 +11,13 @@ import re
 from binascii import crc32
 from dataclasses import replace
 
-from perun_hpc.accounting.boundary import LIMIT
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.accounting.schema import PROVENANCES, WASTED_STATES, Component, EnergyRecord
 from perun_hpc.accounting.summing import missing_record
+from perun_hpc.data_model.boundary import LIMIT
+from perun_hpc.data_model.record import PROVENANCES, Component, EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
+from perun_hpc.slurm.sacct import SlurmJob
+from perun_hpc.slurm.states import WASTED_STATES
 
 PREFIX = "perun1:"
 _NAME = re.compile(r"[a-z]+\Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord
 
 MEASURES = (
     "jobs", "unmeasured", "energy_uj", "idle_uj", "wasted_uj", "modelled_uj", "simulated_uj",

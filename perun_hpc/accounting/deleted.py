@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 
 from perun_hpc.accounting.evidence import adds, combine, shared
-from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
+from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 
 REMOVED = "removed"
 """The user under whom the sums of deleted records stand."""

@@ -13,16 +13,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TypeVar
 
-from perun_hpc.accounting.schema import (
-    Component,
-    EnergyRecord,
-    Footprint,
-    NodeEnergy,
-    Region,
-    Step,
-    worst_provenance,
-)
 from perun_hpc.accounting.summing import METER, carry_slurm, highest_of_all
+from perun_hpc.data_model.record import Component, EnergyRecord, Footprint, NodeEnergy, Region, Step, worst_provenance
 from perun_hpc.data_model.wording import count
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import Finding, compare_meter, read_meter
+from perun_hpc.archive.places import Archive
 from perun_hpc.backend.file import FACILITY, Declaration, DeclaredFile
 from perun_hpc.errors import DataError, PerunError
 

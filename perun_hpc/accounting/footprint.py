@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.accounting.daily import seconds_by_day
-from perun_hpc.accounting.schema import EnergyRecord, Footprint
 from perun_hpc.config.kinds import Number, Table
 from perun_hpc.config.schema import FIELDS
 from perun_hpc.config.schema import Footprint as Settings
+from perun_hpc.data_model.record import EnergyRecord, Footprint
 from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint, from_policy
 from perun_hpc.errors import ConfigError
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from perun_hpc.accounting.archive import RECORD, Archive, Run
 from perun_hpc.accounting.evidence import combine
 from perun_hpc.accounting.identity import Identity, likest, of_boundaries, of_record, runs_in
 from perun_hpc.accounting.keeping import UNREADABLE, problems, read_kept
-from perun_hpc.accounting.sacct import CLOCK_S
-from perun_hpc.accounting.schema import EnergyRecord, from_json
 from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.archive.places import RECORD, Archive, Run
+from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import DataError
+from perun_hpc.slurm.sacct import CLOCK_S
 from perun_hpc.store.create import read_plan
 from perun_hpc.store.files import sync_directory
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from perun_hpc.accounting.boundary import Boundary
-from perun_hpc.accounting.sacct import CLOCK_S
-from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.data_model.boundary import Boundary
+from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.slurm.sacct import CLOCK_S
 
 SAME_RUN_NS = 60_000_000_000
 """Nodes of one run overlap in time, but for their clocks' differences; a job id that came back does not."""

@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from perun_hpc.accounting.archive import BOUNDARIES, DAMAGED, Run
-from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.accounting.identity import of_boundaries
+from perun_hpc.archive.places import BOUNDARIES, DAMAGED, Run
+from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import sync_directory, temporary, write_new
 

@@ -37,10 +37,10 @@ from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.evidence import combine, shared
 from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
-from perun_hpc.accounting.sacct import CLOCK_S
-from perun_hpc.accounting.schema import EnergyRecord, from_dict, to_json
 from perun_hpc.accounting.tables import Tables, migrate, reflect
+from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.slurm.sacct import CLOCK_S
 from perun_hpc.store.files import make_directory, sync_directory
 
 LEASE_S = 120

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.accounting import comment
-from perun_hpc.accounting.archive import RECORD, RUNNING, Archive
-from perun_hpc.accounting.command import NoAccountsError
 from perun_hpc.accounting.owned import records_of_job
-from perun_hpc.accounting.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
-from perun_hpc.accounting.schema import EnergyRecord, from_json
 from perun_hpc.accounting.summing import add_slurm, missing_record
+from perun_hpc.archive.places import RECORD, RUNNING, Archive
+from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
+from perun_hpc.slurm.command import NoAccountsError
+from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
 
 RUN_AGAIN = frozenset({"REQUEUED", "PREEMPTED", "NODE_FAIL"})
 """States of runs after which Slurm may run the same job again."""

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from perun_hpc.accounting.archive import RECORD, RUNNING, Archive
-from perun_hpc.accounting.schema import EnergyRecord, from_json
+from perun_hpc.archive.places import RECORD, RUNNING, Archive
+from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary
 

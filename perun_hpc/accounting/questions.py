@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, and_, func, literal, select
 
 from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.ledger import Ledger
-from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.config.kinds import lower_case
+from perun_hpc.data_model.record import EnergyRecord
 
 GROUPS = {
     "account": "account",

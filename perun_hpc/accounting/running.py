@@ -15,14 +15,14 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from perun_hpc.accounting.archive import RECORD, RUNNING, Archive, Run
-from perun_hpc.accounting.boundary import MAX_READ_B, Boundary, lean
 from perun_hpc.accounting.collect import Closing, Tools
 from perun_hpc.accounting.homes import Homes
 from perun_hpc.accounting.identity import of_boundaries
 from perun_hpc.accounting.keeping import MAX_RUN_B, read_placed
-from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.archive.places import RECORD, RUNNING, Archive, Run
+from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean
+from perun_hpc.data_model.record import EnergyRecord, to_json
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.store.files import write_new
 from perun_hpc.store.layout import PLAN

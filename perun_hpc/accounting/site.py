@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.config import hostlist
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import Store
 from perun_hpc.errors import ConfigError
+from perun_hpc.slurm import hostlist
+from perun_hpc.slurm.sacct import SlurmJob
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from perun_hpc.accounting.command import TIMEOUT_S, Runner, run_command
 from perun_hpc.accounting.comment import encode, is_ours
 from perun_hpc.accounting.ledger import Due, Ledger
-from perun_hpc.accounting.sacct import SlurmJob, by_id, match_run
-from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import UnavailableError
+from perun_hpc.slurm.command import TIMEOUT_S, Runner, run_command
+from perun_hpc.slurm.sacct import SlurmJob, by_id, match_run
 
 log = logging.getLogger(__name__)
 

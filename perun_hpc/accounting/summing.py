@@ -11,11 +11,9 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from perun_hpc.accounting.boundary import MAX_NOTE, MAX_NOTES, Boundary, Domain
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.accounting.schema import (
+from perun_hpc.data_model.boundary import MAX_NOTE, MAX_NOTES, Boundary, Domain
+from perun_hpc.data_model.record import (
     SCHEMA,
-    WASTED_STATES,
     Component,
     Device,
     EnergyRecord,
@@ -26,8 +24,10 @@ from perun_hpc.accounting.schema import (
     Step,
     worst_provenance,
 )
-from perun_hpc.config.hostlist import expand
 from perun_hpc.data_model.wording import count
+from perun_hpc.slurm.hostlist import expand
+from perun_hpc.slurm.sacct import SlurmJob
+from perun_hpc.slurm.states import WASTED_STATES
 from perun_hpc.store.layout import SHORT
 
 METER = "node"

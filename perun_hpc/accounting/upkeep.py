@@ -20,16 +20,16 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
-from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive, Run
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, record_in
 from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
-from perun_hpc.accounting.schema import EnergyRecord, from_dict, from_json, to_json
+from perun_hpc.archive.places import BOUNDARIES, RECORD, Archive, Run
 from perun_hpc.config.schema import Store
 from perun_hpc.data_model import wording
+from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_new
 from perun_hpc.store.layout import THINNED

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from perun_hpc._version import __version__
-from perun_hpc.agent.losses import Losses
-from perun_hpc.agent.node import Node, resident_b
-from perun_hpc.agent.policy import PolicyKeeper
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.server import Handler, Peer, only_root
-from perun_hpc.agent.sources import Sources
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.outbox.losses import Losses
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources.node import Node, resident_b
+from perun_hpc.agent.tending import Sources
+from perun_hpc.process.server import Handler, Peer, only_root
 from perun_hpc.wire.message import Message
 
 

@@ -13,35 +13,36 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from perun_hpc.agent import machine, privilege, spool
 from perun_hpc.agent.admin import Admin
-from perun_hpc.agent.choice import Choice
-from perun_hpc.agent.finding import FILES, Listing, listing
-from perun_hpc.agent.intake import Intake
-from perun_hpc.agent.jobs import Jobs
-from perun_hpc.agent.log import guard, log
+from perun_hpc.agent.base import privilege, spool
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.jobs.intake import Intake
+from perun_hpc.agent.jobs.runs import Jobs
+from perun_hpc.agent.jobs.step_log import StepLog
+from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.loop import Loop, Wake
-from perun_hpc.agent.losses import NOT_CONFINED, Losses
-from perun_hpc.agent.meter import Meter
-from perun_hpc.agent.node import Node
-from perun_hpc.agent.node_ledger import NodeLedger
-from perun_hpc.agent.parsing import Reader
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.policy import PolicyKeeper
-from perun_hpc.agent.porter import Porter
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.ruling import Ruling
-from perun_hpc.agent.sealing import Sealing
-from perun_hpc.agent.server import Handler, Peer, Server, listen
-from perun_hpc.agent.shipping import Shipper
-from perun_hpc.agent.sources import Sources
-from perun_hpc.agent.step_log import StepLog
-from perun_hpc.agent.steps import Steps
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.outbox.losses import NOT_CONFINED, Losses
+from perun_hpc.agent.outbox.parsing import Reader
+from perun_hpc.agent.outbox.sealing import Sealing
+from perun_hpc.agent.outbox.shipping import Shipper
+from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources import machine
+from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.finding import FILES, Listing, listing
+from perun_hpc.agent.sources.node import Node
+from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.workers import AS_ROOT, Worker, present
 from perun_hpc.agent.survival import Survival
-from perun_hpc.agent.traces import Traces
-from perun_hpc.agent.views import Views
-from perun_hpc.agent.workers import AS_ROOT, Worker, present
+from perun_hpc.agent.tending import Sources
+from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.errors import DataError
+from perun_hpc.process.log import guard, log
+from perun_hpc.process.server import Handler, Peer, Server, listen
 from perun_hpc.wire.message import Message
 
 INLINE = ("powercap", "hwmon", "cray_pm", "procstat")

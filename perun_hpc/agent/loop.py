@@ -10,28 +10,29 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from perun_hpc.agent import limits, spool
-from perun_hpc.agent.intake import Intake
-from perun_hpc.agent.jobs import Jobs
-from perun_hpc.agent.log import guard, log
-from perun_hpc.agent.losses import NOT_READ, NOT_WRITTEN, Losses
-from perun_hpc.agent.meter import Meter
-from perun_hpc.agent.node import Snapshot
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.policy import PolicyKeeper
-from perun_hpc.agent.porter import Porter
-from perun_hpc.agent.progress import Progress
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.ruling import Ruling
-from perun_hpc.agent.sealing import Sealing
-from perun_hpc.agent.server import Server
-from perun_hpc.agent.session import Gap
-from perun_hpc.agent.shipping import Shipper
-from perun_hpc.agent.sources import Sources
-from perun_hpc.agent.steps import Steps
+from perun_hpc.agent.base import spool
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Gap
+from perun_hpc.agent.jobs.intake import Intake
+from perun_hpc.agent.jobs.runs import Jobs
+from perun_hpc.agent.jobs.steps import Steps
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.outbox.losses import NOT_READ, NOT_WRITTEN, Losses
+from perun_hpc.agent.outbox.progress import Progress
+from perun_hpc.agent.outbox.sealing import Sealing
+from perun_hpc.agent.outbox.shipping import Shipper
+from perun_hpc.agent.policy import limits
+from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.agent.sources.root_helper import Porter
 from perun_hpc.agent.survival import Survival
-from perun_hpc.agent.traces import Traces
-from perun_hpc.agent.views import Views
+from perun_hpc.agent.tending import Sources
+from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.process.log import guard, log
+from perun_hpc.process.server import Server
 
 SECOND_NS = 1_000_000_000
 HOUSEKEEPING_NS = SECOND_NS
@@ -210,7 +211,7 @@ class Loop:
         excess_b = spool.size_b(self._paths.spool) - self._policy.site().store.spool_quota_b
         if excess_b <= 0:
             return
-        from perun_hpc.agent import quota
+        from perun_hpc.agent.traces import quota
 
         if not self._shipper.busy:
             dropped, freed_b = quota.drop_waiting(self._paths, excess_b)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.agent import shapes, spool
-from perun_hpc.agent.log import log
-from perun_hpc.agent.node import JobUse, Snapshot
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.session import Session, SessionKey
+from perun_hpc.agent.base import shapes, spool
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.sources.node import JobUse, Snapshot
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Reading
 from perun_hpc.errors import DataError
+from perun_hpc.process.log import log
 
 SCHEMA = "perun.node-state/1"
 

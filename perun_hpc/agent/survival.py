@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from perun_hpc.agent import booking, state
-from perun_hpc.agent.log import guard
-from perun_hpc.agent.meter import Meter
-from perun_hpc.agent.node_ledger import NodeLedger
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.session import Edge, Gap
-from perun_hpc.agent.step_log import StepLog
-from perun_hpc.agent.steps import Steps
-from perun_hpc.agent.traces import Traces
+from perun_hpc.agent import state
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Gap
+from perun_hpc.agent.jobs.step_log import StepLog
+from perun_hpc.agent.jobs.steps import Steps
+from perun_hpc.agent.measure import booking
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.process.log import guard
 
 
 class Survival:

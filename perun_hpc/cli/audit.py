@@ -11,19 +11,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from perun_hpc.accounting import audit, facility
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.sacct import SlurmJob, identity_fields, query_window
 from perun_hpc.accounting.site import load_site
-from perun_hpc.accounting.times import parse_time
-from perun_hpc.cli.listener import lately_refused
+from perun_hpc.archive.listener import lately_refused
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.report import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError
 from perun_hpc.report import backlog as words
 from perun_hpc.report.audit import accounts_table, findings_list, gaps, lost_list, verdict
 from perun_hpc.report.screen import style_for, wrapped
+from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_window
+from perun_hpc.slurm.times import parse_time
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,26 +16,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from perun_hpc.accounting.archive import BOUNDARIES, Archive, clusters
 from perun_hpc.accounting.backlog import last_sweep, look, note_sweep
 from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools, Waits
-from perun_hpc.accounting.command import NoAccountsError
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.sacct import identity_fields, query_jobs, query_window
 from perun_hpc.accounting.site import Ruling, Site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
-from perun_hpc.agent.handover import address
+from perun_hpc.archive.access import readable_by, tree_readable_by
+from perun_hpc.archive.handover import address
+from perun_hpc.archive.listener import Listener, lately_refused
+from perun_hpc.archive.places import BOUNDARIES, Archive, clusters
 from perun_hpc.cli import logs, traces
-from perun_hpc.cli.listener import Listener, lately_refused
-from perun_hpc.cli.nudge import Nudge
+from perun_hpc.cli.wake import Nudge
 from perun_hpc.errors import AccessError, NotFoundError, PerunError, UnavailableError, UsageError
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
-from perun_hpc.store.access import readable_by, tree_readable_by
+from perun_hpc.slurm.command import NoAccountsError
+from perun_hpc.slurm.sacct import identity_fields, query_jobs, query_window
 from perun_hpc.store.merge import finalise
 
 log = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from perun_hpc import closed
+from perun_hpc.inject import closed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NEEDED = (
     "perun_hpc.cli.session", "perun_hpc.monitoring.spawn", "perun_hpc.monitoring.gather", "perun_hpc.monitoring.ranks",
-    "perun_hpc.monitoring.regions", "perun_hpc.wire.client", "perun_hpc.report.formats.text",
+    "perun_hpc.inject.regions", "perun_hpc.wire.client", "perun_hpc.report.formats.text",
 )  # fmt: skip
 """What a measured call imports sooner or later: at once, without the program's own modules in between."""
 
@@ -42,7 +42,7 @@ def perun(configuration_file: Any = "./.perun.ini", **config: object) -> Any:
 def _decorate(function: Callable[..., Any], file: Path | None, config: dict[str, object]) -> Callable[..., Any]:
     @functools.wraps(function)
     def measured(*args: Any, **kwargs: Any) -> Any:
-        if closed.load("perun_hpc.monitoring.rank").current is not None:
+        if closed.load("perun_hpc.inject.rank").current is not None:
             return function(*args, **kwargs)
         try:
             session, *_ = (closed.load(name, strict=False) for name in _NEEDED)

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from perun_hpc.accounting.command import ARGUMENT_BYTES, NoAccountsError
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import Places, listed_by_slurm
 from perun_hpc.accounting.owned import records_between
 from perun_hpc.accounting.questions import Filter, jobs
-from perun_hpc.accounting.sacct import identity_fields, query_window
-from perun_hpc.accounting.schema import EnergyRecord, to_dict
-from perun_hpc.accounting.states import parse_states
-from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.report import places
-from perun_hpc.config.hostlist import expand
+from perun_hpc.data_model.record import EnergyRecord, to_dict
 from perun_hpc.errors import AccessError, NotFoundError, UsageError
 from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
+from perun_hpc.slurm.command import ARGUMENT_BYTES, NoAccountsError
+from perun_hpc.slurm.hostlist import expand
+from perun_hpc.slurm.sacct import identity_fields, query_window
+from perun_hpc.slurm.states import parse_states
+from perun_hpc.slurm.times import parse_time
 
 LIMIT = 1000
 

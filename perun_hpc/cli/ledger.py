@@ -11,15 +11,15 @@ from datetime import datetime
 from pathlib import Path
 
 from perun_hpc.accounting import upkeep
-from perun_hpc.accounting.archive import Archive, clusters
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.schema import json_schema
 from perun_hpc.accounting.site import load_site, store_of
-from perun_hpc.accounting.times import parse_time
+from perun_hpc.archive.places import Archive, clusters
 from perun_hpc.cli.report import places
+from perun_hpc.data_model.record import json_schema
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import PerunError, UsageError
 from perun_hpc.report import quantities as q
+from perun_hpc.slurm.times import parse_time
 from perun_hpc.store.thin import thin
 
 

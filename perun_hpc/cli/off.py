@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from perun_hpc.config.hostlist import stated
 from perun_hpc.errors import AccessError, UsageError
+from perun_hpc.slurm.hostlist import stated
 
 HEAD = "# Nodes on which perun does nothing; written by perun off and perun on."
 MARK = "# off "

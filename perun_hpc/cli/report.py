@@ -9,15 +9,15 @@ import sys
 import time
 from pathlib import Path
 
-from perun_hpc.accounting.archive import Archive, clusters
 from perun_hpc.accounting.lookup import Found, Places, find
-from perun_hpc.accounting.sacct import identity_fields, job_id_arguments, query_jobs
-from perun_hpc.accounting.schema import to_dict
 from perun_hpc.accounting.site import load_site
+from perun_hpc.archive.places import Archive, clusters
+from perun_hpc.data_model.record import to_dict
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import style_for
+from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_jobs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.agent.workers import SIGNS, open_in_child
+from perun_hpc.agent.sources.workers import SIGNS, open_in_child
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all, open_backend
 from perun_hpc.cli import logs

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.questions import Filter, largest, usage
-from perun_hpc.accounting.schema import to_dict
 from perun_hpc.accounting.site import load_site
 from perun_hpc.cli.jobs import add_filters, words
 from perun_hpc.cli.usage import days
+from perun_hpc.data_model.record import to_dict
 from perun_hpc.report.listing import idle_listing, jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
 from perun_hpc.report.usage import usage_csv, usage_json, usage_table

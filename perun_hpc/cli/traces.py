@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from perun_hpc.accounting.archive import BOUNDARIES, RECORD, Archive, Run
-from perun_hpc.accounting.boundary import read_boundary
 from perun_hpc.accounting.collect import reasons
-from perun_hpc.accounting.times import parse_time
+from perun_hpc.archive.places import BOUNDARIES, RECORD, Archive, Run
+from perun_hpc.data_model.boundary import read_boundary
 from perun_hpc.errors import NotFoundError, PerunError, UsageError
+from perun_hpc.slurm.times import parse_time
 from perun_hpc.store import job_store, layout, recode
 from perun_hpc.store.thin import thin
 

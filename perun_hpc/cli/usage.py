@@ -10,11 +10,11 @@ from datetime import datetime
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.questions import GROUPS, Filter, usage
 from perun_hpc.accounting.site import load_site
-from perun_hpc.accounting.times import parse_time
 from perun_hpc.cli.jobs import add_filters, words
 from perun_hpc.errors import UsageError
 from perun_hpc.report.screen import style_for
 from perun_hpc.report.usage import usage_csv, usage_json, usage_table
+from perun_hpc.slurm.times import parse_time
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
-from perun_hpc.config import hostlist
+from perun_hpc.slurm import hostlist
 
 JsonSchema = dict[str, Any]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from perun_hpc.config import hostlist
 from perun_hpc.config.kinds import Kind, ListOf, Table
 from perun_hpc.config.resolve import bounded
 from perun_hpc.config.schema import ACCOUNT, FIELDS, LAYERS, NAME, SECTIONS, Bound, Field, Layer
 from perun_hpc.errors import ConfigError
 from perun_hpc.inputs import read_regular
+from perun_hpc.slurm import hostlist
 
 DEFAULT_PATH = Path("/etc/perun/policy.yaml")
 MAX_BYTES = 1 << 20

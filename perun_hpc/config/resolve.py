@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perun_hpc.config import hostlist
 from perun_hpc.config.kinds import Choice, lower_case
 from perun_hpc.config.schema import (
     FIELDS,
@@ -30,6 +29,7 @@ from perun_hpc.config.schema import (
     Sensors,
     Store,
 )
+from perun_hpc.slurm import hostlist
 
 JOB_SECTIONS = ("monitor", "sampling", "sensors", "energy", "store", "privacy")
 """What is stored with a job's record, so that an old record knows what ruled it."""

@@ -1,2 +1,1 @@
-"""The directory that the launcher puts on PYTHONPATH; `sitecustomize.py` in it is what the user's Python runs at its
-start."""
+"""What runs in the user's interpreter; the launcher puts `path/`, and nothing else of it, on PYTHONPATH."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from perun_hpc import meeting
+from perun_hpc.inject import meeting
 
 SOCKET = "desk"
 BESIDE = ".new"

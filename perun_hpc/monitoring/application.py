@@ -15,7 +15,7 @@ from perun_hpc.errors import NotFoundError
 if TYPE_CHECKING:
     from perun_hpc.monitoring.child import Ended
 
-INJECT = Path(__file__).resolve().parent.parent / "inject"
+INJECT = Path(__file__).resolve().parent.parent / "inject" / "path"
 
 
 class Application:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perun_hpc import closed
+from perun_hpc.inject import closed
 
 if TYPE_CHECKING:
     from perun_hpc.data_model.data import DataNode
@@ -38,7 +38,7 @@ live_factories: dict[str, Callable[[], Live]] = {}
 def register_callback(function: PostRun) -> PostRun:
     """Have `function(node)` called when the run has ended; usable as a decorator."""
     if function not in post_run:
-        from perun_hpc.monitoring import rank
+        from perun_hpc.inject import rank
 
         if rank.current is not None and not post_run:
             atexit.register(_call_in_rank)
@@ -48,7 +48,7 @@ def register_callback(function: PostRun) -> PostRun:
 
 def _call_in_rank() -> None:
     """At the end of an application that runs under `perun monitor`: the callbacks get this host's figures up to now."""
-    from perun_hpc.monitoring import rank
+    from perun_hpc.inject import rank
 
     here = rank.current
     if here is None or here.pid != os.getpid() or here.keys["rank"] != "0" or not here.socket:

@@ -389,7 +389,7 @@ class _Result:
 
 
 def _call(app: Application, rank: Mapping[str, str] | None) -> _Result:
-    from perun_hpc.monitoring import regions
+    from perun_hpc.inject import regions
 
     function: Callable[..., Any] | None = app.function
     assert function is not None

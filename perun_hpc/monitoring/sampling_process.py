@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all
 from perun_hpc.data_model.sensor import Provenance
+from perun_hpc.energy.schedule import Schedule
 from perun_hpc.errors import PerunError
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY, Orders, Signals
 from perun_hpc.monitoring.ranks import Desk
 from perun_hpc.monitoring.tally import Tallies
-from perun_hpc.sampling.schedule import Schedule
 
 if TYPE_CHECKING:
     from perun_hpc.store.node_store import NodeStore

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import perun_hpc
-from perun_hpc import closed
+from perun_hpc.inject import closed
 from perun_hpc.monitoring.orders import Orders, Signals
 from perun_hpc.monitoring.shared import Event, Queue
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from perun_hpc.accounting.schema import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
+from perun_hpc.data_model.record import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.hints import hints

@@ -7,11 +7,11 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 
-from perun_hpc.accounting.schema import EnergyRecord
-from perun_hpc.accounting.states import CODES
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
+from perun_hpc.slurm.states import CODES
 
 _WIDTHS = ((10, 8, 10), (8, 8, 10), (6, 6, 10), (6, 6, 3))
 """Columns of name, user and state, from the most that they get to the least; three hold a state's short code."""

@@ -222,7 +222,7 @@ static bool version_of_config(const char *prefix, char *version)
 
 static bool launcher_of(const char *prefix, const char *version, char *path, size_t size)
 {
-	return snprintf(path, size, "%s/lib/%s/site-packages/perun_hpc/inject", prefix, version) < (int)size &&
+	return snprintf(path, size, "%s/lib/%s/site-packages/perun_hpc/inject/path", prefix, version) < (int)size &&
 	       access(path, R_OK | X_OK) == 0;
 }
 

@@ -37,7 +37,7 @@ void prefix_ask(const char *path);
 /* Whether there is a program that this user may run. */
 bool program_answers(const char *path);
 
-/* PREFIX/lib/python3.N/site-packages/perun_hpc/inject, if it is there: that of the interpreter which PREFIX/bin/python is, or which
+/* PREFIX/lib/python3.N/site-packages/perun_hpc/inject/path, if it is there: that of the interpreter which PREFIX/bin/python is, or which
  * PREFIX/pyvenv.cfg names; where there is none of it, the only one there is. */
 bool launcher_directory(const char *prefix, char *path, size_t size);
 

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from perun_hpc.agent import porter, privilege
-from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.base import privilege
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.sources import root_helper as porter
 from perun_hpc.process import child
 
 PATHS = AgentPaths(Path("/run/perun"), Path("/var/spool/perun"))

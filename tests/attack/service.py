@@ -274,7 +274,7 @@ def _rows_after(siege: Siege, job: str, real_ns: int) -> list[float]:
 LOCAL = f"{SPOOL}/attack-archive"
 HAND = """
 import json, sys
-from perun_hpc.store import stream
+from perun_hpc.archive import stream
 for what, about, files in json.load(sys.stdin):
     try:
         stream.send({name: text.encode() for name, text in files.items()}, about, ("ctl", 6820), stream.Munge())

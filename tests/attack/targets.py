@@ -18,25 +18,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting import comment, sacct
-from perun_hpc.accounting.boundary import parse_boundary
+from perun_hpc.accounting import comment
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.schema import from_json, to_json
 from perun_hpc.accounting.summing import sum_boundaries
-from perun_hpc.agent import handover, ranks, regions, state
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.session import SessionKey, job_fields, per_node
+from perun_hpc.agent import state
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.session import job_fields, per_node
+from perun_hpc.agent.jobs import ranks
+from perun_hpc.agent.outbox import regions
+from perun_hpc.archive import handover, listener, stream
 from perun_hpc.backend import cgroup, cray_pm, hwmon, powercap, procstat
 from perun_hpc.backend.base import Discovery
-from perun_hpc.cli import listener
-from perun_hpc.config import hostlist, policy
+from perun_hpc.config import policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, resolve
 from perun_hpc.data_model import rank_data
+from perun_hpc.data_model.boundary import parse_boundary
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.data_model.record import from_json, to_json
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.report.job import job_report
 from perun_hpc.report.screen import Style
-from perun_hpc.store import codec, create, journal, layout, merge, repair, stream
+from perun_hpc.slurm import hostlist, sacct
+from perun_hpc.store import codec, create, journal, layout, merge, repair
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.ship import ship
 from perun_hpc.wire.message import MAX_BYTES, decode, encode
@@ -535,7 +539,7 @@ TARGETS = (
         _messages,
         _message,
         (DataError,),
-        ("wire.message", "agent.session", "agent.ranks"),
+        ("wire.message", "agent.base.session", "agent.jobs.ranks"),
     ),
     Target(
         "rank-data",
@@ -543,7 +547,7 @@ TARGETS = (
         lambda: [_rank_data(), _rank_data(range(300))],
         _rank,
         (DataError,),
-        ("data_model.rank_data", "agent.regions"),
+        ("data_model.rank_data", "agent.outbox.regions"),
     ),
     Target(
         "flag-options",
@@ -561,7 +565,7 @@ TARGETS = (
         (DataError,),
         ("accounting.comment", "report.job"),
     ),
-    Target("sacct-name", "job names in sacct's answer", _sacct_rows, _sacct, (), ("accounting.sacct",)),
+    Target("sacct-name", "job names in sacct's answer", _sacct_rows, _sacct, (), ("slurm.sacct",)),
     Target(
         "policy",
         "YAML of the policy",
@@ -584,7 +588,7 @@ TARGETS = (
         lambda: [b"n[01-03,7],login", b"a[1-2]b[3-4]"],
         _hostlist,
         (ValueError,),
-        ("config.hostlist",),
+        ("slurm.hostlist",),
     ),
     Target(
         "boundary",
@@ -593,15 +597,15 @@ TARGETS = (
         _record,
         (DataError,),
         (
-            "accounting.boundary",
+            "data_model.boundary",
             "accounting.summing",
-            "accounting.schema",
+            "data_model.record",
             "accounting.comment",
             "accounting.ledger",
             "report.job",
         ),
     ),
-    Target("record", "record.json", _records, _energy_record, (DataError,), ("accounting.schema", "report.job")),
+    Target("record", "record.json", _records, _energy_record, (DataError,), ("data_model.record", "report.job")),
     Target("chunks", "chunks and indexes of shards", _chunks, _chunk, (DataError,), ("store.codec",)),
     Target("journal", "journals of a node", _journals, _journal, (DataError,), ("store.journal",)),
     Target(
@@ -610,7 +614,7 @@ TARGETS = (
         _handovers,
         _handover,
         (DataError,),
-        ("cli.listener",),
+        ("archive.listener",),
     ),
     Target("agent-state", "the agent's own state", _states, _state, (), ("agent.state",)),
     Target(

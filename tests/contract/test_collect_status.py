@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.backlog import SWEEP, Sweep, last_sweep, look, note_sweep
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.report.backlog import troubles
 from tests.accounting_data import boundary, put_incoming

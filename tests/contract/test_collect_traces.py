@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import xarray
 
-from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.collect import close_trace
 from perun_hpc.cli.main import main
 from perun_hpc.store import job_store, layout

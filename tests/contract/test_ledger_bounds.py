@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting import boundary as reading
-from perun_hpc.accounting.archive import Archive, Run
-from perun_hpc.accounting.boundary import read_boundary
 from perun_hpc.accounting.collect import Collector, Tools, Waits
 from perun_hpc.accounting.keeping import read_records
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.schema import from_json
 from perun_hpc.accounting.summing import sum_boundaries
-from perun_hpc.accounting.trimmed import PIECE_B, without
+from perun_hpc.archive.places import Archive, Run
+from perun_hpc.data_model import boundary as reading
+from perun_hpc.data_model.boundary import read_boundary
+from perun_hpc.data_model.record import from_json
+from perun_hpc.data_model.trimmed import PIECE_B, without
 from perun_hpc.errors import DataError
 from tests.accounting_data import START_S, boundary, put_incoming
 
@@ -28,7 +28,7 @@ from tests.accounting_data import START_S, boundary, put_incoming
 SWEEP = """
 import sys
 from pathlib import Path
-from perun_hpc.accounting.archive import Archive
+from perun_hpc.archive.places import Archive
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import open_ledger
 ledger = open_ledger(f"sqlite:///{sys.argv[1]}/ledger.db", create=True)

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.audit import refused_records
-from perun_hpc.accounting.boundary import LIMIT
 from perun_hpc.accounting.collect import BATCH, RETRY_S, Collector, Slurm, Tools
 from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, jobs, usage
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.accounting.schema import from_json
+from perun_hpc.archive.places import Archive, Run
+from perun_hpc.data_model.boundary import LIMIT
+from perun_hpc.data_model.record import from_json
 from perun_hpc.errors import UnavailableError
+from perun_hpc.slurm.sacct import SlurmJob
 from tests.accounting_data import START_S, boundary, domain, put_incoming, slurm_job
 from tests.contract.conftest import empty
 

@@ -15,8 +15,8 @@ from sqlalchemy import text
 from perun_hpc.accounting.daily import MEASURES, by_day
 from perun_hpc.accounting.ledger import Ledger, Put, Refused, open_ledger
 from perun_hpc.accounting.questions import Filter, jobs, usage
-from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError, UsageError
 from tests.accounting_data import DAY, START_S, boundary, domain, parsed, slurm_job
 from tests.contract.conftest import empty

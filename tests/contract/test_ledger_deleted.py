@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from perun_hpc.accounting import upkeep
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
-from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.archive.places import Archive
+from perun_hpc.data_model.record import EnergyRecord
 from tests.accounting_data import DAY, START_S, boundary, domain, parsed, put_incoming, slurm_job
 from tests.contract.conftest import empty
 

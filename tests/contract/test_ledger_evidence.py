@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from perun_hpc.accounting import upkeep
-from perun_hpc.accounting.archive import RECORD, RUNNING, Archive, Run
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
@@ -21,8 +20,9 @@ from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import Places, find
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.schema import EnergyRecord
-from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.places import RECORD, RUNNING, Archive, Run
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import UnavailableError
 from tests.accounting_data import START_S, boundary, domain, put_incoming, slurm_job
 from tests.contract.test_ledger_collector import DEADLINE_S, World

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.footprint import estimate
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, largest, usage
-from perun_hpc.accounting.schema import EnergyRecord
+from perun_hpc.archive.places import Archive
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.energy.footprint import Factors, constant, series
 from perun_hpc.report.job import job_report
 from perun_hpc.report.listing import idle_listing

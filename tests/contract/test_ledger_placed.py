@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.backlog import look
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.sacct import SlurmJob
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.main import main
+from perun_hpc.slurm.sacct import SlurmJob
 from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 
 FORGED = {

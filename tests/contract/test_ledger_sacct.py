@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.sacct import SlurmJob, identity_fields, query_jobs, query_window
-from perun_hpc.agent.delivery import ArchiveDelivery
+from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.errors import UnavailableError
+from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_jobs, query_window
 from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 from tests.fake_slurm import ROW, install
 

@@ -12,11 +12,11 @@ import pytest
 
 from perun_hpc.accounting.comment import encode
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.accounting.schema import EnergyRecord
 from perun_hpc.accounting.slurmdbd import FIRST_RETRY_S, LAST_RETRY_S, MAX_SESSIONS, MAX_TRIES, Dbd, Flushed, flush
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import UnavailableError
+from perun_hpc.slurm.sacct import SlurmJob
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
 _COMMAND = re.compile(r'modify job where jobid=(\S+) cluster=c set AdminComment="([^"]*)"\Z')

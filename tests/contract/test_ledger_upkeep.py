@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import text
 
 from perun_hpc.accounting import upkeep
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
-from perun_hpc.accounting.schema import from_json, to_json
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.config.schema import Store
+from perun_hpc.data_model.record import from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.store.layout import THINNED
 from tests.accounting_data import DAY, START_S, boundary, put_incoming

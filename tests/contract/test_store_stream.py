@@ -22,17 +22,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import set_aside
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.agent import shipping
-from perun_hpc.agent.delivery import ArchiveDelivery
-from perun_hpc.agent.handover import ALLOWED, StreamDelivery
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.cli.listener import AT_ONCE, WORKSPACE, Listener, Refused, plain_address
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.outbox import shipping
+from perun_hpc.archive import stream
+from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.handover import ALLOWED, StreamDelivery
+from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, Refused, plain_address
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
-from perun_hpc.store import job_store, layout, stream
+from perun_hpc.store import job_store, layout
 from perun_hpc.store.node_store import NodeStore
 from tests.soak.store_data import START, sensors
 

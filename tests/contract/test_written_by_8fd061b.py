@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive
-from perun_hpc.accounting.boundary import read_boundary
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.lookup import Places, find
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.sacct import SlurmJob
 from perun_hpc.accounting.upkeep import backup, rebuild, restore, traces
+from perun_hpc.archive.places import Archive
+from perun_hpc.data_model.boundary import read_boundary
+from perun_hpc.slurm.sacct import SlurmJob
 from perun_hpc.store.job_store import open_job, recode, repair
 from perun_hpc.store.thin import thin
 from tests.accounting_data import START_S, slurm_job

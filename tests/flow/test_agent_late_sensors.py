@@ -147,7 +147,7 @@ def test_an_agent_that_is_root_no_more_is_handed_what_is_roots(node: FakeNode) -
 def test_nothing_but_a_backends_own_files_below_sys_leaves_roots_child(tmp_path: Path) -> None:
     import socket
 
-    from perun_hpc.agent.finding import Findings, find
+    from perun_hpc.agent.sources.finding import Findings, find
 
     powercap = tmp_path / "root/sys/class/powercap"
     (tmp_path / "secret").write_text("4711\n")

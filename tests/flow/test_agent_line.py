@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.boundary import parse_boundary
+from perun_hpc.data_model.boundary import parse_boundary
 
 from .agent_node import ZONES, FakeNode
 

@@ -49,7 +49,7 @@ def test_a_cgroup_whose_name_is_no_text_costs_no_agent(node: FakeNode) -> None:
 
 
 def test_a_policy_whose_path_is_no_text_rules_and_is_told_to_the_hooks(tmp_path: Path) -> None:
-    from perun_hpc.wire.hook import settings
+    from perun_hpc.slurm.hook import settings
 
     node = FakeNode(tmp_path)
     node.policy = node.policy.rename(tmp_path / os.fsdecode(b"policy-\xff.yaml"))

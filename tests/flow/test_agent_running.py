@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.archive import RUNNING, Archive, Run
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import Places, find
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.schema import from_json
+from perun_hpc.archive.places import RUNNING, Archive, Run
+from perun_hpc.data_model.record import from_json
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report
 from perun_hpc.report.screen import Style

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.boundary import read_boundary
 from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.data_model.boundary import read_boundary
 
 from .agent_node import FakeNode, until
 

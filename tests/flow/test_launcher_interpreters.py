@@ -80,7 +80,7 @@ def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(t
     python = interpreter(version)
     (tmp_path / "s").mkdir()
     desk = Desk(str(tmp_path / "s" / "desk"), tmp_path / "ranks", Host())
-    done = start(python, PROGRAM % str(INJECT.parent), str(tmp_path / "s" / "desk"))
+    done = start(python, PROGRAM % str(INJECT.parent.parent), str(tmp_path / "s" / "desk"))
     desk.close()
     assert done.stdout == "0 True False False\n", done.stderr
     (data,), problems = read_ranks(tmp_path / "ranks")
@@ -92,7 +92,7 @@ def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(t
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_nobody_listening_changes_nothing(version):
-    done = start(interpreter(version), PROGRAM % str(INJECT.parent), "/nonexistent/socket")
+    done = start(interpreter(version), PROGRAM % str(INJECT.parent.parent), "/nonexistent/socket")
     assert (done.returncode, done.stdout, done.stderr) == (0, "None True False False\n", "")
 
 
@@ -116,10 +116,10 @@ def test_only_what_is_needed_is_imported(version):
     ours = [
         "perun_hpc",
         "perun_hpc._version",
-        "perun_hpc.closed",
-        "perun_hpc.monitoring",
-        "perun_hpc.monitoring.mpi_watch",
-        "perun_hpc.monitoring.rank",
+        "perun_hpc.inject",
+        "perun_hpc.inject.closed",
+        "perun_hpc.inject.mpi_watch",
+        "perun_hpc.inject.rank",
     ]
     assert done.stdout == f"{ours}\n", done.stderr
 

@@ -15,8 +15,8 @@ import perun_hpc
 
 PACKAGE = Path(perun_hpc.__file__).parent
 PERUN = [sys.executable, "-m", "perun_hpc.cli.main"]
-STARTS = ("perun_hpc", "perun_hpc.closed", "perun_hpc.inject.sitecustomize", "perun_hpc.monitoring.rank",
-          "perun_hpc.monitoring.regions")  # fmt: skip
+STARTS = ("perun_hpc", "perun_hpc.inject.closed", "perun_hpc.inject.path.sitecustomize", "perun_hpc.inject.rank",
+          "perun_hpc.inject.regions")  # fmt: skip
 """What the user's interpreter imports first; all else is found from here."""
 
 

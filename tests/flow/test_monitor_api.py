@@ -16,7 +16,7 @@ from perun_hpc.backend.backend import Backend
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import load
 from perun_hpc.data_model.data import DataNode, MetricType, NodeType
-from perun_hpc.monitoring import regions
+from perun_hpc.inject import regions
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.monitor import (
     DEFAULT_SENSORS,

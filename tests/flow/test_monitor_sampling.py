@@ -150,7 +150,7 @@ def _multi(tree):
 
 
 def test_a_region_s_energy_lies_between_its_bounds_and_all_of_it_is_the_whole(machine, tmp_path):
-    from perun_hpc.monitoring import rank, regions
+    from perun_hpc.inject import rank, regions
     from perun_hpc.wire.client import request
 
     run = Run(machine, tmp_path / "run")

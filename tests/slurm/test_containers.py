@@ -55,4 +55,4 @@ def test_a_step_without_a_container_has_its_launcher_in_either_order(cluster: Cl
     done = cluster.run(["srun", "-w", "n1", "--perun", "sh", "-c", "echo $PERUN_RANK $PERUN_SOCKET $PYTHONPATH"])
     words = done.stdout.split()
     assert (done.returncode, words[:2]) == (0, ["0", "/run/perun/agent.sock"]), done.stderr
-    assert words[2].endswith("/perun_hpc/inject")
+    assert words[2].endswith("/perun_hpc/inject/path")

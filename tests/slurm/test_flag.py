@@ -197,7 +197,7 @@ def test_a_measured_step_gets_the_launcher_and_nothing_else(steps: Allocation, m
         "PYTHONPATH",
         "SLURM_SPANK__SLURM_SPANK_OPTION_perun_perun",
     }
-    assert measured["PYTHONPATH"].endswith("/perun_hpc/inject")
+    assert measured["PYTHONPATH"].endswith("/perun_hpc/inject/path")
     assert (measured["PERUN_RANK"], measured["PERUN_NTASKS"], measured["PERUN_OPTIONS"]) == ("0", "1", "period=1s")
     assert "PERUN_ARGV0" not in measured
 

@@ -165,7 +165,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
 def alice_hands_over(cluster: Cluster) -> str:
     """What alice is told, with her own, valid credential."""
     code = (
-        "from perun_hpc.store import stream\n"
+        "from perun_hpc.archive import stream\n"
         "try:\n"
         "    stream.send({'record.json': b'{}'}, {'what': 'session', 'name': '1.0'}, ('ctl', 6820), stream.Munge())\n"
         "except Exception as error:\n"

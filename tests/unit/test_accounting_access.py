@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.store.access import readable_by, tree_readable_by
+from perun_hpc.archive.access import readable_by, tree_readable_by
 
 OWNER, OTHER, GROUP = 2001, 2002, 3003
 

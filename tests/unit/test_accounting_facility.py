@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import read_meter
 from perun_hpc.accounting.facility import PERIOD_S, compare, declared, note_readings
+from perun_hpc.archive.places import Archive
 from perun_hpc.backend import file
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.policy import parse

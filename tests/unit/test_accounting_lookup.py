@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.accounting import comment
-from perun_hpc.accounting.archive import Archive, Run
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import Places, find, listed_by_slurm
-from perun_hpc.accounting.sacct import SlurmJob
-from perun_hpc.accounting.schema import EnergyRecord, to_json
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.archive.places import Archive, Run
+from perun_hpc.data_model.record import EnergyRecord, to_json
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError
 from perun_hpc.report.job import job_report
 from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import Style
+from perun_hpc.slurm.sacct import SlurmJob
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
 

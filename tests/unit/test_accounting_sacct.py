@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.accounting.sacct import FIELDS, job_id_arguments, match_run, parse_sacct, query_jobs
 from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.slurm.sacct import FIELDS, job_id_arguments, match_run, parse_sacct, query_jobs
 from tests.accounting_data import NS, START_S, slurm_job
 
 ROW = {
@@ -78,7 +78,7 @@ def test_unknown_times() -> None:
 
 
 def test_a_command_that_is_not_there() -> None:
-    from perun_hpc.accounting.sacct import run_command
+    from perun_hpc.slurm.sacct import run_command
 
     with pytest.raises(UnavailableError, match="not installed"):
         run_command(["/nonexistent/sacct"], None, 1)

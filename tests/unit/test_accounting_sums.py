@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.accounting.daily import MEASURES, by_day, seconds_by_day, spread
-from perun_hpc.accounting.schema import from_json, json_schema, to_dict, to_json
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.data_model.record import from_json, json_schema, to_dict, to_json
 from perun_hpc.errors import DataError
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, slurm_job
 

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from perun_hpc.accounting.times import parse_time
 from perun_hpc.errors import UsageError
+from perun_hpc.slurm.times import parse_time
 
 NOW = datetime(2026, 11, 26, 21, 49, 2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perun_hpc.agent.checks import Checks
+from perun_hpc.agent.measure.checks import Checks
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 

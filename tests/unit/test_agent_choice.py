@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.choice import Choice
-from perun_hpc.agent.node import Node
+from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.node import Node
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.policy import parse
 from perun_hpc.config.resolve import JobFacts, resolve

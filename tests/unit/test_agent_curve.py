@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.agent.curve import Curve
+from perun_hpc.agent.measure.curve import Curve
 
 TIMES = [0, 100, 200, 300, 400]
 VALUES = [0, 1000, 1000, 5000, 6000]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent import privilege
+from perun_hpc.agent.base import privilege
 
 LINES = {
     "gid": ("23 28 0:21 / /proc rw,relatime shared:12 - proc proc rw,gid=4242,hidepid=invisible", 4242),
@@ -45,7 +45,7 @@ def test_the_agent_keeps_that_group_alone_and_only_if_its_user_is_in_it(tmp_path
         f"root:x:0:\nnogroup:x:65534:\nseers:x:4242:{'nobody' if member else ''}\ndisk:x:4243:nobody\n"
     )
     code = (
-        "import json, os, pathlib, pwd; from perun_hpc.agent import privilege\n"
+        "import json, os, pathlib, pwd; from perun_hpc.agent.base import privilege\n"
         "privilege.become(pwd.getpwnam('nobody'))\n"
         "print(json.dumps([os.getgroups(), os.getresuid(), pathlib.Path('/proc/1/cgroup').exists()]))"
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.gauges import Gauges
-from perun_hpc.agent.idling import Idling
-from perun_hpc.agent.intervals import Closed, Stretch, domains_of, energy_counters
-from perun_hpc.agent.learning import Learning
-from perun_hpc.agent.session import DomainAccount, Edge, Session, SessionKey
+from perun_hpc.agent.base.session import DomainAccount, Edge, Session
+from perun_hpc.agent.measure.idling import Idling
+from perun_hpc.agent.measure.intervals import Closed, Stretch, domains_of, energy_counters
+from perun_hpc.agent.measure.learning import Learning
+from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.backend.hwmon import discover
 from perun_hpc.config.schema import Energy
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind, DomainShares, NodeInput

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.agent.node_ledger import NodeLedger
-from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.measure.node_ledger import NodeLedger
 
 S = 1_000_000_000
 

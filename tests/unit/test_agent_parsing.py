@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perun_hpc.agent import parsing, regions
+from perun_hpc.agent.outbox import parsing, regions
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 

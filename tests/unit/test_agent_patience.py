@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from perun_hpc.agent.jobs import LOST_NS, REPLACED_NS, UNSEEN_NS, patience_ns
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.session import Edge, Session, SessionKey
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.jobs.runs import LOST_NS, REPLACED_NS, UNSEEN_NS, patience_ns
+from perun_hpc.data_model.job import SessionKey
 
 
 @pytest.mark.parametrize(

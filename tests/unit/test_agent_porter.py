@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent import porter as helper
-from perun_hpc.agent.losses import NOT_READ, Losses
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.porter import Porter
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.outbox.losses import NOT_READ, Losses
+from perun_hpc.agent.sources import root_helper as helper
+from perun_hpc.agent.sources.root_helper import Porter
 from perun_hpc.cli import agent
 from perun_hpc.process import child
 

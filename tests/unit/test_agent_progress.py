@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.node import Snapshot
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.progress import Progress
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.session import Edge, Session, SessionKey
-from perun_hpc.agent.views import Views
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.outbox.progress import Progress
+from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.data_model.job import SessionKey
 
 S = 1_000_000_000
 

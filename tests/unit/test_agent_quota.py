@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from perun_hpc.agent import quota
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.spool import size_b
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.spool import size_b
+from perun_hpc.agent.traces import quota
 
 
 def sealed(paths: AgentPaths, name: str, at_s: int) -> Path:

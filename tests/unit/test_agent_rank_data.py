@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.agent import curve, intake, ranks, regions
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.server import Allowance, Limits, Peer
-from perun_hpc.agent.session import Edge, Session, SessionKey, per_node
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.session import Edge, Session, per_node
+from perun_hpc.agent.jobs import intake, ranks
+from perun_hpc.agent.measure import curve
+from perun_hpc.agent.outbox import regions
 from perun_hpc.data_model import rank_data
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.errors import AccessError, DataError
+from perun_hpc.process.server import Allowance, Limits, Peer
 
 SECOND = 1_000_000_000
 

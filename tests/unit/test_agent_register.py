@@ -8,9 +8,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.agent.paths import free_name, run_of
-from perun_hpc.agent.register import MOST_DONE, Register
-from perun_hpc.agent.session import Edge, Session, SessionKey
+from perun_hpc.agent.base.paths import free_name
+from perun_hpc.agent.base.register import MOST_DONE, Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.data_model.job import SessionKey, run_of
 
 
 def test_of_ended_runs_the_newest_are_remembered() -> None:

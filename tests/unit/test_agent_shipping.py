@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from perun_hpc.accounting.audit import odd_lines
-from perun_hpc.agent import curve, shipping
-from perun_hpc.agent.delivery import ArchiveDelivery
-from perun_hpc.agent.losses import Losses, find_set_aside, read_undelivered
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.shipping import Shipper, ship_all, ship_ledger
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.measure import curve
+from perun_hpc.agent.outbox import shipping
+from perun_hpc.agent.outbox.losses import Losses, find_set_aside, read_undelivered
+from perun_hpc.agent.outbox.shipping import Shipper, ship_all, ship_ledger
+from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.config.schema import Store
 
 DAY = "2026-11-22.jsonl"

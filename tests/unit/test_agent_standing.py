@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.losses import (
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.outbox.losses import (
     MOST,
     NO_READING,
     NOT_MOVING,
@@ -19,7 +20,6 @@ from perun_hpc.agent.losses import (
     keep_undelivered,
     read_undelivered,
 )
-from perun_hpc.agent.paths import AgentPaths
 from perun_hpc.cli import agent
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity

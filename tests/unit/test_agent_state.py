@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from perun_hpc.agent import state
-from perun_hpc.agent.node import Snapshot
-from perun_hpc.agent.node_ledger import NodeLedger
-from perun_hpc.agent.paths import AgentPaths
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.sources.node import Snapshot
 
 S = 1_000_000_000
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent import ranks
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.session import Edge, Session, SessionKey
-from perun_hpc.agent.step_log import MAX_B, StepLog
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.jobs import ranks
+from perun_hpc.agent.jobs.step_log import MAX_B, StepLog
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import DataError
 

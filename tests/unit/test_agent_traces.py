@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from perun_hpc.agent import machine
-from perun_hpc.agent.meter import Meter
-from perun_hpc.agent.node import Node
-from perun_hpc.agent.node_ledger import NodeLedger
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.policy import PolicyKeeper
-from perun_hpc.agent.register import Register
-from perun_hpc.agent.session import Edge, Session, SessionKey
-from perun_hpc.agent.traces import Traces
-from perun_hpc.agent.views import Views
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources import machine
+from perun_hpc.agent.sources.node import Node
+from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.backend.procstat import ProcStat
+from perun_hpc.data_model.job import SessionKey
 
 
 class Odd:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent import ranks
-from perun_hpc.agent.session import Session, SessionKey
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.jobs import ranks
 from perun_hpc.backend import cgroup, powercap
 from perun_hpc.data_model import rank_data
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.wording import plain
 from tests import sysfs
 from tests.attack import fuzz, progress, targets
@@ -107,4 +108,4 @@ def test_what_broke_a_fuzzers_target_is_named_with_the_number_of_the_input(tmp_p
 
 
 def test_code_is_another_one_when_what_it_imports_changes() -> None:
-    assert progress.version(("config.policy",)) != progress.version(("config.hostlist",))
+    assert progress.version(("config.policy",)) != progress.version(("slurm.hostlist",))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.privilege import DEFAULT_USER, hand_over, service_user
+from perun_hpc.agent.base.privilege import DEFAULT_USER, hand_over, service_user
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -41,7 +41,7 @@ def test_links_in_the_spool_give_nothing_away(tmp_path: Path, victim: Path) -> N
 
 SWAP = """
 import os, pathlib, pwd, sys
-from perun_hpc.agent.privilege import hand_over
+from perun_hpc.agent.base.privilege import hand_over
 path, target = map(pathlib.Path, sys.argv[1:])
 def swap(event, values):
     if event == "os.chown" and not path.is_symlink():  # it was looked at, and its owner changes next

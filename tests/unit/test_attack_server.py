@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perun_hpc.agent.server import SECOND_NS, Allowance, Limits
+from perun_hpc.process.server import SECOND_NS, Allowance, Limits
 
 BOB, ALICE = 2002, 2001
 

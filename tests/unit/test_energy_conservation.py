@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perun_hpc.agent import booking
-from perun_hpc.agent.intervals import Intervals, Stretch, domains_of, ledger_line
-from perun_hpc.agent.session import Edge, Session, SessionKey
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.measure import booking
+from perun_hpc.agent.measure.intervals import Intervals, Stretch, domains_of, ledger_line
+from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import JobInput, NodeInput

@@ -14,7 +14,9 @@ import pytest
 
 import perun_hpc
 from perun_hpc import errors
-from perun_hpc.agent import machine, parsing, ranks
+from perun_hpc.agent.jobs import ranks
+from perun_hpc.agent.outbox import parsing
+from perun_hpc.agent.sources import machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +43,7 @@ def test_it_imports_nothing_heavy(module):
     assert not [name for name in loaded if name.split(".")[0] in HEAVY]
 
 
-@pytest.mark.parametrize("module", ["perun_hpc.agent.__main__", "perun_hpc.monitoring.regions"])
+@pytest.mark.parametrize("module", ["perun_hpc.agent.__main__", "perun_hpc.inject.regions"])
 def test_agent_and_regions_import_the_standard_library_only(module):
     bare = in_fresh_interpreter("import sys; print('\\n'.join(sys.modules))", "-I").split()
     loaded = in_fresh_interpreter(f"import {module}, sys; print('\\n'.join(sys.modules))", "-I").split()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc import meeting
-from perun_hpc.meeting import Meeting
+from perun_hpc.inject import meeting
+from perun_hpc.inject.meeting import Meeting
 
 
 def meet(path: Path, seats: int, come: dict[int, tuple[int, str]], waits: dict[int, float]) -> dict[int, bool]:
@@ -96,7 +96,7 @@ def test_two_that_take_themselves_for_the_same_member_stop_all(tmp_path):
 def test_a_member_that_is_killed_after_its_word_costs_nobody_anything(tmp_path):
     """It said that it is there and never made its call: the others were told `no`, or all had come."""
     text = (
-        "import os, sys\nfrom perun_hpc import meeting\nm = meeting.Meeting(sys.argv[1], 0, 3, 0, 'w')\n"
+        "import os, sys\nfrom perun_hpc.inject import meeting\nm = meeting.Meeting(sys.argv[1], 0, 3, 0, 'w')\n"
         "m._wait = lambda deadline_s: os.kill(os.getpid(), 9)\nm.agreed(60)\n"
     )
     subprocess.run([sys.executable, "-c", text, str(tmp_path / "m")], timeout=60, check=False)

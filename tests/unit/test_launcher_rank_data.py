@@ -15,7 +15,7 @@ import pytest
 
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
-from perun_hpc.monitoring import rank
+from perun_hpc.inject import rank
 from perun_hpc.monitoring.ranks import Desk, read_ranks
 from perun_hpc.wire.client import request
 
@@ -174,7 +174,7 @@ def test_a_window_knows_its_energy_once_later_figures_came(tmp_path, answers, sh
     (tmp_path / "s").mkdir()
     desk = Desk(str(tmp_path / "s" / "desk"), tmp_path / "ranks", host)
     lines = (
-        "import sys\nfrom perun_hpc.monitoring import rank\nrank.arm({'PERUN_SOCKET': sys.argv[1]})\n"
+        "import sys\nfrom perun_hpc.inject import rank\nrank.arm({'PERUN_SOCKET': sys.argv[1]})\n"
         "from perun_hpc import window\nwith window('w') as w: assert w.energy_uj is None\nprint(w.energy_uj)\n"
     )
     command = [sys.executable, "-c", lines, str(tmp_path / "s" / "desk")]

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from perun_hpc.data_model.rank_data import RankData, parse
-from perun_hpc.monitoring import rank, regions
+from perun_hpc.inject import rank, regions
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.archive import Archive
 from perun_hpc.accounting.audit import compare_sacct
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.site import load_site
+from perun_hpc.archive.places import Archive
 from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 
 

@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.config import hostlist
 from perun_hpc.config.compile import compile_policy, main
 from perun_hpc.config.policy import MAX_BYTES, PolicyError, load, locate, parse
 from perun_hpc.config.schema import FIELDS, SECTIONS
 from perun_hpc.errors import ConfigError
+from perun_hpc.slurm import hostlist
 
 
 def mistakes(text: str) -> list[str]:

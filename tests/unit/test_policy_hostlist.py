@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.config import hostlist
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.policy import PolicyError, parse
 from perun_hpc.config.resolve import JobFacts, resolve
+from perun_hpc.slurm import hostlist
 
 EXPRESSIONS = 120
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.cli.nudge import REST_S, Nudge
+from perun_hpc.cli.wake import REST_S, Nudge
 
 
 def waited_s(nudge: Nudge, sweep_s: float) -> float:

@@ -48,7 +48,7 @@ def say(pid):
 """
 
 WORKER = """
-from perun_hpc.agent.workers import Worker
+from perun_hpc.agent.sources.workers import Worker
 worker = Worker("powercap", Path(sys.argv[1]))
 worker.tend(time.monotonic_ns())
 while worker.starting:
@@ -60,8 +60,8 @@ worker.close()
 """
 
 PORTER = """
-from perun_hpc.agent.paths import AgentPaths
-from perun_hpc.agent.porter import Porter
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.sources.root_helper import Porter
 base = Path(sys.argv[1])
 paths = AgentPaths(base, base, base)
 paths.inbox.mkdir()
@@ -73,7 +73,7 @@ porter.close()
 """
 
 COMPILER = """
-from perun_hpc.agent.policy import PolicyKeeper
+from perun_hpc.agent.policy.compiled import PolicyKeeper
 base = Path(sys.argv[1])
 os.mkfifo(base / "policy.yaml")  # the compiler waits at it
 keeper = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
@@ -182,7 +182,7 @@ def test_a_child_that_hangs_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_policy_with_more_mistakes_than_a_pipe_holds_is_refused(tmp_path: Path) -> None:
-    from perun_hpc.agent.policy import PolicyKeeper
+    from perun_hpc.agent.policy.compiled import PolicyKeeper
 
     policy = tmp_path / "policy.yaml"
     policy.write_text("".join(f"no_such_section_{number:04}_{'x' * 60}: 1\n" for number in range(2_000)))

@@ -12,7 +12,7 @@ import pytest
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} ")
 PROGRAMS = {
-    "agent": "from perun_hpc.agent.log import log; log('a word')",
+    "agent": "from perun_hpc.process.log import log; log('a word')",
     "child": "from perun_hpc.process import child; child.start('a word', lambda: 1 // 0); __import__('os').wait()",
 }
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.agent import regions
-from perun_hpc.agent.curve import Curve
+from perun_hpc.agent.measure.curve import Curve
+from perun_hpc.agent.outbox import regions
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.ranks import Desk, read_ranks

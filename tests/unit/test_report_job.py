@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.accounting.schema import EnergyRecord, Footprint
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.data_model.record import EnergyRecord, Footprint
 from perun_hpc.errors import DataError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.screen import WIDTH, Style, cells, printable

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perun_hpc.agent.node import Node
+from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend.procstat import KEPT_NS, ProcStat
 from perun_hpc.backend.sysfile import NumberFiles
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.sampling.schedule import Schedule
+from perun_hpc.energy.schedule import Schedule
 from perun_hpc.store import job_store
 from perun_hpc.store.journal import GAP
 from perun_hpc.store.layout import FORMS

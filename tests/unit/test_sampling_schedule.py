@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.sampling.schedule import Schedule
+from perun_hpc.energy.schedule import Schedule
 
 SECOND = 1_000_000_000
 

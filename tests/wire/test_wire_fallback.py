@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.wire.hook import Places, compose, deadline_ms, run, settings
+from perun_hpc.slurm.hook import Places, compose, deadline_ms, run, settings
 from perun_hpc.wire.message import Message, decode, encode
 
 from .sandbox import JOB, SLURM, Sandbox
@@ -128,7 +128,7 @@ def test_the_script_finds_python_through_a_directory_of_hooks(tmp_path: Path, re
     assert (done.returncode, done.stderr) == (0, "")
     isolated, *others = (word for word in (tmp_path / "seen").read_text().split() if not word.startswith("-"))
     assert Path(isolated).parent.samefile(libexec)
-    assert (Path(isolated).name, *others) == ("isolated.py", "perun_hpc.wire.hook", "50-perun-prolog")
+    assert (Path(isolated).name, *others) == ("isolated.py", "perun_hpc.slurm.hook", "50-perun-prolog")
 
 
 def test_the_script_says_where_it_must_be_linked(tmp_path: Path) -> None:

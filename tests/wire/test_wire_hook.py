@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.wire.hook import Places, run
+from perun_hpc.slurm.hook import Places, run
 from perun_hpc.wire.message import decode, encode
 
 from .sandbox import JOB, SLURM, Sandbox

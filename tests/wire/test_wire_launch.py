@@ -75,7 +75,7 @@ def launch(sandbox: Sandbox, argv: list[str], **options: object) -> subprocess.C
 
 
 def install_launcher(sandbox: Sandbox) -> str:
-    inject = sandbox.prefix / "lib" / "python3.99" / "site-packages" / "perun_hpc" / "inject"
+    inject = sandbox.prefix / "lib" / "python3.99" / "site-packages" / "perun_hpc" / "inject" / "path"
     inject.mkdir(parents=True)
     return str(inject)
 
@@ -245,7 +245,7 @@ def test_an_incomplete_environment_means_bare(sandbox: Sandbox, missing: str) ->
 
 
 def test_the_prefix_may_lie_elsewhere_than_the_launcher(sandbox: Sandbox, tmp_path: Path) -> None:
-    inject = tmp_path / "lib" / "python3.99" / "site-packages" / "perun_hpc" / "inject"
+    inject = tmp_path / "lib" / "python3.99" / "site-packages" / "perun_hpc" / "inject" / "path"
     inject.mkdir(parents=True)
     (sandbox.root / "etc" / "prefix").write_text(f"{tmp_path}\n")
     assert f"PYTHONPATH={inject}" in launch(sandbox, ["env"]).stdout.splitlines()
@@ -255,7 +255,7 @@ def test_the_prefix_may_lie_elsewhere_than_the_launcher(sandbox: Sandbox, tmp_pa
 
 def install_launchers(prefix: Path, *versions: str) -> dict[str, str]:
     """Launchers of several interpreters in one prefix; their directories, by the interpreters' names."""
-    made = {name: prefix / "lib" / name / "site-packages" / "perun_hpc" / "inject" for name in versions}
+    made = {name: prefix / "lib" / name / "site-packages" / "perun_hpc" / "inject" / "path" for name in versions}
     for directory in made.values():
         directory.mkdir(parents=True)
     return {name: str(directory) for name, directory in made.items()}

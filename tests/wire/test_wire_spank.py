@@ -213,7 +213,7 @@ def test_behind_a_container_plugin_the_rank_is_measured_from_outside(harness: Ha
 @as_root
 def test_before_a_container_plugin_the_command_stays_what_it_is(harness: Harness, tmp_path: Path) -> None:
     """Whether the root will be another one is not known yet: nothing that has to be found there is put into argv."""
-    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject"
+    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject/path"
     inject.mkdir(parents=True)
     env = {**RANK, "TEST_CONTAINER": str(tmp_path), "PYTHONPATH": "/a::/b"}
     with agent(harness.sandbox) as said:
@@ -233,7 +233,8 @@ def test_the_prefix_that_the_plugin_takes_is_the_one_that_perun_launch_takes(
 ) -> None:
     """A node's file names it for hooks and launcher: a task that the plugin registers gets no other release."""
     named, argument = (
-        base / "lib/python3.99/site-packages/perun_hpc/inject" for base in (tmp_path / "file", tmp_path / "argument")
+        base / "lib/python3.99/site-packages/perun_hpc/inject/path"
+        for base in (tmp_path / "file", tmp_path / "argument")
     )
     for inject in (named, argument):
         inject.mkdir(parents=True)
@@ -267,7 +268,7 @@ def test_beside_a_plugin_that_acts_on_tasks_srun_leaves_the_text_of_multi_prog_a
 def test_what_srun_left_alone_beside_such_a_plugin_has_the_launcher_by_its_environment(harness: Harness) -> None:
     if harness.prepends:
         pytest.skip("there slurmstepd itself puts the launcher in")
-    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject"
+    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject/path"
     inject.mkdir(parents=True)
     argv = ["multi.conf", MULTI_PROG]
     with agent(harness.sandbox) as said:

@@ -18,5 +18,5 @@ case $path in
   *) echo "perun ${0##*/}: link it through PREFIX/libexec/perun: no prefix is known" >&2; exit 0 ;;
 esac
 libexec=${path%/*}
-/usr/bin/timeout -k 1 5 "${libexec%/libexec/perun}/bin/python" -I -S "$libexec/isolated.py" perun_hpc.wire.hook "${0##*/}" </dev/null
+/usr/bin/timeout -k 1 5 "${libexec%/libexec/perun}/bin/python" -I -S "$libexec/isolated.py" perun_hpc.slurm.hook "${0##*/}" </dev/null
 exit 0

@@ -1,0 +1,1 @@
+"""Jobs, flagged steps and ranks: who begins, ends and hands something over."""

@@ -1,0 +1,277 @@
+"""Jobs that begin and end: what the hooks say, at once or through the inbox, and jobs whose end nobody tells."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from perun_hpc.agent.base.paths import AgentPaths, free_name
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import LATE_NS, MAX_FAILURES, Edge, Gap, Session, job_fields
+from perun_hpc.agent.jobs.steps import Steps
+from perun_hpc.agent.measure import booking
+from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.errors import PerunError
+from perun_hpc.process.log import guard, log
+from perun_hpc.process.server import Handler, Peer, only_root
+from perun_hpc.wire.message import Message, decode
+
+MOST_TRIES = 3
+"""A message of the inbox with which the agent fails so often is given up."""
+SEARCH_NS = 60_000_000_000
+"""So long a job's cgroup is looked for every second; most steps begin within."""
+LOST_NS = 600_000_000_000
+"""A session whose cgroup is gone is given up after this time: its Epilog may take that long."""
+REPLACED_NS = 30_000_000_000
+"""And after this time where Slurm gave its CPUs to others: then its Epilog is over, and no hook told (kill switch)."""
+UNSEEN_NS = 86_400_000_000_000
+"""A job that never had a cgroup may be an allocation without a step: it is waited for longer, not for ever."""
+
+
+class Jobs:
+    """Opens and closes sessions, each at a reading of its own."""
+
+    def __init__(
+        self,
+        paths: AgentPaths,
+        boot_id: str,
+        node: Node,
+        register: Register,
+        meter: Meter,
+        views: Views,
+        steps: Steps,
+        policy: PolicyKeeper,
+        ruling: Ruling,
+        porter: Porter,
+        save: Callable[[], None],
+        later: list[Callable[[], None]],
+    ) -> None:
+        """`later` takes work that waits until the hook has its answer."""
+        self._paths = paths
+        self._boot_id = boot_id
+        self._node = node
+        self._register = register
+        self._meter = meter
+        self._views = views
+        self._steps = steps
+        self._policy = policy
+        self._ruling = ruling
+        self._porter = porter
+        self._save = save
+        self._later = later
+        self._gone_ns: dict[SessionKey, int] = {}
+        self._tries: dict[str, int] = {}
+
+    @property
+    def verbs(self) -> Mapping[str, Handler]:
+        """The messages that are answered here."""
+        return {"job-start": self._job_start, "job-end": self._job_end}
+
+    def read_inbox(self) -> None:
+        """Take the messages that hooks left, in the order in which the hooks ran."""
+        if not self._porter.changed() and not self._tries:
+            return
+        messages = self._porter.messages()
+        ends = {name.split("-")[3]: name for name, _ in messages if re.match(r"\d+-job-end-\d+-", name)}
+        for name, packet in messages:
+            tries = self._tries.pop(name, 0) + 1
+            if guard(f"inbox: {name}", partial(self._take, name, packet, ends)) or tries >= MOST_TRIES:
+                self._porter.drop(name)
+            else:
+                self._tries[name] = tries
+        self._register.over.clear()
+
+    def _take(self, name: str, packet: bytes, ends: Mapping[str, str]) -> bool:
+        """Act on a message of the inbox; True when it is done with, or is none."""
+        try:
+            message = decode(packet)
+            if message.verb == "job-start":
+                # A job whose end waits here, too, is over: nothing of what is read meanwhile is its.
+                key = SessionKey.of(message.fields)
+                if ends.get(str(key.job_id), "") > name and key not in self._register.live:
+                    self._register.over.add(key)
+                self._begin(message, "inbox")
+            elif message.verb == "job-end":
+                self._finish(message, "inbox")
+        except PerunError as error:
+            log(f"inbox: {name}: {error}")
+        return True
+
+    def set_aside(self) -> None:
+        """End sessions of which something fails again and again: they leave what they have, and hold up nobody."""
+        for session in [one for one in self._register.live.values() if one.failures >= MAX_FAILURES]:
+            session.note(f"set aside after {session.failures} failures: the agent's log names them")
+            log(f"session {session.key.name} is set aside: {'; '.join(session.why)[:1000]}")
+            guard("setting it aside", partial(self._set_aside, session))
+            if self._register.live.pop(session.key, None) is not None:
+                session.end = session.end or session.start
+                self._register.done[session.key.name] = session.end.mono_ns
+                self._register.ended.append(session)
+
+    def _set_aside(self, session: Session) -> None:
+        now_ns = time.monotonic_ns()
+        self._end(session, self._meter.end_interval(), now_ns, "restart")
+
+    def learn_cpus(self, session: Session, now_ns: int) -> None:
+        """About once a second: its cgroup comes after its prolog, grows, and goes before its epilog.
+
+        A job without a cgroup is looked for at every interval's end, too: later on that is often enough.
+        """
+        age_ns = now_ns - session.start.mono_ns
+        if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
+            use = self._node.use(session)
+            if use.cpus:
+                session.cpus = sorted(use.cpus)
+
+    def look_for_strangers(self) -> None:
+        """About once a second: jobs of which no hook told, or whose session is over, are neighbours all the same."""
+        live = self._register.live
+        found = bool(live) and self._node.strangers(live.values())
+        if found != self._register.strangers:
+            self._meter.end_interval()  # what a curve shows of the time before is by how it was then
+            self._register.strangers = found
+
+    def give_up_lost(self, session: Session, now_ns: int) -> None:
+        """End a session whose job has no cgroup any more, if no hook tells of its end.
+
+        A job that no agent saw start may have been over by then; any other one may still get its first cgroup, within
+        a day. A job whose CPUs are others' by now does not come back.
+        """
+        if self._meter.uses.get(session.key, JobUse()).cpu_ns is not None:
+            self._gone_ns.pop(session.key, None)
+            return
+        gone_ns = now_ns - self._gone_ns.setdefault(session.key, now_ns)
+        if gone_ns > patience_ns(session, self._register.replaced(session)):
+            del self._gone_ns[session.key]
+            session.note("no job-end message")
+            self._end(session, self._meter.end_interval(), now_ns, "restart")
+
+    # Messages.
+
+    def _job_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        only_root(peer)
+        self._begin(message, "hook")
+        return {}
+
+    def _job_end(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
+        only_root(peer)
+        self._finish(message, "hook")
+        return {}
+
+    def _begin(self, message: Message, source: str) -> None:
+        key = SessionKey.of(message.fields)
+        hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
+        job = job_fields(message.fields)
+        former = self._register.run_before(key, job.get("sluid"), hook_ns)
+        if (key in self._register.live and former is None) or self._register.done.get(key.name, -1) >= hook_ns:
+            return
+        snapshot = self._meter.end_interval()
+        if former is not None:
+            former.note("no job-end message")
+            self._end(former, snapshot, snapshot.mono_ns, "restart")
+        session = Session(
+            key=key,
+            job=job,
+            settings={},
+            policy_hash="",
+            boot_id=self._boot_id,
+            start=Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source),
+            edges_start=booking.take_edge(snapshot.readings, self._meter.sensors),
+            agent_cpu_ns=-time.process_time_ns(),
+            place=self._new_place(key),
+        )
+        if session.start.late_ns > LATE_NS:
+            session.add_gap(Gap("agent", hook_ns, snapshot.mono_ns, "the agent had not heard of the job yet"))
+        self._register.home = (job.get("cluster", ""), self._register.name_of_node(session))
+        self._register.live[key] = session
+        self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took
+        self._meter.checks.begin(key.party)
+        self._later.append(lambda: guard("work after its start", partial(self._after_start, session), session))
+
+    def _after_start(self, session: Session) -> None:
+        for worker in self._node.workers:
+            worker.wanted(time.monotonic_ns())
+        self._policy.check()
+        self._meter.look_at(session)
+        guard("spool", lambda: self._paths.session(session.place).mkdir(mode=0o750, exist_ok=True))
+        if self._policy.settled:
+            self._ruling.apply()
+        self._save()
+
+    def _finish(self, message: Message, source: str) -> None:
+        key = SessionKey.of(message.fields)
+        hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
+        # The Epilog of a requeued job already says the next run's count (22.05); a node has one run of a job at a time.
+        session = self._register.live.get(key) or self._register.other_run(key)
+        if session is None and self._register.ended_lately(key, hook_ns):
+            return
+        snapshot = self._meter.end_interval()
+        if session is None:
+            start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
+            job, place = job_fields(message.fields), self._new_place(key)
+            session = Session(key, job, {}, "", self._boot_id, start, place=place)
+            session.agent_cpu_ns = -time.process_time_ns()
+            session.note("no job-start message")
+            self._register.live[key] = session
+        elif hook_ns < session.start.mono_ns - session.start.late_ns:
+            return  # a late message of the run before this one
+        session.job = {**job_fields(message.fields), **session.job}
+        told = ("exit_code", "exit_code2", "derived_ec")
+        session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
+        self._end(session, snapshot, hook_ns, source)
+
+    def _new_place(self, key: SessionKey) -> str:
+        """A directory's name for a new session: that of a run before it may wait there to be shipped."""
+        taken = {one.place for one in (*self._register.live.values(), *self._register.ended)}
+        return free_name(self._paths.sessions, key.name, taken)
+
+    # A session's end.
+
+    def _end(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
+        key = session.key
+        # A clock that was set meanwhile does not make the job longer.
+        real_ns = session.start.real_ns + snapshot.mono_ns - session.start.mono_ns
+        session.end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
+        session.edges_end = booking.take_edge(snapshot.readings, self._meter.sensors)
+        session.agent_cpu_ns += time.process_time_ns()
+        self._views.show(session, snapshot.mono_ns)
+        guard("its curve", partial(self._views.curve_of_shared, session), session)
+        failed_edges = partial(booking.note_failed_edges, session, snapshot.readings, self._meter.sensors)
+        guard("its edges", failed_edges, session)
+        if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
+            session.note("no reading during the job: no agent ran")
+            if session.energy_uj == 0:
+                session.domains.clear()
+                session.shares.clear()
+            else:  # booked as its energy before its end was known: the node ledger closes with it
+                session.note("its energy is that of the moments between its end and the agent's knowing of it")
+        guard("the end of its ranks", partial(self._steps.end_all, session), session)
+        del self._register.live[key]
+        self._register.over.discard(key)
+        self._views.forget(session)
+        guard("letting go of it", partial(self._meter.forget, session), session)
+        self._register.done[key.name] = snapshot.mono_ns
+        self._register.ended.append(session)
+        self._save()
+        self._later.append(self._policy.check)
+
+
+def patience_ns(session: Session, replaced: bool) -> int:
+    """How long a session without a cgroup waits for its end before it is given up."""
+    if replaced:
+        return REPLACED_NS
+    seen = session.cpus or session.cpu_ns  # there is no cpuset where Slurm confines no job
+    return LOST_NS if seen or session.start.source == "inbox" else UNSEEN_NS
+
+
+def _number(message: Message, key: str, default: int) -> int:
+    text = message.fields.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else default

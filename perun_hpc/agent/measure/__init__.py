@@ -1,0 +1,1 @@
+"""From readings to shares: intervals, static power, what a user may see, the node ledger."""

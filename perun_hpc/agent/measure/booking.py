@@ -1,0 +1,157 @@
+"""Booking closed windows: each session gets its shares, its coverage and its gaps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+from perun_hpc.agent.base.session import DomainAccount, Gap, Session
+from perun_hpc.agent.measure.intervals import Closed
+from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.energy.attribute import OTHER, JobInput, Share
+from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.process.log import guard
+
+#: Methods that give a job what a counter counted, without a model.
+UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
+
+#: A power is the mean of a window at least so long: over less, a counter's own steps would show.
+PEAK_NS = 1_000_000_000
+
+
+def local_day(real_ns: int) -> str:
+    """The local calendar day of a moment, `YYYY-MM-DD`."""
+    return time.strftime("%Y-%m-%d", time.localtime(real_ns // 1_000_000_000))
+
+
+def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, EnergyDomain], day: str) -> None:
+    """Add every closed window to the sessions that were live in it."""
+    parties = {session.key.party: session for session in sessions}
+    used: dict[tuple[str, int, int], int] = {}
+    for window in closed:
+        shares = {share.party: share for share in window.shares.shares}
+        for job in window.jobs:
+            session, share = parties.get(job.party), shares.get(job.party)
+            if session is None:
+                continue
+            guard("booking", partial(_book, session, window, job, share, domains, day), session)
+            if share is not None and not window.gap and window.t1_ns - window.t0_ns >= PEAK_NS:
+                at = (job.party, window.t0_ns, window.t1_ns)
+                used[at] = used.get(at, 0) + share.energy_uj
+    for (party, t0_ns, t1_ns), energy_uj in used.items():
+        session = parties[party]
+        session.peak_mw = max(session.peak_mw or 0, energy_uj * 1_000_000 // (t1_ns - t0_ns))
+
+
+def _book(
+    session: Session, window: Closed, job: JobInput, share: Share | None, domains: Mapping[str, EnergyDomain], day: str
+) -> None:
+    """Add one window to one session that was live in it."""
+    account = _account(session, window.shares.domain, domains)
+    if window.shares.total_uj is None:
+        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
+        session.note(f"{window.shares.domain}: {window.why}")
+        return
+    present_ns = job.present_ns if job.present_ns is not None else window.t1_ns - window.t0_ns
+    account.covered_ns += present_ns
+    if window.why:
+        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
+    if window.gap:
+        account.gap_ns += present_ns
+        why = f"no reading in between{f' ({window.failed})' if window.failed else ''}; shared out by presence"
+        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, why))
+    account.method = _worse(account.method, window.shares.method)
+    account.provenance = max(account.provenance, window.shares.provenance, key=_rank)
+    account.node_uj = (account.node_uj or 0) + window.shares.total_uj
+    if share is None:
+        return
+    account.energy_uj += share.energy_uj
+    account.static_uj += share.static_uj
+    account.dynamic_uj += share.dynamic_uj
+    account.idle_uj += share.held_idle_uj
+    account.suspended_uj += share.suspended_uj
+    if window.shares.method not in UNMODELLED:
+        account.modelled_uj += share.energy_uj
+    session.add_share(day, window.shares.domain, share.energy_uj)
+
+
+def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:
+    """The edge readings of a session: ticks and time of every energy counter."""
+    return {
+        sensor.id: [readings[sensor.id].ticks, readings[sensor.id].mono_ns]
+        for sensor in sensors
+        if sensor.id in readings
+    }
+
+
+def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
+    """The start readings of counters that could not be read when the session began; they tell their own time."""
+    for sensor in sensors if session.start.source != "epilog" else ():
+        reading, taken = readings[sensor.id], session.edges_start.get(sensor.id)
+        if reading.ticks is None or (taken is not None and taken[0] is not None):
+            continue
+        session.edges_start[sensor.id] = [reading.ticks, reading.mono_ns]
+        late_ns = reading.mono_ns - session.start.mono_ns
+        if late_ns > 0:
+            why = f"first read {late_ns / 1e9:.1f} s after the job's start"
+            session.add_gap(Gap(sensor.domain, session.start.mono_ns, reading.mono_ns, why))
+
+
+def note_failed_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
+    """Say which counters were not read at the session's start or end."""
+    for sensor in sensors:
+        if readings[sensor.id].ticks is None:
+            session.note(f"no end reading of {sensor.domain}: {readings[sensor.id].error}")
+        if session.edges_start and (session.edges_start.get(sensor.id) or [None])[0] is None:
+            session.note(f"no start reading of {sensor.domain}")
+
+
+def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, int]:
+    """Standard uncertainty (k=1) of the session's energy, per domain."""
+    from perun_hpc.energy import uncertainty  # not before the first edge reading: a prolog waits for it
+
+    result = {}
+    for name, account in session.domains.items():
+        sensor = _counter(name, domains)
+        if sensor is None or account.node_uj is None:
+            continue
+        ceiling_uw = sensor.max_uw or 0
+        # An edge's error is shared out like the interval's energy.
+        part = min(1.0, abs(account.energy_uj) / account.node_uj) if account.node_uj > 0 else 1.0
+        edge = uncertainty.Edge(round(ceiling_uw * part), sensor.update_ns)
+        result[name] = uncertainty.standard_uj(
+            gains=[uncertainty.Gain(account.energy_uj, sensor.gain_error, sensor.backend)],
+            edges=[edge, edge],
+            gaps=[uncertainty.Gap(0, round(ceiling_uw * part), account.gap_ns)] if account.gap_ns else [],
+            attribution_uj=[uncertainty.attribution_uj(account.dynamic_uj, account.method)],
+        )
+    return result
+
+
+def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> DomainAccount:
+    if name not in session.domains:
+        sensor = _counter(name, domains)
+        component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
+        scope = "meter minus its known parts" if name.startswith(OTHER) or sensor is None else sensor.scope
+        session.domains[name] = DomainAccount(
+            component, scope, sensor.provenance if sensor else "modelled", "exclusive"
+        )
+    return session.domains[name]
+
+
+def _counter(name: str, domains: Mapping[str, EnergyDomain]) -> Sensor | None:
+    """The counter behind a domain; behind `other` (`other-METER`) stands the meter."""
+    if name in domains:
+        return domains[name].sensor
+    meters = [domain for domain in domains.values() if domain.leaves or domain.kind == "meter"]
+    wanted = [domain for domain in meters if name in (OTHER, f"{OTHER}-{domain.name}")]
+    return wanted[0].sensor if wanted else None
+
+
+def _worse(one: str, other: str) -> str:
+    return other if one in UNMODELLED else one
+
+
+def _rank(provenance: str) -> int:
+    return ("measured", "modelled", "estimated", "simulated").index(provenance)

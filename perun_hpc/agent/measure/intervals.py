@@ -1,0 +1,322 @@
+"""Intervals of one node: every reading ends one and starts the next, per energy domain, also across failed readings.
+
+A domain whose reading fails keeps its window open; the next good reading closes it, and the jobs inside are weighted by
+their presence. A meter waits for the domains that it contains, and what these were given meanwhile is not its rest; for
+one that gives nothing for very long it waits no longer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import (
+    OTHER,
+    UNKNOWN,
+    UNOBSERVED,
+    DomainInput,
+    DomainKind,
+    DomainShares,
+    IntervalInput,
+    JobInput,
+    NodeInput,
+    Share,
+    attribute,
+)
+from perun_hpc.energy.containment import EnergyDomain, plan
+from perun_hpc.energy.counters import difference
+from perun_hpc.process.log import guard
+
+#: Of a counter that has not been read yet: its first reading opens its window.
+UNREAD = Reading(None, -1, "not found yet")
+
+#: A window that stays open for more stretches than this is given up.
+MAX_STRETCHES = 64
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Time between two readings: how busy each CPU was, which jobs were there, and whether others may have been.
+
+    `unread` holds the CPUs of which nobody knows how busy they were, and why.
+    """
+
+    t0_ns: int
+    t1_ns: int
+    busy_ns: Mapping[int, int]
+    jobs: tuple[JobInput, ...]
+    unseen: bool = False
+    unread: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A closed window of one domain: its shares, the jobs that were there, and whether a reading was missing inside.
+
+    `why` says why there are no shares, or what they could not rest on; `failed` why a reading inside failed.
+    """
+
+    t0_ns: int
+    t1_ns: int
+    shares: DomainShares
+    jobs: tuple[JobInput, ...]
+    gap: bool
+    why: str = ""
+    failed: str = ""
+
+
+def energy_counters(sensors: Sequence[Sensor]) -> tuple[Sensor, ...]:
+    """The sensors whose readings are edges."""
+    return tuple(s for s in sensors if s.kind is Kind.COUNTER and s.quantity is Quantity.ENERGY)
+
+
+def domains_of(sensors: Sequence[Sensor]) -> tuple[EnergyDomain, ...]:
+    """What is attributed: the domains of the containment plan that rest on a counter."""
+    return tuple(domain for domain in plan(sensors).domains if domain.sensor.kind is Kind.COUNTER)
+
+
+def packages(domains: Iterable[EnergyDomain]) -> set[int]:
+    """The numbers of the CPU packages that domains speak of."""
+    leaves = (DomainKind.PACKAGE, DomainKind.DRAM)
+    return {domain.package for domain in domains if domain.kind in leaves and domain.package is not None}
+
+
+class Intervals:
+    """The open windows of a node's domains.
+
+    `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now, `node` the
+    CPUs and what a busy one weighs.
+    """
+
+    def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
+        self._domains = tuple(domains)
+        self._rests = _rests(domains)
+        self.node = node
+        self.static_uw: Mapping[str, int] = {}
+        self.slices: Mapping[str, int] = {}
+        self._opened: dict[str, tuple[int, Reading]] = {}
+        self._stretches: list[Stretch] = []
+        self._seen: dict[str, Reading] = {}
+        self._failed: dict[str, str] = {}
+        self._inside: dict[str, Counter[str]] = {}
+        self._lost: set[str] = set()
+
+    def begin(
+        self, mono_ns: int, readings: Mapping[str, Reading], inside: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
+        """Open every window at a first reading; `inside`: what parts of meters were given since, by the last agent."""
+        self._stretches = []
+        self._inside = {meter: Counter(given) for meter, given in (inside or {}).items()}
+        for domain in self._domains:
+            self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
+
+    def change(self, domains: Sequence[EnergyDomain]) -> None:
+        """Account other domains from now on; a new one's first reading opens its window."""
+        known = {domain.name: domain.sensor.id for domain in self._domains}
+        self._domains, self._rests = tuple(domains), _rests(domains)
+        unread = (-1, UNREAD)
+        same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
+        self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
+        self._inside = {name: given for name, given in self._inside.items() if name in same}
+        self._lost &= same
+
+    def break_off(self, sensors: Collection[str]) -> None:
+        """Counters have begun anew: their open windows end without a figure."""
+        for domain in self._domains:
+            if domain.sensor.id in sensors and domain.name in self._opened:
+                t0_ns, before = self._opened[domain.name]
+                if before.mono_ns >= 0:
+                    why = "its counter was made anew"
+                    self._opened[domain.name] = (t0_ns, Reading(None, before.mono_ns, why))
+
+    def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
+        """End a stretch with a reading; returns the windows that it closed."""
+        self._stretches.append(stretch)
+        self._seen.clear()
+        closed: list[Closed] = []
+        windows: dict[int, list[tuple[EnergyDomain, int]]] = {}
+        waiting: set[str] = set()
+        for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
+            t0_ns, before = self._opened[domain.name]
+            after = readings[domain.sensor.id]
+            if after.ticks is None:
+                self._failed[domain.name] = after.error or "no reading"
+                if len(self._stretches) > MAX_STRETCHES:
+                    self._lost.add(domain.name)
+            else:
+                self._lost.discard(domain.name)
+            leaves = [leaf for leaf in domain.leaves if leaf not in self._lost]
+            late_leaf = any(leaf in waiting or self._opened[leaf][0] != stretch.t1_ns for leaf in leaves)
+            if after.ticks is None or late_leaf:
+                waiting.add(domain.name)
+                continue
+            self._opened[domain.name] = (stretch.t1_ns, after)
+            if before.mono_ns < 0:
+                continue
+            change = difference(domain.sensor, before, after)
+            if change.ticks is None:
+                self._failed.pop(domain.name, None)
+                nothing = DomainShares(domain.name, None, (), "gap", domain.sensor.provenance)
+                closed.append(Closed(t0_ns, stretch.t1_ns, nothing, stretch.jobs, True, change.why))
+            else:
+                windows.setdefault(t0_ns, []).append((domain, domain.sensor.base(change.ticks)))
+        for t0_ns in sorted(windows, reverse=True):  # those inside of others first
+            found = self._attribute(t0_ns, stretch.t1_ns, windows[t0_ns])
+            self._note_leaves(found, {domain.name for domain, _ in windows[t0_ns]})
+            closed.extend(found)
+        self._forget()
+        self._inside = {name: one for name, one in self._inside.items() if self._opened[name][0] < stretch.t1_ns}
+        return closed
+
+    def _note_leaves(self, closed: Sequence[Closed], together: Collection[str]) -> None:
+        """Keep what leaves were given for the meters whose windows do not close together with theirs."""
+        given = {window.shares.domain: window.shares.by_party() for window in closed}
+        for meter in self._domains:
+            for leaf in meter.leaves if meter.name not in together else ():
+                self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
+
+    def to_go_on_from(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+        """Readings from which the next agent goes on: those that opened the windows that are open now.
+
+        They are these ones but for counters that gave none, and for meters that wait for those: see `inside`.
+        """
+        former = {one.sensor.id: self._opened[one.name][1] for one in self._domains if one.name in self._opened}
+        usable = {name: one for name, one in former.items() if one.ticks is not None and one.mono_ns >= 0}
+        return {name: usable.get(name, one) for name, one in readings.items()}
+
+    @property
+    def inside(self) -> dict[str, dict[str, int]]:
+        """What the parts of meters whose windows are open were given meanwhile: meter -> party -> uJ."""
+        return {meter: dict(given) for meter, given in self._inside.items() if given}
+
+    def since(self, readings: Mapping[str, Reading]) -> int:
+        """Energy of all leaf domains since the last call, or since the windows were opened, in uJ."""
+        total_uj = 0
+        for domain in self._domains:
+            if domain.kind is DomainKind.METER:
+                continue
+            before = self._seen.get(domain.name, self._opened[domain.name][1])
+            if before.mono_ns < 0:
+                continue
+            change = difference(domain.sensor, before, readings[domain.sensor.id])
+            if change.ticks is not None:
+                total_uj += domain.sensor.base(change.ticks)
+                self._seen[domain.name] = readings[domain.sensor.id]
+        return total_uj
+
+    def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:
+        inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]
+        jobs, busy_ns, unread = joined(inside)
+        gap = len(inside) != 1 or inside[0].unseen
+        interval = IntervalInput(
+            t0_ns=t0_ns,
+            t1_ns=t1_ns,
+            node=self.node,
+            domains=tuple(self._input(domain, total_uj) for domain, total_uj in measured),
+            jobs=jobs,
+            busy_ns=busy_ns,
+            unread=unread,
+            gap=gap,
+        )
+        found = guard("attribution", lambda: attribute(interval)) or _nobodys(interval)
+        failed = {domain.name: self._failed.pop(domain.name, "") for domain, _ in measured}
+        return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why, failed.get(shares.domain, "")) for shares in found]
+
+    def _input(self, domain: EnergyDomain, total_uj: int) -> DomainInput:
+        return DomainInput(
+            name=domain.name,
+            kind=domain.kind,
+            total_uj=total_uj,
+            package=domain.package,
+            static_uw=self.static_uw.get(domain.name, 0),
+            slices=self.slices.get(domain.name),
+            leaves=domain.leaves,
+            inside=self._inside.pop(domain.name, {}),
+            rest=self._rests.get(domain.name, ""),
+            provenance=domain.sensor.provenance,
+        )
+
+    def _forget(self) -> None:
+        """Drop stretches that no open window needs, and windows that stayed open for too long."""
+        if len(self._stretches) > MAX_STRETCHES:
+            horizon_ns = self._stretches[-1].t1_ns
+            for name, (t0_ns, _) in list(self._opened.items()):
+                if t0_ns < horizon_ns:
+                    self._opened[name] = (horizon_ns, Reading(None, horizon_ns, "no reading for too long"))
+        oldest_ns = min((t0_ns for t0_ns, _ in self._opened.values()), default=0)
+        self._stretches = [stretch for stretch in self._stretches if stretch.t0_ns >= oldest_ns]
+
+
+def _rests(domains: Iterable[EnergyDomain]) -> dict[str, str]:
+    """Names of the meters' residuals: the first one's is `other`, also while it gives no reading."""
+    meters = [domain.name for domain in domains if domain.kind is DomainKind.METER]
+    return {name: f"{OTHER}-{name}" if place else OTHER for place, name in enumerate(meters)}
+
+
+def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int, int], dict[int, str]]:
+    """Jobs, busy times and unread CPUs of several stretches as one; a job carries how long it was present."""
+    if len(stretches) == 1:
+        return stretches[0].jobs, dict(stretches[0].busy_ns), dict(stretches[0].unread)
+    jobs: dict[str, JobInput] = {}
+    busy_ns: dict[int, int] = {}
+    unread: dict[int, str] = {}
+    for stretch in stretches:
+        unread.update(stretch.unread)
+        for cpu, busy in stretch.busy_ns.items():
+            busy_ns[cpu] = busy_ns.get(cpu, 0) + busy
+        for job in stretch.jobs:
+            present_ns = stretch.t1_ns - stretch.t0_ns
+            before = jobs.get(job.party)
+            if before is None:
+                jobs[job.party] = replace(job, present_ns=present_ns)
+            else:
+                jobs[job.party] = replace(
+                    job,
+                    present_ns=present_ns + (before.present_ns or 0),
+                    cpu_ns=None if job.cpu_ns is None or before.cpu_ns is None else job.cpu_ns + before.cpu_ns,
+                    suspended=job.suspended and before.suspended,
+                )
+    return tuple(jobs.values()), busy_ns, unread
+
+
+def _nobodys(interval: IntervalInput) -> list[DomainShares]:
+    """The energy of an interval that could not be shared out, so that it stays in the node ledger."""
+    leaves = [one for one in interval.domains if one.kind is not DomainKind.METER and one.total_uj is not None]
+    return [
+        DomainShares(
+            one.name,
+            one.total_uj,
+            (Share(UNKNOWN, one.total_uj or 0, 0, one.total_uj or 0),),
+            "failed",
+            one.provenance,
+            "its energy could not be shared out",
+        )
+        for one in leaves
+    ]
+
+
+def unobserved(domain: EnergyDomain, total_uj: int) -> DomainShares:
+    """The energy of a time in which no agent watched."""
+    share = Share(UNOBSERVED, total_uj, 0, total_uj)
+    return DomainShares(domain.name, total_uj, (share,), "unobserved", Provenance.MODELLED)
+
+
+def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:
+    """One line of the node ledger; what a job that is gone would have got is `unknown`'s."""
+    shares: dict[str, int] = {}
+    for party, energy_uj in closed.shares.by_party().items():
+        known = party if not party.startswith("job:") or party in live else "unknown"
+        shares[known] = shares.get(known, 0) + energy_uj
+    return {
+        "t0_ns": closed.t0_ns,
+        "t1_ns": closed.t1_ns,
+        "domain": closed.shares.domain,
+        "total_uj": closed.shares.total_uj,
+        "shares": shares,
+        "method": closed.shares.method,
+        **({"why": closed.why} if closed.why else {}),
+    }

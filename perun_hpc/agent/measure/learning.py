@@ -1,0 +1,130 @@
+"""Static power of every domain: what the policy says of the node type, else what the node's own idle times taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from perun_hpc.agent.measure.intervals import Closed, Stretch
+from perun_hpc.energy.attribute import OTHER, DomainKind, NodeInput
+from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.static import MOST_BUSY, SHORTEST_WINDOW_NS, StaticPower
+
+if TYPE_CHECKING:
+    from perun_hpc.config.schema import Energy
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Static power of one domain, and where it comes from: `policy`, `learnt`, or `unknown` (then it is taken as 0)."""
+
+    uw: int
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As the boundary record holds it."""
+        return {"uw": self.uw, "from": self.source}
+
+
+@dataclass
+class _Window:
+    """Idle time in a row, until it is long enough to be learnt from."""
+
+    t1_ns: int
+    duration_ns: int = 0
+    energy_uj: int = 0
+    busy_ns: int = 0
+
+
+class Learning:
+    """What the node's idle times taught so far; adjoining idle intervals are taken together."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, StaticPower] = {}
+        self._windows: dict[str, _Window] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: power.to_json() for name, power in self._known.items()}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over what an earlier agent learnt."""
+        self._known = {name: StaticPower.from_json(power) for name, power in data.items()}
+
+    def take(
+        self,
+        closed: Iterable[Closed],
+        stretch: Stretch,
+        node: NodeInput,
+        domains: Mapping[str, EnergyDomain],
+        gpu_peaks: Mapping[str, int],
+        real_ns: int,
+    ) -> bool:
+        """Learn from the windows that one stretch closed; True when a figure may have changed.
+
+        `gpu_peaks` holds the highest utilisation that was seen of each GPU; one that is missing was not watched.
+        """
+        learnt = False
+        gpus_idle = all(gpu_peaks.get(one.name) == 0 for one in domains.values() if one.kind is DomainKind.GPU)
+        for window in closed:
+            name, total_uj = window.shares.domain, window.shares.total_uj
+            domain = domains.get(name)
+            busy_ns, cpus = _busy(stretch, node, domain.package if domain else None)
+            if domain is not None and domain.kind is DomainKind.GPU:
+                idle = gpu_peaks.get(name) == 0
+                busy_ns, cpus = 0, 1
+            else:
+                idle = (
+                    busy_ns is not None
+                    and busy_ns < MOST_BUSY * (stretch.t1_ns - stretch.t0_ns) * cpus
+                    and (domain is not None or gpus_idle)
+                )
+            whole = not window.gap and window.t0_ns == stretch.t0_ns and total_uj is not None and total_uj >= 0
+            if not idle or not whole:
+                self._windows.pop(name, None)
+                continue
+            held = self._windows.setdefault(name, _Window(window.t0_ns))
+            if held.t1_ns != window.t0_ns:
+                held = self._windows[name] = _Window(window.t0_ns)
+            held.t1_ns = window.t1_ns
+            held.duration_ns += window.t1_ns - window.t0_ns
+            held.energy_uj += total_uj or 0
+            held.busy_ns += busy_ns or 0
+            if held.duration_ns >= SHORTEST_WINDOW_NS:
+                before = self._known.get(name, StaticPower())
+                after = before.observe(real_ns, held.duration_ns, held.energy_uj, held.busy_ns, cpus)
+                del self._windows[name]
+                self._known[name] = after
+                learnt |= after is not before
+        return learnt
+
+    def figures(self, domains: Iterable[EnergyDomain], energy: Energy | None) -> dict[str, Figure]:
+        """The figure of every domain, by its name; a meter's is that of its residual."""
+        found: dict[str, Figure] = {}
+        meters = 0
+        for domain in domains:
+            name, told = domain.name, None
+            if domain.kind is DomainKind.METER:
+                name = f"{OTHER}-{domain.name}" if meters else OTHER
+                meters += 1
+            elif energy is not None and domain.kind is DomainKind.PACKAGE:
+                told = energy.package_static_uw
+            elif energy is not None and domain.kind is DomainKind.GPU:
+                told = energy.gpu_idle_uw
+            learnt = self._known.get(name, StaticPower()).estimate_uw()
+            if isinstance(told, int):
+                found[domain.name] = Figure(told, "policy")
+            elif learnt is not None:
+                found[domain.name] = Figure(learnt, "learnt")
+            else:
+                found[domain.name] = Figure(0, "unknown")
+        return found
+
+
+def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int | None, int]:
+    """Busy time of a package's CPUs (None: of all), None where one of them was not read; and their number."""
+    cpus = [cpu for cpu, one in node.package_of.items() if package is None or one == package]
+    if any(cpu in stretch.unread for cpu in cpus):
+        return None, len(cpus)
+    return sum(stretch.busy_ns.get(cpu, 0) for cpu in cpus), len(cpus)

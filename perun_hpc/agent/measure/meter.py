@@ -1,0 +1,333 @@
+"""The node's meter: readings end intervals, intervals become shares, shares go to sessions and to the node ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import partial
+
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.measure import booking, holdings, intervals
+from perun_hpc.agent.measure.checks import Checks
+from perun_hpc.agent.measure.idling import Idling
+from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
+from perun_hpc.agent.measure.learning import Figure, Learning
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources import machine
+from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
+from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.counters import busy_between, span
+from perun_hpc.energy.schedule import Schedule
+from perun_hpc.process.log import guard
+
+INTERVAL_NS = 10_000_000_000
+SHORTEST_NS = 100_000_000
+
+
+class Meter:
+    """The one place where energy is given to anybody.
+
+    `topology` says which CPUs there are now, for packages of which counters speak (`machine.topology`).
+
+    Attributes
+    ----------
+    sensors : the energy counters; `domains`: what is attributed, by name.
+    static : static power of every domain.
+    last : the reading that opened the current interval; `uses` and `parent_cpu_ns` are the cgroups' figures at it.
+    schedule : when an interval ends at the latest.
+    learning, idling, checks : what is learnt from the readings on the way.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topology: Callable[[Collection[int]], NodeInput],
+        register: Register,
+        policy: PolicyKeeper,
+        ledger: NodeLedger,
+        views: Views,
+    ) -> None:
+        self._node = node
+        self._register = register
+        self._policy = policy
+        self._ledger = ledger
+        self._views = views
+        self.sensors = intervals.energy_counters(node.sensors)
+        self.domains: dict[str, EnergyDomain] = {one.name: one for one in intervals.domains_of(node.sensors)}
+        self.static: Mapping[str, Figure] = {}
+        self.learning = Learning()
+        self.idling = Idling()
+        self.checks = Checks()
+        self.last: Snapshot | None = None
+        self.uses: dict[SessionKey, JobUse] = {}
+        self.parent_cpu_ns: int | None = None
+        self._topology_now = topology
+        self._topology = topology(intervals.packages(self.domains.values()))
+        self._intervals = Intervals(tuple(self.domains.values()), self._topology)
+        self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
+
+    # Readings.
+
+    def is_due(self, now_ns: int, real_ns: int) -> bool:
+        """Whether an interval must end now, by the schedule."""
+        if now_ns < self.schedule.due_mono_ns:
+            return False
+        self.schedule = self.schedule.observe(now_ns, real_ns)
+        tick, self.schedule = self.schedule.take(now_ns)
+        return tick is not None
+
+    def sees_change(self) -> bool:
+        """Whether a job was suspended or resumed in the open interval; asked about once a second."""
+        return any(self._is_suspended(one) != one.suspended for one in self._register.live.values())
+
+    def _is_suspended(self, session: Session) -> bool:
+        return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
+
+    def end_interval(self) -> Snapshot:
+        """Read everything; the reading ends one interval and starts the next."""
+        live = self._register.live
+        snapshot = self._node.read(fresh=True)
+        self.checks.note(snapshot.readings)
+        uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
+        parent_cpu_ns = self._parent() if live else None
+        last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
+        if last is None:
+            self._intervals.begin(snapshot.mono_ns, snapshot.readings)
+            self._views.end_interval({}, snapshot.mono_ns)
+        else:
+            self._note_point(snapshot)
+            others = last.busy_ns and snapshot.busy_ns and last.busy_ns.keys() != snapshot.busy_ns.keys()
+            if others:
+                self._learn_cpus(self._topology)
+            self._book(snapshot, self._stretch(last, snapshot, uses, parent_cpu_ns))
+            if others:
+                self._learn_cpus()
+        for session in live.values():
+            guard("late readings", partial(booking.take_late_edges, session, snapshot.readings, self.sensors), session)
+        self.uses = uses
+        self.parent_cpu_ns = parent_cpu_ns
+        return snapshot
+
+    def glance(self) -> Snapshot:
+        """Read everything inside the open interval; curves of flagged steps get a point."""
+        snapshot = self._node.read()
+        self._note_point(snapshot)
+        return snapshot
+
+    def sample(self) -> list[int | None]:
+        """Raw ticks of the node's `ids`, inside the open interval."""
+        return self.glance().ticks(self._node.ids) if self._views.wants_points else self._node.sample()
+
+    def poll(self) -> None:
+        """About once a second: power gauges that are integrated, and what the children said of GPUs."""
+        readings = self._node.poll()
+        if self._node.workers:
+            self.checks.note(readings)
+            held = holdings.holders(self._register.live.values(), self._node)
+            self.idling.note(readings, self._intervals.static_uw, held)
+
+    def look_at(self, session: Session) -> None:
+        """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
+        use = self.uses[session.key] = self._use(session)
+        session.suspended = bool(use.suspended)
+        self.parent_cpu_ns = self._parent()
+
+    def _use(self, session: Session) -> JobUse:
+        return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
+
+    def _parent(self) -> int | None:
+        return guard("the cgroup above all jobs", partial(self._node.parent_cpu_ns, self._register.home[1]))
+
+    def gpus_of(self, session: Session) -> dict[str, GpuHolding]:
+        """The GPUs that Slurm gave to the job, as energy domains."""
+        names = session.job.get("gpus", "")
+        return holdings.held(names, self._node) if names and self._node.workers else {}
+
+    def forget(self, session: Session) -> None:
+        """The session has ended: close its cgroup, and say how its GPUs' counters fared."""
+        self.uses.pop(session.key, None)
+        self._node.forget(session)
+        self.idling.forget(session)
+        held = self.gpus_of(session)
+        session.checks = self.checks.end(session.key.party, held)
+        session.doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
+
+    def to_go_on_from(self) -> Snapshot | None:
+        """The last reading, as the next agent shall know it; None before the first one."""
+        last = self.last
+        return None if last is None else replace(last, readings=self._intervals.to_go_on_from(last.readings))
+
+    @property
+    def inside(self) -> Mapping[str, Mapping[str, int]]:
+        """What parts of meters were given in the meters' open windows, for the next agent."""
+        return self._intervals.inside
+
+    def continue_from(
+        self,
+        last: Snapshot,
+        uses: Mapping[SessionKey, JobUse],
+        parent_cpu_ns: int | None,
+        inside: Mapping[str, Mapping[str, int]],
+    ) -> Snapshot:
+        """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""
+        self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
+        self._intervals.begin(last.mono_ns, last.readings, inside)
+        for session in self._register.live.values():  # whoever was resumed while nobody looked was not suspended
+            session.suspended = session.suspended and bool(self._use(session).suspended)
+        return self.end_interval()
+
+    # What is measured, and with which parameters.
+
+    @property
+    def keeps_pace(self) -> bool:
+        """Whether intervals are as long as the policy and the counters now ask."""
+        return self.schedule.period_ns == self._longest_ns()
+
+    def account_anew(self, choice: Choice | None = None, anew: Collection[str] = ()) -> None:
+        """There are new sensors, or others count: the domains may be others from now on.
+
+        `anew` are ids of counters that began anew: nobody knows what they counted since their last reading.
+        """
+        self._intervals.break_off(anew)
+        self.end_interval()
+        self._node.choose(choice or self._node.choice)
+        self._node.follow_gauges()
+        self.sensors = intervals.energy_counters(self._node.sensors)
+        self.domains = {one.name: one for one in intervals.domains_of(self._node.sensors)}
+        self._intervals.change(tuple(self.domains.values()))
+        self.idling.follow(self._node.sensors)
+        self.checks.follow(self._node.sensors)
+        self.parametrise()
+        self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
+        self.end_interval()
+
+    def parametrise(self) -> None:
+        """Give the attribution what the policy, the vendors' libraries and idle times say of the domains."""
+        energy = self._policy.site().energy if self._policy.settled else None
+        if energy is not None:
+            self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
+        self.static = self.learning.figures(self.domains.values(), energy)
+        self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
+        self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
+
+    def _longest_ns(self) -> int:
+        """At most what the policy says, and a quarter of the shortest time in which a counter can wrap."""
+        from perun_hpc.energy.counters import longest_poll_ns
+
+        polls = [poll_ns for sensor in self.sensors if (poll_ns := longest_poll_ns(sensor)) is not None]
+        most_ns = self._policy.site().sampling.interval_ns if self._policy.settled else INTERVAL_NS
+        return max(SHORTEST_NS, min([most_ns, *polls]))
+
+    # Intervals.
+
+    def _note_point(self, snapshot: Snapshot) -> None:
+        if self._views.wants_points:
+            self._views.add_point(snapshot.mono_ns, self._intervals.since(snapshot.readings))
+
+    def _stretch(
+        self, before: Snapshot, after: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None
+    ) -> Stretch:
+        spent = self._spent(uses, parent_cpu_ns)
+        for key, use in uses.items():
+            session = self._register.live[key]
+            guard("what it used", partial(_note_use, session, use, spent.get(key)), session)
+        jobs = tuple(self._input(self._register.live[key], spent.get(key)) for key in uses)
+        for key, use in uses.items():  # after its share: that is by how it was when the interval began
+            session = self._register.live[key]
+            session.suspended_ns += after.mono_ns - before.mono_ns if session.suspended else 0
+            session.suspended = bool(use.suspended)
+        busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
+        return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
+
+    def _input(self, session: Session, cpu_ns: int | None) -> JobInput:
+        """A job in the interval; one of which something cannot be told is there with what can."""
+        party, suspended = session.key.party, session.suspended
+        return guard(
+            "what it holds",
+            lambda: JobInput(
+                party=party,
+                cpus=frozenset(session.cpus) or self._free_cpus(),
+                held=None if session.cpus else session.cpus_on_node,
+                cpu_ns=cpu_ns,
+                memory_b=holdings.memory_b(session, self._topology),
+                suspended=suspended,
+                exclusive=self._register.holds_node(session),
+                gpus=self.gpus_of(session),
+            ),
+            session,
+        ) or JobInput(party=party, cpus=frozenset(session.cpus), cpu_ns=cpu_ns, suspended=suspended)
+
+    def _learn_cpus(self, former: NodeInput | None = None) -> None:
+        """CPUs came online or went: their cores and packages are others from now on.
+
+        `former` are those of the interval that ends: in it the ones and the others were there.
+        """
+        kappa = self._intervals.node.kappa
+        self._topology = self._topology_now(intervals.packages(self.domains.values()))
+        if former is not None:
+            self._topology = machine.joined(former, self._topology)
+        self._intervals.node = replace(self._topology, kappa=kappa)
+        self._register.cpus = len(self._topology.core_of)
+
+    def _spent(self, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None) -> dict[SessionKey, int | None]:
+        """CPU time of each job in the interval that ends; None where it is not known."""
+        spent: dict[SessionKey, int | None] = {}
+        gone = []
+        for key, use in uses.items():
+            session, before = self._register.live[key], self.uses.get(key, JobUse())
+            if use.cpu_ns is None:
+                gone.append(key)
+            elif _is_new(before, use, session.cpu_ns):
+                spent[key] = use.cpu_ns  # its cgroup began at 0
+            else:
+                spent[key] = span(before.cpu_ns, use.cpu_ns).ns
+        known = [one for one in spent.values() if one is not None]
+        if len(gone) == 1 and len(known) == len(spent):
+            # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
+            above = span(self.parent_cpu_ns, parent_cpu_ns).ns
+            spent[gone[0]] = None if above is None else max(0, above - sum(known))
+        return spent
+
+    def _free_cpus(self) -> frozenset[int]:
+        """Where a job runs that has no cpuset, yet or at all: on any CPU that no other running job holds."""
+        taken = {cpu for other in self._register.live.values() if not other.suspended for cpu in other.cpus}
+        return frozenset(self._topology.core_of) - taken
+
+    def _book(self, snapshot: Snapshot, stretch: Stretch) -> None:
+        live = self._register.live
+        before_uj = {key: session.energy_uj for key, session in live.items() if session.steps}
+        closed = self._intervals.add(stretch, snapshot.readings)
+        day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
+        booking.book(closed, list(live.values()), self.domains, day)
+        if guard("what idle times teach", partial(self._learn, closed, stretch, snapshot.real_ns)):
+            self.parametrise()
+        parties = frozenset(key.party for key in live)
+        self._ledger.append(day, [intervals.ledger_line(window, parties) for window in closed])
+        self._views.end_interval(before_uj, snapshot.mono_ns)
+
+    def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
+        return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)
+
+
+def _is_new(before: JobUse, now: JobUse, counted_ns: int) -> bool:
+    """Whether a session's cgroup is another one than before; `counted_ns` is the CPU time that it has by then."""
+    if before.inode and now.inode != before.inode:
+        return True
+    # A number may be given twice, and a file may only have failed once: then it goes on above what was counted.
+    return before.cpu_ns is None and (counted_ns == 0 or (before.inode != 0 and (now.cpu_ns or 0) < counted_ns))
+
+
+def _note_use(session: Session, use: JobUse, cpu_ns: int | None) -> None:
+    """Add to a session what its cgroup said."""
+    if use.cpus:
+        session.cpus = sorted(use.cpus)
+    session.cpu_ns += cpu_ns or 0
+    session.memory_b = use.memory_b or session.memory_b
+    session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)

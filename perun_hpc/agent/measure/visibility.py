@@ -1,0 +1,106 @@
+"""What a job's user may see of its energy and when, and the curve that regions are later laid over.
+
+A job that is alone sees everything. On a shared node all sessions see their energy at the same moments, which no user
+has in his hand: what happens in between would tell what the others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.process.log import guard
+
+SHARED_NS = 10_000_000_000
+"""Finest resolution on a shared node, where the policy says nothing."""
+
+
+class Views:
+    """What was shown to whom last, and the node's own curve of the open interval."""
+
+    def __init__(self, paths: AgentPaths, register: Register) -> None:
+        self._paths = paths
+        self._register = register
+        self._shown: dict[SessionKey, tuple[int, int]] = {}
+        self._points: list[tuple[int, int]] = []
+        self._moment_ns = 0
+        """The last end of an interval of the grid."""
+
+    def resolution_ns(self, session: Session) -> int:
+        """Finest resolution in time in which the job's user may see energy."""
+        shared = session.settings.get("privacy", {}).get("shared_resolution_ns", SHARED_NS)
+        return session.period_ns if self._register.alone(session) else max(session.period_ns, int(shared))
+
+    # The curve of a job that is alone: points inside an interval, which its end turns into the job's share.
+
+    @property
+    def wants_points(self) -> bool:
+        """Whether anybody has a flagged step."""
+        return bool(self._points) and any(session.steps for session in self._register.live.values())
+
+    def add_point(self, mono_ns: int, used_uj: int) -> None:
+        """Continue the node's own curve by what its counters counted since the last point."""
+        self._points.append((mono_ns, self._points[-1][1] + used_uj))
+
+    def end_interval(self, before_uj: Mapping[SessionKey, int], mono_ns: int) -> None:
+        """Continue the curves of jobs that are alone; `before_uj` is what those with flagged steps had before."""
+        for key, before in before_uj.items():
+            session = self._register.live[key]
+            if self._register.alone(session):
+                guard("its curve", partial(self._extend, session, before, mono_ns), session)
+        self._points = [(mono_ns, 0)]
+
+    def _extend(self, session: Session, before_uj: int, mono_ns: int) -> None:
+        from perun_hpc.agent.measure import curve
+
+        points = [(mono_ns, session.energy_uj)]
+        if len(self._points) > 1:
+            points = curve.spread(self._points, before_uj, session.energy_uj - before_uj)
+        path = self._paths.curve(session.place)
+        guard("curve", lambda: curve.extend(path, points))
+
+    # What is shown.
+
+    def show_all(self, snapshot: Snapshot) -> None:
+        """An interval of the grid has ended: what each session used so far may be seen, if its time has come."""
+        before_ns, self._moment_ns = self._moment_ns, snapshot.mono_ns
+        for session in self._register.live.values():
+            guard("what its user sees", partial(self._show_due, session, before_ns, snapshot.mono_ns), session)
+
+    def _show_due(self, session: Session, before_ns: int, mono_ns: int) -> None:
+        """Show it at the first moment of each stretch of the resolution's length, but not sooner after the last one.
+
+        A job's start, or the end of its time alone, is no such moment. Readings are late by some milliseconds, now more
+        and now less.
+        """
+        resolution_ns = self.resolution_ns(session)
+        last_ns = max(before_ns, self.shown(session)[0])
+        soon = mono_ns - self.shown(session)[0] < resolution_ns // 10 * 9
+        if mono_ns // resolution_ns != last_ns // resolution_ns and not soon:
+            self.show(session, mono_ns)
+            self.curve_of_shared(session)
+
+    def show(self, session: Session, mono_ns: int) -> None:
+        """The session's energy as of now may be seen."""
+        self._shown[session.key] = (mono_ns, session.energy_uj)
+
+    def shown(self, session: Session) -> tuple[int, int]:
+        """The moment (monotonic) and the energy that the session's user saw last."""
+        return self._shown.get(session.key, (session.start.mono_ns, 0))
+
+    def curve_of_shared(self, session: Session) -> None:
+        """Continue the curve of a session with flagged steps by what may be seen of it."""
+        from perun_hpc.agent.measure import curve
+
+        if session.steps and not self._register.alone(session):
+            path, point = self._paths.curve(session.place), self.shown(session)
+            guard("curve", lambda: curve.extend(path, [point]))
+
+    def forget(self, session: Session) -> None:
+        """The session has ended."""
+        self._shown.pop(session.key, None)

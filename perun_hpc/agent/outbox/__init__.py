@@ -1,0 +1,1 @@
+"""From ended sessions to the archive."""

@@ -1,0 +1,146 @@
+"""The boundary record `perun.boundary/1`: what one node says about one job run; the ledger rests on it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perun_hpc._version import __version__
+from perun_hpc.agent.base.session import LATE_NS, DomainAccount, Edge, Session
+from perun_hpc.agent.measure.learning import Figure
+from perun_hpc.data_model.sensor import Provenance, Sensor
+
+SCHEMA = "perun.boundary/1"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the agent itself used while the job ran."""
+
+    cpu_ns: int
+    rss_b: int
+    pid: int
+    uid: int
+
+
+def boundary_record(
+    session: Session,
+    end: Edge,
+    sensors: Sequence[Sensor],
+    node: str,
+    node_cpus: int,
+    cost: Cost,
+    uncertainty_uj: Mapping[str, int],
+    static: Mapping[str, Figure],
+    scope: str,
+) -> dict[str, Any]:
+    """Build the record of a session that has ended.
+
+    `sensors` are those that the session has edges of; `uncertainty_uj` is the standard uncertainty (k=1) per domain,
+    `static` its static power; `scope` says what the node's figures include. Regions are added when it is shipped.
+    """
+    job, key = session.job, session.key
+    named = {sensor.id: sensor for sensor in sensors}
+    return {
+        "schema": SCHEMA,
+        "revision": 1,
+        "cluster": job.get("cluster", ""),
+        "job_id": key.job_id,
+        "restart_count": key.restart_count,
+        "sluid": job.get("sluid"),
+        "uid": session.uid,
+        "gid": int(job.get("gid", "-1")),
+        "user": job.get("user"),
+        "account": job.get("account"),
+        "partition": job.get("partition"),
+        "het_job_id": job.get("het_job_id"),
+        "het_offset": job.get("het_offset"),
+        "node": node,
+        "nodelist": job.get("nodelist") or node,
+        "num_nodes": int(job.get("num_nodes") or 1),
+        "cpus_on_node": session.cpus_on_node or len(session.cpus),
+        "node_cpus": node_cpus,
+        "gpus": job.get("gpus"),
+        "boot_id": session.boot_id,
+        "state": "partial" if session.why else "closed",
+        "why": "; ".join(session.why) or None,
+        "start": _edge(session.start),
+        "end": {**_edge(end), **session.exit},
+        "sensors": [sensor.to_json() for sensor in sensors],
+        "edges": {
+            one: {
+                "start": _reading(session.edges_start.get(one)),
+                "end": _reading(session.edges_end.get(one)),
+            }
+            for one in named
+        },
+        "domains": {
+            name: _domain(account, end.mono_ns - session.start.mono_ns, uncertainty_uj.get(name, 0))
+            for name, account in sorted(session.domains.items())
+        },
+        "scope": scope,
+        "static": {name: figure.to_json() for name, figure in sorted(static.items())},
+        "shares": [
+            {"day": day, "domain": domain, "energy_uj": energy_uj}
+            for day, domains in sorted(session.shares.items())
+            for domain, energy_uj in sorted(domains.items())
+        ],
+        "usage": {
+            "cpu_ns": session.cpu_ns,
+            "mem_peak_b": session.mem_peak_b,
+            "suspended_ns": session.suspended_ns,
+            **({} if session.peak_mw is None else {"peak_mw": session.peak_mw}),
+        },
+        "steps": [
+            {
+                "step_id": step.step_id,
+                "tasks": step.tasks,
+                "nodes": step.nodes,
+                "command": step.command,
+                "start_ns": min((run.start_ns for run in step.ranks.values()), default=None),
+                "end_ns": max((run.end_ns or end.real_ns for run in step.ranks.values()), default=None),
+                "ranks": [dict(vars(run)) for run in sorted(step.ranks.values(), key=lambda run: run.rank)],
+            }
+            for step in sorted(session.steps.values(), key=lambda step: step.step_id)
+        ],
+        "regions": [],
+        "notes": _notes(session),
+        "checks": session.checks,
+        "gaps": [asdict(gap) for gap in session.gaps],
+        "trace": session.trace or {"stored": False},
+        "settings": session.settings,
+        "policy_hash": session.policy_hash,
+        "perun_version": __version__,
+        "agent": asdict(cost),
+        "simulated": any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
+    }
+
+
+def _notes(session: Session) -> list[str]:
+    """What the job's user asked for and did not get, and what is not sure, though its energy may be whole."""
+    asked = session.flag is not None and "off" not in session.flag.split(",")
+    without = ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
+    cut = [f"{count} {what}" for what, count in session.left_out.items()]
+    late_ns = session.start.late_ns
+    told = f"its first {late_ns / 1e9:.1f} s are not in its energy: the agent heard of it only then"
+    return [*([told] if late_ns > LATE_NS else []), *without, *([session.doubt] if session.doubt else []), *cut]
+
+
+def _edge(edge: Edge) -> dict[str, Any]:
+    return {"real_ns": edge.real_ns, "mono_ns": edge.mono_ns, "late_ns": edge.late_ns, "from": edge.source}
+
+
+def _reading(reading: Sequence[int | None] | None) -> dict[str, int | None] | None:
+    return None if reading is None else {"ticks": reading[0], "mono_ns": reading[1]}
+
+
+def _domain(account: DomainAccount, duration_ns: int, u_uj: int) -> dict[str, Any]:
+    measured = account.covered_ns > 0
+    return {
+        **asdict(account),
+        "node_uj": account.node_uj if measured else None,
+        "energy_uj": account.energy_uj if measured else None,
+        "u_uj": u_uj,
+        "gap_ns": max(0, duration_ns - account.covered_ns) + account.gap_ns,
+    }

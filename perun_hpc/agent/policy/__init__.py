@@ -1,0 +1,1 @@
+"""The site's policy as the agent follows it."""

@@ -1,0 +1,1 @@
+"""Where readings come from: the node's readers, children for sources that can hang, root's helper."""

@@ -1,0 +1,300 @@
+"""The node as the agent sees it: open readers, the moment's readings, and each job's cgroup."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.sources import workers
+from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.gauges import Gauges
+from perun_hpc.agent.sources.workers import Worker
+from perun_hpc.backend import catalog
+from perun_hpc.backend.base import Discovery, Reader, host_name
+from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names
+from perun_hpc.backend.procstat import ProcStat
+from perun_hpc.backend.sysfile import Absent, NumberFiles
+from perun_hpc.data_model.sensor import Missing, Reading, Sensor
+from perun_hpc.process.log import guard
+
+
+@dataclass(frozen=True)
+class JobUse:
+    """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known.
+
+    `inode` tells cgroups apart (0: none was seen): without PrologFlags=Contain a job's cgroup goes with its last step
+    and another one comes with the next, whose CPU time begins at 0.
+    """
+
+    cpu_ns: int | None = None
+    mem_peak_b: int | None = None
+    cpus: frozenset[int] | None = None
+    suspended: bool | None = None
+    memory_b: int | None = None
+    inode: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All readings of one moment."""
+
+    mono_ns: int
+    real_ns: int
+    readings: Mapping[str, Reading]
+    busy_ns: Mapping[int, int]
+
+    def ticks(self, ids: Iterable[str]) -> list[int | None]:
+        """Raw ticks of some sensors, None where there is no reading."""
+        return [self.readings[one].ticks if one in self.readings else None for one in ids]
+
+
+@dataclass
+class Node:
+    """The readers of this node; opened once, while the process may."""
+
+    root: Path
+    name: str
+    readers: list[Reader] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+    gauges: Gauges = field(default_factory=Gauges)
+    cgroups: dict[str, JobCgroup] = field(default_factory=dict)
+    parent: JobCgroup | None = None
+    choice: Choice = field(default_factory=Choice)
+    declared: list[Reader] = field(default_factory=list)
+    quick: tuple[Callable[[], Iterable[int | None]], ...] = ()
+    ids: tuple[str, ...] = ()
+    """Whose ticks `sample` returns, in order; another tuple as soon as there are other sensors."""
+    not_there: tuple[Missing, ...] = ()
+    _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, root: Path, backends: Iterable[str]) -> Node:
+        """Open the given backends; one that fails is missing, nothing more."""
+        node = cls(root, host_name())
+        for name in backends:
+            found = catalog.open_backend(name, root)
+            node.readers.extend(found.readers)
+            node._missing[name] = found.missing
+        node.follow_gauges()
+        return node
+
+    @property
+    def missing(self) -> tuple[Missing, ...]:
+        """What is known of this process' own sensors and cannot be read."""
+        return tuple(one for found in self._missing.values() for one in found)
+
+    def renew(self, backend: str, found: Discovery) -> set[str]:
+        """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap.
+
+        Returns the ids of counters that do not go on where they were: their files are others, and nothing tells that
+        what they count is the same.
+        """
+        former = [reader for reader in self.readers if any(one.backend == backend for one in reader.sensors)]
+        before = _files(former)
+        after = _files(found.readers)
+        gone = tuple(one for reader in former for one in reader.sensors if one.id not in after)
+        others = [reader for reader in self.readers if reader not in former]
+        self.readers = [*others, *found.readers, *([Absent(gone, "it is not there any more")] if gone else ())]
+        self._missing[backend] = found.missing
+        anew = {name for name in before.keys() & after.keys() if not _goes_on(*before[name], *after[name])}
+        for reader in former:
+            reader.close()
+        self.follow_gauges()
+        return anew
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """All sensors: those of this process, those of the children, and the counters made of gauges."""
+        return (*self._sources, *self.gauges.sensors)
+
+    @property
+    def _sources(self) -> tuple[Sensor, ...]:
+        found = (sensor for reader in (*self._inline, *self.workers) for sensor in reader.sensors)
+        return self.choice.sensors(found)
+
+    @property
+    def _inline(self) -> tuple[Reader, ...]:
+        return (*self.readers, *self.declared)
+
+    def choose(self, choice: Choice) -> None:
+        """Follow what the policy says of sensors.
+
+        Declared files are opened by whoever this process is by now: the service user.
+        """
+        if choice == self.choice:
+            return
+        for reader in self.declared:
+            reader.close()
+        self.choice, self.declared, self.not_there = choice, [], ()
+        if choice.files:
+            from perun_hpc.backend import file
+
+            found = file.discover(self.root, [file.Declaration.from_policy(table) for table in choice.files])
+            self.declared.extend(found.readers)
+            self.not_there = found.missing
+        self.follow_gauges()
+
+    def follow_gauges(self) -> None:
+        """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
+        self.gauges.follow(self._sources)
+        sampled = [one for one in (*self._inline, *self.workers) if any(map(self.choice.takes, one.sensors))]
+        self.quick = tuple(reader.ticks if isinstance(reader, QUICK) else partial(_ticks, reader) for reader in sampled)
+        readers = [sensor.id for reader in sampled for sensor in reader.sensors]
+        self.ids = (*readers, *(sensor.id for sensor in self.gauges.sensors))
+
+    def sample(self) -> list[int | None]:
+        """The raw ticks of `ids` and nothing else, for a row of a trace: at 100 Hz `read` would cost too much."""
+        if self.gauges.sensors:  # their integration wants every reading with its time
+            return self.read().ticks(self.ids)
+        ticks: list[int | None] = []
+        for worker in self.workers:
+            worker.collect()
+        for one in self.quick:
+            ticks += one()
+        return ticks
+
+    def read(self, fresh: bool = False) -> Snapshot:
+        """Read everything once; `fresh`: the children as of now, as far as they answer in a short time."""
+        readings: dict[str, Reading] = {}
+        busy_ns: Mapping[int, int] = {}
+        for worker in self.workers:
+            worker.collect()
+            if fresh:
+                worker.ask(time.monotonic_ns())
+        for reader in self._inline:
+            _add(readings, reader)
+            if isinstance(reader, ProcStat):
+                busy_ns = reader.last_busy_ns
+        mono_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        if fresh and self.workers:
+            workers.refresh(self.workers, mono_ns + workers.WAIT_NS)
+        for worker in self.workers:
+            _add(readings, worker)
+        readings.update(self.gauges.advance(readings))
+        return Snapshot(mono_ns, real_ns, readings, busy_ns)
+
+    def poll(self) -> dict[str, Reading]:
+        """Read those power gauges that are integrated; returns their readings and the last ones of all children."""
+        readings: dict[str, Reading] = {}
+        for reader in self._inline:
+            if self.gauges.needs(reader.sensors):
+                _add(readings, reader)
+        for worker in self.workers:
+            _add(readings, worker)
+        self.gauges.advance(readings)
+        return readings
+
+    def use(self, session: Session) -> JobUse:
+        """What the job's cgroup says; all None while it has none or where it is gone."""
+        name = session.key.name
+        group = self.cgroups.get(name)
+        cpu_ns = group.read()[CPU].ticks if group else None
+        young = time.monotonic_ns() - session.start.mono_ns < YOUNG_NS
+        if group is None or cpu_ns is None or (young and not group.complete):
+            found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
+            if found is None and group is None:
+                return JobUse()
+            if found is not None:
+                self.forget(session)
+                group = self.cgroups[name] = found
+                cpu_ns = group.read()[CPU].ticks
+        assert group is not None
+        return JobUse(
+            cpu_ns,
+            group.peak_memory_b(),
+            group.cpus(),
+            group.suspended(self.root),
+            group.memory_limit_b(),
+            group.inode,
+        )
+
+    def suspended(self, session: Session) -> bool | None:
+        """Whether the job is suspended, from its cgroup as it was found last: asked for every second."""
+        group = self.cgroups.get(session.key.name)
+        return None if group is None else group.suspended(self.root)
+
+    def strangers(self, sessions: Iterable[Session]) -> bool:
+        """Whether a job has processes here that is none of these, by the cgroups that Slurm has made."""
+        known = {name for one in sessions for name in job_names(str(one.key.job_id), one.job.get("sluid"))}
+        return self.parent is not None and self.parent.has_others(known)
+
+    def parent_cpu_ns(self, node: str) -> int | None:
+        """CPU time of all jobs of Slurm's `node`, ended ones included; None where the kernel does not keep it."""
+        cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
+        if cpu_ns is None:
+            if self.parent is not None:
+                self.parent.close()
+            self.parent = find_parent(self.root, node)
+            cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
+        return cpu_ns
+
+    def forget(self, session: Session) -> None:
+        """Close the job's cgroup."""
+        group = self.cgroups.pop(session.key.name, None)
+        if group is not None:
+            group.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        for reader in (*self._inline, *self.workers):
+            reader.close()
+        for group in (*self.cgroups.values(), *((self.parent,) if self.parent else ())):
+            group.close()
+
+
+YOUNG_NS = 10_000_000_000
+"""So long slurmstepd may still be making a job's cgroup: one controller's directory after the other."""
+QUICK = (NumberFiles, ProcStat)
+"""Readers that can leave out times and reasons."""
+
+
+def _files(readers: Iterable[Reader]) -> dict[str, tuple[Sensor, tuple[int, int]]]:
+    """Sensors by their ids, with the identity of the file that each is read from ((0, 0): none)."""
+    found = {}
+    for reader in readers:
+        fds = reader.descriptors if isinstance(reader, NumberFiles) else [-1] * len(reader.sensors)
+        for sensor, fd in zip(reader.sensors, fds, strict=True):
+            status = os.fstat(fd) if fd >= 0 else None
+            found[sensor.id] = sensor, (status.st_dev, status.st_ino) if status else (0, 0)
+    return found
+
+
+def _goes_on(before: Sensor, its_file: tuple[int, int], after: Sensor, other_file: tuple[int, int]) -> bool:
+    """Whether a counter goes on where it was: in the same file, or as a register of the hardware, which wraps.
+
+    RAPL's are registers that a driver shows (intel_rapl_msr); what a driver adds up itself begins anew with it.
+    """
+    same = (before.wrap_range, before.scale_num, before.scale_den) == (
+        after.wrap_range,
+        after.scale_num,
+        after.scale_den,
+    )
+    return same and (its_file == other_file or after.wrap_range is not None)
+
+
+def _ticks(reader: Reader) -> list[int | None]:
+    return [reading.ticks for reading in reader.read()]
+
+
+def _add(readings: dict[str, Reading], reader: Reader) -> None:
+    """Read one reader; one that fails costs its own sensors this reading."""
+    sensors = reader.sensors
+    found = guard(f"reading {sensors[0].backend}" if sensors else "reading", reader.read) or ()
+    if len(found) != len(sensors):
+        found = tuple(Reading(None, time.monotonic_ns(), "the reader failed") for _ in sensors)
+    for sensor, reading in zip(sensors, found, strict=True):
+        readings[sensor.id] = reading
+
+
+def resident_b() -> int:
+    """Memory that this process holds, in bytes (statm's second field, proc_pid_statm(5))."""
+    fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # asked for every second: a text file costs ten times
+    try:
+        return int(os.read(fd, 128).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    finally:
+        os.close(fd)

@@ -1,0 +1,106 @@
+"""The sources of readings over time: children are tended, the policy's choice is followed, GPUs are let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.outbox.losses import NOT_THERE, Losses
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.finding import Listing, listing
+from perun_hpc.agent.sources.node import Node, Snapshot
+from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.process.log import guard, log
+
+GPU_BACKENDS = ("nvml", "amdsmi")
+LOOK_NS = 10_000_000_000
+"""How often the kernel's directories are listed for sensors that came or went."""
+
+
+class Sources:
+    """Keeps the node's readers as the policy and the hardware ask."""
+
+    def __init__(
+        self,
+        node: Node,
+        policy: PolicyKeeper,
+        register: Register,
+        meter: Meter,
+        porter: Porter,
+        listed: Mapping[str, Listing],
+    ) -> None:
+        """`listed` holds the files of readings that there were before `node` opened them, by backend."""
+        self._node = node
+        self._porter = porter
+        self._listed = dict(listed)
+        self._asked: dict[str, Listing] = {}
+        self._look_ns = 0
+        self._policy = policy
+        self._register = register
+        self._meter = meter
+
+    def tend(self, now_ns: int) -> None:
+        """About once a second: start, ask and watch the children; account the sensors that one has just found."""
+        allowed = self._policy.site().sensors.backends if self._policy.settled else ()
+        for worker in self._node.workers:
+            chosen = worker.name in allowed or (self._policy.settled and not allowed)
+            if worker.name in GPU_BACKENDS and self._lets_go():
+                worker.release(None, "no job ran")
+            elif chosen and guard(f"the {worker.name} process", partial(worker.tend, now_ns)):
+                self._meter.account_anew()
+        self._meter.poll()
+        self._find(now_ns)
+
+    def _find(self, now_ns: int) -> None:
+        """Have files of readings opened that are others than before; account what was found."""
+        if now_ns >= self._look_ns:
+            self._look_ns = now_ns + LOOK_NS
+            for backend, before in self._listed.items():
+                now = listing(self._node.root, backend)
+                if now != before:
+                    self._asked[backend] = now
+                    self._porter.look_for(backend)
+        while (found := self._porter.findings.take()) is not None:
+            backend, opened = found
+            self._listed[backend] = self._asked.pop(backend, frozenset())
+            self._meter.account_anew(anew=self._node.renew(backend, opened))
+            log(f"{backend}: its files are others than before; {len(opened.sensors)} sensors are there now")
+
+    def choose(self) -> None:
+        """Account the sensors that the policy names, as often as it says."""
+        choice = Choice.of(self._policy.site())
+        if choice == self._node.choice and self._meter.keeps_pace:
+            self._meter.parametrise()
+            return
+        self._meter.account_anew(choice)
+        for one in self._node.not_there:
+            log(f"{one.what}: {one.why}: {one.remedy}")
+
+    def note_losses(self, snapshot: Snapshot, losses: Losses) -> None:
+        """Tell which sensors gave nothing at a reading, and what a backend looked for in vain."""
+        resting = {sensor.id for worker in self._node.workers if worker.resting for sensor in worker.sensors}
+        watched = [sensor for sensor in self._node.sensors if sensor.id not in resting]
+        losses.note_readings(watched, snapshot.readings, snapshot.busy_ns)
+        missing = [one for worker in self._node.workers for one in worker.missing]
+        missing += [*self._node.missing, *self._node.not_there]
+        losses.follow(NOT_THERE, {one.what: f"{one.why}: {one.remedy}" for one in missing})
+
+    def release_gpus(self) -> None:
+        """Let go of all GPUs, for a reset; the next job's start takes them again."""
+        self._meter.end_interval()
+        for worker in self._node.workers:
+            if worker.name in GPU_BACKENDS:
+                worker.release(None, "the GPUs were released")
+
+    def close(self) -> None:
+        """Close every reader and end every child."""
+        self._node.close()
+
+    def _lets_go(self) -> bool:
+        """Whether the GPUs are nobody's now, by the policy; a job's start takes them again."""
+        return (
+            self._policy.settled and not self._register.live and self._policy.site().sensors.gpu_release == "when-idle"
+        )

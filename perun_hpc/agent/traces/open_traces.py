@@ -1,0 +1,146 @@
+"""The open traces of the node's jobs: begun, continued, ended, and dropped where the spool has no room."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from perun_hpc.agent.base import spool
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.sources.node import Node, Snapshot
+from perun_hpc.config.settings import trace_may_be_wanted, trace_wanted
+from perun_hpc.errors import DataError
+from perun_hpc.process.log import guard, log, place
+
+if TYPE_CHECKING:  # it needs the store, which costs time before the first edge reading, for which a prolog waits
+    from perun_hpc.agent.traces.trace import Trace
+
+FIND_NS = 5_000_000_000
+"""So long a trace waits for children that are about to say what they have."""
+
+
+NEVER_NS = 1 << 62
+
+
+class Traces:
+    """At most one trace per live session."""
+
+    def __init__(self, paths: AgentPaths, node: Node, register: Register, views: Views) -> None:
+        self._paths = paths
+        self._node = node
+        self._register = register
+        self._views = views
+        self._open: dict[str, tuple[Session, Trace]] = {}  # by the session's place
+
+    @property
+    def due_ns(self) -> int:
+        """When the next row is due (monotonic); far away without traces."""
+        return min([trace.due_ns for _, trace in self._open.values()], default=NEVER_NS)
+
+    def sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None, meter: Meter) -> None:
+        """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
+        due = [(session, trace) for session, trace in self._open.values() if trace.due_ns <= now_ns]
+        if not due:
+            return
+        ids = self._node.ids
+        ticks = guard("a row", meter.sample) if snapshot is None else snapshot.ticks(ids)
+        ticks = [None] * len(ids) if ticks is None else ticks  # a row of gaps: one that is not made stays due for ever
+        for session, trace in due:
+            try:
+                pace_ns = self._pace_ns(session, trace)
+                if pace_ns > trace.pace_ns:  # before the row: others came
+                    trace.keep_pace(pace_ns)
+                trace.add(now_ns, real_ns, ids, ticks)
+                if pace_ns < trace.pace_ns:
+                    trace.keep_pace(pace_ns)
+            except Exception as error:  # it costs the job its trace, never its energy
+                self._lose(session, place(error))
+
+    def _pace_ns(self, session: Session, trace: Trace) -> int:
+        return trace.pace_for(self._views.resolution_ns(session)) if self._lives(session) else trace.pace_ns
+
+    def _lives(self, session: Session) -> bool:
+        return self._register.live.get(session.key) is session
+
+    def _lose(self, session: Session, why: str) -> None:
+        log(f"trace of {session.key.name}: {why}")
+        del self._open[session.place]
+        if self._lives(session):
+            session.trace = {"stored": False, "why": why[:200], "lost": True}
+
+    def begin(self, session: Session, now_ns: int) -> None:
+        """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""
+        if not session.settings or not session.monitored or session.trace.get("lost"):
+            return
+        period_ns = self._views.resolution_ns(session)
+        _, held = self._open.get(session.place, (session, None))
+        if held is not None and held.period_ns <= period_ns:
+            return
+        from perun_hpc.agent.traces import trace
+
+        if not (session.steps or trace_may_be_wanted(session.settings)):
+            return
+        if now_ns - session.start.mono_ns < FIND_NS and any(worker.starting for worker in self._node.workers):
+            return  # their sensors are to have columns
+        directory, name = self._paths.session(session.place), self._register.name_of_node(session)
+        try:
+            if held is not None:
+                held.seal()
+            begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, now_ns, time.time_ns())
+            self._open[session.place] = session, begun
+        except OSError as error:
+            log(f"trace of {session.key.name}: {error}")
+            session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
+
+    def resume(self, session: Session, snapshot: Snapshot) -> None:
+        """Take over the trace that the last agent wrote."""
+        from perun_hpc.agent.traces.trace import Trace
+
+        directory = self._paths.session(session.place)
+        try:
+            held = Trace.resume(directory, snapshot.mono_ns, snapshot.real_ns)
+        except (OSError, DataError) as error:
+            session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
+        else:
+            if held is not None:
+                self._open[session.place] = session, held
+
+    def seal(self, session: Session) -> None:
+        """The session has ended: keep its trace if it deserves one."""
+        from perun_hpc.store.layout import SHORT
+
+        _, held = self._open.pop(session.place, (session, None))
+        if held is None or session.end is None:
+            return
+        directory = self._paths.session(session.place)
+        if trace_wanted(session.settings, bool(session.steps), session.end.mono_ns - session.start.mono_ns):
+            try:
+                session.trace = held.seal()
+            except OSError as error:
+                session.trace = {"stored": False, "why": str(error)[:200]}
+                held.discard(directory)
+        else:
+            session.trace = {"stored": False, "why": SHORT}
+            held.discard(directory)
+
+    def drop_oldest(self, excess_b: int, why: str) -> None:
+        """Drop traces of running jobs, the longest running first, until that much is free."""
+        living = [one for one in self._open.values() if self._lives(one[0])]
+        for session, trace in sorted(living, key=lambda one: one[0].start.mono_ns):
+            if excess_b <= 0:
+                break
+            directory = self._paths.session(session.place)
+            excess_b -= spool.size_b(directory)
+            del self._open[session.place]
+            trace.discard(directory)
+            session.trace = {"stored": False, "why": why, "lost": True}
+            log(f"trace of {session.key.name}: {why}")
+
+    def pause(self) -> None:
+        """Let go of all: the next agent continues them."""
+        for session, trace in self._open.values():
+            guard(f"trace of {session.key.name}", trace.pause)

@@ -1,0 +1,1 @@
+"""The archive: where everything lies in it, and who puts what there."""

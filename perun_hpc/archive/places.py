@@ -1,0 +1,148 @@
+"""Where things lie in the archive, decided in one place.
+
+```
+ARCHIVE/CLUSTER/incoming/JOB.RESTART/NODE.json   boundary records as the agents shipped them
+ARCHIVE/CLUSTER/running/JOB.RESTART/NODE.json    what nodes said last of jobs that run; never evidence
+ARCHIVE/CLUSTER/incoming/JOB.RESTART/refused     why the ledger did not take their sum, since when
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job's owner
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs, for its owner
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
+ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
+ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
+ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.aside.jsonl  lines that do not fit what the node had told before
+ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
+ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`archive.aside`)
+ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
+```
+
+`jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+RECORD = "record.json"
+RUNNING = "running.json"
+BOUNDARIES = "boundary"
+DAMAGED = ".damaged"
+REFUSED = "refused"
+MOST_RUNS = 10
+"""Runs of one submission that are asked for by name."""
+_RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """A directory name of a job run: `JOB.RESTART` or `JOB.RESTART@SUBMIT`."""
+
+    job_id: int
+    restart_count: int
+    submit_s: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        bare = f"{self.job_id}.{self.restart_count}"
+        return bare if self.submit_s is None else f"{bare}@{self.submit_s}"
+
+    @classmethod
+    def parse(cls, name: str) -> Run | None:
+        """Inverse of `name`; None for other names."""
+        match = _RUN.match(name)
+        return cls(int(match[1]), int(match[2]), int(match[3]) if match[3] else None) if match else None
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One cluster's part of the archive."""
+
+    root: Path
+    cluster: str
+
+    @property
+    def base(self) -> Path:
+        """The cluster's directory."""
+        return self.root / self.cluster
+
+    @property
+    def aside(self) -> Path:
+        """The directory of what was set aside."""
+        return self.base / "aside"
+
+    def owned(self, uid: int | None) -> Path:
+        """The directory of one owner's names of records (`accounting.owned`); of all of these for None."""
+        return self.base / "owners" / ("" if uid is None else str(uid))
+
+    def incoming(self) -> Iterator[tuple[Run, Path]]:
+        """Every run with something in its incoming directory, oldest job id first."""
+        found = []
+        for name in _names(self.base / "incoming"):
+            run = Run.parse(name)
+            if run is not None:
+                found.append((run, self.base / "incoming" / name))
+        return iter(sorted(found))
+
+    def running(self) -> Iterator[tuple[Run, Path]]:
+        """Every run of which nodes said something while it ran."""
+        for name in sorted(_names(self.base / "running")):
+            run = Run.parse(name)
+            if run is not None:
+                yield run, self.base / "running" / name
+
+    def job(self, run: Run) -> Path:
+        """The run's directory."""
+        return self.base / "jobs" / run.name
+
+    def boundaries(self, run: Run) -> Path:
+        """Where the run's collected boundary records lie."""
+        return self.job(run) / BOUNDARIES
+
+    def runs(self, job_id: int, submits: Iterable[int] = ()) -> list[Run]:
+        """The runs of a job that have a directory here which the caller may enter, the oldest submission first.
+
+        Asked for by name, since the directory above holds every job and users may not list it: `submits` are the
+        times (epoch seconds) under which finished runs may lie: of their submission, or their end where that is all
+        that was known.
+        """
+        named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
+        return [run for run in named if os.access(self.job(run), os.X_OK)]
+
+    def all_runs(self) -> list[Run]:
+        """Every run that has a directory."""
+        return sorted(
+            (run for name in _names(self.base / "jobs") if (run := Run.parse(name))),
+            key=lambda r: (r.job_id, r.restart_count, r.submit_s or 0),
+        )
+
+    def node_ledgers(self) -> list[Path]:
+        """Every node ledger file."""
+        return sorted((self.base / "nodes").glob("*/????-??-??.jsonl"))
+
+    def odd_lines(self) -> list[Path]:
+        """Every file of node ledgers' lines that did not fit."""
+        return sorted((self.base / "nodes").glob("*/*.aside.jsonl"))
+
+
+def clusters(root: Path) -> list[str]:
+    """The clusters that have a part in the archive."""
+    return sorted(name for name in _names(root) if not name.startswith(".") and _is_directory(root / name))
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.iterdir()]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []

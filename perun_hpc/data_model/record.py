@@ -1,0 +1,386 @@
+"""The energy record: what one run of one job used, as the ledger, the job's directory and every report hold it.
+
+A record is the sum of its boundary records and nothing else. The schema's version stands in every record; fields are
+only ever added with a default, so that a record of an older perun stays readable, and keys that this version does not
+know are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from perun_hpc.errors import DataError
+
+SCHEMA = "perun.record/1"
+LARGEST = (1 << 63) - 1
+"""What a ledger column holds: a larger number is in no record that was ever stored."""
+PROVENANCES = ("measured", "modelled", "estimated", "simulated")
+"""From best to worst; a sum carries the worst of its parts."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Component:
+    """The energy of one component (cpu, dram, gpu, other, node), summed over nodes and domains.
+
+    `u_uj` is the standard uncertainty (k=1). `static_uj + dynamic_uj` are parts of `energy_uj`; so is `idle_uj`
+    (a device held but idle) and `suspended_uj`. `covered_ns` and `gap_ns` are summed over the domains.
+    """
+
+    component: str
+    energy_uj: int
+    u_uj: int
+    static_uj: int
+    dynamic_uj: int
+    idle_uj: int
+    suspended_uj: int
+    modelled_uj: int
+    covered_ns: int
+    gap_ns: int
+    domains: int
+    provenance: str
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NodeEnergy:
+    """One node's part: `energy_uj` is the job's, `node_uj` what the node's counters counted between the job's edges.
+
+    `revision` and `digest` are the rank of the boundary record behind it; an older perun's record has no digest.
+    """
+
+    node: str
+    state: str
+    why: str | None
+    energy_uj: int | None
+    u_uj: int
+    node_uj: int | None
+    start_ns: int
+    end_ns: int
+    late_ns: int
+    coverage: float
+    cpu_ns: int | None = None
+    cpus: int = 0
+    mem_peak_b: int | None = None
+    peak_mw: int | None = None
+    revision: int = 1
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator that the job held; `idle_ns` is None where nobody watched its utilisation."""
+
+    node: str
+    domain: str
+    energy_uj: int | None
+    held_ns: int
+    idle_ns: int | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step with the ranks that registered in it (flagged steps only know their ranks)."""
+
+    step_id: str
+    tasks: int
+    nodes: int
+    start_ns: int
+    end_ns: int
+    energy_uj: int | None = None
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One rank of a flagged step."""
+
+    step_id: str
+    rank: int
+    node: str
+    start_ns: int
+    end_ns: int
+    energy_uj: int | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """One function or region of one step, summed over its ranks; the extremes are those of single ranks' times."""
+
+    step_id: str
+    name: str
+    calls: int
+    ranks: int
+    time_ns: int
+    time_min_ns: int
+    time_max_ns: int
+    energy_uj: int | None
+    u_uj: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The job's energy on one node, domain and local day."""
+
+    node: str
+    domain: str
+    day: str
+    energy_uj: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the energy means outside the machine; `facility_uj` is the energy times PUE, `sources` name every factor.
+
+    A `lower_bound` where the energy was not measured at the wall or no PUE is stated. Where a factor could not be
+    read all values are None, and `sources` say why.
+    """
+
+    facility_uj: int | None
+    co2_location_g: float | None
+    co2_market_g: float | None
+    cost: float | None
+    currency: str
+    lower_bound: bool
+    sources: tuple[str, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether it says anything of CO2, cost or cooling."""
+        return not (self.facility_uj is self.co2_location_g is self.co2_market_g is self.cost is None)
+
+
+@dataclass(frozen=True)
+class EnergyRecord:
+    """One run of one job; unique on (cluster, job_id, submit_s, restart_count, sluid).
+
+    `status` is `complete`, `partial` (a node is missing or a boundary record has a hole) or `missing` (nobody reported;
+    then `energy_uj` is None, never 0); `pending`, `running` or `awaited` while nothing is final. `provenance` is the
+    worst of the parts. `inputs` identifies the boundary records that were summed: other inputs make another `revision`.
+    Times are CLOCK_REALTIME nanoseconds.
+    """
+
+    schema: str
+    revision: int
+    cluster: str
+    job_id: int
+    restart_count: int
+    submit_s: int | None
+    status: str
+    provenance: str
+    energy_uj: int | None
+    u_uj: int
+    start_ns: int
+    end_ns: int
+    inputs: str
+    sluid: str | None = None
+    array_job_id: int | None = None
+    array_task_id: int | None = None
+    het_job_id: int | None = None
+    het_offset: int | None = None
+    name: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    user: str = ""
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
+    nodelist: str = ""
+    num_nodes: int = 0
+    cpus: int = 0
+    gpus: int = 0
+    state: str = ""
+    exit_code: int | None = None
+    exit_signal: int | None = None
+    suspended_s: int = 0
+    time_limit_s: int | None = None
+    cpu_ns: int | None = None
+    mem_peak_b: int | None = None
+    coverage: float = 0.0
+    static_uj: int = 0
+    dynamic_uj: int = 0
+    idle_uj: int = 0
+    suspended_uj: int = 0
+    modelled_uj: int = 0
+    wasted_uj: int = 0
+    power_mean_mw: int | None = None
+    power_peak_mw: int | None = None
+    gpu_held_s: int = 0
+    gpu_idle_s: int | None = None
+    missing: tuple[str, ...] = ()
+    missing_nodes: tuple[str, ...] = ()
+    components: tuple[Component, ...] = ()
+    nodes: tuple[NodeEnergy, ...] = ()
+    devices: tuple[Device, ...] = ()
+    steps: tuple[Step, ...] = ()
+    ranks: tuple[Rank, ...] = ()
+    regions: tuple[Region, ...] = ()
+    shares: tuple[Share, ...] = ()
+    footprint: Footprint | None = None
+    policy_hash: str = ""
+    perun_version: str = ""
+    trace_bytes: int = 0
+    simulated: bool = False
+    notes: tuple[str, ...] = ()
+    agent_cpu_ns: int | None = None
+    agent_rss_b: int | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time between the job's edges in seconds; 0 for a job that never started."""
+        return (self.end_ns - self.start_ns) / 1e9 if self.start_ns else 0.0
+
+    @property
+    def display_id(self) -> str:
+        """The id as Slurm's users write it: `4711`, `4711_3` or `4711+1`."""
+        if self.array_job_id is not None and self.array_task_id is not None:
+            return f"{self.array_job_id}_{self.array_task_id}"
+        if self.het_job_id is not None and self.het_offset is not None:
+            return f"{self.het_job_id}+{self.het_offset}"
+        return str(self.job_id)
+
+
+def worst_provenance(words: list[str]) -> str:
+    """Return the worst of `words`; an unknown word counts as `estimated`, nothing at all as `measured`."""
+    ranks = [PROVENANCES.index(w if w in PROVENANCES else "estimated") for w in words]
+    return PROVENANCES[max(ranks, default=0)]
+
+
+def to_dict(value: Any) -> Any:
+    """Turn a record or a part of it into plain JSON types."""
+    if is_dataclass(value):
+        cls: Any = type(value)
+        return {name: to_dict(getattr(value, name)) for name in _names(cls)}
+    if isinstance(value, tuple):
+        return [to_dict(item) for item in value]
+    return value
+
+
+def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True) -> str:
+    """Return the record as one JSON object, with an empty list of shares unless `shares`."""
+    separators = (",", ":") if indent is None else None
+    # The parts are dataclasses without slots: their `vars` are their fields, in order.
+    value = record if shares else {**vars(record), "shares": ()}
+    return json.dumps(value, default=vars, indent=indent, separators=separators)
+
+
+def from_dict(data: object, source: str = "record") -> EnergyRecord:
+    """Build a record from plain JSON types.
+
+    Raises
+    ------
+    DataError
+        When it is no energy record, of another major version, or a field has the wrong type; names `source`.
+    """
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        got = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise DataError(f"{source}: not an energy record this version reads ({SCHEMA}), but {got!r}: upgrade perun")
+    try:
+        record: EnergyRecord = _decoder(EnergyRecord)(data)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{source}: damaged energy record ({error}): restore it or run perun collect --repair"
+        ) from error
+    return record
+
+
+def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:
+    """Parse a record; `DataError` as in `from_dict`, and for a number that no ledger ever held."""
+    try:
+        data = json.loads(text, parse_int=_number)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: not JSON ({error}): restore it or run perun collect --repair") from error
+    return from_dict(data, source)
+
+
+def _number(digits: str) -> int:
+    number = int(digits)
+    if not -LARGEST <= number <= LARGEST:
+        raise ValueError("a number of more than 64 bits")
+    return number
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a record."""
+    definitions: dict[str, Any] = {}
+    _schema_of(EnergyRecord, definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": SCHEMA,
+        "$ref": "#/$defs/EnergyRecord",
+        "$defs": definitions,
+    }
+
+
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(cls))
+
+
+@cache
+def _decoder(hint: Any) -> Callable[[Any], Any]:
+    """Return the function that checks and converts a JSON value to the type `hint`."""
+    if is_dataclass(hint):
+        return _dataclass_decoder(hint)
+    origin = get_origin(hint)
+    if origin is tuple:
+        item = _decoder(get_args(hint)[0])
+        return lambda value: tuple(item(v) for v in value)
+    if origin in (Union, types.UnionType):
+        inner = _decoder(next(a for a in get_args(hint) if a is not type(None)))
+        return lambda value: None if value is None else inner(value)
+    wanted = (int, float) if hint is float else hint
+
+    def scalar(value: Any) -> Any:
+        if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
+            raise TypeError(f"expected {hint.__name__}, got {value!r}")
+        return float(value) if hint is float else value
+
+    return scalar
+
+
+def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
+    hints = get_type_hints(cls)
+    plan = [(f.name, _decoder(hints[f.name]), f.default is MISSING) for f in fields(cls)]
+
+    def decode(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError(f"expected an object for {cls.__name__}, got {value!r}")
+        found: dict[str, Any] = {}
+        for name, convert, required in plan:
+            if name in value:
+                try:
+                    found[name] = convert(value[name])
+                except TypeError as error:
+                    raise TypeError(f"{name}: {error}") from None
+            elif required:
+                raise KeyError(f"{cls.__name__}.{name} is missing")
+        return cls(**found)
+
+    return decode
+
+
+def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    if is_dataclass(hint):
+        cls: Any = hint
+        if cls.__name__ not in definitions:
+            definitions[cls.__name__] = {}
+            hints = get_type_hints(cls)
+            definitions[cls.__name__] = {
+                "type": "object",
+                "description": (cls.__doc__ or "").split("\n")[0],
+                "properties": {f.name: _schema_of(hints[f.name], definitions) for f in fields(cls)},
+                "required": [f.name for f in fields(cls) if f.default is MISSING],
+            }
+        return {"$ref": f"#/$defs/{cls.__name__}"}
+    if get_origin(hint) is tuple:
+        return {"type": "array", "items": _schema_of(get_args(hint)[0], definitions)}
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = next(a for a in get_args(hint) if a is not type(None))
+        return {"anyOf": [_schema_of(inner, definitions), {"type": "null"}]}
+    return {"type": {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]}

@@ -1,0 +1,337 @@
+"""Regions: what part of a program ran when.
+
+Marking writes three integers (region, start, end; CLOCK_MONOTONIC ns) into shared memory and nothing else; energies are
+put to them after the run. The memory outlives a killed process in the hands of whoever holds its descriptor.
+Standard library only, CPython 3.9 on: this runs in the user's interpreter.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import mmap
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar, cast, overload
+
+from perun_hpc.inject import rank
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CALLS_B = 240 * 1024 * 1024
+"""Room for calls, ten million of them; memory is taken page by page as it is written."""
+
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = (
+    0x20,
+    0x80,
+    0x200,
+)  # inspect's CO_ flags; inspect itself takes 10 ms to import
+
+_now = time.monotonic_ns
+
+
+class Recorder:
+    """Where the calls of this process are written: rows of (region, start_ns, end_ns).
+
+    `rows` is None until `open` was called; marking then costs one test. `end_ns` is negative for a call that raised
+    and 0 for one that is still open.
+    """
+
+    def __init__(self) -> None:
+        self.rows: memoryview | None = None
+        self.names: list[str] = []
+        self.fd = -1
+        self.limit = 0
+        self.take = itertools.count(0, 3).__next__
+        self._numbers: dict[str, int] = {}
+        self._memory: mmap.mmap | None = None
+        self._on_name: Callable[[], None] = _nothing
+
+    def open(self, calls_b: int = CALLS_B, on_name: Callable[[], None] | None = None) -> None:
+        """Start recording; `on_name` is called whenever a region is defined."""
+        self.fd = rank.memory_file("perun-regions")
+        os.ftruncate(self.fd, rank.HEAD_B + calls_b)
+        self._memory = mmap.mmap(self.fd, rank.HEAD_B + calls_b)
+        self.take = itertools.count(0, 3).__next__
+        self.limit = calls_b // 24 * 3
+        self.rows = memoryview(self._memory)[rank.HEAD_B : rank.HEAD_B + self.limit * 8].cast("q")
+        self._on_name = on_name or _nothing
+        if self.names:
+            self._on_name()
+
+    def close(self) -> None:
+        """Stop recording and give the memory back."""
+        rows, self.rows = self.rows, None
+        if rows is not None and self._memory is not None:
+            rows.release()
+            # Views that other threads still hold keep the mapping alive; it goes with them.
+            self._memory = None
+            os.close(self.fd)
+            self.fd = -1
+
+    def forget(self) -> None:
+        """In a forked child: leave the parent's memory alone and record nothing."""
+        self.rows = None
+        self._on_name = _nothing
+
+    def define(self, name: str) -> int:
+        """The number of a region of this name."""
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = len(self.names)
+            self.names.append(name)
+            self._on_name()
+        return number
+
+    def count(self) -> tuple[int, int]:
+        """How many calls were recorded, and how many found no room."""
+        # count's next value is the only place where it is kept; peeking costs one slot.
+        taken = self.take() // 3
+        room = self.limit // 3
+        return min(taken, room), max(0, taken - room)
+
+    def table(self) -> bytes:
+        """The calls so far, little-endian int64 rows of (region, start_ns, end_ns)."""
+        calls, _ = self.count()
+        rows = self.rows
+        if rows is None:
+            return b""
+        return rows[: calls * 3].tobytes()
+
+    def write_head(self, line: bytes) -> None:
+        """Put a header line before the calls; blanks fill the room."""
+        if self._memory is not None and len(line) < rank.HEAD_B:
+            self._memory[: rank.HEAD_B] = line.rstrip(b"\n").ljust(rank.HEAD_B - 1) + b"\n"
+
+    def begin(self, region: int) -> int:
+        """Open a call; returns what `end` wants. -1 if nothing is recorded."""
+        rows = self.rows
+        if rows is None:
+            return -1
+        slot = self.take()
+        if slot >= self.limit:
+            return -1
+        rows[slot] = region
+        rows[slot + 1] = _now()
+        return slot
+
+    def end(self, slot: int, raised: bool = False) -> None:
+        """Close a call."""
+        rows = self.rows
+        if slot >= 0 and rows is not None:
+            rows[slot + 2] = -_now() if raised else _now()
+
+
+def _nothing() -> None:
+    """The callback of a recorder that nobody listens to."""
+
+
+recorder = Recorder()
+
+
+def snapshot(settings: Mapping[str, str], end: str = "exit") -> bytes:
+    """What the recorder of this very process holds, as rank data; `settings` are the launcher's variables that name
+    the rank, `end` says how its function ended."""
+    here = rank.Rank(settings)
+    here.recorder = recorder
+    return b"".join(here.content(end))
+
+
+class Region:
+    """One named region: a decorator and a context manager; may be nested, entered again, shared by threads and
+    tasks."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self._number = -1 if name is None else recorder.define(name)
+        # Calls in flight through `with`. Threads that share one object may close each other's slot; the intervals'
+        # union and the sum of their lengths are the same either way.
+        self._slots: list[int] = []
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function, a coroutine function or a generator function."""
+        name = self.name or f"{function.__module__}.{function.__qualname__}"
+        return cast("F", _wrap(function, recorder.define(name)))
+
+    def __enter__(self) -> Region:
+        if self._number < 0:
+            caller = sys._getframe(1)
+            self._number = recorder.define(f"{caller.f_globals.get('__name__')}:{caller.f_lineno}")
+        # As in `_function`, begin() and end() are written out.
+        rows = recorder.rows
+        slot = -1 if rows is None else recorder.take()
+        if rows is None or slot >= recorder.limit:
+            self._slots.append(-1)
+            return self
+        self._slots.append(slot)
+        rows[slot] = self._number
+        rows[slot + 1] = _now()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end_ns = _now()
+        slot, rows = self._slots.pop(), recorder.rows
+        if slot >= 0 and rows is not None:
+            rows[slot + 2] = end_ns if kind is None else -end_ns
+
+    async def __aenter__(self) -> Region:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+@overload
+def monitor(region_name: F) -> F: ...
+@overload
+def monitor(region_name: str | None = None) -> Region: ...
+def monitor(region_name: str | Callable[..., Any] | None = None) -> Any:
+    """Mark a region: ``@monitor``, ``@monitor()``, ``@monitor("name")`` or ``with monitor("name"):``.
+
+    A function's region is called after its module and qualified name unless a name is given.
+    """
+    if callable(region_name):
+        return Region()(region_name)
+    return Region(region_name)
+
+
+def _wrap(function: Any, region: int) -> Any:
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    if flags & _COROUTINE:
+        return _coroutine(function, region)
+    if flags & _ASYNC_GENERATOR:
+        return _async_generator(function, region)
+    if flags & _GENERATOR:
+        return _generator(function, region)
+    return _function(function, region)
+
+
+def _function(function: Any, region: int) -> Any:
+    # begin() and end() written out: two calls less are half of the cost.
+    record, now = recorder, _now
+
+    @functools.wraps(function)
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        rows = record.rows
+        if rows is None:
+            return function(*args, **kwargs)
+        slot = record.take()
+        if slot >= record.limit:
+            return function(*args, **kwargs)
+        rows[slot] = region
+        rows[slot + 1] = now()
+        try:
+            result = function(*args, **kwargs)
+        except BaseException:
+            rows[slot + 2] = -now()
+            raise
+        rows[slot + 2] = now()
+        return result
+
+    return measured
+
+
+def _coroutine(function: Any, region: int) -> Any:
+    @functools.wraps(function)
+    async def measured(*args: Any, **kwargs: Any) -> Any:
+        slot, raised = recorder.begin(region), True
+        try:
+            result = await function(*args, **kwargs)
+            raised = False
+            return result
+        finally:
+            recorder.end(slot, raised)
+
+    return measured
+
+
+def _generator(function: Any, region: int) -> Any:
+    @functools.wraps(function)
+    def measured(*args: Any, **kwargs: Any) -> Any:
+        slot, raised = recorder.begin(region), True
+        try:
+            result = yield from function(*args, **kwargs)
+            raised = False
+            return result
+        except GeneratorExit:
+            raised = False
+            raise
+        finally:
+            recorder.end(slot, raised)
+
+    return measured
+
+
+def _async_generator(function: Any, region: int) -> Any:
+    @functools.wraps(function)
+    async def measured(*args: Any, **kwargs: Any) -> Any:
+        slot, raised = recorder.begin(region), True
+        inner = function(*args, **kwargs)
+        try:
+            async for item in inner:
+                yield item
+            raised = False
+        except GeneratorExit:
+            raised = False
+            raise
+        finally:
+            recorder.end(slot, raised)
+            await inner.aclose()
+
+    return measured
+
+
+class Window(Region):
+    """A region that tells its energy when it is left.
+
+    Attributes
+    ----------
+    energy_uj : energy of the host between entry and exit in uJ, in a job on a shared node as coarse in time as the
+        site's policy says: between the last moments before entry and exit up to which it may be seen. None when it is
+        not known: inside the window; where nobody could tell (no agent and no sampling process); where entry and exit
+        lie between the same two such moments.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.energy_uj: int | None = None
+        self._before: tuple[int, int] | None = None
+
+    @property
+    def energy_j(self) -> float | None:
+        """`energy_uj` in joules."""
+        return None if self.energy_uj is None else self.energy_uj / 1e6
+
+    def __enter__(self) -> Window:
+        self.energy_uj = None
+        self._before = rank.energy()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        after = rank.energy()
+        if self._before is not None and after is not None:
+            (before_uj, before_ns), (after_uj, after_ns) = self._before, after
+            if after_ns > before_ns:
+                self.energy_uj = after_uj - before_uj
+
+
+def window(name: str = "window") -> Window:
+    """``with window("name") as w: ...`` then ``w.energy_j``; asks the sampling process twice, so it costs more than a
+    region."""
+    return Window(name)
+
+
+if rank.current is not None and rank.current.socket:  # else nobody would take what is recorded
+    rank.current.record(recorder)
+os.register_at_fork(after_in_child=recorder.forget)

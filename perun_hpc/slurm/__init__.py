@@ -1,0 +1,1 @@
+"""Slurm's own text: node lists, job states, times, its commands' answers, its hooks."""

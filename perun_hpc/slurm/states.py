@@ -1,0 +1,28 @@
+"""Slurm's job states: their names, their short codes, and which of them waste energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from perun_hpc.errors import UsageError
+
+CODES = {
+    "BF": "BOOT_FAIL", "CA": "CANCELLED", "CD": "COMPLETED", "DL": "DEADLINE", "F": "FAILED", "NF": "NODE_FAIL",
+    "OOM": "OUT_OF_MEMORY", "PD": "PENDING", "PR": "PREEMPTED", "R": "RUNNING", "RQ": "REQUEUED", "RS": "RESIZING",
+    "RV": "REVOKED", "S": "SUSPENDED", "TO": "TIMEOUT",
+}  # fmt: skip
+WASTED_STATES = frozenset(
+    {"FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REQUEUED"}
+)
+"""Slurm's final states whose energy counts as wasted."""
+
+
+def parse_states(words: Iterable[str]) -> tuple[str, ...]:
+    """Return full names for what a user typed; `UsageError` names the allowed ones."""
+    states = []
+    for word in words:
+        state = CODES.get(word.upper(), word.upper())
+        if state not in CODES.values():
+            raise UsageError(f"state '{word}': unknown to Slurm: choose from {', '.join(sorted(CODES.values()))}")
+        states.append(state)
+    return tuple(states)
