@@ -64,7 +64,7 @@ def test_reader(name, tmp_path):
     found = OPENED[name](tmp_path)
     assert found.readers
     for reader in found.readers:
-        assert reader.sensors == reader.sensors
+        named = reader.sensors
         earlier = 0
         for _ in range(3):
             readings = reader.read()
@@ -74,6 +74,7 @@ def test_reader(name, tmp_path):
                 assert reading.ticks is None or isinstance(reading.ticks, int)
                 assert reading.mono_ns >= earlier
             earlier = min(reading.mono_ns for reading in readings)
+            assert reader.sensors == named
     ids = [sensor.id for sensor in found.sensors]
     assert len(set(ids)) == len(ids)
     for sensor in found.sensors:

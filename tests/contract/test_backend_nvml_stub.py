@@ -145,9 +145,12 @@ def test_a_superchips_counter_is_the_modules_and_says_so(nvml):
 def test_a_backward_counter_is_a_reset_not_energy(nvml):
     seen = nvml("gpu GPU-a 0 300000 0 0\nbackward 0 6\n", reads=6)
     sensor, readings = seen.column("nvml:gpu-GPU-a:energy")
+    counts = [reading.ticks for reading in readings]
     steps = [difference(sensor, before, after) for before, after in zip(readings, readings[1:])]
-    assert [step.status for step in steps].count(Status.RESET) == 1
-    assert all(step.ticks is None or step.ticks >= 0 for step in steps)
+    known = [None if after < before else after - before for before, after in zip(counts, counts[1:])]
+    assert known.count(None) == 1
+    assert [step.ticks for step in steps] == known
+    assert [step.status for step in steps] == [Status.RESET if ticks is None else Status.OK for ticks in known]
     assert difference(sensor, readings[0], readings[-1]).ticks is None
 
 

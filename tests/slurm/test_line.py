@@ -261,7 +261,9 @@ def test_a_flagged_step_shows_its_ranks_and_regions(cluster: Cluster) -> None:
     (region,) = record["regions"]
     assert (region["name"], region["calls"]) == ("__main__.work", 2)
     assert region["time_ns"] >= 1_000_000_000
-    assert record["trace"]["stored"] or record["trace"]["rows"] == 0
+    trace = record["trace"]
+    assert (trace["stored"], trace["state"], trace["period_ns"]) == (True, "complete", 1_000_000_000), trace
+    assert trace["rows"] >= 1  # it ran for longer than a period
 
 
 def _flagged_record(cluster: Cluster, job: int) -> dict[str, Any] | None:

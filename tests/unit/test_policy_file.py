@@ -123,7 +123,8 @@ def test_any_bytes_are_a_policy_or_mistakes(data):
         compile_policy(parse(data, "p"))
     except PolicyError as error:
         assert error.mistakes
-        assert str(error).isprintable() or "\n" in str(error)
+        assert str(error).split("\n") == [str(mistake) for mistake in error.mistakes]
+        assert all(line.isprintable() for line in str(error).split("\n"))
 
 
 WORDS = st.sampled_from(
