@@ -17,7 +17,7 @@ help: ## list the targets
 # Packages: asked for only when one is missing, so that a warm machine needs no network and no second. The policy-rc.d keeps
 # Debian from starting the daemons that it installs: the cluster starts its own, in namespaces.
 system: ## install the Debian packages that are missing
-	@missing=""; for name in $$(grep -hv '^#' packages.txt tests/slurm/cluster/packages.txt); do \
+	@missing=""; for name in $$(grep -hv '^#' packages.txt devcluster/packages.txt); do \
 	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$name" 2>/dev/null)" = installed ] || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then echo "installing Debian packages:$$missing"; \
 	  guard=/usr/sbin/policy-rc.d; [ -e $$guard ] || { trap "rm -f $$guard" EXIT; printf '#!/bin/sh\nexit 101\n' > $$guard; chmod +x $$guard; }; \
@@ -36,7 +36,7 @@ demo: build ## a four-node Slurm cluster, three jobs, their energy
 	@$(BIN)/python -m demo
 
 demo-down: ## take the demo's cluster down; nothing stays behind
-	@$(PYTHON) -m tests.slurm.cluster --name demo down
+	@$(PYTHON) -m devcluster --name demo down
 
 test: build ## all tests, on a real cluster that is brought up once
 	@$(BIN)/python -m pytest $(PYTEST)

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from bench.result import Result, Skipped, added, interleaved
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 
 ROUNDS = 9
 RUNS = 5

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from tests.slurm.cluster import Cluster
-from tests.slurm.cluster.daemons import DATABASE_SOCKET
+from devcluster import Cluster
+from devcluster.daemons import DATABASE_SOCKET
 
 USERS, ACCOUNTS = 200, 40
 NAME = "bench-ledger"

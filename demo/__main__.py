@@ -9,8 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 
 HERE = Path(__file__).resolve().parent
 PERUN = "perun"
@@ -161,7 +160,7 @@ def _where_it_is(cluster: Cluster, screen: Screen, jobs: list[int]) -> None:
 To open one (open_job gives an xarray.Dataset, trimmed to the job's time; xarray.open_zarr shows the whole grid):
   .venv/bin/python -c 'import zarr; print(zarr.open("{store}", mode="r").tree())'
   .venv/bin/python -c 'from perun_hpc.store.job_store import open_job; print(open_job("{store}"))'
-To look around on the cluster, as {USER}:   python3 -m tests.slurm.cluster --name demo shell
+To look around on the cluster, as {USER}:   python3 -m devcluster --name demo shell
 To take everything down:                 make demo-down"""
     )
 

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from devcluster import Cluster, site
 from tests.attack import cases, first_comer, progress, service, table, targets
 from tests.attack.table import Result
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
 
 CASES = {**cases.CASES, **service.CASES, **first_comer.CASES}
 ROOT = Path(__file__).parents[2]

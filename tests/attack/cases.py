@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from devcluster import Cluster, site
+from devcluster.site import PREFIX
 from tests.attack.table import Result
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
-from tests.slurm.site import PREFIX
 
 NODE = "n1"
 HERE = Path(__file__).parent

@@ -8,11 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from devcluster.site import PREFIX, SCIENCE
 from perun_hpc.comm import launch_key
 from perun_hpc.monitoring.address import SOCKET, places
 from tests.attack.cases import NODE, Siege
 from tests.attack.table import Result
-from tests.slurm.site import PREFIX, SCIENCE
 
 PYTHON = f"{PREFIX}/bin/python"
 AHEAD = 40

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from devcluster import site
+from devcluster.site import PREFIX, SCIENCE
 from perun_hpc.store import job_store
 from tests.attack.cases import NODE, RECORD_S, Siege, record_of
 from tests.attack.table import Result
-from tests.slurm import site
-from tests.slurm.site import PREFIX, SCIENCE
 
 PYTHON = f"{PREFIX}/bin/python"
 SPOOL = "/var/spool/perun"

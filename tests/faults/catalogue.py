@@ -15,9 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster import ClusterError, site
 from tests.faults.ground import Ground, hanging, repeated
-from tests.slurm import site
-from tests.slurm.cluster import ClusterError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"

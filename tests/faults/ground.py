@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster, ClusterError
-from tests.slurm.cluster.daemons import DATABASE_SOCKET
+from devcluster import Cluster, ClusterError, site
+from devcluster.daemons import DATABASE_SOCKET
 
 HERE = Path(__file__).resolve().parent
 PERUN = f"{site.PREFIX}/bin/perun"

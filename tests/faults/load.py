@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from devcluster import ClusterError
 from tests.faults.ground import Ground
-from tests.slurm.cluster import ClusterError
 
 AT_ONCE = 4
 COMMAND_S = 90.0

@@ -18,10 +18,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devcluster import ClusterError, site
 from tests.faults.ground import Ground, hanging
 from tests.mpi_programs import ALLREDUCE_C, ALLREDUCE_PY
-from tests.slurm import site
-from tests.slurm.cluster import ClusterError
 
 GUARD_S = 60.0
 AIM_S = 2.0

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from devcluster.site import CHECKOUT
 from tests.faults.ground import own_ground, teller
 from tests.faults.matrix import AIM_S, FAULTS, PROGRAMS, Cell, prepared, under
-from tests.slurm.site import CHECKOUT
 
 KEPT = CHECKOUT / "build" / "faults" / "matrix.json"
 PAGE = CHECKOUT / "docs" / "faults.md"

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from devcluster import ClusterError
 from tests.faults import load
 from tests.faults.catalogue import Fault
 from tests.faults.ground import Ground, repeated
-from tests.slurm.cluster import ClusterError
 
 SETTLE_S = 90.0
 QUIET_S = 12.0

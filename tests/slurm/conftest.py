@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 
 
 @pytest.fixture(scope="session")

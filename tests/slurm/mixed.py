@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 
 PERUN = f"{site.PREFIX}/bin/perun"
 FIELDS = "JobIDRaw,JobID,State,Start,NodeList"

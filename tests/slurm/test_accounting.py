@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster
 from tests.slurm.mixed import (
     PERUN,
     audit_of,

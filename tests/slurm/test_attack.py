@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from devcluster import Cluster
 from tests.attack import cases, first_comer, service
-from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 

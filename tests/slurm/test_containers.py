@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster
-from tests.slurm.site import CHECKOUT, PLUGSTACK
+from devcluster import Cluster
+from devcluster.site import CHECKOUT, PLUGSTACK
 
 pytestmark = pytest.mark.cluster
 

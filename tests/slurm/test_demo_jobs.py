@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 from tests.slurm.test_line import assert_exact, boundary, energy_record, submit
 
 pytestmark = pytest.mark.cluster

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import pytest
 
+from devcluster import Cluster
 from tests.faults.__main__ import harm
 from tests.faults.catalogue import FAULTS
 from tests.faults.ground import Ground
 from tests.faults.measure import measure
-from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 
 pytestmark = pytest.mark.cluster
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from devcluster import Cluster
 from tests.faults import matrix
 from tests.faults.ground import Ground
-from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 
 pytestmark = pytest.mark.cluster
 

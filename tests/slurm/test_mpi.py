@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from devcluster import Cluster, site
 from tests.mpi_programs import ALLREDUCE_PY
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 

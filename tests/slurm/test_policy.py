@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster
 
 pytestmark = pytest.mark.cluster
 

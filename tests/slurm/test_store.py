@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from devcluster import Cluster, site
 from perun_hpc.store import job_store
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
-from tests.slurm import site
-from tests.slurm.cluster import Cluster
+from devcluster import Cluster, site
 from tests.slurm.mixed import audit_of, records, reported, settle, submit_mixed, without_line, wrong_counts
 
 ROUNDS = 20

@@ -203,7 +203,7 @@ def test_the_collectors_unit_leaves_the_hooks_directory_to_root():
 
 
 def test_the_administrators_lines_are_those_that_the_cluster_is_tested_with():
-    from tests.slurm import site
+    from devcluster import site
 
     slurm_conf = (ROOT / "slurm/conf/slurm.conf.perun").read_text().splitlines()
     plugstack = (ROOT / "slurm/conf/plugstack.conf.perun").read_text().splitlines()

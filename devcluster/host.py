@@ -1,6 +1,6 @@
 """Start one simulated host: a set of Linux namespaces with a root file system of its own.
 
-A program, run as ``python3 -I -S host.py SPEC.json`` by :mod:`tests.slurm.cluster.cluster`; standard library only and
+A program, run as ``python3 -I -S host.py SPEC.json`` by :mod:`devcluster.cluster`; standard library only and
 self-contained. It joins the host's cgroups, unshares mount, uts, ipc, net, pid and cgroup namespaces, forks the
 namespaces' first process and prints that one's pid (as the outer namespace sees it) once its file systems stand.
 

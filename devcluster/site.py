@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .cluster import Cluster
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[1]
 BUILD = CHECKOUT / "build"
 PREFIX = "/opt/perun-hpc"
 SCIENCE = "/shared/science"

@@ -1,4 +1,4 @@
-"""Command line of the test cluster: ``python3 -m tests.slurm.cluster --name NAME up|down|status|shell|exec|...``."""
+"""Command line of the test cluster: ``python3 -m devcluster --name NAME up|down|status|shell|exec|...``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .cluster import Cluster, ClusterError
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser."""
-    top = argparse.ArgumentParser(prog="python3 -m tests.slurm.cluster", description=__doc__)
+    top = argparse.ArgumentParser(prog="python3 -m devcluster", description=__doc__)
     top.add_argument("--name", default="demo", help="the cluster's name on this machine (default: demo)")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start it; does nothing if it is up")

@@ -1,6 +1,6 @@
 """A real four-node Slurm cluster on one machine, for the demo and the tests.
 
-    python3 -m tests.slurm.cluster --name NAME up | down | status | shell | exec [--user U] [--node N] -- CMD
+    python3 -m devcluster --name NAME up | down | status | shell | exec [--user U] [--node N] -- CMD
 
 Every host (the controller ``ctl``, which is the login node too, and ``n1`` to ``n4``) lives in mount, uts, ipc, net,
 pid and cgroup namespaces of its own: own host name, address, process ids, /dev/shm, /run, /tmp, /sys, boot id, machine
