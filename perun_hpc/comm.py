@@ -292,6 +292,15 @@ class Comm:
         """MPI if the application has it running or its launcher set it up, else the environment's place.
 
         `why` says what is wrong if a launcher started several ranks and they cannot talk over MPI.
+
+        Parameters
+        ----------
+        environ : where the launcher's variables are looked for.
+        shared : a directory that all hosts share, where ranks on several hosts meet.
+
+        Returns
+        -------
+        The communicator; collective where MPI runs, or where a launcher of MPI started this process.
         """
         module = sys.modules.get("mpi4py.MPI")
         if module is not None and module.Is_initialized():
@@ -346,6 +355,15 @@ class Comm:
 
         Point to point and with a time limit at each stage, so that a rank that never comes costs the time and its own
         place in the list (None), not a hang.
+
+        Parameters
+        ----------
+        data : what this rank sends.
+        timeout_s : of the first stage, in seconds; the second one may take twice as long.
+
+        Returns
+        -------
+        The bytes by rank, None for who sent nothing in time; None at all ranks but 0. Without MPI this rank's alone.
         """
         if not self.talks:
             return [data] if self.place.rank == 0 else None
@@ -364,11 +382,31 @@ class Comm:
         return result
 
     def gather_host(self, data: bytes, timeout_s: float = 10.0) -> list[bytes | None] | None:
-        """The first stage: the bytes of this host's ranks at its leader, None at the others."""
+        """The first stage: the bytes of this host's ranks at its leader, None at the others.
+
+        Parameters
+        ----------
+        data : what this rank sends.
+        timeout_s : how long it waits, in seconds.
+
+        Returns
+        -------
+        The bytes in the order of the host's ranks, None for who sent nothing in time; None at all but the leader.
+        """
         return self._collect(self._host, data, timeout_s) if self.talks else [data]
 
     def gather_leaders(self, data: bytes, timeout_s: float = 10.0) -> list[bytes | None] | None:
-        """The second stage, called by leaders: their bytes at rank 0, None at the others."""
+        """The second stage, called by leaders: their bytes at rank 0, None at the others.
+
+        Parameters
+        ----------
+        data : what this rank sends.
+        timeout_s : how long it waits, in seconds.
+
+        Returns
+        -------
+        The bytes in the order of the leaders, None for who sent nothing in time; None at all ranks but 0.
+        """
         return self._collect(self._leaders, data, timeout_s) if self.talks else [data]
 
     def _collect(self, comm: Any, data: bytes, timeout_s: float) -> list[bytes | None] | None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from perun_hpc.inject import closed
 
@@ -24,19 +24,28 @@ _NEEDED = (
 def perun(configuration_file: F) -> F: ...
 @overload
 def perun(configuration_file: str | os.PathLike[str] = "./.perun.ini", **config: object) -> Callable[[F], F]: ...
-def perun(configuration_file: Any = "./.perun.ini", **config: object) -> Any:
+def perun(configuration_file: F | str | os.PathLike[str] = "./.perun.ini", **config: object) -> F | Callable[[F], F]:
     """Decorate a function: ``@perun``, ``@perun()`` or ``@perun("my.ini", app_name="mine", sampling_period=0.1)``.
 
-    The keywords are the options of the configuration. The function's result and its exceptions pass through. Called
-    inside
-    `perun monitor` the function just runs: the program is measured already.
+    The function's result and its exceptions pass through. Called inside `perun monitor` the function just runs: the
+    program is measured already.
+
+    Parameters
+    ----------
+    configuration_file : read besides those that are read anyway; or, with a bare ``@perun``, the function itself.
+    config : options of the configuration by name; they come before all files.
+
+    Returns
+    -------
+    The function that measures its calls, or, for a file or keywords, what makes it of a function. A file or an option
+    that cannot be is a `ConfigError` of the first call.
     """
     if callable(configuration_file):
-        return _decorate(configuration_file, None, {})
+        return cast("F", _decorate(configuration_file, None, {}))
     file = Path(configuration_file)
     # The default file is one that load() looks for anyway, and it need not exist.
     named = None if configuration_file == "./.perun.ini" else file
-    return lambda function: _decorate(function, named, config)
+    return lambda function: cast("F", _decorate(function, named, config))
 
 
 def _decorate(function: Callable[..., Any], file: Path | None, config: dict[str, object]) -> Callable[..., Any]:

@@ -102,7 +102,22 @@ def in_force(environ: Mapping[str, str] = os.environ) -> Policy:
 
 
 def parse(data: bytes, source: str) -> Policy:
-    """Check the text of a policy; `source` names it in messages and origins."""
+    """Check the text of a policy.
+
+    Parameters
+    ----------
+    data : the file's bytes, UTF-8.
+    source : what messages and origins call it.
+
+    Returns
+    -------
+    What the file sets, without defaults.
+
+    Raises
+    ------
+    PolicyError
+        with every mistake of the text.
+    """
     if len(data) > MAX_BYTES:
         raise PolicyError([Mistake(source, 1, 1, "", f"larger than {MAX_BYTES} bytes: not a policy")])
     try:

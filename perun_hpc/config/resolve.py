@@ -89,7 +89,17 @@ class JobSettings:
 
 
 def resolve(policy: Mapping[str, Any], job: JobFacts) -> JobSettings:
-    """The settings of `job` under the compiled `policy` (see `compile.py`); never fails on what a user wrote."""
+    """The settings of a job under a policy; never fails on what a user wrote.
+
+    Parameters
+    ----------
+    policy : as `python -m perun_hpc.config.compile` writes it.
+    job : what is known of the job: partition, node, user, account, options.
+
+    Returns
+    -------
+    The settings, with the origin of each and notes on options that do not count.
+    """
     values: dict[str, dict[str, Any]] = {
         section: {item.name: item.default for item in dataclasses.fields(cls)} for section, cls in SECTIONS.items()
     }

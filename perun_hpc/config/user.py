@@ -205,10 +205,16 @@ def load(
     overrides : command line or decorator keywords by option name; None values do not count, zeros do.
     environ, home, directory : where `PERUN_<OPTION>`, `.config/perun.ini` and `.perun.ini` are looked for.
 
+    Returns
+    -------
+    A parser that has every option.
+
     Raises
     ------
     ConfigError
         In one line, for an unknown section or option or a value that cannot be.
+
+
     """
     parser = defaults()
     home_file = (Path(environ.get("HOME", "/")) if home is None else home) / ".config" / "perun.ini"

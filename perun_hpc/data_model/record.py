@@ -262,7 +262,18 @@ def to_dict(value: Any) -> Any:
 
 
 def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True) -> str:
-    """Return the record as one JSON object, with an empty list of shares unless `shares`."""
+    """The record as one JSON object.
+
+    Parameters
+    ----------
+    record : what is written.
+    indent : of the text; None: on one line.
+    shares : False leaves the list of shares empty.
+
+    Returns
+    -------
+    The text; `from_json` reads it.
+    """
     separators = (",", ":") if indent is None else None
     # The parts are dataclasses without slots: their `vars` are their fields, in order.
     value = record if shares else {**vars(record), "shares": ()}
@@ -272,10 +283,21 @@ def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True
 def from_dict(data: object, source: str = "record") -> EnergyRecord:
     """Build a record from plain JSON types.
 
+    Parameters
+    ----------
+    data : what a JSON parser gave.
+    source : what messages call it.
+
+    Returns
+    -------
+    The record.
+
     Raises
     ------
     DataError
         When it is no energy record, of another major version, or a field has the wrong type; names `source`.
+
+
     """
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
@@ -290,7 +312,22 @@ def from_dict(data: object, source: str = "record") -> EnergyRecord:
 
 
 def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:
-    """Parse a record; `DataError` as in `from_dict`, and for a number that no ledger ever held."""
+    """Parse a record.
+
+    Parameters
+    ----------
+    text : one JSON object.
+    source : what messages call it.
+
+    Returns
+    -------
+    The record.
+
+    Raises
+    ------
+    DataError
+        As `from_dict`, and for a number that no ledger ever held.
+    """
     try:
         data = json.loads(text, parse_int=_number)
     except (ValueError, RecursionError) as error:

@@ -196,6 +196,20 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
     """Split an integer by integer weights so that the parts sum to it exactly (largest remainders).
 
     Ties go to the smaller key. With no weight at all everything is `idle`'s. A negative total is split by its amount.
+
+    Parameters
+    ----------
+    total_uj : what is split.
+    weights : party -> weight, none negative.
+
+    Returns
+    -------
+    Party -> part.
+
+    Raises
+    ------
+    ValueError
+        for a negative weight.
     """
     if any(weight < 0 for weight in weights.values()):
         raise ValueError("weights must not be negative")

@@ -44,6 +44,16 @@ def difference(sensor: Sensor, before: Reading, after: Reading, *, same_boot: bo
 
     A counter that went backwards has wrapped when the distance through its range is plausible, else it was reset.
     With enough time for one more turn below the plausibility ceiling `max_uw` the result is ambiguous: no number.
+
+    Parameters
+    ----------
+    sensor : the counter: its range, resolution and ceiling.
+    before, after : two readings of it, the earlier one first.
+    same_boot : False where the node was booted in between.
+
+    Returns
+    -------
+    Ticks, or why there are none, with a lower bound.
     """
     elapsed_ns = after.mono_ns - before.mono_ns
     if before.ticks is None or after.ticks is None:
@@ -73,7 +83,17 @@ def difference(sensor: Sensor, before: Reading, after: Reading, *, same_boot: bo
 
 
 def ceiling_ticks(sensor: Sensor, elapsed_ns: int) -> int | None:
-    """Most ticks that `max_uw` allows in the time plus an update interval at each edge; None without a ceiling."""
+    """Most ticks that `max_uw` allows in the time plus an update interval at each edge.
+
+    Parameters
+    ----------
+    sensor : whose `max_uw`, scale, resolution and update interval count.
+    elapsed_ns : time between the readings.
+
+    Returns
+    -------
+    Ticks, the sensor's resolution added; None without a ceiling.
+    """
     if sensor.max_uw is None:
         return None
     seconds_ns = elapsed_ns + 2 * sensor.update_ns
@@ -97,7 +117,16 @@ class Span:
 
 
 def span(before_ns: int | None, after_ns: int | None) -> Span:
-    """Time that one of the kernel's clocks counted between two looks (None: it could not be read)."""
+    """Time that one of the kernel's clocks counted between two looks.
+
+    Parameters
+    ----------
+    before_ns, after_ns : what it showed at the two looks; None: it could not be read.
+
+    Returns
+    -------
+    The time, or why it is not known.
+    """
     if after_ns is None:
         return Span(None, "was not read")
     if before_ns is None:
@@ -112,8 +141,16 @@ def busy_between(
 ) -> tuple[dict[int, int], dict[int, str]]:
     """Busy time of each CPU between two looks at all of them, and of those of which it is not known why it is not.
 
-    A CPU that was not there before came online: what it shows was counted since boot. `cpus` are those of which
-    something is to be said when neither look told of any.
+    A CPU that was not there before came online: what it shows was counted since boot.
+
+    Parameters
+    ----------
+    before_ns, after_ns : CPU -> busy time that each look told.
+    cpus : of which something is to be said when neither look told of any.
+
+    Returns
+    -------
+    CPU -> busy time in ns, and CPU -> why it is not known; no CPU is in both.
     """
     busy: dict[int, int] = {}
     unread: dict[int, str] = {}

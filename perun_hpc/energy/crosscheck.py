@@ -23,6 +23,16 @@ def compare(counter_uj: int | None, integral: Integral, tolerance: float = TOLER
 
     The counter passes when it lies within the tolerance of the range that the power readings allow. NVIDIA's fields 83
     and 186 rest on the same sensor, so agreement there is no independent proof.
+
+    Parameters
+    ----------
+    counter_uj : the counter's difference in uJ; None when it is not known.
+    integral : of the power readings.
+    tolerance : relative; how far outside the range of the power readings a counter may lie.
+
+    Returns
+    -------
+    The ratio of the two, None when there is nothing to say, and what is wrong.
     """
     whole_ns = integral.covered_ns + integral.gap_ns
     if counter_uj is None or not integral.energy_uj or integral.covered_ns < LEAST_COVERAGE * whole_ns:

@@ -54,7 +54,18 @@ class Factor:
 
 
 def constant(value: float, source: str, date: str, note: str = "") -> Factor:
-    """A factor that does not change."""
+    """A factor that does not change.
+
+    Parameters
+    ----------
+    value : of the factor, at all times.
+    source, date : who published it, and when.
+    note : the stage (operational, life-cycle) or the currency.
+
+    Returns
+    -------
+    The factor; `ConfigError` without a source or a date.
+    """
     return Factor((value,), (0,), source, date, note)
 
 
@@ -71,6 +82,8 @@ def series(
 
     Parameters
     ----------
+    text : the CSV.
+    source, date, note : as of `constant`.
     where : the file, for messages.
     low, high : what a value may be.
 
@@ -78,6 +91,10 @@ def series(
     ------
     ConfigError
         Naming the line that is wrong, and what would be right.
+
+    Returns
+    -------
+    The factor, in the order of its times.
     """
     where = where or f"the series of {source!r}"
     seen: dict[int, tuple[float, int]] = {}
@@ -143,9 +160,22 @@ def from_policy(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Factor | None:
-    """A factor as the policy's `footprint` section holds it; None for an empty table.
+    """A factor as the policy's `footprint` section holds it.
 
-    `low` and `high` bound what a series may hold. `ConfigError` for one that cannot be: says file, line and remedy.
+    Parameters
+    ----------
+    table : of the section; None or empty: the site states no such factor.
+    read : gives the text of a series' file.
+    low, high : what a value of a series may be.
+
+    Returns
+    -------
+    The factor; None for an empty table.
+
+    Raises
+    ------
+    ConfigError
+        for one that cannot be: says file, line and remedy.
     """
     if not table:
         return None
@@ -209,7 +239,18 @@ class Footprint:
 
 
 def footprint(pieces: Iterable[Piece], factors: Factors, at_wall: bool) -> Footprint:
-    """Apply a site's factors to energies, each product taken over time before it is summed."""
+    """Apply a site's factors to energies, each product taken over time before it is summed.
+
+    Parameters
+    ----------
+    pieces : energies with the times in which they were used.
+    factors : the site's.
+    at_wall : whether the energies were measured at the wall; otherwise the result is a lower bound.
+
+    Returns
+    -------
+    What the sum of the pieces means; None where the site states no factor.
+    """
     everything = list(pieces)
     unit = constant(1.0, "no PUE stated", "-")
     pue = factors.pue or unit

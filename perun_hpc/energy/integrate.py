@@ -47,8 +47,19 @@ def integrate(
 ) -> Integral:
     """Integrate a power gauge over [t0_ns, t1_ns).
 
-    `readings` are in time order; failed ones and distances over `max_gap_ns` are gaps, as is what lies before the first
-    and after the last reading.
+    Failed readings are gaps, as is what lies before the first and after the last reading.
+
+    Parameters
+    ----------
+    sensor : the gauge; `max_uw` bounds the power in gaps.
+    readings : in time order; those beyond the window's edges count for the pieces that reach into it.
+    t0_ns, t1_ns : the window.
+    max_gap_ns : two readings farther apart have a gap between them.
+    rule : what a reading says about the time around it.
+
+    Returns
+    -------
+    The energy, its bounds, and how much of the window readings cover.
     """
     twice = low = high = covered_ns = 0
     before: Reading | None = None

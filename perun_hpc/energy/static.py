@@ -27,7 +27,19 @@ class StaticPower:
     bins: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def observe(self, real_ns: int, duration_ns: int, energy_uj: int, busy_ns: int, cpus: int) -> StaticPower:
-        """Take a closed interval into account if it is long and idle enough, else return the same value."""
+        """Take a closed interval into account if it is long and idle enough, else return the same value.
+
+        Parameters
+        ----------
+        real_ns : the interval's time, CLOCK_REALTIME; tells its day.
+        duration_ns, energy_uj : its length and what the domain used in it.
+        busy_ns : the CPUs' busy time in it, summed.
+        cpus : how many CPUs the domain has.
+
+        Returns
+        -------
+        The value with the interval in it, without days that are older than 30; the same object where it does not count.
+        """
         if duration_ns < SHORTEST_WINDOW_NS or energy_uj < 0 or cpus < 1:
             return self
         if busy_ns >= MOST_BUSY * duration_ns * cpus:

@@ -64,7 +64,18 @@ def standard_uj(
     """Standard uncertainty (k=1) in uJ, rounded up.
 
     Gain errors within one model add linearly, never by the root of N: the same shunt design errs the same way. An edge
-    and a gap are rectangular distributions; `attribution_uj` are the standard uncertainties of modelled shares.
+    and a gap are rectangular distributions.
+
+    Parameters
+    ----------
+    gains : energies with the gain errors of their devices.
+    edges : readings at the interval's edges that may be old.
+    gaps : times without readings.
+    attribution_uj : standard uncertainties of modelled shares, in uJ.
+
+    Returns
+    -------
+    The root of the sum of their squares, in uJ.
     """
     by_model: dict[str, float] = defaultdict(float)
     for gain in gains:
@@ -77,5 +88,15 @@ def standard_uj(
 
 
 def attribution_uj(dynamic_uj: int, method: str) -> float:
-    """Standard uncertainty of a share's dynamic part under an attribution method."""
+    """Standard uncertainty of a share's dynamic part under an attribution method.
+
+    Parameters
+    ----------
+    dynamic_uj : the share's dynamic part, in uJ.
+    method : a key of `ATTRIBUTION_ERROR`; another one is a KeyError.
+
+    Returns
+    -------
+    The uncertainty (k=1) in uJ.
+    """
     return abs(dynamic_uj) * ATTRIBUTION_ERROR[method]

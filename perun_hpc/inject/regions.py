@@ -192,7 +192,7 @@ class Region:
 def monitor(region_name: F) -> F: ...
 @overload
 def monitor(region_name: str | None = None) -> Region: ...
-def monitor(region_name: str | Callable[..., Any] | None = None) -> Any:
+def monitor(region_name: str | Callable[..., Any] | None = None) -> Region | Callable[..., Any]:
     """Mark a region: ``@monitor``, ``@monitor()``, ``@monitor("name")`` or ``with monitor("name"):``.
 
     A function's region is called after its module and qualified name unless a name is given.

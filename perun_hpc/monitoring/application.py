@@ -103,7 +103,18 @@ class Application:
         return [app, *self.args]
 
     def environ(self, base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:
-        """The environment of the command: `base`, and unless it is run as a binary the launcher's variables."""
+        """The environment of the command: `base`, and unless it is run as a binary the launcher's variables.
+
+        Parameters
+        ----------
+        base : the environment to begin with.
+        rank : the launcher's variables that name the rank.
+        pid : the process that is to be the rank.
+
+        Returns
+        -------
+        A new mapping; `base` as it is for a binary.
+        """
         return dict(base) if self.is_binary else injected(base, rank, pid)
 
 

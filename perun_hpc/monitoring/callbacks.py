@@ -70,8 +70,13 @@ def _call_in_rank() -> None:
 
 
 def register_live_callback(factory: Callable[[], Live], id: str) -> None:
-    """Have `factory()` called once in the sampling process and what it returns with every reading; `id` names it in
-    warnings."""
+    """Have `factory()` called once in the sampling process, and what it returns with every reading.
+
+    Parameters
+    ----------
+    factory : makes the callback. It gets a dict: `mono_ns`, and by sensor id the value in base units, None for a gap.
+    id : its name in warnings; a second factory of the same name takes the first one's place.
+    """
     live_factories[id] = factory
 
 

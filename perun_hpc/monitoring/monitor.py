@@ -138,11 +138,18 @@ class PerunMonitor:
     def run_application(self, run_id: str, record: bool = True) -> tuple[MonitorStatus, DataNode | None, Any]:
         """Run the application once.
 
-        Returns the status, the run's tree (None if nothing was recorded by this rank) and the application's result:
-        what the
-        callable returned, or the exit code of a command (128 + N for signal N). A SystemExit or an exception of a
-        callable
-        reaches the caller after its data was saved; the tree is then in `data`.
+        A SystemExit or an exception of a callable reaches the caller after its data was saved; the tree is then in
+        `data`.
+
+        Parameters
+        ----------
+        run_id : of the run's directory; empty: its start time, `SLURM`: the job's id. The first round's counts.
+        record : False runs it without measuring, as warm-up rounds are.
+
+        Returns
+        -------
+        The status; the run's tree, None if nothing was recorded by this rank; the application's result: what the
+        callable returned, or the exit code of a command (128 + N for signal N).
         """
         self.data = None
         if not record:

@@ -37,6 +37,17 @@ def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
     ----------
     path : the job's directory or its `job.zarr`.
     group : path of the track in the store, "" for the job's main one; `open_group(path).groups()` lists others.
+
+    Returns
+    -------
+    A Dataset with the dimensions node and time besides those of its channels.
+
+    Raises
+    ------
+    NotFoundError
+        where no trace is stored there.
+    DataError
+        where what is there cannot be opened.
     """
     import xarray
 
@@ -54,10 +65,22 @@ def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
 def recode(job_dir: Path, now_ns: int, reasons: Mapping[str, str] | None = None) -> Merged:
     """Put the shards of a finished job into blocks of nodes, compared bit by bit before readers see them.
 
+    Parameters
+    ----------
+    job_dir : the job's directory.
+    now_ns : wall clock.
+    reasons : why a node is missing or partial, where the caller knows better, by node.
+
+    Returns
+    -------
+    What the store holds now.
+
     Raises
     ------
     DataError
         where a source is damaged or the result does not read back equal; nothing has changed then.
+
+
     """
     return _recode.recode(job_dir, now_ns, _equal, reasons)
 

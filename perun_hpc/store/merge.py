@@ -55,6 +55,7 @@ def finalise(
 
     Parameters
     ----------
+    job_dir : the job's directory.
     expected_nodes : the nodes of the job; the plan's where empty.
     now_ns, deadline_ns : wall clock; after the deadline the store is closed without the nodes that are missing, which
         are taken in when they come.
@@ -65,6 +66,10 @@ def finalise(
     ------
     DataError
         where the plan or a group's description is damaged; `repair` names it.
+
+    Returns
+    -------
+    What the store holds now, and whether it is closed.
     """
     if not (job_dir / layout.PLAN).exists():
         return Merged("empty", {}, tuple(expected_nodes))

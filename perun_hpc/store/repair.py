@@ -46,10 +46,21 @@ class Repaired:
 def repair(job_dir: Path, now_ns: int) -> Repaired:
     """Check every file of a job's store, set damaged parts aside, and merge again.
 
+    Parameters
+    ----------
+    job_dir : the job's directory.
+    now_ns : wall clock.
+
+    Returns
+    -------
+    What was lost, and what the store holds now.
+
     Raises
     ------
     DataError
         where plan or track description and their copies are all damaged: then nothing says what the bytes mean.
+
+
     """
     losses = list(_repair_plan(job_dir))
     plan = create.read_plan(job_dir)

@@ -21,12 +21,19 @@ def connect(path: str = AGENT_SOCKET, timeout_s: float = 1.0, owner: int | None 
     Parameters
     ----------
     path : of its socket; ``@NAME`` for an abstract one.
+    timeout_s : how long the listener's queue may stay full, in seconds.
     owner : the user who must listen there; None for whoever does.
+
+    Returns
+    -------
+    The socket, connected.
 
     Raises
     ------
     UnavailableError
         If nobody (or somebody else) listens there, or the listener's queue stays full for ``timeout_s``.
+
+
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -64,7 +71,18 @@ def request(
     path: str = AGENT_SOCKET,
     owner: int | None = None,
 ) -> Message:
-    """Send one message to the agent and return its reply (verb ``ok`` or ``error``) within ``timeout_s`` in all.
+    """Send one message to the agent and wait for its reply.
+
+    Parameters
+    ----------
+    verb, fields : the message.
+    fds : descriptors that travel with it.
+    timeout_s : for everything together, in seconds.
+    path, owner : as of `connect`.
+
+    Returns
+    -------
+    The reply, of verb ``ok`` or ``error``.
 
     Raises
     ------
@@ -72,6 +90,8 @@ def request(
         If there is no agent or it does not answer in time.
     DataError
         If the request does not fit into a packet or the reply is malformed.
+
+
     """
     packet = encode(verb, fields)
     deadline_s = time.monotonic() + timeout_s

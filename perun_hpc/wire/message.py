@@ -27,17 +27,38 @@ class Message:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, key: str, default: str | None = None) -> str | None:
-        """The value of a key, or the default."""
+        """The value of a key, or the default.
+
+        Parameters
+        ----------
+        key : of the field.
+        default : what is returned where there is no such field.
+
+        Returns
+        -------
+        The value.
+        """
         return self.fields.get(key, default)
 
 
 def encode(verb: str, fields: Mapping[str, str]) -> bytes:
     """Build the packet of a message.
 
+    Parameters
+    ----------
+    verb : what is asked or answered.
+    fields : keys and values, in the order in which they are to stand.
+
+    Returns
+    -------
+    The packet.
+
     Raises
     ------
     DataError
         If the verb or a key has a forbidden shape, a value holds a NUL, or the packet exceeds ``MAX_BYTES``.
+
+
     """
     strings = [VERSION, verb]
     if not _VERB.fullmatch(verb):
