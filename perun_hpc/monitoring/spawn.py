@@ -22,7 +22,7 @@ SHIELDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal
 _HERE = perun_hpc.__path__[0].rpartition("/")[0]
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[7:]; "
-    "from perun_hpc.monitoring.orders import main; main(*map(int, sys.argv[1:7]))"
+    "from perun_hpc.monitoring.sampling_entry import main; main(*map(int, sys.argv[1:7]))"
 )
 
 
