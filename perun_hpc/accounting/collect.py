@@ -616,8 +616,8 @@ class Collector:
         lacking = [j for j in _without_record(ended, stored, ROUNDED_S) if self._expects(j)]
         doubtful = {j.job_id for j in lacking} - waiting
         every = self.tools.slurm.jobs(sorted(doubtful)) if doubtful else []
-        answered = {j.job_id for j in every}
-        every += [j for j in ended if j.job_id in doubtful - answered]
+        unanswered = doubtful - {j.job_id for j in every}
+        every += [j for j in ended if j.job_id in unanswered]
         absent = [
             j for j in _without_record(every, stored, CLOCK_S) if _ran(j) and since_s <= (j.end_s or 0) <= until_s
         ]
