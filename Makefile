@@ -38,8 +38,10 @@ demo: build ## a four-node Slurm cluster, three jobs, their energy
 demo-down: ## take the demo's cluster down; nothing stays behind
 	@$(PYTHON) -m devcluster --name demo down
 
-test: build ## all tests, on a real cluster that is brought up once
-	@$(BIN)/python -m pytest $(PYTEST)
+# Most tests wait rather than compute: more processes than cores, three of them with a cluster each (tests/conftest.py).
+PROCESSES ?= 6
+test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
+	@$(BIN)/python -m pytest $(or $(PYTEST),-n $(PROCESSES))
 
 check: build ## linters, types, import contracts
 	$(BIN)/ruff check .

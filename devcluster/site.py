@@ -6,13 +6,14 @@ and installed from a directory. Environments are kept under build/ and copied: a
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .cluster import Cluster
@@ -71,15 +72,23 @@ def start_collector(cluster: Cluster) -> None:
         subprocess.run(cluster.command(detached, user="perun", foreground=False), check=True)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """What installations that run at once do one after the other."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / ".building").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@_alone()
 def _own_wheel() -> Path:
-    """Build perun-hpc's wheel from the checkout; several installations may do so at once."""
+    """Build perun-hpc's wheel from the checkout."""
     into = BUILD / "own" / str(os.getpid())
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
-    with (BUILD / ".building").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(BUILD / "lib", ignore_errors=True)
-        _host_pip(["wheel", "--no-deps", "--no-build-isolation", "-w", str(into), str(CHECKOUT)])
+    shutil.rmtree(BUILD / "lib", ignore_errors=True)
+    _host_pip(["wheel", "--no-deps", "--no-build-isolation", "-w", str(into), str(CHECKOUT)])
     return next(into.glob("perun_hpc-*.whl"))
 
 
@@ -93,6 +102,7 @@ def _requirements(wheel: Path) -> list[str]:
     return [line.strip() for line in lines.splitlines() if line.strip()]
 
 
+@_alone()
 def _environment(cluster: Cluster, prefix: str, path: Path, requirements: Sequence[str]) -> None:
     """Make a virtual environment at `prefix` (`path` as the machine sees it), from the kept copy if there is one."""
     if (path / "bin" / "python").is_symlink():

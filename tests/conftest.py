@@ -1,12 +1,30 @@
-"""The zone in which a test lives, where local days or times are what it is about."""
+"""What all tests have: a zone of their own where they need one, and processes beside each other under `pytest -n N`."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How `pytest -n N` shares the tests out."""
+    from tests.beside import Beside
+
+    config.option.loadscopereorder = False  # they come in our order
+    return Beside(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files for processes beside each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from tests.beside import in_order
+
+        in_order(items)
 
 
 @pytest.fixture

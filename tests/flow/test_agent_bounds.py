@@ -218,6 +218,8 @@ def test_where_the_memory_cap_is_near_what_a_job_says_of_its_ranks_goes_and_the_
     assert node.agent is not None
     bobs = Bobs(node, "steps", 4200, 1, COMMAND_B)
     assert bobs.said["ok"] > 64
+    journal = node.spool / "sessions/1.0/steps.jsonl"
+    until(lambda: len(journal.read_text().splitlines()) < bobs.said["ok"], "the agent lets go of ranks")
     node.serve(5_000_000)
     bobs.kill()
     node.begin(2, user="alice")

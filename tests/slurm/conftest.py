@@ -1,4 +1,4 @@
-"""The shared four-node cluster: brought up once per run, perun-hpc installed on it, taken down at the end.
+"""The shared four-node cluster: brought up once per process of a run, perun-hpc installed on it, taken down at the end.
 
 `PERUN_TEST_CLUSTER=NAME` uses a cluster of that name and leaves it up, for quick turns while developing.
 """
@@ -19,7 +19,8 @@ def cluster() -> Iterator[Cluster]:
     if os.geteuid() != 0:
         pytest.skip("the cluster needs root: it makes namespaces and cgroups")
     kept = os.environ.get("PERUN_TEST_CLUSTER")
-    cluster = Cluster(kept or "test")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    cluster = Cluster("-".join(filter(None, (kept or "test", worker))))
     cluster.up()
     site.install(cluster)
     yield cluster

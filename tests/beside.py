@@ -1,0 +1,29 @@
+"""How `pytest -n N` shares the tests out among its processes."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+FOLDERS = ("slurm", "mpi", "flow", "contract", "wire", "unit")
+"""In the order in which they begin: what takes longest first."""
+CLUSTERS = (("test_attack", "test_line"), ("test_accounting", "test_store"))
+"""Files of `slurm` with a cluster of their own, beside the one of all others: each about a third of the time."""
+
+
+class Beside(LoadFileScheduling):
+    """The tests of a file stay together, since they share fixtures; so do those of a cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = PurePath(nodeid.partition("::")[0])
+        if file.parent.name != "slurm":
+            return str(file)
+        return next((" ".join(files) for files in CLUSTERS if file.stem in files), "slurm")
+
+
+def in_order(items: list[pytest.Item]) -> None:
+    """Sort the tests by the folders' order; the scheduler begins with the first."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(here).parts[0]))
