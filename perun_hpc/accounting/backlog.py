@@ -14,7 +14,6 @@ from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, Archive
 from perun_hpc.store.files import write_new
 
 SCHEMA = "perun.sweep/1"
-SWEEP = "sweep.json"
 """Beside a cluster's directories: for the service user's group, not for users."""
 
 
@@ -70,13 +69,13 @@ def note_sweep(
         failing_s = known.failing_s if known.failing_s is not None else ended_s
         sweep = replace(known, began_s=began_s, ended_s=ended_s, outcome=outcome, failing_s=failing_s)
     with contextlib.suppress(OSError):
-        write_new(archive.base / SWEEP, json.dumps({"schema": SCHEMA, **asdict(sweep)}).encode(), durable=False)
+        write_new(archive.sweep, json.dumps({"schema": SCHEMA, **asdict(sweep)}).encode(), durable=False)
 
 
 def last_sweep(archive: Archive) -> Sweep | None:
     """What is known of the last sweep; None where nothing is, or it cannot be read."""
     try:
-        value = json.loads((archive.base / SWEEP).read_bytes())
+        value = json.loads((archive.sweep).read_bytes())
         if value.pop("schema") != SCHEMA:
             return None
         sweep = Sweep(**value)

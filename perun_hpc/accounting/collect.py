@@ -234,7 +234,7 @@ class Collector:
 
     def _open_the_way(self) -> None:
         """Let users pass, not list, the directories above their jobs' own."""
-        for path in (self.archive.base, self.archive.base / "jobs"):
+        for path in (self.archive.base, self.archive.jobs):
             make_directory(path, 0o711)
             with contextlib.suppress(PermissionError):
                 path.chmod(0o711)
@@ -327,7 +327,7 @@ class Collector:
         if not complete and not homes and self.tools.clock() < who.end_ns / 1e9 + self.deadline_s:
             self._until_s = min(self._until_s, who.end_ns / 1e9 + self.deadline_s)
             return None
-        places = [self.archive.base / "incoming" / name.name, *(self.archive.boundaries(run) for run in homes)]
+        places = [self.archive.arrived(name), *(self.archive.boundaries(run) for run in homes)]
         unreadable = problems(places, boundaries)
         record = sum_boundaries(boundaries, [f"{node}: {UNREADABLE}" for node in unreadable])
         if base is not None:
@@ -378,7 +378,7 @@ class Collector:
             except OSError as error:
                 summary = _failed(summary, ready, error)
         if taken:
-            sync_directory(self.archive.base / "jobs")  # once for all new directories
+            sync_directory(self.archive.jobs)  # once for all new directories
         for ready, home, put in taken:
             try:
                 self._keep(ready, home, None if put.deleted else put.record)
@@ -394,7 +394,7 @@ class Collector:
 
     def _refuse(self, ready: _Ready, answer: Refused, summary: Summary) -> Summary:
         """Leave a note beside evidence whose sum the ledger does not take."""
-        mark = self.archive.base / "incoming" / ready.run.name / REFUSED
+        mark = self.archive.arrived(ready.run) / REFUSED
         write_new(mark, (answer.why + "\n").encode(errors="replace"))
         now_s = self.tools.clock()
         os.utime(mark, (now_s, now_s))
@@ -444,7 +444,7 @@ class Collector:
             given = _nodes_by_slurm(record.start_ns, record.end_ns, known.get(record.job_id, []))
             if one.allowed or (given is not None and is_one_of(record.node, given)):
                 with contextlib.suppress(OSError):
-                    home = self.archive.base / "incoming" / Run(record.job_id, record.restart_count).name
+                    home = self.archive.arrived(Run(record.job_id, record.restart_count))
                     make_directory(home)
                     put_back(path, home)
 
@@ -638,7 +638,7 @@ class Collector:
                 name = Run(put.record.job_id, put.record.restart_count).name
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{name}: {error}"))
         if puts:
-            sync_directory(self.archive.base / "jobs")
+            sync_directory(self.archive.jobs)
         return puts, replace(summary, notes=(*summary.notes, *notes))
 
     def _complete(self, summary: Summary) -> Summary:

@@ -16,7 +16,6 @@ from perun_hpc.archive.places import Archive
 from perun_hpc.backend.file import FACILITY, Declaration, DeclaredFile
 from perun_hpc.errors import DataError, PerunError
 
-DIRECTORY = "facility"
 HEAD = "time,kwh\n"
 PERIOD_S = 300
 UJ_PER_KWH = 3.6e12
@@ -31,7 +30,7 @@ def note_readings(archive: Archive, meters: Iterable[Declaration], now_s: float,
     """Append what each meter shows now, at most every `PERIOD_S`; returns a sentence for each that shows nothing."""
     problems = []
     for meter in meters:
-        path = archive.base / DIRECTORY / f"{meter.name}.csv"
+        path = archive.facility(meter.name)
         try:
             if path.exists() and now_s < path.stat().st_mtime + PERIOD_S:
                 continue
@@ -68,7 +67,7 @@ def compare(
     metered_uj, names = 0, []
     for meter in meters:
         try:
-            path = archive.base / DIRECTORY / f"{meter.name}.csv"
+            path = archive.facility(meter.name)
             metered_uj += read_meter(path, since_s, until_s, meter.range_uj)
         except DataError as error:
             return [], f"not compared with the facility's meters: {error}"

@@ -32,7 +32,7 @@ from perun_hpc.data_model import wording
 from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.store.files import temporary, write_new
-from perun_hpc.store.layout import THINNED
+from perun_hpc.store.layout import MARKS, PLAN, STORE, THINNED
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ BACKUP = "perun.backup/1"
 RECORDED, DELETED = "record", "deleted"
 """Kinds of lines of a backup, with `REMOVED`: a record, what is left of a deleted one, sums of these."""
 BATCH = 500
-_TRACE = ("job.zarr", "nodes", "layout.json")
+_TRACE = (STORE, MARKS, PLAN)
 
 
 @dataclass(frozen=True)

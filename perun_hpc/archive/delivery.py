@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.archive.grown import grown
+from perun_hpc.archive.places import INCOMING, JOBS, NODES, RUNNING_NOW
 from perun_hpc.data_model.job import SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.store.files import make_directory, write_new
 
-RUNNING = "running"
-"""Directory of what nodes say of jobs that still run, which nobody takes for a job's end; the collector empties it."""
 ASIDE_LINES = ".aside.jsonl"
 """What follows the day in the name of the file of lines of a node's ledger that did not fit."""
 PUT_TRIES = 100
@@ -35,10 +34,10 @@ class ArchiveDelivery:
         """Put the trace in a sealed session's directory into the job's store, then the node's boundary record."""
         name, node = _run(directory), safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
-        incoming = cluster / "incoming" / name
+        incoming = cluster / INCOMING / name
         if not (record["start"]["from"] == "epilog" and (incoming / f"{node}.json").exists()):
             if (record.get("trace") or {}).get("stored"):
-                record = _with_trace(directory, cluster / "jobs" / name, record)
+                record = _with_trace(directory, cluster / JOBS / name, record)
             _put(_place(incoming, node, record), encode(record))
 
     def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
@@ -46,8 +45,8 @@ class ArchiveDelivery:
         name, node = _run(directory), safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
         if grow:
-            _grow_trace(directory, cluster / "jobs" / name, record)
-        path = cluster / RUNNING / name / f"{node}.json"
+            _grow_trace(directory, cluster / JOBS / name, record)
+        path = cluster / RUNNING_NOW / name / f"{node}.json"
         if not _tells_more(path, record):
             _put(path, encode(record), durable=False)
 
@@ -56,7 +55,7 @@ class ArchiveDelivery:
 
         Lines that do not fit what lies there go into a file beside it. Returns what an administrator should hear of.
         """
-        target = self._cluster(cluster) / "nodes" / safe_name(node, "node")
+        target = self._cluster(cluster) / NODES / safe_name(node, "node")
         target.mkdir(mode=0o750, parents=True, exist_ok=True)
         told = []
         for path in sorted(directory.glob("????-??-??.jsonl")):

@@ -19,7 +19,7 @@ from perun_hpc.archive import aside, stream
 from perun_hpc.archive.aside import Aside
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, RECORD
-from perun_hpc.archive.places import Archive, clusters
+from perun_hpc.archive.places import NODES, Archive, clusters
 from perun_hpc.archive.stream import Munge
 from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.job import SessionKey, safe_name
@@ -207,7 +207,7 @@ class Listener:
         if not place.allowed and not self._vouches(origin, node):
             return
         if part.name == f"{HANDED}{LEDGER}":
-            self._put_ledger(part / cluster / "nodes" / node, cluster, node)
+            self._put_ledger(part / cluster / NODES / node, cluster, node)
         else:
             self._put_job(part, part.name.removeprefix(HANDED).partition("-")[0], read_boundary(part / RECORD), SESSION)
         shutil.rmtree(part)

@@ -27,6 +27,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+INCOMING = "incoming"
+JOBS = "jobs"
+NODES = "nodes"
+RUNNING_NOW = "running"
+"""Directory of what nodes say of jobs that still run, which nobody takes for a job's end; the collector empties it."""
 RECORD = "record.json"
 RUNNING = "running.json"
 BOUNDARIES = "boundary"
@@ -79,25 +84,43 @@ class Archive:
         """The directory of one owner's names of records (`accounting.owned`); of all of these for None."""
         return self.base / "owners" / ("" if uid is None else str(uid))
 
+    @property
+    def jobs(self) -> Path:
+        """The directory of all runs' directories."""
+        return self.base / JOBS
+
+    @property
+    def sweep(self) -> Path:
+        """How the last sweep went."""
+        return self.base / "sweep.json"
+
+    def facility(self, meter: str) -> Path:
+        """What a facility meter showed."""
+        return self.base / "facility" / f"{meter}.csv"
+
     def incoming(self) -> Iterator[tuple[Run, Path]]:
         """Every run with something in its incoming directory, oldest job id first."""
         found = []
-        for name in _names(self.base / "incoming"):
+        for name in _names(self.base / INCOMING):
             run = Run.parse(name)
             if run is not None:
-                found.append((run, self.base / "incoming" / name))
+                found.append((run, self.arrived(run)))
         return iter(sorted(found))
+
+    def arrived(self, run: Run) -> Path:
+        """Where nodes put their boundary records of a run."""
+        return self.base / INCOMING / run.name
 
     def running(self) -> Iterator[tuple[Run, Path]]:
         """Every run of which nodes said something while it ran."""
-        for name in sorted(_names(self.base / "running")):
+        for name in sorted(_names(self.base / RUNNING_NOW)):
             run = Run.parse(name)
             if run is not None:
-                yield run, self.base / "running" / name
+                yield run, self.base / RUNNING_NOW / name
 
     def job(self, run: Run) -> Path:
         """The run's directory."""
-        return self.base / "jobs" / run.name
+        return self.jobs / run.name
 
     def boundaries(self, run: Run) -> Path:
         """Where the run's collected boundary records lie."""
@@ -116,17 +139,17 @@ class Archive:
     def all_runs(self) -> list[Run]:
         """Every run that has a directory."""
         return sorted(
-            (run for name in _names(self.base / "jobs") if (run := Run.parse(name))),
+            (run for name in _names(self.jobs) if (run := Run.parse(name))),
             key=lambda r: (r.job_id, r.restart_count, r.submit_s or 0),
         )
 
     def node_ledgers(self) -> list[Path]:
         """Every node ledger file."""
-        return sorted((self.base / "nodes").glob("*/????-??-??.jsonl"))
+        return sorted((self.base / NODES).glob("*/????-??-??.jsonl"))
 
     def odd_lines(self) -> list[Path]:
         """Every file of node ledgers' lines that did not fit."""
-        return sorted((self.base / "nodes").glob("*/*.aside.jsonl"))
+        return sorted((self.base / NODES).glob("*/*.aside.jsonl"))
 
 
 def clusters(root: Path) -> list[str]:

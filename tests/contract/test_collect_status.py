@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.backlog import SWEEP, Sweep, last_sweep, look, note_sweep
+from perun_hpc.accounting.backlog import Sweep, last_sweep, look, note_sweep
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.report.backlog import troubles
@@ -136,7 +136,7 @@ def test_one_cluster_whose_sweep_fails_holds_up_no_other(site: Site) -> None:
 
 def test_users_do_not_read_the_collectors_word(site: Site) -> None:
     site.perun("collect", "--no-slurm")
-    assert (site.archive / "c" / SWEEP).stat().st_mode & 0o007 == 0
+    assert Archive(site.archive, "c").sweep.stat().st_mode & 0o007 == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
@@ -171,7 +171,7 @@ def test_a_user_is_told_whom_to_ask_as(site: Site, monkeypatch: pytest.MonkeyPat
 def test_a_damaged_word_of_a_sweep_is_no_word(tmp_path: Path, text: str) -> None:
     archive = Archive(tmp_path, "c")
     archive.base.mkdir()
-    (archive.base / SWEEP).write_bytes(text.encode("latin-1"))
+    archive.sweep.write_bytes(text.encode("latin-1"))
     assert last_sweep(archive) is None
     note_sweep(archive, 10, 20, "well", True, 5)
     assert last_sweep(archive) == Sweep(10, 20, "well", 20, None, 5)

@@ -116,6 +116,27 @@ def test_no_shell_runs_a_text():
     assert not shells
 
 
+ARCHIVED = {"incoming", "jobs", "nodes", "running", "owners", "facility", "aside"}
+ARCHIVED_FILES = {"record.json", "running.json", "sweep.json", "job.zarr", "refused"}
+
+
+def spelled(path):
+    """Names of the archive that a module spells itself: parts of paths, and its files' names wherever they stand."""
+    tree = ast.parse(path.read_text())
+    joins = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)]
+    parts = {side for node in joins for side in (node.left, node.right)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in ARCHIVED_FILES | (ARCHIVED if node in parts else set()):
+            yield f"{path.relative_to(ROOT)}:{node.lineno} {node.value}"
+
+
+def test_only_the_archive_package_spells_where_things_lie_in_it():
+    places = ROOT / "perun_hpc/archive/places.py"
+    assert {one.rpartition(" ")[2] for one in spelled(places)} >= {"record.json", "running.json", "sweep.json"}
+    elsewhere = [one for path in tracked("perun_hpc/*.py") if path.parent != places.parent for one in spelled(path)]
+    assert elsewhere == ["perun_hpc/store/layout.py:32 job.zarr"]
+
+
 def test_test_files_have_names_of_their_own():
     names = [path.name for path in tracked("tests/*.py") if path.name.startswith("test_")]
     assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
