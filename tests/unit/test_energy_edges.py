@@ -1,0 +1,388 @@
+"""Figures at the very edges, where a change of the arithmetic by one would go unseen elsewhere (docs/mutants.md)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import (
+    DomainInput,
+    DomainKind,
+    GpuHolding,
+    IntervalInput,
+    JobInput,
+    NodeInput,
+    attribute,
+)
+from perun_hpc.energy.containment import package_number
+from perun_hpc.energy.counters import (
+    Difference,
+    Span,
+    Status,
+    busy_between,
+    ceiling_ticks,
+    difference,
+    longest_poll_ns,
+    span,
+)
+from perun_hpc.energy.crosscheck import Check, compare
+from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint
+from perun_hpc.energy.integrate import Integral, SyntheticCounter, integrate
+from perun_hpc.energy.schedule import CLOCK_NOISE_NS, SLEW_PPM, Schedule, Tick
+from perun_hpc.energy.static import BIN_UW, DAY_NS, ENOUGH_NS, StaticPower
+from perun_hpc.energy.uncertainty import ATTRIBUTION_ERROR, Edge, Gain, Gap, attribution_uj, standard_uj
+
+S = 1_000_000_000
+# Two packages of two cores with two threads each: CPU c and c + 4 share core c; cores 0 and 1 sit on package 0.
+NODE = NodeInput(
+    package_of={cpu: (cpu % 4) // 2 for cpu in range(8)}, core_of={cpu: cpu % 4 for cpu in range(8)}, memory_b=1000
+)
+GAUGE = Sensor(
+    id="hwmon:node:power", host="n1", backend="hwmon", device="x", domain="node", component="node", kind=Kind.GAUGE,
+    quantity=Quantity.POWER, unit="mW", scale_num=1000, update_ns=50_000_000, scope="node",
+)  # fmt: skip
+
+
+def interval(domains, jobs, busy=None, end_ns=S, **more):
+    return IntervalInput(
+        t0_ns=0, t1_ns=end_ns, node=NODE, domains=tuple(domains), jobs=tuple(jobs), busy_ns=busy or {}, **more
+    )
+
+
+def of(result, domain):
+    return next(one for one in result if one.domain == domain)
+
+
+@pytest.mark.parametrize(
+    ("domain", "number"),
+    [("package-1", 1), ("dram-0", 0), ("grace-12", 12), ("package-1-die-0", 1), ("package", None), ("dram", None),
+     ("package-x", None), ("node", None), ("gpu-1", None)],
+)  # fmt: skip
+def test_the_package_of_a_domain_is_its_number(domain, number):
+    assert package_number(domain) == number
+
+
+# --- static power
+
+
+@pytest.mark.parametrize(
+    ("below_ns", "uw"), [(ENOUGH_NS // 20, 1 * BIN_UW), (ENOUGH_NS // 20 - 1, 9 * BIN_UW), (0, 9 * BIN_UW)]
+)
+def test_static_power_is_the_first_bin_at_which_five_percent_of_the_time_are_reached(below_ns, uw):
+    seen = {1: below_ns, 9: ENOUGH_NS - below_ns} if below_ns else {9: ENOUGH_NS}
+    assert StaticPower({5: seen}).estimate_uw() == uw
+
+
+def test_static_power_is_told_from_half_an_hour_on():
+    assert StaticPower({5: {3: ENOUGH_NS}}).estimate_uw() == 3 * BIN_UW
+    assert StaticPower({5: {3: ENOUGH_NS - 1}}).estimate_uw() is None
+
+
+def test_a_day_is_kept_for_thirty_days():
+    first = StaticPower().observe(3 * DAY_NS, 10 * S, 5_000_000, 0, 1)
+    assert first.bins == {3: {500_000 // BIN_UW: 10 * S}}
+    assert set(first.observe(32 * DAY_NS + DAY_NS - 1, 10 * S, 5_000_000, 0, 1).bins) == {3, 32}
+    assert set(first.observe(33 * DAY_NS, 10 * S, 5_000_000, 0, 1).bins) == {33}
+
+
+@pytest.mark.parametrize(
+    ("duration_ns", "energy_uj", "busy_ns", "cpus", "counts"),
+    [
+        (10 * S, 0, 0, 1, True),
+        (10 * S - 1, 0, 0, 1, False),
+        (10 * S, -1, 0, 1, False),
+        (10 * S, 0, 0, 0, False),
+        (10 * S, 0, -1, 0, False),  # a machine without CPUs
+        (10 * S, 0, 10 * S // 200, 1, False),  # half a percent busy
+        (10 * S, 0, 10 * S // 200 - 1, 1, True),
+        (10 * S, 0, 10 * S // 100 - 1, 2, True),
+    ],
+)
+def test_a_window_counts_when_it_is_long_and_idle(duration_ns, energy_uj, busy_ns, cpus, counts):
+    static = StaticPower()
+    assert (static.observe(0, duration_ns, energy_uj, busy_ns, cpus) is not static) is counts
+
+
+# --- attribution
+
+
+def test_memory_of_the_whole_node_is_split_by_all_its_memory():
+    """A domain without a package spans the node: its bytes are not divided by the number of packages."""
+    dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1_000_000, package=None, static_uw=1_000_000)
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=250)
+    assert of(attribute(interval([dram], [job])), "dram").by_party() == {"job:1.0": 250_000, "idle": 750_000}
+
+
+def test_an_interval_of_a_nanosecond_is_split_as_any_other():
+    dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1000, package=None, static_uw=1000 * S)
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=500)
+    assert of(attribute(interval([dram], [job], end_ns=1)), "dram").by_party() == {"job:1.0": 500, "idle": 500}
+
+
+def test_a_job_that_may_run_on_more_cpus_than_it_was_given_holds_just_those_of_a_whole_node():
+    node = DomainInput(name="package", kind=DomainKind.PACKAGE, total_uj=4_000_000, package=None, static_uw=4_000_000)
+    job = JobInput(party="job:1.0", cpus=frozenset({0, 1, 2}), held=1, cpu_ns=0)
+    assert of(attribute(interval([node], [job])), "package").by_party() == {"job:1.0": 1_000_000, "idle": 3_000_000}
+
+
+def test_work_of_which_nobody_can_tell_is_not_idle():
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=7, package=0)
+    result = of(attribute(interval([package], [], unread={0: "was not read"})), "package-0")
+    assert result.by_party() == {"unknown": 7}
+
+
+def test_a_cpu_that_was_not_read_did_what_its_jobs_own_time_leaves_for_it():
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1_000_000, package=0)
+    a = JobInput(party="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
+    result = of(attribute(interval([package], [a], {0: S // 4}, unread={1: "was not read"})), "package-0")
+    assert result.by_party() == {"job:1.0": 1_000_000}
+    assert result.why == "busy time of CPU 1 was not read: taken from the jobs' own CPU times"
+    b = JobInput(party="job:2.0", cpus=frozenset({0}), cpu_ns=S // 4)
+    other = JobInput(party="job:1.0", cpus=frozenset({1}), cpu_ns=3 * S // 4)
+    both = of(attribute(interval([package], [other, b], {0: S // 4}, unread={1: "was not read"})), "package-0")
+    assert both.by_party() == {"job:1.0": 750_000, "job:2.0": 250_000}
+
+
+def test_a_part_of_nothing_is_taken_for_the_least_part():
+    gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=4_000_000)
+    one = JobInput(party="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=0)})
+    other = JobInput(party="job:2.0", cpus=frozenset({1}), gpus={"gpu-a": GpuHolding(part=3)})
+    assert of(attribute(interval([gpu], [one, other])), "gpu-a").by_party() == {
+        "job:1.0": 1_000_000,
+        "job:2.0": 3_000_000,
+    }
+
+
+def test_what_a_party_was_given_below_nothing_weighs_nothing_in_a_meters_rest():
+    meter = DomainInput(
+        name="psys", kind=DomainKind.METER, total_uj=100, inside={"job:1.0": 60, "job:2.0": -10}, leaves=()
+    )
+    jobs = [JobInput(party=f"job:{number}.0", cpus=frozenset({number}), cpu_ns=0) for number in (1, 2)]
+    assert of(attribute(interval([meter], jobs)), "other").by_party() == {"job:1.0": 50}
+
+
+# --- power gauges as counters
+
+
+def test_the_counter_of_a_gauge_counts_microjoules():
+    sensor = SyntheticCounter(replace(GAUGE, wrap_range=7), S).sensor
+    assert (sensor.id, sensor.kind, sensor.quantity) == ("hwmon:node:energy", Kind.COUNTER, Quantity.ENERGY)
+    assert (sensor.unit, sensor.scale_num, sensor.scale_den, sensor.wrap_range) == ("uJ", 1, 1, None)
+    assert sensor.scope == "node (integrated power)"
+
+
+def test_a_gap_of_just_the_longest_kind_is_bridged_and_a_longer_one_is_a_reset():
+    counter, first = SyntheticCounter(GAUGE, S).advance(Reading(1000, 0))
+    bridged, second = counter.advance(Reading(3000, S))
+    assert second.ticks - first.ticks == 2_000_000
+    _, again = bridged.advance(Reading(9000, S))  # the same moment adds nothing
+    assert again.ticks == second.ticks
+    _, after = counter.advance(Reading(3000, S + 1))
+    assert after.ticks < first.ticks
+
+
+def test_nothing_that_is_counted_after_a_gap_reaches_what_was_counted_before():
+    state, first = SyntheticCounter(GAUGE, 10**6 * S).advance(Reading(10**9, 0))
+    state, _ = state.advance(Reading(10**9, 10**7 * S))  # a gap
+    state, last = state.advance(Reading(10**9, 10**7 * S + 10**3 * S))  # then a gigajoule, a thousand times over
+    assert last.ticks < first.ticks
+    assert difference(state.sensor, first, last).ticks is None
+
+
+# --- power gauges over a window
+
+
+@pytest.mark.parametrize(("gap_ns", "covered_ns"), [(S, S), (S - 1, 0)])
+def test_readings_as_far_apart_as_may_be_have_no_gap_between_them(gap_ns, covered_ns):
+    assert integrate(GAUGE, [Reading(1000, 0), Reading(1000, S)], 0, S, gap_ns).covered_ns == covered_ns
+
+
+def test_a_window_that_begins_where_a_piece_ends_has_nothing_of_it():
+    result = integrate(replace(GAUGE, max_uw=3_000_000), [Reading(1000, 0), Reading(1000, S)], S, 2 * S, S)
+    assert result == Integral(0, 0, 3_000_000, 0, S)
+
+
+def test_bounds_are_the_smaller_and_the_larger_reading_and_in_gaps_nothing_and_the_ceiling():
+    readings = [Reading(1000, 0), Reading(4000, S), Reading(2000, 2 * S)]
+    result = integrate(replace(GAUGE, max_uw=9_000_000), readings, 0, 3 * S, S)
+    assert result == Integral(2_500_000 + 3_000_000, 1_000_000 + 2_000_000, 4_000_000 + 4_000_000 + 9_000_000, 2 * S, S)
+    assert integrate(replace(GAUGE, max_uw=None), readings, 0, 2 * S, S).high_uj == 8_000_000
+
+
+def test_a_piece_of_a_straight_line_has_the_lines_power():
+    result = integrate(GAUGE, [Reading(1000, S), Reading(3000, 3 * S)], 3 * S // 2, 2 * S, 2 * S)
+    assert (result.low_uj, result.energy_uj, result.high_uj) == (750_000, 875_000, 1_000_000)
+
+
+def test_two_readings_of_one_moment_add_nothing():
+    assert integrate(GAUGE, [Reading(1000, 0), Reading(5000, 0)], 0, S, S).covered_ns == 0
+
+
+# --- counters
+
+
+COUNTER = replace(
+    GAUGE, id="powercap:package-0:energy", kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="2 uJ", scale_num=2,
+    scale_den=1, update_ns=S // 10, max_uw=1_000_000, wrap_range=10_000_000, resolution=3,
+)  # fmt: skip
+
+
+def test_the_ceiling_is_power_times_time_with_an_update_at_each_edge_and_a_step():
+    assert ceiling_ticks(COUNTER, S) == 1_200_000 // 2 + 3
+    assert ceiling_ticks(replace(COUNTER, scale_num=1, scale_den=4), S) == 1_200_000 * 4 + 3
+    assert ceiling_ticks(replace(COUNTER, max_uw=None), S) is None
+
+
+@pytest.mark.parametrize(("ticks", "status"), [(600_003, Status.OK), (600_004, Status.IMPLAUSIBLE)])
+def test_a_counter_may_rise_to_the_ceiling(ticks, status):
+    assert difference(COUNTER, Reading(0, 0), Reading(ticks, S)).status is status
+    wrapped = difference(COUNTER, Reading(10_000_000 - ticks, 0), Reading(0, S))
+    assert wrapped.status is (Status.WRAPPED if status is Status.OK else Status.RESET)
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(19.8, Status.AMBIGUOUS), (19.79999, Status.OK)])
+def test_from_the_time_of_one_more_turn_on_a_difference_is_not_known(seconds, status):
+    at_ns = round(seconds * S)
+    exact = replace(COUNTER, resolution=0)
+    assert difference(exact, Reading(0, 0), Reading(0, at_ns)).status is status
+    assert difference(exact, Reading(0, 0), Reading(0, at_ns)).elapsed_ns == at_ns
+
+
+def test_a_counter_that_stood_at_its_whole_range_has_wrapped_by_nothing():
+    result = difference(COUNTER, Reading(10_000_000, 0), Reading(0, S))
+    assert (result.ticks, result.status, result.at_least) == (0, Status.WRAPPED, 0)
+    assert difference(replace(COUNTER, max_uw=None), Reading(20_000_001, 0), Reading(0, S)).status is Status.RESET
+
+
+def test_two_readings_of_one_moment_are_in_order():
+    assert difference(COUNTER, Reading(5, S), Reading(5, S)) == Difference(0, Status.OK, 0)
+
+
+def test_what_is_not_known_has_no_lower_bound():
+    assert difference(COUNTER, Reading(None, 0, "lost"), Reading(5, S)) == Difference(None, Status.GAP, S, 0, "lost")
+    assert difference(COUNTER, Reading(None, 0), Reading(None, S)).why == "no reading"
+
+
+def test_a_counter_is_polled_four_times_a_turn():
+    assert longest_poll_ns(COUNTER) == 5 * S
+    assert longest_poll_ns(replace(COUNTER, wrap_range=None)) is None
+    assert longest_poll_ns(replace(COUNTER, max_uw=None)) is None
+
+
+def test_busy_times_tell_why_they_are_not_known():
+    assert span(4, 4) == Span(0)
+    assert span(5, 4) == Span(None, "went backwards")
+    assert span(None, 4) == Span(None, "was not read before")
+    assert span(4, None) == span(None, None) == Span(None, "was not read")
+    assert busy_between({0: 1, 1: 5}, {0: 4, 2: 9}) == (
+        {0: 3}, {1: "ended when it went offline", 2: "is not known, it came online"}
+    )  # fmt: skip
+    assert busy_between({}, {0: 4}) == ({}, {0: "was not read before"})
+    assert busy_between({0: 4}, {}) == ({}, {0: "was not read"})
+    assert busy_between({}, {}, [7]) == ({}, {7: "was not read"})
+
+
+# --- uncertainty and checks
+
+
+def test_uncertainties_add_as_the_method_says():
+    assert standard_uj() == 0
+    assert standard_uj([Gain(300, 0.01, "a"), Gain(-100, 0.01, "a")]) == 4
+    assert standard_uj([Gain(300, 0.01, "a"), Gain(400, 0.01, "b")]) == 5
+    assert standard_uj(edges=[Edge(12_000_000, S), Edge(0, S)]) == math.ceil(12e6 / math.sqrt(12))
+    assert standard_uj(gaps=[Gap(4_000_000, 16_000_000, S // 2)]) == math.ceil(6e6 / math.sqrt(12))
+    assert standard_uj(attribution_uj=[3.0, 4.0]) == 5
+
+
+def test_the_method_names_each_share_of_doubt():
+    """The table of docs/method.md is what is computed with."""
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    table = text[text.index("| attribution method |") :].split("\n\n")[0]
+    told = {}
+    for cell, shares in re.findall(r"^\| ([a-z+, ]+) \| ([\d %,]+) \|", table, re.MULTILINE):
+        methods, percents = cell.split(", "), [float(one) for one in re.findall(r"\d+", shares)]
+        told |= zip(methods, percents * (len(methods) // len(percents)))
+    assert told == {method: pytest.approx(100 * error) for method, error in ATTRIBUTION_ERROR.items()}
+    assert attribution_uj(-200, "cores") == pytest.approx(40)
+
+
+@pytest.mark.parametrize(
+    ("counter_uj", "agrees"), [(800, True), (799, False), (2400, True), (2401, False), (1, False), (0, False)]
+)
+def test_a_counter_agrees_within_the_tolerance_of_what_the_power_readings_allow(counter_uj, agrees):
+    check = compare(counter_uj, Integral(1500, 1000, 2000, S, 0))
+    assert (check.flag == "", check.ratio) == (agrees, counter_uj / 1500)
+    assert ("frozen" in check.flag) is (counter_uj == 0)
+    assert (compare(counter_uj, Integral(1500, 1000, 2000, S, 0), 1.0).flag == "") is (counter_uj != 0)
+
+
+def test_without_nine_tenths_of_the_power_nothing_is_said_of_a_counter():
+    assert compare(0, Integral(1500, 1000, None, 9 * S, S)).flag
+    assert not compare(0, Integral(1500, 1000, None, 9 * S - 1, S + 1)).flag
+    assert compare(None, Integral(1500, 1000, 2000, S, 0)) == compare(9, Integral(0, 0, 0, S, 0)) == Check(None)
+    assert compare(1800, Integral(1500, 1000, None, S, 0)).flag == ""
+    assert compare(1801, Integral(1500, 1000, None, S, 0)).flag == "the counter shows 1.20 times the integrated power"
+
+
+# --- factors
+
+
+def test_a_factor_holds_from_its_time_on_and_the_first_before():
+    factor = Factor((1.0, 2.0, 3.0), (10, 20, 30), "s", "d")
+    assert [factor.at(ns) for ns in (0, 9, 10, 19, 20, 29, 30, 99)] == [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+
+
+def test_a_piece_of_no_length_has_the_factors_of_its_moment():
+    price = Factor((1.0, 3.0), (0, 20), "s", "d", "EUR")
+    pue = Factor((1.5,), (0,), "s", "d")
+    one_kwh = 3_600_000_000_000
+    for piece, cost in (((20, 20), 4.5), ((10, 30), 3.0), ((0, 20), 1.5), ((20, 21), 4.5), ((15, 25), 3.0)):
+        result = footprint([Piece(*piece, one_kwh)], Factors(pue=pue, price=price), at_wall=True)
+        assert result.cost == pytest.approx(cost)
+        assert result.facility_uj == pytest.approx(1.5 * one_kwh)
+        assert (result.currency, result.lower_bound) == ("EUR", False)
+    assert footprint([], Factors(pue=pue), at_wall=False).lower_bound
+    assert footprint([], Factors(price=price), at_wall=True).lower_bound
+
+
+# --- the grid
+
+
+def test_a_moment_of_the_grid_is_not_its_own_next_one():
+    assert Schedule.starting(S, 0, 10 * S).next_index == 11
+    assert Schedule.starting(S, 0, 10 * S - 1).next_index == 10
+    assert Schedule.starting(1, 0, 10).next_index == 11
+
+
+def test_a_tick_is_due_at_its_very_time():
+    schedule = Schedule.starting(S, 0, 10 * S)
+    assert schedule.take(S - 1)[0] is None
+    assert schedule.take(S) == (Tick(11, S, 0, 0), Schedule(S, 10 * S, 12, 0))
+    assert schedule.take(2 * S - 1)[0] == Tick(11, S, S - 1, 0)
+    assert schedule.take(2 * S)[0] == Tick(12, 2 * S, 0, 1)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("since_s", [0, 50])
+def test_a_clock_may_drift_by_the_noise_and_a_thousandth(sign, since_s):
+    schedule = Schedule.starting(S, 0, 10 * S)
+    most_ns = CLOCK_NOISE_NS + since_s * S * SLEW_PPM // 10**6
+    followed = schedule.observe(since_s * S, (10 + since_s) * S + sign * most_ns)
+    assert (followed.offset_ns, followed.step_ns, followed.seen_mono_ns) == (10 * S + sign * most_ns, 0, since_s * S)
+    stepped = schedule.observe(since_s * S, (10 + since_s) * S + sign * (most_ns + 1))
+    assert (stepped.offset_ns, stepped.step_ns) == (10 * S, sign * (most_ns + 1))
+    again = stepped.observe(since_s * S, (10 + since_s) * S + sign * (most_ns + 1))
+    assert (again.offset_ns, again.step_ns) == (10 * S, sign * (most_ns + 1))
+
+
+def test_another_period_begins_after_the_last_tick():
+    schedule = Schedule.starting(S, 0, 10 * S)  # the last tick was that of 10 s
+    assert schedule.at(3 * S).next_index == 4  # 12 s
+    assert schedule.at(5 * S).next_index == 3  # 15 s, not 10 s again
+    assert schedule.at(S // 2).next_index == 21  # 10.5 s
