@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in VERBS.items():
         verbs.add_parser(verb, help=text, description=text)
-    parser.add_argument("--socket", default=AGENT_SOCKET, metavar="PATH", help="default: %(default)s")
+    parser.add_argument(
+        "--socket", default=AGENT_SOCKET, metavar="PATH", help="the agent's socket (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,12 +37,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="a facility meter's readings: columns time, kwh; default: the policy's facility meters",
     )
-    parser.add_argument("--meter-tolerance", type=float, default=0.1, metavar="X", help="relative (default 0.1)")
-    parser.add_argument("--no-slurm", action="store_true", help="leave sacct out")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
-    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
-    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
+    parser.add_argument(
+        "--meter-tolerance",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="relative difference from the meter that is allowed (default 0.1)",
+    )
+    parser.add_argument("--no-slurm", action="store_true", help="do not compare with sacct")
+    parser.add_argument("--json", action="store_true", help="print sums, findings and lost records as JSON")
+    parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
+    parser.add_argument("--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -52,11 +52,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--thin", type=int, metavar="N", help="keep every Nth reading of traces; energies do not change")
     parser.add_argument("job", nargs="*", metavar="JOB", help="whose traces: JOB or JOB.RESTART")
     parser.add_argument("--older-than", metavar="TIME", help="instead of JOB: all traces whose record is older")
-    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
-    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
-    parser.add_argument("--cluster", metavar="NAME", help="only this cluster; default: every one in the archive")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
+    parser.add_argument("--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger)")
+    parser.add_argument("--cluster", metavar="NAME", help="only this cluster (default: every one in the archive)")
     parser.add_argument("--deadline", type=float, metavar="S", help="how long to wait for a job's missing nodes")
-    parser.add_argument("--no-slurm", action="store_true", help="do not ask sacct nor tell slurmdbd")
+    parser.add_argument("--no-slurm", action="store_true", help="neither ask sacct nor write to slurmdbd")
 
 
 def run(args: argparse.Namespace) -> int:

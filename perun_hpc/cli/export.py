@@ -19,15 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from perun_hpc.config.user import FORMATS
 
     parser.usage = "perun export [-n APP] [-i ID] [--data-out DIR] FILE FORMAT"
-    parser.add_argument("-n", "--app-name", "--app_name", dest="app_name", metavar="NAME", help="of this application")
-    parser.add_argument(
-        "-i", "--run-id", "--run_id", dest="run_id", metavar="ID", help="this run (default: the newest)"
-    )
+    parser.add_argument("-n", "--app-name", "--app_name", dest="app_name", metavar="NAME", help="the run's application")
+    parser.add_argument("-i", "--run-id", "--run_id", dest="run_id", metavar="ID", help="the run (default: the newest)")
     parser.add_argument("--data-out", "--data_out", dest="data_out", metavar="DIR", help="where runs are kept")
     parser.add_argument("file", metavar="FILE", help=HELP)
     parser.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument(
-        "--from", dest="source", metavar="JSON", help="a run as the format json wrote it, instead of a stored one"
+        "--from",
+        dest="source",
+        metavar="JSON",
+        help="take the run from a file that the format json wrote, not from a stored run",
     )
 
 

@@ -36,21 +36,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-N", "--nodelist", default="", metavar="LIST", help="jobs that ran on these nodes")
     parser.add_argument("-a", "--allusers", action="store_true", help="everybody's jobs, where you may see them")
     parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"the newest N (default {LIMIT})")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="how to print it (default: table)"
+    )
 
 
 def add_filters(parser: argparse.ArgumentParser, since: str = "today's midnight") -> None:
     """Declare the options that `perun jobs`, `usage` and `top` share; `since` says from when on they look."""
-    parser.add_argument("-u", "--user", default="", metavar="LIST")
-    parser.add_argument("-A", "--account", "--accounts", default="", metavar="LIST")
-    parser.add_argument("-r", "--partition", default="", metavar="LIST")
-    parser.add_argument("-q", "--qos", default="", metavar="LIST")
-    from_when = f"as sacct takes it; default: {since}"
+    parser.add_argument("-u", "--user", default="", metavar="LIST", help="only these users' jobs, comma-separated")
+    parser.add_argument(
+        "-A", "--account", "--accounts", default="", metavar="LIST", help="only jobs of these accounts, comma-separated"
+    )
+    parser.add_argument(
+        "-r", "--partition", default="", metavar="LIST", help="only jobs in these partitions, comma-separated"
+    )
+    parser.add_argument("-q", "--qos", default="", metavar="LIST", help="only jobs of these QOS, comma-separated")
+    from_when = f"from this time, in a form that sacct takes (default: {since})"
     parser.add_argument("-S", "--since", "--starttime", metavar="TIME", help=from_when)
-    parser.add_argument("-E", "--until", "--endtime", metavar="TIME", help="as sacct takes it; default: now")
-    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
-    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
-    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger, if you may read it")
+    parser.add_argument(
+        "-E", "--until", "--endtime", metavar="TIME", help="to this time, in a form that sacct takes (default: now)"
+    )
+    parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
+    parser.add_argument(
+        "--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger, if you may read it)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import sys
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command is all there is."""
     parser.usage = "perun launch COMMAND [ARGS ...]"
-    parser.add_argument("program", help="to become")
+    parser.add_argument("program", help="the command to run in this process")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
 
 

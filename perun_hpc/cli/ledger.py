@@ -25,13 +25,16 @@ from perun_hpc.store.thin import thin
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
-    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
-    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
-    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
+    parser.add_argument("--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger)")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
+    parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     actions.add_parser("schema", help="print the JSON Schema of an energy record")
-    for name, text in (("backup", "write all records to a file"), ("restore", "put a backup's records back")):
-        actions.add_parser(name, help=text).add_argument("file", type=Path)
+    for name, text, file in (
+        ("backup", "write all records to a file", "the file to write"),
+        ("restore", "put a backup's records back", "a file that backup wrote"),
+    ):
+        actions.add_parser(name, help=text).add_argument("file", type=Path, metavar="FILE", help=file)
     actions.add_parser("rebuild", help="take the records from the jobs' directories into a ledger that lost them")
     for name, text in (
         ("pseudonymise", "replace users, uids and job names; sums stay"),

@@ -21,10 +21,10 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--power-overhead", "W", "constant power of each host that no sensor sees"),
     ("--pue", "FACTOR", "power usage effectiveness of the site"),
     ("--price-factor", "PRICE", "price of a kWh"),
-    ("--price-unit", "UNIT", "its currency"),
+    ("--price-unit", "UNIT", "currency of that price"),
     ("--emissions-factor/--emission-factor", "G", "CO2 per kWh in g"),
-    ("--rounds", "N", "run the program so many times"),
-    ("--warmup-rounds", "N", "and before that so many times without measuring"),
+    ("--rounds", "N", "how many times to run the program"),
+    ("--warmup-rounds", "N", "how many times to run it before that, unmeasured"),
 )
 LISTS: tuple[tuple[str, str], ...] = (
     ("--include-sensors", "only sensors whose id starts with one of these expressions"),

@@ -20,7 +20,12 @@ MARK = "# off "
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("nodes", nargs="*", metavar="NODES", help="as Slurm lists them: n[01-04],login (none: show)")
+    parser.add_argument(
+        "nodes",
+        nargs="*",
+        metavar="NODES",
+        help="nodes as Slurm writes them: n[01-04],login (none given: show which are off)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

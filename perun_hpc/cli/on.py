@@ -9,7 +9,7 @@ from perun_hpc.cli.off import listed, named, place, write
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("nodes", nargs="+", metavar="NODES", help="as Slurm lists them: n[01-04],login")
+    parser.add_argument("nodes", nargs="+", metavar="NODES", help="nodes as Slurm writes them: n[01-04],login")
 
 
 def run(args: argparse.Namespace) -> int:

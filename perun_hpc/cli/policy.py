@@ -23,22 +23,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     commands = parser.add_subparsers(dest="action", metavar="ACTION")
     check = commands.add_parser("check", help="report every mistake of a policy file")
-    check.add_argument("files", nargs="*", type=Path, help="default: $PERUN_POLICY or /etc/perun/policy.yaml")
     check.add_argument(
-        "--policy-only", action="store_true", help="not the files that it names: they lie on the collector's machine"
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="policy files (default: $PERUN_POLICY or /etc/perun/policy.yaml)",
+    )
+    check.add_argument(
+        "--policy-only",
+        action="store_true",
+        help="leave out the files that it names: they may be only on the collector's host",
     )
     show = commands.add_parser("show", help="print every field with its value and where it was set")
     show.add_argument("--json", action="store_true", help="the compiled policy, as the agent reads it")
     explain = commands.add_parser("explain", help="print what holds for one job, and which line decided it")
     for name in ("partition", "node", "account", "user"):
-        explain.add_argument(f"--{name}", default="", metavar="NAME")
+        explain.add_argument(
+            f"--{name}", default="", metavar="NAME", help=f"the job's {name} (default: one that no rule names)"
+        )
     explain.add_argument("--options", metavar="TEXT", help="what the user wrote after --perun=")
     commands.add_parser("schema", help="print the JSON Schema for editors")
     budgets = commands.add_parser("budgets", help="print what accounts have used of their energy budgets")
-    budgets.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger")
-    budgets.add_argument("--cluster", default="", metavar="NAME", help="default: all in the ledger")
+    budgets.add_argument("--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger)")
+    budgets.add_argument("--cluster", default="", metavar="NAME", help="only this cluster (default: all in the ledger)")
     how = budgets.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="for scripts that act on it")
+    how.add_argument("--json", action="store_true", help="print JSON, for scripts")
     how.add_argument(
         "--proposals", action="store_true", help="sacctmgr lines that would hold accounts to their budgets"
     )

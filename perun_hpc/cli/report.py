@@ -24,9 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("job", metavar="JOBID[.STEP]", help="4711, 4711_3 (array task), 4711+1 (het component), 4711.0")
     parser.add_argument("--json", action="store_true", help="the energy record as JSON")
-    parser.add_argument("--cluster", metavar="NAME", help="default: this cluster")
-    parser.add_argument("--archive", type=Path, metavar="DIR", help="default: the policy's store.archive")
-    parser.add_argument("--ledger", metavar="URL", help="default: the policy's collect.ledger, if you may read it")
+    parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
+    parser.add_argument(
+        "--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger, if you may read it)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -72,7 +72,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     for name in _FILTERS:
         dashed = "--" + name.replace("_", "-")
-        parser.add_argument(dashed, f"--{name}", nargs="+", metavar="REGEX", help="as in the configuration")
+        parser.add_argument(
+            dashed, f"--{name}", nargs="+", metavar="REGEX", help="as the configuration's field of this name"
+        )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--default", action="store_true", help="the defaults, whatever is configured")
+    parser.add_argument(
+        "--default", action="store_true", help="print the defaults instead of the configuration in force"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

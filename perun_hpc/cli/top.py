@@ -21,8 +21,10 @@ from perun_hpc.report.usage import usage_csv, usage_json, usage_table
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_filters(parser, "seven days ago")
-    parser.add_argument("-n", "--number", type=int, default=10, metavar="N", help="so many of each (default 10)")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument("-n", "--number", type=int, default=10, metavar="N", help="how many of each list (default 10)")
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="how to print it (default: table)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

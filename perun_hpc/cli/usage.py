@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_filters(parser, "the first of this month")
     parser.add_argument("--by", default="account", metavar="LIST", help=f"any of: {', '.join(GROUPS)}")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="how to print it (default: table)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+
+from perun_hpc.cli.main import COMMANDS
 
 WITHOUT = "import sys; sys.modules[{!r}] = None; from perun_hpc.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -97,3 +102,29 @@ def test_lines_that_the_journal_takes_carry_no_time_of_their_own(tmp_path):
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ, check=True, timeout=60)
         stderr.seek(0)
         assert stderr.read().startswith("DEBUG perun ")
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
+def test_every_option_of_every_command_has_help(name):
+    command = argparse.ArgumentParser(prog=f"perun {name}")
+    importlib.import_module(f"perun_hpc.cli.{name}").configure(command)
+    silent = [
+        f"{parser.prog} {action.option_strings or action.dest}"
+        for parser in parsers(command)
+        for action in parser._actions
+        if not action.help and not isinstance(action, argparse._SubParsersAction)
+    ]
+    for parser in parsers(command):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                helped = {choice.dest for choice in action._choices_actions if choice.help}
+                silent += [f"{parser.prog} {inner}" for inner in action.choices if inner not in helped]
+    assert not silent
