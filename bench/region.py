@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import peers
 from bench.result import Result, medians
-from perun_hpc.monitoring import region_energy
+from perun_hpc.energy import region_arrays
 
 ROUNDS = 3
 CALLS, READINGS, SENSORS = 100_000, 100_000, 50
@@ -91,7 +91,7 @@ def _process_s() -> float:
     starts = rng.integers(0, times_ns[-1], CALLS)
     ends = starts + rng.integers(1, 20_000_000, CALLS)
     begin_s = time.perf_counter()
-    region_energy.used(times_ns, columns, starts, ends)
+    region_arrays.Readings(times_ns, columns).used(region_arrays.union(starts, ends))
     return time.perf_counter() - begin_s
 
 

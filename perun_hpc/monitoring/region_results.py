@@ -2,91 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from perun_hpc.data_model.data import Aggregate, Metric, MetricType, Region
 from perun_hpc.data_model.rank_data import RankData
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.monitoring import region_energy, trace
+from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, mean
+from perun_hpc.energy.regions import standard
+from perun_hpc.monitoring import trace
 from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
 
 NS_PER_S = 1_000_000_000
+_ENERGIES = (
+    ("", MetricType.ENERGY, MetricType.POWER),
+    ("cpu", MetricType.CPU_ENERGY, MetricType.CPU_POWER),
+    ("dram", MetricType.DRAM_ENERGY, MetricType.DRAM_POWER),
+    ("gpu", MetricType.GPU_ENERGY, MetricType.GPU_POWER),
+)
+"""The component, empty for all together, and what it used."""
 
 
 def regions(
-    directory: Path, summary: dict[str, Any], sensors: Sequence[Sensor], ranks: Sequence[RankData], end_ns: int
+    directory: Path, summary: dict[str, Any], sensors: Sequence[Sensor], ranks: Sequence[RankData]
 ) -> list[Region]:
     """All regions of all ranks of a host, ranks in order, regions as they were defined."""
-    times_ns, columns = _cumulative(directory, summary, sensors)
+    times_ns, values = trace.read(directory, summary, sensors)
+    return of_readings(times_ns, values, sensors, ranks, summary)
+
+
+def of_readings(
+    times_ns: Ints, values: Floats, sensors: Sequence[Sensor], ranks: Sequence[RankData], summary: dict[str, Any]
+) -> list[Region]:
+    """The same from the readings of a run: its edges first and last, counters from 0, NaN where there is none."""
+    first_ns, last_ns = (int(summary["edges"][place]["mono_ns"]) for place in (0, -1))
+    host = _Host(times_ns, values, sensors, int(summary["cpus"]))
     result = []
     for rank in sorted(ranks, key=lambda rank: rank.rank):
-        split = region_energy.by_region(rank.calls, len(rank.names), end_ns)
-        for name, (starts, ends, calls, raised, still_open) in zip(rank.names, split, strict=True):
-            if not calls:
-                continue
-            used = region_energy.used(times_ns, columns, starts, ends)
-            metrics = {metric.type: metric for metric in _metrics(sensors, used, int(summary["cpus"]))}
-            total_s = float((ends - starts).sum()) / NS_PER_S
+        calls = by_region(rank.calls, len(rank.names), *_life(rank, first_ns, last_ns))
+        for number, marked in calls.items():
+            starts, ends = marked.spans
+            time_s = float((ends - starts).sum()) / NS_PER_S
+            metrics = [Metric(MetricType.RUNTIME, time_s, Aggregate.MAX), *host.figures(marked.spans)]
             result.append(
                 Region(
-                    name,
+                    rank.names[number],
                     summary["host"],
                     rank.rank,
-                    calls,
-                    used.time_ns / NS_PER_S,
-                    total_s,
-                    raised,
-                    still_open,
-                    metrics,
+                    marked.calls,
+                    time_s,
+                    marked.total_ns / NS_PER_S,
+                    marked.raised,
+                    marked.still_open,
+                    {metric.type: metric for metric in metrics},
                 )
             )
     return result
 
 
-def _cumulative(
-    directory: Path, summary: dict[str, Any], sensors: Sequence[Sensor]
-) -> tuple[region_energy.Ints, region_energy.Floats]:
-    """Readings as running sums: counters since the first reading in base units, gauges as their integral over time."""
-    times_ns, values = trace.read(directory, summary, sensors)
-    for column, sensor in enumerate(sensors):
-        if sensor.kind is Kind.GAUGE and len(times_ns):
-            values[column] = region_energy.integral(times_ns, values[column])
-    return times_ns, values
+def _life(rank: RankData, first_ns: int, last_ns: int) -> tuple[int, int]:
+    """When a rank lived: as its own samples say, which a killed one has none of at its end; then as long as the run."""
+    moments = rank.samples[::3]
+    if not len(moments):
+        return first_ns, last_ns
+    return min(first_ns, moments[0]), moments[-1] if rank.whole else last_ns
 
 
-def _metrics(sensors: Sequence[Sensor], used: region_energy.Used, cpus: int) -> list[Metric]:
-    metrics = [Metric(MetricType.RUNTIME, used.time_ns / NS_PER_S, Aggregate.MAX)]
-    if not used.covered_ns:
-        return metrics
-    covered_s = used.covered_ns / NS_PER_S
-    top = list(top_energy(sensors))
-    groups = [(MetricType.ENERGY, MetricType.POWER, top)]
-    for component, energy, power in (
-        ("cpu", MetricType.CPU_ENERGY, MetricType.CPU_POWER),
-        ("dram", MetricType.DRAM_ENERGY, MetricType.DRAM_POWER),
-        ("gpu", MetricType.GPU_ENERGY, MetricType.GPU_POWER),
-    ):
-        groups.append((energy, power, [column for column in top if sensors[column].component == component]))
-    for energy, power, columns in groups:
-        if columns:
-            amount, low, high = (float(part[columns].sum()) / 1e6 for part in (used.amount, used.low, used.high))
-            provenance = max((sensors[column].provenance for column in columns), key=lambda p: p.rank)
-            metrics.append(Metric(energy, amount, provenance=provenance, low=low, high=high))
-            metrics.append(
-                Metric(power, amount / covered_s, provenance=provenance, low=low / covered_s, high=high / covered_s)
-            )
-    counted = counts_cpu_time(sensors)
-    for column, sensor in enumerate(sensors):
-        if sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.TIME and sensor.domain == "cpu":
-            share = float(used.amount[column]) / used.covered_ns / cpus * 100
-            metrics.append(Metric(MetricType.CPU_UTIL, share, Aggregate.MEAN))
-        elif sensor.quantity is Quantity.UTILISATION and sensor.domain == "cpu" and not counted:
-            metrics.append(
-                Metric(MetricType.CPU_UTIL, float(used.amount[column]) / used.covered_ns / 10, Aggregate.MEAN)
-            )
-        elif sensor.kind is Kind.GAUGE and sensor.quantity is Quantity.DATA and sensor.component == "dram":
-            metrics.append(Metric(MetricType.DRAM_MEM, float(used.amount[column]) / used.covered_ns))
-    return metrics
+class _Host:
+    """A host's readings; figures of stretches of time leave sensors out that gave no two readings around them."""
+
+    def __init__(self, times_ns: Ints, values: Floats, sensors: Sequence[Sensor], cpus: int) -> None:
+        self._times_ns, self._values, self._sensors, self._cpus = times_ns, values, sensors, cpus
+        counters = [column for column, sensor in enumerate(sensors) if sensor.kind is Kind.COUNTER]
+        self._rows = {column: row for row, column in enumerate(counters)}
+        self._counters = Readings(times_ns, values[counters])
+
+    def figures(self, spans: Spans) -> Iterator[Metric]:
+        """All figures of some stretches of time."""
+        used = self._counters.used(spans)
+        yield from self._energies(used)
+        by_time = counts_cpu_time(self._sensors)
+        for column, sensor in enumerate(self._sensors):
+            if sensor.domain == "cpu" and sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.TIME:
+                row = self._rows[column]
+                if used.covered_ns[row]:
+                    busy = float(used.amount[row] / used.covered_ns[row])
+                    yield Metric(MetricType.CPU_UTIL, busy / self._cpus * 100, Aggregate.MEAN)
+            level = mean(self._times_ns, self._values[column], spans) if sensor.kind is Kind.GAUGE else None
+            if level is None:
+                continue
+            if sensor.domain == "cpu" and sensor.quantity is Quantity.UTILISATION and not by_time:
+                yield Metric(MetricType.CPU_UTIL, level / 10, Aggregate.MEAN)
+            elif sensor.component == "dram" and sensor.quantity is Quantity.DATA:
+                yield Metric(MetricType.DRAM_MEM, level)
+
+    def _energies(self, used: Used) -> Iterator[Metric]:
+        known = [column for column in top_energy(self._sensors) if used.covered_ns[self._rows[column]]]
+        for component, energy, power in _ENERGIES:
+            columns = [column for column in known if component in ("", self._sensors[column].component)]
+            if not columns:
+                continue
+            rows = [self._rows[column] for column in columns]
+            bounds = np.stack((used.amount[rows], used.low[rows], used.high[rows])) / 1e6
+            provenance = max((self._sensors[column].provenance for column in columns), key=lambda one: one.rank)
+            for kind, of_each in ((energy, bounds), (power, bounds / (used.covered_ns[rows] / NS_PER_S))):
+                amount, low, high = of_each.sum(axis=1).tolist()
+                yield Metric(kind, amount, uncertainty=standard(low, high), provenance=provenance, low=low, high=high)

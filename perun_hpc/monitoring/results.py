@@ -97,7 +97,7 @@ def host_node(
     ranks, problems = read_ranks(directory / "ranks")
     ranks = [*ranks, *own]
     if with_regions and any(rank.names for rank in ranks):
-        node.regions = _regions(directory, summary, own_sensors, ranks, last_ns)
+        node.regions = _regions(directory, summary, own_sensors, ranks)
     node.metadata = {
         "state": summary["state"] if all(rank.whole for rank in ranks) else "partial",
         "why": summary["why"] or ("; ".join(problems) if problems else ""),
@@ -254,11 +254,11 @@ def _energy_pair(
 
 
 def _regions(
-    directory: Path, summary: dict[str, Any], sensors: Sequence[Sensor], ranks: Sequence[RankData], end_ns: int
+    directory: Path, summary: dict[str, Any], sensors: Sequence[Sensor], ranks: Sequence[RankData]
 ) -> list[Any]:
     from perun_hpc.monitoring.region_results import regions
 
-    return regions(directory, summary, sensors, ranks, end_ns)
+    return regions(directory, summary, sensors, ranks)
 
 
 def run_node(run_id: str, hosts: Sequence[DataNode], settings: UserSettings) -> DataNode:

@@ -19,7 +19,8 @@ def read(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Times (CLOCK_MONOTONIC ns, increasing) and values of all sensors in base units, NaN for gaps.
 
-    Counters are unwrapped and start at 0 with the first edge. Shapes (readings,) and (sensors, readings).
+    Counters are unwrapped and start at 0 with their first reading, the first edge's as a rule. Shapes (readings,) and
+    (sensors, readings).
     """
     edges = summary["edges"]
     edge_times = np.array([edge["mono_ns"] for edge in edges], dtype=np.int64)
@@ -29,7 +30,7 @@ def read(
          for edge in edges]
     ).T.reshape(len(sensors), len(edges))  # fmt: skip
     for column, sensor in enumerate(sensors):
-        if sensor.kind is Kind.COUNTER:
+        if sensor.kind is Kind.COUNTER and edges[-1]["values"][column] is not None:
             # The last edge as the running sum tells it: it knows of wraps.
             edge_values[column, -1] = summary["results"][column]["base"]
     times, values = _rows(directory, summary, sensors)
@@ -75,7 +76,8 @@ def _rows(
             value = taken.astype(np.float64) * part.form.divisor
             if sensors[column].kind is Kind.COUNTER:
                 first = summary["edges"][0]["values"][column]
-                base = sensors[column].base(first) if first is not None else 0
-                value = (taken.astype(np.int64) - base).astype(np.float64)
+                known = taken[taken != layout.fill(part.form.dtype)]
+                zero = int(known[0]) if first is None and len(known) else sensors[column].base(first or 0)
+                value = (taken.astype(np.int64) - zero).astype(np.float64)
             values[column] = np.where(taken == layout.fill(part.form.dtype), np.nan, value)
     return times, values

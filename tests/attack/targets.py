@@ -25,7 +25,6 @@ from perun_hpc.agent import state
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import job_fields, per_node
 from perun_hpc.agent.jobs import ranks
-from perun_hpc.agent.outbox import regions
 from perun_hpc.archive import handover, listener, stream
 from perun_hpc.backend import cgroup, cray_pm, hwmon, powercap, procstat
 from perun_hpc.backend.base import Discovery
@@ -36,6 +35,7 @@ from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.boundary import parse_boundary
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.record import from_json, to_json
+from perun_hpc.energy.regions import by_region
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.report.job import job_report
 from perun_hpc.report.screen import Style
@@ -97,7 +97,7 @@ def _rank(data: bytes) -> None:
     json.dumps(rank.names).encode()
     for name in rank.names:
         name.encode()
-    regions.by_region(rank, 0, 100)
+    by_region(rank.calls, len(rank.names), 0, 100)
 
 
 # The policy.
@@ -547,7 +547,7 @@ TARGETS = (
         lambda: [_rank_data(), _rank_data(range(300))],
         _rank,
         (DataError,),
-        ("data_model.rank_data", "agent.outbox.regions"),
+        ("data_model.rank_data", "energy.regions"),
     ),
     Target(
         "flag-options",

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perun_hpc.config.user import load, settings
@@ -174,6 +175,27 @@ def test_a_region_s_energy_lies_between_its_bounds_and_all_of_it_is_the_whole(ma
     assert energy.low <= energy.value <= energy.high
     assert 4.0 <= energy.value <= 5.0
     assert energy.high == 5.0
+
+
+def test_a_counter_whose_first_reading_is_a_gap_begins_with_the_next(machine, tmp_path):
+    """Its rows stood at what the register held, its last reading at what was counted: what was between was negative."""
+    from perun_hpc.data_model.sensor import Sensor
+    from perun_hpc.monitoring import trace
+
+    machine.set(package="no number", dram=7)
+    run = Run(machine, tmp_path / "run")
+    run.rows()
+    machine.set(package=5_000_000)
+    run.rows()
+    machine.set(package=5_000_300, dram="no number")
+    run.rows()
+    summary = run.stop()
+    columns = {sensor["domain"]: place for place, sensor in enumerate(summary["sensors"])}
+    _, values = trace.read(run.directory, summary, [Sensor.from_json(sensor) for sensor in summary["sensors"]])
+    package, dram = values[columns["package-0"]], values[columns["dram-0"]]
+    assert np.isnan(package[0]) and np.isnan(dram[-1])
+    assert set(package[~np.isnan(package)].tolist()) == {0.0, 300.0}
+    assert set(dram[~np.isnan(dram)].tolist()) == {0.0}
 
 
 def test_the_trace_holds_every_row_and_the_counter_s_values(machine, tmp_path):

@@ -13,9 +13,9 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Edge, Session, per_node
 from perun_hpc.agent.jobs import intake, ranks
 from perun_hpc.agent.measure import curve
-from perun_hpc.agent.outbox import regions
 from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.energy import regions
 from perun_hpc.errors import AccessError, DataError
 from perun_hpc.process.server import Allowance, Limits, Peer
 
@@ -255,14 +255,15 @@ def test_the_curve_between_its_points_and_beyond(tmp_path: Path) -> None:
     curve.extend(path, [(100, 0), (200, 1000)])
     curve.extend(path, [(300, 1000), (250, 7), (400, 3000)])
     read = curve.Curve.read(path)
-    assert [read.at(t) for t in (0, 100, 150, 250, 350, 400, 999)] == [0, 0, 500, 1000, 2000, 3000, 3000]
+    used = [read.over([(0, t)])[0] for t in (1, 100, 150, 250, 350, 400, 999)]
+    assert used == [0, 0, 500, 1000, 2000, 3000, 3000]
 
 
 def test_a_torn_curve_loses_its_last_point_only(tmp_path: Path) -> None:
     path = tmp_path / "curve.bin"
     curve.extend(path, [(100, 0), (200, 1000)])
     path.write_bytes(path.read_bytes()[:-3])
-    assert curve.Curve.read(path).at(999) == 0
+    assert curve.Curve.read(path).over([(0, 999)]) == (0, 0)
 
 
 def test_a_share_is_spread_like_the_nodes_counters() -> None:
@@ -275,8 +276,8 @@ def data(names: list[str], calls: list[int]) -> bytes:
 
 
 def spans_of(rank: rank_data.RankData, start_ns: int, end_ns: int) -> dict[int, tuple[int, list[tuple[int, int]]]]:
-    found = regions.by_region(rank, start_ns, end_ns)
-    return {region: (count, list(spans)) for region, (count, spans) in found.items()}
+    found = regions.by_region(rank.calls, len(rank.names), start_ns, end_ns)
+    return {region: (marked.calls, list(marked.spans)) for region, marked in found.items()}
 
 
 def test_nested_overlapping_open_and_raised_calls() -> None:
@@ -285,7 +286,7 @@ def test_nested_overlapping_open_and_raised_calls() -> None:
 
 
 def test_calls_are_cut_to_the_ranks_life() -> None:
-    rank = rank_data.parse(data(["f"], [0, -5, 1 << 62]))
+    rank = rank_data.parse(data(["f"], [0, 5, 1 << 62]))
     assert spans_of(rank, 100, 200) == {0: (1, [(100, 200)])}
 
 
@@ -297,7 +298,7 @@ def test_what_a_user_hands_over_never_breaks_the_reader(noise: bytes) -> None:
             rank = rank_data.parse(text)
         except DataError:
             continue
-        regions.by_region(rank, 0, 100)
+        regions.by_region(rank.calls, len(rank.names), 0, 100)
 
 
 def test_slurms_numbers_per_node() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from perun_hpc.energy import regions
 
 POINT = struct.Struct("<qq")
 MAX_B = 64 * 1024 * 1024
@@ -38,7 +38,7 @@ def spread(points: Sequence[tuple[int, int]], before_uj: int, given_uj: int) -> 
 
 
 class Curve:
-    """A curve read back: straight lines between its points, bounds by the points around."""
+    """A curve read back; before its first and after its last point it stands still."""
 
     def __init__(self, times: Sequence[int], values: Sequence[int]) -> None:
         self._times = times
@@ -68,47 +68,7 @@ class Curve:
         """Whether it has an interval at all."""
         return len(self._times) > 1
 
-    def at(self, mono_ns: int) -> int:
-        """Energy at a moment in uJ; before the first and after the last point it stands still."""
-        times, values = self._times, self._values
-        if not times:
-            return 0
-        place = bisect_right(times, mono_ns)
-        if place == 0:
-            return values[0]
-        if place == len(times):
-            return values[-1]
-        t0, t1 = times[place - 1], times[place]
-        return values[place - 1] + (values[place] - values[place - 1]) * (mono_ns - t0) // (t1 - t0)
-
     def over(self, spans: Iterable[tuple[int, int]]) -> tuple[int, int]:
-        """Energy used during disjoint stretches of time in order, and its standard uncertainty; both in uJ.
-
-        Inside one interval of the curve nobody knows when its energy was used: what a stretch that covers a part of it
-        used lies between nothing and all (a rectangular distribution). The same code meets the same phase of every
-        interval, so these errors correlate and are added, not averaged.
-        """
-        energy_uj = doubtful_uj = covered_ns = 0
-        current = -1
-
-        def settle() -> int:
-            if not 0 <= current < len(self._times) - 1 or covered_ns >= self._times[current + 1] - self._times[current]:
-                return 0
-            return abs(self._values[current + 1] - self._values[current])
-
-        for begin, end in spans:
-            energy_uj += self.at(end) - self.at(begin)
-            first, last = bisect_right(self._times, begin) - 1, bisect_left(self._times, end) - 1
-            for place in (first,) if first == last else (first, last):
-                inside_ns = min(end, self._bound(place + 1)) - max(begin, self._bound(place))
-                if place != current:
-                    doubtful_uj += settle()
-                    current, covered_ns = place, 0
-                covered_ns += inside_ns
-        return energy_uj, math.ceil((doubtful_uj + settle()) / math.sqrt(12))
-
-    def _bound(self, place: int) -> int:
-        """Time of a point; far away outside the curve."""
-        if place < 0:
-            return -(1 << 62)
-        return self._times[place] if place < len(self._times) else 1 << 62
+        """Energy used during disjoint stretches of time in order, and its standard uncertainty; both in uJ."""
+        used = regions.used(self._times, self._values, spans)
+        return used.amount, used.u

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.wording import count
+from perun_hpc.energy.regions import Marked, Spans, by_region
 from perun_hpc.errors import DataError
 
 CURVE = "curve.bin"
@@ -28,60 +28,6 @@ MAX_RECORD = 20_000
 """Regions of all ranks that a record keeps."""
 MAX_RECORD_B = 2 << 20
 """Their bytes in the record: what the collector reads takes some ten times that of its memory."""
-
-
-class Spans:
-    """Disjoint stretches of time in order, flat: some hundred thousand of them in a few MB."""
-
-    def __init__(self, flat: array[int]) -> None:
-        self._flat = flat
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Their begins and ends."""
-        flat = self._flat
-        return ((flat[at], flat[at + 1]) for at in range(0, len(flat), 2))
-
-    @property
-    def time_ns(self) -> int:
-        """How long they are together."""
-        return sum(end - begin for begin, end in self)
-
-
-def by_region(rank: rank_data.RankData, start_ns: int, end_ns: int) -> dict[int, tuple[int, Spans]]:
-    """Region -> number of calls, and the disjoint stretches of time that they cover; all inside the rank's life."""
-    spans: dict[int, array[int]] = {}
-    counts: dict[int, int] = {}
-    calls, names = rank.calls, len(rank.names)
-    for at in range(0, len(calls) - 2, 3):
-        region, begin, end = calls[at], calls[at + 1], calls[at + 2]
-        if not 0 <= region < names:
-            continue
-        end = end_ns if end == 0 else abs(end)
-        begin, end = max(begin, start_ns), min(end, end_ns)
-        counts[region] = counts.get(region, 0) + 1
-        if end > begin:
-            if region not in spans:
-                spans[region] = array("q")
-            spans[region].append(begin)
-            spans[region].append(end)
-    return {region: (count, union(spans.pop(region, array("q")))) for region, count in counts.items()}
-
-
-def union(flat: array[int]) -> Spans:
-    """Disjoint stretches that cover the same time as some begins and ends, given in turn."""
-    begins = flat[::2]
-    order: Iterable[int] = range(len(begins))
-    if any(begins[at] < begins[at - 1] for at in range(1, len(begins))):
-        order = sorted(order, key=begins.__getitem__)
-    merged = array("q")
-    for place in order:
-        begin, end = flat[2 * place], flat[2 * place + 1]
-        if merged and begin <= merged[-1]:
-            merged[-1] = max(merged[-1], end)
-        else:
-            merged.append(begin)
-            merged.append(end)
-    return Spans(merged)
 
 
 @dataclass(frozen=True)
@@ -127,8 +73,8 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
             problems.append(f"{who}: {error}")
             continue
         rows = [
-            _row(handed, rank.names[region], calls, spans, curve)
-            for region, (calls, spans) in by_region(rank, handed.start_ns, handed.end_ns).items()
+            _row(handed, rank.names[region], marked, curve)
+            for region, marked in by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns).items()
         ]
         rows.sort(key=lambda row: -row["time_ns"])
         if len(rows) > MAX_REGIONS:
@@ -171,14 +117,14 @@ def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, 
     return steps
 
 
-def _row(handed: Handed, name: str, calls: int, spans: Spans, curve: Curve) -> dict[str, Any]:
-    energy_uj, u_uj = curve.over(spans)
+def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve) -> dict[str, Any]:
+    energy_uj, u_uj = curve.over(marked.spans)
     return {
         "step_id": handed.step_id,
         "rank": handed.rank,
         "name": name,
-        "calls": calls,
-        "time_ns": spans.time_ns,
+        "calls": marked.calls,
+        "time_ns": marked.spans.time_ns,
         "energy_uj": energy_uj // handed.ranks,
         "u_uj": -(-u_uj // handed.ranks),
     }

@@ -1,0 +1,156 @@
+"""What regions used: the rule against a slow, obvious calculation, and its twin on arrays against the rule."""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from perun_hpc.energy import region_arrays, regions
+
+LEAST, MOST = -(2**63), 2**63 - 1
+intervals = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 80)), max_size=25)
+readings = st.lists(st.tuples(st.integers(1, 30), st.integers(-200, 1000)), min_size=2, max_size=12)
+moments = st.integers(-50, 400) | st.sampled_from((LEAST, LEAST + 1, -1, 0, MOST))
+rows = st.lists(st.tuples(st.integers(-1, 3) | st.just(LEAST), moments, moments), max_size=40)
+
+
+def points(pairs):
+    """The unit steps of time that at least one interval covers."""
+    return {point for start, length in pairs for point in range(start, start + length)}
+
+
+def flat(pairs):
+    return array("q", [moment for start, length in pairs for moment in (start, start + length)])
+
+
+def arrays(pairs):
+    starts = np.array([start for start, _ in pairs], dtype=np.int64)
+    return starts, starts + np.array([length for _, length in pairs], dtype=np.int64)
+
+
+def cumulative(steps):
+    times, values = np.cumsum(steps, axis=0).T
+    return times.astype(np.int64), values.astype(np.int64)
+
+
+@settings(max_examples=150, deadline=None)
+@given(intervals, readings)
+def test_amount_and_bounds_agree_with_counting_unit_steps(pairs, steps):
+    times, values = cumulative(steps)
+    used = regions.used(times.tolist(), values.tolist(), regions.union(flat(pairs)))
+    covered, amount, low, high, touched = points(pairs), 0.0, 0, 0, 0
+    for i in range(len(times) - 1):
+        gap = range(times[i], times[i + 1])
+        inside = sum(point in covered for point in gap)
+        step = int(values[i + 1] - values[i])
+        amount += step * inside / len(gap)
+        low += step if inside == len(gap) else min(step, 0) if inside else 0
+        high += step if inside == len(gap) else max(step, 0) if inside else 0
+        touched += inside > 0
+    assert used.amount == pytest.approx(amount, abs=0.5 * touched)
+    assert (used.low, used.high) == (low, high)
+    assert used.u == math.ceil((high - low) / math.sqrt(12))
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows, st.integers(-20, 200), st.integers(-20, 400))
+@example([(0, 10, LEAST), (0, 10, MOST), (0, LEAST, 20), (0, 0, 0), (1, 5, 0)], 0, 100)
+@example([(0, 1, MOST)] * 3, -20, MOST)
+def test_arrays_split_calls_like_the_rule(table, start_ns, end_ns):
+    calls = array("q", [number for row in table for number in row])
+    told = regions.by_region(calls, 3, start_ns, end_ns)
+    found = region_arrays.by_region(calls, 3, start_ns, end_ns)
+    assert list(found) == list(told)
+    for region, one in told.items():
+        other = found[region]
+        assert (other.calls, other.raised, other.still_open) == (one.calls, one.raised, one.still_open)
+        assert other.total_ns == one.total_ns
+        assert list(zip(*(part.tolist() for part in other.spans), strict=True)) == list(one.spans)
+        assert all(start_ns <= begin < end <= end_ns for begin, end in one.spans)
+
+
+@settings(max_examples=300, deadline=None)
+@given(intervals, readings, st.data())
+def test_arrays_cover_and_use_like_the_rule(pairs, steps, data):
+    times, values = cumulative(steps)
+    spans, lists = region_arrays.union(*arrays(pairs)), regions.union(flat(pairs))
+    assert list(zip(*(part.tolist() for part in spans), strict=True)) == list(lists)
+    covered = region_arrays.covered(times, spans)
+    assert {place: ns for place, ns in enumerate(covered.tolist()) if ns} == dict(
+        regions.covered(times.tolist(), lists)
+    )
+    known = np.array(data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times))))
+    columns = np.stack((values, np.where(known, values, np.nan), 2.0 * values))
+    found = region_arrays.Readings(times, columns).used(spans)
+    for column, (seen, factor) in enumerate(((known | True, 1), (known, 1), (known | True, 2))):
+        told = regions.used(times[seen].tolist(), (factor * values[seen]).tolist(), lists)
+        assert found.amount[column] == pytest.approx(told.amount, abs=0.5 * len(times) + 1e-6)
+        assert (found.low[column], found.high[column]) == (told.low, told.high)
+        inside = dict(regions.covered(times[seen].tolist(), lists)) if seen.sum() > 1 else {}
+        assert found.covered_ns[column] == sum(inside.values())
+
+
+@given(intervals)
+def test_union_covers_the_same_time_and_never_overlaps(pairs):
+    spans = list(regions.union(flat(pairs)))
+    assert all(before < begin for (_, before), (begin, _) in zip(spans, spans[1:], strict=False))
+    assert points((begin, end - begin) for begin, end in spans) == points(pairs)
+    assert regions.union(flat(pairs)).time_ns == len(points(pairs))
+
+
+def test_a_gap_in_one_sensor_leaves_the_others_as_they_are():
+    times = np.array([0, 10, 20, 30], dtype=np.int64)
+    whole = np.array([0.0, 10, 20, 30])
+    holed = np.array([0.0, np.nan, 20, 30])
+    late = np.array([np.nan, 10, 20, 30])
+    never = np.array([np.nan, np.nan, np.nan, 30])
+    spans = np.array([0]), np.array([15])
+    used = region_arrays.Readings(times, np.stack([whole, holed, late, never])).used(spans)
+    assert used.amount == pytest.approx([15, 15, 5, 0])
+    assert used.low.tolist() == [10, 0, 0, 0]
+    assert used.high.tolist() == [20, 20, 10, 0]
+    assert used.covered_ns.tolist() == [15, 15, 5, 0]
+
+
+def test_a_week_of_nanoseconds_loses_no_precision():
+    week = 7 * 86_400 * 10**9
+    times = np.arange(0, week + 1, 60 * 10**9, dtype=np.int64) + 10**15
+    power_uw = 250_000_000
+    energy = (times - times[0]) * (power_uw / 1e9)
+    start = times[-1] - 1_000_000_000
+    spans = np.array([start]), np.array([start + 300_000_000])
+    used = region_arrays.Readings(times, energy[None, :]).used(spans)
+    assert used.amount[0] / 0.3e6 == pytest.approx(250, rel=1e-6)
+
+
+def test_the_mean_of_a_gauge_is_time_weighted_and_leaves_out_what_is_not_known():
+    times = np.array([0, 1, 4], dtype=np.int64)
+    whole = np.array([0]), np.array([4])
+    assert region_arrays.mean(times, np.array([300.0, 300, 300]), whole) == 300
+    assert region_arrays.mean(times, np.array([0.0, 600, 0]), whole) == 300
+    assert region_arrays.mean(times, np.array([np.nan, 600, 0]), whole) == 300
+    assert region_arrays.mean(times, np.array([np.nan, 600, 600]), (np.array([0]), np.array([2]))) == 600
+    assert region_arrays.mean(times, np.array([np.nan, 600, np.nan]), whole) is None
+    assert region_arrays.mean(times, np.array([1.0, 2, 3]), (np.array([5]), np.array([9]))) is None
+
+
+def test_calls_are_split_by_region_with_raised_and_open_ones():
+    calls = array("q", [1, 10, 20, 0, 11, -15, 1, 30, 0, 1, 0, 0])
+    found = regions.by_region(calls, 2, 0, 50)
+    first, second = found[0], found[1]
+    assert (list(first.spans), first.calls, first.raised, first.still_open) == ([(11, 15)], 1, 1, 0)
+    assert (list(second.spans), second.calls, second.raised, second.still_open) == ([(10, 20), (30, 50)], 2, 0, 1)
+    assert second.total_ns == 30
+    assert regions.by_region(array("q"), 2, 0, 50) == region_arrays.by_region(array("q"), 2, 0, 50) == {}
+
+
+def test_a_row_that_never_began_is_no_call():
+    """A thread that was killed between taking its row and writing into it; it got the whole life of its rank."""
+    calls = memoryview(struct.pack("<6q", 0, 0, 0, 0, 20, 30)).cast("q")
+    assert list(regions.by_region(calls, 1, 0, 100)[0].spans) == [(20, 30)]
