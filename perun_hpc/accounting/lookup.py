@@ -18,8 +18,8 @@ from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
 from perun_hpc.slurm.command import NoAccountsError
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
+from perun_hpc.slurm.states import RUN_AGAIN
 
-RUN_AGAIN = frozenset({"REQUEUED", "PREEMPTED", "NODE_FAIL"})
 """States of runs after which Slurm may run the same job again."""
 UNTOLD_NAME, UNTOLD_QOS = "allocation", "Unknown"
 """What sacct shows of a job of which slurmdbd does not have everything yet."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from perun_hpc.backend.base import Clock, host_name, monotonic_ns
 from perun_hpc.backend.sysfile import number, reason, text
+from perun_hpc.data_model import cpu_list
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -159,7 +160,7 @@ class JobCgroup:
             content = text(directory / name) if directory is not None else None
             with contextlib.suppress(ValueError):
                 if content:
-                    return parse_list(content)
+                    return cpu_list.parse(content)
         return None
 
     def suspended(self, root: Path = Path("/")) -> bool | None:
@@ -268,22 +269,8 @@ def _state(proc: Path, pid: int) -> str | None:
     return None if name.endswith("(slurmstepd") or state in ("", "Z", "X") else state
 
 
-_MOST_CPUS = 1 << 16
-"""Kernels are built for 8192 at most."""
 _NO_LIMIT_B = 1 << 60
 """Version 1 shows the largest page-aligned number where there is no limit."""
-
-
-def parse_list(content: str) -> frozenset[int]:
-    """CPUs of a kernel list such as `0-3,8,10-11`; ValueError where it is none."""
-    cpus: set[int] = set()
-    for part in content.strip().split(","):
-        first, _, last = part.partition("-")
-        if first:
-            if int(last or first) >= _MOST_CPUS:
-                raise ValueError(f"no CPU has the number {last or first}")
-            cpus.update(range(int(first), int(last or first) + 1))
-    return frozenset(cpus)
 
 
 def job_names(job_id: str, sluid: str | None = None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from perun_hpc.data_model import cpu_list
 from perun_hpc.data_model.sensor import Provenance
 
 IDLE = "idle"
@@ -226,17 +227,6 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
     return {party: sign * part for party, part in parts.items()}
 
 
-def ranges(cpus: Iterable[int]) -> str:
-    """CPUs as the kernel lists them: `0-3,8`."""
-    runs: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if runs and cpu == runs[-1][1] + 1:
-            runs[-1][1] = cpu
-        else:
-            runs.append([cpu, cpu])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
 def attribute(interval: IntervalInput) -> list[DomainShares]:
     """Shares of every domain; meters come back as their residual, named `other` (further ones `other-<meter>`).
 
@@ -338,7 +328,7 @@ class _Load:
             for cpu in cpus:
                 if cpu in unread:
                     whys.setdefault(unread[cpu], []).append(cpu)
-        said = [f"busy time of CPU {ranges(cpus)} {why}" for why, cpus in sorted(whys.items())]
+        said = [f"busy time of CPU {cpu_list.text(cpus)} {why}" for why, cpus in sorted(whys.items())]
         return f"{', '.join(said)}: taken from the jobs' own CPU times" if said else ""
 
     def present_ns(self, job: JobInput) -> int:

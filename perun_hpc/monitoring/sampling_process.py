@@ -114,10 +114,10 @@ class _Sampler:
         return orders.directory
 
     def _write(self, summary: dict[str, Any]) -> None:
-        directory = Path(self._orders.directory)
-        temporary = directory / f".{SUMMARY}"
-        temporary.write_text(json.dumps(summary))
-        temporary.rename(directory / SUMMARY)
+        from perun_hpc.store.files import write_new
+
+        data = json.dumps(summary).encode()
+        write_new(Path(self._orders.directory) / SUMMARY, data, mode=0o666, durable=False)  # as the umask says
 
     def _open_store(self) -> NodeStore:
         from perun_hpc.store.node_store import NodeStore

@@ -10,13 +10,13 @@ from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.hints import hints
 from perun_hpc.report.screen import WIDTH, Style, both_ends, cells, printable, table, wrapped
+from perun_hpc.slurm.states import ENDED_BY_SLURM
 
 LABEL = 11
 """Columns of the label at the left."""
 FUNCTIONS = 8
 HOSTS_IN_FULL = 4
 LAST_NS = 1 << 62
-ENDED_BY_SLURM = frozenset({"TIMEOUT", "CANCELLED", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REQUEUED"})
 """States in which an exit code of 0 says nothing of the program."""
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""

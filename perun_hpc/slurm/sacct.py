@@ -17,7 +17,7 @@ from functools import cache
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.slurm.command import TIMEOUT_S, Runner, run_command, slices
 from perun_hpc.slurm.hostlist import expand
-from perun_hpc.slurm.states import WASTED_STATES
+from perun_hpc.slurm.states import FINAL_STATES, WASTED_STATES
 
 FIELDS = (
     "JobIDRaw", "JobID", "JobName", "User", "UID", "GID", "Account", "Partition", "QOS", "Cluster", "Submit", "Start",
@@ -26,10 +26,6 @@ FIELDS = (
 )  # fmt: skip
 IDENTITY = ("SLUID", "OriginalSLUID")
 """Names of a run that no other run ever had; where `sacct --helpformat` lists them (25.11 on)."""
-FINAL_STATES = frozenset(
-    {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED",
-     "REQUEUED", "REVOKED"}
-)  # fmt: skip
 RESIZING = "RESIZING"
 """State of the first part of a run whose allocation was changed; the next row of that job goes on with the run."""
 LARGEST = (1 << 32) - 1

@@ -11,10 +11,13 @@ CODES = {
     "OOM": "OUT_OF_MEMORY", "PD": "PENDING", "PR": "PREEMPTED", "R": "RUNNING", "RQ": "REQUEUED", "RS": "RESIZING",
     "RV": "REVOKED", "S": "SUSPENDED", "TO": "TIMEOUT",
 }  # fmt: skip
-WASTED_STATES = frozenset(
-    {"FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REQUEUED"}
-)
-"""Slurm's final states whose energy counts as wasted."""
+RUN_AGAIN = frozenset({"REQUEUED", "PREEMPTED", "NODE_FAIL"})
+"""Final states of a run after which Slurm may start the job once more."""
+ENDED_BY_SLURM = RUN_AGAIN | {"TIMEOUT", "CANCELLED", "BOOT_FAIL", "DEADLINE"}
+"""Final states in which the exit code is Slurm's doing, not the program's."""
+WASTED_STATES = ENDED_BY_SLURM | {"FAILED", "OUT_OF_MEMORY"}
+"""Final states whose energy counts as wasted."""
+FINAL_STATES = WASTED_STATES | {"COMPLETED", "REVOKED"}
 
 
 def parse_states(words: Iterable[str]) -> tuple[str, ...]:

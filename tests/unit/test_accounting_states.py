@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perun_hpc.errors import UsageError
-from perun_hpc.slurm.sacct import FINAL_STATES
-from perun_hpc.slurm.states import CODES, parse_states
+from perun_hpc.slurm.states import CODES, FINAL_STATES, parse_states
 
 
 def test_names_and_codes() -> None:

@@ -89,7 +89,7 @@ SAMPLING = """
 from perun_hpc.monitoring.spawn import SamplingProcess
 process = SamplingProcess()
 pid = process.pid
-while b"orders" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+while b"sampling_entry" not in Path(f"/proc/{pid}/cmdline").read_bytes():
     time.sleep(0.005)
 say(pid)
 process.end()

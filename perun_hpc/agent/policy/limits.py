@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.sources.node import resident_b
+from perun_hpc.data_model import cpu_list
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Agent
@@ -19,16 +20,7 @@ def step_back(settings: Agent) -> None:
     with contextlib.suppress(OSError):  # a priority can only be lowered
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
     with contextlib.suppress(OSError):  # CPUs that this node does not have
-        os.sched_setaffinity(0, _cpus(settings.cpu_affinity) or range(os.cpu_count() or 1))
-
-
-def _cpus(text: str) -> set[int]:
-    """The CPUs of a list such as `0-3,8`."""
-    cpus: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        cpus.update(range(int(first), int(last or first) + 1))
-    return cpus
+        os.sched_setaffinity(0, cpu_list.parse(settings.cpu_affinity) or range(os.cpu_count() or 1))
 
 
 LEAST_LEFT_B = 64 << 20

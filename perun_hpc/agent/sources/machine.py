@@ -7,7 +7,7 @@ import resource
 from collections.abc import Collection
 from pathlib import Path
 
-from perun_hpc.backend.cgroup import parse_list
+from perun_hpc.data_model import cpu_list
 from perun_hpc.energy.attribute import NodeInput
 
 _CPU = re.compile(r"cpu(\d+)$")
@@ -61,7 +61,7 @@ def _online(base: Path) -> frozenset[int]:
     """The CPUs that the kernel says are online; none where it says nothing that can be."""
     told = _text(base / "online")
     try:
-        return parse_list(told) if _LIST.fullmatch(told) else frozenset()
+        return cpu_list.parse(told) if _LIST.fullmatch(told) else frozenset()
     except ValueError:
         return frozenset()
 
