@@ -1,7 +1,7 @@
 """A `sacct` for PATH that answers from a file as Slurm's own does, for tests through commands without a cluster.
 
-It formats times by SLURM_TIME_FORMAT and TZ, takes `utsEPOCH` and local times, knows job ids and windows, and says what
-it was asked: as seen with Slurm 22.05.8. The kernel, not the program, refuses a command line that is too long.
+It formats times by SLURM_TIME_FORMAT and TZ, takes `utsEPOCH` and local times, knows job ids and time spans, and says
+what it was asked: as seen with Slurm 22.05.8. The kernel, not the program, refuses a command line that is too long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMES = ("Submit", "Start", "End")
 def install(directory: Path, rows: Iterable[Mapping[str, Any]], most_s: int = 1 << 40, has: Iterable[str] = ()) -> Path:
     """Put a `sacct` that knows `rows` into `directory`, which is to stand first in PATH; returns its log.
 
-    `rows` are `ROW` with changes, Submit, Start and End in epoch seconds or as words; it fails for windows of more than
+    `rows` are `ROW` with changes, Submit, Start and End in epoch seconds or as words; it fails for spans of more than
     `most_s` seconds, and `has` are further fields that it knows.
     """
     directory.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ class History:
         self.arrivals = sorted(self._arrivals(), key=lambda a: a.at_s)
         self.tools = Tools(
             lambda: self.now,
-            Slurm(self._jobs, self._window) if self.rng.random() < 0.25 else None,  # it asks day by day: 400 of them
+            Slurm(self._jobs, self._between) if self.rng.random() < 0.25 else None,  # it asks day by day: 400 of them
             publish=lambda directory, uid: None,
         )
         self.up = True
@@ -309,9 +309,9 @@ class History:
 
     def _jobs(self, ids: Iterable[int]) -> list[SlurmJob]:
         wanted = set(ids)
-        return [job for job in self._window(0, 1 << 62) if job.job_id in wanted]
+        return [job for job in self._between(0, 1 << 62) if job.job_id in wanted]
 
-    def _window(self, since_s: int, until_s: int) -> list[SlurmJob]:
+    def _between(self, since_s: int, until_s: int) -> list[SlurmJob]:
         if not self.up:
             raise UnavailableError("sacct: is slurmdbd up?")
         made = []

@@ -50,11 +50,11 @@ class Account:
     jobs_uj: int = 0
     others_uj: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OTHERS, 0))
     gap_ns: int = 0
-    windows: int = 0
+    intervals: int = 0
 
 
 @dataclass(frozen=True)
-class Window:
+class Interval:
     """One closed interval of one domain, on the clock of that boot."""
 
     t0_ns: int
@@ -64,11 +64,11 @@ class Window:
 
 @dataclass(frozen=True)
 class NodeBooks:
-    """What the node ledgers say: accounts per node, day and domain, what each job got, the windows by their start."""
+    """What the node ledgers say: accounts per node, day and domain, what each job got, the intervals by their start."""
 
     accounts: Mapping[Key, Account]
     given: Mapping[tuple[Key, tuple[int, int]], int]
-    windows: Mapping[tuple[str, str], Mapping[int, Window]]
+    intervals: Mapping[tuple[str, str], Mapping[int, Interval]]
     findings: Sequence[Finding]
 
 
@@ -76,7 +76,7 @@ def read_books(files: Iterable[Path]) -> NodeBooks:
     """Read node ledger files (`nodes/NODE/DAY.jsonl`) and check every line; a torn last line is a finding."""
     accounts: dict[Key, Account] = {}
     given: dict[tuple[Key, tuple[int, int]], int] = {}
-    windows: dict[tuple[str, str], dict[int, Window]] = {}
+    intervals: dict[tuple[str, str], dict[int, Interval]] = {}
     findings: list[Finding] = []
     for path in sorted(files):
         node, day = path.parent.name, path.stem
@@ -84,14 +84,14 @@ def read_books(files: Iterable[Path]) -> NodeBooks:
             where = f"{node} {day} {line['domain']}"
             key = (node, day, str(line["domain"]))
             account = accounts.setdefault(key, Account())
-            window = Window(int(line["t0_ns"]), int(line["t1_ns"]), line["total_uj"])
-            windows.setdefault((node, key[2]), {})[window.t0_ns] = window
-            account.windows += 1
-            if window.total_uj is None:
-                account.gap_ns += window.t1_ns - window.t0_ns
+            interval = Interval(int(line["t0_ns"]), int(line["t1_ns"]), line["total_uj"])
+            intervals.setdefault((node, key[2]), {})[interval.t0_ns] = interval
+            account.intervals += 1
+            if interval.total_uj is None:
+                account.gap_ns += interval.t1_ns - interval.t0_ns
                 continue
-            account.total_uj += window.total_uj
-            off_uj = window.total_uj - sum(line["shares"].values())
+            account.total_uj += interval.total_uj
+            off_uj = interval.total_uj - sum(line["shares"].values())
             if off_uj:
                 findings.append(Finding(where, f"line {number}: shares do not sum to the counter's difference", off_uj))
             for party, energy_uj in line["shares"].items():
@@ -101,7 +101,7 @@ def read_books(files: Iterable[Path]) -> NodeBooks:
                     given[key, job] = given.get((key, job), 0) + energy_uj
                 else:
                     account.others_uj[party if party in OTHERS else "unknown"] += energy_uj
-    return NodeBooks(accounts, given, windows, findings)
+    return NodeBooks(accounts, given, intervals, findings)
 
 
 def compare_shares(
@@ -128,8 +128,8 @@ def compare_shares(
 def find_holes(books: NodeBooks) -> list[Finding]:
     """Find times of one boot between a domain's intervals for which there is no line at all, not even of a gap."""
     findings = []
-    for (node, domain), windows in sorted(books.windows.items()):
-        ordered = list(windows.values())
+    for (node, domain), intervals in sorted(books.intervals.items()):
+        ordered = list(intervals.values())
         for before, after in zip(ordered, ordered[1:], strict=False):
             # A clock that went back is another boot: what a counter did in between cannot be known.
             if after.t0_ns > before.t1_ns:
@@ -139,9 +139,9 @@ def find_holes(books: NodeBooks) -> list[Finding]:
 
 
 def compare_edges(books: NodeBooks, boundaries: Iterable[Mapping[str, Any]]) -> tuple[int, list[Finding]]:
-    """Compare raw edge readings with the node ledger's windows between them; returns how many were compared.
+    """Compare raw edge readings with the node ledger's intervals between them; returns how many were compared.
 
-    Each window is rounded down to whole microjoules once, so a counter in other units may differ by one per window.
+    Each interval is rounded down to whole microjoules once, so a counter in other units may differ by one per interval.
     """
     compared, findings = 0, []
     for record in boundaries:
@@ -306,13 +306,13 @@ def boundary_files(archive: Archive, since_s: int, until_s: int) -> Iterator[Map
             continue
 
 
-def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: int) -> list[Window]:
-    """Return the windows that tile [start, end] without a hole; none where they do not."""
-    windows = books.windows.get((node, domain), {})
+def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: int) -> list[Interval]:
+    """Return the intervals that tile [start, end] without a hole; none where they do not."""
+    intervals = books.intervals.get((node, domain), {})
     inside = []
-    while start_ns < end_ns and start_ns in windows:
-        inside.append(windows[start_ns])
-        start_ns = windows[start_ns].t1_ns
+    while start_ns < end_ns and start_ns in intervals:
+        inside.append(intervals[start_ns])
+        start_ns = intervals[start_ns].t1_ns
     return inside if start_ns == end_ns else []
 
 

@@ -77,7 +77,7 @@ class Slurm:
     """The two questions that the collector has for Slurm's accounting; both raise `UnavailableError`."""
 
     jobs: Callable[[Iterable[int]], list[SlurmJob]]
-    window: Callable[[int, int], list[SlurmJob]]
+    between: Callable[[int, int], list[SlurmJob]]
 
 
 @dataclass(frozen=True)
@@ -608,11 +608,11 @@ class Collector:
     def _unreported(self, since_s: int, until_s: int) -> list[SlurmJob]:
         """Return the runs that ended in [since, until] by Slurm and of which nothing is stored, but should be."""
         assert self.tools.slurm is not None
-        jobs = self.tools.slurm.window(since_s, until_s)
+        jobs = self.tools.slurm.between(since_s, until_s)
         ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
         stored = self.ledger.spans(self.archive.cluster, [j.job_id for j in ended])
         waiting = {run.job_id for run, _ in self.archive.incoming()}
-        # A window shows some runs of a job: only beside all of them it is clear which one a stored run is.
+        # A time span shows some runs of a job: only beside all of them it is clear which one a stored run is.
         lacking = [j for j in _without_record(ended, stored, ROUNDED_S) if self._expects(j)]
         doubtful = {j.job_id for j in lacking} - waiting
         every = self.tools.slurm.jobs(sorted(doubtful)) if doubtful else []

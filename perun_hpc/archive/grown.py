@@ -1,7 +1,7 @@
 """A day of a node's ledger where it was delivered: it only grows, whatever its node says of it later.
 
-The windows of a domain follow each other. A clock that goes back is another boot's; a window that was told before is
-not told again with another content.
+The intervals of a domain follow each other. A clock that goes back is another boot's; an interval that was
+reported before is not reported again with another content.
 """
 
 from __future__ import annotations
@@ -10,39 +10,39 @@ import json
 from functools import cached_property
 
 TAIL_B = 64 << 10
-"""Where the last window of each domain is looked for: a day has megabytes, and grows all the time."""
+"""Where the last interval of each domain is looked for: a day has megabytes, and grows all the time."""
 
 Place = tuple[str, int, int]
-"""Domain, begin and end (ns since boot) of a line's window."""
+"""Domain, begin and end (ns since boot) of a line's interval."""
 
 
-def grown(known: bytes, told: bytes) -> tuple[bytes, list[bytes]]:
-    """What a day becomes by what its node tells of it now, and the lines that do not fit what it told before.
+def grown(known: bytes, sent: bytes) -> tuple[bytes, list[bytes]]:
+    """What a day becomes by what its node sends of it now, and the lines that contradict what it sent before.
 
-    `told` may lack the beginning, as of a node that lost its disk. A line that is not whole yet comes with the next
-    word; one that cannot be read is kept as it is.
+    `sent` may lack the beginning, as of a node that lost its disk. A line that is not whole yet comes with the next
+    delivery; one that cannot be read is kept as it is.
     """
-    if told.startswith(known):
+    if sent.startswith(known):
         day = known[: known.rfind(b"\n") + 1]
-        new = told[len(day) :].splitlines(keepends=True)
+        new = sent[len(day) :].splitlines(keepends=True)
     else:
         before = set(known.splitlines(keepends=True))
         day = known if known.endswith(b"\n") else known + b"\n"
-        new = [line for line in told.splitlines(keepends=True) if line not in before]
+        new = [line for line in sent.splitlines(keepends=True) if line not in before]
     if not new:
         return known, []
-    windows = _Windows(day)
+    intervals = _Intervals(day)
     fitting: list[bytes] = []
     odd: list[bytes] = []
     for line in new:
         if line.endswith(b"\n"):
             place = _place(line)
-            (fitting if place is None or windows.take(*place) else odd).append(line)
+            (fitting if place is None or intervals.take(*place) else odd).append(line)
     return (day + b"".join(fitting) if fitting else known), odd
 
 
-class _Windows:
-    """The windows of a day, each told once."""
+class _Intervals:
+    """The intervals of a day, each reported once."""
 
     def __init__(self, day: bytes) -> None:
         self._day = day
@@ -54,13 +54,13 @@ class _Windows:
         return {(domain, begin_ns) for domain, begin_ns, _ in _places(self._day)}
 
     def take(self, domain: str, begin_ns: int, end_ns: int) -> bool:
-        """Add a window; False for one that ends before it begins, or was told before."""
+        """Add an interval; False for one that ends before it begins, or was reported before."""
         goes_on = begin_ns >= self._last.get(domain, begin_ns + 1)
-        window = (domain, begin_ns)
-        if end_ns < begin_ns or (not goes_on and (window in self._new or window in self._before)):
+        interval = (domain, begin_ns)
+        if end_ns < begin_ns or (not goes_on and (interval in self._new or interval in self._before)):
             return False
         self._last[domain] = end_ns
-        self._new.add(window)
+        self._new.add(interval)
         return True
 
 

@@ -22,7 +22,7 @@ from perun_hpc.errors import UnavailableError
 from perun_hpc.report import backlog as words
 from perun_hpc.report.audit import accounts_table, findings_list, gaps, lost_list, verdict
 from perun_hpc.report.screen import style_for, wrapped
-from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_window
+from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_between
 from perun_hpc.slurm.times import parse_time
 
 
@@ -138,18 +138,18 @@ def _lost(
 
 def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:
     try:
-        return query_window(since_s, until_s, ("--allusers",), cluster, extra=identity_fields())
+        return query_between(since_s, until_s, ("--allusers",), cluster, extra=identity_fields())
     except UnavailableError as error:
         raise UnavailableError(f"{error} (or leave sacct out with --no-slurm)") from error
 
 
 def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int, no_slurm: bool, metered: str) -> str:
     nodes = len({node for node, _, _ in books.accounts})
-    windows = sum(a.windows for a in books.accounts.values())
+    intervals = sum(a.intervals for a in books.accounts.values())
     gap_s = sum(a.gap_ns for a in books.accounts.values()) / 1e9
     compared_with = f"{count(compared, 'counter')} between jobs' edges"
     lines = [
-        f"Cluster {archive.cluster}: {count(windows, 'interval')} of {count(nodes, 'node')}, {compared_with}",
+        f"Cluster {archive.cluster}: {count(intervals, 'interval')} of {count(nodes, 'node')}, {compared_with}",
     ]
     lines.append("sacct was left out" if no_slurm else f"{count(jobs, 'job')} that sacct knows")
     if gap_s:

@@ -35,7 +35,7 @@ from perun_hpc.errors import AccessError, NotFoundError, PerunError, Unavailable
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm.command import NoAccountsError
-from perun_hpc.slurm.sacct import identity_fields, query_jobs, query_window
+from perun_hpc.slurm.sacct import identity_fields, query_between, query_jobs
 from perun_hpc.store.merge import finalise
 
 log = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def _slurm(cluster: str, kept: dict[str, bool]) -> Slurm | None:
             pass  # it is said where something is asked for
     return Slurm(
         jobs=lambda ids: query_jobs(ids, cluster, extra=identity_fields()),
-        window=lambda since, until: query_window(since, until, ("--allusers",), cluster, extra=identity_fields()),
+        between=lambda since, until: query_between(since, until, ("--allusers",), cluster, extra=identity_fields()),
     )
 
 

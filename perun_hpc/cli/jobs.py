@@ -22,7 +22,7 @@ from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
 from perun_hpc.slurm.command import ARGUMENT_BYTES, NoAccountsError
 from perun_hpc.slurm.hostlist import expand
-from perun_hpc.slurm.sacct import identity_fields, query_window
+from perun_hpc.slurm.sacct import identity_fields, query_between
 from perun_hpc.slurm.states import parse_states
 from perun_hpc.slurm.times import parse_time
 
@@ -129,12 +129,12 @@ def _from_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[E
             options.append(f"--{name}={text}")
     assert wanted.since_s is not None and wanted.until_s is not None
     try:
-        rows = query_window(wanted.since_s, wanted.until_s, options, wanted.cluster or None, extra=identity_fields())
+        rows = query_between(wanted.since_s, wanted.until_s, options, wanted.cluster or None, extra=identity_fields())
     except NoAccountsError:
         return _own(wanted, where)
     nodes = set(wanted.nodes)
     rows = [row for row in rows if not nodes or nodes.intersection(expand(row.nodelist))]
-    # sacct lists what was in a state some time in the window; asked for is the state that a job has.
+    # sacct lists what was in a state at some time in the span; asked for is the state that a job has.
     rows = [row for row in rows if not wanted.states or row.state in wanted.states]
     return [found.record for found in listed_by_slurm(rows, where)]
 

@@ -71,7 +71,7 @@ class DomainInput:
     static_uw : static power P_s (package, dram), idle power P_idle (GPU), idle part of the residual (meter).
     slices : MIG: number of slices of the whole device; None when the device is not partitioned.
     leaves : meter: names of the domains that it contains.
-    inside : meter: what each party was given of its leaves in windows of their own, inside this one.
+    inside : meter: what each party was given of its leaves in intervals of their own, inside this one.
     rest : meter: name of its residual; empty: by the meter's place among those of the interval.
     provenance : of the reading itself.
     """

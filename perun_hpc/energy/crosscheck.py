@@ -19,7 +19,7 @@ class Check:
 
 
 def compare(counter_uj: int | None, integral: Integral, tolerance: float = TOLERANCE) -> Check:
-    """Compare over the same window; without a counter or with gaps in the power there is nothing to say.
+    """Compare over the same time span; without a counter or with gaps in the power there is nothing to say.
 
     The counter passes when it lies within the tolerance of the range that the power readings allow. NVIDIA's fields 83
     and 186 rest on the same sensor, so agreement there is no independent proof.

@@ -24,7 +24,7 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Integral:
-    """Energy of a gauge over a window, in uJ, and how much of the window readings cover.
+    """Energy of a gauge over a time span, in uJ, and how much of it readings cover.
 
     `low_uj` and `high_uj` bound it, if power between two readings stays between them and in gaps between 0 and the
     sensor's `max_uw`; `high_uj` is None when there are gaps and no `max_uw`.
@@ -52,14 +52,14 @@ def integrate(
     Parameters
     ----------
     sensor : the gauge; `max_uw` bounds the power in gaps.
-    readings : in time order; those beyond the window's edges count for the pieces that reach into it.
-    t0_ns, t1_ns : the window.
+    readings : in time order; those beyond the span's edges count for the pieces that reach into it.
+    t0_ns, t1_ns : the time span.
     max_gap_ns : two readings farther apart have a gap between them.
     rule : what a reading says about the time around it.
 
     Returns
     -------
-    The energy, its bounds, and how much of the window readings cover.
+    The energy, its bounds, and how much of the time span readings cover.
     """
     twice = low = high = covered_ns = 0
     before: Reading | None = None

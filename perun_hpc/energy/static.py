@@ -8,18 +8,18 @@ from typing import Any
 NS_PER_S = 1_000_000_000
 DAY_NS = 86_400 * NS_PER_S
 
-SHORTEST_WINDOW_NS = 10 * NS_PER_S
+SHORTEST_NS = 10 * NS_PER_S
 MOST_BUSY = 0.005
 ENOUGH_NS = 30 * 60 * NS_PER_S
 DAYS = 30
 PERCENTILE = 5
 BIN_UW = 100_000
-"""Windows are kept as a histogram of 0.1 W per day: a few kilobytes however long the node lives."""
+"""Intervals are kept as a histogram of 0.1 W per day: a few kilobytes however long the node lives."""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticPower:
-    """Idle windows of one domain over the last 30 days; a value, replaced at each window.
+    """Idle intervals of one domain over the last 30 days; a value, replaced at each interval.
 
     `bins[day][power // BIN_UW]` is the idle time in ns seen at that power on that day (days since the epoch).
     """
@@ -40,7 +40,7 @@ class StaticPower:
         -------
         The value with the interval in it, without days that are older than 30; the same object where it does not count.
         """
-        if duration_ns < SHORTEST_WINDOW_NS or energy_uj < 0 or cpus < 1:
+        if duration_ns < SHORTEST_NS or energy_uj < 0 or cpus < 1:
             return self
         if busy_ns >= MOST_BUSY * duration_ns * cpus:
             return self

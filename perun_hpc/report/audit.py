@@ -97,5 +97,5 @@ def _sum(a: Account, b: Account) -> Account:
         jobs_uj=a.jobs_uj + b.jobs_uj,
         others_uj={name: a.others_uj[name] + b.others_uj[name] for name in OTHERS},
         gap_ns=a.gap_ns + b.gap_ns,
-        windows=a.windows + b.windows,
+        intervals=a.intervals + b.intervals,
     )

@@ -110,7 +110,7 @@ def query_jobs(
     return _runs(dict.fromkeys(rows))
 
 
-def query_window(
+def query_between(
     since_s: int,
     until_s: int,
     options: Sequence[str] = (),

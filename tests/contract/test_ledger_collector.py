@@ -46,7 +46,7 @@ class World:
 
     def collector(self) -> Collector:
         return Collector(
-            self.archive, self.ledger, Tools(lambda: self.now, Slurm(self._ask, self._window)), DEADLINE_S, queue=True
+            self.archive, self.ledger, Tools(lambda: self.now, Slurm(self._ask, self._between)), DEADLINE_S, queue=True
         )
 
     def _ask(self, ids: Iterable[int]) -> list[SlurmJob]:
@@ -54,7 +54,7 @@ class World:
         wanted = set(ids)
         return [j for j in self.jobs if j.job_id in wanted]
 
-    def _window(self, since_s: int, until_s: int) -> list[SlurmJob]:
+    def _between(self, since_s: int, until_s: int) -> list[SlurmJob]:
         self._check()
         return [j for j in self.jobs if (j.end_s or until_s) >= since_s and (j.start_s or 0) <= until_s]
 
@@ -197,7 +197,7 @@ def test_the_run_after_a_requeue_that_nobody_reported_gets_its_own_record(world:
     second = slurm_job(submit_s=START_S + 5, start_s=START_S + 15, end_s=START_S + 100, run=1)
     world.jobs = [first, second]
     put_incoming(world.root, boundary(seconds=6))
-    world.now = START_S + 50.0 + DEADLINE_S  # the next comparison's window begins after the first run
+    world.now = START_S + 50.0 + DEADLINE_S  # the next comparison's time span begins after the first run
     world.collector().sweep()
     world.now += 2 * DEADLINE_S
     world.up = False

@@ -87,7 +87,7 @@ def ledger(ledger_url: str, tmp_path: Path) -> Iterator[Ledger]:
     for data in boundaries():
         put_incoming(tmp_path, data)
     opened = open_ledger(ledger_url, create=True)
-    slurm = Slurm(jobs=lambda ids: [j for j in jobs if j.job_id in set(ids)], window=lambda since, until: jobs)
+    slurm = Slurm(jobs=lambda ids: [j for j in jobs if j.job_id in set(ids)], between=lambda since, until: jobs)
     tools = Tools(lambda: MIDNIGHT_S + 86400.0, slurm, footprint=lambda record: estimate(record, FACTORS))
     summary = Collector(Archive(tmp_path, "c"), opened, tools, 900).sweep()
     assert (summary.stored, summary.missing) == (3, 1)

@@ -19,7 +19,7 @@ from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.errors import UnavailableError
-from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_jobs, query_window
+from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_between, query_jobs
 from tests.accounting_data import START_S, boundary, put_incoming, slurm_job
 from tests.fake_slurm import ROW, install
 
@@ -62,7 +62,7 @@ class Site:
         ledger = open_ledger(str(self.ledger), create=True, clock=lambda: self.now)
         slurm = Slurm(
             jobs=lambda ids: query_jobs(ids, "c", extra=identity_fields()),
-            window=lambda since, until: query_window(since, until, ("--allusers",), "c", extra=identity_fields()),
+            between=lambda since, until: query_between(since, until, ("--allusers",), "c", extra=identity_fields()),
         )
         try:
             return Collector(Archive(self.archive, "c"), ledger, Tools(lambda: self.now, slurm), DEADLINE_S).sweep()
@@ -148,7 +148,7 @@ def test_weeks_without_slurmdbd_are_caught_up_in_slices_that_sacct_can_answer(si
     asked = len(site.asked())
     site.now += 60
     assert site.collect().missing == 0
-    assert len(site.asked()) == asked + 1  # the window of every other sweep
+    assert len(site.asked()) == asked + 1  # the time span of every other sweep
 
 
 def test_what_was_compared_before_sacct_failed_is_kept(site: Site) -> None:
@@ -223,7 +223,7 @@ def test_a_job_in_the_hour_that_comes_twice_has_its_state_and_name(site: Site, a
     assert [job["energy_uj"] for job in site.jobs()] == [8_000_000_000]
 
 
-def test_windows_are_asked_for_without_a_zone(site: Site) -> None:
+def test_time_spans_are_asked_for_without_a_zone(site: Site) -> None:
     """A job that ended in the second 02:10 is compared in the sweep after, not an hour late."""
     site.environ(TZ="Europe/Berlin")
     put_incoming(site.archive, boundary(4711, start_s=BERLIN_TWICE_S - 7200))
@@ -410,11 +410,11 @@ def test_more_nodes_than_a_command_line_holds(site: Site) -> None:
     "error", [RuntimeError("whatever"), UnavailableError("sacct: no answer"), OSError(7, "too long")]
 )
 def test_whatever_happens_to_the_comparison_the_rest_of_a_sweep_is_done(tmp_path: Path, error: Exception) -> None:
-    def window(since_s: int, until_s: int) -> list[SlurmJob]:
+    def between(since_s: int, until_s: int) -> list[SlurmJob]:
         raise error
 
     def sweep(now_s: float) -> Summary:
-        slurm = Slurm(jobs=lambda ids: [slurm_job(4711)] if now_s > START_S + 200 else [], window=window)
+        slurm = Slurm(jobs=lambda ids: [slurm_job(4711)] if now_s > START_S + 200 else [], between=between)
         return Collector(archive, ledger, Tools(lambda: now_s, slurm), DEADLINE_S, queue=True).sweep()
 
     archive, ledger = Archive(tmp_path, "c"), open_ledger(str(tmp_path / "ledger.db"), create=True)

@@ -32,7 +32,7 @@ def books_of(tmp_path: Path, *lines: dict[str, Any] | str) -> Any:
     return read_books([path])
 
 
-def window(t0: int, t1: int, total: int | None, **shares: int) -> dict[str, Any]:
+def interval(t0: int, t1: int, total: int | None, **shares: int) -> dict[str, Any]:
     named = {k.replace("job", "job:4711.0"): v for k, v in shares.items()}
     return {"t0_ns": t0, "t1_ns": t1, "domain": "package-0", "total_uj": total, "shares": named, "method": "cores"}
 
@@ -55,7 +55,7 @@ def test_a_node_that_a_job_did_not_have_is_named() -> None:
 
 
 def test_what_closes(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, 60, job=40, idle=20), window(10, 20, 41, job=31, system=10))
+    books = books_of(tmp_path, interval(0, 10, 60, job=40, idle=20), interval(10, 20, 41, job=31, system=10))
     assert books.findings == []
     account = books.accounts[AT]
     assert (account.total_uj, account.jobs_uj, account.others_uj["idle"], account.others_uj["system"]) == (
@@ -69,48 +69,48 @@ def test_what_closes(tmp_path: Path) -> None:
 
 
 def test_shares_that_do_not_sum(tmp_path: Path) -> None:
-    (finding,) = books_of(tmp_path, window(0, 10, 60, job=40, idle=19)).findings
+    (finding,) = books_of(tmp_path, interval(0, 10, 60, job=40, idle=19)).findings
     assert finding.off_uj == 1
 
 
 def test_one_microjoule_between_node_and_record(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, 60, job=40, idle=20))
+    books = books_of(tmp_path, interval(0, 10, 60, job=40, idle=20))
     (finding,) = compare_shares(books, {(AT, JOB): 41}, set())
     assert (finding.off_uj, finding.where) == (-1, f"n1 {DAY} package-0")
 
 
 def test_a_job_without_a_record_unless_it_has_not_ended(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, 60, job=40, idle=20))
+    books = books_of(tmp_path, interval(0, 10, 60, job=40, idle=20))
     assert [f.what for f in compare_shares(books, {}, set())] == ["job 4711.0 has no record"]
     assert compare_shares(books, {}, {JOB}) == []
 
 
 def test_a_record_of_energy_that_no_node_gave(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, 60, idle=60))
+    books = books_of(tmp_path, interval(0, 10, 60, idle=60))
     (finding,) = compare_shares(books, {(AT, (9, 0)): 5}, set())
     assert finding.off_uj == -5
     assert compare_shares(books, {(("n1", "2020-01-01", "package-0"), (9, 0)): 5}, set()) == []
 
 
 def test_a_tick_between_edges_and_node_ledger(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, 60, job=60), window(10, 20, 41, job=41))
+    books = books_of(tmp_path, interval(0, 10, 60, job=60), interval(10, 20, 41, job=41))
     assert compare_edges(books, [record(52)])[1][0].off_uj == 1
     assert compare_edges(books, [record(52, scale_num=1, scale_den=1, wrap_range=None)])[1] != []
 
 
 def test_a_hole_between_intervals_is_named_and_a_reboot_is_none(tmp_path: Path) -> None:
-    hole = books_of(tmp_path, window(0, 10, 1, idle=1), window(2_500_000_010, 2_500_000_020, 1, idle=1))
+    hole = books_of(tmp_path, interval(0, 10, 1, idle=1), interval(2_500_000_010, 2_500_000_020, 1, idle=1))
     assert [f.what for f in find_holes(hole)] == ["nothing was counted for 2.5 s"]
-    assert find_holes(books_of(tmp_path, window(50, 60, 1, idle=1), window(5, 9, 1, idle=1))) == []
+    assert find_holes(books_of(tmp_path, interval(50, 60, 1, idle=1), interval(5, 9, 1, idle=1))) == []
 
 
 def test_edges_that_a_gap_lies_between_are_not_compared(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, None), window(10, 20, 41, job=41))
+    books = books_of(tmp_path, interval(0, 10, None), interval(10, 20, 41, job=41))
     assert compare_edges(books, [record(52)]) == (0, [])
 
 
 def test_a_torn_line_is_named(tmp_path: Path) -> None:
-    books = books_of(tmp_path, window(0, 10, 60, idle=60), '{"t0_ns": 1, "t1')
+    books = books_of(tmp_path, interval(0, 10, 60, idle=60), '{"t0_ns": 1, "t1')
     assert [f.what for f in books.findings] == ["line 2 cannot be read"]
 
 

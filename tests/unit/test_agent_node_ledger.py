@@ -1,4 +1,4 @@
-"""The node ledger: its lines wait for a disk that takes nothing, and short windows become one line."""
+"""The node ledger: its lines wait for a disk that takes nothing, and short intervals become one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_disk_that_takes_no_lines_is_named_once_and_gets_them_later(tmp_path: 
     assert [one["t0_ns"] // S for one in written(paths)] == list(range(0, 510, 10))
 
 
-def test_a_hundred_windows_a_second_are_a_line_a_second(tmp_path: Path) -> None:
+def test_a_hundred_intervals_a_second_are_a_line_a_second(tmp_path: Path) -> None:
     paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
     paths.node.mkdir(parents=True)
     ledger = NodeLedger(paths)
@@ -43,24 +43,24 @@ def test_a_hundred_windows_a_second_are_a_line_a_second(tmp_path: Path) -> None:
 
 
 KINDS = ("cores", "exclusive", "gap")
-WINDOWS = st.lists(
+INTERVALS = st.lists(
     st.tuples(st.integers(1, 3 * S), st.integers(-5, 5), st.sampled_from(KINDS), st.booleans(), st.integers(0, 9))
 )
 
 
-@given(WINDOWS, st.sampled_from(["2026-01-01", "2026-01-02"]))
-def test_whatever_is_joined_no_window_and_no_share_is_lost(
-    tmp_path_factory: pytest.TempPathFactory, windows: list[tuple[int, int, str, bool, int]], other_day: str
+@given(INTERVALS, st.sampled_from(["2026-01-01", "2026-01-02"]))
+def test_whatever_is_joined_no_interval_and_no_share_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, intervals: list[tuple[int, int, str, bool, int]], other_day: str
 ) -> None:
     paths = AgentPaths(Path("/nonexistent"), tmp_path_factory.mktemp("spool"))
     paths.node.mkdir(parents=True)
     ledger = NodeLedger(paths)
     lines, at_ns = [], 0
-    for number, (length_ns, energy_uj, method, saved, party) in enumerate(windows):
+    for number, (length_ns, energy_uj, method, saved, party) in enumerate(intervals):
         made = line(at_ns, length_ns, "package-0", None if method == "gap" else energy_uj, method, f"job:{party}.0")
         at_ns += length_ns
         lines.append(made)
-        ledger.append("2026-01-01" if number < len(windows) // 2 else other_day, [dict(made)])
+        ledger.append("2026-01-01" if number < len(intervals) // 2 else other_day, [dict(made)])
         if saved:
             ledger.flush()
     ledger.flush()
@@ -90,7 +90,7 @@ def line(
     method: str = "exclusive",
     party: str = "job:1.0",
 ) -> dict[str, Any]:
-    """A window's line."""
+    """An interval's line."""
     shares = {} if total_uj is None else {party: total_uj}
     about = {"t0_ns": t0_ns, "t1_ns": t0_ns + length_ns, "domain": domain}
     return {**about, "total_uj": total_uj, "shares": shares, "method": method}

@@ -51,7 +51,7 @@ def test_the_archive_keeps_what_the_spool_lost(tmp_path: Path, spools: list[str]
     assert (tmp_path / "archive" / "c" / "nodes" / "n1" / DAY).read_text() == expected
 
 
-def window(begin: int, end: int, joules: int, domain: str = "package-0") -> str:
+def interval(begin: int, end: int, joules: int, domain: str = "package-0") -> str:
     told = {"t0_ns": begin, "t1_ns": end, "domain": domain, "total_uj": joules, "shares": {"idle": joules}}
     return json.dumps(told) + "\n"
 
@@ -61,16 +61,16 @@ def test_what_a_node_told_once_of_a_time_stays(tmp_path: Path, capfd: pytest.Cap
     (tmp_path / "archive").mkdir()
     paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
     paths.node.mkdir(parents=True)
-    first = window(10, 20, 5) + window(20, 30, 6) + window(20, 30, 1, "dram-0")
-    forged = window(10, 20, 5) + window(20, 30, 900) + window(30, 40, 7) + window(50, 40, 3)
-    again = first + window(30, 40, 8) + window(40, 50, 9)
+    first = interval(10, 20, 5) + interval(20, 30, 6) + interval(20, 30, 1, "dram-0")
+    forged = interval(10, 20, 5) + interval(20, 30, 900) + interval(30, 40, 7) + interval(50, 40, 3)
+    again = first + interval(30, 40, 8) + interval(40, 50, 9)
     for text in (first, forged, forged, again):
         (paths.node / DAY).write_text(text)
         ship_ledger(paths, ArchiveDelivery(tmp_path / "archive"), *HOME)
     home = tmp_path / "archive" / "c" / "nodes" / "n1"
-    assert (home / DAY).read_text() == first + window(30, 40, 7) + window(40, 50, 9)
+    assert (home / DAY).read_text() == first + interval(30, 40, 7) + interval(40, 50, 9)
     aside = home / f"{DAY[:10]}.aside.jsonl"
-    assert aside.read_text() == window(20, 30, 900) + window(50, 40, 3) + window(30, 40, 8)
+    assert aside.read_text() == interval(20, 30, 900) + interval(50, 40, 3) + interval(30, 40, 8)
     told = capfd.readouterr().err
     assert told.count("do not fit what it told") == 2 and str(aside) in told
     (finding,) = odd_lines([aside], "2026-11-22", "2026-11-22")

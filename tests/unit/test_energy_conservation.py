@@ -107,8 +107,8 @@ STEPS = st.lists(
 def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them(starts, steps):
     world = World({sensor.domain: Truth(start, read_ns=5) for sensor, start in zip(SENSORS, starts, strict=True)})
     domains = {domain.name: domain for domain in domains_of(SENSORS)}
-    windows = Intervals(tuple(domains.values()), NODE)
-    windows.begin(world.mono_ns, world.readings())
+    intervals = Intervals(tuple(domains.values()), NODE)
+    intervals.begin(world.mono_ns, world.readings())
     given_uj: dict[tuple[str, str], int] = {}
     for number, step in enumerate(steps):
         started_ns = world.mono_ns
@@ -128,15 +128,15 @@ def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them
             for one in world.sessions.values()
         )  # fmt: skip
         busy = dict.fromkeys(range(CPUS), step["ns"] // 2)
-        closed = windows.add(Stretch(started_ns, world.mono_ns, busy, jobs), readings)
+        closed = intervals.add(Stretch(started_ns, world.mono_ns, busy, jobs), readings)
         day = booking.local_day(world.real_ns)
         booking.book(closed, list(world.sessions.values()), domains, day)
         live = frozenset(one.key.party for one in world.sessions.values())
-        for window in closed:
-            line = ledger_line(window, live)
+        for interval in closed:
+            line = ledger_line(interval, live)
             if line["total_uj"] is None:
                 assert line["shares"] == {}
-                assert window.why
+                assert interval.why
             else:
                 assert sum(line["shares"].values()) == line["total_uj"]
             for party, energy_uj in line["shares"].items():
@@ -158,7 +158,7 @@ def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them
 
 
 def agrees(truth: Truth, total_uj: int | None, mono_ns: int) -> None:
-    """A window's total is the truth to the uJ, or not known; a reset that looks like a wrap stays below the ceiling."""
+    """An interval's total is exact, or not known; a reset that looks like a wrap stays below the ceiling."""
     sensor = SENSORS[1]
     elapsed_ns = mono_ns - truth.read_ns
     if total_uj is not None and not truth.reset:
@@ -182,8 +182,8 @@ def closed_after(
     """
     truths = {name: Truth(0, read_ns=5) for name in NAMES}
     world = World(truths)
-    windows = Intervals(domains_of(SENSORS), NODE)
-    windows.begin(world.mono_ns, world.readings())
+    intervals = Intervals(domains_of(SENSORS), NODE)
+    intervals.begin(world.mono_ns, world.readings())
     job = JobInput(party="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
     given_uj: dict[str, int] = {}
     for number, names in enumerate(failing):
@@ -191,14 +191,16 @@ def closed_after(
         for place, truth in enumerate(truths.values()):
             truth.shown += 100_000_000 if place == 0 else 1_000_000 * (place + number % 7)
         readings = world.readings(names)
-        for window in windows.add(Stretch(world.mono_ns - S, world.mono_ns, {0: S, 5: S}, (job,)), readings):
-            shares = window.shares
+        for interval in intervals.add(Stretch(world.mono_ns - S, world.mono_ns, {0: S, 5: S}, (job,)), readings):
+            shares = interval.shares
             assert sum(shares.by_party().values()) == shares.total_uj
             given_uj[shares.domain] = given_uj.get(shares.domain, 0) + (shares.total_uj or 0)
         if number in killed:
-            saved, inside = windows.to_go_on_from(readings), json.loads(json.dumps(windows.inside))
-            windows = Intervals(domains_of(SENSORS), NODE)
-            windows.begin(world.mono_ns, {name: Reading(one.ticks, one.mono_ns) for name, one in saved.items()}, inside)
+            saved, inside = intervals.to_go_on_from(readings), json.loads(json.dumps(intervals.inside))
+            intervals = Intervals(domains_of(SENSORS), NODE)
+            intervals.begin(
+                world.mono_ns, {name: Reading(one.ticks, one.mono_ns) for name, one in saved.items()}, inside
+            )
     return given_uj, truths
 
 
@@ -212,7 +214,7 @@ def test_a_meters_rest_is_what_its_parts_leave_whoever_fails_meanwhile(failing):
 
 @settings(deadline=None)
 @given(failing=st.lists(st.frozensets(st.sampled_from(NAMES)), max_size=20), killed=st.frozensets(st.integers(0, 19)))
-def test_a_kill_while_windows_are_open_costs_neither_parts_nor_a_meters_rest(failing, killed):
+def test_a_kill_while_intervals_are_open_costs_neither_parts_nor_a_meters_rest(failing, killed):
     given_uj, truths = closed_after([*failing, frozenset()], killed)
     assert {name: given_uj[name] for name in NAMES[1:]} == {name: truths[name].shown for name in NAMES[1:]}
     assert sum(given_uj.values()) == truths["psys"].shown
@@ -220,10 +222,10 @@ def test_a_kill_while_windows_are_open_costs_neither_parts_nor_a_meters_rest(fai
 
 def test_each_meters_rest_keeps_its_name_while_another_one_fails():
     sensors = (*SENSORS, counter("psys-2", "node", None))
-    windows = Intervals(domains_of(sensors), NODE)
+    intervals = Intervals(domains_of(sensors), NODE)
     names = [domain.name for domain in domains_of(sensors)]
     first, second = [name for name in names if name.startswith("psys")]
-    windows.begin(0, {sensor.id: Reading(0, 0) for sensor in sensors})
+    intervals.begin(0, {sensor.id: Reading(0, 0) for sensor in sensors})
     given_uj: dict[str, int] = {}
     for number in range(1, 4):
         readings = {
@@ -232,8 +234,8 @@ def test_each_meters_rest_keeps_its_name_while_another_one_fails():
             else Reading(number * (7_000_000 if sensor.domain == second else 3_000_000), number * S)
             for sensor in sensors
         }
-        for window in windows.add(Stretch((number - 1) * S, number * S, {}, ()), readings):
-            given_uj[window.shares.domain] = given_uj.get(window.shares.domain, 0) + (window.shares.total_uj or 0)
+        for interval in intervals.add(Stretch((number - 1) * S, number * S, {}, ()), readings):
+            given_uj[interval.shares.domain] = given_uj.get(interval.shares.domain, 0) + (interval.shares.total_uj or 0)
     contained = {domain.name: len(domain.leaves) for domain in domains_of(sensors)}
     assert given_uj["other"] == 3 * 3_000_000 * (1 - contained[first])
     assert given_uj[f"other-{second}"] == 3 * (7_000_000 - 3_000_000 * contained[second])
@@ -246,13 +248,13 @@ def test_a_part_that_is_never_read_again_does_not_cost_its_meters_energy():
 
 
 def test_the_highest_power_is_a_mean_over_a_second_or_more():
-    """4 W over 2 s, 9 W over half a second, 6 W over 1 s: a window of half a second does not count, and it may idle."""
+    """4 W over 2 s, 9 W over half a second, 6 W over 1 s: half a second does not count, and it may idle."""
     world = World({sensor.domain: Truth(0, read_ns=5) for sensor in SENSORS})
     edge = Edge(world.real_ns, world.mono_ns, 0, "hook")
     session = Session(SessionKey(1, 0), {}, {}, "", "boot", edge, cpus=list(range(CPUS)))
     domains = {domain.name: domain for domain in domains_of(SENSORS)}
-    windows = Intervals(tuple(domains.values()), NODE)
-    windows.begin(world.mono_ns, world.readings())
+    intervals = Intervals(tuple(domains.values()), NODE)
+    intervals.begin(world.mono_ns, world.readings())
     job = JobInput(party=session.key.party, cpus=frozenset(range(CPUS)), exclusive=True, cpu_ns=S)
     for seconds, power_w, highest_mw in ((2, 4, 4000), (0.5, 9, 4000), (1, 6, 6000), (3, 0, 6000)):
         before_ns = world.mono_ns
@@ -262,7 +264,7 @@ def test_the_highest_power_is_a_mean_over_a_second_or_more():
             part = 1 if sensor.component == "node" else 1 / len(SENSORS)
             truth.shown += round(seconds * power_w * 1_000_000 * part)
         busy = dict.fromkeys(range(CPUS), world.mono_ns - before_ns)
-        closed = windows.add(Stretch(before_ns, world.mono_ns, busy, (job,)), world.readings())
+        closed = intervals.add(Stretch(before_ns, world.mono_ns, busy, (job,)), world.readings())
         booking.book(closed, [session], domains, "2026-11-22")
         assert session.peak_mw == highest_mw
     assert Session.from_json(json.loads(json.dumps(session.to_json()))).peak_mw == 6000  # as its file holds it

@@ -104,7 +104,7 @@ def test_a_day_is_kept_for_thirty_days():
         (10 * S, 0, 10 * S // 100 - 1, 2, True),
     ],
 )
-def test_a_window_counts_when_it_is_long_and_idle(duration_ns, energy_uj, busy_ns, cpus, counts):
+def test_an_interval_counts_when_it_is_long_and_idle(duration_ns, energy_uj, busy_ns, cpus, counts):
     static = StaticPower()
     assert (static.observe(0, duration_ns, energy_uj, busy_ns, cpus) is not static) is counts
 
@@ -195,7 +195,7 @@ def test_nothing_that_is_counted_after_a_gap_reaches_what_was_counted_before():
     assert difference(state.sensor, first, last).ticks is None
 
 
-# --- power gauges over a window
+# --- power gauges over a time span
 
 
 @pytest.mark.parametrize(("gap_ns", "covered_ns"), [(S, S), (S - 1, 0)])
@@ -203,7 +203,7 @@ def test_readings_as_far_apart_as_may_be_have_no_gap_between_them(gap_ns, covere
     assert integrate(GAUGE, [Reading(1000, 0), Reading(1000, S)], 0, S, gap_ns).covered_ns == covered_ns
 
 
-def test_a_window_that_begins_where_a_piece_ends_has_nothing_of_it():
+def test_a_span_that_begins_where_a_piece_ends_has_nothing_of_it():
     result = integrate(replace(GAUGE, max_uw=3_000_000), [Reading(1000, 0), Reading(1000, S)], S, 2 * S, S)
     assert result == Integral(0, 0, 3_000_000, 0, S)
 

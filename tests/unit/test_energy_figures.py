@@ -103,7 +103,7 @@ def test_a_trailing_mean_stands_for_the_time_before_it():
     assert (linear.energy_uj, linear.low_uj, linear.high_uj) == (400_000_000, 200_000_000, 600_000_000)
 
 
-def test_a_window_cuts_segments_and_leaves_what_lies_outside_as_a_gap():
+def test_a_span_cuts_segments_and_leaves_what_lies_outside_as_a_gap():
     readings = [Reading(0, S), Reading(200_000, 3 * S)]
     inside = integrate(GAUGE, readings, 2 * S, 3 * S, 2 * S)
     assert (inside.energy_uj, inside.gap_ns) == (150_000_000, 0)
@@ -116,7 +116,7 @@ def test_a_window_cuts_segments_and_leaves_what_lies_outside_as_a_gap():
     st.lists(st.tuples(st.integers(1, 3 * S), st.none() | st.integers(0, 700_000)), min_size=2, max_size=40),
     st.integers(1, 4 * S),
 )
-def test_pieces_of_a_window_sum_to_the_window(steps, max_gap_ns):
+def test_pieces_of_a_span_sum_to_the_span(steps, max_gap_ns):
     at, readings = 0, []
     for step, value in steps:
         at += step
@@ -153,7 +153,7 @@ def test_a_synthetic_counter_counts_and_its_gaps_are_resets():
 # --- static power
 
 
-def test_static_power_needs_half_an_hour_of_idle_windows():
+def test_static_power_needs_half_an_hour_of_idle_intervals():
     learnt = StaticPower()
     for number in range(179):
         learnt = learnt.observe(number * 10 * S, 10 * S, 400_000_000, 0, 8)
@@ -162,7 +162,7 @@ def test_static_power_needs_half_an_hour_of_idle_windows():
     assert learnt.estimate_uw() == 40_000_000
 
 
-def test_busy_short_and_old_windows_do_not_count():
+def test_busy_short_and_old_intervals_do_not_count():
     learnt = StaticPower()
     for number in range(400):
         learnt = learnt.observe(number * 10 * S, 10 * S, 400_000_000, 0, 8)

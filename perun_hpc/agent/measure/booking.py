@@ -1,4 +1,4 @@
-"""Booking closed windows: each session gets its shares, its coverage and its gaps."""
+"""Booking closed intervals: each session gets its shares, its coverage and its gaps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perun_hpc.process.log import guard
 #: Methods that give a job what a counter counted, without a model.
 UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
 
-#: A power is the mean of a window at least so long: over less, a counter's own steps would show.
+#: A power is the mean of an interval at least so long: over less, a counter's own steps would show.
 PEAK_NS = 1_000_000_000
 
 
@@ -26,18 +26,18 @@ def local_day(real_ns: int) -> str:
 
 
 def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, EnergyDomain], day: str) -> None:
-    """Add every closed window to the sessions that were live in it."""
+    """Add every closed interval to the sessions that were live in it."""
     parties = {session.key.party: session for session in sessions}
     used: dict[tuple[str, int, int], int] = {}
-    for window in closed:
-        shares = {share.party: share for share in window.shares.shares}
-        for job in window.jobs:
+    for interval in closed:
+        shares = {share.party: share for share in interval.shares.shares}
+        for job in interval.jobs:
             session, share = parties.get(job.party), shares.get(job.party)
             if session is None:
                 continue
-            guard("booking", partial(_book, session, window, job, share, domains, day), session)
-            if share is not None and not window.gap and window.t1_ns - window.t0_ns >= PEAK_NS:
-                at = (job.party, window.t0_ns, window.t1_ns)
+            guard("booking", partial(_book, session, interval, job, share, domains, day), session)
+            if share is not None and not interval.gap and interval.t1_ns - interval.t0_ns >= PEAK_NS:
+                at = (job.party, interval.t0_ns, interval.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
     for (party, t0_ns, t1_ns), energy_uj in used.items():
         session = parties[party]
@@ -45,25 +45,30 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
 
 
 def _book(
-    session: Session, window: Closed, job: JobInput, share: Share | None, domains: Mapping[str, EnergyDomain], day: str
+    session: Session,
+    interval: Closed,
+    job: JobInput,
+    share: Share | None,
+    domains: Mapping[str, EnergyDomain],
+    day: str,
 ) -> None:
-    """Add one window to one session that was live in it."""
-    account = _account(session, window.shares.domain, domains)
-    if window.shares.total_uj is None:
-        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
-        session.note(f"{window.shares.domain}: {window.why}")
+    """Add one interval to one session that was live in it."""
+    account = _account(session, interval.shares.domain, domains)
+    if interval.shares.total_uj is None:
+        session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
+        session.note(f"{interval.shares.domain}: {interval.why}")
         return
-    present_ns = job.present_ns if job.present_ns is not None else window.t1_ns - window.t0_ns
+    present_ns = job.present_ns if job.present_ns is not None else interval.t1_ns - interval.t0_ns
     account.covered_ns += present_ns
-    if window.why:
-        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, window.why))
-    if window.gap:
+    if interval.why:
+        session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
+    if interval.gap:
         account.gap_ns += present_ns
-        why = f"no reading in between{f' ({window.failed})' if window.failed else ''}; shared out by presence"
-        session.add_gap(Gap(window.shares.domain, window.t0_ns, window.t1_ns, why))
-    account.method = _worse(account.method, window.shares.method)
-    account.provenance = max(account.provenance, window.shares.provenance, key=_rank)
-    account.node_uj = (account.node_uj or 0) + window.shares.total_uj
+        why = f"no reading in between{f' ({interval.failed})' if interval.failed else ''}; shared out by presence"
+        session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
+    account.method = _worse(account.method, interval.shares.method)
+    account.provenance = max(account.provenance, interval.shares.provenance, key=_rank)
+    account.node_uj = (account.node_uj or 0) + interval.shares.total_uj
     if share is None:
         return
     account.energy_uj += share.energy_uj
@@ -71,9 +76,9 @@ def _book(
     account.dynamic_uj += share.dynamic_uj
     account.idle_uj += share.held_idle_uj
     account.suspended_uj += share.suspended_uj
-    if window.shares.method not in UNMODELLED:
+    if interval.shares.method not in UNMODELLED:
         account.modelled_uj += share.energy_uj
-    session.add_share(day, window.shares.domain, share.energy_uj)
+    session.add_share(day, interval.shares.domain, share.energy_uj)
 
 
 def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.agent.measure.intervals import Closed, Stretch
 from perun_hpc.energy.attribute import OTHER, DomainKind, NodeInput
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.static import MOST_BUSY, SHORTEST_WINDOW_NS, StaticPower
+from perun_hpc.energy.static import MOST_BUSY, SHORTEST_NS, StaticPower
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Energy
@@ -91,7 +91,7 @@ class Learning:
             held.duration_ns += window.t1_ns - window.t0_ns
             held.energy_uj += total_uj or 0
             held.busy_ns += busy_ns or 0
-            if held.duration_ns >= SHORTEST_WINDOW_NS:
+            if held.duration_ns >= SHORTEST_NS:
                 before = self._known.get(name, StaticPower())
                 after = before.observe(real_ns, held.duration_ns, held.energy_uj, held.busy_ns, cpus)
                 del self._windows[name]

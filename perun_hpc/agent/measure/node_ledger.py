@@ -1,7 +1,7 @@
 """The node ledger as it is written: one line per closed interval and domain; a disk that takes none gets them later.
 
 A job that is alone may have intervals ended a hundred times a second, as often as it asks for its energy. Such short
-windows become one line as they follow each other, so that the file grows with time, not with what users do.
+intervals become one line as they follow each other, so that the file grows with time, not with what users do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perun_hpc.process.log import failures
 MAX_LINES = 10_000
 """Lines that are kept in memory while the disk takes none."""
 LEAST_NS = 1_000_000_000
-"""Windows that are shorter are held back, to be one line with those that follow."""
+"""Intervals that are shorter are held back, to be one line with those that follow."""
 
 
 class NodeLedger:
@@ -63,7 +63,7 @@ class NodeLedger:
 
 
 def _goes_on(held: dict[str, Any], line: dict[str, Any]) -> bool:
-    """Whether a window begins where the one before ended, and is of its kind."""
+    """Whether an interval begins where the one before ended, and is of its kind."""
     if held["t1_ns"] != line["t0_ns"] or held["t1_ns"] - held["t0_ns"] >= LEAST_NS:
         return False
     known = held["total_uj"] is not None and line["total_uj"] is not None
@@ -71,7 +71,7 @@ def _goes_on(held: dict[str, Any], line: dict[str, Any]) -> bool:
 
 
 def _joined(held: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
-    """One line of two windows: every sum is that of both."""
+    """One line of two intervals: every sum is that of both."""
     shares = dict(held["shares"])
     for party, energy_uj in line["shares"].items():
         shares[party] = shares.get(party, 0) + energy_uj
