@@ -31,8 +31,8 @@ from perun_hpc.slurm.sacct import (
     nodes_of,
     pair_runs,
     parse_sacct,
+    query_between,
     query_jobs,
-    query_window,
 )
 from perun_hpc.store.layout import SHORT
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
@@ -479,7 +479,7 @@ def test_what_sacct_is_asked() -> None:
         asked.append(list(command))
         return ""
 
-    assert query_window(5, 9, ["--state=CD"], "c", runner, ["SLUID"]) == query_jobs([10, "9"], None, runner) == []
+    assert query_between(5, 9, ["--state=CD"], "c", runner, ["SLUID"]) == query_jobs([10, "9"], None, runner) == []
     first, second = asked
     assert first[:5] == ["sacct", "--allocations", "--duplicates", "--noheader", "--parsable"]
     assert first[-7:] == [
