@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check bench soak faults attack dates lock sbom clean
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates lock sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -43,12 +43,19 @@ PROCESSES ?= 6
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
 	@$(BIN)/python -m pytest $(or $(PYTEST),-n $(PROCESSES))
 
-check: build ## linters, types, import contracts
+check: build ## linters, format, types, import contracts
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	shellcheck $$(git ls-files '*.sh') $$(git grep -lE '^#!/bin/(ba)?sh' -- slurm .ci)
 	$(MAKE) -s -C slurm check
+
+coverage: build ## branches that unit and contract tests run; fails below the floor in setup.cfg
+	@$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered tests/unit tests/contract
+
+mutants: build ## changes of the code that computes which no unit test notices: docs/mutants.md
+	@nice -n 19 $(BIN)/python -m tests.mutants $(MUTANTS)
 
 bench: build ## the benchmark suite: ratios against named peers
 	@$(BIN)/python -m bench
