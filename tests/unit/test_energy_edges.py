@@ -149,6 +149,37 @@ def test_a_cpu_that_was_not_read_did_what_its_jobs_own_time_leaves_for_it():
     assert both.by_party() == {"job:1.0": 750_000, "job:2.0": 250_000}
 
 
+@pytest.mark.parametrize("cpu_ns", [-1, -S])
+def test_a_time_below_nothing_is_one_that_is_not_known(cpu_ns):
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1000, package=0)
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=cpu_ns)
+    other = JobInput(party="job:2.0", cpus=frozenset({1}), cpu_ns=S)
+    unknown = replace(job, cpu_ns=None)
+    by_party = [
+        of(attribute(interval([package], [one, other], {0: S, 1: S})), "package-0").by_party()
+        for one in (job, unknown, replace(job, cpu_ns=0))
+    ]
+    assert by_party[0] == by_party[1] == {"job:1.0": 500, "job:2.0": 500}
+    assert by_party[2] == {"job:2.0": 500, "system": 500}
+    backwards = of(attribute(interval([package], [other], {0: -1, 1: S})), "package-0")
+    assert backwards.by_party() == {"job:2.0": 1000}
+    assert "CPU 0 went backwards" in backwards.why
+
+
+def test_memory_below_nothing_is_none():
+    dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1000, package=None, static_uw=10**9)
+    jobs = [JobInput(party=f"job:{n}.0", cpus=frozenset({n}), cpu_ns=0, memory_b=b) for n, b in ((0, -1), (1, 500))]
+    assert of(attribute(interval([dram], jobs)), "dram").by_party() == {"job:1.0": 500, "idle": 500}
+
+
+def test_a_device_of_no_slices_is_a_whole_one():
+    gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=1000, slices=0)
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding()})
+    assert of(attribute(interval([gpu], [job])), "gpu-a").method == "holder"
+    one = of(attribute(interval([replace(gpu, slices=1)], [job])), "gpu-a")
+    assert (one.method, one.by_party()) == ("slices", {"job:1.0": 1000})
+
+
 def test_a_part_of_nothing_is_taken_for_the_least_part():
     gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=4_000_000)
     one = JobInput(party="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=0)})
