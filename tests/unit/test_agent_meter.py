@@ -1,0 +1,227 @@
+"""The node's meter on a small kernel tree: which energy and which times go to which job, to the microjoule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.daemon import INLINE
+from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.agent.sources import machine
+from perun_hpc.agent.sources.node import Node
+from perun_hpc.data_model.job import SessionKey
+
+CPUS = 4
+S = 1_000_000_000
+TICK_NS = 10_000_000
+
+
+def put(path: Path, text: str) -> None:
+    """Change a file in place, as the kernel's are: descriptors stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(text.encode())
+        file.truncate()
+
+
+class Machine:
+    """One package of four CPUs, jobs with cgroups of version 1, and a meter of them."""
+
+    def __init__(self, base: Path) -> None:
+        self.paths = AgentPaths(base / "run", base / "spool", base / "root")
+        self.paths.node.mkdir(parents=True)
+        self.root = self.paths.root
+        self.counted_uj = 0
+        self.busy = [0] * CPUS
+        zone = self.root / "sys/class/powercap/intel-rapl:0"
+        put(zone / "name", "package-0\n")
+        put(zone / "max_energy_range_uj", "262143328850\n")
+        self.counter = zone / "energy_uj"
+        for cpu in range(CPUS):
+            put(self.root / f"sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{cpu}\n")
+        put(self.root / "sys/devices/system/cpu/online", "0-3\n")
+        put(self.root / "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
+        self.run({}, 0)
+        self.node = Node.open(self.root, INLINE)
+        self.register = Register("n1", CPUS)
+        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
+        self.ledger = NodeLedger(self.paths)
+        views = Views(self.paths, self.register)
+        self.meter = Meter(self.node, partial(machine.topology, self.root), self.register, policy, self.ledger, views)
+
+    def run(self, ticks: dict[int, int], energy_uj: int) -> None:
+        """CPUs work for so many ticks, and the package takes energy."""
+        for cpu, more in ticks.items():
+            self.busy[cpu] += more
+        put(self.root / "proc/stat", "".join(f"cpu{n} {busy} 0 0 0 0 0 0 0\n" for n, busy in enumerate(self.busy)))
+        self.counted_uj += energy_uj
+        put(self.counter, f"{self.counted_uj}\n")
+
+    def cgroup(self, job: int, cpu_ns: int | None, cpus: str = "", peak_b: int = 0) -> None:
+        """What a job's cgroup says; a time of None: it is gone, an open file of it gives nothing."""
+        cgroups = self.root / "sys/fs/cgroup"
+        put(cgroups / f"cpuacct/slurm/uid_0/job_{job}/cpuacct.usage", "" if cpu_ns is None else f"{cpu_ns}\n")
+        put(cgroups / f"memory/slurm/uid_0/job_{job}/memory.max_usage_in_bytes", f"{peak_b}\n")
+        put(cgroups / f"cpuset/slurm/uid_0/job_{job}/cpuset.cpus", f"{cpus}\n")
+
+    def all_jobs(self, cpu_ns: int) -> None:
+        put(self.root / "sys/fs/cgroup/cpuacct/slurm/cpuacct.usage", f"{cpu_ns}\n")
+
+    def begin(self, job: int, cpus: int = 2) -> Session:
+        key = SessionKey(job, 0)
+        edge = Edge(0, 0, 0, "hook")
+        session = Session(key, {"cpus_on_node": str(cpus)}, {}, "", "boot", edge)
+        self.register.live[key] = session
+        self.meter.look_at(session)
+        return session
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.node.close()
+
+
+def two_jobs(host: Machine) -> tuple[Session, Session]:
+    host.meter.end_interval()
+    host.cgroup(1, 0, "0-1", 5)
+    host.cgroup(2, 0, "2-3", 7)
+    host.all_jobs(0)
+    first, second = host.begin(1), host.begin(2)
+    host.meter.end_interval()
+    return first, second
+
+
+def test_energy_goes_by_cpu_time(host: Machine) -> None:
+    first, second = two_jobs(host)
+    host.run({0: 300, 2: 100}, 1_000_000)
+    host.cgroup(1, 300 * TICK_NS, "0-1", 9)
+    host.cgroup(2, 100 * TICK_NS, "2-3", 6)
+    host.all_jobs(400 * TICK_NS)
+    host.meter.end_interval()
+    assert (first.energy_uj, second.energy_uj) == (750_000, 250_000)
+    assert (first.cpu_ns, second.cpu_ns) == (300 * TICK_NS, 100 * TICK_NS)
+    assert (first.cpus, second.cpus) == ([0, 1], [2, 3])
+    assert (first.mem_peak_b, second.mem_peak_b) == (9, 7)
+
+
+def test_a_job_whose_cgroup_is_gone_has_what_the_one_above_kept(host: Machine) -> None:
+    first, second = two_jobs(host)
+    host.run({0: 300, 2: 100}, 1_000_000)
+    host.cgroup(1, None)
+    host.cgroup(2, 100 * TICK_NS, "2-3")
+    host.all_jobs(400 * TICK_NS)
+    host.meter.end_interval()
+    assert (first.energy_uj, second.energy_uj) == (750_000, 250_000)
+    assert first.cpu_ns == 300 * TICK_NS
+
+
+def test_where_two_are_gone_nobody_knows_which_took_what(host: Machine) -> None:
+    first, second = two_jobs(host)
+    host.run({0: 300, 2: 100}, 1_000_000)
+    for job in (1, 2):
+        host.cgroup(job, None)
+    host.all_jobs(400 * TICK_NS)
+    host.meter.end_interval()
+    assert (first.cpu_ns, second.cpu_ns) == (0, 0)
+    assert (first.energy_uj, second.energy_uj) == (750_000, 250_000)  # by what its CPUs did
+
+
+def test_what_a_job_used_before_it_was_looked_at_is_not_of_the_open_interval(host: Machine) -> None:
+    host.meter.end_interval()
+    host.cgroup(1, 500 * TICK_NS, "0-1")
+    host.run({0: 500}, 1_000_000)
+    session = host.begin(1)
+    host.run({0: 100}, 0)
+    host.cgroup(1, 600 * TICK_NS, "0-1")
+    host.meter.end_interval()
+    assert session.cpu_ns == 100 * TICK_NS
+
+
+def test_a_cgroup_that_was_made_after_the_job_was_looked_at_counts_from_nothing(host: Machine) -> None:
+    host.meter.end_interval()
+    session = host.begin(1)
+    host.cgroup(1, 50 * TICK_NS, "0-1")
+    host.run({0: 50}, 1_000_000)
+    host.meter.end_interval()
+    assert (session.cpu_ns, session.cpus) == (50 * TICK_NS, [0, 1])
+
+
+def test_a_time_that_goes_backwards_is_not_known(host: Machine) -> None:
+    first, _ = two_jobs(host)
+    host.cgroup(1, 10, "0-1")
+    host.cgroup(2, 10, "2-3")
+    host.meter.end_interval()
+    host.cgroup(1, 9, "0-1")
+    host.meter.end_interval()
+    assert first.cpu_ns == 10
+
+
+def test_before_the_first_reading_there_is_nothing_to_go_on_from(host: Machine) -> None:
+    assert host.meter.to_go_on_from() is None
+    snapshot = host.meter.end_interval()
+    going_on = host.meter.to_go_on_from()
+    assert going_on is not None
+    assert going_on.mono_ns == snapshot.mono_ns == host.meter.last.mono_ns  # type: ignore[union-attr]
+
+
+def test_the_next_agent_books_what_was_counted_meanwhile(host: Machine) -> None:
+    first, second = two_jobs(host)
+    last, uses, parent = host.meter.to_go_on_from(), dict(host.meter.uses), host.meter.parent_cpu_ns
+    assert last is not None
+    host.run({0: 300, 2: 100}, 1_000_000)
+    host.cgroup(1, 300 * TICK_NS, "0-1")
+    host.cgroup(2, 100 * TICK_NS, "2-3")
+    host.meter.continue_from(last, uses, parent, host.meter.inside)
+    assert (first.energy_uj, second.energy_uj) == (750_000, 250_000)
+
+
+def test_a_session_that_is_over_gets_nothing_more(host: Machine) -> None:
+    first, second = two_jobs(host)
+    host.register.over.add(first.key)
+    host.run({0: 300, 2: 100}, 1_000_000)
+    host.cgroup(1, 300 * TICK_NS, "0-1")
+    host.cgroup(2, 100 * TICK_NS, "2-3")
+    host.meter.end_interval()
+    assert (first.energy_uj, first.cpu_ns, second.cpu_ns) == (0, 0, 100 * TICK_NS)
+    assert host.meter.uses.keys() == {second.key}
+
+
+def test_an_interval_is_due_at_the_time_of_the_schedule(host: Machine) -> None:
+    meter = host.meter
+    due_ns, to_wall_ns = meter.schedule.due_mono_ns, meter.schedule.offset_ns
+    assert not meter.is_due(due_ns - 1, due_ns - 1 + to_wall_ns)
+    assert meter.is_due(due_ns, due_ns + to_wall_ns)
+    assert not meter.is_due(due_ns, due_ns + to_wall_ns)
+    assert meter.schedule.due_mono_ns == due_ns + INTERVAL_NS
+    assert meter.keeps_pace
+
+
+def test_a_job_without_a_cpuset_runs_where_no_other_does(host: Machine) -> None:
+    host.cgroup(1, 0, "0-1")
+    host.cgroup(2, 0)
+    host.begin(1)
+    second = host.begin(2)
+    host.meter.end_interval()
+    host.run({0: 100, 3: 300}, 1_000_000)
+    host.cgroup(1, 100 * TICK_NS, "0-1")
+    host.cgroup(2, 300 * TICK_NS)
+    host.meter.end_interval()
+    assert (second.energy_uj, second.cpus) == (750_000, [])
+
+
+def test_forgotten_is_forgotten(host: Machine) -> None:
+    first, _ = two_jobs(host)
+    host.meter.forget(first)
+    assert first.key not in host.meter.uses
+    assert (first.checks, first.doubt) == ({}, "")
