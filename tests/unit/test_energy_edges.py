@@ -32,11 +32,12 @@ from perun_hpc.energy.counters import (
     span,
 )
 from perun_hpc.energy.crosscheck import Check, compare
-from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint
+from perun_hpc.energy.footprint import Factor, Factors, Piece, constant, footprint, from_policy, series
 from perun_hpc.energy.integrate import Integral, SyntheticCounter, integrate
 from perun_hpc.energy.schedule import CLOCK_NOISE_NS, SLEW_PPM, Schedule, Tick
 from perun_hpc.energy.static import BIN_UW, DAY_NS, ENOUGH_NS, StaticPower
 from perun_hpc.energy.uncertainty import ATTRIBUTION_ERROR, Edge, Gain, Gap, attribution_uj, standard_uj
+from perun_hpc.errors import ConfigError
 
 S = 1_000_000_000
 # Two packages of two cores with two threads each: CPU c and c + 4 share core c; cores 0 and 1 sit on package 0.
@@ -117,6 +118,14 @@ def test_memory_of_the_whole_node_is_split_by_all_its_memory():
     dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1_000_000, package=None, static_uw=1_000_000)
     job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=250)
     assert of(attribute(interval([dram], [job])), "dram").by_party() == {"job:1.0": 250_000, "idle": 750_000}
+
+
+def test_a_job_without_cpus_has_its_memory_in_equal_parts_on_all_packages():
+    dram = DomainInput(name="dram-1", kind=DomainKind.DRAM, total_uj=1000, package=1, static_uw=10**9)
+    job = JobInput(party="job:1.0", cpus=frozenset(), cpu_ns=0, memory_b=500)
+    assert of(attribute(interval([dram], [job])), "dram-1").by_party() == {"job:1.0": 500, "idle": 500}
+    here = replace(job, cpus=frozenset({0, 2, 3}))  # a third of its CPUs is on the other package
+    assert of(attribute(interval([dram], [here])), "dram-1").by_party() == {"job:1.0": 666, "idle": 334}
 
 
 def test_an_interval_of_a_nanosecond_is_split_as_any_other():
@@ -367,6 +376,70 @@ def test_without_nine_tenths_of_the_power_nothing_is_said_of_a_counter():
 def test_a_factor_holds_from_its_time_on_and_the_first_before():
     factor = Factor((1.0, 2.0, 3.0), (10, 20, 30), "s", "d")
     assert [factor.at(ns) for ns in (0, 9, 10, 19, 20, 29, 30, 99)] == [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("time\n", "f, line 1: 'time': write the columns time,value there"),
+        ("x" * 70, f"f, line 1: {'x' * 60!r}: write the columns time,value there"),
+        ("time,value,value\n", "f, line 1: 'time,value,value': write the columns time,value there"),
+        ("time,value\n", "f: no values: write a line with a time and a value below the first line"),
+        (
+            "time,value\n2026-01-01T00:00Z,1\n2026-01-02T00:00Z,2\n2026-01-02T00:00Z,2\n",
+            "f, line 4: has the time of line 3: leave one of them out",
+        ),
+        (f"time,value\n{'9' * 50},1\n", f"f, line 2: {'9' * 40!r} is no time: write UTC like 2026-01-31T13:00Z"),
+        (
+            f"time,value\n2026-01-01T00:00Z,{'y' * 50}\n",
+            f"f, line 2: {'y' * 40!r} is no value: write a number from 0 to 9, or leave the line out",
+        ),
+        (
+            "time,value\n2026-01-01T00:00Z,9.1\n",
+            "f, line 2: '9.1' is no value: write a number from 0 to 9, or leave the line out",
+        ),
+        (
+            "time,value\n2026-01-01T00:00Z,1,5\n",
+            "f, line 2: more columns than the first line names: decimals are written with a point",
+        ),
+    ],
+)
+def test_a_series_that_is_wrong_names_the_line_and_the_remedy(text, said):
+    with pytest.raises(ConfigError) as caught:
+        series(text, "s", "d", where="f", low=0, high=9)
+    assert str(caught.value) == said
+
+
+def test_a_series_holds_its_bounds_and_sorts_its_times():
+    text = "value,time\n9,2026-01-02T00:00Z\n0,2026-01-01T01:00+01:00\n"
+    factor = series(text, "s", "d", "EUR", low=0, high=9)
+    assert factor == Factor((0.0, 9.0), (1_767_225_600 * S, 1_767_312_000 * S), "s", "d", "EUR")
+    with pytest.raises(ConfigError, match="the series of 's', line 2"):
+        series("time,value\nx,1\n", "s", "d")
+
+
+@pytest.mark.parametrize(
+    ("values", "times", "source", "date"),
+    [((), (), "s", "d"), ((1.0,), (0, 1), "s", "d"), ((1.0, 2.0), (1, 1), "s", "d"), ((1.0, 2.0), (2, 1), "s", "d"),
+     ((1.0,), (0,), " ", "d"), ((1.0,), (0,), "s", "")],
+)  # fmt: skip
+def test_a_factor_that_cannot_be_is_refused(values, times, source, date):
+    with pytest.raises(ConfigError):
+        Factor(values, times, source, date)
+
+
+def test_a_factor_of_the_policy_has_its_first_figure_and_its_note():
+    table = {"source": "s", "date": "d", "currency": "EUR", "per_kwh": 0, "g_per_kwh": None}
+    assert from_policy(table) == constant(0.0, "s", "d", "EUR")
+    assert from_policy({**table, "stage": "operational", "value": 2}) == constant(2.0, "s", "d", "operational")
+    assert from_policy({}) is from_policy(None) is None
+    with pytest.raises(ConfigError, match="needs a value or a series"):
+        from_policy({"source": "s", "date": "d"})
+    read = {"p": "time,value\n2026-01-01T00:00Z,3\n"}.__getitem__
+    told = from_policy({**table, "series": "p"}, read, 0, 3)
+    assert (told.values, told.note) == ((3.0,), "EUR")
+    with pytest.raises(ConfigError, match="p, line 2: '3' is no value: write a number from 0 to 2"):
+        from_policy({**table, "series": "p"}, read, 0, 2)
 
 
 def test_a_piece_of_no_length_has_the_factors_of_its_moment():
