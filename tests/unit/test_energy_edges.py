@@ -166,10 +166,10 @@ def test_a_time_below_nothing_is_one_that_is_not_known(cpu_ns):
     unknown = replace(job, cpu_ns=None)
     by_party = [
         of(attribute(interval([package], [one, other], {0: S, 1: S})), "package-0").by_party()
-        for one in (job, unknown, replace(job, cpu_ns=0))
+        for one in (job, unknown, replace(job, cpu_ns=0), replace(job, cpu_ns=0, memory_b=-1))
     ]
     assert by_party[0] == by_party[1] == {"job:1.0": 500, "job:2.0": 500}
-    assert by_party[2] == {"job:2.0": 500, "system": 500}
+    assert by_party[2] == by_party[3] == {"job:2.0": 500, "system": 500}
     backwards = of(attribute(interval([package], [other], {0: -1, 1: S})), "package-0")
     assert backwards.by_party() == {"job:2.0": 1000}
     assert "CPU 0 went backwards" in backwards.why
