@@ -10,6 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from perun_hpc.agent.base import shapes
+from perun_hpc.config.schema import Sampling
+from perun_hpc.config.settings import section
 from perun_hpc.data_model.job import SessionKey, run_of
 from perun_hpc.data_model.wording import plain
 from perun_hpc.errors import DataError
@@ -203,7 +205,7 @@ class Session:
     @property
     def period_ns(self) -> int:
         """The storage period of its trace."""
-        return int(self.settings.get("sampling", {}).get("period_ns", 1_000_000_000))
+        return section(self.settings, Sampling).period_ns
 
     def note(self, why: str) -> None:
         """Say why the record is partial, once."""

@@ -13,10 +13,11 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.config.schema import Privacy
+from perun_hpc.config.settings import section
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.log import guard
 
-SHARED_NS = 10_000_000_000
 """Finest resolution on a shared node, where the policy says nothing."""
 
 
@@ -33,8 +34,8 @@ class Views:
 
     def resolution_ns(self, session: Session) -> int:
         """Finest resolution in time in which the job's user may see energy."""
-        shared = session.settings.get("privacy", {}).get("shared_resolution_ns", SHARED_NS)
-        return session.period_ns if self._register.alone(session) else max(session.period_ns, int(shared))
+        shared_ns = section(session.settings, Privacy).shared_resolution_ns
+        return session.period_ns if self._register.alone(session) else max(session.period_ns, shared_ns)
 
     # The curve of a job that is alone: points inside an interval, which its end turns into the job's share.
 

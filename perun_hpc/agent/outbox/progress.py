@@ -13,10 +13,10 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.visibility import Views
 from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.config.schema import Store
+from perun_hpc.config.settings import section
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.log import guard
-
-NEVER = "never"
 
 
 class Progress:
@@ -52,8 +52,8 @@ class Progress:
         spool.write_json(self._paths.progress(session.place), record)
 
     def _is_due(self, session: Session, mono_ns: int) -> bool:
-        period_ns = session.settings.get("store", {}).get("progress_ns", NEVER)
-        if period_ns == NEVER or not session.monitored or self._views.shown(session)[0] != mono_ns:
+        period_ns = section(session.settings, Store).progress_ns
+        if not isinstance(period_ns, int) or not session.monitored or self._views.shown(session)[0] != mono_ns:
             return False
         due_ns = self._due_ns.get(session.key)
         if due_ns is None and mono_ns - session.start.mono_ns < period_ns:

@@ -61,10 +61,12 @@ class Ruling:
     def flag(self, session: Session, options: str) -> None:
         """A step was flagged: its options count within the job's settings, as soon as it has any."""
         from perun_hpc.config.resolve import monitors, with_options
+        from perun_hpc.config.schema import Monitor
+        from perun_hpc.config.settings import section
 
         if session.settings:
             session.settings = with_options(session.settings, options)
-            session.monitored = monitors(session.settings["monitor"]["jobs"], flagged=True)
+            session.monitored = monitors(section(session.settings, Monitor).jobs, flagged=True)
 
     def refused_options(self, session: Session, options: str) -> list[str]:
         """Why options of the user's flag do not count; nothing while the job has no settings."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.traces import quota
+from perun_hpc.config.schema import Store
+from perun_hpc.config.settings import section
 from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.energy.schedule import Schedule
 
@@ -64,9 +66,10 @@ class Trace:
         real_ns: int,
     ) -> Trace:
         """Open a new trace in the session's directory; OSError where the disk does not take it."""
-        from perun_hpc.store import codec, layout
+        from perun_hpc.store import layout
         from perun_hpc.store.node_store import NodeStore
 
+        kept = section(session.settings, Store)
         store = NodeStore.open(
             directory,
             cluster=session.job.get("cluster", ""),
@@ -76,8 +79,8 @@ class Trace:
             sensors=sensors,
             period_ns=period_ns,
             start_ns=session.start.real_ns,
-            sync_ns=session.settings["store"]["flush_ns"],
-            level=session.settings["store"].get("compression", codec.LEVEL),
+            sync_ns=kept.flush_ns,
+            level=kept.compression,
             energy_step_uj=layout.energy_step_uj(period_ns),
             simulated=any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
         )
