@@ -1,4 +1,4 @@
-"""What all tests have: a zone of their own where they need one, and processes beside each other under `pytest -n N`."""
+"""What all tests have: the zone in which one lives, where that is what it is about, and `pytest -n N`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+import tests.examples  # noqa: F401 - it loads the profile of properties
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,6 +13,7 @@ from perun_hpc.agent.outbox.losses import Losses
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import Node, resident_b
 from perun_hpc.agent.tending import Sources
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.server import Handler, Peer, only_root
 from perun_hpc.wire.message import Message
 
@@ -28,6 +29,7 @@ class Admin:
         sources: Sources,
         losses: Losses,
         stop: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._node = node
         self._register = register
@@ -35,7 +37,8 @@ class Admin:
         self._sources = sources
         self._losses = losses
         self._tell_stop = stop
-        self._started_ns = time.monotonic_ns()
+        self._clock = clock
+        self._started_ns = self._clock.mono_ns()
 
     @property
     def verbs(self) -> Mapping[str, Handler]:
@@ -51,7 +54,7 @@ class Admin:
         sessions = [session for session in self._register.live.values() if peer.uid in (0, session.uid)]
         return {
             "version": __version__,
-            "uptime_ns": str(time.monotonic_ns() - self._started_ns),
+            "uptime_ns": str(self._clock.mono_ns() - self._started_ns),
             "pid": str(os.getpid()),
             "uid": str(os.geteuid()),
             "sessions": " ".join(session.key.name for session in sessions)[:16384],

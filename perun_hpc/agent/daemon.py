@@ -7,7 +7,6 @@ import os
 import pwd
 import selectors
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +40,7 @@ from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.errors import DataError
+from perun_hpc.process.clock import MACHINE, Clock
 from perun_hpc.process.log import guard, log
 from perun_hpc.process.server import Handler, Peer, Server, listen
 from perun_hpc.wire.message import Message
@@ -60,7 +60,7 @@ class Options:
     foreground: bool = False
 
 
-def run(options: Options) -> int:
+def run(options: Options, clock: Clock = MACHINE) -> int:
     """Be the node's agent until nothing is left to do; returns the exit code. A second agent ends at once."""
     paths = AgentPaths(options.run_dir, options.spool, options.root)
     os.umask(0o027)
@@ -72,17 +72,17 @@ def run(options: Options) -> int:
         return 0
     selector = selectors.EpollSelector()  # before the sensors' files: select(2) takes descriptors below 1024 only
     listed = {backend: listing(options.root, backend) for backend in FILES}
-    node = Node.open(options.root, INLINE)
-    node.workers.extend(Worker(name, options.root) for name in present(options.root))
+    node = Node.open(options.root, INLINE, clock)
+    node.workers.extend(Worker(name, options.root, clock) for name in present(options.root))
     listener = listen(paths.socket)
     refused = privilege.refuse_calls() | privilege.what_children_lack()
-    porter = Porter(paths, options.policy)
+    porter = Porter(paths, options.policy, clock)
     user = privilege.service_user(paths.spool)
     reader = _reader(user)
     if user is not None:
         for worker in node.workers:
             if worker.name in AS_ROOT:
-                worker.tend(time.monotonic_ns())
+                worker.tend(clock.mono_ns())
         privilege.hand_over(paths.spool, user)
         privilege.hand_over(paths.private, user)
         refused |= privilege.become(user)
@@ -92,10 +92,10 @@ def run(options: Options) -> int:
         spool.log_to(paths.log)
     if os.geteuid() == 0:
         log(f"{paths.spool} belongs to nobody that the agent could become: it stays root; give it to the service user")
-    policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name)
-    losses = Losses()
+    policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name, clock)
+    losses = Losses(clock.real_ns)
     losses.follow(NOT_CONFINED, refused)
-    serve(paths, selector, node, listener, porter, reader, policy, listed, losses)
+    serve(paths, selector, node, listener, porter, reader, policy, listed, losses, clock)
     return 0
 
 
@@ -116,6 +116,7 @@ def serve(
     policy: PolicyKeeper,
     listed: Mapping[str, Listing],
     losses: Losses,
+    clock: Clock,
 ) -> None:
     """Put the agent's parts together, go on from where the last agent stopped, and run the loop."""
     if policy.names_sensors:
@@ -128,10 +129,10 @@ def serve(
     ruling = Ruling(policy, register, porter)
     ledger = NodeLedger(paths)
     views = Views(paths, register)
-    meter = Meter(node, topology, register, policy, ledger, views)
+    meter = Meter(node, topology, register, policy, ledger, views, clock)
     step_log = StepLog(paths)
     survival = Survival(paths, boot_id, register, meter, ledger, step_log)
-    traces = Traces(paths, node, register, views)
+    traces = Traces(paths, node, register, views, clock)
     most_ranks = machine.allow_files() // 3
     intake = Intake(paths, most_ranks)
     steps = Steps(
@@ -147,13 +148,28 @@ def serve(
         intake,
         survival.save,
         later,
+        clock,
     )
-    jobs = Jobs(paths, boot_id, node, register, meter, views, steps, policy, ruling, porter, survival.save, later)
-    sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake)
+    jobs = Jobs(
+        paths,
+        boot_id,
+        node,
+        register,
+        meter,
+        views,
+        steps,
+        policy,
+        ruling,
+        porter,
+        survival.save,
+        later,
+        clock,
+    )
+    sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake, clock)
     sources = Sources(node, policy, register, meter, porter, listed)
-    admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop)
+    admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop, clock)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}
-    server = Server(listener, selector, _by_verb(verbs), time.monotonic_ns)
+    server = Server(listener, selector, _by_verb(verbs), clock.mono_ns)
     loop = Loop(
         paths,
         selector,
@@ -173,8 +189,9 @@ def serve(
         sealing,
         survival,
         losses,
-        Shipper(paths, losses, reader),
+        Shipper(paths, losses, clock, reader),
         later,
+        clock,
     )
     survival.resume(traces, steps)
     jobs.read_inbox()

@@ -6,7 +6,6 @@ import select
 import selectors
 import signal
 import socket
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -31,6 +30,7 @@ from perun_hpc.agent.sources.root_helper import Porter
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard, log
 from perun_hpc.process.server import Server
 
@@ -95,7 +95,9 @@ class Loop:
         losses: Losses,
         shipper: Shipper,
         later: list[Callable[[], None]],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._paths = paths
         self._selector = selector
         self._anything = (selector.fileno(),)
@@ -118,7 +120,7 @@ class Loop:
         self._later = later
         self._progress = Progress(paths, register, views, sealing.so_far)
         self._shipper = shipper
-        self._started_ns = self._idle_since_ns = self._quota_ns = time.monotonic_ns()
+        self._started_ns = self._idle_since_ns = self._quota_ns = self._clock.mono_ns()
         self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
 
     def run(self) -> None:
@@ -145,17 +147,17 @@ class Loop:
         until_ns = 0 if self._intake.busy else min(self._meter.schedule.due_mono_ns, self._housekeeping_ns)
         while True:
             due_ns = min(until_ns, self._traces.due_ns)
-            left_ns = due_ns - time.monotonic_ns()
+            left_ns = due_ns - self._clock.mono_ns()
             ready, _, _ = select.select(self._anything, (), (), left_ns / SECOND_NS if left_ns > 0 else 0)
             if ready:
                 return self._selector.select(0)
             if due_ns == until_ns:
                 return []
-            self._sample(time.monotonic_ns(), time.time_ns(), None)
+            self._sample(self._clock.mono_ns(), self._clock.real_ns(), None)
 
     def _tick(self) -> None:
         """Each part that is due; one that fails costs the others nothing."""
-        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        now_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()
         keeping = now_ns >= self._housekeeping_ns
         ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
@@ -232,13 +234,13 @@ class Loop:
             why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
             log(why)
             for session in self._register.live.values():
-                session.add_gap(Gap("agent", self._started_ns, time.monotonic_ns(), why))
+                session.add_gap(Gap("agent", self._started_ns, self._clock.mono_ns(), why))
             self._wake.ask_to_stop()
 
     def _seal(self) -> None:
         if self._sealing.seal_all():
             self._survival.save()
-            self._shipper.request(time.monotonic_ns())
+            self._shipper.request(self._clock.mono_ns())
         refused = {f"job {key.name}": why for key, why in self._sealing.refused.items()}
         uids = {f"job {one.key.name}": one.uid for one in self._register.ended}
         self._losses.follow(NOT_WRITTEN, refused, uids)
@@ -251,10 +253,10 @@ class Loop:
         if self._wake.stop:
             return True
         if self._register.live or self._register.ended or self._shipper.busy or not self._policy.settled:
-            self._idle_since_ns = time.monotonic_ns()
+            self._idle_since_ns = self._clock.mono_ns()
             return False
         agent = self._policy.site().agent
-        return not agent.resident and time.monotonic_ns() - self._idle_since_ns > agent.linger_ns
+        return not agent.resident and self._clock.mono_ns() - self._idle_since_ns > agent.linger_ns
 
     def _close(self) -> None:
         """A closing reading, so that the next agent can bridge the time in between."""

@@ -21,6 +21,7 @@ from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity, human
 from perun_hpc.energy.containment import plan, scope_sentence
 from perun_hpc.energy.counters import difference
+from perun_hpc.process.clock import MACHINE
 
 PAUSE_S = 0.25
 READS = 3
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _opened(name: str, root: Path) -> Discovery:
     """Backends that a stuck driver can hang are opened in a child, and given up after a while."""
-    return open_in_child(name, root, PATIENCE_S) if name in SIGNS else open_backend(name, root)
+    return open_in_child(name, root, PATIENCE_S, MACHINE) if name in SIGNS else open_backend(name, root)
 
 
 def measure(catalog: Catalog, selection: Selection, pause_s: float = PAUSE_S) -> list[Row]:

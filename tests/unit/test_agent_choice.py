@@ -11,6 +11,7 @@ from perun_hpc.agent.sources.node import Node
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.policy import parse
 from perun_hpc.config.resolve import JobFacts, resolve
+from perun_hpc.process.clock import MACHINE
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def node(tmp_path: Path) -> Node:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0 0 0\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 4 kB\n")
-    return Node.open(tmp_path, ("powercap", "procstat"))
+    return Node.open(tmp_path, ("powercap", "procstat"), MACHINE)
 
 
 def choice(text: str) -> Choice:

@@ -23,6 +23,7 @@ from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.backend.cgroup import find_parent
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.process.clock import MACHINE
 from perun_hpc.store.node_store import NodeStore
 
 S = 1_000_000_000
@@ -113,7 +114,7 @@ def test_a_job_that_no_hook_told_of_is_seen_by_its_processes(
         directory = tmp_path / "sys/fs/cgroup" / layout.format(name)
         directory.mkdir(parents=True)
         (directory / "cgroup.procs").write_text(pids)
-    node = Node(tmp_path, "n1", readers=[])
+    node = Node(tmp_path, "n1", MACHINE, readers=[])
     node.parent = find_parent(tmp_path, "n1")
     own = session(1, exclusive="1", sluid="sXYZ")
     register = Register("n1", cpus=4)
@@ -131,13 +132,13 @@ def traces(tmp_path: Path) -> tuple[Traces, Register, Meter, Session]:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
-    node = Node(tmp_path, "n1", readers=[ProcStat(tmp_path)])
+    node = Node(tmp_path, "n1", MACHINE, readers=[ProcStat(tmp_path)])
     node.follow_gauges()
     register = Register("n1", 1)
-    policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1")
+    policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
     views = Views(paths, register)
-    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), views)
-    found = Traces(paths, node, register, views)
+    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), views, MACHINE)
+    found = Traces(paths, node, register, views, MACHINE)
     own = session(1, cpus_on_node="1")
     own.start = Edge(time.time_ns() - 6 * S, time.monotonic_ns() - 6 * S, 0, "hook")
     own.settings = dict(policy.settings({}, "n1", "").to_json())
@@ -210,9 +211,9 @@ def test_an_agent_that_takes_a_fine_trace_over_beside_a_neighbour_goes_on_coarse
     register.live[other.key] = other
     paths = AgentPaths(tmp_path / "run", tmp_path / "spool", tmp_path)
     (tmp_path / "sys").mkdir()
-    node = Node(tmp_path, "n1", readers=[ProcStat(tmp_path)])
+    node = Node(tmp_path, "n1", MACHINE, readers=[ProcStat(tmp_path)])
     node.follow_gauges()
-    after = Traces(paths, node, register, Views(paths, register))
+    after = Traces(paths, node, register, Views(paths, register), MACHINE)
     snapshot = node.read(fresh=True)
     after.resume(own, replace(snapshot, mono_ns=last, real_ns=last + to_wall()))
     rows(after, meter, 1)

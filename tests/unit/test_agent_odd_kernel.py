@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.agent.base.paths import AgentPaths
@@ -32,13 +32,14 @@ from perun_hpc.energy.attribute import (
     attribute,
 )
 from perun_hpc.energy.counters import busy_between
+from perun_hpc.process.clock import MACHINE
+from tests.examples import examples
 
 CPUS = 4
 NUMBER = st.integers(-(10**19), 10**19)
 TIMES = st.one_of(st.integers(-100, 10_000), NUMBER)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.integers(0, 5), NUMBER), st.dictionaries(st.integers(0, 5), NUMBER), st.sets(st.integers(0, 5))
 )
@@ -66,7 +67,7 @@ JOB = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(
     duration_ns=st.integers(-10, 10**12),
     jobs=st.lists(JOB, max_size=4, unique_by=lambda job: job.party),
@@ -128,7 +129,7 @@ STEP = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(steps=st.lists(STEP, min_size=1, max_size=6))
 def test_the_meter_goes_on_whatever_the_kernel_says(steps):
     with tempfile.TemporaryDirectory() as base:
@@ -147,11 +148,11 @@ def follow(base: Path, steps: list[dict]) -> None:
         put(root / f"sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{cpu}\n")
     put(root / "proc/stat", "cpu0 0 0 0 0 0 0 0 0\n")
     put(root / "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
-    node = Node.open(root, INLINE)
+    node = Node.open(root, INLINE, MACHINE)
     register = Register("n1", CPUS)
-    policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
+    policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
     ledger = NodeLedger(paths)
-    meter = Meter(node, partial(machine.topology, root), register, policy, ledger, Views(paths, register))
+    meter = Meter(node, partial(machine.topology, root), register, policy, ledger, Views(paths, register), MACHINE)
     meter.end_interval()
     for number in (1, 2):
         key = SessionKey(number, 0)

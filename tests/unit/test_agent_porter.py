@@ -17,6 +17,7 @@ from perun_hpc.agent.sources import root_helper as helper
 from perun_hpc.agent.sources.root_helper import Porter
 from perun_hpc.cli import agent
 from perun_hpc.process import child
+from perun_hpc.process.clock import MACHINE
 
 
 @pytest.fixture
@@ -31,10 +32,13 @@ def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
+POLICY = Path("/etc/perun/policy.yaml")
+
+
 def porter_of(paths: AgentPaths) -> tuple[Porter, int]:
     """A porter and its process id."""
     before = children()
-    porter = Porter(paths)
+    porter = Porter(paths, POLICY, MACHINE)
     (pid,) = children() - before
     return porter, pid
 
@@ -102,7 +106,7 @@ def words(paths: AgentPaths, tmp_path: Path) -> Iterator[socket.socket]:
     found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     policy = tmp_path / "policy.yaml"
     started = child.start(
-        "porter", lambda: helper._live(theirs, finding, paths, policy), (theirs.fileno(), finding.fileno())
+        "porter", lambda: helper._live(theirs, finding, paths, policy, MACHINE), (theirs.fileno(), finding.fileno())
     )
     ours.settimeout(60)
     with found:

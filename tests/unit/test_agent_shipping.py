@@ -20,6 +20,7 @@ from perun_hpc.agent.outbox.losses import Losses, find_set_aside, read_undeliver
 from perun_hpc.agent.outbox.shipping import Shipper, ship_all, ship_ledger
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.config.schema import Store
+from perun_hpc.process.clock import MACHINE
 
 DAY = "2026-11-22.jsonl"
 
@@ -177,7 +178,7 @@ def test_a_directory_that_the_collector_takes_away_holds_nothing_up(tmp_path: Pa
 
 def test_an_archive_that_takes_something_is_asked_again_soon(tmp_path: Path, paths: AgentPaths) -> None:
     """What failed while it was away does not wait for minutes once it is back, though one thing fails still."""
-    store, shipper, now_ns = Store(archive=str(tmp_path / "archive")), Shipper(paths, Losses()), 0
+    store, shipper, now_ns = Store(archive=str(tmp_path / "archive")), Shipper(paths, Losses(), MACHINE), 0
     sealed(paths, "1.0")
     sealed(paths, "2.0")
     (tmp_path / "archive").rmdir()
@@ -229,7 +230,7 @@ def test_evidence_leaves_without_regions_when_there_is_too_little_memory_for_the
 ) -> None:
     heavy(paths, "1.0", 4_000_000)
     sealed(paths, "2.0")
-    shipper = Shipper(paths, Losses())
+    shipper = Shipper(paths, Losses(), MACHINE)
     run(shipper, Store(archive=str(tmp_path / "archive")), 2 * (24 << 20))
     found = arrived(tmp_path)
     assert found["2.0"]["notes"] == []
@@ -243,7 +244,7 @@ def test_a_small_session_passes_a_heavy_one(tmp_path: Path, paths: AgentPaths) -
     for number in range(5):
         heavy(paths, f"{number}.0", 1_500_000)
     sealed(paths, "9.0")
-    shipper = Shipper(paths, Losses())
+    shipper = Shipper(paths, Losses(), MACHINE)
     store = Store(archive=str(tmp_path / "archive"))
     until_s = time.monotonic() + 240  # for a machine that is busy
     seen = 0

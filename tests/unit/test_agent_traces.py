@@ -16,6 +16,7 @@ from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.process.clock import MACHINE
 
 
 class Odd:
@@ -37,14 +38,14 @@ def test_a_reader_that_fails_costs_rows_their_values_and_keeps_no_row_due(tmp_pa
     (tmp_path / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0\n")
     (tmp_path / "proc/meminfo").write_text("MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
     files = ProcStat(tmp_path)
-    node = Node(tmp_path, "n1", readers=[Odd(files.sensors)])
+    node = Node(tmp_path, "n1", MACHINE, readers=[Odd(files.sensors)])
     files.close()
     node.follow_gauges()
     register = Register("n1", 1)
-    policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1")
+    policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
     views = Views(paths, register)
-    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), views)
-    traces = Traces(paths, node, register, views)
+    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), views, MACHINE)
+    traces = Traces(paths, node, register, views, MACHINE)
     key = SessionKey(1, 0)
     session = Session(key, {}, policy.settings({}, "n1", "").to_json(), "", "boot", Edge(10**18, 0, 0, "hook"))
     session.settings["store"]["trace"] = "all"

@@ -99,6 +99,16 @@ def test_only_entry_points_exit_the_process():
     assert not exits
 
 
+def test_the_agents_parts_are_told_the_time():
+    asked = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in tracked("perun_hpc/agent/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and re.fullmatch(r"time\.(time|monotonic)(_ns)?", ast.unparse(node))
+    ]
+    assert not asked, "a clock comes in as an argument: process/clock.py"
+
+
 def test_no_pickle_is_read():
     readers = [
         path.relative_to(ROOT) for path in tracked("perun_hpc/*.py") if re.search(r"pickle\.loads?\(", path.read_text())

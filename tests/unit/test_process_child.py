@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 from perun_hpc.process import child
+from perun_hpc.process.clock import MACHINE
 
 MANY = 5_000
 
 CROWDED = f"""
 import json, os, resource, socket, sys, time
 from pathlib import Path
+from perun_hpc.process.clock import MACHINE
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (16_384, max(hard, 16_384)))
 ours, client = socket.socketpair()
@@ -49,7 +51,7 @@ def say(pid):
 
 WORKER = """
 from perun_hpc.agent.sources.workers import Worker
-worker = Worker("powercap", Path(sys.argv[1]))
+worker = Worker("powercap", Path(sys.argv[1]), MACHINE)
 worker.tend(time.monotonic_ns())
 while worker.starting:
     time.sleep(0.005)
@@ -65,7 +67,7 @@ from perun_hpc.agent.sources.root_helper import Porter
 base = Path(sys.argv[1])
 paths = AgentPaths(base, base, base)
 paths.inbox.mkdir()
-porter = Porter(paths)
+porter = Porter(paths, Path("/etc/perun/policy.yaml"), MACHINE)
 porter.messages()  # it answers: it has begun
 (pid,) = children()
 say(pid)
@@ -76,7 +78,7 @@ COMPILER = """
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 base = Path(sys.argv[1])
 os.mkfifo(base / "policy.yaml")  # the compiler waits at it
-keeper = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
+keeper = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
 keeper.check()
 (pid,) = children()
 while b"perun_hpc.config.compile" not in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -186,7 +188,7 @@ def test_a_policy_with_more_mistakes_than_a_pipe_holds_is_refused(tmp_path: Path
 
     policy = tmp_path / "policy.yaml"
     policy.write_text("".join(f"no_such_section_{number:04}_{'x' * 60}: 1\n" for number in range(2_000)))
-    keeper = PolicyKeeper(policy, tmp_path / "policy.json", tmp_path / "kept.json", "n1")
+    keeper = PolicyKeeper(policy, tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
     keeper.check()
     latest = time.monotonic() + 60
     while not keeper.poll():

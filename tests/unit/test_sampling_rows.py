@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.agent.sources.node import Node
@@ -14,11 +14,13 @@ from perun_hpc.backend.sysfile import NumberFiles
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.schedule import Schedule
+from perun_hpc.process.clock import MACHINE
 from perun_hpc.store import job_store
 from perun_hpc.store.journal import GAP
 from perun_hpc.store.layout import FORMS
 from perun_hpc.store.node_store import NodeStore, _Column
 from perun_hpc.store.ship import ship
+from tests.examples import examples
 
 SECOND_NS = 1_000_000_000
 
@@ -41,7 +43,7 @@ def sensor(kind: Kind, scale: tuple[int, int], wrap_range: int | None) -> Sensor
     )
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(
     kind=st.sampled_from(Kind),
     scale=st.sampled_from([(1, 1), (1000, 1), (1_000_000, 1 << 16)]),
@@ -105,7 +107,7 @@ def machine(root: Path) -> Node:
     (root / "proc").mkdir()
     (root / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0 0 0\n")
     (root / "proc/meminfo").write_text("MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable: 4 kB\n")
-    return Node.open(root, ("powercap", "hwmon", "procstat"))
+    return Node.open(root, ("powercap", "hwmon", "procstat"), MACHINE)
 
 
 def test_a_sample_is_what_a_reading_of_the_node_says(tmp_path):

@@ -20,6 +20,7 @@ from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.agent.sources.root_helper import Porter
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.errors import PerunError
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard, log
 from perun_hpc.process.server import Handler, Peer, only_root
 from perun_hpc.wire.message import Message, decode
@@ -53,6 +54,7 @@ class Jobs:
         porter: Porter,
         save: Callable[[], None],
         later: list[Callable[[], None]],
+        clock: Clock,
     ) -> None:
         """`later` takes work that waits until the hook has its answer."""
         self._paths = paths
@@ -67,6 +69,7 @@ class Jobs:
         self._porter = porter
         self._save = save
         self._later = later
+        self._clock = clock
         self._gone_ns: dict[SessionKey, int] = {}
         self._tries: dict[str, int] = {}
 
@@ -117,7 +120,7 @@ class Jobs:
                 self._register.ended.append(session)
 
     def _set_aside(self, session: Session) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock.mono_ns()
         self._end(session, self._meter.end_interval(), now_ns, "restart")
 
     def learn_cpus(self, session: Session, now_ns: int) -> None:
@@ -168,7 +171,7 @@ class Jobs:
 
     def _begin(self, message: Message, source: str) -> None:
         key = SessionKey.of(message.fields)
-        hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
+        hook_ns = _number(message, "hook_mono_ns", self._clock.mono_ns())
         job = job_fields(message.fields)
         former = self._register.run_before(key, job.get("sluid"), hook_ns)
         if (key in self._register.live and former is None) or self._register.done.get(key.name, -1) >= hook_ns:
@@ -198,7 +201,7 @@ class Jobs:
 
     def _after_start(self, session: Session) -> None:
         for worker in self._node.workers:
-            worker.wanted(time.monotonic_ns())
+            worker.wanted(self._clock.mono_ns())
         self._policy.check()
         self._meter.look_at(session)
         guard("spool", lambda: self._paths.session(session.place).mkdir(mode=0o750, exist_ok=True))
@@ -208,7 +211,7 @@ class Jobs:
 
     def _finish(self, message: Message, source: str) -> None:
         key = SessionKey.of(message.fields)
-        hook_ns = _number(message, "hook_mono_ns", time.monotonic_ns())
+        hook_ns = _number(message, "hook_mono_ns", self._clock.mono_ns())
         # The Epilog of a requeued job already says the next run's count (22.05); a node has one run of a job at a time.
         session = self._register.live.get(key) or self._register.other_run(key)
         if session is None and self._register.ended_lately(key, hook_ns):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -20,6 +19,7 @@ from perun_hpc.agent.policy.applier import Ruling
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.errors import DataError, NotFoundError, PerunError
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.server import Handler, Peer
 from perun_hpc.wire.message import Message
 
@@ -49,6 +49,7 @@ class Steps:
         intake: Intake,
         save: Callable[[], None],
         later: list[Callable[[], None]],
+        clock: Clock,
     ) -> None:
         """`most_watched` ranks may live at a time, not all of them one user's.
 
@@ -64,6 +65,7 @@ class Steps:
         self._ruling = ruling
         self._save = save
         self._later = later
+        self._clock = clock
         self._step_log = step_log
         self._intake = intake
         self._watched: Counter[int] = Counter()
@@ -77,7 +79,7 @@ class Steps:
 
     def turn(self) -> None:
         """A new turn of the loop begins."""
-        self._turn_until_ns = time.monotonic_ns() + TURN_NS
+        self._turn_until_ns = self._clock.mono_ns() + TURN_NS
 
     def end_all(self, session: Session) -> None:
         """The session has ended, and with it its ranks."""
@@ -129,7 +131,7 @@ class Steps:
 
     def _rank_start(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:
         session = self._session_of(message, peer)
-        now_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        now_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()
         first = not self._living[session.place]
         self._check_room(session)
         pidfd = os.pidfd_open(peer.pid)
@@ -172,7 +174,7 @@ class Steps:
         session = self._session_of(message, peer)
         if self._register.alone(session):
             last = self._meter.last
-            if last is None or time.monotonic_ns() - last.mono_ns > FRESH_NS:
+            if last is None or self._clock.mono_ns() - last.mono_ns > FRESH_NS:
                 last = self._meter.end_interval()
             self._views.show(session, last.mono_ns)
         mono_ns, energy_uj = self._views.shown(session)
@@ -197,7 +199,7 @@ class Steps:
     def _flagged(self, session: Session, options: str) -> None:
         """The job has a flagged step: its options count, and it always leaves a trace."""
         self._ruling.flag(session, options)
-        self._traces.begin(session, time.monotonic_ns())
+        self._traces.begin(session, self._clock.mono_ns())
 
     def _edge(self, session: Session) -> None:
         """A reading where the first rank begins or the last one ends, for the curve of a job that is alone."""
@@ -208,7 +210,7 @@ class Steps:
         """See the rank's end, however it comes."""
 
         def on_end() -> None:
-            if time.monotonic_ns() > self._turn_until_ns:
+            if self._clock.mono_ns() > self._turn_until_ns:
                 return  # thousands may end at once: the rest in the next turn, when hooks were served
             self._selector.unregister(pidfd)
             self._watched[session.uid] -= 1
@@ -228,6 +230,6 @@ class Steps:
 
     def _end(self, session: Session, step: Step, run: RankRun) -> None:
         if run.end_ns is None:
-            run.end_ns, run.end_mono_ns = time.time_ns(), time.monotonic_ns()
+            run.end_ns, run.end_mono_ns = self._clock.real_ns(), self._clock.mono_ns()
             self._step_log.note(session, step, run)
         self._intake.rank_ended(session, step.step_id, run.rank)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
@@ -25,6 +24,7 @@ from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import busy_between, span
 from perun_hpc.energy.schedule import Schedule
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 
 INTERVAL_NS = 10_000_000_000
@@ -53,12 +53,14 @@ class Meter:
         policy: PolicyKeeper,
         ledger: NodeLedger,
         views: Views,
+        clock: Clock,
     ) -> None:
         self._node = node
         self._register = register
         self._policy = policy
         self._ledger = ledger
         self._views = views
+        self._clock = clock
         self.sensors = intervals.energy_counters(node.sensors)
         self.domains: dict[str, EnergyDomain] = {one.name: one for one in intervals.domains_of(node.sensors)}
         self.static: Mapping[str, Figure] = {}
@@ -71,7 +73,7 @@ class Meter:
         self._topology_now = topology
         self._topology = topology(intervals.packages(self.domains.values()))
         self._intervals = Intervals(tuple(self.domains.values()), self._topology)
-        self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
+        self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
 
     # Readings.
 
@@ -205,7 +207,7 @@ class Meter:
         self.idling.follow(self._node.sensors)
         self.checks.follow(self._node.sensors)
         self.parametrise()
-        self.schedule = Schedule.starting(self._longest_ns(), time.monotonic_ns(), time.time_ns())
+        self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
         self.end_interval()
 
     def parametrise(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.outbox.faults import Faults
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
+from perun_hpc.process.clock import MACHINE
 from perun_hpc.process.log import failures, guard
 
 SHIPPING, NOT_SHIPPED, SET_ASIDE, NOT_WRITTEN = "shipping", "not-shipped", "set-aside", "not-written"
@@ -44,7 +44,9 @@ class Loss:
 class Losses:
     """What stands now, by kind and name; what is noted again keeps its beginning."""
 
-    def __init__(self, clock_ns: Callable[[], int] = time.time_ns, say: Callable[[str], None] = failures.say) -> None:
+    def __init__(
+        self, clock_ns: Callable[[], int] = MACHINE.real_ns, say: Callable[[str], None] = failures.say
+    ) -> None:
         self._clock_ns = clock_ns
         self._say = say
         self._kinds: dict[str, dict[str, Loss]] = {}

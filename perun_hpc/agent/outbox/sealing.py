@@ -22,6 +22,7 @@ from perun_hpc.agent.sources.node import resident_b
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.containment import Plan, scope_sentence
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import failures, guard, log, place
 
 AGAIN_NS = 1_000_000_000
@@ -39,6 +40,7 @@ class Sealing:
         ruling: Ruling,
         step_log: StepLog,
         intake: Intake,
+        clock: Clock,
     ) -> None:
         self._paths = paths
         self._register = register
@@ -47,6 +49,7 @@ class Sealing:
         self._ruling = ruling
         self._step_log = step_log
         self._intake = intake
+        self._clock = clock
         self._again_ns = 0
         self.refused: dict[SessionKey, str] = {}
         """Why records could not be written when it was last tried."""
@@ -69,7 +72,7 @@ class Sealing:
                 # The others would fare alike; the next time they come first.
                 self._register.ended += [*copied[number + 1 :], session]
                 self.refused = {one.key: str(error) for one in copied[number:]}
-                self._again_ns = time.monotonic_ns() + AGAIN_NS
+                self._again_ns = self._clock.mono_ns() + AGAIN_NS
                 break
             except Exception as error:  # a fault of perun's own: the others are sealed all the same
                 log(f"cannot seal {session.key.name}, which is put aside: {place(error)}")

@@ -33,6 +33,7 @@ from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
+from perun_hpc.process.clock import MACHINE, Clock
 from perun_hpc.process.log import log
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ class _Lane:
 class Shipper:
     """The two lanes, and what is known of what did not leave."""
 
-    def __init__(self, paths: AgentPaths, losses: Losses, reader: Reader | None = None) -> None:
+    def __init__(self, paths: AgentPaths, losses: Losses, clock: Clock, reader: Reader | None = None) -> None:
         self._paths = paths
+        self._clock = clock
         self._losses = losses
         self._reader = reader
         self._quick = _Lane("quick", heavy=False, due_ns=0)
@@ -161,7 +163,7 @@ class Shipper:
         reader = self._reader.socket if self._reader else None
         for lane in (self._quick, self._heavy):
             if lane.is_due(mono_ns):
-                work = partial(_ship, self._paths, store, home, lane.heavy, memory_b // 2, reader)
+                work = partial(_ship, self._paths, store, home, lane.heavy, memory_b // 2, reader, self._clock)
                 lane.start(work, mono_ns, _fds(reader))
                 if lane.trouble:
                     self._tell()
@@ -192,7 +194,7 @@ class Shipper:
             if lane.child is not None:
                 lane.child.kill()
         reader = self._reader.socket if self._reader else None
-        work = partial(_ship, self._paths, store, home, None, memory_b, reader)
+        work = partial(_ship, self._paths, store, home, None, memory_b, reader, self._clock)
         try:
             child.start("shipping failed", work, _fds(reader), outlives=True)
         except OSError as error:
@@ -210,16 +212,18 @@ def _ship(
     heavy: bool | None,
     memory_b: int,
     reader: socket.socket | None,
+    clock: Clock,
 ) -> int:
     """The whole life of a lane's child, bounded also when no agent is left to see that it hangs."""
     signal.alarm(PATIENCE_NS // 1_000_000_000)
-    to, until_s = delivery(store), time.monotonic() + ROUND_S
+    to, until_ns = delivery(store), clock.mono_ns() + ROUND_S * 1_000_000_000
 
     def alone(name: str, work: Callable[[], None]) -> str:
         return _alone(name, work, memory_b, _fds(reader))
 
     read = partial(parsing.read_regions, reader, memory_b)
-    return _round(paths, to, home, store.write == "archive", heavy, alone, read, lambda: time.monotonic() > until_s)
+    grow = store.write == "archive"
+    return _round(paths, to, home, grow, heavy, alone, read, lambda: clock.mono_ns() > until_ns, clock)
 
 
 def _alone(name: str, work: Callable[[], None], memory_b: int, keep: Iterable[int]) -> str:
@@ -294,12 +298,14 @@ def _here(name: str, work: Callable[[], None]) -> str:
     return ""
 
 
-def ship_all(paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool = False) -> bool:
+def ship_all(
+    paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool = False, clock: Clock = MACHINE
+) -> bool:
     """Ship every sealed session, what is known of live ones and the node ledger, here; True when nothing is left.
 
     One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
     """
-    return _round(paths, to, home, grow, None, _here, regions.of_session, lambda: False) & ~SHIPPED == 0
+    return _round(paths, to, home, grow, None, _here, regions.of_session, lambda: False, clock) & ~SHIPPED == 0
 
 
 def _round(
@@ -311,6 +317,7 @@ def _round(
     alone: Alone,
     read: Read,
     enough: Callable[[], bool],
+    clock: Clock,
 ) -> int:
     """Ship what belongs to a lane (all: None), each session once; what was found.
 
@@ -323,7 +330,7 @@ def _round(
     def fails(name: str, directory: Path | None, why: str) -> None:
         known = before.get(name)
         uid = known.uid if known else _uid(directory)
-        failed[name] = Loss(why, known.since_ns if known else time.time_ns(), uid)
+        failed[name] = Loss(why, known.since_ns if known else clock.real_ns(), uid)
         if known is None:
             log(f"cannot ship {name}: {why}")
 
@@ -333,7 +340,7 @@ def _round(
                 found |= MORE
                 break
             tried.add(one.name)
-            why = _ship_session(paths, one, to, alone, read)
+            why = _ship_session(paths, one, to, alone, read, clock)
             if why:
                 fails(f"job {one.name}", one, why)
             elif not one.exists():
@@ -343,7 +350,7 @@ def _round(
     if not heavy:
         if heavy is not None and _sealed(paths, heavy=True):
             found |= HEAVY
-        for name, directory, work in _beside(paths, to, home, grow):
+        for name, directory, work in _beside(paths, to, home, grow, clock):
             try:
                 why = alone(name, lambda work=work: _reach(work))  # type: ignore[misc]
             except (_Later, OSError) as error:
@@ -396,7 +403,9 @@ def _is_session(path: Path) -> bool:
     return run_of(path.name) is not None and path.is_dir()
 
 
-def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone, read: Read) -> str:
+def _ship_session(
+    paths: AgentPaths, directory: Path, to: Delivery, alone: Alone, read: Read, clock: Clock
+) -> str:
     """Ship one sealed session; why it is still there, "" where it is not."""
     fault = ""
     for _ in range(2):  # without its regions at once, if those were the fault
@@ -406,7 +415,7 @@ def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone
             return str(error)
         if not fault or not directory.exists():
             return ""
-        faults = Faults.of(directory).with_one(fault, int(time.time()))
+        faults = Faults.of(directory).with_one(fault, clock.real_ns() // 1_000_000_000)
         faults.write(directory)
         if faults.times >= TRIES:
             put_aside(paths, directory, faults)
@@ -417,14 +426,14 @@ def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone
 
 
 def _beside(
-    paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool
+    paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool, clock: Clock
 ) -> Iterator[tuple[str, Path | None, Callable[[], None]]]:
     """What goes besides sealed sessions: its name, its session's directory, how."""
     for one in sorted(paths.sessions.iterdir()):
         if _is_session(one) and _boundary(one) is None and (one / PROGRESS).exists():
             yield f"job {one.name}", one, lambda one=one: ship_progress(one, to, grow)  # type: ignore[misc]
     if home[0]:
-        yield "the node ledger", None, lambda: ship_ledger(paths, to, *home)
+        yield "the node ledger", None, lambda: ship_ledger(paths, to, *home, clock)
 
 
 def _reach(work: Callable[[], None]) -> None:
@@ -475,10 +484,10 @@ def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:
         (directory / PROGRESS).unlink(missing_ok=True)
 
 
-def ship_ledger(paths: AgentPaths, to: Delivery, cluster: str, node: str) -> None:
+def ship_ledger(paths: AgentPaths, to: Delivery, cluster: str, node: str, clock: Clock = MACHINE) -> None:
     """Deliver the node ledger; days long past leave the spool."""
     for line in to.ledger(paths.node, cluster, node):
         log(line)
     for path in paths.node.glob("????-??-??.jsonl"):
-        if time.time() - path.stat().st_mtime > KEEP_LEDGER_S:
+        if clock.real_ns() / 1e9 - path.stat().st_mtime > KEEP_LEDGER_S:
             path.unlink()

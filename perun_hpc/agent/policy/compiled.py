@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.agent.base.spool import read_json, write_json
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import log
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ PATIENCE_NS = 60_000_000_000
 class PolicyKeeper:
     """The last good compiled policy, and the child that compiles a newer one."""
 
-    def __init__(self, source: Path, compiled: Path, kept: Path, node: str) -> None:
+    def __init__(self, source: Path, compiled: Path, kept: Path, node: str, clock: Clock) -> None:
         """`compiled` is where the child puts its result, `kept` a copy of it that survives a reboot."""
         self.source = source
         self._node = node
         self._compiled = compiled
         self._kept = kept
+        self._clock = clock
         self._policy: Mapping[str, Any] = _sound(compiled) or _sound(kept) or {}
         self._site: JobSettings | None = None
         self._seen: tuple[int, int] | None = None
@@ -77,7 +78,7 @@ class PolicyKeeper:
         if self._child is None:
             return False
         code = self._child.poll()
-        if code is None and time.monotonic_ns() - self._started_ns < PATIENCE_NS:
+        if code is None and self._clock.mono_ns() - self._started_ns < PATIENCE_NS:
             return False
         words = os.pread(self._words, 4096, 0).decode("utf-8", "replace").split("\n")
         os.close(self._words)
@@ -112,7 +113,7 @@ class PolicyKeeper:
         except OSError:
             os.close(words)
             raise
-        self._words, self._started_ns = words, time.monotonic_ns()
+        self._words, self._started_ns = words, self._clock.mono_ns()
 
     def site(self) -> JobSettings:
         """The settings of this node under the policy that rules now."""

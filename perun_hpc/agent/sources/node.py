@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import Absent, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 
 
@@ -59,6 +59,7 @@ class Node:
 
     root: Path
     name: str
+    clock: Clock
     readers: list[Reader] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     gauges: Gauges = field(default_factory=Gauges)
@@ -73,9 +74,9 @@ class Node:
     _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, root: Path, backends: Iterable[str]) -> Node:
+    def open(cls, root: Path, backends: Iterable[str], clock: Clock) -> Node:
         """Open the given backends; one that fails is missing, nothing more."""
-        node = cls(root, host_name())
+        node = cls(root, host_name(), clock)
         for name in backends:
             found = catalog.open_backend(name, root)
             node.readers.extend(found.readers)
@@ -165,16 +166,16 @@ class Node:
         for worker in self.workers:
             worker.collect()
             if fresh:
-                worker.ask(time.monotonic_ns())
+                worker.ask(self.clock.mono_ns())
         for reader in self._inline:
-            _add(readings, reader)
+            _add(readings, reader, self.clock)
             if isinstance(reader, ProcStat):
                 busy_ns = reader.last_busy_ns
-        mono_ns, real_ns = time.monotonic_ns(), time.time_ns()
+        mono_ns, real_ns = self.clock.mono_ns(), self.clock.real_ns()
         if fresh and self.workers:
-            workers.refresh(self.workers, mono_ns + workers.WAIT_NS)
+            workers.refresh(self.workers, mono_ns + workers.WAIT_NS, self.clock)
         for worker in self.workers:
-            _add(readings, worker)
+            _add(readings, worker, self.clock)
         readings.update(self.gauges.advance(readings))
         return Snapshot(mono_ns, real_ns, readings, busy_ns)
 
@@ -183,9 +184,9 @@ class Node:
         readings: dict[str, Reading] = {}
         for reader in self._inline:
             if self.gauges.needs(reader.sensors):
-                _add(readings, reader)
+                _add(readings, reader, self.clock)
         for worker in self.workers:
-            _add(readings, worker)
+            _add(readings, worker, self.clock)
         self.gauges.advance(readings)
         return readings
 
@@ -194,7 +195,7 @@ class Node:
         name = session.key.name
         group = self.cgroups.get(name)
         cpu_ns = group.read()[CPU].ticks if group else None
-        young = time.monotonic_ns() - session.start.mono_ns < YOUNG_NS
+        young = self.clock.mono_ns() - session.start.mono_ns < YOUNG_NS
         if group is None or cpu_ns is None or (young and not group.complete):
             found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
             if found is None and group is None:
@@ -281,12 +282,12 @@ def _ticks(reader: Reader) -> list[int | None]:
     return [reading.ticks for reading in reader.read()]
 
 
-def _add(readings: dict[str, Reading], reader: Reader) -> None:
+def _add(readings: dict[str, Reading], reader: Reader, clock: Clock) -> None:
     """Read one reader; one that fails costs its own sensors this reading."""
     sensors = reader.sensors
     found = guard(f"reading {sensors[0].backend}" if sensors else "reading", reader.read) or ()
     if len(found) != len(sensors):
-        found = tuple(Reading(None, time.monotonic_ns(), "the reader failed") for _ in sensors)
+        found = tuple(Reading(None, clock.mono_ns(), "the reader failed") for _ in sensors)
     for sensor, reading in zip(sensors, found, strict=True):
         readings[sensor.id] = reading
 

@@ -14,7 +14,6 @@ import os
 import re
 import socket
 import stat
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.sources.finding import FILES, Findings, find
 from perun_hpc.process import child, confine
 from perun_hpc.process.child import Child
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import failures, log
 
 TIMEOUT_S = 1.0
@@ -41,21 +41,22 @@ VERBS = {
 """All that the porter does, and what may stand behind each word: say what lies in the inbox; drop one message from it;
 write `hook.conf` with a deadline in ms; open the files of readings of a backend. Anything else is passed over."""
 _END = b"end"
-FIND_S = 30.0
+FIND_NS = 30_000_000_000
 """A search for sensors that takes longer hangs in a driver."""
 
 
 class Porter:
     """The agent's side: asks, and never waits for long; an answer that is late is taken when it comes."""
 
-    def __init__(self, paths: AgentPaths, policy: Path = Path("/etc/perun/policy.yaml")) -> None:
+    def __init__(self, paths: AgentPaths, policy: Path, clock: Clock) -> None:
         """`policy` is the one that `hook.conf` names for an agent that hooks start."""
         self._inbox = paths.inbox
+        self._clock = clock
         self._seen_ns = -1
         self._listed: list[tuple[str, bytes]] | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        life = partial(_live, theirs, finding, paths, policy)
+        life = partial(_live, theirs, finding, paths, policy, clock)
         self._child = child.start("porter", life, (theirs.fileno(), finding.fileno()))
         theirs.close()
         finding.close()
@@ -80,7 +81,7 @@ class Porter:
             return False
         changed = now_ns != self._seen_ns
         # The kernel stamps by its tick: what is written later in the same one shows no other time.
-        self._seen_ns = now_ns if abs(time.time_ns() - now_ns) > TICK_NS else -1
+        self._seen_ns = now_ns if abs(self._clock.real_ns() - now_ns) > TICK_NS else -1
         return changed
 
     def messages(self) -> list[tuple[str, bytes]]:
@@ -144,12 +145,12 @@ class Porter:
         self.close()
 
 
-def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, policy: Path) -> None:
+def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, policy: Path, clock: Clock) -> None:
     """The porter's whole life: what it cannot do it leaves, and the agent tries again."""
     os.umask(0o022)  # hooks of any user's may read hook.conf
     privilege.keep_to((paths.run_dir,), (*confine.EXECUTE, *confine.NETWORK))
     finder: Child | None = None
-    started_s, wanted = 0.0, list[str]()
+    started_ns, wanted = 0, list[str]()
     while True:
         requests.settimeout(TIMEOUT_S if finder is not None else None)
         try:
@@ -173,10 +174,10 @@ def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, po
                 wanted.append(rest)
             if finder is not None and finder.poll() is not None:
                 finder = None
-            elif finder is not None and time.monotonic() - started_s > FIND_S:
+            elif finder is not None and clock.mono_ns() - started_ns > FIND_NS:
                 finder.kill()
             if finder is None and wanted:
-                started_s = time.monotonic()
+                started_ns = clock.mono_ns()
                 look = partial(find, finding, paths.root, wanted.pop(0))
                 finder = child.start("sensors", look, (finding.fileno(),))
 

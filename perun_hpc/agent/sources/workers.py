@@ -24,6 +24,7 @@ from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.errors import PerunError
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
+from perun_hpc.process.clock import Clock
 
 if TYPE_CHECKING:
     from perun_hpc.backend.gpus import Gpu
@@ -54,8 +55,9 @@ for each reading. So the child keeps root's uid, without any capability, and wri
 class Worker:
     """One backend in a child; a `Reader` of the last answer once the child has said what there is."""
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, clock: Clock) -> None:
         self.name = name
+        self.clock = clock
         self.missing: tuple[Missing, ...] = ()
         self.gpus: tuple[Gpu, ...] = ()
         self.period_ns = PERIOD_NS
@@ -143,12 +145,12 @@ class Worker:
         except (KeyError, TypeError, ValueError):
             self._ended()
             return False
-        self._tardy, self._answered_ns, self._took_ns, self._last = False, time.monotonic_ns(), took_ns, last
+        self._tardy, self._answered_ns, self._took_ns, self._last = False, self.clock.mono_ns(), took_ns, last
         return True
 
     def read(self) -> tuple[Reading, ...]:
         """The last answer, at its own times; gaps when there is none, or the child owes one for too long."""
-        now_ns = time.monotonic_ns()
+        now_ns = self.clock.mono_ns()
         silent = self._asked_ns is not None and now_ns - self._asked_ns > max(PERIOD_NS, DUTY * self._took_ns)
         if self._tardy or silent:
             return tuple(Reading(None, now_ns, f"the {self.name} process does not answer") for _ in self._sensors)
@@ -183,7 +185,8 @@ class Worker:
             self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
             return
         try:
-            self._child = child.start(self.name, partial(_live, theirs, self.name, self._root), (theirs.fileno(),))
+            life = partial(_live, theirs, self.name, self._root, self.clock)
+            self._child = child.start(self.name, life, (theirs.fileno(),))
         except OSError as error:
             ours.close()
             self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
@@ -233,7 +236,7 @@ class Worker:
         return said
 
     def _ended(self) -> None:
-        self.release(time.monotonic_ns() + RESTART_NS, f"the {self.name} process has ended")
+        self.release(self.clock.mono_ns() + RESTART_NS, f"the {self.name} process has ended")
 
     def _kill_after(self, patience_ns: int, mono_ns: int) -> None:
         if self._asked_ns is not None and mono_ns - self._asked_ns > patience_ns:
@@ -253,10 +256,10 @@ def _reading(row: Any) -> Reading:
     return reading
 
 
-def refresh(workers: Sequence[Worker], until_ns: int) -> None:
+def refresh(workers: Sequence[Worker], until_ns: int, clock: Clock) -> None:
     """Wait until that moment (monotonic) for the answers of those that usually answer in time."""
     waiting = [worker for worker in workers if worker.can_wait]
-    while waiting and (left_ns := until_ns - time.monotonic_ns()) > 0:
+    while waiting and (left_ns := until_ns - clock.mono_ns()) > 0:
         ready = select.select(waiting, [], [], left_ns / 1e9)[0]
         for worker in ready:
             worker.collect()
@@ -279,9 +282,9 @@ class Waiting:
 
     def read(self) -> tuple[Reading, ...]:
         """Ask and wait; gaps when no answer comes in time."""
-        now_ns = time.monotonic_ns()
+        now_ns = self._worker.clock.mono_ns()
         self._worker.ask(now_ns)
-        refresh([self._worker], now_ns + self._patience_ns)
+        refresh([self._worker], now_ns + self._patience_ns, self._worker.clock)
         return self._worker.read()
 
     def close(self) -> None:
@@ -289,14 +292,14 @@ class Waiting:
         self._worker.close()
 
 
-def open_in_child(name: str, root: Path, patience_s: float) -> Discovery:
+def open_in_child(name: str, root: Path, patience_s: float, clock: Clock) -> Discovery:
     """One backend in a child, for a tool: what it found, or that it did not answer in time."""
-    worker, patience_ns = Worker(name, root), int(patience_s * 1e9)
-    until_ns = time.monotonic_ns() + patience_ns
-    worker.tend(time.monotonic_ns())
-    while worker.starting and time.monotonic_ns() < until_ns:
+    worker, patience_ns = Worker(name, root, clock), int(patience_s * 1e9)
+    until_ns = clock.mono_ns() + patience_ns
+    worker.tend(clock.mono_ns())
+    while worker.starting and clock.mono_ns() < until_ns:
         time.sleep(0.002)
-        worker.tend(time.monotonic_ns())
+        worker.tend(clock.mono_ns())
     if worker.starting:
         worker.close()
         why, remedy = f"no answer for {patience_s:g} s", "look for a stuck driver in the kernel's log"
@@ -304,13 +307,13 @@ def open_in_child(name: str, root: Path, patience_s: float) -> Discovery:
     return Discovery((Waiting(worker, patience_ns),) if worker.sensors else (), worker.missing)
 
 
-def _live(requests: socket.socket, name: str, root: Path) -> None:
+def _live(requests: socket.socket, name: str, root: Path, clock: Clock) -> None:
     if name in AS_ROOT and os.geteuid() == 0:
         privilege.keep_to((root / "dev",), ())
-    serve(requests, lambda: catalog.open_backend(name, root))
+    serve(requests, lambda: catalog.open_backend(name, root), clock)
 
 
-def serve(requests: socket.socket, discover: Callable[[], Discovery]) -> None:
+def serve(requests: socket.socket, discover: Callable[[], Discovery], clock: Clock) -> None:
     """The child's whole life: say what there is, then answer requests until the agent is gone."""
     found = discover()
     gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
@@ -319,9 +322,9 @@ def serve(requests: socket.socket, discover: Callable[[], Discovery]) -> None:
     try:
         requests.send(json.dumps(greeting).encode())
         while requests.recv(16):
-            start_ns = time.monotonic_ns()
+            start_ns = clock.mono_ns()
             rows = [tuple(reading) for reader in found.readers for reading in reader.read()]
-            answer = {"ns": time.monotonic_ns() - start_ns, "rows": rows}
+            answer = {"ns": clock.mono_ns() - start_ns, "rows": rows}
             requests.send(json.dumps(answer, separators=(",", ":")).encode())
     except (BrokenPipeError, ConnectionResetError):  # the agent is gone in the middle of an answer
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.base import spool
@@ -14,6 +13,7 @@ from perun_hpc.agent.measure.visibility import Views
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.config.settings import trace_may_be_wanted, trace_wanted
 from perun_hpc.errors import DataError
+from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard, log, place
 
 if TYPE_CHECKING:  # it needs the store, which costs time before the first edge reading, for which a prolog waits
@@ -29,11 +29,12 @@ NEVER_NS = 1 << 62
 class Traces:
     """At most one trace per live session."""
 
-    def __init__(self, paths: AgentPaths, node: Node, register: Register, views: Views) -> None:
+    def __init__(self, paths: AgentPaths, node: Node, register: Register, views: Views, clock: Clock) -> None:
         self._paths = paths
         self._node = node
         self._register = register
         self._views = views
+        self._clock = clock
         self._open: dict[str, tuple[Session, Trace]] = {}  # by the session's place
 
     @property
@@ -90,7 +91,8 @@ class Traces:
         try:
             if held is not None:
                 held.seal()
-            begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, now_ns, time.time_ns())
+            real_ns = self._clock.real_ns()
+            begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, now_ns, real_ns)
             self._open[session.place] = session, begun
         except OSError as error:
             log(f"trace of {session.key.name}: {error}")
