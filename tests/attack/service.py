@@ -36,11 +36,15 @@ def _wait(what: str, condition: Callable[[], object], seconds: float = RECORD_S)
         time.sleep(0.2)
 
 
-def _fresh_agent(siege: Siege) -> dict[str, str]:
-    """Kill the node's agent and let a job start another; its pid and user ids, by what the kernel says."""
+def _kill_agent(siege: Siege) -> None:
     pid, _ = siege.agent()
     if pid:
         _sh(siege, f"kill -9 {pid}")
+
+
+def _fresh_agent(siege: Siege) -> dict[str, str]:
+    """Kill the node's agent and let a job start another; its pid and user ids, by what the kernel says."""
+    _kill_agent(siege)
     siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "true"], check=True)
     _wait("an agent", lambda: siege.agent()[0])
     pid, _ = siege.agent()
@@ -67,6 +71,7 @@ def root_phase(siege: Siege) -> Result:
     problems = []
     try:
         for what, plant in plants.items():
+            _kill_agent(siege)  # it would put its policy there again
             _sh(siege, f"rm -f {SPOOL}/policy.json {SPOOL}/sessions/attack.*")
             if plant:
                 _sh(siege, plant, user="perun")
