@@ -60,7 +60,7 @@ mutants: build ## changes of the code that computes which no unit test notices: 
 bench: build ## the benchmark suite: ratios against named peers
 	@$(BIN)/python -m bench
 
-soak: build ## long runs: sampler drift, killed writers, 200 mixed jobs
+soak: build ## long runs: sampler drift, killed writers, properties, 200 mixed jobs
 	@$(BIN)/python -m tests.soak
 
 faults: build ## a hundred jobs under each fault

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -20,6 +20,7 @@ from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError, UsageError
 from tests.accounting_data import DAY, START_S, boundary, domain, parsed, slurm_job
 from tests.contract.conftest import empty
+from tests.examples import examples
 
 pytestmark = pytest.mark.usefixtures("utc")
 CLOCK = [float(START_S + 1000)]
@@ -273,7 +274,7 @@ def test_migrating_twice_does_nothing(ledger: Ledger) -> None:
     again.close()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), st.booleans()), max_size=12), st.integers(1, 5))
 def test_sums_per_day_always_equal_the_records(ledger: Ledger, events: list[tuple[int, int, bool]], batch: int) -> None:
     empty(ledger)

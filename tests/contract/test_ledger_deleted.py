@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
@@ -20,6 +20,7 @@ from perun_hpc.archive.places import Archive
 from perun_hpc.data_model.record import EnergyRecord
 from tests.accounting_data import DAY, START_S, boundary, domain, parsed, put_incoming, slurm_job
 from tests.contract.conftest import empty
+from tests.examples import examples
 
 pytestmark = pytest.mark.usefixtures("utc")
 BOTH = "n1,n2"
@@ -150,7 +151,7 @@ def test_what_a_deletion_left_is_in_the_next_backup(ledger: Ledger, tmp_path: Pa
         assert len(ledger.members("c", "1")) == (order[0] == "before")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_sums_are_exact_whatever_is_deleted_backed_up_and_restored(
     ledger: Ledger, tmp_path: Path, data: st.DataObject

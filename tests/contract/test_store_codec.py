@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, layout, shard
+from tests.examples import examples
 
 TYPES = ("int64", "uint32", "int32", "uint16")
 
@@ -32,7 +33,7 @@ def random_array(seed: int, dtype: str, count: int, kind: int) -> np.ndarray:  #
     return random.integers(info.min, info.max, count, dtype=dtype, endpoint=True)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 2**32), st.sampled_from(TYPES), st.integers(1, 3), st.integers(1, 700), st.integers(0, 3))
 def test_what_we_write_zarr_reads(seed: int, dtype: str, channels: int, rows: int, kind: int) -> None:
     import tempfile
@@ -67,7 +68,7 @@ def test_what_we_write_zarr_reads(seed: int, dtype: str, channels: int, rows: in
         np.testing.assert_array_equal(read, np.concatenate([data[0], missing, data[2], missing], axis=1))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(0, 2**32), st.sampled_from(TYPES), st.integers(1, 3), st.integers(1, 9000), st.integers(0, 3))
 def test_what_zarr_writes_we_read(seed: int, dtype: str, channels: int, rows: int, kind: int) -> None:
     import tempfile
@@ -101,7 +102,7 @@ def test_the_checksum_is_the_published_one() -> None:
     assert codec.crc32c(b"123456789") == 0xE3069283
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(0, 3000), st.integers(0, 7), st.binary(min_size=1, max_size=900))
 def test_a_flipped_bit_is_noticed(position: int, bit: int, raw: bytes) -> None:
     chunk = bytearray(codec.encode_chunk(raw * 4, 4))

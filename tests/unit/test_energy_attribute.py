@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.data_model.sensor import Provenance
@@ -17,6 +17,7 @@ from perun_hpc.energy.attribute import (
     apportion,
     attribute,
 )
+from tests.examples import examples
 
 S = 1_000_000_000
 # Two packages of four cores with two threads each: CPU c and c + 8 share core c; cores 0-3 sit on package 0.
@@ -357,7 +358,7 @@ def intervals(draw):
                          gap=draw(st.booleans()))  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(intervals())
 def test_every_domain_closes_to_the_microjoule(one):
     known_parties = {"idle", "system", "unknown", *(job.party for job in one.jobs)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.agent.base.session import Edge, Session
@@ -20,6 +20,7 @@ from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import JobInput, NodeInput
 from perun_hpc.energy.counters import ceiling_ticks
+from tests.examples import examples
 
 S = 1_000_000_000
 RANGE = 262_143_328_850
@@ -102,7 +103,7 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(starts=st.lists(st.integers(0, RANGE - 1), min_size=len(SENSORS), max_size=len(SENSORS)), steps=STEPS)
 def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them(starts, steps):
     world = World({sensor.domain: Truth(start, read_ns=5) for sensor, start in zip(SENSORS, starts, strict=True)})
@@ -204,7 +205,6 @@ def closed_after(
     return given_uj, truths
 
 
-@settings(deadline=None)
 @given(failing=st.lists(st.frozensets(st.sampled_from(NAMES)), max_size=20))
 def test_a_meters_rest_is_what_its_parts_leave_whoever_fails_meanwhile(failing):
     given_uj, truths = closed_after([*failing, frozenset()])
@@ -212,7 +212,6 @@ def test_a_meters_rest_is_what_its_parts_leave_whoever_fails_meanwhile(failing):
     assert sum(given_uj.values()) == truths["psys"].shown
 
 
-@settings(deadline=None)
 @given(failing=st.lists(st.frozensets(st.sampled_from(NAMES)), max_size=20), killed=st.frozensets(st.integers(0, 19)))
 def test_a_kill_while_intervals_are_open_costs_neither_parts_nor_a_meters_rest(failing, killed):
     given_uj, truths = closed_after([*failing, frozenset()], killed)

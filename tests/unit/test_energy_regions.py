@@ -8,10 +8,11 @@ from array import array
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perun_hpc.energy import region_arrays, regions
+from tests.examples import examples
 
 LEAST, MOST = -(2**63), 2**63 - 1
 intervals = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 80)), max_size=25)
@@ -39,7 +40,7 @@ def cumulative(steps):
     return times.astype(np.int64), values.astype(np.int64)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(intervals, readings)
 def test_amount_and_bounds_agree_with_counting_unit_steps(pairs, steps):
     times, values = cumulative(steps)
@@ -58,7 +59,7 @@ def test_amount_and_bounds_agree_with_counting_unit_steps(pairs, steps):
     assert used.u == math.ceil((high - low) / math.sqrt(12))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(rows, st.integers(-20, 200), st.integers(-20, 400))
 @example([(0, 10, LEAST), (0, 10, MOST), (0, LEAST, 20), (0, 0, 0), (1, 5, 0)], 0, 100)
 @example([(0, 1, MOST)] * 3, -20, MOST)
@@ -75,7 +76,7 @@ def test_arrays_split_calls_like_the_rule(table, start_ns, end_ns):
         assert all(start_ns <= begin < end <= end_ns for begin, end in one.spans)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(intervals, readings, st.data())
 def test_arrays_cover_and_use_like_the_rule(pairs, steps, data):
     times, values = cumulative(steps)

@@ -6,11 +6,12 @@ import struct
 import subprocess
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from perun_hpc.errors import DataError
 from perun_hpc.wire.message import MAX_BYTES, decode, encode
+from tests.examples import examples
 
 from .test_wire_message import FIELDS, MALFORMED, VERBS
 
@@ -46,7 +47,7 @@ def c_answers(built: Path, packets: list[bytes]) -> list[bytes | None]:
 DAMAGE = st.lists(st.tuples(st.floats(0, 1), st.sampled_from([b"", b"\0", b"a", b"\0\0", b"k\0v\0"])), max_size=3)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(VERBS, FIELDS, DAMAGE), min_size=1, max_size=10))
 def test_both_sides_read_the_same(
     built: Path, messages: list[tuple[str, dict[str, str], list[tuple[float, bytes]]]]
