@@ -403,9 +403,7 @@ def _is_session(path: Path) -> bool:
     return run_of(path.name) is not None and path.is_dir()
 
 
-def _ship_session(
-    paths: AgentPaths, directory: Path, to: Delivery, alone: Alone, read: Read, clock: Clock
-) -> str:
+def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone, read: Read, clock: Clock) -> str:
     """Ship one sealed session; why it is still there, "" where it is not."""
     fault = ""
     for _ in range(2):  # without its regions at once, if those were the fault
