@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +18,14 @@ MJ = 1_000
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[FakeNode]:
-    fake = FakeNode(tmp_path)
+def node() -> Iterator[FakeNode]:
+    """Not below pytest's own directory: a session that begins meanwhile closes that to everybody but root."""
+    base = Path(tempfile.mkdtemp(prefix="perun-late-"))
+    base.chmod(0o755)
+    fake = FakeNode(base)
     yield fake
     fake.stop()
+    shutil.rmtree(base)
 
 
 def zone(node: FakeNode, name: str, domain: str, energy_uj: int) -> Path:
@@ -127,9 +133,6 @@ def test_a_counter_that_its_driver_adds_up_begins_anew_with_it(node: FakeNode) -
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_an_agent_that_is_root_no_more_is_handed_what_is_roots(node: FakeNode) -> None:
     user = pwd.getpwnam("nobody")
-    for directory in (node.base, *node.base.parents):
-        if directory.stat().st_uid == 0 and directory != Path("/") and not directory.stat().st_mode & 0o001:
-            directory.chmod(directory.stat().st_mode | 0o011)
     node.spool.mkdir()
     os.chown(node.spool, user.pw_uid, user.pw_gid)
     os.chown(node.archive, user.pw_uid, user.pw_gid)

@@ -484,9 +484,9 @@ def test_callbacks_are_isolated(run, tmp_path):
 def test_fault_19_work_after_the_end_that_takes_longer_than_every_timeout_loses_nothing(run, tmp_path):
     text = MARKED + (
         "from perun_hpc import register_callback\nimport time\n"
-        "register_callback(lambda node: time.sleep(4))\ntime.sleep(0.3)\n"
+        "register_callback(lambda node: time.sleep(8))\ntime.sleep(0.3)\n"
     )
-    done = run("monitor", "--queue-timeout", "2", "--sampling-period", "0.1", script(tmp_path, text))
+    done = run("monitor", "--queue-timeout", "6", "--sampling-period", "0.1", script(tmp_path, text))
     assert done.returncode == 0, done.stderr
     (tree,) = trees(tmp_path)
     assert tree["metadata"]["status"] == "PROCESSING"
