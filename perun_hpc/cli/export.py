@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the file; prints its name."""
     from perun_hpc.config.user import FORMATS, load, settings
+    from perun_hpc.monitoring import runs
     from perun_hpc.monitoring.rundir import RUN
     from perun_hpc.report import formats
 
@@ -51,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     if os.path.lexists(target):
         raise UsageError(f"{target} exists already and is not overwritten: choose another name or remove it")
     if source:
-        directory, tree = source.parent, formats.read(source)
+        directory, tree = source.parent, runs.read(source)
     else:
-        directory, tree = formats.find(Path(chosen.data_out), args.app_name, args.run_id)
+        directory, tree = runs.find(Path(chosen.data_out), args.app_name, args.run_id)
     if not target.parent.is_dir():
         raise NotFoundError(f"{target} cannot be written: there is no directory {target.parent}; create it first")
     try:

@@ -12,9 +12,9 @@ from perun_hpc.comm import Place
 from perun_hpc.config.user import load, settings
 from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, NodeType, RawData, Region
 from perun_hpc.errors import DataError
+from perun_hpc.monitoring import runs
 from perun_hpc.monitoring.results import combine, multi_run_node, run_node, worst
 from perun_hpc.monitoring.rundir import RunDirectory, claim, safe
-from perun_hpc.report import formats
 from perun_hpc.report.formats import bench, text
 
 
@@ -88,10 +88,10 @@ def test_a_damaged_tree_is_refused(damaged):
 def test_files_that_are_no_run_are_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"schema": "other"}')
     with pytest.raises(DataError, match="schema"):
-        formats.read(tmp_path / "x.json")
+        runs.read(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
-        formats.read(tmp_path / "x.json")
+        runs.read(tmp_path / "x.json")
 
 
 def test_the_text_says_hosts_regions_and_what_the_figures_are(tmp_path):
