@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.archive import aside
 from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, Archive
+from perun_hpc.data_model import codec
 from perun_hpc.store.files import write_new
 
 SCHEMA = "perun.sweep/1"
@@ -69,7 +70,7 @@ def note_sweep(
         failing_s = known.failing_s if known.failing_s is not None else ended_s
         sweep = replace(known, began_s=began_s, ended_s=ended_s, outcome=outcome, failing_s=failing_s)
     with contextlib.suppress(OSError):
-        write_new(archive.sweep, json.dumps({"schema": SCHEMA, **asdict(sweep)}).encode(), durable=False)
+        write_new(archive.sweep, json.dumps({"schema": SCHEMA, **codec.encode(sweep)}).encode(), durable=False)
 
 
 def last_sweep(archive: Archive) -> Sweep | None:
@@ -78,10 +79,8 @@ def last_sweep(archive: Archive) -> Sweep | None:
         value = json.loads((archive.sweep).read_bytes())
         if value.pop("schema") != SCHEMA:
             return None
-        sweep = Sweep(**value)
-        times = (sweep.began_s, sweep.ended_s, sweep.well_s, sweep.failing_s, sweep.compared_s)
-        return sweep if all(isinstance(one, int | float | None) for one in times) else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return codec.decode(Sweep, value)
+    except (OSError, *codec.MISFITS, AttributeError, RecursionError):
         return None
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.agent.base import shapes, spool
+from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import JobUse, Snapshot
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Reading
 from perun_hpc.errors import DataError
@@ -103,7 +104,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             home=(data["home"][0], data["home"][1]),
             inside=data.get("inside", {}),
         )
-        if names := shapes.wrong(state):
+        if names := codec.wrong(state):
             raise DataError(f"{paths.state}: damaged: {names}")
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, DataError) as error:
         aside = paths.state.with_name("state.json.damaged")

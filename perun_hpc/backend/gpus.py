@@ -9,13 +9,13 @@ the doubt is named.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from perun_hpc.backend.sysfile import text
+from perun_hpc.data_model import codec
 
 PROC = Path("proc/driver/nvidia/gpus")
 FIRST_RENDER_NODE = 128
@@ -51,13 +51,12 @@ class Gpu:
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as JSON values."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Gpu:
-        """Inverse of `to_json`."""
-        instances = tuple(MigInstance(**one) for one in data["instances"])
-        return cls(data["uuid"], data["pci"], data["minor"], data["name"], data["slices"], instances)
+        """Inverse of `to_json`; `codec.MISFITS` where it is none."""
+        return codec.decode(cls, data)
 
 
 @dataclass(frozen=True, slots=True)

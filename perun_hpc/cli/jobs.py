@@ -16,7 +16,8 @@ from perun_hpc.accounting.lookup import Places, listed_by_slurm
 from perun_hpc.accounting.owned import records_between
 from perun_hpc.accounting.questions import Filter, jobs
 from perun_hpc.cli.report import places
-from perun_hpc.data_model.record import EnergyRecord, to_dict
+from perun_hpc.data_model.codec import encode
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import AccessError, NotFoundError, UsageError
 from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     records = _records(wanted, where, args.limit, args.allusers)
     style = style_for(sys.stdout)
     if args.format == "json":
-        print(json.dumps([to_dict(r) for r in records], indent=1))
+        print(json.dumps([encode(r) for r in records], indent=1))
     elif args.format == "csv":
         print(jobs_csv(records), end="")
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from perun_hpc.accounting.lookup import Found, Places, find
 from perun_hpc.accounting.site import load_site
 from perun_hpc.archive.places import Archive, clusters
-from perun_hpc.data_model.record import to_dict
+from perun_hpc.data_model.codec import encode
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.listing import jobs_listing
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     _, step = job_id_arguments(args.job)
     found = find(args.job, places(args))
     if args.json:
-        records = [to_dict(f.record) for f in found]
+        records = [encode(f.record) for f in found]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
         return 0
     print("\n".join(_lines(args.job, found, step)))

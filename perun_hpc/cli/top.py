@@ -12,7 +12,7 @@ from perun_hpc.accounting.questions import Filter, largest, usage
 from perun_hpc.accounting.site import load_site
 from perun_hpc.cli.jobs import add_filters, words
 from perun_hpc.cli.usage import days
-from perun_hpc.data_model.record import to_dict
+from perun_hpc.data_model.codec import encode
 from perun_hpc.report.listing import idle_listing, jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
 from perun_hpc.report.usage import usage_csv, usage_json, usage_table
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         ledger.close()
     if args.format == "json":
         lists = {"users": usage_json(users, ["user", "account"])}
-        jobs = {"jobs": [to_dict(r) for r in biggest], "idle_gpus": [to_dict(r) for r in idle]}
+        jobs = {"jobs": [encode(r) for r in biggest], "idle_gpus": [encode(r) for r in idle]}
         print(json.dumps({**lists, **jobs}, indent=1))
         return 0
     if args.format == "csv":  # one table after the other, an empty line between them

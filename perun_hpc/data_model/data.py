@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from perun_hpc.data_model import codec
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.run/1"
@@ -202,13 +203,10 @@ class DataNode:
                 for name, metric in self.metrics.items()
             }
         if self.raw_data is not None:
-            raw = self.raw_data
-            result["raw_data"] = {
-                "mono_ns": list(raw.mono_ns), "values": list(raw.values), "unit": raw.unit, "scale": raw.scale
-            }  # fmt: skip
+            result["raw_data"] = codec.encode(self.raw_data)
         if self.regions:
             result["regions"] = [
-                {**_plain(region), "metrics": {name: _plain(metric) for name, metric in region.metrics.items()}}
+                {**codec.encode(region), "metrics": {name: _plain(metric) for name, metric in region.metrics.items()}}
                 for region in self.regions
             ]
         if self.nodes:
@@ -220,28 +218,20 @@ class DataNode:
         """Inverse of `to_json`; DataError if it is none."""
         try:
             return _node(data)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (*codec.MISFITS, AttributeError, RecursionError) as error:
             name = data.get("id", "?") if isinstance(data, dict) else "?"
             raise DataError(f"result tree of {name!r} is damaged: {error!r}") from error
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    return {key: item for key, item in vars(value).items() if item is not None}
+    return {key: item for key, item in codec.encode(value).items() if item is not None}
 
 
 def _metric(data: dict[str, Any]) -> Metric | Stats:
-    if "stats" in data:
-        stats = data["stats"]
-        return Stats(**{**stats, "type": MetricType(stats["type"])})
-    return _single(data)
-
-
-def _single(data: dict[str, Any]) -> Metric:
-    return Metric(**{**data, "type": MetricType(data["type"]), "agg": Aggregate(data["agg"])})
+    return codec.decode(Stats, data["stats"]) if "stats" in data else codec.decode(Metric, data)
 
 
 def _node(data: dict[str, Any]) -> DataNode:
-    raw = data.get("raw_data")
     return DataNode(
         id=data["id"],
         type=NodeType(data["type"]),
@@ -249,9 +239,6 @@ def _node(data: dict[str, Any]) -> DataNode:
         nodes={name: _node(child) for name, child in data.get("nodes", {}).items()},
         metrics={MetricType(name): _metric(metric) for name, metric in data.get("metrics", {}).items()},
         device_type=DeviceType(data["device_type"]) if "device_type" in data else None,
-        raw_data=RawData(tuple(raw["mono_ns"]), tuple(raw["values"]), raw["unit"], raw["scale"]) if raw else None,
-        regions=[
-            Region(**{**region, "metrics": {MetricType(n): _single(m) for n, m in region["metrics"].items()}})
-            for region in data.get("regions", [])
-        ],
+        raw_data=codec.decode(RawData, data["raw_data"]) if data.get("raw_data") else None,
+        regions=[codec.decode(Region, region) for region in data.get("regions", [])],
     )

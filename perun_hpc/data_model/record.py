@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from perun_hpc.data_model.codec import MISFITS, decode
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.record/1"
@@ -251,16 +250,6 @@ def worst_provenance(words: list[str]) -> str:
     return PROVENANCES[max(ranks, default=0)]
 
 
-def to_dict(value: Any) -> Any:
-    """Turn a record or a part of it into plain JSON types."""
-    if is_dataclass(value):
-        cls: Any = type(value)
-        return {name: to_dict(getattr(value, name)) for name in _names(cls)}
-    if isinstance(value, tuple):
-        return [to_dict(item) for item in value]
-    return value
-
-
 def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True) -> str:
     """The record as one JSON object.
 
@@ -303,12 +292,11 @@ def from_dict(data: object, source: str = "record") -> EnergyRecord:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise DataError(f"{source}: not an energy record this version reads ({SCHEMA}), but {got!r}: upgrade perun")
     try:
-        record: EnergyRecord = _decoder(EnergyRecord)(data)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return decode(EnergyRecord, data)
+    except MISFITS as error:
         raise DataError(
             f"{source}: damaged energy record ({error}): restore it or run perun collect --repair"
         ) from error
-    return record
 
 
 def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:
@@ -352,54 +340,6 @@ def json_schema() -> dict[str, Any]:
         "$ref": "#/$defs/EnergyRecord",
         "$defs": definitions,
     }
-
-
-@cache
-def _names(cls: type) -> tuple[str, ...]:
-    return tuple(f.name for f in fields(cls))
-
-
-@cache
-def _decoder(hint: Any) -> Callable[[Any], Any]:
-    """Return the function that checks and converts a JSON value to the type `hint`."""
-    if is_dataclass(hint):
-        return _dataclass_decoder(hint)
-    origin = get_origin(hint)
-    if origin is tuple:
-        item = _decoder(get_args(hint)[0])
-        return lambda value: tuple(item(v) for v in value)
-    if origin in (Union, types.UnionType):
-        inner = _decoder(next(a for a in get_args(hint) if a is not type(None)))
-        return lambda value: None if value is None else inner(value)
-    wanted = (int, float) if hint is float else hint
-
-    def scalar(value: Any) -> Any:
-        if not isinstance(value, wanted) or (isinstance(value, bool) and hint is not bool):
-            raise TypeError(f"expected {hint.__name__}, got {value!r}")
-        return float(value) if hint is float else value
-
-    return scalar
-
-
-def _dataclass_decoder(cls: Any) -> Callable[[Any], Any]:
-    hints = get_type_hints(cls)
-    plan = [(f.name, _decoder(hints[f.name]), f.default is MISSING) for f in fields(cls)]
-
-    def decode(value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise TypeError(f"expected an object for {cls.__name__}, got {value!r}")
-        found: dict[str, Any] = {}
-        for name, convert, required in plan:
-            if name in value:
-                try:
-                    found[name] = convert(value[name])
-                except TypeError as error:
-                    raise TypeError(f"{name}: {error}") from None
-            elif required:
-                raise KeyError(f"{cls.__name__}.{name} is missing")
-        return cls(**found)
-
-    return decode
 
 
 def _schema_of(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:

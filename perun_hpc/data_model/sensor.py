@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.units import BASE_UNIT, Quantity
 from perun_hpc.errors import DataError
 
@@ -92,26 +92,20 @@ class Sensor:
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as JSON values."""
-        return dataclasses.asdict(self)
+        return cast("dict[str, Any]", codec.encode(self))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sensor:
         """Inverse of `to_json`; unknown keys are ignored, a missing or wrong one raises DataError."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {key: value for key, value in data.items() if key in names}
         try:
-            known["kind"] = Kind(known["kind"])
-            known["quantity"] = Quantity(known["quantity"])
-            known["provenance"] = Provenance(known.get("provenance", Provenance.MEASURED))
-            sensor = cls(**known)
-            if not all(isinstance(number, int) for number in (sensor.scale_num, sensor.scale_den, sensor.update_ns)):
-                raise TypeError("a scale or a time is no number")
-            "".join(value for value in known.values() if isinstance(value, str)).encode()
+            sensor = codec.decode(cls, data)
+            "".join(value for value in data.values() if isinstance(value, str)).encode()
             if sensor.scale_den < 1:
                 raise ValueError("the scale divides by nothing")
             return sensor
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(f"sensor description {data.get('id', '?')!r} is damaged: {error}") from error
+        except codec.MISFITS as error:
+            name = data.get("id", "?") if isinstance(data, dict) else "?"
+            raise DataError(f"sensor description {name!r} is damaged: {error}") from error
 
 
 class Reading(NamedTuple):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
+
+from perun_hpc.data_model import codec
 
 NS_PER_S = 1_000_000_000
 DAY_NS = 86_400 * NS_PER_S
@@ -69,9 +71,9 @@ class StaticPower:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {str(day): {str(power): time for power, time in seen.items()} for day, seen in self.bins.items()}
+        return cast("dict[str, Any]", codec.encode(self.bins))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> StaticPower:
         """Inverse of `to_json`."""
-        return cls({int(day): {int(power): int(time) for power, time in seen.items()} for day, seen in data.items()})
+        return cls(codec.decode(dict[int, dict[int, int]], data))

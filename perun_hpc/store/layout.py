@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import DataError
@@ -259,7 +260,7 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The bytes of `layout.json`."""
-        return json.dumps({"schema": SCHEMA, **self.__dict__}, separators=(",", ":")).encode()
+        return json.dumps({"schema": SCHEMA, **codec.encode(self)}, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Plan:
@@ -268,9 +269,7 @@ class Plan:
             value = json.loads(data)
             if value.pop("schema") != SCHEMA:
                 raise DataError(f"{where}: written by another version of perun ({SCHEMA} is known here)")
-            plan = cls(**{**value, "nodes": tuple(value["nodes"])})
-            if {type(plan.start_ns), type(plan.period_ns)} != {int}:
-                raise ValueError("a time that is no whole number of nanoseconds")
+            plan = codec.decode(cls, value)
             if not (0 <= plan.start_ns < 1 << 62 and 0 < plan.period_ns < 1 << 62):
                 raise ValueError("a time out of range")
             return plan

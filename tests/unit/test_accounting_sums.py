@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from perun_hpc.accounting.daily import MEASURES, by_day, seconds_by_day, spread
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
-from perun_hpc.data_model.record import from_json, json_schema, to_dict, to_json
+from perun_hpc.data_model.codec import encode
+from perun_hpc.data_model.record import from_json, json_schema, to_json
 from perun_hpc.errors import DataError
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, slurm_job
 
@@ -87,8 +88,8 @@ def test_what_nodes_noted_and_what_their_agents_took_is_in_the_record() -> None:
 def test_schema_describes_a_record() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     record = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job())
-    jsonschema.validate(to_dict(record), json_schema())
-    broken = {**to_dict(record), "energy_uj": "much"}
+    jsonschema.validate(encode(record), json_schema())
+    broken = {**encode(record), "energy_uj": "much"}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, json_schema())
     with pytest.raises(DataError, match="energy_uj"):
@@ -100,7 +101,7 @@ def test_schema_describes_a_record() -> None:
 
 def test_unknown_keys_and_absent_new_fields_are_no_obstacle() -> None:
     record = sum_boundaries([parsed(boundary())])
-    data = to_dict(record)
+    data = encode(record)
     data["invented_later"] = 1
     for name in ("trace_bytes", "footprint", "ranks", "time_limit_s"):
         del data[name]

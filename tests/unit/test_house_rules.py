@@ -144,7 +144,7 @@ def test_only_the_archive_package_spells_where_things_lie_in_it():
     places = ROOT / "perun_hpc/archive/places.py"
     assert {one.rpartition(" ")[2] for one in spelled(places)} >= {"record.json", "running.json", "sweep.json"}
     elsewhere = [one for path in tracked("perun_hpc/*.py") if path.parent != places.parent for one in spelled(path)]
-    assert elsewhere == ["perun_hpc/store/layout.py:32 job.zarr"]
+    assert [re.sub(r":\d+ ", " ", one) for one in elsewhere] == ["perun_hpc/store/layout.py job.zarr"], elsewhere
 
 
 def test_test_files_have_names_of_their_own():

@@ -9,9 +9,9 @@ import re
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from perun_hpc.agent.base import shapes
 from perun_hpc.config.schema import Sampling
 from perun_hpc.config.settings import section
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey, run_of
 from perun_hpc.data_model.wording import plain
 from perun_hpc.errors import DataError
@@ -301,7 +301,7 @@ def _mend(one: Session | DomainAccount) -> list[str]:
 
     TypeError for one that begins with nothing.
     """
-    wrong = shapes.wrong(one)
+    wrong = codec.wrong(one)
     for usual in fields(one):
         if usual.name not in wrong:
             continue

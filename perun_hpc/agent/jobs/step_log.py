@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from perun_hpc.agent.base import shapes, spool
+from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import RankRun, Session, Step
+from perun_hpc.data_model import codec
 from perun_hpc.process.log import guard
 from perun_hpc.store.files import write_new
 
@@ -115,5 +116,5 @@ def _apply(steps: dict[str, Step], line: object) -> None:
 
 
 def _check(one: Step | RankRun) -> None:
-    if shapes.wrong(one):
+    if codec.wrong(one):
         raise TypeError("a value is not of its type")

@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +25,7 @@ from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.agent.outbox import regions
 from perun_hpc.agent.outbox.regions import CURVE, Handed
 from perun_hpc.agent.policy import limits
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.rank_data import MAX_NAME_B
 from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import DataError
@@ -137,9 +138,8 @@ class Bounds:
     def told(cls, packet: bytes) -> Bounds:
         """As they came over the socket; DataError where they are none."""
         try:
-            memory_b, nice, cpus = json.loads(packet)
-            return cls(int(memory_b), int(nice), tuple(map(int, cpus)))
-        except (ValueError, TypeError) as error:
+            return codec.decode(cls, json.loads(packet))
+        except (*codec.MISFITS, RecursionError) as error:
             raise DataError(f"no bounds: {error}") from error
 
     def take(self) -> None:
@@ -186,7 +186,7 @@ def _files(asked: socket.socket) -> Iterator[tuple[Handed, BinaryIO]]:
         packet, fds = receive_packet(asked)
         if not fds:
             return
-        yield Handed(*json.loads(packet)), os.fdopen(fds[0], "rb")
+        yield codec.decode(Handed, json.loads(packet)), os.fdopen(fds[0], "rb")
 
 
 # Whoever ships.
@@ -220,7 +220,7 @@ def _begun(reader: socket.socket | None, bounds: Bounds) -> socket.socket:
         ours.settimeout(PATIENCE_S if there is None else BEGIN_S)
         with contextlib.suppress(OSError if there is not None else TimeoutError), theirs:
             if there is not None:
-                send_packet(there, json.dumps(astuple(bounds)).encode(), (theirs.fileno(),))
+                send_packet(there, json.dumps(codec.encode(bounds)).encode(), (theirs.fileno(),))
             else:
                 child.start("reading", partial(_one, theirs.fileno(), bounds), (theirs.fileno(),))
             theirs.close()
@@ -240,7 +240,7 @@ def _hand_over(asked: socket.socket, into: int, directory: Path, handed: Sequenc
         send_packet(asked, b"into", files)
     for one, path in handed:
         with path.open("rb") as file:
-            send_packet(asked, json.dumps(astuple(one)).encode(), (file.fileno(),))
+            send_packet(asked, json.dumps(codec.encode(one)).encode(), (file.fileno(),))
     send_packet(asked, b"end")
 
 
