@@ -19,6 +19,7 @@ from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.process.clock import MACHINE
 
 CPUS = 4
 S = 1_000_000_000
@@ -51,12 +52,13 @@ class Machine:
         put(self.root / "sys/devices/system/cpu/online", "0-3\n")
         put(self.root / "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
         self.run({}, 0)
-        self.node = Node.open(self.root, INLINE)
+        self.node = Node.open(self.root, INLINE, MACHINE)
         self.register = Register("n1", CPUS)
-        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
+        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
         self.ledger = NodeLedger(self.paths)
         views = Views(self.paths, self.register)
-        self.meter = Meter(self.node, partial(machine.topology, self.root), self.register, policy, self.ledger, views)
+        topology = partial(machine.topology, self.root)
+        self.meter = Meter(self.node, topology, self.register, policy, self.ledger, views, MACHINE)
 
     def run(self, ticks: dict[int, int], energy_uj: int) -> None:
         """CPUs work for so many ticks, and the package takes energy."""
