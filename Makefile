@@ -52,7 +52,7 @@ check: build ## linters, format, types, import contracts
 	$(MAKE) -s -C slurm check
 
 coverage: build ## branches that unit and contract tests run; fails below the floor in setup.cfg
-	@$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered tests/unit tests/contract
+	@$(BIN)/python -m pytest -q -n $(PROCESSES) --cov --cov-report=term:skip-covered tests/unit tests/contract
 
 mutants: build ## changes of the code that computes which no unit test notices: docs/mutants.md
 	@nice -n 19 $(BIN)/python -m tests.mutants $(MUTANTS)

@@ -475,14 +475,18 @@ def test_a_tick_is_due_at_its_very_time():
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("since_s", [0, 50])
 def test_a_clock_may_drift_by_the_noise_and_a_thousandth(sign, since_s):
-    schedule = Schedule.starting(S, 0, 10 * S)
+    schedule = Schedule.starting(S, 7 * S, 10 * S)
     most_ns = CLOCK_NOISE_NS + since_s * S * SLEW_PPM // 10**6
-    followed = schedule.observe(since_s * S, (10 + since_s) * S + sign * most_ns)
-    assert (followed.offset_ns, followed.step_ns, followed.seen_mono_ns) == (10 * S + sign * most_ns, 0, since_s * S)
-    stepped = schedule.observe(since_s * S, (10 + since_s) * S + sign * (most_ns + 1))
-    assert (stepped.offset_ns, stepped.step_ns) == (10 * S, sign * (most_ns + 1))
-    again = stepped.observe(since_s * S, (10 + since_s) * S + sign * (most_ns + 1))
-    assert (again.offset_ns, again.step_ns) == (10 * S, sign * (most_ns + 1))
+    now_ns, wall_ns = (7 + since_s) * S, (10 + since_s) * S
+    followed = schedule.observe(now_ns, wall_ns + sign * most_ns)
+    assert (followed.offset_ns, followed.step_ns, followed.seen_mono_ns) == (3 * S + sign * most_ns, 0, now_ns)
+    stepped = schedule.observe(now_ns, wall_ns + sign * (most_ns + 1))
+    assert (stepped.offset_ns, stepped.step_ns) == (3 * S, sign * (most_ns + 1))
+    again = stepped.observe(now_ns, wall_ns + sign * (most_ns + 1))
+    assert (again.offset_ns, again.step_ns) == (3 * S, sign * (most_ns + 1))
+    earlier = schedule.observe(6 * S, 9 * S + sign * CLOCK_NOISE_NS)  # a reading from before the last one: noise alone
+    assert earlier.step_ns == 0
+    assert schedule.observe(6 * S, 9 * S + sign * (CLOCK_NOISE_NS + 1)).step_ns != 0
 
 
 def test_another_period_begins_after_the_last_tick():
