@@ -175,6 +175,12 @@ def test_a_time_below_nothing_is_one_that_is_not_known(cpu_ns):
     assert "CPU 0 went backwards" in backwards.why
 
 
+def test_a_suspended_job_without_a_cgroup_has_done_nothing():
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=10**12, package=0)
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), suspended=True)
+    assert of(attribute(interval([package], [job], {0: S})), "package-0").by_party() == {"system": 10**12}
+
+
 def test_memory_below_nothing_is_none():
     dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1000, package=None, static_uw=10**9)
     jobs = [JobInput(party=f"job:{n}.0", cpus=frozenset({n}), cpu_ns=0, memory_b=b) for n, b in ((0, -1), (1, 500))]
