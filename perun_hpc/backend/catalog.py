@@ -49,7 +49,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("psutil", Home.CHILD, "CPU utilisation, memory, disks, network"),
     Backend("estimate", Home.INLINE, "power estimated from CPU utilisation", default=False),
 )
-"""All backends that need no settings; `file` and `replay` are opened with what the site declares."""
+"""All backends that need no settings; `file` is opened with what the site declares."""
 
 _BY_NAME = {backend.name: backend for backend in BACKENDS}
 

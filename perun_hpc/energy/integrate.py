@@ -36,11 +36,6 @@ class Integral:
     covered_ns: int
     gap_ns: int
 
-    @property
-    def mean_uw(self) -> int | None:
-        """Time-weighted mean power over the covered time, None without any."""
-        return self.energy_uj * NS_PER_S // self.covered_ns if self.covered_ns else None
-
 
 def integrate(
     sensor: Sensor, readings: Sequence[Reading], t0_ns: int, t1_ns: int, max_gap_ns: int, rule: Rule = Rule.LINEAR

@@ -84,10 +84,6 @@ class SamplingProcess:
         except subprocess.TimeoutExpired:
             return
 
-    def terminate(self) -> None:
-        """Ask it to end, as `stop_event` does: the signal of that name is shielded from it."""
-        self.signals.stop.set()
-
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()

@@ -212,9 +212,6 @@ def signature(parts: Sequence[Array]) -> str:
     return f"{zlib.crc32(json.dumps(names).encode()):08x}"  # hashlib brings OpenSSL, which costs the agent 2 MB
 
 
-_PERIODS = ((3600 * NS_PER_S, "h"), (60 * NS_PER_S, "min"), (NS_PER_S, "s"), (1_000_000, "ms"), (1000, "us"))
-
-
 def period_label(period_ns: int) -> str:
     """A period as a name: `10ms`, `1s`, `1h`."""
     for size, unit in (

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.backend import cgroup, cray_pm, estimate, file, hwmon, ipmi, powercap, procstat, replay
+from perun_hpc.backend import cgroup, cray_pm, estimate, file, hwmon, ipmi, powercap, procstat
 from perun_hpc.backend import psutil as psutil_backend
 from perun_hpc.backend.base import Discovery
 from perun_hpc.backend.catalog import BACKENDS, Home
-from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.data_model.sensor import Sensor
 from perun_hpc.energy.integrate import SyntheticCounter
 from tests.sysfs import build
 
@@ -39,12 +39,6 @@ def _file(root):
     return file.discover(root, [file.Declaration(name="x", path="x", kind="power", unit="W", component="other")])
 
 
-def _replay(root):
-    sensors = powercap.discover(build("intel_two_sockets", root)).sensors
-    row = tuple(Reading(number, 1) for number in range(len(sensors)))
-    return Discovery((replay.Replay(sensors, [row] * 9),))
-
-
 OPENED = {
     "powercap": lambda root: powercap.discover(build("intel_two_sockets", root)),
     "hwmon": lambda root: hwmon.discover(build("gh200", root)),
@@ -55,7 +49,6 @@ OPENED = {
     "psutil": lambda root: psutil_backend.discover(root),
     "ipmi": _dcmi,
     "file": _file,
-    "replay": _replay,
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.backend import cgroup, cray_pm, estimate, file, gpus, hwmon, ipmi, procstat, replay
+from perun_hpc.backend import cgroup, cray_pm, estimate, file, gpus, hwmon, ipmi, procstat
 from perun_hpc.backend import psutil as psutil_backend
 from perun_hpc.backend.catalog import BACKENDS, Selection, discover_all, open_backend
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
@@ -529,20 +529,6 @@ def test_a_declared_counter_in_mj_wraps_where_the_site_says(tmp_path):
     (tmp_path / "e").write_text("4\n")
     (after,) = reader.read()
     assert reader.sensors[0].base(difference(reader.sensors[0], before, after).ticks) == 5000
-
-
-def test_a_recording_plays_back_what_was_recorded_as_simulated(tmp_path):
-    sensors = open_backend("powercap", build("intel_two_sockets", tmp_path)).sensors
-    row = tuple(Reading(None if number == 1 else number, 5, None) for number in range(len(sensors)))
-    path = tmp_path / "recording"
-    path.write_text(replay.header(sensors) + replay.line(row))
-    reader = replay.load(path)
-    assert {sensor.provenance for sensor in reader.sensors} == {Provenance.SIMULATED}
-    assert reader.read() == row
-    assert reader.read()[0] == Reading(None, 5, "the recording has ended")
-    path.write_text(replay.header(sensors) + "[[1, 2, null]]\n")
-    with pytest.raises(DataError, match="line 2"):
-        replay.load(path)
 
 
 # --- GPUs as the kernel driver names them
