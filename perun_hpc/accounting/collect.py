@@ -576,21 +576,21 @@ class Collector:
             return summary
         cluster, began_s = self.archive.cluster, self.tools.clock()
         until_s = int(began_s - self.deadline_s)
-        since_s = self.ledger.compared_until_s(cluster)
+        since_s = self.ledger.marks.compared_until_s(cluster)
         if since_s is None:
             since_s = self.ledger.first_start_s(cluster)
         elif since_s > until_s:  # this host's clock was ahead for a while: what ends until then is compared, too
-            self.ledger.set_compared(cluster, until_s)
+            self.ledger.marks.set_compared(cluster, until_s)
         shrunk = False
         while since_s is not None and since_s < until_s and self.tools.clock() - began_s < COMPARE_S:
-            slice_s = self.ledger.compared_slice_s(cluster) or SLICE_S
+            slice_s = self.ledger.marks.compared_slice_s(cluster) or SLICE_S
             end_s = min(since_s + slice_s, until_s)
             asked_s = self.tools.clock()
             self._keep_lease()
             try:
                 absent = self._unreported(since_s, end_s)
             except UnavailableError as error:
-                self.ledger.set_compared_slice(cluster, max((end_s - since_s) // 2, LEAST_SLICE_S))
+                self.ledger.marks.set_compared_slice(cluster, max((end_s - since_s) // 2, LEAST_SLICE_S))
                 shrunk = True
                 if end_s - since_s > LEAST_SLICE_S and self.tools.clock() - asked_s < SLOW_S:
                     continue
@@ -599,9 +599,9 @@ class Collector:
                 records = [missing_record(job, cluster, UNREPORTED) for job in absent[at : at + BATCH]]
                 puts, summary = self._amend(records, False, summary)
                 summary = replace(summary, missing=summary.missing + len(puts))
-            self.ledger.set_compared(cluster, end_s)
+            self.ledger.marks.set_compared(cluster, end_s)
             if end_s - since_s == slice_s < SLICE_S and not shrunk:
-                self.ledger.set_compared_slice(cluster, min(2 * slice_s, SLICE_S))
+                self.ledger.marks.set_compared_slice(cluster, min(2 * slice_s, SLICE_S))
             since_s = end_s
         return summary
 
@@ -665,9 +665,9 @@ class Collector:
     def _rename_old(self) -> None:
         """Move finished runs out of the way of recycled job ids; each is looked at once, whatever their number."""
         until_s = int(self.tools.clock()) - RENAME_AFTER_S
-        since_s = self.ledger.renamed_until_s(self.archive.cluster)
+        since_s = self.ledger.marks.renamed_until_s(self.archive.cluster)
         if since_s > until_s:  # this host's clock was ahead for a while
-            self.ledger.set_renamed(self.archive.cluster, until_s)
+            self.ledger.marks.set_renamed(self.archive.cluster, until_s)
         if until_s - since_s < RENAME_EVERY_S:
             return
         for job_id, restart_count, end_s in self.ledger.ended_runs(self.archive.cluster, since_s, until_s):
@@ -676,7 +676,7 @@ class Collector:
                 record = record_in(self.archive, bare)
                 if record is not None and record.end_ns // 1_000_000_000 == end_s:  # else a newer run has the name
                     self._homes.vacate(bare, of_record(record))
-        self.ledger.set_renamed(self.archive.cluster, until_s)
+        self.ledger.marks.set_renamed(self.archive.cluster, until_s)
 
 
 def _own_run(record: EnergyRecord, runs: Sequence[SlurmJob], by_times: SlurmJob | None, late: bool) -> SlurmJob | None:

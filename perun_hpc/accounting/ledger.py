@@ -7,41 +7,34 @@ sums per day move by exactly the difference, all in one transaction.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     Connection,
     Engine,
     Row,
-    Table,
     and_,
-    create_engine,
-    event,
     literal_column,
-    make_url,
     select,
     text,
     tuple_,
     union,
 )
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
+from perun_hpc.accounting.database import Database, connect, insert
 from perun_hpc.accounting.evidence import combine, shared
 from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
-from perun_hpc.accounting.tables import Tables, migrate, reflect
+from perun_hpc.accounting.marks import Marks
+from perun_hpc.accounting.tables import Tables
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
-from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.errors import DataError, UnavailableError
 from perun_hpc.slurm.sacct import CLOCK_S
-from perun_hpc.store.files import make_directory, sync_directory
 
 LEASE_S = 120
 """How long a collector's lease lasts without renewal."""
@@ -55,8 +48,6 @@ _UPSERT_DAY = (
     "ON CONFLICT (cluster, day, account, user_name, partition_name, qos) DO UPDATE SET "
     + ", ".join(f"{m} = usage_day.{m} + excluded.{m}" for m in MEASURES)
 )
-_DURABLE = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
-"""Where a server may take back commits: not those after which evidence leaves `incoming/`."""
 _INEXACT_DAY = (
     "SELECT 1 FROM usage_day WHERE cluster = :cluster AND day = :day "
     f"AND 'real' IN ({', '.join(f'typeof({m})' for m in MEASURES)})"
@@ -107,36 +98,13 @@ class LeaseLostError(UnavailableError):
         super().__init__("another collector took over: nothing to do, it goes on with this one's work")
 
 
-class Ledger:
-    """An open ledger; use `open_ledger`."""
+class Ledger(Database):
+    """An open ledger; use `open_ledger`. `marks`: how far the collector has come with what it does bit by bit."""
 
     def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float]) -> None:
-        self.engine = engine
-        self.tables = tables
+        super().__init__(engine, tables)
+        self.marks = Marks(self)
         self._clock = clock
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self.engine.dispose()
-
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A transaction that reads."""
-        with _translated(self.engine), self.engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that writes; writers wait for each other."""
-        with (
-            _translated(self.engine),
-            self.engine.connect().execution_options(perun_write=True) as connection,
-            connection.begin(),
-        ):
-            if self.engine.dialect.name == "postgresql":
-                connection.execute(text(_DURABLE))
-                connection.execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
-            yield connection
 
     def acquire(
         self, name: str, holder: str, seconds: float = LEASE_S, dead: Callable[[str], bool] = lambda _: False
@@ -384,51 +352,11 @@ class Ledger:
             yield [row.id for row in rows]
             last = rows[-1]
 
-    def compared_until_s(self, cluster: str) -> int | None:
-        """Return up to when sacct's jobs were compared with the records."""
-        return self._progress("compared_until_s", "progress", cluster)
-
     def first_start_s(self, cluster: str) -> int | None:
         """Return when the first job of the ledger started; None while it is empty."""
         with self.read() as connection:
             value = connection.execute(text("SELECT MIN(start_s) FROM job WHERE cluster = :c"), {"c": cluster}).scalar()
         return None if value is None else int(value)
-
-    def set_compared(self, cluster: str, until_s: int) -> None:
-        """Remember up to when sacct's jobs were compared with the records."""
-        self._set_progress("compared_until_s", "progress", cluster, until_s)
-
-    def compared_slice_s(self, cluster: str) -> int | None:
-        """Return how much time one comparison with sacct may span; None until it had to be less than usual."""
-        return self._progress("slice_s", "comparing", cluster)
-
-    def set_compared_slice(self, cluster: str, seconds: int) -> None:
-        """Remember how much time one comparison with sacct may span."""
-        self._set_progress("slice_s", "comparing", cluster, seconds)
-
-    def renamed_until_s(self, cluster: str) -> int:
-        """Return up to which end the finished runs' directories have given their bare names away."""
-        return self._progress("renamed_until_s", "renaming", cluster) or 0
-
-    def set_renamed(self, cluster: str, until_s: int) -> None:
-        """Remember up to which end the finished runs' directories have given their bare names away."""
-        self._set_progress("renamed_until_s", "renaming", cluster, until_s)
-
-    def _progress(self, column: str, table: str, cluster: str) -> int | None:
-        with self.read() as connection:
-            query = text(f"SELECT {column} FROM {table} WHERE cluster = :c")
-            value = connection.execute(query, {"c": cluster}).scalar()
-        return None if value is None else int(value)
-
-    def _set_progress(self, column: str, table: str, cluster: str, until_s: int) -> None:
-        with self.write() as connection:
-            connection.execute(
-                text(
-                    f"INSERT INTO {table} (cluster, {column}) VALUES (:c, :u) "
-                    f"ON CONFLICT (cluster) DO UPDATE SET {column} = excluded.{column}"
-                ),
-                {"c": cluster, "u": until_s},
-            )
 
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
         row = connection.execute(text("SELECT holder FROM lease WHERE name = :n"), {"n": name}).first()
@@ -565,13 +493,13 @@ class Ledger:
             [r for r in rows if r["id"] not in replaced],
             [b for b in bodies if b["job"] not in replaced],
         )
-        _insert(connection, t.job, new_rows)
-        _insert(connection, t.record, new_bodies)
+        insert(connection, t.job, new_rows)
+        insert(connection, t.record, new_bodies)
         old_rows, old_bodies = [r for r in rows if r["id"] in replaced], [b for b in bodies if b["job"] in replaced]
         self._update(connection, old_rows, old_bodies)
         for job in sorted(replaced):
             connection.execute(t.job_share.delete().where(t.job_share.c.job == job))
-        _insert(connection, t.job_share, shares)
+        insert(connection, t.job_share, shares)
 
     def _update(self, connection: Connection, rows: Sequence[dict[str, Any]], bodies: Sequence[dict[str, Any]]) -> None:
         t = self.tables
@@ -637,104 +565,7 @@ def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = tim
     NotFoundError, AccessError, UnavailableError, UsageError
         When there is none, it may not be read, the server does not answer, or the URL makes no sense.
     """
-    path = _sqlite_path(url)
-    if path is not None:
-        _check_file(path, create)
-        url = f"sqlite:///{path}"
-    try:
-        engine = create_engine(url, connect_args={"isolation_level": None, "timeout": 60} if path is not None else {})
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise UsageError(f"ledger '{url}': {error}: write a path or postgresql+psycopg://user@host/database") from error
-    if path is not None:
-        _configure_sqlite(engine, create)
-    with (
-        _translated(engine),
-        engine.connect().execution_options(perun_write=create) as connection,
-        connection.begin(),
-    ):
-        if create:
-            migrate(connection)
-        tables = reflect(connection)
-    return Ledger(engine, tables, clock)
-
-
-def _sqlite_path(url: str) -> Path | None:
-    if "://" not in url:
-        return Path(url).absolute()
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise UsageError(f"ledger '{url}': {error}") from error
-    return Path(parsed.database or "").absolute() if parsed.get_backend_name() == "sqlite" else None
-
-
-def _check_file(path: Path, create: bool) -> None:
-    if create:
-        # Everybody's jobs stand in it: the service user's alone, or a group's where an administrator says so.
-        make_directory(path.parent, 0o777)
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            sync_directory(path.parent)
-        if path.stat().st_mode & 0o007:
-            path.chmod(path.stat().st_mode & 0o770)
-        return
-    try:
-        there = path.exists()
-    except PermissionError:
-        raise AccessError(f"{path}: the ledger is the service user's: ask for a job's own record instead") from None
-    if not there:
-        raise NotFoundError(f"{path}: no ledger here: run perun collect first, or name it with --ledger")
-    if not os.access(path, os.R_OK):
-        raise AccessError(f"{path}: the ledger is the service user's: ask for a job's own record instead")
-
-
-def _configure_sqlite(engine: Engine, create: bool) -> None:
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _: Any) -> None:
-        if create:
-            connection.execute("PRAGMA journal_mode = WAL")
-        # With NORMAL a loss of power takes back commits after which evidence has left `incoming/`.
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = OFF")
-        connection.execute("PRAGMA cache_size = -65536")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("perun_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-@contextmanager
-def _translated(engine: Engine) -> Iterator[None]:
-    database = engine.dialect.loaded_dbapi
-    # Python's own errors are those of numbers and texts that the drivers cannot even send.
-    refusals = (database.DataError, database.IntegrityError, OverflowError, UnicodeError)
-    try:
-        yield
-    except (SQLAlchemyError, database.Error, OverflowError, UnicodeError) as error:
-        cause = getattr(error, "orig", None) or error
-        where = engine.url.render_as_string(hide_password=True)
-        first = str(cause).splitlines()[0]
-        if isinstance(cause, refusals):
-            raise DataError(f"ledger {where} does not take it: {first}: see the values of the job's record") from error
-        raise UnavailableError(f"ledger {where}: {first}: is it up, migrated and writable?") from error
-
-
-def _insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert many rows the fastest way that the database has; all rows have the same keys."""
-    if not rows:
-        return
-    names = ", ".join(rows[0])
-    if connection.dialect.name != "postgresql":
-        values = ", ".join("?" * len(rows[0]))
-        connection.exec_driver_sql(
-            f"INSERT INTO {table.name} ({names}) VALUES ({values})", [tuple(row.values()) for row in rows]
-        )
-        return
-    cursor = connection.connection.cursor()
-    with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-        for row in rows:
-            copy.write_row(tuple(row.values()))
+    return Ledger(*connect(url, create), clock)
 
 
 def _names_once(records: Sequence[EnergyRecord]) -> Iterator[Sequence[EnergyRecord]]:

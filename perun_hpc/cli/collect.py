@@ -174,7 +174,7 @@ def _sweep(
             text = "; ".join([str(summary), *summary.notes[:NAMED]])
             compared_s = None
             with contextlib.suppress(PerunError):
-                compared_s = ledger.compared_until_s(cluster)
+                compared_s = ledger.marks.compared_until_s(cluster)
             note_sweep(archive, began_s, time.time(), text, not summary.failed, compared_s)
     if failure is not None:
         raise failure

@@ -187,7 +187,7 @@ def test_evidence_that_is_shipped_again_after_a_deletion_leaves_nothing(ledger: 
     before = sums(ledger)
     assert upkeep.remove_directories(archive, upkeep.delete(ledger, EVERYBODY)) == 1
     put_incoming(archive.root, boundary(1))
-    ledger.set_compared("c", START_S - 100)
+    ledger.marks.set_compared("c", START_S - 100)
     summary = collector.sweep()
     assert (summary.stored, summary.missing, summary.failed) == (0, 0, 0)
     assert sums(ledger) == before and upkeep.rebuild(ledger, archive) == 0

@@ -495,7 +495,7 @@ def _slurmdbd_weeks(ground: Ground) -> Iterator[None]:
         "from perun_hpc.accounting.ledger import open_ledger\n"
         "from perun_hpc.accounting.site import load_site\n"
         "ledger = open_ledger(load_site().ledger, create=True)\n"
-        f"ledger.set_compared({ground.cluster.name!r}, {now_s - WEEKS_S})\n"
+        f"ledger.marks.set_compared({ground.cluster.name!r}, {now_s - WEEKS_S})\n"
     )
     ground.later.callback(ground.sql, f"DELETE FROM `{ground.cluster.name}_job_table` WHERE id_job > {UNSEEN_FROM}")
     ground.looks.append(lambda healed: _caught_up(ground, range(above + 1, above + UNSEEN + 1), healed))
