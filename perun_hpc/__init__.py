@@ -5,7 +5,7 @@ Public names, imported when they are first used so that ``import perun_hpc`` cos
 ``monitor``
     Mark a region: ``@monitor``, ``@monitor("name")``, ``with monitor("name"):``.
 ``window``
-    A region that tells its energy at once: ``with window("name") as w: ...; w.energy_j``.
+    A region whose energy is known at once: ``with window("name") as w: ...; w.energy_j``.
 ``perun``
     Measure a call: ``@perun(app_name="mine")``.
 ``register_callback``, ``register_live_callback``

@@ -20,7 +20,7 @@ from perun_hpc.inject import meeting
 
 
 class Place(NamedTuple):
-    """Where a rank sits, as an environment or MPI tells it.
+    """Where a rank sits, as an environment or MPI says.
 
     Attributes
     ----------
@@ -449,9 +449,9 @@ _given_up = False
 
 
 def _all_here(environ: Mapping[str, str], rank: int, size: int, world: str, shared: str) -> meeting.Meeting | None:
-    """The meeting at which every rank of the launch said that it is at this very point, for the same time; None if not
-    all did, and then no more in this process.
+    """The meeting of all ranks of the launch before the same collective call; None if not all of them came.
 
+    Once some rank has not come, this process asks no more.
     Ranks of one host meet in its shared memory, ranks of several in the directory `shared`.
     """
     global _given_up

@@ -227,13 +227,13 @@ def set_aside(archive: Archive) -> list[Finding]:
 
 
 def odd_lines(files: Iterable[Path], first: str, last: str) -> list[Finding]:
-    """Return the days (`YYYY-MM-DD`, both included) of which nodes told what does not fit what they had told before."""
+    """Return the days (`YYYY-MM-DD`, both included) of which nodes sent lines that contradict earlier ones."""
     findings = []
     for path in sorted(files):
         day = path.name.partition(".")[0]
         if first <= day <= last:
             lines = count(len(path.read_bytes().splitlines()), "line does", "lines do")
-            what = f"{lines} not fit what the node told of these times before: kept in {path}, counted nowhere"
+            what = f"{lines} not fit what the node reported of these times before: kept in {path}, counted nowhere"
             findings.append(Finding(f"{path.parent.name} {day}", what))
     return findings
 

@@ -96,7 +96,7 @@ class Closing:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the collector calls outside its room.
+    """What the collector calls outside this package.
 
     finalise : closes the trace (metadata only), given the run's directory and what there is to say of it.
     publish : makes a run's directory readable by the job's owner (directory, uid).
@@ -175,7 +175,7 @@ class Wait:
 
 
 Waits = dict[Path, Wait]
-"""What one sweep tells the next: what waits for nodes is not read again before there is something new."""
+"""What one sweep leaves for the next: what waits for nodes is not read again before there is something new."""
 
 
 class BusyError(UnavailableError):
@@ -267,7 +267,7 @@ class Collector:
                 continue
             summary = replace(summary, waiting=summary.waiting + waiting, damaged=summary.damaged + damaged)
             for ready in found:
-                # The ledger tells the runs of one name apart by what it holds: one of them in a transaction.
+                # The ledger distinguishes the runs of one name by what it holds: one of them in a transaction.
                 full = len(batch) == BATCH or sum(one.size_b for one in batch) + ready.size_b > BATCH_B
                 if full or any(other.run == ready.run for other in batch[-1:]):
                     summary = self._store(batch, summary)
@@ -336,7 +336,7 @@ class Collector:
         return _Ready(name, homes, tuple(files), fresh[0].expected, record, newest, tuple(unreadable))
 
     def _known(self, homes: Sequence[Run]) -> EnergyRecord | None:
-        """Return what the records in a run's directories tell together."""
+        """Return what the records in a run's directories say together."""
         whole: EnergyRecord | None = None
         for record in (record_in(self.archive, run) for run in homes):
             if record is not None:
@@ -409,7 +409,7 @@ class Collector:
     def _set_aside_strangers(self, ready: _Ready, runs: Sequence[SlurmJob]) -> int:
         """Set aside what nodes reported of a job that Slurm did not give them; returns how many records those are.
 
-        Only where Slurm tells of a run at that time, which may go on: without its word, evidence counts.
+        Only where Slurm names a run at that time, which may go on: where it does not, evidence counts.
         """
         given = _nodes_by_slurm(ready.record.start_ns, ready.record.end_ns, runs)
         if given is None:
@@ -460,14 +460,14 @@ class Collector:
     def _run_of(self, record: EnergyRecord, runs: Sequence[SlurmJob]) -> SlurmJob | None:
         """Return the run that slurmdbd has all of; one beside the record's times only when no better one can come.
 
-        What Slurm told of a record once holds: a late node's clock may be wrong.
+        What Slurm once said of a record holds: a late node's clock may be wrong.
         """
         if record.submit_s:
             runs = [job for job in runs if job.submit_s == record.submit_s]
         slack_s = ROUNDED_S
         late = self.tools.clock() > record.end_ns / 1e9 + _INCOMPLETE_S
         if late:
-            # An agent that was started later on tells its own times of a job whose Epilog alone ran.
+            # An agent that was started later on reports its own times of a job whose Epilog alone ran.
             slack_s = CLOCK_S if len(runs) == 1 else SLACK_S
         job = match_run(runs, record.start_ns, record.end_ns, slack_s, record.sluid)
         if not record.submit_s and not record.sluid:
@@ -735,16 +735,16 @@ def _started(pid: int) -> str:
 
 
 def _nodes_by_slurm(start_ns: int, end_ns: int, runs: Sequence[SlurmJob]) -> frozenset[str] | None:
-    """The nodes of a job's runs; None where Slurm tells of none at that time: it may not know of one that has begun."""
+    """The nodes of a job's runs; None where Slurm names none at that time: it may not know of one that has begun."""
     began_s, ended_s = start_ns // 1_000_000_000, end_ns // 1_000_000_000
-    told = any(
+    named = any(
         job.nodelist
         and job.start_s is not None
         and job.start_s <= ended_s
         and (job.end_s is None or job.end_s >= began_s)
         for job in runs
     )
-    return nodes_of(runs) if told else None
+    return nodes_of(runs) if named else None
 
 
 def _files(directory: Path) -> tuple[tuple[str, int, int], ...]:

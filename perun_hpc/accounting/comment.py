@@ -48,7 +48,7 @@ def is_ours(comment: str) -> bool:
 
 
 def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
-    """Return what a line tells about the run `job`; hosts, steps and functions are not in it.
+    """Return what a line says of the run `job`; hosts, steps and functions are not in it.
 
     Raises
     ------

@@ -35,7 +35,7 @@ _INSERT = text(
 
 @dataclass(frozen=True)
 class Deleted:
-    """A row: its id, what tells which run it is of, and what is left of the record."""
+    """A row: its id, what identifies its run, and what is left of the record."""
 
     id: int
     job_id: int

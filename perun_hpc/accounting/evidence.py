@@ -50,14 +50,14 @@ def adds(one: EnergyRecord, other: EnergyRecord) -> bool:
 
 def shared(one: EnergyRecord, other: EnergyRecord) -> bool:
     """Whether two records rest on some boundary record that is the same."""
-    told = {(n.node, n.digest) for n in one.nodes if n.digest}
-    return any((n.node, n.digest) in told for n in other.nodes)
+    known = {(n.node, n.digest) for n in one.nodes if n.digest}
+    return any((n.node, n.digest) in known for n in other.nodes)
 
 
 def _sums(before: EnergyRecord, offered: EnergyRecord) -> EnergyRecord:
-    held, told = ranks(before), ranks(offered)
-    behind = {node for node, rank in held.items() if node not in told or rank > told[node]}
-    ahead = {node for node, rank in told.items() if node not in held or rank > held[node]}
+    held, new = ranks(before), ranks(offered)
+    behind = {node for node, rank in held.items() if node not in new or rank > new[node]}
+    ahead = {node for node, rank in new.items() if node not in held or rank > held[node]}
     if not offered.inputs or offered.inputs == before.inputs or (behind and not ahead):
         return carry_slurm(offered, before) if offered.state else before
     sums = offered
@@ -168,12 +168,12 @@ def _missing(
 ) -> tuple[str, ...]:
     """Return the sentences of both about what is not in the sum, without those about nodes that are in it now."""
     said = dict.fromkeys((*one.missing, *other.missing))
-    told = [text for text in said if not text.endswith("no boundary record")]
-    told += [f"{node}: no boundary record" for node in absent]
+    kept = [text for text in said if not text.endswith("no boundary record")]
+    kept += [f"{node}: no boundary record" for node in absent]
     unnamed = expected - len(here) - len(absent)
     if unnamed > 0:
-        told.append(f"{unnamed} of {count(expected, 'node')}: no boundary record")
-    return tuple(told)
+        kept.append(f"{unnamed} of {count(expected, 'node')}: no boundary record")
+    return tuple(kept)
 
 
 def _component_of(domain: str, components: Sequence[Component]) -> str:

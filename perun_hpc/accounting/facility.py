@@ -1,4 +1,4 @@
-"""Facility meters: counters of a whole room or building, declared as `file` sensors and read by the collector alone.
+"""Facility meters: counters of a hall or a building, declared as `file` sensors and read by the collector alone.
 
 What they counted lies in `ARCHIVE/CLUSTER/facility/NAME.csv`, in the columns that `perun audit --meter` takes.
 """

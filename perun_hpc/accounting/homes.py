@@ -1,7 +1,7 @@
 """Where a run's directory is: the one place that finds it, under whatever name it lies, and that gives names away.
 
 A run lives under its bare name until that is needed again; then under `JOB.RESTART@SUBMIT`. Which run a directory holds
-is told by what lies in it, never by its name. The directory of all jobs is listed only for a run that may have been
+is seen from what lies in it, never by its name. The directory of all jobs is listed only for a run that may have been
 renamed, once for all of them.
 """
 
@@ -128,7 +128,7 @@ def record_in(archive: Archive, run: Run) -> EnergyRecord | None:
 
 
 def known_records(archive: Archive, runs: Iterable[Run]) -> Iterator[EnergyRecord]:
-    """Yield one record for every run in directories of the same name: all that their records and evidence tell.
+    """Yield one record for every run in directories of the same name: all that their records and evidence say.
 
     A directory whose record cannot be read gives what its boundary records sum to.
     """

@@ -1,4 +1,4 @@
-"""Which run of a job a record is of: names come again (job ids recycle, clusters are made anew), times tell runs apart.
+"""Which run of a job a record is of: names come again (job ids recycle, clusters are made anew), times separate runs.
 
 The one place that decides it, for the collector, the ledger and whatever looks for a run's directory.
 """
@@ -18,7 +18,7 @@ SAME_RUN_NS = 60_000_000_000
 
 
 class Likeness(IntEnum):
-    """Whether two records are of one run: no; as far as can be told, with a clock that is wrong; yes."""
+    """Whether two records are of one run: no; possibly, with a clock that is wrong; yes."""
 
     OTHER = 0
     POSSIBLE = 1
@@ -27,7 +27,7 @@ class Likeness(IntEnum):
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one run from another: names, times, nodes (`expected` the job's, `told` those that reported)."""
+    """What separates runs: names, times, nodes (`expected` the job's, `reported` those with a record)."""
 
     job_id: int
     restart_count: int
@@ -37,7 +37,7 @@ class Identity:
     sluid: str | None = None
     uid: int | None = None
     expected: frozenset[str] = frozenset()
-    told: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
 
     def likeness(self, other: Identity) -> Likeness:
         """Whether both are of one run.
@@ -55,7 +55,7 @@ class Identity:
             return Likeness.SAME if self.submit_s == other.submit_s else Likeness.OTHER
         if apart_ns <= SAME_RUN_NS:
             return Likeness.SAME
-        alike = bool(self.expected) and self.expected == other.expected and not self.told & other.told
+        alike = bool(self.expected) and self.expected == other.expected and not self.reported & other.reported
         one_user = self.uid is None or other.uid is None or self.uid == other.uid
         return Likeness.POSSIBLE if apart_ns <= CLOCK_S * 10**9 and alike and one_user else Likeness.OTHER
 
@@ -64,7 +64,7 @@ class Identity:
         return min(self.end_ns, other.end_ns) - max(self.start_ns, other.start_ns)
 
     def joined(self, other: Identity) -> Identity:
-        """Return what both together tell of one run."""
+        """Return what both together say of one run."""
         return Identity(
             self.job_id,
             self.restart_count,
@@ -74,13 +74,13 @@ class Identity:
             self.sluid or other.sluid,
             other.uid if self.uid is None else self.uid,
             self.expected or other.expected,
-            self.told | other.told,
+            self.reported | other.reported,
         )
 
 
 def of_record(record: EnergyRecord) -> Identity:
     """Return whose record it is."""
-    told = frozenset(n.node for n in record.nodes)
+    reported = frozenset(n.node for n in record.nodes)
     return Identity(
         record.job_id,
         record.restart_count,
@@ -89,8 +89,8 @@ def of_record(record: EnergyRecord) -> Identity:
         record.submit_s,
         record.sluid or None,
         record.uid,
-        told.union(record.missing_nodes),
-        told,
+        reported.union(record.missing_nodes),
+        reported,
     )
 
 
@@ -119,7 +119,7 @@ def runs_in(boundaries: Iterable[Boundary]) -> list[list[Boundary]]:
     groups: list[tuple[Identity, list[Boundary]]] = []
     for boundary in ordered:
         _add(groups, of_boundaries([boundary]), [boundary], Likeness.SAME)
-    # Only whole runs tell whether one without some node and that node's record, by a wrong clock, are the same.
+    # Only whole runs show whether one without some node and that node's record, by a wrong clock, are the same.
     whole: list[tuple[Identity, list[Boundary]]] = []
     for who, members in groups:
         _add(whole, who, members, Likeness.POSSIBLE)

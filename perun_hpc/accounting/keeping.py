@@ -37,7 +37,7 @@ _ASIDE = re.compile(rf"(?:\.[0-9a-f]{{16}})?\.json{re.escape(DAMAGED)}\Z")
 _AFTER_NODE = re.compile(r"(?:@\d+)?(?:\.[0-9a-f]{16})?(?:\.taken)?")
 
 
-class _Room:
+class _Budget:
     """How much is left for what users can make many of, while the records of one run are read."""
 
     def __init__(self) -> None:
@@ -73,10 +73,10 @@ def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Pat
     """Read a directory's boundary records; also the paths of those that are damaged, or belong elsewhere."""
     good: list[tuple[Path, Boundary]] = []
     damaged: list[Path] = []
-    room = _Room()
+    budget = _Budget()
     for path in sorted(directory.glob("*.json")):
         try:
-            good.append((path, room.fit(read_placed(path))))
+            good.append((path, budget.fit(read_placed(path))))
         except FileNotFoundError:
             continue
         except DataError as error:
@@ -87,11 +87,11 @@ def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Pat
 
 def read_kept(directory: Path) -> list[Boundary]:
     """Read the boundary records in a run's directory, and of those that were set aside what this version can read."""
-    found, room = [], _Room()
+    found, budget = [], _Budget()
     for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{DAMAGED}")]):
         with contextlib.suppress(FileNotFoundError, DataError):
             read = read_placed if path.name.endswith(DAMAGED) else read_boundary
-            found.append(room.fit(read(path)))
+            found.append(budget.fit(read(path)))
     return found
 
 

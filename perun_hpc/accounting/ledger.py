@@ -65,7 +65,7 @@ Key = tuple[str, str, str]
 class Put:
     """What became of a record: as stored (revision, Slurm's data of earlier times), and whether anything changed.
 
-    `deleted`: all that it tells was deleted, and stands in the sums of `removed`; it has no row.
+    `deleted`: all that it says was deleted, and stands in the sums of `removed`; it has no row.
     """
 
     record: EnergyRecord
@@ -261,7 +261,7 @@ class Ledger(Database):
             deleted.keep(connection, (_row(job, record) for job, record in gone.items()), gone.values())
             self._drop(connection, list(gone))
             self._add_days(connection, days)
-            # A row of zeros would still tell a name.
+            # A row of zeros would still show a name.
             connection.execute(text(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}"))
 
     def sums_of(self, user: str) -> list[dict[str, Any]]:
@@ -468,8 +468,8 @@ class Ledger(Database):
         held = self._bodies(connection, [row.id for row in rows], shares=False)
         alike = [row for row in (*same, *(row for row in rows if row not in same)) if shared(record, held[row.id])]
         found = [row.id for row in dict.fromkeys((*alike, *same))]
-        told = {row.id for row in alike}
-        return [*found[:1], *(job for job in found[1:] if job in told or not held[job].nodes)]
+        certain = {row.id for row in alike}
+        return [*found[:1], *(job for job in found[1:] if job in certain or not held[job].nodes)]
 
     def _drop(self, connection: Connection, jobs: Sequence[int]) -> None:
         """Delete rows, with all that refers to them."""

@@ -1,6 +1,6 @@
 """Finding a job's record as whoever asks: its own directory, the ledger for those who may, then what sacct shows.
 
-What a user may not see is not told apart from what does not exist: the answer is Slurm's, under its PrivateData.
+What a user may not see looks like what does not exist: the answer is Slurm's, under its PrivateData.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, 
 from perun_hpc.slurm.states import RUN_AGAIN
 
 """States of runs after which Slurm may run the same job again."""
-UNTOLD_NAME, UNTOLD_QOS = "allocation", "Unknown"
+UNKNOWN_NAME, UNTOLD_QOS = "allocation", "Unknown"
 """What sacct shows of a job of which slurmdbd does not have everything yet."""
 
 
@@ -67,7 +67,7 @@ def find(text: str, places: Places) -> list[Found]:
         slurm = places.sacct([job]) if places.sacct is not None else []
     except NoAccountsError:
         slurm = []
-        if job.isdigit() and not own:  # a week after its end nobody else tells under which name it lies
+        if job.isdigit() and not own:  # a week after its end nothing else says under which name it lies
             mine = records_of_job(places.archive, os.getuid(), int(job))
             own = [Found(record, "your list in the archive") for record in mine]
     except UnavailableError:
@@ -84,12 +84,12 @@ def find(text: str, places: Places) -> list[Found]:
 
 
 def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
-    """Return one record per row of sacct: the job's own where the caller may read it, else what the row tells."""
+    """Return one record per row of sacct: the job's own where the caller may read it, else what the row says."""
     return _in_order(_with_rows(list(rows), [], places, SLACK_S))
 
 
 def _are_all(found: Sequence[Found], due_s: float) -> bool:
-    """Whether these runs are all that Slurm could tell of: no run may follow, and no other members belong to it.
+    """Whether these runs are all that Slurm could name: no run may follow, and no other members belong to it.
 
     Any job may be requeued while slurmctld remembers it, and of a run's first minute nobody but Slurm knows.
     """
@@ -102,7 +102,7 @@ def _are_all(found: Sequence[Found], due_s: float) -> bool:
 
 
 def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places, slack_s: int) -> list[Found]:
-    """Return all runs of the jobs in `rows`: known or readable records, and for the other rows what Slurm tells."""
+    """Return all runs of the jobs in `rows`: known or readable records, and for the other rows what Slurm says."""
     by_id: dict[int, list[SlurmJob]] = {}
     for row in rows:
         by_id.setdefault(row.job_id, []).append(row)
@@ -170,7 +170,7 @@ def _from_ledger(job: str, places: Places) -> list[Found]:
 
 
 def _from_slurm(row: SlurmJob, places: Places) -> Found:
-    """Return what Slurm's accounting alone tells: perun's line in AdminComment, or that there is none."""
+    """Return what Slurm's accounting alone says: perun's line in AdminComment, or that there is none."""
     cluster = places.archive.cluster
     if comment.is_ours(row.admin_comment):
         try:
@@ -187,8 +187,12 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
         return Found(made, "Slurm's accounting")
     waiting = "the job still runs: no figure of it is here yet; its record comes at its end"
     if row.state == "PENDING":
-        waiting = "the job has not started" if row.start_s is None else "the job starts: Slurm has not told all of it"
-        row = replace(row, name="" if row.name == UNTOLD_NAME else row.name)
+        waiting = (
+            "the job has not started"
+            if row.start_s is None
+            else "the job starts: Slurm's accounting does not have all of it yet"
+        )
+        row = replace(row, name="" if row.name == UNKNOWN_NAME else row.name)
     status = "pending" if row.state == "PENDING" else "running"
     made = replace(missing_record(row, cluster, waiting), status=status, missing_nodes=())
     return Found(replace(made, qos="" if row.qos == UNTOLD_QOS else row.qos), "Slurm's accounting")

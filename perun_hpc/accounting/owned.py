@@ -1,4 +1,4 @@
-"""An owner's records where Slurm keeps no accounts: nobody else could tell a user which jobs are his.
+"""An owner's records where Slurm keeps no accounts: there is no other list of a user's jobs.
 
 `ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json` is another name of the record in the job's directory, readable for
 the same users. The directory of all jobs cannot be listed, this one can, by its owner.

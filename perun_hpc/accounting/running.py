@@ -90,12 +90,12 @@ def _is_told(job: Path, heard_ns: int) -> bool:
 
 
 def so_far(boundaries: list[Boundary]) -> EnergyRecord:
-    """The record of a run that goes on, as far as its nodes have told; marked as that."""
-    told = [replace(b, state="partial" if b.why else "closed") for b in boundaries]
-    record = sum_boundaries(told)
-    until_s = min(b.end_ns for b in told) / 1e9
-    who = f"{len(told)} of {record.num_nodes} nodes have" if record.num_nodes > 1 else "its node has"
-    words = f"the job still runs: energy so far, until {datetime.fromtimestamp(until_s):%H:%M:%S}, as {who} told"
+    """The record of a run that goes on, as far as its nodes have reported; marked as that."""
+    parts = [replace(b, state="partial" if b.why else "closed") for b in boundaries]
+    record = sum_boundaries(parts)
+    until_s = min(b.end_ns for b in parts) / 1e9
+    who = f"{len(parts)} of {record.num_nodes} nodes have" if record.num_nodes > 1 else "its node has"
+    words = f"the job still runs: energy so far, until {datetime.fromtimestamp(until_s):%H:%M:%S}, as {who} reported"
     known = [text for text in record.missing if text.partition(":")[0] not in record.missing_nodes]
     return replace(record, status="running", missing=(words, *known), missing_nodes=())
 

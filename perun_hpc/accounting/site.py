@@ -96,7 +96,7 @@ def store_of(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], St
 def _expects(compiled: Mapping[str, Any]) -> Callable[[SlurmJob], bool]:
     """Return whether a job must have left a record.
 
-    It must where one of its nodes measures all jobs; of one that might have opted out, or not in, nobody can tell.
+    It must where one of its nodes measures all jobs; of one that may have opted out, or not in, it is not known.
     """
 
     @functools.cache

@@ -38,7 +38,7 @@ ROUNDED_S = 2
 """Slurm's start and end are whole seconds: differences up to this are none."""
 
 
-DISPUTED = "the job's nodes name different owners (user ids), so nobody is until Slurm tells"
+DISPUTED = "the job's nodes name different owners (user ids), so it has none until Slurm names one"
 
 
 def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ()) -> EnergyRecord:
@@ -97,7 +97,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         cpus=sum(_integer(b.raw.get("cpus_on_node")) or 0 for b in parts),
         gpus=len(gpus),
         cpu_ns=_sum_known(_usage(b, "cpu_ns") for b in parts) or None,  # 0: nobody looked while it ran
-        suspended_s=suspended_ns // 1_000_000_000,  # until Slurm tells
+        suspended_s=suspended_ns // 1_000_000_000,  # until Slurm says it
         mem_peak_b=max((m for b in parts if (m := _usage(b, "mem_peak_b"))), default=None),
         coverage=_coverage(used) * len(parts) / expected,
         static_uj=sum(d.static_uj for _, d in known),
@@ -297,7 +297,7 @@ def _coverage(used: Sequence[tuple[Boundary, Domain]]) -> float:
 
 
 def _coverage_by_slurm(record: EnergyRecord, job: SlurmJob) -> float:
-    """Return the coverage where Slurm knows that the job was longer than what the nodes told (an agent was lost)."""
+    """Return the coverage where Slurm knows that the job was longer than the nodes reported (an agent was lost)."""
     wall_s = 0 if job.start_s is None or job.end_s is None else job.end_s - job.start_s
     if not record.nodes or wall_s - record.elapsed_s <= ROUNDED_S:
         return record.coverage
@@ -363,12 +363,12 @@ def _energy_uj(b: Boundary) -> int | None:
 def _peak_mw(b: Boundary) -> int | None:
     """Return the highest mean power between two readings at least a second apart; the job's first and last are two.
 
-    The agent tells that of its intervals: of energy that came in shorter ones, or across a gap, only the whole knows.
+    The agent reports that of its intervals: of energy that came in shorter ones, or across a gap, only the whole knows.
     """
-    told_mw, energy_uj, span_ns = _usage(b, "peak_mw"), _energy_uj(b), b.end_ns - b.start_ns
-    if told_mw is None or energy_uj is None or span_ns < PEAK_NS:
-        return told_mw
-    return max(told_mw, -(-energy_uj * 1_000_000 // span_ns))
+    peak_mw, energy_uj, span_ns = _usage(b, "peak_mw"), _energy_uj(b), b.end_ns - b.start_ns
+    if peak_mw is None or energy_uj is None or span_ns < PEAK_NS:
+        return peak_mw
+    return max(peak_mw, -(-energy_uj * 1_000_000 // span_ns))
 
 
 def _steps(parts: Sequence[Boundary]) -> tuple[Step, ...]:

@@ -118,7 +118,7 @@ def restore(ledger: Ledger, path: Path) -> int:
 
 
 def rebuild(ledger: Ledger, archive: Archive) -> int:
-    """Put what the jobs' directories tell into a ledger that lost it; returns how many records changed.
+    """Put what the jobs' directories hold into a ledger that lost it; returns how many records changed.
 
     What the ledger knows better stays. A record that cannot be read, or that is older than the boundary records beside
     it, is summed from these. `DataError` as in `restore`.
@@ -148,7 +148,7 @@ def _put_all(ledger: Ledger, records: Iterator[EnergyRecord], source: str) -> in
 
 
 def _batched(records: Iterator[EnergyRecord]) -> Iterator[list[EnergyRecord]]:
-    """Yield records a batch at a time, of one name one in each: the ledger tells runs apart by what it holds."""
+    """Yield records a batch at a time, of one name one in each: the ledger distinguishes runs by what it holds."""
     batch: list[EnergyRecord] = []
     names: set[tuple[str, int, int]] = set()
     for record in records:

@@ -57,7 +57,7 @@ class ArchiveDelivery:
         """
         target = self._cluster(cluster) / NODES / safe_name(node, "node")
         target.mkdir(mode=0o750, parents=True, exist_ok=True)
-        told = []
+        odd_files = []
         for path in sorted(directory.glob("????-??-??.jsonl")):
             shipped, aside = target / path.name, target / f"{path.stem}{ASIDE_LINES}"
             known = _bytes(shipped)
@@ -67,8 +67,8 @@ class ArchiveDelivery:
             before = _bytes(aside) if odd else b""
             if new := [line for line in odd if line not in set(before.splitlines(keepends=True))]:
                 write_new(aside, before + b"".join(new))
-                told.append(f"{aside}: {len(new)} lines of {node} do not fit what it told of these times before")
-        return tuple(told)
+                odd_files.append(f"{aside}: {len(new)} lines of {node} contradict what it sent of these times before")
+        return tuple(odd_files)
 
     def _cluster(self, name: str) -> Path:
         """The cluster's directory; the archive itself is never made here: it may only be not mounted."""

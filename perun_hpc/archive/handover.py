@@ -54,7 +54,7 @@ class StreamDelivery:
         self._send("progress", directory, {RECORD: encode(record)})
 
     def ledger(self, directory: Path, cluster: str, node: str) -> tuple[str, ...]:
-        """Hand over the days of the node ledger that have grown since; the collector tells what is odd."""
+        """Hand over the days of the node ledger that have grown since; the collector names what is odd."""
         sent = directory / "sent"
         since_ns = sent.stat().st_mtime_ns if sent.exists() else -1
         sending = sent.with_suffix(".now")

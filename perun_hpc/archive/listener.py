@@ -36,7 +36,7 @@ WORKSPACE = ".handover"
 AT_ONCE = 16
 """Hand-overs that the collector takes at the same time; others wait in the kernel's queue."""
 REFUSED_S = 86_400
-"""So long a refused hand-over is told."""
+"""For so long `perun collect --status` names a refused hand-over."""
 KEPT_REFUSALS = 100
 """Senders of refused hand-overs that are remembered, the latest."""
 LONG_B = 256 << 10
@@ -90,8 +90,8 @@ class Refused:
     def read(self) -> dict[str, tuple[float, int, str]]:
         """What is known; nothing where nothing was refused, or it cannot be read."""
         try:
-            told = json.loads(self._path.read_bytes())
-            return {str(who): (float(last_s), int(count), str(why)) for who, (last_s, count, why) in told.items()}
+            saved = json.loads(self._path.read_bytes())
+            return {str(who): (float(last_s), int(count), str(why)) for who, (last_s, count, why) in saved.items()}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
@@ -106,10 +106,10 @@ class Refused:
 
 def lately_refused(archive: Path, now_s: float) -> list[str]:
     """Who was refused within a day, a sentence each; a node tries again and again."""
-    told = Refused(archive).read().items()
+    senders = Refused(archive).read().items()
     return [
         f"refused {count(times, 'hand-over')} from {sender}: {why}"
-        for sender, (last_s, times, why) in told
+        for sender, (last_s, times, why) in senders
         if now_s - last_s < REFUSED_S
     ]
 
@@ -126,7 +126,7 @@ class Listener:
         addresses: Callable[[str], Collection[str]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`addresses` tells those of a node (default: what this host's resolver says), `clock` epoch seconds."""
+        """`addresses` returns those of a node (default: what this host's resolver says), `clock` epoch seconds."""
         self._addresses = addresses or addresses_of
         self._archive = archive
         self._refused = Refused(archive, clock)
@@ -168,18 +168,18 @@ class Listener:
         self._takers.shutdown(cancel_futures=True)
 
     def _serve(self) -> None:
-        room = threading.BoundedSemaphore(AT_ONCE)
+        slots = threading.BoundedSemaphore(AT_ONCE)
         while True:
-            room.acquire()
+            slots.acquire()
             try:
                 connection, peer = self._socket.accept()
             except OSError as error:
-                room.release()
+                slots.release()
                 if self._closing.wait(AGAIN_S):
                     return
                 log.warning("hand-overs: %s", error)  # no descriptor left, say: the next one may be had
                 continue
-            self._takers.submit(self._take_one, connection, str(peer[0])).add_done_callback(lambda _: room.release())
+            self._takers.submit(self._take_one, connection, str(peer[0])).add_done_callback(lambda _: slots.release())
 
     def _take_one(self, connection: socket.socket, peer: str) -> None:
         with connection:
@@ -248,7 +248,7 @@ class Listener:
         return {plain_address(one) for one in self._addresses(node)}
 
     def _vouches(self, origin: str, node: str) -> bool:
-        """Whether the host whose munge made a credential may be the node; a loopback address tells of no host."""
+        """Whether the host whose munge made a credential may be the node; a loopback address names no host."""
         try:
             address = plain_address(origin)
         except ValueError:

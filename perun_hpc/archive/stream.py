@@ -133,7 +133,7 @@ def receive(
     Raises
     ------
     AccessError, DataError
-        where it was refused; the sender was told why.
+        where it was refused; the sender has had the reason.
     """
     incoming = _Incoming(connection, time.monotonic() + MANIFEST_S)
     with tempfile.TemporaryDirectory(dir=workspace) as name:
@@ -141,7 +141,7 @@ def receive(
         try:
             about, files, origin = _manifest(incoming.line(MAX_LINE_B), munge, uids, allowed)
             connection.settimeout(TIMEOUT_S)
-            _check_room(sum(size for _, size, _ in files), workspace)
+            _check_space(sum(size for _, size, _ in files), workspace)
             for file, size, digest in files:
                 _save(incoming, directory / file, size, digest)
             take(directory, about, origin)
@@ -208,8 +208,8 @@ def _manifest(
     return about, files, signed.origin
 
 
-def _check_room(size_b: int, workspace: Path) -> None:
-    """Refuse what would leave others no room: everything lies twice for a moment."""
+def _check_space(size_b: int, workspace: Path) -> None:
+    """Refuse what would leave others no space: everything lies twice for a moment."""
     free_b = shutil.disk_usage(workspace).free
     if size_b > free_b // 4:
         raise DataError(f"parts: {size_b} bytes are too much for the {free_b} that the collector has left")

@@ -164,10 +164,10 @@ class JobCgroup:
         return None
 
     def suspended(self, root: Path = Path("/")) -> bool | None:
-        """Whether Slurm suspended the job; None where nothing tells, as without a process.
+        """Whether Slurm suspended the job; None where nothing shows it, as without a process.
 
         Slurm freezes the steps, each by itself, and never the job's own directory: all of them are frozen but extern,
-        which it may leave out. A job with no other step than extern is not told apart from a running one then. Without
+        which it may leave out. A job with no other step than extern looks like a running one then. Without
         a freezer (proctrack/linuxproc, proctrack/pgid) Slurm stops the processes instead.
         """
         if self._awake is not None and _frozen(self._awake) is False:
@@ -183,7 +183,7 @@ class JobCgroup:
         return self._stopped(root) if frozen is None else frozen
 
     def _freezers(self) -> list[tuple[Path, str]]:
-        """Steps and their files that tell whether they are frozen: all steps but extern, or extern alone."""
+        """Steps and their files that show whether they are frozen: all steps but extern, or extern alone."""
         if "freezer" in self._directories:
             top, file = self._directories["freezer"], "freezer.state"
         elif "" in self._directories:
@@ -356,7 +356,7 @@ def _own(directories: list[Path], name: str) -> list[Path]:
 
 def _listed(directory: Path, prefix: str, suffix: str = "") -> list[Path]:
     try:
-        with os.scandir(directory) as entries:  # it is asked for often, and tells directories without a call for each
+        with os.scandir(directory) as entries:  # it is asked for often, and knows directories without a call for each
             names = [
                 one.name
                 for one in entries

@@ -3,7 +3,7 @@
 A hook hears Slurm's own index of a GPU (`gres_common_prep_set_env` of Slurm's gres_common.c writes
 `gres_device->index`): its place among the device files of gres.conf, so that N is /dev/nvidiaN, or the N-th of
 /dev/dri/renderD128 and up; but under AutoDetect=nvml its place in the order of PCI addresses. The two orders differ on
-real machines, and nothing in a hook's environment tells which one rules: the site may say it, and where nobody did,
+real machines, and nothing in a hook's environment says which one rules: the site may say it, and where nobody did,
 the doubt is named.
 """
 

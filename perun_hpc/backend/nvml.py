@@ -191,7 +191,7 @@ class NvmlGpu:
         return self._supported(sensors, ask)
 
     def _max_uw(self) -> int:
-        """Twice the highest limit that can be set, since spikes exceed it; 3 kW where the driver does not tell."""
+        """Twice the highest limit that can be set, since spikes exceed it; 3 kW where the driver does not say."""
         try:
             _, highest_mw = self._library.nvmlDeviceGetPowerManagementLimitConstraints(self._handle)
         except self._library.NVMLError:
@@ -256,7 +256,7 @@ class Nvml:
 def discover(
     root: Path = Path("/"), clock: Clock = monotonic_ns, pause: Callable[[float], None] = time.sleep
 ) -> Discovery:
-    """All GPUs that NVML shows, which are always this machine's; `root` only tells whether there should be any."""
+    """All GPUs that NVML shows, which are always this machine's; `root` only says whether there should be any."""
     try:
         ctypes.CDLL(LIBRARY)  # most machines have none, and importing pynvml costs ten times as much
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`perun agent`: ask or tell the agent of this node."""
+"""`perun agent`: send this node's agent a message and print its answer."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def lines(told: Mapping[str, str], now_s: float) -> list[str]:
+def lines(answer: Mapping[str, str], now_s: float) -> list[str]:
     """The status for people, one fact a line."""
-    seconds = int(told.get("uptime_ns", "0")) // 1_000_000_000
+    seconds = int(answer.get("uptime_ns", "0")) // 1_000_000_000
     shown = [
-        f"perun agent {told.get('version', '?')}, pid {told.get('pid', '?')}, up {seconds} s",
-        f"jobs: {told.get('sessions') or 'none'}",
-        f"sensors: {told.get('sensors', '?')}",
-        f"cost: {int(told.get('cpu_ns', '0')) / 1e9:.2f} s CPU, {int(told.get('rss_b', '0')) / 2**20:.1f} MiB",
+        f"perun agent {answer.get('version', '?')}, pid {answer.get('pid', '?')}, up {seconds} s",
+        f"jobs: {answer.get('sessions') or 'none'}",
+        f"sensors: {answer.get('sensors', '?')}",
+        f"cost: {int(answer.get('cpu_ns', '0')) / 1e9:.2f} s CPU, {int(answer.get('rss_b', '0')) / 2**20:.1f} MiB",
     ]
-    if told.get("uid") == "0":
+    if answer.get("uid") == "0":
         shown.append("runs as root: give its spool to the service user (chown perun /var/spool/perun), stop this agent")
-    if told.get("policy"):
-        shown.append(f"policy: {told['policy']}; the last good one rules")
-    return shown + losses(json.loads(told["losses"]), now_s) if "losses" in told else shown
+    if answer.get("policy"):
+        shown.append(f"policy: {answer['policy']}; the last good one rules")
+    return shown + losses(json.loads(answer["losses"]), now_s) if "losses" in answer else shown
 
 
-def losses(told: Sequence[Mapping[str, Any]], now_s: float) -> list[str]:
+def losses(entries: Sequence[Mapping[str, Any]], now_s: float) -> list[str]:
     """What the agent could not do, one kind a line: what, since when, why, and what becomes of it."""
     lines = []
-    for one in told:
+    for one in entries:
         names, count = one["names"], int(one["count"])
         what = printable(", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else ""))
         since_s = int(one["since_ns"]) // 1_000_000_000

@@ -131,9 +131,9 @@ def _lost(
     """What the collector could not take, what waits for it, and which counters gave nothing."""
     backlog = look(archive)
     aside = (*backlog.damaged, *damaged_between(archive, since_s, until_s))
-    told = words.troubles(last_sweep(archive), replace(backlog, damaged=aside, aside=()), late_s, now_s)
-    told += lately_refused(archive.root, now_s)
-    return [*told, *filter(None, [words.waiting(backlog, now_s)]), *gaps(books.accounts)]
+    lost = words.troubles(last_sweep(archive), replace(backlog, damaged=aside, aside=()), late_s, now_s)
+    lost += lately_refused(archive.root, now_s)
+    return [*lost, *filter(None, [words.waiting(backlog, now_s)]), *gaps(books.accounts)]
 
 
 def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:

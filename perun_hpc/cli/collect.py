@@ -120,7 +120,7 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[Liste
 
 
 def _status(root: Path, names: Sequence[str], site: Site) -> int:
-    """Tell how the collector fares; 1 where an administrator must look at something."""
+    """Print how the collector fares; 1 where an administrator must look at something."""
     if not os.access(root, os.R_OK | os.X_OK):
         raise AccessError(f"{root}: not yours to list: ask as root or the collector's user")
     style, now_s, well = style_for(sys.stdout), time.time(), True

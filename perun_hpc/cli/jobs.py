@@ -141,7 +141,7 @@ def _from_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[E
 
 
 def _own(wanted: Filter, where: Places) -> list[EnergyRecord]:
-    """One's own jobs by the archive, where Slurm keeps no accounts: nobody tells their names and states."""
+    """One's own jobs by the archive, where Slurm keeps no accounts: nobody knows their names and states."""
     assert wanted.since_s is not None and wanted.until_s is not None
     records = records_between(where.archive, os.getuid(), wanted.since_s, wanted.until_s)
     nodes = set(wanted.nodes)

@@ -65,9 +65,9 @@ class _Parser(argparse.ArgumentParser):
 @functools.cache
 def _width() -> int:
     """Columns of the terminal, by $COLUMNS or by itself; 80 where there is none."""
-    told = os.environ.get("COLUMNS", "")
-    if told.isascii() and told.isdigit() and int(told) > 0:
-        return int(told)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
+        return int(columns)
     try:
         return os.get_terminal_size(1).columns or 80
     except OSError:

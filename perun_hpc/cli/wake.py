@@ -33,7 +33,7 @@ class Nudge:
             self._socket = None
 
     def wait(self, stop: threading.Event, sweep_s: float) -> None:
-        """Return when the next sweep is due, some time after a knock, or when told to stop."""
+        """Return when the next sweep is due, some time after a knock, or when it is stopped."""
         until_s = time.monotonic() + sweep_s
         rested_s = time.monotonic() + REST_S
         while not stop.is_set() and (left_s := until_s - time.monotonic()) > 0:

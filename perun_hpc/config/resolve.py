@@ -59,7 +59,7 @@ class JobSettings:
     """The settings of one job on one node; for empty facts those of a node or of the site.
 
     `origins` holds for each `section.attribute` where its value was decided: `FILE:LINE` or `default`.
-    `notes` tells, one line each, which wishes of the user were bounded or refused.
+    `notes` says, one line each, which wishes of the user were bounded or refused.
     """
 
     monitor: Monitor

@@ -369,7 +369,7 @@ class Privacy:
 
 @dataclass(frozen=True)
 class Budget:
-    """An account's energy budget: `perun policy budgets` tells and warns, nothing is enforced."""
+    """An account's energy budget: `perun policy budgets` shows it and warns, nothing is enforced."""
 
     energy_uj: int | str = _item(energy("none"), "none", "how much an account may use per period", JOBS)
     period: str = _item(Choice(("month", "quarter", "year")), "month", "calendar period, local time", JOBS)

@@ -52,8 +52,8 @@ class Boundary:
     """One node's boundary record.
 
     `late_ns` and `end_late_ns` are how long after the hooks the edge readings were taken. `expected` are the nodes of
-    the job, `raw` keeps the free parts (usage, steps, regions, trace), `digest` identifies the content,
-    of which `size_b` bytes were read.
+    the job, `raw` keeps the parts without a fixed form (usage, steps, regions, trace), `digest` identifies the content,
+    `size_b` says how many bytes were read.
     """
 
     cluster: str
@@ -139,11 +139,11 @@ def read_boundary(path: Path) -> Boundary:
 def lean(record: Boundary, extras: bool = True, steps: bool = True) -> Boundary:
     """What is summed of a record, and without `extras` no regions, ranks and commands, without `steps` no steps.
 
-    It tells what was left out.
+    It says what was left out.
     """
     raw = {key: value for key, value in record.raw.items() if key not in _NOT_SUMMED}
     notes = list(raw.get("notes") or ())
-    # Of very many the last one stays: it tells what was not read.
+    # Of very many the last one stays: it says what was not read.
     notes = [str(note)[:MAX_NOTE] for note in (*notes[: MAX_NOTES - 1], *notes[MAX_NOTES - 1 :][-1:])]
     if not extras and (raw.get("regions") or raw.get("steps")):
         raw["regions"] = []

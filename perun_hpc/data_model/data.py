@@ -42,7 +42,7 @@ class DeviceType(StrEnum):
 
 
 class MetricType(StrEnum):
-    """What a metric tells."""
+    """What a metric measures."""
 
     RUNTIME = "runtime"
     POWER = "power"

@@ -27,7 +27,7 @@ def run_of(place: str) -> str | None:
 
 @dataclass(frozen=True, order=True)
 class SessionKey:
-    """Which run of which job: job ids are numbers, `restart_count` tells the runs of a requeued job apart."""
+    """Which run of which job: job ids are numbers, `restart_count` distinguishes the runs of a requeued job."""
 
     job_id: int
     restart_count: int

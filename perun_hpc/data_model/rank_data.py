@@ -40,7 +40,7 @@ _NUMBERS = ("local_rank", "ntasks", "nnodes", "pid", "dropped")
 def live(about: Mapping[str, Any], names: Sequence[str], most_b: int = MAX_HEAD_B) -> bytes:
     """The first line before a table of calls that goes on growing, of fewer than `most_b` bytes.
 
-    `about` are the header's keys that say whose it is. Names for which there is no room are left out.
+    `about` are the header's keys that say whose it is. Names for which there is no space are left out.
     """
     return _head(about, "live", names, [("calls", CALLS, -1)], 0, most_b)[0]
 
@@ -60,7 +60,7 @@ def final(
     about : the header's keys that say whose it is.
     end : how it ended: exit, finalize or raised.
     calls : the table of calls, little-endian.
-    dropped : how many calls found no room; those of regions whose names find none are added.
+    dropped : how many calls found no space; those of regions whose names find none are added.
     """
     tables = [("calls", CALLS, len(calls) // ROW_B), ("samples", SAMPLES, len(samples))]
     head, kept = _head(about, end, names, tables, dropped, MAX_HEAD_B)

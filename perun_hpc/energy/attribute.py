@@ -309,14 +309,14 @@ class _Load:
         busy = {cpu: ns for cpu, ns in self._interval.busy_ns.items() if cpu not in unread}
         if not unread:
             return busy
-        told: dict[int, int] = defaultdict(int)
+        guessed: dict[int, int] = defaultdict(int)
         for job in self._interval.jobs:
             blind = [cpu for cpu in job.cpus if cpu in unread]
             if job.cpu_ns is not None and blind:
                 elsewhere = sum(busy.get(cpu, 0) for cpu in job.cpus)
                 for cpu in blind:
-                    told[cpu] += max(0, job.cpu_ns - elsewhere) // len(blind)
-        return {**busy, **told}
+                    guessed[cpu] += max(0, job.cpu_ns - elsewhere) // len(blind)
+        return {**busy, **guessed}
 
     def doubt(self, package: int | None) -> str:
         """What of the work on a package is not known; empty where all of it is."""
@@ -389,7 +389,7 @@ class _Load:
                     left -= weight
                 weights[SYSTEM] += left
         if not weights and self.doubt(package):
-            return {UNKNOWN: 1}  # nobody can tell whether anybody worked: that is not idle
+            return {UNKNOWN: 1}  # nobody knows whether anybody worked: that is not idle
         return dict(weights)
 
     def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:

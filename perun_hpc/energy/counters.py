@@ -139,14 +139,14 @@ def span(before_ns: int | None, after_ns: int | None) -> Span:
 def busy_between(
     before_ns: Mapping[int, int], after_ns: Mapping[int, int], cpus: Iterable[int] = ()
 ) -> tuple[dict[int, int], dict[int, str]]:
-    """Busy time of each CPU between two looks at all of them, and of those of which it is not known why it is not.
+    """Busy time of each CPU between two looks at all of them, and why that of some CPUs is not known.
 
     A CPU that was not there before came online: what it shows was counted since boot.
 
     Parameters
     ----------
-    before_ns, after_ns : CPU -> busy time that each look told.
-    cpus : of which something is to be said when neither look told of any.
+    before_ns, after_ns : CPU -> busy time that each look found.
+    cpus : of which something is to be said when neither look found any.
 
     Returns
     -------

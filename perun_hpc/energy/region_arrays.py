@@ -43,9 +43,9 @@ def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int,
     numbers, first = np.unique(table[:, 0], return_index=True)
     result = {}
     for number, rows in zip(numbers.tolist(), np.split(table, first[1:]), strict=True) if len(table) else ():
-        told = rows[:, 2]
-        raised, still_open = told < 0, told == 0
-        ends = np.where(still_open, end_ns, np.abs(np.where(told == _LEAST, _LEAST + 1, told)))
+        marked = rows[:, 2]
+        raised, still_open = marked < 0, marked == 0
+        ends = np.where(still_open, end_ns, np.abs(np.where(marked == _LEAST, _LEAST + 1, marked)))
         begins, ends = np.maximum(rows[:, 1], start_ns), np.minimum(ends, end_ns)
         some = ends > begins
         begins, ends = begins[some], ends[some]

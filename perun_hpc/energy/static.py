@@ -33,7 +33,7 @@ class StaticPower:
 
         Parameters
         ----------
-        real_ns : the interval's time, CLOCK_REALTIME; tells its day.
+        real_ns : the interval's time, CLOCK_REALTIME; decides its day.
         duration_ns, energy_uj : its length and what the domain used in it.
         busy_ns : the CPUs' busy time in it, summed.
         cpus : how many CPUs the domain has.

@@ -20,7 +20,7 @@ OURS = "perun_hpc"
 
 
 def _places() -> "list[str]":
-    """The directories of the standard library; empty where they cannot be told."""
+    """The directories of the standard library; empty where they are not known."""
     home = os.path.dirname(getattr(os, "__file__", None) or "")
     if not home:
         return []

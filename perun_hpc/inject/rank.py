@@ -26,7 +26,7 @@ TIMEOUT_S = 2.0
 HASTE_S = 0.05
 """How long it may take to answer a question, and anything once it has let this process wait in vain."""
 HEAD_B = 64 * 1024
-"""Room for the header line before the table of calls that others see grow."""
+"""Space for the header line before the table of calls that others see grow."""
 NAMED_AT_ONCE = 256
 """Names of regions that reach the live header one by one; later ones come in bunches of as many."""
 
@@ -191,7 +191,7 @@ class Rank:
 
     def energy(self) -> tuple[int, int] | None:
         """The host's energy in uJ and the moment (monotonic ns) up to which it counts, as the agent or the sampling
-        process tells it; None if nobody does. One that does not answer in `HASTE_S` is not asked again."""
+        process says it; None if nobody does. One that does not answer in `HASTE_S` is not asked again."""
         if not self._asks:
             return None
         answer = self.ask("window", "energy_uj", "mono_ns", timeout_s=HASTE_S)

@@ -22,7 +22,7 @@ from perun_hpc.inject import rank
 F = TypeVar("F", bound=Callable[..., Any])
 
 CALLS_B = 240 * 1024 * 1024
-"""Room for calls, ten million of them; memory is taken page by page as it is written."""
+"""Space for calls, ten million of them; memory is taken page by page as it is written."""
 
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = (
     0x20,
@@ -87,11 +87,11 @@ class Recorder:
         return number
 
     def count(self) -> tuple[int, int]:
-        """How many calls were recorded, and how many found no room."""
+        """How many calls were recorded, and how many found no space."""
         # count's next value is the only place where it is kept; peeking costs one slot.
         taken = self.take() // 3
-        room = self.limit // 3
-        return min(taken, room), max(0, taken - room)
+        slots = self.limit // 3
+        return min(taken, slots), max(0, taken - slots)
 
     def table(self) -> bytes:
         """The calls so far, little-endian int64 rows of (region, start_ns, end_ns)."""
@@ -102,7 +102,7 @@ class Recorder:
         return rows[: calls * 3].tobytes()
 
     def write_head(self, line: bytes) -> None:
-        """Put a header line before the calls; blanks fill the room."""
+        """Put a header line before the calls; blanks fill the rest."""
         if self._memory is not None and len(line) < rank.HEAD_B:
             self._memory[: rank.HEAD_B] = line.rstrip(b"\n").ljust(rank.HEAD_B - 1) + b"\n"
 
@@ -289,13 +289,13 @@ def _async_generator(function: Any, region: int) -> Any:
 
 
 class Window(Region):
-    """A region that tells its energy when it is left.
+    """A region whose energy is known when it is left.
 
     Attributes
     ----------
     energy_uj : energy of the host between entry and exit in uJ, in a job on a shared node as coarse in time as the
         site's policy says: between the last moments before entry and exit up to which it may be seen. None when it is
-        not known: inside the window; where nobody could tell (no agent and no sampling process); where entry and exit
+        not known: inside the window; where nobody measures (no agent and no sampling process); where entry and exit
         lie between the same two such moments.
     """
 

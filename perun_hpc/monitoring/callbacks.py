@@ -1,11 +1,11 @@
-"""Functions of the user that are called with results: after the run, or with every reading. Isolated: they cost a
-warning.
+"""Functions of the user that are called with results: after the run, or with every reading.
 
-`register_callback(f)` in the application (or in the script that uses `@perun`): `f(node)` gets the run's `DataNode`.
-`register_live_callback(factory, id)` in a file named by `--live-callback-files`: `factory()` is called in the
-sampling process
-and returns a function that gets a dict of sensor id to value (in the sensor's base unit, None for a gap) with
-`mono_ns`.
+One that fails costs a warning and nothing else.
+
+- `register_callback(f)` in the application (or in the script that uses `@perun`): `f(node)` gets the run's `DataNode`.
+- `register_live_callback(factory, id)` in a file named by `--live-callback-files`: `factory()` is called in the
+  sampling process and returns a function, which gets a dict with `mono_ns` and, by sensor id, the value in the sensor's
+  base unit (None for a gap).
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ def call_all(node: DataNode) -> None:
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    tell(f"warning: {text}")
+    say(f"warning: {text}")
 
 
-def tell(text: str, who: str = "perun: ") -> None:
-    """Something on stderr that perun has to say; who cannot be told is not."""
+def say(text: str, who: str = "perun: ") -> None:
+    """Print a line of perun's on stderr, where there is one that takes it."""
     if sys.stderr is not None:  # else `print` would take stdout, which is the application's
         with contextlib.suppress(OSError, ValueError):
             print(f"{who}{text}", file=sys.stderr)

@@ -36,12 +36,17 @@ class Ended:
 def run(command: Sequence[str], environ: Callable[[int], Mapping[str, str]]) -> Ended:
     """Run `command` (searched on PATH) and wait for it.
 
+    Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the
+    child by themselves.
+
     Parameters
     ----------
     environ : called in the child with its process id; returns its environment.
 
-    Signals sent to this process are passed on; those that the terminal sends to the whole foreground group reach the
-    child by themselves. Raises NotStartedError if the command cannot be started.
+    Raises
+    ------
+    NotStartedError
+        If the command cannot be started.
     """
     main_thread = threading.current_thread() is threading.main_thread()
     blocked = {*FORWARDED, signal.SIGCHLD} if main_thread else set()

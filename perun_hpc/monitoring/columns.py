@@ -29,5 +29,5 @@ def top_energy(sensors: Sequence[Sensor]) -> tuple[int, ...]:
 
 
 def counts_cpu_time(sensors: Sequence[Sensor]) -> bool:
-    """Whether a counter tells the CPUs' busy time; their utilisation is then taken from it, else from a gauge."""
+    """Whether a counter gives the CPUs' busy time; their utilisation is then taken from it, else from a gauge."""
     return any(s.quantity is Quantity.TIME and s.kind is Kind.COUNTER and s.domain == "cpu" for s in sensors)

@@ -33,7 +33,7 @@ def reachable(environ: Mapping[str, str] = os.environ, socket: str | None = None
 def enrol(
     command: Sequence[str], environ: Mapping[str, str] = os.environ, socket: str | None = None
 ) -> dict[str, str] | None:
-    """Tell the agent of this process as a rank; returns the launcher's variables, None where no agent takes it.
+    """Register this process with the agent as a rank; returns the launcher's variables, None where no agent takes it.
 
     Called by the very process that is to be the rank, before it executes the command; the rank ends with the process.
     """

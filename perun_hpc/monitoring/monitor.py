@@ -37,11 +37,18 @@ PERUN_MP_START_METHOD: str = "spawn"
 class MonitorStatus(enum.Enum):
     """Where a monitor stands.
 
-    SETUP: made, nothing started. READY: the sampling process has taken its first reading. RUNNING: the application
-    runs. PROCESSING: it has ended and its data are being worked up; what a good run returns. SCRIPT_ERROR: it raised,
-    or ended with a code other than 0. PERUN_ERROR: its data could not be worked up. SP_ERROR: the sampling process did
-    not start, or was lost; the application ran all the same. MPI_ERROR: other ranks' data did not arrive.
-    FILE_NOT_FOUND: there is no such script or command. CLOSED: `close` was called.
+    Attributes
+    ----------
+    SETUP : made, nothing started.
+    READY : the sampling process has taken its first reading.
+    RUNNING : the application runs.
+    PROCESSING : it has ended and its data are being evaluated; what a good run returns.
+    SCRIPT_ERROR : the application raised, or ended with a code other than 0.
+    PERUN_ERROR : its data could not be evaluated.
+    SP_ERROR : the sampling process did not start, or was lost; the application ran all the same.
+    MPI_ERROR : other ranks' data did not arrive.
+    FILE_NOT_FOUND : there is no such script or command.
+    CLOSED : `close` was called.
     """
 
     SETUP = enum.auto()
@@ -455,7 +462,7 @@ def _sees_gpus() -> bool:
 
 
 def _register(name: str, place: Place) -> str:
-    """Tell the leader's sampling process of a rank that is about to start; it waits for this process to end.
+    """Register a rank that is about to start with the leader's sampling process; it waits for this process to end.
 
     Returns the address of its desk; empty where it does not come (the leader's command is started without perun, say),
     and at once where nobody knows where to look (a PID namespace of its own).
@@ -483,7 +490,7 @@ def _register(name: str, place: Place) -> str:
 
 
 def _tell_end(desk: str, ended: Ended) -> None:
-    """Tell the leader's sampling process how a rank's command ended."""
+    """Report to the leader's sampling process how a rank's command ended."""
     from dataclasses import asdict
 
     from perun_hpc.errors import PerunError

@@ -1,4 +1,4 @@
-"""What the sampling process is told, and what it shares with the one that starts it."""
+"""What the sampling process is given, and what it shares with the one that starts it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SUFFIX = ".rank"
 ANSWER_S = 1.0
 REGISTER_S = 10.0
 ENDED = ("rank", "code", "signal", "cpu_ns", "rss_peak_b", "start_ns", "end_ns")
-"""What `rank-end` tells: the fields of `child.Ended`."""
+"""What `rank-end` reports: the fields of `child.Ended`."""
 
 
 class Host(Protocol):

@@ -1,9 +1,8 @@
-"""Where runs are kept: DATA_OUT/APP/RUN_ID/ROUND/HOST/. New runs get directories of their own, nothing is ever
-rewritten.
+"""Where runs are kept: DATA_OUT/APP/RUN_ID/ROUND/HOST/.
 
-Ranks of one launch, on all hosts that share the file system, agree on one run id; launches, array tasks and runs that
-start
-in the same second do not.
+Every run gets a directory of its own, and nothing is ever rewritten. The ranks of one launch, on all hosts that share
+the file system, use one run id; other launches, other tasks of an array, and runs that start in the same second get
+another one.
 """
 
 from __future__ import annotations

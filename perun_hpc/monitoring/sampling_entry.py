@@ -16,9 +16,9 @@ def main(orders_fd: int, ready: int, start: int, stop: int, close: int, queue: i
     from perun_hpc.monitoring.sampling_process import sample
 
     try:
-        told = Queue((orders_fd, -1)).get()
+        given = Queue((orders_fd, -1)).get()
     except EOFError:
         os._exit(0)  # the parent has ended, or has no use for us
     signals = Signals(Event(ready), Event(start), Event(stop), Event(close), Queue((-1, queue)))
-    sample(Orders._make(tuple(item) if isinstance(item, list) else item for item in told), signals)
+    sample(Orders._make(tuple(item) if isinstance(item, list) else item for item in given), signals)
     os._exit(0)  # all is written; taking the interpreter down in order would cost the parent another 30 ms

@@ -1,6 +1,6 @@
 """The sampling process of a run where no agent measures: reads the sensors of this host and writes as it goes.
 
-Started by `spawn`, before the application. It ends when it is told to, or when its parent is gone; a signal that is
+Started by `spawn`, before the application. It ends when it is asked to, or when its parent is gone; a signal that is
 meant for the application does not touch it. The ranks of this host hand their data to its socket (`ranks.Desk`).
 """
 
@@ -36,7 +36,7 @@ SAVE_NS = 5_000_000_000
 
 
 def sample(orders: Orders, signals: Signals) -> None:
-    """The process' work: sample until told to stop, then say how it went."""
+    """The process' work: sample until asked to stop, then say how it went."""
     try:
         status, error = "complete", ""
         path = _run(orders, signals)
@@ -67,10 +67,10 @@ def _claimed(orders: Orders, known: set[str]) -> set[str]:
     """Those of the sensors that nobody on this host owns yet: a device that only this rank is shown."""
     from perun_hpc.wire.client import request
 
-    told = request(
+    answer = request(
         "claim", {"sensors": "\n".join(sorted(known))}, timeout_s=CLAIM_S, path=orders.socket, owner=os.geteuid()
     )
-    return set((told.get("sensors") or "").split("\n")) - {""}
+    return set((answer.get("sensors") or "").split("\n")) - {""}
 
 
 class _Sampler:
@@ -140,7 +140,7 @@ class _Sampler:
         )
 
     def _sample(self) -> NodeStore | None:
-        """Sample until told to stop; returns the store, None where the run was over before the first row."""
+        """Sample until asked to stop; returns the store, None where the run was over before the first row."""
         from perun_hpc.monitoring.callbacks import LiveCallbacks
 
         live = LiveCallbacks.from_files(self._orders.live)

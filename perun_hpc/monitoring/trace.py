@@ -31,7 +31,7 @@ def read(
     ).T.reshape(len(sensors), len(edges))  # fmt: skip
     for column, sensor in enumerate(sensors):
         if sensor.kind is Kind.COUNTER and edges[-1]["values"][column] is not None:
-            # The last edge as the running sum tells it: it knows of wraps.
+            # The last edge as the running sum gives it: it knows of wraps.
             edge_values[column, -1] = summary["results"][column]["base"]
     times, values = _rows(directory, summary, sensors)
     inside = (times > edge_times[0]) & (times < edge_times[-1])

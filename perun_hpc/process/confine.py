@@ -1,8 +1,7 @@
 """What a process takes from itself for good, and from every child after it: privileges, system calls, places to write.
 
 By prctl(2), capset(2), a list of system calls that are refused with EPERM (seccomp(2)), and Landlock. Nothing of it can
-be undone.
-Each function raises OSError where the kernel refuses; what could be taken is taken all the same.
+be undone. Each function raises OSError where the kernel refuses; what could be taken is taken all the same.
 """
 
 from __future__ import annotations

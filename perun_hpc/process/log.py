@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Noted(Protocol):
-    """Whose record tells of a failure: a session."""
+    """Whose record names a failure: a session."""
 
     def fail(self, what: str) -> None:
         """Something of it could not be done."""
@@ -36,7 +36,7 @@ def guard(what: str, work: Callable[[], T], of: Noted | None = None) -> T | None
     """Do something whose failure must cost no more than itself; None where it failed.
 
     What a disk, a tool or a message refuses is said. Anything else is a fault of perun's own: it is said with its
-    place, and `of` is told, whose record then says that it is partial.
+    place, and `of`, whose record then says that it is partial, hears of it.
     """
     try:
         return work()

@@ -1,4 +1,4 @@
-"""The agent's socket: who speaks is what the kernel says, every message is bounded, nobody can take all the room."""
+"""The agent's socket: who speaks is what the kernel says, every message is bounded, nobody can take all the places."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ FORM = "%Y-%m-%dT%H:%M:%S%z"
 
 def is_the_journal(descriptor: int) -> bool:
     """Whether lines written there get their time from systemd's journal (see JOURNAL_STREAM in systemd.exec(5))."""
-    told = os.environ.get("JOURNAL_STREAM")
-    if not told:
+    journal = os.environ.get("JOURNAL_STREAM")
+    if not journal:
         return False
     try:
         at = os.fstat(descriptor)
     except OSError:
         return False
-    return told == f"{at.st_dev}:{at.st_ino}"
+    return journal == f"{at.st_dev}:{at.st_ino}"
 
 
 def stamp(descriptor: int = 2) -> str:

@@ -136,8 +136,8 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
         powers += " (the nodes' highest, summed)" if len(r.nodes) > 1 else ""
     lines += _labelled("Power", powers)
     # Slurm's comment has no nodes in it, but says that none is missing.
-    told = len(r.nodes) or (r.num_nodes if r.status == "complete" else 0)
-    seen = f", {told} of {r.num_nodes} nodes" if r.num_nodes > 1 and told else ""
+    reported = len(r.nodes) or (r.num_nodes if r.status == "complete" else 0)
+    seen = f", {reported} of {r.num_nodes} nodes" if r.num_nodes > 1 and reported else ""
     lines += _labelled("Coverage", f"{q.percent(r.coverage)} of the job's time{seen}")
     lines += _labelled("Scope", _scope(r))
     return [*lines, *_footprint(r)]
@@ -301,7 +301,7 @@ def _region_table(regions: Sequence[Region], style: Style, limit: int) -> list[s
     more = [f"  and {len(regions) - limit} more: perun report --json"] if len(regions) > limit else []
     lines = [*_bold_head(table(rows, head, (False, True, True, True, True, True), style), style), *more]
     if any(g.energy_uj is not None and q.within_bound(g.energy_uj, g.u_uj) for g in shown):
-        note = "regions shorter than the sampling period cannot be told apart: their energy has an upper bound only"
+        note = "the energy of regions shorter than the sampling period has an upper bound only"
         lines += wrapped(note, 2, "  ")
     return lines
 
@@ -337,10 +337,12 @@ def _missing(r: EnergyRecord, style: Style) -> list[str]:
     return [*_list(heading, [*r.missing, *late], style), *_list("Notes", r.notes, style)]
 
 
-def _list(heading: str, told: Sequence[str], style: Style) -> list[str]:
-    if not told:
+def _list(heading: str, sentences: Sequence[str], style: Style) -> list[str]:
+    if not sentences:
         return []
-    shown = told if len(told) <= 5 else [*told[:4], f"and {len(told) - 4} more: perun report --json"]
+    shown = (
+        sentences if len(sentences) <= 5 else [*sentences[:4], f"and {len(sentences) - 4} more: perun report --json"]
+    )
     lines = ["", style.warn(heading)]
     for text in shown:
         lines += wrapped(text, 4, "  - ")

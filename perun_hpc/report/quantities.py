@@ -38,7 +38,7 @@ def bounded(uj: int | None, u_uj: int, sign: str) -> str:
 
 
 def within_bound(uj: int, u_uj: int) -> bool:
-    """Whether the expanded uncertainty (k=2) exceeds the value: nothing was told apart from 0."""
+    """Whether the expanded uncertainty (k=2) exceeds the value: nothing was distinguished from 0."""
     return u_uj > 0 and uj < 2 * u_uj
 
 

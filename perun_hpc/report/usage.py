@@ -24,7 +24,7 @@ _NAME, _SHORTEST_NAME = 16, 6
 def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, currency: str | None) -> list[str]:
     """Return a table of 80 columns, with a line for the sum and what the sum does not hold.
 
-    CO2 and cost stand in it unless `currency` is None; where there is no room, in a table below.
+    CO2 and cost stand in it unless `currency` is None; where there is no space, in a table below.
     """
     if not rows:
         return ["no jobs in this time"]

@@ -187,7 +187,7 @@ def _interpreter() -> list[str]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether it is a message's or a session's name, as `slurm/hooks/inbox.c` tells them from what others left."""
+    """Whether it is the name of a message or session, as `slurm/hooks/inbox.c` recognises these."""
     return "0" <= name[0] <= "9"
 
 
@@ -234,8 +234,8 @@ def run(name: str, env: Mapping[str, str], places: Places) -> None:
     limit_s = deadline_ms(conf.get("deadline_ms")) / 1e3
     signal.setitimer(signal.ITIMER_REAL, limit_s)
     fields = compose(env, mono_ns)
-    told = (fields.get(key, "0") for key in ("job_id", "restart_count"))
-    digits = [text if text.isascii() and text.isdecimal() else "0" for text in told]
+    texts = (fields.get(key, "0") for key in ("job_id", "restart_count"))
+    digits = [text if text.isascii() and text.isdecimal() else "0" for text in texts]
     message = Waiting(places.run / "inbox", f"{mono_ns:020}-{verb}-{digits[0]}-{digits[1]}.msg", encode(verb, fields))
     _waiting.append(message)
     try:

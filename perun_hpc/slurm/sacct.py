@@ -154,7 +154,7 @@ def _rows(text: str, delimiter: str, extra: Sequence[str]) -> list[SlurmJob]:
 
 
 def _runs(rows: Iterable[SlurmJob]) -> list[SlurmJob]:
-    """Return the runs that sacct's rows tell of, numbered by their start."""
+    """Return the runs that sacct's rows name, numbered by their start."""
     by_id: dict[int, list[SlurmJob]] = {}
     for row in rows:
         by_id.setdefault(row.job_id, []).append(row)
@@ -232,13 +232,13 @@ def pair_runs(
     decide. Returns index of the run -> index of the span.
     """
     found = []
-    told = [*sluids, *[None] * (len(spans) - len(sluids))]
+    named = [*sluids, *[None] * (len(spans) - len(sluids))]
     for index, job in enumerate(jobs):
         # A run that was requeued while its nodes were made ready has nodes, and a prolog ran there, but no start.
         first_s = job.start_s if job.start_s is not None else job.submit_s
         if first_s is not None and job.nodelist:
             for at, (start_s, end_s) in enumerate(spans):
-                if told[at] and job.sluids and told[at] not in job.sluids:
+                if named[at] and job.sluids and named[at] not in job.sluids:
                     continue
                 last_s = job.end_s if job.end_s is not None else max(end_s, first_s)
                 found.append((min(last_s, end_s) - max(first_s, start_s), -abs(first_s - start_s), index, at))
@@ -269,7 +269,7 @@ def by_id(jobs: Iterable[SlurmJob]) -> dict[int, list[SlurmJob]]:
 
 
 def nodes_of(jobs: Iterable[SlurmJob]) -> frozenset[str] | None:
-    """Return the nodes that the runs of a job had; None where Slurm does not tell of each run that ran."""
+    """Return the nodes that the runs of a job had; None where Slurm does not name the nodes of each run that ran."""
     nodes: set[str] = set()
     for job in jobs:
         if not job.nodelist and job.start_s is not None and job.num_nodes:

@@ -83,7 +83,7 @@ class GrowingShard:
 
 
 def end_of(index: Index) -> int:
-    """Where a shard with this index has room for more."""
+    """Where a shard with this index has space for more."""
     used = [offset + length for offset, length in index if offset != codec.NONE]
     return max([codec.index_bytes(len(index)), *used])
 

@@ -96,7 +96,7 @@ def test_what_was_said_so_far_names_the_nodes_that_have_not_told(tmp_path: Path)
     assert publish_running(archive, Tools(time.time)) == 1
     record = from_json((archive.job(Run(4711, 0)) / RUNNING).read_bytes())
     assert record.status == "running" and record.missing_nodes == ()
-    assert len(record.missing) == 1 and "1 of 2 nodes have told" in record.missing[0]
+    assert len(record.missing) == 1 and "1 of 2 nodes have reported" in record.missing[0]
     assert record.coverage <= 0.5
     (archive.job(Run(4711, 0)) / RUNNING).write_text("{ torn")
     with pytest.raises(NotFoundError):

@@ -243,3 +243,25 @@ def test_the_administrators_lines_are_those_that_the_cluster_is_tested_with():
     install = (ROOT / "docs/install.md").read_text()
     for line in [line for line in (*slurm_conf, *plugstack) if line and not line.startswith("#")]:
         assert line in install
+
+
+def long_prose(text: str) -> list[int]:
+    """The numbers of the lines that are too long, outside of tables, code and what cannot be broken (links)."""
+    found, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        code = fenced or line.startswith(("    ", "|"))
+        if not code and len(line) > 120 and len(line.split()) > 1:
+            found.append(number)
+    return found
+
+
+def test_prose_ends_at_120_columns():
+    pages = tracked("docs/*.md", "README.md", "CONTRIBUTING.md", "SECURITY.md")
+    assert not [f"{page.relative_to(ROOT)}:{number}" for page in pages for number in long_prose(page.read_text())]
+
+
+def test_long_prose_is_found_and_tables_code_and_links_are_not():
+    long = "word " * 30
+    assert long_prose(f"short\n{long}\n") == [2]
+    assert not long_prose(f"| {long}\n```\n{long}\n```\n    {long}\nhttps://host/{'x' * 200}\n")

@@ -38,9 +38,11 @@ class Meter:
 
     Attributes
     ----------
-    sensors : the energy counters; `domains`: what is attributed, by name.
+    sensors : the energy counters.
+    domains : what is attributed, by name.
     static : static power of every domain.
-    last : the reading that opened the current interval; `uses` and `parent_cpu_ns` are the cgroups' figures at it.
+    last : the reading that opened the current interval.
+    uses, parent_cpu_ns : what the cgroups said at that reading.
     schedule : when an interval ends at the latest.
     learning, idling, checks : what is learnt from the readings on the way.
     """

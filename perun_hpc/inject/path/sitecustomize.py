@@ -1,4 +1,4 @@
-"""Runs at the start of the user's Python: tidies up behind the launcher, arms the rank, and makes room for the real
+"""Runs at the start of the user's Python: tidies up behind the launcher, arms the rank, and hands over to the real
 sitecustomize.
 
 Whatever Python finds on PYTHONPATH runs this, Python 2 included: the syntax is of them all, and nothing here raises.

@@ -9,7 +9,7 @@ from pathlib import Path
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.monitoring import runs
-from perun_hpc.monitoring.callbacks import tell
+from perun_hpc.monitoring.callbacks import say
 from perun_hpc.store import files
 
 SUFFIX = {
@@ -38,11 +38,11 @@ def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> N
 
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
             sys.stdout.flush()
-        tell(text.render(tree, settings), "")
+        say(text.render(tree, settings), "")
         return
     target = beside(Path(data_out), path.parent, settings.format)
     write(tree, path.parent, target, settings.format, settings)
-    tell(str(target))
+    say(str(target))
 
 
 def beside(data_out: Path, directory: Path, format: str) -> Path:

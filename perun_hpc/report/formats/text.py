@@ -165,7 +165,7 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
     if job_id is not None:
         return f"The application ran for {runtime:.3f} s; the node's agent measures it: perun report {job_id}."
     if not isinstance(energy, Stats):
-        return f"The application ran for {runtime:.3f} s; no sensor told its energy."
+        return f"The application ran for {runtime:.3f} s; no sensor measured its energy."
     factor, unit = readable(MetricType.ENERGY, energy.sum, settings)
     names = {host.id for run in runs for host in run.walk(NodeType.NODE)}
     who = f"The {len(names)} hosts" if len(names) > 1 else "The host"
