@@ -57,7 +57,7 @@ def interval(begin: int, end: int, joules: int, domain: str = "package-0") -> st
     return json.dumps(told) + "\n"
 
 
-def test_what_a_node_told_once_of_a_time_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_node_reported_once_of_a_time_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Whoever speaks for a node later: its ledger only grows, and what contradicts it is kept apart and named."""
     (tmp_path / "archive").mkdir()
     paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
@@ -72,8 +72,8 @@ def test_what_a_node_told_once_of_a_time_stays(tmp_path: Path, capfd: pytest.Cap
     assert (home / DAY).read_text() == first + interval(30, 40, 7) + interval(40, 50, 9)
     aside = home / f"{DAY[:10]}.aside.jsonl"
     assert aside.read_text() == interval(20, 30, 900) + interval(50, 40, 3) + interval(30, 40, 8)
-    told = capfd.readouterr().err
-    assert told.count("do not fit what it told") == 2 and str(aside) in told
+    logged = capfd.readouterr().err
+    assert logged.count("contradict what it sent") == 2 and str(aside) in logged
     (finding,) = odd_lines([aside], "2026-11-22", "2026-11-22")
     assert finding.where == "n1 2026-11-22" and "3 lines" in finding.what
     assert odd_lines([aside], "2026-11-23", "2026-11-24") == []
