@@ -44,17 +44,17 @@ def environment(moment: Moment, shift: Path) -> dict[str, str]:
     }
 
 
-def tried(moment: Moment, tests: Sequence[str], directory: Path, shift: Path) -> table.Result:
+def tried(moment: Moment, tests: Sequence[str], processes: int, directory: Path, shift: Path) -> table.Result:
     """Run the tests at a moment, and those that failed once more, alone; what they print is shown."""
 
-    def run(chosen: Sequence[str]) -> table.Result:
+    def run(chosen: Sequence[str], *options: str) -> table.Result:
         report = directory / f"{moment.name}.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.dates.plugin"]
-        command += [f"--junitxml={report}", *chosen]
+        command += [f"--junitxml={report}", *options, *chosen]
         subprocess.run(command, cwd=ROOT, env=environment(moment, shift), check=False)
         return table.read(report)
 
-    first = run(tests)
+    first = run(tests, "-n", str(processes))
     return table.run_alone(first, run(first.failed)) if first.failed else first
 
 
@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="moments; default: all, each written once it is done")
     parser.add_argument("--missing", action="store_true", help="only those that docs/dates.md does not have yet")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="only these tests; docs/dates.md stays as it is")
+    parser.add_argument("--processes", type=int, default=6, metavar="N", help="among which the tests are shared out")
     chosen = parser.parse_args()
     known = {moment.name: moment for moment in moments(datetime.now(UTC))}
     if unknown := [name for name in chosen.names if name not in known]:
@@ -88,7 +89,7 @@ def main() -> int:
             local = Moment(name, moment.what, moment.begin.astimezone(ZoneInfo(moment.zone)), moment.zone, moment.flow)
             folders = [*WHOLE, *(FLOW if moment.flow else ())]
             print(f"== {name}: {moment.what}, {local.begin:%Y-%m-%d %H:%M} {moment.zone}", flush=True)
-            result = tried(local, chosen.tests or folders, Path(scratch), shift)
+            result = tried(local, chosen.tests or folders, chosen.processes, Path(scratch), shift)
             failed = failed or bool(result.failed)
             if not chosen.tests:
                 write(table.row(local, result, [folder.removeprefix("tests/") for folder in folders]), list(known))
