@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from perun_hpc.accounting.summing import (
     sum_boundaries,
 )
 from perun_hpc.data_model.boundary import MAX_NOTE, MAX_NOTES
-from perun_hpc.data_model.record import Device, EnergyRecord, Rank, Region, Step, to_dict
+from perun_hpc.data_model.record import Device, EnergyRecord, Rank, Region, Step, to_json
 from perun_hpc.errors import UnavailableError
 from perun_hpc.slurm.sacct import (
     CLOCK_S,
@@ -102,7 +103,7 @@ def test_every_figure_of_a_record_is_the_sum_that_it_says() -> None:
     )  # fmt: skip
     assert record.missing_nodes == ("n3",)
     _, dram, gpu, meter = record.components
-    assert to_dict(record)["components"][0] == {
+    assert json.loads(to_json(record))["components"][0] == {
         "component": "cpu", "energy_uj": 24_000_000, "u_uj": 800, "static_uj": 6_000_000, "dynamic_uj": 18_000_000,
         "idle_uj": 0, "suspended_uj": 14, "modelled_uj": 10, "covered_ns": 380 * NS, "gap_ns": 20 * NS, "domains": 4,
         "provenance": "modelled", "methods": ["cores", "exclusive"],
