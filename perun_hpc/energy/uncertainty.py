@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NS_PER_S = 1_000_000_000
-COVERAGE_FACTOR = 2
-"""Reports show k = 2, about 95 %."""
 
 ATTRIBUTION_ERROR: dict[str, float] = {
     "exclusive": 0.0,

@@ -163,6 +163,23 @@ def test_one_domain_that_is_not_known_leaves_a_partial_sum_of_the_others() -> No
     assert summed(boundary(state="open", why=None)).missing == ("n1: closed without an end reading",)
 
 
+def test_nothing_known_is_nothing_covered() -> None:
+    assert summed(boundary(domains={"dram-0": domain("dram", None), "gpu-a": domain("gpu", None)})).coverage == 0.0
+    assert summed(boundary(domains={})).coverage == 0.0
+
+
+def test_the_uncertainty_of_a_meter_counts_where_there_is_nothing_else() -> None:
+    meter, package = domain("node", 100, u_uj=7), domain("cpu", 60, u_uj=3)
+    assert summed(boundary(domains={"node": meter})).u_uj == 7
+    assert summed(boundary(domains={"node": meter, "package-0": package})).u_uj == 3
+
+
+def test_what_is_not_known_is_not_wasted() -> None:
+    record = add_slurm(summed(boundary(domains={})), slurm_job(state="FAILED"))
+    assert (record.energy_uj, record.wasted_uj) == (None, 0)
+    assert carry_slurm(record, record).wasted_uj == 0
+
+
 def test_idle_time_of_gpus_is_known_where_it_is_of_each() -> None:
     parts = {"gpu-a": domain("gpu", 5, idle_ns=3 * NS), "gpu-b": domain("gpu", 5, idle_ns=None)}
     assert summed(boundary(domains=parts)).gpu_idle_s is None
@@ -295,7 +312,7 @@ def test_what_slurm_does_not_know_stays_as_the_nodes_told_it() -> None:
 @pytest.mark.parametrize(("more_s", "coverage"), [(2, 1.0), (3, 100 / 103), (100, 0.5)])
 def test_a_job_longer_by_more_than_rounding_is_covered_in_part(more_s: int, coverage: float) -> None:
     record = add_slurm(summed(boundary()), slurm_job(end_s=START_S + 100 + more_s))
-    assert record.coverage == pytest.approx(coverage)
+    assert record.coverage == pytest.approx(coverage, rel=1e-12)
     wider = add_slurm(summed(boundary()), slurm_job(end_s=START_S + 100 + more_s, num_nodes=2))
     assert wider.coverage == pytest.approx(coverage if more_s <= 2 else coverage / 2)
 
@@ -415,6 +432,12 @@ def test_runs_are_numbered_by_their_start_and_anew_when_an_id_has_come_again() -
     waits = {"Submit": "300", "Start": "Unknown", "End": "Unknown", "State": "PENDING"}
     assert [job.run for job in rows(second, requeued)] == [0, 1]
     assert [(job.run, job.state) for job in rows(waits, requeued)] == [(0, "REQUEUED"), (1, "PENDING")]
+    at_once = {"Submit": "100", "Start": "Unknown", "End": "Unknown", "State": "PENDING"}
+    assert [job.state for job in rows(at_once, {"Start": "Unknown"}, {})] == ["COMPLETED", "COMPLETED", "PENDING"]
+    assert [job.end_s for job in rows({"Start": "Unknown", "End": "150"}, {"Start": "Unknown", "End": "140"})] == [
+        140,
+        150,
+    ]
     for gap_s, number in ((CLOCK_S, 1), (CLOCK_S + 1, 0)):
         again = {"Submit": str(300 + gap_s), "Start": str(400 + gap_s), "End": str(500 + gap_s)}
         assert [job.run for job in rows(requeued, again)] == [0, number]

@@ -11,13 +11,16 @@ import pytest
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.base.spool import write_json
 from perun_hpc.agent.daemon import INLINE
-from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
+from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Views
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
+from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.policy import parse
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.clock import MACHINE
 
@@ -37,7 +40,7 @@ def put(path: Path, text: str) -> None:
 class Machine:
     """One package of four CPUs, jobs with cgroups of version 1, and a meter of them."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, policy_text: bytes = b"", cores: int = CPUS) -> None:
         self.paths = AgentPaths(base / "run", base / "spool", base / "root")
         self.paths.node.mkdir(parents=True)
         self.root = self.paths.root
@@ -48,13 +51,17 @@ class Machine:
         put(zone / "max_energy_range_uj", "262143328850\n")
         self.counter = zone / "energy_uj"
         for cpu in range(CPUS):
-            put(self.root / f"sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{cpu}\n")
+            put(self.root / f"sys/devices/system/cpu/cpu{cpu}/topology/core_id", f"{cpu % cores}\n")
         put(self.root / "sys/devices/system/cpu/online", "0-3\n")
         put(self.root / "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
         self.run({}, 0)
         self.node = Node.open(self.root, INLINE, MACHINE)
         self.register = Register("n1", CPUS)
+        if policy_text:
+            write_json(base / "policy.json", compile_policy(parse(policy_text, "p")))
         policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
+        if policy_text:
+            policy.check()  # there is no newer one: what was compiled rules
         self.ledger = NodeLedger(self.paths)
         views = Views(self.paths, self.register)
         topology = partial(machine.topology, self.root)
@@ -115,6 +122,35 @@ def test_energy_goes_by_cpu_time(host: Machine) -> None:
     assert (first.cpu_ns, second.cpu_ns) == (300 * TICK_NS, 100 * TICK_NS)
     assert (first.cpus, second.cpus) == ([0, 1], [2, 3])
     assert (first.mem_peak_b, second.mem_peak_b) == (9, 7)
+
+
+def test_a_second_interval_has_what_was_used_in_it(host: Machine) -> None:
+    first, second = two_jobs(host)
+    for round in (1, 2):
+        host.run({0: 300, 2: 100}, 1_000_000)
+        host.cgroup(1, round * 300 * TICK_NS, "0-1")
+        host.cgroup(2, round * 100 * TICK_NS, "2-3")
+        host.all_jobs(round * 400 * TICK_NS)
+        host.meter.end_interval()
+    assert (first.energy_uj, second.energy_uj) == (1_500_000, 500_000)
+    assert (first.cpu_ns, second.cpu_ns) == (600 * TICK_NS, 200 * TICK_NS)
+
+
+def test_the_policy_says_how_long_intervals_are_and_what_a_second_thread_weighs(tmp_path: Path) -> None:
+    host = Machine(tmp_path, b"sampling: {interval: 5 s}\nenergy: {kappa: 0.6}\n", cores=2)
+    assert host.meter.keeps_pace
+    assert host.meter.schedule.period_ns == 5 * S
+    host.meter.parametrise()
+    host.cgroup(1, 0, "0,2")
+    host.cgroup(2, 0, "1")
+    host.begin(1), host.begin(2)
+    host.meter.end_interval()
+    host.run({0: 100, 1: 100, 2: 100}, 2_600_000)
+    host.cgroup(1, 200 * TICK_NS, "0,2")
+    host.cgroup(2, 100 * TICK_NS, "1")
+    host.meter.end_interval()
+    assert [session.energy_uj for session in host.register.live.values()] == [1_600_000, 1_000_000]
+    host.node.close()
 
 
 def test_a_job_whose_cgroup_is_gone_has_what_the_one_above_kept(host: Machine) -> None:
@@ -205,7 +241,7 @@ def test_an_interval_is_due_at_the_time_of_the_schedule(host: Machine) -> None:
     assert not meter.is_due(due_ns - 1, due_ns - 1 + to_wall_ns)
     assert meter.is_due(due_ns, due_ns + to_wall_ns)
     assert not meter.is_due(due_ns, due_ns + to_wall_ns)
-    assert meter.schedule.due_mono_ns == due_ns + INTERVAL_NS
+    assert meter.schedule.due_mono_ns == due_ns + 10 * S
     assert meter.keeps_pace
 
 

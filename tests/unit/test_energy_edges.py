@@ -18,9 +18,10 @@ from perun_hpc.energy.attribute import (
     IntervalInput,
     JobInput,
     NodeInput,
+    Share,
     attribute,
 )
-from perun_hpc.energy.containment import package_number
+from perun_hpc.energy.containment import package_number, plan
 from perun_hpc.energy.counters import (
     Difference,
     Span,
@@ -67,6 +68,15 @@ def of(result, domain):
 )  # fmt: skip
 def test_the_package_of_a_domain_is_its_number(domain, number):
     assert package_number(domain) == number
+
+
+def test_only_energy_and_power_are_energy():
+    time = replace(GAUGE, id="proc:cpu:time", kind=Kind.COUNTER, quantity=Quantity.TIME, component="cpu", domain="cpu")
+    stock = replace(GAUGE, id="x:cpu:energy", kind=Kind.GAUGE, quantity=Quantity.ENERGY, component="cpu", domain="cpu")
+    rate = replace(GAUGE, id="x:cpu:power", kind=Kind.COUNTER, component="cpu", domain="cpu")
+    assert plan([time, stock, rate]).domains == ()
+    (power,) = plan([time, GAUGE]).domains
+    assert (power.name, power.kind) == ("node", DomainKind.METER)
 
 
 # --- static power
@@ -173,6 +183,17 @@ def test_a_time_below_nothing_is_one_that_is_not_known(cpu_ns):
     backwards = of(attribute(interval([package], [other], {0: -1, 1: S})), "package-0")
     assert backwards.by_party() == {"job:2.0": 1000}
     assert "CPU 0 went backwards" in backwards.why
+
+
+def test_a_thread_that_slept_weighs_nothing():
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=10**12, package=0)
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=S)
+    assert of(attribute(interval([package], [job], {0: S})), "package-0").by_party() == {"job:1.0": 10**12}
+
+
+def test_a_share_has_no_parts_that_nobody_named():
+    assert Share("job:1.0", 5) == Share("job:1.0", 5, 0, 0, 0, 0)
+    assert DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1).static_uw == 0
 
 
 def test_a_suspended_job_without_a_cgroup_has_done_nothing():
@@ -405,6 +426,10 @@ def test_a_factor_holds_from_its_time_on_and_the_first_before():
             "f, line 2: '9.1' is no value: write a number from 0 to 9, or leave the line out",
         ),
         (
+            "time,value\n2026-01-01T00:00Z,inf\n",
+            "f, line 2: 'inf' is no value: write a number from 0 to 9, or leave the line out",
+        ),
+        (
             "time,value\n2026-01-01T00:00Z,1,5\n",
             "f, line 2: more columns than the first line names: decimals are written with a point",
         ),
@@ -420,6 +445,10 @@ def test_a_series_holds_its_bounds_and_sorts_its_times():
     text = "value,time\n9,2026-01-02T00:00Z\n0,2026-01-01T01:00+01:00\n"
     factor = series(text, "s", "d", "EUR", low=0, high=9)
     assert factor == Factor((0.0, 9.0), (1_767_225_600 * S, 1_767_312_000 * S), "s", "d", "EUR")
+    with pytest.raises(ConfigError, match="'nan' is no value: write a number, or leave"):
+        series("time,value\n2026-01-01T00:00Z,nan\n", "s", "d")
+    with pytest.raises(ConfigError, match="'inf' is no value"):
+        series("time,value\n2026-01-01T00:00Z,inf\n", "s", "d")
     with pytest.raises(ConfigError, match="the series of 's', line 2"):
         series("time,value\nx,1\n", "s", "d")
 
