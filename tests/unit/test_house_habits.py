@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -59,3 +60,35 @@ def test_every_target_that_the_documents_name_is_there() -> None:
     }
     assert {"check", "test", "demo"} <= {target for _, target in named}
     assert sorted((name, target) for name, target in named if target not in targets()) == []
+
+
+def always_true(test: ast.expr) -> bool:
+    """Whether an assertion holds whatever the code does: of a constant, of a tuple, of a thing and itself."""
+    if isinstance(test, ast.Constant):
+        return bool(test.value)
+    if isinstance(test, ast.Tuple | ast.GeneratorExp):
+        return True
+    if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+        return False
+    left, right = ast.unparse(test.left), ast.unparse(test.comparators[0])
+    length = left.startswith("len(") and right == "0" and isinstance(test.ops[0], ast.GtE)
+    return length or (left == right and isinstance(test.ops[0], ast.Eq | ast.Is | ast.LtE | ast.GtE))
+
+
+def test_no_assertion_holds_whatever_the_code_does() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert) and always_true(node.test)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "always"),
+    [("a == a", True), ("len(a) >= 0", True), ("(a, b)", True), ("1", True), ("a is a", True), ("a == b", False),
+     ("a != a", False), ("a", False), ("len(a) > 0", False), ("False", False), ("(x for x in a)", True)],
+)  # fmt: skip
+def test_an_assertion_that_cannot_fail_is_found(text: str, always: bool) -> None:
+    assert always_true(ast.parse(text, mode="eval").body) is always
