@@ -13,12 +13,13 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from perun_hpc.data_model.codec import MISFITS, decode
+from perun_hpc.data_model.sensor import Provenance, worst
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.record/1"
 LARGEST = (1 << 63) - 1
 """What a ledger column holds: a larger number is in no record that was ever stored."""
-PROVENANCES = ("measured", "modelled", "estimated", "simulated")
+PROVENANCES = tuple(one.value for one in Provenance)
 """From best to worst; a sum carries the worst of its parts."""
 
 T = TypeVar("T")
@@ -246,8 +247,7 @@ class EnergyRecord:
 
 def worst_provenance(words: list[str]) -> str:
     """Return the worst of `words`; an unknown word counts as `estimated`, nothing at all as `measured`."""
-    ranks = [PROVENANCES.index(w if w in PROVENANCES else "estimated") for w in words]
-    return PROVENANCES[max(ranks, default=0)]
+    return worst(w if w in PROVENANCES else "estimated" for w in words).value
 
 
 def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
@@ -30,6 +31,11 @@ class Provenance(StrEnum):
     def rank(self) -> int:
         """0 for the best; a sum carries the highest rank of its parts."""
         return list(Provenance).index(self)
+
+
+def worst(provenances: Iterable[str]) -> Provenance:
+    """The worst of several provenances, which a sum of figures carries; measured without any."""
+    return max(map(Provenance, provenances), key=lambda one: one.rank, default=Provenance.MEASURED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

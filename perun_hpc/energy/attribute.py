@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from perun_hpc.data_model import cpu_list
-from perun_hpc.data_model.sensor import Provenance
+from perun_hpc.data_model.sensor import Provenance, worst
 
 IDLE = "idle"
 SYSTEM = "system"
@@ -444,7 +444,7 @@ def _power_times(power_uw: int, duration_ns: int) -> int:
 
 
 def _modelled(provenance: Provenance) -> Provenance:
-    return max(provenance, Provenance.MODELLED, key=lambda one: one.rank)
+    return worst((provenance, Provenance.MODELLED))
 
 
 def _join(
@@ -546,7 +546,7 @@ def _residual(
     if meter.total_uj is None:
         return DomainShares(name, None, (), "gap", meter.provenance)
     rest_uj = meter.total_uj - sum(leaf.total_uj or 0 for leaf in leaves) - sum(meter.inside.values())
-    provenance = max([meter.provenance, *(leaf.provenance for leaf in leaves)], key=lambda one: one.rank)
+    provenance = worst((meter.provenance, *(leaf.provenance for leaf in leaves)))
     if rest_uj < 0:
         return DomainShares(
             name, rest_uj, (Share(UNKNOWN, rest_uj, 0, rest_uj),), "negative residual", _modelled(provenance)

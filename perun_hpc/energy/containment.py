@@ -7,7 +7,7 @@ leaf, or one whose place is unknown, is never added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
@@ -52,14 +52,30 @@ class Plan:
         """The meters; leaves outside them add to their sum."""
         return tuple(domain for domain in self.domains if domain.kind is DomainKind.METER)
 
-    def node_total(self, values: Mapping[str, int]) -> int | None:
-        """Sum over the node from values by domain name: meters, and the leaves outside every meter.
+    @property
+    def counted(self) -> tuple[EnergyDomain, ...]:
+        """The domains that rest on a counter; a gauge must be integrated first."""
+        return tuple(domain for domain in self.domains if domain.sensor.kind is Kind.COUNTER)
 
-        None when a needed value is missing: a sum without one of its parts would look like a smaller machine.
-        """
-        inside = {leaf for meter in self.meters for leaf in meter.leaves}
-        names = [domain.name for domain in self.domains if domain.name not in inside]
-        return sum(values[name] for name in names) if names and all(name in values for name in names) else None
+
+def energy_counters(sensors: Iterable[Sensor]) -> tuple[Sensor, ...]:
+    """The sensors whose readings are edges."""
+    return tuple(s for s in sensors if s.kind is Kind.COUNTER and s.quantity is Quantity.ENERGY)
+
+
+def integrated(sensors: Iterable[Sensor]) -> tuple[Sensor, ...]:
+    """The power gauges that energy rests on, for want of a counter."""
+    return tuple(domain.sensor for domain in plan(sensors).domains if domain.sensor.kind is Kind.GAUGE)
+
+
+def adding_up(domains: Iterable[EnergyDomain], known: Collection[str]) -> tuple[EnergyDomain, ...]:
+    """The domains whose energies are the node's, each joule once; of those whose energy is `known`, by name.
+
+    A meter stands for its leaves; where it is not known they stand for themselves.
+    """
+    here = [domain for domain in domains if domain.name in known]
+    inside = {leaf for domain in here for leaf in domain.leaves}
+    return tuple(domain for domain in here if domain.name not in inside)
 
 
 def plan(sensors: Iterable[Sensor]) -> Plan:

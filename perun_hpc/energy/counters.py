@@ -100,6 +100,39 @@ def ceiling_ticks(sensor: Sensor, elapsed_ns: int) -> int | None:
     return sensor.max_uw * seconds_ns * sensor.scale_den // (sensor.scale_num * NS_PER_S) + sensor.resolution
 
 
+STILL_NS = NS_PER_S
+LEAST_UW = 1_000_000
+"""Any package, module, memory or GPU that is on takes a watt."""
+LEAST_STEPS = 10
+
+
+def stands_still(sensor: Sensor, first: Reading, last: Reading) -> bool:
+    """Whether an energy counter is silent: a watt would have moved it many times, and it is where it was.
+
+    Over less than `STILL_NS`, or too few of the source's own steps and updates, nobody can tell.
+    """
+    elapsed_ns = last.mono_ns - first.mono_ns
+    if first.ticks is None or first.ticks != last.ticks or elapsed_ns < max(STILL_NS, LEAST_STEPS * sensor.update_ns):
+        return False
+    return LEAST_UW * elapsed_ns // NS_PER_S >= LEAST_STEPS * sensor.base(sensor.resolution)
+
+
+def what_lacks(sensor: Sensor, first: Reading | None, last: Reading, accounted: bool) -> tuple[str, ...]:
+    """Why the energy of an energy counter between two moments is not, or not wholly, known; in words for users.
+
+    `first` is its first reading that told something (None: none did), `last` the one at the end. `accounted`: figures
+    rest on it. Of other counters (a package's cores, say) it is no news that a processor does not move them.
+    """
+    lacks = []
+    if last.ticks is None:
+        lacks.append(f"no end reading of {sensor.domain}: {last.error}")
+    if first is None or first.ticks is None:
+        lacks.append(f"no start reading of {sensor.domain}")
+    elif accounted and stands_still(sensor, first, last):
+        lacks.append(f"{sensor.domain}: its counter stands still")
+    return tuple(lacks)
+
+
 def longest_poll_ns(sensor: Sensor) -> int | None:
     """Longest time between two polls of a counter, a quarter of the shortest time to a wrap; None if it never wraps."""
     if sensor.wrap_range is None or sensor.max_uw is None:

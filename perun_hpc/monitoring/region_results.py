@@ -10,12 +10,13 @@ import numpy as np
 
 from perun_hpc.data_model.data import Aggregate, Metric, MetricType, Region
 from perun_hpc.data_model.rank_data import RankData
-from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, mean
 from perun_hpc.energy.regions import standard
 from perun_hpc.monitoring import trace
-from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
+from perun_hpc.monitoring.columns import counts_cpu_time
+from perun_hpc.monitoring.host_energy import HostEnergy
 
 NS_PER_S = 1_000_000_000
 _ENERGIES = (
@@ -40,7 +41,8 @@ def of_readings(
 ) -> list[Region]:
     """The same from the readings of a run: its edges first and last, counters from 0, NaN where there is none."""
     first_ns, last_ns = (int(summary["edges"][place]["mono_ns"]) for place in (0, -1))
-    host = _Host(times_ns, values, sensors, int(summary["cpus"]))
+    energy = HostEnergy(sensors, summary["results"], last_ns - first_ns)
+    host = _Host(times_ns, values, sensors, energy, int(summary["cpus"]))
     result = []
     for rank in sorted(ranks, key=lambda rank: rank.rank):
         calls = by_region(rank.calls, len(rank.names), *_life(rank, first_ns, last_ns))
@@ -75,7 +77,10 @@ def _life(rank: RankData, first_ns: int, last_ns: int) -> tuple[int, int]:
 class _Host:
     """A host's readings; figures of stretches of time leave sensors out that gave no two readings around them."""
 
-    def __init__(self, times_ns: Ints, values: Floats, sensors: Sequence[Sensor], cpus: int) -> None:
+    def __init__(
+        self, times_ns: Ints, values: Floats, sensors: Sequence[Sensor], energy: HostEnergy, cpus: int
+    ) -> None:
+        self._energy = energy
         self._times_ns, self._values, self._sensors, self._cpus = times_ns, values, sensors, cpus
         counters = [column for column, sensor in enumerate(sensors) if sensor.kind is Kind.COUNTER]
         self._rows = {column: row for row, column in enumerate(counters)}
@@ -101,14 +106,14 @@ class _Host:
                 yield Metric(MetricType.DRAM_MEM, level)
 
     def _energies(self, used: Used) -> Iterator[Metric]:
-        known = [column for column in top_energy(self._sensors) if used.covered_ns[self._rows[column]]]
         for component, energy, power in _ENERGIES:
-            columns = [column for column in known if component in ("", self._sensors[column].component)]
+            wanted = self._energy.columns(component) if component else self._energy.bearing
+            columns = [column for column in wanted if used.covered_ns[self._rows[column]]]
             if not columns:
                 continue
             rows = [self._rows[column] for column in columns]
             bounds = np.stack((used.amount[rows], used.low[rows], used.high[rows])) / 1e6
-            provenance = max((self._sensors[column].provenance for column in columns), key=lambda one: one.rank)
+            provenance = worst(self._sensors[column].provenance for column in columns)
             for kind, of_each in ((energy, bounds), (power, bounds / (used.covered_ns[rows] / NS_PER_S))):
                 amount, low, high = of_each.sum(axis=1).tolist()
                 yield Metric(kind, amount, uncertainty=standard(low, high), provenance=provenance, low=low, high=high)

@@ -19,11 +19,11 @@ from perun_hpc.data_model.data import (
     Stats,
 )
 from perun_hpc.data_model.rank_data import RankData
-from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
 from perun_hpc.errors import DataError
-from perun_hpc.monitoring.columns import counts_cpu_time, top_energy
+from perun_hpc.monitoring.columns import counts_cpu_time
+from perun_hpc.monitoring.host_energy import Figure, HostEnergy
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
 from perun_hpc.monitoring.ranks import read_ranks
 from perun_hpc.monitoring.rundir import of_ranks
@@ -38,12 +38,13 @@ _GROUPS: dict[str, DeviceType] = {
     "cpu": DeviceType.CPU, "dram": DeviceType.RAM, "gpu": DeviceType.GPU, "node": DeviceType.NODE,
     "disk": DeviceType.DISK, "net": DeviceType.NET,
 }  # fmt: skip
-_ENERGY: dict[DeviceType, tuple[MetricType, MetricType]] = {
-    DeviceType.CPU: (MetricType.CPU_ENERGY, MetricType.CPU_POWER),
-    DeviceType.RAM: (MetricType.DRAM_ENERGY, MetricType.DRAM_POWER),
-    DeviceType.GPU: (MetricType.GPU_ENERGY, MetricType.GPU_POWER),
-    DeviceType.OTHER: (MetricType.OTHER_ENERGY, MetricType.OTHER_POWER),
+_ENERGY: dict[str, tuple[MetricType, MetricType]] = {
+    "cpu": (MetricType.CPU_ENERGY, MetricType.CPU_POWER),
+    "dram": (MetricType.DRAM_ENERGY, MetricType.DRAM_POWER),
+    "gpu": (MetricType.GPU_ENERGY, MetricType.GPU_POWER),
+    "other": (MetricType.OTHER_ENERGY, MetricType.OTHER_POWER),
 }
+"""Of each component of `HostEnergy`; `other` is what meters count beside their parts."""
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -87,24 +88,27 @@ def host_node(
         kind = _GROUPS.get(sensor.component, DeviceType.OTHER)
         group = node.nodes.setdefault(kind, DataNode(kind, NodeType.DEVICE_GROUP, device_type=kind))
         group.nodes[sensor.id] = _sensor_node(sensor, results[column], runtime_s)
-    metrics = _host_metrics(sensors, results, runtime_s, int(summary["cpus"]))
+    energy = HostEnergy(sensors, results, last_ns - first_ns)
+    metrics = _host_metrics(sensors, results, energy, runtime_s, int(summary["cpus"]))
     node.metrics.update({metric.type: metric for metric in metrics})
     for group in node.nodes.values():
-        assert group.device_type is not None
-        for metric in _ENERGY.get(group.device_type, ()):
-            if metric in node.metrics:
-                group.metrics[metric] = node.metrics[metric]
+        for component, metrics_of in _ENERGY.items():
+            if _GROUPS.get(component) is group.device_type:
+                group.metrics.update({kind: node.metrics[kind] for kind in metrics_of if kind in node.metrics})
     ranks, problems = read_ranks(directory / "ranks")
     ranks = [*ranks, *own]
     if with_regions and any(rank.names for rank in ranks):
         node.regions = _regions(directory, summary, own_sensors, ranks)
+    whole = summary["state"] if all(rank.whole for rank in ranks) else "partial"
     node.metadata = {
-        "state": summary["state"] if all(rank.whole for rank in ranks) else "partial",
-        "why": summary["why"] or ("; ".join(problems) if problems else ""),
+        "state": "partial" if energy.lacks else whole,
+        "why": "; ".join([*([summary["why"]] if summary["why"] else []), *energy.lacks, *problems]),
         "period_ns": summary["period_ns"],
         "rows": summary["rows"],
         "missing": summary["missing"],
-        "scope": sorted({sensors[column].scope for column in top_energy(sensors)}),
+        "scope": sorted({sensors[column].scope for column in energy.bearing}),
+        "includes": energy.scope,
+        "coverage": energy.coverage,
         "ranks": [_rank_entry(rank) for rank in ranks],
         "processes": [
             {
@@ -129,6 +133,8 @@ def _rank_entry(rank: RankData) -> dict[str, Any]:
 def _sensor_node(sensor: Sensor, result: dict[str, Any], runtime_s: float) -> DataNode:
     node = DataNode(sensor.id, NodeType.SENSOR, metadata={"sensor": sensor.to_json(), "result": result})
     if sensor.quantity is Quantity.ENERGY and sensor.kind is Kind.COUNTER:
+        if result["base"] is None:
+            return node  # it told nothing, which is not 0 J
         joules = result["base"] / 1e6
         node.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules, provenance=sensor.provenance)
         if runtime_s > 0:
@@ -137,32 +143,21 @@ def _sensor_node(sensor: Sensor, result: dict[str, Any], runtime_s: float) -> Da
 
 
 def _host_metrics(
-    sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runtime_s: float, cpus: int
+    sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], energy: HostEnergy, runtime_s: float, cpus: int
 ) -> list[Metric]:
     metrics = [Metric(MetricType.RUNTIME, runtime_s, Aggregate.MAX)]
-    top = top_energy(sensors)
-    if top:
-        metrics += _energy_pair(
-            MetricType.ENERGY, MetricType.POWER, [sensors[c] for c in top], [results[c] for c in top], runtime_s
-        )
-    columns = range(len(sensors))
-    for kind, (energy, power) in _ENERGY.items():
-        chosen = [
-            c for c in columns
-            if sensors[c].quantity is Quantity.ENERGY and sensors[c].kind is Kind.COUNTER
-            and _GROUPS.get(sensors[c].component, DeviceType.OTHER) is kind
-            and sensors[c].parent not in {sensors[o].id for o in columns if _same_group(sensors[o], sensors[c])}
-        ]  # fmt: skip
-        if chosen:
-            metrics += _energy_pair(
-                energy, power, [sensors[c] for c in chosen], [results[c] for c in chosen], runtime_s
-            )
+    if (total := energy.total()) is not None:
+        metrics += _energy_pair(MetricType.ENERGY, MetricType.POWER, total, runtime_s)
+    for component, kinds in _ENERGY.items():
+        if (figure := energy.of(component)) is not None:
+            metrics += _energy_pair(*kinds, figure, runtime_s)
     counted = counts_cpu_time(sensors)
     for sensor, result in zip(sensors, results, strict=True):
         if (
             sensor.quantity is Quantity.TIME
             and sensor.kind is Kind.COUNTER
             and sensor.domain == "cpu"
+            and result["base"] is not None
             and runtime_s > 0
         ):
             metrics.append(
@@ -179,10 +174,6 @@ def _host_metrics(
     return _merged(metrics + _traffic(sensors, results, runtime_s))
 
 
-def _same_group(one: Sensor, other: Sensor) -> bool:
-    return _GROUPS.get(one.component, DeviceType.OTHER) is _GROUPS.get(other.component, DeviceType.OTHER)
-
-
 def _traffic(sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runtime_s: float) -> list[Metric]:
     kinds = {
         ("net", "read"): MetricType.NET_READ, ("net", "write"): MetricType.NET_WRITE,
@@ -193,7 +184,7 @@ def _traffic(sensors: Sequence[Sensor], results: Sequence[dict[str, Any]], runti
         for sensor, result in zip(sensors, results, strict=True)
         for (component, word), kind in kinds.items()
         if sensor.quantity is Quantity.DATA and sensor.kind is Kind.COUNTER and sensor.component == component
-        and word in sensor.id and runtime_s > 0
+        and word in sensor.id and result["base"] is not None and runtime_s > 0
     ]  # fmt: skip
 
 
@@ -221,32 +212,8 @@ def combine(metrics: Sequence[Metric]) -> Metric:
     )
 
 
-def worst(provenances: Iterable[str]) -> str:
-    """The worst of several provenances; a sum carries it."""
-    return max(
-        (Provenance(name) for name in provenances), key=lambda provenance: provenance.rank, default=Provenance.MEASURED
-    )
-
-
-def _energy_pair(
-    energy: MetricType,
-    power: MetricType,
-    sensors: Sequence[Sensor],
-    results: Sequence[dict[str, Any]],
-    runtime_s: float,
-) -> list[Metric]:
-    joules = sum(result["base"] for result in results) / 1e6
-    gains = [
-        Gain(result["base"], s.gain_error, f"{s.backend}:{s.component}")
-        for s, result in zip(sensors, results, strict=True)
-    ]
-    edges, gaps = [], []
-    for sensor, result in zip(sensors, results, strict=True):
-        ceiling = sensor.max_uw or round(result["peak_per_s"])
-        edges += [Edge(ceiling, sensor.update_ns)] * 2
-        gaps.append(Gap(0, ceiling, result["gap_ns"]))
-    u_j = standard_uj(gains, edges, gaps) / 1e6
-    provenance = worst(sensor.provenance for sensor in sensors)
+def _energy_pair(energy: MetricType, power: MetricType, figure: Figure, runtime_s: float) -> list[Metric]:
+    joules, u_j, provenance = figure.energy_uj / 1e6, figure.u_uj / 1e6, figure.provenance
     pair = [Metric(energy, joules, uncertainty=u_j, provenance=provenance)]
     if runtime_s > 0:
         pair.append(Metric(power, joules / runtime_s, uncertainty=u_j / runtime_s, provenance=provenance))

@@ -9,9 +9,10 @@ from typing import Any
 
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.energy.counters import Status, difference
+from perun_hpc.energy.attribute import DomainKind
+from perun_hpc.energy.containment import EnergyDomain, integrated, plan
+from perun_hpc.energy.counters import difference, stands_still, what_lacks
 from perun_hpc.energy.integrate import SyntheticCounter
-from perun_hpc.monitoring.columns import top_energy
 
 NS_PER_S = 1_000_000_000
 
@@ -20,7 +21,8 @@ NS_PER_S = 1_000_000_000
 class CounterTally:
     """A counter over a run: last minus first with wraps resolved; what is not known is a gap, never 0.
 
-    `ticks` sums the known differences; a failed reading is bridged by the next good one.
+    `ticks` sums the known differences; a failed reading is bridged by the next good one. `breaks` says why others are
+    not known.
     """
 
     sensor: Sensor
@@ -30,41 +32,97 @@ class CounterTally:
     peak_per_s: float = 0.0
     first: Reading | None = None
     last: Reading | None = None
+    end: Reading | None = None
     whys: dict[str, int] = field(default_factory=dict)
+    breaks: list[str] = field(default_factory=list)
+    accounted: bool = False
+    """Whether the host's energy rests on it."""
 
-    def add(self, reading: Reading) -> None:
-        """Take the next reading."""
+    def add(self, reading: Reading) -> bool:
+        """Take the next reading; False where nobody knows what was counted since the one before it."""
+        self.end = reading
         if reading.ticks is None:
             self._note(reading.error or "no reading")
-            return
+            return True
         before, self.last = self.last, reading
         if before is None:
             self.first = reading
-            return
+            return True
         step = difference(self.sensor, before, reading)
-        if step.ticks is None or step.status in (Status.GAP, Status.RESET):
+        if step.ticks is None:
             self.gap_ns += max(0, step.elapsed_ns)
             self._note(step.why)
-            return
+            if step.why not in self.breaks:
+                self.breaks.append(step.why)
+            return False
         self.ticks += step.ticks
         self.covered_ns += step.elapsed_ns
         if step.elapsed_ns > 0:
             self.peak_per_s = max(self.peak_per_s, self.sensor.base(step.ticks) * NS_PER_S / step.elapsed_ns)
+        return True
 
     def _note(self, why: str) -> None:
         self.whys[why] = self.whys.get(why, 0) + 1
 
     @property
-    def base(self) -> int:
-        """The difference in the quantity's base unit."""
+    def so_far(self) -> int:
+        """What was counted by now, in the quantity's base unit."""
         return self.sensor.base(self.ticks)
 
+    @property
+    def base(self) -> int | None:
+        """The difference in the quantity's base unit; None where it is not known: the counter told nothing."""
+        if not self.covered_ns or self.first is None or self.last is None:
+            return None
+        silent = self.accounted and not self.ticks and stands_still(self.sensor, self.first, self.last)
+        return None if silent else self.so_far
+
     def result(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """The figures as JSON values; `lacks` says why an energy is not, or not wholly, known."""
+        lacks: tuple[str, ...] = ()
+        if self.sensor.quantity is Quantity.ENERGY and self.end is not None:
+            lacks = what_lacks(self.sensor, self.first, self.end, self.accounted)
         return {
             "base": self.base, "covered_ns": self.covered_ns, "gap_ns": self.gap_ns, "peak_per_s": self.peak_per_s,
-            "whys": self.whys,
+            "whys": self.whys, "breaks": self.breaks, "lacks": lacks,
         }  # fmt: skip
+
+
+@dataclass
+class Rest:
+    """What a meter counted beside the domains that it contains, from moments at which it and all of them were read."""
+
+    meter: CounterTally
+    leaves: dict[str, CounterTally]
+    _energy_uj: int = 0
+    _settled_uj: int = 0
+
+    def take(self, known: bool) -> None:
+        """After each row; `known` is what the meter's `add` said."""
+        if known and all(_was_read(one) for one in (self.meter, *self.leaves.values())):
+            self._energy_uj += self._open_uj - self._settled_uj
+        elif known:
+            return
+        self._settled_uj = self._open_uj
+
+    @property
+    def _open_uj(self) -> int:
+        return self.meter.so_far - sum(leaf.so_far for leaf in self.leaves.values())
+
+    @property
+    def by_now(self) -> int | None:
+        """In uJ up to the meter's last reading; a domain that tells nothing any more is part of it. None: not known."""
+        if self.meter.base is None:
+            return None
+        return self._energy_uj + (self._open_uj - self._settled_uj if _was_read(self.meter) else 0)
+
+    def result(self) -> dict[str, Any]:
+        """As JSON values: the energy, and whose is not in it."""
+        return {"uj": self.by_now, "beside": list(self.leaves)}
+
+
+def _was_read(tally: CounterTally) -> bool:
+    return tally.end is not None and tally.end.ticks is not None
 
 
 @dataclass
@@ -113,23 +171,35 @@ class GaugeTally:
 
 
 class Tallies:
-    """The tallies of a row of sensors; power gauges whose domain has no energy counter get a synthetic one behind them.
+    """The tallies of a row of sensors; power gauges that energy rests on get a synthetic counter behind them.
 
     `sensors` are the row's columns: the given ones, then the synthetic counters.
     """
 
     def __init__(self, sensors: Sequence[Sensor], max_gap_ns: int) -> None:
-        counted = {s.domain for s in sensors if s.quantity is Quantity.ENERGY and s.kind is Kind.COUNTER}
+        gauges = {sensor.id for sensor in integrated(sensors)}
         self._given = len(sensors)
         self._synthetic: list[tuple[int, SyntheticCounter]] = [
             (column, SyntheticCounter(sensor, max_gap_ns))
             for column, sensor in enumerate(sensors)
-            if sensor.quantity is Quantity.POWER and sensor.kind is Kind.GAUGE and sensor.domain not in counted
+            if sensor.id in gauges
         ]
         self.sensors = (*sensors, *(counter.sensor for _, counter in self._synthetic))
         self._tallies: list[CounterTally | GaugeTally] = [
             CounterTally(sensor) if sensor.kind is Kind.COUNTER else GaugeTally(sensor) for sensor in self.sensors
         ]
+        domains = plan(self.sensors).counted
+        self._leaves = {one.name: self._counter(one) for one in domains if one.kind is not DomainKind.METER}
+        self._rests = {
+            one.sensor.id: Rest(self._counter(one), {leaf: self._leaves[leaf] for leaf in one.leaves})
+            for one in domains
+            if one.kind is DomainKind.METER
+        }
+
+    def _counter(self, domain: EnergyDomain) -> CounterTally:
+        (tally,) = (one for one in self._tallies if one.sensor.id == domain.sensor.id and isinstance(one, CounterTally))
+        tally.accounted = True
+        return tally
 
     def add(self, readings: Sequence[Reading]) -> tuple[int | None, ...]:
         """Take one row of readings of the given sensors; returns the raw values of all columns."""
@@ -138,15 +208,24 @@ class Tallies:
             state, reading = counter.advance(readings[column])
             self._synthetic[place] = (column, state)
             row.append(reading)
+        broken = set()
         for tally, reading in zip(self._tallies, row, strict=True):
-            tally.add(reading)
+            if tally.add(reading) is False:
+                broken.add(tally.sensor.id)
+        for name, rest in self._rests.items():
+            rest.take(name not in broken)
         return tuple(reading.ticks for reading in row)
 
     def energy_uj(self) -> int | None:
-        """Energy of the host so far (`top_energy`); None without any energy sensor."""
-        tallies = [self._tallies[column] for column in top_energy(self.sensors)]
-        return sum(tally.base for tally in tallies if isinstance(tally, CounterTally)) if tallies else None
+        """Energy of the host so far: its domains and what meters count beside them; None where none is known."""
+        parts = [*(leaf.base for leaf in self._leaves.values()), *(rest.by_now for rest in self._rests.values())]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None
 
     def results(self) -> list[dict[str, Any]]:
-        """One set of figures per column."""
-        return [tally.result() for tally in self._tallies]
+        """One set of figures per column; a meter's has its `rest`."""
+        found = [tally.result() for tally in self._tallies]
+        for tally, result in zip(self._tallies, found, strict=True):
+            if tally.sensor.id in self._rests:
+                result["rest"] = self._rests[tally.sensor.id].result()
+        return found

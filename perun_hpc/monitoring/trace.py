@@ -32,7 +32,8 @@ def read(
     for column, sensor in enumerate(sensors):
         if sensor.kind is Kind.COUNTER and edges[-1]["values"][column] is not None:
             # The last edge as the running sum gives it: it knows of wraps.
-            edge_values[column, -1] = summary["results"][column]["base"]
+            base = summary["results"][column]["base"]
+            edge_values[column, -1] = np.nan if base is None else base
     times, values = _rows(directory, summary, sensors)
     inside = (times > edge_times[0]) & (times < edge_times[-1])
     times, values = times[inside], values[:, inside]

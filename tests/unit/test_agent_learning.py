@@ -8,7 +8,7 @@ import pytest
 
 from perun_hpc.agent.base.session import DomainAccount, Edge, Session
 from perun_hpc.agent.measure.idling import Idling
-from perun_hpc.agent.measure.intervals import Closed, Stretch, domains_of, energy_counters
+from perun_hpc.agent.measure.intervals import Closed, Stretch
 from perun_hpc.agent.measure.learning import Learning
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.backend.hwmon import discover
@@ -17,7 +17,7 @@ from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind, DomainShares, NodeInput
-from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
 from perun_hpc.energy.counters import difference
 from tests.sysfs import build
 
@@ -136,7 +136,7 @@ def test_of_graces_gauges_those_that_energy_rests_on_become_counters(tmp_path: P
     gauges.follow(found.sensors)
     made = {one.domain: one for one in gauges.sensors}
     assert set(made) == {"grace-0", "module-0"}
-    domains = {one.name: one for one in domains_of([*found.sensors, *gauges.sensors])}
+    domains = {one.name: one for one in plan([*found.sensors, *gauges.sensors]).counted}
     assert domains["module-0"].kind is DomainKind.METER
     assert domains["module-0"].leaves == ("grace-0",)
     assert {one.id for one in energy_counters([*found.sensors, *gauges.sensors])} == {one.id for one in made.values()}

@@ -15,7 +15,7 @@ from perun_hpc.backend.catalog import BACKENDS, Selection, discover_all, open_ba
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity, human
 from perun_hpc.energy.attribute import DomainKind
-from perun_hpc.energy.containment import plan, scope_sentence
+from perun_hpc.energy.containment import adding_up, plan, scope_sentence
 from perun_hpc.energy.counters import difference
 from perun_hpc.errors import DataError, NotFoundError
 from tests.sysfs import build
@@ -75,8 +75,8 @@ def test_fault_08_a_superchips_module_is_the_nodes_figure_and_nothing_is_added_t
         kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="mJ", scale_num=1000,
     )  # fmt: skip
     chosen = plan([*found.sensors, gpu])
-    power = {name: reading.ticks for name, reading in readings.items()} | {"gpu-A": 430_000_000}
-    assert chosen.node_total(power) == 700_000_000
+    assert readings["module-0"].ticks == 700_000_000
+    assert [domain.name for domain in adding_up(chosen.domains, {*readings, "gpu-A"})] == ["module-0"]
     (module,) = chosen.meters
     assert set(module.leaves) == {"grace-0", "gpu-A"}
     assert {sensor.domain for sensor, _ in chosen.left_out} == {"package-0", "sysio-0"}

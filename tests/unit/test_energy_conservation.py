@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure import booking
-from perun_hpc.agent.measure.intervals import Intervals, Stretch, domains_of, ledger_line
+from perun_hpc.agent.measure.intervals import Intervals, Stretch, ledger_line
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import JobInput, NodeInput
+from perun_hpc.energy.containment import plan
 from perun_hpc.energy.counters import ceiling_ticks
 from tests.examples import examples
 
@@ -107,7 +108,7 @@ STEPS = st.lists(
 @given(starts=st.lists(st.integers(0, RANGE - 1), min_size=len(SENSORS), max_size=len(SENSORS)), steps=STEPS)
 def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them(starts, steps):
     world = World({sensor.domain: Truth(start, read_ns=5) for sensor, start in zip(SENSORS, starts, strict=True)})
-    domains = {domain.name: domain for domain in domains_of(SENSORS)}
+    domains = {domain.name: domain for domain in plan(SENSORS).counted}
     intervals = Intervals(tuple(domains.values()), NODE)
     intervals.begin(world.mono_ns, world.readings())
     given_uj: dict[tuple[str, str], int] = {}
@@ -183,7 +184,7 @@ def closed_after(
     """
     truths = {name: Truth(0, read_ns=5) for name in NAMES}
     world = World(truths)
-    intervals = Intervals(domains_of(SENSORS), NODE)
+    intervals = Intervals(plan(SENSORS).counted, NODE)
     intervals.begin(world.mono_ns, world.readings())
     job = JobInput(party="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
     given_uj: dict[str, int] = {}
@@ -198,7 +199,7 @@ def closed_after(
             given_uj[shares.domain] = given_uj.get(shares.domain, 0) + (shares.total_uj or 0)
         if number in killed:
             saved, inside = intervals.to_go_on_from(readings), json.loads(json.dumps(intervals.inside))
-            intervals = Intervals(domains_of(SENSORS), NODE)
+            intervals = Intervals(plan(SENSORS).counted, NODE)
             intervals.begin(
                 world.mono_ns, {name: Reading(one.ticks, one.mono_ns) for name, one in saved.items()}, inside
             )
@@ -221,8 +222,8 @@ def test_a_kill_while_intervals_are_open_costs_neither_parts_nor_a_meters_rest(f
 
 def test_each_meters_rest_keeps_its_name_while_another_one_fails():
     sensors = (*SENSORS, counter("psys-2", "node", None))
-    intervals = Intervals(domains_of(sensors), NODE)
-    names = [domain.name for domain in domains_of(sensors)]
+    intervals = Intervals(plan(sensors).counted, NODE)
+    names = [domain.name for domain in plan(sensors).counted]
     first, second = [name for name in names if name.startswith("psys")]
     intervals.begin(0, {sensor.id: Reading(0, 0) for sensor in sensors})
     given_uj: dict[str, int] = {}
@@ -235,7 +236,7 @@ def test_each_meters_rest_keeps_its_name_while_another_one_fails():
         }
         for interval in intervals.add(Stretch((number - 1) * S, number * S, {}, ()), readings):
             given_uj[interval.shares.domain] = given_uj.get(interval.shares.domain, 0) + (interval.shares.total_uj or 0)
-    contained = {domain.name: len(domain.leaves) for domain in domains_of(sensors)}
+    contained = {domain.name: len(domain.leaves) for domain in plan(sensors).counted}
     assert given_uj["other"] == 3 * 3_000_000 * (1 - contained[first])
     assert given_uj[f"other-{second}"] == 3 * (7_000_000 - 3_000_000 * contained[second])
 
@@ -251,7 +252,7 @@ def test_the_highest_power_is_a_mean_over_a_second_or_more():
     world = World({sensor.domain: Truth(0, read_ns=5) for sensor in SENSORS})
     edge = Edge(world.real_ns, world.mono_ns, 0, "hook")
     session = Session(SessionKey(1, 0), {}, {}, "", "boot", edge, cpus=list(range(CPUS)))
-    domains = {domain.name: domain for domain in domains_of(SENSORS)}
+    domains = {domain.name: domain for domain in plan(SENSORS).counted}
     intervals = Intervals(tuple(domains.values()), NODE)
     intervals.begin(world.mono_ns, world.readings())
     job = JobInput(party=session.key.party, cpus=frozenset(range(CPUS)), exclusive=True, cpu_ns=S)

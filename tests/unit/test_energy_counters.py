@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainInput, DomainKind, IntervalInput, JobInput, NodeInput, attribute
-from perun_hpc.energy.counters import Status, difference, longest_poll_ns
+from perun_hpc.energy.counters import Status, difference, longest_poll_ns, stands_still, what_lacks
 
 S = 1_000_000_000
 RANGE = 262_143_328_911
@@ -147,3 +148,23 @@ def test_over_a_whole_timeline_the_shares_sum_to_what_the_counter_counted(timeli
         booked += sum(shares.by_party().values())
         opened, since = reading, number
     assert booked == true_uj
+
+
+@pytest.mark.parametrize(
+    ("seconds", "update_s", "tick_uj", "still"),
+    [
+        (1, 0.001, 61, True),
+        (0.9, 0.001, 61, False),
+        (5, 1, 61, False),
+        (5, 0.1, 1_000_000, False),
+        (10, 0.1, 1_000_000, True),
+    ],
+)
+def test_a_counter_that_a_watt_would_have_moved_and_that_has_not_moved_stands_still(seconds, update_s, tick_uj, still):
+    sensor = replace(SENSOR, update_ns=round(update_s * S), scale_num=tick_uj, scale_den=1, resolution=1)
+    first, last = Reading(7, 0), Reading(7, round(seconds * S))
+    assert stands_still(sensor, first, last) is still
+    assert not stands_still(sensor, first, last._replace(ticks=8))
+    assert not stands_still(sensor, first._replace(ticks=None), last)
+    assert bool(what_lacks(sensor, first, last, accounted=True)) is still
+    assert what_lacks(sensor, first, last, accounted=False) == ()

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from perun_hpc.comm import Place
 from perun_hpc.config.user import load, settings
 from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, NodeType, RawData, Region
+from perun_hpc.data_model.sensor import worst
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring import runs
-from perun_hpc.monitoring.results import combine, multi_run_node, run_node, worst
+from perun_hpc.monitoring.results import combine, multi_run_node, run_node
 from perun_hpc.monitoring.rundir import RunDirectory, claim, safe
 from perun_hpc.report.formats import bench, text
 

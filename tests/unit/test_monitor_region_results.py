@@ -35,7 +35,11 @@ def laid(sensors: list[Sensor], columns: list[list[float]], *calls: tuple[int, f
     table = b"".join(struct.pack("<3q", region, int(begin * S), int(end * S)) for region, begin, end in calls)
     samples = [(about.get(key, usual) * S, 0, 0) for key, usual in (("lived", 9), ("ended", 99))]
     rank = rank_data.parse(b"".join(rank_data.final({"rank": 0}, "exit", ["f"], table, samples)))
-    summary = {"host": "h", "cpus": 4, "edges": [{"mono_ns": int(times[0])}, {"mono_ns": int(times[-1])}]}
+    known = [[value for value in column if not math.isnan(value)] for column in columns]
+    summary = {
+        "host": "h", "cpus": 4, "edges": [{"mono_ns": int(times[0])}, {"mono_ns": int(times[-1])}],
+        "results": [{"base": one[-1] - one[0] if len(one) > 1 else None, "covered_ns": S} for one in known],
+    }  # fmt: skip
     (region,) = of_readings(times, np.array(columns), sensors, [rank], summary)
     return region
 

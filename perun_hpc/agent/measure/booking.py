@@ -8,9 +8,10 @@ from functools import partial
 
 from perun_hpc.agent.base.session import DomainAccount, Gap, Session
 from perun_hpc.agent.measure.intervals import Closed
-from perun_hpc.data_model.sensor import Reading, Sensor
-from perun_hpc.energy.attribute import OTHER, JobInput, Share
+from perun_hpc.data_model.sensor import Reading, Sensor, worst
+from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.counters import stands_still, what_lacks
 from perun_hpc.process.log import guard
 
 #: Methods that give a job what a counter counted, without a model.
@@ -67,7 +68,7 @@ def _book(
         why = f"no reading in between{f' ({interval.failed})' if interval.failed else ''}; shared out by presence"
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
     account.method = _worse(account.method, interval.shares.method)
-    account.provenance = max(account.provenance, interval.shares.provenance, key=_rank)
+    account.provenance = worst((account.provenance, interval.shares.provenance))
     account.node_uj = (account.node_uj or 0) + interval.shares.total_uj
     if share is None:
         return
@@ -103,24 +104,34 @@ def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: 
             session.add_gap(Gap(sensor.domain, session.start.mono_ns, reading.mono_ns, why))
 
 
-def note_failed_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
-    """Say which counters were not read at the session's start or end."""
+def note_what_lacks(
+    session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor], domains: Mapping[str, EnergyDomain]
+) -> None:
+    """Say what the session's edge readings do not tell; a domain whose counter told nothing has no energy, not 0."""
+    accounted = {domain.sensor.id: name for name, domain in _by_account(domains).items()}
     for sensor in sensors:
-        if readings[sensor.id].ticks is None:
-            session.note(f"no end reading of {sensor.domain}: {readings[sensor.id].error}")
-        if session.edges_start and (session.edges_start.get(sensor.id) or [None])[0] is None:
-            session.note(f"no start reading of {sensor.domain}")
+        ticks, mono_ns = session.edges_start.get(sensor.id) or (None, 0)
+        first = None if ticks is None or mono_ns is None else Reading(ticks, mono_ns)
+        if first is None and not session.edges_start:  # nobody told of its start
+            first = readings[sensor.id]
+        for why in what_lacks(sensor, first, readings[sensor.id], sensor.id in accounted):
+            session.note(why)
+        if sensor.id in accounted and session.edges_start:
+            account = _account(session, accounted[sensor.id], domains)
+            if first is not None and stands_still(sensor, first, readings[sensor.id]):
+                account.covered_ns = 0
 
 
 def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, int]:
     """Standard uncertainty (k=1) of the session's energy, per domain."""
     from perun_hpc.energy import uncertainty  # not before the first edge reading: a prolog waits for it
 
-    result = {}
+    result, by_account = {}, _by_account(domains)
     for name, account in session.domains.items():
-        sensor = _counter(name, domains)
-        if sensor is None or account.node_uj is None:
+        domain = by_account.get(name)
+        if domain is None or account.node_uj is None:
             continue
+        sensor = domain.sensor
         ceiling_uw = sensor.max_uw or 0
         # An edge's error is shared out like the interval's energy.
         part = min(1.0, abs(account.energy_uj) / account.node_uj) if account.node_uj > 0 else 1.0
@@ -136,7 +147,8 @@ def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[s
 
 def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> DomainAccount:
     if name not in session.domains:
-        sensor = _counter(name, domains)
+        domain = _by_account(domains).get(name)
+        sensor = domain.sensor if domain is not None else None
         component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
         scope = "meter minus its known parts" if name.startswith(OTHER) or sensor is None else sensor.scope
         session.domains[name] = DomainAccount(
@@ -145,18 +157,12 @@ def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -
     return session.domains[name]
 
 
-def _counter(name: str, domains: Mapping[str, EnergyDomain]) -> Sensor | None:
-    """The counter behind a domain; behind `other` (`other-METER`) stands the meter."""
-    if name in domains:
-        return domains[name].sensor
-    meters = [domain for domain in domains.values() if domain.leaves or domain.kind == "meter"]
-    wanted = [domain for domain in meters if name in (OTHER, f"{OTHER}-{domain.name}")]
-    return wanted[0].sensor if wanted else None
+def _by_account(domains: Mapping[str, EnergyDomain]) -> dict[str, EnergyDomain]:
+    """Domains by the names under which energy is given: a meter's rest is `other`, of further ones `other-METER`."""
+    meters = [domain for domain in domains.values() if domain.kind is DomainKind.METER]
+    rests = {f"{OTHER}-{meter.name}" if place else OTHER: meter for place, meter in enumerate(meters)}
+    return {**{name: one for name, one in domains.items() if one.kind is not DomainKind.METER}, **rests}
 
 
 def _worse(one: str, other: str) -> str:
     return other if one in UNMODELLED else one
-
-
-def _rank(provenance: str) -> int:
-    return ("measured", "modelled", "estimated", "simulated").index(provenance)

@@ -2,7 +2,7 @@
 
 A domain whose reading fails keeps its window open; the next good reading closes it, and the jobs inside are weighted by
 their presence. A meter waits for the domains that it contains, and what these were given meanwhile is not its rest; for
-one that gives nothing for very long it waits no longer.
+one that gives nothing for very long, or when a job ends, it waits no longer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
-from perun_hpc.data_model.units import Quantity
+from perun_hpc.data_model.sensor import Provenance, Reading
 from perun_hpc.energy.attribute import (
     OTHER,
     UNKNOWN,
@@ -27,7 +26,7 @@ from perun_hpc.energy.attribute import (
     Share,
     attribute,
 )
-from perun_hpc.energy.containment import EnergyDomain, plan
+from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import difference
 from perun_hpc.process.log import guard
 
@@ -67,16 +66,6 @@ class Closed:
     gap: bool
     why: str = ""
     failed: str = ""
-
-
-def energy_counters(sensors: Sequence[Sensor]) -> tuple[Sensor, ...]:
-    """The sensors whose readings are edges."""
-    return tuple(s for s in sensors if s.kind is Kind.COUNTER and s.quantity is Quantity.ENERGY)
-
-
-def domains_of(sensors: Sequence[Sensor]) -> tuple[EnergyDomain, ...]:
-    """What is attributed: the domains of the containment plan that rest on a counter."""
-    return tuple(domain for domain in plan(sensors).domains if domain.sensor.kind is Kind.COUNTER)
 
 
 def packages(domains: Iterable[EnergyDomain]) -> set[int]:
@@ -133,9 +122,14 @@ class Intervals:
                     why = "its counter was made anew"
                     self._opened[domain.name] = (t0_ns, Reading(None, before.mono_ns, why))
 
-    def add(self, stretch: Stretch, readings: Mapping[str, Reading]) -> list[Closed]:
-        """End a stretch with a reading; returns the windows that it closed."""
+    def add(self, stretch: Stretch, readings: Mapping[str, Reading], settle: bool = False) -> list[Closed]:
+        """End a stretch with a reading; returns the windows that it closed.
+
+        `settle`: a job ends, and gets what the meters tell by now; a part that fails is waited for no longer.
+        """
         self._stretches.append(stretch)
+        if settle:
+            self._give_up(stretch.t1_ns, readings)
         self._seen.clear()
         closed: list[Closed] = []
         windows: dict[int, list[tuple[EnergyDomain, int]]] = {}
@@ -171,6 +165,15 @@ class Intervals:
         self._forget()
         self._inside = {name: one for name, one in self._inside.items() if self._opened[name][0] < stretch.t1_ns}
         return closed
+
+    def _give_up(self, t1_ns: int, readings: Mapping[str, Reading]) -> None:
+        """What parts of meters use that give no reading now is the meters' rest, until they give one again."""
+        told = {domain.name: readings[domain.sensor.id] for domain in self._domains}
+        for meter in self._domains:
+            for leaf in meter.leaves if told[meter.name].ticks is not None else ():
+                if told[leaf].ticks is None and leaf not in self._lost:
+                    self._lost.add(leaf)
+                    self._opened[leaf] = (t1_ns, Reading(None, t1_ns, told[leaf].error or "no reading"))
 
     def _note_leaves(self, closed: Sequence[Closed], together: Collection[str]) -> None:
         """Keep what leaves were given for the meters whose windows do not close together with theirs."""

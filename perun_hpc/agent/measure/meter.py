@@ -21,7 +21,7 @@ from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
-from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
 from perun_hpc.energy.counters import busy_between, span
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.process.clock import Clock
@@ -63,8 +63,8 @@ class Meter:
         self._ledger = ledger
         self._views = views
         self._clock = clock
-        self.sensors = intervals.energy_counters(node.sensors)
-        self.domains: dict[str, EnergyDomain] = {one.name: one for one in intervals.domains_of(node.sensors)}
+        self.sensors = energy_counters(node.sensors)
+        self.domains: dict[str, EnergyDomain] = {one.name: one for one in plan(node.sensors).counted}
         self.static: Mapping[str, Figure] = {}
         self.learning = Learning()
         self.idling = Idling()
@@ -94,8 +94,8 @@ class Meter:
     def _is_suspended(self, session: Session) -> bool:
         return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
 
-    def end_interval(self) -> Snapshot:
-        """Read everything; the reading ends one interval and starts the next."""
+    def end_interval(self, settle: bool = False) -> Snapshot:
+        """Read everything; the reading ends one interval and starts the next. `settle`: with it a job ends."""
         live = self._register.live
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
@@ -110,7 +110,7 @@ class Meter:
             others = last.busy_ns and snapshot.busy_ns and last.busy_ns.keys() != snapshot.busy_ns.keys()
             if others:
                 self._learn_cpus(self._topology)
-            self._book(snapshot, self._stretch(last, snapshot, uses, parent_cpu_ns))
+            self._book(snapshot, self._stretch(last, snapshot, uses, parent_cpu_ns), settle)
             if others:
                 self._learn_cpus()
         for session in live.values():
@@ -203,8 +203,8 @@ class Meter:
         self.end_interval()
         self._node.choose(choice or self._node.choice)
         self._node.follow_gauges()
-        self.sensors = intervals.energy_counters(self._node.sensors)
-        self.domains = {one.name: one for one in intervals.domains_of(self._node.sensors)}
+        self.sensors = energy_counters(self._node.sensors)
+        self.domains = {one.name: one for one in plan(self._node.sensors).counted}
         self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
         self.checks.follow(self._node.sensors)
@@ -304,10 +304,10 @@ class Meter:
         taken = {cpu for other in self._register.live.values() if not other.suspended for cpu in other.cpus}
         return frozenset(self._topology.core_of) - taken
 
-    def _book(self, snapshot: Snapshot, stretch: Stretch) -> None:
+    def _book(self, snapshot: Snapshot, stretch: Stretch, settle: bool) -> None:
         live = self._register.live
         before_uj = {key: session.energy_uj for key, session in live.items() if session.steps}
-        closed = self._intervals.add(stretch, snapshot.readings)
+        closed = self._intervals.add(stretch, snapshot.readings, settle)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
         booking.book(closed, list(live.values()), self.domains, day)
         if guard("what idle times teach", partial(self._learn, closed, stretch, snapshot.real_ns)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
-from perun_hpc.energy.containment import plan
+from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.energy.containment import integrated
 from perun_hpc.energy.integrate import SyntheticCounter
 
 MAX_GAP_NS = 30_000_000_000
@@ -25,8 +25,8 @@ class Gauges:
 
     def follow(self, sensors: Iterable[Sensor]) -> None:
         """Integrate the gauges among the sensors that energy rests on, and no others; known ones go on counting."""
-        chosen = [domain.sensor for domain in plan(sensors).domains if domain.sensor.kind is Kind.GAUGE]
         known = self._counters
+        chosen = integrated(sensors)
         self._counters = {one.id: known.get(one.id, SyntheticCounter(one, MAX_GAP_NS)) for one in chosen}
 
     def needs(self, sensors: Iterable[Sensor]) -> bool:

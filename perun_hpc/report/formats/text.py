@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Region, Stats, unit_of
-from perun_hpc.monitoring.results import worst
+from perun_hpc.data_model.sensor import worst
 
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3, "u": 1e-6}
 _STEPS = {"J": "um kMGT", "W": "um kMGT", "s": "um ", "B": " kMGT", "B/s": " kMGT"}
@@ -227,10 +227,16 @@ def _notes(runs: Sequence[DataNode]) -> list[str]:
             "the energy is estimated from CPU utilisation (perun sensors says why)."
         )
     partial = [
-        f"{host.id}: {host.metadata.get('why') or 'a rank ended without handing in everything'}"
+        f"{host.id}: {host.metadata.get('why') or 'a rank ended without handing in everything'}{_covered(host)}"
         for host in hosts
         if host.metadata.get("state") != "complete"
     ]
     if partial:
         notes.append("PARTIAL: " + "; ".join(partial))
     return notes
+
+
+def _covered(host: DataNode) -> str:
+    """How much of the time the counters' readings cover, where that is not all of it."""
+    coverage = host.metadata.get("coverage", 1.0)
+    return f" (readings cover {100 * coverage:.0f} % of the energy sensors' time)" if coverage < 0.995 else ""
