@@ -86,14 +86,16 @@ class Selection:
 
     def backend(self, name: str) -> bool:
         """Whether the backend is wanted."""
-        return _wanted(name, self.include_backends, self.exclude_backends)
+        return wanted(name, self.include_backends, self.exclude_backends)
 
     def sensor(self, sensor: Sensor) -> bool:
         """Whether the sensor is wanted."""
-        return _wanted(sensor.id, self.include_sensors, self.exclude_sensors)
+        return wanted(sensor.id, self.include_sensors, self.exclude_sensors)
 
 
-def _wanted(name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> bool:
+def wanted(name: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
+    """Whether a name is chosen by expressions that match at its start; without `include` all are that none excludes."""
+    include = tuple(include)
     if include and not any(re.match(pattern, name) for pattern in include):
         return False
     return not any(re.match(pattern, name) for pattern in exclude)
@@ -133,8 +135,8 @@ def discover_all(
     figure; its sensors are marked estimated. The agent does not call this: it opens backends one by one.
     """
     selection = selection or Selection()
-    wanted = [backend.name for backend in BACKENDS if backend.default] if names is None else list(names)
-    found = {name: opened(name, root) for name in wanted if selection.backend(name)}
+    asked = [backend.name for backend in BACKENDS if backend.default] if names is None else list(names)
+    found = {name: opened(name, root) for name in asked if selection.backend(name)}
     catalog = Catalog(found)
     if names is None and selection.backend("estimate") and not has_power(catalog.sensors):
         found["estimate"] = open_backend("estimate", root)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from perun_hpc.backend.catalog import wanted
 from perun_hpc.data_model.sensor import Sensor
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class Choice:
             return True
         if self.backends and sensor.backend not in self.backends:
             return False
-        if self.include and not any(re.match(pattern, sensor.id) for pattern in self.include):
-            return False
-        return not any(re.match(pattern, sensor.id) for pattern in self.exclude)
+        return wanted(sensor.id, self.include, self.exclude)
 
     def _bounded(self, sensor: Sensor) -> Sensor:
         package = sensor.component == "cpu" and sensor.domain.startswith("package-") and sensor.max_uw is not None
