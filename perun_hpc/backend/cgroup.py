@@ -325,6 +325,30 @@ def find_parent(root: Path, node: str | None = None, clock: Clock = monotonic_ns
     return JobCgroup("jobs", directories, clock) if directories else None
 
 
+def reserved_cpus(root: Path, node: str | None = None) -> frozenset[int]:
+    """CPUs that Slurm keeps for the system (CoreSpecCount=, CpuSpecList=), as slurmd's own cpuset tells them.
+
+    slurmd confines itself to them where ConstrainCores=yes and task/cgroup confine the jobs to the others: in
+    `CONTROLLER/slurm[_NODE]/system` (`init_system_cpuset_cgroup`, version 1), or in its own cgroup, `slurmd.service`
+    under systemd, else `slurmd` in the scope (`cgroup_p_constrain_set`, which takes CG_LEVEL_SYSTEM for that; version
+    2). With TaskPluginParam=SlurmdOffSpec it is on the others instead: whoever asks takes out what jobs hold.
+    """
+    name = node or host_name()
+    for controller, parent in _parents(root / CGROUPS, name):
+        if controller == "cpuset":
+            places = [parent / "system"]
+        elif not controller:
+            services = (f"slurmd@{name}.service", "slurmd.service")
+            places = [parent / "slurmd", *(parent.parent / service for service in services)]
+        else:
+            continue
+        for place in places:
+            with contextlib.suppress(ValueError):
+                if told := text(place / "cpuset.cpus"):
+                    return cpu_list.parse(told)
+    return frozenset()
+
+
 def _parents(base: Path, node: str) -> Iterator[tuple[str, Path]]:
     """Controller ("" for v2) and the directory in which Slurm keeps its jobs."""
     for controller in _V1_CONTROLLERS:

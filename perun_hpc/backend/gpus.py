@@ -10,7 +10,7 @@ the doubt is named.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,10 +61,25 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A job's hold on a GPU: the domain, and the slices of it (None for the whole device)."""
+    """A job's hold on a GPU: the domain, the slices of it (None for the whole device), and the instances these are."""
 
     domain: str
     slices: int | None = None
+    instances: tuple[MigInstance, ...] = field(default=(), compare=False)
+
+
+_ACTIVITY = "activity-"
+
+
+def activity_name(uuid: str) -> str:
+    """What the id of a MIG instance's activity sensor ends with."""
+    return _ACTIVITY + uuid
+
+
+def instance_of(sensor: str) -> str | None:
+    """The MIG instance whose activity a sensor (its id) tells; None for any other sensor."""
+    name = sensor.rpartition(":")[2]
+    return name[len(_ACTIVITY) :] if name.startswith(_ACTIVITY) else None
 
 
 def from_proc(root: Path = Path("/")) -> tuple[Gpu, ...]:
@@ -117,7 +132,7 @@ def resolve(names: Iterable[str], gpus: Iterable[Gpu], numbers: str = "auto") ->
             if instance is not None:
                 before = held.get(gpu.domain)
                 slices = instance.slices + ((before.slices or 0) if before else 0)
-                held[gpu.domain] = Held(gpu.domain, slices)
+                held[gpu.domain] = Held(gpu.domain, slices, (*(before.instances if before else ()), instance))
             elif numbered.get(int(word)) is gpu if word.isdigit() else _names(word, gpu):
                 held[gpu.domain] = Held(gpu.domain)
     return tuple(held.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.gpus import Gpu, MigInstance, from_proc, short_pci
+from perun_hpc.backend.gpus import Gpu, MigInstance, activity_name, from_proc, short_pci
 from perun_hpc.backend.stamps import Stamps
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -42,6 +43,62 @@ class _Call:
     ask: Callable[[], Sequence[Reading]]
 
 
+class _Activity:
+    """SM activity of MIG instances, each the mean since its reading before; NVML's GPM tells it from Hopper on.
+
+    Two samples nearer than `UPDATE_NS` tell too little: the reading before stands.
+    """
+
+    def __init__(self, library: Any, handle: Any, numbers: Sequence[int], clock: Clock) -> None:
+        """`numbers` are those of the GPU instances."""
+        self._library, self._handle, self._numbers, self._clock = library, handle, numbers, clock
+        self._samples: dict[int, list[Any]] = {}
+        self._readings: dict[int, Reading] = {}
+
+    def ask(self) -> list[Reading]:
+        """One reading per instance; a gap at the first time."""
+        return [self._one(number) for number in self._numbers]
+
+    def _one(self, number: int) -> Reading:
+        library, now, before = self._library, self._clock(), self._readings.get(number)
+        if before is not None and now - before.mono_ns < UPDATE_NS:
+            return before
+        samples = self._samples.setdefault(number, [])
+        try:
+            if len(samples) < 2:
+                samples.append(library.nvmlGpmSampleAlloc())
+            else:
+                samples.reverse()
+            library.nvmlGpmMigSampleGet(self._handle, number, samples[-1])
+            reading = Reading(None, now, "first sample") if len(samples) < 2 else self._between(samples, now)
+        except library.NVMLError as error:
+            self._free(number)
+            reading = Reading(None, now, str(error))
+        self._readings[number] = reading
+        return reading
+
+    def _between(self, samples: Sequence[Any], now: int) -> Reading:
+        library = self._library
+        wanted = library.c_nvmlGpmMetricsGet_t()
+        wanted.version, wanted.numMetrics = library.NVML_GPM_METRICS_GET_VERSION, 1
+        wanted.sample1, wanted.sample2 = samples
+        wanted.metrics[0].metricId = library.NVML_GPM_METRIC_SM_UTIL
+        (found, *_) = library.nvmlGpmMetricsGet(wanted).metrics
+        if found.nvmlReturn != library.NVML_SUCCESS or not math.isfinite(found.value):
+            return Reading(None, now, "the library tells no activity")
+        return Reading(round(10 * found.value), now)
+
+    def _free(self, number: int) -> None:
+        for sample in self._samples.pop(number, ()):
+            with contextlib.suppress(self._library.NVMLError):
+                self._library.nvmlGpmSampleFree(sample)
+
+    def close(self) -> None:
+        """Give the samples back."""
+        for number in list(self._samples):
+            self._free(number)
+
+
 class NvmlGpu:
     """Reader of one GPU. A lost GPU is a gap in all its sensors; slow calls are made less often than fast ones.
 
@@ -65,6 +122,7 @@ class NvmlGpu:
         self._handle = handle
         self._clock = clock
         self._turn = 0
+        self._activity: _Activity | None = None
         self.cost_us: dict[str, float] = {}
         self._calls = [call for call in self._candidates() if call is not None]
         self._every = [self._period(call) for call in self._calls]
@@ -101,7 +159,9 @@ class NvmlGpu:
         self.cost_us[call.sensors[0].id] = cost_us
         # The call that holds the energy is always due: an edge reading must never be skipped.
         holds_energy = any(sensor.quantity is Quantity.ENERGY for sensor in call.sensors)
-        return 1 if holds_energy or cost_us <= SLOW_US else SLOW_EVERY
+        # So is that of activity, which has a pace of its own.
+        paced = self._activity is not None and call.ask == self._activity.ask
+        return 1 if holds_energy or paced or cost_us <= SLOW_US else SLOW_EVERY
 
     def _candidates(self) -> list[_Call | None]:
         library, handle = self._library, self._handle
@@ -127,7 +187,40 @@ class NvmlGpu:
             gauge("clock-mem", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_MEM)),
             gauge("temperature", Quantity.TEMPERATURE, "C", 1000, celsius),
             flags("nvmlDeviceGetCurrentClocksEventReasons") or flags("nvmlDeviceGetCurrentClocksThrottleReasons"),
+            self._activity_call(),
         ]
+
+    def _activity_call(self) -> _Call | None:
+        """How active each MIG instance is, where the device tells it."""
+        library, gpu = self._library, self.gpu
+        try:
+            if not gpu.slices or not library.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
+                return None
+            found = [(one, int(library.nvmlDeviceGetGpuInstanceId(handle))) for one, handle in self._instances()]
+        except library.NVMLError:  # a library before GPM
+            return None
+        if not found:
+            return None
+        sensors = tuple(
+            replace(
+                self._sensor(activity_name(one.uuid), Quantity.UTILISATION, Kind.GAUGE, "0.1 %"),
+                scope=f"busy SMs of {one.uuid}, {one.slices} of {gpu.slices} slices",
+            )
+            for one, _ in found
+        )
+        self._activity = _Activity(library, self._handle, [number for _, number in found], self._clock)
+        return _Call(sensors, self._activity.ask)
+
+    def _instances(self) -> Iterator[tuple[MigInstance, Any]]:
+        known = {one.uuid: one for one in self.gpu.instances}
+        for uuid, handle in _mig_handles(self._library, self._handle, self.gpu.slices or 0):
+            if uuid in known:
+                yield known[uuid], handle
+
+    def close(self) -> None:
+        """Give back what the library holds for this GPU."""
+        if self._activity is not None:
+            self._activity.close()
 
     def _supported(self, sensors: tuple[Sensor, ...], ask: Callable[[], Sequence[Reading]]) -> _Call | None:
         try:
@@ -249,6 +342,8 @@ class Nvml:
         """Shut NVML down."""
         if self._open:
             self._open = False
+            for device in self._devices:
+                device.close()
             with contextlib.suppress(self._library.NVMLError):
                 self._library.nvmlShutdown()
 
@@ -310,14 +405,18 @@ def _describe(library: Any, handle: Any) -> Gpu:
     return Gpu(uuid, pci, minor, name, most, tuple(_instances(library, handle, most)))
 
 
-def _instances(library: Any, handle: Any, most: int) -> Iterator[MigInstance]:
+def _mig_handles(library: Any, handle: Any, most: int) -> Iterator[tuple[str, Any]]:
+    """UUID and handle of every MIG instance there is."""
     for index in range(most):
-        try:
+        with contextlib.suppress(library.NVMLError):
             instance = library.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-            slices = int(library.nvmlDeviceGetAttributes(instance).gpuInstanceSliceCount)
-            yield MigInstance(str(library.nvmlDeviceGetUUID(instance)), slices)
-        except library.NVMLError:
-            continue
+            yield str(library.nvmlDeviceGetUUID(instance)), instance
+
+
+def _instances(library: Any, handle: Any, most: int) -> Iterator[MigInstance]:
+    for uuid, instance in _mig_handles(library, handle, most):
+        with contextlib.suppress(library.NVMLError):
+            yield MigInstance(uuid, int(library.nvmlDeviceGetAttributes(instance).gpuInstanceSliceCount))
 
 
 def _scope(library: Any, handle: Any, pause: Callable[[float], None]) -> int:

@@ -92,8 +92,8 @@ class DomainInput:
 class GpuHolding:
     """A job's hold on one GPU: the whole device, or a part of it.
 
-    `part` is its weight among several holders: shards, MPS percent, or MIG slices; `activity` is MIG's SM activity in
-    any unit common to the device's slices, None when it cannot be measured.
+    `part` is its weight among several holders: shards, MPS percent, or MIG slices; `activity` is its mean SM activity
+    in any unit common to the device's slices, None when it cannot be measured.
     """
 
     part: int = 1
@@ -111,7 +111,6 @@ class JobInput:
     held : how many of `cpus` it was allocated; None: all.
     cpu_ns : CPU time of its cgroup in the interval; None when it has no cgroup (then its CPUs' busy time is taken).
     memory_b : memory it was allocated.
-    memory_traffic : bytes it moved per package (resctrl), empty when not measured.
     gpus : domain name -> its hold.
     suspended : true when it was suspended for the whole interval.
     exclusive : true when it holds the node alone (the `--exclusive` flag or all of the node's CPUs).
@@ -123,7 +122,6 @@ class JobInput:
     held: int | None = None
     cpu_ns: int | None = None
     memory_b: int = 0
-    memory_traffic: Mapping[int, int] = field(default_factory=dict)
     gpus: Mapping[str, GpuHolding] = field(default_factory=dict)
     suspended: bool = False
     exclusive: bool = False
@@ -140,7 +138,8 @@ class IntervalInput:
     """One closed interval [t0_ns, t1_ns) of one node.
 
     `busy_ns` is the busy time of each logical CPU, `unread` names those of which it is not known and why; `gap` is
-    true when a reading is missing inside, so that jobs may have come and gone unseen.
+    true when a reading is missing inside. `unseen` is true when nobody watched for a part of it: others than `jobs` may
+    have come and gone, and what those are not given is `unobserved`'s.
     """
 
     t0_ns: int
@@ -151,6 +150,7 @@ class IntervalInput:
     busy_ns: Mapping[int, int] = field(default_factory=dict)
     unread: Mapping[int, str] = field(default_factory=dict)
     gap: bool = False
+    unseen: bool = False
 
     @property
     def duration_ns(self) -> int:
@@ -251,7 +251,20 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
         name = meter.rest or (f"{OTHER}-{meter.name}" if residuals else OTHER)
         inside = [known[leaf] for leaf in meter.leaves if leaf in known]
         residuals.append(_residual(interval, meter, name, inside, load))
-    return leaves + residuals
+    found = leaves + residuals
+    return [_of_the_seen(one, interval.jobs) for one in found] if interval.unseen else found
+
+
+def _of_the_seen(domain: DomainShares, jobs: Iterable[JobInput]) -> DomainShares:
+    """A domain's shares with all that is no known job's as `unobserved`: nobody can tell whether it was idle."""
+    known = {job.party for job in jobs}
+    rest = [share for share in domain.shares if share.party not in known]
+    if not rest:
+        return domain
+    static_uj, dynamic_uj = sum(share.static_uj for share in rest), sum(share.dynamic_uj for share in rest)
+    unobserved = Share(UNOBSERVED, static_uj + dynamic_uj, static_uj, dynamic_uj)
+    mine = tuple(share for share in domain.shares if share.party in known)
+    return replace(domain, shares=(*mine, unobserved), provenance=_modelled(domain.provenance))
 
 
 def _possible(interval: IntervalInput) -> IntervalInput:
@@ -268,14 +281,13 @@ def _possible(interval: IntervalInput) -> IntervalInput:
 
 
 def _possible_job(job: JobInput) -> JobInput:
-    sane = (job.cpu_ns or 0) >= 0 and job.memory_b >= 0 and all(one >= 0 for one in job.memory_traffic.values())
+    sane = (job.cpu_ns or 0) >= 0 and job.memory_b >= 0
     if sane and all(hold.part > 0 and (hold.activity or 0) >= 0 for hold in job.gpus.values()):
         return job
     return replace(
         job,
         cpu_ns=None if (job.cpu_ns or 0) < 0 else job.cpu_ns,
         memory_b=max(0, job.memory_b),
-        memory_traffic={package: moved for package, moved in job.memory_traffic.items() if moved >= 0},
         gpus={
             name: GpuHolding(part=max(1, hold.part), activity=None if (hold.activity or 0) < 0 else hold.activity)
             for name, hold in job.gpus.items()
@@ -471,13 +483,11 @@ def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int
         return DomainShares(domain.name, total_uj, shares, "exclusive", domain.provenance)
     if domain.kind is DomainKind.DRAM:
         static = _memory_weights(interval, domain.package, load)
-        traffic = {job.party: _traffic(job, domain.package) for job in interval.jobs if job.memory_traffic}
-        dynamic = traffic if sum(traffic.values()) else load.work(domain.package)
-        method = "memory+traffic" if sum(traffic.values()) else "memory+cores"
+        method = "memory+cores"
     else:
         static = load.allocated(domain.package)
-        dynamic = load.work(domain.package)
         method = "cores"
+    dynamic = load.work(domain.package)
     if interval.gap:
         method = "presence"
     shares = _join(apportion(fixed_uj, static), apportion(total_uj - fixed_uj, dynamic), interval)
@@ -485,10 +495,6 @@ def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int
     measured = not interval.jobs and not interval.gap and not doubt
     provenance = domain.provenance if measured else _modelled(domain.provenance)
     return DomainShares(domain.name, total_uj, shares, method, provenance, doubt)
-
-
-def _traffic(job: JobInput, package: int | None) -> int:
-    return sum(job.memory_traffic.values()) if package is None else job.memory_traffic.get(package, 0)
 
 
 def _memory_weights(interval: IntervalInput, package: int | None, load: _Load) -> dict[str, int]:
@@ -523,12 +529,10 @@ def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainS
         domain.slices if domain.slices is not None else sum(job.gpus[domain.name].part for job in holders.values())
     ) * load_whole
     static = {**parts, IDLE: max(0, capacity - sum(parts.values()))}
-    activity = {
-        party: (job.gpus[domain.name].activity or 0) * parts[party]
-        for party, job in holders.items()
-        if not job.suspended
-    }
     awake = {party: part for party, part in parts.items() if not holders[party].suspended}
+    told = {party: holders[party].gpus[domain.name].activity for party in awake}
+    # Beside one whose activity is not known the others' tell nothing.
+    activity = {} if None in told.values() else {party: (told[party] or 0) * part for party, part in awake.items()}
     # Who is suspended does nothing, but keeps its part: suspended jobs do not release GRES (slurm.conf(5)).
     dynamic = next((one for one in (activity, awake) if sum(one.values())), parts)
     fixed = apportion(floor_uj, static)

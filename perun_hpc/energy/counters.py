@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
 
 NS_PER_S = 1_000_000_000
 
@@ -39,8 +39,8 @@ class Difference:
     why: str = ""
 
 
-def difference(sensor: Sensor, before: Reading, after: Reading, *, same_boot: bool = True) -> Difference:
-    """Ticks of a counter between two readings.
+def difference(sensor: Sensor, before: Reading, after: Reading) -> Difference:
+    """Ticks of a counter between two readings of one boot.
 
     A counter that went backwards has wrapped when the distance through its range is plausible, else it was reset.
     With enough time for one more turn below the plausibility ceiling `max_uw` the result is ambiguous: no number.
@@ -49,7 +49,6 @@ def difference(sensor: Sensor, before: Reading, after: Reading, *, same_boot: bo
     ----------
     sensor : the counter: its range, resolution and ceiling.
     before, after : two readings of it, the earlier one first.
-    same_boot : False where the node was booted in between.
 
     Returns
     -------
@@ -58,8 +57,6 @@ def difference(sensor: Sensor, before: Reading, after: Reading, *, same_boot: bo
     elapsed_ns = after.mono_ns - before.mono_ns
     if before.ticks is None or after.ticks is None:
         return Difference(None, Status.GAP, elapsed_ns, why=before.error or after.error or "no reading")
-    if not same_boot:
-        return Difference(None, Status.RESET, elapsed_ns, why="the node was booted in between")
     if elapsed_ns < 0:
         return Difference(None, Status.IMPLAUSIBLE, elapsed_ns, why="the later reading carries the earlier time")
     raw = after.ticks - before.ticks
@@ -109,9 +106,12 @@ LEAST_STEPS = 10
 def stands_still(sensor: Sensor, first: Reading, last: Reading) -> bool:
     """Whether an energy counter is silent: a watt would have moved it many times, and it is where it was.
 
-    Over less than `STILL_NS`, or too few of the source's own steps and updates, nobody can tell.
+    Over less than `STILL_NS`, or too few of the source's own steps and updates, nobody can tell; nor of a simulated
+    one, which takes what its simulator gives it.
     """
     elapsed_ns = last.mono_ns - first.mono_ns
+    if sensor.provenance is Provenance.SIMULATED:
+        return False
     if first.ticks is None or first.ticks != last.ticks or elapsed_ns < max(STILL_NS, LEAST_STEPS * sensor.update_ns):
         return False
     return LEAST_UW * elapsed_ns // NS_PER_S >= LEAST_STEPS * sensor.base(sensor.resolution)

@@ -14,14 +14,12 @@ ATTRIBUTION_ERROR: dict[str, float] = {
     "holder": 0.0,
     "unheld": 0.0,
     "cores": 0.20,
-    "memory+traffic": 0.20,
     "memory+cores": 0.40,
     "slices": 0.45,
     "parts": 0.45,
     "presence": 0.50,
     "residual": 0.50,
     "negative residual": 1.0,
-    "unobserved": 1.0,
     "gap": 1.0,
 }
 """Relative standard uncertainty of a share's dynamic part by method; docs/method.md says where each is from."""

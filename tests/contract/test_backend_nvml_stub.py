@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.backend.gpus import Gpu, Held, resolve
+from perun_hpc.backend.gpus import Gpu, Held, instance_of, resolve
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.containment import plan
 from perun_hpc.energy.counters import Status, difference
@@ -132,6 +132,26 @@ def test_mig_has_energy_for_the_parent_alone(nvml):
     assert "7 MIG slices" in sensor.scope
     assert all(reading.ticks is not None for reading in readings)
     assert not [sensor for sensor in seen.sensors if sensor.id.endswith("utilisation")]
+    assert not [sensor for sensor in seen.sensors if "activity" in sensor.id]
+
+
+def test_gpm_tells_how_active_each_mig_instance_is(nvml):
+    mig = "gpu GPU-a 0 400000 0 7\ninstance 0 MIG-1 3\ninstance 0 MIG-2 2\n"
+    seen = nvml(f"{mig}active 0 0 80\nactive 0 1 5\n", reads=4, pause_s=0.11)
+    for uuid, thousandths in (("MIG-1", 800), ("MIG-2", 50)):
+        sensor, readings = seen.column(f"nvml:gpu-GPU-a:activity-{uuid}")
+        assert (sensor.quantity, sensor.domain, instance_of(sensor.id)) == ("utilisation", "gpu-GPU-a", uuid)
+        # Found out by trying, so that the first sample is taken before the first read.
+        assert [reading.ticks for reading in readings][1:] == [thousandths] * 3
+        assert len({reading.mono_ns for reading in readings}) == 4
+    taken = [int(line[3]) for line in seen.log if line[0] == "sample"]
+    assert (len(taken), sum(taken)) == (8, 0)
+
+
+def test_two_looks_at_the_same_activity_are_one_moment(nvml):
+    mig = "gpu GPU-a 0 400000 0 7\ninstance 0 MIG-1 3\nactive 0 0 80\n"
+    _, readings = nvml(mig, reads=5, pause_s=0).column("nvml:gpu-GPU-a:activity-MIG-1")
+    assert len({reading.mono_ns for reading in readings}) == 1
 
 
 def test_a_superchips_counter_is_the_modules_and_says_so(nvml):

@@ -129,3 +129,22 @@ def test_a_job_that_slurm_does_not_confine_holds_what_it_was_given(tmp_path: Pat
         assert both["shares"]["job:2.0"] == pytest.approx(fixed / 4 + (4 * J - fixed) * 3 / 4, abs=2)
     finally:
         node.stop()
+
+
+@pytest.mark.parametrize(("job_before", "method"), [("1", "exclusive"), ("3", "cores")])
+def test_a_job_with_all_cpus_but_the_specialised_ones_has_the_node_alone(
+    node: FakeNode, job_before: str, method: str
+) -> None:
+    own = node.root / "sys/fs/cgroup/cpuset/slurm/system"
+    own.mkdir(parents=True)
+    (own / "cpuset.cpus").write_text("3\n")
+    node.cgroup(7, job_before, 0)
+    begin(node, 7)
+    node.end(7)  # one that was on CPU 3 shows that it is not kept for the system
+    node.cgroup(1, "0-2", 0)
+    node.begin(1, cpus_on_node=3)
+    assert node.answers()
+    node.serve(2 * J, 0, {0: 1, 3: 1})
+    node.end(1)
+    package = node.record(1)["domains"]["package-0"]
+    assert (package["method"], package["energy_uj"] == 2 * J) == (method, method == "exclusive")

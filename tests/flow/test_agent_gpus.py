@@ -188,6 +188,19 @@ def test_gpus_of_mig_mode_are_held_by_slices(gpus):
     assert 0 < account["energy_uj"] <= account["node_uj"]
 
 
+def test_of_two_mig_jobs_the_one_that_works_is_given_what_the_gpu_takes_above_idle(gpus):
+    mig = "gpu GPU-a 0 300000 0 7\ninstance 0 MIG-x 3\ninstance 0 MIG-y 3\n"
+    node = gpus(f"{mig}active 0 0 90\nactive 0 1 10\n")
+    node.begin(1, gpus="MIG-x")
+    node.begin(2, gpus="MIG-y")
+    time.sleep(0.5)
+    node.end(1, gpus="MIG-x")
+    node.end(2, gpus="MIG-y")
+    account, other = (node.record(job)["domains"]["gpu-GPU-a"] for job in (1, 2))
+    assert account["method"] == other["method"] == "slices"
+    assert account["energy_uj"] > 3 * other["energy_uj"] > 0
+
+
 def test_the_command_lists_gpus_and_says_of_a_stuck_driver_that_it_does_not_answer(library, tmp_path):
     config, hang = tmp_path / "stub", tmp_path / "hang"
     config.write_text(f"hang {hang}\ngpu GPU-a 0 300000 0 0\n")

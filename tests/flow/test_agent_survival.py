@@ -165,7 +165,7 @@ def test_after_a_reboot_the_job_is_partial_and_its_late_epilog_changes_nothing(n
     assert node.record(1) == record
 
 
-def test_an_absent_agent_without_jobs_is_bridged_as_idle(node: FakeNode) -> None:
+def test_what_was_counted_without_an_agent_is_nobodys_that_is_known(node: FakeNode) -> None:
     node.start()
     first = node.counters["intel-rapl:0"]
     node.stop()
@@ -173,7 +173,7 @@ def test_an_absent_agent_without_jobs_is_bridged_as_idle(node: FakeNode) -> None
     node.start()
     node.stop()
     lines = [line for line in node.ledger() if line["total_uj"] == 3_000_000]
-    assert [line["shares"] for line in lines] == [{"idle": 3_000_000}]
+    assert [line["shares"] for line in lines] == [{"unobserved": 3_000_000}]
     assert package_total(node) == node.counters["intel-rapl:0"] - first
 
 

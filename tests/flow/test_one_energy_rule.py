@@ -6,13 +6,11 @@ Both read the same files at the same moments of one clock; the agent for a job t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-from perun_hpc.accounting.boundary import parse_boundary
 
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.agent.base.paths import AgentPaths
@@ -24,16 +22,18 @@ from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Views
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.policy.compiled import PolicyKeeper
-from perun_hpc.agent.sources import machine
-from perun_hpc.agent.sources.node import Node, Snapshot
+from perun_hpc.agent.sources import machine as kernel
+from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend import cray_pm, hwmon, powercap
 from perun_hpc.backend.base import Reader
+from perun_hpc.data_model.boundary import parse_boundary
 from perun_hpc.data_model.data import DataNode, Metric, MetricType
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.containment import Plan, scope_sentence
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
 from perun_hpc.monitoring.results import host_node, read_summary
 from perun_hpc.monitoring.tally import Tallies
+from perun_hpc.process.clock import Clock
 from tests.sysfs import HERE, build
 
 S = 1_000_000_000
@@ -149,15 +149,6 @@ class ByMonitor:
         return Told(told, data["state"] == "complete", data["why"], data["includes"], data["coverage"])
 
 
-class _Node(Node):
-    """A node on the machine's clock."""
-
-    clock: Callable[[], int]
-
-    def read(self, fresh: bool = False) -> Snapshot:
-        return replace(super().read(fresh), mono_ns=self.clock(), real_ns=EPOCH_NS + self.clock())
-
-
 class ByAgent:
     """The agent's meter with one job, and the record that is made of it."""
 
@@ -165,13 +156,14 @@ class ByAgent:
         self._machine = machine
         paths = AgentPaths(base / "run", base / "spool", machine.root)
         paths.node.mkdir(parents=True)
-        node = _Node(machine.root, "n1", readers=machine.readers())
-        node.clock = lambda: machine.now_ns
+        clock = Clock(lambda: machine.now_ns, lambda: EPOCH_NS + machine.now_ns)
+        node = Node(machine.root, "n1", clock, readers=machine.readers())
         node.follow_gauges()
         self._register = Register("n1", 2)
-        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1")
+        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", clock)
         views = Views(paths, self._register)
-        self._meter = Meter(node, _topology(machine.root), self._register, policy, NodeLedger(paths), views)
+        topology = partial(kernel.topology, machine.root)
+        self._meter = Meter(node, topology, self._register, policy, NodeLedger(paths), views, clock)
         self._session: Session | None = None
 
     def read(self, last: bool) -> None:
@@ -197,10 +189,6 @@ class ByAgent:
         return Told(
             summed.nodes[0].node_uj, record["state"] == "closed", record["why"] or "", record["scope"], summed.coverage
         )
-
-
-def _topology(root: Path) -> Callable:
-    return partial(machine.topology, root)
 
 
 def both(tree: str, base: Path, name: str = "", how: str = "", since_s: int = 0) -> tuple[Told, Told]:

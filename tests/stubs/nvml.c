@@ -2,7 +2,7 @@
  *
  * STUB_NVML names a file of lines: "gpu UUID MINOR POWER_MW MODULE_MW SLICES" per GPU (MODULE_MW 0: no superchip;
  * SLICES 0: not in MIG mode), "instance INDEX UUID SLICES", and faults "lost|frozen|stale|backward INDEX AFTER" that
- * begin with the AFTERth field call of that GPU, "nofields INDEX", "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT"; "hang PATH": field calls hang once PATH exists.
+ * begin with the AFTERth field call of that GPU, "nofields INDEX", "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
  * Energy is power times the time since nvmlInit. STUB_LOG names a file that gets a line for every value served:
  * "FUNCTION INDEX FIELD VALUE TIMESTAMP_US".
  */
@@ -20,13 +20,13 @@ enum { FIELD_ENERGY = 83, FIELD_AVERAGE = 185, FIELD_INSTANT = 186, TYPE_UINT = 
 
 typedef struct {
     char uuid[96];
-    unsigned slices;
+    unsigned slices, active;
 } instance_t;
 
 typedef struct {
     char uuid[96];
     unsigned minor, power_mw, module_mw, slices, instances, field_calls, busy;
-    int lost, frozen, stale, backward, nofields;
+    int lost, frozen, stale, backward, nofields, gpm;
     unsigned long long frozen_mj;
     long long stale_us;
     instance_t instance[MAX_INSTANCES];
@@ -94,7 +94,7 @@ int nvmlInitWithFlags(unsigned flags) {
     const char *path = getenv("STUB_NVML");
     FILE *file = path != NULL ? fopen(path, "r") : NULL;
     char line[256], uuid[96], word[64];
-    unsigned index, number;
+    unsigned index, number, place;
     if (file == NULL)
         return UNINITIALIZED;
     count = 0;
@@ -119,6 +119,9 @@ int nvmlInitWithFlags(unsigned flags) {
             gpus[index].nofields = 1;
         } else if (sscanf(line, "hang %255s", hang_path) == 1) {
             continue;
+        } else if (sscanf(line, "active %u %u %u", &index, &place, &number) == 3) {
+            gpus[index].instance[place].active = number;
+            gpus[index].gpm = 1;
         } else if (sscanf(line, "busy %u %u", &index, &number) == 2) {
             gpus[index].busy = number;
         } else if (sscanf(line, "slow %63s %u", word, &number) == 2) {
@@ -317,4 +320,73 @@ int nvmlDeviceGetTemperature(void *handle, int kind, unsigned *celsius) {
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *reasons) {
     *reasons = 4;
     return failing(handle) ? GPU_IS_LOST : SUCCESS;
+}
+
+/* GPM: a sample is the moment and the instance; two of them tell the busy SMs in between. */
+
+typedef struct {
+    const instance_t *of;
+    double at_s;
+} sample_t;
+
+typedef struct {
+    unsigned id;
+    int result;
+    double value;
+    char *names[3];
+} metric_t;
+
+typedef struct {
+    unsigned version, number;
+    sample_t *first, *second;
+    metric_t metrics[];
+} metrics_t;
+
+int nvmlGpmQueryDeviceSupport(void *handle, unsigned *support) {
+    support[1] = (unsigned)((gpu_t *)handle)->gpm;
+    return SUCCESS;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *number) {
+    const instance_t *one;
+    if (!is_instance(handle, &one))
+        return INVALID;
+    for (unsigned i = 0; i < count; i++)
+        for (unsigned j = 0; j < gpus[i].instances; j++)
+            if (one == &gpus[i].instance[j])
+                *number = j + 7;
+    return SUCCESS;
+}
+
+int nvmlGpmSampleAlloc(sample_t **sample) {
+    *sample = calloc(1, sizeof **sample);
+    logged("sample 0 0 1 0\n");
+    return *sample != NULL ? SUCCESS : INVALID;
+}
+
+int nvmlGpmSampleFree(sample_t *sample) {
+    free(sample);
+    logged("sample 0 0 -1 0\n");
+    return SUCCESS;
+}
+
+int nvmlGpmMigSampleGet(void *handle, unsigned number, sample_t *sample) {
+    gpu_t *gpu = handle;
+    if (number < 7 || number - 7 >= gpu->instances)
+        return INVALID;
+    if (failing(gpu))
+        return GPU_IS_LOST;
+    sample->of = &gpu->instance[number - 7];
+    sample->at_s = running_s();
+    return SUCCESS;
+}
+
+int nvmlGpmMetricsGet(metrics_t *wanted) {
+    if (wanted->version != 1 || wanted->first->of != wanted->second->of || wanted->first->at_s >= wanted->second->at_s)
+        return INVALID;
+    for (unsigned i = 0; i < wanted->number; i++) {
+        wanted->metrics[i].result = wanted->metrics[i].id == 2 ? SUCCESS : NOT_SUPPORTED;
+        wanted->metrics[i].value = wanted->second->of->active;
+    }
+    return SUCCESS;
 }

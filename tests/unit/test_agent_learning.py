@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.agent.base.session import DomainAccount, Edge, Session
+from perun_hpc.agent.measure.activity import Activity
 from perun_hpc.agent.measure.idling import Idling
-from perun_hpc.agent.measure.intervals import Closed, Stretch
+from perun_hpc.agent.measure.intervals import Closed, Stretch, joined
 from perun_hpc.agent.measure.learning import Learning
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.backend.hwmon import discover
@@ -16,7 +17,7 @@ from perun_hpc.config.schema import Energy
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.energy.attribute import DomainKind, DomainShares, NodeInput
+from perun_hpc.energy.attribute import DomainKind, DomainShares, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
 from perun_hpc.energy.counters import difference
 from tests.sysfs import build
@@ -151,3 +152,36 @@ def test_of_graces_gauges_those_that_energy_rests_on_become_counters(tmp_path: P
         last = read()
     assert difference(made["grace-0"], first, last).ticks == 2_500_000_000
     found.close()
+
+
+def test_activity_of_an_instance_is_its_mean_over_the_time_between_two_looks():
+    activity, told = Activity(), sensor("activity-MIG-x", Quantity.UTILISATION, Kind.GAUGE, "gpu", "gpu-a")
+    activity.follow([told, counter("gpu-a", "gpu")])
+
+    def note(second: float, ticks: int | None) -> None:
+        activity.note({told.id: Reading(ticks, round(second * S))})
+
+    note(0, 500)
+    assert activity.take() == {}  # nobody knows what it stands for
+    note(3, 800)
+    note(3, 800)  # the same moment
+    note(4, 400)
+    assert activity.take() == {"MIG-x": 700_000}
+    note(5, 100)
+    note(6, None)
+    assert activity.take() == {}
+    note(7, 100)
+    assert activity.take() == {"MIG-x": 100_000}
+    activity.note({})
+    assert activity.take() == {}
+
+
+def test_activity_over_two_stretches_is_their_mean():
+    def stretch(t0_s: int, t1_s: int, activity: int | None) -> Stretch:
+        job = JobInput(party="job:1.0", gpus={"gpu-a": GpuHolding(part=3, activity=activity)})
+        return Stretch(t0_s * S, t1_s * S, {}, (job,))
+
+    ((job,), _, _) = joined([stretch(0, 3, 800), stretch(3, 4, 400)])
+    assert job.gpus["gpu-a"] == GpuHolding(part=3, activity=700)
+    ((job,), _, _) = joined([stretch(0, 3, None), stretch(3, 4, 400)])
+    assert job.gpus["gpu-a"] == GpuHolding(part=3)

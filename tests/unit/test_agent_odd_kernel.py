@@ -59,7 +59,6 @@ JOB = st.builds(
     cpus=st.frozensets(st.integers(0, 7), max_size=5),
     cpu_ns=st.none() | NUMBER,
     memory_b=NUMBER,
-    memory_traffic=st.dictionaries(st.integers(0, 1), NUMBER, max_size=2),
     gpus=st.dictionaries(st.just("gpu-0"), GPU),
     suspended=st.booleans(),
     exclusive=st.booleans(),
@@ -76,9 +75,10 @@ JOB = st.builds(
     totals=st.lists(st.none() | st.integers(-(10**15), 10**15), min_size=4, max_size=4),
     slices=st.none() | st.integers(-2, 7),
     gap=st.booleans(),
+    unseen=st.booleans(),
 )
 def test_attribution_has_an_answer_to_every_input_and_loses_no_energy(
-    duration_ns, jobs, busy, unread, totals, slices, gap
+    duration_ns, jobs, busy, unread, totals, slices, gap, unseen
 ):
     node = NodeInput(package_of=dict.fromkeys(range(6), 0), core_of={cpu: cpu // 2 for cpu in range(6)}, memory_b=2**30)
     domains = (
@@ -97,6 +97,7 @@ def test_attribution_has_an_answer_to_every_input_and_loses_no_energy(
             busy_ns=busy,
             unread=unread,
             gap=gap,
+            unseen=unseen,
         )
     )
     assert len(found) == len(domains)

@@ -12,6 +12,7 @@ import pytest
 from perun_hpc.backend import cgroup, cray_pm, estimate, file, gpus, hwmon, ipmi, procstat
 from perun_hpc.backend import psutil as psutil_backend
 from perun_hpc.backend.catalog import BACKENDS, Selection, discover_all, open_backend
+from perun_hpc.data_model import cpu_list
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity, human
 from perun_hpc.energy.attribute import DomainKind
@@ -301,6 +302,24 @@ def test_slurms_scope_may_lie_in_a_slice_of_its_own(tmp_path, scope):
     assert job.cpus() == frozenset({4, 5})
     assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 2_500_000_000
     assert cgroup.find_job(tmp_path, "8") is None
+
+
+@pytest.mark.parametrize(("jobs", "own", "cpus"), [
+    ("cpuset/slurm/uid_0/job_1", "cpuset/slurm/system", "0,32"),
+    ("cpuset/slurm_n1/uid_0/job_1", "cpuset/slurm_n1/system", "0"),
+    ("system.slice/slurmstepd.scope/job_1", "system.slice/slurmd.service", "0-1"),
+    ("system.slice/n1_slurmstepd.scope/job_1", "system.slice/slurmd@n1.service", "0-1"),
+    ("slurm.slice/slurmstepd.scope/job_1", "slurm.slice/slurmd.service", "7"),
+    ("system.slice/slurmstepd.scope/job_1", "system.slice/slurmstepd.scope/slurmd", "2"),
+])  # fmt: skip
+def test_the_cpus_that_slurm_keeps_for_the_system_are_those_of_its_daemon(tmp_path, jobs, own, cpus):
+    cgroups = tmp_path / "sys/fs/cgroup"
+    (cgroups / jobs).mkdir(parents=True)
+    assert cgroup.reserved_cpus(tmp_path, "n1") == frozenset()
+    (cgroups / own).mkdir(parents=True)
+    for content, found in (("", frozenset()), ("x", frozenset()), (cpus, cpu_list.parse(cpus))):
+        (cgroups / own / "cpuset.cpus").write_text(f"{content}\n")
+        assert cgroup.reserved_cpus(tmp_path, "n1") == found
 
 
 def test_a_cpuset_that_constrains_nothing_is_none(tmp_path):

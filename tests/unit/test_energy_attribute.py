@@ -228,14 +228,20 @@ def test_memory_is_charged_by_allocation():
     assert result.method == "memory+cores"
 
 
-def test_measured_memory_traffic_beats_cores():
-    jobs = [
-        JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=S, memory_traffic={0: 100}),
-        JobInput(party="job:2.0", cpus=frozenset({1}), cpu_ns=S, memory_traffic={0: 300}),
-    ]
-    dram = DomainInput(name="dram-0", kind=DomainKind.DRAM, total_uj=1_000, package=0)
-    result = shares_of(attribute(interval([dram], jobs, {0: S, 1: S})), "dram-0")
-    assert result.by_party() == {"job:1.0": 250, "job:2.0": 750}
+def test_what_nobody_watched_is_the_known_jobs_and_else_nobodys():
+    job = JobInput(party="job:1.0", cpus=frozenset({0, 8}), cpu_ns=S)
+    watched = interval([PACKAGE, DomainInput(name="gpu-A", kind=DomainKind.GPU, total_uj=50)], [job], {0: S, 1: S})
+    for seen, unseen in zip(attribute(watched), attribute(replace(watched, unseen=True)), strict=True):
+        mine = seen.by_party().get("job:1.0", 0)
+        assert unseen.by_party() == {**({"job:1.0": mine} if mine else {}), "unobserved": seen.total_uj - mine}
+        assert unseen.provenance is Provenance.MODELLED
+    assert attribute(replace(watched, unseen=True))[0].by_party()["job:1.0"] > 0
+
+
+def test_a_job_that_holds_the_node_alone_holds_it_while_nobody_watches():
+    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=S, exclusive=True)
+    (package,) = attribute(replace(interval([PACKAGE], [job], {0: S}), unseen=True))
+    assert (package.by_party(), package.provenance) == ({"job:1.0": 1_000_000}, Provenance.MEASURED)
 
 
 def test_a_gpu_is_its_holders_with_the_idle_part_shown():
@@ -248,6 +254,16 @@ def test_a_gpu_is_its_holders_with_the_idle_part_shown():
     assert result.provenance is Provenance.MEASURED
     unheld = shares_of(attribute(interval([gpu], [neighbour])), "gpu-A")
     assert unheld.by_party() == {"idle": 500}
+
+
+def test_activity_decides_only_where_it_is_known_of_all_who_run():
+    gpu = DomainInput(name="gpu-A", kind=DomainKind.GPU, total_uj=900, slices=7)
+    known = JobInput(party="job:1.0", gpus={"gpu-A": GpuHolding(part=1, activity=80)})
+    unknown = JobInput(party="job:2.0", gpus={"gpu-A": GpuHolding(part=2)})
+    (by_slices,) = attribute(interval([gpu], [known, unknown]))
+    assert by_slices.by_party() == {"job:1.0": 300, "job:2.0": 600}
+    (by_activity,) = attribute(interval([gpu], [known, replace(unknown, suspended=True)]))
+    assert by_activity.by_party() == {"job:1.0": 900}
 
 
 def test_mig_slices_free_ones_idle_and_activity_decides():
@@ -326,7 +342,6 @@ def intervals(draw):
             cpus=frozenset(draw(st.sets(st.sampled_from(cpus)))),
             cpu_ns=draw(st.none() | st.integers(0, 2 * duration * len(cpus))),
             memory_b=draw(st.integers(0, 2**40)),
-            memory_traffic=draw(st.dictionaries(st.integers(0, 1), st.integers(0, 2**40), max_size=2)),
             gpus={
                 gpu: GpuHolding(part=draw(st.integers(0, 8)), activity=draw(st.none() | st.integers(0, 1000)))
                 for gpu in (draw(st.sets(st.sampled_from(gpus))) if gpus else ())
@@ -355,13 +370,13 @@ def intervals(draw):
     )
     busy = {cpu: draw(st.integers(0, duration + 10**7)) for cpu in cpus}
     return IntervalInput(t0_ns=7, t1_ns=7 + duration, node=node, domains=tuple(domains), jobs=jobs, busy_ns=busy,
-                         gap=draw(st.booleans()))  # fmt: skip
+                         gap=draw(st.booleans()), unseen=draw(st.booleans()))  # fmt: skip
 
 
 @examples(150)
 @given(intervals())
 def test_every_domain_closes_to_the_microjoule(one):
-    known_parties = {"idle", "system", "unknown", *(job.party for job in one.jobs)}
+    known_parties = {"idle", "system", "unknown", "unobserved", *(job.party for job in one.jobs)}
     result = attribute(one)
     assert len(result) == len(one.domains)
     totals = {domain.name: domain.total_uj for domain in one.domains}

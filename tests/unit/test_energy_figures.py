@@ -36,11 +36,6 @@ def counted(readings, sensor=COUNTER):
     return difference(sensor, readings[0], readings[-1]).ticks
 
 
-def mean_uw(integral):
-    """Mean power over the covered time."""
-    return integral.energy_uj * S // integral.covered_ns
-
-
 # --- the predecessor's faults
 
 

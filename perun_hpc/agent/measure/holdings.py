@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.backend.gpus import Gpu, doubtful, from_proc, resolve
+from perun_hpc.backend.gpus import Gpu, MigInstance, doubtful, from_proc, resolve
 from perun_hpc.energy.attribute import GpuHolding, NodeInput
 
 
@@ -15,10 +15,23 @@ def gpus_of(node: Node) -> tuple[Gpu, ...]:
     return tuple(gpu for worker in node.workers for gpu in worker.gpus) or from_proc(node.root)
 
 
-def held(names: str, node: Node) -> dict[str, GpuHolding]:
-    """Energy domain -> hold, from a list such as `0,1` or of UUIDs; names that match nothing are left out."""
+def held(names: str, node: Node, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
+    """Energy domain -> hold, from a list such as `0,1` or of UUIDs; names that match nothing are left out.
+
+    `activity` is that of MIG instances, as far as it is known.
+    """
     found = resolve(names.split(","), gpus_of(node), node.choice.gpu_numbers)
-    return {one.domain: GpuHolding(part=one.slices or 1) for one in found}
+    return {
+        one.domain: GpuHolding(part=one.slices or 1, activity=_activity(one.instances, activity or {})) for one in found
+    }
+
+
+def _activity(instances: Sequence[MigInstance], known: Mapping[str, int]) -> int | None:
+    """Mean activity of a job's instances on one GPU, by their slices; None where that of one of them is not known."""
+    slices = sum(one.slices for one in instances)
+    if not slices or any(one.uuid not in known for one in instances):
+        return None
+    return sum(known[one.uuid] * one.slices for one in instances) // slices
 
 
 def doubts(names: str, node: Node) -> str:

@@ -12,14 +12,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from perun_hpc.data_model.sensor import Provenance, Reading
+from perun_hpc.data_model.sensor import Reading
 from perun_hpc.energy.attribute import (
     OTHER,
     UNKNOWN,
-    UNOBSERVED,
     DomainInput,
     DomainKind,
     DomainShares,
+    GpuHolding,
     IntervalInput,
     JobInput,
     NodeInput,
@@ -39,7 +39,7 @@ MAX_STRETCHES = 64
 
 @dataclass(frozen=True)
 class Stretch:
-    """Time between two readings: how busy each CPU was, which jobs were there, and whether others may have been.
+    """Time between two readings: how busy each CPU was, which jobs were there, and whether nobody watched (`unseen`).
 
     `unread` holds the CPUs of which nobody knows how busy they were, and why.
     """
@@ -214,7 +214,7 @@ class Intervals:
     def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:
         inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]
         jobs, busy_ns, unread = joined(inside)
-        gap = len(inside) != 1 or inside[0].unseen
+        gap = len(inside) != 1
         interval = IntervalInput(
             t0_ns=t0_ns,
             t1_ns=t1_ns,
@@ -224,6 +224,7 @@ class Intervals:
             busy_ns=busy_ns,
             unread=unread,
             gap=gap,
+            unseen=any(stretch.unseen for stretch in inside),
         )
         found = guard("attribution", lambda: attribute(interval)) or _nobodys(interval)
         failed = {domain.name: self._failed.pop(domain.name, "") for domain, _ in measured}
@@ -282,8 +283,19 @@ def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int
                     present_ns=present_ns + (before.present_ns or 0),
                     cpu_ns=None if job.cpu_ns is None or before.cpu_ns is None else job.cpu_ns + before.cpu_ns,
                     suspended=job.suspended and before.suspended,
+                    gpus={name: _held_on(hold, present_ns, before, name) for name, hold in job.gpus.items()},
                 )
     return tuple(jobs.values()), busy_ns, unread
+
+
+def _held_on(hold: GpuHolding, present_ns: int, before: JobInput, name: str) -> GpuHolding:
+    """A hold over one more stretch: activity is the mean over both, not known where that of one is not."""
+    former = before.gpus.get(name)
+    if former is None or former.activity is None or hold.activity is None:
+        return replace(hold, activity=None)
+    former_ns = before.present_ns or 0
+    whole_ns = max(1, former_ns + present_ns)
+    return replace(hold, activity=(former.activity * former_ns + hold.activity * present_ns) // whole_ns)
 
 
 def _nobodys(interval: IntervalInput) -> list[DomainShares]:
@@ -300,12 +312,6 @@ def _nobodys(interval: IntervalInput) -> list[DomainShares]:
         )
         for one in leaves
     ]
-
-
-def unobserved(domain: EnergyDomain, total_uj: int) -> DomainShares:
-    """The energy of a time in which no agent watched."""
-    share = Share(UNOBSERVED, total_uj, 0, total_uj)
-    return DomainShares(domain.name, total_uj, (share,), "unobserved", Provenance.MODELLED)
 
 
 def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:

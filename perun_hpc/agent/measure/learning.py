@@ -80,7 +80,8 @@ class Learning:
                     and busy_ns < MOST_BUSY * (stretch.t1_ns - stretch.t0_ns) * cpus
                     and (domain is not None or gpus_idle)
                 )
-            whole = not window.gap and window.t0_ns == stretch.t0_ns and total_uj is not None and total_uj >= 0
+            seen = not window.gap and not stretch.unseen and window.t0_ns == stretch.t0_ns
+            whole = seen and total_uj is not None and total_uj >= 0
             if not idle or not whole:
                 self._windows.pop(name, None)
                 continue

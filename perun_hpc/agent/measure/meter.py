@@ -9,6 +9,7 @@ from functools import partial
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.measure import booking, holdings, intervals
+from perun_hpc.agent.measure.activity import Activity
 from perun_hpc.agent.measure.checks import Checks
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
@@ -44,7 +45,7 @@ class Meter:
     last : the reading that opened the current interval.
     uses, parent_cpu_ns : what the cgroups said at that reading.
     schedule : when an interval ends at the latest.
-    learning, idling, checks : what is learnt from the readings on the way.
+    learning, idling, activity, checks : what is learnt from the readings on the way.
     """
 
     def __init__(
@@ -68,12 +69,15 @@ class Meter:
         self.static: Mapping[str, Figure] = {}
         self.learning = Learning()
         self.idling = Idling()
+        self.activity = Activity()
         self.checks = Checks()
         self.last: Snapshot | None = None
         self.uses: dict[SessionKey, JobUse] = {}
         self.parent_cpu_ns: int | None = None
         self._topology_now = topology
         self._topology = topology(intervals.packages(self.domains.values()))
+        self._reserved: frozenset[int] = frozenset()
+        self._given_out: frozenset[int] = frozenset()
         self._intervals = Intervals(tuple(self.domains.values()), self._topology)
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
 
@@ -94,11 +98,15 @@ class Meter:
     def _is_suspended(self, session: Session) -> bool:
         return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
 
-    def end_interval(self, settle: bool = False) -> Snapshot:
-        """Read everything; the reading ends one interval and starts the next. `settle`: with it a job ends."""
+    def end_interval(self, settle: bool = False, unseen: bool = False) -> Snapshot:
+        """Read everything; the reading ends one interval and starts the next.
+
+        `settle`: with it a job ends. `unseen`: no agent ran in a part of the interval.
+        """
         live = self._register.live
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
+        self.activity.note(snapshot.readings)
         uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
         parent_cpu_ns = self._parent() if live else None
         last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
@@ -110,7 +118,8 @@ class Meter:
             others = last.busy_ns and snapshot.busy_ns and last.busy_ns.keys() != snapshot.busy_ns.keys()
             if others:
                 self._learn_cpus(self._topology)
-            self._book(snapshot, self._stretch(last, snapshot, uses, parent_cpu_ns), settle)
+            stretch = self._stretch(last, snapshot, uses, parent_cpu_ns)
+            self._book(snapshot, replace(stretch, unseen=unseen), settle)
             if others:
                 self._learn_cpus()
         for session in live.values():
@@ -134,6 +143,7 @@ class Meter:
         readings = self._node.poll()
         if self._node.workers:
             self.checks.note(readings)
+            self.activity.note(readings)
             held = holdings.holders(self._register.live.values(), self._node)
             self.idling.note(readings, self._intervals.static_uw, held)
 
@@ -142,6 +152,7 @@ class Meter:
         use = self.uses[session.key] = self._use(session)
         session.suspended = bool(use.suspended)
         self.parent_cpu_ns = self._parent()
+        self._look_for_reserved()
 
     def _use(self, session: Session) -> JobUse:
         return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
@@ -149,10 +160,10 @@ class Meter:
     def _parent(self) -> int | None:
         return guard("the cgroup above all jobs", partial(self._node.parent_cpu_ns, self._register.home[1]))
 
-    def gpus_of(self, session: Session) -> dict[str, GpuHolding]:
-        """The GPUs that Slurm gave to the job, as energy domains."""
+    def gpus_of(self, session: Session, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
+        """The GPUs that Slurm gave to the job, as energy domains; `activity` is that of MIG instances."""
         names = session.job.get("gpus", "")
-        return holdings.held(names, self._node) if names and self._node.workers else {}
+        return holdings.held(names, self._node, activity) if names and self._node.workers else {}
 
     def forget(self, session: Session) -> None:
         """The session has ended: close its cgroup, and say how its GPUs' counters fared."""
@@ -180,12 +191,15 @@ class Meter:
         parent_cpu_ns: int | None,
         inside: Mapping[str, Mapping[str, int]],
     ) -> Snapshot:
-        """Go on from the last readings of an agent of the same boot; what the counters counted since is booked."""
+        """Go on from the last readings of an agent of the same boot; what the counters counted since is booked.
+
+        Jobs that were live get their parts; what others used that came and went meanwhile is `unobserved`.
+        """
         self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
         self._intervals.begin(last.mono_ns, last.readings, inside)
         for session in self._register.live.values():  # whoever was resumed while nobody looked was not suspended
             session.suspended = session.suspended and bool(self._use(session).suspended)
-        return self.end_interval()
+        return self.end_interval(unseen=True)
 
     # What is measured, and with which parameters.
 
@@ -207,6 +221,7 @@ class Meter:
         self.domains = {one.name: one for one in plan(self._node.sensors).counted}
         self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
+        self.activity.follow(self._node.sensors)
         self.checks.follow(self._node.sensors)
         self.parametrise()
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
@@ -217,6 +232,7 @@ class Meter:
         energy = self._policy.site().energy if self._policy.settled else None
         if energy is not None:
             self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
+        self._look_for_reserved()
         self.static = self.learning.figures(self.domains.values(), energy)
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
@@ -242,7 +258,8 @@ class Meter:
         for key, use in uses.items():
             session = self._register.live[key]
             guard("what it used", partial(_note_use, session, use, spent.get(key)), session)
-        jobs = tuple(self._input(self._register.live[key], spent.get(key)) for key in uses)
+        activity = self.activity.take()
+        jobs = tuple(self._input(self._register.live[key], spent.get(key), activity) for key in uses)
         for key, use in uses.items():  # after its share: that is by how it was when the interval began
             session = self._register.live[key]
             session.suspended_ns += after.mono_ns - before.mono_ns if session.suspended else 0
@@ -250,7 +267,7 @@ class Meter:
         busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
 
-    def _input(self, session: Session, cpu_ns: int | None) -> JobInput:
+    def _input(self, session: Session, cpu_ns: int | None, activity: Mapping[str, int]) -> JobInput:
         """A job in the interval; one of which something cannot be told is there with what can."""
         party, suspended = session.key.party, session.suspended
         return guard(
@@ -263,10 +280,21 @@ class Meter:
                 memory_b=holdings.memory_b(session, self._topology),
                 suspended=suspended,
                 exclusive=self._register.holds_node(session),
-                gpus=self.gpus_of(session),
+                gpus=self.gpus_of(session, activity),
             ),
             session,
         ) or JobInput(party=party, cpus=frozenset(session.cpus), cpu_ns=cpu_ns, suspended=suspended)
+
+    def _look_for_reserved(self) -> None:
+        """Look which CPUs Slurm keeps for the system."""
+        told = guard("CPUs kept for the system", partial(self._node.reserved_cpus, self._register.home[1]))
+        self._reserved = told or frozenset()
+
+    def _specialised(self) -> frozenset[int]:
+        """The CPUs that Slurm keeps for the system; none where a job was seen on one of them, or they are all."""
+        self._given_out |= {cpu for session in self._register.live.values() for cpu in session.cpus}
+        kept = self._reserved & self._topology.core_of.keys()
+        return frozenset() if kept & self._given_out or len(kept) == len(self._topology.core_of) else kept
 
     def _learn_cpus(self, former: NodeInput | None = None) -> None:
         """CPUs came online or went: their cores and packages are others from now on.
@@ -307,6 +335,7 @@ class Meter:
     def _book(self, snapshot: Snapshot, stretch: Stretch, settle: bool) -> None:
         live = self._register.live
         before_uj = {key: session.energy_uj for key, session in live.items() if session.steps}
+        self._intervals.node = replace(self._intervals.node, specialised=self._specialised())
         closed = self._intervals.add(stretch, snapshot.readings, settle)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
         booking.book(closed, list(live.values()), self.domains, day)

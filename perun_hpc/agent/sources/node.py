@@ -15,7 +15,7 @@ from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader, host_name
-from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names
+from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import Absent, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
@@ -233,6 +233,10 @@ class Node:
             self.parent = find_parent(self.root, node)
             cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
         return cpu_ns
+
+    def reserved_cpus(self, node: str) -> frozenset[int]:
+        """CPUs of Slurm's `node` that it keeps for the system."""
+        return reserved_cpus(self.root, node)
 
     def forget(self, session: Session) -> None:
         """Close the job's cgroup."""
