@@ -254,7 +254,10 @@ def test_steps_and_regions_have_an_order_that_does_not_depend_on_the_nodes() -> 
         (step, rank) for step in ("2", "10", "-1") for rank in (0, 1)
     ]
     assert [one.name for one in record.regions] == ["d", "a", "b", "c"]
-    assert (record.regions[0].calls, record.regions[0].ranks, record.regions[0].energy_uj) == (0, 1, None)
+    assert record.regions[0] == Region("2", "d", 0, 1, 7, 7, 7, None, 0)
+    bare = summed(boundary(steps=[{"step_id": "2", "ranks": [{}]}], regions=[{"step_id": "2", "name": "d"}]))
+    assert bare.regions == (Region("2", "d", 0, 1, 0, 0, 0, None, 0),)
+    assert bare.ranks == (Rank("2", 0, "n1", 0, 0, None),)
 
 
 def test_of_two_records_of_a_node_the_later_revision_counts_and_one_without_a_start_never() -> None:
