@@ -210,6 +210,20 @@ def test_a_window_outside_of_a_measured_run_has_no_energy():
     assert window.energy_j is None
 
 
+def test_calls_without_room_are_counted_once_however_often_one_looks():
+    recorder = regions.Recorder()
+    recorder.open(calls_b=48)
+    number = recorder.define("loop")
+    here = rank.Rank({})
+    here.recorder = recorder
+    for kept, dropped in ((1, 0), (2, 0), (2, 1), (2, 2)):
+        recorder.end(recorder.begin(number))
+        for _ in range(2):
+            data = parse(b"".join(here.content("exit")))
+            assert (len(data.calls) // 3, data.header["dropped"]) == (kept, dropped)
+    recorder.close()
+
+
 def test_the_live_memory_of_a_killed_rank_is_readable(tmp_path):
     """What another process reads from the descriptor at any moment is rank data."""
     here = rank.Rank({"PERUN_RANK": "5", "PERUN_NTASKS": "8"})
