@@ -95,7 +95,7 @@ def _head(
     left_b = most_b - len(line) - len("\n") - 20  # `dropped` may be said anew, with more digits
     written = []
     for name in names:
-        text = json.dumps(cut(name, MAX_NAME_B))
+        text = json.dumps(cut(str(name), MAX_NAME_B))  # programs name regions by numbers, too
         left_b -= len(text) + len(",")
         if left_b < 0:
             break

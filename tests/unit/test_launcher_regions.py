@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import pathlib
 import threading
 
 import pytest
@@ -208,6 +209,13 @@ def test_a_window_outside_of_a_measured_run_has_no_energy():
         pass
     assert window.energy_uj is None
     assert window.energy_j is None
+
+
+def test_a_region_may_be_named_by_anything_that_has_a_text(recorded):
+    for name in (7, pathlib.Path("x"), "\ud800"):
+        with regions.monitor(name):
+            pass
+    assert recorded().names[-3:] == ("7", "x", "?")
 
 
 def test_calls_without_room_are_counted_once_however_often_one_looks():
