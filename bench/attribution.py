@@ -67,17 +67,17 @@ class Case:
 
 @dataclass
 class Truth:
-    """The simulator's log: joules of each party on each package."""
+    """The simulator's log: joules of each owner on each package."""
 
     joules: dict[tuple[str, int], float] = field(default_factory=dict)
 
-    def add(self, party: str, package: int, joules: float) -> None:
+    def add(self, owner: str, package: int, joules: float) -> None:
         """One step's energy."""
-        self.joules[party, package] = self.joules.get((party, package), 0.0) + joules
+        self.joules[owner, package] = self.joules.get((owner, package), 0.0) + joules
 
-    def total(self, party: str) -> float:
-        """A party's joules on both packages."""
-        return sum(value for (name, _), value in self.joules.items() if name == party)
+    def total(self, owner: str) -> float:
+        """An owner's joules on both packages."""
+        return sum(value for (name, _), value in self.joules.items() if name == owner)
 
 
 def steady(share: float) -> Load:
@@ -170,24 +170,24 @@ def _advance(
     used_s: dict[int, float],
 ) -> None:
     loads = [0.0] * (2 * CORES)
-    owner: dict[int, int] = {}
+    holder: dict[int, int] = {}
     for number, job in enumerate(case.jobs):
         for position, cpu in enumerate(job.cpus):
             share = job.load(at_s, position) * noise.uniform(0.95, 1.0)
             loads[cpu] = share
-            owner[cpu] = number
+            holder[cpu] = number
             used_s[number] += share * STEP_S
     for package in (0, 1):
         cores = range(8 * package, 8 * package + 8)
         active = sum(max(loads[core], loads[core + CORES]) for core in cores)
-        heavy = sum(case.jobs[owner[core]].heavy * loads[core] for core in cores if core in owner)
+        heavy = sum(case.jobs[holder[core]].heavy * loads[core] for core in cores if core in holder)
         factor = clock_factor(active, heavy)
         for core in cores:
             high, low = sorted((loads[core], loads[core + CORES]), reverse=True)
-            if core in owner:
-                job = case.jobs[owner[core]]
+            if core in holder:
+                job = case.jobs[holder[core]]
                 joules = factor * job.watts * (high + job.second * low) * STEP_S
-                truth.add(f"job:{owner[core]}", package, joules)
+                truth.add(f"job:{holder[core]}", package, joules)
                 counter_j[package] += joules
             system = case.system * 3.0 * STEP_S
             truth.add("system", package, system)
@@ -196,8 +196,8 @@ def _advance(
                 busy_s[cpu] += min(1.0, loads[cpu] + case.system) * STEP_S
         counter_j[package] += STATIC_W * STEP_S
         for core in cores:
-            party = f"job:{owner[core]}" if core in owner else "idle"
-            truth.add(party, package, STATIC_W / 8 * STEP_S)
+            owner = f"job:{holder[core]}" if core in holder else "idle"
+            truth.add(owner, package, STATIC_W / 8 * STEP_S)
 
 
 Seen = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -228,7 +228,7 @@ def _interval(case: Case, number: int, before: Seen, after: Seen) -> IntervalInp
             for package in (0, 1)
         ),
         jobs=tuple(
-            JobInput(party=f"job:{index}", cpus=frozenset(job.cpus), cpu_ns=after[2][index] - before[2][index])
+            JobInput(owner=f"job:{index}", cpus=frozenset(job.cpus), cpu_ns=after[2][index] - before[2][index])
             for index, job in enumerate(case.jobs)
         ),
         busy_ns={cpu: after[1][cpu] - before[1][cpu] for cpu in range(2 * CORES)},
@@ -259,16 +259,16 @@ def outcomes() -> Iterator[Outcome]:
             held = sum(len(job.cpus) for job in interval.jobs)
             used = sum(job.cpu_ns or 0 for job in interval.jobs)
             for domain in attribute(interval):
-                for party, energy_uj in domain.by_party().items():
-                    ours[party] = ours.get(party, 0) + energy_uj
+                for owner, energy_uj in domain.by_owner().items():
+                    ours[owner] = ours.get(owner, 0) + energy_uj
             for job in interval.jobs:
-                by_cores[job.party] = by_cores.get(job.party, 0.0) + total_uj * len(job.cpus) / held
-                by_time[job.party] = by_time.get(job.party, 0.0) + total_uj * (job.cpu_ns or 0) / used
+                by_cores[job.owner] = by_cores.get(job.owner, 0.0) + total_uj * len(job.cpus) / held
+                by_time[job.owner] = by_time.get(job.owner, 0.0) + total_uj * (job.cpu_ns or 0) / used
         for number, hidden in enumerate(case.jobs):
-            party = f"job:{number}"
-            true_j = truth.total(party)
+            owner = f"job:{number}"
+            true_j = truth.total(owner)
             yield Outcome(
-                case.name, hidden.name, true_j, ours[party] / 1e6, by_cores[party] / 1e6, by_time[party] / 1e6
+                case.name, hidden.name, true_j, ours[owner] / 1e6, by_cores[owner] / 1e6, by_time[owner] / 1e6
             )
 
 
@@ -299,16 +299,16 @@ def mig_outcomes() -> Iterator[MigOutcome]:
             ),
             jobs=tuple(
                 JobInput(
-                    party=f"job:{number}",
+                    owner=f"job:{number}",
                     gpus={"gpu": GpuHolding(part=slices, activity=int(busy * 1000) if with_activity else None)},
                 )
                 for number, (_, slices, busy, _) in enumerate(hidden)
             ),
         )
-        results.append(attribute(interval)[0].by_party())
+        results.append(attribute(interval)[0].by_owner())
     for number, (name, *_) in enumerate(hidden):
-        party = f"job:{number}"
-        yield MigOutcome(name, true_j[number], results[0][party] / 1e6, results[1][party] / 1e6)
+        owner = f"job:{number}"
+        yield MigOutcome(name, true_j[number], results[0][owner] / 1e6, results[1][owner] / 1e6)
 
 
 def _error(value: float, true: float) -> str:

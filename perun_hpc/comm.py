@@ -58,7 +58,7 @@ ENVIRONMENTS: tuple[tuple[str, str, str, str, str, str], ...] = (
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", ""),
     ("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "", "SLURM_NNODES"),
 )
-"""What launchers set, in the order in which they are believed: the innermost first."""
+"""What launchers set, in the order in which they are trusted: the innermost first."""
 
 
 ORDINARY_STEPS_END = 0xFFFFFFF0

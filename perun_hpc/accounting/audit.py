@@ -94,13 +94,13 @@ def read_books(files: Iterable[Path]) -> NodeBooks:
             off_uj = interval.total_uj - sum(line["shares"].values())
             if off_uj:
                 findings.append(Finding(where, f"line {number}: shares do not sum to the counter's difference", off_uj))
-            for party, energy_uj in line["shares"].items():
-                job = _job(party)
+            for owner, energy_uj in line["shares"].items():
+                job = _job(owner)
                 if job is not None:
                     account.jobs_uj += energy_uj
                     given[key, job] = given.get((key, job), 0) + energy_uj
                 else:
-                    account.others_uj[party if party in OTHERS else "unknown"] += energy_uj
+                    account.others_uj[owner if owner in OTHERS else "unknown"] += energy_uj
     return NodeBooks(accounts, given, intervals, findings)
 
 
@@ -329,8 +329,8 @@ def _lines(path: Path, findings: list[Finding]) -> Iterator[tuple[int, dict[str,
             yield number, line
 
 
-def _job(party: str) -> tuple[int, int] | None:
-    head, _, rest = party.partition(":")
+def _job(owner: str) -> tuple[int, int] | None:
+    head, _, rest = owner.partition(":")
     job, _, restart = rest.partition(".")
     return (int(job), int(restart or 0)) if head == "job" and job.isdigit() else None
 

@@ -56,7 +56,7 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     )
 
 
-class Ruling:
+class PolicyApplier:
     """The policy that rules a service: read anew once its file changed; while it is broken the last good one rules."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:

@@ -69,7 +69,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
     wall_ns = max(end_ns - start_ns, 1)
     suspended_ns = max((_usage(b, "suspended_ns") or 0 for b in parts), default=0)
     owners = {uid for b in parts if (uid := _integer(b.raw.get("uid"))) is not None}
-    agreed = len(owners) <= 1  # whose it is decides who may read it: one node of many is not believed
+    agreed = len(owners) <= 1  # whose it is decides who may read it: one node of many is not trusted
     return EnergyRecord(
         schema=SCHEMA,
         revision=1,

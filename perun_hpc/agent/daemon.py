@@ -23,18 +23,18 @@ from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.loop import Loop, Wake
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_CONFINED, Losses
 from perun_hpc.agent.outbox.parsing import Reader
 from perun_hpc.agent.outbox.sealing import Sealing
 from perun_hpc.agent.outbox.shipping import Shipper
-from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import FILES, Listing, listing
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.sources.workers import AS_ROOT, Worker, present
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
@@ -76,7 +76,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     node.workers.extend(Worker(name, options.root, clock) for name in present(options.root))
     listener = listen(paths.socket)
     refused = privilege.refuse_calls() | privilege.what_children_lack()
-    porter = Porter(paths, options.policy, clock)
+    root_helper = RootHelper(paths, options.policy, clock)
     user = privilege.service_user(paths.spool)
     reader = _reader(user)
     if user is not None:
@@ -95,7 +95,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name, clock)
     losses = Losses(clock.real_ns)
     losses.follow(NOT_CONFINED, refused)
-    serve(paths, selector, node, listener, porter, reader, policy, listed, losses, clock)
+    serve(paths, selector, node, listener, root_helper, reader, policy, listed, losses, clock)
     return 0
 
 
@@ -111,7 +111,7 @@ def serve(
     selector: selectors.EpollSelector,
     node: Node,
     listener: socket.socket,
-    porter: Porter,
+    root_helper: RootHelper,
     reader: Reader | None,
     policy: PolicyKeeper,
     listed: Mapping[str, Listing],
@@ -126,13 +126,13 @@ def serve(
     wake = Wake(selector)
     later: list[Callable[[], None]] = []
     register = Register(node.name, len(topology(()).core_of))
-    ruling = Ruling(policy, register, porter)
+    applier = PolicyApplier(policy, register, root_helper)
     ledger = NodeLedger(paths)
-    views = Views(paths, register)
-    meter = Meter(node, topology, register, policy, ledger, views, clock)
+    visibility = Visibility(paths, register)
+    meter = Meter(node, topology, register, policy, ledger, visibility, clock)
     step_log = StepLog(paths)
     survival = Survival(paths, boot_id, register, meter, ledger, step_log)
-    traces = Traces(paths, node, register, views, clock)
+    traces = Traces(paths, node, register, visibility, clock)
     most_ranks = machine.allow_files() // 3
     intake = Intake(paths, most_ranks)
     steps = Steps(
@@ -141,9 +141,9 @@ def serve(
         most_ranks,
         register,
         meter,
-        views,
+        visibility,
         traces,
-        ruling,
+        applier,
         step_log,
         intake,
         survival.save,
@@ -156,17 +156,17 @@ def serve(
         node,
         register,
         meter,
-        views,
+        visibility,
         steps,
         policy,
-        ruling,
-        porter,
+        applier,
+        root_helper,
         survival.save,
         later,
         clock,
     )
-    sealing = Sealing(paths, register, meter, traces, ruling, step_log, intake, clock)
-    sources = Sources(node, policy, register, meter, porter, listed)
+    sealing = Sealing(paths, register, meter, traces, applier, step_log, intake, clock)
+    sources = Sources(node, policy, register, meter, root_helper, listed)
     admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop, clock)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}
     server = Server(listener, selector, _by_verb(verbs), clock.mono_ns)
@@ -175,13 +175,13 @@ def serve(
         selector,
         wake,
         server,
-        porter,
+        root_helper,
         policy,
-        ruling,
+        applier,
         register,
         sources,
         meter,
-        views,
+        visibility,
         traces,
         jobs,
         steps,

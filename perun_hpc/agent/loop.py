@@ -17,16 +17,16 @@ from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.measure.meter import Meter
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_READ, NOT_WRITTEN, Losses
 from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.outbox.sealing import Sealing
 from perun_hpc.agent.outbox.shipping import Shipper
 from perun_hpc.agent.policy import limits
-from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import Snapshot
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.traces.open_traces import Traces
@@ -79,13 +79,13 @@ class Loop:
         selector: selectors.EpollSelector,
         wake: Wake,
         server: Server,
-        porter: Porter,
+        root_helper: RootHelper,
         policy: PolicyKeeper,
-        ruling: Ruling,
+        applier: PolicyApplier,
         register: Register,
         sources: Sources,
         meter: Meter,
-        views: Views,
+        visibility: Visibility,
         traces: Traces,
         jobs: Jobs,
         steps: Steps,
@@ -103,13 +103,13 @@ class Loop:
         self._anything = (selector.fileno(),)
         self._wake = wake
         self._server = server
-        self._porter = porter
+        self._root_helper = root_helper
         self._policy = policy
-        self._ruling = ruling
+        self._applier = applier
         self._register = register
         self._sources = sources
         self._meter = meter
-        self._views = views
+        self._visibility = visibility
         self._traces = traces
         self._jobs = jobs
         self._steps = steps
@@ -118,7 +118,7 @@ class Loop:
         self._survival = survival
         self._losses = losses
         self._later = later
-        self._progress = Progress(paths, register, views, sealing.so_far)
+        self._progress = Progress(paths, register, visibility, sealing.so_far)
         self._shipper = shipper
         self._started_ns = self._idle_since_ns = self._quota_ns = self._clock.mono_ns()
         self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
@@ -162,7 +162,7 @@ class Loop:
         ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
-            guard("what users see", partial(self._views.show_all, snapshot))
+            guard("what users see", partial(self._visibility.show_all, snapshot))
             guard("losses", partial(self._sources.note_losses, snapshot, self._losses))
             if guard("progress", partial(self._progress.note, snapshot)):
                 self._shipper.request(now_ns)
@@ -171,7 +171,7 @@ class Loop:
             guard("state", self._survival.save)
         guard("what ranks handed over", self._intake.step)
         if guard("policy", self._policy.poll):
-            guard("policy", self._ruling.apply)
+            guard("policy", self._applier.apply)
             guard("sensors", self._sources.choose)
         if self._policy.settled and self._sealing.is_due(now_ns):
             guard("sealing", self._seal)
@@ -189,7 +189,7 @@ class Loop:
         guard("policy", self._policy.check)
         guard("socket", self._server.sweep)
         guard("inbox", self._jobs.read_inbox)
-        guard("root's child", self._check_porter)
+        guard("root's child", self._check_root_helper)
         guard("neighbours", self._jobs.look_for_strangers)
         guard("sensors", partial(self._sources.tend, now_ns))
         for session in list(self._register.live.values()):
@@ -204,9 +204,9 @@ class Loop:
             guard("log", lambda: spool.bound_log(self._paths.log))
             self._register.forget_before(now_ns - REMEMBER_NS)
 
-    def _check_porter(self) -> None:
-        self._porter.check()
-        self._losses.follow(NOT_READ, {"the inbox": self._porter.trouble} if self._porter.trouble else {})
+    def _check_root_helper(self) -> None:
+        self._root_helper.check()
+        self._losses.follow(NOT_READ, {"the inbox": self._root_helper.trouble} if self._root_helper.trouble else {})
 
     def _keep_quota(self) -> None:
         """Drop the oldest traces, those of running jobs last, while the spool is above its quota."""
@@ -271,5 +271,5 @@ class Loop:
             left_b = limits.left_b(site.agent)
             guard("shipping", partial(self._shipper.leave, site.store, self._register.home, left_b))
         self._server.close()
-        self._porter.close()
+        self._root_helper.close()
         self._sources.close()

@@ -33,7 +33,7 @@ class NodeState:
 
     `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
     (monotonic), `ledger` the day and length of the node ledger, `home` the names of cluster and node, `inside` what
-    parts of meters were given in the meters' open intervals (meter -> party -> uJ).
+    parts of meters were given in the meters' open intervals (meter -> owner -> uJ).
     """
 
     boot_id: str

@@ -12,7 +12,7 @@ from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import Listing, listing
 from perun_hpc.agent.sources.node import Node, Snapshot
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.process.log import guard, log
 
 GPU_BACKENDS = ("nvml", "amdsmi")
@@ -29,12 +29,12 @@ class Sources:
         policy: PolicyKeeper,
         register: Register,
         meter: Meter,
-        porter: Porter,
+        root_helper: RootHelper,
         listed: Mapping[str, Listing],
     ) -> None:
         """`listed` holds the files of readings that there were before `node` opened them, by backend."""
         self._node = node
-        self._porter = porter
+        self._root_helper = root_helper
         self._listed = dict(listed)
         self._asked: dict[str, Listing] = {}
         self._look_ns = 0
@@ -62,8 +62,8 @@ class Sources:
                 now = listing(self._node.root, backend)
                 if now != before:
                     self._asked[backend] = now
-                    self._porter.look_for(backend)
-        while (found := self._porter.findings.take()) is not None:
+                    self._root_helper.look_for(backend)
+        while (found := self._root_helper.findings.take()) is not None:
             backend, opened = found
             self._listed[backend] = self._asked.pop(backend, frozenset())
             self._meter.account_anew(anew=self._node.renew(backend, opened))

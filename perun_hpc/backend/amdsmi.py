@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 PAUSE_S = 0.5
 AGREEMENT = 0.3
-"""Largest relative difference between counted and shown power at which the accumulator is believed."""
+"""Largest relative difference between counted and shown power at which the accumulator is trusted."""
 LEAST_W = 5
-"""Below this power the check says nothing and the accumulator is believed if it moves at all."""
+"""Below this power the check says nothing and the accumulator is trusted if it moves at all."""
 MAX_UW = 3_000_000_000
 
 
@@ -76,7 +76,7 @@ class AmdGpu:
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """Energy (if it is believed), power, memory, utilisation."""
+        """Energy (if it is trusted), power, memory, utilisation."""
         return tuple(sensor for sensor, _ in self._parts)
 
     def read(self) -> tuple[Reading, ...]:

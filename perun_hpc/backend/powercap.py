@@ -39,7 +39,7 @@ FAMILIES = {
 OVERSHOOT = 3
 """A package may exceed its configured limit for short: the ceiling is this many times the highest limit.
 
-Some firmware leaves absurd limits; none is believed beyond twice the family's default.
+Some firmware leaves absurd limits; none is trusted beyond twice the family's default.
 """
 
 _ZONE = re.compile(r"^(?P<type>[a-z][a-z0-9-]*):(?P<path>\d+(?::\d+)*)$")

@@ -8,20 +8,20 @@ import threading
 import time
 from pathlib import Path
 
-NUDGE = Path("/run/perun-collect/nudge")
+WAKE = Path("/run/perun-collect/wake")
 POLL_S = 0.5
 REST_S = 2.0
 """EpilogSlurmctld runs beside the nodes' Epilogs, which take a moment to ship; and nobody can bring sweeps closer."""
 
 
-class Nudge:
+class WakeSocket:
     """The socket that is knocked at.
 
     Anybody on the collector's machine may knock, SlurmUser above all: it says "look", nothing else is read of it, and
     what waits in the kernel's queue is bounded there.
     """
 
-    def __init__(self, path: Path = NUDGE) -> None:
+    def __init__(self, path: Path = WAKE) -> None:
         """Make the socket; where there is no place for it there are sweeps only."""
         self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:

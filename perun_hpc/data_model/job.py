@@ -54,6 +54,6 @@ class SessionKey:
         return f"{self.job_id}.{self.restart_count}"
 
     @property
-    def party(self) -> str:
+    def owner(self) -> str:
         """The key of the session's share in the node ledger."""
         return f"job:{self.name}"

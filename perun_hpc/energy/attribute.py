@@ -71,7 +71,7 @@ class DomainInput:
     static_uw : static power P_s (package, dram), idle power P_idle (GPU), idle part of the residual (meter).
     slices : MIG: number of slices of the whole device; None when the device is not partitioned.
     leaves : meter: names of the domains that it contains.
-    inside : meter: what each party was given of its leaves in intervals of their own, inside this one.
+    inside : meter: what each owner was given of its leaves in intervals of their own, inside this one.
     rest : meter: name of its residual; empty: by the meter's place among those of the interval.
     provenance : of the reading itself.
     """
@@ -106,7 +106,7 @@ class JobInput:
 
     Attributes
     ----------
-    party : key in the ledger, `job:4711.0`.
+    owner : key in the ledger, `job:4711.0`.
     cpus : logical CPUs it was allocated, or, where Slurm confines no job, all those that it may run on.
     held : how many of `cpus` it was allocated; None: all.
     cpu_ns : CPU time of its cgroup in the interval; None when it has no cgroup (then its CPUs' busy time is taken).
@@ -117,7 +117,7 @@ class JobInput:
     present_ns : how long of the interval it was on the node; None means all of it.
     """
 
-    party: str
+    owner: str
     cpus: frozenset[int] = frozenset()
     held: int | None = None
     cpu_ns: int | None = None
@@ -160,13 +160,13 @@ class IntervalInput:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One party's part of a domain: `energy_uj` = `static_uj` + `dynamic_uj`.
+    """One owner's part of a domain: `energy_uj` = `static_uj` + `dynamic_uj`.
 
     `held_idle_uj` is the part of it that a held GPU would have used idle; `suspended_uj` what was charged while the
     job was suspended.
     """
 
-    party: str
+    owner: str
     energy_uj: int
     static_uj: int = 0
     dynamic_uj: int = 0
@@ -188,9 +188,9 @@ class DomainShares:
     provenance: Provenance
     why: str = ""
 
-    def by_party(self) -> dict[str, int]:
+    def by_owner(self) -> dict[str, int]:
         """Party -> energy in uJ, as the node ledger stores it."""
-        return {share.party: share.energy_uj for share in self.shares}
+        return {share.owner: share.energy_uj for share in self.shares}
 
 
 def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
@@ -201,7 +201,7 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
     Parameters
     ----------
     total_uj : what is split.
-    weights : party -> weight, none negative.
+    weights : owner -> weight, none negative.
 
     Returns
     -------
@@ -219,12 +219,12 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
         return {IDLE: total_uj} if total_uj else {}
     amount = abs(total_uj)
     sign = 1 if total_uj >= 0 else -1
-    parts = {party: amount * weight // whole for party, weight in weights.items()}
+    parts = {owner: amount * weight // whole for owner, weight in weights.items()}
     left = amount - sum(parts.values())
-    by_remainder = sorted(weights, key=lambda party: (-(amount * weights[party] % whole), party))
-    for party in by_remainder[:left]:
-        parts[party] += 1
-    return {party: sign * part for party, part in parts.items()}
+    by_remainder = sorted(weights, key=lambda owner: (-(amount * weights[owner] % whole), owner))
+    for owner in by_remainder[:left]:
+        parts[owner] += 1
+    return {owner: sign * part for owner, part in parts.items()}
 
 
 def attribute(interval: IntervalInput) -> list[DomainShares]:
@@ -257,13 +257,13 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
 
 def _of_the_seen(domain: DomainShares, jobs: Iterable[JobInput]) -> DomainShares:
     """A domain's shares with all that is no known job's as `unobserved`: nobody can tell whether it was idle."""
-    known = {job.party for job in jobs}
-    rest = [share for share in domain.shares if share.party not in known]
+    known = {job.owner for job in jobs}
+    rest = [share for share in domain.shares if share.owner not in known]
     if not rest:
         return domain
     static_uj, dynamic_uj = sum(share.static_uj for share in rest), sum(share.dynamic_uj for share in rest)
     unobserved = Share(UNOBSERVED, static_uj + dynamic_uj, static_uj, dynamic_uj)
-    mine = tuple(share for share in domain.shares if share.party in known)
+    mine = tuple(share for share in domain.shares if share.owner in known)
     return replace(domain, shares=(*mine, unobserved), provenance=_modelled(domain.provenance))
 
 
@@ -296,7 +296,7 @@ def _possible_job(job: JobInput) -> JobInput:
 
 
 class _Load:
-    """Weights of the parties on every package: allocated cores (static) and work done (dynamic)."""
+    """Weights of the owners on every package: allocated cores (static) and work done (dynamic)."""
 
     def __init__(self, interval: IntervalInput) -> None:
         self._interval = interval
@@ -306,11 +306,11 @@ class _Load:
         for cpu, core in sorted(self._node.core_of.items()):
             self._siblings[core].append(cpu)
         self._holders: dict[int, list[JobInput]] = defaultdict(list)
-        for job in sorted(interval.jobs, key=lambda job: job.party):
+        for job in sorted(interval.jobs, key=lambda job: job.owner):
             for cpu in job.cpus:
                 self._holders[cpu].append(job)
         self._busy = self._busy_ns()
-        self._spread = {job.party: sum(self._busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
+        self._spread = {job.owner: sum(self._busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
         self._work: dict[int | None, dict[str, int]] = {}
         self._shared: dict[tuple[str, ...], dict[str, int]] = {}
         self.sole = _sole(interval)
@@ -348,16 +348,16 @@ class _Load:
         return self._whole if job.present_ns is None else max(0, min(job.present_ns, self._whole))
 
     def allocated(self, package: int | None) -> dict[str, int]:
-        """Weight of each party in a package's physical cores, times presence."""
+        """Weight of each owner in a package's physical cores, times presence."""
         weights: dict[str, int] = defaultdict(int)
         for cpus in self._cores(package):
             held = [cpu for cpu in cpus if self._holders.get(cpu)]
-            parties = {job.party for cpu in held for job in self._holders[cpu]}
+            owners = {job.owner for cpu in held for job in self._holders[cpu]}
             # A core with one holder is wholly its own, even if it asked for one of the threads only.
-            split = cpus if len(parties) > 1 or not held else held
+            split = cpus if len(owners) > 1 or not held else held
             for cpu in split:
-                for party, weight in self._cpu_holders(cpu).items():
-                    weights[party] += weight // len(split)
+                for owner, weight in self._cpu_holders(cpu).items():
+                    weights[owner] += weight // len(split)
         return dict(weights)
 
     def _cores(self, package: int | None) -> Iterable[list[int]]:
@@ -371,14 +371,14 @@ class _Load:
         if cpu in self._node.specialised:
             return {SYSTEM: full}
         holders = self._holders.get(cpu, [])
-        same = tuple(job.party for job in holders)  # where no job is confined, every CPU has the same ones
+        same = tuple(job.owner for job in holders)  # where no job is confined, every CPU has the same ones
         if same not in self._shared:
             wanted = [(job, _UNIT * self.present_ns(job) * job.cpus_held // len(job.cpus)) for job in holders]
             self._shared[same] = _held(wanted, full)
         return self._shared[same]
 
     def work(self, package: int | None) -> dict[str, int]:
-        """Weight of each party in the work done on a package; what no job explains is the system's."""
+        """Weight of each owner in the work done on a package; what no job explains is the system's."""
         if package not in self._work:
             self._work[package] = self._work_on(package)
         return self._work[package]
@@ -396,8 +396,8 @@ class _Load:
             for cpu in cpus:
                 cpu_weight = _SCALE * core_weight * busy.get(cpu, 0) // total_busy
                 left = cpu_weight
-                for party, weight in self._explained(cpu, cpu_weight).items():
-                    weights[party] += weight
+                for owner, weight in self._explained(cpu, cpu_weight).items():
+                    weights[owner] += weight
                     left -= weight
                 weights[SYSTEM] += left
         if not weights and self.doubt(package):
@@ -407,12 +407,12 @@ class _Load:
     def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:
         """Parts of one logical CPU's weight that its holders' CPU time explains; never more than the weight."""
         busy = self._busy.get(cpu, 0)
-        claims = {job.party: self._claim_ns(job, busy) for job in self._holders.get(cpu, [])}
+        claims = {job.owner: self._claim_ns(job, busy) for job in self._holders.get(cpu, [])}
         whole = max(busy, sum(claims.values()))
-        return {party: cpu_weight * claim // whole for party, claim in claims.items() if claim}
+        return {owner: cpu_weight * claim // whole for owner, claim in claims.items() if claim}
 
     def _claim_ns(self, job: JobInput, busy_on_cpu: int) -> int:
-        spread, used_ns = self._spread[job.party], job.cpu_ns
+        spread, used_ns = self._spread[job.owner], job.cpu_ns
         if used_ns is None:  # all that went on there, but no more than so many CPUs can do
             used_ns = 0 if job.suspended else spread if job.held is None else job.cpus_held * self.present_ns(job)
         return min(busy_on_cpu, used_ns * busy_on_cpu // spread) if spread else 0
@@ -431,10 +431,10 @@ def _held(wanted: Sequence[tuple[JobInput, int]], whole: int) -> dict[str, int]:
     weights: dict[str, int] = {}
     free = whole
     for suspended in (False, True):
-        group = [(job.party, weight) for job, weight in wanted if job.suspended is suspended]
+        group = [(job.owner, weight) for job, weight in wanted if job.suspended is suspended]
         asked = sum(weight for _, weight in group)
         given = min(free, asked)
-        weights.update((party, weight * given // asked) for party, weight in group if asked)
+        weights.update((owner, weight * given // asked) for owner, weight in group if asked)
         free -= given
     weights[IDLE] = free
     return weights
@@ -465,21 +465,21 @@ def _join(
     interval: IntervalInput,
     held_idle: Mapping[str, int] | None = None,
 ) -> tuple[Share, ...]:
-    asleep = {job.party for job in interval.jobs if job.suspended}
+    asleep = {job.owner for job in interval.jobs if job.suspended}
     shares = []
-    for party in sorted({*static, *dynamic}):
-        fixed, moving = static.get(party, 0), dynamic.get(party, 0)
+    for owner in sorted({*static, *dynamic}):
+        fixed, moving = static.get(owner, 0), dynamic.get(owner, 0)
         energy = fixed + moving
-        idle = (held_idle or {}).get(party, 0)
-        shares.append(Share(party, energy, fixed, moving, idle, energy if party in asleep else 0))
+        idle = (held_idle or {}).get(owner, 0)
+        shares.append(Share(owner, energy, fixed, moving, idle, energy if owner in asleep else 0))
     return tuple(share for share in shares if share.energy_uj)
 
 
 def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int, load: _Load) -> DomainShares:
     fixed_uj = max(0, min(total_uj, _power_times(domain.static_uw, interval.duration_ns)))
     if load.sole is not None:
-        party = load.sole.party
-        shares = _join({party: fixed_uj}, {party: total_uj - fixed_uj}, interval)
+        owner = load.sole.owner
+        shares = _join({owner: fixed_uj}, {owner: total_uj - fixed_uj}, interval)
         return DomainShares(domain.name, total_uj, shares, "exclusive", domain.provenance)
     if domain.kind is DomainKind.DRAM:
         static = _memory_weights(interval, domain.package, load)
@@ -509,34 +509,34 @@ def _memory_weights(interval: IntervalInput, package: int | None, load: _Load) -
 
 
 def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainShares:
-    holders = {job.party: job for job in interval.jobs if domain.name in job.gpus}
+    holders = {job.owner: job for job in interval.jobs if domain.name in job.gpus}
     floor_uj = max(0, min(total_uj, _power_times(domain.static_uw, interval.duration_ns)))
     if not holders:
         shares = _join({IDLE: floor_uj}, {IDLE: total_uj - floor_uj}, interval)
         return DomainShares(domain.name, total_uj, shares, "unheld", domain.provenance)
     load_whole = max(1, interval.duration_ns)
     present = {
-        party: load_whole if job.present_ns is None else max(0, min(job.present_ns, load_whole))
-        for party, job in holders.items()
+        owner: load_whole if job.present_ns is None else max(0, min(job.present_ns, load_whole))
+        for owner, job in holders.items()
     }
     if domain.slices is None and len(holders) == 1 and not interval.gap:
-        (party,) = holders
-        if present[party] == load_whole:
-            shares = _join({party: floor_uj}, {party: total_uj - floor_uj}, interval, {party: floor_uj})
+        (owner,) = holders
+        if present[owner] == load_whole:
+            shares = _join({owner: floor_uj}, {owner: total_uj - floor_uj}, interval, {owner: floor_uj})
             return DomainShares(domain.name, total_uj, shares, "holder", domain.provenance)
-    parts = {party: holders[party].gpus[domain.name].part * present[party] for party in holders}
+    parts = {owner: holders[owner].gpus[domain.name].part * present[owner] for owner in holders}
     capacity = (
         domain.slices if domain.slices is not None else sum(job.gpus[domain.name].part for job in holders.values())
     ) * load_whole
     static = {**parts, IDLE: max(0, capacity - sum(parts.values()))}
-    awake = {party: part for party, part in parts.items() if not holders[party].suspended}
-    told = {party: holders[party].gpus[domain.name].activity for party in awake}
+    awake = {owner: part for owner, part in parts.items() if not holders[owner].suspended}
+    told = {owner: holders[owner].gpus[domain.name].activity for owner in awake}
     # Beside one whose activity is not known the others' tell nothing.
-    activity = {} if None in told.values() else {party: (told[party] or 0) * part for party, part in awake.items()}
+    activity = {} if None in told.values() else {owner: (told[owner] or 0) * part for owner, part in awake.items()}
     # Who is suspended does nothing, but keeps its part: suspended jobs do not release GRES (slurm.conf(5)).
     dynamic = next((one for one in (activity, awake) if sum(one.values())), parts)
     fixed = apportion(floor_uj, static)
-    held = {party: part for party, part in fixed.items() if party in holders}
+    held = {owner: part for owner, part in fixed.items() if owner in holders}
     shares = _join(fixed, apportion(total_uj - floor_uj, dynamic), interval, held)
     method = "slices" if domain.slices is not None else "parts"
     return DomainShares(
@@ -556,14 +556,14 @@ def _residual(
             name, rest_uj, (Share(UNKNOWN, rest_uj, 0, rest_uj),), "negative residual", _modelled(provenance)
         )
     if load.sole is not None:
-        share = Share(load.sole.party, rest_uj, 0, rest_uj, 0, rest_uj if load.sole.suspended else 0)
+        share = Share(load.sole.owner, rest_uj, 0, rest_uj, 0, rest_uj if load.sole.suspended else 0)
         return DomainShares(name, rest_uj, (share,) if rest_uj else (), "exclusive", provenance)
     fixed_uj = min(rest_uj, _power_times(meter.static_uw, interval.duration_ns))
     by_leaf: dict[str, int] = defaultdict(int)
-    by_leaf.update({party: max(0, energy_uj) for party, energy_uj in meter.inside.items()})
+    by_leaf.update({owner: max(0, energy_uj) for owner, energy_uj in meter.inside.items()})
     for leaf in leaves:
         for share in leaf.shares:
-            by_leaf[share.party] += max(0, share.energy_uj)
+            by_leaf[share.owner] += max(0, share.energy_uj)
     static = apportion(fixed_uj, _node_weights(interval, leaves, load))
     shares = _join(static, apportion(rest_uj - fixed_uj, by_leaf), interval)
     return DomainShares(name, rest_uj, shares, "residual", _modelled(provenance))

@@ -18,7 +18,7 @@ _LEAF_KIND = {"cpu": DomainKind.PACKAGE, "dram": DomainKind.DRAM, "gpu": DomainK
 _NAMES = {DomainKind.PACKAGE: "CPU packages", DomainKind.DRAM: "memory", DomainKind.GPU: "GPUs"}
 _RAILS = ("module", "grace", "package", "sysio")
 _TRUST = ("powercap", "nvml", "amdsmi", "cray_pm", "hwmon", "file", "ipmi", "estimate")
-"""Which backend is believed when two show the same domain."""
+"""Which backend is trusted when two show the same domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,9 @@ def _drop_second_sources(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
     for component in _LEAF_KIND:
         present = {sensor.backend for sensor in chosen.values() if sensor.component == component}
         vendors = present & {"nvml", "amdsmi"}
-        believed = vendors if component == "gpu" and vendors else set(sorted(present, key=_trust)[:1])
-        for sensor in [s for s in chosen.values() if s.component == component and s.backend not in believed]:
-            dropped.append((sensor, f"the same hardware as shown by {', '.join(sorted(believed))}"))
+        trusted = vendors if component == "gpu" and vendors else set(sorted(present, key=_trust)[:1])
+        for sensor in [s for s in chosen.values() if s.component == component and s.backend not in trusted]:
+            dropped.append((sensor, f"the same hardware as shown by {', '.join(sorted(trusted))}"))
             del chosen[sensor.domain]
     return dropped
 

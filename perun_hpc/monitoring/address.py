@@ -1,4 +1,4 @@
-"""Where the ranks of a host find the desk of its sampling process: a socket in a directory that is the user's alone.
+"""Where the ranks of a host find the rank server of its sampling process: a socket in a directory of the user's alone.
 
 The first place that takes one is taken: $TMPDIR, $XDG_RUNTIME_DIR, /tmp, /dev/shm, and where none does an abstract
 socket (written `@NAME`). Ranks that did not make it look in the same places, and enter no directory that is another
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from perun_hpc.inject import meeting
 
-SOCKET = "desk"
+SOCKET = "rank server"
 BESIDE = ".new"
 """What the name of a socket ends in until it listens."""
 _LONGEST_B = 107
@@ -29,7 +29,7 @@ def places(environ: Mapping[str, str]) -> list[str]:
 
 
 def make(name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The address of a new desk; `name` is what the ranks of this host share."""
+    """The address of a new rank server; `name` is what the ranks of this host share."""
     for place in places(environ):
         directory = Path(place) / name
         if len(os.fsencode(directory / (SOCKET + BESIDE))) > _LONGEST_B:
@@ -60,7 +60,7 @@ def _make(directory: Path) -> None:
 
 
 def find(name: str, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """The addresses at which a desk of this name may be, the abstract one last."""
+    """The addresses at which a rank server of this name may be, the abstract one last."""
     for place in places(environ):
         directory = Path(place) / name
         with suppress(OSError):

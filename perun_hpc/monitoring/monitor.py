@@ -167,7 +167,7 @@ class PerunMonitor:
             self.status = MonitorStatus.FILE_NOT_FOUND
             return self.status, None, None
         number, self._rounds = self._rounds, self._rounds + 1
-        place, desk = self._comm.place, ""
+        place, rank_server = self._comm.place, ""
         # Ranks that call a function and have no word of each other: each host's is a run of its own.
         alone = command is None and (place.source == "torchrun" or self._comm.why is not None)
         samples = joins = False
@@ -179,15 +179,15 @@ class PerunMonitor:
                 self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
                 samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
                 if samples:
-                    desk = address.make(_desk_name(self._comm, number) or _own_name())
-                    measures = self._start_sampling(run_id, number, desk)
+                    rank_server = address.make(_desk_name(self._comm, number) or _own_name())
+                    measures = self._start_sampling(run_id, number, rank_server)
                 else:
                     measures = True
                     if command is not None and not self._by_agent:
-                        desk = _register(_desk_name(self._comm, number), place)
-                        joins = bool(desk)
+                        rank_server = _register(_desk_name(self._comm, number), place)
+                        joins = bool(rank_server)
                     if joins and self._l_sensors_config and _sees_gpus():
-                        self._start_sampling(run_id, number, desk, claims=True)
+                        self._start_sampling(run_id, number, rank_server, claims=True)
             except Exception as error:  # whatever it is, the application is not to suffer from it
                 callbacks.warn(f"{error}: the application runs unmeasured")
                 measures = False
@@ -197,10 +197,10 @@ class PerunMonitor:
                 return self.status, None, result.value()
             self.status = MonitorStatus.RUNNING
             self.start_event.set()
-            result = self._run(command, desk, record=True)
+            result = self._run(command, rank_server, record=True)
             self.status = MonitorStatus.PROCESSING
             try:
-                self._work_up(result, number, desk if joins else "", samples, alone)
+                self._work_up(result, number, rank_server if joins else "", samples, alone)
             except Exception as error:  # the application has ended as it has
                 callbacks.warn(f"this run's data could not be worked up ({type(error).__name__}: {error})")
                 self.status = MonitorStatus.PERUN_ERROR
@@ -209,11 +209,11 @@ class PerunMonitor:
         finally:
             self._reap()
             if samples:
-                address.remove(desk)
+                address.remove(rank_server)
         return self.status, self.data, result.value()
 
     def _work_up(self, result: _Result, number: int, joined: str, samples: bool, alone: bool) -> None:
-        """Make the run's tree of what there is, or hand over this rank's part; `joined` is the desk it is known at."""
+        """Make the run's tree of what there is, or hand over this rank's part; `joined`: its rank server."""
         if joined and result.ended is not None:
             _tell_end(joined, result.ended)
         if self.perunSP is not None and not samples:
@@ -239,11 +239,11 @@ class PerunMonitor:
 
     # The application.
 
-    def _run(self, command: list[str] | None, desk: str, record: bool) -> _Result:
+    def _run(self, command: list[str] | None, rank_server: str, record: bool) -> _Result:
         place = self._comm.place
         key = self.directory.run_id if self.directory else "0"
         rank = {
-            "PERUN_SOCKET": desk, "PERUN_OWNER": str(os.geteuid()),
+            "PERUN_SOCKET": rank_server, "PERUN_OWNER": str(os.geteuid()),
             "PERUN_JOB": f"{key}.0", "PERUN_STEP": "0", "PERUN_RANK": str(place.rank),
             "PERUN_LOCAL_RANK": str(place.host_rank), "PERUN_NTASKS": str(place.size), "PERUN_NNODES": str(place.hosts),
         }  # fmt: skip
@@ -269,7 +269,7 @@ class PerunMonitor:
 
     # The sampling process.
 
-    def _start_sampling(self, run_id: str, number: int, desk: str, claims: bool = False) -> bool:
+    def _start_sampling(self, run_id: str, number: int, rank_server: str, claims: bool = False) -> bool:
         from perun_hpc.monitoring.orders import Orders
 
         assert self.directory is not None
@@ -288,9 +288,9 @@ class PerunMonitor:
             exclude_backends=chosen.exclude_backends,
             include_sensors=wanted or chosen.include_sensors,
             exclude_sensors=chosen.exclude_sensors,
-            socket=desk,
+            socket=rank_server,
             parent=os.getpid(),
-            # The ranks of a function are there or not, and hand nothing in at the desk.
+            # The ranks of a function are there or not, and hand nothing in at the rank server.
             ranks=max(0, place.host_size - 1) if place.size > 1 and self._app.function is None else 0,
             live=() if claims else self.live_files,
             claims=claims,
@@ -436,7 +436,7 @@ def agent_node(run_id: str, environ: Mapping[str, str], ended: Ended | None) -> 
 
 
 def _desk_name(comm: Comm, number: int) -> str:
-    """The name under which the ranks of this host find their desk in this round; empty where they share none."""
+    """The name under which the ranks of this host find their rank server in this round; empty where they share none."""
     import zlib
 
     key = launch_key(os.environ) if comm.place.size > 1 else None
@@ -464,8 +464,8 @@ def _sees_gpus() -> bool:
 def _register(name: str, place: Place) -> str:
     """Register a rank that is about to start with the leader's sampling process; it waits for this process to end.
 
-    Returns the address of its desk; empty where it does not come (the leader's command is started without perun, say),
-    and at once where nobody knows where to look (a PID namespace of its own).
+    Returns the address of its rank server; empty where it does not come (the leader's command is started without perun,
+    say), and at once where nobody knows where to look (a PID namespace of its own).
     """
     from perun_hpc.errors import PerunError
     from perun_hpc.wire.client import request
@@ -477,11 +477,11 @@ def _register(name: str, place: Place) -> str:
     fd, begin_s, wait_s = os.pidfd_open(os.getpid()), time.monotonic(), COME_S
     try:
         while time.monotonic() - begin_s < wait_s:
-            for desk in address.find(name):
-                wait_s = COME_S if desk.startswith("@") and wait_s == COME_S else READY_S
+            for rank_server in address.find(name):
+                wait_s = COME_S if rank_server.startswith("@") and wait_s == COME_S else READY_S
                 with contextlib.suppress(PerunError):
-                    request("rank-start", {"rank": str(place.rank)}, (fd,), 2.0, desk, os.geteuid())
-                    return desk
+                    request("rank-start", {"rank": str(place.rank)}, (fd,), 2.0, rank_server, os.geteuid())
+                    return rank_server
             time.sleep(0.05)
         callbacks.warn(f"rank {place.rank}: the sampling process of this host does not answer; its regions are lost")
         return ""
@@ -489,7 +489,7 @@ def _register(name: str, place: Place) -> str:
         os.close(fd)
 
 
-def _tell_end(desk: str, ended: Ended) -> None:
+def _tell_end(rank_server: str, ended: Ended) -> None:
     """Report to the leader's sampling process how a rank's command ended."""
     from dataclasses import asdict
 
@@ -497,4 +497,6 @@ def _tell_end(desk: str, ended: Ended) -> None:
     from perun_hpc.wire.client import request
 
     with contextlib.suppress(PerunError):  # the leader has ended, or was killed
-        request("rank-end", {name: str(value) for name, value in asdict(ended).items()}, (), 2.0, desk, os.geteuid())
+        request(
+            "rank-end", {name: str(value) for name, value in asdict(ended).items()}, (), 2.0, rank_server, os.geteuid()
+        )

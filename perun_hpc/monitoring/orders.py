@@ -21,10 +21,10 @@ class Orders(NamedTuple):
     period_ns : sampling period.
     backends : names to open; None for the default ones, with the estimate where nothing measures power.
     include_backends, exclude_backends, include_sensors, exclude_sensors : expressions, see `catalog.Selection`.
-    socket : where the ranks find the desk.
-    claims : whether the desk is another process'; only sensors that it does not own are then sampled here.
+    socket : where the ranks find the rank server.
+    claims : whether the rank server is another process'; only sensors that it does not own are then sampled here.
     parent : process whose end is the end of this one.
-    ranks : how many ranks of this host register at the desk.
+    ranks : how many ranks of this host register at the rank server.
     live : files of Python code that register live callbacks.
     root : of the machine's /sys and /proc.
     """

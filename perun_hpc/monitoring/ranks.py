@@ -1,7 +1,7 @@
-"""The desk where the ranks of a host hand in their data, and the reading of what they handed in.
+"""The rank server where the ranks of a host hand in their data, and the reading of what they handed in.
 
-The desk lives in the sampling process and speaks the agent's wire: `rank-start` and `rank-end` by `perun monitor` for
-each rank but its own, `rank-data`, `window` and `summary` by the application. What is handed in is kept as it came;
+It lives in the sampling process and speaks the agent's wire: `rank-start` and `rank-end` by `perun monitor` for each
+rank but its own, `rank-data`, `window` and `summary` by the application. What is handed in is kept as it came;
 `rank_data.parse` checks it.
 """
 
@@ -33,7 +33,7 @@ ENDED = ("rank", "code", "signal", "cpu_ns", "rss_peak_b", "start_ns", "end_ns")
 
 
 class Host(Protocol):
-    """What the desk asks of the sampling process it lives in; called from the desk's thread."""
+    """What the rank server asks of the sampling process it lives in; called from the rank server's thread."""
 
     def energy_uj(self) -> tuple[int | None, int]:
         """A fresh reading: the host's energy since the start in uJ (None without a sensor), and when (monotonic ns)."""
@@ -45,7 +45,7 @@ class Host(Protocol):
         """Which of these sensors nobody on this host owns yet; they are the caller's from now on."""
 
 
-class Desk:
+class RankServer:
     """Listens on a socket in a thread until `close`.
 
     Parameters
@@ -82,7 +82,7 @@ class Desk:
             Path(path + BESIDE).rename(path)
         self._path = path
         self._wake_r, self._wake_w = os.pipe()
-        self._thread = threading.Thread(target=self._serve, name="perun-desk", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="perun-rank server", daemon=True)
         self._thread.start()
 
     def finish(self, abandoned: Callable[[], bool]) -> None:

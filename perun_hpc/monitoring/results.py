@@ -75,7 +75,7 @@ def host_node(
     summary : of its sampling process.
     ended : how the commands of this host's ranks ended.
     with_regions : needs numpy, and zarr where the run was longer than a sampling period.
-    own : data of ranks that are this very process, or were gathered, beside those that came by the desk.
+    own : data of ranks that are this very process, or were gathered, beside those that came by the rank server.
     """
     own_sensors = [Sensor.from_json(sensor) for sensor in summary["sensors"]]
     parts = [read_summary(part) for part in of_ranks(directory) if (part / SUMMARY).exists()]

@@ -1,7 +1,7 @@
 """The sampling process of a run where no agent measures: reads the sensors of this host and writes as it goes.
 
 Started by `spawn`, before the application. It ends when it is asked to, or when its parent is gone; a signal that is
-meant for the application does not touch it. The ranks of this host hand their data to its socket (`ranks.Desk`).
+meant for the application does not touch it. The ranks of this host hand their data to its socket (`ranks.RankServer`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.errors import PerunError
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY, Orders, Signals
-from perun_hpc.monitoring.ranks import Desk
+from perun_hpc.monitoring.ranks import RankServer
 from perun_hpc.monitoring.tally import Tallies
 
 if TYPE_CHECKING:
@@ -93,23 +93,23 @@ class _Sampler:
         orders = self._orders
         directory = Path(orders.directory)
         self._start_real_ns, self._start_mono_ns = time.time_ns(), time.monotonic_ns()
-        desk = None if orders.claims else Desk(orders.socket, directory / "ranks", self, orders.ranks)
+        rank_server = None if orders.claims else RankServer(orders.socket, directory / "ranks", self, orders.ranks)
         try:
             self._edge()
             self._signals.ready.set()
             store = self._sample()
             self._edge()
-            if desk is not None:
-                desk.finish(self._abandoned)
+            if rank_server is not None:
+                rank_server.finish(self._abandoned)
         finally:
-            if desk is not None:
-                desk.close()
+            if rank_server is not None:
+                rank_server.close()
         state, rows = "partial" if self._why else "complete", 0
         if store is not None and (rows := store.seal(state, self._why).rows):
             from perun_hpc.store.merge import finalise
 
             finalise(directory, (), time.time_ns())
-        ended = [] if desk is None else list(desk.ended.values())
+        ended = [] if rank_server is None else list(rank_server.ended.values())
         self._write({**self._summary(rows, state, self._edges), "ended": ended})
         return orders.directory
 

@@ -204,9 +204,9 @@ static void node_hook(const char *hook, const char *verb, int64_t now_ns)
 
 /* On the controller, as SlurmUser: hint to the collector that a job has ended. The socket is the collector's; where there is
  * none, or its queue is full, its next sweep finds the job, too. */
-static void nudge(void)
+static void wake(void)
 {
-	static const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = PERUN_RUN_DIR "-collect/nudge" };
+	static const struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = PERUN_RUN_DIR "-collect/wake" };
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0) {
@@ -233,7 +233,7 @@ int main(int argc, char **argv)
 		return 0;
 	umask(077);
 	if (ends_with(name, "epilogslurmctld"))
-		nudge();
+		wake();
 	else if (ends_with(name, "prolog"))
 		node_hook("prolog", "job-start", now_ns);
 	else if (ends_with(name, "epilog"))

@@ -473,10 +473,10 @@ def rank_slots(seconds: float, job: str) -> Tries:
     return tries
 
 
-def nudge(seconds: float, job: str) -> Tries:
+def wake(seconds: float, job: str) -> Tries:
     """Knocks at the collector without pause, and whatever could take its socket's place."""
     tries = Tries()
-    path = "/run/perun-collect/nudge"
+    path = "/run/perun-collect/wake"
     attempts: dict[str, Callable[[], object]] = {
         "unlink": lambda: Path(path).unlink(),
         "rename": lambda: Path(path).rename(f"{path}.old"),
@@ -492,7 +492,7 @@ def nudge(seconds: float, job: str) -> Tries:
             tries.bad.append(what)
     end = time.monotonic() + seconds
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-        while time.monotonic() < end and (tries.n % 1000 or not Path("/shared/attack/nudge.stop").exists()):
+        while time.monotonic() < end and (tries.n % 1000 or not Path("/shared/attack/wake.stop").exists()):
             with contextlib.suppress(OSError):
                 sender.sendto(b"x" * (tries.n % 1000), path)
             tries.n += 1

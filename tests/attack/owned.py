@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perun_hpc.agent.base import privilege
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.sources import root_helper as porter
+from perun_hpc.agent.sources import root_helper as root_helper
 from perun_hpc.process import child
 
 PATHS = AgentPaths(Path("/run/perun"), Path("/var/spool/perun"))
@@ -84,8 +84,8 @@ def main(pid: int) -> None:
     """Try it all."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    life = partial(porter._live, theirs, finding, PATHS, POLICY)
-    child.start("porter", life, (theirs.fileno(), finding.fileno()))
+    life = partial(root_helper._live, theirs, finding, PATHS, POLICY)
+    child.start("root helper", life, (theirs.fileno(), finding.fileno()))
     theirs.close()
     finding.close()
     privilege.become(pwd.getpwnam("perun"))
@@ -100,7 +100,7 @@ def main(pid: int) -> None:
         ours.send(words.encode())
     ours.settimeout(30)
     ours.send(b"list")
-    answers = list(iter(partial(ours.recv, porter.MAX_B), b"end"))
+    answers = list(iter(partial(ours.recv, root_helper.MAX_B), b"end"))
     bad += [f"list: {one[:80]!r}" for one in answers if b"root:" in one or one.startswith(MESSAGE.encode())]
     found.setblocking(False)
     with contextlib.suppress(BlockingIOError):

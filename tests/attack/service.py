@@ -20,7 +20,7 @@ PYTHON = f"{PREFIX}/bin/python"
 SPOOL = "/var/spool/perun"
 ALONE = "n3"
 """The node that bob has for himself, until somebody comes."""
-SOCKET = "/run/perun-collect/nudge"
+SOCKET = "/run/perun-collect/wake"
 STRANGER = 7_200_001
 """A job of which the real hook tells, as if Slurm had started it."""
 
@@ -134,19 +134,19 @@ def swapped_link(siege: Siege) -> Result:
     return Result("swapped-link", story, int(out or 0), shown, not problems)
 
 
-def nudge(siege: Siege) -> Result:
+def wake(siege: Siege) -> Result:
     """Everybody on the controller may knock at the collector: as often as possible, and in its place."""
     _sh(siege, "install -d -o perun -g perun /run/perun-collect", node=None)
     with _policy(siege, "sweep: 1 s", "sweep: 60 s"):
-        return _nudge(siege)
+        return _wake(siege)
 
 
-def _nudge(siege: Siege) -> Result:
+def _wake(siege: Siege) -> Result:
     pid = site.collector_pid(siege.cluster)
     _wait("the collector's socket", lambda: siege.cluster.run(["test", "-S", SOCKET]).returncode == 0)
-    stop = siege.box / "nudge.stop"
+    stop = siege.box / "wake.stop"
     stop.unlink(missing_ok=True)
-    words = [PYTHON, "-I", "/shared/attack/bob.py", "nudge", "60", siege.alice]
+    words = [PYTHON, "-I", "/shared/attack/bob.py", "wake", "60", siege.alice]
     bob = siege.cluster.popen(words, user="bob", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     began_s, sweeps = time.monotonic(), set()
     job = siege.cluster.run(["srun", "-Q", "-w", NODE, "-n1", "sh", "-c", "echo $SLURM_JOB_ID"]).stdout.strip()
@@ -169,7 +169,7 @@ def _nudge(siege: Siege) -> Result:
         problems.append(f"{len(sweeps)} sweeps in {took_s:.0f} s")
     story = "datagrams at the collector's socket without pause; files and sockets in its place"
     shown = "; ".join(problems[:4]) or f"{len(sweeps)} sweeps in {took_s:.0f} s; alice's record came"
-    return Result("nudge", story, told["n"], shown, not problems)
+    return Result("wake", story, told["n"], shown, not problems)
 
 
 MPI = """
@@ -380,7 +380,7 @@ def handed_over(siege: Siege) -> Result:
 
 CASES: dict[str, Callable[[Siege], Result]] = {
     "rank-slots": rank_slots,
-    "nudge": nudge,
+    "wake": wake,
     "root-phase": root_phase,
     "swapped-link": swapped_link,
     "alone-ends": alone_ends,

@@ -14,7 +14,7 @@ from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.booking import take_edge
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
@@ -82,8 +82,8 @@ def record_of(base: Path, frozen_s: int, lasts_s: int) -> dict[str, Any]:
     node = Node(base, "n1", turned.clock, workers=[Card(base, turned.clock, frozen_s * S)])
     policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", turned.clock)
     register = Register("n1", 1)
-    views, topology = Views(paths, register), partial(machine.topology, base)
-    meter = Meter(node, topology, register, policy, NodeLedger(paths), views, turned.clock)
+    visibility, topology = Visibility(paths, register), partial(machine.topology, base)
+    meter = Meter(node, topology, register, policy, NodeLedger(paths), visibility, turned.clock)
     meter.account_anew()
     begun = meter.end_interval()
     key = SessionKey(1, 0)
@@ -91,7 +91,7 @@ def record_of(base: Path, frozen_s: int, lasts_s: int) -> dict[str, Any]:
     job = {"gpus": "0", "cpus_on_node": "1"}
     session = register.live[key] = Session(key, job, policy.settings({}, "n1", "").to_json(), "", "boot", start)
     session.edges_start = take_edge(begun.readings, meter.sensors)
-    meter.checks.begin(key.party)
+    meter.checks.begin(key.owner)
     for _ in range(lasts_s):
         turned.ns += S
         if meter.is_due(turned.clock.mono_ns(), turned.clock.real_ns()):

@@ -63,8 +63,8 @@ def test_shares_of_every_interval_sum_to_the_counters_difference(node: FakeNode)
     assert all(sum(line["shares"].values()) == line["total_uj"] for line in lines)
     assert sum(line["total_uj"] for line in lines) == node.counters["intel-rapl:0"] - first
     for record in records:
-        party = f"job:{record['job_id']}.0"
-        given = sum(line["shares"].get(party, 0) for line in lines)
+        owner = f"job:{record['job_id']}.0"
+        given = sum(line["shares"].get(owner, 0) for line in lines)
         assert given == record["domains"]["package-0"]["energy_uj"] > 0
     assert records[0]["domains"]["package-0"]["node_uj"] == 3_000_001 + 5_000_003
 

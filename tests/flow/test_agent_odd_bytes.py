@@ -59,7 +59,7 @@ def test_a_policy_whose_path_is_no_text_rules_and_is_told_to_the_hooks(tmp_path:
         until(conf.exists, "the hooks are told")
         assert b"policy-\xff.yaml\n" in conf.read_bytes()
         assert settings(conf)["policy"] == str(node.policy)
-        node.leave("job-start", 1)  # the porter lives, too
+        node.leave("job-start", 1)  # the root helper lives, too
         node.leave("job-end", 1)
         node.record(1)
         assert agent.poll() is None
@@ -124,7 +124,7 @@ def test_no_file_of_the_inbox_ends_the_agent_or_holds_up_another(node: FakeNode)
 
 
 def test_a_desk_answers_its_ranks_whatever_one_of_them_says(tmp_path: Path) -> None:
-    from perun_hpc.monitoring.ranks import Desk
+    from perun_hpc.monitoring.ranks import RankServer
 
     class Host:
         def energy_uj(self) -> tuple[int | None, int]:
@@ -136,17 +136,17 @@ def test_a_desk_answers_its_ranks_whatever_one_of_them_says(tmp_path: Path) -> N
         def claim(self, sensors: object) -> list[str]:
             return ["\ud800"]  # text that no packet can hold
 
-    desk = Desk(str(tmp_path / "desk"), tmp_path / "ranks", Host())
+    rank_server = RankServer(str(tmp_path / "rank server"), tmp_path / "ranks", Host())
     try:
         for verb in ("summary", "claim", "rank-start"):
-            with connect(str(tmp_path / "desk"), 10) as sock, contextlib.suppress(OSError):
+            with connect(str(tmp_path / "rank server"), 10) as sock, contextlib.suppress(OSError):
                 sock.send(encode(verb, {"rank": "\N{SUPERSCRIPT TWO}"}))
                 sock.recv(MAX_BYTES)
-        with connect(str(tmp_path / "desk"), 10) as sock:
+        with connect(str(tmp_path / "rank server"), 10) as sock:
             sock.send(encode("window", {}))
             assert b"energy_uj\x007\x00" in sock.recv(MAX_BYTES)
     finally:
-        desk.close()
+        rank_server.close()
 
 
 def test_a_desk_with_more_descriptors_than_select_takes_sees_its_ranks_end(tmp_path: Path) -> None:
@@ -156,19 +156,19 @@ def test_a_desk_with_more_descriptors_than_select_takes_sees_its_ranks_end(tmp_p
     script = f"""
 import os, resource, socket
 from pathlib import Path
-from perun_hpc.monitoring.ranks import Desk
+from perun_hpc.monitoring.ranks import RankServer
 from perun_hpc.wire.client import request
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
 held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-desk = Desk({str(tmp_path / "desk")!r}, Path({str(tmp_path / "ranks")!r}), None, 1)
+rank server = RankServer({str(tmp_path / "rank_server")!r}, Path({str(tmp_path / "ranks")!r}), None, 1)
 child = os.fork()
 if child == 0:
     os._exit(0)
 os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-request("rank-start", {{"rank": "0"}}, (os.pidfd_open(child),), 10, {str(tmp_path / "desk")!r})
-desk.finish(lambda: False)
-desk.close()
+request("rank-start", {{"rank": "0"}}, (os.pidfd_open(child),), 10, {str(tmp_path / "rank_server")!r})
+rank server.finish(lambda: False)
+rank server.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -144,7 +144,7 @@ def test_the_node_ledger_gives_nothing_to_jobs_that_were_over_before_anything_wa
     while not node.boundary_path(jobs[-1]).exists():
         node.serve(10_000)
     node.stop()
-    assert not {party for line in node.ledger() for party in line["shares"] if party.startswith("job:")}
+    assert not {owner for line in node.ledger() for owner in line["shares"] if owner.startswith("job:")}
 
 
 def test_after_a_reboot_the_job_is_partial_and_its_late_epilog_changes_nothing(node: FakeNode) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.monitoring.application import INJECT, injected
-from perun_hpc.monitoring.ranks import Desk, read_ranks
+from perun_hpc.monitoring.ranks import RankServer, read_ranks
 
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 OLD = ("2.7", "3.6", "3.7", "3.8")
@@ -52,7 +52,7 @@ print(w.energy_uj, perun_hpc.__file__.startswith(%r), "PYTHONPATH" in os.environ
 """
 
 
-def start(python: str, text: str, desk: str, *flags: str) -> subprocess.CompletedProcess[str]:
+def start(python: str, text: str, rank_server: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run a program as the rank, as the launcher does: same process id, environment as documented."""
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("PERUN", "PYTHON", "VIRTUAL_ENV"))}
     plain["PYTHONDONTWRITEBYTECODE"] = "1"  # Python 2 puts it beside the source
@@ -61,7 +61,7 @@ def start(python: str, text: str, desk: str, *flags: str) -> subprocess.Complete
         os.execve(
             python,
             [python, *flags, "-c", text],
-            injected(plain, {"PERUN_SOCKET": desk, "PERUN_RANK": "2"}, os.getpid()),
+            injected(plain, {"PERUN_SOCKET": rank_server, "PERUN_RANK": "2"}, os.getpid()),
         )
 
     return subprocess.run(
@@ -79,9 +79,9 @@ def start(python: str, text: str, desk: str, *flags: str) -> subprocess.Complete
 def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(tmp_path, version):
     python = interpreter(version)
     (tmp_path / "s").mkdir()
-    desk = Desk(str(tmp_path / "s" / "desk"), tmp_path / "ranks", Host())
-    done = start(python, PROGRAM % str(INJECT.parent.parent), str(tmp_path / "s" / "desk"))
-    desk.close()
+    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", Host())
+    done = start(python, PROGRAM % str(INJECT.parent.parent), str(tmp_path / "s" / "rank server"))
+    rank_server.close()
     assert done.stdout == "0 True False False\n", done.stderr
     (data,), problems = read_ranks(tmp_path / "ranks")
     assert problems == []

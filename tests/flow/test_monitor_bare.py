@@ -132,10 +132,10 @@ def test_another_users_directory_is_not_entered(shared: Path, mode: int) -> None
     taken = shared / "tmp" / f"perun-{NOBODY}-{zlib.crc32(key.encode()):08x}-0"
     taken.mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(taken / "desk"))
+        listener.bind(str(taken / "rank server"))
         listener.listen(8)
         listener.setblocking(False)
-        (taken / "desk").chmod(0o777)
+        (taken / "rank server").chmod(0o777)
         taken.chmod(mode)
         app(home)
         env = {"TMPDIR": str(shared / "tmp"), "PMIX_NAMESPACE": name}

@@ -51,11 +51,11 @@ class Run:
     def __init__(self, machine: Machine, directory: Path, period_ns: int = 10_000_000) -> None:
         self.directory = directory
         directory.mkdir()
-        self.desk = directory.with_name("s") / "d"  # the desk takes its directory away when it closes
-        self.desk.parent.mkdir()
-        desk, root = str(self.desk), str(machine.root)
+        self.rank_server = directory.with_name("s") / "d"  # the rank server takes its directory away when it closes
+        self.rank_server.parent.mkdir()
+        rank_server, root = str(self.rank_server), str(machine.root)
         orders = Orders(
-            str(directory), "r", "host", period_ns, ("powercap",), (), (), (), (), desk, os.getppid(), root=root
+            str(directory), "r", "host", period_ns, ("powercap",), (), (), (), (), rank_server, os.getppid(), root=root
         )
         self._signals = Signals(*(threading.Event() for _ in range(4)), queue.Queue())  # type: ignore[arg-type]
         self._thread = threading.Thread(target=sample, args=(orders, self._signals))
@@ -173,7 +173,7 @@ def test_a_region_s_energy_lies_between_its_bounds_and_all_of_it_is_the_whole(ma
     with open(fd, "wb") as file:  # noqa: PTH123
         file.write(data)
         file.flush()
-        assert request("rank-data", {"rank": "0"}, (fd,), path=str(run.desk)).verb == "ok"
+        assert request("rank-data", {"rank": "0"}, (fd,), path=str(run.rank_server)).verb == "ok"
     run.rows()
     host = host_node(run.directory, run.stop(), ())
     (region,) = host.regions

@@ -19,7 +19,7 @@ from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine as kernel
@@ -161,9 +161,9 @@ class ByAgent:
         node.follow_gauges()
         self._register = Register("n1", 2)
         policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", clock)
-        views = Views(paths, self._register)
+        visibility = Visibility(paths, self._register)
         topology = partial(kernel.topology, machine.root)
-        self._meter = Meter(node, topology, self._register, policy, NodeLedger(paths), views, clock)
+        self._meter = Meter(node, topology, self._register, policy, NodeLedger(paths), visibility, clock)
         self._session: Session | None = None
 
     def read(self, last: bool) -> None:

@@ -38,7 +38,7 @@ def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
     assert result.held, result.outcome
 
 
-@pytest.mark.parametrize("case", ["nudge", "root-phase", "swapped-link", "handed-over"])
+@pytest.mark.parametrize("case", ["wake", "root-phase", "swapped-link", "handed-over"])
 def test_what_the_service_believes_is_not_bobs_to_say(siege: cases.Siege, case: str) -> None:
     result = service.CASES[case](siege)
     assert result.held, result.outcome

@@ -178,7 +178,7 @@ def test_activity_of_an_instance_is_its_mean_over_the_time_between_two_looks():
 
 def test_activity_over_two_stretches_is_their_mean():
     def stretch(t0_s: int, t1_s: int, activity: int | None) -> Stretch:
-        job = JobInput(party="job:1.0", gpus={"gpu-a": GpuHolding(part=3, activity=activity)})
+        job = JobInput(owner="job:1.0", gpus={"gpu-a": GpuHolding(part=3, activity=activity)})
         return Stretch(t0_s * S, t1_s * S, {}, (job,))
 
     ((job,), _, _) = joined([stretch(0, 3, 800), stretch(3, 4, 400)])

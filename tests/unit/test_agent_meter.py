@@ -15,7 +15,7 @@ from perun_hpc.agent.base.spool import write_json
 from perun_hpc.agent.daemon import INLINE
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
@@ -63,9 +63,9 @@ class Machine:
         if policy_text:
             policy.check()  # there is no newer one: what was compiled rules
         self.ledger = NodeLedger(self.paths)
-        views = Views(self.paths, self.register)
+        visibility = Visibility(self.paths, self.register)
         topology = partial(machine.topology, self.root)
-        self.meter = Meter(self.node, topology, self.register, policy, self.ledger, views, MACHINE)
+        self.meter = Meter(self.node, topology, self.register, policy, self.ledger, visibility, MACHINE)
 
     def run(self, ticks: dict[int, int], energy_uj: int) -> None:
         """CPUs work for so many ticks, and the package takes energy."""

@@ -15,7 +15,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node, Snapshot
@@ -76,15 +76,15 @@ def test_on_a_shared_node_the_first_moment_after_a_start_is_no_finer_than_the_ot
     tmp_path: Path, start_s: float, seen_s: list[float]
 ) -> None:
     register = Register("n1", cpus=4)
-    views = Views(AgentPaths(tmp_path / "run", tmp_path / "spool", tmp_path), register)
+    visibility = Visibility(AgentPaths(tmp_path / "run", tmp_path / "spool", tmp_path), register)
     own, other = session(1), session(2)
     own.start = Edge(0, int(start_s * S), 0, "hook")
     register.live = {one.key: one for one in (own, other)}
-    seen = [views.shown(own)[0]]
+    seen = [visibility.shown(own)[0]]
     for moment_s in (20, 30, 40):
         if moment_s > start_s:
-            views.show_all(Snapshot(moment_s * S, moment_s * S, {}, {}))
-            seen.append(views.shown(own)[0])
+            visibility.show_all(Snapshot(moment_s * S, moment_s * S, {}, {}))
+            seen.append(visibility.shown(own)[0])
     assert sorted(set(seen)) == [int(one * S) for one in seen_s]
     assert min(after - before for before, after in zip(sorted(set(seen)), sorted(set(seen))[1:], strict=False)) >= 9 * S
 
@@ -136,9 +136,9 @@ def traces(tmp_path: Path) -> tuple[Traces, Register, Meter, Session]:
     node.follow_gauges()
     register = Register("n1", 1)
     policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
-    views = Views(paths, register)
-    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), views, MACHINE)
-    found = Traces(paths, node, register, views, MACHINE)
+    visibility = Visibility(paths, register)
+    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), visibility, MACHINE)
+    found = Traces(paths, node, register, visibility, MACHINE)
     own = session(1, cpus_on_node="1")
     own.start = Edge(time.time_ns() - 6 * S, time.monotonic_ns() - 6 * S, 0, "hook")
     own.settings = dict(policy.settings({}, "n1", "").to_json())
@@ -213,7 +213,7 @@ def test_an_agent_that_takes_a_fine_trace_over_beside_a_neighbour_goes_on_coarse
     (tmp_path / "sys").mkdir()
     node = Node(tmp_path, "n1", MACHINE, readers=[ProcStat(tmp_path)])
     node.follow_gauges()
-    after = Traces(paths, node, register, Views(paths, register), MACHINE)
+    after = Traces(paths, node, register, Visibility(paths, register), MACHINE)
     snapshot = node.read(fresh=True)
     after.resume(own, replace(snapshot, mono_ns=last, real_ns=last + to_wall()))
     rows(after, meter, 1)

@@ -56,8 +56,8 @@ def test_whatever_is_joined_no_interval_and_no_share_is_lost(
     paths.node.mkdir(parents=True)
     ledger = NodeLedger(paths)
     lines, at_ns = [], 0
-    for number, (length_ns, energy_uj, method, saved, party) in enumerate(intervals):
-        made = line(at_ns, length_ns, "package-0", None if method == "gap" else energy_uj, method, f"job:{party}.0")
+    for number, (length_ns, energy_uj, method, saved, owner) in enumerate(intervals):
+        made = line(at_ns, length_ns, "package-0", None if method == "gap" else energy_uj, method, f"job:{owner}.0")
         at_ns += length_ns
         lines.append(made)
         ledger.append("2026-01-01" if number < len(intervals) // 2 else other_day, [dict(made)])
@@ -73,11 +73,11 @@ def test_whatever_is_joined_no_interval_and_no_share_is_lost(
 
 
 def _sums(lines: list[dict[str, Any]], key: str) -> dict[str, int]:
-    """Energy by party and, where `key` is the method, by method."""
+    """Energy by owner and, where `key` is the method, by method."""
     found: dict[str, int] = {}
     for one in lines:
-        for party, energy_uj in one["shares"].items():
-            name = f"{party} {one['method'] if key == 'method' else ''}"
+        for owner, energy_uj in one["shares"].items():
+            name = f"{owner} {one['method'] if key == 'method' else ''}"
             found[name] = found.get(name, 0) + energy_uj
     return found
 
@@ -88,10 +88,10 @@ def line(
     domain: str = "package-0",
     total_uj: int | None = 5,
     method: str = "exclusive",
-    party: str = "job:1.0",
+    owner: str = "job:1.0",
 ) -> dict[str, Any]:
     """An interval's line."""
-    shares = {} if total_uj is None else {party: total_uj}
+    shares = {} if total_uj is None else {owner: total_uj}
     about = {"t0_ns": t0_ns, "t1_ns": t0_ns + length_ns, "domain": domain}
     return {**about, "total_uj": total_uj, "shares": shares, "method": method}
 

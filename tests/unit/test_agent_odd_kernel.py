@@ -17,7 +17,7 @@ from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.daemon import INLINE
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
@@ -55,7 +55,7 @@ def test_a_busy_time_is_a_difference_of_two_or_not_known(before, after, cpus):
 GPU = st.builds(GpuHolding, part=st.integers(-3, 9), activity=st.none() | NUMBER)
 JOB = st.builds(
     JobInput,
-    party=st.sampled_from([f"job:{number}.0" for number in range(4)]),
+    owner=st.sampled_from([f"job:{number}.0" for number in range(4)]),
     cpus=st.frozensets(st.integers(0, 7), max_size=5),
     cpu_ns=st.none() | NUMBER,
     memory_b=NUMBER,
@@ -69,7 +69,7 @@ JOB = st.builds(
 @examples(300)
 @given(
     duration_ns=st.integers(-10, 10**12),
-    jobs=st.lists(JOB, max_size=4, unique_by=lambda job: job.party),
+    jobs=st.lists(JOB, max_size=4, unique_by=lambda job: job.owner),
     busy=st.dictionaries(st.integers(0, 7), NUMBER),
     unread=st.dictionaries(st.integers(0, 7), st.just("went backwards")),
     totals=st.lists(st.none() | st.integers(-(10**15), 10**15), min_size=4, max_size=4),
@@ -103,7 +103,7 @@ def test_attribution_has_an_answer_to_every_input_and_loses_no_energy(
     assert len(found) == len(domains)
     for domain in found:
         if domain.total_uj is not None:
-            assert sum(domain.by_party().values()) == domain.total_uj
+            assert sum(domain.by_owner().values()) == domain.total_uj
 
 
 @pytest.mark.parametrize("online", ["0-70000", "999999", "3-1", "", "none", "0,,3"])
@@ -153,7 +153,7 @@ def follow(base: Path, steps: list[dict]) -> None:
     register = Register("n1", CPUS)
     policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
     ledger = NodeLedger(paths)
-    meter = Meter(node, partial(machine.topology, root), register, policy, ledger, Views(paths, register), MACHINE)
+    meter = Meter(node, partial(machine.topology, root), register, policy, ledger, Visibility(paths, register), MACHINE)
     meter.end_interval()
     for number in (1, 2):
         key = SessionKey(number, 0)
@@ -176,7 +176,7 @@ def follow(base: Path, steps: list[dict]) -> None:
     lines = [json.loads(line) for path in paths.node.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert all(sum(line["shares"].values()) == (line["total_uj"] or 0) for line in lines)
     assert sum(line["total_uj"] or 0 for line in lines) == counted
-    given_uj = sum(uj for line in lines for party, uj in line["shares"].items() if party.startswith("job:"))
+    given_uj = sum(uj for line in lines for owner, uj in line["shares"].items() if owner.startswith("job:"))
     assert sum(session.energy_uj for session in register.live.values()) == given_uj
 
 

@@ -9,7 +9,7 @@ import pytest
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.data_model.job import SessionKey
@@ -33,17 +33,17 @@ def told(tmp_path: Path, *sessions: Session) -> dict[str, list[int]]:
     register.live = {one.key: one for one in sessions}
     for one in sessions:
         paths.session(one.key.name).mkdir(parents=True)
-    views = Views(paths, register)
+    visibility = Visibility(paths, register)
     found: dict[str, list[int]] = {one.key.name: [] for one in sessions}
 
     def record(one: Session, now: Edge) -> dict[str, object]:
         found[one.key.name].append(now.mono_ns // S)
         return {}
 
-    progress = Progress(paths, register, views, record)
+    progress = Progress(paths, register, visibility, record)
     for second in range(10, 301, 10):
         snapshot = Snapshot(second * S, second * S, {}, {})
-        views.show_all(snapshot)
+        visibility.show_all(snapshot)
         progress.note(snapshot)
     assert all(paths.progress(name).exists() == bool(times) for name, times in found.items())
     return found

@@ -9,7 +9,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
@@ -43,9 +43,9 @@ def test_a_reader_that_fails_costs_rows_their_values_and_keeps_no_row_due(tmp_pa
     node.follow_gauges()
     register = Register("n1", 1)
     policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
-    views = Views(paths, register)
-    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), views, MACHINE)
-    traces = Traces(paths, node, register, views, MACHINE)
+    visibility = Visibility(paths, register)
+    meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), visibility, MACHINE)
+    traces = Traces(paths, node, register, visibility, MACHINE)
     key = SessionKey(1, 0)
     session = Session(key, {}, policy.settings({}, "n1", "").to_json(), "", "boot", Edge(10**18, 0, 0, "hook"))
     session.settings["store"]["trace"] = "all"

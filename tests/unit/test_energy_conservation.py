@@ -125,7 +125,7 @@ def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them
                 truth.shown, truth.reset = 0, True
         readings = world.readings(step["failing"])
         jobs = tuple(
-            JobInput(party=one.key.party, cpus=frozenset(one.cpus), cpu_ns=step["ns"] // 3,
+            JobInput(owner=one.key.owner, cpus=frozenset(one.cpus), cpu_ns=step["ns"] // 3,
                      suspended=step["suspended"], memory_b=2**30)
             for one in world.sessions.values()
         )  # fmt: skip
@@ -133,7 +133,7 @@ def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them
         closed = intervals.add(Stretch(started_ns, world.mono_ns, busy, jobs), readings)
         day = booking.local_day(world.real_ns)
         booking.book(closed, list(world.sessions.values()), domains, day)
-        live = frozenset(one.key.party for one in world.sessions.values())
+        live = frozenset(one.key.owner for one in world.sessions.values())
         for interval in closed:
             line = ledger_line(interval, live)
             if line["total_uj"] is None:
@@ -141,19 +141,19 @@ def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them
                 assert interval.why
             else:
                 assert sum(line["shares"].values()) == line["total_uj"]
-            for party, energy_uj in line["shares"].items():
-                given_uj[party, line["domain"]] = given_uj.get((party, line["domain"]), 0) + energy_uj
+            for owner, energy_uj in line["shares"].items():
+                given_uj[owner, line["domain"]] = given_uj.get((owner, line["domain"]), 0) + energy_uj
             if line["domain"] in world.truths:
                 agrees(world.truths[line["domain"]], line["total_uj"], world.mono_ns)
         for session in world.sessions.values():
             for name, account in session.domains.items():
-                assert account.energy_uj == given_uj.get((session.key.party, name), 0)
+                assert account.energy_uj == given_uj.get((session.key.owner, name), 0)
         if step["end"] and world.sessions:
             world.ended.append(world.sessions.pop(next(iter(world.sessions))))
         if step["begin"] is not None:
             key = SessionKey(number + 1, 0)
             edge = Edge(world.real_ns, world.mono_ns, 0, "hook")
-            world.sessions[key.party] = Session(key, {}, {}, "", "boot", edge, cpus=sorted(step["begin"]))
+            world.sessions[key.owner] = Session(key, {}, {}, "", "boot", edge, cpus=sorted(step["begin"]))
     for session in (*world.ended, *world.sessions.values()):
         for name, account in session.domains.items():
             assert sum(per_domain.get(name, 0) for per_domain in session.shares.values()) == account.energy_uj
@@ -186,7 +186,7 @@ def closed_after(
     world = World(truths)
     intervals = Intervals(plan(SENSORS).counted, NODE)
     intervals.begin(world.mono_ns, world.readings())
-    job = JobInput(party="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
+    job = JobInput(owner="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
     given_uj: dict[str, int] = {}
     for number, names in enumerate(failing):
         world.mono_ns += S
@@ -195,7 +195,7 @@ def closed_after(
         readings = world.readings(names)
         for interval in intervals.add(Stretch(world.mono_ns - S, world.mono_ns, {0: S, 5: S}, (job,)), readings):
             shares = interval.shares
-            assert sum(shares.by_party().values()) == shares.total_uj
+            assert sum(shares.by_owner().values()) == shares.total_uj
             given_uj[shares.domain] = given_uj.get(shares.domain, 0) + (shares.total_uj or 0)
         if number in killed:
             saved, inside = intervals.to_go_on_from(readings), json.loads(json.dumps(intervals.inside))
@@ -255,7 +255,7 @@ def test_the_highest_power_is_a_mean_over_a_second_or_more():
     domains = {domain.name: domain for domain in plan(SENSORS).counted}
     intervals = Intervals(tuple(domains.values()), NODE)
     intervals.begin(world.mono_ns, world.readings())
-    job = JobInput(party=session.key.party, cpus=frozenset(range(CPUS)), exclusive=True, cpu_ns=S)
+    job = JobInput(owner=session.key.owner, cpus=frozenset(range(CPUS)), exclusive=True, cpu_ns=S)
     for seconds, power_w, highest_mw in ((2, 4, 4000), (0.5, 9, 4000), (1, 6, 6000), (3, 0, 6000)):
         before_ns = world.mono_ns
         world.mono_ns += round(seconds * S)

@@ -125,13 +125,13 @@ def test_over_a_whole_timeline_the_shares_sum_to_what_the_counter_counted(timeli
         if change.ticks is None:
             assert change.status is Status.AMBIGUOUS
             return
-        present = [(party, cpus, min(number, last) - max(since, first)) for party, cpus, first, last in jobs]
+        present = [(owner, cpus, min(number, last) - max(since, first)) for owner, cpus, first, last in jobs]
         length = at - opened.mono_ns
         inputs = tuple(
             JobInput(
-                party=party, cpus=frozenset(cpus), cpu_ns=length // 3, present_ns=length * span // (number - since)
+                owner=owner, cpus=frozenset(cpus), cpu_ns=length // 3, present_ns=length * span // (number - since)
             )
-            for party, cpus, span in present
+            for owner, cpus, span in present
             if span > 0
         )
         domain = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=change.ticks, static_uw=static_uw)
@@ -140,7 +140,7 @@ def test_over_a_whole_timeline_the_shares_sum_to_what_the_counter_counted(timeli
             busy_ns=dict.fromkeys(range(8), length // 2), gap=number - since > 1,
         )  # fmt: skip
         (shares,) = attribute(interval)
-        booked += sum(shares.by_party().values())
+        booked += sum(shares.by_owner().values())
         opened, since = reading, number
     assert booked == true_uj
 

@@ -126,62 +126,62 @@ def test_an_interval_counts_when_it_is_long_and_idle(duration_ns, energy_uj, bus
 def test_memory_of_the_whole_node_is_split_by_all_its_memory():
     """A domain without a package spans the node: its bytes are not divided by the number of packages."""
     dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1_000_000, package=None, static_uw=1_000_000)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=250)
-    assert of(attribute(interval([dram], [job])), "dram").by_party() == {"job:1.0": 250_000, "idle": 750_000}
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=250)
+    assert of(attribute(interval([dram], [job])), "dram").by_owner() == {"job:1.0": 250_000, "idle": 750_000}
 
 
 def test_a_job_without_cpus_has_its_memory_in_equal_parts_on_all_packages():
     dram = DomainInput(name="dram-1", kind=DomainKind.DRAM, total_uj=1000, package=1, static_uw=10**9)
-    job = JobInput(party="job:1.0", cpus=frozenset(), cpu_ns=0, memory_b=500)
-    assert of(attribute(interval([dram], [job])), "dram-1").by_party() == {"job:1.0": 500, "idle": 500}
+    job = JobInput(owner="job:1.0", cpus=frozenset(), cpu_ns=0, memory_b=500)
+    assert of(attribute(interval([dram], [job])), "dram-1").by_owner() == {"job:1.0": 500, "idle": 500}
     here = replace(job, cpus=frozenset({0, 2, 3}))  # a third of its CPUs is on the other package
-    assert of(attribute(interval([dram], [here])), "dram-1").by_party() == {"job:1.0": 666, "idle": 334}
+    assert of(attribute(interval([dram], [here])), "dram-1").by_owner() == {"job:1.0": 666, "idle": 334}
 
 
 def test_an_interval_of_a_nanosecond_is_split_as_any_other():
     dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1000, package=None, static_uw=1000 * S)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=500)
-    assert of(attribute(interval([dram], [job], end_ns=1)), "dram").by_party() == {"job:1.0": 500, "idle": 500}
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0, memory_b=500)
+    assert of(attribute(interval([dram], [job], end_ns=1)), "dram").by_owner() == {"job:1.0": 500, "idle": 500}
 
 
 def test_a_job_that_may_run_on_more_cpus_than_it_was_given_holds_just_those_of_a_whole_node():
     node = DomainInput(name="package", kind=DomainKind.PACKAGE, total_uj=4_000_000, package=None, static_uw=4_000_000)
-    job = JobInput(party="job:1.0", cpus=frozenset({0, 1, 2}), held=1, cpu_ns=0)
-    assert of(attribute(interval([node], [job])), "package").by_party() == {"job:1.0": 1_000_000, "idle": 3_000_000}
+    job = JobInput(owner="job:1.0", cpus=frozenset({0, 1, 2}), held=1, cpu_ns=0)
+    assert of(attribute(interval([node], [job])), "package").by_owner() == {"job:1.0": 1_000_000, "idle": 3_000_000}
 
 
 def test_work_of_which_nobody_can_tell_is_not_idle():
     package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=7, package=0)
     result = of(attribute(interval([package], [], unread={0: "was not read"})), "package-0")
-    assert result.by_party() == {"unknown": 7}
+    assert result.by_owner() == {"unknown": 7}
 
 
 def test_a_cpu_that_was_not_read_did_what_its_jobs_own_time_leaves_for_it():
     package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1_000_000, package=0)
-    a = JobInput(party="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
+    a = JobInput(owner="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
     result = of(attribute(interval([package], [a], {0: S // 4}, unread={1: "was not read"})), "package-0")
-    assert result.by_party() == {"job:1.0": 1_000_000}
+    assert result.by_owner() == {"job:1.0": 1_000_000}
     assert result.why == "busy time of CPU 1 was not read: taken from the jobs' own CPU times"
-    b = JobInput(party="job:2.0", cpus=frozenset({0}), cpu_ns=S // 4)
-    other = JobInput(party="job:1.0", cpus=frozenset({1}), cpu_ns=3 * S // 4)
+    b = JobInput(owner="job:2.0", cpus=frozenset({0}), cpu_ns=S // 4)
+    other = JobInput(owner="job:1.0", cpus=frozenset({1}), cpu_ns=3 * S // 4)
     both = of(attribute(interval([package], [other, b], {0: S // 4}, unread={1: "was not read"})), "package-0")
-    assert both.by_party() == {"job:1.0": 750_000, "job:2.0": 250_000}
+    assert both.by_owner() == {"job:1.0": 750_000, "job:2.0": 250_000}
 
 
 @pytest.mark.parametrize("cpu_ns", [-1, -S])
 def test_a_time_below_nothing_is_one_that_is_not_known(cpu_ns):
     package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1000, package=0)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=cpu_ns)
-    other = JobInput(party="job:2.0", cpus=frozenset({1}), cpu_ns=S)
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=cpu_ns)
+    other = JobInput(owner="job:2.0", cpus=frozenset({1}), cpu_ns=S)
     unknown = replace(job, cpu_ns=None)
-    by_party = [
-        of(attribute(interval([package], [one, other], {0: S, 1: S})), "package-0").by_party()
+    by_owner = [
+        of(attribute(interval([package], [one, other], {0: S, 1: S})), "package-0").by_owner()
         for one in (job, unknown, replace(job, cpu_ns=0), replace(job, cpu_ns=0, memory_b=-1))
     ]
-    assert by_party[0] == by_party[1] == {"job:1.0": 500, "job:2.0": 500}
-    assert by_party[2] == by_party[3] == {"job:2.0": 500, "system": 500}
+    assert by_owner[0] == by_owner[1] == {"job:1.0": 500, "job:2.0": 500}
+    assert by_owner[2] == by_owner[3] == {"job:2.0": 500, "system": 500}
     backwards = of(attribute(interval([package], [other], {0: -1, 1: S})), "package-0")
-    assert backwards.by_party() == {"job:2.0": 1000}
+    assert backwards.by_owner() == {"job:2.0": 1000}
     assert "CPU 0 went backwards" in backwards.why
 
 
@@ -199,8 +199,8 @@ def test_a_job_has_the_node_for_itself_when_it_was_there_all_the_time(present_ns
 
 def test_a_thread_that_slept_weighs_nothing():
     package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=10**12, package=0)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=S)
-    assert of(attribute(interval([package], [job], {0: S})), "package-0").by_party() == {"job:1.0": 10**12}
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=S)
+    assert of(attribute(interval([package], [job], {0: S})), "package-0").by_owner() == {"job:1.0": 10**12}
 
 
 def test_a_share_has_no_parts_that_nobody_named():
@@ -210,29 +210,29 @@ def test_a_share_has_no_parts_that_nobody_named():
 
 def test_a_suspended_job_without_a_cgroup_has_done_nothing():
     package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=10**12, package=0)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), suspended=True)
-    assert of(attribute(interval([package], [job], {0: S})), "package-0").by_party() == {"system": 10**12}
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), suspended=True)
+    assert of(attribute(interval([package], [job], {0: S})), "package-0").by_owner() == {"system": 10**12}
 
 
 def test_memory_below_nothing_is_none():
     dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=1000, package=None, static_uw=10**9)
-    jobs = [JobInput(party=f"job:{n}.0", cpus=frozenset({n}), cpu_ns=0, memory_b=b) for n, b in ((0, -1), (1, 500))]
-    assert of(attribute(interval([dram], jobs)), "dram").by_party() == {"job:1.0": 500, "idle": 500}
+    jobs = [JobInput(owner=f"job:{n}.0", cpus=frozenset({n}), cpu_ns=0, memory_b=b) for n, b in ((0, -1), (1, 500))]
+    assert of(attribute(interval([dram], jobs)), "dram").by_owner() == {"job:1.0": 500, "idle": 500}
 
 
 def test_a_device_of_no_slices_is_a_whole_one():
     gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=1000, slices=0)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding()})
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding()})
     assert of(attribute(interval([gpu], [job])), "gpu-a").method == "holder"
     one = of(attribute(interval([replace(gpu, slices=1)], [job])), "gpu-a")
-    assert (one.method, one.by_party()) == ("slices", {"job:1.0": 1000})
+    assert (one.method, one.by_owner()) == ("slices", {"job:1.0": 1000})
 
 
 def test_a_part_of_nothing_is_taken_for_the_least_part():
     gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=4_000_000)
-    one = JobInput(party="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=0)})
-    other = JobInput(party="job:2.0", cpus=frozenset({1}), gpus={"gpu-a": GpuHolding(part=3)})
-    assert of(attribute(interval([gpu], [one, other])), "gpu-a").by_party() == {
+    one = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=0)})
+    other = JobInput(owner="job:2.0", cpus=frozenset({1}), gpus={"gpu-a": GpuHolding(part=3)})
+    assert of(attribute(interval([gpu], [one, other])), "gpu-a").by_owner() == {
         "job:1.0": 1_000_000,
         "job:2.0": 3_000_000,
     }
@@ -242,8 +242,8 @@ def test_what_a_party_was_given_below_nothing_weighs_nothing_in_a_meters_rest():
     meter = DomainInput(
         name="psys", kind=DomainKind.METER, total_uj=100, inside={"job:1.0": 60, "job:2.0": -10}, leaves=()
     )
-    jobs = [JobInput(party=f"job:{number}.0", cpus=frozenset({number}), cpu_ns=0) for number in (1, 2)]
-    assert of(attribute(interval([meter], jobs)), "other").by_party() == {"job:1.0": 50}
+    jobs = [JobInput(owner=f"job:{number}.0", cpus=frozenset({number}), cpu_ns=0) for number in (1, 2)]
+    assert of(attribute(interval([meter], jobs)), "other").by_owner() == {"job:1.0": 50}
 
 
 # --- power gauges as counters

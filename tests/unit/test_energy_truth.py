@@ -23,7 +23,7 @@ def test_every_simulated_interval_closes_on_its_counter(case):
     _, intervals = simulate(case)
     for interval in intervals:
         for domain, shares in zip(interval.domains, attribute(interval)):
-            assert sum(shares.by_party().values()) == domain.total_uj
+            assert sum(shares.by_owner().values()) == domain.total_uj
 
 
 def test_the_stated_uncertainty_covers_the_mean_square_error_and_is_not_padded():
@@ -31,9 +31,9 @@ def test_the_stated_uncertainty_covers_the_mean_square_error_and_is_not_padded()
     for case in cases():
         truth, intervals = simulate(case)
         for number, job in enumerate(case.jobs):
-            party = f"job:{number}"
-            given_j = sum(shares.by_party().get(party, 0) for one in intervals for shares in attribute(one)) / 1e6
+            owner = f"job:{number}"
+            given_j = sum(shares.by_owner().get(owner, 0) for one in intervals for shares in attribute(one)) / 1e6
             static_j = STATIC_W / 8 * len({cpu % CORES for cpu in job.cpus}) * SECONDS
-            errors.append((given_j - truth.total(party)) / (given_j - static_j))
+            errors.append((given_j - truth.total(owner)) / (given_j - static_j))
     rms = math.sqrt(sum(error**2 for error in errors) / len(errors))
     assert rms <= ATTRIBUTION_ERROR["cores"] <= 1.5 * rms

@@ -34,8 +34,8 @@ def given(source: str) -> Iterator[tuple[str, str]]:
 
 
 def test_the_search_finds_what_is_set_and_nothing_else():
-    source = "JobInput(party=x, cpu_ns=None)\nreplace(job, present_ns=n)\nattribute.GpuHolding(part=1)\nother(gpus=g)\n"
-    assert set(given(source)) == {("JobInput", "party"), ("", "present_ns"), ("other", "gpus")}
+    source = "JobInput(owner=x, cpu_ns=None)\nreplace(job, present_ns=n)\nattribute.GpuHolding(part=1)\nother(gpus=g)\n"
+    assert set(given(source)) == {("JobInput", "owner"), ("", "present_ns"), ("other", "gpus")}
 
 
 @pytest.fixture(scope="module")

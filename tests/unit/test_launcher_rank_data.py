@@ -16,7 +16,7 @@ import pytest
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 from perun_hpc.inject import rank
-from perun_hpc.monitoring.ranks import Desk, read_ranks
+from perun_hpc.monitoring.ranks import RankServer, read_ranks
 from perun_hpc.wire.client import request
 
 
@@ -86,12 +86,12 @@ class Host:
 
 
 @pytest.fixture
-def desk(tmp_path):
+def rank_server(tmp_path):
     path = tmp_path / "s"
     path.mkdir()
-    desk = Desk(str(path / "desk"), tmp_path / "ranks", Host(tmp_path))
-    yield desk, str(path / "desk")
-    desk.close()
+    rank_server = RankServer(str(path / "rank server"), tmp_path / "ranks", Host(tmp_path))
+    yield rank_server, str(path / "rank server")
+    rank_server.close()
 
 
 def memory(data: bytes) -> int:
@@ -100,8 +100,8 @@ def memory(data: bytes) -> int:
     return fd
 
 
-def test_a_desk_keeps_final_data_and_forgets_the_live_one(desk, tmp_path):
-    the_desk, path = desk
+def test_a_desk_keeps_final_data_and_forgets_the_live_one(rank_server, tmp_path):
+    the_desk, path = rank_server
     live, final = memory(content(live=True)), memory(content())
     assert request("rank-data", {"rank": "2", "live": "1"}, (live,), path=path).verb == "ok"
     assert request("rank-data", {"rank": "2"}, (final,), path=path).verb == "ok"
@@ -114,8 +114,8 @@ def test_a_desk_keeps_final_data_and_forgets_the_live_one(desk, tmp_path):
     os.close(final)
 
 
-def test_a_desk_falls_back_to_the_live_data_of_a_rank_that_never_came_back(desk, tmp_path):
-    the_desk, path = desk
+def test_a_desk_falls_back_to_the_live_data_of_a_rank_that_never_came_back(rank_server, tmp_path):
+    the_desk, path = rank_server
     live = memory(content(live=True))
     request("rank-data", {"rank": "2", "live": "1"}, (live,), path=path)
     os.close(live)
@@ -128,14 +128,14 @@ def test_64_ranks_of_a_host_hand_in_at_once(tmp_path):
     """What a rank does at its end, from 64 threads: no MPI, so that two cores can show it."""
     path = tmp_path / "s"
     path.mkdir()
-    the_desk = Desk(str(path / "desk"), tmp_path / "ranks", Host(tmp_path), 64)
+    the_desk = RankServer(str(path / "rank server"), tmp_path / "ranks", Host(tmp_path), 64)
     ends = [os.pipe() for _ in range(64)]
 
     def live(number: int) -> None:
         readable, writable = ends[number]
         data = memory(content(rank=number))
-        request("rank-start", {"rank": str(number)}, (readable,), 20.0, str(path / "desk"))
-        request("rank-data", {"rank": str(number)}, (data,), 20.0, str(path / "desk"))
+        request("rank-start", {"rank": str(number)}, (readable,), 20.0, str(path / "rank server"))
+        request("rank-data", {"rank": str(number)}, (data,), 20.0, str(path / "rank server"))
         os.close(data)
         os.close(writable)  # a pidfd becomes readable when its process ends, as this pipe does now
 
@@ -151,8 +151,8 @@ def test_64_ranks_of_a_host_hand_in_at_once(tmp_path):
     assert [data.header["rank"] for data in found] == list(range(64))
 
 
-def test_a_desk_answers_windows_and_refuses_the_rest(desk):
-    _, path = desk
+def test_a_desk_answers_windows_and_refuses_the_rest(rank_server):
+    _, path = rank_server
     assert request("window", {}, path=path).fields["energy_uj"] == "1234"
     assert request("rank-data", {"rank": "../../x"}, path=path).verb == "error"
     assert request("job-start", {"job_id": "1"}, path=path).verb == "error"
@@ -172,20 +172,20 @@ def test_a_window_knows_its_energy_once_later_figures_came(tmp_path, answers, sh
     host = Host(tmp_path)
     host.answers = list(answers)
     (tmp_path / "s").mkdir()
-    desk = Desk(str(tmp_path / "s" / "desk"), tmp_path / "ranks", host)
+    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", host)
     lines = (
         "import sys\nfrom perun_hpc.inject import rank\nrank.arm({'PERUN_SOCKET': sys.argv[1]})\n"
         "from perun_hpc import window\nwith window('w') as w: assert w.energy_uj is None\nprint(w.energy_uj)\n"
     )
-    command = [sys.executable, "-c", lines, str(tmp_path / "s" / "desk")]
+    command = [sys.executable, "-c", lines, str(tmp_path / "s" / "rank server")]
     try:
         assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == shown + "\n"
     finally:
-        desk.close()
+        rank_server.close()
 
 
-def test_a_malformed_packet_does_not_stop_a_desk(desk):
-    _, path = desk
+def test_a_malformed_packet_does_not_stop_a_desk(rank_server):
+    _, path = rank_server
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(path)
         connection.send(b"\0\0garbage")

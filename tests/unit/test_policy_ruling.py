@@ -6,26 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.site import Ruling
+from perun_hpc.accounting.site import PolicyApplier
 from perun_hpc.errors import ConfigError
 
 
 def test_a_change_rules_the_next_sweep_and_a_broken_file_none(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("collect: {sweep: 5 s}\n")
-    ruling = Ruling({"PERUN_POLICY": str(policy)})
-    assert (ruling.site.sweep_s, ruling.renew()) == (5, "")
+    applier = PolicyApplier({"PERUN_POLICY": str(policy)})
+    assert (applier.site.sweep_s, applier.renew()) == (5, "")
     policy.write_text("collect: {sweep: 7 s, deadline: 1 min}\n")
-    assert (ruling.renew(), ruling.site.sweep_s, ruling.site.deadline_s) == ("", 7, 60)
+    assert (applier.renew(), applier.site.sweep_s, applier.site.deadline_s) == ("", 7, 60)
     policy.write_text("collect: {sweep: 7}\nfoo: {}\n")
-    assert len(ruling.renew().splitlines()) == 2
-    assert (ruling.renew(), ruling.site.sweep_s) == ("", 7)
+    assert len(applier.renew().splitlines()) == 2
+    assert (applier.renew(), applier.site.sweep_s) == ("", 7)
     policy.unlink()
-    assert (ruling.renew(), ruling.site.sweep_s) == ("", 60)  # without a file: the defaults
+    assert (applier.renew(), applier.site.sweep_s) == ("", 60)  # without a file: the defaults
 
 
 def test_a_service_does_not_begin_with_a_broken_policy(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("foo: {}\n")
     with pytest.raises(ConfigError):
-        Ruling({"PERUN_POLICY": str(policy)})
+        PolicyApplier({"PERUN_POLICY": str(policy)})

@@ -61,17 +61,17 @@ say(pid)
 worker.close()
 """
 
-PORTER = """
+ROOT_HELPER = """
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 base = Path(sys.argv[1])
 paths = AgentPaths(base, base, base)
 paths.inbox.mkdir()
-porter = Porter(paths, Path("/etc/perun/policy.yaml"), MACHINE)
-porter.messages()  # it answers: it has begun
+root_helper = RootHelper(paths, Path("/etc/perun/policy.yaml"), MACHINE)
+root_helper.messages()  # it answers: it has begun
 (pid,) = children()
 say(pid)
-porter.close()
+root_helper.close()
 """
 
 COMPILER = """
@@ -122,8 +122,8 @@ def test_a_worker_holds_its_own_descriptors_only_and_clients_see_their_end(tmp_p
     assert found["ends"] == ["", ""]
 
 
-def test_the_porter_holds_its_own_descriptors_only(tmp_path: Path) -> None:
-    found = crowded(PORTER, tmp_path)
+def test_the_root_helper_holds_its_own_descriptors_only(tmp_path: Path) -> None:
+    found = crowded(ROOT_HELPER, tmp_path)
     assert len([fd for fd in found["fds"] if fd > 2]) == 2  # two sockets to the agent
     assert found["ends"] == ["", ""]
 

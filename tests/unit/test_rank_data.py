@@ -17,7 +17,7 @@ from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.agent.outbox import regions
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
-from perun_hpc.monitoring.ranks import Desk, read_ranks
+from perun_hpc.monitoring.ranks import RankServer, read_ranks
 from tests.unit.test_launcher_rank_data import Host
 
 CALLS = ((0, 10, 20), (1, 30, -40))
@@ -157,11 +157,11 @@ def test_whatever_bytes_come_there_is_a_value_or_one_error(noise: bytes, at: int
 
 
 def test_a_living_rank_that_hands_over_nonsense_costs_the_desk_nothing(tmp_path: Path) -> None:
-    """Its memory is looked at when it comes, and once more when the desk closes."""
+    """Its memory is looked at when it comes, and once more when the rank server closes."""
     (tmp_path / "s").mkdir()
-    desk = Desk(str(tmp_path / "s/desk"), tmp_path / "ranks", Host(tmp_path))
+    rank_server = RankServer(str(tmp_path / "s/rank server"), tmp_path / "ranks", Host(tmp_path))
     fd = os.memfd_create("rank")
     os.write(fd, DAMAGED["nested deeply"])
-    desk._live["0"] = fd
-    desk.close()
+    rank_server._live["0"] = fd
+    rank_server.close()
     assert read_ranks(tmp_path / "ranks") == ([], ["0.rank: rank data: the header is nested too deeply"])

@@ -387,23 +387,23 @@ def test_while_an_agent_ends_the_hook_waits_for_its_turn_to_start_another(sandbo
     assert second.returncode == 0
 
 
-def test_on_the_controller_it_only_nudges_a_collector_that_is_there(sandbox: Sandbox) -> None:
-    nudge = sandbox.root / "run-collect" / "nudge"
+def test_on_the_controller_it_only_wakes_a_collector_that_is_there(sandbox: Sandbox) -> None:
+    wake = sandbox.root / "run-collect" / "wake"
     assert sandbox.run("epilogslurmctld") == ""
-    assert not nudge.parent.exists()
-    nudge.parent.mkdir()
+    assert not wake.parent.exists()
+    wake.parent.mkdir()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as collector:
-            collector.bind(str(nudge))
+            collector.bind(str(wake))
             collector.settimeout(20)
             assert sandbox.run("epilogslurmctld") == ""
             assert collector.recv(100) == b""
         assert sandbox.run("epilogslurmctld") == ""  # a collector that is gone
-        nudge.unlink()
-        nudge.touch()  # what older versions had here
+        wake.unlink()
+        wake.touch()  # what older versions had here
         assert sandbox.run("epilogslurmctld") == ""
     finally:
-        shutil.rmtree(nudge.parent)
+        shutil.rmtree(wake.parent)
     assert not sandbox.inbox.exists()
 
 

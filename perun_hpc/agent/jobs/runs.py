@@ -13,11 +13,11 @@ from perun_hpc.agent.base.session import LATE_NS, MAX_FAILURES, Edge, Gap, Sessi
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
-from perun_hpc.agent.measure.visibility import Views
-from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.measure.visibility import Visibility
+from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.errors import PerunError
 from perun_hpc.process.clock import Clock
@@ -47,11 +47,11 @@ class Jobs:
         node: Node,
         register: Register,
         meter: Meter,
-        views: Views,
+        visibility: Visibility,
         steps: Steps,
         policy: PolicyKeeper,
-        ruling: Ruling,
-        porter: Porter,
+        applier: PolicyApplier,
+        root_helper: RootHelper,
         save: Callable[[], None],
         later: list[Callable[[], None]],
         clock: Clock,
@@ -62,11 +62,11 @@ class Jobs:
         self._node = node
         self._register = register
         self._meter = meter
-        self._views = views
+        self._visibility = visibility
         self._steps = steps
         self._policy = policy
-        self._ruling = ruling
-        self._porter = porter
+        self._applier = applier
+        self._root_helper = root_helper
         self._save = save
         self._later = later
         self._clock = clock
@@ -80,14 +80,14 @@ class Jobs:
 
     def read_inbox(self) -> None:
         """Take the messages that hooks left, in the order in which the hooks ran."""
-        if not self._porter.changed() and not self._tries:
+        if not self._root_helper.changed() and not self._tries:
             return
-        messages = self._porter.messages()
+        messages = self._root_helper.messages()
         ends = {name.split("-")[3]: name for name, _ in messages if re.match(r"\d+-job-end-\d+-", name)}
         for name, packet in messages:
             tries = self._tries.pop(name, 0) + 1
             if guard(f"inbox: {name}", partial(self._take, name, packet, ends)) or tries >= MOST_TRIES:
-                self._porter.drop(name)
+                self._root_helper.drop(name)
             else:
                 self._tries[name] = tries
         self._register.over.clear()
@@ -196,7 +196,7 @@ class Jobs:
         self._register.home = (job.get("cluster", ""), self._register.name_of_node(session))
         self._register.live[key] = session
         self._save()  # before the hook's answer: an agent that is killed now has not forgotten what it took
-        self._meter.checks.begin(key.party)
+        self._meter.checks.begin(key.owner)
         self._later.append(lambda: guard("work after its start", partial(self._after_start, session), session))
 
     def _after_start(self, session: Session) -> None:
@@ -206,7 +206,7 @@ class Jobs:
         self._meter.look_at(session)
         guard("spool", lambda: self._paths.session(session.place).mkdir(mode=0o750, exist_ok=True))
         if self._policy.settled:
-            self._ruling.apply()
+            self._applier.apply()
         self._save()
 
     def _finish(self, message: Message, source: str) -> None:
@@ -245,8 +245,8 @@ class Jobs:
         session.end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
         session.edges_end = booking.take_edge(snapshot.readings, self._meter.sensors)
         session.agent_cpu_ns += time.process_time_ns()
-        self._views.show(session, snapshot.mono_ns)
-        guard("its curve", partial(self._views.curve_of_shared, session), session)
+        self._visibility.show(session, snapshot.mono_ns)
+        guard("its curve", partial(self._visibility.curve_of_shared, session), session)
         meter = self._meter
         lacks = partial(booking.note_what_lacks, session, snapshot.readings, meter.sensors, meter.domains)
         guard("its edges", lacks, session)
@@ -260,7 +260,7 @@ class Jobs:
         guard("the end of its ranks", partial(self._steps.end_all, session), session)
         del self._register.live[key]
         self._register.over.discard(key)
-        self._views.forget(session)
+        self._visibility.forget(session)
         guard("letting go of it", partial(self._meter.forget, session), session)
         self._register.done[key.name] = snapshot.mono_ns
         self._register.ended.append(session)

@@ -14,8 +14,8 @@ from perun_hpc.agent.jobs import ranks
 from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.measure.meter import Meter
-from perun_hpc.agent.measure.visibility import Views
-from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.measure.visibility import Visibility
+from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.errors import DataError, NotFoundError, PerunError
@@ -42,9 +42,9 @@ class Steps:
         most_watched: int,
         register: Register,
         meter: Meter,
-        views: Views,
+        visibility: Visibility,
         traces: Traces,
-        ruling: Ruling,
+        applier: PolicyApplier,
         step_log: StepLog,
         intake: Intake,
         save: Callable[[], None],
@@ -60,9 +60,9 @@ class Steps:
         self._most_watched = most_watched
         self._register = register
         self._meter = meter
-        self._views = views
+        self._visibility = visibility
         self._traces = traces
-        self._ruling = ruling
+        self._applier = applier
         self._save = save
         self._later = later
         self._clock = clock
@@ -144,15 +144,15 @@ class Steps:
         self._watch(session, step, run, pidfd)
         if first:
             self._edge(session)
-            self._views.curve_of_shared(session)
+            self._visibility.curve_of_shared(session)
             self._later += [lambda: self._flagged(session, step.options), self._save]
         reply = {
             "period_ms": str(session.period_ns // 1_000_000),
-            "resolution_ms": str(self._views.resolution_ns(session) // 1_000_000),
+            "resolution_ms": str(self._visibility.resolution_ns(session) // 1_000_000),
             "owner_hint": "1" if run.local_rank == 0 else "0",
         }
         if step.options and run.rank == 0:
-            refused = self._ruling.refused_options(session, step.options)
+            refused = self._applier.refused_options(session, step.options)
             reply.update({"note": "; ".join(refused)[:240]} if refused else {})
         return reply
 
@@ -176,8 +176,8 @@ class Steps:
             last = self._meter.last
             if last is None or self._clock.mono_ns() - last.mono_ns > FRESH_NS:
                 last = self._meter.end_interval()
-            self._views.show(session, last.mono_ns)
-        mono_ns, energy_uj = self._views.shown(session)
+            self._visibility.show(session, last.mono_ns)
+        mono_ns, energy_uj = self._visibility.shown(session)
         return {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
 
     # What follows.
@@ -198,13 +198,13 @@ class Steps:
 
     def _flagged(self, session: Session, options: str) -> None:
         """The job has a flagged step: its options count, and it always leaves a trace."""
-        self._ruling.flag(session, options)
+        self._applier.flag(session, options)
         self._traces.begin(session, self._clock.mono_ns())
 
     def _edge(self, session: Session) -> None:
         """A reading where the first rank begins or the last one ends, for the curve of a job that is alone."""
         if self._register.alone(session):
-            self._meter.glance()
+            self._meter.read_without_closing()
 
     def _watch(self, session: Session, step: Step, run: RankRun, pidfd: int) -> None:
         """See the rank's end, however it comes."""

@@ -28,20 +28,20 @@ def local_day(real_ns: int) -> str:
 
 def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, EnergyDomain], day: str) -> None:
     """Add every closed interval to the sessions that were live in it."""
-    parties = {session.key.party: session for session in sessions}
+    owners = {session.key.owner: session for session in sessions}
     used: dict[tuple[str, int, int], int] = {}
     for interval in closed:
-        shares = {share.party: share for share in interval.shares.shares}
+        shares = {share.owner: share for share in interval.shares.shares}
         for job in interval.jobs:
-            session, share = parties.get(job.party), shares.get(job.party)
+            session, share = owners.get(job.owner), shares.get(job.owner)
             if session is None:
                 continue
             guard("booking", partial(_book, session, interval, job, share, domains, day), session)
             if share is not None and not interval.gap and interval.t1_ns - interval.t0_ns >= PEAK_NS:
-                at = (job.party, interval.t0_ns, interval.t1_ns)
+                at = (job.owner, interval.t0_ns, interval.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
-    for (party, t0_ns, t1_ns), energy_uj in used.items():
-        session = parties[party]
+    for (owner, t0_ns, t1_ns), energy_uj in used.items():
+        session = owners[owner]
         session.peak_mw = max(session.peak_mw or 0, energy_uj * 1_000_000 // (t1_ns - t0_ns))
 
 

@@ -78,13 +78,13 @@ class Checks:
             if last is not None:
                 self._sums[name] = self._sums.get(name, _Sum()) + _between(counter, power, last, (now[0], now[1]))
 
-    def begin(self, party: str) -> None:
+    def begin(self, owner: str) -> None:
         """A job starts."""
-        self._starts[party] = dict(self._sums)
+        self._starts[owner] = dict(self._sums)
 
-    def end(self, party: str, held: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def end(self, owner: str, held: Iterable[str]) -> dict[str, dict[str, Any]]:
         """A job ends: domain -> ratio of counter to integral, and what is wrong (empty: nothing), of those it held."""
-        starts = self._starts.pop(party, None)
+        starts = self._starts.pop(owner, None)
         found: dict[str, dict[str, Any]] = {}
         for name in held if starts is not None else ():
             seen = self._sums.get(name, _Sum()) - (starts or {}).get(name, _Sum())

@@ -58,7 +58,7 @@ class Idling:
 
     def forget(self, session: Session) -> None:
         """The session has ended."""
-        for held in [held for held in self._since if held[0] == session.key.party]:
+        for held in [held for held in self._since if held[0] == session.key.owner]:
             del self._since[held], self._counted[held]
 
     def _draws_little(self, domain: str, readings: Mapping[str, Reading], idle_uw: int) -> bool:
@@ -69,7 +69,7 @@ class Idling:
         return sensor.base(reading.ticks) <= idle_uw + NEAR_UW
 
     def _account(self, session: Session, domain: str, reading: Reading | None, idle: bool) -> None:
-        held, account = (session.key.party, domain), session.domains.get(domain)
+        held, account = (session.key.owner, domain), session.domains.get(domain)
         if reading is None or account is None or not idle:
             self._since.pop(held, None)
             self._counted.pop(held, None)

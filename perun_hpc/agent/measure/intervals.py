@@ -177,7 +177,7 @@ class Intervals:
 
     def _note_leaves(self, closed: Sequence[Closed], together: Collection[str]) -> None:
         """Keep what leaves were given for the meters whose windows do not close together with theirs."""
-        given = {window.shares.domain: window.shares.by_party() for window in closed}
+        given = {window.shares.domain: window.shares.by_owner() for window in closed}
         for meter in self._domains:
             for leaf in meter.leaves if meter.name not in together else ():
                 self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
@@ -193,7 +193,7 @@ class Intervals:
 
     @property
     def inside(self) -> dict[str, dict[str, int]]:
-        """What the parts of meters whose windows are open were given meanwhile: meter -> party -> uJ."""
+        """What the parts of meters whose windows are open were given meanwhile: meter -> owner -> uJ."""
         return {meter: dict(given) for meter, given in self._inside.items() if given}
 
     def since(self, readings: Mapping[str, Reading]) -> int:
@@ -274,11 +274,11 @@ def joined(stretches: Sequence[Stretch]) -> tuple[tuple[JobInput, ...], dict[int
             busy_ns[cpu] = busy_ns.get(cpu, 0) + busy
         for job in stretch.jobs:
             present_ns = stretch.t1_ns - stretch.t0_ns
-            before = jobs.get(job.party)
+            before = jobs.get(job.owner)
             if before is None:
-                jobs[job.party] = replace(job, present_ns=present_ns)
+                jobs[job.owner] = replace(job, present_ns=present_ns)
             else:
-                jobs[job.party] = replace(
+                jobs[job.owner] = replace(
                     job,
                     present_ns=present_ns + (before.present_ns or 0),
                     cpu_ns=None if job.cpu_ns is None or before.cpu_ns is None else job.cpu_ns + before.cpu_ns,
@@ -317,8 +317,8 @@ def _nobodys(interval: IntervalInput) -> list[DomainShares]:
 def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:
     """One line of the node ledger; what a job that is gone would have got is `unknown`'s."""
     shares: dict[str, int] = {}
-    for party, energy_uj in closed.shares.by_party().items():
-        known = party if not party.startswith("job:") or party in live else "unknown"
+    for owner, energy_uj in closed.shares.by_owner().items():
+        known = owner if not owner.startswith("job:") or owner in live else "unknown"
         shares[known] = shares.get(known, 0) + energy_uj
     return {
         "t0_ns": closed.t0_ns,

@@ -15,7 +15,7 @@ from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.measure.node_ledger import NodeLedger
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
@@ -55,14 +55,14 @@ class Meter:
         register: Register,
         policy: PolicyKeeper,
         ledger: NodeLedger,
-        views: Views,
+        visibility: Visibility,
         clock: Clock,
     ) -> None:
         self._node = node
         self._register = register
         self._policy = policy
         self._ledger = ledger
-        self._views = views
+        self._visibility = visibility
         self._clock = clock
         self.sensors = energy_counters(node.sensors)
         self.domains: dict[str, EnergyDomain] = {one.name: one for one in plan(node.sensors).counted}
@@ -112,7 +112,7 @@ class Meter:
         last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
         if last is None:
             self._intervals.begin(snapshot.mono_ns, snapshot.readings)
-            self._views.end_interval({}, snapshot.mono_ns)
+            self._visibility.end_interval({}, snapshot.mono_ns)
         else:
             self._note_point(snapshot)
             others = last.busy_ns and snapshot.busy_ns and last.busy_ns.keys() != snapshot.busy_ns.keys()
@@ -128,7 +128,7 @@ class Meter:
         self.parent_cpu_ns = parent_cpu_ns
         return snapshot
 
-    def glance(self) -> Snapshot:
+    def read_without_closing(self) -> Snapshot:
         """Read everything inside the open interval; curves of flagged steps get a point."""
         snapshot = self._node.read()
         self._note_point(snapshot)
@@ -136,7 +136,9 @@ class Meter:
 
     def sample(self) -> list[int | None]:
         """Raw ticks of the node's `ids`, inside the open interval."""
-        return self.glance().ticks(self._node.ids) if self._views.wants_points else self._node.sample()
+        return (
+            self.read_without_closing().ticks(self._node.ids) if self._visibility.wants_points else self._node.sample()
+        )
 
     def poll(self) -> None:
         """About once a second: power gauges that are integrated, and what the children said of GPUs."""
@@ -171,7 +173,7 @@ class Meter:
         self._node.forget(session)
         self.idling.forget(session)
         held = self.gpus_of(session)
-        session.checks = self.checks.end(session.key.party, held)
+        session.checks = self.checks.end(session.key.owner, held)
         session.doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
 
     def to_go_on_from(self) -> Snapshot | None:
@@ -248,8 +250,8 @@ class Meter:
     # Intervals.
 
     def _note_point(self, snapshot: Snapshot) -> None:
-        if self._views.wants_points:
-            self._views.add_point(snapshot.mono_ns, self._intervals.since(snapshot.readings))
+        if self._visibility.wants_points:
+            self._visibility.add_point(snapshot.mono_ns, self._intervals.since(snapshot.readings))
 
     def _stretch(
         self, before: Snapshot, after: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None
@@ -269,11 +271,11 @@ class Meter:
 
     def _input(self, session: Session, cpu_ns: int | None, activity: Mapping[str, int]) -> JobInput:
         """A job in the interval; one of which something cannot be told is there with what can."""
-        party, suspended = session.key.party, session.suspended
+        owner, suspended = session.key.owner, session.suspended
         return guard(
             "what it holds",
             lambda: JobInput(
-                party=party,
+                owner=owner,
                 cpus=frozenset(session.cpus) or self._free_cpus(),
                 held=None if session.cpus else session.cpus_on_node,
                 cpu_ns=cpu_ns,
@@ -283,7 +285,7 @@ class Meter:
                 gpus=self.gpus_of(session, activity),
             ),
             session,
-        ) or JobInput(party=party, cpus=frozenset(session.cpus), cpu_ns=cpu_ns, suspended=suspended)
+        ) or JobInput(owner=owner, cpus=frozenset(session.cpus), cpu_ns=cpu_ns, suspended=suspended)
 
     def _look_for_reserved(self) -> None:
         """Look which CPUs Slurm keeps for the system."""
@@ -341,9 +343,9 @@ class Meter:
         booking.book(closed, list(live.values()), self.domains, day)
         if guard("what idle times teach", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
-        parties = frozenset(key.party for key in live)
-        self._ledger.append(day, [intervals.ledger_line(window, parties) for window in closed])
-        self._views.end_interval(before_uj, snapshot.mono_ns)
+        owners = frozenset(key.owner for key in live)
+        self._ledger.append(day, [intervals.ledger_line(window, owners) for window in closed])
+        self._visibility.end_interval(before_uj, snapshot.mono_ns)
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
         return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)

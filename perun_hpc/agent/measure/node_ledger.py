@@ -73,6 +73,6 @@ def _goes_on(held: dict[str, Any], line: dict[str, Any]) -> bool:
 def _joined(held: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
     """One line of two intervals: every sum is that of both."""
     shares = dict(held["shares"])
-    for party, energy_uj in line["shares"].items():
-        shares[party] = shares.get(party, 0) + energy_uj
+    for owner, energy_uj in line["shares"].items():
+        shares[owner] = shares.get(owner, 0) + energy_uj
     return {**line, "t0_ns": held["t0_ns"], "total_uj": held["total_uj"] + line["total_uj"], "shares": shares}

@@ -21,7 +21,7 @@ from perun_hpc.process.log import guard
 """Finest resolution on a shared node, where the policy says nothing."""
 
 
-class Views:
+class Visibility:
     """What was shown to whom last, and the node's own curve of the open interval."""
 
     def __init__(self, paths: AgentPaths, register: Register) -> None:

@@ -11,7 +11,7 @@ from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.config.schema import Store
 from perun_hpc.config.settings import section
@@ -22,19 +22,19 @@ from perun_hpc.process.log import guard
 class Progress:
     """Writes what live sessions used so far into the spool, from where it is shipped like everything else.
 
-    Only at moments at which the job's user may see its energy (`Views`), a policy's `store.progress` apart.
+    Only at moments at which the job's user may see its energy (`Visibility`), a policy's `store.progress` apart.
     """
 
     def __init__(
         self,
         paths: AgentPaths,
         register: Register,
-        views: Views,
+        visibility: Visibility,
         record: Callable[[Session, Edge], dict[str, Any]],
     ) -> None:
         self._paths = paths
         self._register = register
-        self._views = views
+        self._visibility = visibility
         self._record = record
         self._due_ns: dict[SessionKey, int] = {}
 
@@ -53,7 +53,7 @@ class Progress:
 
     def _is_due(self, session: Session, mono_ns: int) -> bool:
         period_ns = section(session.settings, Store).progress_ns
-        if not isinstance(period_ns, int) or not session.monitored or self._views.shown(session)[0] != mono_ns:
+        if not isinstance(period_ns, int) or not session.monitored or self._visibility.shown(session)[0] != mono_ns:
             return False
         due_ns = self._due_ns.get(session.key)
         if due_ns is None and mono_ns - session.start.mono_ns < period_ns:

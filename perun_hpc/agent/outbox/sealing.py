@@ -17,7 +17,7 @@ from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
-from perun_hpc.agent.policy.applier import Ruling
+from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.sources.node import resident_b
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
@@ -37,7 +37,7 @@ class Sealing:
         register: Register,
         meter: Meter,
         traces: Traces,
-        ruling: Ruling,
+        applier: PolicyApplier,
         step_log: StepLog,
         intake: Intake,
         clock: Clock,
@@ -46,7 +46,7 @@ class Sealing:
         self._register = register
         self._meter = meter
         self._traces = traces
-        self._ruling = ruling
+        self._applier = applier
         self._step_log = step_log
         self._intake = intake
         self._clock = clock
@@ -100,7 +100,7 @@ class Sealing:
     def _seal(self, session: Session) -> None:
         assert session.end is not None
         if not session.settings:
-            guard("its settings", partial(self._ruling.freeze, session), session)
+            guard("its settings", partial(self._applier.freeze, session), session)
         guard("its trace", partial(self._traces.seal, session), session)
         directory = self._paths.session(session.place)
         if not session.monitored:

@@ -11,17 +11,17 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.policy import limits
 from perun_hpc.agent.policy.compiled import PolicyKeeper
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.process.log import guard, log
 
 
-class Ruling:
+class PolicyApplier:
     """Applies a policy that is settled."""
 
-    def __init__(self, policy: PolicyKeeper, register: Register, porter: Porter) -> None:
+    def __init__(self, policy: PolicyKeeper, register: Register, root_helper: RootHelper) -> None:
         self._policy = policy
         self._register = register
-        self._porter = porter
+        self._root_helper = root_helper
         self._told: str | None = None
         self._named: str | None = None
 
@@ -34,7 +34,7 @@ class Ruling:
         site = self._policy.site()
         self._look_at_user(site.agent.service_user)
         limits.step_back(site.agent)
-        self._porter.deadline(site.hooks.deadline_ns // 1_000_000)
+        self._root_helper.deadline(site.hooks.deadline_ns // 1_000_000)
         for session in (*self._register.live.values(), *self._register.ended):
             if not session.settings:
                 guard("its settings", partial(self.freeze, session), session)

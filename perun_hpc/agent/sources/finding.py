@@ -1,7 +1,7 @@
 """Sensors that come, go and come again while the agent runs: a module loaded late, a driver reloaded.
 
 The kernel's files change under the agent's open descriptors. A listing that needs no privilege tells that they did;
-root's child then opens what there is now (`Porter`) and hands the descriptors over.
+root's child then opens what there is now (`RootHelper`) and hands the descriptors over.
 """
 
 from __future__ import annotations

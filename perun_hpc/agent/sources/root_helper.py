@@ -1,9 +1,9 @@
 """What is left of root once the agent is the service user: one helper that fetches what is root's, and a list of words.
 
 The inbox and `hook.conf` belong to root, so that the hooks may trust them; so do the kernel's energy counters. The
-porter was told these places at its start and takes the `VERBS`, none of which names a path; it executes nothing, opens
-no socket, holds no capability, writes in the run directory alone, and ends with the agent. It looks for counters in
-a child of its own, which may hang in a driver, and which hands open descriptors over.
+root helper knows these places from its start and takes the `VERBS`, none of which names a path; it executes nothing,
+opens no socket, holds no capability, writes in the run directory alone, and ends with the agent. It looks for counters
+in a child of its own, which may hang in a driver, and which hands open descriptors over.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ VERBS = {
     "hook": re.compile(r"[0-9]{2,4}"),
     "sensors": re.compile("|".join(FILES)),
 }
-"""All that the porter does, and what may stand behind each word: say what lies in the inbox; drop one message from it;
-write `hook.conf` with a deadline in ms; open the files of readings of a backend. Anything else is passed over."""
+"""All that the root helper does, and what may stand behind each word: say what lies in the inbox; drop one message from
+it; write `hook.conf` with a deadline in ms; open the files of readings of a backend. Anything else is passed over."""
 _END = b"end"
 FIND_NS = 30_000_000_000
 """A search for sensors that takes longer hangs in a driver."""
 
 
-class Porter:
+class RootHelper:
     """The agent's side: asks, and never waits for long; an answer that is late is taken when it comes."""
 
     def __init__(self, paths: AgentPaths, policy: Path, clock: Clock) -> None:
@@ -57,7 +57,7 @@ class Porter:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         life = partial(_live, theirs, finding, paths, policy, clock)
-        self._child = child.start("porter", life, (theirs.fileno(), finding.fileno()))
+        self._child = child.start("root helper", life, (theirs.fileno(), finding.fileno()))
         theirs.close()
         finding.close()
         ours.settimeout(TIMEOUT_S)
@@ -85,7 +85,7 @@ class Porter:
         return changed
 
     def messages(self) -> list[tuple[str, bytes]]:
-        """Names and packets in the inbox, oldest first; nothing while the porter has not said all, then `changed`."""
+        """Names and packets in the inbox, oldest first; none while the root helper has not said all, then `changed`."""
         if self._socket is None:
             return []
         self._socket.settimeout(TIMEOUT_S if self._listed is None else 0)
@@ -124,7 +124,7 @@ class Porter:
         self._say(b"sensors " + backend.encode())
 
     def close(self) -> None:
-        """Let the porter end."""
+        """Let the root helper end."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -146,7 +146,7 @@ class Porter:
 
 
 def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, policy: Path, clock: Clock) -> None:
-    """The porter's whole life: what it cannot do it leaves, and the agent tries again."""
+    """The root helper's whole life: what it cannot do it leaves, and the agent tries again."""
     os.umask(0o022)  # hooks of any user's may read hook.conf
     privilege.keep_to((paths.run_dir,), (*confine.EXECUTE, *confine.NETWORK))
     finder: Child | None = None

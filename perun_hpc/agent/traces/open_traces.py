@@ -9,7 +9,7 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.measure.meter import Meter
-from perun_hpc.agent.measure.visibility import Views
+from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.config.settings import trace_may_be_wanted, trace_wanted
 from perun_hpc.errors import DataError
@@ -29,11 +29,11 @@ NEVER_NS = 1 << 62
 class Traces:
     """At most one trace per live session."""
 
-    def __init__(self, paths: AgentPaths, node: Node, register: Register, views: Views, clock: Clock) -> None:
+    def __init__(self, paths: AgentPaths, node: Node, register: Register, visibility: Visibility, clock: Clock) -> None:
         self._paths = paths
         self._node = node
         self._register = register
-        self._views = views
+        self._visibility = visibility
         self._clock = clock
         self._open: dict[str, tuple[Session, Trace]] = {}  # by the session's place
 
@@ -62,7 +62,7 @@ class Traces:
                 self._lose(session, place(error))
 
     def _pace_ns(self, session: Session, trace: Trace) -> int:
-        return trace.pace_for(self._views.resolution_ns(session)) if self._lives(session) else trace.pace_ns
+        return trace.pace_for(self._visibility.resolution_ns(session)) if self._lives(session) else trace.pace_ns
 
     def _lives(self, session: Session) -> bool:
         return self._register.live.get(session.key) is session
@@ -77,7 +77,7 @@ class Traces:
         """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""
         if not session.settings or not session.monitored or session.trace.get("lost"):
             return
-        period_ns = self._views.resolution_ns(session)
+        period_ns = self._visibility.resolution_ns(session)
         _, held = self._open.get(session.place, (session, None))
         if held is not None and held.period_ns <= period_ns:
             return

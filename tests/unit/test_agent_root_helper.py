@@ -14,7 +14,7 @@ import pytest
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.outbox.losses import NOT_READ, Losses
 from perun_hpc.agent.sources import root_helper as helper
-from perun_hpc.agent.sources.root_helper import Porter
+from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.cli import agent
 from perun_hpc.process import child
 from perun_hpc.process.clock import MACHINE
@@ -35,64 +35,66 @@ def children() -> set[int]:
 POLICY = Path("/etc/perun/policy.yaml")
 
 
-def porter_of(paths: AgentPaths) -> tuple[Porter, int]:
-    """A porter and its process id."""
+def helper_of(paths: AgentPaths) -> tuple[RootHelper, int]:
+    """A root helper and its process id."""
     before = children()
-    porter = Porter(paths, POLICY, MACHINE)
+    root_helper = RootHelper(paths, POLICY, MACHINE)
     (pid,) = children() - before
-    return porter, pid
+    return root_helper, pid
 
 
-def heard(porter: Porter) -> list[tuple[str, bytes]]:
+def heard(root_helper: RootHelper) -> list[tuple[str, bytes]]:
     """What it says once it says something, on a machine that may be busy."""
-    return next((found for _ in range(100_000) if (found := porter.messages())), [])
+    return next((found for _ in range(100_000) if (found := root_helper.messages())), [])
 
 
-def test_a_porter_that_is_late_is_asked_once_and_heard_later(paths: AgentPaths, capfd: pytest.CaptureFixture) -> None:
-    porter, pid = porter_of(paths)
+def test_a_root_helper_that_is_late_is_asked_once_and_heard_later(
+    paths: AgentPaths, capfd: pytest.CaptureFixture
+) -> None:
+    root_helper, pid = helper_of(paths)
     try:
-        assert porter.messages() == [] and porter.changed()
+        assert root_helper.messages() == [] and root_helper.changed()
         names = [f"{number:020d}-job-end-{number}-0.msg" for number in (1, 2)]
         (paths.inbox / names[0]).write_bytes(b"one")
         os.kill(pid, signal.SIGSTOP)
-        assert porter.messages() == []  # no CPU for the child, for longer than it is waited for
-        assert porter.messages() == []  # not waited for again
-        assert porter.changed()
+        assert root_helper.messages() == []  # no CPU for the child, for longer than it is waited for
+        assert root_helper.messages() == []  # not waited for again
+        assert root_helper.changed()
         assert "what hooks left in the inbox waits" in capfd.readouterr().err
         os.kill(pid, signal.SIGCONT)
-        assert heard(porter) == [(names[0], b"one")]
+        assert heard(root_helper) == [(names[0], b"one")]
         (paths.inbox / names[1]).write_bytes(b"two")
-        assert heard(porter) == [(names[0], b"one"), (names[1], b"two")]
+        assert heard(root_helper) == [(names[0], b"one"), (names[1], b"two")]
     finally:
-        porter.close()
+        root_helper.close()
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
-def test_a_porter_that_is_gone_is_named(paths: AgentPaths, capfd: pytest.CaptureFixture) -> None:
-    porter, pid = porter_of(paths)
+def test_a_root_helper_that_is_gone_is_named(paths: AgentPaths, capfd: pytest.CaptureFixture) -> None:
+    root_helper, pid = helper_of(paths)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert porter.messages() == []
+    assert root_helper.messages() == []
     assert "root's child is gone" in capfd.readouterr().err
-    assert porter.messages() == []
+    assert root_helper.messages() == []
 
 
 def test_a_message_of_the_same_tick_as_the_last_look_is_seen(paths: AgentPaths) -> None:
-    porter, pid = porter_of(paths)
+    root_helper, pid = helper_of(paths)
     try:
-        porter.changed()
+        root_helper.changed()
         time.sleep(0.05)
         (paths.inbox / f"{1:020d}-job-end-1-0.msg").write_bytes(b"one")
         stamp_ns = paths.inbox.stat().st_mtime_ns
-        assert porter.changed()
+        assert root_helper.changed()
         (paths.inbox / f"{2:020d}-job-end-2-0.msg").write_bytes(b"two")
         os.utime(paths.inbox, ns=(stamp_ns, stamp_ns))  # as the kernel has it within one tick
-        assert porter.changed()
+        assert root_helper.changed()
         time.sleep(0.05)
-        assert porter.changed() and not porter.changed()
+        assert root_helper.changed() and not root_helper.changed()
     finally:
-        porter.close()
+        root_helper.close()
         os.waitpid(pid, 0)
 
 
@@ -106,7 +108,9 @@ def words(paths: AgentPaths, tmp_path: Path) -> Iterator[socket.socket]:
     found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     policy = tmp_path / "policy.yaml"
     started = child.start(
-        "porter", lambda: helper._live(theirs, finding, paths, policy, MACHINE), (theirs.fileno(), finding.fileno())
+        "root helper",
+        lambda: helper._live(theirs, finding, paths, policy, MACHINE),
+        (theirs.fileno(), finding.fileno()),
     )
     ours.settimeout(60)
     with found:
@@ -200,16 +204,16 @@ def test_a_link_where_hook_conf_is_made_is_replaced(paths: AgentPaths, words: so
     assert not paths.hook_conf.is_symlink()
 
 
-def test_a_porter_that_died_while_nobody_spoke_to_it_is_told_in_the_status(paths: AgentPaths) -> None:
-    porter, pid = porter_of(paths)
-    porter.check()
-    assert porter.trouble == ""
+def test_a_root_helper_that_died_while_nobody_spoke_to_it_is_told_in_the_status(paths: AgentPaths) -> None:
+    root_helper, pid = helper_of(paths)
+    root_helper.check()
+    assert root_helper.trouble == ""
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    porter.check()
-    assert porter.trouble.startswith("ended by signal 9: what hooks leave in the inbox")
+    root_helper.check()
+    assert root_helper.trouble.startswith("ended by signal 9: what hooks leave in the inbox")
     losses = Losses(lambda: 10**18)
-    losses.follow(NOT_READ, {"the inbox": porter.trouble})
+    losses.follow(NOT_READ, {"the inbox": root_helper.trouble})
     (line,) = agent.losses(losses.told(0), 10**9 + 60)
     assert line.startswith("not read since ") and "root's child is gone, ended by signal 9" in line
     assert losses.told(1000) == []
