@@ -188,9 +188,9 @@ def test_a_time_below_nothing_is_one_that_is_not_known(cpu_ns):
 @pytest.mark.parametrize(("present_ns", "method"), [(None, "exclusive"), (S, "exclusive"), (S - 1, "cores")])
 def test_a_job_has_the_node_for_itself_when_it_was_there_all_the_time(present_ns, method):
     package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1000, package=0)
-    job = JobInput(party="job:1.0", cpus=frozenset({0}), cpu_ns=0, exclusive=True, present_ns=present_ns)
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0, exclusive=True, present_ns=present_ns)
     assert of(attribute(interval([package], [job])), "package-0").method == method
-    every = JobInput(party="job:1.0", cpus=frozenset(range(8)), cpu_ns=0, present_ns=present_ns)
+    every = JobInput(owner="job:1.0", cpus=frozenset(range(8)), cpu_ns=0, present_ns=present_ns)
     assert of(attribute(interval([package], [every])), "package-0").method == method
     assert of(attribute(interval([package], [replace(every, held=7)])), "package-0").method == "cores"
     assert of(attribute(interval([package], [replace(every, cpus=frozenset(range(7)))])), "package-0").method == "cores"

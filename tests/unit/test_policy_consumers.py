@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import perun_hpc
-from perun_hpc.config.schema import FIELDS, Field
+from perun_hpc.config.schema import FIELDS, SECTIONS, Field
 
 PACKAGE = Path(perun_hpc.__file__).parent
 RESOLVED = {
@@ -29,10 +29,11 @@ SOURCES = {
 
 
 def readers(field: Field) -> list[Path]:
-    """Files that name the section and read the attribute, or the key of the compiled policy."""
+    """Files that name the section, or its class, and read the attribute, or the key of the compiled policy."""
     name = re.escape(field.attribute)
     wanted = re.compile(rf"[\w)\]]\.{name}\b|[\[(][\"']{name}[\"']|[\"']{re.escape(field.key)}[\"']")
-    return [path for path, text in SOURCES.items() if wanted.search(text) and field.section in text]
+    named = re.compile(rf"{field.section}|\b{SECTIONS[field.section].__name__}\b")
+    return [path for path, text in SOURCES.items() if wanted.search(text) and named.search(text)]
 
 
 @pytest.mark.parametrize("key", sorted(set(FIELDS) - RESOLVED))
