@@ -113,7 +113,8 @@ def series(
                 )
             seen[when_s] = value, reader.line_num
     except csv.Error as error:
-        raise ConfigError(f"{where}, line {reader.line_num}: not CSV ({error}): correct the line") from error
+        line = reader.reader.line_num  # the dictionary reader's own is that of the last row that it gave
+        raise ConfigError(f"{where}, line {line}: not CSV ({error}): correct the line") from error
     if not seen:
         raise ConfigError(f"{where}: no values: write a line with a time and a value below the first line")
     times = sorted(seen)

@@ -35,7 +35,7 @@ from perun_hpc.energy.counters import (
 from perun_hpc.energy.crosscheck import Check, compare
 from perun_hpc.energy.footprint import Factor, Factors, Piece, constant, footprint, from_policy, series
 from perun_hpc.energy.integrate import Integral, SyntheticCounter, integrate
-from perun_hpc.energy.schedule import CLOCK_NOISE_NS, SLEW_PPM, Schedule, Tick
+from perun_hpc.energy.schedule import Schedule, Tick
 from perun_hpc.energy.static import BIN_UW, DAY_NS, ENOUGH_NS, StaticPower
 from perun_hpc.energy.uncertainty import ATTRIBUTION_ERROR, Edge, Gain, Gap, attribution_uj, standard_uj
 from perun_hpc.errors import ConfigError
@@ -453,6 +453,19 @@ def test_a_series_that_is_wrong_names_the_line_and_the_remedy(text, said):
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize(("size_b", "said"), [(4 << 20, "line 1: not CSV"), ((4 << 20) + 1, "larger than 4 MiB")])
+def test_a_series_has_four_mebibytes_at_most(tmp_path, size_b, said):
+    (tmp_path / "series.csv").write_text("x" * size_b)
+    with pytest.raises(ConfigError, match=said):
+        from_policy({"source": "s", "date": "d", "series": str(tmp_path / "series.csv")})
+
+
+def test_a_line_that_is_no_csv_is_named():
+    text = f"time,value\n2026-01-01T00:00Z,1\n2026-01-02T00:00Z,{'1' * 200_000}\n"
+    with pytest.raises(ConfigError, match="f, line 3: not CSV"):
+        series(text, "s", "d", where="f")
+
+
 def test_a_series_holds_its_bounds_and_sorts_its_times():
     text = "value,time\n9,2026-01-02T00:00Z\n0,2026-01-01T01:00+01:00\n"
     factor = series(text, "s", "d", "EUR", low=0, high=9)
@@ -523,7 +536,7 @@ def test_a_tick_is_due_at_its_very_time():
 @pytest.mark.parametrize("since_s", [0, 50])
 def test_a_clock_may_drift_by_the_noise_and_a_thousandth(sign, since_s):
     schedule = Schedule.starting(S, 7 * S, 10 * S)
-    most_ns = CLOCK_NOISE_NS + since_s * S * SLEW_PPM // 10**6
+    most_ns = 50_000_000 + since_s * 1_000_000
     now_ns, wall_ns = (7 + since_s) * S, (10 + since_s) * S
     followed = schedule.observe(now_ns, wall_ns + sign * most_ns)
     assert (followed.offset_ns, followed.step_ns, followed.seen_mono_ns) == (3 * S + sign * most_ns, 0, now_ns)
@@ -531,9 +544,9 @@ def test_a_clock_may_drift_by_the_noise_and_a_thousandth(sign, since_s):
     assert (stepped.offset_ns, stepped.step_ns) == (3 * S, sign * (most_ns + 1))
     again = stepped.observe(now_ns, wall_ns + sign * (most_ns + 1))
     assert (again.offset_ns, again.step_ns) == (3 * S, sign * (most_ns + 1))
-    earlier = schedule.observe(6 * S, 9 * S + sign * CLOCK_NOISE_NS)  # a reading from before the last one: noise alone
+    earlier = schedule.observe(6 * S, 9 * S + sign * 50_000_000)  # a reading from before the last one: noise alone
     assert earlier.step_ns == 0
-    assert schedule.observe(6 * S, 9 * S + sign * (CLOCK_NOISE_NS + 1)).step_ns != 0
+    assert schedule.observe(6 * S, 9 * S + sign * 50_000_001).step_ns != 0
 
 
 def test_another_period_begins_after_the_last_tick():
