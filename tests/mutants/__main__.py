@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.mutants import trial
@@ -58,16 +59,21 @@ def search(tree: Path, options: argparse.Namespace) -> int:
     trial.copy(ROOT, tree)
     paths = modules(options.target)
     began_s = time.monotonic()
-    lines = trial.covering(tree, options.tests, paths)
+    lines, left_out = trial.covering(tree, options.tests, paths)
     limit_s = time.monotonic() - began_s + trial.PATIENCE_S
     chosen = [mutant for path in paths for mutant in mutants(tree, path)]
     random.Random(options.seed).shuffle(chosen)
     trial.preload()
-    return tell(*tried(tree, chosen, lines, limit_s, options.minutes * 60), len(chosen))
+    survives = partial(trial.survives, tree, left_out, limit_s)
+    return tell(*tried(tree, chosen, lines, survives, options.minutes * 60), len(chosen))
 
 
 def tried(
-    tree: Path, chosen: Sequence[Mutant], lines: trial.Lines, limit_s: float, budget_s: float
+    tree: Path,
+    chosen: Sequence[Mutant],
+    lines: trial.Lines,
+    survives: Callable[[Sequence[str]], bool],
+    budget_s: float,
 ) -> tuple[Counter[str], list[Row]]:
     """How many were tried a module, and who survived; one whose line no test runs survives without a trial."""
     end_s = time.monotonic() + budget_s
@@ -81,7 +87,7 @@ def tried(
         tests = lines.get((mutant.path, mutant.line)) or whole(lines, mutant.path)
         place.write_text(mutant.code(original))
         try:
-            lives = not tests or trial.survives(tree, tests, limit_s)
+            lives = not tests or survives(tests)
         finally:
             place.write_text(original)
         count[mutant.path] += 1
@@ -92,8 +98,9 @@ def tried(
 
 
 def whole(lines: trial.Lines, path: str) -> list[str]:
-    """The tests of a line that is run at the import only: all that use its module."""
-    return list(dict.fromkeys(test for (other, _), tests in lines.items() if other == path for test in tests))
+    """The tests of a line that is run at the import only: the files of all that use its module."""
+    tests = (test for (other, _), found in lines.items() if other == path for test in found)
+    return list(dict.fromkeys(test.partition("::")[0] for test in tests))
 
 
 def tell(count: Counter[str], survivors: Sequence[Row], total: int) -> int:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,8 +50,8 @@ Lines = dict[tuple[str, int], list[str]]
 """Which tests run a line of a module, the quickest first."""
 
 
-def covering(tree: Path, tests: Sequence[str], paths: Sequence[str]) -> Lines:
-    """Which tests run which lines of the paths: those that pass on the tree as it is."""
+def covering(tree: Path, tests: Sequence[str], paths: Sequence[str]) -> tuple[Lines, list[str]]:
+    """Which tests run which lines of the paths, of those that pass on the tree as it is; and which do not pass."""
     data = tree / "coverage.sqlite"
     environment = {**os.environ, "COVERAGE_FILE": str(data)}
     command = [
@@ -87,7 +88,8 @@ def covering(tree: Path, tests: Sequence[str], paths: Sequence[str]) -> Lines:
                 for number in numbers(bits):
                     lines[os.path.relpath(path, tree), number].add(test)
     took_s = {test: float(seconds) for seconds, test in TOOK.findall(done.stdout)}
-    return {place: sorted(found, key=lambda test: (took_s.get(test, 0.0), test)) for place, found in lines.items()}
+    sort = partial(sorted, key=lambda test: (took_s.get(test, 0.0), test))
+    return {place: sort(found) for place, found in lines.items()}, sorted(failed)
 
 
 def folders(paths: Sequence[str]) -> list[str]:
@@ -110,11 +112,11 @@ def preload() -> None:
     sys.dont_write_bytecode = True  # of a mutant; what the first run has compiled of all else is read
 
 
-def survives(tree: Path, tests: Sequence[str], limit_s: float) -> bool:
-    """Whether the tests pass on the tree; one that takes longer than the limit has noticed."""
+def survives(tree: Path, left_out: Sequence[str], limit_s: float, tests: Sequence[str]) -> bool:
+    """Whether the tests, but for those left out, pass on the tree; one that takes longer than the limit has noticed."""
     child = os.fork()
     if child == 0:
-        run(tree, tests)
+        run(tree, [*(f"--deselect={one}" for one in left_out), *tests])
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -127,8 +129,8 @@ def survives(tree: Path, tests: Sequence[str], limit_s: float) -> bool:
     return False
 
 
-def run(tree: Path, tests: Sequence[str]) -> NoReturn:
-    """In the child, and in a session of its own: run the tests and end as they did."""
+def run(tree: Path, arguments: Sequence[str]) -> NoReturn:
+    """In the child, and in a session of its own: run pytest and end as it did."""
     code = 1
     try:
         os.setsid()
@@ -145,7 +147,7 @@ def run(tree: Path, tests: Sequence[str]) -> NoReturn:
             *(entry for entry in sys.path if entry not in ("", os.fspath(Path(__file__).parents[2]))),
         ]
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        code = int(pytest.main([*QUIET, *tests]))
+        code = int(pytest.main([*QUIET, *arguments]))
     finally:
         os._exit(code)
 

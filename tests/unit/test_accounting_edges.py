@@ -185,6 +185,11 @@ def test_idle_time_of_gpus_is_known_where_it_is_of_each() -> None:
     assert summed(boundary(domains=parts)).gpu_idle_s is None
     parts["gpu-b"]["idle_ns"] = 4 * NS
     assert summed(boundary(domains=parts)).gpu_idle_s == 7
+    parts["gpu-b"]["idle_ns"] -= 1
+    short = boundary(domains={**parts, "gpu-b": parts["gpu-b"]}, usage={"suspended_ns": 5 * NS - 1})
+    short["end"]["real_ns"] -= 1
+    record = summed(short)
+    assert (record.gpu_idle_s, record.gpu_held_s, record.suspended_s) == (6, 199, 4)  # whole seconds
 
 
 @pytest.mark.parametrize(

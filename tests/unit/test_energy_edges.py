@@ -79,6 +79,31 @@ def test_only_energy_and_power_are_energy():
     assert (power.name, power.kind) == ("node", DomainKind.METER)
 
 
+def gpu(name, device):
+    return replace(
+        GAUGE,
+        id=f"nvml:gpu-{name}:power",
+        backend="nvml",
+        device=device,
+        domain=f"gpu-{name}",
+        component="gpu",
+        scope="gpu",
+    )
+
+
+def module(number):
+    return replace(GAUGE, id=f"hwmon:module-{number}:power", domain=f"module-{number}", scope="module")
+
+
+def test_gpus_belong_to_superchip_modules_in_the_order_of_their_addresses():
+    gpus = [gpu("d", "0000:01:00.0"), gpu("c", "0000:02:00.0"), gpu("b", "0000:41:00.0"), gpu("a", "0000:42:00.0")]
+    domains = {one.name: one for one in plan([*gpus, module(1), module(0)]).domains}
+    assert set(domains["module-0"].leaves) == {"gpu-d", "gpu-c"}
+    assert set(domains["module-1"].leaves) == {"gpu-b", "gpu-a"}
+    odd = {one.name: one for one in plan([*gpus[:3], module(1), module(0)]).domains}
+    assert odd["module-0"].leaves == odd["module-1"].leaves == ()  # nobody can say which belongs where
+
+
 # --- static power
 
 
@@ -264,6 +289,14 @@ def test_a_gap_of_just_the_longest_kind_is_bridged_and_a_longer_one_is_a_reset()
     assert again.ticks == second.ticks
     _, after = counter.advance(Reading(3000, S + 1))
     assert after.ticks < first.ticks
+
+
+def test_less_than_a_microjoule_is_none_yet():
+    small = replace(GAUGE, scale_num=1)
+    state, first = SyntheticCounter(small, S).advance(Reading(1, 0))
+    state, second = state.advance(Reading(1, S - 1))
+    _, third = state.advance(Reading(1, S))
+    assert (second.ticks - first.ticks, third.ticks - first.ticks) == (0, 1)
 
 
 def test_nothing_that_is_counted_after_a_gap_reaches_what_was_counted_before():
