@@ -16,16 +16,19 @@ from perun_hpc.agent.admin import Admin
 from perun_hpc.agent.base import privilege, spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.bounds import Bounds
 from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
-from perun_hpc.agent.loop import Loop, Wake
+from perun_hpc.agent.loop import Loop, Measuring, Rules, Serving, Wake, Work
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_CONFINED, Losses
+from perun_hpc.agent.outbox.outbox import Outbox
 from perun_hpc.agent.outbox.parsing import Reader
+from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.outbox.sealing import Sealing
 from perun_hpc.agent.outbox.shipping import Shipper
 from perun_hpc.agent.policy.applier import PolicyApplier
@@ -170,27 +173,16 @@ def serve(
     admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop, clock)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}
     server = Server(listener, selector, _by_verb(verbs), clock.mono_ns)
+    shipper = Shipper(paths, losses, clock, reader)
+    progress = Progress(paths, register, visibility, sealing.so_far)
+    outbox = Outbox(register, policy, sealing, progress, shipper, losses, survival.save, clock)
+    bounds = Bounds(paths, register, policy, steps, traces, outbox, wake.ask_to_stop, clock)
     loop = Loop(
-        paths,
-        selector,
-        wake,
-        server,
-        root_helper,
-        policy,
-        applier,
-        register,
-        sources,
-        meter,
-        visibility,
-        traces,
-        jobs,
-        steps,
-        intake,
-        sealing,
-        survival,
-        losses,
-        Shipper(paths, losses, clock, reader),
-        later,
+        Serving(selector, wake, server, root_helper, later),
+        Rules(policy, applier, bounds),
+        Measuring(sources, meter, visibility, traces),
+        Work(register, jobs, steps, intake, survival),
+        outbox,
         clock,
     )
     survival.resume(traces, steps)

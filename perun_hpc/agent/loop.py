@@ -8,21 +8,17 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
-from perun_hpc.agent.base import spool
-from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import Gap
+from perun_hpc.agent.bounds import Bounds
 from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.visibility import Visibility
-from perun_hpc.agent.outbox.losses import NOT_READ, NOT_WRITTEN, Losses
-from perun_hpc.agent.outbox.progress import Progress
-from perun_hpc.agent.outbox.sealing import Sealing
-from perun_hpc.agent.outbox.shipping import Shipper
-from perun_hpc.agent.policy import limits
+from perun_hpc.agent.outbox.losses import NOT_READ
+from perun_hpc.agent.outbox.outbox import Outbox
 from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import Snapshot
@@ -31,14 +27,11 @@ from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.process.clock import Clock
-from perun_hpc.process.log import guard, log
+from perun_hpc.process.log import guard
 from perun_hpc.process.server import Server
 
 SECOND_NS = 1_000_000_000
 HOUSEKEEPING_NS = SECOND_NS
-QUOTA_NS = 10 * SECOND_NS
-REMEMBER_NS = 86_400 * SECOND_NS
-"""Ended sessions are remembered this long, so that a hook's message that comes twice changes nothing."""
 
 
 class Wake:
@@ -70,58 +63,58 @@ class Wake:
             pass
 
 
+class Serving(NamedTuple):
+    """Who speaks to the agent; `later` holds work that a message left for after its answer."""
+
+    selector: selectors.EpollSelector
+    wake: Wake
+    server: Server
+    root_helper: RootHelper
+    later: list[Callable[[], None]]
+
+
+class Rules(NamedTuple):
+    """What the site's policy says, and who follows it."""
+
+    policy: PolicyKeeper
+    applier: PolicyApplier
+    bounds: Bounds
+
+
+class Measuring(NamedTuple):
+    """From readings to what users see."""
+
+    sources: Sources
+    meter: Meter
+    visibility: Visibility
+    traces: Traces
+
+
+class Work(NamedTuple):
+    """The node's jobs, and what survives the agent."""
+
+    register: Register
+    jobs: Jobs
+    steps: Steps
+    intake: Intake
+    survival: Survival
+
+
 class Loop:
     """Calls the agent's parts, each when it is due; keeps no data of theirs."""
 
     def __init__(
-        self,
-        paths: AgentPaths,
-        selector: selectors.EpollSelector,
-        wake: Wake,
-        server: Server,
-        root_helper: RootHelper,
-        policy: PolicyKeeper,
-        applier: PolicyApplier,
-        register: Register,
-        sources: Sources,
-        meter: Meter,
-        visibility: Visibility,
-        traces: Traces,
-        jobs: Jobs,
-        steps: Steps,
-        intake: Intake,
-        sealing: Sealing,
-        survival: Survival,
-        losses: Losses,
-        shipper: Shipper,
-        later: list[Callable[[], None]],
-        clock: Clock,
+        self, serving: Serving, rules: Rules, measuring: Measuring, work: Work, outbox: Outbox, clock: Clock
     ) -> None:
+        self._selector, self._wake, self._server, self._root_helper, self._later = serving
+        self._policy, self._applier, self._bounds = rules
+        self._sources, self._meter, self._visibility, self._traces = measuring
+        self._register, self._jobs, self._steps, self._intake, self._survival = work
+        self._outbox = outbox
         self._clock = clock
-        self._paths = paths
-        self._selector = selector
-        self._anything = (selector.fileno(),)
-        self._wake = wake
-        self._server = server
-        self._root_helper = root_helper
-        self._policy = policy
-        self._applier = applier
-        self._register = register
-        self._sources = sources
-        self._meter = meter
-        self._visibility = visibility
-        self._traces = traces
-        self._jobs = jobs
-        self._steps = steps
-        self._intake = intake
-        self._sealing = sealing
-        self._survival = survival
-        self._losses = losses
-        self._later = later
-        self._progress = Progress(paths, register, visibility, sealing.so_far)
-        self._shipper = shipper
-        self._started_ns = self._idle_since_ns = self._quota_ns = self._clock.mono_ns()
-        self._housekeeping_ns = self._started_ns + HOUSEKEEPING_NS
+        self._anything = (self._selector.fileno(),)
+        self._idle_since_ns = clock.mono_ns()
+        self._housekeeping_ns = self._idle_since_ns + HOUSEKEEPING_NS
 
     def run(self) -> None:
         """Serve until stopped, or until nothing was to do for the linger time."""
@@ -163,9 +156,8 @@ class Loop:
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
             guard("what users see", partial(self._visibility.show_all, snapshot))
-            guard("losses", partial(self._sources.note_losses, snapshot, self._losses))
-            if guard("progress", partial(self._progress.note, snapshot)):
-                self._shipper.request(now_ns)
+            guard("losses", partial(self._sources.note_losses, snapshot, self._outbox.losses))
+            self._outbox.note(snapshot, now_ns)
         self._sample(now_ns, real_ns, snapshot)
         if ended:
             guard("state", self._survival.save)
@@ -173,11 +165,7 @@ class Loop:
         if guard("policy", self._policy.poll):
             guard("policy", self._applier.apply)
             guard("sensors", self._sources.choose)
-        if self._policy.settled and self._sealing.is_due(now_ns):
-            guard("sealing", self._seal)
-        guard("shipping", partial(self._shipper.poll, now_ns))
-        if self._shipper.is_due(now_ns) and self._policy.settled:
-            guard("shipping", partial(self._ship, now_ns))
+        self._outbox.turn(now_ns)
         if keeping:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
@@ -197,62 +185,18 @@ class Loop:
             guard("its trace", partial(self._traces.begin, session, now_ns), session)
             guard("its end", partial(self._jobs.give_up_lost, session, now_ns), session)
         self._jobs.set_aside()
-        guard("memory", self._check_memory)
-        if now_ns >= self._quota_ns and self._policy.settled:
-            self._quota_ns = now_ns + QUOTA_NS
-            guard("quota", self._keep_quota)
-            guard("log", lambda: spool.bound_log(self._paths.log))
-            self._register.forget_before(now_ns - REMEMBER_NS)
+        self._bounds.keep(now_ns)
 
     def _check_root_helper(self) -> None:
         self._root_helper.check()
-        self._losses.follow(NOT_READ, {"the inbox": self._root_helper.trouble} if self._root_helper.trouble else {})
-
-    def _keep_quota(self) -> None:
-        """Drop the oldest traces, those of running jobs last, while the spool is above its quota."""
-        excess_b = spool.size_b(self._paths.spool) - self._policy.site().store.spool_quota_b
-        if excess_b <= 0:
-            return
-        from perun_hpc.agent.traces import quota
-
-        if not self._shipper.busy:
-            dropped, freed_b = quota.drop_waiting(self._paths, excess_b)
-            excess_b -= freed_b
-            for name in dropped:
-                log(f"trace of {name}: {quota.WHY}")
-        self._traces.drop_oldest(excess_b, quota.WHY)
-
-    def _check_memory(self) -> None:
-        """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
-        if not self._policy.settled:
-            return
-        agent = self._policy.site().agent
-        if limits.near_memory(agent) and self._steps.shed():
-            return
-        held_b = limits.over_memory(agent)
-        if held_b is not None and not self._wake.stop:
-            why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
-            log(why)
-            for session in self._register.live.values():
-                session.add_gap(Gap("agent", self._started_ns, self._clock.mono_ns(), why))
-            self._wake.ask_to_stop()
-
-    def _seal(self) -> None:
-        if self._sealing.seal_all():
-            self._survival.save()
-            self._shipper.request(self._clock.mono_ns())
-        refused = {f"job {key.name}": why for key, why in self._sealing.refused.items()}
-        uids = {f"job {one.key.name}": one.uid for one in self._register.ended}
-        self._losses.follow(NOT_WRITTEN, refused, uids)
-
-    def _ship(self, now_ns: int) -> None:
-        site = self._policy.site()
-        self._shipper.start(site.store, self._register.home, limits.left_b(site.agent), now_ns)
+        self._outbox.losses.follow(
+            NOT_READ, {"the inbox": self._root_helper.trouble} if self._root_helper.trouble else {}
+        )
 
     def _finished(self) -> bool:
         if self._wake.stop:
             return True
-        if self._register.live or self._register.ended or self._shipper.busy or not self._policy.settled:
+        if self._register.live or self._register.ended or self._outbox.busy or not self._policy.settled:
             self._idle_since_ns = self._clock.mono_ns()
             return False
         agent = self._policy.site().agent
@@ -263,13 +207,9 @@ class Loop:
         guard("an interval", self._meter.end_interval)
         guard("traces", self._traces.pause)
         guard("what ranks handed over", self._intake.drain)
-        if self._policy.settled:
-            guard("sealing", self._seal)
+        self._outbox.seal()
         guard("state", self._survival.save)
-        if self._policy.settled:
-            site = self._policy.site()
-            left_b = limits.left_b(site.agent)
-            guard("shipping", partial(self._shipper.leave, site.store, self._register.home, left_b))
+        self._outbox.leave()
         self._server.close()
         self._root_helper.close()
         self._sources.close()
