@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.comm import Comm, shared_key
 from perun_hpc.config.user import UserSettings
-from perun_hpc.data_model import rank_data
+from perun_hpc.data_model import codec, rank_data
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.monitoring.child import Ended
 from perun_hpc.monitoring.results import host_node, read_summary, run_node
@@ -56,7 +56,7 @@ def collect(
     missing = ""
     if len(own) < len(parts):
         missing = f"{len(parts) - len(own)} of {len(parts)} ranks of this host did not hand in their data"
-    ended = [Ended(**row) for row in summary.get("ended", ())]
+    ended = [codec.decode(Ended, row) for row in summary.get("ended", ())]
     if result.ended is not None:
         ended.append(result.ended)
     node = host_node(directory, summary, sorted(ended, key=lambda one: one.rank), own)

@@ -491,12 +491,10 @@ def _register(name: str, place: Place) -> str:
 
 def _tell_end(rank_server: str, ended: Ended) -> None:
     """Report to the leader's sampling process how a rank's command ended."""
-    from dataclasses import asdict
-
+    from perun_hpc.data_model import codec
     from perun_hpc.errors import PerunError
     from perun_hpc.wire.client import request
 
+    fields = {name: str(value) for name, value in codec.encode(ended).items()}
     with contextlib.suppress(PerunError):  # the leader has ended, or was killed
-        request(
-            "rank-end", {name: str(value) for name, value in asdict(ended).items()}, (), 2.0, rank_server, os.geteuid()
-        )
+        request("rank-end", fields, (), 2.0, rank_server, os.geteuid())

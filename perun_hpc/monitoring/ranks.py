@@ -14,12 +14,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring.address import BESIDE
+from perun_hpc.monitoring.child import Ended
 from perun_hpc.wire.client import address, peer_uid
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
@@ -28,8 +30,6 @@ CAP_B = 320 * 1024 * 1024
 SUFFIX = ".rank"
 ANSWER_S = 1.0
 REGISTER_S = 10.0
-ENDED = ("rank", "code", "signal", "cpu_ns", "rss_peak_b", "start_ns", "end_ns")
-"""What `rank-end` reports: the fields of `child.Ended`."""
 
 
 class Host(Protocol):
@@ -69,7 +69,7 @@ class RankServer:
         self._pids: dict[str, int] = {}
         self._expected = expected
         self._latest_s = time.monotonic() + REGISTER_S
-        self.ended: dict[str, dict[str, int]] = {}
+        self.ended: dict[str, Ended] = {}
         self._closed = False
         self._changed = threading.Condition()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -171,7 +171,7 @@ class RankServer:
                 self._pids[rank] = os.dup(fds[0])
                 self._changed.notify()
         elif message.verb == "rank-end":
-            self.ended[rank] = {name: number(message.get(name)) for name in ENDED}
+            self.ended[rank] = Ended(**{one.name: number(message.get(one.name)) for one in fields(Ended)})
         elif message.verb == "rank-data" and fds and message.get("live") == "1":
             self._forget(rank)
             self._live[rank] = os.dup(fds[0])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.errors import PerunError
@@ -109,7 +110,7 @@ class _Sampler:
             from perun_hpc.store.merge import finalise
 
             finalise(directory, (), time.time_ns())
-        ended = [] if rank_server is None else list(rank_server.ended.values())
+        ended = [] if rank_server is None else [codec.encode(one) for one in rank_server.ended.values()]
         self._write({**self._summary(rows, state, self._edges), "ended": ended})
         return orders.directory
 
