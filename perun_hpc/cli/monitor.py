@@ -20,9 +20,15 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--queue-timeout", "S", "how long to wait for the sampling process to start, and for other ranks' data"),
     ("--power-overhead", "W", "constant power of each host that no sensor sees"),
     ("--pue", "FACTOR", "power usage effectiveness of the site"),
-    ("--price-factor", "PRICE", "price of a kWh"),
+    ("--price-factor", "PRICE", "price of a kWh; without one no cost is shown"),
+    ("--price-source", "TEXT", "who states that price, and when"),
     ("--price-unit", "UNIT", "currency of that price"),
-    ("--emissions-factor/--emission-factor", "G", "CO2 per kWh in g"),
+    (
+        "--emissions-factor/--emission-factor",
+        "G",
+        "CO2 per kWh in g, or a country's three letters; without one none is shown",
+    ),
+    ("--emissions-source", "TEXT", "who states that figure, and when"),
     ("--rounds", "N", "how many times to run the program"),
     ("--warmup-rounds", "N", "how many times to run it before that, unmeasured"),
 )

@@ -41,6 +41,15 @@ def _not_negative(text: str) -> float:
     return value
 
 
+def _nothing_or_not_negative(text: str) -> float | None:
+    return None if _nothing_or(text) is None else _not_negative(text)
+
+
+def _emissions(text: str) -> float | str | None:
+    word = text.strip()
+    return word.upper() if len(word) == 3 and word.isalpha() else _nothing_or_not_negative(text)
+
+
 def _pue(text: str) -> float:
     value = float(text)
     if not 1 <= value < float("inf"):
@@ -110,8 +119,10 @@ class Option:
 OPTIONS: tuple[Option, ...] = (
     Option("post-processing", "power_overhead", "0", _not_negative),
     Option("post-processing", "pue", "1.0", _pue),
-    Option("post-processing", "emissions_factor", "274.8", _not_negative),
-    Option("post-processing", "price_factor", "0.4037", _not_negative),
+    Option("post-processing", "emissions_factor", "", _emissions),
+    Option("post-processing", "emissions_source", "", str),
+    Option("post-processing", "price_factor", "", _nothing_or_not_negative),
+    Option("post-processing", "price_source", "", str),
     Option("post-processing", "price_unit", "€", str),
     Option("monitor", "sampling_period", "1", _positive),
     Option("monitor", "queue_timeout", "60", _positive),
@@ -147,8 +158,10 @@ class UserSettings:
 
     power_overhead: float
     pue: float
-    emissions_factor: float
-    price_factor: float
+    emissions_factor: float | str | None
+    emissions_source: str
+    price_factor: float | None
+    price_source: str
     price_unit: str
     sampling_period: float
     queue_timeout: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from perun_hpc.data_model.data import (
 from perun_hpc.data_model.rank_data import RankData
 from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.errors import DataError
+from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.monitoring.columns import counts_cpu_time
 from perun_hpc.monitoring.host_energy import Figure, HostEnergy
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from perun_hpc.monitoring.child import Ended
 
 NS_PER_S = 1_000_000_000
-J_PER_KWH = 3_600_000
+BY_USER = "stated by the user"
 
 _GROUPS: dict[str, DeviceType] = {
     "cpu": DeviceType.CPU, "dram": DeviceType.RAM, "gpu": DeviceType.GPU, "node": DeviceType.NODE,
@@ -242,12 +243,39 @@ def run_node(run_id: str, hosts: Sequence[DataNode], settings: UserSettings) -> 
         joules = energy.value * settings.pue
         uncertainty = None if energy.uncertainty is None else energy.uncertainty * settings.pue
         node.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules, energy.agg, uncertainty, energy.provenance)
-        kwh = joules / J_PER_KWH
-        for kind, factor in ((MetricType.MONEY, settings.price_factor), (MetricType.CO2, settings.emissions_factor)):
-            node.metrics[kind] = Metric(kind, kwh * factor, provenance=energy.provenance)
+    outside = _outside(node.metrics.get(MetricType.ENERGY), settings)
+    node.metrics.update({metric.type: metric for metric in outside[0]})
     states = [host.metadata.get("state", "complete") for host in node.nodes.values()]
     node.metadata = {"state": "complete" if states and all(state == "complete" for state in states) else "partial"}
+    if outside[1]:
+        node.metadata["factors"] = list(outside[1])
     return node
+
+
+def _outside(energy: Metric | Stats | None, settings: UserSettings) -> tuple[list[Metric], tuple[str, ...]]:
+    """What an energy costs and emits by the factors that the user states, and where these are from."""
+    stated = settings.price_factor, settings.emissions_factor
+    if not isinstance(energy, Metric) or stated == (None, None):
+        return [], ()
+    from perun_hpc.energy import footprint  # most runs state none
+
+    (price, carbon), today = stated, time.strftime("%Y-%m-%d")
+    costs = emits = None
+    unknown: tuple[str, ...] = ()
+    if price is not None:
+        costs = footprint.constant(price, settings.price_source or BY_USER, today, settings.price_unit)
+    try:
+        if isinstance(carbon, str):
+            emits = footprint.national_intensity(carbon)
+        elif carbon is not None:
+            emits = footprint.constant(carbon, settings.emissions_source or BY_USER, today)
+    except NotFoundError as error:  # the run has ended, and its energy is known
+        unknown = (str(error),)
+    factors = footprint.Factors(price=costs, carbon_location=emits)
+    found = footprint.footprint([footprint.Piece(0, 1, round(energy.value * 1e6))], factors, at_wall=False)
+    amounts = ((MetricType.MONEY, found.cost), (MetricType.CO2, found.co2_location_g))
+    metrics = [Metric(kind, amount, provenance=energy.provenance) for kind, amount in amounts if amount is not None]
+    return metrics, (*found.sources, *unknown)
 
 
 def with_overhead(host: DataNode, overhead_w: float) -> DataNode:

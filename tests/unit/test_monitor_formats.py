@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -205,3 +206,21 @@ def test_run_directories_are_new_agreed_upon_and_safe(tmp_path):
     assert claim(tmp_path, "job", "SLURM", Place(), {"SLURM_JOB_ID": "99"}).run_id == "99"
     assert (safe("../../etc"), safe(""), safe("a b/c")) == ("_.._etc", "_", "a_b_c")
     assert isinstance(first, RunDirectory)
+
+
+def test_cost_and_co2_rest_on_factors_that_somebody_states(tmp_path):
+    tree = tree_of(3.6e6, tmp_path=tmp_path)
+    assert not {MetricType.MONEY, MetricType.CO2} & set(tree.metrics)
+    assert text.summary(tree, list(tree.walk(NodeType.RUN)), chosen(tmp_path)).endswith(" s.")
+    stated = {"price_factor": 0.25, "price_unit": "EUR", "price_source": "the invoice", "emissions_factor": "deu"}
+    tree = tree_of(3.6e6, tmp_path=tmp_path, **stated)
+    assert (tree.value(MetricType.MONEY), tree.value(MetricType.CO2)) == (0.75, pytest.approx(3 * 381))
+    shown = text.render(tree, chosen(tmp_path, **stated))
+    assert "0.75 EUR, 1.14e+03 g CO2." in shown
+    assert re.search(r"Factors: CO2 location-based: Ember .*, 2023 \(life-cycle\); price: the invoice, \d{4}-", shown)
+
+
+def test_a_country_that_is_not_known_costs_the_co2_alone(tmp_path):
+    (run, *_) = tree_of(3.6e6, tmp_path=tmp_path, emissions_factor="XYZ", price_factor=1).walk(NodeType.RUN)
+    assert (run.value(MetricType.CO2), run.value(MetricType.MONEY)) == (None, 3)
+    assert "no carbon intensity for country 'XYZ'" in run.metadata["factors"][-1]

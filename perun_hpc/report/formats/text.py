@@ -173,18 +173,19 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
     singles = [metric for run in runs if isinstance(metric := run.metrics.get(MetricType.ENERGY), Metric)]
     kind = worst(metric.provenance for metric in singles)
     doubt = sum(metric.uncertainty or 0.0 for metric in singles)
-    money, co2 = (
-        found.sum if isinstance(found := tree.metrics.get(k), Stats) else 0.0
-        for k in (MetricType.MONEY, MetricType.CO2)
-    )
+    outside = [
+        f"{found.sum:.3g} {currency_or_gas}"
+        for kind, currency_or_gas in ((MetricType.MONEY, settings.price_unit), (MetricType.CO2, "g CO2"))
+        if isinstance(found := tree.metrics.get(kind), Stats)
+    ]
     scope = sorted(
         {scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())}
     )
     return (
         f"{who} used {digits(energy.sum / factor)} {unit} ± {digits(2 * doubt / factor)} {unit}"
         f" (k=2, {kind}; {', '.join(scope)}) while {span} ran,"
-        f" {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s:"
-        f" {money:.3g} {settings.price_unit}, {co2:.3g} g CO2."
+        f" {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s"
+        f"{': ' if outside else ''}{', '.join(outside)}."
     )
 
 
@@ -233,6 +234,8 @@ def _notes(runs: Sequence[DataNode]) -> list[str]:
     ]
     if partial:
         notes.append("PARTIAL: " + "; ".join(partial))
+    if factors := dict.fromkeys(one for run in runs for one in run.metadata.get("factors", ())):
+        notes.append("Factors: " + "; ".join(factors))
     return notes
 
 
