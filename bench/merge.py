@@ -22,7 +22,7 @@ from perun_hpc.store.ship import ship
 SIZES = (4, 64, 1024, 8192)
 MAX_REENCODED = 64
 ROWS = 3600
-ROOM_B = 16 << 30
+NEEDED_B = 16 << 30
 """What the copies of the largest job need while they are made."""
 
 
@@ -32,9 +32,9 @@ def run() -> Iterator[Result]:
         import h5py  # noqa: F401
     except ImportError as error:
         raise Skipped(f"{error.name} is not installed") from error
-    room = shutil.disk_usage(tempfile.gettempdir()).free
-    if room < ROOM_B:
-        raise Skipped(f"{ROOM_B >> 30} GiB are needed in {tempfile.gettempdir()}, {room >> 30} GiB are free")
+    free_b = shutil.disk_usage(tempfile.gettempdir()).free
+    if free_b < NEEDED_B:
+        raise Skipped(f"{NEEDED_B >> 30} GiB are needed in {tempfile.gettempdir()}, {free_b >> 30} GiB are free")
     for nodes in SIZES:
         directory = Path(tempfile.mkdtemp(prefix="perun-bench-"))
         try:

@@ -26,7 +26,7 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer; None without one, or where ours is too small to be told from nothing."""
+        """How many times better than the peer; None without one, or where ours is too small to differ from nothing."""
         if self.peer_value is None:
             return None
         above, below = (self.value, self.peer_value) if self.higher_is_better else (self.peer_value, self.value)

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="end it and remove everything")
     down.add_argument("--keep-logs", action="store_true", help="leave the daemons' and the simulator's logs")
     down.add_argument("--keep-state", action="store_true", help="leave the state directory: the next up continues")
-    commands.add_parser("status", help="tell what runs, as JSON; exit code 1 if it is not up")
+    commands.add_parser("status", help="print what runs, as JSON; exit code 1 if it is not up")
     for name, text in (("shell", "an interactive shell"), ("exec", "run a command after --")):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("--user", default="alice", help="alice (default), bob, perun, root, slurm")

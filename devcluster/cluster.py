@@ -154,7 +154,7 @@ class Cluster(Layout):
         self._wait(self._usable, deadline, "all nodes", period_s=0.05)
 
     def status(self) -> dict[str, Any]:
-        """Tell what runs: hosts' first processes, node states as Slurm sees them, directories."""
+        """Say what runs: hosts' first processes, node states as Slurm sees them, directories."""
         up = self.is_up()
         return {
             "name": self.name,
@@ -255,7 +255,7 @@ class Cluster(Layout):
         )
 
     def wait_job(self, job: str | int, timeout: float = 60.0) -> str:
-        """Wait until a job has left the queue; its final state as scontrol tells it."""
+        """Wait until a job has left the queue; its final state as scontrol shows it."""
         deadline = time.monotonic() + timeout
         while True:
             done = self.run(["squeue", "-h", "-a", "-t", "all", "-j", str(job), "-o", "%T"], user="root", timeout=15)
@@ -275,7 +275,7 @@ class Cluster(Layout):
     def restart(self, daemon: str, *nodes: str | int, kill: bool = False, timeout: float = 30.0) -> None:
         """Stop and start one daemon; ``slurmd`` on the given nodes (default: all). ``kill`` crashes it first.
 
-        After slurmctld the daemons are told to reconfigure: without that 22.05 shows all nodes as unknown for 5 s.
+        After slurmctld the daemons are made to reconfigure: without that 22.05 shows all nodes as unknown for 5 s.
         """
         hosts = [self._host(node) for node in nodes] or (self.nodes if daemon == "slurmd" else [conf.CONTROLLER])
         for host in hosts:

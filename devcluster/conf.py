@@ -149,7 +149,7 @@ StorageLoc=slurm_acct
 
 
 def cgroup(version: int) -> str:
-    """cgroup.conf; the module documentation of the package tells how cores are constrained."""
+    """cgroup.conf; the package's documentation says how cores are constrained."""
     if version == 2:
         return "CgroupPlugin=cgroup/v2\nIgnoreSystemd=yes\nConstrainCores=yes\n"
     return f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={CGROUP_FACADE}\nCgroupAutomount=no\nConstrainCores=yes\n"

@@ -468,7 +468,7 @@ def send(control: Path, words: dict[str, Any], timeout_s: float = 5.0) -> dict[s
 
 
 def main() -> None:
-    """Detach and serve: one double fork, then the pid file tells who it is."""
+    """Detach and serve: one double fork, then the pid file names it."""
     config: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     if os.fork():
         os._exit(0)

@@ -1,4 +1,4 @@
-"""perun-hpc on a test cluster, installed as docs/install.md tells an administrator, and an environment for its users.
+"""perun-hpc on a test cluster, installed as docs/install.md says, and an environment for its users.
 
 The nodes have no network beyond the cluster's own, as compute nodes often do: packages are fetched as wheels outside
 and installed from a directory. Environments are kept under build/ and copied: a second installation takes seconds.

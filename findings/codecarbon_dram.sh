@@ -2,7 +2,7 @@
 # CodeCarbon 3.3.2 has the option rapl_include_dram ("include DRAM domain for complete hardware measurement"). On a server the
 # kernel shows each socket's DRAM as a child of its package (intel-rapl:0:0 below intel-rapl:0), and there the option adds
 # nothing: CodeCarbon takes such a child for a part of the package, which RAPL's DRAM domain is not. Two sockets of 100 W with
-# 20 W of DRAM each give 200 W either way; only the log, at its finest level, tells.
+# 20 W of DRAM each give 200 W either way; only the log, at its finest level, shows it.
 # Needs: python3 with venv. Exits 0 while this holds.
 set -eu
 dir=$(mktemp -d)

@@ -17,7 +17,7 @@ DAY = "2026-11-22"
 
 
 def domain(component: str, energy_uj: int | None, **other: Any) -> dict[str, Any]:
-    """One domain; covered for 100 s unless told otherwise."""
+    """One domain; covered for 100 s unless given otherwise."""
     known = energy_uj or 0
     return {
         "component": component,

@@ -188,9 +188,9 @@ def compare_sacct(
         pairs = pair_runs(runs, spans, CLOCK_S)
         for index, job in enumerate(runs):
             if job.ended and job.ran and index not in pairs and expects(job):
-                findings.append(Finding(f"job {job.shown_id}", "ran by sacct, but has no record"))
+                findings.append(Finding(f"job {job.shown_id}", "ran according to sacct, but has no record"))
         if len(spans) > len(pairs):
-            what = f"has {count(len(spans), 'record')}, but {count(len(pairs), 'run')} by sacct"
+            what = f"has {count(len(spans), 'record')}, but sacct knows {count(len(pairs), 'run')}"
             findings.append(Finding(f"job {runs[0].shown_id}", what))
     for job_id in sorted(held):
         if job_id not in known:
@@ -205,7 +205,7 @@ def compare_nodes(jobs: Iterable[SlurmJob], held: Iterable[tuple[Key, tuple[int,
     for job_id, node in sorted({(job_id, node) for (node, _, _), (job_id, _) in held}):
         given = nodes_of(known.get(job_id, ()))
         if given is not None and not is_one_of(node, given):
-            what = f"has a part in the record of job {job_id}, which did not run there by sacct"
+            what = f"has a part in the record of job {job_id}, which did not run there according to sacct"
             findings.append(Finding(node, what))
     return findings
 
@@ -232,8 +232,8 @@ def odd_lines(files: Iterable[Path], first: str, last: str) -> list[Finding]:
     for path in sorted(files):
         day = path.name.partition(".")[0]
         if first <= day <= last:
-            lines = count(len(path.read_bytes().splitlines()), "line does", "lines do")
-            what = f"{lines} not fit what the node reported of these times before: kept in {path}, counted nowhere"
+            lines = count(len(path.read_bytes().splitlines()), "line contradicts", "lines contradict")
+            what = f"{lines} what the node reported of these times before: kept in {path}, counted nowhere"
             findings.append(Finding(f"{path.parent.name} {day}", what))
     return findings
 

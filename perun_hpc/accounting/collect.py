@@ -421,8 +421,8 @@ class Collector:
             if not node or is_one_of(node, given) or place.allowed:
                 continue
             why = (
-                f"node {node} reported job {ready.run.name}, which ran on {', '.join(sorted(given)[:NAMED])} by sacct: "
-                f"if it ran there, too: touch {place.path / aside.ALLOWED}"
+                f"node {node} reported job {ready.run.name}, which ran on {', '.join(sorted(given)[:NAMED])} "
+                f"according to sacct: if it ran there, too: touch {place.path / aside.ALLOWED}"
             )
             log.warning("set aside: %s", why)
             taken = take(path, digest)

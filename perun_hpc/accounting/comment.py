@@ -58,7 +58,7 @@ def decode(comment: str, job: SlurmJob, cluster: str) -> EnergyRecord:
     text, _, crc = comment.rpartition(":crc=")
     if not comment.startswith(PREFIX) or f"{crc32(text.encode()):08x}" != crc:
         raise DataError(
-            f"job {job.shown_id}: its AdminComment is not a line this perun can read: ask the collector's host"
+            f"job {job.shown_id}: this perun does not know the form of its AdminComment: ask on the collector's host"
         )
     try:
         values = dict(part.split("=") for part in text.removeprefix(PREFIX).split(":"))

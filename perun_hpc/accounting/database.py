@@ -113,11 +113,15 @@ def _check_file(path: Path, create: bool) -> None:
     try:
         there = path.exists()
     except PermissionError:
-        raise AccessError(f"{path}: the ledger is the service user's: ask for a job's own record instead") from None
+        raise AccessError(
+            f"{path}: only the service user may read the ledger: ask for one of your own jobs (perun report JOBID)"
+        ) from None
     if not there:
         raise NotFoundError(f"{path}: no ledger here: run perun collect first, or name it with --ledger")
     if not os.access(path, os.R_OK):
-        raise AccessError(f"{path}: the ledger is the service user's: ask for a job's own record instead")
+        raise AccessError(
+            f"{path}: only the service user may read the ledger: ask for one of your own jobs (perun report JOBID)"
+        )
 
 
 def _configure_sqlite(engine: Engine, create: bool) -> None:

@@ -65,7 +65,7 @@ def read_placed(path: Path) -> Boundary:
     if (record.cluster or "cluster") != cluster:
         wrong.append(f"cluster {record.cluster[:40]!r}")
     if wrong:
-        raise DataError(f"{path}: damaged boundary record (of {', '.join(wrong)}, by its content): see who wrote it")
+        raise DataError(f"{path}: damaged boundary record (its content is of {', '.join(wrong)}): see who wrote it")
     return record
 
 

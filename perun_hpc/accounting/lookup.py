@@ -149,7 +149,7 @@ def _told_by_both(found: Found, row: SlurmJob) -> Found:
         return found
     record = replace(add_slurm(found.record, row), coverage=found.record.coverage)
     if row.ended:
-        record = replace(record, status="awaited", missing=(*record.missing, "it has ended: its record is on the way"))
+        record = replace(record, status="awaited", missing=(*record.missing, "it has ended: its record comes soon"))
     return replace(found, record=record)
 
 

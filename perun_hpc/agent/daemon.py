@@ -94,7 +94,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     if not options.foreground:
         spool.log_to(paths.log)
     if os.geteuid() == 0:
-        log(f"{paths.spool} belongs to nobody that the agent could become: it stays root; give it to the service user")
+        log(f"{paths.spool} belongs to no user that the agent could become: it stays root; give it to the service user")
     policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name, clock)
     losses = Losses(clock.real_ns)
     losses.follow(NOT_CONFINED, refused)
@@ -106,7 +106,7 @@ def _reader(user: pwd.struct_passwd | None) -> Reader | None:
     """The node's reader of what ranks hand over, while we are root."""
     if os.geteuid() != 0:
         return None
-    return guard("no reader of what ranks hand over", lambda: Reader(user.pw_uid if user else 0))
+    return guard("starting the reader of ranks' data", lambda: Reader(user.pw_uid if user else 0))
 
 
 def serve(

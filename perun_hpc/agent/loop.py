@@ -123,7 +123,7 @@ class Loop:
             self._server.turn()
             self._steps.turn()
             for key, _ in ready:
-                guard("a descriptor that is ready", key.data)
+                guard("serving a connection", key.data)
             work = self._later[:]
             self._later.clear()
             for one in work:
@@ -155,13 +155,13 @@ class Loop:
         ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
-            guard("what users see", partial(self._visibility.show_all, snapshot))
+            guard("showing energy to users", partial(self._visibility.show_all, snapshot))
             guard("losses", partial(self._sources.note_losses, snapshot, self._outbox.losses))
             self._outbox.note(snapshot, now_ns)
         self._sample(now_ns, real_ns, snapshot)
         if ended:
             guard("state", self._survival.save)
-        guard("what ranks handed over", self._intake.step)
+        guard("copying ranks' data", self._intake.step)
         if guard("policy", self._policy.poll):
             guard("policy", self._applier.apply)
             guard("sensors", self._sources.choose)
@@ -177,7 +177,7 @@ class Loop:
         guard("policy", self._policy.check)
         guard("socket", self._server.sweep)
         guard("inbox", self._jobs.read_inbox)
-        guard("root's child", self._check_root_helper)
+        guard("the root helper", self._check_root_helper)
         guard("neighbours", self._jobs.look_for_strangers)
         guard("sensors", partial(self._sources.tend, now_ns))
         for session in list(self._register.live.values()):
@@ -206,7 +206,7 @@ class Loop:
         """A closing reading, so that the next agent can bridge the time in between."""
         guard("an interval", self._meter.end_interval)
         guard("traces", self._traces.pause)
-        guard("what ranks handed over", self._intake.drain)
+        guard("copying ranks' data", self._intake.drain)
         self._outbox.seal()
         guard("state", self._survival.save)
         self._outbox.leave()

@@ -64,7 +64,7 @@ class Survival:
         if former is None:
             self._meter.end_interval()
             return
-        guard("what was learnt", lambda: self._meter.learning.restore(former.static))
+        guard("restoring static power", lambda: self._meter.learning.restore(former.static))
         self._meter.parametrise()
         self._take_over(former, traces, steps)
 

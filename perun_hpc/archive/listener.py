@@ -231,7 +231,7 @@ class Listener:
             with self._one_long if long else contextlib.nullcontext():
                 self._take_job(peer, directory, about, what, origin)
         else:
-            raise DataError(f"parts: {str(what)[:40]!r} is nothing that this collector takes: upgrade it")
+            raise DataError(f"parts: {str(what)[:40]!r} is unknown to this collector: upgrade it")
 
     def _check_sender(self, peer: str, node: str) -> None:
         """Refuse what comes from another machine than the node that it names: it stays with its sender."""
@@ -240,7 +240,8 @@ class Listener:
         if _is_one_of(sender, known):
             return
         has = f"has {', '.join(sorted(map(str, known)))}" if known else "has no address that the collector's host knows"
-        why = f"node {node} {has}, and this is from {sender}: if that is the node, name the address in /etc/hosts there"
+        remedy = "if that is the node, add the address to /etc/hosts on the collector's host"
+        why = f"node {node} {has}, and this is from {sender}: {remedy}"
         self._refused.note(str(sender), why)
         raise AccessError(f"parts: {why}")
 

@@ -166,11 +166,11 @@ class _Incoming:
         while (end := held.find(b"\n")) < 0:
             left_s = self._until_s - time.monotonic()
             if len(held) > most or left_s <= 0:
-                raise DataError("parts: the first line is no manifest (too long, or too slow)")
+                raise DataError("parts: the first line is no list of files (too long, or too slow)")
             self._connection.settimeout(left_s)
             block = self._connection.recv(1 << 16)
             if not block:
-                raise DataError("parts: the first line is no manifest (it does not end)")
+                raise DataError("parts: the first line is no list of files (it does not end)")
             held += block
         self._held = bytes(held[end + 1 :])
         return bytes(held[:end])
@@ -192,14 +192,14 @@ def _manifest(
         files = [(str(name), int(size), str(digest)) for name, size, digest in message["files"]]
         credential, schema = str(message["credential"]), message["schema"]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"parts: the first line is no manifest ({error})") from error
+        raise DataError(f"parts: the first line is no list of files ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"parts: {schema!r} is not understood, {SCHEMA} is")
     signed = munge.decode(credential)
     if signed.uid not in uids:
         raise AccessError(f"parts: user {signed.uid} may not hand over; the agent must run as root or the service user")
     if signed.payload.decode(errors="replace").strip() != _covered(about, files):
-        raise AccessError("parts: the credential belongs to another manifest")
+        raise AccessError("parts: the credential belongs to another list of files")
     for name, size, _ in files:
         if not (allowed.fullmatch(name) and all(_SAFE.match(part) for part in name.split("/")) and size >= 0):
             raise DataError(f"parts: {name[:80]!r} is no file that is handed over")

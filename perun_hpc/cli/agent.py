@@ -15,8 +15,8 @@ from perun_hpc.report.screen import printable
 from perun_hpc.wire.client import AGENT_SOCKET, request
 
 VERBS = {
-    "status": "what it watches, and what it costs",
-    "reload": "read the policy again now",
+    "status": "show what it watches and what it costs",
+    "reload": "read the policy again, now",
     "stop": "take closing readings and end; running jobs are continued by the next agent",
     "release-gpus": "let go of the GPUs, so that they can be reset; they are taken again with the next job",
 }
@@ -24,9 +24,9 @@ VERBS = {
 KINDS = {
     "shipping": "shipping fails {since}: {why}",
     "not-shipped": "not shipped {since}: {what}: {why}; it waits in the spool and is tried again",
-    "set-aside": "set aside {since}: {what}: could not be shipped again and again; {why}",
+    "set-aside": "set aside {since}: {what}: failed to be shipped several times; {why}",
     "not-written": "not written {since}: {what}: {why}; it waits in memory until the spool takes it",
-    "not-read": "not read {since}: {what}: root's child is gone, {why}",
+    "not-read": "not read {since}: {what}: the root helper is gone, {why}",
     "no-reading": "no reading {since}: {what}: {why}; records of this time have gaps",
     "not-moving": "not moving {since}: {what}: {why}; its energy is missing, not zero",
     "not-there": "not there: {what}: {why}",
@@ -81,4 +81,4 @@ def losses(entries: Sequence[Mapping[str, Any]], now_s: float) -> list[str]:
         since = f"since {datetime.fromtimestamp(since_s):%Y-%m-%d %H:%M:%S} ({duration(max(0, now_s - since_s))})"
         form = KINDS.get(one["kind"], "{kind}: {what}, {since}: {why}")
         lines.append(form.format(kind=printable(one["kind"]), what=what, since=since, why=printable(one["why"])))
-    return lines or ["losses: none stands"]
+    return lines or ["losses: none"]

@@ -63,7 +63,7 @@ class Session:
         launched = comm.place.source in ("mpich", "openmpi", "slurm") and comm.place.size > 1
         if launched and self.settings.rounds + self.settings.warmup_rounds > 1:
             raise UsageError(
-                "an MPI program can be started once per launch: take --rounds 1 and start mpirun several times"
+                "an MPI program can be started once per launch: use --rounds 1 and start mpirun several times"
             )
         try:
             code = self._rounds(app, comm, sampler)
@@ -150,4 +150,6 @@ class Session:
             show(path, tree, self.settings, os.fspath(self.settings.data_out))
         except Exception as error:
             kind = self.settings.format
-            callbacks.warn(f"the run is kept in {path}, but not as {kind} ({error}): perun export {path} {kind}")
+            callbacks.warn(
+                f"the run is kept in {path}, but not written as {kind} ({error}): try perun export {path} {kind}"
+            )

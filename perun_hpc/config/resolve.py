@@ -205,7 +205,7 @@ def _apply_options(values: dict[str, dict[str, Any]], origins: dict[str, str], o
         if not name:
             continue
         if name not in values["monitor"]["user_options"]:
-            notes.append(f"--perun: option '{name[:40]}' is not one the site allows: ignored")
+            notes.append(f"--perun: the site does not allow the option '{name[:40]}': ignored")
         elif name == "off":
             notes.extend(_apply_off(values["monitor"], origins))
         elif name == "notrace":
@@ -234,4 +234,4 @@ def _apply_period(sampling: dict[str, Any], origins: dict[str, str], text: str) 
     origins["sampling.period_ns"] = "--perun=period"
     if sampling["period_ns"] == wanted:
         return []
-    return [f"--perun: period {text[:40]} is outside the site's limits: {field.kind.show(sampling['period_ns'])} it is"]
+    return [f"--perun: period {text[:40]} exceeds the site's limits: {field.kind.show(sampling['period_ns'])} is used"]

@@ -231,14 +231,16 @@ class Energy:
 class Agent:
     """The process on every node."""
 
-    service_user: str = _item(NAME, "perun", "who hands over to the collector; an agent becomes its spool's owner")
+    service_user: str = _item(NAME, "perun", "the account that ships records; the agent runs as the owner of its spool")
     resident: bool = _item(Flag(), "false", "true: the agent stays; false: it ends `linger` after the last job", NODES)
     linger_ns: int = _item(duration(), "15 min", "how long the agent outlives the last job", NODES)
     nice: int = _item(Number(0, 19, integer=True), "10", "its scheduling priority", NODES)
     cpu_affinity: str = _item(
         Text(r"\d+(-\d+)?(,\d+(-\d+)?)*", "0-1", True), "", "the CPUs it may run on; empty: all", NODES
     )
-    memory_cap_b: int = _item(size("32 MiB"), "256 MiB", "it stops, and says so in the records, above this", NODES)
+    memory_cap_b: int = _item(
+        size("32 MiB"), "256 MiB", "above this the agent stops, and says so in the records", NODES
+    )
 
 
 @dataclass(frozen=True)
@@ -292,11 +294,11 @@ class Store:
     thin_after_ns: int | str = _item(
         duration("1 d", None, "never"),
         "never",
-        "of traces older than this only some readings stay; energies do not change",
+        "of traces older than this only some readings are kept; energies do not change",
         JOBS,
     )
     thin_to: int = _item(
-        Number(2, 1000, integer=True), "10", "of a thinned trace one reading in so many stays, and first and last", JOBS
+        Number(2, 1000, integer=True), "10", "of a thinned trace one reading in this many stays, and both ends", JOBS
     )
     archive_quota_b: int | str = _item(
         size("1 MiB", "none"), "none", "where all traces together are larger, the oldest are deleted; records stay"
@@ -319,7 +321,7 @@ class Collect:
         "off",
         "write one line into the job's AdminComment: never, only where none stands, or always",
     )
-    slurmdbd_per_s: float = _item(Number(0.01, 1000), "5", "at most so many jobs a second")
+    slurmdbd_per_s: float = _item(Number(0.01, 1000), "5", "at most this many jobs a second")
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,7 @@ def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:
 def _number(digits: str) -> int:
     number = int(digits)
     if not -LARGEST <= number <= LARGEST:
-        raise ValueError("a number of more than 64 bits")
+        raise ValueError("a number has more than 64 bits")
     return number
 
 

@@ -188,7 +188,7 @@ def from_policy(
     for key in ("value", "g_per_kwh", "per_kwh"):
         if table.get(key) is not None:
             return constant(float(table[key]), source, date, note)
-    raise ConfigError("a factor needs a value or a series: add one to the policy's footprint section")
+    raise ConfigError("a factor needs a value or a series: give one in the policy's footprint section")
 
 
 def national_intensity(country: str) -> Factor:

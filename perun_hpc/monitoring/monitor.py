@@ -202,7 +202,7 @@ class PerunMonitor:
             try:
                 self._work_up(result, number, rank_server if joins else "", samples, alone)
             except Exception as error:  # the application has ended as it has
-                callbacks.warn(f"this run's data could not be worked up ({type(error).__name__}: {error})")
+                callbacks.warn(f"this run's data could not be evaluated ({type(error).__name__}: {error})")
                 self.status = MonitorStatus.PERUN_ERROR
             if result.failed and self.status is MonitorStatus.PROCESSING:
                 self.status = MonitorStatus.SCRIPT_ERROR
@@ -365,7 +365,7 @@ class PerunMonitor:
                 self._comm, self.directory, number, Path(path), self._settings, result, parts, alone
             )
         except (PerunError, OSError, ValueError) as problem:
-            callbacks.warn(f"this run's data could not be worked up ({problem}); they stay in {path}")
+            callbacks.warn(f"this run's data could not be evaluated ({problem}); they stay in {path}")
             self.status = MonitorStatus.PERUN_ERROR
             return
         if missing:

@@ -33,7 +33,7 @@ def troubles(sweep: Sweep | None, backlog: Backlog, late_s: float, now_s: float)
     """Return what an administrator must look at, one sentence each."""
     found = []
     if sweep is not None and sweep.failing_s is not None:
-        well = f"the last good one ended {_time(sweep.well_s)}" if sweep.well_s else "none is known to have gone well"
+        well = f"the last that succeeded ended {_time(sweep.well_s)}" if sweep.well_s else "none has succeeded yet"
         found.append(f"sweeps fail since {_since(sweep.failing_s, now_s)}, {well}: {sweep.outcome}")
     elif sweep is not None and now_s - sweep.ended_s > late_s:
         found.append(f"no sweep since {_since(sweep.ended_s, now_s)}: is perun collect running?")
@@ -46,7 +46,7 @@ def troubles(sweep: Sweep | None, backlog: Backlog, late_s: float, now_s: float)
 def last(sweep: Sweep | None, now_s: float) -> str:
     """Return a sentence about the last sweep."""
     if sweep is None:
-        return "no sweep is known: has perun collect run?"
+        return "no sweep has been recorded: does perun collect run?"
     took = duration(max(0.0, sweep.ended_s - sweep.began_s))
     ago = duration(max(0, now_s - sweep.ended_s))
     return f"last sweep {_time(sweep.ended_s)}, {ago} ago, took {took}: {sweep.outcome}"

@@ -64,15 +64,17 @@ def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> 
     except subprocess.TimeoutExpired as error:
         raise UnavailableError(f"{name}: no answer within {timeout_s:.0f} s: is slurmdbd up?") from error
     except OSError as error:
-        remedy = "ask for less at once" if error.errno == errno.E2BIG else "can it be run by whoever asks?"
+        remedy = "ask for less at once" if error.errno == errno.E2BIG else "may you run it?"
         raise UnavailableError(f"{name}: {error.strerror or error}: {remedy}") from error
     except (subprocess.SubprocessError, ValueError) as error:
         # Values: a NUL in an argument, text that UTF-8 does not have.
-        raise UnavailableError(f"{name}: cannot be run: {error}: see what was asked for") from error
+        raise UnavailableError(f"{name}: cannot be run: {error}: check the arguments") from error
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         if any(_NONE_KEPT in line for line in lines):
-            raise NoAccountsError(f"{name}: Slurm keeps no accounts here (accounting_storage/none): go by the archive")
+            raise NoAccountsError(
+                f"{name}: Slurm keeps no accounts here (accounting_storage/none): look in the archive"
+            )
         raise UnavailableError(f"{name}: {lines[-1] if lines else f'exit code {done.returncode}'}: is slurmdbd up?")
     return done.stdout
 

@@ -150,7 +150,7 @@ def _rows(text: str, delimiter: str, extra: Sequence[str]) -> list[SlurmJob]:
             for at in range(0, len(cells) - width, width)
         ]
     except ValueError as error:
-        raise UnavailableError(f"sacct: its answer makes no sense ({error}): is it Slurm's own?") from error
+        raise UnavailableError(f"sacct: its answer cannot be read ({error}): is it Slurm's own sacct?") from error
 
 
 def _runs(rows: Iterable[SlurmJob]) -> list[SlurmJob]:

@@ -1,4 +1,4 @@
-/* Slurm's Prolog, Epilog and EpilogSlurmctld: tell the node's agent that a job starts or ends.
+/* Slurm's Prolog, Epilog and EpilogSlurmctld: report to the node's agent that a job starts or ends.
  *
  * One program; the end of its name says which hook it is, so that "50-perun-prolog" in a directory of prologs works.
  * It must never harm a job: the kill switch comes first, a deadline bounds everything, and every way out, crashes

@@ -40,7 +40,7 @@ enum { RANK_KEYS = sizeof(rank_keys) / sizeof(rank_keys[0]) };
 static struct wire_message request, reply;
 
 /* One line to the user, from one rank per node: they have asked for a measurement. */
-static void tell(const char *why, const char *how)
+static void say(const char *why, const char *how)
 {
 	const char *local = getenv("SLURM_LOCALID");
 
@@ -124,7 +124,7 @@ static bool put(const char *name, const char *value)
 	return value == NULL || setenv(name, value, 1) == 0;
 }
 
-/* Put the launcher before what the user's PYTHONPATH names, and tell it who it is; where the agent is if it knows the
+/* Put the launcher before what the user's PYTHONPATH names, with who it is, and with where the agent is if it knows the
  * rank. */
 static bool inject(const char *launcher, bool known)
 {
@@ -197,10 +197,10 @@ int main(int argc, char **argv)
 			why = enrol();
 		}
 		if (why != NULL)
-			tell(why, "runs without measurement");
+			say(why, "runs without measurement");
 		else if (!ours)
-			tell("the installation is not there or does not answer",
-			     "is measured from outside, without regions");
+			say("the installation is not there or does not answer",
+			    "is measured from outside, without regions");
 		if (!ours || !inject(launcher, why == NULL))
 			clean_environment();
 	}

@@ -75,12 +75,12 @@ bool prefix_find(const char *named, const char *own, char *path, size_t size)
 static bool await(int fd, char *answer, size_t size)
 {
 	const int64_t deadline_ns = wire_now_ns() + PATIENCE_MS * INT64_C(1000000);
-	struct pollfd told = { .fd = fd, .events = POLLIN };
+	struct pollfd waiting = { .fd = fd, .events = POLLIN };
 	int64_t left_ns;
 	ssize_t length;
 
 	while ((left_ns = deadline_ns - wire_now_ns()) > 0) {
-		int rc = poll(&told, 1, (int)(left_ns / 1000000) + 1);
+		int rc = poll(&waiting, 1, (int)(left_ns / 1000000) + 1);
 
 		if (rc > 0) {
 			length = read(fd, answer, size);

@@ -9,7 +9,7 @@
 /* Where `make install` puts this plugin, for one that was copied elsewhere. */
 #define DEFAULT_PLACE "/opt/perun-hpc/lib/perun/perun_spank.so"
 
-/* The file that slurmd has loaded this plugin from; NULL if that is not told. */
+/* The file that slurmd has loaded this plugin from; NULL if that is not known. */
 static const char *own_place(void)
 {
 	static const char here;

@@ -36,7 +36,7 @@ int option_register(spank_t spank);
 /* The value of --perun[=value], "" without one; NULL if the step does not carry the flag (or says "off"). */
 const char *option_value(void);
 
-/* srun, sbatch, salloc: tell Prolog and Epilog, as SPANK_PERUN="=value", that the job was submitted with --perun[=value]. */
+/* srun, sbatch, salloc: let Prolog and Epilog know, by SPANK_PERUN="=value", that the job was submitted with --perun[=value]. */
 void option_tell(spank_t spank);
 
 /* srun: put the launcher into the text of --multi-prog, where task_init cannot do it. */
@@ -52,7 +52,7 @@ void direct_prepare(void);
 void direct_look_around(struct plugin_config *config);
 
 /* Register the task with the agent and leave its command alone. `inside`: the launcher is not seen; it is measured from
- * outside, and told so. Else the launcher goes into its environment; false if it does not. */
+ * outside, and its user reads so. Else the launcher goes into its environment; false if it does not. */
 bool direct_register(spank_t spank, const struct plugin_config *config, const char *command, bool inside);
 
 /* Whether slurmstepd can put words before a task's command itself (Slurm 23.11 on). */

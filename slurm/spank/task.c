@@ -43,7 +43,7 @@ static bool command_exists(spank_t spank, const char *name)
 	return found != NULL && stat(found, &status) == 0 && S_ISREG(status.st_mode) && access(found, X_OK) == 0;
 }
 
-/* What the launcher must know and Slurm's own environment does not tell: the raw job id (a het job's components see
+/* What the launcher must know and Slurm's own environment does not say: the raw job id (a het job's components see
  * their leader's), the number of restarts, the flag's value. */
 static bool describe(spank_t spank, uint32_t step)
 {

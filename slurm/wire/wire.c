@@ -132,7 +132,7 @@ int64_t wire_now_ns(void)
 }
 
 /* Bound the next call on the socket. The kernel's own timeouts also bound a connect to a full queue, which a
- * non-blocking AF_UNIX connect cannot wait for (EAGAIN, and poll tells nothing). */
+ * non-blocking AF_UNIX connect cannot wait for (EAGAIN, and poll shows nothing). */
 static int limit(int fd, int option, int64_t deadline_ns)
 {
 	int64_t left_ns = deadline_ns - wire_now_ns();

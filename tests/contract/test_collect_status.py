@@ -56,7 +56,7 @@ def test_a_job_that_waits_for_a_node_is_named_with_its_age(site: Site) -> None:
     os.utime(path, (began_s, began_s))
     code, shown = site.perun("collect", "--status")
     assert code == 1
-    assert "no sweep is known" in shown
+    assert "no sweep has been recorded" in shown
     assert site.perun("collect", "--no-slurm")[0] == 0
     code, shown = site.perun("collect", "--status")
     assert code == 0
@@ -113,7 +113,7 @@ def test_sweeps_that_fail_are_named_since_the_first_one(site: Site) -> None:
     code, shown = site.perun("collect", "--status")
     assert code == 1
     assert "sweeps fail since 20" in shown
-    assert "the last good one ended 20" in shown
+    assert "the last that succeeded ended 20" in shown
     assert "file is not a database" in shown
     site.ledger.unlink()
     assert site.perun("collect", "--no-slurm")[0] == 0

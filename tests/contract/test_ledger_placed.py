@@ -94,7 +94,7 @@ def test_a_node_that_slurm_did_not_give_to_a_job_has_no_part_in_it(
     assert site.sweep().aside == 1 and site.sweep().stored == 0
     assert [node.node for node in site.ledger.members("c", "4711")[0].nodes] == ["n1", "n2"]
     ((place, why),) = [(one.what, one.why) for one in look(site.archive).aside]
-    assert place == "4711.0-n9" and "ran on n1, n2 by sacct" in why
+    assert place == "4711.0-n9" and "ran on n1, n2 according to sacct" in why
     assert len(list((site.archive.aside / place).glob("*.json"))) == 2
     where = ["--archive", str(site.archive.root), "--ledger", str(site.archive.root / "ledger.db"), "--cluster", "c"]
     assert main(["audit", "--no-slurm", "--json", *where]) == 1

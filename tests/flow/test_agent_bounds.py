@@ -207,7 +207,7 @@ def test_many_regions_with_long_names_leave_a_record_that_can_be_read(node: Fake
     assert 1000 < len(record["regions"]) < 20_000
     assert len(json.dumps(record["regions"])) < 2.1 * (1 << 20)
     assert min(region["time_ns"] for region in record["regions"]) > 1000  # those that took longest are kept
-    assert any(" regions left out: a node tells 20000 of a job, 2 MiB of them" in note for note in record["notes"])
+    assert any(" regions left out: a node reports 20000 of a job, 2 MiB of them" in note for note in record["notes"])
     assert node.boundary_path(1).stat().st_size < 4 << 20
 
 

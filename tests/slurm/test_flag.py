@@ -205,7 +205,7 @@ def test_a_measured_step_gets_the_launcher_and_nothing_else(steps: Allocation, m
 def test_an_option_that_does_not_count_is_named_and_harms_nothing(steps: Allocation) -> None:
     done = steps.srun("echo", "done", perun="--perun=nonsense")
     assert (done.returncode, done.stdout) == (0, "done\n")
-    assert done.stderr == "perun: --perun: option 'nonsense' is not one the site allows: ignored\n"
+    assert done.stderr == "perun: --perun: the site does not allow the option 'nonsense': ignored\n"
 
 
 @pytest.fixture

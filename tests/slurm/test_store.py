@@ -156,7 +156,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
 
         # Nobody but the agents is listened to.
         said = "import socket; s = socket.create_connection(('ctl', 6820)); s.sendall(b'{}\\n'); print(s.recv(999))"
-        assert "no manifest" in cluster.run(["python3", "-c", said], node="n1").stdout
+        assert "no list of files" in cluster.run(["python3", "-c", said], node="n1").stdout
         assert "user " in alice_hands_over(cluster)
     assert set((cluster.shared / "perun" / cluster.name).glob("*/*")) == before, "nothing went to the shared archive"
 

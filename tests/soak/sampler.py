@@ -1,4 +1,4 @@
-"""A real agent that stores a row every 10 ms: `python -m tests.soak.sampler [SECONDS]`, ten minutes unless told.
+"""A real agent that stores a row every 10 ms: `python -m tests.soak.sampler [SECONDS]`, ten minutes unless given.
 
 Every tick of the grid must be there or recorded as skipped, with how late each row was. Drift is how much later after
 its tick the middle row of the last tenth was read than that of the first.

@@ -118,9 +118,9 @@ def test_sacct_and_records() -> None:
     run = {4711: [(START_S, START_S + 100)]}
     assert compare_sacct([slurm_job()], run) == []
     assert compare_sacct([slurm_job(state="RUNNING", end_s=None)], run) == []
-    assert [f.what for f in compare_sacct([slurm_job()], {})] == ["ran by sacct, but has no record"]
+    assert [f.what for f in compare_sacct([slurm_job()], {})] == ["ran according to sacct, but has no record"]
     assert [f.what for f in compare_sacct([slurm_job()], {4711: run[4711] * 2})] == [
-        "has 2 records, but 1 run by sacct"
+        "has 2 records, but sacct knows 1 run"
     ]
     assert [f.what for f in compare_sacct([], run)] == ["has a record, but sacct does not know it"]
     first = slurm_job(state="REQUEUED", end_s=START_S + 4)

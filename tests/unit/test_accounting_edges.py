@@ -391,7 +391,7 @@ def test_what_is_no_number_is_not_known() -> None:
 def test_half_a_row_is_no_answer_and_an_empty_one_is_of_nobody() -> None:
     assert parse_sacct("", "|") == []
     assert len(rows({}, {"JobIDRaw": "10"}, {"JobIDRaw": "11"})) == 3
-    with pytest.raises(UnavailableError, match="makes no sense"):
+    with pytest.raises(UnavailableError, match="cannot be read"):
         rows({"JobIDRaw": "x"})
 
 

@@ -73,7 +73,7 @@ def test_record_survives_json(records: list[dict[str, Any]]) -> None:
 
 def test_what_nodes_noted_and_what_their_agents_took_is_in_the_record() -> None:
     agent = {"cpu_ns": 300_000_000, "rss_b": 22_000_000}
-    refused = {"notes": ["--perun: option 'x' is not one the site allows: ignored"]}
+    refused = {"notes": ["--perun: the site does not allow the option 'x': ignored"]}
     first = boundary(node="n1", nodelist="n1,n2", agent=agent, settings=refused, notes=["no rank registered"])
     second = boundary(node="n2", nodelist="n1,n2", agent={**agent, "rss_b": 23_000_000}, settings=refused)
     record = sum_boundaries([parsed(first), parsed(second)])

@@ -76,7 +76,7 @@ def test_a_root_helper_that_is_gone_is_named(paths: AgentPaths, capfd: pytest.Ca
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert root_helper.messages() == []
-    assert "root's child is gone" in capfd.readouterr().err
+    assert "the root helper is gone" in capfd.readouterr().err
     assert root_helper.messages() == []
 
 
@@ -215,5 +215,5 @@ def test_a_root_helper_that_died_while_nobody_spoke_to_it_is_told_in_the_status(
     losses = Losses(lambda: 10**18)
     losses.follow(NOT_READ, {"the inbox": root_helper.trouble})
     (line,) = agent.losses(losses.told(0), 10**9 + 60)
-    assert line.startswith("not read since ") and "root's child is gone, ended by signal 9" in line
+    assert line.startswith("not read since ") and "the root helper is gone, ended by signal 9" in line
     assert losses.told(1000) == []

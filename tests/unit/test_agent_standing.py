@@ -133,4 +133,4 @@ def test_the_answer_to_status_is_read_by_people() -> None:
     assert lines[0].startswith("not shipped since 1970-01-0")
     assert "(02:01:00): job 1.0, job 2.0 and 5 more: \\x1b[2Jfull; it waits" in lines[0]
     assert lines[1].startswith("of another version: x, since 1970")
-    assert agent.losses([], now_s=0) == ["losses: none stands"]
+    assert agent.losses([], now_s=0) == ["losses: none"]

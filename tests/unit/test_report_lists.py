@@ -87,13 +87,13 @@ def test_no_jobs_are_said_to_be_none() -> None:
 
 def test_the_same_finding_of_several_domains_or_jobs_is_one_entry() -> None:
     lost = [Finding(f"n1 2026-11-22 {d}", "job 3.0 has no record", 5) for d in ("dram-0", "dram-1", "package-0")]
-    absent = [Finding(f"job {n}", "ran by sacct, but has no record") for n in range(1, 12)]
+    absent = [Finding(f"job {n}", "ran according to sacct, but has no record") for n in range(1, 12)]
     other = Finding("n1 2026-11-22 dram-0", "job 4.0: node ledger and record differ", -1)
     lines = " ".join(findings_list([*lost, other, *absent], Style())).split("  - ")[1:]
     assert [" ".join(line.split()) for line in lines] == [
         "n1 2026-11-22 dram-0, dram-1, package-0: job 3.0 has no record (off by +15 uJ)",
         "n1 2026-11-22 dram-0: job 4.0: node ledger and record differ (off by -1 uJ)",
-        "job 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: ran by sacct, but has no record",
+        "job 1, 2, 3, 4, 5, 6, 7, 8 and 3 more: ran according to sacct, but has no record",
     ]
 
 

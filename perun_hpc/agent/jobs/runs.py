@@ -256,12 +256,12 @@ class Jobs:
                 session.domains.clear()
                 session.shares.clear()
             else:  # booked as its energy before its end was known: the node ledger closes with it
-                session.note("its energy is that of the moments between its end and the agent's knowing of it")
-        guard("the end of its ranks", partial(self._steps.end_all, session), session)
+                session.note("its energy is only that between its end and the moment when the agent heard of it")
+        guard("ending its ranks", partial(self._steps.end_all, session), session)
         del self._register.live[key]
         self._register.over.discard(key)
         self._visibility.forget(session)
-        guard("letting go of it", partial(self._meter.forget, session), session)
+        guard("closing its cgroup", partial(self._meter.forget, session), session)
         self._register.done[key.name] = snapshot.mono_ns
         self._register.ended.append(session)
         self._save()

@@ -259,7 +259,7 @@ class Meter:
         spent = self._spent(uses, parent_cpu_ns)
         for key, use in uses.items():
             session = self._register.live[key]
-            guard("what it used", partial(_note_use, session, use, spent.get(key)), session)
+            guard("reading what it used", partial(_note_use, session, use, spent.get(key)), session)
         activity = self.activity.take()
         jobs = tuple(self._input(self._register.live[key], spent.get(key), activity) for key in uses)
         for key, use in uses.items():  # after its share: that is by how it was when the interval began
@@ -273,7 +273,7 @@ class Meter:
         """A job in the interval; one of which something cannot be told is there with what can."""
         owner, suspended = session.key.owner, session.suspended
         return guard(
-            "what it holds",
+            "reading what it holds",
             lambda: JobInput(
                 owner=owner,
                 cpus=frozenset(session.cpus) or self._free_cpus(),
@@ -341,7 +341,7 @@ class Meter:
         closed = self._intervals.add(stretch, snapshot.readings, settle)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
         booking.book(closed, list(live.values()), self.domains, day)
-        if guard("what idle times teach", partial(self._learn, closed, stretch, snapshot.real_ns)):
+        if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)
         self._ledger.append(day, [intervals.ledger_line(window, owners) for window in closed])

@@ -71,7 +71,7 @@ class Visibility:
         """An interval of the grid has ended: what each session used so far may be seen, if its time has come."""
         before_ns, self._moment_ns = self._moment_ns, snapshot.mono_ns
         for session in self._register.live.values():
-            guard("what its user sees", partial(self._show_due, session, before_ns, snapshot.mono_ns), session)
+            guard("showing its energy", partial(self._show_due, session, before_ns, snapshot.mono_ns), session)
 
     def _show_due(self, session: Session, before_ns: int, mono_ns: int) -> None:
         """Show it at the first moment of each stretch of the resolution's length, but not sooner after the last one.

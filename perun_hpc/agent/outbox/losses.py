@@ -131,7 +131,7 @@ def keep_undelivered(paths: AgentPaths, found: Mapping[str, Loss]) -> None:
     kept = sorted(found.items(), key=lambda one: one[1].since_ns)[:MOST]
     rows = [[name, loss.why, loss.since_ns, loss.uid] for name, loss in kept]
     if rows or paths.undelivered.exists():
-        guard("what could not be shipped", lambda: spool.write_json(paths.undelivered, rows))
+        guard("saving what could not be shipped", lambda: spool.write_json(paths.undelivered, rows))
 
 
 def find_set_aside(paths: AgentPaths) -> dict[str, Loss]:

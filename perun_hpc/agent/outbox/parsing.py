@@ -273,7 +273,7 @@ def checked(data: bytes, handed: Sequence[Handed]) -> Found:
         found = [_row(row, ranks) for row in rows[: regions.MAX_RECORD]]
         return found, [cut(str(one), MAX_PROBLEM_B) for one in problems[:MAX_PROBLEMS]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"the process that read them told what cannot be: {type(error).__name__}") from error
+        raise DataError(f"the process that read them gave an impossible answer: {type(error).__name__}") from error
 
 
 def _row(row: Mapping[str, Any], ranks: Collection[tuple[int, int]]) -> dict[str, Any]:

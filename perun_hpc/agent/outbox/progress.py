@@ -44,7 +44,7 @@ class Progress:
         self._due_ns = {key: due_ns for key, due_ns in self._due_ns.items() if key in live}
         due = [session for session in live.values() if self._is_due(session, snapshot.mono_ns)]
         for session in due:
-            guard("what it used so far", partial(self._write, session, snapshot), session)
+            guard("reporting its energy so far", partial(self._write, session, snapshot), session)
         return bool(due)
 
     def _write(self, session: Session, snapshot: Snapshot) -> None:

@@ -83,7 +83,7 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
     kept = _bounded(found)
     if len(found) > len(kept):
         left_out = count(len(found) - len(kept), "region")
-        problems.append(f"{left_out} left out: a node tells {MAX_RECORD} of a job, {MAX_RECORD_B >> 20} MiB of them")
+        problems.append(f"{left_out} left out: a node reports {MAX_RECORD} of a job, {MAX_RECORD_B >> 20} MiB of them")
     return kept, problems
 
 

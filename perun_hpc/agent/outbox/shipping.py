@@ -94,8 +94,8 @@ class _Lane:
             self.child = child.start("shipping failed", work, keep)
         except OSError as error:
             self._failed(mono_ns)
-            log(f"no process to ship: {error}")
-            self.trouble = f"no process to ship with: {error}"
+            log(f"cannot start a process to ship: {error}")
+            self.trouble = f"cannot start a process to ship: {error}"
         else:
             self.due_ns = None
 
@@ -198,7 +198,7 @@ class Shipper:
         try:
             child.start("shipping failed", work, _fds(reader), outlives=True)
         except OSError as error:
-            log(f"no process to ship: {error}")
+            log(f"cannot start a process to ship: {error}")
 
 
 def _fds(reader: socket.socket | None) -> tuple[int, ...]:

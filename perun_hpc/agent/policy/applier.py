@@ -47,7 +47,7 @@ class PolicyApplier:
         self._named = named
         with contextlib.suppress(KeyError):
             if pwd.getpwnam(named).pw_uid != uid:
-                log(f"policy: agent.service_user is {named}, but the spool was given to uid {uid}: that the agent is")
+                log(f"policy: agent.service_user is {named}, but the agent runs as the spool's owner, uid {uid}")
 
     def freeze(self, session: Session) -> None:
         """Give a session its settings for good, and what it and its flagged steps asked for within them."""

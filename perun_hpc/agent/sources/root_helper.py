@@ -66,10 +66,10 @@ class RootHelper:
         self.findings = Findings(found)
         """What `look_for` brought to light."""
         self.trouble = ""
-        """Why root's child is gone; empty while it lives."""
+        """Why the root helper is gone; empty while it lives."""
 
     def check(self) -> None:
-        """See whether root's child has died: nobody may speak to it for days."""
+        """See whether the root helper has died: for days nobody may have asked it anything."""
         if self._socket is not None and (code := self._child.poll()) is not None:
             self._lost(f"ended by signal {-code}" if code < 0 else f"ended with code {code}")
 
@@ -99,7 +99,7 @@ class RootHelper:
                 name, _, packet = answer.partition(b"/")
                 self._listed.append((name.decode("ascii", "replace"), packet))
         except (TimeoutError, BlockingIOError):
-            failures.say("root's child does not answer yet: what hooks left in the inbox waits")
+            failures.say("the root helper does not answer yet: what hooks left in the inbox waits")
             self._seen_ns = -1
             return []
         except OSError as error:
@@ -135,13 +135,13 @@ class RootHelper:
         try:
             self._socket.send(words)
         except TimeoutError:
-            failures.say("root's child takes no words now")
+            failures.say("the root helper takes no messages now")
         except OSError as error:
             self._lost(error)
 
     def _lost(self, error: OSError | str) -> None:
         self.trouble = f"{error}: what hooks leave in the inbox is read by the next agent: stop this one"
-        log(f"root's child is gone ({self.trouble})")
+        log(f"the root helper is gone ({self.trouble})")
         self.close()
 
 

@@ -18,7 +18,7 @@ static uint32_t random_below(uint32_t limit)
 static const char seed[] = "perun1\0job-start\0job_id\0004711\0uid\0002001\0user\0alice\0partition\0\0node\0n1\0gpus\0000,1";
 
 /* A copy of the seed in which a few bytes were changed, cut, doubled or added. */
-static size_t damage(char *packet, size_t room)
+static size_t damage(char *packet, size_t space)
 {
 	size_t size = sizeof(seed);
 
@@ -37,7 +37,7 @@ static size_t damage(char *packet, size_t room)
 			size = at;
 			break;
 		case 3: /* double a part */
-			if (length <= size - at && size + length <= room) {
+			if (length <= size - at && size + length <= space) {
 				memmove(packet + at + length, packet + at, size - at);
 				size += length;
 			}
