@@ -62,7 +62,7 @@ class Admin:
             "cpu_ns": str(time.process_time_ns()),
             "sensors": str(len(self._node.sensors)),
             "policy": (self._policy.refused or "")[:512],
-            "losses": json.dumps(self._losses.told(peer.uid)),
+            "losses": json.dumps(self._losses.visible_to(peer.uid)),
         }
 
     def _reload(self, message: Message, peer: Peer, fds: tuple[int, ...]) -> dict[str, str]:

@@ -80,7 +80,7 @@ class Sources:
             log(f"{one.what}: {one.why}: {one.remedy}")
 
     def note_losses(self, snapshot: Snapshot, losses: Losses) -> None:
-        """Tell which sensors gave nothing at a reading, and what a backend looked for in vain."""
+        """Note which sensors gave nothing at a reading, and what a backend looked for in vain."""
         resting = {sensor.id for worker in self._node.workers if worker.resting for sensor in worker.sensors}
         watched = [sensor for sensor in self._node.sensors if sensor.id not in resting]
         losses.note_readings(watched, snapshot.readings, snapshot.busy_ns)

@@ -326,7 +326,7 @@ def find_parent(root: Path, node: str | None = None, clock: Clock = monotonic_ns
 
 
 def reserved_cpus(root: Path, node: str | None = None) -> frozenset[int]:
-    """CPUs that Slurm keeps for the system (CoreSpecCount=, CpuSpecList=), as slurmd's own cpuset tells them.
+    """CPUs that Slurm keeps for the system (CoreSpecCount=, CpuSpecList=), as slurmd's own cpuset shows them.
 
     slurmd confines itself to them where ConstrainCores=yes and task/cgroup confine the jobs to the others: in
     `CONTROLLER/slurm[_NODE]/system` (`init_system_cpuset_cgroup`, version 1), or in its own cgroup, `slurmd.service`
@@ -344,8 +344,8 @@ def reserved_cpus(root: Path, node: str | None = None) -> frozenset[int]:
             continue
         for place in places:
             with contextlib.suppress(ValueError):
-                if told := text(place / "cpuset.cpus"):
-                    return cpu_list.parse(told)
+                if cpus := text(place / "cpuset.cpus"):
+                    return cpu_list.parse(cpus)
     return frozenset()
 
 

@@ -77,7 +77,7 @@ def activity_name(uuid: str) -> str:
 
 
 def instance_of(sensor: str) -> str | None:
-    """The MIG instance whose activity a sensor (its id) tells; None for any other sensor."""
+    """The MIG instance whose activity a sensor (its id) shows; None for any other sensor."""
     name = sensor.rpartition(":")[2]
     return name[len(_ACTIVITY) :] if name.startswith(_ACTIVITY) else None
 

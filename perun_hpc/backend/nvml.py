@@ -44,9 +44,9 @@ class _Call:
 
 
 class _Activity:
-    """SM activity of MIG instances, each the mean since its reading before; NVML's GPM tells it from Hopper on.
+    """SM activity of MIG instances, each the mean since its reading before; NVML's GPM shows it from Hopper on.
 
-    Two samples nearer than `UPDATE_NS` tell too little: the reading before stands.
+    Two samples nearer than `UPDATE_NS` show too little: the reading before stands.
     """
 
     def __init__(self, library: Any, handle: Any, numbers: Sequence[int], clock: Clock) -> None:
@@ -85,7 +85,7 @@ class _Activity:
         wanted.metrics[0].metricId = library.NVML_GPM_METRIC_SM_UTIL
         (found, *_) = library.nvmlGpmMetricsGet(wanted).metrics
         if found.nvmlReturn != library.NVML_SUCCESS or not math.isfinite(found.value):
-            return Reading(None, now, "the library tells no activity")
+            return Reading(None, now, "the library shows no activity")
         return Reading(round(10 * found.value), now)
 
     def _free(self, number: int) -> None:
@@ -191,7 +191,7 @@ class NvmlGpu:
         ]
 
     def _activity_call(self) -> _Call | None:
-        """How active each MIG instance is, where the device tells it."""
+        """How active each MIG instance is, where the device shows it."""
         library, gpu = self._library, self.gpu
         try:
             if not gpu.slices or not library.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:

@@ -256,7 +256,7 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
 
 
 def _of_the_seen(domain: DomainShares, jobs: Iterable[JobInput]) -> DomainShares:
-    """A domain's shares with all that is no known job's as `unobserved`: nobody can tell whether it was idle."""
+    """A domain's shares with all that is no known job's as `unobserved`: nobody knows whether it was idle."""
     known = {job.owner for job in jobs}
     rest = [share for share in domain.shares if share.owner not in known]
     if not rest:
@@ -530,9 +530,9 @@ def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainS
     ) * load_whole
     static = {**parts, IDLE: max(0, capacity - sum(parts.values()))}
     awake = {owner: part for owner, part in parts.items() if not holders[owner].suspended}
-    told = {owner: holders[owner].gpus[domain.name].activity for owner in awake}
-    # Beside one whose activity is not known the others' tell nothing.
-    activity = {} if None in told.values() else {owner: (told[owner] or 0) * part for owner, part in awake.items()}
+    known = {owner: holders[owner].gpus[domain.name].activity for owner in awake}
+    # Beside one whose activity is not known the others' says nothing.
+    activity = {} if None in known.values() else {owner: (known[owner] or 0) * part for owner, part in awake.items()}
     # Who is suspended does nothing, but keeps its part: suspended jobs do not release GRES (slurm.conf(5)).
     dynamic = next((one for one in (activity, awake) if sum(one.values())), parts)
     fixed = apportion(floor_uj, static)

@@ -106,7 +106,7 @@ LEAST_STEPS = 10
 def stands_still(sensor: Sensor, first: Reading, last: Reading) -> bool:
     """Whether an energy counter is silent: a watt would have moved it many times, and it is where it was.
 
-    Over less than `STILL_NS`, or too few of the source's own steps and updates, nobody can tell; nor of a simulated
+    Over less than `STILL_NS`, or too few of the source's own steps and updates, it is not known; nor of a simulated
     one, which takes what its simulator gives it.
     """
     elapsed_ns = last.mono_ns - first.mono_ns
@@ -120,7 +120,7 @@ def stands_still(sensor: Sensor, first: Reading, last: Reading) -> bool:
 def what_lacks(sensor: Sensor, first: Reading | None, last: Reading, accounted: bool) -> tuple[str, ...]:
     """Why the energy of an energy counter between two moments is not, or not wholly, known; in words for users.
 
-    `first` is its first reading that told something (None: none did), `last` the one at the end. `accounted`: figures
+    `first` is its first reading that showed something (None: none did), `last` the one at the end. `accounted`: figures
     rest on it. Of other counters (a package's cores, say) it is no news that a processor does not move them.
     """
     lacks = []

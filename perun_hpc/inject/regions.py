@@ -90,7 +90,7 @@ class Recorder:
 
     def count(self) -> tuple[int, int]:
         """How many calls were recorded, and how many found no space."""
-        # The counter's next value is kept nowhere else; its text tells it ("count(6, 3)") without taking it.
+        # The counter's next value is kept nowhere else; its text shows it ("count(6, 3)") without taking it.
         taken = int(repr(self._slots).partition("(")[2].partition(",")[0]) // 3
         slots = self.limit // 3
         return min(taken, slots), max(0, taken - slots)

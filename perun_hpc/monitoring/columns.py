@@ -1,4 +1,4 @@
-"""Which of a host's sensors tell its CPUs' utilisation."""
+"""Which of a host's sensors show its CPUs' utilisation."""
 
 from __future__ import annotations
 

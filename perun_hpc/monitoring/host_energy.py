@@ -17,7 +17,7 @@ from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
 class Figure:
     """A sum of energies that are known; None where none of them is.
 
-    `u_uj` is its standard uncertainty (k=1): also of what a counter did not tell, as far as its ceiling is known.
+    `u_uj` is its standard uncertainty (k=1): also of what a counter did not show, as far as its ceiling is known.
     """
 
     energy_uj: int
@@ -65,8 +65,8 @@ class HostEnergy:
             breaks += [f"{domain.name}: {why}" for why in broken]
             whole = energy_uj is not None and not broken and not lacking
             if domain.kind is DomainKind.METER and energy_uj is not None:
-                # Another process of this host may have told of domains that the meter's own does not know; sums that an
-                # earlier version left when it was killed tell of none.
+                # Another process of this host may have named domains that the meter's own does not know; sums that an
+                # earlier version left when it was killed name none.
                 rest = result.get("rest", {"uj": energy_uj, "beside": ()})
                 energy_uj = rest["uj"] - sum(bases[leaf] or 0 for leaf in domain.leaves if leaf not in rest["beside"])
             if energy_uj is not None and (whole or domain.kind is not DomainKind.METER):
@@ -92,7 +92,7 @@ class HostEnergy:
 
     def total(self) -> Figure | None:
         """The host's energy."""
-        # What lies inside a meter that told all is as good as the meter.
+        # What lies inside a meter that showed all is as good as the meter.
         return self._sum(self._parts, [one for one in self._parts if one.column not in self._borne])
 
     def of(self, component: str) -> Figure | None:

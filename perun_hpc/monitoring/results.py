@@ -135,7 +135,7 @@ def _sensor_node(sensor: Sensor, result: dict[str, Any], runtime_s: float) -> Da
     node = DataNode(sensor.id, NodeType.SENSOR, metadata={"sensor": sensor.to_json(), "result": result})
     if sensor.quantity is Quantity.ENERGY and sensor.kind is Kind.COUNTER:
         if result["base"] is None:
-            return node  # it told nothing, which is not 0 J
+            return node  # it gave nothing, which is not 0 J
         joules = result["base"] / 1e6
         node.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules, provenance=sensor.provenance)
         if runtime_s > 0:

@@ -71,7 +71,7 @@ class CounterTally:
 
     @property
     def base(self) -> int | None:
-        """The difference in the quantity's base unit; None where it is not known: the counter told nothing."""
+        """The difference in the quantity's base unit; None where it is not known: the counter gave nothing."""
         if not self.covered_ns or self.first is None or self.last is None:
             return None
         silent = self.accounted and not self.ticks and stands_still(self.sensor, self.first, self.last)
@@ -111,7 +111,7 @@ class Rest:
 
     @property
     def by_now(self) -> int | None:
-        """In uJ up to the meter's last reading; a domain that tells nothing any more is part of it. None: not known."""
+        """In uJ up to the meter's last reading; a domain that gives nothing any more is part of it. None: not known."""
         if self.meter.base is None:
             return None
         return self._energy_uj + (self._open_uj - self._settled_uj if _was_read(self.meter) else 0)

@@ -28,7 +28,7 @@ def _idle_gpus(r: EnergyRecord) -> str:
         return ""
     least = q.percent(min(idle))
     held = count(len(r.devices), "GPU")
-    return f"{len(idle)} of {held} idle for {least} of the job or more: ask for fewer, or give them more work"
+    return f"{len(idle)} of {held} idle for {least} of the job or more: ask for fewer, or use them"
 
 
 def _idle_cpus(r: EnergyRecord) -> str:

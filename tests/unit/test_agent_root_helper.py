@@ -214,6 +214,6 @@ def test_a_root_helper_that_died_while_nobody_spoke_to_it_is_told_in_the_status(
     assert root_helper.trouble.startswith("ended by signal 9: what hooks leave in the inbox")
     losses = Losses(lambda: 10**18)
     losses.follow(NOT_READ, {"the inbox": root_helper.trouble})
-    (line,) = agent.losses(losses.told(0), 10**9 + 60)
+    (line,) = agent.losses(losses.visible_to(0), 10**9 + 60)
     assert line.startswith("not read since ") and "the root helper is gone, ended by signal 9" in line
-    assert losses.told(1000) == []
+    assert losses.visible_to(1000) == []

@@ -50,11 +50,11 @@ def test_users_hear_of_their_own_jobs_and_of_nothing_else() -> None:
         NOT_SHIPPED, {"job 1.0": Loss("full", 5, 2001), "job 2.0": Loss("gone", 3, 2002), "ledger": Loss("x", 1)}
     )
     losses.follow(NO_READING, {SENSOR.id: "EIO"})
-    assert [(one["kind"], one["names"], one["why"]) for one in losses.told(2001)] == [
+    assert [(one["kind"], one["names"], one["why"]) for one in losses.visible_to(2001)] == [
         (NOT_SHIPPED, ["job 1.0"], "full")
     ]
-    assert losses.told(2003) == []
-    told = losses.told(0)
+    assert losses.visible_to(2003) == []
+    told = losses.visible_to(0)
     assert [(one["kind"], one["count"], one["since_ns"]) for one in told] == [
         (NOT_SHIPPED, 3, 1),
         (NO_READING, 1, Clock.now_ns),
@@ -67,10 +67,10 @@ def test_what_stands_keeps_its_beginning_and_what_is_over_is_gone() -> None:
     losses.follow(NO_READING, {"a": "x", "b": "y"})
     clock.now_ns += 60
     losses.follow(NO_READING, {"b": "z", "c": "y"})
-    (told,) = losses.told(0)
+    (told,) = losses.visible_to(0)
     assert (told["names"], told["since_ns"], told["why"]) == (["b", "c"], Clock.now_ns, "z")
     losses.follow(NO_READING, {})
-    assert losses.told(0) == []
+    assert losses.visible_to(0) == []
 
 
 def test_sensors_that_fail_and_recover_are_logged_once(tmp_path: Path) -> None:
@@ -92,13 +92,13 @@ def test_a_counter_that_stands_still_while_cpus_work_is_silent() -> None:
 
     def note(ticks: int, busy_ns: int) -> list[str]:
         losses.note_readings([SENSOR], {SENSOR.id: Reading(ticks, 0)}, {0: busy_ns})
-        return [one["kind"] for one in losses.told(0)]
+        return [one["kind"] for one in losses.visible_to(0)]
 
     assert note(7, 0) == []
     clock.now_ns += STILL_NS
     assert note(7, STILL_BUSY_NS - 1) == []  # an idle machine may do with little
     assert note(7, STILL_BUSY_NS) == [NOT_MOVING]
-    assert losses.told(0)[0]["since_ns"] == Clock.now_ns
+    assert losses.visible_to(0)[0]["since_ns"] == Clock.now_ns
     assert note(8, 2 * STILL_BUSY_NS) == []
 
 

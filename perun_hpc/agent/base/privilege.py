@@ -45,7 +45,7 @@ def make_directories(paths: AgentPaths) -> None:
 
 
 def make_spool(paths: AgentPaths) -> None:
-    """Create what is missing of the spool, as far as its disk has room."""
+    """Create what is missing of the spool, as far as its disk has space."""
     with contextlib.suppress(OSError):
         paths.spool.mkdir(mode=0o750, parents=True, exist_ok=True)
         paths.sessions.mkdir(mode=0o750, exist_ok=True)

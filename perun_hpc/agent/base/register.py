@@ -20,9 +20,9 @@ class Register:
     ended : sessions whose boundary record is still to be written.
     over : runs that a hook's message has ended already, while the message of their start is being read.
     done : when ended sessions ended (monotonic), by name.
-    home : the names of the cluster and of the node, as Slurm told them last.
+    home : the names of the cluster and of the node, as Slurm gave them last.
     cpus : how many logical CPUs the node has now.
-    strangers : whether jobs have processes here that are none of `live`: untold by hooks, or their session is over.
+    strangers : whether jobs that are none of `live` have processes here: no hook reported them, or it is over.
     """
 
     def __init__(self, node: str, cpus: int) -> None:
@@ -36,13 +36,13 @@ class Register:
         self.strangers = False
 
     def name_of_node(self, session: Session) -> str:
-        """The node's name as Slurm told the job."""
+        """The node's name as Slurm gave it to the job."""
         return session.job.get("node", self._node)
 
     def alone(self, session: Session) -> bool:
         """Whether the job has the node for itself, by what Slurm gave it: then it may see all that the node does.
 
-        Its cpuset tells nothing: where Slurm confines no job each may run everywhere (ConstrainCores=no).
+        Its cpuset shows nothing: where Slurm confines no job each may run everywhere (ConstrainCores=no).
         """
         if len(self.live) > 1 or self.strangers:
             return False
@@ -70,9 +70,9 @@ class Register:
         held = self.live.get(key)
         if held is None:
             return self.other_run(key)
-        told = held.job.get("sluid")
+        known = held.job.get("sluid")
         later = hook_ns > held.start.mono_ns - held.start.late_ns
-        return held if sluid and told and sluid != told and later else None
+        return held if sluid and known and sluid != known and later else None
 
     def ended_lately(self, key: SessionKey, hook_ns: int) -> bool:
         """Whether this run has a record already, or another run of the job ended just now."""

@@ -41,12 +41,12 @@ JOB_KEYS = (
 
 
 LATE_NS = 1_000_000_000
-"""A first reading that comes later than this after the job's start is told: an agent that starts takes a part of it."""
+"""A first reading that comes later than this after the job's start is noted; the agent's start takes a part of it."""
 
 
 @dataclass
 class Edge:
-    """A moment at which a session began or ended: both clocks, how late the edge reading was, and who told us."""
+    """A moment at which a session began or ended: both clocks, how late the edge reading was, and who reported it."""
 
     real_ns: int
     mono_ns: int
@@ -102,7 +102,7 @@ class Step:
 
 @dataclass
 class Gap:
-    """A stretch of time in which a sensor told nothing."""
+    """A stretch of time in which a sensor gave nothing."""
 
     sensor: str
     from_ns: int
@@ -165,7 +165,7 @@ class Session:
 
     @property
     def uid(self) -> int:
-        """The job's owner; -1 where no hook told."""
+        """The job's owner; -1 where no hook said it."""
         return int(self.job.get("uid", "-1"))
 
     @property
@@ -175,10 +175,10 @@ class Session:
 
     @property
     def cpus_on_node(self) -> int:
-        """How many CPUs Slurm gave it here; 0 if it did not tell."""
-        told = self.job.get("cpus_on_node", "")
-        if _is_number(told):
-            return int(told[:6])
+        """How many CPUs Slurm gave it here; 0 if it did not say."""
+        cpus = self.job.get("cpus_on_node", "")
+        if _is_number(cpus):
+            return int(cpus[:6])
         counts = per_node(self.job.get("cpus_per_node", ""))
         if len(set(counts)) <= 1:
             return counts[0] if counts else 0
@@ -194,8 +194,8 @@ class Session:
     @property
     def flag(self) -> str | None:
         """What the job's user wrote after `--perun=` at its submission, "" for the bare flag; None without it."""
-        told = self.job.get("flag", "")
-        return told[1:] if told.startswith("=") else None
+        flag = self.job.get("flag", "")
+        return flag[1:] if flag.startswith("=") else None
 
     @property
     def exclusive(self) -> bool:
@@ -228,7 +228,7 @@ class Session:
             self.note(f"partial: {what} failed")
 
     def bare(self) -> Session:
-        """The session with its energies and whose it is, without what else was told of it."""
+        """The session with its energies and whose it is, without what else is known of it."""
         plain_numbers = ("uid", "gid", "num_nodes", "cpus_on_node")
         names = ("user", "account", "partition", "node", "cluster", "nodelist", "sluid")
         job = {key: self.job[key] for key in names if key in self.job}
@@ -335,7 +335,7 @@ def job_fields(fields: Any) -> dict[str, str]:
 
 
 def _usable(job: dict[str, str]) -> dict[str, str]:
-    """What is told of a job without numbers that are none."""
+    """What is said of a job, without numbers that are none."""
     return {key: text for key, text in job.items() if key not in ("num_nodes", "cpus_on_node") or _is_number(text)}
 
 

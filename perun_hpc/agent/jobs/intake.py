@@ -184,7 +184,7 @@ class Intake:
             held.partial = temporary(target)
             held.out = os.open(held.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         piece = os.pread(held.fd, min(PIECE_B, held.most_b - held.at), held.at)
-        # The empty pages behind a table that was still growing are not worth their room.
+        # The empty pages behind a table that was still growing are not worth their space.
         if not piece or (held.at and piece == _EMPTY[: len(piece)]):
             return False
         write_all(held.out, piece, held.at)

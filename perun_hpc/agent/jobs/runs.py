@@ -1,4 +1,4 @@
-"""Jobs that begin and end: what the hooks say, at once or through the inbox, and jobs whose end nobody tells."""
+"""Jobs that begin and end: what the hooks say, at once or through the inbox, and jobs whose end nobody reports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEARCH_NS = 60_000_000_000
 LOST_NS = 600_000_000_000
 """A session whose cgroup is gone is given up after this time: its Epilog may take that long."""
 REPLACED_NS = 30_000_000_000
-"""And after this time where Slurm gave its CPUs to others: then its Epilog is over, and no hook told (kill switch)."""
+"""And after this time where Slurm gave its CPUs to others: then its Epilog is over, without a message (kill switch)."""
 UNSEEN_NS = 86_400_000_000_000
 """A job that never had a cgroup may be an allocation without a step: it is waited for longer, not for ever."""
 
@@ -135,7 +135,7 @@ class Jobs:
                 session.cpus = sorted(use.cpus)
 
     def look_for_strangers(self) -> None:
-        """About once a second: jobs of which no hook told, or whose session is over, are neighbours all the same."""
+        """About once a second: jobs that no hook reported, or whose session is over, are neighbours all the same."""
         live = self._register.live
         found = bool(live) and self._node.strangers(live.values())
         if found != self._register.strangers:
@@ -143,7 +143,7 @@ class Jobs:
             self._register.strangers = found
 
     def give_up_lost(self, session: Session, now_ns: int) -> None:
-        """End a session whose job has no cgroup any more, if no hook tells of its end.
+        """End a session whose job has no cgroup any more, if no hook reports its end.
 
         A job that no agent saw start may have been over by then; any other one may still get its first cgroup, within
         a day. A job whose CPUs are others' by now does not come back.
@@ -227,8 +227,8 @@ class Jobs:
         elif hook_ns < session.start.mono_ns - session.start.late_ns:
             return  # a late message of the run before this one
         session.job = {**job_fields(message.fields), **session.job}
-        told = ("exit_code", "exit_code2", "derived_ec")
-        session.exit = {name: message.fields[name][:64] for name in told if name in message.fields}
+        keys = ("exit_code", "exit_code2", "derived_ec")
+        session.exit = {name: message.fields[name][:64] for name in keys if name in message.fields}
         self._end(session, snapshot, hook_ns, source)
 
     def _new_place(self, key: SessionKey) -> str:

@@ -1,4 +1,4 @@
-"""How active each MIG instance was in the open interval, where the vendor's library tells it."""
+"""How active each MIG instance was in the open interval, where the vendor's library shows it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Activity:
         self._unknown: set[str] = set()
 
     def follow(self, sensors: Iterable[Sensor]) -> None:
-        """Which sensors tell of which instance."""
+        """Which sensors show which instance."""
         self._sensors = {uuid: one.id for one in sensors if (uuid := instance_of(one.id)) is not None}
 
     def note(self, readings: Mapping[str, Reading]) -> None:

@@ -92,7 +92,7 @@ def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dic
 
 
 def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
-    """The start readings of counters that could not be read when the session began; they tell their own time."""
+    """The start readings of counters that could not be read when the session began; they have their own times."""
     for sensor in sensors if session.start.source != "epilog" else ():
         reading, taken = readings[sensor.id], session.edges_start.get(sensor.id)
         if reading.ticks is None or (taken is not None and taken[0] is not None):
@@ -107,12 +107,12 @@ def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: 
 def note_what_lacks(
     session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor], domains: Mapping[str, EnergyDomain]
 ) -> None:
-    """Say what the session's edge readings do not tell; a domain whose counter told nothing has no energy, not 0."""
+    """Say what the session's edge readings do not show; a domain whose counter gave nothing has no energy, not 0."""
     accounted = {domain.sensor.id: name for name, domain in _by_account(domains).items()}
     for sensor in sensors:
         ticks, mono_ns = session.edges_start.get(sensor.id) or (None, 0)
         first = None if ticks is None or mono_ns is None else Reading(ticks, mono_ns)
-        if first is None and not session.edges_start:  # nobody told of its start
+        if first is None and not session.edges_start:  # nobody reported its start
             first = readings[sensor.id]
         for why in what_lacks(sensor, first, readings[sensor.id], sensor.id in accounted):
             session.note(why)

@@ -16,7 +16,7 @@ NEAR_UW = 15_000_000
 
 
 class Idling:
-    """What was seen of the GPUs' use; told about once a second."""
+    """What was seen of the GPUs' use; given about once a second."""
 
     def __init__(self) -> None:
         self._uses: dict[str, str] = {}
@@ -26,7 +26,7 @@ class Idling:
         self._peaks: dict[str, int] = {}
 
     def follow(self, sensors: Iterable[Sensor]) -> None:
-        """Which sensors tell of a GPU's use and power."""
+        """Which sensors show a GPU's use and power."""
         for sensor in sensors:
             if sensor.component == "gpu" and sensor.id.endswith(":utilisation"):
                 self._uses[sensor.domain] = sensor.id

@@ -1,8 +1,8 @@
 """Intervals of one node: every reading ends one and starts the next, per energy domain, also across failed readings.
 
-A domain whose reading fails keeps its window open; the next good reading closes it, and the jobs inside are weighted by
-their presence. A meter waits for the domains that it contains, and what these were given meanwhile is not its rest; for
-one that gives nothing for very long, or when a job ends, it waits no longer.
+A domain whose reading fails keeps its interval open; the next good reading closes it, and the jobs inside are weighted
+by their presence. A meter waits for the domains that it contains, and what these were given meanwhile is not its rest;
+for one that gives nothing for very long, or when a job ends, it waits no longer.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import difference
 from perun_hpc.process.log import guard
 
-#: Of a counter that has not been read yet: its first reading opens its window.
+#: Of a counter that has not been read yet: its first reading opens its interval.
 UNREAD = Reading(None, -1, "not found yet")
 
-#: A window that stays open for more stretches than this is given up.
+#: An interval that stays open for more stretches than this is given up.
 MAX_STRETCHES = 64
 
 
@@ -54,7 +54,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed window of one domain: its shares, the jobs that were there, and whether a reading was missing inside.
+    """A closed interval of one domain: its shares, the jobs that were there, and whether a reading was missing inside.
 
     `why` says why there are no shares, or what they could not rest on; `failed` why a reading inside failed.
     """
@@ -75,7 +75,7 @@ def packages(domains: Iterable[EnergyDomain]) -> set[int]:
 
 
 class Intervals:
-    """The open windows of a node's domains.
+    """The open intervals of a node's domains.
 
     `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now, `node` the
     CPUs and what a busy one weighs.
@@ -97,14 +97,14 @@ class Intervals:
     def begin(
         self, mono_ns: int, readings: Mapping[str, Reading], inside: Mapping[str, Mapping[str, int]] | None = None
     ) -> None:
-        """Open every window at a first reading; `inside`: what parts of meters were given since, by the last agent."""
+        """Open every interval at a first reading; `inside`: what the last agent gave of meters' parts since."""
         self._stretches = []
         self._inside = {meter: Counter(given) for meter, given in (inside or {}).items()}
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
 
     def change(self, domains: Sequence[EnergyDomain]) -> None:
-        """Account other domains from now on; a new one's first reading opens its window."""
+        """Account other domains from now on; a new one's first reading opens its interval."""
         known = {domain.name: domain.sensor.id for domain in self._domains}
         self._domains, self._rests = tuple(domains), _rests(domains)
         unread = (-1, UNREAD)
@@ -114,7 +114,7 @@ class Intervals:
         self._lost &= same
 
     def break_off(self, sensors: Collection[str]) -> None:
-        """Counters have begun anew: their open windows end without a figure."""
+        """Counters have begun anew: their open intervals end without a figure."""
         for domain in self._domains:
             if domain.sensor.id in sensors and domain.name in self._opened:
                 t0_ns, before = self._opened[domain.name]
@@ -123,16 +123,16 @@ class Intervals:
                     self._opened[domain.name] = (t0_ns, Reading(None, before.mono_ns, why))
 
     def add(self, stretch: Stretch, readings: Mapping[str, Reading], settle: bool = False) -> list[Closed]:
-        """End a stretch with a reading; returns the windows that it closed.
+        """End a stretch with a reading; returns the intervals that it closed.
 
-        `settle`: a job ends, and gets what the meters tell by now; a part that fails is waited for no longer.
+        `settle`: a job ends, and gets what the meters show by now; a part that fails is waited for no longer.
         """
         self._stretches.append(stretch)
         if settle:
             self._give_up(stretch.t1_ns, readings)
         self._seen.clear()
         closed: list[Closed] = []
-        windows: dict[int, list[tuple[EnergyDomain, int]]] = {}
+        complete: dict[int, list[tuple[EnergyDomain, int]]] = {}
         waiting: set[str] = set()
         for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
             t0_ns, before = self._opened[domain.name]
@@ -157,10 +157,10 @@ class Intervals:
                 nothing = DomainShares(domain.name, None, (), "gap", domain.sensor.provenance)
                 closed.append(Closed(t0_ns, stretch.t1_ns, nothing, stretch.jobs, True, change.why))
             else:
-                windows.setdefault(t0_ns, []).append((domain, domain.sensor.base(change.ticks)))
-        for t0_ns in sorted(windows, reverse=True):  # those inside of others first
-            found = self._attribute(t0_ns, stretch.t1_ns, windows[t0_ns])
-            self._note_leaves(found, {domain.name for domain, _ in windows[t0_ns]})
+                complete.setdefault(t0_ns, []).append((domain, domain.sensor.base(change.ticks)))
+        for t0_ns in sorted(complete, reverse=True):  # those inside of others first
+            found = self._attribute(t0_ns, stretch.t1_ns, complete[t0_ns])
+            self._note_leaves(found, {domain.name for domain, _ in complete[t0_ns]})
             closed.extend(found)
         self._forget()
         self._inside = {name: one for name, one in self._inside.items() if self._opened[name][0] < stretch.t1_ns}
@@ -168,22 +168,22 @@ class Intervals:
 
     def _give_up(self, t1_ns: int, readings: Mapping[str, Reading]) -> None:
         """What parts of meters use that give no reading now is the meters' rest, until they give one again."""
-        told = {domain.name: readings[domain.sensor.id] for domain in self._domains}
+        shown = {domain.name: readings[domain.sensor.id] for domain in self._domains}
         for meter in self._domains:
-            for leaf in meter.leaves if told[meter.name].ticks is not None else ():
-                if told[leaf].ticks is None and leaf not in self._lost:
+            for leaf in meter.leaves if shown[meter.name].ticks is not None else ():
+                if shown[leaf].ticks is None and leaf not in self._lost:
                     self._lost.add(leaf)
-                    self._opened[leaf] = (t1_ns, Reading(None, t1_ns, told[leaf].error or "no reading"))
+                    self._opened[leaf] = (t1_ns, Reading(None, t1_ns, shown[leaf].error or "no reading"))
 
     def _note_leaves(self, closed: Sequence[Closed], together: Collection[str]) -> None:
-        """Keep what leaves were given for the meters whose windows do not close together with theirs."""
-        given = {window.shares.domain: window.shares.by_owner() for window in closed}
+        """Keep what leaves were given for the meters whose intervals do not close together with theirs."""
+        given = {interval.shares.domain: interval.shares.by_owner() for interval in closed}
         for meter in self._domains:
             for leaf in meter.leaves if meter.name not in together else ():
                 self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
 
     def to_go_on_from(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
-        """Readings from which the next agent goes on: those that opened the windows that are open now.
+        """Readings from which the next agent goes on: those that opened the intervals that are open now.
 
         They are these ones but for counters that gave none, and for meters that wait for those: see `inside`.
         """
@@ -193,11 +193,11 @@ class Intervals:
 
     @property
     def inside(self) -> dict[str, dict[str, int]]:
-        """What the parts of meters whose windows are open were given meanwhile: meter -> owner -> uJ."""
+        """What the parts of meters whose intervals are open were given meanwhile: meter -> owner -> uJ."""
         return {meter: dict(given) for meter, given in self._inside.items() if given}
 
     def since(self, readings: Mapping[str, Reading]) -> int:
-        """Energy of all leaf domains since the last call, or since the windows were opened, in uJ."""
+        """Energy of all leaf domains since the last call, or since the intervals were opened, in uJ."""
         total_uj = 0
         for domain in self._domains:
             if domain.kind is DomainKind.METER:
@@ -245,7 +245,7 @@ class Intervals:
         )
 
     def _forget(self) -> None:
-        """Drop stretches that no open window needs, and windows that stayed open for too long."""
+        """Drop stretches that no open interval needs, and intervals that stayed open for too long."""
         if len(self._stretches) > MAX_STRETCHES:
             horizon_ns = self._stretches[-1].t1_ns
             for name, (t0_ns, _) in list(self._opened.items()):

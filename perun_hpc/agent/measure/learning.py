@@ -28,7 +28,7 @@ class Figure:
 
 
 @dataclass
-class _Window:
+class _IdleTime:
     """Idle time in a row, until it is long enough to be learnt from."""
 
     t1_ns: int
@@ -42,7 +42,7 @@ class Learning:
 
     def __init__(self) -> None:
         self._known: dict[str, StaticPower] = {}
-        self._windows: dict[str, _Window] = {}
+        self._idle: dict[str, _IdleTime] = {}
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -61,14 +61,14 @@ class Learning:
         gpu_peaks: Mapping[str, int],
         real_ns: int,
     ) -> bool:
-        """Learn from the windows that one stretch closed; True when a figure may have changed.
+        """Learn from the intervals that one stretch closed; True when a figure may have changed.
 
         `gpu_peaks` holds the highest utilisation that was seen of each GPU; one that is missing was not watched.
         """
         learnt = False
         gpus_idle = all(gpu_peaks.get(one.name) == 0 for one in domains.values() if one.kind is DomainKind.GPU)
-        for window in closed:
-            name, total_uj = window.shares.domain, window.shares.total_uj
+        for interval in closed:
+            name, total_uj = interval.shares.domain, interval.shares.total_uj
             domain = domains.get(name)
             busy_ns, cpus = _busy(stretch, node, domain.package if domain else None)
             if domain is not None and domain.kind is DomainKind.GPU:
@@ -80,22 +80,22 @@ class Learning:
                     and busy_ns < MOST_BUSY * (stretch.t1_ns - stretch.t0_ns) * cpus
                     and (domain is not None or gpus_idle)
                 )
-            seen = not window.gap and not stretch.unseen and window.t0_ns == stretch.t0_ns
+            seen = not interval.gap and not stretch.unseen and interval.t0_ns == stretch.t0_ns
             whole = seen and total_uj is not None and total_uj >= 0
             if not idle or not whole:
-                self._windows.pop(name, None)
+                self._idle.pop(name, None)
                 continue
-            held = self._windows.setdefault(name, _Window(window.t0_ns))
-            if held.t1_ns != window.t0_ns:
-                held = self._windows[name] = _Window(window.t0_ns)
-            held.t1_ns = window.t1_ns
-            held.duration_ns += window.t1_ns - window.t0_ns
+            held = self._idle.setdefault(name, _IdleTime(interval.t0_ns))
+            if held.t1_ns != interval.t0_ns:
+                held = self._idle[name] = _IdleTime(interval.t0_ns)
+            held.t1_ns = interval.t1_ns
+            held.duration_ns += interval.t1_ns - interval.t0_ns
             held.energy_uj += total_uj or 0
             held.busy_ns += busy_ns or 0
             if held.duration_ns >= SHORTEST_NS:
                 before = self._known.get(name, StaticPower())
                 after = before.observe(real_ns, held.duration_ns, held.energy_uj, held.busy_ns, cpus)
-                del self._windows[name]
+                del self._idle[name]
                 self._known[name] = after
                 learnt |= after is not before
         return learnt
@@ -105,17 +105,17 @@ class Learning:
         found: dict[str, Figure] = {}
         meters = 0
         for domain in domains:
-            name, told = domain.name, None
+            name, stated = domain.name, None
             if domain.kind is DomainKind.METER:
                 name = f"{OTHER}-{domain.name}" if meters else OTHER
                 meters += 1
             elif energy is not None and domain.kind is DomainKind.PACKAGE:
-                told = energy.package_static_uw
+                stated = energy.package_static_uw
             elif energy is not None and domain.kind is DomainKind.GPU:
-                told = energy.gpu_idle_uw
+                stated = energy.gpu_idle_uw
             learnt = self._known.get(name, StaticPower()).estimate_uw()
-            if isinstance(told, int):
-                found[domain.name] = Figure(told, "policy")
+            if isinstance(stated, int):
+                found[domain.name] = Figure(stated, "policy")
             elif learnt is not None:
                 found[domain.name] = Figure(learnt, "learnt")
             else:

@@ -183,7 +183,7 @@ class Meter:
 
     @property
     def inside(self) -> Mapping[str, Mapping[str, int]]:
-        """What parts of meters were given in the meters' open windows, for the next agent."""
+        """What parts of meters were given in the meters' open intervals, for the next agent."""
         return self._intervals.inside
 
     def continue_from(
@@ -270,7 +270,7 @@ class Meter:
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
 
     def _input(self, session: Session, cpu_ns: int | None, activity: Mapping[str, int]) -> JobInput:
-        """A job in the interval; one of which something cannot be told is there with what can."""
+        """A job in the interval; one of which something is not known is there with what is."""
         owner, suspended = session.key.owner, session.suspended
         return guard(
             "reading what it holds",
@@ -289,8 +289,8 @@ class Meter:
 
     def _look_for_reserved(self) -> None:
         """Look which CPUs Slurm keeps for the system."""
-        told = guard("CPUs kept for the system", partial(self._node.reserved_cpus, self._register.home[1]))
-        self._reserved = told or frozenset()
+        found = guard("CPUs kept for the system", partial(self._node.reserved_cpus, self._register.home[1]))
+        self._reserved = found or frozenset()
 
     def _specialised(self) -> frozenset[int]:
         """The CPUs that Slurm keeps for the system; none where a job was seen on one of them, or they are all."""
@@ -344,7 +344,7 @@ class Meter:
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)
-        self._ledger.append(day, [intervals.ledger_line(window, owners) for window in closed])
+        self._ledger.append(day, [intervals.ledger_line(interval, owners) for interval in closed])
         self._visibility.end_interval(before_uj, snapshot.mono_ns)
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:

@@ -1,7 +1,7 @@
 """What a job's user may see of its energy and when, and the curve that regions are later laid over.
 
 A job that is alone sees everything. On a shared node all sessions see their energy at the same moments, which no user
-has in his hand: what happens in between would tell what the others do.
+has in his hand: what happens in between would show what the others do.
 """
 
 from __future__ import annotations

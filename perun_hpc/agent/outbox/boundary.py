@@ -123,8 +123,8 @@ def _notes(session: Session) -> list[str]:
     without = ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
     cut = [f"{count} {what}" for what, count in session.left_out.items()]
     late_ns = session.start.late_ns
-    told = f"its first {late_ns / 1e9:.1f} s are not in its energy: the agent heard of it only then"
-    return [*([told] if late_ns > LATE_NS else []), *without, *([session.doubt] if session.doubt else []), *cut]
+    late = f"its first {late_ns / 1e9:.1f} s are not in its energy: the agent heard of it only then"
+    return [*([late] if late_ns > LATE_NS else []), *without, *([session.doubt] if session.doubt else []), *cut]
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

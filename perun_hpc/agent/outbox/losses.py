@@ -96,7 +96,7 @@ class Losses:
         self.follow(NO_READING, failing)
         self.put(NOT_MOVING, silent)
 
-    def told(self, uid: int) -> list[dict[str, Any]]:
+    def visible_to(self, uid: int) -> list[dict[str, Any]]:
         """What a user may hear: root of everything, others of what is theirs; one entry a kind, the eldest's words."""
         answer = []
         for kind, all_ in self._kinds.items():

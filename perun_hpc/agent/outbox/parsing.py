@@ -67,7 +67,7 @@ class Reader:
         self.socket: socket.socket | None = ours
 
     def poll(self) -> None:
-        """Let the log tell, once, that there is none."""
+        """Log once that there is none."""
         if self.socket is None:
             return
         try:
@@ -115,7 +115,7 @@ def _serve(requests: socket.socket, service_uid: int) -> int:
             try:
                 if len(fds) == 1:
                     with contextlib.suppress(OSError):  # whoever asked hears nothing, and does it itself
-                        child.start("reading", partial(_one, fds[0], Bounds.told(packet)), fds)
+                        child.start("reading", partial(_one, fds[0], Bounds.decoded(packet)), fds)
             finally:
                 for fd in fds:
                     os.close(fd)
@@ -135,7 +135,7 @@ class Bounds:
         return cls(memory_b, os.getpriority(os.PRIO_PROCESS, 0), tuple(os.sched_getaffinity(0)))
 
     @classmethod
-    def told(cls, packet: bytes) -> Bounds:
+    def decoded(cls, packet: bytes) -> Bounds:
         """As they came over the socket; DataError where they are none."""
         try:
             return codec.decode(cls, json.loads(packet))
@@ -266,7 +266,7 @@ def _words(code: str, memory_b: int) -> str:
 
 
 def checked(data: bytes, handed: Sequence[Handed]) -> Found:
-    """What a process told that it found of these ranks; DataError where that cannot be: it may be a user's by now."""
+    """What a process says that it found of these ranks; DataError where that cannot be: it may be a user's by now."""
     ranks = {(one.step_id, one.rank) for one in handed}
     try:
         rows, problems = json.loads(data)

@@ -21,7 +21,7 @@ from perun_hpc.errors import DataError
 
 CURVE = "curve.bin"
 NUMBERS = ("step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
-"""What a record tells of a region besides its name."""
+"""What a record says of a region besides its name."""
 MAX_REGIONS = 1000
 """Regions of one rank that a record keeps: those that took longest."""
 MAX_RECORD = 20_000
@@ -94,7 +94,7 @@ def _mapped(file: BinaryIO) -> bytes | mmap.mmap:
 
 
 def _bounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that a record has room for: those of the regions that took longest, in the order in which they were."""
+    """The rows that a record has space for: those of the regions that took longest, in the order in which they were."""
     left_b, kept = MAX_RECORD_B, set()
     for place in sorted(range(len(rows)), key=lambda place: -rows[place]["time_ns"])[:MAX_RECORD]:
         left_b -= len(json.dumps(rows[place]))

@@ -55,7 +55,7 @@ class Sealing:
         """Why records could not be written when it was last tried."""
 
     def is_due(self, mono_ns: int) -> bool:
-        """Whether records wait, and the disk may have room."""
+        """Whether records wait, and the disk may have space."""
         return mono_ns >= self._again_ns and not all(map(self._intake.copies, self._register.ended))
 
     def seal_all(self) -> bool:

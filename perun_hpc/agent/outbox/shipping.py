@@ -43,7 +43,7 @@ PATIENCE_NS = 600 * 1_000_000_000
 SLOW_NS = 60 * 1_000_000_000
 """After this time an archive that has not answered is named."""
 ROUND_S = 300.0
-"""After so long a child makes room for the next one: one that works on is no child that hangs."""
+"""After so long a child gives its place to the next one: one that works on is no child that hangs."""
 KEEP_LEDGER_S = 30 * 86_400
 BACKOFF_NS = (2_000_000_000, 10_000_000_000, 60_000_000_000, 300_000_000_000)
 QUICK_B = 1 << 20
@@ -229,7 +229,7 @@ def _ship(
 def _alone(name: str, work: Callable[[], None], memory_b: int, keep: Iterable[int]) -> str:
     """Do what may fail in a process of its own; "" when it is done, else the fault's words. OSError: no process."""
 
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
 
     def bounded() -> int:
         limits.bound(resource.RLIMIT_DATA, limits.data_b() + memory_b)
@@ -237,17 +237,17 @@ def _alone(name: str, work: Callable[[], None], memory_b: int, keep: Iterable[in
         try:
             work()
         except _Later as error:
-            os.write(tell, str(error)[:MAX_WHY].encode(errors="replace"))
+            os.write(writing, str(error)[:MAX_WHY].encode(errors="replace"))
             return _LATER
         except MemoryError:
             return _NO_MEMORY
         return 0
 
-    with os.fdopen(told, "rb") as reader:
+    with os.fdopen(reading, "rb") as reader:
         try:
-            process = child.start(f"shipping {name} failed", bounded, (tell, *keep))
+            process = child.start(f"shipping {name} failed", bounded, (writing, *keep))
         finally:
-            os.close(tell)
+            os.close(writing)
         code = process.wait()
         why = reader.read().decode(errors="replace")
     if code == _LATER:

@@ -34,9 +34,9 @@ class Choice:
     @classmethod
     def of(cls, settings: JobSettings) -> Choice:
         """From the settings of the node."""
-        told, most = settings.sensors, settings.energy.package_max_uw
+        declared, most = settings.sensors, settings.energy.package_max_uw
         most_uw = most if isinstance(most, int) else None
-        return cls(told.backends, told.include, told.exclude, told.files, most_uw, told.gpu_numbers)
+        return cls(declared.backends, declared.include, declared.exclude, declared.files, most_uw, declared.gpu_numbers)
 
     def sensors(self, found: Iterable[Sensor]) -> tuple[Sensor, ...]:
         """Those of the sensors that count, with the site's ceiling on CPU packages."""

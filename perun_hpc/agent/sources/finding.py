@@ -1,7 +1,7 @@
 """Sensors that come, go and come again while the agent runs: a module loaded late, a driver reloaded.
 
-The kernel's files change under the agent's open descriptors. A listing that needs no privilege tells that they did;
-root's child then opens what there is now (`RootHelper`) and hands the descriptors over.
+The kernel's files change under the agent's open descriptors. A listing that needs no privilege shows that they did;
+the root helper's child then opens what there is now (`RootHelper`) and hands the descriptors over.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _entries(directory: Path | str) -> Iterator[os.DirEntry[str]]:
 
 
 def find(to: socket.socket, root: Path, backend: str) -> None:
-    """Open what a backend finds below `root` and send it: the life of root's child.
+    """Open what a backend finds below `root` and send it: the life of the root helper's child.
 
     Only a regular file below `root`'s /sys that is named as the backend's readings are leaves this process.
     """
@@ -85,14 +85,14 @@ class Findings:
             if not packet:
                 return None
             try:
-                told = json.loads(packet)
-                if "missing" in told:
+                said = json.loads(packet)
+                if "missing" in said:
                     self._drop()
-                    self._backend, self._missing = str(told["backend"]), tuple(Missing(*one) for one in told["missing"])
-                elif not told:
+                    self._backend, self._missing = str(said["backend"]), tuple(Missing(*one) for one in said["missing"])
+                elif not said:
                     return self._backend, self._whole()
                 elif len(fds) == 1 and len(self._found) < MOST:
-                    self._found.append((Sensor.from_json(told["sensor"]), fds[0]))
+                    self._found.append((Sensor.from_json(said["sensor"]), fds[0]))
                     fds = ()
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"what was found of sensors is damaged: {error}") from error

@@ -30,7 +30,7 @@ def allow_files() -> int:
 
 
 def boot_id(root: Path) -> str:
-    """The identity of this boot; empty where the kernel does not tell."""
+    """The identity of this boot; empty where the kernel does not say."""
     return _text(root / "proc/sys/kernel/random/boot_id")
 
 
@@ -59,9 +59,9 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
 
 def _online(base: Path) -> frozenset[int]:
     """The CPUs that the kernel says are online; none where it says nothing that can be."""
-    told = _text(base / "online")
+    online = _text(base / "online")
     try:
-        return cpu_list.parse(told) if _LIST.fullmatch(told) else frozenset()
+        return cpu_list.parse(online) if _LIST.fullmatch(online) else frozenset()
     except ValueError:
         return frozenset()
 

@@ -27,7 +27,7 @@ from perun_hpc.process.log import guard
 class JobUse:
     """What a job's cgroup said: CPU time so far, memory (peak, limit), CPUs, whether suspended; None: not known.
 
-    `inode` tells cgroups apart (0: none was seen): without PrologFlags=Contain a job's cgroup goes with its last step
+    `inode` distinguishes cgroups (0: none was seen): without PrologFlags=Contain a job's cgroup goes with its last step
     and another one comes with the next, whose CPU time begins at 0.
     """
 
@@ -92,7 +92,7 @@ class Node:
     def renew(self, backend: str, found: Discovery) -> set[str]:
         """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap.
 
-        Returns the ids of counters that do not go on where they were: their files are others, and nothing tells that
+        Returns the ids of counters that do not go on where they were: their files are others, and nothing shows that
         what they count is the same.
         """
         former = [reader for reader in self.readers if any(one.backend == backend for one in reader.sensors)]

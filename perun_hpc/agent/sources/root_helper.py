@@ -116,7 +116,7 @@ class RootHelper:
         self._say(b"drop " + os.fsencode(name))
 
     def deadline(self, deadline_ms: int) -> None:
-        """Tell the hooks how long they may wait."""
+        """Write down how long hooks may wait."""
         self._say(b"hook %d" % deadline_ms)
 
     def look_for(self, backend: str) -> None:

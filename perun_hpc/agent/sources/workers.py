@@ -88,7 +88,7 @@ class Worker:
 
     @property
     def resting(self) -> bool:
-        """Whether it was told to let go of its devices, and gives nothing for that reason."""
+        """Whether it was asked to let go of its devices, and gives nothing for that reason."""
         return self._socket is None and self._again_ns is None
 
     @property

@@ -1,4 +1,4 @@
-"""The open traces of the node's jobs: begun, continued, ended, and dropped where the spool has no room."""
+"""The open traces of the node's jobs: begun, continued, ended, and dropped where the spool has no space."""
 
 from __future__ import annotations
 
