@@ -12,7 +12,7 @@ from perun_hpc.data_model.data import Aggregate, Metric, MetricType, Region
 from perun_hpc.data_model.rank_data import RankData
 from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
-from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, mean
+from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, covered, mean
 from perun_hpc.energy.regions import standard
 from perun_hpc.monitoring import trace
 from perun_hpc.monitoring.columns import counts_cpu_time
@@ -89,7 +89,7 @@ class _Host:
     def figures(self, spans: Spans) -> Iterator[Metric]:
         """All figures of some stretches of time."""
         used = self._counters.used(spans)
-        yield from self._energies(used)
+        yield from self._energies(used, int(covered(self._times_ns[[0, -1]], spans).sum()))
         by_time = counts_cpu_time(self._sensors)
         for column, sensor in enumerate(self._sensors):
             if sensor.domain == "cpu" and sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.TIME:
@@ -105,7 +105,8 @@ class _Host:
             elif sensor.component == "dram" and sensor.quantity is Quantity.DATA:
                 yield Metric(MetricType.DRAM_MEM, level)
 
-    def _energies(self, used: Used) -> Iterator[Metric]:
+    def _energies(self, used: Used, whole_ns: int) -> Iterator[Metric]:
+        """`whole_ns`: how long it was; what a counter did not give of it is anything up to its ceiling."""
         for component, energy, power in _ENERGIES:
             wanted = self._energy.columns(component) if component else self._energy.bearing
             columns = [column for column in wanted if used.covered_ns[self._rows[column]]]
@@ -114,6 +115,14 @@ class _Host:
             rows = [self._rows[column] for column in columns]
             bounds = np.stack((used.amount[rows], used.low[rows], used.high[rows])) / 1e6
             provenance = worst(self._sensors[column].provenance for column in columns)
-            for kind, of_each in ((energy, bounds), (power, bounds / (used.covered_ns[rows] / NS_PER_S))):
+            unseen_uj = sum(
+                (self._sensors[column].max_uw or 0) * (whole_ns - int(used.covered_ns[self._rows[column]])) / NS_PER_S
+                for column in wanted
+            )
+            for kind, of_each, unit_s in (
+                (energy, bounds, 1.0),
+                (power, bounds / (used.covered_ns[rows] / NS_PER_S), whole_ns / NS_PER_S),
+            ):
                 amount, low, high = of_each.sum(axis=1).tolist()
+                high += unseen_uj / 1e6 / unit_s
                 yield Metric(kind, amount, uncertainty=standard(low, high), provenance=provenance, low=low, high=high)

@@ -82,6 +82,17 @@ def test_a_region_s_energy_has_the_uncertainty_of_its_bounds() -> None:
     assert curve.over([(int(11.5 * S), 13 * S)]) == (35_000_000, math.ceil(10e6 / 12**0.5))
 
 
+def test_what_a_counter_did_not_give_is_anything_up_to_its_ceiling() -> None:
+    """A second package fell silent in the middle of the region, and gave nothing more."""
+    silent = replace(PACKAGE, id="powercap:package-1:energy", domain="package-1", max_uw=100_000_000)
+    columns = [[0, 10e6, 20e6, 30e6, 40e6], [0, 10e6, 20e6, NAN, NAN]]
+    energy = laid([PACKAGE, silent], columns, (0, 11, 14)).metrics[MetricType.ENERGY]
+    assert (energy.value, energy.low, energy.high) == (40, 40, 40 + 2 * 100)
+    later = laid([PACKAGE, silent], columns, (0, 13, 14)).metrics
+    assert (later[MetricType.ENERGY].value, later[MetricType.ENERGY].high) == (10, 110)
+    assert later[MetricType.POWER].high == 110
+
+
 def test_an_open_call_ends_with_its_rank() -> None:
     region = laid([PACKAGE], [[0, 10e6, 20e6, 50e6, 60e6]], (0, 11, 0), ended=12)
     assert (region.time_s, region.open, region.metrics[MetricType.ENERGY].value) == (1, 1, 10)
