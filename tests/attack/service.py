@@ -347,7 +347,7 @@ def handed_over(siege: Siege) -> Result:
             ("n2's ledger, from n1", *ledger("n2", line)),
             ("another job's record under this one's name", *session(f"{job}.0", job_id=int(job) + 1)),
             ("n1's own ledger", *ledger("n1", line)),
-            ("n1's ledger, told otherwise", *ledger("n1", other)),
+            ("n1's ledger, changed", *ledger("n1", other)),
             ("a job that n1 never had", *session(f"{job}.0", node="n1")),
         ]
         done = siege.cluster.run([PYTHON, "-c", HAND], user="root", node="n1", input=json.dumps(sent), check=True)
@@ -362,7 +362,7 @@ def handed_over(siege: Siege) -> Result:
             problems.append("a node that the job did not have is not set aside")
         day = archive / "nodes/n1/2020-01-01.jsonl"
         if [json.loads(one) for one in day.read_text().splitlines()] != [line]:
-            problems.append("n1's ledger was told anew")
+            problems.append("n1's ledger was changed")
         if "900" not in day.with_name("2020-01-01.aside.jsonl").read_text():
             problems.append("what did not fit is not kept")
         record = json.loads((archive / "jobs" / f"{job}.0" / "record.json").read_text())

@@ -86,7 +86,7 @@ def told(cell: Cell) -> str:
 
 def markdown(cells: Mapping[tuple[str, str], Cell]) -> str:
     """One row per fault, one column per program, then what became of the nodes and of the job beside."""
-    head = ("fault", *PROGRAMS, "nodes lost", "job beside", "told")
+    head = ("fault", *PROGRAMS, "nodes lost", "job beside", "said")
     lines = [head, ("---",) * len(head)]
     for fault in FAULTS:
         row = {program: cells[fault, program] for program in PROGRAMS if (fault, program) in cells}

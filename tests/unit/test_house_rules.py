@@ -265,3 +265,19 @@ def test_long_prose_is_found_and_tables_code_and_links_are_not():
     long = "word " * 30
     assert long_prose(f"short\n{long}\n") == [2]
     assert not long_prose(f"| {long}\n```\n{long}\n```\n    {long}\nhttps://host/{'x' * 200}\n")
+
+
+FIGURATIVE = re.compile(r"(?<![.\w])(?:told|rooms?|houses?)(?!\w)", re.IGNORECASE)
+"""Words that stood for module, space, said and reported."""
+
+
+def test_plain_words_stand_in_code_and_docs():
+    pages = tracked("perun_hpc", "docs", "slurm", "bench", "demo", "devcluster", "*.md")
+    found = [
+        f"{page.relative_to(ROOT)}:{number}: {match[0]}"
+        for page in pages
+        if page.suffix in {".py", ".c", ".h", ".md", ".sh"} and page.name != "CHANGELOG.md"
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if (match := FIGURATIVE.search(line))
+    ]
+    assert not found
