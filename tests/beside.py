@@ -14,10 +14,15 @@ CLUSTERS = (("test_attack", "test_line"), ("test_accounting", "test_store"))
 
 
 class Beside(LoadFileScheduling):
-    """The tests of a file stay together, since they share fixtures; so do those of a cluster."""
+    """The tests of a file stay together, since they share fixtures; so do those of a cluster, and those with MPI.
+
+    Ranks of MPI that wait take a whole CPU each: one such program at a time is enough beside the others.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePath(nodeid.partition("::")[0])
+        if file.parent.name == "mpi":
+            return "mpi"
         if file.parent.name != "slurm":
             return str(file)
         return next((" ".join(files) for files in CLUSTERS if file.stem in files), "slurm")
