@@ -38,10 +38,16 @@ demo: build ## a four-node Slurm cluster, three jobs, their energy
 demo-down: ## take the demo's cluster down; nothing stays behind
 	@$(PYTHON) -m devcluster --name demo down
 
-# Most tests wait rather than compute: more processes than cores, three of them with a cluster each (tests/conftest.py).
+# Most tests wait rather than compute: more processes than cores, three of them with a cluster each (tests/beside.py).
+# What measures times comes after them, alone.
 PROCESSES ?= 6
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
-	@$(BIN)/python -m pytest $(or $(PYTEST),-n $(PROCESSES))
+ifdef PYTEST
+	@$(BIN)/python -m pytest $(PYTEST)
+else
+	@code=0; $(BIN)/python -m pytest -n $(PROCESSES) -m "not alone" || code=$$?; \
+	$(BIN)/python -m pytest -m alone || code=$$?; exit $$code
+endif
 
 check: build ## linters, format, types, import contracts
 	$(BIN)/ruff check .

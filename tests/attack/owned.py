@@ -21,6 +21,7 @@ from perun_hpc.agent.base import privilege
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.sources import root_helper as root_helper
 from perun_hpc.process import child
+from perun_hpc.process.clock import MACHINE
 
 PATHS = AgentPaths(Path("/run/perun"), Path("/var/spool/perun"))
 POLICY = Path("/etc/perun/policy.yaml")
@@ -84,7 +85,7 @@ def main(pid: int) -> None:
     """Try it all."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     found, finding = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    life = partial(root_helper._live, theirs, finding, PATHS, POLICY)
+    life = partial(root_helper._live, theirs, finding, PATHS, POLICY, MACHINE)
     child.start("root helper", life, (theirs.fileno(), finding.fileno()))
     theirs.close()
     finding.close()

@@ -122,7 +122,7 @@ class FakeNode:
         if self.agent is not None and self.agent.poll() is None:
             self.agent.terminate()
             self.agent.wait(20)
-            until(lambda: not self._ships(), "what the agent left to ship has gone")
+            until(lambda: not self._ships(), "what the agent left to ship has gone", 240)
 
     def _ships(self) -> bool:
         """Whether a child of the agent's is at work that outlives it."""

@@ -8,6 +8,7 @@ from tests.soak.sampler import sample
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_tick_is_there_or_recorded(tmp_path):
     seen = sample(tmp_path, 20)
     assert seen.rows == seen.recorded_rows > 500

@@ -136,6 +136,7 @@ def shortest_s(times: int, work: Callable[[int], Any]) -> float:
     return min(found)
 
 
+@pytest.mark.alone
 def test_the_state_stays_small_whatever_steps_a_job_has(node: FakeNode) -> None:
     begun(node)
     bobs = Bobs(node, "steps", 4200, 1, COMMAND_B)

@@ -34,7 +34,7 @@ def test_one_job_does_not_take_down_accounting(siege: cases.Siege, case: str) ->
 
 
 def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
-    result = cases.attack(siege, "window", 24)
+    result = cases.attack(siege, "window", 35)
     assert result.held, result.outcome
 
 

@@ -107,6 +107,7 @@ def test_an_interpreter_that_may_not_run_is_named(sandbox: Sandbox) -> None:
 
 
 def test_a_silent_agent_is_given_up_and_the_message_kept(sandbox: Sandbox) -> None:
+    (sandbox.run_dir / "hook.conf").write_text("deadline_ms=2000\n")  # on a busy machine 400 ms end in the alarm
     with sandbox.listen():
         assert "did not answer" in sandbox.run("prolog")
         assert "did not answer" in sandbox.run("epilog")
