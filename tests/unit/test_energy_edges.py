@@ -169,10 +169,14 @@ def test_an_interval_of_a_nanosecond_is_split_as_any_other():
     assert of(attribute(interval([dram], [job], end_ns=1)), "dram").by_owner() == {"job:1.0": 500, "idle": 500}
 
 
-def test_a_job_that_may_run_on_more_cpus_than_it_was_given_holds_just_those_of_a_whole_node():
-    node = DomainInput(name="package", kind=DomainKind.PACKAGE, total_uj=4_000_000, package=None, static_uw=4_000_000)
+@pytest.mark.parametrize("end_ns", [S, 1])
+def test_a_job_that_may_run_on_more_cpus_than_it_was_given_holds_just_those_of_a_whole_node(end_ns):
+    node = DomainInput(
+        name="package", kind=DomainKind.PACKAGE, total_uj=4_000_000, package=None, static_uw=4_000_000 * S // end_ns
+    )
     job = JobInput(owner="job:1.0", cpus=frozenset({0, 1, 2}), held=1, cpu_ns=0)
-    assert of(attribute(interval([node], [job])), "package").by_owner() == {"job:1.0": 1_000_000, "idle": 3_000_000}
+    result = of(attribute(interval([node], [job], end_ns=end_ns)), "package").by_owner()
+    assert result == {"job:1.0": 1_000_000, "idle": 3_000_000}
 
 
 def test_work_of_which_nobody_can_tell_is_not_idle():
@@ -253,14 +257,40 @@ def test_a_device_of_no_slices_is_a_whole_one():
     assert (one.method, one.by_owner()) == ("slices", {"job:1.0": 1000})
 
 
-def test_a_part_of_nothing_is_taken_for_the_least_part():
+@pytest.mark.parametrize("hold", [GpuHolding(part=0), GpuHolding()], ids=["nothing", "none named"])
+def test_a_part_of_nothing_or_none_named_is_the_least_part(hold):
     gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=4_000_000)
-    one = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=0)})
+    one = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": hold})
     other = JobInput(owner="job:2.0", cpus=frozenset({1}), gpus={"gpu-a": GpuHolding(part=3)})
     assert of(attribute(interval([gpu], [one, other])), "gpu-a").by_owner() == {
         "job:1.0": 1_000_000,
         "job:2.0": 3_000_000,
     }
+
+
+def test_a_meter_that_shows_just_its_leaves_has_a_rest_of_nothing_and_not_a_negative_one():
+    leaf = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=100, package=0)
+    meter = DomainInput(name="psys", kind=DomainKind.METER, total_uj=100, leaves=("package-0",))
+    jobs = [JobInput(owner=f"job:{number}.0", cpus=frozenset({number}), cpu_ns=0) for number in (1, 2)]
+    rest = of(attribute(interval([leaf, meter], jobs)), "other")
+    assert (rest.method, rest.total_uj, rest.shares) == ("residual", 0, ())
+    less = of(attribute(interval([leaf, replace(meter, total_uj=99)], jobs)), "other")
+    assert (less.method, less.by_owner()) == ("negative residual", {"unknown": -1})
+
+
+def test_who_has_the_node_alone_has_a_meters_rest_and_none_of_it_is_held_idle():
+    meter = DomainInput(name="psys", kind=DomainKind.METER, total_uj=100, leaves=())
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0, exclusive=True)
+    for suspended in (False, True):
+        rest = of(attribute(interval([meter], [replace(job, suspended=suspended)])), "other")
+        assert rest.shares == (Share("job:1.0", 100, 0, 100, 0, 100 if suspended else 0),)
+
+
+def test_a_gpu_in_an_interval_of_no_length_is_its_holders():
+    device = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=9)
+    jobs = [JobInput(owner=f"job:{n}.0", cpus=frozenset({n}), gpus={"gpu-a": GpuHolding()}) for n in (1, 2, 3)]
+    result = of(attribute(interval([device], jobs, end_ns=0)), "gpu-a").by_owner()
+    assert result == {"job:1.0": 3, "job:2.0": 3, "job:3.0": 3}
 
 
 def test_what_a_party_was_given_below_nothing_weighs_nothing_in_a_meters_rest():
