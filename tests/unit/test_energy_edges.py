@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import (
     DomainInput,
@@ -21,7 +21,7 @@ from perun_hpc.energy.attribute import (
     Share,
     attribute,
 )
-from perun_hpc.energy.containment import package_number, plan
+from perun_hpc.energy.containment import package_number, plan, scope_sentence
 from perun_hpc.energy.counters import (
     Difference,
     Span,
@@ -77,6 +77,14 @@ def test_only_energy_and_power_are_energy():
     assert plan([time, stock, rate]).domains == ()
     (power,) = plan([time, GAUGE]).domains
     assert (power.name, power.kind) == ("node", DomainKind.METER)
+
+
+def test_the_sentence_says_what_is_simulated():
+    measured, simulated = GAUGE, replace(GAUGE, provenance=Provenance.SIMULATED)
+    other = replace(simulated, id="powercap:package-0:power", domain="package-0", component="cpu")
+    assert scope_sentence(plan([simulated])).startswith("Figures are simulated; they ")
+    assert scope_sentence(plan([measured, other])).startswith("Figures are simulated; they ")
+    assert "simulated" not in scope_sentence(plan([measured]))
 
 
 def gpu(name, device):
