@@ -231,7 +231,7 @@ class Listener:
             with self._one_long if long else contextlib.nullcontext():
                 self._take_job(peer, directory, about, what, origin)
         else:
-            raise DataError(f"parts: {str(what)[:40]!r} is unknown to this collector: upgrade it")
+            raise DataError(f"hand-over: {str(what)[:40]!r} is unknown to this collector: upgrade it")
 
     def _check_sender(self, peer: str, node: str) -> None:
         """Refuse what comes from another machine than the node that it names: it stays with its sender."""
@@ -243,7 +243,7 @@ class Listener:
         remedy = "if that is the node, add the address to /etc/hosts on the collector's host"
         why = f"node {node} {has}, and this is from {sender}: {remedy}"
         self._refused.note(str(sender), why)
-        raise AccessError(f"parts: {why}")
+        raise AccessError(f"hand-over: {why}")
 
     def _known(self, node: str) -> set[Address]:
         return {plain_address(one) for one in self._addresses(node)}
@@ -279,7 +279,7 @@ class Listener:
     def _take_job(self, peer: str, directory: Path, about: dict[str, str], what: str, origin: str) -> None:
         key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)
         if (boundary.job_id, boundary.restart_count) != (key.job_id, key.restart_count):
-            raise DataError(f"parts: the record is not of {key.name}")
+            raise DataError(f"hand-over: the record is not of {key.name}")
         self._check_sender(peer, boundary.node)
         cluster = safe_name(boundary.cluster or "cluster", "cluster")
         if self._fits(cluster, boundary.node, origin):
@@ -303,4 +303,4 @@ class Listener:
             else:
                 self._delivery.progress(session, record, grow=False)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"parts: no record that an agent writes ({type(error).__name__}: {error})") from error
+            raise DataError(f"hand-over: no record that an agent writes ({type(error).__name__}: {error})") from error

@@ -166,11 +166,11 @@ class _Incoming:
         while (end := held.find(b"\n")) < 0:
             left_s = self._until_s - time.monotonic()
             if len(held) > most or left_s <= 0:
-                raise DataError("parts: the first line is no list of files (too long, or too slow)")
+                raise DataError("hand-over: the first line is no list of files (too long, or too slow)")
             self._connection.settimeout(left_s)
             block = self._connection.recv(1 << 16)
             if not block:
-                raise DataError("parts: the first line is no list of files (it does not end)")
+                raise DataError("hand-over: the first line is no list of files (it does not end)")
             held += block
         self._held = bytes(held[end + 1 :])
         return bytes(held[:end])
@@ -192,19 +192,21 @@ def _manifest(
         files = [(str(name), int(size), str(digest)) for name, size, digest in message["files"]]
         credential, schema = str(message["credential"]), message["schema"]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"parts: the first line is no list of files ({error})") from error
+        raise DataError(f"hand-over: the first line is no list of files ({error})") from error
     if schema != SCHEMA:
-        raise DataError(f"parts: {schema!r} is not understood, {SCHEMA} is")
+        raise DataError(f"hand-over: {schema!r} is not understood, {SCHEMA} is")
     signed = munge.decode(credential)
     if signed.uid not in uids:
-        raise AccessError(f"parts: user {signed.uid} may not hand over; the agent must run as root or the service user")
+        raise AccessError(
+            f"hand-over: user {signed.uid} may not hand over; the agent must run as root or the service user"
+        )
     if signed.payload.decode(errors="replace").strip() != _covered(about, files):
-        raise AccessError("parts: the credential belongs to another list of files")
+        raise AccessError("hand-over: the credential belongs to another list of files")
     for name, size, _ in files:
         if not (allowed.fullmatch(name) and all(_SAFE.match(part) for part in name.split("/")) and size >= 0):
-            raise DataError(f"parts: {name[:80]!r} is no file that is handed over")
+            raise DataError(f"hand-over: {name[:80]!r} is no file that is handed over")
     if len({name for name, _, _ in files}) < len(files):
-        raise DataError("parts: a file is listed twice")
+        raise DataError("hand-over: a file is listed twice")
     return about, files, signed.origin
 
 
@@ -212,7 +214,7 @@ def _check_space(size_b: int, workspace: Path) -> None:
     """Refuse what would leave others no space: everything lies twice for a moment."""
     free_b = shutil.disk_usage(workspace).free
     if size_b > free_b // 4:
-        raise DataError(f"parts: {size_b} bytes are too much for the {free_b} that the collector has left")
+        raise DataError(f"hand-over: {size_b} bytes are too much for the {free_b} that the collector has left")
 
 
 def _save(incoming: _Incoming, path: Path, size: int, digest: str) -> None:
@@ -222,12 +224,12 @@ def _save(incoming: _Incoming, path: Path, size: int, digest: str) -> None:
         while size:
             block = incoming.read(size)
             if not block:
-                raise DataError(f"parts: the connection ended within {path.name}")
+                raise DataError(f"hand-over: the connection ended within {path.name}")
             found.update(block)
             file.write(block)
             size -= len(block)
     if found.hexdigest() != digest:
-        raise DataError(f"parts: {path.name} was changed on the way")
+        raise DataError(f"hand-over: {path.name} was changed on the way")
 
 
 def _covered(about: Json, files: Sequence[Listed]) -> str:

@@ -110,7 +110,7 @@ def _check(path: Path, alone: bool) -> int:
     if wrong:
         print(f"{path}: {len(wrong)} of the files that it names cannot be used", file=sys.stderr)
         return ConfigError.exit_code
-    print(f"{path}: good, {compile_policy(checked)['hash']}")
+    print(f"{path}: valid, {compile_policy(checked)['hash']}")
     return 0
 
 

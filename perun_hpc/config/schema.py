@@ -176,23 +176,33 @@ class Monitor:
 class Sampling:
     """How often sensors are stored; counters are read as often as they need besides."""
 
-    period_ns: int = _item(duration("1 ms", "1 h"), "1 s", "time between two rows of a trace", USERS, Bound.BETWEEN)
+    period_ns: int = _item(
+        duration("1 ms", "1 h"), "1 s", "time between two rows of readings in a trace", USERS, Bound.BETWEEN
+    )
     period_min_ns: int = _item(
-        duration("1 ms", "1 h"), "100 ms", "the shortest period anybody below may set", JOBS, Bound.RISE
+        duration("1 ms", "1 h"),
+        "100 ms",
+        "the shortest period that a partition, an account or a user may set",
+        JOBS,
+        Bound.RISE,
     )
     period_max_ns: int = _item(duration("1 ms", "1 h"), "60 s", "the longest", JOBS, Bound.FALL)
-    interval_ns: int = _item(duration("100 ms", "1 min"), "10 s", "longest time between two attributions", NODES)
+    interval_ns: int = _item(
+        duration("100 ms", "1 min"), "10 s", "at least this often energy is shared out among jobs", NODES
+    )
 
 
 @dataclass(frozen=True)
 class Sensors:
     """Which sensors the node's agent reads."""
 
-    backends: tuple[str, ...] = _item(ListOf(Choice(BACKENDS)), "[]", "only these; empty: all that the node has", NODES)
+    backends: tuple[str, ...] = _item(
+        ListOf(Choice(BACKENDS)), "[]", "only these backends; empty: all that the node has", NODES
+    )
     include: tuple[str, ...] = _item(
         ListOf(Regex()), "[]", "only sensors whose id one of these matches; empty: all", NODES
     )
-    exclude: tuple[str, ...] = _item(ListOf(Regex()), "[]", "not those whose id one of these matches", NODES)
+    exclude: tuple[str, ...] = _item(ListOf(Regex()), "[]", "no sensors whose id one of these matches", NODES)
     files: tuple[Mapping[str, Any], ...] = _item(
         ListOf(SITE_SENSOR), "[]", "sensors that the site declares: a number in a file each", NODES
     )
@@ -234,7 +244,7 @@ class Agent:
     service_user: str = _item(NAME, "perun", "the account that ships records; the agent runs as the owner of its spool")
     resident: bool = _item(Flag(), "false", "true: the agent stays; false: it ends `linger` after the last job", NODES)
     linger_ns: int = _item(duration(), "15 min", "how long the agent outlives the last job", NODES)
-    nice: int = _item(Number(0, 19, integer=True), "10", "its scheduling priority", NODES)
+    nice: int = _item(Number(0, 19, integer=True), "10", "the agent's scheduling priority (nice)", NODES)
     cpu_affinity: str = _item(
         Text(r"\d+(-\d+)?(,\d+(-\d+)?)*", "0-1", True), "", "the CPUs it may run on; empty: all", NODES
     )
@@ -257,7 +267,9 @@ class Store:
     spool_quota_b: int = _item(
         size(), "2 GiB", "above this the oldest traces that wait on a node are dropped, and their records say so", NODES
     )
-    archive: str = _item(path(), "/var/lib/perun/archive", "shared by nodes and collector; see docs/install.md")
+    archive: str = _item(
+        path(), "/var/lib/perun/archive", "the archive's directory, for nodes and collector; see docs/install.md"
+    )
     collector: str = _item(
         Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "head:6820", True),
         "",
@@ -281,7 +293,9 @@ class Store:
     trace_min_duration_ns: int = _item(
         duration(), "60 s", "a shorter job leaves a record only, unless a step was flagged", JOBS, Bound.RISE
     )
-    flush_ns: int = _item(duration("1 s", "1 h"), "60 s", "what a power loss may take of a trace", NODES)
+    flush_ns: int = _item(
+        duration("1 s", "1 h"), "60 s", "how many of a trace's last rows, as a time, a power loss may take", NODES
+    )
     compression: int = _item(
         Number(0, 9, integer=True), "6", "how hard traces are compressed (zlib): 0 not at all, 9 most", JOBS
     )
@@ -309,8 +323,10 @@ class Store:
 class Collect:
     """The collector and what it fills."""
 
-    deadline_ns: int = _item(duration(), "15 min", "how long it waits for a job's missing nodes before it says partial")
-    sweep_ns: int = _item(duration("1 s"), "60 s", "time between two sweeps")
+    deadline_ns: int = _item(
+        duration(), "15 min", "how long to wait for a job's missing nodes before its record is partial"
+    )
+    sweep_ns: int = _item(duration("1 s"), "60 s", "time between two sweeps of the collector")
     ledger: str = _item(
         Text(r"(sqlite:///|postgresql(\+psycopg)?://)\S+", "sqlite:////var/lib/perun/ledger.db"),
         "sqlite:////var/lib/perun/ledger.db",

@@ -78,7 +78,7 @@ class Allowance:
 def only_root(peer: Peer) -> None:
     """Refuse anybody else."""
     if peer.uid != 0:
-        raise AccessError("only root may say that")
+        raise AccessError("only root may send this message")
 
 
 #: Answers one message: the reply's fields, or a PerunError whose text becomes the refusal.
@@ -203,7 +203,7 @@ class Server:
         if connection.peer.uid == 0:
             self._drop(connection)
         else:
-            self._answer(connection, "error", {"reason": "the agent failed with this message"})
+            self._answer(connection, "error", {"reason": "the agent failed on this message"})
 
     def _drop(self, connection: _Connection) -> None:
         self._selector.unregister(connection.sock)

@@ -82,4 +82,4 @@ def test_a_sensor_that_gives_nothing_is_named_since_when(node: FakeNode) -> None
     until(lambda: "no-reading" not in losses(node), "it reads again")
     log = (node.spool / "agent.log").read_text()
     assert " no reading: powercap:package-0:energy: " in log
-    assert " over: no reading: powercap:package-0:energy" in log
+    assert " ended: no reading: powercap:package-0:energy" in log

@@ -168,7 +168,7 @@ def test_only_the_jobs_own_processes_may_speak_for_it(node: FakeNode) -> None:
         verb, fields = mallory.say(verb, b"x" if verb == "rank-data" else None, step_id=0, rank=0)
         assert (verb, fields["reason"]) == ("error", "job 1 is not yours")
     for word in ("job-start", "job-end", "stop", "reload", "release-gpus"):
-        assert mallory.say(word)[1]["reason"] == "only root may say that"
+        assert mallory.say(word)[1]["reason"] == "only root may send this message"
     other = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
     reason = other.say("rank-data", rank_data([], []), step_id=0, rank=0)[1]["reason"]
     assert reason == "this rank is another process"

@@ -82,7 +82,7 @@ def test_sensors_that_fail_and_recover_are_logged_once(tmp_path: Path) -> None:
     losses.put(NOT_SHIPPED, {"job 1.0": Loss("full", 1)})
     assert said == [
         "no reading: s0, s1, s2, s3, s4 and 2 more: EIO",
-        "over: no reading: s1, s2, s3, s4, s5 and 1 more",
+        "ended: no reading: s1, s2, s3, s4, s5 and 1 more",
     ]
 
 

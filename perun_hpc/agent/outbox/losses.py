@@ -60,7 +60,7 @@ class Losses:
             if new := [name for name in found if name not in before]:
                 self._say(f"{LOGGED[kind]}: {_some(new)}: {found[new[0]].why}")
             if over := [name for name in before if name not in found]:
-                self._say(f"over: {LOGGED[kind]}: {_some(over)}")
+                self._say(f"ended: {LOGGED[kind]}: {_some(over)}")
 
     def follow(self, kind: str, why: Mapping[str, str], uids: Mapping[str, int] | None = None) -> None:
         """Of a kind these stand now, by name and why, and no others."""

@@ -85,7 +85,9 @@ class PolicyKeeper:
         if code is None:
             self._child.kill()
             self._given_up.append(self._child)
-            self.refused = f"cannot compile {self.source}: no end after {PATIENCE_NS // 1_000_000_000} s"
+            self.refused = (
+                f"cannot compile {self.source}: the compiler did not end within {PATIENCE_NS // 1_000_000_000} s"
+            )
         elif code != 0:
             self.refused = words[0].strip() or f"cannot compile {self.source}: the compiler ended with {code}"
         else:

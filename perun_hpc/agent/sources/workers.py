@@ -74,7 +74,7 @@ class Worker:
         self._took_ns = 0
         self._tardy = False
         self._again_ns: int | None = 0
-        self._why = f"the {name} process does not run"
+        self._why = f"the {name} process is not running"
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -182,14 +182,14 @@ class Worker:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
-            self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
+            self._again_ns, self._why = mono_ns + RESTART_NS, f"cannot start the {self.name} process: {error}"
             return
         try:
             life = partial(_live, theirs, self.name, self._root, self.clock)
             self._child = child.start(self.name, life, (theirs.fileno(),))
         except OSError as error:
             ours.close()
-            self._again_ns, self._why = mono_ns + RESTART_NS, f"no {self.name} process: {error}"
+            self._again_ns, self._why = mono_ns + RESTART_NS, f"cannot start the {self.name} process: {error}"
             return
         finally:
             theirs.close()
