@@ -103,23 +103,23 @@ class Readings:
         for column in np.flatnonzero(holes).tolist():
             known = ~np.isnan(columns[column])
             parts.append(([column], times_ns[known], columns[column : column + 1, known]))
-        self._parts = [
-            (chosen, times, np.diff(values, axis=1))
-            for chosen, times, values in parts
-            if values.size and len(times) > 1
-        ]
+        self._parts = []
+        for chosen, times, values in parts:
+            if values.size and len(times) > 1:
+                steps = np.diff(values, axis=1)
+                self._parts.append((chosen, times, steps, np.minimum(steps, 0) if (steps < 0).any() else None))
 
     def used(self, spans: Spans) -> Used:
         """What was used during disjoint stretches of time in order."""
         amount, low, high = (np.zeros(self._count) for _ in range(3))
         covered_ns = np.zeros(self._count, dtype=np.int64)
-        for chosen, times_ns, steps in self._parts:
+        for chosen, times_ns, steps, falls in self._parts:
             inside_ns, long_ns = covered(times_ns, spans), np.diff(times_ns)
             whole = inside_ns == long_ns
-            sure, part = steps @ whole, steps[:, (inside_ns > 0) & ~whole]
-            amount[chosen] = steps @ (inside_ns / long_ns)
-            low[chosen] = sure + np.minimum(part, 0).sum(axis=1)
-            high[chosen] = sure + np.maximum(part, 0).sum(axis=1)
+            touched = (inside_ns > 0) & ~whole
+            share, sure, part = (steps @ np.stack((inside_ns / long_ns, whole, touched), axis=1)).T
+            fall = 0.0 if falls is None else falls @ touched
+            amount[chosen], low[chosen], high[chosen] = share, sure + fall, sure + part - fall
             covered_ns[chosen] = inside_ns.sum()
         return Used(amount, low, high, covered_ns)
 
