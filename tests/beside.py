@@ -11,18 +11,17 @@ FOLDERS = ("slurm", "mpi", "flow", "contract", "wire", "unit")
 """In the order in which they begin: what takes longest first."""
 CLUSTERS = (("test_attack", "test_line"), ("test_accounting", "test_store"))
 """Files of `slurm` with a cluster of their own, beside the one of all others: each about a third of the time."""
+WHOLE = ("mpi", "wire")
+"""Ranks of MPI that wait take a CPU each: one program at a time. The C parts are built once, with the sanitizers."""
 
 
 class Beside(LoadFileScheduling):
-    """The tests of a file stay together, since they share fixtures; so do those of a cluster, and those with MPI.
-
-    Ranks of MPI that wait take a whole CPU each: one such program at a time is enough beside the others.
-    """
+    """The tests of a file stay together, since they share fixtures; so do those of a cluster and those of `WHOLE`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePath(nodeid.partition("::")[0])
-        if file.parent.name == "mpi":
-            return "mpi"
+        if file.parent.name in WHOLE:
+            return file.parent.name
         if file.parent.name != "slurm":
             return str(file)
         return next((" ".join(files) for files in CLUSTERS if file.stem in files), "slurm")
