@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perun_hpc.agent.base import privilege
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.sources import root_helper as root_helper
+from perun_hpc.agent.sources import root_helper
 from perun_hpc.process import child
 from perun_hpc.process.clock import MACHINE
 
