@@ -192,13 +192,14 @@ def test_idle_time_of_gpus_is_known_where_it_is_of_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told_mw", "peak_mw"),
-    [(1, 0, 5000), (0.999, 0, 0), (1, 9000, 9000), (3, 0, 1667), (1, None, None)],
+    ("span_ns", "told_mw", "peak_mw"),
+    [(NS, 0, 5000), (NS - 1, 0, 0), (NS, 9000, 9000), (3 * NS, 0, 1667), (NS, None, None)],
 )
 def test_a_nodes_highest_power_is_at_least_the_mean_of_the_whole(
-    seconds: float, told_mw: int | None, peak_mw: int | None
+    span_ns: int, told_mw: int | None, peak_mw: int | None
 ) -> None:
-    data = boundary(seconds=seconds, domains={"package-0": domain("cpu", 5_000_000)}, usage={"peak_mw": told_mw})
+    data = boundary(domains={"package-0": domain("cpu", 5_000_000)}, usage={"peak_mw": told_mw})
+    data["end"]["real_ns"] = data["start"]["real_ns"] + span_ns
     assert summed(data).nodes[0].peak_mw == peak_mw
 
 

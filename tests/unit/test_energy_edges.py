@@ -103,6 +103,25 @@ def module(number):
     return replace(GAUGE, id=f"hwmon:module-{number}:power", domain=f"module-{number}", scope="module")
 
 
+def test_rails_of_a_module_count_unless_its_gpu_shows_the_whole_modules_energy():
+    grace = replace(
+        GAUGE,
+        id="hwmon:grace-0:power",
+        domain="grace-0",
+        component="cpu",
+        parent="hwmon:module-0:power",
+        scope="CPU rail",
+    )
+    alone = {one.name: one for one in plan([module(0), grace]).domains}
+    assert alone["module-0"].leaves == ("grace-0",)
+    beside = {one.name: one for one in plan([module(0), grace, gpu("a", "0000:01:00.0")]).domains}
+    assert set(beside["module-0"].leaves) == {"grace-0", "gpu-a"}
+    whole = replace(gpu("a", "0000:01:00.0"), scope="module: GPU, CPU and memory")
+    chosen = plan([module(0), grace, whole])
+    assert "grace-0" not in {one.name for one in chosen.domains}
+    assert (grace, "contained in gpu-a, whose energy is its module's") in chosen.left_out
+
+
 def test_gpus_belong_to_superchip_modules_in_the_order_of_their_addresses():
     gpus = [gpu("d", "0000:01:00.0"), gpu("c", "0000:02:00.0"), gpu("b", "0000:41:00.0"), gpu("a", "0000:42:00.0")]
     domains = {one.name: one for one in plan([*gpus, module(1), module(0)]).domains}
