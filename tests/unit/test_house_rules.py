@@ -281,3 +281,11 @@ def test_plain_words_stand_in_code_and_docs():
         if (match := FIGURATIVE.search(line))
     ]
     assert not found
+
+
+def test_the_glossary_explains_each_term_once_and_is_linked():
+    rows = re.findall(r"^\| (?!term|-)(.+?) \| (.+) \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    terms = [term for term, _ in rows]
+    assert len(terms) == len(set(terms)) > 60
+    for page in ("README.md", "docs/architecture.md"):
+        assert "glossary.md)" in (ROOT / page).read_text()
