@@ -15,7 +15,6 @@ from perun_hpc.data_model import codec
 from perun_hpc.store.files import write_new
 
 SCHEMA = "perun.sweep/1"
-"""Beside a cluster's directories: for the service user's group, not for users."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from perun_hpc.slurm.command import NoAccountsError
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.slurm.states import RUN_AGAIN
 
-"""States of runs after which Slurm may run the same job again."""
 UNKNOWN_NAME, UNTOLD_QOS = "allocation", "Unknown"
 """What sacct shows of a job of which slurmdbd does not have everything yet."""
 

@@ -246,7 +246,7 @@ class Agent:
     linger_ns: int = _item(duration(), "15 min", "how long the agent outlives the last job", NODES)
     nice: int = _item(Number(0, 19, integer=True), "10", "the agent's scheduling priority (nice)", NODES)
     cpu_affinity: str = _item(
-        Text(r"\d+(-\d+)?(,\d+(-\d+)?)*", "0-1", True), "", "the CPUs it may run on; empty: all", NODES
+        Text(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", "0-1", True), "", "the CPUs it may run on; empty: all", NODES
     )
     memory_cap_b: int = _item(
         size("32 MiB"), "256 MiB", "above this the agent stops, and says so in the records", NODES

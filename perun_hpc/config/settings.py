@@ -1,35 +1,71 @@
-"""What a job's settings say, as they are stored with its session and its record: typed, and asked as questions."""
+"""What a job's settings say, as they are stored with its session and its record: typed, and asked as questions.
+
+What `JobSettings.to_json` gave is read as the classes that declare its fields: a field that an older perun did not
+store has its default, one that this perun does not know is left out. The classes are imported when they are first
+needed: an agent that a prolog waits for has no policy yet.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from perun_hpc.config.schema import SECTIONS, Store
+if TYPE_CHECKING:
+    from perun_hpc.config.schema import Monitor, Privacy, Sampling, Store
 
-Section = TypeVar("Section")
-_NAMES = {kind: name for name, kind in SECTIONS.items()}
-_KNOWN = {name: frozenset(field.name for field in dataclasses.fields(kind)) for name, kind in SECTIONS.items()}
+MOST_KEPT = 256
+_kept: dict[tuple[str, int], tuple[Mapping[str, Any], Any]] = {}
+"""What was read lately, by section and settings: a trace asks at every row, and nobody changes settings in place."""
 
 
-def section(settings: Mapping[str, Any], kind: type[Section]) -> Section:
-    """One section of what `JobSettings.to_json` gave, as the class that declares its fields.
+def monitor(settings: Mapping[str, Any]) -> Monitor:
+    """Which jobs are measured."""
+    found: Monitor = _section(settings, "monitor")
+    return found
 
-    A field that an older perun did not store has its default; one that this perun does not know is left out.
-    """
-    name = _NAMES[kind]
-    return kind(**{key: value for key, value in settings.get(name, {}).items() if key in _KNOWN[name]})
+
+def privacy(settings: Mapping[str, Any]) -> Privacy:
+    """Who sees what, and how finely."""
+    found: Privacy = _section(settings, "privacy")
+    return found
+
+
+def sampling(settings: Mapping[str, Any]) -> Sampling:
+    """How often is read."""
+    found: Sampling = _section(settings, "sampling")
+    return found
+
+
+def store(settings: Mapping[str, Any]) -> Store:
+    """What is kept, and where."""
+    found: Store = _section(settings, "store")
+    return found
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Any:
+    held = _kept.get((name, id(settings)))
+    if held is not None and held[0] is settings:
+        return held[1]
+    from perun_hpc.config.schema import SECTIONS
+
+    kind = SECTIONS[name]
+    known = {field.name for field in dataclasses.fields(kind)}
+    value = kind(**{key: value for key, value in settings.get(name, {}).items() if key in known})
+    if len(_kept) >= MOST_KEPT:
+        _kept.clear()
+    _kept[name, id(settings)] = (settings, value)
+    return value
 
 
 def trace_wanted(settings: Mapping[str, Any], flagged: bool, duration_ns: int) -> bool:
     """Whether a job of that length leaves a trace."""
-    store = section(settings, Store)
-    if store.trace == "none":
+    rule = store(settings)
+    if rule.trace == "none":
         return False
-    return flagged or (store.trace == "all" and duration_ns >= store.trace_min_duration_ns)
+    return flagged or (rule.trace == "all" and duration_ns >= rule.trace_min_duration_ns)
 
 
 def trace_may_be_wanted(settings: Mapping[str, Any]) -> bool:
     """Whether rows must be written from the start, since the job's length is not known yet."""
-    return section(settings, Store).trace == "all"
+    return store(settings).trace == "all"

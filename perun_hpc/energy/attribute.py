@@ -189,7 +189,7 @@ class DomainShares:
     why: str = ""
 
     def by_owner(self) -> dict[str, int]:
-        """Party -> energy in uJ, as the node ledger stores it."""
+        """Owner -> energy in uJ, as the node ledger stores it."""
         return {share.owner: share.energy_uj for share in self.shares}
 
 
@@ -205,7 +205,7 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
 
     Returns
     -------
-    Party -> part.
+    Owner -> part.
 
     Raises
     ------
@@ -366,7 +366,7 @@ class _Load:
                 yield cpus
 
     def _cpu_holders(self, cpu: int) -> dict[str, int]:
-        """Parties of one logical CPU, weights summing to about _UNIT times the interval's length."""
+        """Owners of one logical CPU, weights summing to about _UNIT times the interval's length."""
         full = _UNIT * self._whole
         if cpu in self._node.specialised:
             return {SYSTEM: full}

@@ -1,7 +1,7 @@
 """This process as one rank of a measured run: what it knows of itself, and how it hands its data over.
 
-Armed by `inject/sitecustomize.py` in the user's own interpreter. No thread, no timer, no signal handler: two or three
-system calls at the start, and at the end one message to whoever measures (the node's agent, or `perun monitor`).
+Armed by `inject/path/sitecustomize.py` in the user's own interpreter. No thread, no timer, no signal handler: two or
+three system calls at the start, and at the end one message to whoever measures (the agent, or `perun monitor`).
 Standard library only, CPython 3.9 on. Nothing here may raise into the application.
 """
 

@@ -69,7 +69,7 @@ class Recorder:
         rows, self.rows = self.rows, None
         if rows is not None and self._memory is not None:
             rows.release()
-            # Visibility that other threads still hold keep the mapping alive; it goes with them.
+            # Views that other threads still hold keep the mapping alive; it goes with them.
             self._memory = None
             os.close(self.fd)
             self.fd = -1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from perun_hpc.inject import meeting
 
-SOCKET = "rank server"
+SOCKET = "ranks"
 BESIDE = ".new"
 """What the name of a socket ends in until it listens."""
 _LONGEST_B = 107

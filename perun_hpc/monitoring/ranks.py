@@ -82,7 +82,7 @@ class RankServer:
             Path(path + BESIDE).rename(path)
         self._path = path
         self._wake_r, self._wake_w = os.pipe()
-        self._thread = threading.Thread(target=self._serve, name="perun-rank server", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="perun-ranks", daemon=True)
         self._thread.start()
 
     def finish(self, abandoned: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,4 +126,14 @@ class _Host:
             ):
                 amount, low, high = of_each.sum(axis=1).tolist()
                 high += unseen_uj / 1e6 / unit_s
-                yield Metric(kind, amount, uncertainty=standard(low, high), provenance=provenance, low=low, high=high)
+                doubt = math.hypot(standard(low, high), self._gain(columns, of_each[0]))
+                yield Metric(kind, amount, uncertainty=doubt, provenance=provenance, low=low, high=high)
+
+    def _gain(self, columns: Sequence[int], amounts: Floats) -> float:
+        """What counters that count wrongly make of amounts, one a column; devices of one kind err together."""
+        by_model: dict[str, float] = {}
+        for column, amount in zip(columns, amounts.tolist(), strict=True):
+            sensor = self._sensors[column]
+            model = f"{sensor.backend}:{sensor.component}"
+            by_model[model] = by_model.get(model, 0.0) + abs(amount) * sensor.gain_error
+        return math.hypot(*by_model.values())

@@ -17,7 +17,6 @@ LABEL = 11
 FUNCTIONS = 8
 HOSTS_IN_FULL = 4
 LAST_NS = 1 << 62
-"""States in which an exit code of 0 says nothing of the program."""
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
 BAR = 10

@@ -179,7 +179,7 @@ class ByAgent:
     def told(self) -> Told:
         session, meter = self._session, self._meter
         assert session is not None
-        booking.note_what_lacks(session, self._last.readings, meter.sensors, meter.domains)
+        booking.note_what_lacks(session, self._last.readings, meter.sensors, meter.domains, ())
         record = boundary_record(
             session, Edge(self._last.real_ns, self._last.mono_ns, 0, "hook"), meter.sensors, "n1", 2, Cost(1, 1, 1, 1),
             booking.standard_uj(session, meter.domains), {}, scope_sentence(Plan(tuple(meter.domains.values()), ())),

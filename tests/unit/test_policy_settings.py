@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from perun_hpc.config.resolve import JobFacts, resolve
 from perun_hpc.config.schema import Privacy, Store
-from perun_hpc.config.settings import section, trace_may_be_wanted, trace_wanted
+from perun_hpc.config.settings import privacy, store, trace_may_be_wanted, trace_wanted
 
 
 def test_what_an_older_perun_did_not_store_has_its_default_and_what_a_newer_one_stored_is_left_out():
-    store = section({"store": {"trace": "none", "of_a_newer_perun": 1}}, Store)
-    assert (store.trace, store.flush_ns) == ("none", Store().flush_ns)
-    assert section({}, Privacy) == Privacy()
+    found = store({"store": {"trace": "none", "of_a_newer_perun": 1}})
+    assert (found.trace, found.flush_ns) == ("none", Store().flush_ns)
+    assert privacy({}) == Privacy()
 
 
 def test_settings_that_were_stored_come_back():
     settings = resolve({}, JobFacts())
-    assert section(settings.to_json(), Store) == settings.store
+    assert store(settings.to_json()) == settings.store
+
+
+def test_settings_that_replace_others_count_at_once():
+    assert [store({"store": {"trace": rule}}).trace for rule in ("all", "none", "flagged") * 200] == [
+        "all", "none", "flagged"
+    ] * 200  # fmt: skip
 
 
 def test_whose_trace_is_kept():

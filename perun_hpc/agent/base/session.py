@@ -9,8 +9,7 @@ import re
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from perun_hpc.config.schema import Sampling
-from perun_hpc.config.settings import section
+from perun_hpc.config import settings as kept
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey, run_of
 from perun_hpc.data_model.wording import plain
@@ -205,7 +204,7 @@ class Session:
     @property
     def period_ns(self) -> int:
         """The storage period of its trace."""
-        return section(self.settings, Sampling).period_ns
+        return kept.sampling(self.settings).period_ns
 
     def note(self, why: str) -> None:
         """Say why the record is partial, once."""

@@ -121,7 +121,7 @@ class Jobs:
 
     def _set_aside(self, session: Session) -> None:
         now_ns = self._clock.mono_ns()
-        self._end(session, self._meter.end_interval(settle=True), now_ns, "restart")
+        self._end(session, self._end_interval(), now_ns, "restart")
 
     def learn_cpus(self, session: Session, now_ns: int) -> None:
         """About once a second: its cgroup comes after its prolog, grows, and goes before its epilog.
@@ -155,7 +155,7 @@ class Jobs:
         if gone_ns > patience_ns(session, self._register.replaced(session)):
             del self._gone_ns[session.key]
             session.note("no job-end message")
-            self._end(session, self._meter.end_interval(settle=True), now_ns, "restart")
+            self._end(session, self._end_interval(), now_ns, "restart")
 
     # Messages.
 
@@ -176,7 +176,7 @@ class Jobs:
         former = self._register.run_before(key, job.get("sluid"), hook_ns)
         if (key in self._register.live and former is None) or self._register.done.get(key.name, -1) >= hook_ns:
             return
-        snapshot = self._meter.end_interval(settle=former is not None)
+        snapshot = self._meter.end_interval() if former is None else self._end_interval()
         if former is not None:
             former.note("no job-end message")
             self._end(former, snapshot, snapshot.mono_ns, "restart")
@@ -216,7 +216,7 @@ class Jobs:
         session = self._register.live.get(key) or self._register.other_run(key)
         if session is None and self._register.ended_lately(key, hook_ns):
             return
-        snapshot = self._meter.end_interval(settle=True)
+        snapshot = self._end_interval()
         if session is None:
             start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
             job, place = job_fields(message.fields), self._new_place(key)
@@ -238,6 +238,10 @@ class Jobs:
 
     # A session's end.
 
+    def _end_interval(self) -> Snapshot:
+        """The reading with which a session ends; only where nobody else waits for a part that fails is it given up."""
+        return self._meter.end_interval(settle=len(self._register.live) <= 1)
+
     def _end(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
         key = session.key
         # A clock that was set meanwhile does not make the job longer.
@@ -248,7 +252,8 @@ class Jobs:
         self._visibility.show(session, snapshot.mono_ns)
         guard("its curve", partial(self._visibility.curve_of_shared, session), session)
         meter = self._meter
-        lacks = partial(booking.note_what_lacks, session, snapshot.readings, meter.sensors, meter.domains)
+        gpus = meter.gpus_of(session)
+        lacks = partial(booking.note_what_lacks, session, snapshot.readings, meter.sensors, meter.domains, gpus)
         guard("its edges", lacks, session)
         if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
             session.note("no reading during the job: no agent ran")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from perun_hpc.agent.base.session import DomainAccount, Gap, Session
@@ -105,10 +105,21 @@ def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: 
 
 
 def note_what_lacks(
-    session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor], domains: Mapping[str, EnergyDomain]
+    session: Session,
+    readings: Mapping[str, Reading],
+    sensors: Iterable[Sensor],
+    domains: Mapping[str, EnergyDomain],
+    gpus: Collection[str],
 ) -> None:
-    """Say what the session's edge readings do not show; a domain whose counter gave nothing has no energy, not 0."""
-    accounted = {domain.sensor.id: name for name, domain in _by_account(domains).items()}
+    """Say what the session's edge readings do not show; a domain whose counter gave nothing has no energy, not 0.
+
+    Figures rest on the node's counters but for those of GPUs that the job neither held (`gpus`) nor was given any of.
+    """
+    accounted = {
+        domain.sensor.id: name
+        for name, domain in _by_account(domains).items()
+        if domain.kind is not DomainKind.GPU or name in gpus or name in session.domains
+    }
     for sensor in sensors:
         ticks, mono_ns = session.edges_start.get(sensor.id) or (None, 0)
         first = None if ticks is None or mono_ns is None else Reading(ticks, mono_ns)

@@ -13,12 +13,9 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Snapshot
-from perun_hpc.config.schema import Privacy
-from perun_hpc.config.settings import section
+from perun_hpc.config import settings
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.log import guard
-
-"""Finest resolution on a shared node, where the policy says nothing."""
 
 
 class Visibility:
@@ -34,7 +31,7 @@ class Visibility:
 
     def resolution_ns(self, session: Session) -> int:
         """Finest resolution in time in which the job's user may see energy."""
-        shared_ns = section(session.settings, Privacy).shared_resolution_ns
+        shared_ns = settings.privacy(session.settings).shared_resolution_ns
         return session.period_ns if self._register.alone(session) else max(session.period_ns, shared_ns)
 
     # The curve of a job that is alone: points inside an interval, which its end turns into the job's share.

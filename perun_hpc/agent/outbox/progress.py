@@ -13,8 +13,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources.node import Snapshot
-from perun_hpc.config.schema import Store
-from perun_hpc.config.settings import section
+from perun_hpc.config import settings
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.log import guard
 
@@ -52,7 +51,7 @@ class Progress:
         spool.write_json(self._paths.progress(session.place), record)
 
     def _is_due(self, session: Session, mono_ns: int) -> bool:
-        period_ns = section(session.settings, Store).progress_ns
+        period_ns = settings.store(session.settings).progress_ns
         if not isinstance(period_ns, int) or not session.monitored or self._visibility.shown(session)[0] != mono_ns:
             return False
         due_ns = self._due_ns.get(session.key)

@@ -12,6 +12,7 @@ from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.policy import limits
 from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.root_helper import RootHelper
+from perun_hpc.config import settings as kept
 from perun_hpc.process.log import guard, log
 
 
@@ -61,12 +62,10 @@ class PolicyApplier:
     def flag(self, session: Session, options: str) -> None:
         """A step was flagged: its options count within the job's settings, as soon as it has any."""
         from perun_hpc.config.resolve import monitors, with_options
-        from perun_hpc.config.schema import Monitor
-        from perun_hpc.config.settings import section
 
         if session.settings:
             session.settings = with_options(session.settings, options)
-            session.monitored = monitors(section(session.settings, Monitor).jobs, flagged=True)
+            session.monitored = monitors(kept.monitor(session.settings).jobs, flagged=True)
 
     def refused_options(self, session: Session, options: str) -> list[str]:
         """Why options of the user's flag do not count; nothing while the job has no settings."""

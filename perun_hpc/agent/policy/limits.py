@@ -19,7 +19,7 @@ def step_back(settings: Agent) -> None:
     """Take the priority and the CPUs that the policy gives; called when it is known, and when it changes."""
     with contextlib.suppress(OSError):  # a priority can only be lowered
         os.setpriority(os.PRIO_PROCESS, 0, settings.nice)
-    with contextlib.suppress(OSError):  # CPUs that this node does not have
+    with contextlib.suppress(OSError, ValueError):  # CPUs that this node, or any, does not have
         os.sched_setaffinity(0, cpu_list.parse(settings.cpu_affinity) or range(os.cpu_count() or 1))
 
 

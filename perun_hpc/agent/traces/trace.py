@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.traces import quota
-from perun_hpc.config.schema import Store
-from perun_hpc.config.settings import section
+from perun_hpc.config import settings
 from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.energy.schedule import Schedule
 
@@ -69,7 +68,7 @@ class Trace:
         from perun_hpc.store import layout
         from perun_hpc.store.node_store import NodeStore
 
-        kept = section(session.settings, Store)
+        kept = settings.store(session.settings)
         store = NodeStore.open(
             directory,
             cluster=session.job.get("cluster", ""),
