@@ -57,7 +57,7 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
 
 
 class PolicyApplier:
-    """The policy that rules a service: read anew once its file changed; while it is broken the last good one rules."""
+    """A service's policy: read anew once its file changed; while broken the last valid one stays in force."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         """Read it; `ConfigError` where it is broken, since there is no last good one yet."""

@@ -67,7 +67,7 @@ def lines(answer: Mapping[str, str], now_s: float) -> list[str]:
     if answer.get("uid") == "0":
         shown.append("runs as root: give its spool to the service user (chown perun /var/spool/perun), stop this agent")
     if answer.get("policy"):
-        shown.append(f"policy: {answer['policy']}; the last good one rules")
+        shown.append(f"policy: {answer['policy']}; the last valid one stays in force")
     return shown + losses(json.loads(answer["losses"]), now_s) if "losses" in answer else shown
 
 

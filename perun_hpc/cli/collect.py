@@ -100,7 +100,7 @@ def _daemon(args: argparse.Namespace, applier: PolicyApplier, root: Path, ledger
             if listener is not None:
                 listener.take_allowed()
             if mistakes := applier.renew():
-                log.warning("policy: %s; the last good one rules", mistakes.partition("\n")[0])
+                log.warning("policy: %s; the last valid one stays in force", mistakes.partition("\n")[0])
             try:
                 _sweep(args, applier.site, root, ledger, footprint, kept, waits)
             except (PerunError, OSError) as error:

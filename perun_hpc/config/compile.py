@@ -7,7 +7,7 @@
 ```
 
 `site` holds every field (origin "default" where the file says nothing); the others hold what the file sets. A broken
-policy leaves OUT as it is (the last good one rules), with one line per mistake on stderr and exit code 78.
+policy leaves OUT as it is (the last valid one stays in force), with one line per mistake on stderr and exit code 78.
 """
 
 from __future__ import annotations

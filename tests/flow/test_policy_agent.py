@@ -209,10 +209,10 @@ def test_a_broken_policy_changes_nothing_and_is_logged_once(make: Make) -> None:
     fresh.write_text("sampling: {perod: 1 s}\n")
     fresh.replace(node.policy)
     log = node.spool / "agent.log"
-    until(lambda: "the last good one rules" in log.read_text(), "it is logged")
+    until(lambda: "the last valid one stays in force" in log.read_text(), "it is logged")
     job(node, 1)
     job(node, 2)
     assert node.record(2)["settings"]["sampling"]["period_ns"] == 5 * 10**9
     assert compiled(node) == good
-    assert log.read_text().count("the last good one rules") == 1
+    assert log.read_text().count("the last valid one stays in force") == 1
     assert "did you mean 'period'?" in node.ask("status").fields["policy"]

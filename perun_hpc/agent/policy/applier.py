@@ -31,7 +31,7 @@ class PolicyApplier:
         if self._policy.refused != self._told:
             self._told = self._policy.refused
             if self._told:
-                log(f"policy: {self._told}; the last good one rules")
+                log(f"policy: {self._told}; the last valid one stays in force")
         site = self._policy.site()
         self._look_at_user(site.agent.service_user)
         limits.step_back(site.agent)
