@@ -124,6 +124,19 @@ def test_energy_goes_by_cpu_time(host: Machine) -> None:
     assert (first.mem_peak_b, second.mem_peak_b) == (9, 7)
 
 
+def test_only_who_was_suspended_when_an_interval_began_was_so_for_its_time(host: Machine) -> None:
+    first, second = two_jobs(host)
+    begin = host.meter.last
+    first.suspended = True
+    host.run({0: 300, 2: 100}, 1_000_000)
+    end = host.meter.end_interval()
+    assert begin is not None
+    assert (first.suspended_ns, second.suspended_ns) == (end.mono_ns - begin.mono_ns, 0)
+    assert not first.suspended  # its cgroup is not frozen
+    host.meter.end_interval()
+    assert first.suspended_ns == end.mono_ns - begin.mono_ns
+
+
 def test_a_second_interval_has_what_was_used_in_it(host: Machine) -> None:
     first, second = two_jobs(host)
     for round in (1, 2):

@@ -213,15 +213,15 @@ def test_work_of_which_nobody_can_tell_is_not_idle():
 
 
 def test_a_cpu_that_was_not_read_did_what_its_jobs_own_time_leaves_for_it():
-    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1_000_000, package=0)
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=10**12, package=0)
     a = JobInput(owner="job:1.0", cpus=frozenset({0, 1}), cpu_ns=S)
     result = of(attribute(interval([package], [a], {0: S // 4}, unread={1: "was not read"})), "package-0")
-    assert result.by_owner() == {"job:1.0": 1_000_000}
+    assert result.by_owner() == {"job:1.0": 10**12}
     assert result.why == "busy time of CPU 1 was not read: taken from the jobs' own CPU times"
     b = JobInput(owner="job:2.0", cpus=frozenset({0}), cpu_ns=S // 4)
     other = JobInput(owner="job:1.0", cpus=frozenset({1}), cpu_ns=3 * S // 4)
     both = of(attribute(interval([package], [other, b], {0: S // 4}, unread={1: "was not read"})), "package-0")
-    assert both.by_owner() == {"job:1.0": 750_000, "job:2.0": 250_000}
+    assert both.by_owner() == {"job:1.0": 750 * 10**9, "job:2.0": 250 * 10**9}
 
 
 @pytest.mark.parametrize("cpu_ns", [-1, -S])
