@@ -19,7 +19,7 @@ from perun_hpc.accounting.summing import (
 )
 from perun_hpc.data_model.boundary import MAX_NOTE, MAX_NOTES
 from perun_hpc.data_model.record import Device, EnergyRecord, Rank, Region, Step, to_json
-from perun_hpc.errors import UnavailableError
+from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.slurm.sacct import (
     FIELDS,
     IDENTITY,
@@ -27,6 +27,7 @@ from perun_hpc.slurm.sacct import (
     by_id,
     identity_fields,
     is_one_of,
+    job_id_arguments,
     match_run,
     nodes_of,
     pair_runs,
@@ -489,6 +490,23 @@ def test_pairs_are_of_those_that_overlap_most_and_each_once() -> None:
     assert pair_runs([named], [(100, 200), (150, 160)], sluids=["other"]) == {0: 1}
     assert match_run([a, b], 210 * NS, 290 * NS) is b
     assert match_run([named], 100 * NS, 200 * NS, sluid="other") is None
+
+
+def test_half_a_minute_between_two_clocks_is_no_difference() -> None:
+    job = slurm_job(start_s=100, end_s=200)
+    assert pair_runs([job], [(230, 240)]) == {0: 0}
+    assert pair_runs([job], [(231, 240)]) == {}
+
+
+def test_a_job_id_has_32_bits() -> None:
+    assert job_id_arguments("4294967295") == ("4294967295", None)
+    with pytest.raises(NotFoundError):
+        job_id_arguments("4294967296")
+
+
+def test_a_component_that_took_nothing_took_nothing() -> None:
+    (component,) = summed(boundary(domains={"package-0": domain("cpu", 0)})).components
+    assert component.energy_uj == 0
 
 
 def test_nodes_of_runs_are_known_where_slurm_tells_of_each() -> None:

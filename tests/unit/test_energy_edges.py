@@ -320,6 +320,16 @@ def test_a_gpu_in_an_interval_of_no_length_is_its_holders():
     assert result == {"job:1.0": 3, "job:2.0": 3, "job:3.0": 3}
 
 
+def test_a_jobs_part_of_a_node_is_its_largest_of_cores_memory_and_gpus():
+    gpus = [DomainInput(name=f"gpu-{name}", kind=DomainKind.GPU, total_uj=0) for name in "ab"]
+    meter = DomainInput(name="psys", kind=DomainKind.METER, total_uj=1000, static_uw=1000, leaves=("gpu-a", "gpu-b"))
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0, gpus={"gpu-a": GpuHolding()})
+    for more, part in (({}, 500), ({"memory_b": 750}, 750), ({"cpus": frozenset(range(7))}, 875)):
+        rest = of(attribute(interval([*gpus, meter], [replace(job, **more)])), "other")
+        assert rest.by_owner() == {"job:1.0": part, "idle": 1000 - part}
+    assert JobInput(owner="job:1.0").memory_b == 0
+
+
 def test_what_a_party_was_given_below_nothing_weighs_nothing_in_a_meters_rest():
     meter = DomainInput(
         name="psys", kind=DomainKind.METER, total_uj=100, inside={"job:1.0": 60, "job:2.0": -10}, leaves=()
