@@ -161,14 +161,14 @@ from perun_hpc.wire.client import request
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
 held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-rank server = RankServer({str(tmp_path / "rank_server")!r}, Path({str(tmp_path / "ranks")!r}), None, 1)
+rank_server = RankServer({str(tmp_path / "rank_server")!r}, Path({str(tmp_path / "ranks")!r}), None, 1)
 child = os.fork()
 if child == 0:
     os._exit(0)
 os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 request("rank-start", {{"rank": "0"}}, (os.pidfd_open(child),), 10, {str(tmp_path / "rank_server")!r})
-rank server.finish(lambda: False)
-rank server.close()
+rank_server.finish(lambda: False)
+rank_server.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

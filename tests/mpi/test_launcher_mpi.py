@@ -70,7 +70,7 @@ def test_every_rank_s_regions_and_place_arrive(mpirun, tmp_path, ranks):
         (ranks, ranks, 1, None)
     }
     assert host["metadata"]["state"] == "complete"
-    assert not list(Path("/tmp").glob(f"perun-{os.getuid()}-*-0/rank server.new"))
+    assert not list(Path("/tmp").glob(f"perun-{os.getuid()}-*-0/ranks.new"))
 
 
 @pytest.mark.parametrize(
