@@ -515,7 +515,7 @@ def poison(siege: Siege) -> Result:
         held = siege.cluster.run(["scontrol", "show", "job", job], user="root")
         if line in comments.stdout or f"AdminComment={line}" in held.stdout:
             problems.append(f"{words[0]} sets AdminComment")
-    record = record_of(siege, job)
+    record = record_of(siege, job, 90, measured=True)
     home = siege.cluster.home / "bob"
     forged = home / f"perun/{siege.cluster.name}/jobs/{job}.0"
     forged.mkdir(parents=True, exist_ok=True)
