@@ -46,7 +46,7 @@ ifdef PYTEST
 	@$(BIN)/python -m pytest $(PYTEST)
 else
 	@code=0; $(BIN)/python -m pytest -n $(PROCESSES) -m "not alone" || code=$$?; \
-	$(BIN)/python -m pytest -m alone || code=$$?; exit $$code
+	$(BIN)/python -m pytest -m alone tests/flow || code=$$?; exit $$code
 endif
 
 check: build ## linters, format, types, import contracts

@@ -167,7 +167,7 @@ class FakeNode:
     def record(self, job_id: int, restart_count: int = 0) -> dict[str, Any]:
         """The job's boundary record, waited for."""
         path = self.boundary_path(job_id, restart_count)
-        until(path.exists, f"the record of job {job_id}")
+        until(path.exists, f"the record of job {job_id}", 240)
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 

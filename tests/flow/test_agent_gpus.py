@@ -126,7 +126,9 @@ def test_a_job_that_starts_with_the_agent_has_its_gpu_from_the_first_reading_on(
     node = gpus("gpu GPU-a 0 300000 0 0\n", wait=False)
     node.begin(1, gpus="0", exclusive="1")
     until(node.found, "the GPUs are found")
-    time.sleep(2.5)
+    time.sleep(2.5)  # its trace has rows
+    # The child is asked again once the agent has its answer: so it has two later ones than the first.
+    until(lambda: len(node.served()) >= 4, "the agent has read the GPU again")
     node.end(1, gpus="0")
     record = node.record(1)
     edges = record["edges"][ENERGY]

@@ -99,6 +99,12 @@ def test_only_entry_points_exit_the_process():
     assert not exits
 
 
+def test_what_make_test_runs_alone_is_where_it_looks_for_it():
+    marked = {path for path in tracked("tests/*.py") if re.search(r"^@?.*pytest\.mark\.alone$", path.read_text(), re.M)}
+    assert marked
+    assert all(path.parent == ROOT / "tests/flow" for path in marked)
+
+
 def test_the_agents_parts_are_told_the_time():
     asked = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
