@@ -126,9 +126,9 @@ class FakeNode:
 
     def _ships(self) -> bool:
         """Whether a child of the agent's is at work that outlives it."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                if f"{self.run_dir}\0".encode() in path.read_bytes():
+                if f"{self.run_dir}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     return True
         return False
 

@@ -155,7 +155,8 @@ def test_a_terminal_is_one_as_without_the_flag(steps: Allocation) -> None:
         line = f"srun --jobid={steps.job} --overlap {flag} -w n1 -N1 --pty sh -c '{show}'"
         done = steps.site.run(["script", "-qec", line, "/dev/null"], cwd="/home/alice/flag", input="hello\n")
         text = [part for part in done.stdout.replace("\r", "").splitlines() if not part.startswith("perun: ")]
-        seen.append((done.returncode, sorted(text)))
+        # Whether the outer terminal echoes the line too depends on when srun makes it raw: each line counts once.
+        seen.append((done.returncode, sorted(set(text))))
     assert seen[0] == seen[1]
     assert seen[0][0] == 4
     assert "got hello" in seen[0][1]
