@@ -126,9 +126,9 @@ class FakeNode:
 
     def _ships(self) -> bool:
         """Whether a child of the agent's is at work that outlives it."""
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for process in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if f"{self.run_dir}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if process.name.isdigit() and f"{self.run_dir}\0".encode() in (process / "cmdline").read_bytes():
                     return True
         return False
 
