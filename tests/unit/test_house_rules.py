@@ -295,3 +295,13 @@ def test_the_glossary_explains_each_term_once_and_is_linked():
     assert len(terms) == len(set(terms)) > 60
     for page in ("README.md", "docs/architecture.md"):
         assert "glossary.md)" in (ROOT / page).read_text()
+
+
+def test_the_walks_pass_files_that_are_there_and_none_twice():
+    text = (ROOT / "docs/architecture.md").read_text()
+    walks = text[text.index("## Four walks") : text.index("## Paths")].split("\n**")[1:]
+    assert len(walks) == 4
+    for walk in walks:
+        named = re.findall(r"`([\w/]+\.(?:py|c))`", walk)
+        assert len(named) == len(set(named)) >= 6, [one for one in named if named.count(one) > 1]
+        assert not [one for one in named if not any((ROOT / base / one).is_file() for base in ("perun_hpc", "."))]
