@@ -39,14 +39,17 @@ demo-down: ## take the demo's cluster down; nothing stays behind
 	@$(PYTHON) -m devcluster --name demo down
 
 # Most tests wait rather than compute: more processes than cores, three of them with a cluster each (tests/beside.py).
-# What measures times comes after them, alone.
+# What measures times comes after them, alone; what failed beside others is tried once more, alone, and named either way.
 PROCESSES ?= 6
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
 ifdef PYTEST
 	@$(BIN)/python -m pytest $(PYTEST)
 else
-	@code=0; $(BIN)/python -m pytest -n $(PROCESSES) -m "not alone" || code=$$?; \
-	$(BIN)/python -m pytest -m alone tests/flow || code=$$?; exit $$code
+	@beside=0; alone=0; $(BIN)/python -m pytest -n $(PROCESSES) -m "not alone" || beside=$$?; \
+	$(BIN)/python -m pytest -m alone tests/flow || alone=$$?; \
+	case "$$beside $$alone" in "0 0") exit 0;; "0 1" | "1 0" | "1 1") ;; *) exit 1;; esac; \
+	echo "once more, alone, what failed above:"; \
+	$(BIN)/python -m pytest -v --last-failed --last-failed-no-failures none --maxfail 5
 endif
 
 check: build ## linters, format, types, import contracts
