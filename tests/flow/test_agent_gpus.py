@@ -191,6 +191,7 @@ def test_gpus_of_mig_mode_are_held_by_slices(gpus):
     assert 0 < account["energy_uj"] <= account["node_uj"]
 
 
+@pytest.mark.alone
 def test_of_two_mig_jobs_the_one_that_works_is_given_what_the_gpu_takes_above_idle(gpus):
     mig = "gpu GPU-a 0 300000 0 7\ninstance 0 MIG-x 3\ninstance 0 MIG-y 3\n"
     node = gpus(f"{mig}active 0 0 90\nactive 0 1 10\n")
