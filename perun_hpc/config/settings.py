@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Monitor, Privacy, Sampling, Store
-
-MOST_KEPT = 256
-_kept: dict[tuple[str, int], tuple[Mapping[str, Any], Any]] = {}
-"""What was read lately, by section and settings: a trace asks at every row, and nobody changes settings in place."""
 
 
 def monitor(settings: Mapping[str, Any]) -> Monitor:
@@ -44,18 +41,17 @@ def store(settings: Mapping[str, Any]) -> Store:
 
 
 def _section(settings: Mapping[str, Any], name: str) -> Any:
-    held = _kept.get((name, id(settings)))
-    if held is not None and held[0] is settings:
-        return held[1]
+    kind, known = _fields(name)
+    return kind(**{key: value for key, value in settings.get(name, {}).items() if key in known})
+
+
+@cache
+def _fields(name: str) -> tuple[type[Any], frozenset[str]]:
+    """The class of a section, and the names of its fields."""
     from perun_hpc.config.schema import SECTIONS
 
     kind = SECTIONS[name]
-    known = {field.name for field in dataclasses.fields(kind)}
-    value = kind(**{key: value for key, value in settings.get(name, {}).items() if key in known})
-    if len(_kept) >= MOST_KEPT:
-        _kept.clear()
-    _kept[name, id(settings)] = (settings, value)
-    return value
+    return kind, frozenset(field.name for field in dataclasses.fields(kind))
 
 
 def trace_wanted(settings: Mapping[str, Any], flagged: bool, duration_ns: int) -> bool:
