@@ -29,7 +29,7 @@ ATTRIBUTION_ERROR: dict[str, float] = {
 class Gain:
     """A device's energy and its relative gain error; devices of one `model` err together."""
 
-    energy_uj: int
+    energy_uj: float
     relative: float
     model: str
 
@@ -73,14 +73,23 @@ def standard_uj(
     -------
     The root of the sum of their squares, in uJ.
     """
-    by_model: dict[str, float] = defaultdict(float)
-    for gain in gains:
-        by_model[gain.model] += abs(gain.energy_uj) * gain.relative
-    square = sum(value**2 for value in by_model.values())
+    square = _gain_square(gains)
     square += sum((edge.max_uw * edge.tau_ns / NS_PER_S) ** 2 / 12 for edge in edges)
     square += sum(((gap.max_uw - gap.min_uw) * gap.duration_ns / NS_PER_S) ** 2 / 12 for gap in gaps)
     square += sum(part**2 for part in attribution_uj)
     return math.ceil(math.sqrt(square))
+
+
+def gain_uj(gains: Iterable[Gain]) -> float:
+    """What gain errors alone add to the standard uncertainty (k=1), in uJ."""
+    return math.sqrt(_gain_square(gains))
+
+
+def _gain_square(gains: Iterable[Gain]) -> float:
+    by_model: dict[str, float] = defaultdict(float)
+    for gain in gains:
+        by_model[gain.model] += abs(gain.energy_uj) * gain.relative
+    return sum(value**2 for value in by_model.values())
 
 
 def attribution_uj(dynamic_uj: int, method: str) -> float:

@@ -25,6 +25,11 @@ class Figure:
     provenance: Provenance
 
 
+def gain(sensor: Sensor, energy_uj: float) -> Gain:
+    """What a counter that counts wrongly makes of an energy; those of one kind of device err together."""
+    return Gain(energy_uj, sensor.gain_error, f"{sensor.backend}:{sensor.component}")
+
+
 @dataclass(frozen=True)
 class _Part:
     """A domain's energy (of a meter: what it counted beside the others; None: not known) and its counter's column."""
@@ -110,7 +115,7 @@ class HostEnergy:
             ceiling_uw = sensor.max_uw or round(result["peak_per_s"])
             counted_uj = result["base"] if one.column in self.bearing else one.energy_uj
             if counted_uj is not None:
-                gains.append(Gain(counted_uj, sensor.gain_error, f"{sensor.backend}:{sensor.component}"))
+                gains.append(gain(sensor, counted_uj))
                 edges += [Edge(ceiling_uw, sensor.update_ns)] * 2
             covered_ns = result["covered_ns"] if one.energy_uj is not None else 0
             gaps.append(Gap(0, ceiling_uw, max(0, self._runtime_ns - covered_ns)))

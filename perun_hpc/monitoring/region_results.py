@@ -15,9 +15,10 @@ from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, covered, mean
 from perun_hpc.energy.regions import standard
+from perun_hpc.energy.uncertainty import gain_uj
 from perun_hpc.monitoring import trace
 from perun_hpc.monitoring.columns import counts_cpu_time
-from perun_hpc.monitoring.host_energy import HostEnergy
+from perun_hpc.monitoring.host_energy import HostEnergy, gain
 
 NS_PER_S = 1_000_000_000
 _ENERGIES = (
@@ -126,14 +127,7 @@ class _Host:
             ):
                 amount, low, high = of_each.sum(axis=1).tolist()
                 high += unseen_uj / 1e6 / unit_s
-                doubt = math.hypot(standard(low, high), self._gain(columns, of_each[0]))
+                each = zip(columns, of_each[0].tolist(), strict=True)
+                gains = gain_uj(gain(self._sensors[column], one * 1e6) for column, one in each) / 1e6
+                doubt = math.hypot(standard(low, high), gains)
                 yield Metric(kind, amount, uncertainty=doubt, provenance=provenance, low=low, high=high)
-
-    def _gain(self, columns: Sequence[int], amounts: Floats) -> float:
-        """What counters that count wrongly make of amounts, one a column; devices of one kind err together."""
-        by_model: dict[str, float] = {}
-        for column, amount in zip(columns, amounts.tolist(), strict=True):
-            sensor = self._sensors[column]
-            model = f"{sensor.backend}:{sensor.component}"
-            by_model[model] = by_model.get(model, 0.0) + abs(amount) * sensor.gain_error
-        return math.hypot(*by_model.values())
