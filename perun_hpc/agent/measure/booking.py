@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from perun_hpc.agent.base.session import DomainAccount, Gap, Session
-from perun_hpc.agent.measure.intervals import Closed
+from perun_hpc.agent.measure.intervals import Closed, rests
 from perun_hpc.data_model.sensor import Reading, Sensor, worst
 from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
@@ -170,9 +170,8 @@ def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -
 
 def _by_account(domains: Mapping[str, EnergyDomain]) -> dict[str, EnergyDomain]:
     """Domains by the names under which energy is given: a meter's rest is `other`, of further ones `other-METER`."""
-    meters = [domain for domain in domains.values() if domain.kind is DomainKind.METER]
-    rests = {f"{OTHER}-{meter.name}" if place else OTHER: meter for place, meter in enumerate(meters)}
-    return {**{name: one for name, one in domains.items() if one.kind is not DomainKind.METER}, **rests}
+    rest_of = rests(domains.values())
+    return {rest_of.get(name, name): domain for name, domain in domains.items()}
 
 
 def _worse(one: str, other: str) -> str:

@@ -83,7 +83,7 @@ class Intervals:
 
     def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
         self._domains = tuple(domains)
-        self._rests = _rests(domains)
+        self._rests = rests(domains)
         self.node = node
         self.static_uw: Mapping[str, int] = {}
         self.slices: Mapping[str, int] = {}
@@ -106,7 +106,7 @@ class Intervals:
     def change(self, domains: Sequence[EnergyDomain]) -> None:
         """Account other domains from now on; a new one's first reading opens its interval."""
         known = {domain.name: domain.sensor.id for domain in self._domains}
-        self._domains, self._rests = tuple(domains), _rests(domains)
+        self._domains, self._rests = tuple(domains), rests(domains)
         unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
         self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
@@ -255,7 +255,7 @@ class Intervals:
         self._stretches = [stretch for stretch in self._stretches if stretch.t0_ns >= oldest_ns]
 
 
-def _rests(domains: Iterable[EnergyDomain]) -> dict[str, str]:
+def rests(domains: Iterable[EnergyDomain]) -> dict[str, str]:
     """Names of the meters' residuals: the first one's is `other`, also while it gives no reading."""
     meters = [domain.name for domain in domains if domain.kind is DomainKind.METER]
     return {name: f"{OTHER}-{name}" if place else OTHER for place, name in enumerate(meters)}
