@@ -75,7 +75,7 @@ def note_sweep(
 def last_sweep(archive: Archive) -> Sweep | None:
     """What is known of the last sweep; None where nothing is, or it cannot be read."""
     try:
-        value = json.loads((archive.sweep).read_bytes())
+        value = json.loads(archive.sweep.read_bytes())
         if value.pop("schema") != SCHEMA:
             return None
         return codec.decode(Sweep, value)

@@ -44,7 +44,6 @@ class Bounds:
         self._outbox = outbox
         self._stop = stop
         self._clock = clock
-        self._stopped = False
         self._started_ns = self._quota_ns = clock.mono_ns()
 
     def keep(self, mono_ns: int) -> None:
@@ -78,8 +77,7 @@ class Bounds:
         if limits.near_memory(agent) and self._steps.shed():
             return
         held_b = limits.over_memory(agent)
-        if held_b is not None and not self._stopped:
-            self._stopped = True
+        if held_b is not None:
             why = f"the agent exceeded its memory cap with {held_b} bytes and ended"
             log(why)
             for session in self._register.live.values():

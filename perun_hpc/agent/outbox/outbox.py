@@ -55,8 +55,8 @@ class Outbox:
 
     def turn(self, mono_ns: int) -> None:
         """Do what is due."""
-        if self._policy.settled and self._sealing.is_due(mono_ns):
-            guard("sealing", self._seal)
+        if self._sealing.is_due(mono_ns):
+            self.seal()
         guard("shipping", partial(self._shipper.poll, mono_ns))
         if self._shipper.is_due(mono_ns) and self._policy.settled:
             guard("shipping", partial(self._ship, mono_ns))
