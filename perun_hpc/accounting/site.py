@@ -56,7 +56,7 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     )
 
 
-class PolicyApplier:
+class SitePolicy:
     """A service's policy: read anew once its file changed; while broken the last valid one stays in force."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:

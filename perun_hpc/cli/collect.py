@@ -23,7 +23,7 @@ from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.site import PolicyApplier, Site
+from perun_hpc.accounting.site import Site, SitePolicy
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import readable_by, tree_readable_by
 from perun_hpc.archive.handover import address
@@ -62,8 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep."""
     logs.begin(args.log_lvl or "INFO", args.log_file)
-    applier = PolicyApplier()
-    site = applier.site
+    rules = SitePolicy()
+    site = rules.site
     root = args.archive or site.archive
     if not root.is_dir():
         raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
@@ -83,29 +83,29 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.daemon:
             return _sweep(args, site, root, ledger, Estimator(), {}, {})
-        return _daemon(args, applier, root, ledger)
+        return _daemon(args, rules, root, ledger)
     finally:
         ledger.close()
 
 
-def _daemon(args: argparse.Namespace, applier: PolicyApplier, root: Path, ledger: Ledger) -> int:
+def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Ledger) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     wake, footprint = WakeSocket(), Estimator()
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
-    with _listener(applier.site, root) as listener:
+    with _listener(rules.site, root) as listener:
         while not stop.is_set():
             if listener is not None:
                 listener.take_allowed()
-            if mistakes := applier.renew():
+            if mistakes := rules.renew():
                 log.warning("policy: %s; the last valid one stays in force", mistakes.partition("\n")[0])
             try:
-                _sweep(args, applier.site, root, ledger, footprint, kept, waits)
+                _sweep(args, rules.site, root, ledger, footprint, kept, waits)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
-            wake.wait(stop, applier.site.sweep_s)
+            wake.wait(stop, rules.site.sweep_s)
     return 0
 
 

@@ -6,26 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.site import PolicyApplier
+from perun_hpc.accounting.site import SitePolicy
 from perun_hpc.errors import ConfigError
 
 
 def test_a_change_rules_the_next_sweep_and_a_broken_file_none(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("collect: {sweep: 5 s}\n")
-    applier = PolicyApplier({"PERUN_POLICY": str(policy)})
-    assert (applier.site.sweep_s, applier.renew()) == (5, "")
+    rules = SitePolicy({"PERUN_POLICY": str(policy)})
+    assert (rules.site.sweep_s, rules.renew()) == (5, "")
     policy.write_text("collect: {sweep: 7 s, deadline: 1 min}\n")
-    assert (applier.renew(), applier.site.sweep_s, applier.site.deadline_s) == ("", 7, 60)
+    assert (rules.renew(), rules.site.sweep_s, rules.site.deadline_s) == ("", 7, 60)
     policy.write_text("collect: {sweep: 7}\nfoo: {}\n")
-    assert len(applier.renew().splitlines()) == 2
-    assert (applier.renew(), applier.site.sweep_s) == ("", 7)
+    assert len(rules.renew().splitlines()) == 2
+    assert (rules.renew(), rules.site.sweep_s) == ("", 7)
     policy.unlink()
-    assert (applier.renew(), applier.site.sweep_s) == ("", 60)  # without a file: the defaults
+    assert (rules.renew(), rules.site.sweep_s) == ("", 60)  # without a file: the defaults
 
 
 def test_a_service_does_not_begin_with_a_broken_policy(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("foo: {}\n")
     with pytest.raises(ConfigError):
-        PolicyApplier({"PERUN_POLICY": str(policy)})
+        SitePolicy({"PERUN_POLICY": str(policy)})
