@@ -7,9 +7,10 @@ SHELL := /bin/bash
 PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
+LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates lock sbom clean
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short lock sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -17,7 +18,7 @@ help: ## list the targets
 # Packages: asked for only when one is missing, so that a warm machine needs no network and no second. The policy-rc.d keeps
 # Debian from starting the daemons that it installs: the cluster starts its own, in namespaces.
 system: ## install the Debian packages that are missing
-	@missing=""; for name in $$(grep -hv '^#' packages.txt devcluster/packages.txt); do \
+	@missing=""; for name in $$(grep -hv '^#' $(LISTS)); do \
 	  [ "$$(dpkg-query -W -f='$${db:Status-Status}' "$$name" 2>/dev/null)" = installed ] || missing="$$missing $$name"; done; \
 	if [ -n "$$missing" ]; then echo "installing Debian packages:$$missing"; \
 	  guard=/usr/sbin/policy-rc.d; [ -e $$guard ] || { trap "rm -f $$guard" EXIT; printf '#!/bin/sh\nexit 101\n' > $$guard; chmod +x $$guard; }; \
@@ -80,6 +81,14 @@ dates: build ## the tests at other dates and in the nights when clocks change
 
 attack: build ## the second user tries everything; fuzzers
 	@$(BIN)/python -m tests.attack
+
+matrix: LISTS := tests/matrix/packages.txt
+matrix: system ## the cluster's tests on every Slurm that Debian carries; MATRIX=... for some of them
+	@$(PYTHON) -m tests.matrix $(MATRIX)
+
+matrix-short: ## four jobs on the newest Slurm
+	@$(MAKE) -s system LISTS=tests/matrix/packages.txt || echo "debootstrap cannot be installed here"
+	@$(PYTHON) -m tests.matrix --short
 
 TOOLS := build/tools
 PREFIX ?= /opt/perun-hpc

@@ -28,7 +28,8 @@ MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _checked(result: int, what: str) -> None:
+def checked(result: int, what: str) -> None:
+    """Raise OSError, naming what was tried, where a call of libc failed."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -39,7 +40,7 @@ def mount(source: str, target: Path, kind: str = "", flags: int = 0, data: str =
     done = libc.mount(
         source.encode(), bytes(target), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None
     )
-    _checked(done, f"mount {kind or 'bind'} {source} on {target}")
+    checked(done, f"mount {kind or 'bind'} {source} on {target}")
 
 
 def bind(source: Path, target: Path, recursive: bool = False, read_only: bool = False) -> None:
@@ -105,9 +106,9 @@ def build_root(spec: dict[str, Any]) -> None:
         bind(Path(source), below(root, name), read_only=read_only)
     (root / ".machine").mkdir()
     os.chdir(root)
-    _checked(libc.pivot_root(b".", b".machine"), "pivot_root")
+    checked(libc.pivot_root(b".", b".machine"), "pivot_root")
     os.chdir("/")
-    _checked(libc.umount2(b"/.machine", MNT_DETACH), "umount /.machine")
+    checked(libc.umount2(b"/.machine", MNT_DETACH), "umount /.machine")
     Path("/.machine").rmdir()
 
 
@@ -192,7 +193,7 @@ def main() -> int:
     for tasks in spec["join"]:
         Path(tasks).write_text(str(os.getpid()))
     flags = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWCGROUP
-    _checked(libc.unshare(flags), "unshare")
+    checked(libc.unshare(flags), "unshare")
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from tests import junit
 from tests.dates import table
 from tests.dates.moments import Moment, moments
 
@@ -44,18 +45,18 @@ def environment(moment: Moment, shift: Path) -> dict[str, str]:
     }
 
 
-def tried(moment: Moment, tests: Sequence[str], processes: int, directory: Path, shift: Path) -> table.Result:
+def tried(moment: Moment, tests: Sequence[str], processes: int, directory: Path, shift: Path) -> junit.Result:
     """Run the tests at a moment, and those that failed once more, alone; what they print is shown."""
 
-    def run(chosen: Sequence[str], *options: str) -> table.Result:
+    def run(chosen: Sequence[str], *options: str) -> junit.Result:
         report = directory / f"{moment.name}.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.dates.plugin"]
         command += [f"--junitxml={report}", *options, *chosen]
         subprocess.run(command, cwd=ROOT, env=environment(moment, shift), check=False)
-        return table.read(report)
+        return junit.read(report)
 
     first = run(tests, "-n", str(processes))
-    return table.run_alone(first, run(first.failed)) if first.failed else first
+    return junit.run_alone(first, run(first.failed)) if first.failed else first
 
 
 def write(row: str, order: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests import junit
 from tests.dates import table
 from tests.dates.moments import Moment, change, leap_day, moments, new_year
 
@@ -43,8 +44,8 @@ def test_all_moments_lie_ahead_and_two_have_the_flow_tests() -> None:
 
 def test_a_row_names_what_failed_and_why_others_were_skipped() -> None:
     moment = Moment("leap-day", "a 29 February", datetime(2028, 2, 29, 12, tzinfo=UTC), "UTC")
-    first = table.Result(4, ("a.py::b", "a.py::c"), {"no gcc": 2})
-    row = table.row(moment, table.run_alone(first, table.Result(1, ("a.py::b",), {})), ["unit"])
+    first = junit.Result(4, ("a.py::b", "a.py::c"), {"no gcc": 2})
+    row = table.row(moment, junit.run_alone(first, junit.Result(1, ("a.py::b",), {})), ["unit"])
     cells = "unit | 8 | 5, of them 1 only alone | 1: a.py::b | 2: no gcc"
     assert row == f"| leap-day (a 29 February) | 2028-02-29 12:00 | UTC | {cells} |"
     assert table.rows(f"{table.HEAD}\n{row}\n") == {"leap-day": row}

@@ -1,0 +1,156 @@
+"""Run the cluster's tests in the root file systems of several releases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests import junit
+from tests.matrix import roots, skips, table
+from tests.matrix.roots import RELEASES, Release, RootError
+
+KEPT = roots.CHECKOUT / "build" / "matrix"
+PAGE = roots.CHECKOUT / "docs" / "matrix.md"
+MARK = "<!-- below: make matrix -->\n"
+TARGETS = (
+    *(f"tests/slurm/test_{name}.py" for name in ("hooks", "flag", "line", "store", "policy", "accounting", "monitor")),
+    *(f"tests/slurm/test_{name}.py" for name in ("mpi", "newer_slurm")),
+    "tests/mpi",
+    "tests/wire",
+)
+SHORT = (
+    "tests/slurm/test_mpi.py::test_a_decorated_function_on_two_nodes_is_gathered_where_all_ranks_call_it[all]",
+    "tests/slurm/test_line.py::test_a_job_on_two_nodes_without_any_flag",
+    "tests/slurm/test_line.py::test_a_requeued_job_has_two_records",
+    "tests/slurm/test_line.py::test_a_suspended_job_pays_for_itself_and_not_for_the_job_on_its_cores",
+)
+"""A flagged MPI job, a plain job, a requeued and a suspended one."""
+
+
+def say(text: str) -> None:
+    """Print a line of progress with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def ready(release: Release) -> None:
+    """Make the root, copy the checkout, build what is missing there.
+
+    Raises
+    ------
+    RootError
+        Where one of them fails.
+    """
+    roots.make(release, say)
+    roots.fill(release)
+    say(f"{release.name}: make build")
+    if roots.run(release, ["make", "-s", "build"]).returncode != 0:
+        raise RootError(f"make build failed in {roots.directory(release)}: what it said stands above")
+
+
+def tried(release: Release, tests: Sequence[str]) -> junit.Result:
+    """Run tests, and those that failed once more, alone."""
+
+    def run(chosen: Sequence[str]) -> junit.Result:
+        report = f"build/matrix-{release.name}.xml"
+        outside = roots.project(release) / report
+        outside.unlink(missing_ok=True)
+        words = [".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.matrix.plugin"]
+        roots.run(release, [*words, f"--junitxml={report}", *chosen], {"PERUN_MATRIX": release.name})
+        if not outside.exists():
+            raise RootError(f"pytest left no report in {roots.directory(release)}: what it said stands above")
+        return junit.read(outside)
+
+    first = run(tests)
+    return junit.run_alone(first, run(first.failed)) if first.failed else first
+
+
+def unlisted(release: Release, result: junit.Result) -> list[str]:
+    """Reasons of skips that the list of skips does not have."""
+    return [why for why in result.skipped if not skips.allowed(release.name, why)]
+
+
+def matrix(chosen: Sequence[Release], tests: Sequence[str], write: bool) -> int:
+    """Run tests on releases; 1 if one failed, or was skipped for a reason that is not listed."""
+    bad = False
+    for release in chosen:
+        ready(release)
+        versions = roots.versions(release)
+        for test in tests:
+            say(f"{release.name}: {test}")
+            result = tried(release, [test])
+            reasons = unlisted(release, result)
+            say(
+                f"{release.name}: {test}: {result.passed} passed, {len(result.failed)} failed, {result.skipped} skipped"
+            )
+            bad = bad or bool(result.failed or reasons)
+            for why in reasons:
+                say(f"{release.name}: skipped, and tests/matrix/skips.py does not say why: {why}")
+            if write:
+                KEPT.mkdir(parents=True, exist_ok=True)
+                kept = KEPT / f"{release.name}.json"
+                rows = json.loads(kept.read_text())["rows"] if kept.exists() else {}
+                kept.write_text(json.dumps({"versions": versions, "rows": {**rows, test: asdict(result)}}, indent=1))
+    if write:
+        head, _, _ = PAGE.read_text().partition(MARK)
+        columns = [table.column(release, json.loads(path.read_text())) for release, path in kept_files()]
+        PAGE.write_text(head + MARK + table.markdown(columns, TARGETS))
+    return int(bad)
+
+
+def kept_files() -> list[tuple[Release, Path]]:
+    """The newest results of each release that has any."""
+    found = [(release, KEPT / f"{release.name}.json") for release in RELEASES]
+    return [(release, path) for release, path in found if path.exists()]
+
+
+def short() -> int:
+    """Run four jobs on the newest Slurm; where there is neither a root nor a network it says so, and is no failure."""
+    newest = RELEASES[-1]
+    made = roots.is_made(newest)
+    try:
+        ready(newest)
+    except RootError as error:
+        say(f"{newest.name}: {error}")
+        if made:
+            return 1
+        say(f"{newest.name}: skipped, there is no root at {roots.directory(newest)} and none can be made here")
+        return 0
+    result = tried(newest, SHORT)
+    say(f"{newest.name}: {table.cell(result)}")
+    return int(result.passed < len(SHORT))
+
+
+def main() -> int:
+    """Do what the words say."""
+    names = [release.name for release in RELEASES]
+    top = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    top.add_argument("names", nargs="*", metavar="RELEASE", help=f"which (default: all): {' '.join(names)}")
+    top.add_argument("--tests", nargs="+", metavar="PATH", default=TARGETS, help="only these of the matrix's tests")
+    top.add_argument(
+        "--short", action="store_true", help="four jobs on the newest Slurm; docs/matrix.md stays as it is"
+    )
+    top.add_argument("--enter", metavar="COMMAND", help="run a shell command in the roots instead")
+    chosen = top.parse_args()
+    if unknown := [name for name in chosen.names if name not in names]:
+        top.error(f"unknown: {', '.join(unknown)}; known are {', '.join(names)}")
+    releases = [release for release in RELEASES if not chosen.names or release.name in chosen.names]
+    try:
+        if chosen.enter:
+            for release in releases:
+                ready(release)
+            return max(roots.run(release, ["sh", "-c", chosen.enter]).returncode for release in releases)
+        if chosen.short:
+            return short()
+        return matrix(releases, chosen.tests, write=set(chosen.tests) <= set(TARGETS))
+    except RootError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
