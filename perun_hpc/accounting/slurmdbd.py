@@ -1,13 +1,16 @@
 """Writing perun's line into slurmdbd's AdminComment: in batched sessions, checked afterwards, at a bounded rate.
 
-One `sacctmgr` session takes many commands on its standard input. A command still costs 0.27 s of waiting, because both
-ends send in small pieces and wait for delayed acknowledgements; so a few sessions at once cost no more than one.
+One `sacctmgr` session takes many commands on its standard input. What a command costs depends on Slurm: 0.27 s in 22.05,
+of waiting, because both ends send in small pieces and wait for delayed acknowledgements, so that a few sessions at once
+cost no more than one; about 10 ms in 26.05, where one session is quick enough for any rate. So the first few commands
+are timed, and as many sessions take the others as the rate needs.
 sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ from perun_hpc.slurm.sacct import SlurmJob, by_id, match_run
 
 log = logging.getLogger(__name__)
 
-COMMAND_S = 0.3
+TIMED = 8
+"""So many commands go first, in one session, and are timed."""
 MAX_SESSIONS = 8
 FIRST_RETRY_S, LAST_RETRY_S = 5, 3600
 MAX_TRIES = 30
@@ -45,10 +49,11 @@ class Flushed:
 
 @dataclass(frozen=True)
 class Dbd:
-    """How slurmdbd is reached: sacct for many ids at once, and sacctmgr with commands on its standard input."""
+    """How slurmdbd is reached: sacct for many ids at once, sacctmgr with commands on its standard input, and a clock."""
 
     sacct: Callable[[Iterable[int]], list[SlurmJob]]
     run: Runner = run_command
+    clock_s: Callable[[], float] = time.monotonic
 
 
 def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float, seconds: float) -> Flushed:
@@ -122,8 +127,14 @@ def _plan(
 
 
 def _sessions(lines: Sequence[str], dbd: Dbd, per_s: float) -> None:
-    count = max(1, min(MAX_SESSIONS, round(per_s * COMMAND_S), len(lines)))
-    shares = [lines[i::count] for i in range(count)]
+    first, rest = lines[:TIMED], lines[TIMED:]
+    begin_s = dbd.clock_s()
+    _session(first, dbd)
+    command_s = (dbd.clock_s() - begin_s) / len(first)
+    count = min(max(1, round(per_s * command_s)), MAX_SESSIONS, len(rest))
+    if not count:
+        return
+    shares = [rest[i::count] for i in range(count)]
     with ThreadPoolExecutor(count) as pool:
         for outcome in [pool.submit(_session, share, dbd) for share in shares]:
             outcome.result()

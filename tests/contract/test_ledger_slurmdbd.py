@@ -12,7 +12,16 @@ import pytest
 
 from perun_hpc.accounting.comment import encode
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.slurmdbd import FIRST_RETRY_S, LAST_RETRY_S, MAX_SESSIONS, MAX_TRIES, Dbd, Flushed, flush
+from perun_hpc.accounting.slurmdbd import (
+    FIRST_RETRY_S,
+    LAST_RETRY_S,
+    MAX_SESSIONS,
+    MAX_TRIES,
+    TIMED,
+    Dbd,
+    Flushed,
+    flush,
+)
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import UnavailableError
@@ -23,11 +32,12 @@ _COMMAND = re.compile(r'modify job where jobid=(\S+) cluster=c set AdminComment=
 
 
 class Slurmdbd:
-    """A slurmdbd that keeps comments in lower case, as 22.05 does, and counts the sessions."""
+    """A slurmdbd that keeps comments in lower case, as 22.05 does, and counts the sessions; a command takes its time."""
 
-    def __init__(self, *jobs: SlurmJob) -> None:
+    def __init__(self, *jobs: SlurmJob, command_s: float = 0.0) -> None:
         self.jobs = list(jobs)
         self.sessions: list[int] = []
+        self.command_s, self.spent_s = command_s, 0.0
         self.up = True
         self.deaf: set[str] = set()
         self._lock = threading.Lock()
@@ -43,6 +53,7 @@ class Slurmdbd:
         lines = (stdin or "").splitlines()
         with self._lock:
             self.sessions.append(len(lines))
+            self.spent_s += len(lines) * self.command_s
             for line in lines:
                 match = _COMMAND.match(line)
                 assert match is not None, line
@@ -66,7 +77,7 @@ class World:
         self.ledger: Ledger = open_ledger(str(path / "ledger.db"), create=True, clock=lambda: self.now)
 
     def flush(self, dbd: Slurmdbd, overwrite: bool = False, per_s: float = 100, seconds: float = 60) -> Flushed:
-        return flush(self.ledger, "c", Dbd(dbd.sacct, dbd.run), overwrite, per_s, seconds)
+        return flush(self.ledger, "c", Dbd(dbd.sacct, dbd.run, lambda: dbd.spent_s), overwrite, per_s, seconds)
 
 
 @pytest.fixture
@@ -78,15 +89,17 @@ def record(job: SlurmJob, **other: object) -> EnergyRecord:
     return add_slurm(sum_boundaries([parsed(boundary(job.job_id, **other))]), job)  # type: ignore[arg-type]
 
 
-def test_many_jobs_take_a_few_sessions(world: World) -> None:
+@pytest.mark.parametrize(("command_s", "at_once"), [(0.27, MAX_SESSIONS), (0.03, 3), (0.008, 1)])
+def test_as_many_sessions_take_many_jobs_as_the_rate_needs(world: World, command_s: float, at_once: int) -> None:
+    """Of a hundred a second, with commands as quick as those of 22.05 and 26.05."""
     jobs = [slurm_job(n) for n in range(1, 41)]
-    dbd = Slurmdbd(*jobs)
+    dbd = Slurmdbd(*jobs, command_s=command_s)
     records = [record(job) for job in jobs]
     world.ledger.put(records, queue=True)
     assert world.flush(dbd) == Flushed(written=40)
-    assert len(dbd.sessions) <= MAX_SESSIONS and sum(dbd.sessions) == 40
+    assert dbd.sessions[0] == TIMED and len(dbd.sessions) == 1 + at_once and sum(dbd.sessions) == 40
     assert [dbd.comment(n) for n in range(1, 41)] == [encode(r) for r in records]
-    assert world.flush(dbd) == Flushed() and len(dbd.sessions) <= MAX_SESSIONS
+    assert world.flush(dbd) == Flushed() and len(dbd.sessions) == 1 + at_once
 
 
 def test_no_more_jobs_than_the_rate_allows(world: World) -> None:
