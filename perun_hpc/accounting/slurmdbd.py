@@ -1,9 +1,9 @@
 """Writing perun's line into slurmdbd's AdminComment: in batched sessions, checked afterwards, at a bounded rate.
 
-One `sacctmgr` session takes many commands on its standard input. What a command costs depends on Slurm: 0.27 s in 22.05,
-of waiting, because both ends send in small pieces and wait for delayed acknowledgements, so that a few sessions at once
-cost no more than one; about 10 ms in 26.05, where one session is quick enough for any rate. So the first few commands
-are timed, and as many sessions take the others as the rate needs.
+One `sacctmgr` session takes many commands on its standard input. What a command costs depends on Slurm: 0.27 s in
+22.05, of waiting, because both ends send in small pieces and wait for delayed acknowledgements, so that a few sessions
+at once cost no more than one; about 10 ms in 26.05, where one session is quick enough for any rate. So the first few
+commands are timed, and as many sessions take the others as the rate needs.
 sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
 """
 
@@ -49,7 +49,7 @@ class Flushed:
 
 @dataclass(frozen=True)
 class Dbd:
-    """How slurmdbd is reached: sacct for many ids at once, sacctmgr with commands on its standard input, and a clock."""
+    """How slurmdbd is reached: sacct for many ids at once, sacctmgr with commands on its standard input; a clock."""
 
     sacct: Callable[[Iterable[int]], list[SlurmJob]]
     run: Runner = run_command

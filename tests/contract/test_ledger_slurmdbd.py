@@ -32,7 +32,7 @@ _COMMAND = re.compile(r'modify job where jobid=(\S+) cluster=c set AdminComment=
 
 
 class Slurmdbd:
-    """A slurmdbd that keeps comments in lower case, as 22.05 does, and counts the sessions; a command takes its time."""
+    """It keeps comments in lower case, as 22.05 does, and counts the sessions; commands take their time."""
 
     def __init__(self, *jobs: SlurmJob, command_s: float = 0.0) -> None:
         self.jobs = list(jobs)
