@@ -12,7 +12,7 @@ from pathlib import Path
 from perun_hpc.archive import aside
 from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, Archive
 from perun_hpc.data_model import codec
-from perun_hpc.store.files import write_new
+from perun_hpc.files import write_new
 
 SCHEMA = "perun.sweep/1"
 

@@ -40,9 +40,9 @@ from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.record import EnergyRecord, Footprint, to_json
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, PerunError, UnavailableError
+from perun_hpc.files import make_directory, sync_directory, write_new
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, by_id, is_one_of, match_run, nodes_of, pair_runs
 from perun_hpc.store.adopt import adopt
-from perun_hpc.store.files import make_directory, sync_directory, write_new
 from perun_hpc.store.layout import PLAN
 
 log = logging.getLogger(__name__)

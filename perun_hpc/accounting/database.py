@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from perun_hpc.accounting.tables import Tables, migrate, reflect
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
-from perun_hpc.store.files import make_directory, sync_directory
+from perun_hpc.files import make_directory, sync_directory
 
 _DURABLE = "SELECT set_config('synchronous_commit', 'local', true) WHERE current_setting('synchronous_commit') = 'off'"
 """Where a server may take back commits: not those after which evidence leaves `incoming/`."""

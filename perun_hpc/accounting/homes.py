@@ -17,9 +17,9 @@ from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive.places import RECORD, Archive, Run
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import DataError
+from perun_hpc.files import sync_directory
 from perun_hpc.slurm.sacct import CLOCK_S
 from perun_hpc.store.create import read_plan
-from perun_hpc.store.files import sync_directory
 
 RENAME_AFTER_S = 7 * 86400
 """When a finished run gives its bare directory name away: before job ids recycle, after most late nodes."""

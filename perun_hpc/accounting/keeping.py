@@ -7,7 +7,6 @@ in its new place, durably, before it leaves the old one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -19,7 +18,7 @@ from perun_hpc.accounting.identity import of_boundaries
 from perun_hpc.archive.places import BOUNDARIES, DAMAGED, Run
 from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.errors import DataError
-from perun_hpc.store.files import sync_directory, temporary, write_new
+from perun_hpc.files import NO_LINKS, link_new, sync_directory, write_new
 
 log = logging.getLogger(__name__)
 
@@ -191,13 +190,10 @@ def _put_aside(path: Path, target: Path) -> None:
 
 
 def _link_over(path: Path, final: Path) -> None:
-    partial = temporary(final)
     try:
-        os.link(path, partial)
-        partial.replace(final)
+        link_new(final, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+        if error.errno not in NO_LINKS:
             raise
         write_new(final, path.read_bytes())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from perun_hpc.archive.places import RECORD, RUNNING, Archive
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import DataError
-from perun_hpc.store.files import temporary
+from perun_hpc.files import link_new
 
 CLOCK_S = 86_400
 """The archive's clock and the nodes' may differ by this much."""
@@ -31,10 +31,7 @@ def file_under_owner(archive: Archive, directory: Path, uid: int) -> Path:
     own.parent.chmod(0o711)
     own.mkdir(mode=0o700, exist_ok=True)
     name = own / _name(record)
-    partial = temporary(name)
-    partial.hardlink_to(path)
-    partial.replace(name)
-    partial.unlink(missing_ok=True)  # two names of one file are left as they are by a rename
+    link_new(name, path)
     return own
 
 

@@ -24,7 +24,7 @@ from perun_hpc.archive.places import RECORD, RUNNING, Archive, Run
 from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean
 from perun_hpc.data_model.record import EnergyRecord, to_json
 from perun_hpc.errors import DataError, PerunError
-from perun_hpc.store.files import write_new
+from perun_hpc.files import write_new
 from perun_hpc.store.layout import PLAN
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ import gzip
 import hmac
 import json
 import logging
-import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -31,7 +31,7 @@ from perun_hpc.config.schema import Store
 from perun_hpc.data_model import wording
 from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.errors import DataError
-from perun_hpc.store.files import temporary, write_new
+from perun_hpc.files import write_new, write_pieces
 from perun_hpc.store.layout import MARKS, PLAN, STORE, THINNED
 
 log = logging.getLogger(__name__)
@@ -71,27 +71,30 @@ def backup(ledger: Ledger, path: Path) -> int:
     Of deleted ones it holds what is left: their sums, and by what their evidence is known.
     Everybody's jobs stand in it: as the ledger's own file it is readable for the one who writes it alone.
     """
-    partial = temporary(path)
     count = 0
-    try:
-        with (
-            os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as raw,
-            gzip.open(raw, "wt", encoding="utf-8", compresslevel=6) as file,
-        ):
-            file.write(json.dumps({"schema": BACKUP}) + "\n")
-            for records in _batches(ledger, Who()):
-                for _, record in records:
-                    file.write(to_json(record) + "\n")
-                    count += 1
-            for row in ledger.sums_of(REMOVED):
-                file.write(json.dumps({REMOVED: row}) + "\n")
-            for body in ledger.deleted_records():
-                file.write(f'{{"{DELETED}": {body}}}\n')
-            file.write(json.dumps({"records": count}) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        yield json.dumps({"schema": BACKUP})
+        for records in _batches(ledger, Who()):
+            for _, record in records:
+                yield to_json(record)
+                count += 1
+        for row in ledger.sums_of(REMOVED):
+            yield json.dumps({REMOVED: row})
+        for body in ledger.deleted_records():
+            yield f'{{"{DELETED}": {body}}}'
+        yield json.dumps({"records": count})
+
+    write_pieces(path, _gzipped(lines()), mode=0o600)
     return count
+
+
+def _gzipped(lines: Iterable[str]) -> Iterator[bytes]:
+    packer = zlib.compressobj(6, wbits=16 + zlib.MAX_WBITS)  # with gzip's header and checksum
+    for line in lines:
+        yield packer.compress(line.encode() + b"\n")
+    yield packer.flush()
 
 
 def restore(ledger: Ledger, path: Path) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Session
@@ -51,7 +52,7 @@ class NodeState:
 def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
     """Replace the state file; OSError where the disk does not take it."""
     last = state.last
-    spool.write_json(
+    files.write_json(
         paths.state,
         {
             "schema": SCHEMA,
@@ -76,7 +77,7 @@ def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
 
 def load(paths: AgentPaths) -> NodeState | None:
     """The state of the last agent, its ledger cut to what the state knows; None without a usable one."""
-    data = spool.read_json(paths.state)
+    data = files.read_json(paths.state)
     if data is None:
         return None
     saved_ns = paths.state.stat().st_mtime_ns

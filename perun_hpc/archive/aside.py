@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perun_hpc.archive.places import Archive, Run
-from perun_hpc.store.files import make_directory, write_new
+from perun_hpc.files import make_directory, write_new
 
 ALLOWED, WHY = "allowed", "why"
 

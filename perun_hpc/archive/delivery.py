@@ -15,7 +15,7 @@ from perun_hpc.archive.grown import grown
 from perun_hpc.archive.places import INCOMING, JOBS, NODES, RUNNING_NOW
 from perun_hpc.data_model.job import SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
-from perun_hpc.store.files import make_directory, write_new
+from perun_hpc.files import make_directory, write_new
 
 ASIDE_LINES = ".aside.jsonl"
 """What follows the day in the name of the file of lines of a node's ledger that did not fit."""

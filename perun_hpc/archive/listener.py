@@ -25,8 +25,8 @@ from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.job import SessionKey, safe_name
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
+from perun_hpc.files import write_new
 from perun_hpc.store import layout
-from perun_hpc.store.files import write_new
 from perun_hpc.store.node_store import TRACKS
 
 log = logging.getLogger(__name__)

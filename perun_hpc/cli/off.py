@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perun_hpc.errors import AccessError, UsageError
+from perun_hpc.files import write_new
 from perun_hpc.slurm.hostlist import stated
 
 HEAD = "# Nodes on which perun does nothing; written by perun off and perun on."
@@ -65,10 +66,8 @@ def listed(path: Path) -> set[str]:
 
 def write(path: Path, nodes: set[str]) -> None:
     """Replace the list, in one step. AccessError where it cannot be written."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = (HEAD, *(f"{MARK}{name}" for name in sorted(nodes)))
     try:
-        fresh.write_text("".join(f"{line}\n" for line in (HEAD, *(f"{MARK}{name}" for name in sorted(nodes)))))
-        fresh.chmod(0o644)
-        fresh.replace(path)
+        write_new(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o644, exact=True)
     except OSError as error:
         raise AccessError(f"cannot write {path}: {error.strerror}: run this where slurm.conf is kept") from error

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perun_hpc import files
 from perun_hpc.comm import Comm, shared_key
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model import codec, rank_data
@@ -16,7 +17,6 @@ from perun_hpc.data_model.data import DataNode
 from perun_hpc.monitoring.child import Ended
 from perun_hpc.monitoring.results import host_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import RunDirectory
-from perun_hpc.store import files
 
 if TYPE_CHECKING:
     from perun_hpc.monitoring.monitor import _Result

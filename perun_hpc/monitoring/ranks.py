@@ -20,6 +20,7 @@ from typing import Protocol
 
 from perun_hpc.data_model import rank_data
 from perun_hpc.errors import DataError
+from perun_hpc.files import write_new
 from perun_hpc.monitoring.address import BESIDE
 from perun_hpc.monitoring.child import Ended
 from perun_hpc.wire.client import address, peer_uid
@@ -191,11 +192,9 @@ class RankServer:
     def _keep(self, rank: str, fd: int) -> None:
         try:
             self._directory.mkdir(exist_ok=True)
-            temporary = self._directory / f".{rank}{SUFFIX}"
             content = _content(fd)
             self._look(content)
-            temporary.write_bytes(content)
-            temporary.rename(self._directory / f"{rank}{SUFFIX}")
+            write_new(self._directory / f"{rank}{SUFFIX}", content, durable=False)
         except (OSError, DataError):
             return
 

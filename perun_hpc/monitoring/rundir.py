@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.comm import Place, run_key
 from perun_hpc.errors import AccessError
 from perun_hpc.monitoring.application import readable
-from perun_hpc.store import files
 
 RUN = "run.json"
 LAUNCHES = ".launches"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.config.user import defaults, settings
 from perun_hpc.data_model.data import SCHEMA, DataNode
 from perun_hpc.errors import DataError, NotFoundError
@@ -14,7 +15,6 @@ from perun_hpc.monitoring.callbacks import warn
 from perun_hpc.monitoring.orders import SUMMARY
 from perun_hpc.monitoring.results import host_node, multi_run_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import LAUNCHES, RUN, RunDirectory, safe
-from perun_hpc.store import files
 
 
 def keep(directory: RunDirectory, runs: Sequence[DataNode], metadata: dict[str, Any]) -> tuple[Path, DataNode]:

@@ -115,7 +115,7 @@ class _Sampler:
         return orders.directory
 
     def _write(self, summary: dict[str, Any]) -> None:
-        from perun_hpc.store.files import write_new
+        from perun_hpc.files import write_new
 
         data = json.dumps(summary).encode()
         write_new(Path(self._orders.directory) / SUMMARY, data, mode=0o666, durable=False)  # as the umask says

@@ -118,7 +118,10 @@ def make_run_directory(path: Path) -> None:
 
 
 class Waiting:
-    """A message written beside its place in the inbox before anything can go wrong; then kept or dropped at once."""
+    """A message written beside its place in the inbox before anything can go wrong; then kept or dropped at once.
+
+    By the inbox's descriptor, as the C hook does it, and not by `files`: root writes into no directory of another name.
+    """
 
     def __init__(self, inbox: Path, name: str, packet: bytes) -> None:
         """Write it, unless the inbox is full or not our own."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import create, files, layout
+from perun_hpc.store import create, layout
 
 
 def adopt(stray: Path, job_dir: Path) -> None:

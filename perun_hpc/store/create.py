@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, files, layout
+from perun_hpc.store import codec, layout
 from perun_hpc.store.layout import Array, Json, Mark, Plan, Track
 
 DIRECTORY_MODE = 0o750

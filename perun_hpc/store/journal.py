@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import files
 
 GAP = -(1 << 63)
 _RECORD = struct.Struct("<II")

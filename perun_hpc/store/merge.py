@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, create, files, layout, tables
+from perun_hpc.store import codec, create, layout, tables
 from perun_hpc.store.layout import Json, Mark, Plan, Track
 
 AHEAD_NS = 24 * 3600 * layout.NS_PER_S

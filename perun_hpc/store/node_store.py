@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.counters import Status, difference
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, create, files, journal, layout
+from perun_hpc.store import codec, create, journal, layout
 from perun_hpc.store.journal import GAP, Journal, Row
 from perun_hpc.store.layout import Array, Form, Mark, Plan, Track
 from perun_hpc.store.shard import GrowingShard

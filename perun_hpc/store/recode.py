@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, create, files, layout, shard
+from perun_hpc.store import codec, create, layout, shard
 from perun_hpc.store.layout import Form, Track
 from perun_hpc.store.merge import Merged, finalise, lease
 

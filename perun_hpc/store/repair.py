@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, create, files, layout, shard
+from perun_hpc.store import codec, create, layout, shard
 from perun_hpc.store.layout import Mark, Plan, Track
 from perun_hpc.store.merge import Merged, finalise, newest_marks
 

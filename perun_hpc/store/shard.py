@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, files
+from perun_hpc.store import codec
 
 Index = list[tuple[int, int]]
 

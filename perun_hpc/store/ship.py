@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from perun_hpc import files
 from perun_hpc.errors import DataError
-from perun_hpc.store import codec, create, files, layout
+from perun_hpc.store import codec, create, layout
 from perun_hpc.store.layout import Json, Mark, Track
 from perun_hpc.store.node_store import NodeStore, descriptions, opened
 from perun_hpc.store.shard import Index, end_of, read_index

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.store import codec, create, files, layout
+from perun_hpc import files
+from perun_hpc.store import codec, create, layout
 
 Row = dict[str, Any]
 

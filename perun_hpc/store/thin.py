@@ -11,8 +11,9 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.errors import DataError, UsageError
-from perun_hpc.store import codec, create, files, layout, shard
+from perun_hpc.store import codec, create, layout, shard
 from perun_hpc.store.layout import Form, Track
 from perun_hpc.store.merge import lease
 

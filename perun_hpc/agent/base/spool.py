@@ -1,52 +1,13 @@
-"""Files of the spool that `store.files` does not cover: JSON documents, and lines that are appended and cut back."""
+"""Files of the spool that grow: lines that are appended and cut back, and the log."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import stat
 from pathlib import Path
-from typing import Any
-
-from perun_hpc.store.files import write_new
 
 MAX_LOG_B = 1 << 20
-MAX_JSON_B = 256 << 20
-
-
-def write_json(path: Path, value: Any, durable: bool = False) -> None:
-    """Write one JSON document in one step."""
-    write_new(path, json.dumps(value, separators=(",", ":")).encode(), durable=durable)
-
-
-def read_json(path: Path) -> Any | None:
-    """The document under `path`; None where there is none or it is damaged (a damaged one is kept beside its name)."""
-    try:
-        data = _content(path)
-    except FileNotFoundError:
-        return None
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        path.replace(path.with_name(path.name + ".damaged"))
-        return None
-
-
-def _content(path: Path) -> bytes:
-    """What a plain file holds, nothing of what is none or too long: the agent may still be root when it reads here."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            return b""
-        raise
-    with os.fdopen(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON_B:
-            return b""
-        return file.read(status.st_size)  # not the most: a buffer of that size would be asked for
 
 
 def append_lines(path: Path, lines: list[str]) -> int:

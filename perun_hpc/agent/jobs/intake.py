@@ -11,15 +11,15 @@ import contextlib
 import os
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.jobs import ranks
 from perun_hpc.errors import DataError
+from perun_hpc.files import Replacement, create, write_all
 from perun_hpc.process.log import failures
-from perun_hpc.store.files import temporary, write_all
 
 MAX_DATA_B = 32 * 1024 * 1024
 """Most that one rank may hand over."""
@@ -54,7 +54,7 @@ class _Held:
     most_b: int = 0
     at: int = 0
     out: int = -1
-    partial: Path = field(default_factory=Path)
+    copy: Replacement | None = None
 
     @property
     def place(self) -> Place:
@@ -178,11 +178,11 @@ class Intake:
 
     def _copy(self, held: _Held) -> bool:
         """Copy the next piece; False when that was the last one."""
-        if held.out < 0:
+        if held.copy is None:
             target = self._target(held)
             target.parent.mkdir(mode=0o750, exist_ok=True)
-            held.partial = temporary(target)
-            held.out = os.open(held.partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+            held.copy = Replacement(target)
+            held.out = create(held.copy.partial)
         piece = os.pread(held.fd, min(PIECE_B, held.most_b - held.at), held.at)
         # The empty pages behind a table that was still growing are not worth their space.
         if not piece or (held.at and piece == _EMPTY[: len(piece)]):
@@ -198,11 +198,12 @@ class Intake:
             del self._queues[held.session.uid]
         if held.out >= 0:
             os.close(held.out)
+        if held.copy is not None:
             with contextlib.suppress(OSError):
                 if kept:
-                    held.partial.replace(self._target(held))
+                    held.copy.keep()
                 else:
-                    held.partial.unlink(missing_ok=True)
+                    held.copy.drop()
         self._release(held)
 
     def _release(self, held: _Held) -> None:

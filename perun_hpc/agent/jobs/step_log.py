@@ -12,8 +12,8 @@ from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import RankRun, Session, Step
 from perun_hpc.data_model import codec
+from perun_hpc.files import write_new
 from perun_hpc.process.log import guard
-from perun_hpc.store.files import write_new
 
 MAX_B = 8 << 20
 """A journal that has grown above this is written anew: the same rank may begin and end as often as its user likes."""

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from perun_hpc.agent.base import spool
+from perun_hpc import files
 from perun_hpc.process.log import guard
 
 FAULTS = "faults.json"
@@ -35,4 +35,4 @@ class Faults:
 
     def write(self, directory: Path) -> None:
         """Leave it in the session's directory."""
-        guard(f"job {directory.name}", lambda: spool.write_json(directory / FAULTS, vars(self)))
+        guard(f"job {directory.name}", lambda: files.write_json(directory / FAULTS, vars(self)))

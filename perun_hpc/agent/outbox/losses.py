@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.agent.base import spool
+from perun_hpc import files
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.outbox.faults import Faults
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
@@ -119,7 +119,7 @@ def _some(names: Sequence[str]) -> str:
 
 def read_undelivered(paths: AgentPaths) -> dict[str, Loss]:
     """What could not be shipped when it was last tried, by name."""
-    value = spool.read_json(paths.undelivered)
+    value = files.read_json(paths.undelivered)
     try:
         return {str(name): Loss(str(why), int(since_ns), uid) for name, why, since_ns, uid in value or ()}
     except (TypeError, ValueError):
@@ -131,7 +131,7 @@ def keep_undelivered(paths: AgentPaths, found: Mapping[str, Loss]) -> None:
     kept = sorted(found.items(), key=lambda one: one[1].since_ns)[:MOST]
     rows = [[name, loss.why, loss.since_ns, loss.uid] for name, loss in kept]
     if rows or paths.undelivered.exists():
-        guard("saving what could not be shipped", lambda: spool.write_json(paths.undelivered, rows))
+        guard("saving what could not be shipped", lambda: files.write_json(paths.undelivered, rows))
 
 
 def find_set_aside(paths: AgentPaths) -> dict[str, Loss]:

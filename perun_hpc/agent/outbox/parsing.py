@@ -29,9 +29,9 @@ from perun_hpc.data_model import codec
 from perun_hpc.data_model.rank_data import MAX_NAME_B
 from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import DataError
+from perun_hpc.files import write_all
 from perun_hpc.process import child, confine
 from perun_hpc.process.log import log
-from perun_hpc.store.files import write_all
 from perun_hpc.wire.packet import receive_packet, send_packet
 
 USER = "perun-parse"

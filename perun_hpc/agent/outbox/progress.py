@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from perun_hpc.agent.base import spool
+from perun_hpc import files
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
@@ -48,7 +48,7 @@ class Progress:
 
     def _write(self, session: Session, snapshot: Snapshot) -> None:
         record = self._record(session, Edge(snapshot.real_ns, snapshot.mono_ns, 0, "running"))
-        spool.write_json(self._paths.progress(session.place), record)
+        files.write_json(self._paths.progress(session.place), record)
 
     def _is_due(self, session: Session, mono_ns: int) -> bool:
         period_ns = settings.store(session.settings).progress_ns

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.agent.base import privilege, spool
+from perun_hpc import files
+from perun_hpc.agent.base import privilege
 from perun_hpc.agent.base.paths import ASIDE, AgentPaths, free_name
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
@@ -114,7 +115,7 @@ class Sealing:
             record = self._record(session.bare(), session.end, session.agent_cpu_ns)
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
-        spool.write_json(self._paths.boundary(session.place), record, durable=True)
+        files.write_json(self._paths.boundary(session.place), record, durable=True)
         self._intake.forget(session)
         self._step_log.forget(session)
 
@@ -122,7 +123,7 @@ class Sealing:
         """Keep what is known of a session of which no record can be made, for a person to look at."""
         target = self._paths.set_aside / free_name(self._paths.set_aside, session.place)
         target.mkdir(mode=0o750, parents=True, exist_ok=True)
-        spool.write_json(target / ASIDE, session.to_json(), durable=True)
+        files.write_json(target / ASIDE, session.to_json(), durable=True)
 
 
 def _drop(directory: Path) -> None:

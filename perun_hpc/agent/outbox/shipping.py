@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from perun_hpc import files
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import BOUNDARY, PROGRESS, AgentPaths, free_name
 from perun_hpc.agent.outbox import losses, parsing, regions
@@ -379,7 +380,7 @@ def _remember(paths: AgentPaths, before: dict[str, Loss], failed: dict[str, Loss
 def _uid(directory: Path | None) -> int | None:
     """Whose job a session is of, as its record says; None where there is none, or it is damaged."""
     for path in (directory / BOUNDARY, directory / PROGRESS) if directory is not None else ():
-        record = spool.read_json(path)
+        record = files.read_json(path)
         if isinstance(record, dict) and isinstance(record.get("uid"), int):
             return int(record["uid"])
     return None
@@ -454,7 +455,7 @@ def put_aside(paths: AgentPaths, directory: Path, faults: Faults) -> None:
 
 def ship(directory: Path, to: Delivery, read: Read) -> None:
     """Deliver one sealed session, then drop its directory; may be repeated. What was a fault before is left out."""
-    record = spool.read_json(directory / BOUNDARY)
+    record = files.read_json(directory / BOUNDARY)
     if not isinstance(record, dict):
         raise ValueError(f"{directory.name}: its boundary record is damaged")
     faults = Faults.of(directory)
@@ -476,7 +477,7 @@ def ship(directory: Path, to: Delivery, read: Read) -> None:
 
 def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:
     """Deliver what a live session has said of itself, once."""
-    record = spool.read_json(directory / PROGRESS)
+    record = files.read_json(directory / PROGRESS)
     if record is not None:
         to.progress(directory, record, grow)
         (directory / PROGRESS).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perun_hpc.agent.base.spool import read_json, write_json
+from perun_hpc.files import read_json, write_json
 from perun_hpc.process import child
 from perun_hpc.process.child import Child
 from perun_hpc.process.clock import Clock

@@ -220,7 +220,7 @@ def _content(name: str, directory: int) -> bytes:
 def _hook_conf(path: Path, deadline_ms: int, policy: Path) -> None:
     if "\n" in str(policy):
         return
-    partial = f".{path.name}.partial"
+    partial = f".{path.name}.partial"  # by the directory's descriptor, not by `files`: root follows nobody's links
     with _directory(path.parent.resolve()) as here:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial, dir_fd=here)

@@ -6,11 +6,11 @@ import contextlib
 import sys
 from pathlib import Path
 
+from perun_hpc import files
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.monitoring import runs
 from perun_hpc.monitoring.callbacks import say
-from perun_hpc.store import files
 
 SUFFIX = {
     "json": ".json",

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.errors import UnavailableError
 from perun_hpc.report.formats.readings import with_raw_data
-from perun_hpc.store import files
 
 GAP = -(1 << 63)
 
@@ -28,13 +28,8 @@ def write(tree: DataNode, directory: Path, target: Path) -> None:
     check()
     import h5py
 
-    partial = files.temporary(target)
-    try:
-        with h5py.File(partial, "w") as file:
-            _write(file.create_group(tree.id.replace("/", "_")), with_raw_data(tree, directory))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with files.Replacement(target) as partial, h5py.File(partial, "w") as file:
+        _write(file.create_group(tree.id.replace("/", "_")), with_raw_data(tree, directory))
 
 
 def _write(group: Any, node: DataNode) -> None:
