@@ -11,11 +11,15 @@ from typing import Any
 
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import Store
-from perun_hpc.errors import ConfigError
+from perun_hpc.process.clock import MACHINE
 from perun_hpc.slurm import hostlist
 from perun_hpc.slurm.sacct import SlurmJob
+
+COMPILED_S = 5.0
+"""So long a sweep waits for a newer policy; where a file system hangs, a later one takes it over."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,10 @@ class Site:
 def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     """Read the policy that rules here; without a policy file the defaults. `ConfigError` where the file is broken."""
     compiled = compile_policy(site_policy.in_force(environ))
-    settings = resolve(compiled, JobFacts())
+    return _site(compiled, resolve(compiled, JobFacts()))
+
+
+def _site(compiled: Mapping[str, Any], settings: JobSettings) -> Site:
     return Site(
         archive=Path(settings.store.archive),
         ledger=settings.collect.ledger,
@@ -57,32 +64,26 @@ def load_site(environ: Mapping[str, str] = os.environ) -> Site:
 
 
 class SitePolicy:
-    """A service's policy: read anew once its file changed; while broken the last valid one stays in force."""
+    """A service's policy: a newer file rules once it has been compiled; while it is broken the last valid one does."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        """Read it; `ConfigError` where it is broken, since there is no last good one yet."""
-        self._environ = environ
-        self._stamp = self._now()
-        self.site = load_site(environ)
+        """Read it; `ConfigError` where it is broken, since there is no last valid one yet."""
+        compiled = compile_policy(site_policy.in_force(environ))
+        self._keeper = PolicyKeeper(site_policy.locate(environ), MACHINE, policy=compiled)
+        self._refused: str | None = None
+        self._ruling = self._keeper.policy
+        self.site = _site(compiled, self._keeper.site())
 
     def renew(self) -> str:
-        """Look at the file again; returns its mistakes where it has just become a broken one, else nothing."""
-        stamp = self._now()
-        if stamp == self._stamp:
-            return ""
-        self._stamp = stamp
-        try:
-            self.site = load_site(self._environ)
-        except ConfigError as error:
-            return str(error)
-        return ""
-
-    def _now(self) -> tuple[int, int] | None:
-        try:
-            status = site_policy.locate(self._environ).stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+        """Look at the file again; returns its first mistake where it has just become a broken one, else nothing."""
+        self._keeper.poll()
+        self._keeper.check()
+        self._keeper.wait(COMPILED_S)
+        if self._keeper.policy is not self._ruling:
+            self._ruling = self._keeper.policy
+            self.site = _site(self._ruling, self._keeper.site())
+        before, self._refused = self._refused, self._keeper.refused
+        return self._refused if self._refused and self._refused != before else ""
 
 
 def store_of(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], Store]:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from perun_hpc._version import __version__
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.outbox.losses import Losses
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import Node, resident_b
 from perun_hpc.agent.tending import Sources
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.server import Handler, Peer, only_root
 from perun_hpc.wire.message import Message

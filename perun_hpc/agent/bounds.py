@@ -11,8 +11,8 @@ from perun_hpc.agent.base.session import Gap
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.outbox.outbox import Outbox
 from perun_hpc.agent.policy import limits
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard, log
 

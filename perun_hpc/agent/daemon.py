@@ -32,7 +32,6 @@ from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.outbox.sealing import Sealing
 from perun_hpc.agent.outbox.shipping import Shipper
 from perun_hpc.agent.policy.applier import PolicyApplier
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import FILES, Listing, listing
@@ -42,6 +41,7 @@ from perun_hpc.agent.sources.workers import AS_ROOT, Worker, present
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.errors import DataError
 from perun_hpc.process.clock import MACHINE, Clock
 from perun_hpc.process.log import guard, log
@@ -95,7 +95,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
         spool.log_to(paths.log)
     if os.geteuid() == 0:
         log(f"{paths.spool} belongs to no user that the agent could become: it stays root; give it to the service user")
-    policy = PolicyKeeper(options.policy, paths.policy, paths.policy_kept, node.name, clock)
+    policy = PolicyKeeper(options.policy, clock, node.name, (paths.policy, paths.policy_kept))
     losses = Losses(clock.real_ns)
     losses.follow(NOT_CONFINED, refused)
     serve(paths, selector, node, listener, root_helper, reader, policy, listed, losses, clock)

@@ -20,12 +20,12 @@ from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_READ
 from perun_hpc.agent.outbox.outbox import Outbox
 from perun_hpc.agent.policy.applier import PolicyApplier
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
 from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 from perun_hpc.process.server import Server

@@ -8,11 +8,11 @@ from functools import partial
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.losses import NOT_THERE, Losses
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import Listing, listing
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.log import guard, log
 
 GPU_BACKENDS = ("nvml", "amdsmi")

@@ -23,7 +23,7 @@ from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.site import Site, SitePolicy
+from perun_hpc.accounting.site import Site, SitePolicy, load_site
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import readable_by, tree_readable_by
 from perun_hpc.archive.handover import address
@@ -62,8 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep."""
     logs.begin(args.log_lvl or "INFO", args.log_file)
-    rules = SitePolicy()
-    site = rules.site
+    site = load_site()
     root = args.archive or site.archive
     if not root.is_dir():
         raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.daemon:
             return _sweep(args, site, root, ledger, Estimator(), {}, {})
-        return _daemon(args, rules, root, ledger)
+        return _daemon(args, SitePolicy(), root, ledger)
     finally:
         ledger.close()
 
@@ -99,8 +98,8 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
         while not stop.is_set():
             if listener is not None:
                 listener.take_allowed()
-            if mistakes := rules.renew():
-                log.warning("policy: %s; the last valid one stays in force", mistakes.partition("\n")[0])
+            if mistake := rules.renew():
+                log.warning("policy: %s; the last valid one stays in force", mistake)
             try:
                 _sweep(args, rules.site, root, ledger, footprint, kept, waits)
             except (PerunError, OSError) as error:

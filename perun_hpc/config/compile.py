@@ -1,4 +1,4 @@
-"""Compile the policy to JSON, for readers that must not parse YAML: `python -m perun_hpc.config.compile POLICY OUT`.
+"""Compile the policy to JSON, for readers that must not parse YAML: `python -m perun_hpc.config.compile POLICY`.
 
 ```
 {"schema": "perun.policy/1", "hash": "sha256:...", "source": PATH, "perun_version": TEXT,
@@ -6,17 +6,15 @@
  "partitions": {NAME: {"values", "origins"}}, "nodes": {NODE LIST: ...}, "accounts": {NAME: ...}}
 ```
 
-`site` holds every field (origin "default" where the file says nothing); the others hold what the file sets. A broken
-policy leaves OUT as it is (the last valid one stays in force), with one line per mistake on stderr and exit code 78.
+`site` holds every field (origin "default" where the file says nothing); the others hold what the file sets. It goes to
+standard output; of a broken policy nothing does, but one line per mistake to stderr, with exit code 78.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ from typing import Any
 from perun_hpc._version import __version__
 from perun_hpc.config.policy import LayerEntry, Policy, load
 from perun_hpc.config.schema import FIELDS
-from perun_hpc.errors import AccessError, PerunError, UsageError
+from perun_hpc.errors import PerunError, UsageError
+from perun_hpc.process import child
 
 SCHEMA = "perun.policy/1"
 
@@ -67,31 +66,15 @@ def _compiled(entry: LayerEntry) -> dict[str, Any]:
     }
 
 
-def write(compiled: dict[str, Any], out: Path) -> None:
-    """Write a compiled policy under its name in one step: a reader never sees half."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(compiled, file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(out)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise AccessError(f"cannot write {out}: {error.strerror}; is the directory there and writable?") from error
-
-
 def main(argv: Sequence[str]) -> int:
-    """Compile POLICY to OUT; returns the exit code."""
+    """Compile POLICY to standard output; returns the exit code. PARENT: the process whose child this is."""
     try:
-        if len(argv) != 2:
-            raise UsageError("usage: python -m perun_hpc.config.compile POLICY OUT")
-        write(compile_policy(load(Path(argv[0]))), Path(argv[1]))
+        if len(argv) not in (1, 2) or not all(one.isdecimal() for one in argv[1:]):
+            raise UsageError("usage: python -m perun_hpc.config.compile POLICY [PARENT]")
+        if argv[1:]:
+            child.begin(int(argv[1]))
+        json.dump(compile_policy(load(Path(argv[0]))), sys.stdout, indent=1)
+        print(flush=True)
     except PerunError as error:
         print(error, file=sys.stderr)
         return error.exit_code

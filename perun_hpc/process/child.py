@@ -2,7 +2,8 @@
 
 The child begins as a fresh process would: no descriptor but those it is given, no signal handler and no blocked signal
 of its parent; it is killed when its parent dies, unless it is to outlive it. Whatever happens in it, it never returns
-into the parent's code. For parents with one thread: a child of more would inherit locks that nobody releases.
+into the parent's code. `start` is for parents with one thread: a child of more would inherit locks that nobody
+releases.
 """
 
 from __future__ import annotations
@@ -73,6 +74,27 @@ def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = (), o
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return Child(pid)
+
+
+def execute(command: tuple[str, ...], out: int, err: int) -> Child:
+    """Execute a program with nothing of this process' but where its output goes. OSError: it is not there.
+
+    Also for parents with threads, which cannot be forked safely. The program is one of perun's own: the first that it
+    does is `begin`.
+    """
+    to = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, out, 1),
+        (os.POSIX_SPAWN_DUP2, err, 2),
+    ]
+    forgotten = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    return Child(os.posix_spawn(command[0], command, os.environ, file_actions=to, setsigmask=(), setsigdef=forgotten))
+
+
+def begin(parent: int) -> None:
+    """Become a child as `start` makes it, in a program that `execute` executed: alone, and it ends with its parent."""
+    close_all_but(())
+    _end_with(parent)
 
 
 def _live(name: str, work: Callable[[], int | None], parent: int | None, keep: list[int]) -> None:

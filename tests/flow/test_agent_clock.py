@@ -16,11 +16,11 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend.gpus import Gpu
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -80,7 +80,7 @@ def record_of(base: Path, frozen_s: int, lasts_s: int) -> dict[str, Any]:
     paths, turned = AgentPaths(base / "run", base / "spool", base), Turned()
     paths.node.mkdir(parents=True)
     node = Node(base, "n1", turned.clock, workers=[Card(base, turned.clock, frozen_s * S)])
-    policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", turned.clock)
+    policy = PolicyKeeper(base / "policy.yaml", turned.clock, "n1", (base / "policy.json",))
     register = Register("n1", 1)
     visibility, topology = Visibility(paths, register), partial(machine.topology, base)
     meter = Meter(node, topology, register, policy, NodeLedger(paths), visibility, turned.clock)

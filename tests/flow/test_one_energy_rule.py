@@ -21,11 +21,11 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine as kernel
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend import cray_pm, hwmon, powercap
 from perun_hpc.backend.base import Reader
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.boundary import parse_boundary
 from perun_hpc.data_model.data import DataNode, Metric, MetricType
 from perun_hpc.data_model.job import SessionKey
@@ -160,7 +160,7 @@ class ByAgent:
         node = Node(machine.root, "n1", clock, readers=machine.readers())
         node.follow_gauges()
         self._register = Register("n1", 2)
-        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", clock)
+        policy = PolicyKeeper(base / "policy.yaml", clock, "n1", (base / "policy.json",))
         visibility = Visibility(paths, self._register)
         topology = partial(kernel.topology, machine.root)
         self._meter = Meter(node, topology, self._register, policy, NodeLedger(paths), visibility, clock)

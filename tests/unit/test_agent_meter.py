@@ -11,17 +11,17 @@ import pytest
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
-from perun_hpc.agent.base.spool import write_json
 from perun_hpc.agent.daemon import INLINE
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.config.policy import parse
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.files import write_json
 from perun_hpc.process.clock import MACHINE
 
 CPUS = 4
@@ -59,7 +59,7 @@ class Machine:
         self.register = Register("n1", CPUS)
         if policy_text:
             write_json(base / "policy.json", compile_policy(parse(policy_text, "p")))
-        policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
+        policy = PolicyKeeper(base / "policy.yaml", MACHINE, "n1", (base / "policy.json",))
         if policy_text:
             policy.check()  # there is no newer one: what was compiled rules
         self.ledger = NodeLedger(self.paths)

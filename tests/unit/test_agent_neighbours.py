@@ -16,12 +16,12 @@ from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.backend.cgroup import find_parent
 from perun_hpc.backend.procstat import ProcStat
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.store.node_store import NodeStore
@@ -135,7 +135,7 @@ def traces(tmp_path: Path) -> tuple[Traces, Register, Meter, Session]:
     node = Node(tmp_path, "n1", MACHINE, readers=[ProcStat(tmp_path)])
     node.follow_gauges()
     register = Register("n1", 1)
-    policy = PolicyKeeper(tmp_path / "policy.yaml", tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
+    policy = PolicyKeeper(tmp_path / "policy.yaml", MACHINE, "n1", (tmp_path / "policy.json",))
     visibility = Visibility(paths, register)
     meter = Meter(node, partial(machine.topology, tmp_path), register, policy, NodeLedger(paths), visibility, MACHINE)
     found = Traces(paths, node, register, visibility, MACHINE)

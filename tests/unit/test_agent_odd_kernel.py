@@ -18,9 +18,9 @@ from perun_hpc.agent.daemon import INLINE
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.node import Node
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import (
     DomainInput,
@@ -151,7 +151,7 @@ def follow(base: Path, steps: list[dict]) -> None:
     put(root / "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
     node = Node.open(root, INLINE, MACHINE)
     register = Register("n1", CPUS)
-    policy = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
+    policy = PolicyKeeper(base / "policy.yaml", MACHINE, "n1", (base / "policy.json",))
     ledger = NodeLedger(paths)
     meter = Meter(node, partial(machine.topology, root), register, policy, ledger, Visibility(paths, register), MACHINE)
     meter.end_interval()

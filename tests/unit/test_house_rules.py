@@ -305,3 +305,12 @@ def test_the_walks_pass_files_that_are_there_and_none_twice():
         named = re.findall(r"`([\w/]+\.(?:py|c))`", walk)
         assert len(named) == len(set(named)) >= 6, [one for one in named if named.count(one) > 1]
         assert not [one for one in named if not any((ROOT / base / one).is_file() for base in ("perun_hpc", "."))]
+
+
+def test_one_module_replaces_files() -> None:
+    """`files.Replacement`; the two that write as root by a directory's descriptor say why it is not theirs."""
+    by_descriptor = {"perun_hpc/slurm/hook.py", "perun_hpc/agent/sources/root_helper.py"}
+    makes = re.compile(r"O_EXCL|mkstemp|NamedTemporary|\.partial\"|os\.(rename|replace)\b")
+    found = {str(path.relative_to(ROOT)) for path in tracked("perun_hpc/*.py") if makes.search(path.read_text())}
+    assert found == by_descriptor | {"perun_hpc/files.py"}
+    assert all("`files`" in (ROOT / name).read_text() for name in by_descriptor)

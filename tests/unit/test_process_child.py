@@ -75,10 +75,10 @@ root_helper.close()
 """
 
 COMPILER = """
-from perun_hpc.agent.policy.compiled import PolicyKeeper
+from perun_hpc.config.keeper import PolicyKeeper
 base = Path(sys.argv[1])
 os.mkfifo(base / "policy.yaml")  # the compiler waits at it
-keeper = PolicyKeeper(base / "policy.yaml", base / "policy.json", base / "kept.json", "n1", MACHINE)
+keeper = PolicyKeeper(base / "policy.yaml", MACHINE, "n1", (base / "policy.json",))
 keeper.check()
 (pid,) = children()
 while b"perun_hpc.config.compile" not in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -184,11 +184,11 @@ def test_a_child_that_hangs_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_policy_with_more_mistakes_than_a_pipe_holds_is_refused(tmp_path: Path) -> None:
-    from perun_hpc.agent.policy.compiled import PolicyKeeper
+    from perun_hpc.config.keeper import PolicyKeeper
 
     policy = tmp_path / "policy.yaml"
     policy.write_text("".join(f"no_such_section_{number:04}_{'x' * 60}: 1\n" for number in range(2_000)))
-    keeper = PolicyKeeper(policy, tmp_path / "policy.json", tmp_path / "kept.json", "n1", MACHINE)
+    keeper = PolicyKeeper(policy, MACHINE, "n1", (tmp_path / "policy.json",))
     keeper.check()
     latest = time.monotonic() + 60
     while not keeper.poll():

@@ -15,9 +15,9 @@ from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.policy.applier import PolicyApplier
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.errors import PerunError
 from perun_hpc.process.clock import Clock

@@ -16,10 +16,10 @@ from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan

@@ -11,8 +11,8 @@ from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.outbox.sealing import Sealing
 from perun_hpc.agent.outbox.shipping import Shipper
 from perun_hpc.agent.policy import limits
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 

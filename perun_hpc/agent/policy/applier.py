@@ -10,9 +10,9 @@ from functools import partial
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.policy import limits
-from perun_hpc.agent.policy.compiled import PolicyKeeper
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.config import settings as kept
+from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.log import guard, log
 
 
