@@ -21,22 +21,32 @@ class PerunHpc(PythonPackage):
 
     variant("slurm", default=True, description="hooks, launcher and SPANK plugin")
     variant("site", default=True, description="the ledger: what the collector's node needs")
+    variant("postgresql", default=False, when="+site", description="a ledger in PostgreSQL")
     variant("mpi", default=False, description="MPI for `perun monitor` outside of Slurm")
 
     depends_on("c", type="build", when="+slurm")
     depends_on("gmake", type="build", when="+slurm")
-    # The plugin fits the Slurm it was compiled against: have the cluster's own as an external package.
     depends_on("slurm@22-05:", type=("build", "link"), when="+slurm")
 
     depends_on("python@3.11:", type=("build", "run"))
-    depends_on("py-setuptools@68:", type="build")
+    depends_on("py-setuptools@77:", type="build")
     depends_on("py-numpy@1.26:", type=("build", "run"))
     depends_on("py-zarr@3.1:", type=("build", "run"))
     depends_on("py-psutil@5.9:", type=("build", "run"))
     depends_on("py-pyyaml@6.0:", type=("build", "run"))
     depends_on("py-nvidia-ml-py@12:", type=("build", "run"))
     depends_on("py-sqlalchemy@2.0:", type=("build", "run"), when="+site")
+    depends_on("py-psycopg@3.1:", type=("build", "run"), when="+postgresql")
     depends_on("py-mpi4py@4.0:", type=("build", "run"), when="+mpi")
+
+    @run_before("install", when="+slurm")
+    def demand_the_clusters_slurm(self):
+        """The plugin fits the Slurm that it was compiled against, and that must be the one that runs here."""
+        if not self.spec["slurm"].external:
+            raise InstallError(
+                "perun-hpc+slurm is compiled against the Slurm that runs on this cluster: name that one in"
+                " packages.yaml as an external package, with `buildable: false`, or build perun-hpc~slurm"
+            )
 
     @run_after("install", when="+slurm")
     def install_slurm_parts(self):
