@@ -57,6 +57,8 @@ class PerunHpc(PythonPackage):
         python = self.spec["python"]
         Path(self.prefix, "pyvenv.cfg").write_text(f"home = {python.command.path.rpartition('/')[0]}\n")
         Path(self.prefix.bin, "python").symlink_to(python.command.path)
-        purelib = python.package.purelib
-        needed = [node.prefix.join(purelib) for node in self.spec.traverse(deptype="run", root=False)]
-        Path(self.prefix, purelib, "spack.pth").write_text("".join(f"{path}\n" for path in needed))
+        # Debian's Python names another directory (dist-packages) than pip has installed to: look where that is.
+        installed = next(Path(self.prefix).glob("lib/python*/site-packages/perun_hpc")).parent
+        purelib = installed.relative_to(self.prefix)
+        needed = [Path(node.prefix, purelib) for node in self.spec.traverse(deptype="run", root=False)]
+        (installed / "spack.pth").write_text("".join(f"{path}\n" for path in needed if path.is_dir()))
