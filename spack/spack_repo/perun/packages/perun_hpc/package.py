@@ -48,17 +48,24 @@ class PerunHpc(PythonPackage):
                 " packages.yaml as an external package, with `buildable: false`, or build perun-hpc~slurm"
             )
 
-    @run_after("install", when="+slurm")
-    def install_slurm_parts(self):
-        """Build and install the C parts beside the Python package."""
-        make("-C", "slurm", "install", f"PREFIX={self.prefix}")
-        # The hooks and the unit run PREFIX/bin/python -I, which heeds no PYTHONPATH: make the prefix a virtual
-        # environment of Spack's Python that finds the dependencies through a .pth file.
+    @run_after("install")
+    def complete_the_prefix(self):
+        """Make the prefix a virtual environment of Spack's Python that finds the dependencies through a .pth file.
+
+        The hooks, the units and cron run PREFIX/bin/python -I and PREFIX/bin/perun, where nobody has said `spack load`.
+        """
         python = self.spec["python"]
         Path(self.prefix, "pyvenv.cfg").write_text(f"home = {python.command.path.rpartition('/')[0]}\n")
         Path(self.prefix.bin, "python").symlink_to(python.command.path)
+        filter_file(r"^#!.*", f"#!{self.prefix.bin.python}", self.prefix.bin.perun)
         # Debian's Python names another directory (dist-packages) than pip has installed to: look where that is.
         installed = next(Path(self.prefix).glob("lib/python*/site-packages/perun_hpc")).parent
         purelib = installed.relative_to(self.prefix)
         needed = [Path(node.prefix, purelib) for node in self.spec.traverse(deptype="run", root=False)]
-        (installed / "spack.pth").write_text("".join(f"{path}\n" for path in needed if path.is_dir()))
+        existing = dict.fromkeys(path for path in needed if path.is_dir())
+        (installed / "spack.pth").write_text("".join(f"{path}\n" for path in existing))
+
+    @run_after("install", when="+slurm")
+    def install_slurm_parts(self):
+        """Build and install the C parts beside the Python package."""
+        make("-C", "slurm", "install", f"PREFIX={self.prefix}")
