@@ -25,11 +25,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def install(root: Path, target: str = "install") -> None:
+def install(root: Path, target: str = "install", *more: str) -> None:
     paths = " ".join(f'-DPERUN_{name.upper()}_DIR=\\"{root}/{name}\\"' for name in ("run", "etc", "spool"))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     command = ["make", "-s", "-C", str(SLURM), target, f"BUILD={root}/build", f"PATHS={paths}", "PREFIX=/prefix"]
-    subprocess.run([*command, f"DESTDIR={root}"], check=True, env=environment)
+    subprocess.run([*command, f"DESTDIR={root}", *more], check=True, env=environment)
 
 
 def test_an_upgrade_never_leaves_the_prefix_without_a_hook(built: Path) -> None:
@@ -108,3 +108,18 @@ def test_what_root_starts_runs_no_code_of_packages_that_it_does_not_import(tmp_p
     assert not (tmp_path / "planted").exists()
     subprocess.run([prefix / "bin" / "python", "-I", "-m", "asked_for"], capture_output=True, check=True)
     assert (tmp_path / "planted").exists()  # so the file above was one that runs
+
+
+def test_hooks_of_a_compiler_that_sets_an_rpath_run(tmp_path: Path) -> None:
+    """As Spack's compiler wrapper does: glibc 2.36 ends a static-pie with an rpath by an assertion, before main."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "disable").touch()
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nexec gcc -Wl,--disable-new-dtags "-Wl,-rpath,/somewhere/lib" "$@"\n')
+    compiler.chmod(0o755)
+    install(tmp_path, "install", f"CC={compiler}")
+    programs = tmp_path / "prefix" / "libexec" / "perun"
+    for hook in ("prolog", "epilog", "epilogslurmctld"):
+        assert subprocess.run([programs / hook], env=JOB, stdin=subprocess.DEVNULL, check=False).returncode == 0
+    done = subprocess.run([programs / "perun-launch", "/bin/echo", "ran"], env={}, capture_output=True, text=True)
+    assert done.stdout == "ran\n"
