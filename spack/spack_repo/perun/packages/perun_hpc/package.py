@@ -1,4 +1,4 @@
-"""perun-hpc for Spack 1.0 and newer: the Python package, the hooks, the launcher and the SPANK plugin."""
+"""perun-hpc for Spack 1.0 and newer: Python package, hooks, launcher and SPANK plugin."""
 
 from pathlib import Path
 
@@ -41,27 +41,32 @@ class PerunHpc(PythonPackage):
 
     @run_before("install", when="+slurm")
     def demand_the_clusters_slurm(self):
-        """The plugin fits the Slurm that it was compiled against, and that must be the one that runs here."""
+        """The plugin fits the Slurm that it was compiled against: the one that runs here."""
         if not self.spec["slurm"].external:
             raise InstallError(
-                "perun-hpc+slurm is compiled against the Slurm that runs on this cluster: name that one in"
-                " packages.yaml as an external package, with `buildable: false`, or build perun-hpc~slurm"
+                "perun-hpc+slurm is compiled against the Slurm that runs on this cluster: name that"
+                " one in packages.yaml as an external package, with `buildable: false`, or build"
+                " perun-hpc~slurm"
             )
 
     @run_after("install")
     def complete_the_prefix(self):
-        """Make the prefix a virtual environment of Spack's Python that finds the dependencies through a .pth file.
+        """Make the prefix a virtual environment that finds the dependencies through a .pth file.
 
-        The hooks, the units and cron run PREFIX/bin/python -I and PREFIX/bin/perun, where nobody has said `spack load`.
+        Hooks, units and cron run PREFIX/bin/python -I and PREFIX/bin/perun without `spack load`.
         """
         python = self.spec["python"]
-        Path(self.prefix, "pyvenv.cfg").write_text(f"home = {python.command.path.rpartition('/')[0]}\n")
+        Path(self.prefix, "pyvenv.cfg").write_text(
+            f"home = {python.command.path.rpartition('/')[0]}\n"
+        )
         Path(self.prefix.bin, "python").symlink_to(python.command.path)
         filter_file(r"^#!.*", f"#!{self.prefix.bin.python}", self.prefix.bin.perun)
-        # Debian's Python names another directory (dist-packages) than pip has installed to: look where that is.
+        # Debian's Python names another directory (dist-packages) than pip has installed to.
         installed = next(Path(self.prefix).glob("lib/python*/site-packages/perun_hpc")).parent
         purelib = installed.relative_to(self.prefix)
-        needed = [Path(node.prefix, purelib) for node in self.spec.traverse(deptype="run", root=False)]
+        needed = [
+            Path(node.prefix, purelib) for node in self.spec.traverse(deptype="run", root=False)
+        ]
         existing = dict.fromkeys(path for path in needed if path.is_dir())
         (installed / "spack.pth").write_text("".join(f"{path}\n" for path in existing))
 
