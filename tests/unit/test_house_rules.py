@@ -7,6 +7,7 @@ import configparser
 import os
 import re
 import subprocess
+import tomllib
 import sys
 from pathlib import Path
 
@@ -189,7 +190,9 @@ def test_the_spack_recipe_follows_the_package_metadata():
     config.read(ROOT / "setup.cfg")
     options, extras = config["options"], config["options.extras_require"]
     assert f'depends_on("python@{options["python_requires"].removeprefix(">=")}:"' in recipe
-    for line in options["install_requires"].split("\n") + extras["mpi"].split("\n"):
+    built_with = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert [f'depends_on("py-{need.replace(">=", "@")}:", type="build")' in recipe for need in built_with] == [True]
+    for line in f"{options['install_requires']}\n{extras['mpi']}\n{extras['site']}".split("\n"):
         if line.strip():
             name, version = re.fullmatch(r"([\w-]+)(?:\[\w+\])? >= ([\d.]+)", line.strip()).groups()
             assert f'depends_on("py-{name.lower()}@{version}:"' in recipe, line

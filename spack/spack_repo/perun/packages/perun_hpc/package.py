@@ -44,9 +44,9 @@ class PerunHpc(PythonPackage):
         """The plugin fits the Slurm that it was compiled against: the one that runs here."""
         if not self.spec["slurm"].external:
             raise InstallError(
-                "perun-hpc+slurm is compiled against the Slurm that runs on this cluster: name that"
-                " one in packages.yaml as an external package, with `buildable: false`, or build"
-                " perun-hpc~slurm"
+                "perun-hpc+slurm is compiled against the Slurm that runs on this cluster: name"
+                " that one in packages.yaml as an external package, with `buildable: false`, or"
+                " build perun-hpc~slurm"
             )
 
     @run_after("install")
