@@ -7,11 +7,11 @@ import configparser
 import os
 import re
 import subprocess
-import tomllib
 import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import perun_hpc
 from perun_hpc import errors
