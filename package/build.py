@@ -27,6 +27,9 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 SLURMS = {"bookworm": "22.05", "trixie": "24.11", "forky": "26.05"}
 """Debian's releases and the Slurm of each; a plugin for the Slurm of this machine is made, too."""
 
+BETWEEN = ("23.02", "23.11", "24.05", "25.05", "25.11")
+"""Slurm's other releases: their plugin is compiled with another one's headers; docs/matrix.md says why it may be."""
+
 ARCHITECTURES = {"amd64": ("x86_64", "x86_64-linux-gnu-gcc"), "arm64": ("aarch64", "aarch64-linux-gnu-gcc")}
 """nfpm's name: the machine's own name, the C compiler on another machine."""
 
@@ -115,10 +118,14 @@ def pip(*arguments: str, tree: Path) -> None:
 def c_parts(arch: str, compiler: str) -> None:
     """Compile hooks and launcher, and the plugin for every Slurm."""
     lib = PREFIX / "lib" / "perun"
-    for release, include in headers(arch).items():
+    found = headers(arch)
+    for release in sorted({*found, *BETWEEN}):
         build = WORK / "c" / arch / release
+        include = found.get(release) or found["24.11"]
+        year, month = map(int, release.split("."))
+        own = "" if release in found else f" -DPERUN_SLURM_VERSION=0x{year:02x}{month:02x}00"
         make = ["make", "-s", "-C", str(CHECKOUT / "slurm"), "install", f"BUILD={build}", f"CC={compiler}"]
-        subprocess.run([*make, f"CFLAGS=-I{include}", f"DESTDIR={ROOT}"], check=True)
+        subprocess.run([*make, f"CFLAGS=-I{include}{own}", f"DESTDIR={ROOT}"], check=True)
         (lib / f"slurm-{release}").mkdir()
         plugin = (lib / "perun_spank.so").rename(lib / f"slurm-{release}" / "perun_spank.so")
         needed = max(

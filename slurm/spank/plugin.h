@@ -7,6 +7,11 @@
 
 #include <limits.h>
 #include <slurm/spank.h>
+/* A plugin for another release than that of the headers: Slurm compares the number, the interface is the same (docs/matrix.md). */
+#ifdef PERUN_SLURM_VERSION
+#undef SLURM_VERSION_NUMBER
+#define SLURM_VERSION_NUMBER PERUN_SLURM_VERSION
+#endif
 #include <stddef.h>
 
 #include "../launch/prefix.h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -123,3 +124,14 @@ def test_hooks_of_a_compiler_that_sets_an_rpath_run(tmp_path: Path) -> None:
         assert subprocess.run([programs / hook], env=JOB, stdin=subprocess.DEVNULL, check=False).returncode == 0
     done = subprocess.run([programs / "perun-launch", "/bin/echo", "ran"], env={}, capture_output=True, text=True)
     assert done.stdout == "ran\n"
+
+
+@pytest.mark.parametrize(("flag", "number"), [("-DPERUN_SLURM_VERSION=0x170b00", 0x170B00), ("", None)])
+def test_a_plugin_for_a_slurm_whose_headers_are_not_here(tmp_path: Path, flag: str, number: int | None) -> None:
+    """Slurm reads `plugin_version` and takes a SPANK plugin whose first two parts are its own."""
+    plugin = tmp_path / "build" / "perun_spank.so"
+    install(tmp_path, str(plugin), f"CFLAGS={flag}", "LDFLAGS=-Wl,-z,lazy")
+    found = ctypes.c_uint.in_dll(ctypes.CDLL(str(plugin), os.RTLD_LAZY), "plugin_version").value
+    release = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    year, month, *_ = release.split(".")
+    assert found == number if number else found >> 8 == int(year) << 8 | int(month)
