@@ -148,7 +148,7 @@ def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[
 
 def _check_tracks(directory: Path, record: dict[str, Any]) -> None:
     """A node's trace holds its own rows alone: `DataError` for a track of another node's."""
-    from perun_hpc.store.node_store import descriptions
+    from perun_hpc.store.description import descriptions
 
     for home, track in descriptions(directory):
         if track.get("node") != record["node"]:

@@ -16,7 +16,7 @@ from perun_hpc.archive.stream import Munge
 from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError
 from perun_hpc.store import layout
-from perun_hpc.store.node_store import TRACK, TRACKS, descriptions
+from perun_hpc.store.description import TRACK, TRACKS, descriptions
 
 RECORD = "record.json"
 ALLOWED = re.compile(

@@ -27,7 +27,7 @@ from perun_hpc.data_model.wording import count
 from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
 from perun_hpc.files import write_new
 from perun_hpc.store import layout
-from perun_hpc.store.node_store import TRACKS
+from perun_hpc.store.description import TRACKS
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import BinaryIO
 from perun_hpc import files
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, layout
+from perun_hpc.store.description import Description, descriptions
 from perun_hpc.store.layout import Json, Mark, Track
-from perun_hpc.store.node_store import NodeStore, descriptions, opened
 from perun_hpc.store.shard import Index, end_of, read_index
 
 PIECE_B = 1 << 20
@@ -52,7 +52,7 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
         if description["sealed"] is None:
             raise DataError(f"{home}: not sealed; seal it first")
         if description["sealed"]["rows"]:
-            part = _ship_track(session, opened(home, description), description["sealed"], job_dir, nodes)
+            part = _ship_track(session, Description.of(home, description), description["sealed"], job_dir, nodes)
             total = Shipped(total.files + part.files, total.bytes + part.bytes, total.left_out + part.left_out)
     return total
 
@@ -71,11 +71,11 @@ def grow(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
     for home, description in descriptions(session):
         if description["job_dir"] or description["sealed"] is not None:
             continue
-        store = opened(home, description)
-        shards = list(create.shard_files(session, store.track, 0))
+        own = Description.of(home, description)
+        shards = list(create.shard_files(session, own.track, 0))
         if not shards:
             continue
-        target, index, shift = _placed(store, job_dir, nodes)
+        target, index, shift = _placed(own, job_dir, nodes)
         chunks: list[int] = []
         for name, column, path in shards:
             if column + shift < 0:
@@ -84,11 +84,11 @@ def grow(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
             added = extend(path, final)
             total = Shipped(total.files + bool(added), total.bytes + added)
             if name == layout.OFFSET:
-                chunks += _chunks(store.track, column, path)
+                chunks += _chunks(own.track, column, path)
         if chunks:
             rows, start = layout.chunk_rows(target.period_ns), target.plan.start_ns // target.period_ns
             last = (max(chunks) + 1) * rows - 1
-            mark = Mark(store.node, target.group, "running", max(min(chunks) * rows, start), last)
+            mark = Mark(own.node, target.group, "running", max(min(chunks) * rows, start), last)
             if not (job_dir / layout.MARKS / mark.name).exists():
                 create.put_mark(job_dir, mark)
     return total
@@ -146,20 +146,20 @@ def _chunks(track: Track, column: int, path: Path) -> list[int]:
     return [first + number for number, (at, _) in enumerate(index) if at != codec.NONE]
 
 
-def _placed(store: NodeStore, job_dir: Path, nodes: Sequence[str]) -> tuple[Track, int, int]:
+def _placed(own: Description, job_dir: Path, nodes: Sequence[str]) -> tuple[Track, int, int]:
     """The track of the job's store, the node's index in it, and how many shards later its columns begin."""
-    source = store.track
+    source = own.track
     plan = create.agree(job_dir, replace(source.plan, nodes=tuple(nodes)))
-    if store.node not in plan.nodes:
-        raise DataError(f"{job_dir}: {store.node} is no node of job {plan.job_id}")
+    if own.node not in plan.nodes:
+        raise DataError(f"{job_dir}: {own.node} is no node of job {plan.job_id}")
     target = create.place(job_dir, plan, source.period_ns, source.parts)
     shift = (source.origin - target.origin) // layout.shard_rows(source.period_ns)
-    return target, plan.nodes.index(store.node), shift
+    return target, plan.nodes.index(own.node), shift
 
 
-def _ship_track(session: Path, store: NodeStore, sealed: Json, job_dir: Path, nodes: Sequence[str]) -> Shipped:
-    source, node = store.track, store.node
-    target, index, shift = _placed(store, job_dir, nodes)
+def _ship_track(session: Path, own: Description, sealed: Json, job_dir: Path, nodes: Sequence[str]) -> Shipped:
+    source, node = own.track, own.node
+    target, index, shift = _placed(own, job_dir, nodes)
     count, size, left_out = 0, 0, 0
     for name, column, path in create.shard_files(session, source, 0):
         if column + shift < 0:

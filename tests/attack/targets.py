@@ -22,8 +22,8 @@ from perun_hpc.accounting import comment
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.agent import state
+from perun_hpc.agent.base.job_facts import job_fields, per_node
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.base.session import job_fields, per_node
 from perun_hpc.agent.jobs import ranks
 from perun_hpc.archive import handover, listener, stream
 from perun_hpc.backend import cgroup, cray_pm, hwmon, powercap, procstat
@@ -623,7 +623,7 @@ TARGETS = (
         lambda: _file_seeds(_sessions()),
         _session,
         (DataError,),
-        ("store.node_store", "store.ship"),
+        ("store.node_store", "store.description", "store.columns", "store.node_shards", "store.ship"),
     ),
     Target(
         "store",

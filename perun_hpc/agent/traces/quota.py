@@ -8,8 +8,8 @@ from pathlib import Path
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.spool import size_b
 from perun_hpc.files import read_json, write_json
+from perun_hpc.store.description import TRACKS
 from perun_hpc.store.layout import STORE
-from perun_hpc.store.node_store import TRACKS
 
 WHY = "the spool's quota was exceeded"
 
