@@ -82,9 +82,8 @@ class Survival:
                 register.live[session.key] = session
             else:
                 session.note("the node was restarted")
-                session.end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
-                session.edges_end = booking.take_edge(former.last.readings, self._meter.sensors)
-                session.agent_cpu_ns = max(0, session.agent_cpu_ns)
+                end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
+                session.cut_off(end, booking.take_edge(former.last.readings, self._meter.sensors))
                 register.done[session.key.name] = 0
                 register.ended.append(session)
         if not same_boot:
@@ -95,7 +94,6 @@ class Survival:
         for session in list(register.live.values()):
             # The counters went on; only who used the CPUs meanwhile is known less well.
             gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")
-            session.add_gap(gap)
-            session.agent_cpu_ns -= time.process_time_ns()
+            session.resume(gap, time.process_time_ns())
             guard("resuming its trace", partial(traces.resume, session, snapshot), session)
             guard("resuming its ranks", partial(steps.resume, session), session)

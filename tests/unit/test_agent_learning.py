@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.agent.base.session import DomainAccount, Edge, Session
+from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.activity import Activity
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Stretch, joined

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perun_hpc.agent.base.job_facts import per_node
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.base.session import Edge, Session, per_node
+from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.jobs import intake, ranks
 from perun_hpc.agent.measure import curve
 from perun_hpc.data_model import rank_data

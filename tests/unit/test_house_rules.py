@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ import tomllib
 
 import perun_hpc
 from perun_hpc import errors
+from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.session import Edge, Gap, Session
+from perun_hpc.agent.base.steps import RankRun, Step
 from perun_hpc.agent.jobs import ranks
 from perun_hpc.agent.outbox import parsing
 from perun_hpc.agent.sources import machine
@@ -308,6 +313,42 @@ def test_the_walks_pass_files_that_are_there_and_none_twice():
         named = re.findall(r"`([\w/]+\.(?:py|c))`", walk)
         assert len(named) == len(set(named)) >= 6, [one for one in named if named.count(one) > 1]
         assert not [one for one in named if not any((ROOT / base / one).is_file() for base in ("perun_hpc", "."))]
+
+
+def changed(statement: ast.AST) -> Iterator[str]:
+    """Attributes of other objects that a statement sets, fills, or empties."""
+    calls = ("append", "add", "update", "setdefault", "pop", "clear", "extend", "remove", "discard")
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign | ast.Delete):
+        targets = statement.targets
+    elif isinstance(statement, ast.AugAssign | ast.AnnAssign):
+        targets = [statement.target]
+    elif isinstance(statement, ast.Call) and isinstance(statement.func, ast.Attribute) and statement.func.attr in calls:
+        targets = [statement.func.value]
+    while targets:
+        target = targets.pop()
+        if isinstance(target, ast.Tuple | ast.List):
+            targets += target.elts
+        elif isinstance(target, ast.Subscript | ast.Starred):
+            targets.append(target.value)
+        elif isinstance(target, ast.Attribute) and ast.unparse(target.value) != "self":
+            yield target.attr
+
+
+def test_a_session_is_changed_by_its_own_methods_alone() -> None:
+    base = ROOT / "perun_hpc/agent/base"
+    own = {base / f"{name}.py" for name in ("session", "account", "steps")}
+    names = {field.name for kind in (Session, DomainAccount, Step, RankRun, Edge, Gap) for field in fields(kind)}
+    others = {("meter", "cpus"), ("learning", "energy_uj")}  # of the node; of an idle time
+    found = [
+        f"{path.relative_to(ROOT)}:{statement.lineno}: {name}"
+        for path in tracked("perun_hpc/agent/*.py")
+        if path not in own
+        for statement in ast.walk(ast.parse(path.read_text()))
+        for name in changed(statement)
+        if name in names and (path.stem, name) not in others
+    ]
+    assert found == []
 
 
 def test_one_module_replaces_files() -> None:

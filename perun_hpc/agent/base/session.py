@@ -1,43 +1,22 @@
 """A session: one run of one job on this node, from its start edge to its end edge, and all that was learned between.
 
 Everything in it is plain data that goes through JSON unchanged, so that the next agent continues after a `kill -9`.
+Whoever serves a session reads that data, and says what happened by its methods: they alone change it.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
+from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.job_facts import cpus_on_node, usable, without_names
+from perun_hpc.agent.base.steps import RankRun, Step
 from perun_hpc.config import settings as kept
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey, run_of
-from perun_hpc.data_model.wording import plain
 from perun_hpc.errors import DataError
-
-#: What a `job-start` may say about a job; the rest of a message is ignored.
-JOB_KEYS = (
-    "uid",
-    "gid",
-    "user",
-    "account",
-    "partition",
-    "node",
-    "cluster",
-    "nodelist",
-    "num_nodes",
-    "cpus_on_node",
-    "cpus_per_node",
-    "gpus",
-    "het_job_id",
-    "het_offset",
-    "sluid",
-    "start_time",
-    "end_time",
-    "exclusive",
-    "flag",
-)
-
 
 LATE_NS = 1_000_000_000
 """A first reading that comes later than this after the job's start is noted; the agent's start takes a part of it."""
@@ -51,52 +30,6 @@ class Edge:
     mono_ns: int
     late_ns: int
     source: str
-
-
-@dataclass
-class DomainAccount:
-    """What a session was given of one energy domain so far; all in uJ and ns."""
-
-    component: str
-    scope: str
-    provenance: str
-    method: str
-    node_uj: int | None = None
-    energy_uj: int = 0
-    static_uj: int = 0
-    dynamic_uj: int = 0
-    idle_uj: int = 0
-    suspended_uj: int = 0
-    modelled_uj: int = 0
-    covered_ns: int = 0
-    gap_ns: int = 0
-    idle_ns: int | None = None
-
-
-@dataclass
-class RankRun:
-    """One rank of a flagged step on this node; times are wall clock."""
-
-    rank: int
-    local_rank: int
-    pid: int
-    start_ns: int
-    end_ns: int | None = None
-    start_mono_ns: int = 0
-    end_mono_ns: int | None = None
-    has_data: bool = False
-
-
-@dataclass
-class Step:
-    """A flagged step: how many tasks it has, and the ranks that registered here."""
-
-    step_id: int
-    tasks: int
-    nodes: int
-    command: str
-    options: str
-    ranks: dict[str, RankRun] = field(default_factory=dict)
 
 
 @dataclass
@@ -162,6 +95,8 @@ class Session:
     def __post_init__(self) -> None:
         self.place = self.place or self.key.name
 
+    # Questions.
+
     @property
     def uid(self) -> int:
         """The job's owner; -1 where no hook said it."""
@@ -175,20 +110,7 @@ class Session:
     @property
     def cpus_on_node(self) -> int:
         """How many CPUs Slurm gave it here; 0 if it did not say."""
-        cpus = self.job.get("cpus_on_node", "")
-        if _is_number(cpus):
-            return int(cpus[:6])
-        counts = per_node(self.job.get("cpus_per_node", ""))
-        if len(set(counts)) <= 1:
-            return counts[0] if counts else 0
-        from perun_hpc.slurm import hostlist
-
-        try:
-            nodes = hostlist.expand(self.job.get("nodelist", ""))
-        except ValueError:
-            nodes = ()
-        node = self.job.get("node", "")
-        return counts[nodes.index(node)] if node in nodes and len(nodes) == len(counts) else min(counts)
+        return cpus_on_node(self.job)
 
     @property
     def flag(self) -> str | None:
@@ -206,6 +128,128 @@ class Session:
         """The storage period of its trace."""
         return kept.sampling(self.settings).period_ns
 
+    # Its life, in order: it has begun where it was made.
+
+    def settle(self, settings: dict[str, Any], monitored: bool, policy_hash: str) -> None:
+        """The policy is known: these are its settings for good."""
+        self.settings, self.monitored, self.policy_hash = settings, monitored, policy_hash
+
+    def flag_step(self, settings: dict[str, Any], monitored: bool) -> None:
+        """A step was flagged: its options count within the settings."""
+        self.settings, self.monitored = settings, monitored
+
+    def run_on(self, cpus: Collection[int] | None) -> None:
+        """Its cgroup says on which CPUs; none: it says nothing."""
+        if cpus:
+            self.cpus = sorted(cpus)
+
+    def use(self, cpu_ns: int, memory_b: int, mem_peak_b: int) -> None:
+        """What it used since the last interval, what it holds now, and the most that it held; 0: not known."""
+        self.cpu_ns += cpu_ns
+        self.memory_b = memory_b or self.memory_b
+        self.mem_peak_b = max(self.mem_peak_b, mem_peak_b)
+
+    def suspend(self, suspended: bool) -> None:
+        """It stands still from now on, or goes on."""
+        self.suspended = suspended
+
+    def pass_time(self, ns: int) -> None:
+        """An interval has ended, in which it was as it is now."""
+        self.suspended_ns += ns if self.suspended else 0
+
+    def draw(self, power_mw: int) -> None:
+        """The mean power of an interval."""
+        self.peak_mw = max(self.peak_mw or 0, power_mw)
+
+    def open_account(self, name: str, account: DomainAccount) -> DomainAccount:
+        """It is given something of a domain for the first time; returns the account."""
+        return self.domains.setdefault(name, account)
+
+    def add_share(self, day: str, domain: str, energy_uj: int) -> None:
+        """Add energy to a local day."""
+        per_domain = self.shares.setdefault(day, {})
+        per_domain[domain] = per_domain.get(domain, 0) + energy_uj
+
+    def read_late(self, sensor: str, edge: list[int | None]) -> None:
+        """The first reading of a counter that gave none at the start."""
+        self.edges_start[sensor] = edge
+
+    def resume(self, gap: Gap, agent_cpu_ns: int) -> None:
+        """Another agent goes on, which had used so much CPU time before."""
+        self.add_gap(gap)
+        self.agent_cpu_ns -= agent_cpu_ns
+
+    def tell(self, job: Mapping[str, str], ended: Mapping[str, str]) -> None:
+        """What the Epilog says: more of the job, and how it ended."""
+        self.job = {**job, **self.job}
+        self.exit = dict(ended)
+
+    def finish(self, end: Edge, edges: dict[str, list[int | None]], agent_cpu_ns: int) -> None:
+        """The job has ended, when its agent had used so much CPU time."""
+        self.end, self.edges_end = end, edges
+        self.agent_cpu_ns += agent_cpu_ns
+
+    def cut_off(self, end: Edge, edges: dict[str, list[int | None]]) -> None:
+        """The node was restarted: it ended with the last reading of an agent that is gone."""
+        self.end, self.edges_end = end, edges
+        self.agent_cpu_ns = max(0, self.agent_cpu_ns)
+
+    def give_up(self) -> Edge:
+        """Not even its end could be read: it ends where it did, or where it began; that is returned."""
+        self.end = self.end or self.start
+        return self.end
+
+    def take_back(self) -> None:
+        """What it was given is not its: it was over by then."""
+        self.domains.clear()
+        self.shares.clear()
+
+    def judge_counters(self, checks: dict[str, dict[str, Any]], doubt: str) -> None:
+        """How its GPUs' counters fared against their power, and why it may not be these GPUs."""
+        self.checks, self.doubt = checks, doubt
+
+    def keep_trace(self, trace: dict[str, Any]) -> None:
+        """Its trace is sealed; what it holds."""
+        self.trace = trace
+
+    def lose_trace(self, why: str, for_good: bool) -> None:
+        """It has no trace; `for_good`: and gets no other one."""
+        self.trace = {"stored": False, "why": why[:200], **({"lost": True} if for_good else {})}
+
+    # Its steps and ranks.
+
+    def add_step(self, step: Step) -> None:
+        """A flagged step has begun, or is known again; the ranks of one that was known stay."""
+        former = self.steps.get(str(step.step_id))
+        if former is not None:
+            step = replace(step, ranks=former.ranks)
+            self.text_b -= former.text_b
+        self.steps[str(step.step_id)] = step
+        self.text_b += step.text_b
+
+    def add_rank(self, step: str, run: RankRun) -> None:
+        """A rank has registered, or is known again; KeyError without its step."""
+        ranks = self.steps[step].ranks
+        self.ranks += str(run.rank) not in ranks
+        ranks[str(run.rank)] = run
+
+    def shed_ranks(self, why: str) -> None:
+        """Forget its ranks, and its steps but for one: it was flagged."""
+        self.leave_out(why, self.ranks)
+        for name, step in list(self.steps.items())[1:]:
+            step.ranks.clear()
+            del self.steps[name]
+        for step in self.steps.values():
+            step.ranks.clear()
+        self.count_ranks()
+
+    def count_ranks(self) -> None:
+        """Bring `ranks` and `text_b`, which are asked for with every rank, in line with `steps`."""
+        self.ranks = sum(len(step.ranks) for step in self.steps.values())
+        self.text_b = sum(step.text_b for step in self.steps.values())
+
+    # What is not as it should be.
+
     def note(self, why: str) -> None:
         """Say why the record is partial, once."""
         if why not in self.why:
@@ -215,24 +259,11 @@ class Session:
         """Count what exceeds a bound and is not kept; `what` is one of few sentences, which the record shows."""
         self.left_out[what] = self.left_out.get(what, 0) + count
 
-    def count_ranks(self) -> None:
-        """Bring `ranks` and `text_b`, which are asked for with every rank, in line with `steps`."""
-        self.ranks = sum(len(step.ranks) for step in self.steps.values())
-        self.text_b = sum(len((step.command + step.options).encode()) for step in self.steps.values())
-
     def fail(self, what: str) -> None:
         """Something of it failed by a fault of perun's own: the record says so, and that it is partial."""
         self.failures += 1
         if len(self.why) < MAX_WHYS:
             self.note(f"partial: {what} failed")
-
-    def bare(self) -> Session:
-        """The session with its energies and whose it is, without what else is known of it."""
-        plain_numbers = ("uid", "gid", "num_nodes", "cpus_on_node")
-        names = ("user", "account", "partition", "node", "cluster", "nodelist", "sluid")
-        job = {key: self.job[key] for key in names if key in self.job}
-        job.update({key: self.job[key] for key in plain_numbers if _is_number(self.job.get(key, ""))})
-        return replace(self, job=job, steps={}, trace={}, checks={}, exit={})
 
     def add_gap(self, gap: Gap) -> None:
         """Add a gap, joined to the one before it where they touch for the same reason, or the list is full."""
@@ -246,10 +277,11 @@ class Session:
         if len(self.gaps) < MAX_GAPS:
             self.gaps.append(gap)
 
-    def add_share(self, day: str, domain: str, energy_uj: int) -> None:
-        """Add energy to a local day."""
-        per_domain = self.shares.setdefault(day, {})
-        per_domain[domain] = per_domain.get(domain, 0) + energy_uj
+    def bare(self) -> Session:
+        """The session with its energies and whose it is, without what else is known of it."""
+        return replace(self, job=without_names(self.job), steps={}, trace={}, checks={}, exit={})
+
+    # To the next agent.
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, to be written at once: its parts are the session's own, since copies cost much.
@@ -275,7 +307,7 @@ class Session:
         try:
             known = dict(data)
             known["key"] = SessionKey.parse(known["key"])
-            known["job"] = _usable(known["job"])
+            known["job"] = usable(known["job"])
             known["start"] = Edge(**known["start"])
             known["end"] = Edge(**known["end"]) if known["end"] else None
             known["domains"] = {name: DomainAccount(**value) for name, value in known["domains"].items()}
@@ -311,32 +343,3 @@ def _mend(one: Session | DomainAccount) -> list[str]:
         else:
             raise TypeError(usual.name)
     return wrong
-
-
-def per_node(text: str) -> list[int]:
-    """The numbers of Slurm's `2(x3),1`, one per node, in order."""
-    counts: list[int] = []
-    for number, times in re.findall(r"(\d{1,6})(?:\(x(\d{1,5})\))?", text):
-        counts += [int(number)] * int(times or 1)
-    return counts
-
-
-def job_fields(fields: Any) -> dict[str, str]:
-    """The known keys of a `job-start`, bounded; DataError where it does not say whose the job is.
-
-    A number that is none is left out: what it is good for is less than the job's energy.
-    """
-    job = {key: plain(fields[key], 8192) for key in JOB_KEYS if fields.get(key)}
-    for key in ("uid", "gid"):
-        if key in job and not _is_number(job[key]):
-            raise DataError(f"{key} {job[key][:20]!r}: a number was expected")
-    return _usable(job)
-
-
-def _usable(job: dict[str, str]) -> dict[str, str]:
-    """What is said of a job, without numbers that are none."""
-    return {key: text for key, text in job.items() if key not in ("num_nodes", "cpus_on_node") or _is_number(text)}
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 10

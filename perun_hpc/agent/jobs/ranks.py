@@ -8,7 +8,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from perun_hpc.agent.base.session import RankRun, Session, Step
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.base.steps import RankRun, Step
 from perun_hpc.backend.cgroup import find_job, find_parent, job_in, job_names
 from perun_hpc.data_model.wording import cut
 from perun_hpc.errors import AccessError, DataError, NotFoundError
@@ -98,7 +99,7 @@ def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int
         text_b = len((command + options).encode())
         if session.text_b + text_b > MAX_JOB_TEXT_B:
             session.leave_out(TEXTS_LEFT_OUT)
-            command, options, text_b = "", "", 0
+            command, options = "", ""
         step = Step(
             step_id=step_id,
             tasks=number(fields, "ntasks", 2**31) if fields.get("ntasks") else 1,
@@ -106,15 +107,13 @@ def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int
             command=command,
             options=options,
         )
-        session.steps[name] = step
-        session.text_b += text_b
+        session.add_step(step)
     local = number(fields, "local_rank", 2**31) if fields.get("local_rank") else 0
     former = step.ranks.get(str(rank))
     if former is not None and former.end_ns is None:
         raise DataError(f"rank {rank} of step {step_id} runs already")
     run = RankRun(rank, local, pid, real_ns, start_mono_ns=mono_ns)
-    session.ranks += former is None
-    step.ranks[str(rank)] = run
+    session.add_rank(name, run)
     return step, run
 
 

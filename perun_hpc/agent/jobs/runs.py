@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from perun_hpc.agent.base.job_facts import exit_fields, job_fields
 from perun_hpc.agent.base.paths import AgentPaths, free_name
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import LATE_NS, MAX_FAILURES, Edge, Gap, Session, job_fields
+from perun_hpc.agent.base.session import LATE_NS, MAX_FAILURES, Edge, Gap, Session
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
@@ -115,8 +116,8 @@ class Jobs:
             log(f"session {session.key.name} is set aside: {'; '.join(session.why)[:1000]}")
             guard("setting it aside", partial(self._set_aside, session))
             if self._register.live.pop(session.key, None) is not None:
-                session.end = session.end or session.start
-                self._register.done[session.key.name] = session.end.mono_ns
+                ended = session.give_up()
+                self._register.done[session.key.name] = ended.mono_ns
                 self._register.ended.append(session)
 
     def _set_aside(self, session: Session) -> None:
@@ -130,9 +131,7 @@ class Jobs:
         """
         age_ns = now_ns - session.start.mono_ns
         if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
-            use = self._node.use(session)
-            if use.cpus:
-                session.cpus = sorted(use.cpus)
+            session.run_on(self._node.use(session).cpus)
 
     def look_for_strangers(self) -> None:
         """About once a second: jobs that no hook reported, or whose session is over, are neighbours all the same."""
@@ -220,15 +219,13 @@ class Jobs:
         if session is None:
             start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
             job, place = job_fields(message.fields), self._new_place(key)
-            session = Session(key, job, {}, "", self._boot_id, start, place=place)
-            session.agent_cpu_ns = -time.process_time_ns()
+            spent_ns = time.process_time_ns()
+            session = Session(key, job, {}, "", self._boot_id, start, place=place, agent_cpu_ns=-spent_ns)
             session.note("no job-start message")
             self._register.live[key] = session
         elif hook_ns < session.start.mono_ns - session.start.late_ns:
             return  # a late message of the run before this one
-        session.job = {**job_fields(message.fields), **session.job}
-        keys = ("exit_code", "exit_code2", "derived_ec")
-        session.exit = {name: message.fields[name][:64] for name in keys if name in message.fields}
+        session.tell(job_fields(message.fields), exit_fields(message.fields))
         self._end(session, snapshot, hook_ns, source)
 
     def _new_place(self, key: SessionKey) -> str:
@@ -246,9 +243,8 @@ class Jobs:
         key = session.key
         # A clock that was set meanwhile does not make the job longer.
         real_ns = session.start.real_ns + snapshot.mono_ns - session.start.mono_ns
-        session.end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
-        session.edges_end = booking.take_edge(snapshot.readings, self._meter.sensors)
-        session.agent_cpu_ns += time.process_time_ns()
+        end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
+        session.finish(end, booking.take_edge(snapshot.readings, self._meter.sensors), time.process_time_ns())
         self._visibility.show(session, snapshot.mono_ns)
         guard("its curve", partial(self._visibility.curve_of_shared, session), session)
         meter = self._meter
@@ -258,8 +254,7 @@ class Jobs:
         if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
             session.note("no reading during the job: no agent ran")
             if session.energy_uj == 0:
-                session.domains.clear()
-                session.shares.clear()
+                session.take_back()
             else:  # booked as its energy before its end was known: the node ledger closes with it
                 session.note("its energy is only that between its end and the moment when the agent heard of it")
         guard("ending its ranks", partial(self._steps.end_all, session), session)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.base.session import RankRun, Session, Step
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.base.steps import RankRun, Step
 from perun_hpc.data_model import codec
 from perun_hpc.files import write_new
 from perun_hpc.process.log import guard
@@ -62,7 +63,7 @@ class StepLog:
             try:
                 if not line.endswith(b"\n"):
                     break
-                _apply(session.steps, json.loads(line))
+                _apply(session, json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 break
             good += len(line)
@@ -98,19 +99,16 @@ def _lines(session: Session, ranks: Iterable[tuple[str, str]], begun: set[str]) 
         yield json.dumps([name, vars(run)], separators=(",", ":"))
 
 
-def _apply(steps: dict[str, Step], line: object) -> None:
+def _apply(session: Session, line: object) -> None:
     if isinstance(line, dict):
         step = Step(**line)
         _check(step)
-        former = steps.get(str(step.step_id))
-        if former is not None:
-            step.ranks = former.ranks
-        steps[str(step.step_id)] = step
+        session.add_step(step)
     elif isinstance(line, list):
         name, run = line
         rank = RankRun(**run)
         _check(rank)
-        steps[name].ranks[str(rank.rank)] = rank
+        session.add_rank(name, rank)
     else:
         raise TypeError("neither a step nor a rank")
 

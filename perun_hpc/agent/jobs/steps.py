@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import RankRun, Session, Step
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.base.steps import RankRun, Step
 from perun_hpc.agent.jobs import ranks
 from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.step_log import StepLog
@@ -96,13 +97,7 @@ class Steps:
         if largest is None or largest.ranks < MANY_RANKS:
             return False
         self._intake.drop(largest)
-        largest.leave_out(SHED, largest.ranks)
-        for name, step in list(largest.steps.items())[1:]:
-            step.ranks.clear()
-            del largest.steps[name]
-        for step in largest.steps.values():  # one stays: the job was flagged
-            step.ranks.clear()
-        largest.count_ranks()
+        largest.shed_ranks(SHED)
         self._step_log.rewrite(largest)
         return True
 
@@ -165,7 +160,7 @@ class Steps:
         step = session.steps[str(ranks.number(message.fields, "step_id"))]
         keep = self._intake.hold if message.fields.get("live") == "1" else self._intake.take
         keep(session, step.step_id, run.rank, fds[0])
-        run.has_data = True
+        run.hand_over()
         self._step_log.note(session, step, run)
         return {}
 
@@ -230,6 +225,6 @@ class Steps:
 
     def _end(self, session: Session, step: Step, run: RankRun) -> None:
         if run.end_ns is None:
-            run.end_ns, run.end_mono_ns = self._clock.real_ns(), self._clock.mono_ns()
+            run.finish(self._clock.real_ns(), self._clock.mono_ns())
             self._step_log.note(session, step, run)
         self._intake.rank_ended(session, step.step_id, run.rank)

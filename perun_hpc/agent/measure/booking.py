@@ -6,16 +6,14 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-from perun_hpc.agent.base.session import DomainAccount, Gap, Session
+from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.session import Gap, Session
 from perun_hpc.agent.measure.intervals import Closed, rests
-from perun_hpc.data_model.sensor import Reading, Sensor, worst
+from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import stands_still, what_lacks
 from perun_hpc.process.log import guard
-
-#: Methods that give a job what a counter counted, without a model.
-UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
 
 #: A power is the mean of an interval at least so long: over less, a counter's own steps would show.
 PEAK_NS = 1_000_000_000
@@ -41,8 +39,7 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
                 at = (job.owner, interval.t0_ns, interval.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
     for (owner, t0_ns, t1_ns), energy_uj in used.items():
-        session = owners[owner]
-        session.peak_mw = max(session.peak_mw or 0, energy_uj * 1_000_000 // (t1_ns - t0_ns))
+        owners[owner].draw(energy_uj * 1_000_000 // (t1_ns - t0_ns))
 
 
 def _book(
@@ -60,25 +57,16 @@ def _book(
         session.note(f"{interval.shares.domain}: {interval.why}")
         return
     present_ns = job.present_ns if job.present_ns is not None else interval.t1_ns - interval.t0_ns
-    account.covered_ns += present_ns
     if interval.why:
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
     if interval.gap:
-        account.gap_ns += present_ns
         why = f"no reading in between{f' ({interval.failed})' if interval.failed else ''}; shared out by presence"
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
-    account.method = _worse(account.method, interval.shares.method)
-    account.provenance = worst((account.provenance, interval.shares.provenance))
-    account.node_uj = (account.node_uj or 0) + interval.shares.total_uj
+    shares = interval.shares
+    account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj)
     if share is None:
         return
-    account.energy_uj += share.energy_uj
-    account.static_uj += share.static_uj
-    account.dynamic_uj += share.dynamic_uj
-    account.idle_uj += share.held_idle_uj
-    account.suspended_uj += share.suspended_uj
-    if interval.shares.method not in UNMODELLED:
-        account.modelled_uj += share.energy_uj
+    account.give(share, shares.method)
     session.add_share(day, interval.shares.domain, share.energy_uj)
 
 
@@ -97,7 +85,7 @@ def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: 
         reading, taken = readings[sensor.id], session.edges_start.get(sensor.id)
         if reading.ticks is None or (taken is not None and taken[0] is not None):
             continue
-        session.edges_start[sensor.id] = [reading.ticks, reading.mono_ns]
+        session.read_late(sensor.id, [reading.ticks, reading.mono_ns])
         late_ns = reading.mono_ns - session.start.mono_ns
         if late_ns > 0:
             why = f"first read {late_ns / 1e9:.1f} s after the job's start"
@@ -130,7 +118,7 @@ def note_what_lacks(
         if sensor.id in accounted and session.edges_start:
             account = _account(session, accounted[sensor.id], domains)
             if first is not None and stands_still(sensor, first, readings[sensor.id]):
-                account.covered_ns = 0
+                account.uncover()
 
 
 def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, int]:
@@ -157,22 +145,17 @@ def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[s
 
 
 def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> DomainAccount:
-    if name not in session.domains:
-        domain = _by_account(domains).get(name)
-        sensor = domain.sensor if domain is not None else None
-        component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
-        scope = "meter minus its known parts" if name.startswith(OTHER) or sensor is None else sensor.scope
-        session.domains[name] = DomainAccount(
-            component, scope, sensor.provenance if sensor else "modelled", "exclusive"
-        )
-    return session.domains[name]
+    if name in session.domains:
+        return session.domains[name]
+    domain = _by_account(domains).get(name)
+    sensor = domain.sensor if domain is not None else None
+    component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
+    scope = "meter minus its known parts" if name.startswith(OTHER) or sensor is None else sensor.scope
+    provenance = sensor.provenance if sensor else "modelled"
+    return session.open_account(name, DomainAccount(component, scope, provenance, "exclusive"))
 
 
 def _by_account(domains: Mapping[str, EnergyDomain]) -> dict[str, EnergyDomain]:
     """Domains by the names under which energy is given: a meter's rest is `other`, of further ones `other-METER`."""
     rest_of = rests(domains.values())
     return {rest_of.get(name, name): domain for name, domain in domains.items()}
-
-
-def _worse(one: str, other: str) -> str:
-    return other if one in UNMODELLED else one

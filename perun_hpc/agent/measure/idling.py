@@ -78,7 +78,7 @@ class Idling:
             counted_ns = self._counted.setdefault(held, since_ns)
             more_ns = span(counted_ns, reading.mono_ns).ns  # a device's own time stamps may go back
             if reading.mono_ns - since_ns >= LEAST_NS and more_ns is not None:
-                account.idle_ns = (account.idle_ns or 0) + more_ns
+                account.hold_idle(more_ns)
                 self._counted[held] = reading.mono_ns
         if account is not None and account.idle_ns is None and reading is not None and reading.ticks is not None:
-            account.idle_ns = 0
+            account.hold_idle(0)

@@ -152,7 +152,7 @@ class Meter:
     def look_at(self, session: Session) -> None:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
         use = self.uses[session.key] = self._use(session)
-        session.suspended = bool(use.suspended)
+        session.suspend(bool(use.suspended))
         self.parent_cpu_ns = self._parent()
         self._look_for_reserved()
 
@@ -173,8 +173,8 @@ class Meter:
         self._node.forget(session)
         self.idling.forget(session)
         held = self.gpus_of(session)
-        session.checks = self.checks.end(session.key.owner, held)
-        session.doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
+        doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
+        session.judge_counters(self.checks.end(session.key.owner, held), doubt)
 
     def to_go_on_from(self) -> Snapshot | None:
         """The last reading, as the next agent shall know it; None before the first one."""
@@ -200,7 +200,7 @@ class Meter:
         self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
         self._intervals.begin(last.mono_ns, last.readings, inside)
         for session in self._register.live.values():  # whoever was resumed while nobody looked was not suspended
-            session.suspended = session.suspended and bool(self._use(session).suspended)
+            session.suspend(session.suspended and bool(self._use(session).suspended))
         return self.end_interval(unseen=True)
 
     # What is measured, and with which parameters.
@@ -264,8 +264,8 @@ class Meter:
         jobs = tuple(self._input(self._register.live[key], spent.get(key), activity) for key in uses)
         for key, use in uses.items():  # after its share: that is by how it was when the interval began
             session = self._register.live[key]
-            session.suspended_ns += after.mono_ns - before.mono_ns if session.suspended else 0
-            session.suspended = bool(use.suspended)
+            session.pass_time(after.mono_ns - before.mono_ns)
+            session.suspend(bool(use.suspended))
         busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
 
@@ -361,8 +361,5 @@ def _is_new(before: JobUse, now: JobUse, counted_ns: int) -> bool:
 
 def _note_use(session: Session, use: JobUse, cpu_ns: int | None) -> None:
     """Add to a session what its cgroup said."""
-    if use.cpus:
-        session.cpus = sorted(use.cpus)
-    session.cpu_ns += cpu_ns or 0
-    session.memory_b = use.memory_b or session.memory_b
-    session.mem_peak_b = max(session.mem_peak_b, use.mem_peak_b or 0)
+    session.run_on(use.cpus)
+    session.use(cpu_ns or 0, use.memory_b or 0, use.mem_peak_b or 0)

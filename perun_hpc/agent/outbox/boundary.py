@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from perun_hpc._version import __version__
-from perun_hpc.agent.base.session import LATE_NS, DomainAccount, Edge, Session
+from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.session import LATE_NS, Edge, Session
 from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.data_model.sensor import Provenance, Sensor
 

@@ -53,9 +53,8 @@ class PolicyApplier:
     def freeze(self, session: Session) -> None:
         """Give a session its settings for good, and what it and its flagged steps asked for within them."""
         settings = self._policy.settings(session.job, self._register.name_of_node(session), session.flag)
-        session.settings = settings.to_json()
-        session.monitored = settings.monitors(flagged=session.flag is not None)
-        session.policy_hash = settings.policy_hash
+        monitored = settings.monitors(flagged=session.flag is not None)
+        session.settle(settings.to_json(), monitored, settings.policy_hash)
         for options in dict.fromkeys(step.options for step in session.steps.values()):
             self.flag(session, options)
 
@@ -64,8 +63,8 @@ class PolicyApplier:
         from perun_hpc.config.resolve import monitors, with_options
 
         if session.settings:
-            session.settings = with_options(session.settings, options)
-            session.monitored = monitors(kept.monitor(session.settings).jobs, flagged=True)
+            settings = with_options(session.settings, options)
+            session.flag_step(settings, monitors(kept.monitor(settings).jobs, flagged=True))
 
     def refused_options(self, session: Session, options: str) -> list[str]:
         """Why options of the user's flag do not count; nothing while the job has no settings."""

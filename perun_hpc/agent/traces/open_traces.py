@@ -71,7 +71,7 @@ class Traces:
         log(f"trace of {session.key.name}: {why}")
         del self._open[session.place]
         if self._lives(session):
-            session.trace = {"stored": False, "why": why[:200], "lost": True}
+            session.lose_trace(why, for_good=True)
 
     def begin(self, session: Session, now_ns: int) -> None:
         """Open the session's trace if it shall have one by what is known; a finer one follows a coarse one."""
@@ -96,7 +96,7 @@ class Traces:
             self._open[session.place] = session, begun
         except OSError as error:
             log(f"trace of {session.key.name}: {error}")
-            session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
+            session.lose_trace(str(error), for_good=True)
 
     def resume(self, session: Session, snapshot: Snapshot) -> None:
         """Take over the trace that the last agent wrote."""
@@ -106,7 +106,7 @@ class Traces:
         try:
             held = Trace.resume(directory, snapshot.mono_ns, snapshot.real_ns)
         except (OSError, DataError) as error:
-            session.trace = {"stored": False, "why": str(error)[:200], "lost": True}
+            session.lose_trace(str(error), for_good=True)
         else:
             if held is not None:
                 self._open[session.place] = session, held
@@ -121,12 +121,12 @@ class Traces:
         directory = self._paths.session(session.place)
         if trace_wanted(session.settings, bool(session.steps), session.end.mono_ns - session.start.mono_ns):
             try:
-                session.trace = held.seal()
+                session.keep_trace(held.seal())
             except OSError as error:
-                session.trace = {"stored": False, "why": str(error)[:200]}
+                session.lose_trace(str(error), for_good=False)
                 held.discard(directory)
         else:
-            session.trace = {"stored": False, "why": SHORT}
+            session.lose_trace(SHORT, for_good=False)
             held.discard(directory)
 
     def drop_oldest(self, excess_b: int, why: str) -> None:
@@ -139,7 +139,7 @@ class Traces:
             excess_b -= spool.size_b(directory)
             del self._open[session.place]
             trace.discard(directory)
-            session.trace = {"stored": False, "why": why, "lost": True}
+            session.lose_trace(why, for_good=True)
             log(f"trace of {session.key.name}: {why}")
 
     def pause(self) -> None:

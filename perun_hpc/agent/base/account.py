@@ -1,0 +1,59 @@
+"""What a session was given of one energy domain: it is booked here, interval by interval, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from perun_hpc.data_model.sensor import worst
+
+if TYPE_CHECKING:
+    from perun_hpc.energy.attribute import Share
+
+#: Methods that give a job what a counter counted, without a model.
+UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
+
+
+@dataclass
+class DomainAccount:
+    """The sums so far; all in uJ and ns."""
+
+    component: str
+    scope: str
+    provenance: str
+    method: str
+    node_uj: int | None = None
+    energy_uj: int = 0
+    static_uj: int = 0
+    dynamic_uj: int = 0
+    idle_uj: int = 0
+    suspended_uj: int = 0
+    modelled_uj: int = 0
+    covered_ns: int = 0
+    gap_ns: int = 0
+    idle_ns: int | None = None
+
+    def cover(self, present_ns: int, gap: bool, method: str, provenance: str, total_uj: int) -> None:
+        """An interval in which the session was there so long; `total_uj` is what all had of the domain in it."""
+        self.covered_ns += present_ns
+        self.gap_ns += present_ns if gap else 0
+        self.method = method if self.method in UNMODELLED else self.method
+        self.provenance = worst((self.provenance, provenance))
+        self.node_uj = (self.node_uj or 0) + total_uj
+
+    def give(self, share: Share, method: str) -> None:
+        """The session's share of that interval."""
+        self.energy_uj += share.energy_uj
+        self.static_uj += share.static_uj
+        self.dynamic_uj += share.dynamic_uj
+        self.idle_uj += share.held_idle_uj
+        self.suspended_uj += share.suspended_uj
+        self.modelled_uj += 0 if method in UNMODELLED else share.energy_uj
+
+    def uncover(self) -> None:
+        """The domain's counter has shown nothing all the time."""
+        self.covered_ns = 0
+
+    def hold_idle(self, more_ns: int) -> None:
+        """The session held the domain idle for so much longer; 0: it is known how long, from now on."""
+        self.idle_ns = (self.idle_ns or 0) + more_ns
