@@ -6,39 +6,36 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from perun_hpc.config.user_schema import OPTIONS
 from perun_hpc.errors import UsageError
 
 if TYPE_CHECKING:
     from perun_hpc.monitoring.spawn import SamplingProcess
 
-OPTIONS: tuple[tuple[str, str, str], ...] = (
-    ("-n/--app-name", "NAME", "name under which runs are kept (default: the program's)"),
-    ("-i/--run-id", "ID", "name of this run (default: its start; SLURM: the job id)"),
-    ("-f/--format", "FORMAT", "text, json, hdf5, pickle, csv, bench or zarr"),
-    ("--data-out", "DIR", "where runs are kept (default: ./perun_results)"),
-    ("--sampling-period", "S", "seconds between readings"),
-    ("--queue-timeout", "S", "how long to wait for the sampling process to start, and for other ranks' data"),
-    ("--power-overhead", "W", "constant power of each host that no sensor sees"),
-    ("--pue", "FACTOR", "power usage effectiveness of the site"),
-    ("--price-factor", "PRICE", "price of a kWh; without one no cost is shown"),
-    ("--price-source", "TEXT", "who states that price, and when"),
-    ("--price-unit", "UNIT", "currency of that price"),
-    (
-        "--emissions-factor/--emission-factor",
-        "G",
-        "CO2 per kWh in g, or a country's three letters; without one none is shown",
-    ),
-    ("--emissions-source", "TEXT", "who states that figure, and when"),
-    ("--rounds", "N", "how many times to run the program"),
-    ("--warmup-rounds", "N", "how many times to run it before that, unmeasured"),
+SHOWN: tuple[tuple[str, str], ...] = (
+    ("-n/--app-name", "NAME"),
+    ("-i/--run-id", "ID"),
+    ("-f/--format", "FORMAT"),
+    ("--data-out", "DIR"),
+    ("--sampling-period", "S"),
+    ("--queue-timeout", "S"),
+    ("--power-overhead", "W"),
+    ("--pue", "FACTOR"),
+    ("--price-factor", "PRICE"),
+    ("--price-source", "TEXT"),
+    ("--price-unit", "UNIT"),
+    ("--emissions-factor/--emission-factor", "G"),
+    ("--emissions-source", "TEXT"),
+    ("--rounds", "N"),
+    ("--warmup-rounds", "N"),
 )
-LISTS: tuple[tuple[str, str], ...] = (
-    ("--include-sensors", "only sensors whose id starts with one of these expressions"),
-    ("--exclude-sensors", "no sensors whose id starts with one of these expressions"),
-    ("--include-backends", "only backends whose name starts with one of these expressions"),
-    ("--exclude-backends", "no backends whose name starts with one of these expressions"),
-    ("--bench-metrics", "metrics of the table and of the format bench"),
-    ("--region-metrics", "metrics of the table of regions"),
+LISTS = (
+    "--include-sensors",
+    "--exclude-sensors",
+    "--include-backends",
+    "--exclude-backends",
+    "--bench-metrics",
+    "--region-metrics",
 )
 _NAMES = {"bench_metrics": "metrics"}
 
@@ -61,11 +58,11 @@ def dest(option: str) -> str:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options and the program."""
     parser.usage = "perun monitor [options] PROGRAM [ARGS ...]"
-    for option, metavar, text in OPTIONS:
-        parser.add_argument(*both(option), metavar=metavar, help=text)
-    for option, text in LISTS:
+    for option, metavar in SHOWN:
+        parser.add_argument(*both(option), metavar=metavar, help=_help(dest(option)))
+    for option in LISTS:
         # One quoted argument holds all expressions, separated by blanks; the option may stand several times.
-        parser.add_argument(*both(option), metavar="WORDS", action="append", help=text)
+        parser.add_argument(*both(option), metavar="WORDS", action="append", help=_help(dest(option)))
     parser.add_argument(
         "-b", "--binary", action="store_true", help="run it without putting anything into its interpreter"
     )
@@ -80,6 +77,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
 
 
+def _help(name: str) -> str:
+    """What an option does, and its default where it has one."""
+    option = OPTIONS[_NAMES.get(name, name)]
+    default = option.kind.show(option.default)
+    return (
+        f"{option.doc} (default: {default})".replace("%", "%%")
+        if default.isascii() and 0 < len(default) < 20
+        else option.doc
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the program; returns its exit code."""
     if args.binary and args.module:
@@ -91,11 +99,9 @@ def run(args: argparse.Namespace) -> int:
         from perun_hpc.cli import logs
         from perun_hpc.cli.session import Session
 
-        names = [dest(option) for option, _, _ in OPTIONS]
+        names = [dest(option) for option, _ in SHOWN]
         overrides = {name: getattr(args, name) for name in [*names, "log_lvl", "log_file"]}
-        overrides.update(
-            {_NAMES.get(name, name): getattr(args, name) for name in (dest(option) for option, _ in LISTS)}
-        )
+        overrides.update({_NAMES.get(name, name): getattr(args, name) for name in map(dest, LISTS)})
         live = tuple(file for words in args.live_callback_files or () for file in words.split())
         session = Session.load(Path(args.configuration) if args.configuration else None, overrides, live)
         logs.begin(session.settings.log_lvl, session.settings.log_file)

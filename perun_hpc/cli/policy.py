@@ -13,6 +13,7 @@ from pathlib import Path
 from perun_hpc.config import policy as site
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.json_schema import json_schema
+from perun_hpc.config.option import explained
 from perun_hpc.config.policy import Policy, PolicyError
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import FIELDS
@@ -160,12 +161,8 @@ def _budgets(args: argparse.Namespace) -> int:
 
 
 def _print(settings: JobSettings) -> None:
-    rows = []
-    for key, field in FIELDS.items():
-        value = getattr(getattr(settings, field.section), field.attribute)
-        shown = "none" if value is None else field.kind.show(value)
-        rows.append((field.path, shown, settings.origins[key]))
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    widths[1] = min(widths[1], 40)
-    for path, shown, origin in rows:
-        print(f"{path:<{widths[0]}}  {shown:<{widths[1]}}  {origin}")
+    rows = (
+        (field, getattr(getattr(settings, field.section), field.attribute), settings.origins[key])
+        for key, field in FIELDS.items()
+    )
+    print("\n".join(explained(rows)))

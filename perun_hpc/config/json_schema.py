@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from perun_hpc.config.policy import default_of
 from perun_hpc.config.schema import FIELDS, LAYERS, SECTIONS, Field, Layer
 
 
@@ -44,4 +43,4 @@ def _sections(layer: Layer) -> dict[str, Any]:
 
 
 def _field(field: Field) -> dict[str, Any]:
-    return {"description": f"{field.doc} (default: {default_of(field)})", **field.kind.json_schema()}
+    return {"description": f"{field.doc} (default: {field.shown_default})", **field.kind.json_schema()}

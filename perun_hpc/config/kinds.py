@@ -6,13 +6,16 @@ and not what a YAML resolver makes of them. Standard library only.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perun_hpc.slurm import hostlist
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 JsonSchema = dict[str, Any]
 
@@ -20,7 +23,8 @@ DURATIONS = {"ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9, "d":
 SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50}
 POWERS = {"mW": 10**3, "W": 10**6, "kW": 10**9}
 ENERGIES = {"J": 10**6, "kWh": 3_600_000 * 10**6, "MWh": 3_600_000 * 10**9, "GWh": 3_600_000 * 10**12}
-_NUMBER = re.compile(r"[+-]?(\d+(?:\.\d*)?|\.\d+)")
+_DECIMAL = re.compile(r"[+-]?(\d+(?:\.\d*)?|\.\d+)")
+_NUMBER = re.compile(rf"{_DECIMAL.pattern}([eE][+-]?\d{{1,3}})?", re.ASCII)
 
 
 class Kind(Protocol):
@@ -41,8 +45,10 @@ class Kind(Protocol):
 
 
 def _exact(text: str) -> Fraction:
-    if not _NUMBER.fullmatch(text) or len(text) > 40:
+    if not _DECIMAL.fullmatch(text) or len(text) > 40:
         raise ValueError("a number")
+    from fractions import Fraction  # here: most of perun reads no quantity
+
     return Fraction(text.rstrip(".") if text.endswith(".") else text)
 
 
@@ -93,8 +99,8 @@ class Quantity:
         unit = max((u for u, size in self.units.items() if value % size == 0), key=self.units.__getitem__, default="")
         if value == 0 or not unit:
             unit = min(self.units, key=self.units.__getitem__)
-        number = Fraction(value, self.units[unit])
-        return f"{number.numerator if number.denominator == 1 else float(number)} {unit}"
+        whole, rest = divmod(value, self.units[unit])
+        return f"{value / self.units[unit] if rest else whole} {unit}"
 
     def json_schema(self) -> JsonSchema:
         """A pattern of number and unit."""
@@ -124,25 +130,27 @@ def energy(*words: str) -> Quantity:
 
 @dataclass(frozen=True)
 class Number:
-    """A plain number within bounds."""
+    """A plain number within bounds; `above`: the lower one itself is too low."""
 
     low: float
-    high: float
+    high: float = math.inf
     integer: bool = False
+    above: bool = False
     suffix: str = ""
 
     def parse(self, text: str) -> int | float:
         """An int or a float within the bounds."""
-        try:
-            exact = _exact(text)
-        except ValueError:
-            raise ValueError(self._allowed()) from None
-        if not self.low <= exact <= self.high or (self.integer and exact.denominator != 1):
+        value = float(text) if _NUMBER.fullmatch(text) and len(text) <= 40 else math.nan
+        within = self.low <= value <= self.high and not (self.above and value == self.low)
+        if not within or math.isinf(value) or (self.integer and not value.is_integer()):
             raise ValueError(self._allowed())
-        return int(exact) if self.integer else float(exact)
+        return int(value) if self.integer else value
 
     def _allowed(self) -> str:
-        return f"{'a whole' if self.integer else 'a'} number from {self.low:g} to {self.high:g}"
+        number = "a whole number" if self.integer else "a number"
+        if math.isinf(self.high):
+            return f"{number} {'above' if self.above else 'of at least'} {self.low:g}"
+        return f"{number} from {self.low:g} to {self.high:g}"
 
     def show(self, value: float) -> str:
         """The number."""
@@ -150,7 +158,9 @@ class Number:
 
     def json_schema(self) -> JsonSchema:
         """A bounded number."""
-        return {"type": "integer" if self.integer else "number", "minimum": self.low, "maximum": self.high}
+        low = {"exclusiveMinimum" if self.above else "minimum": self.low}
+        high = {} if math.isinf(self.high) else {"maximum": self.high}
+        return {"type": "integer" if self.integer else "number", **low, **high}
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ class Choice:
     def parse(self, text: str) -> str:
         """The word itself."""
         if text not in self.words:
-            raise ValueError(f"one of: {', '.join(self.words)}")
+            raise ValueError(f"one of: {', '.join(word or chr(39) * 2 for word in self.words)}")
         return text
 
     def show(self, value: str) -> str:
@@ -228,6 +238,91 @@ class Text:
         """A string with the pattern."""
         pattern = f"^({self.pattern})?$" if self.empty_ok else f"^{self.pattern}$"
         return {"type": "string", "pattern": pattern}
+
+
+@dataclass(frozen=True)
+class Line:
+    """Any text."""
+
+    suffix: str = ""
+
+    def parse(self, text: str) -> str:
+        """The text itself."""
+        return text
+
+    def show(self, value: str) -> str:
+        """The text."""
+        return value
+
+    def json_schema(self) -> JsonSchema:
+        """A string."""
+        return {"type": "string"}
+
+
+@dataclass(frozen=True)
+class Words:
+    """Several values of one kind in one text, with commas or blanks in between."""
+
+    element: Kind
+    suffix: str = ""
+
+    def parse(self, text: str) -> tuple[Any, ...]:
+        """The values, in order."""
+        values = []
+        for word in text.replace(",", " ").split():
+            try:
+                values.append(self.element.parse(word))
+            except ValueError as error:
+                raise ValueError(f"for '{word[:40]}' {error}") from None
+        return tuple(values)
+
+    def show(self, value: tuple[Any, ...]) -> str:
+        """With commas."""
+        return ",".join(self.element.show(one) for one in value)
+
+    def json_schema(self) -> JsonSchema:
+        """A string."""
+        return {"type": "string"}
+
+
+@dataclass(frozen=True)
+class OrNothing:
+    """A value of one of some kinds, the first that takes the text, or none: an empty text, or `None`."""
+
+    kinds: tuple[Kind, ...]
+    suffix: str = ""
+
+    def parse(self, text: str) -> Any:
+        """The value, or None."""
+        text = text.strip()
+        if text in ("", "None"):
+            return None
+        allowed = []
+        for kind in self.kinds:
+            try:
+                return kind.parse(text)
+            except ValueError as error:
+                allowed.append(str(error))
+        raise ValueError(f"{' or '.join(allowed)}, or nothing")
+
+    def show(self, value: Any) -> str:
+        """Empty for none."""
+        if value is None:
+            return ""
+        return value if isinstance(value, str) else f"{value:.12g}"
+
+    def json_schema(self) -> JsonSchema:
+        """Any of them, or an empty string."""
+        return {"anyOf": [{"const": ""}, *(kind.json_schema() for kind in self.kinds)]}
+
+
+@dataclass(frozen=True)
+class Upper(Text):
+    """Text that counts in upper case, however a person writes it."""
+
+    def parse(self, text: str) -> str:
+        """The text in upper case."""
+        return super().parse(text).upper()
 
 
 @dataclass(frozen=True)

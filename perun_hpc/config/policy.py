@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import Any
 import yaml
 
 from perun_hpc.config.kinds import Kind, ListOf, Table
+from perun_hpc.config.option import nearest, refusal
 from perun_hpc.config.resolve import bounded
-from perun_hpc.config.schema import ACCOUNT, FIELDS, LAYERS, NAME, SECTIONS, Bound, Field, Layer
+from perun_hpc.config.schema import ACCOUNT, FIELDS, LAYERS, NAME, SECTIONS, Bound, Layer
 from perun_hpc.errors import ConfigError
 from perun_hpc.inputs import read_regular
 from perun_hpc.slurm import hostlist
@@ -260,10 +260,7 @@ class _Reader:
                 raise ValueError(_article(kind.json_schema()))
             return kind.parse(text)
         except ValueError as error:
-            shown = f"'{text[:60]}' is not allowed" if text is not None else "wrong shape"
-            words = getattr(kind, "words", ())
-            hint = f"; did you mean '{near}'?" if text and (near := _near(text, words)) else ""
-            self._mistake(node, where, f"{shown}: expected {error}{hint}")
+            self._mistake(node, where, refusal(kind, text, error))
             return None
 
     def _check_limits(self, policy: Policy) -> None:
@@ -300,10 +297,6 @@ class _Reader:
         self.mistakes.append(Mistake(self.source, mark.line + 1, mark.column + 1, place, printable))
 
 
-def _near(text: str, words: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(text[:60], list(words), n=1, cutoff=0.6)), None)
-
-
 def _home(text: str) -> str:
     """Where a field of that name belongs, if there is one."""
     homes = [field.path for field in FIELDS.values() if field.name == text]
@@ -311,14 +304,9 @@ def _home(text: str) -> str:
 
 
 def _nearest(text: str, words: list[str]) -> str:
-    near = _near(text, words)
+    near = nearest(text, words)
     return f"did you mean '{near}'?" if near else f"allowed: {', '.join(words)}"
 
 
 def _article(schema: Mapping[str, Any]) -> str:
     return {"array": "a list", "object": "a mapping"}.get(str(schema.get("type")), "one value")
-
-
-def default_of(field: Field) -> str:
-    """A field's default as it would be written in the file."""
-    return "none" if field.default is None else field.kind.show(field.default)

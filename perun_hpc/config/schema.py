@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from perun_hpc.config import option
 from perun_hpc.config.kinds import (
     Choice,
     Day,
@@ -31,6 +32,7 @@ from perun_hpc.config.kinds import (
     power,
     size,
 )
+from perun_hpc.config.option import Option
 
 
 class Layer(enum.Enum):
@@ -61,26 +63,16 @@ USERS = JOBS | {Layer.USER}
 
 
 @dataclass(frozen=True)
-class Field:
-    """One field of one section."""
+class Field(Option):
+    """One field of one section, and who may set it."""
 
-    section: str
-    name: str
-    kind: Kind
-    default: Any
     layers: frozenset[Layer]
     bound: Bound
-    doc: str
 
     @property
     def attribute(self) -> str:
         """The name in the compiled policy: with the unit's suffix."""
         return self.name + self.kind.suffix
-
-    @property
-    def path(self) -> str:
-        """`section.name`, as people write it."""
-        return f"{self.section}.{self.name}"
 
     @property
     def key(self) -> str:
@@ -89,14 +81,7 @@ class Field:
 
 
 def _item(kind: Kind, default: str, doc: str, layers: frozenset[Layer] = SITE_ONLY, bound: Bound = Bound.FREE) -> Any:
-    return dataclasses.field(
-        default=_freeze(kind.parse(default)), metadata={"kind": kind, "doc": doc, "layers": layers, "bound": bound}
-    )
-
-
-def _freeze(value: Any) -> Any:
-    """Defaults are shared by all instances, so an empty table is None."""
-    return None if value == {} else value
+    return option.item(kind, default, doc, layers=layers, bound=bound)
 
 
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.@-]*"
@@ -420,16 +405,8 @@ def fields() -> Iterator[Field]:
     """All fields, in the order of the file."""
     for section, cls in SECTIONS.items():
         for item in dataclasses.fields(cls):
-            kind: Kind = item.metadata["kind"]
-            yield Field(
-                section,
-                item.name.removesuffix(kind.suffix),
-                kind,
-                item.default,
-                item.metadata["layers"],
-                item.metadata["bound"],
-                item.metadata["doc"],
-            )
+            name = item.name.removesuffix(item.metadata["kind"].suffix)
+            yield Field(section=section, name=name, default=item.default, **item.metadata)
 
 
 FIELDS: Mapping[str, Field] = {field.key: field for field in fields()}

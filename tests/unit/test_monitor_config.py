@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perun_hpc.config.user import OPTIONS, defaults, load, settings
+from perun_hpc.config.option import explained
+from perun_hpc.config.user import OPTIONS, UserSettings, defaults, load, settings, stated
 from perun_hpc.errors import ConfigError
 
 
@@ -49,12 +50,17 @@ def test_fault_21_zeros_count_and_both_spellings_of_the_emission_factor_work(pla
     [
         ("[monitor]\nsampling_perod = 1\n", "did you mean 'sampling_period'"),
         ("[monitors]\nsampling_period = 1\n", "belongs into section [monitor]"),
-        ("[monitor]\nsampling_period = fast\n", "must be a number"),
-        ("[monitor]\nsampling_period = 0\n", "greater than 0"),
-        ("[post-processing]\npue = 0.5\n", "at least 1"),
-        ("[output]\nformat = yaml\n", "must be one of"),
-        ("[benchmarking]\nmetrics = runtime,speed\n", "'speed' is no metric"),
-        ("[benchmarking]\nrounds = 0\n", "at least 1"),
+        ("[monitor]\nsampling_period = fast\n", "expected a number above 0"),
+        ("[monitor]\nsampling_period = 0\n", "'0' is not allowed: expected a number above 0"),
+        ("[post-processing]\npue = 0.5\n", "expected a number of at least 1"),
+        ("[output]\nformat = yaml\n", "expected one of: text, json"),
+        ("[benchmarking]\nmetrics = runtime,speed\n", "expected for 'speed' one of: runtime, "),
+        ("[benchmarking]\nrounds = 0\n", "expected a whole number of at least 1"),
+        ("[benchmarking]\nrounds = 1.5\n", "expected a whole number of at least 1"),
+        ("[output]\nformat = jsn\n", "did you mean 'json'?"),
+        ("[post-processing]\nemissions_factor = DE\n", "a number of at least 0 or text like 'DEU', or nothing"),
+        ("[post-processing]\nprice_factor = nan\n", "a number of at least 0, or nothing"),
+        ("[monitor]\nsampling_period = 1e999\n", "expected a number above 0"),
         ("no section\n", "cannot read"),
     ],
 )
@@ -85,5 +91,39 @@ def test_a_foreign_parser_is_checked_when_it_is_frozen():
         settings(parser)
 
 
-def test_every_option_has_a_field_and_a_default_that_converts():
-    assert set(vars(settings(defaults()))) == {option.name for option in OPTIONS}
+def test_every_default_is_written_as_it_is_read():
+    assert settings(defaults()) == UserSettings()
+    assert [option.name for option in OPTIONS.values()] == list(vars(UserSettings()))
+    assert all(option.doc for option in OPTIONS.values())
+
+
+def test_values_are_read_as_people_and_programs_write_them(places):
+    home, here = places
+    given = {
+        "sampling_period": 1e-05,
+        "price_factor": 0.3,
+        "emissions_factor": "deu",
+        "rounds": "3.0",
+        "metrics": ["energy", "co2"],
+        "include_sensors": "a, b  c",
+        "app_name": "None",
+        "data_out": "/tmp/\udcff",
+        "price_source": "the grid's report: 2025, p. 3",
+    }
+    found = settings(load(environ={}, home=home, directory=here, overrides=given))
+    assert (found.sampling_period, found.price_factor, found.emissions_factor, found.rounds) == (1e-5, 0.3, "DEU", 3)
+    assert (found.metrics, found.include_sensors, found.app_name) == (("energy", "co2"), ("a", "b", "c"), None)
+    assert (found.data_out, found.price_source) == ("/tmp/\udcff", "the grid's report: 2025, p. 3")
+
+
+def test_what_is_in_force_is_explained_by_the_place_that_decided_it(places):
+    home, here = places
+    (here / ".perun.ini").write_text("[monitor]\nsampling_period = 3\n[output]\nformat = json\n")
+    environ = {"PERUN_FORMAT": "csv"}
+    found = {one.name: (text, where) for one, text, where in stated(None, {}, environ, home, here)}
+    assert found == {
+        "sampling_period": ("3", f"{here / '.perun.ini'}, [monitor] sampling_period"),
+        "format": ("csv", "environment variable PERUN_FORMAT"),
+    }
+    rows = [(OPTIONS["format"], "csv", "there"), (OPTIONS["app_name"], None, "default")]
+    assert explained(rows) == ["output.format    csv   there", "output.app_name  none  default"]

@@ -14,7 +14,7 @@ from perun_hpc.config import schema
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.json_schema import json_schema
 from perun_hpc.config.policy import load
-from perun_hpc.config.reference import reference
+from perun_hpc.config.reference import of_policy, of_user
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -73,9 +73,10 @@ def test_the_schema_file_is_current():
     )
 
 
-def test_the_reference_in_the_docs_is_current():
-    text = (ROOT / "docs" / "policy.md").read_text()
-    assert reference().strip() in text, "run: python -m perun_hpc.config.reference"
+@pytest.mark.parametrize(("page", "table"), [("policy", of_policy), ("launcher", of_user)])
+def test_the_reference_in_the_docs_is_current(page, table):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    assert table().strip() in text, "run: python -m perun_hpc.config.reference policy (or user)"
 
 
 def test_the_policy_knows_the_backends_that_there_are():
