@@ -99,6 +99,9 @@ class SyntheticCounter:
 
     After a gap longer than `max_gap_ns` it continues at a lower value, so that every difference across the gap is seen
     as a reset and none silently lacks energy. Failed readings inside `max_gap_ns` are bridged.
+
+    A gauge that is read seldom (a management controller every ten seconds) has a counter at every moment all the same:
+    `at` takes its power to stay as it was read. What that was too much the counter stands still for afterwards.
     """
 
     source: Sensor
@@ -107,6 +110,7 @@ class SyntheticCounter:
     total: int = 0
     generation: int = 0
     last: Reading | None = None
+    shown: int = 0
 
     @property
     def sensor(self) -> Sensor:
@@ -132,11 +136,23 @@ class SyntheticCounter:
         if last is None:
             state = replace(self, last=reading)
         elif not 0 <= reading.mono_ns - last.mono_ns <= self.max_gap_ns:
-            state = replace(self, last=reading, total=0, generation=self.generation + 1)
+            state = replace(self, last=reading, total=0, shown=0, generation=self.generation + 1)
         elif reading.mono_ns == last.mono_ns:
             state = self
         else:
             first, now = _powers(self.source, last, reading, last.mono_ns, reading.mono_ns, self.rule)
             state = replace(self, last=reading, total=self.total + (first + now) * (reading.mono_ns - last.mono_ns))
-        base = (_GENERATIONS - state.generation) * _GENERATION
-        return state, Reading(base + state.total // (2 * NS_PER_S), reading.mono_ns)
+        return state._show(state.total, reading.mono_ns)
+
+    def at(self, now_ns: int) -> tuple[SyntheticCounter, Reading | None]:
+        """The counter at a moment after its source's last reading; None where that is too old, or there is none."""
+        last = self.last
+        if last is None or last.ticks is None or not 0 <= now_ns - last.mono_ns <= self.max_gap_ns:
+            return self, None
+        return self._show(self.total + 2 * self.source.base(last.ticks) * (now_ns - last.mono_ns), now_ns)
+
+    def _show(self, total: int, mono_ns: int) -> tuple[SyntheticCounter, Reading]:
+        """Never less than what was shown before: that would be seen as a reset."""
+        shown = max(self.shown, total)
+        base = (_GENERATIONS - self.generation) * _GENERATION
+        return replace(self, shown=shown), Reading(base + shown // (2 * NS_PER_S), mono_ns)

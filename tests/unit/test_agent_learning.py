@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind, DomainShares, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
-from perun_hpc.energy.counters import difference
+from perun_hpc.energy.counters import Status, difference
 from tests.sysfs import build
 
 S = 1_000_000_000
@@ -145,7 +146,7 @@ def test_of_graces_gauges_those_that_energy_rests_on_become_counters(tmp_path: P
 
     def read() -> Reading:
         both = [pair for reader in found.readers for pair in zip(reader.sensors, reader.read())]
-        return gauges.advance({one.id: reading for one, reading in both})[made["grace-0"].id]
+        return gauges.advance({one.id: reading for one, reading in both}, now[0])[made["grace-0"].id]
 
     first = read()
     for _ in range(10):
@@ -153,6 +154,36 @@ def test_of_graces_gauges_those_that_energy_rests_on_become_counters(tmp_path: P
         last = read()
     assert difference(made["grace-0"], first, last).ticks == 2_500_000_000
     found.close()
+
+
+def test_a_gauge_that_is_read_seldom_counts_up_to_every_edge():
+    node = sensor("power-node", Quantity.POWER, Kind.GAUGE, "node", "node")
+    gauges = Gauges()
+    gauges.follow([node])
+    (made,) = gauges.sensors
+    answers = {0: 100, 10: 100, 20: 50, 30: 50, 40: 50}  # the BMC's, in W
+    edges = []
+    for second in range(0, 45, 5):
+        answered = second - second % 10
+        reading = Reading(answers[answered] * 10**6, answered * S)
+        edges.append(gauges.advance({node.id: reading}, second * S)[made.id])
+    counted = [difference(made, *pair) for pair in itertools.pairwise(edges)]
+    assert {one.status for one in counted} == {Status.OK}
+    # The power fell on the way to the answer at 20 s: what was taken for it until 15 s lacks in what follows.
+    assert [one.ticks // 10**6 for one in counted] == [500, 500, 500, 250, 250, 250, 250, 250]
+    assert edges[-1].ticks - edges[0].ticks == (100 * 10 + 75 * 10 + 50 * 20) * 10**6
+
+
+def test_a_gauge_that_does_not_answer_any_more_counts_nothing():
+    node = sensor("power-node", Quantity.POWER, Kind.GAUGE, "node", "node")
+    gauges = Gauges()
+    gauges.follow([node])
+    (made,) = gauges.sensors
+    first = gauges.advance({node.id: Reading(10**8, 0)}, 0)[made.id]
+    silent = gauges.advance({node.id: Reading(None, 5 * S, "no answer")}, 5 * S)[made.id]
+    old = gauges.advance({node.id: Reading(10**8, 0)}, 31 * S)[made.id]
+    assert difference(made, first, silent).ticks is None
+    assert (old.ticks, old.mono_ns) == (first.ticks, 0)
 
 
 def test_activity_of_an_instance_is_its_mean_over_the_time_between_two_looks():

@@ -33,11 +33,21 @@ class Gauges:
         """Whether one of these must be read often."""
         return any(sensor.id in self._counters for sensor in sensors)
 
-    def advance(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
-        """Take in the gauges' readings; returns those of the counters, by their id."""
+    def take(self, readings: Mapping[str, Reading]) -> None:
+        """Take in the gauges' readings."""
+        for gauge, counter in self._counters.items():
+            if gauge in readings:
+                self._counters[gauge], _ = counter.advance(readings[gauge])
+
+    def advance(self, readings: Mapping[str, Reading], now_ns: int) -> dict[str, Reading]:
+        """Take in the gauges' readings; returns those of the counters, by their id, up to now where they are older."""
         counted: dict[str, Reading] = {}
         for gauge, counter in self._counters.items():
             if gauge in readings:
-                self._counters[gauge], reading = counter.advance(readings[gauge])
+                state, reading = counter.advance(readings[gauge])
+                if reading.ticks is not None:
+                    state, by_now = state.at(now_ns)
+                    reading = by_now or reading
+                self._counters[gauge] = state
                 counted[counter.sensor.id] = reading
         return counted

@@ -176,7 +176,7 @@ class Node:
             workers.refresh(self.workers, mono_ns + workers.WAIT_NS, self.clock)
         for worker in self.workers:
             _add(readings, worker, self.clock)
-        readings.update(self.gauges.advance(readings))
+        readings.update(self.gauges.advance(readings, mono_ns))
         return Snapshot(mono_ns, real_ns, readings, busy_ns)
 
     def poll(self) -> dict[str, Reading]:
@@ -187,7 +187,7 @@ class Node:
                 _add(readings, reader, self.clock)
         for worker in self.workers:
             _add(readings, worker, self.clock)
-        self.gauges.advance(readings)
+        self.gauges.take(readings)
         return readings
 
     def use(self, session: Session) -> JobUse:
