@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short packages lock sbom clean
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -89,6 +89,10 @@ matrix: system ## the cluster's tests on every Slurm that Debian carries; MATRIX
 matrix-short: ## four jobs on the newest Slurm
 	@$(MAKE) -s system LISTS=tests/matrix/packages.txt || echo "debootstrap cannot be installed here"
 	@$(PYTHON) -m tests.matrix --short
+
+vm: LISTS += tests/vm/packages.txt
+vm: build $(if $(PERUN_PACKAGES),,packages) ## virtual machines with systemd, cgroup v2 and kernel drivers; VM=... for some of them
+	@$(BIN)/python -m tests.vm $(VM)
 
 TOOLS := build/tools
 PREFIX ?= /opt/perun-hpc

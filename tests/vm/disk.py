@@ -1,0 +1,54 @@
+"""The second disk: the guest's program, the packages to install, and what it is to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from subprocess import DEVNULL
+
+from tests.vm.images import HERE, file_system
+
+OLDER = ("upheaval",)
+"""The scenarios that begin with an older package."""
+OLD = "0.0.9"
+CHECKOUT = HERE.parents[1]
+
+
+def bring(scenario: str, disk: Path) -> None:
+    """Make the second disk for a scenario."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        shutil.copytree(HERE / "guest", root / "guest", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(CHECKOUT / "devcluster" / "simulator.py", root / "guest" / "simulator.py")
+        (root / "packages").mkdir()
+        for package in packages():
+            shutil.copyfile(package, root / "packages" / package.name)
+        if scenario in OLDER and len(packages()) == 1:
+            older(packages()[0], root / "packages")
+        (root / "order.json").write_text(json.dumps({"scenario": scenario}))
+        root.chmod(0o755)
+        file_system(root, disk, "512M")
+
+
+def older(package: Path, into: Path) -> None:
+    """The same package once more under an older number: what there is to upgrade from until there are two releases."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "root"
+        subprocess.run(["dpkg-deb", "-R", str(package), str(root)], check=True)
+        control = root / "DEBIAN/control"
+        control.write_text(re.sub(r"^Version: .*", f"Version: {OLD}-1", control.read_text(), flags=re.MULTILINE))
+        for version in root.glob("opt/perun-hpc/lib/python3.*/site-packages/perun_hpc/_version.py"):
+            version.write_text(re.sub(r'"[^"]+"', f'"{OLD}"', version.read_text(), count=1))
+        name = f"perun-hpc_{OLD}-1_amd64.deb"
+        subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "-b", str(root), str(into / name)], stdout=DEVNULL, check=True)
+
+
+def packages() -> list[Path]:
+    """The packages, one for all distributions; `make packages` makes the newest."""
+    where = Path(os.environ.get("PERUN_PACKAGES", CHECKOUT / "build" / "packages"))
+    return sorted(where.glob("perun-hpc*.deb"))

@@ -1,0 +1,199 @@
+"""What happens to daemons, to the package and to the machine while jobs run: no job is harmed, each has its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from guest import energy, perun, slurm
+from guest.live import closed, first_job, installed, slurm_starts
+from guest.shell import require, run, tried, wait
+from guest.steps import Again, Step
+
+
+def under_a_job(said: list[str], disturb: Callable[[], None], seconds: int = 20) -> dict[str, Any]:
+    """Disturb something while a job runs; the job ends well, and its record is whole and exact."""
+    job = slurm.submit("--exclusive", wrap=f"sleep {seconds}")
+    slurm.await_running(job)
+    disturb()
+    slurm.await_state(job, "COMPLETED", "FAILED", "NODE_FAIL", timeout=300)
+    state = slurm.field(job, "JobState")
+    require(state == "COMPLETED" and slurm.field(job, "Restarts") == "0", f"job {job} is {state}")
+    found = closed(job)
+    energy.check_counters(found)
+    record = perun.record(job)
+    require(record["status"] == "complete", f"the record of job {job} is {record['status']}")
+    said.append("job and record whole")
+    return found
+
+
+def installs_older(kept: dict[str, Any], said: list[str]) -> Again | None:
+    return installed(kept, said, perun.packages()[0])
+
+
+def slurmd_restarts(kept: dict[str, Any], said: list[str]) -> Again | None:
+    agent = perun.await_agent()
+    under_a_job(said, lambda: _do("systemctl", "restart", "slurmd"))
+    require(perun.agent_pid() == agent, "the agent is another one")
+    return None
+
+
+def slurmd_is_killed(kept: dict[str, Any], said: list[str]) -> Again | None:
+    agent = perun.await_agent()
+
+    def disturb() -> None:
+        _do("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "slurmd")
+        time.sleep(2)
+        _do("systemctl", "restart", "slurmd")
+
+    under_a_job(said, disturb)
+    require(perun.agent_pid() == agent, "the agent is another one")
+    return None
+
+
+def slurmctld_restarts(kept: dict[str, Any], said: list[str]) -> Again | None:
+    under_a_job(said, lambda: _do("systemctl", "restart", "slurmctld"))
+    slurm.await_ready()
+    return None
+
+
+def agent_restarts(kept: dict[str, Any], said: list[str]) -> Again | None:
+    under_a_job(said, lambda: _do("systemctl", "restart", "perun-agent"))
+    return None
+
+
+def agent_is_killed(kept: dict[str, Any], said: list[str]) -> Again | None:
+    agent = perun.await_agent()
+    under_a_job(said, lambda: _do("systemctl", "kill", "--signal=KILL", "perun-agent"))
+    require(perun.await_agent() not in (0, agent), "no other agent was started")
+    return None
+
+
+def collector_restarts(kept: dict[str, Any], said: list[str]) -> Again | None:
+    under_a_job(said, lambda: _do("systemctl", "restart", "perun-collect"))
+    return None
+
+
+def collector_is_killed(kept: dict[str, Any], said: list[str]) -> Again | None:
+    under_a_job(said, lambda: _do("systemctl", "kill", "--signal=KILL", "perun-collect"))
+    return None
+
+
+def slurmdbd_is_away(kept: dict[str, Any], said: list[str]) -> Again | None:
+    began_s = time.time()
+    _do("systemctl", "stop", "slurmdbd")
+    job = slurm.submit("--exclusive", wrap="sleep 10")
+    slurm.await_state(job, "COMPLETED")
+    closed(job)
+    require(perun.record(job)["status"] == "complete", "no whole record without slurmdbd")
+    time.sleep(20)  # ten sweeps
+    warnings = perun.quiet_journal(began_s, "perun-collect")
+    _do("systemctl", "start", "slurmdbd")
+    require(len(warnings) <= 2, f"{len(warnings)} warnings in ten sweeps: {warnings[-4:]}")
+    wait("the line in AdminComment", lambda: slurm.admin_comment(job), timeout=180)
+    said.append(f"{len(warnings)} warnings meanwhile, AdminComment afterwards")
+    return None
+
+
+def upgrades(kept: dict[str, Any], said: list[str]) -> Again | None:
+    before = run(perun.PERUN, "--version").strip()
+    _do("systemctl", "stop", "perun-collect")
+    first = slurm.submit("--exclusive", wrap="sleep 5")
+    slurm.await_state(first, "COMPLETED")
+    closed(first)  # by the older agent; it waits for the newer collector
+    across = slurm.submit("--exclusive", wrap="sleep 100")
+    slurm.await_running(across)
+    perun.install(perun.packages()[-1])
+    require(perun.await_agent() != 0, "no agent after the upgrade")
+    _do("systemctl", "start", "perun-collect")
+    require(perun.record(first)["status"] == "complete", "the older agent's record is not whole")
+    slurm.await_state(across, "COMPLETED", "FAILED", timeout=300)
+    energy.check_counters(closed(across))
+    require(perun.record(across)["status"] == "complete", "the record across the upgrade is not whole")
+    after = run(perun.PERUN, "--version").strip()
+    require(before != after, f"both are {after}")
+    require(after.split()[-1] in run(perun.PERUN, "agent", "status"), "the agent is still the older one")
+    said.append(f"{before} to {after}")
+    return None
+
+
+def reboots(kept: dict[str, Any], said: list[str]) -> Again | None:
+    job = slurm.submit("--exclusive", "--requeue", wrap="sleep 30")
+    slurm.await_running(job)
+    time.sleep(12)  # more than an interval
+    kept["rebooted"] = job
+    return Again.REBOOT
+
+
+def comes_back(kept: dict[str, Any], said: list[str]) -> Again | None:
+    job = kept["rebooted"]
+    wait("its second run", lambda: int(slurm.field(job, "Restarts")) >= 1, timeout=240)
+    slurm.await_state(job, "COMPLETED", timeout=300)
+    restarts = int(slurm.field(job, "Restarts"))
+    lost = perun.boundary(job)
+    require(lost["state"] == "partial" and lost["why"], f"the run that was cut off is {lost['state']}")
+    closed(job, restarts)
+    require(perun.record(job, restarts)["status"] == "complete", "the run after the reboot is not whole")
+    said.append(f"the run that was cut off: {lost['why']}")
+    return None
+
+
+def books(kept: dict[str, Any], said: list[str]) -> Again | None:
+    """What was disturbed is named; nothing waits, and nothing failed by itself."""
+    code, output, errors = tried(perun.PERUN, "audit", timeout=300)
+    require("Traceback" not in output + errors and code in (0, 1), f"audit: {code}: {(output + errors)[-800:]}")
+    wrong = [line for line in output.splitlines() if "counted" in line and "shares" in line]
+    require(not wrong, f"audit: {wrong}")
+    status, output, errors = tried(perun.PERUN, "collect", "--status")
+    require(status == 0, f"collect --status: {(output + errors)[-800:]}")
+    perun.quiet_journal(kept["since_s"], "perun-agent", "perun-collect")
+    said.append(f"audit exit code {code}, nothing waits, no traceback")
+    return None
+
+
+def removed(kept: dict[str, Any], said: list[str]) -> Again | None:
+    code, _, errors = tried("dpkg", "-r", "perun-hpc", timeout=300)
+    require(
+        code != 0 and "Slurm still runs its hooks" in errors, f"removed under a Slurm that uses it: {errors[-300:]}"
+    )
+    Path("/etc/slurm/site.conf").write_text("")
+    Path("/etc/slurm/plugstack.conf").write_text("")
+    run("scontrol", "reconfigure")
+    slurm.await_ready()
+    run("dpkg", "-P", "perun-hpc", timeout=300)
+    job = slurm.submit("--exclusive", wrap="sleep 1")
+    slurm.await_state(job, "COMPLETED", "FAILED")
+    require(slurm.field(job, "JobState") == "COMPLETED", "a job fails after the removal")
+    left = run("find", "/opt", "/etc", "/usr", "/var", "/run", "-xdev", "-path", "*perun*", "-prune", "-print").split()
+    data = ("/var/spool/perun", "/var/lib/perun", "/etc/perun")
+    ours = ("perun-vm", "perun-simulator", ".service.d")
+    other = [path for path in left if path not in data and not any(word in path for word in ours)]
+    require(not other, f"left behind: {other}")
+    said.append(f"left: {' '.join(path for path in left if path in data)}")
+    return None
+
+
+def _do(*words: str) -> None:
+    run(*words)
+
+
+STEPS = [
+    Step("slurm", "Slurm's units start, a database, accounts", slurm_starts, needed=True),
+    Step("install", "an older package", installs_older, needed=True),
+    Step("first job", "the job that finds no agent", first_job),
+    Step("slurmd restarts", "under a job", slurmd_restarts),
+    Step("slurmd is killed", "under a job, and started again", slurmd_is_killed),
+    Step("slurmctld restarts", "under a job", slurmctld_restarts),
+    Step("agent restarts", "under a job", agent_restarts),
+    Step("agent is killed", "under a job; the Epilog starts another", agent_is_killed),
+    Step("collector restarts", "under a job", collector_restarts),
+    Step("collector is killed", "under a job; systemd starts it again", collector_is_killed),
+    Step("slurmdbd is away", "for a job and ten sweeps", slurmdbd_is_away),
+    Step("upgrade", "a record of the older agent for the newer collector, a job across the upgrade", upgrades),
+    Step("reboot", "the machine boots while a job runs", reboots),
+    Step("after the reboot", "the job runs again: a record of each run", comes_back),
+    Step("books", "audit, what waits, the journal", books),
+    Step("removal", "refused while Slurm runs the hooks; then nothing is left but data", removed),
+]
