@@ -36,7 +36,7 @@ class Cluster(Layout):
 
     Parameters
     ----------
-    name, root, nodes
+    name, root, nodes, auth
         See :class:`Layout`.
     extra_slurm_conf, plugstack
         The administrator's lines, see :meth:`configure`; None leaves what is there.
@@ -52,10 +52,11 @@ class Cluster(Layout):
         root: Path | str | None = None,
         *,
         nodes: int = 4,
+        auth: str = "munge",
         extra_slurm_conf: Sequence[str] | None = None,
         plugstack: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(name, root, nodes)
+        super().__init__(name, root, nodes, auth)
         self.cgroups = CgroupTree(self.tag)
         self._extra_slurm_conf = extra_slurm_conf
         self._plugstack = plugstack
@@ -139,7 +140,7 @@ class Cluster(Layout):
             if host not in pairs or not processes.alive(ProcessRef(*pairs[host])):
                 missing.append((host, ""))
                 continue
-            wanted = daemons.CONTROLLERS if host == conf.CONTROLLER else ("slurmd",)
+            wanted = self.controllers if host == conf.CONTROLLER else ("slurmd",)
             missing += [(host, daemon) for daemon in wanted if self.daemon_pid(daemon, host) is None]
         return missing
 
@@ -365,13 +366,15 @@ class Cluster(Layout):
         controller = self.node_pid(None)
         boot.make_bridge(controller)
         boot.connect(self, controller, {node: self.node_pid(node) for node in self.nodes})
-        say("starting munge and MariaDB")
-        self._launch("munged", conf.CONTROLLER)
+        say("starting munge and MariaDB" if "munged" in self.controllers else "starting MariaDB")
+        if "munged" in self.controllers:
+            self._launch("munged", conf.CONTROLLER)
         if fresh:
             self.run(daemons.INSTALL_DATABASE, user="root", cwd="/", check=True)
         self._launch("mariadbd", conf.CONTROLLER)
-        self._wait_daemon("munged", deadline)
-        self._wait_daemon("mariadbd", deadline)
+        for name in ("munged", "mariadbd"):
+            if name in self.controllers:
+                self._wait_daemon(name, deadline)
         say("starting slurmdbd")
         self.run(daemons.PREPARE_DATABASE, user="root", cwd="/", check=True)
         self._launch("slurmdbd", conf.CONTROLLER)
@@ -473,7 +476,7 @@ class Cluster(Layout):
         """Stop in order, so that the state on disk is whole."""
         for host in self.nodes:
             self.stop("slurmd", host)
-        for daemon in reversed(daemons.CONTROLLERS):
+        for daemon in reversed(self.controllers):
             self.stop(daemon)
 
     def _leftovers(self) -> bool:

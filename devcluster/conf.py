@@ -84,15 +84,15 @@ def hosts(nodes: list[str]) -> str:
     return "\n".join(lines + [f"{NETWORK}.{i} {n}" for i, n in enumerate(nodes, 1)]) + "\n"
 
 
-def slurm(cluster: str, nodes: list[str], memory_mb: int) -> str:
+def slurm(cluster: str, nodes: list[str], memory_mb: int, auth: str) -> str:
     """slurm.conf; everything that perun needs from an administrator is left to admin.conf."""
     return f"""\
 ClusterName={cluster}
 SlurmctldHost={CONTROLLER}
 SlurmUser=slurm
-AuthType=auth/munge
+AuthType=auth/{auth}
 AuthInfo=cred_expire=10
-CredType=cred/munge
+CredType=cred/{auth}
 StateSaveLocation=/var/spool/slurmctld
 SlurmdSpoolDir=/var/spool/slurmd
 SlurmctldPidFile=/run/slurm/slurmctld.pid
@@ -132,11 +132,11 @@ Include /etc/slurm/admin.conf
 """
 
 
-def slurmdbd() -> str:
+def slurmdbd(auth: str) -> str:
     """slurmdbd.conf."""
     return f"""\
 DbdHost={CONTROLLER}
-AuthType=auth/munge
+AuthType=auth/{auth}
 SlurmUser=slurm
 PidFile=/run/slurm/slurmdbd.pid
 LogFile=/var/log/slurm/slurmdbd.log

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import conf
+from . import conf, daemons
 from .cgroups import CgroupTree
 
 DEFAULT_ROOT = Path("/var/lib/perun-cluster")
@@ -26,12 +26,15 @@ class Layout:
         Directory of all clusters' states; default ``$PERUN_CLUSTER_ROOT`` or ``/var/lib/perun-cluster``.
     nodes
         Number of nodes.
+    auth
+        How its parts know each other: ``munge``, or Slurm's own ``slurm`` (23.11 on).
     """
 
-    def __init__(self, name: str, root: Path | str | None = None, nodes: int = 4) -> None:
+    def __init__(self, name: str, root: Path | str | None = None, nodes: int = 4, auth: str = "munge") -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", name):
             raise ValueError(f"cluster name {name!r}: use up to 20 lower-case letters, digits and '-'")
         self.name = name
+        self.auth = auth
         base = Path(root or os.environ.get("PERUN_CLUSTER_ROOT") or DEFAULT_ROOT).resolve()
         self.state = base / name
         suffix = "" if base == DEFAULT_ROOT else f"-{uuid.uuid5(uuid.NAMESPACE_URL, str(base)).hex[:6]}"
@@ -41,6 +44,11 @@ class Layout:
         """Files that the simulator rewrites all the time: they lie in memory."""
         self.nodes = [f"n{i}" for i in range(1, nodes + 1)]
         self.hosts = [conf.CONTROLLER, *self.nodes]
+
+    @property
+    def controllers(self) -> list[str]:
+        """The controller's daemons in the order of their start."""
+        return [name for name in daemons.CONTROLLERS if name != "munged" or self.auth == "munge"]
 
     @property
     def shared(self) -> Path:
@@ -89,15 +97,15 @@ class Layout:
             path.chmod(mode)
             os.chown(path, owner, owner)
         users = conf.users()
-        key = self.state / "munge/etc/munge.key"
+        key = self.state / ("munge/etc/munge.key" if self.auth == "munge" else "etc/slurm/slurm.key")
         if not key.exists():
             key.write_bytes(os.urandom(128))
-        self._private(key, 0o400, users["munge"].uid)
+        self._private(key, 0o600, users[self.auth].uid)
         dbd = self.etc_slurm / "slurmdbd.conf"
-        dbd.write_text(conf.slurmdbd())
+        dbd.write_text(conf.slurmdbd(self.auth))
         self._private(dbd, 0o600, users["slurm"].uid)
         memory_mb = max(500, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(self.nodes) // 2)
-        (self.etc_slurm / "slurm.conf").write_text(conf.slurm(self.name, self.nodes, memory_mb))
+        (self.etc_slurm / "slurm.conf").write_text(conf.slurm(self.name, self.nodes, memory_mb, self.auth))
         (self.etc_slurm / "cgroup.conf").write_text(conf.cgroup(cgroup_version))
         (self.etc_slurm / "plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*\n")
 
@@ -122,6 +130,8 @@ class Layout:
         """What host.py needs to know to build a host; a new boot id each time."""
         users = conf.users()
         slurm, mysql, perun = (users[name].uid for name in ("slurm", "mysql", "perun"))
+        # slurmd, which is root, has its socket for auth/slurm there, and takes no directory of another's for that.
+        run_owner = 0 if self.auth == "slurm" and host != conf.CONTROLLER else slurm
         own = self.state / "hosts" / host
         boot_id = uuid.uuid4()
         binds: list[tuple[str, str, bool]] = [
@@ -160,7 +170,9 @@ class Layout:
             "cgroup_links": cgroups.hierarchies.links,
             "cgroup_facade": conf.CGROUP_FACADE,
             "directories": [
-                ("/run/slurm", 0o755, slurm, slurm),
+                ("/run/slurm", 0o755, run_owner, run_owner),
+                ("/run/slurmctld", 0o755, slurm, slurm),
+                ("/run/slurmdbd", 0o755, slurm, slurm),
                 ("/run/mysqld", 0o755, mysql, mysql),
                 ("/run/lock", 0o1777, 0, 0),
                 ("/var/lib/perun", 0o755, perun, perun),

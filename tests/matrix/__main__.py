@@ -84,9 +84,7 @@ def matrix(chosen: Sequence[Release], tests: Sequence[str], write: bool) -> int:
             say(f"{release.name}: {test}")
             result = tried(release, [test])
             reasons = unlisted(release, result)
-            say(
-                f"{release.name}: {test}: {result.passed} passed, {len(result.failed)} failed, {result.skipped} skipped"
-            )
+            say(f"{release.name}: {test}: {table.cell(result)}")
             bad = bad or bool(result.failed or reasons)
             for why in reasons:
                 say(f"{release.name}: skipped, and tests/matrix/skips.py does not say why: {why}")
@@ -96,10 +94,15 @@ def matrix(chosen: Sequence[Release], tests: Sequence[str], write: bool) -> int:
                 rows = json.loads(kept.read_text())["rows"] if kept.exists() else {}
                 kept.write_text(json.dumps({"versions": versions, "rows": {**rows, test: asdict(result)}}, indent=1))
     if write:
-        head, _, _ = PAGE.read_text().partition(MARK)
-        columns = [table.column(release, json.loads(path.read_text())) for release, path in kept_files()]
-        PAGE.write_text(head + MARK + table.markdown(columns, TARGETS))
+        write_page()
     return int(bad)
+
+
+def write_page() -> None:
+    """Put the newest results of all releases into the page."""
+    head, _, _ = PAGE.read_text().partition(MARK)
+    columns = [table.column(release, json.loads(path.read_text())) for release, path in kept_files()]
+    PAGE.write_text(head + MARK + table.markdown(columns, TARGETS))
 
 
 def kept_files() -> list[tuple[Release, Path]]:

@@ -11,9 +11,11 @@ LEFT_OUT: dict[str, dict[str, str]] = {
 }
 """By release: the test's id without parameters, or its file, and why it is not run there."""
 
+_TOO_OLD = r"needs Slurm \d\d\.\d\d or newer"
+
 SAID: dict[str, tuple[str, ...]] = {
-    "bookworm": (),
-    "trixie": (),
+    "bookworm": (_TOO_OLD,),
+    "trixie": (_TOO_OLD,),
     "forky": (),
 }
 """By release: what tests themselves may say when they skip; regular expressions for the whole of the reason."""

@@ -9,6 +9,8 @@ from typing import Any
 from tests.junit import Result
 from tests.matrix.roots import Release
 
+NOTES = "| release | tests | what was skipped, and what failed |\n|---|---|---|"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -40,7 +42,7 @@ def markdown(columns: Sequence[Column], order: Sequence[str]) -> str:
             lines.append(f"| `{test}` | {' | '.join(cells)} |")
     lines += ["", *(f"- {one.release.title} also has {others(one)}." for one in columns)]
     notes = [note for one in columns for note in _notes(one, order)]
-    return "\n".join([*lines, *(["", "What was skipped, and what failed:", "", *notes] if notes else []), ""])
+    return "\n".join([*lines, *(["", NOTES, *notes] if notes else []), ""])
 
 
 def cell(result: Result) -> str:
@@ -60,10 +62,12 @@ def others(one: Column) -> str:
 
 
 def _notes(one: Column, order: Sequence[str]) -> list[str]:
+    """What was skipped, and what failed, a row each."""
     found = []
     for test in order:
         if test in one.results:
             result = one.results[test]
-            found += [f"- {one.release.title}, `{test}`, {n} skipped: {why}." for why, n in result.skipped.items()]
-            found += [f"- {one.release.title}: `{name}` failed." for name in result.failed]
+            words = [f"{n} skipped: {why}" for why, n in result.skipped.items()]
+            words += [f"failed: `{name}`" for name in result.failed]
+            found += [f"| {one.release.title} | `{test}` | {word.replace('|', '/')} |" for word in words]
     return found

@@ -28,8 +28,10 @@ class Outcome:
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> Outcome:
-    # Debian's slurmstepd signs with the node's name, which the launcher cannot know: "slurmstepd-n1: error: ...".
-    errors = re.sub(r"^slurmstepd-n\d:", "slurmstepd:", done.stderr, flags=re.M)
+    # slurmstepd signs with the node's name, from 26.05 on with the moment, where the launcher says its name alone:
+    # "slurmstepd-n1: error: ...", "[2026-11-30T14:05:59.878] error: ...".
+    moment = r"\[\d{4}-\d\d-\d\dT[\d:.]+\](?= error:)"
+    errors = re.sub(rf"^(slurmstepd-n\d:|{moment})", "slurmstepd:", done.stderr, flags=re.M)
     noise = re.compile(r"(\d+: )?perun: |srun: job \d+ (queued and|has been) ")
     lines = [line for line in errors.splitlines() if not noise.match(line)]
     steps = [re.sub(r"\b\d+\.\d+(?=:)", "STEP", re.sub(r"StepId=\d+\.\d+|[Jj]ob \d+", "JOB", line)) for line in lines]
@@ -112,8 +114,8 @@ CASES = [
     pytest.param(["--input=none", "cat"], id="no stdin"),
     pytest.param(["-u", "sh", "-c", "echo out; echo err >&2"], id="unbuffered"),
     pytest.param(["--export=NONE", "/usr/bin/printenv", "HOME"], id="export none"),
-    pytest.param(["--export=NONE,A=b", "sh", "-c", "echo $A"], id="export one"),
-    pytest.param(["--task-prolog=./task-prolog", "sh", "-c", "echo $FROM_PROLOG"], id="task prolog"),
+    pytest.param(["--export=NONE,A=b", "/bin/sh", "-c", "echo $A"], id="export one"),
+    pytest.param(["--task-prolog=/home/alice/flag/task-prolog", "sh", "-c", "echo $FROM_PROLOG"], id="task prolog"),
     pytest.param(["--kill-on-bad-exit", "-n2", "sh", "-c", "exit 1"], id="kill on bad exit"),
     pytest.param(["--chdir=/tmp", "pwd"], id="chdir"),
     pytest.param(["./x", "1"], id="dot"),

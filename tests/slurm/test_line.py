@@ -146,7 +146,7 @@ def test_a_het_job_has_a_record_per_component(cluster: Cluster) -> None:
 
 def test_a_cancelled_job_has_a_record(cluster: Cluster) -> None:
     job = submit(cluster, "-w", "n3", wrap="sleep 60")
-    _until_running(cluster, job)
+    until_running(cluster, job)
     cluster.run(["scancel", str(job)], check=True)
     assert_exact(cluster, boundary(cluster, job, "n3"))
 
@@ -154,7 +154,7 @@ def test_a_cancelled_job_has_a_record(cluster: Cluster) -> None:
 def test_a_requeued_job_has_two_records(cluster: Cluster) -> None:
     """On two nodes: one that comes back to its own node is now and then started without Prolog by slurmd 22.05."""
     job = submit(cluster, "-w", "n2", "--requeue", wrap="sleep 3")
-    _until_running(cluster, job)
+    until_running(cluster, job)
     cluster.run(["scontrol", "requeuehold", str(job)], check=True)
     assert_exact(cluster, boundary(cluster, job, "n2", 0))
     cluster.wait_idle(nodes=["n2"])
@@ -180,7 +180,7 @@ def test_three_jobs_share_a_node_and_one_is_suspended(cluster: Cluster) -> None:
         submit(cluster, "-w", "n4", "-c", "1", wrap=half),
     ]
     for job in jobs:
-        _until_running(cluster, job)
+        until_running(cluster, job)
     cluster.run(["scontrol", "suspend", str(jobs[0])], user="root", check=True)
     time.sleep(3)
     cluster.run(["scontrol", "resume", str(jobs[0])], user="root", check=True)
@@ -196,7 +196,7 @@ def test_a_suspended_job_pays_for_itself_and_not_for_the_job_on_its_cores(cluste
     """Its own wall clock: busy until it is suspended, 5 s alone and asleep, then another job has all of its cores."""
     busy = "timeout 5 sh -c 'while :; do :; done'; true"
     asleep = submit(cluster, "-w", "n4", "-c", "4", wrap=busy)
-    _until_running(cluster, asleep)
+    until_running(cluster, asleep)
     time.sleep(2)
     cluster.run(["scontrol", "suspend", str(asleep)], user="root", check=True)
     time.sleep(5)  # Slurm freezes it 2 s after it warned it
@@ -305,7 +305,7 @@ def test_garbage_for_a_policy_changes_nothing(cluster: Cluster) -> None:
 
 def test_a_killed_agent_costs_the_job_nothing(cluster: Cluster) -> None:
     job = submit(cluster, "-w", "n1", wrap="sleep 4")
-    _until_running(cluster, job)
+    until_running(cluster, job)
     time.sleep(0.5)
     cluster.run(["kill", "-9", agent_pid(cluster, "n1")], user="root", node="n1", check=True)
     assert cluster.wait_job(job) == "COMPLETED"
@@ -342,7 +342,7 @@ def test_a_job_whose_end_the_switch_hid_makes_room_for_the_next_one(cluster: Clu
     cluster.wait_idle()
     switch = cluster.etc_perun / "disable"
     hidden = submit(cluster, "-w", "n4", wrap="sleep 3")
-    _until_running(cluster, hidden)
+    until_running(cluster, hidden)
     time.sleep(2)  # its cgroup was seen
     switch.touch()
     try:
@@ -385,7 +385,7 @@ def test_a_full_spool_keeps_no_job_from_running(cluster: Cluster) -> None:
         cluster.run(["umount", "-l", "/var/spool/perun"], user="root", node="n3", check=True)
 
 
-def _until_running(cluster: Cluster, job: int, timeout: float = 60) -> None:
+def until_running(cluster: Cluster, job: int, timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while "RUNNING" not in cluster.run(["squeue", "-h", "-j", str(job), "-o", "%T"], check=True).stdout:
         assert time.monotonic() < deadline, f"job {job} does not start"

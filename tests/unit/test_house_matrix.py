@@ -23,8 +23,9 @@ def test_a_column_shows_what_passed_failed_and_was_skipped() -> None:
     assert page == (
         "| tests | Debian 13: Slurm 24.11.5, Python 3.13.5 |\n|---|---|\n"
         "| `b.py` | 1 passed, **1 failed**, 2 skipped |\n| `a.py` | 3 passed (1 of them only alone) |\n\n"
-        "- Debian 13 also has munge 0.5.16.\n\nWhat was skipped, and what failed:\n\n"
-        "- Debian 13, `b.py`, 2 skipped: no pmix.\n- Debian 13: `b.py::y` failed.\n"
+        "- Debian 13 also has munge 0.5.16.\n\n"
+        "| release | tests | what was skipped, and what failed |\n|---|---|---|\n"
+        "| Debian 13 | `b.py` | 2 skipped: no pmix |\n| Debian 13 | `b.py` | failed: `b.py::y` |\n"
     )
 
 
