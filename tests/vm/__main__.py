@@ -21,7 +21,6 @@ CHECKOUT = Path(__file__).parents[2]
 KEPT = CHECKOUT / "build" / "vm"
 PAGE = CHECKOUT / "docs" / "vm.md"
 MARK = "<!-- below: make vm -->"
-LIMIT_S = 15 * 60
 
 Row = dict[str, Any]
 
@@ -48,6 +47,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which (default: all): {' '.join(SCENARIOS)}")
     parser.add_argument("--images", action="store_true", help="only make the images that are not there")
     parser.add_argument("--write", action="store_true", help="write the results into docs/vm.md")
+    parser.add_argument("--minutes", type=float, default=15, metavar="N", help="time of a scenario (default 15)")
     words = parser.parse_args()
     if unknown := [name for name in words.names if name not in SCENARIOS]:
         parser.error(f"no scenario {' '.join(unknown)}: there are {' '.join(SCENARIOS)}")
@@ -67,7 +67,7 @@ def main() -> int:
         if words.images:
             continue
         start = time.monotonic()
-        rows = run(name, scenario, image, say)
+        rows = run(name, scenario, image, words.minutes * 60, say)
         (KEPT / f"{name}.json").write_text(json.dumps(rows, indent=1))
         failed = failed or not all(row["ok"] for row in rows)
         parts[name] = table.markdown(name, scenario.title, rows, (time.monotonic() - start) / 60)
@@ -78,7 +78,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def run(name: str, scenario: Scenario, image: images.Image, say: Callable[[str], None]) -> list[Row]:
+def run(name: str, scenario: Scenario, image: images.Image, limit_s: float, say: Callable[[str], None]) -> list[Row]:
     """Run one scenario to its end or until its time is over; the steps that were gone through."""
     root, brought = (images.directory() / f"{name}.{part}.ext4" for part in ("root", "brought"))
     log = KEPT / f"{name}.console"
@@ -90,7 +90,7 @@ def run(name: str, scenario: Scenario, image: images.Image, say: Callable[[str],
             subprocess.run(["cp", "--sparse=always", str(image.disk), str(root)], check=True)
             disk.bring(scenario.module, brought)
             say(f"{name}: {scenario.title}")
-            deadline = time.monotonic() + LIMIT_S
+            deadline = time.monotonic() + limit_s
             clock: list[str] = []
             while not ended:
                 attached = sensors.connect(Path(scratch))
