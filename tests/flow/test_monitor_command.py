@@ -499,7 +499,8 @@ def test_windows_tell_their_energy_at_once(run, tmp_path):
         "import time, perun_hpc\nwith perun_hpc.window('w') as w:\n    end = time.time() + 0.2\n"
         "    while time.time() < end: pass\nprint(w.energy_uj > 0)\n",
     )
-    assert run("monitor", app).stdout == "True\n"
+    done = run("monitor", app)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_showconf_prints_what_is_in_force(run, tmp_path):

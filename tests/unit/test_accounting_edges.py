@@ -23,6 +23,7 @@ from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.slurm.sacct import (
     FIELDS,
     IDENTITY,
+    SLACK_S,
     SlurmJob,
     by_id,
     identity_fields,
@@ -542,3 +543,13 @@ def test_what_sacct_is_asked() -> None:
         "--clusters=c",
     ]
     assert second[-3:] == [f"--format={','.join(FIELDS)}", "-j", "10,9"]
+
+
+@pytest.mark.parametrize(("late_s", "found"), [(SLACK_S, True), (SLACK_S + 1, False)])
+def test_a_run_that_begins_after_the_span_is_another_one_from_the_first_second_beyond_the_slack(
+    late_s: int, found: bool
+) -> None:
+    job = slurm_job(start_s=START_S + late_s, end_s=START_S + late_s + 600)
+    assert match_run([job], (START_S - 600) * 10**9, START_S * 10**9) == (job if found else None)
+    job = slurm_job(start_s=START_S - 600 - late_s, end_s=START_S - late_s)
+    assert match_run([job], START_S * 10**9, (START_S + 600) * 10**9) == (job if found else None)

@@ -237,6 +237,19 @@ def test_the_next_agent_books_what_was_counted_meanwhile(host: Machine) -> None:
     assert (first.energy_uj, second.energy_uj) == (750_000, 250_000)
 
 
+def test_a_job_that_was_resumed_while_no_agent_ran_was_not_suspended(host: Machine) -> None:
+    first, second = two_jobs(host)
+    first.suspend(True)  # as the agent that is gone saw it last
+    last, uses, parent = host.meter.to_go_on_from(), dict(host.meter.uses), host.meter.parent_cpu_ns
+    assert last is not None
+    host.run({0: 300, 2: 100}, 1_000_000)
+    host.cgroup(1, 300 * TICK_NS, "0-1")
+    host.cgroup(2, 100 * TICK_NS, "2-3")
+    host.meter.continue_from(last, uses, parent, host.meter.inside)
+    assert (first.energy_uj, second.energy_uj, first.suspended, first.suspended_ns) == (750_000, 250_000, False, 0)
+    assert [account.suspended_uj for account in first.domains.values()] == [0]
+
+
 def test_a_session_that_is_over_gets_nothing_more(host: Machine) -> None:
     first, second = two_jobs(host)
     host.register.over.add(first.key)

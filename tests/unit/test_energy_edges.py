@@ -654,3 +654,48 @@ def test_another_period_begins_after_the_last_tick():
     assert schedule.at(3 * S).next_index == 4  # 12 s
     assert schedule.at(5 * S).next_index == 3  # 15 s, not 10 s again
     assert schedule.at(S // 2).next_index == 21  # 10.5 s
+
+
+@pytest.mark.parametrize("kind", [DomainKind.PACKAGE, DomainKind.DRAM, DomainKind.GPU])
+@pytest.mark.parametrize("jobs", [0, 1, 2])
+def test_of_what_a_counter_lost_nothing_is_static(kind, jobs):
+    """A counter that ran backwards: no share of the loss is energy that somebody held by being there."""
+    domain = DomainInput(name="d", kind=kind, total_uj=-5, package=None, static_uw=10**9)
+    held = [
+        JobInput(owner=f"job:{n}.0", cpus=frozenset({n}), cpu_ns=S, memory_b=100, gpus={"d": GpuHolding(part=1)})
+        for n in range(jobs)
+    ]
+    (found,) = attribute(interval([domain], held, busy={0: S // 2, 1: S // 2}))
+    assert sum(share.energy_uj for share in found.shares) == -5
+    assert [share.static_uj for share in found.shares] == [0] * len(found.shares)
+
+
+@pytest.mark.parametrize(("static_uw", "end_ns"), [(-1, S), (0, S), (10**9, -1), (10**9, 0)])
+def test_a_power_below_nothing_and_a_time_below_nothing_are_nothing(static_uw, end_ns):
+    meter = DomainInput(name="psys", kind=DomainKind.METER, total_uj=10, static_uw=static_uw, leaves=())
+    jobs = [JobInput(owner="job:1.0", cpus=frozenset({0})), JobInput(owner="job:2.0")]
+    (found,) = attribute(interval([meter], jobs, end_ns=end_ns))
+    assert [(share.energy_uj, share.static_uj) for share in found.shares] == [(10, 0)]
+
+
+def test_of_a_nanosecond_each_job_holds_what_it_holds_of_a_second():
+    """4 uJ of static energy: a job with half of the memory, one of four CPUs, or half of a GPU's time has its part."""
+    many = 4 * 10**15
+    dram = DomainInput(name="dram", kind=DomainKind.DRAM, total_uj=4, package=None, static_uw=many)
+    meter = DomainInput(name="psys", kind=DomainKind.METER, total_uj=8, static_uw=many, leaves=("dram",))
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=4, package=0, static_uw=many)
+    job = JobInput(owner="job:1.0", cpus=frozenset({0, 4}), memory_b=500)
+    result = attribute(interval([dram, meter, package], [job], end_ns=1))
+    shares = {one.domain: {share.owner: share.static_uj for share in one.shares} for one in result}
+    assert shares == {
+        "dram": {"job:1.0": 2, "idle": 2},
+        "package-0": {"job:1.0": 2, "idle": 2},
+        "other": {"job:1.0": 2, "idle": 2},
+    }
+
+
+def test_whoever_holds_a_gpu_for_all_of_a_nanosecond_is_its_holder():
+    gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=4)
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=1)}, present_ns=1)
+    (found,) = attribute(interval([gpu], [job], end_ns=1))
+    assert (found.method, [(share.owner, share.energy_uj) for share in found.shares]) == ("holder", [("job:1.0", 4)])
