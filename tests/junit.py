@@ -37,7 +37,7 @@ def read(report: Path) -> Result:
             failed.append(f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}")
         else:
             passed += 1
-    return Result(passed, tuple(dict.fromkeys(failed)), skipped)
+    return Result(passed, tuple(dict.fromkeys(failed)), dict(skipped))
 
 
 def run_alone(first: Result, second: Result) -> Result:

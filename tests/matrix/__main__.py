@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -56,14 +57,15 @@ def tried(release: Release, tests: Sequence[str]) -> junit.Result:
     """Run tests, and those that failed once more, alone."""
 
     def run(chosen: Sequence[str]) -> junit.Result:
-        report = f"build/matrix-{release.name}.xml"
+        report = f"build/matrix-{os.getpid()}.xml"
         outside = roots.project(release) / report
-        outside.unlink(missing_ok=True)
         words = [".venv/bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.matrix.plugin"]
         roots.run(release, [*words, f"--junitxml={report}", *chosen], {"PERUN_MATRIX": release.name})
         if not outside.exists():
             raise RootError(f"pytest left no report in {roots.directory(release)}: what it said stands above")
-        return junit.read(outside)
+        result = junit.read(outside)
+        outside.unlink()
+        return result
 
     first = run(tests)
     return junit.run_alone(first, run(first.failed)) if first.failed else first
