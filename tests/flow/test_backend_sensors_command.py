@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+from perun_hpc.agent.sources.workers import open_in_child
+from perun_hpc.process.clock import MACHINE
 
 
 def perun(*args):
@@ -63,3 +68,26 @@ def test_a_wrong_option_is_one_line_and_exit_code_64():
     done = perun("--everything")
     assert done.returncode == 64
     assert done.stderr.count("\n") == 1
+
+
+SLOW_TOOL = """#!/bin/sh
+sleep 0.15
+echo x >> {told}
+echo "Current Power : $((100 + $(wc -l < {told}))) Watts"
+"""
+
+
+def test_a_controller_that_is_slow_to_answer_is_waited_for_at_every_reading(tmp_path: Path, monkeypatch):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/ipmi0").touch()
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin/ipmi-dcmi"
+    tool.write_text(SLOW_TOOL.format(told=tmp_path / "dev/told"))
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    found = open_in_child("ipmi", tmp_path, 10, MACHINE)
+    (reader,) = found.readers
+    watts = [reader.read()[0].ticks for _ in range(3)]
+    found.close()
+    # The first answer may be to what the child asked by itself when it had begun.
+    assert watts == list(range(watts[0], watts[0] + 3))

@@ -92,9 +92,14 @@ class Worker:
         return self._socket is None and self._again_ns is None
 
     @property
+    def owes(self) -> bool:
+        """Whether an answer is due."""
+        return self._asked_ns is not None and self._greeted
+
+    @property
     def can_wait(self) -> bool:
         """Whether an answer is due that usually comes within the time that an edge may wait."""
-        return self._asked_ns is not None and self._greeted and not self._tardy and self._took_ns < WAIT_NS
+        return self.owes and not self._tardy and self._took_ns < WAIT_NS
 
     def tardy(self) -> None:
         """It was waited for in vain: do not wait again before it has answered."""
@@ -282,9 +287,15 @@ class Waiting:
 
     def read(self) -> tuple[Reading, ...]:
         """Ask and wait; gaps when no answer comes in time."""
-        now_ns = self._worker.clock.mono_ns()
-        self._worker.ask(now_ns)
-        refresh([self._worker], now_ns + self._patience_ns, self._worker.clock)
+        clock = self._worker.clock
+        until_ns = clock.mono_ns() + self._patience_ns
+        self._worker.ask(clock.mono_ns())
+        # However long it took before: an edge of a job does not wait for a slow one, a tool does.
+        while self._worker.owes and (left_ns := until_ns - clock.mono_ns()) > 0:
+            if select.select([self._worker], [], [], left_ns / 1e9)[0]:
+                self._worker.collect()
+        if self._worker.owes:
+            self._worker.tardy()
         return self._worker.read()
 
     def close(self) -> None:
