@@ -91,9 +91,9 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         held = ledger.runs_between(archive.cluster, since_s, until_s)
         # A node's clock may be wrong: a run that ended in this time by Slurm need not have by its record.
         held |= ledger.spans(archive.cluster, [j.job_id for j in ended if j.job_id not in held])
-        # What ran before perun was installed has no record, rightly.
+        # What ran before perun was installed has no record, rightly; the first hook of all may come a moment late.
         first_s = ledger.first_start_s(archive.cluster) or until_s
-        ended = [j for j in ended if (j.start_s or first_s) >= first_s]
+        ended = [j for j in ended if (j.start_s or first_s) >= first_s or j.job_id in held]
         findings += audit.compare_sacct(ended, held, site.expects)
     lost = _lost(archive, books, since_s, until_s, site.late_s, now_s)
     counted_uj = sum(a.total_uj for a in books.accounts.values())

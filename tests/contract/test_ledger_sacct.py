@@ -290,6 +290,15 @@ def test_a_job_that_never_ran_is_neither_awaited_nor_missing(site: Site, row: di
     assert [f for f in findings if "4711" in f["where"]] == []
 
 
+def test_the_first_job_of_all_is_known_to_sacct_though_its_hook_came_a_second_late(site: Site) -> None:
+    put_incoming(site.archive, boundary(4711, start_s=START_S + 2))
+    site.slurm({})
+    site.collect()
+    days = ("-S", "2026-11-22", "-E", "2026-11-22")
+    findings = json.loads(site.run("audit", *days, "--ledger", str(site.ledger), "--json"))["findings"]
+    assert [f for f in findings if "4711" in f["where"]] == []
+
+
 def test_a_job_that_failed_within_its_second_second_ran(site: Site) -> None:
     put_incoming(site.archive, boundary(1))
     site.slurm({"JobIDRaw": "1", "JobID": "1"}, {"State": "FAILED", "End": START_S + 1, "ExitCode": "1:0"})
