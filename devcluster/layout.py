@@ -175,7 +175,7 @@ class Layout:
                 ("/run/slurmdbd", 0o755, slurm, slurm),
                 ("/run/mysqld", 0o755, mysql, mysql),
                 ("/run/lock", 0o1777, 0, 0),
-                ("/var/lib/perun", 0o755, perun, perun),
+                ("/var/lib/perun", 0o711, perun, perun),
             ],
             "files": {
                 "/etc/hostname": f"{host}\n",
@@ -200,7 +200,7 @@ class Layout:
             ("opt/perun-hpc", 0o755, 0),
             ("home", 0o755, 0),
             ("shared", 0o755, 0),
-            ("shared/perun", 0o755, perun),
+            ("shared/perun", 0o711, perun),
             ("munge/etc", 0o700, munge),
             ("munge/lib", 0o711, munge),
             ("munge/run", 0o755, munge),
@@ -220,7 +220,7 @@ class Layout:
                 (f"spool/{host}", 0o755, 0),
                 (f"spool/{host}/slurmd", 0o755, 0),
                 (f"spool/{host}/slurmctld", 0o700, slurm),
-                (f"spool/{host}/perun", 0o755, perun),
+                (f"spool/{host}/perun", 0o711, perun),
             ]
         return found
 

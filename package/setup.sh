@@ -15,7 +15,7 @@ account() {
 account perun 820 /var/lib/perun
 account perun-parse 821 /nonexistent
 install -d -o perun -g perun -m 0711 /var/spool/perun
-install -d -o perun -g perun -m 0750 /var/lib/perun
+install -d -o perun -g perun -m 0711 /var/lib/perun
 
 # Of the Pythons for which there are packages here, the oldest; one that was chosen before and still runs stays. PATH is not
 # asked: who installs may have a Python of their own in it (pyenv, conda), which the service users cannot run.

@@ -100,15 +100,25 @@ def _sqlite_path(url: str) -> Path | None:
     return Path(parsed.database or "").absolute() if parsed.get_backend_name() == "sqlite" else None
 
 
+def _make_file(path: Path) -> None:
+    # Everybody's jobs stand in it: the service user's alone, or a group's where an administrator says so.
+    make_directory(path.parent, 0o777)
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        sync_directory(path.parent)
+    if path.stat().st_mode & 0o007:
+        path.chmod(path.stat().st_mode & 0o770)
+
+
 def _check_file(path: Path, create: bool) -> None:
     if create:
-        # Everybody's jobs stand in it: the service user's alone, or a group's where an administrator says so.
-        make_directory(path.parent, 0o777)
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            sync_directory(path.parent)
-        if path.stat().st_mode & 0o007:
-            path.chmod(path.stat().st_mode & 0o770)
+        try:
+            _make_file(path)
+        except OSError as error:
+            raise AccessError(
+                f"{path}: the ledger cannot be made or opened: {error.strerror}: "
+                f"let {path.parent} be a directory of the service user's"
+            ) from error
         return
     try:
         there = path.exists()

@@ -157,6 +157,12 @@ def clusters(root: Path) -> list[str]:
     return sorted(name for name in _names(root) if not name.startswith(".") and _is_directory(root / name))
 
 
+def only_cluster(root: Path) -> str:
+    """The name of the one cluster in the archive, for whoever may list it where no Slurm is; else nothing."""
+    present = clusters(root)
+    return present[0] if len(present) == 1 else ""
+
+
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()

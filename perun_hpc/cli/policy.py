@@ -18,6 +18,7 @@ from perun_hpc.config.policy import Policy, PolicyError
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import FIELDS
 from perun_hpc.errors import ConfigError, UsageError
+from perun_hpc.slurm.cluster import partitions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--policy-only",
         action="store_true",
-        help="leave out the files that it names: they may be only on the collector's host",
+        help="leave out the files that it names, the archive and Slurm's partitions: they may not be on this host",
     )
     show = commands.add_parser("show", help="print every field with its value and where it was set")
     show.add_argument("--json", action="store_true", help="the compiled policy, as the agent reads it")
@@ -111,8 +112,25 @@ def _check(path: Path, alone: bool) -> int:
     if wrong:
         print(f"{path}: {len(wrong)} of the files that it names cannot be used", file=sys.stderr)
         return ConfigError.exit_code
-    print(f"{path}: valid, {compile_policy(checked)['hash']}")
+    doubts = [] if alone else list(_doubts(checked))
+    for line in doubts:
+        print(f"warning: {line}", file=sys.stderr)
+    but = f", {len(doubts)} warning{'s' if len(doubts) > 1 else ''}" if doubts else ""
+    print(f"{path}: valid{but}, {compile_policy(checked)['hash']}")
     return 0
+
+
+def _doubts(checked: Policy) -> Iterator[str]:
+    """What the policy names and this host does not have: the archive, partitions."""
+    store = resolve(compile_policy(checked), JobFacts()).store
+    if not store.collector and not Path(store.archive).is_dir():
+        where = checked.site.origins.get("store.archive", checked.source)
+        yield f"{where}: store.archive: {store.archive} is not there on this host: records would wait on the nodes"
+    known = partitions() if checked.partitions else None
+    for name, entry in checked.partitions.items():
+        if known is not None and name not in known:
+            where = next(iter(entry.origins.values()), checked.source)
+            yield f"{where}: partitions: Slurm has no partition '{name}' here: it has {', '.join(sorted(known))}"
 
 
 def _wrong_series(checked: Policy) -> Iterator[str]:

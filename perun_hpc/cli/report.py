@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 from perun_hpc.accounting.lookup import Found, Places, find
 from perun_hpc.accounting.site import load_site
-from perun_hpc.archive.places import Archive, clusters
+from perun_hpc.archive.places import Archive, only_cluster
 from perun_hpc.data_model.codec import encode
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import style_for
+from perun_hpc.slurm.cluster import cluster_name
 from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_jobs
 
 
@@ -47,9 +47,7 @@ def places(args: argparse.Namespace) -> Places:
     """Where to look, from the options and the policy."""
     site = load_site()
     root = args.archive or site.archive
-    named = args.cluster or os.environ.get("SLURM_CLUSTER_NAME")
-    present = clusters(root)
-    cluster = named or (present[0] if len(present) == 1 else "")
+    cluster = args.cluster or cluster_name() or only_cluster(root)
     return Places(
         archive=Archive(root, cluster),
         ledger=args.ledger or site.ledger,

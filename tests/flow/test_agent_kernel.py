@@ -246,7 +246,7 @@ def test_a_state_that_is_damaged_is_named_and_kills_no_agent(node: FakeNode, dam
     state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
     agent = node.start()
     node.end(1)
-    assert node.record(1)["why"] == "no job-start message"
+    assert node.record(1)["why"].startswith("no job-start message")
     assert agent.poll() is None
     assert f"it stands in {state}.damaged" in (node.spool / "agent.log").read_text()
 

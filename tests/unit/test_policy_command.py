@@ -19,12 +19,15 @@ from tests.accounting_data import boundary, parsed
 @pytest.fixture
 def policy(tmp_path):
     path = tmp_path / "policy.yaml"
-    path.write_text("sampling:\n  period: 2 s\npartitions:\n  gpu:\n    sampling: {period: 500 ms}\n")
+    path.write_text(
+        "sampling:\n  period: 2 s\npartitions:\n  gpu:\n    sampling: {period: 500 ms}\n"
+        f"store: {{archive: {tmp_path}}}\n"
+    )
     return path
 
 
-def perun(*words: str, policy: Path) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PERUN_POLICY": str(policy)}
+def perun(*words: str, policy: Path, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PERUN_POLICY": str(policy), "PATH": path}
     command = [sys.executable, "-m", "perun_hpc.cli.main", "policy", *words]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
 
@@ -39,6 +42,22 @@ def test_check_praises_or_lists_every_mistake(policy, tmp_path):
     assert both.returncode == 78
     assert [line.split(": ")[0] for line in both.stdout.splitlines()[1:]] == [f"{bad}:1:1", f"{bad}:2:1"]
     assert both.stderr == f"{bad}: 2 mistakes\n"
+
+
+def test_check_doubts_an_archive_and_partitions_that_are_not_there(policy, tmp_path):
+    policy.write_text(f"{policy.read_text()}".replace(f"{tmp_path}}}", f"{tmp_path}/absent}}"))
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text("#!/bin/sh\necho main\necho short\n")
+    sinfo.chmod(0o755)
+    done = perun("check", policy=policy, path=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0
+    assert f"{policy}: valid, 2 warnings, sha256:" in done.stdout
+    archive, partition = done.stderr.splitlines()
+    assert archive.startswith(f"warning: {policy}:6: store.archive: {tmp_path}/absent is not there on this host")
+    assert partition == f"warning: {policy}:5: partitions: Slurm has no partition 'gpu' here: it has main, short"
+    assert perun("check", "--policy-only", policy=policy).stderr == ""
+    policy.write_text(policy.read_text().replace("absent}", "absent, collector: 'head:6820'}"))
+    assert "store.archive" not in perun("check", policy=policy).stderr
 
 
 def test_explain_names_the_line_that_decided(policy):

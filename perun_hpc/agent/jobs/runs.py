@@ -221,7 +221,7 @@ class Jobs:
             job, place = job_fields(message.fields), self._new_place(key)
             spent_ns = time.process_time_ns()
             session = Session(key, job, {}, "", self._boot_id, start, place=place, agent_cpu_ns=-spent_ns)
-            session.note("no job-start message")
+            session.note("no job-start message: does Slurm run the Prolog on every node (PrologFlags=Alloc)?")
             self._register.live[key] = session
         elif hook_ns < session.start.mono_ns - session.start.late_ns:
             return  # a late message of the run before this one
