@@ -172,13 +172,16 @@ def headers(arch: str) -> dict[str, str]:
 
 
 def files() -> None:
-    """Lay out everything else: the command, units, accounts, directories, documentation."""
+    """Lay out everything else: the command, manual pages, completions, units, accounts, directories, documentation."""
     command = PREFIX / "bin" / "perun"
     command.parent.mkdir()
     command.write_text(COMMAND)
     command.chmod(0o755)
     shutil.copyfile(CHECKOUT / "package" / "setup.sh", PREFIX / "libexec" / "perun" / "setup")
     (PREFIX / "libexec" / "perun" / "setup").chmod(0o755)
+    subprocess.run([sys.executable, CHECKOUT / "package" / "manual.py", ROOT], cwd=CHECKOUT, check=True)
+    (PREFIX / "share" / "bin").mkdir(parents=True)
+    (PREFIX / "share" / "bin" / "perun").symlink_to("../../bin/perun")
     (ROOT / "usr" / "bin").mkdir(parents=True)
     (ROOT / "usr" / "bin" / "perun").symlink_to("/opt/perun-hpc/bin/perun")
     systemd = CHECKOUT / "slurm" / "systemd"
@@ -188,13 +191,15 @@ def files() -> None:
         (systemd / "perun-collect.service", "usr/lib/systemd/system"),
         (systemd / "perun-hpc.sysusers.conf", "usr/lib/sysusers.d/perun-hpc.conf"),
         (systemd / "perun-hpc.tmpfiles.conf", "usr/lib/tmpfiles.d/perun-hpc.conf"),
+        (CHECKOUT / "package" / "modulefile", "opt/perun-hpc/share/modulefiles/perun-hpc"),
         (CHECKOUT / "LICENSE", f"{doc}/copyright"),
         (CHECKOUT / "CHANGELOG.md", doc),
         *((path, doc) for path in sorted((CHECKOUT / "docs").glob("*.md"))),
         *((path, doc) for path in sorted((CHECKOUT / "slurm" / "conf").iterdir())),
         *((path, f"{doc}/site-configs") for path in sorted((CHECKOUT / "site-configs").iterdir())),
     ):
-        path = ROOT / target / ("" if Path(target).suffix == ".conf" or target.endswith("copyright") else source.name)
+        renamed = target.endswith((".conf", "copyright", "modulefiles/perun-hpc"))
+        path = ROOT / target / ("" if renamed else source.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
 

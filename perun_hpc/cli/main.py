@@ -107,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _dispatch(arguments: list[str]) -> int:
+def overall_parser() -> argparse.ArgumentParser:
+    """What stands before the command."""
     parser = _Parser(
         prog="perun",
         usage="perun [-h] [--version] [-c FILE] [-l LEVEL] [--log-file FILE] COMMAND ...",
@@ -121,6 +122,20 @@ def _dispatch(arguments: list[str]) -> int:
     parser.add_argument(
         "--log-file", "--log_file", dest="log_file", metavar="FILE", help="write the log there instead of to stderr"
     )
+    return parser
+
+
+def command_parser(name: str, **options: Any) -> argparse.ArgumentParser:
+    """The parser of one command, whose module alone is imported; `options` are argparse's."""
+    module = importlib.import_module(f"perun_hpc.cli.{name}")
+    command = _Parser(prog=f"perun {name}", description=dict(COMMANDS)[name], **options)
+    module.configure(command)
+    command.set_defaults(run=module.run)
+    return command
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = overall_parser()
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -135,15 +150,14 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean '{near[0]}'?" if near else "see perun --help"
         raise UsageError(f"unknown command '{options.command}': {hint}")
     if options.log_lvl is not None and options.log_lvl not in LOG_LEVELS:
-        raise UsageError(f"--log-lvl {options.log_lvl}: must be one of {levels}")
-    module = importlib.import_module(f"perun_hpc.cli.{options.command}")
+        raise UsageError(f"--log-lvl {options.log_lvl}: must be one of {', '.join(LOG_LEVELS)}")
+    command = command_parser(options.command)
     logs.begin(options.log_lvl, options.log_file)
     logs.note("DEBUG", f"perun {__version__}, Python {sys.version.split()[0]}: {' '.join(arguments)}")
-    command = _Parser(prog=f"perun {options.command}", description=names[options.command])
     for name in ("configuration", "log_lvl", "log_file"):
         command.set_defaults(**{name: getattr(options, name)})
-    module.configure(command)
-    code: int = module.run(command.parse_args(options.rest))
+    words = command.parse_args(options.rest)
+    code: int = words.run(words)
     return code
 
 
