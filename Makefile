@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -110,6 +110,9 @@ ansible-test: packages ## the Ansible role, on a throw-away layer above this mac
 	  build/ansible/tools/bin/pip install -qq --disable-pip-version-check ansible-core==2.19.14 ansible-lint==26.10.1; }
 	@PATH=$$PWD/build/ansible/tools/bin:$$PATH ansible-lint --offline -q ansible/perun.yml
 	@ln -f build/packages/perun-hpc_*.deb build/ansible/ && ansible/test.sh build/ansible
+
+install-test: build $(TOOLS)/.installed ## docs/install.md's own blocks on a bare cluster: installation, upgrade, removal
+	@$(BIN)/python -m tests.install
 
 lock: $(TOOLS)/.installed ## renew requirements.lock: what a site installs, with digests
 	@$(TOOLS)/bin/pip-compile -q --upgrade --extra site --strip-extras --all-build-deps --allow-unsafe --generate-hashes \

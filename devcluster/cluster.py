@@ -36,7 +36,7 @@ class Cluster(Layout):
 
     Parameters
     ----------
-    name, root, nodes, auth
+    name, root, nodes, auth, bare
         See :class:`Layout`.
     extra_slurm_conf, plugstack
         The administrator's lines, see :meth:`configure`; None leaves what is there.
@@ -53,10 +53,11 @@ class Cluster(Layout):
         *,
         nodes: int = 4,
         auth: str = "munge",
+        bare: bool = False,
         extra_slurm_conf: Sequence[str] | None = None,
         plugstack: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(name, root, nodes, auth)
+        super().__init__(name, root, nodes, auth, bare)
         self.cgroups = CgroupTree(self.tag)
         self._extra_slurm_conf = extra_slurm_conf
         self._plugstack = plugstack

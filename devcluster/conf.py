@@ -52,17 +52,22 @@ def users() -> dict[str, User]:
     return found
 
 
-def passwd(machine: str) -> str:
+def _present(bare: bool) -> list[User]:
+    """The users of a cluster, without those of the software under test on a bare one."""
+    return [user for user in users().values() if not (bare and user.name.startswith("perun"))]
+
+
+def passwd(machine: str, bare: bool = False) -> str:
     """The cluster's /etc/passwd: the machine's system users and ours."""
-    ours = users().values()
+    ours = _present(bare)
     lines = _without(machine, {u.name for u in ours}, {u.uid for u in ours})
     lines += [f"{u.name}:x:{u.uid}:{u.uid}:{u.name} of the test cluster:{u.home}:{u.shell}" for u in ours]
     return "\n".join(lines) + "\n"
 
 
-def group(machine: str) -> str:
+def group(machine: str, bare: bool = False) -> str:
     """The cluster's /etc/group."""
-    ours = users().values()
+    ours = _present(bare)
     lines = _without(machine, {u.name for u in ours}, {u.uid for u in ours})
     lines += [f"{u.name}:x:{u.uid}:" for u in ours]
     return "\n".join(lines) + "\n"
@@ -84,8 +89,9 @@ def hosts(nodes: list[str]) -> str:
     return "\n".join(lines + [f"{NETWORK}.{i} {n}" for i, n in enumerate(nodes, 1)]) + "\n"
 
 
-def slurm(cluster: str, nodes: list[str], memory_mb: int, auth: str) -> str:
-    """slurm.conf; everything that perun needs from an administrator is left to admin.conf."""
+def slurm(cluster: str, nodes: list[str], memory_mb: int, auth: str, bare: bool = False) -> str:
+    """slurm.conf; what perun needs from an administrator is left to admin.conf, on a bare cluster its flags, too."""
+    flags = "" if bare else "PrologFlags=Alloc,Contain,DeferBatch\n"
     return f"""\
 ClusterName={cluster}
 SlurmctldHost={CONTROLLER}
@@ -103,8 +109,7 @@ SlurmctldDebug=info
 SlurmdDebug=info
 DebugFlags=NO_CONF_HASH
 MpiDefault=pmi2
-PrologFlags=Alloc,Contain,DeferBatch
-ProctrackType=proctrack/cgroup
+{flags}ProctrackType=proctrack/cgroup
 TaskPlugin=task/cgroup
 JobAcctGatherType=jobacct_gather/cgroup
 JobAcctGatherFrequency=task=5

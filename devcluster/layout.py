@@ -28,13 +28,19 @@ class Layout:
         Number of nodes.
     auth
         How its parts know each other: ``munge``, or Slurm's own ``slurm`` (23.11 on).
+    bare
+        Whether the hosts have never seen the software under test: no accounts, directories or settings of its own, and
+        a root file system of each host's own to install it in.
     """
 
-    def __init__(self, name: str, root: Path | str | None = None, nodes: int = 4, auth: str = "munge") -> None:
+    def __init__(
+        self, name: str, root: Path | str | None = None, nodes: int = 4, auth: str = "munge", bare: bool = False
+    ) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", name):
             raise ValueError(f"cluster name {name!r}: use up to 20 lower-case letters, digits and '-'")
         self.name = name
         self.auth = auth
+        self.bare = bare
         base = Path(root or os.environ.get("PERUN_CLUSTER_ROOT") or DEFAULT_ROOT).resolve()
         self.state = base / name
         suffix = "" if base == DEFAULT_ROOT else f"-{uuid.uuid5(uuid.NAMESPACE_URL, str(base)).hex[:6]}"
@@ -105,7 +111,7 @@ class Layout:
         dbd.write_text(conf.slurmdbd(self.auth))
         self._private(dbd, 0o600, users["slurm"].uid)
         memory_mb = max(500, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(self.nodes) // 2)
-        (self.etc_slurm / "slurm.conf").write_text(conf.slurm(self.name, self.nodes, memory_mb, self.auth))
+        (self.etc_slurm / "slurm.conf").write_text(conf.slurm(self.name, self.nodes, memory_mb, self.auth, self.bare))
         (self.etc_slurm / "cgroup.conf").write_text(conf.cgroup(cgroup_version))
         (self.etc_slurm / "plugstack.conf").write_text("include /etc/slurm/plugstack.conf.d/*\n")
 
@@ -136,8 +142,6 @@ class Layout:
         boot_id = uuid.uuid4()
         binds: list[tuple[str, str, bool]] = [
             (str(self.etc_slurm), "/etc/slurm", False),
-            (str(self.etc_perun), "/etc/perun", False),
-            (str(self.opt), "/opt/perun-hpc", False),
             (str(self.home), "/home", False),
             (str(self.shared), "/shared", False),
             (str(self.log_dir(host)), "/var/log", False),
@@ -145,6 +149,8 @@ class Layout:
             (str(self.state / "munge/run"), "/run/munge", False),
             (str(own / "boot_id"), "/proc/sys/kernel/random/boot_id", True),
         ]
+        if not self.bare:
+            binds += [(str(self.etc_perun), "/etc/perun", False), (str(self.opt), "/opt/perun-hpc", False)]
         (own / "boot_id").write_text(f"{boot_id}\n")
         layers: list[tuple[str, str]] = []
         if host == conf.CONTROLLER:
@@ -175,7 +181,7 @@ class Layout:
                 ("/run/slurmdbd", 0o755, slurm, slurm),
                 ("/run/mysqld", 0o755, mysql, mysql),
                 ("/run/lock", 0o1777, 0, 0),
-                ("/var/lib/perun", 0o711, perun, perun),
+                *([] if self.bare else [("/var/lib/perun", 0o711, perun, perun)]),
             ],
             "files": {
                 "/etc/hostname": f"{host}\n",
@@ -183,8 +189,8 @@ class Layout:
                 "/etc/hosts": conf.hosts(self.nodes),
                 "/etc/resolv.conf": "",
                 "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\n",
-                "/etc/passwd": conf.passwd(Path("/etc/passwd").read_text()),
-                "/etc/group": conf.group(Path("/etc/group").read_text()),
+                "/etc/passwd": conf.passwd(Path("/etc/passwd").read_text(), self.bare),
+                "/etc/group": conf.group(Path("/etc/group").read_text(), self.bare),
             },
             "binds": binds,
             "sysfs_layers": layers,
@@ -200,7 +206,7 @@ class Layout:
             ("opt/perun-hpc", 0o755, 0),
             ("home", 0o755, 0),
             ("shared", 0o755, 0),
-            ("shared/perun", 0o711, perun),
+            *([] if self.bare else [("shared/perun", 0o711, perun)]),
             ("munge/etc", 0o700, munge),
             ("munge/lib", 0o711, munge),
             ("munge/run", 0o755, munge),
@@ -216,12 +222,12 @@ class Layout:
                 (f"log/{host}/slurm", 0o755, slurm),
                 (f"log/{host}/munge", 0o700, munge),
                 (f"log/{host}/mysql", 0o750, mysql),
-                (f"log/{host}/perun", 0o755, perun),
                 (f"spool/{host}", 0o755, 0),
                 (f"spool/{host}/slurmd", 0o755, 0),
                 (f"spool/{host}/slurmctld", 0o700, slurm),
-                (f"spool/{host}/perun", 0o711, perun),
             ]
+            if not self.bare:
+                found += [(f"log/{host}/perun", 0o755, perun), (f"spool/{host}/perun", 0o711, perun)]
         return found
 
     @staticmethod

@@ -5,7 +5,8 @@ each Slurm. The network is used here, never at installation: what is fetched fro
 requirements.lock, what comes from Debian (Slurm's headers, nothing else) Debian's signature.
 
 A tree is made in build/package/root, which package/nfpm.yaml describes. Of the environment: ARCH (amd64, arm64),
-RELEASE (1), SLURM_INCLUDE (where slurm/spank.h of a Slurm of your own is, /usr/include).
+RELEASE (1), SLURM_INCLUDE (where slurm/spank.h of a Slurm of your own is, /usr/include), TREE (kept: the one of the
+last time).
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ def main(nfpm: str) -> int:
     """Make the tree and both packages."""
     arch = os.environ.get("ARCH") or "amd64"
     machine, cross = ARCHITECTURES[arch]
-    shutil.rmtree(ROOT, ignore_errors=True)
-    WORK.mkdir(parents=True, exist_ok=True)
-    environment(machine)
-    c_parts(arch, "cc" if arch == native() else cross)
-    files()
+    if os.environ.get("TREE") != "kept":
+        shutil.rmtree(ROOT, ignore_errors=True)
+        WORK.mkdir(parents=True, exist_ok=True)
+        environment(machine)
+        c_parts(arch, "cc" if arch == native() else cross)
+        files()
     packages = CHECKOUT / "build" / "packages"
     packages.mkdir(exist_ok=True)
     metadata = {

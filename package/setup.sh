@@ -36,7 +36,11 @@ fi
 
 # The plugin must be of this Slurm's major release. One that an administrator has compiled is a file, no link, and stays.
 plugin=$prefix/lib/perun/perun_spank.so
-release=$({ srun --version || slurmd -V; } 2>/dev/null | sed -nE 's/^slurm[^ ]* ([0-9]+\.[0-9]+).*/\1/p')
+# srun names its version only where it finds a slurm.conf, which this host may not have yet.
+conf=$(mktemp)
+printf 'ClusterName=any\nSlurmctldHost=localhost\n' >"$conf"
+release=$({ SLURM_CONF=$conf srun --version || slurmd -V; } 2>/dev/null | sed -nE 's/^slurm[^ ]* ([0-9]+\.[0-9]+).*/\1/p')
+rm -f "$conf"
 if [ -n "$release" ] && { [ -L $plugin ] || [ ! -e $plugin ]; }; then
 	if [ -e $prefix/lib/perun/slurm-"$release"/perun_spank.so ]; then
 		ln -sfn slurm-"$release"/perun_spank.so $plugin.new && mv -fT $plugin.new $plugin

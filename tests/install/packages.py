@@ -1,0 +1,87 @@
+"""`make package-test`: the packages in root file systems of their own, installed, upgraded and removed for real.
+
+The .deb in Debian's releases; the .rpm by Debian's rpm in a root where that is the only database of packages, since no
+public root of an rpm distribution is made as easily. `python -m tests.install.packages [RELEASE ...]`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.matrix import roots
+from tests.matrix.roots import RELEASES, Release
+
+WORK = roots.CHECKOUT / "build" / "package" / "roots"
+PACKAGES = roots.CHECKOUT / "build" / "packages"
+NFPM = roots.CHECKOUT / "build" / "tools" / "bin" / "nfpm"
+NEEDED = ("python3", "systemd", "slurm-client", "rpm")
+BASE = """\
+name: base
+arch: all
+version: "1"
+description: What a real root's own packages provide.
+provides: [/bin/sh, shadow-utils]
+"""
+RPM = "rpm --force-debian"
+KINDS = {
+    "deb": ("dpkg --install {old}", "dpkg --install {new}", "dpkg --remove perun-hpc"),
+    "rpm": (f"{RPM} --install {{old}}", f"{RPM} --upgrade {{new}}", f"{RPM} --erase perun-hpc"),
+}
+
+
+def base(release: Release) -> Path:
+    """A release's root with what the trial needs; kept."""
+    kept = WORK / release.name
+    if not kept.exists():
+        made = roots.make(release, print)
+        fresh = kept.with_name(f"{release.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", "--one-file-system", made, fresh], check=True)
+        inside(fresh, "apt-get -qq update && apt-get -qq install -y --no-install-recommends " + " ".join(NEEDED))
+        fresh.rename(kept)
+    return kept
+
+
+def inside(root: Path, command: str, *more: str) -> int:
+    """Run a shell's command inside a root, by the door of `make matrix`."""
+    door = [sys.executable, "-m", "tests.matrix.door", str(root), "/", *more, "sh", "-c", command]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(door, cwd=roots.CHECKOUT, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def trial(release: Release, kind: str) -> bool:
+    """One package's life in a copy of a release's root; whether all holds."""
+    print(f"{release.title}, {kind}", flush=True)
+    root = WORK / "trial"
+    shutil.rmtree(root, ignore_errors=True)
+    subprocess.run(["cp", "-a", base(release), root], check=True)
+    (root / "packages").mkdir()
+    for package in PACKAGES.glob(f"perun-hpc*64.{kind}"):
+        shutil.copy(package, root / "packages")
+    shutil.copy(Path(__file__).with_name("scenario.sh"), root / "packages")
+    old, new = (next((root / "packages").glob(f"perun-hpc*-{number}[._]*.{kind}")).name for number in (1, 2))
+    if kind == "rpm":
+        (root / "packages" / "base.yaml").write_text(BASE)
+        make = [NFPM, "package", "-f", "base.yaml", "-p", "rpm", "-t", "base.rpm"]
+        subprocess.run(make, cwd=root / "packages", check=True, stdout=subprocess.DEVNULL)
+        inside(root, f"{RPM} --install /packages/base.rpm")
+    words = " ".join(f"'{word.format(old=f'/packages/{old}', new=f'/packages/{new}')}'" for word in KINDS[kind])
+    good = inside(root, f"sh /packages/scenario.sh {words}", "unshare", "--net") == 0
+    shutil.rmtree(root)
+    return good
+
+
+def main(names: list[str]) -> int:
+    """Try all releases, or those named; 1 where something does not hold."""
+    chosen = [one for one in RELEASES if one.name in names or not names]
+    good = [trial(one, "deb") for one in chosen]
+    good += [trial(RELEASES[0], "rpm")] if RELEASES[0] in chosen else []
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
