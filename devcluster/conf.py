@@ -52,14 +52,17 @@ def users() -> dict[str, User]:
     return found
 
 
-def _present(bare: bool) -> list[User]:
-    """The users of a cluster, without those of the software under test on a bare one."""
-    return [user for user in users().values() if not (bare and user.name.startswith("perun"))]
+def _present(machine: str, bare: bool) -> list[User]:
+    """The users that a cluster adds; to a bare one those alone that neither the machine nor the software brings."""
+    known = {line.partition(":")[0] for line in machine.splitlines()} if bare else set()
+    return [
+        user for user in users().values() if user.name not in known and not (bare and user.name.startswith("perun"))
+    ]
 
 
 def passwd(machine: str, bare: bool = False) -> str:
     """The cluster's /etc/passwd: the machine's system users and ours."""
-    ours = _present(bare)
+    ours = _present(machine, bare)
     lines = _without(machine, {u.name for u in ours}, {u.uid for u in ours})
     lines += [f"{u.name}:x:{u.uid}:{u.uid}:{u.name} of the test cluster:{u.home}:{u.shell}" for u in ours]
     return "\n".join(lines) + "\n"
@@ -67,7 +70,7 @@ def passwd(machine: str, bare: bool = False) -> str:
 
 def group(machine: str, bare: bool = False) -> str:
     """The cluster's /etc/group."""
-    ours = _present(bare)
+    ours = _present(machine, bare)
     lines = _without(machine, {u.name for u in ours}, {u.uid for u in ours})
     lines += [f"{u.name}:x:{u.uid}:" for u in ours]
     return "\n".join(lines) + "\n"
