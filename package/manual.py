@@ -1,6 +1,6 @@
 """Manual pages and completions, made from what the commands themselves declare: `python package/manual.py ROOT`.
 
-One page per command, perun(1) above them, perun-policy(5) from the table of the policy's fields, and package/*.8 as
+One page per command, perun(1) above them, perun-policy(5) and perun.ini(5) from the tables of fields, package/*.8 as
 they are written. shtab makes the completions for bash, zsh and fish.
 """
 
@@ -17,8 +17,8 @@ import shtab
 
 from perun_hpc._version import __version__
 from perun_hpc.cli.main import COMMANDS, command_parser, overall_parser
-from perun_hpc.config.policy import default_of
 from perun_hpc.config.schema import FIELDS, SECTIONS, Layer
+from perun_hpc.config.user_schema import OPTIONS
 
 HERE = Path(__file__).resolve().parent
 COMPLETIONS = (
@@ -36,13 +36,20 @@ POLICY = """\
 Every field has a default; perun policy check lists every mistake, perun policy explain what holds for a job.
 Below partitions:, nodes: and accounts: the fields that are marked so may be set for a part of the cluster."""
 
+INI = """\
+./.perun.ini, or the file that perun -c names, has sections and options as INI files do.
+perun showconf prints those in force, and where each was set."""
+
 
 def main(root: Path) -> int:
     """Write everything below a directory."""
     os.environ["COLUMNS"] = "80"  # of the lines of usage
     names = [name for name, _ in COMMANDS]
     pages = {
-        "perun.1": page(overall_parser(), [f"perun-{name}(1)" for name in names] + ["perun-policy(5)", "perun-hpc(8)"])
+        "perun.1": page(
+            overall_parser(),
+            [f"perun-{name}(1)" for name in names] + ["perun.ini(5)", "perun-policy(5)", "perun-hpc(8)"],
+        )
     }
     whole = overall_parser()
     choices = whole.add_subparsers()
@@ -50,6 +57,7 @@ def main(root: Path) -> int:
         pages[f"perun-{name}.1"] = page(command_parser(name), ["perun(1)"])
         choices.add_parser(name, help=text, parents=[command_parser(name, add_help=False)])
     pages["perun-policy.5"] = policy_page()
+    pages["perun.ini.5"] = options_page()
     pages |= {path.name: path.read_text() for path in HERE.glob("*.8")}
     for name, text in pages.items():
         write(root / "usr/share/man" / f"man{name[-1]}" / name, text)
@@ -109,16 +117,26 @@ def policy_page() -> str:
         for field in FIELDS.values():
             if field.section == section:
                 layers = ", ".join(layer.value for layer in Layer if layer in field.layers)
-                lines += [".TP", f"\\fB{quoted(field.path)}\\fR (default: {quoted(default_of(field))}; per {layers})"]
+                lines += [".TP", f"\\fB{quoted(field.path)}\\fR (default: {quoted(field.shown_default)}; per {layers})"]
                 lines.append(quoted(sentence(field.doc)))
     lines += [".SH SEE ALSO", "perun\\-policy(1), perun\\-hpc(8)."]
     return "\n".join(lines) + "\n"
+
+
+def options_page() -> str:
+    """perun.ini(5), from the table of options."""
+    lines = [*head("perun.ini", 5, "options of perun monitor"), ".SH DESCRIPTION", quoted(INI), ".SH OPTIONS"]
+    for option in OPTIONS.values():
+        lines += [".TP", f"\\fB[{quoted(option.section)}] {quoted(option.name)}\\fR", quoted(sentence(option.doc))]
+        lines.append(f"Default: {quoted(option.kind.show(option.default) or 'none')}.".replace(",", ",\\:"))
+    return "\n".join([*lines, ".SH SEE ALSO", "perun\\-monitor(1), perun\\-showconf(1)."]) + "\n"
 
 
 def head(name: str, section: int, what: str) -> list[str]:
     """The first lines of a page."""
     return [
         f'.TH "{quoted(name.upper())}" {section} "" "perun-hpc {__version__}" ""',
+        ".ad l",  # lists of words that cannot be broken would leave holes
         ".SH NAME",
         f"{quoted(name)} \\- {quoted(what.rstrip('.'))}",
     ]

@@ -40,7 +40,7 @@ def test_the_policy_s_page_has_every_field(made: Path) -> None:
 @pytest.mark.skipif(shutil.which("man") is None, reason="no man here")
 def test_pages_render_without_a_warning(made: Path) -> None:
     pages = sorted((made / "man").glob("*/*"))
-    assert len(pages) == len(COMMANDS) + 3
+    assert len(pages) == len(COMMANDS) + 4
     for page in pages:
         done = subprocess.run(["man", "--warnings", "-l", page], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, ""), page.name
