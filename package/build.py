@@ -60,12 +60,13 @@ def main(nfpm: str) -> int:
         environment(machine)
         c_parts(arch, "cc" if arch == native() else cross)
         files()
-    packages = CHECKOUT / "build" / "packages"
+    release = os.environ.get("RELEASE") or "1"
+    packages = CHECKOUT / "build" / ("packages" if release == "1" else f"packages-{release}")
     packages.mkdir(exist_ok=True)
     metadata = {
         "ARCH": arch,
         "VERSION": version(),
-        "RELEASE": os.environ.get("RELEASE") or "1",
+        "RELEASE": release,
         "SOURCE_DATE_EPOCH": said("git", "-C", str(CHECKOUT), "log", "-1", "--format=%ct"),
     }
     for kind in ("deb", "rpm"):

@@ -155,8 +155,9 @@ def prepare(make: Block, cluster: Cluster) -> None:
         subprocess.run(["bash", "-euc", make.text], cwd=CHECKOUT, check=True)
     packages.prepare()
     (cluster.shared / "new").mkdir()
-    for package in packages.PACKAGES.glob("*_amd64.deb"):
-        shutil.copy(package, cluster.shared / ("new" if "-2_" in package.name else ""))
+    for place, into in ((packages.PACKAGES, cluster.shared), (packages.NEXT, cluster.shared / "new")):
+        (package,) = place.glob("*_amd64.deb")
+        shutil.copy(package, into)
 
 
 def installed(trial: Trial) -> None:

@@ -17,6 +17,8 @@ from tests.matrix.roots import RELEASES, Release
 
 WORK = roots.CHECKOUT / "build" / "package" / "roots"
 PACKAGES = roots.CHECKOUT / "build" / "packages"
+NEXT = PACKAGES.with_name("packages-2")
+"""The same once more as the next release, to upgrade to."""
 NFPM = roots.CHECKOUT / "build" / "tools" / "bin" / "nfpm"
 NEEDED = ("python3", "systemd", "slurm-client", "rpm")
 BASE = """\
@@ -61,7 +63,7 @@ def trial(release: Release, kind: str) -> bool:
     shutil.rmtree(root, ignore_errors=True)
     subprocess.run(["cp", "-a", base(release), root], check=True)
     (root / "packages").mkdir()
-    for package in PACKAGES.glob(f"perun-hpc*64.{kind}"):
+    for package in (*PACKAGES.glob(f"perun-hpc*64.{kind}"), *NEXT.glob(f"perun-hpc*64.{kind}")):
         shutil.copy(package, root / "packages")
     shutil.copy(Path(__file__).with_name("scenario.sh"), root / "packages")
     old, new = (next((root / "packages").glob(f"perun-hpc*-{number}[._]*.{kind}")).name for number in (1, 2))
