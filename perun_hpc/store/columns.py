@@ -36,7 +36,7 @@ class Columns:
         self.length = layout.chunk_rows(period_ns)
         self._parts = parts
         self._period_ns = period_ns
-        self._columns = {c: _Column(sensors[c], part.form) for part in parts for c in part.columns}
+        self._columns = {c: Column(sensors[c], part.form) for part in parts for c in part.columns}
 
     def empty(self, number: int) -> Chunk:
         """A chunk without rows."""
@@ -68,7 +68,7 @@ class Columns:
             column.last, column.last_ns, column.added = kept
 
 
-class _Column:
+class Column:
     """Turns a sensor's raw ticks into stored values; a counter is unwrapped, a reset one goes on from where it was."""
 
     def __init__(self, sensor: Sensor, form: Form) -> None:

@@ -16,9 +16,10 @@ from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.store import job_store
+from perun_hpc.store.columns import Column
 from perun_hpc.store.journal import GAP
 from perun_hpc.store.layout import FORMS
-from perun_hpc.store.node_store import NodeStore, _Column
+from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.ship import ship
 from tests.examples import examples
 
@@ -59,7 +60,7 @@ def sensor(kind: Kind, scale: tuple[int, int], wrap_range: int | None) -> Sensor
 def test_many_rows_at_once_are_stored_as_one_by_one(kind, scale, wrap_range, batches):
     one = sensor(kind, scale, wrap_range)
     form = FORMS[one.quantity, one.kind]
-    at_once, singly = _Column(one, form), _Column(one, form)
+    at_once, singly = Column(one, form), Column(one, form)
     now_ns = 0
     for batch in batches:
         times_ns = [now_ns + SECOND_NS * place for place in range(len(batch))]
