@@ -31,14 +31,14 @@ def read_text(path: Path, most_b: int) -> str:
     OSError
         Where it cannot be read.
     ValueError
-        Where it is too large, or not UTF-8: says in which line.
+        Where it is too large, or not UTF-8: says in which line, and the remedy.
     """
     data = read_regular(path, most_b)
     if len(data) > most_b:
-        raise ValueError(f"larger than {most_b >> 20} MiB")
+        raise ValueError(f"larger than {most_b >> 20} MiB: leave out the lines that are not needed")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: the byte 0x{byte:02x} is not UTF-8") from error
+        raise ValueError(f"line {line}: the byte 0x{byte:02x} is not UTF-8: write the file in UTF-8") from error

@@ -169,7 +169,7 @@ class PolicyKeeper:
         except (ValueError, RecursionError):
             found = None
         if not found or not _is_policy(found):
-            self.refused = f"cannot compile {self.source}: what the compiler made is no policy"
+            self.refused = f"cannot compile {self.source}: the compiler made no policy of it"
             return
         self.refused = None
         self._policy = found

@@ -273,7 +273,7 @@ class Words:
             try:
                 values.append(self.element.parse(word))
             except ValueError as error:
-                raise ValueError(f"for '{word[:40]}' {error}") from None
+                raise ValueError(f"in place of '{word[:40]}' {error}") from None
         return tuple(values)
 
     def show(self, value: tuple[Any, ...]) -> str:

@@ -102,7 +102,8 @@ def settings(parser: configparser.ConfigParser) -> UserSettings:
     values = {}
     for section in parser.sections():
         for name, text in parser[section].items():
-            values[name] = _value(_known(section, name, "configuration"), text, "configuration")
+            option = _known(section, name, "configuration")
+            values[name] = _value(option, text, f"configuration, [{section}] {name}")
     return UserSettings(**values)
 
 

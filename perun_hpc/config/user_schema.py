@@ -63,7 +63,7 @@ class UserSettings:
     power_overhead: float = _costs(_NOT_NEGATIVE, "0", "constant power of each host that no sensor sees, in W")
     pue: float = _costs(Number(1), "1", "power usage effectiveness of the site")
     emissions_factor: float | str | None = _costs(
-        OrNothing((_NOT_NEGATIVE, Upper("[A-Za-z]{3}", "DEU"))),
+        OrNothing((_NOT_NEGATIVE, Upper("[A-Za-z]{3}", "DEU", rule="a country's three letters"))),
         "",
         "CO2 per kWh in g, or a country's three letters; without one none is shown",
     )

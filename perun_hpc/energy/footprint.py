@@ -152,7 +152,7 @@ def _read(path: str) -> str:
             f"{path}: {error.strerror}: write the series there, or correct footprint in the policy"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"{path}, {error}: write it as CSV in UTF-8") from error
+        raise ConfigError(f"{path}, {error}") from error
 
 
 def from_policy(

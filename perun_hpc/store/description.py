@@ -117,7 +117,7 @@ def descriptions(directory: Path) -> Iterator[tuple[Path, Json]]:
         if not isinstance(value, dict) or not {"job_dir", "sealed"} <= value.keys():
             raise DataError(f"{path}: damaged: not the description of a track")
         if value["sealed"] is not None and not _is_seal(value["sealed"]):
-            raise DataError(f"{path}: damaged: 'sealed' says nothing that a sealed track does")
+            raise DataError(f"{path}: damaged: it says that the track has ended, and not how")
         yield path.parent, value
 
 

@@ -131,5 +131,7 @@ class NodeShards:
     def _path(self, name: str, shard: int) -> Path:
         column = shard - self.track.origin // layout.shard_rows(self.track.period_ns)
         if column < 0:
-            raise DataError(f"{self.job_dir}: ticks before the store's origin; is the clock of {self._node} right?")
+            raise DataError(
+                f"{self.job_dir}: readings from before the job's store begins; is the clock of {self._node} right?"
+            )
         return create.shard_path(self.job_dir, self.track, name, self.track.plan.nodes.index(self._node), column)

@@ -54,11 +54,14 @@ def test_fault_21_zeros_count_and_both_spellings_of_the_emission_factor_work(pla
         ("[monitor]\nsampling_period = 0\n", "'0' is not allowed: expected a number above 0"),
         ("[post-processing]\npue = 0.5\n", "expected a number of at least 1"),
         ("[output]\nformat = yaml\n", "expected one of: text, json"),
-        ("[benchmarking]\nmetrics = runtime,speed\n", "expected for 'speed' one of: runtime, "),
+        ("[benchmarking]\nmetrics = runtime,speed\n", "expected in place of 'speed' one of: runtime, "),
         ("[benchmarking]\nrounds = 0\n", "expected a whole number of at least 1"),
         ("[benchmarking]\nrounds = 1.5\n", "expected a whole number of at least 1"),
         ("[output]\nformat = jsn\n", "did you mean 'json'?"),
-        ("[post-processing]\nemissions_factor = DE\n", "a number of at least 0 or text like 'DEU', or nothing"),
+        (
+            "[post-processing]\nemissions_factor = DE\n",
+            "a number of at least 0 or text like 'DEU' (a country's three letters), or nothing",
+        ),
         ("[post-processing]\nprice_factor = nan\n", "a number of at least 0, or nothing"),
         ("[monitor]\nsampling_period = 1e999\n", "expected a number above 0"),
         ("no section\n", "cannot read"),
@@ -88,6 +91,10 @@ def test_a_foreign_parser_is_checked_when_it_is_frozen():
     parser = defaults()
     parser.set("monitor", "colour", "red")
     with pytest.raises(ConfigError, match="colour"):
+        settings(parser)
+    parser = defaults()
+    parser.set("post-processing", "pue", "0")
+    with pytest.raises(ConfigError, match=r"configuration, \[post-processing\] pue: '0' is not allowed"):
         settings(parser)
 
 
