@@ -68,5 +68,7 @@ holds "all is still there" perun --version
 rm -r /etc/slurm
 holds "it goes" $remove
 holds "no agent is left" same "$(grep -lsz perun_hpc.agent /proc/[0-9]*/cmdline || :)" ""
+# In a distribution of rpm's the package `filesystem` has these directories, so nfpm leaves them to it.
+rmdir -p /usr/share/fish/vendor_completions.d /usr/share/zsh/site-functions 2>/dev/null || :
 everything >/tmp/after
 holds "data is left and nothing else" same "$(comm -13 /tmp/before /tmp/after | grep -vE '^/(etc/perun|var/spool/perun|var/lib/perun)(/|$)|^/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$' || :)" ""
