@@ -4,7 +4,7 @@ One package holds everything for every distribution: the Python packages for eac
 each Slurm. The network is used here, never at installation: what is fetched from a Python index has the digests of
 requirements.lock, what comes from Debian (Slurm's headers, nothing else) Debian's signature.
 
-A tree is made in build/package/root, which package/nfpm.yaml describes. Of the environment: ARCH (amd64, arm64),
+A tree is made in build/package/root-ARCH, which package/nfpm.yaml describes. Of the environment: ARCH (amd64, arm64),
 RELEASE (1), SLURM_INCLUDE (where slurm/spank.h of a Slurm of your own is, /usr/include), TREE (kept: the one of the
 last time).
 """
@@ -21,7 +21,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 WORK = CHECKOUT / "build" / "package"
-ROOT = WORK / "root"
+ARCH = os.environ.get("ARCH") or "amd64"
+ROOT = WORK / f"root-{ARCH}"
 PREFIX = ROOT / "opt" / "perun-hpc"
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -52,19 +53,18 @@ sys.exit(main())
 
 def main(nfpm: str) -> int:
     """Make the tree and both packages."""
-    arch = os.environ.get("ARCH") or "amd64"
-    machine, cross = ARCHITECTURES[arch]
+    machine, cross = ARCHITECTURES[ARCH]
     if os.environ.get("TREE") != "kept":
         shutil.rmtree(ROOT, ignore_errors=True)
         WORK.mkdir(parents=True, exist_ok=True)
         environment(machine)
-        c_parts(arch, "cc" if arch == native() else cross)
+        c_parts(ARCH, "cc" if native() == ARCH else cross)
         files()
     release = os.environ.get("RELEASE") or "1"
     packages = CHECKOUT / "build" / ("packages" if release == "1" else f"packages-{release}")
     packages.mkdir(exist_ok=True)
     metadata = {
-        "ARCH": arch,
+        "ARCH": ARCH,
         "VERSION": version(),
         "RELEASE": release,
         "SOURCE_DATE_EPOCH": said("git", "-C", str(CHECKOUT), "log", "-1", "--format=%ct"),
