@@ -194,7 +194,7 @@ class RankServer:
             self._directory.mkdir(exist_ok=True)
             content = _content(fd)
             self._look(content)
-            write_new(self._directory / f"{rank}{SUFFIX}", content, durable=False)
+            write_new(self._directory / f"{rank}{SUFFIX}", content, mode=0o666, durable=False)  # as the umask says
         except (OSError, DataError):
             return
 

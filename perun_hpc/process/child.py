@@ -87,8 +87,10 @@ def execute(command: tuple[str, ...], out: int, err: int) -> Child:
         (os.POSIX_SPAWN_DUP2, out, 1),
         (os.POSIX_SPAWN_DUP2, err, 2),
     ]
+    # A name may be empty in an environment that is handed on; here it is an error.
+    environment = {name: text for name, text in os.environ.items() if name}
     forgotten = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-    return Child(os.posix_spawn(command[0], command, os.environ, file_actions=to, setsigmask=(), setsigdef=forgotten))
+    return Child(os.posix_spawn(command[0], command, environment, file_actions=to, setsigmask=(), setsigdef=forgotten))
 
 
 def begin(parent: int) -> None:

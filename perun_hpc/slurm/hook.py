@@ -120,7 +120,8 @@ def make_run_directory(path: Path) -> None:
 class Waiting:
     """A message written beside its place in the inbox before anything can go wrong; then kept or dropped at once.
 
-    By the inbox's descriptor, as the C hook does it, and not by `files`: root writes into no directory of another name.
+    By the inbox's descriptor, as the C hook does it, and not by `files`: a directory that is put in its place meanwhile
+    gets nothing of root's.
     """
 
     def __init__(self, inbox: Path, name: str, packet: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -120,3 +122,22 @@ def test_a_compiler_leaves_no_descriptor_and_serves_a_process_with_threads(polic
     finally:
         going.set()
         other.join()
+
+
+FOLLOW = """
+import sys
+from pathlib import Path
+from perun_hpc.config.keeper import PolicyKeeper
+from perun_hpc.process.clock import MACHINE
+keeper = PolicyKeeper(Path(sys.argv[1]), MACHINE)
+keeper.check()
+keeper.wait(60)
+print(keeper.refused, keeper.site().sampling.period_ns)
+"""
+
+
+def test_an_odd_environment_keeps_no_policy_from_being_compiled(policy: Path) -> None:
+    command = [sys.executable, "-c", FOLLOW, str(policy)]
+    odd = {**os.environ, "": "no name", "BYTES": "\udcff", "LANG": "xx_YY", "PYTHONSTARTUP": "/dev/zero"}
+    done = subprocess.run(command, env=odd, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == (f"None {2 * S}\n", "")
