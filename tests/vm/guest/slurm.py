@@ -89,12 +89,15 @@ def await_running(job: int, timeout: float = 180) -> None:
 
 
 def directories(job: int) -> list[Path]:
-    """The job's cgroup directories, by its id or, on newer Slurm, its SLUID."""
-    names = [f"job_{job}"]
-    sluid = re.search(r"\bSLUID=(\S+)", run("scontrol", "--oneliner", "show", "job", str(job)))
-    if sluid:
-        names.append(sluid[1])
-    return [path for name in names for path in Path("/sys/fs/cgroup").rglob(name)]
+    """The job's cgroup, by its processes: which name Slurm gives it is Slurm's."""
+    found: set[Path] = set()
+    for line in run("scontrol", "listpids", str(job)).splitlines()[1:]:
+        pid = line.split()[0]
+        if pid.isdigit():
+            below, step, _ = Path(f"/proc/{pid}/cgroup").read_text().strip().partition("::")[2].partition("/step_")
+            if step:
+                found.add(Path(f"/sys/fs/cgroup{below}"))
+    return sorted(found)
 
 
 def version() -> str:
