@@ -317,7 +317,12 @@ def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: in
 
 
 def _lines(path: Path, findings: list[Finding]) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        findings.append(Finding(f"{path.parent.name} {path.stem}", f"{path} cannot be read: {error.strerror}"))
+        return
+    with file:
         for number, raw in enumerate(file, 1):
             try:
                 line = json.loads(raw)

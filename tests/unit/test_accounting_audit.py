@@ -148,3 +148,14 @@ def test_a_facility_meter(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="columns time"):
         read_meter(path, START_S, START_S)
+
+
+def test_a_node_ledger_that_cannot_be_read_is_named_and_holds_up_no_other(tmp_path: Path) -> None:
+    other = tmp_path / "n2" / f"{DAY}.jsonl"
+    other.mkdir(parents=True)
+    path = tmp_path / "n1" / f"{DAY}.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps(interval(0, 10, 60, job=40, idle=20)) + "\n")
+    books = read_books([other, path])
+    assert [(one.where, str(other) in one.what) for one in books.findings] == [(f"n2 {DAY}", True)]
+    assert AT in books.accounts
