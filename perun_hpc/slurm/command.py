@@ -6,6 +6,7 @@ A dozen variables change what Slurm's commands print or whom they ask (`SLURM_TI
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -44,21 +45,29 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}
 
 
-def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
-    """Run a Slurm command and return its standard output; `UnavailableError` when it is absent, fails or hangs."""
+def attempt(command: Sequence[str], stdin: str | None, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command; how it ended, whatever its exit code. `UnavailableError` when it is absent or hangs.
+
+    One that cannot even be killed is left behind.
+    """
     name = command[0]
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             list(command),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            timeout=timeout_s,
-            check=False,
             env=environment(os.environ),
         )
+        try:
+            output, errors = process.communicate(stdin, timeout_s)
+        except BaseException:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=1.0)
+            raise
     except FileNotFoundError as error:
         raise UnavailableError(f"{name}: not installed here: run it where Slurm's commands are") from error
     except subprocess.TimeoutExpired as error:
@@ -69,6 +78,12 @@ def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> 
     except (subprocess.SubprocessError, ValueError) as error:
         # Values: a NUL in an argument, text that UTF-8 does not have.
         raise UnavailableError(f"{name}: cannot be run: {error}: check the arguments") from error
+    return subprocess.CompletedProcess(list(command), process.returncode, output, errors)
+
+
+def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
+    """Run a Slurm command and return its standard output; `UnavailableError` when it is absent, fails or hangs."""
+    name, done = command[0], attempt(command, stdin, timeout_s)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         if any(_NONE_KEPT in line for line in lines):
