@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping
 
 from perun_hpc.errors import AccessError
-from perun_hpc.report.quantities import duration
-from perun_hpc.report.screen import printable
+from perun_hpc.report.losses import losses
 from perun_hpc.wire.client import AGENT_SOCKET, request
 
 VERBS = {
@@ -20,19 +17,6 @@ VERBS = {
     "stop": "take closing readings and end; running jobs are continued by the next agent",
     "release-gpus": "let go of the GPUs, so that they can be reset; they are taken again with the next job",
 }
-
-KINDS = {
-    "shipping": "shipping fails {since}: {why}",
-    "not-shipped": "not shipped {since}: {what}: {why}; it waits in the spool and is tried again",
-    "set-aside": "set aside {since}: {what}: failed to be shipped several times; {why}",
-    "not-written": "not written {since}: {what}: {why}; it waits in memory until the spool takes it",
-    "not-read": "not read {since}: {what}: the root helper is gone, {why}",
-    "no-reading": "no reading {since}: {what}: {why}; records of this time have gaps",
-    "not-moving": "not moving {since}: {what}: {why}; its energy is missing, not zero",
-    "not-there": "not there: {what}: {why}",
-    "not-confined": "not confined: {what}: {why}; the agent measures all the same",
-}
-"""What is said of a kind of loss; the oldest of several gives time and reason."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,16 +53,3 @@ def lines(answer: Mapping[str, str], now_s: float) -> list[str]:
     if answer.get("policy"):
         shown.append(f"policy: {answer['policy']}; the last valid one stays in force")
     return shown + losses(json.loads(answer["losses"]), now_s) if "losses" in answer else shown
-
-
-def losses(entries: Sequence[Mapping[str, Any]], now_s: float) -> list[str]:
-    """What the agent could not do, one kind a line: what, since when, why, and what becomes of it."""
-    lines = []
-    for one in entries:
-        names, count = one["names"], int(one["count"])
-        what = printable(", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else ""))
-        since_s = int(one["since_ns"]) // 1_000_000_000
-        since = f"since {datetime.fromtimestamp(since_s):%Y-%m-%d %H:%M:%S} ({duration(max(0, now_s - since_s))})"
-        form = KINDS.get(one["kind"], "{kind}: {what}, {since}: {why}")
-        lines.append(form.format(kind=printable(one["kind"]), what=what, since=since, why=printable(one["why"])))
-    return lines or ["losses: none"]
