@@ -10,5 +10,6 @@ if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl try-restart perun-agent.service perun-collect.service
 elif [ -x $prefix/bin/python ] && $prefix/bin/perun agent stop >/dev/null 2>&1; then
+	flock -w 20 /run/perun/agent.lock true || : # until it has ended
 	setsid -f $prefix/bin/python -I -S $prefix/libexec/perun/isolated.py perun_hpc.agent </dev/null >/dev/null 2>&1
 fi

@@ -15,8 +15,8 @@ fi
 
 if [ -d /run/systemd/system ]; then
 	systemctl disable --now perun-agent.service perun-collect.service
-else
-	$prefix/bin/perun agent stop >/dev/null 2>&1 || :
+elif $prefix/bin/perun agent stop >/dev/null 2>&1; then
+	flock -w 20 /run/perun/agent.lock true || : # until it has ended
 fi
 rm -f $prefix/bin/python $prefix/pyvenv.cfg
 [ ! -L $prefix/lib/perun/perun_spank.so ] || rm -f $prefix/lib/perun/perun_spank.so

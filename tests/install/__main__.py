@@ -165,8 +165,13 @@ def installed(trial: Trial) -> None:
     for job in trial.said("sacct", "-nX", "-o", "JobID").split():
         record = trial.record(job)
         trial.must(record["status"] == "complete" and int(str(record["energy_uj"])) > 0, f"job {job} has its energy")
-        comment = trial.said("sacct", "-nPX", "-j", job, "-o", "AdminComment", user="root")
-        trial.must("perun" in comment or "uJ" in comment, f"job {job} has its line in Slurm's accounting")
+        mine = trial.cluster.run(
+            ["runuser", "-u", "perun", "--", "perun", "jobs", "-a", "--format", "json"], user="root"
+        )
+        trial.must(int(job) in [one["job_id"] for one in json.loads(mine.stdout)], f"job {job} is in the ledger")
+    trial.must(
+        trial.said("pgrep", "-u", "perun", "-f", "collect --daemon", user="root").isdigit(), "the collector runs"
+    )
     numbers = {trial.said("id", "-u", "perun", node=host) for host in trial.cluster.hosts[1:]}
     trial.must(numbers == {"820"}, "the service user has one number on all hosts")
     trial.must("--perun" in trial.said("srun", "--help"), "srun knows --perun")
@@ -184,7 +189,8 @@ def upgraded(trial: Trial, before: dict[str, str]) -> None:
     record = trial.record(trial.long)
     trial.must(record["status"] == "complete" and int(str(record["energy_uj"])) > 0, "the long job has its energy")
     trial.must(
-        len(trial.said("perun", "jobs", "-a", user="perun").splitlines()) > 3, "the ledger has the jobs before it"
+        len(trial.said("runuser", "-u", "perun", "--", "perun", "jobs", "-a", user="root").splitlines()) > 3,
+        "the ledger has the jobs before it",
     )
 
 

