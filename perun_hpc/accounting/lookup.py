@@ -36,13 +36,15 @@ class Found:
 class Places:
     """Where to look: the cluster's archive, the ledger's URL, and sacct (`query_jobs` with its cluster bound).
 
-    What ended before the epoch time `due_s` has its record by now, or will never have one.
+    What ended before the epoch time `due_s` has its record by now, or will never have one; the collector sweeps every
+    `sweep_s` seconds.
     """
 
     archive: Archive
     ledger: str | None
     sacct: Callable[[Iterable[str]], list[SlurmJob]] | None
     due_s: float
+    sweep_s: float = 60.0
 
 
 def find(text: str, places: Places) -> list[Found]:
@@ -182,7 +184,8 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
     if row.ended:
         made = missing_record(row, cluster, "no energy record of this job")
         if (row.end_s or 0) >= places.due_s:
-            made = replace(made, status="awaited", missing=("its energy record is on the way",), missing_nodes=())
+            waits = f"its energy record is on the way: the collector sweeps every {places.sweep_s:.0f} s"
+            made = replace(made, status="awaited", missing=(waits,), missing_nodes=())
         return Found(made, "Slurm's accounting")
     waiting = "the job still runs: no figure of it is here yet; its record comes at its end"
     if row.state == "PENDING":

@@ -53,6 +53,7 @@ def places(args: argparse.Namespace) -> Places:
         ledger=args.ledger or site.ledger,
         sacct=lambda ids: query_jobs(ids, args.cluster, extra=identity_fields()),
         due_s=time.time() - site.deadline_s - 2 * site.sweep_s,
+        sweep_s=site.sweep_s,
     )
 
 

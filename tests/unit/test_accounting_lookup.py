@@ -173,6 +173,7 @@ def test_a_record_on_its_way_and_one_that_never_comes(archive: Archive) -> None:
     found = listed_by_slurm([*rows, never], places(archive))
     assert [f.record.status for f in found] == ["missing", "awaited", "missing"]
     assert found[2].record.missing == ("the job never ran",)
+    assert found[1].record.missing == ("its energy record is on the way: the collector sweeps every 60 s",)
     lines = jobs_listing([f.record for f in found], Style(), START_S + 400)
     assert [line.split()[-1] for line in lines[1:]] == ["missing", "yet", "ran"]
     later = slurm_job(4, start_s=START_S + 500, end_s=START_S + 600)
