@@ -18,6 +18,7 @@ from perun_hpc import files
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.sources.gauges import Left
 from perun_hpc.agent.sources.node import JobUse, Snapshot
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey
@@ -34,7 +35,8 @@ class NodeState:
 
     `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
     (monotonic), `ledger` the day and length of the node ledger, `home` the names of cluster and node, `inside` what
-    parts of meters were given in the meters' open intervals (meter -> owner -> uJ).
+    parts of meters were given in the meters' open intervals (meter -> owner -> uJ), `gauges` where the counters that
+    are made of power gauges were left.
     """
 
     boot_id: str
@@ -47,6 +49,7 @@ class NodeState:
     static: Mapping[str, Any]
     home: tuple[str, str]
     inside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    gauges: Mapping[str, Left] = field(default_factory=dict)
 
 
 def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
@@ -71,6 +74,7 @@ def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
             "static": dict(state.static),
             "home": list(state.home),
             "inside": {meter: dict(given) for meter, given in state.inside.items()},
+            "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
         },
     )
 
@@ -104,6 +108,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             static=data["static"],
             home=(data["home"][0], data["home"][1]),
             inside=data.get("inside", {}),
+            gauges={gauge: tuple(left) for gauge, left in data.get("gauges", {}).items()},
         )
         if names := codec.wrong(state):
             raise DataError(f"{paths.state}: damaged: {names}")

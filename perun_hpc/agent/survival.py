@@ -55,6 +55,7 @@ class Survival:
             static=self._meter.learning.to_json(),
             home=self._register.home,
             inside=self._meter.inside,
+            gauges=self._meter.gauges.left,
         )
         guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._meter.sensors]))
 
@@ -89,6 +90,7 @@ class Survival:
         if not same_boot:
             self._meter.end_interval()
             return
+        self._meter.gauges.go_on_from(former.gauges)
         going_on = partial(self._meter.continue_from, former.last, former.uses, former.parent_cpu_ns, former.inside)
         snapshot = guard("going on from the last readings", going_on) or self._meter.end_interval()
         for session in list(register.live.values()):

@@ -19,7 +19,8 @@ def node(tmp_path: Path) -> Iterator[FakeNode]:
     fake.stop()
 
 
-def test_a_superchips_gauges_are_integrated_over_the_job(node: FakeNode) -> None:
+def be_a_superchip(node: FakeNode) -> None:
+    """500 W of the module, 200 W of them Grace's, and no counter."""
     shutil.rmtree(node.root / "sys/class/powercap")
     for number, (rail, watts) in enumerate({"Module": 500, "Grace": 200}.items()):
         chip = node.root / f"sys/class/hwmon/hwmon{number}/device"
@@ -28,6 +29,10 @@ def test_a_superchips_gauges_are_integrated_over_the_job(node: FakeNode) -> None
         (chip / "power1_average_interval").write_text("50\n")
         (chip / "power1_oem_info").write_text(f"{rail} Power Socket 0\n")
         (chip.parent / "name").write_text("power_meter\n")
+
+
+def test_a_superchips_gauges_are_integrated_over_the_job(node: FakeNode) -> None:
+    be_a_superchip(node)
     node.start()
     node.begin(1, exclusive="1")
     time.sleep(2.5)
@@ -40,6 +45,22 @@ def test_a_superchips_gauges_are_integrated_over_the_job(node: FakeNode) -> None
     assert abs(grace["energy_uj"] - 200 * elapsed_ns // 1000) <= 10
     assert abs(other["energy_uj"] - 300 * elapsed_ns // 1000) < 300_000
     assert "superchip module" in record["scope"]
+
+
+def test_what_is_integrated_goes_on_where_a_killed_agent_left_it(node: FakeNode) -> None:
+    be_a_superchip(node)
+    node.start()
+    node.begin(1, exclusive="1")
+    node.kill()
+    node.start()
+    node.end(1)
+    record = node.record(1)
+    assert (record["state"], record["why"]) == ("closed", None)
+    assert [gap["why"] for gap in record["gaps"]] == ["the agent was restarted"]
+    edges = record["edges"]["hwmon:grace-0:energy"]
+    elapsed_ns = edges["end"]["mono_ns"] - edges["start"]["mono_ns"]
+    assert abs(record["domains"]["grace-0"]["energy_uj"] - 200 * elapsed_ns // 1000) <= 10
+    assert record["domains"]["grace-0"]["gap_ns"] == 0
 
 
 def test_static_power_of_the_policy_and_the_scope_stand_in_the_record(node: FakeNode) -> None:

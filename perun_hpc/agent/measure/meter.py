@@ -18,6 +18,7 @@ from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
@@ -185,6 +186,11 @@ class Meter:
     def inside(self) -> Mapping[str, Mapping[str, int]]:
         """What parts of meters were given in the meters' open intervals, for the next agent."""
         return self._intervals.inside
+
+    @property
+    def gauges(self) -> Gauges:
+        """The counters that are made of power gauges."""
+        return self._node.gauges
 
     def continue_from(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
 
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.containment import integrated
@@ -12,11 +14,16 @@ MAX_GAP_NS = 30_000_000_000
 """Two readings further apart leave a gap: nothing is known of the power in between."""
 
 
+Left: TypeAlias = tuple[int, int, int, int, int]
+"""Where a counter is left: its gauge's last ticks and their time (monotonic ns), its total, generation, shown total."""
+
+
 class Gauges:
     """The synthetic counters of a node, by the id of their gauge."""
 
     def __init__(self) -> None:
         self._counters: dict[str, SyntheticCounter] = {}
+        self._left: dict[str, Left] = {}
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -27,7 +34,28 @@ class Gauges:
         """Integrate the gauges among the sensors that energy rests on, and no others; known ones go on counting."""
         known = self._counters
         chosen = integrated(sensors)
-        self._counters = {one.id: known.get(one.id, SyntheticCounter(one, MAX_GAP_NS)) for one in chosen}
+        self._counters = {one.id: known.get(one.id) or self._begun(one) for one in chosen}
+
+    @property
+    def left(self) -> dict[str, Left]:
+        """Where the counters are, for the next agent."""
+        return {
+            gauge: (one.last.ticks, one.last.mono_ns, one.total, one.generation, one.shown)
+            for gauge, one in self._counters.items()
+            if one.last is not None and one.last.ticks is not None
+        }
+
+    def go_on_from(self, left: Mapping[str, Left]) -> None:
+        """Go on where the last agent of this boot left the counters, also those of gauges that are found later."""
+        self._left = dict(left)
+        self._counters = {gauge: self._begun(one.source) for gauge, one in self._counters.items()}
+
+    def _begun(self, gauge: Sensor) -> SyntheticCounter:
+        counter = SyntheticCounter(gauge, MAX_GAP_NS)
+        if gauge.id not in self._left:
+            return counter
+        ticks, mono_ns, total, generation, shown = self._left.pop(gauge.id)
+        return replace(counter, last=Reading(ticks, mono_ns), total=total, generation=generation, shown=shown)
 
     def needs(self, sensors: Iterable[Sensor]) -> bool:
         """Whether one of these must be read often."""
