@@ -15,7 +15,7 @@ holds() { # WHAT COMMAND...
 		echo "    NO   $what" && cat /tmp/said && exit 1
 	fi
 }
-everything() { find / -xdev \( -path /tmp -o -path /run -o -path /var/log -o -path /var/cache -o -path /var/lib/dpkg -o -path /var/lib/rpm \) -prune -o -print | sort; }
+everything() { find / -xdev \( -path /tmp -o -path /run -o -path /srv -o -path /var/log -o -path /var/cache -o -path /var/lib/dpkg -o -path /var/lib/rpm \) -prune -o -print | sort; }
 same() { [ "$1" = "$2" ] || { echo "$1" && false; }; }
 agent() { perun agent status | sed -nE 's/.*pid ([0-9]+),.*/\1/p'; }
 answers() { for _ in $(seq 100); do [ -z "$(agent 2>/dev/null)" ] || return 0; sleep 0.1; done; false; }
