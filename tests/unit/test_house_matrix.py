@@ -42,3 +42,9 @@ def test_a_skip_without_a_listed_reason_is_not_allowed(release) -> None:
     assert not skips.allowed(release.name, "somebody thought of something")
     assert all(skips.allowed(release.name, why) for why in skips.LEFT_OUT[release.name].values())
     assert set(skips.LEFT_OUT) == set(skips.SAID) == {one.name for one in RELEASES}
+
+
+def test_a_listed_test_is_left_out_on_its_release_alone() -> None:
+    ((name, why),) = skips.LEFT_OUT["trixie"].items()
+    assert (skips.left_out("trixie", name), skips.left_out("forky", name)) == (why, None)
+    assert skips.left_out("trixie", name.partition("[")[0]) is None
