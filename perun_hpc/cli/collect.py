@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Ledger) -> int:
+    logs.seldom()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -51,6 +51,28 @@ def begin(level: str | None, file: str | None) -> None:
     logging.getLogger("perun_hpc").setLevel(level or DEFAULT_LOG_LEVEL)
 
 
+def seldom() -> None:
+    """From here on a line that repeats is written once a minute, with how often it was: for what sweeps for ever."""
+    import logging
+    import threading
+
+    from perun_hpc.process.log import Failures
+
+    said: list[str] = []
+    lately, alone = Failures(say=said.append), threading.Lock()
+
+    def passes(record: logging.LogRecord) -> bool:
+        with alone:
+            said.clear()
+            lately.say(record.getMessage())
+            if said:
+                record.msg, record.args = said[0], ()
+            return bool(said)
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(passes)
+
+
 def note(level: str, text: str) -> None:
     """Log one line, where a log was begun."""
     if "logging" in sys.modules:
