@@ -84,9 +84,10 @@ class Trial:
     def jobs_meanwhile(self) -> Iterator[None]:
         """A measured job over the whole time, and one short job after the other; none of them may notice anything."""
         over, codes = threading.Event(), []
-        long = self.said(
-            "sbatch", "--parsable", "-N2", "--wrap", "srun --perun sleep 60 || srun sleep 60", "-o", "/dev/null"
-        )
+        end = self.cluster.shared / "end"
+        end.unlink(missing_ok=True)
+        wait = "until [ -e /shared/end ]; do sleep 1; done"
+        long = self.said("sbatch", "--parsable", "-N2", "-o", "/dev/null", "--wrap", f"srun --perun sh -c '{wait}'")
         while "RUNNING" not in self.said("squeue", "-h", "-j", long, "-o", "%T"):
             time.sleep(0.1)
 
@@ -99,6 +100,7 @@ class Trial:
         try:
             yield
         finally:
+            end.touch()
             over.set()
             thread.join()
         self.must(set(codes) == {0}, f"{len(codes)} short jobs meanwhile ended with exit code 0")

@@ -44,7 +44,7 @@ def blocks(page: str) -> list[Block]:
                 fence = []
             else:
                 found.append(_block(section, before, "\n".join(fence)))
-                fence = None
+                before, fence = "", None
         elif fence is not None:
             fence.append(line)
         elif line.startswith("## "):
@@ -58,7 +58,7 @@ def blocks(page: str) -> list[Block]:
 
 def _block(section: str, before: str, text: str) -> Block:
     sentence = re.split(r"(?<=[.?)]) (?=[A-Z(])", before.strip())[-1]
-    hosts = [host for host in HOSTS if f"on {host}" in f"{sentence[:1].lower()}{sentence[1:]}"]
+    hosts = [host for host in HOSTS if f"on {host}" in sentence.lower()]
     if len(hosts) != 1 or not sentence.endswith(":"):
         raise ValueError(f"install.md, {section}: for which host is the block after '{sentence}'?")
     systemd = False if "without systemd" in sentence else True if "with systemd" in sentence else None

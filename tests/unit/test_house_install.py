@@ -13,6 +13,8 @@ def test_the_page_has_ten_steps_whose_blocks_name_their_hosts() -> None:
     assert [step.partition(".")[0] for step in steps] == [str(number) for number in range(1, 11)]
     assert {one.section for one in found} - set(steps) == {"To upgrade", "To remove it"}
     assert all(one.text for one in found)
+    removal = [one for one in found if one.section == "To remove it"]
+    assert [one.host for one in removal] == ["the controller", "the collector's host", "every host", "every host"]
 
 
 def test_a_block_without_a_host_is_refused() -> None:
