@@ -256,7 +256,7 @@ class Store:
         path(), "/var/lib/perun/archive", "the archive's directory, for nodes and collector; see docs/install.md"
     )
     collector: str = _item(
-        Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "head:6820", True),
+        Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "head:6871", True),
         "",
         "where nodes do not share the archive: where `perun collect --daemon` listens for what they hand over (munge)",
     )

@@ -282,7 +282,7 @@ import json, sys
 from perun_hpc.archive import stream
 for what, about, files in json.load(sys.stdin):
     try:
-        stream.send({name: text.encode() for name, text in files.items()}, about, ("ctl", 6820), stream.Munge())
+        stream.send({name: text.encode() for name, text in files.items()}, about, ("ctl", 6871), stream.Munge())
         print(json.dumps([what, "ok"]))
     except Exception as error:
         print(json.dumps([what, str(error)]))
@@ -308,7 +308,7 @@ def _collector(siege: Siege) -> Iterator[Path]:
     """The site's collector takes hand-overs for a while, into an archive of the controller's own."""
     _sh(siege, f"mkdir -m 711 -p {LOCAL}", user="perun", node=None)
     try:
-        with _policy(siege, "archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6820"):
+        with _policy(siege, "archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6871"):
             yield siege.cluster.spool_dir("ctl") / "perun" / Path(LOCAL).name / siege.cluster.name
     finally:
         _sh(siege, f"rm -rf {LOCAL}", node=None)

@@ -121,7 +121,7 @@ def test_a_running_job_shows_its_owner_what_it_used_so_far(cluster: Cluster) -> 
 
 def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Cluster) -> None:
     def local(text: str) -> str:
-        return text.replace("archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6820\n  progress: 10 s")
+        return text.replace("archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6871\n  progress: 10 s")
 
     cluster.run(["mkdir", "-m", "711", "-p", LOCAL], user="perun", check=True)
     archive = cluster.spool_dir("ctl") / "perun" / "archive" / cluster.name
@@ -155,7 +155,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         assert record_in(archive, job)["status"] == "complete"
 
         # Nobody but the agents is listened to.
-        said = "import socket; s = socket.create_connection(('ctl', 6820)); s.sendall(b'{}\\n'); print(s.recv(999))"
+        said = "import socket; s = socket.create_connection(('ctl', 6871)); s.sendall(b'{}\\n'); print(s.recv(999))"
         assert "no list of files" in cluster.run(["python3", "-c", said], node="n1").stdout
         assert "user " in alice_hands_over(cluster)
     assert set((cluster.shared / "perun" / cluster.name).glob("*/*")) == before, "nothing went to the shared archive"
@@ -166,7 +166,7 @@ def alice_hands_over(cluster: Cluster) -> str:
     code = (
         "from perun_hpc.archive import stream\n"
         "try:\n"
-        "    stream.send({'record.json': b'{}'}, {'what': 'session', 'name': '1.0'}, ('ctl', 6820), stream.Munge())\n"
+        "    stream.send({'record.json': b'{}'}, {'what': 'session', 'name': '1.0'}, ('ctl', 6871), stream.Munge())\n"
         "except Exception as error:\n"
         "    print(error)\n"
     )
