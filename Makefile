@@ -39,7 +39,7 @@ demo: build ## a four-node Slurm cluster, three jobs, their energy
 demo-down: ## take the demo's cluster down; nothing stays behind
 	@$(PYTHON) -m devcluster --name demo down
 
-# Most tests wait rather than compute: more processes than cores, three of them with a cluster each (tests/beside.py).
+# Most tests wait rather than compute: more processes than cores, four of them with a cluster each (tests/beside.py).
 # What measures times comes after them, alone; what failed beside others is tried once more, alone, and named either way.
 PROCESSES ?= 6
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them

@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("ledger", "maintain the ledger: backup, retention, schema"),
     ("policy", "check, show and explain the site's policy"),
     ("agent", "talk to this node's agent"),
+    ("doctor", "find what is wrong with the installation, and what mends it"),
     ("off", "switch nodes off, from the controller"),
     ("on", "switch nodes on again"),
 )

@@ -1,0 +1,297 @@
+"""What daemons and their files say: policy, agent, sensors, spool, collector, ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.accounting.backlog import Backlog, last_sweep
+from perun_hpc.accounting.backlog import look as look_at_backlog
+from perun_hpc.accounting.site import load_site
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.outbox.losses import NOT_CONFINED
+from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.workers import open_in_child, present
+from perun_hpc.archive.handover import address
+from perun_hpc.archive.listener import lately_refused
+from perun_hpc.archive.places import Archive, clusters
+from perun_hpc.backend import catalog
+from perun_hpc.config import policy as site_policy
+from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.resolve import JobFacts, resolve
+from perun_hpc.data_model import codec
+from perun_hpc.doctor.facts import Agent, Collector, Place, Policy
+from perun_hpc.energy.static import StaticPower
+from perun_hpc.errors import NotFoundError, PerunError, UnavailableError
+from perun_hpc.files import read_json
+from perun_hpc.process.clock import MACHINE
+from perun_hpc.report.backlog import troubles, waiting
+from perun_hpc.report.losses import losses
+from perun_hpc.slurm import hostlist
+from perun_hpc.wire.client import AGENT_SOCKET, connect, request
+
+AGENT_S = 2.0
+SENSORS_S = 10.0
+AUDIT_S = 60.0
+AUDIT_AGAIN_S = 5.0
+_EMPTY = Backlog((), (), (), ())
+
+
+# ------------------------------------------------------------------------------------------------------------- policy
+
+
+def policy_path() -> Path:
+    """Where the site's policy lies."""
+    return site_policy.locate()
+
+
+def read_policy(node: str) -> Any:
+    """What the policy says for a node, as a `Policy` in JSON; its mistakes are a part of that."""
+    path = str(policy_path())
+    try:
+        loaded = site_policy.in_force()
+        compiled = compile_policy(loaded)
+        site = load_site()
+    except site_policy.PolicyError as error:
+        return codec.encode(Policy(path, mistakes=tuple(map(str, error.mistakes))))
+    except PerunError as error:
+        return codec.encode(Policy(path, mistakes=(str(error),)))
+    here = resolve(compiled, JobFacts(node=node))
+    return codec.encode(
+        Policy(
+            path,
+            missing=loaded.source == "default",
+            digest=str(compiled["hash"]),
+            archive=str(site.archive),
+            collector=here.store.collector,
+            ledger=site.ledger,
+            slurmdbd=site.slurmdbd,
+            deadline_ns=here.hooks.deadline_ns,
+            service_user=here.agent.service_user,
+            static_known=isinstance(here.energy.package_static_uw, int),
+            late_s=site.late_s,
+            wait_s=site.deadline_s + 2 * site.sweep_s + 60,
+            partitions=tuple(sorted({*loaded.partitions, *here.monitor.partitions})),
+            nodes=tuple(sorted({name for text in (*loaded.nodes, here.monitor.canaries) for name in _names(text)})),
+        )
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    with contextlib.suppress(ValueError):
+        return hostlist.expand(text)
+    return ()
+
+
+# -------------------------------------------------------------------------------------------------------- what runs
+
+
+@dataclass(frozen=True)
+class Running:
+    """Names of the processes here, and whose collectors they are."""
+
+    names: frozenset[str]
+    collectors: tuple[int, ...]
+
+
+def running() -> Running:
+    """What /proc shows."""
+    names, collectors = set(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                names.add((entry / "comm").read_text().strip())
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"collect" in words and b"--daemon" in words and any(b"perun" in word for word in words[:3]):
+                    collectors.append(entry.stat().st_uid)
+    return Running(frozenset(names), tuple(collectors))
+
+
+def collects_here(policy: Policy, wake: Path) -> bool:
+    """Whether the collector belongs on this host, also while it does not run."""
+    host = policy.collector and address(policy.collector)[0]
+    with contextlib.suppress(OSError):
+        if Path("/etc/systemd/system/multi-user.target.wants/perun-collect.service").exists() or wake.parent.exists():
+            return True
+    file = policy.ledger.removeprefix("sqlite:///")
+    with contextlib.suppress(OSError):
+        if file.startswith("/") and Path(file).exists():
+            return True
+    return bool(host) and host.split(".")[0] == socket.gethostname().split(".")[0]
+
+
+def is_ours(hook: Place) -> bool:
+    """Whether a hook is perun's, or a script that names perun's."""
+    return "/libexec/perun/" in f"{hook.path} {hook.real}" or "libexec/perun/" in hook.head
+
+
+# -------------------------------------------------------------------------------------------------------------- agent
+
+
+def agent(jobs: tuple[str, ...]) -> Agent:
+    """How the node's agent answers."""
+    try:
+        connect(AGENT_SOCKET, AGENT_S).close()
+    except UnavailableError as error:
+        return Agent(None, str(error), False, jobs)
+    try:
+        reply = request("status", {}, timeout_s=AGENT_S)
+    except PerunError as error:
+        return Agent(None, str(error), True, jobs)
+    if reply.verb != "ok":
+        return Agent(None, f"it refuses to say how it is: {reply.get('reason', 'no reason given')}", True, jobs)
+    entries = [one for one in json.loads(reply.fields.get("losses", "[]")) if one["kind"] != NOT_CONFINED]
+    said = tuple((str(one["kind"]), losses([one], time.time())[0]) for one in entries)
+    return Agent(dict(reply.fields), "", True, jobs, said)
+
+
+def missing_sensors(node: str) -> tuple[tuple[str, str, str], ...]:
+    """What the agent would miss of sensors if it began now: what, why, and what to do."""
+    settings = resolve(compile_policy(site_policy.in_force()), JobFacts(node=node))
+    choice = Choice.of(settings)
+    there = {*present(Path("/")), "powercap", "hwmon", "cray_pm"}
+    names = [one.name for one in catalog.BACKENDS if one.name in (choice.backends or there)]
+    found = catalog.discover_all(
+        names=names,
+        opened=lambda name, root: (
+            open_in_child(name, root, SENSORS_S, MACHINE)
+            if name in ("nvml", "amdsmi", "ipmi")
+            else catalog.open_backend(name, root)
+        ),
+    )
+    try:
+        counted = choice.sensors(found.sensors)
+        lines = [(one.what, one.why, one.remedy) for one in found.missing]
+        for reader in (reader for one in found.found.values() for reader in one.readers):
+            for sensor, reading in zip(reader.sensors, reader.read()):
+                if reading.ticks is None and sensor in counted:
+                    lines.append((sensor.id, reading.error or "no value", "see perun sensors"))
+        if not catalog.has_power(counted) and "estimate" not in choice.backends and not choice.files:
+            lines.append(("no sensor of the CPUs or the node", "nothing of them was found", "see perun sensors --all"))
+    finally:
+        found.close()
+    return tuple(lines)
+
+
+def inbox(directory: Path, now_s: float) -> tuple[int, float]:
+    """How many messages of hooks wait for an agent, and the age of the oldest in seconds."""
+    ages = []
+    with contextlib.suppress(FileNotFoundError):
+        for path in directory.iterdir():
+            if path.name[0].isdigit():
+                with contextlib.suppress(FileNotFoundError):
+                    ages.append(now_s - path.stat().st_mtime)
+    return len(ages), max(ages, default=0.0)
+
+
+def static_days(paths: AgentPaths, now_s: float) -> float:
+    """For how many days the node has been measured without its idle CPU power being known; 0 where it is."""
+    data = read_json(paths.state) or {}
+    for name, bins in (data.get("static") or {}).items():
+        with contextlib.suppress(*codec.MISFITS):
+            if name.startswith("package") and StaticPower.from_json(bins).estimate_uw() is not None:
+                return 0.0
+    days = sorted(path.stem for path in paths.node.glob("????-??-??.jsonl"))
+    if not days:
+        return 0.0
+    return max(0.0, (now_s - time.mktime(time.strptime(days[0], "%Y-%m-%d"))) / 86_400)
+
+
+def reach(collector: str) -> str:
+    """Why the collector's port cannot be reached within a second; empty where it can."""
+    try:
+        socket.create_connection(address(collector), 1.0).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------------- collector
+
+
+def collector(policy: Policy, wake: Path, now_s: float) -> Any:
+    """What the archive says of the collector, as a `Collector` in JSON."""
+    root = Path(policy.archive)
+    sweeps, backlog, late = [], [], []
+    for name in clusters(root):
+        archive = Archive(root, name)
+        sweep, found = last_sweep(archive), look_at_backlog(archive)
+        sweeps += [f"cluster {name}: {one}" for one in troubles(sweep, _EMPTY, policy.late_s, now_s)]
+        oldest = min((one.since_s for one in found.waiting), default=now_s)
+        if sweep is None and now_s - oldest > policy.late_s:
+            sweeps.append(f"cluster {name}: no sweep has been recorded, and records wait")
+        backlog += [f"cluster {name}: {one}" for one in troubles(None, found, policy.late_s, now_s)]
+        old = tuple(one for one in found.waiting if now_s - one.since_s > policy.wait_s)
+        if old and sweeps == []:
+            late.append(f"cluster {name}: {waiting(Backlog(old, (), ()), now_s)}")
+    backlog += lately_refused(root, now_s)
+    return codec.encode(Collector(tuple(sweeps), tuple(backlog), tuple(late), running().collectors, wake.exists()))
+
+
+def decoded(found: Any) -> Collector:
+    """Inverse of what `collector` returns."""
+    return codec.decode(Collector, found)
+
+
+def ledger(url: str) -> str:
+    """Why the service user cannot keep the ledger; empty where it can. Asked as that user."""
+    from perun_hpc.accounting.ledger import open_ledger
+
+    file = url.removeprefix("sqlite:///")
+    path = Path(file) if file.startswith("/") else None
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"{path.parent}: cannot be written" if path.parent.exists() else f"{path.parent}: is not there"
+    if path is not None and path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return f"{path}: cannot be written"
+    try:
+        open_ledger(url).close()
+    except NotFoundError:
+        return ""  # the first sweep makes it
+    except PerunError as error:
+        return str(error)
+    return ""
+
+
+def audit(user: pwd.struct_passwd, cluster: str, archive: str) -> tuple[str, ...]:
+    """What does not close today, as `perun audit` says it twice: what is just on its way is no finding."""
+    first = _audit(user, cluster, archive)
+    if first:
+        time.sleep(AUDIT_AGAIN_S)
+        again = set(_audit(user, cluster, archive))
+        first = tuple(one for one in first if one in again)
+    return first
+
+
+def _audit(user: pwd.struct_passwd, cluster: str, archive: str) -> tuple[str, ...]:
+    command = [sys.executable, "-I", "-m", "perun_hpc.cli.main", "audit", "--json", "--archive", archive]
+    command += ["--cluster", cluster] if cluster else []
+    as_user: Mapping[str, Any] = (
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": os.getgrouplist(user.pw_name, user.pw_gid)}
+        if os.geteuid() == 0
+        else {}
+    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=AUDIT_S, check=False, stdin=subprocess.DEVNULL, **as_user
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"perun audit took longer than {AUDIT_S:.0f} s: run it by itself, nightly") from error
+    try:
+        found = json.loads(done.stdout)["findings"]
+    except (ValueError, KeyError) as error:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        missing = "no ledger here" in lines[-1]
+        if missing:
+            return ()
+        raise UnavailableError(f"perun audit: {lines[-1].removeprefix('perun: ')}") from error
+    return tuple(f"{one['where']}: {one['what']}" for one in found if one["where"] != "node ledgers")

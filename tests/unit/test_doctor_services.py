@@ -1,0 +1,158 @@
+"""What `perun doctor` reads of policy, spool, collector and ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting.backlog import note_sweep
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.archive.places import Archive
+from perun_hpc.data_model import codec
+from perun_hpc.doctor import services
+from perun_hpc.doctor.facts import Policy
+from perun_hpc.doctor.findings import Role
+from perun_hpc.doctor.gather import Gatherer
+
+NOW_S = 1_800_000_000.0
+POLICY = """
+monitor: {canaries: "n[1-2]"}
+partitions: {gpu: {sampling: {period: 2 s}}}
+nodes: {"n[3-4]": {energy: {package_static: 45 W}}}
+store: {archive: ARCHIVE, collector: "head:6871"}
+collect: {sweep: 10 s, deadline: 1 min, ledger: "sqlite:////tmp/none/ledger.db"}
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY.replace("ARCHIVE", str(tmp_path / "archive")))
+    monkeypatch.setenv("PERUN_POLICY", str(path))
+    return path
+
+
+def read(node: str) -> Policy:
+    return codec.decode(Policy, services.read_policy(node))
+
+
+def test_the_policy_of_a_node_is_read(policy: Path, tmp_path: Path) -> None:
+    found = read("n3")
+    assert (found.archive, found.collector) == (str(tmp_path / "archive"), "head:6871")
+    assert (found.static_known, read("n1").static_known) == (True, False)
+    assert (found.partitions, found.nodes) == (("gpu",), ("n1", "n2", "n3", "n4"))
+    assert (found.late_s, found.wait_s) == (630, 140)
+    assert found.mistakes == ()
+    assert found.digest.startswith("sha256:")
+
+
+def test_mistakes_of_the_policy_are_a_part_of_it_and_so_is_its_absence(policy: Path) -> None:
+    policy.write_text("monitor: {job: all}\n")
+    (mistake,) = read("n1").mistakes
+    assert mistake.startswith(f"{policy}:1:")
+    policy.unlink()
+    assert read("n1").missing
+
+
+def test_messages_that_wait_are_counted(tmp_path: Path) -> None:
+    assert services.inbox(tmp_path / "none", NOW_S) == (0, 0.0)
+    for name, age_s in (("1-job-end-1-0.msg", 500), ("2-job-end-2-0.msg", 20), (".3.tmp", 9000)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (NOW_S - age_s, NOW_S - age_s))
+    assert services.inbox(tmp_path, NOW_S) == (2, 500.0)
+
+
+def test_idle_power_is_known_from_what_the_node_has_learnt(tmp_path: Path) -> None:
+    paths = AgentPaths(tmp_path, tmp_path)
+    assert services.static_days(paths, NOW_S) == 0.0
+    paths.node.mkdir()
+    day = time.strftime("%Y-%m-%d", time.localtime(NOW_S - 10 * 86_400))
+    (paths.node / f"{day}.jsonl").touch()
+    assert 9.9 < services.static_days(paths, NOW_S) < 11.1
+    paths.state.write_text(json.dumps({"static": {"package-0": {"20000": {"450": 3600 * 10**9}}}}))
+    assert services.static_days(paths, NOW_S) == 0.0
+    paths.state.write_text(json.dumps({"static": {"package-0": "damaged"}}))
+    assert services.static_days(paths, NOW_S) > 9
+
+
+def test_whether_a_port_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        assert services.reach(where) == ""
+    assert services.reach(where) == "Connection refused"
+
+
+def test_what_the_archive_says_of_the_collector(tmp_path: Path) -> None:
+    policy = Policy("p", archive=str(tmp_path), late_s=600, wait_s=60)
+    archive = Archive(tmp_path, "c")
+    archive.base.mkdir()
+    now_s = time.time()
+
+    def found() -> services.Collector:
+        return services.decoded(services.collector(policy, tmp_path / "wake", now_s))
+
+    assert found().sweeps == found().backlog == found().waiting == ()
+    assert not found().wake
+    run = archive.base / "incoming" / "7.0"
+    run.mkdir(parents=True)
+    (run / "n1.json").touch()
+    os.utime(run / "n1.json", (now_s - 700, now_s - 700))
+    assert "no sweep has been recorded" in found().sweeps[0]
+    note_sweep(archive, now_s - 2, now_s - 1, "fine", True)
+    assert found().sweeps == ()
+    assert "job 7.0" in found().waiting[0]
+    (run / "n2.json.damaged").touch()
+    assert "damaged" in found().backlog[0]
+    note_sweep(archive, now_s - 2, now_s - 1, "disk full", False)
+    assert "disk full" in found().sweeps[0]
+    assert found().waiting == ()
+
+
+def test_a_ledger_is_opened_and_one_that_cannot_be_is_named(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    assert services.ledger(url) == ""  # the first sweep makes it
+    open_ledger(url, create=True).close()
+    assert services.ledger(url) == ""
+    (tmp_path / "ledger.db").write_bytes(b"no database" * 100)
+    assert "ledger.db" in services.ledger(url)
+    assert services.ledger(f"sqlite:///{tmp_path}/none/ledger.db") == f"{tmp_path}/none: is not there"
+
+
+def test_where_the_collector_belongs_is_seen_while_it_does_not_run(tmp_path: Path) -> None:
+    wake = tmp_path / "run" / "wake"
+    here = socket.gethostname().split(".")[0]
+    assert not services.collects_here(Policy("p"), wake)
+    assert services.collects_here(Policy("p", collector=f"{here}:6871"), wake)
+    (tmp_path / "ledger.db").touch()
+    assert services.collects_here(Policy("p", ledger=f"sqlite:///{tmp_path}/ledger.db"), wake)
+    wake.parent.mkdir()
+    assert services.collects_here(Policy("p"), wake)
+
+
+def test_an_audit_that_finds_no_ledger_finds_nothing(policy: Path, tmp_path: Path) -> None:
+    assert services.audit(pwd.getpwuid(os.geteuid()), "c", str(tmp_path)) == ()
+
+
+def test_a_host_without_slurm_is_read_and_what_is_missing_is_said(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    (tmp_path / "slurm.conf").write_text("PrologFlags=Alloc\n")
+    (tmp_path / "plugstack.conf").write_text(f"optional {tmp_path}/perun_spank.so prefix={tmp_path}\n")
+    facts = Gatherer(tmp_path / "wake", list(Role)).facts()
+    assert facts.munge.code == -1
+    assert facts.unread["config"].by == "slurmctld"
+    assert facts.local.one("PrologFlags") == "Alloc"
+    assert facts.plugstack[0].argument("prefix") == str(tmp_path)
+    assert facts.plugin is not None
+    assert facts.plugin.missing
+    assert facts.archive is not None
+    assert facts.archive.missing
