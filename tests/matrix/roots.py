@@ -66,28 +66,38 @@ def make(release: Release, say: Callable[[str], None]) -> Path:
         return root
     say(f"{release.name}: making {root}")
     fresh = root.with_name(f"{root.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    script = SCRIPTS / release.name
-    words = ["debootstrap", "--variant=minbase", "--include=ca-certificates,make", release.name, str(fresh)]
-    if not script.exists():  # an older debootstrap does not know newer names; "" is its own mirror
+    bootstrap(release.name, fresh)
+    (fresh / "etc/perun-matrix").write_text("made by python -m tests.matrix; it may be removed\n")
+    shutil.rmtree(root, ignore_errors=True)
+    fresh.rename(root)
+    return root
+
+
+def bootstrap(suite: str, into: Path) -> None:
+    """Make a small root file system of a release of Debian, where no daemon starts by being installed.
+
+    Raises
+    ------
+    RootError
+        Where debootstrap fails, as it does without a network.
+    """
+    shutil.rmtree(into, ignore_errors=True)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    words = ["debootstrap", "--variant=minbase", "--include=ca-certificates,make", suite, str(into)]
+    if not (SCRIPTS / suite).exists():  # an older debootstrap does not know newer names; "" is its own mirror
         words += ["", str(SCRIPTS / "sid")]
     if shutil.which(words[0]) is None:
         raise RootError(f"{words[0]} is not here: install the package of that name")
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stdout + done.stderr).strip().splitlines()[-3:]
-        raise RootError(f"debootstrap of {release.name} failed, is there a network? {' / '.join(last)}")
+        raise RootError(f"debootstrap of {suite} failed, is there a network? {' / '.join(last)}")
     # No daemon starts by being installed, and nothing waits for the disk: a root that breaks is made anew.
-    (fresh / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
-    (fresh / "usr/sbin/policy-rc.d").chmod(0o755)
-    (fresh / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+    (into / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+    (into / "usr/sbin/policy-rc.d").chmod(0o755)
+    (into / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
     # A mirror may be a copy of some day, whose lists are out of date by its own word; they are signed all the same.
-    (fresh / "etc/apt/apt.conf.d/90copy").write_text('Acquire::Check-Valid-Until "false";\n')
-    (fresh / "etc/perun-matrix").write_text("made by python -m tests.matrix; it may be removed\n")
-    shutil.rmtree(root, ignore_errors=True)
-    fresh.rename(root)
-    return root
+    (into / "etc/apt/apt.conf.d/90copy").write_text('Acquire::Check-Valid-Until "false";\n')
 
 
 def fill(release: Release) -> None:

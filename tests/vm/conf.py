@@ -44,7 +44,6 @@ AccountingStorageEnforce=associations
 AccountingStoreFlags=job_comment
 NodeName={NODE} CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 ThreadsPerCore=1 RealMemory=1500 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
-Include /etc/slurm/site.conf
 """
 
 SLURMDBD = f"""\
@@ -102,7 +101,6 @@ def files() -> dict[str, str]:
         "etc/fstab": "/dev/vda / ext4 defaults,noatime 0 1\n",
         "etc/slurm/slurm.conf": SLURM,
         "etc/slurm/slurmdbd.conf": SLURMDBD,
-        "etc/slurm/site.conf": "",
         "etc/slurm/cgroup.conf": "CgroupPlugin=cgroup/v2\nConstrainCores=yes\n",
         "etc/modules-load.d/perun-vm.conf": "dummy\n",
         "etc/systemd/system/dummy-network.service": NETWORK_UNIT,

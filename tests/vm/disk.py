@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from subprocess import DEVNULL
 
+from tests.install.blocks import PAGE, blocks
 from tests.vm.images import HERE, file_system
 
 OLDER = ("upheaval",)
@@ -20,7 +21,7 @@ CHECKOUT = HERE.parents[1]
 
 
 def bring(scenario: str, disk: Path) -> None:
-    """Make the second disk for a scenario."""
+    """Make the second disk for a scenario; with it go the blocks of docs/install.md that are for hosts with systemd."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         shutil.copytree(HERE / "guest", root / "guest", ignore=shutil.ignore_patterns("__pycache__"))
@@ -30,6 +31,8 @@ def bring(scenario: str, disk: Path) -> None:
             shutil.copyfile(package, root / "packages" / package.name)
         if scenario in OLDER and len(packages()) == 1:
             older(packages()[0], root / "packages")
+        page = [one for one in blocks(PAGE.read_text()) if one.systemd is not False]
+        (root / "page.json").write_text(json.dumps([[one.section, one.text] for one in page]))
         (root / "order.json").write_text(json.dumps({"scenario": scenario}))
         root.chmod(0o755)
         file_system(root, disk, "512M")
@@ -42,8 +45,8 @@ def older(package: Path, into: Path) -> None:
         subprocess.run(["dpkg-deb", "-R", str(package), str(root)], check=True)
         control = root / "DEBIAN/control"
         control.write_text(re.sub(r"^Version: .*", f"Version: {OLD}-1", control.read_text(), flags=re.MULTILINE))
-        for version in root.glob("opt/perun-hpc/lib/python3.*/site-packages/perun_hpc/_version.py"):
-            version.write_text(re.sub(r'"[^"]+"', f'"{OLD}"', version.read_text(), count=1))
+        (version,) = (root / "opt/perun-hpc").rglob("perun_hpc/_version.py")
+        version.write_text(re.sub(r'(__version__ = )".*"', rf'\1"{OLD}"', version.read_text()))
         name = f"perun-hpc_{OLD}-1_amd64.deb"
         subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "-b", str(root), str(into / name)], stdout=DEVNULL, check=True)
 
@@ -51,4 +54,4 @@ def older(package: Path, into: Path) -> None:
 def packages() -> list[Path]:
     """The packages, one for all distributions; `make packages` makes the newest."""
     where = Path(os.environ.get("PERUN_PACKAGES", CHECKOUT / "build" / "packages"))
-    return sorted(where.glob("perun-hpc*.deb"))
+    return sorted(where.glob("perun-hpc_*_amd64.deb"))

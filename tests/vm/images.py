@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.matrix.roots import bootstrap
 from tests.vm import conf
 
-MIRROR = "http://deb.debian.org/debian"
 HERE = Path(__file__).parent
 SIZE = "5G"
 LABEL = "perun-vm"
@@ -71,21 +71,13 @@ def _root(suite: str, say: Callable[[str], None]) -> Path:
     if not root.exists():
         say(f"{suite}: a root file system by debootstrap, some minutes")
         half = root.with_name(f"{suite}.new")
-        shutil.rmtree(half, ignore_errors=True)
-        half.parent.mkdir(parents=True, exist_ok=True)
-        script = Path("/usr/share/debootstrap/scripts", suite)
-        # An older debootstrap does not know the name of a newer release; the steps are sid's.
-        steps = [] if script.exists() else [str(script.with_name("sid"))]
+        bootstrap(suite, half)
+        shutil.copyfile("/etc/resolv.conf", half / "etc/resolv.conf")
+        # Not by debootstrap's --include: of packages that exclude each other it takes both.
         with (directory() / f"{suite}.log").open("w") as log:
-            line = ["debootstrap", "--variant=minbase", suite, str(half), MIRROR, *steps]
-            subprocess.run(line, stdout=log, stderr=log, check=True)
-            guard = half / "usr/sbin/policy-rc.d"
-            guard.write_text("#!/bin/sh\nexit 101\n")
-            guard.chmod(0o755)
-            shutil.copyfile("/etc/resolv.conf", half / "etc/resolv.conf")
-            # Not by debootstrap's --include: of packages that exclude each other it takes both.
+            _inside(half, ["apt-get", "-qq", "update"], log)
             _inside(half, ["apt-get", "-qq", "install", "-y", "--no-install-recommends", *PACKAGES], log)
-            guard.unlink()
+        (half / "usr/sbin/policy-rc.d").unlink()
         half.rename(root)
     return root
 

@@ -47,9 +47,8 @@ def installs(kept: dict[str, Any], said: list[str]) -> Again | None:
 def installed(kept: dict[str, Any], said: list[str], package: Path) -> Again | None:
     """Install a package and set everything up."""
     began = time.monotonic()
-    perun.install(package)
-    said.append(f"package in {time.monotonic() - began:.0f} s")
-    perun.set_up("powercap, hwmon")
+    perun.install(package, "powercap, hwmon")
+    said.append(f"{package.name} in {time.monotonic() - began:.0f} s")
     kept["since_s"] = time.time()
     return None
 
@@ -202,7 +201,7 @@ def books(kept: dict[str, Any], said: list[str]) -> Again | None:
 
 START = [
     Step("slurm", "Slurm's units start, a database, accounts", slurm_starts, needed=True),
-    Step("install", "package, policy, slurm.conf, plugstack.conf, drop-in files", installs, needed=True),
+    Step("install", "steps 2 to 9 of docs/install.md, block by block", installs, needed=True),
     Step("first job", "the job that finds no agent", first_job),
 ]
 JOBS = [

@@ -15,8 +15,15 @@ SLICE = "hpc.slice"
 
 
 def other_slice(kept: dict[str, Any], said: list[str]) -> Again | None:
+    # By cgroup.conf(5): no slurmstepd may be left, and slurmd's own unit lies in the same slice.
+    run("systemctl", "stop", "slurmd")
+    run("systemctl", "stop", "*slurmstepd.scope")
     Path("/etc/slurm/cgroup.conf").write_text(f"CgroupPlugin=cgroup/v2\nConstrainCores=yes\nCgroupSlice={SLICE}\n")
-    run("systemctl", "restart", "slurmd")
+    drop_in = Path("/etc/systemd/system/slurmd.service.d/slice.conf")
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text(f"[Service]\nSlice={SLICE}\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", "slurmd")
     slurm.await_ready()
     job = slurm.submit("-n1", wrap=live.SPIN)
     slurm.await_running(job)

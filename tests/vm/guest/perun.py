@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,6 @@ agent: {linger: 10 min}
 store: {archive: /shared/perun, trace_min_duration: 0 s, flush: 5 s}
 collect: {deadline: 30 s, sweep: 2 s, ledger: "sqlite:////var/lib/perun/ledger.db", slurmdbd: fill}
 """
-SLURM_CONF = f"""\
-PrologFlags=Alloc,Contain,DeferBatch
-Prolog={PREFIX}/libexec/perun/prolog
-Epilog={PREFIX}/libexec/perun/epilog
-"""
-PLUGSTACK = f"optional {PREFIX}/lib/perun/perun_spank.so prefix={PREFIX}\n"
 
 
 def packages(version: str = "") -> list[Path]:
@@ -38,9 +33,22 @@ def packages(version: str = "") -> list[Path]:
     return found
 
 
-def install(package: Path) -> None:
-    """Install a package, or another version over it."""
-    run("dpkg", "-i", str(package), timeout=400)
+def offer(package: Path, directory: str) -> None:
+    """Put a package where docs/install.md says that every host can read it."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    shutil.copy(package, directory)
+
+
+def walk(first: str, last: str = "") -> None:
+    """Run the blocks of docs/install.md from one section to another, by the beginnings of their names."""
+    page: list[tuple[str, str]] = json.loads(Path("page.json").read_text())
+    names = list(dict.fromkeys(section for section, _ in page))
+    at = [next(number for number, name in enumerate(names) if name.startswith(one)) for one in (first, last or first)]
+    chosen = names[at[0] : at[1] + 1]
+    for section, text in page:
+        if section in chosen:
+            code, output, errors = tried("sh", "-euc", text, timeout=500)
+            require(code == 0, f"{section}: exit code {code}: {text}: {(output + errors)[-600:]}")
 
 
 def policy(sensors: str) -> None:
@@ -51,21 +59,12 @@ def policy(sensors: str) -> None:
     fresh.rename("/etc/perun/policy.yaml")
 
 
-def set_up(sensors: str) -> None:
-    """What docs/install.md has an administrator do after the package is there."""
-    run("sacctmgr", "-i", "add", "user", "perun", "account=root", "adminlevel=operator")
-    run("install", "-d", "-o", "perun", "-g", "perun", "-m", "0711", str(ARCHIVE))
+def install(package: Path, sensors: str) -> None:
+    """From a bare machine to the first job by the words of docs/install.md; only the policy is another."""
+    offer(package, "/shared")
+    walk("2.", "4.")
     policy(sensors)
-    run(PERUN, "policy", "check")
-    Path("/etc/slurm/site.conf").write_text(SLURM_CONF)
-    Path("/etc/slurm/plugstack.conf").write_text(PLUGSTACK)
-    for unit in ("perun-agent", "perun-collect"):
-        drop_in = Path(f"/etc/systemd/system/{unit}.service.d/archive.conf")
-        drop_in.parent.mkdir(parents=True, exist_ok=True)
-        drop_in.write_text(f"[Service]\nReadWritePaths={ARCHIVE}\n")
-    run("systemctl", "daemon-reload")
-    run("systemctl", "enable", "--now", "perun-collect")
-    run("scontrol", "reconfigure")
+    walk("5.", "9.")
     await_ready()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from guest import energy, perun, slurm
@@ -105,9 +104,9 @@ def upgrades(kept: dict[str, Any], said: list[str]) -> Again | None:
     closed(first)  # by the older agent; it waits for the newer collector
     across = slurm.submit("--exclusive", wrap="sleep 100")
     slurm.await_running(across)
-    perun.install(perun.packages()[-1])
+    perun.offer(perun.packages()[-1], "/shared/new")
+    perun.walk("To upgrade")
     require(perun.await_agent() != 0, "no agent after the upgrade")
-    _do("systemctl", "start", "perun-collect")
     require(perun.record(first)["status"] == "complete", "the older agent's record is not whole")
     slurm.await_state(across, "COMPLETED", "FAILED", timeout=300)
     energy.check_counters(closed(across))
@@ -158,20 +157,19 @@ def removed(kept: dict[str, Any], said: list[str]) -> Again | None:
     require(
         code != 0 and "Slurm still runs its hooks" in errors, f"removed under a Slurm that uses it: {errors[-300:]}"
     )
-    Path("/etc/slurm/site.conf").write_text("")
-    Path("/etc/slurm/plugstack.conf").write_text("")
-    run("scontrol", "reconfigure")
+    perun.walk("To remove it")
     slurm.await_ready()
-    run("dpkg", "-P", "perun-hpc", timeout=300)
     job = slurm.submit("--exclusive", wrap="sleep 1")
     slurm.await_state(job, "COMPLETED", "FAILED")
     require(slurm.field(job, "JobState") == "COMPLETED", "a job fails after the removal")
     left = run("find", "/opt", "/etc", "/usr", "/var", "/run", "-xdev", "-path", "*perun*", "-prune", "-print").split()
-    data = ("/var/spool/perun", "/var/lib/perun", "/etc/perun")
-    ours = ("perun-vm", "perun-simulator", ".service.d")
-    other = [path for path in left if path not in data and not any(word in path for word in ours)]
-    require(not other, f"left behind: {other}")
-    said.append(f"left: {' '.join(path for path in left if path in data)}")
+    ours = ("perun-vm", "perun-simulator", "journal")
+    other = [path for path in left if not any(word in path for word in ours)]
+    # The page has whoever needed drop-in files make them, and the archive is never touched.
+    drop_in = [f"/etc/systemd/system/perun-{unit}.service.d" for unit in ("agent", "collect")]
+    require(not set(other) - set(drop_in), f"left behind: {other}")
+    require((perun.ARCHIVE / slurm.CLUSTER / "jobs").is_dir(), "the archive is gone")
+    said.append("nothing left but the archive and drop-in files")
     return None
 
 
