@@ -106,7 +106,7 @@ def test_a_job_on_two_nodes_without_any_flag(cluster: Cluster) -> None:
     for record in records:
         assert_exact(cluster, record)
     expected = sum(domain["energy_uj"] for record in records for domain in record["domains"].values())
-    assert total["energy_uj"] == expected > 0
+    assert total["energy_uj"] == expected > 0, records
 
 
 def test_ten_two_second_jobs_in_a_row(cluster: Cluster) -> None:
