@@ -30,6 +30,7 @@ RESIZING = "RESIZING"
 """State of the first part of a run whose allocation was changed; the next row of that job goes on with the run."""
 LARGEST = (1 << 32) - 1
 """Slurm's job ids, array tasks and het offsets have 32 bits."""
+DIGITS = len(str(LARGEST))
 SLACK_S = 30
 
 
@@ -293,7 +294,7 @@ def job_id_arguments(text: str) -> tuple[str, str | None]:
     known = digits.isascii() and digits.isdigit() and job[0].isdigit() and job[-1].isdigit()
     parts = re.split("[_+]", job)
     # Slurm counts jobs from 1; to sacct 0 is everybody's.
-    if not known or any(int(part[:11]) > LARGEST for part in parts) or int(parts[0][:11]) == 0:
+    if not known or any(len(part) > DIGITS or int(part) > LARGEST for part in parts) or int(parts[0]) == 0:
         raise NotFoundError(f"'{text}' is no job id: write 4711, 4711_3 (array task), 4711+1 (het component) or 4711.0")
     return job, step or None
 

@@ -503,6 +503,10 @@ def test_a_job_id_has_32_bits() -> None:
     assert job_id_arguments("4294967295") == ("4294967295", None)
     with pytest.raises(NotFoundError):
         job_id_arguments("4294967296")
+    assert job_id_arguments("0000004711_0000000003") == ("0000004711_0000000003", None)
+    for too_long in ("00000004711", "4711_00000000003", "0099999999999", "9" * 5000):
+        with pytest.raises(NotFoundError):
+            job_id_arguments(too_long)
 
 
 def test_a_component_that_took_nothing_took_nothing() -> None:

@@ -699,3 +699,29 @@ def test_whoever_holds_a_gpu_for_all_of_a_nanosecond_is_its_holder():
     job = JobInput(owner="job:1.0", cpus=frozenset({0}), gpus={"gpu-a": GpuHolding(part=1)}, present_ns=1)
     (found,) = attribute(interval([gpu], [job], end_ns=1))
     assert (found.method, [(share.owner, share.energy_uj) for share in found.shares]) == ("holder", [("job:1.0", 4)])
+
+
+@pytest.mark.parametrize(
+    ("jobs", "more", "provenance"),
+    [
+        ([], {}, Provenance.MEASURED),
+        ([], {"gap": True}, Provenance.MODELLED),
+        ([], {"unread": {0: "no line"}}, Provenance.MODELLED),
+        ([JobInput(owner="job:1.0", cpus=frozenset({0}))], {}, Provenance.MODELLED),
+    ],
+)
+def test_what_no_job_shares_is_as_measured_where_all_of_it_is_known(jobs, more, provenance):
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=9, package=0)
+    (found,) = attribute(interval([package], jobs, busy={cpu: 1 for cpu in range(1, 8)}, **more))
+    assert found.provenance == provenance
+
+
+def test_a_gpu_part_that_did_nothing_is_not_one_of_which_nothing_is_known():
+    """Even of a job of which something else is impossible, here its memory."""
+    gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=10, slices=2)
+    idle, busy = (
+        JobInput(owner=f"job:{n}.0", cpus=frozenset({n}), memory_b=-n, gpus={"gpu-a": GpuHolding(1, activity)})
+        for n, activity in ((1, 0), (2, 5))
+    )
+    (found,) = attribute(interval([gpu], [idle, busy]))
+    assert [(share.owner, share.dynamic_uj) for share in found.shares] == [("job:2.0", 10)]
