@@ -52,7 +52,8 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         Sentences about evidence that could not be read; they go into `missing`.
     """
     parts = _one_per_node(boundaries)
-    first = parts[0]
+    # One that began without its job's start may know its own node alone; of those alike it is the first node's.
+    first = max(parts, key=lambda b: (b.num_nodes, len(b.expected)))
     raw = first.raw
     absent = _absent_nodes(parts)
     used = [(b, d) for b in parts for d in _leaves(b)]
@@ -61,7 +62,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
     components = _components(parts)
     start_ns, end_ns = min(b.start_ns for b in parts), max(b.end_ns for b in parts)
     steps = _steps(parts)
-    missing = [*problems, *_holes(parts, absent)]
+    missing = [*problems, *_holes(parts, absent, first.num_nodes)]
     expected = max(first.num_nodes, len(parts))
     gpus = [(b, d) for b in parts for d in b.domains if d.component == "gpu"]
     idle_known = [d.idle_ns for _, d in gpus if d.idle_ns is not None]
@@ -238,8 +239,10 @@ def _one_per_node(boundaries: Iterable[Boundary]) -> list[Boundary]:
 
 
 def _absent_nodes(parts: Sequence[Boundary]) -> list[str]:
+    """Nodes that any of the records names as the job's, and that left none: not every record names all."""
     here = {b.node for b in parts}
-    return [node for node in parts[0].expected if node not in here]
+    lists = {b.nodelist: b.expected for b in parts}  # nearly always one, which may be long
+    return list(dict.fromkeys(node for expected in lists.values() for node in expected if node not in here))
 
 
 def _leaves(b: Boundary) -> list[Domain]:
@@ -305,12 +308,12 @@ def _coverage_by_slurm(record: EnergyRecord, job: SlurmJob) -> float:
     return min(record.coverage, told_s / (wall_s * max(record.num_nodes, job.num_nodes)))
 
 
-def _holes(parts: Sequence[Boundary], absent: Sequence[str]) -> list[str]:
+def _holes(parts: Sequence[Boundary], absent: Sequence[str], num_nodes: int) -> list[str]:
     """Return one sentence per thing that is not in the sum."""
     holes = [f"{node}: no boundary record" for node in absent]
-    unnamed = parts[0].num_nodes - len(parts) - len(absent)
+    unnamed = num_nodes - len(parts) - len(absent)
     if unnamed > 0:
-        holes.append(f"{unnamed} of {count(parts[0].num_nodes, 'node')}: no boundary record")
+        holes.append(f"{unnamed} of {count(num_nodes, 'node')}: no boundary record")
     for b in parts:
         if b.state != "closed":
             holes.append(f"{b.node}: {b.why or 'closed without an end reading'}")

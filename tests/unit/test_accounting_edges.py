@@ -557,3 +557,13 @@ def test_a_run_that_begins_after_the_span_is_another_one_from_the_first_second_b
     assert match_run([job], (START_S - 600) * 10**9, START_S * 10**9) == (job if found else None)
     job = slurm_job(start_s=START_S - 600 - late_s, end_s=START_S - late_s)
     assert match_run([job], START_S * 10**9, (START_S + 600) * 10**9) == (job if found else None)
+
+
+@pytest.mark.parametrize("which", ["n1", "n2"])
+def test_a_node_without_a_record_is_missing_whichever_record_names_it(which: str) -> None:
+    """A record that began without its job's start names its own node alone."""
+    known = {"n1": ("", 1), "n2": ("", 1), which: ("n[1-3]", 4)}
+    parts = [of_node(node, nodelist=nodelist, num_nodes=nodes) for node, (nodelist, nodes) in known.items()]
+    found = summed(*parts)
+    assert (found.status, found.missing_nodes, found.nodelist, found.num_nodes) == ("partial", ("n3",), "n[1-3]", 4)
+    assert found.missing == ("n3: no boundary record", "1 of 4 nodes: no boundary record")

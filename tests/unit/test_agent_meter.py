@@ -22,7 +22,7 @@ from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.config.policy import parse
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.files import write_json
-from perun_hpc.process.clock import MACHINE
+from perun_hpc.process.clock import MACHINE, Clock
 
 CPUS = 4
 S = 1_000_000_000
@@ -40,7 +40,7 @@ def put(path: Path, text: str) -> None:
 class Machine:
     """One package of four CPUs, jobs with cgroups of version 1, and a meter of them."""
 
-    def __init__(self, base: Path, policy_text: bytes = b"", cores: int = CPUS) -> None:
+    def __init__(self, base: Path, policy_text: bytes = b"", cores: int = CPUS, clock: Clock = MACHINE) -> None:
         self.paths = AgentPaths(base / "run", base / "spool", base / "root")
         self.paths.node.mkdir(parents=True)
         self.root = self.paths.root
@@ -55,7 +55,7 @@ class Machine:
         put(self.root / "sys/devices/system/cpu/online", "0-3\n")
         put(self.root / "proc/meminfo", "MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
         self.run({}, 0)
-        self.node = Node.open(self.root, INLINE, MACHINE)
+        self.node = Node.open(self.root, INLINE, clock)
         self.register = Register("n1", CPUS)
         if policy_text:
             write_json(base / "policy.json", compile_policy(parse(policy_text, "p")))
@@ -65,7 +65,7 @@ class Machine:
         self.ledger = NodeLedger(self.paths)
         visibility = Visibility(self.paths, self.register)
         topology = partial(machine.topology, self.root)
-        self.meter = Meter(self.node, topology, self.register, policy, self.ledger, visibility, MACHINE)
+        self.meter = Meter(self.node, topology, self.register, policy, self.ledger, visibility, clock)
 
     def run(self, ticks: dict[int, int], energy_uj: int) -> None:
         """CPUs work for so many ticks, and the package takes energy."""
@@ -80,6 +80,7 @@ class Machine:
         cgroups = self.root / "sys/fs/cgroup"
         put(cgroups / f"cpuacct/slurm/uid_0/job_{job}/cpuacct.usage", "" if cpu_ns is None else f"{cpu_ns}\n")
         put(cgroups / f"memory/slurm/uid_0/job_{job}/memory.max_usage_in_bytes", f"{peak_b}\n")
+        put(cgroups / f"memory/slurm/uid_0/job_{job}/memory.limit_in_bytes", f"{peak_b * 3}\n")
         put(cgroups / f"cpuset/slurm/uid_0/job_{job}/cpuset.cpus", f"{cpus}\n")
 
     def all_jobs(self, cpu_ns: int) -> None:
@@ -122,6 +123,32 @@ def test_energy_goes_by_cpu_time(host: Machine) -> None:
     assert (first.cpu_ns, second.cpu_ns) == (300 * TICK_NS, 100 * TICK_NS)
     assert (first.cpus, second.cpus) == ([0, 1], [2, 3])
     assert (first.mem_peak_b, second.mem_peak_b) == (9, 7)
+    assert (first.memory_b, second.memory_b) == (27, 18)
+    assert not host.meter.sees_change()
+    second.suspend(True)
+    assert host.meter.sees_change()
+
+
+@pytest.mark.usefixtures("utc")
+@pytest.mark.parametrize(("seconds", "day"), [(1, "2026-11-29"), (2, "2026-11-30"), (3, "2026-11-30")])
+def test_an_interval_over_midnight_is_of_the_day_in_which_its_middle_lies(
+    tmp_path: Path, seconds: int, day: str
+) -> None:
+    """Four seconds that end so many after midnight, on a machine that has been up for days."""
+    mono_ns = [7 * 86_400 * S]
+    midnight_ns = 1_795_996_800 * S - mono_ns[0] + (seconds - 4) * S
+    host = Machine(tmp_path, clock=Clock(lambda: mono_ns[0], lambda: midnight_ns + mono_ns[0]))
+    try:
+        first, _ = two_jobs(host)
+        mono_ns[0] += 4 * S
+        host.run({0: 300, 2: 100}, 1_000_000)
+        host.cgroup(1, 300 * TICK_NS, "0-1")
+        host.cgroup(2, 100 * TICK_NS, "2-3")
+        host.meter.end_interval()
+        assert [name for name in first.shares if first.shares[name]] == [day]
+        assert '"total_uj":1000000,' in host.paths.ledger(day).read_text()
+    finally:
+        host.node.close()
 
 
 def test_only_who_was_suspended_when_an_interval_began_was_so_for_its_time(host: Machine) -> None:

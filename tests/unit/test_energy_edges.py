@@ -720,7 +720,9 @@ def test_a_gpu_part_that_did_nothing_is_not_one_of_which_nothing_is_known():
     """Even of a job of which something else is impossible, here its memory."""
     gpu = DomainInput(name="gpu-a", kind=DomainKind.GPU, total_uj=10, slices=2)
     idle, busy = (
-        JobInput(owner=f"job:{n}.0", cpus=frozenset({n}), memory_b=-n, gpus={"gpu-a": GpuHolding(1, activity)})
+        JobInput(
+            owner=f"job:{n}.0", cpus=frozenset({n}), memory_b=-n, gpus={"gpu-a": GpuHolding(part=1, activity=activity)}
+        )
         for n, activity in ((1, 0), (2, 5))
     )
     (found,) = attribute(interval([gpu], [idle, busy]))
