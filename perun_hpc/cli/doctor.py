@@ -15,7 +15,7 @@ from perun_hpc.cli.wake import WAKE
 from perun_hpc.data_model.codec import encode
 from perun_hpc.data_model.wording import count
 from perun_hpc.doctor import cluster
-from perun_hpc.doctor.examine import CHECKS, examine
+from perun_hpc.doctor.examine import CHECKS, QUICK, examine
 from perun_hpc.doctor.facts import Node
 from perun_hpc.doctor.findings import Finding, Report, Role, Severity, worst
 from perun_hpc.doctor.gather import Gatherer
@@ -48,14 +48,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         help="reach nodes by this, as 'ssh {node}' (default: a short job on each)",
     )
+    parser.add_argument("--quick", action="store_true", help="leave perun audit out, which reads a day of all nodes")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("-v", "--verbose", action="store_true", help="name every check, also those that find nothing")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look, print, and return the exit code of a monitoring plugin."""
-    facts = Gatherer(WAKE, [Role(name) for name in args.role or ()]).facts()
-    own = examine(facts)
+    facts = Gatherer(WAKE, [Role(name) for name in args.role or ()], audit=not args.quick).facts()
+    own = examine(facts, QUICK if args.quick else CHECKS)
     reports, findings = [own], list(own.findings)
     if args.all or args.nodes:
         if "nodes" in facts.unread:

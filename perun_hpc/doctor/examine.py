@@ -9,6 +9,8 @@ from perun_hpc.doctor.facts import Facts, Unread
 from perun_hpc.doctor.findings import Check, Finding, Report, Severity
 
 CHECKS: tuple[Check, ...] = (*slurm_checks.CHECKS, *node_checks.CHECKS, *service_checks.CHECKS)
+QUICK: tuple[Check, ...] = tuple(check for check in CHECKS if "audit" not in check.needs)
+"""Those that take seconds however large the cluster is."""
 UNKNOWN = "unknown"
 """The key of the finding that something could not be looked at."""
 

@@ -46,9 +46,10 @@ _NOW = re.compile(r"sdiag output at .*\((\d+)\)")
 class Gatherer:
     """Fills the facts in, in the order in which they rest on each other."""
 
-    def __init__(self, wake: Path, roles: Collection[Role] = ()) -> None:
-        """`wake` is the collector's socket, `roles` what this host is for where somebody says so."""
+    def __init__(self, wake: Path, roles: Collection[Role] = (), audit: bool = True) -> None:
+        """`wake` is the collector's socket, `roles` what this host is for where somebody says so; `audit`: run it."""
         self._wake = wake
+        self._audit = audit
         self._known: dict[str, Any] = {"host": host_name(), "node": host_name(), "version": __version__}
         self._unread: dict[str, Unread] = {}
         self._roles = frozenset(roles)
@@ -268,7 +269,7 @@ class Gatherer:
                 self._without(Unread("slurmdbd does not answer", by="slurmdbd"), "admin", "audit")
         ledger = look.Look(look.as_user(user, partial(services.ledger, policy.ledger)))
         if self._take("ledger", lambda: ledger.answer(15.0)) and not self._known["ledger"]:
-            if "audit" not in self._unread:
+            if self._audit and "audit" not in self._unread:
                 self._take("audit", lambda: services.audit(user, self._config.one("ClusterName"), policy.archive))
         else:
             self._without(Unread("the ledger cannot be opened", by="ledger"), "audit")

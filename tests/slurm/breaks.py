@@ -405,7 +405,7 @@ BREAKS: dict[str, Break] = {
         "PrologEpilogTimeout=1", slurm_conf("PrologEpilogTimeout=1"), "hook-timeout", "PrologEpilogTimeout=1", None
     ),
     "no-task-cgroup": _break(
-        "TaskPlugin=task/none", slurm_conf("TaskPlugin=task/none"), "task-plugin", "task/none", None
+        "TaskPlugin=task/none", slurm_conf("TaskPlugin=task/none"), "task-plugin", "TaskPlugin=", None
     ),
     "no-cores": _break(
         "ConstrainCores=no",

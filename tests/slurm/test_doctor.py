@@ -61,6 +61,12 @@ def test_it_says_one_line_where_all_is_well(site_: Cluster, host: str | None, us
     assert ("need root" in line) == (user != "root")
 
 
+def test_quickly_it_does_without_the_audit(site_: Cluster) -> None:
+    whole, quick = doctor(site_, None)[1], doctor(site_, None, "--quick")[1]
+    (one,), (other,) = whole["reports"], quick["reports"]
+    assert set(one["passed"]) - set(other["passed"]) == {"ledger-closes"}
+
+
 def test_all_nodes_are_asked_and_agree(site_: Cluster) -> None:
     done = site_.run([PERUN, "doctor", "--all"], user="root", timeout=120)
     assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stdout

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perun_hpc._version import __version__
-from perun_hpc.doctor.examine import CHECKS, UNKNOWN, examine
+from perun_hpc.doctor.examine import CHECKS, QUICK, UNKNOWN, examine
 from perun_hpc.doctor.facts import Agent, Collector, Facts, Hooks, Node, Place, Policy, Said, Unread
 from perun_hpc.doctor.findings import Role, Severity
 from perun_hpc.slurm.conf import Config, PlugLine, shown, written
@@ -246,6 +246,13 @@ def test_what_nobody_explains_is_unknown_and_what_root_must_look_at_is_counted()
     assert [(one.key, one.where) for one in report.findings] == [(UNKNOWN, "ledger-closes")]
     assert report.status is Severity.UNKNOWN
     assert report.skipped == ("inbox",)
+
+
+def test_quickly_everything_but_the_audit_is_looked_at() -> None:
+    facts = replace(healthy(), audit=("n1: off",))
+    assert {check.key for check in CHECKS} - {check.key for check in QUICK} == {"ledger-closes"}
+    assert examine(facts, QUICK).findings == ()
+    assert examine(facts).status is Severity.CRITICAL
 
 
 def test_a_role_that_the_host_does_not_have_is_not_looked_at() -> None:
