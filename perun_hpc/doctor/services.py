@@ -33,7 +33,6 @@ from perun_hpc.data_model import codec
 from perun_hpc.doctor.facts import Agent, Collector, Place, Policy
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import NotFoundError, PerunError, UnavailableError
-from perun_hpc.files import read_json
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.report.backlog import troubles, waiting
 from perun_hpc.report.losses import losses
@@ -196,15 +195,18 @@ def inbox(directory: Path, now_s: float) -> tuple[int, float]:
 
 def static_days(paths: AgentPaths, now_s: float) -> float:
     """For how many days the node has been measured without its idle CPU power being known; 0 where it is."""
-    data = read_json(paths.state) or {}
-    for name, bins in (data.get("static") or {}).items():
+    learnt: Mapping[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, *codec.MISFITS):  # the agent's to mend, also where it is damaged
+        learnt = dict(json.loads(paths.state.read_bytes())["static"])
+    for name, bins in learnt.items():
         with contextlib.suppress(*codec.MISFITS):
             if name.startswith("package") and StaticPower.from_json(bins).estimate_uw() is not None:
                 return 0.0
-    days = sorted(path.stem for path in paths.node.glob("????-??-??.jsonl"))
-    if not days:
-        return 0.0
-    return max(0.0, (now_s - time.mktime(time.strptime(days[0], "%Y-%m-%d"))) / 86_400)
+    first_s = now_s
+    for path in paths.node.glob("????-??-??.jsonl"):
+        with contextlib.suppress(ValueError):
+            first_s = min(first_s, time.mktime(time.strptime(path.stem, "%Y-%m-%d")))
+    return (now_s - first_s) / 86_400
 
 
 def reach(collector: str) -> str:

@@ -82,6 +82,16 @@ def test_idle_power_is_known_from_what_the_node_has_learnt(tmp_path: Path) -> No
     assert services.static_days(paths, NOW_S) > 9
 
 
+@pytest.mark.parametrize("text", ["{half", "[1]", '{"static": 7}', "\ud800"])
+def test_a_damaged_state_is_left_to_the_agent(tmp_path: Path, text: str) -> None:
+    paths = AgentPaths(tmp_path, tmp_path)
+    paths.node.mkdir()
+    paths.state.write_bytes(text.encode(errors="surrogatepass"))
+    (paths.node / "abcd-ef-gh.jsonl").touch()
+    assert services.static_days(paths, NOW_S) == 0.0
+    assert {path.name for path in paths.node.iterdir()} == {paths.state.name, "abcd-ef-gh.jsonl"}
+
+
 def test_whether_a_port_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"127.0.0.1:{server.getsockname()[1]}"
