@@ -21,7 +21,7 @@ from typing import Any
 from perun_hpc.agent.base import privilege
 from perun_hpc.data_model import codec
 from perun_hpc.doctor.facts import Place
-from perun_hpc.errors import UnavailableError
+from perun_hpc.errors import PerunError, UnavailableError
 from perun_hpc.process import child
 
 PATIENCE_S = 1.0
@@ -75,6 +75,8 @@ def _tell(fd: int, work: Callable[[], Any]) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         value = {"error": f"{where}{error.strerror or error}"}
+    except PerunError as error:
+        value = {"error": str(error)}
     text = json.dumps(value).encode()
     while text:
         text = text[os.write(fd, text) :]

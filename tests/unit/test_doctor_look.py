@@ -17,7 +17,7 @@ from perun_hpc.cli.doctor import line, summary
 from perun_hpc.doctor import cluster, look, services
 from perun_hpc.doctor.facts import Node
 from perun_hpc.doctor.findings import Finding, Report, Severity, worst
-from perun_hpc.errors import UnavailableError
+from perun_hpc.errors import DataError, UnavailableError
 from perun_hpc.report.screen import Style
 
 ME = pwd.getpwuid(os.geteuid())
@@ -38,6 +38,14 @@ def test_a_child_that_dies_is_no_answer() -> None:
 def test_what_the_kernel_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="No such file"):
         look.Look(lambda: os.listdir(tmp_path / "none")).answer(20)  # noqa: PTH208
+
+
+def test_a_fault_that_perun_names_is_said_in_its_words() -> None:
+    def refuse() -> None:
+        raise DataError("x.json: damaged: remove it")
+
+    with pytest.raises(UnavailableError, match="^x.json: damaged: remove it$"):
+        look.Look(refuse).answer(20)
 
 
 def test_a_place_is_described(tmp_path: Path) -> None:
