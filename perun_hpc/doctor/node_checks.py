@@ -250,9 +250,11 @@ def _reached(facts: Facts) -> Iterator[Fault]:
 
 def _unit_archive(facts: Facts) -> Iterator[Fault]:
     archive = facts.policy.archive
-    for unit, says in facts.units.items():
-        ships = unit == "perun-collect" or not facts.policy.collector
-        if not archive or not ships or (says.get("LoadState"), says.get("ProtectSystem")) != ("loaded", "strict"):
+    for unit, says in facts.units.items():  # the package brings both to every host
+        collects = unit == "perun-collect"
+        runs = (Role.COLLECTOR if collects else Role.COMPUTE) in facts.roles
+        ships = collects or not facts.policy.collector
+        if not archive or not runs or not ships or (says.get("LoadState"), says.get("ProtectSystem")) != ("loaded", "strict"):
             continue
         paths = [word.lstrip("-+") for word in says.get("ReadWritePaths", "").split()]
         paths += [f"/var/lib/{word}" for word in says.get("StateDirectory", "").split()]

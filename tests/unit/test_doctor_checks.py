@@ -277,6 +277,15 @@ def test_a_unit_that_may_write_into_the_archive_is_well() -> None:
     assert found(facts) == {}
 
 
+def test_a_unit_of_a_role_that_the_host_does_not_have_may_be_as_it_came() -> None:
+    fit = {**UNIT, "ReadWritePaths": "/shared/perun"}
+    node: dict[str, Any] = {"roles": frozenset({Role.COMPUTE}), "units": {"perun-agent": fit, "perun-collect": UNIT}}
+    head: dict[str, Any] = {"roles": frozenset({Role.COLLECTOR}), "units": {"perun-agent": UNIT, "perun-collect": fit}}
+    assert found(replace(healthy(), **node)) == {}
+    assert found(replace(healthy(), **head)) == {}
+    assert set(found(replace(healthy(), **{**head, "roles": frozenset({Role.COMPUTE})}))) == {"unit-archive"}
+
+
 def files(**texts: str) -> Any:
     known = {f"/etc/slurm/{name}": text for name, text in texts.items()}
     return lambda pattern: [(path, text) for path, text in known.items() if path == pattern]
