@@ -286,6 +286,10 @@ def test_a_unit_of_a_role_that_the_host_does_not_have_may_be_as_it_came() -> Non
     assert set(found(replace(healthy(), **{**head, "roles": frozenset({Role.COMPUTE})}))) == {"unit-archive"}
 
 
+def test_a_host_without_a_slurm_conf_has_none_that_differs() -> None:
+    assert found(replace(healthy(), local=written("/none/slurm.conf", files()))) == {}
+
+
 def files(**texts: str) -> Any:
     known = {f"/etc/slurm/{name}": text for name, text in texts.items()}
     return lambda pattern: [(path, text) for path, text in known.items() if path == pattern]
