@@ -254,7 +254,8 @@ def _unit_archive(facts: Facts) -> Iterator[Fault]:
         collects = unit == "perun-collect"
         runs = (Role.COLLECTOR if collects else Role.COMPUTE) in facts.roles
         ships = collects or not facts.policy.collector
-        if not archive or not runs or not ships or (says.get("LoadState"), says.get("ProtectSystem")) != ("loaded", "strict"):
+        strict = (says.get("LoadState"), says.get("ProtectSystem")) == ("loaded", "strict")
+        if not (archive and runs and ships and strict):
             continue
         paths = [word.lstrip("-+") for word in says.get("ReadWritePaths", "").split()]
         paths += [f"/var/lib/{word}" for word in says.get("StateDirectory", "").split()]

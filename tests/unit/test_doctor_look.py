@@ -44,7 +44,7 @@ def test_a_fault_that_perun_names_is_said_in_its_words() -> None:
     def refuse() -> None:
         raise DataError("x.json: damaged: remove it")
 
-    with pytest.raises(UnavailableError, match="^x.json: damaged: remove it$"):
+    with pytest.raises(UnavailableError, match=r"^x\.json: damaged: remove it$"):
         look.Look(refuse).answer(20)
 
 
