@@ -122,7 +122,7 @@ class PolicyKeeper:
         """Take over what the child makes, if it makes it within that time."""
         if self._child is None:
             return
-        with contextlib.suppress(OSError):  # it has ended and is reaped
+        with contextlib.suppress(OSError):  # before Linux 5.3 there is no such call: a later look takes it over
             ends = os.pidfd_open(self._child.pid)
             try:
                 select.select([ends], [], [], most_s)
