@@ -148,6 +148,7 @@ def test_static_power_is_told_from_half_an_hour_on():
 
 
 def test_a_day_is_kept_for_thirty_days():
+    assert DAY_NS == 24 * 3600 * S
     first = StaticPower().observe(3 * DAY_NS, 10 * S, 5_000_000, 0, 1)
     assert first.bins == {3: {500_000 // BIN_UW: 10 * S}}
     assert set(first.observe(32 * DAY_NS + DAY_NS - 1, 10 * S, 5_000_000, 0, 1).bins) == {3, 32}
@@ -262,6 +263,7 @@ def test_a_thread_that_slept_weighs_nothing():
 def test_a_share_has_no_parts_that_nobody_named():
     assert Share("job:1.0", 5) == Share("job:1.0", 5, 0, 0, 0, 0)
     assert DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=1).static_uw == 0
+    assert NodeInput(package_of={}, core_of={}).memory_b == 0
 
 
 def test_a_suspended_job_without_a_cgroup_has_done_nothing():
@@ -727,3 +729,10 @@ def test_a_gpu_part_that_did_nothing_is_not_one_of_which_nothing_is_known():
     )
     (found,) = attribute(interval([gpu], [idle, busy]))
     assert [(share.owner, share.dynamic_uj) for share in found.shares] == [("job:2.0", 10)]
+
+
+def test_a_job_that_did_nothing_did_nothing_on_a_cpu_of_which_nothing_is_known():
+    package = DomainInput(name="package-0", kind=DomainKind.PACKAGE, total_uj=9, package=0)
+    job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0)
+    (found,) = attribute(interval([package], [job], busy=dict.fromkeys(range(1, 8), 0), unread={0: "no line"}))
+    assert [(share.owner, share.energy_uj) for share in found.shares] == [("unknown", 9)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,11 @@ def settled(keeper: PolicyKeeper) -> PolicyKeeper:
     keeper.wait(60)
     assert keeper.settled
     return keeper
+
+
+def children() -> set[int]:
+    """The processes that this one has started, among them what other tests left."""
+    return {int(one) for one in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
 @pytest.fixture
@@ -98,9 +104,10 @@ def test_a_compiler_that_hangs_is_given_up(policy: Path) -> None:
     now = [0]
     keeper = settled(PolicyKeeper(policy, Clock(lambda: now[0], lambda: 0)))
     policy.write_text("sampling: {period: 3 s}\n")
+    before = children()
     keeper.check()
-    (pid,) = (int(one) for one in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-    os.kill(pid, 19)  # SIGSTOP
+    (pid,) = children() - before
+    os.kill(pid, signal.SIGSTOP)
     assert (keeper.poll(), keeper.settled) == (False, False)
     now[0] = PATIENCE_NS
     assert (keeper.poll(), keeper.settled) == (True, True)
