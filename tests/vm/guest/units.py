@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from guest.shell import require, run, tried
@@ -37,18 +38,23 @@ def check(unit: str, user: str, least: int) -> list[str]:
     require(run("systemctl", "is-active", unit).strip() == "active", f"{unit} is not active")
     pids = processes(unit)
     require(len(pids) >= least, f"{unit} has {len(pids)} processes")
-    owner = run("ps", "-o", "user=", "-p", run("systemctl", "show", "-P", "MainPID", unit).strip()).strip()
+    main = run("systemctl", "show", "-P", "MainPID", unit).strip()
+    owner = run("ps", "-o", "user=", "-p", main).strip()
     require(owner == user, f"{unit} runs as {owner}")
     for pid in pids:
-        status = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-        )
-        bounding = int(status["CapBnd"], 16)
-        require(bounding & ~CAPABILITIES[unit] == 0, f"{unit}, process {pid}: capabilities {bounding:x}")
-        require(status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", f"{unit}, process {pid}: {status['Seccomp']}")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a child may end meanwhile
+            _confined(unit, pid)
     for path in ("/usr/bin", "/etc", "/opt/perun-hpc", "/home/alice", "/root"):
-        code, _, errors = tried("nsenter", "-t", str(pids[0]), "-m", "touch", f"{path}/perun-vm")
+        code, _, errors = tried("nsenter", "-t", main, "-m", "touch", f"{path}/perun-vm")
         require(code != 0, f"{unit} can write in {path}")
         require("Read-only" in errors or "No such file" in errors or "Permission" in errors, f"{path}: {errors}")
     memory_b = int(run("systemctl", "show", "-P", "MemoryCurrent", unit))
     return [f"{unit}: {len(pids)} processes, {memory_b >> 20} MB"]
+
+
+def _confined(unit: str, pid: int) -> None:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    bounding = int(status["CapBnd"], 16)
+    require(bounding & ~CAPABILITIES[unit] == 0, f"{unit}, process {pid}: capabilities {bounding:x}")
+    require(status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", f"{unit}, process {pid}: {status['Seccomp']}")
