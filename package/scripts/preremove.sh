@@ -4,12 +4,19 @@ set -eu
 case "$1" in remove | 0) ;; *) exit 0 ;; esac # dpkg's word and rpm's; the rest is an upgrade
 prefix=/opt/perun-hpc
 
-# Slurm drains a node whose Prolog is not there.
-named=$( (timeout 10 scontrol show config 2>/dev/null || cat /etc/slurm/*.conf 2>/dev/null) | grep -E '^ *(Pro|Epi)log.*/opt/perun-hpc/' || :)
-linked=$(find /etc/slurm -lname "$prefix/*" 2>/dev/null || :)
+# Slurm drains a node whose Prolog is not there: by its own name, by a link in a directory of hooks, in a script of the site's.
+conf=$(timeout 10 scontrol show config 2>/dev/null || cat /etc/slurm/*.conf 2>/dev/null || :)
+named=$(printf '%s\n' "$conf" | grep -Ei "^ *(Pro|Epi)log.*$prefix/" || :)
+hooks=$(printf '%s\n' "$conf" | sed -nE 's/^ *(Pro|Epi)log(Slurmctld)?(\[[0-9]+\])? *= *//Ip')
+# shellcheck disable=SC2086 # hooks may be patterns
+linked=$({
+	timeout 10 find /etc/slurm -lname "$prefix/*"
+	[ -z "$hooks" ] || timeout 10 find $hooks -maxdepth 0 -lname "$prefix/*"
+	[ -z "$hooks" ] || timeout 10 grep -lF "$prefix/libexec/perun/" $hooks
+} 2>/dev/null </dev/null | sort -u || :)
 if [ -n "$named$linked" ]; then
 	echo "perun-hpc: Slurm still runs its hooks: $named $linked" >&2
-	echo "perun-hpc: take the lines out of slurm.conf, say 'scontrol reconfigure', then remove the package" >&2
+	echo "perun-hpc: take them out of slurm.conf and its hooks, say 'scontrol reconfigure', then remove the package" >&2
 	exit 1
 fi
 
