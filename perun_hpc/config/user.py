@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.config.kinds import Number
 from perun_hpc.config.option import Option, nearest, refusal
 from perun_hpc.config.user_schema import FORMATS, OPTIONS, UserSettings
 from perun_hpc.errors import ConfigError
@@ -129,16 +130,27 @@ def _known(section: str, name: str, where: str) -> Option:
 
 def _unknown(name: str, what: str) -> str:
     near = nearest(name, OPTIONS)
-    return f"unknown {what} '{name[:60]}': " + (f"did you mean '{near}'?" if near else "see perun showconf --default")
+    hint = f"did you mean '{near}'?" if near else "see perun showconf --default"
+    return _line(f"unknown {what} '{name[:60]}': {hint}")
 
 
 def _checked(option: Option, text: str, where: str) -> Stated:
     _value(option, text, where)
-    return option, text, where
+    return option, _bare(option, text), where
 
 
 def _value(option: Option, text: str, where: str) -> Any:
     try:
-        return option.kind.parse(text)
+        return option.kind.parse(_bare(option, text))
     except ValueError as error:
-        raise ConfigError(f"{where}: {refusal(option.kind, text, error)}") from error
+        raise ConfigError(_line(f"{where}: {refusal(option.kind, text, error)}")) from error
+
+
+def _bare(option: Option, text: str) -> str:
+    """A number without blanks around it, such as the newline of a variable that a shell has read from a file."""
+    return text.strip() if isinstance(option.kind, Number) else text
+
+
+def _line(text: str) -> str:
+    """As one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -87,6 +87,24 @@ def test_fault_21_unknown_keywords_and_missing_files_are_errors(places, tmp_path
         load(environ={"PERUN_PUE": "much"}, home=home, directory=here)
 
 
+def test_blanks_around_a_number_do_not_count(places):
+    home, here = places
+    environ = {"PERUN_ROUNDS": " 3 ", "PERUN_SAMPLING_PERIOD": "0.5\n"}
+    chosen = settings(load(environ=environ, home=home, directory=here))
+    assert (chosen.rounds, chosen.sampling_period) == (3, 0.5)
+    assert [text for _, text, _ in stated(environ=environ, home=home, directory=here)] == ["0.5", "3"]
+    parser = defaults()
+    parser.set("monitor", "sampling_period", " 2 ")
+    assert settings(parser).sampling_period == 2
+
+
+def test_a_value_with_control_characters_is_refused_in_one_harmless_line(places):
+    home, here = places
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"PERUN_PUE": "1\n\x1b[2J"}, home=home, directory=here)
+    assert str(caught.value).isprintable()
+
+
 def test_a_foreign_parser_is_checked_when_it_is_frozen():
     parser = defaults()
     parser.set("monitor", "colour", "red")
