@@ -114,7 +114,7 @@ ansible-test: packages ## the Ansible role, on a throw-away layer above this mac
 	@mkdir -p build/ansible/layer; [ -x build/ansible/tools/bin/ansible-playbook ] || { $(PYTHON) -m venv build/ansible/tools; \
 	  build/ansible/tools/bin/pip install -qq --disable-pip-version-check ansible-core==2.19.14 ansible-lint==26.10.1; }
 	@PATH=$$PWD/build/ansible/tools/bin:$$PATH ansible-lint --offline -q ansible/perun.yml
-	@ln -f build/packages/perun-hpc_*.deb build/ansible/ && ansible/test.sh build/ansible
+	@ln -f build/packages/perun-hpc_*_$$(dpkg --print-architecture).deb build/ansible/ && ansible/test.sh build/ansible
 
 package-test: LISTS += tests/matrix/packages.txt
 package-test: build $(TOOLS)/.installed ## the packages installed, upgraded and removed in root file systems of their own

@@ -20,7 +20,7 @@ echo "ClusterName=x" >"$root/etc/slurm/slurm.conf"
 printf '#!/bin/sh\necho "$*" >>/tmp/role/scontrol\n' >"$root/usr/bin/scontrol"
 printf 'store:\n  archive: /shared/perun\n' >"$root/tmp/role/policy.yaml"
 printf 'stores: {}\n' >"$root/tmp/role/wrong.yaml"
-package=$(find "$work" -maxdepth 1 -name 'perun-hpc_*.deb' | sort | tail -1)
+package=$(find "$work" -maxdepth 1 -name "perun-hpc_*_$(dpkg --print-architecture).deb" | sort | tail -1)
 cat >"$root/tmp/role/inventory.yml" <<END
 all:
   vars: {ansible_connection: local, ansible_python_interpreter: /usr/bin/python3, perun_hpc_manage_slurm_conf: true,

@@ -99,7 +99,7 @@ static void run_agent(const struct hook_settings *settings)
 	snprintf(policy, sizeof(policy), "PERUN_POLICY=%s", settings->policy);
 	if (systemd_has_unit())
 		execve(unit[0], unit, environment);
-	errno = ENAMETOOLONG;
+	errno = ENOENT; /* no prefix was found */
 	if (known)
 		execve(python, agent, environment);
 }
