@@ -14,8 +14,10 @@ account() {
 }
 account perun 820 /var/lib/perun
 account perun-parse 821 /nonexistent
-install -d -o perun -g perun -m 0711 /var/spool/perun
-install -d -o perun -g perun -m 0711 /var/lib/perun
+# Whose the spool is, the agent runs as: one that is not root's stays as it is. An account of the site's may have another group.
+for directory in /var/spool/perun /var/lib/perun; do
+	[ "$(stat -c %u $directory 2>/dev/null || echo 0)" -ne 0 ] || install -d -o perun -g "$(id -g perun)" -m 0711 $directory
+done
 
 # Of the Pythons for which there are packages here, the oldest; one that was chosen before and still runs stays. PATH is not
 # asked: who installs may have a Python of their own in it (pyenv, conda), which the service users cannot run.

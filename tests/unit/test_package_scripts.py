@@ -1,4 +1,4 @@
-"""The package goes only where Slurm no longer runs its hooks, however they are named: else nodes would be drained."""
+"""The package's scripts: they take nothing away from a site, and no hook from a Slurm that still runs it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "package/scripts/preremove.sh"
+SETUP = Path(__file__).parents[2] / "package/setup.sh"
 
 
 @pytest.fixture
@@ -61,3 +62,24 @@ def test_it_stays_while_slurm_runs_its_hooks(prefix: Path, how: str) -> None:
     assert "Slurm still runs its hooks" in done.stderr
     assert str(hook if how in ("by name", "in a file") else hooks) in done.stderr
     assert (prefix / "pyvenv.cfg").exists()
+
+
+def test_a_spool_that_is_there_stays_whose_it_is(tmp_path: Path) -> None:
+    # Whose the spool is, the agent runs as: `agent.service_user` may be another one than perun.
+    for name in ("bin", "opt/perun-hpc", "var/spool/perun"):
+        (tmp_path / name).mkdir(parents=True)
+    stubs = {
+        "getent": "exit 0",
+        "id": "echo 77",
+        "stat": 'case "$*" in *spool*) echo 991;; *) exit 1;; esac',
+        "install": f'echo "$@" >>{tmp_path}/made',
+    }
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    text = SETUP.read_text().replace("/opt/perun-hpc", f"{tmp_path}/opt/perun-hpc").replace("/var/", f"{tmp_path}/var/")
+    (tmp_path / "script").write_text(text)
+    environ = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", str(tmp_path / "script")], capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made").read_text() == f"-d -o perun -g 77 -m 0711 {tmp_path}/var/lib/perun\n"
