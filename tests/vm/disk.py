@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -20,7 +21,7 @@ OLD = "0.0.9"
 CHECKOUT = HERE.parents[1]
 
 
-def bring(scenario: str, disk: Path) -> None:
+def bring(scenario: str, only: Sequence[str], disk: Path) -> None:
     """Make the second disk for a scenario; with it go the blocks of docs/install.md that are for hosts with systemd."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -33,7 +34,7 @@ def bring(scenario: str, disk: Path) -> None:
             older(packages()[0], root / "packages")
         page = [one for one in blocks(PAGE.read_text()) if one.systemd is not False]
         (root / "page.json").write_text(json.dumps([[one.section, one.text] for one in page]))
-        (root / "order.json").write_text(json.dumps({"scenario": scenario}))
+        (root / "order.json").write_text(json.dumps({"scenario": scenario, "only": list(only)}))
         root.chmod(0o755)
         file_system(root, disk, "512M")
 
