@@ -197,16 +197,24 @@ def static_days(paths: AgentPaths, now_s: float) -> float:
     """For how many days the node has been measured without its idle CPU power being known; 0 where it is."""
     learnt: Mapping[str, Any] = {}
     with contextlib.suppress(FileNotFoundError, *codec.MISFITS):  # the agent's to mend, also where it is damaged
-        learnt = dict(json.loads(paths.state.read_bytes())["static"])
+        state = json.loads(paths.state.read_bytes())
+        learnt = dict(state["static"])
+        if not any(_is_cpu(sensor.partition(":")[2]) for sensor in dict(state["readings"])):
+            return 0.0  # nothing here counts the CPUs' energy by itself
     for name, bins in learnt.items():
         with contextlib.suppress(*codec.MISFITS):
-            if name.startswith("package") and StaticPower.from_json(bins).estimate_uw() is not None:
+            if _is_cpu(name) and StaticPower.from_json(bins).estimate_uw() is not None:
                 return 0.0
     first_s = now_s
     for path in paths.node.glob("????-??-??.jsonl"):
         with contextlib.suppress(ValueError):
             first_s = min(first_s, time.mktime(time.strptime(path.stem, "%Y-%m-%d")))
     return (now_s - first_s) / 86_400
+
+
+def _is_cpu(domain: str) -> bool:
+    """Whether a domain is CPUs': RAPL's packages, Grace's modules, Cray's or the estimate's node."""
+    return domain.startswith(("package", "grace", "cpu"))
 
 
 def reach(collector: str) -> str:

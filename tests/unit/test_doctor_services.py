@@ -82,6 +82,23 @@ def test_idle_power_is_known_from_what_the_node_has_learnt(tmp_path: Path) -> No
     assert services.static_days(paths, NOW_S) > 9
 
 
+@pytest.mark.parametrize("domain", ["package-1", "grace-0", "cpu"])
+def test_idle_power_of_any_kind_of_cpu_counts_and_none_is_asked_for_where_none_is_counted(
+    tmp_path: Path, domain: str
+) -> None:
+    paths = AgentPaths(tmp_path, tmp_path)
+    paths.node.mkdir()
+    (paths.node / "2020-01-01.jsonl").touch()
+    learnt = {domain: {"20000": {"450": 3600 * 10**9}}}
+    for readings, static, known in (
+        ({f"x:{domain}:energy": [1, 2]}, learnt, True),
+        ({f"x:{domain}:energy": [1, 2]}, {}, False),
+        ({"ipmi:node:energy": [1, 2], "nvml:gpu-0:energy": [1, 2]}, {}, True),
+    ):
+        paths.state.write_text(json.dumps({"readings": readings, "static": static}))
+        assert (services.static_days(paths, NOW_S) == 0.0) is known
+
+
 @pytest.mark.parametrize("text", ["{half", "[1]", '{"static": 7}', "\ud800"])
 def test_a_damaged_state_is_left_to_the_agent(tmp_path: Path, text: str) -> None:
     paths = AgentPaths(tmp_path, tmp_path)
