@@ -38,7 +38,7 @@ Below partitions:, nodes: and accounts: the fields that are marked so may be set
 
 INI = """\
 ./.perun.ini, or the file that perun -c names, has sections and options as INI files do.
-perun showconf prints those in force, and where each was set."""
+perun showconf --explain prints those in force, and where each was set."""
 
 
 def main(root: Path) -> int:
