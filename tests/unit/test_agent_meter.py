@@ -204,6 +204,16 @@ def test_a_job_whose_cgroup_is_gone_has_what_the_one_above_kept(host: Machine) -
     assert first.cpu_ns == 300 * TICK_NS
 
 
+def test_a_job_whose_cgroup_is_gone_has_nothing_where_the_others_have_all(host: Machine) -> None:
+    first, second = two_jobs(host)
+    host.run({2: 100}, 1_000_000)
+    host.cgroup(1, None)
+    host.cgroup(2, 100 * TICK_NS, "2-3")
+    host.all_jobs(100 * TICK_NS)
+    host.meter.end_interval()
+    assert (first.energy_uj, second.energy_uj, first.cpu_ns) == (0, 1_000_000, 0)
+
+
 def test_where_two_are_gone_nobody_knows_which_took_what(host: Machine) -> None:
     first, second = two_jobs(host)
     host.run({0: 300, 2: 100}, 1_000_000)

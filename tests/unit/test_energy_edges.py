@@ -736,3 +736,13 @@ def test_a_job_that_did_nothing_did_nothing_on_a_cpu_of_which_nothing_is_known()
     job = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=0)
     (found,) = attribute(interval([package], [job], busy=dict.fromkeys(range(1, 8), 0), unread={0: "no line"}))
     assert [(share.owner, share.energy_uj) for share in found.shares] == [("unknown", 9)]
+
+
+def test_a_gauge_that_falls_silent_two_thousand_times_still_counts_above_nothing():
+    counter, ticks = SyntheticCounter(GAUGE, max_gap_ns=S), []
+    for gap in range(2000):
+        counter, reading = counter.advance(Reading(1000, gap * 10 * S))
+        ticks.append(reading.ticks)
+    assert ticks == sorted(ticks, reverse=True)
+    assert len(set(ticks)) == 2000
+    assert ticks[-1] > 0
