@@ -123,14 +123,25 @@ def _check(path: Path, alone: bool) -> int:
 def _doubts(checked: Policy) -> Iterator[str]:
     """What the policy names and this host does not have: the archive, partitions."""
     store = resolve(compile_policy(checked), JobFacts()).store
-    if not store.collector and not Path(store.archive).is_dir():
+    if not store.collector and (why := _lacks(store.archive)):
         where = checked.site.origins.get("store.archive", checked.source)
-        yield f"{where}: store.archive: {store.archive} is not there on this host: records would wait on the nodes"
+        yield f"{where}: store.archive: {store.archive} {why}"
     known = partitions() if checked.partitions else None
     for name, entry in checked.partitions.items():
         if known is not None and name not in known:
             where = next(iter(entry.origins.values()), checked.source)
             yield f"{where}: partitions: Slurm has no partition '{name}' here: it has {', '.join(sorted(known))}"
+
+
+def _lacks(archive: str) -> str:
+    """What is wrong with a directory, which may be on a file system that hangs; empty where it is there."""
+    from perun_hpc.doctor.look import places
+
+    seen = places({"it": archive}, None)["it"]
+    if seen.problem and not seen.missing:
+        return f"cannot be looked at: {seen.problem.removeprefix(f'{archive}: ')}"
+    there = not seen.missing and seen.kind == "directory"
+    return "" if there else "is not there on this host: records would wait on the nodes"
 
 
 def _wrong_series(checked: Policy) -> Iterator[str]:

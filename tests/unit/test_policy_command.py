@@ -60,6 +60,15 @@ def test_check_doubts_an_archive_and_partitions_that_are_not_there(policy, tmp_p
     assert "store.archive" not in perun("check", policy=policy).stderr
 
 
+def test_an_archive_that_cannot_be_looked_at_is_a_doubt_in_one_line(policy, tmp_path):
+    policy.write_text(f"store: {{archive: {tmp_path}/{'x' * 300}}}\n")
+    done = perun("check", policy=policy)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: {policy}:1: store.archive: ")
+    assert line.endswith(" cannot be looked at: File name too long")
+
+
 def test_explain_names_the_line_that_decided(policy):
     done = perun("explain", "--partition", "gpu", "--user", "alice", policy=policy)
     line = next(line for line in done.stdout.splitlines() if line.startswith("sampling.period "))
