@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, resolve
 from perun_hpc.data_model import codec
+from perun_hpc.doctor import look
 from perun_hpc.doctor.facts import Agent, Collector, Place, Policy
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import NotFoundError, PerunError, UnavailableError
@@ -116,15 +117,18 @@ def running() -> Running:
     return Running(frozenset(names), tuple(collectors))
 
 
-def collects_here(policy: Policy, wake: Path) -> bool:
-    """Whether the collector belongs on this host, also while it does not run."""
+def collects_here(
+    policy: Policy, wake: Path, places: Callable[[Mapping[str, str], None], Mapping[str, Place]] = look.places
+) -> bool:
+    """Whether the collector belongs on this host, also while it does not run; `places` looks at the ledger's file."""
     host = policy.collector and address(policy.collector)[0]
     with contextlib.suppress(OSError):
         if Path("/etc/systemd/system/multi-user.target.wants/perun-collect.service").exists() or wake.parent.exists():
             return True
     file = policy.ledger.removeprefix("sqlite:///")
-    with contextlib.suppress(OSError):
-        if file.startswith("/") and Path(file).exists():
+    if file.startswith("/"):
+        seen = places({"ledger": file}, None)["ledger"]
+        if not seen.problem and not seen.network:  # one on a shared file system lies on every host
             return True
     return bool(host) and host.split(".")[0] == socket.gethostname().split(".")[0]
 
@@ -290,16 +294,31 @@ def _audit(user: pwd.struct_passwd, cluster: str, archive: str) -> tuple[str, ..
         if os.geteuid() == 0
         else {}
     )
+
+    def work() -> tuple[int, str, str] | None:
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=AUDIT_S,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                **as_user,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        return done.returncode, done.stdout, done.stderr
+
+    # In a child: what is in the middle of a call to a file system that hangs cannot be killed, and would be waited for.
+    said = look.Look(work).answer(AUDIT_S + look.PATIENCE_S)
+    if said is None:
+        raise UnavailableError(f"perun audit took longer than {AUDIT_S:.0f} s: run it by itself, nightly")
+    code, output, errors = said
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=AUDIT_S, check=False, stdin=subprocess.DEVNULL, **as_user
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"perun audit took longer than {AUDIT_S:.0f} s: run it by itself, nightly") from error
-    try:
-        found = json.loads(done.stdout)["findings"]
+        found = json.loads(output)["findings"]
     except (ValueError, KeyError) as error:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        lines = errors.strip().splitlines() or [f"exit code {code}"]
         missing = "no ledger here" in lines[-1]
         if missing:
             return ()

@@ -8,6 +8,7 @@ import pwd
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model import codec
 from perun_hpc.doctor import services
-from perun_hpc.doctor.facts import Policy
+from perun_hpc.doctor.facts import Place, Policy
 from perun_hpc.doctor.findings import Role
 from perun_hpc.doctor.gather import Gatherer
 
@@ -161,6 +162,14 @@ def test_where_the_collector_belongs_is_seen_while_it_does_not_run(tmp_path: Pat
     assert services.collects_here(Policy("p", ledger=f"sqlite:///{tmp_path}/ledger.db"), wake)
     wake.parent.mkdir()
     assert services.collects_here(Policy("p"), wake)
+
+
+@pytest.mark.parametrize("seen", [{"network": "nfs4"}, {"problem": "no answer within 1 s: its file system hangs"}])
+def test_a_ledger_that_every_host_sees_or_that_hangs_makes_no_host_the_collectors(tmp_path: Path, seen: Any) -> None:
+    policy = Policy("p", ledger="sqlite:////shared/ledger.db")
+    said = {"ledger": Place("/shared/ledger.db", **seen)}
+    assert not services.collects_here(policy, tmp_path / "run" / "wake", lambda *_: said)
+    assert services.collects_here(policy, tmp_path / "run" / "wake", lambda *_: {"ledger": Place("/shared/ledger.db")})
 
 
 def test_an_audit_that_finds_no_ledger_finds_nothing(policy: Path, tmp_path: Path) -> None:
