@@ -220,7 +220,8 @@ STEPS = [
     *START,
     Step("sandboxes", "what the units' processes may do, seen from their side", sandboxes),
     *JOBS,
-    Step("controller", "the node's power by ipmi-dcmi and the kernel's driver", controller_power),
     Step("ConstrainCores=no", "the shared jobs once more", unconstrained),
     END,
+    # Last: an agent that is begun anew with another meter has a gap, which the audit names.
+    Step("controller", "the node's power by ipmi-dcmi and the kernel's driver", controller_power),
 ]
