@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,12 +46,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--via",
         default="",
+        type=_command,
         metavar="COMMAND",
         help="reach nodes by this, as 'ssh {node}' (default: a short job on each)",
     )
     parser.add_argument("--quick", action="store_true", help="leave perun audit out, which reads a day of all nodes")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     parser.add_argument("-v", "--verbose", action="store_true", help="name every check, also those that find nothing")
+
+
+def _command(text: str) -> str:
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {str(error).lower()}: write it as a shell would read it") from error
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.cli.doctor import line, summary
+from perun_hpc.cli.main import main
 from perun_hpc.doctor import cluster, look, services
 from perun_hpc.doctor.facts import Node
 from perun_hpc.doctor.findings import Finding, Report, Severity, worst
@@ -99,6 +100,13 @@ def test_a_node_is_asked_by_a_short_job_or_as_the_administrator_says() -> None:
     assert words[0] == "srun"
     assert {"--nodelist=n7", "--partition=gpu"} <= set(words)
     assert cluster.line_for(node, "ssh -o 'A B' {node}")[:5] == ["ssh", "-o", "A B", "n7", f"{sys.prefix}/bin/perun"]
+
+
+def test_a_command_that_no_shell_could_read_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--all", "--via", "ssh 'x {node}"]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--via" in line
+    assert "no closing quotation" in line
 
 
 def test_answers_of_nodes_are_read_and_silence_is_unknown(tmp_path: Path) -> None:
