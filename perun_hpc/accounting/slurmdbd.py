@@ -130,7 +130,10 @@ def _sessions(lines: Sequence[str], dbd: Dbd, per_s: float) -> None:
     first, rest = lines[:TIMED], lines[TIMED:]
     begin_s = dbd.clock_s()
     _session(first, dbd)
-    command_s = (dbd.clock_s() - begin_s) / len(first)
+    spent_s = dbd.clock_s() - begin_s
+    if spent_s >= TIMEOUT_S:
+        return  # it hangs: the others wait for their next time, not for as long once more
+    command_s = spent_s / len(first)
     count = min(max(1, round(per_s * command_s)), MAX_SESSIONS, len(rest))
     if not count:
         return

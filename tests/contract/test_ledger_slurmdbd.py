@@ -163,6 +163,20 @@ def test_a_slurmdbd_that_is_away_costs_only_time(world: World) -> None:
     assert world.flush(dbd) == Flushed(written=1)
 
 
+def test_one_that_hangs_is_waited_for_once(world: World) -> None:
+    class Hanging(Slurmdbd):
+        def run(self, command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
+            self.sessions.append(len((stdin or "").splitlines()))
+            self.spent_s += timeout_s
+            raise UnavailableError(f"sacctmgr: no answer within {timeout_s} s")
+
+    jobs = [slurm_job(n) for n in range(1, 41)]
+    dbd = Hanging(*jobs)
+    world.ledger.put([record(job) for job in jobs], queue=True)
+    assert world.flush(dbd) == Flushed(postponed=40)
+    assert dbd.sessions == [TIMED]
+
+
 def test_members_of_arrays_and_het_jobs_are_named_one_by_one(world: World) -> None:
     jobs = [slurm_job(10, shown_id="10_1"), slurm_job(11, shown_id="10_2"), slurm_job(20, shown_id="20+0")]
     dbd = Slurmdbd(*jobs)
