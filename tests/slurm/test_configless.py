@@ -38,8 +38,9 @@ def configless(cluster: Cluster) -> Iterator[Cluster]:
     conf.write_text(whole)
     (cluster.etc_slurm / "perun.off").unlink()
     cluster.configure(site.SLURM_CONF)
-    cluster.restart("slurmctld")
     cluster.start("slurmd", NODE)
+    cluster.restart("slurmctld")
+    cluster.restart("slurmd")  # as after the installation: reconfigure returns before slurmd has read the file
     cluster.wait_idle()
 
 
