@@ -27,6 +27,8 @@ from perun_hpc.process import child
 PATIENCE_S = 1.0
 MOST_B = 8 << 20
 HEAD_B = 64 * 1024
+LINKS = 40
+"""As many as the kernel follows."""
 NETWORK = (
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "beegfs_nodev", "ceph", "cifs", "smb3", "glusterfs", "afs", "9p",
     "panfs", "orangefs", "pvfs2", "wekafs", "virtiofs", "fuse", "fuse.sshfs", "fuse.glusterfs",
@@ -157,7 +159,7 @@ def _place(path: str, user: pwd.struct_passwd | None) -> Any:
         runs=runs,
         elf=head.startswith(b"\x7fELF"),
         head=head.decode(errors="replace") if head.startswith(b"#!") else "",
-        open_to=_open_on_the_way(real),
+        open_to=_open_on_the_way(path),
         network=kind if kind in NETWORK else "",
         free_b=flags.f_bavail * flags.f_frsize,
         size_b=flags.f_blocks * flags.f_frsize,
@@ -177,13 +179,25 @@ def _writes(path: str, user: pwd.struct_passwd | None) -> bool | None:
 
 
 def _open_on_the_way(path: str) -> str:
-    """The first directory, from the root down, or the file itself that somebody beside root can write; else nothing."""
-    for one in (*reversed(Path(path).parents), Path(path)):
-        status = one.lstat()
+    """The first directory, from the root down, or the file itself that somebody beside root can write; else nothing.
+
+    Links on the way are followed one by one: who can change one decides what lies behind it.
+    """
+    left, at, links = list(Path(path).parts[1:]), Path("/"), 0
+    while True:
+        status = at.lstat()
+        link = stat.S_ISLNK(status.st_mode)
         sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-        if status.st_uid != 0 or (status.st_mode & 0o022 and not sticky):
-            return str(one)
-    return ""
+        if status.st_uid != 0 or (status.st_mode & 0o022 and not sticky and not link):
+            return str(at)
+        if link and links < LINKS:
+            links += 1
+            left = [*at.readlink().parts, *left]
+            at = at.parent
+        if not left:
+            return ""
+        step = left.pop(0)
+        at = Path("/") if step == "/" else at.parent if step == ".." else at / step
 
 
 def _name(uid: int) -> str:

@@ -73,6 +73,22 @@ def test_what_others_can_write_on_the_way_is_named(tmp_path: Path) -> None:
         assert seen == str(tmp_path / "a")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="what is safe is root's")
+def test_a_link_that_others_can_change_is_named_and_one_of_roots_is_not(tmp_path: Path) -> None:
+    for name in ("safe", "open", "more"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "safe/hook").touch(0o755)
+    (tmp_path / "more/hook").symlink_to("../safe/hook")
+    (tmp_path / "open/hook").symlink_to(tmp_path / "more/hook")
+    (tmp_path / "safe/far").symlink_to("../open/hook")
+    paths = {name: str(tmp_path / name) for name in ("safe/hook", "more/hook", "open/hook", "safe/far")}
+    assert {one.open_to for one in look.places(paths, None, 20).values()} == {""}
+    (tmp_path / "open").chmod(0o777)
+    seen = {name: one.open_to for name, one in look.places(paths, None, 20).items()}
+    opened = str(tmp_path / "open")
+    assert seen == {"safe/hook": "", "more/hook": "", "open/hook": opened, "safe/far": opened}
+
+
 def test_whether_a_user_can_write_is_asked_as_that_user(tmp_path: Path) -> None:
     assert look.places({"it": str(tmp_path)}, ME, 20)["it"].writes is True
     assert look.places({"it": str(tmp_path)}, None, 20)["it"].writes is None
