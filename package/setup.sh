@@ -10,7 +10,7 @@ say() { echo "perun-hpc: $*" >&2; }
 account() {
 	getent passwd "$1" >/dev/null && return
 	useradd --system --user-group --no-create-home --home-dir "$3" --shell /usr/sbin/nologin --uid "$2" "$1" && return
-	say "the number $2 is taken: give $1 another one, the same on every host, and run $prefix/libexec/perun/setup"
+	say "no account $1 (is the number $2 taken?): make it with a number that is free on every host, and run $prefix/libexec/perun/setup"
 }
 account perun 820 /var/lib/perun
 account perun-parse 821 /nonexistent
@@ -31,7 +31,7 @@ if [ -n "${PYTHON:-}" ] || ! $prefix/bin/python -I -c 'import perun_hpc, numpy' 
 	done
 fi
 if [ -x $prefix/bin/python ]; then
-	$prefix/bin/python -I -m compileall -q -j 0 "$($prefix/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || :
+	nice -n 19 $prefix/bin/python -I -m compileall -q -j 0 "$($prefix/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || :
 else
 	say "no Python of" $prefix/lib/python3.* "on this host: install one, and run $prefix/libexec/perun/setup"
 fi
