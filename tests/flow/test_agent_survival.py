@@ -135,6 +135,30 @@ def test_a_whole_job_that_no_agent_saw_has_no_energy(node: FakeNode) -> None:
     assert all(domain["energy_uj"] is None for domain in record["domains"].values())
 
 
+@pytest.mark.parametrize("moves_uj", [0, 70_000])
+def test_a_job_that_a_starved_agent_reads_after_its_end_has_no_energy(node: FakeNode, moves_uj: int) -> None:
+    """It was told in time, but had no CPU before the job was over: that is not 0 J, and complete."""
+    node.start()
+    now_ns = time.monotonic_ns()
+    node.cgroup(3, "0-3", 0.0)
+    node.begin(3, hook_mono_ns=now_ns - 900_000_000, exclusive="1")
+    node.cgroup(3, "0-3", 0.1)
+    node.serve(moves_uj)
+    node.end(3, hook_mono_ns=now_ns - 300_000_000)
+    record = node.record(3)
+    assert record["state"] == "partial"
+    assert "no reading during the job: the agent's first came after the job's end" in record["why"]
+    found = [domain["energy_uj"] for domain in record["domains"].values()]
+    summed = sum_boundaries([read_boundary(node.boundary_path(3))])
+    if moves_uj:  # booked, so that the node ledger closes; the record says what it is
+        assert sum(filter(None, found)) == moves_uj
+        assert "only that between its end and the moment when the agent heard of it" in record["why"]
+        assert summed.energy_uj == moves_uj
+    else:
+        assert all(one is None for one in found)
+        assert summed.energy_uj is None
+
+
 def test_the_node_ledger_gives_nothing_to_jobs_that_were_over_before_anything_was_read(node: FakeNode) -> None:
     jobs = range(3, 33)
     for job in jobs:

@@ -251,8 +251,9 @@ class Jobs:
         gpus = meter.gpus_of(session)
         lacks = partial(booking.note_what_lacks, session, snapshot.readings, meter.sensors, meter.domains, gpus)
         guard("its edges", lacks, session)
-        if session.start.source == "inbox" and hook_ns < session.start.mono_ns:
-            session.note("no reading during the job: no agent ran")
+        if hook_ns < session.start.mono_ns:
+            why = "no agent ran" if session.start.source == "inbox" else "the agent's first came after the job's end"
+            session.note(f"no reading during the job: {why}")
             if session.energy_uj == 0:
                 session.take_back()
             else:  # booked as its energy before its end was known: the node ledger closes with it
