@@ -129,6 +129,31 @@ def test_energy_goes_by_cpu_time(host: Machine) -> None:
     assert host.meter.sees_change()
 
 
+@pytest.mark.parametrize(
+    ("kept", "former", "given_uj"),
+    [("3", "0-1", 1_000_000), ("3", "3", 750_000), ("", "0-1", 750_000), ("0-3", "0-1", 750_000)],
+)
+def test_a_job_with_all_cpus_but_those_of_the_system_has_the_package(
+    host: Machine, kept: str, former: str, given_uj: int
+) -> None:
+    """CPU 3 works, too. It is the system's if slurmd runs there, no job was seen on it, and not all CPUs are such."""
+    put(host.root / "sys/fs/cgroup/cpuset/slurm/system/cpuset.cpus", f"{kept}\n")
+    host.cgroup(2, 0, former)
+    before = host.begin(2)
+    host.meter.end_interval()
+    host.meter.end_interval()
+    del host.register.live[before.key]
+    host.cgroup(1, 0, "0-2")
+    host.all_jobs(0)
+    job = host.begin(1, cpus=3)
+    host.meter.end_interval()
+    host.run({0: 300, 3: 100}, 1_000_000)
+    host.cgroup(1, 300 * TICK_NS, "0-2")
+    host.all_jobs(300 * TICK_NS)
+    host.meter.end_interval()
+    assert job.energy_uj == given_uj
+
+
 @pytest.mark.usefixtures("utc")
 @pytest.mark.parametrize(("seconds", "day"), [(1, "2026-11-29"), (2, "2026-11-30"), (3, "2026-11-30")])
 def test_an_interval_over_midnight_is_of_the_day_in_which_its_middle_lies(
