@@ -107,6 +107,7 @@ def upgrades(kept: dict[str, Any], said: list[str]) -> Again | None:
     slurm.await_running(across)
     perun.offer(perun.packages()[-1], "/shared/new")
     perun.walk("To upgrade")
+    _do("systemctl", "start", "perun-collect")
     require(perun.await_agent() != 0, "no agent after the upgrade")
     require(perun.record(first)["status"] == "complete", "the older agent's record is not whole")
     slurm.await_state(across, "COMPLETED", "FAILED", timeout=300)
