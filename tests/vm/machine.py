@@ -86,7 +86,7 @@ class Machine:
                 *lines, pending = (pending + piece).split(b"\n")
                 yield from (json.loads(line) for line in lines)
         except TimeoutError:
-            raise Silent(f"out of time; the console is in {self._log}") from None
+            raise Silent(f"out of time; the console is in build/vm/{self._log.name}") from None
         finally:
             self.end()
 
