@@ -47,10 +47,11 @@ class Site:
 def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     """Read the policy that rules here; without a policy file the defaults. `ConfigError` where the file is broken."""
     compiled = compile_policy(site_policy.in_force(environ))
-    return _site(compiled, resolve(compiled, JobFacts()))
+    return site_of(compiled, resolve(compiled, JobFacts()))
 
 
-def _site(compiled: Mapping[str, Any], settings: JobSettings) -> Site:
+def site_of(compiled: Mapping[str, Any], settings: JobSettings) -> Site:
+    """What a compiled policy says of the site; `settings` are those that it gives a job of which nothing is known."""
     return Site(
         archive=Path(settings.store.archive),
         ledger=settings.collect.ledger,
@@ -72,7 +73,7 @@ class SitePolicy:
         self._keeper = PolicyKeeper(site_policy.locate(environ), MACHINE, policy=compiled)
         self._refused: str | None = None
         self._ruling = self._keeper.policy
-        self.site = _site(compiled, self._keeper.site())
+        self.site = site_of(compiled, self._keeper.site())
 
     def renew(self) -> str:
         """Look at the file again; returns its first mistake where it has just become a broken one, else nothing."""
@@ -81,7 +82,7 @@ class SitePolicy:
         self._keeper.wait(COMPILED_S)
         if self._keeper.policy is not self._ruling:
             self._ruling = self._keeper.policy
-            self.site = _site(self._ruling, self._keeper.site())
+            self.site = site_of(self._ruling, self._keeper.site())
         before, self._refused = self._refused, self._keeper.refused
         return self._refused if self._refused and self._refused != before else ""
 

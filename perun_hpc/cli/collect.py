@@ -23,7 +23,7 @@ from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
-from perun_hpc.accounting.site import Site, SitePolicy, load_site
+from perun_hpc.accounting.site import Site, SitePolicy
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import readable_by, tree_readable_by
 from perun_hpc.archive.handover import address
@@ -62,7 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sweep."""
     logs.begin(args.log_lvl or "INFO", args.log_file)
-    site = load_site()
+    rules = SitePolicy()
+    site = rules.site
     root = args.archive or site.archive
     if not root.is_dir():
         raise NotFoundError(f"{root}: no archive here: set store.archive in the policy, or name it with --archive")
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.daemon:
             return _sweep(args, site, root, ledger, Estimator(), {}, {})
-        return _daemon(args, SitePolicy(), root, ledger)
+        return _daemon(args, rules, root, ledger)
     finally:
         ledger.close()
 

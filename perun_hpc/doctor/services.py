@@ -17,7 +17,7 @@ from typing import Any
 
 from perun_hpc.accounting.backlog import Backlog, last_sweep
 from perun_hpc.accounting.backlog import look as look_at_backlog
-from perun_hpc.accounting.site import load_site
+from perun_hpc.accounting.site import site_of
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.outbox.losses import NOT_CONFINED
 from perun_hpc.agent.sources.choice import Choice
@@ -61,7 +61,7 @@ def read_policy(node: str) -> Any:
     try:
         loaded = site_policy.in_force()
         compiled = compile_policy(loaded)
-        site = load_site()
+        site = site_of(compiled, resolve(compiled, JobFacts()))
     except site_policy.PolicyError as error:
         return codec.encode(Policy(path, mistakes=tuple(map(str, error.mistakes))))
     except PerunError as error:
