@@ -105,20 +105,28 @@ def slurm_conf(*lines: str, without: str = "") -> Breaking:
     return broken
 
 
+@contextlib.contextmanager
+def _replaced(path: Path, old: str, new: str) -> Iterator[None]:
+    """Another text in a file that has the old one, for as long as it takes."""
+    good = path.read_text()
+    assert old in good
+    try:
+        path.write_text(good.replace(old, new))
+        yield
+    finally:
+        path.write_text(good)
+
+
 def cgroup_conf(old: str, new: str) -> Breaking:
     """Another line of cgroup.conf, read by a reconfigure."""
 
     @contextlib.contextmanager
     def broken(cluster: Cluster) -> Iterator[None]:
-        path = cluster.etc_slurm / "cgroup.conf"
-        good = path.read_text()
-        assert old in good
         try:
-            path.write_text(good.replace(old, new))
-            cluster.reconfigure()
-            yield
+            with _replaced(cluster.etc_slurm / "cgroup.conf", old, new):
+                cluster.reconfigure()
+                yield
         finally:
-            path.write_text(good)
             cluster.reconfigure()
 
     return broken
@@ -141,18 +149,7 @@ def plugstack(*lines: str) -> Breaking:
 def policy(old: str, new: str) -> Breaking:
     """Other lines of the policy."""
 
-    @contextlib.contextmanager
-    def broken(cluster: Cluster) -> Iterator[None]:
-        path = cluster.etc_perun / "policy.yaml"
-        good = path.read_text()
-        assert old in good
-        try:
-            path.write_text(good.replace(old, new))
-            yield
-        finally:
-            path.write_text(good)
-
-    return broken
+    return lambda cluster: _replaced(cluster.etc_perun / "policy.yaml", old, new)
 
 
 def hangs(path: str) -> Breaking:
