@@ -1,0 +1,222 @@
+"""What is right for each tree, and where that is known from: a row per tree, in the order of their names.
+
+`tests/flow/test_trees.py` runs every row through `perun monitor`'s way and the agent's. A row that is wrong today names
+its `fault`: it is expected to fail until that is mended, and fails the tests once it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a node of that tree is said to use while its counters run as the tree's `move` lines say.
+
+    Attributes
+    ----------
+    watts : domain -> watts, of all domains that are no meters; None: nobody knows. A name may end in `*`.
+    total_w : the node's figure; None: there is none.
+    meters : the meters that are accounted, by domain.
+    whole : whether the figure is complete; else both ways say why.
+    words : what must stand in what is said of it: why it is partial, what is missing, what is left out.
+    cores, packages : physical cores; CPUs of each package that counters speak of. None: not of interest.
+    known_from : where the expectation comes from.
+    fault : what is wrong today; empty where the row holds.
+    """
+
+    known_from: str
+    watts: Mapping[str, float | None] = field(default_factory=dict)
+    total_w: float | None = None
+    meters: tuple[str, ...] = ()
+    whole: bool = True
+    words: tuple[str, ...] = ()
+    cores: int | None = None
+    packages: Mapping[int, frozenset[int]] | None = None
+    fault: str = ""
+
+
+_METER = "the kernel's acpi_power_meter: all ones is `unknown`; the sound package beside it"
+_TWO_METERS = "nobody says whether one ACPI meter contains the other: the larger is what is taken at least"
+_RAPL = "Documentation/power/powercap/powercap.rst: package contains core and uncore, dram stands beside it"
+
+TABLE: dict[str, Row] = {
+    "bug_acpi_eio": Row(
+        known_from="a meter whose every read fails measures nothing; the sound package is what there is",
+        watts={"package-0": 40}, total_w=40, words=("hwmon1",),
+        fault="a node meter is elected before it was read",
+    ),
+    "bug_acpi_ffffffff": Row(
+        known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
+        fault="a node meter is elected before it was read",
+    ),
+    "bug_acpi_ffffffff_1s": Row(
+        known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
+        fault="a node meter is elected before it was read",
+    ),
+    "bug_docker_masked_powercap": Row(
+        known_from="runc's default masked paths; links into an empty /sys/devices/virtual/powercap",
+        words=("container",),
+        fault="a masked powercap is taken for a missing kernel module",
+    ),
+    "bug_gb300_module": Row(
+        known_from="the module's own limit of 2900 W; NVIDIA's Grace guide: the module contains the Grace rail",
+        watts={"grace-0": 300}, total_w=2600, meters=("module-0",),
+        fault="a ceiling of 1.5 kW for a module",
+    ),
+    "bug_node_10kw": Row(
+        known_from="the maximum that NVIDIA states for a DGX H100", total_w=10_200, meters=("node",),
+        fault="a ceiling of 4 kW for a node",
+    ),
+    "bug_odd_numbers": Row(
+        known_from="no power of a machine is negative, and no file that holds no number measures",
+        words=tuple(f"hwmon{chip}" for chip in range(9)),
+        fault="a node meter is elected before it was read",
+    ),
+    "bug_package1_einval": Row(
+        known_from="what the other package uses is not known, so the figure is not whole",
+        watts={"package-0": 40, "package-1": None}, total_w=40, whole=False, words=("package-1",),
+    ),
+    "bug_psys_zero": Row(
+        known_from="the package's own counter; a platform that uses nothing is none",
+        watts={"package-0": 40}, total_w=40, meters=("psys",), whole=False, words=("psys: its counter stands still",),
+    ),
+    "bug_same_name_chips": Row(
+        known_from=_TWO_METERS,
+        total_w=210, meters=("node",), words=("hwmon0", "hwmon1", "hwmon2", "hwmon3"),
+        fault="two chips of one name share an id",
+    ),
+    "bug_two_psys": Row(
+        known_from="intel_rapl_common names the zone `psys` per package: each is its own socket's platform",
+        watts={"package-0": 100, "dram-0": 10, "package-1": 100, "dram-1": 10}, total_w=300,
+        meters=("psys-0", "psys-1"),
+        fault="only a single psys is taken to contain packages",
+    ),
+    "bug_vm_16_packages_zero": Row(
+        known_from="a counter that never moves measures nothing",
+        watts={f"package-{number}": None for number in range(16)}, whole=False, words=("stands still",),
+    ),
+    "cgroup_v1": Row(known_from="no file of energy or power", cores=2),
+    "cgroup_v2": Row(known_from="no file of energy or power", cores=2),
+    "cgroup_v2_own_slice": Row(known_from="no file of energy or power"),
+    "cgroup_v2_unconstrained_cpuset": Row(known_from="no file of energy or power"),
+    "cray_ex": Row(
+        known_from="HPE's pm_counters documentation: the node contains CPU, memory and accelerators",
+        watts={"cray-cpu": 110, "cray-memory": 51, "cray-accel0": 180, "cray-accel1": 176}, total_w=600,
+        meters=("node",),
+    ),
+    "cray_ex235a_frontier": Row(
+        known_from="the captured values of power; the node contains the rest",
+        watts={
+            "cray-cpu": 35, "cray-memory": 76,
+            "cray-accel0": 92, "cray-accel1": 90, "cray-accel2": 91, "cray-accel3": 91,
+        },
+        total_w=495, meters=("node",),
+    ),
+    "cray_gh200_ex254n": Row(
+        known_from="cpu_energy is the sum of cpu0 to cpu3 in the published listings",
+        watts={**{f"cray-cpu{n}": 100 for n in range(4)}, **{f"cray-accel{n}": 350 for n in range(4)}}, total_w=2000,
+        meters=("node",), words=("cray-cpu",),
+        fault="cpu_energy beside cpu0_energy to cpu3_energy counts CPUs twice",
+    ),
+    "gh200": Row(
+        known_from="NVIDIA's Grace guide: the module contains the Grace rail, that one CPU and SysIO",
+        watts={"grace-0": 250}, total_w=700, meters=("module-0",),
+    ),
+    "gpus_mi300a_partitions": Row(known_from="no file of energy or power"),
+    "grace_superchip_package_ids": Row(
+        known_from="NVIDIA's Grace guide; sockets in the order of the kernel's package ids",
+        watts={"grace-0": 98, "grace-1": 109}, total_w=207, words=("package-0", "sysio-1"), cores=8,
+        packages={0: frozenset(range(4)), 1: frozenset(range(4, 8))},
+        fault="CPUs are dealt out in turn where the kernel's package ids are others than the counters'",
+    ),
+    "hwmon_amd_energy_2s": Row(
+        known_from="amd_energy.c: Esocket is the package's register, Ecore the cores' in it",
+        watts={"package-0": 90, "package-1": 80}, total_w=170, words=("core007",),
+        fault="hwmon chips without a known place",
+    ),
+    "hwmon_apm_xgene_2s": Row(
+        known_from="xgene-hwmon.c: CPU power is the processor's rail, IO power another's; a chip per socket",
+        watts={"package-0": 16.280001, "package-1": 16.280002}, total_w=32.560003, words=("io-power",),
+        fault="hwmon chips without a known place",
+    ),
+    "hwmon_fam15h_2": Row(
+        known_from="fam15h_power.rst: power1_input is the processor's",
+        watts={"package-0": 28.820001, "package-1": 28.820002}, total_w=57.640003,
+        fault="hwmon chips without a known place",
+    ),
+    "hwmon_hsmp_2s": Row(
+        known_from="amd_hsmp.rst: the socket's power",
+        watts={"package-0": 45, "package-1": 90}, total_w=135,
+        fault="hwmon chips without a known place",
+    ),
+    "hwmon_i915_pvc": Row(
+        known_from="sysfs-driver-intel-i915-hwmon: energy1_input of i915 is the card's, of i915_gtN a tile's",
+        watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("i915_gt0", "i915_gt1"),
+        fault="energy counters of Intel GPUs are left to a backend that there is not",
+    ),
+    "hwmon_ibmpowernv_p9": Row(
+        known_from="the listing itself: System is 426 W, chips 157 and 99 W, their Vdd and Vdn rails less",
+        watts={"package-0": 157, "package-8": 99}, total_w=426, meters=("node",), words=("vdd", "apss"),
+        fault="hwmon chips without a known place",
+    ),
+    "hwmon_jetson_ina3221": Row(
+        known_from="volts times amperes of each rail; NVIDIA's list of the module's input rails",
+        total_w=7.57544, words=("hwmon1",),
+        fault="chips that show volts and amperes only are not read",
+    ),
+    "hwmon_macsmc": Row(
+        known_from="macsmc_hwmon: Total System Power is the machine's", total_w=12, meters=("node",),
+        words=("ac-input", "heatpipe"),
+        fault="hwmon chips without a known place",
+    ),
+    "hwmon_power_meter_invalid": Row(
+        known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
+        fault="a node meter is elected before it was read",
+    ),
+    "hwmon_two_power_meters": Row(
+        known_from=_TWO_METERS,
+        total_w=262, meters=("node",), words=("hwmon1", "hwmon2"),
+        fault="two chips of one name share an id",
+    ),
+    "hwmon_xe": Row(
+        known_from="sysfs-driver-intel-xe-hwmon: energy1 is the card's, energy2 the package's in it",
+        watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("pkg",),
+        fault="energy counters of Intel GPUs are left to a backend that there is not",
+    ),
+    "intel_two_sockets": Row(
+        known_from=_RAPL, watts={"package-0": 100, "dram-0": 10, "package-1": 120, "dram-1": 12}, total_w=242,
+        words=("intel-rapl-mmio:0",),
+    ),
+    "powercap_amd_ccd_mirrors": Row(
+        known_from="linux-pm: on 6.9 and 6.10 every die's zone shows the one register of its package",
+        watts={"package-0-die-0": 100, "package-1-die-0": 120}, total_w=220,
+        words=("intel-rapl:1", "intel-rapl:7", "intel-rapl:9", "intel-rapl:f"),
+        fault="mirrored dies are found by two sweeps that happen to agree",
+    ),
+    "powercap_hex_16_packages": Row(
+        known_from="powercap_sys.c names zones with %x: sixteen packages of 10 W, with 1 W of memory each",
+        watts={**{f"package-{n}": 10 for n in range(16)}, **{f"dram-{n}": 1 for n in range(16)}}, total_w=176,
+        fault="zones are taken to be numbered in decimals",
+    ),
+    "powercap_laptop_mmio_psys": Row(
+        known_from=f"{_RAPL}; psys is the platform with all of it",
+        watts={"package-0": 10, "dram-0": 2}, total_w=20, meters=("psys",),
+        words=("core-0", "uncore-0", "intel-rapl-mmio:0"),
+    ),
+    "powercap_two_psys": Row(
+        known_from="each psys contains its own package",
+        watts={"package-0": 100, "package-1": 100}, total_w=310, meters=("psys-0", "psys-1"),
+        fault="only a single psys is taken to contain packages",
+    ),
+    "topology_sg2042_cluster_core_ids": Row(
+        known_from="thread_siblings_list: no CPU shares a core", cores=8,
+        fault="core_id is taken to be unique in a package",
+    ),
+    "topology_smt_off": Row(
+        known_from="`online`: eight CPUs on eight cores, four a package",
+        watts={"package-0": 100, "package-1": 120}, total_w=220, cores=8,
+        packages={0: frozenset(range(4)), 1: frozenset(range(4, 8))},
+    ),
+}  # fmt: skip
