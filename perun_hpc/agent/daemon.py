@@ -25,6 +25,7 @@ from perun_hpc.agent.loop import Loop, Measuring, Rules, Serving, Wake, Work
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
+from perun_hpc.agent.outbox.keeping import Keeping
 from perun_hpc.agent.outbox.losses import NOT_CONFINED, Losses
 from perun_hpc.agent.outbox.outbox import Outbox
 from perun_hpc.agent.outbox.parsing import Reader
@@ -175,7 +176,8 @@ def serve(
     server = Server(listener, selector, _by_verb(verbs), clock.mono_ns)
     shipper = Shipper(paths, losses, clock, reader)
     progress = Progress(paths, register, visibility, sealing.so_far)
-    outbox = Outbox(register, policy, sealing, progress, shipper, losses, survival.save, clock)
+    keeping = Keeping(paths, register, meter, lambda: machine.kind(paths.root, topology(())), clock)
+    outbox = Outbox(register, policy, sealing, progress, keeping, shipper, losses, survival.save, clock)
     bounds = Bounds(paths, register, policy, steps, traces, outbox, wake.ask_to_stop, clock)
     loop = Loop(
         Serving(selector, wake, server, root_helper, later),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.archive.grown import grown
+from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.places import INCOMING, JOBS, NODES, RUNNING_NOW
 from perun_hpc.data_model.job import SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
@@ -55,8 +56,7 @@ class ArchiveDelivery:
 
         Lines that do not fit what lies there go into a file beside it. Returns what an administrator should hear of.
         """
-        target = self._cluster(cluster) / NODES / safe_name(node, "node")
-        target.mkdir(mode=0o750, parents=True, exist_ok=True)
+        target = self._node(cluster, node)
         odd_files = []
         for path in sorted(directory.glob("????-??-??.jsonl")):
             shipped, aside = target / path.name, target / f"{path.stem}{ASIDE_LINES}"
@@ -69,6 +69,23 @@ class ArchiveDelivery:
                 write_new(aside, before + b"".join(new))
                 odd_files.append(f"{aside}: {len(new)} lines of {node} contradict what it sent of these times before")
         return tuple(odd_files)
+
+    def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
+        """Keep what a node has learnt, in place of what it handed over before."""
+        write_new(self._node(cluster, node) / LEARNT, learnt.encode())
+
+    def learnt_of(self, cluster: str, node: str) -> Learnt | None:
+        """What a node handed over last; None where there is nothing, or nothing that can be used."""
+        try:
+            return Learnt.read(self._node(cluster, node) / LEARNT)
+        except (FileNotFoundError, DataError):
+            return None
+
+    def _node(self, cluster: str, node: str) -> Path:
+        """The node's directory."""
+        found = self._cluster(cluster) / NODES / safe_name(node, "node")
+        found.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return found
 
     def _cluster(self, name: str) -> Path:
         """The cluster's directory; the archive itself is never made here: it may only be not mounted."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import encode
+from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.stream import Munge
 from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError
@@ -20,7 +21,7 @@ from perun_hpc.store.description import TRACK, TRACKS, descriptions
 
 RECORD = "record.json"
 ALLOWED = re.compile(
-    rf"{re.escape(RECORD)}|\d{{4}}-\d\d-\d\d\.jsonl"
+    rf"{re.escape(RECORD)}|{re.escape(LEARNT)}|\d{{4}}-\d\d-\d\d\.jsonl"
     rf"|{TRACKS}/[^/]+/{re.escape(TRACK)}|{re.escape(layout.STORE)}(/[^/]+){{2,3}}"
 )
 """Names of files that go over the connection."""
@@ -65,6 +66,17 @@ class StreamDelivery:
             stream.send({path.name: path for path in days}, about, self.address, self.munge)
         sending.replace(sent)
         return ()
+
+    def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
+        """Hand over what the node has learnt."""
+        about = {"what": "learnt", "cluster": cluster, "node": node}
+        stream.send({LEARNT: learnt.encode()}, about, self.address, self.munge)
+
+    def learnt_of(self, cluster: str, node: str) -> Learnt | None:
+        """Ask for what the node handed over last: the collector gives it to the node itself alone."""
+        about = {"what": "learnt", "cluster": cluster, "node": node}
+        answer = stream.send({}, about, self.address, self.munge)
+        return Learnt.parse(answer) if answer else None
 
     def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
         stream.send(files, {"what": what, "name": run_of(directory.name) or directory.name}, self.address, self.munge)

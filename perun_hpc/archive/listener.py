@@ -19,6 +19,7 @@ from perun_hpc.archive import aside, stream
 from perun_hpc.archive.aside import Aside
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, RECORD
+from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.places import NODES, Archive, clusters
 from perun_hpc.archive.stream import Munge
 from perun_hpc.data_model.boundary import Boundary, read_boundary
@@ -42,7 +43,7 @@ KEPT_REFUSALS = 100
 LONG_B = 256 << 10
 """Records above this length are taken one at a time: read, each may take thirty times as much memory."""
 AGAIN_S = 0.1
-SESSION, PROGRESS, LEDGER = "session", "progress", "ledger"
+SESSION, PROGRESS, LEDGER, LEARNING = "session", "progress", "ledger", "learnt"
 HANDED = "handed-"
 """How the names of hand-overs begin that were set aside."""
 
@@ -213,9 +214,11 @@ class Listener:
         shutil.rmtree(part)
         log.info("%s is taken", part)
 
-    def _take(self, peer: str, directory: Path, about: dict[str, str], origin: str) -> None:
-        """Put what was received into the archive, as a node does that shares its file system."""
+    def _take(self, peer: str, directory: Path, about: dict[str, str], origin: str) -> bytes:
+        """Put what was received into the archive, as a node does that shares its file system; what it is answered."""
         what = about.get("what")
+        if what == LEARNING:
+            return self._learnt(peer, directory, about, origin)
         if what == LEDGER:
             cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
             self._check_sender(peer, node)
@@ -232,6 +235,22 @@ class Listener:
                 self._take_job(peer, directory, about, what, origin)
         else:
             raise DataError(f"hand-over: {str(what)[:40]!r} is unknown to this collector: upgrade it")
+        return b""
+
+    def _learnt(self, peer: str, directory: Path, about: dict[str, str], origin: str) -> bytes:
+        """Keep what a node has learnt of itself, or give it back to it: to nobody else.
+
+        It is no evidence: nothing is set aside, and nothing given out, where another host vouches for it.
+        """
+        cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
+        self._check_sender(peer, node)
+        if not self._fits(cluster, node, origin):
+            return b""
+        if (directory / LEARNT).exists():
+            self._delivery.keep_learnt(Learnt.read(directory / LEARNT), cluster, node)
+            return b""
+        known = self._delivery.learnt_of(cluster, node)
+        return known.encode() if known else b""
 
     def _check_sender(self, peer: str, node: str) -> None:
         """Refuse what comes from another machine than the node that it names: it stays with its sender."""

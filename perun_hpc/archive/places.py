@@ -11,6 +11,7 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
 ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.aside.jsonl  lines that contradict what the node had sent before
+ARCHIVE/CLUSTER/nodes/NODE/learnt.json           what the node has learnt of itself, for itself (`archive.learnt`)
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
 ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`archive.aside`)
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went

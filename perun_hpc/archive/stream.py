@@ -1,10 +1,10 @@
 """Handing files to the collector where nodes share no file system with it: one TCP connection per hand-over.
 
 The node sends one line of JSON, `{"schema": "perun.parts/1", "credential": MUNGE, "about": {...}, "files": [[NAME,
-BYTES, SHA256], ...]}`, then the files' bytes in that order, and waits for `ok` or `error TEXT`. The credential is
-munge's and covers the sha256 of `about` and `files`, so nothing can be changed on the way nor sent again (munge refuses
-a credential seen before). The collector takes files from root and the service user only, checks every one, and answers
-when they are where they belong.
+BYTES, SHA256], ...]}`, then the files' bytes in that order, and waits for `ok`, `ok ANSWER` or `error TEXT`. The
+credential is munge's and covers the sha256 of `about` and `files`, so nothing can be changed on the way nor sent again
+(munge refuses a credential seen before). The collector takes files from root and the service user only, checks every
+one, and answers when they are where they belong.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TIMEOUT_S = 60.0
 MANIFEST_S = 10.0
 """Within this time a sender must have said who it is: until then anybody may be calling."""
 MAX_LINE_B = 1 << 20
+MAX_ANSWER_B = 5 << 20
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*\Z")
 
 Listed = tuple[str, int, str]
@@ -79,8 +80,10 @@ class Munge:
         return done.stdout
 
 
-def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], munge: Munge) -> None:
+def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], munge: Munge) -> bytes:
     """Hand files (name: where it lies, or its content) to the collector; returns once they are where they belong.
+
+    Returns what the collector answered beside that, as a rule nothing.
 
     Raises
     ------
@@ -105,11 +108,13 @@ def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it refused before it had read everything, and may have said why
             with connection.makefile("rb") as reader:
-                answer = reader.readline(MAX_LINE_B).decode(errors="replace").strip()
+                word, _, answer = reader.readline(MAX_ANSWER_B).strip().partition(b" ")
     except OSError as error:
         raise UnavailableError(f"{where}: {error}; nothing left the spool") from error
-    if answer != "ok":
-        raise UnavailableError(f"{where} refused: {answer or 'it closed the connection'}")
+    if word != b"ok":
+        why = answer.decode(errors="replace")[:MAX_LINE_B]
+        raise UnavailableError(f"{where} refused: {why or 'it closed the connection'}")
+    return answer
 
 
 def receive(
@@ -117,7 +122,7 @@ def receive(
     munge: Munge,
     uids: Collection[int],
     allowed: re.Pattern[str],
-    take: Callable[[Path, Json, str], None],
+    take: Callable[[Path, Json, str], bytes],
     workspace: Path,
 ) -> None:
     """Take one hand-over from a connection and answer the sender, whatever happens.
@@ -127,7 +132,7 @@ def receive(
     uids : users whose files are taken: root and the service user.
     allowed : what the whole name of a file must match.
     take : puts what lies in a directory where it belongs, given what was said about it and the address of the host
-        whose munge vouches for it; may run twice.
+        whose munge vouches for it, and returns what the sender is answered, without a line's end; may run twice.
     workspace : directory for what is received until it is complete.
 
     Raises
@@ -144,12 +149,12 @@ def receive(
             _check_space(sum(size for _, size, _ in files), workspace)
             for file, size, digest in files:
                 _save(incoming, directory / file, size, digest)
-            take(directory, about, origin)
+            answer = take(directory, about, origin)
         except (PerunError, OSError) as error:
             with contextlib.suppress(OSError):  # it may have gone away
                 connection.sendall(f"error {' '.join(str(error).split())}\n".encode())
             raise
-        connection.sendall(b"ok\n")
+        connection.sendall(b"ok " + answer + b"\n" if answer else b"ok\n")
 
 
 class _Incoming:

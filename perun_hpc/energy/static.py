@@ -69,6 +69,27 @@ class StaticPower:
                 return power_bin * BIN_UW
         return None
 
+    def plus(self, other: StaticPower, day: int) -> StaticPower:
+        """Join what was seen of one domain in two lives of its node, as before and after it lost its disk.
+
+        Parameters
+        ----------
+        other : the same domain's. Of a power on a day on which both saw it the longer time counts: they may have
+            seen the same.
+        day : today, in days since the epoch.
+
+        Returns
+        -------
+        What both say of the 30 days that end with `day`.
+        """
+        bins: dict[int, dict[int, int]] = {}
+        for one, seen in (*self.bins.items(), *other.bins.items()):
+            if day - DAYS < one <= day:
+                kept = bins.setdefault(one, {})
+                for power_bin, time_ns in seen.items():
+                    kept[power_bin] = max(time_ns, kept.get(power_bin, 0))
+        return replace(self, bins=bins)
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return cast("dict[str, Any]", codec.encode(self.bins))

@@ -29,9 +29,11 @@ from perun_hpc.agent.outbox import shipping
 from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, StreamDelivery
+from perun_hpc.archive.learnt import LEARNT, MOST_B, Learnt
 from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, Refused, plain_address
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
+from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
 from perun_hpc.store import job_store, layout
 from perun_hpc.store.node_store import NodeStore
@@ -532,3 +534,65 @@ def test_status_names_who_was_refused_lately(tmp_path: Path, capsys: pytest.Capt
 )
 def test_one_address_in_several_spellings(text: str, plain: str) -> None:
     assert str(plain_address(text)) == plain
+
+
+LEARNT_BEFORE = Learnt("a machine", {"package-0": StaticPower({20_000: {310: S}})})
+
+
+def test_what_a_node_learnt_is_given_back_to_it_alone(tmp_path: Path, munge: stream.Munge) -> None:
+    """n2 is here, n1 is not; whoever has the cluster's munge key on n2 learns and changes nothing of n1's."""
+    ArchiveDelivery(tmp_path).keep_learnt(LEARNT_BEFORE, "c", "n1")
+    with listening(tmp_path, munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        assert to.learnt_of("c", "n2") is None
+        to.keep_learnt(LEARNT_BEFORE, "c", "n2")
+        assert to.learnt_of("c", "n2") == LEARNT_BEFORE
+        assert to.learnt_of("d", "n2") is None
+        with pytest.raises(UnavailableError, match="node n1 has 192"):
+            to.learnt_of("c", "n1")
+        with pytest.raises(UnavailableError, match="node n1 has 192"):
+            to.keep_learnt(Learnt("forged", {}), "c", "n1")
+    assert ArchiveDelivery(tmp_path).learnt_of("c", "n1") == LEARNT_BEFORE
+
+
+def test_what_another_hosts_munge_vouches_for_is_neither_learnt_nor_told(
+    tmp_path: Path, munge: stream.Munge, munge_elsewhere: stream.Munge
+) -> None:
+    ArchiveDelivery(tmp_path).keep_learnt(LEARNT_BEFORE, "c", "n2")
+    with listening(tmp_path, munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge_elsewhere)
+        assert to.learnt_of("c", "n2") is None
+        to.keep_learnt(Learnt("x", {}), "c", "n2")
+    assert ArchiveDelivery(tmp_path).learnt_of("c", "n2") == LEARNT_BEFORE
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (b"{}", "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b" " * (MOST_B + 1), "more than"),
+        (b'{"schema": "perun.learnt/2"}', "another version"),
+        (b'{"schema": "perun.learnt/1", "machine": 1, "static": {}}', "damaged"),
+        (b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"x": {"1": 1}}}}', "damaged"),
+        (b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"1": {"1": 1e300}}}}', "damaged"),
+        (b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"1": {"1": -1}}}}', "no node can have"),
+        (b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"-1": {"1": 1}}}}', "no node can have"),
+        (b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"1": {"-1": 1}}}}', "no node can have"),
+        (
+            b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"1": {"99999999999": 1}}}}',
+            "no node can have",
+        ),
+        (
+            b'{"schema": "perun.learnt/1", "machine": "", "static": {"p": {"1": {"1": 99999999999999999}}}}',
+            "no node can",
+        ),
+        (b'{"schema": "perun.learnt/1", "machine": "", "static": {"": {}}}', "no node can have"),
+    ],
+)
+def test_what_no_node_can_have_learnt_is_refused(tmp_path: Path, munge: stream.Munge, told: bytes, why: str) -> None:
+    about = {"what": "learnt", "cluster": "c", "node": "n2"}
+    with listening(tmp_path, munge) as listener:
+        with pytest.raises(UnavailableError, match=why):
+            stream.send({LEARNT: told}, about, ("127.0.0.1", listener.port), munge)
+        assert StreamDelivery(("127.0.0.1", listener.port), munge).learnt_of("c", "n2") is None

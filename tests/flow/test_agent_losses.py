@@ -45,7 +45,7 @@ def test_a_record_that_cannot_be_shipped_is_named_until_it_can(node: FakeNode, t
     node.end(4711)
     until(lambda: "job 4711.0" in losses(node).get("not-shipped", {}).get("names", ()), "the loss is told")
     told = losses(node)["not-shipped"]
-    assert told["count"] == 2  # and the node ledger
+    assert told["count"] == 3  # and the node ledger, and what the node has learnt
     assert str(node.archive) in told["why"]
     shown = [line for line in status(node).splitlines() if line.startswith("not shipped since 2")]
     assert len(shown) == 1

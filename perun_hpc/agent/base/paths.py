@@ -94,6 +94,21 @@ class AgentPaths:
         """What could not be shipped when it was last tried: what, why, since when, whose."""
         return self.node / "undelivered.json"
 
+    @property
+    def learnt(self) -> Path:
+        """What the node has learnt of itself, waiting to be shipped."""
+        return self.node / "learnt.json"
+
+    @property
+    def learnt_given(self) -> Path:
+        """What the archive kept of that from before this spool, waiting for the agent."""
+        return self.node / "learnt.given.json"
+
+    @property
+    def learnt_asked(self) -> Path:
+        """Is there once the archive has been asked for it."""
+        return self.node / "learnt.asked"
+
     def ledger(self, day: str) -> Path:
         """The node ledger of one day (`YYYY-MM-DD`)."""
         return self.node / f"{day}.jsonl"

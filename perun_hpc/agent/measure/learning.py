@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.agent.measure.intervals import Closed, Stretch
 from perun_hpc.energy.attribute import OTHER, DomainKind, NodeInput
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.static import MOST_BUSY, SHORTEST_NS, StaticPower
+from perun_hpc.energy.static import DAY_NS, MOST_BUSY, SHORTEST_NS, StaticPower
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Energy
@@ -38,9 +38,13 @@ class _IdleTime:
 
 
 class Learning:
-    """What the node's idle times taught so far; adjoining idle intervals are taken together."""
+    """What the node's idle times taught so far; adjoining idle intervals are taken together.
+
+    `news` is set wherever more becomes known than before.
+    """
 
     def __init__(self) -> None:
+        self.news = False
         self._known: dict[str, StaticPower] = {}
         self._idle: dict[str, _IdleTime] = {}
 
@@ -51,6 +55,18 @@ class Learning:
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what an earlier agent learnt."""
         self._known = {name: StaticPower.from_json(power) for name, power in data.items()}
+        self.news = bool(self._known)
+
+    @property
+    def known(self) -> Mapping[str, StaticPower]:
+        """What is known of every domain."""
+        return self._known
+
+    def add(self, before: Mapping[str, StaticPower], real_ns: int) -> None:
+        """Take in what this node learnt before its spool was lost."""
+        for name, power in before.items():
+            self._known[name] = self._known.get(name, StaticPower()).plus(power, real_ns // DAY_NS)
+        self.news = bool(self._known)
 
     def take(
         self,
@@ -98,6 +114,7 @@ class Learning:
                 del self._idle[name]
                 self._known[name] = after
                 learnt |= after is not before
+        self.news |= learnt
         return learnt
 
     def figures(self, domains: Iterable[EnergyDomain], energy: Energy | None) -> dict[str, Figure]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.outbox.keeping import Keeping
 from perun_hpc.agent.outbox.losses import NOT_WRITTEN, Losses
 from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.outbox.sealing import Sealing
@@ -29,6 +30,7 @@ class Outbox:
         policy: PolicyKeeper,
         sealing: Sealing,
         progress: Progress,
+        keeping: Keeping,
         shipper: Shipper,
         losses: Losses,
         save: Callable[[], None],
@@ -38,6 +40,7 @@ class Outbox:
         self._policy = policy
         self._sealing = sealing
         self._progress = progress
+        self._keeping = keeping
         self._shipper = shipper
         self._save = save
         self._clock = clock
@@ -49,15 +52,17 @@ class Outbox:
         return self._shipper.busy
 
     def note(self, snapshot: Snapshot, mono_ns: int) -> None:
-        """An interval has ended: what running jobs used so far may be due."""
-        if guard("progress", partial(self._progress.note, snapshot)):
+        """An interval has ended: what running jobs used so far may be due, and what the node has learnt."""
+        due = guard("progress", partial(self._progress.note, snapshot))
+        if guard("what was learnt", self._keeping.note) or due:
             self._shipper.request(mono_ns)
 
     def turn(self, mono_ns: int) -> None:
         """Do what is due."""
         if self._sealing.is_due(mono_ns):
             self.seal()
-        guard("shipping", partial(self._shipper.poll, mono_ns))
+        if guard("shipping", partial(self._shipper.poll, mono_ns)):
+            guard("what was learnt", self._keeping.take)
         if self._shipper.is_due(mono_ns) and self._policy.settled:
             guard("shipping", partial(self._ship, mono_ns))
 
@@ -68,6 +73,7 @@ class Outbox:
 
     def leave(self) -> None:
         """The agent ends: a child ships what waits, on its own."""
+        guard("what was learnt", self._keeping.write)
         if self._policy.settled:
             site = self._policy.site()
             left_b = limits.left_b(site.agent)

@@ -26,6 +26,7 @@ from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import BOUNDARY, PROGRESS, AgentPaths, free_name
 from perun_hpc.agent.outbox import losses, parsing, regions
 from perun_hpc.agent.outbox.faults import Faults
+from perun_hpc.agent.outbox.keeping import Keeper, ship_learnt
 from perun_hpc.agent.outbox.losses import Loss, Losses
 from perun_hpc.agent.outbox.parsing import Reader
 from perun_hpc.agent.policy import limits
@@ -61,7 +62,7 @@ _LATER, _NO_MEMORY = 75, 12
 """Exit codes of a session's process: it could not reach the archive (EX_TEMPFAIL); it had too little memory."""
 
 
-class Delivery(Protocol):
+class Delivery(Keeper, Protocol):
     """Takes what is ready; everything may be delivered twice. OSError or PerunError where it cannot be now."""
 
     def session(self, directory: Path, record: dict[str, Any]) -> None:
@@ -169,8 +170,8 @@ class Shipper:
                 if lane.trouble:
                     self._tell()
 
-    def poll(self, mono_ns: int) -> None:
-        """Reap the children; kill those that hang."""
+    def poll(self, mono_ns: int) -> bool:
+        """Reap the children, True where one has ended; kill those that hang."""
         if self._reader:
             self._reader.poll()
         before = self._troubles()
@@ -179,6 +180,7 @@ class Shipper:
             self._heavy.due_ns = mono_ns
         if found != (None, None) or self._troubles() != before:
             self._tell()
+        return found != (None, None)
 
     def _troubles(self) -> dict[str, str]:
         return {lane.name: lane.trouble for lane in (self._quick, self._heavy) if lane.trouble}
@@ -433,6 +435,7 @@ def _beside(
             yield f"job {one.name}", one, lambda one=one: ship_progress(one, to, grow)  # type: ignore[misc]
     if home[0]:
         yield "the node ledger", None, lambda: ship_ledger(paths, to, *home, clock)
+        yield "what the node has learnt", None, lambda: ship_learnt(paths, to, *home)
 
 
 def _reach(work: Callable[[], None]) -> None:

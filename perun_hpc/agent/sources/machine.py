@@ -57,6 +57,18 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
     return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
 
 
+def kind(root: Path, node: NodeInput) -> str:
+    """What machine this is, as far as its static power goes: its processor and how many of what; cut to 200."""
+    model = ""
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("model name", "cpu", "CPU implementer", "CPU part"):
+            model = f"{model} {value.strip()}".strip()
+        elif not name.strip() and model:
+            break  # the next CPU
+    return f"{model[:150]}, {len(node.core_of)} CPUs, {len(set(node.package_of.values()))} packages"
+
+
 def _online(base: Path) -> frozenset[int]:
     """The CPUs that the kernel says are online; none where it says nothing that can be."""
     online = _text(base / "online")
