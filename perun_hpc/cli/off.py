@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perun_hpc.errors import AccessError, UsageError
 from perun_hpc.files import write_new
+from perun_hpc.slurm import conf
 from perun_hpc.slurm.hostlist import stated
 
 HEAD = "# Nodes on which perun does nothing; written by perun off and perun on."
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def place() -> Path:
     """Where the list is: the directory of $SLURM_CONF, else /etc/slurm."""
-    return Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").parent / "perun.off"
+    return conf.place(os.environ).parent / "perun.off"
 
 
 def named(words: Iterable[str]) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perun_hpc.doctor.findings import Role
-from perun_hpc.slurm.conf import Config, PlugLine
+from perun_hpc.slurm.conf import PLACE, Config, PlugLine
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Facts:
     now_s: float = 0.0
     config: Config = field(default_factory=Config)
     local: Config = field(default_factory=Config)
-    conf_path: str = "/etc/slurm/slurm.conf"
+    conf_path: str = PLACE
     nodes: tuple[Node, ...] = ()
     partitions: tuple[str, ...] = ()
     munge: Said = field(default_factory=lambda: Said(0, ""))

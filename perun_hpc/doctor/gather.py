@@ -35,7 +35,7 @@ START_S = 20.0
 AGENT = AgentPaths(Path("/run/perun"), Path("/var/spool/perun"))
 DISABLE = Path("/etc/perun/disable")
 PREFIX_FILE = "/etc/perun/prefix"
-CONFS = ("/etc/slurm/slurm.conf", "/run/slurm/conf/slurm.conf", "/usr/local/etc/slurm.conf")
+CONFS = (conf.PLACE, "/run/slurm/conf/slurm.conf", "/usr/local/etc/slurm.conf")
 """Where slurm.conf is looked for where $SLURM_CONF does not say: the second is a configless node's."""
 PLUGIN = "perun_spank.so"
 UNITS = ("perun-agent", "perun-collect")

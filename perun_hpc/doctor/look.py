@@ -23,6 +23,7 @@ from perun_hpc.data_model import codec
 from perun_hpc.doctor.facts import Place
 from perun_hpc.errors import PerunError, UnavailableError
 from perun_hpc.process import child
+from perun_hpc.slurm import conf
 
 PATIENCE_S = 1.0
 MOST_B = 8 << 20
@@ -103,7 +104,7 @@ def matching(pattern: str, user: pwd.struct_passwd | None, patience_s: float = P
 
 def texts(pattern: str, patience_s: float = PATIENCE_S) -> list[tuple[str, str]]:
     """Path and text of every file that a pattern names; `UnavailableError` where that hangs."""
-    found = Look(partial(_texts, pattern)).answer(patience_s)
+    found = Look(partial(conf.texts, pattern)).answer(patience_s)
     return [(path, text) for path, text in found]
 
 
@@ -118,14 +119,6 @@ def as_user(user: pwd.struct_passwd, work: Callable[[], Any]) -> Callable[[], An
         return work()
 
     return become_and_work
-
-
-def _texts(pattern: str) -> list[tuple[str, str]]:
-    found = []
-    for path in sorted(glob.glob(pattern)) or [pattern]:  # noqa: PTH207 - as Slurm itself expands it
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            found.append((path, Path(path).read_text(errors="replace")[:MOST_B]))
-    return found
 
 
 def _place_of(look: Look, path: str, patience_s: float) -> Place:

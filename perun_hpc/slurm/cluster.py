@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from perun_hpc.errors import UnavailableError
+from perun_hpc.slurm import conf
 from perun_hpc.slurm.command import Runner, run_command
 
 PATIENCE_S = 10.0
-_NAME = re.compile(r"^\s*ClusterName\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
 def cluster_name(environ: Mapping[str, str] = os.environ, runner: Runner = run_command) -> str | None:
     """The cluster's name as Slurm has it, in small letters; None where there is no Slurm.
 
     A job has it in its environment. Elsewhere slurm.conf says it, also while slurmctld is down; where that file is
-    another host's (configless) or includes the line, slurmctld is asked.
+    another host's (configless), slurmctld is asked.
     """
     if named := environ.get("SLURM_CLUSTER_NAME"):
         return named
     try:
-        text = Path(environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf").read_text(errors="replace")
+        name = conf.written(str(conf.place(environ)), conf.texts).one("ClusterName")
     except OSError:
-        text = ""
-    found = _NAME.search(text)
-    if found is None:
+        name = ""
+    if not name:
         try:
-            found = _NAME.search(runner(["scontrol", "show", "config"], None, PATIENCE_S))
+            name = conf.shown(runner(["scontrol", "show", "config"], None, PATIENCE_S)).one("ClusterName")
         except UnavailableError:
             return None
-    return found[1].lower() if found else None
+    return name.lower() or None
 
 
 def partitions(runner: Runner = run_command) -> frozenset[str] | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+PLACE = "/etc/slurm/slurm.conf"
+"""Where slurm.conf is, unless $SLURM_CONF says another place."""
+MOST_B = 8 << 20
+"""How much of a file is read."""
 MOST_FILES = 100
 """Files that one configuration may include."""
 _SHOWN = re.compile(r"([A-Za-z_]\w*)(?:\[\d+\])?\s*=\s?(.*)")
@@ -14,8 +20,23 @@ _SET = re.compile(r"(\w+)\s*\+?=\s*(\"[^\"]*\"|\S+)")
 _NOTHING = frozenset({"", "(null)", "n/a", "none", "(null type)"})
 _IMPLIED = {"x11": ("contain", "alloc"), "runinjob": ("contain", "alloc"), "contain": ("alloc",)}
 
+
+def place(environ: Mapping[str, str]) -> Path:
+    """Where slurm.conf is by the environment."""
+    return Path(environ.get("SLURM_CONF") or PLACE).absolute()
+
+
 Reader = Callable[[str], Iterable[tuple[str, str]]]
 """Returns the (path, text) of every file that a pattern names, in order; files that are not there are left out."""
+
+
+def texts(pattern: str) -> list[tuple[str, str]]:
+    """The `Reader` of this host's files; OSError where one cannot be read."""
+    found = []
+    for path in sorted(glob.glob(pattern)) or [pattern]:  # noqa: PTH207 - as Slurm itself expands it
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError), Path(path).open(errors="replace") as file:
+            found.append((path, file.read(MOST_B)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from perun_hpc.errors import PerunError, UnavailableError
+from perun_hpc.slurm import conf
 from perun_hpc.wire.client import request
 from perun_hpc.wire.message import encode
 
@@ -68,9 +69,9 @@ class Places:
 
 def switched_off(env: Mapping[str, str]) -> bool:
     """Whether this node is in the list that `perun off` writes beside slurm.conf."""
-    conf = Path(env.get("SLURM_CONF") or "/etc/slurm/slurm.conf")
+    listed = conf.place(env).parent / "perun.off"
     try:
-        return f"# off {env.get('SLURMD_NODENAME')}" in (conf.parent / "perun.off").read_text().split("\n")
+        return f"# off {env.get('SLURMD_NODENAME')}" in listed.read_text().split("\n")
     except (OSError, UnicodeDecodeError):
         return False
 

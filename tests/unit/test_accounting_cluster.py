@@ -40,6 +40,12 @@ def test_slurm_conf_says_it_while_slurmctld_is_down(tmp_path: Path) -> None:
     assert named({"SLURM_CONF": str(conf)}, None) == ("alpha", [])
 
 
+def test_a_file_that_slurm_conf_includes_says_it(tmp_path: Path) -> None:
+    (tmp_path / "slurm.conf").write_text("Include names.conf\nSlurmctldHost=ctl\n")
+    (tmp_path / "names.conf").write_text("ClusterName=Beta # the second\n")
+    assert named({"SLURM_CONF": str(tmp_path / "slurm.conf")}, None) == ("beta", [])
+
+
 @pytest.mark.parametrize(
     ("text", "name"), [("x\nClusterName             = alpha\n", "alpha"), ("", None), (None, None)]
 )
