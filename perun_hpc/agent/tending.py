@@ -38,12 +38,14 @@ class Sources:
         self._listed = dict(listed)
         self._asked: dict[str, Listing] = {}
         self._look_ns = 0
+        self._sought: set[str] = set()
         self._policy = policy
         self._register = register
         self._meter = meter
 
     def tend(self, now_ns: int) -> None:
         """About once a second: start, ask and watch the children; account the sensors that one has just found."""
+        self._look_for_partitions(now_ns)
         allowed = self._policy.site().sensors.backends if self._policy.settled else ()
         for worker in self._node.workers:
             chosen = worker.name in allowed or (self._policy.settled and not allowed)
@@ -53,6 +55,18 @@ class Sources:
                 self._meter.account_anew()
         self._meter.poll()
         self._find(now_ns)
+
+    def _look_for_partitions(self, now_ns: int) -> None:
+        """Have the vendor's library say anew what there is where a job holds what it did not name.
+
+        MIG instances are made and removed while the library is open, as whoever partitions GPUs for each job does it.
+        """
+        holders = [one for one in self._node.workers if one.gpus and not one.starting]
+        for name in self._meter.gpus_not_known() if holders else ():
+            if name not in self._sought:
+                self._sought.add(name)
+                for worker in holders:
+                    worker.release(now_ns, f"it looks for {name}")
 
     def _find(self, now_ns: int) -> None:
         """Have files of readings opened that are others than before; account what was found."""

@@ -2,7 +2,7 @@
 
 The energy accumulator counts in steps of `counter_resolution` uJ. Accumulators have been seen frozen or running
 backwards, so it is checked against power when it is opened; partitions of one GPU all show the whole GPU's power, so
-only the first function of each PCI device is read.
+only the first function of each PCI device is read (the library gives a partition's number as the function).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.gpus import Gpu, render_node, short_pci
+from perun_hpc.backend.gpus import Gpu, Partition, short_pci
+from perun_hpc.backend.render_nodes import render_node, render_nodes
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -103,7 +104,7 @@ class AmdSmi:
     """Reader of all GPUs."""
 
     def __init__(self, library: Any, devices: tuple[AmdGpu, ...], gpus: tuple[Gpu, ...]) -> None:
-        """`library` is the initialised amdsmi package; `gpus` names every partition, also those that are not read."""
+        """`library` is the initialised amdsmi package; `gpus` names every GPU with its partitions."""
         self.gpus = gpus
         self._library = library
         self._devices = devices
@@ -184,8 +185,19 @@ def open_library(library: Any, root: Path, clock: Clock, pause: Callable[[float]
         return Discovery(
             missing=(Missing("AMD GPUs", "AMD SMI: " + " ".join(str(error).split()), "check the amdgpu driver"),)
         )
-    gpus = tuple(Gpu(uuids[_device(pci)], pci, render_node(root, pci), "AMD GPU") for _, pci in partitions)
+    of_each = [(pci, sum(_device(other) == _device(pci) for _, other in partitions)) for _, pci in handles]
+    gpus = tuple(_gpu(root, uuids[_device(pci)], pci, number) for pci, number in of_each)
     return Discovery((AmdSmi(library, tuple(devices), gpus),) if devices else (), tuple(missing))
+
+
+def _gpu(root: Path, uuid: str, pci: str, number: int) -> Gpu:
+    """A GPU whose `number` partitions are equal parts of it; one is none."""
+    nodes = render_nodes(root, pci, number)
+    if max(number, len(nodes)) <= 1:
+        return Gpu(uuid, pci, render_node(root, pci), "AMD GPU")
+    named = [nodes[place] if place < len(nodes) else None for place in range(max(number, len(nodes)))]
+    parts = tuple(Partition(f"{uuid}/{place}", 1, minor=minor) for place, minor in enumerate(named))
+    return Gpu(uuid, pci, render_node(root, pci), "AMD GPU", len(parts), parts)
 
 
 def _first_functions(partitions: Iterable[tuple[Any, str]]) -> Iterator[tuple[Any, str]]:

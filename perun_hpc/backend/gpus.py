@@ -1,10 +1,12 @@
 """Which GPU is meant: UUIDs, PCI addresses, Slurm's numbers, MIG instances, mapped onto energy domains.
 
-A hook hears Slurm's own index of a GPU (`gres_common_prep_set_env` of Slurm's gres_common.c writes
-`gres_device->index`): its place among the device files of gres.conf, so that N is /dev/nvidiaN, or the N-th of
-/dev/dri/renderD128 and up; but under AutoDetect=nvml its place in the order of PCI addresses. The two orders differ on
-real machines, and nothing in a hook's environment says which one rules: the site may say it, and where nobody did,
-the doubt is named.
+A hook hears two lists of the job's GPUs, of the same devices in the same order (`gres_common_prep_set_env` of Slurm's
+gres_common.c, 22.05 to 26.05). SLURM_JOB_GPUS holds Slurm's own index (`gres_device->index`): its place among the
+device files of gres.conf, so that N is /dev/nvidiaN, or the N-th of /dev/dri/renderD128 and up; but under
+AutoDetect=nvml its place in the order of PCI addresses. The two orders differ on real machines, and nothing in a hook's
+environment says which one rules: the site may say it, and where nobody did, the doubt is named. CUDA_VISIBLE_DEVICES
+and the other vendors' variables hold UUIDs instead, where slurmd knows them: of MIG instances under AutoDetect=nvml,
+and from Slurm 25.11 on of whole GPUs. Slurm counts MIG instances as devices of their own: there an index says little.
 """
 
 from __future__ import annotations
@@ -12,29 +14,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from perun_hpc.backend.sysfile import text
 from perun_hpc.data_model import codec
 
 PROC = Path("proc/driver/nvidia/gpus")
 FIRST_RENDER_NODE = 128
+LEAST = 8
+"""Fewer characters of a UUID name nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class MigInstance:
-    """One MIG instance: its UUID and how many of the GPU's slices it holds."""
+class Partition:
+    """A part of a GPU that is given out by itself: an NVIDIA MIG instance, or a partition of an AMD GPU.
+
+    `slices` is how many of the GPU's it holds. `number` is `GI/CI`, the numbers of a MIG device's instances: before the
+    driver R470 it had no other name than `MIG-GPU-uuid/GI/CI`. `minor` is the number of a device file of its own.
+    """
 
     uuid: str
     slices: int
+    number: str = ""
+    minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, or one partition of an AMD GPU, which carries the UUID of the whole.
+    """One GPU. `minor` is the number of its device file: N of /dev/nvidiaN or of /dev/dri/renderDN.
 
-    `minor` is the number of its device file: N of /dev/nvidiaN or of /dev/dri/renderDN. `slices` is the number of
-    slices that can be given out in MIG mode, None out of MIG mode.
+    `slices` is how many slices can be given out where it is partitioned, None where it is not.
     """
 
     uuid: str
@@ -42,7 +51,7 @@ class Gpu:
     minor: int | None
     name: str
     slices: int | None = None
-    instances: tuple[MigInstance, ...] = ()
+    partitions: tuple[Partition, ...] = ()
 
     @property
     def domain(self) -> str:
@@ -61,11 +70,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A job's hold on a GPU: the domain, the slices of it (None for the whole device), and the instances these are."""
+    """A job's hold on a GPU: the domain, the slices of it (None for the whole device), and the partitions these are."""
 
     domain: str
     slices: int | None = None
-    instances: tuple[MigInstance, ...] = field(default=(), compare=False)
+    partitions: tuple[Partition, ...] = field(default=(), compare=False)
 
 
 _ACTIVITY = "activity-"
@@ -107,58 +116,126 @@ def short_pci(address: str) -> str:
     return f"{domain[-4:]:0>4}:{rest}"
 
 
-def render_node(root: Path, pci: str) -> int | None:
-    """N of the /dev/dri/renderDN of a PCI device, None where the kernel's driver made none."""
-    try:
-        names = [one.name for one in (root / "sys/bus/pci/devices" / pci / "drm").iterdir()]
-    except OSError:
-        return None
-    return next((int(name[7:]) for name in names if name.startswith("renderD") and name[7:].isdigit()), None)
+def said(numbers: str, names: str) -> list[str]:
+    """One word for each of a job's devices, from Slurm's list of numbers and the vendor's of the same devices.
+
+    The vendor's name counts where it is one; there it may be the number, too, or the list may be missing.
+    """
+    by_number, by_name = _words(numbers), _words(names)
+    if len(by_number) == len(by_name):
+        return [number if name.isdigit() else name for number, name in zip(by_number, by_name)]
+    named = [name for name in by_name if not name.isdigit()]
+    return named or by_number or by_name
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def resolve(names: Iterable[str], gpus: Iterable[Gpu], numbers: str = "auto") -> tuple[Held, ...]:
     """What a job holds, from the names in its environment; names that match nothing are left out.
 
-    A name is a UUID (`GPU-...`, or its unambiguous beginning), a MIG UUID (`MIG-...`), a PCI address or Slurm's number;
-    `numbers` says what these mean: `device-files`, `pci`, or `auto`, by which they are taken as device files, too.
+    A name is a UUID (`GPU-...`, `MIG-...`, or an unambiguous beginning), `MIG-GPU-uuid/GI/CI`, a PCI address or Slurm's
+    number; `numbers` says what these mean: `device-files`, `pci`, or `auto`, by which they are taken as device files,
+    too. MIG instances have no device file of their own: among them a number is a place in Slurm's list of devices.
     """
-    everything = list(gpus)
-    numbered = _by_pci(everything) if numbers == "pci" else _by_device_file(everything)
+    devices = _devices(gpus)
+    numbered = _by_number(devices, numbers)
     held: dict[str, Held] = {}
     for name in names:
         word = name.strip()
-        for gpu in everything:
-            instance = next((one for one in gpu.instances if one.uuid == word), None)
-            if instance is not None:
-                before = held.get(gpu.domain)
-                slices = instance.slices + ((before.slices or 0) if before else 0)
-                held[gpu.domain] = Held(gpu.domain, slices, (*(before.instances if before else ()), instance))
-            elif numbered.get(int(word)) is gpu if word.isdigit() else _names(word, gpu):
-                held[gpu.domain] = Held(gpu.domain)
+        device = numbered.get(int(word)) if word.isdigit() else _named(devices, word)
+        if device is None:
+            continue
+        gpu, partition = device
+        before = held.get(gpu.domain)
+        if partition is None:
+            held[gpu.domain] = Held(gpu.domain)
+        elif before is None or (before.slices is not None and partition not in before.partitions):
+            others = before.partitions if before else ()
+            held[gpu.domain] = Held(gpu.domain, sum(one.slices for one in (*others, partition)), (*others, partition))
     return tuple(held.values())
 
 
 def doubtful(names: Iterable[str], gpus: Iterable[Gpu]) -> tuple[str, ...]:
-    """Those of Slurm's numbers that mean one GPU by the device files and another one by the PCI addresses."""
-    everything = list(gpus)
-    by_file, by_pci = _by_device_file(everything), _by_pci(everything)
+    """Those of Slurm's numbers of which it is not sure which device they mean.
+
+    They mean one device by the device files and another one by the PCI addresses, or a place in Slurm's list alone.
+    """
+    devices = _devices(gpus)
     numbers = [int(name) for name in names if name.strip().isdigit()]
-    return tuple(str(one) for one in numbers if by_pci.get(one) not in (None, by_file.get(one)))
+    by_file, by_pci = _by_number(devices, "device-files"), _by_number(devices, "pci")
+    listed = _only_listed(devices)
+    return tuple(str(one) for one in numbers if one in by_pci and (listed or by_pci[one] != by_file.get(one)))
 
 
-def _by_device_file(gpus: list[Gpu]) -> dict[int, Gpu]:
-    """GPUs by the number of their device file; render nodes, which count from 128, also by their place among them."""
-    minors = {gpu.minor: gpu for gpu in gpus if gpu.minor is not None}
+def unknown(names: Iterable[str], gpus: Iterable[Gpu]) -> tuple[str, ...]:
+    """Those of the names that match no device."""
+    everything = list(gpus)
+    return tuple(name for name in names if not resolve([name], everything))
+
+
+_Device: TypeAlias = "tuple[Gpu, Partition | None]"
+"""What is given out: a GPU, or a partition of it."""
+
+
+def _devices(gpus: Iterable[Gpu]) -> list[_Device]:
+    found: list[_Device] = []
+    for gpu in gpus:
+        found += [(gpu, one) for one in gpu.partitions] or [(gpu, None)]
+    return found
+
+
+def _minor(device: _Device) -> int | None:
+    gpu, partition = device
+    return gpu.minor if partition is None else partition.minor
+
+
+def _only_listed(devices: Iterable[_Device]) -> bool:
+    """Whether there are partitions without a device file of their own."""
+    return any(partition is not None and partition.minor is None for _, partition in devices)
+
+
+def _by_number(devices: list[_Device], numbers: str) -> dict[int, _Device]:
+    """Devices by Slurm's number; render nodes, which count from 128, also by their place among them."""
+    if _only_listed(devices):
+        return dict(enumerate(_as_slurm_lists(devices)))
+    if numbers == "pci":
+        return dict(enumerate(sorted(devices, key=lambda one: one[0].pci)))
+    minors = {minor: one for one in devices if (minor := _minor(one)) is not None}
     if minors and min(minors) >= FIRST_RENDER_NODE:
         return {**dict(enumerate(minors[number] for number in sorted(minors))), **minors}
     return minors
 
 
-def _by_pci(gpus: list[Gpu]) -> dict[int, Gpu]:
-    return dict(enumerate(sorted(gpus, key=lambda gpu: gpu.pci)))
+def _as_slurm_lists(devices: list[_Device]) -> list[_Device]:
+    """In the order of AutoDetect=nvml: whole GPUs by PCI address, then MIG instances by their GPU's device file.
+
+    `_merge_system_gres_conf` of gres_gpu.c sorts by links, which instances have none of, and before that by file.
+    """
+    whole = sorted((one for one in devices if one[1] is None), key=lambda one: one[0].pci)
+    parts = [one for one in devices if one[1] is not None]
+    return whole + sorted(parts, key=lambda one: (one[0].minor is None, one[0].minor or 0, one[0].pci))
 
 
-def _names(word: str, gpu: Gpu) -> bool:
-    if word.startswith("GPU-"):
-        return len(word) >= 8 and gpu.uuid.startswith(word)
-    return ":" in word and short_pci(word) == gpu.pci
+def _named(devices: list[_Device], word: str) -> _Device | None:
+    """The device of that name; None where there is none, or a beginning fits several."""
+    found: list[_Device]
+    if word.startswith("MIG-GPU-") and word.count("/") == 2:
+        uuid, _, number = word[len("MIG-") :].partition("/")
+        found = [one for one in devices if one[1] and one[1].number == number and one[0].uuid.startswith(uuid)]
+    elif word.startswith("MIG-"):
+        found = _called(word, ((one[1].uuid, one) for one in devices if one[1] is not None))
+    elif word.startswith("GPU-"):
+        found = _called(word, {gpu.uuid: (gpu.uuid, (gpu, None)) for gpu, _ in devices}.values())
+    else:
+        at = {gpu.domain: gpu for gpu, _ in devices if ":" in word and short_pci(word) == gpu.pci}
+        found = [(gpu, None) for gpu in at.values()]
+    return found[0] if len(found) == 1 else None
+
+
+def _called(word: str, named: Iterable[tuple[str, _Device]]) -> list[_Device]:
+    """The devices of that UUID, else those whose UUID begins so."""
+    everything = list(named)
+    whole = [device for uuid, device in everything if uuid == word]
+    return whole or [device for uuid, device in everything if len(word) >= LEAST and uuid.startswith(word)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.gpus import Gpu, MigInstance, activity_name, from_proc, short_pci
+from perun_hpc.backend.gpus import Gpu, Partition, activity_name, from_proc, short_pci
 from perun_hpc.backend.stamps import Stamps
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -211,8 +211,8 @@ class NvmlGpu:
         self._activity = _Activity(library, self._handle, [number for _, number in found], self._clock)
         return _Call(sensors, self._activity.ask)
 
-    def _instances(self) -> Iterator[tuple[MigInstance, Any]]:
-        known = {one.uuid: one for one in self.gpu.instances}
+    def _instances(self) -> Iterator[tuple[Partition, Any]]:
+        known = {one.uuid: one for one in self.gpu.partitions}
         for uuid, handle in _mig_handles(self._library, self._handle, self.gpu.slices or 0):
             if uuid in known:
                 yield known[uuid], handle
@@ -402,7 +402,7 @@ def _describe(library: Any, handle: Any) -> Gpu:
     if not in_mig_mode:
         return Gpu(uuid, pci, minor, name)
     most = int(library.nvmlDeviceGetMaxMigDeviceCount(handle))
-    return Gpu(uuid, pci, minor, name, most, tuple(_instances(library, handle, most)))
+    return Gpu(uuid, pci, minor, name, most, tuple(_partitions(library, handle, most)))
 
 
 def _mig_handles(library: Any, handle: Any, most: int) -> Iterator[tuple[str, Any]]:
@@ -413,10 +413,22 @@ def _mig_handles(library: Any, handle: Any, most: int) -> Iterator[tuple[str, An
             yield str(library.nvmlDeviceGetUUID(instance)), instance
 
 
-def _instances(library: Any, handle: Any, most: int) -> Iterator[MigInstance]:
+def _partitions(library: Any, handle: Any, most: int) -> Iterator[Partition]:
+    """The MIG instances; of GPU instances that compute instances share each holds its own slices."""
     for uuid, instance in _mig_handles(library, handle, most):
         with contextlib.suppress(library.NVMLError):
-            yield MigInstance(uuid, int(library.nvmlDeviceGetAttributes(instance).gpuInstanceSliceCount))
+            has = library.nvmlDeviceGetAttributes(instance)
+            slices = int(has.computeInstanceSliceCount or has.gpuInstanceSliceCount)
+            yield Partition(uuid, slices, _number(library, instance))
+
+
+def _number(library: Any, instance: Any) -> str:
+    """`GI/CI` of a MIG device; empty where the driver does not say."""
+    try:
+        gpu, compute = library.nvmlDeviceGetGpuInstanceId(instance), library.nvmlDeviceGetComputeInstanceId(instance)
+    except library.NVMLError:
+        return ""
+    return f"{int(gpu)}/{int(compute)}"
 
 
 def _scope(library: Any, handle: Any, pause: Callable[[float], None]) -> int:

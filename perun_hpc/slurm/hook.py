@@ -25,7 +25,8 @@ from perun_hpc.wire.message import encode
 
 DEADLINE_DEFAULT_MS, DEADLINE_MIN_MS, DEADLINE_MAX_MS = 500, 50, 5000
 INBOX_MAX_FILES = 4096
-VALUE_MAX = 16 * 1024
+VALUE_MAX, SUM_MAX = 16 * 1024, 28 * 1024
+"""How long one value may be, and all together; one that is too much is left out."""
 RETRY_S = 0.003
 
 MODULE = "perun_hpc.slurm.hook"
@@ -45,6 +46,7 @@ JOB_KEYS = {
     "num_nodes": ("SLURM_JOB_NUM_NODES",),
     "cpus_per_node": ("SLURM_JOB_CPUS_PER_NODE",),
     "gpus": ("SLURM_JOB_GPUS",),
+    "gpu_names": ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL"),
     "het_job_id": ("SLURM_HET_JOB_ID",),
     "het_offset": ("SLURM_HET_JOB_OFFSET",),
     "sluid": ("SLURM_JOB_SLUID",),
@@ -79,10 +81,14 @@ def switched_off(env: Mapping[str, str]) -> bool:
 def compose(env: Mapping[str, str], mono_ns: int) -> dict[str, str]:
     """The fields of a hook's message, from Slurm's environment."""
     fields: dict[str, str] = {}
+    sum_b = 0
     for key, names in JOB_KEYS.items():
         value = next((env[name] for name in names if name in env), None)
-        if value is not None and len(os.fsencode(value)) <= VALUE_MAX:
+        length_b = 0 if value is None else len(os.fsencode(value))
+        size_b = len(key) + length_b + 2
+        if value is not None and length_b <= VALUE_MAX and sum_b + size_b <= SUM_MAX:
             fields[key] = value
+            sum_b += size_b
     cpus = env.get("SLURM_JOB_CPUS_PER_NODE", "").partition("(")[0]
     if cpus.isdecimal() and "," not in env["SLURM_JOB_CPUS_PER_NODE"]:
         fields["cpus_on_node"] = cpus

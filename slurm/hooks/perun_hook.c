@@ -24,12 +24,13 @@
 
 #define NS_PER_MS INT64_C(1000000)
 
-/* The longest value that is passed on: of the job's keys only the list of a very large job's nodes can be longer. */
-enum { RETRY_MS = 3, VALUE_MAX = 16 * 1024 };
+/* The longest value that is passed on: of the job's keys only the list of a very large job's nodes can be longer. And how
+ * long they may be together, so that one list that is too much costs itself, not the message. */
+enum { RETRY_MS = 3, VALUE_MAX = 16 * 1024, SUM_MAX = 28 * 1024 };
 
 static const struct {
 	const char *key;
-	const char *names[2]; /* in the environment; the first that is set counts */
+	const char *names[4]; /* in the environment; the first that is set counts */
 } job_keys[] = {
 	{ "job_id", { "SLURM_JOB_ID", "SLURM_JOBID" } },
 	{ "uid", { "SLURM_JOB_UID" } },
@@ -43,6 +44,8 @@ static const struct {
 	{ "num_nodes", { "SLURM_JOB_NUM_NODES" } },
 	{ "cpus_per_node", { "SLURM_JOB_CPUS_PER_NODE" } },
 	{ "gpus", { "SLURM_JOB_GPUS" } },
+	/* The same devices in the same order, by UUID where slurmd knows it: of a MIG instance nothing else names it. */
+	{ "gpu_names", { "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL" } },
 	{ "het_job_id", { "SLURM_HET_JOB_ID" } },
 	{ "het_offset", { "SLURM_HET_JOB_OFFSET" } },
 	{ "sluid", { "SLURM_JOB_SLUID" } },
@@ -118,6 +121,7 @@ static void add_cpus_on_node(void)
 static void compose(const char *verb, int64_t now_ns)
 {
 	const char *restart = getenv("SLURM_JOB_RESTART_COUNT");
+	size_t sum = 0;
 
 	if (restart == NULL)
 		restart = getenv("SLURM_RESTART_COUNT");
@@ -125,10 +129,14 @@ static void compose(const char *verb, int64_t now_ns)
 	for (size_t i = 0; i < sizeof(job_keys) / sizeof(job_keys[0]); i++) {
 		const char *value = NULL;
 
-		for (int n = 0; n < 2 && value == NULL && job_keys[i].names[n] != NULL; n++)
+		for (int n = 0; n < 4 && value == NULL && job_keys[i].names[n] != NULL; n++)
 			value = getenv(job_keys[i].names[n]);
-		if (value != NULL && strlen(value) <= VALUE_MAX)
+		const size_t size = value == NULL ? 0 : strlen(job_keys[i].key) + strlen(value) + 2;
+
+		if (value != NULL && strlen(value) <= VALUE_MAX && sum + size <= SUM_MAX) {
 			wire_add(&request, job_keys[i].key, value);
+			sum += size;
+		}
 	}
 	add_cpus_on_node();
 	wire_add(&request, "restart_count", restart ? restart : "0");

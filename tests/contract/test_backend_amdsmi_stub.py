@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.backend.gpus import Gpu, Held, doubtful, resolve
+from perun_hpc.backend.render_nodes import render_nodes as the_render_nodes
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.counters import difference
+from tests.sysfs import build
 
 STUBS = Path(__file__).parent.parent / "stubs"
 PACKAGE = importlib.util.find_spec("amdsmi")
@@ -116,9 +118,34 @@ def test_slurms_number_is_a_place_among_the_render_nodes_whatever_the_librarys_o
     assert doubtful(["0", "128"], gpus) == ("0",)
 
 
-def test_a_partition_belongs_to_its_whole_gpu(amd, library):
-    render_nodes(library, {"0000:66:00.0": 131, "0000:66:00.1": 132, "0000:77:00.0": 133})
+def test_a_job_with_a_partition_holds_its_part_of_the_whole_gpu(amd, library):
+    """The kernel shows the first partition's render node at the PCI device, the others' at platform devices."""
+    render_nodes(library, {"0000:66:00.0": 140, "0000:77:00.0": 144})
+    for number in (141, 142, 143):
+        xcp = library / f"sys/devices/platform/amdgpu_xcp.{number - 141}/drm/renderD{number}"
+        xcp.mkdir(parents=True, exist_ok=True)
     gpus = amd("gpu uuid-a 102 0 250 250\ngpu uuid-p 102 1 250 250\ngpu uuid-b 119 0 300 300\n", gpus=True)
-    assert resolve(["1"], gpus) == (Held("gpu-uuid-a"),)
-    assert resolve(["2"], gpus) == (Held("gpu-uuid-b"),)
+    assert [(gpu.uuid, gpu.slices) for gpu in gpus] == [("uuid-a", 2), ("uuid-b", None)]
+    assert resolve(["141"], gpus) == resolve(["1"], gpus) == (Held("gpu-uuid-a", 1),)
+    assert resolve(["0", "1"], gpus) == (Held("gpu-uuid-a", 2),)
+    assert resolve(["2"], gpus) == resolve(["2"], gpus, "pci") == resolve(["144"], gpus) == (Held("gpu-uuid-b"),)
     assert doubtful(["0", "1", "2"], gpus) == ()
+
+
+def test_six_partitions_of_each_of_four_gpus_have_the_render_nodes_that_the_kernel_gave_them(tmp_path):
+    root = build("gpus_mi300a_partitions", tmp_path)
+    for gpu in range(4):
+        first = 128 + 8 * gpu
+        assert the_render_nodes(root, f"{gpu:04}:02:00.0", 6) == tuple(range(first, first + 6))
+        assert the_render_nodes(root, f"{gpu:04}:02:00.0", 1) == (first,)
+
+
+def test_where_the_compute_driver_says_it_the_nodes_are_those(tmp_path):
+    root = build("gpus_mi300a_partitions", tmp_path)
+    for node, minor in enumerate((130, 132, 128), 4):
+        properties = root / f"sys/class/kfd/kfd/topology/nodes/{node}/properties"
+        properties.parent.mkdir(parents=True)
+        told = f"simd_count 152\nlocation_id {0x200 + node - 4}\ndomain 0\ndrm_render_minor {minor}\n"
+        properties.write_text(told + "unique_id 18446744073709551615\n")
+    assert the_render_nodes(root, "0000:02:00.0", 6) == (130, 132, 128)
+    assert the_render_nodes(root, "0001:02:00.0", 2) == (136, 137)

@@ -191,6 +191,47 @@ def test_gpus_of_mig_mode_are_held_by_slices(gpus):
     assert 0 < account["energy_uj"] <= account["node_uj"]
 
 
+def test_a_mig_job_holds_the_instances_that_slurm_names_whatever_its_numbers_count(gpus):
+    """As slurmd tells a hook: its own places of the instances, and their UUIDs, or the older names, beside them."""
+    devices = "gpu GPU-a 0 300000 0 7\ngpu GPU-b 1 200000 0 7\n"
+    node = gpus(f"{devices}instance 0 MIG-aaaa 4\ninstance 0 MIG-bbbb 3\ninstance 1 MIG-cccc 7\n")
+    jobs = {1: ("0", "MIG-aaaa"), 2: ("1", "MIG-GPU-a/8/0"), 3: ("2", "MIG-cccc")}
+    for job, (numbers, names) in jobs.items():
+        node.begin(job, gpus=numbers, gpu_names=names)
+    time.sleep(0.5)
+    for job, (numbers, names) in jobs.items():
+        node.end(job, gpus=numbers, gpu_names=names)
+    records = {job: node.record(job) for job in jobs}
+    held = {job: {name for name, one in record["domains"].items() if name.startswith("gpu-") and one["energy_uj"]}
+            for job, record in records.items()}  # fmt: skip
+    assert held == {1: {"gpu-GPU-a"}, 2: {"gpu-GPU-a"}, 3: {"gpu-GPU-b"}}
+    first, second = (records[job]["domains"]["gpu-GPU-a"] for job in (1, 2))
+    assert first["energy_uj"] / first["node_uj"] == pytest.approx(4 / 7, abs=0.1)
+    assert second["energy_uj"] / second["node_uj"] == pytest.approx(3 / 7, abs=0.1)
+    assert records[1]["gpus"] == "MIG-aaaa"
+    assert not [note for record in records.values() for note in record["notes"] if "GPU" in note]
+
+
+def test_an_instance_that_was_made_after_the_agent_came_is_found(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 7\ninstance 0 MIG-old 7\n")
+    node.config.write_text(f"hang {node.hang}\ngpu GPU-a 0 300000 0 7\ninstance 0 MIG-new 2\ninstance 0 MIG-other 5\n")
+    node.begin(1, gpus="0", gpu_names="MIG-new")
+    until(lambda: "nvmlShutdown" in node.log.read_text(), "NVML is opened anew")
+    until(node.child, "the child is back")
+    time.sleep(2.5)
+    node.end(1, gpus="0", gpu_names="MIG-new")
+    record = node.record(1)
+    assert record["domains"]["gpu-GPU-a"]["energy_uj"] > 0
+    assert not [note for note in record["notes"] if "MIG-new" in note]
+
+
+def test_a_gpu_that_nobody_can_read_is_named_in_the_jobs_record(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n")
+    node.begin(1, gpus="0", gpu_names="GPU-gone")
+    node.end(1, gpus="0", gpu_names="GPU-gone")
+    assert [note for note in node.record(1)["notes"] if note.startswith("GPU GPU-gone is none that can be read here")]
+
+
 @pytest.mark.alone
 def test_of_two_mig_jobs_the_one_that_works_is_given_what_the_gpu_takes_above_idle(gpus):
     mig = "gpu GPU-a 0 300000 0 7\ninstance 0 MIG-x 3\ninstance 0 MIG-y 3\n"

@@ -358,6 +358,12 @@ int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *number) {
     return SUCCESS;
 }
 
+int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *number) {
+    const instance_t *one;
+    *number = 0;
+    return is_instance(handle, &one) ? SUCCESS : INVALID;
+}
+
 int nvmlGpmSampleAlloc(sample_t **sample) {
     *sample = calloc(1, sizeof **sample);
     logged("sample 0 0 1 0\n");

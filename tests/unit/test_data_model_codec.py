@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.backend.gpus import Gpu, MigInstance
+from perun_hpc.backend.gpus import Gpu, Partition
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.data import Metric, MetricType, RawData, Region
 from perun_hpc.data_model.sensor import Sensor
@@ -62,7 +62,7 @@ sensors = st.builds(
 metrics = st.builds(Metric, value=st.floats(allow_nan=False), type=st.sampled_from(MetricType))
 values = st.one_of(
     wholes, sensors, metrics,
-    st.builds(Gpu, minor=st.none() | st.integers(), slices=st.none(), instances=st.tuples(st.builds(MigInstance))),
+    st.builds(Gpu, minor=st.none() | st.integers(), slices=st.none(), partitions=st.tuples(st.builds(Partition))),
     st.builds(Region, metrics=st.dictionaries(st.sampled_from(MetricType), metrics, max_size=2)),
     st.builds(RawData), st.builds(StaticPower),
 )  # fmt: skip

@@ -29,7 +29,10 @@ def without_time(message: Message) -> dict[str, str]:
     [
         ("prolog", {"SLURM_JOB_CPUS_PER_NODE": "72(x2)", "SLURM_JOB_GPUS": "0,1"}),
         ("prolog", {"SLURM_JOB_CPUS_PER_NODE": "72(x2),36", "SLURM_JOB_ACCOUNT": "é\udcff"}),
+        ("prolog", {"SLURM_JOB_GPUS": "1,2", "CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b", "ROCR_VISIBLE_DEVICES": "1,2"}),
         ("epilog", {"SLURM_NODELIST": "n" * 20000, "SLURM_JOB_EXIT_CODE": "256"}),
+        ("epilog", {"SLURM_NODELIST": "n" * 16000, "CUDA_VISIBLE_DEVICES": "M" * 12581, "SLURM_JOB_EXIT_CODE": "256"}),
+        ("epilog", {"SLURM_NODELIST": "n" * 16000, "CUDA_VISIBLE_DEVICES": "M" * 13000, "SLURM_JOB_EXIT_CODE": "256"}),
     ],
 )
 def test_both_hooks_keep_the_same_message(sandbox: Sandbox, name: str, env: dict[str, str]) -> None:

@@ -69,6 +69,25 @@ def test_the_cpus_of_the_node_are_named_if_all_nodes_have_as_many(
     assert message.get("cpus_per_node") == given
 
 
+@pytest.mark.parametrize(
+    "name", ["CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL"]
+)
+def test_gpus_are_told_by_slurms_numbers_and_by_the_vendors_names(sandbox: Sandbox, name: str) -> None:
+    """Of MIG instances SLURM_JOB_GPUS holds places in Slurm's own list; what they are stands beside it."""
+    uuids = "MIG-0f2a,GPU-77"
+    sandbox.run("prolog", **{"SLURM_JOB_GPUS": "3,7", name: uuids})
+    (message,) = sandbox.kept()
+    assert (message.get("gpus"), message.get("gpu_names")) == ("3,7", uuids)
+
+
+def test_lists_that_are_too_long_together_cost_the_last_of_them_not_the_message(sandbox: Sandbox) -> None:
+    lists = {"SLURM_NODELIST": "n" * 16000, "CUDA_VISIBLE_DEVICES": "M" * 16000}
+    sandbox.run("epilog", SLURM_JOB_GPUS="0", SLURM_JOB_EXIT_CODE="256", **lists)
+    (message,) = sandbox.kept()
+    assert (message.get("nodelist"), message.get("gpus")) == ("n" * 16000, "0")
+    assert (message.get("gpu_names"), message.get("exit_code")) == (None, "256")
+
+
 def test_the_epilog_tells_the_end(sandbox: Sandbox) -> None:
     with sandbox.listen() as listener:
         process = sandbox.start("epilog", SLURM_JOB_EXIT_CODE="256", SLURM_JOB_EXIT_CODE2="1:0")

@@ -23,6 +23,7 @@ JOB_KEYS = (
     "cpus_on_node",
     "cpus_per_node",
     "gpus",
+    "gpu_names",
     "het_job_id",
     "het_offset",
     "sluid",

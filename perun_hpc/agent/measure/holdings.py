@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.backend.gpus import Gpu, MigInstance, doubtful, from_proc, resolve
+from perun_hpc.backend.gpus import Gpu, Partition, doubtful, from_proc, resolve, said, unknown
 from perun_hpc.energy.attribute import GpuHolding, NodeInput
 
 
@@ -15,43 +15,57 @@ def gpus_of(node: Node) -> tuple[Gpu, ...]:
     return tuple(gpu for worker in node.workers for gpu in worker.gpus) or from_proc(node.root)
 
 
-def held(names: str, node: Node, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
-    """Energy domain -> hold, from a list such as `0,1` or of UUIDs; names that match nothing are left out.
+def names_of(job: Mapping[str, str]) -> list[str]:
+    """One word for each GPU that Slurm gave to a job; empty where it gave none."""
+    return said(job.get("gpus", ""), job.get("gpu_names", ""))
 
-    `activity` is that of MIG instances, as far as it is known.
+
+def held(names: Iterable[str], node: Node, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
+    """Energy domain -> hold, from what Slurm said; names that match nothing are left out.
+
+    `activity` is that of MIG instances, as far as it is known. A GPU in partitions that is held whole is all of them.
     """
-    found = resolve(names.split(","), gpus_of(node), node.choice.gpu_numbers)
+    gpus = gpus_of(node)
+    whole = {gpu.domain: gpu.slices or 1 for gpu in gpus}
     return {
-        one.domain: GpuHolding(part=one.slices or 1, activity=_activity(one.instances, activity or {})) for one in found
+        one.domain: GpuHolding(part=one.slices or whole[one.domain], activity=_activity(one.partitions, activity or {}))
+        for one in resolve(names, gpus, node.choice.gpu_numbers)
     }
 
 
-def _activity(instances: Sequence[MigInstance], known: Mapping[str, int]) -> int | None:
-    """Mean activity of a job's instances on one GPU, by their slices; None where that of one of them is not known."""
-    slices = sum(one.slices for one in instances)
-    if not slices or any(one.uuid not in known for one in instances):
+def _activity(partitions: Sequence[Partition], known: Mapping[str, int]) -> int | None:
+    """Mean activity of a job's MIG instances on one GPU, by their slices; None where that of one is not known."""
+    slices = sum(one.slices for one in partitions)
+    if not slices or any(one.uuid not in known for one in partitions):
         return None
-    return sum(known[one.uuid] * one.slices for one in instances) // slices
+    return sum(known[one.uuid] * one.slices for one in partitions) // slices
 
 
-def doubts(names: str, node: Node) -> str:
+def doubts(names: Sequence[str], node: Node) -> str:
     """Why it is not sure which GPUs the job held; empty where it is."""
-    words = doubtful(names.split(","), gpus_of(node)) if node.choice.gpu_numbers == "auto" else ()
-    if not words:
-        return ""
-    return (
-        f"GPU {','.join(words)} taken by its device file: by its PCI address it would be another one; "
-        "sensors.gpu_numbers of the policy says which holds here"
-    )
+    gpus = gpus_of(node)
+    nobodys = unknown(names, gpus)
+    why = [f"GPU {','.join(nobodys)} is none that can be read here: its energy is not the job's"] if nobodys else []
+    words = doubtful(names, gpus) if node.choice.gpu_numbers == "auto" else ()
+    if words and any(gpu.partitions for gpu in gpus):
+        why.append(
+            f"GPU {','.join(words)} taken by its place in the order of AutoDetect: Slurm gave no name of its partition"
+        )
+    elif words:
+        why.append(
+            f"GPU {','.join(words)} taken by its device file: by its PCI address it would be another one; "
+            "sensors.gpu_numbers of the policy says which holds here"
+        )
+    return "; ".join(why)
 
 
 def holders(sessions: Iterable[Session], node: Node) -> dict[str, list[Session]]:
     """Energy domain of a GPU -> the sessions that hold it."""
     found: dict[str, list[Session]] = {}
     for session in sessions:
-        if session.job.get("gpus"):
-            for domain in held(session.job["gpus"], node):
-                found.setdefault(domain, []).append(session)
+        names = names_of(session.job)
+        for domain in held(names, node) if names else ():
+            found.setdefault(domain, []).append(session)
     return found
 
 

@@ -20,6 +20,7 @@ from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
@@ -165,8 +166,13 @@ class Meter:
 
     def gpus_of(self, session: Session, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
         """The GPUs that Slurm gave to the job, as energy domains; `activity` is that of MIG instances."""
-        names = session.job.get("gpus", "")
-        return holdings.held(names, self._node, activity) if names and self._node.workers else {}
+        names = holdings.names_of(session.job)
+        return holdings.held(names, self._node, activity) if names else {}
+
+    def gpus_not_known(self) -> tuple[str, ...]:
+        """UUIDs that Slurm gave to live jobs and no library names."""
+        names = [name for one in self._register.live.values() for name in holdings.names_of(one.job) if "-" in name]
+        return unknown(names, holdings.gpus_of(self._node)) if names else ()
 
     def forget(self, session: Session) -> None:
         """The session has ended: close its cgroup, and say how its GPUs' counters fared."""
@@ -174,7 +180,7 @@ class Meter:
         self._node.forget(session)
         self.idling.forget(session)
         held = self.gpus_of(session)
-        doubt = holdings.doubts(session.job["gpus"], self._node) if held else ""
+        doubt = holdings.doubts(holdings.names_of(session.job), self._node)
         session.judge_counters(self.checks.end(session.key.owner, held), doubt)
 
     def to_go_on_from(self) -> Snapshot | None:

@@ -9,6 +9,7 @@ from typing import Any
 from perun_hpc._version import __version__
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.session import LATE_NS, Edge, Session
+from perun_hpc.agent.measure.holdings import names_of
 from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.data_model.sensor import Provenance, Sensor
 
@@ -62,7 +63,7 @@ def boundary_record(
         "num_nodes": int(job.get("num_nodes") or 1),
         "cpus_on_node": session.cpus_on_node or len(session.cpus),
         "node_cpus": node_cpus,
-        "gpus": job.get("gpus"),
+        "gpus": ",".join(names_of(job)) or None,
         "boot_id": session.boot_id,
         "state": "partial" if session.why else "closed",
         "why": "; ".join(session.why) or None,

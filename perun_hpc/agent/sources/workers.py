@@ -106,7 +106,7 @@ class Worker:
         self._tardy = True
 
     def tend(self, mono_ns: int) -> bool:
-        """Start, greet, ask or kill the child as is due, without waiting; True when there are new sensors."""
+        """Start, greet, ask or kill the child as is due, without waiting; True: others are there."""
         self._reap()
         if self._socket is None:
             if self._again_ns is not None and mono_ns >= self._again_ns and self._child is None:
@@ -210,7 +210,7 @@ class Worker:
 
         try:
             self.missing = tuple(Missing(*one) for one in greeting["missing"])
-            self.gpus = tuple(Gpu.from_json(one) for one in greeting["gpus"])
+            before, self.gpus = self.gpus, tuple(Gpu.from_json(one) for one in greeting["gpus"])
             found = tuple(Sensor.from_json(one) for one in greeting["sensors"])
         except (PerunError, KeyError, TypeError, ValueError):
             self._ended()
@@ -224,7 +224,7 @@ class Worker:
             self.release(None, f"{self.name} found nothing")
             return False
         self.ask(mono_ns)
-        return bool(new)
+        return bool(new) or self.gpus != before
 
     def _receive(self) -> Any | None:
         """What the child said, None if nothing yet; a child that ended is released."""
