@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from perun_hpc._version import __version__
 from perun_hpc.cli import logs
-from perun_hpc.config import LOG_LEVELS
+from perun_hpc.config import LEVEL_ALIASES, LOG_LEVELS
 from perun_hpc.errors import PerunError, UnavailableError, UsageError
 
 COMMANDS: tuple[tuple[str, str], ...] = (
@@ -150,6 +150,7 @@ def _dispatch(arguments: list[str]) -> int:
         near = difflib.get_close_matches(options.command, names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see perun --help"
         raise UsageError(f"unknown command '{options.command}': {hint}")
+    options.log_lvl = LEVEL_ALIASES.get(options.log_lvl, options.log_lvl)
     if options.log_lvl is not None and options.log_lvl not in LOG_LEVELS:
         raise UsageError(f"--log-lvl {options.log_lvl}: must be one of {', '.join(LOG_LEVELS)}")
     command = command_parser(options.command)

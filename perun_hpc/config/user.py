@@ -102,21 +102,22 @@ def settings(parser: configparser.ConfigParser) -> UserSettings:
     """Freeze a configuration; ConfigError for what cannot be."""
     values = {}
     for section in parser.sections():
-        for name, text in parser[section].items():
+        # As written: a parser of the caller's may interpolate, and may hold keys without a value.
+        for name, text in parser.items(section, raw=True):
             option = _known(section, name, "configuration")
-            values[name] = _value(option, text, f"configuration, [{section}] {name}")
+            values[name] = _value(option, text or "", f"configuration, [{section}] {name}")
     return UserSettings(**values)
 
 
 def _read(path: Path) -> Iterator[Stated]:
-    parser = configparser.ConfigParser(interpolation=None)
+    parser = configparser.ConfigParser(interpolation=None, allow_no_value=True)
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     for section in parser.sections():
         for name, text in parser[section].items():
-            yield _checked(_known(section, name, str(path)), text, f"{path}, [{section}] {name}")
+            yield _checked(_known(section, name, str(path)), text or "", f"{path}, [{section}] {name}")
 
 
 def _known(section: str, name: str, where: str) -> Option:

@@ -7,23 +7,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perun_hpc.config import DEFAULT_LOG_LEVEL, LOG_LEVELS
-from perun_hpc.config.kinds import Choice, Kind, Line, Number, OrNothing, Upper, Words
+from perun_hpc.config import DEFAULT_LOG_LEVEL, LEVEL_ALIASES, LOG_LEVELS
+from perun_hpc.config.kinds import Choice, Kind, Line, Number, OrNothing, Regex, Upper, Words
 from perun_hpc.config.option import Option, item
 
 FORMATS = ("text", "json", "hdf5", "pickle", "csv", "bench", "zarr")
-PREFIXES = ("", "k", "M", "G", "T", "m", "u")
+PREFIXES = ("", "k", "M", "G", "T", "m", "u", "µ", "n", "p")
 STATISTICS = ("sum", "mean", "avg", "std", "max", "min")
 METRICS = (
     "runtime", "energy", "power", "cpu_energy", "cpu_power", "gpu_energy", "gpu_power", "dram_energy", "dram_power",
-    "other_energy", "other_power", "cpu_util", "gpu_util", "dram_mem", "gpu_mem", "net_read", "net_write", "disk_read",
-    "disk_write", "cpu_clock", "gpu_clock", "n_runs", "money", "co2",
+    "other_energy", "other_power", "cpu_util", "gpu_util", "other_util", "dram_mem", "gpu_mem", "other_memory",
+    "net_read", "net_write", "disk_read", "disk_write", "cpu_clock", "gpu_clock", "n_runs", "money", "co2",
 )  # fmt: skip
 
 _POSITIVE = Number(0, above=True)
 _NOT_NEGATIVE = Number(0)
 _TABLE = Words(Choice(METRICS))
-_EXPRESSIONS = Words(Line())
+
+
+class _Expressions(Words):
+    """Regular expressions; `none` alone is no expression, as nothing is (perun's way to clear what a file says)."""
+
+    def parse(self, text: str) -> tuple[Any, ...]:
+        """The expressions, in order."""
+        return () if text.strip().lower() == "none" else super().parse(text)
+
+
+class _Level(Choice):
+    """A level of the log, by its own or by perun's name."""
+
+    def parse(self, text: str) -> str:
+        """The level's own name."""
+        return super().parse(LEVEL_ALIASES.get(text, text))
+
+
+_EXPRESSIONS = _Expressions(Regex())
 _BENCH = "runtime,energy,power,dram_mem,cpu_util,gpu_power,gpu_mem,disk_read,disk_write,net_read,net_write"
 
 
@@ -88,7 +106,7 @@ class UserSettings:
         _EXPRESSIONS, "", "no sensors whose id starts with one of these expressions"
     )
     app_name: str | None = _leaves(
-        OrNothing((Line(),)), "", "name under which runs are kept; without one the program's"
+        OrNothing((Line(),)), "", "name under which runs are kept (SLURM: the job's); without one the program's"
     )
     run_id: str | None = _leaves(
         OrNothing((Line(),)), "", "name of this run (SLURM: the job id); without one its start"
@@ -110,7 +128,7 @@ class UserSettings:
     byte: str = _prefix("G", "amounts of data")
     second: str = _prefix("", "times")
     percent: str = _prefix("", "percentages", "")
-    log_lvl: str = _option("debug", Choice(LOG_LEVELS), DEFAULT_LOG_LEVEL, "what is logged: this and what is worse")
+    log_lvl: str = _option("debug", _Level(LOG_LEVELS), DEFAULT_LOG_LEVEL, "what is logged: this and what is worse")
     log_file: str | None = _option("debug", OrNothing((Line(),)), "", "where the log goes; without one to stderr")
 
     @property

@@ -57,8 +57,10 @@ class MetricType(StrEnum):
     OTHER_ENERGY = "other_energy"
     CPU_UTIL = "cpu_util"
     GPU_UTIL = "gpu_util"
+    OTHER_UTIL = "other_util"
     DRAM_MEM = "dram_mem"
     GPU_MEM = "gpu_mem"
+    OTHER_MEM = "other_memory"
     NET_READ = "net_read"
     NET_WRITE = "net_write"
     DISK_READ = "disk_read"
@@ -75,6 +77,7 @@ UNITS: dict[str, str] = {
     "power": "W",
     "util": "%",
     "mem": "B",
+    "memory": "B",
     "clock": "Hz",
     "read": "B/s",
     "write": "B/s",

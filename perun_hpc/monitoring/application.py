@@ -24,7 +24,7 @@ class Application:
     Parameters
     ----------
     app : path of a script or binary, a command found on PATH, the name of a module (with `is_module`), or a callable.
-    config : of this run; `app_name` in it names the application.
+    config : of this run; `app_name` in it names the application (`SLURM`: as its job is called).
     is_binary : run it without injecting anything, whatever it is.
     is_module : run `python -m app`.
     args, kwargs : its arguments; kwargs for callables only.
@@ -48,7 +48,8 @@ class Application:
         self.is_module = is_module
         self.args = tuple(args)
         self.kwargs = dict(kwargs or {})
-        self._name = settings(config).app_name
+        name = settings(config).app_name
+        self._name = os.environ.get("SLURM_JOB_NAME") if name == "SLURM" else name  # outside of a job the program's
         self.ended: Ended | None = None
 
     @property

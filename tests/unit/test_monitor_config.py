@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
+
 import pytest
 
 from perun_hpc.config.option import explained
 from perun_hpc.config.user import OPTIONS, UserSettings, defaults, load, settings, stated
 from perun_hpc.errors import ConfigError
+from perun_hpc.monitoring.application import Application
 
 
 @pytest.fixture
@@ -152,3 +155,59 @@ def test_what_is_in_force_is_explained_by_the_place_that_decided_it(places):
     }
     rows = [(OPTIONS["format"], "csv", "there"), (OPTIONS["app_name"], None, "default")]
     assert explained(rows) == ["output.format    csv   there", "output.app_name  none  default"]
+
+
+def test_a_file_that_perun_1_0_printed_is_read(places):
+    home, here = places
+    text = "[output]\napp_name\nrun_id\nformat = text\n[benchmarking.units]\nsecond =\nbyte = M\n[debug]\nlog_file\n"
+    filters = "[monitor]\ninclude_backends = \nexclude_sensors = CPU_FREQ_([1-9]+) NET_READ_BYTES_\n"
+    (here / ".perun.ini").write_text(text + filters)
+    found = settings(load(environ={}, home=home, directory=here))
+    assert (found.app_name, found.run_id, found.log_file) == (None, None, None)
+    assert (found.second, found.byte, found.include_backends) == ("", "M", ())
+    assert found.exclude_sensors == ("CPU_FREQ_([1-9]+)", "NET_READ_BYTES_")
+
+
+def test_a_key_without_a_value_is_refused_where_one_is_needed(places):
+    home, here = places
+    (here / ".perun.ini").write_text("[monitor]\nsampling_period\n")
+    with pytest.raises(ConfigError, match=r"\[monitor\] sampling_period: '' is not allowed: expected a number above 0"):
+        load(environ={}, home=home, directory=here)
+
+
+def test_a_parser_of_the_callers_may_hold_keys_without_a_value_and_interpolate():
+    parser = configparser.ConfigParser(allow_no_value=True)
+    parser.read_string("[output]\napp_name\nrun_id = %(app_name)s\n[post-processing]\nprice_unit = 100 %\n")
+    found = settings(parser)
+    assert (found.app_name, found.run_id, found.price_unit, found.pue) == (None, "%(app_name)s", "100 %", 1)
+
+
+def test_names_of_perun_1_0_for_levels_metrics_and_prefixes_are_known():
+    given = {"log_lvl": "WARN", "metrics": "other_util other_memory", "watt": "µ", "second": "n", "joule": "p"}
+    found = settings(load(environ={"HOME": "/nonexistent"}, overrides=given))
+    assert found.log_lvl == "WARNING"
+    assert found.metrics == ("other_util", "other_memory")
+
+
+def test_none_clears_what_a_file_filters(places):
+    home, here = places
+    (here / ".perun.ini").write_text("[monitor]\nexclude_sensors = CPU\ninclude_backends = psutil\n")
+    given = {"exclude_sensors": ["none"], "include_backends": ""}
+    found = settings(load(environ={}, home=home, directory=here, overrides=given))
+    assert (found.exclude_sensors, found.include_backends) == ((), ())
+
+
+@pytest.mark.parametrize("option", ["include_sensors", "exclude_sensors", "include_backends", "exclude_backends"])
+def test_an_expression_that_is_none_is_one_line(places, option):
+    home, here = places
+    with pytest.raises(ConfigError, match=r"in place of 'CPU\(' a regular expression \(") as caught:
+        load(environ={}, home=home, directory=here, overrides={option: "psutil CPU("})
+    assert "\n" not in str(caught.value)
+
+
+def test_slurm_as_a_name_is_the_jobs(monkeypatch):
+    parser = load(environ={"HOME": "/nonexistent"}, overrides={"app_name": "SLURM"})
+    monkeypatch.setenv("SLURM_JOB_NAME", "nightly")
+    assert Application("train.py", parser).name == "nightly"
+    monkeypatch.delenv("SLURM_JOB_NAME")
+    assert Application("train.py", parser).name == "train"

@@ -128,3 +128,9 @@ def test_every_option_of_every_command_has_help(name):
                 helped = {choice.dest for choice in action._choices_actions if choice.help}
                 silent += [f"{parser.prog} {inner}" for inner in action.choices if inner not in helped]
     assert not silent
+
+
+def test_a_log_level_has_perun_1_0s_name_too(tmp_path):
+    done = perun("-l", "WARN", "showconf", cwd=tmp_path, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "log_lvl = WARNING" in done.stdout

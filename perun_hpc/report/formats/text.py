@@ -8,7 +8,7 @@ from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Region, Stats, unit_of
 from perun_hpc.data_model.sensor import worst
 
-_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3, "u": 1e-6}
+_FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "n": 1e-9, "p": 1e-12}
 _STEPS = {"J": "um kMGT", "W": "um kMGT", "s": "um ", "B": " kMGT", "B/s": " kMGT"}
 """The prefixes that a unit takes here where the configured one gives unwieldy figures; a blank is none."""
 _WIDTH = 80
