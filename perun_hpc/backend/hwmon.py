@@ -1,124 +1,266 @@
-"""Power and energy inputs of the kernel's hwmon class: Grace's power sensors, and any other chip's.
+"""Power and energy inputs of the kernel's hwmon class: meters of nodes, modules, processors and cards.
 
-NVIDIA Grace (driver acpi_power_meter) shows `power1_average` in uW, averaged over `power1_average_interval` ms, and
-names its rail in `power1_oem_info`: "Module Power Socket 0", "Grace Power Socket 0", "CPU Power Socket 0",
-"SysIO Power Socket 0". The Grace rail contains the CPU and SysIO rails, the module contains Grace and its GPU.
+A chip is `/sys/class/hwmon/hwmonN`; N is another one after each boot, so sensors are named by what the driver and its
+labels say (`chips`), or by the chip's device. `powerN_average` and `powerN_input` are in uW, `energyN_input` in uJ, and
+a chip that shows volts (mV) and amperes (mA) of a rail only is multiplied (Documentation/hwmon/sysfs-interface.rst).
+
+What does not answer with a value that can be is named and not read: whoever was next in the choice of sources counts.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import NumberFiles, number, reason, text
+from perun_hpc.backend.sysfile import NumberFiles, Products, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Sensor
 from perun_hpc.data_model.units import Quantity
 
 HWMON = Path("sys/class/hwmon")
 NS_PER_MS = 1_000_000
 
-_GRACE = re.compile(r"^(?P<rail>Module|Grace|CPU|SysIO) Power Socket (?P<socket>\d+)$", re.IGNORECASE)
-INPUT = re.compile(r"^(?:power(?P<power>\d+)_(?:average|input)|energy(?P<energy>\d+)_input)$")
-_RAILS = {
-    # rail: domain, component, the rail that contains it, scope
-    "module": ("module", "node", None, "superchip module: Grace, its memory and its GPU"),
-    "grace": ("grace", "cpu", "module", "Grace: CPU cores, SysIO and memory"),
-    "cpu": ("package", "cpu", "grace", "Grace CPU cores"),
-    "sysio": ("sysio", "other", "grace", "Grace SoC and IO"),
-}
-_MAX_UW = {"module": 1_500_000_000, "grace": 800_000_000, "cpu": 800_000_000, "sysio": 300_000_000}
-_GPU_DRIVERS = {"amdgpu", "nvidia", "nouveau", "i915", "xe"}
+INPUT = re.compile(r"^(?:power(?P<power>\d+)_(?:average|input)|energy(?P<energy>\d+)_input|curr(?P<curr>\d+)_input)$")
+UPDATE_NS = 100_000_000
+LONGEST_MS = 60_000
+"""A longer average is taken for none: firmware that does not know its interval answers 0xFFFFFFFF ms."""
+OVERSHOOT = 3
+"""How many times its own stated limit a device may draw for short."""
+_LIMITS = ("cap_max", "rated_max", "max", "crit")
+_ABSURD_UW = 10**12
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """One chip: where its files are, its name and its driver's, its device's name, and its place among its driver's."""
+
+    directory: Path
+    called: str
+    name: str
+    driver: str
+    device: str
+    order: tuple[str, int, str]
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One input of a chip, its files, and where it belongs; `limit_uw` is what the device states as its own."""
+
+    chip: _Chip
+    stem: str
+    files: tuple[Path, ...]
+    label: str
+    place: chips.Place | None
+    limit_uw: int = 0
+
+    @property
+    def quantity(self) -> Quantity:
+        """Energy or power."""
+        return Quantity.ENERGY if self.stem.startswith("energy") else Quantity.POWER
+
+    @property
+    def rank(self) -> int:
+        """Who comes first where several claim one domain; whoever claims none comes last."""
+        return self.place.rank if self.place else 1000
+
+    @property
+    def own_place(self) -> chips.Place:
+        """That of an input of which nothing is known: a domain unlike any other's, as long as devices have names."""
+        domain = chips.slug(f"{self.chip.name} {self.label} {_tag(self.chip.device)}")
+        return chips.Place(domain, "other", f"{self.chip.name} {self.label}", chips.NODE_UW)
 
 
 def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
     """Find all power and energy inputs below `root`; GPU drivers' chips are left to the GPU backends."""
-    readers: list[Reader] = []
     missing: list[Missing] = []
-    rails: dict[str, str] = {}
-    for sensor, file in sorted(_inputs(root / HWMON), key=lambda pair: (pair[0].domain, pair[0].id)):
+    answering: list[tuple[_Input, NumberFiles | Products]] = []
+    for one in [one for chip in _chips(root / HWMON, missing) for one in _inputs(chip, missing)]:
+        what = f"{one.chip.called}/{one.files[0].name} ({one.own_place.scope})"
         try:
-            readers.append(NumberFiles(((sensor, file),), clock))
+            reader = _open(_sensor(one, one.place or one.own_place), one.files, clock)
         except OSError as error:
-            what = f"{file.parent.name}/{file.name} ({sensor.scope})"
             remedy = "run as root, start the perun agent, or make the file readable by a udev rule"
-            missing.append(Missing(what, f"cannot read {file}: {reason(error)}", remedy))
+            missing.append(Missing(what, f"cannot read {one.files[0]}: {reason(error)}", remedy))
             continue
-        rails[sensor.domain] = sensor.id
-    opened = tuple(_contained(reader, rails) for reader in readers)
-    return Discovery(opened, tuple(missing))
+        (first,) = reader.read()
+        if first.ticks is None:
+            reader.close()
+            remedy = "look at its driver and firmware; what else measures the same counts instead"
+            missing.append(Missing(what, f"does not measure: {first.error}", remedy))
+            continue
+        answering.append((one, reader))
+    places = _places([one for one, _ in answering])
+    opened = [(place, one, reader) for place, (one, reader) in zip(places, answering, strict=True)]
+    return Discovery(_contained(opened), tuple(missing))
 
 
-def _contained(reader: Reader, rails: dict[str, str]) -> Reader:
-    assert isinstance(reader, NumberFiles)
-    return reader.relabelled(tuple(replace(sensor, parent=_parent(sensor, rails)) for sensor in reader.sensors))
+def _open(sensor: Sensor, files: tuple[Path, ...], clock: Clock) -> NumberFiles | Products:
+    if len(files) == 1:
+        return NumberFiles(((sensor, files[0]),), clock)
+    return Products(sensor, files, clock)
 
 
-def _parent(sensor: Sensor, rails: dict[str, str]) -> str | None:
-    """Id of the nearest rail that contains this one and could be opened."""
-    family, _, socket = sensor.domain.partition("-")
-    holder = next((above for domain, _, above, _ in _RAILS.values() if domain == family), None)
-    while holder is not None and socket:
-        found = rails.get(f"{_RAILS[holder][0]}-{socket}")
-        if found is not None:
-            return found
-        holder = _RAILS[holder][2]
-    return None
+def _chips(base: Path, missing: list[Missing]) -> list[_Chip]:
+    """All chips in the order of their devices, numbered among those of one driver; one that cannot be listed is named.
 
-
-def _inputs(base: Path) -> Iterator[tuple[Sensor, Path]]:
+    Older drivers keep their files below device/.
+    """
     try:
-        chips = sorted(base.iterdir(), key=lambda chip: (len(chip.name), chip.name))
+        places = sorted(base.iterdir())
     except OSError:
-        return
-    for chip in chips:
-        # Older drivers keep their files below device/.
-        for directory in (chip, chip / "device"):
-            name = text(directory / "name") or text(chip / "name") or chip.name
-            if name in _GPU_DRIVERS or not directory.is_dir():
+        return []
+    found: list[_Chip] = []
+    for path in places:
+        device = path / "device"
+        where = _link(device)
+        driver = Path(_link(device / "driver")).name
+        order = (*_order(where), path.name.zfill(12))
+        for one in (path, device):
+            try:
+                inputs = any(INPUT.match(file.name) for file in one.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
                 continue
-            files = {file.name: match for file in directory.iterdir() if (match := INPUT.match(file.name))}
-            for file_name, match in sorted(files.items()):
-                averaged = file_name.endswith("_average")
-                if not averaged and f"power{match['power']}_average" in files:
-                    continue
-                yield _sensor(chip, directory, name, file_name, match), directory / file_name
+            except OSError as error:
+                missing.append(Missing(path.name, f"{one} cannot be listed: {reason(error)}", "look at its driver"))
+                break
+            name = text(one / "name") or text(path / "name") or path.name
+            if inputs and not chips.elsewhere(name):
+                found.append(_Chip(one, path.name, name, driver, Path(where).name, order))
+    counted: Counter[str] = Counter()
+    chosen = []
+    for chip in sorted(found, key=lambda chip: chip.order):
+        chosen.append(replace(chip, number=counted[chip.name]))
+        counted[chip.name] += 1
+    return chosen
 
 
-def _sensor(chip: Path, directory: Path, name: str, file_name: str, match: re.Match[str]) -> Sensor:
-    is_energy = match["energy"] is not None
-    stem = f"energy{match['energy']}" if is_energy else f"power{match['power']}"
-    label = text(directory / f"{stem}_oem_info") or text(directory / f"{stem}_label") or stem
-    grace = _GRACE.match(label)
-    interval_ms = number(directory / f"{stem}_average_interval")
-    quantity = Quantity.ENERGY if is_energy else Quantity.POWER
-    domain, component, scope, ceiling = f"{name}-{_slug(label)}", "other", f"{name} {label}", 4_000_000_000
-    if grace:
-        family, component, _, scope = _RAILS[grace["rail"].lower()]
-        domain = f"{family}-{grace['socket']}"
-        ceiling = _MAX_UW[grace["rail"].lower()]
-    elif name == "power_meter":
-        # ACPI 4.0 power meters measure the whole machine.
-        domain, component, scope = "node", "node", "node, by its ACPI power meter"
+def _link(path: Path) -> str:
+    """Where a symbolic link leads in the end; empty where there is none."""
+    try:
+        return os.path.realpath(path) if path.is_symlink() else ""
+    except OSError:
+        return ""
+
+
+def _order(device: str) -> tuple[str, int]:
+    """Devices in the order of their paths, `amd.2` before `amd.10`."""
+    head, _, tail = device.rpartition(".")
+    return (head, int(tail)) if tail.isascii() and tail.isdigit() else (device, 0)
+
+
+def _tag(device: str) -> str:
+    """What tells a device from others of its kind; nothing for the first of those that ACPI numbers."""
+    return "" if device.endswith(":00") else device
+
+
+def _inputs(chip: _Chip, missing: list[Missing]) -> Iterable[_Input]:
+    try:
+        names = {file.name for file in chip.directory.iterdir()}
+    except OSError as error:
+        missing.append(Missing(chip.called, f"cannot be listed: {reason(error)}", "look at its driver"))
+        return
+    for name in sorted(names):
+        match = INPUT.match(name)
+        if match is None:
+            continue
+        ((kind, channel),) = ((kind, channel) for kind, channel in match.groupdict().items() if channel)
+        files: tuple[Path, ...] = (chip.directory / name,)
+        if kind == "curr":
+            if chip.name != "ina3221" or f"in{channel}_input" not in names or f"power{channel}_input" in names:
+                continue
+            kind, files = "in", (*files, chip.directory / f"in{channel}_input")
+        elif name.endswith("_input") and f"{kind}{channel}_average" in names:
+            continue
+        yield _input(chip, f"{kind}{channel}", files)
+
+
+def _input(chip: _Chip, stem: str, files: tuple[Path, ...]) -> _Input:
+    names = (text(chip.directory / f"{stem}_{one}") for one in ("oem_info", "label"))
+    label = next((one for one in names if one), stem)
+    limits = [number(chip.directory / f"{stem}_{one}") or 0 for one in _LIMITS] if stem.startswith("power") else []
+    place = chips.place((chip.name, chip.driver), label, chip.number, chip.device or chip.called)
+    if number(chip.directory / f"{stem}_is_battery"):
+        place = None
+    return _Input(chip, stem, files, label, place, max((one for one in limits if one < _ABSURD_UW), default=0))
+
+
+def _places(inputs: list[_Input]) -> list[chips.Place]:
+    """Where each of the inputs belongs, no two in one domain with one quantity.
+
+    Several chips of one driver that claim one domain are several parts of nobody knows what (two ACPI meters: a power
+    supply each, or one in the other), and none of them gets it. Of several drivers the first of the table does.
+    """
+    claims = Counter((one.place.domain, one.quantity, one.chip.name) for one in inputs if one.place)
+    taken: set[tuple[str, Quantity]] = set()
+    found: dict[int, chips.Place] = {}
+    for nth, one in sorted(enumerate(inputs), key=lambda pair: pair[1].rank):
+        place = one.place
+        if place is None:
+            place = one.own_place
+        elif (several := claims[place.domain, one.quantity, one.chip.name]) > 1:
+            place = replace(one.own_place, scope=f"{place.scope}, one of {several}")
+        elif (place.domain, one.quantity) in taken:
+            place = replace(one.own_place, scope=f"{place.scope}, another one")
+        again = 1
+        while (place.domain, one.quantity) in taken:
+            again += 1
+            place = replace(place, domain=f"{one.own_place.domain}-{again}")
+        taken.add((place.domain, one.quantity))
+        found[nth] = place
+    return [found[nth] for nth in range(len(inputs))]
+
+
+_Opened = tuple[chips.Place, _Input, NumberFiles | Products]
+
+
+def _contained(opened: list[_Opened]) -> tuple[Reader, ...]:
+    """The readers in the order of their domains, each sensor below the nearest that contains it and could be opened."""
+    ids = {place.domain: f"hwmon:{place.domain}:{one.quantity}" for place, one, _ in opened}
+    families = [(one.chip.called, place.inside, one.quantity) for place, one, _ in opened]
+    parts, seen = Counter(families), Counter[object]()
+    done = []
+    for (place, one, reader), family in zip(opened, families, strict=True):
+        holders = _holders(place, sorted(ids), seen[family], parts[family])
+        seen[family] += 1
+        parent = next((ids[domain] for domain in holders if domain in ids), None)
+        done.append(reader.relabelled((replace(_sensor(one, place), parent=parent),)))
+    return tuple(sorted(done, key=lambda reader: (reader.sensors[0].domain, reader.sensors[0].id)))
+
+
+def _holders(place: chips.Place, domains: list[str], nth: int, of: int) -> list[str]:
+    """The domains that may contain a place; of `package-*` the one that has the nth of so many cores.
+
+    The drivers number cores through, one package after the other.
+    """
+    found: list[str] = []
+    for domain in place.inside:
+        some = [name for name in domains if name.startswith(domain[:-1])] if domain.endswith("*") else [domain]
+        found += some[nth * len(some) // of :][:1]
+    return found
+
+
+def _sensor(one: _Input, place: chips.Place) -> Sensor:
+    is_energy = one.quantity is Quantity.ENERGY
+    interval_ms = number(one.chip.directory / f"{one.stem}_average_interval") or 0
     return Sensor(
-        id=f"hwmon:{domain}:{quantity}",
+        id=f"hwmon:{place.domain}:{one.quantity}",
         host=host_name(),
         backend="hwmon",
-        device=f"{chip.name}/{file_name}",
-        domain=domain,
-        component=component,
+        device=f"{one.chip.called}/{one.files[0].name}" + (f" of {one.chip.device}" if one.chip.device else ""),
+        domain=place.domain,
+        component=place.component,
         kind=Kind.COUNTER if is_energy else Kind.GAUGE,
-        quantity=quantity,
+        quantity=one.quantity,
         unit="uJ" if is_energy else "uW",
         gain_error=0.03,
         gain_source="assumed 3 % (k=1); the driver states none",
-        update_ns=(interval_ms or 100) * NS_PER_MS,
-        max_uw=ceiling,
-        scope=scope,
+        update_ns=interval_ms * NS_PER_MS if 0 < interval_ms <= LONGEST_MS else UPDATE_NS,
+        max_uw=max(place.max_uw, OVERSHOOT * one.limit_uw),
+        scope=place.scope,
     )
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")

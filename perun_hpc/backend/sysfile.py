@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, monotonic_ns
-from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
 
 MOST_B = 16 << 20
 """More than any file of the kernel's that is read here; a site may declare anything to be a sensor."""
@@ -33,10 +36,44 @@ def text(path: Path) -> str | None:
 def number(path: Path) -> int | None:
     """Content of a small file that holds one integer, None when it cannot be read or holds none."""
     content = text(path)
-    try:
-        return None if content is None else int(content)
-    except ValueError:
+    return None if content is None else integer(content.encode())
+
+
+def integer(content: bytes) -> int | None:
+    """The number of at most 64 bits that a file holds and nothing else; None where it holds anything else.
+
+    `int` would also take underscores, other scripts' digits and any length.
+    """
+    digits = content.strip()
+    if not digits.removeprefix(b"-").isdigit() or len(digits) > 20:
         return None
+    value = int(digits)
+    return value if -(1 << 63) <= value < 1 << 64 else None
+
+
+_ALL_ONES = (1 << 31) - 1, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
+"""What firmware answers that knows no value: `Unknown` in ACPI, a signed number that overflowed."""
+_SHORT_ONES = (1 << 16) - 1
+
+
+def doubt(sensor: Sensor, ticks: int) -> str:
+    """Why a value cannot be what the sensor shows; empty where it can.
+
+    A power is not negative, a machine that is on takes some, and no source shows all ones. Whether it is more than the
+    device can take is the ceiling's to say, which the site may raise (`energy.integrate`).
+    """
+    if sensor.quantity not in (Quantity.POWER, Quantity.ENERGY):
+        return ""
+    if ticks < 0:
+        return f"a negative {sensor.quantity}"
+    if sensor.kind is not Kind.GAUGE:
+        return "all ones, which is no value" if ticks in _ALL_ONES[2:] else ""
+    if ticks == 0 and sensor.component == "node":
+        return "0 W, though the machine is on"
+    value = sensor.base(ticks)
+    if any(value == ones * unit for ones in _ALL_ONES for unit in (1, 1000, 10**6)) or value == _SHORT_ONES * 10**6:
+        return "all ones, which is no value"
+    return ""
 
 
 def reason(error: OSError) -> str:
@@ -62,6 +99,7 @@ class NumberFiles:
         self._sensors = tuple(sensor for sensor, _ in sensors)
         self._clock = clock
         self._descriptors: list[int] = []
+        self._counts: bool | None = None
         try:
             for _, path in sensors:
                 self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -97,21 +135,26 @@ class NumberFiles:
         """Read every file from its start."""
         pread, clock = os.pread, self._clock
         readings = []
-        for descriptor in self._descriptors:
+        for sensor, descriptor in zip(self._sensors, self._descriptors, strict=True):
             try:
-                readings.append(Reading(int(pread(descriptor, 64, 0)), clock()))
+                readings.append(_checked(sensor, pread(descriptor, 64, 0), clock()))
             except OSError as error:
                 readings.append(Reading(None, clock(), reason(error)))
-            except ValueError:
-                readings.append(Reading(None, clock(), "the file holds no number"))
         return tuple(readings)
 
     def ticks(self) -> list[int | None]:
-        """What `read` says, without times and reasons, at a third of its cost."""
+        """What `read` says, without times and reasons, at a third of its cost where all count."""
         try:
-            return [int(os.pread(descriptor, 64, 0)) for descriptor in self._descriptors]
-        except (OSError, ValueError):
-            return [reading.ticks for reading in self.read()]
+            contents = [os.pread(descriptor, 64, 0) for descriptor in self._descriptors]
+        except OSError:
+            contents = []
+        if self._counts is None:
+            self._counts = all(sensor.kind is Kind.COUNTER for sensor in self._sensors)
+        if contents and self._counts and all(content.rstrip().isdigit() for content in contents):
+            ticks = [int(content) for content in contents]
+            if max(ticks) < _ALL_ONES[2]:
+                return [*ticks]
+        return [reading.ticks for reading in self.read()]
 
     def close(self) -> None:
         """Close the files."""
@@ -120,6 +163,61 @@ class NumberFiles:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
         self._descriptors = [-1] * len(self._descriptors)
+
+
+class Products:
+    """A reader of one power that is the product of what two files hold: mV and mA."""
+
+    def __init__(self, sensor: Sensor, files: Sequence[Path], clock: Clock = monotonic_ns) -> None:
+        """Open the files; OSError passes, after those already open were closed."""
+        self._files = NumberFiles(tuple((replace(sensor, quantity=Quantity.COUNT), file) for file in files), clock)
+        self._sensor = sensor
+
+    @classmethod
+    def of(cls, sensor: Sensor, descriptors: Sequence[int], clock: Clock = monotonic_ns) -> Products:
+        """A reader of files that somebody else opened; it closes them."""
+        reader = cls(sensor, (), clock)
+        factors = (replace(sensor, quantity=Quantity.COUNT),) * len(descriptors)
+        reader._files = NumberFiles.of(factors, descriptors, clock)
+        return reader
+
+    @property
+    def sensors(self) -> tuple[Sensor, ...]:
+        """The one sensor."""
+        return (self._sensor,)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open files."""
+        return self._files.descriptors
+
+    def relabelled(self, sensors: tuple[Sensor, ...]) -> Products:
+        """The same open files under another description; this reader gives them up."""
+        other = Products(sensors[0], ())
+        other._files = self._files.relabelled(self._files.sensors)
+        return other
+
+    def read(self) -> tuple[Reading, ...]:
+        """Read the files; the product is of the time of the last."""
+        factors = self._files.read()
+        lost = next((one for one in factors if one.ticks is None), None)
+        if lost is not None:
+            return (lost,)
+        ticks = math.prod(one.ticks or 0 for one in factors)
+        why = doubt(self._sensor, ticks)
+        return (Reading(None if why else ticks, factors[-1].mono_ns, why or None),)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+
+def _checked(sensor: Sensor, content: bytes, mono_ns: int) -> Reading:
+    ticks = integer(content)
+    if ticks is None:
+        return Reading(None, mono_ns, "the file holds no number")
+    why = doubt(sensor, ticks)
+    return Reading(None, mono_ns, why) if why else Reading(ticks, mono_ns)
 
 
 class Absent:

@@ -101,6 +101,8 @@ def plan(sensors: Iterable[Sensor]) -> Plan:
             leaves.append(EnergyDomain(name, _LEAF_KIND[sensor.component], sensor, package_number(name)))
         elif sensor.component == "node":
             meters.append(sensor)
+        elif above:
+            left_out.append((sensor, f"contained in {above[0].domain}"))
         else:
             left_out.append((sensor, "its place among the others is unknown"))
     outer = [meter for meter in meters if not _inside_another(meter, meters, by_id)]

@@ -67,7 +67,6 @@ def _named(domains: Mapping[str, int | None], patterns: Mapping[str, object]) ->
 
 SILENT_TODAY = {
     "hwmon_i915_pvc", "hwmon_xe", "powercap_amd_ccd_mirrors", "powercap_hex_16_packages",
-    "bug_same_name_chips", "hwmon_apm_xgene_2s", "hwmon_fam15h_2", "hwmon_hsmp_2s", "hwmon_two_power_meters",
 }  # fmt: skip
 """Trees of which a file is passed over, or two sensors have one id; their rows name the fault."""
 

@@ -38,22 +38,19 @@ class Row:
 
 
 _METER = "the kernel's acpi_power_meter: all ones is `unknown`; the sound package beside it"
-_TWO_METERS = "nobody says whether one ACPI meter contains the other: the larger is what is taken at least"
+_TWO_METERS = "nobody says whether one ACPI meter contains the other or stands beside it: two of them, and no node's"
 _RAPL = "Documentation/power/powercap/powercap.rst: package contains core and uncore, dram stands beside it"
 
 TABLE: dict[str, Row] = {
     "bug_acpi_eio": Row(
         known_from="a meter whose every read fails measures nothing; the sound package is what there is",
         watts={"package-0": 40}, total_w=40, words=("hwmon1",),
-        fault="a node meter is elected before it was read",
     ),
     "bug_acpi_ffffffff": Row(
         known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
-        fault="a node meter is elected before it was read",
     ),
     "bug_acpi_ffffffff_1s": Row(
         known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
-        fault="a node meter is elected before it was read",
     ),
     "bug_docker_masked_powercap": Row(
         known_from="runc's default masked paths; links into an empty /sys/devices/virtual/powercap",
@@ -63,16 +60,13 @@ TABLE: dict[str, Row] = {
     "bug_gb300_module": Row(
         known_from="the module's own limit of 2900 W; NVIDIA's Grace guide: the module contains the Grace rail",
         watts={"grace-0": 300}, total_w=2600, meters=("module-0",),
-        fault="a ceiling of 1.5 kW for a module",
     ),
     "bug_node_10kw": Row(
         known_from="the maximum that NVIDIA states for a DGX H100", total_w=10_200, meters=("node",),
-        fault="a ceiling of 4 kW for a node",
     ),
     "bug_odd_numbers": Row(
         known_from="no power of a machine is negative, and no file that holds no number measures",
         words=tuple(f"hwmon{chip}" for chip in range(9)),
-        fault="a node meter is elected before it was read",
     ),
     "bug_package1_einval": Row(
         known_from="what the other package uses is not known, so the figure is not whole",
@@ -84,8 +78,7 @@ TABLE: dict[str, Row] = {
     ),
     "bug_same_name_chips": Row(
         known_from=_TWO_METERS,
-        total_w=210, meters=("node",), words=("hwmon0", "hwmon1", "hwmon2", "hwmon3"),
-        fault="two chips of one name share an id",
+        words=("hwmon0", "hwmon1", "hwmon2", "hwmon3"),
     ),
     "bug_two_psys": Row(
         known_from="intel_rapl_common names the zone `psys` per package: each is its own socket's platform",
@@ -134,22 +127,18 @@ TABLE: dict[str, Row] = {
     "hwmon_amd_energy_2s": Row(
         known_from="amd_energy.c: Esocket is the package's register, Ecore the cores' in it",
         watts={"package-0": 90, "package-1": 80}, total_w=170, words=("core007",),
-        fault="hwmon chips without a known place",
     ),
     "hwmon_apm_xgene_2s": Row(
         known_from="xgene-hwmon.c: CPU power is the processor's rail, IO power another's; a chip per socket",
         watts={"package-0": 16.280001, "package-1": 16.280002}, total_w=32.560003, words=("io-power",),
-        fault="hwmon chips without a known place",
     ),
     "hwmon_fam15h_2": Row(
         known_from="fam15h_power.rst: power1_input is the processor's",
         watts={"package-0": 28.820001, "package-1": 28.820002}, total_w=57.640003,
-        fault="hwmon chips without a known place",
     ),
     "hwmon_hsmp_2s": Row(
         known_from="amd_hsmp.rst: the socket's power",
         watts={"package-0": 45, "package-1": 90}, total_w=135,
-        fault="hwmon chips without a known place",
     ),
     "hwmon_i915_pvc": Row(
         known_from="sysfs-driver-intel-i915-hwmon: energy1_input of i915 is the card's, of i915_gtN a tile's",
@@ -159,26 +148,21 @@ TABLE: dict[str, Row] = {
     "hwmon_ibmpowernv_p9": Row(
         known_from="the listing itself: System is 426 W, chips 157 and 99 W, their Vdd and Vdn rails less",
         watts={"package-0": 157, "package-8": 99}, total_w=426, meters=("node",), words=("vdd", "apss"),
-        fault="hwmon chips without a known place",
     ),
     "hwmon_jetson_ina3221": Row(
         known_from="volts times amperes of each rail; NVIDIA's list of the module's input rails",
-        total_w=7.57544, words=("hwmon1",),
-        fault="chips that show volts and amperes only are not read",
+        watts={"package-0": 1.52512, "gpu-hwmon1": 3.05024}, total_w=7.57056, meters=("vin-sys-5v0",),
     ),
     "hwmon_macsmc": Row(
         known_from="macsmc_hwmon: Total System Power is the machine's", total_w=12, meters=("node",),
         words=("ac-input", "heatpipe"),
-        fault="hwmon chips without a known place",
     ),
     "hwmon_power_meter_invalid": Row(
         known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
-        fault="a node meter is elected before it was read",
     ),
     "hwmon_two_power_meters": Row(
         known_from=_TWO_METERS,
-        total_w=262, meters=("node",), words=("hwmon1", "hwmon2"),
-        fault="two chips of one name share an id",
+        words=("hwmon1", "hwmon2"),
     ),
     "hwmon_xe": Row(
         known_from="sysfs-driver-intel-xe-hwmon: energy1 is the card's, energy2 the package's in it",

@@ -62,7 +62,7 @@ def test_any_energy_or_power_input_is_found_and_gpu_drivers_are_left_to_their_ba
             target.write_text(content + "\n")
     found = hwmon.discover(tmp_path)
     assert {name: reading.ticks for name, reading in by_domain(found).items()} == {
-        "amd_energy-esocket0": 12,
+        "package-0": 12,
         "ina3221-vdd": 7,
     }
     assert {sensor.kind for sensor in found.sensors} == {Kind.COUNTER, Kind.GAUGE}

@@ -16,15 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perun_hpc.backend import catalog
-from perun_hpc.backend.base import Discovery
+from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.backend.hwmon import HWMON, INPUT
 from perun_hpc.backend.powercap import POWERCAP
-from perun_hpc.backend.sysfile import NumberFiles
+from perun_hpc.backend.sysfile import NumberFiles, Products
 from perun_hpc.data_model.sensor import Missing, Sensor
 from perun_hpc.errors import DataError
 from perun_hpc.wire.packet import receive_packet, send_packet
 
-FILES = {"powercap": (POWERCAP, re.compile("energy_uj")), "hwmon": (HWMON, INPUT)}
+FILES = {
+    "powercap": (POWERCAP, re.compile("energy_uj")),
+    "hwmon": (HWMON, re.compile(rf"{INPUT.pattern}|in\d+_input")),
+}
 """The backends whose files are root's: their directory, and the names of the files that hold readings."""
 MOST = 1024
 """Sensors of one backend that are taken."""
@@ -58,12 +61,23 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
     top = (root / "sys").resolve()
     for reader in found.readers:
         if isinstance(reader, NumberFiles):
-            for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True):
-                path = Path(f"/proc/self/fd/{fd}").readlink()  # what was opened, whatever links led there
-                named = FILES[backend][1].fullmatch(path.name)
-                if path.is_relative_to(top) and named and stat.S_ISREG(os.fstat(fd).st_mode):
-                    send_packet(to, json.dumps({"sensor": sensor.to_json()}).encode(), (fd,))
+            each: list[tuple[Sensor, tuple[int, ...]]] = [
+                (sensor, (fd,)) for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)
+            ]
+        elif isinstance(reader, Products):
+            each = [(reader.sensors[0], reader.descriptors)]
+        else:
+            each = []
+        for sensor, fds in each:
+            if all(_of_the_backend(fd, top, backend) for fd in fds):
+                send_packet(to, json.dumps({"sensor": sensor.to_json()}).encode(), fds)
     send_packet(to, b"{}")
+
+
+def _of_the_backend(fd: int, top: Path, backend: str) -> bool:
+    path = Path(f"/proc/self/fd/{fd}").readlink()  # what was opened, whatever links led there
+    named = FILES[backend][1].fullmatch(path.name)
+    return named is not None and path.is_relative_to(top) and stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 class Findings:
@@ -73,7 +87,7 @@ class Findings:
         self._socket = sock
         self._backend = ""
         self._missing: tuple[Missing, ...] = ()
-        self._found: list[tuple[Sensor, int]] = []
+        self._found: list[tuple[Sensor, tuple[int, ...]]] = []
 
     def take(self) -> tuple[str, Discovery] | None:
         """A backend and all that was found of it, once that has arrived; DataError where it is no such thing."""
@@ -91,8 +105,8 @@ class Findings:
                     self._backend, self._missing = str(said["backend"]), tuple(Missing(*one) for one in said["missing"])
                 elif not said:
                     return self._backend, self._whole()
-                elif len(fds) == 1 and len(self._found) < MOST:
-                    self._found.append((Sensor.from_json(said["sensor"]), fds[0]))
+                elif 1 <= len(fds) <= 2 and len(self._found) < MOST:
+                    self._found.append((Sensor.from_json(said["sensor"]), fds))
                     fds = ()
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"what was found of sensors is damaged: {error}") from error
@@ -101,12 +115,16 @@ class Findings:
                     os.close(fd)
 
     def _whole(self) -> Discovery:
-        sensors, fds = tuple(one for one, _ in self._found), [fd for _, fd in self._found]
+        single = [(sensor, fds[0]) for sensor, fds in self._found if len(fds) == 1]
+        readers: list[Reader] = [Products.of(sensor, fds) for sensor, fds in self._found if len(fds) > 1]
         self._found = []
-        return Discovery((NumberFiles.of(sensors, fds),) if fds else (), self._missing)
+        if single:
+            readers.insert(0, NumberFiles.of(tuple(one for one, _ in single), [fd for _, fd in single]))
+        return Discovery(tuple(readers), self._missing)
 
     def _drop(self) -> None:
         """What a child left that did not come to its end."""
-        for _, fd in self._found:
-            os.close(fd)
+        for _, fds in self._found:
+            for fd in fds:
+                os.close(fd)
         self._found = []
