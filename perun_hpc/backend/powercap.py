@@ -30,7 +30,7 @@ FILTERED = "; SGX is on, which adds noise to differences over short times (energ
 FAMILIES = {
     "package": ("cpu", "CPU package", 1_500_000_000),
     "dram": ("dram", "memory modules", 500_000_000),
-    "psys": ("node", "platform", 4_000_000_000),
+    "psys": ("node", "platform", 16_000_000_000),
     "core": ("cpu", "CPU cores", 1_500_000_000),
     "uncore": ("cpu", "integrated graphics", 500_000_000),
 }

@@ -215,9 +215,14 @@ class Energy:
     package_max_uw: int | str = _item(
         power("auto"),
         "auto",
-        "highest power of one package: bounds gaps and counter wraps; auto: from the hardware",
+        "highest power of one CPU package, also Grace's and Cray's: bounds gaps and counter wraps, more is no reading; "
+        "auto: from the hardware",
         NODES,
     )
+    dram_max_uw: int | str = _item(power("auto"), "auto", "the same of one package's memory", NODES)
+    gpu_max_uw: int | str = _item(power("auto"), "auto", "the same of one accelerator", NODES)
+    module_max_uw: int | str = _item(power("auto"), "auto", "the same of one superchip's module", NODES)
+    node_max_uw: int | str = _item(power("auto"), "auto", "the same of the node, by whatever meter (psys too)", NODES)
     gpu_idle_uw: int | str = _item(power("auto"), "auto", "power of one idle GPU; auto: learnt", NODES)
     kappa: float = _item(Number(0, 1), "0.25", "what a core's second busy thread weighs against its first", NODES)
 

@@ -12,6 +12,14 @@ from perun_hpc.data_model.units import Quantity
 NS_PER_S = 1_000_000_000
 
 
+def beyond(sensor: Sensor, reading: Reading) -> str:
+    """Why a gauge's reading is none: it is above the sensor's ceiling; empty where it is not."""
+    if reading.ticks is None or sensor.max_uw is None or sensor.base(reading.ticks) <= sensor.max_uw:
+        return ""
+    watts, most_w = (round(uw / 10**6) for uw in (sensor.base(reading.ticks), sensor.max_uw))
+    return f"{watts} W, more than the {most_w} W that it can take (the policy's `energy` may say more)"
+
+
 class Rule(StrEnum):
     """What a reading says about the time around it."""
 
@@ -42,7 +50,7 @@ def integrate(
 ) -> Integral:
     """Integrate a power gauge over [t0_ns, t1_ns).
 
-    Failed readings are gaps, as is what lies before the first and after the last reading.
+    Failed readings and those above the sensor's ceiling are gaps, as is what lies before the first and after the last.
 
     Parameters
     ----------
@@ -59,7 +67,7 @@ def integrate(
     twice = low = high = covered_ns = 0
     before: Reading | None = None
     for reading in readings:
-        if reading.ticks is None:
+        if reading.ticks is None or beyond(sensor, reading):
             before = None
             continue
         if before is not None and before.ticks is not None and 0 < reading.mono_ns - before.mono_ns <= max_gap_ns:
@@ -130,8 +138,9 @@ class SyntheticCounter:
 
     def advance(self, reading: Reading) -> tuple[SyntheticCounter, Reading]:
         """The counter after one more reading of its source, and its own reading then."""
-        if reading.ticks is None:
-            return self, reading
+        why = beyond(self.source, reading)
+        if reading.ticks is None or why:
+            return self, Reading(None, reading.mono_ns, reading.error or why)
         last = self.last
         if last is None:
             state = replace(self, last=reading)

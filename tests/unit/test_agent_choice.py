@@ -11,6 +11,8 @@ from perun_hpc.agent.sources.node import Node
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.policy import parse
 from perun_hpc.config.resolve import JobFacts, resolve
+from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.units import Quantity
 from perun_hpc.process.clock import MACHINE
 
 
@@ -74,3 +76,28 @@ def test_the_sites_ceiling_holds_for_packages_only(node: Node) -> None:
     after = {sensor.id: sensor.max_uw for sensor in node.sensors}
     assert after.pop("powercap:package-0:energy") == 280_000_000 != before.pop("powercap:package-0:energy")
     assert after == before
+
+
+def one_of(domain: str, component: str) -> Sensor:
+    return Sensor(
+        id=f"hwmon:{domain}:power", host="n", backend="hwmon", device="x", domain=domain, component=component,
+        kind=Kind.GAUGE, quantity=Quantity.POWER, unit="uW", max_uw=7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "domains"), [
+    ("package_max", [("package-1", "cpu"), ("grace-0", "cpu"), ("cray-cpu0", "cpu")]),
+    ("dram_max", [("dram-0", "dram"), ("cray-memory", "dram")]),
+    ("gpu_max", [("gpu-GPU-1", "gpu")]),
+    ("module_max", [("module-0", "node")]),
+    ("node_max", [("node", "node"), ("psys", "node"), ("psys-1", "node")]),
+])  # fmt: skip
+def test_the_site_can_raise_every_ceiling(field: str, domains: list[tuple[str, str]]) -> None:
+    everything = [("package-1", "cpu"), ("core-0", "cpu"), ("dram-0", "dram"), ("gpu-GPU-1", "gpu"), ("node", "node"),
+                  ("module-0", "node"), ("ina226", "other"), *domains]  # fmt: skip
+    sensors = [one_of(domain, component) for domain, component in dict.fromkeys(everything)]
+    raised = {sensor.domain for sensor in choice(f"energy: {{{field}: 12 kW}}").sensors(sensors) if sensor.max_uw != 7}
+    assert raised >= {domain for domain, _ in domains}
+    for sensor in choice(f"energy: {{{field}: 12 kW}}").sensors(sensors):
+        assert sensor.max_uw in (7, 12_000_000_000)
+        assert (sensor.max_uw == 7) or sensor.component == domains[0][1]

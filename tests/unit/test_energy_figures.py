@@ -135,6 +135,19 @@ def test_pieces_of_a_span_sum_to_the_span(steps, max_gap_ns):
     assert whole.energy_uj <= whole.high_uj + 1
 
 
+def test_a_reading_above_the_gauges_ceiling_is_none_and_says_what_the_site_can_do():
+    most = GAUGE.max_uw // GAUGE.scale_num
+    readings = [Reading(most, 0), Reading(most + 1, S), Reading(most, 2 * S)]
+    assert integrate(GAUGE, readings, 0, 2 * S, 3 * S).covered_ns == 0
+    state = SyntheticCounter(GAUGE, max_gap_ns=9 * S)
+    for reading in readings[:2]:
+        state, counted = state.advance(reading)
+    assert counted.ticks is None
+    assert counted.error.endswith("that it can take (the policy's `energy` may say more)")
+    state, counted = state.advance(readings[2])
+    assert state.total == 2 * 2 * GAUGE.max_uw * S
+
+
 def test_a_synthetic_counter_counts_and_its_gaps_are_resets():
     state = SyntheticCounter(GAUGE, max_gap_ns=2 * S)
     assert (state.sensor.id, state.sensor.kind, state.sensor.quantity) == ("hwmon:node:energy", Kind.COUNTER, "energy")

@@ -18,28 +18,35 @@ OWN = "procstat"
 
 @dataclass(frozen=True)
 class Choice:
-    """The node's part of `sensors` and `energy.package_max`; by default everything that was found counts as it is.
+    """The node's part of `sensors` and the ceilings of `energy`; by default everything that was found counts as it is.
 
-    `package_max_uw` is the highest power of one CPU package, None where the hardware's own figure stands; `gpu_numbers`
-    what Slurm's numbers of GPUs mean (`backend.gpus`).
+    `most_uw` holds the highest power of one package, memory, gpu, module or node, where it is not the hardware's own
+    figure that stands; `gpu_numbers` what Slurm's numbers of GPUs mean (`backend.gpus`).
     """
 
     backends: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     files: tuple[Mapping[str, Any], ...] = ()
-    package_max_uw: int | None = None
+    most_uw: tuple[tuple[str, int], ...] = ()
     gpu_numbers: str = "auto"
 
     @classmethod
     def of(cls, settings: JobSettings) -> Choice:
         """From the settings of the node."""
-        declared, most = settings.sensors, settings.energy.package_max_uw
-        most_uw = most if isinstance(most, int) else None
+        declared, energy = settings.sensors, settings.energy
+        said = {
+            "package": energy.package_max_uw,
+            "dram": energy.dram_max_uw,
+            "gpu": energy.gpu_max_uw,
+            "module": energy.module_max_uw,
+            "node": energy.node_max_uw,
+        }
+        most_uw = tuple((name, most) for name, most in said.items() if isinstance(most, int))
         return cls(declared.backends, declared.include, declared.exclude, declared.files, most_uw, declared.gpu_numbers)
 
     def sensors(self, found: Iterable[Sensor]) -> tuple[Sensor, ...]:
-        """Those of the sensors that count, with the site's ceiling on CPU packages."""
+        """Those of the sensors that count, with the site's ceilings."""
         return tuple(self._bounded(sensor) for sensor in found if self.takes(sensor))
 
     def takes(self, sensor: Sensor) -> bool:
@@ -51,5 +58,15 @@ class Choice:
         return wanted(sensor.id, self.include, self.exclude)
 
     def _bounded(self, sensor: Sensor) -> Sensor:
-        package = sensor.component == "cpu" and sensor.domain.startswith("package-") and sensor.max_uw is not None
-        return replace(sensor, max_uw=self.package_max_uw) if package and self.package_max_uw else sensor
+        most_uw = dict(self.most_uw).get(_kind(sensor))
+        return sensor if most_uw is None or sensor.max_uw is None else replace(sensor, max_uw=most_uw)
+
+
+def _kind(sensor: Sensor) -> str:
+    """Whose ceiling of the policy's the sensor has; empty for none: a core, a rail, an estimate."""
+    first = sensor.domain.partition("-")[0]
+    if sensor.component == "cpu":
+        return "package" if first in ("package", "grace", "cray") else ""
+    if sensor.component == "node":
+        return "module" if first == "module" else "node"
+    return sensor.component if sensor.component in ("dram", "gpu") else ""
