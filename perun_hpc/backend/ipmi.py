@@ -1,6 +1,8 @@
 """Node power from the board's management controller: DCMI's current power, through FreeIPMI's `ipmi-dcmi`.
 
 Only the current power is used: DCMI's own averages may span hours. A chassis may share power supplies between nodes.
+Watts count whatever the answer's state bit says (DCMI v1.5, section 6.6.1: "power measurement active"): OpenBMC's
+phosphor-host-ipmid answered valid watts without it for years, then with another bit. The sensor's scope tells of it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ TIMEOUT_S = 20.0
 DEVICES = ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0")
 
 _CURRENT = re.compile(r"^Current Power\s*:\s*(\d+) Watts", re.MULTILINE)
-_ACTIVE = re.compile(r"^Power Measurement\s*:\s*(\S.*)$", re.MULTILINE)
+_STATE = re.compile(r"^Power Measurement\s*:\s*(\S.*)$", re.MULTILINE)
 
 Run = Callable[[], str]
 """Runs `ipmi-dcmi` and returns its output; raises OSError."""
@@ -36,24 +38,28 @@ def run_tool() -> str:
 
 def current_power_w(output: str) -> int:
     """Watts in the tool's output; ValueError says what is wrong with it."""
-    active = _ACTIVE.search(output)
-    if active and active[1].strip().lower() not in ("active", "available"):
-        raise ValueError(f"power measurement is {active[1].strip().lower()}")
     current = _CURRENT.search(output)
     if current is None:
         raise ValueError("no 'Current Power' in the answer of ipmi-dcmi")
     if current[1] == "0":
-        raise ValueError("the controller answers 0 W")
+        raise ValueError("the controller answers 0 W" + ("" if is_active(output) else ", and that it does not measure"))
     return int(current[1])
+
+
+def is_active(output: str) -> bool:
+    """Whether the controller calls its power measurement active; a tool that does not tell counts as yes."""
+    state = _STATE.search(output)
+    return state is None or state[1].strip().lower() in ("active", "available")
 
 
 class Dcmi:
     """Reader of the node's power; one read takes from milliseconds to seconds."""
 
-    def __init__(self, run: Run, clock: Clock = monotonic_ns) -> None:
-        """`run` asks the controller."""
+    def __init__(self, run: Run, clock: Clock = monotonic_ns, active: bool = True) -> None:
+        """`run` asks the controller; `active` is whether it calls its measurement so."""
         self._run = run
         self._clock = clock
+        doubt = "" if active else ", which does not call its measurement active"
         self._sensor = Sensor(
             id="ipmi:node:power",
             host=host_name(),
@@ -70,7 +76,7 @@ class Dcmi:
             gain_source="assumed 5 % (k=1); controllers rarely state one",
             update_ns=1_000_000_000,
             max_uw=20_000_000_000,
-            scope="node, by its management controller; a chassis may share power supplies",
+            scope=f"node, by its management controller{doubt}; a chassis may share power supplies",
         )
 
     @property
@@ -84,7 +90,7 @@ class Dcmi:
         try:
             watts = current_power_w(self._run())
         except (OSError, ValueError) as error:
-            return (Reading(None, self._clock(), str(error).splitlines()[0]),)
+            return (Reading(None, self._clock(), _line(error)),)
         return (Reading(watts, (before + self._clock()) // 2),)
 
     def close(self) -> None:
@@ -101,9 +107,14 @@ def discover(root: Path = Path("/"), run: Run | None = None, clock: Clock = mono
         if shutil.which(COMMAND[0]) is None:
             return Discovery(missing=(Missing("node power (DCMI)", "ipmi-dcmi is not installed", "install freeipmi"),))
         run = run_tool
-    reader = Dcmi(run, clock)
-    (reading,) = reader.read()
-    if reading.ticks is None:
+    try:
+        answer = run()
+        current_power_w(answer)
+    except (OSError, ValueError) as error:
         remedy = "run as root; check that the controller supports DCMI power management"
-        return Discovery(missing=(Missing("node power (DCMI)", reading.error or "no answer", remedy),))
-    return Discovery((reader,))
+        return Discovery(missing=(Missing("node power (DCMI)", _line(error), remedy),))
+    return Discovery((Dcmi(run, clock, is_active(answer)),))
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no answer")

@@ -500,7 +500,6 @@ def test_dcmi_uses_the_current_power_only(tmp_path):
 
 @pytest.mark.parametrize(("output", "why"), [
     ("Current Power : 0 Watts\n", "0 W"), ("nothing\n", "Current Power"),
-    (DCMI + "Power Measurement : Not Available\n", "not available"),
 ])  # fmt: skip
 def test_dcmi_that_does_not_answer_is_missing_with_its_reason(tmp_path, output, why):
     (tmp_path / "dev").mkdir()
