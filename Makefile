@@ -42,6 +42,7 @@ demo-down: ## take the demo's cluster down; nothing stays behind
 # Most tests wait rather than compute: more processes than cores, four of them with a cluster each (tests/beside.py).
 # What measures times comes after them, alone; what failed beside others is tried once more, alone, and named either way.
 PROCESSES ?= 6
+test: LISTS += tests/packages.txt
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
 ifdef PYTEST
 	@$(BIN)/python -m pytest $(PYTEST)
@@ -86,11 +87,11 @@ matrix: LISTS := tests/matrix/packages.txt
 matrix: system ## the cluster's tests on every Slurm that Debian carries; MATRIX=... for some of them
 	@$(PYTHON) -m tests.matrix $(MATRIX)
 
-matrix-short: ## four jobs on the newest Slurm
-	@$(MAKE) -s system LISTS=tests/matrix/packages.txt || echo "debootstrap cannot be installed here"
+matrix-short: ## four jobs on the newest Slurm, in a quarter of an hour; what is not perun's own fault does not fail
+	@timeout -k 10 120 $(MAKE) -s system LISTS=tests/matrix/packages.txt || echo "debootstrap cannot be installed here"
 	@$(PYTHON) -m tests.matrix --short
 
-vm: LISTS += tests/vm/packages.txt
+vm: LISTS += tests/packages.txt tests/vm/packages.txt
 vm: build $(if $(PERUN_PACKAGES),,packages) ## virtual machines with systemd, cgroup v2 and kernel drivers; VM=... for some of them
 	@$(BIN)/python -m tests.vm $(VM)
 

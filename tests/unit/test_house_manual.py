@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -47,25 +50,68 @@ def test_pages_render_without_a_warning(made: Path) -> None:
         assert "NAME" in done.stdout
 
 
-def test_bash_completes_commands_and_their_options(made: Path) -> None:
-    script = made / "bash-completion" / "completions" / "perun"
+TYPED = {
+    "perun rep": "report",
+    "perun jobs --all": "--allusers",
+    "perun policy ch": "check",
+    "perun jobs --format j": "json",
+}
+"""What stands before the cursor, and the only word that can."""
+
+
+def bash(made: Path, typed: str, scratch: Path) -> list[str]:
+    """What bash offers."""
+    words = typed.split()
     code = (
-        f'. {script}; f=$(complete -p perun | sed -E "s/.*-F ([^ ]+).*/\\1/"); '
-        'COMP_WORDS=(perun rep); COMP_CWORD=1; $f; echo "${COMPREPLY[@]}"; '
-        'COMP_WORDS=(perun jobs --all); COMP_CWORD=2; $f; echo "${COMPREPLY[@]}"'
+        f'. {made}/bash-completion/completions/perun; f=$(complete -p perun | sed -E "s/.*-F ([^ ]+).*/\\1/"); '
+        f'COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; $f; printf "%s\\n" "${{COMPREPLY[@]}}"'
     )
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert [line.strip() for line in done.stdout.splitlines()] == ["report", "--allusers"]
+    return output(["bash", "-c", code]).split()
 
 
-@pytest.mark.parametrize(
-    ("shell", "name"), [("zsh", "zsh/site-functions/_perun"), ("fish", "fish/vendor_completions.d/perun.fish")]
-)
-def test_other_shells_take_theirs(made: Path, shell: str, name: str) -> None:
-    text = (made / name).read_text()
-    assert all(command in text for command, _ in COMMANDS)
-    if shutil.which(shell) is not None:
-        subprocess.run([shell, "-n", made / name], check=True, timeout=60)
+def fish(made: Path, typed: str, scratch: Path) -> list[str]:
+    """What fish offers; it looks for completions of commands that there are."""
+    where = {**os.environ, "XDG_DATA_DIRS": str(made), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    lines = output(["fish", "-c", f"complete -C '{typed}'"], env={**where, "HOME": str(scratch)}).splitlines()
+    return [line.partition("\t")[0] for line in lines]
+
+
+ZSH = """\
+fpath=({made}/zsh/site-functions $fpath)
+autoload -Uz compinit; compinit -u -D
+PROMPT='ready> '
+show() {{ print -r -- "$BUFFER" > {scratch}/line; exit }}
+zle -N show; bindkey '^X' show
+"""
+
+
+def zsh(made: Path, typed: str, scratch: Path) -> list[str]:
+    """What zsh makes of the last word when somebody presses the tabulator: its completion works at a terminal only."""
+    (scratch / ".zshrc").write_text(ZSH.format(made=made, scratch=scratch))
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe("zsh", ["zsh", "-d", "-i"], {**os.environ, "ZDOTDIR": str(scratch), "TERM": "dumb"})
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end, when the shell has ended
+        while chunk := os.read(terminal, 4096):
+            if b"ready> " not in shown and b"ready> " in shown + chunk:
+                os.write(terminal, typed.encode() + b"\t\x18")
+            shown += chunk
+    os.close(terminal)
+    assert os.waitpid(child, 0)[1] == 0, shown
+    return (scratch / "line").read_text().split()[-1:]
+
+
+def output(command: list[str], env: dict[str, str] | None = None) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env).stdout
+
+
+@pytest.mark.parametrize("shell", [bash, fish, zsh], ids=lambda shell: shell.__name__)
+@pytest.mark.parametrize("typed", TYPED)
+def test_shells_complete_commands_options_and_choices(made: Path, tmp_path: Path, shell, typed: str) -> None:
+    if shutil.which(shell.__name__) is None:
+        pytest.skip(f"{shell.__name__} is not installed")
+    assert shell(made, typed, tmp_path) == [TYPED[typed]]
 
 
 def test_the_modulefile_leads_to_the_command_alone() -> None:
