@@ -53,6 +53,8 @@ class Sources:
                 worker.release(None, "no job ran")
             elif chosen and guard(f"the {worker.name} process", partial(worker.tend, now_ns)):
                 self._meter.account_anew()
+        if self._policy.settled and self._node.lacks_estimate:
+            self._meter.account_anew()
         self._meter.poll()
         self._find(now_ns)
 

@@ -144,5 +144,6 @@ def discover_all(
 
 
 def has_power(sensors: Iterable[Sensor]) -> bool:
-    """Whether any of the sensors measures energy or power of the CPU or the whole node."""
-    return any(sensor.quantity in ("energy", "power") and sensor.component in ("cpu", "node") for sensor in sensors)
+    """Whether any of the sensors measures energy or power of the CPU, the whole node, or a module with its CPU."""
+    shown = [sensor for sensor in sensors if sensor.quantity in ("energy", "power")]
+    return any(one.component in ("cpu", "node") or one.scope.startswith("module") for one in shown)

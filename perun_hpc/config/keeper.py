@@ -67,6 +67,7 @@ class PolicyKeeper:
         """Whether the last valid policy says which sensors count, which an agent must know before its first reading."""
         keys = ["sensors.backends", "sensors.include", "sensors.exclude", "sensors.files"]
         keys += [f"energy.{one}_max_uw" for one in ("package", "dram", "gpu", "module", "node")]
+        keys += ["energy.estimate", "energy.estimate_model"]
         entries = (self._policy.get("site", {}), *self._policy.get("nodes", {}).values())
         return any(key in entry.get("values", {}) for entry in entries for key in keys)
 

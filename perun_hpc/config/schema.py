@@ -129,6 +129,24 @@ def _factor(unit: Mapping[str, Key], **more: Key) -> Table:
     )
 
 
+def _rises(model: Mapping[str, Any]) -> str | None:
+    idle_uw, full_uw = model.get("idle_uw"), model.get("full_uw")
+    if isinstance(idle_uw, int) and isinstance(full_uw, int) and not 0 < idle_uw <= full_uw:
+        return "idle must be above 0 W and full at least as much"
+    return None
+
+
+NODE_MODEL = Table(
+    {
+        "idle": Key(power(), "what all CPUs of the node take together when idle", required=True),
+        "full": Key(power(), "and when all are busy", required=True),
+        "error": Key(Number(0.01, 1), "relative standard uncertainty (k=1) of it", required=True),
+        "source": Key(SOURCE, "who says so, or how it was measured; a model without it is refused", required=True),
+    },
+    fit=_rises,
+)
+
+
 _SERIES = Key(path(), "a CSV file with the columns `time` (UTC, ISO 8601: from then on) and `value`")
 _STAGE = Key(Choice(("operational", "life-cycle")), "what the factor counts", required=True)
 _CARBON = {"g_per_kwh": Key(Number(0, 5000), "grams of CO2 equivalent per kWh"), "series": _SERIES}
@@ -224,6 +242,18 @@ class Energy:
     module_max_uw: int | str = _item(power("auto"), "auto", "the same of one superchip's module", NODES)
     node_max_uw: int | str = _item(power("auto"), "auto", "the same of the node, by whatever meter (psys too)", NODES)
     gpu_idle_uw: int | str = _item(power("auto"), "auto", "power of one idle GPU; auto: learnt", NODES)
+    estimate: bool = _item(
+        Flag(),
+        "true",
+        "true: a node without any sensor of its CPUs gets an estimate, marked as one; false: no energy",
+        NODES,
+    )
+    estimate_model: Mapping[str, Any] | None = _item(
+        NODE_MODEL,
+        "{}",
+        "what the estimate rests on for this node type; else 1 W idle and 4 W busy per logical CPU",
+        NODES,
+    )
     kappa: float = _item(Number(0, 1), "0.25", "what a core's second busy thread weighs against its first", NODES)
 
 

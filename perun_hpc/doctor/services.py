@@ -180,10 +180,21 @@ def missing_sensors(node: str) -> tuple[tuple[str, str, str], ...]:
                 if reading.ticks is None and sensor in counted:
                     lines.append((sensor.id, reading.error or "no value", "see perun sensors"))
         if not catalog.has_power(counted) and "estimate" not in choice.backends and not choice.files:
-            lines.append(("no sensor of the CPUs or the node", "nothing of them was found", "see perun sensors --all"))
+            lines += _without_sensor(choice)
     finally:
         found.close()
     return tuple(lines)
+
+
+def _without_sensor(choice: Choice) -> list[tuple[str, str, str]]:
+    """What is said of a node on which nothing measures; nothing where the site states what it draws."""
+    what, why = "no sensor of the CPUs or the node", "nothing of them was found"
+    if choice.estimate is None:
+        return [(what, f"{why}, and the policy wants no estimate", "see perun sensors --all")]
+    if choice.estimate.whole:
+        return []
+    remedy = "state what its node type draws (energy.estimate_model of the policy), or see perun sensors --all"
+    return [(what, f"{why}: its jobs have a rough estimate, marked as one", remedy)]
 
 
 def inbox(directory: Path, now_s: float) -> tuple[int, float]:
@@ -203,8 +214,9 @@ def static_days(paths: AgentPaths, now_s: float) -> float:
     with contextlib.suppress(FileNotFoundError, *codec.MISFITS):  # the agent's to mend, also where it is damaged
         state = json.loads(paths.state.read_bytes())
         learnt = dict(state["static"])
-        if not any(_is_cpu(sensor.partition(":")[2]) for sensor in dict(state["readings"])):
-            return 0.0  # nothing here counts the CPUs' energy by itself
+        named = [sensor.partition(":") for sensor in dict(state["readings"])]
+        if not any(_is_cpu(domain) for backend, _, domain in named if backend != "estimate"):
+            return 0.0  # nothing here counts the CPUs' energy by itself; an estimate's idle power is stated
     for name, bins in learnt.items():
         with contextlib.suppress(*codec.MISFITS):
             if _is_cpu(name) and StaticPower.from_json(bins).estimate_uw() is not None:

@@ -16,6 +16,7 @@ from perun_hpc.energy.attribute import DomainKind
 
 _LEAF_KIND = {"cpu": DomainKind.PACKAGE, "dram": DomainKind.DRAM, "gpu": DomainKind.GPU}
 _NAMES = {DomainKind.PACKAGE: "CPU packages", DomainKind.DRAM: "memory", DomainKind.GPU: "GPUs"}
+_ESTIMATED = "CPUs as estimated from their utilisation, not measured"
 _RAILS = ("module", "grace", "package", "sysio")
 _TRUST = ("powercap", "nvml", "amdsmi", "cray_pm", "hwmon", "file", "ipmi", "estimate")
 """Which backend is trusted when two show the same domain."""
@@ -212,7 +213,8 @@ def scope_sentence(plan: Plan) -> str:
             "network and cooling are left out."
         )
     kinds = {domain.kind for domain in plan.domains}
-    names = [name for kind, name in _NAMES.items() if kind in kinds]
+    guessed = {domain.kind for domain in plan.domains if domain.sensor.provenance is Provenance.ESTIMATED}
+    names = [_ESTIMATED if kind in guessed else name for kind, name in _NAMES.items() if kind in kinds]
     names += [f"what the meter adds ({meter.sensor.scope})" for meter in plan.meters]
     simulated = (
         "Figures are simulated; they" if any(s.provenance is Provenance.SIMULATED for s in sensors) else "Figures"

@@ -27,17 +27,26 @@ USER_HZ = os.sysconf("SC_CLK_TCK")
 class FakeNode:
     """Directories of one node below `base`, and the agent that runs there."""
 
-    def __init__(self, base: Path, policy: str = "", simulated: bool = True, cgroup_version: int = 1) -> None:
+    def __init__(
+        self,
+        base: Path,
+        policy: str = "",
+        simulated: bool = True,
+        cgroup_version: int = 1,
+        zones: Mapping[str, str] = ZONES,
+    ) -> None:
         self.base = base
         self.cgroup_version = cgroup_version
         self.root, self.run_dir, self.spool = base / "root", base / "run", base / "spool"
         self.archive, self.policy = base / "archive", base / "policy.yaml"
         self.socket = str(self.run_dir / "agent.sock")
         self.agent: subprocess.Popen[bytes] | None = None
-        self.counters = dict.fromkeys(ZONES, 1_000_000)
+        self.zones = zones
+        self.counters = dict.fromkeys(zones, 1_000_000)
         self.busy_s = [0.0] * CPUS
         powercap = self.root / "sys/class/powercap"
-        for zone, name in ZONES.items():
+        powercap.mkdir(parents=True)
+        for zone, name in zones.items():
             (powercap / zone).mkdir(parents=True)
             (powercap / zone / "name").write_text(name + "\n")
             (powercap / zone / "max_energy_range_uj").write_text(f"{RANGE_UJ}\n")
@@ -64,7 +73,7 @@ class FakeNode:
 
     def serve(self, package_uj: int = 0, dram_uj: int = 0, busy_s: dict[int, float] | None = None) -> None:
         """Advance the counters and the CPUs' busy time; files change in place, as the kernel's do."""
-        for zone, added in zip(ZONES, (package_uj, dram_uj), strict=True):
+        for zone, added in zip(self.zones, (package_uj, dram_uj), strict=False):
             self.counters[zone] = (self.counters[zone] + added) % (RANGE_UJ + 61)
             _put(self.root / "sys/class/powercap" / zone / "energy_uj", f"{self.counters[zone]}\n".ljust(16, "\n"))
         for cpu, seconds in (busy_s or {}).items():

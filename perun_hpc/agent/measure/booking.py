@@ -9,7 +9,8 @@ from functools import partial
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.session import Gap, Session
 from perun_hpc.agent.measure.intervals import Closed, rests
-from perun_hpc.data_model.sensor import Reading, Sensor
+from perun_hpc.backend.estimate import ASSUMED
+from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
 from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import stands_still, what_lacks
@@ -128,6 +129,8 @@ def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[s
     result, by_account = {}, _by_account(domains)
     for name, account in session.domains.items():
         domain = by_account.get(name)
+        if domain is None and account.provenance == Provenance.ESTIMATED:  # a sensor came in its place
+            result[name] = round(abs(account.energy_uj) * ASSUMED.relative_error)
         if domain is None or account.node_uj is None:
             continue
         sensor = domain.sensor

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from perun_hpc.data_model.sensor import Reading
+from perun_hpc.data_model.sensor import Provenance, Reading
 from perun_hpc.energy.attribute import (
     OTHER,
     UNKNOWN,
@@ -327,5 +327,6 @@ def ledger_line(closed: Closed, live: frozenset[str]) -> dict[str, Any]:
         "total_uj": closed.shares.total_uj,
         "shares": shares,
         "method": closed.shares.method,
+        **({"estimated": True} if closed.shares.provenance is Provenance.ESTIMATED else {}),
         **({"why": closed.why} if closed.why else {}),
     }

@@ -230,6 +230,7 @@ class Meter:
         self._intervals.break_off(anew)
         self.end_interval()
         self._node.choose(choice or self._node.choice)
+        self._node.follow_estimate()
         self._node.follow_gauges()
         self.sensors = energy_counters(self._node.sensors)
         self.domains = {one.name: one for one in plan(self._node.sensors).counted}
@@ -247,7 +248,8 @@ class Meter:
         if energy is not None:
             self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
         self._look_for_reserved()
-        self.static = self.learning.figures(self.domains.values(), energy)
+        stated = {name: Figure(uw, "estimate") for name, uw in self._node.static_uw.items() if name in self.domains}
+        self.static = {**self.learning.figures(self.domains.values(), energy), **stated}
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.catalog import wanted
+from perun_hpc.backend.estimate import ASSUMED, Coefficients
 from perun_hpc.data_model.sensor import Sensor
 
 if TYPE_CHECKING:
     from perun_hpc.config.resolve import JobSettings
+    from perun_hpc.config.schema import Energy
 
 OWN = "procstat"
 """The backend that attribution itself needs; no policy takes it away."""
@@ -18,10 +20,11 @@ OWN = "procstat"
 
 @dataclass(frozen=True)
 class Choice:
-    """The node's part of `sensors` and the ceilings of `energy`; by default everything that was found counts as it is.
+    """The node's part of `sensors` and `energy`; by default everything that was found counts as it is.
 
     `most_uw` holds the highest power of one package, memory, gpu, module or node, where it is not the hardware's own
-    figure that stands; `gpu_numbers` what Slurm's numbers of GPUs mean (`backend.gpus`).
+    figure that stands; `gpu_numbers` what Slurm's numbers of GPUs mean (`backend.gpus`); `estimate` what stands in
+    where nothing measures the CPUs, None: nothing.
     """
 
     backends: tuple[str, ...] = ()
@@ -30,6 +33,7 @@ class Choice:
     files: tuple[Mapping[str, Any], ...] = ()
     most_uw: tuple[tuple[str, int], ...] = ()
     gpu_numbers: str = "auto"
+    estimate: Coefficients | None = ASSUMED
 
     @classmethod
     def of(cls, settings: JobSettings) -> Choice:
@@ -43,7 +47,10 @@ class Choice:
             "node": energy.node_max_uw,
         }
         most_uw = tuple((name, most) for name, most in said.items() if isinstance(most, int))
-        return cls(declared.backends, declared.include, declared.exclude, declared.files, most_uw, declared.gpu_numbers)
+        return cls(
+            declared.backends, declared.include, declared.exclude, declared.files, most_uw, declared.gpu_numbers,
+            _coefficients(energy),
+        )  # fmt: skip
 
     def sensors(self, found: Iterable[Sensor]) -> tuple[Sensor, ...]:
         """Those of the sensors that count, with the site's ceilings."""
@@ -51,11 +58,13 @@ class Choice:
 
     def takes(self, sensor: Sensor) -> bool:
         """Whether the sensor counts; expressions match at the start of its id."""
-        if sensor.backend == OWN:
-            return True
-        if self.backends and sensor.backend not in self.backends:
+        return sensor.backend == OWN or self.named(sensor.backend, sensor.id)
+
+    def named(self, backend: str, sensor: str) -> bool:
+        """Whether a sensor of that backend and id counts."""
+        if self.backends and backend not in self.backends:
             return False
-        return wanted(sensor.id, self.include, self.exclude)
+        return wanted(sensor, self.include, self.exclude)
 
     def _bounded(self, sensor: Sensor) -> Sensor:
         most_uw = dict(self.most_uw).get(_kind(sensor))
@@ -70,3 +79,12 @@ def _kind(sensor: Sensor) -> str:
     if sensor.component == "node":
         return "module" if first == "module" else "node"
     return sensor.component if sensor.component in ("dram", "gpu") else ""
+
+
+def _coefficients(energy: Energy) -> Coefficients | None:
+    model = energy.estimate_model
+    if not energy.estimate:
+        return None
+    if not model:
+        return ASSUMED
+    return Coefficients(model["idle_uw"], model["full_uw"], model["error"], model["source"], whole=True)

@@ -13,9 +13,10 @@ from perun_hpc.agent.sources import workers
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.workers import Worker
-from perun_hpc.backend import catalog
+from perun_hpc.backend import catalog, estimate
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
+from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import Absent, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
@@ -67,6 +68,8 @@ class Node:
     parent: JobCgroup | None = None
     choice: Choice = field(default_factory=Choice)
     declared: list[Reader] = field(default_factory=list)
+    estimated: tuple[Estimate, ...] = ()
+    """What stands in where nothing measures the CPUs or the node."""
     quick: tuple[Callable[[], Iterable[int | None]], ...] = ()
     ids: tuple[str, ...] = ()
     """Whose ticks `sample` returns, in order; another tuple as soon as there are other sensors."""
@@ -81,6 +84,7 @@ class Node:
             found = catalog.open_backend(name, root)
             node.readers.extend(found.readers)
             node._missing[name] = found.missing
+        node.follow_estimate()
         node.follow_gauges()
         return node
 
@@ -120,7 +124,7 @@ class Node:
 
     @property
     def _inline(self) -> tuple[Reader, ...]:
-        return (*self.readers, *self.declared)
+        return (*self.readers, *self.declared, *self.estimated)
 
     def choose(self, choice: Choice) -> None:
         """Follow what the policy says of sensors.
@@ -138,7 +142,43 @@ class Node:
             found = file.discover(self.root, [file.Declaration.from_policy(table) for table in choice.files])
             self.declared.extend(found.readers)
             self.not_there = found.missing
+        self.follow_estimate(anew=True)
         self.follow_gauges()
+
+    @property
+    def lacks_estimate(self) -> bool:
+        """Whether there is no estimate where one is wanted, or one where none is.
+
+        It is where nothing measures the CPUs or the node, unless the policy wants none. A child that may yet say that
+        it shows the node is waited for: jobs would begin with the one and end with the other.
+        """
+        return self._wants_estimate() != bool(self.estimated) and not self._missing.get("estimate")
+
+    def _wants_estimate(self) -> bool:
+        chosen = self.choice.backends
+        waits = any(one.name in OF_NODES and not one.heard and one.name in (chosen or OF_NODES) for one in self.workers)
+        measured = self.choice.sensors(
+            sensor for reader in (*self.readers, *self.declared, *self.workers) for sensor in reader.sensors
+        )
+        takes = self.choice.estimate is not None and self.choice.named("estimate", estimate.NAME)
+        return takes and not waits and not catalog.has_power(measured)
+
+    def follow_estimate(self, anew: bool = False) -> None:
+        """Have an estimate where one is wanted, and none elsewhere; `anew`: by what the policy says now."""
+        wants = self._wants_estimate()
+        if self.estimated and (anew or not wants):
+            for reader in self.estimated:
+                reader.close()
+            self.estimated = ()
+        if wants and not self.estimated and self.choice.estimate is not None:
+            found = estimate.discover(self.root, self.clock.mono_ns, self.choice.estimate, lasting=True)
+            self.estimated = tuple(one for one in found.readers if isinstance(one, Estimate))
+            self._missing["estimate"] = found.missing
+
+    @property
+    def static_uw(self) -> dict[str, int]:
+        """Static power of domains that nobody has to learn: an estimate's own idle power."""
+        return {sensor.domain: reader.static_uw for reader in self.estimated for sensor in reader.sensors}
 
     def follow_gauges(self) -> None:
         """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
@@ -254,7 +294,9 @@ class Node:
 
 YOUNG_NS = 10_000_000_000
 """So long slurmstepd may still be making a job's cgroup: one controller's directory after the other."""
-QUICK = (NumberFiles, ProcStat)
+OF_NODES = ("ipmi",)
+"""Children that may show the whole node."""
+QUICK = (NumberFiles, ProcStat, Estimate)
 """Readers that can leave out times and reasons."""
 
 

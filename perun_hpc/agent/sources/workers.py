@@ -60,6 +60,8 @@ class Worker:
         self.clock = clock
         self.missing: tuple[Missing, ...] = ()
         self.gpus: tuple[Gpu, ...] = ()
+        self.heard = False
+        """Whether a child has said what there is, or was given up before it did."""
         self.period_ns = PERIOD_NS
         """How often it is asked; a slow child is asked less often."""
         self._root = root
@@ -164,6 +166,7 @@ class Worker:
 
     def release(self, again_ns: int | None, why: str) -> None:
         """End the child, which lets go of its devices; it starts again then (monotonic), or when `wanted` (None)."""
+        self.heard |= self._socket is not None
         self._again_ns, self._why = again_ns, why
         self.close()
 
@@ -187,6 +190,7 @@ class Worker:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
+            self.heard = True
             self._again_ns, self._why = mono_ns + RESTART_NS, f"cannot start the {self.name} process: {error}"
             return
         try:
@@ -194,6 +198,7 @@ class Worker:
             self._child = child.start(self.name, life, (theirs.fileno(),))
         except OSError as error:
             ours.close()
+            self.heard = True
             self._again_ns, self._why = mono_ns + RESTART_NS, f"cannot start the {self.name} process: {error}"
             return
         finally:
