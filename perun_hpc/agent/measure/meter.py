@@ -81,6 +81,7 @@ class Meter:
         self._reserved: frozenset[int] = frozenset()
         self._given_out: frozenset[int] = frozenset()
         self._intervals = Intervals(tuple(self.domains.values()), self._topology)
+        self._intervals.static_uw = node.static_uw
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
 
     # Readings.
