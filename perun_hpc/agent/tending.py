@@ -12,7 +12,9 @@ from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import Listing, listing
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
+from perun_hpc.backend import mirrors
 from perun_hpc.config.keeper import PolicyKeeper
+from perun_hpc.data_model.sensor import Reading
 from perun_hpc.process.log import guard, log
 
 GPU_BACKENDS = ("nvml", "amdsmi")
@@ -39,6 +41,7 @@ class Sources:
         self._asked: dict[str, Listing] = {}
         self._look_ns = 0
         self._sought: set[str] = set()
+        self._seen: Mapping[str, Reading] = {}
         self._policy = policy
         self._register = register
         self._meter = meter
@@ -76,14 +79,27 @@ class Sources:
             self._look_ns = now_ns + LOOK_NS
             for backend, before in self._listed.items():
                 now = listing(self._node.root, backend)
-                if now != before:
+                if now != before or (backend == "powercap" and self._looks_mirrored()):
                     self._asked[backend] = now
                     self._root_helper.look_for(backend)
         while (found := self._root_helper.findings.take()) is not None:
             backend, opened = found
-            self._listed[backend] = self._asked.pop(backend, frozenset())
-            self._meter.account_anew(anew=self._node.renew(backend, opened))
-            log(f"{backend}: its files are others than before; {len(opened.sensors)} sensors are there now")
+            now = self._asked.pop(backend, frozenset())
+            others, self._listed[backend] = now != self._listed[backend], now
+            renewed = self._node.renew(backend, opened)
+            self._meter.account_anew(anew=renewed.anew)
+            if others:
+                log(f"{backend}: its files are others than before; {len(opened.sensors)} sensors are there now")
+            for why in renewed.mirrors:
+                log(f"{backend}: {why}")
+                for session in self._register.live.values():
+                    session.note(f"{why}; until then it was counted twice")
+
+    def _looks_mirrored(self) -> bool:
+        """Whether what was read since the last look says that zones are to be held against each other again."""
+        before, now = self._seen, self._meter.last.readings if self._meter.last else {}
+        self._seen = now
+        return mirrors.look_again(self._node.sensors, self._node.missing, before, now)
 
     def choose(self) -> None:
         """Account the sensors that the policy names, as often as it says."""

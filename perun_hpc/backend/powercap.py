@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from perun_hpc.backend import mirrors
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.sysfile import NumberFiles, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
@@ -42,9 +43,10 @@ OVERSHOOT = 3
 Some firmware leaves absurd limits; none is trusted beyond twice the family's default.
 """
 
-_ZONE = re.compile(r"^(?P<type>[a-z][a-z0-9-]*):(?P<path>\d+(?::\d+)*)$")
+_ZONE = re.compile(r"^(?P<type>[a-z][a-z0-9-]*):(?P<path>[0-9a-f]+(?::[0-9a-f]+)*)$")
+"""The kernel numbers zones in hexadecimal (`%s:%x`, drivers/powercap/powercap_sys.c): after `:9` comes `:a`."""
 _PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
-COUNTED_ONCE = "none needed: counted once"
+_PSYS = re.compile(r"^psys(?:-(\d+))?$")
 _REMEDY = "run as root, start the perun agent, or grant CAP_DAC_READ_SEARCH"
 
 
@@ -57,26 +59,33 @@ class _Zone:
     range_uj: int | None
     limit_uw: int | None
 
+    @property
+    def package(self) -> str | None:
+        """Number of the package that it is, with its die's: `0`, `0-die-1`; None for any other zone."""
+        found = _PACKAGE.match(self.name)
+        return None if found is None else f"{found[1]}-die-{found[2]}" if found[2] else found[1]
+
 
 def discover(
     root: Path = Path("/"), clock: Clock = monotonic_ns, pause: Callable[[float], None] = time.sleep
 ) -> Discovery:
     """Find all energy zones below `root`; mirrored and doubly listed ones are reported as missing, once counted."""
     base = root / POWERCAP
-    zones = _zones(base)
+    zones, missing = _zones(base)
     if not zones:
-        return Discovery(missing=_why_none(root))
+        return Discovery(missing=(*missing, *_why_none(root)))
     simulated = (base / MARKER).exists()
-    filtered = _sgx(root)
-    missing: list[Missing] = []
+    cpu = _first_cpu(root)
+    filtered = _sgx(cpu)
+    domains = _domains(zones)
     chosen: dict[str, tuple[Sensor, Path]] = {}
     for zone in zones:
-        sensor = _sensor(zone, zones, simulated, filtered)
+        sensor = _sensor(zone, zones, domains[zone.directory], simulated, filtered)
         file = zone.directory / "energy_uj"
         what = f"{zone.directory.name} ({zone.name})"
         if sensor.id in chosen:
             why = f"the same domain as {chosen[sensor.id][1].parent.name}"
-            missing.append(Missing(what, why, COUNTED_ONCE))
+            missing.append(Missing(what, why, mirrors.ONE_COUNTER))
             continue
         try:
             os.close(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
@@ -84,81 +93,111 @@ def discover(
             missing.append(Missing(what, f"cannot read {file}: {reason(error)}", _REMEDY))
             continue
         chosen[sensor.id] = (sensor, file)
-    pairs, mirrored = _without_mirrors(_under_psys(tuple(chosen.values())), clock, pause)
-    missing.extend(mirrored)
+    same = mirrors.find(tuple(chosen.values()), any(name in cpu for name in _AMD), pause)
+    missing += [one.missing for one in same.values()]
+    pairs = _under_psys(_kept(chosen, same))
     if not pairs:
         return Discovery(missing=tuple(missing))
     return Discovery((NumberFiles(pairs, clock),), tuple(missing))
 
 
-def _zones(base: Path) -> list[_Zone]:
-    found = []
+def _zones(base: Path) -> tuple[list[_Zone], list[Missing]]:
+    found: list[_Zone] = []
+    unknown: list[Missing] = []
     try:
-        directories = list(base.iterdir())
+        directories = sorted(base.iterdir())
     except OSError:
-        return []
+        return [], []
     for directory in directories:
+        if not os.path.lexists(directory / "energy_uj"):
+            continue
         match = _ZONE.match(directory.name)
-        if match is None or not os.path.lexists(directory / "energy_uj"):
+        if match is None:
+            unknown.append(Missing(directory.name, "its name is none of a zone", "report this as a fault of perun"))
             continue
         limits = [number(directory / f"constraint_{i}_max_power_uw") or 0 for i in range(3)]
         limits += [number(directory / f"constraint_{i}_power_limit_uw") or 0 for i in range(3)]
-        path = tuple(int(part) for part in match["path"].split(":"))
+        path = tuple(int(part, 16) for part in match["path"].split(":"))
         range_uj = number(directory / "max_energy_range_uj")
-        found.append(
-            _Zone(
-                directory,
-                match["type"],
-                path,
-                text(directory / "name") or directory.name,
-                range_uj,
-                max(limits) or None,
-            )
-        )
+        name = text(directory / "name") or directory.name.replace(":", "-")
+        found.append(_Zone(directory, match["type"], path, name, range_uj, max(limits) or None))
     # The plain door before mmio, whole zones before their parts, numbers as numbers (zone 10 after zone 9).
-    return sorted(found, key=lambda zone: ("mmio" in zone.type, zone.type, len(zone.path), zone.path))
+    return sorted(found, key=lambda zone: ("mmio" in zone.type, zone.type, len(zone.path), zone.path)), unknown
 
 
-def _domain(zone: _Zone, zones: list[_Zone]) -> str:
-    package = _PACKAGE.match(zone.name)
-    if package:
-        return f"package-{_number(package)}"
-    if zone.name == "psys":
-        first = min(other.path[0] for other in zones if other.name == "psys" and other.type == zone.type)
-        return "psys" if zone.path[0] == first else f"psys-{zone.path[0]}"
-    holder = _holder(zone, zones)
-    number_text = holder if holder is not None else "-".join(str(part) for part in zone.path)
-    return f"{zone.name}-{number_text}"
+def _domains(zones: list[_Zone]) -> dict[Path, str]:
+    """Directory -> domain of each zone."""
+    platforms = _platforms(zones)
+    found = {}
+    for zone in zones:
+        holder = _holder(zone, zones)
+        numbers = holder if holder is not None else "-".join(str(part) for part in zone.path)
+        if zone.package is not None:
+            found[zone.directory] = f"package-{zone.package}"
+        else:
+            found[zone.directory] = platforms.get(zone.directory) or f"{zone.name}-{numbers}"
+    return found
 
 
-def _number(package: re.Match[str]) -> str:
-    return f"{package[1]}-die-{package[2]}" if package[2] else package[1]
+def _platforms(zones: list[_Zone]) -> dict[Path, str]:
+    """Directory -> domain of each platform (psys): `psys` the only one, `psys-1` that of package 1, with its parts.
+
+    The kernel registers a platform right behind its package and calls the first one `psys`, as old ones call all
+    (drivers/powercap/intel_rapl_common.c). One whose package is not known is `psys-of-ZONE`.
+    """
+    found: dict[Path, str] = {}
+    for kind in dict.fromkeys(zone.type for zone in zones):
+        before, packages = "", set[str]()
+        named: list[tuple[_Zone, str]] = []
+        for zone in (one for one in zones if one.type == kind and len(one.path) == 1):
+            match = _PSYS.match(zone.name)
+            if match:
+                named.append((zone, match[1] or before))
+            elif zone.package is not None:
+                before = zone.package.partition("-")[0]
+                packages.add(before)
+        if len(named) == 1 and named[0][0].name == "psys":
+            found[named[0][0].directory] = "psys"
+            continue
+        taken = [package for _, package in named]
+        for zone, package in named:
+            sure = package in packages and taken.count(package) == 1
+            number_text = package if sure else f"of-{'-'.join(f'{part:x}' for part in zone.path)}"
+            found[zone.directory] = f"psys-{number_text}"
+    return found
 
 
 def _holder(zone: _Zone, zones: list[_Zone]) -> str | None:
     """Number of the package that lists the zone as its part."""
     for other in zones:
         if other.type == zone.type and other.path == zone.path[:1] and len(zone.path) > 1:
-            package = _PACKAGE.match(other.name)
-            return _number(package) if package else None
+            return other.package
     return None
 
 
-def _sgx(root: Path) -> bool:
-    """Whether SGX is on: processors then add noise to RAPL against side channels (Intel, "RAPL energy filtering")."""
+_AMD = (b"AuthenticAMD", b"HygonGenuine")
+
+
+def _first_cpu(root: Path) -> bytes:
+    """The first CPU's part of /proc/cpuinfo: the kernel makes the text of all of them slowly."""
     try:
         with (root / "proc/cpuinfo").open("rb") as file:
-            head = file.read(8192)  # the first CPU: the kernel makes the text of all of them slowly
+            return file.read(8192).partition(b"\n\n")[0]
     except OSError:
-        return False
-    flags = next((line for line in head.splitlines() if line.startswith(b"flags")), b"")
+        return b""
+
+
+def _sgx(cpu: bytes) -> bool:
+    """Whether SGX is on: processors then add noise to RAPL against side channels (Intel, "RAPL energy filtering")."""
+    flags = next((line for line in cpu.splitlines() if line.startswith(b"flags")), b"")
     return b"sgx" in flags.split()
 
 
-def _sensor(zone: _Zone, zones: list[_Zone], simulated: bool, filtered: bool) -> Sensor:
-    domain = _domain(zone, zones)
+def _sensor(zone: _Zone, zones: list[_Zone], domain: str, simulated: bool, filtered: bool) -> Sensor:
     family = domain.split("-", 1)[0]
     component, scope, ceiling = FAMILIES.get(family, ("other", zone.name, FAMILIES["package"][2]))
+    if domain.startswith("psys-of-"):
+        component, scope = "other", "platform of an unknown package"
     if zone.limit_uw is not None and family == "package":
         ceiling = min(OVERSHOOT * zone.limit_uw, 2 * ceiling)
     holder = _holder(zone, zones)
@@ -175,6 +214,7 @@ def _sensor(zone: _Zone, zones: list[_Zone], simulated: bool, filtered: bool) ->
         quantity=Quantity.ENERGY,
         unit="uJ",
         wrap_range=wrap_range(zone.range_uj) if zone.range_uj else None,
+        resolution=_step(zone.range_uj) if zone.range_uj else 1,
         gain_error=GAIN_ERROR,
         gain_source=GAIN_SOURCE + (FILTERED if filtered else ""),
         update_ns=UPDATE_NS,
@@ -191,55 +231,40 @@ def wrap_range(max_energy_range_uj: int) -> int:
     The hardware counts 32 bits of a unit: the largest value is (2^32 - 1) units and the counter restarts one unit later
     (drivers/powercap/intel_rapl_common.c, ENERGY_STATUS_MASK).
     """
+    return max_energy_range_uj + _step(max_energy_range_uj)
+
+
+def _step(max_energy_range_uj: int) -> int:
+    """The hardware's unit in uJ: 61 or 15 mostly, a whole joule for the platform of Sapphire Rapids."""
     units = 2**32 - 1
-    return max_energy_range_uj + max(1, (max_energy_range_uj + units // 2) // units)
+    return max(1, (max_energy_range_uj + units // 2) // units)
 
 
-def _under_psys(pairs: tuple[tuple[Sensor, Path], ...]) -> tuple[tuple[Sensor, Path], ...]:
-    meters = [sensor.id for sensor, _ in pairs if sensor.domain == "psys"]
-    if len(meters) != 1:
-        return pairs
-    inside = ("package", "dram")
+def _kept(chosen: dict[str, tuple[Sensor, Path]], same: dict[str, mirrors.Mirror]) -> list[tuple[Sensor, Path]]:
+    """The zones without those that show another one's counter; their parts are parts of that one."""
+    kept = []
+    for sensor, file in chosen.values():
+        if sensor.parent in same:
+            sensor = replace(sensor, parent=same[sensor.parent].of)
+        if sensor.id not in same:
+            kept.append((sensor, file))
+    return kept
+
+
+def _under_psys(pairs: list[tuple[Sensor, Path]]) -> tuple[tuple[Sensor, Path], ...]:
+    """A platform contains its package and that one's memory; the only one contains all."""
+    meters = {sensor.domain: sensor.id for sensor, _ in pairs if sensor.component == "node"}
     return tuple(
-        (
-            replace(sensor, parent=meters[0]) if sensor.domain.startswith(inside) and sensor.parent is None else sensor,
-            file,
-        )
+        (replace(sensor, parent=_platform_of(sensor.domain, meters)), file)
+        if sensor.domain.startswith(("package", "dram")) and sensor.parent is None
+        else (sensor, file)
         for sensor, file in pairs
     )
 
 
-def _without_mirrors(
-    pairs: tuple[tuple[Sensor, Path], ...], clock: Clock, pause: Callable[[float], None]
-) -> tuple[tuple[tuple[Sensor, Path], ...], list[Missing]]:
-    """Drop packages that show another package's counter: equal values, and equal again after they moved."""
-    packages = [pair for pair in pairs if pair[0].domain.startswith("package")]
-    if len(packages) < 2:
-        return pairs, []
-    first = _values(packages)
-    suspects = {value for value in first.values() if value and list(first.values()).count(value) > 1}
-    if not suspects:
-        return pairs, []
-    for _ in range(20):
-        pause(0.01)
-        second = _values(packages)
-        if any(second[name] != first[name] for name, value in first.items() if value in suspects):
-            break
-    seen: dict[tuple[int | None, int | None], str] = {}
-    dropped: dict[str, str] = {}
-    for sensor, file in packages:
-        key = (first[sensor.id], second[sensor.id])
-        if key[0] in suspects and key[0] != key[1] and key in seen:
-            dropped[sensor.id] = f"{file.parent.name} shows the same counter as {seen[key]}"
-        else:
-            seen.setdefault(key, file.parent.name)
-    missing = [Missing(name, why, COUNTED_ONCE) for name, why in dropped.items()]
-    kept = tuple(pair for pair in pairs if pair[0].id not in dropped)
-    return kept, missing
-
-
-def _values(pairs: list[tuple[Sensor, Path]]) -> dict[str, int | None]:
-    return {sensor.id: number(file) for sensor, file in pairs}
+def _platform_of(domain: str, meters: dict[str, str]) -> str | None:
+    package = domain.split("-")[1]
+    return meters.get("psys") or meters.get(f"psys-{package}")
 
 
 def _why_none(root: Path) -> tuple[Missing, ...]:

@@ -98,6 +98,8 @@ def plan(sensors: Iterable[Sensor]) -> Plan:
         holder = next((one for one in above if _is_leaf(one)), None)
         if holder is not None:
             left_out.append((sensor, f"contained in {holder.domain}"))
+        elif (whole := _absent_package(sensor, by_id)) is not None:
+            left_out.append((sensor, f"a part of {whole}, which is not there"))
         elif _is_leaf(sensor):
             leaves.append(EnergyDomain(name, _LEAF_KIND[sensor.component], sensor, package_number(name)))
         elif sensor.component == "node":
@@ -164,6 +166,14 @@ def package_number(domain: str) -> int | None:
     """The package that `package-1`, `dram-1`, `grace-1` or `package-1-die-0` belongs to; None for others."""
     words = domain.split("-")
     return int(words[1]) if words[0] in ("package", "dram", "grace") and len(words) > 1 and words[1].isdigit() else None
+
+
+def _absent_package(sensor: Sensor, by_id: Mapping[str, Sensor]) -> str | None:
+    """The package that is not read while a part of it is (its cores): a part never stands for the whole."""
+    if sensor.parent is None or sensor.parent in by_id or package_number(sensor.domain) is not None:
+        return None
+    whole = sensor.parent.split(":")[1]
+    return whole if package_number(whole) is not None else None
 
 
 def _is_energy(sensor: Sensor) -> bool:

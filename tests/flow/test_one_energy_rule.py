@@ -8,6 +8,7 @@ import pytest
 
 from perun_hpc.data_model.data import Metric, MetricType
 from tests.flow.two_paths import SECONDS, SILENT, ByMonitor, Machine, both
+from tests.sysfs import text
 
 COUNTERS = {
     ("intel_two_sockets", "intel-rapl:1"): (4_840, 120),
@@ -41,7 +42,7 @@ def test_a_silent_counter_is_partial_and_never_zero(tree: str, name: str, silenc
 
 def test_what_no_counter_told_widens_the_uncertainty(tmp_path: Path) -> None:
     def u_j(name: str) -> float:
-        story = Machine("intel_two_sockets", tmp_path / f"root{name}")
+        story = Machine(text("intel_two_sockets"), tmp_path / f"root{name}")
         monitor = ByMonitor(story, tmp_path / f"monitor{name}")
         for second in range(SECONDS + 1):
             story.pass_second()
@@ -59,7 +60,7 @@ def test_what_no_counter_told_widens_the_uncertainty(tmp_path: Path) -> None:
 
 
 def test_a_host_whose_sensors_all_are_silent_has_no_energy_and_says_so(tmp_path: Path) -> None:
-    story = Machine("cray_ex", tmp_path / "root")
+    story = Machine(text("cray_ex"), tmp_path / "root")
     monitor = ByMonitor(story, tmp_path / "monitor")
     for name in ("energy", "cpu_energy", "memory_energy", "accel0_energy", "accel1_energy"):
         story.silence(name, SILENT)

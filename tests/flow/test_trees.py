@@ -13,7 +13,7 @@ from perun_hpc.agent.measure.intervals import packages
 from perun_hpc.agent.sources import machine as kernel
 from perun_hpc.energy.containment import plan
 from tests.flow.two_paths import SECONDS, Machine, both, inputs
-from tests.sysfs import NAMES
+from tests.sysfs import NAMES, text
 from tests.sysfs.table import TABLE
 
 ROWS = [
@@ -38,7 +38,7 @@ def test_a_tree_tells_what_the_table_says(name: str, tmp_path: Path) -> None:
     assert bool(monitor.why) != row.whole
     if row.whole:
         assert monitor.coverage == agent.coverage == (row.total_w is not None)
-    machine = Machine(name, tmp_path / "again")
+    machine = Machine(text(name), tmp_path / "again")
     found = machine.discover()
     sensors = [sensor for one in found for sensor in one.sensors]
     chosen = plan(sensors)
@@ -66,7 +66,7 @@ def _named(domains: Mapping[str, int | None], patterns: Mapping[str, object]) ->
 
 
 SILENT_TODAY = {
-    "hwmon_i915_pvc", "hwmon_xe", "powercap_amd_ccd_mirrors", "powercap_hex_16_packages",
+    "hwmon_i915_pvc", "hwmon_xe",
 }  # fmt: skip
 """Trees of which a file is passed over, or two sensors have one id; their rows name the fault."""
 
@@ -76,7 +76,7 @@ SILENT_TODAY = {
     for one in NAMES
 ])  # fmt: skip
 def test_no_file_of_energy_or_power_is_passed_over_in_silence(name: str, tmp_path: Path) -> None:
-    assert not passed_over(Machine(name, tmp_path))
+    assert not passed_over(Machine(text(name), tmp_path))
 
 
 def passed_over(machine: Machine) -> list[str]:

@@ -34,7 +34,7 @@ from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
 from perun_hpc.monitoring.results import host_node, read_summary
 from perun_hpc.monitoring.tally import Tallies
 from perun_hpc.process.clock import Clock
-from tests.sysfs import build, moves
+from tests.sysfs import moves, text, write
 
 S = 1_000_000_000
 US_PER_S = 1_000_000
@@ -55,10 +55,10 @@ def inputs(root: Path) -> list[Path]:
 
 
 class Machine:
-    """A tree whose counters count and whose clock goes on when the test says so."""
+    """A tree (its text) whose counters count and whose clock goes on when the test says so."""
 
     def __init__(self, tree: str, root: Path) -> None:
-        self.root = build(tree, root, _NOW_US)
+        self.root = write(tree, root, _NOW_US)
         self._begin_ns = self.now_ns = 1000 * S
         self._how: dict[str, str] = {}
         self._watts = {root / path: watts for path, watts in moves(tree).items()}
@@ -86,7 +86,7 @@ class Machine:
     def discover(self) -> list[Discovery]:
         """What the backends find that the agent reads itself, on the machine's clock."""
         return [
-            powercap.discover(self.root, lambda: self.now_ns, lambda seconds: None),
+            powercap.discover(self.root, lambda: self.now_ns, self._pass),
             hwmon.discover(self.root, lambda: self.now_ns),
             cray_pm.discover(self.root, lambda: self.now_ns, self.real_ns),
         ]
@@ -98,16 +98,19 @@ class Machine:
 
     def pass_second(self) -> None:
         """A second later the counters have counted."""
-        self.now_ns += S
+        self._pass(1)
+
+    def _pass(self, seconds: float) -> None:
+        self.now_ns += round(seconds * S)
         for path, value in self._values.items():
             watts = self._watts.get(path, 0)
             if self._how.get(_name(path)) == "still":
                 self._values[path] = 0 if path.name == "power1_average" else value
             elif path.name == "energy_uj":
                 most = int((path.parent / "max_energy_range_uj").read_text())
-                self._values[path] = (value + watts * 10**6) % (most + 61)
+                self._values[path] = (value + round(watts * seconds * 10**6)) % (most + 61)
             elif watts:
-                self._values[path] = value + watts * (1 if path in self._stamps_us else 10**6)
+                self._values[path] = value + round(watts * seconds * (1 if path in self._stamps_us else 10**6))
         self._show()
 
     def _show(self) -> None:
@@ -238,7 +241,7 @@ def both(tree: str, base: Path, name: str = "", how: str = "", since_s: int = 0,
 
     The agent ends an interval every `every_s`.
     """
-    story = Machine(tree, base / "root")
+    story = Machine(text(tree), base / "root")
     paths = ByMonitor(story, base / "monitor"), ByAgent(story, base / "agent", every_s)
     for second in range(SECONDS + 1):
         if second:

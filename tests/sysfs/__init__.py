@@ -16,26 +16,35 @@ NAMES = sorted(path.stem for path in HERE.glob("*.txt"))
 
 def build(name: str, root: Path, stamp_us: int | None = None) -> Path:
     """Write the tree `NAME.txt` below `root` and return it; `stamp_us` is what `STAMP` stands for (default: now)."""
+    return write(text(name), root, stamp_us)
+
+
+def text(name: str) -> str:
+    """The tree `NAME.txt`, as it is written."""
+    return (HERE / f"{name}.txt").read_text()
+
+
+def write(tree: str, root: Path, stamp_us: int | None = None) -> Path:
+    """As `build`, of a tree's text."""
     stamp = str(time.time_ns() // 1000 if stamp_us is None else stamp_us)
-    for line in _lines(name):
+    for line in _lines(tree):
         path, mark, content = line.partition(" = ")
         link, arrow, target = line.partition(" -> ")
         if mark:
-            file = _place(root, path)
-            file.write_text(content.replace("\\n", "\n").replace("STAMP", stamp) + "\n")
+            _place(root, path).write_text(content.replace("\\n", "\n").replace("STAMP", stamp) + "\n")
         elif arrow:
             _place(root, link).symlink_to(target)
     return root
 
 
-def moves(name: str) -> dict[str, int]:
-    """Path below the root -> watts, of the tree's counters that run."""
-    found = (line.split() for line in _lines(name) if line.startswith("move "))
+def moves(tree: str) -> dict[str, int]:
+    """Path below the root -> watts, of the counters that run in a tree's text."""
+    found = (line.split() for line in _lines(tree) if line.startswith("move "))
     return {path: int(watts) for _, path, watts in found}
 
 
-def _lines(name: str) -> Iterator[str]:
-    return (line for line in (HERE / f"{name}.txt").read_text().splitlines() if not line.startswith("#"))
+def _lines(tree: str) -> Iterator[str]:
+    return (line for line in tree.splitlines() if not line.startswith("#"))
 
 
 def _place(root: Path, path: str) -> Path:

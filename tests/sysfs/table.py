@@ -84,7 +84,6 @@ TABLE: dict[str, Row] = {
         known_from="intel_rapl_common names the zone `psys` per package: each is its own socket's platform",
         watts={"package-0": 100, "dram-0": 10, "package-1": 100, "dram-1": 10}, total_w=300,
         meters=("psys-0", "psys-1"),
-        fault="only a single psys is taken to contain packages",
     ),
     "bug_vm_16_packages_zero": Row(
         known_from="a counter that never moves measures nothing",
@@ -177,12 +176,10 @@ TABLE: dict[str, Row] = {
         known_from="linux-pm: on 6.9 and 6.10 every die's zone shows the one register of its package",
         watts={"package-0-die-0": 100, "package-1-die-0": 120}, total_w=220,
         words=("intel-rapl:1", "intel-rapl:7", "intel-rapl:9", "intel-rapl:f"),
-        fault="mirrored dies are found by two sweeps that happen to agree",
     ),
     "powercap_hex_16_packages": Row(
         known_from="powercap_sys.c names zones with %x: sixteen packages of 10 W, with 1 W of memory each",
         watts={**{f"package-{n}": 10 for n in range(16)}, **{f"dram-{n}": 1 for n in range(16)}}, total_w=176,
-        fault="zones are taken to be numbered in decimals",
     ),
     "powercap_laptop_mmio_psys": Row(
         known_from=f"{_RAPL}; psys is the platform with all of it",
@@ -192,7 +189,6 @@ TABLE: dict[str, Row] = {
     "powercap_two_psys": Row(
         known_from="each psys contains its own package",
         watts={"package-0": 100, "package-1": 100}, total_w=310, meters=("psys-0", "psys-1"),
-        fault="only a single psys is taken to contain packages",
     ),
     "topology_sg2042_cluster_core_ids": Row(
         known_from="thread_siblings_list: no CPU shares a core", cores=8,

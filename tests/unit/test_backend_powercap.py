@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from perun_hpc.backend import powercap
+from perun_hpc.backend import mirrors, powercap
 from perun_hpc.data_model.sensor import Provenance
+from perun_hpc.energy.containment import plan
 
 
 def make(root: Path, **zones: tuple[str, int]) -> Path:
@@ -65,15 +68,39 @@ def test_mmio_stands_in_when_the_plain_door_is_closed(tmp_path):
     assert values(discover(tmp_path)) == {"package-0": 11}
 
 
+class Counters:
+    """Zones whose counters go on by so many uJ at each pause; those of one register have one file."""
+
+    def __init__(self, root: Path, **zones: tuple[str, str, int]) -> None:
+        self.base = make(root, **{zone: (name, 0) for zone, (name, _, _) in zones.items()})
+        self.root, self.values = root, {register: start for _, register, start in zones.values()}
+        self.steps = dict.fromkeys(self.values, 100)
+        registers = root / "registers"
+        registers.mkdir()
+        for zone, (_, register, _) in zones.items():
+            (self.base / zone / "energy_uj").unlink()
+            (self.base / zone / "energy_uj").symlink_to(registers / register)
+        self.pause(0)
+
+    def pause(self, seconds: float) -> None:
+        for register, step in self.steps.items():
+            self.values[register] += step
+            (self.root / "registers" / register).write_text(f"{self.values[register]}\n")
+
+    def discover(self, vendor: str = "GenuineIntel"):
+        (self.root / "proc").mkdir(exist_ok=True)
+        (self.root / "proc/cpuinfo").write_text(f"vendor_id : {vendor}\nflags : fpu\n\n")
+        return powercap.discover(self.root, pause=self.pause)
+
+
+def dies(*registers: str, name: str = "package-0-die-{}") -> dict[str, tuple[str, str, int]]:
+    return {f"intel-rapl:{place:x}": (name.format(place), one, 500) for place, one in enumerate(registers)}
+
+
 def test_mirrored_dies_are_counted_once(tmp_path):
-    base = make(tmp_path, **{"intel-rapl:0": ("package-0-die-0", 500), "intel-rapl:1": ("package-0-die-1", 500)})
-
-    def both_move(seconds):
-        for zone in ("intel-rapl:0", "intel-rapl:1"):
-            (base / zone / "energy_uj").write_text("777\n")
-
-    found = powercap.discover(tmp_path, pause=both_move)
-    assert values(found) == {"package-0-die-0": 777}
+    found = Counters(tmp_path, **dies("a", "a", "a")).discover()
+    assert [sensor.domain for sensor in found.sensors] == ["package-0-die-0"]
+    assert [one.what for one in found.missing] == ["intel-rapl:1 (package-0-die-1)", "intel-rapl:2 (package-0-die-2)"]
     assert "same counter as intel-rapl:0" in found.missing[0].why
 
 
@@ -82,13 +109,126 @@ def test_counters_that_stand_still_are_not_taken_for_mirrors(tmp_path):
     assert values(discover(tmp_path)) == {"package-0": 500, "package-1": 500}
 
 
-def test_dies_that_merely_start_equal_are_both_kept(tmp_path):
-    base = make(tmp_path, **{"intel-rapl:0": ("package-0-die-0", 500), "intel-rapl:1": ("package-0-die-1", 500)})
+@pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD"])
+def test_dies_that_merely_start_equal_are_both_kept(tmp_path, vendor):
+    counters = Counters(tmp_path, **dies("a", "b"))
+    counters.steps["b"] = 99
+    assert len(counters.discover(vendor).sensors) == 2
 
-    def one_moves(seconds):
-        (base / "intel-rapl:0/energy_uj").write_text("777\n")
 
-    assert values(powercap.discover(tmp_path, pause=one_moves)) == {"package-0-die-0": 777, "package-0-die-1": 500}
+def test_a_counter_that_moves_between_two_zones_readings_is_found_out_all_the_same(tmp_path):
+    counters = Counters(tmp_path, **dies(*"aaaabbbb"))
+    counters.values["b"] = 700
+    running = threading.Event()
+    registers = [tmp_path / "registers" / name for name in "ab"]
+
+    def run() -> None:
+        files = [os.open(one, os.O_WRONLY) for one in registers]
+        for value in range(1_000_000, 2_000_000):
+            for file, added in zip(files, (0, 3_000_000), strict=True):
+                os.pwrite(file, f"{value + added}\n".encode(), 0)
+            running.set()
+            if done.is_set():
+                return
+
+    done = threading.Event()
+    thread = threading.Thread(target=run)
+    thread.start()
+    running.wait()
+    try:
+        found = powercap.discover(tmp_path)
+    finally:
+        done.set()
+        thread.join()
+    assert [sensor.domain for sensor in found.sensors] == ["package-0-die-0", "package-0-die-4"]
+
+
+def test_what_stands_still_on_a_package_of_amds_is_counted_once_until_it_counts(tmp_path):
+    counters = Counters(tmp_path, **dies("a", "a"), **{"intel-rapl:2": ("package-1-die-0", "b", 500)})
+    counters.steps = {}
+    found = counters.discover("AuthenticAMD")
+    assert [sensor.domain for sensor in found.sensors] == ["package-0-die-0", "package-1-die-0"]
+    (missing,) = found.missing
+    assert (missing.what, missing.remedy) == ("intel-rapl:1 (package-0-die-1)", mirrors.AGAIN)
+    before = readings(found)
+    assert not mirrors.look_again(found.sensors, found.missing, before, readings(found))
+    counters.steps = {"a": 7}
+    counters.pause(0)
+    assert mirrors.look_again(found.sensors, found.missing, before, readings(found))
+
+
+def test_two_counters_that_turn_out_to_show_one_value_are_looked_at_again(tmp_path):
+    counters = Counters(tmp_path, **dies("a", "b"))
+    counters.steps = {"a": 0, "b": 0}
+    found = counters.discover()
+    before = readings(found)
+    assert not mirrors.look_again(found.sensors, (), before, readings(found))
+    counters.steps = {"a": 9, "b": 9}
+    counters.pause(0)
+    assert mirrors.look_again(found.sensors, (), before, readings(found))
+    counters.steps = {"a": 9, "b": 8}
+    counters.pause(0)
+    assert not mirrors.look_again(found.sensors, (), before, readings(found))
+
+
+def readings(found):
+    return {s.id: r for reader in found.readers for s, r in zip(reader.sensors, reader.read())}
+
+
+def test_cores_of_a_die_that_is_left_out_are_no_package(tmp_path):
+    zones = dies("a", "a") | {"intel-rapl:1:0": ("core", "c", 9), "intel-rapl:0:0": ("core", "d", 9)}
+    chosen = plan(Counters(tmp_path, **zones).discover("AuthenticAMD").sensors)
+    assert [domain.name for domain in chosen.domains] == ["package-0-die-0"]
+    assert {why for _, why in chosen.left_out} == {"contained in package-0-die-0"}
+
+
+def test_cores_of_a_package_that_cannot_be_opened_are_no_package(tmp_path):
+    base = make(
+        tmp_path, **{"intel-rapl:0": ("package-0", 10), "intel-rapl:0:0": ("core", 5), "intel-rapl:1": ("package-1", 7)}
+    )
+    (base / "intel-rapl:0/energy_uj").unlink()
+    (base / "intel-rapl:0/energy_uj").symlink_to("energy_uj")
+    chosen = plan(discover(tmp_path).sensors)
+    assert [domain.name for domain in chosen.domains] == ["package-1"]
+    assert [why for _, why in chosen.left_out] == ["a part of package-0, which is not there"]
+
+
+def test_memory_and_platforms_are_mirrored_too(tmp_path):
+    zones = {
+        "intel-rapl:0": ("package-0", "a", 5), "intel-rapl:0:0": ("dram", "d", 5), "intel-rapl:1": ("psys", "p", 5),
+        "intel-rapl:2": ("package-1", "b", 9), "intel-rapl:2:0": ("dram", "d", 5), "intel-rapl:3": ("psys-1", "p", 5),
+    }  # fmt: skip
+    found = Counters(tmp_path, **zones).discover()
+    assert sorted(sensor.domain for sensor in found.sensors) == ["dram-0", "package-0", "package-1", "psys-0"]
+
+
+@pytest.mark.parametrize(("names", "parents"), [
+    (("package-0", "psys", "package-1", "psys"), {"package-0": "psys-0", "package-1": "psys-1"}),
+    (("package-0", "psys", "package-1", "psys-1"), {"package-0": "psys-0", "package-1": "psys-1"}),
+    (("package-0", "package-1", "psys"), {"package-0": "psys", "package-1": "psys"}),
+    (("package-0", "package-1", "psys-1"), {"package-0": None, "package-1": "psys-1"}),
+    (("package-0-die-0", "package-0-die-1", "psys", "package-1-die-0", "psys-1"),
+     {"package-0-die-0": "psys-0", "package-0-die-1": "psys-0", "package-1-die-0": "psys-1"}),
+    (("package-0", "psys", "psys"), {"package-0": None}),
+    (("psys", "package-0", "psys-0"), {"package-0": "psys-0"}),
+])  # fmt: skip
+def test_each_platform_contains_its_own_package(tmp_path, names, parents):
+    make(tmp_path, **{f"intel-rapl:{place}": (name, 100 + place) for place, name in enumerate(names)})
+    found = discover(tmp_path)
+    known = {sensor.domain: sensor.parent and sensor.parent.split(":")[1] for sensor in found.sensors}
+    assert {name: known[name] for name in parents} == parents
+    chosen = plan(found.sensors)
+    assert {meter.name for meter in chosen.meters} == set(parents.values()) - {None}
+    others = len(names) - len(parents) - len(chosen.meters)
+    assert [why for _, why in chosen.left_out] == ["its place among the others is unknown"] * others
+
+
+@pytest.mark.parametrize(("most_uj", "step_uj"), [(262143328850, 61), (65532610987, 15), (4294967295000000, 1_000_000)])
+def test_the_hardwares_unit_is_the_resolution(tmp_path, most_uj, step_uj):
+    base = make(tmp_path, **{"intel-rapl:0": ("psys", 10)})
+    (base / "intel-rapl:0/max_energy_range_uj").write_text(f"{most_uj}\n")
+    (sensor,) = discover(tmp_path).sensors
+    assert (sensor.resolution, sensor.wrap_range) == (step_uj, most_uj + step_uj)
 
 
 def test_descriptors_stay_open_and_follow_the_value(tmp_path):
@@ -143,8 +283,18 @@ def test_fault_09_an_unreadable_dram_costs_only_itself_and_names_the_remedy(tmp_
 
 
 def test_fault_09_zones_from_ten_on_are_found(tmp_path):
-    make(tmp_path, **{f"intel-rapl:{number}": (f"package-{number}", 100 + number) for number in range(12)})
-    assert values(discover(tmp_path)) == {f"package-{number}": 100 + number for number in range(12)}
+    # The kernel numbers them in hexadecimal.
+    make(tmp_path, **{f"intel-rapl:{number:x}": (f"package-{number}", 100 + number) for number in range(18)})
+    make(tmp_path, **{f"intel-rapl:{number:x}:{10:x}": ("dram", 7 + number) for number in (9, 10, 17)})
+    expected = {f"package-{number}": 100 + number for number in range(18)}
+    assert values(discover(tmp_path)) == expected | {"dram-9": 16, "dram-10": 17, "dram-17": 24}
+
+
+def test_a_zone_of_a_name_that_no_kernel_gives_is_named(tmp_path):
+    make(tmp_path, **{"intel-rapl:0": ("package-0", 10), "Zone 7": ("odd", 5)})
+    found = discover(tmp_path)
+    assert values(found) == {"package-0": 10}
+    assert [one.what for one in found.missing] == ["Zone 7"]
 
 
 def test_fault_09_a_node_with_psys_alone_reports_it(tmp_path):

@@ -30,7 +30,7 @@ from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import difference
 from perun_hpc.process.log import guard
 
-#: Of a counter that has not been read yet: its first reading opens its interval.
+#: Of a counter that has not been read yet, or is read no more: its first reading opens its interval.
 UNREAD = Reading(None, -1, "not found yet")
 
 #: An interval that stays open for more stretches than this is given up.
@@ -136,7 +136,7 @@ class Intervals:
         waiting: set[str] = set()
         for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
             t0_ns, before = self._opened[domain.name]
-            after = readings[domain.sensor.id]
+            after = readings.get(domain.sensor.id, UNREAD)
             if after.ticks is None:
                 self._failed[domain.name] = after.error or "no reading"
                 if len(self._stretches) > MAX_STRETCHES:
@@ -168,7 +168,7 @@ class Intervals:
 
     def _give_up(self, t1_ns: int, readings: Mapping[str, Reading]) -> None:
         """What parts of meters use that give no reading now is the meters' rest, until they give one again."""
-        shown = {domain.name: readings[domain.sensor.id] for domain in self._domains}
+        shown = {domain.name: readings.get(domain.sensor.id, UNREAD) for domain in self._domains}
         for meter in self._domains:
             for leaf in meter.leaves if shown[meter.name].ticks is not None else ():
                 if shown[leaf].ticks is None and leaf not in self._lost:
@@ -205,10 +205,11 @@ class Intervals:
             before = self._seen.get(domain.name, self._opened[domain.name][1])
             if before.mono_ns < 0:
                 continue
-            change = difference(domain.sensor, before, readings[domain.sensor.id])
+            after = readings.get(domain.sensor.id, UNREAD)
+            change = difference(domain.sensor, before, after)
             if change.ticks is not None:
                 total_uj += domain.sensor.base(change.ticks)
-                self._seen[domain.name] = readings[domain.sensor.id]
+                self._seen[domain.name] = after
         return total_uj
 
     def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources import workers
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.workers import Worker
-from perun_hpc.backend import catalog, estimate
+from perun_hpc.backend import catalog, estimate, mirrors
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
@@ -52,6 +53,17 @@ class Snapshot:
     def ticks(self, ids: Iterable[str]) -> list[int | None]:
         """Raw ticks of some sensors, None where there is no reading."""
         return [self.readings[one].ticks if one in self.readings else None for one in ids]
+
+
+class Renewed(NamedTuple):
+    """What became of a backend's sensors.
+
+    `anew` are ids of counters that do not go on where they were: their files are others, and nothing shows that what
+    they count is the same. `mirrors` says of those that turned out to show another one's counter which that is.
+    """
+
+    anew: set[str]
+    mirrors: tuple[str, ...]
 
 
 @dataclass
@@ -93,16 +105,14 @@ class Node:
         """What is known of this process' own sensors and cannot be read."""
         return tuple(one for found in self._missing.values() for one in found)
 
-    def renew(self, backend: str, found: Discovery) -> set[str]:
-        """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap.
-
-        Returns the ids of counters that do not go on where they were: their files are others, and nothing shows that
-        what they count is the same.
-        """
+    def renew(self, backend: str, found: Discovery) -> Renewed:
+        """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap."""
         former = [reader for reader in self.readers if any(one.backend == backend for one in reader.sensors)]
         before = _files(former)
         after = _files(found.readers)
-        gone = tuple(one for reader in former for one in reader.sensors if one.id not in after)
+        once = mirrors.left_out(found.missing)
+        lost = [one for reader in former for one in reader.sensors if one.id not in after]
+        gone = tuple(one for one in lost if mirrors.name(one) not in once)
         others = [reader for reader in self.readers if reader not in former]
         self.readers = [*others, *found.readers, *([Absent(gone, "it is not there any more")] if gone else ())]
         self._missing[backend] = found.missing
@@ -110,7 +120,7 @@ class Node:
         for reader in former:
             reader.close()
         self.follow_gauges()
-        return anew
+        return Renewed(anew, tuple(once[mirrors.name(one)] for one in lost if mirrors.name(one) in once))
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
