@@ -43,7 +43,8 @@ class Partition:
 class Gpu:
     """One GPU. `minor` is the number of its device file: N of /dev/nvidiaN or of /dev/dri/renderDN.
 
-    `slices` is how many slices can be given out where it is partitioned, None where it is not.
+    `slices` is how many slices can be given out where it is partitioned, None where it is not. `within` is the domain
+    that its energy is counted in, where that is not one of its own.
     """
 
     uuid: str
@@ -52,11 +53,12 @@ class Gpu:
     name: str
     slices: int | None = None
     partitions: tuple[Partition, ...] = ()
+    within: str = ""
 
     @property
     def domain(self) -> str:
         """Name of its energy domain."""
-        return f"gpu-{self.uuid}"
+        return self.within or f"gpu-{self.uuid}"
 
     def to_json(self) -> dict[str, Any]:
         """All attributes as JSON values."""

@@ -144,12 +144,16 @@ def _drop_second_sources(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
 
 
 def _drop_inside_gpu_modules(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
-    """Where NVML's energy is the superchip module's, hwmon's rails of that module are inside it."""
+    """Where NVML's energy is the superchip module's, the node's CPUs and memory are inside, whoever shows them."""
     gpus = [s for s in chosen.values() if s.component == "gpu" and s.scope.startswith("module")]
-    rails = [s for s in chosen.values() if s.backend == "hwmon" and s.domain.split("-")[0] in _RAILS] if gpus else []
-    for sensor in rails:
+    inside = [
+        s
+        for s in (chosen.values() if gpus else ())
+        if s.component in ("cpu", "dram") or (s.backend == "hwmon" and s.domain.split("-")[0] in _RAILS)
+    ]
+    for sensor in inside:
         del chosen[sensor.domain]
-    return [(sensor, f"contained in {gpus[0].domain}, whose energy is its module's") for sensor in rails]
+    return [(sensor, f"contained in {gpus[0].domain}, whose energy is its module's") for sensor in inside]
 
 
 def _modules(meters: list[Sensor], leaves: list[EnergyDomain]) -> dict[str, str]:

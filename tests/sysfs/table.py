@@ -110,7 +110,6 @@ TABLE: dict[str, Row] = {
         known_from="cpu_energy is the sum of cpu0 to cpu3 in the published listings",
         watts={**{f"cray-cpu{n}": 100 for n in range(4)}, **{f"cray-accel{n}": 350 for n in range(4)}}, total_w=2000,
         meters=("node",), words=("cray-cpu",),
-        fault="cpu_energy beside cpu0_energy to cpu3_energy counts CPUs twice",
     ),
     "gh200": Row(
         known_from="NVIDIA's Grace guide: the module contains the Grace rail, that one CPU and SysIO",

@@ -127,22 +127,96 @@ def test_cray_counters_in_joules_with_the_node_on_top(tmp_path):
 
 
 def test_cray_files_that_are_renewed_while_they_are_read_are_read_again_then_a_gap(tmp_path):
-    directory = build("cray_ex", tmp_path) / "sys/cray/pm_counters"
-    now = 0
-
-    def clock():
-        nonlocal now
-        now += 1
-        (directory / "freshness").write_text(f"{now}\n")
-        return now
-
-    (reader,) = cray_pm.discover(tmp_path, clock, lambda: CRAY_NS).readers
-    assert {reading.ticks for reading in reader.read()} == {None}
+    freshness = build("cray_ex", tmp_path) / "sys/cray/pm_counters/freshness"
+    freshness.unlink()
+    freshness.symlink_to("/proc/self/io")  # it counts what is read: another content each time
+    (reader,) = cray_pm.discover(tmp_path, lambda: 7, lambda: CRAY_NS).readers
+    assert {reading.error for reading in reader.read()} == {"the counters were renewed while they were read"}
+    freshness.unlink()
+    freshness.write_text("4711\n")
     (steady,) = cray_pm.discover(tmp_path, lambda: 7, lambda: CRAY_NS).readers
     assert {reading.mono_ns for reading in steady.read()} == {7}
     assert None not in {reading.ticks for reading in steady.read()}
-    (stopped,) = cray_pm.discover(tmp_path, lambda: 7, lambda: CRAY_NS + 61 * S).readers
-    assert {reading.error for reading in stopped.read()} == {"frozen: the value is 61 s old"}
+
+
+def test_crays_cpus_are_never_added_to_module_readings_of_nvml(tmp_path):
+    found = cray_pm.discover(build("cray_gh200_ex254n", tmp_path))
+    gpus = [
+        Sensor(
+            id=f"nvml:gpu-{n}:energy", host="n", backend="nvml", device=f"000{n}:01:00.0", domain=f"gpu-{n}",
+            component="gpu", kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="mJ", scale_num=1000,
+            scope="module: GPU, its CPU and memory",
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    chosen = plan([*found.sensors, *gpus])
+    assert {leaf.name for leaf in chosen.leaves} == {f"gpu-{n}" for n in range(4)}
+    (meter,) = chosen.meters
+    assert set(meter.leaves) == {f"gpu-{n}" for n in range(4)}
+    why = {sensor.domain: why for sensor, why in chosen.left_out if sensor.quantity == "energy"}
+    assert why["cray-cpu0"] == "contained in gpu-0, whose energy is its module's"
+    assert why["cray-cpu"] == "contained in node"
+
+
+class Blade:
+    """A blade whose controller renews its files when the test says so, by a clock that is off."""
+
+    def __init__(self, root: Path, off_s: float) -> None:
+        self.directory = build("cray_ex", root) / "sys/cray/pm_counters"
+        self.now_ns, self._off_ns, self._renewed = 100 * S, int(off_s * S), 0
+        self.renew()
+        (self.reader,) = cray_pm.discover(root, lambda: self.now_ns, lambda: CRAY_NS + self.now_ns).readers
+
+    def renew(self, late_ns: int = 0) -> None:
+        """All files anew, `energy` stamped `late_ns` before the others."""
+        self._renewed += 1
+        (self.directory / "freshness").write_text(f"{self._renewed}\n")
+        for path in [*self.directory.glob("*energy"), *self.directory.glob("*power")]:
+            stamp_ns = CRAY_NS + self.now_ns + self._off_ns - (late_ns if path.name == "energy" else 0)
+            value, unit, *_ = path.read_text().split()
+            path.write_text(f"{value} {unit} {stamp_ns // 1000} us\n")
+
+    def read(self) -> dict[str, Reading]:
+        pairs = zip(self.reader.sensors, self.reader.read(), strict=True)
+        return {sensor.domain: reading for sensor, reading in pairs if sensor.quantity == "energy"}
+
+
+@pytest.mark.parametrize("off_s", [-3600, -60, -2.5, 0, 0.5, 60])
+def test_a_cray_controllers_clock_may_be_off_and_its_files_stamps_apart(tmp_path, off_s):
+    blade = Blade(tmp_path, off_s)
+    blade.read()
+    for _ in range(5):
+        blade.now_ns += S
+        blade.renew(late_ns=193_000_000)
+        readings = blade.read()
+        assert readings["cray-cpu"].mono_ns == blade.now_ns
+        assert readings["node"].mono_ns == blade.now_ns - 193_000_000
+
+
+def test_cray_counters_that_are_not_renewed_are_frozen_whatever_their_stamps_say(tmp_path):
+    blade = Blade(tmp_path, 3600)
+    blade.read()
+    blade.now_ns += 60 * S
+    assert None not in {reading.ticks for reading in blade.read().values()}
+    blade.now_ns += S
+    assert {reading.error for reading in blade.read().values()} == {"frozen: not renewed for 61 s"}
+    blade.renew()
+    assert None not in {reading.ticks for reading in blade.read().values()}
+
+
+def test_a_cray_file_that_holds_no_value_costs_itself(tmp_path):
+    directory = build("cray_ex", tmp_path) / "sys/cray/pm_counters"
+    (directory / "energy").write_text("no value\n")
+    (directory / "accel0_energy").unlink()
+    (directory / "accel0_energy").mkdir()
+    (directory / "freshness").unlink()
+    found = cray_pm.discover(tmp_path)
+    assert {one.what: one.why for one in found.missing} == {
+        "pm_counters/accel0_energy": "does not measure: is a directory",
+        "pm_counters/energy": "does not measure: malformed content",
+    }
+    assert len(found.sensors) == 8
+    assert None not in {reading.ticks for reader in found.readers for reading in reader.read()}
 
 
 # --- cgroups

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Node
+from perun_hpc.backend import accelerators
 from perun_hpc.backend.gpus import Gpu, Partition, doubtful, from_proc, resolve, said, unknown
 from perun_hpc.energy.attribute import GpuHolding, NodeInput
 
 
 def gpus_of(node: Node) -> tuple[Gpu, ...]:
-    """The node's GPUs: as the vendors' libraries say, else as NVIDIA's kernel driver does."""
-    return tuple(gpu for worker in node.workers for gpu in worker.gpus) or from_proc(node.root)
+    """The node's GPUs: as the vendors' libraries say, else as NVIDIA's kernel driver does; in what counts them."""
+    named = tuple(gpu for worker in node.workers for gpu in worker.gpus) or from_proc(node.root)
+    domains = accelerators.without_names(node.sensors)
+    return accelerators.behind(domains, named or accelerators.of_amdgpu(node.root)) if domains else named
 
 
 def names_of(job: Mapping[str, str]) -> list[str]:
