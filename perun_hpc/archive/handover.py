@@ -6,6 +6,7 @@ Its other end is `archive/listener.py`, which puts what it received into the arc
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import encode
 from perun_hpc.archive.learnt import LEARNT, Learnt
-from perun_hpc.archive.stream import Munge
+from perun_hpc.archive.stream import Munge, Receiver, Sender
 from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError
 from perun_hpc.store import layout
@@ -33,12 +34,30 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def sender(tls: Mapping[str, str] | None) -> Sender:
+    """How a node shows the collector who it is: by the certificates of the policy's `store.tls`, else by munge."""
+    if not tls:
+        return Munge()
+    from perun_hpc.archive.certificates import Certificates  # no node needs ssl that has munge
+
+    return Certificates.of(tls)
+
+
+def receiver(tls: Mapping[str, str] | None) -> Receiver:
+    """The collector's end of it. AccessError where the certificates cannot be used."""
+    if not tls:
+        return Munge()
+    from perun_hpc.archive.certificates import Certificates, Presented
+
+    return Presented(Certificates.of(tls))
+
+
 @dataclass(frozen=True)
 class StreamDelivery:
     """The collector that answers at an address."""
 
     address: tuple[str, int]
-    munge: Munge = field(default_factory=Munge)
+    sender: Sender = field(default_factory=Munge)
 
     def session(self, directory: Path, record: dict[str, Any]) -> None:
         """Hand over a sealed session: its boundary record and its trace."""
@@ -63,23 +82,23 @@ class StreamDelivery:
         days = [path for path in sorted(directory.glob("????-??-??.jsonl")) if path.stat().st_mtime_ns >= since_ns]
         if days:
             about = {"what": "ledger", "cluster": cluster, "node": node}
-            stream.send({path.name: path for path in days}, about, self.address, self.munge)
+            stream.send({path.name: path for path in days}, about, self.address, self.sender)
         sending.replace(sent)
         return ()
 
     def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
         """Hand over what the node has learnt."""
         about = {"what": "learnt", "cluster": cluster, "node": node}
-        stream.send({LEARNT: learnt.encode()}, about, self.address, self.munge)
+        stream.send({LEARNT: learnt.encode()}, about, self.address, self.sender)
 
     def learnt_of(self, cluster: str, node: str) -> Learnt | None:
         """Ask for what the node handed over last: the collector gives it to the node itself alone."""
         about = {"what": "learnt", "cluster": cluster, "node": node}
-        answer = stream.send({}, about, self.address, self.munge)
+        answer = stream.send({}, about, self.address, self.sender)
         return Learnt.parse(answer) if answer else None
 
     def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
-        stream.send(files, {"what": what, "name": run_of(directory.name) or directory.name}, self.address, self.munge)
+        stream.send(files, {"what": what, "name": run_of(directory.name) or directory.name}, self.address, self.sender)
 
 
 def _trace(directory: Path) -> dict[str, Path | bytes]:

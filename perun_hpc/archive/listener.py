@@ -21,7 +21,7 @@ from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, RECORD
 from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.places import NODES, Archive, clusters
-from perun_hpc.archive.stream import Munge
+from perun_hpc.archive.stream import Munge, Origin, Receiver
 from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.job import SessionKey, safe_name
 from perun_hpc.data_model.wording import count
@@ -54,6 +54,14 @@ def plain_address(text: str) -> Address:
     """An address without its zone; one of version 4 that comes over version 6 is that of version 4."""
     found = ipaddress.ip_address(text.partition("%")[0])
     return getattr(found, "ipv4_mapped", None) or found
+
+
+def names_of(node: str) -> set[str]:
+    """The names in lower case of which a node's certificate may be: its own, and that with which this host knows it."""
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(node, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
+        return {node.lower(), *(one[3].lower() for one in found if one[3])}
+    return {node.lower()}
 
 
 def addresses_of(node: str) -> set[str]:
@@ -123,17 +131,20 @@ class Listener:
         port: int,
         archive: Path,
         uids: Collection[int],
-        munge: Munge | None = None,
+        receiver: Receiver | None = None,
         addresses: Callable[[str], Collection[str]] | None = None,
         clock: Callable[[], float] = time.time,
+        names: Callable[[str], Collection[str]] = names_of,
     ) -> None:
-        """`addresses` returns those of a node (default: what this host's resolver says), `clock` epoch seconds."""
+        """`addresses` and `names` return those of a node (default: what this host's resolver says), `clock` epoch
+        seconds."""
         self._addresses = addresses or addresses_of
+        self._names = names
         self._archive = archive
         self._refused = Refused(archive, clock)
         self._delivery = ArchiveDelivery(archive)
         self._uids = frozenset(uids)
-        self._munge = munge or Munge()
+        self._receiver = receiver or Munge()
         self._workspace = archive / WORKSPACE
         try:
             if socket.has_dualstack_ipv6():
@@ -186,7 +197,7 @@ class Listener:
         with connection:
             try:
                 take = partial(self._take, peer)
-                stream.receive(connection, self._munge, self._uids, ALLOWED, take, self._workspace)
+                stream.receive(connection, self._receiver, self._uids, ALLOWED, take, self._workspace)
             except (PerunError, OSError) as error:
                 log.warning("hand-over from %s: %s", peer, error)
             except Exception:  # whatever a peer sent: the next one is served
@@ -214,18 +225,18 @@ class Listener:
         shutil.rmtree(part)
         log.info("%s is taken", part)
 
-    def _take(self, peer: str, directory: Path, about: dict[str, str], origin: str) -> bytes:
+    def _take(self, peer: str, directory: Path, about: dict[str, str], origin: Origin) -> bytes:
         """Put what was received into the archive, as a node does that shares its file system; what it is answered."""
         what = about.get("what")
         if what == LEARNING:
             return self._learnt(peer, directory, about, origin)
         if what == LEDGER:
             cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
-            self._check_sender(peer, node)
+            self._check_sender(peer, node, origin)
             if self._fits(cluster, node, origin):
                 self._put_ledger(directory, cluster, node)
             else:
-                with self._put_aside(cluster, node, origin) as target:
+                with self._put_aside(cluster, node, origin.address) as target:
                     (target / f"{HANDED}{LEDGER}").mkdir(exist_ok=True)
                     ArchiveDelivery(target / f"{HANDED}{LEDGER}").ledger(directory, cluster, node)
         elif what in (SESSION, PROGRESS):
@@ -237,13 +248,13 @@ class Listener:
             raise DataError(f"hand-over: {str(what)[:40]!r} is unknown to this collector: upgrade it")
         return b""
 
-    def _learnt(self, peer: str, directory: Path, about: dict[str, str], origin: str) -> bytes:
+    def _learnt(self, peer: str, directory: Path, about: dict[str, str], origin: Origin) -> bytes:
         """Keep what a node has learnt of itself, or give it back to it: to nobody else.
 
         It is no evidence: nothing is set aside, and nothing given out, where another host vouches for it.
         """
         cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
-        self._check_sender(peer, node)
+        self._check_sender(peer, node, origin)
         if not self._fits(cluster, node, origin):
             return b""
         if (directory / LEARNT).exists():
@@ -252,15 +263,20 @@ class Listener:
         known = self._delivery.learnt_of(cluster, node)
         return known.encode() if known else b""
 
-    def _check_sender(self, peer: str, node: str) -> None:
+    def _check_sender(self, peer: str, node: str, origin: Origin) -> None:
         """Refuse what comes from another machine than the node that it names: it stays with its sender."""
         node = safe_name(node, "node")
         known, sender = self._known(node), plain_address(peer)
-        if _is_one_of(sender, known):
+        if not _is_one_of(sender, known):
+            known_as = ", ".join(sorted(map(str, known)))
+            has = f"has {known_as}" if known else "has no address that the collector's host knows"
+            remedy = "if that is the node, add the address to /etc/hosts on the collector's host"
+            why = f"node {node} {has}, and this is from {sender}: {remedy}"
+        elif origin.names is not None and not (node.lower() in origin.names or origin.names & {*self._names(node)}):
+            shown = ", ".join(sorted(origin.names))[:200] or "no DNS name"
+            why = f"node {node} shows a certificate of {shown}: it must name the node (subjectAltName)"
+        else:
             return
-        has = f"has {', '.join(sorted(map(str, known)))}" if known else "has no address that the collector's host knows"
-        remedy = "if that is the node, add the address to /etc/hosts on the collector's host"
-        why = f"node {node} {has}, and this is from {sender}: {remedy}"
         self._refused.note(str(sender), why)
         raise AccessError(f"hand-over: {why}")
 
@@ -275,8 +291,11 @@ class Listener:
             return False
         return address.is_loopback or address.is_unspecified or _is_one_of(address, self._known(node))
 
-    def _fits(self, cluster: str, node: str, origin: str) -> bool:
-        return self._vouches(origin, node) or aside.of_sender(Archive(self._archive, cluster), node, origin).allowed
+    def _fits(self, cluster: str, node: str, origin: Origin) -> bool:
+        if origin.names is not None:
+            return True
+        allowed = aside.of_sender(Archive(self._archive, cluster), node, origin.address).allowed
+        return self._vouches(origin.address, node) or allowed
 
     @contextlib.contextmanager
     def _put_aside(self, cluster: str, node: str, origin: str) -> Iterator[Path]:
@@ -295,16 +314,16 @@ class Listener:
         for line in self._delivery.ledger(directory, cluster, node):
             log.warning("%s", line)
 
-    def _take_job(self, peer: str, directory: Path, about: dict[str, str], what: str, origin: str) -> None:
+    def _take_job(self, peer: str, directory: Path, about: dict[str, str], what: str, origin: Origin) -> None:
         key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)
         if (boundary.job_id, boundary.restart_count) != (key.job_id, key.restart_count):
             raise DataError(f"hand-over: the record is not of {key.name}")
-        self._check_sender(peer, boundary.node)
+        self._check_sender(peer, boundary.node, origin)
         cluster = safe_name(boundary.cluster or "cluster", "cluster")
         if self._fits(cluster, boundary.node, origin):
             self._put_job(directory, key.name, boundary, what)
         elif what == SESSION:  # progress is no evidence
-            with self._put_aside(cluster, boundary.node, origin) as target:
+            with self._put_aside(cluster, boundary.node, origin.address) as target:
                 part = target / f"{HANDED}{key.name}-{boundary.digest[:16]}"
                 if not part.exists():
                     directory.rename(part)

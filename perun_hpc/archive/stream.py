@@ -4,7 +4,8 @@ The node sends one line of JSON, `{"schema": "perun.parts/1", "credential": MUNG
 BYTES, SHA256], ...]}`, then the files' bytes in that order, and waits for `ok`, `ok ANSWER` or `error TEXT`. The
 credential is munge's and covers the sha256 of `about` and `files`, so nothing can be changed on the way nor sent again
 (munge refuses a credential seen before). The collector takes files from root and the service user only, checks every
-one, and answers when they are where they belong.
+one, and answers when they are where they belong. Where certificates stand in for munge (`archive.certificates`), all of
+that goes through TLS, and the credential is empty.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
 from perun_hpc.store.layout import Json
@@ -33,6 +35,7 @@ MAX_LINE_B = 1 << 20
 MAX_ANSWER_B = 5 << 20
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*\Z")
 
+Connection = socket.socket
 Listed = tuple[str, int, str]
 """Name relative to the directory, bytes, sha256 of a file."""
 
@@ -44,6 +47,38 @@ class Signed:
     uid: int
     payload: bytes
     origin: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who vouches for a sender: munge on the host of that address, or a certificate of those DNS names (lower case)."""
+
+    address: str = ""
+    names: frozenset[str] | None = None
+
+
+Check = Callable[[str, str, Collection[int]], Origin]
+"""Given a credential, what it is to cover, and the users whose files are taken: who vouches. AccessError: nobody."""
+
+
+class Sender(Protocol):
+    """How a node shows who it is."""
+
+    def connect(self, connection: Connection, host: str) -> Connection:
+        """The connection over which it speaks. OSError where it does not come about."""
+
+    def credential(self, covered: str) -> str:
+        """What it shows beside. UnavailableError where it cannot."""
+
+    def end(self, connection: Connection) -> None:
+        """Say that nothing more is sent, where that can be said and the answer still be read."""
+
+
+class Receiver(Protocol):
+    """How the collector sees who a sender is."""
+
+    def accept(self, connection: Connection) -> tuple[Connection, Check]:
+        """The connection over which they speak, and what says who that is. AccessError where it is nobody."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +104,33 @@ class Munge:
             raise AccessError("munge's answer names no user or no host; is this munge 0.5.13 or newer?")
         return Signed(int(uid[1]), payload, origin[1].decode(errors="replace"))
 
+    def connect(self, connection: Connection, host: str) -> Connection:
+        """The connection as it is."""
+        return connection
+
+    def credential(self, covered: str) -> str:
+        """This process's user's, over what the manifest lists."""
+        return self.encode(covered.encode())
+
+    def end(self, connection: Connection) -> None:
+        """By TCP's own end of one direction."""
+        connection.shutdown(socket.SHUT_WR)
+
+    def accept(self, connection: Connection) -> tuple[Connection, Check]:
+        """The connection as it is: the first line has the credential."""
+        return connection, self.check
+
+    def check(self, credential: str, covered: str, uids: Collection[int]) -> Origin:
+        """Who vouches, for whom, and for just that? AccessError where one of them is not right."""
+        signed = self.decode(credential)
+        if signed.uid not in uids:
+            raise AccessError(
+                f"hand-over: user {signed.uid} may not hand over; the agent must run as root or the service user"
+            )
+        if signed.payload.decode(errors="replace").strip() != covered:
+            raise AccessError("hand-over: the credential belongs to another list of files")
+        return Origin(address=signed.origin)
+
     def _call(self, command: list[str], data: bytes) -> bytes:
         where = [f"--socket={self.socket}"] if self.socket else []
         try:
@@ -80,7 +142,7 @@ class Munge:
         return done.stdout
 
 
-def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], munge: Munge) -> bytes:
+def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], sender: Sender) -> bytes:
     """Hand files (name: where it lies, or its content) to the collector; returns once they are where they belong.
 
     Returns what the collector answered beside that, as a rule nothing.
@@ -91,22 +153,26 @@ def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int
         where the collector does not answer or refuses; nothing is lost, send again later.
     """
     listed = [_listed(name, source) for name, source in files.items()]
-    credential = munge.encode(_covered(about, listed).encode())
+    credential = sender.credential(_covered(about, listed))
     line = json.dumps({"schema": SCHEMA, "credential": credential, "about": about, "files": listed}) + "\n"
     where = f"collector at {address[0]}:{address[1]}"
     try:
-        with socket.create_connection(address, TIMEOUT_S) as connection:
+        with (
+            socket.create_connection(address, TIMEOUT_S) as plain,
+            sender.connect(plain, address[0]) as connection,
+        ):
             try:
                 connection.sendall(line.encode())
                 for (_, size, _), source in zip(listed, files.values(), strict=True):
                     if isinstance(source, bytes):
                         connection.sendall(source)
                     elif size:
-                        with source.open("rb") as file:
-                            connection.sendfile(file, count=size)
-                connection.shutdown(socket.SHUT_WR)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it refused before it had read everything, and may have said why
+                        _send_file(connection, source, size)
+                sender.end(connection)
+            except OSError as error:
+                if error.filename is not None or isinstance(error, TimeoutError):
+                    raise
+                # else it refused before it had read everything, and may have said why
             with connection.makefile("rb") as reader:
                 word, _, answer = reader.readline(MAX_ANSWER_B).strip().partition(b" ")
     except OSError as error:
@@ -119,10 +185,10 @@ def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int
 
 def receive(
     connection: socket.socket,
-    munge: Munge,
+    receiver: Receiver,
     uids: Collection[int],
     allowed: re.Pattern[str],
-    take: Callable[[Path, Json, str], bytes],
+    take: Callable[[Path, Json, Origin], bytes],
     workspace: Path,
 ) -> None:
     """Take one hand-over from a connection and answer the sender, whatever happens.
@@ -131,8 +197,8 @@ def receive(
     ----------
     uids : users whose files are taken: root and the service user.
     allowed : what the whole name of a file must match.
-    take : puts what lies in a directory where it belongs, given what was said about it and the address of the host
-        whose munge vouches for it, and returns what the sender is answered, without a line's end; may run twice.
+    take : puts what lies in a directory where it belongs, given what was said about it and who vouches for it, and
+        returns what the sender is answered, without a line's end; may run twice.
     workspace : directory for what is received until it is complete.
 
     Raises
@@ -140,11 +206,15 @@ def receive(
     AccessError, DataError
         where it was refused; the sender has had the reason.
     """
-    incoming = _Incoming(connection, time.monotonic() + MANIFEST_S)
-    with tempfile.TemporaryDirectory(dir=workspace) as name:
-        directory = Path(name)
+    until_s = time.monotonic() + MANIFEST_S
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=workspace)))
         try:
-            about, files, origin = _manifest(incoming.line(MAX_LINE_B), munge, uids, allowed)
+            connection.settimeout(MANIFEST_S)
+            connection, check = receiver.accept(connection)
+            stack.enter_context(connection)
+            incoming = _Incoming(connection, until_s)
+            about, files, origin = _manifest(incoming.line(MAX_LINE_B), check, uids, allowed)
             connection.settimeout(TIMEOUT_S)
             _check_space(sum(size for _, size, _ in files), workspace)
             for file, size, digest in files:
@@ -189,8 +259,8 @@ class _Incoming:
 
 
 def _manifest(
-    line: bytes, munge: Munge, uids: Collection[int], allowed: re.Pattern[str]
-) -> tuple[Json, list[Listed], str]:
+    line: bytes, check: Check, uids: Collection[int], allowed: re.Pattern[str]
+) -> tuple[Json, list[Listed], Origin]:
     try:
         message = json.loads(line)
         about = {str(key): str(value) for key, value in message["about"].items()}
@@ -200,19 +270,13 @@ def _manifest(
         raise DataError(f"hand-over: the first line is no list of files ({error})") from error
     if schema != SCHEMA:
         raise DataError(f"hand-over: {schema!r} is not understood, {SCHEMA} is")
-    signed = munge.decode(credential)
-    if signed.uid not in uids:
-        raise AccessError(
-            f"hand-over: user {signed.uid} may not hand over; the agent must run as root or the service user"
-        )
-    if signed.payload.decode(errors="replace").strip() != _covered(about, files):
-        raise AccessError("hand-over: the credential belongs to another list of files")
+    origin = check(credential, _covered(about, files), uids)
     for name, size, _ in files:
         if not (allowed.fullmatch(name) and all(_SAFE.match(part) for part in name.split("/")) and size >= 0):
             raise DataError(f"hand-over: {name[:80]!r} is no file that is handed over")
     if len({name for name, _, _ in files}) < len(files):
         raise DataError("hand-over: a file is listed twice")
-    return about, files, signed.origin
+    return about, files, origin
 
 
 def _check_space(size_b: int, workspace: Path) -> None:
@@ -241,6 +305,13 @@ def _covered(about: Json, files: Sequence[Listed]) -> str:
     """What the credential is made over."""
     text = json.dumps([about, [list(file) for file in files]], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _send_file(connection: socket.socket, source: Path, size: int) -> None:
+    with source.open("rb") as file:
+        sent = connection.sendfile(file, count=size)
+    if sent != size:
+        raise UnavailableError(f"{source} was cut short while it was sent: it is sent again")
 
 
 def _listed(name: str, source: Path | bytes) -> Listed:

@@ -26,7 +26,7 @@ from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.site import Site, SitePolicy
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import readable_by, tree_readable_by
-from perun_hpc.archive.handover import address
+from perun_hpc.archive.handover import address, receiver
 from perun_hpc.archive.listener import Listener, lately_refused
 from perun_hpc.archive.places import BOUNDARIES, Archive, clusters
 from perun_hpc.cli import logs, traces
@@ -117,7 +117,8 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[Liste
     uids = {0, os.geteuid()}
     with contextlib.suppress(KeyError):
         uids.add(pwd.getpwnam(site.settings.agent.service_user).pw_uid)
-    return contextlib.closing(Listener(address(site.settings.store.collector)[1], root, uids))
+    store = site.settings.store
+    return contextlib.closing(Listener(address(store.collector)[1], root, uids, receiver(store.tls)))
 
 
 def _status(root: Path, names: Sequence[str], site: Site) -> int:

@@ -293,7 +293,18 @@ class Store:
     collector: str = _item(
         Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "head:6871", True),
         "",
-        "where nodes do not share the archive: where `perun collect --daemon` listens for what they hand over (munge)",
+        "where nodes do not share the archive: where `perun collect --daemon` listens for hand-overs (munge, or tls)",
+    )
+    tls: Mapping[str, Any] | None = _item(
+        Table(
+            {
+                "cert": Key(path(), "this host's certificate, PEM", required=True),
+                "key": Key(path(), "its key, PEM without a password, readable for the service user", required=True),
+                "ca": Key(path(), "certificates of the CAs that are accepted, PEM, and their revocation lists", True),
+            }
+        ),
+        "{}",
+        "hand over by TLS, where no munge runs: files on every node and the collector's host; docs/sites.md",
     )
     write: str = _item(
         Choice(("spool", "archive")),

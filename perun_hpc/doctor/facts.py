@@ -94,6 +94,7 @@ class Policy:
     digest: str = ""
     archive: str = ""
     collector: str = ""
+    tls: Mapping[str, str] = field(default_factory=dict)
     ledger: str = ""
     slurmdbd: str = "off"
     deadline_ns: int = 500_000_000
@@ -175,6 +176,7 @@ class Facts:
     static_days: float = 0.0
     policy: Policy = field(default_factory=lambda: Policy("/etc/perun/policy.yaml"))
     reached: str = ""
+    certificates: tuple[tuple[str, str], ...] = ()
     collector: Collector = field(default_factory=Collector)
     ledger: str = ""
     audit: tuple[str, ...] = ()

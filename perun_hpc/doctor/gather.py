@@ -234,7 +234,27 @@ class Gatherer:
         if Path("/run/systemd/system").is_dir():
             self._take("units", lambda: {unit: _unit(unit) for unit in UNITS})
         if self._policy_now.collector and Role.COMPUTE in self._roles:
-            self._known["reached"] = services.reach(self._policy_now.collector)
+            self._reach()
+        if self._policy_now.tls:
+            self._certificates()
+
+    def _as_service(self, work: Callable[[], Any]) -> Callable[[], Any] | None:
+        """The work as the service user, who alone reads the key; None where we cannot become that user."""
+        user = self._user
+        return look.as_user(user, work) if user is not None and os.geteuid() in (0, user.pw_uid) else None
+
+    def _reach(self) -> None:
+        policy = self._policy_now
+        shown = self._as_service(partial(services.reach, policy, True)) if policy.tls else None
+        work = shown or partial(services.reach, policy, False)
+        self._take("reached", lambda: look.Look(work).answer(2 * services.HANDSHAKE_S))
+
+    def _certificates(self) -> None:
+        if work := self._as_service(partial(services.certificates, self._policy_now.tls, time.time())):
+            self._take("certificates", lambda: tuple((one[0], one[1]) for one in look.Look(work).answer()))
+        else:
+            who = f"only root and {self._policy_now.service_user} may look"
+            self._without(Unread(who, root=True), "certificates")
 
     # --------------------------------------------------------------------------------------- controller and collector
 

@@ -245,7 +245,8 @@ def _archive_space(facts: Facts) -> Iterator[Fault]:
 def _reached(facts: Facts) -> Iterator[Fault]:
     if facts.reached:
         what = f"cannot be reached from here: {facts.reached}; records wait in the spool"
-        yield Fault(facts.policy.collector, what, {"port": facts.policy.collector.rpartition(":")[2]})
+        cause = "tls" if any(word in facts.reached for word in ("certificate", "TLS", "store.tls")) else ""
+        yield Fault(facts.policy.collector, what, {"port": facts.policy.collector.rpartition(":")[2]}, cause)
 
 
 def _unit_archive(facts: Facts) -> Iterator[Fault]:
@@ -287,6 +288,11 @@ def _port(facts: Facts) -> Iterator[Fault]:
     if port in known:
         what = f"store.collector is {facts.policy.collector}, and that port is {known[port]}'s"
         yield Fault(facts.policy.path, what, {"host": facts.policy.collector.rpartition(":")[0]})
+
+
+def _certificates(facts: Facts) -> Iterator[Fault]:
+    for where, what in facts.certificates:
+        yield Fault(where, what, {"user": facts.policy.service_user})
 
 
 _MAKE = "install -d -o {user} -g {user} -m 0711 {path}"
@@ -365,5 +371,10 @@ CHECKS = (
     Check("collector-port", ANY, WARNING, "store.collector is on no port of Slurm's", ("policy", "config"), _port,
           "store: {{collector: {host}:PORT}} with a free port, such as 6871; restart perun collect"),
     Check("collector-reached", ON_NODES, CRITICAL, "the collector that takes hand-overs can be reached", ("reached",),
-          _reached, "on its host: systemctl status perun-collect; open port {port} to the nodes"),
+          _reached,
+          {"": "on its host: systemctl status perun-collect; open port {port} to the nodes",
+           "tls": "store.tls in the policy here and there; on both: perun doctor, timedatectl"}),
+    Check("certificates", _ARCHIVE, WARNING, "the certificates of store.tls can be used for another 30 days",
+          ("certificates",), _certificates,
+          "have the site's CA issue it anew; the key belongs to {user}, mode 0600; no restart is needed"),
 )  # fmt: skip

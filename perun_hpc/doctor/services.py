@@ -22,7 +22,7 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.outbox.losses import NOT_CONFINED
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.workers import open_in_child, present
-from perun_hpc.archive.handover import address
+from perun_hpc.archive.handover import address, sender
 from perun_hpc.archive.listener import lately_refused
 from perun_hpc.archive.places import Archive, clusters
 from perun_hpc.backend import catalog
@@ -30,6 +30,7 @@ from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, resolve
 from perun_hpc.data_model import codec
+from perun_hpc.data_model.wording import count
 from perun_hpc.doctor import look
 from perun_hpc.doctor.facts import Agent, Collector, Place, Policy
 from perun_hpc.energy.static import StaticPower
@@ -41,6 +42,9 @@ from perun_hpc.slurm import hostlist
 from perun_hpc.wire.client import AGENT_SOCKET, connect, request
 
 AGENT_S = 2.0
+HANDSHAKE_S = 5.0
+SOON_S = 30 * 86_400
+"""Certificates that end within this time are named."""
 SENSORS_S = 10.0
 AUDIT_S = 60.0
 AUDIT_AGAIN_S = 5.0
@@ -74,6 +78,7 @@ def read_policy(node: str) -> Any:
             digest=str(compiled["hash"]),
             archive=str(site.archive),
             collector=here.store.collector,
+            tls=here.store.tls or {},
             ledger=site.ledger,
             slurmdbd=site.slurmdbd,
             deadline_ns=here.hooks.deadline_ns,
@@ -233,13 +238,35 @@ def _is_cpu(domain: str) -> bool:
     return domain.startswith(("package", "grace", "cpu"))
 
 
-def reach(collector: str) -> str:
-    """Why the collector's port cannot be reached within a second; empty where it can."""
+def reach(policy: Policy, shows: bool) -> str:
+    """Why the collector's port cannot be reached within a second; empty where it can.
+
+    `shows`: this process may read the certificates that `policy` names; then each end must accept the other's.
+    """
+    where = address(policy.collector)
     try:
-        socket.create_connection(address(collector), 1.0).close()
-    except OSError as error:
-        return error.strerror or str(error)
+        with socket.create_connection(where, 1.0) as plain:
+            if policy.tls and shows:
+                plain.settimeout(HANDSHAKE_S)
+                sender(policy.tls).connect(plain, where[0]).close()
+    except (OSError, PerunError) as error:
+        return getattr(error, "strerror", None) or str(error)
     return ""
+
+
+def certificates(tls: Mapping[str, str], now_s: float) -> list[tuple[str, str]]:
+    """What is wrong, or will be within a month, with the files of `store.tls`: the file, and in words."""
+    from perun_hpc.archive.certificates import Certificates
+
+    try:
+        ends = Certificates.of(tls).ends_s()
+    except PerunError as error:
+        return [("store.tls", str(error))]
+    late = [(path, (end_s - now_s) / 86_400) for path, end_s in ends if end_s - now_s < SOON_S]
+    return [
+        (str(path), f"is out of date {'in' if left > 0 else 'since'} {count(round(abs(left)), 'day')}")
+        for path, left in late
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- collector

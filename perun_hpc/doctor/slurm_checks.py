@@ -26,7 +26,7 @@ ON_NODES = frozenset({Role.COMPUTE})
 
 def _munge(facts: Facts) -> Iterator[Fault]:
     absent = facts.munge.code < 0
-    needed = facts.config.one("AuthType") in ("", "auth/munge") or bool(facts.policy.collector)
+    needed = facts.config.one("AuthType") in ("", "auth/munge") or bool(facts.policy.collector and not facts.policy.tls)
     if facts.munge.code > 0 or (absent and "config" not in facts.unread and needed):
         what = f"no credential can be made and checked here: {facts.munge.error}"
         yield Fault("munge", what, cause="absent" if absent else "")

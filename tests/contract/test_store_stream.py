@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import ipaddress
 import json
@@ -35,17 +34,12 @@ from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
-from perun_hpc.store import job_store, layout
-from perun_hpc.store.node_store import NodeStore
-from tests.soak.store_data import START, sensors
+from perun_hpc.store import job_store
+from tests.handed_over import HOSTS, S, everything_in, filled_spool, record
+from tests.soak.store_data import START
 
-S = layout.NS_PER_S
 NODES = ("n1", "n2")
 ME = (os.geteuid(),)
-HOSTS: Any = collections.defaultdict(
-    tuple, {"n": ("127.0.0.1",), "n1": ("192.0.2.1", "2001:db8::1"), "n2": ("127.0.0.1",), "7": ("127.0.0.1",)}
-)
-"""What the collector's host knows of its nodes' addresses; everything comes from 127.0.0.1."""
 
 
 @pytest.fixture(scope="module")
@@ -89,52 +83,9 @@ def running_munge(home: Path, *options: str) -> Iterator[stream.Munge]:
         daemon.wait()
 
 
-def record(job_id: int, stored: bool) -> dict[str, Any]:
-    """A boundary record as an agent writes it, without domains."""
-    edge = {"real_ns": START * S, "mono_ns": 1, "late_ns": 0, "from": "hook"}
-    return {
-        "schema": "perun.boundary/1",
-        "cluster": "c",
-        "job_id": job_id,
-        "restart_count": 0,
-        "node": "n2",
-        "nodelist": "n[1-2]",
-        "num_nodes": 2,
-        "state": "closed",
-        "start": edge,
-        "end": {**edge, "real_ns": (START + 700) * S},
-        "domains": {},
-        "shares": [],
-        "steps": [],
-        "regions": [],
-        "trace": {"stored": stored},
-    }
-
-
 @pytest.fixture
 def spool(tmp_path: Path) -> AgentPaths:
-    """A node's spool with one sealed session, one that goes on, and a day of its ledger."""
-    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
-    paths.node.mkdir(parents=True)
-    (paths.node / "2025-11-24.jsonl").write_text('{"t0_ns":1}\n')
-    session = paths.session("9.0")
-    store = NodeStore.open(
-        session,
-        cluster="c",
-        job_id="9",
-        restart_count=0,
-        node="n2",
-        sensors=sensors(8),
-        period_ns=S,
-        start_ns=START * S,
-    )
-    for index in range(700):
-        store.append(START + index, [index] * 8)
-    store.seal()
-    paths.boundary("9.0").write_text(json.dumps(record(9, stored=True)))
-    paths.session("10.0").mkdir()
-    paths.progress("10.0").write_text(json.dumps({**record(10, stored=False), "state": "running"}))
-    return paths
+    return filled_spool(tmp_path)
 
 
 @contextlib.contextmanager
@@ -142,13 +93,6 @@ def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME, ho
     archive.mkdir(exist_ok=True)
     with contextlib.closing(Listener(0, archive, uids, munge, hosts.__getitem__, lambda: float(START))) as listener:
         yield listener
-
-
-def everything_in(directory: Path) -> dict[str, bytes]:
-    """Content by name of what lies in an archive, hidden names apart; what depends on the moment is left out."""
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    names = {str(path.relative_to(directory)): path for path in files}
-    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(".")}
 
 
 def test_what_is_handed_over_lies_where_a_node_itself_would_have_put_it(
@@ -401,7 +345,7 @@ def test_no_manifest_names_a_file_outside_its_directory(files: Any, about: Any, 
         credential = stream._covered({str(k): str(v) for k, v in about.items()}, [tuple(file) for file in files])
     line = json.dumps({"schema": schema, "credential": credential, "about": about, "files": files})
     try:
-        _, listed, _ = stream._manifest(line.encode(), Believer(), (0,), ALLOWED)
+        _, listed, _ = stream._manifest(line.encode(), Believer().check, (0,), ALLOWED)
     except PerunError:
         return
     for name, size, _ in listed:
@@ -412,7 +356,7 @@ def test_no_manifest_names_a_file_outside_its_directory(files: Any, about: Any, 
 @given(st.binary(max_size=200))
 def test_no_bytes_are_a_manifest(data: bytes) -> None:
     with pytest.raises(PerunError):
-        stream._manifest(data, Believer(), (0,), ALLOWED)
+        stream._manifest(data, Believer().check, (0,), ALLOWED)
 
 
 def test_a_machine_hands_over_nothing_of_another_node(tmp_path: Path, munge: stream.Munge) -> None:

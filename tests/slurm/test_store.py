@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 
 from devcluster import Cluster, site
+from perun_hpc.archive.certificates import Certificates
 from perun_hpc.store import job_store
+from tests.certificates import Authority
 
 pytestmark = pytest.mark.cluster
 
@@ -159,6 +162,68 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         assert "no list of files" in cluster.run(["python3", "-c", said], node="n1").stdout
         assert "user " in alice_hands_over(cluster)
     assert set((cluster.shared / "perun" / cluster.name).glob("*/*")) == before, "nothing went to the shared archive"
+
+
+def test_without_munge_everything_comes_by_certificates(cluster: Cluster, tmp_path: Path) -> None:
+    tls = "/var/spool/perun/tls"  # each host's own
+
+    def by_certificates(text: str) -> str:
+        files = ", ".join(f"{name}: {tls}/{name}" for name in ("cert", "key", "ca"))
+        store = f"archive: {LOCAL}\n  collector: ctl:6871\n  progress: 10 s\n  tls: {{{files}}}"
+        return text.replace("archive: /shared/perun", store)
+
+    authority = Authority.begin(tmp_path / "site")
+    for host in ("ctl", "n1", "n2", "n3", "n4"):
+        give(cluster, host, authority.issue(host, [f"DNS:{host}"], usage="serverAuth,clientAuth"))
+    cluster.run(["mkdir", "-m", "711", "-p", LOCAL], user="perun", check=True)
+    archive = cluster.spool_dir("ctl") / "perun" / "archive" / cluster.name
+    cluster.wait_idle()
+    with policy(cluster, by_certificates):
+        job = submit(cluster, "-N2", "-w", "n[1-2]", "--exclusive", wrap="srun --perun -n2 sleep 2")
+        assert cluster.wait_job(job) == "COMPLETED"
+        record = record_in(archive, job)
+        assert record["status"] == "complete" and len(record["nodes"]) == 2
+        assert set(job_store.open_job(archive / "jobs" / f"{job}.0").node_status.values.tolist()) == {"complete"}
+        doctor = cluster.run([PERUN, "doctor", "--role", "compute", "--verbose"], user="root", node="n1").stdout
+        assert "collector-reached" in doctor and "CRITICAL collector" not in doctor
+        assert "out of date in 20 days" in doctor
+
+        # A node whose certificate is another's: what it has stays with it, and both ends say why.
+        give(cluster, "n3", authority.issue("other", ["DNS:n9"]))
+        job = submit(cluster, "-w", "n3", "--exclusive", wrap="sleep 1")
+        assert cluster.wait_job(job) == "COMPLETED"
+        why = "node n3 shows a certificate of n9"
+
+        def told() -> bool:
+            return why in cluster.run([PERUN, "collect", "--status"], user="perun").stdout.replace("\n", " ")
+
+        wait(told, "perun collect --status names it")
+        wait(lambda: why in cluster.run([PERUN, "agent", "status"], user="root", node="n3").stdout, "so does the node")
+        give(cluster, "n3", authority.issue("n3", ["DNS:n3"]))
+        assert record_in(archive, job, 120)["status"] == "complete"
+
+        # Neither munge's credential nor somebody without a certificate is listened to.
+        assert "by certificates only" in cluster.run(
+            ["python3", "-c", SAYS], node="n1"
+        ).stdout  # fmt: skip
+
+
+SAYS = "import socket; s = socket.create_connection(('ctl', 6871)); s.sendall(b'{}\\n'); print(s.recv(999))"
+
+
+def give(cluster: Cluster, host: str, ours: Certificates) -> None:
+    """Put a host's certificates where its service user alone reads the key."""
+    home = cluster.spool_dir(host) / "perun"
+    owner = home.stat()
+    target = home / "tls"
+    target.mkdir(mode=0o700, exist_ok=True)
+    os.chown(target, owner.st_uid, owner.st_gid)
+    for name, source in (("cert", ours.cert), ("key", ours.key), ("ca", ours.ca)):
+        part = target / f"{name}.part"
+        part.write_bytes(source.read_bytes())
+        part.chmod(0o600)
+        os.chown(part, owner.st_uid, owner.st_gid)
+        part.replace(target / name)
 
 
 def alice_hands_over(cluster: Cluster) -> str:

@@ -187,6 +187,15 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("collector-port", policy(collector="head:6820"), "slurmrestd"),
     ("collector-port", {**both(SlurmctldPort="6860-6880"), **policy(collector="head:6871")}, "slurmctld"),
     ("collector-reached", {**policy(collector="head:6881"), "reached": "Connection refused"}, "open port 6881"),
+    ("collector-reached", {**policy(collector="h:6881"), "reached": "no TLS 1.3 is spoken there"}, "store.tls in the"),
+    (
+        "certificates",
+        {
+            **policy(collector="head:6881"),
+            "certificates": (("/etc/c.pem", "is out of date in 3 days"),),
+        },
+        "/etc/c.pem: is out of date in 3 days",
+    ),
     ("collector-runs", {"collector": Collector(("no sweep since",), runs_as=(991,))}, "no sweep since"),
     (
         "collector-runs",
@@ -267,6 +276,7 @@ def test_a_site_without_munge_may_do_without_it_where_nothing_is_handed_over() -
     facts = replace(healthy(), munge=Said(-1, "", "not installed"), **both(AuthType="auth/slurm"))
     assert found(facts) == {}
     assert set(found(replace(facts, **policy(collector="head:6881")))) == {"munge"}
+    assert found(replace(facts, **policy(collector="head:6881", tls={"cert": "c"}))) == {}
 
 
 def test_a_unit_that_may_write_into_the_archive_is_well() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import pytest
 from perun_hpc.accounting.backlog import note_sweep
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.archive.certificates import Presented
+from perun_hpc.archive.listener import Listener
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model import codec
 from perun_hpc.doctor import services
 from perun_hpc.doctor.facts import Place, Policy
 from perun_hpc.doctor.findings import Role
 from perun_hpc.doctor.gather import Gatherer
+from tests.certificates import Authority
 
 NOW_S = 1_800_000_000.0
 POLICY = """
@@ -113,8 +118,30 @@ def test_a_damaged_state_is_left_to_the_agent(tmp_path: Path, text: str) -> None
 def test_whether_a_port_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         where = f"127.0.0.1:{server.getsockname()[1]}"
-        assert services.reach(where) == ""
-    assert services.reach(where) == "Connection refused"
+        assert services.reach(Policy("p", collector=where), False) == ""
+    assert services.reach(Policy("p", collector=where), False) == "Connection refused"
+
+
+def test_both_ends_certificates_are_shown_and_their_dates_read(tmp_path: Path) -> None:
+    site = Authority.begin(tmp_path)
+    ours, late = site.issue("head", ["DNS:localhost"]), site.issue("late", ["DNS:n1"], days=-1)
+    tls = {name: str(getattr(site.issue("n1", ["DNS:n1"]), name)) for name in ("cert", "key", "ca")}
+    old = {name: str(getattr(late, name)) for name in ("cert", "key", "ca")}
+    (tmp_path / "archive").mkdir()
+    with contextlib.closing(Listener(0, tmp_path / "archive", (), Presented(ours))) as listener:
+        where = Policy("p", collector=f"localhost:{listener.port}", tls=tls)
+        assert services.reach(where, True) == ""
+        assert "it is out of date" in services.reach(replace(where, tls=old), True)
+        assert services.reach(replace(where, tls=old), False) == ""
+        assert "cannot read it" in services.reach(replace(where, tls={**tls, "key": "/absent"}), True)
+    now_s = time.time()
+    assert services.certificates(tls, now_s - 20 * 86_400) == []
+    assert services.certificates(old, now_s - 20 * 86_400) == [(old["cert"], "is out of date in 19 days")]
+    soon = services.certificates(tls, now_s)
+    assert soon == [(tls["cert"], "is out of date in 20 days"), (tls["ca"], "is out of date in 30 days")]
+    assert services.certificates(old, now_s)[0] == (old["cert"], "is out of date since 1 day")
+    ((where_it_is, what),) = services.certificates({**tls, "cert": tls["key"]}, now_s)
+    assert where_it_is == "store.tls" and tls["key"] in what
 
 
 def test_what_the_archive_says_of_the_collector(tmp_path: Path) -> None:

@@ -275,9 +275,9 @@ def delivery(store: Store) -> Delivery:
     """Where the policy says that records and traces go."""
     if not store.collector:
         return ArchiveDelivery(Path(store.archive))
-    from perun_hpc.archive.handover import StreamDelivery, address
+    from perun_hpc.archive.handover import StreamDelivery, address, sender
 
-    return StreamDelivery(address(store.collector))
+    return StreamDelivery(address(store.collector), sender(store.tls))
 
 
 class _Later(Exception):

@@ -1,0 +1,319 @@
+"""Hand-overs by certificates where no munge runs: what is taken, and what each end says of the other's certificate."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.outbox import shipping
+from perun_hpc.archive import certificates, stream
+from perun_hpc.archive.certificates import Certificates, Presented
+from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.handover import StreamDelivery
+from perun_hpc.archive.learnt import Learnt
+from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, Refused
+from perun_hpc.errors import AccessError, DataError, UnavailableError
+from tests.certificates import Authority, openssl
+from tests.handed_over import HOSTS, everything_in, filled_spool, record
+from tests.soak.store_data import START
+
+LEDGER = {"what": "ledger", "cluster": "c", "node": "n2"}
+NAMES = {"n2": {"n2", "n2.cluster.example"}, "n1": {"n1"}}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.begin(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def collector(site: Authority) -> Certificates:
+    return site.issue("collector", ["DNS:localhost", "DNS:head"])
+
+
+@pytest.fixture(scope="module")
+def n2(site: Authority) -> Certificates:
+    return site.issue("n2", ["DNS:n2"])
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> AgentPaths:
+    return filled_spool(tmp_path)
+
+
+@contextlib.contextmanager
+def listening(archive: Path, ours: Certificates) -> Iterator[tuple[str, int]]:
+    """A collector that accepts by certificates; where it listens."""
+    archive.mkdir(exist_ok=True)
+    names = NAMES.__getitem__
+    clock = lambda: float(START)  # noqa: E731
+    with contextlib.closing(Listener(0, archive, (), Presented(ours), HOSTS.__getitem__, clock, names)) as listener:
+        yield "localhost", listener.port
+
+
+def hands_over(archive: Path, ours: Certificates, theirs: Certificates, at: str = "localhost") -> None:
+    with listening(archive, ours) as (_, port):
+        stream.send({"2025-11-24.jsonl": b'{"t0_ns":1}\n'}, LEDGER, (at, port), theirs)
+
+
+def refusal(archive: Path, ours: Certificates, theirs: Certificates, at: str = "localhost") -> str:
+    """What the node says of a hand-over that is refused; nothing came."""
+    with pytest.raises((UnavailableError, AccessError)) as raised:
+        hands_over(archive, ours, theirs, at)
+    assert not everything_in(archive)
+    (line,) = str(raised.value).splitlines()
+    return line
+
+
+def test_what_is_handed_over_by_certificates_lies_where_a_node_itself_would_have_put_it(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates
+) -> None:
+    shutil.copytree(spool.spool, tmp_path / "again")
+    with listening(tmp_path / "archive", collector) as address:
+        assert shipping.ship_all(spool, StreamDelivery(address, n2), ("c", "n2"))
+        ArchiveDelivery(tmp_path / "archive").keep_learnt(Learnt("m", {}), "c", "n2")
+        assert StreamDelivery(address, n2).learnt_of("c", "n2") == Learnt("m", {})
+        (tmp_path / "archive/c/nodes/n2/learnt.json").unlink()
+    same = AgentPaths(spool.run_dir, tmp_path / "again")
+    (tmp_path / "other").mkdir()
+    assert shipping.ship_all(same, ArchiveDelivery(tmp_path / "other"), ("c", "n2"))
+    assert everything_in(tmp_path / "archive") == everything_in(tmp_path / "other")
+    assert not list(spool.session("10.0").iterdir())
+
+
+def test_a_certificate_of_the_name_with_which_the_collector_knows_the_node_is_the_nodes(
+    tmp_path: Path, spool: AgentPaths, site: Authority, collector: Certificates
+) -> None:
+    hands_over(tmp_path / "archive", collector, site.issue("fqdn", ["DNS:N2.cluster.example"]))
+    assert everything_in(tmp_path / "archive")
+
+
+@pytest.mark.parametrize(
+    "names", [["DNS:n1"], ["DNS:n2.elsewhere.example"], ["DNS:*.cluster.example"], ["IP:127.0.0.1"], []]
+)
+def test_a_certificate_of_another_name_hands_over_nothing(
+    tmp_path: Path, spool: AgentPaths, site: Authority, collector: Certificates, names: list[str]
+) -> None:
+    why = refusal(tmp_path / "archive", collector, site.issue("other", names))
+    assert "node n2 shows a certificate of" in why and "subjectAltName" in why
+    assert "127.0.0.1" in Refused(tmp_path / "archive").read()
+
+
+def test_the_nodes_address_counts_as_with_munge(
+    tmp_path: Path, spool: AgentPaths, site: Authority, collector: Certificates
+) -> None:
+    """n1's own certificate, shown from the address of n2."""
+    with listening(tmp_path / "archive", collector) as address, pytest.raises(UnavailableError, match="n1 has 192"):
+        StreamDelivery(address, site.issue("n1", ["DNS:n1"])).ledger(spool.node, "c", "n1")
+
+
+def test_each_certificate_that_is_not_right_is_named_at_the_node(
+    tmp_path: Path, spool: AgentPaths, site: Authority, collector: Certificates, n2: Certificates
+) -> None:
+    archive, stranger = tmp_path / "archive", Authority.begin(tmp_path / "stranger")
+    late = site.issue("late", ["DNS:n2"], days=-1)
+    assert f"does not accept the certificate {late.cert}: it is out of date: renew it" in refusal(
+        archive, collector, late
+    )
+    strange = replace(stranger.issue("n2", ["DNS:n2"]), ca=site.ca)
+    assert "no CA that the collector knows has signed it" in refusal(archive, collector, strange)
+    server = site.issue("server", ["DNS:n2"], usage="serverAuth")
+    assert "not made for clients" in refusal(archive, collector, server)
+    late = site.issue("late", ["DNS:localhost"], days=-1)
+    assert "its certificate is not accepted (certificate has expired)" in refusal(archive, late, n2)
+    strange = replace(stranger.issue("ctl", ["DNS:localhost"]), ca=site.ca)
+    assert f"it must be of a CA in {site.ca}" in refusal(archive, strange, n2)
+    assert "and name 127.0.0.1" in refusal(archive, collector, n2, at="127.0.0.1")
+    client = site.issue("client", ["DNS:localhost"], usage="clientAuth")
+    assert "its certificate is not accepted" in refusal(archive, client, n2)
+
+
+def test_a_certificate_that_was_taken_back_is_refused(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates
+) -> None:
+    site = Authority.begin(tmp_path / "ca")
+    ours, n2, other = (site.issue(name, [f"DNS:{name}"]) for name in ("localhost", "n2", "n1"))
+    with_list = tmp_path / "list.pem"
+    with_list.write_bytes(site.ca.read_bytes() + site.revoke(other.cert))
+    hands_over(tmp_path / "archive", replace(ours, ca=with_list), n2)
+    with_list.write_bytes(site.ca.read_bytes() + site.revoke(n2.cert))
+    assert "it is revoked" in refusal(tmp_path / "other", replace(ours, ca=with_list), n2)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path: Path, site: Authority, n2: Certificates) -> None:
+    absent, text, open_key = tmp_path / "absent.pem", tmp_path / "text", tmp_path / "open.key"
+    text.write_text("no PEM\n")
+    shutil.copy(n2.key, open_key)
+    open_key.chmod(0o644)
+    other = site.issue("n3", ["DNS:n3"])
+    locked = tmp_path / "locked.key"
+    certificates_of = {
+        f"{absent}: user {os.geteuid()} cannot read it (No such file": replace(n2, cert=absent),
+        "store.tls.key": replace(n2, key=absent),
+        "store.tls.ca": replace(n2, ca=absent),
+        f"{text}: holds no CA's certificate": replace(n2, ca=text),
+        f"{n2.cert}, {other.key}: no certificate and its own key": replace(n2, key=other.key),
+        f"{text}, {n2.key}: no certificate": replace(n2, cert=text),
+        f"chmod o= {open_key}": replace(n2, key=open_key),
+    }
+    openssl("ec", "-in", n2.key, "-aes256", "-passout", "pass:secret", "-out", locked)
+    certificates_of[f"{locked}: no certificate and its own key, in PEM and without a password"] = replace(
+        n2, key=locked
+    )
+    for words, ours in certificates_of.items():
+        with pytest.raises(AccessError) as raised:
+            ours.context(ssl.PROTOCOL_TLS_SERVER)
+        assert words in str(raised.value) and "\n" not in str(raised.value)
+        with pytest.raises(AccessError):
+            Presented(ours)
+
+
+def test_a_node_without_certificates_reads_that_they_are_wanted(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates
+) -> None:
+    class Plain(stream.Munge):
+        def credential(self, covered: str) -> str:
+            return "any"
+
+    with listening(tmp_path / "archive", collector) as address, pytest.raises(UnavailableError) as raised:
+        StreamDelivery(address, Plain()).ledger(spool.node, "c", "n2")
+    assert "by certificates only: store.tls belongs into the node's policy" in str(raised.value)
+
+
+def test_a_collector_without_certificates_is_named(tmp_path: Path, spool: AgentPaths, n2: Certificates) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    plain = Listener(0, archive, (), None, HOSTS.__getitem__)
+    with contextlib.closing(plain), pytest.raises(UnavailableError, match=r"no TLS 1\.3 is spoken there"):
+        StreamDelivery(("localhost", plain.port), n2).ledger(spool.node, "c", "n2")
+
+
+def test_certificates_that_are_replaced_count_from_then_on(
+    tmp_path: Path, spool: AgentPaths, site: Authority, n2: Certificates
+) -> None:
+    late, good = site.issue("late", ["DNS:localhost"], days=-1), site.issue("good", ["DNS:localhost"])
+    ours = replace(late, cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    put(late, ours)
+    with listening(tmp_path / "archive", ours) as address:
+        to = StreamDelivery(address, n2)
+        with pytest.raises(UnavailableError, match="has expired"):
+            to.ledger(spool.node, "c", "n2")
+        put(good, ours)
+        to.ledger(spool.node, "c", "n2")
+        ours.cert.write_text("half a file")  # whoever renews it is at work
+        to.keep_learnt(Learnt("m", {}), "c", "n2")
+    assert {"c/nodes/n2/learnt.json", "c/nodes/n2/2025-11-24.jsonl"} <= everything_in(tmp_path / "archive").keys()
+
+
+def put(source: Certificates, target: Certificates) -> None:
+    for one, other in ((source.cert, target.cert), (source.key, target.key)):
+        part = other.with_suffix(".part")
+        shutil.copy(one, part)
+        part.replace(other)
+
+
+def test_whoever_shows_no_certificate_is_let_go_within_the_time_of_a_manifest(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates
+) -> None:
+    """All places are taken by callers who say too little, and then nothing: a node waits for them once."""
+    sayings = (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x40\x00" + b"\x01" * 9000)
+    with listening(tmp_path / "archive", collector) as address, contextlib.ExitStack() as silent:
+        for number in range(AT_ONCE):
+            caller = silent.enter_context(socket.create_connection(address))
+            caller.sendall(sayings[number % len(sayings)])
+        begin = time.monotonic()
+        StreamDelivery(address, n2).ledger(spool.node, "c", "n2")
+        assert time.monotonic() - begin < 2 * stream.MANIFEST_S
+    assert everything_in(tmp_path / "archive")
+    assert not list((tmp_path / "archive" / WORKSPACE).iterdir())
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16" * 100_000, b"{}\n"])
+def test_what_is_no_handshake_is_let_go_at_once(tmp_path: Path, collector: Certificates, said: bytes) -> None:
+    with listening(tmp_path / "archive", collector) as address, socket.create_connection(address) as caller:
+        begin = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            caller.sendall(said)
+            while caller.recv(100):
+                pass
+        assert time.monotonic() - begin < stream.MANIFEST_S / 2
+    assert not everything_in(tmp_path / "archive")
+
+
+def test_who_drips_a_handshake_has_no_more_time(tmp_path: Path, collector: Certificates) -> None:
+    with listening(tmp_path / "archive", collector) as address, socket.create_connection(address) as caller:
+        stop = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                for one in b"\x16\x03\x01\x40\x00\x01" + b"\0" * 1000:
+                    caller.sendall(bytes([one]))
+                    if stop.wait(0.3):
+                        return
+
+        thread = threading.Thread(target=drip)
+        begin = time.monotonic()
+        thread.start()
+        caller.settimeout(3 * stream.MANIFEST_S)
+        with contextlib.suppress(ConnectionError):
+            while caller.recv(100):
+                pass
+        assert time.monotonic() - begin < 1.5 * stream.MANIFEST_S
+        stop.set()
+        thread.join()
+
+
+def test_old_tls_is_not_spoken(tmp_path: Path, collector: Certificates, n2: Certificates) -> None:
+    context = n2.context(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+    with (
+        listening(tmp_path / "archive", collector) as address,
+        socket.create_connection(address) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_without_a_certificate_nothing_is_listened_to(tmp_path: Path, collector: Certificates) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cafile=str(collector.ca))
+    manifest = {"schema": stream.SCHEMA, "credential": "", "about": {"what": "ledger"}, "files": []}
+    with (
+        listening(tmp_path / "archive", collector) as address,
+        socket.create_connection(address) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as wire,
+        pytest.raises(OSError),
+    ):
+        wire.sendall(json.dumps(manifest).encode() + b"\n")
+        assert wire.recv(100) == b"never said"
+    assert not everything_in(tmp_path / "archive")
+
+
+def test_when_a_certificate_ends_is_read(tmp_path: Path, n2: Certificates) -> None:
+    assert certificates.ends_s(n2.cert) == pytest.approx(time.time() + 20 * 86_400, abs=300)
+    for damaged in ("", "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"):
+        (tmp_path / "x").write_text(damaged)
+        with pytest.raises(DataError, match="no certificate"):
+            certificates.ends_s(tmp_path / "x")
+
+
+def test_a_record_by_certificates_is_its_nodes(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates
+) -> None:
+    """A node's certificate hands over no other node's record."""
+    forged = {**record(9, stored=False), "node": "n1"}
+    with listening(tmp_path / "archive", collector) as address, pytest.raises(UnavailableError, match="node n1 has"):
+        StreamDelivery(address, n2).session(spool.session("9.0"), forged)
+    assert not everything_in(tmp_path / "archive")
