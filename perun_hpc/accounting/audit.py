@@ -44,13 +44,14 @@ class Finding:
 
 @dataclass
 class Account:
-    """One node's domain on one day: what the counter counted and who got it."""
+    """One node's domain on one day: what the counter counted, how much of it no sensor measured, and who got it."""
 
     total_uj: int = 0
     jobs_uj: int = 0
     others_uj: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OTHERS, 0))
     gap_ns: int = 0
     intervals: int = 0
+    estimated_uj: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def read_books(files: Iterable[Path]) -> NodeBooks:
                 account.gap_ns += interval.t1_ns - interval.t0_ns
                 continue
             account.total_uj += interval.total_uj
+            account.estimated_uj += interval.total_uj if line.get("estimated") is True else 0
             off_uj = interval.total_uj - sum(line["shares"].values())
             if off_uj:
                 findings.append(Finding(where, f"line {number}: shares do not sum to the counter's difference", off_uj))

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from perun_hpc.data_model.record import EnergyRecord
 
 MEASURES = (
-    "jobs", "unmeasured", "energy_uj", "idle_uj", "wasted_uj", "modelled_uj", "simulated_uj",
-    "footprint_uj", "gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s", "co2_mg", "cost_millicents",
+    "jobs", "unmeasured", "energy_uj", "idle_uj", "wasted_uj", "modelled_uj", "estimated_uj",
+    "simulated_uj", "footprint_uj", "gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s", "co2_mg", "cost_millicents",
 )  # fmt: skip
 """The columns that a day holds. A job counts on the day on which it ended.
 
@@ -81,6 +81,7 @@ def by_day(record: EnergyRecord) -> dict[str, Vector]:
         spread(record.idle_uj, weights),
         spread(record.wasted_uj, weights),
         spread(record.modelled_uj, weights),
+        spread(record.estimated_uj, weights),
         energy if record.simulated else [0] * len(days),
         energy if foot and foot.known else [0] * len(days),
         spread(record.gpu_held_s, held),

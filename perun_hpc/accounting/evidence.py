@@ -105,6 +105,7 @@ def _only(record: EnergyRecord, nodes: Collection[str]) -> EnergyRecord:
         idle_uj=part(record.idle_uj),
         suspended_uj=part(record.suspended_uj),
         modelled_uj=part(record.modelled_uj),
+        estimated_uj=part(record.estimated_uj),
         power_peak_mw=highest_of_all(n.peak_mw for n in kept if n.energy_uj is not None),
     )
 
@@ -141,6 +142,7 @@ def _joined(one: EnergyRecord, other: EnergyRecord) -> EnergyRecord:
         idle_uj=one.idle_uj + other.idle_uj,
         suspended_uj=one.suspended_uj + other.suspended_uj,
         modelled_uj=one.modelled_uj + other.modelled_uj,
+        estimated_uj=one.estimated_uj + other.estimated_uj,
         power_mean_mw=None if energy_uj is None else energy_uj * 1_000_000 // max(end_ns - start_ns, 1),
         power_peak_mw=highest_of_all(n.peak_mw for n in nodes if n.energy_uj is not None),
         gpu_held_s=one.gpu_held_s + other.gpu_held_s,

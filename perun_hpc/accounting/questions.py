@@ -83,9 +83,11 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
     heads |= {name: func.lower(day[name]) for name in ("account", "qos")}
     groups: list[ColumnElement[Any]] = [heads[name] if name in heads else day[GROUPS[name]] for name in by]
     sums: list[ColumnElement[Any]] = []
+    # A ledger that no collector of this version has opened yet lacks the newest columns.
+    columns = {name: day[name] if name in day else literal(0) for name in MEASURES}
     for name in MEASURES:
-        sums.append(func.sum(_whole(day[name]) if name in _LARGE else day[name]))
-    sums += [func.sum(day[name] % _SPLIT) for name in _LARGE]
+        sums.append(func.sum(_whole(columns[name]) if name in _LARGE else columns[name]))
+    sums += [func.sum(columns[name] % _SPLIT) for name in _LARGE]
     conditions: list[ColumnElement[bool]] = [day.day >= since_day, day.day <= until_day, *_named(day, wanted)]
     query = select(*groups, *sums).where(*conditions).group_by(*groups)
     with ledger.read() as connection:

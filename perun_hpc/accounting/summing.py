@@ -106,6 +106,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         idle_uj=sum(d.idle_uj for _, d in known),
         suspended_uj=sum(d.suspended_uj for _, d in known),
         modelled_uj=sum(d.modelled_uj for _, d in known),
+        estimated_uj=sum(d.energy_uj or 0 for b, d in known if _provenance(b, d) == "estimated"),
         power_mean_mw=None if energy_uj is None else energy_uj * 1_000_000 // wall_ns,
         power_peak_mw=highest_of_all(_peak_mw(b) for b in parts if _energy_uj(b) is not None),
         gpu_held_s=held_ns // 1_000_000_000,

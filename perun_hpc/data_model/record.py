@@ -161,8 +161,8 @@ class EnergyRecord:
 
     `status` is `complete`, `partial` (a node is missing or a boundary record has a hole) or `missing` (nobody reported;
     then `energy_uj` is None, never 0); `pending`, `running` or `awaited` while nothing is final. `provenance` is the
-    worst of the parts. `inputs` identifies the boundary records that were summed: other inputs make another `revision`.
-    Times are CLOCK_REALTIME nanoseconds.
+    worst of the parts; `estimated_uj` is of nodes on which no sensor measured. `inputs` identifies the boundary records
+    that were summed: other inputs make another `revision`. Times are CLOCK_REALTIME nanoseconds.
     """
 
     schema: str
@@ -207,6 +207,7 @@ class EnergyRecord:
     idle_uj: int = 0
     suspended_uj: int = 0
     modelled_uj: int = 0
+    estimated_uj: int = 0
     wasted_uj: int = 0
     power_mean_mw: int | None = None
     power_peak_mw: int | None = None

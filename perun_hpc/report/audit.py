@@ -33,6 +33,11 @@ def accounts_table(accounts: Mapping[Key, Account], style: Style, per_domain: bo
     ]
     lines = table(cells, [*head, *names], [False] * len(head) + [True] * len(names), style, widest=14)
     notes = [text for name, text in _MEANING.items() if any(a.others_uj[name] for a in rows.values())]
+    estimated_uj = sum(a.estimated_uj for a in rows.values())
+    if estimated_uj:
+        nodes = sorted({node for (node, _, _), a in accounts.items() if a.estimated_uj})
+        named = ", ".join(nodes[:NAMES]) + (f" and {len(nodes) - NAMES} more" if len(nodes) > NAMES else "")
+        notes.append(f"{q.energy(estimated_uj)} of what was counted is estimated: nothing measures on {named}")
     return [style.bold(lines[0]), *lines[1:], *(line for text in notes for line in wrapped(text, 2, "  "))]
 
 
@@ -98,4 +103,5 @@ def _sum(a: Account, b: Account) -> Account:
         others_uj={name: a.others_uj[name] + b.others_uj[name] for name in OTHERS},
         gap_ns=a.gap_ns + b.gap_ns,
         intervals=a.intervals + b.intervals,
+        estimated_uj=a.estimated_uj + b.estimated_uj,
     )

@@ -13,9 +13,9 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.listing import csv_cell
 from perun_hpc.report.screen import WIDTH, Style, cells, table
 
-_CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "simulated_kwh", "footprint_kwh",
-        "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
-_ENERGIES = ("energy", "idle", "wasted", "modelled", "simulated", "footprint")
+_CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "estimated_kwh", "simulated_kwh",
+        "footprint_kwh", "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
+_ENERGIES = ("energy", "idle", "wasted", "modelled", "estimated", "simulated", "footprint")
 
 _NAME, _SHORTEST_NAME = 16, 6
 """Columns of a name, at most and at least."""
@@ -119,7 +119,7 @@ def _remarks(v: dict[str, int], priced: bool) -> list[str]:
     remarks = []
     if v["unmeasured"]:
         remarks.append(f"{v['unmeasured']} of {count(v['jobs'], 'job')} not measured: not in the energies")
-    for name in ("modelled", "simulated"):
+    for name in ("modelled", "estimated", "simulated"):
         if v[f"{name}_uj"]:
             remarks.append(f"{q.percent(v[f'{name}_uj'], v['energy_uj'])} of the energy is {name}")
     if v["gpu_watched_s"] < v["gpu_held_s"]:

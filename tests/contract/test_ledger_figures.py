@@ -177,6 +177,26 @@ def test_jobs_that_nobody_measured_have_no_energy_rather_than_none_used(ledger: 
     assert cells["energy_kwh"] == cells["wasted_kwh"] == ""
 
 
+def test_energy_that_no_sensor_measured_is_a_sum_of_its_own(ledger: Ledger, tmp_path: Path) -> None:
+    """One node of the job has counters, the other an estimate."""
+    guessed = domain("cpu", 300 * WH, provenance="estimated", u_uj=225 * WH)
+    start_s = MIDNIGHT_S - 4 * HOUR_S
+    put_incoming(
+        tmp_path, boundary(5, nodelist="n1,n2", domains={"package-0": domain("cpu", 700 * WH)}, start_s=start_s)
+    )
+    put_incoming(tmp_path, boundary(5, "n2", "n1,n2", domains={"cpu": guessed}, start_s=start_s))
+    row = slurm_job(5, start_s=start_s, end_s=start_s + 100, nodelist="n1,n2", num_nodes=2, account="mixed")
+    slurm = Slurm(jobs=lambda ids: [row], between=lambda since, until: [row])
+    Collector(Archive(tmp_path, "c"), ledger, Tools(lambda: MIDNIGHT_S + 86400.0, slurm), 900).sweep()
+    record = job(ledger, 5)
+    assert (record.energy_uj, record.estimated_uj, record.provenance) == (1000 * WH, 300 * WH, "estimated")
+    (found,) = usage(ledger, ["account"], Filter(accounts=("mixed",)), DAY, DAY)
+    assert (found.values["energy_uj"], found.values["estimated_uj"]) == (1000 * WH, 300 * WH)
+    assert "30 % of the energy is estimated." in usage_table([found], ["account"], Style(), None)
+    (cells,) = csv.DictReader(usage_csv([found], ["account"]).splitlines())
+    assert (cells["energy_kwh"], cells["estimated_kwh"]) == ("1.000000", "0.300000")
+
+
 def test_factors_that_change_at_midnight(ledger: Ledger) -> None:
     cleaner = series("time,value\n2026-11-22T00:00,400\n2026-11-23T00:00,200\n", "the grid", "2026")
     made = estimate(job(ledger, 1), Factors(pue=FACTORS.pue, carbon_location=cleaner))

@@ -68,6 +68,11 @@ def test_what_closes(tmp_path: Path) -> None:
     assert compare_edges(books, [record(51)]) == (1, [])
 
 
+def test_what_was_estimated_is_counted_apart(tmp_path: Path) -> None:
+    books = books_of(tmp_path, {**interval(0, 10, 60, job=60), "estimated": True}, interval(10, 20, 41, idle=41))
+    assert (books.findings, books.accounts[AT].total_uj, books.accounts[AT].estimated_uj) == ([], 101, 60)
+
+
 def test_shares_that_do_not_sum(tmp_path: Path) -> None:
     (finding,) = books_of(tmp_path, interval(0, 10, 60, job=40, idle=19)).findings
     assert finding.off_uj == 1

@@ -63,6 +63,14 @@ def test_the_audit_explains_the_columns_that_hold_something() -> None:
     assert all(len(line) <= WIDTH for line in lines)
 
 
+def test_the_audit_says_how_much_of_what_was_counted_no_sensor_measured() -> None:
+    accounts = {(node, AT[1], "cpu"): Account(total_uj=10**9, estimated_uj=10**9) for node in ("n1", "n2")}
+    accounts[AT] = Account(total_uj=10**9)
+    lines = accounts_table(accounts, Style(), per_domain=False)
+    assert lines[-1] == "  2.00 kJ of what was counted is estimated: nothing measures on n1, n2"
+    assert "estimated" not in "".join(accounts_table({AT: accounts[AT]}, Style(), per_domain=False))
+
+
 def test_four_columns_of_long_names_fit_the_screen_and_no_figure_is_cut() -> None:
     values = {**dict.fromkeys(MEASURES, 0), "jobs": 123_456, "energy_uj": 456 * 10**12, "wasted_uj": 10**12,
               "footprint_uj": 456 * 10**12, "co2_mg": 123_456_789, "cost_millicents": 12_345_678_900}  # fmt: skip

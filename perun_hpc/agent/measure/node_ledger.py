@@ -67,7 +67,8 @@ def _goes_on(held: dict[str, Any], line: dict[str, Any]) -> bool:
     if held["t1_ns"] != line["t0_ns"] or held["t1_ns"] - held["t0_ns"] >= LEAST_NS:
         return False
     known = held["total_uj"] is not None and line["total_uj"] is not None
-    return known and (held["method"], held.get("why")) == (line["method"], line.get("why"))
+    kind = ("method", "why", "estimated")
+    return known and [held.get(one) for one in kind] == [line.get(one) for one in kind]
 
 
 def _joined(held: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
