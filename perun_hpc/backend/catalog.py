@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from perun_hpc.backend.base import Discovery
+from perun_hpc.data_model.perun_names import BACKENDS as PERUN_BACKENDS
+from perun_hpc.data_model.perun_names import SHAPES, perun_names
 from perun_hpc.data_model.sensor import Missing, Sensor
 from perun_hpc.errors import NotFoundError
 
@@ -77,7 +79,8 @@ def open_backend(name: str, root: Path = Path("/")) -> Discovery:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which backends and sensors are wanted: regular expressions matched at the start of the name or id."""
+    """Which backends and sensors are wanted: regular expressions matched at the start of the name or id, or of what
+    perun 1.0.0 calls it."""
 
     include_backends: tuple[str, ...] = ()
     exclude_backends: tuple[str, ...] = ()
@@ -86,19 +89,53 @@ class Selection:
 
     def backend(self, name: str) -> bool:
         """Whether the backend is wanted."""
-        return wanted(name, self.include_backends, self.exclude_backends)
+        return wanted(_backend_names(name), self.include_backends, self.exclude_backends)
 
-    def sensor(self, sensor: Sensor) -> bool:
-        """Whether the sensor is wanted."""
-        return wanted(sensor.id, self.include_sensors, self.exclude_sensors)
+    def sensors(self, found: Sequence[Sensor]) -> frozenset[str]:
+        """The ids of those of a host's sensors that are wanted."""
+        names = _sensor_names(found)
+        return frozenset(
+            key for key, known_as in names.items() if wanted(known_as, self.include_sensors, self.exclude_sensors)
+        )
+
+    def unmatched(self, found: Sequence[Sensor]) -> str:
+        """One line on the expressions that match nothing on a host with these sensors; empty where all do.
+
+        What leaves out a kind of sensor that perun knows may find none here: its default does.
+        """
+        sensors = list(_sensor_names(found).values())
+        backends = [_backend_names(backend.name) for backend in BACKENDS]
+        idle = [
+            f"{option}: '{pattern}'"
+            for option, patterns, known in (
+                ("include_backends", self.include_backends, backends),
+                ("exclude_backends", self.exclude_backends, backends),
+                ("include_sensors", self.include_sensors, sensors),
+                ("exclude_sensors", [one for one in self.exclude_sensors if not SHAPES.match(one)], sensors),
+            )
+            for pattern in patterns
+            if not any(re.match(pattern, name) for names in known for name in names)
+        ]
+        remedy = "perun sensors --all lists the names that there are"
+        return f"nothing here matches {', '.join(idle)}: {remedy}" if idle else ""
 
 
-def wanted(name: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
-    """Whether a name is chosen by expressions that match at its start; without `include` all are that none excludes."""
-    include = tuple(include)
-    if include and not any(re.match(pattern, name) for pattern in include):
+def _backend_names(name: str) -> tuple[str, ...]:
+    return (name, PERUN_BACKENDS[name]) if name in PERUN_BACKENDS else (name,)
+
+
+def _sensor_names(found: Sequence[Sensor]) -> dict[str, tuple[str, ...]]:
+    others = perun_names(found)
+    return {one.id: (one.id, others[one.id]) if one.id in others else (one.id,) for one in found}
+
+
+def wanted(names: Iterable[str], include: Iterable[str], exclude: Iterable[str]) -> bool:
+    """Whether something of these names is chosen by expressions that match at the start of one; without `include` all
+    is that none excludes."""
+    names, include = tuple(names), tuple(include)
+    if include and not any(re.match(pattern, name) for pattern in include for name in names):
         return False
-    return not any(re.match(pattern, name) for pattern in exclude)
+    return not any(re.match(pattern, name) for pattern in exclude for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,21 @@
-"""`perun export`: write a stored run in another format."""
+"""`perun export`: write a run in another format."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perun_hpc.errors import AccessError, NotFoundError, UsageError
 
+if TYPE_CHECKING:
+    from perun_hpc.config.user_schema import UserSettings
+    from perun_hpc.data_model.data import DataNode
+
 HELP = (
-    "the file to write, which must not exist yet; the run.json of a stored run is read instead, and its copy put into"
-    " the --data-out as APP_ID.SUFFIX"
+    "the run: its directory or its run.json, an application's directory (its newest run, or -i), or a file that the"
+    " format json, hdf5 or pickle wrote; without one the newest stored run"
 )
 
 
@@ -18,43 +23,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     from perun_hpc.config.user import FORMATS
 
-    parser.usage = "perun export [-n APP] [-i ID] [--data-out DIR] FILE FORMAT"
+    parser.usage = "perun export [-n APP] [-i ID] [--data-out DIR] [-o FILE] [INPUT] FORMAT"
     parser.add_argument("-n", "--app-name", "--app_name", dest="app_name", metavar="NAME", help="the run's application")
-    parser.add_argument("-i", "--run-id", "--run_id", dest="run_id", metavar="ID", help="the run (default: the newest)")
-    parser.add_argument("--data-out", "--data_out", dest="data_out", metavar="DIR", help="where runs are kept")
-    parser.add_argument("file", metavar="FILE", help=HELP)
-    parser.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
     parser.add_argument(
-        "--from",
-        dest="source",
-        metavar="JSON",
-        help="take the run from a file that the format json wrote, not from a stored run",
+        "-i", "--id", "--run-id", "--run_id", dest="run_id", metavar="ID", help="the run (default: the newest)"
     )
+    parser.add_argument("--data-out", "--data_out", dest="data_out", metavar="DIR", help="where runs are kept")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the file to write, which must not exist yet (default: APP_ID.SUFFIX beside the input)",
+    )
+    parser.add_argument("input", metavar="INPUT", nargs="?", help=HELP)
+    parser.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the file; prints its name."""
     from perun_hpc.config.user import FORMATS, load, settings
-    from perun_hpc.monitoring import runs
-    from perun_hpc.monitoring.rundir import RUN
     from perun_hpc.report import formats
 
     if args.format not in FORMATS:
         raise UsageError(f"unknown format {args.format!r}: choose one of {', '.join(FORMATS)}")
     configuration = Path(args.configuration) if args.configuration else None
     chosen = settings(load(configuration, {"data_out": args.data_out}))
-    target, source = Path(args.file), Path(args.source) if args.source else None
-    if target.name == RUN and target.is_file():
-        if source or args.app_name or args.run_id:
-            raise UsageError(f"{target} is a stored run, and another one is asked for: name a file to write")
-        source = target.absolute()
-        target = formats.beside(Path(chosen.data_out), source.parent, args.format)
+    directory, tree = _source(args, chosen)
+    target = Path(args.output) if args.output else formats.beside(_home(args, directory), tree, args.format)
     if os.path.lexists(target):
-        raise UsageError(f"{target} exists already and is not overwritten: choose another name or remove it")
-    if source:
-        directory, tree = source.parent, runs.read(source)
-    else:
-        directory, tree = runs.find(Path(chosen.data_out), args.app_name, args.run_id)
+        raise UsageError(f"{target} exists already and is not overwritten: choose another name by -o, or remove it")
     if not target.parent.is_dir():
         raise NotFoundError(f"{target} cannot be written: there is no directory {target.parent}; create it first")
     try:
@@ -63,3 +60,40 @@ def run(args: argparse.Namespace) -> int:
         raise AccessError(f"{target} cannot be written: {error.strerror or error}; choose another place") from error
     print(target)
     return 0
+
+
+def _source(args: argparse.Namespace, chosen: UserSettings) -> tuple[Path, DataNode]:
+    """The run that is asked for, and the directory where its readings lie if they are not in its tree."""
+    from perun_hpc.monitoring import runs
+    from perun_hpc.monitoring.rundir import RUN
+    from perun_hpc.report import formats
+
+    if args.input is None:
+        return runs.find(Path(chosen.data_out), args.app_name, args.run_id)
+    path = Path(args.input)
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist: name a run's file or directory; the file to write is named by -o")
+    if path.is_dir():
+        directory, found = path.absolute(), runs.at(path)
+        if found is None:
+            return runs.find(directory.parent, directory.name, args.run_id)
+        tree = found
+    elif path.name != RUN and args.format == "zarr":
+        raise UsageError(f"{path} holds no traces, which the format zarr copies: name a stored run's directory")
+    else:
+        directory, tree = path.absolute().parent, formats.read(path)
+    app = tree.metadata.get("app")
+    if args.run_id not in (None, tree.id) or args.app_name not in (None, app):
+        raise UsageError(f"{path} is run {tree.id} of {app}, and another one is asked for: leave one of them out")
+    return directory, tree
+
+
+def _home(args: argparse.Namespace, directory: Path) -> Path:
+    """Where a file goes that nobody named: beside the input, of a stored run into the directory of all runs."""
+    from perun_hpc.monitoring.rundir import RUN
+
+    path = Path(args.input) if args.input else None
+    if path is not None and path.is_file() and path.name != RUN:
+        return path.parent
+    home = directory.parent.parent
+    return Path(os.path.relpath(home)) if home.is_relative_to(Path.cwd()) else home

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
     """Host, kernel, processors, memory, Python and the sensors that can be read."""
-    from perun_hpc._version import __version__
     from perun_hpc.backend.catalog import discover_all
+    from perun_hpc.monitoring.machine import facts
 
-    system = os.uname()
     catalog = discover_all(root)
     try:
         sensors = [
@@ -29,26 +26,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
         missing = [{"what": m.what, "why": m.why, "remedy": m.remedy} for m in catalog.missing]
     finally:
         catalog.close()
-    return {
-        "system": system.sysname,
-        "kernel": system.release,
-        "machine": system.machine,
-        "processor": _first(root / "proc/cpuinfo", "model name"),
-        "logical_cpus": os.cpu_count(),
-        "memory": _first(root / "proc/meminfo", "MemTotal"),
-        "python": sys.version.split()[0],
-        "perun": __version__,
-        "sensors": sensors,
-        "missing": missing,
-    }
-
-
-def _first(path: Path, key: str) -> str | None:
-    try:
-        with path.open(encoding="ascii", errors="replace") as file:
-            return next((line.partition(":")[2].strip() for line in file if line.startswith(key)), None)
-    except OSError:
-        return None
+    return {**facts(root), "sensors": sensors, "missing": missing}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         *both("--live-callback-files"),
         metavar="FILES",
         action="append",
-        help="Python files that register live callbacks",
+        help="Python files that register live callbacks; several, with blanks in between or by themselves",
     )
     parser.add_argument("program", help="script (.py), module (with -m) or command")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the program; returns its exit code."""
     if args.binary and args.module:
         raise UsageError("-b and -m contradict each other: choose one")
+    if args.live_callback_files:
+        args = _further_files(args)
     sampler = _sampler()
     try:
         from pathlib import Path
@@ -109,6 +111,41 @@ def run(args: argparse.Namespace) -> int:
     finally:
         if sampler is not None:
             sampler.end()
+
+
+def _further_files(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with all files of live callbacks: as with perun, words behind the first one are files, too. Only
+    what registers a live callback is one, and what follows has to be a command line of `perun monitor`."""
+    import copy
+    import shutil
+
+    from perun_hpc.cli.main import command_parser
+
+    words = [args.program, *args.arguments]
+    more = 0
+    while more + 1 < len(words) and _registers(words[more]):
+        more += 1
+    for number in range(more, 0, -1):
+        rest = words[number + (words[number] == "--") :]
+        found = copy.copy(args)
+        found.live_callback_files = [*args.live_callback_files, *words[:number]]
+        try:
+            command_parser("monitor").parse_args(rest, found)
+        except UsageError:  # one of these words is the program
+            continue
+        if found.module or os.path.lexists(found.program) or shutil.which(found.program):
+            return found
+    return args
+
+
+def _registers(file: str) -> bool:
+    from pathlib import Path
+
+    try:
+        with Path(file).open(encoding="utf-8", errors="replace") as text:
+            return "register_live_callback" in text.read(1 << 20)
+    except OSError:
+        return False
 
 
 def _sampler() -> SamplingProcess | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         catalog.close()
     if not args.all:
+        if idle := selection.unmatched(catalog.sensors):
+            print(f"perun: warning: {idle}", file=sys.stderr)
         rows = [row for row in rows if row.wanted]
     if args.active:
         rows = [row for row in rows if row.reading.ticks is not None]
@@ -132,10 +135,11 @@ def measure(catalog: Catalog, selection: Selection, pause_s: float = PAUSE_S) ->
     first = [reader.read() for reader in readers]
     time.sleep(pause_s)
     rows = []
+    chosen = selection.sensors(catalog.sensors)
     for reader, before in zip(readers, first):
         after, cost_us = _timed(reader)
         for sensor, old, new in zip(reader.sensors, before, after):
-            wanted = selection.backend(sensor.backend) and selection.sensor(sensor)
+            wanted = selection.backend(sensor.backend) and sensor.id in chosen
             rows.append(Row(sensor, new, _power(sensor, old, new), cost_us / len(after), wanted))
     return rows
 

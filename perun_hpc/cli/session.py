@@ -134,11 +134,12 @@ class Session:
         self, app: Application, comm: Comm, monitor: PerunMonitor, runs: list[DataNode], status: MonitorStatus
     ) -> None:
         """Keep and show the runs; what goes wrong here is said, and the application's result stays what it is."""
-        from perun_hpc.monitoring.runs import keep
+        from perun_hpc.monitoring.runs import about, keep
         from perun_hpc.report.formats import show
 
         assert monitor.directory is not None
-        metadata = {"app": app.name, "status": status.name, "ranks": comm.place.size, "source": comm.place.source}
+        place = comm.place
+        metadata = about(app.name, status.name, runs, self.settings, ranks=place.size, source=place.source)
         try:
             path, tree = keep(monitor.directory, runs, metadata)
         except Exception as error:

@@ -17,7 +17,7 @@ from perun_hpc.config.option import Option, nearest, refusal
 from perun_hpc.config.user_schema import FORMATS, OPTIONS, UserSettings
 from perun_hpc.errors import ConfigError
 
-__all__ = ["FORMATS", "OPTIONS", "UserSettings", "defaults", "load", "settings", "stated"]
+__all__ = ["FORMATS", "OPTIONS", "UserSettings", "defaults", "flat", "load", "settings", "stated", "unflat"]
 
 Stated = tuple[Option, str, str]
 """An option, the text that it is given, and where that stands."""
@@ -107,6 +107,27 @@ def settings(parser: configparser.ConfigParser) -> UserSettings:
             option = _known(section, name, "configuration")
             values[name] = _value(option, text or "", f"configuration, [{section}] {name}")
     return UserSettings(**values)
+
+
+def flat(chosen: UserSettings) -> dict[str, str]:
+    """All options by `section.name`, each as it would be written: what a run keeps of its configuration. Bytes that are
+    no UTF-8 are spelt out."""
+    shown = {option.path: option.kind.show(getattr(chosen, option.name)) for option in OPTIONS.values()}
+    return {path: os.fsencode(text).decode("utf-8", "backslashreplace") for path, text in shown.items()}
+
+
+def unflat(kept: Mapping[str, str]) -> UserSettings:
+    """Inverse of `flat`; what is not there has its default, options that are no more are left out.
+
+    Raises
+    ------
+    ConfigError
+        In one line, for a value that cannot be.
+    """
+    known = {option.path: option for option in OPTIONS.values()}
+    return UserSettings(
+        **{known[path].name: _value(known[path], text, path) for path, text in kept.items() if path in known}
+    )
 
 
 def _read(path: Path) -> Iterator[Stated]:

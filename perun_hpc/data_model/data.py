@@ -134,6 +134,11 @@ class Stats:
     max: float
     min: float
 
+    @property
+    def value(self) -> float:
+        """The mean: what stands for all runs where one figure is wanted, as a metric's value does."""
+        return self.mean
+
 
 @dataclass(frozen=True)
 class RawData:

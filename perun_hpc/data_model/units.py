@@ -42,6 +42,19 @@ _DISPLAY: dict[Quantity, tuple[float, str]] = {
 }
 
 
+_PLAIN = {
+    **{quantity: factor for quantity, (factor, _) in _DISPLAY.items()},
+    Quantity.UTILISATION: 0.1,
+    Quantity.TEMPERATURE: 1e-3,
+}
+"""From the base unit to J, W, B, s, Hz, % and degrees Celsius."""
+
+
+def plain(base: float, quantity: Quantity) -> float:
+    """A value in its base unit as one in J, W, B, s, Hz, % or degrees Celsius."""
+    return base * _PLAIN.get(quantity, 1.0)
+
+
 def human(base: int, quantity: Quantity) -> str:
     """Text of a value in its base unit, for people: `human(1_500_000, Quantity.ENERGY)` is `1.5 J`."""
     if quantity is Quantity.UTILISATION:

@@ -2,10 +2,11 @@
 
 One that fails costs a warning and nothing else.
 
-- `register_callback(f)` in the application (or in the script that uses `@perun`): `f(node)` gets the run's `DataNode`.
+- `register_callback(f)` in the application (or in the script that uses `@perun`): `f(node)` gets the `DataNode` of the
+  run, of type MULTI_RUN.
 - `register_live_callback(factory, id)` in a file named by `--live-callback-files`: `factory()` is called in the
-  sampling process and returns a function, which gets a dict with `mono_ns` and, by sensor id, the value in the sensor's
-  base unit (None for a gap).
+  sampling process and returns a function, which gets a dict with each sensor's value in J, W, B, s, %, Hz or degrees
+  Celsius, under HOST_SENSOR; a gap is left out. It is called with the first and the last reading, too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from perun_hpc.data_model.sensor import Sensor
 
 PostRun = Callable[["DataNode"], None]
-Live = Callable[[Mapping[str, "int | None"]], None]
+Live = Callable[[Mapping[str, float]], None]
 
 QUEUED = 64
 """Readings that wait for a slow live callback; newer ones are left out."""
@@ -60,9 +61,13 @@ def _call_in_rank() -> None:
     try:
         user = closed.load("perun_hpc.config.user", strict=False)
         results = closed.load("perun_hpc.monitoring.results", strict=False)
+        runs = closed.load("perun_hpc.monitoring.runs", strict=False)
         directory = Path(answer[0])
-        host = results.host_node(directory, results.read_summary(directory), (), with_regions=False)
-        node = results.run_node(here.keys["job_id"], [host], user.settings(user.load()))
+        summary = results.read_summary(directory)
+        chosen = user.unflat(summary["config"])  # in force out there: files, environment, command line
+        host = results.host_node(directory, summary, (), with_regions=False)
+        run = results.run_node(directory.parent.name, [host], chosen)
+        node = results.multi_run_node(summary["run_id"], [run], runs.about(summary["app"], "RUNNING", [run], chosen))
     except Exception as error:  # a Python before 3.11, a summary that nobody wrote
         warn(f"callbacks are not called: {type(error).__name__}: {error}")
         return
@@ -74,7 +79,8 @@ def register_live_callback(factory: Callable[[], Live], id: str) -> None:
 
     Parameters
     ----------
-    factory : makes the callback. It gets a dict: `mono_ns`, and by sensor id the value in base units, None for a gap.
+    factory : makes the callback. It gets a dict of figures in plain units by HOST_SENSOR (perun's name of the sensor,
+    where it has one, else its id); a sensor that gave nothing is not in it.
     id : its name in warnings; a second factory of the same name takes the first one's place.
     """
     live_factories[id] = factory
@@ -111,7 +117,8 @@ class LiveCallbacks:
             import queue
             import threading
 
-            self._queue: queue.Queue[dict[str, int | None] | None] = queue.Queue(QUEUED)
+            self._queue: queue.Queue[dict[str, float] | None] = queue.Queue(QUEUED)
+            self._host = os.uname().nodename
             self._thread = threading.Thread(target=self._work, name="perun-live", daemon=True)
             self._thread.start()
 
@@ -133,15 +140,21 @@ class LiveCallbacks:
                 warn(f"live callback {name!r} could not be made: {type(error).__name__}: {error}")
         return cls(functions)
 
-    def call(self, mono_ns: int, sensors: Sequence[Sensor], values: Sequence[int | None]) -> None:
+    def call(self, sensors: Sequence[Sensor], values: Sequence[int | None]) -> None:
         """Hand one row of raw values over; returns at once."""
         if not self._functions:
             return
         import queue
 
-        sample: dict[str, int | None] = {"mono_ns": mono_ns}
-        for sensor, value in zip(sensors, values, strict=True):
-            sample[sensor.id] = None if value is None else sensor.base(value)
+        from perun_hpc.data_model.perun_names import perun_names
+        from perun_hpc.data_model.units import Quantity, plain
+
+        names = perun_names(one for one in sensors if one.component != "gpu" or one.quantity is not Quantity.ENERGY)
+        sample = {
+            f"{self._host}_{names.get(sensor.id, sensor.id)}": plain(sensor.base(value), sensor.quantity)
+            for sensor, value in zip(sensors, values, strict=True)
+            if value is not None
+        }
         try:
             self._queue.put_nowait(sample)
         except queue.Full:

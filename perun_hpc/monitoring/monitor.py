@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perun_hpc.comm import Comm, Place, launch_key, slurm_step
-from perun_hpc.config.user import settings
+from perun_hpc.config.user import flat, settings
 from perun_hpc.errors import NotFoundError, PerunError
 from perun_hpc.monitoring import address, callbacks
 from perun_hpc.monitoring.application import Application
@@ -294,6 +294,8 @@ class PerunMonitor:
             ranks=max(0, place.host_size - 1) if place.size > 1 and self._app.function is None else 0,
             live=() if claims else self.live_files,
             claims=claims,
+            app=self._app.name,
+            config=flat(chosen),
         )
         return self._spawn(orders)
 

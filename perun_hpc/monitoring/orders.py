@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from perun_hpc.monitoring.shared import Event, Queue
@@ -27,6 +28,7 @@ class Orders(NamedTuple):
     ranks : how many ranks of this host register at the rank server.
     live : files of Python code that register live callbacks.
     root : of the machine's /sys and /proc.
+    app, config : the application's name and the options in force (`config.user.flat`), for whoever reads the summary.
     """
 
     directory: str
@@ -44,6 +46,8 @@ class Orders(NamedTuple):
     live: tuple[str, ...] = ()
     root: str = "/"
     claims: bool = False
+    app: str = ""
+    config: Mapping[str, str] = {}
 
 
 class Signals(NamedTuple):

@@ -104,6 +104,8 @@ def host_node(
     node.metadata = {
         "state": "partial" if energy.lacks else whole,
         "why": "; ".join([*([summary["why"]] if summary["why"] else []), *energy.lacks, *problems]),
+        "machine": summary.get("machine"),
+        "start_real_ns": summary["start_real_ns"],
         "period_ns": summary["period_ns"],
         "rows": summary["rows"],
         "missing": summary["missing"],
@@ -307,3 +309,8 @@ def multi_run_node(run_id: str, runs: Sequence[DataNode], metadata: dict[str, An
         node.metrics[kind] = Stats(kind, math.fsum(values), mean, std, max(values), min(values))
     node.metrics[MetricType.N_RUNS] = Metric(MetricType.N_RUNS, float(len(runs)))
     return node
+
+
+def round_of(run: DataNode) -> str:
+    """The part of its run's directory in which a round lies."""
+    return str(run.metadata.get("round", run.id))

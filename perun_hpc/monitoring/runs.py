@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from perun_hpc import files
-from perun_hpc.config.user import defaults, settings
-from perun_hpc.data_model.data import SCHEMA, DataNode
+from perun_hpc._version import __version__
+from perun_hpc.config.user import UserSettings, flat, unflat
+from perun_hpc.data_model.data import SCHEMA, DataNode, NodeType
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.monitoring.callbacks import warn
 from perun_hpc.monitoring.orders import SUMMARY
@@ -38,10 +41,19 @@ def read(path: Path) -> DataNode:
     NotFoundError, DataError
     """
     try:
-        data = json.loads(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist: check the path") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    return decode(text, path)
+
+
+def decode(text: bytes, path: Path) -> DataNode:
+    """Inverse of `encode`; DataError, which names `path`, if it is none."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise DataError(f"{path}: not of schema {SCHEMA}")
@@ -57,34 +69,68 @@ def find(data_out: Path, app: str | None, run_id: str | None) -> tuple[Path, Dat
     NotFoundError
         If there is none.
     """
-    pattern = f"{safe(app) if app else '*'}/{safe(run_id) if run_id else '*'}"
-    starts = [path for path in data_out.glob(pattern) if path.is_dir() and path.name != LAUNCHES]
-    for directory in sorted(starts, key=lambda path: path.stat().st_ctime_ns, reverse=True):
+    for found in stored(data_out, app, run_id):
+        return found
+    what = (f"run {run_id}" if run_id else "run") + (f" of {app}" if app else "")
+    raise NotFoundError(f"no {what} in {data_out}: check --data-out, or run perun monitor first")
+
+
+def stored(data_out: Path, app: str | None = None, run_id: str | None = None) -> Iterator[tuple[Path, DataNode]]:
+    """Directory and tree of each run that fits, the newest first, read when it is asked for; what cannot be read is
+    passed over with a warning."""
+    for directory in directories(data_out, app, run_id):
         try:
-            found = read(directory / RUN) if (directory / RUN).exists() else recover(directory)
+            found = at(directory)
         except DataError as error:
             warn(f"{error}: passed over")
             continue
         if found is not None:
-            return directory, found
-    what = f"run {run_id}" if run_id else "run"
-    raise NotFoundError(f"no {what} in {data_out}: check --data-out, or run perun monitor first")
+            yield directory, found
+
+
+def directories(data_out: Path, app: str | None = None, run_id: str | None = None) -> list[Path]:
+    """The directories of the runs that fit, the newest first."""
+    pattern = f"{safe(app) if app else '*'}/{safe(run_id) if run_id else '*'}"
+    starts = [path for path in data_out.glob(pattern) if path.is_dir() and path.name != LAUNCHES]
+    return sorted(starts, key=lambda path: path.stat().st_ctime_ns, reverse=True)
+
+
+def at(directory: Path) -> DataNode | None:
+    """The tree of the run in a directory; one whose monitor was killed is put together. None if there is none."""
+    return read(directory / RUN) if (directory / RUN).exists() else recover(directory)
 
 
 def recover(directory: Path) -> DataNode | None:
     """The tree of a run that has no `run.json`, from what its sampling processes wrote; None if that is nothing."""
     rounds: dict[str, list[DataNode]] = {}
+    config: dict[str, str] = {}
     for path in sorted(directory.glob(f"*/*/{SUMMARY}")):
         if "." in path.parent.name:
             continue  # of a rank, part of its host
         summary = read_summary(path.parent)
         if summary["state"] == "running":
             summary["why"] = "perun was killed with the application; these are its last sums"
+        config = config or summary.get("config", {})
         host = host_node(path.parent, summary, ())
         host.metadata["state"] = "partial"
         rounds.setdefault(path.parent.parent.name, []).append(host)
     if not rounds:
         return None
-    plain = settings(defaults())
-    runs = [run_node(number, hosts, plain) for number, hosts in sorted(rounds.items())]
-    return multi_run_node(directory.name, runs, {"app": directory.parent.name, "status": "PERUN_ERROR"})
+    chosen = unflat(config)
+    runs = [run_node(number, hosts, chosen) for number, hosts in sorted(rounds.items())]
+    return multi_run_node(directory.name, runs, about(directory.parent.name, "PERUN_ERROR", runs, chosen))
+
+
+def about(app: str, status: str, runs: Sequence[DataNode], chosen: UserSettings, **more: Any) -> dict[str, Any]:
+    """The metadata of several rounds under one id: what ran, when, how it ended, and the configuration in force."""
+    starts = [host.metadata.get("start_real_ns") for run in runs for host in run.walk(NodeType.NODE)]
+    first_s = min((start for start in starts if start is not None), default=time.time_ns()) / 1e9
+    return {
+        "app": app,
+        "status": status,
+        **more,
+        "perun_version": __version__,
+        "execution_dt": datetime.fromtimestamp(first_s).astimezone().isoformat(timespec="milliseconds"),
+        "n_runs": len(runs),
+        **flat(chosen),
+    }

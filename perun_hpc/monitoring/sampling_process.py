@@ -20,6 +20,7 @@ from perun_hpc.data_model import codec
 from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.errors import PerunError
+from perun_hpc.monitoring.machine import facts
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY, Orders, Signals
 from perun_hpc.monitoring.ranks import RankServer
 from perun_hpc.monitoring.tally import Tallies
@@ -55,7 +56,11 @@ def _run(orders: Orders, signals: Signals) -> str:
     )
     catalog = discover_all(Path(orders.root), orders.backends, selection)
     try:
-        known = {sensor.id for sensor in catalog.sensors if selection.sensor(sensor)}
+        known = set(selection.sensors(catalog.sensors))
+        if not orders.claims and (idle := selection.unmatched(catalog.sensors)):
+            from perun_hpc.monitoring.callbacks import warn
+
+            warn(idle)
         if orders.claims and not (known := _claimed(orders, known)):
             signals.ready.set()
             return ""
@@ -89,6 +94,7 @@ class _Sampler:
         self._lock = threading.Lock()
         self._edges: list[tuple[int, tuple[int | None, ...]]] = []
         self._why = ""
+        self._machine = facts(Path(orders.root))
 
     def run(self) -> str:
         orders = self._orders
@@ -99,7 +105,6 @@ class _Sampler:
             self._edge()
             self._signals.ready.set()
             store = self._sample()
-            self._edge()
             if rank_server is not None:
                 rank_server.finish(self._abandoned)
         finally:
@@ -141,10 +146,12 @@ class _Sampler:
         )
 
     def _sample(self) -> NodeStore | None:
-        """Sample until asked to stop; returns the store, None where the run was over before the first row."""
+        """Sample until asked to stop, and take the last reading; returns the store, None where the run was over before
+        the first row."""
         from perun_hpc.monitoring.callbacks import LiveCallbacks
 
         live = LiveCallbacks.from_files(self._orders.live)
+        live.call(self._tallies.sensors, self._edges[0][1])
         schedule = Schedule.starting(self._orders.period_ns, time.monotonic_ns(), time.time_ns())
         stop = self._signals.stop
         store, saved_ns = None, 0
@@ -167,7 +174,9 @@ class _Sampler:
                 saved_ns = read_ns
                 with contextlib.suppress(OSError):
                     self._write(self._summary(0, "running", [*self._edges, (read_ns, values)]))
-            live.call(read_ns, self._tallies.sensors, values)
+            live.call(self._tallies.sensors, values)
+        self._edge()
+        live.call(self._tallies.sensors, self._edges[-1][1])
         live.close()
         return store
 
@@ -211,6 +220,9 @@ class _Sampler:
             "schema": SCHEMA,
             "host": self._orders.host,
             "run_id": self._orders.run_id,
+            "app": self._orders.app,
+            "config": self._orders.config,
+            "machine": self._machine,
             "state": state,
             "why": self._why,
             "period_ns": self._orders.period_ns,

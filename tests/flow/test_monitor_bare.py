@@ -219,7 +219,7 @@ def test_a_name_of_any_bytes_is_a_name(tmp_path: Path, name: bytes) -> None:
     code, out, err = run(tmp_path, *PERUN, "monitor", name)
     assert (code, out) == (3, "ran\n"), err
     assert calls(tmp_path) == [0]
-    code, out, err = run(tmp_path, *PERUN, "export", "out.json", "json")
+    code, out, err = run(tmp_path, *PERUN, "export", "json", "-o", "out.json")
     assert code == 0, err
 
 

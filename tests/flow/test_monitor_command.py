@@ -166,7 +166,7 @@ def test_fault_13_killing_the_monitor_leaves_no_sampler_and_a_readable_run(run, 
     process.kill()
     process.communicate(timeout=30)
     assert no_process_of(tmp_path, 20)
-    done = run("export", "out.json", "json")
+    done = run("export", "json", "-o", "out.json")
     assert done.returncode == 0, done.stderr
     tree = json.loads((tmp_path / "out.json").read_text())
     assert next(iter(tree["nodes"].values()))["metadata"]["state"] == "partial"
@@ -184,7 +184,7 @@ def test_a_kill_of_everything_leaves_the_last_sums(run, tmp_path):
     for pid in processes_of(tmp_path):
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=30)
-    done = run("export", "out.txt", "text")
+    done = run("export", "text", "-o", "out.txt")
     assert done.returncode == 0, done.stderr
     assert "PARTIAL" in (tmp_path / "out.txt").read_text()
     assert "perun was killed" in (tmp_path / "out.txt").read_text()
@@ -331,8 +331,8 @@ def test_fault_20_parallel_runs_never_clash(run, tmp_path):
 
 def test_fault_20_json_comes_back_as_it_was(run, tmp_path):
     run("monitor", script(tmp_path, MARKED))
-    for source, target in ((), "one.json"), (("--from", "one.json"), "two.json"):
-        assert run("export", target, "json", *source).returncode == 0
+    for source, target in ((), "one.json"), (("one.json",), "two.json"):
+        assert run("export", "-o", target, *source, "json").returncode == 0
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
@@ -344,7 +344,7 @@ def test_an_export_overwrites_nothing(run, tmp_path):
     (summary,) = stored.parent.glob("*/*/summary.json")
     for taken in ("mine.txt", str(summary), str(stored.parent)):
         for name in ("text", "zarr"):
-            done = run("export", taken, name)
+            done = run("export", name, "-o", taken)
             assert (done.returncode, done.stderr.count("\n")) == (64, 1)
             assert "exists already" in done.stderr
     assert (tmp_path / "mine.txt").read_text() == "mine"
@@ -357,12 +357,13 @@ def test_an_export_of_a_stored_runs_own_file_reads_it(run, tmp_path):
         run("monitor", "-i", name, app)
     stored = Path("perun_results") / "app" / "one" / "run.json"
     before = (tmp_path / stored).read_bytes()
+    (tmp_path / "perun_results" / "app_one.txt").unlink()  # which the run itself left
     done = run("export", str(stored), "text")
     assert (done.returncode, done.stdout) == (0, "perun_results/app_one.txt\n"), done.stderr
     assert "run one" in (tmp_path / "perun_results" / "app_one.txt").read_text()
     assert (tmp_path / stored).read_bytes() == before
     assert run("export", str(stored), "text").returncode == 64  # its copy is there
-    assert run("export", "-i", "two", str(stored), "json").returncode == 64
+    assert run("export", "-i", "two", str(stored), "json").returncode == 64  # another one
     assert "must not exist yet" in run("export", "--help").stdout
 
 
@@ -371,7 +372,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
     for name in ("good", "torn"):
         run("monitor", "-i", name, app)
     (tmp_path / "perun_results" / "app" / "torn" / "run.json").write_text("perun: app\n")
-    done = run("export", "out.json", "json")
+    done = run("export", "json", "-o", "out.json")
     assert done.returncode == 0
     assert "torn/run.json: cannot be read" in done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["id"] == "good"
@@ -380,7 +381,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
 def test_an_export_to_a_place_that_is_none_is_one_line(run, tmp_path):
     run("monitor", script(tmp_path, "pass"))
     for name in ("json", "text", "hdf5", "zarr"):
-        done = run("export", "none/x", name)
+        done = run("export", name, "-o", "none/x")
         assert (done.returncode, done.stderr.count("\n")) == (66, 1)
         assert "there is no directory none" in done.stderr
 
@@ -391,7 +392,7 @@ def test_every_format_holds_the_run(run, tmp_path):
     assert done.returncode == 0
     assert json.loads(next(tmp_path.glob("perun_results/app_*.json")).read_text())["metadata"]["app"] == "app"
     for name in ("text", "csv", "hdf5", "pickle", "bench", "zarr"):
-        written = run("export", f"out.{name}", name)
+        written = run("export", name, "-o", f"out.{name}")
         assert written.returncode == 0, written.stderr
     assert "work" in (tmp_path / "out.text").read_text()
     head, *lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -476,7 +477,7 @@ def test_callbacks_are_isolated(run, tmp_path):
         "live.py",
     )
     done = run("monitor", "--sampling-period", "0.01", "--live-callback-files", live, app)
-    assert (done.returncode, done.stdout) == (0, "got run True\n")
+    assert (done.returncode, done.stdout) == (0, "got multi_run True\n")
     assert "callback 'bad' raised RuntimeError: mine" in done.stderr
     assert len(trees(tmp_path)) == 1
 

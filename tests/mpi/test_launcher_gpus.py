@@ -53,7 +53,7 @@ def test_fault_07_four_ranks_that_each_call_their_gpu_0_are_four_gpus(tmp_path, 
     )
     assert len(list(path.parent.glob("0/*/summary.json"))) == (4 if "own" in shown else 1)
     exported = subprocess.run(
-        [sys.executable, "-m", "perun_hpc.cli.main", "export", "all.csv", "csv"],
+        [sys.executable, "-m", "perun_hpc.cli.main", "export", "-o", "all.csv", "csv"],
         cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert exported.returncode == 0, exported.stderr

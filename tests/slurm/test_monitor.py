@@ -133,7 +133,7 @@ def only_run(home: Path, app: str) -> Path:
 
 def exported(cluster: Cluster, app: str) -> dict[str, Any]:
     """The application's run, read back from what lies in its directory."""
-    done = cluster.run([PERUN, "export", "-n", app, f"{app}.json", "json"], cwd="/shared/alice-monitor")
+    done = cluster.run([PERUN, "export", "-n", app, "-o", f"{app}.json", "json"], cwd="/shared/alice-monitor")
     assert done.returncode == 0, done.stderr
     tree: dict[str, Any] = json.loads((cluster.shared / "alice-monitor" / f"{app}.json").read_text())
     return tree

@@ -655,9 +655,9 @@ def test_each_backend_fails_alone(tmp_path):
 
 def test_selection_matches_at_the_start(tmp_path):
     (sensor, *_) = open_backend("powercap", build("intel_two_sockets", tmp_path)).sensors
-    assert Selection(include_sensors=("powercap",)).sensor(sensor)
-    assert not Selection(include_sensors=("package",)).sensor(sensor)
-    assert not Selection(exclude_sensors=(".*package-0",)).sensor(sensor)
+    assert Selection(include_sensors=("powercap",)).sensors([sensor])
+    assert not Selection(include_sensors=("package",)).sensors([sensor])
+    assert not Selection(exclude_sensors=(".*package-0",)).sensors([sensor])
     assert not Selection(include_backends=("nvml",)).backend("powercap")
 
 

@@ -64,7 +64,7 @@ class Choice:
         """Whether a sensor of that backend and id counts."""
         if self.backends and backend not in self.backends:
             return False
-        return wanted(sensor, self.include, self.exclude)
+        return wanted((sensor,), self.include, self.exclude)
 
     def _bounded(self, sensor: Sensor) -> Sensor:
         most_uw = dict(self.most_uw).get(_kind(sensor))

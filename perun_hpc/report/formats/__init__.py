@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
 from perun_hpc import files
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode
+from perun_hpc.errors import AccessError, DataError
 from perun_hpc.monitoring import runs
 from perun_hpc.monitoring.callbacks import say
+from perun_hpc.monitoring.rundir import safe
 
 SUFFIX = {
     "json": ".json",
     "csv": ".csv",
     "hdf5": ".hdf5",
-    "pickle": ".pickle",
+    "pickle": ".pkl",
     "bench": ".bench.json",
     "text": ".txt",
     "zarr": ".zarr",
 }
+
+
+MANY = 300
+"""How many runs of an application are read to tell what all of them used; that takes a millisecond each."""
 
 
 def check(format: str) -> None:
@@ -32,22 +39,59 @@ def check(format: str) -> None:
 
 
 def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> None:
-    """After a run: the text on stderr (stdout is the application's), or a file in the chosen format in `data_out`."""
-    if settings.format == "text":
-        from perun_hpc.report.formats import text
-
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
-            sys.stdout.flush()
-        say(text.render(tree, settings), "")
+    """After a run: a file in the chosen format in `data_out`; of the text the same on stderr (stdout is the
+    application's), and where all of it is."""
+    target = beside(Path(data_out), tree, settings.format)
+    if os.path.lexists(target):
+        raise AccessError(f"{target} exists already and is not overwritten")
+    if settings.format != "text":
+        write(tree, path.parent, target, settings.format, settings)
+        say(f"kept in {path.parent}, as {settings.format} in {target}")
         return
-    target = beside(Path(data_out), path.parent, settings.format)
-    write(tree, path.parent, target, settings.format, settings)
-    say(str(target))
+    from perun_hpc.report.formats import text
+
+    shown = "\n\n".join(filter(None, [text.render(tree, settings), *_history(path.parent, tree, settings)]))
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
+        sys.stdout.flush()
+    say(shown, "")
+    files.write_new(target, (shown + "\n").encode(), 0o644, durable=False)
+    say(f"kept in {path.parent}, this text in {target}")
 
 
-def beside(data_out: Path, directory: Path, format: str) -> Path:
+def _history(directory: Path, tree: DataNode, settings: UserSettings) -> list[str]:
+    """The run beside the earlier ones of its application, unless these are too many to be read on the way."""
+    home, app = directory.parent.parent, directory.parent.name
+    if not 1 < len(runs.directories(home, app)) <= MANY:
+        return []
+    from perun_hpc.report.formats import history
+
+    earlier = [one for where, one in runs.stored(home, app) if where != directory]
+    return [history.against(tree, earlier), history.total([tree, *earlier], settings)] if earlier else []
+
+
+def beside(data_out: Path, tree: DataNode, format: str) -> Path:
     """The file that a run's copy in a format gets if nobody names one: DATA_OUT/APP_ID.SUFFIX."""
-    return data_out / f"{directory.parent.name}_{directory.name}{SUFFIX[format]}"
+    return data_out / f"{safe(str(tree.metadata.get('app', '')))}_{safe(tree.id)}{SUFFIX[format]}"
+
+
+def read(path: Path) -> DataNode:
+    """A run's tree from a file that the format json, hdf5 or pickle wrote, or from its `run.json`.
+
+    Raises
+    ------
+    NotFoundError, DataError, UnavailableError
+    """
+    if path.suffix in (".hdf5", ".h5"):
+        from perun_hpc.report.formats import hdf5
+
+        return hdf5.read(path)
+    if path.suffix in (SUFFIX["pickle"], ".pickle"):
+        from perun_hpc.report.formats import pickled
+
+        return pickled.read(path)
+    if path.suffix == SUFFIX["json"]:
+        return runs.read(path)
+    raise DataError(f"{path} cannot be read back: a run is read from what the format json, hdf5 or pickle wrote")
 
 
 def write(tree: DataNode, directory: Path, target: Path, format: str, settings: UserSettings) -> None:
@@ -57,7 +101,9 @@ def write(tree: DataNode, directory: Path, target: Path, format: str, settings: 
 
         files.write_new(target, (text.render(tree, settings) + "\n").encode(), 0o644, durable=False)
     elif format == "json":
-        files.write_new(target, runs.encode(tree), 0o644, durable=False)
+        from perun_hpc.report.formats import readings
+
+        files.write_new(target, runs.encode(readings.with_raw_data(tree, directory)), 0o644, durable=False)
     elif format == "bench":
         from perun_hpc.report.formats import bench
 
@@ -71,11 +117,9 @@ def write(tree: DataNode, directory: Path, target: Path, format: str, settings: 
 
         hdf5.write(tree, directory, target)
     elif format == "pickle":
-        import pickle
+        from perun_hpc.report.formats import pickled
 
-        from perun_hpc.report.formats import readings
-
-        files.write_new(target, pickle.dumps(readings.with_raw_data(tree, directory)), 0o644, durable=False)
+        pickled.write(tree, directory, target)
     else:
         from perun_hpc.report.formats import zarr_copy
 

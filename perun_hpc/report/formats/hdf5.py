@@ -1,5 +1,5 @@
-"""A run as HDF5: groups ROUND/HOST/DEVICE_GROUP/SENSOR with datasets `timesteps` and `values`, metrics as
-attributes."""
+"""A run as HDF5: groups ID/ROUND/HOST/DEVICE_GROUP/SENSOR with datasets `timesteps` and `values`, metrics as
+attributes; and the whole tree but its readings as JSON in the dataset `.tree`, from which it is read back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc import files
-from perun_hpc.data_model.data import DataNode
-from perun_hpc.errors import UnavailableError
+from perun_hpc.data_model.data import DataNode, NodeType, RawData
+from perun_hpc.errors import DataError, NotFoundError, UnavailableError
+from perun_hpc.monitoring import runs
 from perun_hpc.report.formats.readings import with_raw_data
 
 GAP = -(1 << 63)
+TREE = ".tree"
 
 
 def check() -> None:
@@ -29,18 +31,66 @@ def write(tree: DataNode, directory: Path, target: Path) -> None:
     import h5py
 
     with files.Replacement(target) as partial, h5py.File(partial, "w") as file:
-        _write(file.create_group(tree.id.replace("/", "_")), with_raw_data(tree, directory))
+        whole = with_raw_data(tree, directory)
+        file[TREE] = runs.encode(_bare(whole)).decode()
+        _write(file.create_group(_name(tree.id)), whole)
+
+
+def read(path: Path) -> DataNode:
+    """The tree with its readings.
+
+    Raises
+    ------
+    NotFoundError, DataError, UnavailableError
+    """
+    check()
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if TREE not in file:
+                raise DataError(f"{path}: holds no run of perun-hpc (files of perun 1.0.0 are read by perun 1.0.0)")
+            tree = runs.decode(file[TREE][()], path)
+            _hang(file[_name(tree.id)], tree)
+            return tree
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist: check the path") from error
+    except (OSError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _name(text: str) -> str:
+    return text.replace("/", "_")
+
+
+def _bare(tree: DataNode) -> DataNode:
+    """The tree without readings; a copy."""
+    copy = DataNode.from_json(tree.to_json())
+    for node in copy.walk(NodeType.SENSOR):
+        node.raw_data = None
+    return copy
+
+
+def _hang(group: Any, node: DataNode) -> None:
+    """Put the readings of a group and all below it into the tree."""
+    if "values" in group:
+        numbers = (None if value == GAP else value for value in group["values"][()].tolist())
+        times = tuple(group["timesteps"][()].tolist())
+        node.raw_data = RawData(times, tuple(numbers), str(group["values"].attrs["unit"]))
+    for name, child in node.nodes.items():
+        _hang(group[_name(name)], child)
 
 
 def _write(group: Any, node: DataNode) -> None:
     import numpy as np
 
     group.attrs["type"] = str(node.type)
-    group.attrs["metadata"] = json.dumps(node.metadata)
+    # As datasets: an attribute holds 64 KiB at most.
+    group["metadata"] = json.dumps(node.metadata)
     for kind in node.metrics:
         group.attrs[str(kind)] = node.value(kind)
     if node.regions:
-        group.attrs["regions"] = json.dumps(node.to_json()["regions"])
+        group["regions"] = json.dumps(node.to_json()["regions"])
     if node.raw_data is not None:
         values = [GAP if value is None else value for value in node.raw_data.values]
         group.create_dataset("timesteps", data=np.array(node.raw_data.mono_ns, dtype=np.int64)).attrs["unit"] = "ns"
@@ -48,4 +98,4 @@ def _write(group: Any, node: DataNode) -> None:
         data.attrs["unit"] = node.raw_data.unit
         data.attrs["gap"] = GAP
     for name, child in node.nodes.items():
-        _write(group.create_group(name.replace("/", "_")), child)
+        _write(group.create_group(_name(name)), child)

@@ -10,7 +10,7 @@ from pathlib import Path
 from perun_hpc.data_model.data import DataNode, NodeType, RawData
 from perun_hpc.data_model.sensor import Sensor
 from perun_hpc.errors import DataError
-from perun_hpc.monitoring.results import read_summary
+from perun_hpc.monitoring.results import read_summary, round_of
 from perun_hpc.monitoring.rundir import of_ranks
 
 
@@ -30,13 +30,17 @@ class Series:
 
 
 def series(tree: DataNode, directory: Path) -> Iterator[Series]:
-    """All readings of a run whose directory is `directory`; hosts whose trace lies elsewhere are left out."""
+    """All readings of a run: those that hang in its tree, else those of its traces in `directory`; hosts that have
+    neither are left out."""
     from perun_hpc.monitoring import trace
 
     for run in tree.walk(NodeType.RUN):
         for host in run.walk(NodeType.NODE):
+            if any(node.raw_data is not None for node in host.walk(NodeType.SENSOR)):
+                yield from _held(run, host)
+                continue
             groups = {name: group.id for group in host.walk(NodeType.DEVICE_GROUP) for name in group.nodes}
-            own = directory / run.id / host.id
+            own = directory / round_of(run) / host.id
             for part in (own, *of_ranks(own)):
                 try:
                     summary = read_summary(part)
@@ -49,6 +53,14 @@ def series(tree: DataNode, directory: Path) -> Iterator[Series]:
                     numbers = tuple(None if math.isnan(value) else int(value) for value in row)
                     raw = RawData(since, numbers, sensor.base_unit)
                     yield Series(run.id, host.id, groups.get(sensor.id, ""), sensor, raw)
+
+
+def _held(run: DataNode, host: DataNode) -> Iterator[Series]:
+    for group in host.walk(NodeType.DEVICE_GROUP):
+        for node in group.nodes.values():
+            if node.raw_data is not None:
+                sensor = Sensor.from_json(node.metadata["sensor"])
+                yield Series(run.id, host.id, group.id, sensor, node.raw_data)
 
 
 def with_raw_data(tree: DataNode, directory: Path) -> DataNode:

@@ -1,0 +1,65 @@
+"""A run beside the earlier ones of its application: what all of them used, and how it compares with the last ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
+from perun_hpc.data_model.wording import count
+from perun_hpc.report.formats.text import digits, readable
+
+LATEST = 5
+"""How many earlier runs a run is compared with."""
+J_PER_KWH = 3.6e6
+
+
+def energy(tree: DataNode) -> Stats | None:
+    """A run's energy over its rounds; None where nothing measured it."""
+    found = tree.metrics.get(MetricType.ENERGY)
+    return found if isinstance(found, Stats) else None
+
+
+def doubt(tree: DataNode) -> float:
+    """The standard uncertainty (k=1) of one round's mean energy in J: rounds are read by the same sensors, so it does
+    not become smaller with their number."""
+    found = [run.metrics.get(MetricType.ENERGY) for run in tree.walk(NodeType.RUN)]
+    known = [one.uncertainty or 0.0 for one in found if isinstance(one, Metric)]
+    return sum(known) / len(known) if known else 0.0
+
+
+def total(trees: Sequence[DataNode], settings: UserSettings) -> str:
+    """One sentence: how often an application was run and what all of that used; says of how many it is not known."""
+    app = trees[0].metadata.get("app", "")
+    known = [found for tree in trees if (found := energy(tree)) is not None]
+    if not known:
+        return f"{app} was run {count(len(trees), 'time')} here; no sensor measured its energy."
+    joules = math.fsum(found.sum for found in known)
+    factor, unit = readable(MetricType.ENERGY, joules, settings)
+    kwh = f" ({digits(joules / J_PER_KWH)} kWh)" if joules >= J_PER_KWH / 1000 else ""
+    lost = f", {len(trees) - len(known)} of them not counted: their energy is not known" * (len(known) < len(trees))
+    return f"{app} was run {count(len(trees), 'time')} here, in total {digits(joules / factor)} {unit}{kwh}{lost}."
+
+
+def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:
+    """One sentence: a round's energy beside those of the last runs; empty where one of the two is not known.
+
+    A difference within the uncertainties (k=2) and the earlier runs' own spread is said to be none.
+    """
+    now = energy(tree)
+    before = [(found, doubt(one)) for one in earlier[:LATEST] if (found := energy(one)) is not None]
+    if now is None or not before:
+        return ""
+    means = [found.mean for found, _ in before]
+    mean = math.fsum(means) / len(means)
+    if mean <= 0:
+        return ""
+    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in means) / (len(means) - 1)) if len(means) > 1 else 0.0
+    change = now.mean - mean
+    bounds = 2 * math.sqrt(doubt(tree) ** 2 + max(u for _, u in before) ** 2 + spread**2)
+    what = "the run before" if len(before) == 1 else f"the {len(before)} runs before"
+    verdict = (
+        "within the uncertainties: no difference can be told" if abs(change) <= bounds else "more than they explain"
+    )
+    return f"Beside {what}: {100 * change / mean:+.1f} % energy, {verdict}."

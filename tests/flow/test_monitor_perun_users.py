@@ -1,0 +1,251 @@
+"""What somebody who comes from perun 1.0.0 expects of `perun monitor`, its files and its callbacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PERUN = [sys.executable, "-m", "perun_hpc.cli.main"]
+MARKED = "from perun_hpc import monitor\n@monitor('work')\ndef work(): pass\nwork(); work()\n"
+LIVE = (
+    "from perun_hpc import register_live_callback\n"
+    "def make():\n    return lambda values: print('{0}', sorted(values.items()), flush=True)\n"
+    "register_live_callback(make, '{0}')\n"
+)
+
+
+@pytest.fixture
+def perun(tmp_path):
+    """Run `perun ARGS` in a directory of its own."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("PERUN", "PYTHONPATH", "PMI", "SLURM"))}
+
+    def start(*args: str, code: int = 0, **options) -> subprocess.CompletedProcess[str]:
+        env = {**environ, "HOME": str(tmp_path), **options.pop("env", {})}
+        done = subprocess.run(
+            [*PERUN, *args], cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    return start
+
+
+def script(tmp_path: Path, text: str = "pass\n", name: str = "app.py") -> str:
+    (tmp_path / name).write_text(text)
+    return name
+
+
+def stored(tmp_path: Path, app: str, run_id: str) -> dict:
+    return json.loads((tmp_path / "perun_results" / app / run_id / "run.json").read_text())
+
+
+def test_a_run_leaves_its_text_beside_and_says_where_everything_is(perun, tmp_path):
+    done = perun("monitor", "-i", "r", script(tmp_path))
+    text = (tmp_path / "perun_results" / "app_r.txt").read_text()
+    assert text.rstrip("\n") in done.stderr
+    assert done.stderr.splitlines()[-1] == "perun: kept in perun_results/app/r, this text in perun_results/app_r.txt"
+
+
+def test_a_text_of_that_name_stays_and_the_run_is_kept(perun, tmp_path):
+    (tmp_path / "perun_results").mkdir()
+    (tmp_path / "perun_results" / "app_r.txt").write_text("mine")
+    done = perun("monitor", "-i", "r", script(tmp_path))
+    assert (tmp_path / "perun_results" / "app_r.txt").read_text() == "mine"
+    assert "exists already and is not overwritten" in done.stderr
+    assert stored(tmp_path, "app", "r")["id"] == "r"
+
+
+def test_several_runs_of_an_application_are_summed_and_compared(perun, tmp_path):
+    app = script(tmp_path)
+    assert "was run" not in perun("monitor", "-i", "a", app).stderr
+    perun("monitor", "-i", "b", app)
+    perun("monitor", "-n", "other", app)
+    said = perun("monitor", "-i", "c", app).stderr
+    joules = sum(stored(tmp_path, "app", name)["metrics"]["energy"]["stats"]["sum"] for name in "abc")
+    found = re.search(r"app was run 3 times here, in total ([\d.]+) (m?)J\.", said)
+    assert found is not None, said
+    assert float(found[1]) / (1000 if found[2] else 1) == pytest.approx(joules, rel=0.01)
+    assert re.search(r"Beside the 2 runs before: [+-][\d.]+ % energy, ", said)
+
+
+@pytest.mark.parametrize("format", ["json", "hdf5", "pickle"])
+def test_what_was_exported_is_read_back_with_its_readings(perun, tmp_path, format):
+    perun("monitor", "--sampling-period", "0.05", "-i", "r", script(tmp_path, MARKED + "import time; time.sleep(0.3)"))
+    perun("export", "csv", "-o", "from_run.csv")
+    (copy,) = perun("export", format).stdout.splitlines()
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / Path(copy).name
+    (tmp_path / copy).rename(moved)
+    perun("export", str(moved), "csv", "-o", "from_copy.csv")
+    lines = [sorted((tmp_path / f"from_{of}.csv").read_text().splitlines()) for of in ("copy", "run")]
+    assert lines[0] == lines[1]
+    assert len(lines[1]) > 20
+    perun("export", str(moved), "json", "-o", "again.json")
+    perun("export", "json", "-o", "first.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "first.json").read_bytes()
+
+
+def test_an_export_takes_perun_s_order_and_writes_beside_its_input(perun, tmp_path):
+    app = script(tmp_path)
+    for name in ("one", "two"):
+        perun("monitor", "-i", name, app)
+    assert perun("export", "perun_results/app", "json").stdout == "perun_results/app_two.json\n"
+    assert perun("export", "--id", "one", "perun_results/app", "json").stdout == "perun_results/app_one.json\n"
+    assert perun("export", "perun_results/app/one", "csv").stdout == "perun_results/app_one.csv\n"
+    assert perun("export", "perun_results/app_two.json", "bench").stdout == "perun_results/app_two.bench.json\n"
+
+
+def test_a_name_that_is_missing_is_never_written(perun, tmp_path):
+    perun("monitor", "-i", "r", script(tmp_path))
+    done = perun("export", "missing.json", "csv", code=66)
+    assert done.stderr == (
+        "perun: missing.json does not exist: name a run's file or directory; the file to write is named by -o\n"
+    )
+    assert not (tmp_path / "missing.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.csv", b"a,b\n", "cannot be read back"),
+        ("x.hdf5", b"no hdf5", "cannot be read"),
+        ("x.pkl", b"cos\nsystem\n(S'touch ran'\ntR.", "no part of a run"),
+        ("x.pkl", b"cbuiltins\ngetattr\n(cperun_hpc.data_model.data\nDataNode\nS'from_json'\ntR.", "no part of a run"),
+        ("x.pkl", b"", "cannot be read"),
+        ("x.pkl", b"I1\n.", "holds no run"),
+        ("x.json", b"{}", "not of schema"),
+    ],
+)
+def test_a_file_that_is_no_run_is_one_line_and_nothing_in_it_runs(perun, tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    done = perun("export", name, "text", code=65)
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_keeps_its_configuration_and_its_machine(perun, tmp_path):
+    perun("monitor", "-i", "r", "--emission-factor", "300", "--pue", "1.5", script(tmp_path))
+    tree = stored(tmp_path, "app", "r")
+    assert tree["metadata"]["post-processing.emissions_factor"] == "300"
+    assert (tree["metadata"]["post-processing.pue"], tree["metadata"]["monitor.sampling_period"]) == ("1.5", "1")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+[+-]\d\d:\d\d", tree["metadata"]["execution_dt"])
+    (host,) = tree["nodes"]["0"]["nodes"].values()
+    assert host["metadata"]["machine"]["kernel"] == os.uname().release
+
+
+def test_a_killed_run_keeps_overhead_pue_and_factors(perun, tmp_path):
+    app = script(tmp_path, "import os, time\ntime.sleep(0.3)\nos.kill(os.getppid(), 9)\ntime.sleep(1)\n")
+    options = ("--power-overhead", "1000", "--pue", "2", "--price-factor", "10", "--emission-factor", "5")
+    perun("monitor", "-i", "r", *options, app, code=-9)
+    perun("export", "json", "-o", "out.json")
+    tree = json.loads((tmp_path / "out.json").read_text())
+    assert tree["metadata"]["status"] == "PERUN_ERROR"
+    run = tree["nodes"]["0"]["metrics"]
+    runtime, joules = run["runtime"]["value"], run["energy"]["value"]
+    assert joules > 2 * 1000 * runtime
+    assert run["money"]["value"] == pytest.approx(joules / 3.6e6 * 10, rel=1e-3)
+    assert run["co2"]["value"] == pytest.approx(joules / 3.6e6 * 5, rel=1e-3)
+
+
+CALLBACK = (
+    "from perun_hpc import register_callback\n"
+    "@register_callback\ndef told(node):\n"
+    "    m = {str(k): v.value for k, v in node.metrics.items()}\n"
+    "    pue, much = node.metadata['post-processing.pue'], m['energy'] > 2000 * m['runtime']\n"
+    "    print(node.id, node.type, pue, much, 'co2' in m)\n"
+)
+
+
+def test_callbacks_get_the_run_by_the_configuration_in_force(perun, tmp_path):
+    (tmp_path / "mine.ini").write_text("[post-processing]\nemissions_factor = 100\n")
+    options = ("--pue", "2", "--power-overhead", "1000", "-i", "v1.2.3")
+    done = perun("-c", "mine.ini", "monitor", *options, script(tmp_path, CALLBACK))
+    assert done.stdout == "v1.2.3 multi_run 2 True True\n"
+
+
+def test_callbacks_of_a_decorated_function_get_the_same(tmp_path):
+    text = CALLBACK + (
+        "from perun_hpc import perun\n"
+        "@perun(pue=2, power_overhead=1000, run_id='v1.2.3', emissions_factor=3)\ndef f(): pass\nf()\n"
+    )
+    command = [sys.executable, script(tmp_path, text)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "v1.2.3 multi_run 2 True True\n"
+
+
+def test_live_callbacks_get_plain_values_by_perun_s_names_first_and_last(perun, tmp_path):
+    live = script(tmp_path, LIVE.format("live"), "live.py")
+    done = perun("monitor", "--live-callback-files", live, script(tmp_path))
+    first, last = [dict(eval(line.partition(" ")[2])) for line in done.stdout.splitlines()]
+    host = os.uname().nodename
+    memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
+    for values in (first, last):
+        assert 0 <= values[f"{host}_CPU_USAGE_0"] <= 100
+        assert memory / 1000 < values[f"{host}_RAM_USAGE"] < memory
+        assert all(isinstance(value, float) for value in values.values())
+    (kept,) = (json.loads(path.read_text()) for path in tmp_path.glob("perun_results/app/*/0/*/summary.json"))
+    (energy,) = [n for n, sensor in enumerate(kept["sensors"]) if sensor["id"].endswith("cpu:energy")]
+    name = f"{host}_{kept['sensors'][energy]['id']}"
+    ticks = [edge["values"][energy] for edge in kept["edges"]]
+    assert [first[name], last[name]] == pytest.approx([tick / 1e6 for tick in ticks])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--live-callback-files", "a.py", "b.py", "--rounds", "1", "app.py"),
+        ("--live_callback_files", "a.py", "b.py", "--", "app.py"),
+        ("--live-callback-files", "a.py", "b.py", "app.py"),
+        ("--live-callback-files", "a.py b.py", "app.py"),
+        ("--live-callback-files", "a.py", "--live-callback-files", "b.py", "app.py"),
+    ],
+)
+def test_several_files_of_live_callbacks(perun, tmp_path, how):
+    for name in "ab":
+        script(tmp_path, LIVE.format(name), f"{name}.py")
+    script(tmp_path, "import sys; print('ran', sys.argv)")
+    lines = perun("monitor", *how).stdout.splitlines()
+    assert {line.partition(" ")[0] for line in lines} == {"a", "b", "ran"}
+    assert "ran ['app.py']" in lines
+
+
+@pytest.mark.parametrize("arguments", [[], ["--epochs", "3"], ["x"]])
+def test_a_program_that_registers_live_callbacks_itself_is_the_program(perun, tmp_path, arguments):
+    script(tmp_path, LIVE.format("a"), "a.py")
+    app = script(tmp_path, LIVE.format("b") + "import sys; print('ran', sys.argv[1:])\n")
+    lines = perun("monitor", "--live-callback-files", "a.py", app, *arguments).stdout.splitlines()
+    assert {line.partition(" ")[0] for line in lines} == {"a", "ran"} or arguments == ["x"]
+
+
+def test_filters_go_by_perun_s_names_beside_ours(perun, tmp_path):
+    wanted = "RAM_USAGE ^CPU_USAGE_0$ estimate"
+    done = perun("monitor", "-i", "r", "--include-sensors", wanted, script(tmp_path))
+    (host,) = stored(tmp_path, "app", "r")["nodes"]["0"]["nodes"].values()
+    sensors = sorted(name for group in host["nodes"].values() for name in group["nodes"])
+    assert sensors == ["estimate:cpu:energy", "psutil:cpu-0:utilisation", "psutil:memory:data"]
+    assert "matches" not in done.stderr
+
+
+def test_filters_that_match_nothing_are_one_line(perun, tmp_path):
+    filters = ("--include-sensors", "RAM_USAGE nosuch", "--exclude-backends", "nvm roc")
+    done = perun("monitor", "-f", "json", *filters, script(tmp_path))
+    warned = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert warned == [
+        "perun: warning: nothing here matches exclude_backends: 'roc', include_sensors: 'nosuch':"
+        " perun sensors --all lists the names that there are"
+    ]
+    done = perun("sensors", "--exclude-sensors", "nosuch")
+    assert done.stderr.startswith("perun: warning: nothing here matches exclude_sensors: 'nosuch'")
+
+
+def test_an_invalid_expression_is_one_line_before_the_start(perun, tmp_path):
+    done = perun("monitor", "--include-sensors", "CPU[", script(tmp_path, "print('ran')"), code=78)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert "regular expression" in done.stderr
