@@ -60,6 +60,6 @@ def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:
     bounds = 2 * math.sqrt(doubt(tree) ** 2 + max(u for _, u in before) ** 2 + spread**2)
     what = "the run before" if len(before) == 1 else f"the {len(before)} runs before"
     verdict = (
-        "within the uncertainties: no difference can be told" if abs(change) <= bounds else "more than they explain"
+        "within the uncertainties: no difference can be seen" if abs(change) <= bounds else "more than they explain"
     )
     return f"Beside {what}: {100 * change / mean:+.1f} % energy, {verdict}."
