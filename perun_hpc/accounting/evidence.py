@@ -7,15 +7,15 @@ boundary records are gone, since users were pseudonymised, say), what the two ha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import TypeVar
 
-from perun_hpc.accounting.summing import METER, carry_slurm, highest_of_all
+from perun_hpc.accounting.summing import METER, carry_slurm, doubts_of, highest_of_all, named, u_of
 from perun_hpc.data_model.record import Component, EnergyRecord, Footprint, NodeEnergy, Region, Step, worst_provenance
 from perun_hpc.data_model.wording import count
+from perun_hpc.energy.uncertainty import added, combined_uj
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def _joined(one: EnergyRecord, other: EnergyRecord) -> EnergyRecord:
         status="partial" if missing or energy_uj is None else "complete",
         provenance=worst_provenance([r.provenance for r in (one, other) if r.energy_uj is not None]),
         energy_uj=energy_uj,
-        u_uj=math.isqrt(sum(c.u_uj**2 for c in components if c.component != METER or len(components) == 1)),
+        u_uj=u_of(components),
         start_ns=start_ns,
         end_ns=end_ns,
         inputs=sha256(f"{one.inputs}\n{other.inputs}".encode()).hexdigest()[:32],
@@ -192,22 +192,26 @@ def _scaled(component: Component, energy_uj: int) -> Component:
         return replace(component, energy_uj=energy_uj)
     names = ("u_uj", "static_uj", "dynamic_uj", "idle_uj", "suspended_uj", "modelled_uj", "covered_ns", "gap_ns")
     parts = {name: getattr(component, name) * energy_uj // component.energy_uj for name in names}
-    return replace(component, energy_uj=energy_uj, **parts)
+    doubts = {cause: uj * energy_uj // component.energy_uj for cause, uj in doubts_of(component).items()}
+    return replace(component, energy_uj=energy_uj, **parts, doubts=named(doubts))
 
 
 def _components(parts: Iterable[Component]) -> tuple[Component, ...]:
-    names = ("energy_uj", "u_uj", "static_uj", "dynamic_uj", "idle_uj", "suspended_uj", "modelled_uj", "covered_ns",
-             "gap_ns", "domains")  # fmt: skip
-    return _merged(
-        parts,
-        lambda c: c.component,
-        lambda a, b: replace(
+    names = ("energy_uj", "static_uj", "dynamic_uj", "idle_uj", "suspended_uj", "modelled_uj", "covered_ns", "gap_ns",
+             "domains")  # fmt: skip
+
+    def plus(a: Component, b: Component) -> Component:
+        doubts = added((doubts_of(a), doubts_of(b)))
+        return replace(
             a,
+            u_uj=combined_uj(doubts),
+            doubts=named(doubts),
             provenance=worst_provenance([a.provenance, b.provenance]),
             methods=tuple(sorted({*a.methods, *b.methods})),
             **{name: getattr(a, name) + getattr(b, name) for name in names},
-        ),
-    )
+        )
+
+    return _merged(parts, lambda c: c.component, plus)
 
 
 def _steps(parts: Iterable[Step]) -> tuple[Step, ...]:

@@ -5,7 +5,6 @@ Pure functions. Whatever the order in which nodes report, the same set of bounda
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -16,6 +15,7 @@ from perun_hpc.data_model.record import (
     SCHEMA,
     Component,
     Device,
+    Doubt,
     EnergyRecord,
     NodeEnergy,
     Rank,
@@ -25,6 +25,7 @@ from perun_hpc.data_model.record import (
     worst_provenance,
 )
 from perun_hpc.data_model.wording import count
+from perun_hpc.energy.uncertainty import Doubts, added, combined_uj
 from perun_hpc.slurm.hostlist import expand
 from perun_hpc.slurm.sacct import SlurmJob
 from perun_hpc.slurm.states import WASTED_STATES
@@ -81,7 +82,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         status="partial" if missing or energy_uj is None else "complete",
         provenance=worst_provenance([_provenance(b, d) for b, d in known]) if known else "missing",
         energy_uj=energy_uj,
-        u_uj=math.isqrt(sum(c.u_uj**2 for c in components if _counted(c, components))),
+        u_uj=combined_uj(added(d.doubts for _, d in known)),
         start_ns=start_ns,
         end_ns=end_ns,
         inputs=inputs_digest(parts, problems),
@@ -264,12 +265,13 @@ def _components(parts: Sequence[Boundary]) -> tuple[Component, ...]:
                 found.setdefault(d.component, []).append((b, d))
     order = ("cpu", "dram", "gpu", "other", METER)
     names = sorted(found, key=lambda c: (order.index(c) if c in order else len(order), c))
+    doubts = {name: added(d.doubts for _, d in found[name]) for name in names}
     return tuple(
         Component(
             component=name,
             energy_uj=sum(d.energy_uj or 0 for _, d in found[name]),
-            # Gain errors of one model correlate across devices: linear inside a component (JCGM 100, 5.2.2 note).
-            u_uj=sum(d.u_uj for _, d in found[name]),
+            u_uj=combined_uj(doubts[name]),
+            doubts=named(doubts[name]),
             static_uj=sum(d.static_uj for _, d in found[name]),
             dynamic_uj=sum(d.dynamic_uj for _, d in found[name]),
             idle_uj=sum(d.idle_uj for _, d in found[name]),
@@ -285,8 +287,19 @@ def _components(parts: Sequence[Boundary]) -> tuple[Component, ...]:
     )
 
 
-def _counted(component: Component, components: Sequence[Component]) -> bool:
-    return component.component != METER or len(components) == 1
+def named(doubts: Doubts) -> tuple[Doubt, ...]:
+    """Return doubts as a record holds them, causes in order."""
+    return tuple(Doubt(cause, uj) for cause, uj in sorted(doubts.items()) if uj)
+
+
+def doubts_of(component: Component) -> Doubts:
+    """Return what a component may be wrong by; of a record of before its errors are taken for one cause."""
+    return {one.cause: one.uj for one in component.doubts} or {component.component: component.u_uj}
+
+
+def u_of(components: Sequence[Component]) -> int:
+    """Return the standard uncertainty (k=1) of a record's energy: of the components that are added up."""
+    return combined_uj(added(doubts_of(c) for c in components if c.component != METER or len(components) == 1))
 
 
 def _coverage(used: Sequence[tuple[Boundary, Domain]]) -> float:
@@ -345,7 +358,7 @@ def _node(b: Boundary) -> NodeEnergy:
         state=b.state,
         why=b.why,
         energy_uj=_energy_uj(b),
-        u_uj=sum(d.u_uj for d in known),
+        u_uj=combined_uj(added(d.doubts for d in known)),
         node_uj=sum(counted) if counted else None,
         start_ns=b.start_ns,
         end_ns=b.end_ns,

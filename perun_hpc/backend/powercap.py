@@ -27,6 +27,9 @@ MARKER = "perun_simulated"
 UPDATE_NS = 1_000_000
 GAIN_ERROR = 0.03
 GAIN_SOURCE = "assumed 3 % (k=1); published comparisons with wall meters lie between 1 and 10 %"
+MEMORY_OFFSET_UW = 1_200_000
+"""RAPL of memory is off by a constant power that differs between systems, by a watt or so (Desrochers, Paradis and
+Weaver, MEMSYS 2016: worst where memory idles); which, nobody can say without an instrument."""
 FILTERED = "; SGX is on, which adds noise to differences over short times (energy filtering)"
 FAMILIES = {
     "package": ("cpu", "CPU package", 1_500_000_000),
@@ -217,6 +220,7 @@ def _sensor(zone: _Zone, zones: list[_Zone], domain: str, simulated: bool, filte
         resolution=_step(zone.range_uj) if zone.range_uj else 1,
         gain_error=GAIN_ERROR,
         gain_source=GAIN_SOURCE + (FILTERED if filtered else ""),
+        offset_uw=MEMORY_OFFSET_UW if family == "dram" else 0,
         update_ns=UPDATE_NS,
         max_uw=ceiling,
         scope=scope,

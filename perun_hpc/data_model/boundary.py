@@ -22,13 +22,19 @@ EXTRAS = (b"regions", b"steps")
 """What a record does without, in this order, where it is longer: never what energies rest on."""
 MAX_NOTES, MAX_NOTE = 20, 300
 """Notes of a record, or of the sum of several, and letters of each."""
+MAX_DOUBTS, MAX_CAUSE = 20, 100
+"""Causes of doubt of a domain that are read, and letters of each."""
 LIMIT = 1 << 62
 """Greater numbers are no energies in uJ and no times in ns, and no database takes them."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One energy domain of one node as the agent accounted it; energies in uJ, None where nothing was measured."""
+    """One energy domain of one node as the agent accounted it; energies in uJ, None where nothing was measured.
+
+    `doubts` is what the energy may be wrong by: cause -> standard uncertainty (k=1) in uJ, with its sign beside others
+    of that cause. Records before them have `u_uj` alone: then a component's errors are taken for one cause.
+    """
 
     name: str
     component: str
@@ -45,6 +51,7 @@ class Domain:
     covered_ns: int
     gap_ns: int
     idle_ns: int | None
+    doubts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,7 @@ def _domain(name: str, data: dict[str, Any]) -> Domain:
     def maybe(key: str) -> int | None:
         return None if data.get(key) is None else _whole(data[key])
 
+    said = data["doubts"] if "doubts" in data else {str(data["component"]): part("u_uj")}
     return Domain(
         name=name,
         component=str(data["component"]),
@@ -221,6 +229,7 @@ def _domain(name: str, data: dict[str, Any]) -> Domain:
         covered_ns=part("covered_ns"),
         gap_ns=part("gap_ns"),
         idle_ns=maybe("idle_ns"),
+        doubts={str(cause)[:MAX_CAUSE]: _whole(uj) for cause, uj in list(said.items())[:MAX_DOUBTS]},
     )
 
 

@@ -26,11 +26,23 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """What an energy may be wrong by for one cause (k=1), with its sign beside others of that cause.
+
+    What has one cause errs together; what has the cause `random` errs each time anew.
+    """
+
+    cause: str
+    uj: int
+
+
+@dataclass(frozen=True)
 class Component:
     """The energy of one component (cpu, dram, gpu, other, node), summed over nodes and domains.
 
-    `u_uj` is the standard uncertainty (k=1). `static_uj + dynamic_uj` are parts of `energy_uj`; so is `idle_uj`
-    (a device held but idle) and `suspended_uj`. `covered_ns` and `gap_ns` are summed over the domains.
+    `u_uj` is the standard uncertainty (k=1), all `doubts` together; a record of before has none of these. `static_uj +
+    dynamic_uj` are parts of `energy_uj`; so is `idle_uj` (a device held but idle) and `suspended_uj`. `covered_ns` and
+    `gap_ns` are summed over the domains.
     """
 
     component: str
@@ -46,6 +58,7 @@ class Component:
     domains: int
     provenance: str
     methods: tuple[str, ...]
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Sensor:
     wrap_range : a counter restarts from 0 after this many ticks; None when it never wraps.
     resolution : smallest step of the source, in ticks.
     gain_error : relative standard uncertainty (k=1) of the source, and `gain_source`, the text it was taken from.
+    offset_uw : standard uncertainty (k=1) of a constant power that the source adds or lacks, whatever it shows.
     update_ns : interval at which the source renews its value (tau): an edge reading is at most this old.
     max_uw : plausibility ceiling of the power behind an energy counter or power gauge; None when none is known.
     scope : one phrase: what the figure includes.
@@ -81,6 +82,7 @@ class Sensor:
     resolution: int = 1
     gain_error: float = 0.0
     gain_source: str = ""
+    offset_uw: int = 0
     update_ns: int = 0
     max_uw: int | None = None
     scope: str = ""

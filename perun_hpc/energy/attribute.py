@@ -352,9 +352,8 @@ class _Load:
         weights: dict[str, int] = defaultdict(int)
         for cpus in self._cores(package):
             held = [cpu for cpu in cpus if self._holders.get(cpu)]
-            owners = {job.owner for cpu in held for job in self._holders[cpu]}
-            # A core with one holder is wholly its own, even if it asked for one of the threads only.
-            split = cpus if len(owners) > 1 or not held else held
+            # A core is wholly its holders', even if they asked for some of its threads only.
+            split = held or cpus
             for cpu in split:
                 for owner, weight in self._cpu_holders(cpu).items():
                     weights[owner] += weight // len(split)

@@ -1,28 +1,46 @@
-"""Standard uncertainty of an energy (GUM, JCGM 100): gain, edges, gaps, attribution."""
+"""Standard uncertainty of an energy (GUM, JCGM 100): gain, edges, gaps, sampling, sharing.
+
+What may be wrong with a figure is kept apart by its cause. What has one cause errs together, whatever the domain, the
+node or the time (JCGM 100, 5.2.2): it is added with its sign, so that what a meter's rest has too much its leaves have
+too little. `RANDOM` is what errs each time anew.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 NS_PER_S = 1_000_000_000
 
-ATTRIBUTION_ERROR: dict[str, float] = {
+RANDOM = "random"
+"""The cause of what errs each time anew."""
+
+Doubts: TypeAlias = Mapping[str, int]
+"""Cause -> standard uncertainty (k=1) in uJ, with the sign in which it errs beside others of that cause."""
+
+SHARING_ERROR: dict[str, float] = {
     "exclusive": 0.0,
     "holder": 0.0,
     "unheld": 0.0,
-    "cores": 0.20,
-    "memory+cores": 0.40,
-    "slices": 0.45,
-    "parts": 0.45,
-    "presence": 0.50,
-    "residual": 0.50,
-    "negative residual": 1.0,
-    "gap": 1.0,
+    "cores": 0.34,
+    "memory+cores": 1.0,
+    "slices": 0.65,
+    "parts": 0.65,
+    "presence": 0.70,
+    "residual": 0.70,
 }
-"""Relative standard uncertainty of a share's dynamic part by method; docs/method.md says where each is from."""
+"""How far the watts of one owner's work lie from what a method takes them for, relative, k=1; see docs/method.md."""
+
+STATIC_ERROR: dict[str, float] = {"policy": 0.08, "learnt": 0.08, "unknown": 0.65}
+"""Relative standard uncertainty of static power by where it comes from: the nodes of a type differ and heat moves it;
+of one that is not known half of the least power seen is taken: it is anything from nothing to that (a rectangle, 0.58),
+and heat moves it, too."""
+
+PEAK = 1.3
+"""Power at an edge against the highest mean power that was seen in an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +69,7 @@ class Gap:
     duration_ns: int
 
 
-def standard_uj(
-    gains: Iterable[Gain] = (),
-    edges: Iterable[Edge] = (),
-    gaps: Iterable[Gap] = (),
-    attribution_uj: Iterable[float] = (),
-) -> int:
+def standard_uj(gains: Iterable[Gain] = (), edges: Iterable[Edge] = (), gaps: Iterable[Gap] = ()) -> int:
     """Standard uncertainty (k=1) in uJ, rounded up.
 
     Gain errors within one model add linearly, never by the root of N: the same shunt design errs the same way. An edge
@@ -67,22 +80,22 @@ def standard_uj(
     gains : energies with the gain errors of their devices.
     edges : readings at the interval's edges that may be old.
     gaps : times without readings.
-    attribution_uj : standard uncertainties of modelled shares, in uJ.
 
     Returns
     -------
     The root of the sum of their squares, in uJ.
     """
-    square = _gain_square(gains)
-    square += sum((edge.max_uw * edge.tau_ns / NS_PER_S) ** 2 / 12 for edge in edges)
-    square += sum(((gap.max_uw - gap.min_uw) * gap.duration_ns / NS_PER_S) ** 2 / 12 for gap in gaps)
-    square += sum(part**2 for part in attribution_uj)
-    return math.ceil(math.sqrt(square))
+    return math.ceil(math.sqrt(_gain_square(gains) + _random_square(edges, gaps)))
 
 
 def gain_uj(gains: Iterable[Gain]) -> float:
     """What gain errors alone add to the standard uncertainty (k=1), in uJ."""
     return math.sqrt(_gain_square(gains))
+
+
+def random_uj(edges: Iterable[Edge] = (), gaps: Iterable[Gap] = (), others_uj: Iterable[float] = ()) -> int:
+    """What errs each time anew (k=1), in uJ, rounded up; `others_uj` are standard uncertainties."""
+    return math.ceil(math.sqrt(_random_square(edges, gaps) + sum(one**2 for one in others_uj)))
 
 
 def _gain_square(gains: Iterable[Gain]) -> float:
@@ -92,16 +105,89 @@ def _gain_square(gains: Iterable[Gain]) -> float:
     return sum(value**2 for value in by_model.values())
 
 
-def attribution_uj(dynamic_uj: int, method: str) -> float:
-    """Standard uncertainty of a share's dynamic part under an attribution method.
+def _random_square(edges: Iterable[Edge], gaps: Iterable[Gap]) -> float:
+    square = sum((edge.max_uw * edge.tau_ns / NS_PER_S) ** 2 for edge in edges)
+    square += sum(((gap.max_uw - gap.min_uw) * gap.duration_ns / NS_PER_S) ** 2 for gap in gaps)
+    return square / 12
 
-    Parameters
-    ----------
-    dynamic_uj : the share's dynamic part, in uJ.
-    method : a key of `ATTRIBUTION_ERROR`; another one is a KeyError.
 
-    Returns
-    -------
-    The uncertainty (k=1) in uJ.
-    """
-    return abs(dynamic_uj) * ATTRIBUTION_ERROR[method]
+# What has one cause.
+
+
+def added(parts: Iterable[Doubts]) -> dict[str, int]:
+    """The doubts of a sum: those of one cause with their signs, the random ones by their squares."""
+    result: dict[str, int] = {}
+    square = 0
+    for doubts in parts:
+        for cause, uj in doubts.items():
+            if cause == RANDOM:
+                square += uj**2
+            else:
+                result[cause] = result.get(cause, 0) + uj
+    if square:
+        result[RANDOM] = math.isqrt(square - 1) + 1
+    return result
+
+
+def combined_uj(doubts: Doubts) -> int:
+    """Standard uncertainty (k=1) in uJ, rounded up: causes are independent of each other."""
+    square = sum(uj**2 for uj in doubts.values())
+    return math.isqrt(square - 1) + 1 if square else 0
+
+
+# How a domain was shared out.
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One interval of one domain, shared out: its static and dynamic parts, and the squares of all dynamic shares."""
+
+    static_uj: int
+    dynamic_uj: int
+    squares: int
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[int, int]]) -> Split:
+        """Of the owners' static and dynamic parts."""
+        rows = list(parts)
+        return cls(sum(s for s, _ in rows), sum(d for _, d in rows), sum(d * d for _, d in rows))
+
+    def static_doubt_uj(self, static_uj: int, dynamic_uj: int, relative: float) -> int:
+        """What an owner's energy is wrong by where static power is wrong by its standard uncertainty.
+
+        The more static, the less dynamic: r S (s - q), where s and q are the owner's parts of both.
+
+        Parameters
+        ----------
+        static_uj, dynamic_uj : the owner's.
+        relative : standard uncertainty of static power, of `STATIC_ERROR`.
+
+        Returns
+        -------
+        The doubt (k=1) in uJ, with its sign.
+        """
+        if self.dynamic_uj <= 0:
+            return 0
+        return round(relative * (static_uj - self.static_uj * dynamic_uj / self.dynamic_uj))
+
+    def sharing_doubt_uj(self, dynamic_uj: int, method: str) -> int:
+        """Standard uncertainty of an owner's dynamic part: nobody knows the watts behind anybody's work.
+
+        An owner whose work takes more watts than its weight says gets too little, and the others too much: with q_k the
+        parts of all owners, sigma D q [(1 - q)^2 + sum of the others' q_k^2]^(1/2). Who worked alone is sure.
+
+        Parameters
+        ----------
+        dynamic_uj : the owner's.
+        method : a key of `SHARING_ERROR`; what is not there is nobody's to say.
+
+        Returns
+        -------
+        The doubt (k=1) in uJ.
+        """
+        sigma = SHARING_ERROR.get(method, 1.0)
+        if not sigma or self.dynamic_uj <= 0 or dynamic_uj <= 0:
+            return 0
+        q = dynamic_uj / self.dynamic_uj
+        others = max(0.0, self.squares / self.dynamic_uj**2 - q * q)
+        return round(sigma * dynamic_uj * math.sqrt((1 - q) ** 2 + others))

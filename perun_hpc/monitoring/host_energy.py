@@ -26,8 +26,8 @@ class Figure:
 
 
 def gain(sensor: Sensor, energy_uj: float) -> Gain:
-    """What a counter that counts wrongly makes of an energy; those of one kind of device err together."""
-    return Gain(energy_uj, sensor.gain_error, f"{sensor.backend}:{sensor.component}")
+    """What a counter that counts wrongly makes of an energy; those that one backend reads err together."""
+    return Gain(energy_uj, sensor.gain_error, sensor.backend)
 
 
 @dataclass(frozen=True)

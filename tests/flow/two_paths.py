@@ -222,7 +222,7 @@ class ByAgent:
         booking.note_what_lacks(session, self._last.readings, meter.sensors, meter.domains, ())
         record = boundary_record(
             session, Edge(self._last.real_ns, self._last.mono_ns, 0, "hook"), meter.sensors, "n1", len(self._cpus),
-            Cost(1, 1, 1, 1), booking.standard_uj(session, meter.domains), {},
+            Cost(1, 1, 1, 1), booking.doubts(session, meter.domains), {},
             scope_sentence(Plan(tuple(meter.domains.values()), ())),
         )  # fmt: skip
         summed = sum_boundaries([parse_boundary(json.dumps(record).encode(), "here")])

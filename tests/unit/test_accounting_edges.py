@@ -108,13 +108,14 @@ def test_every_figure_of_a_record_is_the_sum_that_it_says() -> None:
         "component": "cpu", "energy_uj": 24_000_000, "u_uj": 800, "static_uj": 6_000_000, "dynamic_uj": 18_000_000,
         "idle_uj": 0, "suspended_uj": 14, "modelled_uj": 10, "covered_ns": 380 * NS, "gap_ns": 20 * NS, "domains": 4,
         "provenance": "modelled", "methods": ["cores", "exclusive"],
+        "doubts": [{"cause": "cpu", "uj": 800}],
     }  # fmt: skip
     assert [(c.component, c.energy_uj, c.u_uj, c.idle_uj) for c in (dram, gpu, meter)] == [
         ("dram", 2_000_000, 600, 0), ("gpu", 40_000_000, 2400, 22), ("node", 80_000_000, 19_998, 0)
     ]  # fmt: skip
     first, second = record.nodes
     assert (first.node, first.state, first.energy_uj, first.u_uj, first.node_uj) == (
-        "n1", "closed", 33_000_000, 1900, 34_000_000
+        "n1", "closed", 33_000_000, 1300, 34_000_000
     )  # fmt: skip
     assert (first.cpu_ns, first.cpus, first.mem_peak_b, first.peak_mw, first.coverage) == (10 * NS, 4, 5, 1000, 0.975)
     assert (second.state, second.why, second.end_ns) == ("aborted", "agent lost", START_NS + 110 * NS)

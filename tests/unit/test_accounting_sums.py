@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from datetime import datetime
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from perun_hpc.accounting.daily import MEASURES, by_day, seconds_by_day, spread
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.data_model.codec import encode
-from perun_hpc.data_model.record import from_json, json_schema, to_json
+from perun_hpc.data_model.record import Doubt, from_json, json_schema, to_json
 from perun_hpc.errors import DataError
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, slurm_job
 
@@ -267,3 +268,34 @@ def test_seconds_by_day_across_midnights() -> None:
     assert sum(days.values()) == 2 * 86400
     assert len(days) == 3
     assert seconds_by_day(START_S, START_S) == {DAY: 0}
+
+
+def doubted(energy_uj: int, component: str, **doubts: int) -> dict[str, Any]:
+    return domain(component, energy_uj, u_uj=1, doubts={name.replace("_", " "): uj for name, uj in doubts.items()})
+
+
+def test_a_node_and_a_job_of_one_node_have_one_uncertainty() -> None:
+    parts = {"package-0": domain("cpu", 100, u_uj=3), "dram-0": domain("dram", 10, u_uj=4)}
+    record = sum_boundaries([parsed(boundary(domains=parts))])
+    assert record.u_uj == record.nodes[0].u_uj == 5
+
+
+def test_gains_of_one_backend_err_together_over_domains_and_nodes() -> None:
+    parts = {
+        "package-0": doubted(100, "cpu", gain_powercap=30),
+        "dram-0": doubted(10, "dram", gain_powercap=3, random=4),
+    }
+    record = sum_boundaries([parsed(boundary(node=node, domains=parts)) for node in ("n1", "n2")])
+    assert record.u_uj == math.ceil(math.hypot(66, math.sqrt(32)))
+    assert record.components[1].doubts == (Doubt("gain powercap", 6), Doubt("random", 6))
+    assert from_json(to_json(record)) == record
+
+
+def test_with_a_node_meter_the_sums_uncertainty_is_the_meters() -> None:
+    parts = {
+        "package-0": doubted(100, "cpu", gain_powercap=30),
+        "other": doubted(20, "other", gain_powercap=-30, gain_ipmi=7),
+    }
+    record = sum_boundaries([parsed(boundary(domains=parts))])
+    assert (record.u_uj, record.nodes[0].u_uj) == (7, 7)
+    assert [c.u_uj for c in record.components] == [30, 31]

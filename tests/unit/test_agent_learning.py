@@ -66,7 +66,7 @@ def learnt(learning: Learning) -> dict[str, int]:
 def test_half_an_hour_of_short_idle_intervals_teaches_every_domain():
     learning = Learning()
     teach(learning, {}, {"gpu-a": 0}, 299)
-    assert set(learnt(learning).values()) == {0}
+    assert learnt(learning) == {"package-0": 20, "package-1": 20, "gpu-a": 0, "node": 50}
     teach(learning, {}, {"gpu-a": 0}, 302)
     assert learnt(learning) == {"package-0": 40, "package-1": 40, "gpu-a": 60, "node": 100}
     again = Learning()
@@ -77,14 +77,14 @@ def test_half_an_hour_of_short_idle_intervals_teaches_every_domain():
 def test_a_busy_package_teaches_nothing_of_itself_and_of_the_rest_of_the_node():
     learning = Learning()
     teach(learning, {0: S}, {"gpu-a": 0}, 400)
-    assert learnt(learning) == {"package-0": 0, "package-1": 40, "gpu-a": 60, "node": 0}
+    assert learnt(learning) == {"package-0": 20, "package-1": 40, "gpu-a": 60, "node": 50}
 
 
 @pytest.mark.parametrize("peaks", [{}, {"gpu-a": 7}])
 def test_a_gpu_that_is_busy_or_not_watched_teaches_nothing(peaks):
     learning = Learning()
     teach(learning, {}, peaks, 400)
-    assert learnt(learning) == {"package-0": 40, "package-1": 40, "gpu-a": 0, "node": 0}
+    assert learnt(learning) == {"package-0": 40, "package-1": 40, "gpu-a": 0, "node": 50}
 
 
 def test_the_policy_comes_before_what_was_learnt_and_nothing_is_said_to_be_unknown():
@@ -95,6 +95,27 @@ def test_the_policy_comes_before_what_was_learnt_and_nothing_is_said_to_be_unkno
     assert figures["package-0"].to_json() == {"uw": 55_000_000, "from": "policy"}
     assert figures["gpu-a"].to_json() == {"uw": 60_000_000, "from": "learnt"}
     assert Learning().figures(DOMAINS.values(), None)["node"].to_json() == {"uw": 0, "from": "unknown"}
+
+
+def test_until_static_power_is_known_half_of_the_least_power_seen_is_taken():
+    learning = Learning()
+
+    def see(name: str, joules: int, t0_ns: int, t1_ns: int, gap: bool = False) -> bool:
+        shares = DomainShares(name, joules * 10**6, (), "x", Provenance.MEASURED)
+        stretch = Stretch(t0_ns, t1_ns, {0: t1_ns - t0_ns}, ())
+        return learning.take([Closed(t0_ns, t1_ns, shares, (), gap)], stretch, NODE, DOMAINS, {}, t1_ns)
+
+    assert see("package-0", 900, 0, 10 * S)
+    assert not see("package-0", 1000, 10 * S, 20 * S)
+    assert not see("package-0", 1, 20 * S, 20 * S + S // 2)  # a counter's own steps would show
+    assert not see("package-0", 1, 20 * S, 30 * S, gap=True)
+    assert learning.figures(DOMAINS.values(), None)["package-0"].to_json() == {"uw": 45_000_000, "from": "unknown"}
+    assert see("package-0", 300, 30 * S, 40 * S)
+    again = Learning()
+    again.restore(learning.to_json())
+    assert learnt(again)["package-0"] == 15
+    again.restore({})  # as an agent of before left it
+    assert learnt(again)["package-0"] == 0
 
 
 def session() -> Session:

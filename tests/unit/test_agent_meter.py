@@ -214,7 +214,8 @@ def test_the_policy_says_how_long_intervals_are_and_what_a_second_thread_weighs(
     host.cgroup(1, 200 * TICK_NS, "0,2")
     host.cgroup(2, 100 * TICK_NS, "1")
     host.meter.end_interval()
-    assert [session.energy_uj for session in host.register.live.values()] == [1_600_000, 1_000_000]
+    assert [session.energy_uj for session in host.register.live.values()] == [1_450_001, 1_149_999]
+    # Half of it is static: nobody knows how much.
     host.node.close()
 
 

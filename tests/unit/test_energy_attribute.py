@@ -197,7 +197,7 @@ def test_a_preempted_job_pays_no_part_of_the_node_that_its_preemptor_has():
         name="node", kind=DomainKind.METER, total_uj=1_600_000, leaves=("package-0",), static_uw=200_000
     )
     other = shares_of(attribute(interval([PACKAGE, meter], preempted(exclusive=True), {0: S})), "other")
-    assert {share.owner: share.static_uj for share in other.shares} == {"job:2.0": 200_000, "idle": 0}
+    assert {share.owner: share.static_uj for share in other.shares} == {"job:2.0": 200_000}
 
 
 def test_a_suspended_job_does_no_work_on_a_gpu_that_it_shares():
@@ -395,3 +395,10 @@ def test_every_domain_closes_to_the_microjoule(one):
             assert all(share.energy_uj >= 0 for share in domain.shares)
     if totals["node"] is not None:
         assert sum(domain.total_uj or 0 for domain in result) == totals["node"]
+
+
+def test_a_core_of_which_two_jobs_share_one_thread_is_theirs_alone():
+    pair = [JobInput(owner=f"job:{n}.0", cpus=frozenset({0}), cpu_ns=S // 2) for n in (1, 2)]
+    static = {share.owner: share.static_uj for share in attribute(interval([PACKAGE], pair, {0: S}))[0].shares}
+    assert static["job:1.0"] == static["job:2.0"] > 0
+    assert static["idle"] == 3 * (static["job:1.0"] + static["job:2.0"])

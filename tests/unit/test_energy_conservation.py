@@ -132,7 +132,7 @@ def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them
         busy = dict.fromkeys(range(CPUS), step["ns"] // 2)
         closed = intervals.add(Stretch(started_ns, world.mono_ns, busy, jobs), readings)
         day = booking.local_day(world.real_ns)
-        booking.book(closed, list(world.sessions.values()), domains, day)
+        booking.book(closed, list(world.sessions.values()), domains, {}, day)
         live = frozenset(one.key.owner for one in world.sessions.values())
         for interval in closed:
             line = ledger_line(interval, live)
@@ -265,6 +265,6 @@ def test_the_highest_power_is_a_mean_over_a_second_or_more():
             truth.shown += round(seconds * power_w * 1_000_000 * part)
         busy = dict.fromkeys(range(CPUS), world.mono_ns - before_ns)
         closed = intervals.add(Stretch(before_ns, world.mono_ns, busy, (job,)), world.readings())
-        booking.book(closed, [session], domains, "2026-11-22")
+        booking.book(closed, [session], domains, {}, "2026-11-22")
         assert session.peak_mw == highest_mw
     assert Session.from_json(json.loads(json.dumps(session.to_json()))).peak_mw == 6000  # as its file holds it

@@ -37,7 +37,7 @@ from perun_hpc.energy.footprint import Factor, Factors, Piece, constant, footpri
 from perun_hpc.energy.integrate import Integral, SyntheticCounter, integrate
 from perun_hpc.energy.schedule import Schedule, Tick
 from perun_hpc.energy.static import BIN_UW, DAY_NS, ENOUGH_NS, StaticPower
-from perun_hpc.energy.uncertainty import ATTRIBUTION_ERROR, Edge, Gain, Gap, attribution_uj, standard_uj
+from perun_hpc.energy.uncertainty import SHARING_ERROR, Edge, Gain, Gap, standard_uj
 from perun_hpc.errors import ConfigError
 
 S = 1_000_000_000
@@ -478,7 +478,6 @@ def test_uncertainties_add_as_the_method_says():
     assert standard_uj([Gain(300, 0.01, "a"), Gain(400, 0.01, "b")]) == 5
     assert standard_uj(edges=[Edge(12_000_000, S), Edge(0, S)]) == math.ceil(12e6 / math.sqrt(12))
     assert standard_uj(gaps=[Gap(4_000_000, 16_000_000, S // 2)]) == math.ceil(6e6 / math.sqrt(12))
-    assert standard_uj(attribution_uj=[3.0, 4.0]) == 5
 
 
 def test_the_method_names_each_share_of_doubt():
@@ -489,8 +488,7 @@ def test_the_method_names_each_share_of_doubt():
     for cell, shares in re.findall(r"^\| ([a-z+, ]+) \| ([\d %,]+) \|", table, re.MULTILINE):
         methods, percents = cell.split(", "), [float(one) for one in re.findall(r"\d+", shares)]
         told |= zip(methods, percents * (len(methods) // len(percents)))
-    assert told == {method: pytest.approx(100 * error) for method, error in ATTRIBUTION_ERROR.items()}
-    assert attribution_uj(-200, "cores") == pytest.approx(40)
+    assert told == {method: pytest.approx(100 * error) for method, error in SHARING_ERROR.items()}
 
 
 @pytest.mark.parametrize(

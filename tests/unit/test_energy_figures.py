@@ -16,7 +16,7 @@ from perun_hpc.energy.counters import Status, difference
 from perun_hpc.energy.crosscheck import compare
 from perun_hpc.energy.integrate import Rule, SyntheticCounter, integrate
 from perun_hpc.energy.static import DAY_NS, StaticPower
-from perun_hpc.energy.uncertainty import Edge, Gain, Gap, attribution_uj, standard_uj
+from perun_hpc.energy.uncertainty import RANDOM, Edge, Gain, Gap, Split, added, combined_uj, random_uj, standard_uj
 from perun_hpc.errors import ConfigError, NotFoundError
 
 S = 1_000_000_000
@@ -209,13 +209,37 @@ def test_gains_of_one_model_add_linearly_of_two_in_quadrature():
     assert (same, other) == (70, 50)
 
 
-def test_an_edge_a_gap_and_a_share():
+def test_an_edge_and_a_gap_are_rectangles():
     # Two edges of a 2 s job on a 700 W GPU that updates every 100 ms: 70 J / sqrt(12) each.
     assert standard_uj(edges=[Edge(700_000_000, 100 * MS)] * 2) == math.ceil(70e6 * math.sqrt(2 / 12))
     assert standard_uj(gaps=[Gap(100_000_000, 700_000_000, S)]) == math.ceil(600e6 / math.sqrt(12))
-    assert standard_uj(attribution_uj=[attribution_uj(1000, "cores")]) == 200
-    assert attribution_uj(1000, "exclusive") == 0
     assert standard_uj() == 0
+    assert random_uj([Edge(700_000_000, 100 * MS)], others_uj=[3.0]) == math.ceil(math.hypot(70e6 / math.sqrt(12), 3))
+
+
+def test_doubts_of_one_cause_add_with_their_signs_random_ones_by_their_squares():
+    package, rest = {"gain powercap": 30, RANDOM: 3}, {"gain powercap": -30, "gain ipmi": 50, RANDOM: 4}
+    assert added([package, rest]) == {"gain powercap": 0, "gain ipmi": 50, RANDOM: 5}
+    assert added([package, package]) == {"gain powercap": 60, RANDOM: 5}  # the root of 18, rounded up
+    assert combined_uj({"a": 3, "b": -4}) == 5
+    assert (combined_uj({"a": 3, "b": 5}), combined_uj({}), added([])) == (6, 0, {})  # the root of 34
+
+
+def test_who_worked_alone_is_sure_of_his_dynamic_part():
+    alone = Split.of([(40, 100), (60, 0)])
+    assert alone.sharing_doubt_uj(100, "cores") == 0
+    two = Split.of([(5000, 5000), (5000, 5000)])
+    assert two.sharing_doubt_uj(5000, "cores") == round(0.34 * 5000 * math.sqrt(0.5))
+    assert two.sharing_doubt_uj(5000, "exclusive") == two.sharing_doubt_uj(0, "cores") == 0
+    three = Split.of([(0, 5000), (0, 2500), (0, 2500)])
+    assert three.sharing_doubt_uj(5000, "cores") == round(0.34 * 5000 * math.sqrt(0.25 + 2 * 0.0625))
+
+
+def test_static_power_that_is_wrong_moves_energy_from_who_works_to_who_holds():
+    split = Split.of([(400, 9000), (600, 1000)])
+    assert split.static_doubt_uj(400, 9000, 0.1) == -50  # 10 % of 400 - 0.9 x 1000
+    assert split.static_doubt_uj(600, 1000, 0.1) == 50
+    assert Split.of([(400, 0), (600, 0)]).static_doubt_uj(400, 0, 0.1) == 0
 
 
 # --- containment

@@ -16,7 +16,11 @@ UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
 
 @dataclass
 class DomainAccount:
-    """The sums so far; all in uJ and ns."""
+    """The sums so far; all in uJ and ns.
+
+    `static_doubt_uj` is what the energy is wrong by where static power is by its standard uncertainty (signed),
+    `sharing_doubt_uj` the standard uncertainty of its sharing out (`energy.uncertainty.Split`).
+    """
 
     component: str
     scope: str
@@ -32,6 +36,10 @@ class DomainAccount:
     covered_ns: int = 0
     gap_ns: int = 0
     idle_ns: int | None = None
+    static_doubt_uj: int = 0
+    sharing_doubt_uj: int = 0
+    peak_uw: int = 0
+    """Highest mean power of the whole domain between two readings, allowing for their age."""
 
     def cover(self, present_ns: int, gap: bool, method: str, provenance: str, total_uj: int) -> None:
         """An interval in which the session was there so long; `total_uj` is what all had of the domain in it."""
@@ -49,6 +57,15 @@ class DomainAccount:
         self.idle_uj += share.held_idle_uj
         self.suspended_uj += share.suspended_uj
         self.modelled_uj += 0 if method in UNMODELLED else share.energy_uj
+
+    def doubt(self, static_uj: int, sharing_uj: int) -> None:
+        """What the session's share of that interval is wrong by: of two intervals alike, since the job is the same."""
+        self.static_doubt_uj += static_uj
+        self.sharing_doubt_uj += sharing_uj
+
+    def see_power(self, power_uw: int) -> None:
+        """The mean power of the whole domain in an interval."""
+        self.peak_uw = max(self.peak_uw, power_uw)
 
     def uncover(self) -> None:
         """The domain's counter has shown nothing all the time."""

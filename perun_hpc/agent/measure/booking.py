@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.session import Gap, Session
 from perun_hpc.agent.measure.intervals import Closed, rests
+from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.backend.estimate import ASSUMED
 from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
+from perun_hpc.energy import uncertainty
 from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import stands_still, what_lacks
+from perun_hpc.energy.uncertainty import NS_PER_S, STATIC_ERROR, Split
 from perun_hpc.process.log import guard
 
 #: A power is the mean of an interval at least so long: over less, a counter's own steps would show.
@@ -25,17 +28,25 @@ def local_day(real_ns: int) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(real_ns // 1_000_000_000))
 
 
-def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping[str, EnergyDomain], day: str) -> None:
-    """Add every closed interval to the sessions that were live in it."""
+def book(
+    closed: Iterable[Closed],
+    sessions: Sequence[Session],
+    domains: Mapping[str, EnergyDomain],
+    static: Mapping[str, Figure],
+    day: str,
+) -> None:
+    """Add every closed interval to the sessions that were live in it; `static` is the static power of the domains."""
     owners = {session.key.owner: session for session in sessions}
+    by_account = _by_account(domains)
     used: dict[tuple[str, int, int], int] = {}
     for interval in closed:
         shares = {share.owner: share for share in interval.shares.shares}
+        books = _Books(interval, by_account.get(interval.shares.domain), static)
         for job in interval.jobs:
             session, share = owners.get(job.owner), shares.get(job.owner)
             if session is None:
                 continue
-            guard("booking", partial(_book, session, interval, job, share, domains, day), session)
+            guard("booking", partial(_book, session, books, job, share, day), session)
             if share is not None and not interval.gap and interval.t1_ns - interval.t0_ns >= PEAK_NS:
                 at = (job.owner, interval.t0_ns, interval.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
@@ -43,16 +54,36 @@ def book(closed: Iterable[Closed], sessions: Sequence[Session], domains: Mapping
         owners[owner].draw(energy_uj * 1_000_000 // (t1_ns - t0_ns))
 
 
-def _book(
-    session: Session,
-    interval: Closed,
-    job: JobInput,
-    share: Share | None,
-    domains: Mapping[str, EnergyDomain],
-    day: str,
-) -> None:
+class _Books:
+    """A closed interval as it is booked: its domain, and what its sharing out may be wrong by."""
+
+    def __init__(self, interval: Closed, domain: EnergyDomain | None, static: Mapping[str, Figure]) -> None:
+        self.interval, self.domain = interval, domain
+        figure = static.get(domain.name) if domain is not None else None
+        self._static_error = STATIC_ERROR.get(figure.source, 0.0) if figure is not None else 0.0
+        # Of a domain that one owner has nothing is shared out, which is most of them.
+        shares = interval.shares.shares if len(interval.shares.shares) > 1 else ()
+        self._split = Split.of((share.static_uj, share.dynamic_uj) for share in shares)
+
+    @property
+    def peak_uw(self) -> int:
+        """The domain's mean power: more by as much as its edge readings may be old; 0 where that is most of it."""
+        long_ns, total_uj = self.interval.t1_ns - self.interval.t0_ns, self.interval.shares.total_uj or 0
+        old_ns = self.domain.sensor.update_ns if self.domain is not None else long_ns
+        if self.interval.gap or total_uj <= 0 or 2 * long_ns < old_ns:
+            return 0
+        return total_uj * NS_PER_S // long_ns * (long_ns + old_ns) // long_ns
+
+    def doubts_uj(self, share: Share) -> tuple[int, int]:
+        """What an owner's share is wrong by for its static power, and for its sharing out."""
+        fixed = self._split.static_doubt_uj(share.static_uj, share.dynamic_uj, self._static_error)
+        return fixed, self._split.sharing_doubt_uj(share.dynamic_uj, self.interval.shares.method)
+
+
+def _book(session: Session, books: _Books, job: JobInput, share: Share | None, day: str) -> None:
     """Add one interval to one session that was live in it."""
-    account = _account(session, interval.shares.domain, domains)
+    interval = books.interval
+    account = _account(session, interval.shares.domain, books.domain)
     if interval.shares.total_uj is None:
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
         session.note(f"{interval.shares.domain}: {interval.why}")
@@ -65,9 +96,11 @@ def _book(
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
     shares = interval.shares
     account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj)
+    account.see_power(books.peak_uw)
     if share is None:
         return
     account.give(share, shares.method)
+    account.doubt(*books.doubts_uj(share))
     session.add_share(day, interval.shares.domain, share.energy_uj)
 
 
@@ -104,9 +137,10 @@ def note_what_lacks(
 
     Figures rest on the node's counters but for those of GPUs that the job neither held (`gpus`) nor was given any of.
     """
+    by_account = _by_account(domains)
     accounted = {
         domain.sensor.id: name
-        for name, domain in _by_account(domains).items()
+        for name, domain in by_account.items()
         if domain.kind is not DomainKind.GPU or name in gpus or name in session.domains
     }
     for sensor in sensors:
@@ -117,40 +151,60 @@ def note_what_lacks(
         for why in what_lacks(sensor, first, readings[sensor.id], sensor.id in accounted):
             session.note(why)
         if sensor.id in accounted and session.edges_start:
-            account = _account(session, accounted[sensor.id], domains)
+            name = accounted[sensor.id]
+            account = _account(session, name, by_account[name])
             if first is not None and stands_still(sensor, first, readings[sensor.id]):
                 account.uncover()
 
 
-def standard_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, int]:
-    """Standard uncertainty (k=1) of the session's energy, per domain."""
-    from perun_hpc.energy import uncertainty  # not before the first edge reading: a prolog waits for it
+def doubts(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, dict[str, int]]:
+    """What the session's energy may be wrong by: domain -> cause -> standard uncertainty (k=1) in uJ, with its sign.
 
+    A meter's rest has its gain from the meter, and with the other sign from what the meter contains: in the sum the
+    parts' gains cancel, and the meter's is left.
+    """
     result, by_account = {}, _by_account(domains)
     for name, account in session.domains.items():
-        domain = by_account.get(name)
-        if domain is None and account.provenance == Provenance.ESTIMATED:  # a sensor came in its place
-            result[name] = round(abs(account.energy_uj) * ASSUMED.relative_error)
-        if domain is None or account.node_uj is None:
-            continue
-        sensor = domain.sensor
-        ceiling_uw = sensor.max_uw or 0
-        # An edge's error is shared out like the interval's energy.
-        part = min(1.0, abs(account.energy_uj) / account.node_uj) if account.node_uj > 0 else 1.0
-        edge = uncertainty.Edge(round(ceiling_uw * part), sensor.update_ns)
-        result[name] = uncertainty.standard_uj(
-            gains=[uncertainty.Gain(account.energy_uj, sensor.gain_error, sensor.backend)],
-            edges=[edge, edge],
-            gaps=[uncertainty.Gap(0, round(ceiling_uw * part), account.gap_ns)] if account.gap_ns else [],
-            attribution_uj=[uncertainty.attribution_uj(account.dynamic_uj, account.method)],
-        )
+        if name not in by_account and account.provenance == Provenance.ESTIMATED:  # a sensor came in its place
+            result[name] = {"gain estimate": round(abs(account.energy_uj) * ASSUMED.relative_error)}
+        elif name in by_account and account.node_uj is not None:
+            result[name] = uncertainty.added(_doubts(session, name, by_account))
     return result
 
 
-def _account(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> DomainAccount:
+def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> Iterator[dict[str, int]]:
+    account, domain = session.domains[name], domains[name]
+    sensor, rest_uj = domain.sensor, account.node_uj or 0
+    # What is wrong with the whole domain is shared out like its energy.
+    part = min(1.0, abs(account.energy_uj) / rest_uj) if rest_uj > 0 else 1.0
+    leaves = [leaf for leaf in domain.leaves if leaf in session.domains and leaf in domains]
+    inside_uj = sum(session.domains[leaf].node_uj or 0 for leaf in leaves)
+    yield _of_sensor(sensor, (rest_uj + inside_uj) * part, account.covered_ns * part)
+    for leaf in leaves:
+        held = session.domains[leaf]
+        yield _of_sensor(domains[leaf].sensor, -(held.node_uj or 0) * part, -held.covered_ns * part)
+    yield {
+        f"static {account.component}": account.static_doubt_uj,
+        f"sharing {account.component}": account.sharing_doubt_uj,
+    }
+    ceiling_uw = sensor.max_uw or 0
+    power_uw = round(uncertainty.PEAK * account.peak_uw)
+    most_uw = round(part * (min(power_uw, ceiling_uw or power_uw) if power_uw else ceiling_uw))
+    edge = uncertainty.Edge(most_uw, sensor.update_ns)
+    gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
+    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps)}
+
+
+def _of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float) -> dict[str, int]:
+    """What a sensor counts wrongly of an energy, alike on all sensors of its backend."""
+    gain = {f"gain {sensor.backend}": round(energy_uj * sensor.gain_error)}
+    offset_uj = round(sensor.offset_uw * covered_ns / NS_PER_S)
+    return {**gain, f"offset {sensor.backend}": offset_uj} if offset_uj else gain
+
+
+def _account(session: Session, name: str, domain: EnergyDomain | None) -> DomainAccount:
     if name in session.domains:
         return session.domains[name]
-    domain = _by_account(domains).get(name)
     sensor = domain.sensor if domain is not None else None
     component = OTHER if name.startswith(OTHER) or sensor is None else sensor.component
     scope = "meter minus its known parts" if name.startswith(OTHER) or sensor is None else sensor.scope

@@ -27,7 +27,7 @@ from perun_hpc.energy.attribute import (
     attribute,
 )
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.counters import difference
+from perun_hpc.energy.counters import NS_PER_S, difference
 from perun_hpc.process.log import guard
 
 #: Of a counter that has not been read yet, or is read no more: its first reading opens its interval.
@@ -77,8 +77,8 @@ def packages(domains: Iterable[EnergyDomain]) -> set[int]:
 class Intervals:
     """The open intervals of a node's domains.
 
-    `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now, `node` the
-    CPUs and what a busy one weighs.
+    `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now, `guessed`
+    those whose static power is half of the least power seen, `node` the CPUs and what a busy one weighs.
     """
 
     def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
@@ -86,6 +86,7 @@ class Intervals:
         self._rests = rests(domains)
         self.node = node
         self.static_uw: Mapping[str, int] = {}
+        self.guessed: Collection[str] = ()
         self.slices: Mapping[str, int] = {}
         self._opened: dict[str, tuple[int, Reading]] = {}
         self._stretches: list[Stretch] = []
@@ -220,7 +221,7 @@ class Intervals:
             t0_ns=t0_ns,
             t1_ns=t1_ns,
             node=self.node,
-            domains=tuple(self._input(domain, total_uj) for domain, total_uj in measured),
+            domains=tuple(self._input(domain, total_uj, t1_ns - t0_ns) for domain, total_uj in measured),
             jobs=jobs,
             busy_ns=busy_ns,
             unread=unread,
@@ -231,13 +232,17 @@ class Intervals:
         failed = {domain.name: self._failed.pop(domain.name, "") for domain, _ in measured}
         return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why, failed.get(shares.domain, "")) for shares in found]
 
-    def _input(self, domain: EnergyDomain, total_uj: int) -> DomainInput:
+    def _input(self, domain: EnergyDomain, total_uj: int, duration_ns: int) -> DomainInput:
+        static_uw = self.static_uw.get(domain.name, 0)
+        if domain.name in self.guessed and domain.kind in (DomainKind.PACKAGE, DomainKind.DRAM):
+            half_uw = max(0, total_uj) * NS_PER_S // max(1, duration_ns) // 2
+            static_uw = min(static_uw or half_uw, half_uw)  # this interval may show the least power so far
         return DomainInput(
             name=domain.name,
             kind=domain.kind,
             total_uj=total_uj,
             package=domain.package,
-            static_uw=self.static_uw.get(domain.name, 0),
+            static_uw=static_uw,
             slices=self.slices.get(domain.name),
             leaves=domain.leaves,
             inside=self._inside.pop(domain.name, {}),

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.measure.intervals import Closed, Stretch
+from perun_hpc.data_model import codec
 from perun_hpc.energy.attribute import OTHER, DomainKind, NodeInput
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.static import DAY_NS, MOST_BUSY, SHORTEST_NS, StaticPower
+from perun_hpc.energy.static import DAY_NS, MOST_BUSY, NS_PER_S, SHORTEST_NS, StaticPower
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Energy
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """Static power of one domain, and where it comes from: `policy`, `learnt`, or `unknown` (then it is taken as 0)."""
+    """Static power of one domain, and where it comes from: `policy`, `learnt`, or `unknown`.
+
+    Of one that is not known half of the least power seen is taken, of a GPU 0.
+    """
 
     uw: int
     source: str
@@ -37,8 +41,13 @@ class _IdleTime:
     busy_ns: int = 0
 
 
+LOWEST = "lowest"
+"""Where the least powers stand among what was learnt of domains; no domain has that name."""
+
+
 class Learning:
-    """What the node's idle times taught so far; adjoining idle intervals are taken together.
+    """What the node's idle times taught so far, and the least power of every domain; adjoining idle intervals are taken
+    together.
 
     `news` is set wherever more becomes known than before.
     """
@@ -47,14 +56,16 @@ class Learning:
         self.news = False
         self._known: dict[str, StaticPower] = {}
         self._idle: dict[str, _IdleTime] = {}
+        self._lowest_uw: dict[str, int] = {}
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {name: power.to_json() for name, power in self._known.items()}
+        return {LOWEST: dict(self._lowest_uw), **{name: power.to_json() for name, power in self._known.items()}}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what an earlier agent learnt."""
-        self._known = {name: StaticPower.from_json(power) for name, power in data.items()}
+        self._lowest_uw = codec.decode(dict[str, int], data.get(LOWEST, {}))
+        self._known = {name: StaticPower.from_json(power) for name, power in data.items() if name != LOWEST}
         self.news = bool(self._known)
 
     @property
@@ -98,6 +109,8 @@ class Learning:
                 )
             seen = not interval.gap and not stretch.unseen and interval.t0_ns == stretch.t0_ns
             whole = seen and total_uj is not None and total_uj >= 0
+            if whole and (domain is None or domain.kind is not DomainKind.GPU):
+                learnt |= self._see(name, total_uj or 0, interval.t1_ns - interval.t0_ns)
             if not idle or not whole:
                 self._idle.pop(name, None)
                 continue
@@ -116,6 +129,14 @@ class Learning:
                 learnt |= after is not before
         self.news |= learnt
         return learnt
+
+    def _see(self, name: str, energy_uj: int, duration_ns: int) -> bool:
+        """Keep the least power of a domain; True where it is less than before."""
+        power_uw = energy_uj * NS_PER_S // duration_ns if duration_ns >= NS_PER_S else None
+        if power_uw is None or power_uw >= self._lowest_uw.get(name, power_uw + 1):
+            return False
+        self._lowest_uw[name] = power_uw
+        return True
 
     def figures(self, domains: Iterable[EnergyDomain], energy: Energy | None) -> dict[str, Figure]:
         """The figure of every domain, by its name; a meter's is that of its residual."""
@@ -136,7 +157,7 @@ class Learning:
             elif learnt is not None:
                 found[domain.name] = Figure(learnt, "learnt")
             else:
-                found[domain.name] = Figure(0, "unknown")
+                found[domain.name] = Figure(self._lowest_uw.get(name, 0) // 2, "unknown")
         return found
 
 

@@ -252,6 +252,7 @@ class Meter:
         stated = {name: Figure(uw, "estimate") for name, uw in self._node.static_uw.items() if name in self.domains}
         self.static = {**self.learning.figures(self.domains.values(), energy), **stated}
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
+        self._intervals.guessed = {name for name, figure in self.static.items() if figure.source == "unknown"}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
 
     def _longest_ns(self) -> int:
@@ -355,7 +356,7 @@ class Meter:
         self._intervals.node = replace(self._intervals.node, specialised=self._specialised())
         closed = self._intervals.add(stretch, snapshot.readings, settle)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
-        booking.book(closed, list(live.values()), self.domains, day)
+        booking.book(closed, list(live.values()), self.domains, self.static, day)
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)

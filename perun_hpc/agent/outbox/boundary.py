@@ -12,6 +12,7 @@ from perun_hpc.agent.base.session import LATE_NS, Edge, Session
 from perun_hpc.agent.measure.holdings import names_of
 from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.data_model.sensor import Provenance, Sensor
+from perun_hpc.energy.uncertainty import combined_uj
 
 SCHEMA = "perun.boundary/1"
 
@@ -33,13 +34,13 @@ def boundary_record(
     node: str,
     node_cpus: int,
     cost: Cost,
-    uncertainty_uj: Mapping[str, int],
+    doubts: Mapping[str, Mapping[str, int]],
     static: Mapping[str, Figure],
     scope: str,
 ) -> dict[str, Any]:
     """Build the record of a session that has ended.
 
-    `sensors` are those that the session has edges of; `uncertainty_uj` is the standard uncertainty (k=1) per domain,
+    `sensors` are those that the session has edges of; `doubts` is what each domain's energy may be wrong by, by cause,
     `static` its static power; `scope` says what the node's figures include. Regions are added when it is shipped.
     """
     job, key = session.job, session.key
@@ -78,7 +79,7 @@ def boundary_record(
             for one in named
         },
         "domains": {
-            name: _domain(account, end.mono_ns - session.start.mono_ns, uncertainty_uj.get(name, 0))
+            name: _domain(account, end.mono_ns - session.start.mono_ns, doubts.get(name, {}))
             for name, account in sorted(session.domains.items())
         },
         "scope": scope,
@@ -107,7 +108,7 @@ def boundary_record(
             for step in sorted(session.steps.values(), key=lambda step: step.step_id)
         ],
         "regions": [],
-        "notes": _notes(session),
+        "notes": _notes(session, static),
         "checks": session.checks,
         "gaps": [asdict(gap) for gap in session.gaps],
         "trace": session.trace or {"stored": False},
@@ -119,14 +120,24 @@ def boundary_record(
     }
 
 
-def _notes(session: Session) -> list[str]:
+def _notes(session: Session, static: Mapping[str, Figure]) -> list[str]:
     """What the job's user asked for and did not get, and what is not sure, though its energy may be whole."""
     asked = session.flag is not None and "off" not in session.flag.split(",")
     without = ["submitted with --perun, but no rank registered on this node"] if asked and not session.steps else []
     cut = [f"{count} {what}" for what, count in session.left_out.items()]
     late_ns = session.start.late_ns
     late = f"its first {late_ns / 1e9:.1f} s are not in its energy: the agent heard of it only then"
-    return [*([late] if late_ns > LATE_NS else []), *without, *([session.doubt] if session.doubt else []), *cut]
+    guessed = sorted(
+        name
+        for name, account in session.domains.items()
+        if account.component in ("cpu", "dram") and account.modelled_uj and name in static
+        if static[name].source == "unknown"
+    )
+    half = (
+        [f"static power of {', '.join(guessed)} is not known: half of the least power seen is taken"] if guessed else []
+    )
+    doubt = [session.doubt] if session.doubt else []
+    return [*([late] if late_ns > LATE_NS else []), *half, *without, *doubt, *cut]
 
 
 def _edge(edge: Edge) -> dict[str, Any]:
@@ -137,12 +148,17 @@ def _reading(reading: Sequence[int | None] | None) -> dict[str, int | None] | No
     return None if reading is None else {"ticks": reading[0], "mono_ns": reading[1]}
 
 
-def _domain(account: DomainAccount, duration_ns: int, u_uj: int) -> dict[str, Any]:
+def _domain(account: DomainAccount, duration_ns: int, doubts: Mapping[str, int]) -> dict[str, Any]:
     measured = account.covered_ns > 0
     return {
-        **asdict(account),
+        **{key: value for key, value in vars(account).items() if key not in _INSIDE},
         "node_uj": account.node_uj if measured else None,
         "energy_uj": account.energy_uj if measured else None,
-        "u_uj": u_uj,
+        "u_uj": combined_uj(doubts),
+        "doubts": {cause: uj for cause, uj in sorted(doubts.items()) if uj},
         "gap_ns": max(0, duration_ns - account.covered_ns) + account.gap_ns,
     }
+
+
+_INSIDE = frozenset(("static_doubt_uj", "sharing_doubt_uj", "peak_uw"))
+"""What `doubts` are made of."""

@@ -93,7 +93,7 @@ class Sealing:
             self._register.name_of_node(session),
             self._register.cpus,
             Cost(agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
-            booking.standard_uj(session, domains),
+            booking.doubts(session, domains),
             self._meter.static,
             scope_sentence(Plan(tuple(domains.values()), ())),
         )
