@@ -1,0 +1,63 @@
+"""`python -m bench.coverage [--trials N] [--family tuning|withheld] [--seed S] [KIND ...]`: the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+
+import numpy as np
+
+from bench.coverage import devices, kinds, marks
+from bench.coverage.physics import FAMILIES
+from bench.coverage.verdict import Sample, judge, table
+
+TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS}
+SEEDS = {"tuning": 20261130, "withheld": 31415926}
+CHUNK = 20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the verdict of each kind of case."""
+    parser = argparse.ArgumentParser(prog="python -m bench.coverage", description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(TRIALS))
+    parser.add_argument("--trials", type=int, default=300, help="trials of each kind")
+    parser.add_argument("--family", choices=[*FAMILIES, "both"], default="withheld")
+    parser.add_argument("--seed", type=int, help="other trials than those of the published table")
+    parser.add_argument("--processes", type=int, default=1)
+    args = parser.parse_args(argv)
+    for family in FAMILIES if args.family == "both" else [args.family]:
+        samples = run(args.kinds or list(TRIALS), family, args.trials, args.seed or SEEDS[family], args.processes)
+        by_kind: dict[str, list[Sample]] = {}
+        for one in samples:
+            by_kind.setdefault(one.kind, []).append(one)
+        print(f"family {family}:\n")
+        print(table(judge(kind, found) for kind, found in by_kind.items()), flush=True)
+    return 0
+
+
+def run(names: Sequence[str], family: str, trials: int, seed: int, processes: int) -> Iterator[Sample]:
+    """All samples of some kinds, in the same order however many processes there are."""
+    tasks = [(name, first, min(CHUNK, trials - first)) for name in names for first in range(0, trials, CHUNK)]
+    if processes <= 1:
+        for task in tasks:
+            yield from _chunk(task, family, seed)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        for found in pool.map(_chunk, tasks, repeat(family), repeat(seed)):
+            yield from found
+
+
+def _chunk(task: tuple[str, int, int], family: str, seed: int) -> list[Sample]:
+    name, first, count = task
+    found: list[Sample] = []
+    for number in range(first, first + count):
+        rng = np.random.default_rng([seed, list(TRIALS).index(name), number])
+        found += TRIALS[name](rng, FAMILIES[family])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
