@@ -41,6 +41,7 @@ from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.sources.workers import AS_ROOT, Worker, present
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
+from perun_hpc.agent.textfile import Textfile
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.errors import DataError
@@ -182,7 +183,7 @@ def serve(
     loop = Loop(
         Serving(selector, wake, server, root_helper, later),
         Rules(policy, applier, bounds),
-        Measuring(sources, meter, visibility, traces),
+        Measuring(sources, meter, visibility, traces, Textfile(register, meter, policy, losses)),
         Work(register, jobs, steps, intake, survival),
         outbox,
         clock,

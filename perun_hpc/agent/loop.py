@@ -24,6 +24,7 @@ from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.survival import Survival
 from perun_hpc.agent.tending import Sources
+from perun_hpc.agent.textfile import Textfile
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
@@ -88,6 +89,7 @@ class Measuring(NamedTuple):
     meter: Meter
     visibility: Visibility
     traces: Traces
+    textfile: Textfile
 
 
 class Work(NamedTuple):
@@ -108,7 +110,7 @@ class Loop:
     ) -> None:
         self._selector, self._wake, self._server, self._root_helper, self._later = serving
         self._policy, self._applier, self._bounds = rules
-        self._sources, self._meter, self._visibility, self._traces = measuring
+        self._sources, self._meter, self._visibility, self._traces, self._textfile = measuring
         self._register, self._jobs, self._steps, self._intake, self._survival = work
         self._outbox = outbox
         self._clock = clock
@@ -158,6 +160,7 @@ class Loop:
             guard("showing energy to users", partial(self._visibility.show_all, snapshot))
             guard("losses", partial(self._sources.note_losses, snapshot, self._outbox.losses))
             self._outbox.note(snapshot, now_ns)
+            guard("figures for monitoring", partial(self._textfile.note, snapshot))
         self._sample(now_ns, real_ns, snapshot)
         if ended:
             guard("state", self._survival.save)
@@ -210,6 +213,7 @@ class Loop:
         self._outbox.seal()
         guard("state", self._survival.save)
         self._outbox.leave()
+        self._textfile.close()
         self._server.close()
         self._root_helper.close()
         self._sources.close()

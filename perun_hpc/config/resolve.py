@@ -23,6 +23,7 @@ from perun_hpc.config.schema import (
     Footprint,
     Hooks,
     Layer,
+    Metrics,
     Monitor,
     Privacy,
     Sampling,
@@ -73,6 +74,7 @@ class JobSettings:
     footprint: Footprint
     privacy: Privacy
     budget: Budget
+    metrics: Metrics
     policy_hash: str
     origins: Mapping[str, str]
     notes: tuple[str, ...] = ()

@@ -425,6 +425,28 @@ class Budget:
     warn_at: float = _item(Number(0, 1), "0.8", "fraction of the budget from which on it warns", JOBS)
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """What a monitoring system may read: node figures in a file, the site's over HTTP (`docs/monitoring.md`)."""
+
+    textfile: str = _item(
+        path(True),
+        "",
+        "the directory of node_exporter's text files, local, into which agents write `perun-node.prom`; empty: none",
+        NODES,
+    )
+    listen: str = _item(
+        Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "127.0.0.1:9871", True),
+        "",
+        "where `perun collect --daemon` serves the site's figures, to whoever asks there; empty: nowhere",
+    )
+    labels: tuple[str, ...] = _item(
+        ListOf(Choice(("account", "user", "job"))),
+        "[]",
+        "who is named in figures: accounts, users, jobs that run; whoever reaches the figures sees these names",
+    )
+
+
 SECTIONS: Mapping[str, type[Any]] = {
     "monitor": Monitor,
     "sampling": Sampling,
@@ -437,6 +459,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "footprint": Footprint,
     "privacy": Privacy,
     "budget": Budget,
+    "metrics": Metrics,
 }
 
 LAYERS: Mapping[str, Layer] = {

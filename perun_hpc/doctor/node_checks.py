@@ -29,6 +29,7 @@ REMEDIES = {
     "not-read": "perun agent stop; the next job starts one",
     "no-reading": "perun sensors --all; see the kernel's log (dmesg)",
     "not-moving": "see the kernel's log (dmesg); sensors: {{exclude: [...]}} in the policy leaves it out",
+    "no-figures": "install -d -o USER -m 0755 that directory, USER the owner of /var/spool/perun",
     "not-there": "do as it says, or name what the node has in the policy: sensors: {{backends: [...]}}",
 }
 

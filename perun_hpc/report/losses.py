@@ -18,6 +18,7 @@ KINDS = {
     "no-reading": "no reading {since}: {what}: {why}; records of this time have gaps",
     "not-moving": "not moving {since}: {what}: {why}; its energy is missing, not zero",
     "not-there": "not there: {what}: {why}",
+    "no-figures": "no figures for monitoring {since}: {what}: {why}; the records miss nothing",
     "not-confined": "not confined: {what}: {why}; the agent measures all the same",
 }
 """What is said of a kind of loss; the oldest of several gives time and reason."""

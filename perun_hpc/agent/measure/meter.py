@@ -15,6 +15,7 @@ from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.totals import Totals
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
@@ -48,6 +49,7 @@ class Meter:
     uses, parent_cpu_ns : what the cgroups said at that reading.
     schedule : when an interval ends at the latest.
     learning, idling, activity, checks : what is learnt from the readings on the way.
+    totals : what was given since the agent began, for monitoring.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Meter:
         self.idling = Idling()
         self.activity = Activity()
         self.checks = Checks()
+        self.totals = Totals()
         self.last: Snapshot | None = None
         self.uses: dict[SessionKey, JobUse] = {}
         self.parent_cpu_ns: int | None = None
@@ -360,7 +363,9 @@ class Meter:
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)
-        self._ledger.append(day, [intervals.ledger_line(interval, owners) for interval in closed])
+        lines = [intervals.ledger_line(interval, owners) for interval in closed]
+        self._ledger.append(day, lines)
+        guard("figures for monitoring", partial(self.totals.add, lines, live.values()))
         self._visibility.end_interval(before_uj, snapshot.mono_ns)
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:

@@ -18,6 +18,15 @@ from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.log import guard
 
 
+def is_moment(resolution_ns: int, shown_ns: int, before_ns: int, mono_ns: int) -> bool:
+    """Whether the end of an interval of the grid is a moment at which energy may be seen.
+
+    `shown_ns` is when it was seen last, `before_ns` the end of the grid's interval before this one (monotonic).
+    """
+    last_ns = max(before_ns, shown_ns)
+    return mono_ns // resolution_ns != last_ns // resolution_ns and mono_ns - shown_ns >= resolution_ns // 10 * 9
+
+
 class Visibility:
     """What was shown to whom last, and the node's own curve of the open interval."""
 
@@ -76,10 +85,7 @@ class Visibility:
         A job's start, or the end of its time alone, is no such moment. Readings are late by some milliseconds, now more
         and now less.
         """
-        resolution_ns = self.resolution_ns(session)
-        last_ns = max(before_ns, self.shown(session)[0])
-        soon = mono_ns - self.shown(session)[0] < resolution_ns // 10 * 9
-        if mono_ns // resolution_ns != last_ns // resolution_ns and not soon:
+        if is_moment(self.resolution_ns(session), self.shown(session)[0], before_ns, mono_ns):
             self.show(session, mono_ns)
             self.curve_of_shared(session)
 

@@ -20,9 +20,15 @@ from perun_hpc.process.log import failures, guard
 SHIPPING, NOT_SHIPPED, SET_ASIDE, NOT_WRITTEN = "shipping", "not-shipped", "set-aside", "not-written"
 NO_READING, NOT_MOVING, NOT_THERE = "no-reading", "not-moving", "not-there"
 NOT_READ = "not-read"
-NOT_CONFINED = "not-confined"
-LOGGED = {NO_READING: "no reading", NOT_MOVING: "not moving", NOT_THERE: "not there", NOT_CONFINED: "not confined"}
-"""What the log says of sensors and of what the kernel refused; whoever ships or writes logs the rest."""
+NOT_CONFINED, NO_FIGURES = "not-confined", "no-figures"
+LOGGED = {
+    NO_READING: "no reading",
+    NOT_MOVING: "not moving",
+    NOT_THERE: "not there",
+    NOT_CONFINED: "not confined",
+    NO_FIGURES: "no figures for monitoring",
+}
+"""What the log says of sensors, of what the kernel refused, of figures; whoever ships or writes logs the rest."""
 MOST = 1000
 """Entries that are kept of one kind; those that stand longest."""
 NAMED = 5
@@ -95,6 +101,10 @@ class Losses:
         self._still = still
         self.follow(NO_READING, failing)
         self.put(NOT_MOVING, silent)
+
+    def counts(self) -> dict[str, int]:
+        """How many things stand, by kind; of a kind of which nothing stands any more 0."""
+        return {kind: len(found) for kind, found in self._kinds.items()}
 
     def visible_to(self, uid: int) -> list[dict[str, Any]]:
         """What a user may hear: root of everything, others of what is theirs; one entry a kind, the eldest's words."""
