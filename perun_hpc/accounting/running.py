@@ -46,6 +46,18 @@ def publish_running(archive: Archive, tools: Tools) -> int:
     return changed
 
 
+def last_words(archive: Archive) -> dict[str, float]:
+    """Node -> when (epoch) it last said something of a job that runs, of its jobs the one of which it spoke last."""
+    heard: dict[str, float] = {}
+    for _, directory in archive.running():
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                node, mark, _ = entry.name.partition(".json")
+                if mark and not entry.name.startswith("."):
+                    heard[node] = max(heard.get(node, 0.0), entry.stat().st_mtime)
+    return heard
+
+
 def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: Tools) -> bool:
     heard_ns = directory.stat().st_mtime_ns
     if _is_told(archive.job(run), heard_ns):

@@ -15,6 +15,7 @@ ARCHIVE/CLUSTER/nodes/NODE/learnt.json           what the node has learnt of its
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
 ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`archive.aside`)
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
+ARCHIVE/CLUSTER/audit.json                       how the last audit went
 ```
 
 `jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.
@@ -94,6 +95,11 @@ class Archive:
     def sweep(self) -> Path:
         """How the last sweep went."""
         return self.base / "sweep.json"
+
+    @property
+    def audit(self) -> Path:
+        """How the last audit went."""
+        return self.base / "audit.json"
 
     def facility(self, meter: str) -> Path:
         """What a facility meter showed."""

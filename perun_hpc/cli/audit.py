@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from perun_hpc.accounting import audit, facility
+from perun_hpc.accounting.audit_mark import Audit, note_audit
 from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import load_site
@@ -107,6 +108,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         meters = facility.declared(site.settings.sensors.files)
         wrong, metered = facility.compare(archive, meters, counted_uj, since_s, until_s, args.meter_tolerance)
         findings += wrong
+    note_audit(archive, Audit(now_s, first, last, len(findings)))
     if args.json:
         accounts = [{"node": n, "day": d, "domain": m, **asdict(a)} for (n, d, m), a in sorted(books.accounts.items())]
         print(json.dumps({"accounts": accounts, "findings": [asdict(f) for f in findings], "lost": lost}, indent=1))

@@ -24,6 +24,7 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.site import Site, SitePolicy
+from perun_hpc.accounting.site_figures import SiteFigures
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import readable_by, tree_readable_by
 from perun_hpc.archive.handover import address, receiver
@@ -31,7 +32,9 @@ from perun_hpc.archive.listener import Listener, lately_refused
 from perun_hpc.archive.places import BOUNDARIES, Archive, clusters
 from perun_hpc.cli import logs, traces
 from perun_hpc.cli.wake import WakeSocket
+from perun_hpc.data_model import metrics
 from perun_hpc.errors import AccessError, NotFoundError, PerunError, UnavailableError, UsageError
+from perun_hpc.process.scraped import Scraped
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm.command import NoAccountsError
@@ -96,7 +99,8 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
     wake, footprint = WakeSocket(), Estimator()
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
-    with _listener(rules.site, root) as listener:
+    figures = SiteFigures(ledger)
+    with _listener(rules.site, root) as listener, _scraped(rules.site) as scraped:
         while not stop.is_set():
             if listener is not None:
                 listener.take_allowed()
@@ -106,6 +110,8 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
                 _sweep(args, rules.site, root, ledger, footprint, kept, waits)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
+            if scraped is not None:
+                _show(scraped, figures, [args.cluster] if args.cluster else clusters(root), root, rules.site)
             wake.wait(stop, rules.site.sweep_s)
     return 0
 
@@ -119,6 +125,23 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[Liste
         uids.add(pwd.getpwnam(site.settings.agent.service_user).pw_uid)
     store = site.settings.store
     return contextlib.closing(Listener(address(store.collector)[1], root, uids, receiver(store.tls)))
+
+
+def _scraped(site: Site) -> contextlib.AbstractContextManager[Scraped | None]:
+    """What serves the site's figures, where the policy says where."""
+    listen = site.settings.metrics.listen
+    return contextlib.closing(Scraped(*address(listen))) if listen else contextlib.nullcontext()
+
+
+def _show(scraped: Scraped, figures: SiteFigures, names: Sequence[str], root: Path, site: Site) -> None:
+    """Let scrapers have the figures as of now; what fails here costs the sweeps nothing."""
+    progress_ns = site.settings.store.progress_ns
+    progress_s = progress_ns / 1e9 if isinstance(progress_ns, int) else None
+    try:
+        found = figures.collect([Archive(root, name) for name in names], site.settings.metrics.labels, progress_s)
+        scraped.show({metrics.TEXT: metrics.text(found), metrics.OPENMETRICS: metrics.text(found, openmetrics=True)})
+    except (PerunError, OSError) as error:
+        log.warning("figures for monitoring: %s", error)
 
 
 def _status(root: Path, names: Sequence[str], site: Site) -> int:
