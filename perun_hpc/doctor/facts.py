@@ -104,6 +104,8 @@ class Policy:
     wait_s: float = 1020.0
     partitions: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    """Who is named in figures for monitoring, where anybody serves some."""
 
 
 @dataclass(frozen=True)

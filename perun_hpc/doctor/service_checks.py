@@ -87,6 +87,18 @@ def _wake(facts: Facts) -> Iterator[Fault]:
         yield Fault("/run/perun-collect/wake", what, {"user": facts.policy.service_user})
 
 
+HIDDEN_BY = {"account": {"accounts", "usage"}, "user": {"users", "usage", "jobs"}, "job": {"jobs"}}
+"""Words of PrivateData that hide whom figures name (slurm.conf(5))."""
+
+
+def _named(facts: Facts) -> Iterator[Fault]:
+    private = facts.config.words("PrivateData")
+    for label in facts.policy.named:
+        if hides := sorted(HIDDEN_BY[label] & private):
+            what = f"names every {label} to whoever reads figures: PrivateData={','.join(hides)} hides that"
+            yield Fault("metrics.labels", what, {"label": label})
+
+
 CHECKS = (
     Check("collector-runs", COLLECTOR, CRITICAL, "the last sweep was in time and succeeded", ("collector",), _runs,
           {"": "systemctl restart perun-collect; perun collect --status", "owner": "chown -R {user}: {archive}"}),
@@ -109,4 +121,7 @@ CHECKS = (
           ("config",), _wake_hook, "chmod 755 {path}; or take EpilogSlurmctld out of slurm.conf"),
     Check("wake", COLLECTOR, WARNING, "EpilogSlurmctld reaches the collector", ("collector", "config"), _wake,
           "install -d -o {user} -m 0755 /run/perun-collect; restart perun collect"),
+    Check("figures-names", frozenset({Role.COLLECTOR, Role.COMPUTE}), WARNING,
+          "figures for monitoring name nobody whom Slurm hides", ("config", "policy"), _named,
+          "take {label} out of metrics.labels; or let nobody but you reach the figures (docs/monitoring.md)"),
 )  # fmt: skip

@@ -87,6 +87,7 @@ def read_policy(node: str) -> Any:
             late_s=site.late_s,
             wait_s=site.deadline_s + 2 * site.sweep_s + 60,
             partitions=tuple(sorted({*loaded.partitions, *here.monitor.partitions})),
+            named=here.metrics.labels if here.metrics.textfile or here.metrics.listen else (),
             nodes=tuple(sorted({name for text in (*loaded.nodes, here.monitor.canaries) for name in _names(text)})),
         )
     )

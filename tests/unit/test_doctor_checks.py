@@ -216,6 +216,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("operator", {"admin": "none"}, "sacctmgr -i add user perun account=root adminlevel=operator"),
     ("epilogslurmctld", {"wake_hook": Place("/opt/none", problem="it is not there")}, "/opt/none"),
     (
+        "figures-names",
+        {**both(PrivateData="usage,jobs"), **policy(named=("account",))},
+        "names every account to whoever reads figures: PrivateData=usage hides that",
+    ),
+    (
         "wake",
         {"wake_hook": replace(HOOK), "collector": Collector(runs_as=(991,), wake=False)},
         "/run/perun-collect/wake",
