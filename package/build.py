@@ -200,7 +200,10 @@ def files() -> None:
         (CHECKOUT / "CHANGELOG.md", doc),
         *((path, doc) for path in sorted((CHECKOUT / "docs").glob("*.md"))),
         *((path, doc) for path in sorted((CHECKOUT / "slurm" / "conf").iterdir())),
-        *((path, f"{doc}/site-configs") for path in sorted((CHECKOUT / "site-configs").iterdir())),
+        *(
+            (path, f"{doc}/{path.parent.relative_to(CHECKOUT)}")
+            for path in sorted((CHECKOUT / "site-configs").rglob("*.*"))
+        ),
     ):
         renamed = target.endswith((".conf", "copyright", "modulefiles/perun-hpc"))
         path = ROOT / target / ("" if renamed else source.name)
