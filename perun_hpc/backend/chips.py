@@ -46,7 +46,7 @@ class _Row:
 
 
 def _row(driver: str, label: str, domain: str, component: str, scope: str, inside: str = "", max_uw: int = 0) -> _Row:
-    """`domain` and `inside` are filled with the label's groups, or with `chip` and `device`."""
+    """`domain` and `inside` are filled with the label's groups, or with `name`, `chip` and `device`."""
     return _Row(re.compile(driver), re.compile(label, re.IGNORECASE), domain, component, scope, inside, max_uw)
 
 
@@ -100,6 +100,12 @@ _TABLE: tuple[_Row, ...] = (
     _row("ina3221", r"(?:VDD_)?(?:GPU_SOC|GPU)", "gpu-{device}", "gpu", "GPU rail of the module", "node"),
     _row("ina3221", r"VIN_SYS_5V0|VDD_?SOC|SOC|(?:VDD_)?CV|VDDRQ|SYS5V", "{label}", "node", "rail of the module",
          "node", _MODULE_UW),
+    # Documentation/ABI/testing/sysfs-driver-intel-i915-hwmon: energy1 of chip i915 is the card's, of i915_gtN a tile's.
+    _row(r"i915_gt\d+", r"energy1", "{name}-{device}", "other", "tile of the Intel GPU", "gpu-{device}"),
+    _row("i915", r"energy1", "gpu-{device}", "gpu", "Intel GPU, its whole card"),
+    # sysfs-driver-intel-xe-hwmon: energy1 is the card's, energy2 the package's in it; some cards show only the latter.
+    _row("xe", r"card|energy1", "gpu-{device}", "gpu", "Intel GPU, its whole card"),
+    _row("xe", r"pkg|energy2", "gpu-{device}-package", "gpu", "Intel GPU, its package", "gpu-{device}"),
     # drivers/accel/habanalabs/common/hwmon.c: the card's power.
     _row("habanalabs", r"power1", "gpu-{device}", "gpu", "Habana accelerator"),
 )  # fmt: skip
@@ -120,7 +126,7 @@ def place(drivers: tuple[str, ...], label: str, chip: int, device: str) -> Place
         if found is None or not any(row.driver.fullmatch(one) for one in drivers):
             continue
         words = {name: slug(word or "") for name, word in found.groupdict().items()}
-        words |= {"chip": str(chip), "device": slug(device), "label": slug(label)}
+        words |= {"name": slug(drivers[0]), "chip": str(chip), "device": slug(device), "label": slug(label)}
         domain, inside = row.domain.format_map(words), row.inside.format_map(words)
         ceiling_uw = row.max_uw or _CEILING_UW[row.component]
         return Place(domain, row.component, row.scope, ceiling_uw, tuple(inside.split()), rank)
@@ -129,7 +135,7 @@ def place(drivers: tuple[str, ...], label: str, chip: int, device: str) -> Place
 
 def elsewhere(driver: str) -> bool:
     """Whether the driver is a GPU's, whose sensors a backend of its own reads."""
-    return re.fullmatch(r"amdgpu|nvidia|nouveau|i915|xe", driver) is not None
+    return re.fullmatch(r"amdgpu|nvidia|nouveau", driver) is not None
 
 
 def slug(label: str) -> str:

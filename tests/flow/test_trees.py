@@ -65,16 +65,7 @@ def _named(domains: Mapping[str, int | None], patterns: Mapping[str, object]) ->
     return {next((one for one in patterns if fnmatchcase(name, one)), name): uj for name, uj in domains.items()}
 
 
-SILENT_TODAY = {
-    "hwmon_i915_pvc", "hwmon_xe",
-}  # fmt: skip
-"""Trees of which a file is passed over, or two sensors have one id; their rows name the fault."""
-
-
-@pytest.mark.parametrize("name", [
-    pytest.param(one, marks=[pytest.mark.xfail(reason=TABLE[one].fault, strict=True)] if one in SILENT_TODAY else [])
-    for one in NAMES
-])  # fmt: skip
+@pytest.mark.parametrize("name", NAMES)
 def test_no_file_of_energy_or_power_is_passed_over_in_silence(name: str, tmp_path: Path) -> None:
     assert not passed_over(Machine(text(name), tmp_path))
 

@@ -140,8 +140,7 @@ TABLE: dict[str, Row] = {
     ),
     "hwmon_i915_pvc": Row(
         known_from="sysfs-driver-intel-i915-hwmon: energy1_input of i915 is the card's, of i915_gtN a tile's",
-        watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("i915_gt0", "i915_gt1"),
-        fault="energy counters of Intel GPUs are left to a backend that there is not",
+        watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("i915-gt0", "i915-gt1"),
     ),
     "hwmon_ibmpowernv_p9": Row(
         known_from="the listing itself: System is 426 W, chips 157 and 99 W, their Vdd and Vdn rails less",
@@ -164,8 +163,7 @@ TABLE: dict[str, Row] = {
     ),
     "hwmon_xe": Row(
         known_from="sysfs-driver-intel-xe-hwmon: energy1 is the card's, energy2 the package's in it",
-        watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("pkg",),
-        fault="energy counters of Intel GPUs are left to a backend that there is not",
+        watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("-package",),
     ),
     "intel_two_sockets": Row(
         known_from=_RAPL, watts={"package-0": 100, "dram-0": 10, "package-1": 120, "dram-1": 12}, total_w=242,

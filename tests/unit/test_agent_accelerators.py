@@ -64,3 +64,45 @@ def test_gpus_that_do_not_divide_among_the_accelerators_are_nobodys_and_named(tm
 
 def test_a_jetsons_gpu_rail_is_its_only_gpu(tmp_path):
     assert parts(["0"], node("hwmon_jetson_ina3221", tmp_path)) == {"gpu-hwmon1": 1}
+
+
+def intel(root: Path, cards: dict[str, tuple[int, str, str]]) -> Node:
+    """A node with Intel GPUs: PCI address -> render node, driver, label of its only energy (empty: none)."""
+    for number, (pci, (minor, driver, label)) in enumerate(cards.items()):
+        device = root / "sys/bus/pci/devices" / pci
+        (device / f"drm/renderD{minor}").mkdir(parents=True)
+        chip = root / f"sys/class/hwmon/hwmon{number}"
+        chip.mkdir(parents=True)
+        (chip / "device").symlink_to(device)
+        (chip / "name").write_text(driver + "\n")
+        (chip / "energy1_input").write_text("1000\n")
+        if label:
+            (chip / "energy1_label").write_text(label + "\n")
+    return Node.open(root, ("hwmon",), MACHINE)
+
+
+def test_intels_cards_are_held_by_slurms_numbers_of_their_render_nodes_or_addresses(tmp_path):
+    cards = {"0000:9a:00.0": (128, "i915", ""), "0000:3a:00.0": (130, "i915", ""), "0000:6a:00.0": (129, "i915", "")}
+    machine = intel(tmp_path, cards)
+    assert parts(["0"], machine) == {"gpu-0000-9a-00-0": 1}
+    assert parts(["1", "2"], machine) == {"gpu-0000-6a-00-0": 1, "gpu-0000-3a-00-0": 1}
+    assert parts(["0000:3a:00.0"], machine) == {"gpu-0000-3a-00-0": 1}
+    assert doubts(["0"], machine).startswith("GPU 0 taken by its device file")
+
+
+def test_a_card_that_shows_its_package_only_is_that(tmp_path):
+    cards = {"0000:03:00.0": (128, "xe", "card"), "0000:04:00.0": (129, "xe", "pkg")}
+    machine = intel(tmp_path, cards)
+    assert parts(["0", "1"], machine) == {"gpu-0000-03-00-0": 1, "gpu-0000-04-00-0-package": 1}
+
+
+def test_a_card_with_both_is_one_gpu(tmp_path):
+    machine = intel(tmp_path, {"0000:03:00.0": (128, "xe", "card")})
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    (chip / "energy2_input").write_text("900\n")
+    (chip / "energy2_label").write_text("pkg\n")
+    machine.close()
+    machine = Node.open(tmp_path, ("hwmon",), MACHINE)
+    assert len(machine.sensors) == 2
+    assert parts(["0"], machine) == {"gpu-0000-03-00-0": 1}
+    assert parts(["1"], machine) == {}
