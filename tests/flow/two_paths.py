@@ -161,7 +161,7 @@ class ByMonitor:
         self._directory.mkdir()
         summary = {
             "schema": SCHEMA, "host": "n1", "state": "complete", "why": "", "period_ns": S, "cpus": 2, "rows": 0,
-            "edges": [self._edges[0], self._edges[-1]], "missing": [], "results": self._tallies.results(),
+            "edges": [self._edges[0], self._edges[-1]], "start_real_ns": self._machine.real_ns(), "missing": [], "results": self._tallies.results(),
             "sensors": [sensor.to_json() for sensor in self._tallies.sensors],
         }  # fmt: skip
         (self._directory / SUMMARY).write_text(json.dumps(summary))
