@@ -116,9 +116,7 @@ class Sources:
         resting = {sensor.id for worker in self._node.workers if worker.resting for sensor in worker.sensors}
         watched = [sensor for sensor in self._node.sensors if sensor.id not in resting]
         losses.note_readings(watched, snapshot.readings, snapshot.busy_ns)
-        missing = [one for worker in self._node.workers for one in worker.missing]
-        missing += [*self._node.missing, *self._node.not_there]
-        losses.follow(NOT_THERE, {one.what: f"{one.why}: {one.remedy}" for one in missing})
+        losses.follow(NOT_THERE, {one.what: f"{one.why}: {one.remedy}" for one in self._node.unread})
 
     def release_gpus(self) -> None:
         """Let go of all GPUs, for a reset; the next job's start takes them again."""

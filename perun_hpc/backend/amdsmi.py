@@ -158,7 +158,7 @@ def discover(
             import amdsmi
     except (ImportError, OSError, AttributeError, KeyError) as error:
         return Discovery(
-            missing=(Missing("AMD GPUs", f"AMD SMI: {error}", "install amd-smi-lib and its Python package"),)
+            missing=(Missing("AMD GPUs", f"AMD SMI: {error}", "install amd-smi-lib and its Python package", "gpu"),)
         )
     return open_library(amdsmi, root, clock, pause)
 
@@ -183,7 +183,7 @@ def open_library(library: Any, root: Path, clock: Clock, pause: Callable[[float]
                 )
     except library.AmdSmiException as error:
         return Discovery(
-            missing=(Missing("AMD GPUs", "AMD SMI: " + " ".join(str(error).split()), "check the amdgpu driver"),)
+            missing=(Missing("AMD GPUs", "AMD SMI: " + " ".join(str(error).split()), "check the amdgpu driver", "gpu"),)
         )
     of_each = [(pci, sum(_device(other) == _device(pci) for _, other in partitions)) for _, pci in handles]
     gpus = tuple(_gpu(root, uuids[_device(pci)], pci, number) for pci, number in of_each)

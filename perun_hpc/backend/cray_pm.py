@@ -116,6 +116,11 @@ def _value(content: bytes | str) -> tuple[int, int] | str:
     return "malformed content" if ticks is None or stamp_us is None else (ticks, stamp_us * NS_PER_US)
 
 
+def _component(name: str) -> str:
+    match = _FILE.match(name)
+    return _COMPONENT.get((match["part"] or "").rstrip("0123456789"), "node") if match else ""
+
+
 def _sensor(name: str, names: Sequence[str]) -> Sensor:
     match = _FILE.match(name)
     assert match is not None
@@ -164,12 +169,20 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns, real_clock: Cl
         try:
             alone = PmCounters(directory, (name,), clock, real_clock)
         except OSError as error:
-            missing.append(Missing(f"pm_counters/{name}", f"cannot be read: {reason(error)}", "check the file's mode"))
+            missing.append(
+                Missing(
+                    f"pm_counters/{name}", f"cannot be read: {reason(error)}", "check the file's mode", _component(name)
+                )
+            )
             continue
         (first,) = alone.read()
         alone.close()
         if first.ticks is None and first.error != RENEWED:
-            missing.append(Missing(f"pm_counters/{name}", f"does not measure: {first.error}", "look at the blade"))
+            missing.append(
+                Missing(
+                    f"pm_counters/{name}", f"does not measure: {first.error}", "look at the blade", _component(name)
+                )
+            )
         else:
             answering.append(name)
     readers = (PmCounters(directory, answering, clock, real_clock),) if answering else ()

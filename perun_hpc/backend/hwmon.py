@@ -82,17 +82,18 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
     answering: list[tuple[_Input, NumberFiles | Products]] = []
     for one in [one for chip in _chips(root / HWMON, missing) for one in _inputs(chip, missing)]:
         what = f"{one.chip.called}/{one.files[0].name} ({one.own_place.scope})"
+        component = (one.place or one.own_place).component
         try:
             reader = _open(_sensor(one, one.place or one.own_place), one.files, clock)
         except OSError as error:
             remedy = "run as root, start the perun agent, or make the file readable by a udev rule"
-            missing.append(Missing(what, f"cannot read {one.files[0]}: {reason(error)}", remedy))
+            missing.append(Missing(what, f"cannot read {one.files[0]}: {reason(error)}", remedy, component))
             continue
         (first,) = reader.read()
         if first.ticks is None:
             reader.close()
             remedy = "look at its driver and firmware; what else measures the same counts instead"
-            missing.append(Missing(what, f"does not measure: {first.error}", remedy))
+            missing.append(Missing(what, f"does not measure: {first.error}", remedy, component))
             continue
         answering.append((one, reader))
     places = _places([one for one, _ in answering])

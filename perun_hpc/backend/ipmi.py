@@ -105,14 +105,16 @@ def discover(root: Path = Path("/"), run: Run | None = None, clock: Clock = mono
         import shutil
 
         if shutil.which(COMMAND[0]) is None:
-            return Discovery(missing=(Missing("node power (DCMI)", "ipmi-dcmi is not installed", "install freeipmi"),))
+            return Discovery(
+                missing=(Missing("node power (DCMI)", "ipmi-dcmi is not installed", "install freeipmi", "node"),)
+            )
         run = run_tool
     try:
         answer = run()
         current_power_w(answer)
     except (OSError, ValueError) as error:
         remedy = "run as root; check that the controller supports DCMI power management"
-        return Discovery(missing=(Missing("node power (DCMI)", _line(error), remedy),))
+        return Discovery(missing=(Missing("node power (DCMI)", _line(error), remedy, "node"),))
     return Discovery((Dcmi(run, clock, is_active(answer)),))
 
 

@@ -371,7 +371,9 @@ def discover(
             gpu = _describe(pynvml, handle)
             device = NvmlGpu(pynvml, gpu, handle, _scope(pynvml, handle, pause), clock)
         except pynvml.NVMLError as error:
-            lost.append(Missing(f"NVIDIA GPU number {index} of NVML", str(error), "drain the node and reset the GPU"))
+            lost.append(
+                Missing(f"NVIDIA GPU number {index} of NVML", str(error), "drain the node and reset the GPU", "gpu")
+            )
             continue
         devices.append(device)
     if not devices:
@@ -383,7 +385,7 @@ def discover(
 def _absent(root: Path, why: str, remedy: str) -> Discovery:
     """Why NVML shows nothing; silent where the machine has no NVIDIA GPU."""
     expected = from_proc(root) or (root / "dev/nvidiactl").exists()
-    return Discovery(missing=(Missing("NVIDIA GPUs", why, remedy),) if expected else ())
+    return Discovery(missing=(Missing("NVIDIA GPUs", why, remedy, "gpu"),) if expected else ())
 
 
 def _describe(library: Any, handle: Any) -> Gpu:

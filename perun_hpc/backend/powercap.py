@@ -93,7 +93,7 @@ def discover(
         try:
             os.close(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            missing.append(Missing(what, f"cannot read {file}: {reason(error)}", _REMEDY))
+            missing.append(Missing(what, f"cannot read {file}: {reason(error)}", _REMEDY, sensor.component))
             continue
         chosen[sensor.id] = (sensor, file)
     same = mirrors.find(tuple(chosen.values()), any(name in cpu for name in _AMD), pause)

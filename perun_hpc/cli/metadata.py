@@ -15,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def machine(root: Path = Path("/")) -> dict[str, Any]:
     """Host, kernel, processors, memory, Python and the sensors that can be read."""
     from perun_hpc.backend.catalog import discover_all
+    from perun_hpc.data_model import codec
     from perun_hpc.monitoring.machine import facts
 
     catalog = discover_all(root)
@@ -23,7 +24,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
             {"id": s.id, "backend": s.backend, "device": s.device, "unit": s.unit, "provenance": s.provenance}
             for s in catalog.sensors
         ]
-        missing = [{"what": m.what, "why": m.why, "remedy": m.remedy} for m in catalog.missing]
+        missing = [codec.encode(one) for one in catalog.missing]
     finally:
         catalog.close()
     return {**facts(root), "sensors": sensors, "missing": missing}

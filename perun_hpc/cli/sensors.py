@@ -18,6 +18,7 @@ from perun_hpc.backend.catalog import Catalog, Selection, discover_all, open_bac
 from perun_hpc.cli import logs
 from perun_hpc.comm import Comm, Place
 from perun_hpc.config import user
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity, human
 from perun_hpc.energy.containment import plan, scope_sentence
@@ -109,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
         if parts is not None:
             print(by_rank(parts))
         return 0
-    scope = scope_sentence(plan(row.sensor for row in rows))
+    scope = scope_sentence(plan(row.sensor for row in rows), catalog.missing)
     if args.json:
-        missing = [{"what": one.what, "why": one.why, "remedy": one.remedy} for one in catalog.missing]
+        missing = [codec.encode(one) for one in catalog.missing]
         print(
             json.dumps(
                 {"host": host_name(), "sensors": [row.to_json() for row in rows], "missing": missing, "scope": scope}

@@ -129,8 +129,12 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A sensor that is known but cannot be read: what it is, why not, and what an administrator can do."""
+    """A sensor that is known but cannot be read: what it is, why not, and what an administrator can do.
+
+    `component` is that of a sensor whose energy figures lack for it, as `Sensor` has it; empty where they lack nothing.
+    """
 
     what: str
     why: str
     remedy: str
+    component: str = ""

@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
 
 _LEAF_KIND = {"cpu": DomainKind.PACKAGE, "dram": DomainKind.DRAM, "gpu": DomainKind.GPU}
 _NAMES = {DomainKind.PACKAGE: "CPU packages", DomainKind.DRAM: "memory", DomainKind.GPU: "GPUs"}
 _ESTIMATED = "CPUs as estimated from their utilisation, not measured"
+_ORDER = {kind: place for place, kind in enumerate(_NAMES)}
+_EXPECTED = {"CPU": "CPU packages", "memory": "memory"}
+"""Words of what a node without a meter would have: how it is called where it is not there."""
+NO_PLACE = "its place among the others is unknown"
+MOST_NAMED = 4
 _RAILS = ("module", "grace", "package", "sysio")
 _TRUST = ("powercap", "nvml", "amdsmi", "cray_pm", "hwmon", "file", "ipmi", "estimate")
 """Which backend is trusted when two show the same domain."""
@@ -107,7 +112,7 @@ def plan(sensors: Iterable[Sensor]) -> Plan:
         elif above:
             left_out.append((sensor, f"contained in {above[0].domain}"))
         else:
-            left_out.append((sensor, "its place among the others is unknown"))
+            left_out.append((sensor, NO_PLACE))
     outer = [meter for meter in meters if not _inside_another(meter, meters, by_id)]
     left_out += [(meter, "contained in a wider meter") for meter in meters if meter not in outer]
     module_of = _modules(outer, leaves)
@@ -216,25 +221,62 @@ def _inside_another(meter: Sensor, meters: list[Sensor], by_id: Mapping[str, Sen
     return any(other is not meter and _contains(other, meter, by_id) for other in meters)
 
 
-def scope_sentence(plan: Plan) -> str:
-    """One sentence: what this node's figures include and what they leave out."""
+def scope_sentence(plan: Plan, missing: Iterable[Missing] = ()) -> str:
+    """One sentence: what this node's figures include and what they leave out.
+
+    Parameters
+    ----------
+    plan : what is accounted and what is left out.
+    missing : what cannot be read.
+
+    Returns
+    -------
+    The sentence.
+    """
+    return f"{_scope(plan)}{_not_counted(plan, missing)}."
+
+
+def _scope(plan: Plan) -> str:
     if not plan.domains:
-        return "This node has no energy figures: no sensor and no estimate is available."
+        return "This node has no energy figures: no sensor and no estimate is available"
     sensors = [domain.sensor for domain in plan.domains]
     if all(sensor.provenance is Provenance.ESTIMATED for sensor in sensors):
         return (
             "Figures are estimated from CPU utilisation, not measured; memory, GPUs, power supply losses, fans, disks, "
-            "network and cooling are left out."
+            "network and cooling are left out"
         )
-    kinds = {domain.kind for domain in plan.domains}
-    guessed = {domain.kind for domain in plan.domains if domain.sensor.provenance is Provenance.ESTIMATED}
-    names = [_ESTIMATED if kind in guessed else name for kind, name in _NAMES.items() if kind in kinds]
-    names += [f"what the meter adds ({meter.sensor.scope})" for meter in plan.meters]
+    names = list(dict.fromkeys(_included(domain) for domain in sorted(plan.leaves, key=lambda one: _ORDER[one.kind])))
+    names += list(dict.fromkeys(f"what the meter adds ({meter.sensor.scope})" for meter in plan.meters))
     simulated = (
         "Figures are simulated; they" if any(s.provenance is Provenance.SIMULATED for s in sensors) else "Figures"
     )
     if any(meter.name == "node" for meter in plan.meters):
-        return f"{simulated} include {', '.join(names)}; cooling and network outside the node are left out."
-    absent = [_NAMES[kind] for kind in (DomainKind.PACKAGE, DomainKind.DRAM) if kind not in kinds and not plan.meters]
+        return f"{simulated} include {', '.join(names)}; cooling and network outside the node are left out"
+    said = " ".join(names)
+    absent = [] if plan.meters else [name for word, name in _EXPECTED.items() if word not in said]
     absent += ["power supply losses", "fans", "disks", "network", "cooling"]
-    return f"{simulated} include {', '.join(names)}; {', '.join(absent)} are left out (no node meter)."
+    return f"{simulated} include {', '.join(names)}; {', '.join(absent)} are left out (no node meter)"
+
+
+def _included(leaf: EnergyDomain) -> str:
+    if leaf.sensor.provenance is Provenance.ESTIMATED:
+        return _ESTIMATED
+    if leaf.kind is DomainKind.GPU and leaf.sensor.scope.startswith("module"):
+        return "superchip modules (GPUs with their CPUs and memory)"
+    if leaf.name.startswith("grace-"):
+        return "Grace CPUs with their memory"
+    return _NAMES[leaf.kind]
+
+
+def _not_counted(plan: Plan, missing: Iterable[Missing]) -> str:
+    """What else uses energy here and is named; a node's meter has it, whoever reads the parts."""
+    if any(meter.name == "node" for meter in plan.meters):
+        return ""
+    unplaced = dict.fromkeys(sensor.scope for sensor, why in plan.left_out if why == NO_PLACE)
+    unread = dict.fromkeys(one.what for one in missing if one.component not in ("", "other"))
+    return _some("nobody knows where they belong", list(unplaced)) + _some("not read", list(unread))
+
+
+def _some(what: str, names: list[str]) -> str:
+    rest = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"; {what}: {', '.join(names[:MOST_NAMED])}{rest}" if names else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perun_hpc.data_model.sensor import Provenance, Sensor, worst
+from perun_hpc.data_model.sensor import Missing, Provenance, Sensor, worst
 from perun_hpc.energy.attribute import OTHER, DomainKind
 from perun_hpc.energy.containment import adding_up, energy_counters, plan, scope_sentence
 from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
@@ -46,6 +46,7 @@ class HostEnergy:
     ----------
     sensors, results : the columns and their tallies' results.
     runtime_ns : between the run's first reading and its last.
+    missing : what could not be read, which the scope names.
 
     Attributes
     ----------
@@ -54,10 +55,16 @@ class HostEnergy:
     bearing : columns of the counters whose energies add up to the host's, each joule once.
     """
 
-    def __init__(self, sensors: Sequence[Sensor], results: Sequence[Mapping[str, Any]], runtime_ns: int) -> None:
+    def __init__(
+        self,
+        sensors: Sequence[Sensor],
+        results: Sequence[Mapping[str, Any]],
+        runtime_ns: int,
+        missing: Sequence[Missing] = (),
+    ) -> None:
         self._sensors, self._results, self._runtime_ns = sensors, results, runtime_ns
         chosen = plan(sensors)
-        self.scope = scope_sentence(chosen)
+        self.scope = scope_sentence(chosen, missing)
         column_of = {sensor.id: column for column, sensor in enumerate(sensors)}
         bases = {domain.name: results[column_of[domain.sensor.id]]["base"] for domain in chosen.counted}
         self._parts: list[_Part] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.data import (
     Aggregate,
     DataNode,
@@ -20,7 +21,7 @@ from perun_hpc.data_model.data import (
     Stats,
 )
 from perun_hpc.data_model.rank_data import RankData
-from perun_hpc.data_model.sensor import Kind, Sensor, worst
+from perun_hpc.data_model.sensor import Kind, Missing, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.monitoring.columns import counts_cpu_time
@@ -89,7 +90,8 @@ def host_node(
         kind = _GROUPS.get(sensor.component, DeviceType.OTHER)
         group = node.nodes.setdefault(kind, DataNode(kind, NodeType.DEVICE_GROUP, device_type=kind))
         group.nodes[sensor.id] = _sensor_node(sensor, results[column], runtime_s)
-    energy = HostEnergy(sensors, results, last_ns - first_ns)
+    missing = [codec.decode(Missing, one) for one in summary["missing"]]
+    energy = HostEnergy(sensors, results, last_ns - first_ns, missing)
     metrics = _host_metrics(sensors, results, energy, runtime_s, int(summary["cpus"]))
     node.metrics.update({metric.type: metric for metric in metrics})
     for group in node.nodes.values():

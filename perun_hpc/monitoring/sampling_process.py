@@ -233,5 +233,5 @@ class _Sampler:
             "edges": [{"mono_ns": mono_ns, "values": values} for mono_ns, values in edges],
             "sensors": [sensor.to_json() for sensor in self._tallies.sensors],
             "results": self._tallies.results(),
-            "missing": [{"what": m.what, "why": m.why, "remedy": m.remedy} for m in self._catalog.missing],
+            "missing": [codec.encode(one) for one in self._catalog.missing],
         }

@@ -44,7 +44,7 @@ def test_a_tree_tells_what_the_table_says(name: str, tmp_path: Path) -> None:
     chosen = plan(sensors)
     assert sorted(one.name for one in chosen.meters) == sorted(row.meters)
     said = " ".join([
-        monitor.why, *(f"{sensor.id} {sensor.device} {why}" for sensor, why in chosen.left_out),
+        monitor.why, monitor.includes, *(f"{sensor.id} {sensor.device} {why}" for sensor, why in chosen.left_out),
         *(f"{sensor.id} {sensor.device}" for sensor in sensors),
         *(f"{missing.what} {missing.why}" for one in found for missing in one.missing),
     ])  # fmt: skip

@@ -25,11 +25,12 @@ from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend import cray_pm, hwmon, powercap
 from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.config.keeper import PolicyKeeper
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.boundary import parse_boundary
 from perun_hpc.data_model.data import DataNode, MetricType
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import DomainKind
-from perun_hpc.energy.containment import Plan, plan, scope_sentence
+from perun_hpc.energy.containment import plan
 from perun_hpc.monitoring.orders import SCHEMA, SUMMARY
 from perun_hpc.monitoring.results import host_node, read_summary
 from perun_hpc.monitoring.tally import Tallies
@@ -147,7 +148,9 @@ class ByMonitor:
 
     def __init__(self, machine: Machine, directory: Path) -> None:
         self._machine, self._directory = machine, directory
-        self._readers = [reader for found in machine.discover() for reader in found.readers]
+        discovered = machine.discover()
+        self._readers = [reader for found in discovered for reader in found.readers]
+        self._missing = [codec.encode(one) for found in discovered for one in found.missing]
         self._tallies = Tallies([sensor for reader in self._readers for sensor in reader.sensors], 10 * S)
         self._edges: list[dict] = []
 
@@ -161,7 +164,8 @@ class ByMonitor:
         self._directory.mkdir()
         summary = {
             "schema": SCHEMA, "host": "n1", "state": "complete", "why": "", "period_ns": S, "cpus": 2, "rows": 0,
-            "edges": [self._edges[0], self._edges[-1]], "start_real_ns": self._machine.real_ns(), "missing": [], "results": self._tallies.results(),
+            "edges": [self._edges[0], self._edges[-1]], "start_real_ns": self._machine.real_ns(),
+            "missing": self._missing, "results": self._tallies.results(),
             "sensors": [sensor.to_json() for sensor in self._tallies.sensors],
         }  # fmt: skip
         (self._directory / SUMMARY).write_text(json.dumps(summary))
@@ -189,8 +193,10 @@ class ByAgent:
         paths = AgentPaths(base / "run", base / "spool", machine.root)
         paths.node.mkdir(parents=True)
         clock = Clock(lambda: machine.now_ns, machine.real_ns)
-        readers: list[Reader] = [reader for found in machine.discover() for reader in found.readers]
-        node = Node(machine.root, "n1", clock, readers=readers)
+        discovered = machine.discover()
+        readers: list[Reader] = [reader for found in discovered for reader in found.readers]
+        missing = tuple(one for found in discovered for one in found.missing)
+        node = Node(machine.root, "n1", clock, readers=readers, not_there=missing)
         node.follow_gauges()
         topology = partial(kernel.topology, machine.root)
         self._cpus = sorted(topology(()).core_of)
@@ -222,8 +228,7 @@ class ByAgent:
         booking.note_what_lacks(session, self._last.readings, meter.sensors, meter.domains, ())
         record = boundary_record(
             session, Edge(self._last.real_ns, self._last.mono_ns, 0, "hook"), meter.sensors, "n1", len(self._cpus),
-            Cost(1, 1, 1, 1), booking.doubts(session, meter.domains), {},
-            scope_sentence(Plan(tuple(meter.domains.values()), ())),
+            Cost(1, 1, 1, 1), booking.doubts(session, meter.domains), {}, meter.scope,
         )  # fmt: skip
         summed = sum_boundaries([parse_boundary(json.dumps(record).encode(), "here")])
         leaves = [name for name, domain in meter.domains.items() if domain.kind is not DomainKind.METER]

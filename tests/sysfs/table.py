@@ -44,7 +44,7 @@ _RAPL = "Documentation/power/powercap/powercap.rst: package contains core and un
 TABLE: dict[str, Row] = {
     "bug_acpi_eio": Row(
         known_from="a meter whose every read fails measures nothing; the sound package is what there is",
-        watts={"package-0": 40}, total_w=40, words=("hwmon1",),
+        watts={"package-0": 40}, total_w=40, words=("hwmon1", "not read: hwmon1/power1_average"),
     ),
     "bug_acpi_ffffffff": Row(
         known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
@@ -78,7 +78,8 @@ TABLE: dict[str, Row] = {
     ),
     "bug_same_name_chips": Row(
         known_from=_TWO_METERS,
-        words=("hwmon0", "hwmon1", "hwmon2", "hwmon3"),
+        words=("hwmon0", "hwmon1", "hwmon2", "hwmon3",
+               "nobody knows where they belong: ina226 power1, node, by its ACPI power meter, one of 2"),
     ),
     "bug_two_psys": Row(
         known_from="intel_rapl_common names the zone `psys` per package: each is its own socket's platform",
@@ -118,7 +119,8 @@ TABLE: dict[str, Row] = {
     "gpus_mi300a_partitions": Row(known_from="no file of energy or power"),
     "grace_superchip_package_ids": Row(
         known_from="NVIDIA's Grace guide; sockets in the order of the kernel's package ids",
-        watts={"grace-0": 98, "grace-1": 109}, total_w=207, words=("package-0", "sysio-1"), cores=8,
+        watts={"grace-0": 98, "grace-1": 109}, total_w=207, cores=8,
+        words=("package-0", "sysio-1", "Grace CPUs with their memory"),
         packages={0: frozenset(range(4)), 1: frozenset(range(4, 8))},
         fault="CPUs are dealt out in turn where the kernel's package ids are others than the counters'",
     ),
@@ -128,7 +130,8 @@ TABLE: dict[str, Row] = {
     ),
     "hwmon_apm_xgene_2s": Row(
         known_from="xgene-hwmon.c: CPU power is the processor's rail, IO power another's; a chip per socket",
-        watts={"package-0": 16.280001, "package-1": 16.280002}, total_w=32.560003, words=("io-power",),
+        watts={"package-0": 16.280001, "package-1": 16.280002}, total_w=32.560003,
+        words=("io-power", "nobody knows where they belong: apm_xgene IO power"),
     ),
     "hwmon_fam15h_2": Row(
         known_from="fam15h_power.rst: power1_input is the processor's",
@@ -155,7 +158,7 @@ TABLE: dict[str, Row] = {
         words=("ac-input", "heatpipe"),
     ),
     "hwmon_power_meter_invalid": Row(
-        known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1",),
+        known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1", "not read: hwmon1/power1_average"),
     ),
     "hwmon_two_power_meters": Row(
         known_from=_TWO_METERS,

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.backend import hwmon
+from perun_hpc.backend.base import Discovery
 from perun_hpc.energy.containment import plan
 
 MW = 1000
@@ -35,9 +36,25 @@ def chips(root: Path, found: Mapping[str, Mapping[str, object]], devices: Mappin
     return root
 
 
+OPEN: list[Discovery] = []
+
+
+def discovered(root: Path) -> Discovery:
+    """What there is; closed when the test is over."""
+    OPEN.append(hwmon.discover(root))
+    return OPEN[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 def shown(root: Path) -> dict[str, int | None]:
     """Domain -> ticks."""
-    found = hwmon.discover(root)
+    found = discovered(root)
     return {s.domain: r.ticks for reader in found.readers for s, r in zip(reader.sensors, reader.read(), strict=True)}
 
 
@@ -79,7 +96,7 @@ LABELS = [
 @pytest.mark.parametrize(("driver", "stem", "label", "domain", "component", "_"), LABELS)
 def test_driver_and_label_say_what_an_input_is(tmp_path, driver, stem, label, domain, component, _):
     files = {"name": driver, f"{stem}_input": 5 * W, **({f"{stem}_label": label} if label else {})}
-    (sensor,) = hwmon.discover(chips(tmp_path, {"hwmon0": files})).sensors
+    (sensor,) = discovered(chips(tmp_path, {"hwmon0": files})).sensors
     assert (sensor.domain, sensor.component) == (domain, component)
     assert sensor.quantity == ("energy" if stem.startswith("energy") else "power")
 
@@ -89,7 +106,7 @@ def test_a_habana_card_is_known_by_its_driver_whatever_it_is_called(tmp_path):
     driver = tmp_path / "sys/bus/pci/drivers/habanalabs"
     driver.mkdir(parents=True)
     (tmp_path / "sys/devices/pci0000:19/0000:19:00.0/driver").symlink_to(driver)
-    (sensor,) = hwmon.discover(tmp_path).sensors
+    (sensor,) = discovered(tmp_path).sensors
     assert (sensor.domain, sensor.component) == ("gpu-0000-19-00-0", "gpu")
 
 
@@ -99,7 +116,7 @@ def test_cores_are_inside_their_own_package_and_rails_inside_their_chip(tmp_path
         files |= {f"energy{number + 1}_input": 7, f"energy{number + 1}_label": f"Ecore{number:03}"}
     for number in range(2):
         files |= {f"energy{number + 5}_input": 9, f"energy{number + 5}_label": f"Esocket{number}"}
-    found = hwmon.discover(chips(tmp_path, {"hwmon0": files})).sensors
+    found = discovered(chips(tmp_path, {"hwmon0": files})).sensors
     assert {sensor.domain: sensor.parent for sensor in found if sensor.component == "other"} == {
         "core000": "hwmon:package-0:energy", "core001": "hwmon:package-0:energy",
         "core002": "hwmon:package-1:energy", "core003": "hwmon:package-1:energy",
@@ -128,7 +145,7 @@ def test_an_input_keeps_its_id_when_hwmon_numbers_others_first(tmp_path):
 def test_two_meters_that_may_contain_each_other_are_nobodys_and_named(tmp_path):
     meters = {f"hwmon{n}": {"name": "power_meter", "power1_average": n * 100 * W} for n in (1, 2)}
     devices = {"hwmon1": "ACPI/ACPI000D:00", "hwmon2": "ACPI/ACPI000D:01"}
-    found = hwmon.discover(chips(tmp_path, meters, devices)).sensors
+    found = discovered(chips(tmp_path, meters, devices)).sensors
     assert not plan(found).domains
     assert sorted(sensor.id for sensor, _ in plan(found).left_out) == [
         "hwmon:power-meter-power1-acpi000d-01:power", "hwmon:power-meter-power1:power",
@@ -142,7 +159,7 @@ def test_of_two_meters_the_one_that_answers_is_the_nodes(tmp_path):
         "hwmon2": {"name": "power_meter", "power1_average": 131 * W},
     })  # fmt: skip
     assert shown(tmp_path) == {"node": 131 * W}
-    (missing,) = hwmon.discover(tmp_path).missing
+    (missing,) = discovered(tmp_path).missing
     assert (missing.what, missing.why) == (
         "hwmon1/power1_average (power_meter power1)", "does not measure: all ones, which is no value",
     )  # fmt: skip
@@ -153,14 +170,14 @@ def test_of_two_meters_the_one_that_answers_is_the_nodes(tmp_path):
     "", "12.5", "1_000", "12 W", "0x10", "\N{FULLWIDTH DIGIT ONE}", "NaN",
 ])  # fmt: skip
 def test_a_meter_that_answers_no_power_is_not_the_nodes_and_named(tmp_path, answer):
-    found = hwmon.discover(chips(tmp_path, {"hwmon1": {"name": "power_meter", "power1_average": answer}}))
+    found = discovered(chips(tmp_path, {"hwmon1": {"name": "power_meter", "power1_average": answer}}))
     assert not found.sensors
     assert [one.what for one in found.missing] == ["hwmon1/power1_average (power_meter power1)"]
 
 
 def test_a_meter_that_stops_answering_powers_later_has_gaps_and_says_why(tmp_path):
     root = chips(tmp_path, {"hwmon1": {"name": "power_meter", "power1_average": 131 * W}})
-    (reader,) = hwmon.discover(root).readers
+    (reader,) = discovered(root).readers
     (root / "sys/class/hwmon/hwmon1/power1_average").write_text(f"{0xFFFFFFFF * MW}\n")
     (reading,) = reader.read()
     assert (reading.ticks, reading.error) == (None, "all ones, which is no value")
@@ -170,12 +187,12 @@ def test_a_meter_that_stops_answering_powers_later_has_gaps_and_says_why(tmp_pat
 @pytest.mark.parametrize(("interval_ms", "update_ns"), [(50, 50 * 10**6), (0xFFFFFFFF, 10**8), (0, 10**8), (-1, 10**8)])
 def test_an_absurd_average_interval_is_taken_for_none(tmp_path, interval_ms, update_ns):
     files = {"name": "power_meter", "power1_average": 9 * W, "power1_average_interval": interval_ms}
-    (sensor,) = hwmon.discover(chips(tmp_path, {"hwmon1": files})).sensors
+    (sensor,) = discovered(chips(tmp_path, {"hwmon1": files})).sensors
     assert sensor.update_ns == update_ns
 
 
 def test_a_ceiling_follows_the_devices_own_limit_and_no_absurd_one(tmp_path):
-    found = hwmon.discover(chips(tmp_path, {
+    found = discovered(chips(tmp_path, {
         "hwmon0": {"name": "fam15h_power", "power1_input": 9 * W, "power1_crit": 4000 * W},
         "hwmon1": {"name": "power_meter", "power1_average": 9 * W, "power1_cap_max": 0xFFFFFFFF * MW},
     })).sensors  # fmt: skip
@@ -184,7 +201,7 @@ def test_a_ceiling_follows_the_devices_own_limit_and_no_absurd_one(tmp_path):
 
 def test_a_battery_is_no_meter_of_the_node(tmp_path):
     files = {"name": "power_meter", "power1_average": 9 * W, "power1_is_battery": 1}
-    (sensor,) = hwmon.discover(chips(tmp_path, {"hwmon1": files})).sensors
+    (sensor,) = discovered(chips(tmp_path, {"hwmon1": files})).sensors
     assert sensor.component == "other"
 
 
@@ -206,7 +223,7 @@ def test_a_chip_that_cannot_be_listed_costs_only_itself():
         (root / "sys/class/hwmon/hwmon0").chmod(0)
         if os.geteuid() == 0:
             os.seteuid(NOBODY)
-        found = hwmon.discover(root)
+        found = discovered(root)
         assert [sensor.domain for sensor in found.sensors] == ["package-0"]
         (missing,) = found.missing
         assert missing.what == "hwmon0" and missing.why.endswith("cannot be listed: permission denied")
@@ -233,20 +250,20 @@ def test_no_two_inputs_have_one_id_and_every_one_is_read_or_named(found):
         names = [f"hwmon{number}" for number in range(len(found))]
         devices = {name: device for name, (_, device) in zip(names, found) if device}
         root = chips(Path(base), {name: files for name, (files, _) in zip(names, found)}, devices)
-        discovered = hwmon.discover(root)
-        ids = [sensor.id for sensor in discovered.sensors]
+        everything = discovered(root)
+        ids = [sensor.id for sensor in everything.sensors]
         assert len(set(ids)) == len(ids)
-        domains = [(sensor.domain, sensor.quantity) for sensor in discovered.sensors]
+        domains = [(sensor.domain, sensor.quantity) for sensor in everything.sensors]
         assert len(set(domains)) == len(domains)
-        for sensor in discovered.sensors:
+        for sensor in everything.sensors:
             assert sensor.parent is None or (sensor.parent in ids and sensor.parent != sensor.id)
-        chosen = plan(discovered.sensors)
+        chosen = plan(everything.sensors)
         assert len(chosen.domains) + len(chosen.left_out) == len(ids)
-        said = [sensor.device for sensor in discovered.sensors] + [one.what for one in discovered.missing]
+        said = [sensor.device for sensor in everything.sensors] + [one.what for one in everything.missing]
         for name, (files, _) in zip(names, found):
             for file in files:
                 stem, _, kind = file.partition("_")
                 averaged = kind == "input" and f"{stem}_average" in files
                 if stem[:-1] in ("power", "energy") and kind in ("input", "average") and not averaged:
                     assert any(one.startswith(f"{name}/{file}") for one in said), (name, file)
-        discovered.close()
+        everything.close()

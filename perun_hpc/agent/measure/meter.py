@@ -25,7 +25,7 @@ from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
-from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
+from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, plan, scope_sentence
 from perun_hpc.energy.counters import busy_between, span
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.process.clock import Clock
@@ -69,7 +69,7 @@ class Meter:
         self._visibility = visibility
         self._clock = clock
         self.sensors = energy_counters(node.sensors)
-        self.domains: dict[str, EnergyDomain] = {one.name: one for one in plan(node.sensors).counted}
+        self._choose_domains()
         self.static: Mapping[str, Figure] = {}
         self.learning = Learning()
         self.idling = Idling()
@@ -237,7 +237,7 @@ class Meter:
         self._node.follow_estimate()
         self._node.follow_gauges()
         self.sensors = energy_counters(self._node.sensors)
-        self.domains = {one.name: one for one in plan(self._node.sensors).counted}
+        self._choose_domains()
         self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
         self.activity.follow(self._node.sensors)
@@ -245,6 +245,16 @@ class Meter:
         self.parametrise()
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
         self.end_interval()
+
+    def _choose_domains(self) -> None:
+        chosen = plan(self._node.sensors)
+        self.domains: dict[str, EnergyDomain] = {one.name: one for one in chosen.counted}
+        self._left_out = chosen.left_out
+
+    @property
+    def scope(self) -> str:
+        """What the figures include and leave out, one sentence."""
+        return scope_sentence(Plan(tuple(self.domains.values()), self._left_out), self._node.unread)
 
     def parametrise(self) -> None:
         """Give the attribution what the policy, the vendors' libraries and idle times say of the domains."""

@@ -22,7 +22,6 @@ from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.sources.node import resident_b
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
-from perun_hpc.energy.containment import Plan, scope_sentence
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import failures, guard, log, place
 
@@ -95,7 +94,7 @@ class Sealing:
             Cost(agent_cpu_ns, resident_b(), os.getpid(), os.geteuid()),
             booking.doubts(session, domains),
             self._meter.static,
-            scope_sentence(Plan(tuple(domains.values()), ())),
+            self._meter.scope,
         )
 
     def _seal(self, session: Session) -> None:

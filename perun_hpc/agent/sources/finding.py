@@ -56,7 +56,7 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
     Only a regular file below `root`'s /sys that is named as the backend's readings are leaves this process.
     """
     found = catalog.open_backend(backend, root)
-    missing = [[one.what, one.why, one.remedy] for one in found.missing]
+    missing = [[one.what, one.why, one.remedy, one.component] for one in found.missing]
     send_packet(to, json.dumps({"backend": backend, "missing": missing[:50]}).encode())
     top = (root / "sys").resolve()
     for reader in found.readers:

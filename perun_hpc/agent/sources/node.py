@@ -105,6 +105,12 @@ class Node:
         """What is known of this process' own sensors and cannot be read."""
         return tuple(one for found in self._missing.values() for one in found)
 
+    @property
+    def unread(self) -> tuple[Missing, ...]:
+        """What is known of all sensors, the children's and the declared ones too, and cannot be read."""
+        theirs = (one for worker in self.workers for one in worker.missing)
+        return (*theirs, *self.missing, *self.not_there)
+
     def renew(self, backend: str, found: Discovery) -> Renewed:
         """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap."""
         former = [reader for reader in self.readers if any(one.backend == backend for one in reader.sensors)]

@@ -333,7 +333,7 @@ def serve(requests: socket.socket, discover: Callable[[], Discovery], clock: Clo
     """The child's whole life: say what there is, then answer requests until the agent is gone."""
     found = discover()
     gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
-    missing = [[one.what, one.why, one.remedy] for one in found.missing]
+    missing = [[one.what, one.why, one.remedy, one.component] for one in found.missing]
     greeting = {"sensors": [sensor.to_json() for sensor in found.sensors], "gpus": gpus, "missing": missing}
     try:
         requests.send(json.dumps(greeting).encode())
