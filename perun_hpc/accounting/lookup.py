@@ -13,6 +13,7 @@ from pathlib import Path
 from perun_hpc.accounting import comment
 from perun_hpc.accounting.owned import records_of_job
 from perun_hpc.accounting.summing import add_slurm, missing_record
+from perun_hpc.archive.access import NO_LISTS, has_lists
 from perun_hpc.archive.places import RECORD, RUNNING, Archive
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError
@@ -182,7 +183,7 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
         why = "the job never ran" + (": it ended in the second in which it was given nodes" if row.nodelist else "")
         return Found(replace(missing_record(row, cluster, why), start_ns=0, missing_nodes=()), "Slurm's accounting")
     if row.ended:
-        made = missing_record(row, cluster, "no energy record of this job")
+        made = missing_record(row, cluster, _why_none(row, places.archive))
         if (row.end_s or 0) >= places.due_s:
             waits = f"its energy record is on the way: the collector sweeps every {places.sweep_s:.0f} s"
             made = replace(made, status="awaited", missing=(waits,), missing_nodes=())
@@ -198,6 +199,15 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
     status = "pending" if row.state == "PENDING" else "running"
     made = replace(missing_record(row, cluster, waiting), status=status, missing_nodes=())
     return Found(replace(made, qos="" if row.qos == UNTOLD_QOS else row.qos), "Slurm's accounting")
+
+
+def _why_none(row: SlurmJob, archive: Archive) -> str:
+    """Why the caller sees no record of a job that has ended."""
+    if not archive.closed(row.job_id, [at for at in (row.submit_s, row.end_s) if at]):
+        return "no energy record of this job"
+    if has_lists(archive.base) is False:
+        return f"its energy record lies in the archive and cannot be opened to you: {NO_LISTS}; ask the administrators"
+    return "its energy record lies in the archive, and is not yours to read"
 
 
 def _key(record: EnergyRecord) -> tuple[int, int, int]:

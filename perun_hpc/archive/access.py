@@ -18,13 +18,31 @@ _NOBODY = 0xFFFFFFFF
 _READ, _SEARCH = 4, 1
 
 
+NO_LISTS = "this file system has no access control lists"
+
+
+class NoListsError(AccessError):
+    """The file system has none: what lies there stays closed to all but its owner and group."""
+
+
+def has_lists(path: Path) -> bool | None:
+    """Whether a file system has such lists, as whoever may pass to `path` can see; None where nobody can say."""
+    try:
+        os.getxattr(path, _NAME)
+    except OSError as error:
+        return {errno.ENODATA: True, errno.EOPNOTSUPP: False}.get(error.errno or 0)
+    return True
+
+
 def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = ()) -> None:
     """Let these users and groups read a file, or list and pass a directory; nobody else but its owner.
 
     Raises
     ------
+    NoListsError
+        Where the file system has no access control lists.
     AccessError
-        Where the file system has no access control lists, or the caller does not own `path`.
+        Where the caller does not own `path`.
     """
     mode = path.stat().st_mode
     allowed = _READ | (_SEARCH if path.is_dir() else 0)
@@ -43,8 +61,9 @@ def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = ()) -> No
     try:
         os.setxattr(path, _NAME, value)
     except OSError as error:
-        remedy = "mount it with acl, or let users read with perun report on a service node"
-        raise AccessError(f"{path}: cannot set an access control list ({error.strerror}): {remedy}") from error
+        if error.errno == errno.EOPNOTSUPP:
+            raise NoListsError(f"{path}: {NO_LISTS}: docs/sites.md says what users then see") from error
+        raise AccessError(f"{path}: cannot set an access control list ({error.strerror}): see its owner") from error
 
 
 def tree_readable_by(root: Path, private: str, uids: Iterable[int], gids: Iterable[int] = ()) -> None:

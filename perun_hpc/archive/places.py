@@ -143,6 +143,11 @@ class Archive:
         named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
         return [run for run in named if os.access(self.job(run), os.X_OK)]
 
+    def closed(self, job_id: int, submits: Iterable[int] = ()) -> bool:
+        """Whether there is a directory of a job's run that the caller may not enter; `submits` as `runs` takes them."""
+        named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
+        return any(os.access(self.job(run), os.F_OK) and not os.access(self.job(run), os.X_OK) for run in named)
+
     def all_runs(self) -> list[Run]:
         """Every run that has a directory."""
         return sorted(

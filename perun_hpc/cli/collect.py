@@ -26,7 +26,7 @@ from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.site import Site, SitePolicy
 from perun_hpc.accounting.site_figures import SiteFigures
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
-from perun_hpc.archive.access import readable_by, tree_readable_by
+from perun_hpc.archive.access import NO_LISTS, NoListsError, has_lists, readable_by, tree_readable_by
 from perun_hpc.archive.handover import address, receiver
 from perun_hpc.archive.listener import Listener, lately_refused
 from perun_hpc.archive.places import BOUNDARIES, Archive, clusters
@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
             note_sweep(Archive(root, cluster), time.time(), time.time(), str(error), False)
         raise
     try:
+        if has_lists(root) is False:
+            log.warning("%s: %s: users cannot read their records and traces there (docs/sites.md)", root, NO_LISTS)
         if not args.daemon:
             return _sweep(args, site, root, ledger, Estimator(), {}, {})
         return _daemon(args, rules, root, ledger)
@@ -278,9 +280,10 @@ def publisher(readers: Sequence[str], owned_in: Archive | None = None) -> Callab
             log.warning("privacy.readers: no group '%s' here", name)
 
     def publish(directory: Path, uid: int) -> None:
-        tree_readable_by(directory, BOUNDARIES, [uid], gids)
-        if owned_in is not None:
-            readable_by(file_under_owner(owned_in, directory, uid), [uid])
+        with contextlib.suppress(NoListsError):  # it was said when the collector began
+            tree_readable_by(directory, BOUNDARIES, [uid], gids)
+            if owned_in is not None:
+                readable_by(file_under_owner(owned_in, directory, uid), [uid])
 
     return publish
 

@@ -40,6 +40,7 @@ class Place:
     writes : whether the service user can write there; None where nobody could try.
     open_to : the first directory or file on the way to it that others than root can write.
     network : the kind of the file system, where that is another machine's; else empty.
+    lists : whether that file system has access control lists; None where nobody can say.
     free_b, size_b : space on its file system, as users have it.
     free_files : part of the files that its file system has left; None where it does not count them.
     """
@@ -58,6 +59,7 @@ class Place:
     writes: bool | None = None
     open_to: str = ""
     network: str = ""
+    lists: bool | None = None
     free_b: int = 1 << 40
     size_b: int = 1 << 40
     free_files: float | None = None

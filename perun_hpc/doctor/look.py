@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.agent.base import privilege
+from perun_hpc.archive.access import has_lists
 from perun_hpc.data_model import codec
 from perun_hpc.doctor.facts import Place
 from perun_hpc.errors import PerunError, UnavailableError
@@ -154,6 +155,7 @@ def _place(path: str, user: pwd.struct_passwd | None) -> Any:
         head=head.decode(errors="replace") if head.startswith(b"#!") else "",
         open_to=_open_on_the_way(path),
         network=kind if kind in NETWORK else "",
+        lists=has_lists(Path(path)),
         free_b=flags.f_bavail * flags.f_frsize,
         size_b=flags.f_blocks * flags.f_frsize,
         free_files=flags.f_favail / flags.f_files if flags.f_files else None,

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from perun_hpc._version import __version__
 from perun_hpc.agent.outbox.parsing import USER as READER
+from perun_hpc.archive.access import NO_LISTS
 from perun_hpc.doctor.facts import Facts, Place
 from perun_hpc.doctor.findings import ANY, Check, Fault, Role, Severity
 from perun_hpc.doctor.services import is_ours
@@ -233,6 +234,12 @@ def _archive_closed(facts: Facts) -> Iterator[Fault]:
         yield Fault(place.path, what, {"path": place.path})
 
 
+def _archive_lists(facts: Facts) -> Iterator[Fault]:
+    place = facts.archive
+    if place is not None and not place.problem and place.lists is False:
+        yield Fault(place.path, f"{NO_LISTS}: users cannot read their records and traces", {"path": place.path})
+
+
 def _archive_space(facts: Facts) -> Iterator[Fault]:
     place = facts.archive
     if place is None or place.problem or not place.size_b:
@@ -361,6 +368,8 @@ CHECKS = (
           "chmod 0711 {path}"),
     Check("archive-closed", ANY, WARNING, "users can pass the archive to their own records", ("archive",),
           _archive_closed, "chmod 0711 {path}"),
+    Check("archive-lists", ANY, WARNING, "the archive's file system has access control lists", ("archive",),
+          _archive_lists, "findmnt -T {path}; mount it with acl; where that cannot be: docs/sites.md, Lustre and NFS"),
     Check("archive-space", frozenset({Role.COLLECTOR}), WARNING, "the archive's file system has space", ("archive",),
           _archive_space, "df -h {path}; shorten store.retention or set store.archive_quota; perun ledger retention"),
     Check("unit-archive", _ARCHIVE, CRITICAL, "systemd's units may write into the archive", ("units", "policy"),

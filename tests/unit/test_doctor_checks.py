@@ -171,6 +171,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("archive", place("archive", kind="file"), "no directory"),
     ("archive-open", place("archive", mode=0o777), "0777"),
     ("archive-closed", place("archive", mode=0o700), "0700"),
+    ("archive-lists", place("archive", lists=False), "findmnt -T /shared/perun"),
     ("archive-space", place("archive", free_b=1 << 30, size_b=1 << 40), "1.0 GiB are free"),
     ("archive-space", place("archive", free_files=0.0), "0.0% of the inodes"),
     ("unit-archive", {"units": {"perun-agent": UNIT, "perun-collect": {"LoadState": "not-found"}}}, "edit perun-agent"),
