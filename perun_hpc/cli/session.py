@@ -112,7 +112,7 @@ class Session:
                 if status is MonitorStatus.SCRIPT_ERROR:
                     return result
             for _ in range(self.settings.rounds):
-                status, node, result = monitor.run_application(self.settings.run_id or "")
+                status, node, result = monitor.run_application("")
                 if status is MonitorStatus.FILE_NOT_FOUND:
                     raise NotFoundError(f"{app.name}: no such script or command: check the path")
                 if node is not None:

@@ -19,12 +19,12 @@ from perun_hpc.monitoring.results import host_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from perun_hpc.monitoring.monitor import _Result
+    from perun_hpc.monitoring.outcome import Result
 
 NODE = "node.json"
 
 
-def of_host(comm: Comm, result: _Result, settings: UserSettings) -> Sequence[bytes | None]:
+def of_host(comm: Comm, result: Result, settings: UserSettings) -> Sequence[bytes | None]:
     """The rank data of a function's ranks on this host, None for those that did not hand it in: at its leader, all that
     can talk to it, as soon as their functions have ended."""
     if result.rank_data and comm.talks:
@@ -38,7 +38,7 @@ def collect(
     number: int,
     directory: Path,
     settings: UserSettings,
-    result: _Result,
+    result: Result,
     parts: Sequence[bytes | None],
     alone: bool,
 ) -> tuple[DataNode | None, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from configparser import ConfigParser
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perun_hpc.comm import Comm, Place, launch_key, slurm_step
 from perun_hpc.config.user import flat, settings
-from perun_hpc.errors import NotFoundError, PerunError
+from perun_hpc.data_model.perun_names import BACKENDS
+from perun_hpc.errors import NotFoundError, PerunError, UsageError
 from perun_hpc.monitoring import address, callbacks
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.enrol import enrol, reachable
+from perun_hpc.monitoring.outcome import Result, call
 from perun_hpc.monitoring.rundir import RunDirectory, claim
 from perun_hpc.monitoring.shared import Event
 
@@ -34,6 +37,14 @@ PERUN_MP_START_METHOD: str = "spawn"
 """How the sampling process is started: it inherits nothing of the application, no lock, no library, no MPI."""
 
 
+def __getattr__(name: str) -> Any:
+    if name == "log":  # this module's logger; `logging` is imported by whoever asks for it
+        import logging
+
+        return logging.getLogger(__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class MonitorStatus(enum.Enum):
     """Where a monitor stands.
 
@@ -44,7 +55,7 @@ class MonitorStatus(enum.Enum):
     RUNNING : the application runs.
     PROCESSING : it has ended and its data are being evaluated; what a good run returns.
     SCRIPT_ERROR : the application raised, or ended with a code other than 0.
-    PERUN_ERROR : its data could not be evaluated.
+    PERUN_ERROR : something else of perun's failed: its data could not be kept or evaluated.
     SP_ERROR : the sampling process did not start, or was lost; the application ran all the same.
     MPI_ERROR : other ranks' data did not arrive.
     FILE_NOT_FOUND : there is no such script or command.
@@ -69,6 +80,16 @@ class Assigned(NamedTuple):
     backend: str
     sensors: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, key: str, entry: Sequence[Any]) -> Assigned:
+        """An entry of `l_assigned_sensors`, whatever tuple it is: one of these, (backend, names), or, under the name of
+        the sensor, (backend, ...) as perun 1.0 has it."""
+        first = str(entry[0]) if entry else key
+        backend = {theirs: ours for ours, theirs in BACKENDS.items()}.get(first, first)
+        if isinstance(entry, cls) or (len(entry) == 2 and isinstance(entry[1], (tuple, list, set, frozenset))):
+            return cls(backend, tuple(map(str, entry[1])))
+        return cls(backend, () if key in (first, backend) else (f"{re.escape(key)}$",))
+
 
 COME_S, READY_S = 3.0, 10.0
 """How long the ranks of a host wait for the one that samples: until it makes itself known, and until it is ready."""
@@ -88,8 +109,8 @@ class PerunMonitor:
     app : what to run.
     comm : the ranks of this launch; the leader of a host samples, the others only run.
     backends : by name, where the sensors come from; empty for the default ones.
-    l_assigned_sensors : sensors that this rank owns, named tuples (`Assigned`) by sensor or backend; empty: it
-    samples nothing.
+    l_assigned_sensors : sensors that this rank owns, tuples by sensor or backend (see `Assigned.of`); empty: it samples
+    nothing.
     config : as `perun_hpc.config.user.load` returns it; frozen here.
 
     Attributes
@@ -145,19 +166,27 @@ class PerunMonitor:
     def run_application(self, run_id: str, record: bool = True) -> tuple[MonitorStatus, DataNode | None, Any]:
         """Run the application once.
 
-        A SystemExit or an exception of a callable reaches the caller after its data was saved; the tree is then in
-        `data`.
+        Whatever a callable raises reaches the caller after its data was saved; the tree is then in `data`. What goes
+        wrong in perun is a warning and the status PERUN_ERROR; the application's result stays what it is.
 
         Parameters
         ----------
-        run_id : of the run's directory; empty: its start time, `SLURM`: the job's id. The first round's counts.
+        run_id : id of the tree; empty: the round's number, from 0. Where the configuration names none, the first one is
+        the id of the directory, too; empty: the start time, `SLURM`: the job's id.
         record : False runs it without measuring, as warm-up rounds are.
 
         Returns
         -------
         The status; the run's tree, None if nothing was recorded by this rank; the application's result: what the
         callable returned, or the exit code of a command (128 + N for signal N).
+
+        Raises
+        ------
+        UsageError
+            After `close`.
         """
+        if self.status is MonitorStatus.CLOSED:
+            raise UsageError("this monitor was closed: make a new PerunMonitor")
         self.data = None
         if not record:
             return self._run_bare()
@@ -171,11 +200,13 @@ class PerunMonitor:
         # Ranks that call a function and have no word of each other: each host's is a run of its own.
         alone = command is None and (place.source == "torchrun" or self._comm.why is not None)
         samples = joins = False
+        status = MonitorStatus.SP_ERROR  # unless it is something else that keeps it from being measured
         try:
             try:
                 if self.directory is None and (place.leader or not alone):
                     at = Place() if alone else place
-                    self.directory = claim(Path(self._settings.data_out), self._app.name, run_id or None, at)
+                    wanted = self._settings.run_id or run_id or None
+                    self.directory = claim(Path(self._settings.data_out), self._app.name, wanted, at)
                 self._by_agent = command is not None and reachable(os.environ, self.agent_socket)
                 samples = place.leader and bool(self._l_sensors_config) and not self._by_agent
                 if samples:
@@ -190,9 +221,9 @@ class PerunMonitor:
                         self._start_sampling(run_id, number, rank_server, claims=True)
             except Exception as error:  # whatever it is, the application is not to suffer from it
                 callbacks.warn(f"{error}: the application runs unmeasured")
-                measures = False
+                measures, status = False, MonitorStatus.PERUN_ERROR
             if not measures:
-                self.status = MonitorStatus.SP_ERROR
+                self.status = status
                 result = self._run(command, "", record=False)
                 return self.status, None, result.value()
             self.status = MonitorStatus.RUNNING
@@ -200,19 +231,24 @@ class PerunMonitor:
             result = self._run(command, rank_server, record=True)
             self.status = MonitorStatus.PROCESSING
             try:
-                self._work_up(result, number, rank_server if joins else "", samples, alone)
+                self._work_up(result, run_id, number, rank_server if joins else "", samples, alone)
+                if result.trouble is not None:
+                    raise result.trouble
             except Exception as error:  # the application has ended as it has
                 callbacks.warn(f"this run's data could not be evaluated ({type(error).__name__}: {error})")
                 self.status = MonitorStatus.PERUN_ERROR
             if result.failed and self.status is MonitorStatus.PROCESSING:
                 self.status = MonitorStatus.SCRIPT_ERROR
         finally:
-            self._reap()
-            if samples:
-                address.remove(rank_server)
+            try:
+                self._reap()
+                if samples:
+                    address.remove(rank_server)
+            except Exception as error:
+                callbacks.warn(f"{error}: perun leaves something behind")
         return self.status, self.data, result.value()
 
-    def _work_up(self, result: _Result, number: int, joined: str, samples: bool, alone: bool) -> None:
+    def _work_up(self, result: Result, run_id: str, number: int, joined: str, samples: bool, alone: bool) -> None:
         """Make the run's tree of what there is, or hand over this rank's part; `joined`: its rank server."""
         if joined and result.ended is not None:
             _tell_end(joined, result.ended)
@@ -225,6 +261,9 @@ class PerunMonitor:
             self.data = agent_node(str(number), os.environ, result.ended) if self._comm.place.rank == 0 else None
         elif result.rank_data:
             self._comm.gather_host(result.rank_data, self._settings.queue_timeout)
+        if self.data is not None and run_id:
+            self.data.metadata["round"] = self.data.id
+            self.data.id = self.directory.run_id if run_id == "SLURM" and self.directory else run_id
 
     def _run_bare(self) -> tuple[MonitorStatus, DataNode | None, Any]:
         try:
@@ -239,7 +278,7 @@ class PerunMonitor:
 
     # The application.
 
-    def _run(self, command: list[str] | None, rank_server: str, record: bool) -> _Result:
+    def _run(self, command: list[str] | None, rank_server: str, record: bool) -> Result:
         place = self._comm.place
         key = self.directory.run_id if self.directory else "0"
         rank = {
@@ -249,7 +288,7 @@ class PerunMonitor:
         }  # fmt: skip
 
         if command is None:
-            return _call(self._app, rank if record else None)
+            return call(self._app, rank if record else None)
         from perun_hpc.monitoring import child
 
         def environ(pid: int) -> Mapping[str, str]:
@@ -265,7 +304,7 @@ class PerunMonitor:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or its reader is gone
             sys.stdout.flush()
         self._app.ended = replace(child.run(command, environ), rank=place.rank)
-        return _Result(ended=self._app.ended)
+        return Result(ended=self._app.ended)
 
     # The sampling process.
 
@@ -274,8 +313,12 @@ class PerunMonitor:
 
         assert self.directory is not None
         chosen = self._settings
-        names = {Assigned._make(entry).backend for entry in self._l_sensors_config.values()}
-        wanted = tuple(s for entry in self._l_sensors_config.values() for s in Assigned._make(entry).sensors)
+        assigned = [Assigned.of(key, entry) for key, entry in self._l_sensors_config.items()]
+        names = {one.backend for one in assigned}
+        # Where some entries name sensors, those that do not stand for all of their backend.
+        wanted = tuple(
+            sensor for one in assigned for sensor in (one.sensors or (re.escape(one.backend.strip("*")),))
+        ) * any(one.sensors for one in assigned)
         place = self._comm.place
         host = os.uname().nodename.split(".", 1)[0]
         orders = Orders(
@@ -351,7 +394,7 @@ class PerunMonitor:
 
     # What came of it.
 
-    def _collect(self, result: _Result, number: int, alone: bool) -> None:
+    def _collect(self, result: Result, number: int, alone: bool) -> None:
         from perun_hpc.monitoring.gather import collect, of_host
 
         parts = of_host(self._comm, result, self._settings)  # while it samples: others may still be at work
@@ -359,7 +402,8 @@ class PerunMonitor:
         path, state, error = self._final()
         if state != "complete":
             callbacks.warn(f"the sampling process failed ({error}); this run has no figures")
-            self.status = MonitorStatus.SP_ERROR
+            # One that says why did its part until perun could not go on.
+            self.status = MonitorStatus.PERUN_ERROR if path else MonitorStatus.SP_ERROR
             return
         assert self.directory is not None
         try:
@@ -373,56 +417,6 @@ class PerunMonitor:
         if missing:
             callbacks.warn(missing)
             self.status = MonitorStatus.MPI_ERROR
-
-
-class _Result:
-    """What the application left: a value or an exception, or how its process ended; and the regions of this process."""
-
-    def __init__(
-        self,
-        ended: Ended | None = None,
-        returned: Any = None,
-        raised: BaseException | None = None,
-        rank_data: bytes = b"",
-    ) -> None:
-        self.ended = ended
-        self.returned = returned
-        self.raised = raised
-        self.rank_data = rank_data
-
-    @property
-    def failed(self) -> bool:
-        """Whether the application says that it did not do its work."""
-        if isinstance(self.raised, SystemExit):
-            return self.raised.code not in (None, 0)
-        return self.raised is not None or (self.ended is not None and self.ended.code != 0)
-
-    def value(self) -> Any:
-        """The application's result; raises what it raised."""
-        if self.raised is not None:
-            raise self.raised
-        return self.returned if self.ended is None else self.ended.code
-
-
-def _call(app: Application, rank: Mapping[str, str] | None) -> _Result:
-    from perun_hpc.inject import regions
-
-    function: Callable[..., Any] | None = app.function
-    assert function is not None
-    if rank is not None:
-        regions.recorder.open()
-    returned: Any = None
-    raised: BaseException | None = None
-    try:
-        returned = function(*app.args, **app.kwargs)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        raised = error
-    data = b""
-    if rank is not None:
-        wrong = raised is not None and not (isinstance(raised, SystemExit) and raised.code in (None, 0))
-        data = regions.snapshot(rank, "raised" if wrong else "exit")
-        regions.recorder.close()
-    return _Result(returned=returned, raised=raised, rank_data=data)
 
 
 def agent_node(run_id: str, environ: Mapping[str, str], ended: Ended | None) -> DataNode:

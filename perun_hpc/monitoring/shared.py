@@ -69,25 +69,68 @@ class Queue:
             os.close(self.fds[end])
             self.fds = (-1, self.fds[1]) if end == 0 else (self.fds[0], -1)
 
-    def put(self, item: Any) -> None:
-        """Add one item; OSError where nobody is left to read it."""
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Add one item; OSError where nobody is left to read it. A pipe takes what is put here at once."""
         rest = json.dumps(item).encode() + b"\n"
         while rest:
             rest = rest[os.write(self.fds[1], rest) :]
 
-    def get(self, timeout: float | None = None) -> Any:
-        """The next item; raises `queue.Empty` after `timeout` seconds, EOFError where nobody is left to write one."""
+    def put_nowait(self, item: Any) -> None:
+        """The same."""
+        self.put(item)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """The next item; raises `queue.Empty` after `timeout` seconds, or at once unless it may `block`, EOFError where
+        nobody is left to write one."""
         while b"\n" not in self._text:
-            if not _readable(self.fds[0], timeout):
+            if not self._fill(timeout if block else 0):
                 import queue
 
                 raise queue.Empty
-            part = os.read(self.fds[0], 1 << 16)
-            if not part:
-                raise EOFError
-            self._text += part
         line, _, self._text = self._text.partition(b"\n")
         return json.loads(line)
+
+    def get_nowait(self) -> Any:
+        """The next item; raises `queue.Empty` where there is none yet."""
+        return self.get(block=False)
+
+    def qsize(self) -> int:
+        """How many items wait here."""
+        with contextlib.suppress(EOFError):
+            while self._fill(0):
+                pass
+        return self._text.count(b"\n")
+
+    def empty(self) -> bool:
+        """Whether none waits."""
+        return self.qsize() == 0
+
+    def full(self) -> bool:
+        """Never."""
+        return False
+
+    def close(self) -> None:
+        """Close both of this process' ends; a second call does nothing."""
+        self.leave(0)
+        self.leave(1)
+
+    def join_thread(self) -> None:
+        """Nothing: items are written by whoever puts them."""
+
+    def cancel_join_thread(self) -> None:
+        """Nothing."""
+
+    def _fill(self, timeout: float | None) -> bool:
+        """Take more of what was written; False where nothing came in that time, EOFError where nothing will."""
+        if self.fds[0] < 0:
+            raise ValueError("this queue is closed, or its other end is the one for reading")
+        if not _readable(self.fds[0], timeout):
+            return False
+        part = os.read(self.fds[0], 1 << 16)
+        if not part:
+            raise EOFError
+        self._text += part
+        return True
 
 
 def _readable(fd: int, timeout_s: float | None) -> bool:

@@ -7,6 +7,7 @@ It is what `multiprocessing` calls spawn, with the interface of its processes, b
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -37,9 +38,12 @@ class SamplingProcess:
     ----------
     signals : what it shares with this process.
     name : of the process.
+    daemon : it ends with this process.
     """
 
     name = "perun-sampling"
+    daemon = True
+    _pidfd = -1
 
     def __init__(self, events: tuple[Event, Event, Event, Event] | None = None) -> None:
         self.signals = Signals(*(events or (Event(), Event(), Event(), Event())), Queue())
@@ -69,6 +73,26 @@ class SamplingProcess:
         return self._process.pid
 
     @property
+    def ident(self) -> int:
+        """The same."""
+        return self.pid
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that can be read once it has ended."""
+        if self._pidfd < 0:
+            self._pidfd = os.pidfd_open(self.pid)
+        return self._pidfd
+
+    def start(self) -> None:
+        """ValueError: it was started when it was made."""
+        raise ValueError("the sampling process has been started already")
+
+    def run(self) -> None:
+        """ValueError: its work is done in its own process."""
+        raise ValueError("the sampling process works in a process of its own")
+
+    @property
     def exitcode(self) -> int | None:
         """How it ended: -N by signal N; None while it runs."""
         return self._process.poll()
@@ -88,8 +112,21 @@ class SamplingProcess:
         """End it at once."""
         self._process.kill()
 
+    def terminate(self) -> None:
+        """The same: signals that are meant for the application do not reach it."""
+        self.kill()
+
+    def close(self) -> None:
+        """Give back what is held of one that has ended; ValueError while it runs."""
+        if self.is_alive():
+            raise ValueError("the sampling process still runs: join it first")
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
     def end(self) -> None:
         """End it at once if it is still there; a second call does nothing."""
         if self.is_alive():
             self.kill()
             self.join()
+        self.close()

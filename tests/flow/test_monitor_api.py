@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from queue import Empty
 
 import pytest
 
@@ -16,7 +20,9 @@ from perun_hpc.backend.backend import Backend
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import load
 from perun_hpc.data_model.data import DataNode, MetricType, NodeType
+from perun_hpc.errors import PerunError
 from perun_hpc.inject import regions
+from perun_hpc.monitoring import monitor as monitor_module
 from perun_hpc.monitoring.application import Application
 from perun_hpc.monitoring.monitor import (
     DEFAULT_SENSORS,
@@ -25,6 +31,8 @@ from perun_hpc.monitoring.monitor import (
     MonitorStatus,
     PerunMonitor,
 )
+from perun_hpc.monitoring.results import round_of
+from perun_hpc.report.formats.readings import series
 
 CHEAP = {"estimate": Assigned("estimate"), "procstat": Assigned("procstat")}
 
@@ -202,10 +210,159 @@ def test_a_rank_that_owns_no_sensor_starts_no_sampler(monitored):
 
 def test_rounds_of_one_monitor_are_kept_side_by_side(monitored):
     monitor = monitored(lambda: None)
-    for number in ("0", "1"):
-        _, node, _ = monitor.run_application("r")
-        assert node.id == number
-    assert sorted(p.name for p in monitor.directory.path.iterdir()) == ["0", "1"]
+    for run_id, number in (("r", "0"), ("", "1"), ("r", "2")):
+        _, node, _ = monitor.run_application(run_id)
+        assert (node.id, round_of(node)) == (run_id or number, number)
+    assert monitor.directory.path.name == "r"
+    assert sorted(p.name for p in monitor.directory.path.iterdir()) == ["0", "1", "2"]
+
+
+def test_the_configuration_s_run_id_names_the_directory_and_the_caller_s_the_tree(monitored):
+    monitor = monitored(lambda: None, config={"run_id": "mine"})
+    _, node, _ = monitor.run_application("0")
+    assert (node.id, monitor.directory.path.name) == ("0", "mine")
+
+
+def test_readings_of_a_run_of_any_id_are_found(monitored):
+    monitor = monitored(lambda: time.sleep(0.2))
+    _, node, _ = monitor.run_application("any")
+    found = list(series(node, monitor.directory.path))
+    assert {one.round for one in found} == {"any"}
+    assert all(len(one.raw.values) > 2 for one in found)
+
+
+def test_a_closed_monitor_runs_nothing(monitored):
+    ran = []
+    monitor = monitored(lambda: ran.append(1))
+    monitor.close()
+    for record in (True, False):
+        with pytest.raises(PerunError, match="make a new PerunMonitor"):
+            monitor.run_application("r", record)
+    assert (ran, monitor.status) == ([], MonitorStatus.CLOSED)
+
+
+def test_a_directory_that_cannot_be_made_is_perun_error_and_the_application_runs(monitored, tmp_path, capfd):
+    (tmp_path / "out").write_text("a file")
+    monitor = monitored(lambda: "result")
+    assert monitor.run_application("r") == (MonitorStatus.PERUN_ERROR, None, "result")
+    assert "cannot write results to" in capfd.readouterr().err
+
+
+def test_a_directory_that_goes_away_is_perun_error_and_the_result_is_kept(monitored):
+    def app():
+        home = monitor.directory.path.parent
+        home.rename(home.with_name("gone"))
+        home.write_text("a file")
+        return "result"
+
+    monitor = monitored(app)
+    status, _, result = monitor.run_application("r")
+    assert (status, result) == (MonitorStatus.PERUN_ERROR, "result")
+
+
+class _Fails(Comm):
+    """Ranks that cannot be asked for anything."""
+
+    talks = True
+
+    def gather_host(self, mine, timeout_s):
+        raise RuntimeError("ours")
+
+
+def test_whatever_fails_in_perun_is_perun_error_and_the_result_is_kept(monitored, capfd):
+    region = regions.monitor("inside")
+
+    def app():
+        with region:
+            return "result"
+
+    plain = monitored(app)
+    broken = PerunMonitor(plain._app, _Fails(None, {}), {}, CHEAP, plain._config)
+    assert broken.run_application("r") == (MonitorStatus.PERUN_ERROR, None, "result")
+    assert "(RuntimeError: ours)" in capfd.readouterr().err
+    broken.close()
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()], ids=repr)
+def test_what_ends_a_coroutine_or_a_generator_leaves_a_status_and_the_data(monitored, error):
+    def app():
+        raise error
+
+    monitor = monitored(app)
+    with pytest.raises(type(error)):
+        monitor.run_application("r")
+    assert monitor.status is MonitorStatus.SCRIPT_ERROR
+    assert monitor.data is not None
+    assert monitor.perunSP is None
+
+
+def test_events_queue_and_process_have_the_methods_of_multiprocessing_s(monitored):
+    seen = []
+
+    def names(of) -> set[str]:
+        return {name for name in dir(of) if not name.startswith("_")}
+
+    def app():
+        process, queue = monitor.perunSP, monitor.queue
+        event = multiprocessing.Event()
+        theirs = multiprocessing.Queue()
+        seen.append(names(event) - names(monitor.stop_event))
+        seen.append(names(theirs) - names(queue))
+        seen.append(names(multiprocessing.Process()) - names(process) - {"authkey"})
+        theirs.close()
+        assert (process.ident, process.daemon, queue.empty(), queue.full()) == (process.pid, True, True, False)
+        with pytest.raises(Empty):
+            queue.get_nowait()
+        with pytest.raises(Empty):
+            queue.get(True, 0.01)
+        with pytest.raises(ValueError, match="still runs"):
+            process.close()
+        process.terminate()
+        assert multiprocessing.connection.wait([process.sentinel], 10)
+        process.join()
+        process.close()
+
+    monitor = monitored(app)
+    assert monitor.run_application("r")[0] is MonitorStatus.SP_ERROR
+    assert seen == [set(), set(), set()]
+
+
+@pytest.mark.parametrize(
+    "assigned",
+    [
+        {"estimate": ("estimate",), "procstat": ()},
+        {"a": ("estimate", ()), "b": ("procstat", ["procstat:memory:data"])},
+        {"estimate:cpu:energy": ("estimate", "cpu", "J"), "RAM_USAGE": ("psutil", "ram", "B")},
+        {"RAM_USAGE": ("psutil", "ram"), "estimate:cpu:energy": ("estimate", "cpu", "J", None, 1)},
+        {"estimate": ("estimate", {"estimate:cpu:energy"})},
+    ],
+)
+def test_sensors_are_assigned_by_any_tuple(monitored, assigned):
+    status, node, _ = monitored(lambda: None, sensors=assigned).run_application("r")
+    assert status is MonitorStatus.PROCESSING
+    sensors = {sensor.id for sensor in node.walk(NodeType.SENSOR)}
+    assert "estimate:cpu:energy" in sensors
+    assert not any("CPU_USAGE" in name or name.startswith("psutil:cpu") for name in sensors)
+    assert ("psutil:memory:data" in sensors) == ("RAM_USAGE" in assigned)
+
+
+def test_an_unknown_sensor_is_one_line(monitored, capfd):
+    assigned = {"estimate": ("estimate", ("estimate:cpu:energy",)), "NO_SUCH": ("psutil", "cpu", "%")}
+    status, _, _ = monitored(lambda: None, sensors=assigned).run_application("r")
+    assert status is MonitorStatus.PROCESSING
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "NO_SUCH" in line]
+    assert line.startswith("perun: warning: nothing here matches ")
+
+
+def test_the_module_has_a_log():
+    assert monitor_module.log is logging.getLogger("perun_hpc.monitoring.monitor")
+    with pytest.raises(AttributeError):
+        _ = monitor_module.no_such_name
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "perun_hpc", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.startswith("perun ")
 
 
 def test_a_backend_lists_what_it_finds_and_can_be_closed_twice():
