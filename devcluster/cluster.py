@@ -408,6 +408,8 @@ class Cluster(Layout):
         shutil.rmtree(sysfs, ignore_errors=True)
         simulator.class_directory(sysfs / "class/powercap")
         (sysfs / "virtual/powercap").mkdir(parents=True)
+        for package in (0, 1):
+            (sysfs / f"package-{package}").write_text(f"{package}\n")
         logs = self.state / "simulator"
         for old in logs.iterdir():
             old.unlink()

@@ -167,6 +167,9 @@ class Layout:
                 (str(sysfs / "class/powercap"), "/sys/class/powercap", True),
                 (str(self.live / host / "stat"), "/proc/stat", True),
             ]
+            for file in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/physical_package_id"):
+                package = int(file.parents[1].name.removeprefix("cpu")) % 2  # as the simulator has it
+                binds.append((str(sysfs / f"package-{package}"), str(file), True))
         return {
             "hostname": host,
             "root": str(own / "root"),

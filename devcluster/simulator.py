@@ -6,7 +6,8 @@ powercap class and a ``/proc/stat`` of the node's own CPU time. Imported, it rea
 What is served
     Two packages and one dram zone each: ``intel-rapl:0``, ``intel-rapl:0:0``, ``intel-rapl:1``, ``intel-rapl:1:0``, in
     ``/sys/devices/virtual/powercap/intel-rapl`` with flat links in ``/sys/class/powercap``; ``energy_uj`` has mode 0400
-    (as since the Platypus fix, Linux commit 949dd0104c49). Beside the zones lies a file ``perun_simulated``.
+    (as since the Platypus fix, Linux commit 949dd0104c49). Beside the zones lies a file ``perun_simulated``. The CPUs'
+    ``physical_package_id`` says 0 and 1 in turn (see :mod:`layout`).
     ``energy_uj`` changes in place through a mapping of the file: one aligned 16-byte store per change, so that a
     reader, also one with an old descriptor, sees the old or the new value and no mixture. The text is the number, a
     newline, and more newlines up to 16 bytes.

@@ -46,7 +46,8 @@ class NodeInput:
 
     Attributes
     ----------
-    package_of, core_of : logical CPU -> package number, -> physical core (a number unique on the node).
+    package_of : logical CPU -> package number; empty where nobody knows which CPUs are whose.
+    core_of : logical CPU -> physical core (a number unique on the node).
     memory_b : memory of the node in bytes.
     specialised : logical CPUs that Slurm keeps for the system.
     kappa : weight of the less busy thread of a core, as (numerator, denominator).
@@ -274,10 +275,15 @@ def _possible(interval: IntervalInput) -> IntervalInput:
         interval,
         jobs=tuple(map(_possible_job, interval.jobs)),
         unread={**backwards, **interval.unread} if backwards else interval.unread,
-        domains=tuple(
-            replace(one, slices=None) if one.slices is not None and one.slices < 1 else one for one in interval.domains
-        ),
+        domains=tuple(_possible_domain(one, interval.node) for one in interval.domains),
     )
+
+
+def _possible_domain(domain: DomainInput, node: NodeInput) -> DomainInput:
+    """A package of unknown CPUs spans the node."""
+    if domain.slices is not None and domain.slices < 1:
+        domain = replace(domain, slices=None)
+    return domain if node.package_of or domain.package is None else replace(domain, package=None)
 
 
 def _possible_job(job: JobInput) -> JobInput:

@@ -148,3 +148,49 @@ def test_a_job_with_all_cpus_but_the_specialised_ones_has_the_node_alone(
     node.end(1)
     package = node.record(1)["domains"]["package-0"]
     assert (package["method"], package["energy_uj"] == 2 * J) == (method, method == "exclusive")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_job_whose_cpuset_is_the_whole_node_holds_what_slurm_counted(tmp_path: Path, version: int) -> None:
+    # ConstrainCores=no: of four CPUs the job was given one, and it may run on all.
+    node = FakeNode(tmp_path, cgroup_version=version)
+    node.start()
+    try:
+        begin(node, 1)
+        node.cgroup(1, "0-3", 0)
+        node.serve(0, 0)
+        begin(node, 2)  # ends the interval
+        node.end(2)
+        node.serve(4 * J, 0, {0: 1, 1: 1, 2: 1, 3: 1})
+        node.cgroup(1, "0-3", 1)
+        node.end(1)
+        record = node.record(1)
+        package = record["domains"]["package-0"]
+        assert (package["energy_uj"], package["node_uj"]) == (1 * J, 4 * J)
+        assert (package["method"], package["provenance"]) == ("cores", "simulated")
+        (note,) = record["notes"]
+        assert "ConstrainCores=no" in note
+        assert "its share goes by its CPU time, and its static part by the 1 CPUs of Slurm's count" in note
+        assert record["state"] == "closed"
+    finally:
+        node.stop()
+
+
+def test_a_job_of_one_thread_a_core_has_the_node_when_its_cpuset_is_all_of_it(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path, cgroup_version=2)
+    for cpu in range(4):
+        siblings = node.root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        siblings.write_text(f"{cpu % 2},{cpu % 2 + 2}\n")
+    node.start()
+    try:
+        node.begin(1, cpus_on_node=2)
+        node.cgroup(1, "0-3", 0)
+        node.serve(4 * J, 0, {0: 1, 1: 1})
+        node.cgroup(1, "0-3", 1)
+        node.end(1)
+        record = node.record(1)
+        assert record["domains"]["package-0"]["energy_uj"] == 4 * J
+        assert record["domains"]["package-0"]["method"] == "exclusive"
+        assert record["notes"] == []
+    finally:
+        node.stop()

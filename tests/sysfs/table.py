@@ -122,7 +122,6 @@ TABLE: dict[str, Row] = {
         watts={"grace-0": 98, "grace-1": 109}, total_w=207, cores=8,
         words=("package-0", "sysio-1", "Grace CPUs with their memory"),
         packages={0: frozenset(range(4)), 1: frozenset(range(4, 8))},
-        fault="CPUs are dealt out in turn where the kernel's package ids are others than the counters'",
     ),
     "hwmon_amd_energy_2s": Row(
         known_from="amd_energy.c: Esocket is the package's register, Ecore the cores' in it",
@@ -192,7 +191,6 @@ TABLE: dict[str, Row] = {
     ),
     "topology_sg2042_cluster_core_ids": Row(
         known_from="thread_siblings_list: no CPU shares a core", cores=8,
-        fault="core_id is taken to be unique in a package",
     ),
     "topology_smt_off": Row(
         known_from="`online`: eight CPUs on eight cores, four a package",

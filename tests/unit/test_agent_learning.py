@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ DOMAINS = {
 }
 
 
-def teach(learning: Learning, busy_ns: dict[int, int], peaks: dict[str, int], times: int, seconds: int = 6) -> None:
+def teach(
+    learning: Learning, busy_ns: dict[int, int], peaks: dict[str, int], times: int, seconds: int = 6, node=NODE
+) -> None:
     """Intervals at 40 W per package, 60 W of the GPU and 100 W of all else."""
     for number in range(times):
         t0_ns, t1_ns = number * seconds * S, (number + 1) * seconds * S
@@ -56,7 +59,7 @@ def teach(learning: Learning, busy_ns: dict[int, int], peaks: dict[str, int], ti
             Closed(t0_ns, t1_ns, DomainShares(name, w * seconds * 10**6, (), "x", Provenance.MEASURED), (), False)
             for name, w in watts.items()
         ]
-        learning.take(closed, Stretch(t0_ns, t1_ns, busy_ns, ()), NODE, DOMAINS, peaks, t1_ns)
+        learning.take(closed, Stretch(t0_ns, t1_ns, busy_ns, ()), node, DOMAINS, peaks, t1_ns)
 
 
 def learnt(learning: Learning) -> dict[str, int]:
@@ -78,6 +81,14 @@ def test_a_busy_package_teaches_nothing_of_itself_and_of_the_rest_of_the_node():
     learning = Learning()
     teach(learning, {0: S}, {"gpu-a": 0}, 400)
     assert learnt(learning) == {"package-0": 20, "package-1": 40, "gpu-a": 60, "node": 50}
+
+
+def test_packages_whose_cpus_are_not_known_teach_only_while_all_cpus_idle():
+    learning, node = Learning(), replace(NODE, package_of={})
+    teach(learning, {0: S}, {"gpu-a": 0}, 400, node=node)
+    assert learnt(learning) == {"package-0": 0, "package-1": 0, "gpu-a": 60, "node": 0}
+    teach(learning, {}, {"gpu-a": 0}, 400, node=node)
+    assert learnt(learning) == {"package-0": 40, "package-1": 40, "gpu-a": 60, "node": 100}
 
 
 @pytest.mark.parametrize("peaks", [{}, {"gpu-a": 7}])

@@ -85,6 +85,7 @@ class Session:
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     monitored: bool = True
     doubt: str = ""
+    assumed: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     ranks: int = 0
     text_b: int = 0
@@ -254,6 +255,11 @@ class Session:
         """Say why the record is partial, once."""
         if why not in self.why:
             self.why.append(why)
+
+    def assume(self, what: str) -> None:
+        """Say, once, on which assumption its figures rest; its energy may be whole all the same."""
+        if what not in self.assumed:
+            self.assumed.append(what)
 
     def leave_out(self, what: str, count: int = 1) -> None:
         """Count what exceeds a bound and is not kept; `what` is one of few sentences, which the record shows."""

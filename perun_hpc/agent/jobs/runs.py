@@ -131,7 +131,7 @@ class Jobs:
         """
         age_ns = now_ns - session.start.mono_ns
         if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
-            session.run_on(self._node.use(session).cpus)
+            self._meter.run_on(session, self._node.use(session).cpus)
 
     def look_for_strangers(self) -> None:
         """About once a second: jobs that no hook reported, or whose session is over, are neighbours all the same."""

@@ -163,7 +163,8 @@ class Learning:
 
 def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int | None, int]:
     """Busy time of a package's CPUs (None: of all), None where one of them was not read; and their number."""
-    cpus = [cpu for cpu, one in node.package_of.items() if package is None or one == package]
+    everywhere = package is None or not node.package_of
+    cpus = [cpu for cpu in node.core_of if everywhere or node.package_of[cpu] == package]
     if any(cpu in stretch.unread for cpu in cpus):
         return None, len(cpus)
     return sum(stretch.busy_ns.get(cpu, 0) for cpu in cpus), len(cpus)

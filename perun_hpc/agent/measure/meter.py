@@ -33,6 +33,14 @@ from perun_hpc.process.log import guard
 
 INTERVAL_NS = 10_000_000_000
 SHORTEST_NS = 100_000_000
+UNCONFINED = (
+    "on which CPUs it ran is not known, since its cpuset confines it to none (ConstrainCores=no): "
+    "its share goes by its CPU time"
+)
+UNPLACED = (
+    "which CPUs are of which package is not known: the kernel shows others than the counters do; "
+    "what packages used is shared out by the work on all CPUs"
+)
 
 
 class Meter:
@@ -162,6 +170,15 @@ class Meter:
         self.parent_cpu_ns = self._parent()
         self._look_for_reserved()
 
+    def run_on(self, session: Session, cpus: Collection[int] | None) -> None:
+        """A session's cgroup says on which CPUs; where that is anywhere it says nothing."""
+        session.run_on(machine.confined(self._topology, cpus, session.cpus_on_node))
+
+    def _note_use(self, session: Session, use: JobUse, cpu_ns: int | None) -> None:
+        """Add to a session what its cgroup said."""
+        self.run_on(session, use.cpus)
+        session.use(cpu_ns or 0, use.memory_b or 0, use.mem_peak_b or 0)
+
     def _use(self, session: Session) -> JobUse:
         return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
 
@@ -288,7 +305,7 @@ class Meter:
         spent = self._spent(uses, parent_cpu_ns)
         for key, use in uses.items():
             session = self._register.live[key]
-            guard("reading what it used", partial(_note_use, session, use, spent.get(key)), session)
+            guard("reading what it used", partial(self._note_use, session, use, spent.get(key)), session)
         activity = self.activity.take()
         jobs = tuple(self._input(self._register.live[key], spent.get(key), activity) for key in uses)
         for key, use in uses.items():  # after its share: that is by how it was when the interval began
@@ -368,6 +385,8 @@ class Meter:
         before_uj = {key: session.energy_uj for key, session in live.items() if session.steps}
         self._intervals.node = replace(self._intervals.node, specialised=self._specialised())
         closed = self._intervals.add(stretch, snapshot.readings, settle)
+        for session in live.values():
+            self._note_assumptions(session)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
         booking.book(closed, list(live.values()), self.domains, self.static, day)
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
@@ -377,6 +396,18 @@ class Meter:
         self._ledger.append(day, lines)
         guard("figures for monitoring", partial(self.totals.add, lines, live.values()))
         self._visibility.end_interval(before_uj, snapshot.mono_ns)
+
+    def _note_assumptions(self, session: Session) -> None:
+        """Say of a job that shares the node what its shares rest on for want of knowledge."""
+        if self._register.holds_node(session):
+            return
+        if not self._topology.package_of and intervals.packages(self.domains.values()):
+            session.assume(UNPLACED)
+        if not session.cpus and self.uses.get(session.key, JobUse()).inode:
+            count = session.cpus_on_node
+            session.assume(
+                f"{UNCONFINED}, and its static part by the {count or 'unknown number of'} CPUs of Slurm's count"
+            )
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
         return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)
@@ -388,9 +419,3 @@ def _is_new(before: JobUse, now: JobUse, counted_ns: int) -> bool:
         return True
     # A number may be given twice, and a file may only have failed once: then it goes on above what was counted.
     return before.cpu_ns is None and (counted_ns == 0 or (before.inode != 0 and (now.cpu_ns or 0) < counted_ns))
-
-
-def _note_use(session: Session, use: JobUse, cpu_ns: int | None) -> None:
-    """Add to a session what its cgroup said."""
-    session.run_on(use.cpus)
-    session.use(cpu_ns or 0, use.memory_b or 0, use.mem_peak_b or 0)

@@ -136,8 +136,8 @@ def _notes(session: Session, static: Mapping[str, Figure]) -> list[str]:
     half = (
         [f"static power of {', '.join(guessed)} is not known: half of the least power seen is taken"] if guessed else []
     )
-    doubt = [session.doubt] if session.doubt else []
-    return [*([late] if late_ns > LATE_NS else []), *half, *without, *doubt, *cut]
+    doubts = [*([session.doubt] if session.doubt else []), *session.assumed]
+    return [*([late] if late_ns > LATE_NS else []), *half, *without, *doubts, *cut]
 
 
 def _edge(edge: Edge) -> dict[str, Any]:
