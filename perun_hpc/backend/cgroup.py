@@ -283,17 +283,17 @@ def find_job(
 ) -> JobCgroup | None:
     """The job's cgroup below `root`, None while it has none (no step has started there).
 
-    Where several slurmd share a machine, only the directories of `node` (default: this host's name) count.
+    Where several slurmd share a machine, only the directories of `node` (default: this host's name) count; where none
+    is named so, and several have a job of that number, nobody knows which it is.
     """
     names = job_names(job_id, sluid)
-    directories: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for controller, parent in _parents(root / CGROUPS, node or host_name()):
         candidates = [parent / name for name in names]
         if controller:
             candidates += [user / name for user in _listed(parent, "uid_") for name in names]
-        found = next((directory for directory in candidates if directory.is_dir()), None)
-        if found is not None:
-            directories.setdefault(controller, found)
+        found.setdefault(controller, []).extend([one for one in candidates if one.is_dir()][:1])
+    directories = {controller: places[0] for controller, places in found.items() if len(places) == 1}
     return JobCgroup(f"job-{job_id}", directories, clock) if directories else None
 
 
@@ -318,11 +318,25 @@ _SLURMS = re.compile(r"slurm(_.+)?|(.+_)?slurmstepd\.scope")
 
 
 def find_parent(root: Path, node: str | None = None, clock: Clock = monotonic_ns) -> JobCgroup | None:
-    """The directory above all jobs: it keeps the CPU time of jobs whose own cgroup is gone already."""
-    directories: dict[str, Path] = {}
+    """The directory above all jobs: it keeps the CPU time of jobs whose own cgroup is gone already.
+
+    Of several (of slurmd of other names, or of a slice that was Slurm's before) it is the only one with jobs, or none.
+    """
+    found: dict[str, list[Path]] = {}
     for controller, parent in _parents(root / CGROUPS, node or host_name()):
-        directories.setdefault(controller, parent)
+        found.setdefault(controller, []).append(parent)
+    only = {controller: places if len(places) == 1 else _with_jobs(places) for controller, places in found.items()}
+    directories = {controller: places[0] for controller, places in only.items() if len(places) == 1}
     return JobCgroup("jobs", directories, clock) if directories else None
+
+
+def _with_jobs(parents: list[Path]) -> list[Path]:
+    below = {parent: (parent, *_listed(parent, "uid_")) for parent in parents}
+    return [
+        parent
+        for parent, places in below.items()
+        if any(_JOBS.fullmatch(job.name) for place in places for job in _listed(place, ""))
+    ]
 
 
 def reserved_cpus(root: Path, node: str | None = None) -> frozenset[int]:

@@ -11,6 +11,7 @@ import pytest
 
 from perun_hpc.agent.measure.intervals import packages
 from perun_hpc.agent.sources import machine as kernel
+from perun_hpc.backend import cgroup
 from perun_hpc.energy.containment import plan
 from tests.flow.two_paths import SECONDS, Machine, both, inputs
 from tests.sysfs import NAMES, text
@@ -52,6 +53,11 @@ def test_a_tree_tells_what_the_table_says(name: str, tmp_path: Path) -> None:
         assert word in said
     topology = kernel.topology(machine.root, packages(chosen.domains))
     assert row.cores in (None, len(set(topology.core_of.values())))
+    for job, (used_ms, its_cpus) in row.jobs.items():
+        found_job = cgroup.find_job(machine.root, job, node="n1")
+        assert found_job is not None
+        assert (found_job.read()[cgroup.CPU].ticks or 0) // 1_000_000 == used_ms
+        assert found_job.cpus() == its_cpus
     for package, cpus in (row.packages or {}).items():
         assert {cpu for cpu, its in topology.package_of.items() if its == package} == cpus
 

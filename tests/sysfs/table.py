@@ -23,6 +23,7 @@ class Row:
     words : what must stand in what is said of it: why it is partial, what is missing, what is left out.
     cores, packages : physical cores; CPUs of each package that counters speak of. None: not of interest.
     known_from : where the expectation comes from.
+    jobs : job id -> CPU time in ms, and the CPUs that its cgroup confines it to (None: to none).
     fault : what is wrong today; empty where the row holds.
     """
 
@@ -34,6 +35,7 @@ class Row:
     words: tuple[str, ...] = ()
     cores: int | None = None
     packages: Mapping[int, frozenset[int]] | None = None
+    jobs: Mapping[str, tuple[int, frozenset[int] | None]] = field(default_factory=dict)
     fault: str = ""
 
 
@@ -90,10 +92,21 @@ TABLE: dict[str, Row] = {
         known_from="a counter that never moves measures nothing",
         watts={f"package-{number}": None for number in range(16)}, whole=False, words=("stands still",),
     ),
-    "cgroup_v1": Row(known_from="no file of energy or power", cores=2),
-    "cgroup_v2": Row(known_from="no file of energy or power", cores=2),
-    "cgroup_v2_own_slice": Row(known_from="no file of energy or power"),
-    "cgroup_v2_unconstrained_cpuset": Row(known_from="no file of energy or power"),
+    "cgroup_v1": Row(
+        known_from="no file of energy or power; the captured values", cores=2,
+        jobs={"1": (4905, frozenset({0}))},
+    ),
+    "cgroup_v2": Row(
+        known_from="no file of energy or power; cpuset.cpus", cores=2, jobs={"7": (2500, frozenset({4, 5}))}
+    ),
+    "cgroup_v2_own_slice": Row(
+        known_from="no file of energy or power; cgroup.conf(5): CgroupSlice is where the scope lies",
+        jobs={"7": (2500, frozenset({4, 5}))},
+    ),
+    "cgroup_v2_unconstrained_cpuset": Row(
+        known_from="no file of energy or power; cgroup-v2.rst: an empty cpuset.cpus confines nobody",
+        jobs={"1": (100, None)},
+    ),
     "cray_ex": Row(
         known_from="HPE's pm_counters documentation: the node contains CPU, memory and accelerators",
         watts={"cray-cpu": 110, "cray-memory": 51, "cray-accel0": 180, "cray-accel1": 176}, total_w=600,

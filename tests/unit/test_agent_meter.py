@@ -240,6 +240,30 @@ def test_a_job_whose_cgroup_is_gone_has_nothing_where_the_others_have_all(host: 
     assert (first.energy_uj, second.energy_uj, first.cpu_ns) == (0, 1_000_000, 0)
 
 
+def test_what_the_directory_of_another_slurmd_kept_is_no_time_of_a_job_that_is_gone(host: Machine) -> None:
+    host.meter.end_interval()
+    cgroups = host.root / "sys/fs/cgroup"
+    sessions = {}
+    for job, node in ((1, "n1"), (2, "n2")):
+        put(cgroups / f"cpuacct/slurm_{node}/cpuacct.usage", "0\n")
+        put(cgroups / f"cpuacct/slurm_{node}/uid_0/job_{job}/cpuacct.usage", "0\n")
+        host.register.home = ("c", node)  # as each job's prolog names it
+        sessions[node] = session = Session(
+            SessionKey(job, 0), {"cpus_on_node": "1", "node": node}, {}, "", "boot", Edge(0, 0, 0, "hook")
+        )
+        host.register.live[session.key] = session
+        host.meter.look_at(session)
+    host.meter.end_interval()
+    host.run({0: 3, 1: 1}, 4000)
+    put(cgroups / "cpuacct/slurm_n1/cpuacct.usage", f"{3 * TICK_NS}\n")
+    put(cgroups / "cpuacct/slurm_n1/uid_0/job_1/cpuacct.usage", f"{3 * TICK_NS}\n")
+    put(cgroups / "cpuacct/slurm_n2/cpuacct.usage", f"{1 * TICK_NS}\n")
+    put(cgroups / "cpuacct/slurm_n2/uid_0/job_2/cpuacct.usage", "")
+    host.meter.end_interval()
+    assert {node: session.cpu_ns // TICK_NS for node, session in sessions.items()} == {"n1": 3, "n2": 1}
+    assert {node: session.energy_uj for node, session in sessions.items()} == {"n1": 3000, "n2": 1000}
+
+
 def test_where_two_are_gone_nobody_knows_which_took_what(host: Machine) -> None:
     first, second = two_jobs(host)
     host.run({0: 300, 2: 100}, 1_000_000)

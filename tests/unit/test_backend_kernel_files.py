@@ -356,6 +356,31 @@ def test_nodes_that_share_a_machine_see_their_own_part_of_a_job(tmp_path):
         assert cgroup.find_job(tmp_path, "6", node=node).read()[cgroup.CPU].ticks == 1000 * used
 
 
+def test_of_several_slurmd_of_other_names_the_one_with_jobs_is_the_only_one_that_is_known(tmp_path):
+    for node, jobs in (("a", ()), ("b", ("5",)), ("c", ())):
+        for top in ("", *(f"/uid_0/job_{job}" for job in jobs)):
+            directory = tmp_path / f"sys/fs/cgroup/cpuacct/slurm_{node}{top}"
+            directory.mkdir(parents=True)
+            (directory / "cpuacct.usage").write_text("7\n")
+    assert cgroup.find_parent(tmp_path, "n1").read()[cgroup.CPU].ticks == 7
+    assert cgroup.find_job(tmp_path, "5", node="n1").read()[cgroup.CPU].ticks == 7
+    (tmp_path / "sys/fs/cgroup/cpuacct/slurm_c/uid_0/job_5").mkdir(parents=True)
+    assert cgroup.find_parent(tmp_path, "n1") is None
+    assert cgroup.find_job(tmp_path, "5", node="n1") is None  # a job of both: nobody says which part is n1's
+    assert cgroup.find_parent(tmp_path, "b").read()[cgroup.CPU].ticks == 7
+    (tmp_path / "sys/fs/cgroup/cpuacct/slurm_b/uid_0/job_5/cpuacct.usage").write_text("3\n")
+    assert cgroup.find_job(tmp_path, "5", node="b").read()[cgroup.CPU].ticks == 3
+
+
+def test_the_scope_of_a_slice_that_was_slurms_before_is_not_its_parent(tmp_path):
+    for place, used in (("system.slice", 1), ("slurm.slice", 2)):
+        scope = tmp_path / f"sys/fs/cgroup/{place}/slurmstepd.scope"
+        (scope / "system").mkdir(parents=True)
+        (scope / "cpu.stat").write_text(f"usage_usec {used}\n")
+    (tmp_path / "sys/fs/cgroup/slurm.slice/slurmstepd.scope/job_7").mkdir()
+    assert cgroup.find_parent(tmp_path).read()[cgroup.CPU].ticks == 2000
+
+
 @pytest.mark.parametrize(
     "scope",
     [

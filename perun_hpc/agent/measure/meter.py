@@ -87,6 +87,7 @@ class Meter:
         self.last: Snapshot | None = None
         self.uses: dict[SessionKey, JobUse] = {}
         self.parent_cpu_ns: int | None = None
+        self._parent_of = register.home[1]
         self._topology_now = topology
         self._topology = topology(intervals.packages(self.domains.values()))
         self._reserved: frozenset[int] = frozenset()
@@ -183,7 +184,12 @@ class Meter:
         return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
 
     def _parent(self) -> int | None:
-        return guard("the cgroup above all jobs", partial(self._node.parent_cpu_ns, self._register.home[1]))
+        """CPU time of all jobs of the node that Slurm named last, where that was it at the last look, too."""
+        node, before = self._register.home[1], self._parent_of
+        self._parent_of = node
+        if node != before:  # another slurmd of this machine: what it counted before says nothing
+            self.parent_cpu_ns = None
+        return guard("the cgroup above all jobs", partial(self._node.parent_cpu_ns, node))
 
     def gpus_of(self, session: Session, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
         """The GPUs that Slurm gave to the job, as energy domains; `activity` is that of MIG instances."""
@@ -231,6 +237,7 @@ class Meter:
         Jobs that were live get their parts; what others used that came and went meanwhile is `unobserved`.
         """
         self.last, self.uses, self.parent_cpu_ns = last, dict(uses), parent_cpu_ns
+        self._parent_of = self._register.home[1]
         self._intervals.begin(last.mono_ns, last.readings, inside)
         for session in self._register.live.values():  # whoever was resumed while nobody looked was not suspended
             session.suspend(session.suspended and bool(self._use(session).suspended))
@@ -368,11 +375,13 @@ class Meter:
                 spent[key] = use.cpu_ns  # its cgroup began at 0
             else:
                 spent[key] = span(before.cpu_ns, use.cpu_ns).ns
-        known = [one for one in spent.values() if one is not None]
-        if len(gone) == 1 and len(known) == len(spent):
-            # The cgroup of an ended job is gone before Epilog; the one above it keeps the time.
+        # The cgroup of an ended job is gone before Epilog; the one above it keeps the time of its slurmd's jobs.
+        here = {key for key in uses if self._register.name_of_node(self._register.live[key]) == self._parent_of}
+        known = [one for key, one in spent.items() if key in here and one is not None]
+        ended = [key for key in gone if key in here]
+        if len(ended) == 1 and len(known) == len(here) - 1:
             above = span(self.parent_cpu_ns, parent_cpu_ns).ns
-            spent[gone[0]] = None if above is None else max(0, above - sum(known))
+            spent[ended[0]] = None if above is None else max(0, above - sum(known))
         return spent
 
     def _free_cpus(self) -> frozenset[int]:

@@ -87,6 +87,7 @@ class Node:
     """Whose ticks `sample` returns, in order; another tuple as soon as there are other sensors."""
     not_there: tuple[Missing, ...] = ()
     _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
+    _parent_of: str = ""
 
     @classmethod
     def open(cls, root: Path, backends: Iterable[str], clock: Clock) -> Node:
@@ -282,11 +283,11 @@ class Node:
 
     def parent_cpu_ns(self, node: str) -> int | None:
         """CPU time of all jobs of Slurm's `node`, ended ones included; None where the kernel does not keep it."""
-        cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
+        cpu_ns = self.parent.read()[CPU].ticks if self.parent and self._parent_of == node else None
         if cpu_ns is None:
             if self.parent is not None:
                 self.parent.close()
-            self.parent = find_parent(self.root, node)
+            self.parent, self._parent_of = find_parent(self.root, node), node
             cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
         return cpu_ns
 
