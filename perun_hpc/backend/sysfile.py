@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from perun_hpc.backend.base import Clock, monotonic_ns
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
@@ -100,6 +101,8 @@ class NumberFiles:
         self._clock = clock
         self._descriptors: list[int] = []
         self._counts: bool | None = None
+        self.cost_ns = 0
+        """How long its first read took; 0 where nobody measured it."""
         try:
             for _, path in sensors:
                 self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -127,7 +130,7 @@ class NumberFiles:
     def relabelled(self, sensors: tuple[Sensor, ...]) -> NumberFiles:
         """The same open files under other descriptions; this reader gives them up."""
         other = NumberFiles((), self._clock)
-        other._sensors = sensors
+        other._sensors, other.cost_ns = sensors, self.cost_ns
         other._descriptors, self._descriptors = self._descriptors, [-1] * len(self._descriptors)
         return other
 
@@ -172,6 +175,7 @@ class Products:
         """Open the files; OSError passes, after those already open were closed."""
         self._files = NumberFiles(tuple((replace(sensor, quantity=Quantity.COUNT), file) for file in files), clock)
         self._sensor = sensor
+        self.cost_ns = 0
 
     @classmethod
     def of(cls, sensor: Sensor, descriptors: Sequence[int], clock: Clock = monotonic_ns) -> Products:
@@ -194,6 +198,7 @@ class Products:
     def relabelled(self, sensors: tuple[Sensor, ...]) -> Products:
         """The same open files under another description; this reader gives them up."""
         other = Products(sensors[0], ())
+        other.cost_ns = self.cost_ns
         other._files = self._files.relabelled(self._files.sensors)
         return other
 
@@ -218,6 +223,10 @@ def _checked(sensor: Sensor, content: bytes, mono_ns: int) -> Reading:
         return Reading(None, mono_ns, "the file holds no number")
     why = doubt(sensor, ticks)
     return Reading(None, mono_ns, why) if why else Reading(ticks, mono_ns)
+
+
+Files: TypeAlias = NumberFiles | Products
+"""A reader of open kernel files."""
 
 
 class Absent:

@@ -19,7 +19,7 @@ from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.backend.hwmon import HWMON, INPUT
 from perun_hpc.backend.powercap import POWERCAP
-from perun_hpc.backend.sysfile import NumberFiles, Products
+from perun_hpc.backend.sysfile import Files, NumberFiles, Products
 from perun_hpc.data_model.sensor import Missing, Sensor
 from perun_hpc.errors import DataError
 from perun_hpc.wire.packet import receive_packet, send_packet
@@ -60,6 +60,7 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
     send_packet(to, json.dumps({"backend": backend, "missing": missing[:50]}).encode())
     top = (root / "sys").resolve()
     for reader in found.readers:
+        cost_ns = reader.cost_ns if isinstance(reader, Files) else 0
         if isinstance(reader, NumberFiles):
             each: list[tuple[Sensor, tuple[int, ...]]] = [
                 (sensor, (fd,)) for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)
@@ -70,7 +71,7 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
             each = []
         for sensor, fds in each:
             if all(_of_the_backend(fd, top, backend) for fd in fds):
-                send_packet(to, json.dumps({"sensor": sensor.to_json()}).encode(), fds)
+                send_packet(to, json.dumps({"sensor": sensor.to_json(), "cost_ns": cost_ns}).encode(), fds)
     send_packet(to, b"{}")
 
 
@@ -87,7 +88,7 @@ class Findings:
         self._socket = sock
         self._backend = ""
         self._missing: tuple[Missing, ...] = ()
-        self._found: list[tuple[Sensor, tuple[int, ...]]] = []
+        self._found: list[tuple[Sensor, int, tuple[int, ...]]] = []
 
     def take(self) -> tuple[str, Discovery] | None:
         """A backend and all that was found of it, once that has arrived; DataError where it is no such thing."""
@@ -106,7 +107,7 @@ class Findings:
                 elif not said:
                     return self._backend, self._whole()
                 elif 1 <= len(fds) <= 2 and len(self._found) < MOST:
-                    self._found.append((Sensor.from_json(said["sensor"]), fds))
+                    self._found.append((Sensor.from_json(said["sensor"]), int(said["cost_ns"]), fds))
                     fds = ()
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"what was found of sensors is damaged: {error}") from error
@@ -115,16 +116,17 @@ class Findings:
                     os.close(fd)
 
     def _whole(self) -> Discovery:
-        single = [(sensor, fds[0]) for sensor, fds in self._found if len(fds) == 1]
-        readers: list[Reader] = [Products.of(sensor, fds) for sensor, fds in self._found if len(fds) > 1]
+        readers: list[Reader] = []
+        for sensor, cost_ns, fds in self._found:
+            reader: Files = NumberFiles.of((sensor,), fds) if len(fds) == 1 else Products.of(sensor, fds)
+            reader.cost_ns = cost_ns
+            readers.append(reader)
         self._found = []
-        if single:
-            readers.insert(0, NumberFiles.of(tuple(one for one, _ in single), [fd for _, fd in single]))
         return Discovery(tuple(readers), self._missing)
 
     def _drop(self) -> None:
         """What a child left that did not come to its end."""
-        for _, fds in self._found:
+        for _, _, fds in self._found:
             for fd in fds:
                 os.close(fd)
         self._found = []

@@ -19,7 +19,7 @@ from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.sysfile import Absent, NumberFiles
+from perun_hpc.backend.sysfile import Absent, Files, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
@@ -95,7 +95,7 @@ class Node:
         node = cls(root, host_name(), clock)
         for name in backends:
             found = catalog.open_backend(name, root)
-            node.readers.extend(found.readers)
+            node.readers.extend(node._quick_ones(name, found))
             node._missing[name] = found.missing
         node.follow_estimate()
         node.follow_gauges()
@@ -115,19 +115,39 @@ class Node:
     def renew(self, backend: str, found: Discovery) -> Renewed:
         """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap."""
         former = [reader for reader in self.readers if any(one.backend == backend for one in reader.sensors)]
-        before = _files(former)
+        slow = [reader for worker in self.workers if worker.name == backend for reader in worker.held]
+        before = _files([*former, *slow])
         after = _files(found.readers)
         once = mirrors.left_out(found.missing)
-        lost = [one for reader in former for one in reader.sensors if one.id not in after]
+        lost = [one for reader in (*former, *slow) for one in reader.sensors if one.id not in after]
         gone = tuple(one for one in lost if mirrors.name(one) not in once)
         others = [reader for reader in self.readers if reader not in former]
-        self.readers = [*others, *found.readers, *([Absent(gone, "it is not there any more")] if gone else ())]
+        self.readers = [
+            *others,
+            *self._quick_ones(backend, found, gone),
+            *([Absent(gone, "it is not there any more")] if gone else ()),
+        ]
         self._missing[backend] = found.missing
         anew = {name for name in before.keys() & after.keys() if not _goes_on(*before[name], *after[name])}
         for reader in former:
             reader.close()
         self.follow_gauges()
         return Renewed(anew, tuple(once[mirrors.name(one)] for one in lost if mirrors.name(one) in once))
+
+    def _quick_ones(self, backend: str, found: Discovery, gone: Iterable[Sensor] = ()) -> list[Reader]:
+        """The readers that this process reads itself; those that take too long for that go to a child.
+
+        `gone` are sensors that it has no more.
+        """
+        slow = [one for one in found.readers if isinstance(one, Files) and one.cost_ns > SLOW_NS]
+        quick = [reader for reader in found.readers if reader not in slow]
+        worker = next((one for one in self.workers if one.name == backend), None)
+        if slow and worker is None:
+            worker = Worker(backend, self.root, self.clock)
+            self.workers.append(worker)
+        if worker is not None:
+            worker.hold(slow, [sensor.id for sensor in (*(one for reader in quick for one in reader.sensors), *gone)])
+        return quick
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -309,6 +329,8 @@ class Node:
             group.close()
 
 
+SLOW_NS = 1_000_000
+"""Kernel files of which a read takes longer (ACPI methods, mailboxes, buses) are read by a child."""
 YOUNG_NS = 10_000_000_000
 """So long slurmstepd may still be making a job's cgroup: one controller's directory after the other."""
 OF_NODES = ("ipmi",)

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.agent.base import privilege
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery
+from perun_hpc.backend.sysfile import Files
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.errors import PerunError
 from perun_hpc.process import child
@@ -53,7 +54,11 @@ for each reading. So the child keeps root's uid, without any capability, and wri
 
 
 class Worker:
-    """One backend in a child; a `Reader` of the last answer once the child has said what there is."""
+    """One backend in a child; a `Reader` of the last answer once the child has said what there is.
+
+    The child finds the backend's sensors itself, but where it is given open readers (`hold`): kernel files whose reads
+    take milliseconds, of which one that hangs must not stop the agent.
+    """
 
     def __init__(self, name: str, root: Path, clock: Clock) -> None:
         self.name = name
@@ -65,6 +70,7 @@ class Worker:
         self.period_ns = PERIOD_NS
         """How often it is asked; a slow child is asked less often."""
         self._root = root
+        self._held: tuple[Files, ...] | None = None
         self._sensors: tuple[Sensor, ...] = ()
         self._order: tuple[str, ...] = ()
         self._last: dict[str, Reading] = {}
@@ -175,6 +181,22 @@ class Worker:
         if self._socket is None and self._again_ns is None:
             self._again_ns = mono_ns
 
+    @property
+    def held(self) -> tuple[Files, ...]:
+        """The open readers that the child reads, instead of what it finds."""
+        return self._held or ()
+
+    def hold(self, readers: Sequence[Files], elsewhere: Collection[str]) -> None:
+        """Have the next child read these, which are this worker's from now on; `elsewhere` are others' sensors now."""
+        for reader in self.held:
+            reader.close()
+        self._held = tuple(readers)
+        new = tuple(sensor for reader in readers for sensor in reader.sensors)
+        named = {sensor.id for sensor in new}.union(elsewhere)
+        self._sensors = (*(sensor for sensor in self._sensors if sensor.id not in named), *new)
+        again_ns = self.clock.mono_ns() if readers else None
+        self.release(again_ns, f"the {self.name} process has only begun" if readers else "it is not there any more")
+
     def close(self) -> None:
         """Kill the child; one that cannot be killed (a stuck driver) is left behind."""
         if self._socket is None:
@@ -194,8 +216,9 @@ class Worker:
             self._again_ns, self._why = mono_ns + RESTART_NS, f"cannot start the {self.name} process: {error}"
             return
         try:
-            life = partial(_live, theirs, self.name, self._root, self.clock)
-            self._child = child.start(self.name, life, (theirs.fileno(),))
+            life = partial(_live, theirs, self.name, self._root, self.clock, self._held)
+            files = (fd for reader in self.held for fd in reader.descriptors)
+            self._child = child.start(self.name, life, (theirs.fileno(), *files))
         except OSError as error:
             ours.close()
             self.heard = True
@@ -253,7 +276,7 @@ class Worker:
             self.release(mono_ns + RESTART_NS, f"the {self.name} process did not answer and was killed")
 
     def fileno(self) -> int:
-        """For select."""
+        """For poll."""
         assert self._socket is not None
         return self._socket.fileno()
 
@@ -270,12 +293,20 @@ def refresh(workers: Sequence[Worker], until_ns: int, clock: Clock) -> None:
     """Wait until that moment (monotonic) for the answers of those that usually answer in time."""
     waiting = [worker for worker in workers if worker.can_wait]
     while waiting and (left_ns := until_ns - clock.mono_ns()) > 0:
-        ready = select.select(waiting, [], [], left_ns / 1e9)[0]
-        for worker in ready:
+        for worker in _ready(waiting, left_ns):
             worker.collect()
         waiting = [worker for worker in waiting if worker.can_wait]
     for worker in waiting:
         worker.tardy()
+
+
+def _ready(workers: Sequence[Worker], left_ns: int) -> list[Worker]:
+    """Those that say something within that time. Not by select(2), which takes descriptors below 1024 only."""
+    poll = select.poll()
+    for worker in workers:
+        poll.register(worker, select.POLLIN)
+    ready = {fd for fd, _ in poll.poll(-(-left_ns // 1_000_000))}
+    return [worker for worker in workers if worker.fileno() in ready]
 
 
 class Waiting:
@@ -297,7 +328,7 @@ class Waiting:
         self._worker.ask(clock.mono_ns())
         # However long it took before: an edge of a job does not wait for a slow one, a tool does.
         while self._worker.owes and (left_ns := until_ns - clock.mono_ns()) > 0:
-            if select.select([self._worker], [], [], left_ns / 1e9)[0]:
+            if _ready([self._worker], left_ns):
                 self._worker.collect()
         if self._worker.owes:
             self._worker.tardy()
@@ -323,7 +354,10 @@ def open_in_child(name: str, root: Path, patience_s: float, clock: Clock) -> Dis
     return Discovery((Waiting(worker, patience_ns),) if worker.sensors else (), worker.missing)
 
 
-def _live(requests: socket.socket, name: str, root: Path, clock: Clock) -> None:
+def _live(requests: socket.socket, name: str, root: Path, clock: Clock, held: tuple[Files, ...] | None = None) -> None:
+    if held is not None:
+        serve(requests, lambda: Discovery(held), clock)
+        return
     if name in AS_ROOT and os.geteuid() == 0:
         privilege.keep_to((root / "dev",), ())
     serve(requests, lambda: catalog.open_backend(name, root), clock)
