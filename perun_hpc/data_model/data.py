@@ -7,6 +7,7 @@ Plain values that turn into JSON and back without loss; nothing here measures or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -32,12 +33,16 @@ class NodeType(StrEnum):
 class DeviceType(StrEnum):
     """What a group of devices is."""
 
+    RACK = "rack"
     NODE = "node"
+    SOCKET = "socket"
     CPU = "cpu"
+    SYSIO = "sysio"
     GPU = "gpu"
     RAM = "ram"
     DISK = "disk"
     NET = "net"
+    FAN = "fan"
     OTHER = "other"
 
 
@@ -102,6 +107,22 @@ class Aggregate(StrEnum):
     MIN = "min"
 
 
+AggregateType = Aggregate
+"""perun 1.0's name of it."""
+
+
+@dataclass(frozen=True)
+class MetricMetaData:
+    """What a metric's figures are in: `value * mag` is in `unit`; as perun 1.0 tells it."""
+
+    unit: str
+    mag: float = 1.0
+    dtype: str = "float64"
+    min: float = -math.inf
+    max: float = math.inf
+    fill: float = math.nan
+
+
 @dataclass(frozen=True)
 class Metric:
     """One figure.
@@ -122,6 +143,11 @@ class Metric:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def metric_md(self) -> MetricMetaData:
+        """What the value is in."""
+        return MetricMetaData(unit_of(self.type))
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -138,6 +164,11 @@ class Stats:
     def value(self) -> float:
         """The mean: what stands for all runs where one figure is wanted, as a metric's value does."""
         return self.mean
+
+    @property
+    def metric_md(self) -> MetricMetaData:
+        """What the figures are in."""
+        return MetricMetaData(unit_of(self.type))
 
 
 @dataclass(frozen=True)
@@ -159,6 +190,8 @@ class Region:
     ----------
     calls, raised, open : how often it was called, raised, and was still running when the rank ended.
     time_s : length of the union of its calls, `total_s` their sum (more where calls overlap or recurse).
+    mean_s, std_s, max_s : of its calls, how long each took: average, standard deviation, the longest; 0 where none of
+        them was inside the run.
     metrics : of the rank's host, during that union; ranks that share a host share its energy.
     """
 
@@ -171,6 +204,14 @@ class Region:
     raised: int = 0
     open: int = 0
     metrics: dict[MetricType, Metric] = field(default_factory=dict)
+    mean_s: float = 0.0
+    std_s: float = 0.0
+    max_s: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.name
 
 
 @dataclass
@@ -199,6 +240,34 @@ class DataNode:
         if found is None:
             return None
         return found.mean if isinstance(found, Stats) else found.value
+
+    @property
+    def deviceType(self) -> DeviceType | None:
+        """The type of its devices, of a node of hardware."""
+        return self.device_type
+
+    @property
+    def processed(self) -> bool:
+        """Whether its metrics are there: a tree is made with them."""
+        return True
+
+    def toDict(self, include_raw_data: bool = True) -> dict[str, Any]:
+        """This node and all below it as JSON values under perun 1.0's keys; regions by host, rank and name."""
+        result: dict[str, Any] = {
+            "id": self.id,
+            "type": self.type,
+            "metadata": self.metadata,
+            "metrics": {
+                kind: {**_plain(one), "metric_md": {"unit": unit_of(kind)}} for kind, one in self.metrics.items()
+            },
+            "regions": {f"{one.host}/{one.rank}/{one.name}": codec.encode(one) for one in self.regions} or None,
+            "deviceType": self.device_type,
+            "processed": self.processed,
+            "nodes": {name: node.toDict(include_raw_data) for name, node in self.nodes.items()},
+        }
+        if include_raw_data and self.raw_data is not None:
+            result["raw_data"] = codec.encode(self.raw_data)
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """This node and all below it as JSON values."""

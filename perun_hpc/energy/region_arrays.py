@@ -35,8 +35,9 @@ class Used:
     covered_ns: Ints
 
 
-def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int, Marked[Spans]]:
-    """See `regions.by_region`; `calls` is a buffer of int64 of this machine's order."""
+def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int, tuple[Marked[Spans], Ints]]:
+    """See `regions.by_region`; `calls` is a buffer of int64 of this machine's order. With each region how long each of
+    its calls was in that time, in ns; those that were not in it are left out there."""
     table = np.frombuffer(calls, dtype=np.int64).reshape(-1, 3) if len(calls) else np.empty((0, 3), dtype=np.int64)
     table = table[(table[:, 0] >= 0) & (table[:, 0] < regions) & (table[:, 1] > 0)]
     table = table[np.argsort(table[:, 0], kind="stable")]
@@ -49,9 +50,9 @@ def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int,
         begins, ends = np.maximum(rows[:, 1], start_ns), np.minimum(ends, end_ns)
         some = ends > begins
         begins, ends = begins[some], ends[some]
-        result[number] = Marked(
-            len(rows), int(raised.sum()), int(still_open.sum()), _sum(ends - begins), union(begins, ends)
-        )
+        lengths = ends - begins
+        marked_calls = len(rows), int(raised.sum()), int(still_open.sum()), _sum(lengths)
+        result[number] = Marked(*marked_calls, union(begins, ends)), lengths
     return result
 
 

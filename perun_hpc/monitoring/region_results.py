@@ -48,7 +48,7 @@ def of_readings(
     result = []
     for rank in sorted(ranks, key=lambda rank: rank.rank):
         calls = by_region(rank.calls, len(rank.names), *_life(rank, first_ns, last_ns))
-        for number, marked in calls.items():
+        for number, (marked, lengths) in calls.items():
             starts, ends = marked.spans
             time_s = float((ends - starts).sum()) / NS_PER_S
             metrics = [Metric(MetricType.RUNTIME, time_s, Aggregate.MAX), *host.figures(marked.spans)]
@@ -63,9 +63,18 @@ def of_readings(
                     marked.raised,
                     marked.still_open,
                     {metric.type: metric for metric in metrics},
+                    *_of_calls(lengths),
                 )
             )
     return result
+
+
+def _of_calls(lengths_ns: Ints) -> tuple[float, float, float]:
+    """Average, standard deviation and maximum of how long calls took, in s."""
+    if not len(lengths_ns):
+        return 0.0, 0.0, 0.0
+    spread = float(lengths_ns.std(ddof=1)) if len(lengths_ns) > 1 else 0.0
+    return float(lengths_ns.mean()) / NS_PER_S, spread / NS_PER_S, int(lengths_ns.max()) / NS_PER_S
 
 
 def _life(rank: RankData, first_ns: int, last_ns: int) -> tuple[int, int]:

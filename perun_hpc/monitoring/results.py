@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,25 @@ _ENERGY: dict[str, tuple[MetricType, MetricType]] = {
     "other": (MetricType.OTHER_ENERGY, MetricType.OTHER_POWER),
 }
 """Of each component of `HostEnergy`; `other` is what meters count beside their parts."""
+
+
+_OWN: dict[DeviceType | None, tuple[MetricType, ...]] = {
+    DeviceType.CPU: (MetricType.CPU_UTIL,),
+    DeviceType.RAM: (MetricType.DRAM_MEM,),
+    DeviceType.GPU: (MetricType.GPU_UTIL, MetricType.GPU_MEM),
+    DeviceType.NET: (MetricType.NET_READ, MetricType.NET_WRITE),
+    DeviceType.DISK: (MetricType.DISK_READ, MetricType.DISK_WRITE),
+}
+_GAUGES: dict[tuple[Quantity, str], tuple[MetricType, float]] = {
+    (Quantity.UTILISATION, "cpu"): (MetricType.CPU_UTIL, 0.1),
+    (Quantity.UTILISATION, "gpu"): (MetricType.GPU_UTIL, 0.1),
+    (Quantity.DATA, "dram"): (MetricType.DRAM_MEM, 1.0), (Quantity.DATA, "gpu"): (MetricType.GPU_MEM, 1.0),
+    (Quantity.FREQUENCY, "cpu"): (MetricType.CPU_CLOCK, 1e3), (Quantity.FREQUENCY, "gpu"): (MetricType.GPU_CLOCK, 1e3),
+    (Quantity.POWER, "cpu"): (MetricType.POWER, 1e-6), (Quantity.POWER, "gpu"): (MetricType.POWER, 1e-6),
+    (Quantity.POWER, "dram"): (MetricType.POWER, 1e-6), (Quantity.POWER, "node"): (MetricType.POWER, 1e-6),
+    (Quantity.POWER, "other"): (MetricType.POWER, 1e-6),
+}  # fmt: skip
+"""What a gauge's mean is, by its quantity and component, and the factor from its base unit."""
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -95,9 +115,7 @@ def host_node(
     metrics = _host_metrics(sensors, results, energy, runtime_s, int(summary["cpus"]))
     node.metrics.update({metric.type: metric for metric in metrics})
     for group in node.nodes.values():
-        for component, metrics_of in _ENERGY.items():
-            if _GROUPS.get(component) is group.device_type:
-                group.metrics.update({kind: node.metrics[kind] for kind in metrics_of if kind in node.metrics})
+        group.metrics.update(_group_metrics(group.device_type, node.metrics))
     ranks, problems = read_ranks(directory / "ranks")
     ranks = [*ranks, *own]
     if with_regions and any(rank.names for rank in ranks):
@@ -130,6 +148,19 @@ def host_node(
     return node
 
 
+def _group_metrics(
+    kind: DeviceType | None, of_host: Mapping[MetricType, Metric | Stats]
+) -> dict[MetricType, Metric | Stats]:
+    """Those of a host's metrics that are of one kind of device; its energy and power by these names, too."""
+    own = {one: of_host[one] for one in _OWN.get(kind, ()) if one in of_host}
+    for component, named in _ENERGY.items():
+        if _GROUPS.get(component) is kind:
+            for plain, one in zip((MetricType.ENERGY, MetricType.POWER), named, strict=True):
+                if isinstance(found := of_host.get(one), Metric):
+                    own |= {one: found, plain: replace(found, type=plain)}
+    return own
+
+
 def _rank_entry(rank: RankData) -> dict[str, Any]:
     keep = ("pid", "python", "end", "mpi", "dropped")
     return {"rank": rank.rank, "calls": len(rank.calls) // 3, **{key: rank.header.get(key) for key in keep}}
@@ -144,6 +175,12 @@ def _sensor_node(sensor: Sensor, result: dict[str, Any], runtime_s: float) -> Da
         node.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules, provenance=sensor.provenance)
         if runtime_s > 0:
             node.metrics[MetricType.POWER] = Metric(MetricType.POWER, joules / runtime_s, provenance=sensor.provenance)
+    elif sensor.kind is Kind.GAUGE and result.get("mean") is not None:
+        if (kind := _GAUGES.get((sensor.quantity, sensor.component))) is not None:
+            shown = Metric(kind[0], result["mean"] * kind[1], Aggregate.MEAN, provenance=sensor.provenance)
+            node.metrics[shown.type] = shown
+    else:
+        node.metrics.update({metric.type: metric for metric in _traffic([sensor], [result], runtime_s)})
     return node
 
 

@@ -69,7 +69,9 @@ def test_arrays_split_calls_like_the_rule(table, start_ns, end_ns):
     found = region_arrays.by_region(calls, 3, start_ns, end_ns)
     assert list(found) == list(told)
     for region, one in told.items():
-        other = found[region]
+        other, lengths_ns = found[region]
+        assert sum(lengths_ns.tolist()) == one.total_ns
+        assert len(lengths_ns) <= one.calls
         assert (other.calls, other.raised, other.still_open) == (one.calls, one.raised, one.still_open)
         assert other.total_ns == one.total_ns
         assert list(zip(*(part.tolist() for part in other.spans), strict=True)) == list(one.spans)

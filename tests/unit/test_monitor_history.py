@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from perun_hpc.config.user import flat, load, settings, unflat
-from perun_hpc.data_model.data import Metric, MetricType, NodeType, Region, Stats
+from perun_hpc.data_model.data import (
+    AggregateType,
+    DeviceType,
+    Metric,
+    MetricType,
+    NodeType,
+    RawData,
+    Region,
+    Stats,
+)
+from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import ConfigError
-from perun_hpc.monitoring.results import multi_run_node, run_node
+from perun_hpc.monitoring.results import host_node, multi_run_node, run_node
 from perun_hpc.report.formats import hdf5, history
 from tests.unit.test_monitor_formats import host
 
@@ -68,3 +81,69 @@ def test_an_hdf5_file_holds_any_number_of_regions(tmp_path):
     node.regions = [Region(f"region {number}", "a", rank, 1, 1.0, 1.0) for number in range(100) for rank in range(20)]
     hdf5.write(tree, tmp_path, tmp_path / "x.hdf5")
     assert hdf5.read(tmp_path / "x.hdf5") == tree
+
+
+def test_a_tree_has_what_perun_s_has():
+    tree = run(2.0)
+    (node,) = tree.walk(NodeType.NODE)
+    node.device_type = DeviceType.NODE
+    assert (node.deviceType, node.processed, node.regions[0].id) == (DeviceType.NODE, True, "solve")
+    energy = node.metrics[MetricType.ENERGY]
+    assert (energy.metric_md.unit, energy.metric_md.mag, energy.agg is AggregateType.SUM) == ("J", 1.0, True)
+    assert tree.metrics[MetricType.RUNTIME].metric_md.unit == "s"
+    assert {kind.value for kind in DeviceType} >= {"rack", "socket", "sysio", "fan"}
+
+
+def test_a_tree_becomes_a_dictionary_with_perun_s_keys():
+    tree = run(2.0)
+    next(tree.walk(NodeType.NODE)).raw_data = RawData((0,), (7,), "uJ")
+    found = tree.toDict()
+    assert set(found) == {"id", "type", "metadata", "metrics", "regions", "deviceType", "processed", "nodes"}
+    assert (found["metrics"]["energy"]["mean"], found["metrics"]["energy"]["metric_md"]["unit"]) == (2.0, "J")
+    host_there = found["nodes"]["0"]["nodes"]["a"]
+    assert (host_there["metrics"]["energy"]["value"], host_there["raw_data"]["values"]) == (2.0, [7])
+    assert list(host_there["regions"]) == ["a/0/solve"]
+    assert "raw_data" not in tree.toDict(include_raw_data=False)["nodes"]["0"]["nodes"]["a"]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_devices_and_sensors_have_the_metrics_that_are_theirs(tmp_path):
+    def sensor(name: str, component: str, quantity: Quantity, kind: Kind = Kind.GAUGE) -> dict:
+        return Sensor(
+            id=name, host="h", backend="psutil", device="d", domain=name.split(":")[1], component=component, kind=kind,
+            quantity=quantity, unit="1",
+        ).to_json()  # fmt: skip
+
+    gauge = {"min": 0, "max": 0, "covered_ns": 10**9, "gap_ns": 0, "whys": {}}
+    counter = {"covered_ns": 10**9, "gap_ns": 0, "peak_per_s": 0, "whys": {}, "breaks": [], "lacks": []}
+    sensors = {
+        "psutil:cpu:utilisation": ("cpu", Quantity.UTILISATION, {**gauge, "mean": 500}),
+        "psutil:cpu-0:utilisation": ("cpu", Quantity.UTILISATION, {**gauge, "mean": 900}),
+        "psutil:memory:data": ("dram", Quantity.DATA, {**gauge, "mean": 4096}),
+        "powercap:package-0:energy": ("cpu", Quantity.ENERGY, {**counter, "base": 6_000_000}),
+        "psutil:net-eth0:read": ("net", Quantity.DATA, {**counter, "base": 100}),
+        "nvml:gpu-1:clock-sm": ("gpu", Quantity.FREQUENCY, {**gauge, "mean": 1_410_000}),
+    }
+    summary = {
+        "host": "h", "sensors": [], "results": [], "edges": [{"mono_ns": 0}, {"mono_ns": 2 * 10**9}], "cpus": 2,
+        "state": "complete", "why": "", "period_ns": 10**9, "rows": 0, "missing": [], "start_real_ns": 0,
+    }  # fmt: skip
+    for name, (component, quantity, result) in sensors.items():
+        kind = Kind.COUNTER if "base" in result else Kind.GAUGE
+        summary["sensors"].append(sensor(name, component, quantity, kind))
+        summary["results"].append(result)
+    node = host_node(tmp_path, summary, ())
+
+    def values(of) -> dict[str, float]:
+        return {str(kind): metric.value for kind, metric in of.metrics.items()}
+
+    assert values(node.nodes["cpu"]) == {
+        "cpu_util": 50.0, "cpu_energy": 6.0, "energy": 6.0, "cpu_power": 3.0, "power": 3.0
+    }  # fmt: skip
+    assert values(node.nodes["ram"]) == {"dram_mem": 4096.0}
+    assert values(node.nodes["net"]) == {"net_read": 50.0}
+    found = {one.id: values(one) for one in node.walk(NodeType.SENSOR)}
+    assert found["psutil:cpu-0:utilisation"] == {"cpu_util": 90.0}
+    assert found["psutil:net-eth0:read"] == {"net_read": 50.0}
+    assert found["nvml:gpu-1:clock-sm"] == {"gpu_clock": 1.41e9}
+    assert values(node)["cpu_util"] == 50.0

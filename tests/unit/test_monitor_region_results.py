@@ -96,3 +96,10 @@ def test_what_a_counter_did_not_give_is_anything_up_to_its_ceiling() -> None:
 def test_an_open_call_ends_with_its_rank() -> None:
     region = laid([PACKAGE], [[0, 10e6, 20e6, 50e6, 60e6]], (0, 11, 0), ended=12)
     assert (region.time_s, region.open, region.metrics[MetricType.ENERGY].value) == (1, 1, 10)
+
+
+def test_calls_have_an_average_a_deviation_and_a_longest() -> None:
+    region = laid([PACKAGE], [[0, 1, 2, 3, 4, 5, 6]], (0, 10, 11), (0, 11, 13), (0, 12, 15), (0, 200, 201))
+    assert (region.calls, region.mean_s, region.std_s, region.max_s) == (4, 2.0, 1.0, 3.0)
+    alone = laid([PACKAGE], [[0, 1, 2]], (0, 10, 11))
+    assert (alone.mean_s, alone.std_s, alone.max_s) == (1.0, 0.0, 1.0)
