@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.backend import chips, hwmon, zone_power
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import read_all, reason
+from perun_hpc.backend.sysfile import Files, NumberFiles, Products, doubt, integer, read_all, reason
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import ConfigError
@@ -28,14 +29,18 @@ class Declaration:
     """One declared sensor, as the policy's `sensors.files` holds it.
 
     `kind` is `counter` (of energy) or `power`; `unit` one of uJ, mJ, J, uW, mW, W; `range_uj` is where a counter wraps;
-    `pattern` is a regular expression whose first group holds the integer.
+    `pattern` is a regular expression whose first group holds the integer. Instead of a path and a unit there may be a
+    `driver` of hwmon or powercap, with the `label` of its input and its `device` where these fit several.
     """
 
     name: str
-    path: str
     kind: str
-    unit: str
     component: str
+    path: str = ""
+    unit: str = ""
+    driver: str = ""
+    label: str = ""
+    device: str = ""
     range_uj: int | None = None
     pattern: str = r"(-?\d+)"
 
@@ -77,13 +82,11 @@ class DeclaredFile:
             return (Reading(None, self._clock(), reason(error)),)
         if match is None:
             return (Reading(None, self._clock(), "the declared pattern does not match"),)
-        try:
-            ticks = int(match[1])
-        except ValueError:
-            return (Reading(None, self._clock(), f"not an integer: {match[1][:40]!r}"),)
-        if not -(1 << 63) <= ticks < 1 << 63:
+        ticks = integer(match[1].encode())
+        if ticks is None or ticks >= 1 << 63:
             return (Reading(None, self._clock(), f"no integer of 64 bits: {match[1][:40]!r}"),)
-        return (Reading(ticks, self._clock()),)
+        why = doubt(self._sensor, ticks)
+        return (Reading(None if why else ticks, self._clock(), why or None),)
 
     def close(self) -> None:
         """Close the file."""
@@ -121,9 +124,28 @@ def _sensor(declaration: Declaration) -> Sensor:
         gain_error=0.05,
         gain_source="assumed 5 % (k=1) for a sensor that the site declares",
         update_ns=1_000_000_000,
-        max_uw=20_000_000_000,
+        max_uw=chips.NODE_UW,
         scope=f"{declaration.name}, declared by the site",
     )
+
+
+def _of_driver(root: Path, declaration: Declaration, clock: Clock) -> Files:
+    """The one input that the driver calls so; OSError passes, ConfigError where there is none, or are several."""
+    driver, device = declaration.driver, declaration.device
+    counter = declaration.kind == "counter"
+    label = declaration.label or ("energy1" if counter else "power1")
+    found = hwmon.called(root, driver, label, device, Quantity.ENERGY if counter else Quantity.POWER)
+    if not counter and not device:
+        found += zone_power.called(root, driver, label)
+    if len(found) != 1:
+        places = ": " + ", ".join(place for place, _ in found) if found else ""
+        what = "energy" if counter else "power"
+        raise ConfigError(f"{len(found)} inputs of {what} are called {label!r} by the driver {driver!r}{places}")
+    ((place, files),) = found
+    sensor = dataclasses.replace(
+        _sensor(dataclasses.replace(declaration, unit="uJ" if counter else "uW")), device=place
+    )
+    return NumberFiles(((sensor, files[0]),), clock) if len(files) == 1 else Products(sensor, files, clock)
 
 
 def discover(root: Path, declarations: Iterable[Declaration], clock: Clock = monotonic_ns) -> Discovery:
@@ -134,9 +156,12 @@ def discover(root: Path, declarations: Iterable[Declaration], clock: Clock = mon
         if declaration.component == FACILITY:
             continue
         try:
-            readers.append(DeclaredFile(declaration, root, clock))
+            if declaration.driver:
+                readers.append(_of_driver(root, declaration, clock))
+            else:
+                readers.append(DeclaredFile(declaration, root, clock))
         except OSError as error:
-            why = f"cannot open {declaration.path}: {reason(error)}"
+            why = f"cannot open {declaration.path or declaration.driver}: {reason(error)}"
             missing.append(Missing(declaration.name, why, "correct the path in the policy"))
         except ConfigError as error:
             missing.append(Missing(declaration.name, str(error), "correct the policy"))

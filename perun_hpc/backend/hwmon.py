@@ -102,6 +102,36 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
     return Discovery(_contained(opened), tuple(missing))
 
 
+def called(root: Path, driver: str, label: str, device: str, quantity: Quantity) -> list[tuple[str, tuple[Path, ...]]]:
+    """The inputs that a driver calls so, each as the name of its place and its files (several are multiplied).
+
+    Parameters
+    ----------
+    root : below which /sys is.
+    driver : of the chip, or its name.
+    label : the driver's; the input's stem (`power1`) where it gives none.
+    device : the chip's; empty for any.
+    quantity : energy or power.
+
+    Returns
+    -------
+    Device and files of each that fits.
+    """
+    return [
+        (_device(one), one.files)
+        for chip in _chips(root / HWMON, [])
+        for one in _inputs(chip, [])
+        if driver in (chip.name, chip.driver)
+        and one.label == label
+        and one.quantity is quantity
+        and device in ("", chip.device)
+    ]
+
+
+def _device(one: _Input) -> str:
+    return f"{one.chip.called}/{one.files[0].name}" + (f" of {one.chip.device}" if one.chip.device else "")
+
+
 def _open(sensor: Sensor, files: tuple[Path, ...], clock: Clock) -> Files:
     if len(files) == 1:
         return NumberFiles(((sensor, files[0]),), clock)
@@ -270,7 +300,7 @@ def _sensor(one: _Input, place: chips.Place) -> Sensor:
         id=f"hwmon:{place.domain}:{one.quantity}",
         host=host_name(),
         backend="hwmon",
-        device=f"{one.chip.called}/{one.files[0].name}" + (f" of {one.chip.device}" if one.chip.device else ""),
+        device=_device(one),
         domain=place.domain,
         component=place.component,
         kind=Kind.COUNTER if is_energy else Kind.GAUGE,

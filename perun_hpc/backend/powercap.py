@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perun_hpc.backend import mirrors
+from perun_hpc.backend import mirrors, zone_power
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.sysfile import NumberFiles, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 
-POWERCAP = Path("sys/class/powercap")
+POWERCAP = zone_power.POWERCAP
 MARKER = "perun_simulated"
 """A file of this name in the powercap directory marks the tree as simulated."""
 
@@ -75,8 +75,10 @@ def discover(
     """Find all energy zones below `root`; mirrored and doubly listed ones are reported as missing, once counted."""
     base = root / POWERCAP
     zones, missing = _zones(base)
+    powers = zone_power.discover(root, clock)
+    missing += powers.missing
     if not zones:
-        return Discovery(missing=(*missing, *_why_none(root)))
+        return Discovery(powers.readers, (*missing, *(() if powers.readers else _why_none(root))))
     simulated = (base / MARKER).exists()
     cpu = _first_cpu(root)
     filtered = _sgx(cpu)
@@ -99,9 +101,8 @@ def discover(
     same = mirrors.find(tuple(chosen.values()), any(name in cpu for name in _AMD), pause)
     missing += [one.missing for one in same.values()]
     pairs = _under_psys(_kept(chosen, same))
-    if not pairs:
-        return Discovery(missing=tuple(missing))
-    return Discovery((NumberFiles(pairs, clock),), tuple(missing))
+    counters = (NumberFiles(pairs, clock),) if pairs else ()
+    return Discovery((*counters, *powers.readers), tuple(missing))
 
 
 def _zones(base: Path) -> tuple[list[_Zone], list[Missing]]:

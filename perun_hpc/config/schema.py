@@ -94,8 +94,18 @@ COMPONENTS = ("cpu", "dram", "gpu", "node", "other", "facility")
 USER_OPTIONS = ("off", "notrace", "period")
 
 
-def _unit_fits(sensor: Mapping[str, Any]) -> str | None:
+def _sensor_fits(sensor: Mapping[str, Any]) -> str | None:
     kind, unit = sensor.get("kind"), sensor.get("unit")
+    if "driver" in sensor:
+        said = next((name for name in ("unit", "pattern", "range_uj") if name in sensor), None)
+        if said:
+            return f"a driver's sensor has no {said.removesuffix('_uj')}: the kernel says what the number is"
+        if sensor.get("component") == "facility":
+            return "a facility meter is a file: the collector's host reads it"
+    elif "path" in sensor:
+        said = next((name for name in ("label", "device") if name in sensor), None)
+        if said or not unit:
+            return f"a path has no {said}" if said else "'unit' is missing: the unit of the number in the file"
     if kind and unit and unit[-1] != ("J" if kind == "counter" else "W"):
         return f"a {kind} has no unit {unit}: a counter counts uJ, mJ or J, a power is in uW, mW or W"
     if sensor.get("component") == "facility" and kind == "power":
@@ -106,14 +116,20 @@ def _unit_fits(sensor: Mapping[str, Any]) -> str | None:
 SITE_SENSOR = Table(
     {
         "name": Key(NAME, "the sensor's name in stores and reports", required=True),
-        "path": Key(path(), "the file that holds one number", required=True),
+        "path": Key(path(), "the file that holds one number"),
+        "driver": Key(SOURCE, "instead of a path: the name of a hwmon chip's driver, or of a powercap control type"),
+        "label": Key(SOURCE, "with driver: what the driver calls the input; `power1` where it gives no label"),
+        "device": Key(
+            SOURCE, "with driver: the chip's device (`ACPI000D:01`), where several have one driver and label"
+        ),
         "kind": Key(Choice(("counter", "power")), "a counter of energy, or an instantaneous power", required=True),
-        "unit": Key(Choice(("uJ", "mJ", "J", "uW", "mW", "W")), "the unit of the number in the file", required=True),
+        "unit": Key(Choice(("uJ", "mJ", "J", "uW", "mW", "W")), "with path: the unit of the number in the file"),
         "component": Key(Choice(COMPONENTS), "what the sensor measures", required=True),
         "range": Key(energy(), "where a counter wraps; never, where it is left out"),
         "pattern": Key(Regex(groups=1), "what finds the number (first group) in a file with more text"),
     },
-    fit=_unit_fits,
+    one_of=("path", "driver"),
+    fit=_sensor_fits,
 )
 
 

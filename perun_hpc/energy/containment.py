@@ -89,8 +89,11 @@ def plan(sensors: Iterable[Sensor]) -> Plan:
     energy = [sensor for sensor in sensors if _is_energy(sensor)]
     left_out: list[tuple[Sensor, str]] = []
     chosen: dict[str, Sensor] = {}
+    declared = {(sensor.device, sensor.quantity): sensor.id for sensor in energy if sensor.backend == "file"}
     for sensor in sorted(energy, key=_preference):
-        if sensor.domain in chosen:
+        if sensor.backend != "file" and (sensor.device, sensor.quantity) in declared:
+            left_out.append((sensor, f"the site calls it {declared[sensor.device, sensor.quantity]}"))
+        elif sensor.domain in chosen:
             left_out.append((sensor, f"the same domain as {chosen[sensor.domain].id}"))
         else:
             chosen[sensor.domain] = sensor

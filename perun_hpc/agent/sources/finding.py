@@ -25,7 +25,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.wire.packet import receive_packet, send_packet
 
 FILES = {
-    "powercap": (POWERCAP, re.compile("energy_uj")),
+    "powercap": (POWERCAP, re.compile("energy_uj|power_uw")),
     "hwmon": (HWMON, re.compile(rf"{INPUT.pattern}|in\d+_input")),
 }
 """The backends whose files are root's: their directory, and the names of the files that hold readings."""

@@ -131,6 +131,8 @@ class Node:
         anew = {name for name in before.keys() & after.keys() if not _goes_on(*before[name], *after[name])}
         for reader in former:
             reader.close()
+        if any(table.get("driver") for table in self.choice.files):
+            self._declare()
         self.follow_gauges()
         return Renewed(anew, tuple(once[mirrors.name(one)] for one in lost if mirrors.name(one) in once))
 
@@ -170,17 +172,21 @@ class Node:
         """
         if choice == self.choice:
             return
-        for reader in self.declared:
-            reader.close()
-        self.choice, self.declared, self.not_there = choice, [], ()
-        if choice.files:
-            from perun_hpc.backend import file
-
-            found = file.discover(self.root, [file.Declaration.from_policy(table) for table in choice.files])
-            self.declared.extend(found.readers)
-            self.not_there = found.missing
+        self.choice = choice
+        self._declare()
         self.follow_estimate(anew=True)
         self.follow_gauges()
+
+    def _declare(self) -> None:
+        for reader in self.declared:
+            reader.close()
+        self.declared, self.not_there = [], ()
+        if self.choice.files:
+            from perun_hpc.backend import file
+
+            found = file.discover(self.root, [file.Declaration.from_policy(table) for table in self.choice.files])
+            self.declared.extend(found.readers)
+            self.not_there = found.missing
 
     @property
     def lacks_estimate(self) -> bool:
