@@ -1,15 +1,16 @@
 """NVIDIA GPUs through NVML (package nvidia-ml-py, module pynvml).
 
 Per GPU one call of `nvmlDeviceGetFieldValues` reads the total energy (field 83, mJ since the driver was loaded), the
-average power (185) and the instant power (186), each with its own time stamp and return code. GPUs are named by UUID:
-NVML's index, Slurm's index and the device's minor number may all differ. No process list is ever asked for.
+average power (185) and the instant power (186), each with its own time stamp and return code. A GPU that shows none of
+these (before Volta; a driver before 530 shows no power so) is asked for its energy and power by the older calls, and
+what shows neither is named. GPUs are named by UUID: NVML's index, Slurm's index and the device's minor number may all
+differ. No process list is ever asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +19,17 @@ from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.gpus import Gpu, Partition, activity_name, from_proc, short_pci
+from perun_hpc.backend.nvml_activity import UPDATE_NS, Activity
+from perun_hpc.backend.nvml_library import Library, outdated, text
 from perun_hpc.backend.stamps import Stamps
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 NS_PER_US = 1000
-UPDATE_NS = 100_000_000
+USAGE_NS = 1_000_000_000
+"""`nvmlDeviceGetPowerUsage` shows the mean of a second from Ampere on (but for GA100), says NVIDIA's nvml.h."""
+GPU_SCOPE, MODULE_SCOPE = 0, 1
+"""NVML_POWER_SCOPE_GPU and _MODULE of nvml.h."""
 SLOW_US = 500.0
 """A call that takes longer than this at start is made only every `SLOW_EVERY`th read."""
 SLOW_EVERY = 10
@@ -41,62 +47,6 @@ class _Call:
 
     sensors: tuple[Sensor, ...]
     ask: Callable[[], Sequence[Reading]]
-
-
-class _Activity:
-    """SM activity of MIG instances, each the mean since its reading before; NVML's GPM shows it from Hopper on.
-
-    Two samples nearer than `UPDATE_NS` show too little: the reading before stands.
-    """
-
-    def __init__(self, library: Any, handle: Any, numbers: Sequence[int], clock: Clock) -> None:
-        """`numbers` are those of the GPU instances."""
-        self._library, self._handle, self._numbers, self._clock = library, handle, numbers, clock
-        self._samples: dict[int, list[Any]] = {}
-        self._readings: dict[int, Reading] = {}
-
-    def ask(self) -> list[Reading]:
-        """One reading per instance; a gap at the first time."""
-        return [self._one(number) for number in self._numbers]
-
-    def _one(self, number: int) -> Reading:
-        library, now, before = self._library, self._clock(), self._readings.get(number)
-        if before is not None and now - before.mono_ns < UPDATE_NS:
-            return before
-        samples = self._samples.setdefault(number, [])
-        try:
-            if len(samples) < 2:
-                samples.append(library.nvmlGpmSampleAlloc())
-            else:
-                samples.reverse()
-            library.nvmlGpmMigSampleGet(self._handle, number, samples[-1])
-            reading = Reading(None, now, "first sample") if len(samples) < 2 else self._between(samples, now)
-        except library.NVMLError as error:
-            self._free(number)
-            reading = Reading(None, now, str(error))
-        self._readings[number] = reading
-        return reading
-
-    def _between(self, samples: Sequence[Any], now: int) -> Reading:
-        library = self._library
-        wanted = library.c_nvmlGpmMetricsGet_t()
-        wanted.version, wanted.numMetrics = library.NVML_GPM_METRICS_GET_VERSION, 1
-        wanted.sample1, wanted.sample2 = samples
-        wanted.metrics[0].metricId = library.NVML_GPM_METRIC_SM_UTIL
-        (found, *_) = library.nvmlGpmMetricsGet(wanted).metrics
-        if found.nvmlReturn != library.NVML_SUCCESS or not math.isfinite(found.value):
-            return Reading(None, now, "the library shows no activity")
-        return Reading(round(10 * found.value), now)
-
-    def _free(self, number: int) -> None:
-        for sample in self._samples.pop(number, ()):
-            with contextlib.suppress(self._library.NVMLError):
-                self._library.nvmlGpmSampleFree(sample)
-
-    def close(self) -> None:
-        """Give the samples back."""
-        for number in list(self._samples):
-            self._free(number)
 
 
 class NvmlGpu:
@@ -122,7 +72,8 @@ class NvmlGpu:
         self._handle = handle
         self._clock = clock
         self._turn = 0
-        self._activity: _Activity | None = None
+        self._activity: Activity | None = None
+        self._refused: list[str] = []
         self.cost_us: dict[str, float] = {}
         self._calls = [call for call in self._candidates() if call is not None]
         self._every = [self._period(call) for call in self._calls]
@@ -157,8 +108,9 @@ class NvmlGpu:
             costs.append((time.perf_counter_ns() - start_ns) / NS_PER_US)
         cost_us = sorted(costs)[TRIALS // 2]
         self.cost_us[call.sensors[0].id] = cost_us
-        # The call that holds the energy is always due: an edge reading must never be skipped.
-        holds_energy = any(sensor.quantity is Quantity.ENERGY for sensor in call.sensors)
+        # What energy rests on is always due: an edge reading must never be skipped.
+        rests_on = Quantity.ENERGY if any(one.quantity is Quantity.ENERGY for one in self.sensors) else Quantity.POWER
+        holds_energy = any(sensor.quantity is rests_on for sensor in call.sensors)
         # So is that of activity, which has a pace of its own.
         paced = self._activity is not None and call.ask == self._activity.ask
         return 1 if holds_energy or paced or cost_us <= SLOW_US else SLOW_EVERY
@@ -180,7 +132,7 @@ class NvmlGpu:
             return gauge("throttle", Quantity.FLAGS, "bits", 1, lambda: getattr(library, function)(handle))
 
         return [
-            self._power_call(),
+            *self._power_calls(),
             gauge("memory", Quantity.DATA, "B", 1, lambda: library.nvmlDeviceGetMemoryInfo(handle).used),
             self._utilisation_call(),
             gauge("clock-sm", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_SM)),
@@ -208,7 +160,7 @@ class NvmlGpu:
             )
             for one, _ in found
         )
-        self._activity = _Activity(library, self._handle, [number for _, number in found], self._clock)
+        self._activity = Activity(library, self._handle, [number for _, number in found], self._clock)
         return _Call(sensors, self._activity.ask)
 
     def _instances(self) -> Iterator[tuple[Partition, Any]]:
@@ -225,13 +177,28 @@ class NvmlGpu:
     def _supported(self, sensors: tuple[Sensor, ...], ask: Callable[[], Sequence[Reading]]) -> _Call | None:
         try:
             ask()
-        except self._library.NVMLError:
+        except self._library.NVMLError as error:
+            if sensors[0].quantity in (Quantity.ENERGY, Quantity.POWER):
+                self._refused.append(f"{sensors[0].quantity}: {error}")
             return None
         return _Call(sensors, ask)
 
-    def _power_call(self) -> _Call | None:
+    def _power_calls(self) -> list[_Call | None]:
+        """Energy and power: by fields in one call, and by the older calls what those do not show; tried once."""
+        fields = self._field_call()
+        shown = {sensor.quantity for sensor in fields.sensors} if fields else set()
+        calls = [fields]
+        if Quantity.ENERGY not in shown:
+            calls.append(self._old_call("energy", self._library.nvmlDeviceGetTotalEnergyConsumption))
+        if Quantity.POWER not in shown:
+            calls.append(self._old_call("power-usage", self._library.nvmlDeviceGetPowerUsage))
+        return calls
+
+    def _field_call(self) -> _Call | None:
         """Energy, average and instant power in one call; which of them exist is found out once."""
         library = self._library
+        if not library.knows_fields:
+            return None
         wanted = (
             (library.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, "energy", Quantity.ENERGY, Kind.COUNTER, "mJ"),
             (library.NVML_FI_DEV_POWER_AVERAGE, "power-average", Quantity.POWER, Kind.GAUGE, "mW"),
@@ -239,25 +206,36 @@ class NvmlGpu:
         )
         try:
             first = library.nvmlDeviceGetFieldValues(self._handle, [(field, self._scope) for field, *_ in wanted])
-        except library.NVMLError:
-            return self._old_power_call()
+        except library.NVMLError as error:
+            self._refused.append(f"fields: {error}")
+            return None
         present = [one for one, value in zip(wanted, first) if value.nvmlReturn == library.NVML_SUCCESS]
-        if not present:
-            return self._old_power_call()
         fields = [(field, self._scope) for field, *_ in present]
         sensors = tuple(
             self._sensor(name, quantity, kind, unit, scale_num=1000, max_uw=self._max_uw())
             for _, name, quantity, kind, unit in present
         )
+        if not sensors:
+            return None
         return _Call(
             sensors, lambda: [self._field(value) for value in library.nvmlDeviceGetFieldValues(self._handle, fields)]
         )
 
-    def _old_power_call(self) -> _Call | None:
-        """Energy alone, for drivers that do not know the fields."""
-        sensor = self._sensor("energy", Quantity.ENERGY, Kind.COUNTER, "mJ", scale_num=1000, max_uw=self._max_uw())
-        ask = self._library.nvmlDeviceGetTotalEnergyConsumption
+    def _old_call(self, name: str, ask: Callable[[Any], Any]) -> _Call | None:
+        """Energy, or power, by a call of its own."""
+        most_uw = self._max_uw()
+        if name == "energy":
+            sensor = self._sensor(name, Quantity.ENERGY, Kind.COUNTER, "mJ", scale_num=1000, max_uw=most_uw)
+        else:
+            sensor = self._sensor(name, Quantity.POWER, Kind.GAUGE, "mW", scale_num=1000, max_uw=most_uw)
+            sensor = replace(sensor, update_ns=USAGE_NS)
         return self._supported((sensor,), lambda: [Reading(int(ask(self._handle)), self._clock())])
+
+    @property
+    def shows_nothing(self) -> str:
+        """Why neither energy nor power of this GPU is known; empty where one of them is."""
+        powers = (Quantity.ENERGY, Quantity.POWER)
+        return "" if any(one.quantity in powers for one in self.sensors) else "; ".join(dict.fromkeys(self._refused))
 
     def _field(self, value: Any) -> Reading:
         """One field; its time stamp is in us of the real-time clock, so it is moved onto the monotonic one."""
@@ -294,7 +272,7 @@ class NvmlGpu:
     def _sensor(self, name: str, quantity: Quantity, kind: Kind, unit: str, **more: Any) -> Sensor:
         gpu = self.gpu
         shared = f", shared by {gpu.slices} MIG slices" if gpu.slices else ""
-        module = self._scope == self._library.NVML_POWER_SCOPE_MODULE
+        module = self._scope == MODULE_SCOPE
         power = quantity in (Quantity.ENERGY, Quantity.POWER)
         sensor = Sensor(
             id=f"nvml:{gpu.domain}:{name}",
@@ -360,26 +338,39 @@ def discover(
         import pynvml
     except ImportError:
         return _absent(root, "the Python package nvidia-ml-py is not installed", "pip install nvidia-ml-py")
+    except SyntaxError as error:  # nvidia-ml-py was Python 2's before version 10
+        return _absent(
+            root, f"the Python module {error.filename} is of an old nvidia-ml-py", "pip install -U nvidia-ml-py"
+        )
+    library = Library(pynvml)
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
+        library.nvmlInit()
+    except library.NVMLError as error:
         return _absent(root, f"NVML does not start: {error}", f"install the driver's {LIBRARY}")
-    devices, lost = [], []
-    for index in range(pynvml.nvmlDeviceGetCount()):
+    devices, lost = [], list(outdated(pynvml))
+    for index in range(library.nvmlDeviceGetCount()):
         try:
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            gpu = _describe(pynvml, handle)
-            device = NvmlGpu(pynvml, gpu, handle, _scope(pynvml, handle, pause), clock)
-        except pynvml.NVMLError as error:
-            lost.append(
-                Missing(f"NVIDIA GPU number {index} of NVML", str(error), "drain the node and reset the GPU", "gpu")
-            )
+            handle = library.nvmlDeviceGetHandleByIndex(index)
+            gpu = _describe(library, handle)
+            device = NvmlGpu(library, gpu, handle, _scope(library, handle, pause), clock)
+        except library.NVMLError as error:
+            what = f"NVIDIA GPU number {index} of NVML"
+            lost.append(Missing(what, str(error), "drain the node and reset the GPU", "gpu"))
             continue
+        if device.shows_nothing:
+            what = f"energy and power of {gpu.uuid} ({gpu.name}, {gpu.pci})"
+            lost.append(Missing(what, f"NVML shows neither: {device.shows_nothing}", _NOTHING, "gpu"))
         devices.append(device)
     if not devices:
-        pynvml.nvmlShutdown()
+        library.nvmlShutdown()
         return Discovery(missing=tuple(lost))
-    return Discovery((Nvml(pynvml, tuple(devices)),), tuple(lost))
+    return Discovery((Nvml(library, tuple(devices)),), tuple(lost))
+
+
+_NOTHING = (
+    "a virtual GPU's power is known on its host alone; elsewhere a newer driver may show it; what a node meter (IPMI, "
+    "hwmon) counts of it stands under `other`"
+)
 
 
 def _absent(root: Path, why: str, remedy: str) -> Discovery:
@@ -389,10 +380,8 @@ def _absent(root: Path, why: str, remedy: str) -> Discovery:
 
 
 def _describe(library: Any, handle: Any) -> Gpu:
-    uuid = str(library.nvmlDeviceGetUUID(handle))
-    bus = library.nvmlDeviceGetPciInfo(handle).busId
-    pci = short_pci(bus.decode() if isinstance(bus, bytes) else str(bus))
-    name = str(library.nvmlDeviceGetName(handle))
+    uuid, name = text(library.nvmlDeviceGetUUID(handle)), text(library.nvmlDeviceGetName(handle))
+    pci = short_pci(text(library.nvmlDeviceGetPciInfo(handle).busId))
     try:
         minor: int | None = int(library.nvmlDeviceGetMinorNumber(handle))
     except library.NVMLError:
@@ -412,7 +401,7 @@ def _mig_handles(library: Any, handle: Any, most: int) -> Iterator[tuple[str, An
     for index in range(most):
         with contextlib.suppress(library.NVMLError):
             instance = library.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-            yield str(library.nvmlDeviceGetUUID(instance)), instance
+            yield text(library.nvmlDeviceGetUUID(instance)), instance
 
 
 def _partitions(library: Any, handle: Any, most: int) -> Iterator[Partition]:
@@ -438,19 +427,21 @@ def _scope(library: Any, handle: Any, pause: Callable[[float], None]) -> int:
 
     Only devices that show power in both scopes are asked: their counter is watched for half a second.
     """
-    gpu, module = library.NVML_POWER_SCOPE_GPU, library.NVML_POWER_SCOPE_MODULE
+    if not library.knows_fields:
+        return GPU_SCOPE
+    gpu, module = GPU_SCOPE, MODULE_SCOPE
     instant, energy = library.NVML_FI_DEV_POWER_INSTANT, library.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
     try:
         first = library.nvmlDeviceGetFieldValues(handle, [(instant, gpu), (instant, module), (energy, gpu)])
     except library.NVMLError:
-        return int(gpu)
+        return gpu
     if any(value.nvmlReturn != library.NVML_SUCCESS for value in first):
-        return int(gpu)
+        return gpu
     pause(0.5)
     (last,) = library.nvmlDeviceGetFieldValues(handle, [(energy, gpu)])
     elapsed_us = last.timestamp - first[2].timestamp
     if last.nvmlReturn != library.NVML_SUCCESS or elapsed_us <= 0:
-        return int(gpu)
+        return gpu
     counted_mw = (last.value.ullVal - first[2].value.ullVal) * 1_000_000 / elapsed_us
     off_gpu, off_module = (abs(counted_mw - value.value.uiVal) for value in first[:2])
-    return int(module if off_module < off_gpu else gpu)
+    return module if off_module < off_gpu else gpu

@@ -15,7 +15,9 @@ from perun_hpc.backend.gpus import Gpu, Held, instance_of, resolve
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.containment import plan
 from perun_hpc.energy.counters import Status, difference
+from perun_hpc.energy.integrate import SyntheticCounter
 
+ENERGY = "nvml:gpu-GPU-a:energy"
 STUBS = Path(__file__).parent.parent / "stubs"
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
@@ -59,7 +61,7 @@ class Seen:
 
 @pytest.fixture
 def nvml(library, tmp_path):
-    def run(config, reads=3, pause_s=0.02):
+    def run(config, reads=3, pause_s=0.02, packages=None):
         (tmp_path / "config").write_text(config)
         log = tmp_path / "log"
         log.unlink(missing_ok=True)
@@ -68,6 +70,7 @@ def nvml(library, tmp_path):
             "LD_LIBRARY_PATH": str(library),
             "STUB_NVML": str(tmp_path / "config"),
             "STUB_LOG": str(log),
+            **({} if packages is None else {"PYTHONPATH": str(packages)}),
         }
         command = [sys.executable, str(STUBS / "read_backend.py"), "nvml", str(reads), str(pause_s)]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
@@ -201,6 +204,78 @@ def test_an_old_driver_without_fields_still_shows_energy(nvml):
     seen = nvml("gpu GPU-a 0 300000 0 0\nnofields 0\n", reads=4)
     _, readings = seen.column("nvml:gpu-GPU-a:energy")
     assert [reading.ticks for reading in readings] == seen.served("energy", 0, 83)[-4:]
+
+
+NO_COUNTER = "gpu GPU-a 0 250000 0 0\nlacks 0 83\nlacks 0 185\nlacks 0 186\nnocounter 0\n"
+
+
+def test_a_gpu_without_an_energy_counter_is_asked_for_its_power_which_is_integrated(nvml):
+    """A P100 or a K80: no field of the newer calls, and no energy by the older one."""
+    seen = nvml(NO_COUNTER, reads=4)
+    sensor, readings = seen.column("nvml:gpu-GPU-a:power-usage")
+    assert [reading.ticks for reading in readings] == seen.served("usage", 0, 0)[-4:] == [250_000] * 4
+    assert (sensor.quantity, sensor.update_ns, seen.missing) == ("power", 1_000_000_000, [])
+    (leaf,) = plan(seen.sensors).leaves
+    assert leaf.sensor.id == sensor.id
+    counter, first = SyntheticCounter(sensor, 10**10).advance(Reading(250_000, 0))
+    counter, last = counter.advance(Reading(250_000, 3 * 10**9))
+    assert counter.sensor.scope.endswith("(integrated power)")
+    assert last.ticks - first.ticks == 3 * 250_000_000
+
+
+def test_power_that_energy_rests_on_is_read_however_slow_it_is(nvml):
+    seen = nvml(f"{NO_COUNTER}slow nvmlDeviceGetPowerUsage 3000\n", reads=4, pause_s=0)
+    assert [reading.ticks for reading in seen.column("nvml:gpu-GPU-a:power-usage")[1]] == [250_000] * 4
+
+
+def test_a_gpu_with_nothing_but_the_newer_power_is_integrated_by_that(nvml):
+    seen = nvml("gpu GPU-a 0 250000 0 0\nlacks 0 83\nnocounter 0\n")
+    assert [leaf.sensor.id for leaf in plan(seen.sensors).leaves] == ["nvml:gpu-GPU-a:power"]
+    assert not seen.served("usage", 0, 0)
+
+
+def test_a_driver_that_shows_energy_but_no_field_of_power_is_asked_for_power_the_old_way(nvml):
+    seen = nvml("gpu GPU-a 0 250000 0 0\nlacks 0 185\nlacks 0 186\n")
+    assert [leaf.sensor.id for leaf in plan(seen.sensors).leaves] == [ENERGY]
+    assert seen.column("nvml:gpu-GPU-a:power-usage")[1][-1].ticks == 250_000
+
+
+def test_a_gpu_that_shows_neither_energy_nor_power_is_named_with_the_reason(nvml):
+    """A virtual GPU: its memory and clocks are shown."""
+    seen = nvml(f"{NO_COUNTER}nousage 0\ngpu GPU-b 1 200000 0 0\n")
+    ((what, why, remedy),) = seen.missing
+    assert what == "energy and power of GPU-a (Stub GPU, 0000:10:00.0)"
+    assert why == "NVML shows neither: energy: Not Supported; power: Not Supported"
+    assert "virtual" in remedy
+    assert [leaf.name for leaf in plan(seen.sensors).leaves] == ["gpu-GPU-b"]
+    assert seen.column("nvml:gpu-GPU-a:memory")[1][-1].ticks
+
+
+LACKS = ("NVML_FI_DEV_POWER_", "NVML_POWER_SCOPE_", "nvmlGpm", "nvmlDeviceGetCurrentClocksEventReasons")
+OLD = f"""\
+import importlib.util, sys, sysconfig
+spec = importlib.util.spec_from_file_location("real_pynvml", sysconfig.get_path("purelib") + "/pynvml.py")
+real = sys.modules["real_pynvml"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(real)
+globals().update({{name: one for name, one in vars(real).items() if not name.startswith(("__", *{LACKS!r}))}})
+"""
+
+
+@pytest.mark.parametrize(("file", "remedy"), [
+    ("pynvml.py", "pip install -U nvidia-ml-py"),
+    ("pynvml/__init__.py", "pip uninstall pynvml; pip install --force-reinstall nvidia-ml-py"),
+])  # fmt: skip
+def test_with_an_old_package_gpus_are_read_as_it_can_and_the_right_advice_is_given(nvml, tmp_path, file, remedy):
+    module = tmp_path / "packages" / file
+    module.parent.mkdir(parents=True)
+    module.write_text(OLD)
+    seen = nvml("gpu GPU-a 0 250000 0 0\n", reads=4, packages=tmp_path / "packages")
+    ((what, why, advice),) = seen.missing
+    assert what == "power fields of NVIDIA GPUs"
+    assert str(module) in why
+    assert advice == remedy
+    assert [reading.ticks for reading in seen.column(ENERGY)[1]] == seen.served("energy", 0, 83)[-4:]
+    assert seen.column("nvml:gpu-GPU-a:power-usage")[1][-1].ticks == 250_000
 
 
 def test_without_the_library_there_are_no_sensors_and_no_error():

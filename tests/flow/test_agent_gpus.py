@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -53,8 +54,9 @@ class GpuNode(FakeNode):
         assert self.agent is not None
         path = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         for pid in path.read_text().split():
-            if "libnvidia-ml" in Path(f"/proc/{pid}/maps").read_text():
-                return int(pid)
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                if "libnvidia-ml" in Path(f"/proc/{pid}/maps").read_text():
+                    return int(pid)
         return None
 
 
@@ -179,6 +181,19 @@ def test_released_gpus_are_let_go_until_the_next_job(gpus):
     assert node.child() is None
     node.begin(1, gpus="0")
     until(lambda: node.child() is not None, "the child is back")
+
+
+def test_a_job_on_a_gpu_without_an_energy_counter_has_its_integrated_power(gpus):
+    node = gpus("gpu GPU-a 0 250000 0 0\nlacks 0 83\nlacks 0 185\nlacks 0 186\nnocounter 0\n")
+    node.begin(1, gpus="0")
+    time.sleep(2.5)
+    node.end(1, gpus="0")
+    record = node.record(1)
+    account = record["domains"]["gpu-GPU-a"]
+    lasted_ns = record["end"]["mono_ns"] - record["start"]["mono_ns"]
+    assert account["energy_uj"] == pytest.approx(250_000_000 * lasted_ns / 1e9, rel=0.01)
+    assert account["scope"].endswith("(integrated power)")
+    assert (account["method"], record["why"]) == ("holder", None)
 
 
 def test_gpus_of_mig_mode_are_held_by_slices(gpus):

@@ -2,7 +2,8 @@
  *
  * STUB_NVML names a file of lines: "gpu UUID MINOR POWER_MW MODULE_MW SLICES" per GPU (MODULE_MW 0: no superchip;
  * SLICES 0: not in MIG mode), "instance INDEX UUID SLICES", and faults "lost|frozen|stale|backward INDEX AFTER" that
- * begin with the AFTERth field call of that GPU, "nofields INDEX", "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
+ * begin with the AFTERth field call of that GPU, "nofields INDEX", "lacks INDEX FIELD" (no such field), "nocounter INDEX"
+ * (no call for energy), "nousage INDEX" (none for power), "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
  * Energy is power times the time since nvmlInit. STUB_LOG names a file that gets a line for every value served:
  * "FUNCTION INDEX FIELD VALUE TIMESTAMP_US".
  */
@@ -26,7 +27,8 @@ typedef struct {
 typedef struct {
     char uuid[96];
     unsigned minor, power_mw, module_mw, slices, instances, field_calls, busy;
-    int lost, frozen, stale, backward, nofields, gpm;
+    int lost, frozen, stale, backward, nofields, gpm, nocounter, nousage;
+    unsigned lacks[3];
     unsigned long long frozen_mj;
     long long stale_us;
     instance_t instance[MAX_INSTANCES];
@@ -117,6 +119,12 @@ int nvmlInitWithFlags(unsigned flags) {
             one->slices = number;
         } else if (sscanf(line, "nofields %u", &index) == 1) {
             gpus[index].nofields = 1;
+        } else if (sscanf(line, "nocounter %u", &index) == 1) {
+            gpus[index].nocounter = 1;
+        } else if (sscanf(line, "nousage %u", &index) == 1) {
+            gpus[index].nousage = 1;
+        } else if (sscanf(line, "lacks %u %u", &index, &number) == 2) {
+            gpus[index].lacks[number == FIELD_ENERGY ? 0 : number == FIELD_AVERAGE ? 1 : 2] = number;
         } else if (sscanf(line, "hang %255s", hang_path) == 1) {
             continue;
         } else if (sscanf(line, "active %u %u %u", &index, &place, &number) == 3) {
@@ -259,7 +267,10 @@ int nvmlDeviceGetFieldValues(void *handle, int number, field_value_t *values) {
         value->timestamp = now_us;
         value->latency_us = 10;
         value->result = SUCCESS;
-        if (value->scope > 1 || (value->scope == 1 && !gpu->module_mw)) {
+        unsigned lacked = 0;
+        for (int j = 0; j < 3; j++)
+            lacked |= value->field == gpu->lacks[j];
+        if (lacked || value->scope > 1 || (value->scope == 1 && !gpu->module_mw)) {
             value->result = NOT_SUPPORTED;
         } else if (value->field == FIELD_ENERGY) {
             value->type = TYPE_ULONGLONG;
@@ -278,9 +289,21 @@ int nvmlDeviceGetFieldValues(void *handle, int number, field_value_t *values) {
 
 int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *energy_mj) {
     gpu_t *gpu = handle;
+    if (gpu->nocounter)
+        return NOT_SUPPORTED;
     *energy_mj = 1000000 + (unsigned long long)(gpu->power_mw * running_s());
     logged("energy %d %d %llu %lld\n", (int)(gpu - gpus), FIELD_ENERGY, *energy_mj, real_us());
     return SUCCESS;
+}
+
+int nvmlDeviceGetPowerUsage(void *handle, unsigned *power_mw) {
+    gpu_t *gpu = handle;
+    delay("nvmlDeviceGetPowerUsage");
+    if (gpu->nousage)
+        return NOT_SUPPORTED;
+    *power_mw = gpu->power_mw;
+    logged("usage %d 0 %u %lld\n", (int)(gpu - gpus), *power_mw, real_us());
+    return failing(gpu) ? GPU_IS_LOST : SUCCESS;
 }
 
 int nvmlDeviceGetMemoryInfo(void *handle, unsigned long long *memory) {
