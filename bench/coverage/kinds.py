@@ -138,7 +138,9 @@ def oversubscribed(rng: Random, family: Family) -> Iterator[Sample]:
     taken = int(rng.integers(2, machine.cores))
     seat = Seat(tuple(range(crowd)))
     second = seat if rng.random() < 0.5 else Seat(())
-    layout = [[Cores(taken, (seat, second)), whole(machine.cores - taken, crowd)]]
+    own = int(rng.integers(0, taken))  # the first has some of these cores to itself
+    groups = [Cores(taken - own, (seat, second)), whole(own, 0)] if own else [Cores(taken, (seat, second))]
+    layout = [[*groups, whole(machine.cores - taken, crowd)]]
     host = build(rng, family, machine, layout, jobs, errors, length, STEP_S, "learnt")
     yield from _samples(host, host.node.run(), {"cpu": "CPU oversubscribed"}, list(range(crowd)))
 

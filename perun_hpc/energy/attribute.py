@@ -27,6 +27,9 @@ KAPPA = (1, 4)
 _UNIT = 720_720
 """Divisible by every number of threads, holders or slices up to 16, so equal parts stay integers."""
 
+ROUNDS = 12
+"""So often jobs' CPU times are laid over CPUs that they share; what is left after that is the system's."""
+
 _SCALE = 1_000_000
 """Keeps weights of short intervals from being rounded away."""
 
@@ -317,6 +320,7 @@ class _Load:
                 self._holders[cpu].append(job)
         self._busy = self._busy_ns()
         self._spread = {job.owner: sum(self._busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
+        self._claims = self._claimed()
         self._work: dict[int | None, dict[str, int]] = {}
         self._shared: dict[tuple[str, ...], dict[str, int]] = {}
         self.sole = _sole(interval)
@@ -412,15 +416,42 @@ class _Load:
     def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:
         """Parts of one logical CPU's weight that its holders' CPU time explains; never more than the weight."""
         busy = self._busy.get(cpu, 0)
-        claims = {job.owner: self._claim_ns(job, busy) for job in self._holders.get(cpu, [])}
+        claims = self._claims.get(cpu, {})
         whole = max(busy, sum(claims.values()))
         return {owner: cpu_weight * claim // whole for owner, claim in claims.items() if claim}
 
-    def _claim_ns(self, job: JobInput, busy_on_cpu: int) -> int:
-        spread, used_ns = self._spread[job.owner], job.cpu_ns
-        if used_ns is None:  # all that went on there, but no more than so many CPUs can do
-            used_ns = 0 if job.suspended else spread if job.held is None else job.cpus_held * self.present_ns(job)
-        return min(busy_on_cpu, used_ns * busy_on_cpu // spread) if spread else 0
+    def _claimed(self) -> dict[int, dict[str, int]]:
+        """CPU -> owner -> its CPU time there: each job's is laid over its CPUs by how busy they were.
+
+        Where jobs share CPUs, what does not fit on one of them was done on the others.
+        """
+        used = {job.owner: self._used_ns(job) for job in self._interval.jobs}
+        laid = {job.owner: self._spread[job.owner] for job in self._interval.jobs}
+        claims = {cpu: {one.owner: self._busy.get(cpu, 0) for one in jobs} for cpu, jobs in self._holders.items()}
+        for _ in range(ROUNDS):
+            too_much = 0
+            for cpu, claim in claims.items():
+                mine = {
+                    who: ns * min(used[who], self._spread[who]) // laid[who] for who, ns in claim.items() if laid[who]
+                }
+                busy, wanted = self._busy.get(cpu, 0), sum(mine.values())
+                too_much += max(0, wanted - busy)
+                claims[cpu] = mine if wanted <= busy else {who: ns * busy // wanted for who, ns in mine.items()}
+            if too_much * 100 <= sum(used.values()):
+                break
+            laid = dict.fromkeys(used, 0)
+            for claim in claims.values():
+                for who, ns in claim.items():
+                    laid[who] += ns
+        return claims
+
+    def _used_ns(self, job: JobInput) -> int:
+        """CPU time of a job; of one of which it is not known all that went on on its CPUs, as far as it can do it."""
+        if job.cpu_ns is not None:
+            return job.cpu_ns
+        if job.suspended:
+            return 0
+        return self._spread[job.owner] if job.held is None else job.cpus_held * self.present_ns(job)
 
     def core_share(self, job: JobInput) -> tuple[int, int]:
         """The job's logical CPUs and the node's."""

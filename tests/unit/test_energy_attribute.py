@@ -402,3 +402,14 @@ def test_a_core_of_which_two_jobs_share_one_thread_is_theirs_alone():
     static = {share.owner: share.static_uj for share in attribute(interval([PACKAGE], pair, {0: S}))[0].shares}
     assert static["job:1.0"] == static["job:2.0"] > 0
     assert static["idle"] == 3 * (static["job:1.0"] + static["job:2.0"])
+
+
+def test_cpu_time_that_does_not_fit_on_a_shared_cpu_was_done_on_the_others():
+    """CPU 0 is shared: what one job used of it the other did on a CPU of its own, and nothing is the system's."""
+    one = JobInput(owner="job:1.0", cpus=frozenset({0}), cpu_ns=S // 2)
+    other = JobInput(owner="job:2.0", cpus=frozenset({0, 1}), cpu_ns=3 * S // 2)
+    package = replace(PACKAGE, static_uw=0)
+    work = attribute(interval([package], [one, other], {0: S, 1: S}))[0].by_owner()
+    assert work["job:1.0"] == pytest.approx(250_000, abs=20_000)
+    assert work["job:2.0"] == pytest.approx(750_000, abs=20_000)
+    assert work.get("system", 0) < 10_000
