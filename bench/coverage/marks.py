@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str) -> Tr
             activity.append(np.clip(shape, 0, 1))
             jobs.append(Job(start, end, 1.0, 1.0 / size, activity=activity[-1]))
         nature = family.nature(rng)
-        for job in jobs:
-            job.nature = nature
+        for job in jobs:  # ranks of one program differ in what they do at the same time
+            job.nature = replace(nature, switched=nature.switched * float(np.exp(rng.normal(0, 0.15))))
         each = machine.cores // size
         layout = [[*(whole(each, n) for n in range(size)), *_rest(machine.cores - each * size)]]
         host = build(rng, family, machine, layout, jobs, errors, LENGTH_S, FINE_S, "learnt")

@@ -225,6 +225,7 @@ def _steps(parts: Iterable[Step]) -> tuple[Step, ...]:
             start_ns=min(a.start_ns or b.start_ns, b.start_ns or a.start_ns),
             end_ns=max(a.end_ns, b.end_ns),
             energy_uj=_known((a.energy_uj, b.energy_uj)),
+            u_uj=a.u_uj + b.u_uj,
         ),
     )
 

@@ -401,6 +401,7 @@ def _steps(parts: Sequence[Boundary]) -> tuple[Step, ...]:
             start_ns=min((t for s in steps if (t := _integer(s.get("start_ns")))), default=0),
             end_ns=max((t for s in steps if (t := _integer(s.get("end_ns")))), default=0),
             energy_uj=_sum_known(_integer(s.get("energy_uj")) for s in steps),
+            u_uj=sum(_integer(s.get("u_uj")) or 0 for s in steps),
         )
         for step_id, steps in sorted(found.items(), key=lambda item: _step_key(item[0]))
     )

@@ -164,7 +164,7 @@ def lean(record: Boundary, extras: bool = True, steps: bool = True) -> Boundary:
 
 
 _NOT_SUMMED = frozenset(("sensors", "edges", "checks", "static", "gaps", "domains", "shares"))
-_OF_A_STEP = ("step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj")
+_OF_A_STEP = ("step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj", "u_uj")
 
 
 def _boundary(data: dict[str, Any], digest: str, size_b: int) -> Boundary:
@@ -263,7 +263,7 @@ def _check_parts(data: dict[str, Any]) -> None:
         if not isinstance(notes, list | None):
             raise TypeError("the notes are no list")
     for step in data.get("steps") or ():
-        _check_numbers(step, "step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj")
+        _check_numbers(step, "step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj", "u_uj")
         for rank in step.get("ranks") or ():
             _check_numbers(rank, "rank", "start_ns", "end_ns", "energy_uj")
     for region in data.get("regions") or ():

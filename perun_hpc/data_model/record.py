@@ -99,7 +99,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Step:
-    """One step with the ranks that registered in it (flagged steps only know their ranks)."""
+    """One step with the ranks that registered in it (flagged steps only know their ranks).
+
+    `u_uj` is the standard uncertainty (k=1); 0 in a record of before.
+    """
 
     step_id: str
     tasks: int
@@ -107,6 +110,7 @@ class Step:
     start_ns: int
     end_ns: int
     energy_uj: int | None = None
+    u_uj: int = 0
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,10 @@ def _node_cpu(n: NodeEnergy) -> str:
 
 
 def _steps(r: EnergyRecord, style: Style) -> list[str]:
-    rows = [[f"{s.step_id}", f"{s.tasks}", f"{s.nodes}", _wall(s), q.energy(s.energy_uj)] for s in r.steps[:FUNCTIONS]]
+    rows = [
+        [f"{s.step_id}", f"{s.tasks}", f"{s.nodes}", _wall(s), q.bounded(s.energy_uj, s.u_uj, style.plus_minus)]
+        for s in r.steps[:FUNCTIONS]
+    ]
     if not rows:
         return []
     head = (f"Steps ({len(r.steps)})", "tasks", "nodes", "time", "energy")

@@ -22,6 +22,8 @@ def children() -> str:
 
 RECORD = {
     "end": {"mono_ns": 100},
+    "domains": {},
+    "static": {},
     "steps": [{"step_id": 0, "ranks": [{"rank": rank, "start_mono_ns": 0, "end_mono_ns": None} for rank in range(3)]}],
 }
 MIB = 1 << 20

@@ -6,9 +6,10 @@ Read when the job has ended, in the child that ships: what ranks handed over com
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,11 +18,14 @@ from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.regions import Marked, Spans, by_region
+from perun_hpc.energy.uncertainty import RANDOM, STATIC_ERROR, added, combined_uj
 from perun_hpc.errors import DataError
 
 CURVE = "curve.bin"
 NUMBERS = ("step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
 """What a record says of a region besides its name."""
+RANK_ERROR = 0.18
+"""How far the watts behind a rank's CPU time lie from those of the others, relative, k=1; docs/method.md has more."""
 MAX_REGIONS = 1000
 """Regions of one rank that a record keeps: those that took longest."""
 MAX_RECORD = 20_000
@@ -32,23 +36,59 @@ MAX_RECORD_B = 2 << 20
 
 @dataclass(frozen=True)
 class Handed:
-    """What one rank handed over: whose it is, when the rank lived (monotonic), how many ranks its step had here."""
+    """What one rank handed over: whose it is, when the rank lived (monotonic), how many ranks its step had here.
+
+    Of the job's energy on this node `error` is the relative standard uncertainty, `static` the static part, and
+    `static_error` what that may be wrong by, as a part of the energy.
+    """
 
     step_id: int
     rank: int
     start_ns: int
     end_ns: int
     ranks: int
+    error: float = 0.0
+    static: float = 0.0
+    static_error: float = 0.0
+
+
+def error_of(record: Mapping[str, Any]) -> float:
+    """Relative standard uncertainty (k=1) of what a job used on this node at any time: of what errs together.
+
+    Edges and gaps are not in it; they are those of the times that are asked for.
+    """
+    parts = [one for one in record["domains"].values() if one["energy_uj"] is not None]
+    energy_uj = sum(one["energy_uj"] for one in parts)
+    doubts = added(one.get("doubts") or {one["component"]: one["u_uj"]} for one in parts)
+    return (
+        combined_uj({cause: uj for cause, uj in doubts.items() if cause != RANDOM}) / energy_uj
+        if energy_uj > 0
+        else 0.0
+    )
+
+
+def static_of(record: Mapping[str, Any]) -> tuple[float, float]:
+    """The static part of what a job used on this node, and its standard uncertainty (k=1), as parts of all."""
+    parts = {name: one for name, one in record["domains"].items() if one["energy_uj"] is not None}
+    energy_uj = sum(one["energy_uj"] for one in parts.values())
+    if energy_uj <= 0:
+        return 0.0, 0.0
+    source = {name: figure["from"] for name, figure in record["static"].items()}
+    error_uj = sum(STATIC_ERROR.get(source.get(name, ""), 0.0) * one["static_uj"] for name, one in parts.items())
+    static = sum(one["static_uj"] for one in parts.values()) / energy_uj
+    return min(1.0, max(0.0, static)), error_uj / energy_uj
 
 
 def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Handed, Path]]:
     """What the ranks of a sealed session left, and where it lies."""
+    of_job = error_of(record), *static_of(record)
     for step in record["steps"]:
         for run in step["ranks"]:
             path = directory / "ranks" / f"{step['step_id']}-{run['rank']}.rank"
             if path.exists():
                 until_ns = run["end_mono_ns"] or record["end"]["mono_ns"]
-                yield Handed(step["step_id"], run["rank"], run["start_mono_ns"], until_ns, len(step["ranks"])), path
+                lived = run["start_mono_ns"], until_ns
+                yield Handed(step["step_id"], run["rank"], *lived, len(step["ranks"]), *of_job), path
 
 
 def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -60,10 +100,12 @@ def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[st
 def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tuple[list[dict[str, Any]], list[str]]:
     """The regions of ranks, and what could not be read; the files are closed.
 
-    A rank's region gets an equal part, by the step's ranks on this node, of what the job used while it ran.
+    A rank's region gets a part of what the job used while it ran: of its static part an equal one, by the step's ranks
+    on this node, of the rest that of the ranks' CPU time.
     """
     found: list[dict[str, Any]] = []
     problems: list[str] = []
+    parts: dict[int, _Parts] = {}
     for handed, file in handed_over:
         who = f"step {handed.step_id} rank {handed.rank}"
         try:
@@ -72,6 +114,7 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
         except DataError as error:
             problems.append(f"{who}: {error}")
             continue
+        parts.setdefault(handed.step_id, _Parts(handed)).take(handed.rank, rank.samples)
         rows = [
             _row(handed, rank.names[region], marked, curve)
             for region, marked in by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns).items()
@@ -80,6 +123,8 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
         if len(rows) > MAX_REGIONS:
             problems.append(f"{who}: {count(len(rows) - MAX_REGIONS, 'region')} left out")
         found += rows[:MAX_REGIONS]
+    for row in found:
+        parts[row["step_id"]].give(row)
     kept = _bounded(found)
     if len(found) > len(kept):
         left_out = count(len(found) - len(kept), "region")
@@ -106,18 +151,53 @@ def _bounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The record's steps, each with the energy that the job used on this node while the step's ranks ran."""
-    curve = Curve.read(directory / CURVE)
+    curve, error = Curve.read(directory / CURVE), error_of(record)
     steps = []
     for step in record["steps"]:
         ends = [run["end_mono_ns"] or record["end"]["mono_ns"] for run in step["ranks"]]
         energy_uj = u_uj = None
         if ends and curve.known:
             energy_uj, u_uj = curve.over([(min(run["start_mono_ns"] for run in step["ranks"]), max(ends))])
+            u_uj = math.ceil(math.hypot(u_uj, error * energy_uj))
         steps.append({**step, "energy_uj": energy_uj, "u_uj": u_uj})
     return steps
 
 
+class _Parts:
+    """The ranks of a step on this node, and what part of the job's energy there each has.
+
+    One of which no CPU time is known (killed, or no Python) is taken to have used as much as the others.
+    """
+
+    def __init__(self, handed: Handed) -> None:
+        self._of_job = handed
+        self._cpu_ns: dict[int, int] = {}
+
+    def take(self, rank: int, samples: Sequence[int]) -> None:
+        """A rank's own totals (rows of monotonic ns, CPU ns, bytes) at its start and later."""
+        if len(samples) >= 2 * len(rank_data.SAMPLES):
+            self._cpu_ns[rank] = max(0, samples[-2] - samples[1])
+
+    def give(self, row: dict[str, Any]) -> None:
+        """Turn a region's row of the whole job into that of its rank."""
+        ranks, static = max(1, self._of_job.ranks, len(self._cpu_ns)), self._of_job.static
+        known_ns = sum(self._cpu_ns.values())
+        usual_ns = known_ns / len(self._cpu_ns) if known_ns else 1.0
+        worked = self._cpu_ns.get(row["rank"], usual_ns) / (usual_ns * ranks) if known_ns else 1 / ranks
+        squares = sum((one / (usual_ns * ranks)) ** 2 for one in self._cpu_ns.values()) if known_ns else 0.0
+        squares += (ranks - (len(self._cpu_ns) if known_ns else 0)) / ranks**2
+        others = math.sqrt((1 - worked) ** 2 + max(0.0, squares - worked**2))
+        part = static / ranks + (1 - static) * worked
+        whole_uj = row["energy_uj"]
+        of_work = RANK_ERROR * (1 - static) * worked * others
+        of_static = self._of_job.static_error * (1 / ranks - worked)
+        doubt = math.hypot(self._of_job.error * part, of_work, of_static)
+        row["u_uj"] = math.ceil(math.hypot(row["u_uj"] * part, doubt * whole_uj))
+        row["energy_uj"] = round(whole_uj * part)
+
+
 def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve) -> dict[str, Any]:
+    """A region with the energy that the whole job used while it ran."""
     energy_uj, u_uj = curve.over(marked.spans)
     return {
         "step_id": handed.step_id,
@@ -125,6 +205,6 @@ def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve) -> dict
         "name": name,
         "calls": marked.calls,
         "time_ns": marked.spans.time_ns,
-        "energy_uj": energy_uj // handed.ranks,
-        "u_uj": -(-u_uj // handed.ranks),
+        "energy_uj": energy_uj,
+        "u_uj": u_uj,
     }
