@@ -38,10 +38,13 @@ def gpu(how: str, short: bool) -> Trial:
         gain = errors.nvml + family.scatter(rng)
         ceiling_w = 2.0 * float(np.max(curve.power)) * rng.uniform(1, 1.3)
         if how == "average":
-            described = sensor("nvml", GPU, "gpu", 0.05, 100_000_000, ceiling_w, Kind.GAUGE, "power_average")
+            described = sensor(
+                "nvml", GPU, "gpu", 0.05, 100_000_000, ceiling_w, Kind.GAUGE, "power-average", 10**9 // 2
+            )
             shown = Shown(described, curve, gain, 0.0, 0.1, float(rng.uniform(0, 0.1)), 1.0)
         else:
-            described = sensor("nvml", GPU, "gpu", 0.05, 100_000_000, ceiling_w)
+            sampled_ns = 100_000_000 if how == "part" else 0
+            described = sensor("nvml", GPU, "gpu", 0.05, 100_000_000, ceiling_w, sampled_ns=sampled_ns)
             seen = duty(curve, rng) if how == "part" else curve
             renewed = float(rng.uniform(0.02, 0.1))
             shown = Shown(described, seen, gain, 0.0, renewed, float(rng.uniform(0, renewed)))
@@ -76,7 +79,7 @@ def metered(shared: bool, short: bool) -> Trial:
         leaves = np.sum([one.power for one in host.parts.values()], axis=0)
         base_w, loss = rng.uniform(20, 120), rng.uniform(0.04, 0.15)
         whole_node = Curve(STEP_S, base_w + (1 + loss) * leaves)
-        described = sensor("ipmi", "node", "node", 0.05, 1_000_000_000, 20_000.0, Kind.GAUGE)
+        described = sensor("ipmi", "node", "node", 0.05, 1_000_000_000, 20_000.0, Kind.GAUGE, "", 10**9)
         gain = errors.meter + family.scatter(rng)
         host.node.shown = [
             *host.node.shown,

@@ -95,6 +95,8 @@ def sensor(
     max_w: float,
     kind: Kind = Kind.COUNTER,
     name: str = "",
+    lag_ns: int = 0,
+    sampled_ns: int = 0,
 ) -> Sensor:
     """A sensor as its backend would describe it."""
     quantity = Quantity.ENERGY if kind is Kind.COUNTER else Quantity.POWER
@@ -111,6 +113,8 @@ def sensor(
         gain_error=gain_error,
         offset_uw=MEMORY_OFFSET_UW if component == "dram" else 0,
         update_ns=update_ns,
+        lag_ns=lag_ns,
+        sampled_ns=sampled_ns,
         max_uw=round(max_w * 1e6),
         scope=domain,
     )

@@ -296,6 +296,7 @@ def _holders(place: chips.Place, domains: list[str], nth: int, of: int) -> list[
 def _sensor(one: _Input, place: chips.Place) -> Sensor:
     is_energy = one.quantity is Quantity.ENERGY
     interval_ms = number(one.chip.directory / f"{one.stem}_average_interval") or 0
+    update_ns = interval_ms * NS_PER_MS if 0 < interval_ms <= LONGEST_MS else UPDATE_NS
     return Sensor(
         id=f"hwmon:{place.domain}:{one.quantity}",
         host=host_name(),
@@ -308,7 +309,8 @@ def _sensor(one: _Input, place: chips.Place) -> Sensor:
         unit="uJ" if is_energy else "uW",
         gain_error=0.03,
         gain_source="assumed 3 % (k=1); the driver states none",
-        update_ns=interval_ms * NS_PER_MS if 0 < interval_ms <= LONGEST_MS else UPDATE_NS,
+        update_ns=update_ns,
+        lag_ns=update_ns if one.files[0].name.endswith("_average") else 0,
         max_uw=max(place.max_uw, OVERSHOOT * one.limit_uw),
         scope=place.scope,
     )

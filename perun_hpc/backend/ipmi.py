@@ -75,6 +75,7 @@ class Dcmi:
             gain_error=0.05,
             gain_source="assumed 5 % (k=1); controllers rarely state one",
             update_ns=1_000_000_000,
+            lag_ns=500_000_000,
             max_uw=20_000_000_000,
             scope=f"node, by its management controller{doubt}; a chassis may share power supplies",
         )

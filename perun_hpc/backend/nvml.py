@@ -34,6 +34,11 @@ SLOW_US = 500.0
 """A call that takes longer than this at start is made only every `SLOW_EVERY`th read."""
 SLOW_EVERY = 10
 TRIALS = 3
+PART_TIME = ("A100", "H100")
+SAMPLED_NS = 100_000_000
+"""Of these the sensor sees a quarter of each 100 ms and takes it for the whole (arXiv 2312.02741)."""
+AVERAGE_NS = 1_000_000_000
+"""Field 185 is the mean of the last second (nvml.h, NVML_FI_DEV_POWER_AVERAGE: Ampere but GA100, and newer)."""
 GAIN_ERROR = 0.05
 LIBRARY = "libnvidia-ml.so.1"
 GAIN_SOURCE = (
@@ -276,6 +281,8 @@ class NvmlGpu:
         power = quantity in (Quantity.ENERGY, Quantity.POWER)
         sensor = Sensor(
             id=f"nvml:{gpu.domain}:{name}",
+            lag_ns=AVERAGE_NS // 2 if name == "power-average" else 0,
+            sampled_ns=SAMPLED_NS if power and any(one in gpu.name for one in PART_TIME) else 0,
             host=host_name(),
             backend="nvml",
             device=gpu.pci,

@@ -60,6 +60,9 @@ class Sensor:
     gain_error : relative standard uncertainty (k=1) of the source, and `gain_source`, the text it was taken from.
     offset_uw : standard uncertainty (k=1) of a constant power that the source adds or lacks, whatever it shows.
     update_ns : interval at which the source renews its value (tau): an edge reading is at most this old.
+    lag_ns : how much older than its time a gauge's value is in the mean: half of the time that it is the mean over, and
+        half of `update_ns` where the source does not say when a value was renewed.
+    sampled_ns : it looks at a part of each stretch of so long and takes it for the whole; 0: it always looks.
     max_uw : plausibility ceiling of the power behind an energy counter or power gauge; None when none is known.
     scope : one phrase: what the figure includes.
     parent : id of the sensor that contains this one, None at the top of its tree.
@@ -84,6 +87,8 @@ class Sensor:
     gain_source: str = ""
     offset_uw: int = 0
     update_ns: int = 0
+    lag_ns: int = 0
+    sampled_ns: int = 0
     max_uw: int | None = None
     scope: str = ""
     parent: str | None = None

@@ -137,10 +137,20 @@ class SyntheticCounter:
         )
 
     def advance(self, reading: Reading) -> tuple[SyntheticCounter, Reading]:
-        """The counter after one more reading of its source, and its own reading then."""
+        """The counter after one more reading of its source, and its own reading then.
+
+        A mean over the time before is true for the middle of that time: power goes on from there as it was read.
+        """
         why = beyond(self.source, reading)
         if reading.ticks is None or why:
             return self, Reading(None, reading.mono_ns, reading.error or why)
+        if not self.source.lag_ns:
+            return self._take(reading)
+        state, counted = self._take(reading._replace(mono_ns=reading.mono_ns - self.source.lag_ns))
+        state, by_now = state.at(reading.mono_ns)
+        return state, by_now or counted
+
+    def _take(self, reading: Reading) -> tuple[SyntheticCounter, Reading]:
         last = self.last
         if last is None:
             state = replace(self, last=reading)

@@ -30,7 +30,7 @@ SHARING_ERROR: dict[str, float] = {
     "slices": 0.65,
     "parts": 0.65,
     "presence": 0.70,
-    "residual": 0.70,
+    "residual": 0.50,
 }
 """How far the watts of one owner's work lie from what a method takes them for, relative, k=1; see docs/method.md."""
 

@@ -167,6 +167,18 @@ def test_a_synthetic_counter_counts_and_its_gaps_are_resets():
     assert 0 < later.ticks < 2**63
 
 
+def test_a_mean_over_the_time_before_is_energy_of_that_time():
+    """A job begins at 2 s and uses 100 W; its gauge shows the mean of the last second, read each second."""
+    state = SyntheticCounter(replace(GAUGE, lag_ns=S // 2), max_gap_ns=9 * S)
+    shown = []
+    for second, milliwatts in enumerate((0, 0, 0, 100_000, 100_000)):
+        state, reading = state.advance(Reading(milliwatts, second * S))
+        shown.append(reading)
+    assert [reading.mono_ns for reading in shown] == [second * S for second in range(5)]
+    # From the third second on the mean goes up by straight lines around 2 s, and on to the reading at its power.
+    assert [difference(state.sensor, shown[2], one).ticks for one in shown[2:]] == [0, 100_000_000, 200_000_000]
+
+
 # --- static power
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,6 +22,8 @@ from perun_hpc.process.log import guard
 
 #: A power is the mean of an interval at least so long: over less, a counter's own steps would show.
 PEAK_NS = 1_000_000_000
+SAMPLED = 0.2
+"""How far the power that a sensor on duty does not see lies from what it does see, against the highest power, k=1."""
 
 
 def local_day(real_ns: int) -> str:
@@ -69,7 +72,8 @@ class _Books:
     def peak_uw(self) -> int:
         """The domain's mean power: more by as much as its edge readings may be old; 0 where that is most of it."""
         long_ns, total_uj = self.interval.t1_ns - self.interval.t0_ns, self.interval.shares.total_uj or 0
-        old_ns = self.domain.sensor.update_ns if self.domain is not None else long_ns
+        sensor = self.domain.sensor if self.domain is not None else None
+        old_ns = sensor.update_ns + sensor.lag_ns // 4 if sensor is not None else long_ns
         if self.interval.gap or total_uj <= 0 or 2 * long_ns < old_ns:
             return 0
         return total_uj * NS_PER_S // long_ns * (long_ns + old_ns) // long_ns
@@ -190,9 +194,11 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
     ceiling_uw = sensor.max_uw or 0
     power_uw = round(uncertainty.PEAK * account.peak_uw)
     most_uw = round(part * (min(power_uw, ceiling_uw or power_uw) if power_uw else ceiling_uw))
-    edge = uncertainty.Edge(most_uw, sensor.update_ns)
+    edge = uncertainty.Edge(most_uw, sensor.update_ns + sensor.lag_ns // 4)
     gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
-    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps)}
+    # What a sensor did not look at differs from what it did, each time anew.
+    unseen_uj = SAMPLED * most_uw * math.sqrt(sensor.sampled_ns / NS_PER_S * account.covered_ns / NS_PER_S)
+    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps, [unseen_uj])}
 
 
 def _of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float) -> dict[str, int]:
