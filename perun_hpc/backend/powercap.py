@@ -272,7 +272,21 @@ def _platform_of(domain: str, meters: dict[str, str]) -> str | None:
     return meters.get("psys") or meters.get(f"psys-{package}")
 
 
+_UNMASK = (
+    "let the runtime show /sys/devices/virtual/powercap (docker run --security-opt systempaths=unconfined, podman run "
+    "--security-opt unmask=/sys/devices/virtual/powercap), or measure outside of the container"
+)
+
+
 def _why_none(root: Path) -> tuple[Missing, ...]:
+    """Why there is no zone.
+
+    Container runtimes mask /sys/devices/virtual/powercap by an empty directory (CVE-2020-8694 is why): links to zones
+    then lead nowhere. No module that is loaded inside would help.
+    """
+    if any(one.is_symlink() and not one.exists() for one in _entries(root / POWERCAP)):
+        why = f"{root / POWERCAP}: its links lead nowhere: the container's runtime hides the energy counters"
+        return (Missing("RAPL", why, _UNMASK),)
     flags = text(root / "proc/cpuinfo") or ""
     if "hypervisor" in flags:
         return (
@@ -285,7 +299,20 @@ def _why_none(root: Path) -> tuple[Missing, ...]:
             Missing(
                 "RAPL",
                 "no powercap zone is present",
-                "load the kernel module intel_rapl_msr (Linux 5.8 or newer for AMD)",
+                "load the kernel module intel_rapl_msr (Linux 5.8 or newer for AMD)"
+                + (f" on the host; in a container: {_UNMASK}" if _in_container(root) else ""),
             ),
         )
     return ()
+
+
+def _in_container(root: Path) -> bool:
+    """Whether a container's runtime left its mark, as Docker and Podman do."""
+    return any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv"))
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []

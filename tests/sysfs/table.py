@@ -57,7 +57,6 @@ TABLE: dict[str, Row] = {
     "bug_docker_masked_powercap": Row(
         known_from="runc's default masked paths; links into an empty /sys/devices/virtual/powercap",
         words=("container",),
-        fault="a masked powercap is taken for a missing kernel module",
     ),
     "bug_gb300_module": Row(
         known_from="the module's own limit of 2900 W; NVIDIA's Grace guide: the module contains the Grace rail",

@@ -9,6 +9,7 @@ import pytest
 from perun_hpc.backend import mirrors, powercap
 from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.energy.containment import plan
+from tests.sysfs import build
 
 
 def make(root: Path, **zones: tuple[str, int]) -> Path:
@@ -267,6 +268,23 @@ def test_nothing_there_says_why(tmp_path, cpuinfo, why):
     found = discover(tmp_path)
     assert found.readers == ()
     assert why in found.missing[0].why
+
+
+def test_in_a_container_that_hides_the_counters_the_advice_is_to_show_them(tmp_path):
+    (missing,) = discover(build("bug_docker_masked_powercap", tmp_path)).missing
+    assert "container" in missing.why
+    assert "systempaths=unconfined" in missing.remedy
+    assert "intel_rapl_msr" not in missing.remedy
+
+
+@pytest.mark.parametrize("mark", [".dockerenv", "run/.containerenv"])
+def test_in_a_container_a_module_is_loaded_on_the_host(tmp_path, mark):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("vendor_id : GenuineIntel\n")
+    (tmp_path / mark).touch()
+    (missing,) = discover(tmp_path).missing
+    assert "intel_rapl_msr (Linux 5.8 or newer for AMD) on the host; in a container: " in missing.remedy
 
 
 def test_fault_09_an_unreadable_dram_costs_only_itself_and_names_the_remedy(tmp_path):
