@@ -20,6 +20,8 @@ from perun_hpc.process.log import guard, log
 GPU_BACKENDS = ("nvml", "amdsmi")
 LOOK_NS = 10_000_000_000
 """How often the kernel's directories are listed for sensors that came or went."""
+AGAIN_NS = 600_000_000_000
+"""How often a sensor is tried again that was there and did not measure."""
 
 
 class Sources:
@@ -40,6 +42,7 @@ class Sources:
         self._listed = dict(listed)
         self._asked: dict[str, Listing] = {}
         self._look_ns = 0
+        self._again_ns: dict[str, int] = {}
         self._sought: set[str] = set()
         self._seen: Mapping[str, Reading] = {}
         self._policy = policy
@@ -79,7 +82,9 @@ class Sources:
             self._look_ns = now_ns + LOOK_NS
             for backend, before in self._listed.items():
                 now = listing(self._node.root, backend)
-                if now != before or (backend == "powercap" and self._looks_mirrored()):
+                again = now_ns >= self._again_ns.get(backend, 0) and self._node.waits_for(backend)
+                if now != before or again or (backend == "powercap" and self._looks_mirrored()):
+                    self._again_ns[backend] = now_ns + AGAIN_NS
                     self._asked[backend] = now
                     self._root_helper.look_for(backend)
         while (found := self._root_helper.findings.take()) is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.stamps import RenewedStamps
-from perun_hpc.backend.sysfile import doubt, integer, reason
+from perun_hpc.backend.sysfile import DUMB, doubt, integer, reason
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -179,9 +179,7 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns, real_clock: Cl
         alone.close()
         if first.ticks is None and first.error != RENEWED:
             missing.append(
-                Missing(
-                    f"pm_counters/{name}", f"does not measure: {first.error}", "look at the blade", _component(name)
-                )
+                Missing(f"pm_counters/{name}", f"{DUMB}: {first.error}", "look at the blade", _component(name))
             )
         else:
             answering.append(name)

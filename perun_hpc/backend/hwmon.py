@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import Files, NumberFiles, Products, number, reason, text
+from perun_hpc.backend.sysfile import DUMB, Files, NumberFiles, Products, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -94,7 +94,7 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
         if first.ticks is None:
             reader.close()
             remedy = "look at its driver and firmware; what else measures the same counts instead"
-            missing.append(Missing(what, f"does not measure: {first.error}", remedy, component))
+            missing.append(Missing(what, f"{DUMB}: {first.error}", remedy, component))
             continue
         answering.append((one, reader))
     places = _places([one for one, _ in answering])

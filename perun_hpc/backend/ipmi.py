@@ -17,6 +17,8 @@ from perun_hpc.data_model.units import Quantity
 
 COMMAND = ("ipmi-dcmi", "--get-system-power-statistics")
 TIMEOUT_S = 20.0
+NO_WATTS = 0xFFFF
+"""DCMI's current power has 16 bits; firmware that knows none sets them all."""
 DEVICES = ("dev/ipmi0", "dev/ipmi/0", "dev/ipmidev/0")
 
 _CURRENT = re.compile(r"^Current Power\s*:\s*(\d+) Watts", re.MULTILINE)
@@ -43,6 +45,8 @@ def current_power_w(output: str) -> int:
         raise ValueError("no 'Current Power' in the answer of ipmi-dcmi")
     if current[1] == "0":
         raise ValueError("the controller answers 0 W" + ("" if is_active(output) else ", and that it does not measure"))
+    if int(current[1]) == NO_WATTS:
+        raise ValueError(f"the controller answers {NO_WATTS} W, all ones, which is no value")
     return int(current[1])
 
 

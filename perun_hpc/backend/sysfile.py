@@ -52,6 +52,9 @@ def integer(content: bytes) -> int | None:
     return value if -(1 << 63) <= value < 1 << 64 else None
 
 
+DUMB = "does not measure"
+"""How a reason begins why a sensor that is there was not taken: it may do so later."""
+
 _ALL_ONES = (1 << 31) - 1, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 """What firmware answers that knows no value: `Unknown` in ACPI, a signed number that overflowed."""
 _SHORT_ONES = (1 << 16) - 1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import NumberFiles, number, reason, text
+from perun_hpc.backend.sysfile import DUMB, NumberFiles, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -69,7 +69,7 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
         (first,) = reader.read()
         if first.ticks is None:
             reader.close()
-            missing.append(Missing(what, f"does not measure: {first.error}", "look at the firmware", "other"))
+            missing.append(Missing(what, f"{DUMB}: {first.error}", "look at the firmware", "other"))
             continue
         readers.append(reader)
     return Discovery(tuple(readers), tuple(missing))

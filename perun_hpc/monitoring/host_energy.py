@@ -10,7 +10,7 @@ from typing import Any
 from perun_hpc.data_model.sensor import Missing, Provenance, Sensor, worst
 from perun_hpc.energy.attribute import OTHER, DomainKind
 from perun_hpc.energy.containment import adding_up, energy_counters, plan, scope_sentence
-from perun_hpc.energy.uncertainty import Edge, Gain, Gap, standard_uj
+from perun_hpc.energy.uncertainty import PEAK, Edge, Gain, Gap, standard_uj
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,11 @@ class HostEnergy:
         for one in doubted:
             sensor, result = self._sensors[one.column], self._results[one.column]
             ceiling_uw = sensor.max_uw or round(result["peak_per_s"])
+            edge_uw = min(ceiling_uw, round(PEAK * result["peak_per_s"])) or ceiling_uw
             counted_uj = result["base"] if one.column in self.bearing else one.energy_uj
             if counted_uj is not None:
                 gains.append(gain(sensor, counted_uj))
-                edges += [Edge(ceiling_uw, sensor.update_ns)] * 2
+                edges += [Edge(edge_uw, sensor.update_ns)] * 2
             covered_ns = result["covered_ns"] if one.energy_uj is not None else 0
             gaps.append(Gap(0, ceiling_uw, max(0, self._runtime_ns - covered_ns)))
         provenance = worst(self._sensors[one.column].provenance for one in known)

@@ -59,6 +59,22 @@ def test_what_no_counter_told_widens_the_uncertainty(tmp_path: Path) -> None:
     assert u_j("") < 200
 
 
+def test_a_high_ceiling_does_not_make_edges_doubtful_that_saw_little(tmp_path: Path) -> None:
+    story = Machine(
+        "sys/class/hwmon/hwmon1/name = power_meter\nsys/class/hwmon/hwmon1/power1_average = 400000000\n"
+        "sys/class/hwmon/hwmon1/power1_average_interval = 1000\n",
+        tmp_path / "root",
+    )
+    monitor = ByMonitor(story, tmp_path / "monitor")
+    for second in range(SECONDS + 1):
+        if second:
+            story.pass_second()
+        monitor.read(second == SECONDS)
+    energy = monitor.node().metrics[MetricType.ENERGY]
+    # Two edges of a second at 1.3 times 400 W, and 3 % of 8 kJ; the ceiling of 50 kW would make it 20 kJ.
+    assert energy.uncertainty == pytest.approx(((2 * (520 / 12**0.5) ** 2) + 240**2) ** 0.5, rel=0.01)
+
+
 def test_a_host_whose_sensors_all_are_silent_has_no_energy_and_says_so(tmp_path: Path) -> None:
     story = Machine(text("cray_ex"), tmp_path / "root")
     monitor = ByMonitor(story, tmp_path / "monitor")

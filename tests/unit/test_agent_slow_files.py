@@ -7,11 +7,14 @@ import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from perun_hpc.agent.sources.finding import listing
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.sources.workers import Worker, open_in_child
+from perun_hpc.agent.tending import Sources
 from perun_hpc.backend import hwmon
 from perun_hpc.backend.base import Discovery
 from perun_hpc.process.clock import MACHINE
@@ -100,6 +103,37 @@ def test_a_file_that_is_found_again_is_read_by_whom_it_suits_now(root: Path, nod
     assert readings["hwmon:node:power"].error == "it is not there any more"
     ids = [sensor.id for sensor in node.sensors]
     assert len(ids) == len(set(ids))
+
+
+class Helper:
+    """Root's helper, as far as it is asked to look for something."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.findings = SimpleNamespace(take=lambda: None)
+
+    def look_for(self, backend: str) -> None:
+        self.asked.append(backend)
+
+
+def test_a_meter_that_did_not_measure_is_tried_again_every_ten_minutes(root: Path) -> None:
+    (root / "sys/class/hwmon/hwmon0/power1_input").write_text(f"{0xFFFFFFFF * 1000}\n")
+    node, helper = Node.open(root, ("hwmon",), MACHINE), Helper()
+    meter = SimpleNamespace(last=None, poll=lambda: None, account_anew=lambda *_, **__: None)
+    policy = SimpleNamespace(settled=False)
+    sources = Sources(node, policy, None, meter, helper, {"hwmon": listing(root, "hwmon")})
+    asked = []
+    for second in range(0, 1300, 10):
+        sources.tend(second * 10**9)
+        asked += [second for _ in helper.asked]
+        helper.asked.clear()
+    assert asked == [0, 600, 1200]
+    (root / "sys/class/hwmon/hwmon0/power1_input").write_text(f"{300 * W}\n")
+    node.renew("hwmon", hwmon.discover(root))
+    sources.tend(2000 * 10**9)
+    assert not helper.asked
+    assert "hwmon:node:power" in {sensor.id for sensor in node.sensors}
+    node.close()
 
 
 def test_a_child_answers_an_agent_that_has_more_than_a_thousand_files_open(root: Path) -> None:

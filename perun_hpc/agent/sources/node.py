@@ -19,7 +19,7 @@ from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.sysfile import Absent, Files, NumberFiles
+from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
@@ -105,6 +105,10 @@ class Node:
     def missing(self) -> tuple[Missing, ...]:
         """What is known of this process' own sensors and cannot be read."""
         return tuple(one for found in self._missing.values() for one in found)
+
+    def waits_for(self, backend: str) -> bool:
+        """Whether something of a backend's is there that did not measure when it was found; it may do so by now."""
+        return any(one.why.startswith(DUMB) for one in self._missing.get(backend, ()))
 
     @property
     def unread(self) -> tuple[Missing, ...]:
