@@ -7,7 +7,7 @@ from functools import partial
 
 from perun_hpc.agent import state
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.register import CUT_OFF_NS, Register
 from perun_hpc.agent.base.session import Edge, Gap
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
@@ -85,7 +85,7 @@ class Survival:
                 session.note("the node was restarted")
                 end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
                 session.cut_off(end, booking.take_edge(former.last.readings, self._meter.sensors))
-                register.done[session.key.name] = 0
+                register.done[session.key.name] = CUT_OFF_NS
                 register.ended.append(session)
         if not same_boot:
             self._meter.end_interval()

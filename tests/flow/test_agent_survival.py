@@ -189,6 +189,37 @@ def test_after_a_reboot_the_job_is_partial_and_its_late_epilog_changes_nothing(n
     assert node.record(1) == record
 
 
+def test_the_late_epilog_of_a_run_that_a_boot_cut_off_is_not_the_next_runs_end(node: FakeNode) -> None:
+    node.start()
+    node.begin(1, exclusive="1")
+    until((node.spool / "node" / "state.json").exists, "the state was saved")
+    node.stop()
+    node.set_boot("99999999-2222-3333-4444-555555555555")
+    node.leave("job-end", 1, restart_count=1)  # Slurm puts it into the queue again, and counts before the Epilog
+    node.start()
+    assert "the node was restarted" in node.record(1)["why"]
+    node.end(1, restart_count=1)
+    node.begin(1, restart_count=1, exclusive="1")
+    node.serve(1_000_000)
+    node.end(1, restart_count=1)
+    record = node.record(1, 1)
+    assert (record["state"], record["why"]) == ("closed", None)
+    assert record["domains"]["package-0"]["node_uj"] == 1_000_000
+
+
+def test_a_run_after_that_whose_start_nobody_told_is_named(node: FakeNode) -> None:
+    node.start()
+    node.begin(1)
+    until((node.spool / "node" / "state.json").exists, "the state was saved")
+    node.stop()
+    node.set_boot("99999999-2222-3333-4444-555555555555")
+    node.start()
+    node.begin(1, restart_count=1)
+    node.end(1, restart_count=1)
+    node.end(1, restart_count=3, hook_mono_ns=time.monotonic_ns() + 61 * 10**9)
+    assert "no job-start message" in node.record(1, 3)["why"]
+
+
 def test_what_was_counted_without_an_agent_is_nobodys_that_is_known(node: FakeNode) -> None:
     node.start()
     first = node.counters["intel-rapl:0"]

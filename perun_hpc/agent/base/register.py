@@ -7,6 +7,8 @@ from perun_hpc.data_model.job import SessionKey
 
 LATELY_NS = 60_000_000_000
 """So long after a run's end another word of its end is not news."""
+CUT_OFF_NS = -1
+"""In place of a run's end: the node's boot cut it off, and no Epilog of it was heard yet."""
 MOST_DONE = 4096
 """Names of ended runs that are kept: they are written before a hook has its answer, and a word comes twice soon."""
 
@@ -19,7 +21,7 @@ class Register:
     live : sessions between their start and their end.
     ended : sessions whose boundary record is still to be written.
     over : runs that a hook's message has ended already, while the message of their start is being read.
-    done : when ended sessions ended (monotonic), by name.
+    done : when ended sessions ended (monotonic), by name; 0 before this boot, `CUT_OFF_NS` by it.
     home : the names of the cluster and of the node, as Slurm gave them last.
     cpus : how many logical CPUs the node has now.
     strangers : whether jobs that are none of `live` have processes here: no hook reported them, or it is over.
@@ -79,6 +81,19 @@ class Register:
         prefix = f"{key.job_id}."
         others = [end_ns for name, end_ns in self.done.items() if name.startswith(prefix)]
         return key.name in self.done or any(hook_ns - end_ns < LATELY_NS for end_ns in others)
+
+    def epilog_of_cut_off(self, key: SessionKey, hook_ns: int) -> bool:
+        """Whether the first word of a job since the node's boot is the end of the run that the boot cut off.
+
+        Slurm has its Epilog run once the node is back, and says the next run's count if it puts the job into the queue
+        again. From now on the run has ended at `hook_ns`.
+        """
+        ends = {name: end_ns for name, end_ns in self.done.items() if name.startswith(f"{key.job_id}.")}
+        cut_off = [name for name, end_ns in ends.items() if end_ns == CUT_OFF_NS]
+        if not cut_off or max(ends.values()) > 0:
+            return False
+        self.done[cut_off[0]] = hook_ns
+        return True
 
     def forget_before(self, horizon_ns: int) -> None:
         """Drop the names of sessions that ended earlier (monotonic), and of the eldest where there are too many."""

@@ -213,7 +213,9 @@ class Jobs:
         hook_ns = _number(message, "hook_mono_ns", self._clock.mono_ns())
         # The Epilog of a requeued job already says the next run's count (22.05); a node has one run of a job at a time.
         session = self._register.live.get(key) or self._register.other_run(key)
-        if session is None and self._register.ended_lately(key, hook_ns):
+        if session is None and (
+            self._register.ended_lately(key, hook_ns) or self._register.epilog_of_cut_off(key, hook_ns)
+        ):
             return
         snapshot = self._end_interval()
         if session is None:
