@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests import junit
-from tests.matrix import roots, skips, table
+from tests.matrix import roots, short, skips, table
 from tests.matrix.roots import RELEASES, Release, RootError
 
 KEPT = roots.CHECKOUT / "build" / "matrix"
@@ -24,13 +24,6 @@ TARGETS = (
     "tests/mpi",
     "tests/wire",
 )
-SHORT = (
-    "tests/slurm/test_mpi.py::test_a_decorated_function_on_two_nodes_is_gathered_where_all_ranks_call_it[all]",
-    "tests/slurm/test_line.py::test_a_job_on_two_nodes_without_any_flag",
-    "tests/slurm/test_line.py::test_a_requeued_job_has_two_records",
-    "tests/slurm/test_line.py::test_a_suspended_job_pays_for_itself_and_not_for_the_job_on_its_cores",
-)
-"""A flagged MPI job, a plain job, a requeued and a suspended one."""
 
 
 def say(text: str) -> None:
@@ -49,8 +42,8 @@ def ready(release: Release) -> None:
     roots.make(release, say)
     roots.fill(release)
     say(f"{release.name}: make build")
-    if roots.run(release, ["make", "-s", "build"]).returncode != 0:
-        raise RootError(f"make build failed in {roots.directory(release)}: what it said stands above")
+    roots.install(release)
+    roots.build(release)
 
 
 def tried(release: Release, tests: Sequence[str]) -> junit.Result:
@@ -113,23 +106,6 @@ def kept_files() -> list[tuple[Release, Path]]:
     return [(release, path) for release, path in found if path.exists()]
 
 
-def short() -> int:
-    """Run four jobs on the newest Slurm; where there is neither a root nor a network it says so, and is no failure."""
-    newest = RELEASES[-1]
-    made = roots.is_made(newest)
-    try:
-        ready(newest)
-    except RootError as error:
-        say(f"{newest.name}: {error}")
-        if made:
-            return 1
-        say(f"{newest.name}: skipped, there is no root at {roots.directory(newest)} and none can be made here")
-        return 0
-    result = tried(newest, SHORT)
-    say(f"{newest.name}: {table.cell(result)}")
-    return int(result.passed < len(SHORT))
-
-
 def main() -> int:
     """Do what the words say."""
     names = [release.name for release in RELEASES]
@@ -150,7 +126,7 @@ def main() -> int:
                 ready(release)
             return max(roots.run(release, ["sh", "-c", chosen.enter]).returncode for release in releases)
         if chosen.short:
-            return short()
+            return short.short(RELEASES[-1], PAGE.read_text(), tried, say)
         return matrix(releases, chosen.tests, write=set(chosen.tests) <= set(TARGETS))
     except RootError as error:
         print(error, file=sys.stderr)

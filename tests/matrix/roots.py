@@ -83,12 +83,14 @@ def bootstrap(suite: str, into: Path) -> None:
     """
     shutil.rmtree(into, ignore_errors=True)
     into.parent.mkdir(parents=True, exist_ok=True)
+    # In namespaces of its own: whatever ends it, no process and no mount is left.
+    alone = ["unshare", "--mount-proc", "--pid", "--fork", "--kill-child"]
     words = ["debootstrap", "--variant=minbase", "--include=ca-certificates,make", suite, str(into)]
     if not (SCRIPTS / suite).exists():  # an older debootstrap does not know newer names; "" is its own mirror
         words += ["", str(SCRIPTS / "sid")]
     if shutil.which(words[0]) is None:
         raise RootError(f"{words[0]} is not here: install the package of that name")
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run([*alone, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stdout + done.stderr).strip().splitlines()[-3:]
         raise RootError(f"debootstrap of {suite} failed, is there a network? {' / '.join(last)}")
@@ -116,6 +118,33 @@ def fill(release: Release) -> None:
     for name in present:
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(CHECKOUT / name, into / name, follow_symlinks=False)
+
+
+def install(release: Release) -> None:
+    """Install Debian's packages in a root that is filled, and Python's: from the network, what is missing.
+
+    Raises
+    ------
+    RootError
+        Where one of them cannot be had or installed.
+    """
+    _make(release, "system", ".venv/.installed")
+
+
+def build(release: Release) -> None:
+    """Build the C parts in a root.
+
+    Raises
+    ------
+    RootError
+        Where that fails.
+    """
+    _make(release, "build")
+
+
+def _make(release: Release, *targets: str) -> None:
+    if run(release, ["make", "-s", *targets]).returncode != 0:
+        raise RootError(f"make {' '.join(targets)} failed in {directory(release)}: what it said stands above")
 
 
 def versions(release: Release) -> dict[str, str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from tests.junit import Result
-from tests.matrix import skips, table
-from tests.matrix.roots import RELEASES
+from tests.matrix import short, skips, table
+from tests.matrix.roots import CHECKOUT, RELEASES
 
 VERSIONS = {"slurmctld": "24.11.5", "python3": "3.13.5", "munge": "0.5.16"}
 
@@ -48,3 +53,32 @@ def test_a_listed_test_is_left_out_on_its_release_alone() -> None:
     ((name, why),) = skips.LEFT_OUT["trixie"].items()
     assert (skips.left_out("trixie", name), skips.left_out("forky", name)) == (why, None)
     assert skips.left_out("trixie", name.partition("[")[0]) is None
+
+
+@pytest.mark.parametrize(("good", "version", "code", "told"), [
+    (True, "26.05.5", 0, False), (False, "26.05.5", 1, False), (True, "26.11.1", 0, False), (False, "26.11.1", 0, True),
+])  # fmt: skip
+def test_the_short_row_fails_only_on_the_slurm_that_the_page_names(good, version, code, told) -> None:
+    page = "| tests | Debian 13: Slurm 24.11.5, Python 3.13.5 | Debian forky: Slurm 26.05.5, Python 3.14.7 |"
+    said: list[str] = []
+    assert short.verdict(good, version, short.named(page, RELEASES[-1]), said.append) == code
+    assert bool(said) is told
+    assert short.named("no table", RELEASES[-1]) == ""
+
+
+def test_what_is_not_done_in_time_is_given_up_with_its_children(tmp_path) -> None:
+    with pytest.raises(short.OutOfTime, match=r"not done after 0\.2 s"), short.within(0.2):
+        subprocess.run(["sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 100"], check=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    with short.within(100):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+def test_without_a_network_the_short_row_says_that_it_was_skipped(tmp_path) -> None:
+    command = ["unshare", "-n", sys.executable, "-m", "tests.matrix", "--short"]
+    where = {**os.environ, "PERUN_ROOTS": str(tmp_path)}
+    done = subprocess.run(command, cwd=CHECKOUT, env=where, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, "skipped" in done.stdout) == (0, True), done.stdout + done.stderr
