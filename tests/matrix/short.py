@@ -15,8 +15,8 @@ from tests import junit
 from tests.matrix import roots, table
 from tests.matrix.roots import Release, RootError
 
-ROOT_S, TESTS_S = 9 * 60, 4 * 60
-"""How long the root file system may take, and what is built and run in it; with the root made it takes 80 s."""
+ROOT_S, TESTS_S = 7 * 60, 6 * 60
+"""How long the root file system may take, and what is built and run in it: 80 s on a quiet machine with two cores."""
 TESTS = (
     "tests/slurm/test_mpi.py::test_a_decorated_function_on_two_nodes_is_gathered_where_all_ranks_call_it[all]",
     "tests/slurm/test_line.py::test_a_job_on_two_nodes_without_any_flag",
