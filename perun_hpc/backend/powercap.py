@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perun_hpc.backend import mirrors, zone_power
+from perun_hpc.backend import mirrors, rapl_gain, zone_power
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.sysfile import NumberFiles, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
@@ -25,12 +25,9 @@ MARKER = "perun_simulated"
 """A file of this name in the powercap directory marks the tree as simulated."""
 
 UPDATE_NS = 1_000_000
-GAIN_ERROR = 0.03
-GAIN_SOURCE = "assumed 3 % (k=1); published comparisons with wall meters lie between 1 and 10 %"
 MEMORY_OFFSET_UW = 1_200_000
 """RAPL of memory is off by a constant power that differs between systems, by a watt or so (Desrochers, Paradis and
 Weaver, MEMSYS 2016: worst where memory idles); which, nobody can say without an instrument."""
-FILTERED = "; SGX is on, which adds noise to differences over short times (energy filtering)"
 FAMILIES = {
     "package": ("cpu", "CPU package", 1_500_000_000),
     "dram": ("dram", "memory modules", 500_000_000),
@@ -81,11 +78,11 @@ def discover(
         return Discovery(powers.readers, (*missing, *(() if powers.readers else _why_none(root))))
     simulated = (base / MARKER).exists()
     cpu = _first_cpu(root)
-    filtered = _sgx(cpu)
+    gain = rapl_gain.gain(cpu)
     domains = _domains(zones)
     chosen: dict[str, tuple[Sensor, Path]] = {}
     for zone in zones:
-        sensor = _sensor(zone, zones, domains[zone.directory], simulated, filtered)
+        sensor = _sensor(zone, zones, domains[zone.directory], simulated, gain)
         file = zone.directory / "energy_uj"
         what = f"{zone.directory.name} ({zone.name})"
         if sensor.id in chosen:
@@ -191,13 +188,7 @@ def _first_cpu(root: Path) -> bytes:
         return b""
 
 
-def _sgx(cpu: bytes) -> bool:
-    """Whether SGX is on: processors then add noise to RAPL against side channels (Intel, "RAPL energy filtering")."""
-    flags = next((line for line in cpu.splitlines() if line.startswith(b"flags")), b"")
-    return b"sgx" in flags.split()
-
-
-def _sensor(zone: _Zone, zones: list[_Zone], domain: str, simulated: bool, filtered: bool) -> Sensor:
+def _sensor(zone: _Zone, zones: list[_Zone], domain: str, simulated: bool, gain: tuple[float, str]) -> Sensor:
     family = domain.split("-", 1)[0]
     component, scope, ceiling = FAMILIES.get(family, ("other", zone.name, FAMILIES["package"][2]))
     if domain.startswith("psys-of-"):
@@ -219,8 +210,8 @@ def _sensor(zone: _Zone, zones: list[_Zone], domain: str, simulated: bool, filte
         unit="uJ",
         wrap_range=wrap_range(zone.range_uj) if zone.range_uj else None,
         resolution=_step(zone.range_uj) if zone.range_uj else 1,
-        gain_error=GAIN_ERROR,
-        gain_source=GAIN_SOURCE + (FILTERED if filtered else ""),
+        gain_error=gain[0],
+        gain_source=gain[1],
         offset_uw=MEMORY_OFFSET_UW if family == "dram" else 0,
         update_ns=UPDATE_NS,
         max_uw=ceiling,

@@ -329,3 +329,26 @@ def test_a_processor_that_filters_energies_is_flagged(tmp_path, flags, noisy):
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: {flags}\n\n")
     (sensor,) = discover(tmp_path).sensors
     assert ("SGX" in sensor.gain_source) is noisy
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "model", "error"),
+    [
+        ("GenuineIntel", 6, 62, 0.08),  # Ivy Bridge
+        ("GenuineIntel", 6, 63, 0.03),  # Haswell
+        ("GenuineIntel", 6, 207, 0.03),  # Emerald Rapids
+        ("AuthenticAMD", 21, 1, 0.08),  # Bulldozer
+        ("AuthenticAMD", 23, 49, 0.08),  # Zen 2
+        ("AuthenticAMD", 25, 1, 0.03),  # Zen 3
+        ("HygonGenuine", 24, 0, 0.08),
+        ("", "", "", 0.03),
+    ],
+)
+def test_a_model_of_energy_is_not_taken_for_a_measurement(tmp_path, vendor, family, model, error):
+    make(tmp_path, **{"intel-rapl:0": ("package-0", 10)})
+    (tmp_path / "proc").mkdir()
+    cpu = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\nflags\t\t: fpu\n\n"
+    (tmp_path / "proc/cpuinfo").write_text(cpu + "processor\t: 1\n")
+    (sensor,) = discover(tmp_path).sensors
+    assert sensor.gain_error == error
+    assert ("model" in sensor.gain_source) is (error == 0.08)
