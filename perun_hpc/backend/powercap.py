@@ -78,6 +78,10 @@ def discover(
         return Discovery(powers.readers, (*missing, *(() if powers.readers else _why_none(root))))
     simulated = (base / MARKER).exists()
     cpu = _first_cpu(root)
+    if b"hypervisor" in cpu and not simulated and _stand_at_zero(zones, pause):
+        why = "this is a virtual machine, and the counters that it shows stand at 0: its hypervisor passes none through"
+        lost = (Missing(f"{one.directory.name} ({one.name})", why, _ON_THE_HOST, "cpu") for one in zones)
+        return Discovery(powers.readers, (*missing, *lost))
     gain = rapl_gain.gain(cpu)
     domains = _domains(zones)
     chosen: dict[str, tuple[Sensor, Path]] = {}
@@ -100,6 +104,15 @@ def discover(
     pairs = _under_psys(_kept(chosen, same))
     counters = (NumberFiles(pairs, clock),) if pairs else ()
     return Discovery((*counters, *powers.readers), tuple(missing))
+
+
+def _stand_at_zero(zones: list[_Zone], pause: Callable[[float], None]) -> bool:
+    """Whether no zone has ever counted: a processor's registers are renewed every ms, and 0 once in 2^32 values."""
+    first = [number(zone.directory / "energy_uj") for zone in zones]
+    if any(first) or None in first:
+        return False
+    pause(mirrors.PAUSE_S)
+    return not any(number(zone.directory / "energy_uj") for zone in zones)
 
 
 def _zones(base: Path) -> tuple[list[_Zone], list[Missing]]:
@@ -263,6 +276,7 @@ def _platform_of(domain: str, meters: dict[str, str]) -> str | None:
     return meters.get("psys") or meters.get(f"psys-{package}")
 
 
+_ON_THE_HOST = "measure on the host; jobs here have an estimate"
 _UNMASK = (
     "let the runtime show /sys/devices/virtual/powercap (docker run --security-opt systempaths=unconfined, podman run "
     "--security-opt unmask=/sys/devices/virtual/powercap), or measure outside of the container"
@@ -280,11 +294,7 @@ def _why_none(root: Path) -> tuple[Missing, ...]:
         return (Missing("RAPL", why, _UNMASK),)
     flags = text(root / "proc/cpuinfo") or ""
     if "hypervisor" in flags:
-        return (
-            Missing(
-                "RAPL", "this is a virtual machine and its hypervisor shows no energy counters", "measure on the host"
-            ),
-        )
+        return (Missing("RAPL", "this is a virtual machine and its hypervisor shows no energy counters", _ON_THE_HOST),)
     if "GenuineIntel" in flags or "AuthenticAMD" in flags:
         return (
             Missing(

@@ -65,6 +65,21 @@ def test_a_job_on_a_node_without_sensors_has_a_marked_estimate(bare):
     assert (record["state"], record["notes"]) == ("closed", [])
 
 
+def test_a_virtual_machine_whose_counters_stand_at_zero_has_the_estimate(tmp_path):
+    node = FakeNode(tmp_path, simulated=False)
+    (node.root / "proc/cpuinfo").write_text("vendor_id : GenuineIntel\nflags : fpu hypervisor\n")
+    for zone in node.zones:
+        (node.root / "sys/class/powercap" / zone / "energy_uj").write_text("0".ljust(16, "\n"))
+    node.start()
+    node.begin(1, exclusive="1")
+    time.sleep(0.3)
+    node.end(1)
+    record = node.record(1)
+    node.stop()
+    assert cpu(record)["energy_uj"] == pytest.approx(4 * W * lasted_s(record), rel=0.02)
+    assert (record["state"], cpu(record)["provenance"]) == ("closed", "estimated")
+
+
 def test_what_the_site_states_of_its_nodes_counts_with_its_own_uncertainty(bare):
     node = bare(STATED)
     node.begin(1, exclusive="1")

@@ -88,8 +88,8 @@ TABLE: dict[str, Row] = {
         meters=("psys-0", "psys-1"),
     ),
     "bug_vm_16_packages_zero": Row(
-        known_from="a counter that never moves measures nothing",
-        watts={f"package-{number}": None for number in range(16)}, whole=False, words=("stands still",),
+        known_from="a counter that has never moved measures nothing: jobs there have an estimate",
+        words=("virtual machine", "stand at 0", *(f"intel-rapl:{number:x}" for number in range(10))),
     ),
     "cgroup_v1": Row(
         known_from="no file of energy or power; the captured values", cores=2,

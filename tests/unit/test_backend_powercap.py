@@ -277,6 +277,19 @@ def test_in_a_container_that_hides_the_counters_the_advice_is_to_show_them(tmp_p
     assert "intel_rapl_msr" not in missing.remedy
 
 
+def test_a_virtual_machines_counters_that_stand_at_zero_are_none_and_one_that_counts_is(tmp_path):
+    root = build("bug_vm_16_packages_zero", tmp_path)
+    found = discover(root)
+    assert (found.readers, len(found.missing)) == ((), 16)
+    assert all("stand at 0" in one.why for one in found.missing)
+    counter = root / "sys/class/powercap/intel-rapl:3/energy_uj"
+    begins = powercap.discover(root, pause=lambda seconds: counter.write_text("61\n") and None)
+    assert len(begins.sensors) == 16  # the hypervisor's own have just begun
+    (root / "proc/cpuinfo").write_text("vendor_id : GenuineIntel\nflags : fpu\n")
+    counter.write_text("0\n")
+    assert len(discover(root).sensors) == 16
+
+
 @pytest.mark.parametrize("mark", [".dockerenv", "run/.containerenv"])
 def test_in_a_container_a_module_is_loaded_on_the_host(tmp_path, mark):
     (tmp_path / "run").mkdir()
