@@ -11,8 +11,9 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.gpus import Gpu, Partition, short_pci
@@ -23,6 +24,7 @@ from perun_hpc.data_model.units import Quantity
 if TYPE_CHECKING:
     from fractions import Fraction  # imported where a GPU is: most machines have none
 
+_Told = TypeVar("_Told")
 PAUSE_S = 0.5
 AGREEMENT = 0.3
 """Largest relative difference between counted and shown power at which the accumulator is trusted."""
@@ -35,9 +37,9 @@ class AmdGpu:
     """One GPU: energy, power, memory, utilisation, each call failing alone."""
 
     def __init__(
-        self, library: Any, handle: Any, pci: str, uuid: str, resolution: Fraction | None, clock: Clock
+        self, library: Any, handle: Any, pci: str, uuid: str, resolution: Fraction | None, power: bool, clock: Clock
     ) -> None:
-        """`resolution` is uJ per step of the accumulator; None leaves the energy out."""
+        """`resolution` is uJ per step of the accumulator; None leaves the energy out, as not `power` the power."""
         from fractions import Fraction
 
         self._library = library
@@ -67,10 +69,12 @@ class AmdGpu:
             )
 
         self._parts: list[tuple[Sensor, Callable[[], Any]]] = [
-            (sensor("power", Quantity.POWER, Kind.GAUGE, "W", Fraction(1_000_000)), lambda: power_w(library, handle)),
             (sensor("memory", Quantity.DATA, Kind.GAUGE, "MB", Fraction(2**20)), self._memory),
             (sensor("utilisation", Quantity.UTILISATION, Kind.GAUGE, "%", Fraction(10)), self._utilisation),
         ]
+        if power:
+            shown = sensor("power", Quantity.POWER, Kind.GAUGE, "W", Fraction(1_000_000))
+            self._parts.insert(0, (shown, lambda: power_w(library, handle)))
         if resolution is not None:
             energy = sensor("energy", Quantity.ENERGY, Kind.COUNTER, f"{float(resolution):g} uJ", resolution)
             self._parts.insert(0, (energy, lambda: accumulator(library, handle)[0]))
@@ -176,8 +180,12 @@ def open_library(library: Any, root: Path, clock: Clock, pause: Callable[[float]
         uuids = {_device(pci): str(library.amdsmi_get_gpu_device_uuid(handle)) for handle, pci in handles}
         devices, missing = [], []
         for (handle, pci), (resolution, doubt) in zip(handles, checks):
-            devices.append(AmdGpu(library, handle, pci, uuids[_device(pci)], resolution, clock))
-            if doubt:
+            power = _tried(partial(power_w, library, handle), library) is not None
+            devices.append(AmdGpu(library, handle, pci, uuids[_device(pci)], resolution, power, clock))
+            if doubt and not power:
+                what, why = f"energy and power of the AMD GPU {pci}", f"its accumulator: {doubt}, and it shows no power"
+                missing.append(Missing(what, why, "a virtual GPU's power is known on its host alone", "gpu"))
+            elif doubt:
                 missing.append(
                     Missing(f"energy accumulator of {pci}", doubt, "none needed: power is integrated instead")
                 )
@@ -226,12 +234,14 @@ def _believed(
             results.append((None, "it cannot be read"))
             continue
         steps, seconds = after[0] - before[0], after[3] - before[3]
-        shown_w = (before[2] + after[2]) / 2
+        shown_w = (before[2] + after[2]) / 2 if before[2] is not None and after[2] is not None else 0.0
         counted_w = float(steps * after[1]) / 1e6 / seconds if seconds > 0 else 0.0
         if steps < 0:
             results.append((None, "it runs backwards"))
         elif steps == 0 and shown_w >= LEAST_W:
             results.append((None, f"it is frozen at {shown_w:.0f} W"))
+        elif steps == 0 and None in (before[2], after[2]):
+            results.append((None, "it is frozen"))
         elif shown_w >= LEAST_W and abs(counted_w - shown_w) > AGREEMENT * shown_w:
             results.append((None, f"it counts {counted_w:.0f} W where {shown_w:.0f} W are shown"))
         else:
@@ -239,10 +249,16 @@ def _believed(
     return results
 
 
-def _sample(library: Any, handle: Any) -> tuple[int, Fraction, int, float] | None:
+def _sample(library: Any, handle: Any) -> tuple[int, Fraction, int | None, float] | None:
+    """Steps, uJ per step, power (None where the GPU shows none) and their time in s; None without an accumulator."""
+    counted = _tried(lambda: accumulator(library, handle), library)
+    when_s = time.monotonic()
+    return None if counted is None else (*counted, _tried(lambda: power_w(library, handle), library), when_s)
+
+
+def _tried(ask: Callable[[], _Told], library: Any) -> _Told | None:
+    """What a call says; None where it fails."""
     try:
-        steps, step_uj = accumulator(library, handle)
-        when_s = time.monotonic()
-        return steps, step_uj, power_w(library, handle), when_s
+        return ask()
     except (library.AmdSmiException, ValueError, KeyError, TypeError):
         return None

@@ -95,6 +95,21 @@ def test_an_accumulator_that_power_contradicts_is_left_out_and_named(amd, counte
     assert why in missing[0][1]
 
 
+def test_a_gpu_that_shows_neither_energy_nor_power_is_named(amd):
+    sensors, _, missing, _ = amd("gpu uuid-a 3 0 0 0\n")
+    assert [sensor.id.rpartition(":")[2] for sensor in sensors] == ["memory", "utilisation"]
+    ((what, why, _),) = missing
+    assert what == "energy and power of the AMD GPU 0000:03:00.0"
+    assert why == "its accumulator: it is frozen, and it shows no power"
+
+
+def test_an_accumulator_beside_no_power_is_trusted_once_it_moves(amd):
+    sensors, rows, missing, _ = amd("gpu uuid-a 3 0 0 250\n")
+    assert [sensor.id.rpartition(":")[2] for sensor in sensors] == ["energy", "memory", "utilisation"]
+    assert missing == []
+    assert rows[-1][0].ticks > rows[0][0].ticks
+
+
 def test_partitions_of_one_gpu_are_counted_once(amd):
     sensors, _, _, _ = amd("gpu uuid-a 3 0 250 250\ngpu uuid-b 3 1 250 250\ngpu uuid-c 4 0 300 300\n")
     assert {sensor.device for sensor in sensors} == {"0000:03:00.0", "0000:04:00.0"}
