@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from perun_hpc.accounting.tables import Tables, migrate, reflect
 from perun_hpc.errors import AccessError, DataError, NotFoundError, UnavailableError, UsageError
@@ -71,6 +72,15 @@ def connect(url: str, create: bool) -> tuple[Engine, Tables]:
             migrate(connection)
         tables = reflect(connection)
     return engine, tables
+
+
+def scratch() -> tuple[Engine, Tables]:
+    """An empty database in this process' memory, for what a person may see; the engine and the tables."""
+    engine = create_engine("sqlite://", connect_args={"isolation_level": None}, poolclass=StaticPool)
+    _configure_sqlite(engine, create=False)
+    with _translated(engine), engine.connect() as connection, connection.begin():
+        migrate(connection)
+        return engine, reflect(connection)
 
 
 def insert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
 ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
+ARCHIVE/CLUSTER/usage/UID/sums/YYYY-MM.json      the ledger's sums that one user may see (`accounting.own_sums`)
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.aside.jsonl  lines that contradict what the node had sent before
 ARCHIVE/CLUSTER/nodes/NODE/learnt.json           what the node has learnt of itself, for itself (`archive.learnt`)
@@ -85,6 +86,10 @@ class Archive:
     def owned(self, uid: int | None) -> Path:
         """The directory of one owner's names of records (`accounting.owned`); of all of these for None."""
         return self.base / "owners" / ("" if uid is None else str(uid))
+
+    def usage(self, uid: int | None) -> Path:
+        """The directory of the sums that one user may see; of all of these for None."""
+        return self.base / "usage" / ("" if uid is None else str(uid))
 
     @property
     def jobs(self) -> Path:

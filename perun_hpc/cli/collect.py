@@ -21,6 +21,7 @@ from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, S
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.own_sums import Publisher
 from perun_hpc.accounting.owned import file_under_owner
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.site import Site, SitePolicy
@@ -38,6 +39,7 @@ from perun_hpc.process.scraped import Scraped
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm.command import NoAccountsError
+from perun_hpc.slurm.coordinators import coordinators
 from perun_hpc.slurm.sacct import identity_fields, query_between, query_jobs
 from perun_hpc.store.merge import finalise
 
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         if has_lists(root) is False:
             log.warning("%s: %s: users cannot read their records and traces there (docs/sites.md)", root, NO_LISTS)
         if not args.daemon:
-            return _sweep(args, site, root, ledger, Estimator(), {}, {})
+            return _sweep(args, site, root, ledger, Estimator(), {}, {}, {})
         return _daemon(args, rules, root, ledger)
     finally:
         ledger.close()
@@ -101,6 +103,7 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
     wake, footprint = WakeSocket(), Estimator()
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
+    publishers: dict[str, Publisher] = {}
     figures = SiteFigures(ledger)
     with _listener(rules.site, root) as listener, _scraped(rules.site) as scraped:
         while not stop.is_set():
@@ -109,7 +112,7 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
             if mistake := rules.renew():
                 log.warning("policy: %s; the last valid one stays in force", mistake)
             try:
-                _sweep(args, rules.site, root, ledger, footprint, kept, waits)
+                _sweep(args, rules.site, root, ledger, footprint, kept, waits, publishers)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
             if scraped is not None:
@@ -172,11 +175,12 @@ def _sweep(
     footprint: Estimator,
     kept: dict[str, bool],
     waits: dict[str, Waits],
+    publishers: dict[str, Publisher],
 ) -> int:
     """Sweep every cluster; one that fails holds up no other, and is raised at the end.
 
     `kept` says by cluster whether Slurm keeps accounts, as far as the sweeps before have found out,
-    `waits` what they read in vain.
+    `waits` what they read in vain, `publishers` write the sums that users may see.
     """
     for problem in footprint.renew(site.settings.footprint):
         log.warning("%s", problem)
@@ -186,6 +190,8 @@ def _sweep(
         archive, began_s = Archive(root, cluster), time.time()
         try:
             summary = _sweep_one(args, site, archive, ledger, footprint, kept, waits.setdefault(cluster, {}))
+            accounts = not args.no_slurm and kept.get(cluster) is not False
+            _publish_sums(archive, ledger, accounts, summary, publishers)
         except Exception as error:
             if not isinstance(error, BusyError):
                 why = str(error) if isinstance(error, PerunError) else f"{type(error).__name__}: {error}"
@@ -244,6 +250,18 @@ def _sweep_one(
         if flushed != Flushed():
             print(f"{cluster}: slurmdbd: {flushed}", flush=True)
     return summary
+
+
+def _publish_sums(
+    archive: Archive, ledger: Ledger, accounts: bool, summary: Summary, publishers: dict[str, Publisher]
+) -> None:
+    """Let users have the sums that they may see; what fails here costs the sweeps nothing."""
+    ask = coordinators if accounts else dict
+    publisher = publishers.setdefault(archive.cluster, Publisher(archive, ledger, ask))
+    try:
+        publisher.publish(bool(summary.stored or summary.completed or summary.missing))
+    except (PerunError, OSError) as error:
+        log.warning("%s: sums for users: %s", archive.cluster, error)
 
 
 def _slurm(cluster: str, kept: dict[str, bool]) -> Slurm | None:

@@ -108,14 +108,15 @@ def _records(wanted: Filter, where: Places, limit: int, everybody: bool) -> Sequ
         ledger = open_ledger(where.ledger or "")
     except (AccessError, NotFoundError):
         users = wanted.users or (() if everybody else (getpass.getuser(),))
-        return _from_slurm(wanted, where, users)[-limit:]
+        return by_slurm(wanted, where, users)[-limit:]
     try:
         return jobs(ledger, wanted, limit)
     finally:
         ledger.close()
 
 
-def _from_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[EnergyRecord]:
+def by_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[EnergyRecord]:
+    """The jobs of `users` (empty: everybody's) that Slurm lets the caller see, each with its record or its line."""
     options = ["--user=" + ",".join(users)] if users else ["--allusers"]
     for name, values in (
         ("accounts", wanted.accounts),

@@ -17,7 +17,7 @@ from perun_hpc.config.option import explained
 from perun_hpc.config.policy import Policy, PolicyError
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import FIELDS
-from perun_hpc.errors import ConfigError, UsageError
+from perun_hpc.errors import AccessError, ConfigError, UsageError
 from perun_hpc.slurm.cluster import partitions
 
 
@@ -48,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("schema", help="print the JSON Schema for editors")
     budgets = commands.add_parser("budgets", help="print what accounts have used of their energy budgets")
     budgets.add_argument("--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger)")
+    budgets.add_argument(
+        "--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)"
+    )
     budgets.add_argument("--cluster", default="", metavar="NAME", help="only this cluster (default: all in the ledger)")
     how = budgets.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -159,16 +162,18 @@ def _wrong_series(checked: Policy) -> Iterator[str]:
 def _budgets(args: argparse.Namespace) -> int:
     # Imported here: the other actions need no database.
     from perun_hpc.accounting.budgets import budget_use, proposals
-    from perun_hpc.accounting.ledger import open_ledger
+    from perun_hpc.cli.sums import sums
     from perun_hpc.report.quantities import percent, watt_hours
     from perun_hpc.report.screen import style_for, table
 
     compiled = compile_policy(site.in_force())
-    ledger = open_ledger(args.ledger or resolve(compiled, JobFacts()).collect.ledger)
-    try:
-        found = budget_use(ledger, compiled, date.today(), args.cluster)
-    finally:
-        ledger.close()
+    today = date.today()
+    with sums(args, f"{today.year}-01-01") as seen:
+        found = budget_use(seen.ledger, compiled, today, args.cluster)
+    if seen.about is not None:  # of other accounts only the own part is known
+        found = [one for one in found if one.account in seen.about.accounts]
+        if not found:
+            raise AccessError("no budget of yours to see: budgets are shown to coordinators of their accounts")
     if args.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
         return 0

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.lookup import Places
+from perun_hpc.accounting.own_sums import About
 from perun_hpc.accounting.questions import Filter, largest, usage
-from perun_hpc.accounting.site import load_site
-from perun_hpc.cli.jobs import add_filters, words
+from perun_hpc.cli.jobs import add_filters, by_slurm, words
+from perun_hpc.cli.sums import sums
 from perun_hpc.cli.usage import days
+from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model.codec import encode
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.report.listing import idle_listing, jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
 from perun_hpc.report.usage import usage_csv, usage_json, usage_table
@@ -41,13 +45,16 @@ def run(args: argparse.Namespace) -> int:
         since_s=int(datetime.fromisoformat(since_day).timestamp()),
         until_s=int((datetime.fromisoformat(until_day) + timedelta(days=1)).timestamp()),
     )
-    ledger = open_ledger(args.ledger or load_site().ledger)
-    try:
-        users = usage(ledger, ["user", "account"], wanted, since_day, until_day)[: args.number]
-        biggest = largest(ledger, wanted, "energy", args.number)
-        idle = largest(ledger, wanted, "gpu_idle", args.number)
-    finally:
-        ledger.close()
+    with sums(args, since_day) as seen:
+        users = usage(seen.ledger, ["user", "account"], wanted, since_day, until_day)[: args.number]
+        if seen.about is None:
+            biggest = largest(seen.ledger, wanted, "energy", args.number)
+            idle = largest(seen.ledger, wanted, "gpu_idle", args.number)
+        else:
+            known = _visible(wanted, seen.where, seen.about)
+            biggest = sorted((r for r in known if (r.energy_uj or 0) > 0), key=lambda r: -(r.energy_uj or 0))
+            idle = sorted((r for r in known if (r.gpu_idle_s or 0) > 0), key=lambda r: -(r.gpu_idle_s or 0))
+            biggest, idle = biggest[: args.number], idle[: args.number]
     if args.format == "json":
         lists = {"users": usage_json(users, ["user", "account"])}
         jobs = {"jobs": [encode(r) for r in biggest], "idle_gpus": [encode(r) for r in idle]}
@@ -63,3 +70,14 @@ def run(args: argparse.Namespace) -> int:
     if idle:
         print("\n".join(["", style.bold("Jobs that held idle GPUs"), *idle_listing(idle, style)]))
     return 0
+
+
+def _visible(wanted: Filter, where: Places, about: About) -> list[EnergyRecord]:
+    """The jobs that Slurm lets the caller see, of the own and of accounts that he coordinates."""
+    own = tuple(name for name in about.names if not wanted.users or name in wanted.users)
+    found = by_slurm(wanted, where, own) if own else []
+    asked = {lower_case(account) for account in wanted.accounts}
+    accounts = tuple(account for account in about.accounts if not asked or account in asked)
+    if accounts:
+        found += by_slurm(replace(wanted, accounts=accounts), where, wanted.users)
+    return list({(r.job_id, r.restart_count, r.start_ns): r for r in found}.values())

@@ -7,10 +7,10 @@ import json
 import sys
 from datetime import datetime
 
-from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.questions import GROUPS, Filter, usage
 from perun_hpc.accounting.site import load_site
 from perun_hpc.cli.jobs import add_filters, words
+from perun_hpc.cli.sums import sums
 from perun_hpc.errors import UsageError
 from perun_hpc.report.screen import style_for
 from perun_hpc.report.usage import usage_csv, usage_json, usage_table
@@ -43,11 +43,8 @@ def run(args: argparse.Namespace) -> int:
         qos=words(args.qos),
     )
     site = load_site()
-    ledger = open_ledger(args.ledger or site.ledger)
-    try:
-        rows = usage(ledger, by, wanted, since_day, until_day)
-    finally:
-        ledger.close()
+    with sums(args, since_day) as seen:
+        rows = usage(seen.ledger, by, wanted, since_day, until_day)
     if args.format == "json":
         print(json.dumps(usage_json(rows, by), indent=1))
     elif args.format == "csv":

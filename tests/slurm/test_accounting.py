@@ -145,7 +145,45 @@ def test_another_users_job_is_what_sacct_says(cluster: Cluster, private: None) -
     assert theirs.stderr.replace(str(job), "N") == nobody.stderr.replace("99999999", "N")
     listing = perun(cluster, "jobs", "--allusers", user="bob").stdout
     assert "alice" not in listing
-    assert perun(cluster, "usage", user="bob").returncode == 77
+    assert "alice" not in perun(cluster, "usage", "--by", "user", user="bob").stdout
+
+
+@pytest.fixture
+def optics(cluster: Cluster) -> Iterator[None]:
+    """An account below physics, in which alice has a job, and physics' coordinator bob."""
+    for words in (
+        "add account optics parent=physics Description=optics Organization=science",
+        "add user alice account=optics",
+        "add coordinator account=physics names=bob",
+    ):
+        cluster.run(["sacctmgr", "-i", *words.split()], user="root", check=True)
+    job = submit(cluster, "-n1", "-A", "optics", "--wrap", "sleep 1", user="alice")
+    cluster.wait_job(job)
+    settle(cluster, [job])
+    yield
+    cluster.run(["sacctmgr", "-i", "remove", "coordinator", "account=physics", "names=bob"], user="root")
+
+
+def test_a_coordinator_sees_his_account_and_those_below_it_until_slurm_ends_it(
+    cluster: Cluster, private: None, optics: None
+) -> None:
+    def seen() -> set[tuple[str, str]]:
+        rows = json.loads(
+            perun(cluster, "usage", "--by", "user,account", "--format", "json", user="bob").stdout or "[]"
+        )
+        return {(row["user"], row["account"]) for row in rows}
+
+    assert perun(cluster, "collect", "--once").returncode == 0
+    of_others = {(user, account) for user, account in seen() if user != "bob"}
+    assert ("alice", "optics") in of_others
+    assert {account for _, account in of_others} <= {"optics", "physics"}
+    top = json.loads(perun(cluster, "top", "--format", "json", user="bob").stdout)
+    shown = [job for job in top["jobs"] if job["account"] == "optics"]
+    assert [(job["user"], job["energy_uj"] is not None) for job in shown] == [("alice", True)]
+    cluster.run(["sacctmgr", "-i", "remove", "coordinator", "account=physics", "names=bob"], user="root", check=True)
+    assert perun(cluster, "collect", "--once").returncode == 0
+    assert {user for user, _ in seen()} <= {"bob"}
+    assert "alice" not in perun(cluster, "top", user="bob").stdout
 
 
 def wait_until_it_runs(cluster: Cluster, job: int) -> None:
