@@ -15,7 +15,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _NEEDED = (
     "perun_hpc.cli.session", "perun_hpc.monitoring.spawn", "perun_hpc.monitoring.gather", "perun_hpc.monitoring.ranks",
-    "perun_hpc.inject.regions", "perun_hpc.wire.client", "perun_hpc.report.formats.text",
+    "perun_hpc.inject.regions", "perun_hpc.wire.client", "perun_hpc.monitoring.runs", "perun_hpc.report.formats.text",
+    "perun_hpc.report.formats.history",
 )  # fmt: skip
 """What a measured call imports sooner or later: at once, without the program's own modules in between."""
 

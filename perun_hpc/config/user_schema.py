@@ -117,7 +117,7 @@ class UserSettings:
     warmup_rounds: int = _compares(Number(0, integer=True), "0", "how many times to run it before that, unmeasured")
     metrics: tuple[str, ...] = _compares(_TABLE, _BENCH, "metrics of the table and of the format bench")
     region_metrics: tuple[str, ...] = _compares(
-        _TABLE, _BENCH.replace(",energy", ""), "metrics of the table of regions"
+        _TABLE, _BENCH, "metrics of the regions, in the table and in the format bench"
     )
     group_by: str = _compares(Choice(("host", "device")), "host", "what a line of the table is of")
     metric_stats: tuple[str, ...] = _compares(

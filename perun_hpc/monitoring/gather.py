@@ -15,7 +15,7 @@ from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model import codec, rank_data
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.monitoring.child import Ended
-from perun_hpc.monitoring.results import host_node, read_summary, run_node
+from perun_hpc.monitoring.results import host_node, own_share, read_summary, run_node
 from perun_hpc.monitoring.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def collect(
     if result.ended is not None:
         ended.append(result.ended)
     node = host_node(directory, summary, sorted(ended, key=lambda one: one.rank), own)
+    whole = len(ended) >= max(1, comm.place.host_size) or comm.place.size == 1
+    if whole and (share := own_share(node, sum(one.cpu_ns for one in ended) if ended else result.cpu_ns)):
+        node.metadata["own"] = share
     node.metadata["host_size"] = comm.place.host_size
     files.write_new(directory / NODE, json.dumps(node.to_json()).encode(), durable=False)
     hosts, absent = ([node], "") if alone else _hosts(comm, run, number, node, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,14 @@ class Result:
         raised: BaseException | None = None,
         rank_data: bytes = b"",
         trouble: Exception | None = None,
+        cpu_ns: int = 0,
     ) -> None:
         self.ended = ended
         self.returned = returned
         self.raised = raised
         self.rank_data = rank_data
         self.trouble = trouble
+        self.cpu_ns = ended.cpu_ns if ended is not None else cpu_ns
 
     @property
     def failed(self) -> bool:
@@ -58,10 +61,12 @@ def call(app: Application, rank: Mapping[str, str] | None) -> Result:
             regions.recorder.open()
     except Exception as error:
         trouble, rank = error, None
+    before = os.times()
     try:
         returned = function(*app.args, **app.kwargs)
     except BaseException as error:  # a CancelledError or GeneratorExit, too: whoever called decides about it
         raised = error
+    used_s = sum(os.times()[:4]) - sum(before[:4])  # of this process and the children that it waited for
     try:
         if rank is not None:
             wrong = raised is not None and not (isinstance(raised, SystemExit) and raised.code in (None, 0))
@@ -69,4 +74,4 @@ def call(app: Application, rank: Mapping[str, str] | None) -> Result:
             regions.recorder.close()
     except Exception as error:
         trouble = error
-    return Result(returned=returned, raised=raised, rank_data=data, trouble=trouble)
+    return Result(returned=returned, raised=raised, rank_data=data, trouble=trouble, cpu_ns=int(used_s * 1e9))

@@ -125,6 +125,7 @@ def host_node(
         "state": "partial" if energy.lacks else whole,
         "why": "; ".join([*([summary["why"]] if summary["why"] else []), *energy.lacks, *problems]),
         "machine": summary.get("machine"),
+        "cpus": int(summary["cpus"]),
         "start_real_ns": summary["start_real_ns"],
         "period_ns": summary["period_ns"],
         "rows": summary["rows"],
@@ -159,6 +160,32 @@ def _group_metrics(
                 if isinstance(found := of_host.get(one), Metric):
                     own |= {one: found, plain: replace(found, type=plain)}
     return own
+
+
+def own_share(host: DataNode, cpu_ns: int) -> dict[str, Any] | None:
+    """What is the application's own of its host's CPU time and of its CPUs' energy: a model, since nothing measures it.
+
+    Parameters
+    ----------
+    host : with its metrics.
+    cpu_ns : CPU time of the application's processes.
+
+    Returns
+    -------
+    `cpu_ns`, `busy_ns` of all CPUs in the same time, `energy_j` and its provenance where the CPUs' is known; None where
+    their utilisation is not.
+    """
+    busy, runtime, cpus = host.value(MetricType.CPU_UTIL), host.value(MetricType.RUNTIME), host.metadata["cpus"]
+    if busy is None or runtime is None:
+        return None
+    # What others count of the same time cannot be less, whatever the ticks of their clock.
+    busy_ns = max(cpu_ns, round(busy / 100 * runtime * cpus * NS_PER_S))
+    share: dict[str, Any] = {"cpu_ns": cpu_ns, "busy_ns": busy_ns}
+    energy = host.metrics.get(MetricType.CPU_ENERGY)
+    if isinstance(energy, Metric) and busy_ns:
+        share["energy_j"] = energy.value * cpu_ns / busy_ns
+        share["provenance"] = worst((energy.provenance, "modelled"))
+    return share
 
 
 def _rank_entry(rank: RankData) -> dict[str, Any]:

@@ -249,3 +249,26 @@ def test_an_invalid_expression_is_one_line_before_the_start(perun, tmp_path):
     done = perun("monitor", "--include-sensors", "CPU[", script(tmp_path, "print('ran')"), code=78)
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
     assert "regular expression" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["command", "function"])
+def test_a_program_that_sleeps_beside_others_work_has_its_own_part(perun, tmp_path, how):
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        if how == "command":
+            perun("monitor", "-n", "app", "-i", "r", "--include-backends", "psutil estimate", "sleep", "0.6")
+        else:
+            text = (
+                "from perun_hpc import perun\nimport time\n"
+                "@perun(app_name='app', run_id='r')\ndef f(): time.sleep(0.6)\nf()\n"
+            )
+            subprocess.run([sys.executable, script(tmp_path, text)], cwd=tmp_path, timeout=60, check=True)
+    finally:
+        busy.kill()
+        busy.wait()
+    run = stored(tmp_path, "app", "r")["nodes"]["0"]
+    (host,) = run["nodes"].values()
+    own = host["metadata"]["own"]
+    assert own["cpu_ns"] < 0.2 * own["busy_ns"]
+    assert own["energy_j"] < 0.2 * run["metrics"]["cpu_energy"]["value"]
+    assert own["provenance"] == "estimated"

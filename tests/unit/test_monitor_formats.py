@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,9 @@ from perun_hpc.data_model.data import Aggregate, DataNode, Metric, MetricType, N
 from perun_hpc.data_model.sensor import worst
 from perun_hpc.errors import DataError
 from perun_hpc.monitoring import runs
-from perun_hpc.monitoring.results import combine, multi_run_node, run_node
+from perun_hpc.monitoring.results import combine, multi_run_node, own_share, run_node
 from perun_hpc.monitoring.rundir import RunDirectory, claim, safe
-from perun_hpc.report.formats import bench, text
+from perun_hpc.report.formats import bench, figures, text
 
 
 def chosen(tmp_path, **overrides):
@@ -101,31 +102,35 @@ def test_the_text_says_hosts_regions_and_what_the_figures_are(tmp_path):
         tree_of(1000, tmp_path=tmp_path), chosen(tmp_path, region_metrics="energy", metrics="runtime,energy")
     )
     lines = shown.splitlines()
-    assert any(line.split()[:2] == ["0", "a"] and "1.00" in line for line in lines)
-    assert any(line.split()[:2] == ["0", "all"] and "3.00" in line for line in lines)
-    assert any("solve" in line and "3 (1 raised)" in line for line in lines)
+    assert any(line.split() == ["a", "app", "2.00", "1.00"] for line in lines)
+    assert any(line.split() == ["all", "app", "2.00", "3.00"] for line in lines)
+    assert any(line.split()[:2] == ["a", "solve"] and "3 (1 raised)" in line for line in lines)
+    (head,) = [line.split() for line in lines if line.startswith("host ")]
+    assert head == ["host", "calls", "runtime", "energy", "a", "call", "±", "max"]
     assert "k=2, measured; CPU package" in shown
     assert "ESTIMATE" not in shown
 
 
 def test_units_follow_the_configuration(tmp_path):
     tree = tree_of(1000, tmp_path=tmp_path)
-    assert "energy / J" in text.render(tree, chosen(tmp_path, joule=""))
+    units = text.render(tree, chosen(tmp_path, joule="", metrics="energy", region_metrics="energy")).splitlines()[3]
+    assert units.split()[0] == "J"
     assert "used 3000 J ± 4.00 J" in text.render(tree, chosen(tmp_path, joule=""))
 
 
 @pytest.mark.parametrize(
     ("joules", "column", "sentence"),
     [
-        (0.0021, "energy / mJ", "used 6.30 mJ"),
-        (2.77, "energy / J", "used 8.31 J"),
-        (2770.0, "energy / kJ", "used 8.31 kJ"),
-        (4e9, "energy / GJ", "used 12.0 GJ"),
+        (0.0021, "mJ", "used 6.30 mJ"),
+        (2.77, "J", "used 8.31 J"),
+        (2770.0, "kJ", "used 8.31 kJ"),
+        (4e9, "GJ", "used 12.0 GJ"),
     ],
 )
 def test_figures_are_in_a_unit_that_suits_them(joules, column, sentence, tmp_path):
-    shown = text.render(tree_of(joules, tmp_path=tmp_path), chosen(tmp_path))
-    assert column in shown
+    options = chosen(tmp_path, metrics="energy", region_metrics="energy")
+    shown = text.render(tree_of(joules, tmp_path=tmp_path), options)
+    assert shown.splitlines()[3].split()[0] == column
     assert sentence in shown
 
 
@@ -134,7 +139,7 @@ def test_figures_are_in_a_unit_that_suits_them(joules, column, sentence, tmp_pat
     [(0.0, "0"), (0.2771, "0.277"), (0.9996, "1"), (9.996, "10.0"), (8.304, "8.30"), (99.96, "100"), (1234.5, "1234")],
 )
 def test_figures_have_three_digits(value, shown):
-    assert text.digits(value) == shown
+    assert figures.digits(value) == shown
 
 
 def test_the_text_fits_a_terminal_and_leaves_out_traffic_that_was_none(tmp_path):
@@ -144,13 +149,15 @@ def test_the_text_fits_a_terminal_and_leaves_out_traffic_that_was_none(tmp_path)
             node.metrics[kind] = Metric(kind, 12345.0)
         node.metrics[MetricType.DISK_READ] = Metric(MetricType.DISK_READ, 0.0)
         node.metrics[MetricType.DISK_WRITE] = Metric(MetricType.DISK_WRITE, 86800.0)
+        for region in node.regions:
+            region.metrics.update(node.metrics)
     shown = text.render(tree, chosen(tmp_path))
-    tables = [line for line in shown.splitlines() if line.startswith(("round", "-", "    0", "    1"))]
+    tables = shown[: shown.index("Traffic")].splitlines()
     assert len(tables) > 10
     assert max(map(len, tables)) <= 80
-    assert "disk write / kB/s" in shown
+    assert "Traffic: disk write 174 kB/s." in shown
     assert "disk read" not in shown
-    for head in ("gpu power / kW", "GPU memory / kB", "cpu util / %"):
+    for head in ("gpu power", "GPU memory", "cpu util"):
         assert head in shown
 
 
@@ -224,3 +231,109 @@ def test_a_country_that_is_not_known_costs_the_co2_alone(tmp_path):
     (run, *_) = tree_of(3.6e6, tmp_path=tmp_path, emissions_factor="XYZ", price_factor=1).walk(NodeType.RUN)
     assert (run.value(MetricType.CO2), run.value(MetricType.MONEY)) == (None, 3)
     assert "no carbon intensity for country 'XYZ'" in run.metadata["factors"][-1]
+
+
+def lines_of(tree: DataNode, settings) -> list[list[str]]:
+    return [line.split() for line in text.render(tree, settings).splitlines()]
+
+
+def test_one_host_one_round_and_its_regions_are_one_table_of_80_columns(tmp_path):
+    one = host("a", 10)
+    for kind in (MetricType.DRAM_MEM, MetricType.CPU_UTIL):
+        one.metrics[kind] = Metric(kind, 50.0)
+    one.regions = [
+        Region(
+            name, "a", 0, 3, 1.0, 1.5, metrics={MetricType.RUNTIME: Metric(MetricType.RUNTIME, 1.0), **one.metrics},
+            mean_s=0.5, std_s=0.1, max_s=0.75,
+        )
+        for name in ("__main__.relax", "step 12345")
+    ]  # fmt: skip
+    tree = multi_run_node("r", [run_node("0", [one], chosen(tmp_path))], {"app": "app"})
+    lines = text.render(tree, chosen(tmp_path)).splitlines()
+    assert [line[:3] for line in lines].count("---") == 1
+    assert max(len(line) for line in lines[: lines.index("")]) <= 80
+    (relax,) = [line.split() for line in lines if "relax" in line]
+    assert relax == ["relax", "3", "2.00", "10.0", "5.00", "50.0", "50.0", "0.5", "0.1", "0.75"]
+    assert not any("__main__" in line for line in lines)
+    one.regions[1] = replace(one.regions[1], name="a\x1b[2J" + "b" * 200)
+    lines = text.render(tree, chosen(tmp_path)).splitlines()
+    assert max(len(line) for line in lines[: lines.index(text.REGIONS)]) <= 80
+    assert all(line.isprintable() for line in lines)
+
+
+def test_regions_show_energy_and_how_long_a_call_took(tmp_path):
+    one = host("a", 10)
+    one.regions = [
+        Region("f", "a", 0, 3, 1.0, 1.5, metrics={MetricType.ENERGY: Metric(MetricType.ENERGY, 4.0, low=3.0, high=5.0)},
+               mean_s=0.5, std_s=0.1, max_s=0.75),
+        Region("g", "a", 0, 1, 1.0, 1.0, metrics={MetricType.ENERGY: Metric(MetricType.ENERGY, 1.0, low=0.0, high=9.0)},
+               mean_s=1.0, max_s=1.0),
+    ]  # fmt: skip
+    tree = multi_run_node("r", [run_node("0", [one], chosen(tmp_path))], {"app": "app"})
+    options = chosen(tmp_path, metrics="runtime,energy")
+    found = lines_of(tree, options)
+    assert ["app", "2.00", "10.0"] in found
+    assert ["f", "3", "4.00", "0.5", "0.1", "0.75"] in found
+    assert ["g", "1", "~1.00", "1.00", "0", "1.00"] in found
+    assert "~: no two readings lie inside" in text.render(tree, options)
+    one.regions = one.regions[:1]
+    assert "~" not in text.render(tree, options)
+
+
+def test_rounds_have_mean_and_deviation(tmp_path):
+    options = chosen(tmp_path, metrics="energy", region_metrics="energy")
+    found = lines_of(tree_of(10, 20, tmp_path=tmp_path), options)
+    assert ["mean", "all", "app", "45.0"] in found
+    assert ["±", "all", "app", "21.2"] in found
+    assert [line[:3] for line in found].count(["0", "all", "app"]) == 1
+    solve = [line for line in found if "solve" in line]
+    assert [line[:5] for line in solve] == [["mean", "a", "solve", "6", "(2"], ["mean", "b", "solve", "6", "(2"]]
+    many = lines_of(tree_of(*range(1, 14), tmp_path=tmp_path), options)
+    assert {line[0] for line in many if "app" in line} == {"mean", "±"}
+
+
+def test_metrics_of_devices_stand_below_their_host(tmp_path):
+    one = host("a", 10)
+    disk = DataNode("disk-sda:read", NodeType.SENSOR)
+    disk.metrics = {MetricType.DISK_READ: Metric(MetricType.DISK_READ, 5e6)}
+    one.nodes = {"disk": DataNode("disk", NodeType.DEVICE_GROUP, nodes={"disk-sda:read": disk})}
+    tree = multi_run_node("r", [run_node("0", [one], chosen(tmp_path))], {"app": "app"})
+    shown = text.render(tree, chosen(tmp_path, group_by="device"))
+    assert ["disk-sda:read", "5.00"] in [line.split() for line in shown.splitlines()]
+    assert "Traffic" not in shown
+
+
+def own_tree(tmp_path, *shares) -> str:
+    hosts = []
+    for place, share in enumerate(shares):
+        hosts.append(host(f"h{place}", 10))
+        if share is not None:
+            hosts[-1].metadata["own"] = share
+    return text.render(multi_run_node("r", [run_node("0", hosts, chosen(tmp_path))], {"app": "app"}), chosen(tmp_path))
+
+
+def test_the_part_of_the_programs_own_processes_is_shown_and_marked(tmp_path):
+    share = {"cpu_ns": 10**9, "busy_ns": 4 * 10**9, "energy_j": 2.5, "provenance": "modelled"}
+    assert (
+        "Its own processes had 1 s of CPU time, 25 % of what the CPUs worked in that time; of the CPUs' energy that"
+        " part is 2.50 J (modelled: by CPU time, idle power shared alike)."
+    ) in own_tree(tmp_path, share)
+    worse = {**share, "provenance": "estimated"}
+    assert "is 5.00 J (estimated: by CPU time" in own_tree(tmp_path, share, worse)
+    assert "worked in that time." in own_tree(tmp_path, {"cpu_ns": 1, "busy_ns": 2})
+    assert "had 0 s of CPU time, none" in own_tree(tmp_path, {"cpu_ns": 0, "busy_ns": 0})
+    assert "Its own processes" not in own_tree(tmp_path, share, None)
+
+
+def test_the_own_share_is_cpu_time_over_what_all_processors_worked():
+    one = host("a", 10, 2.0)
+    one.metadata["cpus"] = 4
+    assert own_share(one, 10**9) is None
+    one.metrics[MetricType.CPU_UTIL] = Metric(MetricType.CPU_UTIL, 50.0)
+    assert own_share(one, 10**9) == {"cpu_ns": 10**9, "busy_ns": 4 * 10**9}
+    one.metrics[MetricType.CPU_ENERGY] = Metric(MetricType.CPU_ENERGY, 8.0)
+    assert own_share(one, 10**9)["energy_j"] == 2.0
+    assert own_share(one, 10**9)["provenance"] == "modelled"
+    assert own_share(one, 10**10)["energy_j"] == 8.0
+    one.metrics[MetricType.CPU_ENERGY] = Metric(MetricType.CPU_ENERGY, 8.0, provenance="estimated")
+    assert own_share(one, 0) == {"cpu_ns": 0, "busy_ns": 4 * 10**9, "energy_j": 0.0, "provenance": "estimated"}

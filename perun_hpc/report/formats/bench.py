@@ -6,7 +6,7 @@ import json
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, MetricType, NodeType, Stats
-from perun_hpc.report.formats.text import scaled
+from perun_hpc.report.formats.figures import scaled
 
 _STATS = {"avg": "mean", "mean": "mean", "max": "max", "min": "min", "std": "std", "sum": "sum"}
 

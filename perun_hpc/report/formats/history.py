@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
 from perun_hpc.data_model.wording import count
-from perun_hpc.report.formats.text import digits, readable
+from perun_hpc.report.formats.figures import digits, readable
 
 LATEST = 5
 """How many earlier runs a run is compared with."""

@@ -1,0 +1,210 @@
+"""The table of a run: the program, round by round and host by host, below it its regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from perun_hpc.config.user import UserSettings
+from perun_hpc.data_model.data import DataNode, MetricType, NodeType, Region
+from perun_hpc.report.formats.figures import digits, quantity, readable
+
+WIDTH = 80
+MANY_ROUNDS = 12
+"""More rounds than this are shown by their statistics alone."""
+LONGEST_NAME = 28
+TRAFFIC = (MetricType.DISK_READ, MetricType.DISK_WRITE, MetricType.NET_READ, MetricType.NET_WRITE)
+_NAMES = {MetricType.DRAM_MEM: "memory", MetricType.GPU_MEM: "GPU memory"}
+MARK = "~"
+"""Before a figure that no reading lies inside of."""
+_CALLS = ("a call", "±", "max")
+"""Heads of what is known of a region's single calls."""
+
+
+@dataclass
+class Row:
+    """A line: where it belongs (round, host, rank), what it is, what is known of it; `sparse` are the figures that rest
+    on no reading inside."""
+
+    lead: tuple[str, ...]
+    what: str
+    figures: Mapping[MetricType, float]
+    calls: str = ""
+    of_calls: tuple[float, float, float] | None = None
+    sparse: frozenset[MetricType] = field(default_factory=frozenset)
+
+
+def table(tree: DataNode, settings: UserSettings) -> str:
+    """The whole table, within 80 columns: as many below each other as that takes, mostly one. Empty where nothing was
+    measured."""
+    runs = list(tree.walk(NodeType.RUN))
+    if not any(run.nodes for run in runs):
+        return ""
+    rows = [*_program(tree, runs, settings), *_regions(runs, settings)]
+    keep = [place for place in range(3) if len({row.lead[place] for row in rows} - {""}) > 1]
+    leads = [
+        [("round", "host", "rank")[place] for place in keep],
+        *([row.lead[place] for place in keep] for row in rows),
+    ]
+    front = [[*lead, cell] for lead, cell in zip(leads, ["", *(row.what for row in rows)], strict=True)]
+    columns: list[list[str]] = []
+    if any(row.calls for row in rows):
+        columns.append(["calls", "", *(row.calls for row in rows)])
+    wanted = [kind for kind in map(MetricType, dict.fromkeys((*settings.metrics, *settings.region_metrics)))]
+    for kind in wanted:
+        if (kind not in TRAFFIC or settings.group_by == "device") and any(kind in row.figures for row in rows):
+            columns.append(_column(kind, rows, settings))
+    front.insert(1, [""] * len(front[0]))
+    calls = _single_calls(rows, settings)
+    if _width([[*row, *cells] for row, cells in zip(front, zip(*columns, *calls), strict=True)]) <= WIDTH:
+        return "".join(_blocks(front, [*columns, *calls]))
+    return "\n\n".join([*_blocks(front, columns), *_blocks(front, calls)])
+
+
+def traffic(tree: DataNode, settings: UserSettings) -> str:
+    """One line of what disks and networks carried; empty where that was nothing."""
+    if settings.group_by == "device":
+        return ""  # of each device, in the table
+    rounds = max(1, sum(1 for _ in tree.walk(NodeType.RUN)))
+    shown = []
+    for kind in TRAFFIC:
+        rate = math.fsum(host.value(kind) or 0.0 for host in tree.walk(NodeType.NODE)) / rounds
+        if kind in settings.metrics and rate:
+            shown.append(f"{kind.replace('_', ' ')} {quantity(kind, rate, settings)}")
+    return f"Traffic: {', '.join(shown)}." if shown else ""
+
+
+def name_of(region: str) -> str:
+    """A region as the program's author knows it, on one short line."""
+    plain = "".join(char if char.isprintable() else "?" for char in region.removeprefix("__main__."))
+    return plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 3] + "..."
+
+
+def _program(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) -> Iterable[Row]:
+    app = name_of(str(tree.metadata.get("app") or "program"))
+    for run in runs if len(runs) <= MANY_ROUNDS else ():
+        hosts = list(run.walk(NodeType.NODE))
+        for host in hosts:
+            yield Row((run.id, host.id, ""), app, _figures(host, settings.metrics))
+            if settings.group_by == "device":
+                for device in host.walk(NodeType.SENSOR):
+                    if figures := _figures(device, settings.metrics):
+                        yield Row((run.id, host.id, ""), f"  {device.id}", figures)
+        if len(hosts) > 1:
+            yield Row((run.id, "all", ""), app, _figures(run, settings.metrics))
+    if len(runs) > 1:
+        shown = [_figures(run, settings.metrics) for run in runs]
+        hosts_of_all = {host.id for run in runs for host in run.walk(NodeType.NODE)}
+        where = "all" if len(hosts_of_all) > 1 else next(iter(hosts_of_all), "")
+        several = {kind: [one[kind] for one in shown if kind in one] for one in shown for kind in one}
+        yield Row(("mean", where, ""), app, {kind: _mean(values) for kind, values in several.items()})
+        spread = {kind: _deviation(values) for kind, values in several.items() if len(values) > 1}
+        yield Row(("±", where, ""), app, spread)
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return math.fsum(known) / len(known)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """The standard deviation of a sample of two or more."""
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def _figures(node: DataNode, wanted: Sequence[str]) -> dict[MetricType, float]:
+    return {kind: value for kind in map(MetricType, wanted) if (value := node.value(kind)) is not None}
+
+
+def _regions(runs: Sequence[DataNode], settings: UserSettings) -> Iterable[Row]:
+    """A line for each region of a rank, the mean over the rounds in which it ran."""
+    found: dict[tuple[str, int, str], list[Region]] = {}
+    for run in runs:
+        for host in run.walk(NodeType.NODE):
+            for region in host.regions:
+                found.setdefault((region.host, region.rank, region.name), []).append(region)
+    for (host_name, rank, name), ones in found.items():
+        yield Row(
+            ("mean" if len(runs) > 1 else runs[0].id, host_name, str(rank)),
+            f"  {name_of(name)}",
+            {
+                kind: _mean(values)
+                for kind in map(MetricType, settings.region_metrics)
+                if (values := [one.metrics[kind].value for one in ones if kind in one.metrics])
+            },
+            _calls(ones),
+            (
+                _mean(one.mean_s for one in ones),
+                math.sqrt(_mean(one.std_s**2 for one in ones)),
+                max(one.max_s for one in ones),
+            ),
+            _sparse(ones),
+        )
+
+
+def _sparse(ones: Sequence[Region]) -> frozenset[MetricType]:
+    """Energies and powers of which only the upper bound is certain: no two readings lie inside of the region."""
+    kinds = {kind for one in ones for kind, metric in one.metrics.items() if metric.low == 0 and metric.high}
+    return frozenset(kind for kind in kinds if all(kind in one.metrics and one.metrics[kind].low == 0 for one in ones))
+
+
+def _calls(ones: Sequence[Region]) -> str:
+    total, raised, still_open = (sum(numbers) for numbers in zip(*((o.calls, o.raised, o.open) for o in ones)))
+    return f"{total}" + (f" ({raised} raised)" if raised else "") + (f" ({still_open} open)" if still_open else "")
+
+
+def _column(kind: MetricType, rows: Sequence[Row], settings: UserSettings) -> list[str]:
+    """Head, unit and cells of a metric, in one unit that suits the largest value."""
+    factor, unit = readable(kind, max(abs(row.figures.get(kind, 0.0)) for row in rows), settings)
+    cells = [
+        ""
+        if (value := row.figures.get(kind)) is None
+        else (MARK if kind in row.sparse else "") + digits(value / factor)
+        for row in rows
+    ]
+    return [_NAMES.get(kind, kind.replace("_", " ")), unit, *cells]
+
+
+def _single_calls(rows: Sequence[Row], settings: UserSettings) -> list[list[str]]:
+    known = [row.of_calls for row in rows if row.of_calls is not None]
+    if not known or all(row.calls in ("", "1") for row in rows):
+        return []
+    factor, unit = readable(MetricType.RUNTIME, max(longest for _, _, longest in known), settings)
+    return [
+        [head, unit, *("" if row.of_calls is None else digits(row.of_calls[place] / factor) for row in rows)]
+        for place, head in enumerate(_CALLS)
+    ]
+
+
+def _blocks(front: Sequence[Sequence[str]], columns: Sequence[Sequence[str]]) -> list[str]:
+    """Tables of these columns, each with `front` before them and without the lines that are empty in it."""
+    tables = [[list(row) for row in front]]
+    for column in columns:
+        wider = [[*row, cell] for row, cell in zip(tables[-1], column, strict=True)]
+        if _width(wider) > WIDTH and len(wider[0]) > len(front[0]) + 1:
+            tables.append([[*row, cell] for row, cell in zip(front, column, strict=True)])
+        else:
+            tables[-1] = wider
+    ends = len(front[0])
+    filled = [[*one[:2], *(row for row in one[2:] if any(row[ends:]))] for one in tables]
+    return [_aligned(one, ends) for one in filled if len(one) > 2]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return sum(max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))) - 2
+
+
+def _aligned(rows: Sequence[Sequence[str]], front: int) -> str:
+    """Head, units and cells below them; figures to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = (
+            text.ljust(width) if place < front else text.rjust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(rows[0]), line(rows[1]), "  ".join("-" * width for width in widths), *map(line, rows[2:])])
