@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ def library(tmp_path_factory):
 class GpuNode(FakeNode):
     """A node with the stand-in's GPUs; the agent's environment is this process'."""
 
-    def __init__(self, base: Path, config: str) -> None:
-        super().__init__(base, "  trace_min_duration: 0 s\n")
+    def __init__(self, base: Path, config: str, **more: Any) -> None:
+        super().__init__(base, "  trace_min_duration: 0 s\n", **more)
         self.config, self.log, self.hang = base / "stub", base / "log", base / "hang"
         self.config.write_text(f"hang {self.hang}\n{config}")
         (self.root / "proc/driver/nvidia").mkdir(parents=True)
@@ -45,6 +46,11 @@ class GpuNode(FakeNode):
         """Energy in mJ -> time stamp in us, of one GPU."""
         lines = [line.split() for line in self.log.read_text().splitlines() if line.startswith("energy")]
         return {int(words[3]): int(words[4]) for words in lines if words[1] == str(index)}
+
+    def ledger_text(self) -> str:
+        """The node ledger, as it stands on the disk after a look at the agent."""
+        self.ask("status")
+        return json.dumps(self.ledger())
 
     def found(self) -> bool:
         return int(self.ask("status").fields["sensors"]) > 4
@@ -64,8 +70,8 @@ class GpuNode(FakeNode):
 def gpus(library, tmp_path, monkeypatch):
     made = []
 
-    def make(config: str, wait: bool = True) -> GpuNode:
-        node = GpuNode(tmp_path, config)
+    def make(config: str, wait: bool = True, **more: Any) -> GpuNode:
+        node = GpuNode(tmp_path, config, **more)
         monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
         monkeypatch.setenv("STUB_NVML", str(node.config))
         monkeypatch.setenv("STUB_LOG", str(node.log))
@@ -194,6 +200,28 @@ def test_a_job_on_a_gpu_without_an_energy_counter_has_its_integrated_power(gpus)
     assert account["energy_uj"] == pytest.approx(250_000_000 * lasted_ns / 1e9, rel=0.01)
     assert account["scope"].endswith("(integrated power)")
     assert (account["method"], record["why"]) == ("holder", None)
+
+
+def test_where_gpus_alone_are_measured_the_cpus_are_estimated_and_each_says_which(gpus):
+    node = gpus("gpu GPU-a 0 300000 0 0\n", zones={}, simulated=False)
+    node.begin(1, gpus="0", exclusive="1")
+    time.sleep(0.3)
+    node.end(1, gpus="0")
+    record = node.record(1)
+    assert {name: one["provenance"] for name, one in record["domains"].items()} == {
+        "cpu": "estimated", "gpu-GPU-a": "measured",
+    }  # fmt: skip
+    assert "CPUs as estimated from their utilisation, not measured" in record["scope"]
+    assert record["state"] == "closed"
+
+
+def test_a_superchips_module_that_nvml_counts_has_no_estimate_beside_it(gpus):
+    node = gpus("gpu GPU-a 0 120000 700000 0\n", zones={}, simulated=False)
+    until(lambda: '"gpu-GPU-a"' in node.ledger_text(), "the module is accounted")
+    node.begin(1, gpus="0", exclusive="1")
+    time.sleep(0.3)
+    node.end(1, gpus="0")
+    assert list(node.record(1)["domains"]) == ["gpu-GPU-a"]
 
 
 def test_gpus_of_mig_mode_are_held_by_slices(gpus):
