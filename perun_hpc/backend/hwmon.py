@@ -28,8 +28,10 @@ NS_PER_MS = 1_000_000
 
 INPUT = re.compile(r"^(?:power(?P<power>\d+)_(?:average|input)|energy(?P<energy>\d+)_input|curr(?P<curr>\d+)_input)$")
 UPDATE_NS = 100_000_000
-LONGEST_MS = 60_000
-"""A longer average is taken for none: firmware that does not know its interval answers 0xFFFFFFFF ms."""
+AVERAGE_NS = 1_000_000_000
+"""The interval of an average of which it is not known."""
+LONGEST_MS = 3_600_000
+"""A longer interval is taken for none: firmware that does not know it answers 0xFFFFFFFF ms."""
 OVERSHOOT = 3
 """How many times its own stated limit a device may draw for short."""
 _LIMITS = ("cap_max", "rated_max", "max", "crit")
@@ -179,7 +181,7 @@ def _chips(base: Path, missing: list[Missing]) -> list[_Chip]:
                 break
             name = text(one / "name") or text(path / "name") or path.name
             if inputs and not chips.elsewhere(name):
-                found.append(_Chip(one, path.name, name, driver, Path(where).name, order))
+                found.append(_Chip(one, path.name, name, driver, _stable(where), order))
     counted: Counter[str] = Counter()
     chosen = []
     for chip in sorted(found, key=lambda chip: chip.order):
@@ -194,6 +196,24 @@ def _link(path: Path) -> str:
         return os.path.realpath(path) if path.is_symlink() else ""
     except OSError:
         return ""
+
+
+_I2C = re.compile(r"i2c-\d+|\d+-(?P<address>[0-9a-f]{4})")
+_HID = re.compile(r"[0-9A-F]{4}:[0-9A-F]{4}:[0-9A-F]{4}\.[0-9A-F]{4}")
+
+
+def _stable(device: str) -> str:
+    """The name of a device that it has after the next boot, too, from its path.
+
+    The kernel numbers I2C buses and HID devices as they come: the one's chip is called by the bus' device and its
+    address, the other by its port.
+    """
+    *parents, name = device.split("/")
+    chip = _I2C.fullmatch(name)
+    if chip and chip["address"]:
+        bus = next((one for one in reversed(parents) if not _I2C.fullmatch(one)), "")
+        return f"{bus}-{chip['address']}"
+    return parents[-1] if _HID.fullmatch(name) and parents else name
 
 
 def _order(device: str) -> tuple[str, int]:
@@ -296,7 +316,9 @@ def _holders(place: chips.Place, domains: list[str], nth: int, of: int) -> list[
 def _sensor(one: _Input, place: chips.Place) -> Sensor:
     is_energy = one.quantity is Quantity.ENERGY
     interval_ms = number(one.chip.directory / f"{one.stem}_average_interval") or 0
-    update_ns = interval_ms * NS_PER_MS if 0 < interval_ms <= LONGEST_MS else UPDATE_NS
+    averaged = one.files[0].name.endswith("_average")
+    unknown_ns = AVERAGE_NS if averaged else UPDATE_NS
+    update_ns = interval_ms * NS_PER_MS if 0 < interval_ms <= LONGEST_MS else unknown_ns
     return Sensor(
         id=f"hwmon:{place.domain}:{one.quantity}",
         host=host_name(),
@@ -310,7 +332,7 @@ def _sensor(one: _Input, place: chips.Place) -> Sensor:
         gain_error=0.03,
         gain_source="assumed 3 % (k=1); the driver states none",
         update_ns=update_ns,
-        lag_ns=update_ns if one.files[0].name.endswith("_average") else 0,
+        lag_ns=update_ns if averaged else 0,
         max_uw=max(place.max_uw, OVERSHOOT * one.limit_uw),
         scope=place.scope,
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.backend.chips import NODE_UW
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -80,7 +81,7 @@ class Dcmi:
             gain_source="assumed 5 % (k=1); controllers rarely state one",
             update_ns=1_000_000_000,
             lag_ns=500_000_000,
-            max_uw=20_000_000_000,
+            max_uw=NODE_UW,
             scope=f"node, by its management controller{doubt}; a chassis may share power supplies",
         )
 

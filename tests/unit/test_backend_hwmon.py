@@ -136,10 +136,26 @@ def test_sockets_are_counted_in_the_order_of_their_devices_not_of_hwmons_numbers
 
 def test_an_input_keeps_its_id_when_hwmon_numbers_others_first(tmp_path):
     rails = {"name": "ina226", "power1_input": 3 * W}, {"name": "ina226", "power1_input": 5 * W}
-    devices = "platform/i2c-1/1-0040", "platform/i2c-1/1-0041"
-    before = chips(tmp_path / "a", dict(zip(("hwmon0", "hwmon1"), rails)), dict(zip(("hwmon0", "hwmon1"), devices)))
-    after = chips(tmp_path / "b", dict(zip(("hwmon7", "hwmon2"), rails)), dict(zip(("hwmon7", "hwmon2"), devices)))
-    assert shown(before) == shown(after) == {"ina226-power1-1-0040": 3 * W, "ina226-power1-1-0041": 5 * W}
+
+    def boot(number: int, names: tuple[str, str], bus: int) -> Path:
+        devices = (f"platform/c240000.i2c/i2c-{bus}/{bus}-{address}" for address in ("0040", "0041"))
+        return chips(tmp_path / str(number), dict(zip(names, rails)), dict(zip(names, devices)))
+
+    assert (
+        shown(boot(1, ("hwmon0", "hwmon1"), 1))
+        == shown(boot(2, ("hwmon7", "hwmon2"), 5))
+        == {"ina226-power1-c240000-i2c-0040": 3 * W, "ina226-power1-c240000-i2c-0041": 5 * W}
+    )
+
+
+def test_a_usb_power_supply_is_known_by_its_port(tmp_path):
+    supplies = {
+        f"hwmon{n}": {"name": "corsairpsu", "power1_input": n * W, "power1_label": "power total"} for n in (1, 2)
+    }
+    devices = {f"hwmon{n}": f"usb1/1-{n}/1-{n}:1.0/0003:1B1C:1C1E.000{n + 3}" for n in (1, 2)}
+    assert shown(chips(tmp_path, supplies, devices)) == {
+        "corsairpsu-power-total-1-1-1-0": W, "corsairpsu-power-total-1-2-1-0": 2 * W,
+    }  # fmt: skip
 
 
 def test_two_meters_that_may_contain_each_other_are_nobodys_and_named(tmp_path):
@@ -184,7 +200,10 @@ def test_a_meter_that_stops_answering_powers_later_has_gaps_and_says_why(tmp_pat
     assert reader.ticks() == [None]
 
 
-@pytest.mark.parametrize(("interval_ms", "update_ns"), [(50, 50 * 10**6), (0xFFFFFFFF, 10**8), (0, 10**8), (-1, 10**8)])
+@pytest.mark.parametrize(
+    ("interval_ms", "update_ns"),
+    [(50, 50 * 10**6), (300_000, 300 * 10**9), (0xFFFFFFFF, 10**9), (0, 10**9), (-1, 10**9)],
+)
 def test_an_absurd_average_interval_is_taken_for_none(tmp_path, interval_ms, update_ns):
     files = {"name": "power_meter", "power1_average": 9 * W, "power1_average_interval": interval_ms}
     (sensor,) = discovered(chips(tmp_path, {"hwmon1": files})).sensors
