@@ -41,6 +41,15 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 )
 
 
+_OF_JOBS = ("report", "jobs", "usage", "top", "audit", "collect", "ledger")
+"""Commands about the jobs of a cluster."""
+
+_PACKAGES = {
+    "sqlalchemy": "SQLAlchemy", "psycopg": "'psycopg[binary]'", "yaml": "PyYAML", "pynvml": "nvidia-ml-py",
+}  # fmt: skip
+"""Where a library is called otherwise on the package index."""
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal. (argparse asks shutil, for every option anew; importing it delays `monitor`.)"""
 
@@ -91,14 +100,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except PerunError as error:
-        print(f"perun: {error}", file=sys.stderr)
+        print(f"perun: {(isinstance(error, UnavailableError) and _no_slurm(arguments)) or error}", file=sys.stderr)
         logs.failure(str(error))
         return error.exit_code
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "perun_hpc") or missing in sys.stdlib_module_names:
             raise
-        print(f"perun: this needs {missing}, which is not installed: pip install 'perun-hpc[site]'", file=sys.stderr)
+        print(f"perun: {_remedy(missing, arguments)}", file=sys.stderr)
         return UnavailableError.exit_code
     except BrokenPipeError:
         # The reader (head, less) went away: point stdout elsewhere so that the interpreter's final flush is silent.
@@ -106,6 +115,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return 130
+
+
+def _remedy(missing: str, arguments: Sequence[str]) -> str:
+    """What to do about a library that is not there; on a machine without Slurm the jobs are what is not there."""
+    return (
+        _no_slurm(arguments)
+        or f"this needs {missing}, which is not installed: pip install {_PACKAGES.get(missing, missing)}"
+    )
+
+
+def _no_slurm(arguments: Sequence[str]) -> str:
+    """One line where a command about a cluster's jobs is called where no cluster is; empty elsewhere."""
+    command = next((word for word in arguments if word in _OF_JOBS), "")
+    if not command or _slurm_here():
+        return ""
+    return f"no Slurm here, whose jobs perun {command} is about: perun runs shows what perun monitor measured"
+
+
+def _slurm_here() -> bool:
+    """Whether this machine has Slurm's commands, or a policy of perun's."""
+    import shutil
+
+    if any(map(shutil.which, ("sacct", "scontrol", "srun"))):
+        return True
+    try:
+        from perun_hpc.config.policy import locate
+    except ModuleNotFoundError:
+        return False
+    return locate().exists()
 
 
 def overall_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,12 +26,36 @@ def perun(*args: str, code: str = "", **options) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("command", [["report", "1"], ["jobs"], ["usage"], ["top"]])
 def test_a_missing_library_is_one_line_with_its_remedy(command, tmp_path):
-    environ = {**os.environ, "PERUN_LEDGER": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    (tmp_path / "policy.yaml").write_text("")
+    environ = {**os.environ, "PERUN_POLICY": str(tmp_path / "policy.yaml"), "PATH": str(tmp_path)}
     done = perun(*command, code=WITHOUT.format("sqlalchemy"), env=environ, cwd=tmp_path)
     assert done.returncode == 69
-    assert done.stderr.splitlines() == [
-        "perun: this needs sqlalchemy, which is not installed: pip install 'perun-hpc[site]'"
-    ]
+    assert done.stderr.splitlines() == ["perun: this needs sqlalchemy, which is not installed: pip install SQLAlchemy"]
+
+
+@pytest.mark.parametrize("code", ["", WITHOUT.format("sqlalchemy")], ids=["installed", "without a library"])
+@pytest.mark.parametrize("command", [["report", "1"], ["jobs"]])
+def test_where_no_slurm_is_that_is_what_is_said(command, code, tmp_path):
+    environ = {**os.environ, "PERUN_POLICY": str(tmp_path / "none.yaml"), "PATH": str(tmp_path)}
+    done = perun(*command, code=code, env=environ, cwd=tmp_path)
+    assert done.returncode == 69
+    assert done.stderr == (
+        f"perun: no Slurm here, whose jobs perun {command[0]} is about: perun runs shows what perun monitor measured\n"
+    )
+
+
+def test_every_hint_names_a_package_that_the_index_has():
+    root = Path(__file__).parents[2] / "perun_hpc"
+    hinted = {
+        word.strip("'\"").partition("[")[0]
+        for path in root.rglob("*.py")
+        for words in re.findall(r"pip install ((?:-U |--force-reinstall )?[\w'\[\]-]+)", path.read_text())
+        for word in words.split()
+        if not word.startswith("-")
+    }
+    assert hinted
+    assert "perun-hpc" not in hinted
+    assert hinted <= {"SQLAlchemy", "h5py", "psutil", "nvidia-ml-py", "matplotlib", "rich", "amdsmi"}
 
 
 def test_a_missing_module_of_our_own_or_of_python_is_a_defect_and_shown_as_one():

@@ -22,7 +22,7 @@ def check() -> None:
     try:
         import h5py  # noqa: F401
     except ImportError as error:
-        raise UnavailableError("the format hdf5 needs h5py: pip install 'perun-hpc[hdf5]'") from error
+        raise UnavailableError("the format hdf5 needs h5py: pip install h5py") from error
 
 
 def write(tree: DataNode, directory: Path, target: Path) -> None:
