@@ -1,4 +1,4 @@
-"""`perun ledger`: schema, backup and restore, pseudonyms, deletion, retention."""
+"""`perun ledger`: schema, backup and restore, export, pseudonyms, deletion, retention."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ):
         actions.add_parser(name, help=text).add_argument("file", type=Path, metavar="FILE", help=file)
     actions.add_parser("rebuild", help="take the records from the jobs' directories into a ledger that lost them")
+    export = actions.add_parser("export", help="add records that are new or have changed to files for other programs")
+    export.add_argument("--parquet", type=Path, required=True, metavar="DIR", help="a directory of Parquet files")
     for name, text in (
         ("pseudonymise", "replace users, uids and job names; sums stay"),
         ("delete", "delete records; sums stay"),
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             print(_rebuild(args, ledger))  # what has come since the backup
         elif args.action == "rebuild":
             print(_rebuild(args, ledger))
+        elif args.action == "export":
+            print(_export(ledger, args.parquet, args.cluster or ""))
         elif args.action == "pseudonymise":
             print(_pseudonymise(ledger, places(args).archive, _who(args)))
         else:
@@ -79,6 +83,13 @@ def _rebuild(args: argparse.Namespace, ledger: Ledger) -> str:
     names = [args.cluster] if args.cluster else clusters(root)
     changed = sum(upkeep.rebuild(ledger, Archive(root, name)) for name in names)
     return f"{count(changed, 'record')} taken from the jobs' directories"
+
+
+def _export(ledger: Ledger, directory: Path, cluster: str) -> str:
+    from perun_hpc.accounting.warehouse import export  # pyarrow, which nothing else needs
+
+    done = export(ledger, directory, cluster)
+    return f"{count(done.rows, 'record')} in {count(done.files, 'new file')} of {directory}"
 
 
 def _who(args: argparse.Namespace) -> upkeep.Who:

@@ -1,0 +1,161 @@
+"""The ledger's records as Parquet files, for DuckDB, Spark, Trino or a spreadsheet to ask what perun does not answer.
+
+`DIRECTORY/jobs/month=YYYY-MM/part-TIME-PROCESS.parquet`, by the local month in which a job ended. Files are only added:
+a record that has changed since is there once more, and of the rows of one run the one that was exported last counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import or_, select
+
+from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.errors import AccessError, DataError, UnavailableError
+from perun_hpc.files import Replacement
+
+try:
+    import pyarrow as pa
+    from pyarrow import parquet
+except ImportError as error:
+    raise UnavailableError("pyarrow is not installed here: pip install pyarrow") from error
+
+JOBS = "jobs"
+BATCH = 2000
+"""Records in memory at once, and rows in a group of a file."""
+SETTLED_S = 86_400
+"""A record without Slurm's word on it is exported once its job is so long over: until then names and state may come."""
+NS = 1_000_000_000
+_COMPONENTS = ("cpu", "dram", "gpu", "node", "other")
+_TIME = pa.timestamp("s", "UTC")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("cluster", "run")),
+        ("job_id", pa.int64()),
+        ("restart_count", pa.int32()),
+        *((name, pa.int64()) for name in ("array_job_id", "array_task_id", "het_job_id", "het_offset")),
+        *((name, pa.string()) for name in ("sluid", "name", "user", "account", "partition", "qos", "nodelist")),
+        *((name, pa.string()) for name in ("state", "status", "provenance")),
+        *((name, _TIME) for name in ("submit", "start", "end")),
+        *((name, pa.int32()) for name in ("nodes", "gpus", "exit_code", "revision")),
+        *((name, pa.int64()) for name in ("cpus", "time_limit_s", "suspended_s", "cpu_time_ns", "mem_peak_b")),
+        *((name, pa.int64()) for name in ("energy_uj", "u_uj", "static_uj", "dynamic_uj", "idle_uj", "suspended_uj")),
+        *((name, pa.int64()) for name in ("wasted_uj", "modelled_uj", "estimated_uj")),
+        *((f"{name}_uj", pa.int64()) for name in _COMPONENTS),
+        *((name, pa.int64()) for name in ("gpu_held_s", "gpu_idle_s", "power_mean_mw", "power_peak_mw")),
+        *((name, pa.float64()) for name in ("coverage", "co2_location_g", "co2_market_g", "cost")),
+        ("currency", pa.string()),
+        ("simulated", pa.bool_()),
+        ("exported", _TIME),
+        ("digest", pa.int64()),
+    ]
+)
+"""The columns; energies in uJ, `u_uj` the standard uncertainty (k=1). What is not known is null, never 0."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many rows and files were added."""
+
+    rows: int
+    files: int
+
+
+def export(ledger: Ledger, directory: Path, cluster: str = "", now_s: float | None = None) -> Exported:
+    """Add files with the records that are in none yet as they are now; `cluster` empty: of all clusters.
+
+    Raises
+    ------
+    AccessError
+        Where the files cannot be written.
+    DataError
+        Where a file that is there is no export of perun's.
+    """
+    at_s = int(time.time() if now_s is None else now_s)
+    rows = files = 0
+    try:
+        exported = set(_digests(directory / JOBS))
+        for month, jobs in sorted(_pending(ledger, cluster, exported, at_s).items()):
+            path = directory / JOBS / f"month={month}" / f"part-{at_s}-{os.getpid()}.parquet"
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with Replacement(path) as partial, parquet.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+                partial.chmod(0o640)
+                for table in _tables(ledger, jobs, at_s):
+                    writer.write_table(table)
+                    rows += table.num_rows
+            files += 1
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{directory}: {error}: name a directory that holds exports of perun's alone") from error
+    except OSError as error:
+        raise AccessError(f"{directory}: {error.strerror or error}: name a directory that you may write") from error
+    return Exported(rows, files)
+
+
+def _digests(jobs: Path) -> Iterator[int]:
+    """What is in the files that are there."""
+    for path in sorted(jobs.glob("month=*/*.parquet")):
+        yield from parquet.read_table(path, columns=["digest"], partitioning=None).column("digest").to_pylist()
+
+
+def _pending(ledger: Ledger, cluster: str, exported: Collection[int], at_s: int) -> dict[str, dict[int, int]]:
+    """Local month -> row id of a record, and the digest of what the ledger says of it now."""
+    job = ledger.tables.job
+    query = select(job).where(or_(job.c.state != "", job.c.end_s < at_s - SETTLED_S)).order_by(job.c.end_s, job.c.id)
+    found: dict[str, dict[int, int]] = {}
+    with ledger.read() as connection:
+        for row in connection.execute(query.where(job.c.cluster == cluster) if cluster else query).mappings():
+            digest = _digest(row)
+            if digest not in exported:
+                month = datetime.fromtimestamp(row["end_s"]).strftime("%Y-%m")
+                found.setdefault(month, {})[row["id"]] = digest
+    return found
+
+
+def _digest(row: Mapping[Any, Any]) -> int:
+    """A number for what a row of the ledger says; its id is not part of it, since a ledger made anew has others."""
+    said = "\0".join(f"{name}={value}" for name, value in row.items() if name != "id")
+    return int.from_bytes(hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
+
+
+def _tables(ledger: Ledger, jobs: Mapping[int, int], at_s: int) -> Iterator[pa.Table]:
+    ids = list(jobs)
+    for start in range(0, len(ids), BATCH):
+        batch = ids[start : start + BATCH]
+        records = zip(batch, ledger.load(batch, shares=False), strict=True)
+        yield pa.Table.from_pylist([_row(record, at_s, jobs[job]) for job, record in records], SCHEMA)
+
+
+def _row(record: EnergyRecord, at_s: int, digest: int) -> dict[str, Any]:
+    """A record's row; columns that are the record's own fields have its names."""
+    start_s, end_s = record.start_ns // NS, record.end_ns // NS
+    foot = record.footprint
+    row = {name: getattr(record, name) for name in SCHEMA.names if hasattr(record, name)}
+    components = {one.component: one.energy_uj for one in record.components}
+    return {
+        **row,
+        **{f"{name}_uj": components.get(name) for name in _COMPONENTS},
+        "run": f"{record.job_id}.{record.restart_count}@{record.submit_s or start_s}",
+        "submit": _time(record.submit_s),
+        "start": _time(start_s),
+        "end": _time(end_s),
+        "nodes": record.num_nodes,
+        "cpu_time_ns": record.cpu_ns,
+        "co2_location_g": foot.co2_location_g if foot else None,
+        "co2_market_g": foot.co2_market_g if foot else None,
+        "cost": foot.cost if foot else None,
+        "currency": foot.currency if foot else None,
+        "exported": _time(at_s),
+        "digest": digest,
+    }
+
+
+def _time(epoch_s: int | None) -> datetime | None:
+    return datetime.fromtimestamp(epoch_s, UTC) if epoch_s else None
