@@ -101,3 +101,18 @@ def test_the_site_can_raise_every_ceiling(field: str, domains: list[tuple[str, s
     for sensor in choice(f"energy: {{{field}: 12 kW}}").sensors(sensors):
         assert sensor.max_uw in (7, 12_000_000_000)
         assert (sensor.max_uw == 7) or sensor.component == domains[0][1]
+
+
+def test_a_ceiling_that_the_site_raises_counts_from_the_next_reading_on(tmp_path: Path) -> None:
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    chip.mkdir(parents=True)
+    (chip / "name").write_text("power_meter")
+    (chip / "power1_average").write_text("61000000000")
+    node = Node.open(tmp_path, ("hwmon",), MACHINE)
+    counter = node.read().readings["hwmon:node:energy"]
+    assert counter.ticks is None
+    assert counter.error is not None
+    assert counter.error.startswith("61000 W, more than the 50000 W that it can take")
+    node.choose(choice("energy: {node_max: 70 kW}"))
+    assert node.read().readings["hwmon:node:energy"].ticks is not None
+    node.close()

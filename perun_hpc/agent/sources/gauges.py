@@ -31,10 +31,15 @@ class Gauges:
         return tuple(counter.sensor for counter in self._counters.values())
 
     def follow(self, sensors: Iterable[Sensor]) -> None:
-        """Integrate the gauges among the sensors that energy rests on, and no others; known ones go on counting."""
+        """Integrate the gauges among the sensors that energy rests on, and no others; known ones go on counting.
+
+        A gauge may be described in another way than before: the policy raised its ceiling, say.
+        """
         known = self._counters
         chosen = integrated(sensors)
-        self._counters = {one.id: known.get(one.id) or self._begun(one) for one in chosen}
+        self._counters = {
+            one.id: replace(known[one.id], source=one) if one.id in known else self._begun(one) for one in chosen
+        }
 
     @property
     def left(self) -> dict[str, Left]:
