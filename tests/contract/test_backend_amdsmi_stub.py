@@ -116,6 +116,7 @@ def test_partitions_of_one_gpu_are_counted_once(amd):
 
 
 def render_nodes(root, nodes):
+    shutil.rmtree(root / "sys", ignore_errors=True)
     for pci, number in nodes.items():
         (root / "sys/bus/pci/devices" / pci / "drm" / f"renderD{number}").mkdir(parents=True)
         (root / "sys/bus/pci/devices" / pci / "drm" / f"card{number - 127}").mkdir()
@@ -145,6 +146,19 @@ def test_a_job_with_a_partition_holds_its_part_of_the_whole_gpu(amd, library):
     assert resolve(["0", "1"], gpus) == (Held("gpu-uuid-a", 2),)
     assert resolve(["2"], gpus) == resolve(["2"], gpus, "pci") == resolve(["144"], gpus) == (Held("gpu-uuid-b"),)
     assert doubtful(["0", "1", "2"], gpus) == ()
+
+
+def test_slurms_24_numbers_are_six_partitions_of_each_of_four_gpus(amd, library):
+    shutil.rmtree(library / "sys", ignore_errors=True)
+    build("gpus_mi300a_partitions", library)
+    gpus = amd("".join(f"gpu uuid-{n} {n << 8 | 2} {part} 550 550\n" for n in range(4) for part in range(6)), gpus=True)
+    assert [(gpu.pci, gpu.slices) for gpu in gpus] == [(f"{n:04}:02:00.0", 6) for n in range(4)]
+    for numbers in ("auto", "pci"):
+        assert [resolve([str(n)], gpus, numbers) for n in range(25)] == [
+            *((Held(f"gpu-uuid-{n // 6}", 1),) for n in range(24)), (),
+        ]  # fmt: skip
+    assert resolve([str(n) for n in range(4, 9)], gpus) == (Held("gpu-uuid-0", 2), Held("gpu-uuid-1", 3))
+    assert doubtful(list(map(str, range(24))), gpus) == ()
 
 
 def test_six_partitions_of_each_of_four_gpus_have_the_render_nodes_that_the_kernel_gave_them(tmp_path):

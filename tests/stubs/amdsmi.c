@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SUCCESS = 0, NOT_SUPPORTED = 2, MAX_GPUS = 16 };
+enum { SUCCESS = 0, NOT_SUPPORTED = 2, MAX_GPUS = 64 };
 
 typedef struct {
     char uuid[40];
