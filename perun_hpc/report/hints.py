@@ -41,11 +41,14 @@ def _idle_cpus(r: EnergyRecord) -> str:
 
 
 def _uneven_hosts(r: EnergyRecord) -> str:
-    known = sorted((n.energy_uj, n.node) for n in r.nodes if n.energy_uj)
-    if len(known) < 2 or known[-1][0] < UNEVEN * known[0][0]:
+    known = sorted((n.energy_uj, n.node, n.u_uj) for n in r.nodes if n.energy_uj)
+    if len(known) < 2:
         return ""
-    ratio = known[-1][0] / known[0][0]
-    return f"{known[-1][1]} used {ratio:.1f} times as much as {known[0][1]}: is the work spread evenly?"
+    (least_uj, least, least_u_uj), (most_uj, most, most_u_uj) = known[0], known[-1]
+    # Within their bounds (k=2) they may be alike, as where a node's static power is not known.
+    if most_uj < UNEVEN * least_uj or most_uj - 2 * most_u_uj < least_uj + 2 * least_u_uj:
+        return ""
+    return f"{most} used {most_uj / least_uj:.1f} times as much as {least}: is the work spread evenly?"
 
 
 def _wasted(r: EnergyRecord) -> str:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.data_model.record import EnergyRecord, Footprint
 from perun_hpc.errors import DataError
+from perun_hpc.report.hints import hints
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.screen import WIDTH, Style, cells, printable
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
@@ -234,3 +235,10 @@ def test_how_long_a_job_was_suspended_is_the_nodes_word_until_slurm_tells() -> N
     data["usage"]["suspended_ns"] = "long"
     with pytest.raises(DataError, match="long"):
         parsed(data)
+
+
+def test_nodes_whose_bounds_overlap_are_not_called_uneven() -> None:
+    record = many_hosts()
+    assert any("times as much" in hint for hint in hints(record))
+    wide = replace(record, nodes=tuple(replace(n, u_uj=(n.energy_uj or 0) // 3) for n in record.nodes))
+    assert not any("times as much" in hint for hint in hints(wide))
