@@ -6,7 +6,7 @@ FILTERED = "; SGX is on, which adds noise to differences over short times (energ
 _MEASURED = (0.03, "assumed 3 % (k=1); published comparisons with wall meters lie between 1 and 10 %")
 _INTEL_MODEL = (
     0.08,
-    "assumed 8 % (k=1): before Haswell RAPL is a model of what cores do, no measurement (Hackenberg et al., IPDPSW 2015)",
+    "assumed 8 % (k=1): before Haswell RAPL is a model, not a measurement (Hackenberg et al., IPDPSW 2015)",
 )
 _AMD_MODEL = (
     0.08,

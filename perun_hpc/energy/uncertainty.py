@@ -34,7 +34,7 @@ SHARING_ERROR: dict[str, float] = {
 }
 """How far the watts of one owner's work lie from what a method takes them for, relative, k=1; see docs/method.md."""
 
-STATIC_ERROR: dict[str, float] = {"policy": 0.08, "learnt": 0.08, "unknown": 0.65}
+STATIC_ERROR: dict[str, float] = {"policy": 0.08, "learnt": 0.08, "nodes": 0.1, "unknown": 0.72}
 """Relative standard uncertainty of static power by where it comes from: the nodes of a type differ and heat moves it;
 of one that is not known half of the least power seen is taken: it is anything from nothing to that (a rectangle, 0.58),
 and heat moves it, too."""
@@ -170,11 +170,12 @@ class Split:
             return 0
         return round(relative * (static_uj - self.static_uj * dynamic_uj / self.dynamic_uj))
 
-    def sharing_doubt_uj(self, dynamic_uj: int, method: str) -> int:
+    def sharing_doubt_uj(self, dynamic_uj: int, method: str) -> tuple[int, int]:
         """Standard uncertainty of an owner's dynamic part: nobody knows the watts behind anybody's work.
 
         An owner whose work takes more watts than its weight says gets too little, and the others too much: with q_k the
-        parts of all owners, sigma D q [(1 - q)^2 + sum of the others' q_k^2]^(1/2). Who worked alone is sure.
+        parts of all owners, sigma D q (1 - q) for its own watts, and sigma D q times the root of the sum of the others'
+        q_k^2 for theirs. Who worked alone is sure.
 
         Parameters
         ----------
@@ -183,11 +184,11 @@ class Split:
 
         Returns
         -------
-        The doubt (k=1) in uJ.
+        The doubt (k=1) in uJ for its own watts, which are the same wherever it runs, and for the others'.
         """
         sigma = SHARING_ERROR.get(method, 1.0)
         if not sigma or self.dynamic_uj <= 0 or dynamic_uj <= 0:
-            return 0
+            return 0, 0
         q = dynamic_uj / self.dynamic_uj
         others = max(0.0, self.squares / self.dynamic_uj**2 - q * q)
-        return round(sigma * dynamic_uj * math.sqrt((1 - q) ** 2 + others))
+        return round(sigma * dynamic_uj * (1 - q)), round(sigma * dynamic_uj * math.sqrt(others))

@@ -239,12 +239,12 @@ def test_doubts_of_one_cause_add_with_their_signs_random_ones_by_their_squares()
 
 def test_who_worked_alone_is_sure_of_his_dynamic_part():
     alone = Split.of([(40, 100), (60, 0)])
-    assert alone.sharing_doubt_uj(100, "cores") == 0
+    assert alone.sharing_doubt_uj(100, "cores") == (0, 0)
     two = Split.of([(5000, 5000), (5000, 5000)])
-    assert two.sharing_doubt_uj(5000, "cores") == round(0.34 * 5000 * math.sqrt(0.5))
-    assert two.sharing_doubt_uj(5000, "exclusive") == two.sharing_doubt_uj(0, "cores") == 0
+    assert two.sharing_doubt_uj(5000, "cores") == (850, 850)
+    assert two.sharing_doubt_uj(5000, "exclusive") == two.sharing_doubt_uj(0, "cores") == (0, 0)
     three = Split.of([(0, 5000), (0, 2500), (0, 2500)])
-    assert three.sharing_doubt_uj(5000, "cores") == round(0.34 * 5000 * math.sqrt(0.25 + 2 * 0.0625))
+    assert three.sharing_doubt_uj(5000, "cores") == (850, round(1700 * math.sqrt(2 * 0.0625)))
 
 
 def test_static_power_that_is_wrong_moves_energy_from_who_works_to_who_holds():

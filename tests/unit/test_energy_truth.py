@@ -37,7 +37,7 @@ def test_the_stated_uncertainty_covers_the_mean_square_error_and_is_not_padded()
             split = Split.of((share.static_uj, share.dynamic_uj) for share in shares.shares)
             for share in shares.shares:
                 given_j[share.owner] += share.energy_uj / 1e6
-                doubt_j[share.owner] += split.sharing_doubt_uj(share.dynamic_uj, shares.method) / 1e6
+                doubt_j[share.owner] += math.hypot(*split.sharing_doubt_uj(share.dynamic_uj, shares.method)) / 1e6
         for number in range(len(case.jobs)):
             owner = f"job:{number}"
             ratios.append((given_j[owner] - truth.total(owner)) / doubt_j[owner])

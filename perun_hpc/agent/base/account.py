@@ -19,7 +19,8 @@ class DomainAccount:
     """The sums so far; all in uJ and ns.
 
     `static_doubt_uj` is what the energy is wrong by where static power is by its standard uncertainty (signed),
-    `sharing_doubt_uj` the standard uncertainty of its sharing out (`energy.uncertainty.Split`).
+    `sharing_doubt_uj` and `others_doubt_uj` the standard uncertainties of its sharing out for the watts of the
+    session's own work and of the others' (`energy.uncertainty.Split`).
     """
 
     component: str
@@ -38,6 +39,7 @@ class DomainAccount:
     idle_ns: int | None = None
     static_doubt_uj: int = 0
     sharing_doubt_uj: int = 0
+    others_doubt_uj: int = 0
     peak_uw: int = 0
     """Highest mean power of the whole domain between two readings, allowing for their age."""
 
@@ -58,10 +60,11 @@ class DomainAccount:
         self.suspended_uj += share.suspended_uj
         self.modelled_uj += 0 if method in UNMODELLED else share.energy_uj
 
-    def doubt(self, static_uj: int, sharing_uj: int) -> None:
+    def doubt(self, static_uj: int, sharing_uj: int, others_uj: int) -> None:
         """What the session's share of that interval is wrong by: of two intervals alike, since the job is the same."""
         self.static_doubt_uj += static_uj
         self.sharing_doubt_uj += sharing_uj
+        self.others_doubt_uj += others_uj
 
     def see_power(self, power_uw: int) -> None:
         """The mean power of the whole domain in an interval."""

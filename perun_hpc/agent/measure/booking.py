@@ -78,10 +78,10 @@ class _Books:
             return 0
         return total_uj * NS_PER_S // long_ns * (long_ns + old_ns) // long_ns
 
-    def doubts_uj(self, share: Share) -> tuple[int, int]:
-        """What an owner's share is wrong by for its static power, and for its sharing out."""
+    def doubts_uj(self, share: Share) -> tuple[int, int, int]:
+        """What an owner's share is wrong by for its static power, and for the watts of its and of the others' work."""
         fixed = self._split.static_doubt_uj(share.static_uj, share.dynamic_uj, self._static_error)
-        return fixed, self._split.sharing_doubt_uj(share.dynamic_uj, self.interval.shares.method)
+        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, self.interval.shares.method)
 
 
 def _book(session: Session, books: _Books, job: JobInput, share: Share | None, day: str) -> None:
@@ -198,7 +198,7 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
     gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
     # What a sensor did not look at differs from what it did, each time anew.
     unseen_uj = SAMPLED * most_uw * math.sqrt(sensor.sampled_ns / NS_PER_S * account.covered_ns / NS_PER_S)
-    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps, [unseen_uj])}
+    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps, [unseen_uj, account.others_doubt_uj])}
 
 
 def _of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float) -> dict[str, int]:
