@@ -35,6 +35,7 @@ from perun_hpc.accounting.keeping import (
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.archive import aside
+from perun_hpc.archive.learnt import LEARNT, keep_typical
 from perun_hpc.archive.places import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
 from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.record import EnergyRecord, Footprint, to_json
@@ -62,6 +63,8 @@ SLOW_S = 30
 """A question that failed after so long is not asked again, for less, before the next sweep: other work waits."""
 COMPARE_S = 600
 """So long one sweep compares with sacct; what is left of a long time without slurmdbd is for the next ones."""
+SHARE_S = 600
+"""So old is what most nodes of a machine have learnt at most."""
 LEARN_S = 86_400
 """So long it is asked whether Slurm has learnt of a node that reported a job and was none of its nodes."""
 NAMED = 5
@@ -227,10 +230,18 @@ class Collector:
             for part in (self._compare, self._complete):
                 summary = _attempted(part, summary)
             self._rename_old()
+            self._share_learnt()
             return replace(summary, notes=tuple(dict.fromkeys((*summary.notes, *self._unanswered))))
         finally:
             with contextlib.suppress(PerunError):
                 self.ledger.release(f"{LEASE}:{self.archive.cluster}", self.holder)
+
+    def _share_learnt(self) -> None:
+        """Bring up to date, every ten minutes, what most nodes of a machine have learnt."""
+        path = self.archive.base / LEARNT
+        with contextlib.suppress(OSError):
+            if not path.exists() or abs(self.tools.clock() - path.stat().st_mtime) >= SHARE_S:
+                keep_typical(self.archive.base, write_new)
 
     def _open_the_way(self) -> None:
         """Let users pass, not list, the directories above their jobs' own."""

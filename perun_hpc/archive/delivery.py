@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.archive.grown import grown
-from perun_hpc.archive.learnt import LEARNT, Learnt
+from perun_hpc.archive.learnt import LEARNT, Learnt, typical_of
 from perun_hpc.archive.places import INCOMING, JOBS, NODES, RUNNING_NOW
 from perun_hpc.data_model.job import SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
@@ -74,12 +74,15 @@ class ArchiveDelivery:
         """Keep what a node has learnt, in place of what it handed over before."""
         write_new(self._node(cluster, node) / LEARNT, learnt.encode())
 
-    def learnt_of(self, cluster: str, node: str) -> Learnt | None:
-        """What a node handed over last; None where there is nothing, or nothing that can be used."""
-        try:
-            return Learnt.read(self._node(cluster, node) / LEARNT)
-        except (FileNotFoundError, DataError):
-            return None
+    def learnt_of(self, cluster: str, node: str, machine: str = "") -> Learnt | None:
+        """What a node handed over last, with what most nodes of its machine have; None where nothing can be used."""
+        own = None
+        with contextlib.suppress(FileNotFoundError, DataError):
+            own = Learnt.read(self._node(cluster, node) / LEARNT)
+        typical_uw = typical_of(self._cluster(cluster), machine) if machine else {}
+        if own is not None and (own.machine == machine or not typical_uw):
+            return replace(own, typical_uw=typical_uw)
+        return Learnt(machine, {}, typical_uw) if typical_uw else None
 
     def _node(self, cluster: str, node: str) -> Path:
         """The node's directory."""

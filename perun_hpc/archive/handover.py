@@ -91,9 +91,10 @@ class StreamDelivery:
         about = {"what": "learnt", "cluster": cluster, "node": node}
         stream.send({LEARNT: learnt.encode()}, about, self.address, self.sender)
 
-    def learnt_of(self, cluster: str, node: str) -> Learnt | None:
-        """Ask for what the node handed over last: the collector gives it to the node itself alone."""
-        about = {"what": "learnt", "cluster": cluster, "node": node}
+    def learnt_of(self, cluster: str, node: str, machine: str = "") -> Learnt | None:
+        """Ask for what the node handed over last, which the collector gives to the node itself alone, and for what most
+        nodes of its machine have."""
+        about = {"what": "learnt", "cluster": cluster, "node": node, "machine": machine}
         answer = stream.send({}, about, self.address, self.sender)
         return Learnt.parse(answer) if answer else None
 

@@ -2,24 +2,33 @@
 a node whose spool is in memory.
 
 `nodes/NODE/learnt.json`: `{"schema": "perun.learnt/1", "machine": TEXT, "static": {DOMAIN: {DAY: {BIN: NS}}}}`. The
-node writes it and nobody else reads it; `machine` is what the figures were learnt on, so that another one under the
-same name begins anew.
+node writes it; `machine` is what the figures were learnt on, so that another one under the same name begins anew.
+
+Of nodes of one machine the collector keeps the static power that most of them have, `CLUSTER/learnt.json`:
+`{"schema": "perun.typical/1", "machines": {MACHINE: {DOMAIN: UW}}}`. A node is given that of its own machine, so that
+one that never idles knows what the others learnt; no single node decides it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
+from perun_hpc.archive.places import NODES
 from perun_hpc.data_model import codec
 from perun_hpc.energy.static import BIN_UW, DAY_NS, StaticPower
 from perun_hpc.errors import DataError
 
 SCHEMA = "perun.learnt/1"
+TYPICAL = "perun.typical/1"
 LEARNT = "learnt.json"
+FEWEST = 3
+"""So many nodes of a machine must have learnt a figure before others take their median."""
 MOST_B = 4 << 20
 MOST_DOMAINS = 1024
 MOST_NAME = 256
@@ -31,15 +40,21 @@ LONGEST_DAY_NS = DAY_NS + 3_600_000_000_000
 
 @dataclass(frozen=True)
 class Learnt:
-    """Static power by energy domain, and the machine whose domains they are."""
+    """Static power by energy domain, and the machine whose domains they are.
+
+    `typical_uw` is what most nodes of that machine have, for the domains of which this one knows nothing.
+    """
 
     machine: str
     static: Mapping[str, StaticPower]
+    typical_uw: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """As the file holds it."""
         static = {name: power.to_json() for name, power in self.static.items()}
-        return json.dumps({"schema": SCHEMA, "machine": self.machine, "static": static}, separators=(",", ":")).encode()
+        typical = {"typical": dict(self.typical_uw)} if self.typical_uw else {}
+        value = {"schema": SCHEMA, "machine": self.machine, "static": static, **typical}
+        return json.dumps(value, separators=(",", ":")).encode()
 
     @classmethod
     def read(cls, path: Path) -> Learnt:
@@ -57,12 +72,54 @@ class Learnt:
             if value["schema"] != SCHEMA:
                 raise DataError(f"{LEARNT}: written by another version of perun")
             machine, static = codec.decode(str, value["machine"]), codec.decode(dict[str, Any], value["static"])
+            typical_uw = codec.decode(dict[str, int], value.get("typical", {}))
             powers = {name: StaticPower.from_json(power) for name, power in static.items()}
         except (*codec.MISFITS, RecursionError) as error:
             raise DataError(f"{LEARNT}: damaged ({type(error).__name__})") from error
-        if len(machine) > MOST_NAME or len(powers) > MOST_DOMAINS or not all(map(_can_be, powers, powers.values())):
+        sound = all(map(_can_be, powers, powers.values())) and _all_powers(typical_uw)
+        if len(machine) > MOST_NAME or len(powers) > MOST_DOMAINS or not sound:
             raise DataError(f"{LEARNT}: it says what no node can have learnt")
-        return cls(machine, powers)
+        return cls(machine, powers, typical_uw)
+
+
+def typical(known: Iterable[Learnt]) -> dict[str, dict[str, int]]:
+    """What most nodes of a machine have learnt: machine -> domain -> static power in uW, the median of the nodes'."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for one in known:
+        for domain, power in one.static.items():
+            uw = power.estimate_uw()
+            if uw is not None:
+                found.setdefault(one.machine, {}).setdefault(domain, []).append(uw)
+    enough = {
+        machine: {domain: median_low(seen) for domain, seen in domains.items() if len(seen) >= FEWEST}
+        for machine, domains in found.items()
+    }
+    return {machine: domains for machine, domains in enough.items() if domains}
+
+
+def keep_typical(cluster: Path, write: Callable[[Path, bytes], None]) -> None:
+    """Bring what most nodes have up to date, from all that the nodes of a cluster's directory handed over."""
+    known = []
+    for path in sorted(cluster.glob(f"{NODES}/*/{LEARNT}")):
+        with contextlib.suppress(OSError, DataError):
+            known.append(Learnt.read(path))
+    write(cluster / LEARNT, json.dumps({"schema": TYPICAL, "machines": typical(known)}, separators=(",", ":")).encode())
+
+
+def typical_of(cluster: Path, machine: str) -> dict[str, int]:
+    """What most nodes of a machine have; empty where nobody knows."""
+    try:
+        with (cluster / LEARNT).open("rb") as file:
+            value = json.loads(file.read(MOST_B))
+        found = codec.decode(dict[str, int], value["machines"].get(machine, {}) if value["schema"] == TYPICAL else {})
+    except (OSError, AttributeError, RecursionError, *codec.MISFITS):
+        return {}
+    return found if _all_powers(found) else {}
+
+
+def _all_powers(powers: Mapping[str, int]) -> bool:
+    named = all(0 < len(domain) <= MOST_NAME for domain in powers)
+    return named and len(powers) <= MOST_DOMAINS and all(0 <= uw <= MOST_UW for uw in powers.values())
 
 
 def _can_be(domain: str, power: StaticPower) -> bool:

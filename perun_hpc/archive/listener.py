@@ -249,7 +249,8 @@ class Listener:
         return b""
 
     def _learnt(self, peer: str, directory: Path, about: dict[str, str], origin: Origin) -> bytes:
-        """Keep what a node has learnt of itself, or give it back to it: to nobody else.
+        """Keep what a node has learnt of itself, or give it back to it: to nobody else. What most nodes of its machine
+        have comes with it.
 
         It is no evidence: nothing is set aside, and nothing given out, where another host vouches for it.
         """
@@ -260,7 +261,7 @@ class Listener:
         if (directory / LEARNT).exists():
             self._delivery.keep_learnt(Learnt.read(directory / LEARNT), cluster, node)
             return b""
-        known = self._delivery.learnt_of(cluster, node)
+        known = self._delivery.learnt_of(cluster, node, about.get("machine", ""))
         return known.encode() if known else b""
 
     def _check_sender(self, peer: str, node: str, origin: Origin) -> None:

@@ -13,6 +13,7 @@ ARCHIVE/CLUSTER/usage/UID/sums/YYYY-MM.json      the ledger's sums that one user
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.aside.jsonl  lines that contradict what the node had sent before
 ARCHIVE/CLUSTER/nodes/NODE/learnt.json           what the node has learnt of itself, for itself (`archive.learnt`)
+ARCHIVE/CLUSTER/learnt.json                      what most nodes of a machine have learnt, for those that have not
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
 ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`archive.aside`)
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.archive.learnt import LEARNT, Learnt
+from perun_hpc.archive.learnt import LEARNT, Learnt, keep_typical
 from perun_hpc.energy.static import BIN_UW, DAY_NS, StaticPower
+from perun_hpc.files import write_new
 from perun_hpc.process.clock import MACHINE
 
 from .agent_node import FakeNode, until
@@ -117,3 +118,14 @@ def test_what_the_archive_keeps_and_cannot_be_is_passed_over(node: FakeNode) -> 
     assert static_of(node, 10) == {"uw": 0, "from": "unknown"}
     with contextlib.suppress(FileNotFoundError):
         assert "Traceback" not in (node.spool / "agent.log").read_text()
+
+
+def test_a_node_that_knows_nothing_has_what_most_nodes_of_its_machine_have(node: FakeNode) -> None:
+    machine = "Tested 9000, 4 CPUs, 1 packages"
+    for other in ("n2", "n3", "n4"):
+        directory = node.archive / "test" / "nodes" / other
+        directory.mkdir(parents=True)
+        (directory / LEARNT).write_bytes(Learnt(machine, {"package-0": idle_for(hours=1)}).encode())
+    keep_typical(node.archive / "test", write_new)
+    node.start()
+    assert static_of(node, 10) == {"uw": IDLE_UW, "from": "nodes"}

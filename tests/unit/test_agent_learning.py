@@ -250,3 +250,13 @@ def test_activity_over_two_stretches_is_their_mean():
     assert job.gpus["gpu-a"] == GpuHolding(part=3, activity=700)
     ((job,), _, _) = joined([stretch(0, 3, None), stretch(3, 4, 400)])
     assert job.gpus["gpu-a"] == GpuHolding(part=3)
+
+
+def test_what_most_nodes_have_learnt_counts_until_this_one_knows_better():
+    learning = Learning()
+    learning.typical_uw = {"package-0": 33_000_000}
+    again = Learning()
+    again.restore(learning.to_json())
+    assert again.figures(DOMAINS.values(), None)["package-0"].to_json() == {"uw": 33_000_000, "from": "nodes"}
+    teach(again, {}, {"gpu-a": 0}, 400)
+    assert again.figures(DOMAINS.values(), None)["package-0"].to_json() == {"uw": 40_000_000, "from": "learnt"}

@@ -105,6 +105,11 @@ class AgentPaths:
         return self.node / "learnt.given.json"
 
     @property
+    def learnt_machine(self) -> Path:
+        """What machine this is, for whoever asks the archive."""
+        return self.node / "learnt.machine"
+
+    @property
     def learnt_asked(self) -> Path:
         """Is there once the archive has been asked for it."""
         return self.node / "learnt.asked"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Figure:
-    """Static power of one domain, and where it comes from: `policy`, `learnt`, or `unknown`.
+    """Static power of one domain, and where it comes from: `policy`, `learnt`, `nodes` (what most nodes of this
+    machine have learnt), `estimate`, or `unknown`.
 
     Of one that is not known half of the least power seen is taken, of a GPU 0.
     """
@@ -41,15 +42,16 @@ class _IdleTime:
     busy_ns: int = 0
 
 
-LOWEST = "lowest"
-"""Where the least powers stand among what was learnt of domains; no domain has that name."""
+LOWEST, NODES = "lowest", "nodes"
+"""Where the least powers, and what other nodes have learnt, stand among what was learnt of domains: no domain has that
+name."""
 
 
 class Learning:
     """What the node's idle times taught so far, and the least power of every domain; adjoining idle intervals are taken
     together.
 
-    `news` is set wherever more becomes known than before.
+    `news` is set wherever more becomes known than before; `typical_uw` is what most nodes of this machine have learnt.
     """
 
     def __init__(self) -> None:
@@ -57,15 +59,19 @@ class Learning:
         self._known: dict[str, StaticPower] = {}
         self._idle: dict[str, _IdleTime] = {}
         self._lowest_uw: dict[str, int] = {}
+        self.typical_uw: dict[str, int] = {}
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {LOWEST: dict(self._lowest_uw), **{name: power.to_json() for name, power in self._known.items()}}
+        beside = {LOWEST: dict(self._lowest_uw), NODES: dict(self.typical_uw)}
+        return {**beside, **{name: power.to_json() for name, power in self._known.items()}}
 
     def restore(self, data: Mapping[str, Any]) -> None:
         """Take over what an earlier agent learnt."""
         self._lowest_uw = codec.decode(dict[str, int], data.get(LOWEST, {}))
-        self._known = {name: StaticPower.from_json(power) for name, power in data.items() if name != LOWEST}
+        self.typical_uw = codec.decode(dict[str, int], data.get(NODES, {}))
+        powers = {name: power for name, power in data.items() if name not in (LOWEST, NODES)}
+        self._known = {name: StaticPower.from_json(power) for name, power in powers.items()}
         self.news = bool(self._known)
 
     @property
@@ -156,6 +162,8 @@ class Learning:
                 found[domain.name] = Figure(stated, "policy")
             elif learnt is not None:
                 found[domain.name] = Figure(learnt, "learnt")
+            elif name in self.typical_uw:
+                found[domain.name] = Figure(self.typical_uw[name], "nodes")
             else:
                 found[domain.name] = Figure(self._lowest_uw.get(name, 0) // 2, "unknown")
         return found

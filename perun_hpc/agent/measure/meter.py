@@ -24,7 +24,7 @@ from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
-from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
+from perun_hpc.energy.attribute import DomainKind, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, plan, scope_sentence
 from perun_hpc.energy.counters import busy_between, span
 from perun_hpc.energy.schedule import Schedule
@@ -244,6 +244,13 @@ class Meter:
         return self.end_interval(unseen=True)
 
     # What is measured, and with which parameters.
+
+    @property
+    def guesses(self) -> bool:
+        """Whether a CPU's or its memory's static power is taken to be half of the least power seen."""
+        leaves = (DomainKind.PACKAGE, DomainKind.DRAM)
+        kinds = {one.name: one.kind for one in self.domains.values()}
+        return any(one.source == "unknown" and kinds.get(name) in leaves for name, one in self.static.items())
 
     @property
     def keeps_pace(self) -> bool:

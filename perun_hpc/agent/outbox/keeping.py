@@ -29,8 +29,8 @@ class Keeper(Protocol):
     def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
         """Keep it in place of what the node handed over before."""
 
-    def learnt_of(self, cluster: str, node: str) -> Learnt | None:
-        """What the node handed over last; None where there is nothing that can be used."""
+    def learnt_of(self, cluster: str, node: str, machine: str = "") -> Learnt | None:
+        """What the node handed over last, and what most nodes of its machine have; None where nothing can be used."""
 
 
 class Keeping:
@@ -43,19 +43,37 @@ class Keeping:
         self._machine = machine
         self._clock = clock
         self._due_ns = clock.mono_ns()
-        self._asked = False
+        self._asked = self._said = False
+        self._again_ns = clock.mono_ns() + EVERY_NS
 
     def note(self) -> bool:
-        """An interval has ended; True, once, where the archive is to be asked."""
+        """An interval has ended; True where the archive is to be asked.
+
+        That is once, and again every ten minutes as long as static power is not known: others may have learnt it.
+        """
         self.take()
+        self._say_machine()
         if self._clock.mono_ns() >= self._due_ns:
             self.write()
-        wants = bool(self._register.home[0]) and not self._asked and not self._paths.learnt_asked.exists()
+        if not self._register.home[0]:
+            return False
+        if self._clock.mono_ns() >= self._again_ns and self._meter.guesses:
+            self._again_ns = self._clock.mono_ns() + EVERY_NS
+            self._paths.learnt_asked.unlink(missing_ok=True)
+            self._asked = False
+        wants = not self._asked and not self._paths.learnt_asked.exists()
         self._asked = self._asked or wants
         return wants
 
+    def _say_machine(self) -> None:
+        """Leave in the spool, once, what is to be asked for."""
+        if not self._said:
+            files.write_new(self._paths.learnt_machine, self._machine().encode(), durable=False)
+            self._said = True
+
     def write(self) -> None:
         """Leave in the spool what was learnt, where it is news."""
+        self._say_machine()
         learning = self._meter.learning
         if learning.news:
             files.write_new(self._paths.learnt, Learnt(self._machine(), learning.known).encode(), durable=False)
@@ -74,14 +92,18 @@ class Keeping:
             log(f"what the archive keeps was learnt on another machine ({given.machine}): this one begins anew")
             return
         self._meter.learning.add(given.static, self._clock.real_ns())
+        self._meter.learning.typical_uw = dict(given.typical_uw)
         self._meter.parametrise()
-        log(f"static power of {len(given.static)} domains was learnt before: the archive kept it")
+        if given.static:
+            log(f"static power of {len(given.static)} domains was learnt before: the archive kept it")
 
 
 def ship_learnt(paths: AgentPaths, to: Keeper, cluster: str, node: str) -> None:
-    """Ask for what the archive keeps, once in the life of a spool; after that hand over what is new."""
+    """Ask for what the archive keeps, once in the life of a spool or when it is due; then hand over what is new."""
     if not paths.learnt_asked.exists():
-        given = to.learnt_of(cluster, node)
+        if not paths.learnt_machine.exists():
+            return  # the agent has not said yet what is to be asked for
+        given = to.learnt_of(cluster, node, paths.learnt_machine.read_text())
         if given is not None:
             files.write_new(paths.learnt_given, given.encode(), durable=False)
         paths.learnt_asked.touch()
