@@ -77,6 +77,9 @@ def _by_partition(ledger: Ledger, cluster: str) -> Iterator[Family]:
         ("energy_joules", "Energy of the jobs in the ledger.", "energy_uj", 1_000_000),
         ("wasted_energy_joules", "Energy of jobs that failed.", "wasted_uj", 1_000_000),
         ("idle_energy_joules", "Energy of GPUs that were held and not used.", "idle_uj", 1_000_000),
+        ("modelled_energy_joules", "Energy that was shared out by a model.", "modelled_uj", 1_000_000),
+        ("estimated_energy_joules", "Energy that no sensor measured.", "estimated_uj", 1_000_000),
+        ("simulated_energy_joules", "Energy of simulated sensors.", "simulated_uj", 1_000_000),
         ("jobs", "Jobs in the ledger.", "jobs", 1),
         ("unmeasured_jobs", "Jobs of which no energy is known.", "unmeasured", 1),
     ):

@@ -40,10 +40,11 @@ def figures(
 def _of_domains(totals: Totals, domains: dict[str, EnergyDomain]) -> Iterator[Family]:
     energy = []
     for domain, sums in sorted(totals.shares_uj.items()):
-        component = domains[domain].sensor.component if domain in domains else OTHER
-        for party, energy_uj in sorted(sums.items()):
-            named = {"domain": domain, "component": component, "party": party}
-            energy.append(Sample(joules(energy_uj), named))
+        named = {"domain": domain, "component": OTHER, "provenance": ""}
+        if domain in domains:
+            sensor = domains[domain].sensor
+            named |= {"component": sensor.component, "provenance": str(sensor.provenance.value)}
+        energy += [Sample(joules(energy_uj), {**named, "party": party}) for party, energy_uj in sorted(sums.items())]
     rest = tuple(Sample(joules(uj), {"domain": domain}) for domain, uj in sorted(totals.rest_uj.items()))
     gaps = tuple(Sample(ns / 1e9, {"domain": domain}) for domain, ns in sorted(totals.gap_ns.items()))
     yield Family("perun_node_energy_joules", "Energy of a domain, by who was given it.", tuple(energy), counter=True)

@@ -104,7 +104,7 @@ def test_the_file_holds_what_the_node_ledger_gave(tmp_path: Path) -> None:
     found = watched.samples()
     for party, uj in told.items():
         label = "jobs" if party.startswith("job") else party
-        key = f'domain="package-0",component="cpu",party="{label}"'
+        key = f'domain="package-0",component="cpu",provenance="simulated",party="{label}"'
         assert found.get(("perun_node_energy_joules_total", key), 0.0) == pytest.approx(uj / 1e6), party
     assert watched.total() == pytest.approx(0.001 * max(watched.shown))
     named = 'jobid="1",restart="0",partition="main",account="physics",component="cpu"'

@@ -101,6 +101,7 @@ def test_the_strict_site_keeps_patients_out():
     patients = site("privacy-strict", JobFacts(account="patients"))
     assert not patients.monitors(flagged=False)
     assert patients.store.trace == "none"
+    assert (patients.metrics.textfile, patients.metrics.labels) == ("", ())
     public = site("privacy-strict", JobFacts(partition="public", options="off"))
     assert public.privacy.shared_resolution_ns == 300 * 10**9
     assert public.monitor.jobs == "none"
