@@ -23,6 +23,7 @@ from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.footprint import estimate
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, largest, usage
+from perun_hpc.accounting.site_figures import SiteFigures
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.energy.footprint import Factors, constant, series
@@ -195,6 +196,8 @@ def test_energy_that_no_sensor_measured_is_a_sum_of_its_own(ledger: Ledger, tmp_
     assert "30 % of the energy is estimated." in usage_table([found], ["account"], Style(), None)
     (cells,) = csv.DictReader(usage_csv([found], ["account"]).splitlines())
     assert (cells["energy_kwh"], cells["estimated_kwh"]) == ("1.000000", "0.300000")
+    shown = {one.name: one.samples for one in SiteFigures(ledger).collect([Archive(tmp_path, "c")], (), None)}
+    assert [one.value for one in shown["perun_ledger_estimated_energy_joules"]] == [300 * WH / 1e6]
 
 
 def test_factors_that_change_at_midnight(ledger: Ledger) -> None:
