@@ -74,8 +74,7 @@ _TABLE: tuple[_Row, ...] = (
     _row("amd_energy|zenergy", r"Esocket(?P<n>\d+)", "package-{n}", "cpu", "CPU package"),
     _row("amd_energy|zenergy", r"Ecore(?P<n>\d+)", "core{n}", "other", "one core, inside its package", "package-*"),
     # Ampere's altra_hwmon.c (outside the kernel): the firmware's own labels, each with a running number.
-    _row("altra_hwmon", r"Core Energy (?P<n>\d+)", "core{n}-{chip}", "other", "one core, inside its package",
-         "package-{chip}"),
+    _row("altra_hwmon", r"Core Energy", "package-{chip}", "cpu", "CPU cores, the sum of their counters"),
     # drivers/hwmon/xgene-hwmon.c: CPU total power and IO total power of a socket; what IO contains is not said.
     _row("apm_xgene", r"CPU power", "package-{chip}", "cpu", "CPU rail of the socket"),
     # drivers/platform/x86/amd/hsmp/hwmon.c (Linux 6.16): a chip per socket, the socket's power.

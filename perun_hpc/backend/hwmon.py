@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import DUMB, Files, NumberFiles, Products, number, reason, text
+from perun_hpc.backend.sysfile import DUMB, Combined, Files, NumberFiles, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -53,7 +53,11 @@ class _Chip:
 
 @dataclass(frozen=True)
 class _Input:
-    """One input of a chip, its files, and where it belongs; `limit_uw` is what the device states as its own."""
+    """One input of a chip, its files, and where it belongs.
+
+    Several files make it up: volts and amperes, or the counters of cores. `limit_uw` is what the device states as its
+    own.
+    """
 
     chip: _Chip
     stem: str
@@ -137,7 +141,7 @@ def _device(one: _Input) -> str:
 def _open(sensor: Sensor, files: tuple[Path, ...], clock: Clock) -> Files:
     if len(files) == 1:
         return NumberFiles(((sensor, files[0]),), clock)
-    return Products(sensor, files, clock)
+    return Combined(sensor, files, clock)
 
 
 def _timed(reader: Files, clock: Clock) -> tuple[Reading, int]:
@@ -233,9 +237,13 @@ def _inputs(chip: _Chip, missing: list[Missing]) -> Iterable[_Input]:
     except OSError as error:
         missing.append(Missing(chip.called, f"cannot be listed: {reason(error)}", "look at its driver"))
         return
+    cores = _cores(chip, names)
+    if cores:
+        place = chips.place((chip.name, chip.driver), "Core Energy", chip.number, chip.device or chip.called)
+        yield _Input(chip, "energy", cores, "Core Energy", place)
     for name in sorted(names):
         match = INPUT.match(name)
-        if match is None:
+        if match is None or chip.directory / name in cores:
             continue
         ((kind, channel),) = ((kind, channel) for kind, channel in match.groupdict().items() if channel)
         files: tuple[Path, ...] = (chip.directory / name,)
@@ -246,6 +254,16 @@ def _inputs(chip: _Chip, missing: list[Missing]) -> Iterable[_Input]:
         elif name.endswith("_input") and f"{kind}{channel}_average" in names:
             continue
         yield _input(chip, f"{kind}{channel}", files)
+
+
+_CORE = re.compile(r"Core Energy \d+")
+
+
+def _cores(chip: _Chip, names: Iterable[str]) -> tuple[Path, ...]:
+    """The counters of a processor of which each core has one and nothing has the sum (Ampere's altra_hwmon)."""
+    found = [name for name in names if chip.name == "altra_hwmon" and name.startswith("energy") and INPUT.match(name)]
+    labels = {name: text(chip.directory / name.replace("_input", "_label")) or "" for name in found}
+    return tuple(chip.directory / name for name in sorted(found) if _CORE.fullmatch(labels[name]))
 
 
 def _input(chip: _Chip, stem: str, files: tuple[Path, ...]) -> _Input:

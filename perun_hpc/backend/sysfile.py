@@ -171,17 +171,17 @@ class NumberFiles:
         self._descriptors = [-1] * len(self._descriptors)
 
 
-class Products:
-    """A reader of one power that is the product of what two files hold: mV and mA."""
+class Combined:
+    """A reader of one sensor that several files make up: a power as mV times mA, an energy as the sum of its parts'."""
 
     def __init__(self, sensor: Sensor, files: Sequence[Path], clock: Clock = monotonic_ns) -> None:
-        """Open the files; OSError passes, after those already open were closed."""
+        """Open the files; OSError passes, after those already open were closed. Counters add, gauges multiply."""
         self._files = NumberFiles(tuple((replace(sensor, quantity=Quantity.COUNT), file) for file in files), clock)
         self._sensor = sensor
         self.cost_ns = 0
 
     @classmethod
-    def of(cls, sensor: Sensor, descriptors: Sequence[int], clock: Clock = monotonic_ns) -> Products:
+    def of(cls, sensor: Sensor, descriptors: Sequence[int], clock: Clock = monotonic_ns) -> Combined:
         """A reader of files that somebody else opened; it closes them."""
         reader = cls(sensor, (), clock)
         factors = (replace(sensor, quantity=Quantity.COUNT),) * len(descriptors)
@@ -198,20 +198,21 @@ class Products:
         """The open files."""
         return self._files.descriptors
 
-    def relabelled(self, sensors: tuple[Sensor, ...]) -> Products:
+    def relabelled(self, sensors: tuple[Sensor, ...]) -> Combined:
         """The same open files under another description; this reader gives them up."""
-        other = Products(sensors[0], ())
+        other = Combined(sensors[0], ())
         other.cost_ns = self.cost_ns
         other._files = self._files.relabelled(self._files.sensors)
         return other
 
     def read(self) -> tuple[Reading, ...]:
-        """Read the files; the product is of the time of the last."""
+        """Read the files; what they make is of the time of the last."""
         factors = self._files.read()
         lost = next((one for one in factors if one.ticks is None), None)
         if lost is not None:
             return (lost,)
-        ticks = math.prod(one.ticks or 0 for one in factors)
+        combine = sum if self._sensor.kind is Kind.COUNTER else math.prod
+        ticks = combine(one.ticks or 0 for one in factors)
         why = doubt(self._sensor, ticks)
         return (Reading(None if why else ticks, factors[-1].mono_ns, why or None),)
 
@@ -228,7 +229,7 @@ def _checked(sensor: Sensor, content: bytes, mono_ns: int) -> Reading:
     return Reading(None, mono_ns, why) if why else Reading(ticks, mono_ns)
 
 
-Files: TypeAlias = NumberFiles | Products
+Files: TypeAlias = NumberFiles | Combined
 """A reader of open kernel files."""
 
 

@@ -235,6 +235,21 @@ def test_volts_times_amperes_of_a_jetsons_rails(tmp_path):
     assert shown(root) == {"package-0": 3_500_000}
 
 
+def test_the_counters_of_an_altras_cores_are_its_package_together(tmp_path):
+    found = {}
+    for socket in range(2):
+        found[f"hwmon{socket}"] = {"name": "altra_hwmon", "temp1_input": 52000}
+        for core in range(12):
+            counter = {f"energy{core + 1}_input": (core + 1) * W, f"energy{core + 1}_label": f"Core Energy {core:03}"}
+            found[f"hwmon{socket}"] |= counter
+    root = chips(tmp_path, found, {"hwmon0": "platform/AMPC0005:01", "hwmon1": "platform/AMPC0005:00"})
+    assert shown(root) == {"package-0": 78 * W, "package-1": 78 * W}
+    (root / "sys/class/hwmon/hwmon0/energy3_input").write_text(f"{13 * W}\n")
+    assert shown(root) == {"package-0": 78 * W, "package-1": 88 * W}
+    (root / "sys/class/hwmon/hwmon0/energy3_input").write_text("no number\n")
+    assert shown(root) == {"package-0": 78 * W}
+
+
 def test_a_chip_that_cannot_be_listed_costs_only_itself():
     with as_nobody() as base:
         found = {"hwmon0": {"name": "ina226"}, "hwmon1": {"name": "fam15h_power", "power1_input": 5 * W}}

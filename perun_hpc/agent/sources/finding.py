@@ -19,10 +19,10 @@ from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.backend.hwmon import HWMON, INPUT
 from perun_hpc.backend.powercap import POWERCAP
-from perun_hpc.backend.sysfile import Files, NumberFiles, Products
+from perun_hpc.backend.sysfile import Combined, Files, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Sensor
 from perun_hpc.errors import DataError
-from perun_hpc.wire.packet import receive_packet, send_packet
+from perun_hpc.wire.packet import MAX_FDS, receive_packet, send_packet
 
 FILES = {
     "powercap": (POWERCAP, re.compile("energy_uj|power_uw")),
@@ -57,6 +57,11 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
     """
     found = catalog.open_backend(backend, root)
     missing = [[one.what, one.why, one.remedy, one.component] for one in found.missing]
+    for reader in found.readers:
+        if isinstance(reader, Combined) and len(reader.descriptors) > MAX_FDS:
+            (sensor,) = reader.sensors
+            why = "it is read from many files, which an agent that runs already cannot take over"
+            missing.append([sensor.device, why, "restart the agent", sensor.component])
     send_packet(to, json.dumps({"backend": backend, "missing": missing[:50]}).encode())
     top = (root / "sys").resolve()
     for reader in found.readers:
@@ -65,12 +70,12 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
             each: list[tuple[Sensor, tuple[int, ...]]] = [
                 (sensor, (fd,)) for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)
             ]
-        elif isinstance(reader, Products):
+        elif isinstance(reader, Combined):
             each = [(reader.sensors[0], reader.descriptors)]
         else:
             each = []
         for sensor, fds in each:
-            if all(_of_the_backend(fd, top, backend) for fd in fds):
+            if len(fds) <= MAX_FDS and all(_of_the_backend(fd, top, backend) for fd in fds):
                 send_packet(to, json.dumps({"sensor": sensor.to_json(), "cost_ns": cost_ns}).encode(), fds)
     send_packet(to, b"{}")
 
@@ -106,7 +111,7 @@ class Findings:
                     self._backend, self._missing = str(said["backend"]), tuple(Missing(*one) for one in said["missing"])
                 elif not said:
                     return self._backend, self._whole()
-                elif 1 <= len(fds) <= 2 and len(self._found) < MOST:
+                elif 1 <= len(fds) <= MAX_FDS and len(self._found) < MOST:
                     self._found.append((Sensor.from_json(said["sensor"]), int(said["cost_ns"]), fds))
                     fds = ()
             except (ValueError, TypeError, KeyError) as error:
@@ -118,7 +123,7 @@ class Findings:
     def _whole(self) -> Discovery:
         readers: list[Reader] = []
         for sensor, cost_ns, fds in self._found:
-            reader: Files = NumberFiles.of((sensor,), fds) if len(fds) == 1 else Products.of(sensor, fds)
+            reader: Files = NumberFiles.of((sensor,), fds) if len(fds) == 1 else Combined.of(sensor, fds)
             reader.cost_ns = cost_ns
             readers.append(reader)
         self._found = []
