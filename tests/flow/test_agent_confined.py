@@ -265,3 +265,21 @@ def test_an_agent_that_stays_root_keeps_what_its_files_need_alone(base: Path) ->
         fake.record(1)
     finally:
         fake.stop()
+
+
+def test_figures_for_monitoring_are_the_service_users_who_may_write_in_that_place_alone(
+    base: Path, node: FakeNode, nobody: pwd.struct_passwd
+) -> None:
+    metrics = base / "metrics"
+    metrics.mkdir(mode=0o755)
+    with node.policy.open("a") as policy:
+        policy.write(f"metrics: {{textfile: {metrics}}}\nsampling: {{interval: 1 s}}\n")
+    node.start()
+    until(lambda: "no-figures" in node.ask("status").fields["losses"], "that root's directory is refused is said")
+    assert list(metrics.iterdir()) == []
+    os.chown(metrics, nobody.pw_uid, nobody.pw_gid)
+    until((metrics / "perun-node.prom").exists, "the file")
+    written = (metrics / "perun-node.prom").stat()
+    assert (written.st_uid, written.st_mode & 0o777) == (nobody.pw_uid, 0o644)
+    node.stop()
+    assert list(metrics.iterdir()) == []
