@@ -147,6 +147,8 @@ def _show(scraped: Scraped, figures: SiteFigures, names: Sequence[str], root: Pa
         scraped.show({metrics.TEXT: metrics.text(found), metrics.OPENMETRICS: metrics.text(found, openmetrics=True)})
     except (PerunError, OSError) as error:
         log.warning("figures for monitoring: %s", error)
+    except Exception:  # a fault of perun's own: records go on
+        log.exception("figures for monitoring")
 
 
 def _status(root: Path, names: Sequence[str], site: Site) -> int:
@@ -262,6 +264,8 @@ def _publish_sums(
         publisher.publish(bool(summary.stored or summary.completed or summary.missing))
     except (PerunError, OSError) as error:
         log.warning("%s: sums for users: %s", archive.cluster, error)
+    except Exception:  # a fault of perun's own: records go on
+        log.exception("%s: sums for users", archive.cluster)
 
 
 def _slurm(cluster: str, kept: dict[str, bool]) -> Slurm | None:
