@@ -30,7 +30,7 @@ AGREEMENT = 0.3
 """Largest relative difference between counted and shown power at which the accumulator is trusted."""
 LEAST_W = 5
 """Below this power the check says nothing and the accumulator is trusted if it moves at all."""
-MAX_UW = 3_000_000_000
+MAX_UW = 5_000_000_000
 
 
 class AmdGpu:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 NODE_UW = 50_000_000_000
 """More than any machine of one node takes; a meter that answers 0xFFFF W tells more."""
-_MODULE_UW = 10_000_000_000
+MODULE_UW = 10_000_000_000
 _CPU_UW = 3_000_000_000
 _DRAM_UW = 2_000_000_000
-_GPU_UW = 5_000_000_000
-_CEILING_UW = {"node": NODE_UW, "cpu": _CPU_UW, "dram": _DRAM_UW, "gpu": _GPU_UW, "other": NODE_UW}
+GPU_UW = 5_000_000_000
+_CEILING_UW = {"node": NODE_UW, "cpu": _CPU_UW, "dram": _DRAM_UW, "gpu": GPU_UW, "other": NODE_UW}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _row(driver: str, label: str, domain: str, component: str, scope: str, insid
 _TABLE: tuple[_Row, ...] = (
     # NVIDIA Grace Performance Tuning Guide, "Power and thermals": rails of a superchip's socket, by `power1_oem_info`.
     _row("power_meter", r"Module Power Socket (?P<n>\d+)", "module-{n}", "node",
-         "superchip module: Grace, its memory and its GPU", max_uw=_MODULE_UW),
+         "superchip module: Grace, its memory and its GPU", max_uw=MODULE_UW),
     _row("power_meter", r"Grace Power Socket (?P<n>\d+)", "grace-{n}", "cpu",
          "Grace: CPU cores, SysIO and memory", "module-{n}"),
     _row("power_meter", r"CPU Power Socket (?P<n>\d+)", "package-{n}", "cpu", "Grace CPU cores",
@@ -98,7 +98,7 @@ _TABLE: tuple[_Row, ...] = (
     _row("ina3221", r"(?:VDD_)?(?:CPU_CV|CPU_GPU_CV|CPU)", "package-0", "cpu", "CPU rail of the module", "node"),
     _row("ina3221", r"(?:VDD_)?(?:GPU_SOC|GPU)", "gpu-{device}", "gpu", "GPU rail of the module", "node"),
     _row("ina3221", r"VIN_SYS_5V0|VDD_?SOC|SOC|(?:VDD_)?CV|VDDRQ|SYS5V", "{label}", "node", "rail of the module",
-         "node", _MODULE_UW),
+         "node", MODULE_UW),
     # Documentation/ABI/testing/sysfs-driver-intel-i915-hwmon: energy1 of chip i915 is the card's, of i915_gtN a tile's.
     _row(r"i915_gt\d+", r"energy1", "{name}-{device}", "other", "tile of the Intel GPU", "gpu-{device}"),
     _row("i915", r"energy1", "gpu-{device}", "gpu", "Intel GPU, its whole card"),

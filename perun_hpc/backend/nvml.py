@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
+from perun_hpc.backend.chips import GPU_UW, MODULE_UW
 from perun_hpc.backend.gpus import Gpu, Partition, activity_name, from_proc, short_pci
 from perun_hpc.backend.nvml_activity import UPDATE_NS, Activity
 from perun_hpc.backend.nvml_library import Library, outdated, text
@@ -267,12 +268,16 @@ class NvmlGpu:
         return self._supported(sensors, ask)
 
     def _max_uw(self) -> int:
-        """Twice the highest limit that can be set, since spikes exceed it; 3 kW where the driver does not say."""
+        """Twice the highest limit that can be set, since spikes exceed it; 5 kW where the driver does not say.
+
+        The limit is the GPU's: a module's reading has its CPU and memory in it, too.
+        """
+        least_uw = MODULE_UW if self._scope == MODULE_SCOPE else 0
         try:
             _, highest_mw = self._library.nvmlDeviceGetPowerManagementLimitConstraints(self._handle)
         except self._library.NVMLError:
-            return 3_000_000_000
-        return 2 * int(highest_mw) * 1000
+            return max(least_uw, GPU_UW)
+        return max(least_uw, 2 * int(highest_mw) * 1000)
 
     def _sensor(self, name: str, quantity: Quantity, kind: Kind, unit: str, **more: Any) -> Sensor:
         gpu = self.gpu

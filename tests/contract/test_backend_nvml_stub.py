@@ -161,6 +161,7 @@ def test_a_superchips_counter_is_the_modules_and_says_so(nvml):
     seen = nvml("gpu GPU-a 0 120000 700000 0\n")
     sensor, _ = seen.column("nvml:gpu-GPU-a:energy")
     assert sensor.scope.startswith("module")
+    assert sensor.max_uw == 10_000_000_000  # not the GPU's own limit: its CPU and memory are in it
     _, power = seen.column("nvml:gpu-GPU-a:power")
     assert power[-1].ticks == 700_000
 

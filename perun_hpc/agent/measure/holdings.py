@@ -14,10 +14,9 @@ from perun_hpc.energy.attribute import GpuHolding, NodeInput
 def gpus_of(node: Node) -> tuple[Gpu, ...]:
     """The node's GPUs: as the vendors' libraries say, else as NVIDIA's kernel driver does; in what counts them."""
     named = tuple(gpu for worker in node.workers for gpu in worker.gpus) or from_proc(node.root)
-    domains = accelerators.without_names(node.sensors)
-    if not domains:
+    if not node.accelerators:
         return named
-    return accelerators.behind(domains, named or accelerators.of_amdgpu(node.root), node.root)
+    return accelerators.behind(node.accelerators, named or accelerators.of_amdgpu(node.root), node.root)
 
 
 def names_of(job: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from perun_hpc.agent.sources import workers
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.workers import Worker
-from perun_hpc.backend import catalog, estimate, mirrors
+from perun_hpc.backend import accelerators, catalog, estimate, mirrors
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
@@ -86,6 +86,8 @@ class Node:
     ids: tuple[str, ...] = ()
     """Whose ticks `sample` returns, in order; another tuple as soon as there are other sensors."""
     not_there: tuple[Missing, ...] = ()
+    accelerators: Mapping[str, str] = field(default_factory=dict)
+    """Domains of accelerators that no vendor's library counts, with their PCI addresses."""
     _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
     _parent_of: str = ""
 
@@ -230,6 +232,7 @@ class Node:
     def follow_gauges(self) -> None:
         """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
         self.gauges.follow(self._sources)
+        self.accelerators = accelerators.without_names(self._sources)
         sampled = [one for one in (*self._inline, *self.workers) if any(map(self.choice.takes, one.sensors))]
         self.quick = tuple(reader.ticks if isinstance(reader, QUICK) else partial(_ticks, reader) for reader in sampled)
         readers = [sensor.id for reader in sampled for sensor in reader.sensors]
