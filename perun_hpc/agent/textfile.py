@@ -40,6 +40,8 @@ class Textfile:
     def note(self, snapshot: Snapshot) -> None:
         """An interval of the grid has ended: write, if figures may be seen now."""
         before_ns, self._before_ns = self._before_ns, snapshot.mono_ns
+        if before_ns == 0:  # the counters began a moment ago, with some job maybe
+            self._shown_ns = snapshot.mono_ns
         if not self._policy.settled:
             return
         site = self._policy.site()

@@ -126,6 +126,15 @@ def test_figures_are_at_most_as_fine_as_ten_seconds_however_fine_the_intervals_a
     assert all(later - sooner >= 10 for sooner, later in zip(moments, moments[1:], strict=False)), moments
 
 
+def test_an_agent_that_has_just_begun_shows_nothing_yet(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, "sampling: {interval: 1 s}\n")
+    watched.turned.ns = 1007 * S
+    watched.begin(1)
+    watched.pass_s(40)
+    assert min(watched.shown) >= 1007 + 9
+    assert len(watched.shown) >= 2
+
+
 def test_what_a_partitions_jobs_may_show_in_a_minute_the_node_does_not_show_sooner(tmp_path: Path) -> None:
     watched = Watched(tmp_path, "partitions: {secret: {privacy: {shared_resolution: 1 min}}}\n")
     watched.pass_s(25)
