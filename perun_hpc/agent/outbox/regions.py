@@ -57,7 +57,7 @@ def error_of(record: Mapping[str, Any]) -> float:
 
     Edges and gaps are not in it; they are those of the times that are asked for.
     """
-    parts = [one for one in record["domains"].values() if one["energy_uj"] is not None]
+    parts = [one for one in record.get("domains", {}).values() if one["energy_uj"] is not None]
     energy_uj = sum(one["energy_uj"] for one in parts)
     doubts = added(one.get("doubts") or {one["component"]: one["u_uj"]} for one in parts)
     return (
@@ -69,11 +69,11 @@ def error_of(record: Mapping[str, Any]) -> float:
 
 def static_of(record: Mapping[str, Any]) -> tuple[float, float]:
     """The static part of what a job used on this node, and its standard uncertainty (k=1), as parts of all."""
-    parts = {name: one for name, one in record["domains"].items() if one["energy_uj"] is not None}
+    parts = {name: one for name, one in record.get("domains", {}).items() if one["energy_uj"] is not None}
     energy_uj = sum(one["energy_uj"] for one in parts.values())
     if energy_uj <= 0:
         return 0.0, 0.0
-    source = {name: figure["from"] for name, figure in record["static"].items()}
+    source = {name: figure["from"] for name, figure in record.get("static", {}).items()}
     error_uj = sum(STATIC_ERROR.get(source.get(name, ""), 0.0) * one["static_uj"] for name, one in parts.items())
     static = sum(one["static_uj"] for one in parts.values()) / energy_uj
     return min(1.0, max(0.0, static)), error_uj / energy_uj
