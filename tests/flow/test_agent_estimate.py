@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from perun_hpc.store.job_store import open_job
+from perun_hpc.store.merge import finalise
+
 from .agent_node import RANGE_UJ, FakeNode, until
 
 S = 1_000_000_000
@@ -142,6 +145,17 @@ def test_the_next_agent_of_the_boot_goes_on_with_the_estimate(bare):
     record = node.record(1)
     assert cpu(record)["node_uj"] == pytest.approx(4 * W * lasted_s(record) + 3 * W * 0.5, rel=0.02)
     assert record["state"] == "closed"
+
+
+def test_its_trace_shows_the_estimate(bare):
+    node = bare("  trace_min_duration: 0 s\n")
+    node.begin(1, exclusive="1")
+    time.sleep(2.5)
+    node.end(1)
+    assert node.record(1)["trace"]["stored"]
+    job_dir = node.archive / "test" / "jobs" / "1.0"
+    finalise(job_dir, ["n1"], time.time_ns())
+    assert "cpu" in open_job(job_dir).energy_channel.values
 
 
 def test_a_sensor_that_comes_takes_the_estimates_place(bare):
