@@ -106,6 +106,7 @@ class Policy:
     wait_s: float = 1020.0
     partitions: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    listen: str = ""
     named: tuple[str, ...] = ()
     """Who is named in figures for monitoring, where anybody serves some."""
 
@@ -180,6 +181,8 @@ class Facts:
     static_days: float = 0.0
     policy: Policy = field(default_factory=lambda: Policy("/etc/perun/policy.yaml"))
     reached: str = ""
+    scraped: str = ""
+    """Why nobody gets the site's figures for monitoring; empty where they are served."""
     certificates: tuple[tuple[str, str], ...] = ()
     collector: Collector = field(default_factory=Collector)
     ledger: str = ""

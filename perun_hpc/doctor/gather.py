@@ -265,6 +265,8 @@ class Gatherer:
 
     def _collector(self) -> None:
         policy, user = self._policy_now, self._user
+        if policy.listen:
+            self._take("scraped", lambda: look.Look(partial(services.scrape, policy.listen)).answer(5.0))
         archive: Place | None = self._known.get("archive")
         if user is None or os.geteuid() not in (0, user.pw_uid):
             why = f"only root and {policy.service_user} may look"

@@ -87,6 +87,11 @@ def _wake(facts: Facts) -> Iterator[Fault]:
         yield Fault("/run/perun-collect/wake", what, {"user": facts.policy.service_user})
 
 
+def _scraped(facts: Facts) -> Iterator[Fault]:
+    if facts.scraped and facts.collector.runs_as:
+        yield Fault(facts.policy.listen, f"no figures for monitoring: {facts.scraped}")
+
+
 HIDDEN_BY = {"account": {"accounts", "usage"}, "user": {"users", "usage", "jobs"}, "job": {"jobs"}}
 """Words of PrivateData that hide whom figures name (slurm.conf(5))."""
 
@@ -121,6 +126,8 @@ CHECKS = (
           ("config",), _wake_hook, "chmod 755 {path}; or take EpilogSlurmctld out of slurm.conf"),
     Check("wake", COLLECTOR, WARNING, "EpilogSlurmctld reaches the collector", ("collector", "config"), _wake,
           "install -d -o {user} -m 0755 /run/perun-collect; restart perun collect"),
+    Check("figures", COLLECTOR, WARNING, "the collector serves figures where metrics.listen says",
+          ("scraped", "collector"), _scraped, "restart perun collect; its log says why it cannot listen there"),
     Check("figures-names", frozenset({Role.COLLECTOR, Role.COMPUTE}), WARNING,
           "figures for monitoring name nobody whom Slurm hides", ("config", "policy"), _named,
           "take {label} out of metrics.labels; or let nobody but you reach the figures (docs/monitoring.md)"),

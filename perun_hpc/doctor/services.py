@@ -87,6 +87,7 @@ def read_policy(node: str) -> Any:
             late_s=site.late_s,
             wait_s=site.deadline_s + 2 * site.sweep_s + 60,
             partitions=tuple(sorted({*loaded.partitions, *here.monitor.partitions})),
+            listen=here.metrics.listen,
             named=here.metrics.labels if here.metrics.textfile or here.metrics.listen else (),
             nodes=tuple(sorted({name for text in (*loaded.nodes, here.monitor.canaries) for name in _names(text)})),
         )
@@ -253,6 +254,18 @@ def reach(policy: Policy, shows: bool) -> str:
     except (OSError, PerunError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
+
+
+def scrape(listen: str) -> str:
+    """Why the site's figures cannot be had where the policy says; empty where they can."""
+    host, port = address(listen)
+    try:
+        with socket.create_connection((host, port), 1.0) as plain:
+            plain.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            status = plain.recv(64).partition(b"\r\n")[0].decode("ascii", "replace")
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if status.split(" ")[1:2] in (["200"], ["503"]) else f"something else answers there: {status!r}"
 
 
 def certificates(tls: Mapping[str, str], now_s: float) -> list[tuple[str, str]]:

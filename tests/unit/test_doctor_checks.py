@@ -216,6 +216,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("slurmdbd", {"dbd": "sacctmgr: refused"}, "slurmdbd: off} in the policy"),
     ("operator", {"admin": "none"}, "sacctmgr -i add user perun account=root adminlevel=operator"),
     ("epilogslurmctld", {"wake_hook": Place("/opt/none", problem="it is not there")}, "/opt/none"),
+    ("figures", {**policy(listen="127.0.0.1:9871"), "scraped": "Connection refused"}, "restart perun collect"),
     (
         "figures-names",
         {**both(PrivateData="usage,jobs"), **policy(named=("account",))},

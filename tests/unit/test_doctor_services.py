@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,12 @@ from perun_hpc.archive.certificates import Presented
 from perun_hpc.archive.listener import Listener
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model import codec
+from perun_hpc.data_model.metrics import TEXT
 from perun_hpc.doctor import services
 from perun_hpc.doctor.facts import Place, Policy
 from perun_hpc.doctor.findings import Role
 from perun_hpc.doctor.gather import Gatherer
+from perun_hpc.process.scraped import Scraped
 from tests.certificates import Authority
 
 NOW_S = 1_800_000_000.0
@@ -219,3 +222,18 @@ def test_a_host_without_slurm_is_read_and_what_is_missing_is_said(
     assert facts.plugin.missing
     assert facts.archive is not None
     assert facts.archive.missing
+
+
+def test_figures_are_asked_for_where_the_policy_says() -> None:
+    served = Scraped("127.0.0.1", 0)
+    where = f"127.0.0.1:{served.port}"
+    assert services.scrape(where) == ""  # before the first sweep has ended
+    served.show({TEXT: b"perun_up 1\n"})
+    assert services.scrape(where) == ""
+    served.close()
+    assert "refused" in services.scrape(where)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        thread = threading.Thread(target=lambda: other.accept()[0].sendall(b"SSH-2.0-x\r\n"))
+        thread.start()
+        assert "something else answers" in services.scrape(f"127.0.0.1:{other.getsockname()[1]}")
+        thread.join()
