@@ -25,6 +25,8 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("sensors", "list this machine's sensors"),
     ("metadata", "print this machine's metadata as JSON"),
     ("export", "write a stored run in another format"),
+    ("runs", "list stored runs, each beside those before it"),
+    ("plot", "draw the power of a stored run over time"),
     ("showconf", "print the configuration in force"),
     ("report", "show what one job used"),
     ("jobs", "list jobs with their energy"),

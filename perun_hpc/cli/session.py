@@ -10,7 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perun_hpc.cli import logs
+from perun_hpc.cli import logs, progress
 from perun_hpc.comm import Comm
 from perun_hpc.config.user import UserSettings, load, settings
 from perun_hpc.data_model.wording import count
@@ -111,7 +111,7 @@ class Session:
                 status, _, result = monitor.run_application("", record=False)
                 if status is MonitorStatus.SCRIPT_ERROR:
                     return result
-            for _ in range(self.settings.rounds):
+            for _ in progress.rounds(self.settings.rounds):
                 status, node, result = monitor.run_application("")
                 if status is MonitorStatus.FILE_NOT_FOUND:
                     raise NotFoundError(f"{app.name}: no such script or command: check the path")

@@ -79,13 +79,19 @@ def stored(data_out: Path, app: str | None = None, run_id: str | None = None) ->
     """Directory and tree of each run that fits, the newest first, read when it is asked for; what cannot be read is
     passed over with a warning."""
     for directory in directories(data_out, app, run_id):
-        try:
-            found = at(directory)
-        except DataError as error:
-            warn(f"{error}: passed over")
-            continue
+        found = whole(directory)
         if found is not None:
-            yield directory, found
+            yield found
+
+
+def whole(directory: Path) -> tuple[Path, DataNode] | None:
+    """A directory with its run's tree; None if there is none, or, with a warning, if it cannot be read."""
+    try:
+        found = at(directory)
+    except DataError as error:
+        warn(f"{error}: passed over")
+        return None
+    return None if found is None else (directory, found)
 
 
 def directories(data_out: Path, app: str | None = None, run_id: str | None = None) -> list[Path]:

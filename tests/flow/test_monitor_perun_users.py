@@ -272,3 +272,65 @@ def test_a_program_that_sleeps_beside_others_work_has_its_own_part(perun, tmp_pa
     assert own["cpu_ns"] < 0.2 * own["busy_ns"]
     assert own["energy_j"] < 0.2 * run["metrics"]["cpu_energy"]["value"]
     assert own["provenance"] == "estimated"
+
+
+def test_runs_are_listed_beside_those_before_them(perun, tmp_path):
+    app = script(tmp_path)
+    for name in ("a", "b"):
+        perun("monitor", "-i", name, app)
+    perun("monitor", "-i", "fails", script(tmp_path, "raise SystemExit(3)", "other.py"), code=3)
+    rows = [line.split() for line in perun("runs").stdout.splitlines()]
+    assert [row[:3] for row in rows[1:4]] == [["other", "fails", "1"], ["app", "b", "1"], ["app", "a", "1"]]
+    assert rows[1][-1] == "SCRIPT_ERROR"
+    assert "%" in rows[2]
+    assert rows[3][-1] == "-"
+    assert "app was run 2 times here" in perun("runs", "app", "-N", "1").stdout
+    told = json.loads(perun("runs", "app", "--json").stdout)
+    assert [one["id"] for one in told] == ["b", "a"]
+    energies = [stored(tmp_path, "app", name)["metrics"]["energy"]["stats"]["mean"] for name in "ba"]
+    assert [one["energy_j"] for one in told] == energies
+    assert told[0]["change"] == pytest.approx(energies[0] / energies[1] - 1)
+    assert told[1]["change"] is None
+    (tmp_path / "perun_results" / "app" / "a" / "run.json").write_text("torn")
+    assert "a/run.json: cannot be read" in perun("runs").stderr
+
+
+@pytest.mark.parametrize("words", [("runs",), ("runs", "none"), ("plot",), ("plot", "-n", "none")])
+def test_where_no_run_is_that_is_one_line(perun, words):
+    done = perun(*words, code=66)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+    assert "perun monitor first" in done.stderr
+
+
+def test_a_run_is_drawn_and_nothing_is_overwritten(perun, tmp_path):
+    perun("monitor", "-i", "r", "--sampling-period", "0.05", script(tmp_path, "import time; time.sleep(0.3)"))
+    assert perun("plot").stdout == "perun_results/app_r.png\n"
+    assert (tmp_path / "perun_results" / "app_r.png").read_bytes().startswith(b"\x89PNG")
+    assert "exists already" in perun("plot", code=64).stderr
+    assert perun("plot", "perun_results/app/r", "-o", "x.svg").stdout == "x.svg\n"
+    assert (tmp_path / "x.svg").read_text().startswith("<?xml")
+    assert ".png, .svg, .pdf" in perun("plot", "-o", "x.txt", code=64).stderr
+    perun("export", "json")
+    assert perun("plot", "perun_results/app_r.json", "-o", "again.png").stdout == "again.png\n"
+
+
+def test_progress_is_for_terminals_alone(tmp_path):
+    import pty
+
+    app = script(tmp_path, "print('ran')")
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    command = [*PERUN, "monitor", "--rounds", "2", app]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    assert "round 1 of 2" not in done.stderr
+    ours, theirs = pty.openpty()
+    subprocess.run(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=True)
+    os.close(theirs)
+    seen = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            seen += part
+    except OSError:  # the other end is closed, and all was read
+        pass
+    os.close(ours)
+    assert b"perun: round 1 of 2" in seen
+    assert b"perun: round 2 of 2" in seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
@@ -42,24 +43,34 @@ def total(trees: Sequence[DataNode], settings: UserSettings) -> str:
     return f"{app} was run {count(len(trees), 'time')} here, in total {digits(joules / factor)} {unit}{kwh}{lost}."
 
 
-def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:
-    """One sentence: a round's energy beside those of the last runs; empty where one of the two is not known.
+@dataclass(frozen=True)
+class Change:
+    """A round's energy beside the mean of those of `runs` earlier runs: how much more, as a fraction of that; whether
+    the uncertainties (k=2) and these runs' own spread explain it."""
 
-    A difference within the uncertainties (k=2) and the earlier runs' own spread is said to be none.
-    """
+    fraction: float
+    within: bool
+    runs: int
+
+
+def change(tree: DataNode, earlier: Sequence[DataNode]) -> Change | None:
+    """How a run compares with the last ones before it, the newest first; None where one of the two is not known."""
     now = energy(tree)
     before = [(found, doubt(one)) for one in earlier[:LATEST] if (found := energy(one)) is not None]
-    if now is None or not before:
-        return ""
     means = [found.mean for found, _ in before]
+    if now is None or not means or math.fsum(means) <= 0:
+        return None
     mean = math.fsum(means) / len(means)
-    if mean <= 0:
-        return ""
     spread = math.sqrt(math.fsum((one - mean) ** 2 for one in means) / (len(means) - 1)) if len(means) > 1 else 0.0
-    change = now.mean - mean
     bounds = 2 * math.sqrt(doubt(tree) ** 2 + max(u for _, u in before) ** 2 + spread**2)
-    what = "the run before" if len(before) == 1 else f"the {len(before)} runs before"
-    verdict = (
-        "within the uncertainties: no difference can be seen" if abs(change) <= bounds else "more than they explain"
-    )
-    return f"Beside {what}: {100 * change / mean:+.1f} % energy, {verdict}."
+    return Change((now.mean - mean) / mean, abs(now.mean - mean) <= bounds, len(before))
+
+
+def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:
+    """The same in one sentence; empty where nothing is known."""
+    found = change(tree, earlier)
+    if found is None:
+        return ""
+    what = "the run before" if found.runs == 1 else f"the {found.runs} runs before"
+    verdict = "within the uncertainties: no difference can be seen" if found.within else "more than they explain"
+    return f"Beside {what}: {100 * found.fraction:+.1f} % energy, {verdict}."

@@ -1,0 +1,51 @@
+"""`perun plot`: the power of a stored run over time, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from perun_hpc.errors import AccessError, UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    from perun_hpc.cli.export import HELP
+
+    parser.usage = "perun plot [-n APP] [-i ID] [--data-out DIR] [-o FILE] [INPUT]"
+    parser.add_argument("-n", "--app-name", "--app_name", dest="app_name", metavar="NAME", help="the run's application")
+    parser.add_argument(
+        "-i", "--id", "--run-id", "--run_id", dest="run_id", metavar="ID", help="the run (default: the newest)"
+    )
+    parser.add_argument("--data-out", "--data_out", dest="data_out", metavar="DIR", help="where runs are kept")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="a .png, .svg or .pdf, which must not exist yet (default: APP_ID.png beside the input)",
+    )
+    parser.add_argument("input", metavar="INPUT", nargs="?", help=HELP)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw it; prints the file's name."""
+    from perun_hpc.cli import progress
+    from perun_hpc.cli.export import home, new_file, source
+    from perun_hpc.config.user import load, settings
+    from perun_hpc.report import formats, plot
+
+    if args.output and Path(args.output).suffix not in plot.SUFFIXES:
+        raise UsageError(f"{args.output}: name a file that ends in {', '.join(plot.SUFFIXES)}")
+    plot.check()
+    configuration = Path(args.configuration) if args.configuration else None
+    chosen = settings(load(configuration, {"data_out": args.data_out}))
+    directory, tree = source(args.input, args.app_name, args.run_id, chosen)
+    beside = formats.beside(home(args.input, directory), tree, "text").with_suffix(plot.SUFFIXES[0])
+    target = new_file(args.output or beside)
+    try:
+        with progress.during(f"drawing {target}"):
+            plot.write(tree, directory, target)
+    except OSError as error:
+        raise AccessError(f"{target} cannot be written: {error.strerror or error}; choose another place") from error
+    print(target)
+    return 0
