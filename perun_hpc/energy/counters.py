@@ -97,14 +97,17 @@ def ceiling_ticks(sensor: Sensor, elapsed_ns: int) -> int | None:
     return sensor.max_uw * seconds_ns * sensor.scale_den // (sensor.scale_num * NS_PER_S) + sensor.resolution
 
 
-STILL_NS = NS_PER_S
+STILL_NS = NS_PER_S // 10
 LEAST_UW = 1_000_000
 """Any package, module, memory or GPU that is on takes a watt."""
+LEAST_NODE_UW = 10_000_000
+"""Any node or platform of which a meter counts in whole joules takes ten (HPE Cray, Sapphire Rapids)."""
 LEAST_STEPS = 10
+STILL = "its counter stands still"
 
 
 def stands_still(sensor: Sensor, first: Reading, last: Reading) -> bool:
-    """Whether an energy counter is silent: a watt would have moved it many times, and it is where it was.
+    """Whether an energy counter is silent: the least power would have moved it many times, and it is where it was.
 
     Over less than `STILL_NS`, or too few of the source's own steps and updates, it is not known; nor of a simulated
     one, which takes what its simulator gives it.
@@ -114,7 +117,8 @@ def stands_still(sensor: Sensor, first: Reading, last: Reading) -> bool:
         return False
     if first.ticks is None or first.ticks != last.ticks or elapsed_ns < max(STILL_NS, LEAST_STEPS * sensor.update_ns):
         return False
-    return LEAST_UW * elapsed_ns // NS_PER_S >= LEAST_STEPS * sensor.base(sensor.resolution)
+    least_uw = LEAST_NODE_UW if sensor.component == "node" else LEAST_UW
+    return least_uw * elapsed_ns // NS_PER_S >= LEAST_STEPS * sensor.base(sensor.resolution)
 
 
 def what_lacks(sensor: Sensor, first: Reading | None, last: Reading, accounted: bool) -> tuple[str, ...]:
@@ -129,7 +133,7 @@ def what_lacks(sensor: Sensor, first: Reading | None, last: Reading, accounted: 
     if first is None or first.ticks is None:
         lacks.append(f"no start reading of {sensor.domain}")
     elif accounted and stands_still(sensor, first, last):
-        lacks.append(f"{sensor.domain}: its counter stands still")
+        lacks.append(f"{sensor.domain}: {STILL}")
     return tuple(lacks)
 
 

@@ -1,13 +1,23 @@
-"""A counter held against integrated power of the same device: frozen and diverging counters are flagged."""
+"""Counters held against what else shows their device's work: a GPU's against its integrated power, CPUs' against time.
+
+Frozen and diverging counters are flagged.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perun_hpc.data_model.sensor import Provenance, Sensor
+from perun_hpc.energy.counters import NS_PER_S
 from perun_hpc.energy.integrate import Integral
 
 TOLERANCE = 0.2
 LEAST_COVERAGE = 0.9
+CPU_UW = 20_000
+"""No logical CPU that works takes less, with its part of caches and memory controller: of the most frugal (an Atom's
+core at its lowest clock, one of two threads) it is five times as much. A server of 256 takes 5 W by this, and 100."""
+LEAST_BUSY_NS = 1_000_000_000
+NO_MEASUREMENT = "its counter shows less than its CPUs take"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +54,23 @@ def compare(counter_uj: int | None, integral: Integral, tolerance: float = TOLER
     if not integral.low_uj * (1 - tolerance) <= counter_uj <= highest * (1 + tolerance):
         return Check(ratio, f"the counter shows {ratio:.2f} times the integrated power")
     return Check(ratio)
+
+
+def shows_too_little(sensor: Sensor, counted_uj: int, busy_ns: int) -> bool:
+    """Whether an energy of CPUs cannot be what they took, as they worked so long.
+
+    Counters of virtual machines and of platforms that the hardware does not measure move seldom or never.
+
+    Parameters
+    ----------
+    sensor : of a CPU package, or of a meter that contains all of them.
+    counted_uj : what it showed.
+    busy_ns : how long its logical CPUs worked meanwhile, added up.
+
+    Returns
+    -------
+    False where they worked for too short a time to say, and of a simulated one, which takes what its simulator gives.
+    """
+    if sensor.provenance in (Provenance.SIMULATED, Provenance.ESTIMATED) or busy_ns < LEAST_BUSY_NS:
+        return False
+    return counted_uj + sensor.base(sensor.resolution) < CPU_UW * busy_ns // NS_PER_S

@@ -11,7 +11,8 @@ from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
 from perun_hpc.energy.containment import EnergyDomain, integrated, plan
-from perun_hpc.energy.counters import difference, stands_still, what_lacks
+from perun_hpc.energy.counters import STILL, difference, stands_still, what_lacks
+from perun_hpc.energy.crosscheck import NO_MEASUREMENT, shows_too_little
 from perun_hpc.energy.integrate import SyntheticCounter
 
 NS_PER_S = 1_000_000_000
@@ -37,6 +38,11 @@ class CounterTally:
     breaks: list[str] = field(default_factory=list)
     accounted: bool = False
     """Whether the host's energy rests on it."""
+    doubted: str = ""
+    """Why what it shows is no measurement."""
+    _still: Reading | None = None
+    """Since when it stands where it is; `_seen_still`: up to when that is known to be no measurement."""
+    _seen_still: Reading | None = None
 
     def add(self, reading: Reading) -> bool:
         """Take the next reading; False where nobody knows what was counted since the one before it."""
@@ -51,15 +57,32 @@ class CounterTally:
         step = difference(self.sensor, before, reading)
         if step.ticks is None:
             self.gap_ns += max(0, step.elapsed_ns)
-            self._note(step.why)
-            if step.why not in self.breaks:
-                self.breaks.append(step.why)
+            self._break(step.why)
+            return False
+        if step.ticks or self._still is None:
+            self._still = self._seen_still = before if not step.ticks else reading
+        if not step.ticks and self.accounted and self._measures_nothing(reading):
+            still_ns = reading.mono_ns - (self._seen_still or before).mono_ns
+            self.covered_ns = max(0, self.covered_ns - (still_ns - step.elapsed_ns))
+            self.gap_ns += still_ns
+            self._seen_still = reading
+            self._break(STILL)
             return False
         self.ticks += step.ticks
         self.covered_ns += step.elapsed_ns
         if step.elapsed_ns > 0:
             self.peak_per_s = max(self.peak_per_s, self.sensor.base(step.ticks) * NS_PER_S / step.elapsed_ns)
         return True
+
+    def _break(self, why: str) -> None:
+        self._note(why)
+        if why not in self.breaks:
+            self.breaks.append(why)
+
+    def _measures_nothing(self, reading: Reading) -> bool:
+        """Whether it has stood where it is for longer than whatever is on lets it; a GPU may be switched off."""
+        still = self._still
+        return still is not None and self.sensor.component != "gpu" and stands_still(self.sensor, still, reading)
 
     def _note(self, why: str) -> None:
         self.whys[why] = self.whys.get(why, 0) + 1
@@ -75,13 +98,14 @@ class CounterTally:
         if not self.covered_ns or self.first is None or self.last is None:
             return None
         silent = self.accounted and not self.ticks and stands_still(self.sensor, self.first, self.last)
-        return None if silent else self.so_far
+        return None if silent or self.doubted else self.so_far
 
     def result(self) -> dict[str, Any]:
         """The figures as JSON values; `lacks` says why an energy is not, or not wholly, known."""
         lacks: tuple[str, ...] = ()
         if self.sensor.quantity is Quantity.ENERGY and self.end is not None:
             lacks = what_lacks(self.sensor, self.first, self.end, self.accounted)
+            lacks += (f"{self.sensor.domain}: {self.doubted}",) if self.doubted and not lacks else ()
         return {
             "base": self.base, "covered_ns": self.covered_ns, "gap_ns": self.gap_ns, "peak_per_s": self.peak_per_s,
             "whys": self.whys, "breaks": self.breaks, "lacks": lacks,
@@ -179,6 +203,7 @@ class Tallies:
     def __init__(self, sensors: Sequence[Sensor], max_gap_ns: int) -> None:
         gauges = {sensor.id for sensor in integrated(sensors)}
         self._given = len(sensors)
+        self._cpus = sum(one.quantity is Quantity.UTILISATION and one.domain.startswith("cpu-") for one in sensors) or 1
         self._synthetic: list[tuple[int, SyntheticCounter]] = [
             (column, SyntheticCounter(sensor, max_gap_ns))
             for column, sensor in enumerate(sensors)
@@ -216,14 +241,36 @@ class Tallies:
             rest.take(name not in broken)
         return tuple(reading.ticks for reading in row)
 
+    def _hold_against_cpu_time(self) -> None:
+        """Doubt what CPU packages and meters of all show, where it is less than the CPUs can have taken."""
+        busy_ns = self._busy_ns()
+        packages = [one for one in self._leaves.values() if one.sensor.component == "cpu"]
+        shown_uj = sum(one.so_far for one in packages)
+        for one in (*packages, *(rest.meter for rest in self._rests.values())):
+            counted_uj = shown_uj if one.sensor.component == "cpu" else one.so_far
+            one.doubted = NO_MEASUREMENT if shows_too_little(one.sensor, counted_uj, busy_ns) else ""
+
+    def _busy_ns(self) -> int:
+        """How long the CPUs worked, as far as a sensor of the row shows it."""
+        for tally in self._tallies:
+            if tally.sensor.domain != "cpu":
+                continue
+            if isinstance(tally, CounterTally) and tally.sensor.quantity is Quantity.TIME:
+                return tally.so_far
+            if isinstance(tally, GaugeTally) and tally.sensor.quantity is Quantity.UTILISATION:
+                return tally.twice_area * tally.sensor.scale_num * self._cpus // (2000 * tally.sensor.scale_den)
+        return 0
+
     def energy_uj(self) -> int | None:
         """Energy of the host so far: its domains and what meters count beside them; None where none is known."""
+        self._hold_against_cpu_time()
         parts = [*(leaf.base for leaf in self._leaves.values()), *(rest.by_now for rest in self._rests.values())]
         known = [part for part in parts if part is not None]
         return sum(known) if known else None
 
     def results(self) -> list[dict[str, Any]]:
         """One set of figures per column; a meter's has its `rest`."""
+        self._hold_against_cpu_time()
         found = [tally.result() for tally in self._tallies]
         for tally, result in zip(self._tallies, found, strict=True):
             if tally.sensor.id in self._rests:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.data_model.data import Metric, MetricType
-from tests.flow.two_paths import SECONDS, SILENT, ByMonitor, Machine, both
+from tests.flow.two_paths import SECONDS, SILENT, ByAgent, ByMonitor, Machine, both
 from tests.sysfs import text
 
 COUNTERS = {
@@ -38,6 +38,59 @@ def test_a_silent_counter_is_partial_and_never_zero(tree: str, name: str, silenc
     assert not monitor.whole
     assert "reading of" in monitor.why or "stands still" in monitor.why
     assert max(monitor.coverage, agent.coverage) < 1
+
+
+STALLS = [
+    (tree, name) for tree, name in COUNTERS
+    if tree != "gh200" and "accel" not in name  # a gauge may show one power for long, and a GPU be switched off
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tree", "name"), STALLS)
+def test_a_counter_that_moves_no_more_is_partial_from_then_on(tree: str, name: str, tmp_path: Path) -> None:
+    monitor, agent = both(tree, tmp_path, name, "still", 8)
+    assert (monitor.energy_uj, monitor.whole, monitor.why) == (agent.energy_uj, agent.whole, agent.why)
+    whole_j, unknown_w = COUNTERS[tree, name]
+    # A node's meter that counts in joules every 0.1 s or more is found out after a second or two.
+    late_uj = 2 * 517 * 10**6 if name == "energy" else 100
+    assert monitor.energy_uj == pytest.approx((whole_j - unknown_w * (SECONDS - 8)) * 10**6, abs=late_uj)
+    assert (monitor.whole, monitor.why.count("its counter stands still")) == (False, 1)
+    assert max(monitor.coverage, agent.coverage) < 1
+
+
+@pytest.mark.parametrize(("cpus", "whole"), [(64, False), (8, True), (0, True)])
+def test_a_counter_that_shows_less_than_busy_cpus_take_is_no_measurement(
+    cpus: int, whole: bool, tmp_path: Path
+) -> None:
+    zone = "sys/class/powercap/intel-rapl:0"
+    tree = [f"{zone}/name = package-0", f"{zone}/energy_uj = 7", f"{zone}/max_energy_range_uj = 262143328850"]
+    tree += [f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id = 0" for cpu in range(64)]
+    machine = Machine("\n".join([*tree, f"move {zone}/energy_uj 1"]), tmp_path / "root")
+    if cpus:
+        machine.work(cpus)
+    ways = ByMonitor(machine, tmp_path / "monitor"), ByAgent(machine, tmp_path / "agent", 10)
+    for second in range(SECONDS + 1):
+        if second:
+            machine.pass_second()
+        for way in ways:
+            way.read(second == SECONDS)
+    monitor, agent = (way.told() for way in ways)
+    assert (monitor.energy_uj, monitor.whole, monitor.why) == (agent.energy_uj, agent.whole, agent.why)
+    assert monitor.energy_uj == (SECONDS * 10**6 if whole else None)
+    assert monitor.why == ("" if whole else "package-0: its counter shows less than its CPUs take")
+
+
+def test_a_short_run_on_counters_that_never_move_has_no_energy(tmp_path: Path) -> None:
+    zone = "sys/class/powercap/intel-rapl:0"
+    tree = [f"{zone}/name = package-0", f"{zone}/energy_uj = 0", f"{zone}/max_energy_range_uj = 262143328850"]
+    machine = Machine("\n".join(tree), tmp_path / "root")
+    ways = ByMonitor(machine, tmp_path / "monitor"), ByAgent(machine, tmp_path / "agent")
+    for row in range(2):
+        for way in ways:
+            way.read(row == 1)
+        machine.now_ns += 200_000_000
+    for told in (way.told() for way in ways):
+        assert (told.energy_uj, told.whole) == (None, False)
 
 
 def test_what_no_counter_told_widens_the_uncertainty(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.sources import machine as kernel
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.backend import cray_pm, hwmon, powercap
+from perun_hpc.backend import cray_pm, hwmon, powercap, procstat
 from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model import codec
@@ -62,6 +62,7 @@ class Machine:
         self.root = write(tree, root, _NOW_US)
         self._begin_ns = self.now_ns = 1000 * S
         self._how: dict[str, str] = {}
+        self._busy_cpus = 0
         self._watts = {root / path: watts for path, watts in moves(tree).items()}
         self._values: dict[Path, int] = {}
         self._stamps_us: dict[Path, int] = {}
@@ -84,9 +85,17 @@ class Machine:
         """Its clock of the day."""
         return self._epoch_ns + self.now_ns - self._begin_ns
 
+    def work(self, cpus: int) -> None:
+        """From now on so many CPUs are busy, and /proc shows it; before the first reading."""
+        self._busy_cpus = cpus
+        (self.root / "proc").mkdir(exist_ok=True)
+        (self.root / "proc/meminfo").write_text("MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
+        self._show()
+
     def discover(self) -> list[Discovery]:
         """What the backends find that the agent reads itself, on the machine's clock."""
         return [
+            *([procstat.discover(self.root, lambda: self.now_ns)] if self._busy_cpus else []),
             powercap.discover(self.root, lambda: self.now_ns, self._pass),
             hwmon.discover(self.root, lambda: self.now_ns),
             cray_pm.discover(self.root, lambda: self.now_ns, self.real_ns),
@@ -115,6 +124,10 @@ class Machine:
         self._show()
 
     def _show(self) -> None:
+        if self._busy_cpus:
+            ticks = (self.now_ns - self._begin_ns) * procstat.TICKS_PER_S // S
+            lines = [f"cpu{cpu} {ticks:<9} 0 0 0 0 0 0 0 0 0\n" for cpu in range(self._busy_cpus)]
+            (self.root / "proc/stat").write_text("".join(lines))
         for path, value in self._values.items():
             told = str(value)
             if path in self._stamps_us:

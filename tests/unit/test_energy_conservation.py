@@ -90,7 +90,9 @@ STEPS = st.lists(
     st.fixed_dictionaries(
         {
             "ns": st.integers(1_000_000, 10 * S),
-            "powers_uw": st.lists(st.integers(0, MAX_UW // 2), min_size=len(SENSORS), max_size=len(SENSORS)),
+            "powers_uw": st.lists(  # anything that is on takes a watt
+                st.integers(1_000_000, MAX_UW // 2), min_size=len(SENSORS), max_size=len(SENSORS)
+            ),
             "failing": st.frozensets(st.sampled_from([sensor.domain for sensor in SENSORS]), max_size=3),
             "reset": st.none() | st.sampled_from([sensor.domain for sensor in SENSORS]),
             "clock_step_s": st.sampled_from([0, 0, 0, -7200, 86_400]),

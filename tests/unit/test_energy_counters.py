@@ -10,6 +10,7 @@ from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainInput, DomainKind, IntervalInput, JobInput, NodeInput, attribute
 from perun_hpc.energy.counters import Status, difference, longest_poll_ns, stands_still, what_lacks
+from perun_hpc.energy.crosscheck import shows_too_little
 
 S = 1_000_000_000
 RANGE = 262_143_328_911
@@ -149,7 +150,8 @@ def test_over_a_whole_timeline_the_shares_sum_to_what_the_counter_counted(timeli
     ("seconds", "update_s", "tick_uj", "still"),
     [
         (1, 0.001, 61, True),
-        (0.9, 0.001, 61, False),
+        (0.09, 0.001, 61, False),
+        (0.1, 0.001, 61, True),
         (5, 1, 61, False),
         (5, 0.1, 1_000_000, False),
         (10, 0.1, 1_000_000, True),
@@ -164,3 +166,18 @@ def test_a_counter_that_a_watt_would_have_moved_and_that_has_not_moved_stands_st
     assert not stands_still(replace(sensor, provenance=Provenance.SIMULATED), first, last)
     assert bool(what_lacks(sensor, first, last, accounted=True)) is still
     assert what_lacks(sensor, first, last, accounted=False) == ()
+
+
+@pytest.mark.parametrize(("counted_uj", "busy_s", "too_little"), [
+    (1_000_000, 64 * 10, True),  # 64 CPUs for 10 s, and one joule
+    (12_800_000, 64 * 10, False),  # 20 mW each
+    (0, 0.9, False),  # too short a time to say
+    (0, 1, True),
+])  # fmt: skip
+def test_a_counter_of_cpus_shows_what_busy_ones_take_at_least(counted_uj, busy_s, too_little):
+    busy_ns = round(busy_s * S)
+    assert shows_too_little(SENSOR, counted_uj, busy_ns) is too_little
+    coarse = replace(SENSOR, resolution=2_000_000 * SENSOR.scale_den // SENSOR.scale_num)
+    assert not shows_too_little(coarse, counted_uj, 60 * S)  # its next step may be due
+    for provenance in (Provenance.SIMULATED, Provenance.ESTIMATED):
+        assert not shows_too_little(replace(SENSOR, provenance=provenance), counted_uj, busy_ns)

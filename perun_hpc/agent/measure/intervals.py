@@ -27,7 +27,8 @@ from perun_hpc.energy.attribute import (
     attribute,
 )
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.counters import NS_PER_S, difference
+from perun_hpc.energy.counters import NS_PER_S, STILL, difference, stands_still
+from perun_hpc.energy.crosscheck import NO_MEASUREMENT, shows_too_little
 from perun_hpc.process.log import guard
 
 #: Of a counter that has not been read yet, or is read no more: its first reading opens its interval.
@@ -94,12 +95,13 @@ class Intervals:
         self._failed: dict[str, str] = {}
         self._inside: dict[str, Counter[str]] = {}
         self._lost: set[str] = set()
+        self._still: dict[str, Reading] = {}
 
     def begin(
         self, mono_ns: int, readings: Mapping[str, Reading], inside: Mapping[str, Mapping[str, int]] | None = None
     ) -> None:
         """Open every interval at a first reading; `inside`: what the last agent gave of meters' parts since."""
-        self._stretches = []
+        self._stretches, self._still = [], {}
         self._inside = {meter: Counter(given) for meter, given in (inside or {}).items()}
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
@@ -111,6 +113,7 @@ class Intervals:
         unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
         self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
+        self._still = {name: since for name, since in self._still.items() if name in same}
         self._inside = {name: given for name, given in self._inside.items() if name in same}
         self._lost &= same
 
@@ -153,10 +156,11 @@ class Intervals:
             if before.mono_ns < 0:
                 continue
             change = difference(domain.sensor, before, after)
-            if change.ticks is None:
+            why = change.why if change.ticks is None else self._silence(domain, before, after, change.ticks)
+            if change.ticks is None or why:
                 self._failed.pop(domain.name, None)
                 nothing = DomainShares(domain.name, None, (), "gap", domain.sensor.provenance)
-                closed.append(Closed(t0_ns, stretch.t1_ns, nothing, stretch.jobs, True, change.why))
+                closed.append(Closed(t0_ns, stretch.t1_ns, nothing, stretch.jobs, True, why))
             else:
                 complete.setdefault(t0_ns, []).append((domain, domain.sensor.base(change.ticks)))
         for t0_ns in sorted(complete, reverse=True):  # those inside of others first
@@ -166,6 +170,26 @@ class Intervals:
         self._forget()
         self._inside = {name: one for name, one in self._inside.items() if self._opened[name][0] < stretch.t1_ns}
         return closed
+
+    def _silence(self, domain: EnergyDomain, before: Reading, after: Reading, ticks: int) -> str:
+        """Why a counter that could be read has measured nothing; empty where it has. A GPU may be switched off."""
+        if domain.kind is DomainKind.GPU:
+            return ""
+        if ticks:
+            self._still.pop(domain.name, None)
+        elif stands_still(domain.sensor, self._still.setdefault(domain.name, before), after):
+            return STILL
+        if domain.kind is DomainKind.DRAM:
+            return ""
+        stretches = [one for one in self._stretches if one.t1_ns > before.mono_ns]
+        package_of = self.node.package_of
+        its = [
+            cpu for cpu in self.node.core_of
+            if domain.package is None or not package_of or package_of.get(cpu) == domain.package
+        ]  # fmt: skip
+        elapsed_ns = sum(one.t1_ns - one.t0_ns for one in stretches)
+        busy_ns = sum(min(elapsed_ns, sum(one.busy_ns.get(cpu, 0) for one in stretches)) for cpu in its)
+        return NO_MEASUREMENT if shows_too_little(domain.sensor, domain.sensor.base(ticks), busy_ns) else ""
 
     def _give_up(self, t1_ns: int, readings: Mapping[str, Reading]) -> None:
         """What parts of meters use that give no reading now is the meters' rest, until they give one again."""
