@@ -70,11 +70,13 @@ class Sources:
         MIG instances are made and removed while the library is open, as whoever partitions GPUs for each job does it.
         """
         holders = [one for one in self._node.workers if one.gpus and not one.starting]
-        for name in self._meter.gpus_not_known() if holders else ():
-            if name not in self._sought:
-                self._sought.add(name)
-                for worker in holders:
-                    worker.release(now_ns, f"it looks for {name}")
+        if not holders:
+            return
+        unknown = set(self._meter.gpus_not_known())
+        for name in sorted(unknown - self._sought):
+            for worker in holders:
+                worker.release(now_ns, f"it looks for {name}")
+        self._sought = unknown
 
     def _find(self, now_ns: int) -> None:
         """Have files of readings opened that are others than before; account what was found."""
