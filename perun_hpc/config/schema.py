@@ -146,7 +146,7 @@ def _factor(unit: Mapping[str, Key], **more: Key) -> Table:
 
 
 def _rises(model: Mapping[str, Any]) -> str | None:
-    idle_uw, full_uw = model.get("idle_uw"), model.get("full_uw")
+    idle_uw, full_uw = model.get("idle"), model.get("full")
     if isinstance(idle_uw, int) and isinstance(full_uw, int) and not 0 < idle_uw <= full_uw:
         return "idle must be above 0 W and full at least as much"
     return None

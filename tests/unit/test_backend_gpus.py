@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perun_hpc.backend.gpus import Gpu, Held, Partition, doubtful, resolve, said, unknown
 
@@ -72,3 +74,38 @@ def test_where_gpus_are_partitioned_a_number_is_a_place_in_slurms_list_and_doubt
         Held("gpu-GPU-8932f937-d72c-4106"), Held(DOMAIN, 3), Held(DOMAIN, 2), Held(DOMAIN, 1),
     ]  # fmt: skip
     assert doubtful(["0", "3", "MIG-bbbb"], NODE) == ("0", "3")
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> list[Gpu]:
+    """GPUs of one vendor in any order of device files and addresses, some of them in partitions."""
+    count = draw(st.integers(1, 8))
+    files = draw(st.permutations(range(count)))
+    own_files = draw(st.booleans())
+    gpus, minor = [], 128 + count
+    for number, (pci, file) in enumerate(zip(draw(st.permutations(range(count))), files)):
+        parts = []
+        for place in range(draw(st.integers(0, 7))):
+            parts.append(
+                Partition(
+                    f"MIG-{number}{place}abcdef", draw(st.integers(1, 3)), f"{place}/0", minor if own_files else None
+                )
+            )
+            minor += 1
+        slices = sum(one.slices for one in parts) if parts else None
+        first = 128 + file if own_files else file
+        gpus.append(Gpu(f"GPU-{number}abcdefg", f"0000:{pci:02x}:00.0", first, "", slices, tuple(parts)))
+    return gpus
+
+
+@given(nodes(), st.sampled_from(["auto", "device-files", "pci"]))
+def test_each_device_is_meant_by_one_number_and_by_one_name_and_all_together_are_the_node(gpus, numbers):
+    names = [part.uuid for gpu in gpus for part in gpu.partitions] + [gpu.uuid for gpu in gpus if not gpu.partitions]
+    everything = {Held(gpu.domain, gpu.slices) for gpu in gpus}
+    for words in (names, [str(number) for number in range(len(names))]):
+        single = [resolve([word], gpus, numbers) for word in words]
+        assert all(len(one) == 1 for one in single)
+        meant = [(one.domain, one.partitions) for (one,) in single]
+        assert len(set(meant)) == len(names)
+        assert set(resolve(words, gpus, numbers)) == set(resolve(words[::-1], gpus, numbers)) == everything
+    assert resolve([str(len(names))], gpus, numbers) == ()
