@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
+from perun_hpc.accounting.audit import boundary_files, compare_edges, compare_shares, find_holes, read_books
+from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.questions import Filter, usage
+from perun_hpc.archive.places import Archive
 from perun_hpc.store.job_store import open_job
 from perun_hpc.store.merge import finalise
+
+from tests.accounting_data import slurm_job
 
 from .agent_node import RANGE_UJ, FakeNode, until
 
@@ -145,6 +152,39 @@ def test_the_next_agent_of_the_boot_goes_on_with_the_estimate(bare):
     record = node.record(1)
     assert cpu(record)["node_uj"] == pytest.approx(4 * W * lasted_s(record) + 3 * W * 0.5, rel=0.02)
     assert record["state"] == "closed"
+
+
+def test_what_is_estimated_closes_and_is_told_in_the_ledger(bare, tmp_path):
+    """Two jobs beside each other: their edges, the node ledger, their records and the ledger's sums."""
+    node = bare()
+    for job, cpus in ((1, "0-1"), (2, "2")):
+        node.cgroup(job, cpus, 0)
+        node.begin(job)
+    time.sleep(0.3)
+    node.serve(busy_s={0: 0.3, 2: 0.1})
+    for job, cpus, busy_s in ((1, "0-1", 0.3), (2, "2", 0.1)):
+        node.cgroup(job, cpus, busy_s)
+        node.end(job)
+    records = [node.record(job) for job in (1, 2)]
+    node.stop()
+    rows = [
+        slurm_job(job, nodelist="n1", start_s=one["start"]["real_ns"] // S, end_s=one["end"]["real_ns"] // S + 1)
+        for job, one in ((1, records[0]), (2, records[1]))
+    ]
+    archive = Archive(node.archive, "test")
+    opened = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    Collector(archive, opened, Tools(time.time, Slurm(lambda ids: rows, lambda since, until: rows)), 900).sweep()
+    books = read_books(archive.node_ledgers())
+    (first, last) = min(books.accounts)[1], max(books.accounts)[1]
+    shares = opened.shares_between("test", first, last)
+    boundaries = list(boundary_files(archive, 0, 2**40))
+    assert [*books.findings, *compare_shares(books, shares, set()), *find_holes(books)] == []
+    assert compare_edges(books, boundaries) == (2, [])
+    total_uj = sum(one["domains"]["cpu"]["energy_uj"] for one in records)
+    (sums,) = usage(opened, ["cluster"], Filter(), first, last)
+    assert sums.values["energy_uj"] == sums.values["estimated_uj"] == total_uj > 0
+    assert all(account.estimated_uj == account.total_uj for account in books.accounts.values())
+    opened.close()
 
 
 def test_its_trace_shows_the_estimate(bare):
