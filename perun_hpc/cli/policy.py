@@ -124,11 +124,14 @@ def _check(path: Path, alone: bool) -> int:
 
 
 def _doubts(checked: Policy) -> Iterator[str]:
-    """What the policy names and this host does not have: the archive, partitions."""
+    """What the policy names in vain, or this host does not have: the archive, partitions."""
     store = resolve(compile_policy(checked), JobFacts()).store
     if not store.collector and (why := _lacks(store.archive)):
         where = checked.site.origins.get("store.archive", checked.source)
         yield f"{where}: store.archive: {store.archive} {why}"
+    if store.tls and not store.collector:
+        where = checked.site.origins.get("store.tls", checked.source)
+        yield f"{where}: store.tls: nothing is handed over: name store.collector, or leave it out"
     known = partitions() if checked.partitions else None
     for name, entry in checked.partitions.items():
         if known is not None and name not in known:

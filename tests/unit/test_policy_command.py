@@ -60,6 +60,20 @@ def test_check_doubts_an_archive_and_partitions_that_are_not_there(policy, tmp_p
     assert "store.archive" not in perun("check", policy=policy).stderr
 
 
+def test_check_doubts_certificates_that_nothing_asks_for(policy, tmp_path):
+    text = f"store:\n  archive: {tmp_path}\n  tls: {{cert: /c, key: /k, ca: /a}}\n"
+    policy.write_text(text)
+    done = perun("check", policy=policy)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"warning: {policy}:3: store.tls: nothing is handed over: name store.collector, or leave it out\n"
+    )
+    policy.write_text(f"{text}  collector: head:6871\n")
+    assert perun("check", policy=policy).stderr == ""
+    policy.write_text(text.replace(", ca: /a", ""))
+    assert "'ca' is missing: " in perun("check", policy=policy).stdout
+
+
 def test_an_archive_that_cannot_be_looked_at_is_a_doubt_in_one_line(policy, tmp_path):
     policy.write_text(f"store: {{archive: {tmp_path}/{'x' * 300}}}\n")
     done = perun("check", policy=policy)
