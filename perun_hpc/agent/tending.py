@@ -123,7 +123,7 @@ class Sources:
         resting = {sensor.id for worker in self._node.workers if worker.resting for sensor in worker.sensors}
         watched = [sensor for sensor in self._node.sensors if sensor.id not in resting]
         losses.note_readings(watched, snapshot.readings, snapshot.busy_ns)
-        losses.follow(NOT_THERE, {one.what: f"{one.why}: {one.remedy}" for one in self._node.unread})
+        losses.follow(NOT_THERE, {one.what: f"{one.why}: {one.remedy}" for one in self._node.unread if one.lacks})
 
     def release_gpus(self) -> None:
         """Let go of all GPUs, for a reset; the next job's start takes them again."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.gpus import Gpu, Partition, short_pci
 from perun_hpc.backend.render_nodes import render_node, render_nodes
-from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.sensor import NONE_NEEDED, Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def open_library(library: Any, root: Path, clock: Clock, pause: Callable[[float]
                 missing.append(Missing(what, why, "a virtual GPU's power is known on its host alone", "gpu"))
             elif doubt:
                 missing.append(
-                    Missing(f"energy accumulator of {pci}", doubt, "none needed: power is integrated instead")
+                    Missing(f"energy accumulator of {pci}", doubt, f"{NONE_NEEDED}power is integrated instead")
                 )
     except library.AmdSmiException as error:
         return Discovery(

@@ -20,7 +20,7 @@ from pathlib import Path
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
 from perun_hpc.backend.sysfile import DUMB, Combined, Files, NumberFiles, number, reason, text
-from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.sensor import NONE_NEEDED, Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 HWMON = Path("sys/class/hwmon")
@@ -34,6 +34,8 @@ LONGEST_MS = 3_600_000
 """A longer interval is taken for none: firmware that does not know it answers 0xFFFFFFFF ms."""
 OVERSHOOT = 3
 """How many times its own stated limit a device may draw for short."""
+ELSEWHERE = "a GPU's, which its vendor's library shows; reading it here could wake the device"
+NOT_HERE = f"{NONE_NEEDED}without that library the GPUs are named as missing"
 _LIMITS = ("cap_max", "rated_max", "max", "crit")
 _ABSURD_UW = 10**12
 
@@ -184,7 +186,9 @@ def _chips(base: Path, missing: list[Missing]) -> list[_Chip]:
                 missing.append(Missing(path.name, f"{one} cannot be listed: {reason(error)}", "look at its driver"))
                 break
             name = text(one / "name") or text(path / "name") or path.name
-            if inputs and not chips.elsewhere(name):
+            if inputs and chips.elsewhere(name):
+                missing.append(Missing(f"{path.name} ({name})", ELSEWHERE, NOT_HERE))
+            elif inputs:
                 found.append(_Chip(one, path.name, name, driver, _stable(where), order))
     counted: Counter[str] = Counter()
     chosen = []

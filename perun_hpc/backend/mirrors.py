@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perun_hpc.backend.sysfile import number
-from perun_hpc.data_model.sensor import Missing, Provenance, Reading, Sensor
+from perun_hpc.data_model.sensor import NONE_NEEDED, Missing, Provenance, Reading, Sensor
 
 FAMILIES = ("package", "dram", "psys")
 """Whose counters are added up; the others lie inside these."""
@@ -21,8 +21,8 @@ ROUNDS = 3
 MOST_ROUNDS = 10
 PAUSE_S = 0.01
 """RAPL renews its values every ms."""
-ONE_COUNTER = "none needed: counted once"
-AGAIN = "none needed: looked at again when it counts"
+ONE_COUNTER = f"{NONE_NEEDED}counted once"
+AGAIN = f"{NONE_NEEDED}looked at again when it counts"
 """Of zones that stand still: what they are shows as soon as they count."""
 
 Values = list[int | None]

@@ -132,6 +132,9 @@ class Reading(NamedTuple):
     error: str | None = None
 
 
+NONE_NEEDED = "none needed: "
+
+
 @dataclass(frozen=True, slots=True)
 class Missing:
     """A sensor that is known but cannot be read: what it is, why not, and what an administrator can do.
@@ -143,3 +146,8 @@ class Missing:
     why: str
     remedy: str
     component: str = ""
+
+    @property
+    def lacks(self) -> bool:
+        """Whether figures lack something for it; a remedy that is `none needed: WHY` says that they do not."""
+        return not self.remedy.startswith(NONE_NEEDED)

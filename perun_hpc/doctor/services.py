@@ -181,7 +181,7 @@ def missing_sensors(node: str) -> tuple[tuple[str, str, str], ...]:
     )
     try:
         counted = choice.sensors(found.sensors)
-        lines = [(one.what, one.why, one.remedy) for one in found.missing]
+        lines = [(one.what, one.why, one.remedy) for one in found.missing if one.lacks]
         for reader in (reader for one in found.found.values() for reader in one.readers):
             for sensor, reading in zip(reader.sensors, reader.read()):
                 if reading.ticks is None and sensor in counted:

@@ -66,6 +66,8 @@ def test_any_energy_or_power_input_is_found_and_gpu_drivers_are_left_to_their_ba
         "ina3221-vdd": 7,
     }
     assert {sensor.kind for sensor in found.sensors} == {Kind.COUNTER, Kind.GAUGE}
+    (named,) = found.missing
+    assert (named.what, named.lacks) == ("hwmon1 (amdgpu)", False)
 
 
 def test_fault_08_a_superchips_module_is_the_nodes_figure_and_nothing_is_added_to_it(tmp_path):
