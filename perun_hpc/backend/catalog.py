@@ -53,6 +53,8 @@ BACKENDS: tuple[Backend, ...] = (
 )
 """All backends that need no settings; `file` is opened with what the site declares."""
 
+_OTHERS_MODULE = re.compile(r"module '(?!perun_hpc)(\w+)[\w.]*' has no attribute")
+"""What Python says where a package that others make is older than ours."""
 _BY_NAME = {backend.name: backend for backend in BACKENDS}
 
 
@@ -72,7 +74,13 @@ def open_backend(name: str, root: Path = Path("/")) -> Discovery:
         found = module.discover(root)
     except Exception as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return Discovery(missing=(Missing(name, text.splitlines()[0], "report this as a fault of perun"),))
+        other = _OTHERS_MODULE.search(text) if isinstance(error, AttributeError) else None
+        remedy = (
+            f"pip install -U {other[1]}: it is of a version without that"
+            if other
+            else "report this as a fault of perun"
+        )
+        return Discovery(missing=(Missing(name, text.splitlines()[0], remedy),))
     assert isinstance(found, Discovery)
     return found
 

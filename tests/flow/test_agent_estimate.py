@@ -16,7 +16,6 @@ from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.archive.places import Archive
 from perun_hpc.store.job_store import open_job
 from perun_hpc.store.merge import finalise
-
 from tests.accounting_data import slurm_job
 
 from .agent_node import RANGE_UJ, FakeNode, until

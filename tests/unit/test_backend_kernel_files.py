@@ -669,6 +669,14 @@ def test_gpus_from_the_kernel_driver(tmp_path):
 # --- the catalog
 
 
+def test_a_package_that_is_too_old_is_to_be_renewed(tmp_path):
+    (tmp_path / "psutil.py").write_text("__version__ = '2.0'\n")
+    program = "from perun_hpc.backend.catalog import open_backend; print(open_backend('psutil').missing[0])"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert "remedy='pip install -U psutil: it is of a version without that'" in done.stdout
+
+
 def test_each_backend_fails_alone(tmp_path):
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu0 broken\n")
