@@ -72,8 +72,8 @@ class Gap:
 def standard_uj(gains: Iterable[Gain] = (), edges: Iterable[Edge] = (), gaps: Iterable[Gap] = ()) -> int:
     """Standard uncertainty (k=1) in uJ, rounded up.
 
-    Gain errors within one model add linearly, never by the root of N: the same shunt design errs the same way. An edge
-    and a gap are rectangular distributions.
+    Gain errors within one model add linearly, with the energies' signs, never by the root of N: the same shunt design
+    errs the same way. An edge and a gap are rectangular distributions.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def random_uj(edges: Iterable[Edge] = (), gaps: Iterable[Gap] = (), others_uj: I
 def _gain_square(gains: Iterable[Gain]) -> float:
     by_model: dict[str, float] = defaultdict(float)
     for gain in gains:
-        by_model[gain.model] += abs(gain.energy_uj) * gain.relative
+        by_model[gain.model] += gain.energy_uj * gain.relative
     return sum(value**2 for value in by_model.values())
 
 

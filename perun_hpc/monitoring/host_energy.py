@@ -10,7 +10,7 @@ from typing import Any
 from perun_hpc.data_model.sensor import Missing, Provenance, Sensor, worst
 from perun_hpc.energy.attribute import OTHER, DomainKind
 from perun_hpc.energy.containment import adding_up, energy_counters, plan, scope_sentence
-from perun_hpc.energy.uncertainty import PEAK, Edge, Gain, Gap, standard_uj
+from perun_hpc.energy.uncertainty import NS_PER_S, PEAK, Edge, Gain, Gap, standard_uj
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ def gain(sensor: Sensor, energy_uj: float) -> Gain:
 
 @dataclass(frozen=True)
 class _Part:
-    """A domain's energy (of a meter: what it counted beside the others; None: not known) and its counter's column."""
+    """A domain's energy (of a meter: what it counted beside the others; None: not known) and its counter's column; of a
+    meter also those of the domains that it contains."""
 
     component: str
     energy_uj: int | None
     column: int
+    inside: tuple[int, ...] = ()
 
 
 class HostEnergy:
@@ -84,12 +86,13 @@ class HostEnergy:
             if energy_uj is not None and (whole or domain.kind is not DomainKind.METER):
                 known.add(domain.name)
             component = OTHER if domain.kind is DomainKind.METER else domain.sensor.component
-            self._parts.append(_Part(component, energy_uj, column))
+            inside = tuple(column_of[one.sensor.id] for one in chosen.counted if one.name in domain.leaves)
+            self._parts.append(_Part(component, energy_uj, column, inside))
         lacks = [why for sensor in energy_counters(sensors) for why in results[column_of[sensor.id]].get("lacks", ())]
         self.lacks = tuple(dict.fromkeys([*breaks, *lacks]))
         self.bearing = tuple(column_of[one.sensor.id] for one in adding_up(chosen.counted, known))
-        inside = {leaf for one in chosen.counted if one.name in known for leaf in one.leaves}
-        self._borne = {column_of[one.sensor.id] for one in chosen.counted if one.name in inside}
+        held = {leaf for one in chosen.counted if one.name in known for leaf in one.leaves}
+        self._borne = {column_of[one.sensor.id] for one in chosen.counted if one.name in held}
 
     @property
     def coverage(self) -> float:
@@ -110,13 +113,20 @@ class HostEnergy:
     def of(self, component: str) -> Figure | None:
         """The energy of one component: cpu, dram, gpu, other."""
         parts = [one for one in self._parts if one.component == component]
-        return self._sum(parts, parts)
+        # A meter's rest has too little of what its parts have too much.
+        gains = [
+            gain(self._sensors[column], -(self._results[column]["base"] or 0))
+            for one in parts
+            for column in one.inside
+            if one.column in self.bearing
+        ]
+        return self._sum(parts, parts, gains)
 
-    def _sum(self, parts: Sequence[_Part], doubted: Sequence[_Part]) -> Figure | None:
+    def _sum(self, parts: Sequence[_Part], doubted: Sequence[_Part], beside: Sequence[Gain] = ()) -> Figure | None:
         known = [one for one in parts if one.energy_uj is not None]
         if not known:
             return None
-        gains, edges, gaps = [], [], []
+        gains, edges, gaps = [*beside], [], []
         for one in doubted:
             sensor, result = self._sensors[one.column], self._results[one.column]
             ceiling_uw = sensor.max_uw or round(result["peak_per_s"])
@@ -124,8 +134,10 @@ class HostEnergy:
             counted_uj = result["base"] if one.column in self.bearing else one.energy_uj
             if counted_uj is not None:
                 gains.append(gain(sensor, counted_uj))
-                edges += [Edge(edge_uw, sensor.update_ns)] * 2
+                edges += [Edge(edge_uw, sensor.update_ns + sensor.lag_ns // 4)] * 2
             covered_ns = result["covered_ns"] if one.energy_uj is not None else 0
+            if sensor.offset_uw:
+                gains.append(Gain(sensor.offset_uw * covered_ns / NS_PER_S, 1.0, f"offset {sensor.backend}"))
             gaps.append(Gap(0, ceiling_uw, max(0, self._runtime_ns - covered_ns)))
         provenance = worst(self._sensors[one.column].provenance for one in known)
         return Figure(sum(one.energy_uj or 0 for one in known), standard_uj(gains, edges, gaps), provenance)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from perun_hpc.data_model.data import Metric, MetricType
+from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.monitoring.host_energy import Figure, HostEnergy
 from tests.flow.two_paths import SECONDS, SILENT, ByAgent, ByMonitor, Machine, both
 from tests.sysfs import text
 
@@ -124,8 +129,9 @@ def test_a_high_ceiling_does_not_make_edges_doubtful_that_saw_little(tmp_path: P
             story.pass_second()
         monitor.read(second == SECONDS)
     energy = monitor.node().metrics[MetricType.ENERGY]
-    # Two edges of a second at 1.3 times 400 W, and 3 % of 8 kJ; the ceiling of 50 kW would make it 20 kJ.
-    assert energy.uncertainty == pytest.approx(((2 * (520 / 12**0.5) ** 2) + 240**2) ** 0.5, rel=0.01)
+    # Two edges of a second, and a quarter of the mean's lag, at 1.3 times 400 W, and 3 % of 8 kJ; the ceiling of 50 kW
+    # would make it 20 kJ.
+    assert energy.uncertainty == pytest.approx(((2 * (650 / 12**0.5) ** 2) + 240**2) ** 0.5, rel=0.01)
 
 
 def test_a_host_whose_sensors_all_are_silent_has_no_energy_and_says_so(tmp_path: Path) -> None:
@@ -140,3 +146,17 @@ def test_a_host_whose_sensors_all_are_silent_has_no_energy_and_says_so(tmp_path:
     assert not {kind for kind in node.metrics if "energy" in kind or "power" in kind}
     assert node.metadata["state"] == "partial"
     assert "no end reading of node" in node.metadata["why"]
+
+
+def test_a_meters_rest_is_as_doubtful_as_the_meter_and_what_it_contains(tmp_path: Path) -> None:
+    """1000 W of a node, 900 W of them a package's: 5 % and 3 % of these are more than any part of the 100 W between."""
+    sensor = Sensor(
+        id="powercap:package-0:energy", host="h", backend="powercap", device="d", domain="package-0", component="cpu",
+        kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="uJ", gain_error=0.03,
+    )  # fmt: skip
+    meter = replace(sensor, id="ipmi:node:energy", backend="ipmi", domain="node", component="node", gain_error=0.05)
+    results = [{"base": uj, "covered_ns": 10**9, "peak_per_s": 0.0} for uj in (900_000, 1_000_000)]
+    energy = HostEnergy([sensor, meter], results, 10**9)
+    assert energy.total() == Figure(1_000_000, 50_000, Provenance.MEASURED)
+    rest = energy.of("other")
+    assert rest == Figure(100_000, math.ceil(math.hypot(50_000, 27_000)), Provenance.MEASURED)

@@ -474,7 +474,7 @@ def test_busy_times_tell_why_they_are_not_known():
 
 def test_uncertainties_add_as_the_method_says():
     assert standard_uj() == 0
-    assert standard_uj([Gain(300, 0.01, "a"), Gain(-100, 0.01, "a")]) == 4
+    assert standard_uj([Gain(300, 0.01, "a"), Gain(-100, 0.01, "a")]) == 2
     assert standard_uj([Gain(300, 0.01, "a"), Gain(400, 0.01, "b")]) == 5
     assert standard_uj(edges=[Edge(12_000_000, S), Edge(0, S)]) == math.ceil(12e6 / math.sqrt(12))
     assert standard_uj(gaps=[Gap(4_000_000, 16_000_000, S // 2)]) == math.ceil(6e6 / math.sqrt(12))
