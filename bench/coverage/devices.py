@@ -53,13 +53,13 @@ def gpu(how: str, short: bool) -> Trial:
         node = Node(
             CPUS, [shown], busy, [run], length, float(rng.uniform(0, 10)), poll_phase_s=float(rng.uniform(0, 1))
         )
-        told_j, u_j = component_of(node.run()[0], "gpu")
+        printed_j, u_j = component_of(node.run()[0], "gpu")
         words = {
             "counter": "energy counter",
             "average": "1 s average",
             "part": "counter that looks a quarter of the time",
         }
-        yield Sample(f"GPU by {words[how]}, {'short' if short else 'long'}", curve.between(start, end), told_j, u_j)
+        yield Sample(f"GPU by {words[how]}, {'short' if short else 'long'}", curve.between(start, end), printed_j, u_j)
 
     return trial
 

@@ -14,7 +14,7 @@ class Sample:
 
     kind: str
     true_j: float
-    told_j: float
+    printed_j: float
     u_j: float
 
 
@@ -41,7 +41,7 @@ class Verdict:
 
 def judge(kind: str, samples: Iterable[Sample]) -> Verdict:
     """The verdict over the samples of one kind."""
-    rows = np.array([(one.true_j, one.told_j, one.u_j) for one in samples if one.true_j > 0])
+    rows = np.array([(one.true_j, one.printed_j, one.u_j) for one in samples if one.true_j > 0])
     true, printed, u = rows.T
     error, bound = np.abs(printed - true), np.maximum(2 * u, 1e-12)
     scale = float(np.quantile(error / bound, 0.95))
