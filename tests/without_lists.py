@@ -17,7 +17,8 @@ from perun_hpc.cli.main import main
 from tests import fake_slurm
 from tests.accounting_data import START_S, boundary, put_incoming
 
-ALICE, SERVICE = 2001, 992
+OWNER, NAME, SERVICE = 1, "daemon", 992
+"""A user whom every host knows stands for the job's owner."""
 
 
 def as_user(uid: int, *words: str) -> tuple[int, str]:
@@ -50,7 +51,14 @@ def scenario(base: Path) -> dict[str, object]:
     root = base / "archive"
     root.mkdir()
     subprocess.run(["mount", "-t", "ramfs", "none", root], check=True)
-    row = {**fake_slurm.ROW, "Submit": START_S - 5, "Start": START_S, "End": START_S + 100}
+    row = {
+        **fake_slurm.ROW,
+        "User": NAME,
+        "UID": str(OWNER),
+        "Submit": START_S - 5,
+        "Start": START_S,
+        "End": START_S + 100,
+    }
     fake_slurm.install(base / "bin", [row])
     (base / "bin/sacct.log").touch()
     for path in (base / "bin", *(base / "bin").iterdir()):
@@ -61,7 +69,7 @@ def scenario(base: Path) -> dict[str, object]:
     (base / "ledger").mkdir(mode=0o700)
     os.environ |= {"PERUN_POLICY": str(base / "policy.yaml"), "PATH": f"{base}/bin:{os.environ['PATH']}"}
     for number in (4711, 4712, 4713):
-        put_incoming(root, boundary(number, uid=ALICE))
+        put_incoming(root, boundary(number, uid=OWNER, user=NAME))
     archive = Archive(root, "c")
     archive.base.chmod(0o711)
     for path in (base / "ledger", *[root, *root.rglob("*")]):
@@ -76,7 +84,7 @@ def scenario(base: Path) -> dict[str, object]:
         "again": again,
         "jobs": jobs,
         "modes": modes,
-        "alice": as_user(ALICE, "report", "4711", "--cluster", "c"),
+        "owner": as_user(OWNER, "report", "4711", "--cluster", "c"),
         "service": as_user(SERVICE, "report", "4711", "--cluster", "c"),
     }
 

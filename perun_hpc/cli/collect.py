@@ -262,6 +262,8 @@ def _publish_sums(
     publisher = publishers.setdefault(archive.cluster, Publisher(archive, ledger, ask))
     try:
         publisher.publish(bool(summary.stored or summary.completed or summary.missing))
+    except NoListsError:
+        pass  # it was said when the collector began
     except (PerunError, OSError) as error:
         log.warning("%s: sums for users: %s", archive.cluster, error)
     except Exception:  # a fault of perun's own: records go on

@@ -50,7 +50,7 @@ def test_where_there_are_no_access_control_lists_everything_stays_closed_and_eve
         assert code == 0
         assert text.count(NO_LISTS) == 1, text  # however many jobs
     assert len(said["jobs"]) == 3 and set(said["modes"]) <= {"0o640", "0o700"}
-    code, text = said["alice"]
+    code, text = said["owner"]
     assert "cannot be opened to you" in " ".join(text.split()) and "8.00 kJ" not in text, (code, text)
     code, text = said["service"]
     assert code == 0 and "8.00 kJ" in text
