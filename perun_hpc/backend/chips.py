@@ -67,8 +67,11 @@ _TABLE: tuple[_Row, ...] = (
     _row("ibmpowernv", r"System", "node", "node", "node, by its OCC"),
     _row("ibmpowernv", r"Chip (?P<n>\d+)", "package-{n}", "cpu", "processor chip", "node"),
     _row("ibmpowernv", r"Chip (?P<n>\d+) Memory( \d+)?", "dram-{n}", "dram", "memory of the chip", "node"),
-    _row("ibmpowernv", r"Chip (?P<n>\d+) (?P<rail>Vd[dn])", "{rail}-{n}", "other", "rail of the chip", "package-{n}"),
-    _row("ibmpowernv", r"(?P<rail>.*\b(?:APSS|GPU|IO|Fan|Storage)\b.*)", "{rail}", "other", "part of the node", "node"),
+    _row("ibmpowernv", r"Chip (?P<n>\d+) (?P<rail>Vd[dn])", "{rail}-{n}", "other", "{text}, a rail of the chip",
+         "package-{n}"),
+    _row("ibmpowernv", r"(?P<rail>.*\b(?:APSS|GPU|IO|Fan|Storage)\b.*)", "{rail}", "other",
+         "{text}, a part of the node",
+         "node"),
     # Documentation/hwmon/amd_energy.rst (Linux 5.8 to 5.12); zenergy is that driver outside the kernel. EsocketN is the
     # register of a package, EcoreNNN those of its cores.
     _row("amd_energy|zenergy", r"Esocket(?P<n>\d+)", "package-{n}", "cpu", "CPU package"),
@@ -91,14 +94,15 @@ _TABLE: tuple[_Row, ...] = (
     _row("aem1|ibmaem", r"energy1|power1", "node", "node", "node, by its Active Energy Manager"),
     # drivers/hwmon/corsair-psu.c: what the supply gives, and its rails.
     _row("corsairpsu", r"power total", "node", "node", "machine, behind its power supply"),
-    _row("corsairpsu", r"power \+(?P<rail>[0-9.]+v)", "rail-{rail}", "other", "rail of the power supply", "node"),
+    _row("corsairpsu", r"power \+(?P<rail>[0-9.]+v)", "rail-{rail}", "other", "{text}, a rail of the power supply",
+         "node"),
     # Jetson Linux Developer Guide, "Power monitors": input rails of the module. VDD_IN is all of it (Orin NX and Nano,
     # Xavier NX); where there is none, the rails beside each other are.
     _row("ina3221", r"VDD_IN", "node", "node", "Jetson module, without its carrier board"),
     _row("ina3221", r"(?:VDD_)?(?:CPU_CV|CPU_GPU_CV|CPU)", "package-0", "cpu", "CPU rail of the module", "node"),
     _row("ina3221", r"(?:VDD_)?(?:GPU_SOC|GPU)", "gpu-{device}", "gpu", "GPU rail of the module", "node"),
-    _row("ina3221", r"VIN_SYS_5V0|VDD_?SOC|SOC|(?:VDD_)?CV|VDDRQ|SYS5V", "{label}", "node", "rail of the module",
-         "node", MODULE_UW),
+    _row("ina3221", r"VIN_SYS_5V0|VDD_?SOC|SOC|(?:VDD_)?CV|VDDRQ|SYS5V", "{label}", "node",
+         "{text}, a rail of the module", "node", MODULE_UW),
     # Documentation/ABI/testing/sysfs-driver-intel-i915-hwmon: energy1 of chip i915 is the card's, of i915_gtN a tile's.
     _row(r"i915_gt\d+", r"energy1", "{name}-{device}", "other", "tile of the Intel GPU", "gpu-{device}"),
     _row("i915", r"energy1", "gpu-{device}", "gpu", "Intel GPU, its whole card"),
@@ -128,7 +132,7 @@ def place(drivers: tuple[str, ...], label: str, chip: int, device: str) -> Place
         words |= {"name": slug(drivers[0]), "chip": str(chip), "device": slug(device), "label": slug(label)}
         domain, inside = row.domain.format_map(words), row.inside.format_map(words)
         ceiling_uw = row.max_uw or _CEILING_UW[row.component]
-        return Place(domain, row.component, row.scope, ceiling_uw, tuple(inside.split()), rank)
+        return Place(domain, row.component, row.scope.replace("{text}", label), ceiling_uw, tuple(inside.split()), rank)
     return None
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from perun_hpc.backend import hwmon
 from perun_hpc.backend.base import Discovery
-from perun_hpc.energy.containment import plan
+from perun_hpc.energy.containment import plan, scope_sentence
 
 MW = 1000
 W = 10**6
@@ -122,6 +122,12 @@ def test_cores_are_inside_their_own_package_and_rails_inside_their_chip(tmp_path
         "core002": "hwmon:package-1:energy", "core003": "hwmon:package-1:energy",
     }  # fmt: skip
     assert {why for _, why in plan(found).left_out} == {"contained in package-0", "contained in package-1"}
+
+
+def test_a_part_that_nothing_read_contains_is_named_by_the_drivers_own_word(tmp_path):
+    files = {"name": "ibmpowernv", "energy1_input": 7 * W, "energy1_label": "Chip 0 ", "energy2_input": 9 * W}
+    found = discovered(chips(tmp_path, {"hwmon0": {**files, "energy2_label": "APSS 5 "}}))
+    assert scope_sentence(plan(found.sensors)).endswith("nobody knows where they belong: APSS 5, a part of the node.")
 
 
 def test_sockets_are_counted_in_the_order_of_their_devices_not_of_hwmons_numbers(tmp_path):
