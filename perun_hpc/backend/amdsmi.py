@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.gpus import Gpu, Partition, short_pci
 from perun_hpc.backend.render_nodes import render_node, render_nodes
+from perun_hpc.backend.sysfile import text
 from perun_hpc.data_model.sensor import NONE_NEEDED, Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -33,11 +34,25 @@ LEAST_W = 5
 MAX_UW = 5_000_000_000
 
 
+SOCKET = "GPU socket"
+APU_SOCKET = "APU socket, in which it is not documented what of its CPUs and memory is counted"
+APUS = {"0x74a0"}
+"""PCI devices that have CPUs and memory in one package with the GPU: Instinct MI300A."""
+
+
 class AmdGpu:
     """One GPU: energy, power, memory, utilisation, each call failing alone."""
 
     def __init__(
-        self, library: Any, handle: Any, pci: str, uuid: str, resolution: Fraction | None, power: bool, clock: Clock
+        self,
+        library: Any,
+        handle: Any,
+        pci: str,
+        uuid: str,
+        resolution: Fraction | None,
+        power: bool,
+        clock: Clock,
+        scope: str = SOCKET,
     ) -> None:
         """`resolution` is uJ per step of the accumulator; None leaves the energy out, as not `power` the power."""
         from fractions import Fraction
@@ -65,7 +80,7 @@ class AmdGpu:
                 gain_source="assumed 5 % (k=1); AMD states none" if power else "",
                 update_ns=10_000_000,
                 max_uw=MAX_UW if power else None,
-                scope="GPU socket",
+                scope=scope,
             )
 
         self._parts: list[tuple[Sensor, Callable[[], Any]]] = [
@@ -181,7 +196,8 @@ def open_library(library: Any, root: Path, clock: Clock, pause: Callable[[float]
         devices, missing = [], []
         for (handle, pci), (resolution, doubt) in zip(handles, checks):
             power = _tried(partial(power_w, library, handle), library) is not None
-            devices.append(AmdGpu(library, handle, pci, uuids[_device(pci)], resolution, power, clock))
+            scope = APU_SOCKET if text(root / f"sys/bus/pci/devices/{pci}/device") in APUS else SOCKET
+            devices.append(AmdGpu(library, handle, pci, uuids[_device(pci)], resolution, power, clock, scope))
             if doubt and not power:
                 what, why = f"energy and power of the AMD GPU {pci}", f"its accumulator: {doubt}, and it shows no power"
                 missing.append(Missing(what, why, "a virtual GPU's power is known on its host alone", "gpu"))

@@ -37,6 +37,7 @@ FAMILIES = {
 }
 """First word of a domain: component, scope, plausibility ceiling in uW where the zone names no limit."""
 
+APU_PACKAGE = "CPU package of an APU, in which it is not documented what of its GPU and memory is counted"
 OVERSHOOT = 3
 """A package may exceed its configured limit for short: the ceiling is this many times the highest limit.
 
@@ -87,6 +88,8 @@ def discover(
     chosen: dict[str, tuple[Sensor, Path]] = {}
     for zone in zones:
         sensor = _sensor(zone, zones, domains[zone.directory], simulated, gain)
+        if b"MI300A" in cpu and zone.package is not None:
+            sensor = replace(sensor, scope=APU_PACKAGE)
         file = zone.directory / "energy_uj"
         what = f"{zone.directory.name} ({zone.name})"
         if sensor.id in chosen:

@@ -98,6 +98,7 @@ def plan(sensors: Iterable[Sensor]) -> Plan:
         else:
             chosen[sensor.domain] = sensor
     left_out += _drop_estimates(chosen) + _drop_second_sources(chosen) + _drop_inside_gpu_modules(chosen)
+    left_out += _drop_beside_apus(chosen)
     by_id = {sensor.id: sensor for sensor in energy}
     leaves: list[EnergyDomain] = []
     meters: list[Sensor] = []
@@ -162,6 +163,15 @@ def _drop_inside_gpu_modules(chosen: dict[str, Sensor]) -> list[tuple[Sensor, st
     for sensor in inside:
         del chosen[sensor.domain]
     return [(sensor, f"contained in {gpus[0].domain}, whose energy is its module's") for sensor in inside]
+
+
+def _drop_beside_apus(chosen: dict[str, Sensor]) -> list[tuple[Sensor, str]]:
+    """What an APU's GPU meter and that of its CPUs have in common is documented nowhere: they are never added."""
+    apus = any(s.component == "gpu" and s.scope.startswith("APU") for s in chosen.values())
+    beside = [s for s in (chosen.values() if apus else ()) if s.component in ("cpu", "dram")]
+    for sensor in beside:
+        del chosen[sensor.domain]
+    return [(sensor, NO_PLACE) for sensor in beside]
 
 
 def _modules(meters: list[Sensor], leaves: list[EnergyDomain]) -> dict[str, str]:
@@ -266,6 +276,10 @@ def _included(leaf: EnergyDomain) -> str:
         return _ESTIMATED
     if leaf.kind is DomainKind.GPU and leaf.sensor.scope.startswith("module"):
         return "superchip modules (GPUs with their CPUs and memory)"
+    if leaf.sensor.scope.startswith("APU"):
+        return "APU sockets (what of their CPUs and memory is in these is not documented)"
+    if "of an APU" in leaf.sensor.scope:
+        return "CPU packages of APUs (what of their GPUs and memory is in these is not documented)"
     if leaf.name.startswith("grace-"):
         return "Grace CPUs with their memory"
     return _NAMES[leaf.kind]

@@ -115,6 +115,16 @@ def test_partitions_of_one_gpu_are_counted_once(amd):
     assert {sensor.device for sensor in sensors} == {"0000:03:00.0", "0000:04:00.0"}
 
 
+@pytest.mark.parametrize(("device", "apu"), [("0x74a0", True), ("0x74a1", False), ("", False)])
+def test_the_meter_of_an_apu_says_that_nobody_knows_what_it_contains(amd, library, device, apu):
+    place = library / "sys/bus/pci/devices/0000:03:00.0"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "device").write_text(f"{device}\n")
+    sensors, *_ = amd("gpu uuid-a 3 0 250 250\n")
+    shutil.rmtree(library / "sys")
+    assert {sensor.scope.startswith("APU") for sensor in sensors} == {apu}
+
+
 def render_nodes(root, nodes):
     shutil.rmtree(root / "sys", ignore_errors=True)
     for pci, number in nodes.items():

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.backend import mirrors, powercap
-from perun_hpc.data_model.sensor import Provenance
-from perun_hpc.energy.containment import plan
+from perun_hpc.backend.amdsmi import APU_SOCKET
+from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.containment import NO_PLACE, plan, scope_sentence
 from tests.sysfs import build
 
 
@@ -365,3 +367,26 @@ def test_a_model_of_energy_is_not_taken_for_a_measurement(tmp_path, vendor, fami
     (sensor,) = discover(tmp_path).sensors
     assert sensor.gain_error == error
     assert ("model" in sensor.gain_source) is (error == 0.08)
+
+
+def test_the_package_of_an_apu_says_so_and_never_counts_beside_its_gpus_meter(tmp_path):
+    zones = {"intel-rapl:0": ("package-0", 10), "intel-rapl:0:0": ("core", 5), "intel-rapl:1": ("package-1", 20)}
+    make(tmp_path, **zones)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("vendor_id : AuthenticAMD\nmodel name : AMD Instinct MI300A Accelerator\n\n")
+    packages = discover(tmp_path).sensors
+    alone = plan(packages)
+    assert [domain.name for domain in alone.domains] == ["package-0", "package-1"]
+    assert "CPU packages of APUs (what of their GPUs and memory is in these is not documented)" in scope_sentence(alone)
+    gpu = Sensor(
+        id="amdsmi:gpu-a:energy", host="n", backend="amdsmi", device="0000:02:00.0", domain="gpu-a", component="gpu",
+        kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="uJ", scope=APU_SOCKET,
+    )  # fmt: skip
+    both = plan([*packages, gpu])
+    assert [domain.name for domain in both.domains] == ["gpu-a"]
+    assert {sensor.domain: why for sensor, why in both.left_out} == {
+        "package-0": NO_PLACE, "package-1": NO_PLACE, "core-0": NO_PLACE,
+    }  # fmt: skip
+    said = scope_sentence(both)
+    assert "APU sockets (what of their CPUs and memory is in these is not documented)" in said
+    assert "nobody knows where they belong: CPU cores, CPU package of an APU" in said
