@@ -334,3 +334,13 @@ def test_progress_is_for_terminals_alone(tmp_path):
     os.close(ours)
     assert b"perun: round 1 of 2" in seen
     assert b"perun: round 2 of 2" in seen
+
+
+def test_a_long_history_does_not_hold_up_the_end_of_a_run(perun, tmp_path):
+    app = script(tmp_path)
+    perun("monitor", "-i", "a", app)
+    path = tmp_path / "perun_results" / "app" / "a" / "run.json"
+    path.write_text(path.read_text() + " " * (16 << 20))
+    done = perun("monitor", "-i", "b", app)
+    assert "was run" not in done.stderr
+    assert "app was run 2 times here" in perun("runs").stdout

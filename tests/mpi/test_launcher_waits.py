@@ -324,7 +324,7 @@ def test_ranks_that_torchrun_started_show_their_host(node: Node, tmp_path: Path)
             capture_output=True, text=True, timeout=GUARD_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert "runtime / s" in done.stderr
+        assert "runtime" in done.stderr
         assert time.monotonic() - begin < 8
     assert len(list(tmp_path.glob("deco/*/run.json"))) == 2
 

@@ -13,7 +13,7 @@ from perun_hpc.data_model.data import DataNode
 from perun_hpc.errors import AccessError, DataError
 from perun_hpc.monitoring import runs
 from perun_hpc.monitoring.callbacks import say
-from perun_hpc.monitoring.rundir import safe
+from perun_hpc.monitoring.rundir import RUN, safe
 
 SUFFIX = {
     "json": ".json",
@@ -26,8 +26,8 @@ SUFFIX = {
 }
 
 
-MANY = 300
-"""How many runs of an application are read to tell what all of them used; that takes a millisecond each."""
+MANY, MOST_B = 300, 16 << 20
+"""How many runs of an application, and how much of them, are read at the end of one: some 0.2 s at most."""
 
 
 def check(format: str) -> None:
@@ -61,12 +61,21 @@ def show(path: Path, tree: DataNode, settings: UserSettings, data_out: str) -> N
 def _history(directory: Path, tree: DataNode, settings: UserSettings) -> list[str]:
     """The run beside the earlier ones of its application, unless these are too many to be read on the way."""
     home, app = directory.parent.parent, directory.parent.name
-    if not 1 < len(runs.directories(home, app)) <= MANY:
+    places = runs.directories(home, app)
+    if not 1 < len(places) <= MANY or sum(map(_size_b, places)) > MOST_B:
         return []
     from perun_hpc.report.formats import history
 
     earlier = [one for where, one in runs.stored(home, app) if where != directory]
     return [history.against(tree, earlier), history.total([tree, *earlier], settings)] if earlier else []
+
+
+def _size_b(directory: Path) -> int:
+    """How much of a run would be read; one that is not whole is small."""
+    try:
+        return (directory / RUN).stat().st_size
+    except OSError:
+        return 0
 
 
 def beside(data_out: Path, tree: DataNode, format: str) -> Path:
