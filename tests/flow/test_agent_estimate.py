@@ -96,7 +96,10 @@ def test_what_the_site_states_of_its_nodes_counts_with_its_own_uncertainty(bare)
     node.serve(busy_s={0: 0.4})
     node.ask("reload")
     until(lambda: "idle_uw" in (node.run_dir / "agent/policy.json").read_text(), "the policy rules")
+    until(lambda: "another sensor counts it from now on" in json.dumps(node.ledger()), "the policy's model counts")
     node.end(1)
+    assert node.record(1)["why"] == "cpu: another sensor counts it from now on"
+    assert find_holes(read_books([*(node.spool / "node").glob("*.jsonl")])) == []
     node.begin(2, exclusive="1")
     time.sleep(0.5)
     node.serve(busy_s={0: 0.4})

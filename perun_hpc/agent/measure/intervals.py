@@ -107,12 +107,21 @@ class Intervals:
             self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
 
     def change(self, domains: Sequence[EnergyDomain]) -> None:
-        """Account other domains from now on; a new one's first reading opens its interval."""
+        """Account other domains from now on; a new one's first reading opens its interval.
+
+        Of a domain that another sensor counts from now on nobody knows the time between the two sensors' readings.
+        """
         known = {domain.name: domain.sensor.id for domain in self._domains}
         self._domains, self._rests = tuple(domains), rests(domains)
         unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
-        self._opened = {one.name: self._opened[one.name] if one.name in same else unread for one in domains}
+        opened = {}
+        for one in domains:
+            t0_ns, before = self._opened.get(one.name, unread)
+            if one.name not in same and before.mono_ns >= 0:
+                before = Reading(None, before.mono_ns, "another sensor counts it from now on")
+            opened[one.name] = t0_ns, before
+        self._opened = opened
         self._still = {name: since for name, since in self._still.items() if name in same}
         self._inside = {name: given for name, given in self._inside.items() if name in same}
         self._lost &= same
