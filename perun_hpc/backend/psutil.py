@@ -69,13 +69,15 @@ class HostActivity:
         except Exception as error:
             return self._gaps(1 + self._cpus, error)
         now = self._clock()
-        if len(after) != self._cpus:
-            return self._gaps(1 + self._cpus, ValueError("the number of CPUs changed"))
         before, self._before = self._before, after
+        if len(after) != len(before):
+            return self._gaps(1 + self._cpus, ValueError("the number of CPUs changed"))
         each = [utilisation_permille(old, new) for old, new in zip(before, after)]
         known = [value for value in each if value is not None]
         whole = round(sum(known) / len(known)) if known else None
         why = "no time has passed since the last read"
+        if len(each) != self._cpus:  # psutil does not say which are there
+            why, each = "the number of CPUs changed", [None] * self._cpus
         return [Reading(value, now, why if value is None else None) for value in (whole, *each)]
 
     def _memory(self) -> Reading:

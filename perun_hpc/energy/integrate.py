@@ -97,6 +97,15 @@ def _powers(sensor: Sensor, before: Reading, after: Reading, start: int, end: in
     return first + rise * (start - before.mono_ns) // span, first + rise * (end - before.mono_ns) // span
 
 
+INTEGRATED = " (integrated power)"
+"""How the scope of a counter ends that is made of a gauge."""
+
+
+def is_integrated(sensor: Sensor) -> bool:
+    """Whether a counter is made of a gauge: after power has fallen it may stand still for a while (`at`)."""
+    return sensor.scope.endswith(INTEGRATED)
+
+
 _GENERATIONS = 2000
 _GENERATION = 2**52
 
@@ -133,7 +142,7 @@ class SyntheticCounter:
             scale_den=1,
             dtype="i8",
             wrap_range=None,
-            scope=f"{self.source.scope} (integrated power)",
+            scope=f"{self.source.scope}{INTEGRATED}",
         )
 
     def advance(self, reading: Reading) -> tuple[SyntheticCounter, Reading]:

@@ -13,7 +13,7 @@ from perun_hpc.energy.attribute import DomainKind
 from perun_hpc.energy.containment import EnergyDomain, integrated, plan
 from perun_hpc.energy.counters import STILL, difference, stands_still, what_lacks
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT, shows_too_little
-from perun_hpc.energy.integrate import SyntheticCounter
+from perun_hpc.energy.integrate import SyntheticCounter, is_integrated
 
 NS_PER_S = 1_000_000_000
 
@@ -82,7 +82,8 @@ class CounterTally:
     def _measures_nothing(self, reading: Reading) -> bool:
         """Whether it has stood where it is for longer than whatever is on lets it; a GPU may be switched off."""
         still = self._still
-        return still is not None and self.sensor.component != "gpu" and stands_still(self.sensor, still, reading)
+        judged = self.sensor.component != "gpu" and not is_integrated(self.sensor)
+        return still is not None and judged and stands_still(self.sensor, still, reading)
 
     def _note(self, why: str) -> None:
         self.whys[why] = self.whys.get(why, 0) + 1
@@ -248,7 +249,8 @@ class Tallies:
         shown_uj = sum(one.so_far for one in packages)
         for one in (*packages, *(rest.meter for rest in self._rests.values())):
             counted_uj = shown_uj if one.sensor.component == "cpu" else one.so_far
-            one.doubted = NO_MEASUREMENT if shows_too_little(one.sensor, counted_uj, busy_ns) else ""
+            little = not is_integrated(one.sensor) and shows_too_little(one.sensor, counted_uj, busy_ns)
+            one.doubted = NO_MEASUREMENT if little else ""
 
     def _busy_ns(self) -> int:
         """How long the CPUs worked, as far as a sensor of the row shows it."""

@@ -572,6 +572,16 @@ def test_fault_06_utilisation_is_of_all_cores_from_one_read_of_its_own():
     assert second["psutil:cpu:utilisation"].ticks == 250
 
 
+def test_utilisation_goes_on_when_a_cpu_goes_or_comes():
+    both = [[Times(9 * row, 0, 0, 0, 0), Times(0, 0, 9 * row, 0, 0)] for row in range(3)]
+    one = [[Times(90 + 9 * row, 0, 0, 0, 0)] for row in range(2)]
+    again = [[Times(500 + 9 * row, 0, 0, 0, 0), Times(0, 0, 500 + 9 * row, 0, 0)] for row in range(2)]
+    reader = psutil_backend.HostActivity(FakePsutil([*both[:2], *one, *again]), (), ())
+    assert [reader.read()[0].ticks for _ in range(5)] == [500, None, 1000, None, 500]
+    reader = psutil_backend.HostActivity(FakePsutil([*both[:2], *one, *again]), (), ())
+    assert [reader.read()[1].ticks for _ in range(5)] == [1000, None, None, None, 1000]
+
+
 def test_only_physical_disks_and_real_interfaces(tmp_path):
     for path in (
         "sys/block/sda/device",
