@@ -91,6 +91,7 @@ _TABLE: tuple[_Row, ...] = (
     _row("macsmc_hwmon", r"3\.8 V Rail Power", "rail-3v8", "other", "3.8 V rail", "node"),
     # drivers/hwmon/ibmaem.c: AEM 1.x has one meter, "an estimate of raw energy consumption"; which of the two of
     # AEM 2.x contains the other is not said. power3 to power7 are limits.
+    _row("aem2", r"power[3-7]", "limit-{label}", "other", "{text} of aem2, a limit and no measurement"),
     _row("aem1|ibmaem", r"energy1|power1", "node", "node", "node, by its Active Energy Manager"),
     # drivers/hwmon/corsair-psu.c: what the supply gives, and its rails.
     _row("corsairpsu", r"power total", "node", "node", "machine, behind its power supply"),

@@ -87,6 +87,7 @@ LABELS = [
     ("macsmc_hwmon", "power1", "Total System Power", "node", "node", None),
     ("corsairpsu", "power1", "power total", "node", "node", None),
     ("aem1", "energy1", None, "node", "node", None),
+    ("aem2", "power4", None, "limit-power4", "other", None),
     ("power_meter", "power1", None, "node", "node", None),
     ("power_meter", "power1", "Module Power Socket 1", "module-1", "node", None),
     ("scmi_sensors", "energy1", "SOC", "scmi-sensors-soc", "other", None),
