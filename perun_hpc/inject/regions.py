@@ -155,7 +155,9 @@ class Region:
 
     def __call__(self, function: F) -> F:
         """Decorate a function, a coroutine function or a generator function."""
-        name = self.name or f"{function.__module__}.{function.__qualname__}"
+        # As its author knows it: of another module with that module's name.
+        module = "" if function.__module__ == "__main__" else f"{function.__module__}."
+        name = self.name or f"{module}{function.__qualname__}"
         return cast("F", _wrap(function, recorder.define(name)))
 
     def __enter__(self) -> Region:

@@ -86,7 +86,7 @@ def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(t
     (data,), problems = read_ranks(tmp_path / "ranks")
     assert problems == []
     assert (data.whole, data.rank, data.header["python"].startswith(version)) == (True, 2, True)
-    assert data.names == ("__main__.f", "coroutine", "generator", "raises", "w")
+    assert data.names == ("f", "coroutine", "generator", "raises", "w")
     assert len(data.calls) == 5 * 3
 
 

@@ -118,4 +118,4 @@ def test_regions_are_importable_where_perun_is_not_installed(tmp_path):
     assert measured.returncode == 0, measured.stderr
     (tree,) = runs(tmp_path)
     (host,) = tree["nodes"]["0"]["nodes"].values()
-    assert [(region["name"], region["calls"]) for region in host["regions"]] == [("__main__.all", 1)]
+    assert [(region["name"], region["calls"]) for region in host["regions"]] == [("all", 1)]

@@ -259,7 +259,7 @@ def test_a_flagged_step_shows_its_ranks_and_regions(cluster: Cluster) -> None:
     (step,) = record["steps"]
     assert [rank["rank"] for rank in step["ranks"]] == [0]
     (region,) = record["regions"]
-    assert (region["name"], region["calls"]) == ("__main__.work", 2)
+    assert (region["name"], region["calls"]) == ("work", 2)
     assert region["time_ns"] >= 1_000_000_000
     # Of a node that others may share it has a row at every moment of the wall clock's grid, here of ten seconds.
     trace = record["trace"]

@@ -137,7 +137,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         assert cluster.wait_job(job) == "COMPLETED"
         record = record_in(archive, job)
         assert record["status"] == "complete" and len(record["nodes"]) == 2
-        assert [region["name"] for region in record["regions"]] == ["__main__.work"]
+        assert [region["name"] for region in record["regions"]] == ["work"]
         data = job_store.open_job(archive / "jobs" / f"{job}.0")
         assert set(data.node_status.values.tolist()) == {"complete"}
         steps = data.energy.diff("time")  # the first tick of all may be before one of the nodes began

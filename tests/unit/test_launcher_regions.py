@@ -263,3 +263,14 @@ def test_a_name_per_iteration_does_not_slow_down_and_all_are_kept():
     assert len(data.names) == 5_000
     assert len(data.calls) == 15_000
     assert len(heads) < 300
+
+
+def test_a_function_is_named_as_its_author_knows_it(recorded):
+    def relax():
+        pass
+
+    relax.__qualname__ = "Grid.relax"
+    for module in ("__main__", "solver.grid"):
+        relax.__module__ = module
+        regions.monitor(relax)()
+    assert [name for name in recorded().names if "relax" in name] == ["Grid.relax", "solver.grid.Grid.relax"]

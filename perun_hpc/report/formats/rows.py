@@ -77,7 +77,7 @@ def traffic(tree: DataNode, settings: UserSettings) -> str:
 
 def name_of(region: str) -> str:
     """A region as the program's author knows it, on one short line."""
-    plain = "".join(char if char.isprintable() else "?" for char in region.removeprefix("__main__."))
+    plain = "".join(char if char.isprintable() else "?" for char in region)
     return plain if len(plain) <= LONGEST_NAME else plain[: LONGEST_NAME - 3] + "..."
 
 
