@@ -189,6 +189,6 @@ def discover_all(
 
 
 def has_power(sensors: Iterable[Sensor]) -> bool:
-    """Whether any of the sensors measures energy or power of the CPU, the whole node, or a module with its CPU."""
+    """Whether any of the sensors measures energy or power of the CPU, the node, or a module or APU with its CPU."""
     shown = [sensor for sensor in sensors if sensor.quantity in ("energy", "power")]
-    return any(one.component in ("cpu", "node") or one.scope.startswith("module") for one in shown)
+    return any(one.component in ("cpu", "node") or one.scope.startswith(("module", "APU")) for one in shown)

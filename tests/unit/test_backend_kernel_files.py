@@ -11,7 +11,7 @@ import pytest
 
 from perun_hpc.backend import cgroup, cray_pm, estimate, file, gpus, hwmon, ipmi, procstat
 from perun_hpc.backend import psutil as psutil_backend
-from perun_hpc.backend.catalog import BACKENDS, Selection, discover_all, open_backend
+from perun_hpc.backend.catalog import BACKENDS, Selection, discover_all, has_power, open_backend
 from perun_hpc.data_model import cpu_list
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity, human
@@ -511,6 +511,15 @@ def test_fault_10_an_estimate_is_never_mixed_with_a_measurement(tmp_path):
     assert "estimate" not in catalog.found
     both = plan([*catalog.sensors, *estimate.discover(tmp_path).sensors])
     assert {domain.sensor.provenance for domain in both.domains} == {Provenance.MEASURED}
+
+
+@pytest.mark.parametrize(("scope", "measures"), [
+    ("GPU (H100)", False), ("module: GPU, its CPU and memory (GH200)", True), ("APU socket, in which it is not documented", True),
+])  # fmt: skip
+def test_a_gpus_meter_in_which_its_cpu_is_leaves_nothing_to_estimate(scope, measures):
+    told = {"host": "h", "backend": "nvml", "device": "d", "domain": "gpu-a", "component": "gpu"}
+    meter = Sensor(id="nvml:gpu-a:energy", kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="mJ", scope=scope, **told)
+    assert has_power([meter]) is measures
 
 
 def test_the_estimate_follows_the_busy_time(tmp_path):
