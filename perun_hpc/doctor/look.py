@@ -135,6 +135,11 @@ def _place(path: str, user: pwd.struct_passwd | None) -> Any:
         status = os.stat(path)  # noqa: PTH116 - it follows links, whatever they are
     except FileNotFoundError:
         return codec.encode(Place(path, problem="it is not there", missing=True))
+    except PermissionError:
+        if user is None or os.geteuid() != 0:
+            raise
+        privilege.become(user)  # root_squash: root is nobody there
+        status = os.stat(path)  # noqa: PTH116
     real = os.path.realpath(path)
     kind, flags = _file_system(real), os.statvfs(path)
     regular = stat.S_ISREG(status.st_mode)

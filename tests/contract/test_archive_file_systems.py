@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,22 +32,29 @@ CHECKOUT = Path(__file__).parents[2]
 MOUNTS = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not MOUNTS, reason="mounts a file system in a namespace of its own")
-def test_where_there_are_no_access_control_lists_everything_stays_closed_and_everybody_is_told(tmp_path: Path) -> None:
-    """ramfs has none, as NFS version 4 and what is mounted noacl have none."""
-    with_space = Path("/var/tmp") / f"perun-no-lists-{os.getpid()}"
-    with_space.mkdir()
+needs_mounts = pytest.mark.skipif(
+    os.geteuid() != 0 or not MOUNTS, reason="mounts a file system in a namespace of its own"
+)
+
+
+def in_a_namespace(module: str) -> dict[str, Any]:
+    """What a scenario prints, run where it may mount: in a directory that every user can pass to."""
+    home = Path("/var/tmp") / f"perun-{module.rpartition('.')[2]}-{os.getpid()}"
+    home.mkdir()
     try:
-        done = subprocess.run(
-            ["unshare", "-m", sys.executable, "-m", "tests.without_lists", str(with_space)],
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-        )
+        line = ["unshare", "-m", sys.executable, "-m", module, str(home)]
+        done = subprocess.run(line, cwd=CHECKOUT, capture_output=True, text=True)
     finally:
-        subprocess.run(["rm", "-rf", with_space], check=True)
+        subprocess.run(["rm", "-rf", home], check=True)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@needs_mounts
+def test_where_there_are_no_access_control_lists_everything_stays_closed_and_everybody_is_told() -> None:
+    """ramfs has none, as NFS version 4 and what is mounted noacl have none."""
+    said = in_a_namespace("tests.without_lists")
     for code, text in (said["swept"], said["again"]):
         assert code == 0
         assert text.count(NO_LISTS) == 1, text  # however many jobs
@@ -54,6 +63,19 @@ def test_where_there_are_no_access_control_lists_everything_stays_closed_and_eve
     assert "cannot be opened to you" in " ".join(text.split()) and "8.00 kJ" not in text, (code, text)
     code, text = said["service"]
     assert code == 0 and "8.00 kJ" in text
+
+
+@needs_mounts
+@pytest.mark.skipif(not Path("/dev/fuse").exists() or shutil.which("bindfs") is None, reason="bindfs is not installed")
+def test_an_archive_that_root_may_not_enter_takes_everything_of_agent_and_collector() -> None:
+    said = in_a_namespace("tests.root_squash")
+    assert said["root_enters"] is False
+    code, text = said["swept"]
+    assert code == 0 and "1 record stored" in text
+    for who in ("service", "root"):
+        code, text = said[who]
+        assert code == 0 and "3.00 J" in text, text
+    assert said["doctor"] == ["", True]
 
 
 NODE_UJ = 8_000_000_000
