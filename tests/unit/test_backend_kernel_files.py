@@ -514,7 +514,9 @@ def test_fault_10_an_estimate_is_never_mixed_with_a_measurement(tmp_path):
 
 
 @pytest.mark.parametrize(("scope", "measures"), [
-    ("GPU (H100)", False), ("module: GPU, its CPU and memory (GH200)", True), ("APU socket, in which it is not documented", True),
+    ("GPU (H100)", False),
+    ("module: GPU, its CPU and memory (GH200)", True),
+    ("APU socket, in which it is not documented", True),
 ])  # fmt: skip
 def test_a_gpus_meter_in_which_its_cpu_is_leaves_nothing_to_estimate(scope, measures):
     told = {"host": "h", "backend": "nvml", "device": "d", "domain": "gpu-a", "component": "gpu"}
