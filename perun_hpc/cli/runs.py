@@ -53,7 +53,11 @@ def run(args: argparse.Namespace) -> int:
 def _earlier(directory: Path, found: Sequence[tuple[Path, DataNode]]) -> list[DataNode]:
     """The runs of the same application before that in `directory`, the newest first."""
     place = next(place for place, (where, _) in enumerate(found) if where == directory)
-    return [tree for where, tree in found[place + 1 :] if where.parent == directory.parent]
+    return [tree for where, tree in found[place + 1 :] if where.parent == directory.parent and _ended(tree)]
+
+
+def _ended(tree: DataNode) -> bool:
+    return tree.metadata.get("status") != "RUNNING"
 
 
 def _entry(directory: Path, tree: DataNode, found: Sequence[tuple[Path, DataNode]]) -> dict[str, Any]:
@@ -106,6 +110,7 @@ def _table(
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     totals = []
     for app in dict.fromkeys(directory.parent for directory, _ in listed):
-        totals.append(history.total([tree for where, tree in found if where.parent == app], chosen))
+        if ended := [tree for where, tree in found if where.parent == app and _ended(tree)]:
+            totals.append(history.total(ended, chosen))
     legend = "Energy of a round; change against the five runs before, = where it is within the uncertainties."
     return "\n".join([*lines, "", *totals, legend])

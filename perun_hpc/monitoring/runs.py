@@ -11,6 +11,7 @@ from typing import Any
 
 from perun_hpc import files
 from perun_hpc._version import __version__
+from perun_hpc.backend.base import host_name
 from perun_hpc.config.user import UserSettings, flat, unflat
 from perun_hpc.data_model.data import SCHEMA, DataNode, NodeType
 from perun_hpc.errors import DataError, NotFoundError
@@ -18,6 +19,9 @@ from perun_hpc.monitoring.callbacks import warn
 from perun_hpc.monitoring.orders import SUMMARY
 from perun_hpc.monitoring.results import host_node, multi_run_node, read_summary, run_node
 from perun_hpc.monitoring.rundir import LAUNCHES, RUN, RunDirectory, safe
+
+SAMPLING = b"perun_hpc.monitoring.sampling_entry"
+"""In the command line of every sampling process."""
 
 
 def keep(directory: RunDirectory, runs: Sequence[DataNode], metadata: dict[str, Any]) -> tuple[Path, DataNode]:
@@ -110,11 +114,14 @@ def recover(directory: Path) -> DataNode | None:
     """The tree of a run that has no `run.json`, from what its sampling processes wrote; None if that is nothing."""
     rounds: dict[str, list[DataNode]] = {}
     config: dict[str, str] = {}
+    status = "PERUN_ERROR"
     for path in sorted(directory.glob(f"*/*/{SUMMARY}")):
         if "." in path.parent.name:
             continue  # of a rank, part of its host
         summary = read_summary(path.parent)
-        if summary["state"] == "running":
+        if summary["state"] == "running" and _lives(summary):
+            summary["why"], status = "it still runs; these are its sums so far", "RUNNING"
+        elif summary["state"] == "running":
             summary["why"] = "perun was killed with the application; these are its last sums"
         config = config or summary.get("config", {})
         host = host_node(path.parent, summary, ())
@@ -124,7 +131,17 @@ def recover(directory: Path) -> DataNode | None:
         return None
     chosen = unflat(config)
     runs = [run_node(number, hosts, chosen) for number, hosts in sorted(rounds.items())]
-    return multi_run_node(directory.name, runs, about(directory.parent.name, "PERUN_ERROR", runs, chosen))
+    return multi_run_node(directory.name, runs, about(directory.parent.name, status, runs, chosen))
+
+
+def _lives(summary: dict[str, Any]) -> bool:
+    """Whether the sampling process that wrote a summary is there; of another host that cannot be seen."""
+    if summary["host"] != host_name() or not isinstance(pid := summary.get("pid"), int):
+        return False
+    try:
+        return SAMPLING in Path("/proc", str(pid), "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def about(app: str, status: str, runs: Sequence[DataNode], chosen: UserSettings, **more: Any) -> dict[str, Any]:

@@ -219,6 +219,7 @@ class _Sampler:
         return {
             "schema": SCHEMA,
             "host": self._orders.host,
+            "pid": os.getpid(),
             "run_id": self._orders.run_id,
             "app": self._orders.app,
             "config": self._orders.config,

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -344,3 +345,28 @@ def test_a_long_history_does_not_hold_up_the_end_of_a_run(perun, tmp_path):
     done = perun("monitor", "-i", "b", app)
     assert "was run" not in done.stderr
     assert "app was run 2 times here" in perun("runs").stdout
+
+
+def test_a_run_that_still_runs_is_said_to_and_not_counted(perun, tmp_path):
+    app = script(tmp_path, "import sys\nprint('up', flush=True)\nsys.stdin.read()\n")
+    command = [*PERUN, "monitor", "-i", "long", "--sampling-period", "0.05", app]
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as running:
+        running.stdout.readline()
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.glob("perun_results/app/long/0/*/summary.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        script(tmp_path, "pass", "app.py")
+        assert "was run" not in perun("monitor", "-i", "short", app).stderr
+        (row,) = [line.split() for line in perun("runs").stdout.splitlines() if " long " in line]
+        assert row[-1] == "RUNNING"
+        assert "app was run 1 time here" in perun("runs").stdout
+        perun("export", "-i", "long", "text", "-o", "so_far.txt")
+        assert "it still runs" in (tmp_path / "so_far.txt").read_text()
+        running.stdin.close()
+        assert running.wait(30) == 0
+    (row,) = [line.split() for line in perun("runs").stdout.splitlines() if " long " in line]
+    assert row[-1] != "RUNNING"

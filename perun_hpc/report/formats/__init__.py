@@ -66,7 +66,8 @@ def _history(directory: Path, tree: DataNode, settings: UserSettings) -> list[st
         return []
     from perun_hpc.report.formats import history
 
-    earlier = [one for where, one in runs.stored(home, app) if where != directory]
+    others = [one for where, one in runs.stored(home, app) if where != directory]
+    earlier = [one for one in others if one.metadata.get("status") != "RUNNING"]
     return [history.against(tree, earlier), history.total([tree, *earlier], settings)] if earlier else []
 
 
