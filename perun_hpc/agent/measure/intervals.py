@@ -191,6 +191,10 @@ class Intervals:
             return STILL
         if domain.kind is DomainKind.DRAM:
             return ""
+        counted_uj = domain.sensor.base(ticks)
+        at_most_ns = (after.mono_ns - before.mono_ns) * len(self.node.core_of)
+        if not shows_too_little(domain.sensor, counted_uj, at_most_ns):
+            return ""  # whatever the CPUs did
         stretches = [one for one in self._stretches if one.t1_ns > before.mono_ns]
         package_of = self.node.package_of
         its = [
@@ -199,7 +203,7 @@ class Intervals:
         ]  # fmt: skip
         elapsed_ns = sum(one.t1_ns - one.t0_ns for one in stretches)
         busy_ns = sum(min(elapsed_ns, sum(one.busy_ns.get(cpu, 0) for one in stretches)) for cpu in its)
-        return NO_MEASUREMENT if shows_too_little(domain.sensor, domain.sensor.base(ticks), busy_ns) else ""
+        return NO_MEASUREMENT if shows_too_little(domain.sensor, counted_uj, busy_ns) else ""
 
     def _give_up(self, t1_ns: int, readings: Mapping[str, Reading]) -> None:
         """What parts of meters use that give no reading now is the meters' rest, until they give one again."""
