@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Print the verdict of each kind of case."""
     parser = argparse.ArgumentParser(prog="python -m bench.coverage", description=__doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(TRIALS))
-    parser.add_argument("--trials", type=int, default=300, help="trials of each kind")
+    parser.add_argument("--trials", type=int, default=150, help="trials of each kind")
     parser.add_argument("--family", choices=[*FAMILIES, "both"], default="withheld")
     parser.add_argument("--seed", type=int, help="other trials than those of the published table")
     parser.add_argument("--processes", type=int, default=1)

@@ -320,7 +320,7 @@ class _Load:
                 self._holders[cpu].append(job)
         self._busy = self._busy_ns()
         self._spread = {job.owner: sum(self._busy.get(cpu, 0) for cpu in job.cpus) for job in interval.jobs}
-        self._claims = self._claimed()
+        self._claims: dict[int, dict[str, int]] | None = None
         self._work: dict[int | None, dict[str, int]] = {}
         self._shared: dict[tuple[str, ...], dict[str, int]] = {}
         self.sole = _sole(interval)
@@ -416,6 +416,8 @@ class _Load:
     def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:
         """Parts of one logical CPU's weight that its holders' CPU time explains; never more than the weight."""
         busy = self._busy.get(cpu, 0)
+        if self._claims is None:
+            self._claims = self._claimed()
         claims = self._claims.get(cpu, {})
         whole = max(busy, sum(claims.values()))
         return {owner: cpu_weight * claim // whole for owner, claim in claims.items() if claim}
