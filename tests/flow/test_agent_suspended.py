@@ -143,7 +143,7 @@ def test_an_agent_that_is_killed_while_a_job_is_suspended(node: FakeNode, resume
     node.end(1)
     record = node.record(1)
     # Half of it is taken for static, of which the job's two of four cores have half; the rest is by CPU time.
-    paid_uj = SLEEPING_UJ * 3 // 4
-    assert record["domains"]["package-0"]["energy_uj"] == paid_uj
+    paid_uj = record["domains"]["package-0"]["energy_uj"]
+    assert paid_uj == pytest.approx(SLEEPING_UJ * 3 // 4, abs=2)  # by a power, which is rounded
     assert record["domains"]["package-0"]["suspended_uj"] == (0 if resumed else paid_uj)
     assert resumed or record["usage"]["suspended_ns"] > 0
