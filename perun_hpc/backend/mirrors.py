@@ -36,14 +36,12 @@ class Mirror:
     of: str
 
 
-def find(pairs: Sequence[tuple[Sensor, Path]], per_package: bool, pause: Callable[[float], None]) -> dict[str, Mirror]:
+def find(pairs: Sequence[tuple[Sensor, Path]], pause: Callable[[float], None]) -> dict[str, Mirror]:
     """Which sensors show another one's counter.
 
     Parameters
     ----------
     pairs : sensors and their files.
-    per_package : whether the processor has one counter for all dies of a package, as AMD's: what stands still on one
-        package is taken to be the same then, until it counts.
     pause : waits for so many seconds.
 
     Returns
@@ -56,7 +54,7 @@ def find(pairs: Sequence[tuple[Sensor, Path]], per_package: bool, pause: Callabl
     found: dict[str, Mirror] = {}
     for family in FAMILIES:
         if len(families[family]) > 1:
-            found.update(_among(families[family], per_package, pause))
+            found.update(_among(families[family], pause))
     return found
 
 
@@ -87,9 +85,7 @@ def look_again(
     return len(set(alike)) < len(alike) or bool(moved and any(one.remedy == AGAIN for one in missing))
 
 
-def _among(
-    pairs: Sequence[tuple[Sensor, Path]], per_package: bool, pause: Callable[[float], None]
-) -> dict[str, Mirror]:
+def _among(pairs: Sequence[tuple[Sensor, Path]], pause: Callable[[float], None]) -> dict[str, Mirror]:
     begun, again = _twice(pairs)
     places = [(first, second) for first in range(len(pairs)) for second in range(first + 1, len(pairs))]
     suspects = [pair for pair in places if _may_be_one(*pair, begun, again)]
@@ -109,8 +105,8 @@ def _among(
         if now[first] != begun[first]:
             why = f"{zone} shows the same counter as {other}"
             found[sensor.id] = Mirror(Missing(name(sensor), why, ONE_COUNTER), twin.id)
-        elif per_package and _package(sensor) == _package(twin):
-            why = f"{zone} stands still as {other} does, and a package of AMD's has one counter"
+        elif _package(sensor) == _package(twin):
+            why = f"{zone} stands still at the value of {other}, another die of its package"
             found[sensor.id] = Mirror(Missing(name(sensor), why, AGAIN), twin.id)
     return found
 

@@ -102,7 +102,7 @@ def discover(
             missing.append(Missing(what, f"cannot read {file}: {reason(error)}", _REMEDY, sensor.component))
             continue
         chosen[sensor.id] = (sensor, file)
-    same = mirrors.find(tuple(chosen.values()), any(name in cpu for name in _AMD), pause)
+    same = mirrors.find(tuple(chosen.values()), pause)
     missing += [one.missing for one in same.values()]
     pairs = _under_psys(_kept(chosen, same))
     counters = (NumberFiles(pairs, clock),) if pairs else ()
@@ -190,9 +190,6 @@ def _holder(zone: _Zone, zones: list[_Zone]) -> str | None:
         if other.type == zone.type and other.path == zone.path[:1] and len(zone.path) > 1:
             return other.package
     return None
-
-
-_AMD = (b"AuthenticAMD", b"HygonGenuine")
 
 
 def _first_cpu(root: Path) -> bytes:

@@ -176,18 +176,18 @@ def test_nothing_but_a_backends_own_files_below_sys_leaves_roots_child(tmp_path:
     theirs.close()
 
 
-def test_a_die_that_turns_out_to_show_its_packages_counter_is_counted_once_from_then_on(node: FakeNode) -> None:
+def test_a_zone_that_turns_out_to_show_anothers_counter_is_counted_once_from_then_on(node: FakeNode) -> None:
     powercap = node.root / "sys/class/powercap"
     (powercap / "perun_simulated").unlink()
-    file = zone(node, "intel-rapl:1", "package-1-die-0", 5_000_000)
-    other = zone(node, "intel-rapl:2", "package-1-die-1", 0)
+    file = zone(node, "intel-rapl:1", "package-1", 5_000_000)
+    other = zone(node, "intel-rapl:2", "package-2", 0)
     other.unlink()
     other.symlink_to(file)
     node.start()
     node.begin(1, exclusive="1")
     node.begin(2)
     node.end(2)
-    assert {"package-1-die-0", "package-1-die-1"} <= domains(node)  # they stand still: nothing says what they are
+    assert {"package-1", "package-2"} <= domains(node)  # they stand still: nothing says what they are
     energy_uj, in_place = 5_000_000, os.open(file, os.O_WRONLY)
     while "same counter as intel-rapl:1" not in (node.spool / "agent.log").read_text():
         energy_uj += MJ
@@ -196,6 +196,6 @@ def test_a_die_that_turns_out_to_show_its_packages_counter_is_counted_once_from_
     os.close(in_place)
     counted = len(node.ledger())
     node.end(1)
-    assert "package-1-die-1" not in {line["domain"] for line in node.ledger()[counted:]}
+    assert "package-2" not in {line["domain"] for line in node.ledger()[counted:]}
     record = node.record(1)
     assert "shows the same counter as intel-rapl:1; until then it was counted twice" in record["why"]

@@ -258,6 +258,8 @@ def test_cgroup_v2_by_job_id_and_by_sluid(tmp_path):
     assert [reading.ticks for reading in job.read()] == [2_500_000_000, 1_048_576, 101, 202]
     assert job.peak_memory_b() == 2_097_152
     assert job.cpus() == frozenset({4, 5})
+    # CgroupJobIdPaths=yes of cgroup.conf (26.05.2): the job has a SLUID, and its directory its number.
+    assert cgroup.find_job(tmp_path, "7", sluid="sDJRTT5Z2SYP99").read()[cgroup.CPU].ticks == 2_500_000_000
     by_sluid = cgroup.find_job(tmp_path, "99", sluid="sDJRTT5Z2SYP00")
     assert by_sluid.read()[cgroup.CPU].ticks == 700_000_000
     assert by_sluid.cpus() == frozenset({6})
