@@ -13,7 +13,8 @@ from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.activity import Activity
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Stretch, joined
-from perun_hpc.agent.measure.learning import Learning
+from perun_hpc.agent.measure.learning import Figure, Learning
+from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.backend.hwmon import discover
 from perun_hpc.config.schema import Energy
@@ -260,3 +261,16 @@ def test_what_most_nodes_have_learnt_counts_until_this_one_knows_better():
     assert again.figures(DOMAINS.values(), None)["package-0"].to_json() == {"uw": 33_000_000, "from": "nodes"}
     teach(again, {}, {"gpu-a": 0}, 400)
     assert again.figures(DOMAINS.values(), None)["package-0"].to_json() == {"uw": 40_000_000, "from": "learnt"}
+
+
+def test_a_record_names_the_domains_whose_static_power_nobody_knows():
+    job = session()
+    job.domains = {
+        name: DomainAccount("cpu", "CPU package", "modelled", "cores", node_uj=10, modelled_uj=modelled_uj)
+        for name, modelled_uj in (("package-0", 5), ("package-1", 0), ("package-2", 5))
+    }
+    static = {name: Figure(1, source) for name, source in
+              (("package-0", "unknown"), ("package-1", "unknown"), ("package-2", "learnt"))}  # fmt: skip
+    record = boundary_record(job, job.start, (), "n1", 4, Cost(0, 0, 0, 0), {}, static, "")
+    # Of a package that the job had alone nothing rests on static power.
+    assert record["notes"] == ["static power of package-0 is not known: half of the least power seen is taken"]

@@ -1,0 +1,86 @@
+"""What a session's energy may be wrong by, cause by cause, from what was booked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.measure import booking
+from perun_hpc.agent.measure.intervals import Closed
+from perun_hpc.agent.measure.learning import Figure
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import DomainKind, DomainShares, JobInput, Share
+from perun_hpc.energy.containment import EnergyDomain
+from perun_hpc.energy.uncertainty import PEAK, added, combined_uj
+
+S = 1_000_000_000
+RAPL = Sensor(
+    id="powercap:package-0:energy", host="h", backend="powercap", device="d", domain="package-0", component="cpu",
+    kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="uJ", gain_error=0.03,
+)  # fmt: skip
+METER = replace(RAPL, id="ipmi:node:energy", backend="ipmi", domain="node", component="node", gain_error=0.05)
+PACKAGE = EnergyDomain("package-0", DomainKind.PACKAGE, RAPL, 0)
+NODE = EnergyDomain("node", DomainKind.METER, METER, None, ("package-0",))
+
+
+def session(**accounts: DomainAccount) -> Session:
+    made = Session(SessionKey(1, 0), {}, {}, "", "", Edge(0, 0, 0, "hook"))
+    made.domains = {name.replace("_", "-"): account for name, account in accounts.items()}
+    return made
+
+
+def account(energy_uj: int, node_uj: int, **more: int) -> DomainAccount:
+    made = DomainAccount("cpu", "", "measured", "cores", node_uj=node_uj, energy_uj=energy_uj, covered_ns=100 * S)
+    return replace(made, **more)
+
+
+def test_a_meters_rest_has_its_gain_and_less_of_that_of_what_it_contains() -> None:
+    job = session(package_0=account(900_000, 900_000), other=account(100_000, 100_000))
+    doubts = booking.doubts(job, {"package-0": PACKAGE, "node": NODE})
+    assert doubts["package-0"]["gain powercap"] == 27_000
+    assert (doubts["other"]["gain ipmi"], doubts["other"]["gain powercap"]) == (50_000, -27_000)
+    assert combined_uj(added(doubts.values())) == 50_000  # the meter's
+
+
+def test_a_memory_counters_offset_goes_by_the_jobs_part() -> None:
+    dram = EnergyDomain("dram-0", DomainKind.DRAM, replace(RAPL, domain="dram-0", offset_uw=1_200_000), 0)
+    doubts = booking.doubts(session(dram_0=account(250, 1000)), {"dram-0": dram})
+    assert doubts["dram-0"]["offset powercap"] == 1_200_000 * 100 // 4
+
+
+@pytest.mark.parametrize(("peak_uw", "edge_uw"), [(100_000_000, 130_000_000), (0, 700_000_000), (10**9, 700_000_000)])
+def test_edges_are_doubted_by_the_power_that_was_seen(peak_uw: int, edge_uw: int) -> None:
+    gpu = replace(RAPL, gain_error=0.0, update_ns=S // 10, max_uw=700_000_000)
+    domain = EnergyDomain("gpu-0", DomainKind.GPU, gpu, None)
+    doubts = booking.doubts(session(gpu_0=account(1, 1, peak_uw=peak_uw)), {"gpu-0": domain})
+    assert doubts["gpu-0"]["random"] == math.ceil(edge_uw / 10 * math.sqrt(2 / 12))
+    assert PEAK == 1.3
+
+
+def test_a_sensor_that_looks_a_part_of_the_time_is_less_sure_the_longer() -> None:
+    gpu = replace(RAPL, gain_error=0.0, max_uw=10**9, sampled_ns=S // 10)
+    domain = EnergyDomain("gpu-0", DomainKind.GPU, gpu, None)
+    doubts = booking.doubts(session(gpu_0=account(1, 1, peak_uw=100_000_000)), {"gpu-0": domain})
+    assert doubts["gpu-0"]["random"] == math.ceil(booking.SAMPLED * 130e6 * math.sqrt(0.1 * 100))
+
+
+def test_what_intervals_share_out_is_doubted_alike_in_each() -> None:
+    """Two owners of half each, twice: what is not known of their work and of static power adds up."""
+    job = session()
+    shares = (Share("job:1.0", 3_000, 1_000, 2_000), Share("job:2.0", 5_000, 3_000, 2_000))
+    split = DomainShares("package-0", 8_000, shares, "cores", Provenance.MODELLED)
+    for t0_ns in (0, 10 * S):
+        closed = Closed(t0_ns, t0_ns + 10 * S, split, (JobInput(owner="job:1.0"),), False)
+        booking.book([closed], [job], {"package-0": PACKAGE}, {"package-0": Figure(1, "policy")}, "2026-11-30")
+    found = job.domains["package-0"]
+    assert found.static_doubt_uj == 2 * -80  # 8 % of 1000 - 4000 / 2
+    assert found.sharing_doubt_uj == found.others_doubt_uj == 2 * 340  # 34 % of 2000 (1 - 1/2)
+    assert found.peak_uw == 800
+    doubts = booking.doubts(job, {"package-0": PACKAGE})["package-0"]
+    assert (doubts["static cpu"], doubts["sharing cpu"], doubts["random"]) == (-160, 680, 680)
