@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.energy.counters import NS_PER_S
-from perun_hpc.energy.integrate import Integral
+from perun_hpc.energy.integrate import Integral, is_integrated
 
 TOLERANCE = 0.2
 LEAST_COVERAGE = 0.9
@@ -54,6 +54,15 @@ def compare(counter_uj: int | None, integral: Integral, tolerance: float = TOLER
     if not integral.low_uj * (1 - tolerance) <= counter_uj <= highest * (1 + tolerance):
         return Check(ratio, f"the counter shows {ratio:.2f} times the integrated power")
     return Check(ratio)
+
+
+def may_stand_still(sensor: Sensor) -> bool:
+    """Whether a counter may show nothing for a while and measure all the same.
+
+    A GPU may be switched off, one made of a gauge waits after power has fallen, and nobody says how often a file that a
+    site declares is renewed. Of these the whole run alone is judged.
+    """
+    return sensor.component == "gpu" or sensor.backend == "file" or is_integrated(sensor)
 
 
 def shows_too_little(sensor: Sensor, counted_uj: int, busy_ns: int) -> bool:

@@ -12,8 +12,8 @@ from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
 from perun_hpc.energy.containment import EnergyDomain, integrated, plan
 from perun_hpc.energy.counters import STILL, difference, stands_still, what_lacks
-from perun_hpc.energy.crosscheck import NO_MEASUREMENT, shows_too_little
-from perun_hpc.energy.integrate import SyntheticCounter, is_integrated
+from perun_hpc.energy.crosscheck import NO_MEASUREMENT, may_stand_still, shows_too_little
+from perun_hpc.energy.integrate import SyntheticCounter
 
 NS_PER_S = 1_000_000_000
 
@@ -80,10 +80,9 @@ class CounterTally:
             self.breaks.append(why)
 
     def _measures_nothing(self, reading: Reading) -> bool:
-        """Whether it has stood where it is for longer than whatever is on lets it; a GPU may be switched off."""
+        """Whether it has stood where it is for longer than whatever is on lets it."""
         still = self._still
-        judged = self.sensor.component != "gpu" and not is_integrated(self.sensor)
-        return still is not None and judged and stands_still(self.sensor, still, reading)
+        return still is not None and not may_stand_still(self.sensor) and stands_still(self.sensor, still, reading)
 
     def _note(self, why: str) -> None:
         self.whys[why] = self.whys.get(why, 0) + 1
@@ -249,7 +248,7 @@ class Tallies:
         shown_uj = sum(one.so_far for one in packages)
         for one in (*packages, *(rest.meter for rest in self._rests.values())):
             counted_uj = shown_uj if one.sensor.component == "cpu" else one.so_far
-            little = not is_integrated(one.sensor) and shows_too_little(one.sensor, counted_uj, busy_ns)
+            little = not may_stand_still(one.sensor) and shows_too_little(one.sensor, counted_uj, busy_ns)
             one.doubted = NO_MEASUREMENT if little else ""
 
     def _busy_ns(self) -> int:

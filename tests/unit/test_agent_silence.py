@@ -46,6 +46,7 @@ def test_a_counter_that_stands_where_it_was_measures_nothing_until_it_goes_on() 
     assert whys(PACKAGE, [7, 7, 7], seconds=0.06) == ["", STILL]
     assert whys(replace(PACKAGE, provenance=Provenance.SIMULATED), [7, 7, 7]) == ["", ""]
     assert whys(replace(PACKAGE, domain="gpu-a", component="gpu"), [7, 7, 7]) == ["", ""]
+    assert whys(replace(PACKAGE, backend="file"), [7, 7, 7], busy_s=1) == ["", ""]
 
 
 def test_a_counter_made_of_a_gauge_may_stand_still_for_a_while() -> None:

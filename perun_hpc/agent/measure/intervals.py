@@ -28,8 +28,7 @@ from perun_hpc.energy.attribute import (
 )
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import NS_PER_S, STILL, difference, stands_still
-from perun_hpc.energy.crosscheck import NO_MEASUREMENT, shows_too_little
-from perun_hpc.energy.integrate import is_integrated
+from perun_hpc.energy.crosscheck import NO_MEASUREMENT, may_stand_still, shows_too_little
 from perun_hpc.process.log import guard
 
 #: Of a counter that has not been read yet, or is read no more: its first reading opens its interval.
@@ -182,8 +181,8 @@ class Intervals:
         return closed
 
     def _silence(self, domain: EnergyDomain, before: Reading, after: Reading, ticks: int) -> str:
-        """Why a counter that could be read has measured nothing; empty where it has. A GPU may be switched off."""
-        if domain.kind is DomainKind.GPU or is_integrated(domain.sensor):
+        """Why a counter that could be read has measured nothing; empty where it has."""
+        if may_stand_still(domain.sensor):
             return ""
         if ticks:
             self._still.pop(domain.name, None)
