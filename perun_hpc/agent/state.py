@@ -34,9 +34,9 @@ class NodeState:
     """The state as it was saved last.
 
     `uses` holds what each live session's cgroup said at the last reading, `done` when sealed sessions ended
-    (monotonic), `ledger` the day and length of the node ledger, `home` the names of cluster and node, `inside` what
-    parts of meters were given in the meters' open intervals (meter -> owner -> uJ), `gauges` where the counters that
-    are made of power gauges were left.
+    (monotonic), `unheard` those of them whose end no hook has reported, `ledger` the day and length of the node ledger,
+    `home` the names of cluster and node, `inside` what parts of meters were given in the meters' open intervals
+    (meter -> owner -> uJ), `gauges` where the counters that are made of power gauges were left.
     """
 
     boot_id: str
@@ -50,6 +50,7 @@ class NodeState:
     home: tuple[str, str]
     inside: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     gauges: Mapping[str, Left] = field(default_factory=dict)
+    unheard: tuple[str, ...] = ()
 
 
 def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
@@ -71,6 +72,7 @@ def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
             "ledger": list(state.ledger),
             "sessions": [session.to_json() for session in state.sessions],
             "done": dict(state.done),
+            "unheard": sorted(state.unheard),
             "static": dict(state.static),
             "home": list(state.home),
             "inside": {meter: dict(given) for meter, given in state.inside.items()},
@@ -105,6 +107,7 @@ def load(paths: AgentPaths) -> NodeState | None:
             ledger=(day, length),
             sessions=tuple(_sessions(data["sessions"], damaged)),
             done=data["done"],
+            unheard=tuple(data.get("unheard", ())),
             static=data["static"],
             home=(data["home"][0], data["home"][1]),
             inside=data.get("inside", {}),

@@ -7,7 +7,7 @@ from functools import partial
 
 from perun_hpc.agent import state
 from perun_hpc.agent.base.paths import AgentPaths
-from perun_hpc.agent.base.register import CUT_OFF_NS, Register
+from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Gap
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
@@ -52,6 +52,7 @@ class Survival:
             ledger=self._ledger.position,
             sessions=(*self._register.live.values(), *self._register.ended),
             done=self._register.done,
+            unheard=tuple(self._register.unheard),
             static=self._meter.learning.to_json(),
             home=self._register.home,
             inside=self._meter.inside,
@@ -73,6 +74,7 @@ class Survival:
         register = self._register
         same_boot = bool(self._boot_id) and former.boot_id == self._boot_id
         register.done = dict(former.done) if same_boot else dict.fromkeys(former.done, 0)
+        register.unheard = set(former.unheard)
         register.home = former.home
         self._ledger.position = former.ledger
         for session in former.sessions:
@@ -85,7 +87,8 @@ class Survival:
                 session.note("the node was restarted")
                 end = Edge(former.last.real_ns, former.last.mono_ns, 0, "restart")
                 session.cut_off(end, booking.take_edge(former.last.readings, self._meter.sensors))
-                register.done[session.key.name] = CUT_OFF_NS
+                register.done[session.key.name] = 0
+                register.unheard.add(session.key.name)
                 register.ended.append(session)
         if not same_boot:
             self._meter.end_interval()

@@ -195,6 +195,8 @@ def test_the_late_epilog_of_a_run_that_a_boot_cut_off_is_not_the_next_runs_end(n
     until((node.spool / "node" / "state.json").exists, "the state was saved")
     node.stop()
     node.set_boot("99999999-2222-3333-4444-555555555555")
+    node.start()
+    node.stop()  # who comes next knows it, too
     node.leave("job-end", 1, restart_count=1)  # Slurm puts it into the queue again, and counts before the Epilog
     node.start()
     assert "the node was restarted" in node.record(1)["why"]

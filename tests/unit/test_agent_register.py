@@ -24,6 +24,20 @@ def test_of_ended_runs_the_newest_are_remembered() -> None:
     assert set(register.done) == {f"{number}.0" for number in range(2 * MOST_DONE + 1, 3 * MOST_DONE + 1)}
 
 
+def test_an_end_that_nobody_expects_is_that_of_the_last_run_whose_end_was_not_told() -> None:
+    register = Register("n1", 4)
+    register.done = {"5.0": 10, "5.1": 20, "55.0": 90}
+    register.unheard = {"5.1", "55.0"}
+    assert not register.late_epilog(SessionKey(6, 0), 30)
+    assert register.late_epilog(SessionKey(5, 2), 30)
+    assert register.done["5.1"] == 30
+    assert not register.late_epilog(SessionKey(5, 2), 40)  # the next one is news
+    register.done["55.1"] = 95  # a run since, whose end was told
+    assert not register.late_epilog(SessionKey(55, 2), 99)
+    register.forget_before(90)
+    assert register.unheard == set()
+
+
 def test_a_directory_in_the_spool_is_never_two_sessions(tmp_path: Path) -> None:
     (tmp_path / "5.0").mkdir()
     (tmp_path / "5.0-1").symlink_to("nowhere")

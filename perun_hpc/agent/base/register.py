@@ -7,8 +7,6 @@ from perun_hpc.data_model.job import SessionKey
 
 LATELY_NS = 60_000_000_000
 """So long after a run's end another word of its end is not news."""
-CUT_OFF_NS = -1
-"""In place of a run's end: the node's boot cut it off, and no Epilog of it was heard yet."""
 MOST_DONE = 4096
 """Names of ended runs that are kept: they are written before a hook has its answer, and a word comes twice soon."""
 
@@ -21,7 +19,8 @@ class Register:
     live : sessions between their start and their end.
     ended : sessions whose boundary record is still to be written.
     over : runs that a hook's message has ended already, while the message of their start is being read.
-    done : when ended sessions ended (monotonic), by name; 0 before this boot, `CUT_OFF_NS` by it.
+    done : when ended sessions ended (monotonic), by name; 0 before this boot.
+    unheard : those of `done` whose end no hook has reported: cut off by a boot, given up, set aside.
     home : the names of the cluster and of the node, as Slurm gave them last.
     cpus : how many logical CPUs the node has now.
     strangers : whether jobs that are none of `live` have processes here: no hook reported them, or it is over.
@@ -32,6 +31,7 @@ class Register:
         self.ended: list[Session] = []
         self.over: set[SessionKey] = set()
         self.done: dict[str, int] = {}
+        self.unheard: set[str] = set()
         self.home = ("", node)
         self._node = node
         self.cpus = cpus
@@ -82,23 +82,24 @@ class Register:
         others = [end_ns for name, end_ns in self.done.items() if name.startswith(prefix)]
         return key.name in self.done or any(hook_ns - end_ns < LATELY_NS for end_ns in others)
 
-    def epilog_of_cut_off(self, key: SessionKey, hook_ns: int) -> bool:
-        """Whether the first word of a job since the node's boot is the end of the run that the boot cut off.
+    def late_epilog(self, key: SessionKey, hook_ns: int) -> bool:
+        """Whether the end of a run of which nothing is known is that of the job's last run, whose end nobody reported.
 
-        Slurm has its Epilog run once the node is back, and says the next run's count if it puts the job into the queue
-        again. From now on the run has ended at `hook_ns`.
+        Slurm has the Epilog run once a node is back from a boot, or when whatever held it up is over, and says the next
+        run's count if it puts the job into the queue again. From now on the last run has ended at `hook_ns`.
         """
         ends = {name: end_ns for name, end_ns in self.done.items() if name.startswith(f"{key.job_id}.")}
-        cut_off = [name for name, end_ns in ends.items() if end_ns == CUT_OFF_NS]
-        if not cut_off or max(ends.values()) > 0:
-            return False
-        self.done[cut_off[0]] = hook_ns
-        return True
+        late = [name for name in ends if name in self.unheard and ends[name] == max(ends.values())]
+        for name in late:
+            self.unheard.discard(name)
+            self.done[name] = hook_ns
+        return bool(late)
 
     def forget_before(self, horizon_ns: int) -> None:
         """Drop the names of sessions that ended earlier (monotonic), and of the eldest where there are too many."""
         newest = sorted(self.done.items(), key=lambda one: one[1])[-MOST_DONE:]
         self.done = {name: end_ns for name, end_ns in newest if end_ns > horizon_ns}
+        self.unheard &= self.done.keys()
 
 
 def _given(session: Session) -> int:

@@ -118,6 +118,7 @@ class Jobs:
             if self._register.live.pop(session.key, None) is not None:
                 ended = session.give_up()
                 self._register.done[session.key.name] = ended.mono_ns
+                self._register.unheard.add(session.key.name)
                 self._register.ended.append(session)
 
     def _set_aside(self, session: Session) -> None:
@@ -213,9 +214,10 @@ class Jobs:
         hook_ns = _number(message, "hook_mono_ns", self._clock.mono_ns())
         # The Epilog of a requeued job already says the next run's count (22.05); a node has one run of a job at a time.
         session = self._register.live.get(key) or self._register.other_run(key)
-        if session is None and (
-            self._register.ended_lately(key, hook_ns) or self._register.epilog_of_cut_off(key, hook_ns)
-        ):
+        if session is None and self._register.ended_lately(key, hook_ns):
+            return
+        if session is None and self._register.late_epilog(key, hook_ns):
+            self._save()
             return
         snapshot = self._end_interval()
         if session is None:
@@ -266,6 +268,7 @@ class Jobs:
         self._visibility.forget(session)
         guard("closing its cgroup", partial(self._meter.forget, session), session)
         self._register.done[key.name] = snapshot.mono_ns
+        (self._register.unheard.add if source == "restart" else self._register.unheard.discard)(key.name)
         self._register.ended.append(session)
         self._save()
         self._later.append(self._policy.check)
