@@ -27,15 +27,20 @@ def start_ticks(pid: int) -> int | None:
 
 
 def named(name: str, pids: Iterable[int]) -> dict[int, int]:
-    """Those of the processes that have a name (their ``comm``) and are no zombies, with their parents."""
+    """Those of the processes that were started as a program and are no zombies, with their parents.
+
+    By the first of their words, not their ``comm``: Slurm's daemons start anew at a reconfigure (24.05 on), and have
+    their file's name then, which in Debian is slurmctld-wlm.
+    """
     found: dict[int, int] = {}
     for pid in pids:
         try:
-            head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+            _, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+            program = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0])
         except (FileNotFoundError, ProcessLookupError):
             continue
         state, parent = tail.split()[:2]
-        if head.partition("(")[2] == name[:15] and state not in "ZX":
+        if Path(program).name == name and state not in "ZX":
             found[pid] = int(parent)
     return found
 

@@ -105,20 +105,24 @@ def _names(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Running:
-    """Names of the processes here, and whose collectors they are."""
+    """Names of the processes here, by the programs that they were started as, and whose collectors they are."""
 
     names: frozenset[str]
     collectors: tuple[int, ...]
 
 
-def running() -> Running:
-    """What /proc shows."""
+def running(root: Path = Path("/")) -> Running:
+    """What /proc shows.
+
+    Not its `comm`: slurmctld and slurmd start anew at a reconfigure (24.05 on) and have the name of their file then,
+    which in Debian is slurmctld-wlm.
+    """
     names, collectors = set(), []
-    for entry in Path("/proc").iterdir():
+    for entry in (root / "proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                names.add((entry / "comm").read_text().strip())
                 words = (entry / "cmdline").read_bytes().split(b"\0")
+                names.add(Path(os.fsdecode(words[0])).name)
                 if b"collect" in words and b"--daemon" in words and any(b"perun" in word for word in words[:3]):
                     collectors.append(entry.stat().st_uid)
     return Running(frozenset(names), tuple(collectors))

@@ -24,6 +24,7 @@ PERUN = f"{site.PREFIX}/bin/perun"
 LIBEXEC = f"{site.PREFIX}/libexec/perun"
 PLUGIN = f"{site.PREFIX}/lib/perun/perun_spank.so"
 SPOOL = "/var/spool/perun"
+GONE_HOOK = "/etc/slurm/gone-hook"
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 Breaking = Callable[[Cluster], AbstractContextManager[object]]
@@ -164,6 +165,17 @@ def hangs(path: str) -> Breaking:
         return hanging(cluster, NODE, path)
 
     return broken
+
+
+@contextlib.contextmanager
+def gone_hook(cluster: Cluster) -> Iterator[None]:
+    """EpilogSlurmctld's file is removed; newer Slurms do not even take a name that there is none of."""
+    on(cluster, None, f"install -m 755 /bin/true {GONE_HOOK}")
+    with slurm_conf(f"EpilogSlurmctld={GONE_HOOK}")(cluster):
+        on(cluster, None, f"mv {GONE_HOOK} {GONE_HOOK}.gone")
+        yield
+        on(cluster, None, f"mv {GONE_HOOK}.gone {GONE_HOOK}")
+    on(cluster, None, f"rm {GONE_HOOK}")
 
 
 def stopped(daemon: str) -> Breaking:
@@ -647,9 +659,7 @@ BREAKS: dict[str, Break] = {
         "perun",
         None,
     ),
-    "no-wake-hook": _break(
-        "EpilogSlurmctld names nothing", slurm_conf("EpilogSlurmctld=/opt/none"), "epilogslurmctld", "/opt/none", None
-    ),
+    "no-wake-hook": _break("EpilogSlurmctld names nothing", gone_hook, "epilogslurmctld", GONE_HOOK, None),
     "no-wake": _break(
         "no directory for the collector's socket",
         slurm_conf(f"EpilogSlurmctld={LIBEXEC}/epilogslurmctld"),

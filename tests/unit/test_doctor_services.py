@@ -237,3 +237,21 @@ def test_figures_are_asked_for_where_the_policy_says() -> None:
         thread.start()
         assert "something else answers" in services.scrape(f"127.0.0.1:{other.getsockname()[1]}")
         thread.join()
+
+
+def test_a_daemon_is_known_by_what_it_was_started_as_not_by_the_name_of_its_file(tmp_path: Path) -> None:
+    for pid, comm, words in (
+        (7, "slurmctld-wlm", ["/usr/sbin/slurmctld", "-D"]),  # started anew by a reconfigure, in Debian 13
+        (8, "slurmd", ["slurmd"]),
+        (9, "slurmstepd", ["slurmstepd: [7.batch]"]),
+        (10, "kworker", [""]),
+        (11, "perun", ["/opt/perun-hpc/bin/python", "/opt/perun-hpc/bin/perun", "collect", "--daemon"]),
+    ):
+        process = tmp_path / "proc" / str(pid)
+        process.mkdir(parents=True)
+        (process / "comm").write_text(f"{comm}\n")
+        (process / "cmdline").write_text("\0".join([*words, ""]))
+    (tmp_path / "proc/12").mkdir()  # it has ended meanwhile
+    found = services.running(tmp_path)
+    assert {"slurmctld", "slurmd"} <= found.names
+    assert found.collectors == (os.getuid(),)
