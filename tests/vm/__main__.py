@@ -72,7 +72,8 @@ def main() -> int:
         kept = KEPT / f"{name}.json"
         if words.only and kept.exists():  # beside those of the last run that were not tried again
             again = {row["step"]: row for row in rows}
-            rows = [again.get(row["step"], row) for row in json.loads(kept.read_text())]
+            before = [row for row in json.loads(kept.read_text()) if row["step"] != "the end"]
+            rows = [again.pop(row["step"], row) for row in before] + list(again.values())
         kept.write_text(json.dumps(rows, indent=1))
         failed = failed or not all(row["ok"] for row in rows)
         parts[name] = table.markdown(name, scenario.title, rows, (time.monotonic() - start) / 60)
@@ -92,7 +93,7 @@ def run(
     log.unlink(missing_ok=True)
     rows: list[Row] = []
     ended = False
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, sensors.connected(Path(scratch)) as attached:
         try:
             subprocess.run(["cp", "--sparse=always", str(image.disk), str(root)], check=True)
             disk.bring(scenario.module, words.only, brought)
@@ -100,8 +101,7 @@ def run(
             deadline = time.monotonic() + words.minutes * 60
             clock: list[str] = []
             while not ended:
-                attached = sensors.connect(Path(scratch))
-                machine = Machine(image, root, brought, log, [*attached.options, *clock])
+                machine = Machine(image, root, brought, log, [*attached, *clock])
                 said = _heard(machine, deadline, rows, say)
                 ended = "next year" not in said
                 clock = ["-rtc", f"base={datetime.now(UTC) + timedelta(days=365):%Y-%m-%dT%H:%M:%S}"]

@@ -37,7 +37,7 @@ KillWait=10
 MpiDefault=pmi2
 SlurmdTimeout=120
 MessageTimeout=60
-BatchStartTimeout=60
+BatchStartTimeout=20
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost={NODE}
 AccountingStorageEnforce=associations
@@ -102,6 +102,8 @@ def files() -> dict[str, str]:
         "etc/slurm/slurm.conf": SLURM,
         "etc/slurm/slurmdbd.conf": SLURMDBD,
         "etc/slurm/cgroup.conf": "CgroupPlugin=cgroup/v2\nConstrainCores=yes\n",
+        # A slurmstepd that cannot reach slurmctld any more does not end by SIGTERM: systemd's 90 s of every reboot.
+        "etc/systemd/system.conf.d/perun-vm.conf": "[Manager]\nDefaultTimeoutStopSec=15s\n",
         "etc/modules-load.d/perun-vm.conf": "dummy\n",
         "etc/systemd/system/dummy-network.service": NETWORK_UNIT,
         "etc/systemd/system/perun-vm.service": RUN_UNIT,

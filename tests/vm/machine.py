@@ -49,7 +49,7 @@ class Machine:
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(CPUS)),
             *("-m", str(MEMORY_MB), "-nodefaults", "-display", "none", "-no-user-config"),
             *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
-            *("-append", "root=/dev/vda rw console=ttyS0 loglevel=4 mitigations=off systemd.show_status=0"),
+            *("-append", "root=/dev/vda rw console=ttyS0 loglevel=4 mitigations=off systemd.show_status=auto"),
             *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe"),
             *("-drive", f"file={brought},format=raw,if=virtio,readonly=on"),
             *("-serial", f"file:{log}.part"),

@@ -1,35 +1,30 @@
-"""The far ends of the guest's power sensors: what qemu is told, and what they served."""
+"""The far ends of the guest's power sensors, an ACPI table and a management controller: what qemu is told of them."""
 
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.vm.bmc import Bmc
+from tests import bmc
 
 METER = Path(__file__).with_name("meter.asl")
 
 
-@dataclass(frozen=True)
-class Sensors:
-    """qemu's options for an ACPI power meter and a management controller, and the latter."""
+@contextmanager
+def connected(scratch: Path) -> Iterator[tuple[str, ...]]:
+    """Compile the meter's table and run a controller as long as the block; qemu's options for both.
 
-    options: tuple[str, ...]
-    bmc: Bmc
-
-
-def connect(scratch: Path) -> Sensors:
-    """Compile the meter's table and start a controller; `scratch` is a directory for both."""
-    table, path = scratch / "meter.aml", scratch / "bmc.sock"
+    `scratch` is an empty directory for them. The controller outlives the machine, as one that is plugged in does.
+    """
+    table = scratch / "meter.aml"
     command = ["iasl", "-p", str(table.with_suffix("")), str(METER)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    bmc = Bmc(path)
-    bmc.start()
-    # With reconnect= qemu connects once its devices are there; without, qemu 7.2 sends to one that is not.
-    options = (
-        *("-acpitable", f"file={table}"),
-        *("-chardev", f"socket,id=bmc,path={path},reconnect=1", "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc"),
-        *("-device", "isa-ipmi-kcs,bmc=bmc0"),
-    )
-    return Sensors(options, bmc)
+    with bmc.running(scratch) as controller:
+        # With reconnect= qemu connects once its devices are there; without, qemu 7.2 sends to one that is not.
+        where = f"socket,id=bmc,host=127.0.0.1,port={controller.serial},reconnect=1"
+        yield (
+            *("-acpitable", f"file={table}"),
+            *("-chardev", where, "-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc", "-device", "isa-ipmi-kcs,bmc=bmc0"),
+        )

@@ -20,7 +20,7 @@ NODE = "n1"
 METER_W = (150, 159)
 """What the host's ACPI table has the power meter show, see meter.asl."""
 BMC_W = (170, 189)
-"""What the host's management controller answers, see bmc.py."""
+"""What the host's management controller answers, see tests/stubs/dcmi.c."""
 READ_NS = 5_000_000_000
 """An agent under emulation may be preempted so long between its read and its clock."""
 UNIT = f"""\

@@ -190,6 +190,33 @@ def unconstrained(kept: dict[str, Any], said: list[str]) -> Again | None:
     return shared_jobs(kept, said)
 
 
+def removed(kept: dict[str, Any], said: list[str]) -> Again | None:
+    code, _, errors = tried("dpkg", "-r", "perun-hpc", timeout=300)
+    require(
+        code != 0 and "Slurm still runs its hooks" in errors, f"removed under a Slurm that uses it: {errors[-300:]}"
+    )
+    perun.walk("To remove it")
+    slurm.await_ready()
+    job = slurm.submit("--exclusive", wrap="sleep 1")
+    slurm.await_state(job, "COMPLETED", "FAILED")
+    require(slurm.field(job, "JobState") == "COMPLETED", "a job fails after the removal")
+    # The page has whoever needed drop-in files make them; the archive is never touched; dpkg keeps a list of its own.
+    expected = {f"/etc/systemd/system/perun-{unit}.service.d" for unit in ("agent", "collect")}
+    other = _left() - expected
+    require(all(path.startswith("/var/lib/dpkg/info/perun-hpc.") for path in other), f"left behind: {sorted(other)}")
+    run("dpkg", "--purge", "perun-hpc")
+    require(not _left() - expected, f"left behind after the purge: {sorted(_left() - expected)}")
+    require((perun.ARCHIVE / slurm.CLUSTER / "jobs").is_dir(), "the archive is gone")
+    said.append("nothing left but the archive and drop-in files")
+    return None
+
+
+def _left() -> set[str]:
+    """What there is by perun's name, but for what the virtual machine brought."""
+    found = run("find", "/opt", "/etc", "/usr", "/var", "/run", "-xdev", "-path", "*perun*", "-prune", "-print").split()
+    return {path for path in found if not any(word in path for word in ("perun-vm", "perun-simulator", "journal"))}
+
+
 def books(kept: dict[str, Any], said: list[str]) -> Again | None:
     code, output, errors = tried(perun.PERUN, "audit", timeout=300)
     require(code == 0, f"audit: exit code {code}: {(output + errors)[-1500:]}")
@@ -224,4 +251,5 @@ STEPS = [
     END,
     # Last: an agent that is begun anew with another meter has a gap, which the audit names.
     Step("controller", "the node's power by ipmi-dcmi and the kernel's driver", controller_power),
+    Step("removal", "refused while Slurm runs the hooks; then nothing is left but data", removed),
 ]

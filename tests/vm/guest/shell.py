@@ -48,7 +48,7 @@ def tried(*words: str, user: str = "root", timeout: float = 120, input: str = ""
     return done.returncode, done.stdout, done.stderr
 
 
-def wait(what: str, found: Callable[[], T | None], timeout: float = 120, pause: float = 0.5) -> T:
+def wait(what: str, found: Callable[[], T | None], timeout: float = 120, pause: float = 1.0) -> T:
     """Ask until there is an answer that is true; a command that fails meanwhile is no answer."""
     deadline = time.monotonic() + timeout
     last = ""

@@ -21,6 +21,11 @@ add account biology Description=biology Organization=science
 add user alice Account=physics DefaultAccount=physics
 add user bob Account=biology DefaultAccount=biology
 """
+LET_GO = Path("/home/alice/let-go")
+UNTIL_LET_GO = f"until [ -e {LET_GO} ]; do sleep 1; done"
+"""A job of alice's that ends within a second of `let_go`, however slow the machine is."""
+LOST_S = 32
+"""After so long from its start slurmctld takes a job as lost that a node does not know: BatchStartTimeout, and 10 s."""
 DAEMONS = ("munge", "mariadb", "slurmdbd", "slurmctld", "slurmd")
 
 
@@ -35,11 +40,11 @@ def first_start() -> None:
     run("systemctl", "start", "--no-block", "slurmctld", "slurmd")
 
 
-def await_ready(timeout: float = 180) -> None:
-    """Wait until every daemon's unit is active and the node takes jobs."""
+def await_ready(timeout: float = 180, state: str = "idle") -> None:
+    """Wait until every daemon's unit is active and the node takes jobs, or is in another state."""
     for name in DAEMONS:
         wait(name, lambda name=name: run("systemctl", "is-active", name), timeout)  # type: ignore[misc]
-    wait("an idle node", lambda: node_state() == "idle", timeout)
+    wait(f"the node to be {state}", lambda: node_state() == state, timeout)
 
 
 def node_state() -> str:
@@ -51,6 +56,19 @@ def submit(*options: str, wrap: str, user: str = "alice") -> int:
     """Submit a batch job; returns its id."""
     line = ["sbatch", "--parsable", "--output=job-%j.out", *options, f"--wrap={wrap}"]
     return int(run(*line, user=user).strip().split(";")[0])
+
+
+def submit_until_let_go(*options: str) -> int:
+    """Submit an exclusive batch job that runs until `let_go`; returns its id once it runs."""
+    LET_GO.unlink(missing_ok=True)
+    job = submit("--exclusive", *options, wrap=UNTIL_LET_GO)
+    await_running(job)
+    return job
+
+
+def let_go() -> None:
+    """Have the job of `submit_until_let_go` end."""
+    LET_GO.touch()
 
 
 def output(job: int, user: str = "alice") -> str:
@@ -86,6 +104,12 @@ def await_running(job: int, timeout: float = 180) -> None:
     await_state(job, "RUNNING", timeout=timeout)
     wait(f"job {job}'s processes", lambda: directories(job), timeout)
     time.sleep(1)
+
+
+def controller_age_s() -> float:
+    """How long slurmctld's unit has been active."""
+    since_us = int(run("systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", "slurmctld"))
+    return time.monotonic() - since_us / 1e6
 
 
 def directories(job: int) -> list[Path]:
