@@ -121,6 +121,19 @@ def test_a_site_that_wants_no_estimate_has_none(bare):
     assert node.record(1)["domains"] == {}
 
 
+def test_a_job_that_loses_the_estimate_on_the_way_is_partial(bare):
+    node = bare()
+    node.begin(1, exclusive="1")
+    time.sleep(0.3)
+    node.policy.write_text(f"{node.policy.read_text()}energy: {{estimate: false}}\n")
+    node.ask("reload")
+    until(lambda: node.ask("status").fields["sensors"] == "2", "no sensor of energy is there")
+    node.end(1)
+    record = node.record(1)
+    assert cpu(record)["energy_uj"] > 0
+    assert (record["state"], record["why"]) == ("partial", "cpu: counted for a part of the job only")
+
+
 def test_jobs_that_share_a_node_share_the_estimate_and_the_node_ledger_closes(bare):
     node = bare()
     for job, cpus in ((1, "0-1"), (2, "2")):
@@ -216,6 +229,7 @@ def test_a_sensor_that_comes_takes_the_estimates_place(bare):
     time.sleep(0.3)
     node.end(2)
     both, measured = node.record(1), node.record(2)
+    assert "counted for a part" not in (both["why"] or "")
     assert set(both["domains"]) == {"cpu", "package-0"}
     assert both["domains"]["cpu"]["provenance"] == "estimated"
     assert both["domains"]["cpu"]["u_uj"] >= 0.7 * both["domains"]["cpu"]["energy_uj"] > 0

@@ -24,6 +24,7 @@ from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
+from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.energy.attribute import DomainKind, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, plan, scope_sentence
 from perun_hpc.energy.counters import busy_between, span
@@ -268,7 +269,9 @@ class Meter:
         self._node.follow_estimate()
         self._node.follow_gauges()
         self.sensors = energy_counters(self._node.sensors)
+        before = self.domains
         self._choose_domains()
+        self._note_what_is_gone(before)
         self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
         self.activity.follow(self._node.sensors)
@@ -276,6 +279,15 @@ class Meter:
         self.parametrise()
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
         self.end_interval()
+
+    def _note_what_is_gone(self, before: Mapping[str, EnergyDomain]) -> None:
+        """Say in jobs' records which domains are counted no more; an estimate whose place a sensor took is no loss."""
+        measured = any(one.kind in (DomainKind.PACKAGE, DomainKind.METER) for one in self.domains.values())
+        for name in before.keys() - self.domains.keys():
+            estimated = before[name].sensor.provenance is Provenance.ESTIMATED
+            for session in self._register.live.values() if not (estimated and measured) else ():
+                if name in session.domains or before[name].kind is DomainKind.METER:
+                    session.note(f"{name}: counted for a part of the job only")
 
     def _choose_domains(self) -> None:
         chosen = plan(self._node.sensors)
