@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
@@ -99,11 +99,15 @@ def typical(known: Iterable[Learnt]) -> dict[str, dict[str, int]]:
 
 def keep_typical(cluster: Path, write: Callable[[Path, bytes], None]) -> None:
     """Bring what most nodes have up to date, from all that the nodes of a cluster's directory handed over."""
-    known = []
+    machines = typical(_all_of(cluster))
+    write(cluster / LEARNT, json.dumps({"schema": TYPICAL, "machines": machines}, separators=(",", ":")).encode())
+
+
+def _all_of(cluster: Path) -> Iterator[Learnt]:
+    """What each node handed over, one at a time: that of one may be a megabyte, and nodes are thousands."""
     for path in sorted(cluster.glob(f"{NODES}/*/{LEARNT}")):
         with contextlib.suppress(OSError, DataError):
-            known.append(Learnt.read(path))
-    write(cluster / LEARNT, json.dumps({"schema": TYPICAL, "machines": typical(known)}, separators=(",", ":")).encode())
+            yield Learnt.read(path)
 
 
 def typical_of(cluster: Path, machine: str) -> dict[str, int]:

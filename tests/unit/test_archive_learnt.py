@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,18 @@ def test_what_no_node_can_have_is_passed_over(tmp_path: Path) -> None:
         assert typical_of(tmp_path, "a") == {}
     with pytest.raises(DataError, match="what no node can have learnt"):
         Learnt.parse(Learnt("a", {}, {"package-0": -1}).encode())
+
+
+def test_the_collector_holds_what_one_node_has_learnt_at_a_time(tmp_path: Path) -> None:
+    """That of one may be a megabyte, and nodes are thousands."""
+    to = ArchiveDelivery(tmp_path)
+    for number in range(5):
+        to.keep_learnt(learnt("a", 40), "c", f"n{number}")
+    held = []
+
+    def write(path: Path, text: bytes) -> None:
+        gc.collect()
+        held.append(sum(isinstance(one, Learnt) for one in gc.get_objects()))
+
+    keep_typical(tmp_path / "c", write)
+    assert held[0] <= 1
