@@ -84,3 +84,12 @@ def test_what_intervals_share_out_is_doubted_alike_in_each() -> None:
     assert found.peak_uw == 800
     doubts = booking.doubts(job, {"package-0": PACKAGE})["package-0"]
     assert (doubts["static cpu"], doubts["sharing cpu"], doubts["random"]) == (-160, 680, 680)
+
+
+def test_what_is_counted_no_more_is_not_sure() -> None:
+    """A zone that turned out to be another one's mirror, a sensor that the policy leaves out since."""
+    gone = account(900_000, 900_000, static_doubt_uj=-300, sharing_doubt_uj=500, others_doubt_uj=400)
+    doubts = booking.doubts(session(package_1=gone), {"package-0": PACKAGE})["package-1"]
+    assert doubts == {"gain unknown": 72_000, "static cpu": -300, "sharing cpu": 500, "random": 400}
+    estimated = replace(gone, provenance="estimated")
+    assert booking.doubts(session(cpu=estimated), {"package-0": PACKAGE})["cpu"]["gain estimate"] == 675_000

@@ -24,6 +24,8 @@ from perun_hpc.process.log import guard
 PEAK_NS = 1_000_000_000
 SAMPLED = 0.2
 """How far the power that a sensor on duty does not see lies from what it does see, against the highest power, k=1."""
+UNKNOWN_GAIN = 0.08
+"""Relative gain error (k=1) of what a sensor measured that counts no more: the most of those that measure."""
 
 
 def local_day(real_ns: int) -> str:
@@ -165,15 +167,28 @@ def doubts(session: Session, domains: Mapping[str, EnergyDomain]) -> dict[str, d
     """What the session's energy may be wrong by: domain -> cause -> standard uncertainty (k=1) in uJ, with its sign.
 
     A meter's rest has its gain from the meter, and with the other sign from what the meter contains: in the sum the
-    parts' gains cancel, and the meter's is left.
+    parts' gains cancel, and the meter's is left. Of what was measured and is counted no more (another policy, another
+    sensor, another agent than at the job's start) no sensor says how wrong it may be.
     """
     result, by_account = {}, _by_account(domains)
     for name, account in session.domains.items():
-        if name not in by_account and account.provenance == Provenance.ESTIMATED:  # a sensor came in its place
-            result[name] = {"gain estimate": round(abs(account.energy_uj) * ASSUMED.relative_error)}
-        elif name in by_account and account.node_uj is not None:
+        if name not in by_account:
+            estimated = account.provenance == Provenance.ESTIMATED  # a sensor came in its place
+            cause, error = ("gain estimate", ASSUMED.relative_error) if estimated else ("gain unknown", UNKNOWN_GAIN)
+            gain = {cause: round(abs(account.energy_uj) * error)}
+            result[name] = uncertainty.added((gain, _of_sharing(account)))
+        elif account.node_uj is not None:
             result[name] = uncertainty.added(_doubts(session, name, by_account))
     return result
+
+
+def _of_sharing(account: DomainAccount) -> dict[str, int]:
+    """What a session's shares of a domain are wrong by, whatever counted it."""
+    return {
+        f"static {account.component}": account.static_doubt_uj,
+        f"sharing {account.component}": account.sharing_doubt_uj,
+        uncertainty.RANDOM: account.others_doubt_uj,
+    }
 
 
 def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) -> Iterator[dict[str, int]]:
@@ -187,10 +202,7 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
     for leaf in leaves:
         held = session.domains[leaf]
         yield _of_sensor(domains[leaf].sensor, -(held.node_uj or 0) * part, -held.covered_ns * part)
-    yield {
-        f"static {account.component}": account.static_doubt_uj,
-        f"sharing {account.component}": account.sharing_doubt_uj,
-    }
+    yield _of_sharing(account)
     ceiling_uw = sensor.max_uw or 0
     power_uw = round(uncertainty.PEAK * account.peak_uw)
     most_uw = round(part * (min(power_uw, ceiling_uw or power_uw) if power_uw else ceiling_uw))
@@ -198,7 +210,7 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
     gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
     # What a sensor did not look at differs from what it did, each time anew.
     unseen_uj = SAMPLED * most_uw * math.sqrt(sensor.sampled_ns / NS_PER_S * account.covered_ns / NS_PER_S)
-    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps, [unseen_uj, account.others_doubt_uj])}
+    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps, [unseen_uj])}
 
 
 def _of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float) -> dict[str, int]:
