@@ -101,12 +101,12 @@ class Keeping:
 def ship_learnt(paths: AgentPaths, to: Keeper, cluster: str, node: str) -> None:
     """Ask for what the archive keeps, once in the life of a spool or when it is due; then hand over what is new."""
     if not paths.learnt_asked.exists():
-        if not paths.learnt_machine.exists():
-            return  # the agent has not said yet what is to be asked for
-        given = to.learnt_of(cluster, node, paths.learnt_machine.read_text())
+        known = paths.learnt_machine.exists()
+        given = to.learnt_of(cluster, node, paths.learnt_machine.read_text() if known else "")
         if given is not None:
             files.write_new(paths.learnt_given, given.encode(), durable=False)
-        paths.learnt_asked.touch()
+        if known:  # until the agent has said which machine this is, it is asked again
+            paths.learnt_asked.touch()
     if paths.learnt.exists() and not paths.learnt_given.exists():
         try:
             learnt = Learnt.read(paths.learnt)
