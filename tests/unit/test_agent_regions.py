@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from array import array
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,23 @@ def test_a_ranks_region_may_be_wrong_by_the_watts_of_its_work_and_by_static_powe
     work = regions.RANK_ERROR * 0.5 * 0.75 * math.hypot(0.25, 0.25)
     static = 0.08 * 0.5 * (0.5 - 0.75)
     assert row["u_uj"] == math.ceil(1200 * math.hypot(work, static))
+
+
+def cost_s(directory: Path, ranks: int, each: int) -> float:
+    """Processor time in which the regions of so many ranks, so many of each, are read."""
+    (directory / "ranks").mkdir(parents=True)
+    (directory / "curve.bin").write_bytes(array("q", (1, 0, 101, 1_200)).tobytes())
+    names = [f"region {number}" for number in range(each)]
+    calls = array("q", (one for number in range(each) for one in (number, 1, 101))).tobytes()
+    for rank in range(ranks):
+        parts = rank_data.final({"rank": rank}, "exit", names, calls, [(1, 7, 0), (101, 97, 0)])
+        (directory / f"ranks/0-{rank}.rank").write_bytes(b"".join(parts))
+    begun_s = time.process_time()
+    rows, _ = regions.of_session(directory, record({}, ranks))
+    assert len(rows) == ranks * each
+    return time.process_time() - begun_s
+
+
+def test_a_region_costs_alike_however_many_ranks_a_node_has(tmp_path: Path) -> None:
+    """Ranks and regions come from users, and what reads them has bounds."""
+    assert cost_s(tmp_path / "many", 500, 16) < 3 * cost_s(tmp_path / "few", 16, 500)

@@ -11,6 +11,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -178,14 +179,26 @@ class _Parts:
         if len(samples) >= 2 * len(rank_data.SAMPLES):
             self._cpu_ns[rank] = max(0, samples[-2] - samples[1])
 
-    def give(self, row: dict[str, Any]) -> None:
-        """Turn a region's row of the whole job into that of its rank."""
-        ranks, static = max(1, self._of_job.ranks, len(self._cpu_ns)), self._of_job.static
+    @cached_property
+    def _ranks(self) -> int:
+        return max(1, self._of_job.ranks, len(self._cpu_ns))
+
+    @cached_property
+    def _parts(self) -> dict[int, float]:
+        """The part of the step's CPU time here of each rank of which it is known."""
         known_ns = sum(self._cpu_ns.values())
         usual_ns = known_ns / len(self._cpu_ns) if known_ns else 1.0
-        worked = self._cpu_ns.get(row["rank"], usual_ns) / (usual_ns * ranks) if known_ns else 1 / ranks
-        squares = sum((one / (usual_ns * ranks)) ** 2 for one in self._cpu_ns.values()) if known_ns else 0.0
-        squares += (ranks - (len(self._cpu_ns) if known_ns else 0)) / ranks**2
+        return {rank: ns / (usual_ns * self._ranks) for rank, ns in self._cpu_ns.items()} if known_ns else {}
+
+    @cached_property
+    def _squares(self) -> float:
+        """The sum of the squares of all ranks' parts."""
+        return sum(part**2 for part in self._parts.values()) + (self._ranks - len(self._parts)) / self._ranks**2
+
+    def give(self, row: dict[str, Any]) -> None:
+        """Turn a region's row of the whole job into that of its rank; once all ranks are taken."""
+        ranks, static, squares = self._ranks, self._of_job.static, self._squares
+        worked = self._parts.get(row["rank"], 1 / ranks)
         others = math.sqrt((1 - worked) ** 2 + max(0.0, squares - worked**2))
         part = static / ranks + (1 - static) * worked
         whole_uj = row["energy_uj"]
