@@ -155,10 +155,10 @@ class Presented:
         return context
 
     def _stamps(self) -> list[tuple[int, int]]:
-        """Which files they are now."""
+        """Which files they are now, and since when with that content, owner and mode."""
         ours = self._certificates
         stats = [path.stat() for path in (ours.cert, ours.key, ours.ca) if path.exists()]
-        return [(one.st_ino, one.st_mtime_ns) for one in stats]
+        return [(one.st_ino, one.st_ctime_ns) for one in stats]
 
     def _renewed(self) -> ssl.SSLContext:
         with self._lock:

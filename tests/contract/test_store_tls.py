@@ -217,6 +217,21 @@ def test_certificates_that_are_replaced_count_from_then_on(
     assert {"c/nodes/n2/learnt.json", "c/nodes/n2/2025-11-24.jsonl"} <= everything_in(tmp_path / "archive").keys()
 
 
+def test_a_new_key_that_everybody_could_read_counts_once_that_is_mended(
+    tmp_path: Path, spool: AgentPaths, site: Authority, n2: Certificates
+) -> None:
+    late, good = site.issue("late", ["DNS:localhost"], days=-1), site.issue("good", ["DNS:localhost"])
+    ours = replace(late, cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    put(late, ours)
+    with listening(tmp_path / "archive", ours) as address:
+        put(good, ours)
+        ours.key.chmod(0o644)
+        with pytest.raises(UnavailableError, match="has expired"):
+            StreamDelivery(address, n2).ledger(spool.node, "c", "n2")
+        ours.key.chmod(0o600)
+        StreamDelivery(address, n2).ledger(spool.node, "c", "n2")
+
+
 def put(source: Certificates, target: Certificates) -> None:
     for one, other in ((source.cert, target.cert), (source.key, target.key)):
         part = other.with_suffix(".part")
