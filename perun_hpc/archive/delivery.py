@@ -81,7 +81,7 @@ class ArchiveDelivery:
             own = Learnt.read(self._node(cluster, node) / LEARNT)
         typical_uw = typical_of(self._cluster(cluster), machine) if machine else {}
         if own is not None and (own.machine == machine or not typical_uw):
-            return replace(own, typical_uw=typical_uw)
+            return replace(own, typical_uw=typical_uw, sender="")
         return Learnt(machine, {}, typical_uw) if typical_uw else None
 
     def _node(self, cluster: str, node: str) -> Path:

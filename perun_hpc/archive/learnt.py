@@ -6,7 +6,7 @@ node writes it; `machine` is what the figures were learnt on, so that another on
 
 Of nodes of one machine the collector keeps the static power that most of them have, `CLUSTER/learnt.json`:
 `{"schema": "perun.typical/1", "machines": {MACHINE: {DOMAIN: UW}}}`. A node is given that of its own machine, so that
-one that never idles knows what the others learnt; no single node decides it.
+one that never idles knows what the others learnt; no single node decides it, by whatever names it hands over.
 """
 
 from __future__ import annotations
@@ -42,18 +42,21 @@ LONGEST_DAY_NS = DAY_NS + 3_600_000_000_000
 class Learnt:
     """Static power by energy domain, and the machine whose domains they are.
 
-    `typical_uw` is what most nodes of that machine have, for the domains of which this one knows nothing.
+    `typical_uw` is what most nodes of that machine have, for the domains of which this one knows nothing. `sender` is
+    the address from which the collector took it; empty where the node itself wrote it into the archive.
     """
 
     machine: str
     static: Mapping[str, StaticPower]
     typical_uw: Mapping[str, int] = field(default_factory=dict)
+    sender: str = ""
 
     def encode(self) -> bytes:
         """As the file holds it."""
         static = {name: power.to_json() for name, power in self.static.items()}
         typical = {"typical": dict(self.typical_uw)} if self.typical_uw else {}
-        value = {"schema": SCHEMA, "machine": self.machine, "static": static, **typical}
+        sender = {"sender": self.sender} if self.sender else {}
+        value = {"schema": SCHEMA, "machine": self.machine, "static": static, **typical, **sender}
         return json.dumps(value, separators=(",", ":")).encode()
 
     @classmethod
@@ -73,39 +76,45 @@ class Learnt:
                 raise DataError(f"{LEARNT}: written by another version of perun")
             machine, static = codec.decode(str, value["machine"]), codec.decode(dict[str, Any], value["static"])
             typical_uw = codec.decode(dict[str, int], value.get("typical", {}))
+            sender = codec.decode(str, value.get("sender", ""))
             powers = {name: StaticPower.from_json(power) for name, power in static.items()}
         except (*codec.MISFITS, RecursionError) as error:
             raise DataError(f"{LEARNT}: damaged ({type(error).__name__})") from error
         sound = all(map(_can_be, powers, powers.values())) and _all_powers(typical_uw)
-        if len(machine) > MOST_NAME or len(powers) > MOST_DOMAINS or not sound:
+        if max(len(machine), len(sender)) > MOST_NAME or len(powers) > MOST_DOMAINS or not sound:
             raise DataError(f"{LEARNT}: it says what no node can have learnt")
-        return cls(machine, powers, typical_uw)
+        return cls(machine, powers, typical_uw, sender)
 
 
 def typical(known: Iterable[Learnt]) -> dict[str, dict[str, int]]:
-    """What most nodes of a machine have learnt: machine -> domain -> static power in uW, the median of the nodes'."""
-    found: dict[str, dict[str, list[int]]] = {}
-    for one in known:
+    """What most nodes of a machine have learnt: machine -> domain -> static power in uW, the median of the nodes'.
+
+    One address is one node: whoever sits there has as many names as the resolver has spellings of them.
+    """
+    found: dict[str, dict[str, dict[str | int, int]]] = {}
+    for number, one in enumerate(known):
         for domain, power in one.static.items():
             uw = power.estimate_uw()
             if uw is not None:
-                found.setdefault(one.machine, {}).setdefault(domain, []).append(uw)
+                found.setdefault(one.machine, {}).setdefault(domain, {})[one.sender or number] = uw
     enough = {
-        machine: {domain: median_low(seen) for domain, seen in domains.items() if len(seen) >= FEWEST}
+        machine: {domain: median_low(seen.values()) for domain, seen in domains.items() if len(seen) >= FEWEST}
         for machine, domains in found.items()
     }
     return {machine: domains for machine, domains in enough.items() if domains}
 
 
 def keep_typical(cluster: Path, write: Callable[[Path, bytes], None]) -> None:
-    """Bring what most nodes have up to date, from all that the nodes of a cluster's directory handed over."""
-    machines = typical(_all_of(cluster))
-    write(cluster / LEARNT, json.dumps({"schema": TYPICAL, "machines": machines}, separators=(",", ":")).encode())
+    """Bring what most nodes have up to date, from all that the nodes of a cluster's directory handed over, if any."""
+    paths, target = sorted(cluster.glob(f"{NODES}/*/{LEARNT}")), cluster / LEARNT
+    if paths or target.exists():
+        found = {"schema": TYPICAL, "machines": typical(_readable(paths))}
+        write(target, json.dumps(found, separators=(",", ":")).encode())
 
 
-def _all_of(cluster: Path) -> Iterator[Learnt]:
-    """What each node handed over, one at a time: that of one may be a megabyte, and nodes are thousands."""
-    for path in sorted(cluster.glob(f"{NODES}/*/{LEARNT}")):
+def _readable(paths: Iterable[Path]) -> Iterator[Learnt]:
+    """What they hold, one at a time: that of one may be a megabyte, and nodes are thousands."""
+    for path in paths:
         with contextlib.suppress(OSError, DataError):
             yield Learnt.read(path)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -259,7 +260,8 @@ class Listener:
         if not self._fits(cluster, node, origin):
             return b""
         if (directory / LEARNT).exists():
-            self._delivery.keep_learnt(Learnt.read(directory / LEARNT), cluster, node)
+            told = replace(Learnt.read(directory / LEARNT), sender=str(plain_address(peer)))
+            self._delivery.keep_learnt(told, cluster, node)
             return b""
         known = self._delivery.learnt_of(cluster, node, about.get("machine", ""))
         return known.encode() if known else b""

@@ -28,12 +28,13 @@ from perun_hpc.agent.outbox import shipping
 from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, StreamDelivery
-from perun_hpc.archive.learnt import LEARNT, MOST_B, Learnt
+from perun_hpc.archive.learnt import LEARNT, MOST_B, Learnt, keep_typical
 from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, Refused, plain_address
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
+from perun_hpc.files import write_new
 from perun_hpc.store import job_store
 from tests.handed_over import HOSTS, S, everything_in, filled_spool, record
 from tests.soak.store_data import START
@@ -497,6 +498,17 @@ def test_what_a_node_learnt_is_given_back_to_it_alone(tmp_path: Path, munge: str
         with pytest.raises(UnavailableError, match="node n1 has 192"):
             to.keep_learnt(Learnt("forged", {}), "c", "n1")
     assert ArchiveDelivery(tmp_path).learnt_of("c", "n1") == LEARNT_BEFORE
+
+
+def test_a_node_by_many_names_decides_nothing_for_the_others(tmp_path: Path, munge: stream.Munge) -> None:
+    """A resolver knows a node as N2 as well as n2, and by its address."""
+    hosts, idle = {name: {"127.0.0.1"} for name in ("n2", "N2", "127.0.0.1")}, StaticPower({20_000: {310: 3600 * S}})
+    with listening(tmp_path, munge, hosts=hosts) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        for name in hosts:
+            to.keep_learnt(Learnt("a machine", {"package-0": idle}, sender=f"forged {name}"), "c", name)
+        keep_typical(tmp_path / "c", write_new)
+        assert to.learnt_of("c", "n2", "a machine") == Learnt("a machine", {"package-0": idle})
 
 
 def test_what_another_hosts_munge_vouches_for_is_neither_learnt_nor_told(

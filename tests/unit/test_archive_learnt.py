@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,22 @@ def test_no_single_node_decides_what_the_others_take() -> None:
     nodes = [learnt("a", 40), learnt("a", 42), learnt("a", 900_000), learnt("b", 10), learnt("b", 11)]
     assert typical(nodes) == {"a": {"package-0": 42_000_000}}
     assert typical([learnt("a", 40), learnt("a", 42), learnt("a", 44, hours=0.1)]) == {}
+
+
+def test_a_node_counts_once_by_whatever_names_it_hands_over() -> None:
+    honest = [replace(learnt("a", watts), sender=f"192.0.2.{watts}") for watts in (40, 41, 42)]
+    forged = [replace(learnt("a", 0), sender="192.0.2.9") for _ in range(9)]
+    assert typical([*forged, *honest]) == {"a": {"package-0": 40_000_000}}
+    assert typical(forged) == {}
+
+
+def test_where_no_node_has_learnt_anything_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "nodes/n1").mkdir(parents=True)
+    keep_typical(tmp_path, write_new)
+    assert not (tmp_path / LEARNT).exists()
+    (tmp_path / LEARNT).write_text('{"schema": "perun.typical/1", "machines": {"a": {"package-0": 1}}}')
+    keep_typical(tmp_path, write_new)
+    assert typical_of(tmp_path, "a") == {}
 
 
 def test_a_node_that_never_idled_has_what_most_nodes_of_its_machine_have(tmp_path: Path) -> None:
