@@ -77,6 +77,7 @@ def _entry(directory: Path, tree: DataNode, found: Sequence[tuple[Path, DataNode
         "energy_j": None if energy is None else energy.mean,
         "energy_std_j": None if energy is None else energy.std,
         "uncertainty_j": None if energy is None else history.doubt(tree),
+        "provenance": history.provenance(tree),
         "change": None if change is None else change.fraction,
         "change_within_uncertainty": None if change is None else change.within,
     }
@@ -89,7 +90,7 @@ def _table(
     from perun_hpc.report.formats import history
     from perun_hpc.report.formats.figures import quantity
 
-    rows = [("APP", "RUN", "ROUNDS", "RUNTIME", "ENERGY", "± (k=2)", "CHANGE", "")]
+    rows = [("APP", "RUN", "ROUNDS", "RUNTIME", "ENERGY", "± (k=2)", "PROVENANCE", "CHANGE", "")]
     for directory, tree in listed:
         energy, runtime = history.energy(tree), tree.value(MetricType.RUNTIME)
         change = history.change(tree, _earlier(directory, found))
@@ -102,6 +103,7 @@ def _table(
                 "-" if runtime is None else quantity(MetricType.RUNTIME, runtime, chosen),
                 "-" if energy is None else quantity(MetricType.ENERGY, energy.mean, chosen),
                 "-" if energy is None else quantity(MetricType.ENERGY, 2 * history.doubt(tree), chosen),
+                history.provenance(tree) or "-",
                 "-" if change is None else f"{100 * change.fraction:+.1f} %{' =' if change.within else ''}",
                 "" if status == "PROCESSING" else status,
             )

@@ -17,7 +17,7 @@ from perun_hpc.data_model.data import (
     Region,
     Stats,
 )
-from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.sensor import Kind, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import ConfigError
 from perun_hpc.monitoring.results import host_node, multi_run_node, run_node
@@ -27,9 +27,9 @@ from tests.unit.test_monitor_formats import host
 CHOSEN = settings(load(environ={"HOME": "/nonexistent"}))
 
 
-def run(joules: float | None, u: float = 0.0):
+def run(joules: float | None, u: float = 0.0, by: Provenance = Provenance.MEASURED):
     one = host("a", joules or 0.0)
-    one.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules or 0.0, uncertainty=u)
+    one.metrics[MetricType.ENERGY] = Metric(MetricType.ENERGY, joules or 0.0, uncertainty=u, provenance=by)
     if joules is None:
         del one.metrics[MetricType.ENERGY]
     return multi_run_node("r", [run_node("0", [one], CHOSEN)], {"app": "app"})
@@ -41,6 +41,15 @@ def test_all_runs_are_summed_and_those_without_energy_named():
         "app was run 2 times here, in total 2.00 J, 1 of them not counted: their energy is not known."
     )
     assert history.total([run(None)], CHOSEN) == "app was run 1 time here; no sensor measured its energy."
+
+
+def test_a_sum_says_of_how_many_runs_no_sensor_measured_the_energy():
+    estimated = run(1.0, by=Provenance.ESTIMATED)
+    assert history.total([run(2.0), estimated, run(None)], CHOSEN) == (
+        "app was run 3 times here, in total 3.00 J, 1 of them estimated, "
+        "1 of them not counted: their energy is not known."
+    )
+    assert [history.provenance(one) for one in (run(2.0), estimated, run(None))] == ["measured", "estimated", None]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
+from perun_hpc.data_model.sensor import Provenance, worst
 from perun_hpc.data_model.wording import count
 from perun_hpc.report.formats.figures import digits, readable
 
@@ -30,8 +32,16 @@ def doubt(tree: DataNode) -> float:
     return sum(known) / len(known) if known else 0.0
 
 
+def provenance(tree: DataNode) -> Provenance | None:
+    """The worst provenance of its rounds' energies; None where nothing measured them."""
+    found = [run.metrics.get(MetricType.ENERGY) for run in tree.walk(NodeType.RUN)]
+    known = [one.provenance for one in found if isinstance(one, Metric)]
+    return worst(known) if known else None
+
+
 def total(trees: Sequence[DataNode], settings: UserSettings) -> str:
-    """One sentence: how often an application was run and what all of that used; says of how many it is not known."""
+    """One sentence: how often an application was run and what all of that used; says of how many it is not known, and
+    of how many no sensor measured it."""
     app = trees[0].metadata.get("app", "")
     known = [found for tree in trees if (found := energy(tree)) is not None]
     if not known:
@@ -39,8 +49,11 @@ def total(trees: Sequence[DataNode], settings: UserSettings) -> str:
     joules = math.fsum(found.sum for found in known)
     factor, unit = readable(MetricType.ENERGY, joules, settings)
     kwh = f" ({digits(joules / J_PER_KWH)} kWh)" if joules >= J_PER_KWH / 1000 else ""
+    kinds = Counter(kind for tree in trees if (kind := provenance(tree)) not in (None, Provenance.MEASURED))
+    marked = "".join(f", {number} of them {kind}" for kind, number in sorted(kinds.items()))
     lost = f", {len(trees) - len(known)} of them not counted: their energy is not known" * (len(known) < len(trees))
-    return f"{app} was run {count(len(trees), 'time')} here, in total {digits(joules / factor)} {unit}{kwh}{lost}."
+    known_as = f"{digits(joules / factor)} {unit}{kwh}{marked}{lost}"
+    return f"{app} was run {count(len(trees), 'time')} here, in total {known_as}."
 
 
 @dataclass(frozen=True)
