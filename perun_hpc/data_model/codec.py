@@ -51,6 +51,13 @@ def decode(kind: type[T], data: Any) -> T:
     return cast("T", decoder(cast("Any", kind))(data))
 
 
+def made(kind: type[T], data: Mapping[str, Any]) -> T:
+    """A dataclass of values as they are, unchecked (`wrong` says which do not fit); as in `decode` keys without a field
+    are passed over. TypeError where one is missing that has to be there.
+    """
+    return kind(**{name: data[name] for name in _names(cast("Any", kind)) if name in data})
+
+
 @cache
 def decoder(hint: Any) -> Callable[[Any], Any]:
     """The function that checks and converts a JSON value to the type `hint`."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.agent import state
+from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.session import Edge, Gap, Session
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.data_model.job import SessionKey
 
 S = 1_000_000_000
 
@@ -53,3 +57,27 @@ def test_what_a_meters_parts_were_given_survives(tmp_path: Path) -> None:
     paths.state.write_text(json.dumps(older))
     known = state.load(paths)
     assert known is not None and known.inside == {}
+
+
+def kept_session() -> dict[str, Any]:
+    """What an agent leaves of a job with 900 uJ of its own, shared out by work."""
+    session = Session(SessionKey(5, 0), {}, {}, "", "boot", Edge(0, 0, 0, "hook"))
+    session.domains = {"package-0": DomainAccount("cpu", "", "modelled", "cores", energy_uj=1000, dynamic_uj=900)}
+    session.gaps = [Gap("agent", 1, 2, "")]
+    kept: dict[str, Any] = json.loads(json.dumps(session.to_json()))
+    return kept
+
+
+def test_an_older_agent_goes_on_with_what_a_later_one_left() -> None:
+    kept = kept_session()
+    for part in (kept, kept["start"], kept["domains"]["package-0"], kept["gaps"][0]):
+        part["of_a_later_version"] = 7
+    assert Session.from_json(kept) == Session.from_json(kept_session())
+
+
+def test_what_an_agent_left_that_kept_no_doubts_is_doubted_by_all_of_its_method() -> None:
+    kept = kept_session()
+    assert Session.from_json(kept).domains["package-0"].sharing_doubt_uj == 0
+    for name in ("static_doubt_uj", "sharing_doubt_uj", "others_doubt_uj", "peak_uw"):
+        del kept["domains"]["package-0"][name]
+    assert Session.from_json(kept).domains["package-0"].sharing_doubt_uj == 306  # 34 % of 900

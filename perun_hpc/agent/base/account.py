@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perun_hpc.data_model.sensor import worst
+from perun_hpc.energy.uncertainty import SHARING_ERROR
 
 if TYPE_CHECKING:
     from perun_hpc.energy.attribute import Share
@@ -65,6 +66,10 @@ class DomainAccount:
         self.static_doubt_uj += static_uj
         self.sharing_doubt_uj += sharing_uj
         self.others_doubt_uj += others_uj
+
+    def doubt_all(self) -> None:
+        """An agent left it that kept no doubts: its dynamic part is as doubtful as beside others' without end."""
+        self.sharing_doubt_uj = round(SHARING_ERROR.get(self.method, 1.0) * abs(self.dynamic_uj))
 
     def see_power(self, power_uw: int) -> None:
         """The mean power of the whole domain in an interval."""

@@ -308,22 +308,23 @@ class Session:
     def from_json(cls, data: dict[str, Any]) -> Session:
         """Inverse of `to_json`; DataError if it is damaged, but for a part that it can do without.
 
-        Agents before the steps' journal had the steps in it.
+        Agents before the steps' journal had the steps in it; what a later one wrote beside is passed over, for whoever
+        goes back to an older version.
         """
         try:
             known = dict(data)
             known["key"] = SessionKey.parse(known["key"])
             known["job"] = usable(known["job"])
-            known["start"] = Edge(**known["start"])
-            known["end"] = Edge(**known["end"]) if known["end"] else None
-            known["domains"] = {name: DomainAccount(**value) for name, value in known["domains"].items()}
+            known["start"] = codec.made(Edge, known["start"])
+            known["end"] = codec.made(Edge, known["end"]) if known["end"] else None
+            known["domains"] = {name: codec.made(DomainAccount, value) for name, value in known["domains"].items()}
             in_domains = [f"{name}'s {what}" for name, one in known["domains"].items() for what in _mend(one)]
-            known["steps"] = {
-                name: Step(**{**value, "ranks": {rank: RankRun(**run) for rank, run in value["ranks"].items()}})
-                for name, value in known["steps"].items()
-            }
-            known["gaps"] = [Gap(**gap) for gap in known["gaps"]]
-            session = cls(**known)
+            for name, value in data["domains"].items():
+                if "sharing_doubt_uj" not in value:
+                    known["domains"][name].doubt_all()
+            known["steps"] = {name: _step(value) for name, value in known["steps"].items()}
+            known["gaps"] = [codec.made(Gap, gap) for gap in known["gaps"]]
+            session = codec.made(cls, known)
             for name in (*in_domains, *_mend(session)):
                 session.note(f"partial: what was kept of its {name} is damaged")
             if run_of(session.place) != session.key.name:
@@ -331,6 +332,11 @@ class Session:
             return session
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"state of session {str(data.get('key'))[:40]!r} is damaged: {error}") from error
+
+
+def _step(data: Mapping[str, Any]) -> Step:
+    ranks = {rank: codec.made(RankRun, run) for rank, run in data["ranks"].items()}
+    return codec.made(Step, {**data, "ranks": ranks})
 
 
 def _mend(one: Session | DomainAccount) -> list[str]:

@@ -101,12 +101,12 @@ def _lines(session: Session, ranks: Iterable[tuple[str, str]], begun: set[str]) 
 
 def _apply(session: Session, line: object) -> None:
     if isinstance(line, dict):
-        step = Step(**line)
+        step = codec.made(Step, line)
         _check(step)
         session.add_step(step)
     elif isinstance(line, list):
         name, run = line
-        rank = RankRun(**run)
+        rank = codec.made(RankRun, run)
         _check(rank)
         session.add_rank(name, rank)
     else:
