@@ -127,7 +127,9 @@ class PolicyKeeper:
         with contextlib.suppress(OSError):  # before Linux 5.3 there is no such call: a later look takes it over
             ends = os.pidfd_open(self._child.pid)
             try:
-                select.select([ends], [], [], most_s)
+                poll = select.poll()  # select(2) takes descriptors below 1024 only
+                poll.register(ends, select.POLLIN)
+                poll.poll(1000 * most_s)
             finally:
                 os.close(ends)
         self.poll()

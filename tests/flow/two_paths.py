@@ -55,6 +55,16 @@ def inputs(root: Path) -> list[Path]:
     return sorted(file for pattern in _INPUTS for file in root.glob(pattern) if file.exists())
 
 
+_OPEN: list[Reader] = []
+"""Readers of machines, until `close_readers`: hundreds of trees would take more descriptors than a process has."""
+
+
+def close_readers() -> None:
+    """Close every reader that a machine has given out."""
+    while _OPEN:
+        _OPEN.pop().close()
+
+
 class Machine:
     """A tree (its text) whose counters count and whose clock goes on when the test says so."""
 
@@ -94,12 +104,14 @@ class Machine:
 
     def discover(self) -> list[Discovery]:
         """What the backends find that the agent reads itself, on the machine's clock."""
-        return [
+        found = [
             *([procstat.discover(self.root, lambda: self.now_ns)] if self._busy_cpus else []),
             powercap.discover(self.root, lambda: self.now_ns, self._pass),
             hwmon.discover(self.root, lambda: self.now_ns),
             cray_pm.discover(self.root, lambda: self.now_ns, self.real_ns),
         ]
+        _OPEN.extend(reader for one in found for reader in one.readers)
+        return found
 
     def silence(self, name: str, how: str) -> None:
         """From now on `name` tells nothing (`SILENT`), or stands `still`."""
