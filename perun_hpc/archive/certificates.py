@@ -109,7 +109,8 @@ class Certificates:
             return f"it does not accept the certificate {self.cert}: {_REFUSALS[alert]}"
         if alert:
             return f"it ends the handshake ({alert}): see the collector's log"
-        return f"no TLS 1.3 is spoken there ({reason}): store.tls belongs into the collector's policy, too"
+        remedy = "store.tls belongs into the collector's policy, too; restart perun collect after that"
+        return f"no TLS 1.3 is spoken there ({reason}): {remedy}"
 
 
 class Presented:
