@@ -194,6 +194,8 @@ int main(int argc, char **argv)
 		 * it, and a program that marks its functions finds the package. */
 		if ((why = compose(path)) == NULL) {
 			ours = find_launcher(launcher, sizeof(launcher));
+			if (!ours)
+				wire_add(&request, "outside", "prefix"); /* what the agent's record is to say */
 			why = enrol();
 		}
 		if (why != NULL)

@@ -94,7 +94,7 @@ static int reach(int64_t deadline_ns)
 	return fd;
 }
 
-static bool compose(spank_t spank, const char *command)
+static bool compose(spank_t spank, const char *command, bool inside)
 {
 	char value[VALUE_MAX], *dot;
 
@@ -115,15 +115,17 @@ static bool compose(spank_t spank, const char *command)
 	snprintf(value, sizeof(value), "%s", command);
 	wire_add(&request, "command", value);
 	wire_add(&request, "options", option_value());
+	if (inside)
+		wire_add(&request, "outside", "container"); /* what the agent's record is to say */
 	return true;
 }
 
-static bool enrol(spank_t spank, const char *command)
+static bool enrol(spank_t spank, const char *command, bool inside)
 {
 	const int64_t deadline_ns = wire_now_ns() + DEADLINE_MS * INT64_C(1000000);
 	int fd, rc;
 
-	if (!compose(spank, command) || (fd = reach(deadline_ns)) < 0)
+	if (!compose(spank, command, inside) || (fd = reach(deadline_ns)) < 0)
 		return false;
 	rc = wire_exchange(fd, &request, &reply, deadline_ns);
 	close(fd);
@@ -163,7 +165,7 @@ static bool inject(spank_t spank, const struct plugin_config *config)
 bool direct_register(spank_t spank, const struct plugin_config *config, const char *command, bool inside)
 {
 	char local[8];
-	bool known = enrol(spank, command);
+	bool known = enrol(spank, command, inside);
 
 	if (!inside)
 		return known && inject(spank, config);

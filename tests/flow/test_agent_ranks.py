@@ -94,6 +94,30 @@ def rank_data(names: list[str], calls: list[tuple[int, int, int]]) -> bytes:
     return b"".join(packed.final({"rank": 0}, "exit", names, table, ()))
 
 
+def test_the_record_says_of_which_steps_no_regions_can_be_seen(node: FakeNode) -> None:
+    told = [
+        {"command": "./a.out"},
+        {"command": "/usr/bin/apptainer"},
+        {"command": "./a.out", "outside": "container"},
+        {"command": "./a.out", "outside": "prefix"},
+        {"command": "python", "outside": "prefix"},
+        {"command": "python", "outside": "\x1b[2J"},
+        {"command": " "},
+    ]
+    for step, more in enumerate(told):
+        rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
+        assert rank.start(step=step, **more)[0] == "ok"
+        rank.end()
+    until(node.ranks_ended, "the ends were seen")
+    node.end(1, uid=ALICE)
+    said = [note for note in node.record(1)["notes"] if "from outside" in note]
+    assert said == [
+        "flagged steps that start a container (apptainer): measured from outside, without regions",
+        "flagged steps in a container where the launcher is not seen: measured from outside, without regions",
+        "flagged steps where the installation is not there or did not answer: measured from outside, without regions",
+    ]
+
+
 def test_a_rank_its_regions_and_their_energy(node: FakeNode) -> None:
     rank = Rank(node, ALICE, "/slurm/uid_40001/job_1/step_0")
     verb, fields = rank.start()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from devcluster import Cluster
-from devcluster.site import CHECKOUT, PLUGSTACK
+from devcluster.site import CHECKOUT, PLUGSTACK, PREFIX
 
 pytestmark = pytest.mark.cluster
 
@@ -30,6 +32,75 @@ def order(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     cluster.configure(plugstack=lines)
     yield request.param
     cluster.configure(plugstack=PLUGSTACK)
+
+
+PROGRAM = """
+import os, sys, time
+try:
+    import perun_hpc
+    mark = perun_hpc.monitor()
+except ImportError:
+    def mark(function): return function
+@mark
+def work():
+    time.sleep(1.2)
+work()
+print(os.environ["SLURM_JOB_ID"], file=sys.stderr)
+print("done")
+sys.exit(3)
+"""
+SEEN = ["bwrap", "--dev-bind", "/", "/", "--unshare-pid"]
+"""A container that sees all that the host does, but processes: the program is no child of the task that Slurm knows."""
+RUN_HIDDEN = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /run/perun && exec "$@"', "sh"]
+"""One whose run directory is hidden, while the launcher is seen and the program is the task itself."""
+ALL_HIDDEN = ["bwrap", "--dev-bind", "/", "/", "--tmpfs", "/run/perun", "--tmpfs", "/opt"]
+
+
+@pytest.mark.parametrize(
+    ("within", "flag", "regions", "note"),
+    [
+        ([], ["--perun"], True, ""),
+        (SEEN, ["--perun"], False, "that start a container (bwrap)"),
+        (ALL_HIDDEN, ["--perun"], False, "that start a container (bwrap)"),
+        (["unshare", "-rm"], ["--perun"], True, ""),
+        (RUN_HIDDEN, ["--perun"], False, ""),
+        (SEEN, [], True, ""),
+    ],
+    ids=["no container", "all seen", "nothing of perun seen", "its own mounts", "run directory hidden", "perun launch"],
+)
+def test_what_a_program_in_a_container_is_measured_by(
+    cluster: Cluster, within: list[str], flag: list[str], regions: bool, note: str
+) -> None:
+    """Its output and exit code are those of the step without perun, whatever it sees; its energy is measured."""
+    if within and shutil.which(within[0]) is None:
+        pytest.skip(f"{within[0]} is not installed")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        python = ["/shared/science/bin/python", "-c", PROGRAM]
+        return cluster.run(["srun", "-Q", "-w", "n1", *words, *python])
+
+    plain = run(*within)
+    ours = run(*flag, *within) if flag else run(*within, f"{PREFIX}/bin/perun", "launch")
+    assert (plain.stdout, plain.returncode) == ("done\n", 3), plain.stderr
+    assert (ours.stdout, ours.returncode) == ("done\n", 3), ours.stderr
+    job, *more = ours.stderr.splitlines()
+    assert [line for line in more if not line.startswith("srun: error: n1: task 0: Exited")] == []
+    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "record.json"
+    until("the record", path.exists)
+    record = json.loads(path.read_text())
+    assert record["status"] == "complete"
+    assert [region["name"] for region in record["regions"]] == (["work"] if regions else [])
+    (step,) = record["steps"]
+    assert step["energy_uj"] > 0 and step["end_ns"] - step["start_ns"] > 1.1e9
+    said = [text for text in record["notes"] if "from outside" in text]
+    assert len(said) == bool(note) and all(note in text for text in said)
+
+
+def until(what: str, condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.2)
 
 
 def step(cluster: Cluster, *flags: str, hidden: str = HIDDEN) -> subprocess.CompletedProcess[str]:

@@ -333,7 +333,7 @@ def test_where_the_prefix_does_not_answer_the_command_runs(sandbox: Sandbox, han
     for one in (expected, seen):
         one["status"] = [line for line in one["status"] if not line.startswith("SigQ")]  # other processes' too
     assert {**seen, "pid": 0} == {**expected, "pid": 0}
-    assert agent.message is not None
+    assert agent.message is not None and agent.message.get("outside") == "prefix"
     assert done.stderr == (
         "perun: the installation is not there or does not answer: this step is measured from outside, without regions\n"
     )

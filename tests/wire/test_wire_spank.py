@@ -189,7 +189,7 @@ def test_a_container_of_slurms_own_is_measured_from_outside(harness: Harness) ->
             "rank-start",
             {
                 "job_id": "4711", "restart_count": "2", "step_id": "0", "rank": "3", "local_rank": "0", "ntasks": "4",
-                "nnodes": "2", "command": "sh", "options": "period=1s",
+                "nnodes": "2", "command": "sh", "options": "period=1s", "outside": "container",
             },
         )
     ]  # fmt: skip
@@ -205,7 +205,7 @@ def test_behind_a_container_plugin_the_rank_is_measured_from_outside(harness: Ha
         seen = harness(["sh"], env=env, stack="{container}:{perun}")
     assert harness.is_bare(seen, ["sh"])
     assert seen.stderr == FROM_OUTSIDE.format("is measured from outside, without regions")
-    assert [(one.verb, one.get("rank")) for one in said] == [("rank-start", "3")]
+    assert [(one.verb, one.get("rank"), one.get("outside")) for one in said] == [("rank-start", "3", "container")]
     other = harness(["sh"], env={**env, "SLURM_LOCALID": "1"}, stack="{container}:{perun}")
     assert (harness.is_bare(other, ["sh"]), other.stderr) == (True, "")
 

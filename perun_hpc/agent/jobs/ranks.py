@@ -27,6 +27,15 @@ USER_PART = 4, 5
 """One user's ranks may hold this part of the descriptors for ranks: with 16,384 open files that are `MAX_RANKS`."""
 RANKS_LEFT_OUT = f"ranks left out: a node keeps {MAX_RANKS} of a job and {MAX_USER_RANKS} of a user"
 TEXTS_LEFT_OUT = f"commands of steps left out: a node keeps {MAX_JOB_TEXT_B} bytes of them"
+RUNTIMES = (
+    *("apptainer", "bwrap", "ch-run", "crun", "docker", "enroot", "nerdctl"),
+    *("podman", "runc", "sarus", "shifter", "singularity", "udocker"),
+)
+"""Programs that start containers: what runs there is a child of the rank, and without its launcher."""
+_OUTSIDE = {
+    "container": "in a container where the launcher is not seen",
+    "prefix": "where the installation is not there or did not answer",
+}
 _F_GET_SEALS = 1034
 
 
@@ -115,6 +124,16 @@ def register(session: Session, fields: Mapping[str, str], pid: int, mono_ns: int
     run = RankRun(rank, local, pid, real_ns, start_mono_ns=mono_ns)
     session.add_rank(name, run)
     return step, run
+
+
+def from_outside(fields: Mapping[str, str]) -> str:
+    """Why a rank that registers is measured from outside, as the job's record says it; empty where it need not be."""
+    words = fields.get("command", "").split(maxsplit=1)
+    runtime = os.path.basename(words[0]) if words else ""  # noqa: PTH119 - a user's text
+    where = _OUTSIDE.get(
+        fields.get("outside", ""), f"that start a container ({runtime})" if runtime in RUNTIMES else ""
+    )
+    return f"flagged steps {where}: measured from outside, without regions" if where else ""
 
 
 def find(session: Session, fields: Mapping[str, str], pid: int) -> RankRun:

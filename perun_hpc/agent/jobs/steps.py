@@ -135,6 +135,8 @@ class Steps:
         except PerunError:
             os.close(pidfd)
             raise
+        if why := ranks.from_outside(message.fields):
+            session.assume(why)
         self._step_log.note(session, step, run)
         self._watch(session, step, run, pidfd)
         if first:
