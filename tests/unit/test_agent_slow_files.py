@@ -105,6 +105,30 @@ def test_a_file_that_is_found_again_is_read_by_whom_it_suits_now(root: Path, nod
     assert len(ids) == len(set(ids))
 
 
+def test_a_look_that_finds_what_was_there_leaves_the_child_at_work(root: Path, node: Node) -> None:
+    node.renew("hwmon", one_slow(root))
+    (worker,) = node.workers
+    answer(worker)
+    assert not node.renew("hwmon", one_slow(root)).anew
+    assert not worker.starting
+    assert node.read().readings["hwmon:node:power"].ticks == 300 * W
+
+
+def test_a_counter_of_several_files_begins_anew_with_any_of_them(root: Path, node: Node) -> None:
+    chip = root / "sys/class/hwmon/hwmon1"
+    (chip / "power1_input").unlink()
+    (chip / "name").write_text("altra_hwmon\n")
+    for core in (1, 2):
+        (chip / f"energy{core}_label").write_text(f"Core Energy {core}\n")
+        (chip / f"energy{core}_input").write_text("1000\n")
+    node.renew("hwmon", hwmon.discover(root))
+    assert node.read().readings["hwmon:package-0:energy"].ticks == 2000
+    assert not node.renew("hwmon", hwmon.discover(root)).anew
+    (chip / "energy2_input").rename(chip / "kept")  # so that no inode comes twice
+    (chip / "energy2_input").write_text("2000\n")
+    assert node.renew("hwmon", hwmon.discover(root)).anew == {"hwmon:package-0:energy"}
+
+
 class Helper:
     """Root's helper, as far as it is asked to look for something."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources import workers
@@ -19,7 +19,7 @@ from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles
+from perun_hpc.backend.sysfile import DUMB, Absent, Combined, Files, NumberFiles
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
@@ -124,6 +124,12 @@ class Node:
         slow = [reader for worker in self.workers if worker.name == backend for reader in worker.held]
         before = _files([*former, *slow])
         after = _files(found.readers)
+        by_child = {one.sensors[0].id for one in _slow(found)}
+        there = {name: one for name, one in before.items() if one[1]}  # what was gone is gone
+        if (there, self._missing.get(backend), {one.sensors[0].id for one in slow}) == (after, found.missing, by_child):
+            for reader in found.readers:  # a child that is well is not begun anew: a job may start just now
+                reader.close()
+            return Renewed(set(), ())
         once = mirrors.left_out(found.missing)
         lost = [one for reader in (*former, *slow) for one in reader.sensors if one.id not in after]
         gone = tuple(one for one in lost if mirrors.name(one) not in once)
@@ -147,7 +153,7 @@ class Node:
 
         `gone` are sensors that it has no more.
         """
-        slow = [one for one in found.readers if isinstance(one, Files) and one.cost_ns > SLOW_NS]
+        slow = _slow(found)
         quick = [reader for reader in found.readers if reader not in slow]
         worker = next((one for one in self.workers if one.name == backend), None)
         if slow and worker is None:
@@ -352,18 +358,29 @@ QUICK = (NumberFiles, ProcStat, Estimate)
 """Readers that can leave out times and reasons."""
 
 
-def _files(readers: Iterable[Reader]) -> dict[str, tuple[Sensor, tuple[int, int]]]:
-    """Sensors by their ids, with the identity of the file that each is read from ((0, 0): none)."""
-    found = {}
+def _slow(found: Discovery) -> list[Files]:
+    return [one for one in found.readers if isinstance(one, Files) and one.cost_ns > SLOW_NS]
+
+
+_Identity: TypeAlias = tuple[tuple[int, int], ...]
+"""Device and inode of each file that a sensor is read from; empty where it is read from none."""
+
+
+def _files(readers: Iterable[Reader]) -> dict[str, tuple[Sensor, _Identity]]:
+    """Sensors by their ids, with the identity of their files."""
+    found: dict[str, tuple[Sensor, _Identity]] = {}
     for reader in readers:
-        fds = reader.descriptors if isinstance(reader, NumberFiles) else [-1] * len(reader.sensors)
-        for sensor, fd in zip(reader.sensors, fds, strict=True):
-            status = os.fstat(fd) if fd >= 0 else None
-            found[sensor.id] = sensor, (status.st_dev, status.st_ino) if status else (0, 0)
+        each: Iterable[tuple[int, ...]] = ((),) * len(reader.sensors)
+        if isinstance(reader, NumberFiles):
+            each = ((fd,) for fd in reader.descriptors)
+        elif isinstance(reader, Combined):
+            each = (reader.descriptors,)
+        for sensor, fds in zip(reader.sensors, each, strict=True):
+            found[sensor.id] = sensor, tuple((status.st_dev, status.st_ino) for status in map(os.fstat, fds))
     return found
 
 
-def _goes_on(before: Sensor, its_file: tuple[int, int], after: Sensor, other_file: tuple[int, int]) -> bool:
+def _goes_on(before: Sensor, its_file: _Identity, after: Sensor, other_file: _Identity) -> bool:
     """Whether a counter goes on where it was: in the same file, or as a register of the hardware, which wraps.
 
     RAPL's are registers that a driver shows (intel_rapl_msr); what a driver adds up itself begins anew with it.
