@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 SCHEMA = "perun.own-sums/1"
 WHOLE_EVERY_S = 3600
 """So often all months are written anew, and coordinators are asked for; the month that goes on, after each change."""
+AGAIN_S = 300
+"""After a whole round in which this host knew no user at all: its directory of users may only be away."""
 MONTHS = 14
 """A year and what budgets of the last one need."""
 SUMS, ABOUT = "sums", "about.json"
@@ -131,6 +133,8 @@ class Publisher:
             self._write(uid, ABOUT, codec.encode(about))
         if whole:
             self._forget(people)
+            if not people:
+                self._whole_s = now_s - WHOLE_EVERY_S + AGAIN_S
 
     def _learn_coordinators(self) -> None:
         """Turn Slurm's account -> coordinators round."""

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.own_sums import MONTHS, WHOLE_EVERY_S, Publisher, last_months
+from perun_hpc.accounting.own_sums import AGAIN_S, MONTHS, WHOLE_EVERY_S, Publisher, last_months
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.accounting.upkeep import Who, delete, pseudonymise
@@ -241,6 +241,20 @@ def test_without_slurms_word_nobody_coordinates(site: Site) -> None:
     Publisher(site.archive, site.ledger, away, UIDS.get, lambda: site.now_s).publish(False)
     assert site.usage(ALICE) == {("alice", "chem"): 11_000_000}
     assert not site.archive.usage(PI).exists()
+
+
+def test_sums_are_back_soon_after_the_hosts_directory_of_users_is(site: Site) -> None:
+    before = site.readable(ALICE)
+    names = dict(UIDS)
+    try:
+        UIDS.clear()
+        site.later()
+        assert not list(site.archive.usage(None).iterdir())
+    finally:
+        UIDS.update(names)
+    site.now_s += AGAIN_S
+    site.publisher.publish(False)
+    assert site.readable(ALICE).count("2026-1") == before.count("2026-1") > 0
 
 
 def test_a_round_that_changes_nothing_writes_no_sums(site: Site) -> None:
