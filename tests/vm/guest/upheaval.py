@@ -64,7 +64,12 @@ def slurmctld_restarts(kept: dict[str, Any], said: list[str]) -> Again | None:
 
 
 def agent_restarts(kept: dict[str, Any], said: list[str]) -> Again | None:
-    under_a_job(said, lambda: _do("systemctl", "restart", "perun-agent"))
+    def disturb() -> None:
+        _do("systemctl", "restart", "perun-agent")
+        perun.await_agent()
+        time.sleep(10)  # until its child reads the meter: a job that ends before lacks that, and says so
+
+    under_a_job(said, disturb)
     return None
 
 
@@ -96,7 +101,9 @@ def slurmdbd_is_away(kept: dict[str, Any], said: list[str]) -> Again | None:
     time.sleep(12)  # six sweeps
     warnings = perun.quiet_journal(began_s, "perun-collect")
     _do("systemctl", "start", "slurmdbd")
-    require(len(warnings) <= 2, f"{len(warnings)} warnings in six sweeps: {warnings[-4:]}")
+    # Two questions fail, each in two ways where slurmdbd left in the middle of one; each is said once.
+    once = len(set(warnings)) == len(warnings) <= 4
+    require(once, f"{len(warnings)} warnings in six sweeps: {warnings[-6:]}")
     wait("the line in AdminComment", lambda: slurm.admin_comment(job), timeout=180)
     said.append(f"{len(warnings)} warnings meanwhile, AdminComment afterwards")
     return None
