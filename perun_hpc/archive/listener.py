@@ -260,8 +260,8 @@ class Listener:
         if not self._fits(cluster, node, origin):
             return b""
         if (directory / LEARNT).exists():
-            told = replace(Learnt.read(directory / LEARNT), sender=str(plain_address(peer)))
-            self._delivery.keep_learnt(told, cluster, node)
+            learnt = replace(Learnt.read(directory / LEARNT), sender=str(plain_address(peer)))
+            self._delivery.keep_learnt(learnt, cluster, node)
             return b""
         known = self._delivery.learnt_of(cluster, node, about.get("machine", ""))
         return known.encode() if known else b""
