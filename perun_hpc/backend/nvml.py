@@ -276,8 +276,8 @@ class NvmlGpu:
         try:
             _, highest_mw = self._library.nvmlDeviceGetPowerManagementLimitConstraints(self._handle)
         except self._library.NVMLError:
-            return max(least_uw, GPU_UW)
-        return max(least_uw, 2 * int(highest_mw) * 1000)
+            highest_mw = 0
+        return max(least_uw, 2 * int(highest_mw) * 1000 or GPU_UW)
 
     def _sensor(self, name: str, quantity: Quantity, kind: Kind, unit: str, **more: Any) -> Sensor:
         gpu = self.gpu

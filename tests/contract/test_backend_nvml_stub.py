@@ -207,6 +207,14 @@ def test_an_old_driver_without_fields_still_shows_energy(nvml):
     assert [reading.ticks for reading in readings] == seen.served("energy", 0, 83)[-4:]
 
 
+def test_a_gpu_of_which_the_library_knows_no_limit_is_believed_up_to_any_gpus(nvml):
+    """Where 0 W is the answer nothing that the GPU shows would be possible."""
+    seen = nvml("gpu GPU-a 0 300000 0 0\nnolimit 0\n")
+    sensor, readings = seen.column(ENERGY)
+    assert sensor.max_uw == 5_000_000_000
+    assert difference(sensor, readings[0], readings[-1]).status is Status.OK
+
+
 NO_COUNTER = "gpu GPU-a 0 250000 0 0\nlacks 0 83\nlacks 0 185\nlacks 0 186\nnocounter 0\n"
 
 

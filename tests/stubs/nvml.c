@@ -2,7 +2,7 @@
  *
  * STUB_NVML names a file of lines: "gpu UUID MINOR POWER_MW MODULE_MW SLICES" per GPU (MODULE_MW 0: no superchip;
  * SLICES 0: not in MIG mode), "instance INDEX UUID SLICES", and faults "lost|frozen|stale|backward INDEX AFTER" that
- * begin with the AFTERth field call of that GPU, "nofields INDEX", "lacks INDEX FIELD" (no such field), "nocounter INDEX"
+ * begin with the AFTERth field call of that GPU, "nofields INDEX", "nolimit INDEX" (0 W), "lacks INDEX FIELD" (no such field), "nocounter INDEX"
  * (no call for energy), "nousage INDEX" (none for power), "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
  * Energy is power times the time since nvmlInit. STUB_LOG names a file that gets a line for every value served:
  * "FUNCTION INDEX FIELD VALUE TIMESTAMP_US".
@@ -27,7 +27,7 @@ typedef struct {
 typedef struct {
     char uuid[96];
     unsigned minor, power_mw, module_mw, slices, instances, field_calls, busy;
-    int lost, frozen, stale, backward, nofields, gpm, nocounter, nousage;
+    int lost, frozen, stale, backward, nofields, gpm, nocounter, nousage, nolimit;
     unsigned lacks[3];
     unsigned long long frozen_mj;
     long long stale_us;
@@ -117,6 +117,8 @@ int nvmlInitWithFlags(unsigned flags) {
             instance_t *one = &gpus[index].instance[gpus[index].instances++];
             snprintf(one->uuid, sizeof one->uuid, "%s", uuid);
             one->slices = number;
+        } else if (sscanf(line, "nolimit %u", &index) == 1) {
+            gpus[index].nolimit = 1;
         } else if (sscanf(line, "nofields %u", &index) == 1) {
             gpus[index].nofields = 1;
         } else if (sscanf(line, "nocounter %u", &index) == 1) {
@@ -233,9 +235,9 @@ int nvmlDeviceGetAttributes_v2(void *handle, unsigned *attributes) {
 }
 
 int nvmlDeviceGetPowerManagementLimitConstraints(void *handle, unsigned *lowest, unsigned *highest) {
-    (void)handle;
-    *lowest = 100000;
-    *highest = 700000;
+    int none = ((gpu_t *)handle)->nolimit;
+    *lowest = none ? 0 : 100000;
+    *highest = none ? 0 : 700000;
     return SUCCESS;
 }
 
