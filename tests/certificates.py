@@ -27,9 +27,9 @@ class Authority:
         return self.home / "ca.pem"
 
     @classmethod
-    def begin(cls, home: Path) -> Authority:
+    def begin(cls, home: Path, name: str = "site") -> Authority:
         home.mkdir(parents=True, exist_ok=True)
-        openssl("req", "-x509", *_EC, "-days", "30", "-subj", "/CN=site", "-keyout", home / "ca.key",
+        openssl("req", "-x509", *_EC, "-days", "30", "-subj", f"/CN={name}", "-keyout", home / "ca.key",
                 "-out", home / "ca.pem")  # fmt: skip
         return cls(home)
 
@@ -46,8 +46,8 @@ class Authority:
         key.chmod(0o600)
         return Certificates(cert, key, self.ca)
 
-    def revoke(self, cert: Path) -> bytes:
-        """Take a certificate back; the CA's list of those."""
+    def revoke(self, cert: Path, *dates: str) -> bytes:
+        """Take a certificate back; the CA's list of those, of these dates (options of `openssl ca`)."""
         config, database = self.home / "ca.conf", self.home / "index"
         database.touch()
         config.write_text(
@@ -55,5 +55,5 @@ class Authority:
             f"certificate={self.ca}\nprivate_key={self.home / 'ca.key'}\n"
         )
         openssl("ca", "-config", config, "-revoke", cert)
-        openssl("ca", "-config", config, "-gencrl", "-out", self.home / "crl.pem")
+        openssl("ca", "-config", config, "-gencrl", *dates, "-out", self.home / "crl.pem")
         return (self.home / "crl.pem").read_bytes()

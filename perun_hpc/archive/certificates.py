@@ -28,8 +28,9 @@ _TLS_BEGINS = b"\x16"
 """The first byte of a handshake; a line of JSON begins with another one."""
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _REFUSALS = {
-    "CERTIFICATE_EXPIRED": "it is out of date: renew it",
-    "UNKNOWN_CA": "no CA that the collector knows has signed it: see store.tls there",
+    "CERTIFICATE_EXPIRED": "it is out of date: renew it; or its CA's revocation list there is",
+    "UNKNOWN_CA": "no CA that the collector knows has signed it, or only others' revocation lists are there: see "
+    "store.tls.ca there",
     "UNSUPPORTED_CERTIFICATE": "it is not made for clients (extendedKeyUsage: clientAuth)",
     "CERTIFICATE_REVOKED": "it is revoked",
     "BAD_CERTIFICATE": "it is not valid yet, or damaged: see the clocks",
@@ -135,7 +136,10 @@ class Presented:
         try:
             wire = self._renewed().wrap_socket(connection, server_side=True)
         except ssl.SSLCertVerificationError as error:
-            raise AccessError(f"hand-over: the sender's certificate is refused: {error.verify_message}") from error
+            why = error.verify_message
+            if "CRL" in why:
+                why += f": each CA in {self._certificates.ca} needs a list, in date"
+            raise AccessError(f"hand-over: the sender's certificate is refused: {why}") from error
         except ssl.SSLError as error:
             raise AccessError(f"hand-over: no handshake ({error.reason or error})") from error
         names = frozenset(name.lower() for name in _names(wire))

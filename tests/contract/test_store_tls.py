@@ -152,6 +152,24 @@ def test_a_certificate_that_was_taken_back_is_refused(
     assert "it is revoked" in refusal(tmp_path / "other", replace(ours, ca=with_list), n2)
 
 
+def test_a_revocation_list_that_is_out_of_date_or_of_another_ca_is_named_at_both_ends(
+    tmp_path: Path, spool: AgentPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, other = Authority.begin(tmp_path / "ca"), Authority.begin(tmp_path / "other-ca", "other")
+    ours, n2, back = (site.issue(name, [f"DNS:{name}"]) for name in ("localhost", "n2", "n1"))
+    theirs = replace(other.issue("n2", ["DNS:n2"]), ca=site.ca)
+    cas, both = tmp_path / "cas.pem", site.ca.read_bytes() + other.ca.read_bytes()
+    cas.write_bytes(both + site.revoke(back.cert))
+    hands_over(tmp_path / "archive", replace(ours, ca=cas), n2)
+    assert "or only others' revocation lists are there" in refusal(tmp_path / "2", replace(ours, ca=cas), theirs)
+    assert f"each CA in {cas} needs a list, in date" in caplog.text
+    caplog.clear()
+    late = ("-crl_lastupdate", "20250101000000Z", "-crl_nextupdate", "20250201000000Z")
+    cas.write_bytes(both + site.revoke(ours.cert, *late))
+    assert "or its CA's revocation list there is" in refusal(tmp_path / "3", replace(ours, ca=cas), n2)
+    assert f"each CA in {cas} needs a list, in date" in caplog.text
+
+
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, site: Authority, n2: Certificates) -> None:
     absent, text, open_key = tmp_path / "absent.pem", tmp_path / "text", tmp_path / "open.key"
     text.write_text("no PEM\n")
