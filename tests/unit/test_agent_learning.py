@@ -24,6 +24,7 @@ from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind, DomainShares, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
 from perun_hpc.energy.counters import Status, difference
+from perun_hpc.energy.static import StaticPower
 from tests.sysfs import build
 
 S = 1_000_000_000
@@ -274,3 +275,11 @@ def test_a_record_names_the_domains_whose_static_power_nobody_knows():
     record = boundary_record(job, job.start, (), "n1", 4, Cost(0, 0, 0, 0), {}, static, "")
     # Of a package that the job had alone nothing rests on static power.
     assert record["notes"] == ["static power of package-0 is not known: half of the least power seen is taken"]
+
+
+def test_what_cannot_be_read_of_what_was_learnt_costs_itself() -> None:
+    month = StaticPower({20_000: {400: 3600 * S}})
+    learning = Learning()
+    kept = {"package-0": month.to_json(), "package-1": {"x": 1}, "of a later version": {"package-0": 7}, "lowest": {}}
+    learning.restore(kept)
+    assert learning.known == {"package-0": month}

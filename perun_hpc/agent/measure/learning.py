@@ -11,6 +11,7 @@ from perun_hpc.data_model import codec
 from perun_hpc.energy.attribute import OTHER, DomainKind, NodeInput
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.static import DAY_NS, MOST_BUSY, NS_PER_S, SHORTEST_NS, StaticPower
+from perun_hpc.process.log import log
 
 if TYPE_CHECKING:
     from perun_hpc.config.schema import Energy
@@ -70,8 +71,12 @@ class Learning:
         """Take over what an earlier agent learnt."""
         self._lowest_uw = codec.decode(dict[str, int], data.get(LOWEST, {}))
         self.typical_uw = codec.decode(dict[str, int], data.get(NODES, {}))
-        powers = {name: power for name, power in data.items() if name not in (LOWEST, NODES)}
-        self._known = {name: StaticPower.from_json(power) for name, power in powers.items()}
+        self._known = {}
+        for name in data.keys() - {LOWEST, NODES}:
+            try:
+                self._known[name] = StaticPower.from_json(data[name])
+            except codec.MISFITS as error:  # damage, or what a later agent wrote beside, costs itself
+                log(f"what was learnt of {name[:40]!r} cannot be used, it is learnt anew: {error}")
         self.news = bool(self._known)
 
     @property
