@@ -25,11 +25,11 @@ from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.database import insert, scratch
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.ledger import Ledger
-from perun_hpc.archive.access import readable_by
+from perun_hpc.archive.access import NoListsError, readable_by
 from perun_hpc.archive.places import Archive
 from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model import codec
-from perun_hpc.errors import DataError, NotFoundError, PerunError
+from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError
 from perun_hpc.files import write_new
 from perun_hpc.inputs import read_text
 
@@ -40,6 +40,8 @@ WHOLE_EVERY_S = 3600
 """So often all months are written anew, and coordinators are asked for; the month that goes on, after each change."""
 AGAIN_S = 300
 """After a whole round in which this host knew no user at all: its directory of users may only be away."""
+NAMED = 5
+"""So many users' faults are named at a time."""
 MONTHS = 14
 """A year and what budgets of the last one need."""
 SUMS, ABOUT = "sums", "about.json"
@@ -104,7 +106,8 @@ class Publisher:
         Raises
         ------
         AccessError
-            Where the archive's file system has no access control lists.
+            Where the archive's file system has no access control lists; where some users' sums cannot be written, once
+            all others' are.
         UnavailableError
             When the ledger does not answer.
         """
@@ -118,6 +121,7 @@ class Publisher:
         months = last_months(date.fromtimestamp(now_s), MONTHS if whole else 1)
         known: dict[str, int | None] = {}
         people: dict[int, _Person] = {}
+        failed: set[str] = set()
         for name in self._coordinated:
             if (uid := self._known_uid(name, known)) is not None:
                 people.setdefault(uid, _Person()).names.add(name)
@@ -126,15 +130,17 @@ class Publisher:
                 person = people.setdefault(uid, _Person())
                 person.names |= names
                 person.files.add(f"{month}.json")
-                self._write(uid, f"{month}.json", {"columns": COLUMNS, "rows": rows})
+                failed.add(self._write(uid, f"{month}.json", {"columns": COLUMNS, "rows": rows}))
         for uid, person in people.items():
             accounts = {account for name in person.names for account in self._coordinated.get(name, ())}
             about = About(tuple(sorted(person.names)), tuple(sorted(accounts)), int(now_s))
-            self._write(uid, ABOUT, codec.encode(about))
+            failed.add(self._write(uid, ABOUT, codec.encode(about)))
         if whole:
             self._forget(people)
             if not people:
                 self._whole_s = now_s - WHOLE_EVERY_S + AGAIN_S
+        if failed := failed - {""}:
+            raise AccessError("; ".join(sorted(failed)[:NAMED]))
 
     def _learn_coordinators(self) -> None:
         """Turn Slurm's account -> coordinators round."""
@@ -170,8 +176,20 @@ class Publisher:
             known[name] = None if name in ("", REMOVED) else self._uid_of(name) or None
         return known[name]
 
-    def _write(self, uid: int, name: str, content: Mapping[str, Any]) -> None:
+    def _write(self, uid: int, name: str, content: Mapping[str, Any]) -> str:
+        """Write one file of a user's; why that cannot be: it holds up no other user's. NoListsError: nobody's can."""
         own = self._archive.usage(uid)
+        try:
+            self._put(own, uid, name, content)
+        except NoListsError:
+            raise
+        except AccessError as error:
+            return str(error)
+        except OSError as error:
+            return f"{own}: {error.strerror or error}: see its owner and the disk; if removed, it is made anew"
+        return ""
+
+    def _put(self, own: Path, uid: int, name: str, content: Mapping[str, Any]) -> None:
         sums = own / SUMS
         if not sums.is_dir():
             own.parent.mkdir(mode=0o711, exist_ok=True)

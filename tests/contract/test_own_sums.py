@@ -26,7 +26,7 @@ from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.accounting.upkeep import Who, delete, pseudonymise
 from perun_hpc.archive.places import Archive
-from perun_hpc.errors import UnavailableError
+from perun_hpc.errors import AccessError, UnavailableError
 from perun_hpc.slurm.coordinators import coordinators
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
 
@@ -241,6 +241,18 @@ def test_without_slurms_word_nobody_coordinates(site: Site) -> None:
     Publisher(site.archive, site.ledger, away, UIDS.get, lambda: site.now_s).publish(False)
     assert site.usage(ALICE) == {("alice", "chem"): 11_000_000}
     assert not site.archive.usage(PI).exists()
+
+
+def test_what_lies_in_one_users_way_holds_up_no_other(site: Site) -> None:
+    shutil.rmtree(site.archive.usage(None))
+    site.archive.usage(None).mkdir(mode=0o711)
+    site.archive.usage(ALICE).write_text("no directory")
+    with pytest.raises(AccessError, match=f"usage/{ALICE}: File exists: see its owner"):
+        site.later()
+    assert site.usage(BOB)
+    site.archive.usage(ALICE).unlink()
+    site.later()
+    assert site.usage(ALICE)
 
 
 def test_sums_are_back_soon_after_the_hosts_directory_of_users_is(site: Site) -> None:
