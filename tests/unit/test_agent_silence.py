@@ -65,3 +65,12 @@ def test_what_cpus_take_is_held_against_their_time(component: str, domain: str, 
     assert whys(sensor, [7, 20_000], seconds=10) == [""]
     assert whys(sensor, [7, 900_000], seconds=10, busy_s=9) == [""]
     assert whys(sensor, [7, 20_000], seconds=0.2, busy_s=9) == [""]  # more than four CPUs can have worked by then
+
+
+def test_an_average_over_minutes_counts_from_the_boot_on() -> None:
+    """Its first readings are of a time before the boot."""
+    (domain,) = plan([replace(PACKAGE, lag_ns=300 * S)]).counted
+    intervals = Intervals([domain], NODE)
+    intervals.begin(120 * S, {PACKAGE.id: Reading(1_000, -180 * S)})
+    (closed,) = intervals.add(Stretch(120 * S, 130 * S, {}, ()), {PACKAGE.id: Reading(9_000, -170 * S)})
+    assert (closed.shares.total_uj, closed.t0_ns, closed.t1_ns) == (8_000, 120 * S, 130 * S)

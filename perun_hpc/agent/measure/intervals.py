@@ -34,6 +34,12 @@ from perun_hpc.process.log import guard
 #: Of a counter that has not been read yet, or is read no more: its first reading opens its interval.
 UNREAD = Reading(None, -1, "not found yet")
 
+
+def _is_unread(reading: Reading) -> bool:
+    """Whether a counter has not been read; an average over minutes is read of a time before the boot at first."""
+    return reading.ticks is None and reading.mono_ns < 0
+
+
 #: An interval that stays open for more stretches than this is given up.
 MAX_STRETCHES = 64
 
@@ -118,7 +124,7 @@ class Intervals:
         opened = {}
         for one in domains:
             t0_ns, before = self._opened.get(one.name, unread)
-            if one.name not in same and before.mono_ns >= 0:
+            if one.name not in same and not _is_unread(before):
                 before = Reading(None, before.mono_ns, "another sensor counts it from now on")
             opened[one.name] = t0_ns, before
         self._opened = opened
@@ -131,7 +137,7 @@ class Intervals:
         for domain in self._domains:
             if domain.sensor.id in sensors and domain.name in self._opened:
                 t0_ns, before = self._opened[domain.name]
-                if before.mono_ns >= 0:
+                if not _is_unread(before):
                     why = "its counter was made anew"
                     self._opened[domain.name] = (t0_ns, Reading(None, before.mono_ns, why))
 
@@ -162,7 +168,7 @@ class Intervals:
                 waiting.add(domain.name)
                 continue
             self._opened[domain.name] = (stretch.t1_ns, after)
-            if before.mono_ns < 0:
+            if _is_unread(before):
                 continue
             change = difference(domain.sensor, before, after)
             why = change.why if change.ticks is None else self._silence(domain, before, after, change.ticks)
@@ -226,7 +232,7 @@ class Intervals:
         They are these ones but for counters that gave none, and for meters that wait for those: see `inside`.
         """
         former = {one.sensor.id: self._opened[one.name][1] for one in self._domains if one.name in self._opened}
-        usable = {name: one for name, one in former.items() if one.ticks is not None and one.mono_ns >= 0}
+        usable = {name: one for name, one in former.items() if one.ticks is not None}
         return {name: usable.get(name, one) for name, one in readings.items()}
 
     @property
@@ -241,7 +247,7 @@ class Intervals:
             if domain.kind is DomainKind.METER:
                 continue
             before = self._seen.get(domain.name, self._opened[domain.name][1])
-            if before.mono_ns < 0:
+            if _is_unread(before):
                 continue
             after = readings.get(domain.sensor.id, UNREAD)
             change = difference(domain.sensor, before, after)
