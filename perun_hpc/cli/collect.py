@@ -103,7 +103,7 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
     wake, footprint = WakeSocket(), Estimator()
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
-    publishers: dict[str, Publisher] = {}
+    publishers: dict[tuple[str, bool], Publisher] = {}
     figures = SiteFigures(ledger)
     with _listener(rules.site, root) as listener, _scraped(rules.site) as scraped:
         while not stop.is_set():
@@ -177,7 +177,7 @@ def _sweep(
     footprint: Estimator,
     kept: dict[str, bool],
     waits: dict[str, Waits],
-    publishers: dict[str, Publisher],
+    publishers: dict[tuple[str, bool], Publisher],
 ) -> int:
     """Sweep every cluster; one that fails holds up no other, and is raised at the end.
 
@@ -255,11 +255,11 @@ def _sweep_one(
 
 
 def _publish_sums(
-    archive: Archive, ledger: Ledger, accounts: bool, summary: Summary, publishers: dict[str, Publisher]
+    archive: Archive, ledger: Ledger, accounts: bool, summary: Summary, publishers: dict[tuple[str, bool], Publisher]
 ) -> None:
     """Let users have the sums that they may see; what fails here costs the sweeps nothing."""
     ask = coordinators if accounts else dict
-    publisher = publishers.setdefault(archive.cluster, Publisher(archive, ledger, ask))
+    publisher = publishers.setdefault((archive.cluster, accounts), Publisher(archive, ledger, ask))
     try:
         publisher.publish(bool(summary.stored or summary.completed or summary.missing))
     except NoListsError:
