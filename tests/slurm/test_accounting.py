@@ -177,13 +177,13 @@ def test_a_coordinator_sees_his_account_and_those_below_it_until_slurm_ends_it(
     of_others = {(user, account) for user, account in seen() if user != "bob"}
     assert ("alice", "optics") in of_others
     assert {account for _, account in of_others} <= {"optics", "physics"}
-    top = json.loads(perun(cluster, "top", "--format", "json", user="bob").stdout)
+    top = json.loads(perun(cluster, "top", "-n", "1000", "--format", "json", user="bob").stdout)
     shown = [job for job in top["jobs"] if job["account"] == "optics"]
     assert [(job["user"], job["energy_uj"] is not None) for job in shown] == [("alice", True)]
     cluster.run(["sacctmgr", "-i", "remove", "coordinator", "account=physics", "names=bob"], user="root", check=True)
     assert perun(cluster, "collect", "--once").returncode == 0
     assert {user for user, _ in seen()} <= {"bob"}
-    assert "alice" not in perun(cluster, "top", user="bob").stdout
+    assert "alice" not in perun(cluster, "top", "-n", "1000", user="bob").stdout
 
 
 def wait_until_it_runs(cluster: Cluster, job: int) -> None:
