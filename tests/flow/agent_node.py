@@ -24,6 +24,10 @@ CPUS = 4
 USER_HZ = os.sysconf("SC_CLK_TCK")
 
 
+ALL_BY_WORK = "energy:\n  package_static: 0 W\n"
+"""Policy of a node without static power: else half of the least power seen is, once an interval took a second."""
+
+
 class FakeNode:
     """Directories of one node below `base`, and the agent that runs there."""
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.agent_node import FakeNode, until
+from tests.flow.agent_node import ALL_BY_WORK, FakeNode, until
 
 J = 1_000_000
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[FakeNode]:
-    fake = FakeNode(tmp_path)
+    fake = FakeNode(tmp_path, ALL_BY_WORK)
     fake.start()
     yield fake
     fake.stop()
@@ -61,7 +61,7 @@ def test_a_cgroup_that_went_with_a_step_and_comes_with_the_next(node: FakeNode) 
 
 
 def test_a_cgroup_that_comes_again_while_it_is_looked_for_each_second(tmp_path: Path) -> None:
-    node = FakeNode(tmp_path, cgroup_version=2)
+    node = FakeNode(tmp_path, ALL_BY_WORK, cgroup_version=2)
     node.start()
     try:
         begin(node, 1)
@@ -153,7 +153,7 @@ def test_a_job_with_all_cpus_but_the_specialised_ones_has_the_node_alone(
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_job_whose_cpuset_is_the_whole_node_holds_what_slurm_counted(tmp_path: Path, version: int) -> None:
     # ConstrainCores=no: of four CPUs the job was given one, and it may run on all.
-    node = FakeNode(tmp_path, cgroup_version=version)
+    node = FakeNode(tmp_path, ALL_BY_WORK, cgroup_version=version)
     node.start()
     try:
         begin(node, 1)
@@ -176,7 +176,7 @@ def test_a_job_whose_cpuset_is_the_whole_node_holds_what_slurm_counted(tmp_path:
 
 
 def test_a_job_of_one_thread_a_core_has_the_node_when_its_cpuset_is_all_of_it(tmp_path: Path) -> None:
-    node = FakeNode(tmp_path, cgroup_version=2)
+    node = FakeNode(tmp_path, ALL_BY_WORK, cgroup_version=2)
     for cpu in range(4):
         siblings = node.root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
         siblings.write_text(f"{cpu % 2},{cpu % 2 + 2}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .agent_node import FakeNode, until
+from .agent_node import ALL_BY_WORK, FakeNode, until
 
 MJ = 1_000
 """A millijoule: joules within a few milliseconds would be more than the device can take."""
@@ -16,7 +16,7 @@ MJ = 1_000
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[FakeNode]:
-    fake = FakeNode(tmp_path)
+    fake = FakeNode(tmp_path, ALL_BY_WORK)
     yield fake
     fake.stop()
 
@@ -201,7 +201,7 @@ def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: Fa
 
 
 def test_a_counter_beyond_64_bits_is_no_damage_of_the_state(tmp_path: Path) -> None:
-    node = FakeNode(tmp_path)
+    node = FakeNode(tmp_path, ALL_BY_WORK)
     chip = node.root / "sys/class/hwmon/hwmon0"
     chip.mkdir(parents=True)
     (chip / "name").write_text("odd\n")
