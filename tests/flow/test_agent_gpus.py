@@ -258,9 +258,9 @@ def test_a_mig_job_holds_the_instances_that_slurm_names_whatever_its_numbers_cou
 def test_an_instance_that_was_made_after_the_agent_came_is_found(gpus):
     node = gpus("gpu GPU-a 0 300000 0 7\ninstance 0 MIG-old 7\n")
     node.config.write_text(f"hang {node.hang}\ngpu GPU-a 0 300000 0 7\ninstance 0 MIG-new 2\ninstance 0 MIG-other 5\n")
+    before = node.child()
     node.begin(1, gpus="0", gpu_names="MIG-new")
-    until(lambda: "nvmlShutdown" in node.log.read_text(), "NVML is opened anew")
-    until(node.child, "the child is back")
+    until(lambda: node.child() not in (None, before), "NVML is opened anew")
     time.sleep(2.5)
     node.end(1, gpus="0", gpu_names="MIG-new")
     record = node.record(1)
