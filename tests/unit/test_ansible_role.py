@@ -26,6 +26,14 @@ def test_a_unit_may_write_to_another_archive_and_starts_without_it(name: str, un
     assert f"include_tasks: {name}.yml" in (ROLE / "tasks/present.yml").read_text()
 
 
+def test_systemd_is_not_asked_for_a_unit_that_a_first_run_in_check_mode_does_not_bring() -> None:
+    handlers = yaml.safe_load((ROLE / "handlers/main.yml").read_text())
+    every = [*handlers, *tasks("collector"), *tasks("agent")]
+    asked = [task for task in every if "ansible.builtin.systemd_service" in task]
+    assert len(asked) == 2
+    assert all("perun_hpc_command.stat.exists" in task["when"] for task in asked)
+
+
 def test_a_configless_slurm_gets_the_plugins_line_in_the_file_that_travels() -> None:
     found = [task for task in tasks("plugstack") if task["when"] == "perun_hpc_configless | bool"]
     (line,) = (task["ansible.builtin.lineinfile"] for task in found)
