@@ -88,6 +88,8 @@ def _own_wheel() -> Path:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
     shutil.rmtree(BUILD / "lib", ignore_errors=True)
+    for left in BUILD.glob("bdist.*"):  # of a build that was cut off, which setuptools refuses to write over
+        shutil.rmtree(left, ignore_errors=True)
     _host_pip(["wheel", "--no-deps", "--no-build-isolation", "-w", str(into), str(CHECKOUT)])
     return next(into.glob("perun_hpc-*.whl"))
 
