@@ -7,6 +7,7 @@ drivers, `acpi_power_meter` and `ipmi_si`, whose far ends the host has made.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ def check_power(record: dict[str, Any], between: tuple[int, int]) -> float:
     low, high = between
     require(low <= watts <= high, f"the node drew {watts:.1f} W on the average, its meter shows {low} to {high} W")
     return watts
+
+
+def lacks_only_the_meter(why: str | None) -> bool:
+    """Whether a record lacks readings of the node's meter at most: the agent's child for it may not have begun yet."""
+    return all(re.match(r"(no (start|end) reading of )?node\b", one) for one in (why or "").split("; ") if one)
 
 
 def mean_w(record: dict[str, Any], what: str, *domains: str) -> float:

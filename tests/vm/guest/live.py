@@ -59,8 +59,9 @@ def first_job(kept: dict[str, Any], said: list[str]) -> Again | None:
     found = perun.boundary(job)
     late_s = found["start"]["late_ns"] / 1e9
     said.append(f"the agent heard of it {late_s:.1f} s late")
-    if found["state"] == "partial":  # a machine so slow that the job is over before the agent has begun
-        require("no reading during the job" in found["why"], f"partial: {found['why']}")
+    if found["state"] == "partial":  # a machine so slow that the job is over before the agent or its child has begun
+        why = found["why"]
+        require("no reading during the job" in why or energy.lacks_only_the_meter(why), f"partial: {why}")
     elif late_s > 1:
         require(any("not in its energy" in note for note in found["notes"]), f"late and silent: {found['notes']}")
     perun.record(job)
