@@ -38,6 +38,7 @@ SCENARIOS = {
     "live": Scenario("trixie", "live", "jobs of every kind, Debian 13, Slurm 24.11"),
     "upheaval": Scenario("trixie", "upheaval", "what happens to daemons and machines, Debian 13, Slurm 24.11"),
     "newest": Scenario("forky", "newest", "the newest Slurm, Debian forky, Slurm 26.05"),
+    "ansible": Scenario("trixie", "role", "the Ansible role, Debian 13, Slurm 24.11"),
 }
 
 

@@ -21,6 +21,7 @@ PACKAGES = (
     *("linux-image-amd64", "initramfs-tools", "systemd-sysv", "dbus", "udev", "kmod", "iproute2", "procps", "acl"),
     *("python3", "python3-venv", "munge", "slurmctld", "slurmd", "slurmdbd", "slurm-client"),
     *("slurm-wlm-basic-plugins", "slurm-wlm-mysql-plugin", "mariadb-server", "freeipmi-tools"),
+    *("ansible-core", "python3-apt"),
 )
 
 
