@@ -12,8 +12,8 @@ from guest import live, perun, slurm
 from guest.shell import require, run, tried, wait
 from guest.steps import Again, Step
 
-INVENTORY = Path("/root/inventory.json")
-POLICY = Path("/root/policy.yaml")
+INVENTORY = Path("/var/tmp/inventory.json")
+POLICY = Path("/var/tmp/policy.yaml")
 SLURM_CONF = Path("/etc/slurm/slurm.conf")
 HOSTS = {"slurm_compute": slurm.NODE, "perun_collector": "collector", "slurm_controller": "controller"}
 """A name for each group: with one for all of them the role would do everything three times on this slow machine."""
