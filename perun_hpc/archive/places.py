@@ -146,13 +146,12 @@ class Archive:
         times (epoch seconds) under which finished runs may lie: of their submission, or their end where that is all
         that was known.
         """
-        named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
-        return [run for run in named if os.access(self.job(run), os.X_OK)]
+        return [run for run in _possible(job_id, submits) if os.access(self.job(run), os.X_OK)]
 
     def closed(self, job_id: int, submits: Iterable[int] = ()) -> bool:
         """Whether there is a directory of a job's run that the caller may not enter; `submits` as `runs` takes them."""
-        named = [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
-        return any(os.access(self.job(run), os.F_OK) and not os.access(self.job(run), os.X_OK) for run in named)
+        places = map(self.job, _possible(job_id, submits))
+        return any(os.access(place, os.F_OK) and not os.access(place, os.X_OK) for place in places)
 
     def all_runs(self) -> list[Run]:
         """Every run that has a directory."""
@@ -168,6 +167,11 @@ class Archive:
     def odd_lines(self) -> list[Path]:
         """Every file of node ledgers' lines that did not fit."""
         return sorted((self.base / NODES).glob("*/*.aside.jsonl"))
+
+
+def _possible(job_id: int, submits: Iterable[int]) -> list[Run]:
+    """The runs under whose names something of a job may lie, the oldest submission first."""
+    return [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
 
 
 def clusters(root: Path) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from perun_hpc.backend.gpus import Gpu, Partition
 from perun_hpc.backend.render_nodes import render_node
+from perun_hpc.backend.sysfile import entries
 from perun_hpc.data_model.sensor import Sensor
 
 BACKENDS = ("cray_pm", "hwmon")
@@ -36,10 +37,7 @@ def without_names(sensors: Iterable[Sensor]) -> dict[str, str]:
 
 def of_amdgpu(root: Path) -> tuple[Gpu, ...]:
     """The node's GPUs as AMD's kernel driver lists them, without its library."""
-    try:
-        names = sorted(one.name for one in (root / AMD).iterdir() if _PCI.fullmatch(one.name))
-    except OSError:
-        return ()
+    names = [one.name for one in entries(root / AMD) if _PCI.fullmatch(one.name)]
     return tuple(Gpu(name, name, render_node(root, name), "AMD GPU") for name in names)
 
 

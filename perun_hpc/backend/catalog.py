@@ -190,5 +190,8 @@ def discover_all(
 
 def has_power(sensors: Iterable[Sensor]) -> bool:
     """Whether any of the sensors measures energy or power of the CPU, the node, or a module or APU with its CPU."""
-    shown = [sensor for sensor in sensors if sensor.quantity in ("energy", "power")]
-    return any(one.component in ("cpu", "node") or one.scope.startswith(("module", "APU")) for one in shown)
+    return any(
+        one.quantity in ("energy", "power")
+        and (one.component in ("cpu", "node") or one.scope.startswith(("module", "APU")))
+        for one in sensors
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 from perun_hpc.backend import chips, hwmon, zone_power
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import Combined, Files, NumberFiles, doubt, integer, read_all, reason
+from perun_hpc.backend.sysfile import Files, doubt, integer, open_files, read_all, reason
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import ConfigError
@@ -145,7 +145,7 @@ def _of_driver(root: Path, declaration: Declaration, clock: Clock) -> Files:
     sensor = dataclasses.replace(
         _sensor(dataclasses.replace(declaration, unit="uJ" if counter else "uW")), device=place
     )
-    return NumberFiles(((sensor, files[0]),), clock) if len(files) == 1 else Combined(sensor, files, clock)
+    return open_files(sensor, files, clock)
 
 
 def discover(root: Path, declarations: Iterable[Declaration], clock: Clock = monotonic_ns) -> Discovery:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import DUMB, Combined, Files, NumberFiles, number, reason, text
+from perun_hpc.backend.sysfile import DUMB, Files, entries, number, open_files, reason, text
 from perun_hpc.data_model.sensor import NONE_NEEDED, Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -93,7 +93,7 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
         what = f"{one.chip.called}/{one.files[0].name} ({one.own_place.scope})"
         component = (one.place or one.own_place).component
         try:
-            reader = _open(_sensor(one, one.place or one.own_place), one.files, clock)
+            reader = open_files(_sensor(one, one.place or one.own_place), one.files, clock)
         except OSError as error:
             remedy = "run as root, start the perun agent, or make the file readable by a udev rule"
             missing.append(Missing(what, f"cannot read {one.files[0]}: {reason(error)}", remedy, component))
@@ -140,12 +140,6 @@ def _device(one: _Input) -> str:
     return f"{one.chip.called}/{one.files[0].name}" + (f" of {one.chip.device}" if one.chip.device else "")
 
 
-def _open(sensor: Sensor, files: tuple[Path, ...], clock: Clock) -> Files:
-    if len(files) == 1:
-        return NumberFiles(((sensor, files[0]),), clock)
-    return Combined(sensor, files, clock)
-
-
 def _timed(reader: Files, clock: Clock) -> tuple[Reading, int]:
     """One reading, and how long it took in ns; that of a second one where this process had to wait for a processor."""
     waits, start_ns = _waits(), clock()
@@ -167,12 +161,8 @@ def _chips(base: Path, missing: list[Missing]) -> list[_Chip]:
 
     Older drivers keep their files below device/.
     """
-    try:
-        places = sorted(base.iterdir())
-    except OSError:
-        return []
     found: list[_Chip] = []
-    for path in places:
+    for path in entries(base):
         device = path / "device"
         where = _link(device)
         driver = Path(_link(device / "driver")).name

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from perun_hpc.backend import mirrors, rapl_gain, zone_power
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import NumberFiles, number, reason, text
+from perun_hpc.backend.sysfile import NumberFiles, entries, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -121,11 +121,7 @@ def _stand_at_zero(zones: list[_Zone], pause: Callable[[float], None]) -> bool:
 def _zones(base: Path) -> tuple[list[_Zone], list[Missing]]:
     found: list[_Zone] = []
     unknown: list[Missing] = []
-    try:
-        directories = sorted(base.iterdir())
-    except OSError:
-        return [], []
-    for directory in directories:
+    for directory in entries(base):
         if not os.path.lexists(directory / "energy_uj"):
             continue
         match = _ZONE.match(directory.name)
@@ -289,7 +285,7 @@ def _why_none(root: Path) -> tuple[Missing, ...]:
     Container runtimes mask /sys/devices/virtual/powercap by an empty directory (CVE-2020-8694 is why): links to zones
     then lead nowhere. No module that is loaded inside would help.
     """
-    if any(one.is_symlink() and not one.exists() for one in _entries(root / POWERCAP)):
+    if any(one.is_symlink() and not one.exists() for one in entries(root / POWERCAP)):
         why = f"{root / POWERCAP}: its links lead nowhere: the container's runtime hides the energy counters"
         return (Missing("RAPL", why, _UNMASK),)
     flags = text(root / "proc/cpuinfo") or ""
@@ -310,10 +306,3 @@ def _why_none(root: Path) -> tuple[Missing, ...]:
 def _in_container(root: Path) -> bool:
     """Whether a container's runtime left its mark, as Docker and Podman do."""
     return any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv"))
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except OSError:
-        return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from perun_hpc.backend.sysfile import text
+from perun_hpc.backend.sysfile import entries, text
 
 PCI = Path("sys/bus/pci/devices")
 XCP = Path("sys/devices/platform")
@@ -32,9 +32,9 @@ def render_nodes(root: Path, pci: str, partitions: int) -> tuple[int, ...]:
     first = render_node(root, pci)
     if in_use or first is None:
         return tuple(in_use)
-    others = sorted(number for device in _entries(root / PCI) for number in _nodes(device))
+    others = sorted(number for device in entries(root / PCI) for number in _nodes(device))
     next_gpu = min((number for number in others if number > first), default=None)
-    xcp = [one for one in _entries(root / XCP) if one.name.startswith("amdgpu_xcp")]
+    xcp = [one for one in entries(root / XCP) if one.name.startswith("amdgpu_xcp")]
     behind = sorted(number for device in xcp for number in _nodes(device) if number > first)
     mine = [first, *(number for number in behind if next_gpu is None or number < next_gpu)]
     return tuple(mine[:partitions])
@@ -46,7 +46,7 @@ def _topology(root: Path) -> dict[str, list[int]]:
     `location_id` holds bus, device and function; a partition's number stands in the function, or in the highest bits.
     """
     found: dict[str, list[int]] = {}
-    for node in sorted(_entries(root / KFD), key=lambda one: (len(one.name), one.name)):
+    for node in sorted(entries(root / KFD), key=lambda one: (len(one.name), one.name)):
         words = [line.split() for line in (text(node / "properties") or "").splitlines()]
         known = {name: int(value) for name, value in (one for one in words if len(one) == 2) if value.isdigit()}
         if known.get("simd_count") and known.get("drm_render_minor"):
@@ -57,13 +57,6 @@ def _topology(root: Path) -> dict[str, list[int]]:
 
 
 def _nodes(device: Path) -> Iterator[int]:
-    for one in _entries(device / "drm"):
+    for one in entries(device / "drm"):
         if one.name.startswith("renderD") and one.name[7:].isdigit():
             yield int(one.name[7:])
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return sorted(directory.iterdir())
-    except OSError:
-        return []

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from perun_hpc.backend.base import Clock, monotonic_ns
+from perun_hpc.backend.base import Clock, Reader, monotonic_ns
 from perun_hpc.data_model.sensor import Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -32,6 +32,14 @@ def text(path: Path) -> str | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def entries(directory: Path) -> list[Path]:
+    """What a directory holds, in order of the names; nothing where it cannot be listed."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
 
 
 def number(path: Path) -> int | None:
@@ -231,6 +239,19 @@ def _checked(sensor: Sensor, content: bytes, mono_ns: int) -> Reading:
 
 Files: TypeAlias = NumberFiles | Combined
 """A reader of open kernel files."""
+
+
+def open_files(sensor: Sensor, files: Sequence[Path], clock: Clock = monotonic_ns) -> Files:
+    """A reader of one sensor's file or files; OSError passes."""
+    return NumberFiles(((sensor, files[0]),), clock) if len(files) == 1 else Combined(sensor, files, clock)
+
+
+def descriptors_of(reader: Reader) -> list[tuple[Sensor, tuple[int, ...]]]:
+    """Each sensor of a reader with the open files that it is read from; none where that are no kernel files."""
+    if isinstance(reader, NumberFiles):
+        return [(sensor, (fd,)) for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)]
+    held = reader.descriptors if isinstance(reader, Combined) else ()
+    return [(sensor, held) for sensor in reader.sensors]
 
 
 class Absent:

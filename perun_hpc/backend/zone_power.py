@@ -15,7 +15,7 @@ from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import DUMB, NumberFiles, number, reason, text
+from perun_hpc.backend.sysfile import DUMB, NumberFiles, entries, number, reason, text
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -43,11 +43,7 @@ class Zone:
 
 def zones(base: Path) -> Iterator[Zone]:
     """The zones below powercap's directory that show a power and no energy."""
-    try:
-        directories = sorted(base.iterdir())
-    except OSError:
-        return
-    for directory in directories:
+    for directory in entries(base):
         match = _ZONE.fullmatch(directory.name)
         if match and (directory / FILE).exists() and not (directory / "energy_uj").exists():
             yield Zone(directory, match["type"], text(directory / "name") or directory.name)

@@ -24,19 +24,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from perun_hpc.config.user import FORMATS
 
     parser.usage = "perun export [-n APP] [-i ID] [--data-out DIR] [-o FILE] [INPUT] FORMAT"
+    which_run(parser, "the file to write, which must not exist yet (default: APP_ID.SUFFIX beside the input)")
+    parser.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
+
+
+def which_run(parser: argparse.ArgumentParser, output: str) -> None:
+    """Declare what says which run is meant, for `source`, and which file is written, whose help is `output`."""
     parser.add_argument("-n", "--app-name", "--app_name", dest="app_name", metavar="NAME", help="the run's application")
     parser.add_argument(
         "-i", "--id", "--run-id", "--run_id", dest="run_id", metavar="ID", help="the run (default: the newest)"
     )
     parser.add_argument("--data-out", "--data_out", dest="data_out", metavar="DIR", help="where runs are kept")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="the file to write, which must not exist yet (default: APP_ID.SUFFIX beside the input)",
-    )
+    parser.add_argument("-o", "--output", metavar="FILE", help=output)
     parser.add_argument("input", metavar="INPUT", nargs="?", help=HELP)
-    parser.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
 
 
 def run(args: argparse.Namespace) -> int:

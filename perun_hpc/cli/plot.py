@@ -10,21 +10,10 @@ from perun_hpc.errors import AccessError, UsageError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    from perun_hpc.cli.export import HELP
+    from perun_hpc.cli.export import which_run
 
     parser.usage = "perun plot [-n APP] [-i ID] [--data-out DIR] [-o FILE] [INPUT]"
-    parser.add_argument("-n", "--app-name", "--app_name", dest="app_name", metavar="NAME", help="the run's application")
-    parser.add_argument(
-        "-i", "--id", "--run-id", "--run_id", dest="run_id", metavar="ID", help="the run (default: the newest)"
-    )
-    parser.add_argument("--data-out", "--data_out", dest="data_out", metavar="DIR", help="where runs are kept")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FILE",
-        help="a .png, .svg or .pdf, which must not exist yet (default: APP_ID.png beside the input)",
-    )
-    parser.add_argument("input", metavar="INPUT", nargs="?", help=HELP)
+    which_run(parser, "a .png, .svg or .pdf, which must not exist yet (default: APP_ID.png beside the input)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -91,6 +91,8 @@ ACCOUNT = Lower(_PLAIN, "chemistry", rule=_RULE)
 SOURCE = Text(r".*\S.*", "the operator's annual report 2025")
 BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "ipmi", "psutil", "file", "estimate")
 COMPONENTS = ("cpu", "dram", "gpu", "node", "other", "facility")
+ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+"""Host and port."""
 USER_OPTIONS = ("off", "notrace", "period")
 
 
@@ -307,7 +309,7 @@ class Store:
         path(), "/var/lib/perun/archive", "the archive's directory, for nodes and collector; see docs/install.md"
     )
     collector: str = _item(
-        Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "head:6871", True),
+        Text(ADDRESS, "head:6871", True),
         "",
         "where nodes do not share the archive: where `perun collect --daemon` listens for hand-overs (munge, or tls)",
     )
@@ -452,7 +454,7 @@ class Metrics:
         NODES,
     )
     listen: str = _item(
-        Text(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", "127.0.0.1:9871", True),
+        Text(ADDRESS, "127.0.0.1:9871", True),
         "",
         "where `perun collect --daemon` serves the site's figures, to whoever asks there; empty: nowhere",
     )

@@ -8,7 +8,7 @@ Plain values that turn into JSON and back without loss; nothing here measures or
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -159,6 +159,24 @@ class Stats:
     std: float
     max: float
     min: float
+
+    @classmethod
+    def of(cls, kind: MetricType, values: Sequence[float]) -> Stats:
+        """Of several values.
+
+        Parameters
+        ----------
+        kind : what they are.
+        values : one or more, in the metric's unit.
+
+        Returns
+        -------
+        Their statistics; the deviation is that of a sample, 0 of a single one.
+        """
+        total, number = math.fsum(values), len(values)
+        mean = total / number
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (number - 1)) if number > 1 else 0.0
+        return cls(kind, total, mean, std, max(values), min(values))
 
     @property
     def value(self) -> float:

@@ -366,13 +366,7 @@ def multi_run_node(run_id: str, runs: Sequence[DataNode], metadata: dict[str, An
     types = dict.fromkeys(kind for run in runs for kind in run.metrics)
     for kind in types:
         values = [value for run in runs if (value := run.value(kind)) is not None]
-        mean = math.fsum(values) / len(values)
-        std = (
-            math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-            if len(values) > 1
-            else 0.0
-        )
-        node.metrics[kind] = Stats(kind, math.fsum(values), mean, std, max(values), min(values))
+        node.metrics[kind] = Stats.of(kind, values)
     node.metrics[MetricType.N_RUNS] = Metric(MetricType.N_RUNS, float(len(runs)))
     return node
 

@@ -19,7 +19,7 @@ from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.backend.hwmon import HWMON, INPUT
 from perun_hpc.backend.powercap import POWERCAP
-from perun_hpc.backend.sysfile import Combined, Files, NumberFiles
+from perun_hpc.backend.sysfile import Combined, Files, NumberFiles, descriptors_of
 from perun_hpc.data_model.sensor import Missing, Sensor
 from perun_hpc.errors import DataError
 from perun_hpc.wire.packet import MAX_FDS, receive_packet, send_packet
@@ -66,16 +66,8 @@ def find(to: socket.socket, root: Path, backend: str) -> None:
     top = (root / "sys").resolve()
     for reader in found.readers:
         cost_ns = reader.cost_ns if isinstance(reader, Files) else 0
-        if isinstance(reader, NumberFiles):
-            each: list[tuple[Sensor, tuple[int, ...]]] = [
-                (sensor, (fd,)) for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)
-            ]
-        elif isinstance(reader, Combined):
-            each = [(reader.sensors[0], reader.descriptors)]
-        else:
-            each = []
-        for sensor, fds in each:
-            if len(fds) <= MAX_FDS and all(_of_the_backend(fd, top, backend) for fd in fds):
+        for sensor, fds in descriptors_of(reader):
+            if 0 < len(fds) <= MAX_FDS and all(_of_the_backend(fd, top, backend) for fd in fds):
                 send_packet(to, json.dumps({"sensor": sensor.to_json(), "cost_ns": cost_ns}).encode(), fds)
     send_packet(to, b"{}")
 

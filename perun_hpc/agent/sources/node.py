@@ -19,7 +19,7 @@ from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.sysfile import DUMB, Absent, Combined, Files, NumberFiles
+from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles, descriptors_of
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
@@ -211,12 +211,14 @@ class Node:
 
     def _wants_estimate(self) -> bool:
         chosen = self.choice.backends
-        waits = any(one.name in OF_NODES and not one.heard and one.name in (chosen or OF_NODES) for one in self.workers)
-        measured = self.choice.sensors(
-            sensor for reader in (*self.readers, *self.declared, *self.workers) for sensor in reader.sensors
-        )
-        takes = self.choice.estimate is not None and self.choice.named("estimate", estimate.NAME)
-        return takes and not waits and not catalog.has_power(measured)
+        if self.choice.estimate is None or not self.choice.named("estimate", estimate.NAME):
+            return False
+        if any(one.name in OF_NODES and not one.heard and one.name in (chosen or OF_NODES) for one in self.workers):
+            return False
+        found = (sensor for reader in (*self.readers, *self.declared, *self.workers) for sensor in reader.sensors)
+        return not catalog.has_power(
+            filter(self.choice.takes, found)
+        )  # asked each second: the first that counts will do
 
     def follow_estimate(self, anew: bool = False) -> None:
         """Have an estimate where one is wanted, and none elsewhere; `anew`: by what the policy says now."""
@@ -370,12 +372,7 @@ def _files(readers: Iterable[Reader]) -> dict[str, tuple[Sensor, _Identity]]:
     """Sensors by their ids, with the identity of their files."""
     found: dict[str, tuple[Sensor, _Identity]] = {}
     for reader in readers:
-        each: Iterable[tuple[int, ...]] = ((),) * len(reader.sensors)
-        if isinstance(reader, NumberFiles):
-            each = ((fd,) for fd in reader.descriptors)
-        elif isinstance(reader, Combined):
-            each = (reader.descriptors,)
-        for sensor, fds in zip(reader.sensors, each, strict=True):
+        for sensor, fds in descriptors_of(reader):
             found[sensor.id] = sensor, tuple((status.st_dev, status.st_ino) for status in map(os.fstat, fds))
     return found
 

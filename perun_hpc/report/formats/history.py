@@ -73,10 +73,9 @@ def change(tree: DataNode, earlier: Sequence[DataNode]) -> Change | None:
     means = [found.mean for found, _ in before]
     if now is None or not means or math.fsum(means) <= 0:
         return None
-    mean = math.fsum(means) / len(means)
-    spread = math.sqrt(math.fsum((one - mean) ** 2 for one in means) / (len(means) - 1)) if len(means) > 1 else 0.0
-    bounds = 2 * math.sqrt(doubt(tree) ** 2 + max(u for _, u in before) ** 2 + spread**2)
-    return Change((now.mean - mean) / mean, abs(now.mean - mean) <= bounds, len(before))
+    then = Stats.of(MetricType.ENERGY, means)
+    bounds = 2 * math.sqrt(doubt(tree) ** 2 + max(u for _, u in before) ** 2 + then.std**2)
+    return Change((now.mean - then.mean) / then.mean, abs(now.mean - then.mean) <= bounds, len(before))
 
 
 def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perun_hpc.config.user import UserSettings
-from perun_hpc.data_model.data import DataNode, MetricType, NodeType, Region
+from perun_hpc.data_model.data import DataNode, MetricType, NodeType, Region, Stats
 from perun_hpc.report.formats.figures import digits, quantity, readable
 
 WIDTH = 80
@@ -98,20 +98,15 @@ def _program(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) -
         hosts_of_all = {host.id for run in runs for host in run.walk(NodeType.NODE)}
         where = "all" if len(hosts_of_all) > 1 else next(iter(hosts_of_all), "")
         several = {kind: [one[kind] for one in shown if kind in one] for one in shown for kind in one}
-        yield Row(("mean", where, ""), app, {kind: _mean(values) for kind, values in several.items()})
-        spread = {kind: _deviation(values) for kind, values in several.items() if len(values) > 1}
+        of_all = {kind: Stats.of(kind, values) for kind, values in several.items()}
+        yield Row(("mean", where, ""), app, {kind: one.mean for kind, one in of_all.items()})
+        spread = {kind: one.std for kind, one in of_all.items() if len(several[kind]) > 1}
         yield Row(("±", where, ""), app, spread)
 
 
 def _mean(values: Iterable[float]) -> float:
     known = list(values)
     return math.fsum(known) / len(known)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    """The standard deviation of a sample of two or more."""
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _figures(node: DataNode, wanted: Sequence[str]) -> dict[MetricType, float]:
