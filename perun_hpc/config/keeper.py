@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from perun_hpc.process import child
 from perun_hpc.process.child import Child
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import log
+from perun_hpc.process.ready import readable
 
 if TYPE_CHECKING:
     from perun_hpc.config.resolve import JobSettings
@@ -127,9 +127,7 @@ class PolicyKeeper:
         with contextlib.suppress(OSError):  # before Linux 5.3 there is no such call: a later look takes it over
             ends = os.pidfd_open(self._child.pid)
             try:
-                poll = select.poll()  # select(2) takes descriptors below 1024 only
-                poll.register(ends, select.POLLIN)
-                poll.poll(1000 * most_s)
+                readable(ends, most_s)
             finally:
                 os.close(ends)
         self.poll()

@@ -23,6 +23,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.files import write_new
 from perun_hpc.monitoring.address import BESIDE
 from perun_hpc.monitoring.child import Ended
+from perun_hpc.process.ready import readable
 from perun_hpc.wire.client import address, peer_uid
 from perun_hpc.wire.message import Message, decode, encode
 from perun_hpc.wire.packet import receive_packet, send_packet
@@ -91,7 +92,7 @@ class RankServer:
         more."""
         with self._changed:
             while not abandoned():
-                running = [fd for fd in self._pids.values() if not _ended(fd)]
+                running = [fd for fd in self._pids.values() if not readable(fd, 0)]
                 missing = len(self._pids) < self._expected and time.monotonic() < self._latest_s
                 if not running and not missing:
                     break
@@ -209,14 +210,6 @@ class RankServer:
 def number(text: str | None) -> int:
     """A number of a message; 0 for anything else."""
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else 0
-
-
-def _ended(pid_fd: int) -> bool:
-    import select
-
-    poll = select.poll()  # select(2) takes descriptors below 1024 only
-    poll.register(pid_fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _content(fd: int, most_b: int = CAP_B) -> bytes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 from typing import Any
+
+from perun_hpc.process.ready import readable
 
 
 class Event:
@@ -43,7 +44,7 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the flag; False after `timeout` seconds."""
-        return _readable(self.fd, timeout)
+        return readable(self.fd, timeout)
 
 
 class Queue:
@@ -124,16 +125,10 @@ class Queue:
         """Take more of what was written; False where nothing came in that time, EOFError where nothing will."""
         if self.fds[0] < 0:
             raise ValueError("this queue is closed, or its other end is the one for reading")
-        if not _readable(self.fds[0], timeout):
+        if not readable(self.fds[0], timeout):
             return False
         part = os.read(self.fds[0], 1 << 16)
         if not part:
             raise EOFError
         self._text += part
         return True
-
-
-def _readable(fd: int, timeout_s: float | None) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))
