@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("plot", "draw the power of a stored run over time"),
     ("showconf", "print the configuration in force"),
     ("report", "show what one job used"),
+    ("compare", "hold jobs or stored runs against each other: energy, time, scaling"),
     ("jobs", "list jobs with their energy"),
     ("usage", "sum energy, cost and CO2 by account, user, partition or month"),
     ("top", "list who uses most, and which jobs hold idle GPUs"),
@@ -130,22 +131,13 @@ def _remedy(missing: str, arguments: Sequence[str]) -> str:
 def _no_slurm(arguments: Sequence[str]) -> str:
     """One line where a command about a cluster's jobs is called where no cluster is; empty elsewhere."""
     command = next((word for word in arguments if word in _OF_JOBS), "")
-    if not command or _slurm_here():
+    if not command:
+        return ""
+    from perun_hpc.cli.slurm_here import slurm_here
+
+    if slurm_here():
         return ""
     return f"no Slurm here, whose jobs perun {command} is about: perun runs shows what perun monitor measured"
-
-
-def _slurm_here() -> bool:
-    """Whether this machine has Slurm's commands, or a policy of perun's."""
-    import shutil
-
-    if any(map(shutil.which, ("sacct", "scontrol", "srun"))):
-        return True
-    try:
-        from perun_hpc.config.policy import locate
-    except ModuleNotFoundError:
-        return False
-    return locate().exists()
 
 
 def overall_parser() -> argparse.ArgumentParser:

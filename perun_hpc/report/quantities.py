@@ -52,6 +52,11 @@ def watt_hours(uj: int) -> str:
     return _scaled(uj / 3.6e9, "Wh")
 
 
+def joule_seconds(js: float) -> str:
+    """`1.84 MJ s`: an energy times a time."""
+    return f"{_scaled(js, 'J')} s"
+
+
 def mass(g: float) -> str:
     """`1.20 kg`; tonnes from 1000 kg on."""
     return f"{g / 1e6:.3g} t" if g >= 1e6 else _scaled(g, "g")

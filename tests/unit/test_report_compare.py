@@ -1,0 +1,166 @@
+"""`perun compare`: jobs and stored runs beside each other, as people and programs read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.cli.main import main
+from perun_hpc.data_model.record import EnergyRecord, to_json
+from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sides_of
+from perun_hpc.report.screen import WIDTH, Style, cells
+from perun_hpc.report.subjects import of_records
+from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
+
+pytestmark = pytest.mark.usefixtures("utc")
+PLAIN = Style(colour=False, unicode=True)
+
+
+def record(
+    job_id: int, joules: float, nodes: tuple[str, ...] = ("n1",), seconds: int = 100, **other: Any
+) -> EnergyRecord:
+    """A job that used so much on each of its nodes, by RAPL: 3 % of gain, and a little that errs each time anew."""
+    parts = []
+    for node in nodes:
+        uj = round(joules * 1e6)
+        doubts = {"gain powercap": round(0.03 * uj), "random": round(0.001 * uj)}
+        one = {"package-0": domain("cpu", uj, covered_ns=seconds * NS, doubts=doubts)}
+        listed = ",".join(nodes)
+        data = boundary(job_id, node, listed, one, seconds=seconds, num_nodes=len(nodes), perun_version="1.0")
+        parts.append(parsed(data))
+    job = slurm_job(
+        job_id=job_id, shown_id=str(job_id), end_s=START_S + seconds, nodelist=",".join(nodes), num_nodes=len(nodes),
+        cpus=4 * len(nodes), **other,
+    )  # fmt: skip
+    return add_slurm(sum_boundaries(parts), job)
+
+
+def compared(*variants: list[EnergyRecord], weak: bool = False, style: Style = PLAIN) -> str:
+    sides = [Side(str(one[0].job_id), tuple(of_records([r]) for r in one)) for one in variants]
+    lines = comparison_lines(sides_of(sides), style, weak)
+    assert all(cells(line) <= WIDTH for line in lines), lines
+    return "\n".join(lines)
+
+
+def test_less_on_the_same_node_is_less() -> None:
+    text = compared([record(4711, 1000)], [record(4712, 970)])
+    assert "-3.0 % ± 0.8" in text and "same nodes" in text
+    assert "less" in text and "no difference" not in text
+    assert "one run each" in text
+
+
+def test_the_same_on_another_node_is_no_difference() -> None:
+    text = compared([record(4711, 1000)], [record(4712, 970, ("n2",))])
+    assert "no difference seen" in text and "other nodes" in text
+
+
+def test_repeats_tell_how_many_prove_two_percent() -> None:
+    first = [record(4711 + n, e) for n, e in enumerate((1000, 1010, 990))]
+    text = compared(first, [record(4720, 1000)])
+    assert "14 runs of each prove a" in text
+    assert (
+        comparison_json(
+            sides_of([Side("a", tuple(of_records([r]) for r in first)), Side("b", (of_records([record(4720, 1000)]),))])
+        )["beside_the_first"][0]["repeats_to_prove"]
+        > 2
+    )
+
+
+def test_what_else_was_different_is_named() -> None:
+    text = compared([record(4711, 1000, partition="main")], [record(4712, 800, partition="fast")])
+    assert "differs: partition: main | fast" in text
+
+
+def test_scaling_is_against_the_fewest_nodes() -> None:
+    one, two = record(4711, 1000), record(4712, 600, ("n1", "n2"), seconds=60)
+    sides = sides_of([Side("two", (of_records([two]),)), Side("one", (of_records([one]),))])
+    least, most = scaling(sides)
+    assert (least.label, least.speed_up, least.energy_efficiency) == ("one", 1, 1)
+    assert most.speed_up == pytest.approx(100 / 60) and most.ideal == pytest.approx(2)
+    assert most.efficiency == pytest.approx(100 / 120)
+    assert most.energy_efficiency == pytest.approx(1000 / 1200)
+    assert "Scaling" in compared([one], [two])
+
+
+def test_weak_scaling_counts_work_by_node() -> None:
+    one, two = record(4711, 1000), record(4712, 1000, ("n1", "n2"))
+    sides = sides_of([Side("one", (of_records([one]),)), Side("two", (of_records([two]),))])
+    _, most = scaling(sides, weak=True)
+    assert most.efficiency == pytest.approx(1) and most.energy_efficiency == pytest.approx(1) and most.within
+
+
+def test_a_component_that_one_of_them_does_not_know_is_left_out() -> None:
+    data = boundary(4712, domains={"package-0": domain("cpu", 970 * 10**6), "dram-0": domain("dram", 90 * 10**6)})
+    other = add_slurm(sum_boundaries([parsed(data)]), slurm_job(job_id=4712, shown_id="4712"))
+    text = compared([record(4711, 1000)], [other])
+    assert "without dram, which is not known of 4711" in text and "1.06" not in text
+
+
+def test_gpus_that_a_job_did_not_hold_used_nothing() -> None:
+    parts = {"package-0": domain("cpu", 400 * 10**6), "gpu-0": domain("gpu", 300 * 10**6)}
+    gpu = add_slurm(sum_boundaries([parsed(boundary(4712, domains=parts))]), slurm_job(shown_id="4712", gpus=1))
+    text = compared([record(4711, 1000)], [gpu])
+    assert "-30" in text and "without" not in text
+
+
+def test_repeats_of_an_array_are_one_sum() -> None:
+    tasks = [record(4712, 500), record(4713, 520)]
+    one = of_records(tasks)
+    assert one.energy_uj == 1020 * 10**6 and one.nodes == 1 and one.conditions["tasks"] == "2 jobs"
+
+
+def test_no_name_of_a_user_reaches_the_terminal_as_a_command() -> None:
+    text = compared([record(4711, 1000, partition="a\x1b[2J")], [record(4712, 900)], style=Style(True, True))
+    assert "\x1b[2J" not in text
+
+
+# The command.
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """An archive with records of four jobs that ended long ago."""
+    jobs = (record(4711, 1000), record(4712, 970), record(4713, 1004), record(4714, 960, ("n2",)))
+    for one in jobs:
+        place = tmp_path / "archive/c/jobs" / f"{one.job_id}.0"
+        place.mkdir(parents=True)
+        (place / "record.json").write_text(to_json(one))
+    return tmp_path / "archive"
+
+
+def ask(archive: Path, *words: str) -> int:
+    return main(
+        ["compare", *words, "--archive", str(archive), "--cluster", "c", "--ledger", f"sqlite:///{archive}/none"]
+    )
+
+
+def test_two_jobs_by_their_ids(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(archive, "4711", "4712") == 0
+    assert "4712 beside 4711" in capsys.readouterr().out
+
+
+def test_repeats_are_joined_by_commas(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(archive, "4711,4713", "4712", "4714", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [len(side["runs"]) for side in found["sides"]] == [2, 1, 1]
+    assert [one["same_nodes"] for one in found["beside_the_first"]] == [1, 0]
+
+
+def test_one_job_is_nothing_to_compare(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(archive, "4711") == 64
+    assert "two jobs or more" in capsys.readouterr().err
+
+
+def test_a_lower_bound_is_not_compared(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = archive / "c/jobs/4712.0/record.json"
+    place.write_text(
+        place.read_text()
+        .replace('"status": "complete"', '"status": "partial"')
+        .replace('"status":"complete"', '"status":"partial"')
+    )
+    assert ask(archive, "4711", "4712") != 0
+    assert "4712 cannot be compared: its energy is a lower bound" in capsys.readouterr().err
