@@ -151,7 +151,9 @@ def _told_by_both(found: Found, row: SlurmJob) -> Found:
         return found
     record = replace(add_slurm(found.record, row), coverage=found.record.coverage)
     if row.ended:
-        record = replace(record, status="awaited", missing=(*record.missing, "it has ended: its record comes soon"))
+        so_far, *others = record.missing or ("",)
+        words = f"it has ended: its record comes soon; {so_far.partition(': ')[2]}".removesuffix("; ")
+        record = replace(record, status="awaited", missing=(words, *others))
     return replace(found, record=record)
 
 

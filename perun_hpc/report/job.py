@@ -8,6 +8,7 @@ from datetime import datetime
 from perun_hpc.data_model.record import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
+from perun_hpc.report.explain import legend
 from perun_hpc.report.hints import hints
 from perun_hpc.report.screen import WIDTH, Style, both_ends, cells, printable, table, wrapped
 from perun_hpc.slurm.states import ENDED_BY_SLURM
@@ -56,7 +57,7 @@ def job_report(record: EnergyRecord, source: str, style: Style, earlier: Sequenc
         lines += ["", style.bold("Hints")]
         for hint in advice:
             lines += wrapped(hint, 4, "  - ")
-    lines += ["", *_footer(record, source)]
+    lines += ["", *_legend(record), *_footer(record, source)]
     return [style.units(line) for line in lines]
 
 
@@ -335,8 +336,20 @@ def _missing(r: EnergyRecord, style: Style) -> list[str]:
         for n in r.nodes
         if n.late_ns > 1_000_000_000
     ]
-    heading = WAITING.get(r.status, "Missing")
-    return [*_list(heading, [*r.missing, *late], style), *_list("Notes", r.notes, style)]
+    heading = _heading(r)
+    first = r.missing[:1] if heading != "Missing" else ()
+    return [
+        *_list(heading, first, style),
+        *_list("Missing", [*r.missing[len(first) :], *late], style),
+        *_list("Notes", r.notes, style),
+    ]
+
+
+def _heading(r: EnergyRecord) -> str:
+    """What the first sentence of `missing` is about: not a hole where a run is still to come or never was."""
+    if r.status == "missing" and not r.start_ns:
+        return "Not run"
+    return WAITING.get(r.status, "Missing")
 
 
 def _list(heading: str, sentences: Sequence[str], style: Style) -> list[str]:
@@ -351,17 +364,22 @@ def _list(heading: str, sentences: Sequence[str], style: Style) -> list[str]:
     return lines
 
 
+def _legend(r: EnergyRecord) -> list[str]:
+    words = "; ".join(f"{word}: {meaning}" for word, meaning in legend(r))
+    return _labelled("Legend", words) if words else []
+
+
 def _footer(r: EnergyRecord, source: str) -> list[str]:
     parts = [f"Record from {source}"]
     if r.revision > 1:
         parts.append(f"revision {r.revision}: amended by a late node")
     if r.energy_uj is not None and not r.nodes:
         parts.append("hosts, steps, methods and more are in the job's own record, for its owner and the site")
-    if r.simulated:
-        parts.append("simulated sensors: no figure here is of real hardware")
     if r.perun_version:
         cost = f", which took {q.duration(r.agent_cpu_ns / 1e9)} of CPU time itself" if r.agent_cpu_ns else ""
         parts.append(f"perun {printable(r.perun_version)}{cost}")
+    if r.energy_uj is not None:
+        parts.append(f"what each line means: perun report {r.display_id} --explain")
     return wrapped("; ".join(parts), 0)
 
 
