@@ -86,7 +86,9 @@ def _reencode(job: Path, target: Path) -> None:
     import numpy
     import zarr
 
-    source = zarr.open_group(job / "job.zarr", mode="r")
+    from perun_hpc.store.job_store import open_group
+
+    source = open_group(job)
     start = int(source.attrs["time_start"])  # type: ignore[arg-type]
     merged = zarr.open_group(target, mode="w")
     for name, array in source.arrays():

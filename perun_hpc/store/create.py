@@ -79,11 +79,13 @@ def complete(job_dir: Path, track: Track) -> None:
     own, time = documents.pop(""), documents.pop("time")
     for name, document in documents.items():
         _write_first(group / name / "zarr.json", encode(document))
+    everything = track.within({**documents, "time": time})
     if track.group:
         _write_first(group / "zarr.json", encode(own))
-        _write_first(store / "zarr.json", encode(layout.group_document({"perun_layout": layout.VERSION})))
+        root = layout.group_document({**track.plan.attributes, "state": "open"})
+        _write_first(store / "zarr.json", encode(layout.consolidated(root, {**everything, track.group: own})))
     else:
-        _write_first(group / "zarr.json", encode(layout.consolidated(own, {**documents, "time": time})))
+        _write_first(group / "zarr.json", encode(layout.consolidated(own, everything)))
     _write_first(group / "time" / "zarr.json", encode(time))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +17,46 @@ if TYPE_CHECKING:
     import xarray
     import zarr
 
-__all__ = ["Merged", "Repaired", "finalise", "open_group", "open_job", "recode", "repair"]
+__all__ = ["Merged", "Repaired", "finalise", "groups", "open_group", "open_job", "recode", "repair"]
 
 
-def open_group(path: Path | str) -> zarr.Group:
-    """The raw store as a Zarr group, untrimmed; `path` is the job's directory or its `job.zarr`."""
+def open_group(path: Path | str, group: str = "") -> zarr.Group:
+    """One track of a job as a Zarr group, untrimmed.
+
+    Parameters
+    ----------
+    path : the job's directory or its `job.zarr`.
+    group : the track's group in the store, "" for the job's main one; `groups` names all.
+
+    Returns
+    -------
+    The group, with the whole grid of its times.
+
+    Raises
+    ------
+    NotFoundError, DataError
+        as `open_job`.
+    """
     import zarr
 
     store = _store(path)
     try:
-        return zarr.open_group(store, mode="r")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{store}: cannot be opened ({error}); run perun collect --repair") from error
+        return zarr.open_group(store, mode="r", path=group or _main(store))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(store, error) from error
+
+
+def groups(path: Path | str) -> list[str]:
+    """The groups of a store that hold samples, by their paths in it, the main one ("") first."""
+    import zarr
+
+    store = _store(path)
+    try:
+        main, root = _main(store), zarr.open_group(store, mode="r")
+        others = [name for name, group in root.groups() if name != main and layout.is_track(dict(group.attrs))]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(store, error) from error
+    return ["", *sorted(others)]
 
 
 def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
@@ -36,7 +65,7 @@ def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
     Parameters
     ----------
     path : the job's directory or its `job.zarr`.
-    group : path of the track in the store, "" for the job's main one; `open_group(path).groups()` lists others.
+    group : path of the track in the store, "" for the job's main one; `groups` names all.
 
     Returns
     -------
@@ -53,13 +82,18 @@ def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
 
     store = _store(path)
     try:
-        data: xarray.Dataset = xarray.open_zarr(store, group=group or None, chunks=None)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{store}: cannot be opened ({error}); run perun collect --repair") from error
+        data: xarray.Dataset = xarray.open_zarr(store, group=group or _main(store) or None, chunks=None)
+        return trimmed(data)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _damaged(store, error) from error
+
+
+def trimmed(data: xarray.Dataset) -> xarray.Dataset:
+    """A track without the ticks before the job and after it, and without nodes of other hardware."""
     start, stop = data.attrs.get("time_start", 0), data.attrs.get("time_stop", data.sizes["time"])
-    trimmed: xarray.Dataset = data.isel(time=slice(start, stop))
-    ours = [number for number, status in enumerate(trimmed.node_status.values) if status != layout.OTHER_KIND]
-    return trimmed if len(ours) == trimmed.sizes["node"] else trimmed.isel(node=ours)
+    ours = [number for number, status in enumerate(data.node_status.values) if status != layout.OTHER_KIND]
+    kept = data.isel(time=slice(start, stop))
+    return kept if len(ours) == kept.sizes["node"] else kept.isel(node=ours)
 
 
 def recode(job_dir: Path, now_ns: int, reasons: Mapping[str, str] | None = None) -> Merged:
@@ -102,3 +136,16 @@ def _store(path: Path | str) -> Path:
     if not (store / "zarr.json").exists():
         raise NotFoundError(f"{store}: no trace was stored, or it is not merged yet (perun collect)")
     return store
+
+
+def _main(store: Path) -> str:
+    """Group of the main track, "" for the root of a store of layout 1."""
+    root = json.loads((store / "zarr.json").read_bytes())
+    version = int(root["attributes"].get("perun_layout", 1))
+    if version > layout.VERSION:
+        raise DataError(f"{store}: a newer perun wrote it, in layout {version}; up to {layout.VERSION} is known here")
+    return layout.main_group(version)
+
+
+def _damaged(store: Path, error: Exception) -> DataError:
+    return DataError(f"{store}: cannot be opened ({error}); run perun collect --repair")

@@ -1,8 +1,9 @@
 """Every name, type, chunk, codec and attribute of a job store. Pure: no file is touched here.
 
 A *track* is what one kind of node records at one rate: a Zarr group with one array per physical quantity, dimensions
-(node, channel, time). The track of the first node that arrives, at the job's own period, is the root group; other
-hardware lies in groups `hw-SIGNATURE`, other rates in groups `rate-PERIOD` below.
+(node, channel, time). The track of the first node that arrives, at the job's own period, is the group `samples`; other
+hardware lies in groups `hw-SIGNATURE`, other rates in groups `rate-PERIOD` beside it. The root holds no array: groups
+whose times differ must not lie below one another, since in a tree of xarray's a group inherits the times above it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.errors import DataError
 
-VERSION = 1
-SCHEMA = "perun.trace/1"
+VERSION = 2
+"""Layout of what is begun now. In version 1 the main track was the root group; stores that began so go on so."""
+SCHEMA = "perun.trace/"
+"""What a plan's schema begins with; the layout's version follows."""
+MAIN = "samples"
+"""Group of a job's main track."""
 NS_PER_S = 1_000_000_000
 CHUNKS_PER_SHARD = 144
 """A shard's index of 144 entries takes 2308 bytes: less than a page, so that it is replaced in one write."""
@@ -230,6 +235,16 @@ _NODES = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*\n)*")
 """Names of nodes, one a line: thousands are checked at once."""
 
 
+def main_group(version: int) -> str:
+    """Group of the main track in a store of that layout, "" for the root."""
+    return MAIN if version > 1 else ""
+
+
+def is_track(attributes: Json) -> bool:
+    """Whether a group with these attributes holds samples."""
+    return "perun_track" in attributes
+
+
 @dataclass(frozen=True)
 class Plan:
     """What all nodes of a job run agree on: written once, by whoever is first, as `layout.json` beside the store.
@@ -239,7 +254,8 @@ class Plan:
     cluster, job_id, restart_count : the job run.
     nodes : all nodes of the job; a node's position here is its index in every array.
     start_ns : the first writer's start of the job; every track's origin follows from it.
-    period_ns : the job's own period; the first track with it is the root group.
+    period_ns : the job's own period; the first track with it is the main one.
+    layout : version of the layout, see `VERSION`.
     """
 
     cluster: str
@@ -249,6 +265,7 @@ class Plan:
     start_ns: int
     period_ns: int
     simulated: bool = False
+    layout: int = VERSION
 
     def __post_init__(self) -> None:
         lines = "".join([f"{node}\n" for node in self.nodes])
@@ -257,26 +274,47 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The bytes of `layout.json`."""
-        return json.dumps({"schema": SCHEMA, **codec.encode(self)}, separators=(",", ":")).encode()
+        value = codec.encode(self)
+        return json.dumps({"schema": f"{SCHEMA}{value.pop('layout')}", **value}, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Plan:
         """Inverse of `to_json`; DataError names the file `where`."""
         try:
             value = json.loads(data)
-            if value.pop("schema") != SCHEMA:
-                raise DataError(f"{where}: written by another version of perun ({SCHEMA} is known here)")
-            plan = codec.decode(cls, value)
+            known = {f"{SCHEMA}{version}": version for version in range(1, VERSION + 1)}
+            version = known.get(value.pop("schema"))
+            if version is None:
+                raise DataError(f"{where}: written by another version of perun ({', '.join(known)} are known here)")
+            plan = codec.decode(cls, {**value, "layout": version})
             if not (0 <= plan.start_ns < 1 << 62 and 0 < plan.period_ns < 1 << 62):
                 raise ValueError("a time out of range")
             return plan
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(f"{where}: damaged: {error}") from error
 
+    @property
+    def main(self) -> str:
+        """Group of the main track."""
+        return main_group(self.layout)
+
+    @property
+    def attributes(self) -> Json:
+        """What every group of the store says of the job."""
+        return {
+            "Conventions": "CF-1.11",
+            "perun_layout": self.layout,
+            "perun_plan": {key: value for key, value in self.__dict__.items() if key != "nodes"},
+            "cluster": self.cluster,
+            "job_id": self.job_id,
+            "restart_count": self.restart_count,
+            "simulated": self.simulated,
+        }
+
     def groups(self, period_ns: int, track_signature: str) -> tuple[str, ...]:
         """The two groups that a track may be, "" for the root: the first one unless other hardware has taken it."""
         if period_ns == self.period_ns:
-            return "", f"hw-{track_signature}"
+            return self.main, f"hw-{track_signature}"
         name = f"rate-{period_label(period_ns)}"
         return name, f"{name}-{track_signature}"
 
@@ -433,7 +471,7 @@ def track_file(group: str) -> str:
     return f"track-{group}.json" if group else "track.json"
 
 
-_GROUP = re.compile(r"(?:hw-[0-9a-f]{8,64}|rate-[1-9]\d{0,18}[a-z]{1,3}(?:-[0-9a-f]{8,64})?)?")
+_GROUP = re.compile(r"(?:samples|hw-[0-9a-f]{8,64}|rate-[1-9]\d{0,18}[a-z]{1,3}(?:-[0-9a-f]{8,64})?)?")
 """Names of groups, see `Plan.groups`: they are directories' names, too."""
 
 
@@ -445,7 +483,7 @@ class Track:
     period_ns: int
     parts: tuple[Array, ...]
     group: str
-    """Name of the group in the store, "" for the root."""
+    """Name of the group in the store, "" for the root of a store of layout 1."""
 
     @property
     def origin(self) -> int:
@@ -489,6 +527,10 @@ class Track:
         """Name of the file beside the store that holds the description."""
         return track_file(self.group)
 
+    def within(self, documents: dict[str, Json]) -> dict[str, Json]:
+        """Documents of arrays by their path in the store."""
+        return {f"{self.group}/{name}" if self.group else name: document for name, document in documents.items()}
+
     def shape(self, name: str, columns: int) -> list[int]:
         """Shape of a data array that is `columns` ticks long."""
         channels = [len(part.channels) for part in self.parts if part.form.name == name]
@@ -519,14 +561,8 @@ class Track:
         documents["node_until"] = _times("node", nodes, nodes, until)
         documents["time"] = _times("time", columns, shard_rows(self.period_ns), {"standard_name": "time", "axis": "T"})
         attributes = {
-            "Conventions": "CF-1.11",
-            "perun_layout": VERSION,
-            "perun_plan": {key: value for key, value in self.plan.__dict__.items() if key != "nodes"},
+            **self.plan.attributes,
             "perun_track": self.description(),
-            "cluster": self.plan.cluster,
-            "job_id": self.plan.job_id,
-            "restart_count": self.plan.restart_count,
-            "simulated": self.plan.simulated,
             "period_ns": self.period_ns,
             "coordinates": "node_status node_until",
             **(extra or {}),

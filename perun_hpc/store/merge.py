@@ -175,7 +175,7 @@ def _write(job_dir: Path, plan: Plan, marks: Marks, nodes: Mapping[str, str], st
     store = job_dir / layout.STORE
     everything: dict[str, Json] = tables.documents(job_dir)
     recoded = (job_dir / layout.RECODED).exists()
-    root: Json = layout.group_document({"perun_layout": layout.VERSION, "state": state})
+    root: Json = layout.group_document({**plan.attributes, "state": state})
     for track in create.tracks(job_dir, plan):
         own = marks.get(track.group, {})
         horizon = (now_ns + AHEAD_NS) // track.period_ns
@@ -200,7 +200,7 @@ def _write(job_dir: Path, plan: Plan, marks: Marks, nodes: Mapping[str, str], st
             if name:
                 create.make_directory(group / name)
                 files.write_new(group / name / "zarr.json", create.encode(document), durable=False)
-                everything[f"{track.group}/{name}" if track.group else name] = document
+        everything |= track.within({name: document for name, document in documents.items() if name})
         if track.group:
             files.write_new(group / "zarr.json", create.encode(documents[""]), durable=False)
             everything[track.group] = documents[""]

@@ -42,7 +42,7 @@ class SealedTrace:
     Attributes
     ----------
     directory : where its journal was (the session's directory).
-    group : path of its group in the store, "" for the root.
+    group : path of its group in the store.
     state : complete or partial; `why` says why partial.
     first, last : first and last tick with a row, -1 when there is none.
     rows : rows stored; `dropped`: rows that came for ticks already past.
@@ -126,7 +126,7 @@ class NodeStore:
         Parameters
         ----------
         sensors : what the values of a row belong to, in order.
-        period_ns : of this track; `job_period_ns` is the job's own (default: the same), whose track is the root group.
+        period_ns : of this track; `job_period_ns` is the job's own (default: the same), whose track is the main one.
         start_ns : wall-clock start of the job.
         nodes, job_dir : all nodes of the job, and its directory on a shared file system, to write there directly; by
             default parts stay in `directory` until they are shipped.

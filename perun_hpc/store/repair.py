@@ -99,9 +99,10 @@ def _repair_plan(job_dir: Path) -> Iterator[Loss]:
     store = job_dir / layout.STORE
     try:
         attributes = json.loads((store / "zarr.json").read_bytes())["attributes"]["perun_plan"]
-        nodes = codec.read_vlen_utf8((store / "node" / layout.chunk_key(0)).read_bytes(), str(store / "node"))
-        plan = Plan(**{**attributes, "nodes": tuple(nodes)})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError) as error:
+        names = next(path.with_name("node") for path in sorted(store.rglob("node_status")))
+        nodes = codec.read_vlen_utf8((names / layout.chunk_key(0)).read_bytes(), str(names))
+        plan = Plan(**{"layout": 1, **attributes, "nodes": tuple(nodes)})
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError, DataError) as error:
         raise DataError(f"{path}: damaged, and so is its copy in {store}: restore one of them from a backup") from error
     if path.exists():
         _set_aside(job_dir, path)

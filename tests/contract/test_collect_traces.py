@@ -80,7 +80,7 @@ def test_traces_are_recoded_thinned_and_repaired_by_command(job: Path, capsys: p
     assert int(thinned.energy.notnull().sum()) < int(before.energy.notnull().sum())
     assert collect(job, "--repair", "4711") == 0
     assert "0 losses" in capsys.readouterr().out
-    shard = next(path for path in (job / layout.STORE / "energy").iterdir() if path.name[0] in "c0")
+    shard = next(path for path in (job / layout.STORE / layout.MAIN / "energy").iterdir() if path.name[0] in "c0")
     shard.write_bytes(shard.read_bytes()[:-3])
     assert collect(job, "--repair", "4711") == 0
     assert shard.name in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_a_late_nodes_trace_that_does_not_fit_stays_and_costs_no_energy(job: Pat
     collector = Collector(archive, ledger, Tools(lambda: now[0], finalise=close_trace), 900)
     collector.sweep()
     (moved,) = archive.all_runs()
-    (archive.job(moved) / "track.json").write_text("torn")
+    (archive.job(moved) / layout.track_file(layout.MAIN)).write_text("torn")
     late_trace(archive, tmp_path / "late")
     collector.sweep()
     assert [r.energy_uj for r in ledger.members("c", "4711")] == [16_000_000_000]

@@ -218,7 +218,7 @@ def test_a_damaged_shard_is_never_silently_wrong(whole: Path, tmp_path: Path, ha
     for number in range(25):
         job = tmp_path / str(number)
         shutil.copytree(whole, job)
-        shards = sorted((job / layout.STORE / "energy").glob("c.*"))
+        shards = sorted((job / layout.STORE / layout.MAIN / "energy").glob("c.*"))
         damage(shards[0], harm, seed=number)
         try:
             check_values(job)

@@ -13,7 +13,7 @@ import pytest
 import xarray
 
 from perun_hpc.errors import DataError
-from perun_hpc.store import job_store, layout
+from perun_hpc.store import create, job_store, layout
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.recode import drop_sources
 from perun_hpc.store.ship import ship
@@ -114,13 +114,52 @@ def test_other_hardware_and_other_rates_have_groups_of_their_own(tmp_path: Path)
     fast.seal()
     ship(tmp_path / "fast", job, NODES[:2])
     assert job_store.finalise(job, NODES[:2], NOW).state == "complete"
-    groups = dict(job_store.open_group(job).groups())
-    other = next(name for name in groups if name.startswith("hw-"))
+    main, other, rate = job_store.groups(job)
+    assert (main, other[:3], rate) == ("", "hw-", "rate-10ms")
+    tree = xarray.open_datatree(job / layout.STORE, engine="zarr", chunks=None)
+    assert set(tree.children) == {layout.MAIN, other, rate}
+    assert tree[layout.MAIN].energy.dims == tree[rate].energy.dims == ("node", "energy_channel", "time")
     assert list(job_store.open_group(job)["node_status"][:]) == ["complete", "not of this kind"]  # type: ignore[index]
     assert list(job_store.open_job(job).node.values) == ["n0"]
     assert list(job_store.open_job(job, other).node.values) == ["n1"]
     quick = job_store.open_job(job, "rate-10ms")
     np.testing.assert_allclose(quick.energy.sel(node="n0").values[1], np.arange(1000) * 2e-6)
+
+
+def test_a_store_that_began_in_layout_1_goes_on_in_it(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    began = layout.Plan("c", "1", 0, NODES[:2], START * S, S, layout=1)
+    assert json.loads(began.to_json())["schema"] == "perun.trace/1"
+    assert create.agree(job, began) == began
+    for name in NODES[:2]:
+        node(tmp_path, name, nodes=NODES[:2], kinds=16 if name == "n0" else 12)
+    assert job_store.finalise(job, NODES[:2], NOW).state == "complete"
+    assert (job / "track.json").exists() and (job / layout.STORE / "energy").is_dir()
+    main, other = job_store.groups(job)
+    before = [job_store.open_job(job, group).energy.values for group in (main, other)]
+    job_store.recode(job, NOW)
+    (job / layout.PLAN).write_text("torn")
+    assert [loss.file for loss in job_store.repair(job, NOW).losses] == [layout.PLAN]
+    assert create.read_plan(job) == began
+    for group, values in zip((main, other), before, strict=True):
+        np.testing.assert_array_equal(job_store.open_job(job, group).energy.values, values)
+        assert "time_start" in job_store.open_group(job, group).attrs
+
+
+def test_a_store_of_a_newer_layout_is_refused(tmp_path: Path) -> None:
+    node(tmp_path, "n0", nodes=NODES[:1])
+    job = tmp_path / "job"
+    job_store.finalise(job, NODES[:1], NOW)
+    for path in (job / layout.STORE / "zarr.json", job / layout.PLAN):
+        text = path.read_text()
+        newer = text.replace('"perun_layout":2', '"perun_layout":3').replace("perun.trace/2", "perun.trace/3")
+        assert newer != text
+        path.write_text(newer)
+    for read in (job_store.open_job, job_store.open_group, job_store.groups):
+        with pytest.raises(DataError, match="a newer perun wrote it, in layout 3"):
+            read(job)
+    with pytest.raises(DataError, match="another version of perun"):
+        job_store.finalise(job, NODES[:1], NOW)
 
 
 def test_recoding_changes_no_value_and_no_reader_sees_a_gap(tmp_path: Path) -> None:
@@ -129,7 +168,7 @@ def test_recoding_changes_no_value_and_no_reader_sees_a_gap(tmp_path: Path) -> N
         node(tmp_path, name)
     job_store.finalise(job, NODES, NOW, deadline_ns=NOW)
     before = snapshot(job)
-    opened = xarray.open_zarr(job / layout.STORE, chunks=None)
+    opened = xarray.open_zarr(job / layout.STORE, group=layout.MAIN, chunks=None)
     job_store.recode(job, NOW)
     after = snapshot(job)
     assert before.keys() == after.keys()
@@ -156,7 +195,7 @@ def test_recoding_refuses_a_damaged_source_and_changes_nothing(tmp_path: Path) -
     job = tmp_path / "job"
     node(tmp_path, "n0", nodes=NODES[:1])
     job_store.finalise(job, NODES[:1], NOW)
-    (shard,) = (job / layout.STORE / "power").glob("c.*")
+    (shard,) = (job / layout.STORE / layout.MAIN / "power").glob("c.*")
     data = bytearray(shard.read_bytes())
     data[-100] ^= 1
     shard.write_bytes(data)
@@ -218,10 +257,10 @@ def test_a_store_whose_creator_died_half_way_is_completed_by_the_merge(tmp_path:
     job_store.finalise(job, NODES[:1], NOW)
     before = snapshot(job)
     for name in ("time", "energy_channel", "sample_time_offset"):
-        for path in (job / layout.STORE / name).glob("zarr.json"):
+        for path in (job / layout.STORE / layout.MAIN / name).glob("zarr.json"):
             path.unlink()
-    shutil.rmtree(job / layout.STORE / "time")
-    shutil.rmtree(job / layout.STORE / "energy_channel")
+    shutil.rmtree(job / layout.STORE / layout.MAIN / "time")
+    shutil.rmtree(job / layout.STORE / layout.MAIN / "energy_channel")
     (job / layout.STORE / "zarr.json").unlink()
     job_store.finalise(job, NODES[:1], NOW)
     after = snapshot(job)
@@ -243,10 +282,10 @@ def test_a_plan_of_a_clock_in_1970_does_not_fill_the_archive_with_times(tmp_path
 @pytest.mark.parametrize("group", ["../../elsewhere", "\ud800", "A" * 300, "a\0b", "rate-infns", 7])
 def test_a_group_that_is_no_groups_name_is_damage_and_makes_no_directory(tmp_path: Path, group: object) -> None:
     node(tmp_path, "n0", nodes=NODES[:1])
-    about = tmp_path / "job" / "track.json"
+    about = tmp_path / "job" / layout.track_file(layout.MAIN)
     about.write_text(json.dumps(json.loads(about.read_text()) | {"group": group}))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DataError, match=r"track\.json: channels damaged"):
+    with pytest.raises(DataError, match=r"track-samples\.json: channels damaged"):
         job_store.finalise(tmp_path / "job", NODES[:1], NOW)
     assert sorted(path for path in tmp_path.rglob("*") if not path.name.startswith(".")) == before
 

@@ -53,10 +53,10 @@ path, pipeline = sys.argv[1:]
 if pipeline:
     import zarrs
     zarr.config.set({"codec_pipeline.path": pipeline})
-group = zarr.open_group(path, mode="r")
+group = zarr.open_group(path, mode="r")["samples"]
 names = sorted(name for name, array in group.arrays() if array.ndim > 1)
 sums = {name: int(numpy.asarray(group[name][:2]).astype("int64").sum()) for name in names}
-data = xarray.open_zarr(path, chunks=None)
+data = xarray.open_datatree(path, engine="zarr", chunks=None)["samples"]
 power = data.power.sel(node="n2", power_channel="gpu-1")
 print(json.dumps([zarr.__version__, sums, float(power.sum()), str(data.node_status.values[2])]))
 """
@@ -115,7 +115,7 @@ def test_zarrs_reads_the_same(job: Path) -> None:
 def test_tensorstore_reads_the_same(job: Path) -> None:
     group = job_store.open_group(job)
     for part in layout.arrays(sensors()):
-        path = job / layout.STORE / part.form.name
+        path = job / layout.STORE / layout.MAIN / part.form.name
         array = tensorstore.open({"driver": "zarr3", "kvstore": f"file://{path}/"}).result()
         np.testing.assert_array_equal(array[:2].read().result(), np.asarray(group[part.form.name][:2]))  # type: ignore[index]
 

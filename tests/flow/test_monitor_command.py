@@ -413,7 +413,7 @@ def test_every_format_holds_the_run(run, tmp_path):
     tree = pickle.loads((tmp_path / "out.pickle").read_bytes())
     assert tree.metadata["app"] == "app"
     (store,) = (tmp_path / "out.zarr").glob("*/*.zarr")
-    assert "energy" in dict(zarr.open_group(store, mode="r").arrays())
+    assert "energy" in dict(zarr.open_group(store, mode="r", path="samples").arrays())
 
 
 def test_fault_21_bad_options_are_one_clear_line(run, tmp_path):

@@ -103,9 +103,8 @@ def test_a_running_job_shows_its_owner_what_it_used_so_far(cluster: Cluster) -> 
         code = f"import sqlite3; print(sqlite3.connect('/var/lib/perun/ledger.db').execute('{asked}').fetchone())"
         assert cluster.run([f"{site.PREFIX}/bin/python", "-c", code], user="perun").stdout == "(0,)\n"
         # A chunk is a minute at this period: then alice can read the trace of the job that runs.
-        read = (
-            f"import zarr; print(zarr.open_group('{SHARED}/{cluster.name}/jobs/{job}.0/job.zarr', mode='r')['energy'])"
-        )
+        trace = f"{SHARED}/{cluster.name}/jobs/{job}.0/job.zarr"
+        read = f"import zarr; print(zarr.open_group('{trace}', mode='r')['samples/energy'])"
         python = f"{site.PREFIX}/bin/python"
         wait(lambda: cluster.run([python, "-c", read]).stdout, "alice reads the trace so far", 120)
         data = job_store.open_job(archive / "jobs" / f"{job}.0")
