@@ -1,0 +1,54 @@
+"""`make test` in a checkout below a directory that other users may not enter, as root's home is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "open_checkout.sh"
+INSTEAD = "other users may not enter {}: for these tests alone, an open directory stands in its place\n"
+
+
+def _run(checkout: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([checkout / "open.sh", *command], cwd=checkout, capture_output=True, text=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with one file, its directories open."""
+    for above in tmp_path.parents:
+        if above.stat().st_uid == os.getuid() and above.name.startswith("pytest"):
+            above.chmod(0o755)
+    tmp_path.chmod(0o755)
+    place = tmp_path / "home" / "checkout"
+    place.mkdir(parents=True)
+    shutil.copy(SCRIPT, place / "open.sh")
+    (place / "words").write_text("open\n")
+    return place
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root's checkout, another user's test")
+def test_another_user_reads_a_checkout_that_lies_below_a_closed_directory(checkout: Path) -> None:
+    checkout.parent.chmod(0o700)
+    (checkout.parent / "secret").write_text("mine")
+    read = ("setpriv", "--reuid=2001", "--regid=2001", "--clear-groups", "cat", str(checkout / "words"))
+    assert subprocess.run(read, capture_output=True).returncode != 0
+    assert _run(checkout, *read).stdout == INSTEAD.format(checkout.parent) + "open\n"
+    assert _run(checkout, "ls", "..").stdout.splitlines()[1:] == ["checkout"]
+    assert (checkout.parent.stat().st_mode & 0o777, (checkout.parent / "secret").read_text()) == (0o700, "mine")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root's checkout, another user's test")
+def test_what_tests_leave_in_the_checkout_is_there_afterwards(checkout: Path) -> None:
+    checkout.parent.chmod(0o700)
+    done = _run(checkout, "sh", "-c", "echo left > left; exit 3")
+    assert (done.returncode, (checkout / "left").read_text()) == (3, "left\n")
+
+
+def test_where_all_is_open_nothing_stands_in_its_place(checkout: Path) -> None:
+    done = _run(checkout, "sh", "-c", "ls -a ..; exit 4")
+    assert (done.returncode, done.stdout.split()) == (4, [".", "..", "checkout"])
