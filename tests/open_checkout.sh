@@ -14,6 +14,7 @@ if [ -z "$closed" ] || [ "$(id -u)" -ne 0 ]; then
   exec "$@"
 fi
 echo "other users may not enter $closed: for these tests alone, an open directory stands in its place"
+# shellcheck disable=SC2016  # expanded by the inner shell
 exec env here="$here" closed="$closed" unshare --mount --propagation private sh -euc '
   exec 9<"$here"
   mount -t tmpfs -o mode=0755 checkout "$closed"
