@@ -21,6 +21,7 @@ from perun_hpc.slurm.command import NoAccountsError
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.slurm.states import RUN_AGAIN
 
+UNKNOWN = "unknown to Slurm's accounting and to perun, or not yours to see"
 UNKNOWN_NAME, UNTOLD_QOS = "allocation", "Unknown"
 """What sacct shows of a job of which slurmdbd does not have everything yet."""
 
@@ -35,7 +36,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look: the cluster's archive, the ledger's URL, and sacct (`query_jobs` with its cluster bound).
+    """Where to look: the cluster's archive, the ledger's URL, and sacct (`query_jobs` with its cluster bound, and
+    `query_between`).
 
     What ended before the epoch time `due_s` has its record by now, or will never have one; the collector sweeps every
     `sweep_s` seconds.
@@ -46,6 +48,7 @@ class Places:
     sacct: Callable[[Iterable[str]], list[SlurmJob]] | None
     due_s: float
     sweep_s: float = 60.0
+    between: Callable[[int, int, Sequence[str]], list[SlurmJob]] | None = None
 
 
 def find(text: str, places: Places) -> list[Found]:
@@ -59,30 +62,54 @@ def find(text: str, places: Places) -> list[Found]:
         When there is none that the caller may see.
     """
     job, _ = job_id_arguments(text)
-    own = _from_directory(int(job), places.archive) if job.isdigit() else []
-    if _are_all(own, places.due_s):
-        return own
-    ledger = _from_ledger(job, places)
-    if _are_all(ledger, places.due_s):
-        return ledger
+    found = find_each([job], places)[job]
+    if not found:
+        raise NotFoundError(f"job {text}: {UNKNOWN}")
+    return found
+
+
+def find_each(jobs: Sequence[str], places: Places) -> dict[str, list[Found]]:
+    """Return the runs of each of several jobs as of `find`, with Slurm asked at most once; none of one that is unknown.
+
+    Raises
+    ------
+    UnavailableError
+        Where Slurm does not answer and nothing else knows one of them.
+    """
+    result = {job: _from_directory(int(job), places.archive) if job.isdigit() else [] for job in jobs}
+    own = {job: runs for job, runs in result.items() if not _are_all(runs, places.due_s)}
+    ledger = _from_ledger(own, places)
+    result |= {job: runs for job, runs in ledger.items() if _are_all(runs, places.due_s)}
+    asked = [job for job in own if not _are_all(ledger[job], places.due_s)]
+    if not asked:
+        return result
     try:
-        slurm = places.sacct([job]) if places.sacct is not None else []
+        slurm = places.sacct(asked) if places.sacct is not None else []
     except NoAccountsError:
         slurm = []
-        if job.isdigit() and not own:  # a week after its end nothing else says under which name it lies
-            mine = records_of_job(places.archive, os.getuid(), int(job))
-            own = [Found(record, "your list in the archive") for record in mine]
+        for job in asked:
+            if job.isdigit() and not own[job]:  # a week after its end nothing else says under which name it lies
+                mine = records_of_job(places.archive, os.getuid(), int(job))
+                own[job] = [Found(record, "your list in the archive") for record in mine]
     except UnavailableError:
-        if not own and not ledger:
+        if not all(own[job] or ledger[job] for job in asked):
             raise
         slurm = []
-    known = list({_key(f.record): f for f in [*ledger, *own]}.values())
-    seen = {row.job_id for row in slurm}
-    # These are all of the job's runs: what is left over on both sides is the same run, by a node's wrong clock.
-    found = [f for f in known if f.record.job_id not in seen] + _with_rows(slurm, known, places, CLOCK_S)
-    if not found:
-        raise NotFoundError(f"job {text}: unknown to Slurm's accounting and to perun, or not yours to see")
-    return _in_order(found)
+    for job in asked:
+        known = list({_key(f.record): f for f in [*ledger[job], *own[job]]}.values())
+        rows = slurm if len(asked) == 1 else [row for row in slurm if _is_of(row, job)]
+        seen = {row.job_id for row in rows}
+        # These are all of the job's runs: what is left over on both sides is the same run, by a node's wrong clock.
+        left = [f for f in known if f.record.job_id not in seen]
+        result[job] = _in_order(left + _with_rows(rows, known, places, CLOCK_S))
+    return result
+
+
+def _is_of(row: SlurmJob, job: str) -> bool:
+    """Whether a row of sacct answers for what was asked as `job`: it, its members, or the waiting rest of its array."""
+    head = row.shown_id.replace("+", "_").partition("_")[0]
+    waits = "_[" in row.shown_id and job.partition("_")[0] == head
+    return job in (str(row.job_id), row.shown_id, head) or waits
 
 
 def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
@@ -157,20 +184,24 @@ def _told_by_both(found: Found, row: SlurmJob) -> Found:
     return replace(found, record=record)
 
 
-def _from_ledger(job: str, places: Places) -> list[Found]:
-    if places.ledger is None:
-        return []
+def _from_ledger(jobs: Iterable[str], places: Places) -> dict[str, list[Found]]:
+    """Return the ledger's records of each of these jobs; none for those who may not read it."""
+    found: dict[str, list[Found]] = {job: [] for job in jobs}
+    if places.ledger is None or not found:
+        return found
     # A third of a second, which nobody pays whose answer lies in the job's own directory.
     from perun_hpc.accounting.ledger import open_ledger
 
     try:
         ledger = open_ledger(places.ledger)
     except (NotFoundError, AccessError, UnavailableError):
-        return []
+        return found
     try:
-        return [Found(record, "the ledger") for record in ledger.members(places.archive.cluster, job)]
+        for job in found:
+            found[job] = [Found(record, "the ledger") for record in ledger.members(places.archive.cluster, job)]
     finally:
         ledger.close()
+    return found
 
 
 def _from_slurm(row: SlurmJob, places: Places) -> Found:

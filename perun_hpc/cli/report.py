@@ -1,31 +1,38 @@
-"""`perun report JOBID[.STEP]`: what one job used."""
+"""`perun report [JOBID[.STEP] ...]`: what one job used, or several together."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.lookup import Found, Places, find
+from perun_hpc.accounting.selection import select
 from perun_hpc.accounting.site import load_site
 from perun_hpc.archive.places import Archive, only_cluster
 from perun_hpc.data_model.codec import encode
+from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.explain import explain_report, explain_word
 from perun_hpc.report.job import job_report, step_report
-from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import Style, style_for
+from perun_hpc.report.several import listing_report, whole_report
 from perun_hpc.slurm.cluster import cluster_name
-from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_jobs
+from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_between, query_jobs
+
+JOBS = """4711, 4711_3 or 4711_[1-3] (array tasks), 4711+1 (het component), 4711.0 (step), 100-105, or `last`;
+several give their sum (default: the job that you are in, else your last one)"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    job = "4711, 4711_3 (array task), 4711+1 (het component), 4711.0"
-    parser.add_argument("job", metavar="JOBID[.STEP]", nargs="?", default="", help=job)
+    parser.add_argument("jobs", nargs="*", metavar="JOBID[.STEP]", help=JOBS)
+    parser.add_argument("-n", "--name", default="", help="your last job of this name")
     parser.add_argument(
         "--explain", nargs="?", const="", metavar="LINE", help="what a line or a word of the report means; all of them"
     )
@@ -39,24 +46,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
-    if args.explain and not args.job:
-        print("\n".join(explain_word(args.explain, (), style_for(sys.stdout))))
+    style = style_for(sys.stdout)
+    if args.explain and not args.jobs and not args.name:
+        print("\n".join(explain_word(args.explain, (), style)))
         return 0
-    _, step = job_id_arguments(args.job)
-    found = find(args.job, places(args))
+    objects, step = _chosen(args, places(args))
     if args.json:
-        records = [encode(f.record) for f in found]
+        records = [encode(f.record) for runs in objects for f in runs]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
         return 0
-    style = style_for(sys.stdout)
-    lines = _lines(args.job, found, step, style)
+    lines = report_lines(objects, step, style)
     if args.explain is None:
         print("\n".join(lines))
         return 0
-    plain = _lines(args.job, found, step, replace(style, colour=False))
+    plain = report_lines(objects, step, replace(style, colour=False))
     explained = explain_word(args.explain, plain, style) if args.explain else explain_report(plain, style)
     print("\n".join([*([] if args.explain else [*lines, ""]), *explained]))
     return 0
+
+
+def report_lines(objects: Sequence[Sequence[Found]], step: str | None, style: Style) -> list[str]:
+    """Return the screen of what was asked for: one job or step, one array as one object, or a list with its sum."""
+    records = [[f.record for f in runs] for runs in objects]
+    if len(objects) > 1:
+        return listing_report(records, style, time.time())
+    (runs,), (found,) = records, objects
+    if step is not None:
+        return _step_lines(runs[-1], step, style)
+    if any(r.job_id != runs[-1].job_id for r in runs):
+        return whole_report(runs, style)
+    return job_report(runs[-1], found[-1].source, style, runs[:-1])
 
 
 def places(args: argparse.Namespace) -> Places:
@@ -70,17 +89,27 @@ def places(args: argparse.Namespace) -> Places:
         sacct=lambda ids: query_jobs(ids, args.cluster, extra=identity_fields()),
         due_s=time.time() - site.deadline_s - 2 * site.sweep_s,
         sweep_s=site.sweep_s,
+        between=lambda since_s, until_s, options: query_between(
+            since_s, until_s, options, args.cluster, extra=identity_fields()
+        ),
     )
 
 
-def _lines(text: str, found: list[Found], step: str | None, style: Style) -> list[str]:
-    newest = found[-1].record
-    if any(f.record.job_id != newest.job_id for f in found):
-        return jobs_listing([f.record for f in found], style, time.time(), total=True)
-    if step is not None:
-        lines = step_report(newest, step, style)
-        if not lines:
-            known = ", ".join(s.step_id for s in newest.steps) or "none"
-            raise NotFoundError(f"step {text}: not in the job's record (steps there: {known}); only --perun steps are")
-        return lines
-    return job_report(newest, found[-1].source, style, [f.record for f in found[:-1]])
+def _chosen(args: argparse.Namespace, where: Places) -> tuple[Sequence[Sequence[Found]], str | None]:
+    """Return what is meant, and the step of it, if one is."""
+    if len(args.jobs) == 1 and "." in args.jobs[0]:
+        return [find(args.jobs[0], where)], job_id_arguments(args.jobs[0])[1]
+    chosen = select(args.jobs, args.name, where, os.environ, time.time())
+    for job in chosen.absent:
+        print(f"perun: job {job}: not known, or not yours to see", file=sys.stderr)
+    return chosen.objects, None
+
+
+def _step_lines(newest: EnergyRecord, step: str, style: Style) -> list[str]:
+    lines = step_report(newest, step, style)
+    if not lines:
+        known = ", ".join(s.step_id for s in newest.steps) or "none"
+        raise NotFoundError(
+            f"step {newest.display_id}.{step}: not in the job's record (steps there: {known}); only --perun steps are"
+        )
+    return lines

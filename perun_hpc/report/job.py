@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from perun_hpc.data_model.record import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
@@ -17,7 +16,6 @@ LABEL = 11
 """Columns of the label at the left."""
 FUNCTIONS = 8
 HOSTS_IN_FULL = 4
-LAST_NS = 1 << 62
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
 BAR = 10
@@ -66,7 +64,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
     step = next((s for s in record.steps if s.step_id == step_id), None)
     if step is None:
         return []
-    span = f"{_time(step.start_ns)} .. {_time(step.end_ns, step.start_ns)}"
+    span = f"{q.moment(step.start_ns)} .. {q.moment(step.end_ns, step.start_ns)}"
     lines = [
         style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
         both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", f"{span}  {_wall(step)}", style),
@@ -103,9 +101,11 @@ def _header(r: EnergyRecord, style: Style) -> list[str]:
         style.bold(both_ends(f"Job {r.display_id}  {r.name}", state, style)),
         both_ends("  ".join(who), raw, style),
     ]
-    when = f"{_time(r.start_ns)} .. {_time(r.end_ns, r.start_ns)}  {q.duration(r.elapsed_s)}" if r.start_ns else ""
+    when = (
+        f"{q.moment(r.start_ns)} .. {q.moment(r.end_ns, r.start_ns)}  {q.duration(r.elapsed_s)}" if r.start_ns else ""
+    )
     if not ended and r.start_ns:
-        when = f"since {_time(r.start_ns)}"
+        when = f"since {q.moment(r.start_ns)}"
     return [*lines, *_pair("  ".join(size), when, style)]
 
 
@@ -393,16 +393,3 @@ def _bold_head(lines: list[str], style: Style) -> list[str]:
 
 def _wall(step: Step) -> str:
     return q.duration(max(step.end_ns - step.start_ns, 0) / 1e9)
-
-
-def _time(ns: int, after_ns: int | None = None) -> str:
-    if not 0 <= ns < LAST_NS:
-        return "-"
-    moment = datetime.fromtimestamp(ns / 1e9)
-    if (
-        after_ns is not None
-        and 0 <= after_ns < LAST_NS
-        and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date()
-    ):
-        return moment.strftime("%H:%M:%S")
-    return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
+LAST_NS = 1 << 62
 _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
 
 
@@ -103,6 +105,20 @@ def duration(seconds: float) -> str:
     days, rest = divmod(whole, 86400)
     text = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
     return f"{days}-{text}" if days else text
+
+
+def moment(ns: int, after_ns: int | None = None) -> str:
+    """`2026-11-01 12:00:00` of local time; the time alone on the day of `after_ns`."""
+    if not 0 <= ns < LAST_NS:
+        return "-"
+    moment = datetime.fromtimestamp(ns / 1e9)
+    if (
+        after_ns is not None
+        and 0 <= after_ns < LAST_NS
+        and moment.date() == datetime.fromtimestamp(after_ns / 1e9).date()
+    ):
+        return moment.strftime("%H:%M:%S")
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _step(value: float) -> tuple[float, str]:
