@@ -89,9 +89,11 @@ _TABLE: tuple[_Row, ...] = (
     _row("macsmc_hwmon", r"AC Input Power", "ac-input", "other", "what the power supply takes, a battery's charge too"),
     _row("macsmc_hwmon", r"Heatpipe Power", "heatpipe", "other", "estimate of the SoC's heat", "node"),
     _row("macsmc_hwmon", r"3\.8 V Rail Power", "rail-3v8", "other", "3.8 V rail", "node"),
-    # drivers/hwmon/ibmaem.c: AEM 1.x has one meter, "an estimate of raw energy consumption"; which of the two of
-    # AEM 2.x contains the other is not said. power3 to power7 are limits.
-    _row("aem2", r"power[3-7]", "limit-{label}", "other", "{text} of aem2, a limit and no measurement"),
+    # drivers/hwmon/ibmaem.c: AEM 1.x has one meter, "an estimate of raw energy consumption". AEM 2.x has two and gives
+    # them no names: the node is none of them until the site says which (`sensors.files`). The other powers are limits.
+    _row("aem2", r"(?:power|energy)(?P<n>[12])", "aem-{n}", "other",
+         "meter {n} of two of its Active Energy Manager 2.x"),
+    _row("aem2", r"power[3-8]", "limit-{label}", "other", "{text} of aem2, a limit and no measurement"),
     _row("aem1|ibmaem", r"energy1|power1", "node", "node", "node, by its Active Energy Manager"),
     # drivers/hwmon/corsair-psu.c: what the supply gives, and its rails.
     _row("corsairpsu", r"power total", "node", "node", "machine, behind its power supply"),
@@ -133,7 +135,8 @@ def place(drivers: tuple[str, ...], label: str, chip: int, device: str) -> Place
         words |= {"name": slug(drivers[0]), "chip": str(chip), "device": slug(device), "label": slug(label)}
         domain, inside = row.domain.format_map(words), row.inside.format_map(words)
         ceiling_uw = row.max_uw or _CEILING_UW[row.component]
-        return Place(domain, row.component, row.scope.replace("{text}", label), ceiling_uw, tuple(inside.split()), rank)
+        scope = row.scope.replace("{text}", label).replace("{n}", words.get("n", ""))
+        return Place(domain, row.component, scope, ceiling_uw, tuple(inside.split()), rank)
     return None
 
 

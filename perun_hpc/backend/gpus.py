@@ -130,6 +130,30 @@ def said(numbers: str, names: str) -> list[str]:
     return named or by_number or by_name
 
 
+def understood(numbers: str, names: str, gpus: Iterable[Gpu]) -> tuple[list[str], dict[str, str]]:
+    """As `said`, with the number of each device whose name is of a kind that no library gives; and those names.
+
+    ROCm's runtime calls a GPU `GPU-` and 16 digits, AMD SMI by an UUID: a name of ROCR_VISIBLE_DEVICES says nothing
+    then. A name of the libraries' own kind that they do not know is a device's that is not there; a MIG instance's is
+    never a number's.
+    """
+    devices, words = list(gpus), said(numbers, names)
+    by_number = _words(numbers)
+    kinds = {_kind(gpu.uuid) for gpu in devices}
+    taken: dict[str, str] = {}
+    for place, word in enumerate(words):
+        strange = not word.isdigit() and ":" not in word and not word.startswith("MIG-") and _kind(word) not in kinds
+        if strange and devices and len(by_number) == len(words) and not resolve([word], devices):
+            taken[word] = by_number[place]
+    return [taken.get(word, word) for word in words], taken
+
+
+def _kind(name: str) -> tuple[str, int]:
+    """What names of one kind have in common: how they begin, and how many parts they have."""
+    first, *others = name.split("-")
+    return first if first in ("GPU", "MIG") else "", len(others)
+
+
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 

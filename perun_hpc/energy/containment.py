@@ -7,6 +7,7 @@ leaf, or one whose place is unknown, is never added.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -184,10 +185,27 @@ def _modules(meters: list[Sensor], leaves: list[EnergyDomain]) -> dict[str, str]
     return {gpu.name: modules[number // each] for number, gpu in enumerate(gpus)}
 
 
+_DIE = 1 << 32
+
+
 def package_number(domain: str) -> int | None:
-    """The package that `package-1`, `dram-1`, `grace-1` or `package-1-die-0` belongs to; None for others."""
-    words = domain.split("-")
-    return int(words[1]) if words[0] in ("package", "dram", "grace") and len(words) > 1 and words[1].isdigit() else None
+    """The CPUs that a domain belongs to: 1 of `package-1`, `dram-1` and `grace-1`; None for other domains.
+
+    Of a package's die (`package-1-die-0`, `dram-1-die-0`) it is a number beyond those of packages: `package_and_die`.
+    """
+    found = _PACKAGE.fullmatch(domain)
+    if found is None:
+        return None
+    return int(found["package"]) + (_DIE * (int(found["die"]) + 1) if found["die"] else 0)
+
+
+def package_and_die(number: int) -> tuple[int, int | None]:
+    """What a `package_number` is made of; None where it is a whole package's."""
+    die, package = divmod(number, _DIE)
+    return package, die - 1 if die else None
+
+
+_PACKAGE = re.compile(r"(?:package|dram|grace)-(?P<package>[0-9]{1,9})(?:-die-(?P<die>[0-9]{1,6})|-.*)?")
 
 
 def _absent_package(sensor: Sensor, by_id: Mapping[str, Sensor]) -> str | None:

@@ -193,3 +193,29 @@ def test_a_job_of_one_thread_a_core_has_the_node_when_its_cpuset_is_all_of_it(tm
         assert record["notes"] == []
     finally:
         node.stop()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_two_jobs_whose_cpusets_are_both_the_whole_node_are_confined_to_none(tmp_path: Path, version: int) -> None:
+    # Two cores with two threads each, and each job was given one core: Slurm counts as many CPUs as there are cores.
+    node = FakeNode(tmp_path, ALL_BY_WORK, cgroup_version=version)
+    for cpu in range(4):
+        siblings = node.root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        siblings.write_text(f"{cpu % 2},{cpu % 2 + 2}\n")
+    node.start()
+    try:
+        for job in (1, 2):
+            node.cgroup(job, "0-3", 0)
+            node.begin(job, cpus_on_node=2)
+        node.serve(4 * J, 0, {0: 3, 1: 1})
+        node.cgroup(1, "0-3", 3)
+        node.cgroup(2, "0-3", 1)
+        node.end(2)
+        node.serve(2 * J, 0, {0: 1})
+        node.cgroup(1, "0-3", 4)
+        node.end(1)
+        records = {job: node.record(job) for job in (1, 2)}
+        assert [records[job]["domains"]["package-0"]["energy_uj"] for job in (1, 2)] == [5 * J, J]
+        assert all(any("ConstrainCores=no" in note for note in records[job]["notes"]) for job in (1, 2))
+    finally:
+        node.stop()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from perun_hpc.energy.containment import package_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -156,6 +158,11 @@ TABLE: dict[str, Row] = {
         known_from="sysfs-driver-intel-i915-hwmon: energy1_input of i915 is the card's, of i915_gtN a tile's",
         watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("i915-gt0", "i915-gt1"),
     ),
+    "hwmon_ibmaem_2": Row(
+        known_from="ibmaem.c: two energy meters, of which nothing says whether one contains the other",
+        watts={"package-0": 40}, total_w=40,
+        words=("meter 1 of two of its Active Energy Manager", "meter 2 of two", "a limit and no measurement"),
+    ),
     "hwmon_ibmpowernv_p9": Row(
         known_from="the listing itself: System is 426 W, chips 157 and 99 W, their Vdd and Vdn rails less",
         watts={"package-0": 157, "package-8": 99}, total_w=426, meters=("node",), words=("vdd", "apss"),
@@ -187,6 +194,18 @@ TABLE: dict[str, Row] = {
         known_from="linux-pm: on 6.9 and 6.10 every die's zone shows the one register of its package",
         watts={"package-0-die-0": 100, "package-1-die-0": 120}, total_w=220,
         words=("intel-rapl:1", "intel-rapl:7", "intel-rapl:9", "intel-rapl:f"),
+    ),
+    "powercap_cascade_lake_ap": Row(
+        known_from=f"{_RAPL}; intel_rapl_common.c: a zone for each die of a package, with the die's own memory",
+        watts={
+            "package-0-die-0": 100, "package-0-die-1": 110, "package-1-die-0": 120, "package-1-die-1": 130,
+            "dram-0-die-0": 10, "dram-0-die-1": 11, "dram-1-die-0": 12, "dram-1-die-1": 13,
+        },
+        total_w=506, cores=8,
+        packages={
+            package_number(f"package-{package}-die-{die}") or 0: frozenset({first, first + 1})
+            for first, (package, die) in zip(range(0, 8, 2), ((0, 0), (0, 1), (1, 0), (1, 1)))
+        },
     ),
     "powercap_hex_16_packages": Row(
         known_from="powercap_sys.c names zones with %x: sixteen packages of 10 W, with 1 W of memory each",

@@ -17,15 +17,15 @@ def node(tree: str, root: Path) -> Node:
 
 
 def parts(names: list[str], machine: Node) -> dict[str, int]:
-    return {domain: hold.part for domain, hold in held(names, machine).items()}
+    return {domain: hold.part for domain, hold in held({"gpus": ",".join(names)}, machine).items()}
 
 
 def test_slurms_numbers_are_the_numbers_of_crays_accelerators(tmp_path):
     blade = node("cray_gh200_ex254n", tmp_path)
     assert parts(["0", "2"], blade) == {"cray-accel0": 1, "cray-accel2": 1}
-    assert doubts(["0", "2"], blade) == ""
+    assert doubts({"gpus": "0,2"}, blade) == ""
     assert parts(["4"], blade) == {}
-    assert doubts(["4"], blade).startswith("GPU 4 is none that can be read here")
+    assert doubts({"gpus": "4"}, blade).startswith("GPU 4 is none that can be read here")
 
 
 def test_nvidias_names_are_those_of_crays_accelerators_in_the_order_of_pci_addresses(tmp_path):
@@ -59,7 +59,7 @@ def test_gpus_that_do_not_divide_among_the_accelerators_are_nobodys_and_named(tm
         (tmp_path / f"sys/bus/pci/drivers/amdgpu/0000:{bus}:00.0").mkdir(parents=True)
     blade = node("cray_ex235a_frontier", tmp_path)
     assert parts(["0"], blade) == {}
-    assert doubts(["0"], blade).startswith("GPU 0 is none that can be read here")
+    assert doubts({"gpus": "0"}, blade).startswith("GPU 0 is none that can be read here")
 
 
 def test_a_jetsons_gpu_rail_is_its_only_gpu(tmp_path):
@@ -87,7 +87,7 @@ def test_intels_cards_are_held_by_slurms_numbers_of_their_render_nodes_or_addres
     assert parts(["0"], machine) == {"gpu-0000-9a-00-0": 1}
     assert parts(["1", "2"], machine) == {"gpu-0000-6a-00-0": 1, "gpu-0000-3a-00-0": 1}
     assert parts(["0000:3a:00.0"], machine) == {"gpu-0000-3a-00-0": 1}
-    assert doubts(["0"], machine).startswith("GPU 0 taken by its device file")
+    assert doubts({"gpus": "0"}, machine).startswith("GPU 0 taken by its device file")
 
 
 def test_a_card_that_shows_its_package_only_is_that(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from perun_hpc.agent.sources import machine
 from perun_hpc.energy.attribute import DomainInput, DomainKind, IntervalInput, JobInput, NodeInput, attribute
+from perun_hpc.energy.containment import package_number
 
 S = 10**9
 
@@ -115,3 +116,24 @@ def test_a_package_of_unknown_cpus_is_shared_out_by_the_work_on_all(tmp_path: Pa
 def test_cpus_of_a_time_when_packages_were_not_known_have_none() -> None:
     known = NodeInput(package_of={0: 0, 1: 1}, core_of={0: 0, 1: 1})
     assert not machine.joined(known, NodeInput(package_of={}, core_of={0: 0})).package_of
+
+
+@pytest.mark.parametrize(("counters", "expected"), [
+    (("package-0", "package-1"), ["package-0", "package-0", "package-1", "package-1"]),
+    # Cascade Lake-AP: two dies in a package, and a zone for each.
+    (("package-0-die-0", "package-0-die-1", "package-1-die-0", "dram-1-die-1"),
+     ["package-0-die-0", "package-0-die-1", "package-1-die-0", "dram-1-die-1"]),
+    (("package-0-die-2", "package-0-die-3", "package-1"),
+     ["package-0-die-2", "package-0-die-3", "package-1", "package-1"]),
+    # AMD on Linux 6.9 and 6.10: a zone for each die, and all show their package's register, so that one is left.
+    (("package-0-die-0", "package-1-die-0"),
+     ["package-0-die-0", "package-0-die-0", "package-1-die-0", "package-1-die-0"]),
+    (("package-0-die-0", "package-0-die-1", "package-0-die-2", "package-1"), []),
+])  # fmt: skip
+def test_a_die_with_a_counter_of_its_own_has_its_own_cpus(
+    tmp_path: Path, counters: tuple[str, ...], expected: list[str]
+) -> None:
+    for cpu in range(8):
+        put(tmp_path, cpu, physical_package_id=cpu // 4, die_id=cpu // 2 % 2, core_id=cpu % 2)
+    found = packages(tmp_path, [one for one in map(package_number, counters) if one is not None])
+    assert [found.get(cpu) for cpu in (0, 2, 4, 6) if found] == [package_number(one) for one in expected]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.backend.gpus import Gpu, Held, Partition, doubtful, resolve, said, unknown
+from perun_hpc.backend.gpus import Gpu, Held, Partition, doubtful, resolve, said, understood, unknown
 
 WHOLE = Gpu("GPU-8932f937-d72c-4106", "0000:3b:00.0", 1, "H100")
 PARTS = Gpu(
@@ -30,6 +30,28 @@ DOMAIN = "gpu-GPU-11aa22bb-0000-0001"
 ])  # fmt: skip
 def test_of_each_device_the_vendors_name_counts_where_slurm_has_one(numbers, names, words):
     assert said(numbers, names) == words
+
+
+AMD = (
+    Gpu("c4ff74a1-0000-1000-8041-2f9e3a55b7d0", "0000:c1:00.0", 128, "MI250X"),
+    Gpu("9aff74a1-0000-1000-80c6-7e51d2084f3b", "0000:c6:00.0", 129, "MI250X"),
+)
+
+
+@pytest.mark.parametrize(("numbers", "names", "gpus", "words", "taken"), [
+    # ROCR_VISIBLE_DEVICES names GPUs in a way of its own, which AMD SMI knows nothing of.
+    ("0,1", "GPU-41b2c3d4e5f60718,1", AMD, ["0", "1"], {"GPU-41b2c3d4e5f60718": "0"}),
+    ("1", "GPU-41b2c3d4e5f60718", AMD, ["1"], {"GPU-41b2c3d4e5f60718": "1"}),
+    ("1", AMD[0].uuid, AMD, [AMD[0].uuid], {}),
+    ("0", "GPU-41b2c3d4e5f60718,GPU-51b2c3d4e5f60718", AMD, ["GPU-41b2c3d4e5f60718", "GPU-51b2c3d4e5f60718"], {}),
+    ("0", "GPU-41b2c3d4e5f60718", (), ["GPU-41b2c3d4e5f60718"], {}),
+    # One of NVIDIA's that is not there is not there, whatever now has its number.
+    ("0", "GPU-00000000-d72c-4106", NODE, ["GPU-00000000-d72c-4106"], {}),
+    ("0", "MIG-cccc", NODE, ["MIG-cccc"], {}),
+    ("0", "0000:ff:00.0", AMD, ["0000:ff:00.0"], {}),
+])  # fmt: skip
+def test_a_name_of_a_kind_that_no_library_gives_is_its_devices_number(numbers, names, gpus, words, taken):
+    assert understood(numbers, names, gpus) == (words, taken)
 
 
 @pytest.mark.parametrize(("word", "held"), [

@@ -144,6 +144,10 @@ class Session:
         if cpus:
             self.cpus = sorted(cpus)
 
+    def run_anywhere(self) -> None:
+        """Its cgroup turned out to confine it to no CPU of its own."""
+        self.cpus = []
+
     def use(self, cpu_ns: int, memory_b: int, mem_peak_b: int) -> None:
         """What it used since the last interval, what it holds now, and the most that it held; 0: not known."""
         self.cpu_ns += cpu_ns

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend import accelerators
-from perun_hpc.backend.gpus import Gpu, Partition, doubtful, from_proc, resolve, said, unknown
+from perun_hpc.backend.gpus import Gpu, Partition, doubtful, from_proc, resolve, said, understood, unknown
 from perun_hpc.energy.attribute import GpuHolding, NodeInput
 
 
@@ -21,16 +21,24 @@ def gpus_of(node: Node) -> tuple[Gpu, ...]:
 
 def names_of(job: Mapping[str, str]) -> list[str]:
     """One word for each GPU that Slurm gave to a job; empty where it gave none."""
-    return said(job.get("gpus", ""), job.get("gpu_names", ""))
+    return said(*_lists(job))
 
 
-def held(names: Iterable[str], node: Node, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
-    """Energy domain -> hold, from what Slurm said; names that match nothing are left out.
+def _lists(job: Mapping[str, str]) -> tuple[str, str]:
+    """Slurm's numbers of the job's GPUs, and the vendor's names of them."""
+    return job.get("gpus", ""), job.get("gpu_names", "")
+
+
+def held(job: Mapping[str, str], node: Node, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
+    """Energy domain -> hold, from what Slurm said of a job; names that match nothing are left out.
 
     `activity` is that of MIG instances, as far as it is known. A GPU in partitions that is held whole is all of them.
     """
+    if not names_of(job):
+        return {}
     gpus = gpus_of(node)
     whole = {gpu.domain: gpu.slices or 1 for gpu in gpus}
+    names, _ = understood(*_lists(job), gpus)
     return {
         one.domain: GpuHolding(part=one.slices or whole[one.domain], activity=_activity(one.partitions, activity or {}))
         for one in resolve(names, gpus, node.choice.gpu_numbers)
@@ -45,11 +53,16 @@ def _activity(partitions: Sequence[Partition], known: Mapping[str, int]) -> int 
     return sum(known[one.uuid] * one.slices for one in partitions) // slices
 
 
-def doubts(names: Sequence[str], node: Node) -> str:
+def doubts(job: Mapping[str, str], node: Node) -> str:
     """Why it is not sure which GPUs the job held; empty where it is."""
     gpus = gpus_of(node)
+    names, by_number = understood(*_lists(job), gpus)
     nobodys = unknown(names, gpus)
     why = [f"GPU {','.join(nobodys)} is none that can be read here: its energy is not the job's"] if nobodys else []
+    why += [
+        f"GPU {name} taken by Slurm's number {number}: no library here names GPUs so"
+        for name, number in by_number.items()
+    ]
     words = doubtful(names, gpus) if node.choice.gpu_numbers == "auto" else ()
     if words and any(gpu.partitions for gpu in gpus):
         why.append(
@@ -67,8 +80,7 @@ def holders(sessions: Iterable[Session], node: Node) -> dict[str, list[Session]]
     """Energy domain of a GPU -> the sessions that hold it."""
     found: dict[str, list[Session]] = {}
     for session in sessions:
-        names = names_of(session.job)
-        for domain in held(names, node) if names else ():
+        for domain in held(session.job, node):
             found.setdefault(domain, []).append(session)
     return found
 

@@ -173,8 +173,13 @@ class Meter:
         self._look_for_reserved()
 
     def run_on(self, session: Session, cpus: Collection[int] | None) -> None:
-        """A session's cgroup says on which CPUs; where that is anywhere it says nothing."""
-        session.run_on(machine.confined(self._topology, cpus, session.cpus_on_node))
+        """A session's cgroup says on which CPUs; where that is anywhere it says nothing, and did so before."""
+        others = (one for one in self._register.live.values() if one is not session and not one.suspended)
+        beside = any(note.startswith(UNCONFINED) for note in session.assumed) or any(others)
+        its = machine.confined(self._topology, cpus, session.cpus_on_node, beside)
+        if cpus is not None and its is None:
+            session.run_anywhere()
+        session.run_on(its)
 
     def _note_use(self, session: Session, use: JobUse, cpu_ns: int | None) -> None:
         """Add to a session what its cgroup said."""
@@ -194,8 +199,7 @@ class Meter:
 
     def gpus_of(self, session: Session, activity: Mapping[str, int] | None = None) -> dict[str, GpuHolding]:
         """The GPUs that Slurm gave to the job, as energy domains; `activity` is that of MIG instances."""
-        names = holdings.names_of(session.job)
-        return holdings.held(names, self._node, activity) if names else {}
+        return holdings.held(session.job, self._node, activity)
 
     def gpus_not_known(self) -> tuple[str, ...]:
         """UUIDs that Slurm gave to live jobs and no library names."""
@@ -208,7 +212,7 @@ class Meter:
         self._node.forget(session)
         self.idling.forget(session)
         held = self.gpus_of(session)
-        doubt = holdings.doubts(holdings.names_of(session.job), self._node)
+        doubt = holdings.doubts(session.job, self._node)
         session.judge_counters(self.checks.end(session.key.owner, held), doubt)
 
     def to_go_on_from(self) -> Snapshot | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from perun_hpc.data_model import cpu_list
 from perun_hpc.energy.attribute import NodeInput
+from perun_hpc.energy.containment import package_and_die
 
 _CPU = re.compile(r"cpu(\d+)$")
 _LIST = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", re.ASCII)
@@ -37,11 +38,11 @@ def boot_id(root: Path) -> str:
 def topology(root: Path, packages: Collection[int]) -> NodeInput:
     """CPUs that are online, their cores and packages, and the memory.
 
-    `packages` are those that counters speak of. Where the kernel calls them otherwise (36 and 2364 on Grace, where
-    hwmon says 0 and 1) both are taken in order; where it shows more or fewer of them (a virtual machine hides its
-    sockets) nobody knows which CPUs are whose, and there are no packages.
+    `packages` are those that counters speak of (`energy.containment.package_number`). Where the kernel calls them
+    otherwise (36 and 2364 on Grace, where hwmon says 0 and 1) both are taken in order; where it shows more or fewer of
+    them (a virtual machine hides its sockets) nobody knows which CPUs are whose, and there are no packages.
     """
-    package_of: dict[int, int] = {}
+    place_of: dict[int, tuple[int, int]] = {}
     core_of: dict[int, int] = {}
     names: dict[str | frozenset[int], int] = {}
     base = root / "sys/devices/system/cpu"
@@ -49,14 +50,49 @@ def topology(root: Path, packages: Collection[int]) -> NodeInput:
     cpus = _online(base) or {int(found[1]) for found in map(_CPU.match, entries) if found and _is_on(base / found[0])}
     for cpu in sorted(cpus):
         place = base / f"cpu{cpu}/topology"
-        package = _text(place / "physical_package_id")
-        package_of[cpu] = int(package) if package.isascii() and package.isdigit() else 0
-        core_of[cpu] = names.setdefault(_core(place, cpu, package_of[cpu]), len(names))
-    shown, known = sorted(set(package_of.values())), sorted(set(packages))
+        package, die = (_number(place / name) for name in ("physical_package_id", "die_id"))
+        place_of[cpu] = package, die
+        core_of[cpu] = names.setdefault(_core(place, cpu, package), len(names))
+    return NodeInput(package_of=_packages(place_of, packages), core_of=core_of, memory_b=_memory_b(root))
+
+
+def _packages(place_of: Mapping[int, tuple[int, int]], counted: Collection[int]) -> dict[int, int]:
+    """CPU -> the number under which its package, or its die, is counted; none where that is not known of all.
+
+    `place_of` is the kernel's: CPU -> package and die. Intel's multi-die packages (Cascade Lake-AP) have a counter for
+    each die. A die that alone is counted of its package stands for the whole: so the kernel lists AMD's packages, whose
+    dies all show one register (`backend.mirrors`).
+    """
+    dies: dict[int, dict[int, int]] = {}
+    for number in counted:
+        package, die = package_and_die(number)
+        dies.setdefault(package, {})[-1 if die is None else die] = number
+    shown, known = sorted({package for package, _ in place_of.values()}), sorted(dies)
+    called = {package: package for package in shown}
     if not set(known) <= set(shown):
         called = dict(zip(shown, known, strict=True)) if len(shown) == len(known) else {}
-        package_of = {cpu: called[one] for cpu, one in package_of.items() if one in called}
-    return NodeInput(package_of=package_of, core_of=core_of, memory_b=_memory_b(root))
+    found: dict[int, int] = {}
+    for package, name in called.items():
+        its = {cpu: die for cpu, (one, die) in place_of.items() if one == package}
+        found |= _dies(its, dies.get(name, {}), name)
+    return found if len(found) == len(place_of) else {}
+
+
+def _dies(die_of: Mapping[int, int], counted: Mapping[int, int], package: int) -> dict[int, int]:
+    """CPU of one package -> the number of its counter; none where its dies are not those that are counted."""
+    if len(counted) < 2:
+        return dict.fromkeys(die_of, next(iter(counted.values()), package))
+    shown, known = sorted(set(die_of.values())), sorted(counted)
+    if shown == known:
+        return {cpu: counted[die] for cpu, die in die_of.items()}
+    called = dict(zip(shown, known, strict=True)) if len(shown) == len(known) else {}
+    return {cpu: counted[called[die]] for cpu, die in die_of.items() if die in called}
+
+
+def _number(path: Path) -> int:
+    """What a file of the topology says; 0 where it says nothing, as the kernel says -1 of what it does not know."""
+    said = _text(path)
+    return int(said) if said.isascii() and said.isdigit() else 0
 
 
 def _core(place: Path, cpu: int, package: int) -> str | frozenset[int]:
@@ -73,15 +109,20 @@ def _core(place: Path, cpu: int, package: int) -> str | frozenset[int]:
     return f"{package} {_text(place / 'die_id')} {_text(place / 'cluster_id')} {core}" if core else f"cpu{cpu}"
 
 
-def confined(node: NodeInput, cpus: Collection[int] | None, counted: int) -> Collection[int] | None:
+def confined(
+    node: NodeInput, cpus: Collection[int] | None, counted: int, beside: bool = False
+) -> Collection[int] | None:
     """The CPUs of a job's cpuset; None where it confines the job to none.
 
     With ConstrainCores=no, Slurm's default, a job's cpuset may be the whole node whatever the job was given. Where
     Slurm counted at least as many CPUs as there are cores it may be the job's: with --threads-per-core=1 it counts a
-    thread of each core, and both siblings stand in the cpuset.
+    thread of each core, and both siblings stand in the cpuset. It is not the job's where another one runs `beside` it,
+    unless Slurm counted every CPU, as of jobs that share all of them (OverSubscribe).
     """
-    anywhere = cpus is not None and bool(node.core_of) and node.core_of.keys() <= set(cpus)
-    return None if anywhere and 0 < counted < len(set(node.core_of.values())) else cpus
+    if cpus is None or not node.core_of or not node.core_of.keys() <= set(cpus) or counted <= 0:
+        return cpus
+    least = len(node.core_of) if beside else len(set(node.core_of.values()))
+    return None if counted < least else cpus
 
 
 def kind(root: Path, node: NodeInput) -> str:
