@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("plot", "draw the power of a stored run over time"),
     ("showconf", "print the configuration in force"),
     ("report", "show what one job used"),
+    ("watch", "show a running job's power and energy as it runs"),
     ("compare", "hold jobs or stored runs against each other: energy, time, scaling"),
     ("jobs", "list jobs with their energy"),
     ("usage", "sum energy, cost and CO2 by account, user, partition or month"),
@@ -44,7 +45,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 )
 
 
-_OF_JOBS = ("report", "jobs", "usage", "top", "audit", "collect", "ledger")
+_OF_JOBS = ("report", "watch", "jobs", "usage", "top", "audit", "collect", "ledger")
 """Commands about the jobs of a cluster."""
 
 _PACKAGES = {

@@ -23,7 +23,7 @@ OWN = 0.1
 ALPHA, POWER = 0.05, 0.8
 """Risks of a test of a difference: to see one that is none, 5 %; to see one that is there, 80 %."""
 PROVED = 0.02
-"""The difference for which the number of repeats is told."""
+"""The difference for which the number of repeats is said."""
 MANY = 1000
 """More repeats than these nobody makes."""
 

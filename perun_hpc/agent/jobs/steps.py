@@ -175,7 +175,8 @@ class Steps:
                 last = self._meter.end_interval()
             self._visibility.show(session, last.mono_ns)
         mono_ns, energy_uj = self._visibility.shown(session)
-        return {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns)}
+        resolution_ms = self._visibility.resolution_ns(session) // 1_000_000
+        return {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns), "resolution_ms": str(resolution_ms)}
 
     # What follows.
 

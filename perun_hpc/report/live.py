@@ -1,0 +1,147 @@
+"""A running job as its nodes tell it: power now, energy so far, node by node."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from perun_hpc.errors import DataError
+from perun_hpc.report import quantities as q
+from perun_hpc.report.screen import WIDTH, Style, both_ends, printable, table
+
+SHOWN = 12
+"""Nodes on the screen; of more the busiest."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What one node said: the job's energy there up to a moment of its clock; or why it says nothing."""
+
+    node: str
+    energy_uj: int = 0
+    mono_ns: int = 0
+    resolution_ms: int = 0
+    error: str = ""
+
+
+def parse(line: str) -> Word:
+    """Read a line of `process/telling.py`; DataError if it is none."""
+    try:
+        data = json.loads(line)
+        word = Word(**data)
+        numbers = (word.energy_uj, word.mono_ns, word.resolution_ms)
+        if not all(type(one) is int for one in numbers) or not isinstance(word.node, str):
+            raise TypeError("a number or a name is none")
+        return Word(word.node, *numbers, str(word.error))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"a node said what nobody understands ({error})") from error
+
+
+@dataclass
+class _Node:
+    last: Word
+    power_w: float | None = None
+    first_said: bool = True
+
+
+@dataclass
+class Live:
+    """What is known of the job by now.
+
+    Attributes
+    ----------
+    label, name, count : the job's id and name, and how many nodes it has.
+    fresh : nodes that said something since it was last shown.
+    """
+
+    label: str
+    name: str
+    count: int
+    fresh: set[str] = field(default_factory=set)
+    _nodes: dict[str, _Node] = field(default_factory=dict)
+
+    def take(self, word: Word) -> None:
+        """Take in what a node said; two moments make a power."""
+        self.fresh.add(word.node)
+        known = self._nodes.get(word.node)
+        if known is None:
+            self._nodes[word.node] = _Node(word)
+            return
+        elapsed_ns = word.mono_ns - known.last.mono_ns
+        if word.error:
+            known.last = Word(word.node, known.last.energy_uj, known.last.mono_ns, error=word.error)
+            known.power_w = None
+            return
+        if known.last.mono_ns and elapsed_ns > 0:
+            known.power_w = (word.energy_uj - known.last.energy_uj) * 1e3 / elapsed_ns
+        known.last = word
+
+    @property
+    def complete(self) -> bool:
+        """Whether every node has said something since it was last shown."""
+        return len(self.fresh) >= self.count
+
+    @property
+    def energy_uj(self) -> int:
+        """Energy so far, of the nodes that speak."""
+        return sum(one.last.energy_uj for one in self._nodes.values())
+
+    @property
+    def power_w(self) -> float | None:
+        """Power between the last two moments, summed; None before any node has two."""
+        known = [one.power_w for one in self._nodes.values() if one.power_w is not None]
+        return sum(known) if known else None
+
+    @property
+    def speaking(self) -> int:
+        """Nodes that have a power."""
+        return sum(one.power_w is not None for one in self._nodes.values())
+
+    def figures(self, now_s: float) -> dict[str, Any]:
+        """For programs; power in W, energy in J."""
+        return {
+            "time_s": round(now_s, 3), "job": self.label, "power_w": self.power_w, "energy_j": self.energy_uj / 1e6,
+            "nodes": self.count, "nodes_speaking": self.speaking,
+        }  # fmt: skip
+
+    def line(self, now_s: float, style: Style) -> str:
+        """All of it in one line."""
+        power = q.power(None if self.power_w is None else self.power_w * 1e3)
+        nodes = f"  {self.speaking} of {self.count} nodes" if self.count > 1 else ""
+        why = next((one.last.error for one in self._nodes.values() if one.last.error), "")
+        text = f"{_clock(now_s)}  {self.label}  {power:>7}  {q.energy(self.energy_uj):>8} so far{nodes}"
+        return style.units(style.fit(f"{text}  {why}" if why else text, WIDTH).rstrip())
+
+    def screen(self, now_s: float, style: Style) -> list[str]:
+        """A few lines for a terminal that are drawn anew each time."""
+        power = q.power(None if self.power_w is None else self.power_w * 1e3)
+        lines = [
+            style.bold(both_ends(f"Job {self.label}  {self.name}", _clock(now_s), style)),
+            both_ends(
+                f"{power} now, {q.energy(self.energy_uj)} so far", f"{self.speaking} of {self.count} nodes", style
+            ),
+        ]
+        busiest = sorted(self._nodes.values(), key=lambda one: (-(one.power_w or 0), one.last.node))
+        most = max((one.power_w or 0 for one in busiest), default=0) or 1
+        rows = [
+            [
+                one.last.node,
+                q.power(None if one.power_w is None else one.power_w * 1e3),
+                q.energy(one.last.energy_uj),
+                printable(one.last.error)[:40] or style.bar((one.power_w or 0) / most, 20),
+            ]
+            for one in busiest[:SHOWN]
+        ]
+        lines += table(rows, ("node", "power", "energy", ""), (False, True, True, False), style, widest=40)
+        if len(busiest) > SHOWN:
+            lines.append(f"  and {len(busiest) - SHOWN} more")
+        coarse_ms = max((one.last.resolution_ms for one in self._nodes.values()), default=0)
+        if coarse_ms > 2000:
+            lines.append(f"  shared with others: figures change every {coarse_ms / 1000:g} s")
+        return [style.units(line) for line in lines]
+
+
+def _clock(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s).strftime("%H:%M:%S")

@@ -1,0 +1,136 @@
+"""A small step of perun's own beside a running job's, on each of its nodes: through Slurm, which decides who may."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.slurm.command import attempt, environment
+
+NO_FLAG = {"SLURM_SPANK__SLURM_SPANK_OPTION_perun_perun": "off"}
+"""The step is not a flagged one, whatever the site's default is."""
+_STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job as squeue shows it."""
+
+    job_id: str
+    state: str
+    user: str
+    nodes: int
+    name: str
+
+
+def running(job: str) -> Running:
+    """The running job of this id, as a user writes it.
+
+    Raises
+    ------
+    NotFoundError
+        Where Slurm shows none, or one that does not run.
+    """
+    done = attempt(["squeue", "--noheader", f"--jobs={job}", "--format=%A|%T|%u|%D|%j"], None, 30.0)
+    rows = [line.split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4]
+    known = [Running(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else 1, row[4]) for row in rows]
+    if not known:
+        raise NotFoundError(f"job {job}: not in Slurm's queue, or not yours to see: perun report {job}")
+    if len(known) > 1:
+        raise UsageError(f"job {job} has {len(known)} members in the queue: name one, such as {job}_1 or {job}+0")
+    if known[0].state not in ("RUNNING", "SUSPENDED"):
+        raise NotFoundError(f"job {job} does not run: it is {known[0].state}")
+    return known[0]
+
+
+def command(job: Running, program: Sequence[str]) -> list[str]:
+    """The srun that starts `program` once on each node: beside what runs there, with none of it for itself."""
+    return [
+        "srun", "-Q", f"--jobid={job.job_id}", "--overlap", f"--nodes={job.nodes}", f"--ntasks={job.nodes}",
+        "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=0", "--gres=none", "--mpi=none", "--cpu-bind=none",
+        "--unbuffered", "--kill-on-bad-exit=0", "--chdir=/", "--job-name=perun-watch", *program,
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def lines(job: Running, program: Sequence[str]) -> Iterator[Iterator[str]]:
+    """What the program says on all nodes, line by line, until it ends; leaving ends it, and nothing else of the job.
+
+    The program's stdin ends when this process leaves, or is gone, and it is to end then: a step that Slurm has to end
+    would stand among the job's as cancelled. Root becomes the job's user for it, since Slurm lets nobody else in.
+
+    Raises
+    ------
+    AccessError
+        Where Slurm does not let the caller into the job.
+    UnavailableError
+        Where the step cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            command(job, program),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env={**environment(os.environ), **NO_FLAG},
+            start_new_session=True,  # Ctrl-C is for this process, which ends the step in order
+            **_as_owner(job),
+        )
+    except OSError as error:
+        raise UnavailableError(f"srun: {error.strerror or error}: run it where Slurm's commands are") from error
+    try:
+        yield _said(process, job)
+    finally:
+        _end(process)
+
+
+def _said(process: subprocess.Popen[str], job: Running) -> Iterator[str]:
+    assert process.stdout is not None and process.stderr is not None
+    begun = False
+    for line in process.stdout:
+        begun = True
+        yield line
+    if begun:
+        return
+    errors = [line.strip() for line in process.stderr if line.strip()]
+    process.wait()
+    text = errors[-1].removeprefix("srun: error: ") if errors else f"srun: exit code {process.returncode}"
+    if any("denied" in line.lower() or "permission" in line.lower() for line in errors):
+        raise AccessError(f"job {job.job_id} is not yours to watch: Slurm says: {text}")
+    raise UnavailableError(f"job {job.job_id}: no step of perun's could be started there: {text}")
+
+
+def _as_owner(job: Running) -> dict[str, Any]:
+    """What makes root's child the job's user's; nothing for anybody else."""
+    if os.geteuid() != 0:
+        return {}
+    try:
+        user = pwd.getpwnam(job.user)
+    except KeyError as error:
+        raise UnavailableError(f"job {job.job_id}: its user {job.user} is not known on this host") from error
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the step: its tasks' stdin ends; what does not end by that is ended by Slurm."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    for stop in (process.terminate, process.kill):
+        try:
+            process.wait(_STOP_S)
+            break
+        except subprocess.TimeoutExpired:
+            stop()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

@@ -1,0 +1,66 @@
+"""`perun watch` live: who may, what it leaves behind in the job, and that it ends with it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+
+from devcluster import Cluster
+from tests.slurm.mixed import PERUN, submit
+
+pytestmark = pytest.mark.cluster
+
+
+def steps(cluster: Cluster, job: int) -> dict[str, tuple[str, str]]:
+    """Name -> state and exit code of the job's steps that were watchers."""
+    words = ["sacct", "-nP", "-j", str(job), "--format=JobID,JobName,State,ExitCode"]
+    rows = [line.split("|") for line in cluster.run(words, user="root", check=True).stdout.splitlines()]
+    return {row[0]: (row[2], row[3]) for row in rows if row[1] == "perun-watch"}
+
+
+def test_owner_and_root_watch_and_nobody_else_and_the_job_is_as_if_nobody_had(cluster: Cluster) -> None:
+    job = submit(cluster, "-N2", "-n2", "--exclusive", "-J", "stencil", "--wrap", "srun -n2 sleep 25")
+    deadline = time.monotonic() + 30
+    while "RUNNING" not in cluster.run(["squeue", "-hj", str(job), "-o", "%T"], user="root").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    watch = [PERUN, "watch", str(job), "--every", "1", "--json"]
+
+    bob = cluster.run(watch, user="bob", timeout=60)
+    assert bob.returncode == 77 and "not yours to watch" in bob.stderr and not bob.stdout
+
+    for user in ("alice", "root"):  # the user has seen enough: Ctrl-C reaches the whole foreground
+        watching = cluster.popen(watch, user=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        told: list[dict[str, float]] = []
+        while len(told) < 2 or told[-1]["nodes_speaking"] < 2:
+            told.append(json.loads(watching.stdout.readline()))
+        assert told[-1]["power_w"] > 10 and told[-1]["energy_j"] > told[0]["energy_j"]
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=30)
+        assert "Traceback" not in said
+        assert "RUNNING" in cluster.run(["squeue", "-hj", str(job), "-o", "%T"], user="root").stdout
+
+    last = cluster.run([PERUN, "watch", str(job)], user="alice", timeout=60)
+    assert last.returncode == 0 and "so far  2 of 2 nodes" in last.stdout and "has ended" in last.stderr
+
+    cluster.wait_job(job)
+    deadline = time.monotonic() + 30
+    while len(seen := steps(cluster, job)) < 3 or any(state == "RUNNING" for state, _ in seen.values()):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.5)
+    assert set(seen.values()) == {("COMPLETED", "0:0")}, seen
+    words = ["sacct", "-nPX", "-j", str(job), "--format=State,DerivedExitCode"]
+    assert cluster.run(words, user="root").stdout.strip() == "COMPLETED|0:0"
+
+
+def test_what_does_not_run_cannot_be_watched(cluster: Cluster) -> None:
+    done = cluster.run([PERUN, "watch", "99999999"], user="alice", timeout=60)
+    assert done.returncode == 66 and "not in Slurm's queue" in done.stderr
+    job = submit(cluster, "-N1", "--hold", "--wrap", "true")
+    waits = cluster.run([PERUN, "watch", str(job)], user="alice", timeout=60)
+    cluster.run(["scancel", str(job)], user="root")
+    assert waits.returncode == 66 and "it is PENDING" in waits.stderr
