@@ -15,13 +15,11 @@ from perun_hpc.accounting.lookup import Found, Places, find
 from perun_hpc.accounting.selection import select
 from perun_hpc.accounting.site import load_site
 from perun_hpc.archive.places import Archive, only_cluster
+from perun_hpc.cli import mail
 from perun_hpc.data_model.codec import encode
-from perun_hpc.data_model.record import EnergyRecord
-from perun_hpc.errors import NotFoundError
 from perun_hpc.report.explain import explain_report, explain_word
-from perun_hpc.report.job import job_report, step_report
-from perun_hpc.report.screen import Style, style_for
-from perun_hpc.report.several import listing_report, whole_report
+from perun_hpc.report.screen import style_for
+from perun_hpc.report.selected import report_lines
 from perun_hpc.slurm.cluster import cluster_name
 from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_between, query_jobs
 
@@ -36,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain", nargs="?", const="", metavar="LINE", help="what a line or a word of the report means; all of them"
     )
+    parser.add_argument("--mail", metavar="SUBJECT", help="what stands below a mail of Slurm's (libexec/perun/mail)")
     parser.add_argument("--json", action="store_true", help="the energy record as JSON")
     parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
@@ -46,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
+    if args.mail is not None:
+        return mail.below(args.mail, places(args))
     style = style_for(sys.stdout)
     if args.explain and not args.jobs and not args.name:
         print("\n".join(explain_word(args.explain, (), style)))
@@ -55,27 +56,14 @@ def run(args: argparse.Namespace) -> int:
         records = [encode(f.record) for runs in objects for f in runs]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
         return 0
-    lines = report_lines(objects, step, style)
+    lines = report_lines(objects, step, style, time.time())
     if args.explain is None:
         print("\n".join(lines))
         return 0
-    plain = report_lines(objects, step, replace(style, colour=False))
+    plain = report_lines(objects, step, replace(style, colour=False), time.time())
     explained = explain_word(args.explain, plain, style) if args.explain else explain_report(plain, style)
     print("\n".join([*([] if args.explain else [*lines, ""]), *explained]))
     return 0
-
-
-def report_lines(objects: Sequence[Sequence[Found]], step: str | None, style: Style) -> list[str]:
-    """Return the screen of what was asked for: one job or step, one array as one object, or a list with its sum."""
-    records = [[f.record for f in runs] for runs in objects]
-    if len(objects) > 1:
-        return listing_report(records, style, time.time())
-    (runs,), (found,) = records, objects
-    if step is not None:
-        return _step_lines(runs[-1], step, style)
-    if any(r.job_id != runs[-1].job_id for r in runs):
-        return whole_report(runs, style)
-    return job_report(runs[-1], found[-1].source, style, runs[:-1])
 
 
 def places(args: argparse.Namespace) -> Places:
@@ -103,13 +91,3 @@ def _chosen(args: argparse.Namespace, where: Places) -> tuple[Sequence[Sequence[
     for job in chosen.absent:
         print(f"perun: job {job}: not known, or not yours to see", file=sys.stderr)
     return chosen.objects, None
-
-
-def _step_lines(newest: EnergyRecord, step: str, style: Style) -> list[str]:
-    lines = step_report(newest, step, style)
-    if not lines:
-        known = ", ".join(s.step_id for s in newest.steps) or "none"
-        raise NotFoundError(
-            f"step {newest.display_id}.{step}: not in the job's record (steps there: {known}); only --perun steps are"
-        )
-    return lines

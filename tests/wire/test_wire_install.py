@@ -68,6 +68,7 @@ def test_an_upgrade_never_leaves_the_prefix_without_a_hook(built: Path) -> None:
         "epilogslurmctld",
         "perun-launch",
         "isolated.py",
+        "mail",
     }
 
 

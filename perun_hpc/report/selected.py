@@ -1,0 +1,35 @@
+"""Which screen shows what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perun_hpc.accounting.lookup import Found
+from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.errors import NotFoundError
+from perun_hpc.report.job import job_report, step_report
+from perun_hpc.report.screen import Style
+from perun_hpc.report.several import listing_report, whole_report
+
+
+def report_lines(objects: Sequence[Sequence[Found]], step: str | None, style: Style, now_s: float) -> list[str]:
+    """Return the screen of what was asked for: one job or step, one array as one object, or a list with its sum."""
+    records = [[f.record for f in runs] for runs in objects]
+    if len(objects) > 1:
+        return listing_report(records, style, now_s)
+    (runs,), (found,) = records, objects
+    if step is not None:
+        return _step_lines(runs[-1], step, style)
+    if any(r.job_id != runs[-1].job_id for r in runs):
+        return whole_report(runs, style)
+    return job_report(runs[-1], found[-1].source, style, runs[:-1])
+
+
+def _step_lines(newest: EnergyRecord, step: str, style: Style) -> list[str]:
+    lines = step_report(newest, step, style)
+    if not lines:
+        known = ", ".join(s.step_id for s in newest.steps) or "none"
+        raise NotFoundError(
+            f"step {newest.display_id}.{step}: not in the job's record (steps there: {known}); only --perun steps are"
+        )
+    return lines
