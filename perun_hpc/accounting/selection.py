@@ -73,21 +73,24 @@ def select(words: Sequence[str], name: str, places: Places, environ: Mapping[str
     return Selection(tuple(whole_objects(found.values())), tuple(lost))
 
 
-def own_jobs(places: Places, uid: int, now_s: float, name: str = "") -> list[str]:
+def own_jobs(
+    places: Places, uid: int, now_s: float, name: str = "", least: int = 1, spans_s: Sequence[int] = SPANS_S
+) -> list[str]:
     """Return the ids of a user's jobs that have started, the last one first: an array or heterogeneous job is one.
 
-    At least those of the newest day, month or year in which there are any.
+    At least those of the first of these spans before now (a day, a month, a year) in which there are `least`; fewer
+    where the last one does not have as many.
 
     Raises
     ------
     NotFoundError
         Where there is none of the name within a year.
     """
-    for span_s in SPANS_S:
-        started = _started(places, uid, int(now_s) - span_s, int(now_s) + 1, name)
-        if started:
-            newest = sorted(started, reverse=True)
-            return list(dict.fromkeys(job for _, _, job in newest))
+    for span_s in spans_s:
+        started = sorted(_started(places, uid, int(now_s) - span_s, int(now_s) + 1, name), reverse=True)
+        ids = list(dict.fromkeys(job for _, _, job in started))
+        if len(ids) >= least or (ids and span_s == spans_s[-1]):
+            return ids
     named = f" named '{name}'" if name else ""
     raise NotFoundError(f"no job of yours{named} started within a year: name one: perun report 4711")
 

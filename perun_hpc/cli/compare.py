@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import TypeAlias
 
 from perun_hpc.cli.slurm_here import slurm_here
 from perun_hpc.errors import NotFoundError, UsageError
 from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, sides_of
 from perun_hpc.report.screen import style_for
-from perun_hpc.report.subjects import Subject, of_records
 
-Look: TypeAlias = Callable[[str], list[Subject]]
-"""Finds what a word names: one job, or the rounds of one run."""
+LAST = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +23,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="*",
         metavar="JOB[,JOB...]",
-        help="job ids; repeats of one variant joined by commas; without a cluster ids or directories of stored runs",
+        help="jobs as perun report takes them; repeats of one variant joined by commas; without a cluster ids or "
+        "directories of stored runs",
     )
+    parser.add_argument(
+        "-n",
+        "--name",
+        action="append",
+        default=[],
+        help="your last runs of this name; alone: the newest beside those before it",
+    )
+    parser.add_argument("--last", type=int, default=LAST, metavar="N", help=f"so many runs of a name (default: {LAST})")
     parser.add_argument("--weak", action="store_true", help="the work grew with the number of nodes (weak scaling)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--stored", action="store_true", help="of runs that perun monitor stored, also on a cluster")
@@ -40,10 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison."""
-    if len(args.what) < 2:
+    if len(args.what) + len(args.name) < 2 and not args.name:
         raise UsageError("perun compare: name two jobs or more, such as: perun compare 4711 4712")
-    look = _stored(args) if args.stored or args.data_out or not slurm_here() else _jobs(args)
-    sides = [_side(text, look) for text in args.what]
+    if not 1 <= args.last <= 1000:
+        raise UsageError(f"--last {args.last}: from 1 to 1000 runs")
+    sides = _stored(args) if args.stored or args.data_out or not slurm_here() else _jobs(args)
     found = sides_of(sides)
     if not found.components:
         raise NotFoundError("these have no component in common: what one measured is not known of another")
@@ -54,43 +62,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _side(text: str, look: Look) -> Side:
-    """A variant, with all its repeats; what cannot be compared is refused, for a mean without it would be another's."""
-    words = [word for word in text.split(",") if word]
-    if not words:
-        raise UsageError(f"'{text}' names no job")
-    subjects = [subject for word in words for subject in look(word)]
-    for subject in subjects:
-        if subject.why:
-            raise NotFoundError(f"{subject.label} cannot be compared: {subject.why}: see perun report {subject.label}")
-    label = words[0] + (f" +{len(words) - 1}" if len(words) > 1 else "")
-    return Side(label, tuple(subjects))
-
-
-def _jobs(args: argparse.Namespace) -> Look:
-    from perun_hpc.accounting.lookup import find
+def _jobs(args: argparse.Namespace) -> list[Side]:
     from perun_hpc.cli.report import places
+    from perun_hpc.report import job_sides
 
-    where = places(args)
+    where, asker = places(args), job_sides.Asker(os.getuid(), time.time())
+    if not args.what and len(args.name) == 1:
+        return job_sides.newest_and_before(args.name[0], where, asker, args.last)
+    sides = job_sides.of_words(args.what, where, asker)
+    named = [subject.label for side in sides for subject in side.subjects]
+    before = [job_sides.of_name(name, where, asker, args.last, named) for name in args.name]
+    return [*before, *sides] if args.what else before
 
-    def look(word: str) -> list[Subject]:
-        records = {f.record.job_id: f.record for f in find(word, where)}  # of a requeued job the last run
-        return [of_records(list(records.values()))]
 
-    return look
-
-
-def _stored(args: argparse.Namespace) -> Look:
+def _stored(args: argparse.Namespace) -> list[Side]:
     from perun_hpc.config.user import load, settings
-    from perun_hpc.monitoring import runs
-    from perun_hpc.report.stored import of_tree
+    from perun_hpc.report import stored_sides
 
     configuration = Path(args.configuration) if args.configuration else None
     data_out = Path(settings(load(configuration, {"data_out": args.data_out})).data_out)
-
-    def look(word: str) -> list[Subject]:
-        there = Path(word)
-        tree = runs.at(there) if there.is_dir() else None
-        return of_tree(tree if tree is not None else runs.find(data_out, None, word)[1])
-
-    return look
+    if not args.what and len(args.name) == 1:
+        return stored_sides.newest_and_before(args.name[0], data_out, args.last)
+    sides = stored_sides.of_words(args.what, data_out)
+    return [*(stored_sides.of_app(name, data_out, args.last) for name in args.name), *sides]

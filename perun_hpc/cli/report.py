@@ -18,7 +18,8 @@ from perun_hpc.archive.places import Archive, only_cluster
 from perun_hpc.cli import mail
 from perun_hpc.data_model.codec import encode
 from perun_hpc.report.explain import explain_report, explain_word
-from perun_hpc.report.screen import style_for
+from perun_hpc.report.job_sides import beside_earlier
+from perun_hpc.report.screen import Style, style_for
 from perun_hpc.report.selected import report_lines
 from perun_hpc.slurm.cluster import cluster_name
 from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_between, query_jobs
@@ -51,16 +52,18 @@ def run(args: argparse.Namespace) -> int:
     if args.explain and not args.jobs and not args.name:
         print("\n".join(explain_word(args.explain, (), style)))
         return 0
-    objects, step = _chosen(args, places(args))
+    where = places(args)
+    objects, step = _chosen(args, where)
     if args.json:
         records = [encode(f.record) for runs in objects for f in runs]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
         return 0
-    lines = report_lines(objects, step, style, time.time())
+    beside = _beside(objects, step, where, style)
+    lines = report_lines(objects, step, style, time.time(), beside)
     if args.explain is None:
         print("\n".join(lines))
         return 0
-    plain = report_lines(objects, step, replace(style, colour=False), time.time())
+    plain = report_lines(objects, step, replace(style, colour=False), time.time(), beside)
     explained = explain_word(args.explain, plain, style) if args.explain else explain_report(plain, style)
     print("\n".join([*([] if args.explain else [*lines, ""]), *explained]))
     return 0
@@ -81,6 +84,13 @@ def places(args: argparse.Namespace) -> Places:
             since_s, until_s, options, args.cluster, extra=identity_fields()
         ),
     )
+
+
+def _beside(objects: Sequence[Sequence[Found]], step: str | None, where: Places, style: Style) -> str:
+    """One job beside the last ones of its name; nothing of a step, an array or several."""
+    if step is not None or len(objects) != 1 or len({f.record.job_id for f in objects[0]}) != 1:
+        return ""
+    return beside_earlier(objects[0][-1].record, where, style.plus_minus)
 
 
 def _chosen(args: argparse.Namespace, where: Places) -> tuple[Sequence[Sequence[Found]], str | None]:

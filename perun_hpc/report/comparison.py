@@ -111,13 +111,13 @@ def comparison_json(found: Sides, weak: bool = False) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sentence(found: Sides, what: str) -> str:
-    """One line: the second side beside the first, which `what` names."""
+def sentence(found: Sides, what: str, sign: str) -> str:
+    """One line: the second side beside the first, which `what` names; `sign` stands before a bound."""
     first, other = found.sides
     energy = c.energies(found.runs(first), found.runs(other), found.known)
     time = c.times(found.runs(first), found.runs(other))
     verdict = "no difference within the bounds" if energy.within else "more than the bounds explain"
-    return f"{_change(energy)} energy, {_percent(time.change)} time beside {what}: {verdict}"
+    return f"{_change(energy, sign)} energy, {_percent(time.change)} time beside {what}: {verdict}"
 
 
 def _as_json(one: Difference) -> dict[str, Any]:
@@ -228,8 +228,8 @@ def _differing(first: Side, other: Side) -> list[tuple[str, tuple[str, str]]]:
     return found
 
 
-def _change(one: Difference, sign: str = "") -> str:
-    if not sign or not one.bound:
+def _change(one: Difference, sign: str) -> str:
+    if not one.bound:
         return _percent(one.change)
     return f"{_percent(one.change)} {sign} {_bound((one.high - one.low) / 2)}"
 

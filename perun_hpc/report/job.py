@@ -26,7 +26,9 @@ _OUTSIDE = {
 }
 
 
-def job_report(record: EnergyRecord, source: str, style: Style, earlier: Sequence[EnergyRecord] = ()) -> list[str]:
+def job_report(
+    record: EnergyRecord, source: str, style: Style, earlier: Sequence[EnergyRecord] = (), beside: str = ""
+) -> list[str]:
     """Return the screen's lines.
 
     Parameters
@@ -39,6 +41,8 @@ def job_report(record: EnergyRecord, source: str, style: Style, earlier: Sequenc
         How to draw.
     earlier
         Earlier runs of the same job (it was requeued), oldest first.
+    beside
+        The job beside its user's last ones of the same name, in a sentence.
     """
     lines = [*_header(record, style), style.rule]
     lines += _energy(record, style)
@@ -49,6 +53,8 @@ def job_report(record: EnergyRecord, source: str, style: Style, earlier: Sequenc
     if earlier:
         runs = ", ".join(f"{q.energy(r.energy_uj)} ({r.state or 'ended'})" for r in earlier)
         lines += ["", *_labelled("Earlier", f"this is run {len(earlier) + 1}; before it: {runs}")]
+    if beside:
+        lines += ["", *_labelled("Beside", style.units(beside))]
     lines += _missing(record, style)
     advice = hints(record)
     if advice:

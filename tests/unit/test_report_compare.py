@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perun_hpc.accounting.lookup import Places
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.data_model.record import EnergyRecord, to_json
+from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sides_of
+from perun_hpc.report.job import job_report
+from perun_hpc.report.job_sides import Asker, beside_earlier, newest_and_before, of_name
 from perun_hpc.report.screen import WIDTH, Style, cells
 from perun_hpc.report.subjects import of_records
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
+from tests.unit.test_accounting_selection import Slurm
 
 pytestmark = pytest.mark.usefixtures("utc")
 PLAIN = Style(colour=False, unicode=True)
@@ -118,6 +125,73 @@ def test_no_name_of_a_user_reaches_the_terminal_as_a_command() -> None:
     assert "\x1b[2J" not in text
 
 
+# The last runs of a name.
+
+
+def laid_down(root: Path, *records: EnergyRecord) -> Path:
+    """An archive with these records, each in its job's directory."""
+    for one in records:
+        place = root / "archive/c/jobs" / f"{one.job_id}.0"
+        place.mkdir(parents=True)
+        (place / "record.json").write_text(to_json(one))
+    return root / "archive"
+
+
+def named(root: Path, *records: EnergyRecord) -> Places:
+    """A site where Slurm knows these jobs; each started a minute after the one before."""
+    rows = [
+        slurm_job(
+            r.job_id, name=r.name, start_s=START_S + 60 * n, submit_s=START_S + 60 * n, end_s=START_S + 60 * n + 10,
+            nodelist=r.nodelist, num_nodes=r.num_nodes,
+        )
+        for n, r in enumerate(records)
+    ]  # fmt: skip
+    slurm = Slurm(*rows)
+    return Places(Archive(laid_down(root, *records), "c"), None, slurm.jobs, due_s=1e12, between=slurm.between)
+
+
+ASKER = Asker(2001, START_S + 5000.0)
+
+
+def test_a_name_is_its_last_runs_of_one_size(tmp_path: Path) -> None:
+    larger = record(13, 700, ("n1", "n2"), name="cfd")
+    places = named(tmp_path, *(record(10 + n, 1000 + n, name="cfd") for n in range(3)), larger,
+                   record(14, 990, name="cfd"), record(15, 1, name="other"))  # fmt: skip
+    before, newest = newest_and_before("cfd", places, ASKER, 5)
+    assert (newest.label, before.label) == ("14", "3 runs before")
+    assert [one.label for one in before.subjects] == ["12", "11", "10"]
+    assert [one.label for one in of_name("cfd", places, ASKER, 2, without=["14"]).subjects] == ["13"]
+
+
+def test_one_run_of_a_name_has_nothing_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="10 is the only job of yours named 'cfd'"):
+        newest_and_before("cfd", named(tmp_path, record(10, 1000, name="cfd")), ASKER, 5)
+
+
+def test_a_report_says_a_job_beside_the_last_ones_of_its_name(tmp_path: Path) -> None:
+    jobs = [record(10 + n, joules, name="cfd") for n, joules in enumerate((1000, 1002, 999, 940))]
+    places = named(tmp_path, *jobs)
+    newest = replace(jobs[-1], start_ns=(START_S + 180) * NS, end_ns=(START_S + 280) * NS)
+    said = beside_earlier(newest, places, "±")
+    assert said.startswith("-6.0 % ± 1") and "beside the 3 before of this name: more than the bounds explain" in said
+    text = "\n".join(job_report(newest, "the job's directory", PLAIN, (), said))
+    assert "Beside     -6.0 %" in text
+
+
+@pytest.mark.parametrize("change", [{"name": "wrap"}, {"array_job_id": 4}, {"status": "partial"}, {"uid": None}])
+def test_a_report_says_nothing_where_there_is_nothing_to_say(tmp_path: Path, change: dict[str, Any]) -> None:
+    jobs = [replace(record(10 + n, 1000, name="cfd"), **change) for n in range(3)]
+    assert beside_earlier(jobs[-1], named(tmp_path, *jobs), "±") == ""
+
+
+def test_a_slurm_that_does_not_answer_costs_a_report_nothing(tmp_path: Path) -> None:
+    def fails(since_s: int, until_s: int, options: Any) -> Any:
+        raise UnavailableError("sacct: no answer")
+
+    places = replace(named(tmp_path, record(10, 1000, name="cfd")), between=fails)
+    assert beside_earlier(record(10, 1000, name="cfd"), places, "±") == ""
+
+
 # The command.
 
 
@@ -125,11 +199,7 @@ def test_no_name_of_a_user_reaches_the_terminal_as_a_command() -> None:
 def archive(tmp_path: Path) -> Path:
     """An archive with records of four jobs that ended long ago."""
     jobs = (record(4711, 1000), record(4712, 970), record(4713, 1004), record(4714, 960, ("n2",)))
-    for one in jobs:
-        place = tmp_path / "archive/c/jobs" / f"{one.job_id}.0"
-        place.mkdir(parents=True)
-        (place / "record.json").write_text(to_json(one))
-    return tmp_path / "archive"
+    return laid_down(tmp_path, *jobs)
 
 
 def ask(archive: Path, *words: str) -> int:
