@@ -581,7 +581,8 @@ class Collector:
     def _compare(self, summary: Summary) -> Summary:
         """Give every run that sacct knows and nobody reported a record that says so.
 
-        In slices of time, each kept once it is done: halved when sacct cannot answer, doubled in a later sweep.
+        In slices of time, each kept once it is done: halved when sacct cannot answer, doubled in a later sweep. One at
+        least in each sweep; the next ones wait when nodes report meanwhile.
         """
         if self.tools.slurm is None:
             return summary
@@ -614,7 +615,18 @@ class Collector:
             if end_s - since_s == slice_s < SLICE_S and not shrunk:
                 self.ledger.marks.set_compared_slice(cluster, min(2 * slice_s, SLICE_S))
             since_s = end_s
+            if self._has_come():
+                break
         return summary
+
+    def _has_come(self) -> bool:
+        """Whether nodes reported something since this sweep looked: a job that ended comes before those of long ago."""
+        for _, directory in self.archive.incoming():
+            with contextlib.suppress(OSError):
+                wait = self._waits.get(directory)
+                if (wait is None or wait.files != _files(directory)) and not self._refused_lately(directory):
+                    return True
+        return False
 
     def _unreported(self, since_s: int, until_s: int) -> list[SlurmJob]:
         """Return the runs that ended in [since, until] by Slurm and of which nothing is stored, but should be."""

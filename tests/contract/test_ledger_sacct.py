@@ -151,6 +151,33 @@ def test_weeks_without_slurmdbd_are_caught_up_in_slices_that_sacct_can_answer(si
     assert len(site.asked()) == asked + 1  # the time span of every other sweep
 
 
+def test_a_job_that_ends_while_a_year_is_compared_waits_for_one_day_of_it(site: Site) -> None:
+    put_incoming(site.archive, boundary(4711))
+    site.slurm({})
+    site.collect()
+    site.now += 365.0 * DAY_S
+    put_incoming(site.archive, boundary(4712, nodelist="n[1-2]", start_s=site.now - 200))  # waits, and holds nothing up
+    asked: list[int] = []
+
+    def between(since_s: int, until_s: int) -> list[SlurmJob]:
+        asked.append(until_s - since_s)
+        if len(asked) == 3:
+            put_incoming(site.archive, boundary(4713, start_s=site.now - 300))
+        return []
+
+    def collect() -> Summary:
+        ledger = open_ledger(str(site.ledger), clock=lambda: site.now)
+        try:
+            tools = Tools(lambda: site.now, Slurm(jobs=lambda ids: [], between=between))
+            return Collector(Archive(site.archive, "c"), ledger, tools, DEADLINE_S).sweep()
+        finally:
+            ledger.close()
+
+    assert (collect().stored, len(asked)) == (0, 3)
+    assert collect().stored == 1
+    assert (len(asked), sum(asked)) == (365, 365 * DAY_S)
+
+
 def test_what_was_compared_before_sacct_failed_is_kept(site: Site) -> None:
     put_incoming(site.archive, boundary(4711))
     site.slurm({})
