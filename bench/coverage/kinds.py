@@ -163,12 +163,15 @@ def sleeper(static: str) -> Trial:
     return trial
 
 
-def sums(shared_nodes: bool) -> Trial:
-    """A job on two to eight nodes of one type: CPUs and memory of all of them."""
+def sums(shared_nodes: bool, alike: bool = False) -> Trial:
+    """A job on two to eight nodes of one type: CPUs and memory of all of them.
+
+    `alike`: what runs beside it is one program on all of them (an array, another job of several nodes).
+    """
 
     def trial(rng: Random, family: Family) -> Iterator[Sample]:
         machine, errors = family.machine(rng), Errors.draw(family, rng)
-        nature = family.nature(rng)
+        nature, others = family.nature(rng), family.nature(rng) if alike else None
         start, end, length = life(rng, False)
         records, true_j = [], 0.0
         for number in range(int(rng.integers(2, 9))):
@@ -178,14 +181,15 @@ def sums(shared_nodes: bool) -> Trial:
             jobs = [mine]
             layout = [[whole(machine.cores, 0)]]
             if shared_nodes:
-                jobs.append(Job(snap(rng.uniform(0.5, 5)), snap(length - 1), rng.uniform(0.3, 1), 0.4))
+                jobs.append(Job(snap(rng.uniform(0.5, 5)), snap(length - 1), rng.uniform(0.3, 1), 0.4, others))
                 cores = int(rng.integers(1, machine.cores))
                 layout = [[whole(cores, 0), whole(machine.cores - cores, 1)]]
             host = build(rng, family, machine, layout, jobs, errors, length, STEP_S, "learnt")
             records.append(host.node.run(f"n{number}")[0])
             true_j += host.truth[0]["cpu"] + host.truth[0]["dram"]
         record = sum_boundaries(records)
-        kind = "sum over shared nodes" if shared_nodes else "sum over exclusive nodes"
+        beside = ", beside one program" if alike else ", beside others"
+        kind = f"sum over shared nodes{beside}" if shared_nodes else "sum over exclusive nodes"
         yield Sample(kind, true_j, (record.energy_uj or 0) / 1e6, record.u_uj / 1e6)
 
     return trial

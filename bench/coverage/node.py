@@ -72,6 +72,7 @@ class Node:
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     _curve: list[tuple[int, int]] = field(default_factory=list)
+    _power_uw: Mapping[str, int] = field(default_factory=dict)
 
     def run(self, name: str = "node") -> dict[int, Boundary]:
         """Boundary records by the job's number, as the collector reads them."""
@@ -164,7 +165,9 @@ class Node:
         if self.points_s:
             self._curve.append((ns(to_s), self._curve[-1][1] + self._intervals.since(readings)))
         closed = self._intervals.add(stretch, readings, settle)
-        booking.book(closed, [self.sessions[run.key] for run in live], self.domains, self.figures, "2026-11-30")
+        sessions = [self.sessions[run.key] for run in live]
+        booking.book(closed, sessions, self.domains, self.figures, "2026-11-30", self._power_uw)
+        self._power_uw = booking.powers(closed, self.domains, self._power_uw)
         peaks = dict.fromkeys(self.domains, 100)
         if self.learning.take(closed, stretch, self.cpus, self.domains, peaks, REAL_NS):
             self._parametrise()

@@ -8,10 +8,12 @@ too little. `RANDOM` is what errs each time anew.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from perun_hpc.data_model.sensor import Sensor
 
 NS_PER_S = 1_000_000_000
 
@@ -51,6 +53,11 @@ class Gain:
     relative: float
     model: str
 
+    @property
+    def doubts(self) -> dict[str, int]:
+        """The same as a doubt by its cause."""
+        return {f"gain {self.model}": round(self.energy_uj * self.relative)}
+
 
 @dataclass(frozen=True, slots=True)
 class Edge:
@@ -69,46 +76,42 @@ class Gap:
     duration_ns: int
 
 
-def standard_uj(gains: Iterable[Gain] = (), edges: Iterable[Edge] = (), gaps: Iterable[Gap] = ()) -> int:
-    """Standard uncertainty (k=1) in uJ, rounded up.
-
-    Gain errors within one model add linearly, with the energies' signs, never by the root of N: the same shunt design
-    errs the same way. An edge and a gap are rectangular distributions.
+def random_uj(edges: Iterable[Edge] = (), gaps: Iterable[Gap] = (), others_uj: Iterable[float] = ()) -> int:
+    """What errs each time anew (k=1), in uJ, rounded up: the root of the sum of squares.
 
     Parameters
     ----------
-    gains : energies with the gain errors of their devices.
-    edges : readings at the interval's edges that may be old.
-    gaps : times without readings.
+    edges : readings at an interval's edges that may be old; each is a rectangular distribution.
+    gaps : times without readings, rectangular, too.
+    others_uj : further standard uncertainties.
 
     Returns
     -------
-    The root of the sum of their squares, in uJ.
+    It, in uJ.
     """
-    return math.ceil(math.sqrt(_gain_square(gains) + _random_square(edges, gaps)))
-
-
-def gain_uj(gains: Iterable[Gain]) -> float:
-    """What gain errors alone add to the standard uncertainty (k=1), in uJ."""
-    return math.sqrt(_gain_square(gains))
-
-
-def random_uj(edges: Iterable[Edge] = (), gaps: Iterable[Gap] = (), others_uj: Iterable[float] = ()) -> int:
-    """What errs each time anew (k=1), in uJ, rounded up; `others_uj` are standard uncertainties."""
-    return math.ceil(math.sqrt(_random_square(edges, gaps) + sum(one**2 for one in others_uj)))
-
-
-def _gain_square(gains: Iterable[Gain]) -> float:
-    by_model: dict[str, float] = defaultdict(float)
-    for gain in gains:
-        by_model[gain.model] += gain.energy_uj * gain.relative
-    return sum(value**2 for value in by_model.values())
-
-
-def _random_square(edges: Iterable[Edge], gaps: Iterable[Gap]) -> float:
     square = sum((edge.max_uw * edge.tau_ns / NS_PER_S) ** 2 for edge in edges)
     square += sum(((gap.max_uw - gap.min_uw) * gap.duration_ns / NS_PER_S) ** 2 for gap in gaps)
-    return square / 12
+    return math.ceil(math.sqrt(square / 12 + sum(one**2 for one in others_uj)))
+
+
+def of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float = 0) -> dict[str, int]:
+    """What a sensor counts wrongly of an energy that it counted in so much time, alike on all sensors of its backend.
+
+    Gains add linearly, with the energies' signs, never by the root of N: the same shunt design errs the same way.
+
+    Parameters
+    ----------
+    sensor : which one.
+    energy_uj : what it counted.
+    covered_ns : how long that took, for a counter that is off by a constant power.
+
+    Returns
+    -------
+    Cause -> standard uncertainty (k=1) in uJ.
+    """
+    gain = Gain(energy_uj, sensor.gain_error, sensor.backend).doubts
+    offset_uj = round(sensor.offset_uw * covered_ns / NS_PER_S)
+    return {**gain, f"offset {sensor.backend}": offset_uj} if offset_uj else gain
 
 
 # What has one cause.
@@ -133,6 +136,22 @@ def combined_uj(doubts: Doubts) -> int:
     """Standard uncertainty (k=1) in uJ, rounded up: causes are independent of each other."""
     square = sum(uj**2 for uj in doubts.values())
     return math.isqrt(square - 1) + 1 if square else 0
+
+
+def standard_uj(gains: Iterable[Gain] = (), edges: Iterable[Edge] = (), gaps: Iterable[Gap] = ()) -> int:
+    """Standard uncertainty (k=1) of one energy in uJ, rounded up, for whom the causes do not matter.
+
+    Parameters
+    ----------
+    gains : energies with the gain errors of their devices; those of one model add linearly, with the energies' signs.
+    edges : readings at the interval's edges that may be old.
+    gaps : times without readings.
+
+    Returns
+    -------
+    The root of the sum of their squares, in uJ.
+    """
+    return combined_uj(added([*(gain.doubts for gain in gains), {RANDOM: random_uj(edges, gaps)}]))
 
 
 # How a domain was shared out.

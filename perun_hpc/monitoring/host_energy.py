@@ -10,7 +10,7 @@ from typing import Any
 from perun_hpc.data_model.sensor import Missing, Provenance, Sensor, worst
 from perun_hpc.energy.attribute import OTHER, DomainKind
 from perun_hpc.energy.containment import adding_up, energy_counters, plan, scope_sentence
-from perun_hpc.energy.uncertainty import NS_PER_S, PEAK, Edge, Gain, Gap, standard_uj
+from perun_hpc.energy.uncertainty import PEAK, RANDOM, Doubts, Edge, Gap, added, combined_uj, of_sensor, random_uj
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,6 @@ class Figure:
     energy_uj: int
     u_uj: int
     provenance: Provenance
-
-
-def gain(sensor: Sensor, energy_uj: float) -> Gain:
-    """What a counter that counts wrongly makes of an energy; those that one backend reads err together."""
-    return Gain(energy_uj, sensor.gain_error, sensor.backend)
 
 
 @dataclass(frozen=True)
@@ -115,29 +110,27 @@ class HostEnergy:
         parts = [one for one in self._parts if one.component == component]
         # A meter's rest has too little of what its parts have too much.
         gains = [
-            gain(self._sensors[column], -(self._results[column]["base"] or 0))
+            of_sensor(self._sensors[column], -(self._results[column]["base"] or 0))
             for one in parts
             for column in one.inside
             if one.column in self.bearing
         ]
         return self._sum(parts, parts, gains)
 
-    def _sum(self, parts: Sequence[_Part], doubted: Sequence[_Part], beside: Sequence[Gain] = ()) -> Figure | None:
+    def _sum(self, parts: Sequence[_Part], doubted: Sequence[_Part], beside: Sequence[Doubts] = ()) -> Figure | None:
         known = [one for one in parts if one.energy_uj is not None]
         if not known:
             return None
-        gains, edges, gaps = [*beside], [], []
+        doubts, edges, gaps = [*beside], [], []
         for one in doubted:
             sensor, result = self._sensors[one.column], self._results[one.column]
             ceiling_uw = sensor.max_uw or round(result["peak_per_s"])
             edge_uw = min(ceiling_uw, round(PEAK * result["peak_per_s"])) or ceiling_uw
             counted_uj = result["base"] if one.column in self.bearing else one.energy_uj
-            if counted_uj is not None:
-                gains.append(gain(sensor, counted_uj))
-                edges += [Edge(edge_uw, sensor.update_ns + sensor.lag_ns // 4)] * 2
             covered_ns = result["covered_ns"] if one.energy_uj is not None else 0
-            if sensor.offset_uw:
-                gains.append(Gain(sensor.offset_uw * covered_ns / NS_PER_S, 1.0, f"offset {sensor.backend}"))
+            doubts.append(of_sensor(sensor, counted_uj or 0, covered_ns))
+            edges += [Edge(edge_uw, sensor.update_ns + sensor.lag_ns // 4)] * (2 if counted_uj is not None else 0)
             gaps.append(Gap(0, ceiling_uw, max(0, self._runtime_ns - covered_ns)))
         provenance = worst(self._sensors[one.column].provenance for one in known)
-        return Figure(sum(one.energy_uj or 0 for one in known), standard_uj(gains, edges, gaps), provenance)
+        u_uj = combined_uj(added([*doubts, {RANDOM: random_uj(edges, gaps)}]))
+        return Figure(sum(one.energy_uj or 0 for one in known), u_uj, provenance)

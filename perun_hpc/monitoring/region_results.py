@@ -15,10 +15,10 @@ from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, covered, mean
 from perun_hpc.energy.regions import standard
-from perun_hpc.energy.uncertainty import gain_uj
+from perun_hpc.energy.uncertainty import added, combined_uj, of_sensor
 from perun_hpc.monitoring import trace
 from perun_hpc.monitoring.columns import counts_cpu_time
-from perun_hpc.monitoring.host_energy import HostEnergy, gain
+from perun_hpc.monitoring.host_energy import HostEnergy
 
 NS_PER_S = 1_000_000_000
 _ENERGIES = (
@@ -137,6 +137,6 @@ class _Host:
                 amount, low, high = of_each.sum(axis=1).tolist()
                 high += unseen_uj / 1e6 / unit_s
                 each = zip(columns, of_each[0].tolist(), strict=True)
-                gains = gain_uj(gain(self._sensors[column], one * 1e6) for column, one in each) / 1e6
+                gains = combined_uj(added(of_sensor(self._sensors[column], one * 1e6) for column, one in each)) / 1e6
                 doubt = math.hypot(standard(low, high), gains)
                 yield Metric(kind, amount, uncertainty=doubt, provenance=provenance, low=low, high=high)

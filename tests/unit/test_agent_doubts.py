@@ -63,6 +63,37 @@ def test_edges_are_doubted_by_the_power_that_was_seen(peak_uw: int, edge_uw: int
     assert PEAK == 1.3
 
 
+@pytest.mark.parametrize(("before_uw", "lag_ns", "first_uw"), [
+    (20_000_000, 0, 26_000_000), (10**9, 0, 130_000_000), (0, 0, 130_000_000), (20_000_000, S // 2, 130_000_000),
+])  # fmt: skip
+def test_a_counters_first_edge_is_doubted_by_the_power_before_the_job(
+    before_uw: int, lag_ns: int, first_uw: int
+) -> None:
+    gpu = replace(RAPL, gain_error=0.0, update_ns=S // 10, lag_ns=lag_ns, max_uw=700_000_000)
+    job = session(gpu_0=account(1, 1, peak_uw=100_000_000, before_uw=before_uw))
+    doubts = booking.doubts(job, {"gpu-0": EnergyDomain("gpu-0", DomainKind.GPU, gpu, None)})
+    old_s = (gpu.update_ns + lag_ns // 4) / S
+    assert doubts["gpu-0"]["random"] == math.ceil(math.hypot(first_uw, 130e6) * old_s / math.sqrt(12))
+
+
+def test_a_job_begins_after_the_power_of_the_interval_before_it() -> None:
+    def closed(t0_s: int, energy_uj: int | None) -> Closed:
+        owner = "job:1.0" if t0_s else "idle"
+        shares = (Share(owner, energy_uj, 0, energy_uj),) if energy_uj else ()
+        jobs = (JobInput(owner="job:1.0"),) if t0_s else ()
+        shared = DomainShares("package-0", energy_uj, shares, "exclusive", Provenance.MEASURED)
+        return Closed(t0_s * S, (t0_s + 10) * S, shared, jobs, energy_uj is None)
+
+    domains, job = {"package-0": PACKAGE}, session()
+    before = booking.powers([closed(0, 50_000_000)], domains, {})
+    assert before == {"package-0": 5_000_000}
+    booking.book([closed(10, 900_000_000)], [job], domains, {}, "2026-11-30", before)
+    assert (job.domains["package-0"].before_uw, job.domains["package-0"].peak_uw) == (5_000_000, 90_000_000)
+    booking.book([closed(20, 100_000_000)], [job], domains, {}, "2026-11-30", {"package-0": 90_000_000})
+    assert job.domains["package-0"].before_uw == 5_000_000
+    assert booking.powers([closed(30, None)], domains, before) == {}
+
+
 def test_a_sensor_that_looks_a_part_of_the_time_is_less_sure_the_longer() -> None:
     gpu = replace(RAPL, gain_error=0.0, max_uw=10**9, sampled_ns=S // 10)
     domain = EnergyDomain("gpu-0", DomainKind.GPU, gpu, None)

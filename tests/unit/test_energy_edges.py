@@ -21,7 +21,7 @@ from perun_hpc.energy.attribute import (
     Share,
     attribute,
 )
-from perun_hpc.energy.containment import package_number, plan, scope_sentence
+from perun_hpc.energy.containment import package_and_die, package_number, plan, scope_sentence
 from perun_hpc.energy.counters import (
     Difference,
     Span,
@@ -63,11 +63,19 @@ def of(result, domain):
 
 @pytest.mark.parametrize(
     ("domain", "number"),
-    [("package-1", 1), ("dram-0", 0), ("grace-12", 12), ("package-1-die-0", 1), ("package", None), ("dram", None),
+    [("package-1", 1), ("dram-0", 0), ("grace-12", 12), ("package", None), ("dram", None),
      ("package-x", None), ("node", None), ("gpu-1", None)],
 )  # fmt: skip
 def test_the_package_of_a_domain_is_its_number(domain, number):
     assert package_number(domain) == number
+
+
+@pytest.mark.parametrize(("package", "die"), [(0, 0), (0, 1), (1, 0), (7, 15), (36, 3), (999_999_999, 999_999)])
+def test_a_die_has_a_number_that_no_package_and_no_other_die_has(package, die):
+    number = package_number(f"package-{package}-die-{die}")
+    assert number == package_number(f"dram-{package}-die-{die}")
+    assert package_and_die(number) == (package, die)
+    assert package_and_die(package_number(f"package-{package}")) == (package, None)
 
 
 def test_only_energy_and_power_are_energy():

@@ -16,7 +16,18 @@ from perun_hpc.energy.counters import Status, difference
 from perun_hpc.energy.crosscheck import compare
 from perun_hpc.energy.integrate import Rule, SyntheticCounter, integrate
 from perun_hpc.energy.static import DAY_NS, StaticPower
-from perun_hpc.energy.uncertainty import RANDOM, Edge, Gain, Gap, Split, added, combined_uj, random_uj, standard_uj
+from perun_hpc.energy.uncertainty import (
+    RANDOM,
+    Edge,
+    Gain,
+    Gap,
+    Split,
+    added,
+    combined_uj,
+    of_sensor,
+    random_uj,
+    standard_uj,
+)
 from perun_hpc.errors import ConfigError, NotFoundError
 
 S = 1_000_000_000
@@ -219,6 +230,11 @@ def test_gains_of_one_model_add_linearly_of_two_in_quadrature():
     same = standard_uj(gains=[Gain(300, 0.1, "rapl"), Gain(400, 0.1, "rapl")])
     other = standard_uj(gains=[Gain(300, 0.1, "rapl"), Gain(400, 0.1, "nvml")])
     assert (same, other) == (70, 50)
+    rapl = replace(COUNTER, gain_error=0.1)
+    memory, gpu = replace(rapl, offset_uw=1_000_000), replace(rapl, backend="nvml")
+    assert combined_uj(added([of_sensor(rapl, 300), of_sensor(rapl, -100)])) == 20
+    assert combined_uj(added([of_sensor(rapl, 300), of_sensor(gpu, 400)])) == 50
+    assert of_sensor(memory, 300, 5 * S) == {f"gain {rapl.backend}": 30, f"offset {rapl.backend}": 5_000_000}
 
 
 def test_an_edge_and_a_gap_are_rectangles():
@@ -308,13 +324,7 @@ def test_a_rail_whose_place_is_unknown_is_never_added():
 
 
 def test_the_package_of_a_domain():
-    assert [package_number(name) for name in ("package-1", "dram-10", "package-2-die-1", "grace-3", "cpu")] == [
-        1,
-        10,
-        2,
-        3,
-        None,
-    ]
+    assert [package_number(name) for name in ("package-1", "dram-10", "grace-3", "cpu")] == [1, 10, 3, None]
 
 
 # --- cross-check

@@ -43,6 +43,8 @@ class DomainAccount:
     others_doubt_uj: int = 0
     peak_uw: int = 0
     """Highest mean power of the whole domain between two readings, allowing for their age."""
+    before_uw: int = 0
+    """Its mean power in the interval before the session's first one; 0: not known."""
 
     def cover(self, present_ns: int, gap: bool, method: str, provenance: str, total_uj: int) -> None:
         """An interval in which the session was there so long; `total_uj` is what all had of the domain in it."""
@@ -70,6 +72,10 @@ class DomainAccount:
     def doubt_all(self) -> None:
         """An agent left it that kept no doubts: its dynamic part is as doubtful as beside others' without end."""
         self.sharing_doubt_uj = round(SHARING_ERROR.get(self.method, 1.0) * abs(self.dynamic_uj))
+
+    def begin_after(self, power_uw: int) -> None:
+        """What the whole domain drew before the session's first interval; 0: nobody knows."""
+        self.before_uw = power_uw
 
     def see_power(self, power_uw: int) -> None:
         """The mean power of the whole domain in an interval."""

@@ -22,7 +22,7 @@ from perun_hpc.process.log import guard
 
 #: A power is the mean of an interval at least so long: over less, a counter's own steps would show.
 PEAK_NS = 1_000_000_000
-SAMPLED = 0.2
+SAMPLED = 0.18
 """How far the power that a sensor on duty does not see lies from what it does see, against the highest power, k=1."""
 UNKNOWN_GAIN = 0.08
 """Relative gain error (k=1) of what a sensor measured that counts no more: the most of those that measure."""
@@ -39,8 +39,12 @@ def book(
     domains: Mapping[str, EnergyDomain],
     static: Mapping[str, Figure],
     day: str,
+    before_uw: Mapping[str, int] | None = None,
 ) -> None:
-    """Add every closed interval to the sessions that were live in it; `static` is the static power of the domains."""
+    """Add every closed interval to the sessions that were live in it; `static` is the static power of the domains.
+
+    `before_uw` is what domains drew in the interval before, as far as it is known (`powers`).
+    """
     owners = {session.key.owner: session for session in sessions}
     by_account = _by_account(domains)
     used: dict[tuple[str, int, int], int] = {}
@@ -51,12 +55,36 @@ def book(
             session, share = owners.get(job.owner), shares.get(job.owner)
             if session is None:
                 continue
-            guard("booking", partial(_book, session, books, job, share, day), session)
+            guard("booking", partial(_book, session, books, job, share, day, before_uw or {}), session)
             if share is not None and not interval.gap and interval.t1_ns - interval.t0_ns >= PEAK_NS:
                 at = (job.owner, interval.t0_ns, interval.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
     for (owner, t0_ns, t1_ns), energy_uj in used.items():
         owners[owner].draw(energy_uj * 1_000_000 // (t1_ns - t0_ns))
+
+
+def powers(
+    closed: Iterable[Closed], domains: Mapping[str, EnergyDomain], former_uw: Mapping[str, int]
+) -> dict[str, int]:
+    """Mean power of each account's domain in the interval that closed last; of none that ended without a figure."""
+    by_account, found = _by_account(domains), dict(former_uw)
+    for interval in closed:
+        name = interval.shares.domain
+        found.pop(name, None)
+        power_uw = _mean_uw(interval, by_account.get(name))
+        if power_uw:
+            found[name] = power_uw
+    return found
+
+
+def _mean_uw(interval: Closed, domain: EnergyDomain | None) -> int:
+    """A domain's mean power: more by as much as its edge readings may be old; 0 where that is most of it."""
+    long_ns, total_uj = interval.t1_ns - interval.t0_ns, interval.shares.total_uj or 0
+    sensor = domain.sensor if domain is not None else None
+    old_ns = sensor.update_ns + sensor.lag_ns // 4 if sensor is not None else long_ns
+    if interval.gap or total_uj <= 0 or 2 * long_ns < old_ns:
+        return 0
+    return total_uj * NS_PER_S // long_ns * (long_ns + old_ns) // long_ns
 
 
 class _Books:
@@ -70,26 +98,21 @@ class _Books:
         shares = interval.shares.shares if len(interval.shares.shares) > 1 else ()
         self._split = Split.of((share.static_uj, share.dynamic_uj) for share in shares)
 
-    @property
-    def peak_uw(self) -> int:
-        """The domain's mean power: more by as much as its edge readings may be old; 0 where that is most of it."""
-        long_ns, total_uj = self.interval.t1_ns - self.interval.t0_ns, self.interval.shares.total_uj or 0
-        sensor = self.domain.sensor if self.domain is not None else None
-        old_ns = sensor.update_ns + sensor.lag_ns // 4 if sensor is not None else long_ns
-        if self.interval.gap or total_uj <= 0 or 2 * long_ns < old_ns:
-            return 0
-        return total_uj * NS_PER_S // long_ns * (long_ns + old_ns) // long_ns
-
     def doubts_uj(self, share: Share) -> tuple[int, int, int]:
         """What an owner's share is wrong by for its static power, and for the watts of its and of the others' work."""
         fixed = self._split.static_doubt_uj(share.static_uj, share.dynamic_uj, self._static_error)
         return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, self.interval.shares.method)
 
 
-def _book(session: Session, books: _Books, job: JobInput, share: Share | None, day: str) -> None:
+def _book(
+    session: Session, books: _Books, job: JobInput, share: Share | None, day: str, before_uw: Mapping[str, int]
+) -> None:
     """Add one interval to one session that was live in it."""
     interval = books.interval
+    new = interval.shares.domain not in session.domains
     account = _account(session, interval.shares.domain, books.domain)
+    if new:
+        account.begin_after(before_uw.get(interval.shares.domain, 0))
     if interval.shares.total_uj is None:
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
         session.note(f"{interval.shares.domain}: {interval.why}")
@@ -102,7 +125,7 @@ def _book(session: Session, books: _Books, job: JobInput, share: Share | None, d
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
     shares = interval.shares
     account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj)
-    account.see_power(books.peak_uw)
+    account.see_power(_mean_uw(interval, books.domain))
     if share is None:
         return
     account.give(share, shares.method)
@@ -119,15 +142,20 @@ def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dic
     }
 
 
-def take_late_edges(session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> None:
-    """The start readings of counters that could not be read when the session began; they have their own times."""
+def take_late_edges(
+    session: Session, readings: Mapping[str, Reading], sensors: Iterable[Sensor], others: Collection[str] = ()
+) -> None:
+    """The start readings of counters that could not be read when the session began; they have their own times.
+
+    `others` count a domain in the place of another sensor, which counted it until then: nothing is missing of those.
+    """
     for sensor in sensors if session.start.source != "epilog" else ():
         reading, taken = readings[sensor.id], session.edges_start.get(sensor.id)
         if reading.ticks is None or (taken is not None and taken[0] is not None):
             continue
         session.read_late(sensor.id, [reading.ticks, reading.mono_ns])
         late_ns = reading.mono_ns - session.start.mono_ns
-        if late_ns > 0:
+        if late_ns > 0 and sensor.id not in others:
             why = f"first read {late_ns / 1e9:.1f} s after the job's start"
             session.add_gap(Gap(sensor.domain, session.start.mono_ns, reading.mono_ns, why))
 
@@ -198,26 +226,23 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
     part = min(1.0, abs(account.energy_uj) / rest_uj) if rest_uj > 0 else 1.0
     leaves = [leaf for leaf in domain.leaves if leaf in session.domains and leaf in domains]
     inside_uj = sum(session.domains[leaf].node_uj or 0 for leaf in leaves)
-    yield _of_sensor(sensor, (rest_uj + inside_uj) * part, account.covered_ns * part)
+    yield uncertainty.of_sensor(sensor, (rest_uj + inside_uj) * part, account.covered_ns * part)
     for leaf in leaves:
         held = session.domains[leaf]
-        yield _of_sensor(domains[leaf].sensor, -(held.node_uj or 0) * part, -held.covered_ns * part)
+        yield uncertainty.of_sensor(domains[leaf].sensor, -(held.node_uj or 0) * part, -held.covered_ns * part)
     yield _of_sharing(account)
     ceiling_uw = sensor.max_uw or 0
     power_uw = round(uncertainty.PEAK * account.peak_uw)
     most_uw = round(part * (min(power_uw, ceiling_uw or power_uw) if power_uw else ceiling_uw))
-    edge = uncertainty.Edge(most_uw, sensor.update_ns + sensor.lag_ns // 4)
+    old_ns = sensor.update_ns + sensor.lag_ns // 4
+    # A counter's first reading may lack what was used before the job; a mean over a time is of both sides of an edge.
+    before_uw = round(uncertainty.PEAK * account.before_uw * part)
+    first_uw = min(before_uw, most_uw) if before_uw and not sensor.lag_ns else most_uw
+    edges = [uncertainty.Edge(first_uw, old_ns), uncertainty.Edge(most_uw, old_ns)]
     gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
     # What a sensor did not look at differs from what it did, each time anew.
     unseen_uj = SAMPLED * most_uw * math.sqrt(sensor.sampled_ns / NS_PER_S * account.covered_ns / NS_PER_S)
-    yield {uncertainty.RANDOM: uncertainty.random_uj([edge, edge], gaps, [unseen_uj])}
-
-
-def _of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float) -> dict[str, int]:
-    """What a sensor counts wrongly of an energy, alike on all sensors of its backend."""
-    gain = {f"gain {sensor.backend}": round(energy_uj * sensor.gain_error)}
-    offset_uj = round(sensor.offset_uw * covered_ns / NS_PER_S)
-    return {**gain, f"offset {sensor.backend}": offset_uj} if offset_uj else gain
+    yield {uncertainty.RANDOM: uncertainty.random_uj(edges, gaps, [unseen_uj])}
 
 
 def _account(session: Session, name: str, domain: EnergyDomain | None) -> DomainAccount:

@@ -93,6 +93,7 @@ class Meter:
         self._topology = topology(intervals.packages(self.domains.values()))
         self._reserved: frozenset[int] = frozenset()
         self._given_out: frozenset[int] = frozenset()
+        self._power_uw: Mapping[str, int] = {}
         self._intervals = Intervals(tuple(self.domains.values()), self._topology)
         self._intervals.static_uw = node.static_uw
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
@@ -420,7 +421,8 @@ class Meter:
         for session in live.values():
             self._note_assumptions(session)
         day = booking.local_day(snapshot.real_ns - (stretch.t1_ns - stretch.t0_ns) // 2)
-        booking.book(closed, list(live.values()), self.domains, self.static, day)
+        booking.book(closed, list(live.values()), self.domains, self.static, day, self._power_uw)
+        self._power_uw = booking.powers(closed, self.domains, self._power_uw)
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)

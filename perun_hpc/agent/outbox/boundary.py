@@ -160,5 +160,5 @@ def _domain(account: DomainAccount, duration_ns: int, doubts: Mapping[str, int])
     }
 
 
-_INSIDE = frozenset(("static_doubt_uj", "sharing_doubt_uj", "others_doubt_uj", "peak_uw"))
+_INSIDE = frozenset(("static_doubt_uj", "sharing_doubt_uj", "others_doubt_uj", "peak_uw", "before_uw"))
 """What `doubts` are made of."""
