@@ -82,6 +82,8 @@ class Sources:
         """Have files of readings opened that are others than before; account what was found."""
         if now_ns >= self._look_ns:
             self._look_ns = now_ns + LOOK_NS
+            for one in self._meter.look_for_silence(now_ns):
+                log(one)
             for backend, before in self._listed.items():
                 now = listing(self._node.root, backend)
                 again = now_ns >= self._again_ns.get(backend, 0) and self._node.waits_for(backend)

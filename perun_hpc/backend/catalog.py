@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.backend.base import Discovery
 from perun_hpc.data_model.perun_names import BACKENDS as PERUN_BACKENDS
@@ -66,12 +67,15 @@ def named(name: str) -> Backend:
         raise NotFoundError(f"no backend {name!r}: known are {', '.join(_BY_NAME)}") from None
 
 
-def open_backend(name: str, root: Path = Path("/")) -> Discovery:
-    """Import one backend and discover its sensors below `root`; any failure becomes a `Missing`."""
+def open_backend(name: str, root: Path = Path("/"), **more: Any) -> Discovery:
+    """Import one backend and discover its sensors below `root`; any failure becomes a `Missing`.
+
+    `more` are parameters that its `discover` alone has.
+    """
     named(name)
     try:
         module = importlib.import_module(f"perun_hpc.backend.{name}")
-        found = module.discover(root)
+        found = module.discover(root, **more)
     except Exception as error:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         other = _OTHERS_MODULE.search(text) if isinstance(error, AttributeError) else None

@@ -13,7 +13,7 @@ import os
 import re
 import resource
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,13 +85,25 @@ class _Input:
         return chips.Place(domain, "other", f"{self.chip.name} {self.label}", chips.NODE_UW)
 
 
-def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
-    """Find all power and energy inputs below `root`; GPU drivers' chips are left to the GPU backends."""
+def discover(
+    root: Path = Path("/"),
+    clock: Clock = monotonic_ns,
+    about: Callable[[str], None] = lambda what: None,
+    skip: Collection[str] = (),
+) -> Discovery:
+    """Find all power and energy inputs below `root`; GPU drivers' chips are left to the GPU backends.
+
+    `about` hears of each chip and input before a file of it is read, and `skip` names those that are not to be: a read
+    of a driver's may never come back.
+    """
     missing: list[Missing] = []
     answering: list[tuple[_Input, Files]] = []
-    for one in [one for chip in _chips(root / HWMON, missing) for one in _inputs(chip, missing)]:
-        what = f"{one.chip.called}/{one.files[0].name} ({one.own_place.scope})"
-        component = (one.place or one.own_place).component
+    for one in _all_inputs(root, missing, about, skip):
+        what, component = _what(one), (one.place or one.own_place).component
+        if what in skip:
+            missing.append(Missing(what, HANGS, LOOK, component))
+            continue
+        about(what)
         try:
             reader = open_files(_sensor(one, one.place or one.own_place), one.files, clock)
         except OSError as error:
@@ -108,6 +120,25 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
     places = _places([one for one, _ in answering])
     opened = [(place, one, reader) for place, (one, reader) in zip(places, answering, strict=True)]
     return Discovery(_contained(opened), tuple(missing))
+
+
+HANGS = f"{DUMB}: a read of it did not come back"
+LOOK = "look for a stuck driver in the kernel's log"
+
+
+def _all_inputs(
+    root: Path, missing: list[Missing], about: Callable[[str], None], skip: Collection[str]
+) -> Iterator[_Input]:
+    for chip in _chips(root / HWMON, missing):
+        if chip.called in skip:
+            missing.append(Missing(chip.called, HANGS, LOOK, "node"))
+        else:
+            about(chip.called)
+            yield from list(_inputs(chip, missing))
+
+
+def _what(one: _Input) -> str:
+    return f"{one.chip.called}/{one.files[0].name} ({one.own_place.scope})"
 
 
 def called(root: Path, driver: str, label: str, device: str, quantity: Quantity) -> list[tuple[str, tuple[Path, ...]]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
+from perun_hpc.energy.integrate import counter_id
 
 _LEAF_KIND = {"cpu": DomainKind.PACKAGE, "dram": DomainKind.DRAM, "gpu": DomainKind.GPU}
 _NAMES = {DomainKind.PACKAGE: "CPU packages", DomainKind.DRAM: "memory", DomainKind.GPU: "GPUs"}
@@ -22,6 +23,8 @@ _ORDER = {kind: place for place, kind in enumerate(_NAMES)}
 _EXPECTED = {"CPU": "CPU packages", "memory": "memory"}
 """Words of what a node without a meter would have: how it is called where it is not there."""
 NO_PLACE = "its place among the others is unknown"
+SAME_DOMAIN = "the same domain as"
+SILENT = "it has given nothing for a while"
 MOST_NAMED = 4
 _RAILS = ("module", "grace", "package", "sysio")
 _TRUST = ("powercap", "nvml", "amdsmi", "cray_pm", "hwmon", "file", "ipmi", "estimate")
@@ -70,9 +73,24 @@ def energy_counters(sensors: Iterable[Sensor]) -> tuple[Sensor, ...]:
     return tuple(s for s in sensors if s.kind is Kind.COUNTER and s.quantity is Quantity.ENERGY)
 
 
-def integrated(sensors: Iterable[Sensor]) -> tuple[Sensor, ...]:
-    """The power gauges that energy rests on, for want of a counter."""
-    return tuple(domain.sensor for domain in plan(sensors).domains if domain.sensor.kind is Kind.GAUGE)
+def integrated(sensors: Iterable[Sensor], silent: Collection[str] = ()) -> tuple[Sensor, ...]:
+    """The power gauges that energy rests on, for want of a counter; `silent` sensors give nothing."""
+    return tuple(domain.sensor for domain in plan(sensors, silent).domains if domain.sensor.kind is Kind.GAUGE)
+
+
+def spare_meters(sensors: Iterable[Sensor], silent: Collection[str] = ()) -> tuple[Sensor, ...]:
+    """The power gauges that stand beside a meter that counts the same, and would count in its place.
+
+    Those that are `silent` are among them: once they answer again they go on from a known reading.
+    """
+    everything = list(sensors)
+    known = {sensor.id for sensor in everything}
+    return tuple(
+        sensor
+        for sensor, why in plan(everything, silent).left_out
+        if sensor.kind is Kind.GAUGE and sensor.component == "node" and why.startswith((SAME_DOMAIN, SILENT))
+        and counter_id(sensor.id) not in known
+    )  # fmt: skip
 
 
 def adding_up(domains: Iterable[EnergyDomain], known: Collection[str]) -> tuple[EnergyDomain, ...]:
@@ -85,17 +103,28 @@ def adding_up(domains: Iterable[EnergyDomain], known: Collection[str]) -> tuple[
     return tuple(domain for domain in here if domain.name not in inside)
 
 
-def plan(sensors: Iterable[Sensor]) -> Plan:
-    """Choose the energy domains among all sensors of one node."""
-    energy = [sensor for sensor in sensors if _is_energy(sensor)]
-    left_out: list[tuple[Sensor, str]] = []
+def plan(sensors: Iterable[Sensor], silent: Collection[str] = ()) -> Plan:
+    """Choose the energy domains among all sensors of one node.
+
+    Parameters
+    ----------
+    sensors : all of them.
+    silent : ids of those that have given nothing for a while: they are left out.
+
+    Returns
+    -------
+    What is accounted, and what is left out with the reason.
+    """
+    there = [sensor for sensor in sensors if _is_energy(sensor)]
+    left_out: list[tuple[Sensor, str]] = [(sensor, SILENT) for sensor in there if sensor.id in silent]
+    energy = [sensor for sensor in there if sensor.id not in silent]
     chosen: dict[str, Sensor] = {}
     declared = {(sensor.device, sensor.quantity): sensor.id for sensor in energy if sensor.backend == "file"}
     for sensor in sorted(energy, key=_preference):
         if sensor.backend != "file" and (sensor.device, sensor.quantity) in declared:
             left_out.append((sensor, f"the site calls it {declared[sensor.device, sensor.quantity]}"))
         elif sensor.domain in chosen:
-            left_out.append((sensor, f"the same domain as {chosen[sensor.domain].id}"))
+            left_out.append((sensor, f"{SAME_DOMAIN} {chosen[sensor.domain].id}"))
         else:
             chosen[sensor.domain] = sensor
     left_out += _drop_estimates(chosen) + _drop_second_sources(chosen) + _drop_inside_gpu_modules(chosen)

@@ -106,6 +106,11 @@ def is_integrated(sensor: Sensor) -> bool:
     return sensor.scope.endswith(INTEGRATED)
 
 
+def counter_id(gauge: str) -> str:
+    """The id of the counter that is made of a gauge."""
+    return gauge.rpartition(":")[0] + ":energy"
+
+
 _GENERATIONS = 2000
 _GENERATION = 2**52
 
@@ -134,7 +139,7 @@ class SyntheticCounter:
         """The counter as a sensor: energy in uJ, same domain and provenance, never wraps."""
         return replace(
             self.source,
-            id=self.source.id.rpartition(":")[0] + ":energy",
+            id=counter_id(self.source.id),
             kind=Kind.COUNTER,
             quantity=Quantity.ENERGY,
             unit="uJ",

@@ -6,10 +6,11 @@ Both read the same files at the same moments of one clock; the agent for a job t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.agent.base.paths import AgentPaths
@@ -213,13 +214,14 @@ class ByMonitor:
 class ByAgent:
     """The agent's meter with one job, and the record that is made of it."""
 
-    def __init__(self, machine: Machine, base: Path, every_s: int = 1) -> None:
+    def __init__(self, machine: Machine, base: Path, every_s: int = 1, beside: Sequence[Reader] = ()) -> None:
+        """`beside` are readers of what no file of the tree shows."""
         self._machine, self._every_s, self._rows = machine, every_s, 0
         paths = AgentPaths(base / "run", base / "spool", machine.root)
         paths.node.mkdir(parents=True)
         clock = Clock(lambda: machine.now_ns, machine.real_ns)
         discovered = machine.discover()
-        readers: list[Reader] = [reader for found in discovered for reader in found.readers]
+        readers: list[Reader] = [*(reader for found in discovered for reader in found.readers), *beside]
         missing = tuple(one for found in discovered for one in found.missing)
         node = Node(machine.root, "n1", clock, readers=readers, not_there=missing)
         node.follow_gauges()
@@ -246,15 +248,25 @@ class ByAgent:
             self._register.live[self._session.key] = self._session
         self._last = snapshot
 
+    def look_for_silence(self) -> tuple[str, ...]:
+        """What the agent does every ten seconds."""
+        return self._meter.look_for_silence(self._machine.now_ns)
+
+    def record(self) -> dict[str, Any]:
+        """The job's record so far."""
+        session, meter = self._session, self._meter
+        assert session is not None
+        booking.note_what_lacks(session, self._last.readings, meter.sensors, meter.domains, ())
+        return boundary_record(
+            session, Edge(self._last.real_ns, self._last.mono_ns, 0, "hook"), meter.sensors, "n1", len(self._cpus),
+            Cost(1, 1, 1, 1), booking.doubts(session, meter.domains), {}, meter.scope,
+        )  # fmt: skip
+
     def told(self) -> Told:
         """What the job's record says."""
         session, meter = self._session, self._meter
         assert session is not None
-        booking.note_what_lacks(session, self._last.readings, meter.sensors, meter.domains, ())
-        record = boundary_record(
-            session, Edge(self._last.real_ns, self._last.mono_ns, 0, "hook"), meter.sensors, "n1", len(self._cpus),
-            Cost(1, 1, 1, 1), booking.doubts(session, meter.domains), {}, meter.scope,
-        )  # fmt: skip
+        record = self.record()
         summed = sum_boundaries([parse_boundary(json.dumps(record).encode(), "here")])
         leaves = [name for name, domain in meter.domains.items() if domain.kind is not DomainKind.METER]
         accounts = session.domains

@@ -143,7 +143,9 @@ class Helper:
 def test_a_meter_that_did_not_measure_is_tried_again_every_ten_minutes(root: Path) -> None:
     (root / "sys/class/hwmon/hwmon0/power1_input").write_text(f"{0xFFFFFFFF * 1000}\n")
     node, helper = Node.open(root, ("hwmon",), MACHINE), Helper()
-    meter = SimpleNamespace(last=None, poll=lambda: None, account_anew=lambda *_, **__: None)
+    meter = SimpleNamespace(
+        last=None, poll=lambda: None, account_anew=lambda *_, **__: None, look_for_silence=lambda now_ns: ()
+    )
     policy = SimpleNamespace(settled=False)
     sources = Sources(node, policy, None, meter, helper, {"hwmon": listing(root, "hwmon")})
     asked = []

@@ -102,6 +102,8 @@ class Intervals:
         self._inside: dict[str, Counter[str]] = {}
         self._lost: set[str] = set()
         self._still: dict[str, Reading] = {}
+        self._beside: dict[str, Mapping[str, Reading]] = {}
+        """Domain -> what all counters showed when its interval was opened: another one may go on from there."""
 
     def begin(
         self, mono_ns: int, readings: Mapping[str, Reading], inside: Mapping[str, Mapping[str, int]] | None = None
@@ -111,26 +113,39 @@ class Intervals:
         self._inside = {meter: Counter(given) for meter, given in (inside or {}).items()}
         for domain in self._domains:
             self._opened[domain.name] = (mono_ns, readings.get(domain.sensor.id, UNREAD))
+            self._beside[domain.name] = readings
 
-    def change(self, domains: Sequence[EnergyDomain]) -> None:
+    def change(self, domains: Sequence[EnergyDomain]) -> set[str]:
         """Account other domains from now on; a new one's first reading opens its interval.
 
-        Of a domain that another sensor counts from now on nobody knows the time between the two sensors' readings.
+        Where another sensor counts a domain from now on it goes on from its own reading of the moment when the open
+        interval began: nothing is lost, and nothing counts twice. Without such a reading nobody knows that time.
+
+        Returns
+        -------
+        The ids of the sensors that go on so.
         """
         known = {domain.name: domain.sensor.id for domain in self._domains}
         self._domains, self._rests = tuple(domains), rests(domains)
         unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
-        opened = {}
+        opened, continued = {}, set(same)
         for one in domains:
             t0_ns, before = self._opened.get(one.name, unread)
             if one.name not in same and not _is_unread(before):
-                before = Reading(None, before.mono_ns, "another sensor counts it from now on")
+                then = self._beside.get(one.name, {}).get(one.sensor.id, UNREAD)
+                if then.ticks is None:
+                    before = Reading(None, before.mono_ns, "another sensor counts it from now on")
+                else:
+                    before = then
+                    continued.add(one.name)
             opened[one.name] = t0_ns, before
         self._opened = opened
         self._still = {name: since for name, since in self._still.items() if name in same}
-        self._inside = {name: given for name, given in self._inside.items() if name in same}
+        self._inside = {name: given for name, given in self._inside.items() if name in continued}
+        self._beside = {name: readings for name, readings in self._beside.items() if name in opened}
         self._lost &= same
+        return {one.sensor.id for one in domains if one.name in continued - same}
 
     def break_off(self, sensors: Collection[str]) -> None:
         """Counters have begun anew: their open intervals end without a figure."""
@@ -167,7 +182,7 @@ class Intervals:
             if after.ticks is None or late_leaf:
                 waiting.add(domain.name)
                 continue
-            self._opened[domain.name] = (stretch.t1_ns, after)
+            self._opened[domain.name], self._beside[domain.name] = (stretch.t1_ns, after), readings
             if _is_unread(before):
                 continue
             change = difference(domain.sensor, before, after)
@@ -257,7 +272,8 @@ class Intervals:
         return total_uj
 
     def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:
-        inside = [stretch for stretch in self._stretches if stretch.t0_ns >= t0_ns]
+        inside = [one for one in self._stretches if one.t0_ns >= t0_ns and one.t1_ns > one.t0_ns]
+        inside = inside or self._stretches[-1:]  # two readings of one moment
         jobs, busy_ns, unread = joined(inside)
         gap = len(inside) != 1
         interval = IntervalInput(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from perun_hpc.agent.measure.totals import Totals
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.fallback import Fallback
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
 from perun_hpc.backend.gpus import unknown
@@ -27,7 +28,8 @@ from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Provenance
 from perun_hpc.energy.attribute import DomainKind, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, plan, scope_sentence
-from perun_hpc.energy.counters import busy_between, span
+from perun_hpc.energy.counters import STILL, busy_between, span
+from perun_hpc.energy.crosscheck import NO_MEASUREMENT
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
@@ -94,6 +96,9 @@ class Meter:
         self._reserved: frozenset[int] = frozenset()
         self._given_out: frozenset[int] = frozenset()
         self._power_uw: Mapping[str, int] = {}
+        self._still: dict[str, str] = {}
+        self._continuing: set[str] = set()
+        self._fallback = Fallback()
         self._intervals = Intervals(tuple(self.domains.values()), self._topology)
         self._intervals.static_uw = node.static_uw
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())
@@ -140,7 +145,11 @@ class Meter:
             if others:
                 self._learn_cpus()
         for session in live.values():
-            guard("late readings", partial(booking.take_late_edges, session, snapshot.readings, self.sensors), session)
+            guard(
+                "late readings",
+                partial(booking.take_late_edges, session, snapshot.readings, self.sensors, self._continuing),
+                session,
+            )
         self.uses = uses
         self.parent_cpu_ns = parent_cpu_ns
         return snapshot
@@ -273,11 +282,11 @@ class Meter:
         self._node.choose(choice or self._node.choice)
         self._node.follow_estimate()
         self._node.follow_gauges()
-        self.sensors = energy_counters(self._node.sensors)
+        self.sensors = energy_counters(one for one in self._node.sensors if one.id not in self._node.silent)
         before = self.domains
         self._choose_domains()
         self._note_what_is_gone(before)
-        self._intervals.change(tuple(self.domains.values()))
+        self._continuing |= self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
         self.activity.follow(self._node.sensors)
         self.checks.follow(self._node.sensors)
@@ -295,7 +304,7 @@ class Meter:
                     session.note(f"{name}: counted for a part of the job only")
 
     def _choose_domains(self) -> None:
-        chosen = plan(self._node.sensors)
+        chosen = plan(self._node.sensors, self._node.silent)
         self.domains: dict[str, EnergyDomain] = {one.name: one for one in chosen.counted}
         self._left_out = chosen.left_out
 
@@ -426,10 +435,38 @@ class Meter:
         if guard("learning static power", partial(self._learn, closed, stretch, snapshot.real_ns)):
             self.parametrise()
         owners = frozenset(key.owner for key in live)
+        self._note_still(closed)
         lines = [intervals.ledger_line(interval, owners) for interval in closed]
         self._ledger.append(day, lines)
         guard("figures for monitoring", partial(self.totals.add, lines, live.values()))
         self._visibility.end_interval(before_uj, snapshot.mono_ns)
+
+    def _note_still(self, closed: Iterable[Closed]) -> None:
+        """Remember which counters were read and have measured nothing."""
+        rests = {name: one for one, name in intervals.rests(self.domains.values()).items()}
+        for interval in closed:
+            domain = self.domains.get(rests.get(interval.shares.domain, interval.shares.domain))
+            if domain is not None:
+                self._still.pop(domain.sensor.id, None)
+                if interval.shares.total_uj is None and interval.why in (STILL, NO_MEASUREMENT):
+                    self._still[domain.sensor.id] = interval.why
+
+    def look_for_silence(self, now_ns: int) -> tuple[str, ...]:
+        """Set sources aside that have given nothing for long where others count the same; says which those are."""
+        if self.last is None:
+            return ()
+        sensors, chosen = self._node.sensors, {one.sensor.id for one in self.domains.values()}
+        still = {name: why for name, why in self._still.items() if name in chosen}
+        self._fallback.note(sensors, self.last.readings, still)
+        decision = self._fallback.decide(sensors, self._node.silent, now_ns)
+        if decision.silent == self._node.silent:
+            return ()
+        self._node.silent = decision.silent
+        self.account_anew()
+        for session in self._register.live.values():
+            for one in decision.said:
+                session.assume(one)
+        return decision.said
 
     def _note_assumptions(self, session: Session) -> None:
         """Say of a job that shares the node what its shares rest on for want of knowledge."""

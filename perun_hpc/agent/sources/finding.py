@@ -10,18 +10,23 @@ import contextlib
 import json
 import os
 import re
+import select
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader
 from perun_hpc.backend.hwmon import HWMON, INPUT
 from perun_hpc.backend.powercap import POWERCAP
-from perun_hpc.backend.sysfile import Combined, Files, NumberFiles, descriptors_of
+from perun_hpc.backend.sysfile import DUMB, Combined, Files, NumberFiles, descriptors_of
 from perun_hpc.data_model.sensor import Missing, Sensor
 from perun_hpc.errors import DataError
+from perun_hpc.process import child
+from perun_hpc.process.clock import Clock
 from perun_hpc.wire.packet import MAX_FDS, receive_packet, send_packet
 
 FILES = {
@@ -31,6 +36,14 @@ FILES = {
 """The backends whose files are root's: their directory, and the names of the files that hold readings."""
 MOST = 1024
 """Sensors of one backend that are taken."""
+MOST_FILES = 1024
+"""Files that one sensor may be read from."""
+MAY_HANG = ("hwmon",)
+"""Backends whose files are drivers' own methods (ACPI, mailboxes, buses): a read of one may never come back."""
+PATIENCE_NS = 5_000_000_000
+"""So long the agent's start waits for one chip or input."""
+TRIES = 4
+LATER = "look for a stuck driver in the kernel's log; it is tried again every ten minutes"
 
 Listing = frozenset[tuple[str, str, int]]
 
@@ -50,26 +63,87 @@ def _entries(directory: Path | str) -> Iterator[os.DirEntry[str]]:
         yield from entries
 
 
-def find(to: socket.socket, root: Path, backend: str) -> None:
-    """Open what a backend finds below `root` and send it: the life of the root helper's child.
+def find(to: socket.socket, root: Path, backend: str, skip: Collection[str] = ()) -> None:
+    """Open what a backend finds below `root` and send it: the life of a child, which may hang in a driver.
 
-    Only a regular file below `root`'s /sys that is named as the backend's readings are leaves this process.
+    Only a regular file below `root`'s /sys that is named as the backend's readings are leaves this process. Of what can
+    hang it says first what it is about to read; `skip` names what it shall not.
     """
-    found = catalog.open_backend(backend, root)
+    more: dict[str, Any] = {"about": partial(_say_about, to), "skip": skip} if backend in MAY_HANG else {}
+    found = catalog.open_backend(backend, root, **more)
     missing = [[one.what, one.why, one.remedy, one.component] for one in found.missing]
-    for reader in found.readers:
-        if isinstance(reader, Combined) and len(reader.descriptors) > MAX_FDS:
-            (sensor,) = reader.sensors
-            why = "it is read from many files, which an agent that runs already cannot take over"
-            missing.append([sensor.device, why, "restart the agent", sensor.component])
     send_packet(to, json.dumps({"backend": backend, "missing": missing[:50]}).encode())
     top = (root / "sys").resolve()
     for reader in found.readers:
         cost_ns = reader.cost_ns if isinstance(reader, Files) else 0
         for sensor, fds in descriptors_of(reader):
-            if 0 < len(fds) <= MAX_FDS and all(_of_the_backend(fd, top, backend) for fd in fds):
-                send_packet(to, json.dumps({"sensor": sensor.to_json(), "cost_ns": cost_ns}).encode(), fds)
+            if 0 < len(fds) <= MOST_FILES and all(_of_the_backend(fd, top, backend) for fd in fds):
+                *first, last = (fds[at : at + MAX_FDS] for at in range(0, len(fds), MAX_FDS))
+                for some in first:
+                    send_packet(to, json.dumps({"files": len(some)}).encode(), some)
+                send_packet(to, json.dumps({"sensor": sensor.to_json(), "cost_ns": cost_ns}).encode(), last)
     send_packet(to, b"{}")
+
+
+def _say_about(to: socket.socket, what: str) -> None:
+    send_packet(to, json.dumps({"about": what[:1000]}).encode())
+
+
+def open_bounded(root: Path, backend: str, patience_ns: int, clock: Clock) -> Discovery:
+    """What a backend finds, by a child: a read that never comes back costs what it was of, and not this process.
+
+    Parameters
+    ----------
+    root : below which /sys is.
+    backend : one of `FILES`.
+    patience_ns : so long one chip or input may take.
+    clock : the machine's.
+
+    Returns
+    -------
+    What was found; of what hangs, that it is missing. After `TRIES` such nothing of the backend is read.
+    """
+    skip: list[str] = []
+    for _ in range(TRIES):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                try:
+                    finder = child.start("sensors", partial(find, theirs, root, backend, skip), (theirs.fileno(),))
+                except OSError as error:
+                    return Discovery(missing=(Missing(backend, f"cannot look for it: {error}", LATER, "node"),))
+            ours.setblocking(False)
+            findings = Findings(ours)
+            found = _await(findings, ours, patience_ns, clock)
+            if found is not None:
+                finder.wait()
+                return found
+            ended = finder.poll() is not None
+            finder.kill()  # one that is stuck in the kernel is left behind
+            findings.drop()
+            if ended or not findings.about or findings.about in skip:
+                break
+            skip.append(findings.about)
+    why = f"{DUMB}: looking for it did not come to an end ({', '.join(skip) or 'nothing was read yet'})"
+    return Discovery(missing=(Missing(backend, why, LATER, "node"),))
+
+
+def _await(findings: Findings, sock: socket.socket, patience_ns: int, clock: Clock) -> Discovery | None:
+    """What a child finds; None where it has ended without, or has said nothing for too long."""
+    ready = select.poll()
+    ready.register(sock, select.POLLIN)
+    until_ns = clock.mono_ns() + patience_ns
+    while (left_ns := until_ns - clock.mono_ns()) > 0:
+        if not ready.poll(-(-left_ns // 1_000_000)):
+            continue
+        before = findings.packets
+        found = findings.take()
+        if found is not None:
+            return found[1]
+        if findings.packets == before:  # it has closed its end
+            return None
+        until_ns = clock.mono_ns() + patience_ns
+    return None
 
 
 def _of_the_backend(fd: int, top: Path, backend: str) -> bool:
@@ -86,6 +160,10 @@ class Findings:
         self._backend = ""
         self._missing: tuple[Missing, ...] = ()
         self._found: list[tuple[Sensor, int, tuple[int, ...]]] = []
+        self._files: tuple[int, ...] = ()
+        self.about = ""
+        """What the child was about to read when it was last heard of."""
+        self.packets = 0
 
     def take(self) -> tuple[str, Discovery] | None:
         """A backend and all that was found of it, once that has arrived; DataError where it is no such thing."""
@@ -96,16 +174,22 @@ class Findings:
                 return None
             if not packet:
                 return None
+            self.packets += 1
             try:
                 said = json.loads(packet)
                 if "missing" in said:
-                    self._drop()
+                    self.drop()
                     self._backend, self._missing = str(said["backend"]), tuple(Missing(*one) for one in said["missing"])
+                elif "about" in said:
+                    self.about = str(said["about"])
                 elif not said:
                     return self._backend, self._whole()
-                elif 1 <= len(fds) <= MAX_FDS and len(self._found) < MOST:
-                    self._found.append((Sensor.from_json(said["sensor"]), int(said["cost_ns"]), fds))
+                elif "files" in said and len(self._files) < MOST_FILES:
+                    self._files += fds
                     fds = ()
+                elif fds and len(self._found) < MOST:
+                    self._found.append((Sensor.from_json(said["sensor"]), int(said["cost_ns"]), (*self._files, *fds)))
+                    fds, self._files = (), ()
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"what was found of sensors is damaged: {error}") from error
             finally:
@@ -121,9 +205,8 @@ class Findings:
         self._found = []
         return Discovery(tuple(readers), self._missing)
 
-    def _drop(self) -> None:
-        """What a child left that did not come to its end."""
-        for _, _, fds in self._found:
-            for fd in fds:
-                os.close(fd)
-        self._found = []
+    def drop(self) -> None:
+        """Close what a child left that did not come to its end."""
+        for fd in (*self._files, *(fd for _, _, fds in self._found for fd in fds)):
+            os.close(fd)
+        self._found, self._files = [], ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
 from perun_hpc.data_model.sensor import Reading, Sensor
-from perun_hpc.energy.containment import integrated
+from perun_hpc.energy.containment import integrated, spare_meters
 from perun_hpc.energy.integrate import SyntheticCounter
 
 MAX_GAP_NS = 30_000_000_000
@@ -23,22 +23,26 @@ class Gauges:
 
     def __init__(self) -> None:
         self._counters: dict[str, SyntheticCounter] = {}
+        self._spare: frozenset[str] = frozenset()
         self._left: dict[str, Left] = {}
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """The counters."""
-        return tuple(counter.sensor for counter in self._counters.values())
+        """The counters that energy rests on."""
+        return tuple(counter.sensor for gauge, counter in self._counters.items() if gauge not in self._spare)
 
-    def follow(self, sensors: Iterable[Sensor]) -> None:
+    def follow(self, sensors: Iterable[Sensor], silent: Collection[str] = ()) -> None:
         """Integrate the gauges among the sensors that energy rests on, and no others; known ones go on counting.
 
-        A gauge may be described in another way than before: the policy raised its ceiling, say.
+        A gauge may be described in another way than before: the policy raised its ceiling, say. Meters that would count
+        in another one's place are integrated, too, so that nothing is lost where they do; `silent` ones give nothing.
         """
-        known = self._counters
-        chosen = integrated(sensors)
+        known, everything = self._counters, list(sensors)
+        chosen, spare = integrated(everything, silent), spare_meters(everything, silent)
+        self._spare = frozenset(one.id for one in spare)
         self._counters = {
-            one.id: replace(known[one.id], source=one) if one.id in known else self._begun(one) for one in chosen
+            one.id: replace(known[one.id], source=one) if one.id in known else self._begun(one)
+            for one in (*chosen, *spare)
         }
 
     @property

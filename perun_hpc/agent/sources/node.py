@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from perun_hpc.agent.base.session import Session
-from perun_hpc.agent.sources import workers
+from perun_hpc.agent.sources import finding, workers
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.workers import Worker
@@ -21,6 +21,7 @@ from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles, descriptors_of
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
+from perun_hpc.energy.containment import SILENT
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 
@@ -88,6 +89,8 @@ class Node:
     not_there: tuple[Missing, ...] = ()
     accelerators: Mapping[str, str] = field(default_factory=dict)
     """Domains of accelerators that no vendor's library counts, with their PCI addresses."""
+    silent: frozenset[str] = frozenset()
+    """Sensors, by their ids, that have given nothing for a while and in whose place others count (`fallback`)."""
     _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
     _parent_of: str = ""
 
@@ -96,7 +99,12 @@ class Node:
         """Open the given backends; one that fails is missing, nothing more."""
         node = cls(root, host_name(), clock)
         for name in backends:
-            found = catalog.open_backend(name, root)
+            bounded = name in finding.MAY_HANG
+            found = (
+                finding.open_bounded(root, name, finding.PATIENCE_NS, clock)
+                if bounded
+                else catalog.open_backend(name, root)
+            )
             node.readers.extend(node._quick_ones(name, found))
             node._missing[name] = found.missing
         node.follow_estimate()
@@ -116,7 +124,11 @@ class Node:
     def unread(self) -> tuple[Missing, ...]:
         """What is known of all sensors, the children's and the declared ones too, and cannot be read."""
         theirs = (one for worker in self.workers for one in worker.missing)
-        return (*theirs, *self.missing, *self.not_there)
+        aside = (
+            Missing(one.id, SILENT, "look at its driver or firmware; another source counts until it answers again")
+            for one in (self._sources if self.silent else ()) if one.id in self.silent
+        )  # fmt: skip
+        return (*theirs, *self.missing, *self.not_there, *aside)
 
     def renew(self, backend: str, found: Discovery) -> Renewed:
         """Read a backend's sensors from what was found of them now; one that is gone stays, as a gap."""
@@ -239,7 +251,7 @@ class Node:
 
     def follow_gauges(self) -> None:
         """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
-        self.gauges.follow(self._sources)
+        self.gauges.follow(self._sources, self.silent)
         self.accelerators = accelerators.without_names(self._sources)
         sampled = [one for one in (*self._inline, *self.workers) if any(map(self.choice.takes, one.sensors))]
         self.quick = tuple(reader.ticks if isinstance(reader, QUICK) else partial(_ticks, reader) for reader in sampled)

@@ -43,6 +43,9 @@ it; write `hook.conf` with a deadline in ms; open the files of readings of a bac
 _END = b"end"
 FIND_NS = 30_000_000_000
 """A search for sensors that takes longer hangs in a driver."""
+DYING_NS = 5_000_000_000
+MOST_STUCK = 3
+"""So many of its children may be stuck in the kernel before it looks for nothing more."""
 
 
 class RootHelper:
@@ -150,7 +153,7 @@ def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, po
     os.umask(0o022)  # hooks of any user's may read hook.conf
     privilege.keep_to((paths.run_dir,), (*confine.EXECUTE, *confine.NETWORK))
     finder: Child | None = None
-    started_ns, wanted = 0, list[str]()
+    started_ns, stuck, wanted = 0, 0, list[str]()
     while True:
         requests.settimeout(TIMEOUT_S if finder is not None else None)
         try:
@@ -174,8 +177,10 @@ def _live(requests: socket.socket, finding: socket.socket, paths: AgentPaths, po
                 wanted.append(rest)
             if finder is not None and finder.poll() is not None:
                 finder = None
-            elif finder is not None and clock.mono_ns() - started_ns > FIND_NS:
+            elif finder is not None and (late_ns := clock.mono_ns() - started_ns - FIND_NS) > 0:
                 finder.kill()
+                if late_ns > DYING_NS and stuck < MOST_STUCK:  # what cannot be killed is left behind
+                    finder, stuck = None, stuck + 1
             if finder is None and wanted:
                 started_ns = clock.mono_ns()
                 look = partial(find, finding, paths.root, wanted.pop(0))
