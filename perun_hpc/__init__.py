@@ -10,6 +10,8 @@ Public names, imported when they are first used so that ``import perun_hpc`` cos
     Measure a call: ``@perun(app_name="mine")``.
 ``register_callback``, ``register_live_callback``
     Be called with the finished run, or with every reading.
+``open``, ``open_many``
+    Jobs and stored runs as trees of xarray's. Not among what ``import *`` brings, which would hide the builtin.
 """
 
 from perun_hpc._version import __version__
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from perun_hpc.cli.decorator import perun
     from perun_hpc.inject.regions import monitor, window
     from perun_hpc.monitoring.callbacks import register_callback, register_live_callback
+    from perun_hpc.report.trees.opening import open as open
+    from perun_hpc.report.trees.opening import open_many as open_many
 
 __all__ = ["__version__", "monitor", "perun", "register_callback", "register_live_callback", "window"]
 
@@ -30,11 +34,13 @@ _HOMES = {
     "perun": "perun_hpc.cli.decorator",
     "register_callback": "perun_hpc.monitoring.callbacks",
     "register_live_callback": "perun_hpc.monitoring.callbacks",
+    "open": "perun_hpc.report.trees.opening",
+    "open_many": "perun_hpc.report.trees.opening",
 }
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})
 
 
 def __getattr__(name: str) -> "Any":

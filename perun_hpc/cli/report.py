@@ -13,16 +13,14 @@ from pathlib import Path
 
 from perun_hpc.accounting.lookup import Found, Places, find
 from perun_hpc.accounting.selection import select
-from perun_hpc.accounting.site import load_site
-from perun_hpc.archive.places import Archive, only_cluster
+from perun_hpc.accounting.whereabouts import places_here
 from perun_hpc.cli import mail
 from perun_hpc.data_model.codec import encode
 from perun_hpc.report.explain import explain_report, explain_word
 from perun_hpc.report.job_sides import beside_earlier
 from perun_hpc.report.screen import Style, style_for
 from perun_hpc.report.selected import report_lines
-from perun_hpc.slurm.cluster import cluster_name
-from perun_hpc.slurm.sacct import identity_fields, job_id_arguments, query_between, query_jobs
+from perun_hpc.slurm.sacct import job_id_arguments
 
 JOBS = """4711, 4711_3 or 4711_[1-3] (array tasks), 4711+1 (het component), 4711.0 (step), 100-105, or `last`;
 several give their sum (default: the job that you are in, else your last one)"""
@@ -71,19 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def places(args: argparse.Namespace) -> Places:
     """Where to look, from the options and the policy."""
-    site = load_site()
-    root = args.archive or site.archive
-    cluster = args.cluster or cluster_name() or only_cluster(root)
-    return Places(
-        archive=Archive(root, cluster),
-        ledger=args.ledger or site.ledger,
-        sacct=lambda ids: query_jobs(ids, args.cluster, extra=identity_fields()),
-        due_s=time.time() - site.deadline_s - 2 * site.sweep_s,
-        sweep_s=site.sweep_s,
-        between=lambda since_s, until_s, options: query_between(
-            since_s, until_s, options, args.cluster, extra=identity_fields()
-        ),
-    )
+    return places_here(args.archive, args.ledger, args.cluster)
 
 
 def _beside(objects: Sequence[Sequence[Found]], step: str | None, where: Places, style: Style) -> str:

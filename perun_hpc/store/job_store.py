@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.errors import DataError, NotFoundError
-from perun_hpc.store import layout
+from perun_hpc.store import layout, tables
 from perun_hpc.store import recode as _recode
 from perun_hpc.store.merge import Merged, finalise
 from perun_hpc.store.repair import Repaired, repair
@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     import xarray
     import zarr
 
-__all__ = ["Merged", "Repaired", "finalise", "groups", "open_group", "open_job", "recode", "repair"]
+__all__ = [
+    "Merged",
+    "Repaired",
+    "finalise",
+    "groups",
+    "open_group",
+    "open_job",
+    "open_tracks",
+    "read_tables",
+    "recode",
+    "repair",
+]
 
 
 def open_group(path: Path | str, group: str = "") -> zarr.Group:
@@ -86,6 +97,61 @@ def open_job(path: Path | str, group: str = "") -> xarray.Dataset:
         return trimmed(data)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise _damaged(store, error) from error
+
+
+def open_tracks(path: Path | str) -> dict[str, xarray.Dataset]:
+    """All tracks of a job, trimmed as by `open_job`, by their groups; that of the main one is `samples` in any layout.
+
+    Raises
+    ------
+    NotFoundError, DataError
+        as `open_job`.
+    """
+    import xarray
+
+    store = _store(path)
+    try:
+        _main(store)
+        # Its times follow from the ticks' numbers: a trace at 10 ms has a million of them for each shard.
+        found = xarray.open_groups(store, engine="zarr", chunks=None, drop_variables=["time"])
+        tracks = {name.strip("/"): data for name, data in found.items() if layout.is_track(data.attrs)}
+        return {name or layout.MAIN: trimmed(_timed(data)) for name, data in sorted(tracks.items())}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _damaged(store, error) from error
+
+
+def _timed(data: xarray.Dataset) -> xarray.Dataset:
+    """A track with its times, which were not read."""
+    import numpy
+
+    first, count = data.attrs["perun_track"]["origin_tick"], data.sizes["time"]
+    times = numpy.arange(first, first + count) * data.attrs["period_ns"]
+    return data.assign_coords(time=("time", times.astype("M8[ns]"), {"standard_name": "time", "axis": "T"}))
+
+
+def read_tables(path: Path | str) -> dict[str, list[tables.Row]]:
+    """The tables of a store (`steps`, `ranks`, `regions`) as rows, None where a row has no value.
+
+    Raises
+    ------
+    NotFoundError, DataError
+        as `open_job`.
+    """
+    import zarr
+
+    store = _store(path)
+    try:
+        root = zarr.open_group(store, mode="r")
+        return {name: _rows(root[name]) for name in layout.TABLES if name in root}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _damaged(store, error) from error
+
+
+def _rows(group: Any) -> list[tables.Row]:
+    missing = layout.fill("int64")
+    columns = {name: array[:].tolist() for name, array in sorted(group.arrays())}
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, (None if v == missing else v for v in row), strict=True)) for row in rows]
 
 
 def trimmed(data: xarray.Dataset) -> xarray.Dataset:
