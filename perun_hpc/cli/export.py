@@ -67,7 +67,7 @@ def new_file(name: str | Path) -> Path:
     """A file that is to be written; UsageError where there is one, NotFoundError without a directory for it."""
     target = Path(name)
     if os.path.lexists(target):
-        raise UsageError(f"{target} exists already and is not overwritten: choose another name by -o, or remove it")
+        raise UsageError(f"{target} exists already and is not overwritten: choose another name, or remove it")
     if not target.parent.is_dir():
         raise NotFoundError(f"{target} cannot be written: there is no directory {target.parent}; create it first")
     return target

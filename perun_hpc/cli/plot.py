@@ -21,15 +21,15 @@ def run(args: argparse.Namespace) -> int:
     from perun_hpc.cli import progress
     from perun_hpc.cli.export import home, new_file, source
     from perun_hpc.config.user import load, settings
-    from perun_hpc.report import formats, plot
+    from perun_hpc.report import drawing, formats, plot
 
-    if args.output and Path(args.output).suffix not in plot.SUFFIXES:
-        raise UsageError(f"{args.output}: name a file that ends in {', '.join(plot.SUFFIXES)}")
-    plot.check()
+    if args.output and Path(args.output).suffix not in drawing.SUFFIXES:
+        raise UsageError(f"{args.output}: name a file that ends in {', '.join(drawing.SUFFIXES)}")
+    drawing.check()
     configuration = Path(args.configuration) if args.configuration else None
     chosen = settings(load(configuration, {"data_out": args.data_out}))
     directory, tree = source(args.input, args.app_name, args.run_id, chosen)
-    beside = formats.beside(home(args.input, directory), tree, "text").with_suffix(plot.SUFFIXES[0])
+    beside = formats.beside(home(args.input, directory), tree, "text").with_suffix(drawing.SUFFIXES[0])
     target = new_file(args.output or beside)
     try:
         with progress.during(f"drawing {target}"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from perun_hpc.accounting.lookup import Found, Places, find
 from perun_hpc.accounting.selection import select
 from perun_hpc.accounting.whereabouts import places_here
-from perun_hpc.cli import mail
+from perun_hpc.cli import mail, picture
 from perun_hpc.data_model.codec import encode
 from perun_hpc.report.explain import explain_report, explain_word
 from perun_hpc.report.job_sides import beside_earlier
@@ -35,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mail", metavar="SUBJECT", help="what stands below a mail of Slurm's (libexec/perun/mail)")
     parser.add_argument("--json", action="store_true", help="the energy record as JSON")
+    picture.configure(parser)
     parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
     parser.add_argument(
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     where = places(args)
     objects, step = _chosen(args, where)
+    if picture.wanted(args):
+        return picture.write(args, [run for runs in objects for run in runs], where.archive)
     if args.json:
         records = [encode(f.record) for runs in objects for f in runs]
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perun_hpc import files
 from perun_hpc.data_model.data import DataNode
 from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
 from perun_hpc.energy.containment import plan
-from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.errors import NotFoundError
+from perun_hpc.report import drawing
 from perun_hpc.report.formats.readings import Series, series
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
-SUFFIXES = (".png", ".svg", ".pdf")
-_LABELS = {"cpu": "CPU", "dram": "memory", "gpu": "GPU", "node": "node"}
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -32,14 +29,6 @@ class Curve:
 
     times_s: Floats
     watts: Floats
-
-
-def check() -> None:
-    """UnavailableError without matplotlib."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UnavailableError("a plot needs matplotlib: pip install matplotlib") from error
 
 
 def write(tree: DataNode, directory: Path, target: Path) -> None:
@@ -52,10 +41,8 @@ def write(tree: DataNode, directory: Path, target: Path) -> None:
     UnavailableError
         Without matplotlib.
     """
-    check()
-    figure = draw(tree, directory)
-    with files.Replacement(target) as partial:
-        figure.savefig(partial, format=target.suffix[1:], dpi=150)
+    drawing.check()
+    drawing.save(draw(tree, directory), target)
 
 
 def draw(tree: DataNode, directory: Path) -> Any:
@@ -71,7 +58,9 @@ def draw(tree: DataNode, directory: Path) -> Any:
     figure = Figure(figsize=(8, 5), layout="constrained")
     power, load = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     if len(found) == 1:
-        _stacked(power, next(iter(found.values())))
+        parts = next(iter(found.values()))
+        times_s = next(iter(parts.values())).times_s
+        drawing.stack(power, times_s, {component: curve.watts for component, curve in parts.items()})
     else:
         _beside(power, found)
     _loads(load, hosts)
@@ -95,8 +84,9 @@ def components(ones: Sequence[Series]) -> dict[str, Curve]:
     bearing = _bearing(ones)
     times = np.array(bearing[0].raw.mono_ns if bearing else (), dtype=np.float64) / 1e9
     for one in bearing:
-        label, watts = _LABELS.get(one.sensor.component, "other"), power_of(one, times)
-        result[label] = Curve(times, result[label].watts + watts if label in result else watts)
+        name = one.sensor.component if one.sensor.component in drawing.LABELS else "other"
+        watts = power_of(one, times)
+        result[name] = Curve(times, result[name].watts + watts if name in result else watts)
     return result
 
 
@@ -119,24 +109,13 @@ def _bearing(ones: Sequence[Series]) -> list[Series]:
     counters = {one.sensor.id: one for one in ones if _counts_energy(one.sensor)}
     domains = plan(one.sensor for one in counters.values()).counted
     leaves = [domain for domain in domains if domain.kind is not DomainKind.METER] or list(domains)
-    order = list(_LABELS)
+    order = list(drawing.LABELS)
     leaves.sort(key=lambda one: order.index(one.sensor.component) if one.sensor.component in order else len(order))
     return [counters[domain.sensor.id] for domain in leaves if domain.sensor.id in counters]
 
 
 def _counts_energy(sensor: Sensor) -> bool:
     return sensor.quantity is Quantity.ENERGY and sensor.kind is Kind.COUNTER
-
-
-def _stacked(axes: Any, parts: dict[str, Curve]) -> None:
-    import numpy as np
-
-    below: Any = 0.0
-    for label, curve in parts.items():
-        top = below + curve.watts  # above a gap nothing is known either
-        if not np.isnan(top).all():
-            axes.stairs(top, curve.times_s, baseline=below, fill=True, alpha=0.8, label=label)
-        below = top
 
 
 def _beside(axes: Any, found: dict[tuple[str, str], dict[str, Curve]]) -> None:

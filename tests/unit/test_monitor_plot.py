@@ -44,9 +44,9 @@ PACKAGES = {
 
 def test_power_is_the_difference_of_readings_over_their_time(tmp_path):
     parts = plot.components(list(series(tree(PACKAGES), tmp_path)))
-    assert parts["CPU"].watts.tolist() == [11, 21, 11]
-    assert parts["memory"].watts.tolist() == [5, 0, 0]
-    assert parts["CPU"].times_s.tolist() == [0, 1, 2, 4]
+    assert parts["cpu"].watts.tolist() == [11, 21, 11]
+    assert parts["dram"].watts.tolist() == [5, 0, 0]
+    assert parts["cpu"].times_s.tolist() == [0, 1, 2, 4]
 
 
 def test_a_failed_reading_is_bridged_and_the_rest_is_not_known():
@@ -60,7 +60,7 @@ def test_a_failed_reading_is_bridged_and_the_rest_is_not_known():
 
 def test_a_meter_is_not_drawn_upon_its_parts(tmp_path):
     with_meter = {**PACKAGES, sensor("psys", "node"): [0, 100_000_000, 200_000_000, 300_000_000]}
-    assert list(plot.components(list(series(tree(with_meter), tmp_path)))) == ["CPU", "memory"]
+    assert list(plot.components(list(series(tree(with_meter), tmp_path)))) == ["cpu", "dram"]
     alone = {sensor("psys", "node"): [0, 100_000_000, 200_000_000, 300_000_000]}
     assert plot.components(list(series(tree(alone), tmp_path)))["node"].watts.tolist() == [100, 100, 50]
 
