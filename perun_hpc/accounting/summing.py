@@ -116,7 +116,10 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         missing_nodes=tuple(absent),
         components=components,
         nodes=tuple(_node(b) for b in parts),
-        devices=tuple(Device(b.node, d.name, d.energy_uj, b.end_ns - b.start_ns, d.idle_ns) for b, d in gpus),
+        devices=tuple(
+            Device(b.node, d.name, d.energy_uj, b.end_ns - b.start_ns, d.idle_ns, d.busy_ns, d.watched_ns, d.mem_peak_b)
+            for b, d in gpus
+        ),
         steps=steps,
         ranks=_ranks(parts),
         regions=_regions(parts),
@@ -203,6 +206,7 @@ def add_slurm(record: EnergyRecord, job: SlurmJob) -> EnergyRecord:
         exit_signal=job.exit_signal,
         suspended_s=job.suspended_s,
         time_limit_s=job.time_limit_s,
+        mem_asked_b=job.mem_b,
         cpu_ns=record.cpu_ns if record.cpu_ns is not None else job.cpu_ns,
         wasted_uj=(record.energy_uj or 0) if job.state in WASTED_STATES else 0,
     )
@@ -213,7 +217,7 @@ def carry_slurm(source: EnergyRecord, record: EnergyRecord) -> EnergyRecord:
     names = (
         "submit_s", "array_job_id", "array_task_id", "het_job_id", "het_offset", "name", "uid", "gid", "user",
         "account", "partition", "qos", "nodelist", "num_nodes", "cpus", "gpus", "gpu_held_s", "state", "exit_code",
-        "exit_signal", "suspended_s", "time_limit_s",
+        "exit_signal", "suspended_s", "time_limit_s", "mem_asked_b",
     )  # fmt: skip
     wasted_uj = (record.energy_uj or 0) if source.state in WASTED_STATES else 0
     return replace(record, wasted_uj=wasted_uj, **{name: getattr(source, name) for name in names})

@@ -52,6 +52,9 @@ class Domain:
     gap_ns: int
     idle_ns: int | None
     doubts: Mapping[str, int]
+    busy_ns: int = 0
+    watched_ns: int = 0
+    mem_peak_b: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,9 @@ def _domain(name: str, data: dict[str, Any]) -> Domain:
         gap_ns=part("gap_ns"),
         idle_ns=maybe("idle_ns"),
         doubts={str(cause)[:MAX_CAUSE]: _whole(uj) for cause, uj in list(said.items())[:MAX_DOUBTS]},
+        busy_ns=part("busy_ns"),
+        watched_ns=part("watched_ns"),
+        mem_peak_b=maybe("mem_peak_b"),
     )
 
 

@@ -88,13 +88,20 @@ class NodeEnergy:
 
 @dataclass(frozen=True)
 class Device:
-    """One accelerator that the job held; `idle_ns` is None where nobody watched its utilisation."""
+    """One accelerator that the job held; `idle_ns` is None where nobody watched its utilisation.
+
+    While its utilisation was seen for `watched_ns` and the job held it alone it was at work for `busy_ns`;
+    `mem_peak_b` is the most of its own memory that was in use then.
+    """
 
     node: str
     domain: str
     energy_uj: int | None
     held_ns: int
     idle_ns: int | None
+    busy_ns: int = 0
+    watched_ns: int = 0
+    mem_peak_b: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,8 @@ class EnergyRecord:
     `status` is `complete`, `partial` (a node is missing or a boundary record has a hole) or `missing` (nobody reported;
     then `energy_uj` is None, never 0); `pending`, `running` or `awaited` while nothing is final. `provenance` is the
     worst of the parts; `estimated_uj` is of nodes on which no sensor measured. `inputs` identifies the boundary records
-    that were summed: other inputs make another `revision`. Times are CLOCK_REALTIME nanoseconds.
+    that were summed: other inputs make another `revision`. Times are CLOCK_REALTIME nanoseconds. `mem_asked_b` is what
+    Slurm gave out on all nodes together.
     """
 
     schema: str
@@ -247,6 +255,7 @@ class EnergyRecord:
     notes: tuple[str, ...] = ()
     agent_cpu_ns: int | None = None
     agent_rss_b: int | None = None
+    mem_asked_b: int | None = None
 
     @property
     def elapsed_s(self) -> float:

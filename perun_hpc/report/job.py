@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from perun_hpc.data_model.record import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
+from perun_hpc.report.efficiency import efficiency_lines
 from perun_hpc.report.explain import legend
-from perun_hpc.report.hints import hints
+from perun_hpc.report.hints import STATIC, hints, static_not_known
 from perun_hpc.report.screen import WIDTH, Style, both_ends, cells, printable, table, wrapped
 from perun_hpc.slurm.states import ENDED_BY_SLURM
 
@@ -46,7 +47,7 @@ def job_report(
     """
     lines = [*_header(record, style), style.rule]
     lines += _energy(record, style)
-    for section in (_split, _utilisation, _hosts, _steps, _functions):
+    for section in (_split, efficiency_lines, _hosts, _steps, _functions):
         part = section(record, style)
         if part:
             lines += ["", *part]
@@ -215,8 +216,8 @@ def _columns(uj: int, u_uj: int, style: Style) -> tuple[str, str, str]:
 
 def _static_not_known(r: EnergyRecord) -> str:
     """Say of which components the whole energy counts as dynamic, since no static power was known."""
-    held = [c for c in r.components if c.component in ("cpu", "dram") and c.dynamic_uj]
-    unknown = [_NAMES[c.component] for c in held if not c.static_uj]
+    held = [c for c in r.components if c.component in STATIC and c.dynamic_uj]
+    unknown = [_NAMES[name] for name in static_not_known(r)]
     if not unknown:
         return ""
     of = "" if len(unknown) == len(held) else f" of {' and '.join(unknown)}"
@@ -225,22 +226,6 @@ def _static_not_known(r: EnergyRecord) -> str:
 
 def _how(c: Component) -> str:
     return ", ".join(x for x in (c.provenance, *c.methods) if x)
-
-
-def _utilisation(r: EnergyRecord, style: Style) -> list[str]:
-    parts = []
-    # CPU time and CPUs of the nodes that reported: a missing node's are neither known.
-    cpus = sum(n.cpus for n in r.nodes) or r.cpus
-    if r.cpu_ns is not None and cpus and r.elapsed_s:
-        parts.append(f"CPU {q.percent(r.cpu_ns / 1e9, cpus * r.elapsed_s)} of {cpus}")
-    if r.suspended_s:
-        parts.append(f"suspended for {q.duration(r.suspended_s)}")
-    if r.mem_peak_b:
-        parts.append(f"memory {q.size(r.mem_peak_b)} at most" + (" on one node" if r.num_nodes > 1 else ""))
-    if r.gpu_held_s:
-        idle = "idle time not known" if r.gpu_idle_s is None else f"{q.percent(r.gpu_idle_s, r.gpu_held_s)} idle"
-        parts.append(f"GPU {r.gpu_held_s / 3600:.3g} h held, {idle}")
-    return _labelled("Use", ", ".join(parts)) if parts else []
 
 
 def _hosts(r: EnergyRecord, style: Style) -> list[str]:

@@ -32,13 +32,15 @@ LARGEST = (1 << 32) - 1
 """Slurm's job ids, array tasks and het offsets have 32 bits."""
 DIGITS = len(str(LARGEST))
 SLACK_S = 30
+_MEMORY = re.compile(r"mem=(\d{1,12}(?:\.\d{1,6})?)([KMGTP])", re.ASCII)
 
 
 @dataclass(frozen=True)
 class SlurmJob:
     """One run of one job as slurmdbd holds it; times in epoch seconds, None where Slurm says Unknown or None.
 
-    `sluids` are the names that Slurm gave this run alone: none before 25.11, several where it was resized.
+    `sluids` are the names that Slurm gave this run alone: none before 25.11, several where it was resized. `mem_b` is
+    the memory of all its nodes together; None where Slurm does not give memory out.
     """
 
     job_id: int
@@ -67,6 +69,7 @@ class SlurmJob:
     admin_comment: str
     run: int = 0
     sluids: tuple[str, ...] = ()
+    mem_b: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -198,6 +201,7 @@ def _joined(first: SlurmJob, rest: SlurmJob) -> SlurmJob:
         num_nodes=num_nodes,
         cpus=max(first.cpus, rest.cpus),
         gpus=max(first.gpus, rest.gpus),
+        mem_b=max(first.mem_b or 0, rest.mem_b or 0) or None,
         admin_comment=rest.admin_comment or first.admin_comment,
         sluids=tuple(dict.fromkeys((*first.sluids, *rest.sluids))),
     )
@@ -337,6 +341,7 @@ def _job(row: dict[str, str]) -> SlurmJob:
         cpu_ns=int(_duration_s(row["TotalCPU"]) * 1e9) or None,
         admin_comment=row["AdminComment"],
         sluids=tuple(dict.fromkeys(value for name in IDENTITY if (value := row.get(name, "")))),
+        mem_b=_memory_b(row["AllocTRES"]),
     )
 
 
@@ -373,3 +378,12 @@ def _gpus(tres: str) -> int:
         if key == "gres/gpu" and value.isdigit():
             return int(value)
     return 0
+
+
+def _memory_b(tres: str) -> int | None:
+    """Return `mem=4G` of a TRES string in bytes; None without memory, as where Slurm does not give it out."""
+    for entry in tres.split(","):
+        match = _MEMORY.fullmatch(entry)
+        if match:
+            return int(float(match[1]) * (1 << 10 * ("KMGTP".index(match[2]) + 1))) or None
+    return None

@@ -382,6 +382,15 @@ def test_gpus_are_the_untyped_entry(tres: str, gpus: int) -> None:
     assert rows({"AllocTRES": tres})[0].gpus == gpus
 
 
+@pytest.mark.parametrize(
+    ("tres", "mem_b"),
+    [("cpu=4,mem=4G,node=1", 4 << 30), ("mem=3900M", 3900 << 20), ("mem=62.50G", 125 << 29), ("mem=1T", 1 << 40),
+     ("cpu=4,node=1", None), ("mem=0M", None), ("mem=x", None), ("mem=4", None), ("gres/mem=4G", None)],
+)  # fmt: skip
+def test_memory_is_what_slurm_gave_out(tres: str, mem_b: int | None) -> None:
+    assert rows({"AllocTRES": tres})[0].mem_b == mem_b
+
+
 def test_what_is_no_number_is_not_known() -> None:
     (job,) = rows({"UID": "", "GID": "x", "NNodes": "", "NCPUS": "?", "TimelimitRaw": "UNLIMITED", "ExitCode": ""})
     assert (job.uid, job.gid, job.num_nodes, job.cpus, job.time_limit_s) == (None, None, 0, 0, None)

@@ -11,6 +11,7 @@ import pytest
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.activity import Activity
+from perun_hpc.agent.measure.gpu_use import GpuUse
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Stretch, joined
 from perun_hpc.agent.measure.learning import Figure, Learning
@@ -283,3 +284,28 @@ def test_what_cannot_be_read_of_what_was_learnt_costs_itself() -> None:
     kept = {"package-0": month.to_json(), "package-1": {"x": 1}, "of a later version": {"package-0": 7}, "lowest": {}}
     learning.restore(kept)
     assert learning.known == {"package-0": month}
+
+
+def gpu_use(readings: list[tuple[int, int | None, int | None]], holders: int = 1) -> tuple[float, float, int | None]:
+    """Seconds busy, seconds watched and most memory of who holds a GPU that shows (second, per cent, bytes)."""
+    seen, jobs = GpuUse(), [session() for _ in range(holders)]
+    use = sensor("utilisation", Quantity.UTILISATION, Kind.GAUGE, "gpu", "gpu-a", 10)
+    memory = sensor("memory", Quantity.DATA, Kind.GAUGE, "gpu", "gpu-a")
+    seen.follow([use, memory])
+    for second, percent, held_b in readings:
+        seen.note({use.id: Reading(percent, second * S), memory.id: Reading(held_b, second * S)}, {"gpu-a": jobs})
+    account = jobs[0].domains["gpu-a"]
+    return account.busy_ns / S, account.watched_ns / S, account.mem_peak_b
+
+
+def test_a_gpus_utilisation_stands_for_the_time_since_the_reading_before():
+    assert gpu_use([(0, 100, 5), (10, 50, 9), (20, 0, 7)]) == (5, 20, 9)
+
+
+def test_a_reading_that_failed_or_is_old_adds_nothing():
+    assert gpu_use([(0, 0, None), (10, None, None), (20, 100, None), (30, 100, None)]) == (10, 10, None)
+    assert gpu_use([(0, 0, 1), (10, 100, 1), (10, 100, 1), (9, 100, 1)])[:2] == (10, 10)
+
+
+def test_of_a_gpu_that_several_jobs_hold_the_use_is_nobodys():
+    assert gpu_use([(0, 100, 5), (10, 100, 5)], holders=2) == (0, 0, None)

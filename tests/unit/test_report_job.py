@@ -29,21 +29,31 @@ def part(component: str, watts: float, seconds: int, **other: Any) -> dict[str, 
     return domain(component, round(watts * seconds * 1e6), **{"covered_ns": seconds * NS, **other})
 
 
+def used(busy: float, memory_b: int) -> dict[str, int]:
+    """What an agent that watched a GPU nearly all the time says of it."""
+    watched_ns = (HOURS - 1) * NS
+    return {"busy_ns": round(busy * watched_ns), "watched_ns": watched_ns, "mem_peak_b": memory_b}
+
+
 def gpu() -> EnergyRecord:
     """A measured job with a node of its own and four GPUs of which it used one."""
     parts = {
         "package-0": part("cpu", 96.1, HOURS),
         "package-1": part("cpu", 88.7, HOURS),
         "dram-0": part("dram", 21.3, HOURS),
-        "gpu-0": part("gpu", 431.2, HOURS, idle_ns=60 * NS, idle_uj=500_000_000_000),
+        "gpu-0": part("gpu", 431.2, HOURS, idle_ns=60 * NS, idle_uj=500_000_000_000, **used(0.91, 61 << 30)),
         **{
-            f"gpu-{n}": part("gpu", 71.0 + n, HOURS, idle_ns=(6700 + n) * NS, idle_uj=499_000_000_000)
+            f"gpu-{n}": part(
+                "gpu", 71.0 + n, HOURS, idle_ns=(6700 + n) * NS, idle_uj=499_000_000_000, **used(0.002 * n, n << 30)
+            )
             for n in (1, 2, 3)
         },
     }
     data = boundary(domains=parts, seconds=HOURS, cpus_on_node=64)
     data["usage"] = {"cpu_ns": 64 * HOURS * NS // 9, "mem_peak_b": 131 << 30, "peak_mw": 912_000}
-    job = slurm_job(name="train.sh", partition="gpu", gpus=4, cpus=64, end_s=START_S + HOURS, time_limit_s=86400)
+    job = slurm_job(
+        name="train.sh", partition="gpu", gpus=4, cpus=64, end_s=START_S + HOURS, time_limit_s=86400, mem_b=512 << 30
+    )
     foot = Footprint(7_706_000_000_000, 1890.0, 120.0, 0.21, "EUR", True, ("CO2 location-based: grid operator, 2026",))
     return replace(add_slurm(sum_boundaries([parsed(data)]), job), footprint=foot)
 

@@ -38,6 +38,9 @@ class DomainAccount:
     covered_ns: int = 0
     gap_ns: int = 0
     idle_ns: int | None = None
+    busy_ns: int = 0
+    watched_ns: int = 0
+    mem_peak_b: int | None = None
     static_doubt_uj: int = 0
     sharing_doubt_uj: int = 0
     others_doubt_uj: int = 0
@@ -84,6 +87,15 @@ class DomainAccount:
     def uncover(self) -> None:
         """The domain's counter has shown nothing all the time."""
         self.covered_ns = 0
+
+    def use(self, busy_ns: int, watched_ns: int) -> None:
+        """Its utilisation was seen for so much longer, and was that much of it."""
+        self.busy_ns += busy_ns
+        self.watched_ns += watched_ns
+
+    def fill(self, memory_b: int) -> None:
+        """So much of the device's own memory was in use."""
+        self.mem_peak_b = max(self.mem_peak_b or 0, memory_b)
 
     def hold_idle(self, more_ns: int) -> None:
         """The session held the domain idle for so much longer; 0: it is known how long, from now on."""

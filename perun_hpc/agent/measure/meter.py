@@ -11,6 +11,7 @@ from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.measure import booking, holdings, intervals
 from perun_hpc.agent.measure.activity import Activity
 from perun_hpc.agent.measure.checks import Checks
+from perun_hpc.agent.measure.gpu_use import GpuUse
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
@@ -59,7 +60,7 @@ class Meter:
     last : the reading that opened the current interval.
     uses, parent_cpu_ns : what the cgroups said at that reading.
     schedule : when an interval ends at the latest.
-    learning, idling, activity, checks : what is learnt from the readings on the way.
+    learning, idling, gpu_use, activity, checks : what is learnt from the readings on the way.
     totals : what was given since the agent began, for monitoring.
     """
 
@@ -84,6 +85,7 @@ class Meter:
         self.static: Mapping[str, Figure] = {}
         self.learning = Learning()
         self.idling = Idling()
+        self.gpu_use = GpuUse()
         self.activity = Activity()
         self.checks = Checks()
         self.totals = Totals()
@@ -174,6 +176,7 @@ class Meter:
             self.activity.note(readings)
             held = holdings.holders(self._register.live.values(), self._node)
             self.idling.note(readings, self._intervals.static_uw, held)
+            self.gpu_use.note(readings, held)
 
     def look_at(self, session: Session) -> None:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
@@ -221,6 +224,7 @@ class Meter:
         self.uses.pop(session.key, None)
         self._node.forget(session)
         self.idling.forget(session)
+        self.gpu_use.forget(session)
         held = self.gpus_of(session)
         doubt = holdings.doubts(session.job, self._node)
         session.judge_counters(self.checks.end(session.key.owner, held), doubt)
@@ -288,6 +292,7 @@ class Meter:
         self._note_what_is_gone(before)
         self._continuing |= self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
+        self.gpu_use.follow(self._node.sensors)
         self.activity.follow(self._node.sensors)
         self.checks.follow(self._node.sensors)
         self.parametrise()
