@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test package-test check-aarch64
+.PHONY: help system build demo demo-down test check docs screens coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test package-test check-aarch64
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -62,6 +62,20 @@ check: build ## linters, format, types, import contracts
 	$(BIN)/lint-imports
 	shellcheck $$(git ls-files '*.sh') $$(git grep -lE '^#!/bin/(ba)?sh' -- slurm .ci)
 	$(MAKE) -s -C slurm check
+
+SITE := build/website
+
+$(SITE)/tools/.installed: Makefile
+	@$(PYTHON) -m venv $(SITE)/tools
+	@$(SITE)/tools/bin/pip install -qq --disable-pip-version-check mkdocs==1.6.1 mkdocs-material==9.8.2 'mkdocstrings[python]==1.0.8' ruff
+	@touch $@
+
+docs: build $(SITE)/tools/.installed ## the documentation as a site, without a warning: build/website/site
+	@$(BIN)/python -m website.stage $(SITE)/pages
+	@PATH=$$PWD/$(SITE)/tools/bin:$$PATH NO_MKDOCS_2_WARNING=1 $(SITE)/tools/bin/mkdocs build --strict -f website/mkdocs.yml
+
+screens: build ## every picture of the documents, from jobs on a demo cluster; 45 minutes, since its nodes learn
+	@$(BIN)/python -m demo.screens
 
 coverage: build ## branches that unit and contract tests run; fails below the floor in setup.cfg
 	@$(BIN)/python -m pytest -q -n $(PROCESSES) --cov --cov-report=term:skip-covered tests/unit tests/contract

@@ -33,7 +33,7 @@ def commands(document: str) -> Iterator[str]:
     """Command lines that call perun, each without what follows it in a pipe or a list."""
     for text in blocks(document, "", "sh", "bash", "console", "text"):
         for line in text.splitlines():
-            for part in re.split(r"&&|;|\|", line.split(" #")[0].split("   ")[0]):
+            for part in re.split(r"&&|;|\||>", line.split(" #")[0].split("   ")[0]):
                 match = COMMAND.match(part.strip())
                 if match:
                     yield match[1]

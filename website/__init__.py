@@ -1,0 +1,1 @@
+"""The documentation's site, of docs/ and of what the code declares."""
