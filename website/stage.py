@@ -27,6 +27,7 @@ OUTSIDE = {
 """Pages that lie outside of docs/, and what they are called beside its pages."""
 PAGES = (
     ("python", "In a program that is measured", "In a measured program"),
+    ("arrays", "Jobs and runs as labelled arrays", "Jobs and runs as arrays"),
     ("results", "For programs that start runs or read results", "For runs and results"),
     ("method", "For who wants to check a figure", "For who checks a figure"),
 )

@@ -73,6 +73,11 @@ def test_the_documents_have_the_table_s_words() -> None:
     assert of_report() in (DOCS / "report.md").read_text()
 
 
+def test_the_example_of_the_documents_is_a_report_as_it_looks_now() -> None:
+    example = re.search(r"```output\n(.*?)```", (DOCS / "report.md").read_text(), re.DOTALL)
+    assert example and example[1] == "\n".join(job_report(gpu(), "the job's directory", Style())) + "\n"
+
+
 def test_a_term_stands_once_and_is_one_sentence_of_a_table() -> None:
     names = [(term.section == "Lines of a report", name) for term in terms() for name in term.names]
     assert len(names) == len(set(names))
