@@ -63,7 +63,7 @@ def job_report(
         for hint in advice:
             lines += wrapped(hint, 4, "  - ")
     lines += ["", *_legend(record), *_footer(record, source)]
-    return [style.units(line) for line in lines]
+    return [style.highlighted(style.units(line)) for line in lines]
 
 
 def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
@@ -84,7 +84,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
     regions = [r for r in record.regions if r.step_id == step_id]
     if regions:
         lines += ["", *_region_table(regions, style, len(regions))]
-    return lines
+    return [style.highlighted(line) for line in lines]
 
 
 def _header(r: EnergyRecord, style: Style) -> list[str]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
 WIDTH = 80
+_COLOURS = {"measured": 32, "modelled": 36, "estimated": 33, "simulated": 35}
+_ORIGIN = re.compile(rf"(?<=  )({'|'.join(_COLOURS)})\b")
+_DRAWN = re.compile("[▁-█▉-▏]+")
+_LABEL = re.compile(r"^[A-Z][A-Za-z]+(?=  )|^of it(?=  )")
+_ENERGY = re.compile(r"(?<=^Energy     )\S.*?(?=  |$)")
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,15 @@ class Style:
     def warn(self, text: str) -> str:
         """Something that is not as it should be."""
         return f"\x1b[33m{text}\x1b[0m" if self.colour else text
+
+    def highlighted(self, line: str) -> str:
+        """A report's line: its label, bars and curves in colour, and the words for where a figure comes from."""
+        if not self.colour or "\x1b" in line:
+            return line
+        line = _ENERGY.sub("\x1b[1m\\g<0>\x1b[0m", line)
+        line = _DRAWN.sub("\x1b[36m\\g<0>\x1b[0m", line)
+        line = _ORIGIN.sub(lambda word: f"\x1b[{_COLOURS[word[0]]}m{word[0]}\x1b[0m", line)
+        return _LABEL.sub("\x1b[34m\\g<0>\x1b[0m", line)
 
     @property
     def rule(self) -> str:

@@ -44,7 +44,7 @@ def whole_report(runs: Sequence[EnergyRecord], style: Style) -> list[str]:
     lines += _footprint(runs)
     lines += _worst(known, word, style)
     lines += _hints(known, word, style)
-    return [style.units(line) for line in lines]
+    return [style.highlighted(style.units(line)) for line in lines]
 
 
 def listing_report(objects: Sequence[Sequence[EnergyRecord]], style: Style, now_s: float) -> list[str]:
@@ -54,7 +54,7 @@ def listing_report(objects: Sequence[Sequence[EnergyRecord]], style: Style, now_
     lines = [*jobs_listing(records, style, now_s), style.rule, *sum_lines(total, style)]
     if total.known < total.runs:
         lines += wrapped(f"of {count(total.runs - total.known, 'run')} of {total.runs}", LABEL, "Not known")
-    return [style.units(line) for line in lines]
+    return [style.highlighted(style.units(line)) for line in lines]
 
 
 def sum_lines(total: Together, style: Style) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -215,11 +216,16 @@ def test_plain_ascii_where_the_terminal_has_no_more() -> None:
 
 
 def test_colour_changes_nothing_but_colour() -> None:
-    plain = job_report(partial(), "x", Style())
-    coloured = "\n".join(job_report(partial(), "x", Style(colour=True)))
-    for code in ("\x1b[1m", "\x1b[33m", "\x1b[0m"):
-        coloured = coloured.replace(code, "")
-    assert coloured == "\n".join(plain)
+    for make in SCREENS:
+        coloured = "\n".join(job_report(make(), "x", Style(colour=True)))
+        assert re.sub(r"\x1b\[\d+m", "", coloured) == "\n".join(job_report(make(), "x", Style()))
+
+
+def test_colours_say_where_a_figure_comes_from() -> None:
+    lines = job_report(gpu(), "x", Style(colour=True))
+    energy = next(line for line in lines if "Energy" in line)
+    assert "\x1b[34mEnergy\x1b[0m     \x1b[1m6.165 MJ" in energy and energy.endswith("\x1b[32mmeasured\x1b[0m")
+    assert any("\x1b[36m██▏\x1b[0m" in line for line in lines)
 
 
 @given(st.text(max_size=60))
