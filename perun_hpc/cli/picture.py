@@ -11,8 +11,11 @@ from perun_hpc.accounting.lookup import Found
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError, UsageError
+from perun_hpc.report.screen import Style
 
 KINDS = ("html", "png", "svg")
+QUICK_B = 32 << 20
+"""A trace of so many bytes on the disk is read in a second or two."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +76,27 @@ def _write(kind: str, target: Path, found: Sequence[Found], archive: Archive) ->
     text = page(record, Beside(found[-1].source, drawn, why, [one.record for one in found[:-1]]))
     with files.Replacement(target) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def in_a_line(record: EnergyRecord, archive: Archive, style: Style) -> list[str]:
+    """Power over time as a line of the report; nothing of a job without a trace, a word of one that takes long."""
+    if not record.trace_bytes or not record.start_ns:
+        return []
+    from perun_hpc.report.over_time import COLUMNS, curve_lines, not_drawn
+
+    if record.trace_bytes > QUICK_B:
+        return not_drawn(f"its trace is large: perun report {record.display_id} --svg FILE draws it")
+    try:
+        directory = trace_of(record, archive)
+    except NotFoundError as error:
+        return not_drawn(str(error).partition(": ")[2])
+    from perun_hpc.report import curves
+
+    try:
+        read = curves.read(directory, record.start_ns, record.end_ns, COLUMNS)
+    except PerunError:
+        return not_drawn("its trace cannot be read")
+    return curve_lines(record, read, style)
 
 
 def trace_of(record: EnergyRecord, archive: Archive) -> Path:

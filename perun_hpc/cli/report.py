@@ -60,11 +60,12 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(records[0] if len(records) == 1 else records, indent=1))
         return 0
     beside = _beside(objects, step, where, style)
-    lines = report_lines(objects, step, style, time.time(), beside)
+    curve = picture.in_a_line(objects[0][-1].record, where.archive, style) if beside is not None else []
+    lines = report_lines(objects, step, style, time.time(), beside or "", curve)
     if args.explain is None:
         print("\n".join(lines))
         return 0
-    plain = report_lines(objects, step, replace(style, colour=False), time.time(), beside)
+    plain = report_lines(objects, step, replace(style, colour=False), time.time(), beside or "", curve)
     explained = explain_word(args.explain, plain, style) if args.explain else explain_report(plain, style)
     print("\n".join([*([] if args.explain else [*lines, ""]), *explained]))
     return 0
@@ -75,10 +76,10 @@ def places(args: argparse.Namespace) -> Places:
     return places_here(args.archive, args.ledger, args.cluster)
 
 
-def _beside(objects: Sequence[Sequence[Found]], step: str | None, where: Places, style: Style) -> str:
-    """One job beside the last ones of its name; nothing of a step, an array or several."""
+def _beside(objects: Sequence[Sequence[Found]], step: str | None, where: Places, style: Style) -> str | None:
+    """One job beside the last ones of its name; None of a step, an array or several."""
     if step is not None or len(objects) != 1 or len({f.record.job_id for f in objects[0]}) != 1:
-        return ""
+        return None
     return beside_earlier(objects[0][-1].record, where, style.plus_minus)
 
 

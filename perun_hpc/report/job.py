@@ -28,7 +28,12 @@ _OUTSIDE = {
 
 
 def job_report(
-    record: EnergyRecord, source: str, style: Style, earlier: Sequence[EnergyRecord] = (), beside: str = ""
+    record: EnergyRecord,
+    source: str,
+    style: Style,
+    earlier: Sequence[EnergyRecord] = (),
+    beside: str = "",
+    curve: Sequence[str] = (),
 ) -> list[str]:
     """Return the screen's lines.
 
@@ -44,9 +49,11 @@ def job_report(
         Earlier runs of the same job (it was requeued), oldest first.
     beside
         The job beside its user's last ones of the same name, in a sentence.
+    curve
+        Its power over time, drawn (`report.over_time`).
     """
     lines = [*_header(record, style), style.rule]
-    lines += _energy(record, style)
+    lines += [*_energy(record, style), *curve]
     for section in (_split, efficiency_lines, _hosts, _steps, _functions):
         part = section(record, style)
         if part:

@@ -13,11 +13,16 @@ from perun_hpc.report.several import listing_report, whole_report
 
 
 def report_lines(
-    objects: Sequence[Sequence[Found]], step: str | None, style: Style, now_s: float, beside: str = ""
+    objects: Sequence[Sequence[Found]],
+    step: str | None,
+    style: Style,
+    now_s: float,
+    beside: str = "",
+    curve: Sequence[str] = (),
 ) -> list[str]:
     """Return the screen of what was asked for: one job or step, one array as one object, or a list with its sum.
 
-    `beside` is one job beside its user's last ones of the same name, in a sentence.
+    `beside` is one job beside its user's last ones of the same name, in a sentence, `curve` its power over time.
     """
     records = [[f.record for f in runs] for runs in objects]
     if len(objects) > 1:
@@ -27,7 +32,7 @@ def report_lines(
         return _step_lines(runs[-1], step, style)
     if any(r.job_id != runs[-1].job_id for r in runs):
         return whole_report(runs, style)
-    return job_report(runs[-1], found[-1].source, style, runs[:-1], beside)
+    return job_report(runs[-1], found[-1].source, style, runs[:-1], beside, curve)
 
 
 def _step_lines(newest: EnergyRecord, step: str, style: Style) -> list[str]:
