@@ -29,6 +29,8 @@ _NAMES = {
     "peak_mw": "power_peak",
     "time_limit_s": "time_limit",
 }
+_TEXTS = frozenset(("why",))
+"""Texts that may be missing in every row."""
 _LONG_NAMES = {
     "counted": "energy that the host's counters counted between the job's edges",
     "uncertainty": "standard uncertainty (k=1) of energy",
@@ -74,7 +76,7 @@ def _name(key: str) -> str:
 def _column(key: str, name: str, values: Sequence[Any]) -> tuple[Any, dict[str, str]]:
     """The values of a column as an array, and its attributes."""
     about = {"long_name": _LONG_NAMES.get(name, name.replace("_", " "))}
-    if any(isinstance(value, str) for value in values):
+    if name in _TEXTS or any(isinstance(value, str) for value in values):
         return np.array(["" if value is None else str(value) for value in values], dtype=object), about
     if key in _MOMENTS:
         return np.array([value * _MOMENTS[key] if value else "NaT" for value in values], dtype="M8[ns]"), about

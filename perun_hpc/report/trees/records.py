@@ -11,7 +11,9 @@ from perun_hpc.report.trees.columns import table
 if TYPE_CHECKING:
     import xarray
 
-_INTERNAL = frozenset(("schema", "inputs", "sluid", "uid", "gid", "simulated", "agent_cpu_ns", "agent_rss_b"))
+_INTERNAL = frozenset(
+    ("schema", "revision", "inputs", "digest", "sluid", "uid", "gid", "policy_hash", "simulated", "footprint")
+)
 """Of no use to who reads a job's figures."""
 
 
@@ -52,5 +54,5 @@ def _row(record: EnergyRecord) -> dict[str, Any]:
 
 
 def _part(rows: Iterable[Any], dim: str, names: dict[str, str]) -> xarray.Dataset | None:
-    renamed = [{names.get(key, key): value for key, value in vars(row).items()} for row in rows]
+    renamed = [{names.get(key, key): value for key, value in vars(row).items() if key not in _INTERNAL} for row in rows]
     return table(renamed, dim) if renamed else None
