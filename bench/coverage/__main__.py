@@ -10,11 +10,11 @@ from itertools import repeat
 
 import numpy as np
 
-from bench.coverage import devices, kinds, marks, odd
+from bench.coverage import devices, kinds, marks, odd, pairs
 from bench.coverage.physics import FAMILIES
 from bench.coverage.verdict import Sample, judge, table
 
-TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS}
+TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS, **pairs.TRIALS}
 SEEDS = {"tuning": 20261130, "withheld": 31415926}
 CHUNK = 20
 

@@ -37,7 +37,7 @@ def _of_round(tree: DataNode, one: DataNode, label: str) -> Subject:
         nodes=len(hosts),
         cpus=sum(int(host.metadata.get("cpus", 0)) for host, _ in hosts),
         conditions=_conditions(tree, [host for host, _ in hosts]),
-        why=_why_not(tree, one, sum(whole_uj.values()), len(known) < len(hosts), runtime_s),
+        why=_why_not(tree, sum(whole_uj.values()), len(known) < len(hosts), runtime_s),
     )
 
 
@@ -60,12 +60,13 @@ def _doubts(host: DataNode, energy: Metric) -> dict[str, int]:
     return {**{cause: round(uj) for cause, uj in gains.items()}, RANDOM: math.ceil(math.sqrt(max(0.0, rest)))}
 
 
-def _why_not(tree: DataNode, one: DataNode, energy_uj: int, lacking: bool, runtime_s: float) -> str:
+def _why_not(tree: DataNode, energy_uj: int, lacking: bool, runtime_s: float) -> str:
     if tree.metadata.get("status") == "RUNNING":
         return "it still runs"
     if energy_uj <= 0 or not runtime_s:
         return "its energy is not known"
-    return "its energy is a lower bound" if lacking or one.metadata.get("state") == "partial" else ""
+    # What a counter did not show is in the uncertainty, as far as its ceiling is known.
+    return "the energy of one of its hosts is not known" if lacking else ""
 
 
 def _conditions(tree: DataNode, hosts: Sequence[DataNode]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def test_a_kind_that_is_not_covered_says_so() -> None:
     "name",
     [
         "shared-unknown", "threads", "oversubscribed", "sleeper-unknown", "gpu-average-short", "meter-exclusive-short",
-        "steps", "ranks-uneven",
+        "steps", "ranks-uneven", "pair-same", "pair-shared", "pair-other",
     ],
 )  # fmt: skip
 def test_bounds_hold(name: str, family: str) -> None:

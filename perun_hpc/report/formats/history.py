@@ -59,7 +59,8 @@ def total(trees: Sequence[DataNode], settings: UserSettings) -> str:
 @dataclass(frozen=True)
 class Change:
     """A round's energy beside the mean of those of `runs` earlier runs: how much more, as a fraction of that; whether
-    the uncertainties (k=2) and these runs' own spread explain it."""
+    the uncertainties (95 %) and these runs' own spread explain it. What the sensors of one host count wrongly in all of
+    them is no part of these."""
 
     fraction: float
     within: bool
@@ -69,13 +70,20 @@ class Change:
 def change(tree: DataNode, earlier: Sequence[DataNode]) -> Change | None:
     """How a run compares with the last ones before it, the newest first; None where one of the two is not known."""
     now = energy(tree)
-    before = [(found, doubt(one)) for one in earlier[:LATEST] if (found := energy(one)) is not None]
-    means = [found.mean for found, _ in before]
-    if now is None or not means or math.fsum(means) <= 0:
+    before = [one for one in earlier[:LATEST] if energy(one) is not None]
+    means = [found.mean for one in before if (found := energy(one)) is not None]
+    if now is None or not means or math.fsum(means) <= 0 or now.mean <= 0:
         return None
-    then = Stats.of(MetricType.ENERGY, means)
-    bounds = 2 * math.sqrt(doubt(tree) ** 2 + max(u for _, u in before) ** 2 + then.std**2)
-    return Change((now.mean - then.mean) / then.mean, abs(now.mean - then.mean) <= bounds, len(before))
+    # Not for every run: most have none before them.
+    from perun_hpc.energy import comparison
+    from perun_hpc.report.stored import HOST, of_tree
+
+    then_runs = [one.run([HOST]) for past in before for one in of_tree(past) if one.energy_uj > 0]
+    now_runs = [one.run([HOST]) for one in of_tree(tree) if one.energy_uj > 0]
+    if not (then_runs and now_runs):
+        return None
+    then = math.fsum(means) / len(means)
+    return Change((now.mean - then) / then, comparison.energies(then_runs, now_runs).within, len(before))
 
 
 def against(tree: DataNode, earlier: Sequence[DataNode]) -> str:
