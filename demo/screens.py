@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.__main__ import HERE, HOME, PERUN, USER, Screen, _copy_programs
+from demo.__main__ import HERE, PERUN, USER, Screen, _copy_programs
 from devcluster import Cluster, site
 from perun_hpc.agent.measure import learning
 from perun_hpc.energy.static import StaticPower
@@ -71,6 +71,8 @@ def main(stage: str) -> int:
     if stage in ("all", "learn"):
         _learn(cluster, screen)
     if stage in ("all", "shoot"):
+        if (old := site.collector_pid(cluster)) is not None:
+            cluster.run(["kill", str(old)], user="root")
         site.install(cluster, screen.step)
         _policy(cluster)
         for node in NODES:  # the next job starts an agent of what was installed now
@@ -201,17 +203,14 @@ def draw(text: str, title: str, rows: int | None = None) -> str:
 
 
 def _page(cluster: Cluster, screen: Screen, job: str) -> None:
-    """The page that `perun report --html` writes, as a browser shows it, and `--png`'s picture."""
-    name = f"{HOME}/report-{job}.html"
-    cluster.run([PERUN, "report", job, "--html", name], user=USER, check=True)
-    page = cluster.home / USER / Path(name).name
+    """The page that `perun report --html` writes, as a browser shows it."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "report.html"
-        shutil.copyfile(page, copy)
+        page = Path(folder) / "report.html"
+        where = ["--archive", str(cluster.shared / "perun"), "--cluster", cluster.name, "--html", str(page)]
+        subprocess.run([sys.executable, "-m", "perun_hpc.cli.main", "report", job, *where], check=True)
         browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        where = ["--window-size=1200,1600", f"--screenshot={PICTURES / 'report-page.png'}", copy.as_uri()]
-        subprocess.run([*browser, f"--user-data-dir={folder}/profile", *where], check=True, capture_output=True)
-    page.unlink()
+        shot = ["--window-size=1200,1700", f"--screenshot={PICTURES / 'report-page.png'}", page.as_uri()]
+        subprocess.run([*browser, f"--user-data-dir={folder}/profile", *shot], check=True, capture_output=True)
     screen.step("report-page: the page in a browser")
 
 
