@@ -65,7 +65,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
     steps = _steps(parts)
     missing = [*problems, *_holes(parts, absent, first.num_nodes)]
     expected = max(first.num_nodes, len(parts))
-    gpus = [(b, d) for b in parts for d in b.domains if d.component == "gpu"]
+    gpus = [(b, d) for b in parts for d in b.domains if d.component == "gpu" and _is_held(d)]
     idle_known = [d.idle_ns for _, d in gpus if d.idle_ns is not None]
     held_ns = sum(b.end_ns - b.start_ns for b, _ in gpus)
     wall_ns = max(end_ns - start_ns, 1)
@@ -257,6 +257,11 @@ def _leaves(b: Boundary) -> list[Domain]:
     return leaves if any(d.energy_uj is not None for d in leaves) else list(b.domains)
 
 
+def _is_held(d: Domain) -> bool:
+    """Whether a job held a GPU of its node: one of others' or nobody's gave it nothing, and nobody watched its use."""
+    return d.energy_uj != 0 or d.idle_ns is not None or d.watched_ns > 0
+
+
 def _provenance(b: Boundary, d: Domain) -> str:
     return "simulated" if b.simulated else d.provenance
 
@@ -265,7 +270,7 @@ def _components(parts: Sequence[Boundary]) -> tuple[Component, ...]:
     found: dict[str, list[tuple[Boundary, Domain]]] = {}
     for b in parts:
         for d in b.domains:
-            if d.energy_uj is not None:
+            if d.energy_uj is not None and (d.component != "gpu" or _is_held(d)):
                 found.setdefault(d.component, []).append((b, d))
     order = ("cpu", "dram", "gpu", "other", METER)
     names = sorted(found, key=lambda c: (order.index(c) if c in order else len(order), c))

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.store.job_store import open_job
 from perun_hpc.store.merge import finalise
+from tests.accounting_data import parsed
 
 from .agent_node import FakeNode, until
 
@@ -114,6 +116,22 @@ def test_the_edges_are_values_that_the_library_served_and_no_older_than_the_job(
     assert free["energy_uj"] == 0 < free["node_uj"]
     assert record["state"] == "closed"
     assert [note for note in record["notes"] if note.startswith("GPU 1 taken by its device file")], record["notes"]
+
+
+def test_the_use_of_a_gpu_is_its_holders_and_a_job_without_one_has_none(gpus):
+    node = gpus("gpu GPU-a 1 300000 0 0\ngpu GPU-b 0 200000 0 0\n")
+    node.begin(1, gpus="1")
+    node.begin(2)
+    seen = len(node.served(0))
+    until(lambda: len(node.served(0)) >= seen + 4, "the agent has read the GPU some times")
+    node.end(1, gpus="1")
+    node.end(2)
+    (held,), none = (sum_boundaries([parsed(node.record(job))]).devices for job in (1, 2))
+    assert held.domain == "gpu-GPU-a"
+    assert held.watched_ns > 0
+    assert held.busy_ns / held.watched_ns == pytest.approx(0.4, abs=0.001)
+    assert held.mem_peak_b == 1 << 30
+    assert none == ()
 
 
 def test_where_the_policy_says_that_slurm_counts_pci_addresses_the_other_gpu_is_meant(gpus):

@@ -382,6 +382,18 @@ def test_gpus_are_the_untyped_entry(tres: str, gpus: int) -> None:
     assert rows({"AllocTRES": tres})[0].gpus == gpus
 
 
+def test_a_gpu_that_gave_the_job_nothing_and_that_nobody_watched_is_not_the_jobs() -> None:
+    others = domain("gpu", 0, node_uj=9, method="holder", u_uj=0)
+    held = domain("gpu", 0, node_uj=9, method="holder", u_uj=0, idle_ns=5)
+    lost = domain("gpu", None)
+    parts = {"package-0": domain("cpu", 8), "gpu-a": others, "gpu-b": held, "gpu-c": lost}
+    record = sum_boundaries([parsed(boundary(domains=parts))])
+    assert [d.domain for d in record.devices] == ["gpu-b", "gpu-c"]
+    assert (record.gpus, record.gpu_held_s) == (2, 200)
+    none = sum_boundaries([parsed(boundary(domains={"package-0": domain("cpu", 8), "gpu-a": others}))])
+    assert (none.gpus, none.gpu_held_s, [c.component for c in none.components]) == (0, 0, ["cpu"])
+
+
 @pytest.mark.parametrize(
     ("tres", "mem_b"),
     [("cpu=4,mem=4G,node=1", 4 << 30), ("mem=3900M", 3900 << 20), ("mem=62.50G", 125 << 29), ("mem=1T", 1 << 40),
