@@ -113,7 +113,7 @@ def _tiles(r: EnergyRecord, curves: JobCurves | None) -> Html:
     if known and not q.within_bound(r.energy_uj or 0, r.u_uj):
         value, bound = q.energy_with_bounds(r.energy_uj, r.u_uj)
         least = tag("small", "at least ") if r.status == "partial" else ""
-        energy = joined([least, value, tag("small", f" {SIGN} {bound}") if bound else ""])
+        energy = joined([least, tag("span", value), tag("small", f" {SIGN} {bound}") if bound else ""])
     bounds = ("k = 2" if r.u_uj > 0 else "bounds not known") if known else ""
     made = [_tile("Energy", energy, f"{q.watt_hours(r.energy_uj or 0)}, {bounds}" if known else "nothing was resolved")]
     if r.power_mean_mw is not None:
@@ -135,7 +135,8 @@ def _tiles(r: EnergyRecord, curves: JobCurves | None) -> Html:
 
 
 def _tile(what: str, value: str | Html, more: str = "") -> Html:
-    parts = [tag("div", what, class_="what"), tag("div", value, class_="value")]
+    whole = value if isinstance(value, Html) else tag("span", value)
+    parts = [tag("div", what, class_="what"), tag("div", whole, class_="value")]
     return tag("div", joined([*parts, *([tag("div", more, class_="more")] if more else [])]), class_="tile")
 
 
@@ -147,11 +148,13 @@ def _footprint(r: EnergyRecord) -> list[Html]:
     if f.co2_location_g is not None or f.co2_market_g is not None:
         grams, way = (f.co2_location_g, "location") if f.co2_location_g is not None else (f.co2_market_g, "market")
         both = f", {q.mass(f.co2_market_g)} market-based" if way == "location" and f.co2_market_g is not None else ""
-        made.append(_tile("CO2e", joined([least, q.mass(grams or 0.0)]), f"{way}-based{both}"))
+        made.append(_tile("CO2e", joined([least, tag("span", q.mass(grams or 0.0))]), f"{way}-based{both}"))
     if f.cost is not None:
-        made.append(_tile("Cost", joined([least, q.money(f.cost, f.currency)]), "of the electricity"))
+        made.append(_tile("Cost", joined([least, tag("span", q.money(f.cost, f.currency))]), "of the electricity"))
     if f.facility_uj is not None:
-        made.append(_tile("With cooling", joined([least, q.watt_hours(f.facility_uj)]), "by the site's PUE"))
+        made.append(
+            _tile("With cooling", joined([least, tag("span", q.watt_hours(f.facility_uj))]), "by the site's PUE")
+        )
     return made
 
 
