@@ -12,7 +12,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TypeVar
 
-from perun_hpc.accounting.summing import METER, carry_slurm, doubts_of, highest_of_all, named, u_of
+from perun_hpc.accounting.summing import METER, carry_slurm, doubts_of, highest_of_all, joined_conditions, named, u_of
 from perun_hpc.data_model.record import Component, EnergyRecord, Footprint, NodeEnergy, Region, Step, worst_provenance
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.uncertainty import added, combined_uj
@@ -162,6 +162,9 @@ def _joined(one: EnergyRecord, other: EnergyRecord) -> EnergyRecord:
         notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
         agent_cpu_ns=_known((one.agent_cpu_ns, other.agent_cpu_ns)),
         agent_rss_b=_largest((one.agent_rss_b, other.agent_rss_b)),
+        conditions=joined_conditions(
+            (known.name, value) for r in (one, other) for known in r.conditions for value in known.values
+        ),
     )
 
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from perun_hpc.data_model.boundary import MAX_NOTE, MAX_NOTES, Boundary, Domain
+from perun_hpc.data_model.boundary import MAX_CAUSE, MAX_NOTE, MAX_NOTES, Boundary, Domain
 from perun_hpc.data_model.record import (
     SCHEMA,
     Component,
+    Condition,
     Device,
     Doubt,
     EnergyRecord,
@@ -136,6 +137,11 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         notes=_notes(parts) if agreed else (*_notes(parts), f"{DISPUTED}: {', '.join(map(str, sorted(owners)))}"),
         agent_cpu_ns=_sum_known(_agent(b, "cpu_ns") for b in parts),
         agent_rss_b=max((held for b in parts if (held := _agent(b, "rss_b"))), default=None),
+        conditions=joined_conditions(
+            (str(name)[:MAX_CAUSE], str(value)[:MAX_NOTE])
+            for b in parts
+            for name, value in list((b.raw.get("conditions") or {}).items())[:MAX_NOTES]
+        ),
     )
 
 
@@ -467,6 +473,14 @@ def _notes(parts: Sequence[Boundary]) -> tuple[str, ...]:
             nodes.setdefault(str(text)[:MAX_NOTE], []).append(b.node)
     said = [text if len(at) == len(parts) else f"{', '.join(at)}: {text}" for text, at in nodes.items()]
     return tuple(said[:MAX_NOTES])
+
+
+def joined_conditions(values: Iterable[tuple[str, str]]) -> tuple[Condition, ...]:
+    """Return conditions as a record holds them: of each name the values that there are."""
+    found: dict[str, dict[str, None]] = {}
+    for name, value in values:
+        found.setdefault(name, {})[value] = None
+    return tuple(Condition(name, tuple(sorted(some))) for name, some in sorted(found.items()))
 
 
 def _agent(b: Boundary, key: str) -> int | None:

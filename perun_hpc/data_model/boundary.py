@@ -268,6 +268,8 @@ def _check_parts(data: dict[str, Any]) -> None:
     for notes in (data.get("notes"), (data.get("settings") or {}).get("notes")):
         if not isinstance(notes, list | None):
             raise TypeError("the notes are no list")
+    if not all(isinstance(value, str) for value in (data.get("conditions") or {}).values()):
+        raise TypeError("a condition is no text")
     for step in data.get("steps") or ():
         _check_numbers(step, "step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj", "u_uj")
         for rank in step.get("ranks") or ():

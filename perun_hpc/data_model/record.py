@@ -158,6 +158,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What energies may depend on beside the work, such as a limit of the clock: its values on the job's nodes."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What the energy means outside the machine; `facility_uj` is the energy times PUE, `sources` name every factor.
 
@@ -256,6 +264,7 @@ class EnergyRecord:
     agent_cpu_ns: int | None = None
     agent_rss_b: int | None = None
     mem_asked_b: int | None = None
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def elapsed_s(self) -> float:

@@ -137,4 +137,8 @@ def _conditions(records: Sequence[EnergyRecord]) -> dict[str, str]:
         "policy": first.policy_hash[:8],
         "tasks": count(len(records), "job") if len(records) > 1 else "",
     }
+    machines: dict[str, set[str]] = {}
+    for known in (condition for record in records for condition in record.conditions):
+        machines.setdefault(known.name, set()).update(known.values)
+    found |= {name: " and ".join(sorted(values)) for name, values in machines.items()}
     return {name: value for name, value in found.items() if value}

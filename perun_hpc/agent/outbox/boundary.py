@@ -37,11 +37,13 @@ def boundary_record(
     doubts: Mapping[str, Mapping[str, int]],
     static: Mapping[str, Figure],
     scope: str,
+    conditions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Build the record of a session that has ended.
 
     `sensors` are those that the session has edges of; `doubts` is what each domain's energy may be wrong by, by cause,
-    `static` its static power; `scope` says what the node's figures include. Regions are added when it is shipped.
+    `static` its static power; `scope` says what the node's figures include, `conditions` clocks, caps and the
+    like of the machine. Regions are added when it is shipped.
     """
     job, key = session.job, session.key
     named = {sensor.id: sensor for sensor in sensors}
@@ -89,6 +91,7 @@ def boundary_record(
             for day, domains in sorted(session.shares.items())
             for domain, energy_uj in sorted(domains.items())
         ],
+        "conditions": dict(conditions or {}),
         "usage": {
             "cpu_ns": session.cpu_ns,
             "mem_peak_b": session.mem_peak_b,

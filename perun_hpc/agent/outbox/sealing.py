@@ -19,6 +19,7 @@ from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.policy.applier import PolicyApplier
+from perun_hpc.agent.sources.conditions import conditions
 from perun_hpc.agent.sources.node import resident_b
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
@@ -95,6 +96,7 @@ class Sealing:
             booking.doubts(session, domains),
             self._meter.static,
             self._meter.scope,
+            guard("conditions", partial(conditions, self._paths.root)),
         )
 
     def _seal(self, session: Session) -> None:
