@@ -221,3 +221,30 @@ for what in (4712, {str(site.job(Run(4712, 0)))!r}):
     # By its number Slurm is asked next, which there may not be here.
     assert done.stdout.split()[0] in ("NotFoundError", "UnavailableError"), done.stderr
     assert done.stdout.split()[1:] == ["AccessError"], done.stderr
+
+
+def test_hosts_of_a_round_lie_side_by_side_though_their_times_differ(tmp_path: Path) -> None:
+    for late, node in enumerate("ab"):
+        place = tmp_path / "0" / node
+        store = NodeStore.open(
+            place,
+            cluster="",
+            job_id="run",
+            restart_count=0,
+            node=node,
+            sensors=KINDS[:2],
+            period_ns=S,
+            start_ns=LONG_AGO * S,
+            nodes=(node,),
+            job_dir=place,
+            sync_ns=None,
+        )
+        for index in range(20):
+            store.append(LONG_AGO + 5 * late + index, [10**6 * index, 10**6 * (index + late)])
+        store.seal()
+        job_store.finalise(place, (node,), (LONG_AGO + 99) * S, (LONG_AGO + 99) * S)
+    tree = perun_hpc.open(tmp_path / "0")
+    energy = tree["samples/energy"].energy
+    assert dict(energy.sizes) == {"host": 2, "sensor": 2, "time": 25}
+    assert energy.sel(sensor="package-1", time=np.datetime64(LONG_AGO + 6, "s")).values.tolist() == [6.0, 2.0]
+    assert np.isnan(energy.sel(host="b").values[:, :5]).all() and np.isnan(energy.sel(host="a").values[:, 20:]).all()

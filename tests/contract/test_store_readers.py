@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -137,3 +138,16 @@ def test_the_writer_imports_neither_zarr_nor_numpy() -> None:
         "print(sorted({'numpy', 'zarr', 'yaml', 'ctypes'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_tensorstore_has_the_names_by_its_key_value_store(job: Path) -> None:
+    """It knows no `string` arrays; docs/store.md has these lines for who needs their names there."""
+    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
+    (block,) = re.findall(r"```python\n(import struct\n.*?)```", page, re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(block.replace("job.zarr", str(job / layout.STORE)), scope)
+    assert scope["names"] == list(NODES)
+    with pytest.raises(ValueError, match="string"):
+        tensorstore.open(
+            {"driver": "zarr3", "kvstore": f"file://{job / layout.STORE / layout.MAIN / 'node'}/"}
+        ).result()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import perun_hpc
 from perun_hpc.monitoring.application import INJECT, injected
 from perun_hpc.monitoring.ranks import RankServer, read_ranks
 
@@ -127,3 +128,13 @@ def test_only_what_is_needed_is_imported(version):
 def test_this_interpreter_too(tmp_path):
     done = start(sys.executable, "print('fine')", "/nonexistent/socket")
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_package_is_imported_and_listed_without_any_other_package(version: str) -> None:
+    code = "import perun_hpc, sys; print('open_many' in dir(perun_hpc), 'xarray' in sys.modules)"
+    root = str(Path(perun_hpc.__file__).parents[1])
+    done = subprocess.run(
+        [interpreter(version), "-S", "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("True False\n", "")

@@ -416,6 +416,24 @@ def test_every_format_holds_the_run(run, tmp_path):
     assert "energy" in dict(zarr.open_group(store, mode="r", path="samples").arrays())
 
 
+def test_a_stored_run_opens_as_a_tree(run, tmp_path):
+    import perun_hpc
+
+    app = script(tmp_path, MARKED + "import time; time.sleep(0.35)")
+    done = run("monitor", "--sampling-period", "0.1", app)
+    assert done.returncode == 0, done.stderr
+    directory = next(tmp_path.glob("perun_results/app/*/run.json")).parent
+    tree = perun_hpc.open(directory)
+    assert tree.attrs["app"] == "app"
+    assert "work" in tree["0/regions"].coords["region"].values
+    assert tree["0/samples"].sizes["time"] > 2 and tree["0/samples"].sizes["host"] == 1
+    assert float(tree["0"].elapsed_time) > 0.3
+    quantity = next(iter(tree["0/samples"].children))
+    assert tree[f"0/samples/{quantity}"][quantity].dims == ("host", "sensor", "time")
+    assert perun_hpc.open(directory / "run.json").identical(tree)
+    assert perun_hpc.open(directory / "0")["samples"].identical(tree["0/samples"])
+
+
 def test_fault_21_bad_options_are_one_clear_line(run, tmp_path):
     app = script(tmp_path, "pass")
     (tmp_path / ".perun.ini").write_text("[output]\nformt = json\n")

@@ -35,7 +35,7 @@ def of_run(directory: Path) -> dict[str, xarray.Dataset] | None:
         energy = {"energy_uj": subject.energy_uj, "u_uj": subject.u_uj} if subject.parts else {}
         row = {**energy, "elapsed_s": subject.elapsed_s}
         whole = table([row], "run").isel(run=0)
-        found = {"/": whole, **of_round(directory / one.id), **_tables(one)}
+        found = {**of_round(directory / one.id), "/": whole, **_tables(one)}
         parts |= {f"{one.id}/{name}".rstrip("/"): part for name, part in found.items()}
     return parts
 
@@ -57,6 +57,8 @@ def together(hosts: list[dict[str, xarray.Dataset]]) -> dict[str, xarray.Dataset
 
     parts: dict[str, xarray.Dataset] = {}
     for name in dict.fromkeys(name for host in hosts for name in host):
+        if name == "/":
+            continue  # each says the same of itself
         group, _, quantity = name.rpartition("/")
         having = [host for host in hosts if name in host]
         alone = [_with_hosts(host[name], host[group]) if group else host[name] for host in having]
