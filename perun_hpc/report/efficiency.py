@@ -95,6 +95,9 @@ def _gpus(r: EnergyRecord) -> list[tuple[str, float | None, str]]:
         return [("GPU", None, f"{held}use not known: no node reported its GPUs")]
     shown = sorted(r.devices, key=_rank)[:GPUS] if len(r.devices) > GPUS else list(r.devices)
     rows = [_gpu(d, r.num_nodes > 1) for d in shown]
+    if len(r.devices) > 1:
+        idle = "idle time not known" if r.gpu_idle_s is None else f"{q.percent(r.gpu_idle_s, r.gpu_held_s)} idle"
+        rows.insert(0, ("GPU", None, f"{r.gpu_held_s / 3600:.3g} h held, {idle}"))
     if len(shown) < len(r.devices):
         rows.append(("", None, f"these are the least used of {len(r.devices)} GPUs"))
     return rows

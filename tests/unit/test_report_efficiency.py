@@ -85,7 +85,7 @@ def test_the_use_of_a_gpu_that_was_hardly_watched_is_not_known(watched: float) -
 def test_of_many_gpus_the_least_used_are_named() -> None:
     record = replace(job(gpus=16), devices=tuple(gpu(0.9 - 0.05 * n) for n in range(16)))
     lines = shown(record)
-    named = [line for line in lines if line.startswith("GPU")]
+    named = [line for line in lines if line.startswith("GPU 1a2b3")]
     assert [line.split()[2] for line in named] == ["15", "20", "25", "30", "35", "40", "45", "50"]
     assert lines[-1] == "these are the least used of 16 GPUs"
 
