@@ -157,9 +157,9 @@ def _where_it_is(cluster: Cluster, screen: Screen, jobs: list[int]) -> None:
         screen.say(f"{path}  {size / 1024:.0f} KiB")
     screen.say(
         f"""
-To open one (open_job gives an xarray.Dataset, trimmed to the job's time; xarray.open_zarr shows the whole grid):
+To open one (perun_hpc.open gives a tree of xarray's with names and units; zarr shows the files as they are):
+  .venv/bin/python -c 'import perun_hpc; print(perun_hpc.open("{store}"))'
   .venv/bin/python -c 'import zarr; print(zarr.open("{store}", mode="r").tree())'
-  .venv/bin/python -c 'from perun_hpc.store.job_store import open_job; print(open_job("{store}"))'
 To look around on the cluster, as {USER}:   python3 -m devcluster --name demo shell
 To take everything down:                 make demo-down"""
     )
