@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.coverage.hosts import Errors, Job, build
 from bench.coverage.kinds import Trial, free, whole
-from bench.coverage.node import Run
+from bench.coverage.node import Run, StepRun
 from bench.coverage.physics import Cores, Family, Random
 from bench.coverage.sensors import Curve, ns
 from bench.coverage.verdict import Sample
@@ -27,7 +27,7 @@ REGION = "work"
 
 
 def steps(rng: Random, family: Family) -> Iterator[Sample]:
-    """An exclusive job of two to four steps, a point of its curve each second."""
+    """An exclusive job of two to four steps, one after the other."""
     machine, errors = family.machine(rng), Errors.draw(family, rng)
     start, end = 4.0, LENGTH_S - 3
     cuts = np.sort(rng.uniform(start + 1, end - 1, int(rng.integers(1, 4))))
@@ -39,18 +39,51 @@ def steps(rng: Random, family: Family) -> Iterator[Sample]:
     active = family.activity(rng, FINE_S, count, 1.0) * level
     job = Job(start, end, 1.0, 1.0, exclusive=True, activity=active)
     host = build(rng, family, machine, [[whole(machine.cores, 0)]], [job], errors, LENGTH_S, FINE_S, "learnt")
-    host.node.points_s = 1.0
+    (run,) = host.node.runs
+    host.node.steps = [
+        StepRun(n, begin, until, run.busy, len(run.cpus)) for n, (begin, until) in enumerate(zip(bounds, bounds[1:]))
+    ]
     host.node.run()
-    key = host.node.runs[0].key
-    ranks = [[_run(0, begin, until)] for begin, until in zip(bounds, bounds[1:])]
-    record = _with_steps(host.node.last_record, ranks)
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        curve.extend(directory / regions.CURVE, host.node.points[key])
-        found = regions.with_energies(directory, record)
-    for step, begin, until in zip(found, bounds, bounds[1:]):
+    for step, begin, until in zip(host.node.last_record["steps"], bounds, bounds[1:]):
         true_j = sum(one.between(begin, until) for one in host.parts.values())
         yield Sample("steps of an exclusive job", true_j, step["energy_uj"] / 1e6, step["u_uj"] / 1e6)
+
+
+def beside(seen: bool, kind: str) -> Trial:
+    """Two or three steps at once, of different programs on CPUs of their own, in an exclusive job.
+
+    Where they are not `seen` to begin and end they are shorter than the time between two readings.
+    """
+
+    def trial(rng: Random, family: Family) -> Iterator[Sample]:
+        machine, errors = family.machine(rng), Errors.draw(family, rng)
+        start, end = 3.0, LENGTH_S - 3
+        size, count = int(rng.integers(2, 4)), int(LENGTH_S / FINE_S) + 1
+        times, lives, jobs = np.arange(count) * FINE_S, [], []
+        for _ in range(size):
+            begin = float(rng.uniform(start + 1, end / 2 if seen else end - 6))
+            until = float(rng.uniform(end / 2 + 1, end - 1)) if seen else begin + float(rng.uniform(0.5, 4))
+            lives.append((round(begin / FINE_S) * FINE_S, round(until / FINE_S) * FINE_S))
+            inside = (times >= lives[-1][0]) & (times < lives[-1][1])
+            active = family.activity(rng, FINE_S, count, float(rng.uniform(0.3, 1))) * np.where(inside, 1.0, 0.0)
+            jobs.append(Job(start, end, 1.0, 1.0 / size, activity=active))
+        each = machine.cores // size
+        layout = [[*(whole(each, n) for n in range(size)), *_rest(machine.cores - each * size)]]
+        host = build(rng, family, machine, layout, jobs, errors, LENGTH_S, FINE_S, "learnt")
+        runs_of = host.node.runs
+        together = _one_job(host.node.runs)
+        host.node.runs, host.node.seen = [together], seen
+        host.node.steps = [StepRun(n, *lives[n], runs_of[n].busy, len(together.cpus) // size) for n in range(size)]
+        host.node.run()
+        rest = sum((one.power for one in host.parts.values()), np.zeros(count))
+        for n in range(size):
+            rest = rest - host.curves[n, "cpu"].power - host.curves[n, "dram"].power
+        held = len(together.cpus) // size / len(together.cpus)
+        for step, (begin, until), n in zip(host.node.last_record["steps"], lives, range(size)):
+            true = Curve(FINE_S, host.curves[n, "cpu"].power + host.curves[n, "dram"].power + held * rest)
+            yield Sample(kind, true.between(begin, until), step["energy_uj"] / 1e6, step["u_uj"] / 1e6)
+
+    return trial
 
 
 def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str) -> Trial:
@@ -160,6 +193,8 @@ def _handed(rank: int, size: int, calls: list[tuple[float, float]], start: float
 
 TRIALS: dict[str, Trial] = {
     "steps": steps,
+    "steps-beside": beside(True, "steps at once in an exclusive job"),
+    "steps-short": beside(False, "steps at once, shorter than the time between readings"),
     "ranks-alike": ranks("alike", (12, 25), 1.0, "a rank's region of seconds, ranks alike"),
     "ranks-uneven": ranks("uneven", (12, 25), 1.0, "a rank's region of seconds, ranks uneven"),
     "ranks-one": ranks("one", (12, 25), 1.0, "a rank's region of seconds, one rank works"),

@@ -15,7 +15,8 @@ import numpy as np
 
 from bench.coverage.sensors import NS_PER_S, Curve, Shown, ns
 from perun_hpc.agent.base.session import Edge, Session
-from perun_hpc.agent.measure import booking, curve
+from perun_hpc.agent.base.step_use import StepUse
+from perun_hpc.agent.measure import booking, curve, step_meter
 from perun_hpc.agent.measure.intervals import Intervals, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
@@ -50,12 +51,24 @@ class Run:
         return SessionKey(self.number + 1, 0)
 
 
+@dataclass(frozen=True)
+class StepRun:
+    """A step of the node's first job: `busy` is its CPU time over time, `held` how many CPUs it has."""
+
+    number: int
+    start_s: float
+    end_s: float
+    busy: Curve
+    held: int
+
+
 @dataclass
 class Node:
     """A node: its CPUs, its sensors, how busy each CPU is (`busy`), who runs when.
 
     `static` holds figures of the policy, by kind of domain; `past` is a node's idle time that it learns from first.
-    `points_s` : how often the curves of jobs get a point; 0: never.
+    `points_s` : how often the curves of jobs get a point; 0: never. Where `seen`, an interval ends where a step of
+    `steps` begins or ends, as it does where a job is alone; else the agent does not hear of them in time.
     """
 
     cpus: NodeInput
@@ -68,6 +81,8 @@ class Node:
     learning: Learning = field(default_factory=Learning)
     poll_phase_s: float = 0.3
     points_s: float = 0.0
+    steps: Sequence[StepRun] = ()
+    seen: bool = True
     points: dict[SessionKey, list[tuple[int, int]]] = field(default_factory=dict)
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -77,16 +92,7 @@ class Node:
     def run(self, name: str = "node") -> dict[int, Boundary]:
         """Boundary records by the job's number, as the collector reads them."""
         self._begin()
-        events: dict[float, str] = {}
-        grid = np.arange(self.phase_s % INTERVAL_S, self.length_s, INTERVAL_S)
-        for at_s in (0.0, *grid, *(t for run in self.runs for t in (run.start_s, run.end_s))):
-            events[float(at_s)] = "interval"
-        if self.points_s:
-            for at_s in np.arange(self.poll_phase_s * self.points_s, self.length_s, self.points_s):
-                events.setdefault(float(at_s), "point")
-        if self._gauges.sensors:
-            for at_s in np.arange(self.poll_phase_s, self.length_s, 1.0):
-                events.setdefault(float(at_s), "poll")
+        events = self._events()
         live: list[Run] = []
         records: dict[int, Boundary] = {}
         last_s: float | None = None
@@ -114,6 +120,22 @@ class Node:
                     live.append(run)
                     self._start(run, readings)
         return records
+
+    def _events(self) -> dict[float, str]:
+        """When the agent reads, and what for."""
+        events: dict[float, str] = {}
+        grid = np.arange(self.phase_s % INTERVAL_S, self.length_s, INTERVAL_S)
+        for at_s in (0.0, *grid, *(t for run in self.runs for t in (run.start_s, run.end_s))):
+            events[float(at_s)] = "interval"
+        for step in self.steps if self.seen else ():
+            events[float(step.start_s)] = events[float(step.end_s)] = "interval"
+        if self.points_s:
+            for at_s in np.arange(self.poll_phase_s * self.points_s, self.length_s, self.points_s):
+                events.setdefault(float(at_s), "point")
+        if self._gauges.sensors:
+            for at_s in np.arange(self.poll_phase_s, self.length_s, 1.0):
+                events.setdefault(float(at_s), "poll")
+        return events
 
     def _begin(self) -> None:
         self._gauges = Gauges()
@@ -168,6 +190,8 @@ class Node:
         sessions = [self.sessions[run.key] for run in live]
         booking.book(closed, sessions, self.domains, self.figures, "2026-11-30", self._power_uw)
         self._power_uw = booking.powers(closed, self.domains, self._power_uw)
+        if self.steps and live:
+            self._share_out(live[0], from_s, to_s, sum(stretch.busy_ns.values()))
         peaks = dict.fromkeys(self.domains, 100)
         if self.learning.take(closed, stretch, self.cpus, self.domains, peaks, REAL_NS):
             self._parametrise()
@@ -177,6 +201,25 @@ class Node:
                 given = session.energy_uj - before[run.key]
                 alone_points = curve.spread(self._curve, before[run.key], given)
                 points += alone_points if alone else [(ns(to_s), session.energy_uj)]
+
+    def _share_out(self, run: Run, from_s: float, to_s: float, busy_ns: int) -> None:
+        """What the agent's look at the job's steps finds at the interval's end."""
+        session = self.sessions[run.key]
+        cpu_ns = round(run.busy.between(from_s, to_s) * NS_PER_S)
+        session.use(cpu_ns, 0, 0)
+        session.work(max(cpu_ns, busy_ns))
+        for step in self.steps:
+            name = str(step.number)
+            if step.start_s < to_s and name not in session.uses:
+                session.uses[name] = StepUse(name, REAL_NS + ns(step.start_s), ns(step.start_s), held=step.held)
+            use = session.uses.get(name)
+            if use is None or use.end_ns is not None:
+                continue
+            use.read(round(step.busy.between(step.start_s, min(to_s, step.end_s)) * NS_PER_S))
+            if step.end_s <= to_s:
+                use.finish(REAL_NS + ns(step.end_s), ns(step.end_s))
+                use.settled = True
+        step_meter.share_out(session, self.figures, ns(to_s))
 
     def _start(self, run: Run, readings: Mapping[str, Reading]) -> None:
         at_s = run.start_s
@@ -203,6 +246,7 @@ class Node:
             booking.doubts(session, self.domains),
             self.figures,
             "",
+            edges_uj=booking.edges_uj(session, self.domains),
         )
         self.last_record = record
         return parse_boundary(json.dumps(record).encode(), name)

@@ -229,6 +229,9 @@ def _steps(parts: Iterable[Step]) -> tuple[Step, ...]:
             end_ns=max(a.end_ns, b.end_ns),
             energy_uj=_known((a.energy_uj, b.energy_uj)),
             u_uj=a.u_uj + b.u_uj,
+            cpu_ns=_known((a.cpu_ns, b.cpu_ns)),
+            steps=max(a.steps, b.steps),
+            why="; ".join(dict.fromkeys(one for one in (a.why, b.why) if one)),
         ),
     )
 

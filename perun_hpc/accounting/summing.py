@@ -5,7 +5,7 @@ Pure functions. Whatever the order in which nodes report, the same set of bounda
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -25,6 +25,7 @@ from perun_hpc.data_model.record import (
     Step,
     worst_provenance,
 )
+from perun_hpc.data_model.step_id import name_of, order_of
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.uncertainty import Doubts, added, combined_uj
 from perun_hpc.slurm.hostlist import expand
@@ -404,28 +405,49 @@ def _peak_mw(b: Boundary) -> int | None:
 
 
 def _steps(parts: Sequence[Boundary]) -> tuple[Step, ...]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for b in parts:
         for step in b.raw.get("steps") or ():
-            found.setdefault(str(step["step_id"]), []).append(step)
-    return tuple(
-        Step(
-            step_id=step_id,
-            tasks=max(_integer(s.get("tasks")) or 0 for s in steps),
-            nodes=max(len(steps), *(_integer(s.get("nodes")) or 0 for s in steps)),
-            start_ns=min((t for s in steps if (t := _integer(s.get("start_ns")))), default=0),
-            end_ns=max((t for s in steps if (t := _integer(s.get("end_ns")))), default=0),
-            energy_uj=_sum_known(_integer(s.get("energy_uj")) for s in steps),
-            u_uj=sum(_integer(s.get("u_uj")) or 0 for s in steps),
-        )
-        for step_id, steps in sorted(found.items(), key=lambda item: _step_key(item[0]))
+            found.setdefault(_step_name(step), []).append((b.node, step))
+    return tuple(_step(name, found[name]) for name in sorted(found, key=order_of))
+
+
+def _step(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> Step:
+    steps = [step for _, step in parts]
+    nodes = max(len(steps), *(_integer(s.get("nodes")) or 0 for s in steps))
+    reasons: dict[str, list[str]] = {}
+    for node, s in parts:
+        if s.get("energy_uj") in (None, ""):
+            reasons.setdefault(s.get("why") or "", []).append(node)
+    lacking = [
+        why if len(at) == len(parts) else f"{', '.join(at)}: {why or 'not known'}"
+        for why, at in reasons.items()
+        if why or len(at) < len(parts)
+    ]
+    if len(steps) < nodes:
+        lacking.append(f"{count(nodes - len(steps), 'node')} did not report it")
+    return Step(
+        step_id=name,
+        tasks=max(_integer(s.get("tasks")) or 0 for s in steps),
+        nodes=nodes,
+        start_ns=min((t for s in steps if (t := _integer(s.get("start_ns")))), default=0),
+        end_ns=max((t for s in steps if (t := _integer(s.get("end_ns")))), default=0),
+        energy_uj=_sum_known(_integer(s.get("energy_uj")) for s in steps),
+        u_uj=sum(_integer(s.get("u_uj")) or 0 for s in steps),
+        cpu_ns=_sum_known(_integer(s.get("cpu_ns")) for s in steps),
+        steps=max(_integer(s.get("steps")) or 1 for s in steps),
+        why="; ".join(lacking)[:MAX_NOTE],
     )
+
+
+def _step_name(row: Mapping[str, Any]) -> str:
+    return name_of(_integer(row["step_id"]) or 0)
 
 
 def _ranks(parts: Sequence[Boundary]) -> tuple[Rank, ...]:
     ranks = [
         Rank(
-            step_id=str(step["step_id"]),
+            step_id=_step_name(step),
             rank=_integer(r.get("rank")) or 0,
             node=b.node,
             start_ns=_integer(r.get("start_ns")) or 0,
@@ -436,14 +458,14 @@ def _ranks(parts: Sequence[Boundary]) -> tuple[Rank, ...]:
         for step in b.raw.get("steps") or ()
         for r in step.get("ranks") or ()
     ]
-    return tuple(sorted(ranks, key=lambda r: (_step_key(r.step_id), r.rank)))
+    return tuple(sorted(ranks, key=lambda r: (order_of(r.step_id), r.rank)))
 
 
 def _regions(parts: Sequence[Boundary]) -> tuple[Region, ...]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for b in parts:
         for region in b.raw.get("regions") or ():
-            found.setdefault((str(region["step_id"]), str(region["name"])), []).append(region)
+            found.setdefault((_step_name(region), str(region["name"])), []).append(region)
     regions = [
         Region(
             step_id=step_id,
@@ -458,11 +480,7 @@ def _regions(parts: Sequence[Boundary]) -> tuple[Region, ...]:
         )
         for (step_id, name), rows in found.items()
     ]
-    return tuple(sorted(regions, key=lambda r: (_step_key(r.step_id), -r.time_ns, r.name)))
-
-
-def _step_key(step_id: str) -> tuple[int, int, str]:
-    return (0, int(step_id), "") if step_id.isdigit() else (1, 0, step_id)
+    return tuple(sorted(regions, key=lambda r: (order_of(r.step_id), -r.time_ns, r.name)))
 
 
 def _notes(parts: Sequence[Boundary]) -> tuple[str, ...]:

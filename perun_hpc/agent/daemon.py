@@ -21,6 +21,7 @@ from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
+from perun_hpc.agent.jobs.use_log import UseLog
 from perun_hpc.agent.loop import Loop, Measuring, Rules, Serving, Wake, Work
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
@@ -136,7 +137,10 @@ def serve(
     visibility = Visibility(paths, register)
     meter = Meter(node, topology, register, policy, ledger, visibility, clock)
     step_log = StepLog(paths)
-    survival = Survival(paths, boot_id, register, meter, ledger, step_log)
+    use_log = UseLog(paths)
+    if meter.steps.fd is not None:
+        selector.register(meter.steps.fd, selectors.EVENT_READ, meter.hear_of_steps)
+    survival = Survival(paths, boot_id, register, meter, ledger, step_log, use_log)
     traces = Traces(paths, node, register, visibility, clock)
     most_ranks = machine.allow_files() // 3
     intake = Intake(paths, most_ranks)
@@ -170,7 +174,7 @@ def serve(
         later,
         clock,
     )
-    sealing = Sealing(paths, register, meter, traces, applier, step_log, intake, clock)
+    sealing = Sealing(paths, register, meter, traces, applier, step_log, use_log, intake, clock)
     sources = Sources(node, policy, register, meter, root_helper, listed)
     admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop, clock)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}

@@ -158,6 +158,7 @@ class Loop:
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
             guard("showing energy to users", partial(self._visibility.show_all, snapshot))
+            guard("sharing energy out among steps", self._meter.share_shown)
             guard("losses", partial(self._sources.note_losses, snapshot, self._outbox.losses))
             self._outbox.note(snapshot, now_ns)
             guard("figures for monitoring", partial(self._textfile.note, snapshot))
@@ -183,6 +184,7 @@ class Loop:
         guard("the root helper", self._check_root_helper)
         guard("neighbours", self._jobs.look_for_strangers)
         guard("sensors", partial(self._sources.tend, now_ns))
+        guard("steps", self._meter.steps.keep)
         for session in list(self._register.live.values()):
             guard("its CPUs", partial(self._jobs.learn_cpus, session, now_ns), session)
             guard("its trace", partial(self._traces.begin, session, now_ns), session)

@@ -11,6 +11,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Gap
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
+from perun_hpc.agent.jobs.use_log import UseLog
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
@@ -29,6 +30,7 @@ class Survival:
         meter: Meter,
         ledger: NodeLedger,
         step_log: StepLog,
+        use_log: UseLog,
     ) -> None:
         self._paths = paths
         self._boot_id = boot_id
@@ -36,6 +38,7 @@ class Survival:
         self._meter = meter
         self._ledger = ledger
         self._step_log = step_log
+        self._use_log = use_log
 
     def save(self) -> None:
         """Replace the state file by what is known now."""
@@ -43,6 +46,7 @@ class Survival:
         if last is None:
             return
         self._step_log.flush()
+        self._use_log.flush(self._meter.steps.take_changed(), last.mono_ns)
         self._ledger.flush()
         now = state.NodeState(
             boot_id=self._boot_id,
@@ -79,6 +83,7 @@ class Survival:
         self._ledger.position = former.ledger
         for session in former.sessions:
             guard("steps", lambda session=session: self._step_log.load(session))  # type: ignore[misc]
+            guard("what steps used", partial(self._use_log.load, session, former.last.mono_ns))
             if session.end is not None:
                 register.ended.append(session)
             elif same_boot:
@@ -96,6 +101,7 @@ class Survival:
         self._meter.gauges.go_on_from(former.gauges)
         going_on = partial(self._meter.continue_from, former.last, former.uses, former.parent_cpu_ns, former.inside)
         snapshot = guard("going on from the last readings", going_on) or self._meter.end_interval()
+        guard("steps", self._meter.steps.keep)
         for session in list(register.live.values()):
             # The counters went on; only who used the CPUs meanwhile is known less well.
             gap = Gap("agent", former.last.mono_ns, snapshot.mono_ns, "the agent was restarted")

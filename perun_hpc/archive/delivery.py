@@ -181,7 +181,7 @@ def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
     from perun_hpc.store import ship
 
     lasted_ns = record["end"]["mono_ns"] - record["start"]["mono_ns"]
-    if not trace_wanted(record["settings"], bool(record["steps"]), lasted_ns):
+    if not trace_wanted(record["settings"], record.get("flagged", bool(record["steps"])), lasted_ns):
         return
     with contextlib.suppress(DataError, ValueError):
         ship.grow(directory, job_dir, _nodes(record))

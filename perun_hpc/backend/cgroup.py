@@ -130,6 +130,50 @@ class JobCgroup:
         except (ValueError, IndexError):
             return Reading(None, self._clock(), "malformed content")
 
+    def cpu_ns(self) -> int | None:
+        """CPU time alone, of steps that are gone as well."""
+        return self._one(self._open[CPU]).ticks
+
+    # Its steps: directories below the job's.
+
+    @property
+    def steps_in(self) -> Path:
+        """The directory that shows the steps: that of CPU time where there is one."""
+        wanted = (*_CPUACCT, "", *_LISTING)
+        return next(self._directories[name] for name in wanted if name in self._directories)
+
+    def steps(self) -> list[str]:
+        """The steps that are there: `0`, `batch`, `extern`, `interactive`."""
+        return [name for one in _listed(self.steps_in, "step_") if (name := step_in(one.name))]
+
+    def step_made_ns(self, step: str) -> int | None:
+        """When a step's directory was made, as its inode says (wall clock); None where it is gone."""
+        try:
+            return (self.steps_in / f"step_{step}").stat().st_ctime_ns
+        except OSError:
+            return None
+
+    def step_cpu_ns(self, step: str) -> int | None:
+        """CPU time of a step so far; None where nobody counts it, or the step is gone."""
+        for source in _SOURCES[CPU]:
+            for controller in source.controllers or ("",):
+                directory = self._directories.get(controller)
+                content = text(directory / f"step_{step}" / source.file) if directory is not None else None
+                if content:
+                    with contextlib.suppress(ValueError):
+                        return source.parse(content)
+        return None
+
+    def step_cpus(self, step: str) -> frozenset[int] | None:
+        """Logical CPUs of a step's cpuset; None without one."""
+        name = "cpuset.cpus" if "cpuset" in self._directories else "cpuset.cpus.effective"
+        directory = self._directories.get("cpuset", self._directories.get(""))
+        content = text(directory / f"step_{step}" / name) if directory is not None else None
+        with contextlib.suppress(ValueError):
+            if content:
+                return cpu_list.parse(content)
+        return None
+
     def peak_memory_b(self) -> int | None:
         """Most memory ever used, None where the kernel does not keep it."""
         for controller, file in (("memory", "memory.max_usage_in_bytes"), ("", "memory.peak")):
@@ -315,6 +359,30 @@ def job_in(path: str) -> str | None:
 
 _SLURMS = re.compile(r"slurm(_.+)?|(.+_)?slurmstepd\.scope")
 """The directory above all jobs, version 1 and 2; several slurmd on a machine put their node's names into it."""
+
+
+def step_in(directory: str) -> str | None:
+    """The step whose directory has this name; None: no step's."""
+    found = _STEPS.fullmatch(directory)
+    return found[1] if found else None
+
+
+_STEPS = re.compile(r"step_(0|[1-9]\d{0,9}|batch|extern|interactive)")
+
+
+def job_places(root: Path, uid: int, node: str | None = None) -> set[Path]:
+    """Directories in which a job of this user may appear: Slurm's own, and under version 1 the user's below it.
+
+    Before the first job there may be none; then it is those in which Slurm makes its own.
+    """
+    places: dict[str, set[Path]] = {}
+    for controller, parent in _parents(root / CGROUPS, node or host_name()):
+        users = {parent / f"uid_{uid}"} if controller and (parent / f"uid_{uid}").is_dir() else set()
+        places.setdefault(controller, set()).update({parent, *users})
+    wanted = (*_CPUACCT, "", *_LISTING)
+    own = next((places[name] for name in wanted if name in places), None)
+    base = root / CGROUPS
+    return own or {one for one in (*(base / name for name in _CPUACCT), base, base / "system.slice") if one.is_dir()}
 
 
 def find_parent(root: Path, node: str | None = None, clock: Clock = monotonic_ns) -> JobCgroup | None:

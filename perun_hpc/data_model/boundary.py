@@ -157,7 +157,7 @@ def lean(record: Boundary, extras: bool = True, steps: bool = True) -> Boundary:
     notes = [str(note)[:MAX_NOTE] for note in (*notes[: MAX_NOTES - 1], *notes[MAX_NOTES - 1 :][-1:])]
     if not extras and (raw.get("regions") or raw.get("steps")):
         raw["regions"] = []
-        raw["steps"] = [{key: step.get(key) for key in _OF_A_STEP} for step in raw.get("steps") or ()]
+        raw["steps"] = [{key: step.get(key) for key in (*_OF_A_STEP, "why")} for step in raw.get("steps") or ()]
         notes.append("regions and ranks left out: the job's records are too long together")
     if not steps and raw.get("steps"):
         raw["steps"] = []
@@ -167,7 +167,7 @@ def lean(record: Boundary, extras: bool = True, steps: bool = True) -> Boundary:
 
 
 _NOT_SUMMED = frozenset(("sensors", "edges", "checks", "static", "gaps", "domains", "shares"))
-_OF_A_STEP = ("step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj", "u_uj")
+_OF_A_STEP = ("step_id", "steps", "tasks", "nodes", "start_ns", "end_ns", "cpu_ns", "energy_uj", "u_uj")
 
 
 def _boundary(data: dict[str, Any], digest: str, size_b: int) -> Boundary:
@@ -271,7 +271,9 @@ def _check_parts(data: dict[str, Any]) -> None:
     if not all(isinstance(value, str) for value in (data.get("conditions") or {}).values()):
         raise TypeError("a condition is no text")
     for step in data.get("steps") or ():
-        _check_numbers(step, "step_id", "tasks", "nodes", "start_ns", "end_ns", "energy_uj", "u_uj")
+        _check_numbers(step, *_OF_A_STEP)
+        if not isinstance(step.get("why"), str | None):
+            raise TypeError("a step's reason is no text")
         for rank in step.get("ranks") or ():
             _check_numbers(rank, "rank", "start_ns", "end_ns", "energy_uj")
     for region in data.get("regions") or ():

@@ -106,9 +106,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Step:
-    """One step with the ranks that registered in it (flagged steps only know their ranks).
+    """One step of the job, with `--perun` or not: `0`, `batch`, `extern`, `interactive`; or `further` for all whose
+    numbers are not listed, `steps` of them on the node that had most.
 
-    `u_uj` is the standard uncertainty (k=1); 0 in a record of before.
+    `tasks` is 0 where nobody said it, `u_uj` the standard uncertainty (k=1; 0 in a record of before), `cpu_ns` the CPU
+    time of its cgroups. `why` says what is missing in its energy, of which nodes.
     """
 
     step_id: str
@@ -118,6 +120,9 @@ class Step:
     end_ns: int
     energy_uj: int | None = None
     u_uj: int = 0
+    cpu_ns: int | None = None
+    steps: int = 1
+    why: str = ""
 
 
 @dataclass(frozen=True)

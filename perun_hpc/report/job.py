@@ -268,15 +268,37 @@ def _node_cpu(n: NodeEnergy) -> str:
 
 
 def _steps(r: EnergyRecord, style: Style) -> list[str]:
+    chosen = _largest(r.steps)
     rows = [
-        [f"{s.step_id}", f"{s.tasks}", f"{s.nodes}", _wall(s), q.bounded(s.energy_uj, s.u_uj, style.plus_minus)]
-        for s in r.steps[:FUNCTIONS]
+        [
+            s.step_id if s.steps == 1 else f"{s.steps} {s.step_id}",
+            f"{s.tasks or '-'}",
+            f"{s.nodes}",
+            _wall(s),
+            "-" if s.cpu_ns is None else q.duration(s.cpu_ns / 1e9),
+            ("at least " if s.why and s.energy_uj is not None else "")
+            + q.bounded(s.energy_uj, s.u_uj, style.plus_minus),
+        ]
+        for s in chosen
     ]
     if not rows:
         return []
-    head = (f"Steps ({len(r.steps)})", "tasks", "nodes", "time", "energy")
-    more = [f"  and {len(r.steps) - FUNCTIONS} more: perun report --json"] if len(r.steps) > FUNCTIONS else []
-    return [*_bold_head(table(rows, head, (False, True, True, True, True), style), style), *more]
+    number = sum(s.steps for s in r.steps)
+    head = (f"Steps ({number})", "tasks", "nodes", "time", "CPU time", "energy (k=2)")
+    left = len(r.steps) - len(chosen)
+    more = [f"  and {left} more, each less than these: perun report --json"] if left else []
+    whys = [f"step {s.step_id}: {s.why}" for s in chosen if s.why]
+    return [
+        *_bold_head(table(rows, head, (False, True, True, True, True, True), style), style),
+        *more,
+        *(line for why in whys for line in wrapped(why, 4, "  ")),
+    ]
+
+
+def _largest(steps: Sequence[Step]) -> list[Step]:
+    """As many steps as are shown, in their order: those that used most."""
+    kept = sorted(range(len(steps)), key=lambda at: -(steps[at].energy_uj or 0))[:FUNCTIONS]
+    return [steps[at] for at in sorted(kept)]
 
 
 def _functions(r: EnergyRecord, style: Style) -> list[str]:
@@ -324,8 +346,9 @@ def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
 
 def _step_energy(step: Step, r: EnergyRecord) -> str:
     if step.energy_uj is not None:
-        return f"{q.energy(step.energy_uj)} of the job's {q.energy(r.energy_uj)}   {r.provenance}"
-    return f"only known for the whole job: {q.energy(r.energy_uj)}   {r.provenance}"
+        own = q.bounded(step.energy_uj, step.u_uj, "+/-")
+        return f"{own} (k=2) of the job's {q.energy(r.energy_uj)}   {r.provenance}"
+    return f"not known ({step.why or 'its job was measured as a whole'}); the job: {q.energy(r.energy_uj)}"
 
 
 def _missing(r: EnergyRecord, style: Style) -> list[str]:

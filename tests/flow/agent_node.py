@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +70,8 @@ class FakeNode:
         self.set_boot("11111111-2222-3333-4444-555555555555")
         (self.root / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n")
         self.serve()
+        slurms = "cpuacct/slurm" if cgroup_version == 1 else "system.slice/slurmstepd.scope"
+        (self.root / "sys/fs/cgroup" / slurms).mkdir(parents=True)  # there since the node's first job
         self.archive.mkdir()
         self.policy.write_text(f"store:\n  archive: {self.archive}\n{policy}")
 
@@ -101,6 +104,32 @@ class FakeNode:
                 _put(directory / "cpuacct.usage", f"{int(cpu_s * 1e9)}\n".ljust(24, "\n"))
             else:
                 _put(directory / "cpuset.cpus", f"{cpus}\n")
+
+    def step(self, job_id: int, name: str, cpu_s: float = 0, cpus: str = "", uid: int = 1000) -> None:
+        """Make or advance a step's cgroup; slurmstepd makes the directory first."""
+        for top, files in self._of_steps(job_id, uid, cpu_s, cpus).items():
+            directory = top / f"step_{name}"
+            directory.mkdir(parents=True, exist_ok=True)
+            for file, said in files.items():
+                _put(directory / file, said)
+
+    def end_step(self, job_id: int, name: str, uid: int = 1000) -> None:
+        """Remove a step's cgroup; the job's keeps its CPU time."""
+        for top in self._of_steps(job_id, uid, 0, ""):
+            shutil.rmtree(top / f"step_{name}")
+
+    def _of_steps(self, job_id: int, uid: int, cpu_s: float, cpus: str) -> dict[Path, dict[str, str]]:
+        """Where a job's steps are, and what stands in their files."""
+        usage = f"usage_usec {int(cpu_s * 1e6)}\n".ljust(40, "\n")
+        confined = {"cpuset.cpus.effective": f"{cpus}\n"} if cpus else {}
+        if self.cgroup_version == 2:
+            top = self.root / f"sys/fs/cgroup/system.slice/slurmstepd.scope/job_{job_id}"
+            return {top: {"cpu.stat": usage, **confined}}
+        tops = {one: self.root / f"sys/fs/cgroup/{one}/slurm/uid_{uid}/job_{job_id}" for one in ("cpuacct", "cpuset")}
+        return {
+            tops["cpuacct"]: {"cpuacct.usage": f"{int(cpu_s * 1e9)}\n".ljust(24, "\n")},
+            tops["cpuset"]: {"cpuset.cpus": f"{cpus}\n"} if cpus else {},
+        }
 
     def freeze(self, job_id: int, frozen: bool, *steps: str, uid: int = 1000) -> None:
         """Make a job's steps, or freeze or thaw them as Slurm does: each by itself."""

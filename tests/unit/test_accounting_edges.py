@@ -250,16 +250,16 @@ def test_notes_are_told_once_where_all_nodes_say_the_same_and_in_bounds() -> Non
 
 
 def test_steps_and_regions_have_an_order_that_does_not_depend_on_the_nodes() -> None:
-    steps = [{"step_id": one, "ranks": [{"rank": 1}, {"rank": 0}]} for one in ("-1", "10", "2")]
+    steps = [{"step_id": one, "ranks": [{"rank": 1}, {"rank": 0}]} for one in ("-1", "-4", "10", "2", "-5")]
     regions = [
         {"step_id": step, "name": name, "time_ns": time_ns}
         for step, name, time_ns in (("2", "b", 5), ("2", "a", 5), ("10", "c", 9), ("2", "d", 7))
     ]
     record = summed(boundary(steps=steps, regions=regions))
-    assert [step.step_id for step in record.steps] == ["2", "10", "-1"]
-    assert record.steps[0] == Step("2", 0, 1, 0, 0, None)
+    assert [step.step_id for step in record.steps] == ["batch", "2", "10", "further", "extern"]
+    assert record.steps[1] == Step("2", 0, 1, 0, 0, None)
     assert [(one.step_id, one.rank) for one in record.ranks] == [
-        (step, rank) for step in ("2", "10", "-1") for rank in (0, 1)
+        (step, rank) for step in ("batch", "2", "10", "further", "extern") for rank in (0, 1)
     ]
     assert [one.name for one in record.regions] == ["d", "a", "b", "c"]
     assert record.regions[0] == Region("2", "d", 0, 1, 7, 7, 7, None, 0)

@@ -130,6 +130,10 @@ class AgentPaths:
         """The journal of a session's flagged steps and their ranks."""
         return self.session(name) / "steps.jsonl"
 
+    def uses(self, name: str) -> Path:
+        """The journal of what a session's steps used."""
+        return self.session(name) / "uses.jsonl"
+
     def boundary(self, name: str) -> Path:
         """The sealed boundary record of one session, waiting to be shipped."""
         return self.session(name) / BOUNDARY

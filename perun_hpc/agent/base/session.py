@@ -12,10 +12,12 @@ from typing import Any
 
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.job_facts import cpus_on_node, usable, without_names
+from perun_hpc.agent.base.step_use import StepUse
 from perun_hpc.agent.base.steps import RankRun, Step
 from perun_hpc.config import settings as kept
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey, run_of
+from perun_hpc.data_model.step_id import FURTHER
 from perun_hpc.errors import DataError
 
 LATE_NS = 1_000_000_000
@@ -71,10 +73,16 @@ class Session:
     domains: dict[str, DomainAccount] = field(default_factory=dict)
     shares: dict[str, dict[str, int]] = field(default_factory=dict)
     steps: dict[str, Step] = field(default_factory=dict)
+    uses: dict[str, StepUse] = field(default_factory=dict)
+    shared_out: dict[str, int] = field(default_factory=dict)
+    """What it had when its steps were given their parts last: uJ, ns, and when (monotonic)."""
+    steps_ns: int | None = None
+    """What its cgroup said of its CPU time when its steps were looked at last."""
     gaps: list[Gap] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
     cpus: list[int] = field(default_factory=list)
     cpu_ns: int = 0
+    work_ns: int = 0
     mem_peak_b: int = 0
     peak_mw: int | None = None
     memory_b: int = 0
@@ -154,6 +162,10 @@ class Session:
         self.memory_b = memory_b or self.memory_b
         self.mem_peak_b = max(self.mem_peak_b, mem_peak_b)
 
+    def work(self, ns: int) -> None:
+        """So much CPU time is behind the work that it is charged with: its own, or all of a node that it holds."""
+        self.work_ns += ns
+
     def suspend(self, suspended: bool) -> None:
         """It stands still from now on, or goes on."""
         self.suspended = suspended
@@ -222,6 +234,27 @@ class Session:
         self.trace = {"stored": False, "why": why[:200], **({"lost": True} if for_good else {})}
 
     # Its steps and ranks.
+
+    def follow_steps(self, cpu_ns: int | None) -> int | None:
+        """Its cgroup says so much CPU time; what came to it since its steps were looked at last, None: not known."""
+        if cpu_ns is None:
+            return None
+        before_ns, self.steps_ns = self.steps_ns or 0, cpu_ns
+        return cpu_ns - before_ns if cpu_ns >= before_ns else cpu_ns  # another one, that began at 0
+
+    def keep_shared_out(self, totals: dict[str, int]) -> None:
+        """Its steps have their parts of all that it has by now."""
+        self.shared_out = totals
+
+    def fold_steps(self, most: int) -> None:
+        """Make one of the steps that have ended and whose numbers are not below `most`."""
+        for use in [one for one in self.uses.values() if one.number >= most and one.end_ns is not None and one.settled]:
+            del self.uses[use.name]
+            if FURTHER in self.uses:
+                self.uses[FURTHER].take_in(use)
+            else:
+                use.name = FURTHER
+                self.uses[FURTHER] = use
 
     def add_step(self, step: Step) -> None:
         """A flagged step has begun, or is known again; the ranks of one that was known stay."""
@@ -296,7 +329,7 @@ class Session:
     def to_json(self) -> dict[str, Any]:
         """As JSON values, to be written at once: its parts are the session's own, since copies cost much.
 
-        Steps and ranks are not in it: they may be many, and have a journal of their own (`step_log`).
+        Steps and ranks are not in it: they may be many, and have journals of their own (`step_log`, `use_log`).
         """
         return {
             **vars(self),
@@ -305,6 +338,7 @@ class Session:
             "end": vars(self.end) if self.end else None,
             "domains": {name: vars(account) for name, account in self.domains.items()},
             "steps": {},
+            "uses": {},
             "gaps": [vars(gap) for gap in self.gaps],
         }
 
@@ -326,6 +360,7 @@ class Session:
             for name, value in data["domains"].items():
                 if "sharing_doubt_uj" not in value:
                     known["domains"][name].doubt_all()
+            known["uses"] = {}
             known["steps"] = {name: _step(value) for name, value in known["steps"].items()}
             known["gaps"] = [codec.made(Gap, gap) for gap in known["gaps"]]
             session = codec.made(cls, known)

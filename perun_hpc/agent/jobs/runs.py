@@ -251,6 +251,7 @@ class Jobs:
         session.finish(end, booking.take_edge(snapshot.readings, self._meter.sensors), time.process_time_ns())
         self._visibility.show(session, snapshot.mono_ns)
         guard("its curve", partial(self._visibility.curve_of_shared, session), session)
+        self._meter.share_last(session, snapshot.mono_ns)
         meter = self._meter
         gpus = meter.gpus_of(session)
         lacks = partial(booking.note_what_lacks, session, snapshot.readings, meter.sensors, meter.domains, gpus)

@@ -231,18 +231,36 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
         held = session.domains[leaf]
         yield uncertainty.of_sensor(domains[leaf].sensor, -(held.node_uj or 0) * part, -held.covered_ns * part)
     yield _of_sharing(account)
-    ceiling_uw = sensor.max_uw or 0
-    power_uw = round(uncertainty.PEAK * account.peak_uw)
-    most_uw = round(part * (min(power_uw, ceiling_uw or power_uw) if power_uw else ceiling_uw))
-    old_ns = sensor.update_ns + sensor.lag_ns // 4
+    last = _edge_of(account, sensor, part)
+    most_uw = last.max_uw
     # A counter's first reading may lack what was used before the job; a mean over a time is of both sides of an edge.
     before_uw = round(uncertainty.PEAK * account.before_uw * part)
     first_uw = min(before_uw, most_uw) if before_uw and not sensor.lag_ns else most_uw
-    edges = [uncertainty.Edge(first_uw, old_ns), uncertainty.Edge(most_uw, old_ns)]
+    edges = [uncertainty.Edge(first_uw, last.tau_ns), last]
     gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
     # What a sensor did not look at differs from what it did, each time anew.
     unseen_uj = SAMPLED * most_uw * math.sqrt(sensor.sampled_ns / NS_PER_S * account.covered_ns / NS_PER_S)
     yield {uncertainty.RANDOM: uncertainty.random_uj(edges, gaps, [unseen_uj])}
+
+
+def _edge_of(account: DomainAccount, sensor: Sensor, part: float = 1.0) -> uncertainty.Edge:
+    """A reading at an edge, of such a part of the domain's power."""
+    ceiling_uw = sensor.max_uw or 0
+    power_uw = round(uncertainty.PEAK * account.peak_uw)
+    most_uw = round(part * (min(power_uw, ceiling_uw or power_uw) if power_uw else ceiling_uw))
+    return uncertainty.Edge(most_uw, sensor.update_ns + sensor.lag_ns // 4)
+
+
+def edges_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> int:
+    """What two edges inside the session, as a step has them, may be wrong by (k=1)."""
+    by_account = _by_account(domains)
+    edges = [
+        _edge_of(account, by_account[name].sensor, min(1.0, account.energy_uj / account.node_uj))
+        for name, account in session.domains.items()
+        if name in by_account and account.node_uj is not None and account.node_uj > 0 and account.energy_uj > 0
+    ]
+    return uncertainty.random_uj([*edges, *edges])
+
 
 
 def _account(session: Session, name: str, domain: EnergyDomain | None) -> DomainAccount:

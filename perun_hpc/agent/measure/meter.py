@@ -16,6 +16,7 @@ from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.step_meter import Allowance, StepMeter
 from perun_hpc.agent.measure.totals import Totals
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
@@ -23,6 +24,7 @@ from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.fallback import Fallback
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
+from perun_hpc.agent.sources.step_watch import StepWatch
 from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
@@ -37,6 +39,9 @@ from perun_hpc.process.log import guard
 
 INTERVAL_NS = 10_000_000_000
 SHORTEST_NS = 100_000_000
+STEPS_NS, STEPS = 200_000_000, 32
+"""In the long run so often an interval of a job ends since a step began or ended, and so many times more at once; where
+children are asked a tenth of that."""
 UNCONFINED = (
     "on which CPUs it ran is not known, since its cpuset confines it to none (ConstrainCores=no): "
     "its share goes by its CPU time"
@@ -62,6 +67,7 @@ class Meter:
     schedule : when an interval ends at the latest.
     learning, idling, gpu_use, activity, checks : what is learnt from the readings on the way.
     totals : what was given since the agent began, for monitoring.
+    steps : the steps of jobs.
     """
 
     def __init__(
@@ -89,6 +95,9 @@ class Meter:
         self.activity = Activity()
         self.checks = Checks()
         self.totals = Totals()
+        self.steps = StepMeter(node, register, StepWatch(node, clock), clock)
+        self._slow = False
+        self._edges = Allowance(STEPS_NS, STEPS)
         self.last: Snapshot | None = None
         self.uses: dict[SessionKey, JobUse] = {}
         self.parent_cpu_ns: int | None = None
@@ -132,6 +141,11 @@ class Meter:
         self.checks.note(snapshot.readings)
         self.activity.note(snapshot.readings)
         uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
+        alone = [session for session in live.values() if self._register.alone(session)]
+        for session in self.steps.hear():
+            self.steps.glance(session)
+        for session in alone:
+            self.steps.look(session)
         parent_cpu_ns = self._parent() if live else None
         last, self.last = self.last, snapshot  # first of all: what cannot be booked is not tried again and again
         if last is None:
@@ -154,7 +168,33 @@ class Meter:
             )
         self.uses = uses
         self.parent_cpu_ns = parent_cpu_ns
+        for session in alone:
+            self.steps.share_out(session, self.static, snapshot.mono_ns)
         return snapshot
+
+    def hear_of_steps(self) -> None:
+        """The kernel tells of steps that began or ended: of a job that is alone an interval ends, if few just did."""
+        if (self._node.workers != []) != self._slow:
+            self._slow = self._node.workers != []
+            self._edges = Allowance(STEPS_NS * 10, STEPS // 10) if self._slow else Allowance(STEPS_NS, STEPS)
+        for session in self.steps.hear():
+            if self._register.alone(session) and self._edges.take(session.key, self._clock.mono_ns()):
+                self.end_interval()
+            else:
+                self.steps.glance(session)
+
+    def share_shown(self) -> None:
+        """Give the steps of jobs that share the node their parts of what their users have just been shown."""
+        for session in self._register.live.values():
+            mono_ns = self._visibility.shown(session)[0]
+            if mono_ns > session.shared_out.get("mono_ns", session.start.mono_ns):
+                self.steps.look(session)
+                self.steps.share_out(session, self.static, mono_ns)
+
+    def share_last(self, session: Session, mono_ns: int) -> None:
+        """The session has ended: its steps have their parts of all that it had."""
+        self.steps.look(session)
+        self.steps.share_out(session, self.static, mono_ns)
 
     def read_without_closing(self) -> Snapshot:
         """Read everything inside the open interval; curves of flagged steps get a point."""
@@ -182,6 +222,7 @@ class Meter:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
         use = self.uses[session.key] = self._use(session)
         session.suspend(bool(use.suspended))
+        self.steps.keep()
         self.parent_cpu_ns = self._parent()
         self._look_for_reserved()
 
@@ -194,10 +235,11 @@ class Meter:
             session.run_anywhere()
         session.run_on(its)
 
-    def _note_use(self, session: Session, use: JobUse, cpu_ns: int | None) -> None:
+    def _note_use(self, session: Session, use: JobUse, cpu_ns: int | None, busy_ns: Mapping[int, int]) -> None:
         """Add to a session what its cgroup said."""
         self.run_on(session, use.cpus)
         session.use(cpu_ns or 0, use.memory_b or 0, use.mem_peak_b or 0)
+        session.work(max(cpu_ns or 0, sum(busy_ns.values()) if self._register.holds_node(session) else 0))
 
     def _use(self, session: Session) -> JobUse:
         return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
@@ -222,6 +264,8 @@ class Meter:
     def forget(self, session: Session) -> None:
         """The session has ended: close its cgroup, and say how its GPUs' counters fared."""
         self.uses.pop(session.key, None)
+        self.steps.forget(session)
+        self._edges.forget(session.key)
         self._node.forget(session)
         self.idling.forget(session)
         self.gpu_use.forget(session)
@@ -348,16 +392,16 @@ class Meter:
         self, before: Snapshot, after: Snapshot, uses: Mapping[SessionKey, JobUse], parent_cpu_ns: int | None
     ) -> Stretch:
         spent = self._spent(uses, parent_cpu_ns)
+        busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
         for key, use in uses.items():
             session = self._register.live[key]
-            guard("reading what it used", partial(self._note_use, session, use, spent.get(key)), session)
+            guard("reading what it used", partial(self._note_use, session, use, spent.get(key), busy_ns), session)
         activity = self.activity.take()
         jobs = tuple(self._input(self._register.live[key], spent.get(key), activity) for key in uses)
         for key, use in uses.items():  # after its share: that is by how it was when the interval began
             session = self._register.live[key]
             session.pass_time(after.mono_ns - before.mono_ns)
             session.suspend(bool(use.suspended))
-        busy_ns, unread = busy_between(before.busy_ns, after.busy_ns, self._topology.core_of)
         return Stretch(before.mono_ns, after.mono_ns, busy_ns, jobs, unread=unread)
 
     def _input(self, session: Session, cpu_ns: int | None, activity: Mapping[str, int]) -> JobInput:

@@ -11,6 +11,8 @@ from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.session import LATE_NS, Edge, Session
 from perun_hpc.agent.measure.holdings import names_of
 from perun_hpc.agent.measure.learning import Figure
+from perun_hpc.agent.outbox.regions import error_of
+from perun_hpc.agent.outbox.step_rows import steps_of
 from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.energy.uncertainty import combined_uj
 
@@ -38,16 +40,17 @@ def boundary_record(
     static: Mapping[str, Figure],
     scope: str,
     conditions: Mapping[str, str] | None = None,
+    edges_uj: int = 0,
 ) -> dict[str, Any]:
     """Build the record of a session that has ended.
 
     `sensors` are those that the session has edges of; `doubts` is what each domain's energy may be wrong by, by cause,
-    `static` its static power; `scope` says what the node's figures include, `conditions` clocks, caps and the
-    like of the machine. Regions are added when it is shipped.
+    `static` its static power; `scope` says what the node's figures include, `conditions` clocks, caps and the like of the
+    machine, `edges_uj` what the readings at a step's edges may be wrong by. Regions are added when it is shipped.
     """
     job, key = session.job, session.key
     named = {sensor.id: sensor for sensor in sensors}
-    return {
+    record = {
         "schema": SCHEMA,
         "revision": 1,
         "cluster": job.get("cluster", ""),
@@ -98,18 +101,8 @@ def boundary_record(
             "suspended_ns": session.suspended_ns,
             **({} if session.peak_mw is None else {"peak_mw": session.peak_mw}),
         },
-        "steps": [
-            {
-                "step_id": step.step_id,
-                "tasks": step.tasks,
-                "nodes": step.nodes,
-                "command": step.command,
-                "start_ns": min((run.start_ns for run in step.ranks.values()), default=None),
-                "end_ns": max((run.end_ns or end.real_ns for run in step.ranks.values()), default=None),
-                "ranks": [dict(vars(run)) for run in sorted(step.ranks.values(), key=lambda run: run.rank)],
-            }
-            for step in sorted(session.steps.values(), key=lambda step: step.step_id)
-        ],
+        "flagged": bool(session.steps),
+        "steps": [],
         "regions": [],
         "notes": _notes(session, static),
         "checks": session.checks,
@@ -121,6 +114,8 @@ def boundary_record(
         "agent": asdict(cost),
         "simulated": any(sensor.provenance is Provenance.SIMULATED for sensor in sensors),
     }
+    record["steps"] = steps_of(session, end, error_of(record), edges_uj)
+    return record
 
 
 def _notes(session: Session, static: Mapping[str, Figure]) -> list[str]:

@@ -25,6 +25,8 @@ from perun_hpc.errors import DataError
 CURVE = "curve.bin"
 NUMBERS = ("step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
 """What a record says of a region besides its name."""
+UNSEEN = "no cgroup shows what it used, and the job's power over time is not known"
+UNSEEN_BESIDE = "no cgroup shows what it used, and other steps ran meanwhile"
 RANK_ERROR = 0.18
 """How far the watts behind a rank's CPU time lie from those of the others, relative, k=1; docs/method.md has more."""
 MAX_REGIONS = 1000
@@ -151,17 +153,30 @@ def _bounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The record's steps, each with the energy that the job used on this node while the step's ranks ran."""
+    """The record's steps; those whose cgroups nobody saw with the energy that the job used on this node while their
+    ranks ran, and where others ran meanwhile with the reason why it is not known.
+    """
+    if all("energy_uj" in step or "why" in step for step in record["steps"]):
+        return list(record["steps"])
     curve, error = Curve.read(directory / CURVE), error_of(record)
+    lives = [_life(step, record) for step in record["steps"]]
     steps = []
-    for step in record["steps"]:
-        ends = [run["end_mono_ns"] or record["end"]["mono_ns"] for run in step["ranks"]]
-        energy_uj = u_uj = None
-        if ends and curve.known:
-            energy_uj, u_uj = curve.over([(min(run["start_mono_ns"] for run in step["ranks"]), max(ends))])
-            u_uj = math.ceil(math.hypot(u_uj, error * energy_uj))
-        steps.append({**step, "energy_uj": energy_uj, "u_uj": u_uj})
+    for step, life in zip(record["steps"], lives, strict=True):
+        known: dict[str, Any] = {}
+        if "energy_uj" not in step and "why" not in step:
+            beside = sum(one[0] < life[1] and life[0] < one[1] for one in lives) > 1
+            known = {"energy_uj": None, "u_uj": None, "why": UNSEEN_BESIDE if beside else UNSEEN}
+            if life[1] > life[0] and curve.known and not beside:
+                energy_uj, u_uj = curve.over([life])
+                known = {"energy_uj": energy_uj, "u_uj": math.ceil(math.hypot(u_uj, error * energy_uj))}
+        steps.append({**step, **known})
     return steps
+
+
+def _life(step: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[int, int]:
+    """From when until when a step's ranks ran on this node (monotonic)."""
+    ends = [run["end_mono_ns"] or record["end"]["mono_ns"] for run in step["ranks"]]
+    return (min(run["start_mono_ns"] for run in step["ranks"]), max(ends)) if ends else (0, 0)
 
 
 class _Parts:

@@ -15,6 +15,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.step_log import StepLog
+from perun_hpc.agent.jobs.use_log import UseLog
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
@@ -40,6 +41,7 @@ class Sealing:
         traces: Traces,
         applier: PolicyApplier,
         step_log: StepLog,
+        use_log: UseLog,
         intake: Intake,
         clock: Clock,
     ) -> None:
@@ -49,6 +51,7 @@ class Sealing:
         self._traces = traces
         self._applier = applier
         self._step_log = step_log
+        self._use_log = use_log
         self._intake = intake
         self._clock = clock
         self._again_ns = 0
@@ -97,6 +100,7 @@ class Sealing:
             self._meter.static,
             self._meter.scope,
             guard("conditions", partial(conditions, self._paths.root)),
+            booking.edges_uj(session, domains),
         )
 
     def _seal(self, session: Session) -> None:
@@ -107,8 +111,7 @@ class Sealing:
         directory = self._paths.session(session.place)
         if not session.monitored:
             _drop(directory)
-            self._intake.forget(session)
-            self._step_log.forget(session)
+            self._forget(session)
             return
         whole = partial(self._record, session, session.end, session.agent_cpu_ns)
         record = guard("its record", whole, session)
@@ -117,8 +120,12 @@ class Sealing:
         privilege.make_spool(self._paths)
         directory.mkdir(mode=0o750, exist_ok=True)
         files.write_json(self._paths.boundary(session.place), record, durable=True)
+        self._forget(session)
+
+    def _forget(self, session: Session) -> None:
         self._intake.forget(session)
         self._step_log.forget(session)
+        self._use_log.forget(session)
 
     def _put_aside(self, session: Session) -> None:
         """Keep what is known of a session of which no record can be made, for a person to look at."""

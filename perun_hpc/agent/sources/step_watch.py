@@ -1,0 +1,109 @@
+"""When steps of jobs begin and end: what the kernel tells of directories that Slurm makes, without work in a job's way.
+
+The directories above all jobs, of users (version 1) and of jobs are under watch (inotify). Where the kernel does not
+tell, directories are listed each second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.sources.node import Node
+from perun_hpc.backend.cgroup import job_places, step_in
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.process.clock import Clock
+from perun_hpc.process.log import log
+from perun_hpc.process.watching import Watching
+
+MOST_TOLD = 4096
+"""Steps of a job that may begin and end between two looks and are known by their times; of more only how many."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Both clocks."""
+
+    mono_ns: int
+    real_ns: int
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the kernel told of a step since the last look: when it began, when it ended."""
+
+    made: Moment | None = None
+    gone: Moment | None = None
+
+
+class StepWatch:
+    """Follows the directories of live sessions."""
+
+    def __init__(self, node: Node, clock: Clock) -> None:
+        self._node = node
+        self._clock = clock
+        self._told: dict[SessionKey, dict[str, Told]] = {}
+        self._owners: dict[Path, SessionKey] = {}
+        self._watching: Watching | None = None
+        try:
+            self._watching = Watching()
+        except (OSError, AttributeError) as error:
+            log(f"steps are looked for each second, since the kernel tells of none: {error}")
+
+    @property
+    def fd(self) -> int | None:
+        """Readable when there is something to tell; None where nothing is told."""
+        return None if self._watching is None else self._watching.fd
+
+    def follow(self, sessions: Iterable[Session]) -> bool:
+        """Watch the directories of these sessions and no others, where a job without one may get one as well.
+
+        True where one is watched from now on: what was made in it before is to be looked for.
+        """
+        owners: dict[Path, SessionKey] = {}
+        whose: set[tuple[int, str | None]] = set()
+        for session in sessions:
+            group = self._node.cgroups.get(session.key.name)
+            if group is not None:
+                owners[group.steps_in] = session.key
+            else:
+                whose.add((session.uid, session.job.get("node")))
+        self._owners = owners
+        more: list[Path] = []
+        above = {place for uid, node in whose for place in job_places(self._node.root, uid, node)}
+        if self._watching is not None:
+            self._watching.keep(above | owners.keys())
+            more = [one for one in (*above, *owners) if one not in self._watching and self._watching.add(one)]
+        self._told = {key: told for key, told in self._told.items() if key in owners.values()}
+        return bool(more)
+
+    def hear(self) -> tuple[set[SessionKey], bool]:
+        """Take what the kernel tells: of which jobs' steps, and whether a job may have got its directory."""
+        changed: set[SessionKey] = set()
+        others = False
+        for change in self._watching.take() if self._watching is not None else ():
+            owner = self._owners.get(change.directory) if change.directory is not None else None
+            step = step_in(change.name)
+            if owner is None or step is None:
+                others = True
+                continue
+            now = Moment(self._clock.mono_ns(), self._clock.real_ns())
+            told = self._told.setdefault(owner, {})
+            if step in told or len(told) < MOST_TOLD:
+                former = told.get(step, Told())
+                told[step] = replace(former, made=now) if change.made else replace(former, gone=now)
+            changed.add(owner)
+        return changed, others
+
+    def told(self, session: Session) -> dict[str, Told]:
+        """What was told of a session's steps since it was asked last."""
+        return self._told.pop(session.key, {})
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        with contextlib.suppress(AttributeError):
+            if self._watching is not None:
+                self._watching.close()
