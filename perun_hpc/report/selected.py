@@ -39,7 +39,5 @@ def _step_lines(newest: EnergyRecord, step: str, style: Style) -> list[str]:
     lines = step_report(newest, step, style)
     if not lines:
         known = ", ".join(s.step_id for s in newest.steps) or "none"
-        raise NotFoundError(
-            f"step {newest.display_id}.{step}: not in the job's record (steps there: {known}); only --perun steps are"
-        )
+        raise NotFoundError(f"step {newest.display_id}.{step}: not in the job's record (steps there: {known})")
     return lines
