@@ -211,7 +211,7 @@ class Node:
         for step in self.steps:
             name = str(step.number)
             if step.start_s < to_s and name not in session.uses:
-                session.uses[name] = StepUse(name, REAL_NS + ns(step.start_s), ns(step.start_s), held=step.held)
+                session.add_use(StepUse(name, REAL_NS + ns(step.start_s), ns(step.start_s), held=step.held))
             use = session.uses.get(name)
             if use is None or use.end_ns is not None:
                 continue

@@ -6,7 +6,7 @@ Whoever serves a session reads that data, and says what happened by its methods:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
@@ -241,6 +241,15 @@ class Session:
             return None
         before_ns, self.steps_ns = self.steps_ns or 0, cpu_ns
         return cpu_ns - before_ns if cpu_ns >= before_ns else cpu_ns  # another one, that began at 0
+
+    def add_use(self, use: StepUse) -> None:
+        """A step has begun, flagged or not."""
+        self.uses[use.name] = use
+
+    def take_uses(self, uses: Iterable[StepUse]) -> None:
+        """The last agent wrote these; whoever is not among them, and was not done, is a part of a sum by now."""
+        self.uses = {name: use for name, use in self.uses.items() if use.final}
+        self.uses.update({use.name: use for use in uses})
 
     def keep_shared_out(self, totals: dict[str, int]) -> None:
         """Its steps have their parts of all that it has by now."""

@@ -61,9 +61,7 @@ class UseLog:
                     break
             except (ValueError, TypeError, AttributeError, RecursionError):
                 break  # torn by a crash
-            # Whoever is not in the line, and was not done, has become a part of a sum.
-            session.uses = {name: use for name, use in session.uses.items() if use.final}
-            session.uses.update({use.name: use for use in uses})
+            session.take_uses(uses)
 
 
 def _line(uses: Collection[StepUse], mono_ns: int) -> str:

@@ -15,7 +15,7 @@ from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.base.step_use import StepUse
 from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.agent.sources.step_watch import StepWatch, Told
+from perun_hpc.agent.sources.step_watch import Heard, StepWatch
 from perun_hpc.backend.cgroup import JobCgroup
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.step_id import BATCH, EXTERN, FURTHER, INTERACTIVE
@@ -94,8 +94,8 @@ class StepMeter:
         return [live[key] for key in changed if key in live]
 
     def keep(self) -> None:
-        """About once a second: jobs that have got their cgroups, steps that nothing told of, and those that may end
-        together: what they used since they were read last is not to be told apart then.
+        """About once a second: jobs that have got their cgroups, steps that nothing heard of, and those that may end
+        together: what they used since they were read last is not to be heard apart then.
         """
         self._find()
         for session in self._register.live.values():
@@ -138,14 +138,14 @@ class StepMeter:
         self._behind.discard(session.key)
         mono_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()
         before_ns = self._looked_ns.get(session.key, session.start.mono_ns)
-        told, there = self._watch.told(session), group.steps()
+        heard, there = self._watch.heard(session), group.steps()
         job_ns = group.cpu_ns()
-        for name in dict.fromkeys((*told, *there)):
-            if name not in session.uses and (name in there or told[name].made is not None):
-                self._begin(session, group, name, told.get(name, Told()), before_ns, mono_ns, real_ns)
+        for name in dict.fromkeys((*heard, *there)):
+            if name not in session.uses and (name in there or heard[name].made is not None):
+                self._begin(session, group, name, heard.get(name, Heard()), before_ns, mono_ns, real_ns)
         for use in session.uses.values():
             if use.end_mono_ns is None and use.name not in there and use.name != FURTHER:
-                gone = told.get(use.name, Told()).gone
+                gone = heard.get(use.name, Heard()).gone
                 use.finish(*((gone.real_ns, gone.mono_ns) if gone is not None else (real_ns, mono_ns)))
         read_ns = 0
         living = [use for use in session.uses.values() if use.end_mono_ns is None and use.name != FURTHER]
@@ -161,18 +161,18 @@ class StepMeter:
             settle(session, more_ns - read_ns, before_ns)
 
     def _begin(
-        self, session: Session, group: JobCgroup, name: str, told: Told, before_ns: int, mono_ns: int, real_ns: int
+        self, session: Session, group: JobCgroup, name: str, heard: Heard, before_ns: int, mono_ns: int, real_ns: int
     ) -> None:
         if sum(use.end_mono_ns is None for use in session.uses.values()) >= MOST_LIVE:
             session.leave_out(TOO_MANY)
             return
-        made = told.made
+        made = heard.made
         if made is None:
             made_ns = group.step_made_ns(name) or real_ns
             at_ns = min(mono_ns, max(before_ns, session.start.mono_ns, mono_ns - (real_ns - made_ns)))
-            session.uses[name] = StepUse(name, real_ns - (mono_ns - at_ns), at_ns)
+            session.add_use(StepUse(name, real_ns - (mono_ns - at_ns), at_ns))
         else:
-            session.uses[name] = StepUse(name, made.real_ns, made.mono_ns)
+            session.add_use(StepUse(name, made.real_ns, made.mono_ns))
 
     # Sharing out.
 

@@ -19,7 +19,7 @@ from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import log
 from perun_hpc.process.watching import Watching
 
-MOST_TOLD = 4096
+MOST_HEARD = 4096
 """Steps of a job that may begin and end between two looks and are known by their times; of more only how many."""
 
 
@@ -32,8 +32,8 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the kernel told of a step since the last look: when it began, when it ended."""
+class Heard:
+    """What the kernel heard of a step since the last look: when it began, when it ended."""
 
     made: Moment | None = None
     gone: Moment | None = None
@@ -45,7 +45,7 @@ class StepWatch:
     def __init__(self, node: Node, clock: Clock) -> None:
         self._node = node
         self._clock = clock
-        self._told: dict[SessionKey, dict[str, Told]] = {}
+        self._heard: dict[SessionKey, dict[str, Heard]] = {}
         self._owners: dict[Path, SessionKey] = {}
         self._watching: Watching | None = None
         try:
@@ -55,7 +55,7 @@ class StepWatch:
 
     @property
     def fd(self) -> int | None:
-        """Readable when there is something to tell; None where nothing is told."""
+        """Readable when there is something to tell; None where nothing is heard."""
         return None if self._watching is None else self._watching.fd
 
     def follow(self, sessions: Iterable[Session]) -> bool:
@@ -77,7 +77,7 @@ class StepWatch:
         if self._watching is not None:
             self._watching.keep(above | owners.keys())
             more = [one for one in (*above, *owners) if one not in self._watching and self._watching.add(one)]
-        self._told = {key: told for key, told in self._told.items() if key in owners.values()}
+        self._heard = {key: heard for key, heard in self._heard.items() if key in owners.values()}
         return bool(more)
 
     def hear(self) -> tuple[set[SessionKey], bool]:
@@ -91,16 +91,16 @@ class StepWatch:
                 others = True
                 continue
             now = Moment(self._clock.mono_ns(), self._clock.real_ns())
-            told = self._told.setdefault(owner, {})
-            if step in told or len(told) < MOST_TOLD:
-                former = told.get(step, Told())
-                told[step] = replace(former, made=now) if change.made else replace(former, gone=now)
+            heard = self._heard.setdefault(owner, {})
+            if step in heard or len(heard) < MOST_HEARD:
+                former = heard.get(step, Heard())
+                heard[step] = replace(former, made=now) if change.made else replace(former, gone=now)
             changed.add(owner)
         return changed, others
 
-    def told(self, session: Session) -> dict[str, Told]:
-        """What was told of a session's steps since it was asked last."""
-        return self._told.pop(session.key, {})
+    def heard(self, session: Session) -> dict[str, Heard]:
+        """What was heard of a session's steps since it was asked last."""
+        return self._heard.pop(session.key, {})
 
     def close(self) -> None:
         """Watch nothing any more."""
