@@ -159,11 +159,10 @@ def test_a_jobs_energy_is_its_own_never_the_sum_of_its_steps(node: FakeNode) -> 
     record = node.record(1)
     whole = record["domains"]["package-0"]["energy_uj"]
     assert whole == record["domains"]["package-0"]["node_uj"] == 4_000_000
-    # Both ran all the time, and each shows what the job used meanwhile: more than the job's energy together.
-    first, second = record["steps"]
-    assert first["energy_uj"] == whole
-    assert second["energy_uj"] == pytest.approx(whole, abs=2 * second["u_uj"])
-    assert first["energy_uj"] + second["energy_uj"] > 1.2 * whole
+    # Both ran all the time, and there is no cgroup that would tell whose work it was.
+    for step in record["steps"]:
+        assert step["energy_uj"] is None
+        assert step["why"] == "no cgroup shows what it used, and other steps ran meanwhile"
     assert sum(share["energy_uj"] for share in record["shares"] if share["domain"] == "package-0") == whole
 
 
