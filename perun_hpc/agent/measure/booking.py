@@ -262,7 +262,6 @@ def edges_uj(session: Session, domains: Mapping[str, EnergyDomain]) -> int:
     return uncertainty.random_uj([*edges, *edges])
 
 
-
 def _account(session: Session, name: str, domain: EnergyDomain | None) -> DomainAccount:
     if name in session.domains:
         return session.domains[name]

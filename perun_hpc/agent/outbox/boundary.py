@@ -45,8 +45,8 @@ def boundary_record(
     """Build the record of a session that has ended.
 
     `sensors` are those that the session has edges of; `doubts` is what each domain's energy may be wrong by, by cause,
-    `static` its static power; `scope` says what the node's figures include, `conditions` clocks, caps and the like of the
-    machine, `edges_uj` what the readings at a step's edges may be wrong by. Regions are added when it is shipped.
+    `static` its static power; `scope` says what the node's figures include, `conditions` clocks, caps and the like of
+    the machine, `edges_uj` what the readings at a step's edges may be wrong by. Regions are added when it is shipped.
     """
     job, key = session.job, session.key
     named = {sensor.id: sensor for sensor in sensors}
