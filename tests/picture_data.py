@@ -82,18 +82,20 @@ def nodes(count: int) -> list[str]:
     return [f"n{number:0{width}}" for number in range(1, count + 1)]
 
 
-def write_trace(directory: Path, scratch: Path, count: int, seconds: int) -> Path:
-    """Write the trace of a job of so many hosts into its directory; host 2 has a gap of a tenth."""
+def write_trace(directory: Path, scratch: Path, count: int, seconds: int, bare: int = 0) -> Path:
+    """Write the trace of a job of so many hosts into its directory; host 2 has a gap of a tenth, and the last `bare`
+    ones have two packages and nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
     names = nodes(count)
     for host, name in enumerate(names):
+        held = 2 if host >= count - bare else len(SENSORS)
         store = NodeStore.open(
-            scratch / name, cluster="c", job_id="4711", restart_count=0, node=name, sensors=sensors(), period_ns=NS,
-            start_ns=START_S * NS, sync_ns=None,
+            scratch / name, cluster="c", job_id="4711", restart_count=0, node=name, sensors=sensors()[:held],
+            period_ns=NS, start_ns=START_S * NS, sync_ns=None,
         )  # fmt: skip
         gap = range(seconds // 2, seconds // 2 + seconds // 10) if host == 1 else range(0)
         for tick, row in rows(seconds, host, count, gap):
-            store.append(tick, row)
+            store.append(tick, row[:held])
         store.seal()
         ship(scratch / name, directory, names)
     job_store.finalise(directory, names, (START_S + seconds + 100) * NS)

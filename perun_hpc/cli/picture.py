@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perun_hpc.accounting.lookup import Found
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError, UsageError
 from perun_hpc.report.screen import Style
@@ -107,7 +107,9 @@ def trace_of(record: EnergyRecord, archive: Archive) -> Path:
 
     why = "no trace of it is stored"
     try:
-        for run in Homes(archive, time.time()).find(of_record(record)):
+        homes, who, bare = Homes(archive, time.time()), of_record(record), Run(record.job_id, record.restart_count)
+        grows = homes.has_only_a_trace_of(bare, who)  # of a job that runs, where the policy has its trace grow
+        for run in homes.find(who) or [bare] * grows:
             try:
                 groups(archive.job(run))
             except NotFoundError:

@@ -204,14 +204,13 @@ class _Sums:
         components = {
             name: grid.coarse(np.where(known, self._parts[name], np.nan)) for name in ORDER if name in self._parts
         }
+        meter = grid.coarse(np.where(known & (self._metered >= self._known), self._meter, np.nan))
         return JobCurves(
             edges_s=grid.edges_s,
             fine_s=float(grid.fine_edges_s[1]),
             components=components,
             total=Envelope(mean(by_column, 1), least(by_column, 1), greatest(by_column, 1)),
-            meter=grid.coarse(np.where(known & (self._metered >= self._known), self._meter, np.nan))
-            if self._metered.any()
-            else None,
+            meter=None if np.isnan(meter).all() else meter,
             reporting=np.rint(self._known.reshape(grid.columns, grid.fine).mean(axis=1)).astype(np.int64),
             hosts=tuple(self.hosts[node] for node in self.order if node in self.hosts),
             nodes=self.nodes,

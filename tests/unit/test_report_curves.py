@@ -100,6 +100,18 @@ def test_hosts_have_their_names_temperatures_and_utilisation(read: JobCurves) ->
     assert (read.cpu.low <= read.cpu.mean).all()
 
 
+def test_hosts_of_several_kinds_are_summed_and_their_meters_only_where_all_have_one(tmp_path: Path) -> None:
+    picture_data.write_trace(tmp_path / "job", tmp_path / "scratch", 3, 40, bare=1)
+    found = curves.read(tmp_path / "job", START, START + 40 * NS)
+    assert [host.node for host in found.hosts] == ["n1", "n2", "n3"]
+    assert found.nodes == 3
+    whole = sum(np.nan_to_num(host.watts) for host in found.hosts)
+    assert found.total.mean.tolist() == pytest.approx(whole.tolist())  # type: ignore[union-attr]
+    cpu_alone = found.hosts[2].watts
+    assert np.nanmax(cpu_alone) < np.nanmax(found.hosts[0].watts)
+    assert found.meter is None
+
+
 def test_a_job_without_a_trace_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no trace was stored"):
         curves.read(tmp_path, START, END)
