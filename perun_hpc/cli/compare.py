@@ -11,7 +11,7 @@ from pathlib import Path
 
 from perun_hpc.cli.slurm_here import slurm_here
 from perun_hpc.errors import NotFoundError, UsageError
-from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, sides_of
+from perun_hpc.report.comparison import Sides, comparison_json, comparison_lines, sides_of
 from perun_hpc.report.screen import style_for
 
 LAST = 5
@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("perun compare: name two jobs or more, such as: perun compare 4711 4712")
     if not 1 <= args.last <= 1000:
         raise UsageError(f"--last {args.last}: from 1 to 1000 runs")
-    sides = _stored(args) if args.stored or args.data_out or not slurm_here() else _jobs(args)
-    found = sides_of(sides)
+    found = _stored(args) if args.stored or args.data_out or not slurm_here() else _jobs(args)
     if not found.components:
         raise NotFoundError("these have no component in common: what one measured is not known of another")
     if args.json:
@@ -62,26 +61,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _jobs(args: argparse.Namespace) -> list[Side]:
+def _jobs(args: argparse.Namespace) -> Sides:
     from perun_hpc.cli.report import places
     from perun_hpc.report import job_sides
 
     where, asker = places(args), job_sides.Asker(os.getuid(), time.time())
     if not args.what and len(args.name) == 1:
-        return job_sides.newest_and_before(args.name[0], where, asker, args.last)
+        return sides_of(job_sides.newest_and_before(args.name[0], where, asker, args.last))
     sides = job_sides.of_words(args.what, where, asker)
     named = [subject.label for side in sides for subject in side.subjects]
     before = [job_sides.of_name(name, where, asker, args.last, named) for name in args.name]
-    return [*before, *sides] if args.what else before
+    return job_sides.with_earlier_spread(sides_of([*before, *sides]), where, asker)
 
 
-def _stored(args: argparse.Namespace) -> list[Side]:
+def _stored(args: argparse.Namespace) -> Sides:
     from perun_hpc.config.user import load, settings
     from perun_hpc.report import stored_sides
 
     configuration = Path(args.configuration) if args.configuration else None
     data_out = Path(settings(load(configuration, {"data_out": args.data_out})).data_out)
     if not args.what and len(args.name) == 1:
-        return stored_sides.newest_and_before(args.name[0], data_out, args.last)
+        return sides_of(stored_sides.newest_and_before(args.name[0], data_out, args.last))
     sides = stored_sides.of_words(args.what, data_out)
-    return [*(stored_sides.of_app(name, data_out, args.last) for name in args.name), *sides]
+    return sides_of([*(stored_sides.of_app(name, data_out, args.last) for name in args.name), *sides])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perun_hpc.accounting.lookup import UNKNOWN, Found, Places, find_each
 from perun_hpc.accounting.selection import LAST, own_jobs
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.data_model.wording import count
+from perun_hpc.energy.comparison import spread
 from perun_hpc.errors import NotFoundError, PerunError, UsageError
-from perun_hpc.report.comparison import Side, sentence, sides_of
+from perun_hpc.report.comparison import Side, Sides, sentence, sides_of
 from perun_hpc.report.subjects import Subject, of_records
 from perun_hpc.slurm.job_ids import expand_ids
 
@@ -80,6 +81,22 @@ def newest_and_before(name: str, places: Places, asker: Asker, most: int) -> lis
     if not before:
         raise NotFoundError(f"{newest.label} is the only job of yours named '{name}' of its size that can be compared")
     return [Side(_before(before), tuple(before)), Side(newest.label, (newest,))]
+
+
+def with_earlier_spread(found: Sides, places: Places, asker: Asker) -> Sides:
+    """One run of each side: with the spread that the caller's other runs of their name and size showed in a week."""
+    subjects = [subject for side in found.sides for subject in side.subjects]
+    name = subjects[0].name
+    if len(subjects) > len(found.sides) or name in NAMELESS or any(one.name != name for one in subjects):
+        return found
+    named = {one.label for one in subjects}
+    try:
+        ids = own_jobs(places, asker.uid, asker.now_s, name, spans_s=(WEEK_S,))
+        others = _alike([job for job in ids if job not in named], places, EARLIER, subjects[0])
+    except PerunError:  # the comparison stands without it
+        return found
+    runs = [one.run(found.components) for one in others if all(map(one.counts, found.components))]
+    return replace(found, known=spread([run.energy_j for run in runs]))
 
 
 def beside_earlier(record: EnergyRecord, places: Places, sign: str) -> str:

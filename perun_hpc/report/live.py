@@ -11,6 +11,8 @@ from perun_hpc.errors import DataError
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import WIDTH, Style, both_ends, printable, table
 
+SLOW_MS = 2000
+"""A resolution above this is said: figures that stand still would look like a fault."""
 SHOWN = 12
 """Nodes on the screen; of more the busiest."""
 
@@ -99,6 +101,10 @@ class Live:
         """Nodes that have a power."""
         return sum(one.power_w is not None for one in self._nodes.values())
 
+    @property
+    def _coarse_ms(self) -> int:
+        return max((one.last.resolution_ms for one in self._nodes.values()), default=0)
+
     def figures(self, now_s: float) -> dict[str, Any]:
         """For programs; power in W, energy in J."""
         return {
@@ -111,7 +117,8 @@ class Live:
         power = q.power(None if self.power_w is None else self.power_w * 1e3)
         nodes = f"  {self.speaking} of {self.count} nodes" if self.count > 1 else ""
         why = next((one.last.error for one in self._nodes.values() if one.last.error), "")
-        text = f"{_clock(now_s)}  {self.label}  {power:>7}  {q.energy(self.energy_uj):>8} so far{nodes}"
+        every = f"  (shared: every {self._coarse_ms / 1000:g} s)" if self._coarse_ms > SLOW_MS else ""
+        text = f"{_clock(now_s)}  {self.label}  {power:>7}  {q.energy(self.energy_uj):>8} so far{nodes}{every}"
         return style.units(style.fit(f"{text}  {why}" if why else text, WIDTH).rstrip())
 
     def screen(self, now_s: float, style: Style) -> list[str]:
@@ -137,9 +144,8 @@ class Live:
         lines += table(rows, ("node", "power", "energy", ""), (False, True, True, False), style, widest=40)
         if len(busiest) > SHOWN:
             lines.append(f"  and {len(busiest) - SHOWN} more")
-        coarse_ms = max((one.last.resolution_ms for one in self._nodes.values()), default=0)
-        if coarse_ms > 2000:
-            lines.append(f"  shared with others: figures change every {coarse_ms / 1000:g} s")
+        if self._coarse_ms > SLOW_MS:
+            lines.append(f"  shared with others: figures change every {self._coarse_ms / 1000:g} s")
         return [style.units(line) for line in lines]
 
 

@@ -116,7 +116,7 @@ def test_of_many_nodes_the_busiest_are_shown_and_every_line_fits() -> None:
             live.take(Word(f"n{number}", second * number * 10**6, second * 10**9, 10_000))
     lines = live.screen(0, PLAIN)
     assert lines[3].startswith("n63") and "and 52 more" in "\n".join(lines)
-    assert "every 10 s" in lines[-1]
+    assert "every 10 s" in lines[-1] and "(shared: every 10 s)" in live.line(0, PLAIN)
     assert all(cells(line) <= WIDTH and "\x1b" not in line for line in lines)
 
 

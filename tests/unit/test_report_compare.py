@@ -14,10 +14,18 @@ from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.data_model.record import EnergyRecord, to_json
+from perun_hpc.energy.comparison import energies
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sides_of
 from perun_hpc.report.job import job_report
-from perun_hpc.report.job_sides import Asker, beside_earlier, newest_and_before, of_name
+from perun_hpc.report.job_sides import (
+    Asker,
+    beside_earlier,
+    newest_and_before,
+    of_name,
+    of_words,
+    with_earlier_spread,
+)
 from perun_hpc.report.screen import WIDTH, Style, cells
 from perun_hpc.report.subjects import of_records
 from tests.accounting_data import NS, START_S, boundary, domain, parsed, slurm_job
@@ -161,6 +169,18 @@ def test_a_name_is_its_last_runs_of_one_size(tmp_path: Path) -> None:
     assert (newest.label, before.label) == ("14", "3 runs before")
     assert [one.label for one in before.subjects] == ["12", "11", "10"]
     assert [one.label for one in of_name("cfd", places, ASKER, 2, without=["14"]).subjects] == ["13"]
+
+
+def test_single_runs_have_the_spread_of_the_others_of_their_name(tmp_path: Path) -> None:
+    jobs = [record(10 + n, joules, name="cfd") for n, joules in enumerate((1000, 960, 1040, 1000, 970))]
+    places = named(tmp_path, *jobs)
+    pair = sides_of(of_words(["13", "14"], places, ASKER))
+    assert not energies(pair.runs(pair.sides[0]), pair.runs(pair.sides[1])).within
+    seen = with_earlier_spread(pair, places, ASKER)
+    assert seen.known is not None and seen.known[0] == pytest.approx(0.04, abs=1e-3) and seen.known[1] == 2
+    assert "no difference seen" in "\n".join(comparison_lines(seen, PLAIN))
+    repeats = sides_of(of_words(["10,11", "14"], places, ASKER))
+    assert with_earlier_spread(repeats, places, ASKER).known is None
 
 
 def test_one_run_of_a_name_has_nothing_beside_it(tmp_path: Path) -> None:

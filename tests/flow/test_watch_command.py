@@ -1,0 +1,109 @@
+"""`perun watch` as a command: with stand-ins for squeue and srun, on a terminal and off it, and as Slurm refuses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PERUN = [sys.executable, "-m", "perun_hpc.cli.main"]
+ME = pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """A PATH that has a queue with one job, and a Slurm in which its node says three words."""
+    words = [{"node": "n1", "energy_uj": n * 10**8, "mono_ns": n * 10**9, "resolution_ms": 1000} for n in (1, 2, 3)]
+    put(tmp_path / "squeue", f"print('4711|RUNNING|{ME}|1|stencil|x')")
+    put(tmp_path / "srun", f"print({chr(10).join(map(json.dumps, words))!r}); print('slurmstepd: no word of a node')")
+    return {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "TERM": "xterm"}
+
+
+def put(path: Path, code: str) -> None:
+    path.write_text(f"#!{sys.executable} -IS\n{code}\n")
+    path.chmod(0o755)
+
+
+def watch(environ: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PERUN, "watch", "4711", *options], env=environ, capture_output=True, text=True, timeout=60)
+
+
+def test_off_a_terminal_it_is_a_line_each_time(environ: dict[str, str]) -> None:
+    done = watch(environ)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+    assert "100 W" in done.stdout and "300 J so far" in done.stdout and "\x1b" not in done.stdout
+    assert "has ended" in done.stderr
+
+
+def test_programs_get_json(environ: dict[str, str]) -> None:
+    lines = [json.loads(line) for line in watch(environ, "--json").stdout.splitlines()]
+    assert [line["power_w"] for line in lines] == [None, 100, 100]
+
+
+def test_on_a_terminal_it_is_drawn_anew(environ: dict[str, str]) -> None:
+    pytest.importorskip("rich")
+    parent, child = pty.openpty()
+    process = subprocess.Popen([*PERUN, "watch", "4711"], env=environ, stdout=child, stderr=subprocess.PIPE, text=True)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(parent)
+    assert process.wait(60) == 0, process.communicate()[1]
+    process.communicate()
+    text = shown.decode()
+    assert "stencil|x" in text and "100 W now, 300 J so far" in text
+    assert "\x1b[1A" in text, "the lines before are drawn over"
+
+
+def test_what_slurm_refuses_is_refused_in_a_line(environ: dict[str, str], tmp_path: Path) -> None:
+    said = "srun: error: Unable to create step for job 4711: Access/permission denied"
+    put(tmp_path / "srun", f"import sys; sys.exit({said!r})")
+    done = watch(environ)
+    assert (done.returncode, done.stdout) == (77, "") and done.stderr.count("\n") == 1
+    assert "job 4711 is not yours to watch" in done.stderr
+    put(tmp_path / "srun", "import sys; sys.exit('srun: error: Unable to create step for job 4711: Invalid option')")
+    done = watch(environ)
+    assert done.returncode == 69 and "no step of perun's could be started there" in done.stderr
+
+
+def test_a_step_whose_reader_is_gone_ends(environ: dict[str, str], tmp_path: Path) -> None:
+    """Killed or not: srun's stdin ends with whoever watches, and the step's with that."""
+    put(
+        tmp_path / "srun",
+        f'import sys, pathlib; print(\'{{"node": "n1"}}\', flush=True); sys.stdin.read(); '
+        f"pathlib.Path({str(tmp_path / 'ended')!r}).touch()",
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        line = ["env", "--default-signal", *PERUN, "watch", "4711", "--json"]
+        process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert "Traceback" not in said
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "ended").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (tmp_path / "ended").unlink()
+
+
+def test_an_array_and_a_job_that_waits_are_named(environ: dict[str, str], tmp_path: Path) -> None:
+    put(tmp_path / "squeue", f"print('4712|RUNNING|{ME}|1|a'); print('4713|RUNNING|{ME}|1|a')")
+    assert "has 2 members in the queue" in watch(environ).stderr
+    put(tmp_path / "squeue", f"print('4711|PENDING|{ME}|1|a')")
+    assert "it is PENDING" in watch(environ).stderr
+    put(tmp_path / "squeue", "")
+    assert watch(environ).returncode == 66
+    assert watch(environ, "--every", "0").returncode == 64
