@@ -83,7 +83,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
         style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
         both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", f"{span}  {_wall(step)}", style),
         style.rule,
-        *_labelled("Energy", _step_energy(step, record)),
+        *_labelled("Energy", _step_energy(step, record, style)),
     ]
     ranks = [r for r in record.ranks if r.step_id == step_id]
     if ranks:
@@ -339,14 +339,18 @@ def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
         [f"{k.rank}  {label}".rstrip(), k.node, q.duration((k.end_ns - k.start_ns) / 1e9), q.energy(k.energy_uj)]
         for label, k in chosen
     ]
-    return _bold_head(
+    lines = _bold_head(
         table(rows, (f"Ranks ({len(ranks)})", "host", "time", "energy"), (False, False, True, True), style), style
     )
+    if all(k.energy_uj is None for k in ranks):
+        why = "no energy by rank: a step's ranks share its cgroup, and only their functions have parts of it"
+        lines += wrapped(why, 2, "  ")
+    return lines
 
 
-def _step_energy(step: Step, r: EnergyRecord) -> str:
+def _step_energy(step: Step, r: EnergyRecord, style: Style) -> str:
     if step.energy_uj is not None:
-        own = q.bounded(step.energy_uj, step.u_uj, "+/-")
+        own = q.bounded(step.energy_uj, step.u_uj, style.plus_minus)
         return f"{own} (k=2) of the job's {q.energy(r.energy_uj)}   {r.provenance}"
     return f"not known ({step.why or 'its job was measured as a whole'}); the job: {q.energy(r.energy_uj)}"
 

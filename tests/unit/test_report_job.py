@@ -200,6 +200,7 @@ def test_no_counter_moved() -> None:
 def test_one_step_of_a_job() -> None:
     text = "\n".join(step_report(simulated(), "0", Style()))
     assert "Step 4700_11.0" in text and "halo_exchange" in text and "Ranks (8)" in text
+    assert "no energy by rank" in text
     assert step_report(simulated(), "7", Style()) == []
 
 

@@ -95,7 +95,7 @@ class StepMeter:
 
     def keep(self) -> None:
         """About once a second: jobs that have got their cgroups, steps that nothing heard of, and those that may end
-        together: what they used since they were read last is not to be heard apart then.
+        together: what they used since they were read last could not be split then.
         """
         self._find()
         for session in self._register.live.values():
