@@ -33,7 +33,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Heard:
-    """What the kernel heard of a step since the last look: when it began, when it ended."""
+    """What was heard of a step since the last look: when it began, when it ended."""
 
     made: Moment | None = None
     gone: Moment | None = None
