@@ -94,8 +94,8 @@ class StepMeter:
         return [live[key] for key in changed if key in live]
 
     def keep(self) -> None:
-        """About once a second: jobs that have got their cgroups, steps of which nothing was heard, and those that may end
-        together: what they used since they were read last could not be split then.
+        """About once a second: jobs that have got their cgroups, steps of which nothing was heard, and those that may
+        end together: what they used since they were read last could not be split then.
         """
         self._find()
         for session in self._register.live.values():
