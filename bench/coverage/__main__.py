@@ -14,7 +14,7 @@ from bench.coverage import devices, kinds, marks, odd, pairs
 from bench.coverage.physics import FAMILIES
 from bench.coverage.verdict import Sample, judge, table
 
-TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS, **pairs.TRIALS}
+TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS, **pairs.TRIALS, **odd.LATER}
 SEEDS = {"tuning": 20261130, "withheld": 31415926}
 CHUNK = 20
 

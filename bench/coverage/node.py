@@ -34,7 +34,11 @@ INTERVAL_S = 10.0
 
 @dataclass(frozen=True)
 class Run:
-    """A job on the node: what the kernel shows of it. `busy` is its CPU time over time (CPUs busy)."""
+    """A job on the node: what the kernel shows of it. `busy` is its CPU time over time (CPUs busy).
+
+    `parts` and `active` say of GPUs that it shares how many slices or shards it holds, and how active it is there
+    (None: nobody knows); `stopped` from when to when it is suspended.
+    """
 
     number: int
     cpus: frozenset[int]
@@ -44,6 +48,15 @@ class Run:
     busy: Curve
     gpus: tuple[str, ...] = ()
     exclusive: bool = False
+    parts: Mapping[str, int] = field(default_factory=dict)
+    active: Mapping[str, Curve | None] = field(default_factory=dict)
+    stopped: tuple[tuple[float, float], ...] = ()
+
+    def hold(self, gpu: str, from_s: float, to_s: float) -> GpuHolding:
+        """Its hold on a GPU in an interval; activity in millionths."""
+        curve = self.active.get(gpu)
+        mean = curve.between(from_s, to_s) / (to_s - from_s) if curve is not None else None
+        return GpuHolding(part=self.parts.get(gpu, 1), activity=None if mean is None else round(mean * 1e6))
 
     @property
     def key(self) -> SessionKey:
@@ -79,6 +92,7 @@ class Node:
     phase_s: float = 0.0
     static: Mapping[str, int] = field(default_factory=dict)
     learning: Learning = field(default_factory=Learning)
+    slices: Mapping[str, int] = field(default_factory=dict)
     poll_phase_s: float = 0.3
     points_s: float = 0.0
     steps: Sequence[StepRun] = ()
@@ -125,7 +139,8 @@ class Node:
         """When the agent reads, and what for."""
         events: dict[float, str] = {}
         grid = np.arange(self.phase_s % INTERVAL_S, self.length_s, INTERVAL_S)
-        for at_s in (0.0, *grid, *(t for run in self.runs for t in (run.start_s, run.end_s))):
+        stops = (t for run in self.runs for window in run.stopped for t in window)
+        for at_s in (0.0, *grid, *(t for run in self.runs for t in (run.start_s, run.end_s)), *stops):
             events[float(at_s)] = "interval"
         for step in self.steps if self.seen else ():
             events[float(step.start_s)] = events[float(step.end_s)] = "interval"
@@ -145,6 +160,7 @@ class Node:
         counted = plan((*sensors, *self._gauges.sensors)).counted
         self.domains: dict[str, EnergyDomain] = {one.name: one for one in counted}
         self._intervals = Intervals(counted, self.cpus)
+        self._intervals.slices = self.slices
         self._parametrise()
 
     def _parametrise(self) -> None:
@@ -177,7 +193,8 @@ class Node:
                 cpus=run.cpus,
                 cpu_ns=round(run.busy.between(from_s, to_s) * NS_PER_S),
                 memory_b=run.memory_b,
-                gpus={gpu: GpuHolding() for gpu in run.gpus},
+                gpus={gpu: run.hold(gpu, from_s, to_s) for gpu in run.gpus},
+                suspended=any(begin <= from_s and to_s <= until for begin, until in run.stopped),
                 exclusive=run.exclusive and alone,
             )
             for run in live

@@ -52,6 +52,7 @@ class Shown:
     gain, offset_w : what the sensor counts wrongly.
     renewed_s, phase_s : how often, and at which moments, its value is renewed.
     window_s : a gauge shows the mean of so long before; 0: a counter.
+    silent : from when to when it gives no reading.
     """
 
     sensor: Sensor
@@ -61,9 +62,12 @@ class Shown:
     renewed_s: float = 0.001
     phase_s: float = 0.0
     window_s: float = 0.0
+    silent: tuple[tuple[float, float], ...] = ()
 
     def read(self, at_s: float) -> Reading:
         """What it shows at a moment."""
+        if any(begin <= at_s < until for begin, until in self.silent):
+            return Reading(None, ns(at_s), "no answer")
         renewals = np.floor((at_s - self.phase_s) / self.renewed_s + 1e-9)
         true_s = max(0.0, float(renewals) * self.renewed_s + self.phase_s)
         if self.window_s:

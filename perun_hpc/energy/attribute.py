@@ -576,7 +576,7 @@ def _gpu(interval: IntervalInput, domain: DomainInput, total_uj: int) -> DomainS
     fixed = apportion(floor_uj, static)
     held = {owner: part for owner, part in fixed.items() if owner in holders}
     shares = _join(fixed, apportion(total_uj - floor_uj, dynamic), interval, held)
-    method = "slices" if domain.slices is not None else "parts"
+    method = "parts" if domain.slices is None else "slices+activity" if sum(activity.values()) else "slices"
     return DomainShares(
         domain.name, total_uj, shares, "presence" if interval.gap else method, _modelled(domain.provenance)
     )

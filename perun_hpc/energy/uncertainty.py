@@ -30,6 +30,7 @@ SHARING_ERROR: dict[str, float] = {
     "cores": 0.34,
     "memory+cores": 1.0,
     "slices": 0.65,
+    "slices+activity": 0.40,
     "parts": 0.65,
     "presence": 0.70,
     "residual": 0.50,

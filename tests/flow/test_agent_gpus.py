@@ -303,7 +303,7 @@ def test_of_two_mig_jobs_the_one_that_works_is_given_what_the_gpu_takes_above_id
     node.end(1, gpus="MIG-x")
     node.end(2, gpus="MIG-y")
     account, other = (node.record(job)["domains"]["gpu-GPU-a"] for job in (1, 2))
-    assert account["method"] == other["method"] == "slices"
+    assert account["method"] == other["method"] == "slices+activity"
     assert account["energy_uj"] > 3 * other["energy_uj"] > 0
 
 

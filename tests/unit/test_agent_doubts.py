@@ -117,6 +117,35 @@ def test_what_intervals_share_out_is_doubted_alike_in_each() -> None:
     assert (doubts["static cpu"], doubts["sharing cpu"], doubts["random"]) == (-160, 680, 680)
 
 
+@pytest.mark.parametrize(("kind", "relative"), [
+    (DomainKind.PACKAGE, 0.34), (DomainKind.DRAM, 1.0), (DomainKind.GPU, 0.7),
+])  # fmt: skip
+def test_over_a_gap_the_work_on_cpus_is_known_and_that_on_gpus_is_not(kind: DomainKind, relative: float) -> None:
+    job, domain = session(), replace(PACKAGE, kind=kind)
+    shares = (Share("job:1.0", 2_000, 0, 2_000), Share("job:2.0", 2_000, 0, 2_000))
+    split = DomainShares("package-0", 4_000, shares, "presence", Provenance.MODELLED)
+    closed = Closed(0, 40 * S, split, (JobInput(owner="job:1.0"),), True)
+    booking.book([closed], [job], {"package-0": domain}, {}, "2026-11-30")
+    assert job.domains["package-0"].sharing_doubt_uj == round(relative * 1_000)
+
+
+@pytest.mark.parametrize(("scope", "present_s", "unknown_s"), [
+    ("", 40, 0), ("", 10, 10), ("node (integrated power)", 40, 40),
+])  # fmt: skip
+def test_a_counter_has_counted_a_gap_in_which_a_job_was_from_its_begin_to_its_end(
+    scope: str, present_s: int, unknown_s: int
+) -> None:
+    domain = replace(PACKAGE, sensor=replace(RAPL, gain_error=0.0, max_uw=1_000_000, scope=scope))
+    job, share = session(), Share("job:1.0", 4_000, 4_000, 0)
+    split = DomainShares("package-0", 4_000, (share,), "presence", Provenance.MODELLED)
+    present_ns = None if present_s == 40 else present_s * S
+    closed = Closed(0, 40 * S, split, (JobInput(owner="job:1.0", present_ns=present_ns),), True)
+    booking.book([closed], [job], {"package-0": domain}, {}, "2026-11-30")
+    random_uj = booking.doubts(job, {"package-0": domain})["package-0"].get("random", 0)
+    assert job.domains["package-0"].gap_ns == present_s * S
+    assert random_uj == math.ceil(1_000_000 * unknown_s / math.sqrt(12))
+
+
 def test_what_is_counted_no_more_is_not_sure() -> None:
     """A zone that turned out to be another one's mirror, a sensor that the policy leaves out since."""
     gone = account(900_000, 900_000, static_doubt_uj=-300, sharing_doubt_uj=500, others_doubt_uj=400)

@@ -280,7 +280,7 @@ def test_mig_slices_free_ones_idle_and_activity_decides():
         "idle": 200,
     }
     assert by_owner["job:1.0"].dynamic_uj == 1000
-    assert result.method == "slices"
+    assert result.method == "slices+activity"
     assert result.provenance is Provenance.MODELLED
 
 

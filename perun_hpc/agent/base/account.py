@@ -37,6 +37,8 @@ class DomainAccount:
     modelled_uj: int = 0
     covered_ns: int = 0
     gap_ns: int = 0
+    parted_ns: int = 0
+    """Of `gap_ns`, that in intervals of which the session was there for a part: what it used is not only its share."""
     idle_ns: int | None = None
     busy_ns: int = 0
     watched_ns: int = 0
@@ -49,10 +51,16 @@ class DomainAccount:
     before_uw: int = 0
     """Its mean power in the interval before the session's first one; 0: not known."""
 
-    def cover(self, present_ns: int, gap: bool, method: str, provenance: str, total_uj: int) -> None:
-        """An interval in which the session was there so long; `total_uj` is what all had of the domain in it."""
+    def cover(
+        self, present_ns: int, gap: bool, method: str, provenance: str, total_uj: int, whole: bool = False
+    ) -> None:
+        """An interval in which the session was there so long (`whole`: all the time).
+
+        `total_uj` is what all had of the domain in it.
+        """
         self.covered_ns += present_ns
         self.gap_ns += present_ns if gap else 0
+        self.parted_ns += present_ns if gap and not whole else 0
         self.method = method if self.method in UNMODELLED else self.method
         self.provenance = worst((self.provenance, provenance))
         self.node_uj = (self.node_uj or 0) + total_uj

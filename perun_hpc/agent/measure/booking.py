@@ -17,6 +17,7 @@ from perun_hpc.energy import uncertainty
 from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import stands_still, what_lacks
+from perun_hpc.energy.integrate import is_integrated
 from perun_hpc.energy.uncertainty import NS_PER_S, STATIC_ERROR, Split
 from perun_hpc.process.log import guard
 
@@ -24,6 +25,8 @@ from perun_hpc.process.log import guard
 PEAK_NS = 1_000_000_000
 SAMPLED = 0.18
 """How far the power that a sensor on duty does not see lies from what it does see, against the highest power, k=1."""
+OVER_GAPS = {DomainKind.PACKAGE: "cores", DomainKind.DRAM: "memory+cores"}
+"""What is as sure over a gap as else: CPU times are known though the counter gave no reading. Of GPUs nothing is."""
 UNKNOWN_GAIN = 0.08
 """Relative gain error (k=1) of what a sensor measured that counts no more: the most of those that measure."""
 
@@ -101,7 +104,10 @@ class _Books:
     def doubts_uj(self, share: Share) -> tuple[int, int, int]:
         """What an owner's share is wrong by for its static power, and for the watts of its and of the others' work."""
         fixed = self._split.static_doubt_uj(share.static_uj, share.dynamic_uj, self._static_error)
-        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, self.interval.shares.method)
+        method = self.interval.shares.method
+        if method == "presence" and self.domain is not None:
+            method = OVER_GAPS.get(self.domain.kind, method)
+        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, method)
 
 
 def _book(
@@ -124,7 +130,8 @@ def _book(
         why = f"no reading in between{f' ({interval.failed})' if interval.failed else ''}; shared out by presence"
         session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
     shares = interval.shares
-    account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj)
+    whole = present_ns >= interval.t1_ns - interval.t0_ns
+    account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj, whole)
     account.see_power(_mean_uw(interval, books.domain))
     if share is None:
         return
@@ -237,7 +244,9 @@ def _doubts(session: Session, name: str, domains: Mapping[str, EnergyDomain]) ->
     before_uw = round(uncertainty.PEAK * account.before_uw * part)
     first_uw = min(before_uw, most_uw) if before_uw and not sensor.lag_ns else most_uw
     edges = [uncertainty.Edge(first_uw, last.tau_ns), last]
-    gaps = [uncertainty.Gap(0, most_uw, account.gap_ns)] if account.gap_ns else []
+    # A counter has counted the gap: when in it does not matter to who was there from its begin to its end.
+    unknown_ns = account.gap_ns if is_integrated(sensor) else account.parted_ns
+    gaps = [uncertainty.Gap(0, most_uw, unknown_ns)] if unknown_ns else []
     # What a sensor did not look at differs from what it did, each time anew.
     unseen_uj = SAMPLED * most_uw * math.sqrt(sensor.sampled_ns / NS_PER_S * account.covered_ns / NS_PER_S)
     yield {uncertainty.RANDOM: uncertainty.random_uj(edges, gaps, [unseen_uj])}
