@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -225,3 +226,13 @@ def test_a_picture_names_its_job_whatever_that_is_called(record: EnergyRecord, t
         drawn = chart.draw(replace(record, name=name), replace(curves, hosts=hosts))
         drawing.save(drawn.figure, tmp_path / f"{number}.svg")
         assert (tmp_path / f"{number}.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_a_job_that_runs_has_a_page_where_its_trace_grows(archive: Path, tmp_path: Path) -> None:
+    home = Archive(tmp_path / "archive", "c").job(Run(4711, 0))
+    shutil.copytree(Archive(archive, "c").job(Run(4711, 0)), home)
+    (home / "record.json").unlink()
+    record = replace(picture_data.record(3, 120), status="running", state="RUNNING")
+    (home / "running.json").write_text(to_json(record))
+    assert report(tmp_path / "archive", "--html", str(tmp_path / "job.html")) == 0
+    assert 'id="curves"' in (tmp_path / "job.html").read_text()
