@@ -13,7 +13,7 @@ WIDTH = 80
 _COLOURS = {"measured": 32, "modelled": 36, "estimated": 33, "simulated": 35}
 _ORIGIN = re.compile(rf"(?<=  )({'|'.join(_COLOURS)})\b")
 _DRAWN = re.compile("[▁-█▉-▏]+")
-_LABEL = re.compile(r"^[A-Z][A-Za-z]+(?=  )|^of it(?=  )")
+_LABEL = re.compile(r"^(?:[A-Z][A-Za-z]+|of it|node meter|Over time)(?=  )")
 _ENERGY = re.compile(r"(?<=^Energy     )\S.*?(?=  |$)")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.screens import SHOTS
 from perun_hpc.cli.main import COMMANDS, command_parser
 from website import stage
 
@@ -67,6 +68,13 @@ def test_a_link_out_of_the_documents_leads_to_the_page_s_place(staged: Path) -> 
     text = "[a](../../CHANGELOG.md#x) [b](../report.md) [c](https://example.org/x.md) [d](../../Makefile)"
     moved = stage.moved(text, lay, staged / "tutorials", staged)
     assert moved == "[a](../CHANGELOG.md#x) [b](../report.md) [c](https://example.org/x.md) [d](../../Makefile)"
+
+
+def test_every_screen_is_one_that_a_command_makes_and_a_page_shows() -> None:
+    there = {path.name for path in (DOCS / "screens").iterdir()}
+    assert there == {*(f"{shot.name}.svg" for shot in SHOTS), "report-page.png"}
+    shown = " ".join(page.read_text() for page in [ROOT / "README.md", *(DOCS / page for page in PAGES)])
+    assert [name for name in sorted(there) if f"screens/{name})" not in shown] == []
 
 
 def test_ci_builds_the_site_without_a_warning() -> None:
