@@ -23,7 +23,7 @@ from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.collect import close_trace
-from perun_hpc.errors import NotFoundError, UsageError
+from perun_hpc.errors import DataError, NotFoundError, UsageError
 from perun_hpc.store import job_store, layout
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.ship import ship
@@ -153,6 +153,15 @@ def test_a_jobs_directory_is_the_same_as_its_number(site: Archive, part: str) ->
     path = site.job(Run(4712, 0)) / part
     assert perun_hpc.open(path).identical(opened(site, 4712))
     assert perun_hpc.open(str(path)).identical(opened(site, "4712"))
+
+
+def test_a_store_whose_description_is_damaged_is_refused_in_one_line(site: Archive, tmp_path: Path) -> None:
+    shutil.copytree(site.job(Run(4712, 0)), tmp_path / "job")
+    document = tmp_path / "job" / layout.STORE / "zarr.json"
+    document.write_text(document.read_text().replace('"kind":"counter"', '"kinds":"counter"'))
+    with pytest.raises(DataError, match=r"is damaged.*run perun collect --repair") as refused:
+        perun_hpc.open(tmp_path / "job")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_job_without_a_trace_has_its_figures(site: Archive) -> None:

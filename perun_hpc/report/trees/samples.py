@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perun_hpc.errors import DataError
 from perun_hpc.report.trees.columns import table
 from perun_hpc.store import job_store, layout
 
@@ -26,8 +27,11 @@ def of_store(path: Path) -> dict[str, xarray.Dataset]:
     """The parts of a job's tree that its store gives, by their paths in it; `path` is as for `job_store.open_job`."""
     parts: dict[str, xarray.Dataset] = {}
     for group, data in job_store.open_tracks(path).items():
-        parts |= _of_track(group, data)
-        parts.setdefault("/", _job(data.attrs))
+        try:
+            parts |= _of_track(group, data)
+            parts.setdefault("/", _job(data.attrs))
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+            raise DataError(f"{path}: what {group} is of is damaged ({error}); run perun collect --repair") from error
     for name, rows in job_store.read_tables(path).items():
         dim = name[:-1]
         named = [
