@@ -15,6 +15,7 @@ from typing import TypeVar
 from perun_hpc.accounting.summing import METER, carry_slurm, doubts_of, highest_of_all, joined_conditions, named, u_of
 from perun_hpc.data_model.record import Component, EnergyRecord, Footprint, NodeEnergy, Region, Step, worst_provenance
 from perun_hpc.data_model.wording import count
+from perun_hpc.energy.region_energy import worst_method
 from perun_hpc.energy.uncertainty import added, combined_uj
 
 T = TypeVar("T")
@@ -249,6 +250,7 @@ def _regions(parts: Iterable[Region]) -> tuple[Region, ...]:
             time_max_ns=max(a.time_max_ns, b.time_max_ns),
             energy_uj=_known((a.energy_uj, b.energy_uj)),
             u_uj=a.u_uj + b.u_uj,
+            method=worst_method((a.method, b.method)),
         ),
     )
 

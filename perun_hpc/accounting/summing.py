@@ -27,6 +27,7 @@ from perun_hpc.data_model.record import (
 )
 from perun_hpc.data_model.step_id import name_of, order_of
 from perun_hpc.data_model.wording import count
+from perun_hpc.energy.region_energy import worst_method
 from perun_hpc.energy.uncertainty import Doubts, added, combined_uj
 from perun_hpc.slurm.hostlist import expand
 from perun_hpc.slurm.sacct import SlurmJob
@@ -477,6 +478,7 @@ def _regions(parts: Sequence[Boundary]) -> tuple[Region, ...]:
             time_max_ns=max(_integer(r.get("time_ns")) or 0 for r in rows),
             energy_uj=_sum_known(_integer(r.get("energy_uj")) for r in rows),
             u_uj=sum(_integer(r.get("u_uj")) or 0 for r in rows),
+            method=worst_method(str(r.get("method", "")) for r in rows),
         )
         for (step_id, name), rows in found.items()
     ]

@@ -280,6 +280,8 @@ def _check_parts(data: dict[str, Any]) -> None:
         _check_numbers(region, "step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
         if not isinstance(region["name"], str):
             raise TypeError("a region's name is no text")
+        if not isinstance(region.get("method", ""), str):
+            raise TypeError("a region's method is no text")
     for part in (*(data.get("steps") or ()), *(data.get("regions") or ())):
         _whole(part["step_id"])
 

@@ -133,6 +133,7 @@ class Metric:
     uncertainty : standard uncertainty (k=1) in the same unit; None when nothing is known of it.
     provenance : measured, modelled, estimated or simulated.
     low, high : bounds, where only bounds are certain.
+    method : of a region's energy or power, what it rests on: counted, estimated or bounded.
     """
 
     type: MetricType
@@ -142,6 +143,7 @@ class Metric:
     provenance: str = "measured"
     low: float | None = None
     high: float | None = None
+    method: str | None = None
 
     @property
     def metric_md(self) -> MetricMetaData:

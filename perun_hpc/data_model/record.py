@@ -139,7 +139,11 @@ class Rank:
 
 @dataclass(frozen=True)
 class Region:
-    """One function or region of one step, summed over its ranks; the extremes are those of single ranks' times."""
+    """One function or region of one step, summed over its ranks; the extremes are those of single ranks' times.
+
+    `method` says what its energy rests on (`energy/region_energy.py`), of the ranks' the worst; empty in records of
+    before.
+    """
 
     step_id: str
     name: str
@@ -150,6 +154,7 @@ class Region:
     time_max_ns: int
     energy_uj: int | None
     u_uj: int
+    method: str = ""
 
 
 @dataclass(frozen=True)

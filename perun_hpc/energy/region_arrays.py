@@ -6,12 +6,16 @@ two matrix products. Nothing is decided here: a test holds each step against its
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from perun_hpc.energy import regions
+from perun_hpc.energy.region_contrast import Contrast, Coverage
 from perun_hpc.energy.regions import Marked
 
 Floats = npt.NDArray[np.float64]
@@ -32,7 +36,19 @@ class Used:
     amount: Floats
     low: Floats
     high: Floats
+    counted: Floats
+    rest_ns: Floats
+    edges: Ints
     covered_ns: Ints
+
+    def together(self, columns: Sequence[int]) -> regions.Used:
+        """Of some columns' sum."""
+        chosen = list(columns)
+        amount, low, high, counted = (
+            float(one[chosen].sum()) for one in (self.amount, self.low, self.high, self.counted)
+        )
+        rest_ns, edges = float(self.rest_ns[chosen].max()), int(self.edges[chosen].max())
+        return regions.Used(amount, low, high, counted, rest_ns, edges)
 
 
 def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int, tuple[Marked[Spans], Ints]]:
@@ -95,34 +111,77 @@ class Readings:
     times_ns : times of the readings, strictly increasing; shape (readings,).
     columns : sums since the first reading; shape (sensors, readings), NaN where one is not known: the readings of that
         column are then those that are.
+    ceilings_uw : power that each column never exceeds; infinite where none is known. Shape (sensors,).
     """
 
-    def __init__(self, times_ns: Ints, columns: Floats) -> None:
+    def __init__(self, times_ns: Ints, columns: Floats, ceilings_uw: Floats | None = None) -> None:
         self._count = len(columns)
+        ceilings = np.full(self._count, np.inf) if ceilings_uw is None else ceilings_uw
         holes = np.isnan(columns).any(axis=1)
-        parts: list[tuple[Any, Ints, Floats]] = [(~holes, times_ns, columns[~holes] if holes.any() else columns)]
+        parts: list[tuple[Ints, Ints, Floats]] = [
+            (np.flatnonzero(~holes), times_ns, columns[~holes] if holes.any() else columns)
+        ]
         for column in np.flatnonzero(holes).tolist():
             known = ~np.isnan(columns[column])
-            parts.append(([column], times_ns[known], columns[column : column + 1, known]))
-        self._parts = []
-        for chosen, times, values in parts:
-            if values.size and len(times) > 1:
-                steps = np.diff(values, axis=1)
-                self._parts.append((chosen, times, steps, np.minimum(steps, 0) if (steps < 0).any() else None))
+            parts.append((np.array([column]), times_ns[known], columns[column : column + 1, known]))
+        self._parts = [
+            (chosen, times, values, np.diff(values, axis=1), ceilings[chosen, None] / regions.NS_PER_S)
+            for chosen, times, values in parts
+            if values.size and len(times) > 1
+        ]
 
     def used(self, spans: Spans) -> Used:
         """What was used during disjoint stretches of time in order."""
-        amount, low, high = (np.zeros(self._count) for _ in range(3))
-        covered_ns = np.zeros(self._count, dtype=np.int64)
-        for chosen, times_ns, steps, falls in self._parts:
+        amount, low, high, counted, rest_ns = (np.zeros(self._count) for _ in range(5))
+        edges, covered_ns = (np.zeros(self._count, dtype=np.int64) for _ in range(2))
+        for chosen, times_ns, _, steps, ceilings in self._parts:
             inside_ns, long_ns = covered(times_ns, spans), np.diff(times_ns)
             whole = inside_ns == long_ns
             touched = (inside_ns > 0) & ~whole
-            share, sure, part = (steps @ np.stack((inside_ns / long_ns, whole, touched), axis=1)).T
-            fall = 0.0 if falls is None else falls @ touched
-            amount[chosen], low[chosen], high[chosen] = share, sure + fall, sure + part - fall
+            share, counted[chosen] = (steps @ np.stack((inside_ns / long_ns, whole), axis=1)).T
+            some, inside, outside = steps[:, touched], inside_ns[touched], (long_ns - inside_ns)[touched]
+            ceiling = np.maximum(ceilings, some / long_ns[touched])
+            rising = some > 0
+            with np.errstate(invalid="ignore"):
+                least = np.where(rising, np.maximum(0, some - ceiling * outside), some)
+                most = np.where(rising, np.minimum(some, ceiling * inside), 0)
+            amount[chosen] = share
+            low[chosen], high[chosen] = counted[chosen] + least.sum(axis=1), counted[chosen] + most.sum(axis=1)
+            rest_ns[chosen] = (inside_ns * (1 - inside_ns / long_ns)).sum()
+            edges[chosen] = int((np.diff(np.concatenate(([False], inside_ns > 0)).astype(np.int8)) > 0).sum())
             covered_ns[chosen] = inside_ns.sum()
-        return Used(amount, low, high, covered_ns)
+        return Used(amount, low, high, counted, rest_ns, edges, covered_ns)
+
+    def contrasts(self, spans: Spans, age_ns: float) -> Contrasts:
+        """What readings tell of the power of stretches of time beside that of their surroundings."""
+        flat = array("q", np.stack(spans, axis=1).ravel().tobytes())
+        laid = [
+            (chosen, values, Coverage(times_ns.tolist(), regions.Spans(flat), age_ns))
+            for chosen, times_ns, values, _, _ in self._parts
+        ]
+        return Contrasts(laid)
+
+
+class Contrasts:
+    """A region laid over the readings of all columns, once: see `region_contrast`."""
+
+    def __init__(self, laid: Sequence[tuple[Ints, Floats, Coverage]]) -> None:
+        self._laid = laid
+
+    def of(self, columns: Sequence[int], used: Used) -> Contrast | None:
+        """Of some columns' sum; those with gaps of their own add linearly. None where one of them does not tell."""
+        uw = u_uw = 0.0
+        whole_ns = float(used.rest_ns[list(columns)].max())
+        for chosen, values, coverage in self._laid:
+            rows = np.isin(chosen, columns)
+            if not rows.any():
+                continue
+            found = coverage.contrast(values[rows].sum(axis=0).tolist())
+            if found is None or not whole_ns:
+                return None
+            part = float(used.rest_ns[chosen[0]]) / whole_ns
+            uw, u_uw = uw + found.uw * part, u_uw + found.u_uw * part
+        return Contrast(uw, u_uw)
 
 
 def mean(times_ns: Ints, gauge: Floats, spans: Spans) -> float | None:

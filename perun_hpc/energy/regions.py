@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+NS_PER_S = 1_000_000_000
 RECTANGLE = math.sqrt(12)
 """The width of a rectangular distribution in its standard deviations (GUM, JCGM 100, 4.3.7)."""
 
@@ -34,10 +35,29 @@ class Spans:
         flat = self._flat
         return ((flat[at], flat[at + 1]) for at in range(0, len(flat), 2))
 
+    def __len__(self) -> int:
+        return len(self._flat) // 2
+
     @property
     def time_ns(self) -> int:
         """How long they are together."""
         return sum(end - begin for begin, end in self)
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """The begin of the first and the end of the last."""
+        return (self._flat[0], self._flat[-1]) if self._flat else None
+
+    @property
+    def later(self) -> Spans:
+        """All but the first."""
+        return Spans(self._flat[2:])
+
+    def between(self, begin: int, end: int, beside: int = 0) -> Spans:
+        """Those that are in a stretch of time, at least in part, and so many on each side of it."""
+        flat = self._flat
+        first = bisect_right(flat, begin) // 2 - beside
+        return Spans(flat[2 * max(0, first) : 2 * ((bisect_left(flat, end) + 1) // 2 + beside)])
 
 
 @dataclass(frozen=True)
@@ -59,33 +79,43 @@ class Marked(Generic[T]):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What is known of power and of readings, whatever a region did.
+
+    Attributes
+    ----------
+    floor_uw, ceiling_uw : power that is never fallen below and, where one is known, never exceeded.
+    age_ns : how old readings may be.
+    """
+
+    floor_uw: int = 0
+    ceiling_uw: int | None = None
+    age_ns: float = 0.0
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class Used:
-    """What was used during stretches of time.
+    """What was used during stretches of time, as far as readings tell.
 
     Attributes
     ----------
     amount : by straight lines between readings.
-    low, high : bounds that hold whenever it was used: what was counted between readings that lie wholly inside, and
-        between those around whatever is touched.
+    low, high : bounds that hold whenever it was used: what was counted between readings that lie wholly inside, and of
+        intervals that are touched the least and the most that the limits of power allow.
+    counted : of `amount`, that of intervals that lie wholly inside.
+    rest_ns : sum of c (1 - c / d) over the intervals, c of whose length d are inside.
+    edges : runs of touched intervals: each begins and ends with a reading that may be old.
     """
 
-    amount: int
-    low: int
-    high: int
-
-    @property
-    def u(self) -> int:
-        """Standard uncertainty (k=1) of `amount`, rounded up."""
-        return math.ceil(standard(self.low, self.high))
-
-
-def standard(low: float, high: float) -> float:
-    """Standard uncertainty (k=1) of what lies anywhere between two bounds.
-
-    Inside one interval between two readings nobody knows when it was used. The same code meets the same phase of every
-    interval, so that these errors correlate and are added, not averaged.
-    """
-    return (high - low) / RECTANGLE
+    amount: float
+    low: float
+    high: float
+    counted: float = 0.0
+    rest_ns: float = 0.0
+    edges: int = 0
 
 
 def by_region(calls: Sequence[int], regions: int, start_ns: int, end_ns: int) -> dict[int, Marked[Spans]]:
@@ -154,20 +184,36 @@ def covered(times_ns: Sequence[int], spans: Iterable[tuple[int, int]]) -> Iterat
         yield current, inside_ns
 
 
-def used(times_ns: Sequence[int], values: Sequence[int], spans: Iterable[tuple[int, int]]) -> Used:
+def used(
+    times_ns: Sequence[int], values: Sequence[int], spans: Iterable[tuple[int, int]], limits: Limits = NO_LIMITS
+) -> Used:
     """Lay stretches of time over the readings of one sum that goes on (a counter, a gauge's running integral).
 
     Parameters
     ----------
     times_ns, values : of the readings that are known.
     spans : disjoint, in order.
+    limits : of the power behind that sum.
     """
-    amount = low = high = 0
+    amount = low = high = counted = edges = 0
+    rest_ns, before = 0.0, -2
+    floor_uw, ceiling_uw = limits.floor_uw, limits.ceiling_uw
     for place, inside_ns in covered(times_ns, spans) if len(times_ns) > 1 else ():
         step, long_ns = values[place + 1] - values[place], times_ns[place + 1] - times_ns[place]
+        edges, before = edges + (place > before + 1), place
         if inside_ns == long_ns:
-            amount, low, high = amount + step, low + step, high + step
-        else:
-            amount += (2 * step * inside_ns + long_ns) // (2 * long_ns)
-            low, high = low + min(step, 0), high + max(step, 0)
-    return Used(amount, low, high)
+            amount, low, high, counted = amount + step, low + step, high + step, counted + step
+            continue
+        amount += (2 * step * inside_ns + long_ns) // (2 * long_ns)
+        rest_ns += inside_ns * (1 - inside_ns / long_ns)
+        outside_ns = long_ns - inside_ns
+        least, most = min(step, 0), max(step, 0)
+        if step > 0:
+            floor = min(floor_uw / NS_PER_S, step / long_ns)
+            least, most = math.floor(floor * inside_ns), math.ceil(step - floor * outside_ns)
+            if ceiling_uw is not None:
+                ceiling = max(ceiling_uw / NS_PER_S, step / long_ns)
+                least = max(least, math.floor(step - ceiling * outside_ns))
+                most = min(most, math.ceil(ceiling * inside_ns))
+        low, high = low + least, high + most
+    return Used(amount, low, high, counted, rest_ns, edges)

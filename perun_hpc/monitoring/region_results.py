@@ -14,7 +14,7 @@ from perun_hpc.data_model.rank_data import RankData
 from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, covered, mean
-from perun_hpc.energy.regions import standard
+from perun_hpc.energy.region_energy import HALF_RECTANGLE, settle, worth
 from perun_hpc.energy.uncertainty import added, combined_uj, of_sensor
 from perun_hpc.monitoring import trace
 from perun_hpc.monitoring.columns import counts_cpu_time
@@ -95,12 +95,14 @@ class _Host:
         self._times_ns, self._values, self._sensors, self._cpus = times_ns, values, sensors, cpus
         counters = [column for column, sensor in enumerate(sensors) if sensor.kind is Kind.COUNTER]
         self._rows = {column: row for row, column in enumerate(counters)}
-        self._counters = Readings(times_ns, values[counters])
+        ceilings = [math.inf if (sensor := sensors[one]).max_uw is None else float(sensor.max_uw) for one in counters]
+        self._counters = Readings(times_ns, values[counters], np.array(ceilings))
+        self._age_ns = max((sensors[one].update_ns + sensors[one].lag_ns // 4 for one in energy.bearing), default=0)
 
     def figures(self, spans: Spans) -> Iterator[Metric]:
         """All figures of some stretches of time."""
         used = self._counters.used(spans)
-        yield from self._energies(used, int(covered(self._times_ns[[0, -1]], spans).sum()))
+        yield from self._energies(used, spans, int(covered(self._times_ns[[0, -1]], spans).sum()))
         by_time = counts_cpu_time(self._sensors)
         for column, sensor in enumerate(self._sensors):
             if sensor.domain == "cpu" and sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.TIME:
@@ -116,27 +118,42 @@ class _Host:
             elif sensor.component == "dram" and sensor.quantity is Quantity.DATA:
                 yield Metric(MetricType.DRAM_MEM, level)
 
-    def _energies(self, used: Used, whole_ns: int) -> Iterator[Metric]:
+    def _energies(self, used: Used, spans: Spans, whole_ns: int) -> Iterator[Metric]:
         """`whole_ns`: how long it was; what a counter did not give of it is anything up to its ceiling."""
+        contrasts = None
         for component, energy, power in _ENERGIES:
             wanted = self._energy.columns(component) if component else self._energy.bearing
             columns = [column for column in wanted if used.covered_ns[self._rows[column]]]
             if not columns:
                 continue
             rows = [self._rows[column] for column in columns]
-            bounds = np.stack((used.amount[rows], used.low[rows], used.high[rows])) / 1e6
+            together = used.together(rows)
+            age_ns = max(self._sensors[one].update_ns + self._sensors[one].lag_ns // 4 for one in columns)
+            contrast = None
+            if worth(together):
+                contrasts = contrasts or self._counters.contrasts(spans, self._age_ns)
+                contrast = contrasts.of(rows, used)
+            found = settle(together, contrast, whole_ns, age_ns)
             provenance = worst(self._sensors[column].provenance for column in columns)
             unseen_uj = sum(
                 (self._sensors[column].max_uw or 0) * (whole_ns - int(used.covered_ns[self._rows[column]])) / NS_PER_S
                 for column in wanted
             )
-            for kind, of_each, unit_s in (
-                (energy, bounds, 1.0),
-                (power, bounds / (used.covered_ns[rows] / NS_PER_S), whole_ns / NS_PER_S),
-            ):
-                amount, low, high = of_each.sum(axis=1).tolist()
-                high += unseen_uj / 1e6 / unit_s
-                each = zip(columns, of_each[0].tolist(), strict=True)
-                gains = combined_uj(added(of_sensor(self._sensors[column], one * 1e6) for column, one in each)) / 1e6
-                doubt = math.hypot(standard(low, high), gains)
-                yield Metric(kind, amount, uncertainty=doubt, provenance=provenance, low=low, high=high)
+            scale = found.uj / together.amount if together.amount else 1.0
+            each = zip(columns, (used.amount[rows] * scale).tolist(), strict=True)
+            gains = combined_uj(added(of_sensor(self._sensors[column], one) for column, one in each))
+            doubt_uj = math.hypot(found.u_uj, gains, unseen_uj / HALF_RECTANGLE)
+            # Power is of the time in which each counter showed something.
+            a_second = float((used.amount[rows] / used.covered_ns[rows]).sum()) * NS_PER_S
+            per_s = a_second / together.amount if together.amount else NS_PER_S / whole_ns
+            for kind, unit in ((energy, 1e-6), (power, per_s * 1e-6)):
+                more = unseen_uj * 1e-6 if kind is energy else unseen_uj * 1e-6 / (whole_ns / NS_PER_S)
+                yield Metric(
+                    kind,
+                    found.uj * unit,
+                    uncertainty=doubt_uj * unit,
+                    provenance=provenance,
+                    low=found.low_uj * unit,
+                    high=found.high_uj * unit + more,
+                    method=found.method.value,
+                )

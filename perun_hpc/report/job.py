@@ -16,6 +16,10 @@ from perun_hpc.slurm.states import ENDED_BY_SLURM
 LABEL = 11
 """Columns of the label at the left."""
 FUNCTIONS = 8
+NAME = 16
+"""Columns that the name of a function has at least."""
+ESTIMATED = "~"
+"""Before an energy that is estimated."""
 HOSTS_IN_FULL = 4
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
@@ -90,7 +94,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
         lines += ["", *_ranks(ranks, style)]
     regions = [r for r in record.regions if r.step_id == step_id]
     if regions:
-        lines += ["", *_region_table(regions, style, len(regions))]
+        lines += ["", *_region_table(regions, record.energy_uj, style, len(regions))]
     return [style.highlighted(line) for line in lines]
 
 
@@ -302,31 +306,61 @@ def _largest(steps: Sequence[Step]) -> list[Step]:
 
 
 def _functions(r: EnergyRecord, style: Style) -> list[str]:
-    return _region_table(r.regions, style, FUNCTIONS) if r.regions else []
+    return _region_table(r.regions, r.energy_uj, style, FUNCTIONS) if r.regions else []
 
 
-def _region_table(regions: Sequence[Region], style: Style, limit: int) -> list[str]:
+def _region_table(regions: Sequence[Region], whole_uj: int | None, style: Style, limit: int) -> list[str]:
     shown = sorted(regions, key=lambda g: -(g.energy_uj or g.time_ns))[:limit]
-    rows = []
-    for g in shown:
-        spread = f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"
-        rows.append(
-            [
-                g.name,
-                g.step_id,
-                str(g.calls),
-                str(g.ranks),
-                spread,
-                q.bounded(g.energy_uj, g.u_uj, style.plus_minus),
-            ]
-        )
-    head = (f"Functions ({len(regions)})", "step", "calls", "ranks", "time per rank", "energy")
+    several = len({g.step_id for g in regions}) > 1
+    head = [f"Functions ({len(regions)})", "calls", "ranks", "time per rank", "energy", "a call", "share"]
+    rows = [_region_row(g, whole_uj, style) for g in shown]
+    if several:
+        head.insert(1, "step")
+        rows = [[row[0], g.step_id, *row[1:]] for row, g in zip(rows, shown, strict=True)]
+    # What there is no room for: the shortest time, then the ranks, then the ends of names.
+    at = head.index("time per rank")
+    if _room(head, rows) < NAME:
+        head[at] = "longest"
+        rows = [
+            [*row[:at], q.duration(g.time_max_ns / 1e9), *row[at + 1 :]] for row, g in zip(rows, shown, strict=True)
+        ]
+    if _room(head, rows) < NAME:
+        del head[at - 1]
+        rows = [[*row[: at - 1], *row[at:]] for row in rows]
+    widest = max(len(head[0]), _room(head, rows))
+    rows = [[style.fit(row[0], min(widest, cells(printable(row[0])))), *row[1:]] for row in rows]
+    right = (False, *(True for _ in head[1:]))
     more = [f"  and {len(regions) - limit} more: perun report --json"] if len(regions) > limit else []
-    lines = [*_bold_head(table(rows, head, (False, True, True, True, True, True), style), style), *more]
-    if any(g.energy_uj is not None and q.within_bound(g.energy_uj, g.u_uj) for g in shown):
-        note = "the energy of regions shorter than the sampling period has an upper bound only"
+    lines = [*_bold_head(table(rows, head, right, style), style), *more]
+    if any(g.method == "estimated" and not _bound_alone(g) for g in shown):
+        note = f"{ESTIMATED}: estimated, its calls are shorter than the sampling period"
+        lines += wrapped(note, 2, "  ")
+    if any(_bound_alone(g) for g in shown):
+        note = "at most: the readings tell too little of its calls for more than an upper bound"
         lines += wrapped(note, 2, "  ")
     return lines
+
+
+def _room(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """What the other columns leave the first one of the screen."""
+    return WIDTH - sum(2 + max(map(cells, column)) for column in list(zip(head, *rows, strict=True))[1:])
+
+
+def _region_row(g: Region, whole_uj: int | None, style: Style) -> list[str]:
+    low, high = q.duration(g.time_min_ns / 1e9), q.duration(g.time_max_ns / 1e9)
+    energy = q.bounded(g.energy_uj, g.u_uj, style.plus_minus)
+    a_call = share = "-"
+    if g.energy_uj is not None and not _bound_alone(g) and not q.unresolved(g.energy_uj, g.u_uj):
+        energy = f"{ESTIMATED if g.method == 'estimated' else ''}{energy}"
+        a_call = q.energy(round(g.energy_uj / g.calls)) if g.calls else "-"
+        share = q.percent(g.energy_uj, whole_uj) if whole_uj and whole_uj > 0 else "-"
+    time = low if low == high else f"{low} .. {high}"
+    return [g.name, str(g.calls), str(g.ranks), time, energy, a_call, share]
+
+
+def _bound_alone(g: Region) -> bool:
+    """Whether nothing but the upper end of a region's energy is known."""
+    return g.energy_uj is not None and q.within_bound(g.energy_uj, g.u_uj)
 
 
 def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:

@@ -62,7 +62,10 @@ def test_too_little_memory_is_told_in_words(session: Path) -> None:
         parsing.read_regions(None, MIB, session, RECORD)
 
 
-ROW = {"step_id": 0, "rank": 0, "name": "solve", "calls": 1, "time_ns": 50, "energy_uj": 200, "u_uj": 0}
+ROW = {
+    "step_id": 0, "rank": 0, "name": "solve", "calls": 1, "time_ns": 50, "energy_uj": 200, "u_uj": 0,
+    "method": "counted",
+}  # fmt: skip
 SOUND = [[ROW], ["a problem"]]
 LIES: dict[str, Any] = {
     "nothing": None,
@@ -72,6 +75,7 @@ LIES: dict[str, Any] = {
     "a row that lacks something": [[{"step_id": 0, "rank": 0, "name": "solve"}], []],
     "a number that is none": [[{**ROW, "energy_uj": "200"}], []],
     "a number too large": [[{**ROW, "energy_uj": 1 << 80}], []],
+    "a method of its own": [[{**ROW, "method": "guessed"}], []],
     "a truth": [[{**ROW, "calls": True}], []],
     "a rank that handed over nothing": [[{**ROW, "rank": 2}], []],
     "problems that are none": [[ROW], 7],

@@ -17,6 +17,7 @@ from perun_hpc.agent.measure import curve
 from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy import regions
+from perun_hpc.energy.regions import union
 from perun_hpc.errors import AccessError, DataError
 from perun_hpc.process.server import Allowance, Limits, Peer
 
@@ -256,7 +257,7 @@ def test_the_curve_between_its_points_and_beyond(tmp_path: Path) -> None:
     curve.extend(path, [(100, 0), (200, 1000)])
     curve.extend(path, [(300, 1000), (250, 7), (400, 3000)])
     read = curve.Curve.read(path)
-    used = [read.over([(0, t)])[0] for t in (1, 100, 150, 250, 350, 400, 999)]
+    used = [read.over(union(array.array("q", (0, t)))).uj for t in (1, 100, 150, 250, 350, 400, 999)]
     assert used == [0, 0, 500, 1000, 2000, 3000, 3000]
 
 
@@ -264,7 +265,8 @@ def test_a_torn_curve_loses_its_last_point_only(tmp_path: Path) -> None:
     path = tmp_path / "curve.bin"
     curve.extend(path, [(100, 0), (200, 1000)])
     path.write_bytes(path.read_bytes()[:-3])
-    assert curve.Curve.read(path).over([(0, 999)]) == (0, 0)
+    found = curve.Curve.read(path).over(union(array.array("q", (0, 999))))
+    assert (found.uj, found.u_uj) == (0, 0)
 
 
 def test_a_share_is_spread_like_the_nodes_counters() -> None:

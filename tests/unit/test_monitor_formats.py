@@ -265,7 +265,11 @@ def test_regions_show_energy_and_how_long_a_call_took(tmp_path):
     one.regions = [
         Region("f", "a", 0, 3, 1.0, 1.5, metrics={MetricType.ENERGY: Metric(MetricType.ENERGY, 4.0, low=3.0, high=5.0)},
                mean_s=0.5, std_s=0.1, max_s=0.75),
-        Region("g", "a", 0, 1, 1.0, 1.0, metrics={MetricType.ENERGY: Metric(MetricType.ENERGY, 1.0, low=0.0, high=9.0)},
+        Region("g", "a", 0, 1, 1.0, 1.0, metrics={
+            MetricType.ENERGY: Metric(MetricType.ENERGY, 1.0, uncertainty=0.2, method="estimated")},
+               mean_s=1.0, max_s=1.0),
+        Region("h", "a", 0, 1, 1.0, 1.0, metrics={
+            MetricType.ENERGY: Metric(MetricType.ENERGY, 1.0, uncertainty=2.0, method="bounded")},
                mean_s=1.0, max_s=1.0),
     ]  # fmt: skip
     tree = multi_run_node("r", [run_node("0", [one], chosen(tmp_path))], {"app": "app"})
@@ -274,9 +278,10 @@ def test_regions_show_energy_and_how_long_a_call_took(tmp_path):
     assert ["app", "2.00", "10.0"] in found
     assert ["f", "3", "4.00", "0.5", "0.1", "0.75"] in found
     assert ["g", "1", "~1.00", "1.00", "0", "1.00"] in found
-    assert "~: no two readings lie inside" in text.render(tree, options)
+    assert ["h", "1", "<5.00", "1.00", "0", "1.00"] in found
+    assert "~: estimated" in text.render(tree, options) and "<: at most" in text.render(tree, options)
     one.regions = one.regions[:1]
-    assert "~" not in text.render(tree, options)
+    assert "~" not in text.render(tree, options) and "<" not in text.render(tree, options)
 
 
 def test_rounds_have_mean_and_deviation(tmp_path):

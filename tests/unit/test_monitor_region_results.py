@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.data import MetricType, Region
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.regions import union
 from perun_hpc.monitoring.region_results import of_readings
 
 NAN = float("nan")
@@ -78,8 +80,10 @@ def test_a_region_s_energy_has_the_uncertainty_of_its_bounds() -> None:
     doubtful = laid([PACKAGE], [column], (0, 11.5, 13)).metrics[MetricType.ENERGY]
     assert (doubtful.value, doubtful.low, doubtful.high) == (35, 30, 40)
     assert doubtful.uncertainty == pytest.approx(10 / 12**0.5)
-    curve = Curve([(10 + at) * S for at in range(5)], [int(one) for one in column])
-    assert curve.over([(int(11.5 * S), 13 * S)]) == (35_000_000, math.ceil(10e6 / 12**0.5))
+    found = Curve([(10 + at) * S for at in range(5)], [int(one) for one in column]).over(
+        union(array("q", (int(11.5 * S), 13 * S)))
+    )
+    assert (found.uj, found.u_uj) == (35_000_000, pytest.approx(10e6 / 12**0.5))
 
 
 def test_what_a_counter_did_not_give_is_anything_up_to_its_ceiling() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from perun_hpc.energy import regions
+from perun_hpc.energy import region_energy
+from perun_hpc.energy.region_contrast import MOST_INTERVALS, MOST_SPANS
+from perun_hpc.energy.region_energy import Estimate
+from perun_hpc.energy.regions import NO_LIMITS, Limits, Spans
 
 POINT = struct.Struct("<qq")
 MAX_B = 64 * 1024 * 1024
@@ -68,7 +71,10 @@ class Curve:
         """Whether it has an interval at all."""
         return len(self._times) > 1
 
-    def over(self, spans: Iterable[tuple[int, int]]) -> tuple[int, int]:
-        """Energy used during disjoint stretches of time in order, and its standard uncertainty; both in uJ."""
-        used = regions.used(self._times, self._values, spans)
-        return used.amount, used.u
+    def over(self, spans: Spans, limits: Limits = NO_LIMITS, contrasted: bool = True) -> Estimate:
+        """Energy used during stretches of time; see `region_energy.estimate`."""
+        return region_energy.estimate(self._times, self._values, spans, limits, contrasted)
+
+    def looked_at(self, spans: Spans) -> int:
+        """How many calls and points an estimate of them looks at."""
+        return min(len(spans), MOST_SPANS) + min(len(self._times), MOST_INTERVALS)

@@ -28,6 +28,7 @@ from perun_hpc.agent.policy import limits
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.rank_data import MAX_NAME_B
 from perun_hpc.data_model.wording import cut
+from perun_hpc.energy.region_energy import Method
 from perun_hpc.errors import DataError
 from perun_hpc.files import write_all
 from perun_hpc.process import child, confine
@@ -281,4 +282,5 @@ def _row(row: Mapping[str, Any], ranks: Collection[tuple[int, int]]) -> dict[str
     sound = all(type(number) is int and abs(number) < 1 << 63 for number in numbers.values())
     if not sound or (row["step_id"], row["rank"]) not in ranks:
         raise ValueError("no region of these ranks")
-    return {**numbers, "name": cut(str(row["name"]), MAX_NAME_B)}
+    method = Method(row["method"]).value
+    return {**numbers, "name": cut(str(row["name"]), MAX_NAME_B), "method": method}

@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,8 @@ from typing import Any, BinaryIO
 from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.data_model import rank_data
 from perun_hpc.data_model.wording import count
-from perun_hpc.energy.regions import Marked, Spans, by_region
-from perun_hpc.energy.uncertainty import RANDOM, STATIC_ERROR, added, combined_uj
+from perun_hpc.energy.regions import Limits, Marked, Spans, by_region, union
+from perun_hpc.energy.uncertainty import NS_PER_S, RANDOM, STATIC_ERROR, added, combined_uj
 from perun_hpc.errors import DataError
 
 CURVE = "curve.bin"
@@ -33,6 +34,8 @@ MAX_REGIONS = 1000
 """Regions of one rank that a record keeps: those that took longest."""
 MAX_RECORD = 20_000
 """Regions of all ranks that a record keeps."""
+MAX_CONTRASTS = 2_000_000
+"""Calls and readings that estimates of a job's regions look at, together; later regions have their bounds alone."""
 MAX_RECORD_B = 2 << 20
 """Their bytes in the record: what the collector reads takes some ten times that of its memory."""
 
@@ -42,7 +45,8 @@ class Handed:
     """What one rank handed over: whose it is, when the rank lived (monotonic), how many ranks its step had here.
 
     Of the job's energy on this node `error` is the relative standard uncertainty, `static` the static part, and
-    `static_error` what that may be wrong by, as a part of the energy.
+    `static_error` what that may be wrong by, as a part of the energy; `floor_uw`, `ceiling_uw` and `age_ns` are the
+    limits of its power and of its readings.
     """
 
     step_id: int
@@ -53,6 +57,14 @@ class Handed:
     error: float = 0.0
     static: float = 0.0
     static_error: float = 0.0
+    floor_uw: int = 0
+    ceiling_uw: int | None = None
+    age_ns: float = 0.0
+
+    @property
+    def limits(self) -> Limits:
+        """Of power and readings."""
+        return Limits(self.floor_uw, self.ceiling_uw, self.age_ns)
 
 
 def error_of(record: Mapping[str, Any]) -> float:
@@ -82,16 +94,57 @@ def static_of(record: Mapping[str, Any]) -> tuple[float, float]:
     return min(1.0, max(0.0, static)), error_uj / energy_uj
 
 
+def limits_of(record: Mapping[str, Any]) -> Limits:
+    """What the job's power on this node cannot leave, and how old its readings may be.
+
+    Never less than its static power less twice what that may be wrong by; never more than its sensors' ceilings, where
+    each has one.
+    """
+    parts = {name: one for name, one in record.get("domains", {}).items() if one["energy_uj"]}
+    energy_uj, covered_ns = sum(one["energy_uj"] for one in parts.values()), record["end"]["mono_ns"]
+    covered_ns -= record.get("start", {}).get("mono_ns", covered_ns)
+    if energy_uj <= 0 or covered_ns <= 0:
+        return Limits()
+    sensors = {one["domain"]: one for one in record.get("sensors", ())}
+    known = [sensors.get(name, {}) for name in parts]
+    static, error = static_of(record)
+    ceilings = [one.get("max_uw") for one in known]
+    ages = (
+        one["energy_uj"] * (sensor.get("update_ns", 0) + sensor.get("lag_ns", 0) // 4)
+        for one, sensor in zip(parts.values(), known)
+    )
+    return Limits(
+        max(0, round((static - 2 * error) * energy_uj * NS_PER_S / covered_ns)),
+        None if None in ceilings else sum(ceilings),
+        sum(ages) / energy_uj,
+    )
+
+
 def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Handed, Path]]:
     """What the ranks of a sealed session left, and where it lies."""
-    of_job = error_of(record), *static_of(record)
+    limits = limits_of(record)
+    error, (static, static_error) = error_of(record), static_of(record)
     for step in record["steps"]:
         for run in step["ranks"]:
             path = directory / "ranks" / f"{step['step_id']}-{run['rank']}.rank"
             if path.exists():
                 until_ns = run["end_mono_ns"] or record["end"]["mono_ns"]
                 lived = run["start_mono_ns"], until_ns
-                yield Handed(step["step_id"], run["rank"], *lived, len(step["ranks"]), *of_job), path
+                yield (
+                    Handed(
+                        step["step_id"],
+                        run["rank"],
+                        *lived,
+                        len(step["ranks"]),
+                        error,
+                        static,
+                        static_error,
+                        limits.floor_uw,
+                        limits.ceiling_uw,
+                        limits.age_ns,
+                    ),
+                    path,
+                )
 
 
 def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -109,6 +162,7 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
     found: list[dict[str, Any]] = []
     problems: list[str] = []
     parts: dict[int, _Parts] = {}
+    left = MAX_CONTRASTS
     for handed, file in handed_over:
         who = f"step {handed.step_id} rank {handed.rank}"
         try:
@@ -118,11 +172,11 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
             problems.append(f"{who}: {error}")
             continue
         parts.setdefault(handed.step_id, _Parts(handed)).take(handed.rank, rank.samples)
-        rows = [
-            _row(handed, rank.names[region], marked, curve)
-            for region, marked in by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns).items()
-        ]
-        rows.sort(key=lambda row: -row["time_ns"])
+        rows = []
+        called = by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns)
+        for region, marked in sorted(called.items(), key=lambda one: -one[1].spans.time_ns):
+            left -= curve.looked_at(marked.spans)
+            rows.append(_row(handed, rank.names[region], marked, curve, left > 0))
         if len(rows) > MAX_REGIONS:
             problems.append(f"{who}: {count(len(rows) - MAX_REGIONS, 'region')} left out")
         found += rows[:MAX_REGIONS]
@@ -158,7 +212,7 @@ def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, 
     """
     if all("energy_uj" in step or "why" in step for step in record["steps"]):
         return list(record["steps"])
-    curve, error = Curve.read(directory / CURVE), error_of(record)
+    curve, error, limits = Curve.read(directory / CURVE), error_of(record), limits_of(record)
     lives = [_life(step, record) for step in record["steps"]]
     steps = []
     for step, life in zip(record["steps"], lives, strict=True):
@@ -167,8 +221,9 @@ def with_energies(directory: Path, record: Mapping[str, Any]) -> list[dict[str, 
             beside = sum(one[0] < life[1] and life[0] < one[1] for one in lives) > 1
             known = {"energy_uj": None, "u_uj": None, "why": UNSEEN_BESIDE if beside else UNSEEN}
             if life[1] > life[0] and curve.known and not beside:
-                energy_uj, u_uj = curve.over([life])
-                known = {"energy_uj": energy_uj, "u_uj": math.ceil(math.hypot(u_uj, error * energy_uj))}
+                found = curve.over(union(array("q", life)), limits, contrasted=False)
+                u_uj = math.ceil(math.hypot(found.u_uj, error * found.uj))
+                known = {"energy_uj": round(found.uj), "u_uj": u_uj}
         steps.append({**step, **known})
     return steps
 
@@ -224,15 +279,16 @@ class _Parts:
         row["energy_uj"] = round(whole_uj * part)
 
 
-def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve) -> dict[str, Any]:
+def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve, contrasted: bool) -> dict[str, Any]:
     """A region with the energy that the whole job used while it ran."""
-    energy_uj, u_uj = curve.over(marked.spans)
+    found = curve.over(marked.spans, handed.limits, contrasted)
     return {
         "step_id": handed.step_id,
         "rank": handed.rank,
         "name": name,
         "calls": marked.calls,
         "time_ns": marked.spans.time_ns,
-        "energy_uj": energy_uj,
-        "u_uj": u_uj,
+        "energy_uj": round(found.uj),
+        "u_uj": math.ceil(found.u_uj),
+        "method": found.method.value,
     }

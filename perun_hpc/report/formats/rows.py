@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from perun_hpc.config.user import UserSettings
-from perun_hpc.data_model.data import DataNode, MetricType, NodeType, Region, Stats
+from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Region, Stats
 from perun_hpc.report.formats.figures import digits, quantity, readable
 
 WIDTH = 80
@@ -16,23 +16,22 @@ MANY_ROUNDS = 12
 LONGEST_NAME = 28
 TRAFFIC = (MetricType.DISK_READ, MetricType.DISK_WRITE, MetricType.NET_READ, MetricType.NET_WRITE)
 _NAMES = {MetricType.DRAM_MEM: "memory", MetricType.GPU_MEM: "GPU memory"}
-MARK = "~"
-"""Before a figure that no reading lies inside of."""
+ESTIMATED, AT_MOST = "~", "<"
+"""Before a figure that is estimated, and before an upper bound that stands for what readings do not tell."""
 _CALLS = ("a call", "±", "max")
 """Heads of what is known of a region's single calls."""
 
 
 @dataclass
 class Row:
-    """A line: where it belongs (round, host, rank), what it is, what is known of it; `sparse` are the figures that rest
-    on no reading inside."""
+    """A line: where it belongs (round, host, rank), what it is, what is known of it; `marks` stand before figures."""
 
     lead: tuple[str, ...]
     what: str
     figures: Mapping[MetricType, float]
     calls: str = ""
     of_calls: tuple[float, float, float] | None = None
-    sparse: frozenset[MetricType] = field(default_factory=frozenset)
+    marks: Mapping[MetricType, str] = field(default_factory=dict)
 
 
 def table(tree: DataNode, settings: UserSettings) -> str:
@@ -121,13 +120,20 @@ def _regions(runs: Sequence[DataNode], settings: UserSettings) -> Iterable[Row]:
             for region in host.regions:
                 found.setdefault((region.host, region.rank, region.name), []).append(region)
     for (host_name, rank, name), ones in found.items():
+        known = {
+            kind: metrics
+            for kind in map(MetricType, settings.region_metrics)
+            if (metrics := [one.metrics[kind] for one in ones if kind in one.metrics])
+        }
+        marks = {kind: _mark(metrics) for kind, metrics in known.items()}
         yield Row(
             ("mean" if len(runs) > 1 else runs[0].id, host_name, str(rank)),
             f"  {name_of(name)}",
             {
-                kind: _mean(values)
-                for kind in map(MetricType, settings.region_metrics)
-                if (values := [one.metrics[kind].value for one in ones if kind in one.metrics])
+                kind: _mean(
+                    one.value + (2 * (one.uncertainty or 0.0) if marks[kind] == AT_MOST else 0) for one in metrics
+                )
+                for kind, metrics in known.items()
             },
             _calls(ones),
             (
@@ -135,14 +141,16 @@ def _regions(runs: Sequence[DataNode], settings: UserSettings) -> Iterable[Row]:
                 math.sqrt(_mean(one.std_s**2 for one in ones)),
                 max(one.max_s for one in ones),
             ),
-            _sparse(ones),
+            marks,
         )
 
 
-def _sparse(ones: Sequence[Region]) -> frozenset[MetricType]:
-    """Energies and powers of which only the upper bound is certain: no two readings lie inside of the region."""
-    kinds = {kind for one in ones for kind, metric in one.metrics.items() if metric.low == 0 and metric.high}
-    return frozenset(kind for kind in kinds if all(kind in one.metrics and one.metrics[kind].low == 0 for one in ones))
+def _mark(metrics: Sequence[Metric]) -> str:
+    """What stands before a region's figure: whether it is an upper bound, estimated, or counted."""
+    bounds = all(one.method is not None and one.value < 2 * (one.uncertainty or 0.0) for one in metrics)
+    if bounds:
+        return AT_MOST
+    return ESTIMATED if any(one.method in ("estimated", "bounded") for one in metrics) else ""
 
 
 def _calls(ones: Sequence[Region]) -> str:
@@ -154,9 +162,7 @@ def _column(kind: MetricType, rows: Sequence[Row], settings: UserSettings) -> li
     """Head, unit and cells of a metric, in one unit that suits the largest value."""
     factor, unit = readable(kind, max(abs(row.figures.get(kind, 0.0)) for row in rows), settings)
     cells = [
-        ""
-        if (value := row.figures.get(kind)) is None
-        else (MARK if kind in row.sparse else "") + digits(value / factor)
+        "" if (value := row.figures.get(kind)) is None else row.marks.get(kind, "") + digits(value / factor)
         for row in rows
     ]
     return [_NAMES.get(kind, kind.replace("_", " ")), unit, *cells]

@@ -11,7 +11,10 @@ from perun_hpc.report.formats import rows
 from perun_hpc.report.formats.figures import digits, quantity, readable
 
 REGIONS = "Indented: regions, with the host's figures while one of their calls ran."
-SPARSE = " ~: no two readings lie inside of one; it may be anything from 0 to what those around it allow."
+MARKS = {
+    rows.ESTIMATED: " ~: estimated, since its calls are shorter than the time between readings.",
+    rows.AT_MOST: " <: at most; readings tell no more of its calls.",
+}
 
 
 def render(tree: DataNode, settings: UserSettings) -> str:
@@ -20,7 +23,7 @@ def render(tree: DataNode, settings: UserSettings) -> str:
     parts = [f"perun: {tree.metadata.get('app', '')}, run {tree.id}"]
     parts += [rows.table(tree, settings), rows.traffic(tree, settings)]
     if any(host.regions for host in tree.walk(NodeType.NODE)):
-        parts.append(REGIONS + (SPARSE if rows.MARK in parts[1] else ""))
+        parts.append(REGIONS + "".join(words for mark, words in MARKS.items() if f" {mark}" in parts[1]))
     parts.append(summary(tree, runs, settings))
     parts.append(_own(runs, settings))
     parts += _failure(tree, list(tree.walk(NodeType.NODE)))
