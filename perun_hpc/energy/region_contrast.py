@@ -38,7 +38,7 @@ LEAST_EFFECTIVE = 4.0
 MOST_BLURRED = 0.2
 """How much of the coverage's variance the age of readings may be."""
 LEAST_OWN = 1e-4
-"""Coverage that is told by that of other surroundings up to this part is no surrounding of its own."""
+"""Coverage that follows from that of other surroundings up to this part is no surrounding of its own."""
 MODEL_ERROR = 0.04
 """What the estimated part of a region's energy may be wrong by in any case, relative, k=1."""
 _T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -272,8 +272,8 @@ def _independent(square: Matrix, weight: float) -> list[int]:
         if kept:
             others = [[square[i][j] for j in kept] for i in kept]
             shared = [square[column][j] for j in kept]
-            told = _solved(others, shared)
-            left = own - _dot(told, shared) if told is not None else 0.0
+            explained = _solved(others, shared)
+            left = own - _dot(explained, shared) if explained is not None else 0.0
         else:
             left = own
         if left > LEAST_OWN * own and left > 1e-9 * weight:

@@ -317,7 +317,7 @@ def _region_table(regions: Sequence[Region], whole_uj: int | None, style: Style,
     if several:
         head.insert(1, "step")
         rows = [[row[0], g.step_id, *row[1:]] for row, g in zip(rows, shown, strict=True)]
-    # What there is no room for: the shortest time, then the ranks, then the ends of names.
+    # What there is no space for: the shortest time, then the ranks, then the ends of names.
     at = head.index("time per rank")
     if _room(head, rows) < NAME:
         head[at] = "longest"
