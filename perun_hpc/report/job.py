@@ -312,7 +312,8 @@ def _functions(r: EnergyRecord, style: Style) -> list[str]:
 def _region_table(regions: Sequence[Region], whole_uj: int | None, style: Style, limit: int) -> list[str]:
     shown = sorted(regions, key=lambda g: -(g.energy_uj or g.time_ns))[:limit]
     several = len({g.step_id for g in regions}) > 1
-    head = [f"Functions ({len(regions)})", "calls", "ranks", "time per rank", "energy", "a call", "share"]
+    columns = (f"Functions ({len(regions)})", "calls", "ranks", "time per rank", "energy", "a call", "share")
+    head = list(columns)
     rows = [_region_row(g, whole_uj, style) for g in shown]
     if several:
         head.insert(1, "step")
