@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from perun_hpc.accounting.lookup import Places, find
@@ -14,6 +15,8 @@ from perun_hpc.slurm.mail import job_of
 
 NOT_YET = 75
 """The exit code of what may be better in a moment: EX_TEMPFAIL of sysexits.h."""
+_COMMAND = re.compile("^(?=[~.])", re.MULTILINE)
+"""Where a line begins that mailers may take for a command of theirs: some run `~!` also out of a pipe."""
 
 
 def below(subject: str, places: Places) -> int:
@@ -33,5 +36,6 @@ def below(subject: str, places: Places) -> int:
     lines = [f"What this job used is not known here. Ask on the cluster: perun report {job}"]
     if any(f.record.energy_uj is not None for f in found):
         lines = report_lines(whole_objects(found), None, Style(unicode=False), time.time())
-    print("\n".join(lines).encode("ascii", "backslashreplace").decode())
+    text = "\n".join(lines).encode("ascii", "backslashreplace").decode()
+    print(_COMMAND.sub(" ", text))  # a function's name, which a user chose, begins a line
     return NOT_YET if any(f.record.status in WAITING for f in found) else 0

@@ -11,12 +11,13 @@ import pytest
 from perun_hpc.accounting import comment
 from perun_hpc.accounting.lookup import Places
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.mail import NOT_YET, below
+from perun_hpc.data_model.record import to_json
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.slurm.mail import job_of
 from perun_hpc.slurm.sacct import SlurmJob
-from tests.accounting_data import START_S, boundary, parsed, slurm_job
+from tests.accounting_data import NS, START_S, boundary, parsed, slurm_job
 
 SUBJECT = "Slurm Job_id=4711 Name=stencil Ended, Run time 00:01:40, COMPLETED, ExitCode 0"
 
@@ -58,7 +59,21 @@ def test_what_slurmuser_may_see_stands_in_the_mail_in_ascii(
     text = capsys.readouterr().out
     assert "8.00 kJ +- 0.16 kJ (k=2)" in text
     assert text.isascii() and "\x1b" not in text
-    assert not any(text_line.startswith(("~", ".")) for text_line in text.splitlines())
+
+
+@pytest.mark.parametrize("name", ["~!touch /tmp/x", ".", "~.", "~r /etc/passwd"])
+def test_no_line_is_a_command_to_a_mailer_whatever_a_function_is_called(
+    places: Callable[..., Places], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    region = {"step_id": 0, "name": name, "calls": 2, "rank": 0, "time_ns": NS, "energy_uj": 1000, "u_uj": 1}
+    record = add_slurm(sum_boundaries([parsed(boundary(regions=[region]))]), slurm_job())
+    home = Archive(tmp_path, "c").job(Run(4711, 0))
+    home.mkdir(parents=True)
+    (home / "record.json").write_text(to_json(record))
+    assert below(SUBJECT, places(due_s=START_S + 10**6)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f" {name}") for line in lines)
+    assert not any(line.startswith(("~", ".")) for line in lines)
 
 
 def test_while_the_record_is_on_its_way_there_may_be_more_in_a_moment(
