@@ -95,9 +95,10 @@ def find_each(jobs: Sequence[str], places: Places) -> dict[str, list[Found]]:
         if not all(own[job] or ledger[job] for job in asked):
             raise
         slurm = []
+    answers = _by_word(slurm)
     for job in asked:
         known = list({_key(f.record): f for f in [*ledger[job], *own[job]]}.values())
-        rows = slurm if len(asked) == 1 else [row for row in slurm if _is_of(row, job)]
+        rows = slurm if len(asked) == 1 else _of_word(job, answers)
         seen = {row.job_id for row in rows}
         # These are all of the job's runs: what is left over on both sides is the same run, by a node's wrong clock.
         left = [f for f in known if f.record.job_id not in seen]
@@ -105,11 +106,20 @@ def find_each(jobs: Sequence[str], places: Places) -> dict[str, list[Found]]:
     return result
 
 
-def _is_of(row: SlurmJob, job: str) -> bool:
-    """Whether a row of sacct answers for what was asked as `job`: it, its members, or the waiting rest of its array."""
-    head = row.shown_id.replace("+", "_").partition("_")[0]
-    waits = "_[" in row.shown_id and job.partition("_")[0] == head
-    return job in (str(row.job_id), row.shown_id, head) or waits
+def _by_word(rows: Iterable[SlurmJob]) -> dict[str, list[SlurmJob]]:
+    """Return the rows of sacct by what they answer for: a job, its members, the waiting rest of an array (`4711_[`)."""
+    found: dict[str, list[SlurmJob]] = {}
+    for row in rows:
+        head = row.shown_id.replace("+", "_").partition("_")[0]
+        rest = (f"{head}_[",) if "_[" in row.shown_id else ()
+        for word in {str(row.job_id), row.shown_id, head, *rest}:
+            found.setdefault(word, []).append(row)
+    return found
+
+
+def _of_word(job: str, answers: dict[str, list[SlurmJob]]) -> list[SlurmJob]:
+    """Return what sacct says of what was asked as `job`: of a task without a row of its own, the rest that waits."""
+    return answers.get(job) or answers.get(f"{job.partition('_')[0]}_[", [])
 
 
 def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
@@ -135,10 +145,13 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places,
     by_id: dict[int, list[SlurmJob]] = {}
     for row in rows:
         by_id.setdefault(row.job_id, []).append(row)
+    known_by_id: dict[int, list[Found]] = {}
+    for one in known:
+        known_by_id.setdefault(one.record.job_id, []).append(one)
     everything = []
     for job_id, runs in by_id.items():
         submits = [at for row in runs for at in (row.submit_s, row.end_s) if at]
-        found = [f for f in known if f.record.job_id == job_id] or _from_directory(job_id, places.archive, submits)
+        found = known_by_id.get(job_id) or _from_directory(job_id, places.archive, submits)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
         pairs = pair_runs(runs, spans, slack_s, [f.record.sluid for f in found])
         for index, at in pairs.items():

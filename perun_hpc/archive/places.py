@@ -146,7 +146,8 @@ class Archive:
         times (epoch seconds) under which finished runs may lie: of their submission, or their end where that is all
         that was known.
         """
-        return [run for run in _possible(job_id, submits) if os.access(self.job(run), os.X_OK)]
+        jobs = os.fspath(self.jobs)  # an array has 10^5 members, of which each is asked for by some dozens of names
+        return [run for run in _possible(job_id, submits) if os.access(f"{jobs}/{run.name}", os.X_OK)]
 
     def closed(self, job_id: int, submits: Iterable[int] = ()) -> bool:
         """Whether there is a directory of a job's run that the caller may not enter; `submits` as `runs` takes them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.lookup import Places
+from perun_hpc.accounting.lookup import Places, find_each
 from perun_hpc.accounting.selection import Selection, own_jobs, select
 from perun_hpc.archive.places import Archive
 from perun_hpc.errors import NotFoundError, UnavailableError, UsageError
@@ -63,6 +63,20 @@ def test_an_array_is_one_object_by_its_id_and_by_those_of_its_tasks(tmp_path: Pa
     assert shown(chosen(tmp_path, slurm, "20")) == [["20_1", "20_2", "20_3"]]
     assert shown(chosen(tmp_path, slurm, "20_[1-2]", "10")) == [["20_1", "20_2"], ["10"]]
     assert shown(chosen(tmp_path, slurm, "20_2")) == [["20_2"]]
+
+
+def test_each_row_of_slurms_answers_for_its_own_job_and_the_waiting_rest_for_its_arrays_tasks(tmp_path: Path) -> None:
+    waits = {"start_s": None, "end_s": None, "state": "PENDING", "nodelist": "", "num_nodes": 0}
+    het = [slurm_job(50 + part, shown_id=f"50+{part}") for part in (0, 1)]
+    rows = [slurm_job(10), *ARRAY, slurm_job(20, shown_id="20_[5-9]", **waits), *het]
+    found = find_each(
+        ["20", "20_7", "20_2", "50+1", "50", "10", "9"], Places(Archive(tmp_path, "c"), None, lambda ids: rows, 0)
+    )
+    said = {job: [f.record.display_id for f in runs] for job, runs in found.items()}
+    assert said == {
+        "20": ["20_1", "20_2", "20_3", "20"], "20_7": ["20"], "20_2": ["20_2"], "50+1": ["50+1"],
+        "50": ["50+0", "50+1"], "10": ["10"], "9": [],
+    }  # fmt: skip
 
 
 def test_a_job_named_on_its_own_must_be_there(tmp_path: Path) -> None:
