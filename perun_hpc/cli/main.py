@@ -7,8 +7,10 @@ asked for is imported, so that `perun monitor` never pays for the ledger nor `pe
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from typing import Any, NoReturn
 from perun_hpc._version import __version__
 from perun_hpc.cli import logs
 from perun_hpc.config import LEVEL_ALIASES, LOG_LEVELS
-from perun_hpc.errors import PerunError, UnavailableError, UsageError
+from perun_hpc.errors import AccessError, PerunError, UnavailableError, UsageError
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("monitor", "run a program and measure it"),
@@ -52,6 +54,9 @@ _PACKAGES = {
     "sqlalchemy": "SQLAlchemy", "psycopg": "'psycopg[binary]'", "yaml": "PyYAML", "pynvml": "nvidia-ml-py",
 }  # fmt: skip
 """Where a library is called otherwise on the package index."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of a write without a file's name: stdout's."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -97,11 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `perun ARGS` and return its exit code (see `perun_hpc.errors` for the table)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = 0
+    _take_what_stdout_is()
     try:
         code = _dispatch(arguments)
         # Here and not at the interpreter's exit, where nobody could handle that the reader went away.
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except PerunError as error:
         print(f"perun: {(isinstance(error, UnavailableError) and _no_slurm(arguments)) or error}", file=sys.stderr)
@@ -114,11 +119,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"perun: {_remedy(missing, arguments)}", file=sys.stderr)
         return UnavailableError.exit_code
     except BrokenPipeError:
-        # The reader (head, less) went away: point stdout elsewhere so that the interpreter's final flush is silent.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_stdout()  # the reader (head, less) went away
         return code
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _end_stdout()
+        print(f"perun: the output cannot be written: {error.strerror}; write it to another place", file=sys.stderr)
+        return AccessError.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _take_what_stdout_is() -> None:
+    """A stdout that is closed takes everything, one of an encoding that has not all characters gets them escaped."""
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _end_stdout() -> None:
+    """Point stdout elsewhere, so that the interpreter's final flush is silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _remedy(missing: str, arguments: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from perun_hpc.accounting.selection import select
 from perun_hpc.accounting.whereabouts import places_here
 from perun_hpc.cli import mail, picture
 from perun_hpc.data_model.codec import encode
+from perun_hpc.errors import UsageError
 from perun_hpc.report.explain import explain_report, explain_word
 from perun_hpc.report.job_sides import beside_earlier
 from perun_hpc.report.screen import Style, style_for
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         return mail.below(args.mail, places(args))
     style = style_for(sys.stdout)
     if args.explain and not args.jobs and not args.name:
+        if args.explain[0].isdigit():
+            raise UsageError(f"--explain {args.explain}: name the job before it: perun report {args.explain} --explain")
         print("\n".join(explain_word(args.explain, (), style)))
         return 0
     where = places(args)
@@ -85,7 +88,7 @@ def _beside(objects: Sequence[Sequence[Found]], step: str | None, where: Places,
 
 def _chosen(args: argparse.Namespace, where: Places) -> tuple[Sequence[Sequence[Found]], str | None]:
     """Return what is meant, and the step of it, if one is."""
-    if len(args.jobs) == 1 and "." in args.jobs[0]:
+    if len(args.jobs) == 1 and "." in args.jobs[0] and not args.name:
         return [find(args.jobs[0], where)], job_id_arguments(args.jobs[0])[1]
     chosen = select(args.jobs, args.name, where, os.environ, time.time())
     for job in chosen.absent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ def check() -> None:
 
 def save(figure: Any, target: Path) -> None:
     """Write a figure as PNG, SVG or PDF, as the name of `target` says; nobody sees half of it."""
-    with files.Replacement(target) as partial:
+    with files.Replacement(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that no font here has is drawn as boxes
         figure.savefig(partial, format=target.suffix[1:], dpi=150)
 
 

@@ -51,7 +51,8 @@ def page(record: EnergyRecord, beside: Beside) -> str:
         Without matplotlib.
     """
     drawing.check()
-    style, script = (resources.files("perun_hpc.report").joinpath(name).read_text() for name in ("page.css", "page.js"))
+    own = resources.files("perun_hpc.report")
+    style, script = (own.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"

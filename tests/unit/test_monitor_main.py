@@ -1,4 +1,4 @@
-"""The command line around the commands: a library that is not installed, a reader that goes away, the log."""
+"""The command line around the commands: a library that is not installed, an output that takes nothing, the log."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import configparser
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.main import COMMANDS
+from perun_hpc.data_model.record import to_json
+from tests.accounting_data import boundary, parsed, slurm_job
 
 WITHOUT = "import sys; sys.modules[{!r}] = None; from perun_hpc.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -78,6 +83,32 @@ def test_a_reader_that_went_away_is_no_error(command):
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_disk_that_is_full_is_one_line():
+    for command in (["showconf", "--default"], ["--help"], ["report", "--explain", "k=2"]):
+        with Path("/dev/full").open("w") as full:
+            done = perun(*command, stdout=full)
+        said = "perun: the output cannot be written: No space left on device; write it to another place\n"
+        assert (done.returncode, done.stderr) == (77, said)
+
+
+@pytest.mark.parametrize("command", [["report", "--explain", "k=2"], ["--help"]])
+def test_a_closed_stdout_is_no_error(command):
+    words = " ".join(shlex.quote(word) for word in [sys.executable, "-m", "perun_hpc.cli.main", *command])
+    done = subprocess.run(["sh", "-c", f"exec {words} >&-"], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_that_the_locale_cannot_show_are_escaped(tmp_path):
+    record = add_slurm(sum_boundaries([parsed(boundary())]), slurm_job(name="漢"))
+    home = Archive(tmp_path, "c").job(Run(4711, 0))
+    home.mkdir(parents=True)
+    (home / "record.json").write_text(to_json(record))
+    options = {"env": {**os.environ, "PYTHONIOENCODING": "latin-1"}, "cwd": tmp_path, "stdout": subprocess.PIPE}
+    done = perun("report", "4711", "--cluster", "c", "--archive", str(tmp_path), **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Job 4711  \\u6f22 ")
 
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} "

@@ -119,6 +119,13 @@ def test_a_word_needs_no_job_and_no_cluster(capsys: pytest.CaptureFixture[str]) 
     assert "a GPU" in capsys.readouterr().out
     assert main(["report", "--explain", "nonsense"]) == UsageError.exit_code
     assert "no line or term" in capsys.readouterr().err
+    assert main(["report", "--explain", "4711"]) == UsageError.exit_code
+    assert "perun report 4711 --explain" in capsys.readouterr().err
+
+
+def test_a_step_and_a_name_at_once_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "-n", "stencil", "4711.0"]) == UsageError.exit_code
+    assert "leave the ids out, or the name" in capsys.readouterr().err
 
 
 def test_what_never_ran_or_is_to_come_is_not_called_missing() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -226,6 +229,20 @@ def test_a_picture_names_its_job_whatever_that_is_called(record: EnergyRecord, t
         drawn = chart.draw(replace(record, name=name), replace(curves, hosts=hosts))
         drawing.save(drawn.figure, tmp_path / f"{number}.svg")
         assert (tmp_path / f"{number}.svg").read_text().rstrip().endswith("</svg>")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_no_font_here_has_costs_no_warnings(record: EnergyRecord, tmp_path: Path) -> None:
+    drawn = chart.draw(replace(record, name="漢字 \U00013000"), picture_data.curves(3, columns=40))
+    drawing.save(drawn.figure, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_does_not_depend_on_the_locale(archive: Path, tmp_path: Path) -> None:
+    words = ["report", "4711", "--cluster", "c", "--archive", str(archive), "--html", str(tmp_path / "x.html")]
+    ascii_alone = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-m", "perun_hpc.cli.main", *words], env=ascii_alone, check=True, timeout=120)
+    assert (tmp_path / "x.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
 def test_a_job_that_runs_has_a_page_where_its_trace_grows(archive: Path, tmp_path: Path) -> None:
