@@ -98,9 +98,13 @@ def comparison_json(found: Sides, weak: bool = False) -> dict[str, Any]:
         "beside_the_first": [
             {
                 "label": other.label,
-                "energy": _as_json(c.energies(found.runs(first), found.runs(other), found.known)),
-                "energy_delay": _as_json(c.delay_products(found.runs(first), found.runs(other), found.known)),
-                "time": _as_json(c.times(found.runs(first), found.runs(other))),
+                "energy": _as_json(
+                    c.energies(found.runs(first), found.runs(other), found.known), _bounded(first, other)
+                ),
+                "energy_delay": _as_json(
+                    c.delay_products(found.runs(first), found.runs(other), found.known), _bounded(first, other)
+                ),
+                "time": _as_json(time := c.times(found.runs(first), found.runs(other)), time.bound > 0),
                 "same_nodes": c.common_part(found.runs(first), found.runs(other)),
                 "repeats_to_prove": _needed(c.energies(found.runs(first), found.runs(other), found.known)),
                 "differs": {name: list(values) for name, values in _differing(first, other)},
@@ -117,14 +121,19 @@ def sentence(found: Sides, what: str, sign: str) -> str:
     energy = c.energies(found.runs(first), found.runs(other), found.known)
     time = c.times(found.runs(first), found.runs(other))
     verdict = "no difference within the bounds" if energy.within else "more than the bounds explain"
+    verdict = verdict if _bounded(first, other) else "bounds not known"
     return f"{_change(energy, sign)} energy, {_percent(time.change)} time beside {what}: {verdict}"
 
 
-def _as_json(one: Difference) -> dict[str, Any]:
-    return {
-        "change": one.change, "low": one.low, "high": one.high, "within_bounds": one.within,
-        "sensors": one.systematic, "spread": one.spread,
-    }  # fmt: skip
+def _as_json(one: Difference, bounded: bool) -> dict[str, Any]:
+    known = (one.low, one.high, one.within, one.systematic) if bounded else (None, None, None, None)
+    bounds = dict(zip(("low", "high", "within_bounds", "sensors"), known))
+    return {"change": one.change, **bounds, "spread": one.spread}
+
+
+def _bounded(first: Side, other: Side) -> bool:
+    """Whether it is known what each of the energies may be wrong by."""
+    return all(subject.u_uj for side in (first, other) for subject in side.subjects)
 
 
 def _needed(one: Difference) -> int | None:
@@ -170,7 +179,7 @@ def _beside(found: Sides, first: Side, other: Side, style: Style) -> list[str]:
     one, two = found.runs(first), found.runs(other)
     energy = c.energies(one, two, found.known)
     product, time = c.delay_products(one, two, found.known), c.times(one, two)
-    bounded = all(subject.u_uj for side in (first, other) for subject in side.subjects)
+    bounded = _bounded(first, other)
     rows = [
         ("energy", energy, _verdict(energy, bounded)),
         ("time", time, _verdict(time, True) if time.bound else ""),

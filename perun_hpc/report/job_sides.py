@@ -41,10 +41,13 @@ def of_words(words: Sequence[str], places: Places, asker: Asker) -> list[Side]:
     named = [expand_ids([own_jobs(places, *_of(asker))[0] if word == LAST else word])[0] for word in words]
     if not all(named):
         raise UsageError("an empty word names no job")
-    found = find_each([job for ids in named for job in ids], places)
+    ids = [job for some in named for job in some]
+    if twice := [job for job in dict.fromkeys(ids) if ids.count(job) > 1]:
+        raise UsageError(f"job {twice[0]} is on two sides: a job says nothing beside itself")
+    found = find_each(ids, places)
     sides = []
-    for ids in named:
-        subjects = [_subject(job, found[job]) for job in ids]
+    for some in named:
+        subjects = [_subject(job, found[job]) for job in some]
         for subject in subjects:
             if subject.why:
                 text = f"{subject.label} cannot be compared: {subject.why}: see perun report {subject.label}"

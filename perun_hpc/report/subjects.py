@@ -106,7 +106,7 @@ def _why_not(record: EnergyRecord) -> str:
         return "its energy is not known" if record.status != "running" else "it still runs"
     if record.status != "complete":
         return {"partial": "its energy is a lower bound"}.get(record.status, "it still runs")
-    if not record.elapsed_s:
+    if record.elapsed_s <= 0:
         return "its time is not known"
     return ""
 

@@ -16,7 +16,7 @@ from perun_hpc.cli.main import main
 from perun_hpc.data_model.record import EnergyRecord, to_json
 from perun_hpc.energy.comparison import energies
 from perun_hpc.errors import NotFoundError, UnavailableError
-from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sides_of
+from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sentence, sides_of
 from perun_hpc.report.job import job_report
 from perun_hpc.report.job_sides import (
     Asker,
@@ -66,6 +66,28 @@ def test_less_on_the_same_node_is_less() -> None:
     assert "-3.0 % ± 0.8" in text and "same nodes" in text
     assert "less" in text and "no difference" not in text
     assert "one run each" in text
+
+
+def test_a_difference_of_energies_without_bounds_is_not_judged(tmp_path: Path) -> None:
+    bare = [without_bounds(record(number, joules)) for number, joules in ((4711, 1000), (4712, 970))]
+    assert "bounds not known" in compared([bare[0]], [bare[1]])
+    found = sides_of([Side(str(one.job_id), (of_records([one]),)) for one in bare])
+    assert (
+        sentence(found, "the one before", "±") == "-3.0 % energy, +0.0 % time beside the one before: bounds not known"
+    )
+    (other,) = comparison_json(found)["beside_the_first"]
+    assert [other["energy"][key] for key in ("low", "high", "within_bounds")] == [None, None, None]
+    assert other["time"]["within_bounds"] is None
+
+
+def without_bounds(found: EnergyRecord) -> EnergyRecord:
+    """The same as a record of before says it, or Slurm's comment."""
+    return replace(found, u_uj=0, components=tuple(replace(c, u_uj=0, doubts=()) for c in found.components))
+
+
+def test_a_record_whose_clock_ran_backwards_is_not_compared() -> None:
+    found = record(4711, 1000)
+    assert of_records([replace(found, end_ns=found.start_ns - NS)]).why == "its time is not known"
 
 
 def test_the_same_on_another_node_is_no_difference() -> None:
@@ -238,6 +260,12 @@ def test_repeats_are_joined_by_commas(archive: Path, capsys: pytest.CaptureFixtu
     found = json.loads(capsys.readouterr().out)
     assert [len(side["runs"]) for side in found["sides"]] == [2, 1, 1]
     assert [one["same_nodes"] for one in found["beside_the_first"]] == [1, 0]
+
+
+def test_a_job_is_not_held_against_itself(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (("4711", "4711"), ("4711,4712", "4712")):
+        assert ask(archive, *words) == 64
+        assert "is on two sides" in capsys.readouterr().err
 
 
 def test_one_job_is_nothing_to_compare(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
