@@ -207,7 +207,7 @@ def _split(r: EnergyRecord, style: Style) -> list[str]:
         return []
     parts = [("static", r.static_uj), ("dynamic", r.dynamic_uj), ("held idle", r.idle_uj),
              ("suspended", r.suspended_uj), ("modelled", r.modelled_uj), ("wasted", r.wasted_uj)]  # fmt: skip
-    unsplit = _static_not_known(r)
+    unsplit = all_dynamic(r)
     if unsplit and not r.static_uj:
         parts = [(name, uj) for name, uj in parts if name != "dynamic"]
     named = "; ".join(x for x in (", ".join(f"{name} {q.energy(uj)}" for name, uj in parts if uj), unsplit) if x)
@@ -225,7 +225,7 @@ def _columns(uj: int, u_uj: int, style: Style) -> tuple[str, str, str]:
     return value, style.plus_minus if bound else "", bound
 
 
-def _static_not_known(r: EnergyRecord) -> str:
+def all_dynamic(r: EnergyRecord) -> str:
     """Say of which components the whole energy counts as dynamic, since no static power was known."""
     held = [c for c in r.components if c.component in STATIC and c.dynamic_uj]
     unknown = [_NAMES[name] for name in static_not_known(r)]
@@ -275,13 +275,12 @@ def _steps(r: EnergyRecord, style: Style) -> list[str]:
     chosen = _largest(r.steps)
     rows = [
         [
-            s.step_id if s.steps == 1 else f"{s.steps} {s.step_id}",
+            step_name(s),
             f"{s.tasks or '-'}",
             f"{s.nodes}",
             _wall(s),
             "-" if s.cpu_ns is None else q.duration(s.cpu_ns / 1e9),
-            ("at least " if s.why and s.energy_uj is not None else "")
-            + q.bounded(s.energy_uj, s.u_uj, style.plus_minus),
+            step_energy(s, style.plus_minus),
         ]
         for s in chosen
     ]
@@ -297,6 +296,19 @@ def _steps(r: EnergyRecord, style: Style) -> list[str]:
         *more,
         *(line for why in whys for line in wrapped(why, 4, "  ")),
     ]
+
+
+def step_name(s: Step) -> str:
+    """Its id; of several that a record holds as one how many they are."""
+    return s.step_id if s.steps == 1 else f"{s.steps} {s.step_id}"
+
+
+def step_energy(s: Step, sign: str) -> str:
+    """Its energy with bounds, a lower one where not all of it was seen."""
+    known = q.bounded(s.energy_uj, s.u_uj, sign)
+    if not s.why or s.energy_uj is None or q.within_bound(s.energy_uj, s.u_uj) or q.unresolved(s.energy_uj, s.u_uj):
+        return known
+    return f"at least {known}"
 
 
 def _largest(steps: Sequence[Step]) -> list[Step]:
@@ -333,13 +345,23 @@ def _region_table(regions: Sequence[Region], whole_uj: int | None, style: Style,
     right = (False, *(True for _ in head[1:]))
     more = [f"  and {len(regions) - limit} more: perun report --json"] if len(regions) > limit else []
     lines = [*_bold_head(table(rows, head, right, style), style), *more]
+    return [*lines, *(line for note in region_notes(shown) for line in wrapped(note, 2, "  "))]
+
+
+def region_notes(shown: Sequence[Region]) -> list[str]:
+    """What the marks before functions' energies say, of those that are there."""
+    notes = []
     if any(g.method == "estimated" and not _bound_alone(g) for g in shown):
-        note = f"{ESTIMATED}: estimated, its calls are shorter than the sampling period"
-        lines += wrapped(note, 2, "  ")
+        notes.append(f"{ESTIMATED}: estimated, its calls are shorter than the sampling period")
     if any(_bound_alone(g) for g in shown):
-        note = "at most: the readings tell too little of its calls for more than an upper bound"
-        lines += wrapped(note, 2, "  ")
-    return lines
+        notes.append("at most: the readings tell too little of its calls for more than an upper bound")
+    return notes
+
+
+def region_energy(g: Region, sign: str) -> str:
+    """Its energy with bounds, marked where it is estimated."""
+    known = q.bounded(g.energy_uj, g.u_uj, sign)
+    return f"{ESTIMATED}{known}" if g.method == "estimated" and _is_resolved(g) else known
 
 
 def _room(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -349,14 +371,18 @@ def _room(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 
 def _region_row(g: Region, whole_uj: int | None, style: Style) -> list[str]:
     low, high = q.duration(g.time_min_ns / 1e9), q.duration(g.time_max_ns / 1e9)
-    energy = q.bounded(g.energy_uj, g.u_uj, style.plus_minus)
+    energy = region_energy(g, style.plus_minus)
     a_call = share = "-"
-    if g.energy_uj is not None and not _bound_alone(g) and not q.unresolved(g.energy_uj, g.u_uj):
-        energy = f"{ESTIMATED if g.method == 'estimated' else ''}{energy}"
+    if g.energy_uj is not None and _is_resolved(g):
         a_call = q.energy(round(g.energy_uj / g.calls)) if g.calls else "-"
         share = q.percent(g.energy_uj, whole_uj) if whole_uj and whole_uj > 0 else "-"
     time = low if low == high else f"{low} .. {high}"
     return [g.name, str(g.calls), str(g.ranks), time, energy, a_call, share]
+
+
+def _is_resolved(g: Region) -> bool:
+    """Whether more than an upper end of its energy is known."""
+    return g.energy_uj is not None and not _bound_alone(g) and not q.unresolved(g.energy_uj, g.u_uj)
 
 
 def _bound_alone(g: Region) -> bool:
@@ -385,8 +411,8 @@ def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
 
 def _step_energy(step: Step, r: EnergyRecord, style: Style) -> str:
     if step.energy_uj is not None:
-        own = q.bounded(step.energy_uj, step.u_uj, style.plus_minus)
-        return f"{own} (k=2) of the job's {q.energy(r.energy_uj)}   {r.provenance}"
+        own, why = step_energy(step, style.plus_minus), f"; {step.why}" if step.why else ""
+        return f"{own} (k=2) of the job's {q.energy(r.energy_uj)}   {r.provenance}{why}"
     return f"not known ({step.why or 'its job was measured as a whole'}); the job: {q.energy(r.energy_uj)}"
 
 

@@ -20,6 +20,7 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.curves import JobCurves
 from perun_hpc.report.hints import hints
 from perun_hpc.report.html import Html, bar, joined, safe, table, tag
+from perun_hpc.report.job import all_dynamic, region_energy, region_notes, step_energy, step_name
 
 SIGN = "±"
 RANKED = 5
@@ -255,7 +256,10 @@ def _where_it_went(r: EnergyRecord) -> Html:
         ("static", r.static_uj), ("dynamic", r.dynamic_uj), ("held idle", r.idle_uj), ("suspended", r.suspended_uj),
         ("modelled", r.modelled_uj), ("estimated", r.estimated_uj), ("wasted", r.wasted_uj),
     ]  # fmt: skip
-    of_it = ", ".join(f"{name} {q.energy(uj)}" for name, uj in named if uj)
+    unsplit = all_dynamic(r)
+    if unsplit and not r.static_uj:
+        named = [(name, uj) for name, uj in named if name != "dynamic"]
+    of_it = "; ".join(x for x in (", ".join(f"{name} {q.energy(uj)}" for name, uj in named if uj), unsplit) if x)
     below = tag("p", f"Of it: {of_it}.", class_="caption") if of_it else Html("")
     return tag("section", joined([tag("h2", "Where it went"), made, below]))
 
@@ -363,7 +367,7 @@ def _steps(r: EnergyRecord) -> Html:
         return Html("")
     most = max((s.energy_uj or 0) + 2 * s.u_uj for s in r.steps)
     rows: list[list[str | Html]] = [
-        [s.step_id, bar(s.energy_uj or 0, most, 2 * s.u_uj, "step"), _bounded(s.energy_uj, s.u_uj), str(s.tasks),
+        [step_name(s), bar(s.energy_uj or 0, most, 2 * s.u_uj, "step"), step_energy(s, SIGN), f"{s.tasks or '-'}",
          str(s.nodes), _after(s.start_ns, r), q.duration(max(s.end_ns - s.start_ns, 0) / 1e9)]
         for s in r.steps[:LISTED]
     ]  # fmt: skip
@@ -373,6 +377,7 @@ def _steps(r: EnergyRecord) -> Html:
     ]
     if len(r.steps) > LISTED:
         made.append(tag("p", f"and {len(r.steps) - LISTED} more: perun report --json", class_="caption"))
+    made += [tag("p", f"Step {s.step_id}: {s.why}", class_="caption") for s in r.steps[:LISTED] if s.why]
     if r.ranks:
         ordered = sorted(r.ranks, key=lambda k: (k.start_ns - k.end_ns, k.step_id, k.rank))
         longest = max(1, ordered[0].end_ns - ordered[0].start_ns)
@@ -397,7 +402,7 @@ def _functions(r: EnergyRecord) -> Html:
     ordered = sorted(r.regions, key=lambda g: -(g.energy_uj or g.time_ns))
     most = max((g.energy_uj or 0) + 2 * g.u_uj for g in ordered)
     rows: list[list[str | Html]] = [
-        [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), _bounded(g.energy_uj, g.u_uj), str(g.calls),
+        [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), region_energy(g, SIGN), str(g.calls),
          str(g.ranks), f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"]
         for g in ordered[:LISTED]
     ]  # fmt: skip
@@ -405,6 +410,7 @@ def _functions(r: EnergyRecord) -> Html:
     made = [tag("h2", "Functions"), table(head, rows, "ttbnnnn")]
     if len(ordered) > LISTED:
         made.append(tag("p", f"and {len(ordered) - LISTED} more: perun report --json", class_="caption"))
+    made += [tag("p", f"{note}.", class_="caption") for note in region_notes(ordered[:LISTED])]
     made.append(
         tag(
             "p",

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
-from perun_hpc.data_model.record import EnergyRecord, Footprint
+from perun_hpc.data_model.record import EnergyRecord, Footprint, Step
 from perun_hpc.errors import DataError
 from perun_hpc.report.hints import hints
 from perun_hpc.report.job import job_report, step_report
@@ -252,6 +252,22 @@ def test_how_long_a_job_was_suspended_is_the_nodes_word_until_slurm_tells() -> N
     data["usage"]["suspended_ns"] = "long"
     with pytest.raises(DataError, match="long"):
         parsed(data)
+
+
+def test_a_step_of_which_a_part_is_not_known_says_so_wherever_it_is_shown() -> None:
+    def shown(u_uj: int) -> list[str]:
+        span = {"start_ns": START_S * NS, "end_ns": (START_S + 10) * NS}
+        step = Step("0", tasks=2, nodes=2, energy_uj=8_000_000, u_uj=u_uj, why="n2 did not report it", **span)
+        made = replace(gpu(), steps=(step,))
+        return [
+            " ".join(" ".join(lines).split())
+            for lines in (job_report(made, "x", Style()), step_report(made, "0", Style()))
+        ]
+
+    for text in shown(100_000):
+        assert "at least 8.00 J ± 0.20 J" in text and "n2 did not report it" in text
+    for text in shown(8_000_000):
+        assert "at most 24.0 J" in text and "at least at most" not in text
 
 
 def test_nodes_whose_bounds_overlap_are_not_called_uneven() -> None:

@@ -88,6 +88,23 @@ def test_the_figures_stand_in_the_page_without_its_script(record: EnergyRecord, 
     assert any(tag == "svg" and about.get("class") == "chart" for tag, about in seen(text).elements)
 
 
+def test_a_page_is_as_careful_as_the_screen(record: EnergyRecord) -> None:
+    steps = tuple(replace(step, steps=3, why="n2 did not report it") for step in record.steps[:1])
+    blurred = tuple(replace(step, u_uj=step.energy_uj or 0) for step in steps)
+    functions = tuple(replace(function, method="estimated") for function in record.regions)
+    parts = tuple(replace(c, static_uj=0, dynamic_uj=c.energy_uj) for c in record.components)
+    bare = replace(
+        record, steps=steps, regions=functions, components=parts, static_uj=0, dynamic_uj=record.energy_uj or 0
+    )
+    words = " ".join(seen(small(bare)).words)
+    least = f"at least {q.bounded(steps[0].energy_uj, steps[0].u_uj, '±')}"
+    assert least in words and f"3 {steps[0].step_id}" in words and "n2 did not report it" in words
+    assert f"~{q.bounded(functions[0].energy_uj, functions[0].u_uj, '±')}" in words
+    assert "~: estimated" in words and "at most: the readings" in words
+    assert "static power not known" in words and "dynamic 1" not in words and "dynamic 2" not in words
+    assert "at least at most" not in " ".join(seen(small(replace(bare, steps=blurred))).words)
+
+
 def test_nothing_is_fetched_and_nothing_runs_but_the_own_script(text: str) -> None:
     made = seen(text)
     policy = next(about["content"] for tag, about in made.elements if about.get("http-equiv")) or ""
