@@ -65,9 +65,11 @@ class Live:
     _nodes: dict[str, _Node] = field(default_factory=dict)
 
     def take(self, word: Word) -> None:
-        """Take in what a node said; two moments make a power."""
-        self.fresh.add(word.node)
+        """Take in what a node said; two moments make a power. More nodes than the job has are none of its."""
         known = self._nodes.get(word.node)
+        if known is None and len(self._nodes) >= self.count:
+            return
+        self.fresh.add(word.node)
         if known is None:
             self._nodes[word.node] = _Node(word)
             return

@@ -15,6 +15,10 @@ from perun_hpc.slurm.command import attempt, environment
 
 NO_FLAG = {"SLURM_SPANK__SLURM_SPANK_OPTION_perun_perun": "off"}
 """The step is not a flagged one, whatever the site's default is."""
+HARMLESS = frozenset({"PATH", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT", "LC_ALL", "LD_LIBRARY_PATH"})
+"""What of root's environment a job's user is given."""
+LINE_B = 4096
+"""A line of a node's is shorter; what is longer comes in pieces that are none."""
 _STOP_S = 10.0
 
 
@@ -80,9 +84,8 @@ def lines(job: Running, program: Sequence[str]) -> Iterator[Iterator[str]]:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
-            env={**environment(os.environ), **NO_FLAG},
             start_new_session=True,  # Ctrl-C is for this process, which ends the step in order
-            **_as_owner(job),
+            **_as_whom(job),
         )
     except OSError as error:
         raise UnavailableError(f"srun: {error.strerror or error}: run it where Slurm's commands are") from error
@@ -94,8 +97,8 @@ def lines(job: Running, program: Sequence[str]) -> Iterator[Iterator[str]]:
 
 def _said(process: subprocess.Popen[str], job: Running) -> Iterator[str]:
     assert process.stdout is not None and process.stderr is not None
-    begun = False
-    for line in process.stdout:
+    begun, stdout = False, process.stdout
+    for line in iter(lambda: stdout.readline(LINE_B), ""):
         begun = True
         yield line
     if begun:
@@ -108,15 +111,18 @@ def _said(process: subprocess.Popen[str], job: Running) -> Iterator[str]:
     raise UnavailableError(f"job {job.job_id}: no step of perun's could be started there: {text}")
 
 
-def _as_owner(job: Running) -> dict[str, Any]:
-    """What makes root's child the job's user's; nothing for anybody else."""
+def _as_whom(job: Running) -> dict[str, Any]:
+    """As whom srun runs, and in which environment: root's child is the job's user's, who may read its environment."""
+    own = environment(os.environ)
     if os.geteuid() != 0:
-        return {}
+        return {"env": {**own, **NO_FLAG}}
     try:
         user = pwd.getpwnam(job.user)
     except KeyError as error:
         raise UnavailableError(f"job {job.job_id}: its user {job.user} is not known on this host") from error
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    told = {name: value for name, value in own.items() if name in HARMLESS}
+    environ = {**told, "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, **NO_FLAG}
+    return {"env": environ, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

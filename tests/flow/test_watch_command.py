@@ -9,6 +9,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -107,3 +108,20 @@ def test_an_array_and_a_job_that_waits_are_named(environ: dict[str, str], tmp_pa
     put(tmp_path / "squeue", "")
     assert watch(environ).returncode == 66
     assert watch(environ, "--every", "0").returncode == 64
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone becomes somebody else")
+def test_of_roots_environment_a_jobs_user_sees_nothing_but_where_slurm_is(environ: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        open_to_all = Path(name)
+        open_to_all.chmod(0o777)
+        put(open_to_all / "squeue", "print('4711|RUNNING|nobody|1|stencil')")
+        (open_to_all / "srun").write_text(f"#!/bin/sh\nenv > {name}/seen\nid -un >> {name}/seen\necho '{{}}'\n")
+        (open_to_all / "srun").chmod(0o755)
+        secrets = {"TOKEN": "s3cret", "SLURM_JWT": "s3cret", "SSH_AUTH_SOCK": "/s3cret"}
+        done = watch({**environ, **secrets, "SLURM_CONF": "/etc/x", "PATH": f"{name}:{environ['PATH']}"})
+        assert done.returncode == 0, done.stderr
+        seen = (open_to_all / "seen").read_text()
+    assert seen.splitlines()[-1] == "nobody"
+    assert "SLURM_CONF=/etc/x" in seen and "USER=nobody" in seen
+    assert "s3cret" not in seen

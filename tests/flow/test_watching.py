@@ -120,6 +120,13 @@ def test_of_many_nodes_the_busiest_are_shown_and_every_line_fits() -> None:
     assert all(cells(line) <= WIDTH and "\x1b" not in line for line in lines)
 
 
+def test_more_nodes_than_the_job_has_are_passed_over() -> None:
+    live = Live("4711", "x", 2)
+    for name in ("n1", "n2", "n3"):
+        live.take(Word(name, 10**6, 10**9, 1000))
+    assert live.energy_uj == 2 * 10**6 and live.fresh == {"n1", "n2"}
+
+
 @pytest.mark.parametrize(
     "line",
     ["", "{}", "[]", '{"node": 1}', '{"node": "n1", "energy_uj": "5"}', '{"node": "n1", "more": 1}', "slurmstepd: x"],
