@@ -15,6 +15,8 @@ from perun_hpc.report.screen import Style, table, wrapped
 from perun_hpc.report.subjects import Subject
 
 LABEL = 16
+VAGUE = math.log(2)
+"""A bound (of the logarithm) above which the figure itself is not worth its digits: half and twice are both in it."""
 NAMED = 6
 """So many values of a condition are named."""
 ALL = 0.995
@@ -121,7 +123,7 @@ def sentence(found: Sides, what: str, sign: str) -> str:
     energy = c.energies(found.runs(first), found.runs(other), found.known)
     time = c.times(found.runs(first), found.runs(other))
     verdict = "no difference within the bounds" if energy.within else "more than the bounds explain"
-    verdict = verdict if _bounded(first, other) else "bounds not known"
+    verdict = (_vague(energy) or verdict) if _bounded(first, other) else "bounds not known"
     return f"{_change(energy, sign)} energy, {_percent(time.change)} time beside {what}: {verdict}"
 
 
@@ -196,9 +198,18 @@ def _beside(found: Sides, first: Side, other: Side, style: Style) -> list[str]:
 def _verdict(one: Difference, bounded: bool) -> str:
     if not bounded:
         return "bounds not known"
+    if vague := _vague(one):
+        return vague
     if one.within:
         return "within the bounds: no difference seen"
     return "less" if one.log < 0 else "more"
+
+
+def _vague(one: Difference) -> str:
+    """Why a difference shows nothing, where the bounds allow half and twice alike; empty where they are narrower."""
+    if not one.within or one.bound <= VAGUE:
+        return ""
+    return "too few runs to tell" if 2 * one.systematic <= VAGUE else "too uncertain to tell"
 
 
 def _why(found: Sides, first: Side, other: Side, energy: Difference) -> str:
@@ -238,7 +249,7 @@ def _differing(first: Side, other: Side) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _change(one: Difference, sign: str) -> str:
-    if not one.bound:
+    if not one.bound or _vague(one):
         return _percent(one.change)
     return f"{_percent(one.change)} {sign} {_bound((one.high - one.low) / 2)}"
 

@@ -220,6 +220,17 @@ def test_a_report_says_a_job_beside_the_last_ones_of_its_name(tmp_path: Path) ->
     assert "Beside     -6.0 %" in text
 
 
+def test_bounds_that_hold_half_and_twice_are_no_figure(tmp_path: Path) -> None:
+    jobs = [record(10 + n, joules, name="cfd") for n, joules in enumerate((1000, 1700, 1500))]
+    places = named(tmp_path, *jobs)
+    newest = replace(jobs[-1], start_ns=(START_S + 180) * NS, end_ns=(START_S + 280) * NS)
+    said = beside_earlier(newest, places, "±")
+    assert said.startswith("+15.0 % energy") and said.endswith("beside the 2 before of this name: too few runs to tell")
+    assert "±" not in said
+    text = compared(jobs[:2], jobs[2:])
+    assert "+15.0 %              too few runs to tell" in text and "no difference" not in text
+
+
 @pytest.mark.parametrize("change", [{"name": "wrap"}, {"array_job_id": 4}, {"status": "partial"}, {"uid": None}])
 def test_a_report_says_nothing_where_there_is_nothing_to_say(tmp_path: Path, change: dict[str, Any]) -> None:
     jobs = [replace(record(10 + n, 1000, name="cfd"), **change) for n in range(3)]
