@@ -74,6 +74,7 @@ docs: build $(SITE)/tools/.installed ## the documentation as a site, without a w
 	@$(BIN)/python -m website.stage $(SITE)/pages
 	@PATH=$$PWD/$(SITE)/tools/bin:$$PATH NO_MKDOCS_2_WARNING=1 $(SITE)/tools/bin/mkdocs build --strict -f website/mkdocs.yml
 
+screens: LISTS += tests/packages.txt
 screens: build ## every picture of the documents, from jobs on a demo cluster; 45 minutes, since its nodes learn
 	@$(BIN)/python -m demo.screens
 

@@ -38,7 +38,7 @@ ARCHITECTURES = {"amd64": ("x86_64", "x86_64-linux-gnu-gcc"), "arm64": ("aarch64
 GLIBC = (2, 34)
 """The newest symbols that the plugin may need: RHEL 9's glibc. Wheels are of manylinux_2_28, hooks are static."""
 
-DIFFERS = re.compile(r"[^/]+\.dist-info/.*|numpy/__config__\.py")
+DIFFERS = re.compile(r"[^/]+\.dist-info/.*|numpy/__config__\.py|contourpy/util/_build_config\.py")
 """What differs between the wheels of one release for several Pythons, beside compiled modules, whose names differ."""
 
 COMMAND = """\

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import or_, select
 
+from perun_hpc import extras
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import AccessError, DataError, UnavailableError
@@ -26,7 +27,7 @@ try:
     import pyarrow as pa
     from pyarrow import parquet
 except ImportError as error:
-    raise UnavailableError("pyarrow is not installed here: pip install pyarrow") from error
+    raise UnavailableError(f"pyarrow is not installed here: {extras.remedy('pyarrow')}") from error
 
 JOBS = "jobs"
 BATCH = 2000

@@ -20,6 +20,7 @@ from perun_hpc._version import __version__
 from perun_hpc.cli import logs
 from perun_hpc.config import LEVEL_ALIASES, LOG_LEVELS
 from perun_hpc.errors import AccessError, PerunError, UnavailableError, UsageError
+from perun_hpc.extras import remedy
 
 COMMANDS: tuple[tuple[str, str], ...] = (
     ("monitor", "run a program and measure it"),
@@ -148,7 +149,7 @@ def _remedy(missing: str, arguments: Sequence[str]) -> str:
     """What to do about a library that is not there; on a machine without Slurm the jobs are what is not there."""
     return (
         _no_slurm(arguments)
-        or f"this needs {missing}, which is not installed: pip install {_PACKAGES.get(missing, missing)}"
+        or f"this needs {missing}, which is not installed: {remedy(_PACKAGES.get(missing, missing))}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perun_hpc import files
+from perun_hpc import extras, files
 from perun_hpc.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def check() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UnavailableError("a picture needs matplotlib: pip install matplotlib") from error
+        raise UnavailableError(f"a picture needs matplotlib: {extras.remedy('matplotlib')}") from error
 
 
 def save(figure: Any, target: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import perun_hpc.extras
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.main import COMMANDS
@@ -59,13 +60,26 @@ def test_every_hint_names_a_package_that_the_index_has():
     hinted = {
         word.strip("'\"").partition("[")[0]
         for path in root.rglob("*.py")
-        for words in re.findall(r"pip install ((?:-U |--force-reinstall )?[\w'\[\]-]+)", path.read_text())
+        for words in re.findall(
+            r"(?:pip install |remedy\(['\"])((?:-U |--force-reinstall )?[\w'\[\]-]+)", path.read_text()
+        )
         for word in words.split()
         if not word.startswith("-")
     }
     assert hinted
     assert "perun-hpc" not in hinted
     assert hinted <= known
+
+
+def test_a_python_without_pip_gets_a_remedy_that_needs_none_there(tmp_path):
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True, timeout=60)
+    code = "from perun_hpc.extras import remedy; print(remedy('h5py'))"
+    ours = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([bare / "bin" / "python", "-c", code], capture_output=True, text=True, env=ours, timeout=60)
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert done.stdout.startswith(f"{python} -m pip install --target DIR h5py, then export PYTHONPATH=DIR")
+    assert perun_hpc.extras.remedy("h5py") == "pip install h5py"
 
 
 def test_a_missing_module_of_our_own_or_of_python_is_a_defect_and_shown_as_one():

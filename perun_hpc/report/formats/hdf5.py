@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from perun_hpc import files
+from perun_hpc import extras, files
 from perun_hpc.data_model.data import DataNode, NodeType, RawData
 from perun_hpc.errors import DataError, NotFoundError, UnavailableError
 from perun_hpc.monitoring import runs
@@ -22,7 +22,7 @@ def check() -> None:
     try:
         import h5py  # noqa: F401
     except ImportError as error:
-        raise UnavailableError("the format hdf5 needs h5py: pip install h5py") from error
+        raise UnavailableError(f"the format hdf5 needs h5py: {extras.remedy('h5py')}") from error
 
 
 def write(tree: DataNode, directory: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from perun_hpc.archive.places import RECORD, RUNNING, Archive
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.extras import remedy
 from perun_hpc.monitoring.orders import SUMMARY
 from perun_hpc.monitoring.rundir import RUN
 from perun_hpc.report.trees.records import of_record, of_records
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 What: TypeAlias = "int | str | os.PathLike[str]"
 _JOB = re.compile(r"last\Z|\d+(?:[_+,-][\d,\[\]%:-]+)?\Z")
+XARRAY, DASK = "'xarray>=2025.6.1'", "'dask[array]'"
 PIECE = {"time": 18_000, "host": 16}
 """What dask reads as one: whole chunks of traces at any usual period, and the nodes of a block of a recoded one."""
 
@@ -221,12 +223,12 @@ def _need_xarray() -> None:
     try:
         import xarray  # noqa: F401
     except ImportError as error:
-        raise UnavailableError("a tree needs xarray: pip install 'xarray >= 2025.6.1' (the extra `xarray`)") from error
+        raise UnavailableError(f"a tree needs xarray: {remedy(XARRAY)} (the extra `xarray`)") from error
 
 
 def _dask() -> Any:
     try:
         import dask
     except ImportError as error:
-        raise UnavailableError("many jobs need dask: pip install 'dask[array]' (the extra `xarray`)") from error
+        raise UnavailableError(f"many jobs need dask: {remedy(DASK)} (the extra `xarray`)") from error
     return dask

@@ -20,7 +20,7 @@ class PerunHpc(PythonPackage):
     version("main", branch="main")
 
     variant("slurm", default=True, description="hooks, launcher and SPANK plugin")
-    variant("site", default=True, description="the ledger: what the collector's node needs")
+    variant("site", default=True, description="the ledger, and reports as pages")
     variant("postgresql", default=False, when="+site", description="a ledger in PostgreSQL")
     variant("mpi", default=False, description="MPI for `perun monitor` outside of Slurm")
 
@@ -36,6 +36,7 @@ class PerunHpc(PythonPackage):
     depends_on("py-pyyaml@6.0:", type=("build", "run"))
     depends_on("py-nvidia-ml-py@12:", type=("build", "run"))
     depends_on("py-sqlalchemy@2.0:", type=("build", "run"), when="+site")
+    depends_on("py-matplotlib@3.8:", type=("build", "run"), when="+site")
     depends_on("py-psycopg@3.1:", type=("build", "run"), when="+postgresql")
     depends_on("py-mpi4py@4.0:", type=("build", "run"), when="+mpi")
 
