@@ -256,8 +256,8 @@ class Session:
         self.shared_out = totals
 
     def fold_steps(self, most: int) -> None:
-        """Make one of the steps that have ended and whose numbers are not below `most`."""
-        for use in [one for one in self.uses.values() if one.number >= most and one.end_ns is not None and one.settled]:
+        """Make one of the steps of which nothing changes any more and whose numbers are not below `most`."""
+        for use in [one for one in self.uses.values() if one.number >= most and one.final]:
             del self.uses[use.name]
             if FURTHER in self.uses:
                 self.uses[FURTHER].take_in(use)

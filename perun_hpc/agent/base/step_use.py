@@ -11,6 +11,7 @@ from perun_hpc.data_model.step_id import FURTHER, number_of
 class StepUse:
     """The sums so far; times are wall clock and monotonic, `steps` is above 1 for `FURTHER` alone.
 
+    `closed` once it has its part of all that its job was given while it ran: nothing of it changes any more.
     `read_ns` is what the step's cgroup said last of its CPU time (None: nothing yet), `cpu_ns` what of it was counted,
     `unsure_ns` what is not sure of what was not read any more (k=1); `fresh_ns` and `fresh_unsure_ns` are
     the parts of both that energy has not been shared out by. The doubts are those of `energy.steps.StepShare`; `of_uj`
@@ -23,6 +24,7 @@ class StepUse:
     end_ns: int | None = None
     end_mono_ns: int | None = None
     settled: bool = True
+    closed: bool = False
     held: int | None = None
     read_ns: int | None = None
     cpu_ns: int | None = None
@@ -43,8 +45,8 @@ class StepUse:
 
     @property
     def final(self) -> bool:
-        """Whether nothing of it changes any more."""
-        return self.end_ns is not None and self.settled and self.energy_uj is not None and self.name != FURTHER
+        """Whether nothing of it changes any more, and it is a step of its own."""
+        return self.closed and self.name != FURTHER
 
     def finish(self, real_ns: int, mono_ns: int) -> None:
         """Its cgroup is gone; what it used since its last reading is to be settled."""
@@ -76,6 +78,10 @@ class StepUse:
         self.static_uj += static_uj
         self.of_uj += of_uj
         self.fresh_ns = self.fresh_unsure_ns = 0
+
+    def close(self, until_ns: int) -> None:
+        """Energy is shared out up to this moment (monotonic); one that runs on, or may still work, stays open."""
+        self.closed = self.settled and self.end_mono_ns is not None and self.end_mono_ns <= until_ns
 
     def alive_ns(self, from_ns: int, until_ns: int) -> int:
         """How long it ran between two moments (monotonic)."""

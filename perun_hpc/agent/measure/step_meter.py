@@ -249,6 +249,8 @@ def share_out(session: Session, static: Mapping[str, Figure], mono_ns: int) -> N
     of_uj = max(0, job.static_uj) + max(0, job.dynamic_uj) + max(0, job.gpu_uj)
     for use, one in zip(uses, share(job, parts), strict=True):
         use.give(one.energy_uj, one.own_uj, one.others_uj, one.static_uj, of_uj)
+    for use in session.uses.values():
+        use.close(mono_ns)
     session.fold_steps(MAX_STEPS)
 
 

@@ -9,7 +9,11 @@ from typing import Any
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.base.step_use import StepUse
 from perun_hpc.agent.base.steps import Step
+from perun_hpc.agent.measure.step_meter import MAX_STEPS
+from perun_hpc.agent.outbox.regions import UNSEEN_BESIDE
 from perun_hpc.data_model.step_id import FURTHER
+
+AMONG_FURTHER = "its energy is in the sum of the further steps"
 
 
 def steps_of(session: Session, end: Edge, error: float, edges_uj: int) -> list[dict[str, Any]]:
@@ -27,7 +31,7 @@ def steps_of(session: Session, end: Edge, error: float, edges_uj: int) -> list[d
         {
             "step_id": number,
             **_of_ranks(flagged.get(number), end),
-            **dict(_of_use(uses[number], end, error, edges_uj) if number in uses else ()),
+            **dict(_of_use(uses[number], end, error, edges_uj) if number in uses else _unseen(session, number)),
             "ranks": [dict(vars(run)) for run in _ranks(flagged.get(number))],
         }
         for number in sorted({*uses, *flagged})
@@ -37,6 +41,12 @@ def steps_of(session: Session, end: Edge, error: float, edges_uj: int) -> list[d
         row = dict(_of_use(further, end, error, edges_uj * math.sqrt(further.steps)))
         rows.append({"step_id": further.number, "tasks": 0, "nodes": 0, "command": "", **row, "ranks": []})
     return rows
+
+
+def _unseen(session: Session, number: int) -> Iterator[tuple[str, Any]]:
+    """Why a flagged step has no energy of its own where others' cgroups were seen: the job's is theirs already."""
+    if session.uses:
+        yield "why", AMONG_FURTHER if number >= MAX_STEPS and FURTHER in session.uses else UNSEEN_BESIDE
 
 
 def _ranks(step: Step | None) -> list[Any]:
