@@ -34,7 +34,7 @@ def parse(line: str) -> Word:
         data = json.loads(line)
         word = Word(**data)
         numbers = (word.energy_uj, word.mono_ns, word.resolution_ms)
-        if not all(type(one) is int for one in numbers) or not isinstance(word.node, str):
+        if not all(type(one) is int and 0 <= one < 1 << 63 for one in numbers) or not isinstance(word.node, str):
             raise TypeError("a number or a name is none")
         return Word(word.node, *numbers, str(word.error))
     except (ValueError, TypeError, RecursionError) as error:

@@ -129,7 +129,17 @@ def test_more_nodes_than_the_job_has_are_passed_over() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{}", "[]", '{"node": 1}', '{"node": "n1", "energy_uj": "5"}', '{"node": "n1", "more": 1}', "slurmstepd: x"],
+    [
+        "",
+        "{}",
+        "[]",
+        '{"node": "n1", "energy_uj": -1}',
+        '{"node": "n1", "energy_uj": 1%s}' % ("0" * 400),
+        '{"node": 1}',
+        '{"node": "n1", "energy_uj": "5"}',
+        '{"node": "n1", "more": 1}',
+        "slurmstepd: x",
+    ],
 )
 def test_what_is_no_word_of_a_node_is_refused(line: str) -> None:
     with pytest.raises(DataError):
