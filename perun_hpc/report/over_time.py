@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from perun_hpc.report.curves import JobCurves
 
 LABEL = 11
-COLUMNS = 56
+COLUMNS = 55
+"""What the label and the widest scale (`0 .. 3.71 kW`) leave of the screen."""
 ALONE = frozenset({"exclusive", "holder"})
 """Methods by which the job got all that its nodes used."""
 

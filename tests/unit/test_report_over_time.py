@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perun_hpc.archive.places import Archive, Run
@@ -50,6 +51,16 @@ def test_the_line_is_as_wide_as_the_screen_has_room_for(archive: Archive, record
     assert len(set(lines[0][LABEL : LABEL + COLUMNS]) - {" "}) > 3
     assert all(cells(line) <= WIDTH for line in lines)
     assert all(line.isascii() for line in in_a_line(record, archive, Style(unicode=False)))
+
+
+@pytest.mark.parametrize("watts", [0.0123, 1.23, 9.99, 123, 3714, 999_400, 9.99e6])
+def test_no_end_of_a_curve_is_cut_off_whatever_its_greatest_power_is(
+    archive: Archive, record: EnergyRecord, watts: float
+) -> None:
+    read = curves.read(archive.job(Run(4711, 0)), record.start_ns, record.end_ns, COLUMNS)
+    flat = curves.Envelope(*[np.full(COLUMNS, watts)] * 3)
+    line = curve_lines(record, replace(read, total=flat), Style())[0]
+    assert line[LABEL : LABEL + COLUMNS] == "█" * COLUMNS and cells(line) <= WIDTH
 
 
 def test_nodes_that_were_not_read_are_named_and_so_is_what_others_did(archive: Archive, record: EnergyRecord) -> None:
