@@ -15,6 +15,7 @@ from perun_hpc.agent.bounds import Bounds
 from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.steps import Steps
+from perun_hpc.agent.late import late
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_READ
@@ -30,6 +31,7 @@ from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 from perun_hpc.process.server import Server
+from perun_hpc.process.whole import make_whole
 
 SECOND_NS = 1_000_000_000
 HOUSEKEEPING_NS = SECOND_NS
@@ -178,6 +180,7 @@ class Loop:
         guard("traces", partial(self._traces.sample, now_ns, real_ns, snapshot, self._meter))
 
     def _keep_house(self, now_ns: int) -> None:
+        guard("policy", lambda: make_whole(late(self._policy.site().store)))
         guard("policy", self._policy.check)
         guard("socket", self._server.sweep)
         guard("inbox", self._jobs.read_inbox)

@@ -36,6 +36,7 @@ from perun_hpc.cli.wake import WakeSocket
 from perun_hpc.data_model import metrics
 from perun_hpc.errors import AccessError, NotFoundError, PerunError, UnavailableError, UsageError
 from perun_hpc.process.scraped import Scraped
+from perun_hpc.process.whole import make_whole
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm.command import NoAccountsError
@@ -44,6 +45,14 @@ from perun_hpc.slurm.sacct import identity_fields, query_between, query_jobs
 from perun_hpc.store.merge import finalise
 
 log = logging.getLogger(__name__)
+
+LATE = (
+    "perun_hpc.archive.certificates",
+    "perun_hpc.config.settings",
+    "perun_hpc.process.confine",
+    "perun_hpc.store.ship",
+)
+"""Modules that the parts of the daemon would import late."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Ledger) -> int:
     logs.seldom()
+    make_whole(LATE)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -144,10 +144,15 @@ class FakeNode:
             _put(file, said)
 
     def start(
-        self, *more: str, wait: bool = True, within: Sequence[str] = (), env: Mapping[str, str] | None = None
+        self,
+        *more: str,
+        wait: bool = True,
+        within: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
     ) -> subprocess.Popen[bytes]:
         """Start the agent as the hook does; `within`: a program that executes the rest of its command line."""
-        command = [*within, sys.executable, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir)]
+        command = [*within, python, "-I", "-m", "perun_hpc.agent", "--run-dir", str(self.run_dir)]
         command += ["--spool", str(self.spool), "--root", str(self.root), "--policy", str(self.policy), *more]
         self.agent = subprocess.Popen(command, env={**os.environ, **(env or {})})
         if wait:
