@@ -18,7 +18,8 @@ from perun_hpc.energy.uncertainty import Doubts, added, combined_uj
 class Together:
     """The sum of `runs` runs; `u_uj` is the standard uncertainty (k=1), None energies are of no known run.
 
-    `known` of the runs have an energy. A sum with a run that is not whole is a `lower_bound`.
+    `known` of the runs have an energy: 0 without a bound is none, but less than the sensors resolve. A sum with a run
+    that is not whole, or has none, is a `lower_bound`.
     """
 
     runs: int
@@ -51,14 +52,14 @@ class Member:
 def together(records: Iterable[EnergyRecord]) -> Together:
     """Return the sum of several runs."""
     runs = list(records)
-    known = [r for r in runs if r.energy_uj is not None]
+    known = [r for r in runs if r.energy_uj is not None and (r.energy_uj or r.u_uj)]
     return Together(
         runs=len(runs),
         known=len(known),
         energy_uj=sum(r.energy_uj or 0 for r in known) if known else None,
         u_uj=u_together(known),
         provenance=worst_provenance([r.provenance for r in known]) if known else "missing",
-        lower_bound=any(r.status != "complete" and r.start_ns for r in runs),
+        lower_bound=any(r.start_ns and (r.status != "complete" or not (r.energy_uj or r.u_uj)) for r in runs),
         wasted_uj=sum(r.wasted_uj for r in known),
         idle_uj=sum(r.idle_uj for r in known),
     )

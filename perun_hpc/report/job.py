@@ -147,7 +147,8 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
     elif r.status == "partial":
         known = f"at least {known}"
     known += " so far" if r.status in WAITING else ""
-    lines = [both_ends(f"{'Energy':<{LABEL}}{known}", f"{q.watt_hours(r.energy_uj)}   {r.provenance}", style)]
+    right = q.with_watt_hours(r.energy_uj, r.u_uj, r.provenance)
+    lines = [both_ends(f"{'Energy':<{LABEL}}{known}", right, style)]
     powers = f"{q.power(r.power_mean_mw)} on average"
     if r.power_peak_mw is not None:
         powers += f", {q.power(r.power_peak_mw)} at its highest"

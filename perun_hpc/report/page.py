@@ -117,7 +117,8 @@ def _tiles(r: EnergyRecord, curves: JobCurves | None) -> Html:
         least = tag("small", "at least ") if r.status == "partial" else ""
         energy = joined([least, tag("span", value), tag("small", f" {SIGN} {bound}") if bound else ""])
     bounds = ("k = 2" if r.u_uj > 0 else "bounds not known") if known else ""
-    made = [_tile("Energy", energy, f"{q.watt_hours(r.energy_uj or 0)}, {bounds}" if known else "nothing was resolved")]
+    hours = "" if q.within_bound(r.energy_uj or 0, r.u_uj) else f"{q.watt_hours(r.energy_uj or 0)}, "
+    made = [_tile("Energy", energy, f"{hours}{bounds}" if known else "nothing was resolved")]
     if r.power_mean_mw is not None:
         highest = f"{q.power(r.power_peak_mw)} at its highest" if r.power_peak_mw is not None else ""
         highest += " (the nodes' highest, summed)" if highest and len(r.nodes) > 1 else ""

@@ -54,6 +54,11 @@ def watt_hours(uj: int) -> str:
     return _scaled(uj / 3.6e9, "Wh")
 
 
+def with_watt_hours(uj: int, u_uj: int, origin: str) -> str:
+    """`5.12 Wh   measured`; what was not distinguished from 0 has no value in Wh either."""
+    return origin if within_bound(uj, u_uj) else f"{watt_hours(uj)}   {origin}"
+
+
 def joule_seconds(js: float) -> str:
     """`1.84 MJ s`: an energy times a time."""
     return f"{_scaled(js, 'J')} s"

@@ -37,10 +37,10 @@ def whole_report(runs: Sequence[EnergyRecord], style: Style) -> list[str]:
     lines = [*_header(parts, word, style), style.rule, *sum_lines(together(runs), style)]
     lines += _unknown(parts, word)
     lines += _spread(known, word)
-    wasted = [(part, total) for part, total in known if total.wasted_uj]
+    wasted = [r.wasted_uj for r in runs if r.wasted_uj]
     if wasted:
-        uj = sum(total.wasted_uj for _, total in wasted)
-        lines += wrapped(f"{q.energy(uj)} in {count(len(wasted), word)} that did not complete", LABEL, "Wasted")
+        text = f"{q.energy(sum(wasted))} in {count(len(wasted), 'run')} that did not complete"
+        lines += wrapped(text, LABEL, "Wasted")
     lines += _footprint(runs)
     lines += _worst(known, word, style)
     lines += _hints(known, word, style)
@@ -65,7 +65,8 @@ def sum_lines(total: Together, style: Style) -> list[str]:
     known += " (k=2)" if total.u_uj > 0 else " (bounds not known)"
     if total.lower_bound and not q.within_bound(total.energy_uj, total.u_uj):
         known = f"at least {known}"
-    return [both_ends(f"{'Energy':<{LABEL}}{known}", f"{q.watt_hours(total.energy_uj)}   {total.provenance}", style)]
+    right = q.with_watt_hours(total.energy_uj, total.u_uj, total.provenance)
+    return [both_ends(f"{'Energy':<{LABEL}}{known}", right, style)]
 
 
 def _header(parts: Sequence[Member], word: str, style: Style) -> list[str]:
@@ -94,6 +95,7 @@ def _unknown(parts: Sequence[Member], word: str) -> list[str]:
     why = Counter(
         "waiting or running" if part.newest.status in NONE_YET
         else "never ran" if not part.newest.start_ns
+        else "below what the sensors resolve" if any(r.energy_uj is not None for r in part.runs)
         else "without a record"
         for part in parts
         if part.sum.energy_uj is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.accounting.together import together
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.report.screen import WIDTH, Style, cells
-from perun_hpc.report.several import listing_report, whole_report
+from perun_hpc.report.several import listing_report, sum_lines, whole_report
 from tests.accounting_data import START_S, boundary, domain, parsed, slurm_job
 
 PLAIN = Style(colour=False, unicode=True)
@@ -52,7 +53,7 @@ def test_an_array_is_one_screen() -> None:
     assert "at least 84.4 kJ ± 1.7 kJ (k=2)" in text
     assert "1 task without a record" in text
     assert "8.05 kJ in the median, from 8.01 kJ (4711_1) to 20.0 kJ (4711_9)" in text
-    assert "20.0 kJ in 1 task that did not complete" in text
+    assert "20.0 kJ in 1 run that did not complete" in text
     assert "4711_9 used 2.5 times as much as the median task" in text
     rows = [line for line in lines if line.startswith("4711_")]
     assert len(rows) == 5
@@ -97,3 +98,24 @@ def test_nobodys_job_name_acts_on_the_terminal() -> None:
     text = "\n".join([*whole_report(runs, PLAIN), *listing_report([[r] for r in runs], PLAIN, START_S)])
     assert "\x1b" not in text and "\x07" not in text
     assert json.dumps(text)
+
+
+def test_what_the_sensors_did_not_resolve_is_no_energy_of_an_array() -> None:
+    blurred = [replace(task(n), energy_uj=0, u_uj=0, components=()) for n in (1, 2)]
+    text = "\n".join(whole_report(blurred, PLAIN))
+    assert "not known yet, or nothing was measured" in text and "2 tasks below what the sensors resolve" in text
+    assert " 0 J" not in text and "0 Wh" not in text
+    total = together([*blurred, task(3)])
+    assert (total.known, total.runs, total.energy_uj, total.lower_bound) == (1, 3, 8000 * J, True)
+
+
+def test_what_is_not_distinguished_from_nothing_has_no_watt_hours() -> None:
+    runs = [replace(task(n), energy_uj=-1000, components=()) for n in (1, 2)]
+    (line,) = sum_lines(together(runs), PLAIN)
+    assert "at most" in line and "Wh" not in line
+
+
+def test_a_task_that_completed_when_it_was_run_again_wasted_one_run() -> None:
+    first = replace(task(1), state="NODE_FAIL", wasted_uj=8000 * J)
+    text = "\n".join(whole_report([first, replace(task(1), restart_count=1), task(2)], PLAIN))
+    assert "2 COMPLETED" in text and "8.00 kJ in 1 run that did not complete" in text
