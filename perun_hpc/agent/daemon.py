@@ -34,6 +34,7 @@ from perun_hpc.agent.outbox.progress import Progress
 from perun_hpc.agent.outbox.sealing import Sealing
 from perun_hpc.agent.outbox.shipping import Shipper
 from perun_hpc.agent.policy.applier import PolicyApplier
+from perun_hpc.agent.slurm_figures import SlurmFigures
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import FILES, Listing, listing
@@ -81,6 +82,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     node = Node.open(options.root, INLINE, clock)
     node.workers.extend(Worker(name, options.root, clock) for name in present(options.root))
     listener = listen(paths.socket)
+    figures = os.open(paths.slurm_figures, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     refused = privilege.refuse_calls() | privilege.what_children_lack()
     root_helper = RootHelper(paths, options.policy, clock)
     user = privilege.service_user(paths.spool)
@@ -101,7 +103,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     policy = PolicyKeeper(options.policy, clock, node.name, (paths.policy, paths.policy_kept))
     losses = Losses(clock.real_ns)
     losses.follow(NOT_CONFINED, refused)
-    serve(paths, selector, node, listener, root_helper, reader, policy, listed, losses, clock)
+    serve(paths, selector, node, listener, figures, root_helper, reader, policy, listed, losses, clock)
     return 0
 
 
@@ -117,6 +119,7 @@ def serve(
     selector: selectors.EpollSelector,
     node: Node,
     listener: socket.socket,
+    figures: int,
     root_helper: RootHelper,
     reader: Reader | None,
     policy: PolicyKeeper,
@@ -187,7 +190,14 @@ def serve(
     loop = Loop(
         Serving(selector, wake, server, root_helper, later),
         Rules(policy, applier, bounds),
-        Measuring(sources, meter, visibility, traces, Textfile(register, meter, policy, losses)),
+        Measuring(
+            sources,
+            meter,
+            visibility,
+            traces,
+            Textfile(register, meter, policy, losses),
+            SlurmFigures(figures, register, meter, policy, clock),
+        ),
         Work(register, jobs, steps, intake, survival),
         outbox,
         clock,

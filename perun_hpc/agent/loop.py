@@ -21,6 +21,7 @@ from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_READ
 from perun_hpc.agent.outbox.outbox import Outbox
 from perun_hpc.agent.policy.applier import PolicyApplier
+from perun_hpc.agent.slurm_figures import SlurmFigures
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.survival import Survival
@@ -92,6 +93,7 @@ class Measuring(NamedTuple):
     visibility: Visibility
     traces: Traces
     textfile: Textfile
+    slurm_figures: SlurmFigures
 
 
 class Work(NamedTuple):
@@ -112,7 +114,7 @@ class Loop:
     ) -> None:
         self._selector, self._wake, self._server, self._root_helper, self._later = serving
         self._policy, self._applier, self._bounds = rules
-        self._sources, self._meter, self._visibility, self._traces, self._textfile = measuring
+        self._sources, self._meter, self._visibility, self._traces, self._textfile, self._slurm_figures = measuring
         self._register, self._jobs, self._steps, self._intake, self._survival = work
         self._outbox = outbox
         self._clock = clock
@@ -164,6 +166,7 @@ class Loop:
             guard("losses", partial(self._sources.note_losses, snapshot, self._outbox.losses))
             self._outbox.note(snapshot, now_ns)
             guard("figures for monitoring", partial(self._textfile.note, snapshot))
+            guard("figures for Slurm", partial(self._slurm_figures.note, snapshot))
         self._sample(now_ns, real_ns, snapshot)
         if ended:
             guard("state", self._survival.save)
@@ -192,6 +195,7 @@ class Loop:
             guard("its CPUs", partial(self._jobs.learn_cpus, session, now_ns), session)
             guard("its trace", partial(self._traces.begin, session, now_ns), session)
             guard("its end", partial(self._jobs.give_up_lost, session, now_ns), session)
+        guard("figures for Slurm", self._slurm_figures.turn)
         self._jobs.set_aside()
         self._bounds.keep(now_ns)
 
@@ -219,6 +223,7 @@ class Loop:
         guard("state", self._survival.save)
         self._outbox.leave()
         self._textfile.close()
+        guard("figures for Slurm", self._slurm_figures.close)
         self._server.close()
         self._root_helper.close()
         self._sources.close()

@@ -453,6 +453,12 @@ class Metrics:
         "the directory of node_exporter's text files, local, into which agents write `perun-node.prom`; empty: none",
         NODES,
     )
+    slurm: bool = _item(
+        Flag(),
+        "false",
+        "true: agents write what Slurm's own commands show through the plugin `acct_gather_energy/perun`",
+        NODES,
+    )
     listen: str = _item(
         Text(ADDRESS, "127.0.0.1:9871", True),
         "",

@@ -34,11 +34,11 @@ SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 class Watched:
     """A node with one package and DRAM whose seconds the test lets pass, 1 mJ each; what the file showed, and when."""
 
-    def __init__(self, base: Path, policy: str) -> None:
+    def __init__(self, base: Path, policy: str, metrics: str = "") -> None:
         self.node, self.turned = FakeNode(base), Turned()
         self.directory = base / "metrics"
         self.directory.mkdir(mode=0o755)
-        (base / "policy.yaml").write_text(f"metrics: {{textfile: {self.directory}, labels: [job, account]}}\n{policy}")
+        (base / "policy.yaml").write_text(f"metrics: {{textfile: {self.directory}, labels: [job, account]{metrics}}}\n{policy}")
         clock, paths = self.turned.clock, AgentPaths(self.node.run_dir, self.node.spool, self.node.root)
         paths.node.mkdir(parents=True)
         compiled = compile_policy(load(base / "policy.yaml"))

@@ -50,6 +50,11 @@ class AgentPaths:
         return self.run_dir / "hook.conf"
 
     @property
+    def slurm_figures(self) -> Path:
+        """What Slurm's own commands show, for the energy plugin; root's."""
+        return self.run_dir / "slurm.figures"
+
+    @property
     def private(self) -> Path:
         """The agent's own directory in memory; unlike the run directory it is the service user's."""
         return self.run_dir / "agent"

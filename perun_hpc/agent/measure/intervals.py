@@ -271,6 +271,17 @@ class Intervals:
                 self._seen[domain.name] = after
         return total_uj
 
+    def counted(self, readings: Mapping[str, Reading]) -> int:
+        """Energy of the domains that are added up, since their intervals were opened, in uJ."""
+        leaves = [one for one in self._domains if one.kind is not DomainKind.METER]
+        total_uj = 0
+        for domain in leaves or self._domains:
+            before = self._opened[domain.name][1]
+            if not _is_unread(before):
+                change = difference(domain.sensor, before, readings.get(domain.sensor.id, UNREAD))
+                total_uj += domain.sensor.base(change.ticks) if change.ticks is not None else 0
+        return total_uj
+
     def _attribute(self, t0_ns: int, t1_ns: int, measured: list[tuple[EnergyDomain, int]]) -> list[Closed]:
         inside = [one for one in self._stretches if one.t0_ns >= t0_ns and one.t1_ns > one.t0_ns]
         inside = inside or self._stretches[-1:]  # two readings of one moment

@@ -202,6 +202,10 @@ class Meter:
         self._note_point(snapshot)
         return snapshot
 
+    def counted_uj(self, snapshot: Snapshot) -> int:
+        """What the node's counters counted in the open interval up to a reading inside of it."""
+        return self._intervals.counted(snapshot.readings)
+
     def sample(self) -> list[int | None]:
         """Raw ticks of the node's `ids`, inside the open interval."""
         return (

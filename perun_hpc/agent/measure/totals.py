@@ -49,3 +49,10 @@ class Totals:
             for owner, energy_uj in line["shares"].items():
                 party = JOBS if owner.startswith("job:") else owner
                 sums[party] = sums.get(party, 0) + max(0, energy_uj)
+
+    @property
+    def all_uj(self) -> int:
+        """What all parties together were given: the parts, or the meter where that is all that the node has."""
+        if self.shares_uj:
+            return sum(energy_uj for sums in self.shares_uj.values() for energy_uj in sums.values())
+        return sum(self.rest_uj.values())

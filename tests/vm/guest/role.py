@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from guest import live, perun, slurm
+from guest import live, perun, slurm, upheaval
 from guest.shell import require, run, tried, wait
 from guest.steps import Again, Step
 
@@ -142,6 +142,6 @@ STEPS = [
     Step("second run", "changes nothing", again),
     Step("check again", "nor would it", again_in_check_mode),
     Step("rollback", "a version that does not run, under a job", goes_back),
-    live.END,
+    Step("books", "audit, what waits, the journal", upheaval.books),  # the agent was restarted under a job
     Step("role removes", "slurm.conf first; a job afterwards", removes),
 ]

@@ -1,0 +1,72 @@
+"""A figure for Slurm's own commands, and the file of them that our energy plugin reads (`docs/architecture.md`)."""
+
+from __future__ import annotations
+
+import binascii
+import struct
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+MAGIC = b"perunfig"
+VERSION = 1
+HEAD = struct.Struct("<8sIIQ20x")
+RECORD = struct.Struct("<IIQQQQ4x")
+CHECKSUM = struct.Struct("<I")
+MOST = 1024
+"""Records in the file."""
+OF_JOB = 0xFFFF_FFFF
+OF_NODE = 0
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Energy as of a moment (monotonic), the power at which it goes on (0: that may not be seen), and until when."""
+
+    energy_uj: int
+    at_ns: int
+    power_uw: int = 0
+    until_ns: int = 0
+
+    def next(self, energy_uj: int, at_ns: int) -> Figure:
+        """The figure after this one, with the mean power in between; the same one at the same moment."""
+        if at_ns <= self.at_ns:
+            return self
+        power_uw = max(0, energy_uj - self.energy_uj) * SECOND_NS // (at_ns - self.at_ns)
+        return Figure(energy_uj, at_ns, power_uw, self.until_ns)
+
+
+def packed(node: Figure | None, jobs: Iterable[tuple[int, int, Figure]], sequence: int) -> bytes:
+    """The file's content: of the node, then of jobs and steps (id, step or `OF_JOB`), as many as there is room for."""
+    records = [] if node is None else [_record(0, OF_NODE, node)]
+    for job, step, figure in jobs:
+        if len(records) == MOST:
+            break
+        records.append(_record(job, step, figure))
+    return b"".join((_checked(HEAD.pack(MAGIC, VERSION, len(records), sequence)), *records))
+
+
+def _record(job: int, step: int, figure: Figure) -> bytes:
+    return _checked(RECORD.pack(job, step, figure.energy_uj, figure.power_uw, figure.at_ns, figure.until_ns))
+
+
+def _checked(data: bytes) -> bytes:
+    return data + CHECKSUM.pack(binascii.crc32(data))
+
+
+def capped(steps: Mapping[int, Figure], ended: Collection[int], job: Figure) -> dict[int, Figure]:
+    """The figures of a job's steps at the job's moment: together no more than the job has, and draws.
+
+    Each goes on from its last part with the power that it had then, but those of `ended`.
+    """
+    given_uj = sum(one.energy_uj for one in steps.values())
+    goes_on = {number: one for number, one in steps.items() if number not in ended}
+    since = {name: one.power_uw * max(0, job.at_ns - one.at_ns) // SECOND_NS for name, one in goes_on.items()}
+    left_uj, wanted_uj = max(0, job.energy_uj - given_uj), sum(since.values())
+    power_uw = sum(one.power_uw for one in goes_on.values())
+    found = {number: Figure(one.energy_uj, job.at_ns, 0, job.until_ns) for number, one in steps.items()}
+    for number, one in goes_on.items():
+        more_uj = since[number] if wanted_uj <= left_uj else left_uj * since[number] // wanted_uj
+        draws_uw = one.power_uw if power_uw <= job.power_uw else job.power_uw * one.power_uw // power_uw
+        found[number] = replace(found[number], energy_uj=one.energy_uj + more_uj, power_uw=draws_uw)
+    return found

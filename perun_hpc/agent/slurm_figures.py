@@ -1,0 +1,169 @@
+"""The figures that Slurm's own commands show of jobs and of the node: a file that our energy plugin reads.
+
+A job that is alone on its node has its energy at every edge and once a second, with the power at which it goes on until
+the next time. What is seen of a shared node moves at the node's own moments only, as everywhere (`Visibility`): Slurm
+shows everybody's figures to anybody. The layout stands in `docs/architecture.md`; a figure says how long it counts, so
+that those of an agent that is gone become blanks.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from itertools import chain
+
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.base.step_use import StepUse
+from perun_hpc.agent.figure import OF_JOB, SECOND_NS, Figure, capped, packed
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.visibility import is_moment
+from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.config import settings
+from perun_hpc.config.keeper import PolicyKeeper
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.energy.attribute import OTHER
+from perun_hpc.process.clock import Clock
+
+COUNTS_NS = 3 * SECOND_NS
+"""So long a figure of a second counts."""
+YOUNG_NS = 10 * SECOND_NS
+"""While a step is younger, its job's steps have their parts once a second: Slurm asks before it ends."""
+
+
+class SlurmFigures:
+    """Keeps the file; `descriptor` is of a file that is root's, opened while the agent was root."""
+
+    def __init__(self, descriptor: int, register: Register, meter: Meter, policy: PolicyKeeper, clock: Clock) -> None:
+        self._descriptor = descriptor
+        self._register = register
+        self._meter = meter
+        self._policy = policy
+        self._clock = clock
+        self._node: Figure | None = None
+        self._jobs: dict[SessionKey, Figure] = {}
+        self._steps: dict[SessionKey, dict[int, Figure]] = {}
+        self._sequence = 0
+        self._before_ns = self._shown_ns = 0
+        self._empty = False
+
+    @property
+    def _wanted(self) -> bool:
+        return self._policy.settled and self._policy.site().metrics.slurm
+
+    @property
+    def _resolution_ns(self) -> int:
+        """How finely in time anybody may see anything of those who share the node."""
+        shared = [settings.privacy(one.settings).shared_resolution_ns for one in self._register.live.values()]
+        return max([self._policy.site().privacy.shared_resolution_ns, *shared])
+
+    def note(self, snapshot: Snapshot) -> None:
+        """An interval of the grid has ended: figures of the node and of those who share it, if they may be seen now."""
+        before_ns, self._before_ns = self._before_ns, snapshot.mono_ns
+        if not self._wanted:
+            return
+        if is_moment(self._resolution_ns, self._shown_ns, before_ns, snapshot.mono_ns):
+            self._shown_ns = snapshot.mono_ns
+            until_ns = snapshot.mono_ns + 2 * self._resolution_ns + COUNTS_NS
+            node = Figure(self._meter.totals.all_uj, snapshot.mono_ns)
+            self._node = replace(self._node.next(node.energy_uj, node.at_ns) if self._node else node, until_ns=until_ns)
+            for session in self._register.live.values():
+                if not self._register.alone(session) and (energy_uj := energy_of(session)) is not None:
+                    self._jobs[session.key] = Figure(energy_uj, snapshot.mono_ns, 0, until_ns)
+                    self._steps[session.key] = {
+                        use.number: Figure(use.energy_uj, snapshot.mono_ns, 0, until_ns)
+                        for use in session.uses.values()
+                        if use.energy_uj is not None
+                    }
+        self.turn(snapshot)
+
+    def turn(self, snapshot: Snapshot | None = None) -> None:
+        """About once a second, and at edges: the figure of a job that is alone; then the file is written anew."""
+        if not self._wanted:
+            self.close()
+            return
+        live = self._register.live
+        self._jobs = {key: figure for key, figure in self._jobs.items() if key in live}
+        self._steps = {key: figures for key, figures in self._steps.items() if key in live}
+        for session in live.values():
+            if self._register.alone(session):
+                self._follow(session, snapshot)
+            elif (known := self._jobs.get(session.key)) is not None and known.power_uw:
+                # Others came: what it draws is not seen any more.
+                until_ns = known.at_ns + 2 * self._resolution_ns + COUNTS_NS
+                self._jobs[session.key] = replace(known, power_uw=0, until_ns=until_ns)
+                self._steps[session.key] = {
+                    number: replace(one, power_uw=0, until_ns=until_ns)
+                    for number, one in self._steps.get(session.key, {}).items()
+                }
+        self._write()
+
+    def _follow(self, session: Session, snapshot: Snapshot | None) -> None:
+        """The figure of a job that has the node for itself: what counters counted in the open interval is its own."""
+        inside_uj = 0
+        if snapshot is None and any(_is_young(use, self._clock.mono_ns()) for use in session.uses.values()):
+            snapshot = self._meter.end_interval()
+        elif snapshot is None:
+            snapshot = self._meter.read_without_closing()
+            inside_uj = self._meter.counted_uj(snapshot)
+        energy_uj = energy_of(session)
+        if energy_uj is None and (session.domains or not inside_uj):
+            return
+        began = Figure(0, session.start.mono_ns)
+        figure = self._jobs.get(session.key, began).next((energy_uj or 0) + inside_uj, snapshot.mono_ns)
+        figure = replace(figure, until_ns=snapshot.mono_ns + COUNTS_NS)
+        self._jobs[session.key] = figure
+        self._follow_steps(session)
+
+    def _follow_steps(self, session: Session) -> None:
+        """Its steps' figures as of when they were given their parts last, with the mean power since the time before."""
+        shared_ns = session.shared_out.get("mono_ns", session.start.mono_ns)
+        before = self._steps.get(session.key, {})
+        self._steps[session.key] = {
+            use.number: before.get(use.number, Figure(0, use.start_mono_ns)).next(use.energy_uj, shared_ns)
+            for use in session.uses.values()
+            if use.energy_uj is not None
+        }
+
+    def _write(self) -> None:
+        self._sequence += 1
+        jobs = [(key.job_id, OF_JOB, figure) for key, figure in self._jobs.items()]
+        steps = (
+            (key.job_id, number & 0xFFFF_FFFF, figure)
+            for key in self._steps
+            for number, figure in self._shown_steps(key).items()
+        )
+        os.pwrite(self._descriptor, packed(self._node, chain(jobs, steps), self._sequence), 0)
+        self._empty = False
+
+    def _shown_steps(self, key: SessionKey) -> dict[int, Figure]:
+        session, steps = self._register.live[key], self._steps[key]
+        if not self._register.alone(session) or key not in self._jobs:
+            return steps
+        return capped(steps, {use.number for use in session.uses.values() if use.end_ns is not None}, self._jobs[key])
+
+    def close(self) -> None:
+        """Leave no figure: the agent ends, or the policy asks for none any more."""
+        if not self._empty:
+            self._sequence += 1
+            self._node, self._jobs, self._steps = None, {}, {}
+            os.pwrite(self._descriptor, packed(None, (), self._sequence), 0)
+            self._empty = True
+
+
+def _is_young(use: StepUse, mono_ns: int) -> bool:
+    """Whether it is a step that began a moment ago and goes on."""
+    return use.end_ns is None and use.number >= 0 and mono_ns - use.start_mono_ns < YOUNG_NS
+
+
+def energy_of(session: Session) -> int | None:
+    """What the job has by its record's rule: its parts, or the meter where that is all.
+
+    None if nothing was measured, or its CPUs or a GPU never: the record says that it is partial, which Slurm cannot.
+    """
+    leaves = [one for name, one in session.domains.items() if not name.startswith(OTHER)]
+    counted = leaves or list(session.domains.values())
+    known = [one for one in counted if one.covered_ns]
+    if not known or any(one not in known and one.component != "dram" for one in counted):
+        return None
+    return sum(one.energy_uj for one in known)

@@ -1,0 +1,56 @@
+/* Load the plugin as Slurm does and print what it says: energy in J, watts. With a title it is in a slurmstepd.
+ *   ask PLUGIN [TITLE [CALLS]] */
+#include <dlfcn.h>
+#include <inttypes.h>
+#include <slurm/slurm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef int ask_fn(enum acct_energy_type type, void *data);
+
+int main(int argc, char **argv)
+{
+	static char copy[4096];
+	long calls = argc > 3 ? atol(argv[3]) : 1;
+	acct_gather_energy_t energy;
+	struct timespec from, to;
+	void *plugin;
+	ask_fn *ask;
+	uint16_t sensors = 0;
+	int rc = 0;
+
+	if (argc < 2)
+		return 2;
+	snprintf(copy, sizeof(copy), "%s", argv[1]);
+	plugin = dlopen(copy, RTLD_NOW | RTLD_LOCAL);
+	if (plugin == NULL) {
+		fprintf(stderr, "%s\n", dlerror());
+		return 1;
+	}
+	*(void **)&ask = dlsym(plugin, "acct_gather_energy_p_get_data");
+	if (ask == NULL)
+		return 1;
+	if (argc > 2 && argv[2][0] != '\0') { /* as setproctitle does: over the arguments themselves */
+		size_t room = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
+		char title[128];
+
+		snprintf(title, sizeof(title), "%s", argv[2]);
+		memset(argv[0], 0, room);
+		strncpy(argv[0], title, room);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	for (long call = 0; call < calls; call++) {
+		memset(&energy, 0xa5, sizeof(energy));
+		rc |= ask(ENERGY_DATA_NODE_ENERGY_UP, &energy);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	rc |= ask(ENERGY_DATA_SENSOR_CNT, &sensors) | ask(ENERGY_DATA_NODE_ENERGY, NULL);
+	printf("%d %u ", rc, sensors);
+	printf(energy.consumed_energy == NO_VAL64 ? "blank " : "%" PRIu64 " ", energy.consumed_energy);
+	printf(energy.current_watts == NO_VAL ? "blank" : "%" PRIu32, energy.current_watts);
+	printf(" %.0f\n", ((double)(to.tv_sec - from.tv_sec) * 1e9 + (double)(to.tv_nsec - from.tv_nsec)) / (double)calls);
+	dlclose(plugin);
+	return 0;
+}

@@ -1,0 +1,148 @@
+"""The energy plugin, loaded as Slurm loads it, beside files as the agent writes them and as nobody should."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.agent.figure import MOST, OF_JOB, Figure, packed
+
+from .sandbox import Sandbox
+
+S = 1_000_000_000
+BLANK = ("blank", "blank")
+BATCH, INTERACTIVE = 0xFFFF_FFFB, 0xFFFF_FFFA
+"""slurm.h's numbers of these steps."""
+
+
+def asked(sandbox: Sandbox, title: str = "slurmstepd: [5.extern]", program: str = "ask") -> tuple[str, str]:
+    """Energy in J and watts that Slurm would be given in a process of this title."""
+    command = [sandbox.built / program, sandbox.built / "acct_gather_energy_perun.so", *([title] if title else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    code, sensors, energy, watts, _ = done.stdout.split()
+    assert (code, sensors) == ("0", "1")
+    return energy, watts
+
+
+def put(sandbox: Sandbox, data: bytes) -> Path:
+    path = sandbox.run_dir / "slurm.figures"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return path
+
+
+def figure(energy_j: float, watts: float = 0, age_s: float = -600, counts_s: float = 600) -> Figure:
+    """One whose moment is to come, unless `age_s` says otherwise: it does not go on yet."""
+    now_ns = time.monotonic_ns()
+    at_ns = now_ns - int(age_s * S)
+    return Figure(int(energy_j * 1e6), at_ns, int(watts * 1e6), at_ns + int(counts_s * S))
+
+
+def test_the_external_step_has_the_jobs_figure_others_their_own_and_slurmd_the_nodes(sandbox: Sandbox) -> None:
+    steps: Sequence[tuple[int, int, Figure]] = [
+        (4, OF_JOB, figure(1)),
+        (5, OF_JOB, figure(111, 20)),
+        (5, 0, figure(50)),
+        (5, BATCH, figure(7)),
+        (5, INTERACTIVE, figure(8)),
+        (5, 12, figure(60)),
+    ]
+    put(sandbox, packed(figure(9000, 250), steps, 1))
+    titles = {
+        "slurmstepd: [5.extern]": ("111", "20"),
+        "slurmstepd: [5.0]": ("50", "0"),
+        "slurmstepd: [5.batch]": ("7", "0"),
+        "slurmstepd: [5.interactive]": ("8", "0"),
+        "slurmstepd: [5.12+1]": ("60", "0"),
+        "slurmstepd: [5.1]": BLANK,
+        "slurmstepd: [6.extern]": BLANK,
+        "slurmstepd: [55.0]": BLANK,
+        "slurmstepd": BLANK,
+        "slurmd": BLANK,
+    }
+    assert {title: asked(sandbox, title) for title in titles} == titles
+    (sandbox.built / "slurmd").unlink(missing_ok=True)
+    os.link(sandbox.built / "ask", sandbox.built / "slurmd")
+    energy, watts = asked(sandbox, "", "slurmd")
+    assert energy == "9000"
+    assert watts == "250"
+
+
+def test_energy_goes_on_with_the_power_until_the_figure_counts_no_more(sandbox: Sandbox) -> None:
+    put(sandbox, packed(None, [(5, OF_JOB, figure(100, 1, age_s=200, counts_s=600))], 1))
+    energy, watts = asked(sandbox)
+    assert 300 <= int(energy) <= 400
+    assert watts == "1"
+    put(sandbox, packed(None, [(5, OF_JOB, figure(100, 1, age_s=200, counts_s=199))], 2))
+    assert asked(sandbox) == BLANK
+
+
+def test_a_file_that_is_not_whole_is_a_blank(sandbox: Sandbox) -> None:
+    whole = packed(None, [(5, OF_JOB, figure(111, 20))], 1)
+    path = put(sandbox, whole)
+    assert asked(sandbox) == ("111", "20")
+    for length in (0, 1, 47, 48, 95):
+        put(sandbox, whole[:length])
+        assert asked(sandbox) == BLANK
+    path.unlink()
+    assert asked(sandbox) == BLANK
+    path.mkdir()
+    assert asked(sandbox) == BLANK
+    path.rmdir()
+    path.symlink_to(sandbox.root / "elsewhere")
+    (sandbox.root / "elsewhere").write_bytes(whole)
+    assert asked(sandbox) == BLANK
+
+
+def test_every_flipped_bit_is_noticed(sandbox: Sandbox) -> None:
+    whole = packed(None, [(5, OF_JOB, figure(111, 20))], 1)
+    for at in range(len(whole)):
+        put(sandbox, bytes((*whole[:at], whole[at] ^ 0x10, *whole[at + 1 :])))
+        assert asked(sandbox) == BLANK, f"byte {at}"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files to others")
+def test_a_file_that_others_could_have_written_is_a_blank(sandbox: Sandbox) -> None:
+    path = put(sandbox, packed(None, [(5, OF_JOB, figure(111, 20))], 1))
+    path.chmod(0o620)
+    assert asked(sandbox) == BLANK
+    path.chmod(0o600)
+    os.chown(path, 2001, 2001)
+    assert asked(sandbox) == BLANK
+
+
+def test_of_more_jobs_than_there_is_room_for_the_later_ones_are_blanks(sandbox: Sandbox) -> None:
+    jobs = [(number, OF_JOB, figure(number)) for number in range(1, MOST + 100)]
+    put(sandbox, packed(figure(1), jobs, 1))
+    assert asked(sandbox, f"slurmstepd: [{MOST - 1}.extern]") == (str(MOST - 1), "0")
+    assert asked(sandbox, f"slurmstepd: [{MOST}.extern]") == BLANK
+
+
+def test_a_reader_sees_whole_figures_while_the_file_is_rewritten(sandbox: Sandbox) -> None:
+    """The writer's two contents differ in every field; whatever a reader is told is of one of them."""
+    path = put(sandbox, b"")
+    first = packed(None, [(5, OF_JOB, figure(1_000, 1))] * 600, 1)
+    second = packed(None, [(5, OF_JOB, figure(2_000, 2, counts_s=500))] * 600, 2)
+    descriptor = os.open(path, os.O_WRONLY)
+    command = [sandbox.built / "ask", sandbox.built / "acct_gather_energy_perun.so", "slurmstepd: [5.extern]", "3000"]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while reader.poll() is None:
+        os.pwrite(descriptor, first, 0)
+        os.pwrite(descriptor, second, 0)
+    os.close(descriptor)
+    assert reader.stdout is not None
+    _, _, energy, watts, _ = reader.stdout.read().split()
+    assert (energy, watts) in (BLANK, ("1000", "1"), ("2000", "2"))
+
+
+def test_titles_that_are_no_steps_are_not_taken_for_one(sandbox: Sandbox) -> None:
+    put(sandbox, packed(None, [(5, OF_JOB, figure(111)), (5, 0, figure(50)), (0, 7, figure(1))], 1))
+    for title in ("slurmstepd", "slurmstepd: [5]", "slurmstepd: [0.7]", "slurmstepd: [5.0", "slurmstepd: [-5.0]"):
+        assert asked(sandbox, title) == BLANK
+    for title in ("slurmstepd: [99999999999.0]", "slurmstepd: [5.]", "slurmstepd: [5.x]", "[5.extern]"):
+        assert asked(sandbox, title) == BLANK
