@@ -37,7 +37,7 @@ class Figure:
 
 
 def packed(node: Figure | None, jobs: Iterable[tuple[int, int, Figure]], sequence: int) -> bytes:
-    """The file's content: of the node, then of jobs and steps (id, step or `OF_JOB`), as many as there is room for."""
+    """The file's content: of the node, then of jobs and steps (id, step or `OF_JOB`), `MOST` in all."""
     records = [] if node is None else [_record(0, OF_NODE, node)]
     for job, step, figure in jobs:
         if len(records) == MOST:

@@ -120,8 +120,8 @@ def _as_whom(job: Running) -> dict[str, Any]:
         user = pwd.getpwnam(job.user)
     except KeyError as error:
         raise UnavailableError(f"job {job.job_id}: its user {job.user} is not known on this host") from error
-    told = {name: value for name, value in own.items() if name in HARMLESS}
-    environ = {**told, "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, **NO_FLAG}
+    shown = {name: value for name, value in own.items() if name in HARMLESS}
+    environ = {**shown, "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, **NO_FLAG}
     return {"env": environ, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 

@@ -38,7 +38,8 @@ class Watched:
         self.node, self.turned = FakeNode(base), Turned()
         self.directory = base / "metrics"
         self.directory.mkdir(mode=0o755)
-        (base / "policy.yaml").write_text(f"metrics: {{textfile: {self.directory}, labels: [job, account]{metrics}}}\n{policy}")
+        metrics = f"metrics: {{textfile: {self.directory}, labels: [job, account]{metrics}}}\n"
+        (base / "policy.yaml").write_text(metrics + policy)
         clock, paths = self.turned.clock, AgentPaths(self.node.run_dir, self.node.spool, self.node.root)
         paths.node.mkdir(parents=True)
         compiled = compile_policy(load(base / "policy.yaml"))

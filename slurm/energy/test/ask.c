@@ -33,12 +33,12 @@ int main(int argc, char **argv)
 	if (ask == NULL)
 		return 1;
 	if (argc > 2 && argv[2][0] != '\0') { /* as setproctitle does: over the arguments themselves */
-		size_t room = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
+		size_t size = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
 		char title[128];
 
 		snprintf(title, sizeof(title), "%s", argv[2]);
-		memset(argv[0], 0, room);
-		strncpy(argv[0], title, room);
+		memset(argv[0], 0, size);
+		strncpy(argv[0], title, size);
 	}
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	for (long call = 0; call < calls; call++) {
