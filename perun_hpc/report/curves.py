@@ -36,6 +36,8 @@ HELD = 0.5
 """The part of a column that must have been read for it to have a value."""
 BLOCK_B = 256 << 20
 """Memory that is read at once."""
+_OF_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, OSError, RuntimeError)
+"""What reading a store raises whose shapes, chunks or bytes are others than it says."""
 ORDER = ("cpu", "dram", "gpu", "other", "node")
 """Components from the bottom of a stack to its top."""
 
@@ -118,7 +120,7 @@ def read(directory: Path, start_ns: int, end_ns: int, columns: int = COLUMNS) ->
         return made.curves()
     except NotFoundError as error:
         raise NotFoundError(f"{directory}: {error}") from error
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+    except _OF_DAMAGE as error:
         raise DataError(f"{directory}: the trace cannot be read ({error}); run perun collect --repair") from error
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.picture import QUICK_B, in_a_line
 from perun_hpc.data_model.record import EnergyRecord, to_json
+from perun_hpc.errors import DataError
 from perun_hpc.report import curves
 from perun_hpc.report.over_time import COLUMNS, LABEL, curve_lines
 from perun_hpc.report.screen import WIDTH, Style, cells
@@ -95,3 +99,22 @@ def test_a_damaged_trace_costs_the_line_alone(archive: Archive, record: EnergyRe
     (directory / "record.json").write_text(to_json(record))
     (directory / "job.zarr" / "zarr.json").write_text("{")
     assert in_a_line(record, Archive(tmp_path, "c"), Style())[0].startswith("Over time  not drawn: its trace cannot")
+
+
+@pytest.mark.parametrize(
+    ("array", "key", "value"),
+    [("energy", "shape", [HOSTS, 0, 0]), ("sample_time_offset", "shape", [1, 1]), ("energy", "chunk", 0)],
+)
+def test_a_trace_whose_shapes_are_damaged_is_refused_in_one_line(
+    archive: Archive, record: EnergyRecord, tmp_path: Path, array: str, key: str, value: Any
+) -> None:
+    shutil.copytree(archive.job(Run(4711, 0)), tmp_path / "job")
+    path = tmp_path / "job" / "job.zarr" / "samples" / array / "zarr.json"
+    about = json.loads(path.read_text())
+    if key == "chunk":
+        about["codecs"][0]["configuration"]["chunk_shape"][-1] = value
+    else:
+        about[key] = value
+    path.write_text(json.dumps(about))
+    with pytest.raises(DataError, match="cannot be read"):
+        curves.read(tmp_path / "job", record.start_ns, record.end_ns)
