@@ -39,3 +39,6 @@ def test_the_last_job_an_array_and_a_range_are_what_their_owner_means(cluster: C
     ).stdout
     assert f"Job {single}  alone" in inside
     assert "no job of yours named 'swept'" in shown("-n", "swept", user="bob")
+    # The prefix has what a page is drawn with.
+    drawn = f"rm -f ~/page.html; /opt/perun-hpc/bin/perun report {single} --html ~/page.html && cat ~/page.html"
+    assert "<svg " in cluster.run(["sh", "-c", drawn], user="alice", check=True).stdout
