@@ -31,6 +31,7 @@ class Watching:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.fd = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         self._directories: dict[int, Path] = {}
+        self._watches: dict[Path, int] = {}
 
     def _checked(self, result: int) -> int:
         if result < 0:
@@ -42,19 +43,19 @@ class Watching:
         flags = _IN_CREATE | _IN_DELETE | _IN_ONLYDIR
         watch = int(self._libc.inotify_add_watch(self.fd, os.fsencode(directory), flags))
         if watch >= 0:
-            self._directories[watch] = directory
+            self._directories[watch], self._watches[directory] = directory, watch
         return watch >= 0
 
     def keep(self, directories: set[Path]) -> None:
         """Watch no other ones than these any more."""
-        for watch, directory in list(self._directories.items()):
-            if directory not in directories:
-                del self._directories[watch]
-                self._libc.inotify_rm_watch(self.fd, watch)
+        for directory in self._watches.keys() - directories:
+            watch = self._watches.pop(directory)
+            del self._directories[watch]
+            self._libc.inotify_rm_watch(self.fd, watch)
 
     def __contains__(self, directory: Path) -> bool:
         """Whether it is watched; one that was removed is not."""
-        return directory in self._directories.values()
+        return directory in self._watches
 
     def take(self) -> Iterator[Change]:
         """What has changed since the last time, in order."""
@@ -71,9 +72,15 @@ class Watching:
                 if mask & _IN_Q_OVERFLOW:
                     yield Change(None, "", False)
                 elif mask & _IN_IGNORED:
-                    self._directories.pop(watch, None)
+                    self._forget(watch)
                 elif watch in self._directories:
                     yield Change(self._directories[watch], name, bool(mask & _IN_CREATE))
+
+    def _forget(self, watch: int) -> None:
+        """Its directory is gone; another one of that name may be under watch already."""
+        directory = self._directories.pop(watch, None)
+        if directory is not None and self._watches.get(directory) == watch:
+            del self._watches[directory]
 
     def close(self) -> None:
         """Watch nothing any more."""
