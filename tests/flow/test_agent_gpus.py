@@ -260,15 +260,16 @@ def test_a_mig_job_holds_the_instances_that_slurm_names_whatever_its_numbers_cou
     for job, (numbers, names) in jobs.items():
         node.begin(job, gpus=numbers, gpu_names=names)
     time.sleep(0.5)
-    for job, (numbers, names) in jobs.items():
+    for job, (numbers, names) in reversed(jobs.items()):  # the second one is never there without the first
         node.end(job, gpus=numbers, gpu_names=names)
     records = {job: node.record(job) for job in jobs}
     held = {job: {name for name, one in record["domains"].items() if name.startswith("gpu-") and one["energy_uj"]}
             for job, record in records.items()}  # fmt: skip
     assert held == {1: {"gpu-GPU-a"}, 2: {"gpu-GPU-a"}, 3: {"gpu-GPU-b"}}
     first, second = (records[job]["domains"]["gpu-GPU-a"] for job in (1, 2))
-    assert first["energy_uj"] / first["node_uj"] == pytest.approx(4 / 7, abs=0.1)
     assert second["energy_uj"] / second["node_uj"] == pytest.approx(3 / 7, abs=0.1)
+    assert 4 / 7 - 0.1 < first["energy_uj"] / first["node_uj"]
+    assert first["energy_uj"] + second["energy_uj"] <= first["node_uj"] + 2
     assert records[1]["gpus"] == "MIG-aaaa"
     assert not [note for record in records.values() for note in record["notes"] if "GPU" in note]
 
@@ -300,11 +301,11 @@ def test_of_two_mig_jobs_the_one_that_works_is_given_what_the_gpu_takes_above_id
     node.begin(1, gpus="MIG-x")
     node.begin(2, gpus="MIG-y")
     time.sleep(0.5)
+    node.end(2, gpus="MIG-y")  # it was never there without the other one, however slow the machine is
     node.end(1, gpus="MIG-x")
-    node.end(2, gpus="MIG-y")
     account, other = (node.record(job)["domains"]["gpu-GPU-a"] for job in (1, 2))
     assert account["method"] == other["method"] == "slices+activity"
-    assert account["energy_uj"] > 3 * other["energy_uj"] > 0
+    assert other["node_uj"] > 4 * other["energy_uj"] > 0
 
 
 def test_the_command_lists_gpus_and_says_of_a_stuck_driver_that_it_does_not_answer(library, tmp_path):
