@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 from perun_hpc.cli.slurm_here import slurm_here
@@ -52,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.last <= 1000:
         raise UsageError(f"--last {args.last}: from 1 to 1000 runs")
     found = _stored(args) if args.stored or args.data_out or not slurm_here() else _jobs(args)
+    labels = [subject.label for side in found.sides for subject in side.subjects]
+    if twice := next((label for label, number in Counter(labels).items() if number > 1), ""):
+        raise UsageError(f"{twice} is there twice: what ran once says nothing beside itself")
     if not found.components:
         raise NotFoundError("these have no component in common: what one measured is not known of another")
     if args.json:
@@ -83,4 +87,5 @@ def _stored(args: argparse.Namespace) -> Sides:
     if not args.what and len(args.name) == 1:
         return sides_of(stored_sides.newest_and_before(args.name[0], data_out, args.last))
     sides = stored_sides.of_words(args.what, data_out)
-    return sides_of([*(stored_sides.of_app(name, data_out, args.last) for name in args.name), *sides])
+    named = {subject.label for side in sides for subject in side.subjects}
+    return sides_of([*(stored_sides.of_app(name, data_out, args.last, named) for name in args.name), *sides])

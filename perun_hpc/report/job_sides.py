@@ -42,8 +42,6 @@ def of_words(words: Sequence[str], places: Places, asker: Asker) -> list[Side]:
     if not all(named):
         raise UsageError("an empty word names no job")
     ids = [job for some in named for job in some]
-    if twice := [job for job in dict.fromkeys(ids) if ids.count(job) > 1]:
-        raise UsageError(f"job {twice[0]} is on two sides: a job says nothing beside itself")
     found = find_each(ids, places)
     sides = []
     for some in named:

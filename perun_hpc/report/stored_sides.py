@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from perun_hpc.data_model.data import DataNode
@@ -35,15 +35,15 @@ def of_words(words: Sequence[str], data_out: Path) -> list[Side]:
     return sides
 
 
-def of_app(app: str, data_out: Path, most: int) -> Side:
-    """The last runs of an application as repeats, the newest first.
+def of_app(app: str, data_out: Path, most: int, without: Collection[str] = ()) -> Side:
+    """The last runs of an application as repeats, the newest first, but for those that are named on their own.
 
     Raises
     ------
     NotFoundError
         Where there is none that can be compared.
     """
-    found = _last(app, data_out, most)
+    found = _last(app, data_out, most, without)
     return Side(app, tuple(subject for tree in found for subject in of_tree(tree)))
 
 
@@ -62,11 +62,11 @@ def newest_and_before(app: str, data_out: Path, most: int) -> list[Side]:
     return [Side(f"{count(len(before), 'run')} before", earlier), Side(newest.id, tuple(of_tree(newest)))]
 
 
-def _last(app: str, data_out: Path, most: int) -> list[DataNode]:
+def _last(app: str, data_out: Path, most: int, without: Collection[str] = ()) -> list[DataNode]:
     kept: list[DataNode] = []
     for _, tree in runs.stored(data_out, app):
         subjects = of_tree(tree)
-        if subjects and not any(subject.why for subject in subjects):
+        if subjects and not any(subject.why or subject.label in without for subject in subjects):
             kept.append(tree)
         if len(kept) >= most:
             return kept

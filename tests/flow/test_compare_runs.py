@@ -51,6 +51,11 @@ def test_stored_runs_by_id_by_directory_and_by_name(perun, tmp_path: Path) -> No
     named = perun("compare", "-n", "app", "--stored")
     assert f"{third} beside 2 runs before" in named.stdout
     assert perun("compare", first, "none", "--stored").returncode == 66
+    twice = perun("compare", first, first, "--stored")
+    assert twice.returncode == 64 and "is there twice" in twice.stderr
+    beside = json.loads(perun("compare", "-n", "app", first, "--stored", "--json").stdout)
+    labels = [[one["label"].rpartition(":")[0] for one in side["runs"][::2]] for side in beside["sides"]]
+    assert labels == [[third, second], [first]], "a run is not among those that it is held against"
 
 
 def test_a_stored_runs_parts_are_its_own_figures(perun, tmp_path: Path) -> None:

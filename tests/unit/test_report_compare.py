@@ -276,7 +276,7 @@ def test_repeats_are_joined_by_commas(archive: Path, capsys: pytest.CaptureFixtu
 def test_a_job_is_not_held_against_itself(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("4711", "4711"), ("4711,4712", "4712")):
         assert ask(archive, *words) == 64
-        assert "is on two sides" in capsys.readouterr().err
+        assert "is there twice" in capsys.readouterr().err
 
 
 def test_one_job_is_nothing_to_compare(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
