@@ -103,7 +103,7 @@ def read(directory: Path, start_ns: int, end_ns: int, columns: int = COLUMNS) ->
     Raises
     ------
     NotFoundError
-        Without a trace, or where it holds no readings of power.
+        Without a trace, or where it holds no two readings of power, as of a job shorter than its period.
     DataError
         Where it cannot be read.
     """
@@ -200,7 +200,7 @@ class _Sums:
         grid = self.grid
         known = self._known > 0
         if not known.any():
-            raise NotFoundError("the trace holds no readings of power")
+            raise NotFoundError("the trace holds no two readings of power")
         fine = np.where(known, self._fine, np.nan)
         by_column = fine.reshape(grid.columns, grid.fine)
         components = {

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from perun_hpc.report.curves import JobCurves
 
 LABEL = 11
+NO_POWER = "its trace holds no two readings of power"
 COLUMNS = 55
 """What the label and the widest scale (`0 .. 3.71 kW`) leave of the screen."""
 ALONE = frozenset({"exclusive", "holder"})
@@ -36,7 +37,7 @@ def curve_lines(record: EnergyRecord, curves: JobCurves, style: Style) -> list[s
     watts: Sequence[float] = [float(one) for one in curves.total.mean]
     known = [one for one in watts if not math.isnan(one)]
     if not known or max(known) <= 0:
-        return not_drawn("its trace holds no readings of power")
+        return not_drawn(NO_POWER)
     lines = [both_ends(f"{'Over time':<{LABEL}}{sparkline(watts, style)}", f"0 .. {q.power(max(known) * 1e3)}", style)]
     said = []
     if len(known) < len(watts):

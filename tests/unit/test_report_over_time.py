@@ -93,6 +93,14 @@ def test_a_trace_that_is_gone_or_large_is_named_and_a_job_without_one_has_no_lin
     assert "not drawn: its trace is large" in large
 
 
+def test_a_trace_without_two_readings_is_not_a_damaged_one(record: EnergyRecord, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive", "c")
+    short = replace(record, start_ns=record.end_ns, end_ns=record.end_ns + 5 * NS)  # the readings lie before it
+    picture_data.write_trace(archive.job(Run(4711, 0)), tmp_path / "scratch", HOSTS, 2)
+    (archive.job(Run(4711, 0)) / "record.json").write_text(to_json(short))
+    assert in_a_line(short, archive, Style()) == ["Over time  not drawn: its trace holds no two readings of power"]
+
+
 def test_a_damaged_trace_costs_the_line_alone(archive: Archive, record: EnergyRecord, tmp_path: Path) -> None:
     directory = Archive(tmp_path, "c").job(Run(4711, 0))
     (directory / "job.zarr").mkdir(parents=True)
