@@ -251,7 +251,8 @@ def _differing(first: Side, other: Side) -> list[tuple[str, tuple[str, str]]]:
 def _change(one: Difference, sign: str) -> str:
     if not one.bound or _vague(one):
         return _percent(one.change)
-    return f"{_percent(one.change)} {sign} {_bound((one.high - one.low) / 2)}"
+    # A ratio's upper bound lies further away than its lower one; the one towards no difference is the verdict's.
+    return f"{_percent(one.change)} {sign} {_bound(one.high - one.change if one.log < 0 else one.change - one.low)}"
 
 
 def _percent(change: float) -> str:

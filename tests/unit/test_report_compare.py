@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,14 @@ def test_bounds_that_hold_half_and_twice_are_no_figure(tmp_path: Path) -> None:
     assert "±" not in said
     text = compared(jobs[:2], jobs[2:])
     assert "+15.0 %              too few runs to tell" in text and "no difference" not in text
+
+
+def test_a_bound_and_the_verdict_agree() -> None:
+    first = [record(4711 + n, joules) for n, joules in enumerate((1000, 1070, 935))]
+    lines = compared(first, [record(4720, 730)]).splitlines()
+    energy = next(line for line in lines if line.startswith("  energy  "))
+    change, bound = (float(figure) for figure in re.findall(r"-?\d+\.?\d*(?= %)", energy))
+    assert (abs(change) <= bound) == ("no difference" in energy)
 
 
 @pytest.mark.parametrize("change", [{"name": "wrap"}, {"array_job_id": 4}, {"status": "partial"}, {"uid": None}])
