@@ -93,6 +93,8 @@ def _begin(cluster: Cluster, screen: Screen) -> None:
     cluster.up(progress=screen.step)
     site.install(cluster, screen.step)
     _policy(cluster)
+    # A cluster that was up before has its archive still; the ledger lay on the controller's own disk.
+    cluster.run([PERUN, "ledger", "rebuild"], user="perun", check=True)
     cluster.run(["srun", "-N4", "true"], user=USER, check=True)  # a first job starts the agents
 
 
@@ -128,12 +130,18 @@ def _shoot(cluster: Cluster, screen: Screen) -> None:
         cluster.wait_job(jobs[name], timeout=600)
         _recorded(cluster, jobs[name])
     PICTURES.mkdir(parents=True, exist_ok=True)
+    left = []
     for shot in SHOTS:
         line = shot.line.format(**jobs)
-        text = _typed(cluster, line, shot)
+        code, text = _typed(cluster, line, shot)
+        if code not in (0, 1):  # 1: done, and something is to be looked at
+            left.append(f"{shot.name} stays as it was: {line}: exit code {code}: {text}")
+            continue
         (PICTURES / f"{shot.name}.svg").write_text(draw(f"$ {line}\n{text}", line, shot.rows))
         screen.step(f"{shot.name}: {line}")
     _page(cluster, screen, jobs["phases"])
+    if left:
+        raise SystemExit("\n".join(left))
 
 
 def _recorded(cluster: Cluster, job: str) -> None:
@@ -147,8 +155,8 @@ def _recorded(cluster: Cluster, job: str) -> None:
     raise SystemExit(f"job {job} has no record: see {cluster.log_dir('ctl')}")
 
 
-def _typed(cluster: Cluster, line: str, shot: Shot) -> str:
-    """What a terminal shows of a command, with its colours."""
+def _typed(cluster: Cluster, line: str, shot: Shot) -> tuple[int, str]:
+    """A command's exit code, and what a terminal shows of it, with its colours."""
     ours, theirs = pty.openpty()
     command = cluster.command(
         ["env", "TERM=xterm-256color", f"COLUMNS={COLUMNS}", "sh", "-c", line], shot.user, shot.node
@@ -162,9 +170,7 @@ def _typed(cluster: Cluster, line: str, shot: Shot) -> str:
         except OSError:  # the terminal's end, when the command has ended
             pass
     os.close(ours)
-    if process.returncode not in (0, 1):  # 1: done, and something is to be looked at
-        raise SystemExit(f"{line}: exit code {process.returncode}: {shown.decode()}")
-    return shown.decode().replace("\r\n", "\n")
+    return process.returncode, shown.decode().replace("\r\n", "\n")
 
 
 _SVG = """\
