@@ -1,6 +1,6 @@
 """What the agent and its children import late, for a prolog may wait for the agent's first second.
 
-A house test finds what is missing here.
+A test finds what is missing here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A process that lives on and imports a module after perun was upgraded would have a new module beside the old ones: what
 one hands to the other need not fit any more. So whatever lives on is whole soon after it has begun; children that it
-forks are whole with it, and programs that it executes are told, and answer, in JSON or by the wire's messages alone.
+forks are whole with it, and programs that it executes take and answer arguments, JSON or messages of the wire alone.
 """
 
 from __future__ import annotations
