@@ -44,7 +44,7 @@ from perun_hpc.errors import DataError, PerunError, UnavailableError
 from perun_hpc.files import make_directory, sync_directory, write_new
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, by_id, is_one_of, match_run, nodes_of, pair_runs
 from perun_hpc.store.adopt import adopt
-from perun_hpc.store.layout import PLAN
+from perun_hpc.store.layout import APART, PLAN
 
 log = logging.getLogger(__name__)
 
@@ -511,7 +511,7 @@ class Collector:
                 adopt(self.archive.job(bare), directory)
         except (PerunError, OSError) as error:
             log.warning("%s", error)
-        if self.tools.finalise is None or not (directory / PLAN).exists():
+        if self.tools.finalise is None or not any((directory / part).exists() for part in (PLAN, APART)):
             return
         try:
             deadline_ns = ready.record.end_ns + int(self.deadline_s * 1e9)

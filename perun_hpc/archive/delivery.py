@@ -155,12 +155,16 @@ def _tells_more(path: Path, record: dict[str, Any]) -> bool:
 
 def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Ship the trace; one that cannot go is named in the record that is returned, which is the evidence."""
-    from perun_hpc.store import ship
+    from perun_hpc.store import layout, ship
 
     try:
         _check_tracks(directory, record)
         job_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         ship.ship(directory, job_dir, _nodes(record))
+    except layout.OtherLayoutError as error:
+        apart = ship.put_apart(directory, job_dir, safe_name(record["node"], "node"))
+        note = f"its trace waits in {layout.APART}/{apart.name} for a newer perun: {error}"
+        return {**record, "notes": [*record.get("notes", ()), note]}
     except (DataError, ValueError) as error:
         return {**record, "trace": {**record["trace"], "stored": False, "why": str(error)}}
     return record

@@ -38,6 +38,8 @@ NODES_PER_BLOCK = 16
 STORE = "job.zarr"
 PLAN = "layout.json"
 MARKS = "nodes"
+APART = "apart"
+"""Directory of a job's for the parts of nodes that only a newer version can put into its store, a directory each."""
 OTHER_KIND = "not of this kind"
 """Status, within a track, of a node with other hardware."""
 
@@ -245,6 +247,10 @@ def is_track(attributes: Json) -> bool:
     return "perun_track" in attributes
 
 
+class OtherLayoutError(DataError):
+    """A plan of a layout that this version of perun does not know."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What all nodes of a job run agree on: written once, by whoever is first, as `layout.json` beside the store.
@@ -279,13 +285,16 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Plan:
-        """Inverse of `to_json`; DataError names the file `where`."""
+        """Inverse of `to_json`; DataError names the file `where`, OtherLayoutError if it is a newer version's."""
         try:
             value = json.loads(data)
             known = {f"{SCHEMA}{version}": version for version in range(1, VERSION + 1)}
-            version = known.get(value.pop("schema"))
+            schema = value.pop("schema")
+            version = known.get(schema)
             if version is None:
-                raise DataError(f"{where}: written by another version of perun ({', '.join(known)} are known here)")
+                newer = re.fullmatch(rf"{re.escape(SCHEMA)}[1-9]\d{{0,8}}", schema)
+                kind = OtherLayoutError if newer else DataError
+                raise kind(f"{where}: written by another version of perun ({', '.join(known)} are known here)")
             plan = codec.decode(cls, {**value, "layout": version})
             if not (0 <= plan.start_ns < 1 << 62 and 0 < plan.period_ns < 1 << 62):
                 raise ValueError("a time out of range")

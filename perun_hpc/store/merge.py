@@ -19,6 +19,7 @@ from perun_hpc import files
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, layout, tables
 from perun_hpc.store.layout import Json, Mark, Plan, Track
+from perun_hpc.store.ship import take_in
 
 AHEAD_NS = 24 * 3600 * layout.NS_PER_S
 """Ticks further in the future than this come from a clock that is wrong: they are not shown."""
@@ -72,6 +73,8 @@ def finalise(
     -------
     What the store holds now, and whether it is closed.
     """
+    if (job_dir / layout.APART).exists() and (expected_nodes or (job_dir / layout.PLAN).exists()):
+        take_in(job_dir, expected_nodes)
     if not (job_dir / layout.PLAN).exists():
         return Merged("empty", {}, tuple(expected_nodes))
     with lease(job_dir) as held:

@@ -94,6 +94,8 @@ def _repair_plan(job_dir: Path) -> Iterator[Loss]:
     try:
         create.read_plan(job_dir)
         return
+    except layout.OtherLayoutError:  # nothing is damaged
+        raise
     except DataError:
         pass
     store = job_dir / layout.STORE

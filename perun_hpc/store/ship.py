@@ -6,8 +6,10 @@ mark comes last; running it again does the same once more.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import BinaryIO
 from perun_hpc import files
 from perun_hpc.errors import DataError
 from perun_hpc.store import codec, create, layout
-from perun_hpc.store.description import Description, descriptions
+from perun_hpc.store.description import TRACK, TRACKS, Description, descriptions
 from perun_hpc.store.layout import Json, Mark, Track
 from perun_hpc.store.shard import Index, end_of, read_index
 
@@ -43,7 +45,8 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
     Raises
     ------
     DataError
-        where a track is not sealed, or its node is none of `nodes` or of those that the store was made for.
+        where a track is not sealed, or its node is none of `nodes` or of those that the store was made for;
+        OtherLayoutError where the store or the track is of a newer version (`put_apart`).
     """
     total = Shipped(0, 0)
     for home, description in descriptions(session):
@@ -55,6 +58,38 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
             part = _ship_track(session, Description.of(home, description), description["sealed"], job_dir, nodes)
             total = Shipped(total.files + part.files, total.bytes + part.bytes, total.left_out + part.left_out)
     return total
+
+
+def put_apart(session: Path, job_dir: Path, node: str) -> Path:
+    """Keep a session's sealed tracks as they are, for a version that can put them into the store; where they lie."""
+    apart = job_dir / layout.APART / node
+    partial = apart.with_name(f".{node}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for part in (layout.STORE, TRACKS):
+        for path in sorted((session / part).rglob("*")):
+            if path.is_file() and (part == layout.STORE or path.name == TRACK):
+                target = partial / path.relative_to(session)
+                create.make_directory(target.parent)
+                with path.open("rb") as file:
+                    files.write_pieces(target, pieces(file))
+    shutil.rmtree(apart, ignore_errors=True)
+    partial.rename(apart)
+    files.sync_directory(apart.parent)
+    return apart
+
+
+def take_in(job_dir: Path, nodes: Sequence[str]) -> None:
+    """Put what lies apart into the store; what this version cannot put there, either, stays."""
+    for apart in sorted((job_dir / layout.APART).glob("[!.]*")):
+        try:
+            if any(value.get("node") != apart.name for _, value in descriptions(apart)):
+                raise DataError(f"{apart}: a track of another node's")
+            ship(apart, job_dir, nodes)
+        except (DataError, ValueError):
+            continue
+        shutil.rmtree(apart, ignore_errors=True)
+    with contextlib.suppress(OSError):  # something is left, or another merge was quicker
+        (job_dir / layout.APART).rmdir()
 
 
 def grow(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:

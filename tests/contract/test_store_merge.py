@@ -7,17 +7,20 @@ import multiprocessing
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray
 
+from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.errors import DataError
 from perun_hpc.store import create, job_store, layout
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.recode import drop_sources
 from perun_hpc.store.ship import ship
 from perun_hpc.store.thin import thin
+from tests.handed_over import record
 from tests.soak.store_data import START, rows, sensors
 
 S = layout.NS_PER_S
@@ -295,3 +298,53 @@ def test_a_plan_of_thousands_of_brackets_is_damage(tmp_path: Path) -> None:
     (tmp_path / "job" / layout.PLAN).write_text('{"schema": "perun.trace/1", "nodes": ' + "[" * 20_000)
     with pytest.raises(DataError, match=r"layout\.json: damaged"):
         job_store.finalise(tmp_path / "job", NODES[:1], NOW)
+
+
+def as_of_a_newer_version(path: Path) -> None:
+    """Let a plan, or a track's description, be of the layout after ours."""
+    path.write_text(path.read_text().replace(f"perun.trace/{layout.VERSION}", f"perun.trace/{layout.VERSION + 1}"))
+
+
+def as_of_this_version(path: Path) -> None:
+    path.write_text(path.read_text().replace(f"perun.trace/{layout.VERSION + 1}", f"perun.trace/{layout.VERSION}"))
+
+
+def of_node(name: str) -> dict[str, Any]:
+    trace = {"stored": True, "state": "complete", "why": None}
+    return {**record(1, stored=True), "node": name, "nodelist": "n[0-1]", "trace": trace}
+
+
+@pytest.mark.parametrize("newer", ["the store", "the node"])
+def test_a_trace_that_only_a_newer_version_can_merge_is_kept_until_there_is_one(tmp_path: Path, newer: str) -> None:
+    """As a newer node beside ours leaves the store, or an older collector finds what a newer node hands over."""
+    whole = tmp_path / "whole"
+    for name in NODES[:2]:
+        node(whole, name, nodes=NODES[:2])
+    job_store.finalise(whole / "job", NODES[:2], NOW)
+    (tmp_path / "spool").mkdir()
+    for name in NODES[:2]:
+        shutil.copytree(whole / name, tmp_path / "spool" / name / "1.0")
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    job, delivery = archive / "c/jobs/1.0", ArchiveDelivery(archive)
+    delivery.session(tmp_path / "spool/n0/1.0", of_node("n0"))
+    plan, track = job / layout.PLAN, tmp_path / "spool/n1/1.0/tracks/1s/track.json"
+    as_of_a_newer_version(plan if newer == "the store" else track)
+    delivery.session(tmp_path / "spool/n1/1.0", of_node("n1"))
+    shutil.rmtree(tmp_path / "spool")  # as an agent does that has handed over
+
+    put = json.loads((archive / "c/incoming/1.0/n1.json").read_text())
+    assert put["trace"]["stored"] and "its trace waits in apart/n1 for a newer perun" in put["notes"][-1]
+    if newer == "the store":
+        with pytest.raises(layout.OtherLayoutError):
+            job_store.repair(job, NOW)  # it takes no newer plan for a damaged one
+        as_of_this_version(plan)
+    else:
+        assert job_store.finalise(job, NODES[:2], NOW).missing == ("n1",)
+        as_of_this_version(job / "apart/n1/tracks/1s/track.json")
+    assert job_store.finalise(job, NODES[:2], NOW).state == "complete"
+    assert not (job / "apart").exists()
+    expected, found = snapshot(whole / "job"), snapshot(job)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
