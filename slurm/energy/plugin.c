@@ -2,14 +2,12 @@
  *
  * Slurm calls it inside of a job's start and end, behind a lock: it reads one file once and waits for nobody. What is not known is
  * NO_VAL64, which Slurm shows as a blank; it never fails, since Slurm takes a failure for 0 J. */
-#include <slurm/slurm.h>
-#include <slurm/slurm_errno.h>
-#include <slurm/slurm_version.h>
 #include <stdint.h>
 #include <string.h>
 #include <time.h>
 
 #include "figures.h"
+#include "public.h"
 #include "whose.h"
 
 /* Private to Slurm; never looked into. */

@@ -2,11 +2,12 @@
  *   ask PLUGIN [TITLE [CALLS]] */
 #include <dlfcn.h>
 #include <inttypes.h>
-#include <slurm/slurm.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "../public.h"
 
 typedef int ask_fn(enum acct_energy_type type, void *data);
 
