@@ -126,6 +126,7 @@ class _Sampler:
         write_new(Path(self._orders.directory) / SUMMARY, data, mode=0o666, durable=False)  # as the umask says
 
     def _open_store(self) -> NodeStore:
+        import perun_hpc.store.merge  # noqa: F401  (now: hours later it may be another version's)
         from perun_hpc.store.node_store import NodeStore
 
         orders, sensors = self._orders, self._tallies.sensors
