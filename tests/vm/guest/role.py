@@ -133,7 +133,7 @@ def _pids() -> dict[str, str]:
 
 STEPS = [
     Step("slurm", "Slurm's units start, a database, accounts", live.slurm_starts, needed=True),
-    Step("check first", "what a first run would do", would_install),
+    Step("check first", "what a first run would do", would_install, needed=True),
     Step("first run", "the role installs perun from the package", installs, needed=True),
     Step("first job", "the job that finds no agent", live.first_job),
     Step("sandboxes", "what the units' processes may do, seen from their side", live.sandboxes),
