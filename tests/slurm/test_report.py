@@ -14,7 +14,8 @@ pytestmark = pytest.mark.cluster
 def test_the_last_job_an_array_and_a_range_are_what_their_owner_means(cluster: Cluster) -> None:
     single = submit(cluster, "-J", "alone", "--mem=100M", "--wrap", "sleep 3")
     cluster.wait_job(single)
-    array = submit(cluster, "-J", "swept", "--array=1-3", "--wrap", "sleep 2")
+    # Longer than the grid of a shared node's trace, 10 s: shorter ones have a curve, or none, by when they start.
+    array = submit(cluster, "-J", "swept", "--array=1-3", "--wrap", "sleep 12")
 
     def shown(*words: str, user: str = "alice") -> str:
         done = perun(cluster, "report", *words, user=user)
