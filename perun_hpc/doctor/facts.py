@@ -107,8 +107,18 @@ class Policy:
     partitions: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     listen: str = ""
+    slurm_figures: bool = False
     named: tuple[str, ...] = ()
     """Who is named in figures for monitoring, where anybody serves some."""
+
+
+@dataclass(frozen=True)
+class EnergyPlugin:
+    """The file of `acct_gather_energy/perun` that this host's daemons load, where slurm.conf names it; what is wrong
+    with it."""
+
+    path: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,7 @@ class Facts:
     flag: Said = field(default_factory=lambda: Said(0, ""))
     plugin: Place | None = None
     launcher: Place | None = None
+    energy: EnergyPlugin = field(default_factory=EnergyPlugin)
     hooks: Hooks = field(default_factory=Hooks)
     hook_runs: Said = field(default_factory=lambda: Said(0, ""))
     wake_hook: Place | None = None

@@ -20,8 +20,8 @@ from perun_hpc.agent.outbox.parsing import USER as READER
 from perun_hpc.archive.stream import Munge
 from perun_hpc.backend.base import host_name
 from perun_hpc.data_model import codec
-from perun_hpc.doctor import look, services
-from perun_hpc.doctor.facts import Facts, Hooks, Node, Place, Policy, Said, Unread
+from perun_hpc.doctor import energy, look, services
+from perun_hpc.doctor.facts import EnergyPlugin, Facts, Hooks, Node, Place, Policy, Said, Unread
 from perun_hpc.doctor.findings import Role
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
 from perun_hpc.slurm import conf, hook
@@ -132,6 +132,9 @@ class Gatherer:
         named = self._config.one("PlugStackConfig") or str(Path(path).parent / "plugstack.conf")
         self._known["plugstack_path"] = named
         self._take("plugstack", lambda: conf.plugstack(named, look.texts))
+        if energy.in_use(self._config):
+            looked = look.Look(partial(energy.plugin, self._config))
+            self._take("energy", lambda: codec.decode(EnergyPlugin, looked.answer()))
 
     def _find_roles(self) -> frozenset[Role]:
         """What this host is for, by what Slurm says, what runs here and what lies here."""

@@ -84,6 +84,7 @@ def read_policy(node: str) -> Any:
             deadline_ns=here.hooks.deadline_ns,
             service_user=here.agent.service_user,
             static_known=isinstance(here.energy.package_static_uw, int),
+            slurm_figures=here.metrics.slurm,
             late_s=site.late_s,
             wait_s=site.deadline_s + 2 * site.sweep_s + 60,
             partitions=tuple(sorted({*loaded.partitions, *here.monitor.partitions})),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from perun_hpc.doctor.energy import in_use
 from perun_hpc.doctor.facts import Facts
 from perun_hpc.doctor.findings import ANY, Check, Fault, Role, Severity
 from perun_hpc.slurm.conf import prolog_flags, release
@@ -235,6 +236,22 @@ def _launcher(facts: Facts) -> Iterator[Fault]:
         yield Fault(launcher.path, what, {"prefix": facts.prefix})
 
 
+def _energy_file(facts: Facts) -> Iterator[Fault]:
+    if facts.energy.problem:
+        what = f"{facts.energy.problem}: slurmd and slurmctld will not start again, steps are cancelled"
+        yield Fault(facts.energy.path, what)
+
+
+def _energy_blank(facts: Facts) -> Iterator[Fault]:
+    if not in_use(facts.config):
+        return
+    if "contain" not in prolog_flags(facts.config):
+        what = "acct_gather_energy/perun without PrologFlags=Contain: jobs' energies are blank or wrong"
+        yield Fault(facts.conf_path, what, cause="contain")
+    if not facts.policy.slurm_figures:
+        yield Fault(facts.policy.path, "metrics.slurm is off, so that Slurm's energies are blank", cause="policy")
+
+
 _RECONFIGURE = "then scontrol reconfigure"
 _FLAGS = "PrologFlags={flags}, " + _RECONFIGURE
 
@@ -286,6 +303,13 @@ CHECKS = (
           "from the sources: make -C slurm install PREFIX={prefix}; or take the line out of plugstack.conf"),
     Check("plugin-loads", ANY, WARNING, "this Slurm loads the plugin: srun knows --perun", ("plugstack", "flag"),
           _plugin_loads, "{prefix}/libexec/perun/setup takes the package's for this Slurm; else make -C slurm install"),
+    Check("energy-plugin", frozenset({Role.COMPUTE, Role.CONTROLLER}), CRITICAL,
+          "the energy plugin that slurm.conf names is there and of this Slurm", ("config", "energy"), _energy_file,
+          "make -C slurm with this Slurm's headers, put its file there by mv; or take AcctGatherEnergyType out first"),
+    Check("energy-blank", ANY, WARNING, "where slurm.conf names the energy plugin, it has figures to show",
+          ("config", "policy"), _energy_blank,
+          {"contain": "PrologFlags with Contain, then restart slurmctld and every slurmd",
+           "policy": "metrics: {{slurm: true}} in the policy"}, cluster=True),
     Check("launcher", ON_NODES, WARNING, "perun-launch can be executed", ("plugstack",), _launcher,
           "from the sources: make -C slurm install PREFIX={prefix}"),
 )  # fmt: skip

@@ -18,6 +18,11 @@ const char plugin_name[] = "perun: a job's own energy";
 const char plugin_type[] = "acct_gather_energy/perun";
 const uint32_t plugin_version = SLURM_VERSION_NUMBER;
 
+/* perun doctor looks for it: whether a file is of the Slurm that runs. */
+#define TEXT(number) #number
+#define TEXT_OF(number) TEXT(number)
+static const char built_for[] __attribute__((used)) = "perun-energy-for-slurm:" TEXT_OF(SLURM_VERSION_NUMBER);
+
 int init(void);
 int fini(void);
 int acct_gather_energy_p_update_node_energy(void);

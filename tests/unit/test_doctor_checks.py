@@ -12,7 +12,7 @@ import pytest
 
 from perun_hpc._version import __version__
 from perun_hpc.doctor.examine import CHECKS, QUICK, UNKNOWN, examine
-from perun_hpc.doctor.facts import Agent, Collector, Facts, Hooks, Node, Place, Policy, Said, Unread
+from perun_hpc.doctor.facts import Agent, Collector, EnergyPlugin, Facts, Hooks, Node, Place, Policy, Said, Unread
 from perun_hpc.doctor.findings import Role, Severity
 from perun_hpc.slurm.conf import Config, PlugLine, shown, written
 
@@ -127,6 +127,12 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("plugin-file", place("plugin", problem="it is not there", missing=True), "it is not there"),
     ("plugin-loads", {"flag": Said(0, "", "incompatible version")}, "incompatible version"),
     ("launcher", place("launcher", runs=False), "perun-launch"),
+    ("energy-plugin", {"energy": EnergyPlugin("/p/x.so", "is of Slurm 22.05.7, and Slurm 22.05.8 runs")}, "22.05.7"),
+    (
+        "energy-blank",
+        both(AcctGatherEnergyType="acct_gather_energy/perun"),
+        "metrics: {slurm: true} in the policy",
+    ),
     (
         "policy",
         policy(mistakes=("/etc/perun/policy.yaml:4:3: no such field", "x")),

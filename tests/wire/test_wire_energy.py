@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perun_hpc.agent.figure import MOST, OF_JOB, Figure, packed
+from perun_hpc.doctor import energy
+from perun_hpc.slurm.conf import Config
 
 from .sandbox import Sandbox
 
@@ -138,6 +142,26 @@ def test_a_reader_sees_whole_figures_while_the_file_is_rewritten(sandbox: Sandbo
     assert reader.stdout is not None
     _, _, energy, watts, _ = reader.stdout.read().split()
     assert (energy, watts) in (BLANK, ("1000", "1"), ("2000", "2"))
+
+
+def test_the_doctor_knows_of_which_slurm_a_file_is(sandbox: Sandbox) -> None:
+    def looked_at(**said: str) -> Any:
+        return energy.plugin(Config({name.lower(): (value,) for name, value in said.items()}))
+
+    number = int(
+        re.findall(r"SLURM_VERSION_NUMBER (0x\w+)", Path("/usr/include/slurm/slurm_version.h").read_text())[0], 16
+    )
+    own, built = energy.version_of(number), str(sandbox.built)
+    assert looked_at(PluginDir=f"/nowhere:{built}", SLURM_VERSION=own) == {
+        "path": f"{built}/acct_gather_energy_perun.so",
+        "problem": "",
+    }
+    assert (
+        looked_at(PluginDir=built, SLURM_VERSION="99.11.1")["problem"] == f"is of Slurm {own}, and Slurm 99.11.1 runs"
+    )
+    assert looked_at(PluginDir="/nowhere", SLURM_VERSION=own)["problem"] == "is not there"
+    (sandbox.run_dir / "acct_gather_energy_perun.so").write_text("something")
+    assert looked_at(PluginDir=str(sandbox.run_dir), SLURM_VERSION=own)["problem"] == "is another one than perun's"
 
 
 def test_titles_that_are_no_steps_are_not_taken_for_one(sandbox: Sandbox) -> None:

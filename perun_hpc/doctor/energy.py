@@ -1,0 +1,50 @@
+"""The plugin that shows perun's joules in Slurm's own commands: the file that this host's daemons load."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from perun_hpc.data_model import codec
+from perun_hpc.doctor.facts import EnergyPlugin
+from perun_hpc.slurm.conf import Config
+
+KIND = "acct_gather_energy/perun"
+FILE = "acct_gather_energy_perun.so"
+MARK = re.compile(rb"perun-energy-for-slurm:(0x[0-9a-fA-F]{6})")
+MOST_B = 8 << 20
+
+
+def in_use(config: Config) -> bool:
+    """Whether slurm.conf names the plugin."""
+    return KIND in config.words("AcctGatherEnergyType")
+
+
+def plugin(config: Config) -> Any:
+    """Look at the first such file in PluginDir, as Slurm does; an `EnergyPlugin` as JSON types."""
+    return codec.encode(_plugin(config))
+
+
+def _plugin(config: Config) -> EnergyPlugin:
+    directories = [Path(one) for one in config.one("PluginDir").split(":") if one]
+    for directory in directories:
+        path = directory / FILE
+        try:
+            with path.open("rb") as file:
+                found = MARK.search(file.read(MOST_B))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return EnergyPlugin(str(path), f"cannot be read: {error.strerror}")
+        own = config.one("SLURM_VERSION")
+        version = version_of(int(found[1], 16)) if found else "another one than perun's"
+        problem = "" if version == own else f"is of Slurm {version}, and Slurm {own} runs" if found else f"is {version}"
+        return EnergyPlugin(str(path), problem)
+    where = directories[0] if directories else Path()
+    return EnergyPlugin(str(where / FILE), "is not there")
+
+
+def version_of(number: int) -> str:
+    """A version of Slurm's as it writes it, `22.05.8`, by the number in its headers."""
+    return f"{number >> 16}.{number >> 8 & 0xFF:02}.{number & 0xFF}"
