@@ -14,14 +14,16 @@ INSTEAD = "other users may not enter {}: for these tests alone, an open director
 
 
 def _run(checkout: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([checkout / "open.sh", *command], cwd=checkout, capture_output=True, text=True)
+    home = {**os.environ, "HOME": str(checkout.parent)}
+    home.pop("PYENV_ROOT", None)
+    return subprocess.run([checkout / "open.sh", *command], cwd=checkout, capture_output=True, text=True, env=home)
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with one file, its directories open."""
     for above in tmp_path.parents:
-        if above.stat().st_uid == os.getuid() and above.name.startswith("pytest"):
+        if above.stat().st_uid == os.getuid() and above.name.startswith(("pytest", "popen")):
             above.chmod(0o755)
     tmp_path.chmod(0o755)
     place = tmp_path / "home" / "checkout"
@@ -40,6 +42,16 @@ def test_another_user_reads_a_checkout_that_lies_below_a_closed_directory(checko
     assert _run(checkout, *read).stdout == INSTEAD.format(checkout.parent) + "open\n"
     assert _run(checkout, "ls", "..").stdout.splitlines()[1:] == ["checkout"]
     assert (checkout.parent.stat().st_mode & 0o777, (checkout.parent / "secret").read_text()) == (0o700, "mine")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root's checkout, another user's test")
+def test_the_interpreters_of_pyenv_stay_where_they_are(checkout: Path) -> None:
+    checkout.parent.chmod(0o700)
+    kept = checkout.parent / ".pyenv" / "versions"
+    kept.mkdir(parents=True)
+    (kept / "one").write_text("an interpreter")
+    assert _run(checkout, "cat", str(kept / "one")).stdout.splitlines()[1:] == ["an interpreter"]
+    assert _run(checkout, "ls", "-A", "..").stdout.splitlines()[1:] == [".pyenv", "checkout"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root's checkout, another user's test")
