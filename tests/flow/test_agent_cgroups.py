@@ -22,8 +22,8 @@ def node(tmp_path: Path) -> Iterator[FakeNode]:
     fake.stop()
 
 
-def begin(node: FakeNode, job: int) -> None:
-    node.begin(job, cpus_on_node=1)
+def begin(node: FakeNode, job: int, cpus: int = 1) -> None:
+    node.begin(job, cpus_on_node=cpus)
     assert node.answers()  # after what the hook does not wait for: it has looked for the job's cgroup
 
 
@@ -206,7 +206,7 @@ def test_two_jobs_whose_cpusets_are_both_the_whole_node_are_confined_to_none(tmp
     try:
         for job in (1, 2):
             node.cgroup(job, "0-3", 0)
-            node.begin(job, cpus_on_node=2)
+            begin(node, job, cpus=2)
         node.serve(4 * J, 0, {0: 3, 1: 1})
         node.cgroup(1, "0-3", 3)
         node.cgroup(2, "0-3", 1)
