@@ -246,17 +246,16 @@ def assert_closes(cluster: Cluster, records: list[dict[str, Any]]) -> None:
 
 
 def test_a_flagged_step_shows_its_ranks_and_regions(cluster: Cluster) -> None:
-    program = "import perun_hpc, time\n@perun_hpc.monitor()\ndef work():\n    time.sleep(0.5)\nwork()\nwork()"
-    done = cluster.run(["srun", "--perun", "-N2", "-n2", "/shared/science/bin/python", "-c", program])
+    program = (
+        "import os, perun_hpc, time\n@perun_hpc.monitor()\ndef work():\n    time.sleep(0.5)\nwork()\nwork()\n"
+        "print(os.environ['SLURM_JOB_ID'])"
+    )
+    done = cluster.run(["srun", "--perun", "-w", "n1,n2", "-n2", "/shared/science/bin/python", "-c", program])
     assert done.returncode == 0, done.stderr
-    job = max(int(path.name.split(".")[0]) for path in (archive(cluster) / "jobs").glob("*.0"))
-    deadline = time.monotonic() + 30
-    while not (record := _flagged_record(cluster, job)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-        job = max(int(path.name.split(".")[0]) for path in (archive(cluster) / "jobs").glob("*.0"))
-    assert record, "the flagged job has no record"
+    (job,) = {int(line) for line in done.stdout.split()}
+    record = boundary(cluster, job, "n1")
     assert_exact(cluster, record)
-    (step,) = [one for one in record["steps"] if one["step_id"] == "0"]  # beside Slurm's own, `extern`
+    (step,) = [one for one in record["steps"] if one["step_id"] == 0]  # beside Slurm's own, `extern`
     assert [rank["rank"] for rank in step["ranks"]] == [0]
     (region,) = record["regions"]
     assert (region["name"], region["calls"]) == ("work", 2)
@@ -266,14 +265,6 @@ def test_a_flagged_step_shows_its_ranks_and_regions(cluster: Cluster) -> None:
     begin, end = (record[edge]["real_ns"] // trace["period_ns"] for edge in ("start", "end"))
     assert end - begin - 1 <= trace["rows"] <= end - begin, trace
     assert (trace["stored"], trace["state"], trace["skipped"]) == (trace["rows"] > 0, "complete", 0), trace
-
-
-def _flagged_record(cluster: Cluster, job: int) -> dict[str, Any] | None:
-    path = archive(cluster) / "jobs" / f"{job}.0" / "boundary" / "n1.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found if any(step["step_id"] == "0" for step in found["steps"]) else None
-    return None
 
 
 # Faults: jobs run, no node drains (checked after every test by the fixture `healthy`).
