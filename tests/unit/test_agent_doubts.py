@@ -153,3 +153,22 @@ def test_what_is_counted_no_more_is_not_sure() -> None:
     assert doubts == {"gain unknown": 72_000, "static cpu": -300, "sharing cpu": 500, "random": 400}
     estimated = replace(gone, provenance="estimated")
     assert booking.doubts(session(cpu=estimated), {"package-0": PACKAGE})["cpu"]["gain estimate"] == 675_000
+
+
+@pytest.mark.parametrize(("intervals", "method"), [
+    ([("slices", 8), ("slices+activity", 141), ("slices", 8)], "slices+activity"),
+    ([("slices+activity", 8), ("slices", 141), ("slices+activity", 8)], "slices"),
+    ([("cores", 50), ("presence", 30), ("presence", 30)], "presence"),
+    ([("exclusive", 900), ("cores", 1), ("exclusive", 900)], "cores"),
+    ([("cores", 0), ("presence", 1)], "presence"),
+    ([("exclusive", 5)], "exclusive"),
+])  # fmt: skip
+def test_a_jobs_method_is_the_model_by_which_most_of_what_was_modelled_was_shared_out(
+    intervals: list[tuple[str, int]], method: str
+) -> None:
+    job = DomainAccount("gpu", "", "measured", "exclusive")
+    for how, energy_uj in intervals:
+        job.cover(S, False, how, "modelled", 2 * energy_uj)
+        job.give(Share("job:1.0", energy_uj, 0, energy_uj), how)
+    assert job.method == method
+    assert job.energy_uj == sum(energy_uj for _, energy_uj in intervals)

@@ -48,6 +48,8 @@ class DomainAccount:
     others_doubt_uj: int = 0
     peak_uw: int = 0
     """Highest mean power of the whole domain between two readings, allowing for their age."""
+    method_uj: int = 0
+    """What `method` is ahead of the other models by, in energy that was shared out by them."""
     before_uw: int = 0
     """Its mean power in the interval before the session's first one; 0: not known."""
 
@@ -61,7 +63,8 @@ class DomainAccount:
         self.covered_ns += present_ns
         self.gap_ns += present_ns if gap else 0
         self.parted_ns += present_ns if gap and not whole else 0
-        self.method = method if self.method in UNMODELLED else self.method
+        if self.method in UNMODELLED:
+            self.method, self.method_uj = method, 0
         self.provenance = worst((self.provenance, provenance))
         self.node_uj = (self.node_uj or 0) + total_uj
 
@@ -72,7 +75,18 @@ class DomainAccount:
         self.dynamic_uj += share.dynamic_uj
         self.idle_uj += share.held_idle_uj
         self.suspended_uj += share.suspended_uj
-        self.modelled_uj += 0 if method in UNMODELLED else share.energy_uj
+        if method not in UNMODELLED:
+            self.modelled_uj += share.energy_uj
+            self._count(method, max(0, share.energy_uj))
+
+    def _count(self, method: str, energy_uj: int) -> None:
+        """Keep the model by which more than half was shared out: a short interval at an edge may have another one."""
+        if method == self.method:
+            self.method_uj += energy_uj
+        elif energy_uj > self.method_uj:
+            self.method, self.method_uj = method, energy_uj - self.method_uj
+        else:
+            self.method_uj -= energy_uj
 
     def doubt(self, static_uj: int, sharing_uj: int, others_uj: int) -> None:
         """What the session's share of that interval is wrong by: of two intervals alike, since the job is the same."""

@@ -158,5 +158,7 @@ def _domain(account: DomainAccount, duration_ns: int, doubts: Mapping[str, int])
     }
 
 
-_INSIDE = frozenset(("static_doubt_uj", "sharing_doubt_uj", "others_doubt_uj", "peak_uw", "before_uw", "parted_ns"))
-"""What `doubts` are made of."""
+_INSIDE = frozenset(
+    ("static_doubt_uj", "sharing_doubt_uj", "others_doubt_uj", "peak_uw", "before_uw", "parted_ns", "method_uj")
+)
+"""What `doubts` and `method` are made of."""
