@@ -72,33 +72,43 @@ def read_with(python: str, job: Path, pipeline: str = "") -> list[object]:
     return list(json.loads(result.stdout))
 
 
-def runs_python(path: str) -> bool:
-    return subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0
+def runs(python: str | Path, program: str) -> bool:
+    """Whether there is such an interpreter, and the program succeeds in it."""
+    if shutil.which(python) is None:
+        return False
+    return subprocess.run([python, "-c", program], capture_output=True).returncode == 0
 
 
 def newest() -> str:
-    """An interpreter with the newest zarr and zarrs, made once per machine; skips where it cannot be had."""
+    """An interpreter with the newest zarr and zarrs, made once per machine; skips where it cannot be had.
+
+    It stands in its place when it is whole, and is made anew when the Python that it came from is gone.
+    """
     home = Path(tempfile.gettempdir()) / "perun-test-zarr-newest"
-    python = home / "bin" / "python"
     with home.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "ready").exists():
-            listed = subprocess.run(
-                ["bash", "-c", "ls -d $(pyenv root)/versions/3.1[2-9]*/bin/python"], capture_output=True
-            )
-            candidates = [f"python3.{minor}" for minor in (14, 13, 12)] + listed.stdout.decode().split()
-            runs = (path for path in candidates if shutil.which(path) and runs_python(path))
-            base = next(runs, None)
-            if base is None:
-                pytest.skip("zarr 3.2 and newer need Python 3.12, which is not here")
-            for command in (
-                [base, "-m", "venv", "--clear", str(home)],
-                [str(python), "-m", "pip", "install", "-q", "zarr>=3.2", "xarray", "zarrs"],
-            ):
-                if subprocess.run(command, capture_output=True).returncode:
-                    pytest.skip(f"{' '.join(command)} failed: no newest zarr here")
-            (home / "ready").touch()
-    return str(python)
+        if not runs(home / "bin/python", "import zarr, xarray, zarrs"):
+            with tempfile.TemporaryDirectory(prefix=f"{home.name}-") as beside:
+                made = make(Path(beside) / "venv")
+                shutil.rmtree(home, ignore_errors=True)
+                made.rename(home)
+    return str(home / "bin/python")
+
+
+def make(home: Path) -> Path:
+    """Make the environment; returns it."""
+    listed = subprocess.run(["bash", "-c", "ls -d $(pyenv root)/versions/3.1[2-9]*/bin/python"], capture_output=True)
+    candidates = [f"python3.{minor}" for minor in (14, 13, 12)] + listed.stdout.decode().split()
+    base = next((path for path in candidates if runs(path, "import venv")), None)
+    if base is None:
+        pytest.skip("zarr 3.2 and newer need Python 3.12, which is not here")
+    for command in (
+        [base, "-m", "venv", str(home)],
+        [str(home / "bin/python"), "-m", "pip", "install", "-q", "zarr>=3.2", "xarray", "zarrs"],
+    ):
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip(f"{' '.join(command)} failed: no newest zarr here")
+    return home
 
 
 def test_the_newest_zarr_reads_the_same(job: Path) -> None:
