@@ -16,9 +16,10 @@ PERUN = [sys.executable, "-m", "perun_hpc.cli.main"]
 MARKED = "from perun_hpc import monitor\n@monitor('work')\ndef work(): pass\nwork(); work()\n"
 LIVE = (
     "from perun_hpc import register_live_callback\n"
-    "def make():\n    return lambda values: print('{0}', sorted(values.items()), flush=True)\n"
+    "def make():\n    return lambda values: print('{0} %s\\n' % sorted(values.items()), end='', flush=True)\n"
     "register_live_callback(make, '{0}')\n"
 )
+"""What it prints is written at once: callbacks are called in a thread beside the program, which prints as well."""
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_live_callbacks_get_plain_values_by_perun_s_names_first_and_last(perun, 
 def test_several_files_of_live_callbacks(perun, tmp_path, how):
     for name in "ab":
         script(tmp_path, LIVE.format(name), f"{name}.py")
-    script(tmp_path, "import sys; print('ran', sys.argv)")
+    script(tmp_path, "import sys; print('ran %s\\n' % sys.argv, end='')")
     lines = perun("monitor", *how).stdout.splitlines()
     assert {line.partition(" ")[0] for line in lines} == {"a", "b", "ran"}
     assert "ran ['app.py']" in lines
@@ -222,7 +223,7 @@ def test_several_files_of_live_callbacks(perun, tmp_path, how):
 @pytest.mark.parametrize("arguments", [[], ["--epochs", "3"], ["x"]])
 def test_a_program_that_registers_live_callbacks_itself_is_the_program(perun, tmp_path, arguments):
     script(tmp_path, LIVE.format("a"), "a.py")
-    app = script(tmp_path, LIVE.format("b") + "import sys; print('ran', sys.argv[1:])\n")
+    app = script(tmp_path, LIVE.format("b") + "import sys; print('ran %s\\n' % sys.argv[1:], end='')\n")
     lines = perun("monitor", "--live-callback-files", "a.py", app, *arguments).stdout.splitlines()
     assert {line.partition(" ")[0] for line in lines} == {"a", "ran"} or arguments == ["x"]
 
