@@ -164,6 +164,15 @@ def optics(cluster: Cluster) -> Iterator[None]:
     cluster.run(["sacctmgr", "-i", "remove", "coordinator", "account=physics", "names=bob"], user="root")
 
 
+def collect(cluster: Cluster) -> None:
+    """Collect once, when nobody else does: the cluster's own collector has the lease while it works."""
+    deadline = time.monotonic() + 120
+    while (done := perun(cluster, "collect", "--once")).returncode == 69 and "another collector works" in done.stderr:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.2)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_coordinator_sees_his_account_and_those_below_it_until_slurm_ends_it(
     cluster: Cluster, private: None, optics: None
 ) -> None:
@@ -173,7 +182,7 @@ def test_a_coordinator_sees_his_account_and_those_below_it_until_slurm_ends_it(
         )
         return {(row["user"], row["account"]) for row in rows}
 
-    assert perun(cluster, "collect", "--once").returncode == 0
+    collect(cluster)
     of_others = {(user, account) for user, account in seen() if user != "bob"}
     assert ("alice", "optics") in of_others
     assert {account for _, account in of_others} <= {"optics", "physics"}
@@ -181,7 +190,7 @@ def test_a_coordinator_sees_his_account_and_those_below_it_until_slurm_ends_it(
     shown = [job for job in top["jobs"] if job["account"] == "optics"]
     assert [(job["user"], job["energy_uj"] is not None) for job in shown] == [("alice", True)]
     cluster.run(["sacctmgr", "-i", "remove", "coordinator", "account=physics", "names=bob"], user="root", check=True)
-    assert perun(cluster, "collect", "--once").returncode == 0
+    collect(cluster)
     assert {user for user, _ in seen()} <= {"bob"}
     assert "alice" not in perun(cluster, "top", "-n", "1000", user="bob").stdout
 
