@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes.util
+import errno
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +26,21 @@ class Change:
 
 
 class Watching:
-    """Directories under watch; `fd` is readable when one of them has changed. OSError where there is no such thing."""
+    """Directories under watch; `fd` is readable when one of them has changed. OSError where there is no such thing.
+
+    A user has few of them on the whole machine (fs.inotify.max_user_instances): closed when nobody has it any more.
+    """
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self.fd = int(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        if self.fd < 0:
+            number = ctypes.get_errno()
+            hint = "; of this user's processes? see fs.inotify.max_user_instances" if number == errno.EMFILE else ""
+            raise OSError(number, os.strerror(number) + hint)
+        self._end = weakref.finalize(self, os.close, self.fd)
         self._directories: dict[int, Path] = {}
         self._watches: dict[Path, int] = {}
-
-    def _checked(self, result: int) -> int:
-        if result < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return result
 
     def add(self, directory: Path) -> bool:
         """Watch a directory, from now on or as before; False where it is not there, or cannot be watched."""
@@ -84,5 +88,4 @@ class Watching:
 
     def close(self) -> None:
         """Watch nothing any more."""
-        with contextlib.suppress(OSError):
-            os.close(self.fd)
+        self._end()

@@ -118,6 +118,13 @@ class FakeNode:
         for top in self._of_steps(job_id, uid, 0, ""):
             shutil.rmtree(top / f"step_{name}")
 
+    def end_cgroup(self, job_id: int, uid: int = 1000) -> None:
+        """Remove a job's cgroup; an old descriptor reads nothing then."""
+        for top in self._of_steps(job_id, uid, 0, "").keys() | self._of_steps(job_id, uid, 0, "0").keys():
+            for file in top.iterdir():
+                file.write_bytes(b"")
+            shutil.rmtree(top)
+
     def _of_steps(self, job_id: int, uid: int, cpu_s: float, cpus: str) -> dict[Path, dict[str, str]]:
         """Where a job's steps are, and what stands in their files."""
         usage = f"usage_usec {int(cpu_s * 1e6)}\n".ljust(40, "\n")

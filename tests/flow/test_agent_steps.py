@@ -7,6 +7,7 @@ whenever the agent happened to look.
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,39 @@ def test_the_collector_has_them_by_slurms_names(node: FakeNode) -> None:
     assert [step.step_id for step in record.steps] == ["batch", "0", "extern"]
     assert sum(step.energy_uj or 0 for step in record.steps) <= (record.energy_uj or 0)
     assert record.steps[1].why == ""
+
+
+def test_cpu_time_of_a_job_whose_cgroup_went_before_an_interval_ended_is_what_it_had_counted(node: FakeNode) -> None:
+    """Beside another one whose cgroup has gone: whose the time is that the cgroup above both counts is not known."""
+    job, other = Work(node, 1, "1"), Work(node, 2, "2")
+    job.work(batch=2)
+    other.work(batch=1)
+    for one in (job, other):
+        one.end("batch", "extern")
+        node.end_cgroup(one.job)
+    for one in (job, other):
+        node.end(one.job)
+    assert [node.record(number)["usage"]["cpu_ns"] for number in (1, 2)] == [2e9, 1e9]
+
+
+def test_without_inotify_steps_are_looked_for_each_second(tmp_path: Path) -> None:
+    """As where others have all that the kernel gives a user; here it gives none in a user namespace."""
+    none = 'echo 0 >/proc/sys/user/max_inotify_instances && exec "$@"'
+    within = ["unshare", "-r", "sh", "-c", none, "sh"]
+    refused = subprocess.run([*within, "true"], capture_output=True, text=True)
+    if refused.returncode:
+        pytest.skip(f"no user namespace: {refused.stderr.strip()}")
+    node = FakeNode(tmp_path, ALL_BY_WORK)
+    node.start(within=within)
+    try:
+        job = Work(node)
+        job.make("0")
+        seen = node.spool / "sessions/1.0/uses.jsonl"
+        until(lambda: seen.exists() and '"0"' in seen.read_text(), "the step is seen")
+        job.work(s0=3)
+        steps = job.over()
+    finally:
+        node.stop()
+    assert energies(steps) == {0: 3, BATCH: 0, EXTERN: 0}
+    said = (node.spool / "agent.log").read_text()
+    assert said.count("steps are looked for each second") == said.count("fs.inotify.max_user_instances") == 1, said

@@ -242,6 +242,14 @@ class Session:
         before_ns, self.steps_ns = self.steps_ns or 0, cpu_ns
         return cpu_ns - before_ns if cpu_ns >= before_ns else cpu_ns  # another one, that began at 0
 
+    @property
+    def counted_ns(self) -> int:
+        """CPU time that is known of it: by intervals, or by what its cgroup said when its steps were looked at last.
+
+        That of a short job on a node with others may be gone before any interval ends.
+        """
+        return max(self.cpu_ns, self.steps_ns or 0)
+
     def add_use(self, use: StepUse) -> None:
         """A step has begun, flagged or not."""
         self.uses[use.name] = use

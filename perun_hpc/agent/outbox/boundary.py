@@ -96,7 +96,7 @@ def boundary_record(
         ],
         "conditions": dict(conditions or {}),
         "usage": {
-            "cpu_ns": session.cpu_ns,
+            "cpu_ns": session.counted_ns,
             "mem_peak_b": session.mem_peak_b,
             "suspended_ns": session.suspended_ns,
             **({} if session.peak_mw is None else {"peak_mw": session.peak_mw}),

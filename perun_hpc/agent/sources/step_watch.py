@@ -6,7 +6,6 @@ tell, directories are listed each second.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,9 +100,3 @@ class StepWatch:
     def heard(self, session: Session) -> dict[str, Heard]:
         """What was heard of a session's steps since it was asked last."""
         return self._heard.pop(session.key, {})
-
-    def close(self) -> None:
-        """Watch nothing any more."""
-        with contextlib.suppress(AttributeError):
-            if self._watching is not None:
-                self._watching.close()
