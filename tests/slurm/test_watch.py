@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
+from collections.abc import Iterator
+from subprocess import PIPE
 
 import pytest
 
@@ -13,6 +14,7 @@ from devcluster import Cluster
 from tests.slurm.mixed import PERUN, submit
 
 pytestmark = pytest.mark.cluster
+SEEN = "/home/alice/seen"
 
 
 def steps(cluster: Cluster, job: int) -> dict[str, tuple[str, str]]:
@@ -22,8 +24,18 @@ def steps(cluster: Cluster, job: int) -> dict[str, tuple[str, str]]:
     return {row[0]: (row[2], row[3]) for row in rows if row[1] == "perun-watch"}
 
 
-def test_owner_and_root_watch_and_nobody_else_and_the_job_is_as_if_nobody_had(cluster: Cluster) -> None:
-    job = submit(cluster, "-N2", "-n2", "--exclusive", "-J", "stencil", "--wrap", "srun -n2 sleep 25")
+@pytest.fixture
+def stencil(cluster: Cluster) -> Iterator[int]:
+    """A job on two nodes that runs until there is a file SEEN."""
+    cluster.run(["rm", "-f", SEEN], check=True)
+    wait = f"until [ -e {SEEN} ]; do sleep 0.2; done"
+    job = submit(cluster, "-N2", "-n2", "--exclusive", "-J", "stencil", "--wrap", f"srun -n2 sh -c '{wait}'")
+    yield job
+    cluster.run(["scancel", str(job)], user="root")
+
+
+def test_owner_and_root_watch_and_nobody_else_and_the_job_is_as_if_nobody_had(cluster: Cluster, stencil: int) -> None:
+    job = stencil
     deadline = time.monotonic() + 30
     while "RUNNING" not in cluster.run(["squeue", "-hj", str(job), "-o", "%T"], user="root").stdout:
         assert time.monotonic() < deadline
@@ -34,7 +46,7 @@ def test_owner_and_root_watch_and_nobody_else_and_the_job_is_as_if_nobody_had(cl
     assert bob.returncode == 77 and "not yours to watch" in bob.stderr and not bob.stdout
 
     for user in ("alice", "root"):  # the user has seen enough: Ctrl-C reaches the whole foreground
-        watching = cluster.popen(watch, user=user, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        watching = cluster.popen(watch, user=user, stdout=PIPE, stderr=PIPE, text=True)
         told: list[dict[str, float]] = []
         while len(told) < 2 or told[-1]["nodes_speaking"] < 2:
             told.append(json.loads(watching.stdout.readline()))
@@ -44,8 +56,14 @@ def test_owner_and_root_watch_and_nobody_else_and_the_job_is_as_if_nobody_had(cl
         assert "Traceback" not in said
         assert "RUNNING" in cluster.run(["squeue", "-hj", str(job), "-o", "%T"], user="root").stdout
 
-    last = cluster.run([PERUN, "watch", str(job)], user="alice", timeout=60)
-    assert last.returncode == 0 and "so far  2 of 2 nodes" in last.stdout and "has ended" in last.stderr
+    last = cluster.popen([PERUN, "watch", str(job)], user="alice", stdout=PIPE, stderr=PIPE, text=True)
+    told = [last.stdout.readline()]
+    while "so far  2 of 2 nodes" not in told[-1]:
+        told.append(last.stdout.readline())
+        assert told[-1], last.communicate(timeout=30)
+    cluster.run(["touch", SEEN], user="alice", check=True)  # the job ends
+    _, said = last.communicate(timeout=60)
+    assert last.returncode == 0 and "has ended" in said
 
     cluster.wait_job(job)
     deadline = time.monotonic() + 30
