@@ -132,7 +132,7 @@ def in_a_batch_job(cluster: Cluster, script: str, *options: str) -> tuple[int, s
 
 def ranks(record: dict[str, Any]) -> list[list[int]]:
     """The ranks of each step of a record."""
-    return [sorted(rank["rank"] for rank in step["ranks"]) for step in record["steps"]]
+    return [sorted(rank["rank"] for rank in step["ranks"]) for step in record["steps"] if step["ranks"]]
 
 
 @needs(26, 5)
