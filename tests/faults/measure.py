@@ -164,7 +164,7 @@ def _records(result: Result, ground: Ground, jobs: load.Load) -> None:
     result.flagged = len(jobs.flagged)
     for job in jobs.flagged:
         record = ground.record(job.job_id, job.restarts)
-        if record is None or not any(step.get("ranks") for step in record["steps"]):
+        if record is None or not any(step["step_id"].isdigit() for step in record["steps"]):
             result.flagged_unseen += 1
             result.flagged_unnamed += NO_RANK not in ground.gaps(job.job_id, job.restarts)
 
