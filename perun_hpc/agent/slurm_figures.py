@@ -57,6 +57,10 @@ class SlurmFigures:
         shared = [settings.privacy(one.settings).shared_resolution_ns for one in self._register.live.values()]
         return max([self._policy.site().privacy.shared_resolution_ns, *shared])
 
+    def _shared_until_ns(self, at_ns: int) -> int:
+        """Until when a figure of a shared node's moment counts: one moment may fail."""
+        return at_ns + 2 * self._resolution_ns + COUNTS_NS
+
     def note(self, snapshot: Snapshot) -> None:
         """An interval of the grid has ended: figures of the node and of those who share it, if they may be seen now."""
         before_ns, self._before_ns = self._before_ns, snapshot.mono_ns
@@ -64,12 +68,13 @@ class SlurmFigures:
             return
         if is_moment(self._resolution_ns, self._shown_ns, before_ns, snapshot.mono_ns):
             self._shown_ns = snapshot.mono_ns
-            until_ns = snapshot.mono_ns + 2 * self._resolution_ns + COUNTS_NS
-            node = Figure(self._meter.totals.all_uj, snapshot.mono_ns)
-            self._node = replace(self._node.next(node.energy_uj, node.at_ns) if self._node else node, until_ns=until_ns)
+            until_ns = self._shared_until_ns(snapshot.mono_ns)
+            energy_uj = self._meter.totals.all_uj
+            before = self._node or Figure(energy_uj, snapshot.mono_ns)
+            self._node = replace(before.next(energy_uj, snapshot.mono_ns), until_ns=until_ns)
             for session in self._register.live.values():
-                if not self._register.alone(session) and (energy_uj := energy_of(session)) is not None:
-                    self._jobs[session.key] = Figure(energy_uj, snapshot.mono_ns, 0, until_ns)
+                if not self._register.alone(session) and (its_uj := energy_of(session)) is not None:
+                    self._jobs[session.key] = Figure(its_uj, snapshot.mono_ns, 0, until_ns)
                     self._steps[session.key] = {
                         use.number: Figure(use.energy_uj, snapshot.mono_ns, 0, until_ns)
                         for use in session.uses.values()
@@ -90,7 +95,7 @@ class SlurmFigures:
                 self._follow(session, snapshot)
             elif (known := self._jobs.get(session.key)) is not None and known.power_uw:
                 # Others came: what it draws is not seen any more.
-                until_ns = known.at_ns + 2 * self._resolution_ns + COUNTS_NS
+                until_ns = self._shared_until_ns(known.at_ns)
                 self._jobs[session.key] = replace(known, power_uw=0, until_ns=until_ns)
                 self._steps[session.key] = {
                     number: replace(one, power_uw=0, until_ns=until_ns)
@@ -111,8 +116,7 @@ class SlurmFigures:
             return
         began = Figure(0, session.start.mono_ns)
         figure = self._jobs.get(session.key, began).next((energy_uj or 0) + inside_uj, snapshot.mono_ns)
-        figure = replace(figure, until_ns=snapshot.mono_ns + COUNTS_NS)
-        self._jobs[session.key] = figure
+        self._jobs[session.key] = replace(figure, until_ns=snapshot.mono_ns + COUNTS_NS)
         self._follow_steps(session)
 
     def _follow_steps(self, session: Session) -> None:
