@@ -136,6 +136,7 @@ class SlurmFigures:
             (key.job_id, number & 0xFFFF_FFFF, figure)
             for key in self._steps
             for number, figure in self._shown_steps(key).items()
+            if number & 0xFFFF_FFFF != OF_JOB  # the sum of further steps is none of Slurm's
         )
         os.pwrite(self._descriptor, packed(self._node, chain(jobs, steps), self._sequence), 0)
         self._empty = False
