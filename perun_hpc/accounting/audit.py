@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,6 +31,7 @@ from perun_hpc.slurm.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of,
 MAX_METER_B = 64 << 20
 """A reading every five minutes, for eighteen years."""
 _REST = "columns beyond the first line's"
+_OWNER = re.compile(r"job:([0-9]+)(?:\.([0-9]+))?\Z")
 OTHERS = ("idle", "system", "unknown", "unobserved")
 
 
@@ -73,15 +75,18 @@ class NodeBooks:
     findings: Sequence[Finding]
 
 
-def read_books(files: Iterable[Path]) -> NodeBooks:
-    """Read node ledger files (`nodes/NODE/DAY.jsonl`) and check every line; a torn last line is a finding."""
+def read_books(files: Iterable[Path], lengths: Mapping[Path, int] | None = None) -> NodeBooks:
+    """Read node ledger files (`nodes/NODE/DAY.jsonl`) and check every line; a torn last line is a finding.
+
+    Of a file in `lengths` only so many bytes are read.
+    """
     accounts: dict[Key, Account] = {}
     given: dict[tuple[Key, tuple[int, int]], int] = {}
     intervals: dict[tuple[str, str], dict[int, Interval]] = {}
     findings: list[Finding] = []
     for path in sorted(files):
         node, day = path.parent.name, path.stem
-        for number, line in _lines(path, findings):
+        for number, line in _lines(path, findings, (lengths or {}).get(path)):
             where = f"{node} {day} {line['domain']}"
             key = (node, day, str(line["domain"]))
             account = accounts.setdefault(key, Account())
@@ -147,31 +152,39 @@ def compare_edges(books: NodeBooks, boundaries: Iterable[Mapping[str, Any]]) -> 
     """
     compared, findings = 0, []
     for record in boundaries:
-        for sensor in record.get("sensors", ()):
-            if sensor.get("quantity") != "energy" or sensor.get("kind") != "counter":
-                continue
-            edges = record["edges"].get(sensor["id"]) or {}
-            start, end = edges.get("start"), edges.get("end")
-            if not start or not end or start["ticks"] is None or end["ticks"] is None:
-                continue
-            # The interval is named by the moment of the whole reading, each counter's own moment lies just before it.
-            span = (record["start"]["mono_ns"], record["end"]["mono_ns"])
-            inside = _between(books, record["node"], sensor["domain"], *span)
-            if not inside or any(w.total_uj is None for w in inside):
-                continue
-            compared += 1
-            off_uj = _ticks_uj(sensor, start["ticks"], end["ticks"]) - sum(w.total_uj or 0 for w in inside)
-            if sensor.get("wrap_range"):
-                whole_uj = sensor["wrap_range"] * sensor["scale_num"] // sensor["scale_den"]
-                off_uj = (off_uj + whole_uj // 2) % whole_uj - whole_uj // 2
-            slack = 0 if sensor["scale_den"] == 1 else len(inside) + 1
-            if abs(off_uj) > slack:
-                where = f"{record['node']} {sensor['domain']}"
-                what = (
-                    f"job {record['job_id']}.{record['restart_count']}: ticks between its edges and node ledger differ"
-                )
-                findings.append(Finding(where, what, off_uj))
+        whose = f"job {record.get('job_id')}.{record.get('restart_count')}"
+        try:
+            for domain, off_uj in _edges_off(books, record):
+                compared += 1
+                if off_uj:
+                    what = f"{whose}: ticks between its edges and node ledger differ"
+                    findings.append(Finding(f"{record['node']} {domain}", what, off_uj))
+        except (KeyError, TypeError, AttributeError, ArithmeticError):
+            what = f"{whose}: the readings at its edges cannot be read"
+            findings.append(Finding(str(record.get("node")), what))
     return compared, findings
+
+
+def _edges_off(books: NodeBooks, record: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the domain of each counter that can be compared, and by how much it is off (uJ, 0: it fits)."""
+    for sensor in record.get("sensors", ()):
+        if sensor.get("quantity") != "energy" or sensor.get("kind") != "counter":
+            continue
+        edges = record["edges"].get(sensor["id"]) or {}
+        start, end = edges.get("start"), edges.get("end")
+        if not start or not end or start["ticks"] is None or end["ticks"] is None:
+            continue
+        # The interval is named by the moment of the whole reading, each counter's own moment lies just before it.
+        span = (record["start"]["mono_ns"], record["end"]["mono_ns"])
+        inside = _between(books, record["node"], sensor["domain"], *span)
+        if not inside or any(w.total_uj is None for w in inside):
+            continue
+        off_uj = _ticks_uj(sensor, start["ticks"], end["ticks"]) - sum(w.total_uj or 0 for w in inside)
+        if sensor.get("wrap_range"):
+            whole_uj = sensor["wrap_range"] * sensor["scale_num"] // sensor["scale_den"]
+            off_uj = (off_uj + whole_uj // 2) % whole_uj - whole_uj // 2
+        slack = 0 if sensor["scale_den"] == 1 else len(inside) + 1
+        yield sensor["domain"], off_uj if abs(off_uj) > slack else 0
 
 
 def compare_sacct(
@@ -318,28 +331,32 @@ def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: in
     return inside if start_ns == end_ns else []
 
 
-def _lines(path: Path, findings: list[Finding]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path, findings: list[Finding], length: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         file = path.open("rb")
     except OSError as error:
         findings.append(Finding(f"{path.parent.name} {path.stem}", f"{path} cannot be read: {error.strerror}"))
         return
+    read_b = 0
     with file:
         for number, raw in enumerate(file, 1):
+            read_b += len(raw)
+            if length is not None and read_b > length:
+                return
             try:
                 line = json.loads(raw)
-                if not isinstance(line["shares"], dict) or not {"domain", "t0_ns", "t1_ns", "total_uj"} <= line.keys():
+                numbers = (line["t0_ns"], line["t1_ns"], line["total_uj"] or 0, *line["shares"].values())
+                if not isinstance(line["domain"], str) or not all(isinstance(one, int) for one in numbers):
                     raise ValueError("fields are missing")
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 findings.append(Finding(f"{path.parent.name} {path.stem}", f"line {number} cannot be read"))
                 continue
             yield number, line
 
 
 def _job(owner: str) -> tuple[int, int] | None:
-    head, _, rest = owner.partition(":")
-    job, _, restart = rest.partition(".")
-    return (int(job), int(restart or 0)) if head == "job" and job.isdigit() else None
+    match = _OWNER.match(owner)
+    return (int(match[1]), int(match[2] or 0)) if match else None
 
 
 def _ticks_uj(sensor: Mapping[str, Any], start: int, end: int) -> int:

@@ -126,12 +126,7 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         steps=steps,
         ranks=_ranks(parts),
         regions=_regions(parts),
-        shares=tuple(
-            Share(b.node, domain, day, uj)
-            for b in parts
-            for domain, day, uj in sorted(b.shares)
-            if domain in {d.name for d in _leaves(b)}
-        ),
+        shares=tuple(share for b in parts for share in counted_shares(b)),
         policy_hash=str(raw.get("policy_hash") or ""),
         perun_version=str(raw.get("perun_version") or ""),
         trace_bytes=sum(_integer((b.raw.get("trace") or {}).get("bytes")) or 0 for b in parts),
@@ -145,6 +140,12 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
             for name, value in list((b.raw.get("conditions") or {}).items())[:MAX_NOTES]
         ),
     )
+
+
+def counted_shares(b: Boundary) -> list[Share]:
+    """Return a boundary record's shares of the domains that are added up, in order."""
+    counted = {d.name for d in _leaves(b)}
+    return [Share(b.node, domain, day, uj) for domain, day, uj in sorted(b.shares) if domain in counted]
 
 
 def missing_record(job: SlurmJob, cluster: str, reason: str) -> EnergyRecord:

@@ -18,6 +18,7 @@ ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
 ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`archive.aside`)
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
 ARCHIVE/CLUSTER/audit.json                       how the last audit went
+ARCHIVE/CLUSTER/months/YYYY-MM/                  a sealed month (`accounting.manifest`)
 ```
 
 `jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.

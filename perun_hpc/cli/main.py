@@ -38,6 +38,8 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("usage", "sum energy, cost and CO2 by account, user, partition or month"),
     ("top", "list who uses most, and which jobs hold idle GPUs"),
     ("audit", "check that the ledger closes: counters, shares and records agree"),
+    ("seal", "close a month: sums and hashes of its evidence, signed"),
+    ("verify", "a sealed month's sums again, from a copy of its evidence alone"),
     ("collect", "take up what nodes shipped: merge traces, fill the ledger"),
     ("ledger", "maintain the ledger: backup, retention, schema"),
     ("policy", "check, show and explain the site's policy"),

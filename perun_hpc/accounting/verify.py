@@ -1,0 +1,193 @@
+"""Sealing a month, and verifying a sealed one from a copy of the archive alone, with nothing of the site at hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from perun_hpc._version import __version__
+from perun_hpc.accounting import manifest as sealed
+from perun_hpc.accounting.audit import Finding
+from perun_hpc.accounting.manifest import Manifest
+from perun_hpc.accounting.month import (
+    RecordFile,
+    Records,
+    Sums,
+    days_of,
+    digest_of,
+    ledger_files,
+    read_records,
+    sum_month,
+)
+from perun_hpc.archive.places import Archive
+from perun_hpc.errors import DataError, UsageError
+from perun_hpc.inputs import read_regular
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verifying found: `faults` are what is not as it was sealed, in which file and of which day.
+
+    `late` are files that came after the seal: they are in no sum. `moved` is how many lie elsewhere with their content
+    as it was.
+    """
+
+    manifest: Manifest
+    faults: Sequence[Finding]
+    late: Sequence[str]
+    late_uj: int
+    moved: int
+    files: int
+
+
+def seal(archive: Archive, month: str, now_s: float) -> Manifest:
+    """Sum a month's evidence and write its manifest.
+
+    Raises
+    ------
+    UsageError
+        While the month goes on, or once it is sealed: joules of a sealed month never change.
+    DataError
+        Where evidence cannot be read.
+    """
+    bounds = {day: _bounds(day) for day in days_of(month)}
+    ends_s = max(until_s for _, until_s in bounds.values())
+    if now_s < ends_s:
+        raise UsageError(f"{month} goes on until {datetime.fromtimestamp(ends_s):%Y-%m-%d %H:%M}: seal it after that")
+    path = sealed.manifest_file(archive, month)
+    if path.exists():
+        raise UsageError(f"{path} is there: a sealed month's joules never change; perun verify {month} checks them")
+    records = read_records(archive, month)
+    if records.unreadable:
+        names = ", ".join(name for name, _ in records.unreadable[:3])
+        raise DataError(f"{names}: damaged boundary record: let perun collect put it aside before the month is sealed")
+    summed = sum_month(archive, month, records.files, ledger_files(archive, month))
+    return sealed.write_manifest(archive, month, summed, bounds, int(now_s), __version__)
+
+
+def verify(archive: Archive, month: str) -> Verdict:
+    """Sum a sealed month's evidence again and hold it against the manifest.
+
+    Raises
+    ------
+    NotFoundError, DataError
+        Where there is no manifest, or none that can be read.
+    """
+    manifest = sealed.read_manifest(archive, month)
+    faults: list[Finding] = []
+    if (manifest.cluster, manifest.month) != (archive.cluster, month):
+        faults.append(Finding("manifest.json", f"is of {manifest.cluster}, {manifest.month}"))
+    before = sealed.last_hash(archive, month)
+    if before not in (sealed.NO_HASH, manifest.after):
+        faults.append(Finding("manifest.json", "does not follow the month before: the chain is broken"))
+    listed = _lists(archive, manifest, faults)
+    records = read_records(archive, month)
+    here = {one.path: one.digest for one in records.files} | dict(records.unreadable)
+    by_digest = {digest: path for path, digest in here.items()}
+    days = {path: day for day, files in reversed(listed.items()) for path in files}
+    wanted: set[str] = set()
+    lengths: dict[Path, int] = {}
+    late: list[str] = []
+    moved = 0
+    for name, day in sorted(days.items()):
+        digest, path = listed[day][name], archive.base / name
+        found = here.get(name) or (digest_of(path) if path.is_file() else None)
+        if found == digest:
+            wanted.add(name)
+        elif name.startswith("nodes/") and found is not None and (length := _grown_from(path, digest)) is not None:
+            wanted.add(name)
+            lengths[path] = length
+            late.append(f"{name}: lines after byte {length}")
+        elif digest in by_digest:
+            wanted.add(by_digest[digest])
+            moved += 1
+        elif found is None:
+            faults.append(Finding(day, f"{name} is gone"))
+        else:
+            wanted.add(name)
+            faults.append(Finding(day, f"{name} is not what was sealed: it has changed"))
+    after = [one for one in records.files if one.path not in wanted]
+    ledgers = {path: path.relative_to(archive.base).as_posix() for path in ledger_files(archive, month)}
+    late += [one.path for one in after] + [name for name in ledgers.values() if name not in wanted]
+    faults += _differences(archive, manifest, records, wanted, [p for p, n in ledgers.items() if n in wanted], lengths)
+    late_uj = sum(share.energy_uj for one in after for share in one.shares)
+    return Verdict(manifest, faults, sorted(late), late_uj, moved, len(days))
+
+
+def _bounds(day: str) -> tuple[int, int]:
+    begin = datetime.fromisoformat(day)
+    return int(begin.timestamp()), int((begin + timedelta(days=1)).timestamp())
+
+
+def _lists(archive: Archive, manifest: Manifest, faults: list[Finding]) -> dict[str, Mapping[str, str]]:
+    """Return day -> path -> digest of the days whose lists are as they were sealed, and what the others can say."""
+    listed: dict[str, Mapping[str, str]] = {}
+    before = manifest.after
+    if [one.day for one in manifest.days] != days_of(manifest.month):
+        faults.append(Finding("manifest.json", "does not have the days of its month"))
+    for one in manifest.days:
+        path = sealed.day_file(archive, one.day)
+        try:
+            text = read_regular(path, sealed.MAX_B)
+            if hashlib.sha256(text).hexdigest() != one.sha256:
+                faults.append(Finding(one.day, f"{path.name} is not what was sealed: it has changed"))
+            listed[one.day] = sealed.read_day(text, manifest.cluster, one.day, before)
+        except OSError as error:
+            faults.append(Finding(one.day, f"{path.name} cannot be read: {error.strerror}"))
+        except DataError as error:
+            faults.append(Finding(one.day, f"{path.name}: {error}"))
+        before = one.sha256
+    return listed
+
+
+def _grown_from(path: Path, digest: str) -> int | None:
+    """Return how many bytes a file had when it had that digest, if lines were only added since; else None."""
+    so_far = hashlib.sha256()
+    length = 0
+    with path.open("rb") as file:
+        for line in file:
+            so_far.update(line)
+            length += len(line)
+            if so_far.hexdigest() == digest:
+                return length
+    return 0 if hashlib.sha256().hexdigest() == digest else None
+
+
+def _differences(
+    archive: Archive,
+    manifest: Manifest,
+    records: Records,
+    wanted: set[str],
+    ledgers: Sequence[Path],
+    lengths: Mapping[Path, int],
+) -> list[Finding]:
+    """Return where the sums of what was sealed are not those of the manifest."""
+    counted: list[RecordFile] = [one for one in records.files if one.path in wanted]
+    again = sum_month(archive, manifest.month, counted, ledgers, lengths)
+    found = []
+    for one in manifest.days:
+        found += _sums_differ(one.day, one.sums, again.sums.get(one.day, Sums()))
+    found += _sums_differ(manifest.month, manifest.sums, again.total)
+    for kind, before, now in (
+        ("account", manifest.accounts, again.accounts),
+        ("job", manifest.unrecorded, again.unrecorded),
+    ):
+        for name in sorted({*before, *now}):
+            if off_uj := now.get(name, 0) - before.get(name, 0):
+                found.append(
+                    Finding(manifest.month, f"{kind} {name or '(none)'}: the sum is not the sealed one", off_uj)
+                )
+    known = set(manifest.findings)
+    found += [f for f in again.findings if f"{f.where}: {f.what} ({f.off_uj} uJ)" not in known]
+    return found
+
+
+def _sums_differ(where: str, before: Sums, now: Sums) -> list[Finding]:
+    return [
+        Finding(where, f"{field.name.rpartition('_')[0]}: the sum is not the sealed one", off)
+        for field in fields(Sums)
+        if (off := getattr(now, field.name) - getattr(before, field.name))
+    ]
