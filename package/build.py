@@ -57,8 +57,9 @@ def main(nfpm: str) -> int:
     if os.environ.get("TREE") != "kept":
         shutil.rmtree(ROOT, ignore_errors=True)
         WORK.mkdir(parents=True, exist_ok=True)
-        environment(machine)
-        c_parts(ARCH, "cc" if native() == ARCH else cross)
+        compiler = "cc" if native() == ARCH else cross
+        environment(machine, compiler)
+        c_parts(ARCH, compiler)
         files()
     release = os.environ.get("RELEASE") or "1"
     packages = CHECKOUT / "build" / ("packages" if release == "1" else f"packages-{release}")
@@ -75,7 +76,7 @@ def main(nfpm: str) -> int:
     return 0
 
 
-def environment(machine: str) -> None:
+def environment(machine: str, compiler: str) -> None:
     """Lay the locked packages of all Pythons and perun-hpc into one directory: compiled modules are named after theirs.
 
     Raises
@@ -106,7 +107,10 @@ def environment(machine: str) -> None:
         link = PREFIX / "lib" / f"python{python}" / "site-packages"
         link.parent.mkdir(parents=True)
         link.symlink_to("../site-packages")
+    os.environ.update(CC=compiler, RUN="" if native() == ARCH else f"qemu-{machine}-static")  # for the sampler
     pip("--no-deps", "--no-build-isolation", str(CHECKOUT), tree=WORK / "own")
+    if not (WORK / "own" / "perun_hpc" / "backend" / "perun-sample").exists():
+        sys.exit("perun-sample was not compiled")
     shutil.rmtree(WORK / "own" / "bin")
     shutil.copytree(WORK / "own", site, dirs_exist_ok=True)
     shutil.rmtree(WORK / "own")

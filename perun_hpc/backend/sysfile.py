@@ -88,6 +88,16 @@ def doubt(sensor: Sensor, ticks: int) -> str:
     return ""
 
 
+def implausible(sensor: Sensor) -> tuple[int, tuple[int, ...]]:
+    """What `doubt` says of ticks of 63 bits, as data: less than the first is no value, nor any of the second."""
+    if sensor.quantity not in (Quantity.POWER, Quantity.ENERGY):
+        return -(1 << 63) + 1, ()
+    shown = {0, _SHORT_ONES * 10**6, *(ones * unit for ones in _ALL_ONES for unit in (1, 1000, 10**6))}
+    # The least ticks that are that much; a unit is never smaller than the base unit here.
+    ticks = {-(-value * sensor.scale_den // sensor.scale_num) for value in shown} | set(_ALL_ONES)
+    return 0, tuple(sorted(one for one in ticks if one < 1 << 63 and doubt(sensor, one)))
+
+
 def reason(error: OSError) -> str:
     """One phrase for a failed system call."""
     return (error.strerror or str(error)).lower()

@@ -140,6 +140,11 @@ class LiveCallbacks:
                 warn(f"live callback {name!r} could not be made: {type(error).__name__}: {error}")
         return cls(functions)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any."""
+        return bool(self._functions)
+
     def call(self, sensors: Sequence[Sensor], values: Sequence[int | None]) -> None:
         """Hand one row of raw values over; returns at once."""
         if not self._functions:

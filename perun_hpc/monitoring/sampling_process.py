@@ -26,11 +26,14 @@ from perun_hpc.monitoring.ranks import RankServer
 from perun_hpc.monitoring.tally import Tallies
 
 if TYPE_CHECKING:
+    from perun_hpc.monitoring.callbacks import LiveCallbacks
+    from perun_hpc.monitoring.fast_rows import FastRows
     from perun_hpc.store.node_store import NodeStore
 
 LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
 CLAIM_S = 10.0
+GAP = -(1 << 63)
 OPEN_AHEAD_S = 0.2
 """When the store is opened before its first row: many runs end earlier, and it costs some 20 ms."""
 SAVE_NS = 5_000_000_000
@@ -87,11 +90,11 @@ class _Sampler:
         self._readers = [reader for found in catalog.found.values() for reader in found.readers]
         everything = [sensor for reader in self._readers for sensor in reader.sensors]
         self._columns = [column for column, sensor in enumerate(everything) if sensor.id in known]
+        self._kept = [everything[column] for column in self._columns]
         self._owned = set(known)
-        self._tallies = Tallies(
-            [everything[column] for column in self._columns], MAX_GAP_PERIODS * max(orders.period_ns, 1_000_000_000)
-        )
+        self._tallies = Tallies(self._kept, MAX_GAP_PERIODS * max(orders.period_ns, 1_000_000_000))
         self._lock = threading.Lock()
+        self._fast: FastRows | None = None
         self._edges: list[tuple[int, tuple[int | None, ...]]] = []
         self._why = ""
         self._machine = facts(Path(orders.root))
@@ -154,9 +157,34 @@ class _Sampler:
         live = LiveCallbacks.from_files(self._orders.live)
         live.call(self._tallies.sensors, self._edges[0][1])
         schedule = Schedule.starting(self._orders.period_ns, time.monotonic_ns(), time.time_ns())
-        stop = self._signals.stop
-        store, saved_ns = None, 0
-        while not (stop.is_set() or self._signals.close.is_set() or self._abandoned()):
+        store, fast = None, self._fast_rows(schedule, live)
+        if fast is not None:
+            store = self._sample_fast(fast, live)
+            schedule = fast.schedule
+        if not self._ends():
+            store = self._sample_here(schedule, store, live)
+        self._edge()
+        live.call(self._tallies.sensors, self._edges[-1][1])
+        live.close()
+        return store
+
+    def _ends(self) -> bool:
+        return self._signals.stop.is_set() or self._signals.close.is_set() or self._abandoned()
+
+    def _fast_rows(self, schedule: Schedule, live: LiveCallbacks) -> FastRows | None:
+        """`perun-sample` at work, where the period asks for it and it can be had."""
+        from perun_hpc.monitoring.fast_rows import FAST_NS, FastRows
+
+        if schedule.period_ns >= FAST_NS:
+            return None
+        try:
+            return FastRows(self._readers, self._kept, self._tallies, schedule, at_once=live.wanted)
+        except OSError:
+            return None
+
+    def _sample_here(self, schedule: Schedule, store: NodeStore | None, live: LiveCallbacks) -> NodeStore | None:
+        stop, saved_ns = self._signals.stop, 0
+        while not self._ends():
             wait_s = (schedule.due_mono_ns - time.monotonic_ns()) / 1e9
             if store is None and wait_s <= OPEN_AHEAD_S:
                 store = self._open_store()
@@ -173,13 +201,44 @@ class _Sampler:
             store.append(tick.index, values, (time.monotonic_ns() - tick.due_mono_ns) // 1000)
             if read_ns - saved_ns >= SAVE_NS:
                 saved_ns = read_ns
-                with contextlib.suppress(OSError):
-                    self._write(self._summary(0, "running", [*self._edges, (read_ns, values)]))
+                self._save((read_ns, values))
             live.call(self._tallies.sensors, values)
-        self._edge()
-        live.call(self._tallies.sensors, self._edges[-1][1])
-        live.close()
         return store
+
+    def _save(self, edge: tuple[int, tuple[int | None, ...]]) -> None:
+        with contextlib.suppress(OSError):
+            self._write(self._summary(0, "running", [*self._edges, edge]))
+
+    def _sample_fast(self, fast: FastRows, live: LiveCallbacks) -> NodeStore:
+        """Sample by `perun-sample` until asked to stop, or until it has ended: `fast` then knows where to go on."""
+        store, saved_ns = self._open_store(), self._start_mono_ns
+        with self._lock:
+            self._fast = fast
+        try:
+            while not self._ends():
+                with self._lock:
+                    fast.turn()
+                self._store_rows(fast, store, live)
+                if (now_ns := time.monotonic_ns()) - saved_ns >= SAVE_NS:
+                    saved_ns = now_ns
+                    self._save(self._read())
+                self._signals.stop.wait(min(LONGEST_WAIT_S, fast.wait_ns / 1e9))
+        except EOFError:
+            pass
+        with self._lock:
+            self._fast = None
+            fast.stop()
+        self._store_rows(fast, store, live)
+        return store
+
+    def _store_rows(self, fast: FastRows, store: NodeStore, live: LiveCallbacks) -> None:
+        with self._lock:
+            taken = list(fast.rows())
+        for ticks, late_us, columns in taken:
+            store.extend(ticks, late_us, columns)
+            if live.wanted:
+                for row in zip(*columns, strict=True):
+                    live.call(self._tallies.sensors, [None if one == GAP else one for one in row])
 
     def _abandoned(self) -> bool:
         gone = os.getppid() != self._orders.parent
@@ -189,9 +248,15 @@ class _Sampler:
 
     def _read(self) -> tuple[int, tuple[int | None, ...]]:
         with self._lock:
+            if self._fast is not None:
+                self._fast.settle()
             readings = [reading for reader in self._readers for reading in reader.read()]
             kept = [readings[column] for column in self._columns]
-            return time.monotonic_ns(), self._tallies.add(kept)
+            values = self._tallies.add(kept)
+            read_ns = time.monotonic_ns()
+            if self._fast is not None:
+                self._fast.go_on_from(read_ns)
+            return read_ns, values
 
     def _edge(self) -> None:
         self._edges.append(self._read())

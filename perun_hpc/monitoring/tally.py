@@ -3,19 +3,35 @@ readings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from operator import sub, truediv
+from typing import Any, TypeAlias
 
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
 from perun_hpc.energy.containment import EnergyDomain, integrated, plan
-from perun_hpc.energy.counters import STILL, difference, stands_still, what_lacks
+from perun_hpc.energy.counters import STILL, ceiling_ticks, difference, stands_still, what_lacks
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT, may_stand_still, shows_too_little
 from perun_hpc.energy.integrate import SyntheticCounter
 
 NS_PER_S = 1_000_000_000
+
+
+class Times:
+    """When several rows were read (CLOCK_MONOTONIC), and how far apart that is."""
+
+    def __init__(self, mono_ns: Sequence[int]) -> None:
+        self.mono_ns = mono_ns
+        self._elapsed: dict[int, list[int]] = {}
+
+    def elapsed_ns(self, before_ns: int) -> list[int]:
+        """From each to the next, the first one since `before_ns`; made once for all columns."""
+        found = self._elapsed.get(before_ns)
+        if found is None:
+            found = self._elapsed[before_ns] = list(map(sub, self.mono_ns, (before_ns, *self.mono_ns)))
+        return found
 
 
 @dataclass
@@ -73,6 +89,42 @@ class CounterTally:
         if step.elapsed_ns > 0:
             self.peak_per_s = max(self.peak_per_s, self.sensor.base(step.ticks) * NS_PER_S / step.elapsed_ns)
         return True
+
+    def add_many(self, ticks: Sequence[int], times: Times) -> bool:
+        """Take several readings, all there, as `add` would one after the other: at once where nothing is amiss."""
+        before = self.last
+        if before is None or before.ticks is None:
+            return all([self.add(Reading(*one)) for one in zip(ticks, times.mono_ns, strict=True)])
+        elapsed_ns = times.elapsed_ns(before.mono_ns)
+        steps = list(map(sub, ticks, (before.ticks, *ticks)))
+        most = max(steps)
+        if not self._plain(min(steps), most, min(elapsed_ns), max(elapsed_ns)):
+            return all([self.add(Reading(*one)) for one in zip(ticks, times.mono_ns, strict=True)])
+        self.ticks += ticks[-1] - before.ticks
+        self.covered_ns += times.mono_ns[-1] - before.mono_ns
+        # Only where a step is longer than the fastest one so far can be in the shortest time is it looked at.
+        if self.sensor.base(most) * NS_PER_S > self.peak_per_s * min(elapsed_ns):
+            rates = list(map(truediv, steps, elapsed_ns))
+            fastest = rates.index(max(rates))
+            self.peak_per_s = max(self.peak_per_s, self.sensor.base(steps[fastest]) * NS_PER_S / elapsed_ns[fastest])
+        self.end = self.last = Reading(ticks[-1], times.mono_ns[-1])
+        moved = next((place for place in range(len(steps) - 1, -1, -1) if steps[place]), None) if most else None
+        if moved is not None:
+            self._still = self._seen_still = Reading(ticks[moved], times.mono_ns[moved])
+        elif self._still is None:
+            self._still = self._seen_still = before
+        return True
+
+    def _plain(self, least: int, most: int, shortest_ns: int, longest_ns: int) -> bool:
+        """Whether none of these steps is a wrap, a reset, too much, after too long a time or a standstill."""
+        simulated = self.sensor.provenance is Provenance.SIMULATED
+        must_move = self.accounted and not simulated and not may_stand_still(self.sensor)
+        if shortest_ns <= 0 or least < must_move:
+            return False
+        ceiling, wraps = ceiling_ticks(self.sensor, shortest_ns), self.sensor.wrap_range
+        if ceiling is None:
+            return True
+        return most <= ceiling and (wraps is None or wraps > (ceiling_ticks(self.sensor, longest_ns) or 0))
 
     def _break(self, why: str) -> None:
         self._note(why)
@@ -194,6 +246,15 @@ class GaugeTally:
         }  # fmt: skip
 
 
+Column: TypeAlias = tuple[Sequence[int], Mapping[int, str]]
+"""Raw ticks of one sensor in several rows, and why there are none, by the row."""
+
+
+def _readings(ticks: Sequence[int], mono_ns: Sequence[int], whys: Mapping[int, str]) -> Iterator[Reading]:
+    for row, (one, ns) in enumerate(zip(ticks, mono_ns, strict=True)):
+        yield Reading(None, ns, whys[row]) if row in whys else Reading(one, ns)
+
+
 class Tallies:
     """The tallies of a row of sensors; power gauges that energy rests on get a synthetic counter behind them.
 
@@ -240,6 +301,39 @@ class Tallies:
         for name, rest in self._rests.items():
             rest.take(name not in broken)
         return tuple(reading.ticks for reading in row)
+
+    def add_rows(self, columns: Mapping[int, Column], mono_ns: Sequence[int]) -> dict[int, list[int | None]]:
+        """Take several rows of some of the given sensors, by their columns; returns the raw values of the synthetic
+        counters of these, by theirs.
+
+        What a meter counted beside others is reckoned once, at the end of these rows.
+        """
+        made: dict[int, list[int | None]] = {}
+        times = Times(mono_ns)
+        broken = set()
+        for column, (ticks, whys) in columns.items():
+            tally = self._tallies[column]
+            if isinstance(tally, CounterTally) and not whys:
+                known = tally.add_many(ticks, times)
+            else:
+                known = all([tally.add(one) is not False for one in _readings(ticks, mono_ns, whys)])
+            if not known:
+                broken.add(tally.sensor.id)
+        for place, (column, counter) in enumerate(self._synthetic):
+            if column not in columns:
+                continue
+            ticks, whys = columns[column]
+            shown: list[int | None] = []
+            for reading in _readings(ticks, mono_ns, whys):
+                counter, reading = counter.advance(reading)
+                shown.append(reading.ticks)
+                if self._tallies[self._given + place].add(reading) is False:
+                    broken.add(counter.sensor.id)
+            self._synthetic[place] = (column, counter)
+            made[self._given + place] = shown
+        for name, rest in self._rests.items():
+            rest.take(name not in broken)
+        return made
 
     def _hold_against_cpu_time(self) -> None:
         """Doubt what CPU packages and meters of all show, where it is less than the CPUs can have taken."""

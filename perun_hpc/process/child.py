@@ -76,14 +76,20 @@ def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = (), o
     return Child(pid)
 
 
-def execute(command: tuple[str, ...], out: int, err: int) -> Child:
+def execute(command: tuple[str, ...], out: int, err: int, given: int | None = None) -> Child:
     """Execute a program with nothing of this process' but where its output goes. OSError: it is not there.
+
+    Parameters
+    ----------
+    out, err, given : its stdout, stderr and stdin; None: it is given nothing.
+
+    The program closes what else it has, or this process has nothing open that executed programs inherit.
 
     Also for parents with threads, which cannot be forked safely. The program is one of perun's own: the first that it
     does is `begin`.
     """
-    to = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+    to: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0) if given is None else (os.POSIX_SPAWN_DUP2, given, 0),
         (os.POSIX_SPAWN_DUP2, out, 1),
         (os.POSIX_SPAWN_DUP2, err, 2),
     ]

@@ -1,0 +1,320 @@
+/*
+ * perun-sample: reads small files of the kernel's on an absolute grid of time and hands whole blocks of rows to its parent.
+ *
+ * A loop in Python costs three to four times as much; this one holds no memory but one block, opens nothing, and ends with its
+ * parent. Descriptor 0 is a socket of the parent's (orders, open files, values that others read), 1 the pipe for blocks.
+ */
+#define _GNU_SOURCE
+#include "sample.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { NS_PER_S = 1000000000, FILE_B = 64 };
+/* As energy/schedule.py: what a disciplined clock may gain on the monotonic one, and what reading both costs. */
+enum { SLEW_PPM = 1000, CLOCK_NOISE_NS = 50000000 };
+
+struct grid {
+	int64_t period_ns, offset_ns, next, seen_ns, step_ns;
+};
+
+struct sampler {
+	struct grid grid;
+	uint32_t columns, rows_max, rows, gaps, skipped;
+	int *files;              /* per column; -1: its value comes from the parent */
+	struct column *kinds;    /* per column */
+	int64_t *given;          /* per column: the parent's last value */
+	int64_t *ticks;          /* per row */
+	int32_t *late_us;        /* per row */
+	int64_t *values;         /* column by column, rows_max each */
+	struct gap *gap;         /* of the block */
+	char *out;               /* room for a whole block */
+	size_t out_b;
+};
+
+static int64_t now_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return now.tv_sec * (int64_t)NS_PER_S + now.tv_nsec;
+}
+
+static int64_t due_ns(const struct grid *grid)
+{
+	return grid->next * grid->period_ns - grid->offset_ns;
+}
+
+static void observe(struct grid *grid, int64_t mono_ns)
+{
+	int64_t drift_ns = now_ns(CLOCK_REALTIME) - mono_ns - grid->offset_ns - grid->step_ns;
+	int64_t since_ns = mono_ns > grid->seen_ns ? mono_ns - grid->seen_ns : 0;
+
+	if (llabs(drift_ns) <= CLOCK_NOISE_NS + since_ns / 1000000 * SLEW_PPM)
+		grid->offset_ns += drift_ns;
+	else
+		grid->step_ns += drift_ns;
+	grid->seen_ns = mono_ns;
+}
+
+static bool is_space(char byte)
+{
+	return byte == ' ' || (byte >= '\t' && byte <= '\r');
+}
+
+/* The number of at most 64 bits that a file holds and nothing else; false where it holds anything else. */
+static bool number_in(const char *text, ssize_t size, bool *negative, uint64_t *number)
+{
+	const char *end = text + size;
+	int digits = 0;
+
+	while (text < end && is_space(*text))
+		text++;
+	while (end > text && is_space(end[-1]))
+		end--;
+	*negative = text < end && *text == '-';
+	*number = 0;
+	for (text += *negative; text < end; text++, digits++) {
+		unsigned digit = (unsigned char)*text - '0';
+
+		if (digit > 9 || digits == 20 || __builtin_mul_overflow(*number, (uint64_t)10, number) ||
+		    __builtin_add_overflow(*number, (uint64_t)digit, number))
+			return false;
+	}
+	return digits > 0 && (!*negative || *number <= (uint64_t)INT64_MAX);
+}
+
+static bool is_bad(const struct column *kind, int64_t value)
+{
+	for (uint32_t i = 0; i < kind->bad_count; i++)
+		if (value == kind->bad[i])
+			return true;
+	return false;
+}
+
+/* One column of the row; a gap is noted with its reason. */
+static int64_t read_one(struct sampler *all, uint32_t column)
+{
+	const struct column *kind = &all->kinds[column];
+	char text[FILE_B];
+	uint64_t number;
+	int64_t value = 0;
+	ssize_t size;
+	bool negative;
+	int why = 0;
+
+	if (all->files[column] < 0)
+		return all->given[column];
+	size = pread(all->files[column], text, sizeof(text), 0);
+	if (size < 0)
+		why = errno;
+	else if (!number_in(text, size, &negative, &number))
+		why = NO_NUMBER;
+	else {
+		value = negative ? -(int64_t)number : (int64_t)number;
+		if ((negative ? value : 0) < kind->least)
+			why = TOO_LITTLE;
+		else if (number > INT64_MAX || is_bad(kind, value))
+			why = NO_VALUE;
+		else
+			return value;
+	}
+	all->gap[all->gaps++] = (struct gap){ .row = all->rows, .column = column, .why = why, .value = value };
+	return GAP_VALUE;
+}
+
+static char *put(char *at, const void *data, size_t size)
+{
+	memcpy(at, data, size);
+	return at + size;
+}
+
+static void write_all(const char *data, size_t size)
+{
+	while (size > 0) {
+		ssize_t done = write(STDOUT_FILENO, data, size);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			_exit(0); /* nobody is left to read it */
+		data += done;
+		size -= (size_t)done;
+	}
+}
+
+static void flush_block(struct sampler *all)
+{
+	struct block head = {
+		.version = SAMPLE_VERSION, .rows = all->rows, .gaps = all->gaps, .skipped = all->skipped,
+		.offset_ns = all->grid.offset_ns, .step_ns = all->grid.step_ns,
+	};
+	char *at = put(all->out, &head, sizeof(head));
+
+	at = put(at, all->ticks, all->rows * sizeof(int64_t));
+	for (uint32_t column = 0; column < all->columns; column++)
+		at = put(at, all->values + (size_t)column * all->rows_max, all->rows * sizeof(int64_t));
+	at = put(at, all->gap, all->gaps * sizeof(struct gap));
+	at = put(at, all->late_us, all->rows * sizeof(int32_t));
+	write_all(all->out, (size_t)(at - all->out));
+	all->rows = all->gaps = all->skipped = 0;
+}
+
+static void sample(struct sampler *all, int64_t mono_ns)
+{
+	struct grid *grid = &all->grid;
+	int64_t due = due_ns(grid), skipped = (mono_ns - due) / grid->period_ns, late_us;
+
+	all->skipped += (uint32_t)skipped;
+	all->ticks[all->rows] = grid->next + skipped;
+	for (uint32_t column = 0; column < all->columns; column++)
+		all->values[(size_t)column * all->rows_max + all->rows] = read_one(all, column);
+	/* The row is of the middle of its reading. */
+	late_us = ((mono_ns + now_ns(CLOCK_MONOTONIC)) / 2 - due - skipped * grid->period_ns) / 1000;
+	all->late_us[all->rows] = (int32_t)(late_us > INT32_MAX ? INT32_MAX : late_us);
+	grid->next += skipped + 1;
+	if (++all->rows == all->rows_max)
+		flush_block(all);
+}
+
+/* Exactly `size` bytes of the socket, with the descriptors that came with them. */
+static bool take(void *data, size_t size, int *fds, uint32_t *fd_count)
+{
+	char *at = data;
+
+	while (size > 0) {
+		union {
+			char space[CMSG_SPACE(FDS_A_MESSAGE * sizeof(int))];
+			struct cmsghdr align;
+		} control;
+		struct iovec part = { .iov_base = at, .iov_len = size };
+		struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.space, .msg_controllen = sizeof(control.space) };
+		ssize_t done = recvmsg(STDIN_FILENO, &message, MSG_CMSG_CLOEXEC);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0 || (message.msg_flags & MSG_CTRUNC) != 0)
+			return false;
+		for (struct cmsghdr *one = CMSG_FIRSTHDR(&message); one != NULL; one = CMSG_NXTHDR(&message, one)) {
+			size_t count = (one->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+			if (one->cmsg_level != SOL_SOCKET || one->cmsg_type != SCM_RIGHTS)
+				continue;
+			if (fds == NULL || *fd_count + count > COLUMNS_MAX)
+				return false;
+			memcpy(fds + *fd_count, CMSG_DATA(one), count * sizeof(int));
+			*fd_count += (uint32_t)count;
+		}
+		at += done;
+		size -= (size_t)done;
+	}
+	return true;
+}
+
+static void *room(size_t count, size_t size)
+{
+	void *made = calloc(count != 0 ? count : 1, size);
+
+	if (made == NULL)
+		_exit(1);
+	return made;
+}
+
+static bool begin(struct sampler *all)
+{
+	struct orders orders;
+	uint32_t fd_count = 0, used = 0;
+	int *fds;
+
+	if (!take(&orders, sizeof(orders), NULL, NULL) || orders.version != SAMPLE_VERSION || orders.columns > COLUMNS_MAX ||
+	    orders.rows == 0 || orders.rows > ROWS_MAX || orders.period_ns <= 0 || orders.next < 0)
+		return false;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if ((uint32_t)getppid() != orders.parent)
+		return false;
+	all->grid = (struct grid){ orders.period_ns, orders.offset_ns, orders.next, now_ns(CLOCK_MONOTONIC), 0 };
+	all->columns = orders.columns;
+	all->rows_max = orders.rows;
+	all->kinds = room(orders.columns, sizeof(struct column));
+	all->files = room(orders.columns, sizeof(int));
+	all->given = room(orders.columns, sizeof(int64_t));
+	all->ticks = room(orders.rows, sizeof(int64_t));
+	all->late_us = room(orders.rows, sizeof(int32_t));
+	all->values = room((size_t)orders.columns * orders.rows, sizeof(int64_t));
+	all->gap = room((size_t)orders.columns * orders.rows + 1, sizeof(struct gap));
+	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 4) +
+	             (size_t)orders.rows * orders.columns * (8 + sizeof(struct gap));
+	all->out = room(all->out_b, 1);
+	fds = room(COLUMNS_MAX, sizeof(int));
+	for (uint32_t column = 0; column < orders.columns; column++) {
+		if (!take(&all->kinds[column], sizeof(struct column), fds, &fd_count) || all->kinds[column].bad_count > BAD_MAX)
+			return false;
+		all->given[column] = GAP_VALUE;
+	}
+	for (uint32_t column = 0; column < orders.columns; column++) {
+		all->files[column] = -1;
+		if (all->kinds[column].has_file == 0)
+			continue;
+		if (used == fd_count)
+			return false;
+		all->files[column] = fds[used++];
+	}
+	free(fds);
+	return used == fd_count;
+}
+
+/* What the parent says; false at its end. */
+static bool heed(struct sampler *all)
+{
+	char what;
+
+	if (!take(&what, 1, NULL, NULL))
+		return false;
+	if (what == 'f') {
+		flush_block(all);
+		return true;
+	}
+	if (what != 'v')
+		return false;
+	for (uint32_t column = 0; column < all->columns; column++)
+		if (all->files[column] < 0 && !take(&all->given[column], sizeof(int64_t), NULL, NULL))
+			return false;
+	return true;
+}
+
+int main(void)
+{
+	struct sampler all = { 0 };
+
+	signal(SIGPIPE, SIG_IGN);
+	if (!begin(&all))
+		return 1;
+	for (;;) {
+		struct pollfd parent = { .fd = STDIN_FILENO, .events = POLLIN };
+		int64_t mono_ns = now_ns(CLOCK_MONOTONIC), left_ns = due_ns(&all.grid) - mono_ns;
+		struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
+		int ready;
+
+		if (left_ns <= 0) {
+			sample(&all, mono_ns);
+			if (mono_ns - all.grid.seen_ns > NS_PER_S)
+				observe(&all.grid, mono_ns);
+			left = (struct timespec){ 0, 0 };
+		}
+		ready = ppoll(&parent, 1, &left, NULL);
+		if (ready < 0 && errno != EINTR)
+			break;
+		if (ready > 0 && !heed(&all))
+			break;
+	}
+	flush_block(&all);
+	return 0;
+}

@@ -1,0 +1,57 @@
+/* What perun-sample is told and what it answers: docs/architecture.md, "The sampler's blocks". All numbers are this machine's own. */
+#ifndef PERUN_SAMPLE_H
+#define PERUN_SAMPLE_H
+
+#include <stdint.h>
+
+enum {
+	SAMPLE_VERSION = 1,
+	COLUMNS_MAX = 8192,
+	ROWS_MAX = 4096,
+	BAD_MAX = 16,
+	FDS_A_MESSAGE = 200,
+};
+
+/* The first message, without descriptors. */
+struct orders {
+	uint32_t version;
+	uint32_t columns;
+	uint32_t rows;    /* of a block */
+	uint32_t parent;  /* with whose end this ends */
+	int64_t period_ns;
+	int64_t offset_ns; /* wall clock minus monotonic clock, by the grid */
+	int64_t next;      /* index of the first tick */
+};
+
+/* Then one of these per column, as many a message as it has descriptors or more without any. */
+struct column {
+	int64_t least;        /* less is no value */
+	int64_t bad[BAD_MAX]; /* nor is one of these */
+	uint32_t bad_count;
+	uint32_t has_file; /* else its value comes by `values` */
+};
+
+/* Then, at any time: one byte, 'f' for a block now, or 'v' and one value per column without a file. The end: a last block. */
+
+struct block {
+	uint32_t version;
+	uint32_t rows;
+	uint32_t gaps;
+	uint32_t skipped; /* ticks without a row, since the block before */
+	int64_t offset_ns;
+	int64_t step_ns; /* by how much the wall clock was set since the start */
+};
+
+struct gap {
+	uint32_t row;
+	uint32_t column;
+	int32_t why; /* errno, or one of these */
+	uint32_t zero;
+	int64_t value; /* what is no value; its bits, where it has 64 of them */
+};
+
+enum { NO_NUMBER = -1, NO_VALUE = -2, TOO_LITTLE = -3 };
+
+#define GAP_VALUE INT64_MIN
+
+#endif
