@@ -36,7 +36,7 @@ struct sampler {
 	int32_t *late_us;        /* per row */
 	int64_t *values;         /* column by column, rows_max each */
 	struct gap *gap;         /* of the block */
-	char *out;               /* room for a whole block */
+	char *out;               /* a whole block, packed */
 	size_t out_b;
 };
 
@@ -219,7 +219,7 @@ static bool take(void *data, size_t size, int *fds, uint32_t *fd_count)
 	return true;
 }
 
-static void *room(size_t count, size_t size)
+static void *reserve(size_t count, size_t size)
 {
 	void *made = calloc(count != 0 ? count : 1, size);
 
@@ -243,17 +243,17 @@ static bool begin(struct sampler *all)
 	all->grid = (struct grid){ orders.period_ns, orders.offset_ns, orders.next, now_ns(CLOCK_MONOTONIC), 0 };
 	all->columns = orders.columns;
 	all->rows_max = orders.rows;
-	all->kinds = room(orders.columns, sizeof(struct column));
-	all->files = room(orders.columns, sizeof(int));
-	all->given = room(orders.columns, sizeof(int64_t));
-	all->ticks = room(orders.rows, sizeof(int64_t));
-	all->late_us = room(orders.rows, sizeof(int32_t));
-	all->values = room((size_t)orders.columns * orders.rows, sizeof(int64_t));
-	all->gap = room((size_t)orders.columns * orders.rows + 1, sizeof(struct gap));
+	all->kinds = reserve(orders.columns, sizeof(struct column));
+	all->files = reserve(orders.columns, sizeof(int));
+	all->given = reserve(orders.columns, sizeof(int64_t));
+	all->ticks = reserve(orders.rows, sizeof(int64_t));
+	all->late_us = reserve(orders.rows, sizeof(int32_t));
+	all->values = reserve((size_t)orders.columns * orders.rows, sizeof(int64_t));
+	all->gap = reserve((size_t)orders.columns * orders.rows + 1, sizeof(struct gap));
 	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 4) +
 	             (size_t)orders.rows * orders.columns * (8 + sizeof(struct gap));
-	all->out = room(all->out_b, 1);
-	fds = room(COLUMNS_MAX, sizeof(int));
+	all->out = reserve(all->out_b, 1);
+	fds = reserve(COLUMNS_MAX, sizeof(int));
 	for (uint32_t column = 0; column < orders.columns; column++) {
 		if (!take(&all->kinds[column], sizeof(struct column), fds, &fd_count) || all->kinds[column].bad_count > BAD_MAX)
 			return false;
