@@ -1,4 +1,4 @@
-/* What perun-sample is told and what it answers: docs/architecture.md, "The sampler's blocks". All numbers are this machine's own. */
+/* What perun-sample is given and what it makes: docs/architecture.md, "The sampler's blocks". All numbers are this machine's own. */
 #ifndef PERUN_SAMPLE_H
 #define PERUN_SAMPLE_H
 
