@@ -145,7 +145,11 @@ class StepMeter:
                 self._begin(session, group, name, heard.get(name, Heard()), before_ns, mono_ns, real_ns)
         for use in session.uses.values():
             if use.end_mono_ns is None and use.name not in there and use.name != FURTHER:
-                gone = heard.get(use.name, Heard()).gone
+                said = heard.get(use.name, Heard())
+                if said.just_made:
+                    self._behind.add(session.key)
+                    continue
+                gone = said.gone
                 use.finish(*((gone.real_ns, gone.mono_ns) if gone is not None else (real_ns, mono_ns)))
         read_ns = 0
         living = [use for use in session.uses.values() if use.end_mono_ns is None and use.name != FURTHER]

@@ -37,6 +37,11 @@ class Heard:
     made: Moment | None = None
     gone: Moment | None = None
 
+    @property
+    def just_made(self) -> bool:
+        """Whether the last that was heard is that it began: version 1 has a step in one directory after the other."""
+        return self.made is not None and (self.gone is None or self.gone.mono_ns < self.made.mono_ns)
+
 
 class StepWatch:
     """Follows the directories of live sessions."""

@@ -1,0 +1,71 @@
+"""Steps by the directories that Slurm makes for them, one controller after the other under version 1."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.measure.step_meter import StepMeter
+from perun_hpc.agent.sources.node import Node
+from perun_hpc.agent.sources.step_watch import StepWatch
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.process.clock import MACHINE
+
+
+class Steps:
+    """A live job, and the directories that Slurm makes for it."""
+
+    def __init__(self, root: Path) -> None:
+        self.top = root / "sys/fs/cgroup"
+        for controller in ("freezer", "cpuacct"):
+            (self.top / controller / "slurm/uid_1000").mkdir(parents=True)
+        self.node = Node(root, "n1", MACHINE, readers=[])
+        self.register = Register("n1", 4)
+        start = Edge(MACHINE.mono_ns(), MACHINE.real_ns(), 0, "hook")
+        self.session = Session(SessionKey(7, 0), {"uid": "1000"}, {}, "", "boot", start)
+        self.register.live[self.session.key] = self.session
+        self.meter = StepMeter(self.node, self.register, StepWatch(self.node, MACHINE), MACHINE)
+
+    def directory(self, controller: str, step: str = "") -> Path:
+        return self.top / controller / "slurm/uid_1000/job_7" / (f"step_{step}" if step else "")
+
+    def make(self, controller: str, step: str = "") -> None:
+        self.directory(controller, step).mkdir()
+        if controller == "cpuacct":
+            (self.directory(controller, step) / "cpuacct.usage").write_text("5\n")
+
+    def remove(self, controller: str, step: str) -> None:
+        shutil.rmtree(self.directory(controller, step))
+
+
+def test_a_step_of_which_its_last_directory_is_still_to_come_goes_on(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    steps.make("freezer")
+    steps.meter.keep()  # all that there is of the job is its freezer
+    steps.make("freezer", "batch")
+    steps.make("cpuacct")
+    steps.node.use(steps.session)
+    for session in steps.meter.hear():
+        steps.meter.look(session)
+    use = steps.session.uses["batch"]
+    assert use.end_mono_ns is None
+    steps.make("cpuacct", "batch")
+    steps.meter.keep()
+    assert (use.end_mono_ns, use.cpu_ns) == (None, 5)
+    steps.remove("cpuacct", "batch")
+    steps.meter.hear()
+    steps.meter.look(steps.session)
+    assert use.end_mono_ns is not None
+
+
+def test_a_step_that_is_heard_of_and_gone_before_anybody_looked_has_ended(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    steps.make("cpuacct")
+    steps.meter.keep()
+    steps.make("cpuacct", "0")
+    steps.remove("cpuacct", "0")
+    for session in steps.meter.hear():
+        steps.meter.look(session)
+    assert steps.session.uses["0"].end_mono_ns is not None
