@@ -8,6 +8,7 @@
 
 #include "figures.h"
 #include "public.h"
+#include "series.h"
 #include "whose.h"
 
 /* Private to Slurm; never looked into. */
@@ -75,6 +76,8 @@ static void fill(acct_gather_energy_t *energy)
 	energy->consumed_energy = figure_energy_uj(&figure) / 1000000U;
 	energy->base_consumed_energy = energy->consumed_energy;
 	energy->previous_consumed_energy = energy->consumed_energy;
+	if (in_slurmd() && figure.power_uw == 0)
+		return; /* the node's first moment: no time is known yet over which its watts could be a mean */
 	energy->current_watts = watts_of(&figure);
 	energy->ave_watts = energy->current_watts;
 }
@@ -102,10 +105,17 @@ int acct_gather_energy_p_get_data(enum acct_energy_type type, void *data)
 	return SLURM_SUCCESS;
 }
 
+/* What is not known is no sample. */
 int acct_gather_energy_p_set_data(enum acct_energy_type type, void *data)
 {
-	(void)type;
+	acct_gather_energy_t energy;
+
 	(void)data;
+	if (type != ENERGY_DATA_PROFILE)
+		return SLURM_SUCCESS;
+	fill(&energy);
+	if (energy.consumed_energy != NO_VAL64)
+		series_add(energy.consumed_energy, energy.poll_time);
 	return SLURM_SUCCESS;
 }
 

@@ -75,6 +75,8 @@ def test_the_external_step_has_the_jobs_figure_others_their_own_and_slurmd_the_n
     energy, watts = asked(sandbox, "", "slurmd")
     assert energy == "9000"
     assert watts == "250"
+    put(sandbox, packed(figure(9000), steps, 2))
+    assert asked(sandbox, "", "slurmd") == ("9000", "blank"), "a power that is not known is no 0 W"
 
 
 def test_energy_goes_on_with_the_power_until_the_figure_counts_no_more(sandbox: Sandbox) -> None:
@@ -84,6 +86,28 @@ def test_energy_goes_on_with_the_power_until_the_figure_counts_no_more(sandbox: 
     assert watts == "1"
     put(sandbox, packed(None, [(5, OF_JOB, figure(100, 1, age_s=200, counts_s=199))], 2))
     assert asked(sandbox) == BLANK
+
+
+def profiled(sandbox: Sandbox, title: str) -> list[str]:
+    """What slurmstepd's profile plugin is given in three seconds."""
+    words = [str(sandbox.built / "profile"), str(sandbox.built / "acct_gather_energy_perun.so"), "3"]
+    done = subprocess.run(
+        ["bash", "-c", 'exec -a "$0" "$@"', title, *words], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_profile_has_the_energy_and_the_mean_power_since_the_sample_before(sandbox: Sandbox) -> None:
+    put(sandbox, packed(None, [(5, 0, figure(100, 50, age_s=0))], 1))
+    created, *samples = profiled(sandbox, "slurmstepd: [5.0]")
+    assert created == "Energy -1 Energy:1 Power:1"
+    assert len(samples) == 2
+    for before, line in zip((100, 150), samples, strict=True):
+        series, energy_j, power_w, timed = map(int, line.split())
+        assert (series, timed) == (7, 1)
+        assert before < energy_j <= before + 100
+        assert 20 <= power_w <= 100
+    assert profiled(sandbox, "slurmstepd: [5.1]") == [], "what is not known is no sample"
 
 
 def test_a_file_that_is_not_whole_is_a_blank(sandbox: Sandbox) -> None:
