@@ -176,6 +176,12 @@ class Ledger(Database):
             found = self._bodies(connection, jobs, shares)
         return [found[job] for job in jobs if job in found]
 
+    def records_of(self, cluster: str, job_ids: Sequence[int]) -> list[EnergyRecord]:
+        """Return all stored runs of these jobs, without their shares."""
+        with self.read() as connection:
+            rows = self._rows(connection, cluster, job_ids)
+            return list(self._bodies(connection, [row.id for row in rows], shares=False).values())
+
     def members(self, cluster: str, shown: str) -> list[EnergyRecord]:
         """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's."""
         job = self.tables.job.c

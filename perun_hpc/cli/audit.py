@@ -8,13 +8,14 @@ import sys
 import time
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from perun_hpc.accounting import audit, facility
+from perun_hpc.accounting import audit, consumed, facility
 from perun_hpc.accounting.audit_mark import Audit, note_audit
 from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.site import load_site
+from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.archive.listener import lately_refused
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.report import places
@@ -23,7 +24,9 @@ from perun_hpc.errors import UnavailableError
 from perun_hpc.report import backlog as words
 from perun_hpc.report.audit import accounts_table, findings_list, gaps, lost_list, verdict
 from perun_hpc.report.screen import style_for, wrapped
-from perun_hpc.slurm.sacct import SlurmJob, identity_fields, query_between
+from perun_hpc.slurm import conf
+from perun_hpc.slurm.command import TIMEOUT_S, run_command
+from perun_hpc.slurm.sacct import CONSUMED, SlurmJob, identity_fields, query_between
 from perun_hpc.slurm.times import parse_time
 
 
@@ -86,6 +89,7 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     findings += audit.find_holes(books)
     compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))
     findings += wrong
+    energy = ""
     if not args.no_slurm:
         open_ids = {job_id for job_id, _ in waiting}
         ended = [j for j in jobs if j.job_id not in open_ids]
@@ -96,6 +100,8 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         first_s = ledger.first_start_s(archive.cluster) or until_s
         ended = [j for j in ended if (j.start_s or first_s) >= first_s or j.job_id in held]
         findings += audit.compare_sacct(ended, held, site.expects)
+        energy, wrong = _consumed(args.cluster, ended, archive, ledger, site)
+        findings += wrong
     lost = _lost(archive, books, since_s, until_s, site.late_s, now_s)
     counted_uj = sum(a.total_uj for a in books.accounts.values())
     metered = ""
@@ -111,12 +117,13 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     note_audit(archive, Audit(now_s, first, last, len(findings)))
     if args.json:
         accounts = [{"node": n, "day": d, "domain": m, **asdict(a)} for (n, d, m), a in sorted(books.accounts.items())]
-        print(json.dumps({"accounts": accounts, "findings": [asdict(f) for f in findings], "lost": lost}, indent=1))
+        found = {"accounts": accounts, "findings": [asdict(f) for f in findings], "lost": lost, "energy": energy}
+        print(json.dumps(found, indent=1))
         return 1 if findings else 0
     style = style_for(sys.stdout)
     if books.accounts:
         print("\n".join(accounts_table(books.accounts, style, args.domains)), end="\n\n")
-    print(_summary(archive, books, compared, len(jobs), bool(args.no_slurm), metered))
+    print(_summary(archive, books, compared, len(jobs), bool(args.no_slurm), energy, metered))
     print("\n".join(wrapped(f"Collector: {words.last(last_sweep(archive), now_s)}.", 0)))
     if lost:
         print("\n".join(lost_list(lost, style)))
@@ -140,12 +147,30 @@ def _lost(
 
 def _sacct(cluster: str | None, since_s: int, until_s: int) -> list[SlurmJob]:
     try:
-        return query_between(since_s, until_s, ("--allusers",), cluster, extra=identity_fields())
+        return query_between(since_s, until_s, ("--allusers",), cluster, extra=(*identity_fields(), CONSUMED))
     except UnavailableError as error:
         raise UnavailableError(f"{error} (or leave sacct out with --no-slurm)") from error
 
 
-def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int, no_slurm: bool, metered: str) -> str:
+def _consumed(
+    cluster: str | None, jobs: list[SlurmJob], archive: Archive, ledger: Ledger, site: Site
+) -> tuple[str, list[audit.Finding]]:
+    """What became of comparing sacct's ConsumedEnergy, and where it is not the ledger's."""
+    words = ["scontrol", *([f"--clusters={cluster}"] if cluster else []), "show", "config"]
+    try:
+        config = conf.shown(run_command(words, None, TIMEOUT_S))
+    except UnavailableError as error:
+        return f"sacct's ConsumedEnergy was not compared: {error}", []
+    if not_ours := consumed.whose(config):
+        return not_ours, []
+    tail = consumed.Tail(consumed.poll_s(config), site.settings.privacy.shared_resolution_ns / 1e9)
+    found = consumed.compare(jobs, partial(ledger.records_of, archive.cluster), tail)
+    return found.text, found.findings
+
+
+def _summary(
+    archive: Archive, books: audit.NodeBooks, compared: int, jobs: int, no_slurm: bool, energy: str, metered: str
+) -> str:
     nodes = len({node for node, _, _ in books.accounts})
     intervals = sum(a.intervals for a in books.accounts.values())
     gap_s = sum(a.gap_ns for a in books.accounts.values()) / 1e9
@@ -154,6 +179,8 @@ def _summary(archive: Archive, books: audit.NodeBooks, compared: int, jobs: int,
         f"Cluster {archive.cluster}: {count(intervals, 'interval')} of {count(nodes, 'node')}, {compared_with}",
     ]
     lines.append("sacct was left out" if no_slurm else f"{count(jobs, 'job')} that sacct knows")
+    if energy:
+        lines.append(energy)
     if gap_s:
         lines.append(f"{gap_s:.0f} s of gaps (summed over nodes and domains)")
     if metered:

@@ -8,9 +8,8 @@ from typing import Any
 
 from perun_hpc.data_model import codec
 from perun_hpc.doctor.facts import EnergyPlugin
-from perun_hpc.slurm.conf import Config
+from perun_hpc.slurm.conf import ENERGY_PLUGIN, Config
 
-KIND = "acct_gather_energy/perun"
 FILE = "acct_gather_energy_perun.so"
 MARK = re.compile(rb"perun-energy-for-slurm:(0x[0-9a-fA-F]{6})")
 MOST_B = 8 << 20
@@ -18,7 +17,7 @@ MOST_B = 8 << 20
 
 def in_use(config: Config) -> bool:
     """Whether slurm.conf names the plugin."""
-    return KIND in config.words("AcctGatherEnergyType")
+    return ENERGY_PLUGIN in config.words("AcctGatherEnergyType")
 
 
 def plugin(config: Config) -> Any:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ENERGY_PLUGIN = "acct_gather_energy/perun"
+"""AcctGatherEnergyType where perun's plugin makes Slurm's own figures."""
 PLACE = "/etc/slurm/slurm.conf"
 """Where slurm.conf is, unless $SLURM_CONF says another place."""
 MOST_B = 8 << 20

@@ -26,6 +26,8 @@ FIELDS = (
 )  # fmt: skip
 IDENTITY = ("SLUID", "OriginalSLUID")
 """Names of a run that no other run ever had; where `sacct --helpformat` lists them (25.11 on)."""
+CONSUMED = "ConsumedEnergyRaw"
+"""Slurm's own figure of a run's energy, in J; asked for by who compares it."""
 RESIZING = "RESIZING"
 """State of the first part of a run whose allocation was changed; the next row of that job goes on with the run."""
 LARGEST = (1 << 32) - 1
@@ -40,7 +42,8 @@ class SlurmJob:
     """One run of one job as slurmdbd holds it; times in epoch seconds, None where Slurm says Unknown or None.
 
     `sluids` are the names that Slurm gave this run alone: none before 25.11, several where it was resized. `mem_b` is
-    the memory of all its nodes together; None where Slurm does not give memory out.
+    the memory of all its nodes together; None where Slurm does not give memory out. `consumed_j` is `CONSUMED` where
+    that was asked for; None where sacct has a blank.
     """
 
     job_id: int
@@ -70,6 +73,7 @@ class SlurmJob:
     run: int = 0
     sluids: tuple[str, ...] = ()
     mem_b: int | None = None
+    consumed_j: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -203,6 +207,7 @@ def _joined(first: SlurmJob, rest: SlurmJob) -> SlurmJob:
         gpus=max(first.gpus, rest.gpus),
         mem_b=max(first.mem_b or 0, rest.mem_b or 0) or None,
         admin_comment=rest.admin_comment or first.admin_comment,
+        consumed_j=None,  # of a resized run sacct does not say which part's nodes it is of
         sluids=tuple(dict.fromkeys((*first.sluids, *rest.sluids))),
     )
 
@@ -342,6 +347,7 @@ def _job(row: dict[str, str]) -> SlurmJob:
         admin_comment=row["AdminComment"],
         sluids=tuple(dict.fromkeys(value for name in IDENTITY if (value := row.get(name, "")))),
         mem_b=_memory_b(row["AllocTRES"]),
+        consumed_j=_number(row.get(CONSUMED, "")),
     )
 
 
