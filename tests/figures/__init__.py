@@ -1,0 +1,1 @@
+"""What Slurm's own commands show of jobs, beside the ledger and the simulator: `python -m tests.figures [--write]`."""
