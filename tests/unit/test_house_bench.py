@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.energy import interval
 from bench.result import Result, added, interleaved, medians
 
 ROOT = Path(__file__).parents[2]
@@ -47,4 +48,12 @@ def test_what_an_arm_adds_is_taken_round_by_round():
 def test_an_unknown_bench_is_refused_with_what_there_is():
     done = subprocess.run([sys.executable, "-m", "bench", "hok"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "hook, launch, sampler" in done.stderr
+    assert "hook, energy, launch, sampler" in done.stderr
+
+
+def test_the_interval_of_a_ratio_of_medians_holds_it_and_is_a_point_where_nothing_varies():
+    assert interval([2.0] * 40, [1.0] * 40) == (2.0, 2.0)
+    theirs = [1 + (7 * at % 20) / 100 for at in range(200)]
+    low, high = interval([one * 1.02 + (at % 3) / 100 for at, one in enumerate(theirs)], theirs)
+    assert low < 1.03 < high
+    assert high - low < 0.1
