@@ -20,7 +20,7 @@ from bench.result import Result, Skipped
 from devcluster import Cluster, site
 from tests.figures.ground import plugin_lines
 
-PAIRS = int(os.environ.get("PERUN_BENCH_PAIRS", "200"))
+PAIRS = int(os.environ.get("PERUN_BENCH_PAIRS", "300"))
 FILE = "/run/perun/slurm.figures"
 OTHERS = 1016
 """Jobs of others in the file; with the records of the one that runs it is full."""
