@@ -1,8 +1,9 @@
 """Every picture of the documents, from jobs on a demo cluster: `make screens`, 45 minutes, most of them waiting.
 
 Nodes learn their static power in half an hour of idleness, which is why it takes that long; the cluster is one of its
-own (`--name screens`), so that `make demo` may run beside it. Its parts: `python -m demo.screens begin`, `learn`,
-`shoot` (as often as wanted), `down`. Terminals are drawn by rich, pages by a headless Chromium.
+own, so that `make demo` may run beside it: `screens`, or what PERUN_SCREENS_CLUSTER names, so that two checkouts may
+take pictures at once. Its parts: `python -m demo.screens begin`, `learn`, `shoot` (as often as wanted), `down`.
+Terminals are drawn by rich, pages by a headless Chromium.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ SHOTS = (
 
 def main(stage: str) -> int:
     """Do one stage, or all of them."""
-    screen, cluster = Screen(), Cluster("screens")
+    screen, cluster = Screen(), Cluster(os.environ.get("PERUN_SCREENS_CLUSTER", "screens"))
     if stage in ("all", "begin"):
         _begin(cluster, screen)
     if stage in ("all", "learn"):
