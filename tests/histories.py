@@ -27,11 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
-
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
-from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.database import Connection, opened
+from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.archive import aside
 from perun_hpc.archive.delivery import ArchiveDelivery
@@ -121,14 +120,23 @@ class Arrival:
     torn: bool = False
 
 
+class Mortal(Ledger):
+    """A ledger whose process may end before a commit."""
+
+    def commit(self, connection: Connection) -> None:
+        """Commit, if fate lets it."""
+        FATE.strike()
+        super().commit(connection)
+
+
 class Place:
     """A ledger that is emptied, copied and set back, in one file: opening one takes longer than a whole history."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.now = 0.0
-        self.ledger = open_ledger(str(path), create=True, clock=lambda: self.now)
-        event.listen(self.ledger.engine, "commit", lambda _: FATE.strike())
+        self.ledger = Mortal(*opened(str(path), create=True), lambda: self.now)
+        self.ledger.prepare(create=True)
         self.empty = self.copy()
 
     def copy(self) -> sqlite3.Connection:
@@ -298,7 +306,7 @@ class History:
         """No revision holds less evidence than the one before."""
         now: dict[int, dict[str, tuple[int, str]]] = {}
         with self.ledger.read() as connection:
-            for row, body in connection.exec_driver_sql("SELECT job, body FROM record"):
+            for row, body in connection.execute("SELECT job, body FROM record"):
                 now[row] = {n["node"]: (n.get("revision", 1), n.get("digest", "")) for n in json.loads(body)["nodes"]}
         for row, before in self.held.items():
             # Of two rows that turn out to be one run's, by a node whose clock was wrong, one takes all of the other.
@@ -368,8 +376,6 @@ class KilledHistory(History):
         if pid == 0:
             code = 1
             try:
-                for place in self.places:
-                    place.ledger.engine.dispose(close=False)
                 work()
                 code = 0
             finally:

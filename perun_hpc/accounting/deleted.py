@@ -13,21 +13,16 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
-
+from perun_hpc.accounting.database import Connection
 from perun_hpc.accounting.evidence import adds, combine, shared
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 
 REMOVED = "removed"
 """The user under whom the sums of deleted records stand."""
 _COLUMNS = ("cluster", "job_id", "submit_s", "restart_count", "sluid", "start_s", "end_s", "body")
-_ROWS = text(f"SELECT id, {', '.join(_COLUMNS)} FROM deleted WHERE cluster = :c AND job_id IN :ids").bindparams(
-    bindparam("ids", expanding=True)
-)
-_ENDED = text(
-    f"SELECT id, {', '.join(_COLUMNS)} FROM deleted WHERE cluster = :c AND end_s >= :since AND end_s <= :until"
-)
-_INSERT = text(
+_ROWS = f"SELECT id, {', '.join(_COLUMNS)} FROM deleted WHERE cluster = :c AND job_id IN :ids"
+_ENDED = f"SELECT id, {', '.join(_COLUMNS)} FROM deleted WHERE cluster = :c AND end_s >= :since AND end_s <= :until"
+_INSERT = (
     f"INSERT INTO deleted (id, {', '.join(_COLUMNS)}) "
     f"VALUES ((SELECT COALESCE(MAX(id), 0) + 1 FROM deleted), {', '.join(':' + name for name in _COLUMNS)})"
 )
@@ -54,7 +49,7 @@ def nameless(record: EnergyRecord) -> EnergyRecord:
 
 def rows_of(connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Deleted]:
     """Return what is left of deleted records of some jobs of a cluster."""
-    rows = connection.execute(_ROWS, {"c": cluster, "ids": list(job_ids)}).all()
+    rows = connection.execute(_ROWS, {"c": cluster, "ids": list(job_ids)})
     return [_parsed(row) for row in rows]
 
 
@@ -66,7 +61,7 @@ def ended_between(connection: Connection, cluster: str, since_s: int, until_s: i
 
 def every_body(connection: Connection) -> Iterator[str]:
     """Yield what is left of all deleted records, as JSON."""
-    for row in connection.execution_options(yield_per=500).execute(text("SELECT body FROM deleted ORDER BY id")):
+    for row in connection.stream("SELECT body FROM deleted ORDER BY id"):
         yield row.body
 
 
@@ -79,7 +74,7 @@ def keep(connection: Connection, rows: Iterable[dict[str, Any]], records: Iterab
 def take_back(connection: Connection, ids: Iterable[int]) -> None:
     """Drop rows whose runs are counted under their own names again."""
     for one in sorted(ids):
-        connection.execute(text("DELETE FROM deleted WHERE id = :id"), {"id": one})
+        connection.execute("DELETE FROM deleted WHERE id = :id", {"id": one})
 
 
 def says_nothing_new(record: EnergyRecord, rows: Sequence[Deleted]) -> bool:

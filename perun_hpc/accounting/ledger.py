@@ -13,25 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Row,
-    and_,
-    literal_column,
-    select,
-    text,
-    tuple_,
-    union,
-)
-
 from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
-from perun_hpc.accounting.database import Database, connect, insert
+from perun_hpc.accounting.database import SQLITE, Connection, Database, opened
 from perun_hpc.accounting.evidence import combine, shared
 from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
 from perun_hpc.accounting.marks import Marks
-from perun_hpc.accounting.tables import Tables
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 from perun_hpc.errors import DataError, UnavailableError
 from perun_hpc.slurm.sacct import CLOCK_S
@@ -101,8 +88,8 @@ class LeaseLostError(UnavailableError):
 class Ledger(Database):
     """An open ledger; use `open_ledger`. `marks`: how far the collector has come with what it does bit by bit."""
 
-    def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float]) -> None:
-        super().__init__(engine, tables)
+    def __init__(self, url: str, dialect: str, connect: Callable[[], Any], clock: Callable[[], float]) -> None:
+        super().__init__(url, dialect, connect)
         self.marks = Marks(self)
         self._clock = clock
 
@@ -112,14 +99,12 @@ class Ledger(Database):
         """Take or renew the lease `name`; False while that of another holder, who is not `dead`, lasts."""
         now = int(self._clock())
         with self.write() as connection:
-            row = connection.execute(text("SELECT holder, until_s FROM lease WHERE name = :n"), {"n": name}).first()
+            row = connection.execute("SELECT holder, until_s FROM lease WHERE name = :n", {"n": name}).fetchone()
             if row is not None and row.holder != holder and row.until_s > now and not dead(row.holder):
                 return False
             connection.execute(
-                text(
-                    "INSERT INTO lease (name, holder, until_s) VALUES (:n, :h, :u) "
-                    "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_s = excluded.until_s"
-                ),
+                "INSERT INTO lease (name, holder, until_s) VALUES (:n, :h, :u) "
+                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_s = excluded.until_s",
                 {"n": name, "h": holder, "u": now + int(seconds)},
             )
             return True
@@ -127,7 +112,7 @@ class Ledger(Database):
     def release(self, name: str, holder: str) -> None:
         """Give the lease back."""
         with self.write() as connection:
-            connection.execute(text("DELETE FROM lease WHERE name = :n AND holder = :h"), {"n": name, "h": holder})
+            connection.execute("DELETE FROM lease WHERE name = :n AND holder = :h", {"n": name, "h": holder})
 
     def put(
         self, records: Sequence[EnergyRecord], queue: bool = False, lease: tuple[str, str] | None = None
@@ -184,18 +169,18 @@ class Ledger(Database):
 
     def members(self, cluster: str, shown: str) -> list[EnergyRecord]:
         """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's."""
-        job = self.tables.job.c
-        if "_" in shown or "+" in shown:
-            array = "_" in shown
-            head, tail = shown.split("_" if array else "+")
-            leader, member = (job.array_job_id, job.array_task_id) if array else (job.het_job_id, job.het_offset)
-            wanted = [and_(leader == int(head), member == int(tail))]
+        head, _, tail = shown.replace("+", "_").partition("_")
+        if "_" in shown:
+            wanted = ["array_job_id = :head AND array_task_id = :tail"]
+        elif "+" in shown:
+            wanted = ["het_job_id = :head AND het_offset = :tail"]
         else:
-            wanted = [column == int(shown) for column in (job.job_id, job.array_job_id, job.het_job_id)]
+            wanted = ["job_id = :head", "array_job_id = :head", "het_job_id = :head"]
         # A union, since databases answer an OR over several indexes by reading the whole cluster.
-        query = union(*(select(job.id).where(job.cluster == cluster, one) for one in wanted))
+        query = " UNION ".join(f"SELECT id FROM job WHERE cluster = :c AND {one}" for one in wanted)
+        values = {"c": cluster, "head": int(head), "tail": int(tail or 0)}
         with self.read() as connection:
-            found = self._bodies(connection, [row.id for row in connection.execute(query)], shares=True)
+            found = self._bodies(connection, [row.id for row in connection.execute(query, values)], shares=True)
         return sorted(found.values(), key=lambda r: (r.start_ns, r.job_id, r.restart_count))
 
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
@@ -219,16 +204,12 @@ class Ledger(Database):
 
     def due(self, cluster: str, limit: int) -> list[Due]:
         """Return up to `limit` records whose line is to be written to slurmdbd now, the longest due first."""
-        queue, job = self.tables.slurmdbd_queue.c, self.tables.job.c
         query = (
-            select(queue.job, queue.tries)
-            .join_from(self.tables.slurmdbd_queue, self.tables.job, queue.job == job.id)
-            .where(job.cluster == cluster, queue.due_s <= int(self._clock()))
-            .order_by(queue.due_s)
-            .limit(limit)
+            "SELECT queue.job, queue.tries FROM slurmdbd_queue queue JOIN job ON queue.job = job.id "
+            "WHERE job.cluster = :c AND queue.due_s <= :now ORDER BY queue.due_s LIMIT :limit"
         )
         with self.read() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query, {"c": cluster, "now": int(self._clock()), "limit": limit}).fetchall()
             records = self._bodies(connection, [row.job for row in rows], shares=False)
         return [Due(row.job, row.tries, records[row.job]) for row in rows]
 
@@ -236,7 +217,7 @@ class Ledger(Database):
         """Take rows out of the queue for slurmdbd."""
         with self.write() as connection:
             for job in jobs:
-                connection.execute(text("DELETE FROM slurmdbd_queue WHERE job = :j"), {"j": job})
+                connection.execute("DELETE FROM slurmdbd_queue WHERE job = :j", {"j": job})
 
     def postpone(self, jobs: Sequence[tuple[int, int]]) -> None:
         """Put rows off by so many seconds each."""
@@ -244,7 +225,7 @@ class Ledger(Database):
         with self.write() as connection:
             for job, seconds in jobs:
                 connection.execute(
-                    text("UPDATE slurmdbd_queue SET due_s = :d, tries = tries + 1 WHERE job = :j"),
+                    "UPDATE slurmdbd_queue SET due_s = :d, tries = tries + 1 WHERE job = :j",
                     {"d": now + seconds, "j": job},
                 )
 
@@ -268,14 +249,14 @@ class Ledger(Database):
             self._drop(connection, list(gone))
             self._add_days(connection, days)
             # A row of zeros would still show a name.
-            connection.execute(text(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}"))
+            connection.execute(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}")
 
     def sums_of(self, user: str) -> list[dict[str, Any]]:
         """Return the sums per day of one name of a user, as columns and their values."""
-        day = self.tables.usage_day
-        query = select(day).where(day.c.user_name == user).order_by(*(day.c[name] for name in _DAY))
+        columns = ", ".join((*_DAY, *MEASURES))
+        query = f"SELECT {columns} FROM usage_day WHERE user_name = :user ORDER BY {', '.join(_DAY)}"
         with self.read() as connection:
-            return [{name: row[name] for name in (*_DAY, *MEASURES)} for row in connection.execute(query).mappings()]
+            return [row._asdict() for row in connection.execute(query, {"user": user})]
 
     def deleted_records(self) -> Iterator[str]:
         """Yield what is left of deleted records, as JSON."""
@@ -287,11 +268,11 @@ class Ledger(Database):
 
         False, and no change, where it has something of their days or before.
         """
-        day = self.tables.usage_day
+        last = max(row["day"] for row in rows)
         with self.write() as connection:
-            if connection.execute(select(day.c.day).where(day.c.day <= max(row["day"] for row in rows))).first():
+            if connection.value("SELECT 1 FROM usage_day WHERE day <= :last LIMIT 1", {"last": last}) is not None:
                 return False
-            connection.execute(text(_UPSERT_DAY), [{name: row[name] for name in (*_DAY, *MEASURES)} for row in rows])
+            connection.execute_many(_UPSERT_DAY, [{name: row[name] for name in (*_DAY, *MEASURES)} for row in rows])
             for record in left:
                 deleted.keep(connection, [_row(0, record)], [record])
         return True
@@ -301,15 +282,15 @@ class Ledger(Database):
 
         What deleted records had is in it.
         """
-        share, job = self.tables.job_share.c, self.tables.job.c
         query = (
-            select(share.node, share.day, share.domain, job.job_id, job.restart_count, share.energy_uj)
-            .join_from(self.tables.job_share, self.tables.job, share.job == job.id)
-            .where(job.cluster == cluster, share.day >= since_day, share.day <= until_day)
+            "SELECT share.node, share.day, share.domain, job.job_id, job.restart_count, share.energy_uj "
+            "FROM job_share share JOIN job ON share.job = job.id "
+            "WHERE job.cluster = :c AND share.day >= :since AND share.day <= :until"
         )
+        values = {"c": cluster, "since": since_day, "until": until_day}
         found: dict[tuple[Key, tuple[int, int]], int] = {}
         with self.read() as connection:
-            for row in connection.execute(query):
+            for row in connection.stream(query, values):
                 at = ((row.node, row.day, row.domain), (row.job_id, row.restart_count))
                 found[at] = found.get(at, 0) + row.energy_uj
             began_s = int(datetime.fromisoformat(since_day).timestamp()) - CLOCK_S
@@ -322,73 +303,67 @@ class Ledger(Database):
 
     def runs_between(self, cluster: str, since_s: int, until_s: int) -> dict[int, list[tuple[int, int]]]:
         """Return job id -> start and end of the runs that ended in [since, until], deleted ones included."""
-        job = self.tables.job.c
-        query = select(job.job_id, job.start_s, job.end_s).where(
-            job.cluster == cluster, job.end_s >= since_s, job.end_s <= until_s
-        )
+        query = "SELECT job_id, start_s, end_s FROM job WHERE cluster = :c AND end_s >= :since AND end_s <= :until"
+        values = {"c": cluster, "since": since_s, "until": until_s}
         found: dict[int, list[tuple[int, int]]] = {}
         with self.read() as connection:
-            rows: list[Any] = list(connection.execute(query))
+            rows: list[Any] = connection.execute(query, values).fetchall()
             for row in (*rows, *deleted.ended_between(connection, cluster, since_s, until_s)):
                 found.setdefault(row.job_id, []).append((row.start_s, row.end_s))
         return found
 
     def ended_runs(self, cluster: str, since_s: int, until_s: int) -> list[tuple[int, int, int]]:
         """Return job id, restart count and end (epoch seconds) of the runs that ended in (since, until]."""
-        job = self.tables.job.c
-        query = select(job.job_id, job.restart_count, job.end_s).where(
-            job.cluster == cluster, job.end_s > since_s, job.end_s <= until_s
-        )
+        query = "SELECT job_id, restart_count, end_s FROM job WHERE cluster = :c AND end_s > :since AND end_s <= :until"
         with self.read() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s})
+            return [tuple(row) for row in rows]
 
     def without_state(self, cluster: str, page: int) -> Iterator[list[int]]:
         """Yield the rows that Slurm's accounting has not completed yet, the newest first, `page` at a time."""
-        job = self.tables.job.c
-        # A literal, so that the databases see that the index of these rows alone will do.
-        query = select(job.id, job.end_s).where(job.cluster == cluster, job.state == literal_column("''"))
-        query = query.order_by(job.end_s.desc(), job.id.desc()).limit(page)
-        last: Any = None
+        query = (
+            "SELECT id, end_s FROM job WHERE cluster = :c AND state = '' AND (end_s, id) < (:end, :id) "
+            "ORDER BY end_s DESC, id DESC LIMIT :page"
+        )
+        end_s, job = FOR_EVER_S, 0
         while True:
-            older = query if last is None else query.where(tuple_(job.end_s, job.id) < (last.end_s, last.id))
             with self.read() as connection:
-                rows = connection.execute(older).all()
+                rows = connection.execute(query, {"c": cluster, "end": end_s, "id": job, "page": page}).fetchall()
             if not rows:
                 return
             yield [row.id for row in rows]
-            last = rows[-1]
+            end_s, job = rows[-1].end_s, rows[-1].id
 
     def first_start_s(self, cluster: str) -> int | None:
         """Return when the first job of the ledger started; None while it is empty."""
         with self.read() as connection:
-            value = connection.execute(text("SELECT MIN(start_s) FROM job WHERE cluster = :c"), {"c": cluster}).scalar()
+            value = connection.value("SELECT MIN(start_s) FROM job WHERE cluster = :c", {"c": cluster})
         return None if value is None else int(value)
 
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
-        row = connection.execute(text("SELECT holder FROM lease WHERE name = :n"), {"n": name}).first()
-        if row is None or row.holder != holder:
+        if connection.value("SELECT holder FROM lease WHERE name = :n", {"n": name}) != holder:
             raise LeaseLostError
 
-    def _rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Row[Any]]:
-        job = self.tables.job.c
+    def _rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Any]:
         wanted = sorted(set(job_ids))
+        query = (
+            "SELECT id, job_id, restart_count, submit_s, start_s, end_s, sluid FROM job "
+            "WHERE cluster = :c AND job_id IN :ids"
+        )
         rows: list[Any] = []
         for at in range(0, len(wanted), CHUNK):
-            query = select(
-                job.id, job.job_id, job.restart_count, job.submit_s, job.start_s, job.end_s, job.sluid
-            ).where(job.cluster == cluster, job.job_id.in_(wanted[at : at + CHUNK]))
-            rows += connection.execute(query).all()
+            rows += connection.execute(query, {"c": cluster, "ids": wanted[at : at + CHUNK]}).fetchall()
         return rows
 
     def _put(self, connection: Connection, records: Sequence[EnergyRecord], queue: bool) -> list[Put]:
-        known: dict[tuple[str, int, int], list[Row[Any]]] = {}
+        known: dict[tuple[str, int, int], list[Any]] = {}
         for cluster in {r.cluster for r in records}:
             for row in self._rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
                 known.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
         left = self._deleted(connection, records)
         matches = [self._match(connection, r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
         old = self._bodies(connection, [job for m in matches for job in m], shares=True)
-        next_id = int(connection.execute(text("SELECT COALESCE(MAX(id), 0) FROM job")).scalar() or 0) + 1
+        next_id = int(connection.value("SELECT MAX(id) FROM job") or 0) + 1
         now = int(self._clock())
         puts: list[Put] = []
         rows: list[dict[str, Any]] = []
@@ -440,8 +415,7 @@ class Ledger(Database):
         self._drop(connection, sorted(folded))
         deleted.take_back(connection, back)
         self._store(connection, rows, bodies, shares, set(replaced))
-        if amendments:
-            connection.execute(self.tables.amendment.insert(), amendments)
+        connection.insert("amendment", amendments)
         self._add_days(connection, days)
         if queue:
             self._queue(connection, [p.job for p in puts if p.changed], now)
@@ -462,7 +436,7 @@ class Ledger(Database):
         chunks = (ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK))
         return [row for chunk in chunks for row in deleted.rows_of(connection, cluster, chunk)]
 
-    def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Row[Any]]) -> list[int]:
+    def _match(self, connection: Connection, record: EnergyRecord, rows: Sequence[Any]) -> list[int]:
         """Return the stored row of a record's run, then those that are to become a part of it; [] where it is new.
 
         Whatever the times say, the same evidence is never there twice. A run whose clocks were wrong may have two rows
@@ -479,11 +453,10 @@ class Ledger(Database):
 
     def _drop(self, connection: Connection, jobs: Sequence[int]) -> None:
         """Delete rows, with all that refers to them."""
-        t = self.tables
         for job in jobs:
-            for table in (t.slurmdbd_queue, t.amendment, t.job_share, t.record):
-                connection.execute(table.delete().where(table.c.job == job))
-            connection.execute(t.job.delete().where(t.job.c.id == job))
+            for table in ("slurmdbd_queue", "amendment", "job_share", "record"):
+                connection.execute(f"DELETE FROM {table} WHERE job = :job", {"job": job})
+            connection.execute("DELETE FROM job WHERE id = :job", {"job": job})
 
     def _store(
         self,
@@ -494,63 +467,57 @@ class Ledger(Database):
         replaced: set[int],
     ) -> None:
         """Insert new rows; those of `replaced` are updated in place, so that what refers to them stays."""
-        t = self.tables
         new_rows, new_bodies = (
             [r for r in rows if r["id"] not in replaced],
             [b for b in bodies if b["job"] not in replaced],
         )
-        insert(connection, t.job, new_rows)
-        insert(connection, t.record, new_bodies)
+        connection.insert("job", new_rows)
+        connection.insert("record", new_bodies)
         old_rows, old_bodies = [r for r in rows if r["id"] in replaced], [b for b in bodies if b["job"] in replaced]
         self._update(connection, old_rows, old_bodies)
         for job in sorted(replaced):
-            connection.execute(t.job_share.delete().where(t.job_share.c.job == job))
-        insert(connection, t.job_share, shares)
+            connection.execute("DELETE FROM job_share WHERE job = :job", {"job": job})
+        connection.insert("job_share", shares)
 
     def _update(self, connection: Connection, rows: Sequence[dict[str, Any]], bodies: Sequence[dict[str, Any]]) -> None:
-        t = self.tables
         for row in rows:
-            connection.execute(t.job.update().where(t.job.c.id == row["id"]), row)
+            changed = ", ".join(f"{name} = :{name}" for name in row if name != "id")
+            connection.execute(f"UPDATE job SET {changed} WHERE id = :id", row)
         for body in bodies:
-            connection.execute(t.record.update().where(t.record.c.job == body["job"]), body)
+            connection.execute("UPDATE record SET body = :body WHERE job = :job", body)
 
     def _add_days(self, connection: Connection, days: dict[tuple[str, ...], Vector]) -> None:
         moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
         if not moved:
             return
-        connection.execute(text(_UPSERT_DAY), moved)
-        if self.engine.dialect.name == "sqlite":
+        connection.execute_many(_UPSERT_DAY, moved)
+        if self.dialect == SQLITE:
             # Where PostgreSQL refuses a sum beyond 64 bits, SQLite makes a float of it.
             for cluster, day in sorted({key[:2] for key in days}):
-                if connection.execute(text(_INEXACT_DAY), {"cluster": cluster, "day": day}).first() is not None:
+                if connection.value(_INEXACT_DAY, {"cluster": cluster, "day": day}) is not None:
                     raise DataError(f"the sums of {day} would go beyond 64 bits: see the jobs of that day")
 
     def _queue(self, connection: Connection, jobs: Sequence[int], now: int) -> None:
-        if jobs:
-            connection.execute(
-                text(
-                    "INSERT INTO slurmdbd_queue (job, due_s, tries) VALUES (:job, :due, 0) "
-                    "ON CONFLICT (job) DO UPDATE SET due_s = excluded.due_s, tries = 0"
-                ),
-                [{"job": job, "due": now} for job in jobs],
-            )
+        connection.execute_many(
+            "INSERT INTO slurmdbd_queue (job, due_s, tries) VALUES (:job, :due, 0) "
+            "ON CONFLICT (job) DO UPDATE SET due_s = excluded.due_s, tries = 0",
+            [{"job": job, "due": now} for job in jobs],
+        )
 
     def _bodies(self, connection: Connection, jobs: Sequence[int], shares: bool) -> dict[int, EnergyRecord]:
-        record, share = self.tables.record.c, self.tables.job_share.c
+        whole = "SELECT job, body FROM record WHERE job IN :jobs"
+        parts = (
+            "SELECT job, node, domain, day, energy_uj FROM job_share WHERE job IN :jobs ORDER BY job, node, domain, day"
+        )
         found: dict[int, dict[str, Any]] = {}
         for at in range(0, len(jobs), CHUNK):
             chunk = jobs[at : at + CHUNK]
-            for row in connection.execute(select(record.job, record.body).where(record.job.in_(chunk))):
+            for row in connection.execute(whole, {"jobs": chunk}):
                 found[row.job] = json.loads(row.body)
             if shares:
-                query = (
-                    select(share.job, share.node, share.domain, share.day, share.energy_uj)
-                    .where(share.job.in_(chunk))
-                    .order_by(share.job, share.node, share.domain, share.day)
-                )
-                for part in connection.execute(query):
-                    parts = {"node": part.node, "domain": part.domain, "day": part.day, "energy_uj": part.energy_uj}
-                    found[part.job]["shares"].append(parts)
+                for row in connection.execute(parts, {"jobs": chunk}):
+                    part = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
+                    found[row.job]["shares"].append(part)
         return {job: from_dict(body, f"ledger row {job}") for job, body in found.items()}
 
 
@@ -571,7 +538,9 @@ def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = tim
     NotFoundError, AccessError, UnavailableError, UsageError
         When there is none, it may not be read, the server does not answer, or the URL makes no sense.
     """
-    return Ledger(*connect(url, create), clock)
+    ledger = Ledger(*opened(url, create), clock)
+    ledger.prepare(create)
+    return ledger
 
 
 def _names_once(records: Sequence[EnergyRecord]) -> Iterator[Sequence[EnergyRecord]]:

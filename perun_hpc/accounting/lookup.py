@@ -202,7 +202,6 @@ def _from_ledger(jobs: Iterable[str], places: Places) -> dict[str, list[Found]]:
     found: dict[str, list[Found]] = {job: [] for job in jobs}
     if places.ledger is None or not found:
         return found
-    # A third of a second, which nobody pays whose answer lies in the job's own directory.
     from perun_hpc.accounting.ledger import open_ledger
 
     try:

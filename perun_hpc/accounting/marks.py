@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
-
 from perun_hpc.accounting.database import Database
 
 
@@ -39,16 +37,13 @@ class Marks:
 
     def _get(self, column: str, table: str, cluster: str) -> int | None:
         with self._database.read() as connection:
-            query = text(f"SELECT {column} FROM {table} WHERE cluster = :c")
-            value = connection.execute(query, {"c": cluster}).scalar()
+            value = connection.value(f"SELECT {column} FROM {table} WHERE cluster = :c", {"c": cluster})
         return None if value is None else int(value)
 
     def _set(self, column: str, table: str, cluster: str, until_s: int) -> None:
         with self._database.write() as connection:
             connection.execute(
-                text(
-                    f"INSERT INTO {table} (cluster, {column}) VALUES (:c, :u) "
-                    f"ON CONFLICT (cluster) DO UPDATE SET {column} = excluded.{column}"
-                ),
+                f"INSERT INTO {table} (cluster, {column}) VALUES (:c, :u) "
+                f"ON CONFLICT (cluster) DO UPDATE SET {column} = excluded.{column}",
                 {"c": cluster, "u": until_s},
             )

@@ -19,10 +19,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from perun_hpc.accounting.daily import MEASURES
-from perun_hpc.accounting.database import insert, scratch
+from perun_hpc.accounting.database import scratch
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.archive.access import NoListsError, readable_by
@@ -217,11 +215,10 @@ class Publisher:
 
 def rows_of(ledger: Ledger, cluster: str, month: str) -> list[Row]:
     """The ledger's sums of one month (`YYYY-MM`), a row for each day and what it is summed by."""
-    day = ledger.tables.usage_day.c
-    columns = [day[name] for name in COLUMNS]
-    query = select(*columns).where(day.cluster == cluster, day.day >= f"{month}-01", day.day <= f"{month}-31")
+    query = f"SELECT {', '.join(COLUMNS)} FROM usage_day WHERE cluster = :c AND day >= :first AND day <= :last "
+    values = {"c": cluster, "first": f"{month}-01", "last": f"{month}-31"}
     with ledger.read() as connection:
-        return [tuple(row) for row in connection.execute(query.order_by(*columns[:5]))]
+        return [tuple(row) for row in connection.execute(f"{query} ORDER BY {', '.join(COLUMNS[:5])}", values)]
 
 
 def last_months(today: date, count: int) -> list[str]:
@@ -255,8 +252,9 @@ def own_sums(archive: Archive, uid: int) -> OwnSums:
         months = {path.stem: _content(path) for path in sorted(sums.glob("????-??.json"))}
         rows = [dict(zip(one["columns"], row, strict=True)) for one in months.values() for row in one["rows"]]
         ledger = Ledger(*scratch(), time.time)
+        ledger.prepare(create=True)
         with ledger.write() as connection:
-            insert(connection, ledger.tables.usage_day, [{"cluster": archive.cluster, **row} for row in rows])
+            connection.insert("usage_day", [{"cluster": archive.cluster, **row} for row in rows])
     except OSError as error:
         raise NotFoundError(
             f"no sums of yours in {archive.root}: the collector writes them once a job of yours has a record"

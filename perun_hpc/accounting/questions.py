@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, literal, select
-
 from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.config.kinds import lower_case
@@ -27,6 +25,8 @@ GROUPS = {
 _LARGE = tuple(name for name in MEASURES if name.endswith("_uj"))
 _SPLIT = 1_000_000
 """Energies are summed as whole joules and rest: a site's year in uJ exceeds 64 bits."""
+_WHOLE = f" / {_SPLIT}"
+"""The integer quotient that belongs to `%`, which truncates towards zero in both databases."""
 
 
 @dataclass(frozen=True)
@@ -58,40 +58,44 @@ class Usage:
 
 def jobs(ledger: Ledger, wanted: Filter, limit: int) -> list[EnergyRecord]:
     """Return the newest `limit` records that match, oldest first, without shares."""
-    job = ledger.tables.job.c
-    query = select(job.id).where(and_(literal(True), *_conditions(ledger, wanted)))
-    query = query.order_by(job.end_s.desc(), job.id.desc()).limit(limit)
+    conditions, values = _conditions(wanted)
+    query = f"SELECT id FROM job WHERE {conditions} ORDER BY end_s DESC, id DESC LIMIT :limit"
     with ledger.read() as connection:
-        ids = [row.id for row in connection.execute(query)]
+        ids = [row.id for row in connection.execute(query, {**values, "limit": limit})]
     return ledger.load(ids[::-1], shares=False)
 
 
 def largest(ledger: Ledger, wanted: Filter, what: str, limit: int) -> list[EnergyRecord]:
     """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares."""
-    job = ledger.tables.job.c
-    column = {"energy": job.energy_uj, "gpu_idle": job.gpu_idle_s}[what]
-    query = select(job.id).where(column > 0, *_conditions(ledger, wanted)).order_by(column.desc(), job.id).limit(limit)
+    conditions, values = _conditions(wanted)
+    column = {"energy": "energy_uj", "gpu_idle": "gpu_idle_s"}[what]
+    query = f"SELECT id FROM job WHERE {column} > 0 AND {conditions} ORDER BY {column} DESC, id LIMIT :limit"
     with ledger.read() as connection:
-        ids = [row.id for row in connection.execute(query)]
+        ids = [row.id for row in connection.execute(query, {**values, "limit": limit})]
     return ledger.load(ids, shares=False)
 
 
 def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, until_day: str) -> list[Usage]:
     """Return the sums of every group over whole local days [since_day, until_day], largest energy first."""
-    day = ledger.tables.usage_day.c
-    heads = {"month": func.substr(day.day, 1, 7), "year": func.substr(day.day, 1, 4)}
-    heads |= {name: func.lower(day[name]) for name in ("account", "qos")}
-    groups: list[ColumnElement[Any]] = [heads[name] if name in heads else day[GROUPS[name]] for name in by]
-    sums: list[ColumnElement[Any]] = []
-    # A ledger that no collector of this version has opened yet lacks the newest columns.
-    columns = {name: day[name] if name in day else literal(0) for name in MEASURES}
-    for name in MEASURES:
-        sums.append(func.sum(_whole(columns[name]) if name in _LARGE else columns[name]))
-    sums += [func.sum(columns[name] % _SPLIT) for name in _LARGE]
-    conditions: list[ColumnElement[bool]] = [day.day >= since_day, day.day <= until_day, *_named(day, wanted)]
-    query = select(*groups, *sums).where(*conditions).group_by(*groups)
+    heads = {
+        "month": "SUBSTR(day, 1, 7)",
+        "year": "SUBSTR(day, 1, 4)",
+        "account": "LOWER(account)",
+        "qos": "LOWER(qos)",
+    }
+    groups = [heads.get(name, GROUPS[name]) for name in by]
+    conditions, values = _named(wanted)
+    values |= {"since": since_day, "until": until_day}
     with ledger.read() as connection:
-        rows = connection.execute(query).all()
+        # A ledger that no collector of this version has opened yet lacks the newest columns.
+        there = connection.columns("usage_day")
+        columns = {name: name if name in there else "0" for name in MEASURES}
+        sums = [f"SUM({columns[name]}{_WHOLE if name in _LARGE else ''})" for name in MEASURES]
+        sums += [f"SUM({columns[name]} % {_SPLIT})" for name in _LARGE]
+        asked = ", ".join(f"{one} AS column_{at}" for at, one in enumerate([*groups, *sums]))
+        query = f"SELECT {asked} FROM usage_day WHERE day >= :since AND day <= :until"
+        query += "".join(f" AND {one}" for one in conditions) + (f" GROUP BY {', '.join(groups)}" if groups else "")
+        rows = connection.execute(query, values).fetchall()
     found = []
     for row in rows:
         numbers = [int(n or 0) for n in row[len(by) :]]
@@ -102,36 +106,35 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
     return sorted(found, key=lambda u: (-u.values["energy_uj"], u.group))
 
 
-def _whole(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the integer quotient that belongs to `%`, which truncates towards zero in both databases."""
-    return column.op("/")(_SPLIT)
-
-
-def _named(columns: Any, wanted: Filter) -> list[ColumnElement[bool]]:
-    """What the names that a filter holds ask of a table with these columns."""
-    conditions: list[ColumnElement[bool]] = []
-    for values, column in (
-        (wanted.users, columns.user_name),
-        (wanted.accounts, columns.account),
-        (wanted.qos, columns.qos),
-        ((wanted.cluster,) if wanted.cluster else (), columns.cluster),
+def _named(wanted: Filter) -> tuple[list[str], dict[str, Any]]:
+    """What the names that a filter holds ask of a table with these columns, and the parameters."""
+    conditions: list[str] = []
+    values: dict[str, Any] = {}
+    for column, names in (
+        ("user_name", wanted.users),
+        ("account", wanted.accounts),
+        ("qos", wanted.qos),
+        ("cluster", (wanted.cluster,) if wanted.cluster else ()),
     ):
-        if values:
-            conditions.append(func.lower(column).in_([lower_case(value) for value in values]))
+        if names:
+            conditions.append(f"LOWER({column}) IN :{column}")
+            values[column] = [lower_case(name) for name in names]
     if wanted.partitions:
-        conditions.append(columns.partition_name.in_(wanted.partitions))
-    return conditions
+        conditions.append("partition_name IN :partitions")
+        values["partitions"] = wanted.partitions
+    return conditions, values
 
 
-def _conditions(ledger: Ledger, wanted: Filter) -> list[ColumnElement[bool]]:
-    job, share = ledger.tables.job.c, ledger.tables.job_share.c
-    conditions = _named(job, wanted)
+def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
+    """What a filter asks of the table `job`, and the parameters."""
+    conditions, values = _named(wanted)
     if wanted.states:
-        conditions.append(job.state.in_(wanted.states))
+        conditions.append("state IN :states")
     if wanted.nodes:
-        conditions.append(job.id.in_(select(share.job).where(share.node.in_(wanted.nodes))))
+        conditions.append("id IN (SELECT job FROM job_share WHERE node IN :nodes)")
     if wanted.since_s is not None:
-        conditions.append(job.end_s >= wanted.since_s)
+        conditions.append("end_s >= :since")
     if wanted.until_s is not None:
-        conditions.append(job.start_s <= wanted.until_s)
-    return conditions
+        conditions.append("start_s <= :until")
+    values |= {"states": wanted.states, "nodes": wanted.nodes, "since": wanted.since_s, "until": wanted.until_s}
+    return " AND ".join(conditions) or "1 = 1", values

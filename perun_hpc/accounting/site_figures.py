@@ -10,8 +10,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 
-from sqlalchemy import func, select
-
 from perun_hpc._version import __version__
 from perun_hpc.accounting.audit_mark import last_audit
 from perun_hpc.accounting.backlog import Entry, Sweep, last_sweep, look
@@ -106,11 +104,11 @@ def _left_out(cluster: str, label: str, rows: Collection[Usage]) -> Family:
 
 def _lately(ledger: Ledger, cluster: str) -> Family:
     """How the jobs of the last day were reported: `missing` are those of which no node said anything."""
-    job = ledger.tables.job.c
-    since_s = int(time.time()) - LATELY_S
-    query = select(job.status, func.count()).where(job.cluster == cluster, job.end_s >= since_s).group_by(job.status)
+    values = {"c": cluster, "since": int(time.time()) - LATELY_S}
+    query = "SELECT status, COUNT(*) FROM job WHERE cluster = :c AND end_s >= :since GROUP BY status"
     with ledger.read() as connection:
-        numbers = {"complete": 0, "partial": 0, "missing": 0} | {row[0]: row[1] for row in connection.execute(query)}
+        found = {row[0]: row[1] for row in connection.execute(query, values)}
+    numbers = {"complete": 0, "partial": 0, "missing": 0} | found
     samples = (Sample(number, {"cluster": cluster, "status": status}) for status, number in numbers.items())
     return Family(
         "perun_recent_jobs", "Jobs that ended in the last day, by the status of their record.", tuple(samples)

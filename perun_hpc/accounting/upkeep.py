@@ -18,8 +18,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
-
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, record_in
@@ -227,7 +225,7 @@ def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[
 def matching(ledger: Ledger, who: Who) -> int:
     """Return how many records `who` means."""
     with ledger.read() as connection:
-        return int(connection.execute(_chosen(ledger, who, func.count())).scalar_one())
+        return int(connection.value(*_chosen("COUNT(*)", who)))
 
 
 def traces(archive: Archive) -> list[Trace]:
@@ -299,28 +297,29 @@ def _rewrite(ledger: Ledger, who: Who, change: Callable[[EnergyRecord], EnergyRe
 
 def _batches(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:
     """Yield all matching records with their row ids, a batch at a time, in the order of their ids."""
-    job = ledger.tables.job.c
     last = 0
+    query, values = _chosen("id", who)
     while True:
-        query = _chosen(ledger, who, job.id).where(job.id > last).order_by(job.id).limit(BATCH)
         with ledger.read() as connection:
-            ids = [row.id for row in connection.execute(query)]
+            page = connection.execute(f"{query} AND id > :last ORDER BY id LIMIT {BATCH}", {**values, "last": last})
+            ids = [row.id for row in page]
         if not ids:
             return
         last = ids[-1]
         yield list(zip(ids, ledger.load(ids), strict=True))
 
 
-def _chosen(ledger: Ledger, who: Who, what: ColumnElement[Any]) -> Select[Any]:
-    job = ledger.tables.job.c
-    query = select(what).select_from(ledger.tables.job)
+def _chosen(what: str, who: Who) -> tuple[str, dict[str, Any]]:
+    """The question for `what` of the rows that are meant, and its parameters."""
+    conditions = ["1 = 1"]
     if who.user is not None:
-        query = query.where(job.user_name == who.user)
+        conditions.append("user_name = :user")
     if who.before_s is not None:
-        query = query.where(job.end_s < who.before_s)
+        conditions.append("end_s < :before")
     if who.named:
-        query = query.where(or_(job.uid.is_not(None), job.user_name.not_like(f"{HIDDEN}%")))
-    return query
+        conditions.append("(uid IS NOT NULL OR user_name NOT LIKE :hidden)")
+    values = {"user": who.user, "before": who.before_s, "hidden": f"{HIDDEN}%"}
+    return f"SELECT {what} FROM job WHERE {' AND '.join(conditions)}", values
 
 
 def _of_kind(path: Path, kind: str) -> Iterator[EnergyRecord]:

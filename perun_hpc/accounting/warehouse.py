@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import or_, select
-
 from perun_hpc import extras
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.data_model.record import EnergyRecord
@@ -108,15 +106,15 @@ def _digests(jobs: Path) -> Iterator[int]:
 
 def _pending(ledger: Ledger, cluster: str, exported: Collection[int], at_s: int) -> dict[str, dict[int, int]]:
     """Local month -> row id of a record, and the digest of what the ledger says of it now."""
-    job = ledger.tables.job
-    query = select(job).where(or_(job.c.state != "", job.c.end_s < at_s - SETTLED_S)).order_by(job.c.end_s, job.c.id)
+    query = f"SELECT * FROM job WHERE (state <> '' OR end_s < :settled) {'AND cluster = :c' if cluster else ''}"
+    values = {"settled": at_s - SETTLED_S, "c": cluster}
     found: dict[str, dict[int, int]] = {}
     with ledger.read() as connection:
-        for row in connection.execute(query.where(job.c.cluster == cluster) if cluster else query).mappings():
-            digest = _digest(row)
+        for row in connection.stream(f"{query} ORDER BY end_s, id", values):
+            digest = _digest(row._asdict())
             if digest not in exported:
-                month = datetime.fromtimestamp(row["end_s"]).strftime("%Y-%m")
-                found.setdefault(month, {})[row["id"]] = digest
+                month = datetime.fromtimestamp(row.end_s).strftime("%Y-%m")
+                found.setdefault(month, {})[row.id] = digest
     return found
 
 

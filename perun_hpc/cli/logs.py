@@ -47,7 +47,7 @@ def begin(level: str | None, file: str | None) -> None:
         root.removeHandler(earlier)
         earlier.close()
     root.addHandler(handler)
-    # Ours alone: what libraries have to say at the lower levels (SQLAlchemy: every row) is not the user's.
+    # Ours alone: what libraries have to say at the lower levels is not the user's.
     logging.getLogger("perun_hpc").setLevel(level or DEFAULT_LOG_LEVEL)
 
 

@@ -53,9 +53,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
 _OF_JOBS = ("report", "watch", "jobs", "usage", "top", "audit", "collect", "ledger")
 """Commands about the jobs of a cluster."""
 
-_PACKAGES = {
-    "sqlalchemy": "SQLAlchemy", "psycopg": "'psycopg[binary]'", "yaml": "PyYAML", "pynvml": "nvidia-ml-py",
-}  # fmt: skip
+_PACKAGES = {"psycopg": "'psycopg[binary]'", "yaml": "PyYAML", "pynvml": "nvidia-ml-py"}
 """Where a library is called otherwise on the package index."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
 
 from perun_hpc.accounting.ledger import Ledger
 from tests import postgres
@@ -44,4 +43,4 @@ def empty(ledger: Ledger) -> None:
             "renaming",
             "deleted",
         ):
-            connection.execute(text(f"DELETE FROM {table}"))
+            connection.execute(f"DELETE FROM {table}")

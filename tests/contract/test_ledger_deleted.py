@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
@@ -67,7 +66,7 @@ def sums(ledger: Ledger, *by: str) -> dict[tuple[str, ...], tuple[int, int]]:
 def everything(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
     with ledger.read() as connection:
         return {
-            table: [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))]
+            table: [tuple(row) for row in connection.execute(f"SELECT * FROM {table}")]
             for table in ("job", "record", "job_share", "usage_day", "deleted", "amendment")
         }
 

@@ -95,7 +95,7 @@ class Site:
         try:
             with ledger.read() as connection:
                 query = "SELECT COUNT(*) FROM job WHERE status = 'missing'"
-                return int(connection.exec_driver_sql(query).scalar() or 0)
+                return int(connection.value(query))
         finally:
             ledger.close()
 

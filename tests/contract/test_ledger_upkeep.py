@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Tools
@@ -51,7 +50,7 @@ def text_of_everything(ledger: Ledger) -> str:
         rows = [
             str(tuple(row))
             for table in ("job", "record", "usage_day")
-            for row in connection.execute(text(f"SELECT * FROM {table}"))
+            for row in connection.execute(f"SELECT * FROM {table}")
         ]
     return "\n".join(rows)
 

@@ -95,7 +95,7 @@ def test_a_node_that_says_nothing_of_a_job_that_runs_is_silent(ledger: Ledger, a
 def test_without_the_ledger_what_the_archive_says_is_still_served(ledger: Ledger, archive: Archive) -> None:
     put_incoming(archive.root, boundary(1))
     with ledger.write() as connection:
-        connection.exec_driver_sql("DROP TABLE usage_day")
+        connection.execute("DROP TABLE usage_day")
     found = collect(ledger, archive)
     assert values(found, "perun_ledger_up") == {(): 0}
     assert values(found, "perun_ledger_energy_joules") == {}  # missing is not 0

@@ -27,7 +27,7 @@ everything >/tmp/before
 echo "  installation: $install"
 holds "it installs without a network" $install
 holds "the command runs, by $(readlink $prefix/bin/python)" perun --version
-holds "its packages are importable" $prefix/bin/python -c 'import numpy, zarr, sqlalchemy, psycopg, yaml, psutil, numcodecs.blosc, pynvml'
+holds "its packages are importable" $prefix/bin/python -c 'import numpy, zarr, psycopg, yaml, psutil, numcodecs.blosc, pynvml'
 holds "two accounts, 820 and 821" same "$(id -u perun) $(id -u perun-parse)" "820 821"
 holds "spool and ledger's directory" same "$(stat -c '%n %a %U' /var/spool/perun /var/lib/perun | tr '\n' ' ')" \
 	"/var/spool/perun 711 perun /var/lib/perun 711 perun "

@@ -21,7 +21,7 @@ from typing import NoReturn
 import hypothesis
 import pytest
 
-PRELOADED = ("numpy", "zarr", "yaml", "jsonschema", "sqlalchemy", "psutil", "hypothesis.strategies", "xml.dom.minidom")
+PRELOADED = ("numpy", "zarr", "yaml", "jsonschema", "psutil", "hypothesis.strategies", "xml.dom.minidom")
 QUIET = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:cov", "--no-header", "--tb=no", "--hypothesis-seed=0")
 PATIENCE_S = 20.0
 BUSY_S = 60

@@ -37,7 +37,7 @@ def in_fresh_interpreter(code: str, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT).stdout
 
 
-HEAVY = ("numpy", "zarr", "sqlalchemy", "mpi4py", "yaml", "psutil", "pynvml", "asyncio", "h5py", "xarray")
+HEAVY = ("numpy", "zarr", "psycopg", "mpi4py", "yaml", "psutil", "pynvml", "asyncio", "h5py", "xarray")
 
 
 @pytest.mark.parametrize(

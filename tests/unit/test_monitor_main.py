@@ -33,14 +33,15 @@ def perun(*args: str, code: str = "", **options) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("command", [["report", "1"], ["jobs"], ["usage"], ["top"]])
 def test_a_missing_library_is_one_line_with_its_remedy(command, tmp_path):
-    (tmp_path / "policy.yaml").write_text("")
+    (tmp_path / "policy.yaml").write_text("collect: {ledger: 'postgresql://alice@nowhere/perun'}")
     environ = {**os.environ, "PERUN_POLICY": str(tmp_path / "policy.yaml"), "PATH": str(tmp_path)}
-    done = perun(*command, code=WITHOUT.format("sqlalchemy"), env=environ, cwd=tmp_path)
+    done = perun(*command, code=WITHOUT.format("psycopg"), env=environ, cwd=tmp_path)
     assert done.returncode == 69
-    assert done.stderr.splitlines() == ["perun: this needs sqlalchemy, which is not installed: pip install SQLAlchemy"]
+    remedy = "pip install 'psycopg[binary]'"
+    assert done.stderr.splitlines() == [f"perun: this needs psycopg, which is not installed: {remedy}"]
 
 
-@pytest.mark.parametrize("code", ["", WITHOUT.format("sqlalchemy")], ids=["installed", "without a library"])
+@pytest.mark.parametrize("code", ["", WITHOUT.format("psycopg")], ids=["installed", "without a library"])
 @pytest.mark.parametrize("command", [["report", "1"], ["jobs"]])
 def test_where_no_slurm_is_that_is_what_is_said(command, code, tmp_path):
     environ = {**os.environ, "PERUN_POLICY": str(tmp_path / "none.yaml"), "PATH": str(tmp_path)}

@@ -35,7 +35,6 @@ class PerunHpc(PythonPackage):
     depends_on("py-psutil@5.9:", type=("build", "run"))
     depends_on("py-pyyaml@6.0:", type=("build", "run"))
     depends_on("py-nvidia-ml-py@12:", type=("build", "run"))
-    depends_on("py-sqlalchemy@2.0:", type=("build", "run"), when="+site")
     depends_on("py-matplotlib@3.8:", type=("build", "run"), when="+site")
     depends_on("py-psycopg@3.1:", type=("build", "run"), when="+postgresql")
     depends_on("py-mpi4py@4.0:", type=("build", "run"), when="+mpi")
