@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.result import Result, Skipped
 
-BENCHES = ("hook", "energy", "launch", "sampler", "fast", "store", "merge", "read", "region", "ledger")
+BENCHES = ("hook", "energy", "launch", "sampler", "fast", "store", "merge", "read", "region", "ledger", "commands")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,7 +14,6 @@ from functools import reduce
 from typing import Any
 
 from perun_hpc.accounting.database import Connection
-from perun_hpc.accounting.evidence import adds, combine, shared
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 
 REMOVED = "removed"
@@ -79,11 +78,15 @@ def take_back(connection: Connection, ids: Iterable[int]) -> None:
 
 def says_nothing_new(record: EnergyRecord, rows: Sequence[Deleted]) -> bool:
     """Whether all evidence of a record was deleted with its run, of which these are the rows."""
+    from perun_hpc.accounting.evidence import adds
+
     return bool(rows) and not adds(record, _sum(rows))
 
 
 def brought_back(rows: Sequence[Deleted], record: EnergyRecord) -> EnergyRecord:
     """Return a record of a run together with what was deleted of it; the names are the record's."""
+    from perun_hpc.accounting.evidence import combine
+
     whole = combine(_sum(rows), record)
     names = {name: getattr(record, name) for name in ("user", "uid", "gid", "name")}
     return replace(whole, revision=max(whole.revision, record.revision + 1), **names)
@@ -91,10 +94,14 @@ def brought_back(rows: Sequence[Deleted], record: EnergyRecord) -> EnergyRecord:
 
 def with_same_evidence(record: EnergyRecord, rows: Sequence[Deleted]) -> list[Deleted]:
     """Return the rows that rest on a boundary record of this one, whatever their times say."""
+    from perun_hpc.accounting.evidence import shared
+
     return [row for row in rows if shared(record, row.record)]
 
 
 def _sum(rows: Sequence[Deleted]) -> EnergyRecord:
+    from perun_hpc.accounting.evidence import combine
+
     return reduce(combine, (row.record for row in rows))
 
 

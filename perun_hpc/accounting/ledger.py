@@ -16,12 +16,9 @@ from typing import Any
 from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.database import SQLITE, Connection, Database, opened
-from perun_hpc.accounting.evidence import combine, shared
-from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
 from perun_hpc.accounting.marks import Marks
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 from perun_hpc.errors import DataError, UnavailableError
-from perun_hpc.slurm.sacct import CLOCK_S
 
 LEASE_S = 120
 """How long a collector's lease lasts without renewal."""
@@ -293,6 +290,8 @@ class Ledger(Database):
             for row in connection.stream(query, values):
                 at = ((row.node, row.day, row.domain), (row.job_id, row.restart_count))
                 found[at] = found.get(at, 0) + row.energy_uj
+            from perun_hpc.slurm.sacct import CLOCK_S
+
             began_s = int(datetime.fromisoformat(since_day).timestamp()) - CLOCK_S
             for gone in deleted.ended_between(connection, cluster, began_s, FOR_EVER_S):
                 for one in gone.record.shares:
@@ -356,6 +355,8 @@ class Ledger(Database):
         return rows
 
     def _put(self, connection: Connection, records: Sequence[EnergyRecord], queue: bool) -> list[Put]:
+        from perun_hpc.accounting.evidence import combine  # the rules of writing, which no reader needs
+
         known: dict[tuple[str, int, int], list[Any]] = {}
         for cluster in {r.cluster for r in records}:
             for row in self._rows(connection, cluster, [r.job_id for r in records if r.cluster == cluster]):
@@ -442,6 +443,8 @@ class Ledger(Database):
         Whatever the times say, the same evidence is never there twice. A run whose clocks were wrong may have two rows
         until more is known: that of its evidence, and Slurm's of a run that nobody reported.
         """
+        from perun_hpc.accounting.evidence import shared
+
         same = _same_run(record, rows)
         if not rows or (same and len(rows) == 1):
             return [row.id for row in same]
@@ -558,6 +561,8 @@ def _names_once(records: Sequence[EnergyRecord]) -> Iterator[Sequence[EnergyReco
 
 def _same_run(record: EnergyRecord, rows: Sequence[Any]) -> list[Any]:
     """Return the stored rows of the same run, the one first that is nearest in time."""
+    from perun_hpc.accounting.identity import Identity, Likeness, likest, of_record
+
     who = of_record(record)
     held = [
         Identity(

@@ -6,11 +6,12 @@ What a user may not see looks like what does not exist: the answer is Slurm's, u
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting import comment
+from perun_hpc.accounting.found import UNKNOWN, Found, Places
 from perun_hpc.accounting.owned import records_of_job
 from perun_hpc.accounting.summing import add_slurm, missing_record
 from perun_hpc.archive.access import NO_LISTS, has_lists
@@ -21,34 +22,8 @@ from perun_hpc.slurm.command import NoAccountsError
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, job_id_arguments, pair_runs
 from perun_hpc.slurm.states import RUN_AGAIN
 
-UNKNOWN = "unknown to Slurm's accounting and to perun, or not yours to see"
 UNKNOWN_NAME, UNTOLD_QOS = "allocation", "Unknown"
 """What sacct shows of a job of which slurmdbd does not have everything yet."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A record and where it came from, in words."""
-
-    record: EnergyRecord
-    source: str
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where to look: the cluster's archive, the ledger's URL, and sacct (`query_jobs` with its cluster bound, and
-    `query_between`).
-
-    What ended before the epoch time `due_s` has its record by now, or will never have one; the collector sweeps every
-    `sweep_s` seconds.
-    """
-
-    archive: Archive
-    ledger: str | None
-    sacct: Callable[[Iterable[str]], list[SlurmJob]] | None
-    due_s: float
-    sweep_s: float = 60.0
-    between: Callable[[int, int, Sequence[str]], list[SlurmJob]] | None = None
 
 
 def find(text: str, places: Places) -> list[Found]:

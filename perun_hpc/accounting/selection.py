@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from perun_hpc.accounting.lookup import UNKNOWN, Found, Places, find_each
+from perun_hpc.accounting.found import UNKNOWN, Found, Places
+from perun_hpc.accounting.lookup import find_each
 from perun_hpc.accounting.owned import records_between
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import NotFoundError, UsageError

@@ -7,16 +7,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
-from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import Store
-from perun_hpc.process.clock import MACHINE
 from perun_hpc.slurm import hostlist
-from perun_hpc.slurm.sacct import SlurmJob
+
+if TYPE_CHECKING:
+    from perun_hpc.slurm.sacct import SlurmJob
 
 COMPILED_S = 5.0
 """So long a sweep waits for a newer policy; where a file system hangs, a later one takes it over."""
@@ -70,6 +70,9 @@ class SitePolicy:
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         """Read it; `ConfigError` where it is broken, since there is no last valid one yet."""
         compiled = compile_policy(site_policy.in_force(environ))
+        from perun_hpc.config.keeper import PolicyKeeper
+        from perun_hpc.process.clock import MACHINE
+
         self._keeper = PolicyKeeper(site_policy.locate(environ), MACHINE, policy=compiled)
         self._refused: str | None = None
         self._ruling = self._keeper.policy

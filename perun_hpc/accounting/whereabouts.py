@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import ModuleType
 
-from perun_hpc.accounting.lookup import Places
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.site import load_site
 from perun_hpc.archive.places import Archive, only_cluster
 from perun_hpc.slurm.cluster import cluster_name
-from perun_hpc.slurm.sacct import identity_fields, query_between, query_jobs
 
 
 def places_here(archive: Path | None = None, ledger: str | None = None, cluster: str | None = None) -> Places:
@@ -19,10 +19,17 @@ def places_here(archive: Path | None = None, ledger: str | None = None, cluster:
     return Places(
         archive=Archive(root, cluster or cluster_name() or only_cluster(root)),
         ledger=ledger or site.ledger,
-        sacct=lambda ids: query_jobs(ids, cluster, extra=identity_fields()),
+        sacct=lambda ids: _sacct().query_jobs(ids, cluster, extra=_sacct().identity_fields()),
         due_s=time.time() - site.deadline_s - 2 * site.sweep_s,
         sweep_s=site.sweep_s,
-        between=lambda since_s, until_s, options: query_between(
-            since_s, until_s, options, cluster, extra=identity_fields()
+        between=lambda since_s, until_s, options: _sacct().query_between(
+            since_s, until_s, options, cluster, extra=_sacct().identity_fields()
         ),
     )
+
+
+def _sacct() -> ModuleType:
+    """What asks Slurm's accounting: not needed where a record is at hand."""
+    from perun_hpc.slurm import sacct
+
+    return sacct

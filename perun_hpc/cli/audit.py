@@ -18,7 +18,7 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.archive.listener import lately_refused
 from perun_hpc.archive.places import Archive
-from perun_hpc.cli.report import places
+from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError
 from perun_hpc.report import backlog as words

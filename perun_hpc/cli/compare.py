@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _jobs(args: argparse.Namespace) -> Sides:
-    from perun_hpc.cli.report import places
+    from perun_hpc.cli.where import places
     from perun_hpc.report import job_sides
 
     where, asker = places(args), job_sides.Asker(os.getuid(), time.time())

@@ -11,19 +11,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.lookup import Places, listed_by_slurm
-from perun_hpc.accounting.owned import records_between
 from perun_hpc.accounting.questions import Filter, jobs
-from perun_hpc.cli.report import places
+from perun_hpc.cli.where import places
 from perun_hpc.data_model.codec import encode
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import AccessError, NotFoundError, UsageError
 from perun_hpc.report.listing import jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
-from perun_hpc.slurm.command import ARGUMENT_BYTES, NoAccountsError
 from perun_hpc.slurm.hostlist import expand
-from perun_hpc.slurm.sacct import identity_fields, query_between
 from perun_hpc.slurm.states import parse_states
 from perun_hpc.slurm.times import parse_time
 
@@ -117,6 +114,11 @@ def _records(wanted: Filter, where: Places, limit: int, everybody: bool) -> Sequ
 
 def by_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[EnergyRecord]:
     """The jobs of `users` (empty: everybody's) that Slurm lets the caller see, each with its record or its line."""
+    # Whoever may read the ledger needs none of it.
+    from perun_hpc.accounting.lookup import listed_by_slurm
+    from perun_hpc.slurm.command import ARGUMENT_BYTES, NoAccountsError
+    from perun_hpc.slurm.sacct import identity_fields, query_between
+
     options = ["--user=" + ",".join(users)] if users else ["--allusers"]
     for name, values in (
         ("accounts", wanted.accounts),
@@ -143,6 +145,8 @@ def by_slurm(wanted: Filter, where: Places, users: tuple[str, ...]) -> list[Ener
 
 def _own(wanted: Filter, where: Places) -> list[EnergyRecord]:
     """One's own jobs by the archive, where Slurm keeps no accounts: nobody knows their names and states."""
+    from perun_hpc.accounting.owned import records_between
+
     assert wanted.since_s is not None and wanted.until_s is not None
     records = records_between(where.archive, os.getuid(), wanted.since_s, wanted.until_s)
     nodes = set(wanted.nodes)

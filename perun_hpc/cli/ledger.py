@@ -14,7 +14,7 @@ from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import load_site, store_of
 from perun_hpc.archive.places import Archive, clusters
-from perun_hpc.cli.report import places
+from perun_hpc.cli.where import places
 from perun_hpc.data_model.record import json_schema
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import PerunError, UsageError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 
-from perun_hpc.accounting.lookup import Places, find
+from perun_hpc.accounting.found import Places
+from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.selection import whole_objects
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.report.job import WAITING

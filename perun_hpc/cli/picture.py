@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from perun_hpc.accounting.lookup import Found
+from perun_hpc.accounting.found import Found
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import AccessError, DataError, NotFoundError, PerunError, UsageError

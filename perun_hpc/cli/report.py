@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from perun_hpc.accounting.lookup import Found, Places, find
+from perun_hpc.accounting.found import Found, Places
+from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.selection import select
-from perun_hpc.accounting.whereabouts import places_here
-from perun_hpc.cli import mail, picture
+from perun_hpc.cli import picture
+from perun_hpc.cli.where import places
 from perun_hpc.data_model.codec import encode
 from perun_hpc.errors import UsageError
-from perun_hpc.report.explain import explain_report, explain_word
 from perun_hpc.report.job_sides import beside_earlier
 from perun_hpc.report.screen import Style, style_for
 from perun_hpc.report.selected import report_lines
@@ -47,11 +47,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
     if args.mail is not None:
+        from perun_hpc.cli import mail
+
         return mail.below(args.mail, places(args))
     style = style_for(sys.stdout)
     if args.explain and not args.jobs and not args.name:
         if args.explain[0].isdigit():
             raise UsageError(f"--explain {args.explain}: name the job before it: perun report {args.explain} --explain")
+        from perun_hpc.report.explain import explain_word
+
         print("\n".join(explain_word(args.explain, (), style)))
         return 0
     where = places(args)
@@ -68,15 +72,12 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is None:
         print("\n".join(lines))
         return 0
+    from perun_hpc.report.explain import explain_report, explain_word
+
     plain = report_lines(objects, step, replace(style, colour=False), time.time(), beside or "", curve)
     explained = explain_word(args.explain, plain, style) if args.explain else explain_report(plain, style)
     print("\n".join([*([] if args.explain else [*lines, ""]), *explained]))
     return 0
-
-
-def places(args: argparse.Namespace) -> Places:
-    """Where to look, from the options and the policy."""
-    return places_here(args.archive, args.ledger, args.cluster)
 
 
 def _beside(objects: Sequence[Sequence[Found]], step: str | None, where: Places, style: Style) -> str | None:

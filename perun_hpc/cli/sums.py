@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.lookup import Places
-from perun_hpc.accounting.own_sums import About, own_sums
-from perun_hpc.cli.report import places
+from perun_hpc.cli.where import places
 from perun_hpc.errors import AccessError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from perun_hpc.accounting.own_sums import About
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ def sums(args: argparse.Namespace, since_day: str) -> Iterator[Sums]:
     except (AccessError, NotFoundError, UnavailableError) as error:
         if args.ledger:
             raise
+        from perun_hpc.accounting.own_sums import own_sums
+
         try:
             own = own_sums(where.archive, os.getuid())
         except NotFoundError:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from perun_hpc.accounting.lookup import Places
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.own_sums import About
 from perun_hpc.accounting.questions import Filter, largest, usage
 from perun_hpc.cli.jobs import add_filters, by_slurm, words

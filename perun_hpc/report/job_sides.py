@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from perun_hpc.accounting.lookup import UNKNOWN, Found, Places, find_each
+from perun_hpc.accounting.found import UNKNOWN, Found, Places
+from perun_hpc.accounting.lookup import find_each
 from perun_hpc.accounting.selection import LAST, own_jobs
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.data_model.wording import count

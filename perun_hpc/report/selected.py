@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perun_hpc.accounting.lookup import Found
+from perun_hpc.accounting.found import Found
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.screen import Style
-from perun_hpc.report.several import listing_report, whole_report
 
 
 def report_lines(
@@ -26,11 +25,15 @@ def report_lines(
     """
     records = [[f.record for f in runs] for runs in objects]
     if len(objects) > 1:
+        from perun_hpc.report.several import listing_report
+
         return listing_report(records, style, now_s)
     (runs,), (found,) = records, objects
     if step is not None:
         return _step_lines(runs[-1], step, style)
     if any(r.job_id != runs[-1].job_id for r in runs):
+        from perun_hpc.report.several import whole_report
+
         return whole_report(runs, style)
     return job_report(runs[-1], found[-1].source, style, runs[:-1], beside, curve)
 

@@ -14,10 +14,11 @@ import pytest
 
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.lookup import Places, find
+from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.archive.delivery import ArchiveDelivery

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.accounting.collect import Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.lookup import Places, find
+from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.upkeep import backup, rebuild, restore, traces

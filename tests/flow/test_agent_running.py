@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.lookup import Places, find
+from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.archive.places import RUNNING, Archive, Run
 from perun_hpc.data_model.record import from_json

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.accounting import comment
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.accounting.lookup import Places, find, listed_by_slurm
+from perun_hpc.accounting.lookup import find, listed_by_slurm
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.data_model.record import EnergyRecord, to_json

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting.lookup import Places, find_each
+from perun_hpc.accounting.found import Places
+from perun_hpc.accounting.lookup import find_each
 from perun_hpc.accounting.selection import Selection, own_jobs, select
 from perun_hpc.archive.places import Archive
 from perun_hpc.errors import NotFoundError, UnavailableError, UsageError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.lookup import Places
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.accounting import comment
-from perun_hpc.accounting.lookup import Places
+from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.mail import NOT_YET, below

@@ -23,7 +23,7 @@ from perun_hpc.store import layout
 if TYPE_CHECKING:
     import xarray
 
-    from perun_hpc.accounting.lookup import Places
+    from perun_hpc.accounting.found import Places
 
 What: TypeAlias = "int | str | os.PathLike[str]"
 _JOB = re.compile(r"last\Z|\d+(?:[_+,-][\d,\[\]%:-]+)?\Z")

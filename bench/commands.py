@@ -1,0 +1,93 @@
+"""What people's commands cost, in CPU time of the whole process, beside an earlier build and a bare interpreter.
+
+The build of `PERUN_BENCH_AGAINST` (default 8fd061b) is checked out beside this one, has a ledger of its own with the
+same jobs, and runs in turn with it under the same interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.result import Result, Skipped, medians
+
+AGAINST = os.environ.get("PERUN_BENCH_AGAINST", "8fd061b")
+RECORDS = os.environ.get("PERUN_BENCH_RECORDS", "20000")
+ROUNDS = 9
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "jobs": ("jobs",),
+    "jobs_day": ("jobs", "-S", "2026-10-01", "-E", "2026-10-02"),
+    "jobs_node": ("jobs", "-N", "n1", "-S", "2026-10-01", "-E", "2026-10-02"),
+    "jobs_user": ("jobs", "-u", "nobody", "-S", "2025-01-01"),
+    "report": ("report", "4711"),
+    "usage": ("usage", "-S", "2026-10-01"),
+    "usage_days": ("usage", "--by", "user,day", "-S", "2025-11-01"),
+}
+_FILL = """
+import sys
+from bench.ledger import _batches
+from perun_hpc.accounting.ledger import open_ledger
+ledger = open_ledger(sys.argv[1], create=True)
+for records in _batches():
+    ledger.put(records)
+ledger.close()
+"""
+
+
+def run() -> Iterator[Result]:
+    """Yield CPU seconds of each command beside those of the earlier build, and of the interpreter alone."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        other = root / "against"
+        made = subprocess.run(
+            ["git", "-C", ROOT, "worktree", "add", "--detach", other, AGAINST], capture_output=True, text=True
+        )
+        if made.returncode:
+            raise Skipped(f"{AGAINST} cannot be checked out: {made.stderr.strip()}")
+        try:
+            yield from _both({"ours": ROOT, AGAINST: other}, root)
+        finally:
+            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", other], check=True)
+
+
+def _both(builds: Mapping[str, Path], root: Path) -> Iterator[Result]:
+    (root / "policy.yaml").write_text("{}")
+    size_b: dict[str, float] = {}
+    for name, build in builds.items():
+        _run(build, root, ["-c", _FILL, str(root / f"{name}.db")])
+        size_b[name] = (root / f"{name}.db").stat().st_size / int(RECORDS)
+    yield Result("commands.ledger_b", size_b["ours"], "B/record", AGAINST, size_b[AGAINST])
+    for title, words in COMMANDS.items():
+        arms = {name: _cpu(build, root, name, words) for name, build in builds.items()}
+        arms["python"] = lambda: _run(ROOT, root, ["-c", "pass"])
+        taken = medians(arms, ROUNDS)
+        yield Result(f"commands.{title}_cpu_s", taken["ours"], "s", AGAINST, taken[AGAINST], n=ROUNDS)
+        yield Result(f"commands.{title}_cpu_s", taken["ours"], "s", "python -c pass", taken["python"], n=ROUNDS)
+
+
+def _cpu(build: Path, root: Path, name: str, words: Sequence[str]) -> Callable[[], float]:
+    where = ["--ledger", str(root / f"{name}.db"), "--archive", str(root), "--cluster", "c"]
+    return lambda: _run(build, root, ["-m", "perun_hpc.cli.main", *words, *where])
+
+
+def _run(build: Path, root: Path, arguments: Sequence[str]) -> float:
+    """Run the interpreter with a build's modules; its CPU time in seconds."""
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(build),
+        "PERUN_BENCH_RECORDS": RECORDS,
+        "PERUN_POLICY": str(root / "policy.yaml"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=root, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments)[:200]} of {build}: exit code {process.returncode}")
+    return used.ru_utime + used.ru_stime
