@@ -336,7 +336,9 @@ class Ledger(Database):
     def first_start_s(self, cluster: str) -> int | None:
         """Return when the first job of the ledger started; None while it is empty."""
         with self.read() as connection:
-            value = connection.value("SELECT MIN(start_s) FROM job WHERE cluster = :c", {"c": cluster})
+            value = connection.value(
+                "SELECT start_s FROM job WHERE cluster = :c ORDER BY start_s LIMIT 1", {"c": cluster}
+            )
         return None if value is None else int(value)
 
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:

@@ -23,6 +23,8 @@ GROUPS = {
 }
 """What usage can be grouped by, and the column (a month or year is the head of a day)."""
 _LARGE = tuple(name for name in MEASURES if name.endswith("_uj"))
+LONG_S = 691_200
+"""Runs of more than eight days have an index of their own (`job_long`)."""
 _SPLIT = 1_000_000
 """Energies are summed as whole joules and rest: a site's year in uJ exceeds 64 bits."""
 _WHOLE = f" / {_SPLIT}"
@@ -58,20 +60,16 @@ class Usage:
 
 def jobs(ledger: Ledger, wanted: Filter, limit: int) -> list[EnergyRecord]:
     """Return the newest `limit` records that match, oldest first, without shares."""
-    conditions, values = _conditions(wanted)
-    query = f"SELECT id FROM job WHERE {conditions} ORDER BY end_s DESC, id DESC LIMIT :limit"
-    with ledger.read() as connection:
-        ids = [row.id for row in connection.execute(query, {**values, "limit": limit})]
-    return ledger.load(ids[::-1], shares=False)
+    rows = _rows(ledger, wanted, "end_s", "ORDER BY end_s DESC, id DESC", limit)
+    ids = [row.id for row in sorted(rows, key=lambda row: (row.end_s, row.id))[-limit:]]
+    return ledger.load(ids if limit > 0 else [], shares=False)
 
 
 def largest(ledger: Ledger, wanted: Filter, what: str, limit: int) -> list[EnergyRecord]:
     """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares."""
-    conditions, values = _conditions(wanted)
     column = {"energy": "energy_uj", "gpu_idle": "gpu_idle_s"}[what]
-    query = f"SELECT id FROM job WHERE {column} > 0 AND {conditions} ORDER BY {column} DESC, id LIMIT :limit"
-    with ledger.read() as connection:
-        ids = [row.id for row in connection.execute(query, {**values, "limit": limit})]
+    rows = _rows(ledger, wanted, column, f"AND {column} > 0 ORDER BY {column} DESC, id", limit)
+    ids = [row.id for row in sorted(rows, key=lambda row: (-row[1], row.id))[:limit]]
     return ledger.load(ids, shares=False)
 
 
@@ -125,13 +123,32 @@ def _named(wanted: Filter) -> tuple[list[str], dict[str, Any]]:
     return conditions, values
 
 
+def _rows(ledger: Ledger, wanted: Filter, column: str, rest: str, limit: int) -> list[Any]:
+    """Id and a column of jobs that match: of those up to a usual length, and of the few longer ones that ended later.
+
+    `rest` ends the question for each of the two, which gives `limit` at most.
+    """
+    conditions, values = _conditions(wanted)
+    parts = [conditions]
+    if wanted.until_s is not None:
+        values["latest"] = wanted.until_s + LONG_S
+        later = f"{conditions} AND end_s > :latest AND end_s - start_s > {LONG_S}"
+        parts = [f"{conditions} AND end_s <= :latest", later]
+    rows: list[Any] = []
+    with ledger.read() as connection:
+        for part in parts:
+            query = f"SELECT id, {column} FROM job WHERE {part} {rest} LIMIT :limit"
+            rows += connection.execute(query, {**values, "limit": limit})
+    return rows
+
+
 def _conditions(wanted: Filter) -> tuple[str, dict[str, Any]]:
     """What a filter asks of the table `job`, and the parameters."""
     conditions, values = _named(wanted)
     if wanted.states:
         conditions.append("state IN :states")
     if wanted.nodes:
-        conditions.append("id IN (SELECT job FROM job_share WHERE node IN :nodes)")
+        conditions.append("EXISTS (SELECT 1 FROM job_share WHERE job_share.job = job.id AND node IN :nodes)")
     if wanted.since_s is not None:
         conditions.append("end_s >= :since")
     if wanted.until_s is not None:

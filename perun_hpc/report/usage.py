@@ -11,7 +11,7 @@ from perun_hpc.accounting.questions import Usage
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.listing import csv_cell
-from perun_hpc.report.screen import WIDTH, Style, cells, table
+from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
 
 _CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "estimated_kwh", "simulated_kwh",
         "footprint_kwh", "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
@@ -56,17 +56,25 @@ def _fitted(
     """Lay out a table whose names give way where it gets narrow; days, months and figures never do."""
     named = [name not in ("day", "month", "year") for name in by]
     right = [False] * len(by) + [True] * len(head)
-    lines: list[str] = []
-    for width in range(_NAME, _SHORTEST_NAME - 1, -1):
-        short = [
-            [style.fit(cell, width).rstrip() if name else cell for cell, name in zip(group, named, strict=True)]
-            for group in groups
+    titles = [*by, *head]
+    rows = [[*left, *rest] for left, rest in zip(groups, figures, strict=True)]
+    needed = [max(cells(printable(row[at])) for row in rows) for at in range(len(titles))]
+    # Laid out once, at the width that fits: there may be tens of thousands of rows.
+    width = next((w for w in range(_NAME, _SHORTEST_NAME, -1) if _width(needed, titles, named, w) <= WIDTH), 0)
+    width = max(width, _SHORTEST_NAME)
+    for row in rows:
+        row[: len(by)] = [
+            style.fit(cell, width).rstrip() if name else cell for cell, name in zip(row, named, strict=False)
         ]
-        rows = [[*left, *rest] for left, rest in zip(short, figures, strict=True)]
-        lines = table(rows, [*by, *head], right, style)
-        if max(map(cells, lines)) <= WIDTH:
-            break
+    lines = table(rows, titles, right, style)
     return [style.bold(lines[0]), *lines[1:]]
+
+
+def _width(needed: Sequence[int], titles: Sequence[str], named: Sequence[bool], width: int) -> int:
+    """Columns of a table whose names get `width` cells, other cells what they need."""
+    taken = [min(need, width) if name else need for need, name in zip(needed, named, strict=False)]
+    taken += needed[len(named) :]
+    return sum(max(need, cells(title)) for need, title in zip(taken, titles, strict=True)) + 2 * (len(titles) - 1)
 
 
 def total(rows: Sequence[Usage]) -> dict[str, int]:

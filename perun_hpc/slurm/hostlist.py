@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import lru_cache
 
 MAX_NODES = 100_000
 _PART = re.compile(r"\[([^\[\]]*)\]|([^\[\],]+)")
@@ -15,8 +16,9 @@ _NAME = re.compile(r"\w[\w.-]*")
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 
 
+@lru_cache(maxsize=8)
 def expand(text: str) -> tuple[str, ...]:
-    """All names of a node list, in order.
+    """All names of a node list, in order; once for a list that all of a job's nodes name.
 
     Raises
     ------

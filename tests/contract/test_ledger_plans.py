@@ -1,0 +1,147 @@
+"""No everyday question reads a whole table: what the databases say of how they would answer it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.accounting.database import SQLITE, Connection, opened
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.questions import LONG_S, Filter, jobs, largest, usage
+from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from tests.accounting_data import DAY, START_S, boundary, parsed, slurm_job
+from tests.contract.conftest import empty
+
+pytestmark = pytest.mark.usefixtures("utc")
+NOW_S = START_S + 3600
+SPAN: dict[str, Any] = {"cluster": "c", "since_s": START_S - 3600, "until_s": NOW_S}
+
+
+class Asked(Connection):
+    """Notes the plan of each question before it is asked."""
+
+    plans: list[tuple[str, list[str]]]
+
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None) -> Any:
+        if sql.startswith("SELECT") and "LIMIT 0" not in sql and not sql.startswith("SELECT set_config"):
+            self.plans.append((sql, self._scans(sql, values)))
+        return super().execute(sql, values)
+
+    def stream(self, sql: str, values: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        yield from self.execute(sql, values)
+
+    def _scans(self, sql: str, values: Mapping[str, Any] | None) -> list[str]:
+        """Steps that read all of a table or index."""
+        if self.dialect == SQLITE:
+            rows = super().execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+            return [row.detail for row in rows if row.detail.startswith("SCAN")]
+        super().execute("SET LOCAL enable_seqscan = off")  # a small table is read whole by right
+        (plan,) = super().execute(f"EXPLAIN (FORMAT JSON) {sql}", values).fetchone()[0]
+        return list(_whole_reads(plan["Plan"]))
+
+
+def _whole_reads(node: Mapping[str, Any]) -> Iterator[str]:
+    kind = node["Node Type"]
+    if "Scan" in kind and kind != "Bitmap Heap Scan" and "Index Cond" not in node:
+        yield json.dumps(node)
+    for part in node.get("Plans", ()):
+        yield from _whole_reads(part)
+
+
+class Observed(Ledger):
+    """A ledger whose questions' plans are noted."""
+
+    plans: list[tuple[str, list[str]]]
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with super().read() as connection:
+            asked = Asked(connection.raw, connection.dialect)
+            asked.plans = self.plans
+            yield asked
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Observed]:
+    made = Observed(*opened(ledger_url, create=True), lambda: float(NOW_S))
+    made.plans = []
+    made.prepare(create=True)
+    made.put([add_slurm(sum_boundaries([parsed(boundary(n))]), slurm_job(n)) for n in range(1, 30)])
+    yield made
+    empty(made)
+    made.close()
+
+
+QUESTIONS: dict[str, Callable[[Ledger], object]] = {
+    "jobs": lambda ledger: jobs(ledger, Filter(**SPAN), 1000),
+    "jobs of a node": lambda ledger: jobs(ledger, Filter(**SPAN, nodes=("n1",)), 1000),
+    "jobs of a user": lambda ledger: jobs(ledger, Filter(**SPAN, users=("alice",)), 1000),
+    "jobs of an account": lambda ledger: jobs(ledger, Filter(**SPAN, accounts=("physics",)), 1000),
+    "jobs with most energy": lambda ledger: largest(ledger, Filter(**SPAN), "energy", 10),
+    "a job": lambda ledger: ledger.members("c", "7"),
+    "a task": lambda ledger: ledger.members("c", "7_1"),
+    "a component": lambda ledger: ledger.members("c", "7+1"),
+    "usage": lambda ledger: usage(ledger, ["account"], Filter(cluster="c"), DAY, DAY),
+    "usage by user and day": lambda ledger: usage(ledger, ["user", "day"], Filter(cluster="c"), DAY, DAY),
+    "audit: shares": lambda ledger: ledger.shares_between("c", DAY, DAY),
+    "audit: runs": lambda ledger: ledger.runs_between("c", START_S, NOW_S),
+    "audit: spans": lambda ledger: ledger.spans("c", [1, 2]),
+    "audit: first": lambda ledger: ledger.first_start_s("c"),
+    "collector: ended": lambda ledger: ledger.ended_runs("c", START_S, NOW_S),
+    "collector: unnamed": lambda ledger: list(ledger.without_state("c", 100)),
+    "collector: due": lambda ledger: ledger.due("c", 10),
+}
+
+
+@pytest.mark.parametrize("what", QUESTIONS)
+def test_a_question_reads_no_whole_table(ledger: Observed, what: str) -> None:
+    ledger.plans.clear()
+    QUESTIONS[what](ledger)
+    assert ledger.plans
+    assert [(sql, scans) for sql, scans in ledger.plans if scans] == []
+
+
+def test_a_whole_read_would_be_seen(ledger: Observed) -> None:
+    with ledger.read() as connection:
+        connection.execute("SELECT COUNT(*) FROM job WHERE cpus > 3")
+        connection.execute("SELECT id FROM job ORDER BY end_s")
+    assert [bool(scans) for _, scans in ledger.plans] == [True, True]
+
+
+def test_jobs_of_an_old_time_are_all_found_however_long_they_ran(ledger: Observed) -> None:
+    ledger_jobs = []
+    for number, seconds in ((101, 100), (102, LONG_S - 1), (103, LONG_S), (104, LONG_S + 1), (105, 40 * 86_400)):
+        told = slurm_job(number, start_s=START_S, end_s=START_S + seconds)
+        ledger_jobs.append(add_slurm(sum_boundaries([parsed(boundary(number, seconds=seconds))]), told))
+    ledger.put(ledger_jobs)
+    at = Filter(cluster="c", since_s=START_S, until_s=START_S + 1)
+    assert {101, 102, 103, 104, 105} <= {r.job_id for r in jobs(ledger, at, 1000)}
+    later = Filter(cluster="c", since_s=START_S + LONG_S, until_s=START_S + LONG_S)
+    assert [r.job_id for r in jobs(ledger, later, 1000)] == [103, 104, 105]
+    assert [r.job_id for r in jobs(ledger, later, 2)] == [104, 105]
+    assert jobs(ledger, later, 0) == []
+
+
+def test_a_ledger_without_the_indexes_answers_and_gets_them(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    open_ledger(str(path), create=True).close()
+    with sqlite3.connect(path) as raw:
+        for name in ("job_user", "job_account", "job_start", "job_long", "usage_day_day", "deleted_end"):
+            raw.execute(f"DROP INDEX {name}")
+        raw.execute("DELETE FROM migration WHERE number = 8")
+        assert raw.execute("PRAGMA page_size").fetchone() == (16_384,)
+    raw.close()
+    reader = open_ledger(str(path))
+    assert jobs(reader, Filter(**SPAN), 10) == []
+    reader.close()
+    open_ledger(str(path), create=True).close()
+    with sqlite3.connect(path) as raw:
+        found = raw.execute("SELECT COUNT(*) FROM sqlite_master WHERE type = 'index' AND name = 'job_user'").fetchone()
+    raw.close()
+    assert found == (1,)
