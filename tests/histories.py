@@ -31,6 +31,7 @@ from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.database import Connection, opened
 from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.packed import unpack
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.archive import aside
 from perun_hpc.archive.delivery import ArchiveDelivery
@@ -307,7 +308,9 @@ class History:
         now: dict[int, dict[str, tuple[int, str]]] = {}
         with self.ledger.read() as connection:
             for row, body in connection.execute("SELECT job, body FROM record"):
-                now[row] = {n["node"]: (n.get("revision", 1), n.get("digest", "")) for n in json.loads(body)["nodes"]}
+                now[row] = {
+                    n["node"]: (n.get("revision", 1), n.get("digest", "")) for n in json.loads(unpack(body))["nodes"]
+                }
         for row, before in self.held.items():
             # Of two rows that turn out to be one run's, by a node whose clock was wrong, one takes all of the other.
             one = now[row] if row in now else next((o for o in now.values() if before.items() <= o.items()), {})

@@ -54,6 +54,8 @@ BATCH = 200
 """Job runs in one transaction."""
 BATCH_B = 4 << 20
 """Bytes of their boundary records, which take some ten times that of memory."""
+PACK_S = 10
+"""So long one sweep packs records of an older ledger."""
 RENAME_EVERY_S = 3600
 RETRY_S = 3600
 """How long a record that the ledger refused waits until it is offered again."""
@@ -231,10 +233,17 @@ class Collector:
                 summary = _attempted(part, summary)
             self._rename_old()
             self._share_learnt()
+            self._pack_older()
             return replace(summary, notes=tuple(dict.fromkeys((*summary.notes, *self._unanswered))))
         finally:
             with contextlib.suppress(PerunError):
                 self.ledger.release(f"{LEASE}:{self.archive.cluster}", self.holder)
+
+    def _pack_older(self) -> None:
+        """Pack some of the records that an older version wrote; the next sweeps go on."""
+        until_s = self.tools.clock() + PACK_S
+        while self.ledger.pack_older() and self.tools.clock() < until_s:
+            self._keep_lease()
 
     def _share_learnt(self) -> None:
         """Bring up to date, every ten minutes, what most nodes of a machine have learnt."""

@@ -17,6 +17,7 @@ from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.database import SQLITE, Connection, Database, opened
 from perun_hpc.accounting.marks import Marks
+from perun_hpc.accounting.packed import pack, unpack
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 from perun_hpc.errors import DataError, UnavailableError
 
@@ -239,7 +240,7 @@ class Ledger(Database):
             if after is None:
                 continue
             rows.append(_row(job, after))
-            bodies.append(_body(job, after))
+            bodies.append(self._body(job, after))
         with self.write() as connection:
             self._update(connection, rows, bodies)
             deleted.keep(connection, (_row(job, record) for job, record in gone.items()), gone.values())
@@ -341,6 +342,26 @@ class Ledger(Database):
             )
         return None if value is None else int(value)
 
+    def pack_older(self, rows: int = CHUNK) -> bool:
+        """Pack the next `rows` records that an older version wrote; False once all are, and in PostgreSQL at once.
+
+        Each call is a transaction of its own: whenever it ends, every record is there, in one form or the other.
+        """
+        if self.dialect != SQLITE or (mark := self.marks.packed_until()) >= FOR_EVER_S:
+            return False
+        query = "SELECT job, body FROM record WHERE job > :mark ORDER BY job LIMIT :rows"
+        with self.write() as connection:
+            found = connection.execute(query, {"mark": mark, "rows": rows}).fetchall()
+            older = [{"job": row.job, "body": pack(row.body)} for row in found if isinstance(row.body, str)]
+            connection.execute_many("UPDATE record SET body = :body WHERE job = :job", older)
+            # What comes from here on is packed by who writes it.
+            self.marks.set_packed(connection, found[-1].job if len(found) == rows else FOR_EVER_S)
+        return len(found) == rows
+
+    def _body(self, job: int, record: EnergyRecord) -> dict[str, Any]:
+        text = to_json(record, shares=False)
+        return {"job": job, "body": pack(text) if self.dialect == SQLITE else text}
+
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
         if connection.value("SELECT holder FROM lease WHERE name = :n", {"n": name}) != holder:
             raise LeaseLostError
@@ -412,7 +433,7 @@ class Ledger(Database):
                     )  # fmt: skip
             _move(days, after, 1)
             rows.append(_row(job, after))
-            bodies.append(_body(job, after))
+            bodies.append(self._body(job, after))
             shares += [{"job": job, **vars(s)} for s in after.shares]
             puts.append(Put(after, job, True))
         self._drop(connection, sorted(folded))
@@ -518,7 +539,7 @@ class Ledger(Database):
         for at in range(0, len(jobs), CHUNK):
             chunk = jobs[at : at + CHUNK]
             for row in connection.execute(whole, {"jobs": chunk}):
-                found[row.job] = json.loads(row.body)
+                found[row.job] = _unpacked(row)
             if shares:
                 for row in connection.execute(parts, {"jobs": chunk}):
                     part = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
@@ -591,8 +612,12 @@ def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
     return {**dict(zip(_DAY, key, strict=True)), **dict(zip(MEASURES, vector, strict=True))}
 
 
-def _body(job: int, record: EnergyRecord) -> dict[str, Any]:
-    return {"job": job, "body": to_json(record, shares=False)}
+def _unpacked(row: Any) -> dict[str, Any]:
+    try:
+        body: dict[str, Any] = json.loads(unpack(row.body))
+        return body
+    except ValueError as error:
+        raise DataError(f"ledger row {row.job}: damaged ({error}): restore a backup") from error
 
 
 def _row(job: int, r: EnergyRecord) -> dict[str, Any]:

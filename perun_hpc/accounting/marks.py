@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from perun_hpc.accounting.database import Database
+from typing import Any
+
+from perun_hpc.accounting.database import Connection, Database
 
 
 class Marks:
-    """Times (epoch seconds) up to which something was done."""
+    """Times (epoch seconds), or rows, up to which something was done."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -35,6 +37,14 @@ class Marks:
         """Remember up to which end the finished runs' directories have given their bare names away."""
         self._set("renamed_until_s", "renaming", cluster, until_s)
 
+    def packed_until(self) -> int:
+        """Return up to which row older records have been packed."""
+        return self._get("packed_until", "packing", "") or 0
+
+    def set_packed(self, connection: Connection, job: int) -> None:
+        """Remember, in the transaction that packed them, up to which row older records have been packed."""
+        connection.execute(*self._setting("packed_until", "packing", "", job))
+
     def _get(self, column: str, table: str, cluster: str) -> int | None:
         with self._database.read() as connection:
             value = connection.value(f"SELECT {column} FROM {table} WHERE cluster = :c", {"c": cluster})
@@ -42,8 +52,11 @@ class Marks:
 
     def _set(self, column: str, table: str, cluster: str, until_s: int) -> None:
         with self._database.write() as connection:
-            connection.execute(
-                f"INSERT INTO {table} (cluster, {column}) VALUES (:c, :u) "
-                f"ON CONFLICT (cluster) DO UPDATE SET {column} = excluded.{column}",
-                {"c": cluster, "u": until_s},
-            )
+            connection.execute(*self._setting(column, table, cluster, until_s))
+
+    def _setting(self, column: str, table: str, cluster: str, value: int) -> tuple[str, dict[str, Any]]:
+        """The statement that sets a mark, and its parameters."""
+        return (
+            f"INSERT INTO {table} (cluster, {column}) VALUES (:c, :u) "
+            f"ON CONFLICT (cluster) DO UPDATE SET {column} = excluded.{column}"
+        ), {"c": cluster, "u": value}

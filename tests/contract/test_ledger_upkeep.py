@@ -13,6 +13,7 @@ import pytest
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.packed import unpack
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
@@ -48,7 +49,7 @@ def total(ledger: Ledger) -> tuple[int, int]:
 def text_of_everything(ledger: Ledger) -> str:
     with ledger.read() as connection:
         rows = [
-            str(tuple(row))
+            str([unpack(value) if isinstance(value, bytes) else value for value in row])
             for table in ("job", "record", "usage_day")
             for row in connection.execute(f"SELECT * FROM {table}")
         ]
