@@ -10,8 +10,8 @@ from perun_hpc.accounting import manifest as sealed
 from perun_hpc.accounting.month import digest_of
 from perun_hpc.accounting.signing import sign
 from perun_hpc.accounting.verify import seal
-from perun_hpc.cli.report import places
 from perun_hpc.cli.verify import check_month
+from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import wrapped

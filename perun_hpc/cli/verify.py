@@ -15,7 +15,7 @@ from perun_hpc.accounting.month import Sums, digest_of
 from perun_hpc.accounting.signing import fingerprint, verified
 from perun_hpc.accounting.verify import Verdict, verify
 from perun_hpc.archive.places import Archive
-from perun_hpc.cli.report import places
+from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, NotFoundError, UsageError
 from perun_hpc.report import quantities as q
