@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -170,10 +170,15 @@ class Ledger(Database):
         half = len(records) // 2
         return [*self.offer(records[:half], queue, lease), *self.offer(records[half:], queue, lease)]
 
-    def load(self, jobs: Sequence[int], shares: bool = True) -> list[EnergyRecord]:
-        """Return the records with these row ids, in that order."""
+    def load(
+        self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
+    ) -> list[EnergyRecord]:
+        """Return the records with these row ids, in that order.
+
+        Of one that is damaged `damaged` is told, and it is left out; without it that is a DataError.
+        """
         with self.read() as connection:
-            found = self._bodies(connection, jobs, shares)
+            found = self._bodies(connection, jobs, shares, damaged)
         return [found[job] for job in jobs if job in found]
 
     def records_of(self, cluster: str, job_ids: Sequence[int]) -> list[EnergyRecord]:
@@ -182,8 +187,13 @@ class Ledger(Database):
             rows = self._rows(connection, cluster, job_ids)
             return list(self._bodies(connection, [row.id for row in rows], shares=False).values())
 
-    def members(self, cluster: str, shown: str) -> list[EnergyRecord]:
-        """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's."""
+    def members(
+        self, cluster: str, shown: str, damaged: Callable[[str], object] | None = None
+    ) -> list[EnergyRecord]:
+        """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's.
+
+        Of a damaged record `damaged` is told, as by `load`.
+        """
         job = self.tables.job.c
         if "_" in shown or "+" in shown:
             array = "_" in shown
@@ -195,7 +205,7 @@ class Ledger(Database):
         # A union, since databases answer an OR over several indexes by reading the whole cluster.
         query = union(*(select(job.id).where(job.cluster == cluster, one) for one in wanted))
         with self.read() as connection:
-            found = self._bodies(connection, [row.id for row in connection.execute(query)], shares=True)
+            found = self._bodies(connection, [row.id for row in connection.execute(query)], True, damaged)
         return sorted(found.values(), key=lambda r: (r.start_ns, r.job_id, r.restart_count))
 
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
@@ -535,13 +545,16 @@ class Ledger(Database):
                 [{"job": job, "due": now} for job in jobs],
             )
 
-    def _bodies(self, connection: Connection, jobs: Sequence[int], shares: bool) -> dict[int, EnergyRecord]:
+    def _bodies(
+        self, connection: Connection, jobs: Sequence[int], shares: bool, damaged: Callable[[str], object] | None = None
+    ) -> dict[int, EnergyRecord]:
         record, share = self.tables.record.c, self.tables.job_share.c
-        found: dict[int, dict[str, Any]] = {}
+        texts: dict[int, str] = {}
+        parts_of: dict[int, list[dict[str, Any]]] = {}
         for at in range(0, len(jobs), CHUNK):
             chunk = jobs[at : at + CHUNK]
             for row in connection.execute(select(record.job, record.body).where(record.job.in_(chunk))):
-                found[row.job] = json.loads(row.body)
+                texts[row.job] = row.body
             if shares:
                 query = (
                     select(share.job, share.node, share.domain, share.day, share.energy_uj)
@@ -550,8 +563,25 @@ class Ledger(Database):
                 )
                 for part in connection.execute(query):
                     parts = {"node": part.node, "domain": part.domain, "day": part.day, "energy_uj": part.energy_uj}
-                    found[part.job]["shares"].append(parts)
-        return {job: from_dict(body, f"ledger row {job}") for job, body in found.items()}
+                    parts_of.setdefault(part.job, []).append(parts)
+        found = {}
+        for job, body in texts.items():
+            try:
+                found[job] = _record_of(body, parts_of.get(job, ()), f"ledger row {job}")
+            except DataError as error:
+                if damaged is None:
+                    raise
+                damaged(str(error))
+        return found
+
+
+def _record_of(text: str, shares: Sequence[Mapping[str, Any]], source: str) -> EnergyRecord:
+    """A row's record with its shares, which the ledger keeps beside it; DataError where it is damaged."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: not JSON ({error}): restore it or run perun ledger rebuild") from error
+    return from_dict({**body, "shares": shares} if shares and isinstance(body, dict) else body, source)
 
 
 def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = time.time) -> Ledger:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,24 +56,28 @@ class Usage:
     values: dict[str, int]
 
 
-def jobs(ledger: Ledger, wanted: Filter, limit: int) -> list[EnergyRecord]:
-    """Return the newest `limit` records that match, oldest first, without shares."""
+def jobs(
+    ledger: Ledger, wanted: Filter, limit: int, damaged: Callable[[str], object] | None = None
+) -> list[EnergyRecord]:
+    """Return the newest `limit` records that match, oldest first, without shares; `damaged` is told of those."""
     job = ledger.tables.job.c
     query = select(job.id).where(and_(literal(True), *_conditions(ledger, wanted)))
     query = query.order_by(job.end_s.desc(), job.id.desc()).limit(limit)
     with ledger.read() as connection:
         ids = [row.id for row in connection.execute(query)]
-    return ledger.load(ids[::-1], shares=False)
+    return ledger.load(ids[::-1], False, damaged)
 
 
-def largest(ledger: Ledger, wanted: Filter, what: str, limit: int) -> list[EnergyRecord]:
-    """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares."""
+def largest(
+    ledger: Ledger, wanted: Filter, what: str, limit: int, damaged: Callable[[str], object] | None = None
+) -> list[EnergyRecord]:
+    """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares; as `jobs`."""
     job = ledger.tables.job.c
     column = {"energy": job.energy_uj, "gpu_idle": job.gpu_idle_s}[what]
     query = select(job.id).where(column > 0, *_conditions(ledger, wanted)).order_by(column.desc(), job.id).limit(limit)
     with ledger.read() as connection:
         ids = [row.id for row in connection.execute(query)]
-    return ledger.load(ids, shares=False)
+    return ledger.load(ids, False, damaged)
 
 
 def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, until_day: str) -> list[Usage]:
