@@ -276,7 +276,7 @@ class _Track:
                     elif name == "utilisation":
                         kind = "cpu" if sensor.domain == "cpu" else sensor.component
                         if kind in ("cpu", "gpu") and (kind == "gpu" or sensor.domain == "cpu"):
-                            busy.setdefault(kind, []).append(binned(when_s[known], readings / 10, sums.grid.edges_s))
+                            busy.setdefault(kind, []).append(trailing(when_s[known], readings / 10, sums.grid.edges_s))
                     elif sensor.id in bearing:
                         component = sensor.component if sensor.component in ORDER else "other"
                         counts = sensor.kind is Kind.COUNTER
@@ -343,13 +343,14 @@ def power(when_s: Floats, values: Floats, edges_s: Floats, counts: bool) -> Floa
     return np.where(enough, spent / np.where(covered > 0, covered, 1.0), np.nan)
 
 
-def binned(when_s: Floats, values: Floats, edges_s: Floats) -> Floats:
-    """The mean of a gauge's readings between each two of `edges_s`, NaN where there are none."""
-    places = np.searchsorted(edges_s, when_s, side="right") - 1
-    inside = (places >= 0) & (places < len(edges_s) - 1)
-    count = np.bincount(places[inside], minlength=len(edges_s) - 1)
-    total = np.bincount(places[inside], weights=values[inside], minlength=len(edges_s) - 1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+def trailing(when_s: Floats, values: Floats, edges_s: Floats) -> Floats:
+    """The mean between each two of `edges_s` of a gauge whose readings are each of the time since the one before.
+
+    So it is with utilisations: what is read at the end of a second says how busy that second was. NaN where less than
+    half of a column was read.
+    """
+    since = np.concatenate(([0.0], np.cumsum(values[1:] * np.diff(when_s))))
+    return power(when_s, since, edges_s, counts=True)
 
 
 def _across(rows: list[Floats]) -> Envelope | None:
