@@ -19,7 +19,7 @@ from sqlalchemy import or_, select
 
 from perun_hpc import extras
 from perun_hpc.accounting.ledger import Ledger
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord, known
 from perun_hpc.errors import AccessError, DataError, UnavailableError
 from perun_hpc.files import Replacement
 
@@ -138,7 +138,7 @@ def _row(record: EnergyRecord, at_s: int, digest: int) -> dict[str, Any]:
     """A record's row; columns that are the record's own fields have its names."""
     start_s, end_s = record.start_ns // NS, record.end_ns // NS
     foot = record.footprint
-    row = {name: getattr(record, name) for name in SCHEMA.names if hasattr(record, name)}
+    row = {name: known(record, name) for name in SCHEMA.names if hasattr(record, name)}
     components = {one.component: one.energy_uj for one in record.components}
     return {
         **row,

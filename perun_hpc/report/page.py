@@ -20,7 +20,7 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.curves import JobCurves
 from perun_hpc.report.hints import hints
 from perun_hpc.report.html import Html, bar, joined, safe, table, tag
-from perun_hpc.report.job import all_dynamic, region_energy, region_notes, step_energy, step_name
+from perun_hpc.report.job import NO_RANKS, all_dynamic, region_energy, region_notes, step_energy, step_name
 
 SIGN = "±"
 RANKED = 5
@@ -348,7 +348,8 @@ def _host_figures(r: EnergyRecord, curves: JobCurves | None) -> list[_Host]:
 
 
 def _slowness(h: _Host) -> float | None:
-    return None if h.slowest is None else (h.slowest.end_ns - h.slowest.start_ns) / 1e9
+    took_ns = 0 if h.slowest is None else h.slowest.end_ns - h.slowest.start_ns
+    return took_ns / 1e9 if took_ns > 0 else None
 
 
 def _ranked(head: str, hosts: Sequence[tuple[_Host, float | None]], word: Callable[[float], str]) -> Html:
@@ -369,12 +370,13 @@ def _steps(r: EnergyRecord) -> Html:
     most = max((s.energy_uj or 0) + 2 * s.u_uj for s in r.steps)
     rows: list[list[str | Html]] = [
         [step_name(s), bar(s.energy_uj or 0, most, 2 * s.u_uj, "step"), step_energy(s, SIGN), f"{s.tasks or '-'}",
-         str(s.nodes), _after(s.start_ns, r), q.duration(max(s.end_ns - s.start_ns, 0) / 1e9)]
+         str(s.nodes), _after(s.start_ns, r), q.span(s.start_ns, s.end_ns),
+         q.duration(s.cpu_ns / 1e9) if s.cpu_ns else "-"]
         for s in r.steps[:LISTED]
     ]  # fmt: skip
     made = [
         tag("h2", "Steps"),
-        table(("step", "", "energy (k = 2)", "tasks", "nodes", "begins after", "time"), rows, "tbnnnnn"),
+        table(("step", "", "energy (k = 2)", "tasks", "nodes", "begins after", "time", "CPU time"), rows, "tbnnnnnn"),
     ]
     if len(r.steps) > LISTED:
         made.append(tag("p", f"and {len(r.steps) - LISTED} more: perun report --json", class_="caption"))
@@ -384,10 +386,14 @@ def _steps(r: EnergyRecord) -> Html:
         longest = max(1, ordered[0].end_ns - ordered[0].start_ns)
         lines: list[list[str | Html]] = [
             [k.step_id, str(k.rank), k.node, bar(k.end_ns - k.start_ns, longest, 0, "step"),
-             q.duration((k.end_ns - k.start_ns) / 1e9), q.energy(k.energy_uj)]
+             q.span(k.start_ns, k.end_ns), q.energy(k.energy_uj)]
             for k in ordered[:LISTED]
         ]  # fmt: skip
-        full = table(("step", "rank", "host", "", "time", "energy"), lines, "tntbnn")
+        head, kinds = ("step", "rank", "host", "", "time", "energy"), "tntbnn"
+        bare = all(k.energy_uj is None for k in r.ranks)
+        if bare:
+            lines, head, kinds = [line[:-1] for line in lines], head[:-1], kinds[:-1]
+        full = table(head, lines, kinds, f"{NO_RANKS}." if bare else "")
         some = f"the {LISTED} slowest of {len(ordered)} ranks" if len(ordered) > LISTED else count(len(ordered), "rank")
         made.append(tag("details", joined([tag("summary", some), full])))
     return tag("section", joined(made))
