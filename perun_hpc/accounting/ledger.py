@@ -173,13 +173,19 @@ class Ledger(Database):
     def load(
         self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
     ) -> list[EnergyRecord]:
-        """Return the records with these row ids, in that order.
+        """Return the records with these row ids, in that order, as `by_row` finds them."""
+        found = self.by_row(jobs, shares, damaged)
+        return [found[job] for job in jobs if job in found]
+
+    def by_row(
+        self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
+    ) -> dict[int, EnergyRecord]:
+        """Return the records by their row ids, of those that are there.
 
         Of one that is damaged `damaged` is told, and it is left out; without it that is a DataError.
         """
         with self.read() as connection:
-            found = self._bodies(connection, jobs, shares, damaged)
-        return [found[job] for job in jobs if job in found]
+            return self._bodies(connection, jobs, shares, damaged)
 
     def records_of(self, cluster: str, job_ids: Sequence[int]) -> list[EnergyRecord]:
         """Return all stored runs of these jobs, without their shares."""
