@@ -193,9 +193,7 @@ class Ledger(Database):
             rows = self._rows(connection, cluster, job_ids)
             return list(self._bodies(connection, [row.id for row in rows], shares=False).values())
 
-    def members(
-        self, cluster: str, shown: str, damaged: Callable[[str], object] | None = None
-    ) -> list[EnergyRecord]:
+    def members(self, cluster: str, shown: str, damaged: Callable[[str], object] | None = None) -> list[EnergyRecord]:
         """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's.
 
         Of a damaged record `damaged` is told, as by `load`.

@@ -83,10 +83,11 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
     step = next((s for s in record.steps if s.step_id == step_id), None)
     if step is None:
         return []
-    span = f"{q.moment(step.start_ns)} .. {q.moment(step.end_ns, step.start_ns)}"
+    when = f"{q.moment(step.start_ns)} .. {q.moment(step.end_ns, step.start_ns)}"
+    when += f"  {q.span(step.start_ns, step.end_ns)}"
     lines = [
         style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
-        both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", f"{span}  {q.span(step.start_ns, step.end_ns)}", style),
+        both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", when, style),
         style.rule,
         *_labelled("Energy", _step_energy(step, record, style)),
     ]

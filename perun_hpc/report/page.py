@@ -389,11 +389,10 @@ def _steps(r: EnergyRecord) -> Html:
              q.span(k.start_ns, k.end_ns), q.energy(k.energy_uj)]
             for k in ordered[:LISTED]
         ]  # fmt: skip
-        head, kinds = ("step", "rank", "host", "", "time", "energy"), "tntbnn"
         bare = all(k.energy_uj is None for k in r.ranks)
-        if bare:
-            lines, head, kinds = [line[:-1] for line in lines], head[:-1], kinds[:-1]
-        full = table(head, lines, kinds, f"{NO_RANKS}." if bare else "")
+        shown = 5 if bare else 6
+        head = ("step", "rank", "host", "", "time", "energy")[:shown]
+        full = table(head, [line[:shown] for line in lines], "tntbnn"[:shown], f"{NO_RANKS}." if bare else "")
         some = f"the {LISTED} slowest of {len(ordered)} ranks" if len(ordered) > LISTED else count(len(ordered), "rank")
         made.append(tag("details", joined([tag("summary", some), full])))
     return tag("section", joined(made))

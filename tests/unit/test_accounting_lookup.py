@@ -249,7 +249,7 @@ def test_a_damaged_record_costs_itself_alone(archive: Archive) -> None:
     assert chosen.absent == () and [job for job, _ in told] == ["4711"] and "not JSON" in told[0][1]
     assert [f.record.job_id for f in select(["4712", "4711"], "", where, {}, 0.0).objects[0]] == [4712]
     for ask in (lambda: find("4711", where), lambda: select(["4711"], "", where, {}, 0.0)):
-        with pytest.raises(DataError, match="record.json: not JSON"):
+        with pytest.raises(DataError, match=r"record\.json: not JSON"):
             ask()
 
 

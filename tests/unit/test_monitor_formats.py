@@ -299,7 +299,7 @@ def test_a_call_has_a_mean_energy_and_a_region_its_share_where_more_than_a_bound
     assert ["f", "8", "~4.00", "~500", "~40.0", "0.1", "0", "0.2"] in found
     assert ["=h", "8", "<5.00", "-", "-", "0.1", "0", "0.2"] in found
     entries = {entry["name"]: entry for entry in json.loads(bench.render(tree, options))}
-    assert entries["app - f - energy per call"]["value"] == 0.5
+    assert entries["app - f - energy per call"]["value"] == pytest.approx(0.0005)  # kJ
     assert "app - =h - energy per call" not in entries
     write(tree, tmp_path, tmp_path / "out.csv", "functions", options)
     head, first, second = csv.reader((tmp_path / "out.csv").read_text().splitlines())
