@@ -202,7 +202,7 @@ def _over_time(r: EnergyRecord, beside: Beside) -> Html:
     picture = chart.draw(r, curves, title=False)
     label = (
         f"Power of job {r.display_id} over {q.duration(float(curves.edges_s[-1]))}, by component, with its steps, how "
-        "busy the hosts were and each host's power; the figures stand in the tables below."
+        "busy the hosts were, their memory and each host's power; the figures stand in the tables below."
     )
     drawn = Html(inline.svg(picture.figure, _COLOURS, safe(label)))
     stage = tag(
@@ -221,8 +221,10 @@ def _caption(r: EnergyRecord, curves: JobCurves) -> str:
         said.append(
             f"The dark band goes from the least to the greatest of its parts of {_seconds(curves.fine_s)} each."
         )
-    if curves.cpu is not None or curves.gpu is not None:
-        said.append("Around what is busy: the least and the most busy host." if len(curves.hosts) > 1 else "")
+    if chart.bound_of(r) is not None:
+        said.append("Dotted: what the sensors may be wrong by (k = 2), alike at all times.")
+    if len(curves.hosts) > 1 and not curves.cpu is curves.gpu is curves.memory is None:
+        said.append("Around what is busy, and around memory: the hosts with least and most.")
     if (curves.reporting < curves.nodes).any():
         said.append("Hatched or marked at the top: something was not read there; the sum is of the hosts that were.")
     held = curves.energy_uj
