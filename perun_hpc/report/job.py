@@ -375,12 +375,16 @@ def _room(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 def _region_row(g: Region, whole_uj: int | None, style: Style) -> list[str]:
     low, high = q.duration(g.time_min_ns / 1e9), q.duration(g.time_max_ns / 1e9)
     energy = region_energy(g, style.plus_minus)
-    a_call = share = "-"
-    if g.energy_uj is not None and _is_resolved(g):
-        a_call = q.energy(round(g.energy_uj / g.calls)) if g.calls else "-"
-        share = q.percent(g.energy_uj, whole_uj) if whole_uj and whole_uj > 0 else "-"
     time = low if low == high else f"{low} .. {high}"
-    return [g.name, str(g.calls), str(g.ranks), time, energy, a_call, share]
+    return [g.name, str(g.calls), str(g.ranks), time, energy, *region_parts(g, whole_uj)]
+
+
+def region_parts(g: Region, whole_uj: int | None) -> tuple[str, str]:
+    """The energy of a call in the mean, and its share of the job's; `-` where only an upper end is known."""
+    if g.energy_uj is None or not _is_resolved(g):
+        return "-", "-"
+    a_call = q.energy(round(g.energy_uj / g.calls)) if g.calls else "-"
+    return a_call, q.percent(g.energy_uj, whole_uj) if whole_uj and whole_uj > 0 else "-"
 
 
 def _is_resolved(g: Region) -> bool:
