@@ -20,7 +20,15 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.curves import JobCurves
 from perun_hpc.report.hints import hints
 from perun_hpc.report.html import Html, bar, joined, safe, table, tag
-from perun_hpc.report.job import NO_RANKS, all_dynamic, region_energy, region_notes, region_parts, step_energy, step_name
+from perun_hpc.report.job import (
+    NO_RANKS,
+    all_dynamic,
+    region_energy,
+    region_notes,
+    region_parts,
+    step_energy,
+    step_name,
+)
 
 SIGN = "±"
 RANKED = 5
@@ -411,7 +419,8 @@ def _functions(r: EnergyRecord) -> Html:
     most = max((g.energy_uj or 0) + 2 * g.u_uj for g in ordered)
     rows: list[list[str | Html]] = [
         [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), region_energy(g, SIGN),
-         *region_parts(g, r.energy_uj), str(g.calls), str(g.ranks), f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"]
+         *region_parts(g, r.energy_uj), str(g.calls), str(g.ranks),
+         f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"]
         for g in ordered[:LISTED]
     ]  # fmt: skip
     head = ("function", "step", "", "energy (k = 2)", "a call", "share", "calls", "ranks", "time per rank")
