@@ -182,7 +182,7 @@ class Ledger(Database):
     ) -> dict[int, EnergyRecord]:
         """Return the records by their row ids, of those that are there.
 
-        Of one that is damaged `damaged` is told, and it is left out; without it that is a DataError.
+        One that is damaged is left out, and `damaged` called with what is wrong; without it that is a DataError.
         """
         with self.read() as connection:
             return self._bodies(connection, jobs, shares, damaged)
@@ -196,7 +196,7 @@ class Ledger(Database):
     def members(self, cluster: str, shown: str, damaged: Callable[[str], object] | None = None) -> list[EnergyRecord]:
         """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's.
 
-        Of a damaged record `damaged` is told, as by `load`.
+        A damaged record is left out as by `by_row`.
         """
         job = self.tables.job.c
         if "_" in shown or "+" in shown:

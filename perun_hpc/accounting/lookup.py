@@ -41,7 +41,7 @@ class Places:
     `query_between`).
 
     What ended before the epoch time `due_s` has its record by now, or will never have one; the collector sweeps every
-    `sweep_s` seconds. `tell` is told of a job whose record is damaged, and why: that costs itself alone.
+    `sweep_s` seconds. `tell` is called with a job whose record is damaged, and why: that costs itself alone.
     """
 
     archive: Archive

@@ -59,7 +59,7 @@ class Usage:
 def jobs(
     ledger: Ledger, wanted: Filter, limit: int, damaged: Callable[[str], object] | None = None
 ) -> list[EnergyRecord]:
-    """Return the newest `limit` records that match, oldest first, without shares; `damaged` is told of those."""
+    """Return the newest `limit` records that match, oldest first, without shares; `damaged` as for `load`."""
     job = ledger.tables.job.c
     query = select(job.id).where(and_(literal(True), *_conditions(ledger, wanted)))
     query = query.order_by(job.end_s.desc(), job.id.desc()).limit(limit)

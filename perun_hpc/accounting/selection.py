@@ -52,7 +52,7 @@ def select(words: Sequence[str], name: str, places: Places, environ: Mapping[str
     NotFoundError
         For a job named on its own that the caller does not see, and where nothing is found at all.
     DataError
-        Where nothing is found but a damaged record; one beside others is left out, and `places.tell` told.
+        Where nothing is found but a damaged record; one beside others is left out, and `places.tell` called.
     UsageError
         For what cannot be meant.
     """

@@ -101,7 +101,7 @@ def export(
 ) -> Exported:
     """Add files with the records that are in none yet as they are now; `cluster` empty: of all clusters.
 
-    Of a damaged record `damaged` is told, and it is left out; without it that is a DataError.
+    A damaged record is left out, and `damaged` called with what is wrong; without it that is a DataError.
 
     Raises
     ------
