@@ -26,6 +26,7 @@ SENSORS = (
     ("gpu-0", "gpu", Quantity.ENERGY), ("gpu-1", "gpu", Quantity.ENERGY), ("node", "node", Quantity.POWER),
     ("cpu", "cpu", Quantity.UTILISATION), ("gpu-0", "gpu", Quantity.UTILISATION),
     ("gpu-1", "gpu", Quantity.UTILISATION), ("package-0", "cpu", Quantity.TEMPERATURE),
+    ("memory", "dram", Quantity.DATA),
 )  # fmt: skip
 
 
@@ -70,6 +71,8 @@ def rows(seconds: int, host: int, hosts: int, gap: range) -> Iterator[tuple[int,
                 row.append(round((110 + 2 * watts["cpu"] + watts["dram"] + 2 * watts["gpu"]) * 1e6))
             elif quantity is Quantity.UTILISATION:
                 row.append(min(1000, max(0, round(1000 * load * (0.9 if name == "cpu" else 1.0)))))
+            elif quantity is Quantity.DATA:
+                row.append(round((20 + 60 * min(1.0, second / seconds / 0.6) + 30 * load + host % 3) * 2**30))
             else:
                 row.append(round(45_000 + 25_000 * load + 500 * host % 7_000))
         if second not in gap:
@@ -171,5 +174,6 @@ def curves(count: int, columns: int = 960) -> JobCurves:
     return JobCurves(
         edges_s=edges, fine_s=1.0, components=parts, total=Envelope(total, 0.97 * total, 1.03 * total), meter=None,
         reporting=reporting, nodes=count, cpu=use, gpu=None, provenance="measured",
+        memory=Envelope(*(part * 2**29 for part in (use.mean, use.low, use.high))),
         hosts=tuple(HostCurve(name, row, 71.0) for name, row in zip(nodes(count), watts, strict=True)),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from perun_hpc.archive.places import Archive
@@ -29,7 +29,7 @@ class Places:
     `query_between`).
 
     What ended before the epoch time `due_s` has its record by now, or will never have one; the collector sweeps every
-    `sweep_s` seconds.
+    `sweep_s` seconds. `tell` is called with a job whose record is damaged, and why: that costs itself alone.
     """
 
     archive: Archive
@@ -38,3 +38,4 @@ class Places:
     due_s: float
     sweep_s: float = 60.0
     between: Callable[[int, int, Sequence[str]], list[SlurmJob]] | None = None
+    tell: Callable[[str, str], object] = field(default=lambda job, why: None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -153,11 +153,22 @@ class Ledger(Database):
         half = len(records) // 2
         return [*self.offer(records[:half], queue, lease), *self.offer(records[half:], queue, lease)]
 
-    def load(self, jobs: Sequence[int], shares: bool = True) -> list[EnergyRecord]:
-        """Return the records with these row ids, in that order."""
-        with self.read() as connection:
-            found = self._bodies(connection, jobs, shares)
+    def load(
+        self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
+    ) -> list[EnergyRecord]:
+        """Return the records with these row ids, in that order, as `by_row` finds them."""
+        found = self.by_row(jobs, shares, damaged)
         return [found[job] for job in jobs if job in found]
+
+    def by_row(
+        self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
+    ) -> dict[int, EnergyRecord]:
+        """Return the records by their row ids, of those that are there.
+
+        One that is damaged is left out, and `damaged` called with what is wrong; without it that is a DataError.
+        """
+        with self.read() as connection:
+            return self._bodies(connection, jobs, shares, damaged)
 
     def records_of(self, cluster: str, job_ids: Sequence[int]) -> list[EnergyRecord]:
         """Return all stored runs of these jobs, without their shares."""
@@ -165,8 +176,11 @@ class Ledger(Database):
             rows = self._rows(connection, cluster, job_ids)
             return list(self._bodies(connection, [row.id for row in rows], shares=False).values())
 
-    def members(self, cluster: str, shown: str) -> list[EnergyRecord]:
-        """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's."""
+    def members(self, cluster: str, shown: str, damaged: Callable[[str], object] | None = None) -> list[EnergyRecord]:
+        """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's.
+
+        A damaged record is left out as by `by_row`.
+        """
         head, _, tail = shown.replace("+", "_").partition("_")
         if "_" in shown:
             wanted = ["array_job_id = :head AND array_task_id = :tail"]
@@ -178,7 +192,7 @@ class Ledger(Database):
         query = " UNION ".join(f"SELECT id FROM job WHERE cluster = :c AND {one}" for one in wanted)
         values = {"c": cluster, "head": int(head), "tail": int(tail or 0)}
         with self.read() as connection:
-            found = self._bodies(connection, [row.id for row in connection.execute(query, values)], shares=True)
+            found = self._bodies(connection, [row.id for row in connection.execute(query, values)], True, damaged)
         return sorted(found.values(), key=lambda r: (r.start_ns, r.job_id, r.restart_count))
 
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
@@ -530,21 +544,41 @@ class Ledger(Database):
             [{"job": job, "due": now} for job in jobs],
         )
 
-    def _bodies(self, connection: Connection, jobs: Sequence[int], shares: bool) -> dict[int, EnergyRecord]:
+    def _bodies(
+        self, connection: Connection, jobs: Sequence[int], shares: bool, damaged: Callable[[str], object] | None = None
+    ) -> dict[int, EnergyRecord]:
         whole = "SELECT job, body FROM record WHERE job IN :jobs"
         parts = (
             "SELECT job, node, domain, day, energy_uj FROM job_share WHERE job IN :jobs ORDER BY job, node, domain, day"
         )
-        found: dict[int, dict[str, Any]] = {}
+        bodies: dict[int, str | bytes] = {}
+        parts_of: dict[int, list[dict[str, Any]]] = {}
         for at in range(0, len(jobs), CHUNK):
             chunk = jobs[at : at + CHUNK]
             for row in connection.execute(whole, {"jobs": chunk}):
-                found[row.job] = _unpacked(row)
+                bodies[row.job] = row.body
             if shares:
                 for row in connection.execute(parts, {"jobs": chunk}):
                     part = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
-                    found[row.job]["shares"].append(part)
-        return {job: from_dict(body, f"ledger row {job}") for job, body in found.items()}
+                    parts_of.setdefault(row.job, []).append(part)
+        found = {}
+        for job, body in bodies.items():
+            try:
+                found[job] = _record_of(body, parts_of.get(job, ()), f"ledger row {job}")
+            except DataError as error:
+                if damaged is None:
+                    raise
+                damaged(str(error))
+        return found
+
+
+def _record_of(packed: str | bytes, shares: Sequence[Mapping[str, Any]], source: str) -> EnergyRecord:
+    """A row's record with its shares, which the ledger keeps beside it; DataError where it is damaged."""
+    try:
+        body = json.loads(unpack(packed))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: not JSON ({error}): restore it or run perun ledger rebuild") from error
+    return from_dict({**body, "shares": shares} if shares and isinstance(body, dict) else body, source)
 
 
 def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = time.time) -> Ledger:
@@ -610,14 +644,6 @@ def _move(days: dict[tuple[str, ...], Vector], record: EnergyRecord, sign: int) 
 
 def _day_row(key: tuple[str, ...], vector: Vector) -> dict[str, Any]:
     return {**dict(zip(_DAY, key, strict=True)), **dict(zip(MEASURES, vector, strict=True))}
-
-
-def _unpacked(row: Any) -> dict[str, Any]:
-    try:
-        body: dict[str, Any] = json.loads(unpack(row.body))
-        return body
-    except ValueError as error:
-        raise DataError(f"ledger row {row.job}: damaged ({error}): restore a backup") from error
 
 
 def _row(job: int, r: EnergyRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from perun_hpc.accounting import comment
@@ -35,11 +36,18 @@ def find(text: str, places: Places) -> list[Found]:
     ------
     NotFoundError
         When there is none that the caller may see.
+    DataError
+        When nothing but a damaged record is left of it.
     """
     job, _ = job_id_arguments(text)
-    found = find_each([job], places)[job]
+    damaged: dict[str, str] = {}
+    found = find_each([job], replace(places, tell=damaged.setdefault))[job]
     if not found:
+        if damaged:
+            raise DataError(next(iter(damaged.values())))
         raise NotFoundError(f"job {text}: {UNKNOWN}")
+    for one, why in damaged.items():
+        places.tell(one, why)
     return found
 
 
@@ -51,7 +59,7 @@ def find_each(jobs: Sequence[str], places: Places) -> dict[str, list[Found]]:
     UnavailableError
         Where Slurm does not answer and nothing else knows one of them.
     """
-    result = {job: _from_directory(int(job), places.archive) if job.isdigit() else [] for job in jobs}
+    result = {job: _from_directory(int(job), places) if job.isdigit() else [] for job in jobs}
     own = {job: runs for job, runs in result.items() if not _are_all(runs, places.due_s)}
     ledger = _from_ledger(own, places)
     result |= {job: runs for job, runs in ledger.items() if _are_all(runs, places.due_s)}
@@ -126,7 +134,7 @@ def _with_rows(rows: Sequence[SlurmJob], known: Sequence[Found], places: Places,
     everything = []
     for job_id, runs in by_id.items():
         submits = [at for row in runs for at in (row.submit_s, row.end_s) if at]
-        found = known_by_id.get(job_id) or _from_directory(job_id, places.archive, submits)
+        found = known_by_id.get(job_id) or _from_directory(job_id, places, submits)
         spans = [(f.record.start_ns // 10**9, f.record.end_ns // 10**9) for f in found]
         pairs = pair_runs(runs, spans, slack_s, [f.record.sluid for f in found])
         for index, at in pairs.items():
@@ -144,19 +152,20 @@ def _in_order(found: Iterable[Found]) -> list[Found]:
     return sorted(found, key=when)
 
 
-def _from_directory(job_id: int, archive: Archive, submits: Iterable[int] = ()) -> list[Found]:
+def _from_directory(job_id: int, places: Places, submits: Iterable[int] = ()) -> list[Found]:
     found = []
-    for run in archive.runs(job_id, submits):
+    for run in places.archive.runs(job_id, submits):
         for name, source in ((RECORD, "the job's directory"), (RUNNING, "what its nodes said last")):
-            path: Path = archive.job(run) / name
+            path: Path = places.archive.job(run) / name
             try:
                 found.append(Found(from_json(path.read_bytes(), str(path)), source))
                 break
             except OSError:
                 continue
-            except DataError:
-                if name == RECORD:
-                    raise  # what is said while a job runs is said anew soon
+            except DataError as error:
+                if name == RECORD:  # what is said while a job runs is said anew soon
+                    places.tell(str(job_id), str(error))
+                    break
     return found
 
 
@@ -185,7 +194,8 @@ def _from_ledger(jobs: Iterable[str], places: Places) -> dict[str, list[Found]]:
         return found
     try:
         for job in found:
-            found[job] = [Found(record, "the ledger") for record in ledger.members(places.archive.cluster, job)]
+            records = ledger.members(places.archive.cluster, job, partial(places.tell, job))
+            found[job] = [Found(record, "the ledger") for record in records]
     finally:
         ledger.close()
     return found
@@ -223,7 +233,10 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
 
 def _why_none(row: SlurmJob, archive: Archive) -> str:
     """Why the caller sees no record of a job that has ended."""
-    if not archive.closed(row.job_id, [at for at in (row.submit_s, row.end_s) if at]):
+    submits = [at for at in (row.submit_s, row.end_s) if at]
+    if any(os.access(archive.job(run) / RECORD, os.R_OK) for run in archive.runs(row.job_id, submits)):
+        return "its energy record is damaged: restore it or run perun collect --repair"
+    if not archive.closed(row.job_id, submits):
         return "no energy record of this job"
     if has_lists(archive.base) is False:
         return f"its energy record lies in the archive and cannot be opened to you: {NO_LISTS}; ask the administrators"

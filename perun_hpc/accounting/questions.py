@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,23 @@ class Usage:
     values: dict[str, int]
 
 
-def jobs(ledger: Ledger, wanted: Filter, limit: int) -> list[EnergyRecord]:
-    """Return the newest `limit` records that match, oldest first, without shares."""
+def jobs(
+    ledger: Ledger, wanted: Filter, limit: int, damaged: Callable[[str], object] | None = None
+) -> list[EnergyRecord]:
+    """Return the newest `limit` records that match, oldest first, without shares; `damaged` as for `load`."""
     rows = _rows(ledger, wanted, "end_s", "ORDER BY end_s DESC, id DESC", limit)
     ids = [row.id for row in sorted(rows, key=lambda row: (row.end_s, row.id))[-limit:]]
-    return ledger.load(ids if limit > 0 else [], shares=False)
+    return ledger.load(ids if limit > 0 else [], False, damaged)
 
 
-def largest(ledger: Ledger, wanted: Filter, what: str, limit: int) -> list[EnergyRecord]:
-    """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares."""
+def largest(
+    ledger: Ledger, wanted: Filter, what: str, limit: int, damaged: Callable[[str], object] | None = None
+) -> list[EnergyRecord]:
+    """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares; as `jobs`."""
     column = {"energy": "energy_uj", "gpu_idle": "gpu_idle_s"}[what]
     rows = _rows(ledger, wanted, column, f"AND {column} > 0 ORDER BY {column} DESC, id", limit)
     ids = [row.id for row in sorted(rows, key=lambda row: (-row[1], row.id))[:limit]]
-    return ledger.load(ids, shares=False)
+    return ledger.load(ids, False, damaged)
 
 
 def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, until_day: str) -> list[Usage]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perun_hpc.accounting.found import UNKNOWN, Found, Places
 from perun_hpc.accounting.lookup import find_each
 from perun_hpc.accounting.owned import records_between
 from perun_hpc.data_model.record import EnergyRecord
-from perun_hpc.errors import NotFoundError, UsageError
+from perun_hpc.errors import DataError, NotFoundError, UsageError
 from perun_hpc.slurm.command import NoAccountsError
 from perun_hpc.slurm.job_ids import expand_ids
 
@@ -52,26 +52,39 @@ def select(words: Sequence[str], name: str, places: Places, environ: Mapping[str
     ------
     NotFoundError
         For a job named on its own that the caller does not see, and where nothing is found at all.
+    DataError
+        Where nothing is found but a damaged record; one beside others is left out, and `places.tell` called.
     UsageError
         For what cannot be meant.
     """
     if name and any(word != LAST for word in words):
         raise UsageError("--name is of the own jobs' names: leave the ids out, or the name")
-    if not words and not name and (job_id := environ.get("SLURM_JOB_ID", "")):
+    if not words and not name and (job_id := _current(places, environ)):
         words = [job_id]
     elif not words or LAST in words:
         newest = own_jobs(places, os.getuid(), now_s, name)[0]
         words = [newest if word == LAST else word for word in words or [LAST]]
     ids, ranged = expand_ids(words)
-    each = find_each(ids, places)
-    lost = [one for one in ids if not each[one]]
+    damaged: dict[str, str] = {}
+    each = find_each(ids, replace(places, tell=damaged.setdefault))
+    lost = [one for one in ids if not each[one] and one not in damaged]
     for one in lost:
         if one not in ranged:
             raise NotFoundError(f"job {one}: {UNKNOWN}")
     found = {_key(f.record): f for one in ids for f in each[one]}
     if not found:
+        if damaged:
+            raise DataError(next(iter(damaged.values())))
         raise NotFoundError(f"jobs {', '.join(words)}: {UNKNOWN}")
+    for one, why in damaged.items():
+        places.tell(one, why)
     return Selection(tuple(whole_objects(found.values())), tuple(lost))
+
+
+def _current(places: Places, environ: Mapping[str, str]) -> str:
+    """The id of the job in which the caller is; empty outside of one, and where another cluster is asked about."""
+    here = environ.get("SLURM_CLUSTER_NAME", places.archive.cluster)
+    return environ.get("SLURM_JOB_ID", "") if here.lower() == places.archive.cluster.lower() else ""
 
 
 def own_jobs(

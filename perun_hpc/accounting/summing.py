@@ -382,7 +382,7 @@ def _node(b: Boundary) -> NodeEnergy:
         end_ns=b.end_ns,
         late_ns=b.late_ns,
         coverage=_coverage([(b, d) for d in leaves]),
-        cpu_ns=_usage(b, "cpu_ns"),
+        cpu_ns=_usage(b, "cpu_ns") or None,  # as of the job
         cpus=_integer(b.raw.get("cpus_on_node")) or 0,
         mem_peak_b=_usage(b, "mem_peak_b") or None,  # 0: the cgroup gave nothing
         peak_mw=_peak_mw(b),
@@ -436,7 +436,7 @@ def _step(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> Step:
         end_ns=max((t for s in steps if (t := _integer(s.get("end_ns")))), default=0),
         energy_uj=_sum_known(_integer(s.get("energy_uj")) for s in steps),
         u_uj=sum(_integer(s.get("u_uj")) or 0 for s in steps),
-        cpu_ns=_sum_known(_integer(s.get("cpu_ns")) for s in steps),
+        cpu_ns=_sum_known(_integer(s.get("cpu_ns")) for s in steps) or None,  # as of the job
         steps=max(_integer(s.get("steps")) or 1 for s in steps),
         why="; ".join(lacking)[:MAX_NOTE],
     )

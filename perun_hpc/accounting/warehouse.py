@@ -1,15 +1,18 @@
 """The ledger's records as Parquet files, for DuckDB, Spark, Trino or a spreadsheet to ask what perun does not answer.
 
-`DIRECTORY/jobs/month=YYYY-MM/part-TIME-PROCESS.parquet`, by the local month in which a job ended. Files are only added:
-a record that has changed since is there once more, and of the rows of one run the one that was exported last counts.
+`DIRECTORY/jobs/month=YYYY-MM/part-TIME-PROCESS.parquet`, by the local month in which a job ended; its steps and its
+functions lie beside it in `DIRECTORY/steps` and `DIRECTORY/functions`. Files are only added: a record that has changed
+since is there once more, and of the rows of one run the one that was exported last counts; `exported` leads from it to
+its steps and functions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Any
 
 from perun_hpc import extras
 from perun_hpc.accounting.ledger import Ledger
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord, known
 from perun_hpc.errors import AccessError, DataError, UnavailableError
 from perun_hpc.files import Replacement
 
@@ -27,7 +30,7 @@ try:
 except ImportError as error:
     raise UnavailableError(f"pyarrow is not installed here: {extras.remedy('pyarrow')}") from error
 
-JOBS = "jobs"
+JOBS, STEPS, FUNCTIONS = "jobs", "steps", "functions"
 BATCH = 2000
 """Records in memory at once, and rows in a group of a file."""
 SETTLED_S = 86_400
@@ -58,18 +61,45 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns; energies in uJ, `u_uj` the standard uncertainty (k=1). What is not known is null, never 0."""
+_OF_RUN = [("cluster", pa.string()), ("run", pa.string()), ("job_id", pa.int64()), ("sluid", pa.string())]
+SCHEMAS = {
+    JOBS: SCHEMA,
+    STEPS: pa.schema(
+        [
+            *_OF_RUN, ("step", pa.string()), ("steps", pa.int32()), ("tasks", pa.int32()), ("nodes", pa.int32()),
+            ("start", _TIME), ("end", _TIME), ("cpu_time_ns", pa.int64()), ("energy_uj", pa.int64()),
+            ("u_uj", pa.int64()), ("why", pa.string()), ("exported", _TIME),
+        ]
+    ),
+    FUNCTIONS: pa.schema(
+        [
+            *_OF_RUN, ("step", pa.string()), ("name", pa.string()), ("calls", pa.int64()), ("ranks", pa.int64()),
+            ("time_ns", pa.int64()), ("time_min_ns", pa.int64()), ("time_max_ns", pa.int64()),
+            ("energy_uj", pa.int64()), ("u_uj", pa.int64()), ("method", pa.string()), ("exported", _TIME),
+        ]
+    ),
+}  # fmt: skip
+"""The columns of each table; `why` says what is missing in a step's energy, `method` what a function's rests on."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """How many rows and files were added."""
+    """How many rows of jobs, and how many files, were added."""
 
     rows: int
     files: int
 
 
-def export(ledger: Ledger, directory: Path, cluster: str = "", now_s: float | None = None) -> Exported:
+def export(
+    ledger: Ledger,
+    directory: Path,
+    cluster: str = "",
+    now_s: float | None = None,
+    damaged: Callable[[str], object] | None = None,
+) -> Exported:
     """Add files with the records that are in none yet as they are now; `cluster` empty: of all clusters.
+
+    A damaged record is left out, and `damaged` called with what is wrong; without it that is a DataError.
 
     Raises
     ------
@@ -83,19 +113,30 @@ def export(ledger: Ledger, directory: Path, cluster: str = "", now_s: float | No
     try:
         exported = set(_digests(directory / JOBS))
         for month, jobs in sorted(_pending(ledger, cluster, exported, at_s).items()):
-            path = directory / JOBS / f"month={month}" / f"part-{at_s}-{os.getpid()}.parquet"
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with Replacement(path) as partial, parquet.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-                partial.chmod(0o640)
-                for table in _tables(ledger, jobs, at_s):
-                    writer.write_table(table)
-                    rows += table.num_rows
-            files += 1
+            place = Path(f"month={month}", f"part-{at_s}-{os.getpid()}.parquet")
+            # What was entered last is left first: a job's steps and functions are there before its own row is.
+            with contextlib.ExitStack() as opened:
+                writers: dict[str, parquet.ParquetWriter] = {}
+                for tables in _tables(ledger, jobs, at_s, damaged):
+                    rows += len(tables[JOBS])
+                    for name in filter(tables.__getitem__, SCHEMAS):
+                        if name not in writers:
+                            writers[name] = _writer(opened, directory / name / place, SCHEMAS[name])
+                        writers[name].write_table(pa.Table.from_pylist(tables[name], SCHEMAS[name]))
+                files += len(writers)
     except pa.ArrowInvalid as error:
         raise DataError(f"{directory}: {error}: name a directory that holds exports of perun's alone") from error
     except OSError as error:
         raise AccessError(f"{directory}: {error.strerror or error}: name a directory that you may write") from error
     return Exported(rows, files)
+
+
+def _writer(opened: contextlib.ExitStack, path: Path, schema: pa.Schema) -> parquet.ParquetWriter:
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    partial = opened.enter_context(Replacement(path))
+    writer = opened.enter_context(parquet.ParquetWriter(partial, schema, compression="zstd"))
+    partial.chmod(0o640)
+    return writer
 
 
 def _digests(jobs: Path) -> Iterator[int]:
@@ -124,24 +165,60 @@ def _digest(row: Mapping[Any, Any]) -> int:
     return int.from_bytes(hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
 
 
-def _tables(ledger: Ledger, jobs: Mapping[int, int], at_s: int) -> Iterator[pa.Table]:
+def _tables(
+    ledger: Ledger, jobs: Mapping[int, int], at_s: int, damaged: Callable[[str], object] | None
+) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """The rows of each table, some records at a time."""
     ids = list(jobs)
     for start in range(0, len(ids), BATCH):
-        batch = ids[start : start + BATCH]
-        records = zip(batch, ledger.load(batch, shares=False), strict=True)
-        yield pa.Table.from_pylist([_row(record, at_s, jobs[job]) for job, record in records], SCHEMA)
+        found = ledger.by_row(ids[start : start + BATCH], False, damaged)
+        yield {
+            JOBS: [_row(record, at_s, jobs[job]) for job, record in found.items()],
+            STEPS: [row for record in found.values() for row in _steps(record, at_s)],
+            FUNCTIONS: [row for record in found.values() for row in _functions(record, at_s)],
+        }
+
+
+def _of_run(record: EnergyRecord, at_s: int) -> dict[str, Any]:
+    """What the rows of one run have in common in all tables."""
+    return {
+        "cluster": record.cluster,
+        "run": f"{record.job_id}.{record.restart_count}@{record.submit_s or record.start_ns // NS}",
+        "job_id": record.job_id,
+        "sluid": record.sluid,
+        "exported": _time(at_s),
+    }
+
+
+def _steps(record: EnergyRecord, at_s: int) -> Iterator[dict[str, Any]]:
+    for step in record.steps:
+        yield {
+            **vars(step),
+            **_of_run(record, at_s),
+            "step": step.step_id,
+            "tasks": step.tasks or None,
+            "start": _time(step.start_ns // NS),
+            "end": _time(step.end_ns // NS),
+            "cpu_time_ns": step.cpu_ns or None,
+            "u_uj": step.u_uj or None,
+        }
+
+
+def _functions(record: EnergyRecord, at_s: int) -> Iterator[dict[str, Any]]:
+    for region in record.regions:
+        yield {**vars(region), **_of_run(record, at_s), "step": region.step_id, "u_uj": region.u_uj or None}
 
 
 def _row(record: EnergyRecord, at_s: int, digest: int) -> dict[str, Any]:
     """A record's row; columns that are the record's own fields have its names."""
     start_s, end_s = record.start_ns // NS, record.end_ns // NS
     foot = record.footprint
-    row = {name: getattr(record, name) for name in SCHEMA.names if hasattr(record, name)}
+    row = {name: known(record, name) for name in SCHEMA.names if hasattr(record, name)}
     components = {one.component: one.energy_uj for one in record.components}
     return {
         **row,
         **{f"{name}_uj": components.get(name) for name in _COMPONENTS},
-        "run": f"{record.job_id}.{record.restart_count}@{record.submit_s or start_s}",
+        **_of_run(record, at_s),
         "submit": _time(record.submit_s),
         "start": _time(start_s),
         "end": _time(end_s),
@@ -151,7 +228,6 @@ def _row(record: EnergyRecord, at_s: int, digest: int) -> dict[str, Any]:
         "co2_market_g": foot.co2_market_g if foot else None,
         "cost": foot.cost if foot else None,
         "currency": foot.currency if foot else None,
-        "exported": _time(at_s),
         "digest": digest,
     }
 

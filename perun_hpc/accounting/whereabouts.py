@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ def places_here(archive: Path | None = None, ledger: str | None = None, cluster:
         between=lambda since_s, until_s, options: _sacct().query_between(
             since_s, until_s, options, cluster, extra=_sacct().identity_fields()
         ),
+        tell=_Damaged().tell,
     )
 
 
@@ -33,3 +35,16 @@ def _sacct() -> ModuleType:
     from perun_hpc.slurm import sacct
 
     return sacct
+
+
+class _Damaged:
+    """Says on standard error whose record is damaged, each thing once: a job is looked for in several ways."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def tell(self, job: str, why: str) -> None:
+        """A job, empty where that is not known, and what is wrong with its record."""
+        if why not in self._said:
+            self._said.add(why)
+            print(f"perun: {f'job {job}: ' if job else ''}{why}", file=sys.stderr)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from perun_hpc.accounting.found import Places
@@ -107,7 +108,7 @@ def _records(wanted: Filter, where: Places, limit: int, everybody: bool) -> Sequ
         users = wanted.users or (() if everybody else (getpass.getuser(),))
         return by_slurm(wanted, where, users)[-limit:]
     try:
-        return jobs(ledger, wanted, limit)
+        return jobs(ledger, wanted, limit, partial(where.tell, ""))
     finally:
         ledger.close()
 

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.action == "rebuild":
             print(_rebuild(args, ledger))
         elif args.action == "export":
-            print(_export(ledger, args.parquet, args.cluster or ""))
+            return _export(ledger, args.parquet, args.cluster or "")
         elif args.action == "pseudonymise":
             print(_pseudonymise(ledger, places(args).archive, _who(args)))
         else:
@@ -85,11 +85,16 @@ def _rebuild(args: argparse.Namespace, ledger: Ledger) -> str:
     return f"{count(changed, 'record')} taken from the jobs' directories"
 
 
-def _export(ledger: Ledger, directory: Path, cluster: str) -> str:
+def _export(ledger: Ledger, directory: Path, cluster: str) -> int:
+    """Export what can be read; a damaged record is named, and waits."""
     from perun_hpc.accounting.warehouse import export  # pyarrow, which nothing else needs
 
-    done = export(ledger, directory, cluster)
-    return f"{count(done.rows, 'record')} in {count(done.files, 'new file')} of {directory}"
+    damaged: list[str] = []
+    done = export(ledger, directory, cluster, damaged=damaged.append)
+    for why in damaged:
+        print(f"perun: not exported: {why}", file=sys.stderr)
+    print(f"{count(done.rows, 'record')} in {count(done.files, 'new file')} of {directory}")
+    return 1 if damaged else 0
 
 
 def _who(args: argparse.Namespace) -> upkeep.Who:

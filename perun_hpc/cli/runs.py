@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.cli import progress
 from perun_hpc.errors import NotFoundError, UsageError
+from perun_hpc.report.screen import style_for, table
 
 if TYPE_CHECKING:
     from perun_hpc.config.user_schema import UserSettings
     from perun_hpc.data_model.data import DataNode
 
 SHOWN = 20
+NAME = 40
+"""Columns of an application's name at most."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +94,9 @@ def _table(
     from perun_hpc.report.formats import history
     from perun_hpc.report.formats.figures import quantity
 
-    rows = [("APP", "RUN", "ROUNDS", "RUNTIME", "ENERGY", "± (k=2)", "PROVENANCE", "CHANGE", "")]
+    style = style_for(sys.stdout)
+    head = ("APP", "RUN", "ROUNDS", "RUNTIME", "ENERGY", f"{style.plus_minus} (k=2)", "PROVENANCE", "CHANGE", "")
+    rows = []
     for directory, tree in listed:
         energy, runtime = history.energy(tree), tree.value(MetricType.RUNTIME)
         change = history.change(tree, _earlier(directory, found))
@@ -108,8 +114,7 @@ def _table(
                 "" if status == "PROCESSING" else status,
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = table(rows, head, (False, False, True, True, True, True, False, True, False), style, widest=NAME)
     totals = []
     for app in dict.fromkeys(directory.parent for directory, _ in listed):
         if ended := [tree for where, tree in found if where.parent == app and _ended(tree)]:

@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.own_sums import About
@@ -48,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     with sums(args, since_day) as seen:
         users = usage(seen.ledger, ["user", "account"], wanted, since_day, until_day)[: args.number]
         if seen.about is None:
-            biggest = largest(seen.ledger, wanted, "energy", args.number)
-            idle = largest(seen.ledger, wanted, "gpu_idle", args.number)
+            damaged = partial(seen.where.tell, "")
+            biggest = largest(seen.ledger, wanted, "energy", args.number, damaged)
+            idle = largest(seen.ledger, wanted, "gpu_idle", args.number, damaged)
         else:
             known = _visible(wanted, seen.where, seen.about)
             biggest = sorted((r for r in known if (r.energy_uj or 0) > 0), key=lambda r: -(r.energy_uj or 0))

@@ -11,7 +11,7 @@ from perun_hpc.config import DEFAULT_LOG_LEVEL, LEVEL_ALIASES, LOG_LEVELS
 from perun_hpc.config.kinds import Choice, Kind, Line, Number, OrNothing, Regex, Upper, Words
 from perun_hpc.config.option import Option, item
 
-FORMATS = ("text", "json", "hdf5", "pickle", "csv", "bench", "zarr")
+FORMATS = ("text", "json", "hdf5", "pickle", "csv", "functions", "bench", "zarr")
 PREFIXES = ("", "k", "M", "G", "T", "m", "u", "µ", "n", "p")
 STATISTICS = ("sum", "mean", "avg", "std", "max", "min")
 METRICS = (

@@ -150,6 +150,11 @@ class Metric:
         """What the value is in."""
         return MetricMetaData(unit_of(self.type))
 
+    @property
+    def at_most(self) -> bool:
+        """Whether its bound (k=2) exceeds its value: only its upper end is known."""
+        return self.uncertainty is not None and self.value < 2 * self.uncertainty
+
 
 @dataclass(frozen=True)
 class Stats:
@@ -212,6 +217,8 @@ class Region:
     time_s : length of the union of its calls, `total_s` their sum (more where calls overlap or recurse).
     mean_s, std_s, max_s : of its calls, how long each took: average, standard deviation, the longest; 0 where none of
         them was inside the run.
+    call_energy_j : energy of a call in the mean, in J; None where only an upper end of its energy is known.
+    share : its energy as a part of its host's while the program ran; None likewise.
     metrics : of the rank's host, during that union; ranks that share a host share its energy.
     """
 
@@ -227,6 +234,8 @@ class Region:
     mean_s: float = 0.0
     std_s: float = 0.0
     max_s: float = 0.0
+    call_energy_j: float | None = None
+    share: float | None = None
 
     @property
     def id(self) -> str:

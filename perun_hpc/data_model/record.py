@@ -291,6 +291,24 @@ class EnergyRecord:
         return str(self.job_id)
 
 
+def known(record: EnergyRecord, name: str) -> Any:
+    """A field of a record for a table whose cells are empty where nothing is known; there it is never 0.
+
+    Parameters
+    ----------
+    record : whose field.
+    name : the field's.
+
+    Returns
+    -------
+    Its value. None for an uncertainty of 0, which says that none is known, and for the parts of an energy that is not.
+    """
+    value = getattr(record, name)
+    if name == "u_uj":
+        return value or None
+    return None if name.endswith("_uj") and record.energy_uj is None else value
+
+
 def worst_provenance(words: list[str]) -> str:
     """Return the worst of `words`; an unknown word counts as `estimated`, nothing at all as `measured`."""
     return worst(w if w in PROVENANCES else "estimated" for w in words).value

@@ -100,6 +100,12 @@ class HostEnergy:
         """Columns of a component's domains whose energy is known."""
         return [one.column for one in self._parts if one.component == component and one.energy_uj is not None]
 
+    @property
+    def known_uj(self) -> float | None:
+        """The host's energy, of the domains in which it is known."""
+        known = [one.energy_uj for one in self._parts if one.energy_uj is not None]
+        return sum(known) if known else None
+
     def total(self) -> Figure | None:
         """The host's energy."""
         # What lies inside a meter that showed all is as good as the meter.

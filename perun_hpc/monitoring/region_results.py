@@ -45,6 +45,7 @@ def of_readings(
     first_ns, last_ns = (int(summary["edges"][place]["mono_ns"]) for place in (0, -1))
     energy = HostEnergy(sensors, summary["results"], last_ns - first_ns)
     host = _Host(times_ns, values, sensors, energy, int(summary["cpus"]))
+    whole_j = (energy.known_uj or 0.0) / 1e6
     result = []
     for rank in sorted(ranks, key=lambda rank: rank.rank):
         calls = by_region(rank.calls, len(rank.names), *_life(rank, first_ns, last_ns))
@@ -64,6 +65,7 @@ def of_readings(
                     marked.still_open,
                     {metric.type: metric for metric in metrics},
                     *_of_calls(lengths),
+                    *_of_energy(metrics, marked.calls, whole_j),
                 )
             )
     return result
@@ -75,6 +77,14 @@ def _of_calls(lengths_ns: Ints) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     spread = float(lengths_ns.std(ddof=1)) if len(lengths_ns) > 1 else 0.0
     return float(lengths_ns.mean()) / NS_PER_S, spread / NS_PER_S, int(lengths_ns.max()) / NS_PER_S
+
+
+def _of_energy(metrics: Sequence[Metric], calls: int, whole_j: float) -> tuple[float | None, float | None]:
+    """The energy of a call in J, and the part of `whole_j` that all calls had; None where that is not known."""
+    found = next((one for one in metrics if one.type is MetricType.ENERGY), None)
+    if found is None or found.at_most or found.value <= 0:
+        return None, None
+    return found.value / calls if calls else None, found.value / whole_j if whole_j else None
 
 
 def _life(rank: RankData, first_ns: int, last_ns: int) -> tuple[int, int]:

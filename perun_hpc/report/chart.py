@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from perun_hpc.accounting.summing import METER, doubts_of
 from perun_hpc.data_model.record import EnergyRecord, Step
+from perun_hpc.energy.uncertainty import RANDOM, added, combined_uj
 from perun_hpc.report import drawing
+from perun_hpc.report.over_time import ALONE
 from perun_hpc.report.screen import printable
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from perun_hpc.report.curves import Floats, JobCurves
+    from perun_hpc.report.curves import Envelope, Floats, JobCurves
 
     Flags = npt.NDArray[np.bool_]
 
@@ -76,6 +79,8 @@ def draw(record: EnergyRecord, curves: JobCurves, title: bool = True) -> Picture
         heights.append(("steps", 17.0 * min(lanes, LANES) + (14 if lanes > LANES else 0)))
     if curves.cpu is not None or curves.gpu is not None:
         heights.append(("use", 96.0))
+    if curves.memory is not None:
+        heights.append(("memory", 72.0))
     if heat is not None:
         heights.append(("hosts", float(min(420, max(80, 14 * len(curves.hosts))))))
     above = LEGEND + (TITLE if title else 0)
@@ -106,11 +111,13 @@ def _drawn(
         top += each + BETWEEN
     divisor, unit = time_unit(float(curves.edges_s[-1]))
     edges = curves.edges_s / divisor
-    _power(axes["power"], curves, edges)
+    _power(axes["power"], curves, edges, bound_of(record))
     if "steps" in axes:
         _steps(axes["steps"], record, steps, divisor)
     if "use" in axes:
         _use(axes["use"], curves, edges)
+    if curves.memory is not None:
+        _memory(axes["memory"], curves.memory, edges)
     if heat is not None:
         _hosts(figure, axes["hosts"], curves, heat, edges, panels[-1], height)
     last = axes[heights[-1][0]]
@@ -139,7 +146,23 @@ def _axes(figure: Any, panel: Panel, height: float, beside: Any) -> Any:
     return made
 
 
-def _power(axes: Any, curves: JobCurves, edges: Floats) -> None:
+def bound_of(record: EnergyRecord) -> float | None:
+    """What the power may be wrong by at any time, k = 2, as a part of it: what errs alike from begin to end.
+
+    None where that is not known, where it is all of the power, and where others used the job's nodes: then the curves
+    are of the whole nodes, and the job's bounds are not theirs.
+    """
+    parts = [part for part in record.components if part.component != METER or len(record.components) == 1]
+    alone = all(method in ALONE for part in parts for method in part.methods)
+    energy_uj = sum(part.energy_uj for part in parts)
+    if not alone or energy_uj <= 0 or not record.u_uj:
+        return None
+    doubts = added(doubts_of(part) for part in parts)
+    bound = 2 * combined_uj({cause: uj for cause, uj in doubts.items() if cause != RANDOM}) / energy_uj
+    return bound if 0 < bound < 1 else None
+
+
+def _power(axes: Any, curves: JobCurves, edges: Floats, bound: float | None) -> None:
     import numpy as np
 
     drawing.stack(axes, edges, curves.components)
@@ -148,6 +171,9 @@ def _power(axes: Any, curves: JobCurves, edges: Floats) -> None:
         axes.stairs(total.high, edges, baseline=total.low, fill=True, color=INK, alpha=0.25, lw=0,
                     label="least to most within")  # fmt: skip
     axes.stairs(total.mean, edges, baseline=None, color=INK, lw=1.1, label="all of these")
+    for way, label in ((1, "bounds (k = 2)"), (-1, "_")) if bound is not None else ():
+        axes.stairs(total.mean * (1 + way * (bound or 0)), edges, baseline=None, color=INK, lw=0.9, ls=(0, (1, 1.6)),
+                    label=label)  # fmt: skip
     if curves.meter is not None:
         axes.stairs(
             curves.meter,
@@ -160,7 +186,7 @@ def _power(axes: Any, curves: JobCurves, edges: Floats) -> None:
         )
     _gaps(axes, edges, np.isnan(total.mean), "not read")
     _gaps(axes, edges, (curves.reporting < curves.nodes) & ~np.isnan(total.mean), "not all hosts read", 0.035)
-    peak = float(np.nanmax(total.high))
+    peak = max(float(np.nanmax(total.high)), float(np.nanmax(total.mean)) * (1 + (bound or 0)))
     if curves.meter is not None:
         peak = max(peak, float(np.nanmax(curves.meter)))
     axes.set_ylim(0, 1.06 * peak or 1.0)
@@ -265,6 +291,22 @@ def _use(axes: Any, curves: JobCurves, edges: Floats) -> None:
         loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9.5, labelcolor=INK, handlelength=1.2,
         borderpad=0.1,
     )  # fmt: skip
+
+
+def _memory(axes: Any, found: Envelope, edges: Floats) -> None:
+    import numpy as np
+    from matplotlib.ticker import MaxNLocator
+
+    peak = float(np.nanmax(found.high))
+    divisor, unit = next(((d, u) for d, u in ((2.0**40, "TiB"), (2.0**30, "GiB")) if peak >= d), (2.0**20, "MiB"))
+    colour = drawing.COLOURS["dram"]
+    if not np.array_equal(found.low, found.high, equal_nan=True):
+        axes.stairs(found.high / divisor, edges, baseline=found.low / divisor, fill=True, color=colour, alpha=0.3, lw=0)
+    axes.stairs(found.mean / divisor, edges, baseline=None, color=colour, lw=1.5)
+    _gaps(axes, edges, np.isnan(found.mean), "_")
+    axes.set_ylim(0, 1.08 * peak / divisor or 1.0)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.set_ylabel(f"memory / {unit}", color=MUTED)
 
 
 def heat_of(curves: JobCurves) -> Heat | None:

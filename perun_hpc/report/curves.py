@@ -75,6 +75,7 @@ class JobCurves:
     hosts : in the order of the job's nodes; those without a trace are not there.
     nodes : how many nodes the trace was to be of.
     cpu, gpu : per cent busy; the mean over hosts (all GPUs of one), the least and greatest host. None without.
+    memory : bytes that the job held; likewise.
     provenance : the worst of the sensors that the power rests on.
     """
 
@@ -89,6 +90,7 @@ class JobCurves:
     cpu: Envelope | None
     gpu: Envelope | None
     provenance: str
+    memory: Envelope | None = None
 
     @property
     def energy_uj(self) -> int:
@@ -167,11 +169,11 @@ class _Sums:
         self._known = np.zeros(len(grid.fine_edges_s) - 1, dtype=np.int64)
         self._meter = np.zeros(len(grid.fine_edges_s) - 1)
         self._metered = np.zeros(len(grid.fine_edges_s) - 1, dtype=np.int64)
-        self._busy: dict[str, list[Floats]] = {"cpu": [], "gpu": []}
+        self._busy: dict[str, list[Floats]] = {"cpu": [], "gpu": [], "memory": []}
         self._provenances: set[str] = set()
 
     def add(self, node: str, parts: dict[str, Floats], busy: dict[str, Floats], hottest_c: float | None) -> None:
-        """Take in a host: the power of its components by parts of columns, its utilisations by columns."""
+        """Take in a host: the power of its components by parts of columns, its utilisations and memory by columns."""
         meter = parts.pop("node") if "node" in parts and len(parts) > 1 else None
         if meter is not None:
             self._meter += np.nan_to_num(meter)
@@ -219,6 +221,7 @@ class _Sums:
             cpu=_across(self._busy["cpu"]),
             gpu=_across(self._busy["gpu"]),
             provenance=worst(self._provenances).value,
+            memory=_across(self._busy["memory"]),
         )
 
 
@@ -252,7 +255,7 @@ class _Track:
 
     def _add_block(self, sums: _Sums, names: list[str], rows: slice, bearing: dict[str, Sensor]) -> None:
         offsets = self._part(layout.OFFSET, rows)
-        wanted = [name for name in self.sensors if name in ("energy", "power", "utilisation", "temperature")]
+        wanted = [name for name in self.sensors if name in ("energy", "power", "utilisation", "temperature", "memory")]
         values = {name: self._part(name, rows) for name in wanted}
         ticks = (self.origin + self.start + np.arange(self.stop - self.start)) * self.period_ns - sums.grid.start_ns
         for number in range(rows.stop - rows.start):
@@ -273,10 +276,14 @@ class _Track:
                     readings = taken[known].astype(np.float64) * self.divisors[name]
                     if name == "temperature":
                         hottest.append(float(readings.max()) / 1e3)
+                    elif name == "memory":
+                        if sensor.component == "dram" and name not in busy:  # GPUs have memory, too
+                            held = power(when_s[known], readings, sums.grid.edges_s, counts=False)
+                            busy[name] = [held]
                     elif name == "utilisation":
                         kind = "cpu" if sensor.domain == "cpu" else sensor.component
                         if kind in ("cpu", "gpu") and (kind == "gpu" or sensor.domain == "cpu"):
-                            busy.setdefault(kind, []).append(binned(when_s[known], readings / 10, sums.grid.edges_s))
+                            busy.setdefault(kind, []).append(trailing(when_s[known], readings / 10, sums.grid.edges_s))
                     elif sensor.id in bearing:
                         component = sensor.component if sensor.component in ORDER else "other"
                         counts = sensor.kind is Kind.COUNTER
@@ -343,13 +350,14 @@ def power(when_s: Floats, values: Floats, edges_s: Floats, counts: bool) -> Floa
     return np.where(enough, spent / np.where(covered > 0, covered, 1.0), np.nan)
 
 
-def binned(when_s: Floats, values: Floats, edges_s: Floats) -> Floats:
-    """The mean of a gauge's readings between each two of `edges_s`, NaN where there are none."""
-    places = np.searchsorted(edges_s, when_s, side="right") - 1
-    inside = (places >= 0) & (places < len(edges_s) - 1)
-    count = np.bincount(places[inside], minlength=len(edges_s) - 1)
-    total = np.bincount(places[inside], weights=values[inside], minlength=len(edges_s) - 1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+def trailing(when_s: Floats, values: Floats, edges_s: Floats) -> Floats:
+    """The mean between each two of `edges_s` of a gauge whose readings are each of the time since the one before.
+
+    So it is with utilisations: what is read at the end of a second says how busy that second was. NaN where less than
+    half of a column was read.
+    """
+    since = np.concatenate(([0.0], np.cumsum(values[1:] * np.diff(when_s))))
+    return power(when_s, since, edges_s, counts=True)
 
 
 def _across(rows: list[Floats]) -> Envelope | None:

@@ -20,6 +20,7 @@ NAME = 16
 """Columns that the name of a function has at least."""
 ESTIMATED = "~"
 """Before an energy that is estimated."""
+NO_RANKS = "no energy by rank: a step's ranks share its cgroup, and only their functions have parts of it"
 HOSTS_IN_FULL = 4
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
@@ -82,10 +83,11 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
     step = next((s for s in record.steps if s.step_id == step_id), None)
     if step is None:
         return []
-    span = f"{q.moment(step.start_ns)} .. {q.moment(step.end_ns, step.start_ns)}"
+    when = f"{q.moment(step.start_ns)} .. {q.moment(step.end_ns, step.start_ns)}"
+    when += f"  {q.span(step.start_ns, step.end_ns)}"
     lines = [
         style.bold(both_ends(f"Step {record.display_id}.{step.step_id}  {record.name}", record.state, style)),
-        both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", f"{span}  {_wall(step)}", style),
+        both_ends(f"{count(step.tasks, 'task')} on {count(step.nodes, 'node')}", when, style),
         style.rule,
         *_labelled("Energy", _step_energy(step, record, style)),
     ]
@@ -279,8 +281,8 @@ def _steps(r: EnergyRecord, style: Style) -> list[str]:
             step_name(s),
             f"{s.tasks or '-'}",
             f"{s.nodes}",
-            _wall(s),
-            "-" if s.cpu_ns is None else q.duration(s.cpu_ns / 1e9),
+            q.span(s.start_ns, s.end_ns),
+            q.duration(s.cpu_ns / 1e9) if s.cpu_ns else "-",
             step_energy(s, style.plus_minus),
         ]
         for s in chosen
@@ -373,12 +375,16 @@ def _room(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 def _region_row(g: Region, whole_uj: int | None, style: Style) -> list[str]:
     low, high = q.duration(g.time_min_ns / 1e9), q.duration(g.time_max_ns / 1e9)
     energy = region_energy(g, style.plus_minus)
-    a_call = share = "-"
-    if g.energy_uj is not None and _is_resolved(g):
-        a_call = q.energy(round(g.energy_uj / g.calls)) if g.calls else "-"
-        share = q.percent(g.energy_uj, whole_uj) if whole_uj and whole_uj > 0 else "-"
     time = low if low == high else f"{low} .. {high}"
-    return [g.name, str(g.calls), str(g.ranks), time, energy, a_call, share]
+    return [g.name, str(g.calls), str(g.ranks), time, energy, *region_parts(g, whole_uj)]
+
+
+def region_parts(g: Region, whole_uj: int | None) -> tuple[str, str]:
+    """The energy of a call in the mean, and its share of the job's; `-` where only an upper end is known."""
+    if g.energy_uj is None or not _is_resolved(g):
+        return "-", "-"
+    a_call = q.energy(round(g.energy_uj / g.calls)) if g.calls else "-"
+    return a_call, q.percent(g.energy_uj, whole_uj) if whole_uj and whole_uj > 0 else "-"
 
 
 def _is_resolved(g: Region) -> bool:
@@ -398,15 +404,14 @@ def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
     else:
         chosen = [("", k) for k in sorted(ranks, key=lambda k: k.rank)]
     rows = [
-        [f"{k.rank}  {label}".rstrip(), k.node, q.duration((k.end_ns - k.start_ns) / 1e9), q.energy(k.energy_uj)]
+        [f"{k.rank}  {label}".rstrip(), k.node, q.span(k.start_ns, k.end_ns), q.energy(k.energy_uj)]
         for label, k in chosen
     ]
     lines = _bold_head(
         table(rows, (f"Ranks ({len(ranks)})", "host", "time", "energy"), (False, False, True, True), style), style
     )
     if all(k.energy_uj is None for k in ranks):
-        why = "no energy by rank: a step's ranks share its cgroup, and only their functions have parts of it"
-        lines += wrapped(why, 2, "  ")
+        lines += wrapped(NO_RANKS, 2, "  ")
     return lines
 
 
@@ -476,7 +481,3 @@ def _labelled(label: str, text: str) -> list[str]:
 
 def _bold_head(lines: list[str], style: Style) -> list[str]:
     return [style.bold(lines[0]), *lines[1:]]
-
-
-def _wall(step: Step) -> str:
-    return q.duration(max(step.end_ns - step.start_ns, 0) / 1e9)

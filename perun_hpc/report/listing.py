@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from datetime import datetime
 
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord, known
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
@@ -29,8 +29,9 @@ def jobs_listing(records: Sequence[EnergyRecord], style: Style, now_s: float, to
     for widths in _WIDTHS:
         rows = [_row(r, style, now_s, *widths) for r in records]
         if total:
-            known = [r.energy_uj for r in records if r.energy_uj is not None]
-            rows.append(["", "", "", "", count(len(records), "job"), "", q.energy(sum(known)) if known else "-", ""])
+            energies = [r.energy_uj for r in records if r.energy_uj is not None]
+            whole = q.energy(sum(energies)) if energies else "-"
+            rows.append(["", "", "", "", count(len(records), "job"), "", whole, ""])
         lines = table(rows, head, right, style)
         if max(map(cells, lines)) <= WIDTH:
             break
@@ -69,7 +70,7 @@ def jobs_csv(records: Sequence[EnergyRecord]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for record in records:
-        writer.writerow([csv_cell(getattr(record, name)) for name in _COLUMNS])
+        writer.writerow([csv_cell(known(record, name)) for name in _COLUMNS])
     return out.getvalue()
 
 

@@ -44,6 +44,10 @@
     const [divisor, unit] = value >= 1e6 ? [1e6, "MW"] : value >= 1e3 ? [1e3, "kW"] : [1, "W"];
     return Number((value / divisor).toPrecision(4)) + " " + unit;
   };
+  const bytes = (value) => {
+    const [size, unit] = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"]].find(([each]) => value >= each) || [1024, "KiB"];
+    return Number((value / size).toPrecision(3)) + " " + unit;
+  };
   const clock = (s) => {
     const digits = to - from < 120 ? 1 : 0, all = Number(s.toFixed(digits)), two = (n) => String(n).padStart(2, "0");
     const rest = (all % 60).toFixed(digits).padStart(digits ? 4 : 2, "0");
@@ -99,9 +103,14 @@
     if (data.parts.length > 1) found.push(["together", watts(mean)]);
     if (mean !== null && data.total.low[n] !== data.total.high[n])
       found.push(["least to most", watts(data.total.low[n]) + " to " + watts(data.total.high[n])]);
+    if (mean !== null && data.bound !== null)
+      found.push(["bounds (k = 2)", "± " + watts(Number((mean * data.bound).toPrecision(2)))]);
     if (data.meter) found.push(["nodes' meters", watts(data.meter[n])]);
     if (data.cpu) found.push(["CPU busy", percent(data.cpu, n)]);
     if (data.gpu) found.push(["GPU busy", percent(data.gpu, n)]);
+    if (data.memory) found.push(["memory held", data.memory.mean[n] === null ? "not read" : bytes(data.memory.mean[n]) +
+      (data.memory.low[n] === data.memory.high[n] ? "" :
+        "  (" + bytes(data.memory.low[n]) + " to " + bytes(data.memory.high[n]) + ")")]);
     const now = data.steps.filter((step) => step.from <= at && at < step.to).map((step) => step.id);
     if (now.length) found.push([now.length > 1 ? "steps" : "step", now.slice(0, 6).join(", ")]);
     if (data.reporting[n] < data.nodes) found.push(["hosts read", data.reporting[n] + " of " + data.nodes]);

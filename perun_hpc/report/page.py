@@ -20,7 +20,15 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.curves import JobCurves
 from perun_hpc.report.hints import hints
 from perun_hpc.report.html import Html, bar, joined, safe, table, tag
-from perun_hpc.report.job import all_dynamic, region_energy, region_notes, step_energy, step_name
+from perun_hpc.report.job import (
+    NO_RANKS,
+    all_dynamic,
+    region_energy,
+    region_notes,
+    region_parts,
+    step_energy,
+    step_name,
+)
 
 SIGN = "±"
 RANKED = 5
@@ -202,7 +210,7 @@ def _over_time(r: EnergyRecord, beside: Beside) -> Html:
     picture = chart.draw(r, curves, title=False)
     label = (
         f"Power of job {r.display_id} over {q.duration(float(curves.edges_s[-1]))}, by component, with its steps, how "
-        "busy the hosts were and each host's power; the figures stand in the tables below."
+        "busy the hosts were, their memory and each host's power; the figures stand in the tables below."
     )
     drawn = Html(inline.svg(picture.figure, _COLOURS, safe(label)))
     stage = tag(
@@ -221,8 +229,10 @@ def _caption(r: EnergyRecord, curves: JobCurves) -> str:
         said.append(
             f"The dark band goes from the least to the greatest of its parts of {_seconds(curves.fine_s)} each."
         )
-    if curves.cpu is not None or curves.gpu is not None:
-        said.append("Around what is busy: the least and the most busy host." if len(curves.hosts) > 1 else "")
+    if chart.bound_of(r) is not None:
+        said.append("Dotted: what the sensors may be wrong by (k = 2), alike at all times.")
+    if len(curves.hosts) > 1 and not curves.cpu is curves.gpu is curves.memory is None:
+        said.append("Around what is busy, and around memory: the hosts with least and most.")
     if (curves.reporting < curves.nodes).any():
         said.append("Hatched or marked at the top: something was not read there; the sum is of the hosts that were.")
     held = curves.energy_uj
@@ -348,7 +358,8 @@ def _host_figures(r: EnergyRecord, curves: JobCurves | None) -> list[_Host]:
 
 
 def _slowness(h: _Host) -> float | None:
-    return None if h.slowest is None else (h.slowest.end_ns - h.slowest.start_ns) / 1e9
+    took_ns = 0 if h.slowest is None else h.slowest.end_ns - h.slowest.start_ns
+    return took_ns / 1e9 if took_ns > 0 else None
 
 
 def _ranked(head: str, hosts: Sequence[tuple[_Host, float | None]], word: Callable[[float], str]) -> Html:
@@ -369,12 +380,13 @@ def _steps(r: EnergyRecord) -> Html:
     most = max((s.energy_uj or 0) + 2 * s.u_uj for s in r.steps)
     rows: list[list[str | Html]] = [
         [step_name(s), bar(s.energy_uj or 0, most, 2 * s.u_uj, "step"), step_energy(s, SIGN), f"{s.tasks or '-'}",
-         str(s.nodes), _after(s.start_ns, r), q.duration(max(s.end_ns - s.start_ns, 0) / 1e9)]
+         str(s.nodes), _after(s.start_ns, r), q.span(s.start_ns, s.end_ns),
+         q.duration(s.cpu_ns / 1e9) if s.cpu_ns else "-"]
         for s in r.steps[:LISTED]
     ]  # fmt: skip
     made = [
         tag("h2", "Steps"),
-        table(("step", "", "energy (k = 2)", "tasks", "nodes", "begins after", "time"), rows, "tbnnnnn"),
+        table(("step", "", "energy (k = 2)", "tasks", "nodes", "begins after", "time", "CPU time"), rows, "tbnnnnnn"),
     ]
     if len(r.steps) > LISTED:
         made.append(tag("p", f"and {len(r.steps) - LISTED} more: perun report --json", class_="caption"))
@@ -384,10 +396,13 @@ def _steps(r: EnergyRecord) -> Html:
         longest = max(1, ordered[0].end_ns - ordered[0].start_ns)
         lines: list[list[str | Html]] = [
             [k.step_id, str(k.rank), k.node, bar(k.end_ns - k.start_ns, longest, 0, "step"),
-             q.duration((k.end_ns - k.start_ns) / 1e9), q.energy(k.energy_uj)]
+             q.span(k.start_ns, k.end_ns), q.energy(k.energy_uj)]
             for k in ordered[:LISTED]
         ]  # fmt: skip
-        full = table(("step", "rank", "host", "", "time", "energy"), lines, "tntbnn")
+        bare = all(k.energy_uj is None for k in r.ranks)
+        shown = 5 if bare else 6
+        head = ("step", "rank", "host", "", "time", "energy")[:shown]
+        full = table(head, [line[:shown] for line in lines], "tntbnn"[:shown], f"{NO_RANKS}." if bare else "")
         some = f"the {LISTED} slowest of {len(ordered)} ranks" if len(ordered) > LISTED else count(len(ordered), "rank")
         made.append(tag("details", joined([tag("summary", some), full])))
     return tag("section", joined(made))
@@ -403,12 +418,13 @@ def _functions(r: EnergyRecord) -> Html:
     ordered = sorted(r.regions, key=lambda g: -(g.energy_uj or g.time_ns))
     most = max((g.energy_uj or 0) + 2 * g.u_uj for g in ordered)
     rows: list[list[str | Html]] = [
-        [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), region_energy(g, SIGN), str(g.calls),
-         str(g.ranks), f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"]
+        [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), region_energy(g, SIGN),
+         *region_parts(g, r.energy_uj), str(g.calls), str(g.ranks),
+         f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"]
         for g in ordered[:LISTED]
     ]  # fmt: skip
-    head = ("function", "step", "", "energy (k = 2)", "calls", "ranks", "time per rank")
-    made = [tag("h2", "Functions"), table(head, rows, "ttbnnnn")]
+    head = ("function", "step", "", "energy (k = 2)", "a call", "share", "calls", "ranks", "time per rank")
+    made = [tag("h2", "Functions"), table(head, rows, "ttbnnnnnn")]
     if len(ordered) > LISTED:
         made.append(tag("p", f"and {len(ordered) - LISTED} more: perun report --json", class_="caption"))
     made += [tag("p", f"{note}.", class_="caption") for note in region_notes(ordered[:LISTED])]

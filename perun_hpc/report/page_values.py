@@ -10,7 +10,7 @@ import numpy as np
 
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.report import drawing
-from perun_hpc.report.chart import COLOUR_MAP, LEVELS, Picture, steps_with_times
+from perun_hpc.report.chart import COLOUR_MAP, LEVELS, Picture, bound_of, steps_with_times
 from perun_hpc.report.curves import Envelope, Floats, JobCurves
 from perun_hpc.report.screen import printable
 
@@ -28,6 +28,8 @@ def values(record: EnergyRecord, curves: JobCurves, picture: Picture) -> str:
         "meter": None if curves.meter is None else _rounded(curves.meter),
         "cpu": _envelope(curves.cpu),
         "gpu": _envelope(curves.gpu),
+        "memory": _envelope(curves.memory),
+        "bound": bound_of(record),
         "reporting": curves.reporting.tolist(),
         "nodes": curves.nodes,
         "steps": [

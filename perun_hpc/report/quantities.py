@@ -103,13 +103,20 @@ def percent(part: float, whole: float = 1.0) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`1-02:03:04` as Slurm writes it; below a minute with tenths of a second: `2.3 s`."""
+    """`1-02:03:04` as Slurm writes it; below a minute with tenths of a second: `2.3 s`, below one in `45 ms`."""
+    if 0 < seconds < 0.1:
+        return "<1 ms" if seconds < 0.001 else f"{seconds * 1e3:.2g} ms"
     if 0 <= seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     days, rest = divmod(whole, 86400)
     text = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
     return f"{days}-{text}" if days else text
+
+
+def span(start_ns: int, end_ns: int) -> str:
+    """How long it was from one moment to another (ns), as `duration`; `-` where one of them is not known (0)."""
+    return duration((end_ns - start_ns) / 1e9) if 0 < start_ns <= end_ns else "-"
 
 
 def moment(ns: int, after_ns: int | None = None) -> str:

@@ -21,7 +21,7 @@ from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, sl
 pytest.importorskip("pyarrow")
 from pyarrow import parquet
 
-from perun_hpc.accounting.warehouse import SETTLED_S, export
+from perun_hpc.accounting.warehouse import SETTLED_S, Exported, export
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledger.md"
 pytestmark = pytest.mark.usefixtures("utc")
@@ -55,12 +55,16 @@ def files(directory: Path) -> dict[Path, bytes]:
 def asked(directory: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
     """DuckDB's answer to the documents' question: month and account -> the rest of the row."""
     duckdb = pytest.importorskip("duckdb")
-    (block,) = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    connection = duckdb.connect()
+    return {(str(row[0]), row[1]): tuple(row[2:]) for row in answers(duckdb.connect(), 0, directory)}
+
+
+def answers(connection: Any, place: int, directory: Path) -> list[tuple[Any, ...]]:
+    """DuckDB's answer to the documents' question number `place`."""
+    block = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)[place]
     for statement in block.replace("'warehouse/", f"'{directory}/").split(";"):
         if statement.strip():
             result = connection.execute(statement)
-    return {(str(row[0]), row[1]): tuple(row[2:]) for row in result.fetchall()}
+    return list(result.fetchall())
 
 
 def test_duckdb_answers_as_the_ledger_does(ledger: Ledger, tmp_path: Path) -> None:
@@ -151,3 +155,52 @@ def test_what_cannot_be_read_or_written_is_one_clear_line(ledger: Ledger, tmp_pa
     with pytest.raises(AccessError, match="that you may write"):
         export(ledger, tmp_path / "file")
     assert [one.name for one in (tmp_path / "w/jobs").iterdir()] == ["month=2026-11"]
+
+
+def with_parts(ledger: Ledger, job_id: int, joules: int, calls: int, revision: int = 1) -> None:
+    """A job with one step that is known, one that is not, and one function."""
+    steps = [
+        {"step_id": "0", "tasks": 4, "nodes": 1, "ranks": [], "start_ns": START_S * NS, "end_ns": (START_S + 60) * NS,
+         "energy_uj": joules * 10**6, "u_uj": 10**5, "cpu_ns": 9 * NS},
+        {"step_id": "1", "tasks": 0, "nodes": 1, "ranks": [], "cpu_ns": 0, "why": "nothing was measured while it ran"},
+    ]  # fmt: skip
+    region = {"step_id": "0", "rank": 0, "name": "relax", "calls": calls, "time_ns": 50 * NS, "u_uj": 10**5,
+              "energy_uj": joules * 10**6, "method": "counted"}  # fmt: skip
+    data = boundary(job_id, domains={"package-0": domain("cpu", 2 * joules * 10**6)}, revision=revision)
+    record = sum_boundaries([parsed({**data, "steps": steps, "regions": [region]})])
+    ledger.put([add_slurm(record, slurm_job(job_id))])
+
+
+def test_steps_and_functions_lie_beside_their_jobs(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    with_parts(ledger, 1, 6, 3)
+    with_parts(ledger, 2, 4, 1)
+    assert export(ledger, tmp_path / "w", now_s=START_S + 1000) == Exported(2, 3)
+    with_parts(ledger, 2, 8, 1, revision=2)  # amended: what was exported first does not count
+    assert export(ledger, tmp_path / "w", now_s=START_S + 2000) == Exported(1, 3)
+    ledger.close()
+    path = min((tmp_path / "w").glob("steps/month=*/*.parquet"))
+    known, unknown = [row for row in parquet.read_table(path, partitioning=None).to_pylist() if row["job_id"] == 1]
+    assert (known["step"], known["tasks"], known["energy_uj"], known["u_uj"]) == ("0", 4, 6 * 10**6, 10**5)
+    assert known["end"] == datetime.fromtimestamp(START_S + 60, UTC)
+    assert [unknown[name] for name in ("tasks", "start", "cpu_time_ns", "energy_uj", "u_uj")] == [None] * 5
+    assert unknown["why"] == "nothing was measured while it ran"
+    connection = duckdb.connect()
+    answers(connection, 0, tmp_path / "w")
+    ((name, calls, kwh, a_call),) = answers(connection, 1, tmp_path / "w")
+    assert (name, calls, kwh, a_call) == ("relax", 4, pytest.approx(14 / 3.6e6), pytest.approx(3.5))
+
+
+def test_a_damaged_record_is_named_and_tried_again(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ledger.engine.begin() as connection:
+        connection.execute("UPDATE record SET body = '[' WHERE job = (SELECT id FROM job WHERE job_id = 1)")
+    command = ["ledger", "--ledger", str(tmp_path / "ledger.db"), "export", "--parquet", str(tmp_path / "w")]
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("3 records in 2 new files") and "not exported: ledger row 1: not JSON" in err
+    with ledger.engine.begin() as connection:
+        connection.execute("DELETE FROM job WHERE job_id = 1")
+    assert main(command) == 0

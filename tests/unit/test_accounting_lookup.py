@@ -12,6 +12,8 @@ from perun_hpc.accounting import comment
 from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import find, listed_by_slurm
+from perun_hpc.accounting.questions import Filter, jobs
+from perun_hpc.accounting.selection import select
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.data_model.record import EnergyRecord, to_json
@@ -230,3 +232,47 @@ def test_a_job_that_waits_is_pending_wherever_it_is_shown(archive: Archive) -> N
     assert line.split()[-1] == "pending" and "running" not in line
     assert "1 job " in f"{total} " and "1 jobs" not in total
     assert "pending" in jobs_csv([found.record]) and "running" not in jobs_csv([found.record])
+
+
+def damage(archive: Archive, job_id: int) -> None:
+    (archive.job(Run(job_id, 0)) / "record.json").write_text('{"schema": ')
+
+
+def test_a_damaged_record_costs_itself_alone(archive: Archive) -> None:
+    for job_id in (4711, 4712):
+        publish(archive, record(job_id))
+    damage(archive, 4711)
+    told: list[tuple[str, str]] = []
+    where = replace(places(archive), tell=lambda job, why: told.append((job, why)))
+    chosen = select(["4711-4712"], "", where, {}, START_S + 1000.0)
+    assert [runs[0].record.job_id for runs in chosen.objects] == [4712]
+    assert chosen.absent == () and [job for job, _ in told] == ["4711"] and "not JSON" in told[0][1]
+    assert [f.record.job_id for f in select(["4712", "4711"], "", where, {}, 0.0).objects[0]] == [4712]
+    for ask in (lambda: find("4711", where), lambda: select(["4711"], "", where, {}, 0.0)):
+        with pytest.raises(DataError, match=r"record\.json: not JSON"):
+            ask()
+
+
+def test_of_a_job_with_a_damaged_record_there_is_what_slurm_says(archive: Archive) -> None:
+    publish(archive, record())
+    damage(archive, 4711)
+    row = slurm_job()
+    for (found,) in (find("4711", places(archive, slurm(row))), listed_by_slurm([row], places(archive))):
+        assert (found.record.status, found.record.energy_uj, found.record.name) == ("missing", None, row.name)
+        assert "damaged" in found.record.missing[0]
+
+
+def test_a_damaged_row_of_the_ledger_costs_itself_alone(archive: Archive) -> None:
+    url = str(archive.root / "ledger.db")
+    ledger = open_ledger(url, create=True)
+    ledger.put([record(), record(4712)])
+    with ledger.engine.begin() as connection:
+        connection.execute("UPDATE record SET body = '[]' WHERE job = (SELECT id FROM job WHERE job_id = 4711)")
+    told: list[str] = []
+    assert [r.job_id for r in jobs(ledger, Filter(), 9, told.append)] == [4712]
+    assert len(told) == 1 and told[0].startswith("ledger row")
+    with pytest.raises(DataError):
+        jobs(ledger, Filter(), 9)
+    ledger.close()
+    found = select(["4711-4712"], "", places(archive, ledger=url), {}, 0.0)
+    assert [runs[0].record.job_id for runs in found.objects] == [4712]

@@ -91,6 +91,10 @@ def test_without_an_id_it_is_the_job_one_is_in_else_the_last_that_started(tmp_pa
     assert shown(chosen(tmp_path, slurm)) == [["20_1", "20_2", "20_3"]]
     assert shown(chosen(tmp_path, slurm, environ={"SLURM_JOB_ID": "10"})) == [["10"]]
     assert shown(chosen(tmp_path, slurm, "last", environ={"SLURM_JOB_ID": "10"})) == [["20_1", "20_2", "20_3"]]
+    own = {"SLURM_JOB_ID": "10", "SLURM_CLUSTER_NAME": "C"}
+    assert shown(chosen(tmp_path, slurm, environ=own)) == [["10"]]
+    # Asked about another cluster than the one on which the job runs: its id means another job there.
+    assert shown(chosen(tmp_path, slurm, environ={**own, "SLURM_CLUSTER_NAME": "other"})) == [["20_1", "20_2", "20_3"]]
     assert all(options == [f"--user={os.getuid()}"] for _, options in slurm.spans)
 
 

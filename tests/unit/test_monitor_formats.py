@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -18,7 +19,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.monitoring import runs
 from perun_hpc.monitoring.results import combine, multi_run_node, own_share, run_node
 from perun_hpc.monitoring.rundir import RunDirectory, claim, safe
-from perun_hpc.report.formats import bench, figures, text
+from perun_hpc.report.formats import bench, figures, text, write
 
 
 def chosen(tmp_path, **overrides):
@@ -282,6 +283,32 @@ def test_regions_show_energy_and_how_long_a_call_took(tmp_path):
     assert "~: estimated" in text.render(tree, options) and "<: at most" in text.render(tree, options)
     one.regions = one.regions[:1]
     assert "~" not in text.render(tree, options) and "<" not in text.render(tree, options)
+
+
+def test_a_call_has_a_mean_energy_and_a_region_its_share_where_more_than_a_bound_is_known(tmp_path):
+    def region(name: str, joules: float, u_j: float, **known: float) -> Region:
+        energy = Metric(MetricType.ENERGY, joules, uncertainty=u_j, method="estimated", low=0.0, high=joules + 3 * u_j)
+        return Region(name, "a", 0, 8, 1.0, 1.0, metrics={MetricType.ENERGY: energy}, mean_s=0.1, max_s=0.2, **known)
+
+    one = host("a", 10)
+    one.regions = [region("f", 4.0, 0.2, call_energy_j=0.5, share=0.4), region("=h", 1.0, 2.0)]
+    options = chosen(tmp_path, metrics="energy", region_metrics="energy")
+    tree = multi_run_node("r", [run_node("0", [one], options)], {"app": "app"})
+    found = lines_of(tree, options)
+    assert ["calls", "energy", "per", "call", "share", "a", "call", "±", "max"] in found
+    assert ["f", "8", "~4.00", "~500", "~40.0", "0.1", "0", "0.2"] in found
+    assert ["=h", "8", "<5.00", "-", "-", "0.1", "0", "0.2"] in found
+    entries = {entry["name"]: entry for entry in json.loads(bench.render(tree, options))}
+    assert entries["app - f - energy per call"]["value"] == pytest.approx(0.0005)  # kJ
+    assert "app - =h - energy per call" not in entries
+    write(tree, tmp_path, tmp_path / "out.csv", "functions", options)
+    head, first, second = csv.reader((tmp_path / "out.csv").read_text().splitlines())
+    rows = [dict(zip(head, row, strict=True)) for row in (first, second)]
+    assert [row["function"] for row in rows] == ["f", "'=h"]
+    assert [(row["energy_j"], row["call_energy_j"], row["share"]) for row in rows] == [
+        ("4.0", "0.5", "0.4"), ("1.0", "", ""),
+    ]  # fmt: skip
+    assert DataNode.from_json(json.loads(json.dumps(tree.to_json()))) == tree
 
 
 def test_rounds_have_mean_and_deviation(tmp_path):

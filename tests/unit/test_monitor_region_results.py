@@ -107,3 +107,14 @@ def test_calls_have_an_average_a_deviation_and_a_longest() -> None:
     assert (region.calls, region.mean_s, region.std_s, region.max_s) == (4, 2.0, 1.0, 3.0)
     alone = laid([PACKAGE], [[0, 1, 2]], (0, 10, 11))
     assert (alone.mean_s, alone.std_s, alone.max_s) == (1.0, 0.0, 1.0)
+
+
+def test_a_call_costs_a_part_of_what_a_region_did_unless_only_a_bound_is_known() -> None:
+    counter = [0.0, 10e6, 20e6, 50e6, 60e6]  # uJ: 30 J of the third second
+    known = laid([PACKAGE], [counter], (0, 12, 12.4), (0, 12.4, 13))
+    assert known.metrics[MetricType.ENERGY].method == "counted"
+    assert known.call_energy_j == pytest.approx(15)
+    assert known.share == pytest.approx(0.5)
+    short = laid([PACKAGE], [counter], (0, 12.4, 12.5))
+    assert short.metrics[MetricType.ENERGY].at_most
+    assert (short.call_energy_j, short.share) == (None, None)

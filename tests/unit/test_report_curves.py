@@ -9,7 +9,7 @@ import pytest
 
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report import curves
-from perun_hpc.report.curves import JobCurves, binned, power
+from perun_hpc.report.curves import JobCurves, power, trailing
 from tests import picture_data
 from tests.accounting_data import NS, START_S
 
@@ -60,9 +60,23 @@ def test_readings_of_a_slower_pace_are_no_gaps() -> None:
 def test_a_gauge_is_the_mean_of_its_readings() -> None:
     when, watts = np.array([0.0, 1, 2]), np.array([10.0, 20, 20])
     assert power(when, watts, np.array([0.0, 1, 2]), counts=False).tolist() == [15, 20]
-    found = binned(np.array([0.1, 0.2, 2.5, 9]), np.array([1.0, 3, 7, 9]), np.array([0.0, 1, 2, 3]))
-    assert found[[0, 2]].tolist() == [2, 7]
-    assert np.isnan(found[1])
+
+
+def test_how_busy_a_second_was_is_read_at_its_end_and_drawn_where_it_was() -> None:
+    when, percent = np.arange(0.0, 6), np.array([50.0, 10, 90, 90, 10, 10])
+    assert trailing(when, percent, np.arange(0.0, 6)).tolist() == [10, 90, 90, 10, 10]
+    assert trailing(when, percent, np.array([0.0, 2, 4])).tolist() == [50, 50]
+    hole = np.array([0.0, 1, 2, 9, 10])
+    found = trailing(hole, np.array([5.0, 5, 5, 5, 5]), np.arange(0.0, 11))
+    assert np.isnan(found).tolist() == [False] * 2 + [True] * 7 + [False]
+
+
+def test_power_and_utilisation_rise_in_the_same_column(tmp_path: Path) -> None:
+    picture_data.write_trace(tmp_path / "job", tmp_path / "scratch", 1, 100)
+    found = curves.read(tmp_path / "job", START, START + 100 * NS)
+    assert found.cpu is not None
+    rise = [int(np.nanargmax(np.diff(one[:12]))) for one in (found.total.mean, found.cpu.mean)]
+    assert rise[0] == rise[1]
 
 
 def test_components_add_up_and_the_meter_stands_beside_them(read: JobCurves) -> None:

@@ -70,7 +70,7 @@ def _of_use(use: StepUse, end: Edge, error: float, edges_uj: float) -> Iterator[
     """What a step used, and why it is not known."""
     yield "start_ns", use.start_ns
     yield "end_ns", use.end_ns or end.real_ns
-    yield "cpu_ns", use.cpu_ns
+    yield "cpu_ns", use.cpu_ns or None  # 0: its cgroup was gone before anybody had looked
     if use.name == FURTHER:
         yield "steps", use.steps
     if use.energy_uj is None:

@@ -18,6 +18,7 @@ from perun_hpc.monitoring.rundir import RUN, safe
 SUFFIX = {
     "json": ".json",
     "csv": ".csv",
+    "functions": ".functions.csv",
     "hdf5": ".hdf5",
     "pickle": ".pkl",
     "bench": ".bench.json",
@@ -122,6 +123,10 @@ def write(tree: DataNode, directory: Path, target: Path, format: str, settings: 
         from perun_hpc.report.formats import table
 
         files.write_new(target, table.csv_text(tree, directory).encode(), 0o644, durable=False)
+    elif format == "functions":
+        from perun_hpc.report.formats import functions
+
+        files.write_new(target, functions.csv_text(tree).encode(), 0o644, durable=False)
     elif format == "hdf5":
         from perun_hpc.report.formats import hdf5
 

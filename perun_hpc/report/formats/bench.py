@@ -32,6 +32,11 @@ def render(tree: DataNode, settings: UserSettings) -> str:
             spread = (max(series) - min(series)) / 2
             name = f"{app} - {region} - {kind}"
             entries.append({"name": name, "unit": unit, "value": mean / factor, "range": f"{spread / factor:.6g}"})
+    factor, unit = scaled(MetricType.ENERGY, settings)
+    for region, calls in _call_energies(tree).items():
+        mean, spread = sum(calls) / len(calls) / factor, (max(calls) - min(calls)) / 2 / factor
+        name = f"{app} - {region} - energy per call"
+        entries.append({"name": name, "unit": unit, "value": mean, "range": f"{spread:.6g}"})
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -44,3 +49,13 @@ def _region_values(tree: DataNode, settings: UserSettings) -> dict[str, dict[Met
                 if kind in region.metrics:
                     result.setdefault(region.name, {}).setdefault(kind, []).append(region.metrics[kind].value)
     return result
+
+
+def _call_energies(tree: DataNode) -> dict[str, list[float]]:
+    """Per region the energy of a call of each round, host and rank, in J; none where only a bound is known of one."""
+    result: dict[str, list[float | None]] = {}
+    for host in tree.walk(NodeType.NODE):
+        for region in host.regions:
+            result.setdefault(region.name, []).append(region.call_energy_j)
+    known = {name: [value for value in values if value is not None] for name, values in result.items()}
+    return {name: values for name, values in known.items() if len(values) == len(result[name])}

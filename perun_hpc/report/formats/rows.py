@@ -19,7 +19,9 @@ _NAMES = {MetricType.DRAM_MEM: "memory", MetricType.GPU_MEM: "GPU memory"}
 ESTIMATED, AT_MOST = "~", "<"
 """Before a figure that is estimated, and before an upper bound that stands for what readings do not tell."""
 _CALLS = ("a call", "±", "max")
-"""Heads of what is known of a region's single calls."""
+"""Heads of how long a region's single calls took."""
+_PER_CALL, _SHARE = "per call", "share"
+"""Heads of the energy of a call in the mean, and of a region's part of its host's energy."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Row:
     figures: Mapping[MetricType, float]
     calls: str = ""
     of_calls: tuple[float, float, float] | None = None
+    call_energy_j: float | None = None
+    share: float | None = None
     marks: Mapping[MetricType, str] = field(default_factory=dict)
 
 
@@ -55,7 +59,7 @@ def table(tree: DataNode, settings: UserSettings) -> str:
         if (kind not in TRAFFIC or settings.group_by == "device") and any(kind in row.figures for row in rows):
             columns.append(_column(kind, rows, settings))
     front.insert(1, [""] * len(front[0]))
-    calls = _single_calls(rows, settings)
+    calls = [*_energy_of_calls(rows, settings), *_single_calls(rows, settings)]
     if _width([[*row, *cells] for row, cells in zip(front, zip(*columns, *calls), strict=True)]) <= WIDTH:
         return "".join(_blocks(front, [*columns, *calls]))
     return "\n\n".join([*_blocks(front, columns), *_blocks(front, calls)])
@@ -141,13 +145,21 @@ def _regions(runs: Sequence[DataNode], settings: UserSettings) -> Iterable[Row]:
                 math.sqrt(_mean(one.std_s**2 for one in ones)),
                 max(one.max_s for one in ones),
             ),
+            _mean_of_all([one.call_energy_j for one in ones]),
+            _mean_of_all([one.share for one in ones]),
             marks,
         )
 
 
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return _mean(known) if len(known) == len(values) else None
+
+
 def _mark(metrics: Sequence[Metric]) -> str:
     """What stands before a region's figure: whether it is an upper bound, estimated, or counted."""
-    bounds = all(one.method is not None and one.value < 2 * (one.uncertainty or 0.0) for one in metrics)
+    bounds = all(one.method is not None and one.at_most for one in metrics)
     if bounds:
         return AT_MOST
     return ESTIMATED if any(one.method in ("estimated", "bounded") for one in metrics) else ""
@@ -166,6 +178,21 @@ def _column(kind: MetricType, rows: Sequence[Row], settings: UserSettings) -> li
         for row in rows
     ]
     return [_NAMES.get(kind, kind.replace("_", " ")), unit, *cells]
+
+
+def _energy_of_calls(rows: Sequence[Row], settings: UserSettings) -> list[list[str]]:
+    """What the calls of regions cost, where some of it is known; what is not is `-`."""
+    known = [row.call_energy_j for row in rows if row.call_energy_j is not None]
+    if not known:
+        return []
+    factor, unit = readable(MetricType.ENERGY, max(known), settings)
+    columns = [[_PER_CALL, unit], [_SHARE, "%"]]
+    for row in rows:
+        mark = row.marks.get(MetricType.ENERGY, "")
+        nothing = "" if row.of_calls is None else "-"
+        for column, value, divisor in zip(columns, (row.call_energy_j, row.share), (factor, 0.01), strict=True):
+            column.append(nothing if value is None else mark + digits(value / divisor))
+    return columns
 
 
 def _single_calls(rows: Sequence[Row], settings: UserSettings) -> list[list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.data_model.record import EnergyRecord, known
 from perun_hpc.report.trees.columns import table
 
 if TYPE_CHECKING:
@@ -50,9 +50,16 @@ def _whole(record: EnergyRecord) -> xarray.Dataset:
 
 
 def _row(record: EnergyRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _INTERNAL}
+    return {key: known(record, key) for key in vars(record) if key not in _INTERNAL}
 
 
 def _part(rows: Iterable[Any], dim: str, names: dict[str, str]) -> xarray.Dataset | None:
-    renamed = [{names.get(key, key): value for key, value in vars(row).items() if key not in _INTERNAL} for row in rows]
+    renamed = [
+        {
+            names.get(key, key): value or None if key == "u_uj" else value  # 0: no bounds are known
+            for key, value in vars(row).items()
+            if key not in _INTERNAL
+        }
+        for row in rows
+    ]
     return table(renamed, dim) if renamed else None
