@@ -195,12 +195,12 @@ def test_steps_and_functions_lie_beside_their_jobs(tmp_path: Path) -> None:
 def test_a_damaged_record_is_named_and_tried_again(
     ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with ledger.engine.begin() as connection:
+    with ledger.write() as connection:
         connection.execute("UPDATE record SET body = '[' WHERE job = (SELECT id FROM job WHERE job_id = 1)")
     command = ["ledger", "--ledger", str(tmp_path / "ledger.db"), "export", "--parquet", str(tmp_path / "w")]
     assert main(command) == 1
     out, err = capsys.readouterr()
     assert out.startswith("3 records in 2 new files") and "not exported: ledger row 1: not JSON" in err
-    with ledger.engine.begin() as connection:
+    with ledger.write() as connection:
         connection.execute("DELETE FROM job WHERE job_id = 1")
     assert main(command) == 0

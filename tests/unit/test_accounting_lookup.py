@@ -266,7 +266,7 @@ def test_a_damaged_row_of_the_ledger_costs_itself_alone(archive: Archive) -> Non
     url = str(archive.root / "ledger.db")
     ledger = open_ledger(url, create=True)
     ledger.put([record(), record(4712)])
-    with ledger.engine.begin() as connection:
+    with ledger.write() as connection:
         connection.execute("UPDATE record SET body = '[]' WHERE job = (SELECT id FROM job WHERE job_id = 4711)")
     told: list[str] = []
     assert [r.job_id for r in jobs(ledger, Filter(), 9, told.append)] == [4712]
