@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from perun_hpc.accounting.daily import seconds_by_day
 from perun_hpc.config.kinds import Number, Table
 from perun_hpc.config.schema import FIELDS
 from perun_hpc.config.schema import Footprint as Settings
-from perun_hpc.data_model.record import EnergyRecord, Footprint
+from perun_hpc.data_model.record import CARBON, EnergyRecord, Footprint, Spread
 from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint, from_policy
 from perun_hpc.errors import ConfigError
 
-NAMES = ("pue", "carbon_location", "carbon_market", "price")
+NAMES = ("pue", "carbon_location", "carbon_market", "carbon_upstream", "price")
 _MOST_PRICE = 1000.0
 """Of a kWh; a series may have negative prices, as exchanges do."""
 
@@ -102,13 +103,21 @@ def estimate(record: EnergyRecord, stated: Factors) -> Footprint | None:
     made = footprint(_pieces(record), stated, at_wall=metered >= record.num_nodes > 0)
     return Footprint(
         facility_uj=None if made.facility_uj is None else round(made.facility_uj),
-        co2_location_g=made.co2_location_g,
-        co2_market_g=made.co2_market_g,
         cost=made.cost,
         currency=made.currency,
         lower_bound=made.lower_bound,
         sources=made.sources,
+        bounds=_bounds(record, made.u),
+        **{name: getattr(made, name) for name in CARBON},
     )
+
+
+def _bounds(record: EnergyRecord, stated: Mapping[str, float]) -> tuple[Spread, ...]:
+    """Return what each figure may be wrong by: of its energy, and of the factors that state theirs."""
+    if not record.energy_uj:
+        return ()
+    energy = record.u_uj / abs(record.energy_uj)
+    return tuple(Spread(name, math.hypot(energy, u)) for name, u in stated.items())
 
 
 def _pieces(record: EnergyRecord) -> list[Piece]:

@@ -166,8 +166,17 @@ NODE_MODEL = Table(
 
 
 _SERIES = Key(path(), "a CSV file with the columns `time` (UTC, ISO 8601: from then on) and `value`")
-_STAGE = Key(Choice(("operational", "life-cycle")), "what the factor counts", required=True)
+_STAGE = Key(
+    Choice(("operational", "life-cycle")),
+    "operational: of generating it, which is scope 2; life-cycle: with scope 3, category 3, and no figure of either",
+    required=True,
+)
+_KIND = Key(Choice(("average", "marginal")), "of all that is generated, or of what a kWh more would add")
+_LOSSES = Key(Choice(("included", "excluded")), "the grid's losses, which belong to scope 3, category 3")
+_U = Key(Number(0, 1), "relative standard uncertainty (k=1) that the source states; bounds include it")
 _CARBON = {"g_per_kwh": Key(Number(0, 5000), "grams of CO2 equivalent per kWh"), "series": _SERIES}
+_DAY = r"\d{4}-\d{2}-\d{2}"
+_PERIOD = Text(rf"\d{{4}}|{_DAY}/{_DAY}", "2025", rule="a year, or first and last day: 2025-04-01/2026-03-31")
 
 
 @dataclass(frozen=True)
@@ -394,15 +403,31 @@ class Footprint:
     """Factors from energy to cost and CO2; without source and date none is accepted."""
 
     pue: Mapping[str, Any] | None = _item(
-        _factor({"value": Key(Number(1, 5), "power usage effectiveness"), "series": _SERIES}),
+        _factor(
+            {"value": Key(Number(1, 5), "power usage effectiveness"), "series": _SERIES},
+            category=Key(
+                Choice(("PUE1", "PUE2", "PUE3")), "where IT energy is metered (ISO/IEC 30134-2): UPS, PDU, IT"
+            ),
+            period=Key(_PERIOD, "what time it is of; less than twelve months, and a series, make it an interim PUE"),
+            u=_U,
+        ),
         "{}",
         "multiplies wall energy",
     )
     carbon_location: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, stage=_STAGE), "{}", "CO2 of the grid's electricity where the site is (GHG Protocol scope 2)"
+        _factor(_CARBON, stage=_STAGE, kind=_KIND, losses=_LOSSES, u=_U),
+        "{}",
+        "CO2 of the grid's electricity where the site is; operational, average: GHG Protocol scope 2, location-based",
     )
     carbon_market: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, stage=_STAGE), "{}", "CO2 of the electricity the site has contracts for"
+        _factor(_CARBON, stage=_STAGE, u=_U),
+        "{}",
+        "CO2 of the electricity the site has contracts for; operational: GHG Protocol scope 2, market-based",
+    )
+    carbon_upstream: Mapping[str, Any] | None = _item(
+        _factor(_CARBON, losses=_LOSSES, u=_U),
+        "{}",
+        "CO2 of the fuels' way to the power plants, and of the grid's losses: GHG Protocol scope 3, category 3",
     )
     price: Mapping[str, Any] | None = _item(
         _factor(
