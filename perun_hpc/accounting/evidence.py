@@ -193,10 +193,15 @@ def _missing(
 
 def _component_of(domain: str, components: Sequence[Component]) -> str:
     """Return the component that a domain belongs to: by its name, where the record has no such one the largest."""
-    named = next((kind for begin, kind in _KINDS if domain.startswith(begin)), "")
+    named = component_named(domain)
     if named in {c.component for c in components} or not components:
         return named
     return max(components, key=lambda c: c.energy_uj).component
+
+
+def component_named(domain: str) -> str:
+    """Return the component that a domain's name says; empty where it says none."""
+    return next((kind for begin, kind in _KINDS if domain.startswith(begin)), "")
 
 
 def _scaled(component: Component, energy_uj: int) -> Component:

@@ -194,7 +194,7 @@ def _sweep(
     `kept` says by cluster whether Slurm keeps accounts, as far as the sweeps before have found out,
     `waits` what they read in vain, `publishers` write the sums that users may see.
     """
-    for problem in footprint.renew(site.settings.footprint):
+    for problem in footprint.renew(site.settings.footprint, site.wall_model):
         log.warning("%s", problem)
     code = 0
     failure: PerunError | None = None

@@ -165,6 +165,20 @@ NODE_MODEL = Table(
 )
 
 
+_SLOPE = Number(0, 10, above=True)
+WALL_MODEL = Table(
+    {
+        "static": Key(power(), "what a node draws at the wall while its sensors show nothing", required=True),
+        "cpu": Key(_SLOPE, "what a watt of its CPUs takes at the wall; 1, where it is left out"),
+        "dram": Key(_SLOPE, "the same of memory"),
+        "gpu": Key(_SLOPE, "the same of GPUs"),
+        "error": Key(Number(0.001, 1), "relative standard uncertainty (k=1) of it", required=True),
+        "source": Key(SOURCE, "how it was measured; a model without it is refused", required=True),
+        "date": Key(Day(), "the day of it", required=True),
+    }
+)
+
+
 _SERIES = Key(path(), "a CSV file with the columns `time` (UTC, ISO 8601: from then on) and `value`")
 _STAGE = Key(
     Choice(("operational", "life-cycle")),
@@ -279,6 +293,12 @@ class Energy:
         NODE_MODEL,
         "{}",
         "what the estimate rests on for this node type; else 1 W idle and 4 W busy per logical CPU",
+        NODES,
+    )
+    wall_model: Mapping[str, Any] | None = _item(
+        WALL_MODEL,
+        "{}",
+        "what nodes of this type draw at the wall, as `perun calibrate` proposes it, for footprints without a meter",
         NODES,
     )
     kappa: float = _item(Number(0, 1), "0.25", "what a core's second busy thread weighs against its first", NODES)
