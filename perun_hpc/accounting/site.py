@@ -27,7 +27,7 @@ class Site:
     """Where things lie and how the collector behaves; times in seconds.
 
     `expects` says whether a job that Slurm knows must have left a record, `wall_model` what a node draws at the wall
-    (`energy.wall_model` of the policy; None: nobody measured it).
+    (`energy.wall_model` of the policy; None: nobody measured it), `embodied` what making it emitted.
     """
 
     archive: Path
@@ -39,6 +39,7 @@ class Site:
     settings: JobSettings
     expects: Callable[[SlurmJob], bool]
     wall_model: Callable[[str], Mapping[str, Any] | None]
+    embodied: Callable[[str], Mapping[str, Any] | None]
 
     @property
     def late_s(self) -> float:
@@ -63,6 +64,7 @@ def site_of(compiled: Mapping[str, Any], settings: JobSettings) -> Site:
         slurmdbd_per_s=settings.collect.slurmdbd_per_s,
         settings=settings,
         expects=_expects(compiled),
+        embodied=functools.cache(lambda node: resolve(compiled, JobFacts(node=node)).footprint.embodied),
         wall_model=functools.cache(lambda node: resolve(compiled, JobFacts(node=node)).energy.wall_model),
     )
 

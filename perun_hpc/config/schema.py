@@ -418,6 +418,25 @@ class Collect:
     slurmdbd_per_s: float = _item(Number(0.01, 1000), "5", "at most this many jobs a second")
 
 
+def _range_fits(made: Mapping[str, Any]) -> str | None:
+    numbers = [made.get(name) for name in ("low", "kg", "high")]
+    known = [number for number in numbers if isinstance(number, int | float)]
+    return None if known == sorted(known) else "kg must lie between low and high"
+
+
+EMBODIED = Table(
+    {
+        "kg": Key(Number(0, above=True), "kg of CO2 equivalent that making one node emitted", required=True),
+        "low": Key(Number(0), "the least that it may have been", required=True),
+        "high": Key(Number(0), "the most that it may have been", required=True),
+        "lifetime": Key(duration("1 d"), "over how long it is written off, as in '1826 d'", required=True),
+        "source": Key(SOURCE, "who says so; a figure without it is refused", required=True),
+        "date": Key(Day(), "the day it was published or read", required=True),
+    },
+    fit=_range_fits,
+)
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Factors from energy to cost and CO2; without source and date none is accepted."""
@@ -456,6 +475,12 @@ class Footprint:
         ),
         "{}",
         "what a kWh costs",
+    )
+    embodied: Mapping[str, Any] | None = _item(
+        EMBODIED,
+        "{}",
+        "CO2 of making such a node: `perun seal` shares it by reserved node-hours, idle apart, and adds it to nothing",
+        NODES,
     )
 
 

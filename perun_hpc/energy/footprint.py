@@ -336,7 +336,7 @@ def footprint(pieces: Iterable[Piece], factors: Factors, at_wall: bool) -> Footp
     def total(factor: Factor | None) -> float | None:
         if factor is None:
             return None
-        return sum(piece.energy_uj / UJ_PER_KWH * _mean_product(piece, pue, factor) for piece in everything)
+        return math.fsum(piece.energy_uj / UJ_PER_KWH * _mean_product(piece, pue, factor) for piece in everything)
 
     carbon = carbon_figures(factors)
     used = [("PUE", factors.pue), *((FIGURES[name], factor) for name, factor in carbon.items())]
@@ -346,7 +346,9 @@ def footprint(pieces: Iterable[Piece], factors: Factors, at_wall: bool) -> Footp
         if factor is not None
     )
     facility = (
-        None if factors.pue is None else sum(piece.energy_uj * _mean_product(piece, pue, unit) for piece in everything)
+        None
+        if factors.pue is None
+        else math.fsum(piece.energy_uj * _mean_product(piece, pue, unit) for piece in everything)
     )
     return Footprint(
         facility_uj=facility,
@@ -376,5 +378,5 @@ def _mean_product(piece: Piece, first: Factor, second: Factor) -> float:
         return first.at(piece.t0_ns) * second.at(piece.t0_ns)
     inside = {time for time in (*first.from_ns, *second.from_ns) if piece.t0_ns < time < piece.t1_ns}
     cuts = [piece.t0_ns, *sorted(inside), piece.t1_ns]
-    weighted = sum(first.at(a) * second.at(a) * (b - a) for a, b in zip(cuts, cuts[1:]))
+    weighted = math.fsum(first.at(a) * second.at(a) * (b - a) for a, b in zip(cuts, cuts[1:]))
     return weighted / (piece.t1_ns - piece.t0_ns)
