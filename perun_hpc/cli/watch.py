@@ -87,20 +87,20 @@ def _from_archive(
     from perun_hpc.report.live import Word
     from perun_hpc.slurm.overlap import running
 
-    archive, told, silent = places_here().archive, False, 0
+    archive, begun, silent = places_here().archive, False, 0
     while True:
         for job in jobs:
             record = running_now(int(job.job_id), archive) if job.job_id.isdigit() else None
             for node in record.nodes if record is not None else ():
                 live.take(Word(node.node, node.energy_uj or 0, node.end_ns, job=job.job_id))
         if live.fresh:
-            if not told:
-                told = True
-                print("Slurm lets its owner alone into the job: this is what its nodes told last", file=sys.stderr)
+            if not begun:
+                begun = True
+                print("Slurm lets its owner alone into the job: this is what its nodes reported last", file=sys.stderr)
             show(live)
             live.fresh.clear()
-        elif not told:
-            raise AccessError(f"{refused}; nor may you read what its nodes told, or they told nothing yet")
+        elif not begun:
+            raise AccessError(f"{refused}; nor may you read what its nodes reported, or they reported nothing yet")
         time.sleep(args.every)
         silent += 1
         if silent * args.every >= ASK_SLURM_S:

@@ -32,7 +32,7 @@ def tell(
 ) -> None:
     """Say the energy of the job whose step this is, until `say` or `wait` ends it.
 
-    `job_id` is the component's in a heterogeneous job, whose processes are told that of the whole.
+    `job_id` is the component's in a heterogeneous job, whose processes are given that of the whole.
     """
     node = environ.get("SLURMD_NODENAME", "")
     job = {"job_id": job_id, "restart_count": environ.get("SLURM_RESTART_COUNT") or "0"}

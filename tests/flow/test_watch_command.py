@@ -154,7 +154,7 @@ def test_who_is_not_let_into_the_job_sees_what_its_nodes_told_where_that_may_be_
     environ["PERUN_POLICY"] = str(policy)
     line = [*PERUN, "watch", "4711", "--every", "1", "--json"]
     nothing = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=60)
-    assert (nothing.returncode, nothing.stdout) == (77, "") and "or they told nothing yet" in nothing.stderr
+    assert (nothing.returncode, nothing.stdout) == (77, "") and "or they reported nothing yet" in nothing.stderr
 
     tell(60)
     process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -166,7 +166,7 @@ def test_who_is_not_let_into_the_job_sees_what_its_nodes_told_where_that_may_be_
     put(tmp_path / "squeue", "")
     rest, said = process.communicate(timeout=60)
     assert process.returncode == 0 and not rest, said
-    assert "this is what its nodes told last" in said and "job 4711 has ended" in said
+    assert "this is what its nodes reported last" in said and "job 4711 has ended" in said
     assert [first["energy_j"], second["energy_j"]] == [3000, 6000]
     assert [first["power_w"], second["power_w"]] == [None, pytest.approx(50)]
 
