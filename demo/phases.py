@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     from stencil import ROWS, WIDTH, exchange, monitor, relax
 
-SWEEPS = 40  # between two exchanges
+SWEEPS = 150  # between two exchanges
 PAUSE_S = 0.25  # a disk that others use, too
 
 

@@ -45,10 +45,12 @@ class Shot:
 
 JOBS = {
     "plain": "sbatch --parsable batch.sh",
-    "phases": "sbatch --parsable -J heat -N2 -n4 --exclusive -t 10 -o heat.out "
+    "phases": "sbatch --parsable -J heat -N1 -n4 --exclusive -t 10 -o heat.out "
     f"--wrap 'srun --perun {site.SCIENCE}/bin/python phases.py 3 18'",
-    "again": "sbatch --parsable -J heat -N2 -n4 --exclusive -t 10 -o heat.out "
+    "again": "sbatch --parsable -J heat -N1 -n4 --exclusive -t 10 -o heat.out "
     f"--wrap 'srun --perun {site.SCIENCE}/bin/python phases.py 3 14'",
+    "wide": "sbatch --parsable -J wide -N4 -n8 --exclusive -t 10 -o wide.out "
+    f"--wrap 'srun --perun {site.SCIENCE}/bin/python phases.py 2 18'",
 }
 SHOTS = (
     Shot("report", "perun report {phases}"),
@@ -141,7 +143,7 @@ def _shoot(cluster: Cluster, screen: Screen) -> None:
             continue
         (PICTURES / f"{shot.name}.svg").write_text(draw(f"$ {line}\n{text}", line, shot.rows))
         screen.step(f"{shot.name}: {line}")
-    _page(cluster, screen, jobs["phases"])
+    _page(cluster, screen, jobs["wide"])
     if left:
         raise SystemExit("\n".join(left))
 
