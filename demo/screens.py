@@ -207,7 +207,7 @@ def draw(text: str, title: str, rows: int | None = None) -> str:
         lines = [*lines[:rows], "..."]
     width = min(WIDEST, max(COLUMNS, *(Text.from_ansi(line).cell_len for line in lines)))
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, legacy_windows=False)
-    for line in lines:
+    for line in [*lines, ""]:  # rich cuts the last line's descenders
         console.print(Text.from_ansi(line), overflow="fold", highlight=False)
     return console.export_svg(title=title, code_format=_SVG, unique_id="t")
 
