@@ -87,10 +87,10 @@ def _from_archive(
     from perun_hpc.report.live import Word
     from perun_hpc.slurm.overlap import running
 
-    archive, begun, silent = places_here().archive, False, 0
+    places, begun, silent = places_here(), False, 0
     while True:
         for job in jobs:
-            record = running_now(int(job.job_id), archive) if job.job_id.isdigit() else None
+            record = running_now(int(job.job_id), places) if job.job_id.isdigit() else None
             for node in record.nodes if record is not None else ():
                 live.take(Word(node.node, node.energy_uj or 0, node.end_ns, job=job.job_id))
         if live.fresh:
