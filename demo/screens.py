@@ -28,7 +28,8 @@ from perun_hpc.energy.static import StaticPower
 PICTURES = HERE.parent / "docs" / "screens"
 LEARNING_S = 50 * 60
 NODES = ("n1", "n2", "n3", "n4")
-COLUMNS = 80
+COLUMNS, WIDEST = 80, 110
+"""What commands are given, and where the terminal of a picture folds what is longer all the same."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class Shot:
 
 JOBS = {
     "plain": "sbatch --parsable batch.sh",
-    "phases": "sbatch --parsable -J heat -N4 -n8 --exclusive -t 10 -o heat.out "
+    "phases": "sbatch --parsable -J heat -N1 -n4 --exclusive -t 10 -o heat.out "
     f"--wrap 'srun --perun {site.SCIENCE}/bin/python phases.py 3 18'",
-    "again": "sbatch --parsable -J heat -N4 -n8 --exclusive -t 10 -o heat.out "
+    "again": "sbatch --parsable -J heat -N1 -n4 --exclusive -t 10 -o heat.out "
     f"--wrap 'srun --perun {site.SCIENCE}/bin/python phases.py 3 14'",
+    "wide": "sbatch --parsable -J wide -N4 -n8 --exclusive -t 10 -o wide.out "
+    f"--wrap 'srun --perun {site.SCIENCE}/bin/python phases.py 2 18'",
 }
 SHOTS = (
     Shot("report", "perun report {phases}"),
@@ -59,7 +62,7 @@ SHOTS = (
     Shot("top", "perun top"),
     Shot("sensors", "perun sensors", user="root", node="n1"),
     Shot("policy", "perun policy explain --partition main --user alice", rows=30),
-    Shot("doctor", "perun doctor", user="root", rows=30),
+    Shot("doctor", "perun off n4; perun doctor --all; perun on n4", user="root", rows=30),
     Shot("compare", "perun compare {phases} {again}"),
 )
 
@@ -140,7 +143,7 @@ def _shoot(cluster: Cluster, screen: Screen) -> None:
             continue
         (PICTURES / f"{shot.name}.svg").write_text(draw(f"$ {line}\n{text}", line, shot.rows))
         screen.step(f"{shot.name}: {line}")
-    _page(cluster, screen, jobs["phases"])
+    _page(cluster, screen, jobs["wide"])
     if left:
         raise SystemExit("\n".join(left))
 
@@ -202,9 +205,9 @@ def draw(text: str, title: str, rows: int | None = None) -> str:
     lines = text.rstrip("\n").split("\n")
     if rows is not None and len(lines) > rows:
         lines = [*lines[:rows], "..."]
-    width = max(COLUMNS, *(Text.from_ansi(line).cell_len for line in lines))
+    width = min(WIDEST, max(COLUMNS, *(Text.from_ansi(line).cell_len for line in lines)))
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, legacy_windows=False)
-    for line in lines:
+    for line in [*lines, ""]:  # rich cuts the last line's descenders
         console.print(Text.from_ansi(line), overflow="fold", highlight=False)
     return console.export_svg(title=title, code_format=_SVG, unique_id="t")
 

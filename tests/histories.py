@@ -171,7 +171,7 @@ class History:
         self.tools = Tools(
             lambda: self.now,
             Slurm(self._jobs, self._between) if self.rng.random() < 0.25 else None,  # it asks day by day: 400 of them
-            publish=lambda directory, uid: None,
+            publish=lambda directory, uid, others: None,
         )
         self.up = True
         self.backup: Path | None = None

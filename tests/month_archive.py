@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.archive.places import Archive
 from tests.accounting_data import NS, boundary, domain
 
-MONTH = "2026-11"
-AFTER_S = 1_796_200_000
-"""2026-12-02 05:46:40 UTC."""
+MONTH = "2025-11"
+AFTER_S = 1_764_654_400
+"""2025-12-02 05:46:40 UTC."""
 PARTIES = ("idle", "system", "unknown", "unobserved")
 
 
@@ -92,6 +93,7 @@ def _put_record(
         node,
         domains={"package-0": domain("cpu", sum(parts.values()))},
         shares=shares,
+        start_s=datetime.fromisoformat(f"{shares[0]['day']}T12:00Z").timestamp(),
         account=account,
         sensors=[counter],
         edges={"x": {"start": {"ticks": at[span[0]], "mono_ns": 0}, "end": {"ticks": at[span[1]], "mono_ns": 0}}},

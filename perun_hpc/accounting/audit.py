@@ -86,7 +86,7 @@ def read_books(files: Iterable[Path], lengths: Mapping[Path, int] | None = None)
     findings: list[Finding] = []
     for path in sorted(files):
         node, day = path.parent.name, path.stem
-        for number, line in _lines(path, findings, (lengths or {}).get(path)):
+        for number, line in read_lines(path, findings, (lengths or {}).get(path)):
             where = f"{node} {day} {line['domain']}"
             key = (node, day, str(line["domain"]))
             account = accounts.setdefault(key, Account())
@@ -269,7 +269,7 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
     The column is a counter that starts anew after `range_uj`; the readings next to the two times count, at most an hour
     away from them. Lines that are no reading (a last line cut short by a full disk, say) are left out.
     """
-    rows = sorted(_meter_rows(path))
+    rows = sorted(meter_rows(path))
     if len(rows) < 2:
         raise DataError(f"{path}: fewer than two meter readings: nothing to compare")
     first = min(rows, key=lambda r: abs(r[0] - since_s))
@@ -287,7 +287,8 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
     return total_uj
 
 
-def _meter_rows(path: Path) -> Iterator[tuple[float, float]]:
+def meter_rows(path: Path) -> Iterator[tuple[float, float]]:
+    """Yield the readings of a facility meter's CSV, as they stand: epoch seconds, kWh; `DataError` where it is none."""
     import csv
     import io
 
@@ -331,7 +332,8 @@ def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: in
     return inside if start_ns == end_ns else []
 
 
-def _lines(path: Path, findings: list[Finding], length: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_lines(path: Path, findings: list[Finding], length: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and content of a node ledger's lines, up to `length` bytes; what cannot be read joins `findings`."""
     try:
         file = path.open("rb")
     except OSError as error:

@@ -104,7 +104,9 @@ class Tools:
     """What the collector calls outside this package.
 
     finalise : closes the trace (metadata only), given the run's directory and what there is to say of it.
-    publish : makes a run's directory readable by the job's owner (directory, uid).
+    publish : makes a run's directory readable by the job's owner (directory, uid), and what is known of a job that runs
+        by these others.
+    follow : who may follow jobs that run (ids): job -> user ids.
     footprint : what a record's energy means in CO2 and cost, or None.
     expects : whether a job that Slurm knows must have left a record; None: every one.
     clock : epoch seconds.
@@ -113,7 +115,8 @@ class Tools:
     clock: Callable[[], float]
     slurm: Slurm | None = None
     finalise: Callable[[Path, Closing], object] | None = None
-    publish: Callable[[Path, int], None] | None = None
+    publish: Callable[[Path, int, Iterable[int]], None] | None = None
+    follow: Callable[[Iterable[int]], Mapping[int, Iterable[int]]] | None = None
     footprint: Callable[[EnergyRecord], Footprint | None] | None = None
     expects: Callable[[SlurmJob], bool] | None = None
 
@@ -543,7 +546,7 @@ class Collector:
         write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode(), durable=durable)
         if self.tools.publish is not None and record.uid is not None:
             try:
-                self.tools.publish(directory, record.uid)
+                self.tools.publish(directory, record.uid, ())
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
 

@@ -10,11 +10,13 @@ from perun_hpc.data_model.record import EnergyRecord
 MEASURES = (
     "jobs", "unmeasured", "energy_uj", "idle_uj", "wasted_uj", "modelled_uj", "estimated_uj",
     "simulated_uj", "footprint_uj", "gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s", "co2_mg", "cost_millicents",
+    "co2_market_mg", "co2_upstream_mg", "co2_life_cycle_mg",
 )  # fmt: skip
 """The columns that a day holds. A job counts on the day on which it ended.
 
 `gpu_watched_s` is the part of the held time of which it is known whether the GPU was idle, `footprint_uj` the energy
-that `co2_mg` and `cost_millicents` are of.
+that CO2 and cost are of. `co2_mg` is scope 2, location-based, `co2_market_mg` market-based, `co2_upstream_mg` scope 3,
+category 3; `co2_life_cycle_mg` has scopes 2 and 3 in one, location-based. None is ever added to another.
 """
 
 Vector = tuple[int, ...]
@@ -72,7 +74,8 @@ def by_day(record: EnergyRecord) -> dict[str, Vector]:
     energy = [energies.get(day, 0) for day in days]
     weights = [max(e, 0) for e in energy]
     foot = record.footprint
-    co2_g = (foot.co2_location_g if foot else None) or 0.0
+    named = ("co2_location_g", "co2_market_g", "co2_upstream_g", "co2_life_cycle_g")
+    co2_mg = [round(((getattr(foot, name) if foot else None) or 0.0) * 1000) for name in named]
     cost = (foot.cost if foot else None) or 0.0
     columns = (
         [int(day == last) for day in days],
@@ -88,8 +91,9 @@ def by_day(record: EnergyRecord) -> dict[str, Vector]:
         spread(0 if record.gpu_idle_s is None else record.gpu_held_s, held),
         spread(record.gpu_idle_s or 0, held),
         spread((record.cpu_ns or 0) // 1_000_000_000, held),
-        spread(round(co2_g * 1000), weights),
+        spread(co2_mg[0], weights),
         spread(round(cost * 100_000), weights),
+        *(spread(mg, weights) for mg in co2_mg[1:]),
     )
     return dict(zip(days, zip(*columns, strict=True), strict=True))
 

@@ -13,7 +13,16 @@ from hashlib import sha256
 from typing import TypeVar
 
 from perun_hpc.accounting.summing import METER, carry_slurm, doubts_of, highest_of_all, joined_conditions, named, u_of
-from perun_hpc.data_model.record import Component, EnergyRecord, Footprint, NodeEnergy, Region, Step, worst_provenance
+from perun_hpc.data_model.record import (
+    CARBON,
+    Component,
+    EnergyRecord,
+    Footprint,
+    NodeEnergy,
+    Region,
+    Step,
+    worst_provenance,
+)
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.region_energy import worst_method
 from perun_hpc.energy.uncertainty import added, combined_uj
@@ -184,10 +193,15 @@ def _missing(
 
 def _component_of(domain: str, components: Sequence[Component]) -> str:
     """Return the component that a domain belongs to: by its name, where the record has no such one the largest."""
-    named = next((kind for begin, kind in _KINDS if domain.startswith(begin)), "")
+    named = component_named(domain)
     if named in {c.component for c in components} or not components:
         return named
     return max(components, key=lambda c: c.energy_uj).component
+
+
+def component_named(domain: str) -> str:
+    """Return the component that a domain's name says; empty where it says none."""
+    return next((kind for begin, kind in _KINDS if domain.startswith(begin)), "")
 
 
 def _scaled(component: Component, energy_uj: int) -> Component:
@@ -272,9 +286,7 @@ def _footprint(one: EnergyRecord, other: EnergyRecord, energy_uj: int | None) ->
             return replace(
                 foot,
                 facility_uj=None if foot.facility_uj is None else round(foot.facility_uj * factor),
-                co2_location_g=None if foot.co2_location_g is None else foot.co2_location_g * factor,
-                co2_market_g=None if foot.co2_market_g is None else foot.co2_market_g * factor,
-                cost=None if foot.cost is None else foot.cost * factor,
+                **{name: figure * factor for name in ("cost", *CARBON) if (figure := getattr(foot, name)) is not None},
             )
     return other.footprint or one.footprint
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.accounting.daily import seconds_by_day
+from perun_hpc.accounting.wall import at_wall
 from perun_hpc.config.kinds import Number, Table
 from perun_hpc.config.schema import FIELDS
 from perun_hpc.config.schema import Footprint as Settings
-from perun_hpc.data_model.record import EnergyRecord, Footprint
+from perun_hpc.data_model.record import CARBON, EnergyRecord, Footprint, Spread
 from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint, from_policy
 from perun_hpc.errors import ConfigError
 
-NAMES = ("pue", "carbon_location", "carbon_market", "price")
+NAMES = ("pue", "carbon_location", "carbon_market", "carbon_upstream", "price")
+ModelOf = Callable[[str], Mapping[str, Any] | None]
 _MOST_PRICE = 1000.0
 """Of a kWh; a series may have negative prices, as exchanges do."""
+
+
+def _no_model(node: str) -> None:
+    return None
 
 
 class Estimator:
@@ -31,9 +39,14 @@ class Estimator:
         self._stamps: dict[str, tuple[Mapping[str, Any], object]] = {}
         self._faults: dict[str, str] = {}
         self._stated: tuple[str, ...] = ()
+        self._wall_model: ModelOf = _no_model
 
-    def renew(self, settings: Settings) -> list[str]:
-        """Look at the site's series again; returns what has just become wrong, one sentence each."""
+    def renew(self, settings: Settings, wall_model: ModelOf | None = None) -> list[str]:
+        """Look at the site's series again; returns what has just become wrong, one sentence each.
+
+        `wall_model` gives the model of a node, by its name, from what its sensors show to what it draws at the wall.
+        """
+        self._wall_model = wall_model or _no_model
         before = dict(self._faults)
         self._stated = tuple(name for name in NAMES if getattr(settings, name))
         self._faults = {name: why for name, why in self._faults.items() if name in self._stated}
@@ -64,7 +77,8 @@ class Estimator:
         if absent:
             return unknown(*absent)
         try:
-            return estimate(record, Factors(**{name: self._good[name][1] for name in self._stated}))
+            stated = Factors(**{name: self._good[name][1] for name in self._stated})
+            return estimate(record, stated, self._wall_model)
         except (ArithmeticError, ValueError, OSError) as error:  # times that no calendar has, say
             return unknown(f"not computed: {error}")
 
@@ -94,21 +108,33 @@ def _stamp(table: Mapping[str, Any]) -> object:
     return status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode
 
 
-def estimate(record: EnergyRecord, stated: Factors) -> Footprint | None:
-    """Return a record's footprint, None where no energy is known."""
+def estimate(record: EnergyRecord, stated: Factors, wall_model: ModelOf = _no_model) -> Footprint | None:
+    """Return a record's footprint, None where no energy is known; that of its nodes without a meter by their model."""
     if record.energy_uj is None:
         return None
-    metered = next((c.domains for c in record.components if c.component == "node"), 0)
-    made = footprint(_pieces(record), stated, at_wall=metered >= record.num_nodes > 0)
+    metered = next((c.domains for c in record.components if c.component == "node"), 0) >= record.num_nodes > 0
+    wall = None if metered else at_wall(record, wall_model)
+    pieces = _pieces(record)
+    if wall is not None:
+        pieces = [replace(one, energy_uj=one.energy_uj * wall.energy_uj // record.energy_uj) for one in pieces]
+    made = footprint(pieces, stated, at_wall=metered or wall is not None)
     return Footprint(
         facility_uj=None if made.facility_uj is None else round(made.facility_uj),
-        co2_location_g=made.co2_location_g,
-        co2_market_g=made.co2_market_g,
         cost=made.cost,
         currency=made.currency,
         lower_bound=made.lower_bound,
-        sources=made.sources,
+        sources=(*(wall.sources if wall else ()), *made.sources),
+        bounds=_bounds(record, made.u, wall.u if wall else None),
+        **{name: getattr(made, name) for name in CARBON},
     )
+
+
+def _bounds(record: EnergyRecord, stated: Mapping[str, float], at_wall_u: float | None) -> tuple[Spread, ...]:
+    """Return what each figure may be wrong by: of its energy, and of the factors that state theirs."""
+    if not record.energy_uj:
+        return ()
+    energy = record.u_uj / abs(record.energy_uj) if at_wall_u is None else at_wall_u
+    return tuple(Spread(name, math.hypot(energy, u)) for name, u in stated.items())
 
 
 def _pieces(record: EnergyRecord) -> list[Piece]:

@@ -105,6 +105,12 @@ def _of_word(job: str, answers: dict[str, list[SlurmJob]]) -> list[SlurmJob]:
     return answers.get(job) or answers.get(f"{job.partition('_')[0]}_[", [])
 
 
+def running_now(job_id: int, places: Places) -> EnergyRecord | None:
+    """What the nodes of a job that runs said last, as far as the caller may read it."""
+    found = _from_directory(job_id, places)
+    return found[-1].record if found and found[-1].record.status == "running" else None
+
+
 def listed_by_slurm(rows: Iterable[SlurmJob], places: Places) -> list[Found]:
     """Return one record per row of sacct: the job's own where the caller may read it, else what the row says."""
     return _in_order(_with_rows(list(rows), [], places, SLACK_S))

@@ -50,7 +50,10 @@ class Sums:
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A boundary record with shares in the month; `path` below the cluster's directory, `counters` for the edges."""
+    """A boundary record with shares in the month; `path` below the cluster's directory, `counters` for the edges.
+
+    `cpus` are those that the job had reserved of the node, and all that it has (0: not known).
+    """
 
     path: str
     digest: str
@@ -59,6 +62,7 @@ class RecordFile:
     account: str
     start_ns: int
     end_ns: int
+    cpus: tuple[int, int]
     shares: tuple[Share, ...]
     counters: Mapping[str, Any]
 
@@ -191,6 +195,7 @@ def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> Record
         account=str(read.raw.get("account") or ""),
         start_ns=read.start_ns,
         end_ns=read.end_ns,
+        cpus=(_number(read.raw.get("cpus_on_node")), _number(read.raw.get("node_cpus"))),
         shares=shares,
         counters={
             "node": read.node,
@@ -202,6 +207,10 @@ def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> Record
             "edges": read.raw.get("edges") or {},
         },
     )
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _held(records: Iterable[RecordFile]) -> dict[tuple[Key, Job], int]:

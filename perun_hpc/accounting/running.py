@@ -1,4 +1,4 @@
-"""Energy so far of jobs that still run: what their nodes said last, put where the job's owner can read it.
+"""Energy so far of jobs that still run: what their nodes said last, for their owners and those who may follow them.
 
 Never evidence and never in the ledger: it is gone once the job's record is there.
 """
@@ -38,9 +38,11 @@ def publish_running(archive: Archive, tools: Tools) -> int:
     """Bring what owners may read of their running jobs up to date; returns how many jobs have newer figures."""
     changed = 0
     homes = Homes(archive, tools.clock())
-    for run, directory in archive.running():
+    found = list(archive.running())
+    follow = tools.follow(run.job_id for run, _ in found) if tools.follow is not None else {}
+    for run, directory in found:
         try:
-            changed += _publish(archive, homes, run, directory, tools)
+            changed += _publish(archive, homes, run, directory, tools, follow.get(run.job_id, ()))
         except (PerunError, OSError) as error:
             log.warning("running job %s: %s", run.name, error)
     return changed
@@ -58,7 +60,7 @@ def last_words(archive: Archive) -> dict[str, float]:
     return heard
 
 
-def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: Tools) -> bool:
+def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: Tools, followers: Iterable[int]) -> bool:
     heard_ns = directory.stat().st_mtime_ns
     if _is_told(archive.job(run), heard_ns):
         return False
@@ -90,7 +92,7 @@ def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: T
             log.warning("trace of running job %s: %s", run.name, error)
     write_new(path, (to_json(record, indent=1) + "\n").encode(), durable=False)
     if tools.publish is not None and record.uid is not None:
-        tools.publish(job, record.uid)
+        tools.publish(job, record.uid, followers)
     os.utime(path, ns=(heard_ns, heard_ns))
     return True
 

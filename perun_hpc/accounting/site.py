@@ -26,7 +26,8 @@ COMPILED_S = 5.0
 class Site:
     """Where things lie and how the collector behaves; times in seconds.
 
-    `expects` says whether a job that Slurm knows must have left a record.
+    `expects` says whether a job that Slurm knows must have left a record, `wall_model` what a node draws at the wall
+    (`energy.wall_model` of the policy; None: nobody measured it), `embodied` what making it emitted.
     """
 
     archive: Path
@@ -37,6 +38,8 @@ class Site:
     slurmdbd_per_s: float
     settings: JobSettings
     expects: Callable[[SlurmJob], bool]
+    wall_model: Callable[[str], Mapping[str, Any] | None]
+    embodied: Callable[[str], Mapping[str, Any] | None]
 
     @property
     def late_s(self) -> float:
@@ -61,6 +64,8 @@ def site_of(compiled: Mapping[str, Any], settings: JobSettings) -> Site:
         slurmdbd_per_s=settings.collect.slurmdbd_per_s,
         settings=settings,
         expects=_expects(compiled),
+        embodied=functools.cache(lambda node: resolve(compiled, JobFacts(node=node)).footprint.embodied),
+        wall_model=functools.cache(lambda node: resolve(compiled, JobFacts(node=node)).energy.wall_model),
     )
 
 

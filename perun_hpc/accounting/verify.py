@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from perun_hpc._version import __version__
 from perun_hpc.accounting import manifest as sealed
+from perun_hpc.accounting import statement
 from perun_hpc.accounting.audit import Finding
 from perun_hpc.accounting.manifest import Manifest
 from perun_hpc.accounting.month import (
@@ -22,7 +23,9 @@ from perun_hpc.accounting.month import (
     read_records,
     sum_month,
 )
+from perun_hpc.accounting.statement import Embodied
 from perun_hpc.archive.places import Archive
+from perun_hpc.energy.footprint import Factor
 from perun_hpc.errors import DataError, UsageError
 from perun_hpc.inputs import read_regular
 
@@ -32,7 +35,7 @@ class Verdict:
     """What verifying found: `faults` are what is not as it was sealed, in which file and of which day.
 
     `late` are files that came after the seal: they are in no sum. `moved` is how many lie elsewhere with their content
-    as it was.
+    as it was; `records` and `nodes` are those that were sealed.
     """
 
     manifest: Manifest
@@ -41,6 +44,8 @@ class Verdict:
     late_uj: int
     moved: int
     files: int
+    records: Sequence[RecordFile]
+    nodes: frozenset[str]
 
 
 def seal(archive: Archive, month: str, now_s: float) -> Manifest:
@@ -114,7 +119,33 @@ def verify(archive: Archive, month: str) -> Verdict:
     late += [one.path for one in after] + [name for name in ledgers.values() if name not in wanted]
     faults += _differences(archive, manifest, records, wanted, [p for p, n in ledgers.items() if n in wanted], lengths)
     late_uj = sum(share.energy_uj for one in after for share in one.shares)
-    return Verdict(manifest, faults, sorted(late), late_uj, moved, len(days))
+    counted = [one for one in records.files if one.path in wanted]
+    nodes = frozenset(name.split("/")[1] for name in days if name.startswith("nodes/"))
+    faults += [Finding(name, what) for name, what in statement.faults(archive, manifest, counted, set(nodes))]
+    return Verdict(manifest, faults, sorted(late), late_uj, moved, len(days), counted, nodes)
+
+
+def restate(
+    archive: Archive,
+    month: str,
+    factors: Mapping[str, Factor],
+    embodied: Callable[[str], Embodied | None],
+    now_s: float,
+) -> Path | None:
+    """Write the next revision of a sealed month's factors; None where they are those of the last one.
+
+    Raises
+    ------
+    DataError
+        Where the month is not as it was sealed.
+    """
+    found = verify(archive, month)
+    if found.faults:
+        raise DataError(f"{month} is not as it was sealed, so no factors were stated: see perun verify {month}")
+    made = {node: one for node in found.nodes if (one := embodied(node)) is not None}
+    if not factors and not made:
+        return None
+    return statement.state(archive, found.manifest, found.records, found.nodes, factors, made, now_s, __version__)
 
 
 def _bounds(day: str) -> tuple[int, int]:

@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
         ("simulated", pa.bool_()),
         ("exported", _TIME),
         ("digest", pa.int64()),
+        *((name, pa.float64()) for name in ("co2_upstream_g", "co2_life_cycle_g")),
     ]
 )
 """The columns; energies in uJ, `u_uj` the standard uncertainty (k=1). What is not known is null, never 0."""
@@ -226,6 +227,8 @@ def _row(record: EnergyRecord, at_s: int, digest: int) -> dict[str, Any]:
         "cpu_time_ns": record.cpu_ns,
         "co2_location_g": foot.co2_location_g if foot else None,
         "co2_market_g": foot.co2_market_g if foot else None,
+        "co2_upstream_g": foot.co2_upstream_g if foot else None,
+        "co2_life_cycle_g": foot.co2_life_cycle_g if foot else None,
         "cost": foot.cost if foot else None,
         "currency": foot.currency if foot else None,
         "digest": digest,

@@ -34,8 +34,10 @@ def has_lists(path: Path) -> bool | None:
     return True
 
 
-def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = ()) -> None:
+def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = (), passing: Iterable[int] = ()) -> None:
     """Let these users and groups read a file, or list and pass a directory; nobody else but its owner.
+
+    The users `passing` may pass a directory and see nothing of it.
 
     Raises
     ------
@@ -47,7 +49,8 @@ def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = ()) -> No
     mode = path.stat().st_mode
     allowed = _READ | (_SEARCH if path.is_dir() else 0)
     entries = [(_USER_OBJ, mode >> 6 & 7, _NOBODY)]
-    entries += [(_USER, allowed, uid) for uid in sorted(set(uids))]
+    users = {**dict.fromkeys(passing, allowed & _SEARCH), **dict.fromkeys(uids, allowed)}
+    entries += [(_USER, users[uid], uid) for uid in sorted(users)]
     entries += [(_GROUP_OBJ, 0, _NOBODY)]
     entries += [(_GROUP, allowed, gid) for gid in sorted(set(gids))]
     entries += [(_MASK, allowed, _NOBODY), (_OTHER, 0, _NOBODY)]

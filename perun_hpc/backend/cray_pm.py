@@ -15,12 +15,12 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
 from perun_hpc.backend.stamps import RenewedStamps
-from perun_hpc.backend.sysfile import DUMB, doubt, integer, reason
+from perun_hpc.backend.sysfile import DUMB, HANGS, LOOK, doubt, integer, reason, unheard
 from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -30,6 +30,7 @@ NS_PER_US = 1000
 TRIES = 3
 RENEWED = "the counters were renewed while they were read"
 
+FRESHNESS = "freshness"
 _FILE = re.compile(r"^(?:(?P<part>cpu\d*|memory\d*|accel\d*)_)?(?P<what>energy|power)$")
 _COMPONENT = {"cpu": "cpu", "memory": "dram", "accel": "gpu"}
 _MAX_UW = {"cpu": 3_000_000_000, "memory": 2_000_000_000, "accel": 5_000_000_000, "node": 50_000_000_000}
@@ -50,13 +51,30 @@ class PmCounters:
         self._freshness = -1
         try:
             with contextlib.suppress(OSError):
-                self._freshness = os.open(directory / "freshness", os.O_RDONLY | os.O_CLOEXEC)
+                self._freshness = os.open(directory / FRESHNESS, os.O_RDONLY | os.O_CLOEXEC)
             for name in names:
                 self._descriptors.append(os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             self.close()
             raise
         self._sensors = tuple(_sensor(name, names) for name in names)
+
+    @classmethod
+    def of(cls, sensors: tuple[Sensor, ...], descriptors: Sequence[int], freshness: int) -> PmCounters:
+        """A reader of files that somebody else opened, `freshness` being -1 where there is none; it closes them."""
+        reader = cls(Path(), ())
+        reader._sensors, reader._descriptors, reader._freshness = sensors, list(descriptors), freshness
+        return reader
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open files, in the order of the sensors."""
+        return tuple(self._descriptors)
+
+    @property
+    def freshness(self) -> int:
+        """The open file that counts renewals, -1 where there is none."""
+        return self._freshness
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
@@ -154,8 +172,17 @@ def _sensor(name: str, names: Sequence[str]) -> Sensor:
     )
 
 
-def discover(root: Path = Path("/"), clock: Clock = monotonic_ns, real_clock: Clock = time.time_ns) -> Discovery:
-    """The node's counters, if the node has them; a file that cannot be read, or holds no value, costs itself."""
+def discover(
+    root: Path = Path("/"),
+    clock: Clock = monotonic_ns,
+    real_clock: Clock = time.time_ns,
+    about: Callable[[str], None] = unheard,
+    skip: Collection[str] = (),
+) -> Discovery:
+    """The node's counters, if the node has them; a file that cannot be read, or holds no value, costs itself.
+
+    `about` hears of each file before it is read, and `skip` names those that are not to be: a read may never come back.
+    """
     directory = root / COUNTERS
     try:
         names = sorted(file.name for file in directory.iterdir() if _FILE.match(file.name))
@@ -166,6 +193,10 @@ def discover(root: Path = Path("/"), clock: Clock = monotonic_ns, real_clock: Cl
     missing = []
     answering = []
     for name in names:
+        if name in skip:
+            missing.append(Missing(f"pm_counters/{name}", HANGS, LOOK, _component(name)))
+            continue
+        about(name)
         try:
             alone = PmCounters(directory, (name,), clock, real_clock)
         except OSError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import DUMB, Files, entries, number, open_files, reason, text
+from perun_hpc.backend.sysfile import DUMB, HANGS, LOOK, Files, entries, number, open_files, reason, text, unheard
 from perun_hpc.data_model.sensor import NONE_NEEDED, Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -88,7 +88,7 @@ class _Input:
 def discover(
     root: Path = Path("/"),
     clock: Clock = monotonic_ns,
-    about: Callable[[str], None] = lambda what: None,
+    about: Callable[[str], None] = unheard,
     skip: Collection[str] = (),
 ) -> Discovery:
     """Find all power and energy inputs below `root`; GPU drivers' chips are left to the GPU backends.
@@ -120,10 +120,6 @@ def discover(
     places = _places([one for one, _ in answering])
     opened = [(place, one, reader) for place, (one, reader) in zip(places, answering, strict=True)]
     return Discovery(_contained(opened), tuple(missing))
-
-
-HANGS = f"{DUMB}: a read of it did not come back"
-LOOK = "look for a stuck driver in the kernel's log"
 
 
 def _all_inputs(

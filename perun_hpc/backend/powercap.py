@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.backend import mirrors, rapl_gain, zone_power
 from perun_hpc.backend.base import Clock, Discovery, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import NumberFiles, entries, number, reason, text
+from perun_hpc.backend.sysfile import HANGS, LOOK, NumberFiles, entries, number, reason, text, unheard
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -68,12 +68,20 @@ class _Zone:
 
 
 def discover(
-    root: Path = Path("/"), clock: Clock = monotonic_ns, pause: Callable[[float], None] = time.sleep
+    root: Path = Path("/"),
+    clock: Clock = monotonic_ns,
+    pause: Callable[[float], None] = time.sleep,
+    about: Callable[[str], None] = unheard,
+    skip: Collection[str] = (),
 ) -> Discovery:
-    """Find all energy zones below `root`; mirrored and doubly listed ones are reported as missing, once counted."""
+    """Find all energy zones below `root`; mirrored and doubly listed ones are reported as missing, once counted.
+
+    `about` hears of each zone before a file of it is read, and `skip` names those that are not to be: a read may never
+    come back (registers behind a bus or a mailbox).
+    """
     base = root / POWERCAP
-    zones, missing = _zones(base)
-    powers = zone_power.discover(root, clock)
+    zones, missing = _zones(base, about, skip)
+    powers = zone_power.discover(root, clock, about, skip)
     missing += powers.missing
     if not zones:
         return Discovery(powers.readers, (*missing, *(() if powers.readers else _why_none(root))))
@@ -118,7 +126,7 @@ def _stand_at_zero(zones: list[_Zone], pause: Callable[[float], None]) -> bool:
     return not any(number(zone.directory / "energy_uj") for zone in zones)
 
 
-def _zones(base: Path) -> tuple[list[_Zone], list[Missing]]:
+def _zones(base: Path, about: Callable[[str], None], skip: Collection[str]) -> tuple[list[_Zone], list[Missing]]:
     found: list[_Zone] = []
     unknown: list[Missing] = []
     for directory in entries(base):
@@ -128,6 +136,13 @@ def _zones(base: Path) -> tuple[list[_Zone], list[Missing]]:
         if match is None:
             unknown.append(Missing(directory.name, "its name is none of a zone", "report this as a fault of perun"))
             continue
+        stuck = [one for one in skip if f"{directory.name}:".startswith(f"{one}:")]
+        if stuck:  # a part without what it is a part of would be taken for a package
+            why = HANGS if directory.name in stuck else f"it is a part of {stuck[0]}, a read of which did not come back"
+            unknown.append(Missing(directory.name, why, LOOK, "cpu"))
+            continue
+        about(directory.name)
+        number(directory / "energy_uj")
         limits = [number(directory / f"constraint_{i}_max_power_uw") or 0 for i in range(3)]
         limits += [number(directory / f"constraint_{i}_power_limit_uw") or 0 for i in range(3)]
         path = tuple(int(part, 16) for part in match["path"].split(":"))

@@ -62,6 +62,14 @@ def integer(content: bytes) -> int | None:
 
 DUMB = "does not measure"
 """How a reason begins why a sensor that is there was not taken: it may do so later."""
+HANGS = f"{DUMB}: a read of it did not come back"
+LOOK = "look for a stuck driver in the kernel's log"
+"""What helps against that."""
+
+
+def unheard(what: str) -> None:
+    """Nobody asks what is about to be read."""
+
 
 _ALL_ONES = (1 << 31) - 1, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 """What firmware answers that knows no value: `Unknown` in ACPI, a signed number that overflowed."""
@@ -258,10 +266,10 @@ def open_files(sensor: Sensor, files: Sequence[Path], clock: Clock = monotonic_n
 
 def descriptors_of(reader: Reader) -> list[tuple[Sensor, tuple[int, ...]]]:
     """Each sensor of a reader with the open files that it is read from; none where that are no kernel files."""
-    if isinstance(reader, NumberFiles):
-        return [(sensor, (fd,)) for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)]
-    held = reader.descriptors if isinstance(reader, Combined) else ()
-    return [(sensor, held) for sensor in reader.sensors]
+    held: tuple[int, ...] | None = getattr(reader, "descriptors", None)
+    if held is None or isinstance(reader, Combined):
+        return [(sensor, held or ()) for sensor in reader.sensors]
+    return [(sensor, (fd,)) for sensor, fd in zip(reader.sensors, held, strict=True)]
 
 
 class Absent:

@@ -9,13 +9,13 @@ contains is in no name, so that neither is added to anything; `sensors.files` of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from perun_hpc.backend import chips
 from perun_hpc.backend.base import Clock, Discovery, Reader, host_name, monotonic_ns
-from perun_hpc.backend.sysfile import DUMB, NumberFiles, entries, number, reason, text
+from perun_hpc.backend.sysfile import DUMB, HANGS, LOOK, NumberFiles, entries, number, reason, text, unheard
 from perun_hpc.data_model.sensor import Kind, Missing, Provenance, Sensor
 from perun_hpc.data_model.units import Quantity
 
@@ -41,19 +41,31 @@ class Zone:
         return chips.slug(f"{self.directory.name} {self.name}")
 
 
-def zones(base: Path) -> Iterator[Zone]:
-    """The zones below powercap's directory that show a power and no energy."""
+def zones(base: Path, about: Callable[[str], None] = unheard, skip: Collection[str] = ()) -> Iterator[Zone]:
+    """The zones below powercap's directory that show a power and no energy, `about` and `skip` as in `discover`."""
     for directory in entries(base):
         match = _ZONE.fullmatch(directory.name)
         if match and (directory / FILE).exists() and not (directory / "energy_uj").exists():
+            if directory.name in skip:
+                continue
+            about(directory.name)
             yield Zone(directory, match["type"], text(directory / "name") or directory.name)
 
 
-def discover(root: Path = Path("/"), clock: Clock = monotonic_ns) -> Discovery:
-    """All of them; one that does not answer is named."""
+def discover(
+    root: Path = Path("/"),
+    clock: Clock = monotonic_ns,
+    about: Callable[[str], None] = unheard,
+    skip: Collection[str] = (),
+) -> Discovery:
+    """All of them; one that does not answer is named. `about` hears of each before it is read, but for `skip`."""
     readers: list[Reader] = []
-    missing = []
-    for zone in zones(root / POWERCAP):
+    missing = [
+        Missing(one.name, HANGS, LOOK, "other")
+        for one in entries(root / POWERCAP)
+        if one.name in skip and (one / FILE).exists() and not (one / "energy_uj").exists()
+    ]
+    for zone in zones(root / POWERCAP, about, skip):
         what = f"{zone.directory.name} ({zone.name})"
         try:
             reader = NumberFiles(((_sensor(zone), zone.directory / FILE),), clock)

@@ -62,12 +62,14 @@ def run(args: argparse.Namespace) -> int:
     where = places(args)
     ledger = open_ledger(where.ledger or "")
     try:
-        return _audit(args, where.archive, ledger, since, until)
+        return _audit(args, where.archive, ledger, since, until, where.due_s)
     finally:
         ledger.close()
 
 
-def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: datetime, until: datetime) -> int:
+def _audit(
+    args: argparse.Namespace, archive: Archive, ledger: Ledger, since: datetime, until: datetime, due_s: float
+) -> int:
     first, last = since.strftime("%Y-%m-%d"), until.strftime("%Y-%m-%d")
     begin = datetime.fromisoformat(first)
     since_s = int(begin.timestamp())
@@ -90,6 +92,15 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
     compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))
     findings += wrong
     energy = ""
+    young: list[str] = []
+
+    def due(job: SlurmJob) -> bool:
+        """Whether a run without a record should have one by now; those that still may get one are noted."""
+        if site.expects(job) and (job.end_s or 0) >= due_s:
+            young.append(job.shown_id)
+            return False
+        return site.expects(job)
+
     if not args.no_slurm:
         open_ids = {job_id for job_id, _ in waiting}
         ended = [j for j in jobs if j.job_id not in open_ids]
@@ -99,10 +110,11 @@ def _audit(args: argparse.Namespace, archive: Archive, ledger: Ledger, since: da
         # What ran before perun was installed has no record, rightly; the first hook of all may come a moment late.
         first_s = ledger.first_start_s(archive.cluster) or until_s
         ended = [j for j in ended if (j.start_s or first_s) >= first_s or j.job_id in held]
-        findings += audit.compare_sacct(ended, held, site.expects)
+        findings += audit.compare_sacct(ended, held, due)
         energy, wrong = _consumed(args.cluster, ended, archive, ledger, site)
         findings += wrong
-    lost = _lost(archive, books, since_s, until_s, site.late_s, now_s)
+    lost = [words.on_the_way(young)] if young else []
+    lost += _lost(archive, books, since_s, until_s, site.late_s, now_s)
     counted_uj = sum(a.total_uj for a in books.accounts.values())
     metered = ""
     if args.meter is not None:

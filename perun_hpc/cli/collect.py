@@ -12,13 +12,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.backlog import last_sweep, look, note_sweep
 from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools, Waits
 from perun_hpc.accounting.facility import declared, note_readings
+from perun_hpc.accounting.followers import Followers
 from perun_hpc.accounting.footprint import Estimator
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.own_sums import Publisher
@@ -30,7 +31,7 @@ from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import NO_LISTS, NoListsError, has_lists, readable_by, tree_readable_by
 from perun_hpc.archive.handover import address, receiver
 from perun_hpc.archive.listener import Listener, lately_refused
-from perun_hpc.archive.places import BOUNDARIES, Archive, clusters
+from perun_hpc.archive.places import BOUNDARIES, RUNNING, Archive, clusters
 from perun_hpc.cli import logs, traces
 from perun_hpc.cli.wake import WakeSocket
 from perun_hpc.data_model import metrics
@@ -40,7 +41,7 @@ from perun_hpc.process.whole import make_whole
 from perun_hpc.report.backlog import NAMED, status, troubles
 from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm.command import NoAccountsError
-from perun_hpc.slurm.coordinators import coordinators
+from perun_hpc.slurm.coordinators import administrators, coordinators
 from perun_hpc.slurm.sacct import identity_fields, query_between, query_jobs
 from perun_hpc.store.merge import finalise
 
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         if has_lists(root) is False:
             log.warning("%s: %s: users cannot read their records and traces there (docs/sites.md)", root, NO_LISTS)
         if not args.daemon:
-            return _sweep(args, site, root, ledger, Estimator(), {}, {}, {})
+            return _sweep(args, site, root, ledger, Estimator(), {}, {}, {}, {})
         return _daemon(args, rules, root, ledger)
     finally:
         ledger.close()
@@ -114,6 +115,7 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
     publishers: dict[tuple[str, bool], Publisher] = {}
+    followers: dict[str, Followers] = {}
     figures = SiteFigures(ledger)
     with _listener(rules.site, root) as listener, _scraped(rules.site) as scraped:
         while not stop.is_set():
@@ -122,7 +124,7 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
             if mistake := rules.renew():
                 log.warning("policy: %s; the last valid one stays in force", mistake)
             try:
-                _sweep(args, rules.site, root, ledger, footprint, kept, waits, publishers)
+                _sweep(args, rules.site, root, ledger, footprint, kept, waits, publishers, followers)
             except (PerunError, OSError) as error:
                 log.warning("%s", error)
             if scraped is not None:
@@ -188,20 +190,22 @@ def _sweep(
     kept: dict[str, bool],
     waits: dict[str, Waits],
     publishers: dict[tuple[str, bool], Publisher],
+    followers: dict[str, Followers],
 ) -> int:
     """Sweep every cluster; one that fails holds up no other, and is raised at the end.
 
     `kept` says by cluster whether Slurm keeps accounts, as far as the sweeps before have found out,
-    `waits` what they read in vain, `publishers` write the sums that users may see.
+    `waits` what they read in vain, `publishers` write the sums that users may see, `followers` know who may follow
+    running jobs.
     """
-    for problem in footprint.renew(site.settings.footprint):
+    for problem in footprint.renew(site.settings.footprint, site.wall_model):
         log.warning("%s", problem)
     code = 0
     failure: PerunError | None = None
     for cluster in [args.cluster] if args.cluster else clusters(root):
         archive, began_s = Archive(root, cluster), time.time()
         try:
-            summary = _sweep_one(args, site, archive, ledger, footprint, kept, waits.setdefault(cluster, {}))
+            summary = _sweep_one(args, site, archive, ledger, footprint, kept, waits.setdefault(cluster, {}), followers)
             accounts = not args.no_slurm and kept.get(cluster) is not False
             _publish_sums(archive, ledger, accounts, summary, publishers)
         except Exception as error:
@@ -234,6 +238,7 @@ def _sweep_one(
     footprint: Estimator,
     kept: dict[str, bool],
     waits: Waits,
+    followers: dict[str, Followers],
 ) -> Summary:
     cluster = archive.cluster
     slurm = None if args.no_slurm else _slurm(cluster, kept)
@@ -242,6 +247,7 @@ def _sweep_one(
         slurm=slurm,
         finalise=close_trace,
         publish=publisher(site.settings.privacy.readers, archive if slurm is None else None),
+        follow=_followers(slurm, cluster, followers),
         footprint=footprint,
         expects=site.expects,
     )
@@ -301,8 +307,19 @@ def _slurm(cluster: str, kept: dict[str, bool]) -> Slurm | None:
     )
 
 
-def publisher(readers: Sequence[str], owned_in: Archive | None = None) -> Callable[[Path, int], None]:
+def _followers(
+    slurm: Slurm | None, cluster: str, known: dict[str, Followers]
+) -> Callable[[Iterable[int]], Mapping[int, Iterable[int]]] | None:
+    """Who may follow running jobs; nobody but their owners where Slurm keeps no accounts."""
+    if slurm is None:
+        return None
+    return known.setdefault(cluster, Followers(administrators, coordinators, slurm.jobs)).of
+
+
+def publisher(readers: Sequence[str], owned_in: Archive | None = None) -> Callable[[Path, int, Iterable[int]], None]:
     """Return what opens a run's directory to the job's owner and to the groups that the policy names.
+
+    Those who follow the job, while it runs, are given what its nodes said last and no more.
 
     `owned_in` is the archive in which the owner gets a list, where Slurm has none for him.
     """
@@ -313,9 +330,12 @@ def publisher(readers: Sequence[str], owned_in: Archive | None = None) -> Callab
         except KeyError:
             log.warning("privacy.readers: no group '%s' here", name)
 
-    def publish(directory: Path, uid: int) -> None:
+    def publish(directory: Path, uid: int, followers: Iterable[int]) -> None:
         with contextlib.suppress(NoListsError):  # it was said when the collector began
             tree_readable_by(directory, BOUNDARIES, [uid], gids)
+            if followers and (directory / RUNNING).exists():
+                readable_by(directory / RUNNING, [uid, *followers], gids)
+                readable_by(directory, [uid], gids, passing=followers)
             if owned_in is not None:
                 readable_by(file_under_owner(owned_in, directory, uid), [uid])
 

@@ -40,6 +40,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("audit", "check that the ledger closes: counters, shares and records agree"),
     ("seal", "close a month: sums and hashes of its evidence, signed"),
     ("verify", "a sealed month's sums again, from a copy of its evidence alone"),
+    ("calibrate", "fit what nodes draw at the wall, beside a meter"),
     ("collect", "take up what nodes shipped: merge traces, fill the ledger"),
     ("ledger", "maintain the ledger: backup, retention, schema"),
     ("policy", "check, show and explain the site's policy"),

@@ -1,4 +1,4 @@
-"""`perun seal MONTH`: sums a month's evidence and writes a manifest of it, signed by a key of the administrator's."""
+"""`perun seal MONTH`: sums a month's evidence and states what it means by the site's factors, signed by a key."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import time
 from pathlib import Path
 
 from perun_hpc.accounting import manifest as sealed
+from perun_hpc.accounting.footprint import NAMES, stated_factor
+from perun_hpc.accounting.manifest import Manifest
 from perun_hpc.accounting.month import digest_of
-from perun_hpc.accounting.signing import sign
-from perun_hpc.accounting.verify import seal
-from perun_hpc.cli.verify import check_month
+from perun_hpc.accounting.signing import sign, signature_of
+from perun_hpc.accounting.site import Site, load_site
+from perun_hpc.accounting.statement import Embodied, revisions
+from perun_hpc.accounting.verify import restate, seal
+from perun_hpc.cli.verify import check_month, stated
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
+from perun_hpc.errors import UsageError
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import wrapped
 
@@ -29,19 +34,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Seal the month, or sign one that is sealed already."""
-    month, archive = check_month(args.month), places(args).archive
+    """Seal the month; of one that is sealed state the policy's factors, where these are others now, and sign it."""
+    month, archive, now_s, site = check_month(args.month), places(args).archive, time.time(), load_site()
     path = sealed.manifest_file(archive, month)
-    if args.key is None or not path.exists():
-        made = seal(archive, month, time.time())
-        files = sum(one.files for one in made.days)
-        print(f"{month} of {made.cluster}: {q.energy(made.sums.counted_uj)} counted ({made.sums.counted_uj} uJ),")
-        print(f"{q.energy(made.sums.jobs_uj)} of them jobs', in {count(files, 'file')} of evidence.")
-        if made.findings:
-            print("\n".join(wrapped(f"Sealed with {count(len(made.findings), 'finding')} that the manifest names:", 0)))
-            print("\n".join(line for text in made.findings[:10] for line in wrapped(text, 4, "  - ")))
-    print(f"{path}\nsha256 {digest_of(path)}")
-    if args.key is not None:
-        sign(path, args.key)
-        print(f"signed by {args.key}")
+    factors = {name: stated_factor(name, table) for name in NAMES if (table := getattr(site.settings.footprint, name))}
+    new = not path.exists()
+    if new:
+        print("\n".join(_sealed(seal(archive, month, now_s))))
+    made = restate(archive, month, factors, lambda node: _embodied(site, node), now_s)
+    if made is None and not new and args.key is None:
+        raise UsageError(f"{path} is there, and so are the policy's factors: perun verify {month} checks them")
+    written = [path, *(one for one, _ in revisions(archive, month))]
+    if made is not None:
+        print("\n".join(stated(list(revisions(archive, month))[-1][1])))
+    for one in written:
+        if args.key is not None and not signature_of(one).exists():
+            sign(one, args.key)
+            print(f"{one.name} signed by {args.key}")
+    print("\n".join(f"sha256 {digest_of(one)}  {one}" for one in written))
     return 0
+
+
+def _sealed(made: Manifest) -> list[str]:
+    files = count(sum(one.files for one in made.days), "file")
+    said = (
+        f"{made.month} of {made.cluster}: {q.energy(made.sums.counted_uj)} counted ({made.sums.counted_uj} uJ), "
+        f"{q.energy(made.sums.jobs_uj)} of them jobs', in {files} of evidence."
+    )
+    lines = wrapped(said, 0)
+    if made.findings:
+        lines += wrapped(f"Sealed with {count(len(made.findings), 'finding')} that the manifest names:", 0)
+        lines += [line for text in made.findings[:10] for line in wrapped(text, 4, "  - ")]
+    return lines
+
+
+def _embodied(site: Site, node: str) -> Embodied | None:
+    table = site.embodied(node)
+    if not table:
+        return None
+    lifetime_s = table["lifetime_ns"] // 10**9
+    return Embodied(table["kg"], table["low"], table["high"], lifetime_s, table["source"], table["date"])

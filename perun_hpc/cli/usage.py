@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         print(usage_csv(rows, by), end="")
     else:
-        priced = any(u.values["co2_mg"] or u.values["cost_millicents"] for u in rows)
+        priced = any(v for u in rows for name, v in u.values.items() if name.startswith(("co2_", "cost_")))
         price = site.settings.footprint.price or {}
         currency = str(price.get("currency") or "") if priced else None
         print(f"{since_day} to {until_day}, whole days in local time")

@@ -8,14 +8,17 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from perun_hpc.accounting import manifest as sealed
 from perun_hpc.accounting.audit import Finding
 from perun_hpc.accounting.month import Sums, digest_of
 from perun_hpc.accounting.signing import fingerprint, verified
+from perun_hpc.accounting.statement import Revision, revisions
 from perun_hpc.accounting.verify import Verdict, verify
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.where import places
+from perun_hpc.data_model.record import CARBON
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, NotFoundError, UsageError
 from perun_hpc.report import quantities as q
@@ -49,14 +52,20 @@ def run(args: argparse.Namespace) -> int:
     if not archive.base.is_dir():
         raise NotFoundError(f"{archive.base} is not there: name the archive by --archive, the cluster by --cluster")
     found = verify(archive, month)
-    signed, unsigned = _signature(archive, month, args.signers)
+    known = list(revisions(archive, month)) if not any(one.where == "factors" for one in found.faults) else []
+    signed, unsigned = _signature(sealed.manifest_file(archive, month), args.signers)
+    for path, _ in known:
+        unsigned += _signature(path, args.signers)[1]
     faults = [*found.faults, *unsigned]
     if args.json:
-        about = {"faults": [asdict(one) for one in faults], "late": found.late, "late_uj": found.late_uj}
+        about: dict[str, Any] = {"revisions": [asdict(one) for _, one in known]}
+        about |= {"faults": [asdict(one) for one in faults], "late": found.late, "late_uj": found.late_uj}
         print(json.dumps({"manifest": asdict(found.manifest), "signature": signed, **about}, indent=1))
         return 1 if faults else 0
     style = style_for(sys.stdout)
     print("\n".join(_said(archive, month, found, signed, style)))
+    if known:
+        print("\n".join(stated(known[-1][1])))
     if faults:
         print(style.warn("Not as it was sealed"))
         for one in faults[:MOST]:
@@ -69,9 +78,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _signature(archive: Archive, month: str, signers: Path | None) -> tuple[str, list[Finding]]:
-    """Return what there is to say of the signature, and what is wrong with it."""
-    path = sealed.manifest_file(archive, month)
+def _signature(path: Path, signers: Path | None) -> tuple[str, list[Finding]]:
+    """Return what there is to say of a file's signature, and what is wrong with it."""
     if signers is not None and not signers.is_file():
         raise NotFoundError(f"{signers} is not there: write a line with name and public key for each signer")
     try:
@@ -80,7 +88,7 @@ def _signature(archive: Archive, month: str, signers: Path | None) -> tuple[str,
         return f"signed by the key {fingerprint(path)}; whose that is was not checked (--signers FILE)", []
     except DataError as error:
         faulty = signers is not None or path.with_name(f"{path.name}.sig").exists()
-        return str(error), [Finding("manifest.json", str(error))] if faulty else []
+        return str(error), [Finding(path.name, str(error))] if faulty else []
 
 
 def _said(archive: Archive, month: str, found: Verdict, signed: str, style: Style) -> list[str]:
@@ -105,6 +113,31 @@ def _said(archive: Archive, month: str, found: Verdict, signed: str, style: Styl
         lines += wrapped(f"{count(found.moved, 'file')} moved since, with their content as it was.", 0)
     lines += wrapped(f"{count(found.files, 'file')} of evidence; {signed}.", 0)
     return [*lines, f"sha256 {digest_of(sealed.manifest_file(archive, month))}  manifest.json"]
+
+
+def stated(one: Revision) -> list[str]:
+    """Return what a revision of a month's factors says, a line for each figure: none is the sum of others."""
+    lines = [f"Factors, revision {one.revision}:"]
+    for name, figures in (("jobs", one.jobs), ("others", one.others)):
+        least = "at least " if figures.lower_bound else ""
+        carbon = [f"{q.mass(mg / 1000)} CO2e ({CARBON[figure]})" for figure, mg in figures.co2_mg.items()]
+        cost = figures.cost_millicents
+        price = [] if cost is None else [q.money(cost / 1e5, one.factors["price"].note)]
+        lines += wrapped(f"{name}: {least}{', '.join([*carbon, *price]) or 'nothing stated'}", 4, "  - ")
+    lines += [
+        line
+        for name, factor in one.factors.items()
+        for line in wrapped(f"{name}: {factor.source}, {factor.date} ({factor.note or 'constant'})", 6, "    ")
+    ]
+    made = one.embodied
+    if made is not None:
+        parts = [f"{account or '(none)'} {q.mass(mg / 1000)}" for account, mg in made.accounts.items()]
+        whole = f"{q.mass(made.total / 1000)} (from {q.mass(made.low / 1000)} to {q.mass(made.high / 1000)})"
+        text = f"embodied, in no figure above: {whole} of {count(made.nodes, 'node')}: {', '.join([*parts, ''])}idle "
+        lines += wrapped(f"{text}{q.mass(made.idle / 1000)}", 4, "  - ")
+        if made.without:
+            lines += wrapped(f"{count(made.without, 'node')} without a figure", 4, "  - ")
+    return lines
 
 
 def _parts(sums: Sums) -> list[tuple[str, int]]:

@@ -165,9 +165,32 @@ NODE_MODEL = Table(
 )
 
 
+_SLOPE = Number(0, 10, above=True)
+WALL_MODEL = Table(
+    {
+        "static": Key(power(), "what a node draws at the wall while its sensors show nothing", required=True),
+        "cpu": Key(_SLOPE, "what a watt of its CPUs takes at the wall; 1, where it is left out"),
+        "dram": Key(_SLOPE, "the same of memory"),
+        "gpu": Key(_SLOPE, "the same of GPUs"),
+        "error": Key(Number(0.001, 1), "relative standard uncertainty (k=1) of it", required=True),
+        "source": Key(SOURCE, "how it was measured; a model without it is refused", required=True),
+        "date": Key(Day(), "the day of it", required=True),
+    }
+)
+
+
 _SERIES = Key(path(), "a CSV file with the columns `time` (UTC, ISO 8601: from then on) and `value`")
-_STAGE = Key(Choice(("operational", "life-cycle")), "what the factor counts", required=True)
+_STAGE = Key(
+    Choice(("operational", "life-cycle")),
+    "operational: of generating it, which is scope 2; life-cycle: with scope 3, category 3, and no figure of either",
+    required=True,
+)
+_KIND = Key(Choice(("average", "marginal")), "of all that is generated, or of what a kWh more would add")
+_LOSSES = Key(Choice(("included", "excluded")), "the grid's losses, which belong to scope 3, category 3")
+_U = Key(Number(0, 1), "relative standard uncertainty (k=1) that the source states; bounds include it")
 _CARBON = {"g_per_kwh": Key(Number(0, 5000), "grams of CO2 equivalent per kWh"), "series": _SERIES}
+_DAY = r"\d{4}-\d{2}-\d{2}"
+_PERIOD = Text(rf"\d{{4}}|{_DAY}/{_DAY}", "2025", rule="a year, or first and last day: 2025-04-01/2026-03-31")
 
 
 @dataclass(frozen=True)
@@ -270,6 +293,12 @@ class Energy:
         NODE_MODEL,
         "{}",
         "what the estimate rests on for this node type; else 1 W idle and 4 W busy per logical CPU",
+        NODES,
+    )
+    wall_model: Mapping[str, Any] | None = _item(
+        WALL_MODEL,
+        "{}",
+        "what nodes of this type draw at the wall, as `perun calibrate` proposes it, for footprints without a meter",
         NODES,
     )
     kappa: float = _item(Number(0, 1), "0.25", "what a core's second busy thread weighs against its first", NODES)
@@ -389,20 +418,55 @@ class Collect:
     slurmdbd_per_s: float = _item(Number(0.01, 1000), "5", "at most this many jobs a second")
 
 
+def _range_fits(made: Mapping[str, Any]) -> str | None:
+    numbers = [made.get(name) for name in ("low", "kg", "high")]
+    known = [number for number in numbers if isinstance(number, int | float)]
+    return None if known == sorted(known) else "kg must lie between low and high"
+
+
+EMBODIED = Table(
+    {
+        "kg": Key(Number(0, above=True), "kg of CO2 equivalent that making one node emitted", required=True),
+        "low": Key(Number(0), "the least that it may have been", required=True),
+        "high": Key(Number(0), "the most that it may have been", required=True),
+        "lifetime": Key(duration("1 d"), "over how long it is written off, as in '1826 d'", required=True),
+        "source": Key(SOURCE, "who says so; a figure without it is refused", required=True),
+        "date": Key(Day(), "the day it was published or read", required=True),
+    },
+    fit=_range_fits,
+)
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Factors from energy to cost and CO2; without source and date none is accepted."""
 
     pue: Mapping[str, Any] | None = _item(
-        _factor({"value": Key(Number(1, 5), "power usage effectiveness"), "series": _SERIES}),
+        _factor(
+            {"value": Key(Number(1, 5), "power usage effectiveness"), "series": _SERIES},
+            category=Key(
+                Choice(("PUE1", "PUE2", "PUE3")), "where IT energy is metered (ISO/IEC 30134-2): UPS, PDU, IT"
+            ),
+            period=Key(_PERIOD, "what time it is of; less than twelve months, and a series, make it an interim PUE"),
+            u=_U,
+        ),
         "{}",
         "multiplies wall energy",
     )
     carbon_location: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, stage=_STAGE), "{}", "CO2 of the grid's electricity where the site is (GHG Protocol scope 2)"
+        _factor(_CARBON, stage=_STAGE, kind=_KIND, losses=_LOSSES, u=_U),
+        "{}",
+        "CO2 of the grid's electricity where the site is; operational, average: GHG Protocol scope 2, location-based",
     )
     carbon_market: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, stage=_STAGE), "{}", "CO2 of the electricity the site has contracts for"
+        _factor(_CARBON, stage=_STAGE, u=_U),
+        "{}",
+        "CO2 of the electricity the site has contracts for; operational: GHG Protocol scope 2, market-based",
+    )
+    carbon_upstream: Mapping[str, Any] | None = _item(
+        _factor(_CARBON, losses=_LOSSES, u=_U),
+        "{}",
+        "CO2 of the fuels' way to the power plants, and of the grid's losses: GHG Protocol scope 3, category 3",
     )
     price: Mapping[str, Any] | None = _item(
         _factor(
@@ -411,6 +475,12 @@ class Footprint:
         ),
         "{}",
         "what a kWh costs",
+    )
+    embodied: Mapping[str, Any] | None = _item(
+        EMBODIED,
+        "{}",
+        "CO2 of making such a node: `perun seal` shares it by reserved node-hours, idle apart, and adds it to nothing",
+        NODES,
     )
 
 

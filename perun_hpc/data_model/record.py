@@ -22,6 +22,16 @@ LARGEST = (1 << 63) - 1
 PROVENANCES = tuple(one.value for one in Provenance)
 """From best to worst; a sum carries the worst of its parts."""
 
+CARBON = {
+    "co2_location_g": "location-based",
+    "co2_market_g": "market-based",
+    "co2_upstream_g": "upstream, scope 3",
+    "co2_life_cycle_g": "life-cycle, location-based",
+    "co2_life_market_g": "life-cycle, market-based",
+    "co2_marginal_g": "marginal",
+}
+"""The figures of CO2 that a footprint may have, and what reports call them."""
+
 T = TypeVar("T")
 
 
@@ -176,10 +186,21 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The relative standard uncertainty (k=1) of one figure of a footprint: of the energy, the PUE and the factor."""
+
+    of: str
+    u: float
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What the energy means outside the machine; `facility_uj` is the energy times PUE, `sources` name every factor.
 
-    A `lower_bound` where the energy was not measured at the wall or no PUE is stated. Where a factor could not be
+    CO2 in grams (`energy/footprint.py`), none ever added to another: location- and market-based are scope 2, upstream
+    is scope 3, category 3, life-cycle has both in one. (An older record has a life-cycle factor's figure under
+    location- or market-based; its `sources` say so.) A `lower_bound` where the energy was not measured at the wall or
+    no PUE is stated. A figure is in `bounds` where its factors state their uncertainty. Where a factor could not be
     read all values are None, and `sources` say why.
     """
 
@@ -190,11 +211,16 @@ class Footprint:
     currency: str
     lower_bound: bool
     sources: tuple[str, ...]
+    co2_upstream_g: float | None = None
+    co2_life_cycle_g: float | None = None
+    co2_life_market_g: float | None = None
+    co2_marginal_g: float | None = None
+    bounds: tuple[Spread, ...] = ()
 
     @property
     def known(self) -> bool:
         """Whether it says anything of CO2, cost or cooling."""
-        return not (self.facility_uj is self.co2_location_g is self.co2_market_g is self.cost is None)
+        return any(getattr(self, name) is not None for name in ("facility_uj", "cost", *CARBON))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """From energy to CO2 and cost, by factors that name their source and date; others are refused.
 
+What the GHG Protocol keeps apart stays apart: emissions of generating the electricity (scope 2), location- and
+market-based; those of the fuels' way to the power plant and of the grid's losses (scope 3, category 3). A life-cycle
+factor has both in one, a marginal one says what a kWh more would emit: each is a figure of its own, in no scope.
+
 A PUE (ISO/IEC 30134-2) multiplies energy at the wall. Without a node meter or a calibrated model of the node the energy
 at hand is less than that, and the result is a lower bound.
 """
@@ -11,7 +15,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -31,7 +35,9 @@ _REST = "columns beyond the first line's"
 class Factor:
     """A step function of time: `values[i]` holds from `from_ns[i]` (CLOCK_REALTIME) on, the first also before.
 
-    `source` and `date` say who published it and when; `note` names the stage (operational, life-cycle) or currency.
+    `source` and `date` say who published it and when; `note` has, with commas, what it counts (operational, life-cycle,
+    marginal, a PUE's category and period), or the currency. `u` is its relative standard uncertainty (k=1); None: its
+    source states none.
     """
 
     values: tuple[float, ...]
@@ -39,6 +45,7 @@ class Factor:
     source: str
     date: str
     note: str = ""
+    u: float | None = None
 
     def __post_init__(self) -> None:
         if not self.source.strip() or not self.date.strip():
@@ -47,6 +54,11 @@ class Factor:
             )
         if not self.values or len(self.values) != len(self.from_ns) or list(self.from_ns) != sorted(set(self.from_ns)):
             raise ConfigError(f"the factor of {self.source!r} needs values with rising times")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the note says, one by one."""
+        return tuple(self.note.split(", "))
 
     def at(self, real_ns: int) -> float:
         """The value in force at a time."""
@@ -180,23 +192,56 @@ def from_policy(
     """
     if not table:
         return None
-    note = str(table.get("stage") or table.get("currency") or "")
+    note = _note(table)
     source, date = str(table.get("source") or ""), str(table.get("date") or "")
     if table.get("series"):
         path = str(table["series"])
-        return series(read(path), source, date, note, path, low, high)
+        return replace(series(read(path), source, date, note, path, low, high), u=table.get("u"))
     for key in ("value", "g_per_kwh", "per_kwh"):
         if table.get(key) is not None:
-            return constant(float(table[key]), source, date, note)
+            return replace(constant(float(table[key]), source, date, note), u=table.get("u"))
     raise ConfigError("a factor needs a value or a series: give one in the policy's footprint section")
 
 
+def _note(table: Mapping[str, Any]) -> str:
+    """What a factor counts, as its table says: a PUE of less than a year is an interim one (ISO/IEC 30134-2)."""
+    losses = {"included": "with the grid's losses", "excluded": "without the grid's losses"}
+    first = table.get("stage") or table.get("currency")
+    words = [str(word) for word in (first, table.get("kind"), table.get("category")) if word]
+    if table.get("losses"):
+        words.append(losses[table["losses"]])
+    if table.get("period"):
+        words.append(str(table["period"]))
+    if "category" in table or "period" in table:
+        words += [] if annual(table) else ["interim"]
+        words += [] if table.get("category") else ["category not stated"]
+        words += [] if table.get("period") else ["period not stated"]
+    return ", ".join(words)
+
+
+def annual(table: Mapping[str, Any]) -> bool:
+    """Whether a PUE is one by ISO/IEC 30134-2: of twelve months or more, and no series of shorter ones."""
+    first, _, last = str(table.get("period") or "").partition("/")
+    if table.get("series") or not first:
+        return False
+    if not last:
+        return True
+    try:
+        return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).days >= 364
+    except ValueError:
+        return False
+
+
 def national_intensity(country: str) -> Factor:
-    """Yearly mean carbon intensity of a country's electricity (g/kWh, ISO 3166 alpha-3), from our offline table."""
+    """Yearly mean carbon intensity of a country's electricity (g/kWh, ISO 3166 alpha-3), from our offline table.
+
+    It is a life-cycle factor, of no scope of the GHG Protocol: of what is generated there, without trade and losses.
+    """
     text = resources.files("perun_hpc.energy").joinpath("intensities.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
         if row["country"] == country.upper():
-            return constant(float(row["g_per_kwh"]), row["source"], row["year"], row["stage"])
+            note = f"{row['stage']}, average, of what is generated there, without trade, without the grid's losses"
+            return constant(float(row["g_per_kwh"]), row["source"], row["year"], note)
     raise NotFoundError(
         f"no carbon intensity for country {country!r}: use its three-letter code, or give your own factor"
     )
@@ -219,15 +264,18 @@ class Factors:
     carbon_location: Factor | None = None
     carbon_market: Factor | None = None
     price: Factor | None = None
+    carbon_upstream: Factor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What an energy means outside the machine.
+    """What an energy means outside the machine; None where no factor says it.
 
-    `facility_uj` is the energy times PUE (None without one); CO2 in grams, location- and market-based (GHG Protocol
-    Scope 2) kept apart; `lower_bound` is true when the energy was not measured at the wall or no PUE was stated;
-    `sources` names every factor with its source and date.
+    `facility_uj` is the energy times PUE. CO2 in grams, none of them ever added to another: `co2_location_g` and
+    `co2_market_g` are scope 2, `co2_upstream_g` is scope 3, category 3; `co2_life_cycle_g` and `co2_life_market_g` have
+    both scopes in one; `co2_marginal_g` is what that much more would emit. `u` is the relative standard uncertainty
+    (k=1) of each figure by PUE and factor, where these state theirs. `lower_bound` is true when the energy was not
+    measured at the wall or no PUE was stated; `sources` names every factor with its source and date.
     """
 
     facility_uj: float | None
@@ -237,6 +285,35 @@ class Footprint:
     currency: str
     lower_bound: bool
     sources: tuple[str, ...]
+    co2_upstream_g: float | None = None
+    co2_life_cycle_g: float | None = None
+    co2_life_market_g: float | None = None
+    co2_marginal_g: float | None = None
+    u: Mapping[str, float] = field(default_factory=dict)
+
+
+FIGURES = {
+    "co2_location_g": "CO2 location-based",
+    "co2_market_g": "CO2 market-based",
+    "co2_upstream_g": "CO2 upstream",
+    "co2_life_cycle_g": "CO2 life-cycle, location-based",
+    "co2_life_market_g": "CO2 life-cycle, market-based",
+    "co2_marginal_g": "CO2 marginal",
+}
+"""Figures of CO2, and what sources call their factors."""
+
+
+def carbon_figures(factors: Factors) -> dict[str, Factor]:
+    """Which figure each of a site's factors of carbon gives."""
+    found = {}
+    if (location := factors.carbon_location) is not None:
+        marginal, whole = "marginal" in location.words, "life-cycle" in location.words
+        found["co2_marginal_g" if marginal else "co2_life_cycle_g" if whole else "co2_location_g"] = location
+    if (market := factors.carbon_market) is not None:
+        found["co2_life_market_g" if "life-cycle" in market.words else "co2_market_g"] = market
+    if factors.carbon_upstream is not None:
+        found["co2_upstream_g"] = factors.carbon_upstream
+    return found
 
 
 def footprint(pieces: Iterable[Piece], factors: Factors, at_wall: bool) -> Footprint:
@@ -259,27 +336,40 @@ def footprint(pieces: Iterable[Piece], factors: Factors, at_wall: bool) -> Footp
     def total(factor: Factor | None) -> float | None:
         if factor is None:
             return None
-        return sum(piece.energy_uj / UJ_PER_KWH * _mean_product(piece, pue, factor) for piece in everything)
+        return math.fsum(piece.energy_uj / UJ_PER_KWH * _mean_product(piece, pue, factor) for piece in everything)
 
-    names = ("PUE", "CO2 location-based", "CO2 market-based", "price")
-    used = (factors.pue, factors.carbon_location, factors.carbon_market, factors.price)
+    carbon = carbon_figures(factors)
+    used = [("PUE", factors.pue), *((FIGURES[name], factor) for name, factor in carbon.items())]
     sources = tuple(
         f"{name}: {factor.source}, {factor.date}" + (f" ({factor.note})" if factor.note else "")
-        for name, factor in zip(names, used)
+        for name, factor in (*used, ("price", factors.price))
         if factor is not None
     )
     facility = (
-        None if factors.pue is None else sum(piece.energy_uj * _mean_product(piece, pue, unit) for piece in everything)
+        None
+        if factors.pue is None
+        else math.fsum(piece.energy_uj * _mean_product(piece, pue, unit) for piece in everything)
     )
     return Footprint(
         facility_uj=facility,
-        co2_location_g=total(factors.carbon_location),
-        co2_market_g=total(factors.carbon_market),
         cost=total(factors.price),
         currency=factors.price.note if factors.price else "",
         lower_bound=not at_wall or factors.pue is None,
         sources=sources,
+        u=_stated_u({"facility_uj": None, **carbon}, factors.pue),
+        **{name: total(carbon.get(name)) for name in FIGURES},
     )
+
+
+def _stated_u(figures: Mapping[str, Factor | None], pue: Factor | None) -> dict[str, float]:
+    """Relative standard uncertainties by factors; a figure of which one of its factors states none has none."""
+    found = {}
+    for name, factor in figures.items():
+        parts = [one.u for one in (pue, factor) if one is not None]
+        known = [u for u in parts if u is not None]
+        if parts and len(known) == len(parts):
+            found[name] = math.hypot(*known)
+    return found
 
 
 def _mean_product(piece: Piece, first: Factor, second: Factor) -> float:
@@ -288,5 +378,5 @@ def _mean_product(piece: Piece, first: Factor, second: Factor) -> float:
         return first.at(piece.t0_ns) * second.at(piece.t0_ns)
     inside = {time for time in (*first.from_ns, *second.from_ns) if piece.t0_ns < time < piece.t1_ns}
     cuts = [piece.t0_ns, *sorted(inside), piece.t1_ns]
-    weighted = sum(first.at(a) * second.at(a) * (b - a) for a, b in zip(cuts, cuts[1:]))
+    weighted = math.fsum(first.at(a) * second.at(a) * (b - a) for a, b in zip(cuts, cuts[1:]))
     return weighted / (piece.t1_ns - piece.t0_ns)

@@ -341,7 +341,8 @@ def _outside(energy: Metric | Stats | None, settings: UserSettings) -> tuple[lis
         unknown = (str(error),)
     factors = footprint.Factors(price=costs, carbon_location=emits)
     found = footprint.footprint([footprint.Piece(0, 1, round(energy.value * 1e6))], factors, at_wall=False)
-    amounts = ((MetricType.MONEY, found.cost), (MetricType.CO2, found.co2_location_g))
+    emitted = found.co2_location_g if found.co2_life_cycle_g is None else found.co2_life_cycle_g
+    amounts = ((MetricType.MONEY, found.cost), (MetricType.CO2, emitted))
     metrics = [Metric(kind, amount, provenance=energy.provenance) for kind, amount in amounts if amount is not None]
     return metrics, (*found.sources, *unknown)
 

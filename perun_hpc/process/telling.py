@@ -23,20 +23,24 @@ LEAST_S = 1.0
 
 
 def tell(
+    job_id: str,
     environ: Mapping[str, str],
     every_s: float,
     say: Callable[[str], None],
     wait: Callable[[float], None],
     path: str = AGENT_SOCKET,
 ) -> None:
-    """Say the energy of the job whose step this is, until `say` or `wait` ends it."""
+    """Say the energy of the job whose step this is, until `say` or `wait` ends it.
+
+    `job_id` is the component's in a heterogeneous job, whose processes are given that of the whole.
+    """
     node = environ.get("SLURMD_NODENAME", "")
-    job = {"job_id": environ.get("SLURM_JOB_ID", ""), "restart_count": environ.get("SLURM_RESTART_COUNT") or "0"}
+    job = {"job_id": job_id, "restart_count": environ.get("SLURM_RESTART_COUNT") or "0"}
     last: Mapping[str, str | int] = {}
     while True:
         said = _ask(job, path)
         if said != last:
-            say(json.dumps({"node": node, **said}))
+            say(json.dumps({"node": node, "job": job_id, **said}))
             last = said
         wait(max(every_s, LEAST_S))
 
@@ -51,7 +55,7 @@ def _ask(job: Mapping[str, str], path: str) -> dict[str, str | int]:
         return {"error": str(error)[:200]}
 
 
-def tell_in_step(every_s: float) -> int:
+def tell_in_step(job_id: str, every_s: float) -> int:
     """The same on stdout until stdin ends; 0 however it is ended, so that the job's exit codes stay its own."""
 
     def end(number: int = 0, frame: object = None) -> None:
@@ -71,7 +75,7 @@ def tell_in_step(every_s: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
     try:
-        tell(os.environ, every_s, say, wait)
+        tell(job_id, os.environ, every_s, say, wait)
     except OSError:  # nobody reads any more
         end()
     return 0

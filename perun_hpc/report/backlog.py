@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from perun_hpc.accounting.backlog import Backlog, Entry, Sweep
+from perun_hpc.data_model.wording import count
 from perun_hpc.report.quantities import duration
 from perun_hpc.report.screen import Style, wrapped
 
@@ -55,6 +56,12 @@ def last(sweep: Sweep | None, now_s: float) -> str:
 def waiting(backlog: Backlog, now_s: float) -> str:
     """Return a phrase on what waits; empty where nothing does."""
     return _entries("waiting in incoming/ for nodes or a sweep", backlog.waiting, now_s)
+
+
+def on_the_way(jobs: Sequence[str]) -> str:
+    """Return a phrase on jobs that ended so lately that their nodes may still say what they used."""
+    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
+    return f"records on the way of {count(len(jobs), 'job')} that ended lately: {', '.join(jobs[:NAMED])}{more}"
 
 
 def _entries(what: str, entries: Sequence[Entry], now_s: float) -> str:

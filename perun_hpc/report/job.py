@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perun_hpc.data_model.record import Component, EnergyRecord, NodeEnergy, Rank, Region, Step
+from perun_hpc.data_model.record import CARBON, Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.efficiency import efficiency_lines
@@ -161,7 +161,7 @@ def _energy(r: EnergyRecord, style: Style) -> list[str]:
     seen = f", {reported} of {r.num_nodes} nodes" if r.num_nodes > 1 and reported else ""
     lines += _labelled("Coverage", f"{q.percent(r.coverage)} of the job's time{seen}")
     lines += _labelled("Scope", _scope(r))
-    return [*lines, *_footprint(r)]
+    return [*lines, *_footprint(r, style)]
 
 
 def _scope(r: EnergyRecord) -> str:
@@ -171,21 +171,26 @@ def _scope(r: EnergyRecord) -> str:
     return f"{named}; {_OUTSIDE[metered]}"
 
 
-def _footprint(r: EnergyRecord) -> list[str]:
+def _footprint(r: EnergyRecord, style: Style) -> list[str]:
     f = r.footprint
     if f is None:
         return []
     if not f.known:
         return _labelled("Footprint", "not known: " + "; ".join(f.sources))
-    parts = []
-    if f.co2_location_g is not None:
-        parts.append(f"{q.mass(f.co2_location_g)} CO2e (location-based)")
-    if f.co2_market_g is not None:
-        parts.append(f"{q.mass(f.co2_market_g)} CO2e (market-based)")
+    bounds = {one.of: 2 * one.u for one in f.bounds}
+
+    def within(name: str) -> str:
+        return f" {style.plus_minus} {q.percent(bounds[name])}" if name in bounds else ""
+
+    parts = [
+        f"{q.mass(grams)}{within(name)} CO2e ({meaning})"
+        for name, meaning in CARBON.items()
+        if (grams := getattr(f, name)) is not None
+    ]
     if f.cost is not None:
         parts.append(q.money(f.cost, f.currency))
     if f.facility_uj is not None:
-        parts.append(f"{q.watt_hours(f.facility_uj)} with cooling (PUE)")
+        parts.append(f"{q.watt_hours(f.facility_uj)}{within('facility_uj')} with cooling (PUE)")
     bound = "at least " if f.lower_bound else ""
     return _labelled("Footprint", bound + ", ".join(parts))
 

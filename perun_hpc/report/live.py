@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,13 +20,14 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Word:
-    """What one node said: the job's energy there up to a moment of its clock; or why it says nothing."""
+    """What one node said: the energy of the job (of a component) there up to a moment of its clock; or why nothing."""
 
     node: str
     energy_uj: int = 0
     mono_ns: int = 0
     resolution_ms: int = 0
     error: str = ""
+    job: str = ""
 
 
 def parse(line: str) -> Word:
@@ -34,9 +36,10 @@ def parse(line: str) -> Word:
         data = json.loads(line)
         word = Word(**data)
         numbers = (word.energy_uj, word.mono_ns, word.resolution_ms)
-        if not all(type(one) is int and 0 <= one < 1 << 63 for one in numbers) or not isinstance(word.node, str):
+        names = isinstance(word.node, str) and isinstance(word.job, str)
+        if not names or not all(type(one) is int and 0 <= one < 1 << 63 for one in numbers):
             raise TypeError("a number or a name is none")
-        return Word(word.node, *numbers, str(word.error))
+        return Word(word.node, *numbers, str(word.error), word.job)
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"a node said what nobody understands ({error})") from error
 
@@ -55,27 +58,30 @@ class Live:
     Attributes
     ----------
     label, name, count : the job's id and name, and how many nodes it has.
+    members : how the job, or each component of a heterogeneous one, is called, by its number.
     fresh : nodes that said something since it was last shown.
     """
 
     label: str
     name: str
     count: int
-    fresh: set[str] = field(default_factory=set)
-    _nodes: dict[str, _Node] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)
+    fresh: set[tuple[str, str]] = field(default_factory=set)
+    _nodes: dict[tuple[str, str], _Node] = field(default_factory=dict)
 
     def take(self, word: Word) -> None:
         """Take in what a node said; two moments make a power. More nodes than the job has are none of its."""
-        known = self._nodes.get(word.node)
-        if known is None and len(self._nodes) >= self.count:
+        place = word.job, word.node
+        known = self._nodes.get(place)
+        if (known is None and len(self._nodes) >= self.count) or (known is not None and word == known.last):
             return
-        self.fresh.add(word.node)
+        self.fresh.add(place)
         if known is None:
-            self._nodes[word.node] = _Node(word)
+            self._nodes[place] = _Node(word)
             return
         elapsed_ns = word.mono_ns - known.last.mono_ns
         if word.error:
-            known.last = Word(word.node, known.last.energy_uj, known.last.mono_ns, error=word.error)
+            known.last = replace(known.last, resolution_ms=0, error=word.error)
             known.power_w = None
             return
         if known.last.mono_ns and elapsed_ns > 0:
@@ -102,6 +108,10 @@ class Live:
     def speaking(self) -> int:
         """Nodes that have a power."""
         return sum(one.power_w is not None for one in self._nodes.values())
+
+    def _called(self, word: Word) -> str:
+        """A node; in a heterogeneous job with its component, two of which may share a node."""
+        return f"{word.node} {self.members.get(word.job, '')}" if len(self.members) > 1 else word.node
 
     @property
     def _coarse_ms(self) -> int:
@@ -136,7 +146,7 @@ class Live:
         most = max((one.power_w or 0 for one in busiest), default=0) or 1
         rows = [
             [
-                one.last.node,
+                self._called(one.last),
                 q.power(None if one.power_w is None else one.power_w * 1e3),
                 q.energy(one.last.energy_uj),
                 printable(one.last.error)[:40] or style.bar((one.power_w or 0) / most, 20),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 
-from perun_hpc.data_model.record import EnergyRecord, NodeEnergy, Rank
+from perun_hpc.data_model.record import CARBON, EnergyRecord, NodeEnergy, Rank
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import chart, drawing, inline, page_values, terms
 from perun_hpc.report import quantities as q
@@ -156,10 +156,10 @@ def _footprint(r: EnergyRecord) -> list[Html]:
     assert f is not None
     least = tag("small", "at least ") if f.lower_bound else ""
     made = []
-    if f.co2_location_g is not None or f.co2_market_g is not None:
-        grams, way = (f.co2_location_g, "location") if f.co2_location_g is not None else (f.co2_market_g, "market")
-        both = f", {q.mass(f.co2_market_g)} market-based" if way == "location" and f.co2_market_g is not None else ""
-        made.append(_tile("CO2e", joined([least, tag("span", q.mass(grams or 0.0))]), f"{way}-based{both}"))
+    carbon = [(grams, what) for name, what in CARBON.items() if (grams := getattr(f, name)) is not None]
+    if carbon:
+        besides = "".join(f", {q.mass(grams)} {what}" for grams, what in carbon[1:])
+        made.append(_tile("CO2e", joined([least, tag("span", q.mass(carbon[0][0]))]), f"{carbon[0][1]}{besides}"))
     if f.cost is not None:
         made.append(_tile("Cost", joined([least, tag("span", q.money(f.cost, f.currency))]), "of the electricity"))
     if f.facility_uj is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median_low
 
 from perun_hpc.accounting.together import Member, Together, members, together
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.data_model.record import CARBON, EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.listing import jobs_listing
@@ -165,9 +165,10 @@ def _hints(known: Sequence[tuple[Member, Together]], word: str, style: Style) ->
 def _footprint(runs: Sequence[EnergyRecord]) -> list[str]:
     known = [r.footprint for r in runs if r.footprint is not None and r.footprint.known]
     parts = []
-    carbon = [f.co2_location_g for f in known if f.co2_location_g is not None]
-    if carbon:
-        parts.append(f"{q.mass(sum(carbon))} CO2e (location-based)")
+    for name, meaning in CARBON.items():
+        carbon = [grams for f in known if (grams := getattr(f, name)) is not None]
+        if carbon:
+            parts.append(f"{q.mass(sum(carbon))} CO2e ({meaning})")
     for currency in sorted({f.currency for f in known if f.cost is not None}):
         cost = sum(f.cost for f in known if f.cost is not None and f.currency == currency)
         parts.append(q.money(cost, printable(currency)))

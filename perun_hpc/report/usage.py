@@ -14,7 +14,13 @@ from perun_hpc.report.listing import csv_cell
 from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
 
 _CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "estimated_kwh", "simulated_kwh",
-        "footprint_kwh", "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost")  # fmt: skip
+        "footprint_kwh", "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost",
+        "co2_market_kg", "co2_upstream_kg", "co2_life_cycle_kg")  # fmt: skip
+_CARBON = {
+    "market": "market-based (scope 2)",
+    "upstream": "upstream (scope 3, category 3)",
+    "life_cycle": "life-cycle (scopes 2 and 3 in one)",
+}
 _ENERGIES = ("energy", "idle", "wasted", "modelled", "estimated", "simulated", "footprint")
 
 _NAME, _SHORTEST_NAME = 16, 6
@@ -98,6 +104,7 @@ def usage_csv(rows: Sequence[Usage], by: Sequence[str]) -> str:
         energies = [_kwh(v[f"{k}_uj"]) if _measured(v) else "" for k in _ENERGIES]
         hours = [f"{v[k] / 3600:.3f}" for k in ("gpu_held_s", "gpu_watched_s", "gpu_idle_s", "cpu_s")]
         outside = [f"{v['co2_mg'] / 1e6:.3f}", f"{v['cost_millicents'] / 1e5:.2f}"]
+        outside += [f"{v[f'co2_{name}_mg'] / 1e6:.3f}" for name in _CARBON]
         writer.writerow([*map(csv_cell, u.group), v["jobs"], v["unmeasured"], *energies, *hours, *outside])
     return out.getvalue()
 
@@ -135,6 +142,9 @@ def _remarks(v: dict[str, int], priced: bool) -> list[str]:
         remarks.append(f"nobody watched whether GPUs were idle for {unwatched_h:.4g} h, which are not in that share")
     if priced and v["footprint_uj"] != v["energy_uj"]:
         remarks.append(f"CO2 and cost are of {q.percent(v['footprint_uj'], v['energy_uj'])} of the energy")
+    others = [f"{q.mass(v[f'co2_{name}_mg'] / 1e3)} {what}" for name, what in _CARBON.items() if v[f"co2_{name}_mg"]]
+    if priced and others:
+        remarks.append(f"CO2e in the table is location-based, scope 2; besides, never added: {', '.join(others)}")
     return ["", *(f"{r}." for r in remarks)] if remarks else []
 
 

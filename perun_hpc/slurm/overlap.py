@@ -24,46 +24,63 @@ _STOP_S = 10.0
 
 @dataclass(frozen=True)
 class Running:
-    """A job as squeue shows it."""
+    """A job, or a component of a heterogeneous one, as squeue shows it; `shown_id` is `4711`, `4711_3` or `4711+1`."""
 
     job_id: str
     state: str
     user: str
     nodes: int
+    shown_id: str
     name: str
 
 
-def running(job: str) -> Running:
-    """The running job of this id, as a user writes it.
+def running(job: str) -> list[Running]:
+    """The running job of this id, as a user writes it; of a heterogeneous one's plain id its components that run.
 
     Raises
     ------
     NotFoundError
         Where Slurm shows none, or one that does not run.
+    UsageError
+        Where it is an array of several tasks.
     """
-    done = attempt(["squeue", "--noheader", f"--jobs={job}", "--format=%A|%T|%u|%D|%j"], None, 30.0)
-    rows = [line.split("|", 4) for line in done.stdout.splitlines() if line.count("|") >= 4]
-    known = [Running(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else 1, row[4]) for row in rows]
+    done = attempt(["squeue", "--noheader", f"--jobs={job}", "--format=%A|%T|%u|%D|%i|%j"], None, 30.0)
+    rows = [line.split("|", 5) for line in done.stdout.splitlines() if line.count("|") >= 5]
+    known = [Running(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else 1, *row[4:]) for row in rows]
+    if "+" in job:  # Slurm shows all components, whichever is asked for
+        known = [one for one in known if one.shown_id == job]
     if not known:
         raise NotFoundError(f"job {job}: not in Slurm's queue, or not yours to see: perun report {job}")
-    if len(known) > 1:
-        raise UsageError(f"job {job} has {len(known)} members in the queue: name one, such as {job}_1 or {job}+0")
-    if known[0].state not in ("RUNNING", "SUSPENDED"):
+    run = [one for one in known if one.state in ("RUNNING", "SUSPENDED")]
+    if len(known) > 1 and not all("+" in one.shown_id for one in known):
+        which = [one.shown_id for one in run][:1] or [f"{job}_1"]
+        raise UsageError(f"job {job} has several tasks in the queue: name one, such as {which[0]}")
+    if not run:
         raise NotFoundError(f"job {job} does not run: it is {known[0].state}")
-    return known[0]
+    return run
 
 
-def command(job: Running, program: Sequence[str]) -> list[str]:
-    """The srun that starts `program` once on each node: beside what runs there, with none of it for itself."""
-    return [
-        "srun", "-Q", f"--jobid={job.job_id}", "--overlap", f"--nodes={job.nodes}", f"--ntasks={job.nodes}",
-        "--ntasks-per-node=1", "--cpus-per-task=1", "--mem=0", "--gres=none", "--mpi=none", "--cpu-bind=none",
-        "--unbuffered", "--kill-on-bad-exit=0", "--chdir=/", "--job-name=perun-watch", *program,
-    ]  # fmt: skip
+def command(jobs: Sequence[Running], program: Sequence[str]) -> list[str]:
+    """The srun that starts `program JOBID` once on each node: beside what runs there, with none of it for itself.
+
+    A component is reached through the whole job alone, and its processes see the whole job's id.
+    """
+    whole = jobs[0].shown_id.partition("+")[0] if "+" in jobs[0].shown_id else jobs[0].job_id
+    words = ["srun", "-Q", f"--jobid={whole}"]
+    for job in jobs:
+        _, _, component = job.shown_id.partition("+")
+        words += [":"] if job is not jobs[0] else []
+        words += [f"--het-group={component}"] if component else []
+        words += [
+            "--overlap", f"--nodes={job.nodes}", f"--ntasks={job.nodes}", "--ntasks-per-node=1", "--cpus-per-task=1",
+            "--mem=0", "--gres=none", "--mpi=none", "--cpu-bind=none", "--unbuffered", "--kill-on-bad-exit=0",
+            "--chdir=/", "--job-name=perun-watch", *program, job.job_id,
+        ]  # fmt: skip
+    return words
 
 
 @contextlib.contextmanager
-def lines(job: Running, program: Sequence[str]) -> Iterator[Iterator[str]]:
+def lines(jobs: Sequence[Running], program: Sequence[str]) -> Iterator[Iterator[str]]:
     """What the program says on all nodes, line by line, until it ends; leaving ends it, and nothing else of the job.
 
     The program's stdin ends when this process leaves, or is gone, and it is to end then: a step that Slurm has to end
@@ -78,19 +95,19 @@ def lines(job: Running, program: Sequence[str]) -> Iterator[Iterator[str]]:
     """
     try:
         process = subprocess.Popen(
-            command(job, program),
+            command(jobs, program),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # Ctrl-C is for this process, which ends the step in order
-            **_as_whom(job),
+            **_as_whom(jobs[0]),
         )
     except OSError as error:
         raise UnavailableError(f"srun: {error.strerror or error}: run it where Slurm's commands are") from error
     try:
-        yield _said(process, job)
+        yield _said(process, jobs[0])
     finally:
         _end(process)
 

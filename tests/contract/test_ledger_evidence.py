@@ -353,7 +353,7 @@ def test_a_lease_taken_over_after_the_ledgers_word_costs_nothing(world: World) -
     world.now += DEADLINE_S
     put_incoming(world.root, boundary(node="n1", nodelist=BOTH))
     other = Other(world, other_energy(5, node="n1", nodelist=BOTH, revision=2))
-    tools = Tools(lambda: world.now, publish=lambda directory, uid: other.sweep())
+    tools = Tools(lambda: world.now, publish=lambda directory, uid, others: other.sweep())
     Collector(world.archive, world.ledger, tools, DEADLINE_S).sweep()
     world.collector().sweep()
     assert energies(world) == [5]

@@ -36,7 +36,7 @@ class Site:
         self.opened: list[tuple[str, int]] = []
         slurm = Slurm(lambda ids: [one for one in self.jobs if one.job_id in set(ids)], lambda since, until: [])
         self.tools = Tools(
-            lambda: START_S + 110.0, slurm, publish=lambda path, uid: self.opened.append((path.name, uid))
+            lambda: START_S + 110.0, slurm, publish=lambda path, uid, others: self.opened.append((path.name, uid))
         )
 
     def sweep(self) -> Summary:

@@ -134,7 +134,7 @@ def test_a_ledger_without_the_indexes_answers_and_gets_them(tmp_path: Path) -> N
     with sqlite3.connect(path) as raw:
         for name in ("job_user", "job_account", "job_start", "job_long", "usage_day_day", "deleted_end"):
             raw.execute(f"DROP INDEX {name}")
-        raw.execute("DELETE FROM migration WHERE number = 8")
+        raw.execute("DELETE FROM migration WHERE number = 9")
         assert raw.execute("PRAGMA page_size").fetchone() == (16_384,)
     raw.close()
     reader = open_ledger(str(path))

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,25 @@ def test_the_first_job_of_all_is_known_to_sacct_though_its_hook_came_a_second_la
     days = ("-S", "2026-11-22", "-E", "2026-11-22")
     findings = json.loads(site.run("audit", *days, "--ledger", str(site.ledger), "--json"))["findings"]
     assert [f for f in findings if "4711" in f["where"]] == []
+
+
+def test_a_job_that_ended_a_moment_ago_may_still_get_its_record(site: Site) -> None:
+    """Until the collector gives it up it is on the way: the ledger closes all the same."""
+    now_s = int(time.time())
+    site.now = float(now_s)
+    put_incoming(site.archive, boundary(1, start_s=now_s - 4000))
+
+    def row(job: int, start_s: int) -> dict[str, Any]:
+        times = {"Submit": start_s, "Start": start_s, "End": start_s + 100}
+        return {"JobIDRaw": str(job), "JobID": str(job), **times}
+
+    site.slurm(row(1, now_s - 4000))
+    site.collect()
+    site.slurm(row(1, now_s - 4000), row(5, now_s - 3900), row(6, now_s - 110))
+    days = ("-S", f"{datetime.fromtimestamp(now_s - 86_400):%Y-%m-%d}")
+    said = json.loads(site.run("audit", *days, "--ledger", str(site.ledger), "--json"))
+    assert [f["where"] for f in said["findings"] if f["where"].startswith("job")] == ["job 5"]
+    assert "records on the way of 1 job that ended lately: 6" in said["lost"]
 
 
 def test_a_job_that_failed_within_its_second_second_ran(site: Site) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perun_hpc.accounting import statement
 from perun_hpc.accounting import verify as verifying
 from perun_hpc.accounting.manifest import day_file, manifest_file
 from perun_hpc.accounting.signing import sign, signature_of
@@ -176,11 +177,11 @@ def test_a_directory_that_was_renamed_is_found_and_one_that_is_gone_is_named(sea
 
 def test_months_are_a_chain(tmp_path: Path, utc: None) -> None:
     archive, _ = make_archive(tmp_path, SEED)
-    first = verifying.seal(archive, "2026-10", AFTER_S)
+    first = verifying.seal(archive, "2025-10", AFTER_S)
     second = verifying.seal(archive, MONTH, AFTER_S)
     assert (first.after, second.after) == ("0" * 64, first.days[-1].sha256)
-    text = manifest_file(archive, "2026-10").read_text()
-    manifest_file(archive, "2026-10").write_text(text.replace(first.days[-1].sha256, "1" * 64))
+    text = manifest_file(archive, "2025-10").read_text()
+    manifest_file(archive, "2025-10").write_text(text.replace(first.days[-1].sha256, "1" * 64))
     assert any("the month before" in one.what for one in verifying.verify(archive, MONTH).faults)
 
 
@@ -197,6 +198,56 @@ def test_a_month_is_sealed_once_and_when_it_is_over(tmp_path: Path, utc: None) -
     verifying.seal(archive, MONTH, AFTER_S)
     with pytest.raises(UsageError, match="never change"):
         verifying.seal(archive, MONTH, AFTER_S)
+
+
+CARBON = "carbon_location: {{g_per_kwh: {g}, stage: operational, source: grid, date: 2026-12-01}}"
+EMBODIED = "embodied: {kg: 1200, low: 900, high: 2000, lifetime: 1826 d, source: maker, date: 2024-05-01}"
+
+
+def perun(archive: Archive, *words: str) -> int:
+    return main([words[0], MONTH, *words[1:], "--archive", str(archive.root), "--cluster", "c"])
+
+
+def test_a_corrected_factor_is_a_revision_and_no_joule_changes(
+    tmp_path: Path, key: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, log = make_archive(tmp_path / "site", SEED)
+    policy = tmp_path / "policy.yaml"
+    monkeypatch.setenv("PERUN_POLICY", str(policy))
+    policy.write_text(f"footprint:\n  {CARBON.format(g=400)}\n")
+    assert perun(archive, "seal", "--key", str(key)) == 0
+    manifest = manifest_file(archive, MONTH).read_bytes()
+    assert perun(archive, "seal") == 64
+    assert "so are the policy's factors" in capsys.readouterr().err
+    policy.write_text(f"footprint:\n  {CARBON.format(g=380)}\n  {EMBODIED}\n")
+    assert perun(archive, "seal", "--key", str(key)) == 0
+    assert manifest_file(archive, MONTH).read_bytes() == manifest
+    (_, first), (path, second) = statement.revisions(archive, MONTH)
+    assert (first.jobs.energy_uj, first.others.energy_uj) == (second.jobs.energy_uj, second.others.energy_uj)
+    assert first.jobs.energy_uj == sum(log.accounts.values())
+    assert first.jobs.co2_mg == {"co2_location_g": round(first.jobs.energy_uj / 3.6e12 * 400_000)}
+    assert second.jobs.co2_mg == {"co2_location_g": round(second.jobs.energy_uj / 3.6e12 * 380_000)}
+    shared = second.embodied
+    assert first.embodied is None and shared is not None
+    assert shared.total == sum(shared.accounts.values()) + shared.idle and shared.low < shared.total < shared.high
+    nodes = {p.parent.name for p in archive.node_ledgers()}
+    assert shared.total == len(nodes) * round(1200e6 * 30 / 1826) and shared.accounts.keys() == log.accounts.keys()
+    policy.unlink()
+    shutil.copytree(archive.root, tmp_path / "copy")
+    copy = Archive(tmp_path / "copy", "c")
+    assert check(copy, key) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Factors, revision 2" in said and "embodied, in no figure above" in said
+    value = json.loads(path.read_text())
+    value["jobs"]["co2_mg"]["co2_location_g"] -= 1
+    for name in (path.name, "factors.1.json"):
+        changed = Archive(tmp_path / f"changed-{name}", "c")
+        shutil.copytree(archive.root, changed.root)
+        (changed.base / "months" / MONTH / name).write_text(json.dumps(value))
+        assert check(changed, key) == 1
+        assert name in capsys.readouterr().out
+    (_, wrong), *_ = [(one.where, one.what) for one in verifying.verify(changed, MONTH).faults]
+    assert "revision" in wrong
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": "perun.month/1"}', '{"schema": "perun.month/2"}', "9" * 5000])

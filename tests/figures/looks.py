@@ -103,12 +103,27 @@ def watched(cluster: Cluster, job: str, nodes: Sequence[str]) -> Iterator[list[S
 
 def served_uj(cluster: Cluster, node: str, from_ns: int, to_ns: int) -> int:
     """What the simulator's counters of a node counted between two moments (monotonic)."""
-    total = 0
-    for zone in ZONES:
-        before, after = (cluster.served.value_at(node, zone, one) for one in (from_ns, to_ns))
-        assert before is not None and after is not None
-        total += (after - before) % (COUNTS * UNIT_NJ[zone] // 1000)
-    return total
+    return sum(_served_uj(cluster, node, zone, from_ns, to_ns) for zone in ZONES)
+
+
+def _served_uj(cluster: Cluster, node: str, zone: str, from_ns: int, to_ns: int) -> int:
+    before, after = (cluster.served.value_at(node, zone, one) for one in (from_ns, to_ns))
+    assert before is not None and after is not None
+    return (after - before) % (COUNTS * UNIT_NJ[zone] // 1000)
+
+
+def edges(cluster: Cluster, run: Run, node: str) -> dict[str, tuple[int, int]]:
+    """Zone -> the moments (monotonic) at which its counter was read at a run's edges."""
+    one = boundary(cluster, run.job, node, run.restart)
+    read = {sensor["device"]: one["edges"][sensor["id"]] for sensor in one["sensors"] if sensor["device"] in ZONES}
+    return {zone: (at["start"]["mono_ns"], at["end"]["mono_ns"]) for zone, at in read.items()}
+
+
+def counted_uj(
+    cluster: Cluster, node: str, first: Mapping[str, tuple[int, int]], last: Mapping[str, tuple[int, int]]
+) -> int:
+    """What a node's counters counted from the first's beginning to the last's end, as `edges` has them."""
+    return sum(_served_uj(cluster, node, zone, first[zone][0], last[zone][1]) for zone in ZONES)
 
 
 def spans(cluster: Cluster, run: Run, record: EnergyRecord) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,21 @@ from dataclasses import replace
 
 from devcluster import Cluster
 from tests.figures.kinds import WAVES, Kind, until
-from tests.figures.looks import TAIL, Run, Seen, ledger, node_ledger, profile, sacct, served_uj, spans, sreport, watched
+from tests.figures.looks import (
+    TAIL,
+    Run,
+    Seen,
+    counted_uj,
+    edges,
+    ledger,
+    node_ledger,
+    profile,
+    sacct,
+    served_uj,
+    spans,
+    sreport,
+    watched,
+)
 from tests.figures.table import Row
 
 WINDOW_NS = 12_000_000_000
@@ -62,9 +76,11 @@ def _kind(cluster: Cluster, kind: Kind) -> list[Row]:
 
 def _together(cluster: Cluster, rows: list[Row], runs: list[Run]) -> Row:
     """What two jobs on one node have, with what was nobody's there, beside the node's counters meanwhile."""
-    edges = [spans(cluster, run, ledger(cluster, run)) for run in runs]
-    (node,) = edges[0]
-    first_ns, last_ns = min(one[node][0] for one in edges), max(one[node][1] for one in edges)
+    within = [(spans(cluster, run, ledger(cluster, run)), run) for run in runs]
+    ((node, _),) = within[0][0].items()
+    first_ns, first = min((one[node][0], run.job) for one, run in within)
+    last_ns, last = max((one[node][1], run.job) for one, run in within)
+    read = {run.job: edges(cluster, run, node) for run in runs}
     others_uj = 0
     for line in until("the node's ledger", lambda: node_ledger(cluster, node, first_ns, last_ns)):
         others_uj += sum(uj for owner, uj in line["shares"].items() if not owner.startswith("job:"))
@@ -72,7 +88,7 @@ def _together(cluster: Cluster, rows: list[Row], runs: list[Run]) -> Row:
         kind=rows[0].kind,
         run="both, idle, system",
         ledger_j=sum(row.ledger_j or 0 for row in rows) + others_uj / 1e6,
-        served_j=served_uj(cluster, node, first_ns, last_ns) / 1e6,
+        served_j=counted_uj(cluster, node, read[first], read[last]) / 1e6,
         sacct_j=sum(row.sacct_j or 0 for row in rows) + round(others_uj / 1e6),
         tail_j=sum(row.tail_j for row in rows),
         nodes=1,
@@ -81,8 +97,8 @@ def _together(cluster: Cluster, rows: list[Row], runs: list[Run]) -> Row:
 
 def _row(cluster: Cluster, kind: Kind, run: Run) -> Row:
     record = ledger(cluster, run)
-    edges = spans(cluster, run, record)
-    served = sum(served_uj(cluster, node, *span) for node, span in edges.items())
+    read = {node.node: edges(cluster, run, node.node) for node in record.nodes}
+    served = sum(counted_uj(cluster, node, moments, moments) for node, moments in read.items())
     return Row(
         kind=kind.name,
         run=run.shown + (f" run {run.restart + 1}" if run.restart or run.state == "REQUEUED" else ""),
@@ -98,15 +114,15 @@ def _row(cluster: Cluster, kind: Kind, run: Run) -> Row:
 
 def _looked(cluster: Cluster, kind: Kind, row: Row, run: Run, seen: list[Seen]) -> Row:
     """A row with the last figures that sstat and scontrol had of a run, and what was counted until then."""
-    edges = spans(cluster, run, ledger(cluster, run))
-    end_ns = min(end for _, end in edges.values())
+    held = spans(cluster, run, ledger(cluster, run))
+    end_ns = min(end for _, end in held.values())
     inside = [one for one in seen if one.at_ns < end_ns]
     for one in reversed(inside):
         if one.sstat_j is not None and row.sstat is None and kind.exclusive:
-            counted = sum(served_uj(cluster, node, start, one.at_ns) for node, (start, _) in edges.items())
+            counted = sum(served_uj(cluster, node, start, one.at_ns) for node, (start, _) in held.items())
             row = replace(row, sstat=(one.sstat_j, counted / 1e6))
-        if one.watts is not None and row.watts is None and set(kind.nodes) == set(edges):
-            first_ns = max(max(start for start, _ in edges.values()), one.at_ns - WINDOW_NS)
+        if one.watts is not None and row.watts is None and set(kind.nodes) == set(held):
+            first_ns = max(max(start for start, _ in held.values()), one.at_ns - WINDOW_NS)
             counted = sum(served_uj(cluster, node, first_ns, one.at_ns) for node in kind.nodes)
             row = replace(row, watts=(one.watts, counted * 1e3 / (one.at_ns - first_ns)))
     return row

@@ -41,7 +41,7 @@ def said(node: FakeNode, job_id: int) -> dict[str, Any]:
 
 def test_a_running_job_shows_its_energy_so_far_and_only_its_end_is_booked(node: FakeNode, tmp_path: Path) -> None:
     published: list[tuple[Path, int]] = []
-    tools = Tools(time.time, publish=lambda path, uid: published.append((path, uid)))
+    tools = Tools(time.time, publish=lambda path, uid, others: published.append((path, uid)))
     archive, ledger = Archive(node.archive, "test"), open_ledger(str(tmp_path / "ledger.db"), create=True)
     collector = Collector(archive, ledger, tools, deadline_s=900)
     node.start()

@@ -48,7 +48,7 @@ def listen(node: FakeNode, waits: int, moves: int = 5_000) -> tuple[list[Word], 
         os.sched_yield()
 
     with pytest.raises(Enough):
-        tell({"SLURMD_NODENAME": "n1", "SLURM_JOB_ID": "1"}, 0.0, said.append, wait, node.socket)
+        tell("1", {"SLURMD_NODENAME": "n1", "SLURM_JOB_ID": "7"}, 0.0, said.append, wait, node.socket)
     return [parse(line) for line in said], waited
 
 
@@ -124,7 +124,28 @@ def test_more_nodes_than_the_job_has_are_passed_over() -> None:
     live = Live("4711", "x", 2)
     for name in ("n1", "n2", "n3"):
         live.take(Word(name, 10**6, 10**9, 1000))
-    assert live.energy_uj == 2 * 10**6 and live.fresh == {"n1", "n2"}
+    assert live.energy_uj == 2 * 10**6 and live.fresh == {("", "n1"), ("", "n2")}
+
+
+def test_components_that_share_a_node_are_two_and_named() -> None:
+    live = Live("4711", "x", 3, {"4711": "4711+0", "4712": "4711+1"})
+    for job, node in (("4711", "n1"), ("4712", "n1"), ("4712", "n2")):
+        live.take(Word(node, 10**6, 10**9, 1000, job=job))
+    assert live.energy_uj == 3 * 10**6 and live.complete
+    assert [line.split()[:2] for line in live.screen(0, PLAIN)[3:6]] == [
+        ["n1", "4711+0"],
+        ["n1", "4711+1"],
+        ["n2", "4711+1"],
+    ]
+
+
+def test_what_was_said_before_is_nothing_new() -> None:
+    live = Live("4711", "x", 1)
+    for second in (1, 2):
+        live.take(Word("n1", second * 10**6, second * 10**9, 1000))
+    live.fresh.clear()
+    live.take(Word("n1", 2 * 10**6, 2 * 10**9, 1000))
+    assert not live.fresh and live.power_w == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -147,5 +168,5 @@ def test_what_is_no_word_of_a_node_is_refused(line: str) -> None:
 
 
 def test_a_word_of_a_node_is_what_it_said() -> None:
-    word = Word("n1", 5, 6, 7, "")
+    word = Word("n1", 5, 6, 7, "", "4712")
     assert parse(json.dumps(asdict(word))) == word

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
-from subprocess import PIPE
+from collections.abc import Callable, Iterator
+from subprocess import PIPE, Popen
+from typing import Any
 
 import pytest
 
 from devcluster import Cluster
 from tests.slurm.mixed import PERUN, submit
+from tests.slurm.test_store import policy, restart_collector, running, wait
 
 pytestmark = pytest.mark.cluster
 SEEN = "/home/alice/seen"
@@ -73,6 +75,66 @@ def test_owner_and_root_watch_and_nobody_else_and_the_job_is_as_if_nobody_had(cl
     assert set(seen.values()) == {("COMPLETED", "0:0")}, seen
     words = ["sacct", "-nPX", "-j", str(job), "--format=State,DerivedExitCode"]
     assert cluster.run(words, user="root").stdout.strip() == "COMPLETED|0:0"
+
+
+def seen(watching: Popen[str], wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The first figures of a watcher that are what is wanted; it is ended then."""
+    assert watching.stdout is not None
+    told: dict[str, Any] = {}
+    while not (told and wanted(told)):
+        line = watching.stdout.readline()
+        assert line, watching.communicate(timeout=30)
+        told = json.loads(line)
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=30)
+    assert "Traceback" not in said
+    return told
+
+
+@pytest.mark.parametrize(("component", "nodes"), [("", 3), ("+0", 1), ("+1", 2)])
+def test_a_heterogeneous_job_is_watched_whole_and_by_component(cluster: Cluster, component: str, nodes: int) -> None:
+    job = submit(cluster, "-N1", "-n1", "--exclusive", "--wrap", "sleep 300", ":", "-N2", "-n2", "--exclusive")
+    try:
+        wait(lambda: "RUNNING" in cluster.run(["squeue", "-hj", str(job), "-o", "%T"], user="root").stdout, "it runs")
+        line = [PERUN, "watch", f"{job}{component}", "--every", "1", "--json"]
+        watching = cluster.popen(line, user="alice", stdout=PIPE, stderr=PIPE, text=True)
+        told = seen(watching, lambda told: told["nodes_speaking"] == nodes)
+        assert told["job"] == f"{job}{component}" and told["nodes"] == nodes and told["power_w"] > 10
+    finally:
+        cluster.run(["scancel", str(job)], user="root")
+
+
+RIGHTS = {
+    "coordinator": "add coordinator account=physics names=bob",
+    "operator": "modify user bob set adminlevel=operator",
+}
+TAKEN = ("remove coordinator account=physics names=bob", "modify user bob set adminlevel=none")
+
+
+@pytest.mark.parametrize("right", RIGHTS)
+def test_who_sees_a_job_by_slurms_right_sees_what_its_nodes_told(cluster: Cluster, right: str) -> None:
+    """Slurm lets its owner alone into a job; the collector gives these what it knows while it runs, and no more."""
+    cluster.wait_idle()
+    cluster.run(["sacctmgr", "-i", *RIGHTS[right].split()], user="root", check=True)
+    try:  # a new collector asks for rights at once, else once an hour
+        with (
+            policy(cluster, lambda text: text.replace("flush: 5 s", "flush: 5 s\n  progress: 10 s")),
+            running(cluster, "-A", "physics", "-N2", "--exclusive", wrap="srun sleep 290") as job,
+        ):
+            wait(lambda: "so far" in cluster.run([PERUN, "report", str(job)], user="bob").stdout, "bob may read it", 90)
+            line = [PERUN, "watch", str(job), "--every", "1", "--json"]
+            watching = cluster.popen(line, user="bob", stdout=PIPE, stderr=PIPE, text=True)
+            assert seen(watching, lambda told: told["nodes_speaking"] == 2)["power_w"] > 10
+            folder = f"/shared/perun/{cluster.name}/jobs/{job}.0"
+            assert cluster.run(["ls", folder], user="bob").returncode != 0
+            cluster.run(["scancel", str(job)], check=True)
+            cluster.wait_job(job)
+            wait(lambda: cluster.run(["cat", f"{folder}/record.json"]).returncode == 0, "alice has the record")
+            assert cluster.run(["cat", f"{folder}/record.json"], user="bob").returncode != 0
+    finally:
+        for take in TAKEN:
+            cluster.run(["sacctmgr", "-i", *take.split()], user="root")
+        restart_collector(cluster)
 
 
 def test_what_does_not_run_cannot_be_watched(cluster: Cluster) -> None:

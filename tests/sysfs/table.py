@@ -146,9 +146,21 @@ TABLE: dict[str, Row] = {
         watts={"package-0": 16.280001, "package-1": 16.280002}, total_w=32.560003,
         words=("io-power", "nobody knows where they belong: apm_xgene IO power"),
     ),
+    "hwmon_battery_laptop": Row(
+        known_from="power_supply_hwmon.c: what a battery gives or takes, its charge too, and no part of the machine",
+        watts={"package-0": 15}, total_w=15, words=("core-0", "nobody knows where they belong: BAT0 power1"),
+    ),
     "hwmon_fam15h_2": Row(
         known_from="fam15h_power.rst: power1_input is the processor's",
         watts={"package-0": 28.820001, "package-1": 28.820002}, total_w=57.640003,
+    ),
+    "hwmon_habanalabs_8": Row(
+        known_from="habanalabs/common/hwmon.c: power1 is the card's, by its PCI address",
+        watts={
+            "package-0": 200, "package-1": 210, "dram-0": 30, "dram-1": 31,
+            **{f"gpu-0000-{16 + n:02x}-00-0": 300 + n for n in range(8)},
+        },
+        total_w=2899,
     ),
     "hwmon_hsmp_2s": Row(
         known_from="amd_hsmp.rst: the socket's power",
@@ -175,8 +187,16 @@ TABLE: dict[str, Row] = {
         known_from="macsmc_hwmon: Total System Power is the machine's", total_w=12, meters=("node",),
         words=("ac-input", "heatpipe"),
     ),
+    "hwmon_pmbus_two_supplies": Row(
+        known_from="pmbus_core.c: pin and pout1 of each supply; whether all of them are there no driver says",
+        watts={"package-0": 120, "dram-0": 12}, total_w=132, words=("dps650ab pin, dps650ab pout1", "hwmon1", "hwmon2"),
+    ),
     "hwmon_power_meter_invalid": Row(
         known_from=_METER, watts={"package-0": 40}, total_w=40, words=("hwmon1", "not read: hwmon1/power1_average"),
+    ),
+    "hwmon_scmi_board": Row(
+        known_from="scmi-hwmon.c: labels are the firmware's, which says nothing of what they contain",
+        words=("scmi_sensors cluster0_energy", "cluster1_power", "soc_energy"),
     ),
     "hwmon_two_power_meters": Row(
         known_from=_TWO_METERS,
@@ -185,6 +205,10 @@ TABLE: dict[str, Row] = {
     "hwmon_xe": Row(
         known_from="sysfs-driver-intel-xe-hwmon: energy1 is the card's, energy2 the package's in it",
         watts={"package-0": 40, "gpu-*": 50}, total_w=90, words=("-package",),
+    ),
+    "hwmon_zenergy_hsmp_beside_rapl": Row(
+        known_from="the drivers' sources: powercap, Esocket and the firmware's power speak of one package",
+        watts={"package-0": 90, "package-1": 80}, total_w=170, words=("core000", "hwmon3", "hwmon4"),
     ),
     "intel_two_sockets": Row(
         known_from=_RAPL, watts={"package-0": 100, "dram-0": 10, "package-1": 120, "dram-1": 12}, total_w=242,

@@ -46,3 +46,19 @@ def test_the_owner_reads_and_nobody_else(job: Path) -> None:
     tree_readable_by(job, "boundary", [OWNER], [GROUP])
     readable_by(job / "record.json", [OTHER])
     assert not may_read(job / "record.json", OWNER)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming other users needs root")
+def test_who_may_only_pass_reads_what_is_theirs_there_and_sees_nothing_else(job: Path) -> None:
+    try:
+        tree_readable_by(job, "boundary", [OWNER])
+    except Exception as error:
+        pytest.skip(f"no access control lists here: {error}")
+    (job / "running.json").write_text("x")
+    readable_by(job / "running.json", [OWNER, OTHER])
+    assert not may_read(job / "running.json", OTHER)
+    readable_by(job, [OWNER], passing=[OTHER])
+    assert may_read(job / "running.json", OTHER) and may_read(job / "running.json", OWNER)
+    assert not may_read(job / "record.json", OTHER)
+    ls = ["setpriv", f"--reuid={OTHER}", "--regid=65534", "--clear-groups", "ls", str(job)]
+    assert subprocess.run(ls, capture_output=True).returncode != 0

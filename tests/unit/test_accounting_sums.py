@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perun_hpc.accounting import footprint
 from perun_hpc.accounting.daily import MEASURES, by_day, seconds_by_day, spread
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.data_model.codec import encode
 from perun_hpc.data_model.record import Doubt, from_json, json_schema, to_json
+from perun_hpc.energy.footprint import Factor, Factors
 from perun_hpc.errors import DataError
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, parsed, slurm_job
 
@@ -261,6 +264,31 @@ def test_a_day_is_as_long_as_its_clocks_make_it(
     days = seconds_by_day(noon_s - 86400, noon_s + 86400)
     assert days[day] == hours * 3600
     assert len(days) == 3 and sum(days.values()) == 2 * 86400
+
+
+def test_scopes_have_columns_of_their_own_and_bounds_of_energy_pue_and_factor() -> None:
+    def factor(value: float, note: str = "", u: float | None = None) -> Factor:
+        return Factor((value,), (0,), "s", "d", note, u)
+
+    record = sum_boundaries([parsed(boundary())])
+    assert record.energy_uj is not None
+    scopes = Factors(factor(1.5, u=0.03), factor(400, "operational", 0.04), factor(0, "operational"), None, factor(50))
+    made = footprint.estimate(record, scopes)
+    assert made is not None
+    kwh = record.energy_uj / 3.6e12
+    assert made.co2_location_g == pytest.approx(600 * kwh) and made.co2_upstream_g == pytest.approx(75 * kwh)
+    bounds = {one.of: one.u for one in made.bounds}
+    energy = record.u_uj / record.energy_uj
+    assert bounds["co2_location_g"] == pytest.approx(math.hypot(energy, 0.05))
+    assert bounds.keys() == {"facility_uj", "co2_location_g"}
+    (sums,) = by_day(replace(record, footprint=made)).values()
+    day = dict(zip(MEASURES, sums, strict=True))
+    assert (day["co2_mg"], day["co2_market_mg"], day["co2_life_cycle_mg"]) == (round(600_000 * kwh), 0, 0)
+    assert day["co2_upstream_mg"] == round(75_000 * kwh)
+    whole = footprint.estimate(record, Factors(carbon_location=factor(400, "life-cycle")))
+    (sums,) = by_day(replace(record, footprint=whole)).values()
+    day = dict(zip(MEASURES, sums, strict=True))
+    assert (day["co2_mg"], day["co2_life_cycle_mg"]) == (0, round(400_000 * kwh))
 
 
 def test_seconds_by_day_across_midnights() -> None:

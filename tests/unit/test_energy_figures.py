@@ -368,6 +368,57 @@ def test_constants():
     assert footprint.footprint([], factors, at_wall=False).lower_bound
 
 
+WORDS = {"source": "grid", "date": "2025"}
+
+
+@pytest.mark.parametrize(
+    ("section", "words", "figure"),
+    [
+        ("carbon_location", {"stage": "operational"}, "co2_location_g"),
+        ("carbon_location", {"stage": "life-cycle"}, "co2_life_cycle_g"),
+        ("carbon_location", {"stage": "operational", "kind": "average", "losses": "excluded"}, "co2_location_g"),
+        ("carbon_location", {"stage": "operational", "kind": "marginal"}, "co2_marginal_g"),
+        ("carbon_location", {"stage": "life-cycle", "kind": "marginal"}, "co2_marginal_g"),
+        ("carbon_market", {"stage": "operational"}, "co2_market_g"),
+        ("carbon_market", {"stage": "life-cycle"}, "co2_life_market_g"),
+        ("carbon_upstream", {"losses": "included"}, "co2_upstream_g"),
+    ],
+)
+def test_scopes_are_never_mixed(section, words, figure):
+    factor = footprint.from_policy({"g_per_kwh": 400, **WORDS, **words})
+    result = footprint.footprint([footprint.Piece(0, S, KWH)], footprint.Factors(**{section: factor}), at_wall=True)
+    given = {name: getattr(result, name) for name in footprint.FIGURES if getattr(result, name) is not None}
+    assert given == {figure: 400}
+    assert all(word in result.sources[0] for word in words.values() if word not in ("included", "excluded"))
+    assert "losses" not in words or "the grid's losses" in result.sources[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ({"value": 1.3, "category": "PUE2", "period": "2025"}, "PUE2, 2025"),
+        ({"value": 1.3, "category": "PUE3", "period": "2025-04-01/2026-03-31"}, "PUE3, 2025-04-01/2026-03-31"),
+        ({"value": 1.3, "category": "PUE1", "period": "2025-04-01/2025-09-30"},
+         "PUE1, 2025-04-01/2025-09-30, interim"),
+        ({"series": "x", "category": "PUE2", "period": "2025"}, "PUE2, 2025, interim"),
+        ({"value": 1.3, "category": "PUE2"}, "PUE2, interim, period not stated"),
+        ({"value": 1.3, "period": "2025"}, "2025, category not stated"),
+    ],
+)  # fmt: skip
+def test_a_pue_names_its_category_and_is_interim_where_it_is_of_no_year(words, note):
+    factor = footprint.from_policy({**WORDS, **words}, read=lambda _: "time,value\n2025-01-01,1.3\n")
+    assert factor is not None and factor.note == note
+
+
+def test_bounds_hold_both_factors_or_are_not_given():
+    pue, carbon = (footprint.from_policy({"value": 2, **WORDS, "u": u}) for u in (0.03, 0.04))
+    bare = footprint.from_policy({"value": 2, **WORDS})
+    piece = [footprint.Piece(0, S, KWH)]
+    both = footprint.footprint(piece, footprint.Factors(pue=pue, carbon_location=carbon, carbon_market=bare), True)
+    assert both.u == {"facility_uj": pytest.approx(0.03), "co2_location_g": pytest.approx(0.05)}
+    assert footprint.footprint(piece, footprint.Factors(pue=bare, carbon_location=carbon), True).u == {}
+
+
 def test_series_are_multiplied_before_they_are_summed():
     hour = 3600 * S
     text = "time,value\n1970-01-01T01:00:00Z,300\n1970-01-01T00:00:00Z,100\n"
@@ -390,7 +441,7 @@ def test_a_damaged_series_is_refused(text, why):
 
 def test_national_intensities_name_source_and_year():
     germany = footprint.national_intensity("deu")
-    assert (germany.at(0), germany.date, germany.note) == (381, "2023", "life-cycle")
+    assert (germany.at(0), germany.date, germany.words[0]) == (381, "2023", "life-cycle")
     assert "Ember" in germany.source
     with pytest.raises(NotFoundError, match="three-letter"):
         footprint.national_intensity("Germany")

@@ -225,7 +225,9 @@ def test_cost_and_co2_rest_on_factors_that_somebody_states(tmp_path):
     assert (tree.value(MetricType.MONEY), tree.value(MetricType.CO2)) == (0.75, pytest.approx(3 * 381))
     shown = text.render(tree, chosen(tmp_path, **stated))
     assert "0.75 EUR, 1.14e+03 g CO2." in shown
-    assert re.search(r"Factors: CO2 location-based: Ember .*, 2023 \(life-cycle\); price: the invoice, \d{4}-", shown)
+    assert re.search(
+        r"Factors: CO2 life-cycle, .*: Ember .*, 2023 \(life-cycle, average, .*\); price: the invoice, \d{4}-", shown
+    )
 
 
 def test_a_country_that_is_not_known_costs_the_co2_alone(tmp_path):

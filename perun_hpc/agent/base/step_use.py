@@ -52,6 +52,11 @@ class StepUse:
         """Its cgroup is gone; what it used since its last reading is to be settled."""
         self.end_ns, self.end_mono_ns, self.settled = real_ns, mono_ns, False
 
+    def go_on(self) -> None:
+        """Its cgroup is there: it has not ended, though its last directory was so late that it seemed to have."""
+        if self.end_mono_ns is not None and not self.closed:
+            self.end_ns, self.end_mono_ns, self.settled = None, None, True
+
     def hold(self, cpus: int | None) -> None:
         """Its cgroup says on how many CPUs it is; None: it says nothing."""
         self.held = self.held if cpus is None else cpus

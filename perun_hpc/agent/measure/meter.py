@@ -46,6 +46,10 @@ UNCONFINED = (
     "on which CPUs it ran is not known, since its cpuset confines it to none (ConstrainCores=no): "
     "its share goes by its CPU time"
 )
+ONE_THREAD = (
+    "its cpuset is the whole node, of which Slurm counted a part of the CPUs: it is taken to have one thread of each "
+    "core (--threads-per-core=1, --hint=nomultithread), and the node; with ConstrainCores=no it may have got less"
+)
 UNPLACED = (
     "which CPUs are of which package is not known: the kernel shows others than the counters do; "
     "what packages used is shared out by the work on all CPUs"
@@ -522,7 +526,10 @@ class Meter:
         return decision.said
 
     def _note_assumptions(self, session: Session) -> None:
-        """Say of a job that shares the node what its shares rest on for want of knowledge."""
+        """Say of a job what its shares rest on for want of knowledge."""
+        counted, every = session.cpus_on_node, self._topology.core_of.keys()
+        if not session.exclusive and 0 < counted < len(every) and every <= set(session.cpus):
+            session.assume(ONE_THREAD)
         if self._register.holds_node(session):
             return
         if not self._topology.package_of and intervals.packages(self.domains.values()):

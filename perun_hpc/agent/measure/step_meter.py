@@ -144,7 +144,9 @@ class StepMeter:
             if name not in session.uses and (name in there or heard[name].made is not None):
                 self._begin(session, group, name, heard.get(name, Heard()), before_ns, mono_ns, real_ns)
         for use in session.uses.values():
-            if use.end_mono_ns is None and use.name not in there and use.name != FURTHER:
+            if use.name in there:
+                use.go_on()
+            elif use.end_mono_ns is None and use.name != FURTHER:
                 said = heard.get(use.name, Heard())
                 if said.just_made:
                     self._behind.add(session.key)

@@ -16,10 +16,10 @@ import stat
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from perun_hpc.backend import catalog
 from perun_hpc.backend.base import Discovery, Reader
+from perun_hpc.backend.cray_pm import COUNTERS, FRESHNESS, PmCounters
 from perun_hpc.backend.hwmon import HWMON, INPUT
 from perun_hpc.backend.powercap import POWERCAP
 from perun_hpc.backend.sysfile import DUMB, Combined, Files, NumberFiles, descriptors_of
@@ -32,16 +32,16 @@ from perun_hpc.wire.packet import MAX_FDS, receive_packet, send_packet
 FILES = {
     "powercap": (POWERCAP, re.compile("energy_uj|power_uw")),
     "hwmon": (HWMON, re.compile(rf"{INPUT.pattern}|in\d+_input")),
+    "cray_pm": (COUNTERS, re.compile(rf"(?:(?:cpu|memory|accel)\d*_)?(?:energy|power)|{FRESHNESS}")),
 }
-"""The backends whose files are root's: their directory, and the names of the files that hold readings."""
+"""The backends whose files are the kernel's, opened as root: their directory, and the names of the files that hold
+readings. Drivers answer them (registers, ACPI, mailboxes, buses), so that a read of one may never come back."""
 MOST = 1024
 """Sensors of one backend that are taken."""
 MOST_FILES = 1024
 """Files that one sensor may be read from."""
-MAY_HANG = ("hwmon",)
-"""Backends whose files are drivers' own methods (ACPI, mailboxes, buses): a read of one may never come back."""
 PATIENCE_NS = 5_000_000_000
-"""So long the agent's start waits for one chip or input."""
+"""So long the agent's start waits for one chip, zone or input."""
 TRIES = 4
 LATER = "look for a stuck driver in the kernel's log; it is tried again every ten minutes"
 
@@ -52,10 +52,15 @@ def listing(root: Path, backend: str) -> Listing:
     """Every file of readings there is now, with its inode: another one after a driver was loaded again."""
     base, names = FILES[backend]
     found: list[tuple[str, str, int]] = []
-    for place in _entries(root / base):
-        for directory in (place.path, f"{place.path}/device"):
+    for place in (str(root / base), *(one.path for one in _entries(root / base) if one.is_dir())):
+        for directory in (place, f"{place}/device"):
             found += [(directory, one.name, one.inode()) for one in _entries(directory) if names.fullmatch(one.name)]
     return frozenset(found)
+
+
+def may_hang(root: Path, backend: str) -> bool:
+    """Whether a backend's files are of those that may hang, and some are there; listing them calls no driver."""
+    return backend in FILES and any(True for _ in _entries(root / FILES[backend][0]))
 
 
 def _entries(directory: Path | str) -> Iterator[os.DirEntry[str]]:
@@ -69,12 +74,13 @@ def find(to: socket.socket, root: Path, backend: str, skip: Collection[str] = ()
     Only a regular file below `root`'s /sys that is named as the backend's readings are leaves this process. Of what can
     hang it says first what it is about to read; `skip` names what it shall not.
     """
-    more: dict[str, Any] = {"about": partial(_say_about, to), "skip": skip} if backend in MAY_HANG else {}
-    found = catalog.open_backend(backend, root, **more)
+    found = catalog.open_backend(backend, root, about=partial(_say_about, to), skip=skip)
     missing = [[one.what, one.why, one.remedy, one.component] for one in found.missing]
     send_packet(to, json.dumps({"backend": backend, "missing": missing[:50]}).encode())
     top = (root / "sys").resolve()
     for reader in found.readers:
+        if isinstance(reader, PmCounters) and reader.freshness >= 0 and _of_the_backend(reader.freshness, top, backend):
+            send_packet(to, b'{"renewals": true}', (reader.freshness,))
         cost_ns = reader.cost_ns if isinstance(reader, Files) else 0
         for sensor, fds in descriptors_of(reader):
             if 0 < len(fds) <= MOST_FILES and all(_of_the_backend(fd, top, backend) for fd in fds):
@@ -161,6 +167,7 @@ class Findings:
         self._missing: tuple[Missing, ...] = ()
         self._found: list[tuple[Sensor, int, tuple[int, ...]]] = []
         self._files: tuple[int, ...] = ()
+        self._renewals = -1
         self.about = ""
         """What the child was about to read when it was last heard of."""
         self.packets = 0
@@ -184,6 +191,8 @@ class Findings:
                     self.about = str(said["about"])
                 elif not said:
                     return self._backend, self._whole()
+                elif "renewals" in said and len(fds) == 1 and self._renewals < 0:
+                    (self._renewals,), fds = fds, ()
                 elif "files" in said and len(self._files) < MOST_FILES:
                     self._files += fds
                     fds = ()
@@ -197,16 +206,24 @@ class Findings:
                     os.close(fd)
 
     def _whole(self) -> Discovery:
+        found, self._found = self._found, []
+        if self._backend == "cray_pm":  # one reader for all: they are renewed together
+            renewals, self._renewals = self._renewals, -1
+            sensors, files = tuple(one[0] for one in found), [fd for _, _, fds in found for fd in fds]
+            return Discovery((PmCounters.of(sensors, files, renewals),) if found else (), self._missing)
         readers: list[Reader] = []
-        for sensor, cost_ns, fds in self._found:
+        alike = [one for one in found if self._backend == "powercap" and len(one[2]) == 1]  # a hundred zones cost less
+        if alike:
+            readers.append(NumberFiles.of(tuple(one[0] for one in alike), [fds[0] for _, _, fds in alike]))
+        for sensor, cost_ns, fds in (one for one in found if one not in alike):
             reader: Files = NumberFiles.of((sensor,), fds) if len(fds) == 1 else Combined.of(sensor, fds)
             reader.cost_ns = cost_ns
             readers.append(reader)
-        self._found = []
         return Discovery(tuple(readers), self._missing)
 
     def drop(self) -> None:
         """Close what a child left that did not come to its end."""
-        for fd in (*self._files, *(fd for _, _, fds in self._found for fd in fds)):
+        renewals = (self._renewals,) if self._renewals >= 0 else ()
+        for fd in (*self._files, *renewals, *(fd for _, _, fds in self._found for fd in fds)):
             os.close(fd)
-        self._found, self._files = [], ()
+        self._found, self._files, self._renewals = [], (), -1

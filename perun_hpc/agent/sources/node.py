@@ -99,10 +99,9 @@ class Node:
         """Open the given backends; one that fails is missing, nothing more."""
         node = cls(root, host_name(), clock)
         for name in backends:
-            bounded = name in finding.MAY_HANG
             found = (
                 finding.open_bounded(root, name, finding.PATIENCE_NS, clock)
-                if bounded
+                if finding.may_hang(root, name)
                 else catalog.open_backend(name, root)
             )
             node.readers.extend(node._quick_ones(name, found))
