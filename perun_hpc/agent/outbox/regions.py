@@ -184,7 +184,7 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
             problems.append(f"{who}: {error}")
             continue
         parts.setdefault(handed.step_id, _Parts(handed)).take(handed.rank, rank.samples)
-        rows = []
+        rows: list[dict[str, Any]] = []
         called = by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns)
         for region, marked in sorted(called.items(), key=lambda one: -one[1].spans.time_ns):
             left -= curve.looked_at(marked.spans)
