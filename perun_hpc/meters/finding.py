@@ -239,7 +239,7 @@ def _metrics(tree: _Tree, chassis: str, system: str, notes: list[str], node: str
 
 
 def _controls(tree: _Tree, chassis: str, system: str, notes: list[str], node: str) -> Iterator[_Candidate]:
-    """The one power control of the whole chassis (Power.PowerControl); those of parts are told apart, never summed."""
+    """The one power control of the whole chassis (Power.PowerControl); those of parts are left out, never summed."""
     uri = _link(tree.at(chassis), "Power")
     listed = tree.at(uri).get("PowerControl")
     entries = listed if isinstance(listed, list) else []
@@ -301,9 +301,9 @@ def _supplies(tree: _Tree, chassis: str, system: str, notes: list[str], node: st
         return
     for place, watts, _, out in feeds:
         if watts is None or out is None or not out <= watts <= 2 * out + 50:
-            shown = "nothing" if watts is None else f"{watts:g} W"
+            into, beside = ("nothing" if one is None else f"{one:g} W" for one in (watts, out))
             notes.append(
-                f"{node}: {place}: {shown} beside an output of {out} W is no input: the supplies' are not taken"
+                f"{node}: {place}: {into} beside an output of {beside} is no input: the supplies are not taken"
             )
             return
     total_w = sum(watts or 0 for _, watts, _, _ in feeds)

@@ -278,7 +278,8 @@ class Redfish:
                     self._drop()
                     if again and isinstance(error, _STALE) and not late.is_set():
                         continue
-                    why = f"no answer within {self._limit_s:g} s" if late.is_set() else reason(error)
+                    slow = late.is_set() or isinstance(error, TimeoutError)
+                    why = f"no answer within {self._limit_s:g} s" if slow else reason(error)
                     raise UnavailableError(f"{self.host}: {uri}: {why}") from None  # the request has the password
                 except BaseException:
                     self._drop()
@@ -293,6 +294,8 @@ class Redfish:
         self._connection.request(method, uri, body, headers)
         response = self._connection.getresponse()
         content = response.read(MAX_B + 1)
+        if len(content) <= MAX_B and response.length:
+            raise http.client.IncompleteRead(b"", response.length)  # `read` of so many bytes says nothing of it
         if len(content) > MAX_B or response.will_close or not response.isclosed():
             self._drop()
         if len(content) > MAX_B:

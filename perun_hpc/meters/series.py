@@ -161,3 +161,12 @@ def between(rows: Sequence[Row], since_s: float, until_s: float, tick_j: float =
             covered_s += part_s
     span_s = until_s - since_s
     return Metered(energy_kwh * 3.6e6, min(1.0, covered_s / span_s) if span_s > 0 else 0.0, inside, tick_j)
+
+
+def tick_j(pin: Pin, rows: Sequence[Row]) -> float:
+    """How fine a counter counts, in J: the last decimal place that any of its readings has; 0 of a power."""
+    if pin.kind == "power":
+        return 0.0
+    places = [row.reading.as_tuple().exponent for row in rows]
+    finest = min((place for place in places if isinstance(place, int)), default=0)
+    return float(pin.base * Decimal(10) ** min(finest, 0))
