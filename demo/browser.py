@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = "/usr/bin/chromium"
 WIDE, NARROW = (1180, 900), (390, 844)
-SHOWN = 1490
+SHOWN = 1615
 """Pixels of a picture's height: the head, the chart and where the energy went."""
 
 

@@ -197,6 +197,8 @@ def files() -> None:
     for source, target in (
         (systemd / "perun-agent.service", "usr/lib/systemd/system"),
         (systemd / "perun-collect.service", "usr/lib/systemd/system"),
+        (systemd / "perun-meters.service", "usr/lib/systemd/system"),
+        (systemd / "perun-meters.sysusers.conf", doc),
         (systemd / "perun-hpc.sysusers.conf", "usr/lib/sysusers.d/perun-hpc.conf"),
         (systemd / "perun-hpc.tmpfiles.conf", "usr/lib/tmpfiles.d/perun-hpc.conf"),
         (CHECKOUT / "package" / "modulefile", "opt/perun-hpc/share/modulefiles/perun-hpc"),

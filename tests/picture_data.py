@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.data_model import activity
 from perun_hpc.data_model.record import EnergyRecord, Footprint
 from perun_hpc.data_model.sensor import Kind, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -105,6 +106,17 @@ def write_trace(directory: Path, scratch: Path, count: int, seconds: int, bare: 
     return directory / layout.STORE
 
 
+def ran(seconds: int, busy_part: bool, part: float) -> list[int]:
+    """When a function ran: in the busy or in the quiet parts of iterations."""
+    width = activity.width_ns(seconds * NS)
+    first, last = (int((START_S + at * seconds) * NS) // width for at in (0.1, 0.78))
+    found = []
+    for place in range(first, last + 1):
+        quiet = ((place + 0.5) * width / NS - START_S) % (seconds / 14) / (seconds / 14) > 0.82
+        found.append(round((900 if busy_part else 60) if not quiet else (40 if busy_part else min(900, 4000 * part))))
+    return [width, first, *found]
+
+
 def record(count: int, seconds: int, name: str = "stencil.sh", function: str = "halo_exchange") -> EnergyRecord:
     """The record of such a job: three steps, two functions, every rank."""
     parts, step_at = [], [(0.02, 0.08), (0.1, 0.82), (0.84, 0.98)]
@@ -125,7 +137,8 @@ def record(count: int, seconds: int, name: str = "stencil.sh", function: str = "
         ]  # fmt: skip
         regions = [
             {"step_id": "1", "rank": rank["rank"], "name": called, "calls": 1400, "time_ns": round(part * seconds * NS),
-             "energy_uj": round(part * seconds * 480e6), "u_uj": round(part * seconds * 480e6 * doubt)}
+             "energy_uj": round(part * seconds * 480e6), "u_uj": round(part * seconds * 480e6 * doubt),
+             "ran": ran(seconds, called == "update", part)}
             for rank in ranks
             for called, part, doubt in ((function, 0.11, 0.6), ("update", 0.52, 0.02), ("reduce_residual", 0.06, 0.09))
         ]  # fmt: skip

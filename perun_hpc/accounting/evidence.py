@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TypeVar
 
 from perun_hpc.accounting.summing import METER, carry_slurm, doubts_of, highest_of_all, joined_conditions, named, u_of
+from perun_hpc.data_model import activity
 from perun_hpc.data_model.record import (
     CARBON,
     Component,
@@ -265,6 +266,7 @@ def _regions(parts: Iterable[Region]) -> tuple[Region, ...]:
             energy_uj=_known((a.energy_uj, b.energy_uj)),
             u_uj=a.u_uj + b.u_uj,
             method=worst_method((a.method, b.method)),
+            ran=activity.together((a.ran, b.ran)) if a.ran and b.ran else (),
         ),
     )
 

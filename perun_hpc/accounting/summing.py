@@ -10,6 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from perun_hpc.data_model import activity
 from perun_hpc.data_model.boundary import MAX_CAUSE, MAX_NOTE, MAX_NOTES, Boundary, Domain
 from perun_hpc.data_model.record import (
     SCHEMA,
@@ -480,10 +481,16 @@ def _regions(parts: Sequence[Boundary]) -> tuple[Region, ...]:
             energy_uj=_sum_known(_integer(r.get("energy_uj")) for r in rows),
             u_uj=sum(_integer(r.get("u_uj")) or 0 for r in rows),
             method=worst_method(str(r.get("method", "")) for r in rows),
+            ran=_ran([activity.parsed(r.get("ran")) for r in rows]),
         )
         for (step_id, name), rows in found.items()
     ]
     return tuple(sorted(regions, key=lambda r: (order_of(r.step_id), -r.time_ns, r.name)))
+
+
+def _ran(parts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """When a region ran; not known where a rank does not say it, as where it is not among the longest there."""
+    return activity.together(parts) if all(parts) else ()
 
 
 def _notes(parts: Sequence[Boundary]) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ def serve(
             visibility,
             traces,
             Textfile(register, meter, policy, losses),
-            SlurmFigures(figures, register, meter, policy, clock),
+            SlurmFigures(figures, register, meter, visibility.moments, policy, clock),
         ),
         Work(register, jobs, steps, intake, survival),
         outbox,

@@ -161,12 +161,13 @@ class Loop:
         ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
+            moment = bool(guard("the node's moments", partial(self._is_moment, snapshot)))
             guard("showing energy to users", partial(self._visibility.show_all, snapshot))
             guard("sharing energy out among steps", self._meter.share_shown)
             guard("losses", partial(self._sources.note_losses, snapshot, self._outbox.losses))
             self._outbox.note(snapshot, now_ns)
-            guard("figures for monitoring", partial(self._textfile.note, snapshot))
-            guard("figures for Slurm", partial(self._slurm_figures.note, snapshot))
+            guard("figures for monitoring", partial(self._textfile.note, snapshot, moment))
+            guard("figures for Slurm", partial(self._slurm_figures.note, snapshot, moment))
         self._sample(now_ns, real_ns, snapshot)
         if ended:
             guard("state", self._survival.save)
@@ -178,6 +179,12 @@ class Loop:
         if keeping:
             self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
             self._keep_house(now_ns)
+
+    def _is_moment(self, snapshot: Snapshot) -> bool:
+        """Whether what jobs share may be seen now; never before the policy says how finely."""
+        if not self._policy.settled:
+            return False
+        return self._visibility.moments.take(snapshot.mono_ns, self._policy.site().privacy.shared_resolution_ns)
 
     def _sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None) -> None:
         guard("traces", partial(self._traces.sample, now_ns, real_ns, snapshot, self._meter))

@@ -1,7 +1,7 @@
 """The figures that Slurm's own commands show of jobs and of the node: a file that our energy plugin reads.
 
 A job that is alone on its node has its energy at every edge and once a second, with the power at which it goes on until
-the next time. What is seen of a shared node moves at the node's own moments only, as everywhere (`Visibility`): Slurm
+the next time. What is seen of a shared node moves at the node's own moments only, as everywhere (`Moments`): Slurm
 shows everybody's figures to anybody. The layout stands in `docs/architecture.md`; a figure says how long it counts, so
 that those of an agent that is gone become blanks.
 """
@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from itertools import chain
 
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.base.step_use import StepUse
 from perun_hpc.agent.figure import OF_JOB, SECOND_NS, Figure, capped, packed
 from perun_hpc.agent.measure.meter import Meter
-from perun_hpc.agent.measure.visibility import is_moment
+from perun_hpc.agent.measure.moments import Moments
 from perun_hpc.agent.sources.node import Snapshot
-from perun_hpc.config import settings
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.energy.attribute import OTHER
@@ -31,59 +29,71 @@ YOUNG_NS = 10 * SECOND_NS
 """While a step is younger, its job's steps have their parts once a second: Slurm asks before it ends."""
 
 
+Content = tuple[Figure | None, list[tuple[int, int, Figure]]]
+"""The node's figure, and those of jobs and steps (id, step or `OF_JOB`)."""
+
+
 class SlurmFigures:
     """Keeps the file; `descriptor` is of a file that is root's, opened while the agent was root."""
 
-    def __init__(self, descriptor: int, register: Register, meter: Meter, policy: PolicyKeeper, clock: Clock) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        register: Register,
+        meter: Meter,
+        moments: Moments,
+        policy: PolicyKeeper,
+        clock: Clock,
+    ) -> None:
         self._descriptor = descriptor
         self._register = register
         self._meter = meter
+        self._moments = moments
         self._policy = policy
         self._clock = clock
         self._node: Figure | None = None
         self._jobs: dict[SessionKey, Figure] = {}
         self._steps: dict[SessionKey, dict[int, Figure]] = {}
         self._sequence = 0
-        self._before_ns = self._shown_ns = 0
-        self._empty = False
+        self._content: Content | None = None
 
     @property
     def _wanted(self) -> bool:
         return self._policy.settled and self._policy.site().metrics.slurm
 
-    @property
-    def _resolution_ns(self) -> int:
-        """How finely in time anybody may see anything of those who share the node."""
-        shared = [settings.privacy(one.settings).shared_resolution_ns for one in self._register.live.values()]
-        return max([self._policy.site().privacy.shared_resolution_ns, *shared])
-
     def _shared_until_ns(self, at_ns: int) -> int:
-        """Until when a figure of a shared node's moment counts: one moment may fail."""
-        return at_ns + 2 * self._resolution_ns + COUNTS_NS
+        """Until when a figure of a node's moment counts: one moment may fail."""
+        return at_ns + 2 * max(self._moments.resolution_ns, self._meter.schedule.period_ns) + COUNTS_NS
 
-    def note(self, snapshot: Snapshot) -> None:
-        """An interval of the grid has ended: figures of the node and of those who share it, if they may be seen now."""
-        before_ns, self._before_ns = self._before_ns, snapshot.mono_ns
+    def note(self, snapshot: Snapshot, moment: bool) -> None:
+        """An interval of the grid has ended: figures of the node and of those who share it, if it is the moment."""
         if not self._wanted:
             return
-        if is_moment(self._resolution_ns, self._shown_ns, before_ns, snapshot.mono_ns):
-            self._shown_ns = snapshot.mono_ns
+        if moment:
             until_ns = self._shared_until_ns(snapshot.mono_ns)
             energy_uj = self._meter.totals.all_uj
             before = self._node or Figure(energy_uj, snapshot.mono_ns)
             self._node = replace(before.next(energy_uj, snapshot.mono_ns), until_ns=until_ns)
             for session in self._register.live.values():
-                if not self._register.alone(session) and (its_uj := energy_of(session)) is not None:
-                    self._jobs[session.key] = Figure(its_uj, snapshot.mono_ns, 0, until_ns)
-                    self._steps[session.key] = {
-                        use.number: Figure(use.energy_uj, snapshot.mono_ns, 0, until_ns)
-                        for use in session.uses.values()
-                        if use.energy_uj is not None
-                    }
+                if not self._moments.alone(session):
+                    self._show_shared(session, snapshot.mono_ns, until_ns)
         self.turn(snapshot)
 
+    def _show_shared(self, session: Session, mono_ns: int, until_ns: int) -> None:
+        """The figure of a job beside others, not sooner after its last one, or its start, than anybody may see it."""
+        known, its_uj = self._jobs.get(session.key), energy_of(session)
+        since_ns = session.start.mono_ns if known is None else known.at_ns
+        if its_uj is None or not self._moments.far_enough(since_ns, mono_ns):
+            return
+        self._jobs[session.key] = Figure(its_uj, mono_ns, 0, until_ns)
+        self._steps[session.key] = {
+            use.number: Figure(use.energy_uj, mono_ns, 0, until_ns)
+            for use in session.uses.values()
+            if use.energy_uj is not None
+        }
+
     def turn(self, snapshot: Snapshot | None = None) -> None:
-        """About once a second, and at edges: the figure of a job that is alone; then the file is written anew."""
+        """About once a second, and at edges: the figure of a job that is alone."""
         if not self._wanted:
             self.close()
             return
@@ -91,7 +101,7 @@ class SlurmFigures:
         self._jobs = {key: figure for key, figure in self._jobs.items() if key in live}
         self._steps = {key: figures for key, figures in self._steps.items() if key in live}
         for session in live.values():
-            if self._register.alone(session):
+            if self._moments.alone(session):
                 self._follow(session, snapshot)
             elif (known := self._jobs.get(session.key)) is not None and known.power_uw:
                 # Others came: what it draws is not seen any more.
@@ -130,7 +140,6 @@ class SlurmFigures:
         }
 
     def _write(self) -> None:
-        self._sequence += 1
         jobs = [(key.job_id, OF_JOB, figure) for key, figure in self._jobs.items()]
         steps = (
             (key.job_id, number & 0xFFFF_FFFF, figure)
@@ -138,22 +147,25 @@ class SlurmFigures:
             for number, figure in self._shown_steps(key).items()
             if number & 0xFFFF_FFFF != OF_JOB  # the sum of further steps is none of Slurm's
         )
-        os.pwrite(self._descriptor, packed(self._node, chain(jobs, steps), self._sequence), 0)
-        self._empty = False
+        self._put((self._node, [*jobs, *steps]))
+
+    def _put(self, content: Content) -> None:
+        """Write what is not there yet: without jobs that is at the node's moments, by which a living agent is known."""
+        if content != self._content:
+            self._content = content
+            self._sequence += 1
+            os.pwrite(self._descriptor, packed(*content, self._sequence), 0)
 
     def _shown_steps(self, key: SessionKey) -> dict[int, Figure]:
         session, steps = self._register.live[key], self._steps[key]
-        if not self._register.alone(session) or key not in self._jobs:
+        if not self._moments.alone(session) or key not in self._jobs:
             return steps
         return capped(steps, {use.number for use in session.uses.values() if use.end_ns is not None}, self._jobs[key])
 
     def close(self) -> None:
         """Leave no figure: the agent ends, or the policy asks for none any more."""
-        if not self._empty:
-            self._sequence += 1
-            self._node, self._jobs, self._steps = None, {}, {}
-            os.pwrite(self._descriptor, packed(None, (), self._sequence), 0)
-            self._empty = True
+        self._node, self._jobs, self._steps = None, {}, {}
+        self._put((None, []))
 
 
 def _is_young(use: StepUse, mono_ns: int) -> bool:

@@ -1,8 +1,8 @@
 """The node's figures for monitoring: a file that node_exporter's textfile collector reads.
 
 The agent serves nobody: however often anybody asks node_exporter, the agent writes a file of some kilobytes, at most
-every ten seconds. Energies are those of the moments at which users of a shared node may see theirs (`Visibility`), also
-where one job has the node: whoever reads the file is not its owner.
+every ten seconds. Energies are those of the node's own moments (`Moments`), also where one job has the node: whoever
+reads the file is not its owner.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.measure.meter import Meter
-from perun_hpc.agent.measure.visibility import is_moment
 from perun_hpc.agent.outbox.losses import NO_FIGURES, Losses
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.config.keeper import PolicyKeeper
@@ -34,14 +33,9 @@ class Textfile:
         self._policy = policy
         self._losses = losses
         self._path: Path | None = None
-        self._before_ns = 0
-        self._shown_ns = 0
 
-    def note(self, snapshot: Snapshot) -> None:
-        """An interval of the grid has ended: write, if figures may be seen now."""
-        before_ns, self._before_ns = self._before_ns, snapshot.mono_ns
-        if before_ns == 0:  # the counters began a moment ago, with some job maybe
-            self._shown_ns = snapshot.mono_ns
+    def note(self, snapshot: Snapshot, moment: bool) -> None:
+        """An interval of the grid has ended: write, if this is a moment of the node's."""
         if not self._policy.settled:
             return
         site = self._policy.site()
@@ -51,11 +45,8 @@ class Textfile:
             self.close()
             self._path = path
             self._losses.follow(NO_FIGURES, {})
-        totals = self._meter.totals
-        resolution_ns = max(site.privacy.shared_resolution_ns, totals.resolution_ns)
-        if path is None or not is_moment(resolution_ns, self._shown_ns, before_ns, snapshot.mono_ns):
+        if path is None or not moment:
             return
-        self._shown_ns, totals.resolution_ns = snapshot.mono_ns, 0
         why = ""
         try:
             self._write(path, snapshot, site.metrics)

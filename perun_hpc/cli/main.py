@@ -42,6 +42,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("verify", "a sealed month's sums again, from a copy of its evidence alone"),
     ("calibrate", "fit what nodes draw at the wall, beside a meter"),
     ("collect", "take up what nodes shipped: merge traces, fill the ledger"),
+    ("meters", "read meters outside the nodes: management controllers, PDU outlets"),
     ("ledger", "maintain the ledger: backup, retention, schema"),
     ("policy", "check, show and explain the site's policy"),
     ("agent", "talk to this node's agent"),

@@ -120,8 +120,28 @@ def parse(data: bytes, source: str) -> Policy:
     """
     if len(data) > MAX_BYTES:
         raise PolicyError([Mistake(source, 1, 1, "", f"larger than {MAX_BYTES} bytes: not a policy")])
+    root = _composed(data, source)
+    reader = _Reader(source)
+    policy = reader.policy(root)
+    if reader.mistakes:
+        raise PolicyError(reader.mistakes)
+    return policy
+
+
+def parse_table(data: bytes, source: str, kind: Table) -> dict[str, Any]:
+    """Check a file that is one table, as `parse` does a policy; nothing in it is an empty one."""
+    root = _composed(data, source)
+    reader = _Reader(source)
+    table = {} if root is None else reader.table(root, kind)
+    if reader.mistakes:
+        raise PolicyError(reader.mistakes)
+    return table
+
+
+def _composed(data: bytes, source: str) -> yaml.Node | None:
+    """The nodes of a YAML text. PolicyError where it is none."""
     try:
-        root = yaml.compose(data.decode(), Loader=_Loader)
+        return yaml.compose(data.decode(), Loader=_Loader)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise PolicyError([Mistake(source, line, 1, "", "not UTF-8 text")]) from error
@@ -132,11 +152,6 @@ def parse(data: bytes, source: str) -> Policy:
     except (yaml.YAMLError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else "holds characters that YAML forbids"
         raise PolicyError([Mistake(source, 1, 1, "", what)]) from error
-    reader = _Reader(source)
-    policy = reader.policy(root)
-    if reader.mistakes:
-        raise PolicyError(reader.mistakes)
-    return policy
 
 
 class _Loader(yaml.SafeLoader):
@@ -173,6 +188,12 @@ class _Reader:
                 self._named_layers(getattr(policy, key.value), node, key.value)
         self._check_limits(policy)
         return policy
+
+    def table(self, root: yaml.Node, kind: Table) -> dict[str, Any]:
+        if not isinstance(root, yaml.MappingNode):
+            self._mistake(root, "", f"expected a mapping of {', '.join(kind.keys)}")
+            return {}
+        return dict(self._value(root, kind, ""))
 
     def _named_layers(self, into: dict[str, LayerEntry], node: yaml.Node, layer: str) -> None:
         for key, body in self._entries(node, layer, None):
@@ -248,7 +269,7 @@ class _Reader:
             return values
         if isinstance(kind, Table) and isinstance(node, yaml.MappingNode):
             table = {
-                key.value: self._value(value, kind.keys[key.value].kind, f"{where}.{key.value}")
+                key.value: self._value(value, kind.keys[key.value].kind, f"{where}.{key.value}".lstrip("."))
                 for key, value in self._entries(node, where, list(kind.keys))
             }
             if fault := kind.fault(table):

@@ -492,7 +492,7 @@ class Privacy:
     shared_resolution_ns: int = _item(
         duration("10 s", "1 h"),
         "10 s",
-        "finest resolution in time that the user of a shared node sees, live and in traces",
+        "finest resolution in time that users of a shared node see, live and in traces; the strictest job there counts",
         JOBS,
         Bound.RISE,
     )

@@ -152,7 +152,7 @@ class Region:
     """One function or region of one step, summed over its ranks; the extremes are those of single ranks' times.
 
     `method` says what its energy rests on (`energy/region_energy.py`), of the ranks' the worst; empty in records of
-    before.
+    before. `ran` says when it ran (`data_model/activity.py`), summed over the ranks; empty where that is not known.
     """
 
     step_id: str
@@ -165,6 +165,7 @@ class Region:
     energy_uj: int | None
     u_uj: int
     method: str = ""
+    ran: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

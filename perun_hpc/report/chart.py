@@ -77,6 +77,9 @@ def draw(record: EnergyRecord, curves: JobCurves, title: bool = True) -> Picture
     if steps:
         lanes = max(lanes_of(steps)) + 1
         heights.append(("steps", 17.0 * min(lanes, LANES) + (14 if lanes > LANES else 0)))
+    shown = functions_with_times(record)
+    if shown:
+        heights.append(("functions", 24.0 * len(shown)))
     if curves.cpu is not None or curves.gpu is not None:
         heights.append(("use", 96.0))
     if curves.memory is not None:
@@ -114,6 +117,8 @@ def _drawn(
     _power(axes["power"], curves, edges, bound_of(record))
     if "steps" in axes:
         _steps(axes["steps"], record, steps, divisor)
+    if "functions" in axes:
+        _functions(axes["functions"], record, divisor)
     if "use" in axes:
         _use(axes["use"], curves, edges)
     if curves.memory is not None:
@@ -270,6 +275,45 @@ def _steps(axes: Any, record: EnergyRecord, steps: Sequence[Step], divisor: floa
     axes.set_yticks([])
     axes.grid(visible=False, axis="y")
     axes.set_ylabel("steps", color=MUTED, rotation=0, ha="right", va="center")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """When a function ran: the part of its ranks' time in stretches of `width_s` from `start_s` of the job on."""
+
+    name: str
+    start_s: float
+    width_s: float
+    parts: tuple[float, ...]
+
+
+def functions_with_times(record: EnergyRecord) -> list[Ran]:
+    """The functions whose times are known, of more than `LANES` those that used most."""
+    known = [one for one in record.regions if one.ran and one.ranks and record.start_ns]
+    known.sort(key=lambda one: -(one.energy_uj or one.time_ns))
+    return [
+        Ran(one.name, (one.ran[1] * one.ran[0] - record.start_ns) / 1e9, one.ran[0] / 1e9,
+            tuple(min(1.0, permille / 1000 / one.ranks) for permille in one.ran[2:]))
+        for one in known[:LANES]
+    ]  # fmt: skip
+
+
+def _functions(axes: Any, record: EnergyRecord, divisor: float) -> None:
+    """A lane for each: how high it is filled is the part of the ranks' time."""
+    import numpy as np
+
+    shown = functions_with_times(record)
+    for lane, one in enumerate(shown):
+        edges = (one.start_s + one.width_s * np.arange(len(one.parts) + 1)) / divisor
+        floor = lane + 0.42
+        axes.stairs(floor - 0.84 * np.array(one.parts), edges, baseline=floor, fill=True, color=STEP, lw=0)
+        axes.axhline(floor, color=GRID, lw=0.8)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.yaxis.tick_right()
+    axes.set_yticks(range(len(shown)))
+    axes.set_yticklabels([_short(one.name, 13) for one in shown], parse_math=False)
+    axes.grid(visible=False, axis="y")
+    axes.set_ylabel("functions", color=MUTED, rotation=0, ha="right", va="center")
 
 
 def _use(axes: Any, curves: JobCurves, edges: Floats) -> None:

@@ -113,6 +113,10 @@
         "  (" + bytes(data.memory.low[n]) + " to " + bytes(data.memory.high[n]) + ")")]);
     const now = data.steps.filter((step) => step.from <= at && at < step.to).map((step) => step.id);
     if (now.length) found.push([now.length > 1 ? "steps" : "step", now.slice(0, 6).join(", ")]);
+    data.functions.forEach((one) => {
+      const part = one.parts[Math.floor((at - one.from) / one.width)];
+      if (part) found.push([one.name.slice(0, 40), Math.max(1, Math.round(100 * part)) + " % of the time"]);
+    });
     if (data.reporting[n] < data.nodes) found.push(["hosts read", data.reporting[n] + " of " + data.nodes]);
     if (row !== null && hosts) {
       const value = hostWatts(row, at);

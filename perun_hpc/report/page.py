@@ -209,8 +209,8 @@ def _over_time(r: EnergyRecord, beside: Beside) -> Html:
         return tag("section", joined([head, tag("p", f"No curve: {beside.no_curves}", class_="caption")]))
     picture = chart.draw(r, curves, title=False)
     label = (
-        f"Power of job {r.display_id} over {q.duration(float(curves.edges_s[-1]))}, by component, with its steps, how "
-        "busy the hosts were, their memory and each host's power; the figures stand in the tables below."
+        f"Power of job {r.display_id} over {q.duration(float(curves.edges_s[-1]))}, by component, with its steps and "
+        "functions, how busy the hosts were, their memory and each host's power; the figures stand in the tables below."
     )
     drawn = Html(inline.svg(picture.figure, _COLOURS, safe(label)))
     stage = tag(
@@ -428,13 +428,12 @@ def _functions(r: EnergyRecord) -> Html:
     if len(ordered) > LISTED:
         made.append(tag("p", f"and {len(ordered) - LISTED} more: perun report --json", class_="caption"))
     made += [tag("p", f"{note}.", class_="caption") for note in region_notes(ordered[:LISTED])]
-    made.append(
-        tag(
-            "p",
-            "When each call was is not kept: only how many there were, how long and what they used.",
-            class_="caption",
-        )
-    )
+    shown = chart.functions_with_times(r)
+    when = "When each call was is not kept: only how many there were, how long and what they used."
+    if shown:
+        width_s = max(one.width_s for one in shown)
+        when = f"The chart shows how much of its ranks' time each had, in stretches of {_seconds(width_s)}."
+    made.append(tag("p", when, class_="caption"))
     return tag("section", joined(made))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.report import drawing
-from perun_hpc.report.chart import COLOUR_MAP, LEVELS, Picture, bound_of, steps_with_times
+from perun_hpc.report.chart import COLOUR_MAP, LEVELS, Picture, bound_of, functions_with_times, steps_with_times
 from perun_hpc.report.curves import Envelope, Floats, JobCurves
 from perun_hpc.report.screen import printable
 
@@ -36,6 +36,11 @@ def values(record: EnergyRecord, curves: JobCurves, picture: Picture) -> str:
             {"id": printable(step.step_id), "from": (step.start_ns - record.start_ns) / 1e9,
              "to": (step.end_ns - record.start_ns) / 1e9}
             for step in steps_with_times(record)
+        ],
+        "functions": [
+            {"name": printable(one.name), "from": one.start_s, "width": one.width_s,
+             "parts": [round(part, 3) for part in one.parts]}
+            for one in functions_with_times(record)
         ],
         "hosts": [printable(host.node) for host in curves.hosts],
         "heat": None if picture.heat is None else _heat(curves, picture),

@@ -89,6 +89,22 @@ def test_on_a_shared_node_the_first_moment_after_a_start_is_no_finer_than_the_ot
     assert min(after - before for before, after in zip(sorted(set(seen)), sorted(set(seen))[1:], strict=False)) >= 9 * S
 
 
+def test_beside_a_stricter_job_nobody_sees_more_finely_than_it_allows(tmp_path: Path) -> None:
+    """Also for as long as its work is in what is shown next."""
+    register = Register("n1", cpus=4)
+    visibility = Visibility(AgentPaths(tmp_path / "run", tmp_path / "spool", tmp_path), register)
+    own, strict = session(1), session(2)
+    strict.settings = {"privacy": {"shared_resolution_ns": 60 * S}}
+    seen = []
+    for second in range(10, 240, 10):
+        register.live = {one.key: one for one in ((own, strict) if 80 < second <= 130 else (own,))}
+        visibility.moments.heed(register.live.values())
+        visibility.moments.take(second * S, 10 * S)
+        visibility.show_all(Snapshot(second * S, second * S, {}, {}))
+        seen.append(visibility.shown(own)[0] // S)
+    assert sorted(set(seen)) == [*range(10, 90, 10), *range(180, 240, 10)]
+
+
 SLURM = {
     "version 1": "freezer/slurm/uid_1000/{}/step_0",
     "version 2": "system.slice/slurmstepd.scope/{}/step_0/user/task_0",

@@ -98,6 +98,8 @@ def test_what_is_too_long_is_cut_and_what_is_unknown_left_out() -> None:
     found, problems = checked([[{**ROW, "name": "x" * 999, "uid": 0}, *[ROW] * regions.MAX_RECORD], ["y" * 999] * 99])
     assert len(found) == regions.MAX_RECORD and found[0].keys() == ROW.keys()
     assert len(found[0]["name"]) <= rank_data.MAX_NAME_B
+    ran = [1 << 30, 7, 0, 1000]
+    assert checked([[{**ROW, "ran": ran}, {**ROW, "ran": [1, 2, 3]}], []])[0] == [{**ROW, "ran": ran}, ROW]
     assert len(problems) == parsing.MAX_PROBLEMS and len(problems[0]) <= parsing.MAX_PROBLEM_B
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perun_hpc.agent.outbox import regions
-from perun_hpc.data_model import rank_data
+from perun_hpc.data_model import activity, rank_data
 
 
 def domain(energy_uj: int, static_uj: int = 0, **doubts: int) -> dict[str, Any]:
@@ -98,3 +98,17 @@ def cost_s(directory: Path, ranks: int, each: int) -> float:
 def test_a_region_costs_alike_however_many_ranks_a_node_has(tmp_path: Path) -> None:
     """Ranks and regions come from users, and what reads them has bounds."""
     assert cost_s(tmp_path / "many", 500, 16) < 3 * cost_s(tmp_path / "few", 16, 500)
+
+
+def test_a_record_says_when_the_longest_regions_of_a_rank_ran(tmp_path: Path) -> None:
+    (tmp_path / "ranks").mkdir()
+    width, names = activity.LEAST_NS, [f"f{number}" for number in range(regions.MAX_SHOWN + 1)]
+    of = record({}, 1)
+    of["start"], of["end"] = {"mono_ns": 1, "real_ns": 1 + 5 * width}, {"mono_ns": 8 * width}
+    of["steps"][0]["ranks"][0]["end_mono_ns"] = 8 * width
+    calls = [one for n in range(len(names)) for one in (n, width, 2 * width + width // 2 - n)]
+    parts = rank_data.final({"rank": 0}, "exit", names, array("q", calls).tobytes(), [])
+    (tmp_path / "ranks/0-0.rank").write_bytes(b"".join(parts))
+    rows, _ = regions.of_session(tmp_path, of)
+    known = {row["name"]: row["ran"] for row in rows if "ran" in row}
+    assert known == {name: [width, 6, 1000, 500] for name in names[:-1]}

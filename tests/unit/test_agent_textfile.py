@@ -19,7 +19,7 @@ from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NO_FIGURES, Losses
 from perun_hpc.agent.sources import machine
-from perun_hpc.agent.sources.node import Node
+from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.agent.textfile import NAME, Textfile
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.keeper import PolicyKeeper
@@ -46,10 +46,10 @@ class Watched:
         self.policy = PolicyKeeper(base / "none.yaml", clock, "n1", policy=compiled)
         self.policy.check()
         self.register = Register("n1", 4)
-        visibility, topology = Visibility(paths, self.register), partial(machine.topology, self.node.root)
+        self.visibility, topology = Visibility(paths, self.register), partial(machine.topology, self.node.root)
         sources = Node.open(self.node.root, ("powercap", "procstat"), clock)
         ledger = NodeLedger(paths)
-        self.meter = Meter(sources, topology, self.register, self.policy, ledger, visibility, clock)
+        self.meter = Meter(sources, topology, self.register, self.policy, ledger, self.visibility, clock)
         self.meter.account_anew()
         self.losses = Losses(clock.real_ns)
         self.textfile = Textfile(self.register, self.meter, self.policy, self.losses)
@@ -76,9 +76,19 @@ class Watched:
             self.turned.ns += S
             self.node.serve(package_uj=1000)
             if self.meter.is_due(self.turned.clock.mono_ns(), self.turned.clock.real_ns()):
-                self.textfile.note(self.meter.end_interval())
+                self.note(self.meter.end_interval())
             if self.path.exists() and (joules := self.total()) != next(reversed(self.shown.values()), None):
                 self.shown[self.turned.ns // S] = joules
+
+    def note(self, snapshot: Snapshot) -> None:
+        """What the agent's loop does as an interval of the grid ends."""
+        least_ns = self.policy.site().privacy.shared_resolution_ns
+        moment = self.visibility.moments.take(snapshot.mono_ns, least_ns)
+        self.visibility.show_all(snapshot)
+        self.show(snapshot, moment)
+
+    def show(self, snapshot: Snapshot, moment: bool) -> None:
+        self.textfile.note(snapshot, moment)
 
     def samples(self) -> dict[tuple[str, str], float]:
         found = [SAMPLE.fullmatch(line) for line in self.path.read_text().splitlines() if not line.startswith("#")]

@@ -14,6 +14,7 @@ import pytest
 
 from perun_hpc.cli.main import COMMANDS
 from perun_hpc.config.policy import parse
+from perun_hpc.meters.inventory import load_site
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = subprocess.run(
@@ -39,7 +40,8 @@ def commands(document: str) -> Iterator[str]:
                     yield match[1]
 
 
-POLICIES = [(name, text) for name in DOCUMENTS for text in blocks(name, "yaml")]
+METERS = "docs/meters.md"
+POLICIES = [(name, text) for name in DOCUMENTS if name != METERS for text in blocks(name, "yaml")]
 CALLS = [(name, line) for name in DOCUMENTS for line in commands(name)]
 
 
@@ -56,6 +58,13 @@ def test_there_are_examples_to_check():
 @pytest.mark.parametrize(("document", "text"), POLICIES)
 def test_a_policy_of_the_documents_is_valid(document, text):
     parse(text.encode(), document)
+
+
+def test_the_list_of_meters_of_the_documents_is_valid(tmp_path):
+    (text,) = blocks(METERS, "yaml")
+    (tmp_path / "meters.yaml").write_text(text)
+    site = load_site(tmp_path / "meters.yaml")
+    assert (len(site.bmcs), site.bmcs[0].host, len(site.pdus)) == (129, "n001-bmc.example.org", 2)
 
 
 @pytest.mark.parametrize(("document", "line"), CALLS)

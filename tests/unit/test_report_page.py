@@ -12,16 +12,19 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.main import main
-from perun_hpc.data_model.record import EnergyRecord, to_json
+from perun_hpc.data_model.record import EnergyRecord, Region, to_json
 from perun_hpc.report import chart, drawing
 from perun_hpc.report import quantities as q
 from perun_hpc.report.page import Beside, page
 from tests import picture_data
+from tests.accounting_data import boundary, parsed
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -180,6 +183,42 @@ def test_simulated_figures_are_never_taken_for_measured_ones(record: EnergyRecor
 def test_a_curve_of_more_than_the_job_used_says_so(record: EnergyRecord) -> None:
     half = replace(record, energy_uj=(record.energy_uj or 0) // 4, u_uj=1000)
     assert "The curves are of the whole nodes" in small(half)
+
+
+def test_functions_stand_in_the_chart_where_their_times_are_known(record: EnergyRecord) -> None:
+    known = chart.functions_with_times(record)
+    assert [one.name for one in known] == ["update", "halo_exchange", "reduce_residual"]
+    assert all(0 <= part <= 1 for one in known for part in one.parts)
+    assert max(known[0].parts) > 0.8
+    drawn = chart.draw(record, picture_data.curves(3, columns=40))
+    assert "functions" in [panel.name for panel in drawn.panels]
+    of_before = replace(record, regions=tuple(replace(one, ran=()) for one in record.regions))
+    drawn = chart.draw(of_before, picture_data.curves(3, columns=40))
+    assert "functions" not in [panel.name for panel in drawn.panels]
+    assert "When each call was is not kept" in small(of_before)
+    one_rank_silent = [{**row, "ran": row["ran"] if row["rank"] else None} for row in _rows()]
+    assert _summed(_rows()).ran == (1 << 30, 5, 1300)
+    assert _summed(one_rank_silent).ran == ()
+
+
+def _rows() -> list[dict[str, Any]]:
+    return [
+        {"step_id": "0", "rank": rank, "name": "f", "calls": 1, "time_ns": 1, "energy_uj": 1, "u_uj": 1,
+         "ran": [1 << 30, 5, permille]}
+        for rank, permille in ((0, 1000), (1, 300))
+    ]  # fmt: skip
+
+
+def _summed(rows: list[dict[str, Any]]) -> Region:
+    (region,) = sum_boundaries([parsed({**boundary(), "regions": rows})]).regions
+    return region
+
+
+def test_the_bounds_are_the_jobs_where_its_nodes_were_its_own(record: EnergyRecord) -> None:
+    assert chart.bound_of(record) == pytest.approx(2 * record.u_uj / (record.energy_uj or 1), rel=0.3)
+    shared = [replace(part, methods=("cores",)) for part in record.components]
+    assert chart.bound_of(replace(record, components=tuple(shared))) is None
+    assert chart.bound_of(replace(record, u_uj=0)) is None
 
 
 def test_steps_that_run_at_once_lie_above_each_other(record: EnergyRecord) -> None:

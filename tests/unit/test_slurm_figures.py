@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from perun_hpc.agent.figure import HEAD, MAGIC, MOST, OF_JOB, OF_NODE, RECORD, VERSION, Figure, capped, packed
 from perun_hpc.agent.slurm_figures import SlurmFigures, energy_of
+from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.data_model.job import SessionKey
 from tests.flow.test_agent_clock import S
 from tests.unit.test_agent_textfile import Watched
@@ -50,7 +53,8 @@ class Shown(Watched):
         super().__init__(base, policy, f", slurm: {slurm}")
         self.file = base / "slurm.figures"
         self.descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT, 0o600)
-        self.figures = SlurmFigures(self.descriptor, self.register, self.meter, self.policy, self.turned.clock)
+        moments = self.visibility.moments
+        self.figures = SlurmFigures(self.descriptor, self.register, self.meter, moments, self.policy, self.turned.clock)
         self.seen: dict[int, dict[tuple[int, int], Read]] = {}
 
     def begin(self, job_id: int, **job: str) -> None:
@@ -58,7 +62,7 @@ class Shown(Watched):
         super().begin(job_id, **job)
 
     def _work(self, job_id: int) -> None:
-        cpus = {1: "0-1", 2: "2-3"}[job_id] if len(self.register.live) > 1 else "0-3"
+        cpus = ("2-3", "0-1")[job_id % 2] if len(self.register.live) > 1 else "0-3"
         self.node.cgroup(job_id, cpus, self.turned.ns / S, uid=2001)
 
     def pass_s(self, seconds: int, watts: int = 1) -> None:
@@ -68,11 +72,15 @@ class Shown(Watched):
                 self._work(key.job_id)
             self.node.serve(package_uj=watts * J)
             if self.meter.is_due(self.turned.clock.mono_ns(), self.turned.clock.real_ns()):
-                self.figures.note(self.meter.end_interval())
+                self.note(self.meter.end_interval())
             self.meter.steps.keep()
             self.meter.hear_of_steps()
             self.figures.turn()
             self.seen[self.turned.ns // S] = self.now()
+
+    def show(self, snapshot: Snapshot, moment: bool) -> None:
+        super().show(snapshot, moment)
+        self.figures.note(snapshot, moment)
 
     def now(self) -> dict[tuple[int, int], Read]:
         """What counts now."""
@@ -122,11 +130,95 @@ def test_who_shares_a_node_is_seen_at_its_own_moments_and_without_power(shown: S
         assert changes <= {10, 20, 30, 40, 50}
         assert len(changes) >= 4
     nodes = {seen[0, OF_NODE].at_ns // S for seen in shown.seen.values() if (0, OF_NODE) in seen}
-    assert nodes == {10, 20, 30, 40, 50}
+    assert nodes == {20, 30, 40, 50}
+
+
+SECRET = "partitions: {secret: {privacy: {shared_resolution: 30 s}}}\n" + INTERVAL
+STEP = st.one_of(
+    st.tuples(st.just("passes"), st.integers(1, 25)),
+    st.tuples(st.just("begins"), st.sampled_from(["main", "secret", "whole"])),
+    st.tuples(st.just("ends"), st.integers(0, 3)),
+)
+
+
+STRICT_AND_GONE = [("passes", 21), ("begins", "secret"), ("passes", 3), ("ends", 0), ("passes", 20)]
+BESIDE = [("begins", "whole"), ("passes", 23), ("begins", "main"), ("passes", 15), ("ends", 1), ("passes", 6)]
+
+
+@settings(max_examples=5, deadline=None, phases=set(Phase) - {Phase.shrink})  # an example takes a second
+@example(STRICT_AND_GONE)
+@example(BESIDE)
+@given(st.lists(STEP, min_size=4, max_size=9))
+def test_whoever_comes_and_goes_what_is_shared_steps_at_the_nodes_moments(
+    steps: list[tuple[str, Any]],
+) -> None:
+    with tempfile.TemporaryDirectory() as base:
+        shown = Shown(Path(base), SECRET)
+        there: dict[int, dict[int, str]] = {0: {}}
+        jobs = itertools.count(1)
+        for what, value in [*steps, ("passes", 31)]:
+            live = shown.register.live
+            if what == "begins" and not (value == "whole" and live):
+                job = next(jobs)
+                named = {"partition": "main", "cpus_on_node": "4"} if value == "whole" else {"partition": value}
+                shown.begin(job, **named)
+                there[shown.turned.ns // S + 1] = {**_last(there), job: value}
+            elif what == "ends" and live:
+                key = list(live)[value % len(live)]
+                shown.end(key.job_id)
+                there[shown.turned.ns // S + 1] = {one: of for one, of in _last(there).items() if one != key.job_id}
+            for _ in range(value if what == "passes" else 0):
+                shown.pass_s(1, watts=100)
+        _stepped_rarely(shown, there)
+        os.close(shown.descriptor)
+
+
+def _last(there: dict[int, dict[int, str]]) -> dict[int, str]:
+    return there[max(there)]
+
+
+def _stepped_rarely(shown: Shown, there: dict[int, dict[int, str]]) -> None:
+    """`there` says which jobs were on the node in a second, and those after it up to the next one named."""
+
+    def between(first: int, last: int) -> list[dict[int, str]]:
+        since = max(at for at in there if at <= first + 1)
+        return [jobs for at, jobs in there.items() if since <= at <= last]
+
+    def strictest(first: int, last: int) -> int:
+        return 30 if any("secret" in jobs.values() for jobs in between(first, last)) else 10
+
+    moments = sorted({seen[0, OF_NODE].at_ns // S for seen in shown.seen.values() if (0, OF_NODE) in seen})
+    assert set(shown.shown) <= set(moments)
+    for before, after in itertools.pairwise([0, *moments]):
+        assert after - before >= 0.9 * strictest(before, after)
+    for job in {number for jobs in there.values() for number in jobs}:
+        stepped = [(at, seen[job, OF_JOB]) for at, seen in shown.seen.items() if (job, OF_JOB) in seen]
+        for (_, before_was), (at, now) in itertools.pairwise(stepped):
+            before = before_was.at_ns // S
+            beside = [jobs for jobs in between(before, at) if len(jobs) > 1 and job in jobs]
+            if now.energy_uj != before_was.energy_uj and beside:
+                assert at in moments, (job, before, at)
+                assert at - before >= 0.9 * strictest(at, at)
+                assert now.power_uw == 0 or len(_at(there, at)) == 1
+
+
+def _at(there: dict[int, dict[int, str]], at: int) -> dict[int, str]:
+    return there[max(one for one in there if one <= at)]
+
+
+def test_the_file_is_written_anew_only_when_something_is_new(shown: Shown) -> None:
+    """A node without jobs writes at its moments, by which a living agent is told from a dead one."""
+    shown.pass_s(25)
+    sequences = []
+    for _ in range(60):
+        shown.pass_s(1)
+        sequences.append(HEAD.unpack(shown.file.read_bytes()[: HEAD.size])[3])
+        assert (0, OF_NODE) in shown.now()
+    assert len(set(sequences)) == 7
 
 
 def test_beside_each_other_two_jobs_and_idle_sum_to_the_node(shown: Shown) -> None:
-    shown.pass_s(10)  # the agent's first moment
+    shown.pass_s(20)  # the agent's first moment
     before_uj = shown.now()[0, OF_NODE].energy_uj
     shown.begin(1)
     shown.begin(2)
@@ -134,7 +226,7 @@ def test_beside_each_other_two_jobs_and_idle_sum_to_the_node(shown: Shown) -> No
     now = shown.now()
     given = sum(
         uj for line in shown.node.ledger() for owner, uj in line["shares"].items()
-        if line["t0_ns"] >= 10 * S and not owner.startswith("job:")
+        if line["t0_ns"] >= 20 * S and not owner.startswith("job:")
     )  # fmt: skip
     assert now[0, OF_NODE].energy_uj - before_uj == 2000 * J == now[1, OF_JOB][0] + now[2, OF_JOB][0] + given
 
@@ -147,7 +239,7 @@ def test_when_others_come_the_power_of_who_was_alone_is_seen_no_more(shown: Show
     shown.pass_s(1, watts=300)
     assert shown.now()[1, OF_JOB].power_uw == 0
     assert shown.energy_j(1) == 500
-    shown.pass_s(3, watts=300)
+    shown.pass_s(13, watts=300)
     assert shown.energy_j(1) == 500
     shown.pass_s(1, watts=300)
     assert shown.energy_j(1) > 500  # type: ignore[operator]
@@ -192,7 +284,7 @@ def test_a_job_of_which_nothing_was_measured_has_no_figure(shown: Shown) -> None
     for _ in range(30):
         shown.turned.ns += S
         if shown.meter.is_due(shown.turned.clock.mono_ns(), shown.turned.clock.real_ns()):
-            shown.figures.note(shown.meter.end_interval())
+            shown.note(shown.meter.end_interval())
         shown.figures.turn()
     assert shown.energy_j(1) is None
 

@@ -230,6 +230,7 @@ class Meter:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
         use = self.uses[session.key] = self._use(session)
         session.suspend(bool(use.suspended))
+        self._visibility.moments.heed((session,))
         self.steps.keep()
         self.parent_cpu_ns = self._parent()
         self._look_for_reserved()
@@ -495,7 +496,8 @@ class Meter:
         self._note_still(closed)
         lines = [intervals.ledger_line(interval, owners) for interval in closed]
         self._ledger.append(day, lines)
-        guard("figures for monitoring", partial(self.totals.add, lines, live.values()))
+        self._visibility.moments.heed(live.values())
+        guard("figures for monitoring", partial(self.totals.add, lines))
         self._visibility.end_interval(before_uj, snapshot.mono_ns)
 
     def _note_still(self, closed: Iterable[Closed]) -> None:

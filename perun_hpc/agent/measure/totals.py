@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perun_hpc.agent.base.session import Session
-from perun_hpc.config import settings
 from perun_hpc.energy.attribute import IDLE, OTHER, SYSTEM, UNKNOWN, UNOBSERVED
 
 JOBS = "jobs"
@@ -22,20 +20,15 @@ class Totals:
     shares_uj : by domain, of those that were measured, and party; only what is above 0, so that they never fall.
     rest_uj : by domain, of meters' rests, which are signed.
     gap_ns : by domain, how long its counter gave nothing.
-    resolution_ns : the finest resolution in time in which all that is in the sums may be seen.
     """
 
     def __init__(self) -> None:
         self.shares_uj: dict[str, dict[str, int]] = {}
         self.rest_uj: dict[str, int] = {}
         self.gap_ns: dict[str, int] = {}
-        self.resolution_ns = 0
 
-    def add(self, lines: Iterable[Mapping[str, Any]], sessions: Iterable[Session]) -> None:
-        """Take in what the node ledger says of intervals in which these sessions were live."""
-        for session in sessions:
-            shared_ns = settings.privacy(session.settings).shared_resolution_ns
-            self.resolution_ns = max(self.resolution_ns, shared_ns)
+    def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what the node ledger says of intervals."""
         for line in lines:
             domain, total_uj = line["domain"], line["total_uj"]
             gap_ns = line["t1_ns"] - line["t0_ns"] if total_uj is None else 0

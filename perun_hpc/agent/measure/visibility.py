@@ -12,27 +12,25 @@ from functools import partial
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
+from perun_hpc.agent.measure.moments import Moments, is_moment
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.config import settings
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.log import guard
 
 
-def is_moment(resolution_ns: int, shown_ns: int, before_ns: int, mono_ns: int) -> bool:
-    """Whether the end of an interval of the grid is a moment at which energy may be seen.
-
-    `shown_ns` is when it was seen last, `before_ns` the end of the grid's interval before this one (monotonic).
-    """
-    last_ns = max(before_ns, shown_ns)
-    return mono_ns // resolution_ns != last_ns // resolution_ns and mono_ns - shown_ns >= resolution_ns // 10 * 9
-
-
 class Visibility:
-    """What was shown to whom last, and the node's own curve of the open interval."""
+    """What was shown to whom last, and the node's own curve of the open interval.
+
+    Attributes
+    ----------
+    moments : when what several jobs share may be seen.
+    """
 
     def __init__(self, paths: AgentPaths, register: Register) -> None:
         self._paths = paths
         self._register = register
+        self.moments = Moments(register)
         self._shown: dict[SessionKey, tuple[int, int]] = {}
         self._points: list[tuple[int, int]] = []
         self._moment_ns = 0
@@ -40,8 +38,10 @@ class Visibility:
 
     def resolution_ns(self, session: Session) -> int:
         """Finest resolution in time in which the job's user may see energy."""
+        if self._register.alone(session):
+            return session.period_ns
         shared_ns = settings.privacy(session.settings).shared_resolution_ns
-        return session.period_ns if self._register.alone(session) else max(session.period_ns, shared_ns)
+        return max(session.period_ns, shared_ns, self.moments.strictest_ns)
 
     # The curve of a job that is alone: points inside an interval, which its end turns into the job's share.
 
@@ -82,8 +82,7 @@ class Visibility:
     def _show_due(self, session: Session, before_ns: int, mono_ns: int) -> None:
         """Show it at the first moment of each stretch of the resolution's length, but not sooner after the last one.
 
-        A job's start, or the end of its time alone, is no such moment. Readings are late by some milliseconds, now more
-        and now less.
+        A job's start, or the end of its time alone, is no such moment.
         """
         if is_moment(self.resolution_ns(session), self.shown(session)[0], before_ns, mono_ns):
             self.show(session, mono_ns)

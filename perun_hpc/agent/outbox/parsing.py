@@ -25,7 +25,7 @@ from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.agent.outbox import regions
 from perun_hpc.agent.outbox.regions import CURVE, Handed
 from perun_hpc.agent.policy import limits
-from perun_hpc.data_model import codec
+from perun_hpc.data_model import activity, codec
 from perun_hpc.data_model.rank_data import MAX_NAME_B
 from perun_hpc.data_model.wording import cut
 from perun_hpc.energy.region_energy import Method
@@ -283,4 +283,6 @@ def _row(row: Mapping[str, Any], ranks: Collection[tuple[int, int]]) -> dict[str
     if not sound or (row["step_id"], row["rank"]) not in ranks:
         raise ValueError("no region of these ranks")
     method = Method(row["method"]).value
-    return {**numbers, "name": cut(str(row["name"]), MAX_NAME_B), "method": method}
+    ran = activity.parsed(row.get("ran"))
+    shown = {"ran": list(ran)} if ran else {}
+    return {**numbers, "name": cut(str(row["name"]), MAX_NAME_B), "method": method, **shown}

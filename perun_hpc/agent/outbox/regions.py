@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from perun_hpc.agent.measure.curve import Curve
-from perun_hpc.data_model import rank_data
+from perun_hpc.data_model import activity, rank_data
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.regions import Limits, Marked, Spans, by_region, union
 from perun_hpc.energy.uncertainty import NS_PER_S, RANDOM, STATIC_ERROR, added, combined_uj
@@ -30,6 +30,8 @@ UNSEEN = "no cgroup shows what it used, and the job's power over time is not kno
 UNSEEN_BESIDE = "no cgroup shows what it used, and other steps ran meanwhile"
 RANK_ERROR = 0.18
 """How far the watts behind a rank's CPU time lie from those of the others, relative, k=1; docs/method.md has more."""
+MAX_SHOWN = 8
+"""Regions of one rank of which a record says when they ran: those that took longest."""
 MAX_REGIONS = 1000
 """Regions of one rank that a record keeps: those that took longest."""
 MAX_RECORD = 20_000
@@ -46,7 +48,8 @@ class Handed:
 
     Of the job's energy on this node `error` is the relative standard uncertainty, `static` the static part, and
     `static_error` what that may be wrong by, as a part of the energy; `floor_uw`, `ceiling_uw` and `age_ns` are the
-    limits of its power and of its readings.
+    limits of its power and of its readings. `clock_ns` is what the monotonic clock lacks to the wall clock, `width_ns`
+    how long the stretches are in which it is said when regions ran (0: it is not).
     """
 
     step_id: int
@@ -60,6 +63,8 @@ class Handed:
     floor_uw: int = 0
     ceiling_uw: int | None = None
     age_ns: float = 0.0
+    clock_ns: int = 0
+    width_ns: int = 0
 
     @property
     def limits(self) -> Limits:
@@ -124,6 +129,11 @@ def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Ha
     """What the ranks of a sealed session left, and where it lies."""
     limits = limits_of(record)
     error, (static, static_error) = error_of(record), static_of(record)
+    start = record.get("start") or {}
+    clock_ns = width_ns = 0
+    if "real_ns" in start and "mono_ns" in start:
+        clock_ns = start["real_ns"] - start["mono_ns"]
+        width_ns = activity.width_ns(record["end"]["mono_ns"] - start["mono_ns"])
     for step in record["steps"]:
         for run in step["ranks"]:
             path = directory / "ranks" / f"{step['step_id']}-{run['rank']}.rank"
@@ -142,6 +152,8 @@ def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Ha
                         limits.floor_uw,
                         limits.ceiling_uw,
                         limits.age_ns,
+                        clock_ns,
+                        width_ns,
                     ),
                     path,
                 )
@@ -172,11 +184,14 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
             problems.append(f"{who}: {error}")
             continue
         parts.setdefault(handed.step_id, _Parts(handed)).take(handed.rank, rank.samples)
-        rows = []
+        rows: list[dict[str, Any]] = []
         called = by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns)
         for region, marked in sorted(called.items(), key=lambda one: -one[1].spans.time_ns):
             left -= curve.looked_at(marked.spans)
-            rows.append(_row(handed, rank.names[region], marked, curve, left > 0))
+            row = _row(handed, rank.names[region], marked, curve, left > 0)
+            if handed.width_ns and len(rows) < MAX_SHOWN:
+                row["ran"] = activity.of_spans(marked.spans, handed.clock_ns, handed.width_ns)
+            rows.append(row)
         if len(rows) > MAX_REGIONS:
             problems.append(f"{who}: {count(len(rows) - MAX_REGIONS, 'region')} left out")
         found += rows[:MAX_REGIONS]

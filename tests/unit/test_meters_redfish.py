@@ -1,0 +1,518 @@
+"""Management controllers over Redfish: what is found in captured trees, what is read, and how each fails."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perun_hpc.accounting.audit import read_meter
+from perun_hpc.cli.main import main
+from perun_hpc.errors import AccessError, DataError, UnavailableError
+from perun_hpc.meters import polling
+from perun_hpc.meters import redfish as redfish_client
+from perun_hpc.meters.finding import Found, RefusedError, find
+from perun_hpc.meters.inventory import Bmc, Fixed, Pin, load_pins
+from perun_hpc.meters.redfish import Redfish, Trust
+from perun_hpc.meters.secret import Secret
+from perun_hpc.meters.series import Row, Series, between, follow, read_series
+from tests import redfish
+from tests.certificates import Authority
+from tests.redfish import PASSWORD, USER, Controller, serving, tree
+
+CHASSIS = "/redfish/v1/Chassis"
+DELL = f"{CHASSIS}/System.Embedded.1"
+SECRET = Secret("bmc", {"user": USER, "password": PASSWORD}, (9, 9))
+
+
+def found_in(documents: dict[str, Any], **more: Any) -> Found:
+    return find(Bmc("n1", "bmc-n1", "bmc", Trust(), **more), documents.get)
+
+
+def value_at(documents: dict[str, Any], place: str) -> Any:
+    uri, _, pointer = place.partition("#")
+    value = documents[uri]
+    for step in pointer.split("/")[1:]:
+        value = value[int(step) if isinstance(value, list) else step]
+    return value
+
+
+TREES = (
+    # tree, [(kind, value there, unit, scope, a word of what that is known from)]
+    ("dell-idrac9", [
+        ("power", 429, "W", "unknown", "PowerControl"),
+        ("energy", 3982394, "Wh", "unknown", "AccumulativePower"),
+    ]),
+    ("dell-idrac10", [
+        ("power", 181, "W", "board", "PhysicalContext is SystemBoard"),
+        ("energy", 704.729, "kWh", "board", "LifetimeReading"),
+    ]),
+    ("hpe-ilo6", [("power", 565, "W", "psu-output", "outputs (565 W) is the same")]),
+    ("supermicro-gb300", [("power", 1355.398772, "W", "board", "hot-swap")]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), TREES, ids=[name for name, _ in TREES])
+def test_a_captured_tree_is_read_as_what_it_is(name: str, expected: list[tuple[Any, ...]]) -> None:
+    documents = tree(name)
+    pins = found_in(documents).pins
+    seen = [(pin.kind, value_at(documents, pin.read[0]), pin.unit, pin.scope) for pin in pins]
+    assert seen == [row[:4] for row in expected]
+    assert all(row[4] in pin.basis for row, pin in zip(expected, pins, strict=True))
+    assert all(len(pin.read) == 1 for pin in pins)
+
+
+def test_zero_watts_of_a_running_machine_are_no_meter() -> None:
+    with pytest.raises(RefusedError, match="0 W"):
+        found_in(tree("supermicro-x10-zero"))
+
+
+# ----------------------------------------------------------------------------------------------------------- by command
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Callable[[Controller], list[str]]:
+    """Files of a site with one node, whose options are returned."""
+
+    def make(controller: Controller) -> list[str]:
+        (tmp_path / "archive" / "c1").mkdir(parents=True, exist_ok=True)
+        credentials = tmp_path / "credentials"
+        credentials.mkdir(exist_ok=True)
+        (credentials / "bmc").write_text(f"user: {USER}\npassword: {PASSWORD}\n")
+        (credentials / "bmc").chmod(0o600)
+        config = tmp_path / "meters.yaml"
+        config.write_text(
+            f"period: 10 s\nbmcs:\n- {{nodes: n1, host: '{controller.host}', credential: bmc, ca: {controller.ca}}}\n"
+        )
+        options = ["--config", config, "--pinned", tmp_path / "pinned.yaml", "--credentials", credentials]
+        return [*map(str, options), "--limit", "60", "--archive", str(tmp_path / "archive")]
+
+    return make
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[Controller]:
+    with serving(tmp_path, tree("dell-idrac10")) as running:
+        yield running
+
+
+def test_what_is_discovered_is_polled_into_the_archive(
+    controller: Controller,
+    site: Callable[[Controller], list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = site(controller)
+    assert main(["meters", "discover", "--write", *options]) == 0
+    assert [pin.name for pin in load_pins(tmp_path / "pinned.yaml")] == ["n1-power", "n1-energy"]
+    assert main(["meters", "poll", "--once", *options]) == 0
+    controller.documents[f"{DELL}/Sensors/SystemBoardPwrConsumption"] |= {"Reading": 200, "LifetimeReading": 704.731}
+    assert main(["meters", "poll", "--once", *options]) == 0
+    facility = tmp_path / "archive" / "c1" / "facility"
+    before, after = read_series(facility / "n1-energy.csv")
+    assert (f"{after.kwh - before.kwh:.6f}", after.since) == ("0.002000", "1732726299")
+    first, second = read_series(facility / "n1-power.csv")
+    assert [int(first.reading), int(second.reading)] == [181, 200]
+    taken_s = second.time_s - first.time_s
+    assert float(second.kwh) == pytest.approx(190.5 * taken_s / 3.6e6, rel=0.02)
+    assert second.covered_s == pytest.approx(taken_s, abs=0.002)
+    state = json.loads((facility / "meters.json").read_text())["meters"]
+    assert {name: (one["scope"], one["problem"]) for name, one in state.items()} == {
+        "n1-power": ("board", ""),
+        "n1-energy": ("board", ""),
+    }
+    assert main(["meters", "show", "--json", "--node", "n1", "--since", "now-1hour", *options]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {name: (one["readings"], one["verdict"]) for name, one in shown.items()} == {
+        "n1-power": (2, "too coarse"),
+        "n1-energy": (2, "too coarse"),
+    }
+    assert shown["n1-energy"]["tick_j"] == 3600
+    assert controller.made == 3
+    assert not controller.sessions, "every session is deleted"
+    assert controller.most_at_once == 1
+
+
+# ------------------------------------------------------------------------------------------------- how controllers fail
+
+SENSOR = f"{DELL}/Sensors/SystemBoardPwrConsumption"
+
+
+@pytest.fixture
+def login(controller: Controller) -> Iterator[Callable[..., Redfish]]:
+    """Clients of that controller, all closed at the end, after which it must have no session left."""
+    made: list[Redfish] = []
+
+    def make(limit_s: float = 60.0, secret: Callable[[], Secret] = lambda: SECRET, **trust: str) -> Redfish:
+        made.append(Redfish(controller.host, Trust(**(trust or {"ca": str(controller.ca)})), secret, limit_s))
+        return made[-1]
+
+    yield make
+    controller.answers.clear()
+    for client in made:
+        client.close()
+    assert not controller.sessions, "a session was left"
+
+
+def test_a_session_is_kept_and_one_that_ran_out_begun_anew(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    client = login()
+    for _ in range(3):
+        assert client.get(SENSOR).document["Reading"] == 181
+    assert controller.made == 1
+    controller.end_sessions()
+    assert client.get(SENSOR).document["Reading"] == 181
+    assert controller.made == 2
+
+
+@pytest.mark.parametrize("how", [redfish.hang, redfish.drip], ids=["hangs", "drips"])
+def test_a_controller_that_hangs_has_its_limit_as_a_whole_and_its_session_is_kept(
+    controller: Controller, login: Callable[..., Redfish], how: redfish.Answer
+) -> None:
+    client = login(2.0)
+    client.get(f"{DELL}")
+    controller.answers[f"GET {SENSOR}"] = how
+    began_s = time.monotonic()
+    with pytest.raises(UnavailableError, match="within 2 s"):
+        client.get(SENSOR)
+    assert time.monotonic() - began_s < 20
+    controller.answers.clear()
+    assert client.get(SENSOR).document["Reading"] == 181
+    assert controller.made == 1
+
+
+def test_the_session_of_a_login_that_nobody_answered_is_deleted_later(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    def begin_and_hang(handler: Any) -> None:
+        controller.made += 1
+        controller.sessions[f"{redfish.SESSIONS}/{controller.made}"] = "of which nobody knows"
+        redfish.hang(handler)
+
+    client = login(2.0)
+    controller.answers[f"POST {redfish.SESSIONS}"] = begin_and_hang
+    with pytest.raises(UnavailableError):
+        client.get(SENSOR)
+    assert len(controller.sessions) == 1
+    controller.answers.clear()
+    assert client.get(SENSOR).document["Reading"] == 181
+    assert list(controller.sessions) == [f"{redfish.SESSIONS}/2"]
+
+
+def test_a_wrong_password_is_sent_twice_and_never_shown(controller: Controller, login: Callable[..., Redfish]) -> None:
+    told = [Secret("bmc", {"user": USER, "password": "wrong and shown nowhere"}, (1, 1))]
+    client = login(secret=lambda: told[0])
+    said = []
+    for _ in range(4):
+        with pytest.raises(AccessError) as refused:
+            client.get(SENSOR)
+        said.append(str(refused.value))
+    assert controller.statuses("POST") == [401, 401]
+    assert not [text for text in [*said, repr(told)] if "shown nowhere" in text]
+    told[0] = SECRET  # the file was replaced
+    assert client.get(SENSOR).document["Reading"] == 181
+
+
+def test_a_controller_that_lets_nobody_read_is_left_alone(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    controller.answers[f"GET {SENSOR}"] = redfish.status(401, b"{}")
+    client = login()
+    for _ in range(5):
+        with pytest.raises(AccessError):
+            client.get(SENSOR)
+    assert controller.statuses("GET", SENSOR) == [401, 401]
+
+
+def test_without_sessions_it_is_asked_by_name_and_password(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    seen = []
+
+    def basic(handler: Any) -> None:
+        seen.append(handler.headers.get("Authorization"))
+        handler.send(200, b'{"Reading": 7}', {})
+
+    controller.answers |= {f"POST {redfish.SESSIONS}": redfish.status(405), f"GET {SENSOR}": basic}
+    assert login().get(SENSOR).document == {"Reading": 7}
+    assert seen == ["Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()]
+
+
+def test_nothing_is_sent_to_another_than_the_pinned_certificate(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    with pytest.raises(AccessError, match="another one"):
+        login(fingerprint=":".join(["00"] * 32)).get(SENSOR)
+    assert controller.log == []
+    own = redfish_client.shown_fingerprint(controller.host)
+    assert login(fingerprint=own).get(SENSOR).document["Reading"] == 181
+
+
+def test_a_controller_of_a_strange_ca_gets_nothing(
+    controller: Controller, login: Callable[..., Redfish], tmp_path: Path
+) -> None:
+    other = Authority.begin(tmp_path / "other", "other")
+    with pytest.raises(UnavailableError, match="certificate is not accepted"):
+        login(ca=str(other.ca)).get(SENSOR)
+    assert controller.log == []
+
+
+def test_it_goes_nowhere_else(controller: Controller, login: Callable[..., Redfish]) -> None:
+    controller.answers[f"GET {SENSOR}"] = redfish.status(302, Location="https://127.0.0.1:1/redfish/v1")
+    client = login()
+    with pytest.raises(DataError, match="302"):
+        client.get(SENSOR)
+    with pytest.raises(DataError, match="no URI"):
+        client.get("https://127.0.0.1:1/redfish/v1")
+
+
+# -------------------------------------------------------------------------------------------------- what is polled then
+
+
+def pin(**more: Any) -> Pin:
+    values = {"name": "n1-power", "node": "n1", "kind": "power", "scope": "board", "read": (f"{SENSOR}#/Reading",),
+              "unit": "W", "on": "/redfish/v1/Systems/System.Embedded.1", "firmware": "1.20.0",
+              "firmware_at": "/redfish/v1/#/RedfishVersion"}  # fmt: skip
+    return Pin(**({"device": "bmc"} | values | more))
+
+
+COUNTER = {"name": "n1-energy", "kind": "energy", "unit": "kWh", "on": "", "read": (f"{SENSOR}#/LifetimeReading",)}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "shows nothing"),
+        ("N/A", "no number"),
+        (-1, "no number"),
+        (True, "no number"),
+        ([181], "no number"),
+        (0, "0 W while the node is On"),
+        (1e9, "more than any node takes"),
+    ],
+    ids=str,
+)
+def test_what_is_no_reading_is_none(
+    controller: Controller, login: Callable[..., Redfish], value: Any, why: str
+) -> None:
+    controller.documents[SENSOR]["Reading"] = value
+    said = polling.Controller(login()).read([pin()])["n1-power"]
+    assert isinstance(said, str)
+    assert why in said
+
+
+@pytest.mark.parametrize(("value", "watts"), [(181, "181"), (181.25, "181.25"), ("181.5", "181.5")], ids=str)
+def test_a_number_is_read_however_it_is_written(
+    controller: Controller, login: Callable[..., Redfish], value: Any, watts: str
+) -> None:
+    controller.documents[SENSOR]["Reading"] = value
+    reading = polling.Controller(login()).read([pin()])["n1-power"]
+    assert isinstance(reading, polling.Reading)
+    assert str(reading.value) == watts
+    assert abs(reading.time_s - time.time()) < 60
+
+
+def test_zero_watts_of_a_node_that_is_off_are_zero(controller: Controller, login: Callable[..., Redfish]) -> None:
+    controller.documents[SENSOR]["Reading"] = 0
+    controller.documents["/redfish/v1/Systems/System.Embedded.1"]["PowerState"] = "Off"
+    reading = polling.Controller(login()).read([pin()])["n1-power"]
+    assert isinstance(reading, polling.Reading)
+    assert reading.value == 0
+
+
+def test_another_firmware_without_the_property_is_named(controller: Controller, login: Callable[..., Redfish]) -> None:
+    reader = polling.Controller(login())
+    assert isinstance(reader.read([pin()])["n1-power"], polling.Reading)
+    controller.documents["/redfish/v1"]["RedfishVersion"] = "1.21.0"
+    del controller.documents[SENSOR]
+    said = reader.read([pin()])["n1-power"]
+    assert "the firmware is 1.21.0, it was 1.20.0 when pinned: perun meters discover" in str(said)
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits_s"),
+    [
+        (redfish.status(500), 60),
+        (redfish.status(503, Retry_After="300"), 300),
+        (redfish.status(200, b"<html>busy</html>"), 60),
+        (redfish.status(200, b"null"), 60),
+    ],
+    ids=["500", "503", "text", "null"],
+)
+def test_a_failing_controller_leaves_no_reading_and_is_asked_later(
+    controller: Controller, login: Callable[..., Redfish], tmp_path: Path, answer: redfish.Answer, waits_s: float
+) -> None:
+    waited: list[float] = []
+
+    class Stop(threading.Event):
+        """Ends the poller once it has waited three times, as fast as it may."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0.0)
+            if len(waited) == 3:
+                controller.answers.clear()
+            if len(waited) == 4:
+                self.set()
+            return self.is_set()
+
+    controller.answers[f"GET {SENSOR}"] = answer
+    poller = polling.Poller([pin()], lambda host: polling.Controller(login()), tmp_path, 60.0, Stop())
+    poller.run()
+    assert len(read_series(tmp_path / "n1-power.csv")) == 1, "the round after it had recovered"
+    jitter = 1 + polling.JITTER
+    assert 0 <= waited[0] <= 60
+    assert waits_s * 0.7 <= waited[1] <= waits_s * jitter
+    assert max(waits_s, 120) * 0.7 <= waited[2] <= max(waits_s, 120) * jitter
+    assert waited[3] <= 60 * jitter
+    assert poller.states["n1-power"].problem == ""
+    assert not controller.sessions
+    assert controller.most_at_once == 1
+
+
+def test_a_controller_that_hangs_keeps_no_other_waiting(
+    controller: Controller, login: Callable[..., Redfish], tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    hanging = tree("dell-idrac10")
+    with serving(tmp_path / "other", hanging) as other:
+        other.answers[f"GET {SENSOR}"] = redfish.hang
+
+        def open_device(host: str) -> polling.Device:
+            if host == "bmc":
+                return polling.Controller(login())
+            return polling.Controller(Redfish(other.host, Trust(ca=str(other.ca)), lambda: SECRET, 5.0))
+
+        pins = [pin(), pin(name="n2-power", node="n2", device="hangs")]
+        poller = polling.Poller(pins, open_device, tmp_path, 1.0, stop)
+        thread = threading.Thread(target=poller.run)
+        thread.start()
+        until_s = time.monotonic() + 60
+        while poller.states["n2-power"].problem == "" and time.monotonic() < until_s:
+            time.sleep(0.05)
+        read_by_then = len(read_series(tmp_path / "n1-power.csv"))
+        stop.set()
+        thread.join()
+        assert not other.sessions
+    assert "no answer within 5 s" in poller.states["n2-power"].problem
+    assert read_by_then >= 2
+    assert not (tmp_path / "n2-power.csv").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- series
+
+
+def rows(kind: dict[str, Any], *readings: tuple[float, str, str]) -> list[Row]:
+    """The rows of readings at a time in s, of a value and a start, in periods of 60 s."""
+    found: list[Row] = []
+    for time_s, value, since in readings:
+        found.append(follow(pin(**kind), 60.0, found[-1] if found else None, time_s, Decimal(value), since))
+    return found
+
+
+def test_a_power_is_integrated_over_three_periods_at_most() -> None:
+    last = rows({}, (0, "100", ""), (60, "200", ""), (240, "200", ""), (421, "900", ""), (481, "900", ""))[-1]
+    assert (float(last.kwh) * 3.6e6, last.covered_s) == (pytest.approx(150 * 60 + 200 * 180 + 900 * 60), 300)
+
+
+def test_a_counter_counts_over_a_gap_and_not_over_its_reset() -> None:
+    counted = rows(
+        COUNTER, (0, "704.7", "a"), (7200, "705.2", "a"), (7260, "0.1", "a"), (7320, "0.2", "a"), (7380, "9.9", "b"),
+        (7440, "10.0", "b"), (7500, "5000", "b"),
+    )  # fmt: skip
+    assert [f"{row.kwh:.1f}" for row in counted] == ["0.0", "0.5", "0.5", "0.6", "0.6", "0.7", "0.7"]
+    assert counted[-1].covered_s == 7200 + 60 + 60
+
+
+def test_a_time_of_fewer_than_ten_readings_is_too_coarse() -> None:
+    minutes = rows({}, *((60.0 * n, "300", "") for n in range(100)))
+    short, long = between(minutes, 600, 1100), between(minutes, 600, 1200)
+    assert (short.readings, short.coarse, long.readings, long.coarse) == (9, True, 11, False)
+    assert (long.energy_j, long.covered) == (pytest.approx(300 * 600), 1.0)
+    ticks = rows(COUNTER, *((60.0 * n, f"{n // 20 / 10}", "") for n in range(100)))
+    assert between(ticks, 600, 3000, 360_000).coarse, "two ticks of 360 kJ"
+
+
+def test_the_next_process_goes_on_where_a_torn_line_is(tmp_path: Path) -> None:
+    file = tmp_path / "n1-power.csv"
+    first = Series(file, pin(), 60.0)
+    first.add(1000.0, Decimal(100))
+    first.add(1060.0, Decimal(100))
+    with file.open("a") as out:
+        out.write("1120.000,0.0033")
+    Series(file, pin(), 60.0).add(1120.0, Decimal(100))
+    assert [f"{row.kwh:.6f}" for row in read_series(file)] == ["0.000000", "0.001667", "0.003333"]
+    assert read_meter(file, 1000, 1120) == pytest.approx(12_000e6, rel=1e-6)
+
+
+# ---------------------------------------------------------------------- further trees, made by hand
+
+
+def lenovo(*controls: dict[str, Any], systems: int = 1) -> dict[str, Any]:
+    """A tree in the shape of a Lenovo XCC's: several power controls in one chassis."""
+    nodes = [{"@odata.id": f"/redfish/v1/Systems/{n + 1}"} for n in range(systems)]
+    made: dict[str, Any] = {
+        "/redfish/v1": {"Systems": {"@odata.id": "/redfish/v1/Systems"}, "Chassis": {"@odata.id": CHASSIS}},
+        "/redfish/v1/Systems": {"Members": nodes},
+        CHASSIS: {"Members": [{"@odata.id": f"{CHASSIS}/1"}]},
+        f"{CHASSIS}/1": {"Links": {"ComputerSystems": nodes}, "Power": {"@odata.id": f"{CHASSIS}/1/Power"}},
+        f"{CHASSIS}/1/Power": {"PowerControl": list(controls)},
+    }
+    return made | {node["@odata.id"]: {"PowerState": "On"} for node in nodes}
+
+
+SERVER = {"Name": "Server Power Control", "PowerConsumedWatts": 263, "RelatedItem": [{"@odata.id": f"{CHASSIS}/1"}]}
+PARTS = (
+    {"Name": "CPU Sub-system Power", "PowerConsumedWatts": 155},
+    {"Name": "Memory Sub-system Power", "PowerConsumedWatts": 49},
+)
+
+
+def test_power_controls_of_parts_are_never_summed() -> None:
+    documents = lenovo(*PARTS, SERVER)
+    (power,) = found_in(documents).pins
+    assert [value_at(documents, place) for place in power.read] == [263]
+
+
+def test_two_candidates_are_refused_unless_the_site_says_which() -> None:
+    documents = lenovo({"Name": "Feed A", "PowerConsumedWatts": 263}, {"Name": "Feed B", "PowerConsumedWatts": 250})
+    with pytest.raises(RefusedError, match=r"263 W.* and .*250 W.*say which by `power`"):
+        found_in(documents)
+    places = tuple(f"{CHASSIS}/1/Power#/PowerControl/{n}/PowerConsumedWatts" for n in range(2))
+    (power,) = found_in(documents, power=Fixed(places, "W", "wall", "the manual")).pins
+    assert (power.read, power.scope, power.basis) == (places, "wall", "site: the manual")
+
+
+def test_less_than_a_part_of_it_is_no_node() -> None:
+    with pytest.raises(RefusedError, match="less than a part of it"):
+        found_in(lenovo(*PARTS, SERVER | {"PowerConsumedWatts": 120}))
+
+
+def test_a_chassis_of_four_nodes_is_no_nodes_meter() -> None:
+    with pytest.raises(RefusedError, match="Say it by `system`"):
+        found_in(lenovo(SERVER, systems=4))
+    with pytest.raises(RefusedError, match=r"feeds .* as well"):
+        found_in(lenovo(SERVER, systems=4), system="/redfish/v1/Systems/2")
+
+
+def supplies(*watts: tuple[float | None, float | None]) -> dict[str, Any]:
+    documents = lenovo()
+    documents[f"{CHASSIS}/1/Power"]["PowerSupplies"] = [
+        {"PowerInputWatts": into, "LastPowerOutputWatts": out} for into, out in watts
+    ]
+    return documents
+
+
+def test_power_supplies_are_summed_where_their_inputs_are_ones() -> None:
+    documents = supplies((230, 210), (120, 108.5))
+    (power,) = found_in(documents).pins
+    assert ([value_at(documents, place) for place in power.read], power.scope) == ([230, 120], "wall")
+    with pytest.raises(RefusedError, match="beside an output of nothing is no input"):
+        found_in(supplies((900, None), (900, None)))
