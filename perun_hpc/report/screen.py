@@ -95,6 +95,8 @@ def style_for(stream: TextIO) -> Style:
 
 def printable(text: str) -> str:
     r"""Return foreign text with every control, format or line-breaking character as an escape: `\x1b` cannot act."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
