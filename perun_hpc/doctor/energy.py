@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perun_hpc.data_model import codec
 from perun_hpc.doctor.facts import EnergyPlugin
-from perun_hpc.slurm.conf import ENERGY_PLUGIN, Config
+from perun_hpc.slurm.conf import ENERGY_PLUGIN, PLACE, Config, texts
 
 FILE = "acct_gather_energy_perun.so"
 MARK = re.compile(rb"perun-energy-for-slurm:(0x[0-9a-fA-F]{6})")
+LEFTOVER = re.compile(r"^\s*(Energy\w+)\s*=", re.MULTILINE | re.IGNORECASE)
 MOST_B = 8 << 20
 
 
@@ -22,7 +24,13 @@ def in_use(config: Config) -> bool:
 
 def plugin(config: Config) -> Any:
     """Look at the first such file in PluginDir, as Slurm does; an `EnergyPlugin` as JSON types."""
-    return codec.encode(_plugin(config))
+    return codec.encode(replace(_plugin(config), leftovers=_leftovers(config)))
+
+
+def _leftovers(config: Config) -> tuple[str, ...]:
+    """Keys of other energy plugins in the acct_gather.conf beside slurm.conf."""
+    path = Path(config.one("SLURM_CONF") or PLACE).with_name("acct_gather.conf")
+    return tuple(sorted({key for _, text in texts(str(path)) for key in LEFTOVER.findall(text)}))
 
 
 def _plugin(config: Config) -> EnergyPlugin:

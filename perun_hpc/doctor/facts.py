@@ -119,6 +119,8 @@ class EnergyPlugin:
 
     path: str = ""
     problem: str = ""
+    leftovers: tuple[str, ...] = ()
+    """Keys of other energy plugins in acct_gather.conf, which Slurm takes for mistakes now."""
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,10 @@ def _energy_file(facts: Facts) -> Iterator[Fault]:
     if facts.energy.problem:
         what = f"{facts.energy.problem}: slurmd and slurmctld will not start again, steps are cancelled"
         yield Fault(facts.energy.path, what)
+    if facts.energy.leftovers:
+        keys = ", ".join(facts.energy.leftovers)
+        what = f"{keys}: keys of an energy plugin that is not loaded end slurmctld as it starts"
+        yield Fault(str(Path(facts.conf_path).with_name("acct_gather.conf")), what, cause="leftovers")
 
 
 def _energy_blank(facts: Facts) -> Iterator[Fault]:
@@ -305,7 +309,9 @@ CHECKS = (
           _plugin_loads, "{prefix}/libexec/perun/setup takes the package's for this Slurm; else make -C slurm install"),
     Check("energy-plugin", frozenset({Role.COMPUTE, Role.CONTROLLER}), CRITICAL,
           "the energy plugin that slurm.conf names is there and of this Slurm", ("config", "energy"), _energy_file,
-          "make -C slurm with this Slurm's headers, put its file there by mv; or take AcctGatherEnergyType out first"),
+          {"": "make -C slurm with this Slurm's headers, put its file there by mv; or take AcctGatherEnergyType out "
+               "first",
+           "leftovers": "take the lines out of acct_gather.conf"}),
     Check("energy-blank", ANY, WARNING, "where slurm.conf names the energy plugin, it has figures to show",
           ("config", "policy"), _energy_blank,
           {"contain": "PrologFlags with Contain, then restart slurmctld and every slurmd",

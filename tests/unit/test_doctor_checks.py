@@ -128,6 +128,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("plugin-loads", {"flag": Said(0, "", "incompatible version")}, "incompatible version"),
     ("launcher", place("launcher", runs=False), "perun-launch"),
     ("energy-plugin", {"energy": EnergyPlugin("/p/x.so", "is of Slurm 22.05.7, and Slurm 22.05.8 runs")}, "22.05.7"),
+    ("energy-plugin", {"energy": EnergyPlugin("/p/x.so", "", ("EnergyIPMIFrequency",))}, "EnergyIPMIFrequency: keys"),
     (
         "energy-blank",
         both(AcctGatherEnergyType="acct_gather_energy/perun"),

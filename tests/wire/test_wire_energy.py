@@ -179,7 +179,11 @@ def test_the_doctor_knows_of_which_slurm_a_file_is(sandbox: Sandbox) -> None:
     assert looked_at(PluginDir=f"/nowhere:{built}", SLURM_VERSION=own) == {
         "path": f"{built}/acct_gather_energy_perun.so",
         "problem": "",
+        "leftovers": [],
     }
+    (sandbox.root / "acct_gather.conf").write_text("# EnergyX=1\n ENERGYIPMIFrequency=10\nProfileHDF5Dir=/x\n")
+    conf = str(sandbox.root / "slurm.conf")
+    assert looked_at(PluginDir=built, SLURM_VERSION=own, SLURM_CONF=conf)["leftovers"] == ["ENERGYIPMIFrequency"]
     assert (
         looked_at(PluginDir=built, SLURM_VERSION="99.11.1")["problem"] == f"is of Slurm {own}, and Slurm 99.11.1 runs"
     )
