@@ -142,5 +142,5 @@ def table(
     """Lay out rows under a head; each column as wide as it needs, foreign text cut at `widest`."""
     columns = range(len(head))
     widths = [min(widest, max([cells(printable(row[i])) for row in rows] + [cells(head[i])])) for i in columns]
-    lines = [[head, *rows][n] for n in range(len(rows) + 1)]
+    lines = [head, *rows]
     return [style.units("  ".join(style.fit(line[i], widths[i], right[i]) for i in columns).rstrip()) for line in lines]
