@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 MAGIC = b"perunfig"
 VERSION = 1
 HEAD = struct.Struct("<8sIIQ20x")
-RECORD = struct.Struct("<IIQQQQ4x")
+RECORD = struct.Struct("<IIQQQQI")
 CHECKSUM = struct.Struct("<I")
 MOST = 1024
 """Records in the file."""
 OF_JOB = 0xFFFF_FFFF
 OF_NODE = 0
 SECOND_NS = 1_000_000_000
+SHORTEST_NS = 100_000_000
+"""Counters go on ten times a second or more often."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,32 @@ class Figure:
     until_ns: int = 0
 
     def next(self, energy_uj: int, at_ns: int) -> Figure:
-        """The figure after this one, with the mean power in between; the same one at the same moment."""
+        """The figure after this one, with the mean power in between; the same one at the same moment.
+
+        Its power stays after less than `SHORTEST_NS`: in so short a time a counter has gone on by too much or not at
+        all.
+        """
         if at_ns <= self.at_ns:
             return self
+        if at_ns - self.at_ns < SHORTEST_NS:
+            return Figure(energy_uj, at_ns, self.power_uw, self.until_ns)
         power_uw = max(0, energy_uj - self.energy_uj) * SECOND_NS // (at_ns - self.at_ns)
         return Figure(energy_uj, at_ns, power_uw, self.until_ns)
 
 
 def packed(node: Figure | None, jobs: Iterable[tuple[int, int, Figure]], sequence: int) -> bytes:
     """The file's content: of the node, then of jobs and steps (id, step or `OF_JOB`), `MOST` in all."""
-    records = [] if node is None else [_record(0, OF_NODE, node)]
+    records = [] if node is None else [_record(0, OF_NODE, node, sequence)]
     for job, step, figure in jobs:
         if len(records) == MOST:
             break
-        records.append(_record(job, step, figure))
+        records.append(_record(job, step, figure, sequence))
     return b"".join((_checked(HEAD.pack(MAGIC, VERSION, len(records), sequence)), *records))
 
 
-def _record(job: int, step: int, figure: Figure) -> bytes:
-    return _checked(RECORD.pack(job, step, figure.energy_uj, figure.power_uw, figure.at_ns, figure.until_ns))
+def _record(job: int, step: int, figure: Figure, sequence: int) -> bytes:
+    values = (figure.energy_uj, figure.power_uw, figure.at_ns, figure.until_ns)
+    return _checked(RECORD.pack(job, step, *values, sequence & 0xFFFF_FFFF))
 
 
 def _checked(data: bytes) -> bytes:

@@ -9,6 +9,7 @@ that those of an agent that is gone become blanks.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 
 from perun_hpc.agent.base.register import Register
@@ -120,7 +121,7 @@ class SlurmFigures:
             snapshot = self._meter.end_interval()
         elif snapshot is None:
             snapshot = self._meter.read_without_closing()
-            inside_uj = self._meter.counted_uj(snapshot)
+            inside_uj = self._meter.counted_uj(snapshot, session)
         energy_uj = energy_of(session)
         if energy_uj is None and (session.domains or not inside_uj):
             return
@@ -140,14 +141,17 @@ class SlurmFigures:
         }
 
     def _write(self) -> None:
+        """Steps that have ended stand last: Slurm hardly asks for them, and the file has an end."""
         jobs = [(key.job_id, OF_JOB, figure) for key, figure in self._jobs.items()]
-        steps = (
-            (key.job_id, number & 0xFFFF_FFFF, figure)
-            for key in self._steps
-            for number, figure in self._shown_steps(key).items()
-            if number & 0xFFFF_FFFF != OF_JOB  # the sum of further steps is none of Slurm's
-        )
-        self._put((self._node, [*jobs, *steps]))
+        going_on: list[tuple[int, int, Figure]] = []
+        over: list[tuple[int, int, Figure]] = []
+        for key in self._steps:
+            ended = _ended(self._register.live[key])
+            for number, figure in self._shown_steps(key, ended).items():
+                step = number & 0xFFFF_FFFF
+                if step != OF_JOB:  # the sum of further steps is none of Slurm's
+                    (over if number in ended else going_on).append((key.job_id, step, figure))
+        self._put((self._node, [*jobs, *going_on, *over]))
 
     def _put(self, content: Content) -> None:
         """Write what is not there yet: without jobs that is at the node's moments, by which a living agent is known."""
@@ -156,16 +160,20 @@ class SlurmFigures:
             self._sequence += 1
             os.pwrite(self._descriptor, packed(*content, self._sequence), 0)
 
-    def _shown_steps(self, key: SessionKey) -> dict[int, Figure]:
+    def _shown_steps(self, key: SessionKey, ended: Collection[int]) -> dict[int, Figure]:
         session, steps = self._register.live[key], self._steps[key]
         if not self._moments.alone(session) or key not in self._jobs:
             return steps
-        return capped(steps, {use.number for use in session.uses.values() if use.end_ns is not None}, self._jobs[key])
+        return capped(steps, ended, self._jobs[key])
 
     def close(self) -> None:
         """Leave no figure: the agent ends, or the policy asks for none any more."""
         self._node, self._jobs, self._steps = None, {}, {}
         self._put((None, []))
+
+
+def _ended(session: Session) -> frozenset[int]:
+    return frozenset(use.number for use in session.uses.values() if use.end_ns is not None)
 
 
 def _is_young(use: StepUse, mono_ns: int) -> bool:

@@ -23,7 +23,7 @@ struct record {
 	uint32_t job;
 	uint32_t step;
 	struct figure figure;
-	uint32_t zero;
+	uint32_t sequence; /* the head's, its lower half: of which writing it is */
 	uint32_t checksum;
 };
 
@@ -66,53 +66,71 @@ static uint64_t now_ns(void)
 static int figures_fd(void)
 {
 	static int kept = -1;
-	struct stat there, ours;
+	static struct stat opened;
+	struct stat ours;
 
-	if (kept >= 0 && fstat(kept, &ours) == 0 && ours.st_nlink > 0)
+	if (kept >= 0 && (fstat(kept, &ours) != 0 || ours.st_dev != opened.st_dev || ours.st_ino != opened.st_ino))
+		kept = -1; /* somebody closed it, and the number may be another file's: none of ours to close */
+	if (kept >= 0 && ours.st_nlink > 0)
 		return kept;
 	if (kept >= 0)
 		close(kept);
 	kept = open(FIGURES_PATH, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (kept >= 0 && (fstat(kept, &there) != 0 || !S_ISREG(there.st_mode) || (there.st_uid != 0 && there.st_uid != geteuid()) ||
-			  (there.st_mode & (S_IWGRP | S_IWOTH)) != 0)) {
+	if (kept >= 0 && (fstat(kept, &opened) != 0 || !S_ISREG(opened.st_mode) || (opened.st_uid != 0 && opened.st_uid != geteuid()) ||
+			  (opened.st_mode & (S_IWGRP | S_IWOTH)) != 0)) {
 		close(kept);
 		kept = -1;
 	}
 	return kept;
 }
 
-bool figure_read(uint32_t job, uint32_t step, struct figure *figure)
+/* What the file says as it is read once; `BEING_WRITTEN` where the record sought may have been missed. */
+enum answer { FOUND, NONE, BEING_WRITTEN };
+
+static enum answer look(int fd, uint32_t job, uint32_t step, struct figure *figure)
 {
 	struct {
 		struct head head;
 		struct record records[RECORDS_MAX];
 	} file;
+	ssize_t size = pread(fd, &file, sizeof(file), 0);
+	enum answer otherwise = NONE;
+
+	if (size < (ssize_t)sizeof(file.head))
+		return NONE;
+	if (!head_holds(&file.head))
+		return BEING_WRITTEN;
+	size -= (ssize_t)sizeof(file.head);
+	for (uint32_t at = 0; at < file.head.count && (ssize_t)((at + 1) * sizeof(struct record)) <= size; at++) {
+		const struct record *one = &file.records[at];
+
+		if (one->sequence != (uint32_t)file.head.sequence)
+			otherwise = BEING_WRITTEN; /* records change places: this part may be older than the one that now has it */
+		if (one->job != job || one->step != step)
+			continue;
+		if (one->checksum != checksum_of(one, offsetof(struct record, checksum)))
+			return BEING_WRITTEN;
+		*figure = one->figure;
+		return FOUND;
+	}
+	return otherwise;
+}
+
+bool figure_read(uint32_t job, uint32_t step, struct figure *figure)
+{
+	static struct figure last; /* one process, one step: what was found last, as long as that counts */
+	enum answer answer = NONE;
 	int fd = figures_fd();
 
 	for (int tries = 0; fd >= 0 && tries < TRIES; tries++) {
-		bool torn = false;
-		ssize_t size = pread(fd, &file, sizeof(file), 0);
-
-		if (size < (ssize_t)sizeof(file.head))
-			return false;
-		if (!head_holds(&file.head))
-			continue;
-		size -= (ssize_t)sizeof(file.head);
-		for (uint32_t at = 0; at < file.head.count && (ssize_t)((at + 1) * sizeof(struct record)) <= size; at++) {
-			const struct record *one = &file.records[at];
-
-			if (one->job != job || one->step != step)
-				continue;
-			torn = one->checksum != checksum_of(one, offsetof(struct record, checksum));
-			if (torn)
-				break;
-			*figure = one->figure;
-			return now_ns() <= figure->until_ns;
-		}
-		if (!torn)
-			return false;
+		answer = look(fd, job, step, &last);
+		if (answer != BEING_WRITTEN)
+			break;
 	}
-	return false;
+	if (answer == NONE)
+		last.until_ns = 0;
+	*figure = last;
+	return now_ns() <= figure->until_ns;
 }
 
 uint64_t figure_energy_uj(const struct figure *figure)

@@ -59,6 +59,7 @@ static void fill(acct_gather_energy_t *energy)
 {
 	uint32_t job = 0, step = 0;
 	struct figure figure;
+	uint64_t energy_j;
 
 	memset(energy, 0, sizeof(*energy));
 	energy->ave_watts = NO_VAL;
@@ -73,7 +74,10 @@ static void fill(acct_gather_energy_t *energy)
 	} else if (!whose_step(&job, &step) || !figure_read(job, step == SLURM_EXTERN_CONT ? FIGURE_OF_JOB : step, &figure)) {
 		return;
 	}
-	energy->consumed_energy = figure_energy_uj(&figure) / 1000000U;
+	energy_j = figure_energy_uj(&figure) / 1000000U;
+	if (energy_j == 0)
+		return; /* Slurm's users take 0 for a figure that nobody knows */
+	energy->consumed_energy = energy_j;
 	energy->base_consumed_energy = energy->consumed_energy;
 	energy->previous_consumed_energy = energy->consumed_energy;
 	if (in_slurmd() && figure.power_uw == 0)

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
+from perun_hpc.agent.base.step_use import StepUse
 from perun_hpc.agent.figure import HEAD, MAGIC, MOST, OF_JOB, OF_NODE, RECORD, VERSION, Figure, capped, packed
 from perun_hpc.agent.slurm_figures import SlurmFigures, energy_of
 from perun_hpc.agent.sources.node import Snapshot
 from perun_hpc.data_model.job import SessionKey
-from tests.flow.test_agent_clock import S
+from tests.flow.test_agent_clock import Card, S
 from tests.unit.test_agent_textfile import Watched
 
 INTERVAL = "sampling: {interval: 10 s}\n"
@@ -39,11 +40,12 @@ def read(data: bytes) -> dict[tuple[int, int], Read]:
     size = 48
     heads = [data[at : at + size] for at in range(0, len(data), size)]
     assert all(binascii.crc32(one[:-4]).to_bytes(4, "little") == one[-4:] for one in heads)
-    magic, version, count, _ = HEAD.unpack(heads[0][:-4])
+    magic, version, count, sequence = HEAD.unpack(heads[0][:-4])
     assert (magic, version) == (MAGIC, VERSION)
     found = [RECORD.unpack(one[:-4]) for one in heads[1 : count + 1]]
     assert len(found) == count
-    return {(one[0], one[1]): Read(*one[2:]) for one in found}
+    assert {one[-1] for one in found} <= {sequence}
+    return {(one[0], one[1]): Read(*one[2:-1]) for one in found}
 
 
 class Shown(Watched):
@@ -334,3 +336,41 @@ def test_a_step_has_its_figure_within_two_seconds_and_goes_on_with_its_power(sho
     shown.pass_s(12, watts=100)
     ended = shown.now()[1, 0]
     assert (ended.power_uw, ended.energy_uj) == (0, use.energy_uj)
+
+
+def test_a_gpu_that_the_job_does_not_hold_is_none_of_its_figure(shown: Shown) -> None:
+    shown.meter._node.workers.append(Card(shown.node.root, shown.turned.clock, 1000 * S))
+    shown.meter.account_anew()
+    shown.pass_s(1)
+    shown.begin(1, cpus_on_node="4", exclusive="1")
+    for second in range(1, 15):
+        shown.pass_s(1, watts=100)
+        assert shown.now()[1, OF_JOB].energy_uj == second * 100 * J
+
+
+def test_a_counter_that_goes_on_between_two_close_readings_is_no_power(shown: Shown) -> None:
+    shown.pass_s(1)
+    shown.begin(1, cpus_on_node="4", exclusive="1")
+    shown.pass_s(3, watts=100)
+    shown.turned.ns += S // 500
+    shown.node.serve(package_uj=10 * J)
+    shown.figures.turn()
+    one = shown.now()[1, OF_JOB]
+    assert (one.energy_uj, one.power_uw, one.at_ns) == (310 * J, 100 * J, shown.turned.ns)
+
+
+def test_steps_that_go_on_have_room_before_those_that_ended(shown: Shown) -> None:
+    shown.begin(1)
+    shown.begin(2)
+    shown.pass_s(20, watts=100)
+    shown.turned.ns += 10 * S
+    snapshot = shown.meter.end_interval()
+    for key, session in shown.register.live.items():
+        for number in range(600):
+            session.add_use(use := StepUse(str(number), 0, 0, energy_uj=number))
+            if key.job_id == 1 or number < 599:
+                use.finish(1, 1)
+    shown.figures.note(snapshot, True)
+    found = shown.now()
+    assert len(found) == MOST
+    assert (2, 599) in found

@@ -24,11 +24,12 @@ BATCH, INTERACTIVE = 0xFFFF_FFFB, 0xFFFF_FFFA
 """slurm.h's numbers of these steps."""
 
 
-def asked(sandbox: Sandbox, title: str = "slurmstepd: [5.extern]", program: str = "ask") -> tuple[str, str]:
+def asked(sandbox: Sandbox, title: str = "slurmstepd: [5.extern]", *more: str, program: str = "ask") -> tuple[str, str]:
     """Energy in J and watts that Slurm would be given in a process of this title."""
-    command = [sandbox.built / program, sandbox.built / "acct_gather_energy_perun.so", *([title] if title else [])]
+    words = [title, *more] if title else []
+    command = [sandbox.built / program, sandbox.built / "acct_gather_energy_perun.so", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    code, sensors, energy, watts, _ = done.stdout.split()
+    code, sensors, energy, watts, *_ = done.stdout.split()
     assert (code, sensors) == ("0", "1")
     return energy, watts
 
@@ -72,11 +73,11 @@ def test_the_external_step_has_the_jobs_figure_others_their_own_and_slurmd_the_n
     assert {title: asked(sandbox, title) for title in titles} == titles
     (sandbox.built / "slurmd").unlink(missing_ok=True)
     os.link(sandbox.built / "ask", sandbox.built / "slurmd")
-    energy, watts = asked(sandbox, "", "slurmd")
+    energy, watts = asked(sandbox, "", program="slurmd")
     assert energy == "9000"
     assert watts == "250"
     put(sandbox, packed(figure(9000), steps, 2))
-    assert asked(sandbox, "", "slurmd") == ("9000", "blank"), "a power that is not known is no 0 W"
+    assert asked(sandbox, "", program="slurmd") == ("9000", "blank"), "a power that is not known is no 0 W"
 
 
 def test_energy_goes_on_with_the_power_until_the_figure_counts_no_more(sandbox: Sandbox) -> None:
@@ -151,21 +152,60 @@ def test_of_more_jobs_than_there_is_room_for_the_later_ones_are_blanks(sandbox: 
     assert asked(sandbox, f"slurmstepd: [{MOST}.extern]") == BLANK
 
 
+def told(sandbox: Sandbox, path: Path, contents: Sequence[bytes], calls: int) -> tuple[tuple[str, str], int]:
+    """What a reader is told last while the file is rewritten all the time, and how many blanks it was told."""
+    descriptor = os.open(path, os.O_WRONLY)
+    os.pwrite(descriptor, contents[0], 0)
+    programs = [str(sandbox.built / one) for one in ("ask", "acct_gather_energy_perun.so")]
+    reader = subprocess.Popen([*programs, "slurmstepd: [5.extern]", str(calls)], stdout=subprocess.PIPE, text=True)
+    while reader.poll() is None:
+        for one in contents:
+            os.pwrite(descriptor, one, 0)
+    os.close(descriptor)
+    assert reader.stdout is not None
+    _, _, energy, watts, _, blanks = reader.stdout.read().split()
+    return (energy, watts), int(blanks)
+
+
 def test_a_reader_sees_whole_figures_while_the_file_is_rewritten(sandbox: Sandbox) -> None:
     """The writer's two contents differ in every field; whatever a reader is told is of one of them."""
     path = put(sandbox, b"")
     first = packed(None, [(5, OF_JOB, figure(1_000, 1))] * 600, 1)
     second = packed(None, [(5, OF_JOB, figure(2_000, 2, counts_s=500))] * 600, 2)
-    descriptor = os.open(path, os.O_WRONLY)
-    command = [sandbox.built / "ask", sandbox.built / "acct_gather_energy_perun.so", "slurmstepd: [5.extern]", "3000"]
-    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    while reader.poll() is None:
-        os.pwrite(descriptor, first, 0)
-        os.pwrite(descriptor, second, 0)
-    os.close(descriptor)
+    figures, _ = told(sandbox, path, (first, second), 3000)
+    assert figures in (BLANK, ("1000", "1"), ("2000", "2"))
+
+
+def test_a_job_whose_place_in_the_file_changes_is_found_all_the_while(sandbox: Sandbox) -> None:
+    """Others begin and end: what stood behind stands in front, which a reader may have passed by then."""
+    path, others = put(sandbox, b""), [(job, OF_JOB, figure(1)) for job in range(100, 1100)]
+    contents = []
+    for sequence, at in enumerate((900, 100, 500), 1):
+        contents.append(packed(None, [*others[:at], (5, OF_JOB, figure(111, 20)), *others[at:]], sequence))
+    assert told(sandbox, path, contents, 20_000) == (("111", "20"), 0)
+
+
+def test_a_job_that_is_not_in_a_whole_file_any_more_is_a_blank(sandbox: Sandbox) -> None:
+    path = put(sandbox, packed(None, [(5, OF_JOB, figure(100, 50, age_s=0))], 1))
+    command = [*(str(sandbox.built / one) for one in ("profile", "acct_gather_energy_perun.so")), "4"]
+    words = ["bash", "-c", 'exec -a "$0" "$@"', "slurmstepd: [5.extern]", *command]
+    reader = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    path.write_bytes(packed(None, [(4, OF_JOB, figure(1))], 2))
     assert reader.stdout is not None
-    _, _, energy, watts, _ = reader.stdout.read().split()
-    assert (energy, watts) in (BLANK, ("1000", "1"), ("2000", "2"))
+    assert len(reader.stdout.read().splitlines()) < 4
+    reader.wait()
+
+
+def test_a_file_that_somebody_closed_is_opened_again_and_anothers_left_alone(sandbox: Sandbox) -> None:
+    put(sandbox, packed(None, [(5, OF_JOB, figure(111, 20))], 1))
+    assert asked(sandbox, "slurmstepd: [5.extern]", "2", "reuse") == ("111", "20")
+
+
+def test_less_than_a_joule_is_no_0(sandbox: Sandbox) -> None:
+    put(sandbox, packed(None, [(5, OF_JOB, figure(0.9)), (5, 0, figure(1))], 1))
+    assert asked(sandbox) == BLANK
+    assert asked(sandbox, "slurmstepd: [5.0]") == ("1", "0")
 
 
 def test_the_doctor_knows_of_which_slurm_a_file_is(sandbox: Sandbox) -> None:

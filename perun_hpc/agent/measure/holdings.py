@@ -45,6 +45,12 @@ def held(job: Mapping[str, str], node: Node, activity: Mapping[str, int] | None 
     }
 
 
+def held_whole(job: Mapping[str, str], node: Node) -> frozenset[str]:
+    """Energy domains of the GPUs of which a job holds all there is."""
+    whole = {gpu.domain: gpu.slices or 1 for gpu in gpus_of(node)}
+    return frozenset(name for name, one in held(job, node).items() if one.part == whole[name])
+
+
 def _activity(partitions: Sequence[Partition], known: Mapping[str, int]) -> int | None:
     """Mean activity of a job's MIG instances on one GPU, by their slices; None where that of one is not known."""
     slices = sum(one.slices for one in partitions)

@@ -271,11 +271,13 @@ class Intervals:
                 self._seen[domain.name] = after
         return total_uj
 
-    def counted(self, readings: Mapping[str, Reading]) -> int:
-        """Energy of the domains that are added up, since their intervals were opened, in uJ."""
+    def counted(self, readings: Mapping[str, Reading], gpus: Collection[str]) -> int:
+        """Energy of the domains that are added up, of these GPUs alone, since their intervals were opened, in uJ."""
         leaves = [one for one in self._domains if one.kind is not DomainKind.METER]
         total_uj = 0
         for domain in leaves or self._domains:
+            if domain.kind is DomainKind.GPU and domain.name not in gpus:
+                continue
             before = self._opened[domain.name][1]
             if not _is_unread(before):
                 change = difference(domain.sensor, before, readings.get(domain.sensor.id, UNREAD))

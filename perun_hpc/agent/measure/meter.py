@@ -206,9 +206,11 @@ class Meter:
         self._note_point(snapshot)
         return snapshot
 
-    def counted_uj(self, snapshot: Snapshot) -> int:
-        """What the node's counters counted in the open interval up to a reading inside of it."""
-        return self._intervals.counted(snapshot.readings)
+    def counted_uj(self, snapshot: Snapshot, session: Session) -> int:
+        """What the counters counted in the open interval up to a reading inside of it, on a node that the session has
+        for itself: GPUs that it does not hold are not its own.
+        """
+        return self._intervals.counted(snapshot.readings, holdings.held_whole(session.job, self._node))
 
     def sample(self) -> list[int | None]:
         """Raw ticks of the node's `ids`, inside the open interval."""

@@ -1,11 +1,17 @@
 /* Load the plugin as Slurm does and print what it says: energy in J, watts. With a title it is in a slurmstepd.
- *   ask PLUGIN [TITLE [CALLS]] */
+ *   ask PLUGIN [TITLE [CALLS [reuse]]]
+ * How many of the calls gave no energy stands last. With `reuse` somebody closes all files before the last call, and
+ * opens one: its number may be that of a file of the plugin's. */
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../public.h"
 
@@ -17,6 +23,9 @@ int main(int argc, char **argv)
 	long calls = argc > 3 ? atol(argv[3]) : 1;
 	acct_gather_energy_t energy;
 	struct timespec from, to;
+	long blanks = 0;
+	struct stat before, after;
+	int other = -1;
 	void *plugin;
 	ask_fn *ask;
 	uint16_t sensors = 0;
@@ -43,15 +52,24 @@ int main(int argc, char **argv)
 	}
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	for (long call = 0; call < calls; call++) {
+		if (argc > 4 && call == calls - 1) {
+			for (int fd = 3; fd < 64; fd++)
+				close(fd);
+			other = memfd_create("another's", 0);
+			fstat(other, &before);
+		}
 		memset(&energy, 0xa5, sizeof(energy));
 		rc |= ask(ENERGY_DATA_NODE_ENERGY_UP, &energy);
+		blanks += energy.consumed_energy == NO_VAL64;
 	}
 	clock_gettime(CLOCK_MONOTONIC, &to);
+	if (other >= 0 && (fstat(other, &after) != 0 || after.st_ino != before.st_ino))
+		rc = 1; /* it was not the plugin's to close */
 	rc |= ask(ENERGY_DATA_SENSOR_CNT, &sensors) | ask(ENERGY_DATA_NODE_ENERGY, NULL);
 	printf("%d %u ", rc, sensors);
 	printf(energy.consumed_energy == NO_VAL64 ? "blank " : "%" PRIu64 " ", energy.consumed_energy);
 	printf(energy.current_watts == NO_VAL ? "blank" : "%" PRIu32, energy.current_watts);
-	printf(" %.0f\n", ((double)(to.tv_sec - from.tv_sec) * 1e9 + (double)(to.tv_nsec - from.tv_nsec)) / (double)calls);
+	printf(" %.0f %ld\n", ((double)(to.tv_sec - from.tv_sec) * 1e9 + (double)(to.tv_nsec - from.tv_nsec)) / (double)calls, blanks);
 	dlclose(plugin);
 	return 0;
 }
