@@ -6,6 +6,7 @@ from perun_hpc.data_model.record import Device, EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.efficiency import cpu_share, gpu_share, memory_share, time_share
+from perun_hpc.report.over_time import ALONE
 
 IDLE_DEVICE = 0.5
 LOW_GPU = 0.25
@@ -42,6 +43,12 @@ def static_not_known(r: EnergyRecord) -> tuple[str, ...]:
     return tuple(c.component for c in r.components if c.component in STATIC and c.dynamic_uj and not c.static_uj)
 
 
+def _held_alone(r: EnergyRecord) -> bool:
+    """Whether nobody else ran on its nodes: by `--exclusive`, by the partition, or since it has all of their CPUs."""
+    methods = {method for c in r.components if c.component in STATIC for method in c.methods}
+    return bool(methods) and methods <= ALONE
+
+
 def _idle_part(d: Device) -> float | None:
     return d.idle_ns / d.held_ns if d.idle_ns is not None and d.held_ns > 0 else None
 
@@ -69,7 +76,13 @@ def _idle_cpus(r: EnergyRecord) -> str:
     # One CPU on each node is the least that can be asked for; what GPUs need of CPUs their use does not show.
     if share is None or share >= LOW_CPU or r.gpus or r.cpus <= max(r.num_nodes, 1):
         return ""
-    saved = "fewer would do" if static_not_known(r) else "fewer CPUs would cost less static energy"
+    if _held_alone(r):
+        # With `--exclusive`, or in a partition that gives whole nodes, fewer CPUs are the same node.
+        saved = "its nodes were its alone, so fewer CPUs save only where others may use the rest (no --exclusive)"
+    elif static_not_known(r):
+        saved = "fewer would do"
+    else:
+        saved = "fewer CPUs would cost less static energy"
     return f"the {r.cpus} CPUs were {q.percent(share)} busy: {saved}"
 
 

@@ -94,15 +94,25 @@ def advice(record: EnergyRecord) -> str:
     return "\n".join(hints(record))
 
 
+def beside_others(record: EnergyRecord) -> EnergyRecord:
+    return replace(record, components=tuple(replace(c, methods=("cores",)) for c in record.components))
+
+
 def test_fewer_cpus_are_advised_only_where_fewer_can_be_had() -> None:
-    assert "the 4 CPUs were 10 % busy: fewer CPUs would cost less static energy" in advice(job())
+    assert "the 4 CPUs were 10 % busy: fewer CPUs would cost less static energy" in advice(beside_others(job()))
     assert "CPUs" not in advice(replace(job(nodes=2), cpus=2))
     assert "CPUs" not in advice(replace(job(), cpu_ns=None))
     assert "CPUs" not in advice(replace(job(), gpus=1))
 
 
+def test_of_nodes_that_a_job_held_alone_fewer_cpus_promise_no_saving() -> None:
+    alone = advice(job())
+    assert "fewer CPUs save only where others may use the rest (no --exclusive)" in alone
+    assert "static energy" not in alone and "would do" not in alone
+
+
 def test_of_static_power_that_is_not_known_no_saving_is_promised() -> None:
-    record = job()
+    record = beside_others(job())
     unknown = replace(record, components=tuple(replace(c, static_uj=0) for c in record.components))
     assert "fewer would do" in advice(unknown)
     assert "static" not in advice(unknown)
