@@ -99,6 +99,7 @@ def _table(
     rows = []
     for directory, tree in listed:
         energy, runtime = history.energy(tree), tree.value(MetricType.RUNTIME)
+        doubt = history.doubt(tree)
         change = history.change(tree, _earlier(directory, found))
         status = str(tree.metadata.get("status", ""))
         rows.append(
@@ -108,7 +109,7 @@ def _table(
                 str(len(tree.nodes)),
                 "-" if runtime is None else quantity(MetricType.RUNTIME, runtime, chosen),
                 "-" if energy is None else quantity(MetricType.ENERGY, energy.mean, chosen),
-                "-" if energy is None else quantity(MetricType.ENERGY, 2 * history.doubt(tree), chosen),
+                "-" if energy is None or doubt is None else quantity(MetricType.ENERGY, 2 * doubt, chosen),
                 history.provenance(tree) or "-",
                 "-" if change is None else f"{100 * change.fraction:+.1f} %{' =' if change.within else ''}",
                 "" if status == "PROCESSING" else status,

@@ -276,9 +276,9 @@ def combine(metrics: Sequence[Metric]) -> Metric:
         Aggregate.MIN: min(values),
     }[first.agg]
     known = [metric.uncertainty for metric in metrics if metric.uncertainty is not None]
-    return Metric(
-        first.type, value, first.agg, sum(known) if known else None, worst(metric.provenance for metric in metrics)
-    )
+    # With one part's not known the whole's is not.
+    uncertainty = sum(known) if len(known) == len(metrics) else None
+    return Metric(first.type, value, first.agg, uncertainty, worst(metric.provenance for metric in metrics))
 
 
 def _energy_pair(energy: MetricType, power: MetricType, figure: Figure, runtime_s: float) -> list[Metric]:

@@ -19,7 +19,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.monitoring import runs
 from perun_hpc.monitoring.results import combine, multi_run_node, own_share, run_node
 from perun_hpc.monitoring.rundir import RunDirectory, claim, safe
-from perun_hpc.report.formats import bench, figures, text, write
+from perun_hpc.report.formats import bench, figures, history, text, write
 
 
 def chosen(tmp_path, **overrides):
@@ -51,6 +51,8 @@ def test_a_run_sums_energy_takes_the_longest_time_and_the_worst_provenance(tmp_p
     assert run.value(MetricType.RUNTIME) == 3
     assert run.metrics[MetricType.ENERGY].provenance == "estimated"
     assert run.metrics[MetricType.ENERGY].uncertainty == 2
+    unknown = Metric(MetricType.ENERGY, 5.0)
+    assert combine([run.metrics[MetricType.ENERGY], unknown]).uncertainty is None
     assert worst(["modelled", "simulated", "measured"]) == "simulated"
 
 
@@ -119,10 +121,20 @@ def test_units_follow_the_configuration(tmp_path):
     assert "used 3000 J ± 4.00 J" in text.render(tree, chosen(tmp_path, joule=""))
 
 
+def test_a_bound_above_the_energy_and_one_that_is_not_known_are_said_in_words(tmp_path):
+    few = text.render(tree_of(1, tmp_path=tmp_path), chosen(tmp_path, joule=""))
+    assert "The 2 hosts used at most 7.00 J (k=2, measured; CPU package) while" in few
+    unknown = tree_of(1000, tmp_path=tmp_path)
+    for run in unknown.walk(NodeType.RUN):
+        run.metrics[MetricType.ENERGY] = replace(run.metrics[MetricType.ENERGY], uncertainty=None)
+    assert "used 3000 J (bounds not known, measured; CPU package)" in text.render(unknown, chosen(tmp_path, joule=""))
+    assert history.doubt(unknown) is None
+
+
 @pytest.mark.parametrize(
     ("joules", "column", "sentence"),
     [
-        (0.0021, "mJ", "used 6.30 mJ"),
+        (0.0021, "mJ", "used at most 4.01 J"),
         (2.77, "J", "used 8.31 J"),
         (2770.0, "kJ", "used 8.31 kJ"),
         (4e9, "GJ", "used 12.0 GJ"),

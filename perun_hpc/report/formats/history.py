@@ -24,12 +24,19 @@ def energy(tree: DataNode) -> Stats | None:
     return found if isinstance(found, Stats) else None
 
 
-def doubt(tree: DataNode) -> float:
+def doubts(energies: Sequence[Metric]) -> float | None:
+    """The sum of rounds' standard uncertainties (k=1) in J; None where one of them is not known."""
+    known = [one.uncertainty for one in energies if one.uncertainty]
+    return math.fsum(known) if known and len(known) == len(energies) else None
+
+
+def doubt(tree: DataNode) -> float | None:
     """The standard uncertainty (k=1) of one round's mean energy in J: rounds are read by the same sensors, so it does
-    not become smaller with their number."""
+    not become smaller with their number. None where that of a round is not known."""
     found = [run.metrics.get(MetricType.ENERGY) for run in tree.walk(NodeType.RUN)]
-    known = [one.uncertainty or 0.0 for one in found if isinstance(one, Metric)]
-    return sum(known) / len(known) if known else 0.0
+    known = [one for one in found if isinstance(one, Metric)]
+    whole = doubts(known)
+    return None if whole is None else whole / len(known)
 
 
 def provenance(tree: DataNode) -> Provenance | None:

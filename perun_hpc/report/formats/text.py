@@ -9,6 +9,7 @@ from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, St
 from perun_hpc.data_model.sensor import worst
 from perun_hpc.report.formats import rows
 from perun_hpc.report.formats.figures import digits, quantity, readable
+from perun_hpc.report.formats.history import doubts
 
 REGIONS = "Indented: regions, with the host's figures while one of their calls ran."
 MARKS = {
@@ -40,13 +41,11 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
         return f"The application ran for {runtime:.3f} s; the node's agent measures it: perun report {job_id}."
     if not isinstance(energy, Stats):
         return f"The application ran for {runtime:.3f} s; no sensor measured its energy."
-    factor, unit = readable(MetricType.ENERGY, energy.sum, settings)
     names = {host.id for run in runs for host in run.walk(NodeType.NODE)}
     who = f"The {len(names)} hosts" if len(names) > 1 else "The host"
     span = f"{len(runs)} rounds of the application" if len(runs) > 1 else "the application"
     singles = [metric for run in runs if isinstance(metric := run.metrics.get(MetricType.ENERGY), Metric)]
     kind = worst(metric.provenance for metric in singles)
-    doubt = sum(metric.uncertainty or 0.0 for metric in singles)
     outside = [
         f"{found.sum:.3g} {currency_or_gas}"
         for kind, currency_or_gas in ((MetricType.MONEY, settings.price_unit), (MetricType.CO2, "g CO2"))
@@ -56,11 +55,20 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
         {scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())}
     )
     return (
-        f"{who} used {digits(energy.sum / factor)} {unit} ± {digits(2 * doubt / factor)} {unit}"
-        f" (k=2, {kind}; {', '.join(scope)}) while {span} ran,"
+        f"{who} used {_bounded(energy.sum, doubts(singles), settings)}{kind}; {', '.join(scope)}) while {span} ran,"
         f" {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s"
         f"{': ' if outside else ''}{', '.join(outside)}."
     )
+
+
+def _bounded(joules: float, doubt: float | None, settings: UserSettings) -> str:
+    """`3000 J ± 4.00 J (k=2, `; `at most 17.5 J (k=2, ` where the bound exceeds the value; words for none known."""
+    if doubt is None:
+        return f"{quantity(MetricType.ENERGY, joules, settings)} (bounds not known, "
+    if joules < 2 * doubt:
+        return f"at most {quantity(MetricType.ENERGY, joules + 2 * doubt, settings)} (k=2, "
+    factor, unit = readable(MetricType.ENERGY, joules, settings)
+    return f"{digits(joules / factor)} {unit} ± {digits(2 * doubt / factor)} {unit} (k=2, "
 
 
 def _own(runs: Sequence[DataNode], settings: UserSettings) -> str:
