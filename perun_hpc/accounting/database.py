@@ -294,7 +294,9 @@ def _check_file(path: Path, create: bool) -> None:
             f"{path}: only the service user may read the ledger: ask for one of your own jobs (perun report JOBID)"
         ) from None
     if not there:
-        raise NotFoundError(f"{path}: no ledger here: run perun collect first, or name it with --ledger")
+        raise NotFoundError(
+            f"{path}: no ledger here: it is on the host where perun collect runs: go there, or name it with --ledger"
+        )
     if not os.access(path, os.R_OK):
         raise AccessError(
             f"{path}: only the service user may read the ledger: ask for one of your own jobs (perun report JOBID)"

@@ -561,10 +561,19 @@ class Ledger(Database):
                 for row in connection.execute(parts, {"jobs": chunk}):
                     part = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
                     parts_of.setdefault(row.job, []).append(part)
+        lost: set[int] = set()
+        if len(bodies) < len(jobs):
+            # A row may have gone, and its record with it; a row without a record is damaged.
+            without = [job for job in jobs if job not in bodies]
+            for at in range(0, len(without), CHUNK):
+                rows = connection.execute("SELECT id FROM job WHERE id IN :jobs", {"jobs": without[at : at + CHUNK]})
+                lost.update(row.id for row in rows)
         found = {}
-        for job, body in bodies.items():
+        for job in sorted({*bodies, *lost}):
             try:
-                found[job] = _record_of(body, parts_of.get(job, ()), f"ledger row {job}")
+                if job in lost:
+                    raise DataError(f"ledger row {job}: its record is missing: {_REMEDY}")
+                found[job] = _record_of(bodies[job], parts_of.get(job, ()), f"ledger row {job}")
             except DataError as error:
                 if damaged is None:
                     raise
@@ -572,13 +581,19 @@ class Ledger(Database):
         return found
 
 
+_REMEDY = "restore the ledger from a backup, or make a new one from the archive (perun ledger --ledger NEW rebuild)"
+"""What helps a damaged row: whatever rewrites it reads it first."""
+
+
 def _record_of(packed: str | bytes, shares: Sequence[Mapping[str, Any]], source: str) -> EnergyRecord:
     """A row's record with its shares, which the ledger keeps beside it; DataError where it is damaged."""
     try:
         body = json.loads(unpack(packed))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: not JSON ({error}): restore it or run perun ledger rebuild") from error
-    return from_dict({**body, "shares": shares} if shares and isinstance(body, dict) else body, source)
+        raise DataError(f"{source}: not JSON ({error}): {_REMEDY}") from error
+    if not isinstance(body, dict):
+        raise DataError(f"{source}: not a record, but {body!r:.20}: {_REMEDY}")
+    return from_dict({**body, "shares": shares} if shares else body, source, _REMEDY)
 
 
 def open_ledger(url: str, create: bool = False, clock: Callable[[], float] = time.time) -> Ledger:

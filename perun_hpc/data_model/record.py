@@ -360,13 +360,16 @@ def to_json(record: EnergyRecord, indent: int | None = None, shares: bool = True
     return json.dumps(value, default=vars, indent=indent, separators=separators)
 
 
-def from_dict(data: object, source: str = "record") -> EnergyRecord:
+def from_dict(
+    data: object, source: str = "record", remedy: str = "restore it or run perun collect --repair"
+) -> EnergyRecord:
     """Build a record from plain JSON types.
 
     Parameters
     ----------
     data : what a JSON parser gave.
     source : what messages call it.
+    remedy : what they say helps where it is damaged.
 
     Returns
     -------
@@ -385,9 +388,7 @@ def from_dict(data: object, source: str = "record") -> EnergyRecord:
     try:
         return decode(EnergyRecord, data)
     except MISFITS as error:
-        raise DataError(
-            f"{source}: damaged energy record ({error}): restore it or run perun collect --repair"
-        ) from error
+        raise DataError(f"{source}: damaged energy record ({error}): {remedy}") from error
 
 
 def from_json(text: str | bytes, source: str = "record") -> EnergyRecord:

@@ -228,3 +228,29 @@ def test_a_policy_that_forgets(
     assert main([*where, "retention"]) == 0
     assert "7 records and 7 directories deleted" in capsys.readouterr().out
     assert sums() == before and ledger.members("c", "1") == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE record SET body = '[' WHERE job = 3",
+        "UPDATE record SET body = '[]' WHERE job = 3",
+        """UPDATE record SET body = '{"schema": "perun.record/1"}' WHERE job = 3""",
+        "DELETE FROM record WHERE job = 3",
+    ],
+)
+def test_a_damaged_row_is_named_with_what_helps(
+    damage: str, ledger: Ledger, archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ledger.write() as connection:
+        connection.execute(damage)
+    where = ["--archive", str(archive.root), "--cluster", "c"]
+    backup, alice = ["backup", str(tmp_path / "b.gz")], ["--user", "alice"]
+    for action in (backup, ["pseudonymise", *alice], ["delete", *alice], ["rebuild"]):
+        assert main(["ledger", "--ledger", str(tmp_path / "ledger.db"), *where, *action]) == 65
+        said = capsys.readouterr().err
+        assert "ledger row 3: " in said and "perun ledger --ledger NEW rebuild" in said
+    assert total(ledger)[0] == 7
+    new = tmp_path / "new.db"
+    assert main(["ledger", "--ledger", str(new), *where, "rebuild"]) == 0
+    assert main(["ledger", "--ledger", str(new), *where, *backup]) == 0
