@@ -47,7 +47,7 @@ def troubles(sweep: Sweep | None, backlog: Backlog, late_s: float, now_s: float)
 def last(sweep: Sweep | None, now_s: float) -> str:
     """Return a sentence about the last sweep."""
     if sweep is None:
-        return "no sweep has been recorded: does perun collect run?"
+        return "no sweep has been recorded: see that perun collect runs"
     took = duration(max(0.0, sweep.ended_s - sweep.began_s))
     ago = duration(max(0, now_s - sweep.ended_s))
     return f"last sweep {_time(sweep.ended_s)}, {ago} ago, took {took}: {sweep.outcome}"
