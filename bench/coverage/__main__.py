@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
+from zlib import crc32
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from bench.coverage import devices, kinds, marks, odd, pairs
 from bench.coverage.physics import FAMILIES
 from bench.coverage.verdict import Sample, judge, table
 
-TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS, **pairs.TRIALS, **odd.LATER}
+TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS, **pairs.TRIALS}
 SEEDS = {"tuning": 20261130, "withheld": 31415926}
 CHUNK = 20
 
@@ -54,7 +55,8 @@ def _chunk(task: tuple[str, int, int], family: str, seed: int) -> list[Sample]:
     name, first, count = task
     found: list[Sample] = []
     for number in range(first, first + count):
-        rng = np.random.default_rng([seed, list(TRIALS).index(name), number])
+        # By the kind's name: a kind that is added changes no other's trials.
+        rng = np.random.default_rng([seed, crc32(name.encode()), number])
         found += TRIALS[name](rng, FAMILIES[family])
     return found
 

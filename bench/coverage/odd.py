@@ -110,8 +110,6 @@ def spinning(rng: Random, family: Family) -> Iterator[Sample]:
 
 TRIALS: dict[str, Trial] = {
     "sums-alike": sums(True, alike=True),
-}
-LATER: dict[str, Trial] = {
     "mig-activity": in_parts("activity"),
     "mig-slices": in_parts("slices"),
     "shards": in_parts("shards"),

@@ -42,6 +42,10 @@ STATIC_ERROR: dict[str, float] = {"policy": 0.08, "learnt": 0.09, "nodes": 0.11,
 of one that is not known half of the least power seen is taken: it is anything from nothing to that (a rectangle, 0.58),
 and heat moves it, too."""
 
+DRIFT_ERROR = 0.04
+"""What of the above is left while nobody works, of static power that a node has learnt: it learnt it then, and air and
+heat move it. The rest comes with work: what works is warmer, and nothing of it sleeps."""
+
 PEAK = 1.3
 """Power at an edge against the highest mean power that was seen in an interval."""
 
@@ -116,6 +120,14 @@ def of_sensor(sensor: Sensor, energy_uj: float, covered_ns: float = 0) -> dict[s
 
 
 # What has one cause.
+
+
+def static_error(source: str, working: float = 1.0) -> float:
+    """Relative standard uncertainty (k=1) of static power from such a source over time of which a part is `working`."""
+    error = STATIC_ERROR.get(source, 0.0)
+    if source != "learnt" or working >= 1:
+        return error
+    return math.hypot(DRIFT_ERROR, math.sqrt(error**2 - DRIFT_ERROR**2) * max(0.0, working))
 
 
 def added(parts: Iterable[Doubts]) -> dict[str, int]:

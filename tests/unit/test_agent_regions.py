@@ -75,9 +75,17 @@ def test_a_rank_without_cpu_time_is_taken_for_one_like_the_others(session: Path)
 
 def test_a_ranks_region_may_be_wrong_by_the_watts_of_its_work_and_by_static_power(session: Path) -> None:
     (row, _), _ = regions.of_session(session, record({"package-0": domain(2400, 1200)}))
-    work = regions.RANK_ERROR * 0.5 * 0.75 * math.hypot(0.25, 0.25)
+    watts = math.hypot(regions.RANK_ERROR, regions.UNEVEN)  # three times the CPU time: not the same work
+    work = watts * 0.5 * 0.75 * math.hypot(0.25, 0.25)
     static = 0.08 * 0.5 * (0.5 - 0.75)
     assert row["u_uj"] == math.ceil(1200 * math.hypot(work, static))
+
+
+def test_ranks_that_used_the_same_cpu_time_are_surer_of_their_parts(session: Path) -> None:
+    for rank in range(2):
+        hand_over(session, rank, 60)
+    (row, _), _ = regions.of_session(session, record({"package-0": domain(2400)}))
+    assert row["u_uj"] == math.ceil(1200 * regions.RANK_ERROR * 0.5 * math.hypot(0.5, 0.5))
 
 
 def cost_s(directory: Path, ranks: int, each: int) -> float:

@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.base.step_use import StepUse
+from perun_hpc.agent.measure import step_meter
+from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.agent.measure.step_meter import StepMeter
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.sources.step_watch import StepWatch
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.process.clock import MACHINE
+
+S = 1_000_000_000
 
 
 class Steps:
@@ -76,3 +82,25 @@ def test_a_step_that_is_heard_of_and_gone_before_anybody_looked_has_ended(tmp_pa
     for session in steps.meter.hear():
         steps.meter.look(session)
     assert steps.session.uses["0"].end_mono_ns is not None
+
+
+@pytest.mark.parametrize(("exclusive", "alive_s", "doubt_j"), [
+    ("1", 10, 9.0),  # it may have worked all the time
+    ("1", 1, 4.0),  # the node slept for most of it, as when it learnt its static power
+    ("", 1, 9.0),  # others may have worked
+])  # fmt: skip
+def test_learnt_static_power_is_surer_of_steps_beside_which_the_node_slept(
+    exclusive: str, alive_s: int, doubt_j: float
+) -> None:
+    job = {"uid": "1000", "exclusive": exclusive}
+    one = Session(SessionKey(7, 0), job, {}, "", "boot", Edge(0, 0, 0, "hook"))
+    one.cpus = [0, 1]
+    account = one.domains["package-0"] = DomainAccount("cpu", "CPU package", "simulated", "exclusive")
+    account.static_uj, account.dynamic_uj, one.cpu_ns = 100_000_000, 50_000_000, 10 * S
+    one.add_use(StepUse("1", 0, 0, held=1))
+    one.uses["1"].read(10 * S)
+    one.uses["1"].finish(alive_s * S, alive_s * S)
+    one.uses["1"].settled = True
+    step_meter.share_out(one, {"package-0": Figure(10_000_000, "learnt")}, 10 * S)
+    moved = 1 - alive_s / 10 / 2  # static power that is too low is taken for its work, but for what it holds
+    assert abs(one.uses["1"].static_uj) / 1e6 / moved == pytest.approx(doubt_j, abs=0.15)

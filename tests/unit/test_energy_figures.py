@@ -17,7 +17,9 @@ from perun_hpc.energy.crosscheck import compare
 from perun_hpc.energy.integrate import Rule, SyntheticCounter, integrate
 from perun_hpc.energy.static import DAY_NS, StaticPower
 from perun_hpc.energy.uncertainty import (
+    DRIFT_ERROR,
     RANDOM,
+    STATIC_ERROR,
     Edge,
     Gain,
     Gap,
@@ -27,6 +29,7 @@ from perun_hpc.energy.uncertainty import (
     of_sensor,
     random_uj,
     standard_uj,
+    static_error,
 )
 from perun_hpc.errors import ConfigError, NotFoundError
 
@@ -445,3 +448,11 @@ def test_national_intensities_name_source_and_year():
     assert "Ember" in germany.source
     with pytest.raises(NotFoundError, match="three-letter"):
         footprint.national_intensity("Germany")
+
+
+def test_static_power_that_a_node_learnt_asleep_is_surer_while_nobody_works() -> None:
+    assert static_error("learnt") == STATIC_ERROR["learnt"] == pytest.approx(static_error("learnt", 2.0))
+    assert static_error("learnt", 0.0) == DRIFT_ERROR
+    assert DRIFT_ERROR < static_error("learnt", 0.3) < static_error("learnt", 0.6) < STATIC_ERROR["learnt"]
+    assert static_error("policy", 0.0) == STATIC_ERROR["policy"]
+    assert static_error("estimate", 0.0) == 0.0

@@ -7,7 +7,7 @@ the job is alone, else at the moments of the shared node. Until then CPU times a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from perun_hpc.agent.base.register import Register
@@ -21,7 +21,7 @@ from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.step_id import BATCH, EXTERN, FURTHER, INTERACTIVE
 from perun_hpc.energy.regions import RECTANGLE
 from perun_hpc.energy.steps import JobPart, StepPart, share
-from perun_hpc.energy.uncertainty import STATIC_ERROR
+from perun_hpc.energy.uncertainty import static_error
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 
@@ -34,6 +34,8 @@ MOST_READ = 64
 """CPU times of steps that are read when one begins or ends; all are read when an interval ends."""
 LOOK_NS, LOOKS = 50_000_000, 64
 """In the long run a job's steps are looked at so often, however many begin and end, and so many times more at once."""
+STEPS_DID = 0.8
+"""The part of all work that is the steps' where nothing else is taken to have worked while none was there."""
 DEPTH = 4
 """Directories that Slurm makes in each other for a job, at most."""
 TOO_MANY = f"steps are in no step's energy: a node follows {MOST_LIVE} of a job at a time"
@@ -232,13 +234,16 @@ def share_out(session: Session, static: Mapping[str, Figure], mono_ns: int) -> N
     if not session.domains or not uses:
         return
     since = {name: uj - before.get(name, 0) for name, uj in now.items()}
+    work_ns = max(cpu_ns, since["work_ns"])
     job = JobPart(
         static_uj=since["static_uj"],
         dynamic_uj=since["dynamic_uj"],
         gpu_uj=since["gpu_uj"],
-        static_doubt_uj=_static_doubt_uj(session, static, since),
+        static_doubt_uj=_static_doubt_uj(
+            session, static, since, _working(session.exclusive, uses, at_ns, mono_ns, work_ns)
+        ),
         duration_ns=mono_ns - at_ns,
-        work_ns=max(cpu_ns, since["work_ns"]),
+        work_ns=work_ns,
         cpus=max(1, len(session.cpus) or session.cpus_on_node),
     )
     parts = [
@@ -272,7 +277,15 @@ def totals(session: Session) -> dict[str, int]:
     return {**found, "cpu_ns": session.cpu_ns, "work_ns": session.work_ns}
 
 
-def _static_doubt_uj(session: Session, static: Mapping[str, Figure], since: Mapping[str, int]) -> int:
+def _working(alone: bool, uses: Sequence[StepUse], from_ns: int, until_ns: int, work_ns: int) -> float:
+    """The part of a time in which steps may have worked: each while it was there, and for no longer than its CPU time;
+    all of it where more was done than theirs, or others may have been there."""
+    if not alone or until_ns <= from_ns or sum(use.fresh_ns for use in uses) < STEPS_DID * work_ns:
+        return 1.0
+    return min(1.0, sum(min(use.alive_ns(from_ns, until_ns), use.fresh_ns) for use in uses) / (until_ns - from_ns))
+
+
+def _static_doubt_uj(session: Session, static: Mapping[str, Figure], since: Mapping[str, int], working: float) -> int:
     """What the static part may be wrong by: by the worst of the figures that it rests on, as a whole."""
     own = [static[name].source for name, one in session.domains.items() if one.static_uj and name in static]
-    return round(max((STATIC_ERROR.get(one, 0.0) for one in own), default=0.0) * max(0, since["static_uj"]))
+    return round(max((static_error(one, working) for one in own), default=0.0) * max(0, since["static_uj"]))

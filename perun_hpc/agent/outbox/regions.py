@@ -28,8 +28,10 @@ NUMBERS = ("step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
 """What a record says of a region besides its name."""
 UNSEEN = "no cgroup shows what it used, and the job's power over time is not known"
 UNSEEN_BESIDE = "no cgroup shows what it used, and other steps ran meanwhile"
-RANK_ERROR = 0.18
-"""How far the watts behind a rank's CPU time lie from those of the others, relative, k=1; docs/method.md has more."""
+RANK_ERROR, UNEVEN = 0.12, 0.15
+"""How far the watts behind a rank's CPU time lie from those of the others, relative, k=1: of ranks that worked alike,
+and at most so much more, by squares, of ranks whose CPU times differ: they did not do the same. docs/method.md has
+more."""
 MAX_SHOWN = 8
 """Regions of one rank of which a record says when they ran: those that took longest."""
 MAX_REGIONS = 1000
@@ -280,6 +282,12 @@ class _Parts:
         """The sum of the squares of all ranks' parts."""
         return sum(part**2 for part in self._parts.values()) + (self._ranks - len(self._parts)) / self._ranks**2
 
+    @cached_property
+    def _error(self) -> float:
+        """How far the watts behind a rank's CPU time lie from those of the others."""
+        spread = math.sqrt(max(0.0, self._ranks * self._squares - 1))  # of the ranks' CPU times, relative
+        return math.hypot(RANK_ERROR, min(spread, UNEVEN))
+
     def give(self, row: dict[str, Any]) -> None:
         """Turn a region's row of the whole job into that of its rank; once all ranks are taken."""
         ranks, static, squares = self._ranks, self._of_job.static, self._squares
@@ -287,7 +295,7 @@ class _Parts:
         others = math.sqrt((1 - worked) ** 2 + max(0.0, squares - worked**2))
         part = static / ranks + (1 - static) * worked
         whole_uj = row["energy_uj"]
-        of_work = RANK_ERROR * (1 - static) * worked * others
+        of_work = self._error * (1 - static) * worked * others
         of_static = self._of_job.static_error * (1 / ranks - worked)
         doubt = math.hypot(self._of_job.error * part, of_work, of_static)
         row["u_uj"] = math.ceil(math.hypot(row["u_uj"] * part, doubt * whole_uj))
