@@ -7,6 +7,8 @@ import struct
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from perun_hpc.errors import DataError
+
 MAGIC = b"perunfig"
 VERSION = 1
 HEAD = struct.Struct("<8sIIQ20x")
@@ -57,6 +59,33 @@ def packed(node: Figure | None, jobs: Iterable[tuple[int, int, Figure]], sequenc
 def _record(job: int, step: int, figure: Figure, sequence: int) -> bytes:
     values = (figure.energy_uj, figure.power_uw, figure.at_ns, figure.until_ns)
     return _checked(RECORD.pack(job, step, *values, sequence & 0xFFFF_FFFF))
+
+
+def node_of(data: bytes) -> Figure | None:
+    """Inverse of `packed`, for the node: its figure; None where there is none of it.
+
+    Raises
+    ------
+    DataError
+        where the data have another layout, or were half written when they were read.
+    """
+    size = RECORD.size + CHECKSUM.size
+    head = data[: HEAD.size]
+    if not _holds(data[:size]) or HEAD.unpack(head)[:2] != (MAGIC, VERSION):
+        raise DataError("no figures of this version")
+    for index in range(1, HEAD.unpack(head)[2] + 1):
+        one = data[index * size : (index + 1) * size]
+        if not _holds(one):
+            raise DataError("a damaged record")
+        job, step, energy_uj, power_uw, at_ns, until_ns = RECORD.unpack(one[: RECORD.size])
+        if (job, step) == (0, OF_NODE):
+            return Figure(energy_uj, at_ns, power_uw, until_ns)
+    return None
+
+
+def _holds(one: bytes) -> bool:
+    """Whether a head or record is whole."""
+    return len(one) == RECORD.size + CHECKSUM.size and _checked(one[: RECORD.size]) == one
 
 
 def _checked(data: bytes) -> bytes:

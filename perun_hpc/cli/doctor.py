@@ -119,7 +119,7 @@ def summary(status: Severity, findings: Sequence[Finding], reports: Sequence[Rep
     if not findings:
         return f"PERUN {status.name} - {count(made, 'check')} on {where}{more}"
     sorts = Counter(one.severity for one in findings)
-    numbers = ", ".join(f"{number} {one.name.lower()}" for one, number in sorts.items())
+    numbers = ", ".join(f"{number} {one.said}" for one, number in sorts.items())
     keys = list(dict.fromkeys(one.key for one in findings))
     named = ", ".join(keys[:NAMED]) + (" ..." if len(keys) > NAMED else "")
     return f"PERUN {status.name} - {numbers} of {count(made, 'check')} on {where}: {named}{more}"
@@ -130,7 +130,7 @@ def line(finding: Finding, style: Style) -> str:
     more = len(finding.hosts) - NAMED
     hosts = " ".join(finding.hosts[:NAMED]) + (f" and {more} more" if more > 0 else "")
     place = f"{hosts} {finding.where}".strip()
-    head = style.warn(f"{finding.severity.name:<8}")
+    head = style.warn(f"{finding.severity.said.upper():<8}")
     return f"{head} {finding.key}: {printable(place)}: {printable(finding.what)} -> {printable(finding.remedy)}"
 
 

@@ -108,14 +108,15 @@ class Policy:
     nodes: tuple[str, ...] = ()
     listen: str = ""
     slurm_figures: bool = False
+    shared_s: float = 10.0
     named: tuple[str, ...] = ()
     """Who is named in figures for monitoring, where anybody serves some."""
 
 
 @dataclass(frozen=True)
 class EnergyPlugin:
-    """The file of `acct_gather_energy/perun` that this host's daemons load, where slurm.conf names it; what is wrong
-    with it."""
+    """The file of `acct_gather_energy/perun` that this host's daemons load, or would load where slurm.conf does not
+    name it yet and the policy wants it; what is wrong with it."""
 
     path: str = ""
     problem: str = ""
@@ -177,6 +178,8 @@ class Facts:
     plugin: Place | None = None
     launcher: Place | None = None
     energy: EnergyPlugin = field(default_factory=EnergyPlugin)
+    slurm_figures: str = ""
+    """Why the figures that the agent keeps for that plugin are blanks; empty where they count, or nobody wants any."""
     hooks: Hooks = field(default_factory=Hooks)
     hook_runs: Said = field(default_factory=lambda: Said(0, ""))
     wake_hook: Place | None = None

@@ -31,6 +31,11 @@ class Severity(enum.IntEnum):
     CRITICAL = 2
     UNKNOWN = 3
 
+    @property
+    def said(self) -> str:
+        """Of a finding, in words; one that is no fault is a note."""
+        return "note" if self is Severity.OK else self.name.lower()
+
 
 def worst(severities: Iterable[Severity]) -> Severity:
     """The one that counts: critical before warning before unknown."""

@@ -132,7 +132,7 @@ class Gatherer:
         named = self._config.one("PlugStackConfig") or str(Path(path).parent / "plugstack.conf")
         self._known["plugstack_path"] = named
         self._take("plugstack", lambda: conf.plugstack(named, look.texts))
-        if energy.in_use(self._config):
+        if "config" in self._known and (energy.in_use(self._config) or self._policy_now.slurm_figures):
             looked = look.Look(partial(energy.plugin, self._config))
             self._take("energy", lambda: codec.decode(EnergyPlugin, looked.answer()))
 
@@ -216,8 +216,10 @@ class Gatherer:
                 jobs = tuple(_asked("squeue", "-h", "-w", self._known["node"], "-t", "R", "-o", "%A").split())
         agent = self._known["agent"] = services.agent(jobs)
         if os.geteuid() != 0:
-            self._without(Unread("only root may look", root=True), "sensors", "inbox", "static_days")
+            self._without(Unread("only root may look", root=True), "sensors", "inbox", "static_days", "slurm_figures")
             return
+        if self._policy_now.slurm_figures and services.has_been_here(agent, self._policy_now):
+            self._take("slurm_figures", lambda: energy.figures(AGENT.slurm_figures, time.monotonic_ns()))
         if agent.answer is None:
             self._take("sensors", lambda: services.missing_sensors(self._known["node"]))
         self._take("inbox", lambda: services.inbox(AGENT.inbox, time.time()))

@@ -21,6 +21,7 @@ ARCHIVE_PART = 0.02
 FILES_PART = 0.01
 INBOX_S = 120.0
 STATIC_DAYS = 3.0
+FIGURES = "/run/perun/slurm.figures"
 USAGE = 64
 REMEDIES = {
     "shipping": "see the archive: ls -ld {archive}; tail /var/spool/perun/agent.log",
@@ -193,6 +194,12 @@ def _sensors(facts: Facts) -> Iterator[Fault]:
         yield Fault(what, why, {"remedy": remedy})
 
 
+def _slurm_figures(facts: Facts) -> Iterator[Fault]:
+    if facts.slurm_figures and not facts.off:
+        cause = "" if facts.agent.answer is not None else "silent"
+        yield Fault(FIGURES, f"{facts.slurm_figures}: Slurm shows blanks of this node and its jobs", cause=cause)
+
+
 def _inbox(facts: Facts) -> Iterator[Fault]:
     count, age_s = facts.inbox
     if age_s > INBOX_S:
@@ -357,6 +364,10 @@ CHECKS = (
           "{remedy}"),
     Check("inbox", ON_NODES, WARNING, "no message of a hook waits", ("inbox",), _inbox,
           "any job on this node starts an agent, which reads them; where it does not: agent-starts, agent-answers"),
+    Check("slurm-figures", ON_NODES, WARNING, "where the policy has figures for Slurm, the agent's count",
+          ("policy", "agent", "off", "slurm_figures"), _slurm_figures,
+          {"": f"perun agent reload; half a minute later, where they still do not: rm -f {FIGURES}; {_STOP}",
+           "silent": f"agent-answers; then rm -f {FIGURES}, perun agent stop: the next job starts one"}),
     Check("static-power", ON_NODES, WARNING, "the idle power of the CPUs is known after three days", ("static_days",),
           _static, "say what an idle one draws: nodes: {{n[1-64]: {{energy: {{package_static: 45 W}}}}}}"),
     Check("archive", _ARCHIVE, CRITICAL, "the archive answers, and the service user can write there", ("archive",),

@@ -46,6 +46,8 @@ HANDSHAKE_S = 5.0
 SOON_S = 30 * 86_400
 """Certificates that end within this time are named."""
 SENSORS_S = 10.0
+YOUNG_S = 10.0
+"""Beside two of the node's moments: so long a young agent may have no figures yet."""
 AUDIT_S = 60.0
 AUDIT_AGAIN_S = 5.0
 _EMPTY = Backlog((), (), (), ())
@@ -85,6 +87,7 @@ def read_policy(node: str) -> Any:
             service_user=here.agent.service_user,
             static_known=isinstance(here.energy.package_static_uw, int),
             slurm_figures=here.metrics.slurm,
+            shared_s=here.privacy.shared_resolution_ns / 1e9,
             late_s=site.late_s,
             wait_s=site.deadline_s + 2 * site.sweep_s + 60,
             partitions=tuple(sorted({*loaded.partitions, *here.monitor.partitions})),
@@ -168,6 +171,13 @@ def agent(jobs: tuple[str, ...]) -> Agent:
     entries = [one for one in json.loads(reply.fields.get("losses", "[]")) if one["kind"] != NOT_CONFINED]
     said = tuple((str(one["kind"]), losses([one], time.time())[0]) for one in entries)
     return Agent(dict(reply.fields), "", True, jobs, said)
+
+
+def has_been_here(agent: Agent, policy: Policy) -> bool:
+    """Whether an agent should be here, and has been for so long that the node's own moments have come."""
+    if agent.answer is None:
+        return agent.listens or bool(agent.jobs)
+    return int(agent.answer.get("uptime_ns", "0")) / 1e9 > 2 * policy.shared_s + YOUNG_S
 
 
 def missing_sensors(node: str) -> tuple[tuple[str, str, str], ...]:

@@ -237,12 +237,26 @@ def _launcher(facts: Facts) -> Iterator[Fault]:
 
 
 def _energy_file(facts: Facts) -> Iterator[Fault]:
+    if not in_use(facts.config):
+        return
     if facts.energy.problem:
         what = f"{facts.energy.problem}: slurmd and slurmctld will not start again, steps are cancelled"
         yield Fault(facts.energy.path, what)
     if facts.energy.leftovers:
         keys = ", ".join(facts.energy.leftovers)
         what = f"{keys}: keys of an energy plugin that is not loaded end slurmctld as it starts"
+        yield Fault(str(Path(facts.conf_path).with_name("acct_gather.conf")), what, cause="leftovers")
+
+
+def _energy_ready(facts: Facts) -> Iterator[Fault]:
+    if in_use(facts.config) or not facts.policy.slurm_figures:
+        return
+    before = "before slurm.conf names acct_gather_energy/perun"
+    if facts.energy.problem:
+        what = f"{facts.energy.problem}: this host needs it for Slurm {facts.config.one('SLURM_VERSION')} {before}"
+        yield Fault(facts.energy.path, what)
+    if facts.energy.leftovers:
+        what = f"{', '.join(facts.energy.leftovers)}: keys of another energy plugin must go {before}"
         yield Fault(str(Path(facts.conf_path).with_name("acct_gather.conf")), what, cause="leftovers")
 
 
@@ -312,6 +326,11 @@ CHECKS = (
           {"": "make -C slurm with this Slurm's headers, put its file there by mv; or take AcctGatherEnergyType out "
                "first",
            "leftovers": "take the lines out of acct_gather.conf"}),
+    Check("energy-ready", frozenset({Role.COMPUTE, Role.CONTROLLER}), Severity.OK,
+          "where the policy has figures for Slurm, the energy plugin is there before slurm.conf names it",
+          ("config", "energy", "policy"), _energy_ready,
+          {"": "make -C slurm with this Slurm's headers, put its file there by mv; slurm.conf stays as it is till then",
+           "leftovers": "take the lines out of acct_gather.conf together with that plugin's AcctGatherEnergyType"}),
     Check("energy-blank", ANY, WARNING, "where slurm.conf names the energy plugin, it has figures to show",
           ("config", "policy"), _energy_blank,
           {"contain": "PrologFlags with Contain, then restart slurmctld and every slurmd",

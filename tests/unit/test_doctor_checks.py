@@ -93,6 +93,7 @@ def agent(**changes: Any) -> dict[str, Any]:
     return {"agent": replace(healthy().agent, **changes)}
 
 
+USED = {**both(AcctGatherEnergyType="acct_gather_energy/perun"), **policy(slurm_figures=True)}
 UNIT = {"LoadState": "loaded", "ProtectSystem": "strict", "ReadWritePaths": "/var/spool/perun -/scratch"}
 HOOK = healthy().hooks.prolog[0]
 BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
@@ -127,8 +128,18 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("plugin-file", place("plugin", problem="it is not there", missing=True), "it is not there"),
     ("plugin-loads", {"flag": Said(0, "", "incompatible version")}, "incompatible version"),
     ("launcher", place("launcher", runs=False), "perun-launch"),
-    ("energy-plugin", {"energy": EnergyPlugin("/p/x.so", "is of Slurm 22.05.7, and Slurm 22.05.8 runs")}, "22.05.7"),
-    ("energy-plugin", {"energy": EnergyPlugin("/p/x.so", "", ("EnergyIPMIFrequency",))}, "EnergyIPMIFrequency: keys"),
+    ("energy-plugin", {**USED, "energy": EnergyPlugin("/p/x.so", "is of Slurm 22.05.7, 22.05.8 runs")}, "22.05.7"),
+    ("energy-plugin", {**USED, "energy": EnergyPlugin("/p/x.so", "", ("EnergyIPMIFrequency",))}, "Frequency: keys"),
+    (
+        "energy-ready",
+        {**policy(slurm_figures=True), "energy": EnergyPlugin("/p/x.so", "is not there")},
+        "/p/x.so: is not there: this host needs it for Slurm 22.05.8 before slurm.conf names",
+    ),
+    (
+        "energy-ready",
+        {**policy(slurm_figures=True), "energy": EnergyPlugin("/p/x.so", "", ("EnergyIPMIFrequency",))},
+        "acct_gather.conf: EnergyIPMIFrequency: keys of another energy plugin must go before",
+    ),
     (
         "energy-blank",
         both(AcctGatherEnergyType="acct_gather_energy/perun"),
@@ -171,6 +182,7 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
     ("agent-losses", agent(lines=(("not-shipped", "not shipped since ..."),)), "ls -ld /shared/perun"),
     ("agent-losses", agent(lines=(("not-there", "not there: x"),)), "sensors: {backends: [...]}"),
     ("sensors", {"sensors": (("ipmi", "no answer", "look"),)}, "ipmi: no answer -> look"),
+    ("slurm-figures", {**USED, "slurm_figures": "is stale: x"}, "perun agent reload; half a minute later"),
     ("inbox", {"inbox": (3, 7200.0)}, "3 messages of hooks wait"),
     ("static-power", {"static_days": 12.4}, "after 12 days"),
     ("archive", place("archive", problem="no answer within 1 s"), "no answer within 1 s"),
@@ -243,6 +255,23 @@ def test_what_is_broken_is_found_and_nothing_else(key: str, changes: Mapping[str
     assert set(texts) == {key}
     assert any(text in line for line in texts[key]), texts
     assert not [line for lines in texts.values() for line in lines if re.search(r"\{\w*\}|\{\{", line)]
+
+
+def test_what_the_energy_plugin_lacks_before_it_is_named_is_no_alarm() -> None:
+    lacking = {"energy": EnergyPlugin("/p/x.so", "is not there")}
+    report = examine(replace(healthy(), **policy(slurm_figures=True), **lacking))
+    assert [one.key for one in report.findings] == ["energy-ready"]
+    assert report.status is Severity.OK
+    assert examine(replace(healthy(), **lacking)).findings == ()  # a policy without figures for Slurm
+    named = examine(replace(healthy(), **USED, **lacking))
+    assert [(one.key, one.severity) for one in named.findings] == [("energy-plugin", Severity.CRITICAL)]
+
+
+def test_figures_of_an_agent_that_is_silent_send_whoever_reads_to_the_agent() -> None:
+    facts = replace(healthy(), **USED, **agent(answer=None, silent="timed out"), slurm_figures="is stale: x")
+    assert "agent-answers" in found(facts)["slurm-figures"][0]
+    assert set(found(facts)) == {"agent-answers", "slurm-figures"}
+    assert set(found(replace(facts, off="/etc/perun/disable"))) == {"switched-off"}
 
 
 def test_every_check_has_a_break() -> None:

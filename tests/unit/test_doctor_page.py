@@ -25,7 +25,7 @@ def table() -> Iterator[str]:
         remedy = " / ".join(causes).replace("{{", "\0").replace("}}", "\1").replace("|", "\\|")
         remedy = re.sub(r"\{(\w+)\}", lambda m: m[1].upper(), remedy).replace("\0", "{").replace("\1", "}")
         tried = "; ".join(one.what for one in BREAKS.values() if check.key in one.keys) or "*recorded*"
-        yield f"| `{check.key}` | {check.severity.name.lower()} | {hosts} | {check.looks_at} | {remedy} | {tried} |"
+        yield f"| `{check.key}` | {check.severity.said} | {hosts} | {check.looks_at} | {remedy} | {tried} |"
 
 
 def test_the_page_lists_the_checks_of_the_code() -> None:
