@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.faults import matrix_run
+from tests.faults import figures, matrix_run
 from tests.faults.catalogue import FAULTS
 from tests.faults.ground import own_ground, teller
 from tests.faults.measure import Result, measure
@@ -97,4 +97,5 @@ def _lines(result: Result) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(matrix_run.main(sys.argv[2:]) if sys.argv[1:2] == ["matrix"] else main())
+    OTHERS = {"matrix": matrix_run.main, "figures": figures.main}
+    sys.exit(OTHERS[sys.argv[1]](sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in OTHERS else main())
