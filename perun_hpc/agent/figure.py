@@ -73,11 +73,14 @@ def node_of(data: bytes) -> Figure | None:
     head = data[: HEAD.size]
     if not _holds(data[:size]) or HEAD.unpack(head)[:2] != (MAGIC, VERSION):
         raise DataError("no figures of this version")
-    for index in range(1, HEAD.unpack(head)[2] + 1):
+    _, _, count, sequence = HEAD.unpack(head)
+    for index in range(1, count + 1):
         one = data[index * size : (index + 1) * size]
         if not _holds(one):
             raise DataError("a damaged record")
-        job, step, energy_uj, power_uw, at_ns, until_ns = RECORD.unpack(one[: RECORD.size])
+        job, step, energy_uj, power_uw, at_ns, until_ns, of = RECORD.unpack(one[: RECORD.size])
+        if of != sequence & 0xFFFF_FFFF:
+            raise DataError("half rewritten")
         if (job, step) == (0, OF_NODE):
             return Figure(energy_uj, at_ns, power_uw, until_ns)
     return None

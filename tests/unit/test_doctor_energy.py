@@ -53,6 +53,12 @@ def test_a_file_that_is_half_written_is_damaged(file: Path, at: int) -> None:
     assert said(file).startswith("is damaged")
 
 
+def test_a_file_of_two_times_is_damaged(file: Path) -> None:
+    later = packed(NODE, [JOB], 4)
+    file.write_bytes(later[:48] + file.read_bytes()[48:])
+    assert said(file) == "is damaged: half rewritten"
+
+
 def test_only_a_file_that_is_roots_alone_counts_and_no_other_thing_in_its_place(file: Path) -> None:
     assert said(file, owner=ME + 1).startswith(f"belongs to uid {ME}, mode 0600")
     file.chmod(0o620)
