@@ -11,6 +11,7 @@ import json
 import os
 import random
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -444,6 +445,46 @@ def alone(seconds: float, job: str) -> Tries:
                 points.append(point)
         time.sleep(0.05)
     tries.more = {"points": points, "job": os.environ["SLURM_JOB_ID"]}
+    return tries
+
+
+def slurm_figures(seconds: float, job: str) -> Tries:
+    """What Slurm's own commands show, each asked without pause: no two steps of a figure nearer than moments are.
+
+    Of a step it is known between which two questions it was, so that it is at most as far from the next one as told.
+    """
+    tries = Tries()
+    own, node = os.environ["SLURM_JOB_ID"], os.environ["SLURMD_NODENAME"]
+    sacct = ["sacct", "-n", "-P", "-a", "-o", "JobID,ConsumedEnergyRaw", "-j"]
+    asked = {
+        "sstat of hers": ["sstat", "-a", "-n", "-P", "-o", "ConsumedEnergyRaw", "-j", f"{job}.extern"],
+        "sstat of his": ["sstat", "-a", "-n", "-P", "-o", "ConsumedEnergyRaw", "-j", f"{own}.extern"],
+        "scontrol": ["sh", "-c", f"scontrol show node {node} -o | grep -o 'CurrentWatts=[^ ]*'"],
+        "sacct": [*sacct, f"{job},{own}"],
+    }
+    looks: dict[str, list[tuple[float, float, str]]] = {what: [] for what in asked}
+    end = time.monotonic() + seconds
+
+    def look(what: str) -> None:
+        while (before := time.monotonic()) < end:
+            said = subprocess.run(asked[what], capture_output=True, text=True, check=False).stdout.strip()
+            looks[what].append((before, time.monotonic(), said))
+
+    threads = [threading.Thread(target=look, args=(what,)) for what in asked]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    seen = []
+    for what, said in looks.items():
+        tries.n += len(said)
+        steps = [(a[0], b[1]) for a, b in zip(said, said[1:], strict=False) if a[2] != b[2]]
+        most = [after[1] - before[0] for before, after in zip(steps, steps[1:], strict=False)]
+        tries.bad += [f"{what}: steps at most {one:.1f} s apart" for one in most if one < 9.0]
+        seen.append((what, len({one for _, _, one in said}), min(most, default=0.0)))
+        if what in ("sstat of his", "scontrol") and len(steps) < 2:  # Slurm may refuse him hers
+            tries.bad.append(f"{what}: only {len(steps)} steps, {said[-1:]}")
+    tries.more = {"seen": seen}
     return tries
 
 

@@ -19,6 +19,7 @@ from zlib import crc32
 from devcluster import Cluster, site
 from devcluster.site import PREFIX
 from tests.attack.table import Result
+from tests.figures.ground import switched_on
 
 NODE = "n1"
 HERE = Path(__file__).parent
@@ -628,6 +629,43 @@ def shared_trace(siege: Siege) -> Result:
     return Result("shared-trace", story, 1, "; ".join(problems) or shown, not problems)
 
 
+SHARED = "n2"
+"""A node that bob shares with another job of alice's, whose processes know the energy plugin."""
+
+
+def slurm_figures(siege: Siege) -> Result:
+    """With the energy plugin in force: what Slurm's own commands show bob of alice's job beside his, and how often."""
+    name, story = (
+        "slurm-figures",
+        "sstat, sacct, scontrol show node of alice's job and bob's own, as fast as it goes",
+    )
+    before, _ = siege.agent()
+    with switched_on(siege.cluster, nodes=[SHARED]):
+        waves = "import time\nwhile True:\n end = time.time() + 2\n while time.time() < end: pass\n time.sleep(2)"
+        alice = siege.submit("alice", f"exec python3 -c {shlex.quote(waves)}", "-n1", "-w", SHARED)
+        try:
+            siege.wait_running(alice)
+            words = ["srun", "-Q", "-w", SHARED, "-n1", f"{PREFIX}/bin/python", "-I", "/shared/attack/bob.py"]
+            done = siege.cluster.run([*words, "slurm_figures", "45", alice], user="bob", timeout=180)
+            state = siege.cluster.run(["squeue", "-h", "-j", alice, "-o", "%T"], user="root").stdout.strip()
+        finally:
+            siege.cluster.run(["scancel", alice], user="root")
+            siege.cluster.wait_job(alice)
+    if done.returncode:
+        return Result(name, story, 0, f"bob's program: {done.stderr.strip()[-300:]}", False)
+    told = json.loads(done.stdout.splitlines()[-1])
+    problems = list(told["bad"])
+    if state != "RUNNING":
+        problems.append(f"alice's job became {state or 'nothing'}")
+    if siege.agent()[0] != before:
+        problems.append("the agent of another node became another")
+    shown = "; ".join(
+        f"{what}: {count} values" + (f", {apart:.1f} s apart at least" if apart else "")
+        for what, count, apart in told["seen"]
+    )
+    return Result(name, story, told["n"], "; ".join([*problems[:3], shown]), not problems)
+
+
 CASES: dict[str, Callable[[Siege], Result]] = {
     "verbs": lambda siege: attack(siege, "verbs", 0),
     "forged": lambda siege: attack(siege, "forged", 0),
@@ -653,4 +691,5 @@ CASES: dict[str, Callable[[Siege], Result]] = {
     "poison": poison,
     "traversal": traversal,
     "shared-trace": shared_trace,
+    "slurm-figures": slurm_figures,
 }

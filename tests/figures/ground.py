@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from devcluster import Cluster
 from devcluster.site import CHECKOUT, SLURM_CONF
@@ -18,12 +18,17 @@ NODE_S = 2
 PROFILES = "/shared/profiles"
 
 
-def switch(cluster: Cluster, lines: tuple[str, ...], daemons: tuple[str, ...] = ("slurmctld", "slurmd")) -> None:
-    """Put lines below perun's own in slurm.conf and restart Slurm's daemons."""
+def switch(
+    cluster: Cluster,
+    lines: tuple[str, ...],
+    daemons: tuple[str, ...] = ("slurmctld", "slurmd"),
+    nodes: Sequence[str] | None = None,
+) -> None:
+    """Put lines below perun's own in slurm.conf and restart Slurm's daemons; then these nodes (all) are idle."""
     cluster.configure((*SLURM_CONF, *lines))
     for daemon in daemons:
         cluster.restart(daemon)
-    cluster.wait_idle()
+    cluster.wait_idle(nodes=nodes)
 
 
 def plugin_lines(cluster: Cluster) -> tuple[str, ...]:
@@ -59,8 +64,11 @@ def policy_with(cluster: Cluster, lines: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def switched_on(cluster: Cluster, profiles: bool = False) -> Iterator[Cluster]:
-    """The cluster with the plugin in force; with `profiles` Slurm keeps HDF5 series, too."""
+def switched_on(cluster: Cluster, profiles: bool = False, nodes: Sequence[str] | None = None) -> Iterator[Cluster]:
+    """The cluster with the plugin in force; with `profiles` Slurm keeps HDF5 series, too.
+
+    Jobs may go on beside `nodes`; the processes that Slurm has for them know nothing of the plugin.
+    """
     lines = plugin_lines(cluster)
     keys = cluster.etc_slurm / "acct_gather.conf"
     if profiles:
@@ -70,9 +78,9 @@ def switched_on(cluster: Cluster, profiles: bool = False) -> Iterator[Cluster]:
         keys.write_text(f"ProfileHDF5Dir={PROFILES}\n")
         lines += ("AcctGatherProfileType=acct_gather_profile/hdf5",)
     with policy_with(cluster, "metrics: {slurm: true}\n"):
-        switch(cluster, lines)
+        switch(cluster, lines, nodes=nodes)
         try:
             yield cluster
         finally:
             keys.unlink(missing_ok=True)
-            switch(cluster, ())
+            switch(cluster, (), nodes=nodes)

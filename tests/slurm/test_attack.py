@@ -38,6 +38,12 @@ def test_energy_on_a_shared_node_is_coarse(siege: cases.Siege) -> None:
     assert result.held, result.outcome
 
 
+def test_slurms_own_commands_are_as_coarse(siege: cases.Siege) -> None:
+    result = cases.slurm_figures(siege)
+    assert result.held, result.outcome
+    assert result.n > 0
+
+
 @pytest.mark.parametrize("case", ["wake", "root-phase", "swapped-link", "handed-over"])
 def test_what_the_service_believes_is_not_bobs_to_say(siege: cases.Siege, case: str) -> None:
     result = service.CASES[case](siege)
