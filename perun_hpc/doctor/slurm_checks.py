@@ -241,7 +241,7 @@ def _energy_file(facts: Facts) -> Iterator[Fault]:
         return
     if facts.energy.problem:
         what = f"{facts.energy.problem}: slurmd and slurmctld will not start again, steps are cancelled"
-        yield Fault(facts.energy.path, what)
+        yield Fault(facts.energy.path, what, {"prefix": facts.prefix})
     if facts.energy.leftovers:
         keys = ", ".join(facts.energy.leftovers)
         what = f"{keys}: keys of an energy plugin that is not loaded end slurmctld as it starts"
@@ -323,8 +323,8 @@ CHECKS = (
           _plugin_loads, "{prefix}/libexec/perun/setup takes the package's for this Slurm; else make -C slurm install"),
     Check("energy-plugin", frozenset({Role.COMPUTE, Role.CONTROLLER}), CRITICAL,
           "the energy plugin that slurm.conf names is there and of this Slurm", ("config", "energy"), _energy_file,
-          {"": "make -C slurm with this Slurm's headers, put its file there by mv; or take AcctGatherEnergyType out "
-               "first",
+          {"": "make -C {prefix}/share/perun/slurm install-energy, with this Slurm's headers; or take "
+               "AcctGatherEnergyType out first",
            "leftovers": "take the lines out of acct_gather.conf"}),
     Check("energy-ready", frozenset({Role.COMPUTE, Role.CONTROLLER}), Severity.OK,
           "where the policy has figures for Slurm, the energy plugin is there before slurm.conf names it",

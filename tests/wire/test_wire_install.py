@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
+
+from perun_hpc.doctor import energy
+from perun_hpc.slurm.conf import Config
 
 from .sandbox import JOB, SLURM
 
@@ -136,3 +140,44 @@ def test_a_plugin_for_a_slurm_whose_headers_are_not_here(tmp_path: Path, flag: s
     release = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
     year, month, *_ = release.split(".")
     assert found == number if number else found >> 8 == int(year) << 8 | int(month)
+
+
+def test_the_energy_plugin_is_built_from_what_is_installed_for_this_hosts_slurm_alone(built: Path) -> None:
+    """Its file of another Slurm would keep slurmctld and slurmd from starting."""
+    sources = built / "prefix" / "share" / "perun" / "slurm"
+    before = sorted(sources.rglob("*"))
+    image = built / "image"
+    place = image / "plugins"
+
+    def make(*more: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "-s", "-C", str(sources), "install-energy", f"DESTDIR={image}", "PLUGINDIR=/plugins", *more]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    done = make()
+    assert "PLUGINDIR=... is to name Slurm's PluginDir" in done.stderr
+    assert done.returncode != 0
+    assert not image.exists()
+    place.mkdir(parents=True)
+    other = make("SLURM=99.11.1")
+    assert other.returncode != 0
+    assert "here is 99.11.1" in other.stderr
+    assert list(place.iterdir()) == []
+    old = place / "acct_gather_energy_perun.so"
+    old.write_text("that of the Slurm before\n")
+    with old.open() as loaded:
+        done = make()
+        assert done.returncode == 0, done.stderr
+        assert loaded.read() == "that of the Slurm before\n"  # whoever has it loaded keeps it
+    assert [path.name for path in place.iterdir()] == [old.name]
+    release = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
+    found = energy.plugin(Config({"plugindir": (str(place),), "slurm_version": (release,)}))
+    assert found["problem"] == ""
+    assert sorted(sources.rglob("*")) == before
+
+
+def test_the_energy_plugin_goes_where_this_hosts_slurm_has_its_own(built: Path) -> None:
+    command = ["make", "-s", "-C", str(SLURM), "install-energy", f"DESTDIR={built / 'none'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (place,) = re.findall(r"no directory '([^']*)'", done.stderr)
+    assert Path(place.removeprefix(str(built / "none")), "accounting_storage_slurmdbd.so").exists()
