@@ -49,7 +49,9 @@ log = logging.getLogger(__name__)
 
 LATE = (
     "perun_hpc.archive.certificates",
+    "perun_hpc.config.keeper",
     "perun_hpc.config.settings",
+    "perun_hpc.process.clock",
     "perun_hpc.process.confine",
     "perun_hpc.store.ship",
 )

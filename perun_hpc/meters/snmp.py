@@ -103,7 +103,7 @@ class Snmp:
         try:
             from pysnmp.error import PySnmpError
         except ImportError as error:
-            raise UnavailableError("SNMP needs pysnmp: " + remedy("'perun-hpc[meters]'")) from error
+            raise UnavailableError("SNMP needs pysnmp: " + remedy("'pysnmp>=7.1' cryptography")) from error
         secret = self._secret()
         if secret.stamp != self._stamp:
             self.close()
