@@ -254,7 +254,7 @@ def _energy_ready(facts: Facts) -> Iterator[Fault]:
     before = "before slurm.conf names acct_gather_energy/perun"
     if facts.energy.problem:
         what = f"{facts.energy.problem}: this host needs it for Slurm {facts.config.one('SLURM_VERSION')} {before}"
-        yield Fault(facts.energy.path, what)
+        yield Fault(facts.energy.path, what, {"prefix": facts.prefix})
     if facts.energy.leftovers:
         what = f"{', '.join(facts.energy.leftovers)}: keys of another energy plugin must go {before}"
         yield Fault(str(Path(facts.conf_path).with_name("acct_gather.conf")), what, cause="leftovers")
@@ -329,7 +329,8 @@ CHECKS = (
     Check("energy-ready", frozenset({Role.COMPUTE, Role.CONTROLLER}), Severity.OK,
           "where the policy has figures for Slurm, the energy plugin is there before slurm.conf names it",
           ("config", "energy", "policy"), _energy_ready,
-          {"": "make -C slurm with this Slurm's headers, put its file there by mv; slurm.conf stays as it is till then",
+          {"": "make -C {prefix}/share/perun/slurm install-energy, with this Slurm's headers; till then slurm.conf stays "
+               "as it is",
            "leftovers": "take the lines out of acct_gather.conf together with that plugin's AcctGatherEnergyType"}),
     Check("energy-blank", ANY, WARNING, "where slurm.conf names the energy plugin, it has figures to show",
           ("config", "policy"), _energy_blank,
