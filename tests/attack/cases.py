@@ -641,7 +641,8 @@ def slurm_figures(siege: Siege) -> Result:
     )
     before, _ = siege.agent()
     with switched_on(siege.cluster, nodes=[SHARED]):
-        waves = "import time\nwhile True:\n end = time.time() + 2\n while time.time() < end: pass\n time.sleep(2)"
+        # So long that the mean power is another one in each 10 s, since a figure that stays shows no step.
+        waves = "import time\nwhile True:\n end = time.time() + 7\n while time.time() < end: pass\n time.sleep(6)"
         alice = siege.submit("alice", f"exec python3 -c {shlex.quote(waves)}", "-n1", "-w", SHARED)
         try:
             siege.wait_running(alice)
