@@ -329,8 +329,8 @@ CHECKS = (
     Check("energy-ready", frozenset({Role.COMPUTE, Role.CONTROLLER}), Severity.OK,
           "where the policy has figures for Slurm, the energy plugin is there before slurm.conf names it",
           ("config", "energy", "policy"), _energy_ready,
-          {"": "make -C {prefix}/share/perun/slurm install-energy, with this Slurm's headers; till then slurm.conf stays "
-               "as it is",
+          {"": "make -C {prefix}/share/perun/slurm install-energy, with this Slurm's headers; till then slurm.conf "
+               "stays as it is",
            "leftovers": "take the lines out of acct_gather.conf together with that plugin's AcctGatherEnergyType"}),
     Check("energy-blank", ANY, WARNING, "where slurm.conf names the energy plugin, it has figures to show",
           ("config", "policy"), _energy_blank,
