@@ -193,53 +193,39 @@ class NodeStore:
         """Store one row: raw ticks per sensor (None: no reading) at grid index `tick`, sampled `offset_us` after it."""
         if len(values) != len(self.sensors):
             raise ValueError(f"{len(values)} values for {len(self.sensors)} sensors")
-        if tick <= self._tally.last:
-            self._tally.dropped += 1
-            return
-        number = tick // self._length
-        if number not in self._chunks:
-            self._write_journal(sync=True)
-            self._store_rows()
-            self._chunks[number] = self._begin(number)
         offset = min(max(offset_us, -(1 << 31) + 1), (1 << 31) - 1)
-        row: Row = (tick, offset, *written(values))
-        self._waiting.append(row)
-        self._unstored.append(row)
-        self._count(row)
-        if len(self._unstored) >= STORE_ROWS:
-            self._store_rows()
-        if len(self._waiting) >= self._batch:
-            self._write_journal()
-        if len(self._chunks) > 1 and tick % self._length >= self._phase and tick >= self._retry_tick:
-            self._flush_before(number)
+        self._add((tick, offset, *written(values)))
+        self._write_what_is_due()
 
     def extend(self, ticks: Sequence[int], late_us: Sequence[int], columns: Sequence[Sequence[int]]) -> None:
         """Store many rows: `columns` are the sensors' raw ticks, `journal.GAP` where there is none."""
         if len(columns) != len(self.sensors):
             raise ValueError(f"{len(columns)} columns for {len(self.sensors)} sensors")
-        rows: list[Row] = list(zip(ticks, late_us, *columns, strict=True))
-        at = 0
-        while at < len(rows):
-            # What begins a chunk, or comes late, is `append`'s; what follows it in the same chunk goes at once.
-            tick, late, *values = rows[at]
-            self.append(tick, [None if one == journal.GAP else one for one in values], late)
-            number = self._tally.last // self._length
-            end = at + 1
-            while end < len(rows) and rows[end - 1][0] < rows[end][0] and rows[end][0] // self._length == number:
-                end += 1
-            more = rows[at + 1 : end]
-            if more and more[0][0] > self._tally.last:
-                self._waiting += more
-                self._unstored += more
-                self._tally.rows += len(more)
-                self._tally.last = more[-1][0]
-                at = end
-            else:
-                at += 1
+        for row in zip(ticks, late_us, *columns, strict=True):
+            self._add(row)
+        self._write_what_is_due()
+
+    def _add(self, row: Row) -> None:
+        if row[0] <= self._tally.last:
+            self._tally.dropped += 1
+            return
+        number = row[0] // self._length
+        if number not in self._chunks:
+            self._write_journal(sync=True)
+            self._store_rows()
+            self._chunks[number] = self._begin(number)
+        self._waiting.append(row)
+        self._unstored.append(row)
+        self._count(row)
+
+    def _write_what_is_due(self) -> None:
         if len(self._unstored) >= STORE_ROWS:
             self._store_rows()
         if len(self._waiting) >= self._batch:
             self._write_journal()
+        tick = self._tally.last
+        if len(self._chunks) > 1 and tick % self._length >= self._phase and tick >= self._retry_tick:
+            self._flush_before(tick // self._length)
 
     def flush(self) -> None:
         """Make every row so far visible to readers of the store, also those of the unfinished chunk."""
