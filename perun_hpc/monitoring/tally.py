@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import sub, truediv
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -19,18 +19,27 @@ from perun_hpc.energy.integrate import SyntheticCounter
 NS_PER_S = 1_000_000_000
 
 
+class Elapsed(NamedTuple):
+    """How far several rows are apart, each from the one before it, in ns."""
+
+    each: Sequence[int]
+    shortest: int
+    longest: int
+
+
 class Times:
-    """When several rows were read (CLOCK_MONOTONIC), and how far apart that is."""
+    """When several rows were read (CLOCK_MONOTONIC)."""
 
     def __init__(self, mono_ns: Sequence[int]) -> None:
         self.mono_ns = mono_ns
-        self._elapsed: dict[int, list[int]] = {}
+        self._elapsed: dict[int, Elapsed] = {}
 
-    def elapsed_ns(self, before_ns: int) -> list[int]:
+    def elapsed_ns(self, before_ns: int) -> Elapsed:
         """From each to the next, the first one since `before_ns`; made once for all columns."""
         found = self._elapsed.get(before_ns)
         if found is None:
-            found = self._elapsed[before_ns] = list(map(sub, self.mono_ns, (before_ns, *self.mono_ns)))
+            each = list(map(sub, self.mono_ns, (before_ns, *self.mono_ns)))
+            found = self._elapsed[before_ns] = Elapsed(each, min(each), max(each))
         return found
 
 
@@ -93,20 +102,25 @@ class CounterTally:
     def add_many(self, ticks: Sequence[int], times: Times) -> bool:
         """Take several readings, all there, as `add` would one after the other: at once where nothing is amiss."""
         before = self.last
-        if before is None or before.ticks is None:
+        if before is None or before.ticks is None or not self._add_plain(before, before.ticks, ticks, times):
             return all([self.add(Reading(*one)) for one in zip(ticks, times.mono_ns, strict=True)])
+        return True
+
+    def _add_plain(self, before: Reading, first: int, ticks: Sequence[int], times: Times) -> bool:
+        """Take them at once, `first` being what was read before; False, and nothing taken, where something is amiss."""
         elapsed_ns = times.elapsed_ns(before.mono_ns)
-        steps = list(map(sub, ticks, (before.ticks, *ticks)))
+        steps = list(map(sub, ticks, (first, *ticks)))
         most = max(steps)
-        if not self._plain(min(steps), most, min(elapsed_ns), max(elapsed_ns)):
-            return all([self.add(Reading(*one)) for one in zip(ticks, times.mono_ns, strict=True)])
-        self.ticks += ticks[-1] - before.ticks
+        if not self._plain(min(steps), most, elapsed_ns):
+            return False
+        self.ticks += ticks[-1] - first
         self.covered_ns += times.mono_ns[-1] - before.mono_ns
         # Only where a step is longer than the fastest one so far can be in the shortest time is it looked at.
-        if self.sensor.base(most) * NS_PER_S > self.peak_per_s * min(elapsed_ns):
-            rates = list(map(truediv, steps, elapsed_ns))
+        if self.sensor.base(most) * NS_PER_S > self.peak_per_s * elapsed_ns.shortest:
+            rates = list(map(truediv, steps, elapsed_ns.each))
             fastest = rates.index(max(rates))
-            self.peak_per_s = max(self.peak_per_s, self.sensor.base(steps[fastest]) * NS_PER_S / elapsed_ns[fastest])
+            rate_per_s = self.sensor.base(steps[fastest]) * NS_PER_S / elapsed_ns.each[fastest]
+            self.peak_per_s = max(self.peak_per_s, rate_per_s)
         self.end = self.last = Reading(ticks[-1], times.mono_ns[-1])
         moved = next((place for place in range(len(steps) - 1, -1, -1) if steps[place]), None) if most else None
         if moved is not None:
@@ -115,16 +129,16 @@ class CounterTally:
             self._still = self._seen_still = before
         return True
 
-    def _plain(self, least: int, most: int, shortest_ns: int, longest_ns: int) -> bool:
+    def _plain(self, least: int, most: int, elapsed_ns: Elapsed) -> bool:
         """Whether none of these steps is a wrap, a reset, too much, after too long a time or a standstill."""
         simulated = self.sensor.provenance is Provenance.SIMULATED
         must_move = self.accounted and not simulated and not may_stand_still(self.sensor)
-        if shortest_ns <= 0 or least < must_move:
+        if elapsed_ns.shortest <= 0 or least < must_move:
             return False
-        ceiling, wraps = ceiling_ticks(self.sensor, shortest_ns), self.sensor.wrap_range
+        ceiling, wraps = ceiling_ticks(self.sensor, elapsed_ns.shortest), self.sensor.wrap_range
         if ceiling is None:
             return True
-        return most <= ceiling and (wraps is None or wraps > (ceiling_ticks(self.sensor, longest_ns) or 0))
+        return most <= ceiling and (wraps is None or wraps > (ceiling_ticks(self.sensor, elapsed_ns.longest) or 0))
 
     def _break(self, why: str) -> None:
         self._note(why)
