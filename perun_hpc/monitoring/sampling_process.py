@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 LONGEST_WAIT_S = 0.5
 MAX_GAP_PERIODS = 10
 CLAIM_S = 10.0
-GAP = -(1 << 63)
 OPEN_AHEAD_S = 0.2
 """When the store is opened before its first row: many runs end earlier, and it costs some 20 ms."""
 SAVE_NS = 5_000_000_000
@@ -237,6 +236,8 @@ class _Sampler:
         for ticks, late_us, columns in taken:
             store.extend(ticks, late_us, columns)
             if live.wanted:
+                from perun_hpc.backend.rows import GAP
+
                 for row in zip(*columns, strict=True):
                     live.call(self._tallies.sensors, [None if one == GAP else one for one in row])
 

@@ -79,14 +79,12 @@ def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = (), o
 def execute(command: tuple[str, ...], out: int, err: int, given: int | None = None) -> Child:
     """Execute a program with nothing of this process' but where its output goes. OSError: it is not there.
 
+    Also for parents with threads, which cannot be forked safely. The program is one of perun's own: the first that it
+    does is `begin`, or `perun-sample`, which ends with its parent, too.
+
     Parameters
     ----------
     out, err, given : its stdout, stderr and stdin; None: it is given nothing.
-
-    The program closes what else it has, or this process has nothing open that executed programs inherit.
-
-    Also for parents with threads, which cannot be forked safely. The program is one of perun's own: the first that it
-    does is `begin`.
     """
     to: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0) if given is None else (os.POSIX_SPAWN_DUP2, given, 0),
