@@ -22,6 +22,7 @@ from typing import Any
 
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.archive.aside import entries
+from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import BOUNDARIES, REFUSED, Archive
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
@@ -30,6 +31,9 @@ from perun_hpc.slurm.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of,
 
 MAX_METER_B = 64 << 20
 """A reading every five minutes, for eighteen years."""
+MOST_UNKNOWN = 0.01
+"""Of a time of which a meter has no readings for a larger part its sum says nothing."""
+ROUNDED_S = 0.01
 _REST = "columns beyond the first line's"
 _OWNER = re.compile(r"job:([0-9]+)(?:\.([0-9]+))?\Z")
 OTHERS = ("idle", "system", "unknown", "unobserved")
@@ -269,7 +273,7 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
     The column is a counter that starts anew after `range_uj`; the readings next to the two times count, at most an hour
     away from them. Lines that are no reading (a last line cut short by a full disk, say) are left out.
     """
-    rows = sorted(meter_rows(path))
+    rows = sorted(row for one in files_of(path, since_s, until_s) for row in meter_rows(one))
     if len(rows) < 2:
         raise DataError(f"{path}: fewer than two meter readings: nothing to compare")
     first = min(rows, key=lambda r: abs(r[0] - since_s))
@@ -278,6 +282,9 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
         raise DataError(f"{path}: no reading within an hour of the times asked for: choose others")
     total_uj = 0
     between = [row for row in rows if first[0] <= row[0] <= last[0]]
+    unknown_s = sum(not_covered_s(before, after) for before, after in zip(between, between[1:], strict=False))
+    if unknown_s > MOST_UNKNOWN * (last[0] - first[0]):
+        raise DataError(f"{path}: it has no reading for {unknown_s / 3600:.1f} h of that time: choose another one")
     for before, after in zip(between, between[1:], strict=False):
         step_uj = round((after[1] - before[1]) * 3.6e12)
         if step_uj < 0 and range_uj is None:
@@ -287,8 +294,19 @@ def read_meter(path: Path, since_s: int, until_s: int, range_uj: int | None = No
     return total_uj
 
 
-def meter_rows(path: Path) -> Iterator[tuple[float, float]]:
-    """Yield the readings of a facility meter's CSV, as they stand: epoch seconds, kWh; `DataError` where it is none."""
+MeterRow = tuple[float, float, float | None]
+"""Epoch seconds, kWh, and for how many seconds the kWh are known up to then; None: at any time."""
+
+
+def not_covered_s(before: MeterRow, after: MeterRow) -> float:
+    """For how many seconds between two readings nothing is known: a power that was not read, a counter's reset."""
+    if before[2] is None or after[2] is None:
+        return 0.0
+    return max(0.0, after[0] - before[0] - (after[2] - before[2]) - ROUNDED_S)
+
+
+def meter_rows(path: Path) -> Iterator[MeterRow]:
+    """Yield the readings of a facility meter's CSV, as they stand; `DataError` where it is none."""
     import csv
     import io
 
@@ -300,10 +318,11 @@ def meter_rows(path: Path) -> Iterator[tuple[float, float]]:
         for row in reader:
             try:
                 time_s, kwh = float(row["time"]), float(row["kwh"])
+                covered_s = float(row["covered_s"]) if "covered_s" in row else None
             except (TypeError, ValueError):
                 continue
-            if math.isfinite(time_s) and math.isfinite(kwh) and _REST not in row:
-                yield time_s, kwh
+            if all(map(math.isfinite, (time_s, kwh, covered_s or 0.0))) and _REST not in row:
+                yield time_s, kwh, covered_s
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: no meter readings ({error}): {remedy}") from error
 

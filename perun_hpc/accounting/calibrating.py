@@ -15,8 +15,9 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from perun_hpc.accounting.audit import meter_rows, read_lines
+from perun_hpc.accounting.audit import meter_rows, not_covered_s, read_lines
 from perun_hpc.accounting.evidence import component_named
+from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import BOUNDARIES, Archive
 from perun_hpc.energy.calibration import Row
 from perun_hpc.errors import DataError, NotFoundError
@@ -24,6 +25,7 @@ from perun_hpc.errors import DataError, NotFoundError
 COVERED = 0.999
 """A row counts where so much of its time has readings of every counter of its nodes."""
 COMPONENTS = ("cpu", "dram", "gpu")
+NO_READING = "the meter has no reading of a part of it"
 NS = 1_000_000_000
 UJ_PER_KWH = 3.6e12
 Floats = npt.NDArray[np.float64]
@@ -78,23 +80,28 @@ def rows_beside(
         Where a node has no ledger or no record in these days; where a file is none of a meter's readings.
     """
     rows: list[tuple[float, float, Row]] = []
-    left_out = {"a counter gave nothing for a part of it": 0, "the meter went back": 0}
+    gave_nothing, went_back = "a counter gave nothing for a part of it", "the meter went back"
+    left_out = dict.fromkeys((gave_nothing, went_back, NO_READING), 0)
     for meter in meters:
-        readings = sorted(meter_rows(meter.path))
+        readings = sorted({row for path in files_of(meter.path) for row in meter_rows(path)})
         counted = {node: _counted(archive, node, days) for node in meter.nodes}
-        at = 0
-        for number, (time_s, kwh) in enumerate(readings):
-            before_s, before = readings[at]
+        at, unknown_s = 0, 0.0
+        for number, (time_s, kwh, _) in enumerate(readings):
+            before_s, before, _ = readings[at]
+            unknown_s += not_covered_s(readings[max(0, number - 1)], readings[number])
             if time_s - before_s < period_s:
                 continue
-            at = number
+            at, lacks, unknown_s = number, unknown_s > (1 - COVERED) * (time_s - before_s), 0.0
+            if lacks:
+                left_out[NO_READING] += 1
+                continue
             wall_w = (kwh - before) * UJ_PER_KWH / 1e6 / (time_s - before_s)
             if wall_w < 0:
-                left_out["the meter went back"] += 1
+                left_out[went_back] += 1
                 continue
             powers = _powers(counted, before_s, time_s)
             if powers is None:
-                left_out["a counter gave nothing for a part of it"] += 1
+                left_out[gave_nothing] += 1
                 continue
             rows.append((before_s, time_s, Row(len(meter.nodes), wall_w, _joined(powers, together))))
     rows.sort(key=lambda one: one[0])

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from perun_hpc.accounting.site import load_site as load_policy
+from perun_hpc.archive.meter_readings import between, files_of, read_series, tick_j
 from perun_hpc.archive.places import Archive, only_cluster
 from perun_hpc.cli import logs
 from perun_hpc.errors import AccessError, ConfigError, DataError, NotFoundError, PerunError, UsageError
@@ -24,7 +25,6 @@ from perun_hpc.meters.outlets import Outlets, find_outlets
 from perun_hpc.meters.polling import Controller, Device, Poller
 from perun_hpc.meters.redfish import LIMIT_S, FaultyDeviceError, Redfish, shown_fingerprint
 from perun_hpc.meters.secret import DIRECTORY, read_secret
-from perun_hpc.meters.series import between, read_series, tick_j
 from perun_hpc.meters.snmp import Loop, Snmp
 from perun_hpc.slurm.times import parse_time
 
@@ -197,10 +197,10 @@ def _show(args: argparse.Namespace, site: Site) -> int:
     found: dict[str, dict[str, object]] = {}
     for pin in inventory.load_pins(args.pinned):
         path = directory / f"{pin.name}.csv"
-        if (args.node and pin.node != args.node) or not path.exists():
+        if (args.node and pin.node != args.node) or not any(one.exists() for one in files_of(path)):
             continue
-        series = read_series(path)
-        seen = between(series, since_s, until_s, tick_j(pin, series))
+        series = read_series(path, since_s, until_s)
+        seen = between(series, since_s, until_s, tick_j(pin.kind, float(pin.base), series))
         verdict = "too coarse" if seen.coarse else ""
         found[pin.name] = {**asdict(seen), "node": pin.node, "scope": pin.scope, "lag_s": pin.lag_s, "verdict": verdict}
         lag = "not said" if pin.lag_s is None else f"{pin.lag_s:.0f} s"

@@ -199,6 +199,11 @@ class Pin:
         """How many W or J one tick is."""
         return Decimal(str(self.tick)) * ({**UNITS_J, **UNITS_W}[self.unit])
 
+    @property
+    def by(self) -> str:
+        """Which protocol it is read by: `redfish` or `snmp`."""
+        return "redfish" if self.read and self.read[0].startswith("/") else "snmp"
+
 
 def load_site(path: Path = SITE) -> Site:
     """Read `meters.yaml`. ConfigError where it cannot be read, or with every mistake in it."""

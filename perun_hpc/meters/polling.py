@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
+from perun_hpc.archive.meter_readings import SCHEMA, STATES, Meter
 from perun_hpc.errors import DataError, NotFoundError, PerunError
 from perun_hpc.files import write_json
 from perun_hpc.meters.inventory import Pin
@@ -30,7 +31,6 @@ LONGEST_S = 900.0
 JITTER = 0.05
 NOTE_S = 10.0
 """How often it is said how things go."""
-SCHEMA = "perun.meters/1"
 STACK_B = 512 << 10
 """A thread's: a site has thousands of devices."""
 
@@ -165,15 +165,16 @@ class Poller:
     def note(self) -> None:
         """Say in `meters.json` how it goes with each meter."""
         meters = {
-            name: {
-                "node": s.pin.node, "kind": s.pin.kind, "scope": s.pin.scope, "lag_s": s.pin.lag_s,
-                "period_s": self.period_s * s.pin.every, "read_s": s.read_s, "problem": s.problem,
-                "since_s": s.since_s, "basis": s.pin.basis,
-            }
+            name: Meter(
+                node=s.pin.node, kind=s.pin.kind, scope=s.pin.scope, lag_s=s.pin.lag_s, base=float(s.pin.base),
+                by=s.pin.by, device=s.pin.device, period_s=self.period_s * s.pin.every, read_s=s.read_s,
+                problem=s.problem, since_s=s.since_s, basis=s.pin.basis,
+            )
             for name, s in list(self.states.items())
         }  # fmt: skip
+        said = {"schema": SCHEMA, "time_s": time.time(), "meters": {name: vars(one) for name, one in meters.items()}}
         try:
-            write_json(self.directory / "meters.json", {"schema": SCHEMA, "time_s": time.time(), "meters": meters})
+            write_json(self.directory / STATES, said)
         except OSError as error:
             self._say("", f"{self.directory}: cannot be written ({error.strerror})")
 

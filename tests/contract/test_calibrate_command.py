@@ -100,6 +100,22 @@ def test_a_time_that_a_counter_does_not_cover_is_left_out(archive: Archive, caps
     assert "1 left out: a counter gave nothing for a part of it" in said and "RMSE 0.0 W" in said
 
 
+def test_a_time_that_the_meter_does_not_cover_is_left_out(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
+    """A node meter's file of two months, in which ten readings are missing: its kWh stand still there."""
+    whole = [line.split(",") for line in archive.facility("pdu3").read_text().splitlines()[1:]]
+    known = [[*words, f"{60 * at}"] for at, words in enumerate(whole)]
+    gap_kwh = float(known[60][1]) - float(known[50][1])
+    late = [[time, f"{float(kwh) - gap_kwh:.9f}", f"{float(covered) - 600}"] for time, kwh, covered in known[60:]]
+    lines = [",".join([*words, "0", ""]) + "\n" for words in known[:51] + late]
+    head = "time,kwh,covered_s,reading,since\n"
+    archive.facility("pdu3.2026-10").write_text(head + "".join(lines[:100]))
+    archive.facility("pdu3").write_text(head + "".join(lines[99:]))
+    assert calibrate(archive, "--meter", "pdu3=n[1-2]") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 left out: the meter has no reading of a part of it" in said
+    assert "RMSE 0.0 W a node" in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [

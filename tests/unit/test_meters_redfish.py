@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from perun_hpc.accounting.audit import read_meter
+from perun_hpc.archive.meter_readings import Metered, Row, between, read_series
 from perun_hpc.cli.main import main
 from perun_hpc.errors import AccessError, DataError, UnavailableError
 from perun_hpc.meters import polling
@@ -22,7 +23,7 @@ from perun_hpc.meters.finding import Found, RefusedError, find
 from perun_hpc.meters.inventory import Bmc, Fixed, Pin, load_pins
 from perun_hpc.meters.redfish import Redfish, Trust
 from perun_hpc.meters.secret import Secret
-from perun_hpc.meters.series import Row, Series, between, follow, read_series
+from perun_hpc.meters.series import Series, follow
 from tests import redfish
 from tests.certificates import Authority
 from tests.redfish import PASSWORD, USER, Controller, serving, tree
@@ -429,6 +430,56 @@ def test_a_counter_counts_over_a_gap_and_not_over_its_reset() -> None:
     )  # fmt: skip
     assert [f"{row.kwh:.1f}" for row in counted] == ["0.0", "0.5", "0.5", "0.6", "0.6", "0.7", "0.7"]
     assert counted[-1].covered_s == 7200 + 60 + 60
+
+
+def test_a_counter_of_32_bits_that_wraps_goes_on_and_one_that_was_reset_does_not() -> None:
+    outlet = {**COUNTER, "read": ("1.3.6.1.4.1.318.1",), "unit": "Wh"}
+    top = 2**32
+
+    def counted(*readings: tuple[float, str, str], kind: dict[str, Any] = outlet) -> list[float]:
+        return [round(float(row.kwh) * 1000) for row in rows(kind, *readings)]
+
+    assert counted((0, str(top - 5), ""), (60, "5", ""), (120, "6", "")) == [0, 10, 11]
+    assert counted((0, str(top - 5), "a"), (90_000, "5", "a")) == [0, 10], "its start says that it is the same"
+    assert counted((0, str(top - 5), "a"), (60, "5", "b")) == [0, 0], "its start says that it is another"
+    assert counted((0, "5000", ""), (60, "5", ""), (120, "6", "")) == [0, 0, 1], "far from its end: a reset"
+    assert counted((0, str(top - 5), ""), (90_000, "5", "")) == [0, 0], "a day without a reading, and no start"
+    assert counted((0, str(top - 5), ""), (60, "5", ""), kind={**COUNTER, "unit": "Wh"}) == [0, 0], "no such counter"
+
+
+def test_each_month_has_its_file_and_sums_go_on(tmp_path: Path) -> None:
+    first = tmp_path / "n1-power.csv"
+    december_s = 1_796_083_200.0  # 2026-12-01 00:00 UTC
+    series = Series(first, pin(), 60.0)
+    for minute in range(-3, 2):
+        series.add(december_s + 60 * minute, Decimal(600))
+    Series(first, pin(), 60.0).add(december_s + 120, Decimal(600))
+    kept = tmp_path / "n1-power.2026-11.csv"
+    assert [len(path.read_text().splitlines()) for path in (kept, first)] == [4, 5], "the last reading stands in both"
+    assert [round(float(row.kwh) * 1000) for row in read_series(first)] == [0, 10, 20, 30, 40, 50]
+    assert between(read_series(first, december_s - 60, december_s + 60), december_s - 60, december_s + 60) == Metered(
+        pytest.approx(600 * 120), pytest.approx(1.0), 3, 0.0
+    )
+    first.unlink()  # the machine went down between the two names
+    again = Series(first, pin(), 60.0)
+    again.add(december_s + 60, Decimal(600))
+    assert [round(float(row.kwh) * 1000) for row in read_series(first)] == [0, 10, 20, 40]
+    november = read_series(first, december_s - 200, december_s - 100)
+    assert november[0].time_s == december_s - 180
+    other = tmp_path / "n1-power.of-rack-7.csv"
+    other.write_text("no readings")
+    assert read_series(first) == read_series(first, 0, 2 * december_s)
+
+
+def test_a_time_within_a_long_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "n1-power.csv"
+    minutes = rows({}, *((60.0 * n, str(n % 500), "") for n in range(20_000)))
+    path.write_text("time,kwh,covered_s,reading,since\n" + "".join(row.line for row in minutes))
+    part = read_series(path, 600_000, 660_000)
+    assert part[0].time_s <= 600_000
+    assert part[-1].time_s >= 660_000
+    assert len(part) < 1300
+    assert between(part, 600_000, 660_000) == between(read_series(path), 600_000, 660_000)
 
 
 def test_a_time_of_fewer_than_ten_readings_is_too_coarse() -> None:
