@@ -70,7 +70,7 @@ def on_cluster(names: list[str], cluster_name: str) -> list[Result]:
     cluster.up()
     site.install(cluster)
     try:
-        with cases.Siege(cluster).laid() as siege:
+        with cases.Siege(cluster, timed=True).laid() as siege:
             for name in names:
                 results.append(CASES[name](siege))
                 print(table.line(results[-1]), flush=True)

@@ -15,7 +15,7 @@ from devcluster.simulator import COUNTS, UNIT_NJ, ZONES
 from perun_hpc.accounting.consumed import Tail
 from perun_hpc.data_model.record import EnergyRecord, from_dict
 from tests.figures.ground import POLL_S
-from tests.slurm.test_line import archive, boundary, energy_record
+from tests.slurm.test_line import READ_NS, archive, boundary, energy_record
 
 SHARED_S = 10.0
 """The policy's `privacy.shared_resolution`, as it is by default."""
@@ -109,21 +109,31 @@ def served_uj(cluster: Cluster, node: str, from_ns: int, to_ns: int) -> int:
 def _served_uj(cluster: Cluster, node: str, zone: str, from_ns: int, to_ns: int) -> int:
     before, after = (cluster.served.value_at(node, zone, one) for one in (from_ns, to_ns))
     assert before is not None and after is not None
+    return _counted_uj(zone, before, after)
+
+
+def _counted_uj(zone: str, before: int, after: int) -> int:
     return (after - before) % (COUNTS * UNIT_NJ[zone] // 1000)
 
 
 def edges(cluster: Cluster, run: Run, node: str) -> dict[str, tuple[int, int]]:
-    """Zone -> the moments (monotonic) at which its counter was read at a run's edges."""
+    """Zone -> what its counter showed at a run's edges; the simulator served it just before the time that it has."""
     one = boundary(cluster, run.job, node, run.restart)
-    read = {sensor["device"]: one["edges"][sensor["id"]] for sensor in one["sensors"] if sensor["device"] in ZONES}
-    return {zone: (at["start"]["mono_ns"], at["end"]["mono_ns"]) for zone, at in read.items()}
+    found = {}
+    for sensor in one["sensors"]:
+        zone = sensor["device"]
+        if zone in ZONES:
+            read = [one["edges"][sensor["id"]][edge] for edge in ("start", "end")]
+            for edge in read:
+                until_ns = edge["mono_ns"]
+                assert cluster.served.was_served(node, zone, edge["ticks"], until_ns - READ_NS, until_ns), (zone, edge)
+            found[zone] = (read[0]["ticks"], read[1]["ticks"])
+    return found
 
 
-def counted_uj(
-    cluster: Cluster, node: str, first: Mapping[str, tuple[int, int]], last: Mapping[str, tuple[int, int]]
-) -> int:
+def counted_uj(first: Mapping[str, tuple[int, int]], last: Mapping[str, tuple[int, int]]) -> int:
     """What a node's counters counted from the first's beginning to the last's end, as `edges` has them."""
-    return sum(_served_uj(cluster, node, zone, first[zone][0], last[zone][1]) for zone in ZONES)
+    return sum(_counted_uj(zone, first[zone][0], last[zone][1]) for zone in ZONES)
 
 
 def spans(cluster: Cluster, run: Run, record: EnergyRecord) -> dict[str, tuple[int, int]]:

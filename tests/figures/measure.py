@@ -88,7 +88,7 @@ def _together(cluster: Cluster, rows: list[Row], runs: list[Run]) -> Row:
         kind=rows[0].kind,
         run="both, idle, system",
         ledger_j=sum(row.ledger_j or 0 for row in rows) + others_uj / 1e6,
-        served_j=counted_uj(cluster, node, read[first], read[last]) / 1e6,
+        served_j=counted_uj(read[first], read[last]) / 1e6,
         sacct_j=sum(row.sacct_j or 0 for row in rows) + round(others_uj / 1e6),
         tail_j=sum(row.tail_j for row in rows),
         nodes=1,
@@ -98,7 +98,7 @@ def _together(cluster: Cluster, rows: list[Row], runs: list[Run]) -> Row:
 def _row(cluster: Cluster, kind: Kind, run: Run) -> Row:
     record = ledger(cluster, run)
     read = {node.node: edges(cluster, run, node.node) for node in record.nodes}
-    served = sum(counted_uj(cluster, node, moments, moments) for node, moments in read.items())
+    served = sum(counted_uj(moments, moments) for moments in read.values())
     return Row(
         kind=kind.name,
         run=run.shown + (f" run {run.restart + 1}" if run.restart or run.state == "REQUEUED" else ""),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module")
 def siege(cluster: Cluster) -> Iterator[cases.Siege]:
     """Alice's job on the node, and bob's program where he finds it."""
-    with cases.Siege(cluster).laid() as laid:
+    with cases.Siege(cluster, timed=False).laid() as laid:
         yield laid
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from devcluster import Cluster, site
-from tests.slurm.test_line import assert_exact, boundary, energy_record, submit
+from tests.slurm.test_line import assert_exact, boundary, energy_record, submit, wake
 
 pytestmark = pytest.mark.cluster
 
@@ -18,7 +18,8 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 
 @pytest.fixture(scope="module")
 def programs(cluster: Cluster) -> None:
-    """The demo's programs in the user's home, the C one compiled with the user's own MPI."""
+    """Agents on all nodes, and the demo's programs in the user's home, the C one compiled with the user's own MPI."""
+    wake(cluster)
     for name in ("stencil.py", "pingpong.c"):
         shutil.copyfile(DEMO / name, cluster.home / "alice" / name)
         (cluster.home / "alice" / name).chmod(0o644)

@@ -88,14 +88,22 @@ def ledger_lines(cluster: Cluster, node: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm(cluster: Cluster) -> None:
-    """Until a first job was seen by Prolog: slurmd reads a changed slurm.conf a moment after `scontrol reconfigure`."""
+def wake(cluster: Cluster) -> None:
+    """Jobs until an agent is on every node: one that starts cold on a slow machine may miss a first job's ranks.
+
+    slurmd also reads a changed slurm.conf only a moment after `scontrol reconfigure`.
+    """
     for _ in range(10):
         cluster.run(["srun", "-N4", "true"], check=True)
         if all(agent_pid(cluster, node) for node in cluster.nodes):
             return
     pytest.fail("no agent was started by Prolog")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(cluster: Cluster) -> None:
+    """Every node has its agent."""
+    wake(cluster)
 
 
 def test_a_job_on_two_nodes_without_any_flag(cluster: Cluster) -> None:
