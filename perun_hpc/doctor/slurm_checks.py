@@ -266,6 +266,10 @@ def _energy_blank(facts: Facts) -> Iterator[Fault]:
     if "contain" not in prolog_flags(facts.config):
         what = "acct_gather_energy/perun without PrologFlags=Contain: jobs' energies are blank or wrong"
         yield Fault(facts.conf_path, what, cause="contain")
+    gather = facts.config.one("JobAcctGatherType")
+    if gather.rpartition("/")[2] in ("", "none", "(null)"):
+        what = "acct_gather_energy/perun without JobAcctGatherType: nothing asks it for jobs' energies"
+        yield Fault(facts.conf_path, what, cause="gather")
     if not facts.policy.slurm_figures:
         yield Fault(facts.policy.path, "metrics.slurm is off, so that Slurm's energies are blank", cause="policy")
 
@@ -335,6 +339,7 @@ CHECKS = (
     Check("energy-blank", ANY, WARNING, "where slurm.conf names the energy plugin, it has figures to show",
           ("config", "policy"), _energy_blank,
           {"contain": "PrologFlags with Contain, then restart slurmctld and every slurmd",
+           "gather": "JobAcctGatherType=jobacct_gather/cgroup, when no job runs",
            "policy": "metrics: {{slurm: true}} in the policy"}, cluster=True),
     Check("launcher", ON_NODES, WARNING, "perun-launch can be executed", ("plugstack",), _launcher,
           "from the sources: make -C slurm install PREFIX={prefix}"),

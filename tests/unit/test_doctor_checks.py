@@ -146,6 +146,11 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         "metrics: {slurm: true} in the policy",
     ),
     (
+        "energy-blank",
+        both(AcctGatherEnergyType="acct_gather_energy/perun", JobAcctGatherType="jobacct_gather/none"),
+        "JobAcctGatherType=jobacct_gather/cgroup",
+    ),
+    (
         "policy",
         policy(mistakes=("/etc/perun/policy.yaml:4:3: no such field", "x")),
         "policy.yaml:4:3: no such field (and 1 more)",
