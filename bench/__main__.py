@@ -10,7 +10,20 @@ from collections.abc import Iterator, Sequence
 
 from bench.result import Result, Skipped
 
-BENCHES = ("hook", "energy", "launch", "sampler", "fast", "store", "merge", "read", "region", "ledger", "commands")
+BENCHES = (
+    "hook",
+    "energy",
+    "launch",
+    "sampler",
+    "fast",
+    "noise",
+    "store",
+    "merge",
+    "read",
+    "region",
+    "ledger",
+    "commands",
+)
 
 
 def main(argv: Sequence[str]) -> int:

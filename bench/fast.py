@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.result import Result, Skipped, medians
-from bench.sampler import _machine, _perun, _tree_cpu_s
+from bench.running import machine, tree_cpu_s
+from bench.sampler import perun
 
 ROUNDS = 5
 COUNTS = (33, 400)
@@ -72,7 +73,7 @@ def run() -> Iterator[Result]:
         for count in COUNTS:
             arms[f"ours {count}"] = partial(_ours, count)
             arms[f"C {count}"] = partial(_floor, floor, count)
-        arms["perun 33"] = partial(_perun, ("--exclude-sensors", ""))
+        arms["perun 33"] = partial(perun, ("--exclude-sensors", ""))
         taken = medians(arms, ROUNDS)
     for count in COUNTS:
         name = f"fast.cpu_s_per_1000.{count}"
@@ -92,7 +93,7 @@ def _compiled(directory: Path) -> Path:
 
 def _floor(program: Path, count: int) -> float:
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
-        _machine(Path(text), count)
+        machine(Path(text), count)
         files = sorted(str(path) for path in Path(text).rglob("energy_uj"))
         rows = MEASURED_S * 1000 // PERIOD_MS
         done = subprocess.run([program, str(rows), *files], capture_output=True, text=True, check=True)
@@ -102,7 +103,7 @@ def _floor(program: Path, count: int) -> float:
 def _ours(count: int) -> float:
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
         home = Path(text)
-        _machine(home / "root", count)
+        machine(home / "root", count)
         # Counters that stand still are judged one by one: so do none that are simulated.
         (home / "root/sys/class/powercap/perun_simulated").touch()
         for name in ("run", "socket"):
@@ -110,9 +111,9 @@ def _ours(count: int) -> float:
         process = subprocess.Popen([sys.executable, "-c", SAMPLING, text, str(PERIOD_MS * 1_000_000)])
         try:
             time.sleep(SETTLE_S)
-            begin_s, since_s = _tree_cpu_s(process.pid), time.monotonic()
+            begin_s, since_s = tree_cpu_s(process.pid), time.monotonic()
             time.sleep(MEASURED_S)
-            spent_s, elapsed_s = _tree_cpu_s(process.pid) - begin_s, time.monotonic() - since_s
+            spent_s, elapsed_s = tree_cpu_s(process.pid) - begin_s, time.monotonic() - since_s
         finally:
             process.kill()
             process.wait()

@@ -1,0 +1,186 @@
+"""What benches start: a machine of simulated counters, the node's agent with a job on it, and peers that measure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import peers
+from perun_hpc.errors import UnavailableError
+from perun_hpc.wire.client import request
+
+POLICY = """
+monitor: {{jobs: all}}
+agent: {{nice: 0}}
+sampling: {{period: {period_ms} ms, period_min: 10 ms}}
+sensors: {{backends: [powercap]}}
+store: {{archive: {archive}, trace_min_duration: 0 s}}
+"""
+CODECARBON = """
+import sys, time
+from codecarbon import OfflineEmissionsTracker
+tracker = OfflineEmissionsTracker(
+    country_iso_code="DEU", measure_power_secs=float(sys.argv[1]), save_to_file=False, log_level="error",
+    allow_multiple_runs=True,
+)
+tracker.start()
+time.sleep(2)
+begin_s = time.process_time()
+print("ready", flush=True)
+sys.stdin.read()
+print(time.process_time() - begin_s, flush=True)
+tracker.stop()
+"""
+JOB = {
+    "job_id": "1",
+    "restart_count": "0",
+    "uid": "0",
+    "gid": "0",
+    "user": "root",
+    "cluster": "bench",
+    "exclusive": "1",
+}
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent that measures job 1."""
+
+    home: Path
+    socket: str
+
+    def status(self) -> dict[str, str]:
+        """What it says of itself."""
+        return dict(request("status", {}, path=self.socket, timeout_s=5).fields)
+
+    def end_job(self) -> dict[str, Any]:
+        """End the job; its boundary record."""
+        request("job-end", {**JOB, "exit_code": "0"}, path=self.socket, timeout_s=5)
+        return _record(self.home / "archive" / "bench" / "incoming" / "1.0" / "bench.json")
+
+
+@contextmanager
+def agent(count: int, period_ms: int) -> Iterator[Agent]:
+    """An agent with `count` energy counters that measures a job of its own node, a row each `period_ms`."""
+    with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
+        home = Path(text)
+        machine(home / "root", count)
+        policy = home / "policy.yaml"
+        policy.write_text(POLICY.format(archive=home / "archive", period_ms=period_ms))
+        (home / "archive").mkdir()
+        with _running(home, policy) as socket:
+            request("job-start", {**JOB, "node": "bench"}, path=socket, timeout_s=5)
+            time.sleep(1.5)
+            yield Agent(home, socket)
+
+
+@contextmanager
+def perun(words: tuple[str, ...], period_s: float, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+    """`perun monitor` of perun 1.0.0 around an application that sleeps; what is inside takes no more than `seconds`."""
+    with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
+        script, started = Path(text) / "idle.py", Path(text) / "started"
+        script.write_text(f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep({seconds} + 4)\n")
+        command = [str(peers.python("perun").with_name("perun")), "monitor", "--sampling-period", str(period_s)]
+        process = subprocess.Popen(
+            [*command, *words, "--data-out", text, str(script)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=text,
+        )
+        while not started.exists():
+            if process.poll() is not None:
+                raise RuntimeError(f"perun 1.0.0 ended with {process.returncode}")
+            time.sleep(0.1)
+        time.sleep(1)
+        yield process
+        process.wait(120)
+
+
+@contextmanager
+def codecarbon(period_s: float) -> Iterator[subprocess.Popen[str]]:
+    """CodeCarbon in a process of its own; its CPU seconds are what the process prints, once its input ends."""
+    process = subprocess.Popen(
+        [str(peers.python("codecarbon")), "-c", CODECARBON, str(period_s)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tempfile.gettempdir(),
+    )
+    assert process.stdout is not None
+    try:
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError("CodeCarbon did not start")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """The boundary record, once the agent has shipped it."""
+    deadline_s = time.monotonic() + 30
+    while not path.exists():
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"the agent shipped no {path.name}")
+        time.sleep(0.1)
+    record: dict[str, Any] = json.loads(path.read_text())
+    return record
+
+
+@contextmanager
+def _running(home: Path, policy: Path) -> Iterator[str]:
+    socket = str(home / "run" / "agent.sock")
+    options = {"--run-dir": home / "run", "--spool": home / "spool", "--root": home / "root", "--policy": policy}
+    words = [str(word) for pair in options.items() for word in pair]
+    agent = subprocess.Popen([sys.executable, "-I", "-m", "perun_hpc.agent", *words, "--foreground"])
+    try:
+        for _ in range(200):
+            try:
+                request("status", {}, path=socket)
+                break
+            except UnavailableError:
+                time.sleep(0.05)
+        yield socket
+    finally:
+        agent.terminate()
+        agent.wait(30)
+
+
+def machine(root: Path, count: int) -> None:
+    """A root directory with `count` RAPL packages and a job's cgroup; all else is this machine's."""
+    powercap = root / "sys" / "class" / "powercap"
+    for number in range(count):
+        zone = powercap / f"intel-rapl:{number}"
+        zone.mkdir(parents=True)
+        (zone / "name").write_text(f"package-{number}\n")
+        (zone / "energy_uj").write_text(f"{1_000_003 * (number + 1)}\n")
+        (zone / "max_energy_range_uj").write_text("262143328850\n")
+    for name in ("proc", "sys/devices"):
+        (root / name).symlink_to(f"/{name}")
+    cgroup = root / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_1"
+    cgroup.mkdir(parents=True)
+    for name, text in (
+        ("cpu.stat", "usage_usec 5\n"),
+        ("memory.current", "4096\n"),
+        ("memory.max", "max\n"),
+        ("cpuset.cpus.effective", "0-1\n"),
+        ("cgroup.events", "populated 1\nfrozen 0\n"),
+        ("cgroup.procs", ""),
+    ):
+        (cgroup / name).write_text(text)
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU time of a process and its live descendants, exact to the nanosecond (utime and stime count in 10 ms)."""
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    own_ns = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    children = " ".join((task / "children").read_text() for task in tasks).split()
+    return own_ns / 1e9 + sum(tree_cpu_s(int(child)) for child in children)
