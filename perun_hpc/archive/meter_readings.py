@@ -169,6 +169,11 @@ def tick_j(kind: str, base: float, rows: Sequence[Row]) -> float:
 # ---------------------------------------------------------------------------------------------------------------- nodes
 
 STATES = "meters.json"
+SCOPE_WORDS = {
+    "wall": "at the wall", "psu-output": "behind the power supplies", "board": "of the board",
+    "unknown": "at an unknown place",
+}  # fmt: skip
+"""Where in a node's supply a meter measures, in words."""
 SCHEMA = "perun.meters/1"
 
 
@@ -219,7 +224,7 @@ def read_states(directory: Path) -> States | None:
 class NodeMetered:
     """What the meters of one protocol say of one node and time: all of its outlets together, or nothing.
 
-    `energy_uj` is None where `why` says why; `scope` is where in its supply they measure, `period_s` how often they are
+    `energy_uj`, of the time that is covered, is None where `why` says why; `scope` is where in its supply they measure, `period_s` how often they are
     read, `lag_s` how old the oldest readings were, where all say that. `covered` and `readings` are of the meter that
     has the least.
     """
@@ -292,7 +297,7 @@ def _sum(
         scope=first.scope if len({one.scope for one in meters.values()}) == 1 else "unknown",
         period_s=max(one.period_s for one in meters.values()),
         lag_s=None if None in lags else max(lag for lag in lags if lag is not None),
-        energy_uj=None if why else round(total.energy_j / total.covered * 1e6),
+        energy_uj=None if why else round(total.energy_j * 1e6),
         covered=total.covered,
         readings=total.readings,
         why=why,

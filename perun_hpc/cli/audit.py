@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from perun_hpc.accounting import audit, consumed, facility
+from perun_hpc.accounting import audit, consumed, facility, node_meters
 from perun_hpc.accounting.audit_mark import Audit, note_audit
 from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
@@ -89,7 +89,10 @@ def _audit(
     findings += audit.compare_shares(books, shares, waiting | live)
     findings += audit.compare_nodes(jobs, shares)
     findings += audit.find_holes(books)
-    compared, wrong = audit.compare_edges(books, audit.boundary_files(archive, since_s, until_s))
+    anchors = node_meters.Anchors.none()
+    compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, since_s, until_s)))
+    findings += wrong
+    wrong, beside, silent = node_meters.compare(archive, books, anchors, since_s, until_s)
     findings += wrong
     energy = ""
     young: list[str] = []
@@ -126,10 +129,12 @@ def _audit(
         meters = facility.declared(site.settings.sensors.files)
         wrong, metered = facility.compare(archive, meters, counted_uj, since_s, until_s, args.meter_tolerance)
         findings += wrong
+    metered = "; ".join(filter(None, [metered, node_meters.sentence(beside, silent)]))
     note_audit(archive, Audit(now_s, first, last, len(findings)))
     if args.json:
         accounts = [{"node": n, "day": d, "domain": m, **asdict(a)} for (n, d, m), a in sorted(books.accounts.items())]
         found = {"accounts": accounts, "findings": [asdict(f) for f in findings], "lost": lost, "energy": energy}
+        found |= {"meters": [asdict(one) for one in beside]}
         print(json.dumps(found, indent=1))
         return 1 if findings else 0
     style = style_for(sys.stdout)

@@ -21,6 +21,7 @@ from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, S
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.followers import Followers
 from perun_hpc.accounting.footprint import Estimator
+from perun_hpc.accounting.job_meters import note_jobs
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.own_sums import Publisher
 from perun_hpc.accounting.owned import file_under_owner
@@ -244,11 +245,12 @@ def _sweep_one(
 ) -> Summary:
     cluster = archive.cluster
     slurm = None if args.no_slurm else _slurm(cluster, kept)
+    publish = publisher(site.settings.privacy.readers, archive if slurm is None else None)
     tools = Tools(
         clock=time.time,
         slurm=slurm,
         finalise=close_trace,
-        publish=publisher(site.settings.privacy.readers, archive if slurm is None else None),
+        publish=publish,
         follow=_followers(slurm, cluster, followers),
         footprint=footprint,
         expects=site.expects,
@@ -258,7 +260,9 @@ def _sweep_one(
     collector = Collector(archive, ledger, tools, deadline_s, queue, waits)
     summary = collector.sweep()
     publish_running(archive, tools)
-    for problem in note_readings(archive, declared(site.settings.sensors.files), time.time()):
+    problems = note_readings(archive, declared(site.settings.sensors.files), time.time())
+    problems += note_jobs(archive, ledger, publish, time.time())
+    for problem in problems:
         log.warning("%s", problem)
     if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
         print(f"{cluster}: {summary}", flush=True)

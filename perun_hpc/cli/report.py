@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.found import Found, Places
+from perun_hpc.accounting.job_meters import beside_job
 from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.selection import select
 from perun_hpc.cli import picture
@@ -68,13 +69,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     beside = _beside(objects, step, where, style)
     curve = picture.in_a_line(objects[0][-1].record, where.archive, style) if beside is not None else []
-    lines = report_lines(objects, step, style, time.time(), beside or "", curve)
+    metered = beside_job(where.archive, objects[0][-1].record) if beside is not None else []
+    lines = report_lines(objects, step, style, time.time(), beside or "", curve, metered)
     if args.explain is None:
         print("\n".join(lines))
         return 0
     from perun_hpc.report.explain import explain_report, explain_word
 
-    plain = report_lines(objects, step, replace(style, colour=False), time.time(), beside or "", curve)
+    plain = report_lines(objects, step, replace(style, colour=False), time.time(), beside or "", curve, metered)
     explained = explain_word(args.explain, plain, style) if args.explain else explain_report(plain, style)
     print("\n".join([*([] if args.explain else [*lines, ""]), *explained]))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perun_hpc.archive.meter_readings import SCOPE_WORDS, TOO_COARSE, NodeMetered
 from perun_hpc.data_model.record import CARBON, Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
@@ -25,6 +26,9 @@ HOSTS_IN_FULL = 4
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
 BAR = 10
+NODES_NAMED = 3
+FULLY = 0.995
+_BY = {"redfish": "BMC", "snmp": "PDU"}
 _NAMES = {"cpu": "CPU", "dram": "DRAM", "gpu": "GPU", "node": "node meter", "other": "other"}
 _OUTSIDE = {
     False: "no node meter: power supply, fans, network and cooling are not in it",
@@ -39,6 +43,7 @@ def job_report(
     earlier: Sequence[EnergyRecord] = (),
     beside: str = "",
     curve: Sequence[str] = (),
+    metered: Sequence[NodeMetered] = (),
 ) -> list[str]:
     """Return the screen's lines.
 
@@ -56,9 +61,11 @@ def job_report(
         The job beside its user's last ones of the same name, in a sentence.
     curve
         Its power over time, drawn (`report.over_time`).
+    metered
+        What the meters of its nodes showed (`accounting.job_meters`).
     """
     lines = [*_header(record, style), style.rule]
-    lines += [*_energy(record, style), *curve]
+    lines += [*_energy(record, style), *_meters(record, metered, style), *curve]
     for section in (_split, efficiency_lines, _hosts, _steps, _functions):
         part = section(record, style)
         if part:
@@ -169,6 +176,46 @@ def _scope(r: EnergyRecord) -> str:
     metered = any(c.component in ("other", "node") for c in r.components)
     named = " + ".join(_NAMES.get(c.component, c.component) for c in parts) or "node meter"
     return f"{named}; {_OUTSIDE[metered]}"
+
+
+def _meters(r: EnergyRecord, metered: Sequence[NodeMetered], style: Style) -> list[str]:
+    """What meters outside its nodes showed, by protocol: the sum of all its nodes, or why there is none."""
+    lines = []
+    for by in sorted({one.by for one in metered}):
+        some = [one for one in metered if one.by == by]
+        lines += _labelled("Meter", f"{_BY.get(by, by)}: {_metered(r, some)}")
+    return lines
+
+
+def _metered(r: EnergyRecord, metered: Sequence[NodeMetered]) -> str:
+    names = {one.node for one in metered}
+    whys = [f"{one.node}: {_why(one)}" for one in metered if one.energy_uj is None]
+    whys += [f"{node.node}: no meter" for node in r.nodes if node.node not in names]
+    whys += [f"{node}: it did not report" for node in r.missing_nodes if node not in names]
+    if whys:
+        more = f" and {len(whys) - NODES_NAMED} more" if len(whys) > NODES_NAMED else ""
+        return f"no sum of its nodes: {'; '.join(whys[:NODES_NAMED])}{more}"
+    total_uj = sum(one.energy_uj or 0 for one in metered)
+    scopes = {one.scope for one in metered}
+    where = SCOPE_WORDS[scopes.pop()] if len(scopes) == 1 else "at different places of the supply"
+    counted = [node.node_uj for node in r.nodes if node.node in names]
+    of = "its node" if len(names) == 1 else f"its {len(names)} nodes"
+    text = f"{q.energy(total_uj)} of {of}, whoever ran there, {where}"
+    if (covered := min(one.covered for one in metered)) < FULLY:
+        text += f", in {q.percent(covered)} of the time"
+    if None not in counted and (own_uj := sum(filter(None, counted))) > 0:
+        text += f"; {total_uj / own_uj:.2f} times what their own sensors counted"
+    lags = [one.lag_s for one in metered]
+    known = [lag for lag in lags if lag is not None]
+    ends_s = max(one.period_s for one in metered) / 2
+    age = f"up to {max(known):.0f} s old" if len(known) == len(lags) else "of unknown age"
+    return f"{text}; readings {age}, either end uncertain by {ends_s:.0f} s"
+
+
+def _why(one: NodeMetered) -> str:
+    if one.why == TOO_COARSE:
+        return f"too coarse ({count(one.readings, 'reading')}, one each {one.period_s:.0f} s)"
+    return one.why
 
 
 def _footprint(r: EnergyRecord, style: Style) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perun_hpc.accounting.found import Found
+from perun_hpc.archive.meter_readings import NodeMetered
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report, step_report
@@ -18,10 +19,12 @@ def report_lines(
     now_s: float,
     beside: str = "",
     curve: Sequence[str] = (),
+    metered: Sequence[NodeMetered] = (),
 ) -> list[str]:
     """Return the screen of what was asked for: one job or step, one array as one object, or a list with its sum.
 
-    `beside` is one job beside its user's last ones of the same name, in a sentence, `curve` its power over time.
+    `beside` is one job beside its user's last ones of the same name, in a sentence, `curve` its power over time,
+    `metered` what the meters of its nodes showed.
     """
     records = [[f.record for f in runs] for runs in objects]
     if len(objects) > 1:
@@ -35,7 +38,7 @@ def report_lines(
         from perun_hpc.report.several import whole_report
 
         return whole_report(runs, style)
-    return job_report(runs[-1], found[-1].source, style, runs[:-1], beside, curve)
+    return job_report(runs[-1], found[-1].source, style, runs[:-1], beside, curve, metered)
 
 
 def _step_lines(newest: EnergyRecord, step: str, style: Style) -> list[str]:
