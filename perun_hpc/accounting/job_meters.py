@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.accounting.homes import Homes
 from perun_hpc.accounting.identity import of_record
+from perun_hpc.archive.job_meters import FILE, SCHEMA
 from perun_hpc.archive.meter_readings import Meter, NodeMetered, by_node, of_node, read_states
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model import codec
@@ -23,9 +24,6 @@ from perun_hpc.files import write_json
 if TYPE_CHECKING:
     from perun_hpc.accounting.ledger import Ledger
 
-FILE = "meters.json"
-"""In the directory of a job's run."""
-SCHEMA = "perun.job-meters/1"
 MARK = "metered.json"
 """In the cluster's directory: up to which end jobs have been looked at."""
 FIRST_S = 86_400
@@ -92,18 +90,3 @@ def _mark(archive: Archive) -> int | None:
 def _write(directory: Path, record: EnergyRecord, found: Sequence[NodeMetered]) -> None:
     times = {"start_ns": record.start_ns, "end_ns": record.end_ns}
     write_json(directory / FILE, {"schema": SCHEMA, **times, "nodes": [vars(one) for one in found]})
-
-
-def beside_job(archive: Archive, record: EnergyRecord) -> list[NodeMetered]:
-    """What was noted of a job's meters, for whoever may read it; empty where nothing was."""
-    submits = [at for at in (record.submit_s, record.end_ns // NS) if at]
-    for run in archive.runs(record.job_id, submits):
-        if run.restart_count != record.restart_count:
-            continue
-        try:
-            data = json.loads((archive.job(run) / FILE).read_bytes())
-            if data["start_ns"] <= record.end_ns and record.start_ns <= data["end_ns"]:
-                return [codec.decode(NodeMetered, one) for one in data["nodes"]]
-        except (OSError, *codec.MISFITS):
-            continue
-    return []

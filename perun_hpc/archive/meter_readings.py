@@ -224,9 +224,9 @@ def read_states(directory: Path) -> States | None:
 class NodeMetered:
     """What the meters of one protocol say of one node and time: all of its outlets together, or nothing.
 
-    `energy_uj`, of the time that is covered, is None where `why` says why; `scope` is where in its supply they measure, `period_s` how often they are
-    read, `lag_s` how old the oldest readings were, where all say that. `covered` and `readings` are of the meter that
-    has the least.
+    `energy_uj`, of the time that is covered, is None where `why` says why; `scope` is where in its supply they measure,
+    `period_s` how often they are read, `lag_s` how old the oldest readings were, where all say that. `covered` and
+    `readings` are of the meter that has the least.
     """
 
     node: str

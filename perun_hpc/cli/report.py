@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from perun_hpc.accounting.found import Found, Places
-from perun_hpc.accounting.job_meters import beside_job
 from perun_hpc.accounting.lookup import find
 from perun_hpc.accounting.selection import select
+from perun_hpc.archive.job_meters import beside_job
 from perun_hpc.cli import picture
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.codec import encode

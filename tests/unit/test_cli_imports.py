@@ -37,8 +37,8 @@ LEDGER = {
 LIST = {"accounting.questions", "cli.jobs", "report.listing", "slurm.times"}
 OF_A_JOB = {
     "accounting.comment", "accounting.lookup", "accounting.owned", "accounting.selection", "accounting.summing",
-    "archive.access", "cli.picture", "cli.report", "data_model.activity", "data_model.boundary",
-    "data_model.step_id", "data_model.trimmed",
+    "archive.access", "archive.job_meters", "archive.meter_readings", "cli.picture", "cli.report",
+    "data_model.activity", "data_model.boundary", "data_model.step_id", "data_model.trimmed",
     "energy", "energy.comparison", "energy.region_contrast", "energy.region_energy", "energy.regions",
     "energy.uncertainty", "report.comparison", "report.efficiency", "report.explain", "report.hints", "report.job",
     "report.job_sides", "report.over_time", "report.selected", "report.sparkline", "report.subjects",

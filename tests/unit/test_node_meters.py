@@ -13,8 +13,9 @@ import pytest
 
 from perun_hpc.accounting import audit, node_meters
 from perun_hpc.accounting.collect import Collector, Tools
-from perun_hpc.accounting.job_meters import beside_job, note_jobs
+from perun_hpc.accounting.job_meters import note_jobs
 from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.archive.job_meters import beside_job
 from perun_hpc.archive.meter_readings import STATES, by_node, of_node, read_states
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
