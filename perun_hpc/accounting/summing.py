@@ -121,7 +121,21 @@ def sum_boundaries(boundaries: Iterable[Boundary], problems: Sequence[str] = ())
         components=components,
         nodes=tuple(_node(b) for b in parts),
         devices=tuple(
-            Device(b.node, d.name, d.energy_uj, b.end_ns - b.start_ns, d.idle_ns, d.busy_ns, d.watched_ns, d.mem_peak_b)
+            Device(
+                b.node,
+                d.name,
+                d.energy_uj,
+                b.end_ns - b.start_ns,
+                d.idle_ns,
+                d.busy_ns,
+                d.watched_ns,
+                d.mem_peak_b,
+                d.clock_khz,
+                d.limit_mw,
+                d.braked_ns,
+                d.capped_ns,
+                d.slowed_ns,
+            )
             for b, d in gpus
         ),
         steps=steps,

@@ -21,6 +21,10 @@ from perun_hpc.data_model import codec
 
 PROC = Path("proc/driver/nvidia/gpus")
 FIRST_RENDER_NODE = 128
+CAPPED = 0x4
+"""Of a GPU's throttle reasons: its power limit (SwPowerCap of nvml.h, whose bits these are)."""
+SLOWED = 0x8 | 0x20 | 0x40 | 0x80
+"""Heat (SwThermalSlowdown, HwThermalSlowdown) and the hardware's own brake (HwSlowdown, HwPowerBrakeSlowdown)."""
 LEAST = 8
 """Fewer characters of a UUID name nothing."""
 

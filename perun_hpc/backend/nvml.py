@@ -23,7 +23,7 @@ from perun_hpc.backend.gpus import Gpu, Partition, activity_name, from_proc, sho
 from perun_hpc.backend.nvml_activity import UPDATE_NS, Activity
 from perun_hpc.backend.nvml_library import Library, outdated, text
 from perun_hpc.backend.stamps import Stamps
-from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
+from perun_hpc.data_model.sensor import NOT_DUE, Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 NS_PER_US = 1000
@@ -94,7 +94,7 @@ class NvmlGpu:
         readings: list[Reading] = []
         for call, every in zip(self._calls, self._every):
             if self._turn % every:
-                readings += [Reading(None, self._clock(), "not due")] * len(call.sensors)
+                readings += [Reading(None, self._clock(), NOT_DUE)] * len(call.sensors)
             else:
                 readings += self._try(call)
         self._turn += 1
@@ -142,6 +142,9 @@ class NvmlGpu:
             gauge("memory", Quantity.DATA, "B", 1, lambda: library.nvmlDeviceGetMemoryInfo(handle).used),
             self._utilisation_call(),
             gauge("clock-sm", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_SM)),
+            gauge(
+                "power-limit", Quantity.POWER_LIMIT, "mW", 1000, lambda: library.nvmlDeviceGetEnforcedPowerLimit(handle)
+            ),
             gauge("clock-mem", Quantity.FREQUENCY, "MHz", 1000, clock(library.NVML_CLOCK_MEM)),
             gauge("temperature", Quantity.TEMPERATURE, "C", 1000, celsius),
             flags("nvmlDeviceGetCurrentClocksEventReasons") or flags("nvmlDeviceGetCurrentClocksThrottleReasons"),

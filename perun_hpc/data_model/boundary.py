@@ -55,6 +55,11 @@ class Domain:
     busy_ns: int = 0
     watched_ns: int = 0
     mem_peak_b: int | None = None
+    clock_khz: int | None = None
+    limit_mw: int | None = None
+    braked_ns: int = 0
+    capped_ns: int = 0
+    slowed_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -236,6 +241,11 @@ def _domain(name: str, data: dict[str, Any]) -> Domain:
         busy_ns=part("busy_ns"),
         watched_ns=part("watched_ns"),
         mem_peak_b=maybe("mem_peak_b"),
+        clock_khz=maybe("clock_khz"),
+        limit_mw=maybe("limit_mw"),
+        braked_ns=part("braked_ns"),
+        capped_ns=part("capped_ns"),
+        slowed_ns=part("slowed_ns"),
     )
 
 

@@ -101,7 +101,9 @@ class Device:
     """One accelerator that the job held; `idle_ns` is None where nobody watched its utilisation.
 
     While its utilisation was seen for `watched_ns` and the job held it alone it was at work for `busy_ns`;
-    `mem_peak_b` is the most of its own memory that was in use then.
+    `mem_peak_b` is the most of its own memory that was in use then, `clock_khz` its mean clock while it was at work,
+    `limit_mw` the mean of its power limit in force. For `braked_ns` it was seen whether something held its clock down:
+    its power limit for `capped_ns`, heat or the hardware's own brake for `slowed_ns`.
     """
 
     node: str
@@ -112,6 +114,11 @@ class Device:
     busy_ns: int = 0
     watched_ns: int = 0
     mem_peak_b: int | None = None
+    clock_khz: int | None = None
+    limit_mw: int | None = None
+    braked_ns: int = 0
+    capped_ns: int = 0
+    slowed_ns: int = 0
 
 
 @dataclass(frozen=True)

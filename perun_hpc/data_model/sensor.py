@@ -132,6 +132,8 @@ class Reading(NamedTuple):
     error: str | None = None
 
 
+NOT_DUE = "not due"
+"""Why a reading is none whose source is asked less often than others: what it showed last holds."""
 NONE_NEEDED = "none needed: "
 
 

@@ -17,6 +17,7 @@ class Quantity(StrEnum):
     TEMPERATURE = "temperature"
     COUNT = "count"
     FLAGS = "flags"
+    POWER_LIMIT = "power_limit"
 
 
 BASE_UNIT: dict[Quantity, str] = {
@@ -29,6 +30,7 @@ BASE_UNIT: dict[Quantity, str] = {
     Quantity.TEMPERATURE: "mC",
     Quantity.COUNT: "1",
     Quantity.FLAGS: "1",
+    Quantity.POWER_LIMIT: "uW",
 }
 """One integer unit per quantity: `ticks * scale_num // scale_den` of a sensor is in this unit."""
 
@@ -39,6 +41,7 @@ _DISPLAY: dict[Quantity, tuple[float, str]] = {
     Quantity.DATA: (1.0, "B"),
     Quantity.TIME: (1e-9, "s"),
     Quantity.FREQUENCY: (1e3, "Hz"),
+    Quantity.POWER_LIMIT: (1e-6, "W"),
 }
 
 

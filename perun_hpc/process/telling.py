@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from perun_hpc.errors import PerunError
 from perun_hpc.wire.client import AGENT_SOCKET, request
@@ -36,7 +37,7 @@ def tell(
     """
     node = environ.get("SLURMD_NODENAME", "")
     job = {"job_id": job_id, "restart_count": environ.get("SLURM_RESTART_COUNT") or "0"}
-    last: Mapping[str, str | int] = {}
+    last: Mapping[str, Any] = {}
     while True:
         said = _ask(job, path)
         if said != last:
@@ -45,12 +46,13 @@ def tell(
         wait(max(every_s, LEAST_S))
 
 
-def _ask(job: Mapping[str, str], path: str) -> dict[str, str | int]:
+def _ask(job: Mapping[str, str], path: str) -> dict[str, Any]:
     try:
         reply = request("window", job, timeout_s=5.0, path=path)
         if reply.verb != "ok":
             return {"error": (reply.get("reason") or "no reason given")[:200]}
-        return {key: int(reply.fields[key]) for key in ("energy_uj", "mono_ns", "resolution_ms")}
+        said = {key: int(reply.fields[key]) for key in ("energy_uj", "mono_ns", "resolution_ms")}
+        return {**said, **({"gpus": json.loads(reply.fields["gpus"])} if reply.fields.get("gpus") else {})}
     except (PerunError, KeyError, ValueError) as error:
         return {"error": str(error)[:200]}
 

@@ -10,6 +10,7 @@ from typing import Any
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy import comparison as c
 from perun_hpc.energy.comparison import PROVED, Difference, Run
+from perun_hpc.report import gpu_pace
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import Style, table, wrapped
 from perun_hpc.report.subjects import Subject
@@ -91,6 +92,7 @@ def comparison_json(found: Sides, weak: bool = False) -> dict[str, Any]:
                         "elapsed_s": run.elapsed_s, "energy_j": run.energy_j, "energy_delay_js": run.delay_product_js,
                         "uncertainty": math.sqrt(sum(part**2 for part in run.doubts.values())),
                         "conditions": dict(subject.conditions),
+                        "gpu_paces": gpu_pace.as_json(subject.gpu_paces),
                     }
                     for subject, run in zip(side.subjects, found.runs(side), strict=True)
                 ],
@@ -245,6 +247,8 @@ def _differing(first: Side, other: Side) -> list[tuple[str, tuple[str, str]]]:
         if values[0] != values[1]:
             shown = [", ".join(some[:NAMED]) + (" and others" if len(some) > NAMED else "") for some in values]
             found.append((name, (shown[0], shown[1])))
+    if all(one.gpus for side in (first, other) for one in side.subjects):
+        found += gpu_pace.differing(*([one.gpu_paces for one in side.subjects] for side in (first, other)))
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from perun_hpc.data_model.record import Device, EnergyRecord
 from perun_hpc.data_model.wording import count
+from perun_hpc.report import gpu_pace
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import Style, wrapped
 
@@ -119,6 +120,7 @@ def _gpu(d: Device, many: bool) -> tuple[str, float | None, str]:
     else:
         words.append(f"idle for {q.percent(d.idle_ns, d.held_ns)} of it")
     words.append("memory not known" if d.mem_peak_b is None else f"{q.size(d.mem_peak_b)} of its memory")
+    words += gpu_pace.words(d)
     # Of a UUID, as `nvidia-smi -L` shows it, its first digits.
     name = d.domain.removeprefix("gpu-").removeprefix("GPU-")[: LABEL - 6]
     return f"GPU {name}", share, ", ".join(words)

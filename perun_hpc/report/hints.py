@@ -6,10 +6,12 @@ from perun_hpc.data_model.record import Device, EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.efficiency import cpu_share, gpu_share, memory_share, time_share
+from perun_hpc.report.gpu_pace import slowed
 from perun_hpc.report.over_time import ALONE
 
 IDLE_DEVICE = 0.5
 LOW_GPU = 0.25
+SLOWED_GPU = 0.05
 LOW_CPU = 0.25
 LOW_MEMORY = 0.5
 SPARE_B = 4 << 30
@@ -29,6 +31,7 @@ def hints(record: EnergyRecord) -> list[str]:
     found = [
         _idle_gpus(record),
         _little_used_gpus(record),
+        _slowed_gpus(record),
         _idle_cpus(record),
         _spare_memory(record),
         _uneven_hosts(record),
@@ -69,6 +72,18 @@ def _little_used_gpus(r: EnergyRecord) -> str:
         return ""
     held = count(len(r.devices), "GPU")
     return f"{len(low)} of {held} at most {q.percent(max(low))} busy: larger batches, or more work at once, fill a GPU"
+
+
+def _slowed_gpus(r: EnergyRecord) -> str:
+    """Of the GPUs that heat or the hardware's own brake slowed: no user can mend that."""
+    found = sorted((d for d in r.devices if slowed(d) >= SLOWED_GPU), key=lambda d: (-slowed(d), d.node, d.domain))
+    if not found:
+        return ""
+    where = ", ".join(dict.fromkeys(d.node for d in found))
+    held, most = count(len(r.devices), "GPU"), q.percent(slowed(found[0]))
+    return (
+        f"{len(found)} of {held} slowed by heat or the hardware, for up to {most} of the job: tell whoever runs {where}"
+    )
 
 
 def _idle_cpus(r: EnergyRecord) -> str:

@@ -12,6 +12,7 @@ from perun_hpc.data_model.wording import count
 from perun_hpc.energy.comparison import Run
 from perun_hpc.energy.uncertainty import Doubts, added, combined_uj
 from perun_hpc.report import quantities as q
+from perun_hpc.report.gpu_pace import paces
 
 GPU = "gpu"
 
@@ -36,6 +37,7 @@ class Subject:
     nodes_uj : what each node used.
     nodes, cpus, gpus : how many it had.
     conditions : what else a difference may come from, by name.
+    gpu_paces : how fast its GPUs could work (`gpu_pace.paces`).
     """
 
     label: str
@@ -47,6 +49,7 @@ class Subject:
     cpus: int = 0
     gpus: int = 0
     conditions: Mapping[str, str] = field(default_factory=dict)
+    gpu_paces: Mapping[str, float] = field(default_factory=dict)
     why: str = ""
 
     def counts(self, component: str) -> bool:
@@ -96,6 +99,7 @@ def of_records(records: Sequence[EnergyRecord]) -> Subject:
         cpus=sum(record.cpus for record in records),
         gpus=sum(record.gpus for record in records),
         conditions=_conditions(records),
+        gpu_paces=paces([device for record in records for device in record.devices]),
         why=whys[0] if whys else "",
     )
 

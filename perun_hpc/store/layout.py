@@ -85,6 +85,8 @@ FORMS: dict[tuple[Quantity, Kind], Form] = {
     (Quantity.COUNT, Kind.GAUGE): Form("count", "int64", "1", 1, "count"),
     (Quantity.FLAGS, Kind.COUNTER): Form("flag_events", "int64", "1", 1, "events, unwrapped"),
     (Quantity.FLAGS, Kind.GAUGE): Form("flags", "int64", "1", 1, "bit field"),
+    (Quantity.POWER_LIMIT, Kind.COUNTER): Form("power_limit_sum", "int64", "W", 1e-6, "sum of power limits, unwrapped"),
+    (Quantity.POWER_LIMIT, Kind.GAUGE): Form("power_limit", "uint32", "W", 1e-3, "power limit in force", divisor=1000),
 }
 
 OFFSET = "sample_time_offset"

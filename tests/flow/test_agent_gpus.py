@@ -17,6 +17,7 @@ import pytest
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.store.job_store import open_job
 from perun_hpc.store.merge import finalise
+from perun_hpc.wire.client import request
 from tests.accounting_data import parsed
 
 from .agent_node import FakeNode, until
@@ -348,3 +349,32 @@ def test_a_counter_that_stands_still_is_taken_as_it_is_and_a_short_job_is_not_ju
     assert record["edges"][ENERGY]["start"]["ticks"] == record["edges"][ENERGY]["end"]["ticks"] is not None
     assert record["domains"]["gpu-GPU-a"]["energy_uj"] == 0
     assert record["checks"] == {}
+
+
+def test_the_clock_the_limit_and_the_brakes_of_a_gpu_reach_the_record_and_who_watches(gpus):
+    node = gpus(
+        "gpu GPU-a 0 300000 0 0\ngpu GPU-b 1 200000 0 0\npace 0 1305 350000 36\npace 1 0 0 9999\n", simulated=False
+    )
+    node.cgroup(1, "0-3", 0.0, uid=os.getuid())
+    own = node.root / f"proc/{os.getpid()}"
+    own.mkdir(parents=True, exist_ok=True)
+    (own / "cgroup").write_text(f"4:cpuacct:/slurm/uid_{os.getuid()}/job_1/step_9\n")
+    node.begin(1, gpus="0,1", uid=os.getuid())
+    seen: dict[str, dict[str, Any]] = {}
+
+    def is_said() -> bool:
+        reply = request("window", {"job_id": "1", "restart_count": "0"}, timeout_s=5.0, path=node.socket)
+        seen.update({one["gpu"]: one for one in json.loads(reply.get("gpus") or "[]")})
+        return {"gpu-GPU-a", "gpu-GPU-b"} <= seen.keys()
+
+    until(is_said, "the agent tells of the GPUs")
+    assert seen["gpu-GPU-a"] == {
+        "gpu": "gpu-GPU-a", "busy": 400, "clock_khz": 1_305_000, "limit_mw": 350_000, "capped": True, "slowed": True,
+    }  # fmt: skip
+    assert seen["gpu-GPU-b"] == {"gpu": "gpu-GPU-b", "busy": 400}
+    time.sleep(2.5)
+    node.end(1, gpus="0,1", uid=os.getuid())
+    one, other = sorted(sum_boundaries([parsed(node.record(1))]).devices, key=lambda device: device.domain)
+    assert (one.clock_khz, one.limit_mw) == (1_305_000, 350_000)
+    assert one.braked_ns == one.capped_ns == one.slowed_ns > 0
+    assert (other.clock_khz, other.limit_mw, other.braked_ns) == (None, None, 0)

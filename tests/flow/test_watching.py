@@ -12,7 +12,7 @@ import pytest
 
 from perun_hpc.errors import DataError
 from perun_hpc.process.telling import LEAST_S, tell
-from perun_hpc.report.live import Live, Word, parse
+from perun_hpc.report.live import GpuNow, Live, Word, parse
 from perun_hpc.report.screen import WIDTH, Style, cells
 from tests.flow.agent_node import FakeNode, until
 
@@ -159,6 +159,9 @@ def test_what_was_said_before_is_nothing_new() -> None:
         '{"node": 1}',
         '{"node": "n1", "energy_uj": "5"}',
         '{"node": "n1", "more": 1}',
+        '{"node": "n1", "gpus": 1}',
+        '{"node": "n1", "gpus": [{"gpu": 1}]}',
+        '{"node": "n1", "gpus": [{"gpu": "a", "clock_khz": "fast"}]}',
         "slurmstepd: x",
     ],
 )
@@ -168,5 +171,31 @@ def test_what_is_no_word_of_a_node_is_refused(line: str) -> None:
 
 
 def test_a_word_of_a_node_is_what_it_said() -> None:
-    word = Word("n1", 5, 6, 7, "", "4712")
+    word = Word("n1", 5, 6, 7, "", "4712", (GpuNow("gpu-GPU-a", 500, 1_305_000, None, True), GpuNow("gpu-GPU-b")))
     assert parse(json.dumps(asdict(word))) == word
+
+
+def test_gpus_have_their_clock_limit_and_what_holds_them_down_and_what_is_not_known_is_no_figure() -> None:
+    live = Live("4711", "train", 1)
+    gpus = (
+        GpuNow("gpu-GPU-1a2b3c4d-5e6f", 870, 1_305_000, 300_000, True, False),
+        GpuNow("gpu-GPU-9f8e7d6c", 1000, 1_105_000, 300_000, False, True),
+        GpuNow("gpu-GPU-\x1b[2J"),
+    )
+    live.take(Word("n1", 10**6, 10**9, 1000, gpus=gpus))
+    lines = live.screen(0, PLAIN)
+    assert [line.split() for line in lines[-4:]] == [
+        ["node", "GPU", "busy", "clock", "limit"],
+        ["n1", "9f8e7d6c", "100", "%", "1105", "MHz", "300", "W", "slowed", "by", "heat", "or", "the", "hardware"],
+        ["n1", "1a2b3c4d", "87", "%", "1305", "MHz", "300", "W", "held", "down", "by", "its", "limit"],
+        ["n1", "\\x1b[2J", "-", "-", "-"],
+    ]
+    assert live.line(0, PLAIN).endswith("GPU 1205 MHz 1/3 slowed 1/3 capped")
+    shown = live.figures(0)["gpus"]
+    assert shown[2] == {"node": "n1", "gpu": gpus[2].gpu}
+    assert shown[0] == {
+        "node": "n1", "gpu": gpus[0].gpu, "busy": 870, "clock_khz": 1_305_000, "limit_mw": 300_000,
+        "capped": True, "slowed": False,
+    }  # fmt: skip
+    live.take(Word("n1", error="no agent answers"))
+    assert live.figures(0)["gpus"] == []

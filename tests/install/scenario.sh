@@ -65,7 +65,7 @@ echo "  removal: $remove"
 mkdir -p /etc/slurm
 echo "Prolog=$prefix/libexec/perun/prolog" >>/etc/slurm/slurm.conf
 if $remove >/tmp/refused 2>&1; then exit 1; fi
-holds "not while slurm.conf names the hooks, and it says so" mentions "take the lines out" /tmp/refused
+holds "not while slurm.conf names the hooks, and it says so" mentions "take them out of slurm.conf" /tmp/refused
 holds "all is still there" perun --version
 rm -r /etc/slurm
 holds "it goes" $remove

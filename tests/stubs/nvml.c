@@ -3,7 +3,8 @@
  * STUB_NVML names a file of lines: "gpu UUID MINOR POWER_MW MODULE_MW SLICES" per GPU (MODULE_MW 0: no superchip;
  * SLICES 0: not in MIG mode), "instance INDEX UUID SLICES", and faults "lost|frozen|stale|backward INDEX AFTER" that
  * begin with the AFTERth field call of that GPU, "nofields INDEX", "nolimit INDEX" (0 W), "lacks INDEX FIELD" (no such field), "nocounter INDEX"
- * (no call for energy), "nousage INDEX" (none for power), "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
+ * (no call for energy), "nousage INDEX" (none for power), "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "pace INDEX MHZ LIMIT_MW REASONS" (a 0 of the first
+ * two, and 9999 of the last: no such call), "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
  * Energy is power times the time since nvmlInit. STUB_LOG names a file that gets a line for every value served:
  * "FUNCTION INDEX FIELD VALUE TIMESTAMP_US".
  */
@@ -26,7 +27,7 @@ typedef struct {
 
 typedef struct {
     char uuid[96];
-    unsigned minor, power_mw, module_mw, slices, instances, field_calls, busy;
+    unsigned minor, power_mw, module_mw, slices, instances, field_calls, busy, mhz, limit_mw, reasons;
     int lost, frozen, stale, backward, nofields, gpm, nocounter, nousage, nolimit;
     unsigned lacks[3];
     unsigned long long frozen_mj;
@@ -111,6 +112,9 @@ int nvmlInitWithFlags(unsigned flags) {
             gpu->module_mw = module;
             gpu->slices = slices;
             gpu->busy = 40;
+            gpu->mhz = 1410;
+            gpu->limit_mw = 400000;
+            gpu->reasons = 4;
             gpu->lost = gpu->frozen = gpu->stale = gpu->backward = -1;
             count++;
         } else if (sscanf(line, "instance %u %95s %u", &index, uuid, &number) == 3) {
@@ -134,6 +138,10 @@ int nvmlInitWithFlags(unsigned flags) {
             gpus[index].gpm = 1;
         } else if (sscanf(line, "busy %u %u", &index, &number) == 2) {
             gpus[index].busy = number;
+        } else if (sscanf(line, "pace %u %u %u %u", &index, &number, &power, &slices) == 4) {
+            gpus[index].mhz = number;
+            gpus[index].limit_mw = power;
+            gpus[index].reasons = slices;
         } else if (sscanf(line, "slow %63s %u", word, &number) == 2) {
             snprintf(slow_function, sizeof slow_function, "%s", word);
             slow_us = number;
@@ -332,8 +340,13 @@ int nvmlDeviceGetUtilizationRates(void *handle, unsigned *rates) {
 }
 
 int nvmlDeviceGetClockInfo(void *handle, int kind, unsigned *mhz) {
-    *mhz = kind == 1 ? 1410 : 1593;
-    return failing(handle) ? GPU_IS_LOST : SUCCESS;
+    *mhz = kind == 1 ? ((gpu_t *)handle)->mhz : 1593;
+    return failing(handle) ? GPU_IS_LOST : *mhz == 0 ? NOT_SUPPORTED : SUCCESS;
+}
+
+int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *limit_mw) {
+    *limit_mw = ((gpu_t *)handle)->limit_mw;
+    return failing(handle) ? GPU_IS_LOST : *limit_mw == 0 ? NOT_SUPPORTED : SUCCESS;
 }
 
 int nvmlDeviceGetTemperature(void *handle, int kind, unsigned *celsius) {
@@ -343,8 +356,8 @@ int nvmlDeviceGetTemperature(void *handle, int kind, unsigned *celsius) {
 }
 
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *reasons) {
-    *reasons = 4;
-    return failing(handle) ? GPU_IS_LOST : SUCCESS;
+    *reasons = ((gpu_t *)handle)->reasons;
+    return failing(handle) ? GPU_IS_LOST : *reasons == 9999 ? NOT_SUPPORTED : SUCCESS;
 }
 
 /* GPM: a sample is the moment and the instance; two of them tell the busy SMs in between. */

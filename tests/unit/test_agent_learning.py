@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.backend.hwmon import discover
 from perun_hpc.config.schema import Energy
 from perun_hpc.data_model.job import SessionKey
-from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.sensor import NOT_DUE, Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind, DomainShares, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
@@ -309,3 +310,64 @@ def test_a_reading_that_failed_or_is_old_adds_nothing():
 
 def test_of_a_gpu_that_several_jobs_hold_the_use_is_nobodys():
     assert gpu_use([(0, 100, 5), (10, 100, 5)], holders=2) == (0, 0, None)
+
+
+def gpu_pace(readings: list[dict[str, int | None]], holders: int = 1) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """What a record holds of who holds a GPU that showed this, 10 s apart, and what was seen of it last.
+
+    `busy` in per cent, `clock` in MHz, `limit` in mW, `reasons` as NVML's bits; what is None failed, what is not there
+    was not due.
+    """
+    seen, jobs = GpuUse(), [session() for _ in range(holders)]
+    kinds = {
+        "busy": sensor("utilisation", Quantity.UTILISATION, Kind.GAUGE, "gpu", "gpu-a", 10),
+        "clock": sensor("clock-sm", Quantity.FREQUENCY, Kind.GAUGE, "gpu", "gpu-a", 1000),
+        "limit": sensor("power-limit", Quantity.POWER_LIMIT, Kind.GAUGE, "gpu", "gpu-a", 1000),
+        "reasons": sensor("throttle", Quantity.FLAGS, Kind.GAUGE, "gpu", "gpu-a"),
+    }
+    seen.follow(kinds.values())
+    for number, values in enumerate(readings):
+        now_ns = 10 * number * S
+        shown = {
+            one.id: Reading(values[name], now_ns) if name in values else Reading(None, now_ns, NOT_DUE)
+            for name, one in kinds.items()
+        }
+        seen.note(shown, {"gpu-a": jobs})
+    return jobs[0].domains["gpu-a"].pace(), seen.now(jobs[0])
+
+
+def test_a_gpus_clock_counts_while_it_works_and_its_limit_and_brakes_all_the_time():
+    known, now = gpu_pace(
+        [
+            {"busy": 0, "clock": 210, "limit": 400_000, "reasons": 1},
+            {"busy": 0, "clock": 210, "limit": 400_000, "reasons": 1},
+            {"busy": 100, "clock": 1400, "limit": 300_000, "reasons": 4},
+            {"busy": 50, "clock": 1100, "limit": 300_000, "reasons": 4 | 0x20},
+        ]
+    )
+    assert known == {
+        "clock_khz": 1_300_000, "limit_mw": 333_333,
+        "braked_ns": 30 * S, "capped_ns": 20 * S, "slowed_ns": 10 * S,
+    }  # fmt: skip
+    assert now == [
+        {"gpu": "gpu-a", "busy": 500, "clock_khz": 1_100_000, "limit_mw": 300_000, "capped": True, "slowed": True}
+    ]
+
+
+def test_what_a_gpu_does_not_show_is_absent_and_not_zero():
+    assert gpu_pace([{"busy": 100, "clock": None, "limit": None, "reasons": None}] * 3) == (
+        {},
+        [{"gpu": "gpu-a", "busy": 1000}],
+    )
+    assert gpu_pace([{"busy": None, "clock": 1400, "limit": None, "reasons": None}] * 3)[0] == {}
+    assert gpu_pace([{"busy": None, "clock": None, "limit": None, "reasons": None}] * 3)[1] == []
+
+
+def test_between_two_readings_of_a_slow_source_what_it_showed_last_holds():
+    slow = [{"busy": 100, "limit": 400_000}, {"busy": 100}, {"busy": 100}, {"busy": 100, "limit": 200_000}]
+    known, now = gpu_pace(slow)
+    assert known == {"limit_mw": 200_000} and now == [{"gpu": "gpu-a", "busy": 1000, "limit_mw": 200_000}]
+
+
+def test_the_pace_of_a_gpu_that_several_jobs_hold_is_nobodys():
+    assert gpu_pace([{"busy": 100, "clock": 1400, "limit": 1, "reasons": 4}] * 3, holders=2) == ({}, [])

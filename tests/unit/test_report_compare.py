@@ -14,7 +14,7 @@ from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
-from perun_hpc.data_model.record import EnergyRecord, to_json
+from perun_hpc.data_model.record import Device, EnergyRecord, to_json
 from perun_hpc.energy.comparison import energies
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sentence, sides_of
@@ -111,6 +111,35 @@ def test_repeats_tell_how_many_prove_two_percent() -> None:
 def test_what_else_was_different_is_named() -> None:
     text = compared([record(4711, 1000, partition="main")], [record(4712, 800, partition="fast")])
     assert "differs: partition: main | fast" in text
+
+
+def on_a_gpu(number: int, joules: float, **pace: Any) -> EnergyRecord:
+    device = Device("n1", "gpu-GPU-a", 1, 100 * NS, 0, 90 * NS, 100 * NS, 1, braked_ns=100 * NS)
+    return replace(record(number, joules), gpus=1, devices=(replace(device, **pace),))
+
+
+def test_other_clocks_and_caps_of_gpus_are_named() -> None:
+    one = on_a_gpu(4711, 1000, clock_khz=1_410_000, limit_mw=400_000)
+    two = on_a_gpu(4712, 800, clock_khz=1_200_000, limit_mw=300_000, capped_ns=34 * NS)
+    text = " ".join(compared([one], [two]).split())
+    assert "differs: GPU clock at work: 1410 MHz | 1200 MHz" in text
+    assert "differs: GPU power limit: 400 W | 300 W" in text
+    assert "differs: GPU time held down by the power limit: 0 % | 34 %" in text
+    assert "slowed" not in text
+    found = comparison_json(sides_of([Side("a", (of_records([one]),)), Side("b", (of_records([two]),))]))
+    assert found["sides"][1]["runs"][0]["gpu_paces"] == {
+        "clock_hz": 1.2e9, "power_limit_w": 300.0, "power_limit_part": 0.34, "slowed_part": 0.0,
+    }  # fmt: skip
+
+
+def test_gpus_alike_but_for_their_noise_are_no_difference_and_unknown_is_no_zero() -> None:
+    one = on_a_gpu(4711, 1000, clock_khz=1_410_000, limit_mw=400_000, capped_ns=30 * NS)
+    two = on_a_gpu(4712, 800, clock_khz=1_404_000, limit_mw=400_000, capped_ns=33 * NS)
+    assert "GPU" not in compared([one], [two])
+    unknown = on_a_gpu(4713, 800, braked_ns=0)
+    text = " ".join(compared([one], [unknown]).split())
+    assert "GPU clock at work: 1410 MHz | not known" in text and "GPU power limit: 400 W | not known" in text
+    assert "GPU" not in compared([unknown], [replace(unknown, job_id=4714)])
 
 
 def test_scaling_is_against_the_fewest_nodes() -> None:

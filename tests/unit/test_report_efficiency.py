@@ -76,6 +76,21 @@ def test_a_gpu_has_its_utilisation_and_its_memory() -> None:
     assert shown(record)[-1] == "GPU 1a2b3 42 % busy on average, idle for 10 % of it, 20 GiB of its memory"
 
 
+def test_a_gpu_has_its_clock_its_limit_and_what_held_it_down() -> None:
+    ns = 1000 * NS
+    one = replace(gpu(0.9), clock_khz=1_305_000, limit_mw=300_000, braked_ns=ns, capped_ns=340 * NS, slowed_ns=60 * NS)
+    text = " ".join(shown(replace(job(gpus=1), devices=(one,))))
+    assert "1305 MHz at work, limit 300 W, which held it down for 34 % of it" in text
+    assert "slowed by heat or the hardware for 6 % of it" in text
+    record = replace(job(gpus=1), devices=(one,))
+    assert "1 of 1 GPU slowed by heat or the hardware, for up to 6 % of the job: tell whoever runs n1" in advice(record)
+    # What was hardly seen says nothing of the whole.
+    hardly = replace(one, braked_ns=ns // 4, clock_khz=None, limit_mw=None)
+    assert "limit" not in " ".join(shown(replace(record, devices=(hardly,)))) and not advice(
+        replace(record, devices=(hardly,))
+    )
+
+
 @pytest.mark.parametrize("watched", [0.0, 0.4])
 def test_the_use_of_a_gpu_that_was_hardly_watched_is_not_known(watched: float) -> None:
     record = replace(job(gpus=1), devices=(gpu(0.9, watched, idle=None, memory_b=None),))

@@ -15,8 +15,53 @@ if TYPE_CHECKING:
 UNMODELLED = frozenset({"exclusive", "holder", "unheld"})
 
 
+@dataclass(kw_only=True)
+class Pace:
+    """How fast a GPU could work: sums of what was seen, each with the time (ns) for which that was seen.
+
+    The clock (kHz) counts for the time of work, the power limit in force (uW) and the brakes for all of it: `capped_ns`
+    its clock was held down by its power limit, `slowed_ns` by heat or by the hardware's own brake.
+    """
+
+    clock_khz_ns: int = 0
+    clock_ns: int = 0
+    limit_uw_ns: int = 0
+    limit_ns: int = 0
+    braked_ns: int = 0
+    capped_ns: int = 0
+    slowed_ns: int = 0
+
+    def clock(self, khz: int, worked_ns: int) -> None:
+        """It worked for so much longer at this clock."""
+        self.clock_khz_ns += khz * worked_ns
+        self.clock_ns += worked_ns
+
+    def limit(self, uw: int, more_ns: int) -> None:
+        """This limit was in force for so much longer."""
+        self.limit_uw_ns += uw * more_ns
+        self.limit_ns += more_ns
+
+    def brake(self, more_ns: int, capped: bool, slowed: bool) -> None:
+        """For so much longer it is known what held the clock down, if anything."""
+        self.braked_ns += more_ns
+        self.capped_ns += more_ns if capped else 0
+        self.slowed_ns += more_ns if slowed else 0
+
+    def pace(self) -> dict[str, int]:
+        """The means, and the times with a brake, as a record holds them; what was never seen is not there."""
+        return {
+            **({"clock_khz": round(self.clock_khz_ns / self.clock_ns)} if self.clock_ns else {}),
+            **({"limit_mw": round(self.limit_uw_ns / self.limit_ns / 1000)} if self.limit_ns else {}),
+            **(
+                {"braked_ns": self.braked_ns, "capped_ns": self.capped_ns, "slowed_ns": self.slowed_ns}
+                if self.braked_ns
+                else {}
+            ),
+        }
+
+
 @dataclass
-class DomainAccount:
+class DomainAccount(Pace):
     """The sums so far; all in uJ and ns.
 
     `static_doubt_uj` is what the energy is wrong by where static power is by its standard uncertainty (signed),

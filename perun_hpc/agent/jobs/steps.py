@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 from collections import Counter
@@ -176,7 +177,11 @@ class Steps:
             self._visibility.show(session, last.mono_ns)
         mono_ns, energy_uj = self._visibility.shown(session)
         resolution_ms = self._visibility.resolution_ns(session) // 1_000_000
-        return {"energy_uj": str(energy_uj), "mono_ns": str(mono_ns), "resolution_ms": str(resolution_ms)}
+        gpus = self._meter.gpu_use.now(session)
+        return {
+            **{"energy_uj": str(energy_uj), "mono_ns": str(mono_ns), "resolution_ms": str(resolution_ms)},
+            **({"gpus": json.dumps(gpus, separators=(",", ":"))} if gpus else {}),
+        }
 
     # What follows.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from perun_hpc.agent.base.session import Session
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.sensor import NOT_DUE, Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.counters import span
 
@@ -42,6 +42,8 @@ class Idling:
         """
         for domain, use in self._uses.items():
             reading = readings.get(use)
+            if reading is not None and reading.error == NOT_DUE:
+                continue
             if reading is None or reading.ticks is None:
                 self._peaks.pop(domain, None)
                 idle = False

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from perun_hpc._version import __version__
-from perun_hpc.agent.base.account import DomainAccount
+from perun_hpc.agent.base.account import DomainAccount, Pace
 from perun_hpc.agent.base.session import LATE_NS, Edge, Session
 from perun_hpc.agent.measure.holdings import names_of
 from perun_hpc.agent.measure.learning import Figure
@@ -150,6 +150,7 @@ def _domain(account: DomainAccount, duration_ns: int, doubts: Mapping[str, int])
     measured = account.covered_ns > 0
     return {
         **{key: value for key, value in vars(account).items() if key not in _INSIDE},
+        **account.pace(),
         "node_uj": account.node_uj if measured else None,
         "energy_uj": account.energy_uj if measured else None,
         "u_uj": combined_uj(doubts),
@@ -160,5 +161,5 @@ def _domain(account: DomainAccount, duration_ns: int, doubts: Mapping[str, int])
 
 _INSIDE = frozenset(
     ("static_doubt_uj", "sharing_doubt_uj", "others_doubt_uj", "peak_uw", "before_uw", "parted_ns", "method_uj")
-)
-"""What `doubts` and `method` are made of."""
+) | {one.name for one in fields(Pace)}
+"""What `doubts`, `method` and the figures of `pace` are made of."""
