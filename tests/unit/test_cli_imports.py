@@ -41,8 +41,8 @@ OF_A_JOB = {
     "data_model.activity", "data_model.boundary", "data_model.step_id", "data_model.trimmed",
     "energy", "energy.comparison", "energy.region_contrast", "energy.region_energy", "energy.regions",
     "energy.uncertainty", "report.comparison", "report.efficiency", "report.explain", "report.gpu_pace",
-    "report.hints", "report.job", "report.job_sides", "report.over_time", "report.selected", "report.sparkline", "report.subjects",
-    "report.terms", "slurm.job_ids", "slurm.sacct", "store", "store.layout",
+    "report.hints", "report.job", "report.job_sides", "report.over_time", "report.selected",
+    "report.sparkline", "report.subjects", "report.terms", "slurm.job_ids", "slurm.sacct", "store", "store.layout",
 }  # fmt: skip
 USED = {
     "jobs": BELOW | LEDGER | LIST,
