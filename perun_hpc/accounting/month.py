@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,7 +53,8 @@ class Sums:
 class RecordFile:
     """A boundary record with shares in the month; `path` below the cluster's directory, `counters` for the edges.
 
-    `cpus` are those that the job had reserved of the node, and all that it has (0: not known).
+    `cpus` are those that the job had reserved of the node, and all that it has (0: not known). `u_uj` is what its
+    shares may be wrong by (k=1, errors of all domains alike), `sharing_uj` what of that lies with other parties.
     """
 
     path: str
@@ -64,6 +66,8 @@ class RecordFile:
     end_ns: int
     cpus: tuple[int, int]
     shares: tuple[Share, ...]
+    u_uj: int
+    sharing_uj: int
     counters: Mapping[str, Any]
 
 
@@ -182,11 +186,17 @@ def sum_month(
     return Month(sums, evidence, dict(sorted(accounts.items())), dict(sorted(unrecorded.items())), findings)
 
 
+def counted_sums(books: audit.NodeBooks) -> Sums:
+    """Return the sums of what some node ledgers say."""
+    return sum((_counted(account) for account in books.accounts.values()), Sums())
+
+
 def _name(archive: Archive, path: Path) -> str:
     return path.relative_to(archive.base).as_posix()
 
 
 def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> RecordFile:
+    u_uj, sharing_uj = _doubts(read, shares)
     return RecordFile(
         path=path,
         digest=read.digest,
@@ -197,6 +207,8 @@ def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> Record
         end_ns=read.end_ns,
         cpus=(_number(read.raw.get("cpus_on_node")), _number(read.raw.get("node_cpus"))),
         shares=shares,
+        u_uj=u_uj,
+        sharing_uj=sharing_uj,
         counters={
             "node": read.node,
             "job_id": read.job_id,
@@ -207,6 +219,20 @@ def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> Record
             "edges": read.raw.get("edges") or {},
         },
     )
+
+
+def _doubts(read: Boundary, shares: Iterable[Share]) -> tuple[int, int]:
+    """Return what some of a record's shares may be wrong by, all errors alike, and how much of it is no sensor's."""
+    held: dict[str, int] = {}
+    for share in shares:
+        held[share.domain] = held.get(share.domain, 0) + share.energy_uj
+    u_uj = sharing_uj = 0.0
+    for domain in read.domains:
+        part = abs(held.get(domain.name, 0)) / abs(domain.energy_uj) if domain.energy_uj else 0.0
+        sensors = sum(abs(uj) for cause, uj in domain.doubts.items() if cause.startswith(("gain ", "offset ")))
+        u_uj += part * domain.u_uj
+        sharing_uj += part * (max(0, domain.u_uj**2 - sensors**2) ** 0.5 if domain.doubts else domain.u_uj)
+    return math.ceil(u_uj), math.ceil(sharing_uj)
 
 
 def _number(value: Any) -> int:

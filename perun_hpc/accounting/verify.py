@@ -58,7 +58,7 @@ def seal(archive: Archive, month: str, now_s: float) -> Manifest:
     DataError
         Where evidence cannot be read.
     """
-    bounds = {day: _bounds(day) for day in days_of(month)}
+    bounds = {day: day_bounds(day) for day in days_of(month)}
     ends_s = max(until_s for _, until_s in bounds.values())
     if now_s < ends_s:
         raise UsageError(f"{month} goes on until {datetime.fromtimestamp(ends_s):%Y-%m-%d %H:%M}: seal it after that")
@@ -148,7 +148,8 @@ def restate(
     return statement.state(archive, found.manifest, found.records, found.nodes, factors, made, now_s, __version__)
 
 
-def _bounds(day: str) -> tuple[int, int]:
+def day_bounds(day: str) -> tuple[int, int]:
+    """Return begin and end of a local day (`YYYY-MM-DD`) in epoch seconds."""
     begin = datetime.fromisoformat(day)
     return int(begin.timestamp()), int((begin + timedelta(days=1)).timestamp())
 

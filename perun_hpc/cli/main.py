@@ -38,6 +38,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("usage", "sum energy, cost and CO2 by account, user, partition or month"),
     ("top", "list who uses most, and which jobs hold idle GPUs"),
     ("audit", "check that the ledger closes: counters, shares and records agree"),
+    ("balance", "where a month's energy went: facility, nodes, jobs, idle and off, as a picture"),
     ("seal", "close a month: sums and hashes of its evidence, signed"),
     ("verify", "a sealed month's sums again, from a copy of its evidence alone"),
     ("calibrate", "fit what nodes draw at the wall, beside a meter"),

@@ -19,6 +19,7 @@ from perun_hpc.config.schema import (
     Budget,
     Collect,
     Energy,
+    Facility,
     Field,
     Footprint,
     Hooks,
@@ -72,6 +73,7 @@ class JobSettings:
     store: Store
     collect: Collect
     footprint: Footprint
+    facility: Facility
     privacy: Privacy
     budget: Budget
     metrics: Metrics

@@ -541,6 +541,37 @@ class Metrics:
     )
 
 
+def _meter_fits(made: Mapping[str, Any]) -> str | None:
+    if ("nodes" in made) != (made.get("feeds") == "nodes"):
+        return "'nodes' says which nodes a meter with `feeds: nodes` feeds, all of them and nothing else"
+    return None
+
+
+METER = Table(
+    {
+        "meter": Key(NAME, "the name of its file in the archive's `facility`", required=True),
+        "feeds": Key(
+            Choice(("facility", "nodes", "fabric", "storage", "login", "cooling", "other")),
+            "what it feeds, all of it; facility: everything, cooling and losses with it",
+            required=True,
+        ),
+        "nodes": Key(NodeList(), "with feeds: nodes: which, all that it feeds"),
+        "u": Key(Number(0, 1), "relative standard uncertainty (k=1) of the meter, by its class", required=True),
+        "range": Key(energy(), "where the counter wraps; never, where it is left out"),
+    },
+    fit=_meter_fits,
+)
+
+
+@dataclass(frozen=True)
+class Facility:
+    """What meters outside the nodes feed: the site's balance (`perun balance`) is drawn up between them."""
+
+    meters: tuple[Mapping[str, Any], ...] = _item(
+        ListOf(METER), "[]", "meters whose readings lie in the archive's `facility`, and what each of them feeds"
+    )
+
+
 SECTIONS: Mapping[str, type[Any]] = {
     "monitor": Monitor,
     "sampling": Sampling,
@@ -551,6 +582,7 @@ SECTIONS: Mapping[str, type[Any]] = {
     "store": Store,
     "collect": Collect,
     "footprint": Footprint,
+    "facility": Facility,
     "privacy": Privacy,
     "budget": Budget,
     "metrics": Metrics,

@@ -1,0 +1,165 @@
+"""The site's balance: every whole is its parts, to the microjoule, and what was really drawn lies in the bounds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting.balance import Balance, Slurm, draw_up
+from perun_hpc.accounting.metering import metered, read_meter_rows
+from perun_hpc.cli.main import main
+from perun_hpc.slurm.events import parse_events
+from tests.simulated_site import BEGIN, CLUSTER, END, MONTH, Site, make_site
+
+SPAN = float(BEGIN), float(END)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with pytest.MonkeyPatch.context() as patch:
+        in_utc(patch)
+        yield make_site(tmp_path_factory.mktemp("site"), 15, 5)
+    in_utc(None)
+
+
+def in_utc(patch: pytest.MonkeyPatch | None) -> None:
+    import time
+
+    if patch is not None:
+        patch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+def drawn(site: Site) -> Balance:
+    nodes = {one.name: frozenset({"IDLE"}) for one in site.nodes}
+    return draw_up(site.archive, MONTH, SPAN, Slurm(parse_events(site.events), nodes), site.meters)
+
+
+def closes(made: Balance) -> None:
+    for whole in ("facility", "nodes", "jobs"):
+        parts = [one.amount.energy_uj or 0 for one in made.edges if one.source == whole]
+        assert sum(parts) == next(one.amount.energy_uj for one in made.edges if one.target == whole)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_truth_lies_in_the_bounds(tmp_path: Path, utc: None, seed: int) -> None:
+    site = make_site(tmp_path, 12, seed)
+    made = drawn(site)
+    closes(made)
+    assert made.findings == ()
+    for (source, target), joules in site.truth_j.items():
+        amount = made.edge(source, target)
+        assert amount.low_uj is not None and amount.high_uj is not None, target
+        assert amount.low_uj <= joules * 1e6 <= amount.high_uj, (source, target)
+
+
+def test_hours_are_those_that_nodes_had(site: Site, utc: None) -> None:
+    made = drawn(site)
+    for node in site.nodes:
+        time = made.nodes[node.name]
+        heard = [] if node.name in site.late else node.seen
+        assert time.off_s == pytest.approx(sum(end - begin for begin, end in node.off), abs=1)
+        assert time.observed_s == pytest.approx(sum(end - begin for begin, end in heard), abs=1)
+        assert time.observed_s + time.off_s + time.boot_s + time.unobserved_s == pytest.approx(END - BEGIN, abs=1)
+    assert any(one.off_s and one.boot_s for one in made.nodes.values())
+
+
+def test_a_node_that_is_silent_is_not_off(site: Site, utc: None) -> None:
+    silent = draw_up(site.archive, MONTH, SPAN, Slurm(why="Slurm was not asked"), site.meters)
+    closes(silent)
+    assert silent.hours.off_s == 0
+    assert silent.hours.unobserved_s > drawn(site).hours.unobserved_s
+    assert "Slurm was not asked" in silent.notes
+
+
+def test_without_meters_the_nodes_counters_remain(site: Site, utc: None) -> None:
+    made = draw_up(site.archive, MONTH, SPAN, Slurm(parse_events(site.events)), [])
+    assert made.edge("", "facility").energy_uj is None and made.edge("facility", "losses").energy_uj is None
+    assert made.edge("nodes", "off").energy_uj is None and made.metered == 0
+    assert made.edge("facility", "nodes").energy_uj == sum(
+        one.amount.energy_uj or 0 for one in made.edges if one.source == "nodes"
+    )
+
+
+def test_parts_that_are_more_than_the_whole_are_a_finding(site: Site, utc: None) -> None:
+    meters = [{**one, "feeds": "facility"} if one["meter"] == "login" else one for one in site.meters]
+    meters = [one for one in meters if one["meter"] != "hall"]
+    made = draw_up(site.archive, MONTH, SPAN, Slurm(parse_events(site.events)), meters)
+    closes(made)
+    assert "facility: its parts are more than it" in made.findings[0]
+
+
+def test_a_node_behind_meters_that_feed_different_nodes_has_none(site: Site, utc: None) -> None:
+    own = next(one for one in site.meters if one["feeds"] == "nodes")
+    rack = {"meter": "rack", "feeds": "nodes", "u": 0.01, "nodes": f"{own['nodes']},n014"}
+    made = draw_up(site.archive, MONTH, SPAN, Slurm(), [own, rack])
+    assert made.metered == 0
+    assert sum("left out" in note for note in made.notes) == 2
+
+
+def test_a_counter_that_began_anew_says_nothing_of_the_time_between(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("time,kwh\n0,10\n100,11\n200,2\n300,3\n400,4\n")
+    amount = metered(read_meter_rows(path, 0, 800), 0, 400, 0.0)
+    assert amount.low_uj == 3 * 3.6e12 and amount.high_uj == 4 * 3.6e12
+    assert amount.energy_uj == 4 * 3.6e12 and "75.0 %" in amount.why
+    wrapped = metered(read_meter_rows(path, 0, 800, round(12 * 3.6e12)), 0, 400, 0.0)
+    assert wrapped.energy_uj == wrapped.low_uj == (1 + 3 + 1 + 1) * 3.6e12
+
+
+def test_the_pollers_gaps_are_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    rows = "0,0,0,5,\n100,1,100,5,\n700,1,100,5,\n800,2,200,5,\n"
+    path.write_text(f"time,kwh,covered_s,reading,since\n{rows}")
+    found = read_meter_rows(path, 0, 800)
+    assert metered(found, 0, 800, 0.01).energy_uj is None
+    assert "the meter saw 25 % of the time" in metered(found, 0, 800, 0.01).why
+    assert metered(found, 0, 100, 0.01).energy_uj == 3.6e12
+
+
+def test_events_of_nodes() -> None:
+    text = "n1|100|200|IDLE+CLOUD+POWERED_DOWN\nn2|50|Unknown|DOWN*\n|1|2|\nn3|5|6|DRAIN\n"
+    off, down, drained = parse_events(text)
+    assert (off.node, off.start_s, off.end_s, off.off, off.down) == ("n1", 100, 200, True, False)
+    assert (down.end_s, down.off, down.down) == (None, False, True)
+    assert not drained.off and not drained.down
+
+
+def test_the_command_and_its_picture(
+    site: Site, tmp_path: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "events").write_text(site.events)
+    for name, body in (
+        ("sacctmgr", f"import sys; print(open({str(tools / 'events')!r}).read().replace('|', "
+                     "[w for w in sys.argv if w.startswith('--delimiter=')][0][12:]), end='')"),
+        ("scontrol", "print('NodeName=cloud9 CoresPerSocket=1 State=IDLE+CLOUD+POWERED_DOWN ThreadsPerCore=1')"),
+    ):  # fmt: skip
+        (tools / name).write_text(f"#!{sys.executable}\n{body}\n")
+        (tools / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    meters = "".join(f"    - {json.dumps(one)}\n" for one in site.meters)
+    (tmp_path / "policy.yaml").write_text(f"store: {{archive: {site.archive.root}}}\nfacility:\n  meters:\n{meters}")
+    monkeypatch.setenv("PERUN_POLICY", str(tmp_path / "policy.yaml"))
+    for name in ("b.html", "b.svg"):
+        picture = tmp_path / name
+        assert main(["balance", MONTH, "--cluster", CLUSTER, "--picture", str(picture)]) == 0
+        drawn_text = picture.read_text()
+        for word in ("facility", "unobserved", "not known of", "account physics", "losses"):
+            assert word in drawn_text, word
+    shown = capsys.readouterr().out
+    assert "Observed:" in shown and "boot" in shown
+    assert main(["balance", MONTH, "--cluster", CLUSTER, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["nodes"]["cloud9"]["off"] == END - BEGIN  # powered down since before slurmdbd's first event
+    assert main(["balance", MONTH, "--cluster", CLUSTER, "--picture", "b.gif"]) == 64
+    assert main(["balance", "2099-01", "--cluster", CLUSTER]) == 64
+    shutil.rmtree(tools)
