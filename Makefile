@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
-.PHONY: help system build demo demo-down test check docs screens coverage mutants bench soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test package-test check-aarch64
+.PHONY: help system build demo demo-down test check docs screens coverage mutants bench reproduce soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test package-test check-aarch64
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 20
@@ -87,6 +87,9 @@ mutants: build ## changes of the code that computes which no unit test notices: 
 
 bench: build ## the benchmark suite: ratios against named peers
 	@$(BIN)/python -m bench
+
+reproduce: build ## published measurements by perun's own functions: published / ours / bound; fetches the data
+	@$(BIN)/python -m bench.reproduce $(STUDIES)
 
 soak: build ## long runs: sampler drift, killed writers, properties, 200 mixed jobs
 	@$(BIN)/python -m tests.soak
