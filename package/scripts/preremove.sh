@@ -22,8 +22,12 @@ fi
 
 if [ -d /run/systemd/system ]; then
 	systemctl disable --now perun-agent.service perun-collect.service
-elif $prefix/bin/perun agent stop >/dev/null 2>&1; then
-	flock -w 20 /run/perun/agent.lock true || : # until it has ended
+elif [ -e /run/perun/agent.lock ]; then
+	for _ in 1 2 3; do # an agent may be too busy to answer at once; the lock is free when it has ended
+		flock -n /run/perun/agent.lock true && break
+		$prefix/bin/perun agent stop >/dev/null 2>&1 || :
+		flock -w 20 /run/perun/agent.lock true && break
+	done || echo "perun-hpc: its agent does not end: kill it (perun agent status names its pid)" >&2
 fi
 rm -f $prefix/bin/python $prefix/pyvenv.cfg
 [ ! -L $prefix/lib/perun/perun_spank.so ] || rm -f $prefix/lib/perun/perun_spank.so

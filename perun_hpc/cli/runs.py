@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,9 @@ def _table(
 ) -> str:
     from perun_hpc.data_model.data import MetricType
     from perun_hpc.report.formats import history
-    from perun_hpc.report.formats.figures import quantity
+    from perun_hpc.report.formats.figures import at_most, quantity
 
+    joules = partial(quantity, MetricType.ENERGY, settings=chosen)
     style = style_for(sys.stdout)
     head = ("APP", "RUN", "ROUNDS", "RUNTIME", "ENERGY", f"{style.plus_minus} (k=2)", "PROVENANCE", "CHANGE", "")
     rows = []
@@ -101,6 +103,7 @@ def _table(
         energy, runtime = history.energy(tree), tree.value(MetricType.RUNTIME)
         doubt = history.doubt(tree)
         change = history.change(tree, _earlier(directory, found))
+        most = None if energy is None else at_most(energy.mean, doubt)
         status = str(tree.metadata.get("status", ""))
         rows.append(
             (
@@ -108,8 +111,8 @@ def _table(
                 tree.id,
                 str(len(tree.nodes)),
                 "-" if runtime is None else quantity(MetricType.RUNTIME, runtime, chosen),
-                "-" if energy is None else quantity(MetricType.ENERGY, energy.mean, chosen),
-                "-" if energy is None or doubt is None else quantity(MetricType.ENERGY, 2 * doubt, chosen),
+                "-" if energy is None else "<" * (most is not None) + joules(most or energy.mean),
+                "-" if energy is None or doubt is None or most is not None else joules(2 * doubt),
                 history.provenance(tree) or "-",
                 "-" if change is None else f"{100 * change.fraction:+.1f} %{' =' if change.within else ''}",
                 "" if status == "PROCESSING" else status,
@@ -120,5 +123,6 @@ def _table(
     for app in dict.fromkeys(directory.parent for directory, _ in listed):
         if ended := [tree for where, tree in found if where.parent == app and _ended(tree)]:
             totals.append(history.total(ended, chosen))
+    less = ["<: at most, since the bound exceeds the figure."] if any(row[4].startswith("<") for row in rows) else []
     legend = "Energy of a round; change against the five runs before, = where it is within the uncertainties."
-    return "\n".join([*lines, "", *totals, legend])
+    return "\n".join([*lines, "", *totals, legend, *less])

@@ -68,7 +68,11 @@ def run(args: argparse.Namespace) -> int:
     style = style_for(sys.stdout)
     print(f"{since_day} to {until_day}\n")
     print("\n".join(usage_table(users, ["user", "account"], style, currency=None)))
-    print("\n".join(["", style.bold("Jobs that used most"), *jobs_listing(biggest, style, datetime.now().timestamp())]))
+    if biggest:
+        listed = jobs_listing(biggest, style, datetime.now().timestamp())
+        print("\n".join(["", style.bold("Jobs that used most"), *listed]))
+    elif users:
+        print("\nno job with an energy")
     if idle:
         print("\n".join(["", style.bold("Jobs that held idle GPUs"), *idle_listing(idle, style)]))
     return 0

@@ -37,6 +37,13 @@ def test_csv_has_a_table_of_users_one_of_jobs_and_one_of_idle_gpus(
     assert idle == []
 
 
+def test_without_jobs_it_says_so_and_heads_no_empty_table(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*options, "--user", "carol"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{DAY} to {DAY}", "", "no jobs in this time"]
+
+
 def test_json_and_the_table_name_the_same_order(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*options, "--format", "json"]) == 0
     lists = json.loads(capsys.readouterr().out)

@@ -131,10 +131,19 @@ def test_a_bound_above_the_energy_and_one_that_is_not_known_are_said_in_words(tm
     assert history.doubt(unknown) is None
 
 
+def test_of_a_figure_below_its_bound_the_table_has_the_upper_end_alone(tmp_path):
+    shown = text.render(tree_of(0.5, 0.7, tmp_path=tmp_path), chosen(tmp_path, joule="", metrics="energy"))
+    rows = [line.split() for line in shown.splitlines() if " app " in line]
+    # Host a: 0.5 +- 2 J; host b, twice as much, 1 +- 2 J; both: 1.5 +- 4 J. The bounds of a mean are no narrower.
+    assert [row[-1] for row in rows[:3]] == ["<2.50", "<3.00", "<5.50"]
+    assert next(row for row in rows if row[0] == "mean")[-1] == "<5.80"
+    assert "<: at most; the readings tell no more." in shown
+
+
 @pytest.mark.parametrize(
     ("joules", "column", "sentence"),
     [
-        (0.0021, "mJ", "used at most 4.01 J"),
+        (0.0021, "J", "used at most 4.01 J"),
         (2.77, "J", "used 8.31 J"),
         (2770.0, "kJ", "used 8.31 kJ"),
         (4e9, "GJ", "used 12.0 GJ"),

@@ -36,9 +36,12 @@ def run(joules: float | None, u: float = 0.0, by: Provenance = Provenance.MEASUR
 
 
 def test_all_runs_are_summed_and_those_without_energy_named():
-    assert history.total([run(3.6e6), run(7.2e6)], CHOSEN) == "app was run 2 times here, in total 10.8 MJ (3.00 kWh)."
+    assert history.total([run(3.6e6), run(7.2e6)], CHOSEN) == (
+        "app was run 2 times here, in total 10.8 MJ (3.00 kWh, bounds not known)."
+    )
     assert history.total([run(2.0), run(None)], CHOSEN) == (
-        "app was run 2 times here, in total 2.00 J, 1 of them not counted: their energy is not known."
+        "app was run 2 times here, in total 2.00 J (bounds not known), "
+        "1 of them not counted: their energy is not known."
     )
     assert history.total([run(None)], CHOSEN) == "app was run 1 time here; no sensor measured its energy."
 
@@ -46,10 +49,20 @@ def test_all_runs_are_summed_and_those_without_energy_named():
 def test_a_sum_says_of_how_many_runs_no_sensor_measured_the_energy():
     estimated = run(1.0, by=Provenance.ESTIMATED)
     assert history.total([run(2.0), estimated, run(None)], CHOSEN) == (
-        "app was run 3 times here, in total 3.00 J, 1 of them estimated, "
+        "app was run 3 times here, in total 3.00 J (bounds not known), 1 of them estimated, "
         "1 of them not counted: their energy is not known."
     )
     assert [history.provenance(one) for one in (run(2.0), estimated, run(None))] == ["measured", "estimated", None]
+
+
+def test_a_sum_has_bounds_and_the_same_sensors_err_in_all_runs():
+    assert history.total([run(1e6, 2e4), run(2e6, 3e4), run(None)], CHOSEN) == (
+        "app was run 3 times here, in total 3000 kJ ± 100 kJ (0.833 kWh, k=2), "
+        "1 of them not counted: their energy is not known."
+    )
+    assert "in total at most 3.00 J (k=2)." in history.total([run(0.5, 0.6), run(0.5, 0.4)], CHOSEN)
+    # 3.6 kJ, and as much again that it may be wrong by.
+    assert "at most 7.20 kJ (0.002 kWh, k=2)" in history.total([run(3600.0, 1800.1)], CHOSEN)
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,19 @@ def quantity(metric: MetricType, value: float, settings: UserSettings) -> str:
     """A figure with its unit."""
     factor, unit = readable(metric, value, settings)
     return f"{digits(value / factor)} {unit}".rstrip()
+
+
+def at_most(value: float, uncertainty: float | None) -> float | None:
+    """The upper end of a figure (k=2) whose bound exceeds it, so that nothing else is known; None for any other."""
+    return value + 2 * uncertainty if uncertainty is not None and 0 <= value < 2 * uncertainty else None
+
+
+def bounded(joules: float, doubt: float | None, settings: UserSettings) -> tuple[str, str]:
+    """`3000 J ± 4.00 J`; `at most 17.5 J` where the bound exceeds the value; and what is in brackets behind it."""
+    if doubt is None:
+        return quantity(MetricType.ENERGY, joules, settings), "bounds not known"
+    most = at_most(joules, doubt)
+    if most is not None:
+        return f"at most {quantity(MetricType.ENERGY, most, settings)}", "k=2"
+    factor, unit = readable(MetricType.ENERGY, joules, settings)
+    return f"{digits(joules / factor)} {unit} ± {digits(2 * doubt / factor)} {unit}", "k=2"

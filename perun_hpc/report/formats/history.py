@@ -11,7 +11,7 @@ from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
 from perun_hpc.data_model.sensor import Provenance, worst
 from perun_hpc.data_model.wording import count
-from perun_hpc.report.formats.figures import digits, readable
+from perun_hpc.report.formats.figures import at_most, bounded, digits
 
 LATEST = 5
 """How many earlier runs a run is compared with."""
@@ -33,16 +33,14 @@ def doubts(energies: Sequence[Metric]) -> float | None:
 def doubt(tree: DataNode) -> float | None:
     """The standard uncertainty (k=1) of one round's mean energy in J: rounds are read by the same sensors, so it does
     not become smaller with their number. None where that of a round is not known."""
-    found = [run.metrics.get(MetricType.ENERGY) for run in tree.walk(NodeType.RUN)]
-    known = [one for one in found if isinstance(one, Metric)]
+    known = _energies(tree)
     whole = doubts(known)
     return None if whole is None else whole / len(known)
 
 
 def provenance(tree: DataNode) -> Provenance | None:
     """The worst provenance of its rounds' energies; None where nothing measured them."""
-    found = [run.metrics.get(MetricType.ENERGY) for run in tree.walk(NodeType.RUN)]
-    known = [one.provenance for one in found if isinstance(one, Metric)]
+    known = [one.provenance for one in _energies(tree)]
     return worst(known) if known else None
 
 
@@ -54,13 +52,24 @@ def total(trees: Sequence[DataNode], settings: UserSettings) -> str:
     if not known:
         return f"{app} was run {count(len(trees), 'time')} here; no sensor measured its energy."
     joules = math.fsum(found.sum for found in known)
-    factor, unit = readable(MetricType.ENERGY, joules, settings)
-    kwh = f" ({digits(joules / J_PER_KWH)} kWh)" if joules >= J_PER_KWH / 1000 else ""
+    doubt_j = _doubt_of_all([tree for tree in trees if energy(tree) is not None])
+    used, said = bounded(joules, doubt_j, settings)
+    kwh = f"{digits((at_most(joules, doubt_j) or joules) / J_PER_KWH)} kWh, " if joules >= J_PER_KWH / 1000 else ""
     kinds = Counter(kind for tree in trees if (kind := provenance(tree)) not in (None, Provenance.MEASURED))
     marked = "".join(f", {number} of them {kind}" for kind, number in sorted(kinds.items()))
     lost = f", {len(trees) - len(known)} of them not counted: their energy is not known" * (len(known) < len(trees))
-    known_as = f"{digits(joules / factor)} {unit}{kwh}{marked}{lost}"
-    return f"{app} was run {count(len(trees), 'time')} here, in total {known_as}."
+    return f"{app} was run {count(len(trees), 'time')} here, in total {used} ({kwh}{said}){marked}{lost}."
+
+
+def _doubt_of_all(trees: Sequence[DataNode]) -> float | None:
+    """The standard uncertainty (k=1) of what these runs used together, in J: the same sensors err in all of them."""
+    known = [one for tree in trees if (one := doubts(_energies(tree))) is not None]
+    return math.fsum(known) if len(known) == len(trees) else None
+
+
+def _energies(tree: DataNode) -> list[Metric]:
+    """The energy of each round that has one."""
+    return [found for run in tree.walk(NodeType.RUN) if isinstance(found := run.metrics.get(MetricType.ENERGY), Metric)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Region, Stats
-from perun_hpc.report.formats.figures import digits, quantity, readable
+from perun_hpc.report.formats.figures import at_most, digits, quantity, readable
 
 WIDTH = 80
 MANY_ROUNDS = 12
@@ -89,22 +89,36 @@ def _program(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) -
     for run in runs if len(runs) <= MANY_ROUNDS else ():
         hosts = list(run.walk(NodeType.NODE))
         for host in hosts:
-            yield Row((run.id, host.id, ""), app, _figures(host, settings.metrics))
+            yield _row((run.id, host.id, ""), app, [host], settings)
             if settings.group_by == "device":
                 for device in host.walk(NodeType.SENSOR):
-                    if figures := _figures(device, settings.metrics):
-                        yield Row((run.id, host.id, ""), f"  {device.id}", figures)
+                    if _figures(device, settings.metrics):
+                        yield _row((run.id, host.id, ""), f"  {device.id}", [device], settings)
         if len(hosts) > 1:
-            yield Row((run.id, "all", ""), app, _figures(run, settings.metrics))
+            yield _row((run.id, "all", ""), app, [run], settings)
     if len(runs) > 1:
         shown = [_figures(run, settings.metrics) for run in runs]
         hosts_of_all = {host.id for run in runs for host in run.walk(NodeType.NODE)}
         where = "all" if len(hosts_of_all) > 1 else next(iter(hosts_of_all), "")
         several = {kind: [one[kind] for one in shown if kind in one] for one in shown for kind in one}
         of_all = {kind: Stats.of(kind, values) for kind, values in several.items()}
-        yield Row(("mean", where, ""), app, {kind: one.mean for kind, one in of_all.items()})
+        yield _row(("mean", where, ""), app, runs, settings)
         spread = {kind: one.std for kind, one in of_all.items() if len(several[kind]) > 1}
         yield Row(("±", where, ""), app, spread)
+
+
+def _row(lead: tuple[str, ...], what: str, nodes: Sequence[DataNode], settings: UserSettings) -> Row:
+    """The means of what is known of these nodes. All are read by the same sensors, so that means are no surer."""
+    figures, marks = {}, {}
+    for kind in map(MetricType, settings.metrics):
+        known = [value for node in nodes if (value := node.value(kind)) is not None]
+        if not known:
+            continue
+        metrics = [found for node in nodes if isinstance(found := node.metrics.get(kind), Metric)]
+        doubts = [one.uncertainty for one in metrics if one.uncertainty is not None]
+        most = at_most(_mean(known), _mean(doubts) if doubts and len(doubts) == len(known) else None)
+        figures[kind], marks[kind] = (_mean(known), "") if most is None else (most, AT_MOST)
+    return Row(lead, what, figures, marks=marks)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -140,15 +154,19 @@ def _regions(runs: Sequence[DataNode], settings: UserSettings) -> Iterable[Row]:
                 for kind, metrics in known.items()
             },
             _calls(ones),
-            (
-                _mean(one.mean_s for one in ones),
-                math.sqrt(_mean(one.std_s**2 for one in ones)),
-                max(one.max_s for one in ones),
-            ),
+            _of_calls(ones),
             _mean_of_all([one.call_energy_j for one in ones]),
             _mean_of_all([one.share for one in ones]),
             marks,
         )
+
+
+def _of_calls(ones: Sequence[Region]) -> tuple[float, float, float]:
+    """How long a call took over all rounds: mean, standard deviation, the longest; in s."""
+    calls = sum(max(one.calls, 1) for one in ones)
+    mean_s = math.fsum(max(one.calls, 1) * one.mean_s for one in ones) / calls
+    squares = math.fsum(max(one.calls, 1) * (one.std_s**2 + (one.mean_s - mean_s) ** 2) for one in ones)
+    return mean_s, math.sqrt(squares / calls), max(one.max_s for one in ones)
 
 
 def _mean_of_all(values: Sequence[float | None]) -> float | None:

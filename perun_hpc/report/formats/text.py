@@ -8,13 +8,13 @@ from perun_hpc.config.user import UserSettings
 from perun_hpc.data_model.data import DataNode, Metric, MetricType, NodeType, Stats
 from perun_hpc.data_model.sensor import worst
 from perun_hpc.report.formats import rows
-from perun_hpc.report.formats.figures import digits, quantity, readable
+from perun_hpc.report.formats.figures import bounded, quantity
 from perun_hpc.report.formats.history import doubts
 
 REGIONS = "Indented: regions, with the host's figures while one of their calls ran."
 MARKS = {
-    rows.ESTIMATED: " ~: estimated, since its calls are shorter than the time between readings.",
-    rows.AT_MOST: " <: at most; readings tell no more of its calls.",
+    rows.ESTIMATED: "~: estimated, since its calls are shorter than the time between readings.",
+    rows.AT_MOST: "<: at most; the readings tell no more.",
 }
 
 
@@ -23,8 +23,8 @@ def render(tree: DataNode, settings: UserSettings) -> str:
     runs = list(tree.walk(NodeType.RUN))
     parts = [f"perun: {tree.metadata.get('app', '')}, run {tree.id}"]
     parts += [rows.table(tree, settings), rows.traffic(tree, settings)]
-    if any(host.regions for host in tree.walk(NodeType.NODE)):
-        parts.append(REGIONS + "".join(words for mark, words in MARKS.items() if f" {mark}" in parts[1]))
+    legend = [REGIONS] if any(host.regions for host in tree.walk(NodeType.NODE)) else []
+    parts.append(" ".join([*legend, *(words for mark, words in MARKS.items() if f" {mark}" in parts[1])]))
     parts.append(summary(tree, runs, settings))
     parts.append(_own(runs, settings))
     parts += _failure(tree, list(tree.walk(NodeType.NODE)))
@@ -54,21 +54,12 @@ def summary(tree: DataNode, runs: Sequence[DataNode], settings: UserSettings) ->
     scope = sorted(
         {scope for run in runs for host in run.walk(NodeType.NODE) for scope in host.metadata.get("scope", ())}
     )
+    used, said = bounded(energy.sum, doubts(singles), settings)
     return (
-        f"{who} used {_bounded(energy.sum, doubts(singles), settings)}{kind}; {', '.join(scope)}) while {span} ran,"
+        f"{who} used {used} ({said}, {kind}; {', '.join(scope)}) while {span} ran,"
         f" {sum(run.value(MetricType.RUNTIME) or 0.0 for run in runs):.3f} s"
         f"{': ' if outside else ''}{', '.join(outside)}."
     )
-
-
-def _bounded(joules: float, doubt: float | None, settings: UserSettings) -> str:
-    """`3000 J ± 4.00 J (k=2, `; `at most 17.5 J (k=2, ` where the bound exceeds the value; words for none known."""
-    if doubt is None:
-        return f"{quantity(MetricType.ENERGY, joules, settings)} (bounds not known, "
-    if joules < 2 * doubt:
-        return f"at most {quantity(MetricType.ENERGY, joules + 2 * doubt, settings)} (k=2, "
-    factor, unit = readable(MetricType.ENERGY, joules, settings)
-    return f"{digits(joules / factor)} {unit} ± {digits(2 * doubt / factor)} {unit} (k=2, "
 
 
 def _own(runs: Sequence[DataNode], settings: UserSettings) -> str:
