@@ -1,4 +1,4 @@
-"""`python -m bench.reproduce [NAME ...]`: the tables of docs/method.md; all of them unless told which."""
+"""`python -m bench.reproduce [NAME ...]`: the tables of docs/method.md; all of them unless some are named."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ RESULTS = "CPU_benchmarks/results"
 BENCHMARKS = ("EP", "LU", "MG")
 NS_PER_S = 1_000_000_000
 METER_ERROR = 0.01
-"""The meter's own relative error (k=1), as `perun calibrate` takes it unless told otherwise."""
+"""The meter's own relative error (k=1), as `perun calibrate` takes it by default."""
 ROW_S = 10
 """Of the rows of the fit. The command takes no less than five minutes: its meters are read seldom."""
 METER = Sensor(
