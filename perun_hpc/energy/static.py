@@ -53,6 +53,11 @@ class StaticPower:
         today[power_bin] = today.get(power_bin, 0) + duration_ns
         return replace(self, bins=bins)
 
+    @property
+    def seen_ns(self) -> int:
+        """For how long the domain was seen idle."""
+        return sum(time_ns for seen in self.bins.values() for time_ns in seen.values())
+
     def estimate_uw(self) -> int | None:
         """The 5th percentile of idle power in uW (lower edge of its bin); None before 30 minutes were seen."""
         summed: dict[int, int] = {}

@@ -37,10 +37,10 @@ SHARING_ERROR: dict[str, float] = {
 }
 """How far the watts of one owner's work lie from what a method takes them for, relative, k=1; see docs/method.md."""
 
-STATIC_ERROR: dict[str, float] = {"policy": 0.08, "learnt": 0.09, "nodes": 0.11, "unknown": 0.72}
+STATIC_ERROR: dict[str, float] = {"policy": 0.08, "learnt": 0.09, "nodes": 0.11, "otherwise": 0.2, "unknown": 0.72}
 """Relative standard uncertainty of static power by where it comes from: the nodes of a type differ and heat moves it;
-of one that is not known half of the least power seen is taken: it is anything from nothing to that (a rectangle, 0.58),
-and heat moves it, too."""
+of one that was learnt while governor or caps were others (`otherwise`) it is assumed; of one that is not known half of
+the least power seen is taken: it is anything from nothing to that (a rectangle, 0.58), and heat moves it, too."""
 
 DRIFT_ERROR = 0.04
 """What of the above is left while nobody works, of static power that a node has learnt: it learnt it then, and air and

@@ -137,3 +137,37 @@ def test_a_node_that_knows_nothing_has_what_most_nodes_of_its_machine_have(node:
     keep_typical(node.archive / "test", write_new)
     node.start()
     assert static_of(node, 10) == {"uw": IDLE_UW, "from": "nodes"}
+
+
+def test_a_job_s_record_names_how_cpus_were_set_while_it_ran(node: FakeNode) -> None:
+    """A governor that changes during a job ends an interval; static power is that of the governor in force."""
+    governor = node.root / "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    governor.parent.mkdir(parents=True)
+    governor.write_text("powersave\n")
+    told = node.spool / "node" / "state.json"
+    node.start()
+    node.begin(1)
+    node.end(1)
+    assert node.record(1)["conditions"]["governor"] == "powersave"
+    node.stop()
+    state = json.loads(told.read_text())
+    state["static"] = {"package-0@powersave": idle_for(hours=2).to_json()}
+    told.write_text(json.dumps(state))
+    node.start()
+    node.begin(2)
+    node.end(2)
+    assert node.record(2)["static"]["package-0"] == {"uw": IDLE_UW, "from": "learnt"}
+    node.begin(3)
+    governor.write_text("performance\n")
+    ledgers = node.archive / "test" / "nodes" / "n1"
+    until(
+        lambda: '{"governor":"performance"}' in "".join(p.read_text() for p in (node.spool / "node").glob("*.jsonl")),
+        "an interval that began with the other governor is written",
+    )
+    node.end(3)
+    record = node.record(3)
+    assert record["conditions"]["governor"] == "powersave, then performance"
+    assert record["static"]["package-0"] == {"uw": IDLE_UW, "from": "otherwise"}
+    shipped = [json.loads(line) for path in sorted(ledgers.glob("*-*.jsonl")) for line in path.read_text().splitlines()]
+    said = [line["cpu_settings"]["governor"] for line in shipped if "cpu_settings" in line]
+    assert said[-2:] == ["powersave", "performance"]

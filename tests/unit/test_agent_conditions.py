@@ -8,6 +8,7 @@ import pytest
 
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.agent.sources.conditions import conditions
+from perun_hpc.agent.sources.cpu_settings import EVERY_NS, CpuSettings
 from perun_hpc.data_model.record import Condition, from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.report.subjects import of_records
@@ -34,6 +35,25 @@ def test_what_the_kernel_shows_is_named(tmp_path: Path) -> None:
         "processor": "Xeon 9", "kernel": "6.1.0-13-amd64", "governor": "performance", "clock limit": "3.5 GHz",
         "boost": "off", "power cap": "250 W",
     }  # fmt: skip
+
+
+def test_how_cpus_are_set_is_looked_at_every_few_seconds(tmp_path: Path) -> None:
+    governor = "sys/devices/system/cpu/cpufreq/policy0/scaling_governor"
+    put(tmp_path, governor, "powersave")
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/name", "package-0")
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw", "250000000")
+    put(tmp_path, "sys/class/powercap/intel-rapl:0/constraint_1_power_limit_uw", "300000000")
+    seen = CpuSettings(tmp_path)
+    assert seen.idle_key == ""
+    assert seen.look(0)
+    assert seen.now == {"governor": "powersave", "power cap": "250 W", "short-term power cap": "300 W"}
+    assert seen.idle_key == "powersave 250W 300W"
+    put(tmp_path, governor, "performance")
+    assert not seen.look(EVERY_NS - 1)
+    assert seen.idle_key == "powersave 250W 300W"
+    assert seen.look(EVERY_NS)
+    assert seen.idle_key == "performance 250W 300W"
+    assert not seen.look(3 * EVERY_NS)
 
 
 def test_a_machine_that_shows_nothing_has_none(tmp_path: Path) -> None:

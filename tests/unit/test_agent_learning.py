@@ -53,17 +53,24 @@ DOMAINS = {
 
 
 def teach(
-    learning: Learning, busy_ns: dict[int, int], peaks: dict[str, int], times: int, seconds: int = 6, node=NODE
+    learning: Learning,
+    busy_ns: dict[int, int],
+    peaks: dict[str, int],
+    times: int,
+    seconds: int = 6,
+    node=NODE,
+    setting: str | None = "",
+    package_w: int = 40,
 ) -> None:
     """Intervals at 40 W per package, 60 W of the GPU and 100 W of all else."""
     for number in range(times):
         t0_ns, t1_ns = number * seconds * S, (number + 1) * seconds * S
-        watts = {"package-0": 40, "package-1": 40, "gpu-a": 60, "other": 100}
+        watts = {"package-0": package_w, "package-1": package_w, "gpu-a": 60, "other": 100}
         closed = [
             Closed(t0_ns, t1_ns, DomainShares(name, w * seconds * 10**6, (), "x", Provenance.MEASURED), (), False)
             for name, w in watts.items()
         ]
-        learning.take(closed, Stretch(t0_ns, t1_ns, busy_ns, ()), node, DOMAINS, peaks, t1_ns)
+        learning.take(closed, Stretch(t0_ns, t1_ns, busy_ns, ()), node, DOMAINS, peaks, t1_ns, setting)
 
 
 def learnt(learning: Learning) -> dict[str, int]:
@@ -79,6 +86,49 @@ def test_half_an_hour_of_short_idle_intervals_teaches_every_domain():
     again = Learning()
     again.restore(learning.to_json())
     assert learnt(again) == learnt(learning)
+
+
+def test_static_power_is_that_of_the_governor_and_the_caps_in_force():
+    learning = Learning()
+
+    def figures(setting: str) -> dict[str, tuple[int, str]]:
+        found = learning.figures(DOMAINS.values(), None, setting)
+        return {name: (one.uw // 10**6, one.source) for name, one in found.items()}
+
+    teach(learning, {}, {"gpu-a": 0}, 700, setting="powersave 250W", package_w=40)
+    assert figures("powersave 250W")["package-0"] == (40, "learnt")
+    other = figures("performance 250W")
+    assert (other["package-0"], other["node"]) == ((40, "otherwise"), (100, "otherwise"))
+    assert other["gpu-a"] == (60, "learnt"), "what CPUs are set to is not a GPU's"
+    teach(learning, {}, {"gpu-a": 0}, 400, setting="performance 250W", package_w=55)
+    assert figures("performance 250W")["package-0"] == (55, "learnt")
+    assert figures("powersave 250W")["package-0"] == (40, "learnt")
+    assert figures("performance 100W")["package-0"] == (40, "otherwise"), "where it idled longest"
+    again = Learning()
+    again.restore(learning.to_json())
+    assert again.figures(DOMAINS.values(), None, "performance 250W")["package-0"] == Figure(55_000_000, "learnt")
+    learning.typical_uw = {"package-0@performance 100W": 48_000_000}
+    assert figures("performance 100W")["package-0"] == (48, "nodes"), "other nodes know that setting"
+
+
+def test_what_was_learnt_before_settings_were_known_counts_until_there_is_better():
+    learning = Learning()
+    teach(learning, {}, {"gpu-a": 0}, 400)
+    assert learning.figures(DOMAINS.values(), None, "powersave")["package-0"] == Figure(40_000_000, "otherwise")
+    learning = Learning()
+    learning.typical_uw = {"package-0": 41_000_000}
+    assert learning.figures(DOMAINS.values(), None, "powersave")["package-0"] == Figure(41_000_000, "otherwise")
+    assert learning.figures(DOMAINS.values(), None)["package-0"] == Figure(41_000_000, "nodes")
+
+
+def test_an_interval_of_several_settings_teaches_nothing_and_few_settings_are_kept():
+    learning = Learning()
+    teach(learning, {}, {"gpu-a": 0}, 700, setting=None)
+    assert set(learning.known) == {"gpu-a"}
+    for cap in range(20):
+        teach(learning, {}, {"gpu-a": 0}, 20 + cap, setting=f"powersave {cap}W")
+    kept = [name for name in learning.known if name.startswith("package-0")]
+    assert kept == [f"package-0@powersave {cap}W" for cap in range(12, 20)], "those of the longest idle times"
 
 
 def test_a_busy_package_teaches_nothing_of_itself_and_of_the_rest_of_the_node():

@@ -47,6 +47,7 @@ class Gap:
 #: More gaps than this are joined to the last one of the same sensor.
 MAX_GAPS = 200
 #: More kinds of failures than this are counted only.
+MAX_SETTINGS = 6
 MAX_WHYS = 50
 #: A session of which something failed so often is set aside: it ends, partial.
 MAX_FAILURES = 16
@@ -94,6 +95,8 @@ class Session:
     monitored: bool = True
     doubt: str = ""
     assumed: list[str] = field(default_factory=list)
+    cpu_settings: dict[str, list[str]] = field(default_factory=dict)
+    """How the node's CPUs were set while it ran: name -> values, each as often as it came anew, to a bound."""
     left_out: dict[str, int] = field(default_factory=dict)
     ranks: int = 0
     text_b: int = 0
@@ -165,6 +168,13 @@ class Session:
     def work(self, ns: int) -> None:
         """So much CPU time is behind the work that it is charged with: its own, or all of a node that it holds."""
         self.work_ns += ns
+
+    def see(self, settings: Mapping[str, str]) -> None:
+        """The node's CPUs are set so from now on."""
+        for name, value in settings.items():
+            values = self.cpu_settings.setdefault(name, [])
+            if values[-1:] != [value] and len(values) < MAX_SETTINGS:
+                values.append(value)
 
     def suspend(self, suspended: bool) -> None:
         """It stands still from now on, or goes on."""

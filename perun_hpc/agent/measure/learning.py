@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Figure:
     """Static power of one domain, and where it comes from: `policy`, `learnt`, `nodes` (what most nodes of this
-    machine have learnt), `estimate`, or `unknown`.
+    machine have learnt), `otherwise` (learnt while governor or power caps were others), `estimate`, or `unknown`.
 
     Of one that is not known half of the least power seen is taken, of a GPU 0.
     """
@@ -38,11 +38,14 @@ class _IdleTime:
     """Idle time in a row, until it is long enough to be learnt from."""
 
     t1_ns: int
+    key: str
     duration_ns: int = 0
     energy_uj: int = 0
     busy_ns: int = 0
 
 
+MOST_SETTINGS = 8
+"""Of a domain static power is known under so many settings of the CPUs at most: a power manager may set any."""
 LOWEST, NODES = "lowest", "nodes"
 """Where the least powers, and what other nodes have learnt, stand among what was learnt of domains: no domain has that
 name."""
@@ -50,7 +53,7 @@ name."""
 
 class Learning:
     """What the node's idle times taught so far, and the least power of every domain; adjoining idle intervals are taken
-    together.
+    together. It is kept by domain and by how the CPUs are set (`_keyed`), but for GPUs.
 
     `news` is set wherever more becomes known than before; `typical_uw` is what most nodes of this machine have learnt.
     """
@@ -98,10 +101,12 @@ class Learning:
         domains: Mapping[str, EnergyDomain],
         gpu_peaks: Mapping[str, int],
         real_ns: int,
+        setting: str | None = "",
     ) -> bool:
         """Learn from the intervals that one stretch closed; True when a figure may have changed.
 
         `gpu_peaks` holds the highest utilisation that was seen of each GPU; one that is missing was not watched.
+        `setting` says how the CPUs were set all the time (`CpuSettings.idle_key`), None: in several ways.
         """
         learnt = False
         gpus_idle = all(gpu_peaks.get(one.name) == 0 for one in domains.values() if one.kind is DomainKind.GPU)
@@ -122,21 +127,24 @@ class Learning:
             whole = seen and total_uj is not None and total_uj >= 0
             if whole and (domain is None or domain.kind is not DomainKind.GPU):
                 learnt |= self._see(name, total_uj or 0, interval.t1_ns - interval.t0_ns)
-            if not idle or not whole:
+            of_gpu = domain is not None and domain.kind is DomainKind.GPU
+            if not idle or not whole or (setting is None and not of_gpu):
                 self._idle.pop(name, None)
                 continue
-            held = self._idle.setdefault(name, _IdleTime(interval.t0_ns))
-            if held.t1_ns != interval.t0_ns:
-                held = self._idle[name] = _IdleTime(interval.t0_ns)
+            key = name if of_gpu else _keyed(name, setting or "")
+            held = self._idle.setdefault(name, _IdleTime(interval.t0_ns, key))
+            if (held.t1_ns, held.key) != (interval.t0_ns, key):
+                held = self._idle[name] = _IdleTime(interval.t0_ns, key)
             held.t1_ns = interval.t1_ns
             held.duration_ns += interval.t1_ns - interval.t0_ns
             held.energy_uj += total_uj or 0
             held.busy_ns += busy_ns or 0
             if held.duration_ns >= SHORTEST_NS:
-                before = self._known.get(name, StaticPower())
+                before = self._known.get(key, StaticPower())
                 after = before.observe(real_ns, held.duration_ns, held.energy_uj, held.busy_ns, cpus)
                 del self._idle[name]
-                self._known[name] = after
+                self._make_room(name, key)
+                self._known[key] = after
                 learnt |= after is not before
         self.news |= learnt
         return learnt
@@ -149,8 +157,24 @@ class Learning:
         self._lowest_uw[name] = power_uw
         return True
 
-    def figures(self, domains: Iterable[EnergyDomain], energy: Energy | None) -> dict[str, Figure]:
-        """The figure of every domain, by its name; a meter's is that of its residual."""
+    def _make_room(self, name: str, key: str) -> None:
+        """Forget the setting under which a domain idled least, where there is one too many."""
+        others = [one for one in self._settings_of(name) if one != key]
+        if len(others) >= MOST_SETTINGS:
+            del self._known[min(others, key=lambda one: self._known[one].seen_ns)]
+
+    def _settings_of(self, name: str) -> list[str]:
+        """Under which names static power of a domain is kept."""
+        return [one for one in self._known if one == name or one.startswith(f"{name}{_AT}")]
+
+    def _otherwise(self, name: str) -> int | None:
+        """A domain's static power under the setting under which it idled longest; None where it is known under none."""
+        known = [self._known[one] for one in self._settings_of(name)]
+        known = [one for one in known if one.estimate_uw() is not None]
+        return max(known, key=lambda one: one.seen_ns).estimate_uw() if known else None
+
+    def figures(self, domains: Iterable[EnergyDomain], energy: Energy | None, setting: str = "") -> dict[str, Figure]:
+        """The figure of every domain, by its name, as its CPUs are set now; a meter's is that of its residual."""
         found: dict[str, Figure] = {}
         meters = 0
         for domain in domains:
@@ -162,16 +186,29 @@ class Learning:
                 stated = energy.package_static_uw
             elif energy is not None and domain.kind is DomainKind.GPU:
                 stated = energy.gpu_idle_uw
-            learnt = self._known.get(name, StaticPower()).estimate_uw()
+            key = name if domain.kind is DomainKind.GPU else _keyed(name, setting)
+            learnt, otherwise = self._known.get(key, StaticPower()).estimate_uw(), self._otherwise(name)
             if isinstance(stated, int):
                 found[domain.name] = Figure(stated, "policy")
             elif learnt is not None:
                 found[domain.name] = Figure(learnt, "learnt")
+            elif key in self.typical_uw:
+                found[domain.name] = Figure(self.typical_uw[key], "nodes")
+            elif otherwise is not None:
+                found[domain.name] = Figure(otherwise, "otherwise")
             elif name in self.typical_uw:
-                found[domain.name] = Figure(self.typical_uw[name], "nodes")
+                found[domain.name] = Figure(self.typical_uw[name], "otherwise")
             else:
                 found[domain.name] = Figure(self._lowest_uw.get(name, 0) // 2, "unknown")
         return found
+
+
+_AT = "@"
+
+
+def _keyed(name: str, setting: str) -> str:
+    """Under which name static power of a domain is kept: with how its CPUs were set, where that is known."""
+    return f"{name}{_AT}{setting}" if setting else name
 
 
 def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int | None, int]:

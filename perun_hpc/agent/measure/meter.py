@@ -21,6 +21,7 @@ from perun_hpc.agent.measure.totals import Totals
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.choice import Choice
+from perun_hpc.agent.sources.cpu_settings import CpuSettings
 from perun_hpc.agent.sources.fallback import Fallback
 from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.node import JobUse, Node, Snapshot
@@ -94,6 +95,10 @@ class Meter:
         self._choose_domains()
         self.static: Mapping[str, Figure] = {}
         self.learning = Learning()
+        self.cpu_settings = CpuSettings(node.root)
+        self._set_so: Mapping[str, str] = {}
+        self._key = ""
+        self._said: tuple[str, Mapping[str, str]] | None = None
         self.idling = Idling()
         self.gpu_use = GpuUse()
         self.activity = Activity()
@@ -129,8 +134,12 @@ class Meter:
         return tick is not None
 
     def sees_change(self) -> bool:
-        """Whether a job was suspended or resumed in the open interval; asked about once a second."""
-        return any(self._is_suspended(one) != one.suspended for one in self._register.live.values())
+        """Whether a job was suspended or resumed in the open interval, or the CPUs set otherwise; asked about once a
+        second.
+        """
+        return self.cpu_settings.look(self._clock.mono_ns()) or any(
+            self._is_suspended(one) != one.suspended for one in self._register.live.values()
+        )
 
     def _is_suspended(self, session: Session) -> bool:
         return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
@@ -170,11 +179,22 @@ class Meter:
                 partial(booking.take_late_edges, session, snapshot.readings, self.sensors, self._continuing),
                 session,
             )
+        guard("how CPUs are set", self._note_settings)
         self.uses = uses
         self.parent_cpu_ns = parent_cpu_ns
         for session in alone:
             self.steps.share_out(session, self.static, snapshot.mono_ns)
         return snapshot
+
+    def _note_settings(self) -> None:
+        """An interval begins: how CPUs are set now is a part of its jobs' conditions, and what it is learnt under."""
+        self.cpu_settings.look(self._clock.mono_ns())
+        self._set_so = self.cpu_settings.now
+        if self.cpu_settings.idle_key != self._key:
+            self._key = self.cpu_settings.idle_key
+            self.parametrise()
+        for session in self._register.live.values():
+            session.see(self._set_so)
 
     def hear_of_steps(self) -> None:
         """The kernel tells of steps that began or ended: of a job that is alone an interval ends, if few just did."""
@@ -232,6 +252,7 @@ class Meter:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
         use = self.uses[session.key] = self._use(session)
         session.suspend(bool(use.suspended))
+        session.see(self._set_so)
         self._visibility.moments.heed((session,))
         self.steps.keep()
         self.parent_cpu_ns = self._parent()
@@ -380,7 +401,8 @@ class Meter:
             self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
         self._look_for_reserved()
         stated = {name: Figure(uw, "estimate") for name, uw in self._node.static_uw.items() if name in self.domains}
-        self.static = {**self.learning.figures(self.domains.values(), energy), **stated}
+        figures = self.learning.figures(self.domains.values(), energy, self.cpu_settings.idle_key)
+        self.static = {**figures, **stated}
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
         self._intervals.guessed = {name for name, figure in self.static.items() if figure.source == "unknown"}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
@@ -497,6 +519,9 @@ class Meter:
         owners = frozenset(key.owner for key in live)
         self._note_still(closed)
         lines = [intervals.ledger_line(interval, owners) for interval in closed]
+        if lines and self._said != (day, self._set_so):
+            self._said = (day, self._set_so)
+            lines[0] |= {"cpu_settings": dict(self._set_so)} if self._set_so else {}
         self._ledger.append(day, lines)
         self._visibility.moments.heed(live.values())
         guard("figures for monitoring", partial(self.totals.add, lines))
@@ -545,7 +570,9 @@ class Meter:
             )
 
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
-        return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns)
+        self.cpu_settings.look(self._clock.mono_ns())
+        setting = self._key if self.cpu_settings.idle_key == self._key else None
+        return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns, setting)
 
 
 def _is_new(before: JobUse, now: JobUse, counted_ns: int) -> bool:

@@ -64,7 +64,7 @@ class NodeLedger:
 
 def _goes_on(held: dict[str, Any], line: dict[str, Any]) -> bool:
     """Whether an interval begins where the one before ended, and is of its kind."""
-    if held["t1_ns"] != line["t0_ns"] or held["t1_ns"] - held["t0_ns"] >= LEAST_NS:
+    if held["t1_ns"] != line["t0_ns"] or held["t1_ns"] - held["t0_ns"] >= LEAST_NS or "cpu_settings" in line:
         return False
     known = held["total_uj"] is not None and line["total_uj"] is not None
     kind = ("method", "why", "estimated")
@@ -76,4 +76,5 @@ def _joined(held: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
     shares = dict(held["shares"])
     for owner, energy_uj in line["shares"].items():
         shares[owner] = shares.get(owner, 0) + energy_uj
-    return {**line, "t0_ns": held["t0_ns"], "total_uj": held["total_uj"] + line["total_uj"], "shares": shares}
+    said = {"cpu_settings": held["cpu_settings"]} if "cpu_settings" in held else {}
+    return {**line, **said, "t0_ns": held["t0_ns"], "total_uj": held["total_uj"] + line["total_uj"], "shares": shares}

@@ -21,6 +21,7 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.policy.applier import PolicyApplier
 from perun_hpc.agent.sources.conditions import conditions
+from perun_hpc.agent.sources.cpu_settings import LONGEST
 from perun_hpc.agent.sources.node import resident_b
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.data_model.job import SessionKey
@@ -99,9 +100,14 @@ class Sealing:
             booking.doubts(session, domains),
             self._meter.static,
             self._meter.scope,
-            guard("conditions", partial(conditions, self._paths.root)),
+            guard("conditions", partial(self._conditions, session)),
             booking.edges_uj(session, domains),
         )
+
+    def _conditions(self, session: Session) -> dict[str, str]:
+        """Those of the machine; how its CPUs were set while the job ran, one after the other, where that changed."""
+        seen = {name: ", then ".join(values)[:LONGEST] for name, values in session.cpu_settings.items()}
+        return {**conditions(self._paths.root), **seen}
 
     def _seal(self, session: Session) -> None:
         assert session.end is not None

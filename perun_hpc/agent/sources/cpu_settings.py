@@ -1,0 +1,80 @@
+"""How a node's CPUs are set: governor, limit of the clock, limits of their power; looked at every few seconds.
+
+A job's `--cpu-freq`, a power manager or an administrator may change them at any time, and what idles takes another
+power then. Source: Linux, Documentation/admin-guide/pm/cpufreq.rst and Documentation/power/powercap/powercap.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LONGEST = 150
+"""Letters of a value."""
+LOOKED_AT = 16
+"""Groups of CPUs whose clocks are looked at: a node may have hundreds, and the agent has jobs that wait."""
+EVERY_NS = 5_000_000_000
+GOVERNOR, CLOCK, CAP, SHORT_CAP = "governor", "clock limit", "power cap", "short-term power cap"
+_HEAD_B = 4096
+
+
+def cpu_settings(root: Path) -> dict[str, str]:
+    """Name -> value of what the kernel shows; several values of one name are joined.
+
+    The caps are those of RAPL's packages: the first constraint is the long-term one, the second the short-term one.
+    """
+    policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))[:LOOKED_AT]
+    packages = [
+        zone
+        for zone in sorted((root / "sys/class/powercap").glob("*:*"))
+        if text_of(zone / "name").startswith("package")
+    ]
+    found = {
+        GOVERNOR: joined(text_of(one / "scaling_governor") for one in policies),
+        CLOCK: joined(scaled(text_of(one / "scaling_max_freq"), 1e6, "GHz") for one in policies),
+        CAP: joined(scaled(text_of(zone / "constraint_0_power_limit_uw"), 1e6, "W") for zone in packages),
+        SHORT_CAP: joined(scaled(text_of(zone / "constraint_1_power_limit_uw"), 1e6, "W") for zone in packages),
+    }
+    return {name: value[:LONGEST] for name, value in found.items() if value}
+
+
+@dataclass
+class CpuSettings:
+    """What was seen last of a host's; `idle_key` names what static power depends on: the governor and the caps."""
+
+    root: Path
+    now: Mapping[str, str] = field(default_factory=dict)
+    _due_ns: int = 0
+
+    def look(self, mono_ns: int) -> bool:
+        """Look again, at most every few seconds; True where something is set otherwise than before."""
+        if mono_ns < self._due_ns:
+            return False
+        self._due_ns = mono_ns + EVERY_NS
+        before, self.now = self.now, cpu_settings(self.root)
+        return self.now != before
+
+    @property
+    def idle_key(self) -> str:
+        """One word of it; empty where the kernel shows none."""
+        return " ".join(self.now[name].replace(" ", "") for name in (GOVERNOR, CAP, SHORT_CAP) if name in self.now)
+
+
+def scaled(text: str, by: float, unit: str) -> str:
+    """A whole number in another unit, with four digits; empty where the text is none."""
+    return f"{int(text) / by:.4g} {unit}" if text.isascii() and text.isdigit() and len(text) < 18 else ""
+
+
+def joined(values: Iterable[str]) -> str:
+    """The values that there are, each once."""
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def text_of(path: Path) -> str:
+    """The beginning of a file of the kernel's; empty where it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(_HEAD_B).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
