@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from perun_hpc.doctor import node_checks, service_checks, slurm_checks
+from perun_hpc.doctor import meter_checks, node_checks, service_checks, slurm_checks
 from perun_hpc.doctor.facts import Facts, Unread
 from perun_hpc.doctor.findings import Check, Finding, Report, Severity
 
-CHECKS: tuple[Check, ...] = (*slurm_checks.CHECKS, *node_checks.CHECKS, *service_checks.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *slurm_checks.CHECKS, *node_checks.CHECKS, *service_checks.CHECKS, *meter_checks.CHECKS
+)  # fmt: skip
 QUICK: tuple[Check, ...] = tuple(check for check in CHECKS if "audit" not in check.needs)
 """Those that take seconds however large the cluster is."""
 UNKNOWN = "unknown"

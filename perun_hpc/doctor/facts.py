@@ -157,6 +157,18 @@ class Collector:
 
 
 @dataclass(frozen=True)
+class Meters:
+    """The files of the poller of meters outside the nodes, what is wrong with them, which credentials lie here, and
+    what is wrong with its unit."""
+
+    mistakes: tuple[str, ...] = ()
+    credentials: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    unit: str = ""
+    cluster: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """All of it. What was not read stands in `unread` by the field's name."""
 
@@ -203,6 +215,9 @@ class Facts:
     collector: Collector = field(default_factory=Collector)
     ledger: str = ""
     audit: tuple[str, ...] = ()
+    meters: Meters = field(default_factory=Meters)
+    meters_say: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    """Why nothing is heard of the poller; the devices that it has not read for long."""
     dbd: str = ""
     admin: str = "operator"
     unread: Mapping[str, Unread] = field(default_factory=dict)

@@ -17,6 +17,7 @@ class Role(enum.StrEnum):
     CONTROLLER = "controller"
     COMPUTE = "compute"
     COLLECTOR = "collector"
+    METERS = "meters"
     LOGIN = "login"
 
 

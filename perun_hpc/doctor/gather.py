@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from perun_hpc.agent.outbox.parsing import USER as READER
 from perun_hpc.archive.stream import Munge
 from perun_hpc.backend.base import host_name
 from perun_hpc.data_model import codec
-from perun_hpc.doctor import energy, look, services
-from perun_hpc.doctor.facts import EnergyPlugin, Facts, Hooks, Node, Place, Policy, Said, Unread
+from perun_hpc.doctor import energy, look, meters, services
+from perun_hpc.doctor.facts import EnergyPlugin, Facts, Hooks, Meters, Node, Place, Policy, Said, Unread
 from perun_hpc.doctor.findings import Role
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
 from perun_hpc.slurm import conf, hook
@@ -72,6 +73,8 @@ class Gatherer:
             self._wake_hook()
         if Role.COLLECTOR in roles:
             self._collector()
+        if Role.METERS in roles:
+            self._meters()
         return Facts(**self._known, unread=self._unread)
 
     # ------------------------------------------------------------------------------------------------------ the frame
@@ -149,6 +152,8 @@ class Gatherer:
             found.add(Role.COMPUTE)
         if running.collectors or services.collects_here(self._policy_now, self._wake):
             found.add(Role.COLLECTOR)
+        if meters.are_here():
+            found.add(Role.METERS)
         return frozenset(found or {Role.LOGIN})
 
     # ------------------------------------------------------------------------------------------ accounts and the flag
@@ -233,7 +238,8 @@ class Gatherer:
         wanted = {}
         if Role.COMPUTE in self._roles:
             wanted["spool"] = str(AGENT.spool)
-        if self._policy_now.archive and (not self._policy_now.collector or Role.COLLECTOR in self._roles):
+        reads = Role.METERS in self._roles or Role.COLLECTOR in self._roles
+        if self._policy_now.archive and (not self._policy_now.collector or reads):
             wanted["archive"] = self._policy_now.archive
         self._known.update(look.places(wanted, self._user))
         if Path("/run/systemd/system").is_dir():
@@ -300,6 +306,27 @@ class Gatherer:
                 self._take("audit", lambda: services.audit(user, self._config.one("ClusterName"), policy.archive))
         else:
             self._without(Unread("the ledger cannot be opened", by="ledger"), "audit")
+
+    # --------------------------------------------------------------------------------------------- meters' service host
+
+    def _meters(self) -> None:
+        if os.geteuid() != 0:
+            self._without(Unread("only root may look", root=True), "meters", "meters_say")
+            return
+        found = None
+        if self._take("meters", lambda: codec.decode(Meters, look.Look(meters.files).answer(5.0))):
+            found = self._known["meters"]
+            if Path("/run/systemd/system").is_dir():
+                shown = _unit("perun-meters", "LoadState,ActiveState,SubState")
+                self._known["meters"] = replace(found, unit=meters.unit(shown))
+        archive: Place | None = self._known.get("archive")
+        if archive is None or archive.problem:
+            self._without(Unread("the archive cannot be looked at", by="archive"), "meters_say")
+            return
+        cluster = found.cluster if found else ""
+        work = partial(meters.readings, self._policy_now.archive, cluster, time.time())
+        asked = look.Look(self._as_service(work) or work)
+        self._take("meters_say", lambda: tuple(tuple(some) for some in asked.answer(10.0)))
 
 
 def look_prefix(named: str) -> str:
@@ -376,9 +403,9 @@ def _nodes() -> tuple[Node, ...]:
     return tuple(found.values())
 
 
-def _unit(name: str) -> dict[str, str]:
+def _unit(name: str, properties: str = PROPERTIES) -> dict[str, str]:
     """What systemd knows of a unit, its drop-in files included."""
-    text = _asked("systemctl", "show", f"--property={PROPERTIES}", f"{name}.service")
+    text = _asked("systemctl", "show", f"--property={properties}", f"{name}.service")
     return {key: value for key, _, value in (line.partition("=") for line in text.splitlines())}
 
 

@@ -12,7 +12,19 @@ import pytest
 
 from perun_hpc._version import __version__
 from perun_hpc.doctor.examine import CHECKS, QUICK, UNKNOWN, examine
-from perun_hpc.doctor.facts import Agent, Collector, EnergyPlugin, Facts, Hooks, Node, Place, Policy, Said, Unread
+from perun_hpc.doctor.facts import (
+    Agent,
+    Collector,
+    EnergyPlugin,
+    Facts,
+    Hooks,
+    Meters,
+    Node,
+    Place,
+    Policy,
+    Said,
+    Unread,
+)
 from perun_hpc.doctor.findings import Role, Severity
 from perun_hpc.slurm.conf import Config, PlugLine, shown, written
 
@@ -251,6 +263,12 @@ BROKEN: list[tuple[str, Mapping[str, Any], str]] = [
         {"wake_hook": replace(HOOK), "collector": Collector(runs_as=(991,), wake=False)},
         "/run/perun-collect/wake",
     ),
+    ("meters-files", {"meters": Meters(mistakes=("/etc/perun/meters.yaml: line 3: unknown key",))}, "line 3"),
+    ("meters-credentials", {"meters": Meters(credentials=("/etc/x: others can read this credential",))}, "chmod 600"),
+    ("meters-apart", {"meters": Meters(held=("/etc/x/bmc",))}, "rm /etc/x/bmc here"),
+    ("meters-runs", {"meters": Meters(unit="it does not run (failed, failed)")}, "it does not run"),
+    ("meters-runs", {"meters_say": (("the poller has said nothing since 3 hours",), ())}, "since 3 hours"),
+    ("meters-read", {"meters_say": ((), ("bmc-n1: n1-power was not read for 2 hours: HTTP 503",))}, "HTTP 503"),
 ]
 
 
@@ -365,3 +383,13 @@ def test_a_slurm_conf_is_read_with_what_it_includes() -> None:
     assert conf.one("Epilog") == "/b"
     assert conf.words("PrologFlags") == {"alloc", "contain"}
     assert conf.one("TaskPlugin") == "x"
+
+
+def test_many_silent_devices_are_a_few_lines() -> None:
+    silent = tuple(f"bmc-n{n}: not read" for n in range(40))
+    assert len(found(replace(healthy(), meters_say=((), silent)))["meters-read"]) == 6
+
+
+def test_credentials_on_a_service_host_are_where_they_belong() -> None:
+    facts = replace(healthy(), roles=frozenset({Role.METERS}), meters=Meters(held=("/etc/perun/credentials/bmc",)))
+    assert found(facts) == {}
