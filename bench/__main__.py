@@ -1,13 +1,15 @@
-"""`python -m bench [NAME ...] [--json]`: a table, or one JSON object per line."""
+"""`python -m bench [NAME ...] [--json] [--against COMMIT]`: a table, or one JSON object per line."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
+from bench import against
 from bench.result import Result, Skipped
 
 BENCHES = (
@@ -22,6 +24,7 @@ BENCHES = (
     "read",
     "region",
     "ledger",
+    "drain",
     "commands",
 )
 
@@ -31,7 +34,10 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument("--against", metavar="COMMIT", help="the earlier build beside which this one is measured")
     args = parser.parse_args(argv)
+    if args.against:
+        os.environ[against.COMMIT] = args.against
     unknown = [name for name in args.names if name not in BENCHES]
     if unknown:
         parser.error(f"no bench {unknown[0]}: there are {', '.join(BENCHES)}")

@@ -1,7 +1,7 @@
 """What people's commands cost, in CPU time of the whole process, beside an earlier build and a bare interpreter.
 
-The build of `PERUN_BENCH_AGAINST` (default 8fd061b) is checked out beside this one, has a ledger of its own with the
-same jobs, and runs in turn with it under the same interpreter.
+The earlier build (`bench.against`) is checked out beside this one, has a ledger of its own with the same jobs, and runs
+in turn with it under the same interpreter.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.result import Result, Skipped, medians
+from bench.against import ROOT, checked_out, commit
+from bench.result import Result, medians
 
-AGAINST = os.environ.get("PERUN_BENCH_AGAINST", "8fd061b")
 RECORDS = os.environ.get("PERUN_BENCH_RECORDS", "20000")
 ROUNDS = 9
-ROOT = Path(__file__).resolve().parents[1]
 COMMANDS: Mapping[str, Sequence[str]] = {
     "jobs": ("jobs",),
     "jobs_day": ("jobs", "-S", "2026-10-01", "-E", "2026-10-02"),
@@ -41,18 +40,8 @@ ledger.close()
 
 def run() -> Iterator[Result]:
     """Yield CPU seconds of each command beside those of the earlier build, and of the interpreter alone."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        other = root / "against"
-        made = subprocess.run(
-            ["git", "-C", ROOT, "worktree", "add", "--detach", other, AGAINST], capture_output=True, text=True
-        )
-        if made.returncode:
-            raise Skipped(f"{AGAINST} cannot be checked out: {made.stderr.strip()}")
-        try:
-            yield from _both({"ours": ROOT, AGAINST: other}, root)
-        finally:
-            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", other], check=True)
+    with tempfile.TemporaryDirectory() as name, checked_out(Path(name) / "against") as other:
+        yield from _both({"ours": ROOT, commit(): other}, Path(name))
 
 
 def _both(builds: Mapping[str, Path], root: Path) -> Iterator[Result]:
@@ -61,12 +50,12 @@ def _both(builds: Mapping[str, Path], root: Path) -> Iterator[Result]:
     for name, build in builds.items():
         _run(build, root, ["-c", _FILL, str(root / f"{name}.db")])
         size_b[name] = (root / f"{name}.db").stat().st_size / int(RECORDS)
-    yield Result("commands.ledger_b", size_b["ours"], "B/record", AGAINST, size_b[AGAINST])
+    yield Result("commands.ledger_b", size_b["ours"], "B/record", commit(), size_b[commit()])
     for title, words in COMMANDS.items():
         arms = {name: _cpu(build, root, name, words) for name, build in builds.items()}
         arms["python"] = lambda: _run(ROOT, root, ["-c", "pass"])
         taken = medians(arms, ROUNDS)
-        yield Result(f"commands.{title}_cpu_s", taken["ours"], "s", AGAINST, taken[AGAINST], n=ROUNDS)
+        yield Result(f"commands.{title}_cpu_s", taken["ours"], "s", commit(), taken[commit()], n=ROUNDS)
         yield Result(f"commands.{title}_cpu_s", taken["ours"], "s", "python -c pass", taken["python"], n=ROUNDS)
 
 
