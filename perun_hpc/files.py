@@ -41,6 +41,14 @@ class Replacement:
         else:
             self.keep()
 
+    def write(self, data: bytes, mode: int = 0o640) -> None:
+        """Make it of these data, which are not durable yet. OSError where that cannot be; then nothing stays."""
+        try:
+            _write(self.partial, (data,), mode, durable=False)
+        except OSError:
+            self.drop()
+            raise
+
     def keep(self) -> None:
         """Put it in its place. OSError where that cannot be; then it is gone."""
         try:

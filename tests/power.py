@@ -18,9 +18,10 @@ from pathlib import Path
 
 CALLS = (
     "openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,truncate,rename,renameat,renameat2,link,linkat,"
-    "symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,fallocate,copy_file_range,sendfile"
+    "symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,syncfs,fallocate,copy_file_range,sendfile"
 )
 _LINE = re.compile(r"(\w+)\((.*)\) += (\d+)(?:<([^>]*)>)?\Z")
+_BEGUN, _ENDED = re.compile(r"(.*) <unfinished \.\.\.>\Z"), re.compile(r"<\.\.\. \w+ resumed>(.*)\Z")
 _ARGUMENT = re.compile(r'"((?:\\x..)*)"|([\w.-]+)<([^>]*)>|([^,\s]+)')
 _UNLOGGED = ("-shm",)
 """Files that are memory: SQLite makes its index of the write-ahead log anew after a crash."""
@@ -38,7 +39,8 @@ class Lost(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was done: entries of directories (directory, name, what is there then), a file's data, a sync."""
+    """One thing that was done: entries of directories (directory, name, what is there then), a file's data, a sync: of
+    one file or directory, or of the `whole` file system."""
 
     entries: tuple[tuple[int, str, int | None], ...] = ()
     file: int | None = None
@@ -46,6 +48,7 @@ class Step:
     data: bytes = b""
     length: int | None = None
     synced: int | None = None
+    whole: bool = False
 
 
 @dataclass
@@ -62,9 +65,17 @@ def record(command: Sequence[str], root: Path, log: Path) -> Recording:
     recording = Recording()
     now = _Now(recording, root)
     now.take_stock(root, 0)
-    trace = ["strace", "-y", "-xx", "-s", "100000000", "-e", f"trace={CALLS}", "-o", str(log)]
+    trace = ["strace", "-f", "-y", "-xx", "-s", "100000000", "-e", f"trace={CALLS}", "-o", str(log)]
     subprocess.run([*trace, *command], check=True)
-    for line in log.read_text(encoding="ascii", errors="replace").splitlines():
+    begun: dict[str, str] = {}
+    for written in log.read_text(encoding="ascii", errors="replace").splitlines():
+        thread, _, line = written.partition(" ")
+        line = line.strip()
+        if half := _BEGUN.match(line):
+            begun[thread] = half[1]
+            continue
+        if rest := _ENDED.match(line):
+            line = begun.pop(thread) + rest[1]
         match = _LINE.match(line)
         if match is not None:
             now.follow(match[1], list(_arguments(match[2])), int(match[3]), _text(match[4] or ""))
@@ -76,17 +87,20 @@ def after(recording: Recording, count: int, lost: Lost, seed: int, target: Path)
     rng = random.Random(seed)
     names = {number: dict(entries) for number, entries in recording.names.items()}
     contents = {number: bytearray(data) for number, data in recording.contents.items()}
+    last_whole = max((at for at, step in enumerate(recording.steps[:count]) if step.whole), default=-1)
     last_sync = {step.synced: at for at, step in enumerate(recording.steps[:count]) if step.synced is not None}
     for at, step in enumerate(recording.steps[:count]):
         if step.entries:
-            kept = any(last_sync.get(directory, -1) > at for directory, _, _ in step.entries)
+            kept = last_whole > at or any(last_sync.get(directory, -1) > at for directory, _, _ in step.entries)
             if kept or _survives(lost, Lost.NAMES, rng):
                 for directory, name, number in step.entries:
                     entries = names.setdefault(directory, {})
                     entries.pop(name, None)
                     if number is not None:
                         entries[name] = number
-        elif step.file is not None and (last_sync.get(step.file, -1) > at or _survives(lost, Lost.DATA, rng)):
+        elif step.file is not None and (
+            max(last_whole, last_sync.get(step.file, -1)) > at or _survives(lost, Lost.DATA, rng)
+        ):
             content = contents.setdefault(step.file, bytearray())
             if step.length is not None:
                 content[step.length :] = bytes(max(step.length - len(content), 0))
@@ -154,6 +168,8 @@ class _Now:
             self._enter((paths[0], None))
         elif call in ("fsync", "fdatasync"):
             self._add(Step(synced=self._find(paths[0])))
+        elif call == "syncfs":
+            self._add(Step(whole=True))
         elif call in ("write", "pwrite64"):
             number = self._find(paths[0])
             offset = int(str(arguments[3])) if call == "pwrite64" else self.lengths[number]

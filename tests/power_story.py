@@ -1,7 +1,7 @@
 """What happens while the power may go: agents ship, a collector collects, renames, and late nodes report.
 
-`python -m tests.power_story ROOT` does it below ROOT, as `prepare` left it, to be recorded; `recover` goes on after a
-loss.
+`python -m tests.power_story ROOT SYNC` does it below ROOT, as `prepare` left it, to be recorded; SYNC is how the
+collector makes files durable: the `whole` file system at once, or `each`. `recover` goes on after a loss.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.agent.outbox.regions import of_session
 from perun_hpc.agent.outbox.shipping import ship
 from perun_hpc.archive.delivery import ArchiveDelivery, encode
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.durable import sync_each, sync_whole
+from perun_hpc.archive.places import RECORD, Archive
+from perun_hpc.data_model.record import from_json
 from tests.accounting_data import START_S, boundary
 
 DAY_S = 86_400
@@ -33,6 +35,9 @@ RECORDS = (
 ENERGIES = {1: [16_000_000_000], 2: [8_000_000_000, 8_000_000_000], 3: [16_000_000_000]}
 
 
+SYNCS = {"whole": sync_whole, "each": sync_each}
+
+
 def prepare(root: Path) -> None:
     """The sealed sessions of all nodes in their spools, an empty archive and an empty ledger."""
     (root / "archive").mkdir(parents=True)
@@ -43,14 +48,14 @@ def prepare(root: Path) -> None:
     open_ledger(str(root / "ledger.db"), create=True).close()
 
 
-def tell(root: Path) -> None:
+def tell(root: Path, sync: str) -> None:
     """All of it, from the beginning."""
     ledger = open_ledger(str(root / "ledger.db"), create=True)
     for when, now_s in (("first", START_S + 1200), ("second", START_S + 9 * DAY_S), ("late", LATER_S + 200)):
         for number, (at, _) in enumerate(RECORDS):
             if at == when:
                 _ship(root, number)
-        _sweep(root, ledger, now_s)
+        _sweep(root, ledger, now_s, sync)
     ledger.close()
 
 
@@ -62,10 +67,21 @@ def recover(root: Path) -> dict[int, list[int | None]]:
     ledger = open_ledger(str(root / "ledger.db"), create=True)
     try:
         for hours in (0, 3, 6):
-            _sweep(root, ledger, LATER_S + 1200 + hours * 3600)
-        return {job: [r.energy_uj for r in ledger.members("c", str(job))] for job in ENERGIES}
+            _sweep(root, ledger, LATER_S + 1200 + hours * 3600, "whole")
+        found = {job: [r.energy_uj for r in ledger.members("c", str(job))] for job in ENERGIES}
+        return found if _in_files(root) == found else {}
     finally:
         ledger.close()
+
+
+def _in_files(root: Path) -> dict[int, list[int | None]]:
+    """What the records' files say, as `recover` returns it; a file that is damaged is an error.
+
+    A directory may have been made in vain: so old a run gets another one when it is collected again.
+    """
+    files = (root / "archive/c/jobs").glob(f"*/{RECORD}")
+    records = sorted((from_json(path.read_bytes(), str(path)) for path in files), key=lambda r: r.start_ns)
+    return {job: [r.energy_uj for r in records if r.job_id == job] for job in ENERGIES}
 
 
 def _ship(root: Path, number: int) -> None:
@@ -75,12 +91,12 @@ def _ship(root: Path, number: int) -> None:
             ship(session, ArchiveDelivery(root / "archive"), of_session)
 
 
-def _sweep(root: Path, ledger: Ledger, now_s: float) -> None:
-    tools = Tools(lambda: float(now_s))
+def _sweep(root: Path, ledger: Ledger, now_s: float, sync: str) -> None:
+    tools = Tools(lambda: float(now_s), sync=SYNCS[sync])
     collector = Collector(Archive(root / "archive", "c"), ledger, tools, DEADLINE_S)
     collector.holder = "here:1"
     collector.sweep()
 
 
 if __name__ == "__main__":
-    tell(Path(sys.argv[1]))
+    tell(Path(sys.argv[1]), sys.argv[2])

@@ -1,9 +1,10 @@
 """The collector: boundary records in, energy records out. Every sweep may be killed at any line and run again.
 
-The order makes it safe, against a loss of power too: the ledger's transaction decides what a record is (its revision),
-then `record.json` is put into place, then the boundary records move from `incoming/` into the run's directory; each of
-these is on the disk before the next begins. Whatever a crash leaves undone still lies in `incoming/` and comes to the
-same result the next time. Which directory is a run's, `homes` decides.
+The order makes it safe, against a loss of power too: the ledger's transaction decides what records are (their
+revisions), then each `record.json` is put into place, then the boundary records move from `incoming/` into the runs'
+directories; each of these is on the disk, for a whole batch at once, before the next begins. Whatever a crash leaves
+undone still lies in `incoming/` and comes to the same result the next time. Which directory is a run's, `homes`
+decides.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from perun_hpc.accounting.keeping import (
     UNREADABLE,
     keep,
     keep_apart,
+    keep_whole,
     problems,
     put_back,
+    put_whole_back,
     read_kept,
     read_records,
     set_aside,
@@ -35,13 +38,14 @@ from perun_hpc.accounting.keeping import (
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.archive import aside
+from perun_hpc.archive.durable import sync_new
 from perun_hpc.archive.learnt import LEARNT, keep_typical
 from perun_hpc.archive.places import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
 from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.record import EnergyRecord, Footprint, to_json
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, PerunError, UnavailableError
-from perun_hpc.files import make_directory, sync_directory, write_new
+from perun_hpc.files import Replacement, make_directory, write_new
 from perun_hpc.slurm.sacct import CLOCK_S, SLACK_S, SlurmJob, by_id, is_one_of, match_run, nodes_of, pair_runs
 from perun_hpc.store.adopt import adopt
 from perun_hpc.store.layout import APART, PLAN
@@ -110,6 +114,7 @@ class Tools:
     footprint : what a record's energy means in CO2 and cost, or None.
     expects : whether a job that Slurm knows must have left a record; None: every one.
     clock : epoch seconds.
+    sync : makes new files below a directory durable (directory, files).
     """
 
     clock: Callable[[], float]
@@ -119,6 +124,7 @@ class Tools:
     follow: Callable[[Iterable[int]], Mapping[int, Iterable[int]]] | None = None
     footprint: Callable[[EnergyRecord], Footprint | None] | None = None
     expects: Callable[[SlurmJob], bool] | None = None
+    sync: Callable[[Path, Sequence[Path]], None] = sync_new
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,14 @@ class _Ready:
     def size_b(self) -> int:
         """Bytes of the records that were read."""
         return sum(boundary.size_b for boundary in self.boundaries)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A record that was written beside its place."""
+
+    file: Replacement
+    record: EnergyRecord
 
 
 @dataclass(frozen=True)
@@ -265,8 +279,11 @@ class Collector:
     def _incoming(self) -> Summary:
         summary = Summary()
         batch: list[_Ready] = []
+        size_b = 0
         before = dict(self._waits)
         self._waits.clear()
+        for taken in self.archive.taken():
+            put_whole_back(taken)
         self._take_back()
         named = list(self.archive.incoming())
         self._homes.stored = self.ledger.named(self.archive.cluster, [run.job_id for run, _ in named])
@@ -291,11 +308,12 @@ class Collector:
             summary = replace(summary, waiting=summary.waiting + waiting, damaged=summary.damaged + damaged)
             for ready in found:
                 # The ledger distinguishes the runs of one name by what it holds: one of them in a transaction.
-                full = len(batch) == BATCH or sum(one.size_b for one in batch) + ready.size_b > BATCH_B
+                full = len(batch) == BATCH or size_b + ready.size_b > BATCH_B
                 if full or any(other.run == ready.run for other in batch[-1:]):
                     summary = self._store(batch, summary)
-                    batch = []
+                    batch, size_b = [], 0
                 batch.append(ready)
+                size_b += ready.size_b
         return self._store(batch, summary)
 
     def _look(self, name: Run, directory: Path) -> tuple[list[_Ready], int, int]:
@@ -390,18 +408,18 @@ class Collector:
             records.append(record)
         answers = self.ledger.offer(records, queue=self.queue, lease=lease)
         taken: list[tuple[_Ready, Run, Put]] = []
+        written: list[_Written] = []
         for (ready, home), answer in zip(placed, answers, strict=True):
             try:
                 if isinstance(answer, Refused):
                     summary = self._refuse(ready, answer, summary)
                 else:
                     if not answer.deleted:
-                        self._publish(home, answer.record)
+                        written.append(self._write(home, answer.record))
                     taken.append((ready, home, answer))
             except OSError as error:
                 summary = _failed(summary, ready, error)
-        if taken:
-            sync_directory(self.archive.jobs)  # once for all new directories
+        self._publish(written)
         for ready, home, put in taken:
             try:
                 self._keep(ready, home, None if put.deleted else put.record)
@@ -533,33 +551,51 @@ class Collector:
         except (PerunError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             log.warning("trace of %s not finalised: %s", ready.run.name, error)
 
-    def _publish(self, run: Run, record: EnergyRecord) -> None:
-        """Put a record into a run's directory, beside evidence of which a ledger that was restored may not know."""
+    def _write(self, run: Run, record: EnergyRecord) -> _Written:
+        """Write a record beside its place in a run's directory, where evidence may be that a restored ledger lacks."""
         directory = self.archive.job(run)
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        there = record_in(self.archive, run)
-        if there is not None and adds(there, record):
-            record = combine(there, record)
-        self.archive.boundaries(run).mkdir(mode=0o700, exist_ok=True)
-        # Of a job that nobody reported nothing measured can be lost with the file; thousands may come at once.
-        durable = record.energy_uj is not None
-        write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode(), durable=durable)
-        if self.tools.publish is not None and record.uid is not None:
-            try:
-                self.tools.publish(directory, record.uid, ())
-            except (PerunError, OSError) as error:
-                log.warning("%s", error)
+        try:
+            directory.mkdir(mode=0o750)
+        except FileExistsError:
+            there = record_in(self.archive, run)
+            if there is not None and adds(there, record):
+                record = combine(there, record)
+        file = Replacement(directory / RECORD)
+        file.write((to_json(record) + "\n").encode())
+        return _Written(file, record)
+
+    def _publish(self, written: Sequence[_Written]) -> None:
+        """Put records into their places, durably, and let their owners read them: a reader never sees half of one.
+
+        OSError where that cannot be; nothing may leave `incoming/` then.
+        """
+        self.tools.sync(self.archive.jobs, [one.file.partial for one in written])
+        for one in written:
+            one.file.keep()
+        self.tools.sync(self.archive.jobs, [one.file.path for one in written])
+        if self.tools.publish is None:
+            return
+        for one in written:
+            if one.record.uid is not None:
+                try:
+                    self.tools.publish(one.file.path.parent, one.record.uid, ())
+                except (PerunError, OSError) as error:
+                    log.warning("%s", error)
 
     def _keep(self, ready: _Ready, home: Run, record: EnergyRecord | None) -> None:
         """Move the boundary records out of `incoming/`; those of hidden users and of deleted records (None) go."""
         if not ready.files:
             return
+        hidden = record is None or (record.user.startswith(HIDDEN) and record.uid is None)
+        if not hidden and keep_whole(ready.files, self.archive.boundaries(home)):
+            return
         taken = [path if not digest else take(path, digest) for path, digest in ready.files]
         there = [path for path in taken if path is not None and path.exists()]
-        if record is None or (record.user.startswith(HIDDEN) and record.uid is None):
+        if hidden:
             for path in there:
                 path.unlink()
         else:
+            self.archive.boundaries(home).mkdir(mode=0o700, exist_ok=True)
             keep(there, self.archive.boundaries(home))
         incoming = ready.files[0][0].parent
         with contextlib.suppress(OSError):
@@ -666,14 +702,14 @@ class Collector:
         answers = self.ledger.offer(records, queue=queue, lease=self._keep_lease())
         notes = tuple(_refusal(answer) for answer in answers if isinstance(answer, Refused))
         puts = [answer for answer in answers if isinstance(answer, Put) and not answer.deleted]
+        written: list[_Written] = []
         for put in puts:
             try:
-                self._publish(self._home_of(put.record), put.record)
+                written.append(self._write(self._home_of(put.record), put.record))
             except OSError as error:
                 name = Run(put.record.job_id, put.record.restart_count).name
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{name}: {error}"))
-        if puts:
-            sync_directory(self.archive.jobs)
+        self._publish(written)
         return puts, replace(summary, notes=(*summary.notes, *notes))
 
     def _complete(self, summary: Summary) -> Summary:

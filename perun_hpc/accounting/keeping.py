@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from perun_hpc.accounting.identity import of_boundaries
-from perun_hpc.archive.places import BOUNDARIES, DAMAGED, Run
+from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, TAKEN, Run
 from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean, read_boundary
 from perun_hpc.errors import DataError
 from perun_hpc.files import NO_LINKS, link_new, sync_directory, write_new
@@ -154,6 +154,65 @@ def keep(taken: Sequence[Path], target: Path) -> None:
     sync_directory(target)
     for path in taken:
         path.unlink(missing_ok=True)
+
+
+def keep_whole(files: Sequence[tuple[Path, str]], target: Path) -> bool:
+    """Move a run's whole directory of `incoming/` to `target`, which is not there yet, in one step.
+
+    Parameters
+    ----------
+    files
+        The records in it with their digests, as they were read.
+    target
+        Where they are to lie.
+
+    Returns
+    -------
+    False where something else lies there, or may do so: nothing was moved then.
+    """
+    incoming = files[0][0].parent
+    if not all(digest and path.name == f"{_TAKEN.sub('', path.name)}.json" for path, digest in files):
+        return False
+    held = incoming.with_name(f".{incoming.name}{TAKEN}")
+    if target.exists():
+        return False
+    try:
+        incoming.rename(held)
+        held.chmod(0o700)
+        if _is_just(held, files):
+            held.rename(target)
+            return True
+    except OSError as error:
+        log.info("%s: %s: its records are moved one by one", incoming, error)
+    put_whole_back(held)
+    return False
+
+
+def put_whole_back(held: Path) -> None:
+    """Give what was taken whole its place in `incoming/` back, beside what its nodes have put there meanwhile."""
+    incoming = held.with_name(held.name[1 : -len(TAKEN)])
+    with contextlib.suppress(OSError):
+        if not incoming.exists():
+            held.rename(incoming)
+            return
+    with contextlib.suppress(OSError):
+        for path in sorted(held.iterdir()):
+            if path.name.startswith("."):
+                path.unlink()
+            else:
+                put_back(path, incoming)
+        held.rmdir()
+
+
+def _is_just(held: Path, files: Sequence[tuple[Path, str]]) -> bool:
+    """Whether a directory holds these records and nothing else; what was to become one has come to nothing there."""
+    names = {one.name for one in held.iterdir()}
+    for name in [one for one in names if one.startswith(".") or one == REFUSED]:
+        (held / name).unlink()
+        names.remove(name)
+    return names == {path.name for path, _ in files} and all(
+        _digest(held / path.name) == digest for path, digest in files
+    )
 
 
 def _put(path: Path, target: Path) -> None:

@@ -42,6 +42,8 @@ RUNNING = "running.json"
 BOUNDARIES = "boundary"
 DAMAGED = ".damaged"
 REFUSED = "refused"
+TAKEN = ".taken"
+"""How the name of a run's directory in `incoming/` ends while it is moved; before it stands a dot."""
 MOST_RUNS = 10
 """Runs of one submission that are asked for by name."""
 _RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
@@ -120,6 +122,10 @@ class Archive:
             if run is not None:
                 found.append((run, self.arrived(run)))
         return iter(sorted(found))
+
+    def taken(self) -> list[Path]:
+        """Directories on their way out of `incoming/`, which whoever moved them left there."""
+        return [self.base / INCOMING / name for name in _names(self.base / INCOMING) if name.endswith(TAKEN)]
 
     def arrived(self, run: Run) -> Path:
         """Where nodes put their boundary records of a run."""

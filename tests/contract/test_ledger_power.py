@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from tests.power import Lost, Recording, after, record
-from tests.power_story import ENERGIES, prepare, recover
+from tests.power_story import ENERGIES, SYNCS, prepare, recover
 
-EVERY = 15
+EVERY = 7
 """The soak suite `power` tries the moments between as well."""
 
 
-@pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+@pytest.fixture(scope="module", params=sorted(SYNCS))
+def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     base = tmp_path_factory.mktemp("power")
     prepare(base / "root")
-    found = record([sys.executable, "-m", "tests.power_story", str(base / "root")], base / "root", base / "log")
+    command = [sys.executable, "-m", "tests.power_story", str(base / "root"), request.param]
+    found = record(command, base / "root", base / "log")
     assert recover(base / "root") == ENERGIES
     return found
 
