@@ -21,7 +21,8 @@ class Role(enum.StrEnum):
     LOGIN = "login"
 
 
-ANY = frozenset(Role)
+ANY = frozenset(Role) - {Role.METERS}
+"""Every host of Slurm's: meters are read by one that need not know of it."""
 
 
 class Severity(enum.IntEnum):

@@ -321,7 +321,8 @@ class Gatherer:
                 self._known["meters"] = replace(found, unit=meters.unit(shown))
         archive: Place | None = self._known.get("archive")
         if archive is None or archive.problem:
-            self._without(Unread("the archive cannot be looked at", by="archive"), "meters_say")
+            why = "the policy names none (store.archive)" if archive is None else f"{archive.path}: {archive.problem}"
+            self._without(Unread(f"the archive: {why}", by="archive"), "meters_say")
             return
         cluster = found.cluster if found else ""
         work = partial(meters.readings, self._policy_now.archive, cluster, time.time())

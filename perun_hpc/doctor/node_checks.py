@@ -315,7 +315,7 @@ _STOP = "perun agent stop; the next job starts one"
 _ARCHIVE = frozenset({Role.COMPUTE, Role.COLLECTOR})
 
 CHECKS = (
-    Check("policy", ANY, CRITICAL, "the policy can be read and has no mistake", ("policy",), _policy,
+    Check("policy", frozenset(Role), CRITICAL, "the policy can be read and has no mistake", ("policy",), _policy,
           "perun policy check"),
     Check("policy-missing", frozenset({Role.COMPUTE, Role.COLLECTOR}), WARNING, "there is a policy", ("policy",),
           _policy_there, "copy the nearest of site-configs/ there, set store.archive, perun policy check"),

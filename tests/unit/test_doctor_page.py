@@ -20,7 +20,8 @@ def table() -> Iterator[str]:
     yield "| key | severity | hosts | in order is that | what mends it | broken by |"
     yield "|---|---|---|---|---|---|"
     for check in CHECKS:
-        hosts = "all" if check.roles == ANY else ", ".join(role for role in Role if role in check.roles)
+        known = {ANY: "Slurm's", frozenset(Role): "all"}
+        hosts = known.get(check.roles) or ", ".join(role for role in Role if role in check.roles)
         causes = [check.remedy] if isinstance(check.remedy, str) else check.remedy.values()
         remedy = " / ".join(causes).replace("{{", "\0").replace("}}", "\1").replace("|", "\\|")
         remedy = re.sub(r"\{(\w+)\}", lambda m: m[1].upper(), remedy).replace("\0", "{").replace("\1", "}")
