@@ -306,7 +306,7 @@ def _events(nodes: Iterable[Node]) -> str:
     """What `sacctmgr show event` says: a line for each time that a node was powered down, or did not answer."""
     lines = []
     for node in nodes:
-        lines += [f"{node.name}|{begin}|{end if end < END else 'Unknown'}|IDLE+POWERED_DOWN" for begin, end in node.off]
+        lines += [f"{node.name}|{begin}|{end if end < END else 'Unknown'}|IDLE~" for begin, end in node.off]
         lines += [f"{node.name}|{node.lost_s}|Unknown|DOWN*"] if node.lost_s < END else []
     return "\n".join(lines) + "\n"
 

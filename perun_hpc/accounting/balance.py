@@ -225,7 +225,7 @@ def _accounts(records: Iterable[RecordFile]) -> dict[str, Amount]:
     for record in records:
         account = lower_case(record.account) or "(no account)"
         energy_uj = sum(share.energy_uj for share in record.shares)
-        found[account] = found.get(account, ZERO) + bounded(energy_uj, record.u_uj)
+        found[account] = found.get(account, ZERO) + _at_least_nothing(bounded(energy_uj, record.u_uj))
     return found
 
 
@@ -321,14 +321,19 @@ def _counted(node: _Node, party: str, worst: float | None) -> Amount:
     """Return what a node's own counters gave a party."""
     energy_uj = int(getattr(node.sums, f"{party}_uj"))
     gain = worst if node.gain is None else node.gain
-    if not energy_uj and not node.sharing_uj:
+    if not energy_uj:
         return ZERO
     if party == "jobs":
         rest_uj = energy_uj - node.sums.recorded_uj
-        return bounded(energy_uj, None if gain is None and rest_uj else node.u_uj + (gain or 0.0) * abs(rest_uj))
-    if gain is None:
-        return bounded(energy_uj, None)
-    return bounded(energy_uj, gain * abs(energy_uj) + node.sharing_uj)
+        u_uj = None if gain is None and rest_uj else node.u_uj + (gain or 0.0) * abs(rest_uj)
+    else:
+        u_uj = None if gain is None else gain * abs(energy_uj) + node.sharing_uj
+    return _at_least_nothing(bounded(energy_uj, u_uj))
+
+
+def _at_least_nothing(one: Amount) -> Amount:
+    """Return an energy that somebody used, whatever the sharing out may be wrong by: it was not less than nothing."""
+    return one if one.low_uj is None or one.low_uj >= 0 else replace(one, low_uj=min(0, one.energy_uj or 0))
 
 
 def _outside(time: Presence, which: str, meters: Sequence[_Meter]) -> Amount | None:

@@ -12,8 +12,10 @@ from perun_hpc._version import __version__
 from perun_hpc.accounting import manifest as sealed
 from perun_hpc.accounting import statement
 from perun_hpc.accounting.audit import Finding
+from perun_hpc.accounting.ledger import Key, Ledger
 from perun_hpc.accounting.manifest import Manifest
 from perun_hpc.accounting.month import (
+    Job,
     RecordFile,
     Records,
     Sums,
@@ -35,7 +37,7 @@ class Verdict:
     """What verifying found: `faults` are what is not as it was sealed, in which file and of which day.
 
     `late` are files that came after the seal: they are in no sum. `moved` is how many lie elsewhere with their content
-    as it was; `records` and `nodes` are those that were sealed.
+    as it was; `records` and `nodes` are those that were sealed, `after` the records that came later.
     """
 
     manifest: Manifest
@@ -46,6 +48,7 @@ class Verdict:
     files: int
     records: Sequence[RecordFile]
     nodes: frozenset[str]
+    after: Sequence[RecordFile]
 
 
 def seal(archive: Archive, month: str, now_s: float) -> Manifest:
@@ -122,7 +125,34 @@ def verify(archive: Archive, month: str) -> Verdict:
     counted = [one for one in records.files if one.path in wanted]
     nodes = frozenset(name.split("/")[1] for name in days if name.startswith("nodes/"))
     faults += [Finding(name, what) for name, what in statement.faults(archive, manifest, counted, set(nodes))]
-    return Verdict(manifest, faults, sorted(late), late_uj, moved, len(days), counted, nodes)
+    return Verdict(manifest, faults, sorted(late), late_uj, moved, len(days), counted, nodes, after)
+
+
+def differences_from_ledger(archive: Archive, found: Verdict, ledger: Ledger) -> tuple[int, list[Finding]]:
+    """Hold a sealed month's records against the SQL ledger, by node, day, domain and job, to the microjoule.
+
+    What came after the seal is in the ledger, and left out on both sides. Returns the ledger's sum of what was sealed
+    (uJ), and what differs.
+    """
+    days = [one.day for one in found.manifest.days]
+    held = ledger.shares_between(archive.cluster, days[0], days[-1])
+    sealed_uj: dict[tuple[Key, Job], int] = {}
+    for record in found.records:
+        for share in record.shares:
+            at = ((share.node, share.day, share.domain), record.job)
+            sealed_uj[at] = sealed_uj.get(at, 0) + share.energy_uj
+    later = {(record.node, record.job) for record in found.after}
+    faults, sum_uj = [], 0
+    for at in sorted({*held, *sealed_uj}):
+        (node, day, domain), job = at
+        if (node, job) in later:
+            continue
+        sum_uj += held.get(at, 0)
+        if off_uj := held.get(at, 0) - sealed_uj.get(at, 0):
+            what = "is not in the ledger" if at not in held else "is in the ledger alone" if at not in sealed_uj else ""
+            name = f"{node} {domain}: job {job[0]}.{job[1]}"
+            faults.append(Finding(day, f"{name} {what or 'is another in the ledger'}", off_uj))
+    return sum_uj, faults
 
 
 def restate(

@@ -12,10 +12,11 @@ from typing import Any
 
 from perun_hpc.accounting import manifest as sealed
 from perun_hpc.accounting.audit import Finding
+from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.month import Sums, digest_of
 from perun_hpc.accounting.signing import fingerprint, verified
 from perun_hpc.accounting.statement import Revision, revisions
-from perun_hpc.accounting.verify import Verdict, verify
+from perun_hpc.accounting.verify import Verdict, differences_from_ledger, verify
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.record import CARBON
@@ -35,8 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive, or a copy of it")
+    parser.add_argument(
+        "--ledger",
+        nargs="?",
+        const="",
+        metavar="URL",
+        help="compare with the ledger, too, to the microjoule (default: the policy's collect.ledger)",
+    )
     parser.add_argument("--json", action="store_true", help="print manifest, sums and faults as JSON")
-    parser.set_defaults(ledger=None)
 
 
 def check_month(text: str) -> str:
@@ -48,7 +55,8 @@ def check_month(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Verify; 1 where something is not as it was sealed."""
-    month, archive = check_month(args.month), places(args).archive
+    where = places(args)
+    month, archive = check_month(args.month), where.archive
     if not archive.base.is_dir():
         raise NotFoundError(f"{archive.base} is not there: name the archive by --archive, the cluster by --cluster")
     found = verify(archive, month)
@@ -57,15 +65,27 @@ def run(args: argparse.Namespace) -> int:
     for path, _ in known:
         unsigned += _signature(path, args.signers)[1]
     faults = [*found.faults, *unsigned]
+    in_ledger = ""
+    if args.ledger is not None:
+        ledger = open_ledger(where.ledger or "")
+        try:
+            sum_uj, wrong = differences_from_ledger(archive, found, ledger)
+        finally:
+            ledger.close()
+        faults += wrong
+        in_ledger = f"The ledger has {sum_uj} uJ of what was sealed: {count(len(wrong), 'difference')}."
     if args.json:
         about: dict[str, Any] = {"revisions": [asdict(one) for _, one in known]}
         about |= {"faults": [asdict(one) for one in faults], "late": found.late, "late_uj": found.late_uj}
+        about |= {"ledger_uj": sum_uj} if in_ledger else {}
         print(json.dumps({"manifest": asdict(found.manifest), "signature": signed, **about}, indent=1))
         return 1 if faults else 0
     style = style_for(sys.stdout)
     print("\n".join(_said(archive, month, found, signed, style)))
     if known:
         print("\n".join(stated(known[-1][1])))
+    if in_ledger:
+        print("\n".join(wrapped(in_ledger, 0)))
     if faults:
         print(style.warn("Not as it was sealed"))
         for one in faults[:MOST]:

@@ -88,6 +88,11 @@ def hours(one: Hours) -> str:
         ("booting", one.boot_s),
         ("unobserved", one.unobserved_s),
     ]
-    said = ", ".join(f"{seconds / 3600:.1f} {name}" for name, seconds in parts)
+    said = ", ".join(f"{_hours(seconds)} {name}" for name, seconds in parts)
     seen = "none was on" if one.observed is None else f"{100 * one.observed:.2f} % of the time in which nodes were on"
     return f"Node-hours of {count(one.nodes, 'node')}: {said}. Observed: {seen}."
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f}" if hours >= 10 or not hours else f"{hours:.3f}"

@@ -6,7 +6,6 @@ when it asks for the node again (ResumeProgram); what follows until the node reg
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,10 @@ FIELDS = ("NodeName", "Start", "End", "State")
 OFF = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWER_DOWN"})
 """Of a node that Slurm has switched off, or is about to."""
 DOWN = frozenset({"DOWN", "FAIL", "ERROR", "NO_RESPOND", "NOT_RESPONDING"})
+
+
+_MARKS = {"~": "POWERED_DOWN", "%": "POWERING_DOWN", "!": "POWER_DOWN", "#": "POWERING_UP", "*": "NOT_RESPONDING",
+          "$": "MAINTENANCE", "@": "REBOOT_REQUESTED", "^": "REBOOT_ISSUED", "-": "PLANNED"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,27 +46,30 @@ def query_events(
     since_s: int, until_s: int, cluster: str | None = None, runner: Runner = run_command
 ) -> list[NodeEvent]:
     """Ask sacctmgr for the events of nodes between two epoch times; `UnavailableError` where it has no answer."""
-    delimiter = f"-{secrets.token_hex(8)}-"
-    words = ["sacctmgr", "--noheader", "--parsable2", f"--delimiter={delimiter}", "show", "event"]
-    words += [f"cluster={cluster}"] if cluster else []
+    words = ["sacctmgr", "--noheader", "--parsable2", "show", "event", *([f"cluster={cluster}"] if cluster else [])]
     words += ["event=node", f"start=uts{since_s}", f"end=uts{until_s}", f"format={','.join(FIELDS)}"]
-    return parse_events(runner(words, None, TIMEOUT_S), delimiter)
+    return parse_events(runner(words, None, TIMEOUT_S))
 
 
-def parse_events(text: str, delimiter: str = "|") -> list[NodeEvent]:
+def parse_events(text: str) -> list[NodeEvent]:
     """Parse what sacctmgr says, a line for each event; lines of whole clusters have no node, and are left out."""
     found = []
     for line in text.splitlines():
-        cells = line.split(delimiter)
         try:
-            node, start, end, state = cells
+            node, start, end, state = line.split("|")
             if node:
                 end_s = int(end) if end.isdigit() and end != "0" else None
-                states = frozenset(state.upper().rstrip("*").split("+"))
-                found.append(NodeEvent(node, int(start), end_s, states))
+                found.append(NodeEvent(node, int(start), end_s, states_of(state)))
         except ValueError as error:
             raise UnavailableError(f"sacctmgr show event: {line[:80]!a} cannot be read: is it Slurm's own?") from error
     return sorted(found, key=lambda one: (one.node, one.start_s))
+
+
+def states_of(text: str) -> frozenset[str]:
+    """Return a node's states: `IDLE+CLOUD+POWERED_DOWN`, or in short `IDLE~` (sinfo(1), NODE STATE CODES)."""
+    words = text.upper().split("+")
+    marks = {_MARKS[mark] for word in words for mark in word if mark in _MARKS}
+    return frozenset({word.rstrip("".join(_MARKS)) for word in words} | marks)
 
 
 def query_nodes(cluster: str | None = None, runner: Runner = run_command) -> dict[str, frozenset[str]]:
@@ -73,5 +79,5 @@ def query_nodes(cluster: str | None = None, runner: Runner = run_command) -> dic
     for line in runner(words, None, TIMEOUT_S).splitlines():
         pairs = dict(word.partition("=")[::2] for word in line.split() if "=" in word)
         if name := pairs.get("NodeName"):
-            found[name] = frozenset(pairs.get("State", "").upper().rstrip("*").split("+"))
+            found[name] = states_of(pairs.get("State", ""))
     return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.accounting import verify as verifying
 from perun_hpc.accounting.balance import Balance, Slurm, draw_up
 from perun_hpc.accounting.metering import metered, read_meter_rows
 from perun_hpc.cli.main import main
 from perun_hpc.slurm.events import parse_events
-from tests.simulated_site import BEGIN, CLUSTER, END, MONTH, Site, make_site
+from tests.simulated_site import BEGIN, CLUSTER, END, MONTH, SEALED_S, Site, make_site
 
 SPAN = float(BEGIN), float(END)
 
@@ -124,8 +127,9 @@ def test_the_pollers_gaps_are_not_known(tmp_path: Path) -> None:
 
 
 def test_events_of_nodes() -> None:
-    text = "n1|100|200|IDLE+CLOUD+POWERED_DOWN\nn2|50|Unknown|DOWN*\n|1|2|\nn3|5|6|DRAIN\n"
-    off, down, drained = parse_events(text)
+    text = "n1|100|200|IDLE+CLOUD+POWERED_DOWN\nn2|50|Unknown|DOWN*\n|1|2|\nn3|5|6|DRAIN\nn4|7|8|IDLE~\n"
+    off, down, drained, short = parse_events(text)
+    assert short.off and short.states == {"IDLE", "POWERED_DOWN"}  # as 22.05 has it
     assert (off.node, off.start_s, off.end_s, off.off, off.down) == ("n1", 100, 200, True, False)
     assert (down.end_s, down.off, down.down) == (None, False, True)
     assert not drained.off and not drained.down
@@ -139,8 +143,7 @@ def test_the_command_and_its_picture(
     tools.mkdir()
     (tools / "events").write_text(site.events)
     for name, body in (
-        ("sacctmgr", f"import sys; print(open({str(tools / 'events')!r}).read().replace('|', "
-                     "[w for w in sys.argv if w.startswith('--delimiter=')][0][12:]), end='')"),
+        ("sacctmgr", f"print(open({str(tools / 'events')!r}).read(), end='')"),
         ("scontrol", "print('NodeName=cloud9 CoresPerSocket=1 State=IDLE+CLOUD+POWERED_DOWN ThreadsPerCore=1')"),
     ):  # fmt: skip
         (tools / name).write_text(f"#!{sys.executable}\n{body}\n")
@@ -163,3 +166,27 @@ def test_the_command_and_its_picture(
     assert main(["balance", MONTH, "--cluster", CLUSTER, "--picture", "b.gif"]) == 64
     assert main(["balance", "2099-01", "--cluster", CLUSTER]) == 64
     shutil.rmtree(tools)
+
+
+def verify(site: Site, archive: Path, *more: str) -> int:
+    return main(["verify", MONTH, "--archive", str(archive), "--cluster", CLUSTER, *more])
+
+
+def test_a_sealed_month_is_the_ledgers(
+    tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERUN_POLICY", str(tmp_path / "none.yaml"))
+    site = make_site(tmp_path, 10, 3)
+    verifying.seal(site.archive, MONTH, SEALED_S)
+    copy = tmp_path / "copy"
+    shutil.copytree(site.archive.root, copy)
+    assert verify(site, copy, "--ledger", site.ledger) == 0
+    assert ": 0 differences." in " ".join(capsys.readouterr().out.split())
+    site.deliver_late()
+    assert verify(site, site.archive.root, "--ledger", site.ledger) == 0  # it has more by now, of a late node
+    assert "after the seal" in capsys.readouterr().out
+    with contextlib.closing(sqlite3.connect(site.root / "ledger.db")) as database:
+        database.execute("UPDATE job_share SET energy_uj = energy_uj + 1 WHERE job IN (SELECT id FROM job LIMIT 1)")
+        database.commit()
+    assert verify(site, site.archive.root, "--ledger", site.ledger) == 1
+    assert "is another in the ledger (off by +1)" in " ".join(capsys.readouterr().out.split())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.cli.main import main
 from perun_hpc.data_model.boundary import read_boundary
 
 from .agent_node import FakeNode, until
@@ -232,6 +234,39 @@ def test_what_was_counted_without_an_agent_is_nobodys_that_is_known(node: FakeNo
     lines = [line for line in node.ledger() if line["total_uj"] == 3_000_000]
     assert [line["shares"] for line in lines] == [{"unobserved": 3_000_000}]
     assert package_total(node) == node.counters["intel-rapl:0"] - first
+
+
+def test_a_node_that_is_flushed_has_handed_everything_over(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
+    agent = node.start()
+    node.begin(1)
+    node.serve(1_000_000)
+    node.end(1)
+    node.record(1)
+    node.serve(2_000_000)  # idle, and nothing else has it shipped
+    begin = time.monotonic()
+    assert main(["agent", "--socket", node.socket, "flush"]) == 0
+    assert time.monotonic() - begin < 20 and capsys.readouterr().err == ""
+    assert agent.wait(5) == 0
+    (shipped,) = (node.archive / "test" / "nodes" / "n1").glob("????-??-??.jsonl")
+    assert shipped.read_bytes() == b"".join(path.read_bytes() for path in node.spool.glob("node/????-??-??.jsonl"))
+    lines = [json.loads(line) for line in shipped.read_text().splitlines()]
+    assert sum(line["total_uj"] or 0 for line in lines if line["domain"] == "package-0") == 3_000_000
+
+
+def test_a_node_without_an_agent_goes_down_all_the_same(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agent", "--socket", node.socket, "flush", "--deadline", "1"]) == 0
+    assert "perun agent flush" in capsys.readouterr().err
+
+
+def test_an_archive_that_hangs_keeps_no_node_from_going_down(
+    node: FakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = node.start()
+    os.kill(agent.pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    assert main(["agent", "--socket", node.socket, "flush", "--deadline", "1"]) == 0
+    assert time.monotonic() - begin < 10 and "perun agent flush" in capsys.readouterr().err
+    os.kill(agent.pid, signal.SIGCONT)
 
 
 def test_a_stopped_agent_catches_up(node: FakeNode) -> None:

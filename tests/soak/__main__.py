@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-SUITES = ("sampler", "store_kill", "store_agents", "histories", "power", "properties", "ledger")
+SUITES = ("sampler", "store_kill", "store_agents", "histories", "power", "properties", "month", "ledger")
 
 
 def main(names: list[str]) -> int:
