@@ -3,7 +3,7 @@
 set -eu
 prefix=/opt/perun-hpc
 $prefix/libexec/perun/setup
-[ "$1" != triggered ] || exit 0
+case "$1" in triggered | abort-*) exit 0 ;; esac # the code is the same as before: what runs goes on
 
 # An agent or a collector that runs goes on with the new code; the agent's jobs are taken up where they were.
 if [ -d /run/systemd/system ]; then

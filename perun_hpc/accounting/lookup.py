@@ -224,7 +224,7 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
             waits = f"its energy record is on the way: the collector sweeps every {places.sweep_s:.0f} s"
             made = replace(made, status="awaited", missing=(waits,), missing_nodes=())
         return Found(made, "Slurm's accounting")
-    waiting = "the job still runs: no figure of it is here yet; its record comes at its end"
+    waiting = f"the job still runs: no figure of it is here yet; perun watch {row.shown_id} asks its nodes"
     if row.state == "PENDING":
         waiting = (
             "the job has not started"

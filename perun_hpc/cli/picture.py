@@ -122,6 +122,8 @@ def trace_of(record: EnergyRecord, archive: Archive) -> Path:
             return archive.job(run)
     except (OSError, DataError) as error:
         why = f"its trace cannot be read ({error})"
-    if not record.trace_bytes:
+    if record.status == "running":
+        why = "it still runs, and its trace comes at its end"
+    elif not record.trace_bytes:
         why += ": by the site's policy short jobs have none, or none that was not flagged (docs/policy.md)"
     raise NotFoundError(f"job {record.display_id}: {why}")

@@ -350,7 +350,7 @@ def _memory(axes: Any, found: Envelope, edges: Floats) -> None:
     _gaps(axes, edges, np.isnan(found.mean), "_")
     axes.set_ylim(0, 1.08 * peak / divisor or 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.set_ylabel(f"memory / {unit}", color=MUTED)
+    axes.set_ylabel(f"memory of\nnodes / {unit}", color=MUTED)
 
 
 def heat_of(curves: JobCurves) -> Heat | None:

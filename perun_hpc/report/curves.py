@@ -75,7 +75,7 @@ class JobCurves:
     hosts : in the order of the job's nodes; those without a trace are not there.
     nodes : how many nodes the trace was to be of.
     cpu, gpu : per cent busy; the mean over hosts (all GPUs of one), the least and greatest host. None without.
-    memory : bytes that the job held; likewise.
+    memory : bytes in use on its nodes, by whomever; likewise.
     provenance : the worst of the sensors that the power rests on.
     """
 

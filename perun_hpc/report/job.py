@@ -103,7 +103,7 @@ def step_report(record: EnergyRecord, step_id: str, style: Style) -> list[str]:
         lines += ["", *_ranks(ranks, style)]
     regions = [r for r in record.regions if r.step_id == step_id]
     if regions:
-        lines += ["", *_region_table(regions, record.energy_uj, style, len(regions))]
+        lines += ["", *_region_table(regions, record, style, len(regions))]
     return [style.highlighted(line) for line in lines]
 
 
@@ -373,15 +373,15 @@ def _largest(steps: Sequence[Step]) -> list[Step]:
 
 
 def _functions(r: EnergyRecord, style: Style) -> list[str]:
-    return _region_table(r.regions, r.energy_uj, style, FUNCTIONS) if r.regions else []
+    return _region_table(r.regions, r, style, FUNCTIONS) if r.regions else []
 
 
-def _region_table(regions: Sequence[Region], whole_uj: int | None, style: Style, limit: int) -> list[str]:
+def _region_table(regions: Sequence[Region], record: EnergyRecord, style: Style, limit: int) -> list[str]:
     shown = sorted(regions, key=lambda g: -(g.energy_uj or g.time_ns))[:limit]
     several = len({g.step_id for g in regions}) > 1
     columns = (f"Functions ({len(regions)})", "calls", "ranks", "time per rank", "energy", "a call", "share")
     head = list(columns)
-    rows = [_region_row(g, whole_uj, style) for g in shown]
+    rows = [_region_row(g, record, style) for g in shown]
     if several:
         head.insert(1, "step")
         rows = [[row[0], g.step_id, *row[1:]] for row, g in zip(rows, shown, strict=True)]
@@ -413,9 +413,10 @@ def region_notes(shown: Sequence[Region]) -> list[str]:
     return notes
 
 
-def region_energy(g: Region, sign: str) -> str:
-    """Its energy with bounds, marked where it is estimated."""
-    known = q.bounded(g.energy_uj, g.u_uj, sign)
+def region_energy(g: Region, r: EnergyRecord, sign: str) -> str:
+    """Its energy with bounds, marked where it is estimated; an upper end is never above that of the whole job."""
+    whole = r.status == "complete" and r.energy_uj is not None and r.u_uj > 0
+    known = q.bounded(g.energy_uj, g.u_uj, sign, (r.energy_uj or 0) + 2 * r.u_uj if whole else None)
     return f"{ESTIMATED}{known}" if g.method == "estimated" and _is_resolved(g) else known
 
 
@@ -424,11 +425,11 @@ def _room(head: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return WIDTH - sum(2 + max(map(cells, column)) for column in list(zip(head, *rows, strict=True))[1:])
 
 
-def _region_row(g: Region, whole_uj: int | None, style: Style) -> list[str]:
+def _region_row(g: Region, r: EnergyRecord, style: Style) -> list[str]:
     low, high = q.duration(g.time_min_ns / 1e9), q.duration(g.time_max_ns / 1e9)
-    energy = region_energy(g, style.plus_minus)
+    energy = region_energy(g, r, style.plus_minus)
     time = low if low == high else f"{low} .. {high}"
-    return [g.name, str(g.calls), str(g.ranks), time, energy, *region_parts(g, whole_uj)]
+    return [g.name, str(g.calls), str(g.ranks), time, energy, *region_parts(g, r.energy_uj)]
 
 
 def region_parts(g: Region, whole_uj: int | None) -> tuple[str, str]:

@@ -418,7 +418,7 @@ def _functions(r: EnergyRecord) -> Html:
     ordered = sorted(r.regions, key=lambda g: -(g.energy_uj or g.time_ns))
     most = max((g.energy_uj or 0) + 2 * g.u_uj for g in ordered)
     rows: list[list[str | Html]] = [
-        [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), region_energy(g, SIGN),
+        [g.name, g.step_id, bar(g.energy_uj or 0, most, 2 * g.u_uj), region_energy(g, r, SIGN),
          *region_parts(g, r.energy_uj), str(g.calls), str(g.ranks),
          f"{q.duration(g.time_min_ns / 1e9)} .. {q.duration(g.time_max_ns / 1e9)}"]
         for g in ordered[:LISTED]

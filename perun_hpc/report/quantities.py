@@ -29,12 +29,16 @@ def energy_with_bounds(uj: int | None, u_uj: int) -> tuple[str, str]:
     return f"{uj / 1e6 / factor:.{digits}f} {prefix}J", f"{bound / factor:.{digits}f} {prefix}J"
 
 
-def bounded(uj: int | None, u_uj: int, sign: str) -> str:
-    """`8.00 kJ ± 0.16 kJ`; `at most 3.2 J` where the bound exceeds the value, `-` where nothing is known."""
+def bounded(uj: int | None, u_uj: int, sign: str, most_uj: int | None = None) -> str:
+    """`8.00 kJ ± 0.16 kJ`; `at most 3.2 J` where the bound exceeds the value, `-` where nothing is known.
+
+    `most_uj`: it is part of what is not more than that.
+    """
     if uj is None or unresolved(uj, u_uj):
         return "-"
     if within_bound(uj, u_uj):
-        return f"at most {energy(max(uj, 0) + 2 * u_uj)}"
+        upper_uj = max(uj, 0) + 2 * u_uj
+        return f"at most {energy(upper_uj if most_uj is None else min(upper_uj, most_uj))}"
     value, bound = energy_with_bounds(uj, u_uj)
     return f"{value} {sign} {bound}" if bound else value
 

@@ -93,7 +93,8 @@ def _header(parts: Sequence[Member], word: str, style: Style) -> list[str]:
 def _unknown(parts: Sequence[Member], word: str) -> list[str]:
     """Say of how many members nothing is known, and why."""
     why = Counter(
-        "waiting or running" if part.newest.status in NONE_YET
+        "ended, with its record on the way" if part.newest.status == "awaited"
+        else "waiting or running" if part.newest.status in NONE_YET
         else "never ran" if not part.newest.start_ns
         else "below what the sensors resolve" if any(r.energy_uj is not None for r in part.runs)
         else "without a record"
@@ -118,7 +119,7 @@ def _spread(known: Sequence[tuple[Member, Together]], word: str) -> list[str]:
     )
     times = sorted(part.newest.elapsed_s for part, _ in known)
     took = f"{q.duration(median_low(times))} in the median, from {q.duration(times[0])} to {q.duration(times[-1])}"
-    return [*wrapped(text, LABEL, f"A {word}"[:LABEL]), *wrapped(took, LABEL, "Time")]
+    return [*wrapped(text, LABEL, word.capitalize()), *wrapped(took, LABEL, "Time")]
 
 
 def _worst(known: Sequence[tuple[Member, Together]], word: str, style: Style) -> list[str]:

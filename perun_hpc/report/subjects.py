@@ -139,7 +139,7 @@ def _conditions(records: Sequence[EnergyRecord]) -> dict[str, str]:
         "suspended": q.duration(first.suspended_s) if first.suspended_s else "",
         "perun": first.perun_version,
         "policy": first.policy_hash[:8],
-        "tasks": count(len(records), "job") if len(records) > 1 else "",
+        "tasks": count(len(records), "job"),
     }
     machines: dict[str, set[str]] = {}
     for known in (condition for record in records for condition in record.conditions):

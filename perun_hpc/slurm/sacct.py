@@ -304,7 +304,9 @@ def job_id_arguments(text: str) -> tuple[str, str | None]:
     parts = re.split("[_+]", job)
     # Slurm counts jobs from 1; to sacct 0 is everybody's.
     if not known or any(len(part) > DIGITS or int(part) > LARGEST for part in parts) or int(parts[0]) == 0:
-        raise NotFoundError(f"'{text}' is no job id: write 4711, 4711_3 (array task), 4711+1 (het component) or 4711.0")
+        raise NotFoundError(
+            f"'{text}' is no job id: write 4711, 4711_3 or 4711_[1-3] (array tasks), 4711+1 (het component) or 4711.0"
+        )
     return job, step or None
 
 

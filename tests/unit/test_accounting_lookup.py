@@ -222,7 +222,7 @@ def test_a_run_that_has_only_begun_does_not_say_that_nothing_comes_before_its_en
     places_now = Places(archive, None, slurm(row), due_s=START_S - 700.0)  # type: ignore[arg-type]
     (found,) = find("4711", places_now)
     assert found.record.status == "running"
-    assert found.record.missing == ("the job still runs: no figure of it is here yet; its record comes at its end",)
+    assert found.record.missing == ("the job still runs: no figure of it is here yet; perun watch 4711 asks its nodes",)
 
 
 def test_a_job_that_waits_is_pending_wherever_it_is_shown(archive: Archive) -> None:

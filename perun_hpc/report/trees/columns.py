@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-_UNITS = (("_uj", 1e-6, "J"), ("_mw", 1e-3, "W"), ("_ns", 1e-9, "s"), ("_s", 1.0, "s"), ("_b", 1.0, "byte"))
+_UNITS = (("_uj", 1e-6, "J"), ("_mw", 1e-3, "W"), ("_ns", 1e-9, "s"), ("_s", 1.0, "s"), ("_b", 1.0, "byte"),
+          ("_khz", 1e3, "Hz"))  # fmt: skip
 _MOMENTS = {"start_ns": 1, "end_ns": 1, "submit_s": 10**9}
 """Times since 1970, by how many ns one is."""
 _NAMES = {
@@ -27,6 +28,7 @@ _NAMES = {
     "time_min_ns": "duration_min",
     "time_max_ns": "duration_max",
     "peak_mw": "power_peak",
+    "limit_mw": "power_limit",
     "time_limit_s": "time_limit",
 }
 _TEXTS = frozenset(("why",))
@@ -35,6 +37,10 @@ _LONG_NAMES = {
     "counted": "energy that the host's counters counted between the job's edges",
     "uncertainty": "standard uncertainty (k=1) of energy",
     "coverage": "share of the time that was measured",
+    "clock": "mean clock while the device was at work",
+    "braked_time": "time for which it was seen whether something held the clock down",
+    "capped_time": "time for which the power limit held the clock down",
+    "slowed_time": "time for which heat or the hardware's own brake held the clock down",
 }
 COORDINATES = frozenset(("host", "step", "device", "component", "rank", "region", "job"))
 """Columns that say what a row is of."""
