@@ -40,6 +40,7 @@ class Controller:
     cert: Path = Path()
     answers: dict[str, Answer] = field(default_factory=dict)
     sessions: dict[str, str] = field(default_factory=dict)
+    users: dict[str, str] = field(default_factory=dict)
     log: list[tuple[str, str, int]] = field(default_factory=list)
     made: int = 0
     seen: list[float] = field(default_factory=list)
@@ -130,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             members = [{"@odata.id": one} for one in ours.sessions]
             self.send(200, json.dumps({"Members": members}).encode(), {})
         elif uri in ours.sessions:
-            self.send(200, json.dumps({"@odata.id": uri, "UserName": USER}).encode(), {})
+            self.send(200, json.dumps({"@odata.id": uri, "UserName": ours.users.get(uri, USER)}).encode(), {})
         elif uri in ours.documents:
             ours.seen.append(time.monotonic())
             self.send(200, json.dumps(ours.documents[uri]).encode(), {})

@@ -138,9 +138,9 @@ def _look_at_outlets(args: argparse.Namespace, pdu: Pdu, loop: Loop | None) -> F
         snmp.close()
 
 
-def _redfish(args: argparse.Namespace, bmc: Bmc) -> Redfish:
+def _redfish(args: argparse.Namespace, bmc: Bmc, tidy: bool = False) -> Redfish:
     secret = partial(read_secret, bmc.credential, directory=args.credentials)
-    return Redfish(bmc.host, bmc.trust, secret, args.limit)
+    return Redfish(bmc.host, bmc.trust, secret, args.limit, tidy)
 
 
 def _poll(args: argparse.Namespace, site: Site) -> int:
@@ -167,7 +167,7 @@ def _opener(args: argparse.Namespace, by_host: dict[str, Bmc | Pdu]) -> Callable
     def open_device(host: str) -> Device:
         device = by_host[host]
         if isinstance(device, Bmc):
-            return Controller(_redfish(args, device))
+            return Controller(_redfish(args, device, tidy=not args.once))
         secret = partial(read_secret, device.credential, directory=args.credentials)
         return Outlets(Snmp(host, secret, loop or Loop(), args.limit))
 

@@ -1,8 +1,9 @@
 """Finding a node's power and energy in a management controller's tree, by rules that hold whoever made it.
 
 In this order: what the site says; the environment metrics of the node's chassis (the sensor behind them where it is
-named); the one power control that is of the whole chassis; the sum of the power supplies' inputs. A chassis is the
-node's by its link to the node's system, never by its place in a list. Powers are never summed but those of supplies.
+named); the one power control that is of the whole chassis; what a known vendor has instead; the sum of the power
+supplies' inputs. A chassis is the node's by its link to the node's system, never by its place in a list. Powers are
+never summed but those of supplies.
 Where two candidates of one rank remain nothing is chosen.
 Source: DMTF DSP2046 (Redfish Resource and Schema Guide), and captures of controllers (docs/meters.md).
 """
@@ -46,6 +47,10 @@ KNOWN_OEM = (
      "/Attributes/ServerPwrMon.1.CumulativePowerStartTime"),
 )  # fmt: skip
 """Counters of energy that vendors put beside the standard: manufacturer, URI, property, unit, since when."""
+OEM_POWERS = (
+    ("Fujitsu", "/Oem/ts_fujitsu/ChassisPowerConsumption/CurrentPowerConsumptionW"),
+)  # fmt: skip
+"""The whole chassis' power in its Power document, of vendors that leave its PowerControl without one."""
 SELDOM = 10
 """A vendor's document is long, and its counter coarse: it is read in every tenth round."""
 
@@ -182,7 +187,7 @@ def _power(
         if fixed.unit not in ("W", "kW") or any(number(_read(tree, place)) is None for place in fixed.read):
             raise RefusedError(f"{bmc.host}: `power` in meters.yaml: no number of watts there: correct it")
         return replace(pin, read=fixed.read, unit=fixed.unit, scope=fixed.scope, basis=f"site: {fixed.source}"), None
-    for rank in (_metrics, _controls, _supplies):
+    for rank in (_metrics, _controls, _oem_powers, _supplies):
         candidates = {c.place: c for uri in chassis for c in rank(tree, uri, system, notes, bmc.node)}
         if len(candidates) > 1:
             seen = _listed([f"{c.place} ({c.watts:g} W)" for c in candidates.values()])
@@ -270,6 +275,16 @@ def _controls(tree: _Tree, chassis: str, system: str, notes: list[str], node: st
             yield found
 
 
+def _oem_powers(tree: _Tree, chassis: str, system: str, notes: list[str], node: str) -> Iterator[_Candidate]:
+    """What a vendor puts beside the standard."""
+    uri = _link(tree.at(chassis), "Power")
+    for vendor, pointer in OEM_POWERS:
+        place = f"{uri}#{pointer}"
+        watts = _watts(_read(tree, place), place, notes, node)
+        if watts is not None:
+            yield _Candidate(place, watts, f"{vendor}'s own property of {chassis}, which is linked to {system}")
+
+
 def _entry(tree: _Tree, found: _Candidate) -> Mapping[str, Any]:
     entry = _read(tree, found.place.rpartition("/")[0])
     return entry if isinstance(entry, Mapping) else {}
@@ -281,7 +296,8 @@ def _feeds(tree: _Tree, chassis: str) -> Iterator[tuple[str, float | None, str, 
     supplies = tree.at(uri).get("PowerSupplies")
     for index, one in enumerate(supplies if isinstance(supplies, list) else []):
         if isinstance(one, Mapping) and pointed(one, "/Status/State") != "Absent":
-            output = next((key for key in ("PowerOutputWatts", "LastPowerOutputWatts") if number(one.get(key))), "")
+            outputs = ("PowerOutputWatts", "LastPowerOutputWatts")
+            output = next((key for key in outputs if number(one.get(key)) is not None), "")  # 0: it stands by
             at = f"{uri}#/PowerSupplies/{index}/"
             yield at + "PowerInputWatts", number(one.get("PowerInputWatts")), at + output, number(one.get(output))
     if supplies:

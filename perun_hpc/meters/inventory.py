@@ -108,6 +108,7 @@ _PIN = Table(
         "firmware": Key(Line(), "the device's, when it was pinned", required=True),
         "firmware_at": Key(Text(r"/redfish/\S+#/\S+|\d+(\.\d+)+", "URI#/PROPERTY", True), "what says it"),
         "basis": Key(Line(), "where all this is known from", required=True),
+        "most": Key(Number(0, above=True), "at this number a counter stays: it is no reading"),
     }
 )
 _PINNED = Table({"meters": Key(ListOf(_PIN), "one entry a meter", required=True)})
@@ -193,6 +194,7 @@ class Pin:
     firmware: str = ""
     firmware_at: str = ""
     basis: str = ""
+    most: float | None = None
 
     @property
     def base(self) -> Decimal:
@@ -268,7 +270,7 @@ def pinned_text(pins: Iterable[Pin], notes: Iterable[str] = ()) -> str:
 
 def _shown(value: Any) -> str:
     if not isinstance(value, str):
-        return f"{value:g}"
+        return f"{value:.12g}"
     return "'" + "".join(c if c.isprintable() else "?" for c in value).replace("'", "''") + "'"
 
 

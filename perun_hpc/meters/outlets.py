@@ -1,7 +1,9 @@
 """Power and energy of a PDU's outlets, and of its inlets, in the tables that vendors have for them.
 
 A table is known by its objects being there, not by the maker's name. Sources: PowerNet-MIB (APC), PDU2-MIB (Raritan),
-Sentry4-MIB (Server Technology), EATON-EPDU-MIB; other PDUs' objects are declared by the site.
+Sentry4-MIB (Server Technology), EATON-EPDU-MIB (revision 202303311500Z), VERTIV-V5-MIB (Vertiv, Geist),
+SCHLEIFENBAUER-DATABUS-MIB (revision 2023-02-07); docs/meters.md says of which a walk was seen. Other PDUs' objects are
+declared by the site.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ _ENTERPRISES = "1.3.6.1.4.1"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: OID = `prefix`.INDEX[.`suffix`]; `digits` is a like column of decimal digits."""
+    """A column of a table: OID = `prefix`.INDEX[.`suffix`]; `digits` is a like column of decimal digits,
+    `most` the number at which it stays.
+    """
 
     prefix: str
     unit: str
     tick: float = 1
     suffix: str = ""
     digits: str = ""
+    most: float | None = None
 
     def oid(self, index: str, prefix: str = "") -> str:
         """Where the object of one row is."""
@@ -64,6 +69,14 @@ TABLES = (
           Column("13742.6.5.2.3.1.4", "Wh", suffix="8", digits="13742.6.3.3.4.1.7"), read_at="13742.6.5.2.3.1.5"),
     Table("PDU2-MIB outlet", True, Column("13742.6.5.4.3.1.4", "W", suffix="5", digits="13742.6.3.5.4.1.7"),
           Column("13742.6.5.4.3.1.4", "Wh", suffix="8", digits="13742.6.3.5.4.1.7"), read_at="13742.6.5.4.3.1.5"),
+    Table("VERTIV-V5-MIB pduMain", False, Column("21239.5.2.3.1.1.9", "W"),
+          Column("21239.5.2.3.1.1.12", "Wh", most=9_999_000)),
+    Table("VERTIV-V5-MIB pduOutletMeter", True, Column("21239.5.2.3.6.1.12", "W"),
+          Column("21239.5.2.3.6.1.15", "Wh", most=9_999_000)),
+    Table("SCHLEIFENBAUER-DATABUS-MIB sdbDevIn", False, Column("31034.12.1.1.2.6.1.1.10", "W"),
+          Column("31034.12.1.1.2.6.1.1.2", "kWh", most=2**24 - 1)),
+    Table("SCHLEIFENBAUER-DATABUS-MIB sdbDevOutMt", True, Column("31034.12.1.1.2.7.2.1.11", "W"),
+          Column("31034.12.1.1.2.7.2.1.2", "kWh", most=2**24 - 1)),
 )  # fmt: skip
 
 
@@ -135,7 +148,7 @@ def _pin(
     return Pin(
         name=f"{pdu.name}-{index}-{kind}", node="", device=pdu.host, kind=kind, scope="wall", read=(oid,),
         unit=column.unit, tick=float(f"{column.tick * 10 ** -int(places):.9g}"), since=since, lag_s=lag_s,
-        firmware=firmware, firmware_at=SYSTEM, basis=f"{table.mib}, row {index}",
+        firmware=firmware, firmware_at=SYSTEM, basis=f"{table.mib}, row {index}", most=column.most,
     )  # fmt: skip
 
 
@@ -173,6 +186,8 @@ class Outlets:
             other = f"; it says it is {now}, it was {pin.firmware} when pinned" if now != pin.firmware else ""
             return f"{pin.read[0]} shows no number of at least 0{other}: if it stays so, perun meters discover"
         total = sum((Decimal(str(values[oid])) for oid in pin.read), Decimal(0))
+        if pin.most is not None and total >= Decimal(str(pin.most)):
+            return f"{pin.read[0]} shows {total}, the most that it can: reset that counter at the device"
         if pin.kind == "power" and total * pin.base > MOST_W:
             return f"{pin.read[0]} shows {total:g}: more than any rack takes"
         return Reading(total, stamp(values[pin.since]) if pin.since else "", time_s)

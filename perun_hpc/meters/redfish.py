@@ -134,13 +134,18 @@ class Answer:
 class Redfish:
     """One controller: `get` documents of it, and `close` it, which deletes its session whatever happened."""
 
-    def __init__(self, host: str, trust: Trust, secret: Callable[[], Secret], limit_s: float = LIMIT_S) -> None:
-        """Nothing is sent yet. ConfigError where `trust` cannot be used."""
+    def __init__(
+        self, host: str, trust: Trust, secret: Callable[[], Secret], limit_s: float = LIMIT_S, tidy: bool = False
+    ) -> None:
+        """Nothing is sent yet. ConfigError where `trust` cannot be used.
+
+        `tidy`: with the first login sessions of this account end that a process before, which was killed, left.
+        """
         self.host, self._trust, self._secret, self._limit_s = host, trust, secret, limit_s
         self._context = trust.context()
         self._connection: _Connection | None = None
         self._token, self._session, self._basic = "", "", ""
-        self._lost = False
+        self._lost = tidy
         self._refusals, self._refused_with, self._name = 0, (0, 0), ""
         self.logins = 0
         """How many sessions there were; another one may be of another firmware."""
@@ -245,13 +250,22 @@ class Redfish:
                 self._exchange("DELETE", session)
 
     def _delete_lost(self, sessions: str, user: str) -> None:
-        """Delete what an unanswered login began: the account is perun's alone."""
+        """Delete what an unanswered login began, or a process that was killed: the account is perun's alone."""
+        self._lost = False
         with contextlib.suppress(PerunError):
-            for member in self.get(sessions).document.get("Members", ()):
-                uri = str(member.get("@odata.id", ""))
-                if uri != self._session and self.get(uri).document.get("UserName") == user:
+            for uri in self._members(sessions):
+                if uri != self._session and self._seen(uri).get("UserName") == user:
                     self._delete(uri)
-            self._lost = False
+
+    def _members(self, uri: str) -> list[str]:
+        members = self._seen(uri).get("Members")
+        found = [one.get("@odata.id") for one in members if isinstance(one, dict)] if isinstance(members, list) else []
+        return [one for one in found if isinstance(one, str) and one.startswith("/redfish/")]
+
+    def _seen(self, uri: str) -> dict[str, Any]:
+        """A document that may be withheld from us, which says nothing of the credential."""
+        answer = self._exchange("GET", uri)
+        return self._document(answer, uri) if answer.status == 200 else {}
 
     # ------------------------------------------------------------------------------------------------------- the wire
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -206,6 +208,77 @@ def test_the_session_of_a_login_that_nobody_answered_is_deleted_later(
     controller.answers.clear()
     assert client.get(SENSOR).document["Reading"] == 181
     assert list(controller.sessions) == [f"{redfish.SESSIONS}/2"]
+
+
+def test_sessions_of_a_poller_that_was_killed_end_with_the_next_one(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    login().get(SENSOR)
+    login().get(SENSOR)
+    controller.sessions[f"{redfish.SESSIONS}/77"] = "an administrator's"
+    controller.users[f"{redfish.SESSIONS}/77"] = "admin"
+    assert len(controller.sessions) == 3
+    tidy = Redfish(controller.host, Trust(ca=str(controller.ca)), lambda: SECRET, 60.0, tidy=True)
+    tidy.get(SENSOR)
+    assert sorted(controller.sessions) == [f"{redfish.SESSIONS}/3", f"{redfish.SESSIONS}/77"]
+    tidy.close()
+    del controller.sessions[f"{redfish.SESSIONS}/77"]
+
+
+def test_a_controller_that_shows_nobody_its_sessions_is_read_all_the_same(
+    controller: Controller, login: Callable[..., Redfish]
+) -> None:
+    for status in (401, 403, 500):
+        controller.answers[f"GET {redfish.SESSIONS}"] = redfish.status(status)
+        tidy = Redfish(controller.host, Trust(ca=str(controller.ca)), lambda: SECRET, 60.0, tidy=True)
+        assert tidy.get(SENSOR).document["Reading"] == 181
+        tidy.close()
+        assert not controller.sessions
+
+
+def test_a_poller_that_is_stopped_leaves_no_session(
+    controller: Controller, site: Callable[[Controller], list[str]], tmp_path: Path
+) -> None:
+    words = site(controller)
+    assert main(["meters", "discover", "--write", *words]) == 0
+    command = [sys.executable, "-m", "perun_hpc.cli.main", "meters", "poll", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as poller:
+        until_s = time.monotonic() + 90
+        while not list(tmp_path.glob("archive/c1/facility/n1-*.csv")) and time.monotonic() < until_s:
+            time.sleep(0.1)
+        assert len(controller.sessions) == 1
+        poller.terminate()
+        _, said = poller.communicate(timeout=60)
+    assert poller.returncode == 0, said
+    assert not controller.sessions
+    assert PASSWORD not in said
+
+
+def test_a_controller_that_resets_its_counter_loses_that_step_alone(
+    controller: Controller, login: Callable[..., Redfish], tmp_path: Path
+) -> None:
+    readings = iter([704.729, 704.730, 0.0, 0.001, None, 0.002])
+
+    class Device(polling.Controller):
+        def read(self, pins: Any) -> Any:
+            controller.documents[SENSOR]["LifetimeReading"] = next(readings)
+            time.sleep(0.01)  # a step in which a Wh may be
+            return super().read(pins)
+
+    reader = Device(login())
+    poller = polling.Poller([pin(**COUNTER)], lambda host: reader, tmp_path, 0.0, NoWait())
+    poller.run(rounds=6)
+    rows = read_series(tmp_path / "n1-energy.csv")
+    assert [f"{row.reading:.3f}" for row in rows] == ["704.729", "704.730", "0.000", "0.001", "0.002"]
+    steps = [float(after.kwh - before.kwh) for before, after in zip(rows, rows[1:], strict=False)]
+    assert steps == pytest.approx([0.001, 0.0, 0.001, 0.001])
+
+
+class NoWait(threading.Event):
+    """A poller's rounds, one after the other."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
 
 
 def test_a_wrong_password_is_sent_twice_and_never_shown(controller: Controller, login: Callable[..., Redfish]) -> None:
@@ -559,6 +632,76 @@ def supplies(*watts: tuple[float | None, float | None]) -> dict[str, Any]:
         {"PowerInputWatts": into, "LastPowerOutputWatts": out} for into, out in watts
     ]
     return documents
+
+
+def shaped(chassis: str, power: dict[str, Any], maker: str = "", **more: Any) -> dict[str, Any]:
+    """A tree of one node and one chassis with this Power document."""
+    node, at = "/redfish/v1/Systems/0", f"{CHASSIS}/{chassis}"
+    return {
+        "/redfish/v1": {"Systems": {"@odata.id": "/redfish/v1/Systems"}, "Chassis": {"@odata.id": CHASSIS}},
+        "/redfish/v1/Systems": {"Members": [{"@odata.id": node}]},
+        CHASSIS: {"Members": [{"@odata.id": at}]},
+        at: {"Links": {"ComputerSystems": [{"@odata.id": node}]}, "Power": {"@odata.id": f"{at}/Power"}, **more},
+        f"{at}/Power": power,
+        node: {"PowerState": "On", "Manufacturer": maker},
+    }
+
+
+OTHERS = (
+    # Fujitsu iRMC, RX2530 M7: mrlhansen/idrac_exporter, issue 121
+    ("fujitsu", shaped("0", {"Oem": {"ts_fujitsu": {
+        "ChassisPowerConsumption": {"CurrentPowerConsumptionW": 150, "PeakPowerW": 195, "CurrentMaximumPowerW": 1720},
+        "ChassisPowerSensors": [{"Designation": "PSU1 Power", "CurrentPowerConsumptionW": 80},
+                                {"Designation": "PSU2 Power", "CurrentPowerConsumptionW": 70}],
+    }}}, "FUJITSU"), 150, "unknown", "Fujitsu's own property"),
+    # Lenovo XCC: the vendor's REST reference, "Power management properties"
+    ("lenovo", shaped("1", {"PowerControl": [
+        {"Name": "Server Power Control", "PhysicalContext": "Chassis", "PowerConsumedWatts": 150,
+         "PowerCapacityWatts": 200, "RelatedItem": [{"@odata.id": f"{CHASSIS}/1"}]},
+    ]}), 150, "unknown", "PowerControl"),
+    # IBM's OpenBMC: openbmc/openbmc-test-automation, issue 1593 (inputs of supplies are 0)
+    ("openbmc", shaped("chassis", {
+        "PowerControl": [{"Name": "Chassis Power Control", "PowerConsumedWatts": 342.0,
+                          "PowerMetrics": {"AverageConsumedWatts": 433, "MaxConsumedWatts": 778}}],
+        "PowerSupplies": [{"MemberId": "powersupply0", "PowerInputWatts": 0.0, "EfficiencyPercent": 90}],
+    }), 342, "unknown", "PowerControl"),
+    # HPE iLO 4: jenningsloy318/redfish_exporter, issue 29 (the same number stands above the list as well)
+    ("ilo4", shaped("1", {"PowerConsumedWatts": 93, "PowerControl": [
+        {"PowerConsumedWatts": 93, "PowerCapacityWatts": 1600, "PowerMetrics": {"AverageConsumedWatts": 92}},
+    ]}), 93, "unknown", "PowerControl"),
+    # Dell iDRAC 8: dell/iDRAC-Redfish-Scripting, issue 34
+    ("idrac8", shaped("System.Embedded.1", {"PowerControl": [
+        {"MemberId": "PowerControl", "Name": "System Power Control", "PowerConsumedWatts": 135,
+         "PowerAllocatedWatts": 750, "PowerRequestedWatts": 488, "PowerLimit": {"LimitInWatts": 152}},
+    ]}), 135, "unknown", "PowerControl"),
+    # ASUS with AMI's controller, one supply standing by: bb-Ricardo/check_redfish, issue 154 (inputs are made up)
+    ("asus", shaped("Self", {"PowerSupplies": [
+        {"LastPowerOutputWatts": 201, "PowerInputWatts": 221}, {"LastPowerOutputWatts": 0, "PowerInputWatts": 0},
+    ]}), 221, "wall", "inputs"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("documents", "watts", "scope", "basis"), [row[1:] for row in OTHERS], ids=[r[0] for r in OTHERS]
+)
+def test_a_tree_of_another_vendor_is_read(documents: dict[str, Any], watts: float, scope: str, basis: str) -> None:
+    power, *energy = found_in(documents).pins
+    assert sum(value_at(documents, place) for place in power.read) == watts
+    assert (power.scope, energy) == (scope, [])
+    assert basis in power.basis
+
+
+def test_a_vendor_s_property_that_shows_nothing_is_no_meter() -> None:
+    documents = shaped("0", {"Oem": {"ts_fujitsu": {"ChassisPowerConsumption": {"CurrentPowerConsumptionW": None}}}})
+    with pytest.raises(RefusedError, match="no power of n1"):
+        found_in(documents)
+
+
+def test_an_enclosure_of_cisco_s_that_lists_supplies_without_inputs_is_no_meter() -> None:
+    """RackHD/RackHD, pull request 674: a UCS chassis whose list of power controls is empty."""
+    supplies = [{"LastPowerOutputWatts": watts, "Name": f"PS{n} Power In"} for n, watts in enumerate((420, 10))]
+    with pytest.raises(RefusedError, match="no power of n1"):
+        found_in(shaped("1", {"PowerControl": [], "PowerSupplies": supplies}))
 
 
 def test_power_supplies_are_summed_where_their_inputs_are_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from perun_hpc.archive.meter_readings import read_series
 from perun_hpc.cli.main import main
 from perun_hpc.errors import AccessError, UnavailableError
 from perun_hpc.meters.finding import RefusedError
-from perun_hpc.meters.inventory import Object, Pdu, Pin
+from perun_hpc.meters.inventory import Object, Pdu, Pin, load_pins, write_pins
 from perun_hpc.meters.numbers import number
-from perun_hpc.meters.outlets import find_outlets
+from perun_hpc.meters.outlets import Outlets, find_outlets
+from perun_hpc.meters.polling import Reading
 from perun_hpc.meters.secret import Secret
 from perun_hpc.meters.snmp import Loop, Snmp
 from tests.snmp import AUTH, PRIVACY, USER, objects, responding
@@ -60,6 +62,27 @@ TABLES: tuple[tuple[str, dict[str, tuple[str, ...]], list[tuple[Any, ...]]], ...
         ("r1-1.5-power", "n2", 0, "wall", False),
         ("r1-1.5-energy", "n2", 0, "wall", False),
     ]),
+    ("pdu-eaton-outlets", {"n1": ("0.1",)}, [
+        ("r1-0.1-power", "n1", 51, "wall", False),
+        ("r1-0.1-energy", "n1", 1178507 * 3600, "wall", True),
+    ]),
+    ("pdu-sentry4-outlets", {"n1": ("1.1.1", "2.1.1")}, [
+        ("r1-1.1.1-power", "n1", 0, "wall", False),
+        ("r1-1.1.1-energy", "n1", 2 * 3600, "wall", False),
+        ("r1-2.1.1-power", "n1", 575, "wall", False),
+        ("r1-2.1.1-energy", "n1", 120000 * 3600, "wall", False),
+    ]),
+    ("pdu-schleifenbauer", {}, [
+        ("r1-210.1-energy", "", 66 * 3.6e6, "wall", False),
+        ("r1-210.2-energy", "", 0, "wall", False),
+        ("r1-210.3-energy", "", 66 * 3.6e6, "wall", False),
+    ]),
+    ("pdu-vertiv-v5", {"n1": ("1", "2")}, [
+        ("r1-1-power", "n1", 412, "wall", False),
+        ("r1-1-energy", "n1", 2718281 * 3600, "wall", False),
+        ("r1-2-power", "n1", 0, "wall", False),
+        ("r1-2-energy", "n1", 17 * 3600, "wall", False),
+    ]),
 )  # fmt: skip
 
 
@@ -83,6 +106,31 @@ def test_an_outlet_that_is_not_there_is_refused() -> None:
 def test_the_site_declares_what_no_table_has() -> None:
     declared = Object("inrow", "1.3.6.1.4.1.318.1.1.12.1.16.0", "W", "PowerNet-MIB", "n7")
     assert pins_of("pdu-apc-ap7900b", objects=(declared,)) == [("r1-inrow", "n7", 312, "wall", False)]
+
+
+def test_a_counter_that_stays_at_its_greatest_number_is_no_reading() -> None:
+    table = objects("pdu-vertiv-v5")
+    with responding(table) as responder:
+        snmp = Snmp(responder.host, lambda: SECRET, Loop(), PATIENCE_S)
+        pins = find_outlets(Pdu("r1", responder.host, "pdu", {}), snmp).pins
+        read = Outlets(snmp).read(pins)
+        snmp.close()
+    assert [(pin.name, pin.most) for pin in pins] == [("r1-1-power", None), ("r1-1-energy", 9_999_000)]
+    power, energy = read["r1-1-power"], read["r1-1-energy"]
+    assert isinstance(power, Reading)
+    assert power.value == 1830
+    assert (
+        energy
+        == "1.3.6.1.4.1.21239.5.2.3.1.1.12.1 shows 9999000, the most that it can: reset that counter at the device"
+    )
+    again = load_pins_of(pins)
+    assert again == pins, "a pinned file keeps every digit"
+
+
+def load_pins_of(pins: tuple[Pin, ...]) -> tuple[Pin, ...]:
+    with tempfile.TemporaryDirectory() as place:
+        write_pins(Path(place, "pinned.yaml"), pins)
+        return load_pins(Path(place, "pinned.yaml"))
 
 
 def test_a_wrong_key_is_sent_twice_and_never_shown() -> None:
