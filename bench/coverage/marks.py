@@ -124,7 +124,7 @@ def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str) -> Tr
             (directory / "ranks").mkdir()
             for n in range(size):
                 (directory / "ranks" / f"0-{n}.rank").write_bytes(_handed(n, size, calls, start, end, cpu_ns[n]))
-            rows, problems = regions.of_session(directory, record)
+            rows, problems, _ = regions.of_session(directory, record)
         assert not problems, problems
         nothing = np.zeros(count)
         whole_w = sum((one.power for one in host.parts.values()), nothing)

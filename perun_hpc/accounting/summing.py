@@ -470,6 +470,7 @@ def _ranks(parts: Sequence[Boundary]) -> tuple[Rank, ...]:
             start_ns=_integer(r.get("start_ns")) or 0,
             end_ns=_integer(r.get("end_ns")) or 0,
             energy_uj=_integer(r.get("energy_uj")),
+            u_uj=_integer(r.get("u_uj")) or 0,
         )
         for b in parts
         for step in b.raw.get("steps") or ()

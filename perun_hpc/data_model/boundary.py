@@ -292,7 +292,7 @@ def _check_parts(data: dict[str, Any]) -> None:
         if not isinstance(step.get("why"), str | None):
             raise TypeError("a step's reason is no text")
         for rank in step.get("ranks") or ():
-            _check_numbers(rank, "rank", "start_ns", "end_ns", "energy_uj")
+            _check_numbers(rank, "rank", "start_ns", "end_ns", "energy_uj", "u_uj")
     for region in data.get("regions") or ():
         _check_numbers(region, "step_id", "rank", "calls", "time_ns", "energy_uj", "u_uj")
         if not isinstance(region["name"], str):

@@ -144,7 +144,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank of a flagged step."""
+    """One rank of a flagged step; `u_uj` is the standard uncertainty (k=1) of its energy."""
 
     step_id: str
     rank: int
@@ -152,6 +152,7 @@ class Rank:
     start_ns: int
     end_ns: int
     energy_uj: int | None = None
+    u_uj: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ NAME = 16
 """Columns that the name of a function has at least."""
 ESTIMATED = "~"
 """Before an energy that is estimated."""
-NO_RANKS = "no energy by rank: a step's ranks share its cgroup, and only their functions have parts of it"
+NO_RANKS = (
+    "no energy by rank: a step's ranks share its cgroup, and how much of its CPU time was whose is not known: "
+    "Python's ranks tell theirs"
+)
 HOSTS_IN_FULL = 4
 WAITING = {"running": "Running", "pending": "Pending", "awaited": "Awaited"}
 """Status of a run whose energies are still to come, and the heading of what there is to say."""
@@ -457,11 +460,16 @@ def _ranks(ranks: Sequence[Rank], style: Style) -> list[str]:
     else:
         chosen = [("", k) for k in sorted(ranks, key=lambda k: k.rank)]
     rows = [
-        [f"{k.rank}  {label}".rstrip(), k.node, q.span(k.start_ns, k.end_ns), q.energy(k.energy_uj)]
+        [
+            f"{k.rank}  {label}".rstrip(),
+            k.node,
+            q.span(k.start_ns, k.end_ns),
+            q.bounded(k.energy_uj, k.u_uj, style.plus_minus),
+        ]
         for label, k in chosen
     ]
     lines = _bold_head(
-        table(rows, (f"Ranks ({len(ranks)})", "host", "time", "energy"), (False, False, True, True), style), style
+        table(rows, (f"Ranks ({len(ranks)})", "host", "time", "energy (k=2)"), (False, False, True, True), style), style
     )
     if all(k.energy_uj is None for k in ranks):
         lines += wrapped(NO_RANKS, 2, "  ")

@@ -396,12 +396,12 @@ def _steps(r: EnergyRecord) -> Html:
         longest = max(1, ordered[0].end_ns - ordered[0].start_ns)
         lines: list[list[str | Html]] = [
             [k.step_id, str(k.rank), k.node, bar(k.end_ns - k.start_ns, longest, 0, "step"),
-             q.span(k.start_ns, k.end_ns), q.energy(k.energy_uj)]
+             q.span(k.start_ns, k.end_ns), _bounded(k.energy_uj, k.u_uj)]
             for k in ordered[:LISTED]
         ]  # fmt: skip
         bare = all(k.energy_uj is None for k in r.ranks)
         shown = 5 if bare else 6
-        head = ("step", "rank", "host", "", "time", "energy")[:shown]
+        head = ("step", "rank", "host", "", "time", "energy (k = 2)")[:shown]
         full = table(head, [line[:shown] for line in lines], "tntbnn"[:shown], f"{NO_RANKS}." if bare else "")
         some = f"the {LISTED} slowest of {len(ordered)} ranks" if len(ordered) > LISTED else count(len(ordered), "rank")
         made.append(tag("details", joined([tag("summary", some), full])))

@@ -33,7 +33,7 @@ MIB = 1 << 20
 def session(tmp_path: Path) -> Path:
     """Two ranks that handed something over, the second one nothing that can be read."""
     (tmp_path / "ranks").mkdir()
-    parts = rank_data.final({"rank": 0}, "exit", ["solve"], array("q", (0, 1, 51)).tobytes(), ())
+    parts = rank_data.final({"rank": 0}, "exit", ["solve"], array("q", (0, 1, 51)).tobytes(), [(1, 6, 0), (99, 50, 0)])
     (tmp_path / "ranks/0-0.rank").write_bytes(b"".join(parts))
     (tmp_path / "ranks/0-1.rank").write_bytes(b"no header")
     (tmp_path / "curve.bin").write_bytes(array("q", (1, 0, 101, 1_200)).tobytes())
@@ -43,15 +43,16 @@ def session(tmp_path: Path) -> Path:
 def test_it_tells_what_reading_here_would_tell(session: Path) -> None:
     found = parsing.read_regions(None, 64 * MIB, session, RECORD)
     assert found == regions.of_session(session, RECORD)
-    ((row,), (problem,)) = found
+    ((row,), (problem,), cpu_ns) = found
+    assert cpu_ns == {(0, 0): 44}
     assert (row["name"], row["energy_uj"]) == ("solve", 200)
     assert problem.startswith("step 0 rank 1: ")
 
 
 def test_a_session_of_which_nothing_was_handed_over_costs_no_process(tmp_path: Path) -> None:
-    assert parsing.read_regions(None, MIB, tmp_path, {**RECORD, "steps": []}) == ([], [])
+    assert parsing.read_regions(None, MIB, tmp_path, {**RECORD, "steps": []}) == ([], [], {})
     before = children()
-    assert parsing.read_regions(None, MIB, tmp_path, RECORD) == ([], [])
+    assert parsing.read_regions(None, MIB, tmp_path, RECORD) == ([], [], {})
     assert children() == before
 
 
@@ -66,19 +67,24 @@ ROW = {
     "step_id": 0, "rank": 0, "name": "solve", "calls": 1, "time_ns": 50, "energy_uj": 200, "u_uj": 0,
     "method": "counted",
 }  # fmt: skip
-SOUND = [[ROW], ["a problem"]]
+SOUND = [[ROW], ["a problem"], [[0, 0, 44]]]
 LIES: dict[str, Any] = {
     "nothing": None,
     "no list": 7,
     "one list": [[ROW]],
-    "rows that are none": [[7], []],
-    "a row that lacks something": [[{"step_id": 0, "rank": 0, "name": "solve"}], []],
-    "a number that is none": [[{**ROW, "energy_uj": "200"}], []],
-    "a number too large": [[{**ROW, "energy_uj": 1 << 80}], []],
-    "a method of its own": [[{**ROW, "method": "guessed"}], []],
-    "a truth": [[{**ROW, "calls": True}], []],
-    "a rank that handed over nothing": [[{**ROW, "rank": 2}], []],
-    "problems that are none": [[ROW], 7],
+    "two lists": [[ROW], []],
+    "rows that are none": [[7], [], []],
+    "a row that lacks something": [[{"step_id": 0, "rank": 0, "name": "solve"}], [], []],
+    "a number that is none": [[{**ROW, "energy_uj": "200"}], [], []],
+    "a number too large": [[{**ROW, "energy_uj": 1 << 80}], [], []],
+    "a method of its own": [[{**ROW, "method": "guessed"}], [], []],
+    "a truth": [[{**ROW, "calls": True}], [], []],
+    "a rank that handed over nothing": [[{**ROW, "rank": 2}], [], []],
+    "problems that are none": [[ROW], 7, []],
+    "CPU times that are none": [[ROW], [], 7],
+    "a CPU time that is none": [[ROW], [], [[0, 0, "44"]]],
+    "a CPU time below 0": [[ROW], [], [[0, 0, -1]]],
+    "a CPU time of a rank that handed over nothing": [[ROW], [], [[0, 2, 44]]],
 }
 
 
@@ -94,12 +100,14 @@ def test_what_cannot_be_is_a_fault(name: str) -> None:
 
 
 def test_what_is_too_long_is_cut_and_what_is_unknown_left_out() -> None:
-    assert checked(SOUND) == ([ROW], ["a problem"])
-    found, problems = checked([[{**ROW, "name": "x" * 999, "uid": 0}, *[ROW] * regions.MAX_RECORD], ["y" * 999] * 99])
+    assert checked(SOUND) == ([ROW], ["a problem"], {(0, 0): 44})
+    found, problems, _ = checked(
+        [[{**ROW, "name": "x" * 999, "uid": 0}, *[ROW] * regions.MAX_RECORD], ["y" * 999] * 99, []]
+    )
     assert len(found) == regions.MAX_RECORD and found[0].keys() == ROW.keys()
     assert len(found[0]["name"]) <= rank_data.MAX_NAME_B
     ran = [1 << 30, 7, 0, 1000]
-    assert checked([[{**ROW, "ran": ran}, {**ROW, "ran": [1, 2, 3]}], []])[0] == [{**ROW, "ran": ran}, ROW]
+    assert checked([[{**ROW, "ran": ran}, {**ROW, "ran": [1, 2, 3]}], [], []])[0] == [{**ROW, "ran": ran}, ROW]
     assert len(problems) == parsing.MAX_PROBLEMS and len(problems[0]) <= parsing.MAX_PROBLEM_B
 
 

@@ -46,7 +46,7 @@ def hand_over(directory: Path, rank: int, cpu_ns: int | None) -> None:
 
 
 def energies(directory: Path, of: dict[str, Any]) -> list[int]:
-    rows, problems = regions.of_session(directory, of)
+    rows, problems, _ = regions.of_session(directory, of)
     assert not problems
     return [row["energy_uj"] for row in rows]
 
@@ -74,7 +74,7 @@ def test_a_rank_without_cpu_time_is_taken_for_one_like_the_others(session: Path)
 
 
 def test_a_ranks_region_may_be_wrong_by_the_watts_of_its_work_and_by_static_power(session: Path) -> None:
-    (row, _), _ = regions.of_session(session, record({"package-0": domain(2400, 1200)}))
+    (row, _), _, _ = regions.of_session(session, record({"package-0": domain(2400, 1200)}))
     watts = math.hypot(regions.RANK_ERROR, regions.UNEVEN)  # three times the CPU time: not the same work
     work = watts * 0.5 * 0.75 * math.hypot(0.25, 0.25)
     static = 0.08 * 0.5 * (0.5 - 0.75)
@@ -84,7 +84,7 @@ def test_a_ranks_region_may_be_wrong_by_the_watts_of_its_work_and_by_static_powe
 def test_ranks_that_used_the_same_cpu_time_are_surer_of_their_parts(session: Path) -> None:
     for rank in range(2):
         hand_over(session, rank, 60)
-    (row, _), _ = regions.of_session(session, record({"package-0": domain(2400)}))
+    (row, _), _, _ = regions.of_session(session, record({"package-0": domain(2400)}))
     assert row["u_uj"] == math.ceil(1200 * regions.RANK_ERROR * 0.5 * math.hypot(0.5, 0.5))
 
 
@@ -98,7 +98,7 @@ def cost_s(directory: Path, ranks: int, each: int) -> float:
         parts = rank_data.final({"rank": rank}, "exit", names, calls, [(1, 7, 0), (101, 97, 0)])
         (directory / f"ranks/0-{rank}.rank").write_bytes(b"".join(parts))
     begun_s = time.process_time()
-    rows, _ = regions.of_session(directory, record({}, ranks))
+    rows, *_ = regions.of_session(directory, record({}, ranks))
     assert len(rows) == ranks * each
     return time.process_time() - begun_s
 
@@ -117,6 +117,6 @@ def test_a_record_says_when_the_longest_regions_of_a_rank_ran(tmp_path: Path) ->
     calls = [one for n in range(len(names)) for one in (n, width, 2 * width + width // 2 - n)]
     parts = rank_data.final({"rank": 0}, "exit", names, array("q", calls).tobytes(), [])
     (tmp_path / "ranks/0-0.rank").write_bytes(b"".join(parts))
-    rows, _ = regions.of_session(tmp_path, of)
+    rows, *_ = regions.of_session(tmp_path, of)
     known = {row["name"]: row["ran"] for row in rows if "ran" in row}
     assert known == {name: [width, 6, 1000, 500] for name in names[:-1]}

@@ -91,7 +91,7 @@ def test_what_is_damaged_is_one_line_of_error_for_both_engines(data: bytes, tmp_
     path.write_bytes(data)
     _, (told,) = read_ranks(tmp_path)
     assert told == f"3.rank: {caught.value}"
-    _, (told,) = regions.of_ranks(Curve((), ()), [(regions.Handed(0, 3, 0, 100, 1), path.open("rb"))])
+    _, (told,), _ = regions.of_ranks(Curve((), ()), [(regions.Handed(0, 3, 0, 100, 1), path.open("rb"))])
     assert told == f"step 0 rank 3: {caught.value}"
 
 

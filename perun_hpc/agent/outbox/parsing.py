@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from perun_hpc.agent.base import privilege
 from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.agent.outbox import regions
-from perun_hpc.agent.outbox.regions import CURVE, Handed
+from perun_hpc.agent.outbox.regions import CURVE, Found, Handed
 from perun_hpc.agent.policy import limits
 from perun_hpc.data_model import activity, codec
 from perun_hpc.data_model.rank_data import MAX_NAME_B
@@ -47,7 +47,6 @@ MAX_PROBLEMS, MAX_PROBLEM_B = 20, 400
 NO_MEMORY = 12
 """Exit code of a process that had too little memory."""
 _BEGUN = b"begun"
-Found = tuple[list[dict[str, Any]], list[str]]
 
 
 class Reader:
@@ -174,7 +173,8 @@ def _read(asked: socket.socket, bounds: Bounds) -> int:
         for fd in curves:
             with os.fdopen(fd, "rb") as file:
                 curve = Curve.of(file)
-        found = json.dumps(regions.of_ranks(curve, _files(asked)), separators=(",", ":")).encode()
+        rows, problems, cpu_ns = regions.of_ranks(curve, _files(asked))
+        found = json.dumps([rows, problems, [[*who, ns] for who, ns in cpu_ns.items()]], separators=(",", ":")).encode()
         write_all(into, found, 0)
     except MemoryError:
         return NO_MEMORY
@@ -200,7 +200,7 @@ def read_regions(reader: socket.socket | None, memory_b: int, directory: Path, r
     """
     handed = list(regions.handed_over(directory, record))
     if not handed:
-        return [], []
+        return Found([], [], {})
     into = os.memfd_create("regions", os.MFD_CLOEXEC)
     try:
         with _begun(reader, Bounds.of_this_process(memory_b)) as asked:
@@ -270,11 +270,19 @@ def checked(data: bytes, handed: Sequence[Handed]) -> Found:
     """What a process says that it found of these ranks; DataError where that cannot be: it may be a user's by now."""
     ranks = {(one.step_id, one.rank) for one in handed}
     try:
-        rows, problems = json.loads(data)
+        rows, problems, used = json.loads(data)
         found = [_row(row, ranks) for row in rows[: regions.MAX_RECORD]]
-        return found, [cut(str(one), MAX_PROBLEM_B) for one in problems[:MAX_PROBLEMS]]
+        cpu_ns = dict(_used(one, ranks) for one in used[: len(ranks)])
+        return Found(found, [cut(str(one), MAX_PROBLEM_B) for one in problems[:MAX_PROBLEMS]], cpu_ns)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"the process that read them gave an impossible answer: {type(error).__name__}") from error
+
+
+def _used(one: Sequence[Any], ranks: Collection[tuple[int, int]]) -> tuple[tuple[int, int], int]:
+    step_id, rank, ns = one
+    if (step_id, rank) not in ranks or type(ns) is not int or not 0 <= ns < 1 << 62:
+        raise ValueError("no CPU time of these ranks")
+    return (step_id, rank), ns
 
 
 def _row(row: Mapping[str, Any], ranks: Collection[tuple[int, int]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.data_model import activity, rank_data
@@ -161,21 +161,30 @@ def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Ha
                 )
 
 
-def of_session(directory: Path, record: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The regions of all ranks of a sealed session, and what could not be read; `parsing` does it elsewhere."""
+class Found(NamedTuple):
+    """The regions of ranks, what could not be read, and of each rank (step, rank) its own CPU time in ns."""
+
+    rows: list[dict[str, Any]]
+    problems: list[str]
+    cpu_ns: dict[tuple[int, int], int]
+
+
+def of_session(directory: Path, record: Mapping[str, Any]) -> Found:
+    """What the ranks of a sealed session handed over; `parsing` does it elsewhere."""
     opened = ((handed, path.open("rb")) for handed, path in handed_over(directory, record))
     return of_ranks(Curve.read(directory / CURVE), opened)
 
 
-def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The regions of ranks, and what could not be read; the files are closed.
+def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> Found:
+    """What ranks handed over; the files are closed.
 
     A rank's region gets a part of what the job used while it ran: of its static part an equal one, by the step's ranks
     on this node, of the rest that of the ranks' CPU time.
     """
     found: list[dict[str, Any]] = []
     problems: list[str] = []
-    parts: dict[int, _Parts] = {}
+    parts: dict[int, Parts] = {}
+    of_job: dict[int, Handed] = {}
     left = MAX_CONTRASTS
     for handed, file in handed_over:
         who = f"step {handed.step_id} rank {handed.rank}"
@@ -185,7 +194,8 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
         except DataError as error:
             problems.append(f"{who}: {error}")
             continue
-        parts.setdefault(handed.step_id, _Parts(handed)).take(handed.rank, rank.samples)
+        of_job[handed.step_id] = handed
+        parts.setdefault(handed.step_id, Parts(handed.ranks)).take(handed.rank, _cpu_ns(rank.samples))
         rows: list[dict[str, Any]] = []
         called = by_region(rank.calls, len(rank.names), handed.start_ns, handed.end_ns)
         for region, marked in sorted(called.items(), key=lambda one: -one[1].spans.time_ns):
@@ -198,12 +208,18 @@ def of_ranks(curve: Curve, handed_over: Iterable[tuple[Handed, BinaryIO]]) -> tu
             problems.append(f"{who}: {count(len(rows) - MAX_REGIONS, 'region')} left out")
         found += rows[:MAX_REGIONS]
     for row in found:
-        parts[row["step_id"]].give(row)
+        _give(row, parts[row["step_id"]], of_job[row["step_id"]])
     kept = _bounded(found)
     if len(found) > len(kept):
         left_out = count(len(found) - len(kept), "region")
         problems.append(f"{left_out} left out: a node reports {MAX_RECORD} of a job, {MAX_RECORD_B >> 20} MiB of them")
-    return kept, problems
+    known = {(step_id, rank): ns for step_id, one in parts.items() for rank, ns in one.cpu_ns.items()}
+    return Found(kept, problems, known)
+
+
+def _cpu_ns(samples: Sequence[int]) -> int | None:
+    """A rank's own CPU time, of its totals (rows of monotonic ns, CPU ns, bytes) at its start and later."""
+    return max(0, samples[-2] - samples[1]) if len(samples) >= 2 * len(rank_data.SAMPLES) else None
 
 
 def _mapped(file: BinaryIO) -> bytes | mmap.mmap:
@@ -251,55 +267,61 @@ def _life(step: Mapping[str, Any], record: Mapping[str, Any]) -> tuple[int, int]
     return (min(run["start_mono_ns"] for run in step["ranks"]), max(ends)) if ends else (0, 0)
 
 
-class _Parts:
-    """The ranks of a step on this node, and what part of the job's energy there each has.
+class Parts:
+    """The ranks of a step on this node, and what part of an energy there each has.
 
     One of which no CPU time is known (killed, or no Python) is taken to have used as much as the others.
     """
 
-    def __init__(self, handed: Handed) -> None:
-        self._of_job = handed
-        self._cpu_ns: dict[int, int] = {}
+    def __init__(self, ranks: int) -> None:
+        self._number = ranks
+        self.cpu_ns: dict[int, int] = {}
 
-    def take(self, rank: int, samples: Sequence[int]) -> None:
-        """A rank's own totals (rows of monotonic ns, CPU ns, bytes) at its start and later."""
-        if len(samples) >= 2 * len(rank_data.SAMPLES):
-            self._cpu_ns[rank] = max(0, samples[-2] - samples[1])
+    def take(self, rank: int, cpu_ns: int | None) -> None:
+        """A rank's own CPU time, once all are taken before the first question."""
+        if cpu_ns is not None:
+            self.cpu_ns[rank] = cpu_ns
 
     @cached_property
-    def _ranks(self) -> int:
-        return max(1, self._of_job.ranks, len(self._cpu_ns))
+    def ranks(self) -> int:
+        """How many there are."""
+        return max(1, self._number, len(self.cpu_ns))
 
     @cached_property
     def _parts(self) -> dict[int, float]:
         """The part of the step's CPU time here of each rank of which it is known."""
-        known_ns = sum(self._cpu_ns.values())
-        usual_ns = known_ns / len(self._cpu_ns) if known_ns else 1.0
-        return {rank: ns / (usual_ns * self._ranks) for rank, ns in self._cpu_ns.items()} if known_ns else {}
+        known_ns = sum(self.cpu_ns.values())
+        usual_ns = known_ns / len(self.cpu_ns) if known_ns else 1.0
+        return {rank: ns / (usual_ns * self.ranks) for rank, ns in self.cpu_ns.items()} if known_ns else {}
 
     @cached_property
     def _squares(self) -> float:
         """The sum of the squares of all ranks' parts."""
-        return sum(part**2 for part in self._parts.values()) + (self._ranks - len(self._parts)) / self._ranks**2
+        return sum(part**2 for part in self._parts.values()) + (self.ranks - len(self._parts)) / self.ranks**2
 
     @cached_property
     def _error(self) -> float:
         """How far the watts behind a rank's CPU time lie from those of the others."""
-        spread = math.sqrt(max(0.0, self._ranks * self._squares - 1))  # of the ranks' CPU times, relative
+        spread = math.sqrt(max(0.0, self.ranks * self._squares - 1))  # of the ranks' CPU times, relative
         return math.hypot(RANK_ERROR, min(spread, UNEVEN))
 
-    def give(self, row: dict[str, Any]) -> None:
-        """Turn a region's row of the whole job into that of its rank; once all ranks are taken."""
-        ranks, static, squares = self._ranks, self._of_job.static, self._squares
-        worked = self._parts.get(row["rank"], 1 / ranks)
-        others = math.sqrt((1 - worked) ** 2 + max(0.0, squares - worked**2))
-        part = static / ranks + (1 - static) * worked
-        whole_uj = row["energy_uj"]
-        of_work = self._error * (1 - static) * worked * others
-        of_static = self._of_job.static_error * (1 / ranks - worked)
-        doubt = math.hypot(self._of_job.error * part, of_work, of_static)
-        row["u_uj"] = math.ceil(math.hypot(row["u_uj"] * part, doubt * whole_uj))
-        row["energy_uj"] = round(whole_uj * part)
+    def of(self, rank: int, static: float) -> tuple[float, float, float]:
+        """The part of a rank where that much is static; what it is wrong by (k=1) for other ranks' watts, and by how
+        much it is less than it would be of all static energy.
+        """
+        worked = self._parts.get(rank, 1 / self.ranks)
+        others = math.sqrt((1 - worked) ** 2 + max(0.0, self._squares - worked**2))
+        part = static / self.ranks + (1 - static) * worked
+        return part, self._error * (1 - static) * worked * others, 1 / self.ranks - worked
+
+
+def _give(row: dict[str, Any], parts: Parts, of_job: Handed) -> None:
+    """Turn a region's row of the whole job into that of its rank; once all ranks are taken."""
+    part, of_work, uneven = parts.of(row["rank"], of_job.static)
+    whole_uj = row["energy_uj"]
+    doubt = math.hypot(of_job.error * part, of_work, of_job.static_error * uneven)
+    row["u_uj"] = math.ceil(math.hypot(row["u_uj"] * part, doubt * whole_uj))
+    row["energy_uj"] = round(whole_uj * part)
 
 
 def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve, contrasted: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from perun_hpc import files
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import BOUNDARY, PROGRESS, AgentPaths, free_name
-from perun_hpc.agent.outbox import losses, parsing, regions
+from perun_hpc.agent.outbox import losses, parsing, rank_energies, regions
 from perun_hpc.agent.outbox.faults import Faults
 from perun_hpc.agent.outbox.keeping import Keeper, ship_learnt
 from perun_hpc.agent.outbox.losses import Loss, Losses
@@ -286,7 +286,7 @@ class _Later(Exception):
 
 Alone = Callable[[str, Callable[[], None]], str]
 """Does what may fail; "" when it is done, else the words of a fault that is its own. Raises `_Later`."""
-Read = Callable[[Path, Mapping[str, Any]], parsing.Found]
+Read = Callable[[Path, Mapping[str, Any]], regions.Found]
 """Reads what the ranks of a session handed over. DataError where that is to blame."""
 
 
@@ -463,11 +463,12 @@ def ship(directory: Path, to: Delivery, read: Read) -> None:
         raise ValueError(f"{directory.name}: its boundary record is damaged")
     faults = Faults.of(directory)
     if faults.times == 0:
+        cpu_ns: Mapping[tuple[int, int], int] = {}
         try:
-            record["regions"], problems = read(directory, record)
+            record["regions"], problems, cpu_ns = read(directory, record)
         except DataError as error:
             problems = [f"regions are left out: {error}"]
-        record["steps"] = regions.with_energies(directory, record)
+        record["steps"] = rank_energies.of_steps(regions.with_energies(directory, record), cpu_ns, record)
     else:
         problems = [f"regions and energies of steps are left out: {faults.why}"]
     if faults.times > 1 and (record.get("trace") or {}).get("stored"):
