@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.accounting.daily import seconds_by_day
+from perun_hpc.accounting.site import Site
 from perun_hpc.accounting.wall import at_wall
 from perun_hpc.config.kinds import Number, Table
 from perun_hpc.config.schema import FIELDS
@@ -91,6 +92,40 @@ def stated_factor(name: str, table: Mapping[str, Any]) -> Factor:
     low, high = (-_MOST_PRICE, _MOST_PRICE) if name == "price" else (number.low, number.high)
     found = from_policy(table, low=low, high=high)
     assert found is not None
+    if name == "carbon_location" and table.get("series") and not table.get("kind"):
+        return replace(found, note=f"{found.note}, average or marginal not stated")
+    return found
+
+
+class Estimators:
+    """An estimator for each partition that has factors of its own (another region, another PUE), and the site's."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Estimator] = {"": Estimator()}
+
+    def renew(self, site: Site) -> list[str]:
+        """Look at the policy's factors again; returns what has just become wrong, one sentence each."""
+        self._of = {name: self._of.get(name) or Estimator() for name in ("", *site.factored)}
+        said: dict[str, None] = {}
+        for name, estimator in self._of.items():
+            where = f"partition {name}: " if name else ""
+            said |= {f"{where}{why}": None for why in estimator.renew(site.footprint(name), site.wall_model)}
+        return list(said)
+
+    def __call__(self, record: EnergyRecord) -> Footprint | None:
+        """Return a record's footprint by the factors of its partition."""
+        return self._of.get(record.partition, self._of[""])(record)
+
+
+def stated_factors(site: Site) -> dict[str, Factor]:
+    """Return all factors of the policy by their names; those of a partition as `PARTITION/NAME`."""
+    found = {}
+    for partition in ("", *site.factored):
+        settings = site.footprint(partition)
+        for name in NAMES:
+            table = getattr(settings, name)
+            if table and (not partition or table != getattr(site.settings.footprint, name)):
+                found[f"{partition}/{name}".lstrip("/")] = stated_factor(name, table)
     return found
 
 

@@ -61,6 +61,7 @@ class RecordFile:
     digest: str
     job: Job
     node: str
+    partition: str
     account: str
     start_ns: int
     end_ns: int
@@ -202,6 +203,7 @@ def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> Record
         digest=read.digest,
         job=(read.job_id, read.restart_count),
         node=read.node,
+        partition=str(read.raw.get("partition") or ""),
         account=str(read.raw.get("account") or ""),
         start_ns=read.start_ns,
         end_ns=read.end_ns,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
-from perun_hpc.config.schema import Store
+from perun_hpc.config.schema import Footprint, Store
 from perun_hpc.slurm import hostlist
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Site:
     """Where things lie and how the collector behaves; times in seconds.
 
     `expects` says whether a job that Slurm knows must have left a record, `wall_model` what a node draws at the wall
-    (`energy.wall_model` of the policy; None: nobody measured it), `embodied` what making it emitted.
+    (`energy.wall_model` of the policy; None: nobody measured it), `embodied` what making it emitted. `footprint` gives
+    the factors of a partition; those in `factored` have some of their own.
     """
 
     archive: Path
@@ -40,6 +41,8 @@ class Site:
     expects: Callable[[SlurmJob], bool]
     wall_model: Callable[[str], Mapping[str, Any] | None]
     embodied: Callable[[str], Mapping[str, Any] | None]
+    footprint: Callable[[str], Footprint]
+    factored: tuple[str, ...]
 
     @property
     def late_s(self) -> float:
@@ -64,6 +67,12 @@ def site_of(compiled: Mapping[str, Any], settings: JobSettings) -> Site:
         slurmdbd_per_s=settings.collect.slurmdbd_per_s,
         settings=settings,
         expects=_expects(compiled),
+        footprint=functools.cache(lambda partition: resolve(compiled, JobFacts(partition)).footprint),
+        factored=tuple(
+            name
+            for name, entry in compiled.get("partitions", {}).items()
+            if any(key.startswith("footprint.") for key in entry.get("values", {}))
+        ),
         embodied=functools.cache(lambda node: resolve(compiled, JobFacts(node=node)).footprint.embodied),
         wall_model=functools.cache(lambda node: resolve(compiled, JobFacts(node=node)).energy.wall_model),
     )

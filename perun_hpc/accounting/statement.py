@@ -8,8 +8,9 @@ Embodied carbon is a statement of its own and is added to nothing.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ class EmbodiedShares:
 class Statement:
     """Figures of a part of a month's energy: CO2 in mg, by figure (`energy/footprint.py`), None where no factor is.
 
-    `lower_bound`: the energy was not measured at the wall, or no PUE is stated.
+    `lower_bound`: the energy was not measured at the wall, no PUE is stated, or a figure is not of all of the energy,
+    since partitions have factors of other kinds. `u` is the relative standard uncertainty (k=1) of a figure, of energy,
+    PUE and factor together; of jobs, where the factors state theirs.
     """
 
     energy_uj: int
@@ -67,6 +70,7 @@ class Statement:
     co2_mg: Mapping[str, int]
     cost_millicents: int | None
     lower_bound: bool
+    u: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,10 @@ def faults(
             before = digest_of(path)
             again = _figures(manifest, records, nodes, one.factors, one.embodied_of)
             for name, figures in again.items():
-                if figures != getattr(one, name):
+                stated = getattr(one, name)
+                if isinstance(stated, Statement) and not stated.u:
+                    figures = replace(figures, u={})  # of a perun before these bounds
+                if figures != stated:
                     yield path.name, f"{name}: not what its factors make of the sealed energies"
     except DataError as error:
         yield "factors", str(error)
@@ -179,14 +186,18 @@ def _figures(
     factors: Mapping[str, Factor],
     embodied_of: Mapping[str, Embodied],
 ) -> dict[str, Any]:
-    stated = Factors(**factors)
-    jobs = [piece for record in records for piece in _pieces(manifest, record)]
+    of = factors_of(factors)
+    jobs: dict[str, list[Piece]] = {}
+    for record in records:
+        partition = record.partition if record.partition in of else ""
+        jobs.setdefault(partition, []).extend(_pieces(manifest, record))
     others = [
         Piece(one.from_s * NS, one.until_s * NS, one.sums.counted_uj - one.sums.recorded_uj) for one in manifest.days
     ]
+    u_uj = sum(record.u_uj for record in records)
     return {
-        "jobs": _statement(jobs, stated),
-        "others": _statement(others, stated),
+        "jobs": _statement([(of[name], pieces) for name, pieces in sorted(jobs.items())] or [(of[""], [])], u_uj),
+        "others": _statement([(of[""], others)], None),
         "embodied": _embodied(manifest, records, nodes, embodied_of) if embodied_of else None,
     }
 
@@ -205,15 +216,41 @@ def _pieces(manifest: Manifest, record: RecordFile) -> Iterator[Piece]:
             yield Piece(begin_ns, end_ns, energies[day.day])
 
 
-def _statement(pieces: Iterable[Piece], stated: Factors) -> Statement:
-    everything = list(pieces)
-    made = footprint(everything, stated, at_wall=False)
+def factors_of(factors: Mapping[str, Factor]) -> dict[str, Factors]:
+    """Return the factors of the site ("") and of each partition that has some of its own (`PARTITION/NAME`)."""
+    found: dict[str, dict[str, Factor]] = {"": {}}
+    for key, factor in factors.items():
+        partition, _, name = key.rpartition("/")
+        found.setdefault(partition, {})[name] = factor
+    return {partition: Factors(**{**found[""], **own}) for partition, own in found.items()}
+
+
+def _statement(groups: Sequence[tuple[Factors, Sequence[Piece]]], u_uj: int | None) -> Statement:
+    """Return what energies mean, each group by its own factors; `u_uj` of them all (k=1), None where not known."""
+    made = [
+        (footprint(pieces, stated, at_wall=False), sum(one.energy_uj for one in pieces)) for stated, pieces in groups
+    ]
+    energy_uj = sum(uj for _, uj in made)
+
+    def total(name: str) -> float | None:
+        known = [value for one, _ in made if (value := getattr(one, name)) is not None]
+        return math.fsum(known) if known else None
+
+    figures = {name: grams for name in FIGURES if (grams := total(name)) is not None}
+    partly = any(getattr(one, name) is None for one, _ in made for name in figures)
+    u = {}
+    if u_uj is not None and energy_uj > 0:
+        for name in figures:
+            if all(name in one.u for one, _ in made):
+                u[name] = round(math.hypot(u_uj / energy_uj, max(one.u[name] for one, _ in made)), 6)
+    facility_uj, cost = total("facility_uj"), total("cost")
     return Statement(
-        energy_uj=sum(piece.energy_uj for piece in everything),
-        facility_uj=None if made.facility_uj is None else round(made.facility_uj),
-        co2_mg={name: round(grams * 1000) for name in FIGURES if (grams := getattr(made, name)) is not None},
-        cost_millicents=None if made.cost is None else round(made.cost * 100_000),
-        lower_bound=made.lower_bound,
+        energy_uj=energy_uj,
+        facility_uj=None if facility_uj is None else round(facility_uj),
+        co2_mg={name: round(grams * 1000) for name, grams in figures.items()},
+        cost_millicents=None if cost is None else round(cost * 100_000),
+        lower_bound=partly or any(one.lower_bound for one, _ in made),
+        u=u,
     )
 
 

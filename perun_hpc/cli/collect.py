@@ -20,7 +20,7 @@ from perun_hpc.accounting.backlog import last_sweep, look, note_sweep
 from perun_hpc.accounting.collect import BusyError, Closing, Collector, Slurm, Summary, Tools, Waits
 from perun_hpc.accounting.facility import declared, note_readings
 from perun_hpc.accounting.followers import Followers
-from perun_hpc.accounting.footprint import Estimator
+from perun_hpc.accounting.footprint import Estimators
 from perun_hpc.accounting.job_meters import note_jobs
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.own_sums import Publisher
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         if has_lists(root) is False:
             log.warning("%s: %s: users cannot read their records and traces there (docs/sites.md)", root, NO_LISTS)
         if not args.daemon:
-            return _sweep(args, site, root, ledger, Estimator(), {}, {}, {}, {})
+            return _sweep(args, site, root, ledger, Estimators(), {}, {}, {}, {})
         return _daemon(args, rules, root, ledger)
     finally:
         ledger.close()
@@ -114,7 +114,7 @@ def _daemon(args: argparse.Namespace, rules: SitePolicy, root: Path, ledger: Led
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    wake, footprint = WakeSocket(), Estimator()
+    wake, footprint = WakeSocket(), Estimators()
     kept: dict[str, bool] = {}
     waits: dict[str, Waits] = {}
     publishers: dict[tuple[str, bool], Publisher] = {}
@@ -189,7 +189,7 @@ def _sweep(
     site: Site,
     root: Path,
     ledger: Ledger,
-    footprint: Estimator,
+    footprint: Estimators,
     kept: dict[str, bool],
     waits: dict[str, Waits],
     publishers: dict[tuple[str, bool], Publisher],
@@ -201,7 +201,7 @@ def _sweep(
     `waits` what they read in vain, `publishers` write the sums that users may see, `followers` know who may follow
     running jobs.
     """
-    for problem in footprint.renew(site.settings.footprint, site.wall_model):
+    for problem in footprint.renew(site):
         log.warning("%s", problem)
     code = 0
     failure: PerunError | None = None
@@ -238,7 +238,7 @@ def _sweep_one(
     site: Site,
     archive: Archive,
     ledger: Ledger,
-    footprint: Estimator,
+    footprint: Estimators,
     kept: dict[str, bool],
     waits: Waits,
     followers: dict[str, Followers],

@@ -154,12 +154,13 @@ def _wrong_series(checked: Policy) -> Iterator[str]:
     """What the collector could not read of the files that the policy names."""
     from perun_hpc.accounting.footprint import NAMES, stated_factor
 
-    for name in NAMES:
-        if table := checked.site.values.get(f"footprint.{name}"):
-            try:
-                stated_factor(name, table)
-            except ConfigError as error:
-                yield f"{checked.site.origins[f'footprint.{name}']}: footprint.{name}: {error}"
+    for layer in (checked.site, *checked.partitions.values()):
+        for name in NAMES:
+            if table := layer.values.get(f"footprint.{name}"):
+                try:
+                    stated_factor(name, table)
+                except ConfigError as error:
+                    yield f"{layer.origins[f'footprint.{name}']}: footprint.{name}: {error}"
 
 
 def _budgets(args: argparse.Namespace) -> int:

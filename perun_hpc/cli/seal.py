@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from perun_hpc.accounting import manifest as sealed
-from perun_hpc.accounting.footprint import NAMES, stated_factor
+from perun_hpc.accounting.footprint import stated_factors
 from perun_hpc.accounting.manifest import Manifest
 from perun_hpc.accounting.month import digest_of
 from perun_hpc.accounting.signing import sign, signature_of
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Seal the month; of one that is sealed state the policy's factors, where these are others now, and sign it."""
     month, archive, now_s, site = check_month(args.month), places(args).archive, time.time(), load_site()
     path = sealed.manifest_file(archive, month)
-    factors = {name: stated_factor(name, table) for name in NAMES if (table := getattr(site.settings.footprint, name))}
+    factors = stated_factors(site)
     new = not path.exists()
     if new:
         print("\n".join(_sealed(seal(archive, month, now_s))))

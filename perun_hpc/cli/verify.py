@@ -140,7 +140,10 @@ def stated(one: Revision) -> list[str]:
     lines = [f"Factors, revision {one.revision}:"]
     for name, figures in (("jobs", one.jobs), ("others", one.others)):
         least = "at least " if figures.lower_bound else ""
-        carbon = [f"{q.mass(mg / 1000)} CO2e ({CARBON[figure]})" for figure, mg in figures.co2_mg.items()]
+        carbon = [
+            f"{q.mass(mg / 1000)}{_within(figures.u.get(figure))} CO2e ({CARBON[figure]})"
+            for figure, mg in figures.co2_mg.items()
+        ]
         cost = figures.cost_millicents
         price = [] if cost is None else [q.money(cost / 1e5, one.factors["price"].note)]
         lines += wrapped(f"{name}: {least}{', '.join([*carbon, *price]) or 'nothing stated'}", 4, "  - ")
@@ -158,6 +161,11 @@ def stated(one: Revision) -> list[str]:
         if made.without:
             lines += wrapped(f"{count(made.without, 'node')} without a figure", 4, "  - ")
     return lines
+
+
+def _within(u: float | None) -> str:
+    """The bounds of a figure (k=2), relative; empty where a factor states none."""
+    return "" if u is None else f" +/- {200 * u:.1f} %"
 
 
 def _parts(sums: Sums) -> list[tuple[str, int]]:

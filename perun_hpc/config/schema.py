@@ -58,6 +58,7 @@ class Bound(enum.Enum):
 
 SITE_ONLY = frozenset({Layer.SITE})
 NODES = frozenset({Layer.SITE, Layer.NODE})
+PARTITIONS = frozenset({Layer.SITE, Layer.PARTITION})
 JOBS = frozenset({Layer.SITE, Layer.PARTITION, Layer.NODE, Layer.ACCOUNT})
 USERS = JOBS | {Layer.USER}
 
@@ -189,6 +190,7 @@ _KIND = Key(Choice(("average", "marginal")), "of all that is generated, or of wh
 _LOSSES = Key(Choice(("included", "excluded")), "the grid's losses, which belong to scope 3, category 3")
 _U = Key(Number(0, 1), "relative standard uncertainty (k=1) that the source states; bounds include it")
 _CARBON = {"g_per_kwh": Key(Number(0, 5000), "grams of CO2 equivalent per kWh"), "series": _SERIES}
+_REGION = Key(SOURCE, "the grid's or the cloud's region that it is of, where partitions differ")
 _DAY = r"\d{4}-\d{2}-\d{2}"
 _PERIOD = Text(rf"\d{{4}}|{_DAY}/{_DAY}", "2025", rule="a year, or first and last day: 2025-04-01/2026-03-31")
 
@@ -452,21 +454,25 @@ class Footprint:
         ),
         "{}",
         "multiplies wall energy",
+        PARTITIONS,
     )
     carbon_location: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, stage=_STAGE, kind=_KIND, losses=_LOSSES, u=_U),
+        _factor(_CARBON, stage=_STAGE, kind=_KIND, losses=_LOSSES, region=_REGION, u=_U),
         "{}",
         "CO2 of the grid's electricity where the site is; operational, average: GHG Protocol scope 2, location-based",
+        PARTITIONS,
     )
     carbon_market: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, stage=_STAGE, u=_U),
+        _factor(_CARBON, stage=_STAGE, region=_REGION, u=_U),
         "{}",
         "CO2 of the electricity the site has contracts for; operational: GHG Protocol scope 2, market-based",
+        PARTITIONS,
     )
     carbon_upstream: Mapping[str, Any] | None = _item(
-        _factor(_CARBON, losses=_LOSSES, u=_U),
+        _factor(_CARBON, losses=_LOSSES, region=_REGION, u=_U),
         "{}",
         "CO2 of the fuels' way to the power plants, and of the grid's losses: GHG Protocol scope 3, category 3",
+        PARTITIONS,
     )
     price: Mapping[str, Any] | None = _item(
         _factor(

@@ -210,8 +210,7 @@ def _note(table: Mapping[str, Any]) -> str:
     words = [str(word) for word in (first, table.get("kind"), table.get("category")) if word]
     if table.get("losses"):
         words.append(losses[table["losses"]])
-    if table.get("period"):
-        words.append(str(table["period"]))
+    words += [str(table[key]).replace(",", "") for key in ("region", "period") if table.get(key)]
     if "category" in table or "period" in table:
         words += [] if annual(table) else ["interim"]
         words += [] if table.get("category") else ["category not stated"]
