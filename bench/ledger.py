@@ -39,6 +39,7 @@ MONTH = ("2026-06-01", "2026-06-30", "2026-07-01")
 """First day, last day, and the day after it."""
 BACKLOG = 2000
 ROUNDS = 5
+USERS, ACCOUNTS = slurm_ledger.USERS, slurm_ledger.ACCOUNTS
 SQLITE = ""
 POSTGRESQL = ".postgresql"
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,7 @@ def _ingest(ledgers: Mapping[str, Ledger], plain: sqlite3.Connection) -> Iterato
     """Every batch goes into each database in turn."""
     taken_s = dict.fromkeys(ledgers, 0.0)
     plain_s = 0.0
-    for records in _batches():
+    for records in batches():
         for name, ledger in ledgers.items():
             begin_s = time.perf_counter()
             ledger.put(records)
@@ -177,28 +178,32 @@ def _insert(plain: sqlite3.Connection, records: Sequence[EnergyRecord]) -> float
     return time.perf_counter() - begin_s
 
 
-def _batches() -> Iterator[list[EnergyRecord]]:
-    """Two-node jobs of 200 users in 40 accounts over a year, in the order in which they end."""
-    rng = random.Random(1)
+def model() -> EnergyRecord:
+    """A two-node job's record, to be varied."""
     parts = {name: domain(name.split("-")[0], 8_000_000_000) for name in ("cpu-0", "cpu-1", "dram-0")}
-    model = add_slurm(
+    return add_slurm(
         sum_boundaries([parsed(boundary(node=node, nodelist="n1,n2", domains=parts)) for node in ("n1", "n2")]),
         slurm_job(nodelist="n[1-2]", num_nodes=2),
     )
+
+
+def batches() -> Iterator[list[EnergyRecord]]:
+    """Two-node jobs of 200 users in 40 accounts over a year, in the order in which they end."""
+    rng = random.Random(1)
+    one = model()
     job_id = 0
     while job_id < RECORDS:
         records = []
         for _ in range(min(BATCH, RECORDS - job_id)):
             job_id += 1
             end = FIRST + timedelta(seconds=DAYS * 86400 * job_id / (RECORDS + 1))
-            user, energy_uj = rng.randrange(slurm_ledger.USERS), rng.randrange(10**9, 10**12)
-            records.append(
-                _vary(model, job_id, f"user{user:03d}", f"account{user % slurm_ledger.ACCOUNTS:02d}", end, energy_uj)
-            )
+            user, energy_uj = rng.randrange(USERS), rng.randrange(10**9, 10**12)
+            records.append(vary(one, job_id, f"user{user:03d}", f"account{user % ACCOUNTS:02d}", end, energy_uj))
         yield records
 
 
-def _vary(model: EnergyRecord, job_id: int, user: str, account: str, end: datetime, energy_uj: int) -> EnergyRecord:
+def vary(model: EnergyRecord, job_id: int, user: str, account: str, end: datetime, energy_uj: int) -> EnergyRecord:
+    """One job's record: whose, when it ended, its energy, on its two nodes' three domains each."""
     end_s = int(end.timestamp())
     day = end.strftime("%Y-%m-%d")
     first, rest = energy_uj // 6, energy_uj - 5 * (energy_uj // 6)

@@ -23,7 +23,7 @@ from typing import Any
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.archive.aside import entries
 from perun_hpc.archive.meter_readings import files_of
-from perun_hpc.archive.places import BOUNDARIES, REFUSED, Archive
+from perun_hpc.archive.places import REFUSED, Archive, Run
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
@@ -327,18 +327,19 @@ def meter_rows(path: Path) -> Iterator[MeterRow]:
         raise DataError(f"{path}: no meter readings ({error}): {remedy}") from error
 
 
-def boundary_files(archive: Archive, since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:
-    """Every collected boundary record of a run that ended in [since, until], as JSON types.
+def boundary_files(archive: Archive, runs: Iterable[Run], since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:
+    """Every collected boundary record of `runs` whose node ended its part in [since, until], as JSON types.
 
     What cannot be read is skipped: the collector named it in the job's record.
     """
-    for path in sorted(archive.base.glob(f"jobs/*/{BOUNDARIES}/*.json")):
-        try:
-            record = json.loads(path.read_bytes())
-            if since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s:
-                yield record
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
+    for run in runs:
+        for path in sorted(archive.boundaries(run).glob("*.json")):
+            try:
+                record = json.loads(path.read_bytes())
+                if since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s:
+                    yield record
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                continue
 
 
 def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: int) -> list[Interval]:

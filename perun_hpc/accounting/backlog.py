@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perun_hpc.archive import aside
-from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, Archive
+from perun_hpc.archive.places import DAMAGED, REFUSED, Archive, Run
 from perun_hpc.data_model import codec
 from perun_hpc.files import write_new
 
@@ -100,14 +100,13 @@ def look(archive: Archive) -> Backlog:
     return Backlog(_by_age(waiting), _by_age(refused), _by_age(damaged), _by_age(apart))
 
 
-def damaged_between(archive: Archive, since_s: float, until_s: float) -> tuple[Entry, ...]:
-    """Damaged boundary records that were set aside in jobs' directories and had come in [since, until]."""
+def damaged_of(archive: Archive, runs: Iterable[Run]) -> tuple[Entry, ...]:
+    """Damaged boundary records that were set aside in the directories of `runs`."""
     found = []
-    for path in archive.base.glob(f"jobs/*/{BOUNDARIES}/*{DAMAGED}"):
-        with contextlib.suppress(OSError):
-            came_s = path.stat().st_mtime
-            if since_s <= int(came_s) <= until_s:
-                found.append(Entry(f"job {path.parent.parent.name}, {_node(path.name)}", came_s))
+    for run in runs:
+        for path in archive.boundaries(run).glob(f"*{DAMAGED}"):
+            with contextlib.suppress(OSError):
+                found.append(Entry(f"job {run.name}, {_node(path.name)}", path.stat().st_mtime))
     return _by_age(found)
 
 

@@ -18,6 +18,7 @@ from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
 from perun_hpc.accounting.database import SQLITE, Connection, Database, opened
 from perun_hpc.accounting.marks import Marks
 from perun_hpc.accounting.packed import pack, unpack
+from perun_hpc.archive.places import Run
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 from perun_hpc.errors import DataError, UnavailableError
 
@@ -332,6 +333,21 @@ class Ledger(Database):
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s})
             return [tuple(row) for row in rows]
+
+    def places_between(self, cluster: str, since_s: int, until_s: int) -> Iterator[Run]:
+        """Yield the names under which directories of the runs that ended in [since, until] may lie, job by job."""
+        query = (
+            "SELECT job_id, restart_count, submit_s, end_s FROM job "
+            "WHERE cluster = :c AND end_s >= :since AND end_s <= :until ORDER BY job_id, restart_count"
+        )
+        with self.read() as connection:
+            rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s}).fetchall()
+        last = None
+        for job_id, restart_count, submit_s, end_s in rows:
+            if (bare := Run(job_id, restart_count)) != last:
+                yield bare
+            last = bare
+            yield from (Run(job_id, restart_count, at_s) for at_s in {end_s, submit_s} if at_s > 0)
 
     def without_state(self, cluster: str, page: int) -> Iterator[list[int]]:
         """Yield the rows that Slurm's accounting has not completed yet, the newest first, `page` at a time."""

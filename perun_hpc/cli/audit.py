@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,11 +14,11 @@ from pathlib import Path
 
 from perun_hpc.accounting import audit, consumed, facility, node_meters
 from perun_hpc.accounting.audit_mark import Audit, note_audit
-from perun_hpc.accounting.backlog import damaged_between, last_sweep, look
+from perun_hpc.accounting.backlog import damaged_of, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.archive.listener import lately_refused
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError
@@ -26,7 +27,7 @@ from perun_hpc.report.audit import accounts_table, findings_list, gaps, lost_lis
 from perun_hpc.report.screen import style_for, wrapped
 from perun_hpc.slurm import conf
 from perun_hpc.slurm.command import TIMEOUT_S, run_command
-from perun_hpc.slurm.sacct import CONSUMED, SlurmJob, identity_fields, query_between
+from perun_hpc.slurm.sacct import CLOCK_S, CONSUMED, SlurmJob, identity_fields, query_between
 from perun_hpc.slurm.times import parse_time
 
 
@@ -90,7 +91,9 @@ def _audit(
     findings += audit.compare_nodes(jobs, shares)
     findings += audit.find_holes(books)
     anchors = node_meters.Anchors.none()
-    compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, since_s, until_s)))
+    # A node ends its part before its job's last one does, by whatever clock.
+    runs = list(ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
+    compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, runs, since_s, until_s)))
     findings += wrong
     wrong, beside, silent = node_meters.compare(archive, books, anchors, since_s, until_s)
     findings += wrong
@@ -117,7 +120,7 @@ def _audit(
         energy, wrong = _consumed(args.cluster, ended, archive, ledger, site)
         findings += wrong
     lost = [words.on_the_way(young)] if young else []
-    lost += _lost(archive, books, since_s, until_s, site.late_s, now_s)
+    lost += _lost(archive, books, runs, site.late_s, now_s)
     counted_uj = sum(a.total_uj for a in books.accounts.values())
     metered = ""
     if args.meter is not None:
@@ -151,12 +154,10 @@ def _audit(
     return 0
 
 
-def _lost(
-    archive: Archive, books: audit.NodeBooks, since_s: int, until_s: int, late_s: float, now_s: float
-) -> list[str]:
-    """What the collector could not take, what waits for it, and which counters gave nothing."""
+def _lost(archive: Archive, books: audit.NodeBooks, runs: Iterable[Run], late_s: float, now_s: float) -> list[str]:
+    """What the collector could not take of these runs, what waits for it, and which counters gave nothing."""
     backlog = look(archive)
-    aside = (*backlog.damaged, *damaged_between(archive, since_s, until_s))
+    aside = (*backlog.damaged, *damaged_of(archive, runs))
     lost = words.troubles(last_sweep(archive), replace(backlog, damaged=aside, aside=()), late_s, now_s)
     lost += lately_refused(archive.root, now_s)
     return [*lost, *filter(None, [words.waiting(backlog, now_s)]), *gaps(books.accounts)]

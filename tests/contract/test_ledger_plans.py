@@ -15,6 +15,7 @@ from perun_hpc.accounting.database import SQLITE, Connection, opened
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import LONG_S, Filter, jobs, largest, usage
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.archive.places import Run
 from tests.accounting_data import DAY, START_S, boundary, parsed, slurm_job
 from tests.contract.conftest import empty
 
@@ -93,6 +94,7 @@ QUESTIONS: dict[str, Callable[[Ledger], object]] = {
     "audit: runs": lambda ledger: ledger.runs_between("c", START_S, NOW_S),
     "audit: spans": lambda ledger: ledger.spans("c", [1, 2]),
     "audit: first": lambda ledger: ledger.first_start_s("c"),
+    "audit: places": lambda ledger: list(ledger.places_between("c", START_S, NOW_S)),
     "collector: ended": lambda ledger: ledger.ended_runs("c", START_S, NOW_S),
     "collector: unnamed": lambda ledger: list(ledger.without_state("c", 100)),
     "collector: due": lambda ledger: ledger.due("c", 10),
@@ -126,6 +128,15 @@ def test_jobs_of_an_old_time_are_all_found_however_long_they_ran(ledger: Observe
     assert [r.job_id for r in jobs(ledger, later, 1000)] == [103, 104, 105]
     assert [r.job_id for r in jobs(ledger, later, 2)] == [104, 105]
     assert jobs(ledger, later, 0) == []
+
+
+def test_the_names_of_directories_are_those_of_the_time_asked_for_each_once(ledger: Observed) -> None:
+    again = [slurm_job(7, submit_s=START_S + at, start_s=START_S + at, end_s=START_S + at + 100) for at in (9000, 9999)]
+    told = [sum_boundaries([parsed(boundary(7, start_s=one.start_s or 0))]) for one in again]
+    ledger.put([add_slurm(one, job) for one, job in zip(told, again, strict=True)])
+    runs = list(ledger.places_between("c", START_S + 9000, START_S + 20_000))
+    times = {None, START_S + 9000, START_S + 9100, START_S + 9999, START_S + 10_099}
+    assert sorted(run.name for run in runs) == sorted(Run(7, 0, at_s).name for at_s in times)
 
 
 def test_a_ledger_without_the_indexes_answers_and_gets_them(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_what_is_estimated_closes_and_is_told_in_the_ledger(bare, tmp_path):
     books = read_books(archive.node_ledgers())
     (first, last) = min(books.accounts)[1], max(books.accounts)[1]
     shares = opened.shares_between("test", first, last)
-    boundaries = list(boundary_files(archive, 0, 2**40))
+    boundaries = list(boundary_files(archive, archive.all_runs(), 0, 2**40))
     assert [*books.findings, *compare_shares(books, shares, set()), *find_holes(books)] == []
     assert compare_edges(books, boundaries) == (2, [])
     total_uj = sum(one["domains"]["cpu"]["energy_uj"] for one in records)

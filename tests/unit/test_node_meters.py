@@ -14,7 +14,9 @@ import pytest
 from perun_hpc.accounting import audit, node_meters
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.job_meters import note_jobs
+from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive.job_meters import beside_job
 from perun_hpc.archive.meter_readings import STATES, by_node, of_node, read_states
 from perun_hpc.archive.places import Archive
@@ -82,7 +84,7 @@ def say(archive: Archive, *pins: Pin) -> None:
 def found(archive: Archive) -> tuple[list[str], list[node_meters.Compared], list[str]]:
     books = audit.read_books(archive.node_ledgers())
     anchors = node_meters.Anchors.none()
-    list(anchors.noting(audit.boundary_files(archive, 0, 2 * START_S)))
+    list(anchors.noting(audit.boundary_files(archive, archive.all_runs(), 0, 2 * START_S)))
     findings, compared, silent = node_meters.compare(archive, books, anchors, START_S, START_S + STEPS * STEP_S)
     return [f"{one.where}: {one.what}" for one in findings], compared, silent
 
@@ -273,7 +275,9 @@ def test_audit_says_what_it_compared(archive: Archive, capsys: pytest.CaptureFix
     meter(archive, pin("n1"), [0.3 * watts for watts in powers(0)])
     say(archive, pin("n1"))
     url = f"sqlite:///{archive.root.parent / 'ledger.db'}"
-    open_ledger(url, create=True).close()
+    ledger = open_ledger(url, create=True)
+    ledger.put([sum_boundaries(read_kept(archive.boundaries(run))) for run in archive.all_runs()])
+    ledger.close()
     words = ["audit", "--no-slurm", "--archive", str(archive.root), "--cluster", "c", "--ledger", url]
     assert main([*words, "-S", DAY, "-E", DAY]) == 1
     said = " ".join(capsys.readouterr().out.split())
