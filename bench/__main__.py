@@ -25,6 +25,7 @@ BENCHES = (
     "region",
     "ledger",
     "drain",
+    "wide",
     "growth",
     "commands",
 )

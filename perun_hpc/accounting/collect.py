@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,8 +64,10 @@ PACK_S = 10
 RENAME_EVERY_S = 3600
 RETRY_S = 3600
 """How long a record that the ledger refused waits until it is offered again."""
-SLICE_S, LEAST_SLICE_S = 86_400, 60
-"""How much time one question to sacct spans at most; after failures it gets down to the least."""
+SLICE_S, FIRST_SLICE_S, LEAST_SLICE_S = 86_400, 3600, 60
+"""How much time one question to sacct spans at most, and at first; after failures it gets down to the least."""
+SLICE_ROWS = 20_000
+"""Runs in one answer of sacct's, as far as the answer before says; each takes some 4 kB while they are compared."""
 SLOW_S = 30
 """A question that failed after so long is not asked again, for less, before the next sweep: other work waits."""
 COMPARE_S = 600
@@ -77,6 +80,8 @@ NAMED = 5
 """Nodes of a job that are named where another one is set aside."""
 IDLE_BATCHES = 3
 """After so many batches of which Slurm can complete nothing, older ones are left to a later sweep."""
+_OF_NODE = re.compile(r"[^@]*\.json\Z")
+"""A file of a node's record, of the one run of its name as far as is known."""
 _INCOMPLETE_S = 600
 """After this long what slurmdbd has of a job is all that it gets."""
 
@@ -189,11 +194,21 @@ class _Written:
 
 @dataclass(frozen=True)
 class Wait:
-    """A directory of `incoming/` that was read in vain: its files as they were, until when (epoch) nothing changes."""
+    """A directory of `incoming/` that was read in vain: its files as they were, until when (epoch) nothing changes.
+
+    `least` is how many files there are at least once its nodes have all reported.
+    """
 
     files: tuple[tuple[str, int, int], ...]
     until_s: float
     jobs: int
+    least: int = 0
+
+    def goes_on(self, files: tuple[tuple[str, int, int], ...], now_s: float) -> bool:
+        """Whether to read these files would be in vain, too: none are new, or too few of them."""
+        return now_s < self.until_s and (
+            self.files == files or (len(files) < self.least and all(_OF_NODE.match(name) for name, _, _ in files))
+        )
 
 
 Waits = dict[Path, Wait]
@@ -224,7 +239,7 @@ class Collector:
         self.queue = queue
         self.holder = this_process()
         self._waits = {} if waits is None else waits
-        self._until_s = 0.0
+        self._until_s, self._least = 0.0, 0
         self._homes = Homes(archive, tools.clock())
 
     def sweep(self) -> Summary:
@@ -294,14 +309,14 @@ class Collector:
             try:
                 files = _files(directory)
                 wait = before.get(directory)
-                if wait is not None and wait.files == files and self.tools.clock() < wait.until_s:
-                    self._waits[directory] = wait
+                if wait is not None and wait.goes_on(files, self.tools.clock()):
+                    self._waits[directory] = replace(wait, files=files)
                     summary = replace(summary, waiting=summary.waiting + wait.jobs)
                     continue
-                self._until_s = self.tools.clock() + RETRY_S
+                self._until_s, self._least = self.tools.clock() + RETRY_S, 0
                 found, waiting, damaged = self._look(run, directory)
                 if waiting and not found and not damaged:
-                    self._waits[directory] = Wait(files, self._until_s, waiting)
+                    self._waits[directory] = Wait(files, self._until_s, waiting, self._least if waiting == 1 else 0)
             except OSError as error:
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{directory}: {error}"))
                 continue
@@ -367,6 +382,7 @@ class Collector:
         complete = len(here) >= fresh[0].num_nodes and here.issuperset(fresh[0].expected)
         if not complete and not homes and self.tools.clock() < who.end_ns / 1e9 + self.deadline_s:
             self._until_s = min(self._until_s, who.end_ns / 1e9 + self.deadline_s)
+            self._least = max(len(fresh[0].expected), fresh[0].num_nodes)
             return None
         places = [self.archive.arrived(name), *(self.archive.boundaries(run) for run in homes)]
         unreadable = problems(places, boundaries)
@@ -629,8 +645,8 @@ class Collector:
     def _compare(self, summary: Summary) -> Summary:
         """Give every run that sacct knows and nobody reported a record that says so.
 
-        In slices of time, each kept once it is done: halved when sacct cannot answer, doubled in a later sweep. One at
-        least in each sweep; the next ones wait when nodes report meanwhile.
+        In slices of time, each kept once it is done: halved when sacct cannot answer, doubled in a later sweep, shorter
+        again where answers are long. One at least in each sweep; the next ones wait when nodes report meanwhile.
         """
         if self.tools.slurm is None:
             return summary
@@ -643,12 +659,12 @@ class Collector:
             self.ledger.marks.set_compared(cluster, until_s)
         shrunk = False
         while since_s is not None and since_s < until_s and self.tools.clock() - began_s < COMPARE_S:
-            slice_s = self.ledger.marks.compared_slice_s(cluster) or SLICE_S
+            slice_s = self.ledger.marks.compared_slice_s(cluster) or FIRST_SLICE_S
             end_s = min(since_s + slice_s, until_s)
             asked_s = self.tools.clock()
             self._keep_lease()
             try:
-                absent = self._unreported(since_s, end_s)
+                absent, rows = self._unreported(since_s, end_s)
             except UnavailableError as error:
                 self.ledger.marks.set_compared_slice(cluster, max((end_s - since_s) // 2, LEAST_SLICE_S))
                 shrunk = True
@@ -660,7 +676,10 @@ class Collector:
                 puts, summary = self._amend(records, False, summary)
                 summary = replace(summary, missing=summary.missing + len(puts))
             self.ledger.marks.set_compared(cluster, end_s)
-            if end_s - since_s == slice_s < SLICE_S and not shrunk:
+            if rows > SLICE_ROWS:
+                fits_s = (end_s - since_s) * SLICE_ROWS // rows
+                self.ledger.marks.set_compared_slice(cluster, max(fits_s, LEAST_SLICE_S))
+            elif end_s - since_s == slice_s < SLICE_S and 2 * rows <= SLICE_ROWS and not shrunk:
                 self.ledger.marks.set_compared_slice(cluster, min(2 * slice_s, SLICE_S))
             since_s = end_s
             if self._has_come():
@@ -676,8 +695,11 @@ class Collector:
                     return True
         return False
 
-    def _unreported(self, since_s: int, until_s: int) -> list[SlurmJob]:
-        """Return the runs that ended in [since, until] by Slurm and of which nothing is stored, but should be."""
+    def _unreported(self, since_s: int, until_s: int) -> tuple[list[SlurmJob], int]:
+        """Return the runs that ended in [since, until] by Slurm and of which nothing is stored, but should be.
+
+        Also how many runs sacct told of.
+        """
         assert self.tools.slurm is not None
         jobs = self.tools.slurm.between(since_s, until_s)
         ended = [j for j in jobs if _ran(j) and (j.end_s or 0) <= until_s]
@@ -692,7 +714,7 @@ class Collector:
         absent = [
             j for j in _without_record(every, stored, CLOCK_S) if _ran(j) and since_s <= (j.end_s or 0) <= until_s
         ]
-        return [j for j in absent if self._expects(j)]
+        return [j for j in absent if self._expects(j)], len(jobs)
 
     def _expects(self, job: SlurmJob) -> bool:
         return self.tools.expects is None or self.tools.expects(job)

@@ -168,3 +168,31 @@ def test_what_waits_for_nodes_is_not_read_again_before_there_is_something_new(tm
     assert sweep() == (1, 0)
     now[0] += 900
     assert sweep() == (0, 1)
+
+
+def test_a_job_that_lacks_nodes_is_not_read_again_for_each_that_reports(tmp_path: Path) -> None:
+    root, now, waits = tmp_path / "archive", [START_S + 200.0], Waits()
+    ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.db", create=True)
+
+    def sweep() -> tuple[int, int]:
+        done = Collector(Archive(root, "c"), ledger, Tools(lambda: now[0]), 900, waits=waits).sweep()
+        return done.waiting, done.stored
+
+    def put(node: str, job: int) -> Path:
+        return put_incoming(root, boundary(job, node=node, nodelist="n[1-4]", num_nodes=4))
+
+    for job in (1, 2):
+        put("n1", job)
+    assert sweep() == (2, 0)
+    torn = [put("n2", job) for job in (1, 2)]
+    for path in torn:
+        path.write_bytes(b"torn")
+    put("n3", 1)
+    assert sweep() == (2, 0)
+    assert all(path.exists() for path in torn)  # whoever reads one of them sets it aside
+    put("n4", 1)
+    assert sweep() == (2, 0)
+    assert [path.exists() for path in torn] == [False, True]
+    now[0] += 900
+    assert sweep() == (0, 2)
+    assert not torn[1].exists()
