@@ -133,15 +133,16 @@ def _rows(ledger: Ledger, wanted: Filter, column: str, rest: str, limit: int) ->
     `rest` ends the question for each of the two, which gives `limit` at most.
     """
     conditions, values = _conditions(wanted)
-    parts = [conditions]
+    parts = [f"FROM job WHERE {conditions}"]
     if wanted.until_s is not None:
         values["latest"] = wanted.until_s + LONG_S
-        later = f"{conditions} AND end_s > :latest AND end_s - start_s > {LONG_S}"
-        parts = [f"{conditions} AND end_s <= :latest", later]
+        # The few come first, whatever else is asked for: SQLite would go through all that a user ran since.
+        few = f"(SELECT id AS long_id FROM job WHERE end_s > :latest AND end_s - start_s > {LONG_S}) AS few"
+        parts = [f"{parts[0]} AND end_s <= :latest", f"FROM {few} CROSS JOIN job WHERE id = long_id AND {conditions}"]
     rows: list[Any] = []
     with ledger.read() as connection:
         for part in parts:
-            query = f"SELECT id, {column} FROM job WHERE {part} {rest} LIMIT :limit"
+            query = f"SELECT id, {column} {part} {rest} LIMIT :limit"
             rows += connection.execute(query, {**values, "limit": limit})
     return rows
 

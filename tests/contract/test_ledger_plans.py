@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,36 @@ def test_a_whole_read_would_be_seen(ledger: Observed) -> None:
         connection.execute("SELECT COUNT(*) FROM job WHERE cpus > 3")
         connection.execute("SELECT id FROM job ORDER BY end_s")
     assert [bool(scans) for _, scans in ledger.plans] == [True, True]
+
+
+@pytest.mark.parametrize("what", ["jobs", "jobs of a node", "jobs of a user", "jobs of an account", "usage"])
+def test_what_ran_since_costs_an_old_time_nothing(tmp_path: Path, what: str) -> None:
+    made = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def cost() -> int:
+        nonlocal steps
+        steps = 0
+        QUESTIONS[what](made)
+        return steps
+
+    one = add_slurm(sum_boundaries([parsed(boundary(1))]), slurm_job(1))
+    made.put([one])
+    with made.read() as connection:
+        connection.raw.set_progress_handler(count, 10)
+    before, since = cost(), []
+    for number in range(2000):
+        later_ns = (30 + number % 60) * 86_400 * 10**9
+        moved = {"start_ns": one.start_ns + later_ns, "end_ns": one.end_ns + later_ns}
+        since.append(replace(one, job_id=2 + number, submit_s=None, shares=(), **moved))
+    made.put(since)
+    assert before <= cost() <= 1.2 * before + 20
+    made.close()
 
 
 def test_jobs_of_an_old_time_are_all_found_however_long_they_ran(ledger: Observed) -> None:
