@@ -698,7 +698,7 @@ class Collector:
     def _unreported(self, since_s: int, until_s: int) -> tuple[list[SlurmJob], int]:
         """Return the runs that ended in [since, until] by Slurm and of which nothing is stored, but should be.
 
-        Also how many runs sacct told of.
+        Also how many runs sacct answered with.
         """
         assert self.tools.slurm is not None
         jobs = self.tools.slurm.between(since_s, until_s)
