@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from perun_hpc.accounting.audit import meter_rows, not_covered_s, read_lines
+from perun_hpc.accounting.audit import MeterRow, meter_rows, not_covered_s, read_lines
 from perun_hpc.accounting.evidence import component_named
 from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import BOUNDARIES, Archive
@@ -35,20 +35,24 @@ Anchors = Mapping[int, int]
 
 @dataclass(frozen=True)
 class Meter:
-    """A meter's readings, and the nodes that it feeds, all of them and nothing else."""
+    """Files of readings, whose sum is meant (two cords, say), and the nodes that they feed, all and nothing else."""
 
-    path: Path
+    paths: tuple[Path, ...]
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """The rows of some meters, from when to when (epoch seconds), and how many times were left out, by reason."""
+    """The rows of some meters, from when to when (epoch seconds), and how many times were left out, by reason.
+
+    `settings` are how the nodes' CPUs were set in these days, as far as they said it.
+    """
 
     rows: Sequence[Row]
     first_s: float
     last_s: float
     left_out: Mapping[str, int]
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,12 @@ def rows_beside(
         Where a node has no ledger or no record in these days; where a file is none of a meter's readings.
     """
     rows: list[tuple[float, float, Row]] = []
+    settings: set[str] = set()
     gave_nothing, went_back = "a counter gave nothing for a part of it", "the meter went back"
     left_out = dict.fromkeys((gave_nothing, went_back, NO_READING), 0)
     for meter in meters:
-        readings = sorted({row for path in files_of(meter.path) for row in meter_rows(path)})
-        counted = {node: _counted(archive, node, days) for node in meter.nodes}
+        readings = _readings(meter.paths)
+        counted = {node: _counted(archive, node, days, settings) for node in meter.nodes}
         at, unknown_s = 0, 0.0
         for number, (time_s, kwh, _) in enumerate(readings):
             before_s, before, _ = readings[at]
@@ -106,7 +111,30 @@ def rows_beside(
             rows.append((before_s, time_s, Row(len(meter.nodes), wall_w, _joined(powers, together))))
     rows.sort(key=lambda one: one[0])
     first_s, last_s = (rows[0][0], max(row[1] for row in rows)) if rows else (0.0, 0.0)
-    return Beside([row for _, _, row in rows], first_s, last_s, {why: n for why, n in left_out.items() if n})
+    return Beside(
+        [row for _, _, row in rows],
+        first_s,
+        last_s,
+        {why: n for why, n in left_out.items() if n},
+        tuple(sorted(settings)),
+    )
+
+
+def _readings(paths: Sequence[Path]) -> list[MeterRow]:
+    """The sum of several meters at the times of the first one's readings; of one as it stands."""
+    first, *others = [sorted({row for one in files_of(path) for row in meter_rows(one)}) for path in paths]
+    for other in others:
+        at = np.array([row[0] for row in other])
+        known = [row[2] if row[2] is not None else row[0] for row in other]
+        inside = [row for row in first if len(at) and at[0] <= row[0] <= at[-1]]
+        when = np.array([row[0] for row in inside])
+        kwh = np.interp(when, at, [row[1] for row in other]) if inside else when
+        lost_s = when - np.interp(when, at, known) if inside else when
+        first = [
+            (row[0], row[1] + float(more), (row[2] if row[2] is not None else row[0]) - float(lost))
+            for row, more, lost in zip(inside, kwh, lost_s, strict=True)
+        ]
+    return first
 
 
 def _joined(powers: Mapping[str, float], together: frozenset[str]) -> dict[str, float]:
@@ -130,7 +158,7 @@ def _powers(counted: Mapping[str, Sequence[_Counted]], begin_s: float, end_s: fl
     return found
 
 
-def _counted(archive: Archive, node: str, days: tuple[str, str]) -> list[_Counted]:
+def _counted(archive: Archive, node: str, days: tuple[str, str], settings: set[str]) -> list[_Counted]:
     paths = [
         path for path in archive.node_ledgers() if path.parent.name == node and days[0] <= path.stem <= days[1]
     ]  # fmt: skip
@@ -138,7 +166,7 @@ def _counted(archive: Archive, node: str, days: tuple[str, str]) -> list[_Counte
         raise NotFoundError(f"no node ledger of {node} from {days[0]} to {days[1]}: name other days or nodes")
     anchors = _anchors(archive, node)
     placed: dict[str, list[tuple[float, float, int | None]]] = {}
-    for boot in _boots(paths):
+    for boot in _boots(paths, settings):
         offsets = [anchors[ns] - ns for t0_ns, t1_ns, _, _ in boot for ns in (t0_ns, t1_ns) if ns in anchors]
         if offsets:
             offset_ns = median(offsets)
@@ -183,12 +211,18 @@ def _anchors(archive: Archive, node: str) -> dict[int, int]:
     return found
 
 
-def _boots(paths: Iterable[Path]) -> list[list[tuple[int, int, str, int | None]]]:
-    """Return the intervals of a node's ledgers, those of one boot in a list: a clock that goes back is another's."""
+def _boots(paths: Iterable[Path], settings: set[str]) -> list[list[tuple[int, int, str, int | None]]]:
+    """Return the intervals of a node's ledgers, those of one boot in a list: a clock that goes back is another's.
+
+    How the CPUs were set joins `settings`.
+    """
     boots: list[list[tuple[int, int, str, int | None]]] = [[]]
     last_ns: dict[str, int] = {}
     for path in sorted(paths):
         for _, line in read_lines(path, []):
+            said = line.get("cpu_settings")
+            if isinstance(said, dict):
+                settings.add(", ".join(f"{name} {value}" for name, value in said.items()))
             if line["t0_ns"] < last_ns.get(line["domain"], line["t0_ns"]):
                 boots.append([])
                 last_ns.clear()

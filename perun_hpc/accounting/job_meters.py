@@ -7,6 +7,7 @@ whether the job is long enough for it. It is noted once the readings around the 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,9 @@ FIRST_S = 86_400
 PATIENCE = 3
 """A job is looked at so many of its meters' periods after its end."""
 LONGEST_S = 3600.0
+CHUNK = 100
+MOST_S = 10.0
+"""So long one sweep looks at jobs' meters: records come first."""
 NS = 1_000_000_000
 
 
@@ -59,25 +63,40 @@ def note_jobs(
     until_s = int(now_s - min(wait_s, LONGEST_S))
     since_s = _mark(archive)
     since_s = until_s - FIRST_S if since_s is None else min(since_s, until_s)
-    ended = {job: end_s for job, _, end_s in ledger.ended_runs(archive.cluster, since_s, until_s)}
-    homes, problems = Homes(archive, now_s), []
-    for record in ledger.records_of(archive.cluster, sorted(ended)):
-        if not since_s < record.end_ns // NS <= until_s:
-            continue  # another run of that job
-        try:
-            found = of_job(archive, record, states.meters)
-            directories = homes.find(of_record(record)) if found else []
-            if directories:
-                _write(archive.job(directories[0]), record, found)
-                if record.uid is not None:
-                    publish(archive.job(directories[0]), record.uid, ())
-        except (OSError, PerunError) as error:
-            problems.append(f"meters of job {record.job_id}.{record.restart_count}: {error}")
+    ended = sorted(ledger.ended_runs(archive.cluster, since_s, until_s), key=lambda run: run[2])
+    homes, problems, began_s = Homes(archive, now_s), [], time.monotonic()
+    for at in range(0, len(ended), CHUNK):
+        jobs = {job for job, _, _ in ended[at : at + CHUNK]}
+        for record in ledger.records_of(archive.cluster, sorted(jobs)):
+            if since_s < record.end_ns // NS <= until_s:  # else another run of that job
+                try:
+                    _note(archive, homes, record, states.meters, publish)
+                except (OSError, PerunError) as error:
+                    problems.append(f"meters of job {record.job_id}.{record.restart_count}: {error}")
+        left = ended[at + CHUNK :]
+        if left and time.monotonic() - began_s > MOST_S:
+            until_s = left[0][2] - 1  # the next sweep goes on
+            break
     try:
         write_json(archive.base / MARK, {"until_s": until_s})
     except OSError as error:
         problems.append(f"{archive.base / MARK}: {error.strerror}")
     return problems
+
+
+def _note(
+    archive: Archive,
+    homes: Homes,
+    record: EnergyRecord,
+    meters: Mapping[str, Meter],
+    publish: Callable[[Path, int, Iterable[int]], None],
+) -> None:
+    found = of_job(archive, record, meters)
+    directories = homes.find(of_record(record)) if found else []
+    if directories:
+        _write(archive.job(directories[0]), record, found)
+        if record.uid is not None:
+            publish(archive.job(directories[0]), record.uid, ())
 
 
 def _mark(archive: Archive) -> int | None:

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="NAME=NODES",
         help="a facility meter (or a CSV file with the columns time, kwh) and the nodes that it feeds, all of one "
-        "type, as in pdu3=n[01-12]; may be given several times",
+        "type, as in pdu3=n[01-12]; may be given several times; NAME+NAME: their sum, as of two cords",
     )
     parser.add_argument("-S", "--since", metavar="TIME", default="", help="first day (default: 30 days ago)")
     parser.add_argument("-E", "--until", metavar="TIME", default="now", help="last day (default: today)")
@@ -63,7 +63,17 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(
             f"{lowest[1]} came out as {lowest[0]:.3g}, which cannot be: see that the meter feeds these nodes only"
         )
-    print("\n".join(_proposal(model, beside, nodes, ", ".join(one.path.stem for one in meters), args.meter_error)))
+    print(
+        "\n".join(
+            _proposal(
+                model,
+                beside,
+                nodes,
+                ", ".join("+".join(path.stem for path in one.paths) for one in meters),
+                args.meter_error,
+            )
+        )
+    )
     return 0
 
 
@@ -75,7 +85,10 @@ def _meter(archive: Archive, text: str) -> Meter:
         raise UsageError(f"--meter {text}: write NAME=NODES, as in pdu3=n[01-12] ({error})") from error
     if not name or not fed:
         raise UsageError(f"--meter {text}: write NAME=NODES, as in pdu3=n[01-12]")
-    return Meter(Path(name) if "/" in name else archive.facility(name), tuple(fed))
+    parts = name.split("+")
+    if not all(parts):
+        raise UsageError(f"--meter {text}: write NAME=NODES, or NAME+NAME=NODES for the sum of several")
+    return Meter(tuple(Path(one) if "/" in one else archive.facility(one) for one in parts), tuple(fed))
 
 
 def _said(model: WallModel, beside: Beside, sign: str, gain_u: float) -> list[str]:
@@ -93,6 +106,11 @@ def _said(model: WallModel, beside: Beside, sign: str, gain_u: float) -> list[st
         "power supplies or fans change."
     )
     notes = [f"{n} left out: {why}" for why, n in beside.left_out.items()]
+    if len(beside.settings) > 1:
+        notes.append(
+            f"CPUs were set in several ways ({'; '.join(beside.settings)}): fit days of one setting, if you can"
+        )
+    notes += [f"CPUs were set so all the time: {one}" for one in beside.settings if len(beside.settings) == 1]
     notes += [f"{name}: its power did not change, it is in the static part" for name in model.left_out]
     return [*lines, "", *wrapped(said, 0), *(line for note in notes for line in wrapped(f"{note}.", 0)), ""]
 

@@ -7,14 +7,15 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from perun_hpc.accounting.site import load_site as load_policy
-from perun_hpc.archive.meter_readings import between, files_of, read_series, tick_j
+from perun_hpc.archive.meter_readings import NodeMetered, between, by_node, files_of, of_node, read_series, tick_j
 from perun_hpc.archive.places import Archive, only_cluster
 from perun_hpc.cli import logs
 from perun_hpc.errors import AccessError, ConfigError, DataError, NotFoundError, PerunError, UsageError
@@ -22,7 +23,7 @@ from perun_hpc.meters import inventory
 from perun_hpc.meters.finding import Found, find
 from perun_hpc.meters.inventory import Bmc, Pdu, Pin, Site
 from perun_hpc.meters.outlets import Outlets, find_outlets
-from perun_hpc.meters.polling import Controller, Device, Poller
+from perun_hpc.meters.polling import Controller, Device, Poller, meter_of
 from perun_hpc.meters.redfish import LIMIT_S, FaultyDeviceError, Redfish, shown_fingerprint
 from perun_hpc.meters.secret import DIRECTORY, read_secret
 from perun_hpc.meters.snmp import Loop, Snmp
@@ -195,7 +196,8 @@ def _show(args: argparse.Namespace, site: Site) -> int:
     directory = _directory(args, site)
     rows: list[list[str]] = []
     found: dict[str, dict[str, object]] = {}
-    for pin in inventory.load_pins(args.pinned):
+    pins = inventory.load_pins(args.pinned)
+    for pin in pins:
         path = directory / f"{pin.name}.csv"
         if (args.node and pin.node != args.node) or not any(one.exists() for one in files_of(path)):
             continue
@@ -206,6 +208,12 @@ def _show(args: argparse.Namespace, site: Site) -> int:
         lag = "not said" if pin.lag_s is None else f"{pin.lag_s:.0f} s"
         energy = f"{seen.energy_j / 3.6e6:.6g} kWh"
         rows.append([pin.name, pin.scope, lag, energy, f"{seen.covered:.1%}", str(seen.readings), verdict])
+    sums = _sums(directory, site, pins, args.node, since_s, until_s)
+    for name, one in sums.items():
+        found[name] = asdict(one)
+        energy = "none" if one.energy_uj is None else f"{one.energy_uj / 3.6e12:.6g} kWh"
+        lag = "not said" if one.lag_s is None else f"{one.lag_s:.0f} s"
+        rows.append([name, one.scope, lag, energy, f"{one.covered:.1%}", str(one.readings), one.why])
     if args.json:
         print(json.dumps(found, indent=1))
     elif rows:
@@ -217,3 +225,16 @@ def _show(args: argparse.Namespace, site: Site) -> int:
         print("perun: no readings of that time", file=sys.stderr)
         return 1
     return 0
+
+
+def _sums(
+    directory: Path, site: Site, pins: Sequence[Pin], node: str | None, since_s: float, until_s: float
+) -> dict[str, NodeMetered]:
+    """What the nodes drew that several outlets feed, of the time: the sum of all, or why there is none."""
+    meters = {pin.name: meter_of(pin, site.period_s) for pin in pins}
+    wanted = [node] if node else [one.node for one in meters.values()]
+    return {
+        f"{name} (sum)": of_node(directory, name, by, some, since_s, until_s)
+        for (name, by), some in by_node(meters, wanted).items()
+        if max(Counter(one.kind for one in some.values()).values()) > 1
+    }

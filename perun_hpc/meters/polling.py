@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +132,14 @@ class State:
     since_s: float = 0.0
 
 
+def meter_of(pin: Pin, period_s: float) -> Meter:
+    """What there is to say of a meter that is read in rounds of so many seconds, before any reading."""
+    return Meter(
+        node=pin.node, kind=pin.kind, scope=pin.scope, lag_s=pin.lag_s, base=float(pin.base), by=pin.by,
+        device=pin.device, period_s=period_s * pin.every, basis=pin.basis,
+    )  # fmt: skip
+
+
 @dataclass
 class Poller:
     """Reads every device until it is stopped.
@@ -165,13 +173,9 @@ class Poller:
     def note(self) -> None:
         """Say in `meters.json` how it goes with each meter."""
         meters = {
-            name: Meter(
-                node=s.pin.node, kind=s.pin.kind, scope=s.pin.scope, lag_s=s.pin.lag_s, base=float(s.pin.base),
-                by=s.pin.by, device=s.pin.device, period_s=self.period_s * s.pin.every, read_s=s.read_s,
-                problem=s.problem, since_s=s.since_s, basis=s.pin.basis,
-            )
+            name: replace(meter_of(s.pin, self.period_s), read_s=s.read_s, problem=s.problem, since_s=s.since_s)
             for name, s in list(self.states.items())
-        }  # fmt: skip
+        }
         said = {"schema": SCHEMA, "time_s": time.time(), "meters": {name: vars(one) for name, one in meters.items()}}
         try:
             write_json(self.directory / STATES, said)

@@ -116,11 +116,36 @@ def test_a_time_that_the_meter_does_not_cover_is_left_out(archive: Archive, caps
     assert "RMSE 0.0 W a node" in said
 
 
+def test_two_cords_are_one_meter_and_how_cpus_were_set_is_said(
+    archive: Archive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two cords that share the power out unevenly; of the second one the end was not read."""
+    whole = [tuple(map(float, line.split(","))) for line in archive.facility("pdu3").read_text().splitlines()[1:]]
+    for name, part, steps in (("a", 0.7, whole), ("b", 0.3, whole[: STEPS - 20])):
+        lines = [f"{time_s:.0f},{part * kwh:.9f}\n" for time_s, kwh in steps]
+        archive.facility(name).write_text("time,kwh\n" + "".join(lines))
+    ledger = archive.base / "nodes" / "n1" / f"{DAY}.jsonl"
+    lines = ledger.read_text().splitlines()
+    lines[0] = json.dumps({**json.loads(lines[0]), "cpu_settings": {"governor": "powersave"}})
+    ledger.write_text("\n".join(lines) + "\n")
+    assert calibrate(archive, "--meter", "a+b=n[1-2]") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "RMSE 0.0 W a node" in said and "beside a+b" in said
+    assert f"{(STEPS - 21) // 5} times between readings" in said, "where both have readings"
+    assert "CPUs were set so all the time: governor powersave." in said
+    lines[50] = json.dumps({**json.loads(lines[50]), "cpu_settings": {"governor": "performance"}})
+    ledger.write_text("\n".join(lines) + "\n")
+    assert calibrate(archive, "--meter", "a+b=n[1-2]") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "in several ways (governor performance; governor powersave): fit days of one setting" in said
+
+
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
         (("--meter", "pdu3"), 64, "write NAME=NODES"),
         (("--meter", "pdu3=n[1-"), 64, "write NAME=NODES"),
+        (("--meter", "pdu3+=n1"), 64, "write NAME=NODES"),
         (("--meter", "pdu3=n9"), 66, "no node ledger of n9"),
         (("--meter", "none=n1"), 65, "no meter readings"),
         (("--meter", "pdu3=n1", "--together", "cpu"), 64, "two or more of"),

@@ -21,7 +21,7 @@ from perun_hpc.archive.job_meters import beside_job
 from perun_hpc.archive.meter_readings import STATES, by_node, of_node, read_states
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
-from perun_hpc.meters.inventory import Pin
+from perun_hpc.meters.inventory import Pin, write_pins
 from perun_hpc.meters.polling import Poller, Reading
 from perun_hpc.meters.series import Series
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, put_incoming
@@ -176,6 +176,30 @@ def of_job_time(archive: Archive, begin_s: float, end_s: float) -> Any:
     assert states is not None
     (((node, by), some),) = by_node(states.meters, ["n1"]).items()
     return of_node(directory, node, by, some, START_S + begin_s, START_S + end_s)
+
+
+def test_show_has_the_sum_of_a_node_s_outlets(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outlets = [pin("n1", f"r1-{at}-power", read=(OID,), device="pdu") for at in (1, 2)]
+    for one in outlets:
+        meter(archive, one, [watts / 2 for watts in wall(0)])
+    write_pins(tmp_path / "pinned.yaml", [*outlets, pin("n2", "n2-power")])
+    (tmp_path / "meters.yaml").write_text("cluster: c\nperiod: 60 s\n")
+    times = ["-S", "2026-11-22T14:10", "-E", "2026-11-22T15:00"]
+    files = ["--config", str(tmp_path / "meters.yaml"), "--pinned", str(tmp_path / "pinned.yaml")]
+    words = ["meters", "show", *files, "--archive", str(archive.root), *times]
+    assert main(words) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(shown) == {"METER", "r1-1-power", "r1-2-power", "n1"}
+    kwh = sum(wall(0)[10:60]) * STEP_S / 3.6e6
+    assert float(shown["n1"].split()[5]) == pytest.approx(kwh, rel=0.02)
+    archive.facility("r1-2-power").unlink()
+    assert main(words) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "none" in shown["n1"] and shown["n1"].endswith("r1-2-power has no readings")
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n1 (sum)"]["energy_uj"] is None
 
 
 def test_a_counter_is_preferred_where_it_is_fine_enough(archive: Archive) -> None:
