@@ -59,6 +59,7 @@ def write(args: argparse.Namespace, found: Sequence[Found], archive: Archive) ->
 
 def _write(kind: str, target: Path, found: Sequence[Found], archive: Archive) -> None:
     from perun_hpc import files
+    from perun_hpc.archive.job_meters import beside_job
     from perun_hpc.report import chart, curves, drawing
     from perun_hpc.report.page import Beside, page
 
@@ -73,7 +74,9 @@ def _write(kind: str, target: Path, found: Sequence[Found], archive: Archive) ->
     if drawn is not None and kind != "html":
         drawing.save(chart.draw(record, drawn).figure, target)
         return
-    text = page(record, Beside(found[-1].source, drawn, why, [one.record for one in found[:-1]]))
+    text = page(
+        record, Beside(found[-1].source, drawn, why, [one.record for one in found[:-1]], beside_job(archive, record))
+    )
     with files.Replacement(target) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -68,7 +68,10 @@ def job_report(
         What the meters of its nodes showed (`accounting.job_meters`).
     """
     lines = [*_header(record, style), style.rule]
-    lines += [*_energy(record, style), *_meters(record, metered, style), *curve]
+    lines += _energy(record, style)
+    for sentence in meter_sentences(record, metered):
+        lines += _labelled("Meter", sentence)
+    lines += curve
     for section in (_split, efficiency_lines, _hosts, _steps, _functions):
         part = section(record, style)
         if part:
@@ -181,13 +184,10 @@ def _scope(r: EnergyRecord) -> str:
     return f"{named}; {_OUTSIDE[metered]}"
 
 
-def _meters(r: EnergyRecord, metered: Sequence[NodeMetered], style: Style) -> list[str]:
+def meter_sentences(r: EnergyRecord, metered: Sequence[NodeMetered]) -> list[str]:
     """What meters outside its nodes showed, by protocol: the sum of all its nodes, or why there is none."""
-    lines = []
-    for by in sorted({one.by for one in metered}):
-        some = [one for one in metered if one.by == by]
-        lines += _labelled("Meter", f"{_BY.get(by, by)}: {_metered(r, some)}")
-    return lines
+    kinds = sorted({one.by for one in metered})
+    return [f"{_BY.get(by, by)}: {_metered(r, [one for one in metered if one.by == by])}" for by in kinds]
 
 
 def _metered(r: EnergyRecord, metered: Sequence[NodeMetered]) -> str:

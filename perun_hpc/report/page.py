@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 
+from perun_hpc.archive.meter_readings import NodeMetered
 from perun_hpc.data_model.record import CARBON, EnergyRecord, NodeEnergy, Rank
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import chart, drawing, inline, page_values, terms
@@ -23,6 +24,7 @@ from perun_hpc.report.html import Html, bar, joined, safe, table, tag
 from perun_hpc.report.job import (
     NO_RANKS,
     all_dynamic,
+    meter_sentences,
     region_energy,
     region_notes,
     region_parts,
@@ -43,12 +45,14 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Beside:
-    """What is known beside the record: where it is from, its trace's curves or why there are none, earlier runs."""
+    """What is known beside the record: where it is from, its trace's curves or why there are none, earlier runs, what
+    its nodes' meters showed."""
 
     source: str
     curves: JobCurves | None
     no_curves: str = ""
     earlier: Sequence[EnergyRecord] = ()
+    metered: Sequence[NodeMetered] = ()
 
 
 def page(record: EnergyRecord, beside: Beside) -> str:
@@ -68,9 +72,9 @@ def page(record: EnergyRecord, beside: Beside) -> str:
     )
     title = f"Job {record.display_id} {record.name}".strip()
     sections = [
-        _head(record), _tiles(record, beside.curves), _notices(record, beside), _over_time(record, beside),
-        _where_it_went(record), _hosts(record, beside.curves), _steps(record), _functions(record), _words(),
-        _foot(record, beside.source),
+        _head(record), _tiles(record, beside.curves), _meters(record, beside), _notices(record, beside),
+        _over_time(record, beside), _where_it_went(record), _hosts(record, beside.curves), _steps(record),
+        _functions(record), _words(), _foot(record, beside.source),
     ]  # fmt: skip
     # The two are this package's own: what stands in them must not be escaped, and holds no end of its element.
     return (
@@ -167,6 +171,11 @@ def _footprint(r: EnergyRecord) -> list[Html]:
             _tile("With cooling", joined([least, tag("span", q.watt_hours(f.facility_uj))]), "by the site's PUE")
         )
     return made
+
+
+def _meters(r: EnergyRecord, beside: Beside) -> Html:
+    sentences = meter_sentences(r, beside.metered)
+    return joined([tag("p", f"Meter, {sentence}.", class_="about") for sentence in sentences])
 
 
 def _notices(r: EnergyRecord, beside: Beside) -> Html:

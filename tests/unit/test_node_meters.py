@@ -249,6 +249,11 @@ def test_a_job_s_report_has_its_nodes_meter_with_scope_and_lag(archive: Archive,
     assert "Meter BMC: " in said
     assert "of its node, whoever ran there, at the wall;" in said
     assert "times what their own sensors counted; readings up to 3 s old, either end uncertain by 30 s" in said
+    page = archive.root.parent / "job.html"
+    words = ["--archive", str(archive.root), "--cluster", "c", "--ledger", f"sqlite:///{archive.root.parent}/ledger.db"]
+    assert main(["report", "99", "--html", str(page), *words]) == 0
+    assert "Meter, BMC: " in page.read_text()
+    assert "whoever ran there, at the wall" in page.read_text()
 
 
 def test_a_job_shorter_than_ten_readings_is_too_coarse(archive: Archive, job: Callable[..., str]) -> None:
