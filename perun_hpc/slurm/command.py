@@ -24,6 +24,10 @@ _OF_OTHERS = re.compile(r"(SLURM|SACCT|SACCTMGR|SALLOC|SBATCH|SCANCEL|SCONTROL|S
 _NONE_KEPT = "accounting storage is disabled"
 """What sacct says, 22.05 to 26.05, where `AccountingStorageType` is accounting_storage/none."""
 
+_NO_CLUSTER = "Could not establish a configuration source"
+"""What a command says, 22.05 to 26.05, that finds neither a slurm.conf nor a slurmctld that has one."""
+_ASKS_ACCOUNTS = frozenset({"sacct", "sacctmgr", "sreport"})
+
 Runner = Callable[[Sequence[str], str | None, float], str]
 """Runs a command with a standard input and a deadline and returns its output; `UnavailableError` on any failure."""
 
@@ -90,8 +94,17 @@ def run_command(command: Sequence[str], stdin: str | None, timeout_s: float) -> 
             raise NoAccountsError(
                 f"{name}: Slurm keeps no accounts here (accounting_storage/none): look in the archive"
             )
-        raise UnavailableError(f"{name}: {lines[-1] if lines else f'exit code {done.returncode}'}: is slurmdbd up?")
+        raise UnavailableError(failure(name, done))
     return done.stdout
+
+
+def failure(name: str, done: subprocess.CompletedProcess[str]) -> str:
+    """Why a command failed, in its own last words, and what to look at."""
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    why = lines[-1].removeprefix(f"{name}: ") if lines else f"exit code {done.returncode}"
+    if _NO_CLUSTER in why:
+        return f"{name}: {why}: this host has Slurm's commands and belongs to no cluster: it needs a slurm.conf"
+    return f"{name}: {why}: {'is slurmdbd up?' if name in _ASKS_ACCOUNTS else 'is slurmctld up?'}"
 
 
 def slices(words: Iterable[str], most_b: int = ARGUMENT_BYTES) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
-from perun_hpc.slurm.command import attempt, environment
+from perun_hpc.slurm.command import attempt, environment, failure
 
 NO_FLAG = {"SLURM_SPANK__SLURM_SPANK_OPTION_perun_perun": "off"}
 """The step is not a flagged one, whatever the site's default is."""
@@ -20,6 +20,8 @@ HARMLESS = frozenset({"PATH", "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FOR
 LINE_B = 4096
 """A line of a node's is shorter; what is longer comes in pieces that are none."""
 _STOP_S = 10.0
+_UNKNOWN = "Invalid job id"
+"""What squeue says, and fails, of a job that is long gone or never was."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,12 @@ def running(job: str) -> list[Running]:
         Where Slurm shows none, or one that does not run.
     UsageError
         Where it is an array of several tasks.
+    UnavailableError
+        Where Slurm does not answer.
     """
     done = attempt(["squeue", "--noheader", f"--jobs={job}", "--format=%A|%T|%u|%D|%i|%j"], None, 30.0)
+    if done.returncode != 0 and _UNKNOWN not in done.stderr:
+        raise UnavailableError(failure("squeue", done))
     rows = [line.split("|", 5) for line in done.stdout.splitlines() if line.count("|") >= 5]
     known = [Running(row[0], row[1], row[2], int(row[3]) if row[3].isdigit() else 1, *row[4:]) for row in rows]
     if "+" in job:  # Slurm shows all components, whichever is asked for

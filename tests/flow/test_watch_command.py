@@ -111,6 +111,15 @@ def test_an_array_and_a_job_that_waits_are_named(environ: dict[str, str], tmp_pa
     assert "it is PENDING" in watch(environ).stderr
     put(tmp_path / "squeue", "")
     assert watch(environ).returncode == 66
+    failing = "import sys; sys.exit('{}')"
+    put(tmp_path / "squeue", failing.format("slurm_load_jobs error: Invalid job id specified"))
+    assert "not in Slurm's queue" in watch(environ).stderr
+    put(tmp_path / "squeue", failing.format("slurm_load_jobs error: Unable to contact slurm controller"))
+    said = watch(environ)
+    assert said.returncode == 69 and "Unable to contact slurm controller: is slurmctld up?" in said.stderr
+    put(tmp_path / "squeue", failing.format("squeue: fatal: Could not establish a configuration source"))
+    assert "squeue: fatal: Could not establish a configuration source: this host has" in watch(environ).stderr
+    put(tmp_path / "squeue", "")
     assert watch(environ, "--every", "0").returncode == 64
 
 

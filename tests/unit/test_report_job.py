@@ -132,7 +132,9 @@ def unresolved() -> EnergyRecord:
 def running() -> EnergyRecord:
     """A job that has not ended."""
     job = slurm_job(state="RUNNING", end_s=None)
-    record = missing_record(job, "c", "the job still runs: no figure of it is here yet; its record comes at its end")
+    record = missing_record(
+        job, "c", "the job still runs: no figure of it is here yet; perun watch 4711 asks its nodes"
+    )
     return replace(record, status="running")
 
 
