@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -30,6 +31,9 @@ from perun_hpc.meters.snmp import Loop, Snmp
 from perun_hpc.slurm.times import parse_time
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 32
+"""So many devices are looked at beside each other."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,19 +81,16 @@ def _discover(args: argparse.Namespace, site: Site) -> int:
     failed = 0
     loop = Loop() if site.pdus else None
     devices: list[Bmc | Pdu] = [*site.bmcs, *site.pdus]
-    for device in devices:
-        name = device.node if isinstance(device, Bmc) else device.name
-        if wanted and not wanted & {name, device.host}:
-            continue
-        try:
-            found = _look(args, device) if isinstance(device, Bmc) else _look_at_outlets(args, device, loop)
-        except PerunError as error:
-            failed += 1
-            notes.append(f"NOT PINNED {name}: {error}")
-            print(f"perun: {error}", file=sys.stderr)
-            continue
-        pins += found.pins
-        notes += found.notes
+    chosen = [one for one in devices if not wanted or wanted & {_name(one), one.host}]
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # a dead device costs many seconds
+        for device, found in zip(chosen, pool.map(partial(_looked_at, args, loop), chosen), strict=True):
+            if isinstance(found, PerunError):
+                failed += 1
+                notes.append(f"NOT PINNED {_name(device)}: {found}")
+                print(f"perun: {found}", file=sys.stderr)
+            else:
+                pins += found.pins
+                notes += found.notes
     if not args.write:
         print(inventory.pinned_text(pins, notes), end="")
         return 1 if failed else 0
@@ -102,6 +103,18 @@ def _discover(args: argparse.Namespace, site: Site) -> int:
         raise AccessError(f"{args.pinned} cannot be written ({error.strerror}): run it as root") from error
     print(f"{args.pinned}: {len(pins)} meters; review it, then: systemctl restart perun-meters", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _name(device: Bmc | Pdu) -> str:
+    return device.node if isinstance(device, Bmc) else device.name
+
+
+def _looked_at(args: argparse.Namespace, loop: Loop | None, device: Bmc | Pdu) -> Found | PerunError:
+    """What one device has, or why nothing was chosen."""
+    try:
+        return _look(args, device) if isinstance(device, Bmc) else _look_at_outlets(args, device, loop)
+    except PerunError as error:
+        return error
 
 
 def _look(args: argparse.Namespace, bmc: Bmc) -> Found:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -146,6 +148,38 @@ def test_what_is_discovered_is_polled_into_the_archive(
 # ------------------------------------------------------------------------------------------------- how controllers fail
 
 SENSOR = f"{DELL}/Sensors/SystemBoardPwrConsumption"
+
+
+def test_controllers_that_hang_do_not_hold_up_discovery(
+    controller: Controller,
+    site: Callable[[Controller], list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Twenty whose packets nobody answers, beside one that does: each is named, and they wait beside each other."""
+    words = site(controller)
+    with contextlib.ExitStack() as silent:
+        hosts = []
+        for _ in range(20):
+            listener = silent.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            hosts.append(f"127.0.0.1:{listener.getsockname()[1]}")
+        config = tmp_path / "meters.yaml"
+        more = [
+            f"- {{nodes: d{n}, host: '{host}', credential: bmc, ca: {controller.ca}}}" for n, host in enumerate(hosts)
+        ]
+        config.write_text(config.read_text() + "\n".join(more) + "\n")
+        words[words.index("--limit") + 1] = "10"
+        began = time.monotonic()
+        assert main(["meters", "discover", *words]) == 1
+        took_s = time.monotonic() - began
+    shown = capsys.readouterr()
+    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["perun"] * 20
+    assert "name: 'n1-power'" in shown.out
+    assert all(f"NOT PINNED d{n}:" in shown.out for n in range(20))
+    assert took_s < 100, "one after the other they take 200 s"
+    assert not controller.sessions
 
 
 @pytest.fixture
