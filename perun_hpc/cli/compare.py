@@ -46,13 +46,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+RUNS = (":", "/")
+"""Signs in an id of a stored run, or in its directory, that no job's id has."""
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the comparison."""
     if len(args.what) + len(args.name) < 2 and not args.name:
         raise UsageError("perun compare: name two jobs or more, such as: perun compare 4711 4712")
     if not 1 <= args.last <= 1000:
         raise UsageError(f"--last {args.last}: from 1 to 1000 runs")
-    found = _stored(args) if args.stored or args.data_out or not slurm_here() else _jobs(args)
+    runs = any(mark in word for word in args.what for mark in RUNS)
+    found = _stored(args) if args.stored or args.data_out or runs or not slurm_here() else _jobs(args)
     labels = [subject.label for side in found.sides for subject in side.subjects]
     if twice := next((label for label, number in Counter(labels).items() if number > 1), ""):
         raise UsageError(f"{twice} is there twice: what ran once says nothing beside itself")

@@ -45,6 +45,8 @@ def test_stored_runs_by_id_by_directory_and_by_name(perun, tmp_path: Path) -> No
     assert f"{second} beside {first}" in by_id.stdout and "energy x time" in by_id.stdout
     by_directory = perun("compare", f"perun_results/app/{first}", f"perun_results/app/{second}", "--stored")
     assert by_directory.stdout == by_id.stdout
+    # Slurm's commands on this machine do not matter for what is no job's id.
+    assert perun("compare", first, second).stdout == by_id.stdout
     repeats = json.loads(perun("compare", f"{first},{second}", third, "--stored", "--json").stdout)
     assert [len(side["runs"]) for side in repeats["sides"]] == [4, 2], "each round is a repeat"
     assert repeats["beside_the_first"][0]["same_nodes"] == 1
