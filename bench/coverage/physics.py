@@ -55,7 +55,8 @@ class Cores:
 class Powers:
     """Hidden power of one package and its memory over time, W; `dynamic` and `memory` by job, -1 being the system.
 
-    `seat` is the busy share of each seat (place of the cores, place of the seat) by job.
+    `seat` is the busy share of each seat (place of the cores, place of the seat) by job, `clock` that of each job's
+    cores against the nominal one.
     """
 
     static: Floats
@@ -63,6 +64,7 @@ class Powers:
     memory_static: Floats
     memory: dict[int, Floats]
     seat: dict[tuple[int, int], dict[int, Floats]] = field(default_factory=dict)
+    clock: dict[int, Floats] = field(default_factory=dict)
 
     def package(self) -> Floats:
         """All of the package."""
@@ -237,7 +239,8 @@ class Tuning:
         clock = 1.2 - 0.25 * busy / machine.cores
         factor = clock * (0.55 + 0.45 * clock) ** 2
         demand = sum(nominal.values(), np.zeros(count)) * factor
-        factor = factor * np.minimum(1.0, machine.cap_w / np.maximum(demand, 1.0))
+        capped = np.minimum(1.0, machine.cap_w / np.maximum(demand, 1.0))
+        factor = factor * capped
         moved = {
             job: sum(
                 (group.count * seat[place, n].get(job, 0.0)
@@ -254,7 +257,8 @@ class Tuning:
         static = self.static(rng, machine, step_s, sum(dynamic.values(), np.zeros(count)), (busy > 0.02).astype(float))
         through = 3 * knee * (1 - np.exp(-whole / (3 * knee)))  # channels fill up
         memory = {job: machine.traffic_w * through * share[job] for job in active}
-        return Powers(static, dynamic, np.full(count, machine.memory_w), memory, seat)
+        clocks = dict.fromkeys(active, np.asarray(clock * np.cbrt(capped)))
+        return Powers(static, dynamic, np.full(count, machine.memory_w), memory, seat, clocks)
 
     def gpu(self, rng: Random, step_s: float, working: Floats) -> Floats:
         """Idle power and phases of work."""
@@ -330,10 +334,12 @@ class Withheld:
         count = len(next(iter(active.values())))
         seat = seats(cores, active)
         watts: dict[int, Floats | float] = {}
+        clocks: dict[int, Floats] = {}
         for job, nature in natures.items():
             # Wide vectors clock lower; a core that waits still takes half of its power.
             clock = 0.8 + 0.35 * (1 - nature.stalls) - 0.25 * (nature.switched - 1) + rng.normal(0, 0.03)
             watts[job] = machine.core_w * nature.switched * (0.45 + 0.55 * (1 - nature.stalls) * clock**3)
+            clocks[job] = np.full(count, clock)
         made = core_powers(cores, seat, natures, watts)
         dynamic = {job: made.get(job, np.zeros(count)) for job in active}
         held = {
@@ -352,7 +358,7 @@ class Withheld:
         awake = np.asarray(sum(held.values(), np.zeros(count)) > 0.05 * machine.cores, dtype=np.float64)
         static = self.static(rng, machine, step_s, sum(dynamic.values(), np.zeros(count)), awake)
         memory = {job: np.asarray(machine.traffic_w * busy * natures[job].traffic) for job, busy in held.items()}
-        return Powers(static, dynamic, machine.memory_w * (0.9 + 0.1 * awake), memory, seat)
+        return Powers(static, dynamic, machine.memory_w * (0.9 + 0.1 * awake), memory, seat, clocks)
 
     def gpu(self, rng: Random, step_s: float, working: Floats) -> Floats:
         """Idle power and phases of work."""
