@@ -54,6 +54,14 @@ class Connection:
         row = self.execute(sql, values).fetchone()
         return None if row is None else row[0]
 
+    def tuples(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a question without their columns' names: where there are very many."""
+        cursor = self.execute(sql, values)
+        if self.dialect == SQLITE:
+            cursor.row_factory = None
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
     def stream(self, sql: str, values: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """The rows of a question that may be more than memory holds."""
         if self.dialect == SQLITE:

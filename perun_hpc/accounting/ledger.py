@@ -38,6 +38,8 @@ _INEXACT_DAY = (
     "SELECT 1 FROM usage_day WHERE cluster = :cluster AND day = :day "
     f"AND 'real' IN ({', '.join(f'typeof({m})' for m in MEASURES)})"
 )
+_OF_CLUSTER = "cluster || '' = :c"
+"""Beside a time: as an expression, so that SQLite looks for the time, not for all of the cluster (`job_start`)."""
 NS = 1_000_000_000
 FOR_EVER_S = 1 << 62
 _ZERO: Vector = (0,) * len(MEASURES)
@@ -218,8 +220,8 @@ class Ledger(Database):
     def due(self, cluster: str, limit: int) -> list[Due]:
         """Return up to `limit` records whose line is to be written to slurmdbd now, the longest due first."""
         query = (
-            "SELECT queue.job, queue.tries FROM slurmdbd_queue queue JOIN job ON queue.job = job.id "
-            "WHERE job.cluster = :c AND queue.due_s <= :now ORDER BY queue.due_s LIMIT :limit"
+            "SELECT queue.job, queue.tries FROM slurmdbd_queue queue CROSS JOIN job "  # in the queue's order
+            "WHERE queue.job = job.id AND job.cluster = :c AND queue.due_s <= :now ORDER BY queue.due_s LIMIT :limit"
         )
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "now": int(self._clock()), "limit": limit}).fetchall()
@@ -297,8 +299,8 @@ class Ledger(Database):
         """
         query = (
             "SELECT share.node, share.day, share.domain, job.job_id, job.restart_count, share.energy_uj "
-            "FROM job_share share JOIN job ON share.job = job.id "
-            "WHERE job.cluster = :c AND share.day >= :since AND share.day <= :until"
+            "FROM job_share share CROSS JOIN job "  # the day's shares first: SQLite would begin with the cluster's jobs
+            "WHERE share.job = job.id AND job.cluster = :c AND share.day >= :since AND share.day <= :until"
         )
         values = {"c": cluster, "since": since_day, "until": until_day}
         found: dict[tuple[Key, tuple[int, int]], int] = {}
@@ -318,7 +320,7 @@ class Ledger(Database):
 
     def runs_between(self, cluster: str, since_s: int, until_s: int) -> dict[int, list[tuple[int, int]]]:
         """Return job id -> start and end of the runs that ended in [since, until], deleted ones included."""
-        query = "SELECT job_id, start_s, end_s FROM job WHERE cluster = :c AND end_s >= :since AND end_s <= :until"
+        query = f"SELECT job_id, start_s, end_s FROM job WHERE {_OF_CLUSTER} AND end_s >= :since AND end_s <= :until"
         values = {"c": cluster, "since": since_s, "until": until_s}
         found: dict[int, list[tuple[int, int]]] = {}
         with self.read() as connection:
@@ -329,7 +331,9 @@ class Ledger(Database):
 
     def ended_runs(self, cluster: str, since_s: int, until_s: int) -> list[tuple[int, int, int]]:
         """Return job id, restart count and end (epoch seconds) of the runs that ended in (since, until]."""
-        query = "SELECT job_id, restart_count, end_s FROM job WHERE cluster = :c AND end_s > :since AND end_s <= :until"
+        query = (
+            f"SELECT job_id, restart_count, end_s FROM job WHERE {_OF_CLUSTER} AND end_s > :since AND end_s <= :until"
+        )
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s})
             return [tuple(row) for row in rows]
@@ -338,7 +342,7 @@ class Ledger(Database):
         """Yield the names under which directories of the runs that ended in [since, until] may lie, job by job."""
         query = (
             "SELECT job_id, restart_count, submit_s, end_s FROM job "
-            "WHERE cluster = :c AND end_s >= :since AND end_s <= :until ORDER BY job_id, restart_count"
+            f"WHERE {_OF_CLUSTER} AND end_s >= :since AND end_s <= :until ORDER BY job_id, restart_count"
         )
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s}).fetchall()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perun_hpc.accounting.daily import MEASURES
+from perun_hpc.accounting.database import SQLITE
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model.record import EnergyRecord
@@ -97,14 +98,17 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
         asked = ", ".join(f"{one} AS column_{at}" for at, one in enumerate([*groups, *sums]))
         query = f"SELECT {asked} FROM usage_day WHERE day >= :since AND day <= :until"
         query += "".join(f" AND {one}" for one in conditions) + (f" GROUP BY {', '.join(groups)}" if groups else "")
-        rows = connection.execute(query, values).fetchall()
+        rows = connection.tuples(query, values)
     found = []
+    groups_n, rests = len(by), [(name, at) for at, name in enumerate(_LARGE, len(MEASURES))]
     for row in rows:
-        numbers = [int(n or 0) for n in row[len(by) :]]
+        numbers: Sequence[int] = row[groups_n:]
+        if ledger.dialect != SQLITE or not groups:  # PostgreSQL's sums are decimals; those of no rows are none
+            numbers = [int(value or 0) for value in numbers]
         sums_of = dict(zip(MEASURES, numbers, strict=False))
-        for name, rest in zip(_LARGE, numbers[len(MEASURES) :], strict=True):
-            sums_of[name] = sums_of[name] * _SPLIT + rest
-        found.append(Usage(tuple(str(v) for v in row[: len(by)]), sums_of))
+        for name, at in rests:
+            sums_of[name] = sums_of[name] * _SPLIT + numbers[at]
+        found.append(Usage(tuple(map(str, row[:groups_n])), sums_of))
     return sorted(found, key=lambda u: (-u.values["energy_uj"], u.group))
 
 

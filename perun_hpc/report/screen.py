@@ -140,7 +140,25 @@ def table(
     rows: Sequence[Sequence[str]], head: Sequence[str], right: Sequence[bool], style: Style, widest: int = 24
 ) -> list[str]:
     """Lay out rows under a head; each column as wide as it needs, foreign text cut at `widest`."""
-    columns = range(len(head))
-    widths = [min(widest, max([cells(printable(row[i])) for row in rows] + [cells(head[i])])) for i in columns]
-    lines = [head, *rows]
-    return [style.units("  ".join(style.fit(line[i], widths[i], right[i]) for i in columns).rstrip()) for line in lines]
+    columns = [_column(texts, at_right, style, widest) for texts, at_right in zip(zip(head, *rows), right, strict=True)]
+    return [style.units("  ".join(line).rstrip()) for line in zip(*columns, strict=True)]
+
+
+def _column(texts: Sequence[str], right: bool, style: Style, widest: int) -> list[str]:
+    width = cells_of(texts)
+    if width <= widest and _is_plain(texts):
+        return [text.rjust(width) if right else text.ljust(width) for text in texts]
+    return [style.fit(text, min(width, widest), right) for text in texts]
+
+
+def cells_of(texts: Sequence[str]) -> int:
+    """How many columns a terminal needs for the longest of these foreign texts."""
+    if _is_plain(texts):
+        return max(map(len, texts), default=0)
+    return max(map(cells, map(printable, texts)), default=0)
+
+
+def _is_plain(texts: Sequence[str]) -> bool:
+    """Whether each character of these texts takes a column as it is; there may be tens of thousands of them."""
+    together = "".join(texts)
+    return together.isascii() and together.isprintable()

@@ -11,7 +11,7 @@ from perun_hpc.accounting.questions import Usage
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.listing import csv_cell
-from perun_hpc.report.screen import WIDTH, Style, cells, printable, table
+from perun_hpc.report.screen import WIDTH, Style, cells, cells_of, table
 
 _CSV = ("jobs", "unmeasured", "energy_kwh", "idle_kwh", "wasted_kwh", "modelled_kwh", "estimated_kwh", "simulated_kwh",
         "footprint_kwh", "gpu_held_h", "gpu_watched_h", "gpu_idle_h", "cpu_h", "co2_kg", "cost",
@@ -36,7 +36,7 @@ def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, currency
         return ["no jobs in this time"]
     whole = total(rows)
     figures = [_energies(u.values) for u in rows]
-    prices = [_footprint(u.values, currency) for u in rows]
+    prices = [] if currency is None else [_footprint(u.values, currency) for u in rows]
     groups = [[u.group[0] or "-", *u.group[1:]] for u in rows]
     if len(rows) > 1:
         groups.append(["sum", *[""] * (len(by) - 1)])
@@ -64,14 +64,13 @@ def _fitted(
     right = [False] * len(by) + [True] * len(head)
     titles = [*by, *head]
     rows = [[*left, *rest] for left, rest in zip(groups, figures, strict=True)]
-    needed = [max(cells(printable(row[at])) for row in rows) for at in range(len(titles))]
+    needed = [cells_of(column) for column in zip(*rows, strict=True)]
     # Laid out once, at the width that fits: there may be tens of thousands of rows.
     width = next((w for w in range(_NAME, _SHORTEST_NAME, -1) if _width(needed, titles, named, w) <= WIDTH), 0)
     width = max(width, _SHORTEST_NAME)
-    for row in rows:
-        row[: len(by)] = [
-            style.fit(cell, width).rstrip() if name else cell for cell, name in zip(row, named, strict=False)
-        ]
+    for at in (at for at, name in enumerate(named) if name and needed[at] > width):
+        for row in rows:
+            row[at] = style.fit(row[at], width).rstrip()
     lines = table(rows, titles, right, style)
     return [style.bold(lines[0]), *lines[1:]]
 
@@ -85,8 +84,8 @@ def _width(needed: Sequence[int], titles: Sequence[str], named: Sequence[bool], 
 
 def total(rows: Sequence[Usage]) -> dict[str, int]:
     """Return the sum of all groups."""
-    names = rows[0].values if rows else {}
-    return {name: sum(u.values[name] for u in rows) for name in names}
+    values = [u.values for u in rows]
+    return {name: sum([one[name] for one in values]) for name in (values[0] if values else ())}
 
 
 def usage_json(rows: Sequence[Usage], by: Sequence[str]) -> list[dict[str, Any]]:
