@@ -108,7 +108,7 @@
     if (data.meter) found.push(["nodes' meters", watts(data.meter[n])]);
     if (data.cpu) found.push(["CPU busy", percent(data.cpu, n)]);
     if (data.gpu) found.push(["GPU busy", percent(data.gpu, n)]);
-    if (data.memory) found.push(["memory held", data.memory.mean[n] === null ? "not read" : bytes(data.memory.mean[n]) +
+    if (data.memory) found.push(["memory of nodes", data.memory.mean[n] === null ? "not read" : bytes(data.memory.mean[n]) +
       (data.memory.low[n] === data.memory.high[n] ? "" :
         "  (" + bytes(data.memory.low[n]) + " to " + bytes(data.memory.high[n]) + ")")]);
     const now = data.steps.filter((step) => step.from <= at && at < step.to).map((step) => step.id);
