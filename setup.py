@@ -1,6 +1,7 @@
-"""Beside setup.cfg, which says everything else: the wheel holds the sampler, which is compiled where it is made.
+"""Beside setup.cfg, which says everything else: the wheel holds two small C parts, compiled where it is made.
 
-Without make or a C compiler the wheel is one without it, for any machine, and `perun monitor` samples in Python.
+Without make or a C compiler the wheel is one without them, for any machine: `perun monitor` samples in Python, and
+marked calls are not packed.
 """
 
 import os
@@ -14,35 +15,37 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-SAMPLER = Path("perun_hpc") / "backend" / "perun-sample"
+PARTS = (Path("perun_hpc") / "backend" / "perun-sample", Path("perun_hpc") / "inject" / "perun-pack.so")
 
 
 class BuildPy(build_py):
-    """Python files, and the sampler beside them."""
+    """Python files, and the C parts beside them."""
 
     def run(self):
         """As of setuptools; then compile."""
         super().run()
-        target = Path(self.build_lib).resolve() / SAMPLER
-        target.unlink(missing_ok=True)
-        build = Path(self.build_lib).resolve().with_name("sample")
-        command = ["make", "-s", "-C", str(HERE / "slurm"), f"BUILD={build}", f"{build}/perun-sample"]
+        targets = [Path(self.build_lib).resolve() / part for part in PARTS]
+        for target in targets:
+            target.unlink(missing_ok=True)
+        build = Path(self.build_lib).resolve().with_name("parts")
+        command = ["make", "-s", "-C", str(HERE / "slurm"), f"BUILD={build}", *(f"{build}/{one.name}" for one in PARTS)]
         settings = [f"{name}={os.environ[name]}" for name in ("CC", "RUN") if name in os.environ]
         try:
             subprocess.run([*command, *settings], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            print(f"warning: without perun-sample, which {error}", file=sys.stderr)
+            print(f"warning: without the C parts: {error}", file=sys.stderr)
             return
-        shutil.copy(build / "perun-sample", target)
+        for target in targets:
+            shutil.copy(build / target.name, target)
 
     def get_outputs(self, include_bytecode=1):
         """All that was made."""
-        target = Path(self.build_lib) / SAMPLER
-        return [*super().get_outputs(include_bytecode), *([str(target)] if target.exists() else [])]
+        targets = (Path(self.build_lib) / part for part in PARTS)
+        return [*super().get_outputs(include_bytecode), *(str(target) for target in targets if target.exists())]
 
 
 class Wheel(bdist_wheel):
-    """A wheel for one kind of machine and any Python, where the sampler is in it."""
+    """A wheel for one kind of machine and any Python, where the C parts are in it."""
 
     def finalize_options(self):
         """Whether there is a compiler says what kind of wheel it will be."""

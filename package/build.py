@@ -107,10 +107,11 @@ def environment(machine: str, compiler: str) -> None:
         link = PREFIX / "lib" / f"python{python}" / "site-packages"
         link.parent.mkdir(parents=True)
         link.symlink_to("../site-packages")
-    os.environ.update(CC=compiler, RUN="" if native() == ARCH else f"qemu-{machine}-static")  # for the sampler
+    os.environ.update(CC=compiler, RUN="" if native() == ARCH else f"qemu-{machine}-static")  # for the C parts
     pip("--no-deps", "--no-build-isolation", str(CHECKOUT), tree=WORK / "own")
-    if not (WORK / "own" / "perun_hpc" / "backend" / "perun-sample").exists():
-        sys.exit("perun-sample was not compiled")
+    for part in ("backend/perun-sample", "inject/perun-pack.so"):
+        if not (WORK / "own" / "perun_hpc" / part).exists():
+            sys.exit(f"{part} was not compiled")
     shutil.rmtree(WORK / "own" / "bin")
     shutil.copytree(WORK / "own", site, dirs_exist_ok=True)
     shutil.rmtree(WORK / "own")

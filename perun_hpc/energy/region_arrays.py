@@ -6,8 +6,9 @@ two matrix products. Nothing is decided here: a test holds each step against its
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from perun_hpc.energy import regions
 from perun_hpc.energy.region_contrast import Contrast, Coverage
-from perun_hpc.energy.regions import Marked
+from perun_hpc.energy.regions import CELL, CELL_INTS, REST, Cell, Marked, cell_of, packed
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,25 +52,89 @@ class Used:
         return regions.Used(amount, low, high, counted, rest_ns, edges)
 
 
-def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int, tuple[Marked[Spans], Ints]]:
+@dataclass(frozen=True)
+class Lengths:
+    """How long a region's calls were: how many, their mean, standard deviation and maximum, in ns."""
+
+    calls: int
+    mean: float
+    deviation: float
+    longest: int
+
+
+def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int, tuple[Marked[Spans], Lengths]]:
     """See `regions.by_region`; `calls` is a buffer of int64 of this machine's order. With each region how long each of
     its calls was in that time, in ns; those that were not in it are left out there."""
-    table = np.frombuffer(calls, dtype=np.int64).reshape(-1, 3) if len(calls) else np.empty((0, 3), dtype=np.int64)
+    table = _table(calls)
+    cells: dict[int, list[Cell]] = {}
+    for cell in _cells(table, regions):
+        cells.setdefault(cell.region, []).append(cell)
     table = table[(table[:, 0] >= 0) & (table[:, 0] < regions) & (table[:, 1] > 0)]
     table = table[np.argsort(table[:, 0], kind="stable")]
     numbers, first = np.unique(table[:, 0], return_index=True)
-    result = {}
-    for number, rows in zip(numbers.tolist(), np.split(table, first[1:]), strict=True) if len(table) else ():
-        marked = rows[:, 2]
-        raised, still_open = marked < 0, marked == 0
-        ends = np.where(still_open, end_ns, np.abs(np.where(marked == _LEAST, _LEAST + 1, marked)))
-        begins, ends = np.maximum(rows[:, 1], start_ns), np.minimum(ends, end_ns)
-        some = ends > begins
-        begins, ends = begins[some], ends[some]
-        lengths = ends - begins
-        marked_calls = len(rows), int(raised.sum()), int(still_open.sum()), _sum(lengths)
-        result[number] = Marked(*marked_calls, union(begins, ends)), lengths
-    return result
+    rows = dict(zip(numbers.tolist(), np.split(table, first[1:]), strict=True)) if len(table) else {}
+    nothing = np.empty((0, 3), dtype=np.int64)
+    return {
+        region: _marked(rows.get(region, nothing), cells.get(region, ()), start_ns, end_ns)
+        for region in sorted(rows.keys() | cells.keys())
+    }
+
+
+def count(calls: Any, regions: int) -> int:
+    """How many calls of regions there are in a table."""
+    table = _table(calls)
+    rows = (table[:, 0] >= 0) & (table[:, 0] < regions) & (table[:, 1] > 0)
+    return int(rows.sum()) + sum(cell.calls for cell in _cells(table, regions))
+
+
+def _table(calls: Any) -> Ints:
+    return np.frombuffer(calls, dtype=np.int64).reshape(-1, 3) if len(calls) else np.empty((0, 3), dtype=np.int64)
+
+
+def _cells(table: Ints, regions: int) -> Iterator[Cell]:
+    for place in np.flatnonzero((table[:, 0] <= CELL) & (table[:, 0] > REST)).tolist():
+        cell = cell_of(table[place : place + CELL_INTS // 3].ravel().tolist(), regions)
+        if cell is not None:
+            yield cell
+
+
+def _marked(rows: Ints, cells: Sequence[Cell], start_ns: int, end_ns: int) -> tuple[Marked[Spans], Lengths]:
+    marked = rows[:, 2]
+    raised, still_open = marked < 0, marked == 0
+    ends = np.where(still_open, end_ns, np.abs(np.where(marked == _LEAST, _LEAST + 1, marked)))
+    begins, ends = np.maximum(rows[:, 1], start_ns), np.minimum(ends, end_ns)
+    some = ends > begins
+    begins, ends = begins[some], ends[some]
+    lengths = ends - begins
+    more = packed(cells, start_ns, end_ns)
+    if more.spans:
+        beside = np.array(more.spans, dtype=np.int64)
+        begins, ends = np.concatenate((begins, beside[:, 0])), np.concatenate((ends, beside[:, 1]))
+    found = Marked(
+        len(rows) + more.calls,
+        int(raised.sum()) + more.raised,
+        int(still_open.sum()),
+        _sum(lengths) + more.total_ns,
+        union(begins, ends),
+        more.coarse_ns,
+    )
+    return found, _lengths(lengths, more.cells)
+
+
+def _lengths(lengths: Ints, cells: Sequence[Cell]) -> Lengths:
+    """Of calls one by one and of packed ones: both parts' squared deviations, and that of their means."""
+    parts = [(len(lengths), float(lengths.mean()), float(lengths.var()) * len(lengths))] if len(lengths) else []
+    if cells:
+        calls, total = sum(cell.calls for cell in cells), sum(cell.total_ns for cell in cells)
+        squares = sum(cell.squares for cell in cells)
+        parts.append((calls, total / calls, max(0.0, (squares * calls - total**2) / calls)))
+    calls = sum(number for number, _, _ in parts)
+    if not calls:
+        return Lengths(0, 0.0, 0.0, 0)
+    mean = sum(number * own for number, own, _ in parts) / calls
+    apart = sum(squared + number * (own - mean) ** 2 for number, own, squared in parts)
+    longest = max([int(lengths.max(initial=0)), *(cell.longest_ns for cell in cells)])
+    return Lengths(calls, mean, math.sqrt(apart / (calls - 1)) if calls > 1 else 0.0, longest)
 
 
 def _sum(lengths: Ints) -> int:
@@ -152,11 +217,12 @@ class Readings:
             covered_ns[chosen] = inside_ns.sum()
         return Used(amount, low, high, counted, rest_ns, edges, covered_ns)
 
-    def contrasts(self, spans: Spans, age_ns: float) -> Contrasts:
-        """What readings tell of the power of stretches of time beside that of their surroundings."""
+    def contrasts(self, spans: Spans, age_ns: float, coarse_ns: int = 0) -> Contrasts:
+        """What readings tell of the power of stretches of time beside that of their surroundings; `coarse_ns` is how
+        far these may lie beside the truth."""
         flat = array("q", np.stack(spans, axis=1).ravel().tobytes())
         laid = [
-            (chosen, values, Coverage(times_ns.tolist(), regions.Spans(flat), age_ns))
+            (chosen, values, Coverage(times_ns.tolist(), regions.Spans(flat), age_ns, coarse_ns))
             for chosen, times_ns, values, _, _ in self._parts
         ]
         return Contrasts(laid)

@@ -79,10 +79,12 @@ class Coverage:
     times_ns : of the readings, going on strictly.
     spans : when the region ran.
     age_ns : how old readings may be.
+    coarse_ns : how far spans may lie beside the truth; more than half an interval, and readings tell nothing.
     """
 
-    def __init__(self, times_ns: Sequence[int], spans: Spans, age_ns: float = 0.0) -> None:
+    def __init__(self, times_ns: Sequence[int], spans: Spans, age_ns: float = 0.0, coarse_ns: int = 0) -> None:
         windows, interval_ns = _windows(times_ns, spans)
+        windows = windows if 2 * coarse_ns <= interval_ns else []
         near_ns = [max(1, interval_ns // part) for part in NEAR]
         self._blocks = [_block(times_ns, begin, end, spans, near_ns) for begin, end in windows]
         self._squares = [_square(block) for block in self._blocks]

@@ -81,16 +81,22 @@ def settle(used: Used, contrast: Contrast | None, time_ns: int, age_ns: float = 
 
 
 def estimate(
-    times_ns: Sequence[int], values: Sequence[int], spans: Spans, limits: Limits = NO_LIMITS, contrasted: bool = True
+    times_ns: Sequence[int],
+    values: Sequence[int],
+    spans: Spans,
+    limits: Limits = NO_LIMITS,
+    contrasted: bool = True,
+    coarse_ns: int = 0,
 ) -> Estimate:
     """The energy of stretches of time, of the readings of one sum that goes on; see `regions.used`.
 
-    Without `contrasted` only bounds are asked for, which costs less.
+    Without `contrasted` only bounds are asked for, which costs less; `coarse_ns` is how far the stretches may lie
+    beside the truth.
     """
     used = regions.used(times_ns, values, spans, limits)
     contrast = None
     if contrasted and worth(used):
-        contrast = Coverage(times_ns, spans, limits.age_ns).contrast(values)
+        contrast = Coverage(times_ns, spans, limits.age_ns, coarse_ns).contrast(values)
     return settle(used, contrast, spans.time_ns, limits.age_ns)
 
 

@@ -6,6 +6,9 @@ of `perun monitor` the same steps are done on arrays (`region_arrays`), and a te
 Calls are rows of (region, start_ns, end_ns), as a rank hands them over (`data_model/rank_data.py`). A row that names no
 region, or that never began (`start_ns` of 0 or less), is no call; one whose `end_ns` is 0 was open when the rank ended,
 a negative one raised at `-end_ns`. What lies outside of the rank's life is cut off.
+
+Many short calls of one region may be packed: four rows are a `Cell` then. When its calls ran is known to the length of
+the cell; their time is put into its middle.
 """
 
 from __future__ import annotations
@@ -69,6 +72,7 @@ class Marked(Generic[T]):
     calls, raised, still_open : how many there were, were left by an exception, were never left.
     total_ns : how long all calls took together.
     spans : when at least one of them ran.
+    coarse_ns : how far `spans` may lie beside the truth.
     """
 
     calls: int
@@ -76,6 +80,85 @@ class Marked(Generic[T]):
     still_open: int
     total_ns: int
     spans: T
+    coarse_ns: int = 0
+
+
+CELL, REST, CELL_INTS = -2, -(1 << 62), 12
+"""The first of a cell's rows names `CELL` less its region, the others `REST`."""
+_MOST_PACKED = 1 << 40
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Calls of one region between two moments, packed; `squares` is the sum of the squares of their lengths, in ns."""
+
+    region: int
+    first_ns: int
+    last_ns: int
+    calls: int
+    raised: int
+    total_ns: int
+    covered_ns: int
+    longest_ns: int
+    squares: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The packed calls of one region; `calls`, `raised` and `total_ns` are of the `cells` that are left.
+
+    Attributes
+    ----------
+    spans : begin and end of each cell's calls, in the middle of its time, and behind those of the one before.
+    coarse_ns : how far they may lie beside the truth.
+    """
+
+    cells: Sequence[Cell]
+    spans: Sequence[tuple[int, int]]
+    calls: int
+    raised: int
+    total_ns: int
+    coarse_ns: int
+
+
+def packed(cells: Iterable[Cell], start_ns: int, end_ns: int) -> Packed:
+    """Lay the cells of a region out; no two of them have counted the same time. What is not between two moments is cut
+    off."""
+    kept, spans = [], []
+    calls = raised = total_ns = coarse_ns = reach_ns = 0
+    for cell in sorted(cells, key=lambda cell: (cell.first_ns, cell.last_ns)):
+        calls, raised = calls + cell.calls, raised + cell.raised
+        loose_ns = cell.last_ns - cell.first_ns - cell.covered_ns
+        begin = max(cell.first_ns + loose_ns // 2, reach_ns)
+        reach_ns = begin + cell.covered_ns
+        coarse_ns = max(coarse_ns, loose_ns, begin - cell.first_ns)
+        begin, end = max(begin, start_ns), min(reach_ns, end_ns)
+        if end > begin:
+            kept.append(cell)
+            spans.append((begin, end))
+            total_ns += cell.total_ns * (end - begin) // cell.covered_ns
+        elif not cell.covered_ns and start_ns <= cell.first_ns and cell.last_ns <= end_ns:
+            kept.append(cell)  # all of its time is another's, too
+            total_ns += cell.total_ns
+    return Packed(kept, spans, calls, raised, total_ns, coarse_ns)
+
+
+def cell_of(rows: Sequence[int], regions: int) -> Cell | None:
+    """What four rows say, flat; None if they are no cell, or say what cannot be."""
+    if len(rows) < CELL_INTS or not REST < rows[0] <= CELL or any(rows[at] != REST for at in (3, 6, 9)):
+        return None
+    cell = Cell(CELL - rows[0], rows[1], rows[2], rows[4], rows[5], rows[7], rows[8], rows[10], rows[11])
+    can_be = (
+        cell.region < regions
+        and 0 < cell.first_ns <= cell.last_ns
+        and 0 <= cell.raised <= cell.calls < _MOST_PACKED
+        and cell.calls > 0
+        and 0 <= cell.covered_ns <= min(cell.total_ns, cell.last_ns - cell.first_ns)
+        and 0 <= cell.longest_ns <= cell.last_ns - cell.first_ns
+        and cell.total_ns <= cell.calls * cell.longest_ns
+        and cell.squares >= 0
+    )
+    return cell if can_be else None
 
 
 @dataclass(frozen=True)
@@ -122,8 +205,13 @@ def by_region(calls: Sequence[int], regions: int, start_ns: int, end_ns: int) ->
     """The calls of each region that has any, in order; `regions` is how many there are, the times the rank's life."""
     spans: dict[int, array[int]] = {}
     counts: dict[int, list[int]] = {}
+    cells: dict[int, list[Cell]] = {}
     for at in range(0, len(calls) - 2, 3):
         region, begin, end = calls[at], calls[at + 1], calls[at + 2]
+        if region <= CELL:
+            if (cell := cell_of(calls[at : at + CELL_INTS], regions)) is not None:
+                cells.setdefault(cell.region, []).append(cell)
+            continue
         if not 0 <= region < regions or begin <= 0:
             continue
         if region not in counts:
@@ -138,9 +226,20 @@ def by_region(calls: Sequence[int], regions: int, start_ns: int, end_ns: int) ->
             spans[region].append(begin)
             spans[region].append(end)
     result = {}
-    for region in sorted(counts):
-        number, raised, still_open, total_ns = counts[region]
-        result[region] = Marked(number, raised, still_open, total_ns, union(spans.pop(region)))
+    for region in sorted(counts.keys() | cells.keys()):
+        number, raised, still_open, total_ns = counts.get(region, (0, 0, 0, 0))
+        more = packed(cells.get(region, ()), start_ns, end_ns)
+        flat = spans.pop(region, array("q"))
+        for span in more.spans:
+            flat.extend(span)
+        result[region] = Marked(
+            number + more.calls,
+            raised + more.raised,
+            still_open,
+            total_ns + more.total_ns,
+            union(flat),
+            more.coarse_ns,
+        )
     return result
 
 

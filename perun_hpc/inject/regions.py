@@ -10,19 +10,28 @@ from __future__ import annotations
 import functools
 import itertools
 import mmap
+import operator
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from _thread import RLock
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from perun_hpc.inject import rank
+from perun_hpc.inject import closed, rank
+
+if TYPE_CHECKING:
+    from perun_hpc.inject.packing import Packer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CALLS_B = 240 * 1024 * 1024
 """Space for calls, ten million of them; memory is taken page by page as it is written."""
+AT_ONCE = 256 * 1024
+"""When so many rows are full, short calls are packed; the space grows by as many where that does not help."""
+NONE = 1 << 62
+"""No slot."""
 
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = (
     0x20,
@@ -37,32 +46,84 @@ class Recorder:
     """Where the calls of this process are written: rows of (region, start_ns, end_ns).
 
     `rows` is None until `open` was called; marking then costs one test. `end_ns` is negative for a call that raised
-    and 0 for one that is still open.
+    and 0 for one that is still open. `take` gives the number of a free row's first integer; `NONE` where all are taken,
+    for which `more` may have another one.
     """
 
     def __init__(self) -> None:
         self.rows: memoryview | None = None
         self.names: list[str] = []
         self.fd = -1
-        self.limit = 0
-        self._slots = itertools.count(0, 3)
-        self.take = self._slots.__next__
+        self.take: Callable[[], int] = _no_slot
         self._numbers: dict[str, int] = {}
         self._memory: mmap.mmap | None = None
         self._on_name: Callable[[], None] = _nothing
+        self._lock = RLock()  # a signal's handler may come in between, with a call of its own
+        self._makes_space = False
+        self._begin_with(0, 0)
 
-    def open(self, calls_b: int = CALLS_B, on_name: Callable[[], None] | None = None) -> None:
-        """Start recording; `on_name` is called whenever a region is defined."""
+    def _begin_with(self, most: int, at_once: int) -> None:
+        """Nothing is recorded yet; `most` is the space, in rows."""
+        self._most, self._at_once = most, at_once
+        self._limit = min(most, at_once)
+        self._fresh = iter(range(0, 3 * self._limit, 3))
+        self._dropped = 0
+        self._packs = True
+        self._packer: Packer | None = None
+        self.take = itertools.chain(self._fresh, itertools.repeat(NONE)).__next__
+
+    def open(self, calls_b: int = CALLS_B, on_name: Callable[[], None] | None = None, at_once: int = AT_ONCE) -> None:
+        """Start recording; `on_name` is called whenever a region is defined, `at_once` rows are filled before calls are
+        packed."""
         self.fd = rank.memory_file("perun-regions")
         os.ftruncate(self.fd, rank.HEAD_B + calls_b)
         self._memory = mmap.mmap(self.fd, rank.HEAD_B + calls_b)
-        self._slots = itertools.count(0, 3)
-        self.take = self._slots.__next__
-        self.limit = calls_b // 24 * 3
-        self.rows = memoryview(self._memory)[rank.HEAD_B : rank.HEAD_B + self.limit * 8].cast("q")
+        self._begin_with(calls_b // 24, at_once)
+        self.rows = memoryview(self._memory)[rank.HEAD_B : rank.HEAD_B + self._most * 24].cast("q")
         self._on_name = on_name or _nothing
         if self.names:
             self._on_name()
+
+    def more(self) -> int:
+        """A slot where all are taken: short calls are packed, or the space grows; `NONE` where neither can be.
+
+        Other threads wait meanwhile, some milliseconds at most. A call of a signal's handler that interrupted this very
+        work is not recorded, and counted as that.
+        """
+        with self._lock:
+            slot = NONE if self._makes_space else self.take()  # somebody else may have made some meanwhile
+            if slot == NONE and not self._makes_space:
+                self._makes_space = True
+                try:
+                    slot = self._make_space()
+                finally:
+                    self._makes_space = False
+            self._dropped += slot == NONE
+            return slot
+
+    def _make_space(self) -> int:
+        """A slot of rows that were packed or are new; `NONE` where there are none."""
+        if self.rows is None or self._memory is None:
+            return NONE
+        free: Iterable[int] = self._packed(self._memory)
+        if not free:
+            before, self._limit = self._limit, min(self._most, self._limit + self._at_once)
+            self._packs &= self._limit > before  # else every call would try
+            free = self._fresh = iter(range(3 * before, 3 * self._limit, 3))
+        self.take = itertools.chain(free, itertools.repeat(NONE)).__next__
+        return self.take()
+
+    def _packed(self, memory: mmap.mmap) -> Sequence[int]:
+        """Pack short calls; the slots that are free then."""
+        if not self._packs:
+            return ()
+        try:
+            if self._packer is None:
+                self._packer = closed.load("perun_hpc.inject.packing").Packer()
+            return self._packer.pack(memory, rank.HEAD_B, self._limit)
+        except Exception:  # ours, never the application's: the space grows as long as it can
+            self._packs = False
+            return ()
 
     def close(self) -> None:
         """Stop recording and give the memory back."""
@@ -89,19 +150,16 @@ class Recorder:
         return number
 
     def count(self) -> tuple[int, int]:
-        """How many calls were recorded, and how many found no space."""
-        # The counter's next value is kept nowhere else; its text shows it ("count(6, 3)") without taking it.
-        taken = int(repr(self._slots).partition("(")[2].partition(",")[0]) // 3
-        slots = self.limit // 3
-        return min(taken, slots), max(0, taken - slots)
+        """How many rows are in use, and how many calls found no space."""
+        return self._limit - operator.length_hint(self._fresh), self._dropped
 
     def table(self) -> bytes:
         """The calls so far, little-endian int64 rows of (region, start_ns, end_ns)."""
-        calls, _ = self.count()
+        used, _ = self.count()
         rows = self.rows
         if rows is None:
             return b""
-        return rows[: calls * 3].tobytes()
+        return rows[: used * 3].tobytes()
 
     def write_head(self, line: bytes) -> None:
         """Put a header line before the calls; blanks fill the rest."""
@@ -114,10 +172,12 @@ class Recorder:
         if rows is None:
             return -1
         slot = self.take()
-        if slot >= self.limit:
-            return -1
+        if slot == NONE:
+            slot = self.more()
+            if slot == NONE:
+                return -1
+        rows[slot + 1] = _now()  # before the region: a row without one is no call
         rows[slot] = region
-        rows[slot + 1] = _now()
         return slot
 
     def end(self, slot: int, raised: bool = False) -> None:
@@ -129,6 +189,10 @@ class Recorder:
 
 def _nothing() -> None:
     """The callback of a recorder that nobody listens to."""
+
+
+def _no_slot() -> int:
+    return NONE
 
 
 recorder = Recorder()
@@ -166,13 +230,15 @@ class Region:
             self._number = recorder.define(f"{caller.f_globals.get('__name__')}:{caller.f_lineno}")
         # As in `_function`, begin() and end() are written out.
         rows = recorder.rows
-        slot = -1 if rows is None else recorder.take()
-        if rows is None or slot >= recorder.limit:
+        slot = NONE if rows is None else recorder.take()
+        if slot == NONE and rows is not None:
+            slot = recorder.more()
+        if rows is None or slot == NONE:
             self._slots.append(-1)
             return self
         self._slots.append(slot)
-        rows[slot] = self._number
         rows[slot + 1] = _now()
+        rows[slot] = self._number
         return self
 
     def __exit__(
@@ -219,7 +285,7 @@ def _wrap(function: Any, region: int) -> Any:
 
 def _function(function: Any, region: int) -> Any:
     # begin() and end() written out: two calls less are half of the cost.
-    record, now = recorder, _now
+    record, now, none = recorder, _now, NONE
 
     @functools.wraps(function)
     def measured(*args: Any, **kwargs: Any) -> Any:
@@ -227,10 +293,12 @@ def _function(function: Any, region: int) -> Any:
         if rows is None:
             return function(*args, **kwargs)
         slot = record.take()
-        if slot >= record.limit:
-            return function(*args, **kwargs)
-        rows[slot] = region
+        if slot == none:
+            slot = record.more()
+            if slot == none:
+                return function(*args, **kwargs)
         rows[slot + 1] = now()
+        rows[slot] = region
         try:
             result = function(*args, **kwargs)
         except BaseException:

@@ -52,7 +52,7 @@ def of_readings(
         for number, (marked, lengths) in calls.items():
             starts, ends = marked.spans
             time_s = float((ends - starts).sum()) / NS_PER_S
-            metrics = [Metric(MetricType.RUNTIME, time_s, Aggregate.MAX), *host.figures(marked.spans)]
+            metrics = [Metric(MetricType.RUNTIME, time_s, Aggregate.MAX), *host.figures(marked.spans, marked.coarse_ns)]
             result.append(
                 Region(
                     rank.names[number],
@@ -64,19 +64,13 @@ def of_readings(
                     marked.raised,
                     marked.still_open,
                     {metric.type: metric for metric in metrics},
-                    *_of_calls(lengths),
+                    lengths.mean / NS_PER_S,
+                    lengths.deviation / NS_PER_S,
+                    lengths.longest / NS_PER_S,
                     *_of_energy(metrics, marked.calls, whole_j),
                 )
             )
     return result
-
-
-def _of_calls(lengths_ns: Ints) -> tuple[float, float, float]:
-    """Average, standard deviation and maximum of how long calls took, in s."""
-    if not len(lengths_ns):
-        return 0.0, 0.0, 0.0
-    spread = float(lengths_ns.std(ddof=1)) if len(lengths_ns) > 1 else 0.0
-    return float(lengths_ns.mean()) / NS_PER_S, spread / NS_PER_S, int(lengths_ns.max()) / NS_PER_S
 
 
 def _of_energy(metrics: Sequence[Metric], calls: int, whole_j: float) -> tuple[float | None, float | None]:
@@ -109,10 +103,10 @@ class _Host:
         self._counters = Readings(times_ns, values[counters], np.array(ceilings))
         self._age_ns = max((sensors[one].update_ns + sensors[one].lag_ns // 4 for one in energy.bearing), default=0)
 
-    def figures(self, spans: Spans) -> Iterator[Metric]:
-        """All figures of some stretches of time."""
+    def figures(self, spans: Spans, coarse_ns: int = 0) -> Iterator[Metric]:
+        """All figures of some stretches of time, which may lie so far beside the truth."""
         used = self._counters.used(spans)
-        yield from self._energies(used, spans, int(covered(self._times_ns[[0, -1]], spans).sum()))
+        yield from self._energies(used, spans, coarse_ns, int(covered(self._times_ns[[0, -1]], spans).sum()))
         by_time = counts_cpu_time(self._sensors)
         for column, sensor in enumerate(self._sensors):
             if sensor.domain == "cpu" and sensor.kind is Kind.COUNTER and sensor.quantity is Quantity.TIME:
@@ -128,7 +122,7 @@ class _Host:
             elif sensor.component == "dram" and sensor.quantity is Quantity.DATA:
                 yield Metric(MetricType.DRAM_MEM, level)
 
-    def _energies(self, used: Used, spans: Spans, whole_ns: int) -> Iterator[Metric]:
+    def _energies(self, used: Used, spans: Spans, coarse_ns: int, whole_ns: int) -> Iterator[Metric]:
         """`whole_ns`: how long it was; what a counter did not give of it is anything up to its ceiling."""
         contrasts = None
         for component, energy, power in _ENERGIES:
@@ -141,7 +135,7 @@ class _Host:
             age_ns = max(self._sensors[one].update_ns + self._sensors[one].lag_ns // 4 for one in columns)
             contrast = None
             if worth(together):
-                contrasts = contrasts or self._counters.contrasts(spans, self._age_ns)
+                contrasts = contrasts or self._counters.contrasts(spans, self._age_ns, coarse_ns)
                 contrast = contrasts.of(rows, used)
             found = settle(together, contrast, whole_ns, age_ns)
             provenance = worst(self._sensors[column].provenance for column in columns)

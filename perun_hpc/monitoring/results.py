@@ -190,7 +190,12 @@ def own_share(host: DataNode, cpu_ns: int) -> dict[str, Any] | None:
 
 def _rank_entry(rank: RankData) -> dict[str, Any]:
     keep = ("pid", "python", "end", "mpi", "dropped")
-    return {"rank": rank.rank, "calls": len(rank.calls) // 3, **{key: rank.header.get(key) for key in keep}}
+    calls = 0
+    if len(rank.calls):
+        from perun_hpc.energy.region_arrays import count
+
+        calls = count(rank.calls, len(rank.names))
+    return {"rank": rank.rank, "calls": calls, **{key: rank.header.get(key) for key in keep}}
 
 
 def _sensor_node(sensor: Sensor, result: dict[str, Any], runtime_s: float) -> DataNode:

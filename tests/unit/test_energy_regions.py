@@ -17,7 +17,13 @@ LEAST, MOST = -(2**63), 2**63 - 1
 intervals = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 80)), max_size=25)
 readings = st.lists(st.tuples(st.integers(1, 30), st.integers(-200, 1000)), min_size=2, max_size=12)
 moments = st.integers(-50, 400) | st.sampled_from((LEAST, LEAST + 1, -1, 0, MOST))
-rows = st.lists(st.tuples(st.integers(-1, 3) | st.just(LEAST), moments, moments), max_size=40)
+row = st.tuples(st.integers(-4, 3) | st.sampled_from((LEAST, regions.REST)), moments, moments)
+rest = st.tuples(st.just(regions.REST), st.integers(0, 90) | moments, st.integers(0, 90) | moments)
+cell = st.tuples(st.tuples(st.integers(-5, -2), st.integers(1, 90), st.integers(80, 400)), rest, rest, rest)
+rows = st.lists(st.one_of(row.map(lambda one: (one,)), cell), max_size=40).map(
+    lambda ones: [r for one in ones for r in one]
+)
+CELL = [(-2, 10, 110), (regions.REST, 5, 1), (regions.REST, 40, 30), (regions.REST, 12, 340)]
 
 
 def points(pairs):
@@ -61,19 +67,34 @@ def test_amount_and_bounds_agree_with_counting_unit_steps(pairs, steps):
 @given(rows, st.integers(-20, 200), st.integers(-20, 400))
 @example([(0, 10, LEAST), (0, 10, MOST), (0, LEAST, 20), (0, 0, 0), (1, 5, 0)], 0, 100)
 @example([(0, 1, MOST)] * 3, -20, MOST)
+@example([*CELL, (0, 200, 220), *CELL[:3]], 0, 400)
+@example([*CELL, *CELL], 60, 70)
 def test_arrays_split_calls_like_the_rule(table, start_ns, end_ns):
     calls = array("q", [number for row in table for number in row])
     told = regions.by_region(calls, 3, start_ns, end_ns)
     found = region_arrays.by_region(calls, 3, start_ns, end_ns)
     assert list(found) == list(told)
     for region, one in told.items():
-        other, lengths_ns = found[region]
-        assert sum(lengths_ns.tolist()) == one.total_ns
-        assert len(lengths_ns) <= one.calls
+        other, lengths = found[region]
+        assert lengths.calls <= one.calls
+        assert lengths.mean * lengths.calls >= one.total_ns * (1 - 1e-12)
+        assert other.coarse_ns == one.coarse_ns
         assert (other.calls, other.raised, other.still_open) == (one.calls, one.raised, one.still_open)
         assert other.total_ns == one.total_ns
         assert list(zip(*(part.tolist() for part in other.spans), strict=True)) == list(one.spans)
         assert all(start_ns <= begin < end <= end_ns for begin, end in one.spans)
+
+
+def test_packed_calls_count_as_what_they_were_and_lie_in_the_middle_of_their_cell():
+    calls = array("q", [number for row in [*CELL, (0, 200, 220)] for number in row])
+    told = regions.by_region(calls, 1, 0, 1000)[0]
+    assert (told.calls, told.raised, told.total_ns, told.coarse_ns) == (6, 1, 60, 70)
+    assert list(told.spans) == [(45, 75), (200, 220)]
+    lengths = region_arrays.by_region(calls, 1, 0, 1000)[0][1]
+    assert (lengths.calls, lengths.mean, lengths.longest) == (6, 10, 20)
+    # Five packed ones with a sum of 40 and of squares of 340, and one of 20.
+    assert lengths.deviation == pytest.approx(((340 + 400 - 6 * 10**2) / 5) ** 0.5)
+    assert region_arrays.count(calls, 1) == 6
 
 
 @examples(300)

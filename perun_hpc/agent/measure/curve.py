@@ -71,9 +71,9 @@ class Curve:
         """Whether it has an interval at all."""
         return len(self._times) > 1
 
-    def over(self, spans: Spans, limits: Limits = NO_LIMITS, contrasted: bool = True) -> Estimate:
+    def over(self, spans: Spans, limits: Limits = NO_LIMITS, contrasted: bool = True, coarse_ns: int = 0) -> Estimate:
         """Energy used during stretches of time; see `region_energy.estimate`."""
-        return region_energy.estimate(self._times, self._values, spans, limits, contrasted)
+        return region_energy.estimate(self._times, self._values, spans, limits, contrasted, coarse_ns)
 
     def looked_at(self, spans: Spans) -> int:
         """How many calls and points an estimate of them looks at."""
