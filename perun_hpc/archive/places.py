@@ -8,6 +8,7 @@ ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job'
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs, for its owner
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
 ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
+ARCHIVE/CLUSTER/jobs/JOB.RESTART/meters.json     what meters of its nodes showed (`archive.job_meters`)
 ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
 ARCHIVE/CLUSTER/usage/UID/sums/YYYY-MM.json      the ledger's sums that one user may see (`accounting.own_sums`)
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
@@ -15,6 +16,8 @@ ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.aside.jsonl  lines that contradict what th
 ARCHIVE/CLUSTER/nodes/NODE/learnt.json           what the node has learnt of itself, for itself (`archive.learnt`)
 ARCHIVE/CLUSTER/learnt.json                      what most nodes of a machine have learnt, for those that have not
 ARCHIVE/CLUSTER/facility/NAME.csv                what a facility meter showed
+ARCHIVE/CLUSTER/facility/NAME.YYYY-MM.csv        the same of an earlier month (`archive.meter_readings`)
+ARCHIVE/CLUSTER/metered.json                     up to when jobs' meters have been looked at
 ARCHIVE/CLUSTER/aside/NAME/                      what does not fit the node or job that it names (`archive.aside`)
 ARCHIVE/CLUSTER/sweep.json                       how the last sweep went
 ARCHIVE/CLUSTER/audit.json                       how the last audit went
