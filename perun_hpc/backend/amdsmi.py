@@ -41,7 +41,7 @@ APUS = {"0x74a0"}
 
 
 class AmdGpu:
-    """One GPU: energy, power, memory, utilisation, each call failing alone."""
+    """One GPU: energy, power, memory, utilisation, clock, power limit, each call failing alone."""
 
     def __init__(
         self,
@@ -87,6 +87,13 @@ class AmdGpu:
             (sensor("memory", Quantity.DATA, Kind.GAUGE, "MB", Fraction(2**20)), self._memory),
             (sensor("utilisation", Quantity.UTILISATION, Kind.GAUGE, "%", Fraction(10)), self._utilisation),
         ]
+        gfx = sensor("clock-gfx", Quantity.FREQUENCY, Kind.GAUGE, "MHz", Fraction(1000))
+        limit = sensor("power-limit", Quantity.POWER_LIMIT, Kind.GAUGE, "uW", Fraction(1))
+        self._parts += [
+            (one, ask)
+            for one, ask in ((gfx, self._clock_mhz), (limit, self._limit_uw))
+            if _tried(partial(_whole, ask), library)  # 0: none
+        ]
         if power:
             shown = sensor("power", Quantity.POWER, Kind.GAUGE, "W", Fraction(1_000_000))
             self._parts.insert(0, (shown, lambda: power_w(library, handle)))
@@ -96,7 +103,7 @@ class AmdGpu:
 
     @property
     def sensors(self) -> tuple[Sensor, ...]:
-        """Energy (if it is trusted), power, memory, utilisation."""
+        """Energy (if it is trusted), power, memory, utilisation; clock and power limit where the GPU shows them."""
         return tuple(sensor for sensor, _ in self._parts)
 
     def read(self) -> tuple[Reading, ...]:
@@ -114,6 +121,12 @@ class AmdGpu:
 
     def _utilisation(self) -> Any:
         return self._library.amdsmi_get_gpu_activity(self._handle)["gfx_activity"]
+
+    def _clock_mhz(self) -> Any:
+        return self._library.amdsmi_get_clock_info(self._handle, self._library.AmdSmiClkType.GFX)["clk"]
+
+    def _limit_uw(self) -> Any:
+        return self._library.amdsmi_get_power_cap_info(self._handle)["power_cap"]
 
     def close(self) -> None:
         """The library is shut down by the reader of all GPUs."""
@@ -270,6 +283,10 @@ def _sample(library: Any, handle: Any) -> tuple[int, Fraction, int | None, float
     counted = _tried(lambda: accumulator(library, handle), library)
     when_s = time.monotonic()
     return None if counted is None else (*counted, _tried(lambda: power_w(library, handle), library), when_s)
+
+
+def _whole(ask: Callable[[], Any]) -> int:
+    return int(ask())
 
 
 def _tried(ask: Callable[[], _Told], library: Any) -> _Told | None:

@@ -87,6 +87,14 @@ def test_every_value_is_the_one_that_the_library_served(amd):
     assert log[-1][0] == "shut_down"
 
 
+def test_clock_and_power_limit_are_there_where_the_gpu_shows_them(amd):
+    sensors, rows, *_ = amd("gpu uuid-a 3 0 250 250 1700 560\ngpu uuid-b 4 0 250 250\n")
+    shown = {sensor.id: sensor.base(row.ticks) for sensor, row in zip(sensors, rows[-1]) if row.ticks is not None}
+    assert shown["amdsmi:gpu-uuid-a:clock-gfx"] == 1_700_000
+    assert shown["amdsmi:gpu-uuid-a:power-limit"] == 560_000_000
+    assert not [sensor.id for sensor in sensors if "uuid-b" in sensor.id and sensor.id.endswith(("gfx", "limit"))]
+
+
 @pytest.mark.parametrize(("counted", "why"), [(0, "frozen"), (-250, "backwards"), (100, "100 W where 250 W")])
 def test_an_accumulator_that_power_contradicts_is_left_out_and_named(amd, counted, why):
     sensors, rows, missing, _ = amd(f"gpu uuid-a 3 0 250 {counted}\n")

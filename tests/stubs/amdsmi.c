@@ -1,6 +1,6 @@
 /* A stand-in for libamd_smi.so with its ABI, for the functions that perun uses (the test adds empty ones for the rest).
  *
- * STUB_AMD names a file of lines "gpu UUID BUS FUNCTION POWER_W COUNTED_W": COUNTED_W is what the energy accumulator
+ * STUB_AMD names a file of lines "gpu UUID BUS FUNCTION POWER_W COUNTED_W [MHZ CAP_W]": COUNTED_W is what the energy accumulator
  * counts; 0 freezes it, a negative one lets it run backwards. STUB_LOG gets a line "FUNCTION INDEX VALUE" per value.
  */
 #include <stdint.h>
@@ -13,7 +13,7 @@ enum { SUCCESS = 0, NOT_SUPPORTED = 2, MAX_GPUS = 64 };
 
 typedef struct {
     char uuid[40];
-    unsigned bus, function, power_w;
+    unsigned bus, function, power_w, mhz, cap_w;
     int counted_w;
 } gpu_t;
 
@@ -49,8 +49,8 @@ int amdsmi_init(uint64_t flags) {
     count = 0;
     while (count < MAX_GPUS && fgets(line, sizeof line, file) != NULL) {
         gpu_t *gpu = &gpus[count];
-        if (sscanf(line, "gpu %39s %u %u %u %d", gpu->uuid, &gpu->bus, &gpu->function, &gpu->power_w,
-                   &gpu->counted_w) == 5)
+        if (sscanf(line, "gpu %39s %u %u %u %d %u %u", gpu->uuid, &gpu->bus, &gpu->function, &gpu->power_w,
+                   &gpu->counted_w, &gpu->mhz, &gpu->cap_w) >= 5)
             count++;
     }
     fclose(file);
@@ -109,6 +109,16 @@ int amdsmi_get_power_info(void *handle, power_t *power) {
     power->average = 0xFFFF;
     logged("power", handle, power->current);
     return SUCCESS;
+}
+
+int amdsmi_get_clock_info(void *handle, int kind, uint32_t *clock) {
+    clock[0] = ((gpu_t *)handle)->mhz;
+    return kind == 0 && clock[0] != 0 ? SUCCESS : NOT_SUPPORTED;
+}
+
+int amdsmi_get_power_cap_info(void *handle, uint32_t sensor, uint64_t *cap) {
+    cap[0] = 1000000ULL * ((gpu_t *)handle)->cap_w;
+    return sensor == 0 && cap[0] != 0 ? SUCCESS : NOT_SUPPORTED;
 }
 
 int amdsmi_get_gpu_vram_usage(void *handle, uint32_t *usage) {

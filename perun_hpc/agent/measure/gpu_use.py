@@ -15,7 +15,13 @@ WHOLE = 1000
 """Utilisations are in thousandths."""
 AT_ONCE = 16
 """So many GPUs of a node are named at a time: what is said has to fit into a line of `slurm/overlap.py`."""
-_SHOWN = {":utilisation": "busy", ":clock-sm": "clock_khz", ":power-limit": "limit_uw", ":throttle": "reasons"}
+_SHOWN = {
+    ":utilisation": "busy",
+    ":clock-sm": "clock_khz",
+    ":clock-gfx": "clock_khz",
+    ":power-limit": "limit_uw",
+    ":throttle": "reasons",
+}
 """How the ids of sensors end, and what each shows in its base unit."""
 
 
