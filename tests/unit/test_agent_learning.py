@@ -12,6 +12,7 @@ import pytest
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.measure.activity import Activity
+from perun_hpc.agent.measure.gpu_limits import GpuLimits
 from perun_hpc.agent.measure.gpu_use import GpuUse
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Stretch, joined
@@ -109,6 +110,37 @@ def test_static_power_is_that_of_the_governor_and_the_caps_in_force():
     assert again.figures(DOMAINS.values(), None, "performance 250W")["package-0"] == Figure(55_000_000, "learnt")
     learning.typical_uw = {"package-0@performance 100W": 48_000_000}
     assert figures("performance 100W")["package-0"] == (48, "nodes"), "other nodes know that setting"
+
+
+def test_a_gpu_s_static_power_is_that_of_the_limit_in_force():
+    learning, limits = Learning(), GpuLimits()
+    limit = sensor("power-limit", Quantity.POWER_LIMIT, Kind.GAUGE, "gpu", "gpu-a", 1_000)
+    limits.follow([limit, counter("gpu-a", "gpu")])
+    assert limits.settings == {}
+    assert limits.note({limit.id: Reading(700_000, S)})
+    assert limits.settings == {"gpu-a": None}, "seen in this interval for the first time"
+    limits.begin()
+    assert not limits.note({limit.id: Reading(700_000, 2 * S)})
+    assert not limits.note({limit.id: Reading(None, 3 * S, "no answer")})
+    assert limits.settings == {"gpu-a": "700W"} == limits.now
+
+    def idles(times: int, settings: dict[str, str | None]) -> None:
+        for number in range(times):
+            t0_ns, t1_ns = number * 10 * S, (number + 1) * 10 * S
+            shares = DomainShares("gpu-a", 600 * 10**6, (), "x", Provenance.MEASURED)
+            stretch = Stretch(t0_ns, t1_ns, {}, ())
+            closed = [Closed(t0_ns, t1_ns, shares, (), False)]
+            learning.take(closed, stretch, NODE, DOMAINS, {"gpu-a": 0}, t1_ns, "powersave", settings)
+
+    idles(200, {"gpu-a": None})
+    assert learning.known == {}
+    idles(200, limits.settings)
+    assert set(learning.known) == {"gpu-a@700W"}
+    gpu = [DOMAINS["gpu-a"]]
+    assert learning.figures(gpu, None, "performance", limits.now)["gpu-a"] == Figure(60_000_000, "learnt")
+    assert limits.note({limit.id: Reading(400_000, 4 * S)})
+    assert (limits.settings, limits.now) == ({"gpu-a": None}, {"gpu-a": "400W"})
+    assert learning.figures(gpu, None, "performance", limits.now)["gpu-a"] == Figure(60_000_000, "otherwise")
 
 
 def test_what_was_learnt_before_settings_were_known_counts_until_there_is_better():

@@ -53,7 +53,7 @@ name."""
 
 class Learning:
     """What the node's idle times taught so far, and the least power of every domain; adjoining idle intervals are taken
-    together. It is kept by domain and by how the CPUs are set (`_keyed`), but for GPUs.
+    together. It is kept by domain and by how its CPUs are set, or by the GPU's power limit (`_keyed`).
 
     `news` is set wherever more becomes known than before; `typical_uw` is what most nodes of this machine have learnt.
     """
@@ -102,11 +102,13 @@ class Learning:
         gpu_peaks: Mapping[str, int],
         real_ns: int,
         setting: str | None = "",
+        gpu_settings: Mapping[str, str | None] | None = None,
     ) -> bool:
         """Learn from the intervals that one stretch closed; True when a figure may have changed.
 
         `gpu_peaks` holds the highest utilisation that was seen of each GPU; one that is missing was not watched.
-        `setting` says how the CPUs were set all the time (`CpuSettings.idle_key`), None: in several ways.
+        `setting` says how the CPUs were set all the time (`CpuSettings.idle_key`), None: in several ways; so does
+        `gpu_settings` of GPUs that show their power limit.
         """
         learnt = False
         gpus_idle = all(gpu_peaks.get(one.name) == 0 for one in domains.values() if one.kind is DomainKind.GPU)
@@ -128,10 +130,11 @@ class Learning:
             if whole and (domain is None or domain.kind is not DomainKind.GPU):
                 learnt |= self._see(name, total_uj or 0, interval.t1_ns - interval.t0_ns)
             of_gpu = domain is not None and domain.kind is DomainKind.GPU
-            if not idle or not whole or (setting is None and not of_gpu):
+            own = (gpu_settings or {}).get(name, "") if of_gpu else setting
+            if not idle or not whole or own is None:
                 self._idle.pop(name, None)
                 continue
-            key = name if of_gpu else _keyed(name, setting or "")
+            key = _keyed(name, own)
             held = self._idle.setdefault(name, _IdleTime(interval.t0_ns, key))
             if (held.t1_ns, held.key) != (interval.t0_ns, key):
                 held = self._idle[name] = _IdleTime(interval.t0_ns, key)
@@ -173,8 +176,14 @@ class Learning:
         known = [one for one in known if one.estimate_uw() is not None]
         return max(known, key=lambda one: one.seen_ns).estimate_uw() if known else None
 
-    def figures(self, domains: Iterable[EnergyDomain], energy: Energy | None, setting: str = "") -> dict[str, Figure]:
-        """The figure of every domain, by its name, as its CPUs are set now; a meter's is that of its residual."""
+    def figures(
+        self,
+        domains: Iterable[EnergyDomain],
+        energy: Energy | None,
+        setting: str = "",
+        gpu_settings: Mapping[str, str] | None = None,
+    ) -> dict[str, Figure]:
+        """The figure of every domain, by its name, as CPUs and GPUs are set now; a meter's is that of its residual."""
         found: dict[str, Figure] = {}
         meters = 0
         for domain in domains:
@@ -186,7 +195,8 @@ class Learning:
                 stated = energy.package_static_uw
             elif energy is not None and domain.kind is DomainKind.GPU:
                 stated = energy.gpu_idle_uw
-            key = name if domain.kind is DomainKind.GPU else _keyed(name, setting)
+            of_gpu = domain.kind is DomainKind.GPU
+            key = _keyed(name, (gpu_settings or {}).get(name, "") if of_gpu else setting)
             learnt, otherwise = self._known.get(key, StaticPower()).estimate_uw(), self._otherwise(name)
             if isinstance(stated, int):
                 found[domain.name] = Figure(stated, "policy")

@@ -11,6 +11,7 @@ from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.measure import booking, holdings, intervals
 from perun_hpc.agent.measure.activity import Activity
 from perun_hpc.agent.measure.checks import Checks
+from perun_hpc.agent.measure.gpu_limits import GpuLimits
 from perun_hpc.agent.measure.gpu_use import GpuUse
 from perun_hpc.agent.measure.idling import Idling
 from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
@@ -101,6 +102,7 @@ class Meter:
         self._said: tuple[str, Mapping[str, str]] | None = None
         self.idling = Idling()
         self.gpu_use = GpuUse()
+        self.gpu_limits = GpuLimits()
         self.activity = Activity()
         self.checks = Checks()
         self.totals = Totals()
@@ -190,6 +192,7 @@ class Meter:
         """An interval begins: how CPUs are set now is a part of its jobs' conditions, and what it is learnt under."""
         self.cpu_settings.look(self._clock.mono_ns())
         self._set_so = self.cpu_settings.now
+        self.gpu_limits.begin()
         if self.cpu_settings.idle_key != self._key:
             self._key = self.cpu_settings.idle_key
             self.parametrise()
@@ -247,6 +250,8 @@ class Meter:
             held = holdings.holders(self._register.live.values(), self._node)
             self.idling.note(readings, self._intervals.static_uw, held)
             self.gpu_use.note(readings, held)
+            if self.gpu_limits.note(readings):
+                self.parametrise()
 
     def look_at(self, session: Session) -> None:
         """Take the figures of a session's cgroup as of now: what it used before is not of the open interval."""
@@ -369,6 +374,7 @@ class Meter:
         self._continuing |= self._intervals.change(tuple(self.domains.values()))
         self.idling.follow(self._node.sensors)
         self.gpu_use.follow(self._node.sensors)
+        self.gpu_limits.follow(self._node.sensors)
         self.activity.follow(self._node.sensors)
         self.checks.follow(self._node.sensors)
         self.parametrise()
@@ -401,7 +407,7 @@ class Meter:
             self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
         self._look_for_reserved()
         stated = {name: Figure(uw, "estimate") for name, uw in self._node.static_uw.items() if name in self.domains}
-        figures = self.learning.figures(self.domains.values(), energy, self.cpu_settings.idle_key)
+        figures = self.learning.figures(self.domains.values(), energy, self.cpu_settings.idle_key, self.gpu_limits.now)
         self.static = {**figures, **stated}
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
         self._intervals.guessed = {name for name, figure in self.static.items() if figure.source == "unknown"}
@@ -572,7 +578,10 @@ class Meter:
     def _learn(self, closed: list[Closed], stretch: Stretch, real_ns: int) -> bool:
         self.cpu_settings.look(self._clock.mono_ns())
         setting = self._key if self.cpu_settings.idle_key == self._key else None
-        return self.learning.take(closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns, setting)
+        return self.learning.take(
+            closed, stretch, self._topology, self.domains, self.idling.peaks(), real_ns, setting,
+            self.gpu_limits.settings,
+        )  # fmt: skip
 
 
 def _is_new(before: JobUse, now: JobUse, counted_ns: int) -> bool:
