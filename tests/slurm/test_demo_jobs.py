@@ -67,3 +67,30 @@ def test_records_and_report_are_what_was_served(
     screen = cluster.run([f"{site.PREFIX}/bin/perun", "report", str(job)], check=True).stdout
     assert "simulated" in screen and f"{nodes} of {nodes} nodes" in screen
     assert all(function in screen for function in functions)
+
+
+MANY = """
+from perun_hpc import monitor
+
+@monitor()
+def tiny():
+    pass
+
+for _ in range(3_000_000):
+    tiny()
+"""
+
+
+@pytest.mark.usefixtures("programs")
+def test_three_million_calls_of_a_function_are_all_in_the_record(cluster: Cluster) -> None:
+    """As rows of their own they would take 72 MB, of which a node keeps 32 of a rank."""
+    (cluster.home / "alice" / "many.py").write_text(MANY)
+    job = submit(cluster, "-wn1", "-N1", "-n1", "--exclusive", wrap=f"srun --perun {site.SCIENCE}/bin/python many.py")
+    assert cluster.wait_job(job, timeout=90) == "COMPLETED"
+    energy_record(cluster, job)
+    part = boundary(cluster, job, "n1")
+    assert [(region["name"], region["calls"]) for region in part["regions"]] == [("tiny", 3_000_000)], part["notes"]
+    (tiny,) = part["regions"]
+    (rank,) = (rank for step in part["steps"] for rank in step["ranks"])
+    assert 0 < tiny["time_ns"] < rank["end_mono_ns"] - rank["start_mono_ns"]
+    assert 0 < tiny["energy_uj"] < sum(domain["energy_uj"] for domain in part["domains"].values())
