@@ -19,6 +19,7 @@ BENCHES = (
     "sampler",
     "fast",
     "noise",
+    "calls",
     "store",
     "merge",
     "read",

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from _thread import RLock
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -64,12 +64,16 @@ class Recorder:
 
     def _begin_with(self, most: int, at_once: int) -> None:
         """Nothing is recorded yet; `most` is the space, in rows."""
-        self._most, self._at_once = most, at_once
-        self._limit = min(most, at_once)
-        self._fresh = iter(range(0, 3 * self._limit, 3))
+        self._packs = _threads_take_turns()
+        self._most, self._at_once = most, at_once if self._packs else most
+        self._limit = min(most, self._at_once)
         self._dropped = 0
-        self._packs = True
         self._packer: Packer | None = None
+        if not self._packs:  # of what counts only itertools.count is certain then
+            self._fresh: Iterator[int] = _Slots(self._limit)
+            self.take = self._fresh.__next__
+            return
+        self._fresh = iter(range(0, 3 * self._limit, 3))
         self.take = itertools.chain(self._fresh, itertools.repeat(NONE)).__next__
 
     def open(self, calls_b: int = CALLS_B, on_name: Callable[[], None] | None = None, at_once: int = AT_ONCE) -> None:
@@ -106,9 +110,11 @@ class Recorder:
         if self.rows is None or self._memory is None:
             return NONE
         free: Iterable[int] = self._packed(self._memory)
+        if not free and self._limit == self._most:
+            self._packs = False  # else every call would try
+            return NONE
         if not free:
             before, self._limit = self._limit, min(self._most, self._limit + self._at_once)
-            self._packs &= self._limit > before  # else every call would try
             free = self._fresh = iter(range(3 * before, 3 * self._limit, 3))
         self.take = itertools.chain(free, itertools.repeat(NONE)).__next__
         return self.take()
@@ -185,6 +191,30 @@ class Recorder:
         rows = self.rows
         if slot >= 0 and rows is not None:
             rows[slot + 2] = -_now() if raised else _now()
+
+
+def _threads_take_turns() -> bool:
+    check = getattr(sys, "_is_gil_enabled", None)
+    return check is None or bool(check())
+
+
+class _Slots:
+    """The slots of so many rows, for a Python whose threads run at once; then `NONE` for ever."""
+
+    def __init__(self, rows: int) -> None:
+        self._limit = 3 * rows
+        self._count = itertools.count(0, 3)
+
+    def __iter__(self) -> _Slots:
+        return self
+
+    def __next__(self) -> int:
+        slot = next(self._count)
+        return slot if slot < self._limit else NONE
+
+    def __length_hint__(self) -> int:
+        # The counter's next value is kept nowhere else; its text shows it ("count(6, 3)") without taking it.
+        return max(0, self._limit - int(repr(self._count).partition("(")[2].partition(",")[0])) // 3
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import struct
+import sys
 import threading
 from array import array
 from collections import Counter
@@ -210,3 +211,30 @@ def test_without_the_library_the_space_grows(monkeypatch, recorder) -> None:
             pass
     assert counted() == {"plain": 19_000}
     assert recorder.count() == (19_000, 0)
+
+
+def test_where_threads_run_at_once_nothing_is_packed(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    regions.recorder.open(calls_b=24 * 3000, at_once=1000)
+    try:
+        for _ in range(2900):
+            with regions.monitor("at once"):
+                pass
+        assert regions.recorder.count() == (2900, 0)
+        for _ in range(200):
+            with regions.monitor("at once"):
+                pass
+        assert regions.recorder.count() == (3000, 100)
+        data = parse(regions.snapshot({}))
+    finally:
+        regions.recorder.close()
+    assert rule.by_region(data.calls, len(data.names), 0, LATE)[data.names.index("at once")].calls == 3000
+
+
+def test_what_finds_no_space_is_counted_and_tried_once(recorder) -> None:
+    for _ in range(20_000):  # open until the end
+        regions.recorder.begin(0)
+    for _ in range(50_000):
+        with regions.monitor("late"):
+            pass
+    assert recorder.count() == (20_000, 50_000)
