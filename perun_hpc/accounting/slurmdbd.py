@@ -3,13 +3,14 @@
 One `sacctmgr` session takes many commands on its standard input. What a command costs depends on Slurm: 0.27 s in
 22.05, of waiting, because both ends send in small pieces and wait for delayed acknowledgements, so that a few sessions
 at once cost no more than one; about 10 ms in 26.05, where one session is quick enough for any rate. So the first few
-commands are timed, and as many sessions take the others as the rate needs.
+commands are timed, and as many sessions take the others as it needs to leave half of the time to records.
 sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 TIMED = 8
 """So many commands go first, in one session, and are timed."""
 MAX_SESSIONS = 8
+SHARE = 0.5
+"""Of the time between two flushes that one may take, as far as that many sessions do it."""
 FIRST_RETRY_S, LAST_RETRY_S = 5, 3600
 MAX_TRIES = 30
 """With doubling pauses up to an hour: about a day of a slurmdbd that is down."""
@@ -64,7 +67,7 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
     overwrite
         Whether another tool's comment may be replaced.
     per_s, seconds
-        At most `per_s * seconds` jobs are written; the rest stays queued.
+        At most `per_s * seconds` jobs are written; the rest stays queued. `seconds` is since the last flush.
     """
     due = ledger.due(cluster, max(1, int(per_s * seconds)))
     if not due:
@@ -73,7 +76,7 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
         rows = by_id(dbd.sacct([d.record.job_id for d in due]))
         lines, done, later, kept, dropped = _plan(due, rows, overwrite)
         if lines:
-            _sessions(list(lines.values()), dbd, per_s)
+            _sessions(list(lines.values()), dbd, seconds)
             after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in lines]))
             for entry in (d for d in due if d.job in lines):
                 run = _run_of(entry.record, after)
@@ -126,15 +129,15 @@ def _plan(
     return lines, done, later, kept, dropped
 
 
-def _sessions(lines: Sequence[str], dbd: Dbd, per_s: float) -> None:
+def _sessions(lines: Sequence[str], dbd: Dbd, seconds: float) -> None:
     first, rest = lines[:TIMED], lines[TIMED:]
     begin_s = dbd.clock_s()
     _session(first, dbd)
     spent_s = dbd.clock_s() - begin_s
     if spent_s >= TIMEOUT_S:
         return  # it hangs: the others wait for their next time, not for as long once more
-    command_s = spent_s / len(first)
-    count = min(max(1, round(per_s * command_s)), MAX_SESSIONS, len(rest))
+    rest_s = spent_s / len(first) * len(rest)
+    count = min(max(1, math.ceil(rest_s / max(SHARE * seconds, 1.0))), MAX_SESSIONS, len(rest))
     if not count:
         return
     shares = [rest[i::count] for i in range(count)]

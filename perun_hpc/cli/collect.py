@@ -48,6 +48,9 @@ from perun_hpc.store.merge import finalise
 
 log = logging.getLogger(__name__)
 
+MOST_SWEEPS = 10
+"""The time that a flush of lines for slurmdbd makes good for, in times between sweeps."""
+
 LATE = (
     "perun_hpc.archive.certificates",
     "perun_hpc.config.keeper",
@@ -270,10 +273,17 @@ def _sweep_one(
         log.warning("%s", note)
     if slurm is not None and site.slurmdbd != "off":
         overwrite = site.slurmdbd == "overwrite"
-        flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, site.sweep_s)
+        flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, _since_s(archive, site))
         if flushed != Flushed():
             print(f"{cluster}: slurmdbd: {flushed}", flush=True)
     return summary
+
+
+def _since_s(archive: Archive, site: Site) -> float:
+    """Seconds since the sweep before this one began: a long one costs Slurm's lines no time."""
+    before = last_sweep(archive)
+    since_s = 0.0 if before is None else time.time() - before.began_s
+    return min(max(since_s, site.sweep_s), MOST_SWEEPS * site.sweep_s)
 
 
 def _publish_sums(

@@ -89,14 +89,18 @@ def record(job: SlurmJob, **other: object) -> EnergyRecord:
     return add_slurm(sum_boundaries([parsed(boundary(job.job_id, **other))]), job)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("command_s", "at_once"), [(0.27, MAX_SESSIONS), (0.03, 3), (0.008, 1)])
-def test_as_many_sessions_take_many_jobs_as_the_rate_needs(world: World, command_s: float, at_once: int) -> None:
-    """Of a hundred a second, with commands as quick as those of 22.05 and 26.05."""
+@pytest.mark.parametrize(
+    ("command_s", "seconds", "at_once"), [(0.27, 2, MAX_SESSIONS), (0.27, 6, 3), (0.27, 60, 1), (0.008, 2, 1)]
+)
+def test_as_many_sessions_take_many_jobs_as_leave_half_of_the_time(
+    world: World, command_s: float, seconds: float, at_once: int
+) -> None:
+    """With commands as quick as those of 22.05 and 26.05."""
     jobs = [slurm_job(n) for n in range(1, 41)]
     dbd = Slurmdbd(*jobs, command_s=command_s)
     records = [record(job) for job in jobs]
     world.ledger.put(records, queue=True)
-    assert world.flush(dbd) == Flushed(written=40)
+    assert world.flush(dbd, seconds=seconds) == Flushed(written=40)
     assert dbd.sessions[0] == TIMED and len(dbd.sessions) == 1 + at_once and sum(dbd.sessions) == 40
     assert [dbd.comment(n) for n in range(1, 41)] == [encode(r) for r in records]
     assert world.flush(dbd) == Flushed() and len(dbd.sessions) == 1 + at_once
