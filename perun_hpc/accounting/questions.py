@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from perun_hpc.accounting.daily import MEASURES
 from perun_hpc.accounting.database import SQLITE
@@ -51,8 +51,7 @@ class Filter:
     until_s: int | None = None
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """One group's sums; energies in uJ, `group` in the order asked for."""
 
     group: tuple[str, ...]

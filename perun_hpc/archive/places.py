@@ -156,8 +156,12 @@ class Archive:
         times (epoch seconds) under which finished runs may lie: of their submission, or their end where that is all
         that was known.
         """
+        return self.present(_possible(job_id, submits))
+
+    def present(self, runs: Iterable[Run]) -> list[Run]:
+        """Those of `runs` that have a directory here which the caller may enter."""
         jobs = os.fspath(self.jobs)  # an array has 10^5 members, of which each is asked for by some dozens of names
-        return [run for run in _possible(job_id, submits) if os.access(f"{jobs}/{run.name}", os.X_OK)]
+        return [run for run in runs if os.access(f"{jobs}/{run.name}", os.X_OK)]
 
     def closed(self, job_id: int, submits: Iterable[int] = ()) -> bool:
         """Whether there is a directory of a job's run that the caller may not enter; `submits` as `runs` takes them."""

@@ -92,7 +92,7 @@ def _audit(
     findings += audit.find_holes(books)
     anchors = node_meters.Anchors.none()
     # A node ends its part before its job's last one does, by whatever clock.
-    runs = list(ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
+    runs = archive.present(ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
     compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, runs, since_s, until_s)))
     findings += wrong
     wrong, beside, silent = node_meters.compare(archive, books, anchors, since_s, until_s)
