@@ -12,6 +12,7 @@ from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import Listing, listing
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
+from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend import mirrors
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.sensor import Reading
@@ -57,6 +58,8 @@ class Sources:
             chosen = worker.name in allowed or (self._policy.settled and not allowed)
             if worker.name in GPU_BACKENDS and self._lets_go():
                 worker.release(None, "no job ran")
+            elif worker.wanted_back and not self._register.live:
+                self._give_back(worker)
             elif chosen and guard(f"the {worker.name} process", partial(worker.tend, now_ns)):
                 self._meter.account_anew()
         if self._policy.settled and self._node.lacks_estimate:
@@ -133,6 +136,12 @@ class Sources:
         for worker in self._node.workers:
             if worker.name in GPU_BACKENDS:
                 worker.release(None, "the GPUs were released")
+
+    def _give_back(self, worker: Worker) -> None:
+        """Let go of GPUs that are wanted back: a job's own processes have gone, and the next one takes them again."""
+        log(f"{worker.name} is let go of: {worker.wanted_back}")
+        self._meter.end_interval()
+        worker.release(None, worker.wanted_back)
 
     def close(self) -> None:
         """Close every reader and end every child."""

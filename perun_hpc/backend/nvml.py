@@ -40,6 +40,11 @@ SAMPLED_NS = 100_000_000
 """Of these the sensor sees a quarter of each 100 ms and takes it for the whole (arXiv 2312.02741)."""
 AVERAGE_NS = 1_000_000_000
 """Field 185 is the mean of the last second (nvml.h, NVML_FI_DEV_POWER_AVERAGE: Ampere but GA100, and newer)."""
+WANTED_BACK_NS = 5_000_000_000
+"""How often a GPU is asked whether an administrator, or its driver, wants all clients of it gone."""
+RESETS = (1, 4, 6)
+"""Values of NVML_FI_DEV_GET_GPU_RECOVERY_ACTION that ask for a reset: NVML_GPU_RECOVERY_ACTION_GPU_RESET,
+_DRAIN_AND_RESET, _BUS_RESET (nvml.h; drivers from 555 on show it)."""
 GAIN_ERROR = 0.05
 LIBRARY = "libnvidia-ml.so.1"
 GAIN_SOURCE = (
@@ -178,6 +183,20 @@ class NvmlGpu:
             if uuid in known:
                 yield known[uuid], handle
 
+    def wanted_back(self) -> str:
+        """Why all clients of this GPU should let go of it; empty where nobody says so, or the driver does not tell."""
+        library = self._library
+        with contextlib.suppress(library.NVMLError):
+            if library.nvmlDeviceQueryDrainState(library.nvmlDeviceGetPciInfo(self._handle)):
+                return f"{self.gpu.pci} is being drained (nvidia-smi drain)"
+        field = getattr(library, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", None)
+        with contextlib.suppress(library.NVMLError):
+            if field is not None:
+                (value,) = library.nvmlDeviceGetFieldValues(self._handle, [(field, 0)])
+                if value.nvmlReturn == library.NVML_SUCCESS and value.value.uiVal in RESETS:
+                    return f"the driver asks for a reset of {self.gpu.pci}"
+        return ""
+
     def close(self) -> None:
         """Give back what the library holds for this GPU."""
         if self._activity is not None:
@@ -310,9 +329,12 @@ class NvmlGpu:
 class Nvml:
     """Reader of all GPUs; closing it shuts NVML down, so that a GPU can be reset."""
 
-    def __init__(self, library: Any, devices: tuple[NvmlGpu, ...]) -> None:
+    def __init__(self, library: Any, devices: tuple[NvmlGpu, ...], clock: Clock = monotonic_ns) -> None:
         """`library` is the initialised pynvml module."""
         self._library = library
+        self._clock = clock
+        self._asked_ns: int | None = None
+        self._wanted_back = ""
         self._devices = devices
         self._open = True
         self._sensors = tuple(sensor for device in devices for sensor in device.sensors)
@@ -326,6 +348,18 @@ class Nvml:
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs, for mapping what Slurm calls them."""
         return tuple(device.gpu for device in self._devices)
+
+    @property
+    def wanted_back(self) -> str:
+        """Why NVML should be shut down as soon as no job needs it, as of the last look; empty where nobody says so.
+
+        NVML lets go of all GPUs together: one that is wanted back is enough.
+        """
+        now_ns = self._clock()
+        if self._asked_ns is None or now_ns - self._asked_ns >= WANTED_BACK_NS:
+            self._asked_ns = now_ns
+            self._wanted_back = next((why for device in self._devices if (why := device.wanted_back())), "")
+        return self._wanted_back
 
     def read(self) -> tuple[Reading, ...]:
         """Read one GPU after the other."""
@@ -379,7 +413,7 @@ def discover(
     if not devices:
         library.nvmlShutdown()
         return Discovery(missing=tuple(lost))
-    return Discovery((Nvml(library, tuple(devices)),), tuple(lost))
+    return Discovery((Nvml(library, tuple(devices), clock),), tuple(lost))
 
 
 _NOTHING = (

@@ -48,6 +48,7 @@ class Seen:
         self.sensors = [Sensor.from_json(one) for one in data["sensors"]]
         self.rows = [[Reading(*one) for one in row] for row in data["rows"]]
         self.missing = data["missing"]
+        self.back = data["back"]
         self.gpus = [Gpu.from_json(one) for one in data["gpus"]]
         self.log = [line.split() for line in log.splitlines()]
 
@@ -305,3 +306,20 @@ def test_fault_07_ranks_that_each_see_gpu_0_are_told_apart_by_uuid(nvml):
     powers = [seen.column(f"nvml:gpu-GPU-{i}:power")[1][-1].ticks for i in range(10)]
     assert sum(powers) == 1_000_000
     assert len(plan(seen.sensors).leaves) == 10
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("", ""),
+        ("drained 1 {here}\n", "0000:11:00.0 is being drained (nvidia-smi drain)"),
+        ("drained 1 {here}.not\n", ""),
+        ("recovery 0 1\n", "the driver asks for a reset of 0000:10:00.0"),
+        ("recovery 0 4\n", "the driver asks for a reset of 0000:10:00.0"),
+        ("recovery 0 2\n", ""),  # a reboot needs nobody to let go
+        ("recovery 0 1\nnofields 0\n", ""),
+    ],
+)
+def test_a_gpu_that_is_drained_or_wants_a_reset_is_wanted_back(nvml, more, why):
+    seen = nvml("gpu GPU-a 0 300000 0 0\ngpu GPU-b 1 300000 0 0\n" + more.format(here=__file__))
+    assert seen.back == [why]

@@ -340,6 +340,27 @@ def test_by_the_policy_an_idle_node_lets_go_of_its_gpus(gpus):
     until(lambda: node.child() is None, "and its end releases them")
 
 
+def test_a_gpu_that_is_being_drained_is_let_go_of_once_no_job_runs(gpus, tmp_path):
+    draining = tmp_path / "draining"
+    node = gpus(f"gpu GPU-a 0 300000 0 0\ngpu GPU-b 1 200000 0 0\ndrained 1 {draining}\n")
+    node.begin(1, gpus="0")
+    draining.touch()
+    time.sleep(7)  # longer than it takes to see it
+    assert node.child() is not None
+    node.end(1, gpus="0")
+    record = node.record(1)
+    assert (record["state"], record["why"]) == ("closed", None)
+    until(lambda: node.child() is None, "the GPUs are let go of")
+    time.sleep(1.5)
+    assert node.child() is None
+    draining.unlink()
+    node.begin(2, gpus="0")
+    until(lambda: node.child() is not None, "the next job takes them again")
+    node.end(2, gpus="0")
+    time.sleep(1.5)
+    assert node.child() is not None
+
+
 def test_a_counter_that_stands_still_is_taken_as_it_is_and_a_short_job_is_not_judged(gpus):
     """What a longer job's record says of it: `test_agent_clock`."""
     node = gpus("gpu GPU-a 0 300000 0 0\nfrozen 0 1\n")

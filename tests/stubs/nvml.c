@@ -4,7 +4,8 @@
  * SLICES 0: not in MIG mode), "instance INDEX UUID SLICES", and faults "lost|frozen|stale|backward INDEX AFTER" that
  * begin with the AFTERth field call of that GPU, "nofields INDEX", "nolimit INDEX" (0 W), "lacks INDEX FIELD" (no such field), "nocounter INDEX"
  * (no call for energy), "nousage INDEX" (none for power), "slow FUNCTION MICROSECONDS", "busy INDEX PERCENT", "pace INDEX MHZ LIMIT_MW REASONS" (a 0 of the first
- * two, and 9999 of the last: no such call), "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists.
+ * two, and 9999 of the last: no such call), "active INDEX INSTANCE PERCENT" (GPM tells activity); "hang PATH": field calls hang once PATH exists, "drained INDEX
+ * PATH": the GPU is drained while PATH exists, "recovery INDEX ACTION": what its driver asks for.
  * Energy is power times the time since nvmlInit. STUB_LOG names a file that gets a line for every value served:
  * "FUNCTION INDEX FIELD VALUE TIMESTAMP_US".
  */
@@ -18,7 +19,7 @@
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, GPU_IS_LOST = 15 };
 enum { MAX_GPUS = 32, MAX_INSTANCES = 8 };
-enum { FIELD_ENERGY = 83, FIELD_AVERAGE = 185, FIELD_INSTANT = 186, TYPE_UINT = 1, TYPE_ULONGLONG = 3 };
+enum { FIELD_RECOVERY = 230, FIELD_ENERGY = 83, FIELD_AVERAGE = 185, FIELD_INSTANT = 186, TYPE_UINT = 1, TYPE_ULONGLONG = 3 };
 
 typedef struct {
     char uuid[96];
@@ -32,6 +33,8 @@ typedef struct {
     unsigned lacks[3];
     unsigned long long frozen_mj;
     long long stale_us;
+    unsigned recovery;
+    char drained[192];
     instance_t instance[MAX_INSTANCES];
 } gpu_t;
 
@@ -96,7 +99,7 @@ int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     const char *path = getenv("STUB_NVML");
     FILE *file = path != NULL ? fopen(path, "r") : NULL;
-    char line[256], uuid[96], word[64];
+    char line[256], uuid[96], word[64], path_word[192];
     unsigned index, number, place;
     if (file == NULL)
         return UNINITIALIZED;
@@ -133,6 +136,10 @@ int nvmlInitWithFlags(unsigned flags) {
             gpus[index].lacks[number == FIELD_ENERGY ? 0 : number == FIELD_AVERAGE ? 1 : 2] = number;
         } else if (sscanf(line, "hang %255s", hang_path) == 1) {
             continue;
+        } else if (sscanf(line, "drained %u %191s", &index, path_word) == 2) {
+            snprintf(gpus[index].drained, sizeof gpus[index].drained, "%s", path_word);
+        } else if (sscanf(line, "recovery %u %u", &index, &number) == 2) {
+            gpus[index].recovery = number;
         } else if (sscanf(line, "active %u %u %u", &index, &place, &number) == 3) {
             gpus[index].instance[place].active = number;
             gpus[index].gpm = 1;
@@ -290,10 +297,23 @@ int nvmlDeviceGetFieldValues(void *handle, int number, field_value_t *values) {
             value->type = TYPE_UINT;
             value->value.ui = value->scope == 1 ? gpu->module_mw : gpu->power_mw;
             logged("power %d %u %u %lld\n", index, value->field, value->value.ui, now_us);
+        } else if (value->field == FIELD_RECOVERY && gpu->recovery) {
+            value->type = TYPE_UINT;
+            value->value.ui = gpu->recovery;
         } else {
             value->result = NOT_SUPPORTED;
         }
     }
+    return SUCCESS;
+}
+
+int nvmlDeviceQueryDrainState(pci_t *pci, unsigned *state) {
+    unsigned index = pci->bus - 0x10;
+    if (index >= count)
+        return INVALID;
+    if (gpus[index].drained[0] == '\0')
+        return NOT_SUPPORTED;
+    *state = access(gpus[index].drained, F_OK) == 0;
     return SUCCESS;
 }
 

@@ -15,6 +15,7 @@ rows = []
 for _ in range(reads):
     rows.append([[one.ticks, one.mono_ns, one.error] for reader in found.readers for one in reader.read()])
     time.sleep(pause_s)
+back = [getattr(reader, "wanted_back", "") for reader in found.readers]
 gpus = [gpu.to_json() for reader in found.readers for gpu in getattr(reader, "gpus", ())]
 found.close()
 print(json.dumps({
@@ -22,4 +23,5 @@ print(json.dumps({
     "rows": rows,
     "missing": [[one.what, one.why, one.remedy] for one in found.missing],
     "gpus": gpus,
+    "back": back,
 }))  # fmt: skip

@@ -67,6 +67,8 @@ class Worker:
         self.gpus: tuple[Gpu, ...] = ()
         self.heard = False
         """Whether a child has said what there is, or was given up before it did."""
+        self.wanted_back = ""
+        """Why the library should let go of its devices as soon as no job runs, as the child said last."""
         self.period_ns = PERIOD_NS
         """How often it is asked; a slow child is asked less often."""
         self._root = root
@@ -155,6 +157,7 @@ class Worker:
             return False
         try:
             took_ns, last = int(answer["ns"]), dict(zip(self._order, map(_reading, answer["rows"]), strict=True))
+            self.wanted_back = str(answer.get("back", ""))[:256]
         except (KeyError, TypeError, ValueError):
             self._ended()
             return False
@@ -203,6 +206,7 @@ class Worker:
             return
         self._socket.close()
         self._socket = None
+        self.wanted_back = ""
         self._last.clear()
         self._asked_ns, self._greeted, self._tardy = None, False, False
         if self._child is not None:
@@ -371,11 +375,14 @@ def serve(requests: socket.socket, discover: Callable[[], Discovery], clock: Clo
     greeting = {"sensors": [sensor.to_json() for sensor in found.sensors], "gpus": gpus, "missing": missing}
     try:
         requests.send(json.dumps(greeting).encode())
+        back = ""
         while requests.recv(16):
             start_ns = clock.mono_ns()
             rows = [tuple(reading) for reader in found.readers for reading in reader.read()]
             answer = {"ns": clock.mono_ns() - start_ns, "rows": rows}
-            requests.send(json.dumps(answer, separators=(",", ":")).encode())
+            requests.send(json.dumps({**answer, "back": back}, separators=(",", ":")).encode())
+            # After the answer, for an edge waits for that: the next one says it.
+            back = next((why for one in found.readers if (why := getattr(one, "wanted_back", ""))), "")
     except (BrokenPipeError, ConnectionResetError):  # the agent is gone in the middle of an answer
         pass
     found.close()
