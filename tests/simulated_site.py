@@ -296,6 +296,7 @@ def _record(
         cluster=CLUSTER,
         num_nodes=len(job.nodes),
         boot_id=str(boot_s),
+        machine_id=f"{round(boot_s) if node.kind == 'cloud' else node.name}",
         simulated=True,
     )  # fmt: skip
     made["start"]["mono_ns"], made["end"]["mono_ns"] = _mono(job.start_s, boot_s), _mono(job.end_s, boot_s)

@@ -109,6 +109,7 @@ class _Node:
     sharing_uj: int
     time: Presence
     accounts: Mapping[str, Amount]
+    machines: int
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ def draw_up(
     odd = sorted(name for name, one in time_of.items() if one.odd_s > ODD_S)
     if odd:
         notes.append(f"observed while Slurm had them as powered down: {', '.join(odd[:8])}: that is observed")
+    in_turn = [f"{name} ({one.machines})" for name, one in nodes.items() if one.machines > 1]
+    if in_turn:
+        more = f" and {len(in_turn) - 8} more" if len(in_turn) > 8 else ""
+        notes.append(f"names that several machines had in turn: {', '.join(in_turn[:8])}{more}")
     whole, parts, fed = _of_nodes(nodes, [one for one in behind if one.feeds == NODES], span, notes)
     jobs = next(one.amount for one in parts if one.target == JOBS)
     edges = [*_of_site(whole, len(nodes) - fed, behind, span, notes), *parts, *_of_jobs(nodes.values(), jobs)]
@@ -215,6 +220,7 @@ def _nodes(
             sharing_uj=sum(one.sharing_uj for one in mine),
             time=presence(books, mine, its, span),
             accounts=_accounts(mine),
+            machines=len({one.machine for one in mine if one.machine}),
         )
     return found, findings
 

@@ -53,14 +53,16 @@ class Sums:
 class RecordFile:
     """A boundary record with shares in the month; `path` below the cluster's directory, `counters` for the edges.
 
-    `cpus` are those that the job had reserved of the node, and all that it has (0: not known). `u_uj` is what its
-    shares may be wrong by (k=1, errors of all domains alike), `sharing_uj` what of that lies with other parties.
+    `machine` tells machines of one name apart, where the node says it. `cpus` are those that the job had reserved of
+    the node, and all that it has (0: not known). `u_uj` is what its shares may be wrong by (k=1, errors of all domains
+    alike), `sharing_uj` what of that lies with other parties.
     """
 
     path: str
     digest: str
     job: Job
     node: str
+    machine: str
     partition: str
     account: str
     start_ns: int
@@ -203,6 +205,7 @@ def _record_file(path: str, read: Boundary, shares: tuple[Share, ...]) -> Record
         digest=read.digest,
         job=(read.job_id, read.restart_count),
         node=read.node,
+        machine=str(read.raw.get("machine_id") or ""),
         partition=str(read.raw.get("partition") or ""),
         account=str(read.raw.get("account") or ""),
         start_ns=read.start_ns,

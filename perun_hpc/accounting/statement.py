@@ -125,7 +125,7 @@ def state(
     Parameters
     ----------
     archive, manifest, records : of the month.
-    nodes : those with a ledger in the month.
+    nodes : those with a ledger or a record in the month.
     factors : the site's, by their names in the policy.
     embodied_of : node -> what making it emitted, of the nodes of which that is stated.
     now_s, version : when this is, by which perun.
@@ -191,8 +191,9 @@ def _figures(
     for record in records:
         partition = record.partition if record.partition in of else ""
         jobs.setdefault(partition, []).extend(_pieces(manifest, record))
-    others = [
-        Piece(one.from_s * NS, one.until_s * NS, one.sums.counted_uj - one.sums.recorded_uj) for one in manifest.days
+    others = [  # of a day whose ledgers are not there nothing is known but the records
+        Piece(one.from_s * NS, one.until_s * NS, max(0, one.sums.counted_uj - one.sums.recorded_uj))
+        for one in manifest.days
     ]
     u_uj = sum(record.u_uj for record in records)
     return {

@@ -124,6 +124,7 @@ def verify(archive: Archive, month: str) -> Verdict:
     late_uj = sum(share.energy_uj for one in after for share in one.shares)
     counted = [one for one in records.files if one.path in wanted]
     nodes = frozenset(name.split("/")[1] for name in days if name.startswith("nodes/"))
+    nodes |= {record.node for record in counted}
     faults += [Finding(name, what) for name, what in statement.faults(archive, manifest, counted, set(nodes))]
     return Verdict(manifest, faults, sorted(late), late_uj, moved, len(days), counted, nodes, after)
 

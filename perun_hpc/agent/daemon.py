@@ -130,7 +130,7 @@ def serve(
     """Put the agent's parts together, go on from where the last agent stopped, and run the loop."""
     if policy.names_sensors:
         node.choose(Choice.of(policy.site()))
-    boot_id = machine.boot_id(paths.root)
+    boot_id, machine_id = machine.boot_id(paths.root), machine.machine_id(paths.root)
     topology = partial(machine.topology, paths.root)
     wake = Wake(selector)
     later: list[Callable[[], None]] = []
@@ -177,7 +177,7 @@ def serve(
         later,
         clock,
     )
-    sealing = Sealing(paths, register, meter, traces, applier, step_log, use_log, intake, clock)
+    sealing = Sealing(paths, register, meter, traces, applier, step_log, use_log, intake, clock, machine_id)
     sources = Sources(node, policy, register, meter, root_helper, listed)
     admin = Admin(node, register, policy, sources, losses, wake.ask_to_stop, clock)
     verbs = {**jobs.verbs, **steps.verbs, **admin.verbs}

@@ -68,6 +68,8 @@ class FakeNode:
         kernel = self.root / "proc/sys/kernel/random"
         kernel.mkdir(parents=True)
         self.set_boot("11111111-2222-3333-4444-555555555555")
+        (self.root / "etc").mkdir(exist_ok=True)
+        (self.root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
         (self.root / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 4000000 kB\n")
         self.serve()
         slurms = "cpuacct/slurm" if cgroup_version == 1 else "system.slice/slurmstepd.scope"

@@ -241,7 +241,7 @@ def test_a_node_that_is_flushed_has_handed_everything_over(node: FakeNode, capsy
     node.begin(1)
     node.serve(1_000_000)
     node.end(1)
-    node.record(1)
+    assert node.record(1)["machine_id"] == "7759b50e"
     node.serve(2_000_000)  # idle, and nothing else has it shipped
     begin = time.monotonic()
     assert main(["agent", "--socket", node.socket, "flush"]) == 0

@@ -27,6 +27,7 @@ KINDS = {
     "exclusive-cray",
     "grace-hopper",
     "privacy-strict",
+    "cloud-burst",
 }
 
 
@@ -49,6 +50,17 @@ def test_a_site_policy_is_valid_and_documented(name):
 def test_the_json_schema_accepts_it_as_well(name):
     written = yaml.load((SITES / f"{name}.yaml").read_text(), Loader=_Dates)
     jsonschema.Draft202012Validator(json_schema()).validate(written)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS - {"demo", "laptop"}))
+def test_clusters_keep_the_agent_so_that_idle_nodes_are_seen(name):
+    assert site(name, JobFacts(node="gh1")).agent.resident
+
+
+def test_a_cloud_partition_has_its_own_region_and_pue():
+    here, cloud = (site("cloud-burst", JobFacts(partition=name)).footprint for name in ("main", "cloud"))
+    assert (here.pue["value"], cloud.pue["value"]) == (1.31, 1.15)
+    assert cloud.carbon_location["region"] == "north-1"
 
 
 class _Dates(yaml.SafeLoader):

@@ -41,12 +41,14 @@ def boundary_record(
     scope: str,
     conditions: Mapping[str, str] | None = None,
     edges_uj: int = 0,
+    machine_id: str = "",
 ) -> dict[str, Any]:
     """Build the record of a session that has ended.
 
     `sensors` are those that the session has edges of; `doubts` is what each domain's energy may be wrong by, by cause,
     `static` its static power; `scope` says what the node's figures include, `conditions` clocks, caps and the like of
-    the machine, `edges_uj` what the readings at a step's edges may be wrong by. Regions are added when it is shipped.
+    the machine, `edges_uj` what the readings at a step's edges may be wrong by, `machine_id` which machine of this name
+    it is. Regions are added when it is shipped.
     """
     job, key = session.job, session.key
     named = {sensor.id: sensor for sensor in sensors}
@@ -71,6 +73,7 @@ def boundary_record(
         "node_cpus": node_cpus,
         "gpus": ",".join(names_of(job)) or None,
         "boot_id": session.boot_id,
+        "machine_id": machine_id,
         "state": "partial" if session.why else "closed",
         "why": "; ".join(session.why) or None,
         "start": _edge(session.start),

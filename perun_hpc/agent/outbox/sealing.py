@@ -45,6 +45,7 @@ class Sealing:
         use_log: UseLog,
         intake: Intake,
         clock: Clock,
+        machine_id: str,
     ) -> None:
         self._paths = paths
         self._register = register
@@ -55,6 +56,7 @@ class Sealing:
         self._use_log = use_log
         self._intake = intake
         self._clock = clock
+        self._machine_id = machine_id
         self._again_ns = 0
         self.refused: dict[SessionKey, str] = {}
         """Why records could not be written when it was last tried."""
@@ -102,6 +104,7 @@ class Sealing:
             self._meter.scope,
             guard("conditions", partial(self._conditions, session)),
             booking.edges_uj(session, domains),
+            self._machine_id,
         )
 
     def _conditions(self, session: Session) -> dict[str, str]:

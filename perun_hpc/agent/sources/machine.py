@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import re
 import resource
 from collections.abc import Collection, Mapping
@@ -33,6 +34,12 @@ def allow_files() -> int:
 def boot_id(root: Path) -> str:
     """The identity of this boot; empty where the kernel does not say."""
     return _text(root / "proc/sys/kernel/random/boot_id")
+
+
+def machine_id(root: Path) -> str:
+    """What tells machines of one name apart: a checksum of /etc/machine-id; empty where none is."""
+    stated = _text(root / "etc/machine-id")
+    return f"{binascii.crc32(stated.encode()):08x}" if stated else ""
 
 
 def topology(root: Path, packages: Collection[int]) -> NodeInput:
