@@ -21,6 +21,7 @@ from perun_hpc.accounting import audit
 from perun_hpc.accounting.metering import ZERO, Amount, Row, bounded, metered, read_meter_rows
 from perun_hpc.accounting.month import RecordFile, Sums, counted_sums, ledger_files, read_records
 from perun_hpc.accounting.presence import Presence, length, merged, presence, without
+from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import Archive
 from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model.wording import count
@@ -111,6 +112,11 @@ class _Node:
     accounts: Mapping[str, Amount]
     machines: int
 
+    @property
+    def unbacked(self) -> bool:
+        """Whether its records hold what its ledgers do not: these are not there."""
+        return self.sums.recorded_uj > self.sums.jobs_uj
+
 
 @dataclass(frozen=True)
 class _Meter:
@@ -149,6 +155,9 @@ def draw_up(
     odd = sorted(name for name, one in time_of.items() if one.odd_s > ODD_S)
     if odd:
         notes.append(f"observed while Slurm had them as powered down: {', '.join(odd[:8])}: that is observed")
+    unbacked = [name for name, one in nodes.items() if one.unbacked]
+    if unbacked:
+        findings.append(f"records hold more than the ledgers of {', '.join(unbacked[:8])}: see perun audit")
     in_turn = [f"{name} ({one.machines})" for name, one in nodes.items() if one.machines > 1]
     if in_turn:
         more = f" and {len(in_turn) - 8} more" if len(in_turn) > 8 else ""
@@ -182,8 +191,11 @@ def _hours(times: Collection[Presence]) -> Hours:
 def _meter(archive: Archive, stated: Mapping[str, Any], span: tuple[float, float], notes: list[str]) -> _Meter:
     name, text = str(stated["meter"]), str(stated.get("nodes") or "")
     rows: list[Row] = []
+    path = archive.facility(name)
     try:
-        rows = read_meter_rows(archive.facility(name), *span, stated.get("range_uj"))
+        if not any(one.exists() for one in files_of(path, *span)):
+            raise DataError(f"{path} is not there: see what writes it, or correct facility.meters")
+        rows = read_meter_rows(path, *span, stated.get("range_uj"))
     except DataError as error:
         notes.append(f"meter {name}: {error}")
     return _Meter(name, str(stated["feeds"]), tuple(hostlist.expand(text)) if text else (), text, stated.get("u"), rows)
@@ -277,7 +289,7 @@ def _of_nodes(
         here |= {"off": ZERO, "boot": ZERO}
         for which, dark in blind.items():
             lacking = [name for name in names if getattr(nodes[name].time, f"{which}_s") > 0]
-            amount = _outside(nodes[names[0]].time, which, behind) if len(names) == 1 and lacking else ZERO
+            amount = _outside(nodes[names[0]], which, behind) if len(names) == 1 and lacking else ZERO
             if amount is None or (len(names) > 1 and lacking):
                 dark += lacking
             elif amount is not None:
@@ -326,10 +338,12 @@ def _blocks(
 def _counted(node: _Node, party: str, worst: float | None) -> Amount:
     """Return what a node's own counters gave a party."""
     energy_uj = int(getattr(node.sums, f"{party}_uj"))
+    if party == JOBS:  # records are evidence of their own, where the ledger that they belong to is not there
+        energy_uj = max(energy_uj, node.sums.recorded_uj)
     gain = worst if node.gain is None else node.gain
     if not energy_uj:
         return ZERO
-    if party == "jobs":
+    if party == JOBS:
         rest_uj = energy_uj - node.sums.recorded_uj
         u_uj = None if gain is None and rest_uj else node.u_uj + (gain or 0.0) * abs(rest_uj)
     else:
@@ -342,9 +356,12 @@ def _at_least_nothing(one: Amount) -> Amount:
     return one if one.low_uj is None or one.low_uj >= 0 else replace(one, low_uj=min(0, one.energy_uj or 0))
 
 
-def _outside(time: Presence, which: str, meters: Sequence[_Meter]) -> Amount | None:
+def _outside(node: _Node, which: str, meters: Sequence[_Meter]) -> Amount | None:
     """Return what the meters of one node counted while it was off, booted, or was not observed; None: not known."""
+    time = node.time
     if which == "unobserved":
+        if node.unbacked:  # jobs ran in its holes
+            return None
         if length(time.seen) < time.observed_s * PLACED:
             return None
         spans = without((time.span,), merged((*time.seen, *time.off, *time.boots)))
@@ -366,7 +383,7 @@ def _of_site(
         if one.feeds in BESIDE:
             amount = metered(one.rows, *span, one.u)
             found[one.feeds] = found[one.feeds] + amount if one.feeds in found else amount
-            notes += [f"meter {one.name}: {amount.why}"] if amount.energy_uj is None else []
+            notes += [f"meter {one.name}: {amount.why}"] if one.rows and amount.energy_uj is None else []
     halls = [metered(one.rows, *span, one.u) for one in meters if one.feeds == FACILITY]
     hall = reduce(add, halls, ZERO) if halls else Amount(None, why="no meter of the facility is declared")
     known = reduce(add, (one for one in found.values() if one.energy_uj is not None), ZERO)

@@ -17,7 +17,7 @@ from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.verify import day_bounds
 from perun_hpc.cli.verify import check_month
 from perun_hpc.cli.where import places
-from perun_hpc.errors import NotFoundError, UnavailableError, UsageError
+from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
 from perun_hpc.report.balance import lines
 from perun_hpc.report.screen import style_for
 from perun_hpc.slurm.events import query_events, query_nodes
@@ -52,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
     halls = [one.name for one in facility.declared(settings.sensors.files)]
     made = draw_up(archive, month, span, slurm, settings.facility.meters, halls)
     if args.picture is not None:
-        write(made, args.picture)
+        try:
+            write(made, args.picture)
+        except OSError as error:
+            why = error.strerror or error
+            raise AccessError(f"{args.picture} cannot be written: {why}; choose another place") from error
     if args.json:
         print(json.dumps(_json(made), indent=1))
     else:

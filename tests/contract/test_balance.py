@@ -190,3 +190,33 @@ def test_a_sealed_month_is_the_ledgers(
         database.commit()
     assert verify(site, site.archive.root, "--ledger", site.ledger) == 1
     assert "is another in the ledger (off by +1)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_records_whose_ledger_is_gone_are_jobs_all_the_same(tmp_path: Path, utc: None) -> None:
+    site = make_site(tmp_path, 5, 2)
+    before = drawn(site).edge("nodes", "jobs").energy_uj
+    name = next(node.name for node in site.nodes if node.jobs and node.kind != "late")
+    shutil.rmtree(site.archive.base / "nodes" / name)
+    made = drawn(site)
+    closes(made)
+    assert made.edge("nodes", "jobs").energy_uj == before
+    assert made.findings == (f"records hold more than the ledgers of {name}: see perun audit",)
+
+
+def test_what_cannot_be_read_or_written_is_one_line(
+    tmp_path: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    root = tmp_path / "archive"
+    (root / "c" / "facility").mkdir(parents=True)
+    (root / "c" / "facility" / "hall.csv").write_text("no readings")
+    meters = "[{meter: hall, feeds: facility, u: 0.01}, {meter: gone, feeds: fabric, u: 0.01}]"
+    (tmp_path / "policy.yaml").write_text(f"store: {{archive: {root}}}\nfacility: {{meters: {meters}}}\n")
+    monkeypatch.setenv("PERUN_POLICY", str(tmp_path / "policy.yaml"))
+    words = ["balance", MONTH, "--cluster", "c", "--no-slurm"]
+    assert main([*words, "--picture", str(tmp_path / "b.svg")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "hall.csv: no meter readings, line 1 names none" in shown and "gone.csv is not there" in shown
+    assert "No nodes are known of this month." in shown
+    assert main([*words, "--picture", str(tmp_path / "nowhere" / "b.html")]) == 77
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err
