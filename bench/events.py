@@ -24,6 +24,8 @@ from perun_hpc.energy.attribute import KAPPA
 STEP_S = 0.05
 INTERVAL_S = 10
 AGES_S = (10, 30, 100, 240, 600)
+MISS_SPREADS = (0.15, 0.5, 0.8)
+"""How far the traffic behind a miss may differ from job to job: prefetches and write-backs are not in it."""
 LEAST_PART = 0.02
 """Of the dynamic energy; what is less has no error worth a percentage."""
 HZ = 2.5e9
@@ -37,7 +39,7 @@ RULES = ("equal parts", "CPU time", "cycles", "instructions", "events")
 
 @dataclass(frozen=True)
 class Trial:
-    """A package: its intervals as the rules see them, and each job's true dynamic joules in each of them.
+    """A package: its intervals as the rules see them, and each job's true dynamic joules in each, of memory apart.
 
     True is what the package's counter would show of it: its gain is the same for all rules.
     """
@@ -45,6 +47,7 @@ class Trial:
     rows: Sequence[Row]
     cpu_s: Sequence[Mapping[str, float]]
     true_j: Sequence[Mapping[str, float]]
+    memory_j: Sequence[Mapping[str, float]]
     static_u_uw: float
 
 
@@ -68,7 +71,7 @@ def simulate(rng: Random, family: Family) -> Trial:
     stated_w = machine.idle_w * (1 + rng.normal(0, STATIC_ERROR))
     gain = 1 + family.error(rng, GAIN_ERROR)
     edges = sorted({*np.arange(0.0, WATCHED_S + 1, INTERVAL_S).tolist(), *(at for life in lives for at in life)})
-    rows, cpu_s, true_j = [], [], []
+    rows, cpu_s, true_j, memory_j = [], [], [], []
     for from_s, to_s in zip(edges, edges[1:], strict=False):
         part = slice(round(from_s / STEP_S), round(to_s / STEP_S))
         energy_j = float(np.sum(powers.package()[part])) * STEP_S * gain - stated_w * (to_s - from_s)
@@ -79,7 +82,8 @@ def simulate(rng: Random, family: Family) -> Trial:
         rows.append(Row(round((to_s - from_s) * 1e9), round(max(0.0, energy_j) * 1e6), cells))
         cpu_s.append({f"job:{job}": float(np.sum(busy[job][part])) * STEP_S for job in live})
         true_j.append({f"job:{job}": float(np.sum(powers.dynamic[job][part])) * STEP_S * gain for job in live})
-    return Trial(rows, cpu_s, true_j, STATIC_ERROR * stated_w * 1e6)
+        memory_j.append({f"job:{job}": float(np.sum(powers.memory[job][part])) * STEP_S for job in live})
+    return Trial(rows, cpu_s, true_j, memory_j, STATIC_ERROR * stated_w * 1e6)
 
 
 def _life(rng: Random) -> tuple[float, float]:
@@ -152,6 +156,35 @@ def judged(trial: Trial) -> Iterator[Judged]:
                     yield Judged(rule, age, joules / whole_j, weight[owner] / (sum(weight.values()) or 1.0), u)
 
 
+def memory_judged(trial: Trial, rng: Random, spread: float) -> Iterator[Judged]:
+    """Each job's part of memory's dynamic energy by CPU time and by misses, whose traffic differs by such a spread."""
+    bytes_a_miss = {owner: math.exp(rng.normal(0, spread)) for row in trial.rows for owner in row.events}
+    for row, cpu_s, true_j in zip(trial.rows, trial.cpu_s, trial.memory_j, strict=True):
+        whole_j = sum(true_j.values())
+        misses = {owner: one[2] * bytes_a_miss[owner] for owner, one in row.events.items()}
+        if len(row.events) < 2 or whole_j <= 0:
+            continue
+        for owner, joules in true_j.items():
+            if joules > LEAST_PART * whole_j:
+                for rule, weight in (("CPU time", cpu_s), ("misses", misses)):
+                    yield Judged(rule, 0, joules / whole_j, weight[owner] / (sum(weight.values()) or 1.0), 0.0)
+
+
+def memory_table(trials: int, seed: int) -> str:
+    """Root mean square of the relative error of a job's part of memory's dynamic energy."""
+    lines = ["| memory | CPU time | " + " | ".join(f"misses, {100 * one:.0f} %" for one in MISS_SPREADS) + " |"]
+    lines.append("|---" * (2 + len(MISS_SPREADS)) + "|")
+    for family in FAMILIES:
+        rng = np.random.default_rng(seed)
+        made = [simulate(rng, FAMILIES[family]) for _ in range(trials)]
+        cells = []
+        for rule, spread in (("CPU time", 0.0), *(("misses", one) for one in MISS_SPREADS)):
+            found = [one for trial in made for one in memory_judged(trial, rng, spread) if one.rule == rule]
+            cells.append(f"{100 * math.sqrt(sum((one.given / one.true - 1) ** 2 for one in found) / len(found)):.0f}")
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table(family: str, trials: int, seed: int) -> str:
     """Root mean square of the relative error by rule and age, and how often the bounds of events hold."""
     rng = np.random.default_rng(seed)
@@ -181,6 +214,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     for family in FAMILIES:
         print(table(family, args.trials, args.seed), end="\n\n", flush=True)
+    print(memory_table(args.trials, args.seed))
     return 0
 
 

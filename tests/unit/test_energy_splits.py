@@ -82,3 +82,20 @@ def test_a_trial_closes_on_what_the_jobs_used():
     trial = events.simulate(np.random.default_rng(1), FAMILIES["tuning"])
     assert all(row.events.keys() == true.keys() for row, true in zip(trial.rows, trial.true_j))
     assert {one.rule for one in events.judged(trial)} == set(events.RULES)
+
+
+def test_docs_method_says_how_far_misses_may_be_from_traffic():
+    text = METHOD.read_text()
+    head = events.memory_table(1, 1).splitlines()[0]
+    rows = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == list(FAMILIES)
+
+
+def test_misses_share_memory_out_better_than_cpu_time():
+    trial = events.simulate(np.random.default_rng(2), FAMILIES["withheld"])
+    found = list(events.memory_judged(trial, np.random.default_rng(3), 0.0))
+    off = {
+        rule: np.mean([(one.given / one.true - 1) ** 2 for one in found if one.rule == rule])
+        for rule in ("CPU time", "misses")
+    }
+    assert off["misses"] < off["CPU time"] / 4
