@@ -39,6 +39,8 @@ BENCHMARKS = ("EP", "LU", "MG")
 NS_PER_S = 1_000_000_000
 METER_ERROR = 0.01
 """The meter's own relative error (k=1), as `perun calibrate` takes it by default."""
+EVENING_S = 3 * 3600
+"""The ten runs of the fit lie within."""
 ROW_S = 10
 """Of the rows of the fit. The command takes no less than five minutes: its meters are read seldom."""
 METER = Sensor(
@@ -85,8 +87,9 @@ def lines() -> Iterator[Line]:
     yield Line("wall against RAPL, slope [b]", "W/W", [Compared(slope, rise.value, 2 * rise.u)], 3)
     yield Line("wall against RAPL, at 0 W", "W", [Compared(intercept_w, rest.value, 2 * rest.u)], 0)
     model = calibration.fit(rows, METER_ERROR)
-    unseen = model.unseen_rmse_w / (math.fsum(row.wall_w for row in rows) / len(rows))
-    for text, error in (("", math.hypot(unseen, METER_ERROR)), (", the scatter of the fit alone [c]", unseen)):
+    proposed = calibration.relative_error(model, rows, METER_ERROR, EVENING_S)
+    scatter = model.unseen_rmse_w / (math.fsum(row.wall_w for row in rows) / len(rows))
+    for text, error in (("", proposed), (", the scatter of the fit alone [c]", scatter)):
         for benchmark in BENCHMARKS:
             compared = [_modelled(run, model, error) for run in named[benchmark]]
             yield Line(f"{benchmark} of the day before by the model{text}", "kJ", compared, 2)

@@ -11,7 +11,7 @@ from perun_hpc.accounting.calibrating import COMPONENTS, Beside, Meter, rows_bes
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
-from perun_hpc.energy.calibration import WallModel, fit
+from perun_hpc.energy.calibration import DAY_ERROR, DAYS_S, WallModel, fit, relative_error
 from perun_hpc.errors import DataError, UsageError
 from perun_hpc.report.screen import style_for, table, wrapped
 from perun_hpc.slurm import hostlist
@@ -111,13 +111,16 @@ def _said(model: WallModel, beside: Beside, sign: str, gain_u: float) -> list[st
             f"CPUs were set in several ways ({'; '.join(beside.settings)}): fit days of one setting, if you can"
         )
     notes += [f"CPUs were set so all the time: {one}" for one in beside.settings if len(beside.settings) == 1]
+    if beside.last_s - beside.first_s < DAYS_S:
+        notes.append(
+            f"these are less than two days: the proposal has {DAY_ERROR:.1%} more for what changes between days"
+        )
     notes += [f"{name}: its power did not change, it is in the static part" for name in model.left_out]
     return [*lines, "", *wrapped(said, 0), *(line for note in notes for line in wrapped(f"{note}.", 0)), ""]
 
 
 def _proposal(model: WallModel, beside: Beside, nodes: str, meters: str, gain_u: float) -> list[str]:
-    mean_w = sum(row.wall_w / row.nodes for row in beside.rows) / len(beside.rows)
-    error = max(0.001, ((model.unseen_rmse_w / mean_w) ** 2 + gain_u**2) ** 0.5)
+    error = relative_error(model, beside.rows, gain_u, beside.last_s - beside.first_s)
     slopes = {part: c.value for name, c in model.slopes.items() for part in name.split("+")}
     date = f"{datetime.fromtimestamp(beside.last_s):%Y-%m-%d}"
     return [

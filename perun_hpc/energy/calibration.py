@@ -23,6 +23,12 @@ BLOCKS = 12
 LEAST_ROWS = 2 * BLOCKS
 MOST_CONDITION = 300.0
 """Of the components scaled to one: beyond, they moved together all the time, and no fit tells them apart."""
+LEAST_ERROR = 0.001
+DAY_ERROR = 0.005
+"""What the wall moves by from one day to the next while no sensor shows it (fans, air), relative, k=1: the day before
+ten runs on Grid'5000 that were fitted took 0.5 % more (Jay et al., CCGrid 2023; docs/method.md)."""
+DAYS_S = 2 * 86_400
+"""Times that lie farther apart have days in their scatter."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -102,6 +108,20 @@ def fit(rows: Sequence[Row], gain_u: float) -> WallModel:
         spans_w={name: (float(columns[name].min()), float(columns[name].max())) for name in moved},
         left_out=tuple(name for name in names if name not in moved),
     )  # fmt: skip
+
+
+def relative_error(model: WallModel, rows: Sequence[Row], gain_u: float, span_s: float) -> float:
+    """Relative standard uncertainty (k=1) of an energy at the wall by a model, of what it was not fitted to.
+
+    Parameters
+    ----------
+    model, rows : the fit and what it was made from.
+    gain_u : the meter's own relative standard uncertainty (k=1).
+    span_s : from the first reading to the last.
+    """
+    mean_w = math.fsum(row.wall_w / row.nodes for row in rows) / len(rows)
+    day = DAY_ERROR if span_s < DAYS_S else 0.0
+    return max(LEAST_ERROR, math.hypot(model.unseen_rmse_w / mean_w, gain_u, day))
 
 
 def _solve(table: Floats, wall: Floats, nodes: Floats) -> Floats:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from perun_hpc.energy.calibration import LEAST_ROWS, Row, fit
+from perun_hpc.energy.calibration import DAY_ERROR, LEAST_ERROR, LEAST_ROWS, Row, fit, relative_error
 from perun_hpc.errors import DataError
 
 TRUTH = {"static": 85.0, "cpu": 1.12, "dram": 1.35, "gpu": 1.07}
@@ -68,3 +68,11 @@ def test_what_cannot_be_fitted_is_one_line() -> None:
         fit(twins, GAIN_U)
     with pytest.raises(DataError, match="no component's power changed"):
         fit([Row(1, 100, {"cpu": 50})] * LEAST_ROWS, GAIN_U)
+
+
+def test_a_model_of_one_day_is_less_sure_than_its_scatter_says():
+    rows = [Row(1, 100.0 + at % 7, {"cpu": 50.0 + at % 7}) for at in range(48)]
+    model = fit(rows, 0.0)
+    assert relative_error(model, rows, 0.0, 3600.0) == pytest.approx(DAY_ERROR, rel=0.01)
+    assert relative_error(model, rows, 0.0, 5 * 86400.0) == pytest.approx(LEAST_ERROR)
+    assert relative_error(model, rows, 0.01, 5 * 86400.0) == pytest.approx(0.01, rel=0.01)
