@@ -26,6 +26,7 @@ BENCHES = (
     "region",
     "ledger",
     "drain",
+    "shards",
     "wide",
     "growth",
     "commands",

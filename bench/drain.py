@@ -22,7 +22,7 @@ from bench.result import Result, Skipped, interleaved
 JOBS = int(os.environ.get("PERUN_BENCH_JOBS", "2000"))
 ROUNDS = 5
 DELAYS_US = {"local": 0, "2ms": 2000}
-_FILL = """
+FILL = """
 import sys
 from pathlib import Path
 from tests.accounting_data import boundary, put_incoming
@@ -58,9 +58,7 @@ def run() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as name, checked_out(Path(name) / "against") as other:
         root = Path(name)
         _make_durable(other / "perun_hpc/accounting/ledger.py")
-        shim = root / "slow_sync.so"
-        source = ROOT / "bench/slow_sync.c"
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o", shim, source, "-ldl"], check=True)
+        shim = shim_in(root)
         for title, us in DELAYS_US.items():
             last: dict[str, Mapping[str, float]] = {}
             builds = {"ours": ROOT, commit(): other}
@@ -73,6 +71,19 @@ def run() -> Iterator[Result]:
             for figure, unit in (("cpu_s", "s/job"), ("syncs", "1/job")):
                 yield Result(f"drain.{figure}.{title}", ours[figure] / JOBS, unit, commit(), theirs[figure] / JOBS)
         yield Result("drain.rss_mb", ours["rss_mb"], "MB", commit(), theirs["rss_mb"])
+
+
+def shim_in(root: Path) -> Path:
+    """Build what makes waits for a disk longer."""
+    shim, source = root / "slow_sync.so", ROOT / "bench/slow_sync.c"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-Wall", "-Werror", "-o", shim, source, "-ldl"], check=True)
+    root.chmod(0o755)  # a database's server is another user's
+    return shim
+
+
+def slowly(shim: Path, us: int) -> dict[str, str]:
+    """The environment of a process whose waits for a disk take so many microseconds longer."""
+    return {"LD_PRELOAD": str(shim), "PERUN_BENCH_SYNC_US": str(us)}
 
 
 def _make_durable(ledger: Path) -> None:
@@ -89,12 +100,12 @@ def _drained(
 ) -> Callable[[], float]:
     """What fills a backlog and collects it with a build; seconds of the sweep. All its figures go into `last`."""
     environ = {**os.environ, "PYTHONPATH": str(build)}
-    slow = {"LD_PRELOAD": str(shim), "PERUN_BENCH_SYNC_US": str(us), "PERUN_BENCH_SYNCS": str(root / "syncs")}
+    slow = {**slowly(shim, us), "PERUN_BENCH_SYNCS": str(root / "syncs")}
 
     def seconds() -> float:
         with tempfile.TemporaryDirectory(dir=root) as place:
             words = [sys.executable, "-c"]
-            subprocess.run([*words, _FILL, place, str(JOBS)], env=environ, cwd=build, check=True)
+            subprocess.run([*words, FILL, place, str(JOBS)], env=environ, cwd=build, check=True)
             os.sync()
             done = subprocess.run(
                 [*words, _DRAIN, place, str(JOBS)],

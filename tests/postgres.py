@@ -19,8 +19,8 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """Run a server; yields the URL of an empty database."""
+def server(fsync: bool = False) -> Iterator[str]:
+    """Run a server, which syncs what it writes with `fsync`; yields the URL of an empty database."""
     programs = binaries()
     assert programs is not None
     root = Path(tempfile.mkdtemp(prefix="perun-pg-", dir="/tmp"))
@@ -39,7 +39,7 @@ def server() -> Iterator[str]:
 
     try:
         run("initdb", "-D", str(data), "-A", "trust", "-U", user, "--no-sync", "-E", "UTF8", "--locale=C")
-        options = f"-c listen_addresses='' -k {root} -c fsync=off"
+        options = f"-c listen_addresses='' -k {root} -c fsync={'on' if fsync else 'off'}"
         run("pg_ctl", "-D", str(data), "-l", str(log), "-w", "-o", options, "start")
         try:
             run("createdb", "-h", str(root), "-U", user, "perun")

@@ -5,6 +5,10 @@ revisions), then each `record.json` is put into place, then the boundary records
 directories; each of these is on the disk, for a whole batch at once, before the next begins. Whatever a crash leaves
 undone still lies in `incoming/` and comes to the same result the next time. Which directory is a run's, `homes`
 decides.
+
+On PostgreSQL several collectors share the work: each takes up one part of the job ids after the other, under that
+part's lease. The one that leads does besides what concerns the whole cluster, and takes a part's lease for what it
+changes there.
 """
 
 from __future__ import annotations
@@ -15,11 +19,15 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from binascii import crc32
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.accounting.database import POSTGRESQL
 from perun_hpc.accounting.evidence import HIDDEN, adds, combine
 from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
 from perun_hpc.accounting.identity import likest, of_boundaries, of_record, runs_in
@@ -54,6 +62,10 @@ from perun_hpc.store.layout import APART, PLAN
 log = logging.getLogger(__name__)
 
 LEASE = "collect"
+SHARDS = 16
+"""Parts of the job ids, by the remainder: each is one collector's at a time. SQLite has one writer, and one part."""
+BESIDE_S = 0.2
+"""How often the leading collector asks for a part that another one has."""
 UNREPORTED = "no node reported this job"
 BATCH = 200
 """Job runs in one transaction."""
@@ -238,6 +250,9 @@ class Collector:
         self.deadline_s = deadline_s
         self.queue = queue
         self.holder = this_process()
+        self.shards = SHARDS if ledger.dialect == POSTGRESQL else 1
+        self.leads = False
+        self._lead = self._lease = f"{LEASE}:{archive.cluster}"
         self._waits = {} if waits is None else waits
         self._until_s, self._least = 0.0, 0
         self._homes = Homes(archive, tools.clock())
@@ -252,7 +267,8 @@ class Collector:
         UnavailableError
             When the ledger does not answer.
         """
-        if not self.ledger.acquire(f"{LEASE}:{self.archive.cluster}", self.holder, dead=has_died):
+        self.leads = self.ledger.acquire(self._lead, self.holder, dead=has_died)
+        if not self.leads and self.shards == 1:
             raise BusyError(
                 f"another collector works on cluster {self.archive.cluster}: wait for it (its lease ends by itself)"
             )
@@ -261,15 +277,47 @@ class Collector:
             self._homes = Homes(self.archive, self.tools.clock())
             self._open_the_way()
             summary = self._incoming()
-            for part in (self._compare, self._complete):
-                summary = _attempted(part, summary)
-            self._rename_old()
-            self._share_learnt()
-            self._pack_older()
+            if self.leads:
+                for part in (self._compare, self._complete):
+                    summary = _attempted(part, summary)
+                self._rename_old()
+                self._share_learnt()
+                self._pack_older()
             return replace(summary, notes=tuple(dict.fromkeys((*summary.notes, *self._unanswered))))
         finally:
+            if self.leads:
+                with contextlib.suppress(PerunError):
+                    self.ledger.release(self._lead, self.holder)
+
+    def _shard(self, job_id: int) -> int:
+        return job_id % self.shards
+
+    def _enter(self, shard: int) -> bool:
+        """Take a part of the job ids up, unless another collector has it."""
+        if self.shards > 1:
+            lease = f"{self._lead}:{shard}"
+            if not self.ledger.acquire(lease, self.holder, dead=has_died):
+                return False
+            self._lease = lease
+            self._homes = Homes(self.archive, self.tools.clock())  # another one may have renamed something
+        return True
+
+    def _leave(self) -> None:
+        if self._lease != self._lead:
             with contextlib.suppress(PerunError):
-                self.ledger.release(f"{LEASE}:{self.archive.cluster}", self.holder)
+                self.ledger.release(self._lease, self.holder)
+            self._lease = self._lead
+
+    @contextlib.contextmanager
+    def _holding(self, shard: int) -> Iterator[None]:
+        """Have a part of the job ids, as soon as no other collector is at it."""
+        while not self._enter(shard):
+            self._keep_lease()
+            time.sleep(BESIDE_S)
+        try:
+            yield
+        finally:
+            self._leave()
 
     def _pack_older(self) -> None:
         """Pack some of the records that an older version wrote; the next sweeps go on."""
@@ -293,14 +341,32 @@ class Collector:
 
     def _incoming(self) -> Summary:
         summary = Summary()
-        batch: list[_Ready] = []
-        size_b = 0
         before = dict(self._waits)
         self._waits.clear()
-        for taken in self.archive.taken():
-            put_whole_back(taken)
-        self._take_back()
-        named = list(self.archive.incoming())
+        if self.leads:
+            self._take_back()
+        for shard in self._shards_due():
+            if self._enter(shard):
+                try:
+                    summary = self._incoming_of(shard, before, summary)
+                finally:
+                    self._leave()
+        return summary
+
+    def _shards_due(self) -> list[int]:
+        """The parts of which something has come, each collector's in an order of its own."""
+        runs = [*(run for run, _ in self.archive.incoming()), *(run for run, _ in self.archive.taken())]
+        first = crc32(self.holder.encode())
+        return sorted({self._shard(run.job_id) for run in runs}, key=lambda shard: (shard - first) % self.shards)
+
+    def _incoming_of(self, shard: int, before: Waits, summary: Summary) -> Summary:
+        """Collect what has come of one part of the job ids, given what was read in vain before."""
+        batch: list[_Ready] = []
+        size_b = 0
+        for run, taken in self.archive.taken():
+            if self._shard(run.job_id) == shard:
+                put_whole_back(taken)
+        named = [(run, path) for run, path in self.archive.incoming() if self._shard(run.job_id) == shard]
         self._homes.stored = self.ledger.named(self.archive.cluster, [run.job_id for run, _ in named])
         for run, directory in named:
             if self._refused_lately(directory):
@@ -637,10 +703,11 @@ class Collector:
 
     def _keep_lease(self) -> tuple[str, str]:
         """Renew the lease for what comes next; returns its name and holder."""
-        lease = f"{LEASE}:{self.archive.cluster}"
-        if not self.ledger.acquire(lease, self.holder):
+        if self.leads and self._lease != self._lead:
+            self.ledger.acquire(self._lead, self.holder)
+        if not self.ledger.acquire(self._lease, self.holder):
             raise LeaseLostError
-        return lease, self.holder
+        return self._lease, self.holder
 
     def _compare(self, summary: Summary) -> Summary:
         """Give every run that sacct knows and nobody reported a record that says so.
@@ -671,6 +738,7 @@ class Collector:
                 if end_s - since_s > LEAST_SLICE_S and self.tools.clock() - asked_s < SLOW_S:
                     continue
                 return replace(summary, notes=(*summary.notes, str(error)))
+            absent.sort(key=lambda job: self._shard(job.job_id))
             for at in range(0, len(absent), BATCH):
                 records = [missing_record(job, cluster, UNREPORTED) for job in absent[at : at + BATCH]]
                 puts, summary = self._amend(records, False, summary)
@@ -721,6 +789,15 @@ class Collector:
 
     def _amend(self, records: Sequence[EnergyRecord], queue: bool, summary: Summary) -> tuple[list[Put], Summary]:
         """Store and publish records that rest on Slurm's word; what the ledger refuses is noted."""
+        puts: list[Put] = []
+        by_shard = sorted(records, key=lambda record: self._shard(record.job_id))
+        for shard, part in groupby(by_shard, key=lambda record: self._shard(record.job_id)):
+            with self._holding(shard):
+                more, summary = self._amend_part(list(part), queue, summary)
+            puts += more
+        return puts, summary
+
+    def _amend_part(self, records: Sequence[EnergyRecord], queue: bool, summary: Summary) -> tuple[list[Put], Summary]:
         answers = self.ledger.offer(records, queue=queue, lease=self._keep_lease())
         notes = tuple(_refusal(answer) for answer in answers if isinstance(answer, Refused))
         puts = [answer for answer in answers if isinstance(answer, Put) and not answer.deleted]
@@ -763,12 +840,17 @@ class Collector:
             self.ledger.marks.set_renamed(self.archive.cluster, until_s)
         if until_s - since_s < RENAME_EVERY_S:
             return
-        for job_id, restart_count, end_s in self.ledger.ended_runs(self.archive.cluster, since_s, until_s):
-            bare = Run(job_id, restart_count)
-            with contextlib.suppress(OSError):
-                record = record_in(self.archive, bare)
-                if record is not None and record.end_ns // 1_000_000_000 == end_s:  # else a newer run has the name
-                    self._homes.vacate(bare, of_record(record))
+        ended = self.ledger.ended_runs(self.archive.cluster, since_s, until_s)
+        ended.sort(key=lambda run: self._shard(run[0]))
+        for shard, runs in groupby(ended, key=lambda run: self._shard(run[0])):
+            with self._holding(shard):
+                for job_id, restart_count, end_s in runs:
+                    bare = Run(job_id, restart_count)
+                    with contextlib.suppress(OSError):
+                        record = record_in(self.archive, bare)
+                        # Else a newer run has the name.
+                        if record is not None and record.end_ns // 1_000_000_000 == end_s:
+                            self._homes.vacate(bare, of_record(record))
         self.ledger.marks.set_renamed(self.archive.cluster, until_s)
 
 

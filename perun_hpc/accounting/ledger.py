@@ -1,4 +1,4 @@
-"""The ledger: every job run's record in SQLite or PostgreSQL, written by one collector at a time.
+"""The ledger: every job run's record in SQLite or PostgreSQL, written by collectors under leases.
 
 A record is put as often as one likes: the same inputs change nothing, other inputs make the next revision, and the
 sums per day move by exactly the difference, all in one transaction.

@@ -126,9 +126,11 @@ class Archive:
                 found.append((run, self.arrived(run)))
         return iter(sorted(found))
 
-    def taken(self) -> list[Path]:
+    def taken(self) -> list[tuple[Run, Path]]:
         """Directories on their way out of `incoming/`, which whoever moved them left there."""
-        return [self.base / INCOMING / name for name in _names(self.base / INCOMING) if name.endswith(TAKEN)]
+        names = [name for name in _names(self.base / INCOMING) if name.endswith(TAKEN)]
+        runs = {name: Run.parse(name[1 : -len(TAKEN)]) for name in names}
+        return [(run, self.base / INCOMING / name) for name, run in runs.items() if run is not None]
 
     def arrived(self, run: Run) -> Path:
         """Where nodes put their boundary records of a run."""

@@ -212,6 +212,8 @@ def _sweep(
         archive, began_s = Archive(root, cluster), time.time()
         try:
             summary = _sweep_one(args, site, archive, ledger, footprint, kept, waits.setdefault(cluster, {}), followers)
+            if summary is None:
+                continue
             accounts = not args.no_slurm and kept.get(cluster) is not False
             _publish_sums(archive, ledger, accounts, summary, publishers)
         except Exception as error:
@@ -245,7 +247,8 @@ def _sweep_one(
     kept: dict[str, bool],
     waits: Waits,
     followers: dict[str, Followers],
-) -> Summary:
+) -> Summary | None:
+    """Sweep one cluster; None where another collector leads, who does the rest."""
     cluster = archive.cluster
     slurm = None if args.no_slurm else _slurm(cluster, kept)
     publish = publisher(site.settings.privacy.readers, archive if slurm is None else None)
@@ -262,15 +265,17 @@ def _sweep_one(
     queue = site.slurmdbd != "off" and kept.get(cluster) is not False
     collector = Collector(archive, ledger, tools, deadline_s, queue, waits)
     summary = collector.sweep()
+    if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
+        print(f"{cluster}: {summary}", flush=True)
+    for note in summary.notes:
+        log.warning("%s", note)
+    if not collector.leads:
+        return None
     publish_running(archive, tools)
     problems = note_readings(archive, declared(site.settings.sensors.files), time.time())
     problems += note_jobs(archive, ledger, publish, time.time())
     for problem in problems:
         log.warning("%s", problem)
-    if not args.daemon or replace(summary, waiting=0, refused=0) != Summary():
-        print(f"{cluster}: {summary}", flush=True)
-    for note in summary.notes:
-        log.warning("%s", note)
     if slurm is not None and site.slurmdbd != "off":
         overwrite = site.slurmdbd == "overwrite"
         flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, _since_s(archive, site))

@@ -1,0 +1,129 @@
+"""Collectors beside each other on PostgreSQL: they share the work, and one that is killed costs nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import pytest
+
+from perun_hpc.accounting.collect import LEASE, SHARDS, Collector, Slurm, Tools
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.questions import Filter, usage
+from perun_hpc.archive.places import Archive
+from perun_hpc.slurm.sacct import SlurmJob
+from tests.accounting_data import DAY, START_S, boundary, put_incoming, slurm_job
+from tests.contract.conftest import empty
+
+JOBS = 400
+NODE_UJ = 8_000_000_000
+DEADLINE_S = 900
+COLLECTOR = """
+import sys, time
+from pathlib import Path
+from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.archive.places import Archive
+from tests.accounting_data import START_S
+archive, ledger = Archive(Path(sys.argv[1]), "c"), open_ledger(sys.argv[2])
+while list(archive.incoming()) or archive.taken():
+    Collector(archive, ledger, Tools(lambda: START_S + 200.0), 900).sweep()
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def ledger(postgres_url: str) -> Iterator[Ledger]:
+    made = open_ledger(postgres_url, create=True)
+    yield made
+    empty(made)
+    made.close()
+
+
+def arrive(root: Path, jobs: int) -> None:
+    for number in range(1, jobs + 1):
+        for node in ("n1", "n2"):
+            put_incoming(root, boundary(number, node, "n1,n2"))
+
+
+def collector(root: Path, ledger: Ledger, holder: str, slurm: Slurm | None = None) -> Collector:
+    made = Collector(Archive(root, "c"), ledger, Tools(lambda: START_S + 200.0, slurm), DEADLINE_S)
+    made.holder = holder
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whichever_collector_is_killed_nothing_is_lost_or_doubled(
+    ledger: Ledger, postgres_url: str, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    arrive(tmp_path, JOBS)
+    words = [sys.executable, "-c", COLLECTOR, str(tmp_path), postgres_url]
+    working = [Popen(words, stdout=DEVNULL, stderr=DEVNULL) for _ in range(3)]
+    until_s = time.monotonic() + 120
+    archive, midway = Archive(tmp_path, "c"), 0
+    while any(one.poll() is None for one in working):
+        assert time.monotonic() < until_s
+        time.sleep(rng.uniform(0.01, 0.1))
+        at = rng.randrange(len(working))
+        begun = archive.jobs.exists() and any(archive.jobs.iterdir())
+        if working[at].poll() is None and begun and midway < 6:
+            working[at].send_signal(signal.SIGKILL)
+            working[at].wait()
+            midway += 1
+            working[at] = Popen(words, stdout=DEVNULL, stderr=DEVNULL)
+    assert [one.returncode for one in working] == [0, 0, 0]
+    assert midway
+    for number in range(1, JOBS + 1):
+        (record,) = ledger.members("c", str(number))
+        assert record.energy_uj == 2 * NODE_UJ
+        directory = archive.jobs / f"{number}.0"
+        assert json.loads((directory / "record.json").read_text())["energy_uj"] == 2 * NODE_UJ
+        assert sorted(path.name for path in (directory / "boundary").iterdir()) == ["n1.json", "n2.json"]
+    (sums,) = usage(ledger, ["cluster"], Filter(), DAY, DAY)
+    assert (sums.values["jobs"], sums.values["energy_uj"]) == (JOBS, 2 * NODE_UJ * JOBS)
+
+
+def test_what_another_collector_is_at_is_left_to_it(ledger: Ledger, tmp_path: Path) -> None:
+    arrive(tmp_path, 2 * SHARDS)
+    assert ledger.acquire(f"{LEASE}:c:3", "elsewhere:1")
+    first = collector(tmp_path, ledger, "here:1")
+    assert first.sweep().stored == 2 * SHARDS - 2
+    assert first.leads
+    assert {run.job_id % SHARDS for run, _ in Archive(tmp_path, "c").incoming()} == {3}
+    ledger.release(f"{LEASE}:c:3", "elsewhere:1")
+    assert collector(tmp_path, ledger, "here:1").sweep().stored == 2
+
+
+def test_one_that_does_not_lead_collects_and_leaves_the_rest(ledger: Ledger, tmp_path: Path) -> None:
+    arrive(tmp_path, 5)
+    assert ledger.acquire(f"{LEASE}:c", "elsewhere:1")
+    asked: list[tuple[int, int]] = []
+
+    def between(since_s: int, until_s: int) -> list[SlurmJob]:
+        asked.append((since_s, until_s))
+        return []
+
+    second = collector(
+        tmp_path,
+        ledger,
+        "here:2",
+        Slurm(lambda ids: [slurm_job(n, nodelist="n[1-2]", num_nodes=2) for n in ids], between),
+    )
+    assert second.sweep().stored == 5
+    assert not second.leads
+    assert asked == []
+    with ledger.read() as connection:
+        assert [row.name for row in connection.execute("SELECT name FROM lease")] == [f"{LEASE}:c"]
+
+
+def test_sqlite_has_one_collector(tmp_path: Path) -> None:
+    made = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    assert Collector(Archive(tmp_path, "c"), made, Tools(lambda: 0.0), DEADLINE_S).shards == 1
+    made.close()
