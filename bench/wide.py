@@ -58,7 +58,7 @@ def spent(name, work):
 if sys.argv[2] == "incoming":
     figures["made"] = spent("first", lambda: Collector(archive, ledger, tools, 900).sweep().stored)
 else:
-    archive.jobs.mkdir(exist_ok=True)
+    Path(sys.argv[1], "c", "jobs").mkdir(exist_ok=True)
     figures["made"] = spent("first", lambda: publish_running(archive, tools))
     spent("again", lambda: publish_running(archive, tools))
 figures["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
