@@ -282,7 +282,7 @@ def _of_nodes(
     worst = max((one.gain for one in nodes.values() if one.gain is not None), default=None)
     parts = dict.fromkeys((*COUNTED, "off", "boot"), ZERO)
     blind: dict[str, list[str]] = {"off": [], "boot": [], "unobserved": []}
-    whole, unseen, fed = ZERO, ZERO, 0
+    whole, unseen, fed, open_ended = ZERO, ZERO, 0, False
     for names, behind in _blocks(nodes, meters, notes):
         wall = reduce(add, (metered(one.rows, *span, one.u) for one in behind), ZERO)
         here = {party: reduce(add, (_counted(nodes[n], party, worst) for n in names), ZERO) for party in COUNTED}
@@ -299,13 +299,16 @@ def _of_nodes(
             whole, unseen, fed = whole + wall, unseen + wall.minus(inside, ""), fed + len(names)
         else:
             whole += inside
+            open_ended |= any(getattr(nodes[n].time, f"{which}_s") > 0 for n in names for which in blind)
             notes += [f"{', '.join(one.name for one in behind)}: {wall.why}"] if behind else []
         parts = {name: parts[name] + amount for name, amount in here.items()}
     for which, dark in blind.items():
         if dark:
-            why = f"not known of {count(len(dark), 'node')} without a meter of its own that saw it"
-            off_alone = which != "unobserved" and not parts[which].energy_uj
-            parts[which] = Amount(None, why=why) if off_alone else replace(parts[which], why=why)
+            why = f"not known of {count(len(dark), 'node')}, which no meter of that node alone saw"
+            known = bool(parts[which].energy_uj)
+            parts[which] = replace(parts[which], why=why, partly=True) if known else Amount(None, why=why)
+    if open_ended:
+        whole = replace(whole, partly=True)
     edges = [Edge(NODES, name, amount) for name, amount in parts.items()]
     if fed:
         why = "power supplies, fans, boards: what no sensor of these nodes shows"

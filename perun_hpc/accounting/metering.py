@@ -36,12 +36,14 @@ class Amount:
     """An energy in uJ and its bounds (k=2); None where it is not known.
 
     `why` says why it is not known, or what it rests on. Bounds of None: nobody stated what it may be wrong by.
+    `partly`: there is more, of which nothing is known, and the bounds are those of what is.
     """
 
     energy_uj: int | None
     low_uj: int | None = None
     high_uj: int | None = None
     why: str = ""
+    partly: bool = False
 
     def __add__(self, other: Amount) -> Amount:
         """Both together, their errors taken for alike; not known where one of them is not."""

@@ -19,11 +19,12 @@ def amount(one: Amount, style: Style) -> str:
     """`4.20 GJ (4.10 GJ to 4.31 GJ)`; what is not known is `not known`, missing bounds are said."""
     if one.energy_uj is None:
         return "not known"
+    least = "at least " if one.partly else ""
     if one.low_uj is None or one.high_uj is None:
-        return f"{q.energy(one.energy_uj)} (bounds not known)"
+        return f"{least}{q.energy(one.energy_uj)} (bounds not known)"
     if one.low_uj == one.high_uj == one.energy_uj:
-        return q.energy(one.energy_uj)
-    return f"{q.energy(one.energy_uj)} ({q.energy(one.low_uj)} to {q.energy(one.high_uj)})"
+        return f"{least}{q.energy(one.energy_uj)}"
+    return f"{least}{q.energy(one.energy_uj)} ({q.energy(one.low_uj)} to {q.energy(one.high_uj)})"
 
 
 def lines(made: Balance, style: Style) -> list[str]:
