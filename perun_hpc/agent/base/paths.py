@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ ASIDE = "session.json"
 
 def free_name(directory: Path, name: str, taken: Collection[str] = ()) -> str:
     """Return `name`, or `name-1`, `name-2` and so on: the first that is neither taken nor in the directory."""
-    names = (f"{name}{suffix}" for suffix in ("", *(f"-{number}" for number in range(1, 100_000))))
+    names = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(1)))
     return next(one for one in names if one not in taken and not os.path.lexists(directory / one))
 
 
