@@ -33,6 +33,8 @@ RESIZING = "RESIZING"
 LARGEST = (1 << 32) - 1
 """Slurm's job ids, array tasks and het offsets have 32 bits."""
 DIGITS = len(str(LARGEST))
+A_YEAR = 365 * 24 * 60
+"""Minutes that Slurm (seen with 22.05) at times shows of a job without a limit instead of UNLIMITED."""
 SLACK_S = 30
 _MEMORY = re.compile(r"mem=(\d{1,12}(?:\.\d{1,6})?)([KMGTP])", re.ASCII)
 
@@ -344,7 +346,7 @@ def _job(row: dict[str, str]) -> SlurmJob:
         num_nodes=_number(row["NNodes"]) or 0,
         cpus=_number(row["NCPUS"]) or 0,
         gpus=_gpus(row["AllocTRES"]),
-        time_limit_s=int(limit) * 60 if limit.isdigit() else None,
+        time_limit_s=int(limit) * 60 if limit.isdigit() and int(limit) != A_YEAR else None,
         cpu_ns=int(_duration_s(row["TotalCPU"]) * 1e9) or None,
         admin_comment=row["AdminComment"],
         sluids=tuple(dict.fromkeys(value for name in IDENTITY if (value := row.get(name, "")))),

@@ -35,6 +35,12 @@ def test_a_row() -> None:
     assert job.time_limit_s == 600
 
 
+@pytest.mark.parametrize("limit", ["UNLIMITED", "Partition_Limit", "", "525600"])
+def test_a_job_without_a_limit_asked_for_none(limit: str) -> None:
+    (job,) = parse_sacct(output([{**ROW, "TimelimitRaw": limit}], "|+|"), "|+|")
+    assert job.time_limit_s is None
+
+
 @given(st.text(alphabet=st.characters(exclude_characters="\x1f"), max_size=40))
 def test_no_job_name_breaks_the_table(name: str) -> None:
     rows = [{**ROW, "JobName": name, "JobIDRaw": "1"}, {**ROW, "JobIDRaw": "2"}]
