@@ -127,7 +127,11 @@ class Recorder:
             if self._packer is None:
                 self._packer = closed.load("perun_hpc.inject.packing").Packer()
             return self._packer.pack(memory, rank.HEAD_B, self._limit)
-        except Exception:  # ours, never the application's: the space grows as long as it can
+        except (ImportError, AttributeError, OSError, MemoryError) as error:
+            # Ours: no library, no memory; the space grows as long as it can. Whatever else comes is of a signal's
+            # handler, and the application's own.
+            if isinstance(error, TimeoutError):
+                raise
             self._packs = False
             return ()
 
@@ -332,9 +336,11 @@ def _function(function: Any, region: int) -> Any:
         try:
             result = function(*args, **kwargs)
         except BaseException:
-            rows[slot + 2] = -now()
+            if record.rows is rows:  # else a forked child's, where the row may be another call's by now
+                rows[slot + 2] = -now()
             raise
-        rows[slot + 2] = now()
+        if record.rows is rows:
+            rows[slot + 2] = now()
         return result
 
     return measured

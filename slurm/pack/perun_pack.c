@@ -23,7 +23,9 @@ enum { FREE = -1, CELL = -2, ROWS = 4, SLOT = 3, SHORT_NS = 1000000 };
 
 /* What goes on from call to call; the regions' arrays have `regions` members. */
 struct state {
-	int64_t cell_ns, cells, regions;
+	int64_t cell_ns, cells;
+	int64_t freed; /* rows that are free now and were not handed out yet */
+	int64_t regions;
 	int64_t *reach_ns; /* up to when calls of each region have been packed */
 	int64_t *place;    /* of each region's last cell */
 };
@@ -152,15 +154,28 @@ static void sort(const struct row *rows, int64_t *order, int64_t *spare, int64_t
 	}
 }
 
-/*
- * Pack what can be; returns how many rows are free then, and which in `places`, by the number of their first integer. 0,
- * with nothing changed, where that is less than `worth`. `places` is space for three times `count`, `cells` for
- * `most_cells`.
- */
-int64_t perun_pack(struct row *rows, int64_t count, struct state *state, struct cell *cells, int64_t most_cells,
-                   int64_t *places, int64_t worth)
+/* How many cells some calls need; more than `most_cells` where there are too many. */
+static int64_t cells_for(const struct row *rows, const int64_t *order, int64_t packed, struct state *state,
+                         struct cell *cells, int64_t most_cells)
 {
-	int64_t *order = places + count, packed = 0, made = 0, free_rows = 0, next = 0;
+	int64_t made = 0;
+
+	forget_places(state);
+	for (int64_t at = 0; at < packed; at++)
+		if (!cell_for(&rows[order[at]], state, cells, &made, most_cells))
+			return most_cells + 1;
+	return made;
+}
+
+/*
+ * Pack what can be; `freed` is how many rows are free then, and `places` which, by the number of their first integer.
+ * Nothing is changed where that would be less than `worth`; where calls are of so many regions that their cells find no
+ * space, cells become longer. `places` is space for three times `count`, `cells` for `most_cells`.
+ */
+void perun_pack(struct row *rows, int64_t count, struct state *state, struct cell *cells, int64_t most_cells,
+                int64_t *places, int64_t worth)
+{
+	int64_t *order = places + count, cell_ns = state->cell_ns, packed = 0, made = 0, next = 0;
 
 	for (int64_t at = 0; at < count; at++) {
 		if (is_short(&rows[at], state->regions)) {
@@ -168,13 +183,15 @@ int64_t perun_pack(struct row *rows, int64_t count, struct state *state, struct 
 			order[packed++] = at;
 		}
 	}
+	if (packed < worth)
+		return;
 	sort(rows, order, order + count, packed);
-	forget_places(state);
-	for (int64_t at = 0; at < packed; at++)
-		if (!cell_for(&rows[order[at]], state, cells, &made, most_cells))
-			return 0;
-	if (packed - ROWS * made < worth || has_space(places, packed) < made)
-		return 0;
+	while ((made = cells_for(rows, order, packed, state, cells, most_cells)) > most_cells && state->cell_ns < LONGEST_NS)
+		state->cell_ns *= 2;
+	if (made > most_cells || packed - ROWS * made < worth || has_space(places, packed) < made) {
+		state->cell_ns = cell_ns;
+		return;
+	}
 	made = 0;
 	forget_places(state);
 	for (int64_t at = 0; at < packed; at++) {
@@ -188,18 +205,15 @@ int64_t perun_pack(struct row *rows, int64_t count, struct state *state, struct 
 			at += ROWS;
 		} else {
 			give_back(&rows[places[at]]);
-			places[free_rows++] = SLOT * places[at++];
+			places[state->freed++] = SLOT * places[at++];
 		}
 	}
 	state->cells += made;
-	return free_rows;
 }
 
-/* Make cells that lie beside each other one, as far as that is no longer than a cell may be; which rows that freed. */
-static int64_t join(struct row *rows, int64_t count, struct state *state, int64_t *places)
+/* Make cells that lie beside each other one, as far as that is no longer than a cell may be. */
+static void join(struct row *rows, int64_t count, struct state *state, int64_t *places)
 {
-	int64_t freed = 0;
-
 	forget_places(state);
 	for (int64_t at = 0; at + ROWS <= count; at++) {
 		if (!is_cell(&rows[at]))
@@ -219,23 +233,20 @@ static int64_t join(struct row *rows, int64_t count, struct state *state, int64_
 			put_cell(&rows[before], &whole);
 			for (int64_t row = at; row < at + ROWS; row++) {
 				give_back(&rows[row]);
-				places[freed++] = SLOT * row;
+				places[state->freed++] = SLOT * row;
 			}
 			state->cells--;
 		}
 		at += ROWS - 1;
 	}
-	return freed;
 }
 
-/* Join cells, and make them longer for it, until there are no more than `most_cells`; which rows that freed. */
-int64_t perun_coarsen(struct row *rows, int64_t count, struct state *state, int64_t most_cells, int64_t *places)
+/* Join cells, and make them longer for it, until there are no more than `most_cells`; adds to `freed`, `places`. */
+void perun_coarsen(struct row *rows, int64_t count, struct state *state, int64_t most_cells, int64_t *places)
 {
-	int64_t freed = join(rows, count, state, places);
-
+	join(rows, count, state, places);
 	while (state->cells > most_cells && state->cell_ns < LONGEST_NS) {
 		state->cell_ns *= 2;
-		freed += join(rows, count, state, places + freed);
+		join(rows, count, state, places);
 	}
-	return freed;
 }

@@ -177,6 +177,79 @@ def test_a_signal_that_comes_while_calls_are_packed_holds_nothing_up(recorder) -
     assert found[data.names.index("handled")].calls + data.header["dropped"] == len(seen)
 
 
+def test_an_exception_of_a_signals_handler_reaches_the_program_and_costs_no_rows() -> None:
+    """Timeouts by SIGALRM: some come while calls are packed, and what these made free is used all the same."""
+
+    class Late(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raised.append(1)
+        raise Late
+
+    @regions.monitor("tried")
+    def tried() -> None:
+        pass
+
+    raised: list[int] = []
+    caught = 0
+    regions.recorder.open(at_once=200_000)
+    former = signal.signal(signal.SIGALRM, handler)
+    try:
+        for _ in range(80):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.009)
+                for _ in range(1_000_000):
+                    tried()
+            except Late:
+                caught += 1
+        used, dropped = regions.recorder.count()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        regions.recorder.close()
+    assert caught == len(raised) == 80
+    assert (used, dropped) == (200_000, 0)
+
+
+def test_a_call_that_a_forked_child_returns_from_stays_its_parents(recorder) -> None:
+    """Else the parent's row were over, packed, and another call's when the parent returns."""
+
+    @regions.monitor("part")
+    def part() -> None:
+        pass
+
+    @regions.monitor("forks")
+    def forks() -> int:
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            data = parse(regions.snapshot({}))
+            seen.append(rule.by_region(data.calls, len(data.names), 0, LATE)[data.names.index("forks")].still_open)
+            for _ in range(5000):
+                part()
+        return child
+
+    seen: list[int] = []
+    if not forks():
+        os._exit(0)
+    assert seen == [1]
+    assert counted() == {"forks": 1, "part": 5000}
+
+
+def test_calls_of_so_many_regions_that_cells_find_no_space_have_longer_cells() -> None:
+    count, regions_count = 100_000, 4000
+    memory = mmap.mmap(-1, 24 * count)
+    starts = range(1000, 1000 + count * 10_000, 10_000)
+    calls = array("q", (n for at, start in enumerate(starts) for n in (at % regions_count, start, start + 9000)))
+    memory[:] = calls.tobytes()
+    free = packing.Packer().pack(memory, 0, count)
+    assert len(free) > count // 2
+    found = rule.by_region(array("q", bytes(memory)), regions_count, 0, LATE)
+    assert {one.calls for one in found.values()} == {count // regions_count}
+    assert sum(one.total_ns for one in found.values()) == count * 9000
+
+
 def test_calls_that_are_open_while_others_are_packed_end_where_they_end(recorder) -> None:
     with regions.monitor("whole"):
         for _ in range(5000):
