@@ -27,6 +27,7 @@ BENCHES = (
     "ledger",
     "drain",
     "shards",
+    "outage",
     "wide",
     "growth",
     "commands",
