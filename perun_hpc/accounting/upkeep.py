@@ -212,11 +212,13 @@ def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[
     """Yield the directories of records of whatever cluster of this archive."""
     for cluster in sorted({record.cluster for record in records}):
         part = Archive(archive.root, cluster)
-        runs: dict[int, list[Run]] = {}
-        for run in part.all_runs():
-            runs.setdefault(run.job_id, []).append(run)
-        for record in (one for one in records if one.cluster == cluster):
-            for run in runs.get(record.job_id, ()):
+        mine = [record for record in records if record.cluster == cluster]
+        runs: dict[int, list[Run]] = {record.job_id: [] for record in mine}
+        for run in part.each_run():
+            if run.job_id in runs:
+                runs[run.job_id].append(run)
+        for record in mine:
+            for run in sorted(runs[record.job_id], key=lambda run: (run.restart_count, run.submit_s or 0)):
                 stored = record_in(part, run)
                 if stored is not None and of_record(stored).likeness(of_record(record)) is Likeness.SAME:
                     yield part.job(run), record
@@ -231,11 +233,11 @@ def matching(ledger: Ledger, who: Who) -> int:
 def traces(archive: Archive) -> list[Trace]:
     """Return every run's trace, the oldest first."""
     found = []
-    for run in archive.all_runs():
+    for run in archive.each_run():
         directory = archive.job(run)
         try:
-            record = from_json((directory / RECORD).read_bytes(), str(directory))
-            if (directory / _TRACE[0]).is_dir():
+            if (directory / _TRACE[0]).is_dir():  # most jobs of most sites have none
+                record = from_json((directory / RECORD).read_bytes(), str(directory))
                 size_b = sum(p.stat().st_size for p in (directory / _TRACE[0]).rglob("*") if p.is_file())
                 found.append(Trace(directory, record, size_b, _thinned(directory)))
         except (OSError, DataError):

@@ -29,6 +29,7 @@ ARCHIVE/CLUSTER/months/YYYY-MM/                  a sealed month (`accounting.man
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -172,10 +173,15 @@ class Archive:
 
     def all_runs(self) -> list[Run]:
         """Every run that has a directory."""
-        return sorted(
-            (run for name in _names(self.jobs) if (run := Run.parse(name))),
-            key=lambda r: (r.job_id, r.restart_count, r.submit_s or 0),
-        )
+        return sorted(self.each_run(), key=lambda r: (r.job_id, r.restart_count, r.submit_s or 0))
+
+    def each_run(self) -> Iterator[Run]:
+        """Every run that has a directory, in no order, one at a time: there may be a hundred million."""
+        missing = (FileNotFoundError, NotADirectoryError, PermissionError)
+        with contextlib.suppress(*missing), os.scandir(self.jobs) as entries:
+            for entry in entries:
+                if (run := Run.parse(entry.name)) is not None:
+                    yield run
 
     def node_ledgers(self) -> list[Path]:
         """Every node ledger file."""
