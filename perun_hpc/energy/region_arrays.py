@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from perun_hpc.energy import regions
 from perun_hpc.energy.region_contrast import Contrast, Coverage
-from perun_hpc.energy.regions import CELL, CELL_INTS, REST, Cell, Marked, cell_of, packed
+from perun_hpc.energy.regions import CELL, CELL_INTS, REST, Cell, Loose, Marked, cell_of, packed, within
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,6 +25,7 @@ Spans = tuple[Ints, Ints]
 """Begins and ends."""
 
 _LEAST = np.iinfo(np.int64).min
+MOST_NS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def _marked(rows: Ints, cells: Sequence[Cell], start_ns: int, end_ns: int) -> tu
     begins, ends = begins[some], ends[some]
     lengths = ends - begins
     more = packed(cells, start_ns, end_ns)
+    loose = Loose(union(begins, ends), more.loose) if more.loose else None
     if more.spans:
         beside = np.array(more.spans, dtype=np.int64)
         begins, ends = np.concatenate((begins, beside[:, 0])), np.concatenate((ends, beside[:, 1]))
@@ -117,6 +119,7 @@ def _marked(rows: Ints, cells: Sequence[Cell], start_ns: int, end_ns: int) -> tu
         _sum(lengths) + more.total_ns,
         union(begins, ends),
         more.coarse_ns,
+        loose,
     )
     return found, _lengths(lengths, more.cells)
 
@@ -168,6 +171,16 @@ def covered(times_ns: Ints, spans: Spans) -> Ints:
     return np.diff(so_far)
 
 
+def _bounds(times_ns: Ints, loose: Loose[Spans]) -> Spans:
+    """How long each interval between two readings is covered at least and at most."""
+    sure, long_ns = covered(times_ns, loose.sure), np.diff(times_ns)
+    cells = np.zeros((2, len(long_ns)), dtype=np.int64)
+    found = within(times_ns.tolist(), loose.cells)
+    if found:
+        cells[:, list(found)] = np.minimum(np.array(list(found.values()), dtype=object).T, MOST_NS).astype(np.int64)
+    return np.minimum(long_ns, np.maximum(sure, cells[0])), np.minimum(long_ns, sure + cells[1])
+
+
 class Readings:
     """Readings of many sums that go on (counters), to lay stretches of time over: see `regions.used`.
 
@@ -195,16 +208,17 @@ class Readings:
             if values.size and len(times) > 1
         ]
 
-    def used(self, spans: Spans) -> Used:
-        """What was used during disjoint stretches of time in order."""
+    def used(self, spans: Spans, loose: Loose[Spans] | None = None) -> Used:
+        """What was used during disjoint stretches of time in order; bounds hold wherever packed calls lie (`loose`)."""
         amount, low, high, counted, rest_ns = (np.zeros(self._count) for _ in range(5))
         edges, covered_ns = (np.zeros(self._count, dtype=np.int64) for _ in range(2))
         for chosen, times_ns, _, steps, ceilings in self._parts:
             inside_ns, long_ns = covered(times_ns, spans), np.diff(times_ns)
-            whole = inside_ns == long_ns
-            touched = (inside_ns > 0) & ~whole
+            least_ns, most_ns = (inside_ns, inside_ns) if loose is None else _bounds(times_ns, loose)
+            whole = least_ns == long_ns
+            touched = ((inside_ns > 0) | (most_ns > 0)) & ~whole
             share, counted[chosen] = (steps @ np.stack((inside_ns / long_ns, whole), axis=1)).T
-            some, inside, outside = steps[:, touched], inside_ns[touched], (long_ns - inside_ns)[touched]
+            some, inside, outside = steps[:, touched], most_ns[touched], (long_ns - least_ns)[touched]
             ceiling = np.maximum(ceilings, some / long_ns[touched])
             rising = some > 0
             with np.errstate(invalid="ignore"):

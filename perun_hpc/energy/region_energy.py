@@ -12,7 +12,7 @@ from enum import Enum
 
 from perun_hpc.energy import regions
 from perun_hpc.energy.region_contrast import MODEL_ERROR, Contrast, Coverage
-from perun_hpc.energy.regions import NO_LIMITS, NS_PER_S, RECTANGLE, Limits, Spans, Used
+from perun_hpc.energy.regions import NO_LIMITS, NS_PER_S, RECTANGLE, Limits, Loose, Spans, Used
 from perun_hpc.energy.uncertainty import PEAK
 
 HALF_RECTANGLE = RECTANGLE / 2
@@ -87,13 +87,14 @@ def estimate(
     limits: Limits = NO_LIMITS,
     contrasted: bool = True,
     coarse_ns: int = 0,
+    loose: Loose[Spans] | None = None,
 ) -> Estimate:
     """The energy of stretches of time, of the readings of one sum that goes on; see `regions.used`.
 
     Without `contrasted` only bounds are asked for, which costs less; `coarse_ns` is how far the stretches may lie
-    beside the truth.
+    beside the truth, `loose` where.
     """
-    used = regions.used(times_ns, values, spans, limits)
+    used = regions.used(times_ns, values, spans, limits, loose)
     contrast = None
     if contrasted and worth(used):
         contrast = Coverage(times_ns, spans, limits.age_ns, coarse_ns).contrast(values)

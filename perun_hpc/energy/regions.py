@@ -64,6 +64,20 @@ class Spans:
 
 
 @dataclass(frozen=True)
+class Loose(Generic[T]):
+    """Where the time of a region with packed calls may lie.
+
+    Attributes
+    ----------
+    sure : when calls ran that are not packed.
+    cells : begin and end in ns, and how much of the time between them is the region's: at least, at most.
+    """
+
+    sure: T
+    cells: Sequence[tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True)
 class Marked(Generic[T]):
     """The calls of one region of one rank.
 
@@ -73,6 +87,7 @@ class Marked(Generic[T]):
     total_ns : how long all calls took together.
     spans : when at least one of them ran.
     coarse_ns : how far `spans` may lie beside the truth.
+    loose : of packed calls, None where there are none.
     """
 
     calls: int
@@ -81,6 +96,7 @@ class Marked(Generic[T]):
     total_ns: int
     spans: T
     coarse_ns: int = 0
+    loose: Loose[T] | None = None
 
 
 CELL, REST, CELL_INTS = -2, -(1 << 62), 12
@@ -110,11 +126,13 @@ class Packed:
     Attributes
     ----------
     spans : begin and end of each cell's calls, in the middle of its time, and behind those of the one before.
+    loose : where they may lie, see `Loose.cells`.
     coarse_ns : how far they may lie beside the truth.
     """
 
     cells: Sequence[Cell]
     spans: Sequence[tuple[int, int]]
+    loose: Sequence[tuple[int, int, int, int]]
     calls: int
     raised: int
     total_ns: int
@@ -124,7 +142,7 @@ class Packed:
 def packed(cells: Iterable[Cell], start_ns: int, end_ns: int) -> Packed:
     """Lay the cells of a region out; no two of them have counted the same time. What is not between two moments is cut
     off."""
-    kept, spans = [], []
+    kept, spans, loose = [], [], []
     calls = raised = total_ns = coarse_ns = reach_ns = 0
     for cell in sorted(cells, key=lambda cell: (cell.first_ns, cell.last_ns)):
         calls, raised = calls + cell.calls, raised + cell.raised
@@ -132,6 +150,11 @@ def packed(cells: Iterable[Cell], start_ns: int, end_ns: int) -> Packed:
         begin = max(cell.first_ns + loose_ns // 2, reach_ns)
         reach_ns = begin + cell.covered_ns
         coarse_ns = max(coarse_ns, loose_ns, begin - cell.first_ns)
+        earliest, latest = max(cell.first_ns, start_ns), min(cell.last_ns, end_ns)
+        if cell.covered_ns and latest > earliest:
+            cut_ns = cell.last_ns - cell.first_ns - (latest - earliest)
+            most_ns = min(cell.covered_ns, latest - earliest)
+            loose.append((earliest, latest, max(0, cell.covered_ns - cut_ns), most_ns))
         begin, end = max(begin, start_ns), min(reach_ns, end_ns)
         if end > begin:
             kept.append(cell)
@@ -140,7 +163,7 @@ def packed(cells: Iterable[Cell], start_ns: int, end_ns: int) -> Packed:
         elif not cell.covered_ns and start_ns <= cell.first_ns and cell.last_ns <= end_ns:
             kept.append(cell)  # all of its time is another's, too
             total_ns += cell.total_ns
-    return Packed(kept, spans, calls, raised, total_ns, coarse_ns)
+    return Packed(kept, spans, loose, calls, raised, total_ns, coarse_ns)
 
 
 def cell_of(rows: Sequence[int], regions: int) -> Cell | None:
@@ -230,6 +253,7 @@ def by_region(calls: Sequence[int], regions: int, start_ns: int, end_ns: int) ->
         number, raised, still_open, total_ns = counts.get(region, (0, 0, 0, 0))
         more = packed(cells.get(region, ()), start_ns, end_ns)
         flat = spans.pop(region, array("q"))
+        loose = Loose(union(flat), more.loose) if more.loose else None
         for span in more.spans:
             flat.extend(span)
         result[region] = Marked(
@@ -239,6 +263,7 @@ def by_region(calls: Sequence[int], regions: int, start_ns: int, end_ns: int) ->
             total_ns + more.total_ns,
             union(flat),
             more.coarse_ns,
+            loose,
         )
     return result
 
@@ -283,8 +308,53 @@ def covered(times_ns: Sequence[int], spans: Iterable[tuple[int, int]]) -> Iterat
         yield current, inside_ns
 
 
+def within(times_ns: Sequence[int], cells: Sequence[tuple[int, int, int, int]]) -> dict[int, tuple[int, int]]:
+    """How much of the time of cells (see `Loose.cells`) is in intervals between two readings, at least and at most.
+
+    Where cells lie over each other more than packed calls do, how much at most is not looked at one by one.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    left, far = 4 * (len(cells) + len(times_ns)), (len(times_ns), 0)
+    for begin, end, least_ns, most_ns in cells:
+        first, last = max(0, bisect_right(times_ns, begin) - 1), min(len(times_ns) - 1, bisect_left(times_ns, end))
+        left -= last - first
+        if left < 0:
+            far = min(far[0], first), max(far[1], last)
+            continue
+        for place in range(first, last):
+            part_ns = min(end, times_ns[place + 1]) - max(begin, times_ns[place])
+            low_ns, high_ns = found.get(place, (0, 0))
+            low_ns += max(0, least_ns - (end - begin - part_ns))
+            found[place] = low_ns, high_ns + min(part_ns, most_ns)
+    for place in range(*far):
+        found[place] = found.get(place, (0, 0))[0], times_ns[place + 1] - times_ns[place]
+    return found
+
+
+def _inside(
+    times_ns: Sequence[int], spans: Iterable[tuple[int, int]], loose: Loose[Spans] | None
+) -> Iterator[tuple[int, int, int, int]]:
+    """The intervals that are touched, and how long each is covered: as it is laid out, at least, at most."""
+    if loose is None:
+        yield from ((place, ns, ns, ns) for place, ns in covered(times_ns, spans))
+        return
+    laid, sure, cells = (
+        dict(covered(times_ns, spans)),
+        dict(covered(times_ns, loose.sure)),
+        within(times_ns, loose.cells),
+    )
+    for place in sorted(laid.keys() | cells.keys()):
+        least_ns, most_ns = cells.get(place, (0, 0))
+        alone_ns, long_ns = sure.get(place, 0), times_ns[place + 1] - times_ns[place]
+        yield place, laid.get(place, 0), min(long_ns, max(alone_ns, least_ns)), min(long_ns, alone_ns + most_ns)
+
+
 def used(
-    times_ns: Sequence[int], values: Sequence[int], spans: Iterable[tuple[int, int]], limits: Limits = NO_LIMITS
+    times_ns: Sequence[int],
+    values: Sequence[int],
+    spans: Iterable[tuple[int, int]],
+    limits: Limits = NO_LIMITS,
+    loose: Loose[Spans] | None = None,
 ) -> Used:
     """Lay stretches of time over the readings of one sum that goes on (a counter, a gauge's running integral).
 
@@ -293,26 +363,27 @@ def used(
     times_ns, values : of the readings that are known.
     spans : disjoint, in order.
     limits : of the power behind that sum.
+    loose : where spans of packed calls may lie instead; bounds hold wherever they do.
     """
     amount = low = high = counted = edges = 0
     rest_ns, before = 0.0, -2
     floor_uw, ceiling_uw = limits.floor_uw, limits.ceiling_uw
-    for place, inside_ns in covered(times_ns, spans) if len(times_ns) > 1 else ():
+    for place, inside_ns, least_ns, most_ns in _inside(times_ns, spans, loose) if len(times_ns) > 1 else ():
         step, long_ns = values[place + 1] - values[place], times_ns[place + 1] - times_ns[place]
-        edges, before = edges + (place > before + 1), place
-        if inside_ns == long_ns:
-            amount, low, high, counted = amount + step, low + step, high + step, counted + step
-            continue
+        if inside_ns:
+            edges, before = edges + (place > before + 1), place
         amount += (2 * step * inside_ns + long_ns) // (2 * long_ns)
         rest_ns += inside_ns * (1 - inside_ns / long_ns)
-        outside_ns = long_ns - inside_ns
+        if least_ns == long_ns:
+            low, high, counted = low + step, high + step, counted + step
+            continue
         least, most = min(step, 0), max(step, 0)
         if step > 0:
             floor = min(floor_uw / NS_PER_S, step / long_ns)
-            least, most = math.floor(floor * inside_ns), math.ceil(step - floor * outside_ns)
+            least, most = math.floor(floor * least_ns), math.ceil(step - floor * (long_ns - most_ns))
             if ceiling_uw is not None:
                 ceiling = max(ceiling_uw / NS_PER_S, step / long_ns)
-                least = max(least, math.floor(step - ceiling * outside_ns))
-                most = min(most, math.ceil(ceiling * inside_ns))
+                least = max(least, math.floor(step - ceiling * (long_ns - least_ns)))
+                most = min(most, math.ceil(ceiling * most_ns))
         low, high = low + least, high + most
     return Used(amount, low, high, counted, rest_ns, edges)

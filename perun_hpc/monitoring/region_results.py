@@ -15,6 +15,7 @@ from perun_hpc.data_model.sensor import Kind, Sensor, worst
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.region_arrays import Floats, Ints, Readings, Spans, Used, by_region, covered, mean
 from perun_hpc.energy.region_energy import HALF_RECTANGLE, settle, worth
+from perun_hpc.energy.regions import Loose
 from perun_hpc.energy.uncertainty import added, combined_uj, of_sensor
 from perun_hpc.monitoring import trace
 from perun_hpc.monitoring.columns import counts_cpu_time
@@ -52,7 +53,8 @@ def of_readings(
         for number, (marked, lengths) in calls.items():
             starts, ends = marked.spans
             time_s = float((ends - starts).sum()) / NS_PER_S
-            metrics = [Metric(MetricType.RUNTIME, time_s, Aggregate.MAX), *host.figures(marked.spans, marked.coarse_ns)]
+            figures = host.figures(marked.spans, marked.coarse_ns, marked.loose)
+            metrics = [Metric(MetricType.RUNTIME, time_s, Aggregate.MAX), *figures]
             result.append(
                 Region(
                     rank.names[number],
@@ -103,9 +105,9 @@ class _Host:
         self._counters = Readings(times_ns, values[counters], np.array(ceilings))
         self._age_ns = max((sensors[one].update_ns + sensors[one].lag_ns // 4 for one in energy.bearing), default=0)
 
-    def figures(self, spans: Spans, coarse_ns: int = 0) -> Iterator[Metric]:
-        """All figures of some stretches of time, which may lie so far beside the truth."""
-        used = self._counters.used(spans)
+    def figures(self, spans: Spans, coarse_ns: int = 0, loose: Loose[Spans] | None = None) -> Iterator[Metric]:
+        """All figures of some stretches of time, which may lie so far beside the truth, and there."""
+        used = self._counters.used(spans, loose)
         yield from self._energies(used, spans, coarse_ns, int(covered(self._times_ns[[0, -1]], spans).sum()))
         by_time = counts_cpu_time(self._sensors)
         for column, sensor in enumerate(self._sensors):

@@ -124,6 +124,68 @@ def test_arrays_cover_and_use_like_the_rule(pairs, steps, data):
         assert found.covered_ns[column] == sum(inside.values())
 
 
+def as_rows(calls, together, whole):
+    """Rows of calls that follow each other: of each `together` one cell, every `whole`th call one by one."""
+    rows = [(0, begin, end) for begin, end in calls[::whole]] if whole else []
+    packed = [one for at, one in enumerate(calls) if not whole or at % whole]
+    for at in range(0, len(packed), together):
+        part = packed[at : at + together]
+        lengths = [end - begin for begin, end in part]
+        numbers = (len(part), 0), (sum(lengths), sum(lengths)), (max(lengths), sum(one**2 for one in lengths))
+        rows += [(-2, part[0][0], part[-1][1]), *((regions.REST, *pair) for pair in numbers)]
+    return array("q", [number for row in rows for number in row])
+
+
+@examples(300)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 20)), min_size=1, max_size=30),
+    st.integers(1, 12),
+    st.sampled_from((0, 0, 2, 3)),
+    st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    st.lists(st.integers(2, 9), min_size=1, max_size=50),
+    st.tuples(st.integers(0, 60), st.integers(100, 2000)),
+)
+@example([(0, 20), (0, 20), (60, 1)], 3, 0, [10] * 10, [9] * 4 + [2] * 6, (0, 2000))
+def test_bounds_hold_wherever_packed_calls_were_in_their_cell(pattern, together, whole, gaps, watts, life):
+    calls, now = [], 5
+    for gap, length in pattern:
+        calls.append((now + gap, now + gap + length))
+        now += gap + length
+    power = np.repeat([watts[at % len(watts)] for at in range(now // 10 + 80)], 10)
+    times = np.cumsum([0, *gaps])
+    while times[-1] < now:
+        times = np.append(times, times[-1] + gaps[len(times) % len(gaps)])
+    sums = np.concatenate(([0], np.cumsum(power)))
+    values = sums[times]
+    ran = [max(0, min(end, life[1]) - max(begin, life[0])) and (begin, end) for begin, end in calls]
+    truth = sum(int(sums[min(one[1], life[1])] - sums[max(one[0], life[0])]) for one in ran if one)
+    rows = as_rows(calls, together, whole)
+
+    one = regions.by_region(rows, 1, *life)[0]
+    for limits in (regions.NO_LIMITS, regions.Limits(2 * 10**9, 9 * 10**9)):
+        used = regions.used(times.tolist(), values.tolist(), one.spans, limits, one.loose)
+        assert used.low - len(times) <= truth <= used.high + len(times)
+        assert used.counted <= truth
+        assert used.low <= used.high
+    other = region_arrays.by_region(rows, 1, *life)[0][0]
+    columns = region_arrays.Readings(times, np.stack((values, values)).astype(float), np.array([np.inf, 9e9]))
+    found = columns.used(other.spans, other.loose)
+    for column, limits in enumerate((regions.NO_LIMITS, regions.Limits(0, 9 * 10**9))):
+        told = regions.used(times.tolist(), values.tolist(), one.spans, limits, one.loose)
+        assert found.counted[column] == told.counted
+        assert found.low[column] == pytest.approx(told.low, abs=len(times))
+        assert found.high[column] == pytest.approx(told.high, abs=len(times))
+        assert found.edges[column] == told.edges
+        assert found.rest_ns[column] == pytest.approx(told.rest_ns)
+
+
+def test_cells_that_lie_over_each_other_are_laid_over_readings_in_little_time():
+    times, cells = list(range(0, 10_000, 10)), [(5, 9000, 1, 8000)] * 5000
+    found = regions.within(times, cells)
+    assert len(found) == 900
+    assert all(most >= 10 for place, (_, most) in found.items() if 0 < place < 899)
+
+
 @given(intervals)
 def test_union_covers_the_same_time_and_never_overlaps(pairs):
     spans = list(regions.union(flat(pairs)))

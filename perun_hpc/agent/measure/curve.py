@@ -11,7 +11,7 @@ from typing import BinaryIO
 from perun_hpc.energy import region_energy
 from perun_hpc.energy.region_contrast import MOST_INTERVALS, MOST_SPANS
 from perun_hpc.energy.region_energy import Estimate
-from perun_hpc.energy.regions import NO_LIMITS, Limits, Spans
+from perun_hpc.energy.regions import NO_LIMITS, Limits, Loose, Spans
 
 POINT = struct.Struct("<qq")
 MAX_B = 64 * 1024 * 1024
@@ -71,9 +71,16 @@ class Curve:
         """Whether it has an interval at all."""
         return len(self._times) > 1
 
-    def over(self, spans: Spans, limits: Limits = NO_LIMITS, contrasted: bool = True, coarse_ns: int = 0) -> Estimate:
+    def over(
+        self,
+        spans: Spans,
+        limits: Limits = NO_LIMITS,
+        contrasted: bool = True,
+        coarse_ns: int = 0,
+        loose: Loose[Spans] | None = None,
+    ) -> Estimate:
         """Energy used during stretches of time; see `region_energy.estimate`."""
-        return region_energy.estimate(self._times, self._values, spans, limits, contrasted, coarse_ns)
+        return region_energy.estimate(self._times, self._values, spans, limits, contrasted, coarse_ns, loose)
 
     def looked_at(self, spans: Spans) -> int:
         """How many calls and points an estimate of them looks at."""

@@ -326,7 +326,7 @@ def _give(row: dict[str, Any], parts: Parts, of_job: Handed) -> None:
 
 def _row(handed: Handed, name: str, marked: Marked[Spans], curve: Curve, contrasted: bool) -> dict[str, Any]:
     """A region with the energy that the whole job used while it ran."""
-    found = curve.over(marked.spans, handed.limits, contrasted, marked.coarse_ns)
+    found = curve.over(marked.spans, handed.limits, contrasted, marked.coarse_ns, marked.loose)
     return {
         "step_id": handed.step_id,
         "rank": handed.rank,
