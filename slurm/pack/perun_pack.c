@@ -45,9 +45,9 @@ static int64_t sum(int64_t a, int64_t b)
 	return a > INT64_MAX - b ? INT64_MAX : a + b;
 }
 
-static bool is_cell(const struct row *row)
+static bool is_cell(const struct row *row, int64_t regions)
 {
-	return row->region <= CELL && row->region > REST;
+	return row->region <= CELL && row->region > CELL - regions;
 }
 
 static void put_cell(struct row *rows, const struct cell *cell)
@@ -216,7 +216,7 @@ static void join(struct row *rows, int64_t count, struct state *state, int64_t *
 {
 	forget_places(state);
 	for (int64_t at = 0; at + ROWS <= count; at++) {
-		if (!is_cell(&rows[at]))
+		if (!is_cell(&rows[at], state->regions))
 			continue;
 		struct cell cell = get_cell(&rows[at]);
 		int64_t before = state->place[cell.region];

@@ -108,6 +108,19 @@ def test_cells_grow_longer_where_they_fill_the_rows_and_keep_their_sums() -> Non
     assert one.coarse_ns > 10 * MS
 
 
+@pytest.mark.parametrize("region", [-2 - packing.REGIONS, -(10**15), 1 - (1 << 62)])
+def test_rows_that_name_no_region_of_ours_are_left_alone(region: int) -> None:
+    """What the program itself wrote there by mistake."""
+    rows, packer = Rows(), packing.Packer()
+    rows.add(region, 5, 6)
+    for _ in range(3):
+        while rows.free:
+            rows.add(0, 1 + len(rows.calls) * MS, 1 + len(rows.calls) * MS + 50_000)
+        rows.free = list(packer.pack(rows.memory, 0, ROWS))
+    assert rows.table[:3] == array("q", [region, 5, 6])
+    assert rows.marked()[0].calls == len(rows.calls) - 1
+
+
 def test_long_calls_and_those_still_open_stay_as_they_are() -> None:
     rows = Rows()
     for number in range(ROWS):
