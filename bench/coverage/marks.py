@@ -18,7 +18,7 @@ from bench.coverage.physics import Cores, Family, Random
 from bench.coverage.sensors import Curve, ns
 from bench.coverage.verdict import Sample
 from perun_hpc.agent.measure import curve
-from perun_hpc.agent.outbox import regions
+from perun_hpc.agent.outbox import rank_energies, regions
 from perun_hpc.data_model import rank_data
 
 FINE_S = 0.01
@@ -86,8 +86,11 @@ def beside(seen: bool, kind: str) -> Trial:
     return trial
 
 
-def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str) -> Trial:
-    """Ranks of an exclusive job that call a region: `alike`, `uneven` (+-40 % in time) or only `one` of them works."""
+def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str, as_whole: bool = False) -> Trial:
+    """Ranks of an exclusive job that call a region: `alike`, `uneven` (+-40 % in time) or only `one` of them works.
+
+    `as_whole`: what is asked for is not the region's energy but all of each rank's.
+    """
 
     def trial(rng: Random, family: Family) -> Iterator[Sample]:
         machine, errors = family.machine(rng), Errors.draw(family, rng)
@@ -115,8 +118,27 @@ def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str) -> Tr
         ranks_of = host.node.runs
         host.node.runs = [together]
         host.node.points_s = grid_s
+        if as_whole:
+            host.node.steps = [StepRun(0, start, end, together.busy, len(together.cpus))]
         host.node.run()
         cpu_ns = [round(run.busy.between(start, end) * 1e9) for run in ranks_of]
+        nothing = np.zeros(count)
+        whole_w = sum((one.power for one in host.parts.values()), nothing)
+        owned = sum((host.curves[n, what].power for n in range(size) for what in ("cpu", "dram")), nothing)
+
+        def true_j(rank: int, times: Sequence[tuple[float, float]]) -> float:
+            mine = host.curves[rank, "cpu"].power + host.curves[rank, "dram"].power
+            # What nobody's cores made (idle cores, the system) is the ranks' in equal parts: the job holds the node.
+            true = Curve(FINE_S, mine + (whole_w - owned) / size)
+            return sum(true.between(begin, until) for begin, until in times)
+
+        if as_whole:
+            record = host.node.last_record
+            (step,) = ({**one, "ranks": [{"rank": n} for n in range(size)]} for one in record["steps"])
+            (found,) = rank_energies.of_steps([step], {(0, n): ns for n, ns in enumerate(cpu_ns)}, record)
+            for run in found["ranks"]:
+                yield Sample(kind, true_j(run["rank"], [(start, end)]), run["energy_uj"] / 1e6, run["u_uj"] / 1e6)
+            return
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
             curve.extend(directory / regions.CURVE, host.node.points[together.key])
@@ -126,15 +148,8 @@ def ranks(how: str, call_s: tuple[float, float], grid_s: float, kind: str) -> Tr
                 (directory / "ranks" / f"0-{n}.rank").write_bytes(_handed(n, size, calls, start, end, cpu_ns[n]))
             rows, problems, _ = regions.of_session(directory, record)
         assert not problems, problems
-        nothing = np.zeros(count)
-        whole_w = sum((one.power for one in host.parts.values()), nothing)
-        owned = sum((host.curves[n, what].power for n in range(size) for what in ("cpu", "dram")), nothing)
         for row in rows:
-            mine = host.curves[row["rank"], "cpu"].power + host.curves[row["rank"], "dram"].power
-            # What nobody's cores made (idle cores, the system) is the ranks' in equal parts: the job holds the node.
-            true = Curve(FINE_S, mine + (whole_w - owned) / size)
-            true_j = sum(true.between(begin, until) for begin, until in calls)
-            yield Sample(kind, true_j, row["energy_uj"] / 1e6, row["u_uj"] / 1e6)
+            yield Sample(kind, true_j(row["rank"], calls), row["energy_uj"] / 1e6, row["u_uj"] / 1e6)
 
     return trial
 
@@ -197,6 +212,8 @@ TRIALS: dict[str, Trial] = {
     "steps-short": beside(False, "steps at once, shorter than the time between readings"),
     "ranks-alike": ranks("alike", (12, 25), 1.0, "a rank's region of seconds, ranks alike"),
     "ranks-uneven": ranks("uneven", (12, 25), 1.0, "a rank's region of seconds, ranks uneven"),
+    "rank-alike": ranks("alike", (12, 25), 1.0, "a rank as a whole, ranks alike", as_whole=True),
+    "rank-uneven": ranks("uneven", (12, 25), 1.0, "a rank as a whole, ranks uneven", as_whole=True),
     "ranks-one": ranks("one", (12, 25), 1.0, "a rank's region of seconds, one rank works"),
     "regions-above": ranks("single", (0.15, 2.0), 0.1, "regions longer than the sampling step (100 ms)"),
     "regions-fine": ranks("single", (10, 12), 0.02, "regions of 10 s, sampled every 20 ms"),
