@@ -36,7 +36,7 @@ NEAR = (16, 2)
 LEAST_EFFECTIVE = 4.0
 """A contrast that rests on fewer blocks than this is none."""
 MOST_BLURRED = 0.2
-"""How much of the coverage's variance the age of readings may be."""
+"""How much of the coverage's variance the age of readings, and what is not known of where calls ran, may be."""
 LEAST_OWN = 1e-4
 """Coverage that follows from that of other surroundings up to this part is no surrounding of its own."""
 MODEL_ERROR = 0.04
@@ -100,7 +100,9 @@ class Coverage:
             rest = [self._rest[column] / self._rest[OWN] for column in self._kept]
             direction = _solved(_chosen(square, self._kept), rest)
             if direction is not None:
-                self._blurred = (age_ns / interval_ns) ** 2 / 6 * _dot(direction, rest) * whole_ns
+                self._blurred = (
+                    (math.hypot(age_ns, coarse_ns) / interval_ns) ** 2 / 6 * _dot(direction, rest) * whole_ns
+                )
 
     def contrast(self, values: Sequence[float]) -> Contrast | None:
         """Of the readings of one sum that goes on, in uJ; None where they do not tell."""

@@ -211,13 +211,20 @@ void perun_pack(struct row *rows, int64_t count, struct state *state, struct cel
 	state->cells += made;
 }
 
-/* Make cells that lie beside each other one, as far as that is no longer than a cell may be. */
+/* Make cells that lie beside each other in time one, as far as that is no longer than a cell may be. */
 static void join(struct row *rows, int64_t count, struct state *state, int64_t *places)
 {
+	int64_t *order = places + count, cells = 0;
+
+	for (int64_t at = 0; at + ROWS <= count; at++)
+		if (is_cell(&rows[at], state->regions)) {
+			order[cells++] = at;
+			at += ROWS - 1;
+		}
+	sort(rows, order, order + count, cells);
 	forget_places(state);
-	for (int64_t at = 0; at + ROWS <= count; at++) {
-		if (!is_cell(&rows[at], state->regions))
-			continue;
+	for (int64_t next = 0; next < cells; next++) {
+		int64_t at = order[next];
 		struct cell cell = get_cell(&rows[at]);
 		int64_t before = state->place[cell.region];
 		struct cell whole = before < 0 ? cell : get_cell(&rows[before]);
@@ -237,7 +244,6 @@ static void join(struct row *rows, int64_t count, struct state *state, int64_t *
 			}
 			state->cells--;
 		}
-		at += ROWS - 1;
 	}
 }
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perun_hpc.energy import region_arrays, regions
+from perun_hpc.energy import region_arrays, region_energy, regions
 from tests.examples import examples
 
 LEAST, MOST = -(2**63), 2**63 - 1
@@ -177,6 +177,26 @@ def test_bounds_hold_wherever_packed_calls_were_in_their_cell(pattern, together,
         assert found.high[column] == pytest.approx(told.high, abs=len(times))
         assert found.edges[column] == told.edges
         assert found.rest_ns[column] == pytest.approx(told.rest_ns)
+
+
+def test_where_cells_are_nearly_as_long_as_half_an_interval_nothing_is_estimated():
+    """Calls are everywhere alike; that readings see no contrast says only that the middle of cells was a guess."""
+    table, now, ms = array("q"), 10**6, 10**6
+    for at in range(250):
+        length = (400 + at % 7 * 17) * ms
+        numbers = (200, 0), (length * 3 // 10, length * 3 // 10), (ms - 1, 10**15)
+        for row in ((-2, now, now + length), *((regions.REST, *pair) for pair in numbers)):
+            table.extend(row)
+        now += length
+    times = list(range(0, now, 10**9))
+    values = [time * 130 // 1000 for time in times]  # 200 W in calls, 100 W beside them
+    limits = regions.Limits(90 * 10**6, 210 * 10**6)
+    one = regions.by_region(table, 1, 0, now)[0]
+    found = region_energy.estimate(times, values, one.spans, limits, True, one.coarse_ns, one.loose)
+    truth = one.spans.time_ns * 200 // 1000
+    assert found.method is region_energy.Method.BOUNDED
+    assert found.low_uj <= truth <= found.high_uj
+    assert abs(found.uj - truth) < 2 * found.u_uj
 
 
 def test_cells_that_lie_over_each_other_are_laid_over_readings_in_little_time():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import random
 import signal
 import struct
 import sys
@@ -119,6 +120,22 @@ def test_rows_that_name_no_region_of_ours_are_left_alone(region: int) -> None:
         rows.free = list(packer.pack(rows.memory, 0, ROWS))
     assert rows.table[:3] == array("q", [region, 5, 6])
     assert rows.marked()[0].calls == len(rows.calls) - 1
+
+
+def test_cells_of_a_long_run_are_no_longer_than_their_number_asks_for() -> None:
+    """Rows that became free lie anywhere: cells that follow each other in time do not in memory."""
+    rows, packer, now = Rows(2000), packing.Packer(), 1
+    chance = random.Random(1)
+    for turn in range(60):
+        while rows.free:
+            rows.add(0, now, now + chance.randrange(50_000, 150_000))
+            now += chance.randrange(200_000, 300_000)
+        rows.free = list(packer.pack(rows.memory, 0, 2000))
+        if turn % 3 == 0:
+            chance.shuffle(rows.free)
+    one = rows.marked()[0]
+    assert one.calls == len(rows.calls)
+    assert one.coarse_ns < now // 16  # 31 cells at most are left, and twice as many are half as long
 
 
 def test_long_calls_and_those_still_open_stay_as_they_are() -> None:
