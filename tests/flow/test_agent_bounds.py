@@ -214,7 +214,7 @@ def test_many_regions_with_long_names_leave_a_record_that_can_be_read(node: Fake
 
 def test_where_the_memory_cap_is_near_what_a_job_says_of_its_ranks_goes_and_the_agent_stays(node: FakeNode) -> None:
     with node.policy.open("a") as policy:
-        policy.write("agent:\n  memory_cap: 32 MiB\n")
+        policy.write("agent:\n  memory_cap: 40 MiB\n")
     begun(node)
     assert node.agent is not None
     bobs = Bobs(node, "steps", 4200, 1, COMMAND_B)
