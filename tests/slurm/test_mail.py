@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from devcluster import Cluster, site
-from tests.slurm.breaks import until
 
 pytestmark = pytest.mark.cluster
 MAILER = '#!/bin/sh\ncat > "/shared/mail/$$.new"\nmv "/shared/mail/$$.new" "/shared/mail/$2"\n'
@@ -27,7 +27,10 @@ def test_the_mail_of_a_jobs_end_says_its_energy(cluster: Cluster) -> None:
     try:
         options = ["--mail-type=BEGIN,END", "--mail-user=alice", "-J", "posted", "--wrap", "sleep 2"]
         job = int(cluster.run(["sbatch", "--parsable", *options], user="alice", check=True).stdout)
-        until("two mails", lambda: len(list(box.glob("Slurm Job_id*"))) == 2, 120)
+        deadline = time.monotonic() + 120
+        while len(names := sorted(one.name for one in box.glob("Slurm Job_id*"))) != 2:
+            assert time.monotonic() < deadline, f"two mails of job {job}: {names}"
+            time.sleep(0.2)
         (began,) = box.glob(f"Slurm Job_id={job} Name=posted Began*")
         (ended,) = (path.read_text() for path in box.glob(f"Slurm Job_id={job} Name=posted Ended*"))
         assert began.read_text() == ""

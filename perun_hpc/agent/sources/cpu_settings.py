@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 LONGEST = 150
 """Letters of a value."""
 LOOKED_AT = 16
-"""Groups of CPUs whose clocks are looked at: a node may have hundreds, and the agent has jobs that wait."""
+"""Groups of CPUs, and packages, that are looked at: a node may have hundreds, and the agent has jobs that wait."""
 EVERY_NS = 5_000_000_000
 GOVERNOR, CLOCK, CAP, SHORT_CAP = "governor", "clock limit", "power cap", "short-term power cap"
 _HEAD_B = 4096
@@ -25,11 +26,8 @@ def cpu_settings(root: Path) -> dict[str, str]:
     The caps are those of RAPL's packages: the first constraint is the long-term one, the second the short-term one.
     """
     policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))[:LOOKED_AT]
-    packages = [
-        zone
-        for zone in sorted((root / "sys/class/powercap").glob("*:*"))
-        if text_of(zone / "name").startswith("package")
-    ]
+    zones = sorted((root / "sys/class/powercap").glob("*:*"))
+    packages = list(islice((zone for zone in zones if text_of(zone / "name").startswith("package")), LOOKED_AT))
     found = {
         GOVERNOR: joined(text_of(one / "scaling_governor") for one in policies),
         CLOCK: joined(scaled(text_of(one / "scaling_max_freq"), 1e6, "GHz") for one in policies),
