@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
+from bench.reproduce.gauge import node_power
 from bench.reproduce.rows import Compared, Line
 from bench.reproduce.source import data_set
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
-from perun_hpc.data_model.units import Quantity
+from perun_hpc.data_model.sensor import Reading
 from perun_hpc.energy import uncertainty
 from perun_hpc.energy.integrate import integrate
 
@@ -26,20 +26,7 @@ WHERE = (
 NS_PER_S = 1_000_000_000
 J_PER_KWH = 3.6e6
 MOST_GAP_NS = 600 * NS_PER_S
-METER = Sensor(
-    id="site:node:power",
-    host="published",
-    backend="site",
-    device="site",
-    domain="node",
-    component="node",
-    kind=Kind.GAUGE,
-    quantity=Quantity.POWER,
-    unit="mW",
-    scale_num=1000,
-    gain_error=0.05,
-    gain_source="assumed 5 % (k=1) for a sensor that the site declares",
-)
+METER = node_power("site", "site", gain_error=0.05, gain_source="assumed 5 % (k=1) for a sensor that the site declares")
 
 
 def lines() -> Iterator[Line]:

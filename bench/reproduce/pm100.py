@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.reproduce.gauge import node_power
 from bench.reproduce.rows import Compared, Line
 from bench.reproduce.source import data_set
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
-from perun_hpc.data_model.units import Quantity
+from perun_hpc.data_model.sensor import Reading
 from perun_hpc.energy import uncertainty
 from perun_hpc.energy.integrate import integrate
 
@@ -28,19 +28,7 @@ WHERE = (
 )
 NS_PER_S = 1_000_000_000
 PERIOD_NS = 20 * NS_PER_S
-SUPPLY = Sensor(
-    id="ipmi:node:power",
-    host="published",
-    backend="ipmi",
-    device="supply",
-    domain="node",
-    component="node",
-    kind=Kind.GAUGE,
-    quantity=Quantity.POWER,
-    unit="W",
-    scale_num=1_000_000,
-    update_ns=PERIOD_NS,
-)
+SUPPLY = node_power("ipmi", "supply", milliwatts=False, update_ns=PERIOD_NS)
 
 
 def lines() -> Iterator[Line]:

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 
+from bench.reproduce.gauge import node_power
 from bench.reproduce.rows import Compared, Line
 from bench.reproduce.source import Repository
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
-from perun_hpc.data_model.units import Quantity
+from perun_hpc.data_model.sensor import Reading
 from perun_hpc.energy import calibration, uncertainty
 from perun_hpc.energy.integrate import integrate
 
@@ -43,19 +43,7 @@ EVENING_S = 3 * 3600
 """The ten runs of the fit lie within."""
 ROW_S = 10
 """Of the rows of the fit. The command takes no less than five minutes: its meters are read seldom."""
-METER = Sensor(
-    id="wattmeter:node:power",
-    host="gemini-1",
-    backend="wattmeter",
-    device="wattmetrev3-1",
-    domain="node",
-    component="node",
-    kind=Kind.GAUGE,
-    quantity=Quantity.POWER,
-    unit="mW",
-    scale_num=1000,
-    update_ns=NS_PER_S,
-)
+METER = node_power("wattmeter", "wattmetrev3-1", host="gemini-1", update_ns=NS_PER_S)
 
 
 @dataclass(frozen=True)
