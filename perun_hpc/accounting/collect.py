@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perun_hpc.accounting.database import POSTGRESQL
 from perun_hpc.accounting.evidence import HIDDEN, adds, combine
@@ -60,6 +60,7 @@ from perun_hpc.store.adopt import adopt
 from perun_hpc.store.layout import APART, PLAN
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LEASE = "collect"
 SHARDS = 16
@@ -291,6 +292,14 @@ class Collector:
 
     def _shard(self, job_id: int) -> int:
         return job_id % self.shards
+
+    def _by_shard(self, ones: Iterable[T], job_id: Callable[[T], int]) -> Iterator[tuple[int, list[T]]]:
+        """The parts of the job ids that some are of, and those of each."""
+
+        def shard(one: T) -> int:
+            return self._shard(job_id(one))
+
+        return ((part, list(those)) for part, those in groupby(sorted(ones, key=shard), key=shard))
 
     def _enter(self, shard: int) -> bool:
         """Take a part of the job ids up, unless another collector has it."""
@@ -790,10 +799,9 @@ class Collector:
     def _amend(self, records: Sequence[EnergyRecord], queue: bool, summary: Summary) -> tuple[list[Put], Summary]:
         """Store and publish records that rest on Slurm's word; what the ledger refuses is noted."""
         puts: list[Put] = []
-        by_shard = sorted(records, key=lambda record: self._shard(record.job_id))
-        for shard, part in groupby(by_shard, key=lambda record: self._shard(record.job_id)):
+        for shard, part in self._by_shard(records, lambda record: record.job_id):
             with self._holding(shard):
-                more, summary = self._amend_part(list(part), queue, summary)
+                more, summary = self._amend_part(part, queue, summary)
             puts += more
         return puts, summary
 
@@ -841,8 +849,7 @@ class Collector:
         if until_s - since_s < RENAME_EVERY_S:
             return
         ended = self.ledger.ended_runs(self.archive.cluster, since_s, until_s)
-        ended.sort(key=lambda run: self._shard(run[0]))
-        for shard, runs in groupby(ended, key=lambda run: self._shard(run[0])):
+        for shard, runs in self._by_shard(ended, lambda run: run[0]):
             with self._holding(shard):
                 for job_id, restart_count, end_s in runs:
                     bare = Run(job_id, restart_count)
