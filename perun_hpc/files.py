@@ -157,7 +157,12 @@ def make_directory(path: Path, mode: int = 0o750) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_file(path, os.O_DIRECTORY)
+
+
+def sync_file(path: Path, flags: int = 0) -> None:
+    """Make what a file holds durable; `flags` are open(2)'s, besides reading."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from perun_hpc.files import sync_directory
+from perun_hpc.files import sync_directory, sync_file
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _WHOLE = frozenset({
@@ -65,19 +65,10 @@ def sync_whole(top: Path, _: Sequence[Path] = ()) -> None:
 def sync_each(top: Path, files: Sequence[Path]) -> None:
     """Make each of the files durable, with its directory, then the names of these; OSError as of `sync_new`."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        _all(pool.map(_sync_one, files))
+        list(pool.map(_sync_one, files))  # the first error comes out
     sync_directory(top)
 
 
 def _sync_one(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_file(path)
     sync_directory(path.parent)
-
-
-def _all(done: Iterable[None]) -> None:
-    for _ in done:
-        pass

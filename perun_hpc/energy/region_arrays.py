@@ -70,7 +70,7 @@ def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int,
     cells: dict[int, list[Cell]] = {}
     for cell in _cells(table, regions):
         cells.setdefault(cell.region, []).append(cell)
-    table = table[(table[:, 0] >= 0) & (table[:, 0] < regions) & (table[:, 1] > 0)]
+    table = _calls(table, regions)
     table = table[np.argsort(table[:, 0], kind="stable")]
     numbers, first = np.unique(table[:, 0], return_index=True)
     rows = dict(zip(numbers.tolist(), np.split(table, first[1:]), strict=True)) if len(table) else {}
@@ -84,12 +84,16 @@ def by_region(calls: Any, regions: int, start_ns: int, end_ns: int) -> dict[int,
 def count(calls: Any, regions: int) -> int:
     """How many calls of regions there are in a table."""
     table = _table(calls)
-    rows = (table[:, 0] >= 0) & (table[:, 0] < regions) & (table[:, 1] > 0)
-    return int(rows.sum()) + sum(cell.calls for cell in _cells(table, regions))
+    return len(_calls(table, regions)) + sum(cell.calls for cell in _cells(table, regions))
 
 
 def _table(calls: Any) -> Ints:
     return np.frombuffer(calls, dtype=np.int64).reshape(-1, 3) if len(calls) else np.empty((0, 3), dtype=np.int64)
+
+
+def _calls(table: Ints, regions: int) -> Ints:
+    """The rows that are calls."""
+    return table[(table[:, 0] >= 0) & (table[:, 0] < regions) & (table[:, 1] > 0)]
 
 
 def _cells(table: Ints, regions: int) -> Iterator[Cell]:
