@@ -16,10 +16,7 @@ from tests.approved_digests import CONFIGURATION
 from .agent_node import FakeNode
 
 CHECKOUT = Path(__file__).parents[2]
-NOEXEC = (
-    "for place in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec,nosuid,nodev,mode=1777 tmpfs $place; done; "
-    'exec "$@"'
-)
+NOEXEC = (str(CHECKOUT / "tests" / "cover.sh"), "noexec,nosuid,nodev", "/tmp /var/tmp /dev/shm")
 MOUNTS = os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
 needs_mounts = pytest.mark.skipif(not MOUNTS, reason="mounts file systems in a namespace of its own")
 
@@ -35,7 +32,7 @@ def place() -> Iterator[Path]:
 
 def noexec(*command: str | Path, cwd: Path = CHECKOUT, env: dict[str, str] | None = None) -> tuple[int, str]:
     """Exit code and output of a command where /tmp and its like are mounted noexec."""
-    line = ["unshare", "-m", "sh", "-c", NOEXEC, "sh", *map(str, command)]
+    line = [*NOEXEC, *map(str, command)]
     environ = {**os.environ, "TMPDIR": "/tmp", **(env or {})}
     done = subprocess.run(line, cwd=cwd, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout
@@ -78,7 +75,7 @@ def test_a_program_is_monitored_where_tmp_is_noexec(place: Path) -> None:
 @needs_mounts
 def test_an_agent_measures_a_job_where_tmp_is_noexec(place: Path) -> None:
     node = FakeNode(place)
-    node.start(within=["unshare", "-m", "sh", "-c", NOEXEC, "sh"])
+    node.start(within=NOEXEC)
     try:
         node.begin(1, exclusive="1")
         node.serve(3_000_000)
