@@ -24,6 +24,12 @@ begin = time.perf_counter()
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(time.perf_counter() - begin)
 """
+CPU_TIMER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
 _BUFFER_POOL_B = 512 << 20
 _ENERGY, _CPU = 3, 1
 """Slurm's numbers of trackable resources."""
@@ -83,9 +89,9 @@ def filled(records: int, first: datetime, days: int) -> Iterator[Cluster]:
         cluster.down()
 
 
-def ask_s(cluster: Cluster, command: Sequence[str]) -> float:
-    """Seconds that a command takes on the cluster's login node."""
-    done = cluster.run(["python3", "-c", TIMER, *command], user="root", timeout=600, check=True)
+def ask_s(cluster: Cluster, command: Sequence[str], timer: str = TIMER) -> float:
+    """Seconds that a command takes on the cluster's login node: of a clock, or with `CPU_TIMER` of CPU time."""
+    done = cluster.run(["python3", "-c", timer, *command], user="root", timeout=600, check=True)
     return float(done.stdout)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +63,7 @@ class Replacement:
 
 def temporary(path: Path) -> Path:
     """A name beside `path` that no other process uses, on this or another node; readers ignore such names."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{next(_SERIAL)}.partial")
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.{next(_SERIAL)}.partial")
 
 
 def create(path: Path, mode: int = 0o640) -> int:

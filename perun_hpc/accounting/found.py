@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perun_hpc.archive.places import Archive
-from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.archive.places import RECORD, RUNNING, Archive
+from perun_hpc.data_model.record import EnergyRecord, from_json
+from perun_hpc.errors import DataError
 
 if TYPE_CHECKING:
     from perun_hpc.slurm.sacct import SlurmJob
@@ -39,3 +41,24 @@ class Places:
     sweep_s: float = 60.0
     between: Callable[[int, int, Sequence[str]], list[SlurmJob]] | None = None
     tell: Callable[[str, str], object] = field(default=lambda job, why: None)
+
+
+def from_directory(job_id: int, places: Places, submits: Iterable[int] = ()) -> list[Found]:
+    """What lies in the directories of a job's runs, as far as the caller may read it; `submits` as for `Archive.runs`.
+
+    A damaged record is left out, and `places.tell` called.
+    """
+    found = []
+    for run in places.archive.runs(job_id, submits):
+        for name, source in ((RECORD, "the job's directory"), (RUNNING, "what its nodes said last")):
+            path: Path = places.archive.job(run) / name
+            try:
+                found.append(Found(from_json(path.read_bytes(), str(path)), source))
+                break
+            except OSError:
+                continue
+            except DataError as error:
+                if name == RECORD:  # what is said while a job runs is said anew soon
+                    places.tell(str(job_id), str(error))
+                    break
+    return found

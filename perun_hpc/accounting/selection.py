@@ -17,6 +17,9 @@ from perun_hpc.slurm.job_ids import expand_ids
 LAST = "last"
 """The word for the own job that started last."""
 DAY_S = 86_400
+WEEK_S = 7 * 86_400
+NAMELESS = frozenset(("", "allocation", "bash", "interactive", "python", "python3", "sbatch", "sh", "test", "wrap"))
+"""Names that say nothing of the work: Slurm's own, and programs that run anything."""
 SPANS_S = (DAY_S, 30 * DAY_S, 366 * DAY_S)
 """How far back own jobs are looked for: a year is much to ask slurmdbd for, and most look for what ran today."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.config import policy as site_policy
-from perun_hpc.config.compile import compile_policy
+from perun_hpc.config.compile import compile_policy, layers_of
 from perun_hpc.config.resolve import JobFacts, JobSettings, resolve
 from perun_hpc.config.schema import Footprint, Store
 from perun_hpc.slurm import hostlist
@@ -52,7 +52,7 @@ class Site:
 
 def load_site(environ: Mapping[str, str] = os.environ) -> Site:
     """Read the policy that rules here; without a policy file the defaults. `ConfigError` where the file is broken."""
-    compiled = compile_policy(site_policy.in_force(environ))
+    compiled = layers_of(site_policy.in_force(environ))
     return site_of(compiled, resolve(compiled, JobFacts()))
 
 
@@ -106,7 +106,7 @@ class SitePolicy:
 
 def store_of(environ: Mapping[str, str] = os.environ) -> Callable[[str, str], Store]:
     """Return what says how the trace of a job of (partition, account) is kept."""
-    compiled = compile_policy(site_policy.in_force(environ))
+    compiled = layers_of(site_policy.in_force(environ))
     return functools.cache(
         lambda partition, account: resolve(compiled, JobFacts(partition=partition, account=account)).store
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from perun_hpc.archive.meter_readings import NodeMetered
 from perun_hpc.archive.places import Archive
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.record import EnergyRecord
+
+if TYPE_CHECKING:
+    from perun_hpc.archive.meter_readings import NodeMetered
 
 FILE = "meters.json"
 SCHEMA = "perun.job-meters/1"
@@ -22,6 +25,8 @@ def beside_job(archive: Archive, record: EnergyRecord) -> list[NodeMetered]:
             continue
         try:
             data = json.loads((archive.job(run) / FILE).read_bytes())
+            from perun_hpc.archive.meter_readings import NodeMetered  # few jobs have any
+
             if data["start_ns"] <= record.end_ns and record.start_ns <= data["end_ns"]:
                 return [codec.decode(NodeMetered, one) for one in data["nodes"]]
         except (OSError, *codec.MISFITS):

@@ -19,10 +19,10 @@ from perun_hpc.cli import picture
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.codec import encode
 from perun_hpc.errors import UsageError
-from perun_hpc.report.job_sides import beside_earlier
+from perun_hpc.report.earlier import beside_earlier
 from perun_hpc.report.screen import Style, style_for
 from perun_hpc.report.selected import report_lines
-from perun_hpc.slurm.sacct import job_id_arguments
+from perun_hpc.slurm.job_ids import job_id_arguments
 
 JOBS = """4711, 4711_3 or 4711_[1-3] (array tasks), 4711+1 (het component), 4711.0 (step), 100-105, or `last`;
 several give their sum (default: the job that you are in, else your last one)"""

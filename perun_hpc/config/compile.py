@@ -12,7 +12,6 @@ standard output; of a broken policy nothing does, but one line per mistake to st
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -28,9 +27,9 @@ from perun_hpc.process import child
 SCHEMA = "perun.policy/1"
 
 
-def compile_policy(policy: Policy) -> dict[str, Any]:
-    """The compiled form of a checked policy; its hash depends on the values alone, not on where they stand."""
-    layers: dict[str, Any] = {
+def layers_of(policy: Policy) -> dict[str, Any]:
+    """What the layers of a checked policy say, as the compiled form has them."""
+    return {
         "site": _compiled(
             LayerEntry(
                 {**{key: field.default for key, field in FIELDS.items()}, **policy.site.values},
@@ -41,6 +40,11 @@ def compile_policy(policy: Policy) -> dict[str, Any]:
         "nodes": {name: _compiled(entry) for name, entry in policy.nodes.items()},
         "accounts": {name: _compiled(entry) for name, entry in sorted(policy.accounts.items())},
     }
+
+
+def compile_policy(policy: Policy) -> dict[str, Any]:
+    """The compiled form of a checked policy; its hash depends on the values alone, not on where they stand."""
+    layers = layers_of(policy)
     values = {
         "site": layers["site"]["values"],
         **{
@@ -48,7 +52,9 @@ def compile_policy(policy: Policy) -> dict[str, Any]:
             for layer in ("partitions", "nodes", "accounts")
         },
     }
-    digest = hashlib.sha256(json.dumps(values, separators=(",", ":")).encode()).hexdigest()
+    from hashlib import sha256  # here: it loads OpenSSL, and commands that ask do without
+
+    digest = sha256(json.dumps(values, separators=(",", ":")).encode()).hexdigest()
     return {
         "schema": SCHEMA,
         "hash": f"sha256:{digest}",

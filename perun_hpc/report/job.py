@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from perun_hpc.archive.meter_readings import SCOPE_WORDS, TOO_COARSE, NodeMetered
 from perun_hpc.data_model.record import CARBON, Component, EnergyRecord, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
@@ -13,6 +13,9 @@ from perun_hpc.report.explain import legend
 from perun_hpc.report.hints import STATIC, hints, static_not_known
 from perun_hpc.report.screen import WIDTH, Style, both_ends, cells, printable, table, wrapped
 from perun_hpc.slurm.states import ENDED_BY_SLURM
+
+if TYPE_CHECKING:
+    from perun_hpc.archive.meter_readings import NodeMetered
 
 LABEL = 11
 """Columns of the label at the left."""
@@ -198,6 +201,8 @@ def _metered(r: EnergyRecord, metered: Sequence[NodeMetered]) -> str:
     if whys:
         more = f" and {len(whys) - NODES_NAMED} more" if len(whys) > NODES_NAMED else ""
         return f"no sum of its nodes: {'; '.join(whys[:NODES_NAMED])}{more}"
+    from perun_hpc.archive.meter_readings import SCOPE_WORDS
+
     total_uj = sum(one.energy_uj or 0 for one in metered)
     scopes = {one.scope for one in metered}
     where = SCOPE_WORDS[scopes.pop()] if len(scopes) == 1 else "at different places of the supply"
@@ -216,6 +221,8 @@ def _metered(r: EnergyRecord, metered: Sequence[NodeMetered]) -> str:
 
 
 def _why(one: NodeMetered) -> str:
+    from perun_hpc.archive.meter_readings import TOO_COARSE
+
     if one.why == TOO_COARSE:
         return f"too coarse ({count(one.readings, 'reading')}, one each {one.period_s:.0f} s)"
     return one.why

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from perun_hpc.accounting.found import UNKNOWN, Found, Places
 from perun_hpc.accounting.lookup import find_each
-from perun_hpc.accounting.selection import LAST, own_jobs
+from perun_hpc.accounting.selection import LAST, NAMELESS, WEEK_S, own_jobs
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.data_model.wording import count
 from perun_hpc.energy.comparison import spread
@@ -18,9 +18,6 @@ from perun_hpc.slurm.job_ids import expand_ids
 
 EARLIER = 5
 """So many runs of a name are looked at."""
-WEEK_S = 7 * 86_400
-NAMELESS = frozenset(("", "allocation", "bash", "interactive", "python", "python3", "sbatch", "sh", "test", "wrap"))
-"""Names that say nothing of the work: Slurm's own, and programs that run anything."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +98,16 @@ def with_earlier_spread(found: Sides, places: Places, asker: Asker) -> Sides:
     return replace(found, known=spread([run.energy_j for run in runs]))
 
 
-def beside_earlier(record: EnergyRecord, places: Places, sign: str) -> str:
-    """A job beside its user's last ones of this name and size, in a sentence; empty where there is nothing to say.
+def beside_these(record: EnergyRecord, ids: Sequence[str], places: Places, sign: str) -> str:
+    """A job beside those of `ids` that can be compared and have its size, in a sentence; empty where there are none.
 
     `sign` stands before a bound.
     """
-    if record.uid is None or record.name in NAMELESS or record.array_job_id or record.het_job_id:
-        return ""
     subject = of_records([record])
     if subject.why:
         return ""
     try:
-        ids = own_jobs(places, record.uid, record.start_ns / 1e9, record.name, spans_s=(WEEK_S,))
-        before = _alike([job for job in ids if job != subject.label], places, EARLIER, subject)
+        before = _alike(ids, places, EARLIER, subject)
     except PerunError:  # the report stands without it
         return ""
     found = sides_of([Side(_before(before), tuple(before)), Side(subject.label, (subject,))])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from perun_hpc.accounting.found import Found
-from perun_hpc.archive.meter_readings import NodeMetered
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import NotFoundError
 from perun_hpc.report.job import job_report, step_report
 from perun_hpc.report.screen import Style
+
+if TYPE_CHECKING:
+    from perun_hpc.archive.meter_readings import NodeMetered
 
 
 def report_lines(

@@ -10,7 +10,7 @@ import csv
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 LINES = "Lines of a report"
 WORDS = "Words of a report"
@@ -33,7 +33,7 @@ class Term:
 @cache
 def terms() -> tuple[Term, ...]:
     """All terms, in the order of the documents."""
-    text = resources.files("perun_hpc.report").joinpath("terms.csv").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("terms.csv").read_text(encoding="utf-8")
     return tuple(Term(**row) for row in csv.DictReader(text.splitlines()))
 
 

@@ -10,10 +10,13 @@ import contextlib
 import errno
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from perun_hpc.errors import UnavailableError
+
+if TYPE_CHECKING:
+    import subprocess
 
 TIMEOUT_S = 120.0
 ARGUMENT_BYTES = 65_536
@@ -54,6 +57,8 @@ def attempt(command: Sequence[str], stdin: str | None, timeout_s: float) -> subp
 
     One that cannot even be killed is left behind.
     """
+    import subprocess  # here: many who import this call nothing
+
     name = command[0]
     try:
         process = subprocess.Popen(

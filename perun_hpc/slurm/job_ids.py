@@ -5,15 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from perun_hpc.errors import UsageError
-from perun_hpc.slurm.sacct import job_id_arguments
+from perun_hpc.errors import NotFoundError, UsageError
 
+LARGEST = (1 << 32) - 1
+"""Slurm's job ids, array tasks and het offsets have 32 bits."""
+DIGITS = len(str(LARGEST))
 MOST = 10_000
 """So many jobs are asked for at once."""
 _LIST = re.compile(r"[^,\[\]]*(?:\[[^\[\]]*\])?[^,\[\]]*")
 _RANGE = re.compile(r"(\d{1,10})-(\d{1,10})")
 _TASKS = re.compile(r"(\d{1,10})_\[([^\[\]%]*)(?:%\d+)?\]")
 _PIECE = re.compile(r"(\d{1,10})(?:-(\d{1,10})(?::(\d{1,10}))?)?")
+
+
+def job_id_arguments(text: str) -> tuple[str, str | None]:
+    """Split what a user typed (`4711`, `4711_3`, `4711+1`, `4711.0`) into sacct's job id and the step, if any."""
+    job, _, step = text.partition(".")
+    digits = job.replace("_", "", 1) if "_" in job else job.replace("+", "", 1)
+    known = digits.isascii() and digits.isdigit() and job[0].isdigit() and job[-1].isdigit()
+    parts = re.split("[_+]", job)
+    # Slurm counts jobs from 1; to sacct 0 is everybody's.
+    if not known or any(len(part) > DIGITS or int(part) > LARGEST for part in parts) or int(parts[0]) == 0:
+        raise NotFoundError(
+            f"'{text}' is no job id: write 4711, 4711_3 or 4711_[1-3] (array tasks), 4711+1 (het component) or 4711.0"
+        )
+    return job, step or None
 
 
 def expand_ids(words: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str]]:

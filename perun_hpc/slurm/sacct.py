@@ -7,14 +7,14 @@ offset, and an hour comes twice each autumn.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 
-from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.errors import UnavailableError
 from perun_hpc.slurm.command import TIMEOUT_S, Runner, run_command, slices
 from perun_hpc.slurm.hostlist import expand
 from perun_hpc.slurm.states import FINAL_STATES, WASTED_STATES
@@ -30,9 +30,6 @@ CONSUMED = "ConsumedEnergyRaw"
 """Slurm's own figure of a run's energy, in J; asked for by who compares it."""
 RESIZING = "RESIZING"
 """State of the first part of a run whose allocation was changed; the next row of that job goes on with the run."""
-LARGEST = (1 << 32) - 1
-"""Slurm's job ids, array tasks and het offsets have 32 bits."""
-DIGITS = len(str(LARGEST))
 A_YEAR = 365 * 24 * 60
 """Minutes that Slurm (seen with 22.05) at times shows of a job without a limit instead of UNLIMITED."""
 SLACK_S = 30
@@ -298,22 +295,8 @@ def is_one_of(node: str, given: frozenset[str]) -> bool:
     return not given.isdisjoint((node, node.partition(".")[0]))
 
 
-def job_id_arguments(text: str) -> tuple[str, str | None]:
-    """Split what a user typed (`4711`, `4711_3`, `4711+1`, `4711.0`) into sacct's job id and the step, if any."""
-    job, _, step = text.partition(".")
-    digits = job.replace("_", "", 1) if "_" in job else job.replace("+", "", 1)
-    known = digits.isascii() and digits.isdigit() and job[0].isdigit() and job[-1].isdigit()
-    parts = re.split("[_+]", job)
-    # Slurm counts jobs from 1; to sacct 0 is everybody's.
-    if not known or any(len(part) > DIGITS or int(part) > LARGEST for part in parts) or int(parts[0]) == 0:
-        raise NotFoundError(
-            f"'{text}' is no job id: write 4711, 4711_3 or 4711_[1-3] (array tasks), 4711+1 (het component) or 4711.0"
-        )
-    return job, step or None
-
-
 def _sacct(selection: Sequence[str], cluster: str | None, runner: Runner, extra: Sequence[str]) -> list[SlurmJob]:
-    delimiter = f"\x1f{secrets.token_hex(8)}\x1f"
+    delimiter = f"\x1f{os.urandom(8).hex()}\x1f"
     command = ["sacct", "--allocations", "--duplicates", "--noheader", "--parsable", f"--delimiter={delimiter}"]
     command += [f"--format={','.join((*FIELDS, *extra))}", *selection]
     if cluster:

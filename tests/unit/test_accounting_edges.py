@@ -20,6 +20,7 @@ from perun_hpc.accounting.summing import (
 from perun_hpc.data_model.boundary import MAX_NOTE, MAX_NOTES
 from perun_hpc.data_model.record import Device, EnergyRecord, Rank, Region, Step, to_json
 from perun_hpc.errors import NotFoundError, UnavailableError
+from perun_hpc.slurm.job_ids import job_id_arguments
 from perun_hpc.slurm.sacct import (
     FIELDS,
     IDENTITY,
@@ -28,7 +29,6 @@ from perun_hpc.slurm.sacct import (
     by_id,
     identity_fields,
     is_one_of,
-    job_id_arguments,
     match_run,
     nodes_of,
     pair_runs,

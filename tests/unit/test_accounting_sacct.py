@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perun_hpc.errors import NotFoundError, UnavailableError
-from perun_hpc.slurm.sacct import FIELDS, job_id_arguments, match_run, parse_sacct, query_jobs
+from perun_hpc.slurm.job_ids import job_id_arguments
+from perun_hpc.slurm.sacct import FIELDS, match_run, parse_sacct, query_jobs
 from tests.accounting_data import NS, START_S, slurm_job
 
 ROW = {

@@ -36,13 +36,9 @@ LEDGER = {
 """The ledger for those who read it, and a screen."""
 LIST = {"accounting.questions", "cli.jobs", "report.listing", "slurm.times"}
 OF_A_JOB = {
-    "accounting.comment", "accounting.lookup", "accounting.owned", "accounting.selection", "accounting.summing",
-    "archive.access", "archive.job_meters", "archive.meter_readings", "cli.picture", "cli.report",
-    "data_model.activity", "data_model.boundary", "data_model.step_id", "data_model.trimmed",
-    "energy", "energy.comparison", "energy.region_contrast", "energy.region_energy", "energy.regions",
-    "energy.uncertainty", "report.comparison", "report.efficiency", "report.explain", "report.gpu_pace",
-    "report.hints", "report.job", "report.job_sides", "report.over_time", "report.selected",
-    "report.sparkline", "report.subjects", "report.terms", "slurm.job_ids", "slurm.sacct", "store", "store.layout",
+    "accounting.lookup", "accounting.owned", "accounting.selection", "archive.job_meters", "cli.picture", "cli.report",
+    "report.earlier", "report.efficiency", "report.explain", "report.gpu_pace", "report.hints", "report.job",
+    "report.over_time", "report.selected", "report.sparkline", "report.terms", "slurm.job_ids", "slurm.sacct",
 }  # fmt: skip
 USED = {
     "jobs": BELOW | LEDGER | LIST,
@@ -51,6 +47,11 @@ USED = {
 }
 OTHERS = {"jobs": {"yaml"}, "usage": {"yaml"}, "report": {"yaml"}}
 """What is not the standard library's."""
+HEAVY = {"asyncio", "concurrent", "email", "hashlib", "http", "importlib.resources", "shutil", "socket", "ssl",
+         "subprocess", "tempfile", "unittest", "urllib.request", "zipfile"}  # fmt: skip
+"""Of the standard library's: milliseconds each."""
+CALLS = {"report": {"subprocess"}}
+"""A report asks Slurm for the jobs before of this name."""
 
 
 @pytest.mark.parametrize("command", [["jobs", "-S", "2026-01-01"], ["usage"], ["report", "4711"]], ids=lambda c: c[0])
@@ -74,3 +75,4 @@ def test_a_command_imports_what_it_uses(command: list[str], tmp_path: Path) -> N
         names - {"perun_hpc", "__mp_main__"} - {n for n in names if n.startswith(("_cython", "cython"))}
         == OTHERS[command[0]]
     )
+    assert HEAVY & (set(loaded) - CALLS.get(command[0], set())) == set()

@@ -18,10 +18,10 @@ from perun_hpc.data_model.record import Device, EnergyRecord, to_json
 from perun_hpc.energy.comparison import energies
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.report.comparison import Side, comparison_json, comparison_lines, scaling, sentence, sides_of
+from perun_hpc.report.earlier import beside_earlier
 from perun_hpc.report.job import job_report
 from perun_hpc.report.job_sides import (
     Asker,
-    beside_earlier,
     newest_and_before,
     of_name,
     of_words,
