@@ -21,6 +21,7 @@ _LATE = (
     "perun_hpc.backend.file",
     "perun_hpc.backend.nvml",
     "perun_hpc.backend.amdsmi",
+    "perun_hpc.backend.dcgm",
     "perun_hpc.backend.ipmi",
 )
 

@@ -10,7 +10,7 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.losses import NOT_THERE, Losses
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.finding import Listing, listing
-from perun_hpc.agent.sources.node import Node, Snapshot
+from perun_hpc.agent.sources.node import DCGM, Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend import mirrors
@@ -18,7 +18,7 @@ from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.sensor import Reading
 from perun_hpc.process.log import guard, log
 
-GPU_BACKENDS = ("nvml", "amdsmi")
+GPU_BACKENDS = ("nvml", "amdsmi", DCGM)
 LOOK_NS = 10_000_000_000
 """How often the kernel's directories are listed for sensors that came or went."""
 AGAIN_NS = 600_000_000_000
@@ -77,8 +77,9 @@ class Sources:
             return
         unknown = set(self._meter.gpus_not_known())
         for name in sorted(unknown - self._sought):
-            for worker in holders:
-                worker.release(now_ns, f"it looks for {name}")
+            for worker in self._node.workers:
+                if worker in holders or worker.name == DCGM:
+                    worker.release(now_ns, f"it looks for {name}")
         self._sought = unknown
 
     def _find(self, now_ns: int) -> None:

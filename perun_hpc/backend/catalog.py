@@ -32,7 +32,7 @@ class Backend:
     """One entry of the catalog; the module `perun_hpc.backend.<name>` holds `discover(root) -> Discovery`.
 
     `default` is false for what is opened by name only: `procstat` is the agent's own (psutil shows the same and more),
-    `estimate` the last resort.
+    `dcgm` is a connection that the policy asks for, `estimate` the last resort.
     """
 
     name: str
@@ -49,6 +49,7 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("nvml", Home.CHILD, "NVIDIA GPUs"),
     Backend("amdsmi", Home.CHILD, "AMD GPUs"),
     Backend("ipmi", Home.CHILD, "node power from the BMC (DCMI)"),
+    Backend("dcgm", Home.CHILD, "activity of MIG instances, from a running DCGM host engine", default=False),
     Backend("psutil", Home.CHILD, "CPU utilisation, memory, disks, network"),
     Backend("estimate", Home.INLINE, "power estimated from CPU utilisation", default=False),
 )

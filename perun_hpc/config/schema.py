@@ -90,7 +90,7 @@ _RULE = "letters, digits and any of _ . @ -, first a letter, a digit or _"
 NAME = Text(_PLAIN, "chemistry", rule=_RULE)
 ACCOUNT = Lower(_PLAIN, "chemistry", rule=_RULE)
 SOURCE = Text(r".*\S.*", "the operator's annual report 2025")
-BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "ipmi", "psutil", "file", "estimate")
+BACKENDS = ("powercap", "hwmon", "cray_pm", "nvml", "amdsmi", "dcgm", "ipmi", "psutil", "file", "estimate")
 COMPONENTS = ("cpu", "dram", "gpu", "node", "other", "facility")
 ADDRESS = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
 """Host and port."""
@@ -262,6 +262,12 @@ class Sensors:
         Choice(("auto", "device-files", "pci")),
         "auto",
         "what Slurm's number of a GPU counts: device files, or PCI addresses (AutoDetect); auto: files, doubt is noted",
+        NODES,
+    )
+    dcgm: str = _item(
+        Text(f"/.+|{ADDRESS}", "/run/nv-hostengine.sock", True, "a socket's path, or HOST:PORT"),
+        "",
+        "a DCGM host engine that collects how active MIG instances are, for GPUs whose NVML does not show it (A100)",
         NODES,
     )
 

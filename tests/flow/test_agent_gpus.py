@@ -36,6 +36,17 @@ def library(tmp_path_factory):
     return directory
 
 
+@pytest.fixture
+def engine(library, tmp_path, monkeypatch):
+    """What the stand-in of libdcgm says, a file."""
+    source, target = STUB.with_name("dcgm.c"), str(library / "libdcgm.so.4")
+    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, str(source)], check=True)
+    config = tmp_path / "engine"
+    config.touch()
+    monkeypatch.setenv("STUB_DCGM", str(config))
+    return config
+
+
 class GpuNode(FakeNode):
     """A node with the stand-in's GPUs; the agent's environment is this process'."""
 
@@ -307,6 +318,43 @@ def test_of_two_mig_jobs_the_one_that_works_is_given_what_the_gpu_takes_above_id
     account, other = (node.record(job)["domains"]["gpu-GPU-a"] for job in (1, 2))
     assert account["method"] == other["method"] == "slices+activity"
     assert other["node_uj"] > 4 * other["energy_uj"] > 0
+
+
+@pytest.mark.alone
+def test_where_nvml_shows_no_activity_a_host_engine_does_that_the_policy_names(engine, gpus):
+    mig = "gpu GPU-a 0 300000 0 7\ninstance 0 MIG-x 3\ninstance 0 MIG-y 3\n"
+    node = gpus(mig)
+    held = "instance GPU-a 7 0 11\ninstance GPU-a 8 0 12\n"
+    engine.write_text(f"{held}value 11 1002 0.9\nvalue 12 1002 0.1\n")
+    before = int(node.ask("status").fields["sensors"])
+    node.policy.write_text(node.policy.read_text() + "sensors: {dcgm: /run/nv-hostengine.sock}\n")
+    node.ask("reload")
+    until(lambda: int(node.ask("status").fields["sensors"]) == before + 2, "the engine is found")
+    node.begin(1, gpus="MIG-x")
+    node.begin(2, gpus="MIG-y")
+    time.sleep(2.5)  # the child is asked once a second
+    node.end(2, gpus="MIG-y")
+    node.end(1, gpus="MIG-x")
+    account, other = (node.record(job)["domains"]["gpu-GPU-a"] for job in (1, 2))
+    assert account["method"] == other["method"] == "slices+activity"
+    assert other["node_uj"] > 4 * other["energy_uj"] > 0
+
+
+def test_a_host_engine_that_ends_costs_the_activity_alone(engine, gpus):
+    node = gpus("gpu GPU-a 0 300000 0 7\ninstance 0 MIG-x 3\ninstance 0 MIG-y 3\n")
+    engine.write_text("instance GPU-a 7 0 11\ninstance GPU-a 8 0 12\nvalue 11 1002 0.9\nvalue 12 1002 0.1\ngone\n")
+    before = int(node.ask("status").fields["sensors"])
+    node.policy.write_text(node.policy.read_text() + "sensors: {dcgm: /run/nv-hostengine.sock}\n")
+    node.ask("reload")
+    until(lambda: int(node.ask("status").fields["sensors"]) == before + 2, "the engine is found")
+    node.begin(1, gpus="MIG-x")
+    node.begin(2, gpus="MIG-y")
+    time.sleep(1.5)
+    node.end(2, gpus="MIG-y")
+    node.end(1, gpus="MIG-x")
+    account = node.record(1)["domains"]["gpu-GPU-a"]
+    assert account["method"] == "slices"
+    assert account["energy_uj"] > 0
 
 
 def test_the_command_lists_gpus_and_says_of_a_stuck_driver_that_it_does_not_answer(library, tmp_path):

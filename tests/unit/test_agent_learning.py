@@ -19,6 +19,7 @@ from perun_hpc.agent.measure.intervals import Closed, Stretch, joined
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.outbox.boundary import Cost, boundary_record
 from perun_hpc.agent.sources.gauges import Gauges
+from perun_hpc.backend.gpus import Gpu, Partition
 from perun_hpc.backend.hwmon import discover
 from perun_hpc.config.schema import Energy
 from perun_hpc.data_model.job import SessionKey
@@ -305,9 +306,23 @@ def test_a_gauge_that_does_not_answer_any_more_counts_nothing():
     assert (old.ticks, old.mono_ns) == (first.ticks, 0)
 
 
+def test_of_two_sensors_of_an_instance_the_first_counts_and_dcgms_is_known_by_its_numbers():
+    gpu = Gpu("GPU-a", "0000:01:00.0", 0, "A100", 7, (Partition("MIG-x", 3, "1/0"), Partition("MIG-y", 3, "2/0")))
+    nvml, dcgm, other = (
+        sensor(f"activity-{name}", Quantity.UTILISATION, Kind.GAUGE, "gpu", "gpu-GPU-a")
+        for name in ("MIG-x", "1/0", "2/0")
+    )
+    activity = Activity()
+    activity.follow([nvml, dcgm, other], (gpu,))
+    for second, ticks in enumerate(((0, 0, 0), (800, 100, 300))):
+        activity.take()
+        activity.note({one.id: Reading(value, second * S) for one, value in zip((nvml, dcgm, other), ticks)})
+    assert activity.take() == {"MIG-x": 800_000, "MIG-y": 300_000}
+
+
 def test_activity_of_an_instance_is_its_mean_over_the_time_between_two_looks():
     activity, told = Activity(), sensor("activity-MIG-x", Quantity.UTILISATION, Kind.GAUGE, "gpu", "gpu-a")
-    activity.follow([told, counter("gpu-a", "gpu")])
+    activity.follow([told, counter("gpu-a", "gpu")], ())
 
     def note(second: float, ticks: int | None) -> None:
         activity.note({told.id: Reading(ticks, round(second * S))})

@@ -93,6 +93,7 @@ def test_the_reference_in_the_docs_is_current(page, table):
 
 def test_the_policy_knows_the_backends_that_there_are():
     assert set(schema.BACKENDS) == {backend.name for backend in catalog.BACKENDS if backend.default} | {
+        "dcgm",
         "file",
         "estimate",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from perun_hpc.backend.gpus import instance_of
+from perun_hpc.backend.gpus import Gpu, instance_of
 from perun_hpc.data_model.sensor import Reading, Sensor
 
 PPM = 1000
@@ -20,9 +20,14 @@ class Activity:
         self._sums: dict[str, tuple[int, int]] = {}
         self._unknown: set[str] = set()
 
-    def follow(self, sensors: Iterable[Sensor]) -> None:
-        """Which sensors show which instance."""
-        self._sensors = {uuid: one.id for one in sensors if (uuid := instance_of(one.id)) is not None}
+    def follow(self, sensors: Iterable[Sensor], gpus: Iterable[Gpu]) -> None:
+        """Which sensors show which instance; of two the first. DCGM's have its numbers for its UUID."""
+        uuids = {(gpu.domain, one.number): one.uuid for gpu in gpus for one in gpu.partitions if one.number}
+        self._sensors = {}
+        for one in sensors:
+            name = instance_of(one.id)
+            if name is not None:
+                self._sensors.setdefault(uuids.get((one.domain, name), name), one.id)
 
     def note(self, readings: Mapping[str, Reading]) -> None:
         """Take readings in; those that are not renewed change nothing."""

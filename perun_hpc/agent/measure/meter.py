@@ -375,7 +375,7 @@ class Meter:
         self.idling.follow(self._node.sensors)
         self.gpu_use.follow(self._node.sensors)
         self.gpu_limits.follow(self._node.sensors)
-        self.activity.follow(self._node.sensors)
+        self.activity.follow(self._node.sensors, holdings.gpus_of(self._node))
         self.checks.follow(self._node.sensors)
         self.parametrise()
         self.schedule = Schedule.starting(self._longest_ns(), self._clock.mono_ns(), self._clock.real_ns())

@@ -24,7 +24,7 @@ class Choice:
 
     `most_uw` holds the highest power of one package, memory, gpu, module or node, where it is not the hardware's own
     figure that stands; `gpu_numbers` what Slurm's numbers of GPUs mean (`backend.gpus`); `estimate` what stands in
-    where nothing measures the CPUs, None: nothing.
+    where nothing measures the CPUs, None: nothing; `dcgm` where a DCGM host engine listens, empty: none is asked.
     """
 
     backends: tuple[str, ...] = ()
@@ -33,6 +33,7 @@ class Choice:
     files: tuple[Mapping[str, Any], ...] = ()
     most_uw: tuple[tuple[str, int], ...] = ()
     gpu_numbers: str = "auto"
+    dcgm: str = ""
     estimate: Coefficients | None = ASSUMED
 
     @classmethod
@@ -49,7 +50,7 @@ class Choice:
         most_uw = tuple((name, most) for name, most in said.items() if isinstance(most, int))
         return cls(
             declared.backends, declared.include, declared.exclude, declared.files, most_uw, declared.gpu_numbers,
-            _coefficients(energy),
+            declared.dcgm, _coefficients(energy),
         )  # fmt: skip
 
     def sensors(self, found: Iterable[Sensor]) -> tuple[Sensor, ...]:

@@ -195,10 +195,21 @@ class Node:
         """
         if choice == self.choice:
             return
-        self.choice = choice
+        before, self.choice = self.choice, choice
         self._declare()
+        if choice.dcgm != before.dcgm:
+            self._connect()
         self.follow_estimate(anew=True)
         self.follow_gauges()
+
+    def _connect(self) -> None:
+        """Have a child that asks the DCGM host engine of the policy; none where it names none."""
+        for worker in self.workers:
+            if worker.name == DCGM:
+                worker.close()
+        self.workers = [worker for worker in self.workers if worker.name != DCGM]
+        if self.choice.dcgm:
+            self.workers.append(Worker(DCGM, self.root, self.clock, address=self.choice.dcgm))
 
     def _declare(self) -> None:
         for reader in self.declared:
@@ -365,6 +376,8 @@ SLOW_NS = 1_000_000
 """Kernel files of which a read takes longer (ACPI methods, mailboxes, buses) are read by a child."""
 YOUNG_NS = 10_000_000_000
 """So long slurmstepd may still be making a job's cgroup: one controller's directory after the other."""
+DCGM = "dcgm"
+"""The child that the policy asks for, a client of a host engine."""
 OF_NODES = ("ipmi",)
 """Children that may show the whole node."""
 QUICK = (NumberFiles, ProcStat, Estimate)

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,8 @@ class Worker:
     take milliseconds, of which one that hangs must not stop the agent.
     """
 
-    def __init__(self, name: str, root: Path, clock: Clock) -> None:
+    def __init__(self, name: str, root: Path, clock: Clock, **more: Any) -> None:
+        """`more` are parameters that the backend's `discover` alone has."""
         self.name = name
         self.clock = clock
         self.missing: tuple[Missing, ...] = ()
@@ -72,6 +73,7 @@ class Worker:
         self.period_ns = PERIOD_NS
         """How often it is asked; a slow child is asked less often."""
         self._root = root
+        self._more = more
         self._held: tuple[Files, ...] | None = None
         self._sensors: tuple[Sensor, ...] = ()
         self._order: tuple[str, ...] = ()
@@ -220,7 +222,7 @@ class Worker:
             self._again_ns, self._why = mono_ns + RESTART_NS, f"cannot start the {self.name} process: {error}"
             return
         try:
-            life = partial(_live, theirs, self.name, self._root, self.clock, self._held)
+            life = partial(_live, theirs, self.name, self._root, self.clock, self._held, self._more)
             files = (fd for reader in self.held for fd in reader.descriptors)
             self._child = child.start(self.name, life, (theirs.fileno(), *files))
         except OSError as error:
@@ -358,13 +360,20 @@ def open_in_child(name: str, root: Path, patience_s: float, clock: Clock) -> Dis
     return Discovery((Waiting(worker, patience_ns),) if worker.sensors else (), worker.missing)
 
 
-def _live(requests: socket.socket, name: str, root: Path, clock: Clock, held: tuple[Files, ...] | None = None) -> None:
+def _live(
+    requests: socket.socket,
+    name: str,
+    root: Path,
+    clock: Clock,
+    held: tuple[Files, ...] | None,
+    more: Mapping[str, Any],
+) -> None:
     if held is not None:
         serve(requests, lambda: Discovery(held), clock)
         return
     if name in AS_ROOT and os.geteuid() == 0:
         privilege.keep_to((root / "dev",), ())
-    serve(requests, lambda: catalog.open_backend(name, root), clock)
+    serve(requests, lambda: catalog.open_backend(name, root, **more), clock)
 
 
 def serve(requests: socket.socket, discover: Callable[[], Discovery], clock: Clock) -> None:
