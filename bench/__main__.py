@@ -30,6 +30,7 @@ BENCHES = (
     "outage",
     "wide",
     "growth",
+    "nodes",
     "commands",
 )
 

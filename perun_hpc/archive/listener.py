@@ -158,6 +158,7 @@ class Listener:
             raise UnavailableError(
                 f"port {port}: cannot listen ({error.strerror}): is another collector running? see store.collector"
             ) from error
+        stream.at_once(self._socket)
         shutil.rmtree(self._workspace, ignore_errors=True)  # what a collector before this one did not complete
         self._workspace.mkdir(mode=0o700)
         self._closing = threading.Event()

@@ -96,6 +96,26 @@ def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME, ho
         yield listener
 
 
+def test_neither_end_holds_back_what_is_small(tmp_path: Path, munge: stream.Munge) -> None:
+    """A second small piece would wait 40 ms for the first to be confirmed, and with it a place of the listener's."""
+    found: list[int] = []
+
+    class Seen(stream.Munge):
+        def connect(self, connection: socket.socket, host: str) -> socket.socket:
+            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            return super().connect(connection, host)
+
+        def accept(self, connection: socket.socket) -> tuple[socket.socket, stream.Check]:
+            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            return super().accept(connection)
+
+    seen = Seen(munge.socket)
+    about = {"what": "ledger", "cluster": "c", "node": "n2"}
+    with listening(tmp_path / "archive", seen) as listener:
+        stream.send({"2025-11-24.jsonl": b'{"t0_ns":1}\n'}, about, ("127.0.0.1", listener.port), seen)
+    assert found == [1, 1]
+
+
 def test_what_is_handed_over_lies_where_a_node_itself_would_have_put_it(
     tmp_path: Path, spool: AgentPaths, munge: stream.Munge
 ) -> None:
