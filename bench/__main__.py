@@ -28,6 +28,7 @@ BENCHES = (
     "drain",
     "shards",
     "outage",
+    "comments",
     "wide",
     "growth",
     "nodes",

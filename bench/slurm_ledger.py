@@ -69,7 +69,7 @@ def filled(records: int, first: datetime, days: int) -> Iterator[Cluster]:
     cluster = Cluster(NAME, nodes=1)
     cluster.up()
     try:
-        _sql(cluster, f"SET GLOBAL innodb_buffer_pool_size = {_BUFFER_POOL_B}")
+        sql(cluster, f"SET GLOBAL innodb_buffer_pool_size = {_BUFFER_POOL_B}")
         for number in range(ACCOUNTS):
             account = f"account{number:02d}"
             users = ",".join(f"user{user:03d}" for user in range(number, USERS, ACCOUNTS))
@@ -78,12 +78,12 @@ def filled(records: int, first: datetime, days: int) -> Iterator[Cluster]:
         first_s, span_s = int(first.timestamp()), days * 86400
         for begin in range(1, records + 1, STEP):
             end = min(begin + STEP - 1, records)
-            _sql(cluster, _JOBS.format(first=first_s, span=span_s, records=records, begin=begin, end=end))
+            sql(cluster, _JOBS.format(first=first_s, span=span_s, records=records, begin=begin, end=end))
         start = first.replace(day=1)
         while start < first + timedelta(days=days):
-            _sql(cluster, _MONTHS.format(start=int(start.timestamp())))
+            sql(cluster, _MONTHS.format(start=int(start.timestamp())))
             start = (start + timedelta(days=32)).replace(day=1)
-        _sql(cluster, f"ANALYZE TABLE `{NAME}_job_table`")
+        sql(cluster, f"ANALYZE TABLE `{NAME}_job_table`")
         yield cluster
     finally:
         cluster.down()
@@ -100,6 +100,7 @@ def count(cluster: Cluster, command: Sequence[str]) -> int:
     return len(cluster.run(command, user="root", timeout=600, check=True).stdout.splitlines())
 
 
-def _sql(cluster: Cluster, statements: str) -> None:
+def sql(cluster: Cluster, statements: str) -> None:
+    """Change what slurmdbd holds."""
     client = ["mariadb", "--no-defaults", f"--socket={DATABASE_SOCKET}", "-u", "root", "slurm_acct"]
     cluster.run(client, user="root", cwd="/", timeout=1800, input=statements, check=True)

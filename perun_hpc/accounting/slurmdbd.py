@@ -1,10 +1,11 @@
 """Writing perun's line into slurmdbd's AdminComment: in batched sessions, checked afterwards, at a bounded rate.
 
 One `sacctmgr` session takes many commands on its standard input. What a command costs depends on Slurm: 0.27 s in
-22.05, of waiting, because both ends send in small pieces and wait for delayed acknowledgements, so that a few sessions
-at once cost no more than one; about 10 ms in 26.05, where one session is quick enough for any rate. So the first few
-commands are timed, and as many sessions take the others as it needs to leave half of the time to records.
-sacctmgr's own words are not parsed: what counts is what sacct shows afterwards.
+22.05, of waiting, because both ends send in small pieces and wait for delayed acknowledgements, so that many sessions
+at once cost no more than one (`python -m bench comments`); about 10 ms in 26.05, where one session is quick enough for
+any rate. So the first few commands are timed, and as many sessions take the others as it needs to leave half of the
+time to records; what all of them cannot do in that time is for the next flush. sacctmgr's own words are not parsed:
+what counts is what sacct shows afterwards.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ log = logging.getLogger(__name__)
 
 TIMED = 8
 """So many commands go first, in one session, and are timed."""
-MAX_SESSIONS = 8
+MAX_SESSIONS = 32
+"""slurmdbd has a hundred threads, one a connection, and each has a connection to the database."""
 SHARE = 0.5
-"""Of the time between two flushes that one may take, as far as that many sessions do it."""
+"""Of the time between two flushes that one may take."""
 FIRST_RETRY_S, LAST_RETRY_S = 5, 3600
 MAX_TRIES = 30
 """With doubling pauses up to an hour: about a day of a slurmdbd that is down."""
@@ -76,9 +78,9 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
         rows = by_id(dbd.sacct([d.record.job_id for d in due]))
         lines, done, later, kept, dropped = _plan(due, rows, overwrite)
         if lines:
-            _sessions(list(lines.values()), dbd, seconds)
-            after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in lines]))
-            for entry in (d for d in due if d.job in lines):
+            told = dict(list(lines.items())[: _sessions(list(lines.values()), dbd, seconds)])
+            after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in told]))
+            for entry in (d for d in due if d.job in told):
                 run = _run_of(entry.record, after)
                 held = run is not None and run.admin_comment == encode(entry.record)
                 (done if held else later).append(entry)
@@ -95,11 +97,14 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
 
 
 def command(record: EnergyRecord) -> str:
-    """Return sacctmgr's command for a record; array tasks and het components by their own names.
+    """Return sacctmgr's command for a record.
 
-    A bare array or het leader's id would hit every member.
+    A member of an array or het job goes by the job id that it has itself, for which slurmdbd has an index: looked for
+    by its task, each of an array of 100,000 costs the database 0.1 s. The one that has the array's own id goes by its
+    task, since a bare array or het leader's id would hit every member.
     """
-    where = f"jobid={record.display_id} cluster={record.cluster}"
+    shared = record.job_id in (record.array_job_id, record.het_job_id)
+    where = f"jobid={record.display_id if shared else record.job_id} cluster={record.cluster}"
     return f'modify job where {where} set AdminComment="{encode(record)}"'
 
 
@@ -129,21 +134,25 @@ def _plan(
     return lines, done, later, kept, dropped
 
 
-def _sessions(lines: Sequence[str], dbd: Dbd, seconds: float) -> None:
+def _sessions(lines: Sequence[str], dbd: Dbd, seconds: float) -> int:
+    """Tell slurmdbd; how many of the lines it was told, or is to be told after a pause."""
     first, rest = lines[:TIMED], lines[TIMED:]
     begin_s = dbd.clock_s()
     _session(first, dbd)
     spent_s = dbd.clock_s() - begin_s
     if spent_s >= TIMEOUT_S:
-        return  # it hangs: the others wait for their next time, not for as long once more
-    rest_s = spent_s / len(first) * len(rest)
-    count = min(max(1, math.ceil(rest_s / max(SHARE * seconds, 1.0))), MAX_SESSIONS, len(rest))
+        return len(lines)  # it hangs: the others wait for their next time, not for as long once more
+    each_s, time_s = spent_s / len(first), max(SHARE * seconds, 1.0)
+    if each_s * len(rest) > time_s * MAX_SESSIONS:
+        rest = rest[: max(MAX_SESSIONS, int(time_s * MAX_SESSIONS / each_s))]
+    count = min(max(1, math.ceil(each_s * len(rest) / time_s)), MAX_SESSIONS, len(rest))
     if not count:
-        return
+        return len(first)
     shares = [rest[i::count] for i in range(count)]
     with ThreadPoolExecutor(count) as pool:
         for outcome in [pool.submit(_session, share, dbd) for share in shares]:
             outcome.result()
+    return len(first) + len(rest)
 
 
 def _session(lines: Sequence[str], dbd: Dbd) -> None:

@@ -323,7 +323,7 @@ def _slurm(cluster: str, kept: dict[str, bool]) -> Slurm | None:
         except UnavailableError:
             pass  # it is said where something is asked for
     return Slurm(
-        jobs=lambda ids: query_jobs(ids, cluster, extra=identity_fields()),
+        jobs=lambda ids: query_jobs(ids, cluster, extra=identity_fields(), members=False),
         between=lambda since, until: query_between(since, until, ("--allusers",), cluster, extra=identity_fields()),
     )
 

@@ -423,7 +423,7 @@ class Collect:
         "off",
         "write one line into the job's AdminComment: never, only where none stands, or always",
     )
-    slurmdbd_per_s: float = _item(Number(0.01, 1000), "20", "at most this many jobs a second")
+    slurmdbd_per_s: float = _item(Number(0.01, 1000), "50", "at most this many jobs a second")
 
 
 def _range_fits(made: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -33,6 +33,7 @@ RESIZING = "RESIZING"
 A_YEAR = 365 * 24 * 60
 """Minutes that Slurm (seen with 22.05) at times shows of a job without a limit instead of UNLIMITED."""
 SLACK_S = 30
+ROWS_AT_ONCE = 4096
 _MEMORY = re.compile(r"mem=(\d{1,12}(?:\.\d{1,6})?)([KMGTP])", re.ASCII)
 
 
@@ -104,15 +105,22 @@ class SlurmJob:
 
 
 def query_jobs(
-    ids: Iterable[str | int], cluster: str | None = None, runner: Runner = run_command, extra: Sequence[str] = ()
+    ids: Iterable[str | int],
+    cluster: str | None = None,
+    runner: Runner = run_command,
+    extra: Sequence[str] = (),
+    members: bool = True,
 ) -> list[SlurmJob]:
     """Ask sacct for all runs of these jobs, in as few calls as its command line holds; unknown ids are absent.
 
-    `extra` are further fields that this sacct has, see `identity_fields`.
+    `extra` are further fields that this sacct has, see `identity_fields`. sacct answers an array's or a het job's id by
+    all of its members, which may be a hundred thousand; without `members` only the job that has that id itself is kept.
     """
     rows: list[SlurmJob] = []
-    for wanted in slices(sorted({str(i) for i in ids})):
-        rows += _sacct(["-j", wanted], cluster, runner, extra)
+    asked = sorted({str(i) for i in ids})
+    only = None if members else frozenset(asked)
+    for wanted in slices(asked):
+        rows += _sacct(["-j", wanted], cluster, runner, extra, only)
     # An array's task comes with its leader's id and with its own.
     return _runs(dict.fromkeys(rows))
 
@@ -147,17 +155,28 @@ def parse_sacct(text: str, delimiter: str, extra: Sequence[str] = ()) -> list[Sl
     return _runs(_rows(text, delimiter, extra))
 
 
-def _rows(text: str, delimiter: str, extra: Sequence[str]) -> list[SlurmJob]:
+def _rows(text: str, delimiter: str, extra: Sequence[str], only: Collection[str] | None = None) -> list[SlurmJob]:
+    """The jobs of an answer; with `only` those of these ids."""
     names = (*FIELDS, *extra)
-    cells = text.split(delimiter)
-    width = len(names)
     try:
         return [
-            _job(dict(zip(names, (cells[at].lstrip("\n"), *cells[at + 1 : at + width]), strict=True)))
-            for at in range(0, len(cells) - width, width)
+            _job(dict(zip(names, cells, strict=True)))
+            for cells in _cells(text, delimiter, len(names))
+            if only is None or cells[0] in only
         ]
     except ValueError as error:
         raise UnavailableError(f"sacct: its answer cannot be read ({error}): is it Slurm's own sacct?") from error
+
+
+def _cells(text: str, delimiter: str, width: int) -> Iterator[list[str]]:
+    """The fields of each row, of some rows at a time: taken apart, an answer needs many times its own memory."""
+    most = width * ROWS_AT_ONCE
+    while text:
+        *cells, text = text.split(delimiter, most)
+        if len(cells) < most:
+            text = ""
+        for at in range(0, len(cells) - width + 1, width):
+            yield [cells[at].lstrip("\n"), *cells[at + 1 : at + width]]
 
 
 def _runs(rows: Iterable[SlurmJob]) -> list[SlurmJob]:
@@ -295,13 +314,19 @@ def is_one_of(node: str, given: frozenset[str]) -> bool:
     return not given.isdisjoint((node, node.partition(".")[0]))
 
 
-def _sacct(selection: Sequence[str], cluster: str | None, runner: Runner, extra: Sequence[str]) -> list[SlurmJob]:
+def _sacct(
+    selection: Sequence[str],
+    cluster: str | None,
+    runner: Runner,
+    extra: Sequence[str],
+    only: Collection[str] | None = None,
+) -> list[SlurmJob]:
     delimiter = f"\x1f{os.urandom(8).hex()}\x1f"
     command = ["sacct", "--allocations", "--duplicates", "--noheader", "--parsable", f"--delimiter={delimiter}"]
     command += [f"--format={','.join((*FIELDS, *extra))}", *selection]
     if cluster:
         command.append(f"--clusters={cluster}")
-    return _rows(runner(command, None, TIMEOUT_S), delimiter, extra)
+    return _rows(runner(command, None, TIMEOUT_S), delimiter, extra, only)
 
 
 def _job(row: dict[str, str]) -> SlurmJob:

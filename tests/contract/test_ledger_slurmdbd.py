@@ -20,6 +20,7 @@ from perun_hpc.accounting.slurmdbd import (
     TIMED,
     Dbd,
     Flushed,
+    command,
     flush,
 )
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
@@ -61,9 +62,12 @@ class Slurmdbd:
                     self._set(match[1], match[2].lower())
         return ""
 
-    def _set(self, shown: str, text: str) -> None:
-        newest = max((job for job in self.jobs if job.shown_id == shown), key=lambda job: job.run)
-        self.jobs[self.jobs.index(newest)] = replace(newest, admin_comment=text)
+    def _set(self, wanted: str, text: str) -> None:
+        """A bare id is that of a job and of every member of its array or het job; of each its newest run changes."""
+        hit = [job for job in self.jobs if wanted in (job.shown_id, str(job.job_id), re.split("[_+]", job.shown_id)[0])]
+        for job_id in {job.job_id for job in hit}:
+            newest = max((job for job in hit if job.job_id == job_id), key=lambda job: job.run)
+            self.jobs[self.jobs.index(newest)] = replace(newest, admin_comment=text)
 
     def comment(self, job_id: int) -> str:
         return next(job.admin_comment for job in self.jobs if job.job_id == job_id)
@@ -90,7 +94,7 @@ def record(job: SlurmJob, **other: object) -> EnergyRecord:
 
 
 @pytest.mark.parametrize(
-    ("command_s", "seconds", "at_once"), [(0.27, 2, MAX_SESSIONS), (0.27, 6, 3), (0.27, 60, 1), (0.008, 2, 1)]
+    ("command_s", "seconds", "at_once"), [(0.27, 2, 9), (0.27, 6, 3), (0.27, 60, 1), (0.008, 2, 1)]
 )
 def test_as_many_sessions_take_many_jobs_as_leave_half_of_the_time(
     world: World, command_s: float, seconds: float, at_once: int
@@ -104,6 +108,19 @@ def test_as_many_sessions_take_many_jobs_as_leave_half_of_the_time(
     assert dbd.sessions[0] == TIMED and len(dbd.sessions) == 1 + at_once and sum(dbd.sessions) == 40
     assert [dbd.comment(n) for n in range(1, 41)] == [encode(r) for r in records]
     assert world.flush(dbd) == Flushed() and len(dbd.sessions) == 1 + at_once
+
+
+def test_what_slurmdbd_cannot_take_in_half_of_the_time_is_for_the_next_flushes(world: World) -> None:
+    jobs = [slurm_job(n) for n in range(1, 301)]
+    dbd = Slurmdbd(*jobs, command_s=0.27)
+    world.ledger.put([record(job) for job in jobs], queue=True)
+    assert world.flush(dbd, per_s=1000, seconds=2) == Flushed(written=TIMED + int(MAX_SESSIONS / 0.27))
+    assert len(dbd.sessions) == 1 + MAX_SESSIONS
+    left = world.ledger.due("c", 1000)
+    assert len(left) == 300 - TIMED - int(MAX_SESSIONS / 0.27) and {one.tries for one in left} == {0}
+    while world.flush(dbd, per_s=1000, seconds=2) != Flushed():
+        pass
+    assert all(job.admin_comment for job in dbd.jobs) and sum(dbd.sessions) == 300
 
 
 def test_no_more_jobs_than_the_rate_allows(world: World) -> None:
@@ -182,11 +199,17 @@ def test_one_that_hangs_is_waited_for_once(world: World) -> None:
 
 
 def test_members_of_arrays_and_het_jobs_are_named_one_by_one(world: World) -> None:
-    jobs = [slurm_job(10, shown_id="10_1"), slurm_job(11, shown_id="10_2"), slurm_job(20, shown_id="20+0")]
+    """By what slurmdbd has an index for, but for those whose own id is that of all: each holds its own line."""
+    shown = {10: "10_1", 11: "10_2", 12: "10_3", 20: "20+0", 21: "20+1"}
+    jobs = [slurm_job(n, shown_id=name) for n, name in shown.items()]
     dbd = Slurmdbd(*jobs)
-    world.ledger.put([record(job) for job in jobs], queue=True)
-    assert world.flush(dbd) == Flushed(written=3)
-    assert all(dbd.comment(n).startswith("perun1:") for n in (10, 11, 20))
+    records = {job.job_id: record(job, revision=job.job_id) for job in jobs}
+    world.ledger.put(list(records.values()), queue=True)
+    assert world.flush(dbd) == Flushed(written=5)
+    assert {n: dbd.comment(n) for n in shown} == {n: encode(one) for n, one in records.items()}
+    assert [match[1] for one in records.values() if (match := _COMMAND.match(command(one)))] == [
+        "10_1", "11", "12", "20+0", "21",
+    ]  # fmt: skip
 
 
 def test_of_a_requeued_job_only_the_newest_run_can_be_reached(world: World) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.slurm.job_ids import job_id_arguments
-from perun_hpc.slurm.sacct import FIELDS, match_run, parse_sacct, query_jobs
+from perun_hpc.slurm.sacct import FIELDS, ROWS_AT_ONCE, match_run, parse_sacct, query_jobs
 from tests.accounting_data import NS, START_S, slurm_job
 
 ROW = {
@@ -127,3 +127,17 @@ def test_job_ids(text: str, job: str, step: str | None) -> None:
 def test_what_is_no_job_id(text: str) -> None:
     with pytest.raises(NotFoundError):
         job_id_arguments(text)
+
+
+def test_a_long_answer_is_taken_apart_piece_by_piece_and_others_members_are_left_out():
+    count = 2 * ROWS_AT_ONCE + 3
+    rows = [{**ROW, "JobIDRaw": str(n), "JobID": f"1_{n}", "JobName": "\n" if n % 2 else "x"} for n in range(1, count)]
+    jobs = parse_sacct(output(rows, "\x1fab\x1f"), "\x1fab\x1f")
+    assert [(job.job_id, job.name) for job in jobs] == [(n, "\n" if n % 2 else "x") for n in range(1, count)]
+
+    def runner(command, stdin, timeout_s):
+        (delimiter,) = (word.partition("=")[2] for word in command if word.startswith("--delimiter="))
+        return output(rows, delimiter)
+
+    assert {job.job_id for job in query_jobs([1], None, runner)} == set(range(1, count))
+    assert [job.job_id for job in query_jobs([1, 7], None, runner, members=False)] == [1, 7]
