@@ -78,9 +78,9 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
         rows = by_id(dbd.sacct([d.record.job_id for d in due]))
         lines, done, later, kept, dropped = _plan(due, rows, overwrite)
         if lines:
-            told = dict(list(lines.items())[: _sessions(list(lines.values()), dbd, seconds)])
-            after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in told]))
-            for entry in (d for d in due if d.job in told):
+            sent = dict(list(lines.items())[: _sessions(list(lines.values()), dbd, seconds)])
+            after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in sent]))
+            for entry in (d for d in due if d.job in sent):
                 run = _run_of(entry.record, after)
                 held = run is not None and run.admin_comment == encode(entry.record)
                 (done if held else later).append(entry)
@@ -135,7 +135,7 @@ def _plan(
 
 
 def _sessions(lines: Sequence[str], dbd: Dbd, seconds: float) -> int:
-    """Tell slurmdbd; how many of the lines it was told, or is to be told after a pause."""
+    """Send the lines; how many of them were sent, or are to be sent after a pause."""
     first, rest = lines[:TIMED], lines[TIMED:]
     begin_s = dbd.clock_s()
     _session(first, dbd)
