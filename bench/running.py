@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +78,7 @@ def agent(count: int, period_ms: int) -> Iterator[Agent]:
         policy = home / "policy.yaml"
         policy.write_text(POLICY.format(archive=home / "archive", period_ms=period_ms))
         (home / "archive").mkdir()
-        with _running(home, policy) as socket:
+        with counting(home / "root"), _running(home, policy) as socket:
             request("job-start", {**JOB, "node": "bench"}, path=socket, timeout_s=5)
             time.sleep(1.5)
             yield Agent(home, socket)
@@ -155,7 +157,7 @@ def _running(home: Path, policy: Path) -> Iterator[str]:
 
 
 def machine(root: Path, count: int) -> None:
-    """A root directory with `count` RAPL packages and a job's cgroup; all else is this machine's."""
+    """A root directory with `count` RAPL packages and the cgroup of a job with a step; all else is this machine's."""
     powercap = root / "sys" / "class" / "powercap"
     for number in range(count):
         zone = powercap / f"intel-rapl:{number}"
@@ -166,16 +168,44 @@ def machine(root: Path, count: int) -> None:
     for name in ("proc", "sys/devices"):
         (root / name).symlink_to(f"/{name}")
     cgroup = root / "sys/fs/cgroup/system.slice/slurmstepd.scope/job_1"
-    cgroup.mkdir(parents=True)
     for name, text in (
+        ("../cpu.stat", "usage_usec 5\n"),
         ("cpu.stat", "usage_usec 5\n"),
         ("memory.current", "4096\n"),
         ("memory.max", "max\n"),
         ("cpuset.cpus.effective", "0-1\n"),
         ("cgroup.events", "populated 1\nfrozen 0\n"),
         ("cgroup.procs", ""),
+        ("step_0/cpu.stat", "usage_usec 5\n"),
+        ("step_0/user/cgroup.events", "populated 1\nfrozen 0\n"),
     ):
-        (cgroup / name).write_text(text)
+        file = Path(os.path.normpath(cgroup / name))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+@contextmanager
+def counting(root: Path) -> Iterator[None]:
+    """The machine's counters count, each its own power: of counters that stand still an agent would think the worse."""
+    files = [os.open(path, os.O_WRONLY) for path in (root / "sys/class/powercap").glob("*/energy_uj")]
+    ends = threading.Event()
+
+    def count() -> None:
+        moments = 0
+        while not ends.wait(0.5):
+            moments += 1
+            for number, file in enumerate(files):
+                os.pwrite(file, b"%d\n" % (1_000_003 * (number + 1) + moments * (20_000_000 + 1009 * number)), 0)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+        for file in files:
+            os.close(file)
 
 
 def tree_cpu_s(pid: int) -> float:

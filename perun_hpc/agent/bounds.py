@@ -74,7 +74,7 @@ class Bounds:
     def _check_memory(self) -> None:
         """End, rather than disturb a job, when the memory cap is exceeded; the next hook starts a fresh agent."""
         agent = self._policy.site().agent
-        if limits.near_memory(agent) and self._steps.shed():
+        if not limits.near_memory(agent) or self._steps.shed():
             return
         held_b = limits.over_memory(agent)
         if held_b is not None:

@@ -120,7 +120,7 @@ class Loop:
         self._clock = clock
         self._anything = (self._selector.fileno(),)
         self._idle_since_ns = clock.mono_ns()
-        self._housekeeping_ns = self._idle_since_ns + HOUSEKEEPING_NS
+        self._housekeeping_ns = self._next_second_ns(self._idle_since_ns)
 
     def run(self) -> None:
         """Serve until stopped, or until nothing was to do for the linger time."""
@@ -177,8 +177,13 @@ class Loop:
             guard("sensors", self._sources.choose)
         self._outbox.turn(now_ns)
         if keeping:
-            self._housekeeping_ns = now_ns + HOUSEKEEPING_NS
+            self._housekeeping_ns = self._next_second_ns(now_ns)
             self._keep_house(now_ns)
+
+    def _next_second_ns(self, now_ns: int) -> int:
+        """When to keep house again: where intervals and most rows are due as well, so that all wake up once."""
+        apart_ns = (self._meter.schedule.due_mono_ns - now_ns) % HOUSEKEEPING_NS
+        return now_ns + apart_ns + (HOUSEKEEPING_NS if apart_ns < HOUSEKEEPING_NS // 2 else 0)
 
     def _is_moment(self, snapshot: Snapshot) -> bool:
         """Whether what jobs share may be seen now; never before the policy says how finely."""

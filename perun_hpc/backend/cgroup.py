@@ -259,8 +259,9 @@ class JobCgroup:
         top = next((self._directories[name] for name in _LISTING if name in self._directories), None)
         if top is None:
             return False
-        jobs = (job for directory in (top, *_listed(top, "uid_")) for job in _listed(directory, ""))
-        others = (job for job in jobs if job.name not in known and _JOBS.fullmatch(job.name))
+        names = _names(top)
+        places = [(top, names), *((top / one, _names(top / one)) for one in names if one.startswith("uid_"))]
+        others = (place / one for place, found in places for one in found if one not in known and _JOBS.fullmatch(one))
         return any(next(_processes(job), None) is not None for job in others)
 
     def close(self) -> None:
@@ -461,16 +462,16 @@ def _own(directories: list[Path], name: str) -> list[Path]:
 
 
 def _listed(directory: Path, prefix: str, suffix: str = "") -> list[Path]:
+    return [directory / one for one in _names(directory) if one.startswith(prefix) and one.endswith(suffix)]
+
+
+def _names(directory: Path) -> list[str]:
+    """The directories in one, in order; nothing where it cannot be listed."""
     try:
         with os.scandir(directory) as entries:  # it is asked for often, and knows directories without a call for each
-            names = [
-                one.name
-                for one in entries
-                if one.name.startswith(prefix) and one.name.endswith(suffix) and one.is_dir()
-            ]
+            return sorted(one.name for one in entries if one.is_dir())
     except OSError:
         return []
-    return [directory / name for name in sorted(names)]
 
 
 def _job_sensors(key: str, device: str) -> tuple[Sensor, ...]:

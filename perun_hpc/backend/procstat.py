@@ -18,6 +18,8 @@ KEPT_NS = 90_000_000
 it up over all CPUs. A little under 100 ms, so that a trace of that period has a new one in every row."""
 
 
+STAT_B = 65536
+"""More than the lines of 500 CPUs."""
 HEAD_B = 256
 """The first lines of /proc/meminfo: MemTotal, MemFree, MemAvailable."""
 
@@ -100,12 +102,19 @@ class ProcStat:
 
     def _read_stat(self) -> Reading:
         try:
-            ticks = busy_ticks(read_all(self._stat))
+            ticks = busy_ticks(self._cpu_lines())
         except (OSError, ValueError, IndexError) as error:
             self.last_busy_ns = {}
             return Reading(None, self._clock(), reason(error) if isinstance(error, OSError) else "malformed /proc/stat")
         self.last_busy_ns = {cpu: count * NS_PER_S // TICKS_PER_S for cpu, count in ticks.items()}
         return Reading(sum(ticks.values()), self._clock())
+
+    def _cpu_lines(self) -> str:
+        """The file, or as much as holds every CPU: what ends the reading of all of it would make the kernel add up all
+        CPUs once more.
+        """
+        head = os.pread(self._stat, STAT_B, 0)
+        return head.decode("ascii", "replace") if b"\nintr " in head else read_all(self._stat)
 
     def _read_memory(self) -> Reading:
         try:

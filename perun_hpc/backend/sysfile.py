@@ -182,10 +182,11 @@ class NumberFiles:
             contents = []
         if self._counts is None:
             self._counts = all(sensor.kind is Kind.COUNTER for sensor in self._sensors)
-        if contents and self._counts and all(content.rstrip().isdigit() for content in contents):
-            ticks = [int(content) for content in contents]
-            if max(ticks) < _ALL_ONES[2]:
-                return [*ticks]
+        if contents and self._counts and b"".join(contents).translate(None, b"\n").isdigit():
+            with contextlib.suppress(ValueError):  # an empty file
+                ticks: list[int | None] = [*map(int, contents)]
+                if max(ticks) < _ALL_ONES[2]:  # type: ignore[type-var, operator]
+                    return ticks
         return [reading.ticks for reading in self.read()]
 
     def close(self) -> None:

@@ -18,9 +18,13 @@ T = TypeVar("T")
 MISFITS = (KeyError, TypeError, ValueError, OverflowError)
 """What `decode` raises where a value is not what the type says; whoever reads a file says which one it was."""
 
+_PLAIN = frozenset({str, int, float, bool, NoneType})
+
 
 def encode(value: Any) -> Any:
     """A value as plain JSON types; `decode` reads it."""
+    if type(value) in _PLAIN:  # most are: a job's record has thousands of them
+        return value
     if is_dataclass(value):
         cls: Any = type(value)
         return {name: encode(getattr(value, name)) for name in _names(cls)}

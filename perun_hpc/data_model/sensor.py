@@ -30,12 +30,15 @@ class Provenance(StrEnum):
     @property
     def rank(self) -> int:
         """0 for the best; a sum carries the highest rank of its parts."""
-        return list(Provenance).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {one: rank for rank, one in enumerate(Provenance)}
 
 
 def worst(provenances: Iterable[str]) -> Provenance:
     """The worst of several provenances, which a sum of figures carries; measured without any."""
-    return max(map(Provenance, provenances), key=lambda one: one.rank, default=Provenance.MEASURED)
+    return max(map(Provenance, provenances), key=_RANKS.__getitem__, default=Provenance.MEASURED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 from perun_hpc.data_model import cpu_list
 from perun_hpc.data_model.sensor import Provenance, worst
@@ -162,8 +163,7 @@ class IntervalInput:
         return self.t1_ns - self.t0_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """One owner's part of a domain: `energy_uj` = `static_uj` + `dynamic_uj`.
 
     `held_idle_uj` is the part of it that a held GPU would have used idle; `suspended_uj` what was charged while the
@@ -178,8 +178,7 @@ class Share:
     suspended_uj: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DomainShares:
+class DomainShares(NamedTuple):
     """The shares of one domain; they sum to `total_uj`. `total_uj` None means a gap, without shares.
 
     `why` says what of the work was not known where shares rest on it.
@@ -268,7 +267,7 @@ def _of_the_seen(domain: DomainShares, jobs: Iterable[JobInput]) -> DomainShares
     static_uj, dynamic_uj = sum(share.static_uj for share in rest), sum(share.dynamic_uj for share in rest)
     unobserved = Share(UNOBSERVED, static_uj + dynamic_uj, static_uj, dynamic_uj)
     mine = tuple(share for share in domain.shares if share.owner in known)
-    return replace(domain, shares=(*mine, unobserved), provenance=_modelled(domain.provenance))
+    return domain._replace(shares=(*mine, unobserved), provenance=_modelled(domain.provenance))
 
 
 def _possible(interval: IntervalInput) -> IntervalInput:
@@ -516,9 +515,9 @@ def _join(
 def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int, load: _Load) -> DomainShares:
     fixed_uj = max(0, min(total_uj, _power_times(domain.static_uw, interval.duration_ns)))
     if load.sole is not None:
-        owner = load.sole.owner
-        shares = _join({owner: fixed_uj}, {owner: total_uj - fixed_uj}, interval)
-        return DomainShares(domain.name, total_uj, shares, "exclusive", domain.provenance)
+        asleep_uj = total_uj if load.sole.suspended else 0
+        share = Share(load.sole.owner, total_uj, fixed_uj, total_uj - fixed_uj, 0, asleep_uj)
+        return DomainShares(domain.name, total_uj, (share,) if total_uj else (), "exclusive", domain.provenance)
     if domain.kind is DomainKind.DRAM:
         static = _memory_weights(interval, domain.package, load)
         method = "memory+cores"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +61,8 @@ def ship(session: Path, job_dir: Path, nodes: Sequence[str]) -> Shipped:
 
 def put_apart(session: Path, job_dir: Path, node: str) -> Path:
     """Keep a session's sealed tracks as they are, for a version that can put them into the store; where they lie."""
+    import shutil  # here: the agent, whose child this is, has no other use for it
+
     apart = job_dir / layout.APART / node
     partial = apart.with_name(f".{node}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -80,6 +81,8 @@ def put_apart(session: Path, job_dir: Path, node: str) -> Path:
 
 def take_in(job_dir: Path, nodes: Sequence[str]) -> None:
     """Put what lies apart into the store; what this version cannot put there, either, stays."""
+    import shutil
+
     for apart in sorted((job_dir / layout.APART).glob("[!.]*")):
         try:
             if any(value.get("node") != apart.name for _, value in descriptions(apart)):

@@ -81,3 +81,20 @@ def test_the_agent_has_the_code_of_every_backend_that_it_may_open() -> None:
     _, loaded = late_imports("perun_hpc.agent.daemon", AGENT)
     late = {backend.name for backend in BACKENDS} - {*INLINE, "psutil"}  # those inline are opened at once
     assert {f"perun_hpc.backend.{name}" for name in late} <= set(loaded)
+
+
+def test_an_agent_without_a_collector_holds_none_of_the_librarys_larger_modules_that_it_has_no_use_for() -> None:
+    """It lives on every node: these would be a tenth of its memory."""
+    whole = """
+import sys
+import perun_hpc.agent.daemon
+from perun_hpc.agent.late import late
+from perun_hpc.config.schema import Store
+from perun_hpc.process.whole import make_whole
+make_whole(late(Store()))
+print(*sys.modules)
+"""
+    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}){whole}"]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.split())
+    large = "subprocess tempfile shutil statistics decimal threading argparse ssl numpy yaml"
+    assert loaded & set(large.split()) == set()

@@ -110,7 +110,8 @@ class DomainAccount(Pace):
         self.parted_ns += present_ns if gap and not whole else 0
         if self.method in UNMODELLED:
             self.method, self.method_uj = method, 0
-        self.provenance = worst((self.provenance, provenance))
+        if provenance != self.provenance:
+            self.provenance = worst((self.provenance, provenance))
         self.node_uj = (self.node_uj or 0) + total_uj
 
     def give(self, share: Share, method: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from perun_hpc.data_model.sensor import Provenance, Reading
 from perun_hpc.energy.attribute import (
@@ -59,8 +59,7 @@ class Stretch:
     unread: Mapping[int, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Closed:
+class Closed(NamedTuple):
     """A closed interval of one domain: its shares, the jobs that were there, and whether a reading was missing inside.
 
     `why` says why there are no shares, or what they could not rest on; `failed` why a reading inside failed.

@@ -6,11 +6,15 @@ intervals become one line as they follow each other, so that the file grows with
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.process.log import failures
+
+if TYPE_CHECKING:
+    from json import JSONEncoder
 
 MAX_LINES = 10_000
 """Lines that are kept in memory while the disk takes none."""
@@ -57,9 +61,14 @@ class NodeLedger:
             del self._waiting[:-MAX_LINES]
 
     def _wait(self, line: dict[str, Any]) -> None:
-        import json  # not before the first edge reading: a prolog waits for it
+        self._waiting.append(_encoder().encode(line))
 
-        self._waiting.append(json.dumps(line, separators=(",", ":")))
+
+@cache
+def _encoder() -> JSONEncoder:
+    import json  # not before the first edge reading: a prolog waits for it
+
+    return json.JSONEncoder(separators=(",", ":"))
 
 
 def _goes_on(held: dict[str, Any], line: dict[str, Any]) -> bool:

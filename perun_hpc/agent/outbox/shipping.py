@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import socket
 import time
@@ -474,6 +473,8 @@ def ship(directory: Path, to: Delivery, read: Read) -> None:
     if faults.times > 1 and (record.get("trace") or {}).get("stored"):
         record["trace"] = {**record["trace"], "stored": False, "why": f"it could not be shipped: {faults.why}"}
     record["notes"] = [*record.get("notes", ()), *problems[:20]]
+    import shutil  # here, in the child: it brings decompressors along
+
     _lift_cpu_bound()
     to.session(directory, record)
     shutil.rmtree(directory)

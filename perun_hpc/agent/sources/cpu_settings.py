@@ -6,10 +6,13 @@ power then. Source: Linux, Documentation/admin-guide/pm/cpufreq.rst and Document
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 LONGEST = 150
 """Letters of a value."""
@@ -25,14 +28,33 @@ def cpu_settings(root: Path) -> dict[str, str]:
 
     The caps are those of RAPL's packages: the first constraint is the long-term one, the second the short-term one.
     """
-    policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))[:LOOKED_AT]
-    zones = sorted((root / "sys/class/powercap").glob("*:*"))
+    return _shown(_files(root))
+
+
+_Files: TypeAlias = dict[str, list[Path]]
+_UNITS = {CLOCK: (1e6, "GHz"), CAP: (1e6, "W"), SHORT_CAP: (1e6, "W")}
+_DIRECTORIES = "sys/devices/system/cpu/cpufreq", "sys/class/powercap"
+
+
+def _files(root: Path) -> _Files:
+    """The files that there are, by what they show."""
+    frequencies, powercap = (root / name for name in _DIRECTORIES)
+    policies = sorted(frequencies.glob("policy*"))[:LOOKED_AT]
+    zones = sorted(powercap.glob("*:*"))
     packages = list(islice((zone for zone in zones if text_of(zone / "name").startswith("package")), LOOKED_AT))
+    wanted = {
+        GOVERNOR: [one / "scaling_governor" for one in policies],
+        CLOCK: [one / "scaling_max_freq" for one in policies],
+        CAP: [zone / "constraint_0_power_limit_uw" for zone in packages],
+        SHORT_CAP: [zone / "constraint_1_power_limit_uw" for zone in packages],
+    }
+    return {name: [path for path in paths if path.exists()] for name, paths in wanted.items()}
+
+
+def _shown(files: _Files) -> dict[str, str]:
     found = {
-        GOVERNOR: joined(text_of(one / "scaling_governor") for one in policies),
-        CLOCK: joined(scaled(text_of(one / "scaling_max_freq"), 1e6, "GHz") for one in policies),
-        CAP: joined(scaled(text_of(zone / "constraint_0_power_limit_uw"), 1e6, "W") for zone in packages),
-        SHORT_CAP: joined(scaled(text_of(zone / "constraint_1_power_limit_uw"), 1e6, "W") for zone in packages),
+        name: joined(scaled(one, *_UNITS[name]) if name in _UNITS else one for one in map(text_of, paths))
+        for name, paths in files.items()
     }
     return {name: value[:LONGEST] for name, value in found.items() if value}
 
@@ -44,13 +66,18 @@ class CpuSettings:
     root: Path
     now: Mapping[str, str] = field(default_factory=dict)
     _due_ns: int = 0
+    _names: list[list[str]] = field(default_factory=list)
+    _files: _Files = field(default_factory=dict)
 
     def look(self, mono_ns: int) -> bool:
         """Look again, at most every few seconds; True where something is set otherwise than before."""
         if mono_ns < self._due_ns:
             return False
         self._due_ns = mono_ns + EVERY_NS
-        before, self.now = self.now, cpu_settings(self.root)
+        names = [_listed(self.root / name) for name in _DIRECTORIES]
+        if names != self._names:
+            self._names, self._files = names, _files(self.root)
+        before, self.now = self.now, _shown(self._files)
         return self.now != before
 
     @property
@@ -69,10 +96,21 @@ def joined(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(value for value in values if value))
 
 
+def _listed(directory: Path) -> list[str]:
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        return [one.name for one in entries]
+    return []
+
+
 def text_of(path: Path) -> str:
     """The beginning of a file of the kernel's; empty where it cannot be read."""
     try:
-        with path.open("rb", buffering=0) as file:
-            return file.read(_HEAD_B).decode("ascii", "replace").strip()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(fd, _HEAD_B).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)

@@ -63,6 +63,8 @@ class Fallback:
 
     def decide(self, sensors: Sequence[Sensor], silent: Collection[str], now_ns: int) -> Decision:
         """Who is set aside now, among sensors of which `silent` were so far."""
+        if not silent and not any(one.why for one in self._since.values()):
+            return Decision(frozenset(), ())
         aside: set[str] = {name for name in silent if not self._is_well(name, sensors, now_ns)}
         chosen = plan(sensors, silent).domains
         said = []

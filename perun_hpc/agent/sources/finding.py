@@ -52,8 +52,8 @@ def listing(root: Path, backend: str) -> Listing:
     """Every file of readings there is now, with its inode: another one after a driver was loaded again."""
     base, names = FILES[backend]
     found: list[tuple[str, str, int]] = []
-    for place in (str(root / base), *(one.path for one in _entries(root / base) if one.is_dir())):
-        for directory in (place, f"{place}/device"):
+    for place in (str(root / base), *(one.path for one in _entries(root / base))):
+        for directory in (place, f"{place}/device") if base == HWMON else (place,):
             found += [(directory, one.name, one.inode()) for one in _entries(directory) if names.fullmatch(one.name)]
     return frozenset(found)
 

@@ -92,6 +92,8 @@ class Node:
     silent: frozenset[str] = frozenset()
     """Sensors, by their ids, that have given nothing for a while and in whose place others count (`fallback`)."""
     _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
+    _chosen: tuple[Choice, tuple[Sensor, ...], tuple[Sensor, ...]] | None = None
+    """A choice, the sensors that were found, and those of them that it takes: asked for again and again."""
     _parent_of: str = ""
 
     @classmethod
@@ -181,8 +183,10 @@ class Node:
 
     @property
     def _sources(self) -> tuple[Sensor, ...]:
-        found = (sensor for reader in (*self._inline, *self.workers) for sensor in reader.sensors)
-        return self.choice.sensors(found)
+        found = tuple(sensor for reader in (*self._inline, *self.workers) for sensor in reader.sensors)
+        if self._chosen is None or self._chosen[:2] != (self.choice, found):
+            self._chosen = self.choice, found, self.choice.sensors(found)
+        return self._chosen[2]
 
     @property
     def _inline(self) -> tuple[Reader, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from perun_hpc.agent.base.paths import AgentPaths
@@ -16,6 +15,8 @@ WHY = "the spool's quota was exceeded"
 
 def drop_trace(directory: Path) -> int:
     """Delete the trace in a session's directory; returns the bytes that it held."""
+    import shutil  # here: it brings decompressors along
+
     freed_b = 0
     for name in (TRACKS, STORE):
         freed_b += size_b(directory / name)
