@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,3 +34,11 @@ def checked_out(place: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run([*git, "remove", "--force", str(place)], check=True)
+
+
+def interpreter(build: Path, place: Path) -> Path:
+    """A Python below `place` that has a build's `perun_hpc`, also where it starts others, and this one's packages."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    (packages,) = place.glob("lib/python*/site-packages")
+    (packages / "build.pth").write_text(f"{build}\n{sysconfig.get_path('purelib')}\n")
+    return place / "bin" / "python"

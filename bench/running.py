@@ -58,6 +58,7 @@ class Agent:
 
     home: Path
     socket: str
+    pid: int
 
     def status(self) -> dict[str, str]:
         """What it says of itself."""
@@ -70,18 +71,21 @@ class Agent:
 
 
 @contextmanager
-def agent(count: int, period_ms: int) -> Iterator[Agent]:
-    """An agent with `count` energy counters that measures a job of its own node, a row each `period_ms`."""
+def agent(count: int, period_ms: int, python: Path | str = sys.executable) -> Iterator[Agent]:
+    """An agent with `count` energy counters that measures a job of its own node, a row each `period_ms`.
+
+    `python` starts it; its `perun_hpc` may be that of another build (`against.interpreter`).
+    """
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
         home = Path(text)
         machine(home / "root", count)
         policy = home / "policy.yaml"
         policy.write_text(POLICY.format(archive=home / "archive", period_ms=period_ms))
         (home / "archive").mkdir()
-        with counting(home / "root"), _running(home, policy) as socket:
+        with counting(home / "root"), _running(home, policy, python) as (socket, pid):
             request("job-start", {**JOB, "node": "bench"}, path=socket, timeout_s=5)
             time.sleep(1.5)
-            yield Agent(home, socket)
+            yield Agent(home, socket, pid)
 
 
 @contextmanager
@@ -138,11 +142,11 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _running(home: Path, policy: Path) -> Iterator[str]:
+def _running(home: Path, policy: Path, python: Path | str) -> Iterator[tuple[str, int]]:
     socket = str(home / "run" / "agent.sock")
     options = {"--run-dir": home / "run", "--spool": home / "spool", "--root": home / "root", "--policy": policy}
     words = [str(word) for pair in options.items() for word in pair]
-    agent = subprocess.Popen([sys.executable, "-I", "-m", "perun_hpc.agent", *words, "--foreground"])
+    agent = subprocess.Popen([str(python), "-I", "-m", "perun_hpc.agent", *words, "--foreground"])
     try:
         for _ in range(200):
             try:
@@ -150,7 +154,7 @@ def _running(home: Path, policy: Path) -> Iterator[str]:
                 break
             except UnavailableError:
                 time.sleep(0.05)
-        yield socket
+        yield socket, agent.pid
     finally:
         agent.terminate()
         agent.wait(30)
@@ -206,6 +210,12 @@ def counting(root: Path) -> Iterator[None]:
         thread.join()
         for file in files:
             os.close(file)
+
+
+def pss_b(pid: int) -> int:
+    """A process' memory: what it has for itself, and its part of what it shares (proc_pid_smaps(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
 
 
 def tree_cpu_s(pid: int) -> float:

@@ -4,37 +4,40 @@ Peers are counted by the samples they were asked for, which flatters them: they 
 sensors the peer is perun with 33, more than which it does not have on a machine like this.
 
 The floor is a bare Python loop that sleeps 10 ms, reads 33 such files and does nothing with them: the peer of the
-agent's own share. At one row a second with 100 sensors what counts is the share of a core.
+agent's own share. At one row a second with 100 sensors what counts is the share of a core, and memory: all that the
+agent has in its pages, and its part of those that it shares with others (`Pss`). An earlier build of it is beside it,
+and the floor again.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from bench import running
+from bench.against import ROOT, checked_out, commit, interpreter
 from bench.result import Result, medians
 
 ROUNDS = 3
 COUNTS = (3, 33, 400)
 OURS_S, OURS_PERIOD_MS = 10, 10
-SLOW_COUNT, SLOW_S, SLOW_PERIOD_MS = 100, 30, 1000
+SLOW_COUNT, SLOW_S, SLOW_PERIOD_MS = 100, 60, 1000
 PEER_S, PEER_PERIOD_S = 15, 0.1
 THREE_OF_PERUN = "RAM_USAGE NET_READ_BYTES_lo NET_WRITE_BYTES_lo"
 FLOOR = """
 import os, select, sys, time
-files = [os.open(path, os.O_RDONLY) for path in sys.argv[2:]]
+files = [os.open(path, os.O_RDONLY) for path in sys.argv[3:]]
 read, pread = os.pipe()[0], os.pread
 begin_s, until_s, rows = time.process_time(), time.monotonic() + float(sys.argv[1]), 0
 while time.monotonic() < until_s:
-    select.select((read,), (), (), 0.01)
+    select.select((read,), (), (), float(sys.argv[2]))
     [int(pread(file, 64, 0)) for file in files]
     rows += 1
 print((time.process_time() - begin_s) / rows * 1000)
@@ -42,14 +45,16 @@ print((time.process_time() - begin_s) / rows * 1000)
 
 
 def run() -> Iterator[Result]:
-    """Yield `sampler.cpu_s_per_1000.{3,33,400}`, the floor, `agent.core_percent.100_at_1hz` and `agent.rss_mb`."""
-    rss_mb: list[float] = []
-    arms: dict[str, Callable[[], float]] = {f"ours {count}": partial(_agent, count, rss_mb) for count in COUNTS}
+    """Yield `sampler.cpu_s_per_1000.{3,33,400}`, the floor, `agent.{core_percent,rss_mb,pss_mb}.100_at_1hz`."""
+    with tempfile.TemporaryDirectory(prefix="perun-bench-") as text, checked_out(Path(text) / "against") as other:
+        builds = {"ours": ROOT, commit(): other}
+        pythons = {name: interpreter(build, Path(text) / name) for name, build in builds.items()}
+        yield from slow(pythons)
+    arms: dict[str, Callable[[], float]] = {f"ours {count}": partial(_agent, count) for count in COUNTS}
     arms["perun 3"] = partial(perun, ("--exclude-sensors", "", "--include-sensors", THREE_OF_PERUN))
     arms["perun 33"] = partial(perun, ("--exclude-sensors", ""))
     arms["codecarbon"] = _codecarbon
-    arms["floor"] = _floor
-    arms["slow"] = _core_percent
+    arms["floor"] = partial(_floor, 33, OURS_S, OURS_PERIOD_MS)
     taken = medians(arms, ROUNDS)
     for count, peer, name in (
         (3, "perun 1.0.0", "perun 3"),
@@ -59,31 +64,43 @@ def run() -> Iterator[Result]:
         (33, "bare Python reading 33 files", "floor"),
     ):
         yield Result(f"sampler.cpu_s_per_1000.{count}", taken[f"ours {count}"], "s", peer, taken[name], n=ROUNDS)
-    yield Result(f"agent.core_percent.{SLOW_COUNT}_at_1hz", taken["slow"], "%", n=ROUNDS)
-    yield Result("agent.rss_mb", statistics.median(rss_mb), "MB", n=len(rss_mb))
 
 
-def _agent(count: int, rss_mb: list[float]) -> float:
+def slow(pythons: Mapping[str, Path]) -> Iterator[Result]:
+    """What an agent at one row a second takes, of each build beside the others."""
+    taken: dict[str, list[_Used]] = {name: [] for name in pythons}
+
+    def measured(name: str, python: Path) -> float:
+        taken[name].append(_used(SLOW_COUNT, SLOW_PERIOD_MS, SLOW_S, python))
+        return 100 * taken[name][-1].cpu_s / taken[name][-1].elapsed_s
+
+    arms: dict[str, Callable[[], float]] = {name: partial(measured, name, python) for name, python in pythons.items()}
+    arms["floor"] = partial(_floor, SLOW_COUNT, SLOW_S // 2, SLOW_PERIOD_MS)
+    percent = medians(arms, ROUNDS)
+    (ours, others) = taken
+    name = f"agent.core_percent.{SLOW_COUNT}_at_1hz"
+    yield Result(name, percent[ours], "%", others, percent[others], n=ROUNDS)
+    floor = percent["floor"] / 1000 / (SLOW_PERIOD_MS / 1000) * 100
+    yield Result(name, percent[ours], "%", f"bare Python reading {SLOW_COUNT} files", floor, n=ROUNDS)
+    for figure in ("rss_mb", "pss_mb"):
+        mine, theirs = (median(getattr(one, figure) for one in taken[build]) for build in (ours, others))
+        yield Result(f"agent.{figure}.{SLOW_COUNT}_at_1hz", mine, "MB", others, theirs, n=ROUNDS)
+
+
+def _agent(count: int) -> float:
     """CPU seconds per 1000 samples of an agent that samples one job with `count` energy counters."""
     used = _used(count, OURS_PERIOD_MS, OURS_S)
-    if count == 33:
-        rss_mb.append(used.rss_mb)
     return used.cpu_s / (used.elapsed_s * used.rows_per_s) * 1000
 
 
-def _core_percent() -> float:
-    """Share of a core that an agent takes at one row a second."""
-    used = _used(SLOW_COUNT, SLOW_PERIOD_MS, SLOW_S)
-    return 100 * used.cpu_s / used.elapsed_s
-
-
-def _floor() -> float:
+def _floor(count: int, seconds: float, period_ms: int) -> float:
     """CPU seconds per 1000 rows of the least that Python can do."""
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
-        running.machine(Path(text), 33)
+        running.machine(Path(text), count)
         files = sorted(str(path) for path in Path(text).rglob("energy_uj"))
-        command = [sys.executable, "-I", "-c", FLOOR, str(OURS_S), *files]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        command = [sys.executable, "-I", "-c", FLOOR, str(seconds), str(period_ms / 1000), *files]
+        with running.counting(Path(text)):
+            return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 @dataclass(frozen=True)
@@ -94,17 +111,19 @@ class _Used:
     elapsed_s: float
     rows_per_s: float
     rss_mb: float
+    pss_mb: float
 
 
-def _used(count: int, period_ms: int, seconds: float) -> _Used:
-    with running.agent(count, period_ms) as agent:
+def _used(count: int, period_ms: int, seconds: float, python: Path | str = sys.executable) -> _Used:
+    with running.agent(count, period_ms, python) as agent:
         begin, since_s = agent.status(), time.monotonic()
         time.sleep(seconds)
         end, elapsed_s = agent.status(), time.monotonic() - since_s
+        pss_mb = running.pss_b(agent.pid) / 1e6
         record = agent.end_job()
     per_s = record["trace"]["rows"] / (record["end"]["mono_ns"] - record["start"]["mono_ns"]) * 1e9
     cpu_s = (int(end["cpu_ns"]) - int(begin["cpu_ns"])) / 1e9
-    return _Used(cpu_s, elapsed_s, per_s, int(end["rss_b"]) / 1e6)
+    return _Used(cpu_s, elapsed_s, per_s, int(end["rss_b"]) / 1e6, pss_mb)
 
 
 def perun(words: tuple[str, ...]) -> float:
