@@ -181,7 +181,7 @@ class Loop:
             self._keep_house(now_ns)
 
     def _next_second_ns(self, now_ns: int) -> int:
-        """When to keep house again: where intervals and most rows are due as well, so that all wake up once."""
+        """When to look after things again: where intervals and most rows are due as well, so that all wake up once."""
         apart_ns = (self._meter.schedule.due_mono_ns - now_ns) % HOUSEKEEPING_NS
         return now_ns + apart_ns + (HOUSEKEEPING_NS if apart_ns < HOUSEKEEPING_NS // 2 else 0)
 
