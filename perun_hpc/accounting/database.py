@@ -129,7 +129,7 @@ class Database:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             if self.dialect == POSTGRESQL:
                 connection.execute(_DURABLE)
-                connection.execute("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE")
+                connection.execute("LOCK TABLE ONLY job IN SHARE ROW EXCLUSIVE MODE")
             yield connection
 
     def commit(self, connection: Connection) -> None:

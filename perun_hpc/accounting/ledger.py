@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perun_hpc.accounting import deleted
 from perun_hpc.accounting.daily import MEASURES, Vector, add, by_day
-from perun_hpc.accounting.database import SQLITE, Connection, Database, opened
+from perun_hpc.accounting.database import POSTGRESQL, SQLITE, Connection, Database, opened
 from perun_hpc.accounting.marks import Marks
 from perun_hpc.accounting.packed import pack, unpack
 from perun_hpc.archive.places import Run
 from perun_hpc.data_model.record import EnergyRecord, from_dict, to_json
 from perun_hpc.errors import DataError, UnavailableError
+
+if TYPE_CHECKING:
+    from perun_hpc.accounting.partitions import Partitions
 
 LEASE_S = 120
 """How long a collector's lease lasts without renewal."""
@@ -45,6 +48,8 @@ FOR_EVER_S = 1 << 62
 _ZERO: Vector = (0,) * len(MEASURES)
 
 
+Rows = Sequence[int] | Mapping[int, int]
+"""Ids of rows of `job`; with the ends of these jobs (epoch seconds), by which they are found without a search."""
 Key = tuple[str, str, str]
 """Node, day, domain."""
 
@@ -93,6 +98,25 @@ class Ledger(Database):
         super().__init__(url, dialect, connect)
         self.marks = Marks(self)
         self._clock = clock
+        self._by_month: bool | None = None
+        self._made: Partitions | None = None
+
+    def prepare(self, create: bool) -> None:
+        """Make or migrate the tables with `create`, partitions too where the database has them; else see that they are.
+
+        Each in a transaction of its own, so that what was killed is done anew.
+        """
+        super().prepare(create)
+        if create and self.dialect == POSTGRESQL:
+            self.partitions.begin(self._clock())
+
+    @property
+    def partitions(self) -> Partitions:
+        """The partitions by month, of which SQLite has none."""
+        from perun_hpc.accounting.partitions import Partitions
+
+        self._made = self._made or Partitions(self)
+        return self._made
 
     def acquire(
         self, name: str, holder: str, seconds: float = LEASE_S, dead: Callable[[str], bool] = lambda _: False
@@ -136,6 +160,8 @@ class Ledger(Database):
         DataError
             When the database does not take one of them; nothing was stored then, see `offer`.
         """
+        if self.dialect == POSTGRESQL:
+            self.partitions.make({record.end_ns // NS for record in records}, self._clock())
         with self.write() as connection:
             if lease is not None:
                 self._check_lease(connection, *lease)
@@ -157,27 +183,27 @@ class Ledger(Database):
         return [*self.offer(records[:half], queue, lease), *self.offer(records[half:], queue, lease)]
 
     def load(
-        self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
+        self, rows: Rows, shares: bool = True, damaged: Callable[[str], object] | None = None
     ) -> list[EnergyRecord]:
-        """Return the records with these row ids, in that order, as `by_row` finds them."""
-        found = self.by_row(jobs, shares, damaged)
-        return [found[job] for job in jobs if job in found]
+        """Return the records of these rows, in that order, as `by_row` finds them."""
+        found = self.by_row(rows, shares, damaged)
+        return [found[job] for job in rows if job in found]
 
     def by_row(
-        self, jobs: Sequence[int], shares: bool = True, damaged: Callable[[str], object] | None = None
+        self, rows: Rows, shares: bool = True, damaged: Callable[[str], object] | None = None
     ) -> dict[int, EnergyRecord]:
-        """Return the records by their row ids, of those that are there.
+        """Return the records of these rows by their ids, of those that are there.
 
         One that is damaged is left out, and `damaged` called with what is wrong; without it that is a DataError.
         """
         with self.read() as connection:
-            return self._bodies(connection, jobs, shares, damaged)
+            return self._bodies(connection, rows, shares, damaged)
 
     def records_of(self, cluster: str, job_ids: Sequence[int]) -> list[EnergyRecord]:
         """Return all stored runs of these jobs, without their shares."""
         with self.read() as connection:
             rows = self._rows(connection, cluster, job_ids)
-            return list(self._bodies(connection, [row.id for row in rows], shares=False).values())
+            return list(self._bodies(connection, {row.id: row.end_s for row in rows}, shares=False).values())
 
     def members(self, cluster: str, shown: str, damaged: Callable[[str], object] | None = None) -> list[EnergyRecord]:
         """Return the runs of the job shown as `4711`, `4711_3` or `4711+1`; a plain id gives its array's.
@@ -192,10 +218,11 @@ class Ledger(Database):
         else:
             wanted = ["job_id = :head", "array_job_id = :head", "het_job_id = :head"]
         # A union, since databases answer an OR over several indexes by reading the whole cluster.
-        query = " UNION ".join(f"SELECT id FROM job WHERE cluster = :c AND {one}" for one in wanted)
+        query = " UNION ".join(f"SELECT id, end_s FROM job WHERE cluster = :c AND {one}" for one in wanted)
         values = {"c": cluster, "head": int(head), "tail": int(tail or 0)}
         with self.read() as connection:
-            found = self._bodies(connection, [row.id for row in connection.execute(query, values)], True, damaged)
+            rows = {row.id: row.end_s for row in connection.execute(query, values)}
+            found = self._bodies(connection, rows, True, damaged)
         return sorted(found.values(), key=lambda r: (r.start_ns, r.job_id, r.restart_count))
 
     def spans(self, cluster: str, job_ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
@@ -220,12 +247,12 @@ class Ledger(Database):
     def due(self, cluster: str, limit: int) -> list[Due]:
         """Return up to `limit` records whose line is to be written to slurmdbd now, the longest due first."""
         query = (
-            "SELECT queue.job, queue.tries FROM slurmdbd_queue queue CROSS JOIN job "  # in the queue's order
+            "SELECT queue.job, queue.tries, job.end_s FROM slurmdbd_queue queue CROSS JOIN job "  # in the queue's order
             "WHERE queue.job = job.id AND job.cluster = :c AND queue.due_s <= :now ORDER BY queue.due_s LIMIT :limit"
         )
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "now": int(self._clock()), "limit": limit}).fetchall()
-            records = self._bodies(connection, [row.job for row in rows], shares=False)
+            records = self._bodies(connection, {row.job: row.end_s for row in rows}, shares=False)
         return [Due(row.job, row.tries, records[row.job]) for row in rows]
 
     def settle(self, jobs: Sequence[int]) -> None:
@@ -247,7 +274,7 @@ class Ledger(Database):
     def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]]) -> None:
         """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`."""
         days: dict[tuple[str, ...], Vector] = {}
-        rows, bodies = [], []
+        rows, kept = [], []
         gone: dict[int, EnergyRecord] = {}
         for job, before, after in changes:
             _move(days, before, -1)
@@ -257,8 +284,9 @@ class Ledger(Database):
             if after is None:
                 continue
             rows.append(_row(job, after))
-            bodies.append(self._body(job, after))
+            kept.append((job, after))
         with self.write() as connection:
+            bodies = [self._body(connection, job, after) for job, after in kept]
             self._update(connection, rows, bodies)
             deleted.keep(connection, (_row(job, record) for job, record in gone.items()), gone.values())
             self._drop(connection, list(gone))
@@ -297,20 +325,26 @@ class Ledger(Database):
 
         What deleted records had is in it.
         """
+        from perun_hpc.slurm.sacct import CLOCK_S
+
         query = (
             "SELECT share.node, share.day, share.domain, job.job_id, job.restart_count, share.energy_uj "
             "FROM job_share share CROSS JOIN job "  # the day's shares first: SQLite would begin with the cluster's jobs
             "WHERE share.job = job.id AND job.cluster = :c AND share.day >= :since AND share.day <= :until"
         )
-        values = {"c": cluster, "since": since_day, "until": until_day}
+        began_s = int(datetime.fromisoformat(since_day).timestamp()) - CLOCK_S
+        values: dict[str, Any] = {"c": cluster, "since": since_day, "until": until_day}
         found: dict[tuple[Key, tuple[int, int]], int] = {}
         with self.read() as connection:
-            for row in connection.stream(query, values):
+            queries = [(query, values)]
+            if self._partitioned(connection):
+                queries = [
+                    (f"{query} AND share.end_s = 0", values),
+                    (f"{query} AND share.end_s = job.end_s AND share.end_s >= :began", {**values, "began": began_s}),
+                ]
+            for row in (row for asked in queries for row in connection.stream(*asked)):
                 at = ((row.node, row.day, row.domain), (row.job_id, row.restart_count))
                 found[at] = found.get(at, 0) + row.energy_uj
-            from perun_hpc.slurm.sacct import CLOCK_S
-
-            began_s = int(datetime.fromisoformat(since_day).timestamp()) - CLOCK_S
             for gone in deleted.ended_between(connection, cluster, began_s, FOR_EVER_S):
                 for one in gone.record.shares:
                     if since_day <= one.day <= until_day:
@@ -353,8 +387,8 @@ class Ledger(Database):
             last = bare
             yield from (Run(job_id, restart_count, at_s) for at_s in {end_s, submit_s} if at_s > 0)
 
-    def without_state(self, cluster: str, page: int) -> Iterator[list[int]]:
-        """Yield the rows that Slurm's accounting has not completed yet, the newest first, `page` at a time."""
+    def without_state(self, cluster: str, page: int) -> Iterator[dict[int, int]]:
+        """Yield the rows that Slurm's accounting has not completed yet, the newest first, with ends, `page` a time."""
         query = (
             "SELECT id, end_s FROM job WHERE cluster = :c AND state = '' AND (end_s, id) < (:end, :id) "
             "ORDER BY end_s DESC, id DESC LIMIT :page"
@@ -365,7 +399,7 @@ class Ledger(Database):
                 rows = connection.execute(query, {"c": cluster, "end": end_s, "id": job, "page": page}).fetchall()
             if not rows:
                 return
-            yield [row.id for row in rows]
+            yield {row.id: row.end_s for row in rows}
             end_s, job = rows[-1].end_s, rows[-1].id
 
     def first_start_s(self, cluster: str) -> int | None:
@@ -392,9 +426,34 @@ class Ledger(Database):
             self.marks.set_packed(connection, found[-1].job if len(found) == rows else FOR_EVER_S)
         return len(found) == rows
 
-    def _body(self, job: int, record: EnergyRecord) -> dict[str, Any]:
+    def _body(self, connection: Connection, job: int, record: EnergyRecord) -> dict[str, Any]:
         text = to_json(record, shares=False)
-        return {"job": job, "body": pack(text) if self.dialect == SQLITE else text}
+        return {"job": job, "body": pack(text) if self.dialect == SQLITE else text, **self._end(connection, record)}
+
+    def _shares(self, connection: Connection, job: int, record: EnergyRecord) -> list[dict[str, Any]]:
+        end = self._end(connection, record)
+        return [{"job": job, **vars(share), **end} for share in record.shares]
+
+    def _end(self, connection: Connection, record: EnergyRecord) -> dict[str, int]:
+        """What a row of a partitioned table has besides."""
+        return {"end_s": record.end_ns // NS} if self._partitioned(connection) else {}
+
+    def _partitioned(self, connection: Connection) -> bool:
+        """Whether tables that refer to jobs have these' ends: readers may come before a collector of this version."""
+        if self._by_month is None:
+            self._by_month = self.dialect == POSTGRESQL and "end_s" in connection.columns("record")
+        return self._by_month
+
+    def _within(self, connection: Connection, rows: Rows) -> list[tuple[str, dict[str, int]]]:
+        """Conditions, with parameters, under which rows are looked for in turn: where they lie, then everywhere.
+
+        Rows of before the ledger was partitioned have 0.
+        """
+        anywhere: tuple[str, dict[str, int]] = ("", {})
+        if not (isinstance(rows, Mapping) and rows and self._partitioned(connection)):
+            return [anywhere]
+        span = {"first": min(rows.values()), "last": max(rows.values())}
+        return [(" AND (end_s = 0 OR end_s >= :first AND end_s <= :last)", span), anywhere]
 
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
         if connection.value("SELECT holder FROM lease WHERE name = :n", {"n": name}) != holder:
@@ -420,7 +479,8 @@ class Ledger(Database):
                 known.setdefault((cluster, row.job_id, row.restart_count), []).append(row)
         left = self._deleted(connection, records)
         matches = [self._match(connection, r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
-        old = self._bodies(connection, [job for m in matches for job in m], shares=True)
+        ends_s = {row.id: row.end_s for rows in known.values() for row in rows}
+        old = self._bodies(connection, {job: ends_s[job] for m in matches for job in m}, shares=True)
         next_id = int(connection.value("SELECT MAX(id) FROM job") or 0) + 1
         now = int(self._clock())
         puts: list[Put] = []
@@ -467,8 +527,8 @@ class Ledger(Database):
                     )  # fmt: skip
             _move(days, after, 1)
             rows.append(_row(job, after))
-            bodies.append(self._body(job, after))
-            shares += [{"job": job, **vars(s)} for s in after.shares]
+            bodies.append(self._body(connection, job, after))
+            shares += self._shares(connection, job, after)
             puts.append(Put(after, job, True))
         self._drop(connection, sorted(folded))
         deleted.take_back(connection, back)
@@ -505,7 +565,7 @@ class Ledger(Database):
         same = _same_run(record, rows)
         if not rows or (same and len(rows) == 1):
             return [row.id for row in same]
-        held = self._bodies(connection, [row.id for row in rows], shares=False)
+        held = self._bodies(connection, {row.id: row.end_s for row in rows}, shares=False)
         alike = [row for row in (*same, *(row for row in rows if row not in same)) if shared(record, held[row.id])]
         found = [row.id for row in dict.fromkeys((*alike, *same))]
         certain = {row.id for row in alike}
@@ -544,7 +604,8 @@ class Ledger(Database):
             changed = ", ".join(f"{name} = :{name}" for name in row if name != "id")
             connection.execute(f"UPDATE job SET {changed} WHERE id = :id", row)
         for body in bodies:
-            connection.execute("UPDATE record SET body = :body WHERE job = :job", body)
+            changed = ", ".join(f"{name} = :{name}" for name in body if name != "job")
+            connection.execute(f"UPDATE record SET {changed} WHERE job = :job", body)
 
     def _add_days(self, connection: Connection, days: dict[tuple[str, ...], Vector]) -> None:
         moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
@@ -565,22 +626,26 @@ class Ledger(Database):
         )
 
     def _bodies(
-        self, connection: Connection, jobs: Sequence[int], shares: bool, damaged: Callable[[str], object] | None = None
+        self, connection: Connection, rows_of: Rows, shares: bool, damaged: Callable[[str], object] | None = None
     ) -> dict[int, EnergyRecord]:
-        whole = "SELECT job, body FROM record WHERE job IN :jobs"
-        parts = (
-            "SELECT job, node, domain, day, energy_uj FROM job_share WHERE job IN :jobs ORDER BY job, node, domain, day"
-        )
+        jobs = list(rows_of)
         bodies: dict[int, str | bytes] = {}
         parts_of: dict[int, list[dict[str, Any]]] = {}
-        for at in range(0, len(jobs), CHUNK):
-            chunk = jobs[at : at + CHUNK]
-            for row in connection.execute(whole, {"jobs": chunk}):
-                bodies[row.job] = row.body
-            if shares:
-                for row in connection.execute(parts, {"jobs": chunk}):
-                    part = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
-                    parts_of.setdefault(row.job, []).append(part)
+        for within, span in self._within(connection, rows_of):
+            whole = f"SELECT job, body FROM record WHERE job IN :jobs{within}"
+            parts = (
+                f"SELECT job, node, domain, day, energy_uj FROM job_share WHERE job IN :jobs{within} "
+                "ORDER BY job, node, domain, day"
+            )
+            sought = [job for job in jobs if job not in bodies]
+            for at in range(0, len(sought), CHUNK):
+                asked = {"jobs": sought[at : at + CHUNK], **span}
+                for row in connection.execute(whole, asked):
+                    bodies[row.job] = row.body
+                if shares:
+                    for row in connection.execute(parts, asked):
+                        part = {"node": row.node, "domain": row.domain, "day": row.day, "energy_uj": row.energy_uj}
+                        parts_of.setdefault(row.job, []).append(part)
         lost: set[int] = set()
         if len(bodies) < len(jobs):
             # A row may have gone, and its record with it; a row without a record is damaged.

@@ -63,8 +63,8 @@ def jobs(
 ) -> list[EnergyRecord]:
     """Return the newest `limit` records that match, oldest first, without shares; `damaged` as for `load`."""
     rows = _rows(ledger, wanted, "end_s", "ORDER BY end_s DESC, id DESC", limit)
-    ids = [row.id for row in sorted(rows, key=lambda row: (row.end_s, row.id))[-limit:]]
-    return ledger.load(ids if limit > 0 else [], False, damaged)
+    newest = sorted(rows, key=lambda row: (row.end_s, row.id))[-limit:]
+    return ledger.load({row.id: row.end_s for row in newest} if limit > 0 else {}, False, damaged)
 
 
 def largest(
@@ -73,8 +73,8 @@ def largest(
     """Return the records with the most `energy` or `gpu_idle` time, the largest first, without shares; as `jobs`."""
     column = {"energy": "energy_uj", "gpu_idle": "gpu_idle_s"}[what]
     rows = _rows(ledger, wanted, column, f"AND {column} > 0 ORDER BY {column} DESC, id", limit)
-    ids = [row.id for row in sorted(rows, key=lambda row: (-row[1], row.id))[:limit]]
-    return ledger.load(ids, False, damaged)
+    most = sorted(rows, key=lambda row: (-row[2], row.id))[:limit]
+    return ledger.load({row.id: row.end_s for row in most}, False, damaged)
 
 
 def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, until_day: str) -> list[Usage]:
@@ -131,7 +131,7 @@ def _named(wanted: Filter) -> tuple[list[str], dict[str, Any]]:
 
 
 def _rows(ledger: Ledger, wanted: Filter, column: str, rest: str, limit: int) -> list[Any]:
-    """Id and a column of jobs that match: of those up to a usual length, and of the few longer ones that ended later.
+    """Id, end and a column of jobs that match: of those of usual length, and of the few longer ones that ended later.
 
     `rest` ends the question for each of the two, which gives `limit` at most.
     """
@@ -141,11 +141,14 @@ def _rows(ledger: Ledger, wanted: Filter, column: str, rest: str, limit: int) ->
         values["latest"] = wanted.until_s + LONG_S
         # The few come first, whatever else is asked for: SQLite would go through all that a user ran since.
         few = f"(SELECT id AS long_id FROM job WHERE end_s > :latest AND end_s - start_s > {LONG_S}) AS few"
-        parts = [f"{parts[0]} AND end_s <= :latest", f"FROM {few} CROSS JOIN job WHERE id = long_id AND {conditions}"]
+        parts = [
+            f"{parts[0]} AND end_s <= :latest",
+            f"FROM {few} CROSS JOIN job WHERE id = long_id AND end_s > :latest AND {conditions}",
+        ]
     rows: list[Any] = []
     with ledger.read() as connection:
         for part in parts:
-            query = f"SELECT id, {column} {part} {rest} LIMIT :limit"
+            query = f"SELECT id, end_s, {column} AS sorted_by {part} {rest} LIMIT :limit"
             rows += connection.execute(query, {**values, "limit": limit})
     return rows
 

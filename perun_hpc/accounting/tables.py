@@ -24,7 +24,10 @@ def migrations() -> list[tuple[int, str, str]]:
 
 
 def migrate(connection: Connection) -> int:
-    """Bring the database to the newest schema inside the caller's transaction; returns the number of new migrations."""
+    """Bring the database to the newest schema inside the caller's transaction; returns the number of new migrations.
+
+    What PostgreSQL has besides, its partitions, is made then, too (`partitions`).
+    """
     connection.execute("CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
     done = {row.number for row in connection.execute("SELECT number FROM migration")}
     known = migrations()

@@ -183,6 +183,8 @@ def delete(ledger: Ledger, who: Who) -> list[EnergyRecord]:
     for records in _batches(ledger, who):
         ledger.rewrite([(job, record, None) for job, record in records])
         deleted += [record for _, record in records]
+    if who.before_s is not None:
+        ledger.partitions.drop_empty(who.before_s)
     return deleted
 
 
@@ -300,15 +302,15 @@ def _rewrite(ledger: Ledger, who: Who, change: Callable[[EnergyRecord], EnergyRe
 def _batches(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:
     """Yield all matching records with their row ids, a batch at a time, in the order of their ids."""
     last = 0
-    query, values = _chosen("id", who)
+    query, values = _chosen("id, end_s", who)
     while True:
         with ledger.read() as connection:
             page = connection.execute(f"{query} AND id > :last ORDER BY id LIMIT {BATCH}", {**values, "last": last})
-            ids = [row.id for row in page]
-        if not ids:
+            rows = {row.id: row.end_s for row in page}
+        if not rows:
             return
-        last = ids[-1]
-        yield list(zip(ids, ledger.load(ids), strict=True))
+        last = max(rows)
+        yield list(zip(rows, ledger.load(rows), strict=True))
 
 
 def _chosen(what: str, who: Who) -> tuple[str, dict[str, Any]]:

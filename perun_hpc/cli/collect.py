@@ -52,6 +52,7 @@ MOST_SWEEPS = 10
 """The time that a flush of lines for slurmdbd makes good for, in times between sweeps."""
 
 LATE = (
+    "perun_hpc.accounting.partitions",
     "perun_hpc.archive.certificates",
     "perun_hpc.config.keeper",
     "perun_hpc.config.settings",

@@ -60,11 +60,12 @@ class Observed(Ledger):
     """A ledger whose questions' plans are noted."""
 
     plans: list[tuple[str, list[str]]]
+    asked_by = Asked
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         with super().read() as connection:
-            asked = Asked(connection.raw, connection.dialect)
+            asked = self.asked_by(connection.raw, connection.dialect)
             asked.plans = self.plans
             yield asked
 
@@ -111,6 +112,7 @@ def test_a_question_reads_no_whole_table(ledger: Observed, what: str) -> None:
 
 
 def test_a_whole_read_would_be_seen(ledger: Observed) -> None:
+    ledger.plans.clear()
     with ledger.read() as connection:
         connection.execute("SELECT COUNT(*) FROM job WHERE cpus > 3")
         connection.execute("SELECT id FROM job ORDER BY end_s")

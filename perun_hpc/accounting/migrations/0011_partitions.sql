@@ -1,0 +1,2 @@
+-- In PostgreSQL job, record and job_share are partitioned by the month of the job's end: perun_hpc/accounting/partitions.py
+-- does that. Nothing changes in SQLite. The number keeps out versions that do not know of it.
