@@ -1,8 +1,9 @@
 """A long outage of slurmdbd at a busy site: what it costs to compare days of 500,000 jobs with the ledger, and memory.
 
-sacct is simulated: a function answers its command line in sacct's own form. No job needs a record (as where the policy
-leaves them out), so that what is measured is asking, parsing and comparing. `PERUN_BENCH_DAYS` sets how many days are
-caught up (default 2); a month takes as much per day.
+sacct is simulated: a function answers its command line in sacct's own form. While days are compared no job needs a
+record (as where the policy leaves them out), so that what is measured is asking, parsing and comparing. Then records
+that were stored without sacct are completed. `PERUN_BENCH_DAYS` sets how many days are caught up (default 2; a month
+takes as much per day), `PERUN_BENCH_JOBS` how many records are completed (default 20,000).
 """
 
 from __future__ import annotations
@@ -18,6 +19,37 @@ from bench.result import Result
 
 DAYS = int(os.environ.get("PERUN_BENCH_DAYS", "2"))
 JOBS_A_DAY = 500_000
+RECORDS = int(os.environ.get("PERUN_BENCH_JOBS", "20000"))
+_COMPLETE = """
+import json, resource, sys, tempfile, time
+from pathlib import Path
+from perun_hpc.accounting.collect import Collector, Slurm, Tools
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.archive.places import Archive
+from perun_hpc.slurm.sacct import query_jobs
+from tests.accounting_data import START_S, boundary, put_incoming
+from tests.fake_slurm import ROW
+records = int(sys.argv[1])
+times = {"Submit": START_S - 5, "Start": START_S, "End": START_S + 100}
+def answer(words, given, timeout_s):
+    options = dict(one.split("=", 1) for one in words if one.startswith("--") and "=" in one)
+    end, fields = options["--delimiter"], options["--format"].split(",")
+    rows = ({**ROW, **times, "JobIDRaw": one, "JobID": one} for one in words[words.index("-j") + 1].split(","))
+    return "\\n".join("".join(f"{row.get(name, '')}{end}" for name in fields) for row in rows) + "\\n"
+with tempfile.TemporaryDirectory() as name:
+    for number in range(1, records + 1):
+        put_incoming(Path(name), boundary(number))
+    archive, ledger = Archive(Path(name), "c"), open_ledger(name + "/ledger.db", create=True)
+    now = lambda: START_S + 2000.0
+    stored = Collector(archive, ledger, Tools(now), 900).sweep().stored
+    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    slurm = Slurm(lambda ids: query_jobs(ids, "c", answer), lambda since, until: [])
+    cpu_s, begin_s = time.process_time(), time.perf_counter()
+    completed = Collector(archive, ledger, Tools(now, slurm), 900).sweep().completed
+    print(json.dumps({"stored": stored, "completed": completed, "cpu_s": time.process_time() - cpu_s,
+                      "s": time.perf_counter() - begin_s, "before_mb": before_mb,
+                      "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
 _CATCH_UP = """
 import json, resource, sys, tempfile, time
 from pathlib import Path
@@ -61,13 +93,25 @@ print(json.dumps({"cpu_s": time.process_time() - begin_s, "rows": rows, "slices"
 
 
 def run() -> Iterator[Result]:
-    """Yield CPU seconds a day of the outage, and the most memory."""
-    words = [sys.executable, "-c", _CATCH_UP, str(DAYS), str(JOBS_A_DAY)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, env=environ, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    figures = json.loads(done.stdout)
+    """Yield CPU seconds a day of the outage, records a second that are completed, and the most memory of each."""
+    figures = _said(_CATCH_UP, DAYS, JOBS_A_DAY)
     if figures["rows"] < DAYS * JOBS_A_DAY:
         raise RuntimeError(f"{figures['rows']} of {DAYS * JOBS_A_DAY} jobs were compared")
     yield Result("outage.cpu_s_a_day", figures["cpu_s"] / DAYS, "s")
     yield Result("outage.rows_a_question", figures["rows"] / figures["slices"], "")
     yield Result("outage.rss_mb", figures["rss_mb"], "MB")
+    figures = _said(_COMPLETE, RECORDS)
+    if not figures["stored"] == figures["completed"] == RECORDS:
+        raise RuntimeError(f"{figures['completed']} of {RECORDS} records were completed")
+    yield Result("outage.completed_per_s", RECORDS / figures["s"], "1/s")
+    yield Result("outage.completed_cpu_ms", figures["cpu_s"] / RECORDS * 1e3, "ms")
+    yield Result("outage.completed_rss_mb", figures["rss_mb"], "MB")
+
+
+def _said(program: str, *numbers: int) -> dict[str, float]:
+    """What a program of its own prints."""
+    words = [sys.executable, "-c", program, *map(str, numbers)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environ, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    said: dict[str, float] = json.loads(done.stdout)
+    return said

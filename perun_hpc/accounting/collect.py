@@ -85,6 +85,8 @@ SLOW_S = 30
 """A question that failed after so long is not asked again, for less, before the next sweep: other work waits."""
 COMPARE_S = 600
 """So long one sweep compares with sacct; what is left of a long time without slurmdbd is for the next ones."""
+COMPLETE_S = 30
+"""So long one sweep completes records from sacct though nodes report meanwhile; else as long as it compares."""
 SHARE_S = 600
 """So old is what most nodes of a machine have learnt at most."""
 LEARN_S = 86_400
@@ -820,10 +822,10 @@ class Collector:
         return puts, replace(summary, notes=(*summary.notes, *notes))
 
     def _complete(self, summary: Summary) -> Summary:
-        """Fetch Slurm's data for records that were stored without."""
+        """Fetch Slurm's data for records that were stored without, the newest first; of weeks some in each sweep."""
         if self.tools.slurm is None:
             return summary
-        idle = 0
+        idle, began_s = 0, self.tools.clock()
         for jobs in self.ledger.without_state(self.archive.cluster, BATCH):
             records = self.ledger.load(jobs)
             known = self._ask([r.job_id for r in records])
@@ -836,7 +838,8 @@ class Collector:
                 puts, summary = self._amend(finished, self.queue, summary)
                 summary = replace(summary, completed=summary.completed + sum(put.changed for put in puts))
             idle = 0 if finished else idle + 1
-            if idle == IDLE_BATCHES:
+            spent_s = self.tools.clock() - began_s
+            if idle == IDLE_BATCHES or spent_s > COMPARE_S or (spent_s > COMPLETE_S and self._has_come()):
                 break
         return summary
 

@@ -7,15 +7,15 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perun_hpc.accounting.collect import SLICE_ROWS, Collector, Slurm, Summary, Tools
-from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.collect import BATCH, COMPLETE_S, SLICE_ROWS, Collector, Slurm, Summary, Tools
+from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
@@ -215,6 +215,47 @@ def test_slices_of_a_busy_site_are_as_long_as_their_answers_are_not_too_many_and
     assert spans[-1][1] == began_s + 2 * DAY_S
     assert max(rows for _, _, rows in told) < 2.2 * SLICE_ROWS
     assert max(until - since for since, until in spans) > 4 * 3600
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_records_of_weeks_without_sacct_are_completed_over_sweeps_between_which_new_ones_are_taken(
+    tmp_path: Path, reports: bool
+) -> None:
+    """A question takes longer than a sweep completes for; each is of a batch of records."""
+    now_s, count, next_id = [START_S + 1000.0], 4 * BATCH, [10 * BATCH]
+    known = {n: slurm_job(n) for n in range(1, count + 1)}
+    archive = Archive(tmp_path, "c")
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True, clock=lambda: now_s[0])
+    for number in known:
+        put_incoming(tmp_path, boundary(number))
+
+    def jobs(ids: Iterable[int]) -> list[SlurmJob]:
+        found = [known[one] for one in ids if one in known]
+        if found:
+            now_s[0] += COMPLETE_S + 1
+            if reports:
+                next_id[0] += 1
+                put_incoming(tmp_path, boundary(next_id[0], start_s=now_s[0] - 200))
+        return found
+
+    def sweep(slurm: Slurm | None) -> Summary:
+        tools = Tools(lambda: now_s[0], slurm, expects=lambda job: False)
+        return Collector(archive, ledger, tools, DEADLINE_S).sweep()
+
+    assert sweep(None).stored == count
+    taken = []
+    while any(state == "" for state in _states(ledger, list(known))):
+        taken.append(sweep(Slurm(jobs, lambda since_s, until_s: [])))
+    assert sum(one.completed for one in taken) == count
+    if reports:  # what came while one sweep completed is stored by the next, before that completes any more
+        assert len(taken) >= 4 and [one.stored for one in taken] == [0, *[1] * (len(taken) - 1)]
+    else:
+        assert len(taken) == 1
+    ledger.close()
+
+
+def _states(ledger: Ledger, jobs: list[int]) -> list[str]:
+    return [one.state for one in ledger.load(jobs)]
 
 
 def test_what_was_compared_before_sacct_failed_is_kept(site: Site) -> None:
