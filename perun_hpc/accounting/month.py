@@ -113,6 +113,12 @@ def ledger_files(archive: Archive, month: str) -> list[Path]:
     return [path for path in archive.node_ledgers() if path.stem.startswith(f"{month}-")]
 
 
+def meter_files(archive: Archive, month: str) -> dict[str, str]:
+    """Return the files of the month (UTC) with readings of meters outside the nodes, each with its digest."""
+    found = sorted(archive.facility("*").parent.glob(f"*.{month}.csv"))
+    return {_name(archive, path): digest_of(path) for path in found}
+
+
 def read_records(archive: Archive, month: str) -> Records:
     """Read the collected boundary records that have shares in the month."""
     found: list[RecordFile] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from perun_hpc.accounting.month import (
     days_of,
     digest_of,
     ledger_files,
+    meter_files,
     read_records,
     sum_month,
 )
@@ -30,6 +31,9 @@ from perun_hpc.archive.places import Archive
 from perun_hpc.energy.footprint import Factor
 from perun_hpc.errors import DataError, UsageError
 from perun_hpc.inputs import read_regular
+
+GROWS = ("nodes/", "facility/")
+"""Files to which lines may come after the seal."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ def seal(archive: Archive, month: str, now_s: float) -> Manifest:
         names = ", ".join(name for name, _ in records.unreadable[:3])
         raise DataError(f"{names}: damaged boundary record: let perun collect put it aside before the month is sealed")
     summed = sum_month(archive, month, records.files, ledger_files(archive, month))
+    last = max(bounds)
+    evidence = {**summed.evidence, last: {**summed.evidence[last], **meter_files(archive, month)}}
+    summed = replace(summed, evidence=evidence)
     return sealed.write_manifest(archive, month, summed, bounds, int(now_s), __version__)
 
 
@@ -105,7 +112,7 @@ def verify(archive: Archive, month: str) -> Verdict:
         found = here.get(name) or (digest_of(path) if path.is_file() else None)
         if found == digest:
             wanted.add(name)
-        elif name.startswith("nodes/") and found is not None and (length := _grown_from(path, digest)) is not None:
+        elif name.startswith(GROWS) and found is not None and (length := _grown_from(path, digest)) is not None:
             wanted.add(name)
             lengths[path] = length
             late.append(f"{name}: lines after byte {length}")
@@ -120,6 +127,7 @@ def verify(archive: Archive, month: str) -> Verdict:
     after = [one for one in records.files if one.path not in wanted]
     ledgers = {path: path.relative_to(archive.base).as_posix() for path in ledger_files(archive, month)}
     late += [one.path for one in after] + [name for name in ledgers.values() if name not in wanted]
+    late += [name for name in meter_files(archive, month) if name not in days]
     faults += _differences(archive, manifest, records, wanted, [p for p, n in ledgers.items() if n in wanted], lengths)
     late_uj = sum(share.energy_uj for one in after for share in one.shares)
     counted = [one for one in records.files if one.path in wanted]

@@ -18,6 +18,7 @@ from perun_hpc.accounting import statement
 from perun_hpc.accounting import verify as verifying
 from perun_hpc.accounting.manifest import day_file, manifest_file
 from perun_hpc.accounting.signing import sign, signature_of
+from perun_hpc.archive.meter_readings import month_file
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.errors import DataError, UsageError
@@ -40,6 +41,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sealed(tmp_path: Path, key: Path, utc: None) -> Archive:
     """A copy, in a second directory, of an archive that was sealed and signed."""
     archive, _ = make_archive(tmp_path / "site", SEED)
+    meter = month_file(archive.facility("main"), MONTH)
+    meter.parent.mkdir()
+    meter.write_text("time,kwh,covered_s,reading,since\n1762000000.000,0,0,0,\n1762000300.000,1.5,300,1.5,\n")
     verifying.seal(archive, MONTH, AFTER_S)
     sign(manifest_file(archive, MONTH), key)
     shutil.copytree(tmp_path / "site", tmp_path / "copy")
@@ -102,7 +106,7 @@ def test_a_signed_month_is_accepted_elsewhere(
     assert "signed by energy@site.example" in said and "to the microjoule, from the evidence alone" in said
 
 
-@pytest.mark.parametrize("kind", ["manifest", "signature", "list", "node", "record"])
+@pytest.mark.parametrize("kind", ["manifest", "signature", "list", "node", "record", "meter"])
 def test_a_tampered_file_of_each_kind_is_refused(
     sealed: Archive, key: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,12 +117,14 @@ def test_a_tampered_file_of_each_kind_is_refused(
         "signature": signature_of(manifest),
         "list": day_file(sealed, day),
         "node": sealed.node_ledgers()[0],
+        "meter": month_file(sealed.facility("main"), MONTH),
         "record": next(sealed.jobs.glob("*/boundary/*.json")),
     }[kind]
     flip(path, path.stat().st_size // 2)
     code = check(sealed, key)
     said = "".join(capsys.readouterr())
     assert code != 0 and path.name in said
+    day = f"{MONTH}-30" if kind == "meter" else day
     assert kind in ("manifest", "signature", "record") or day in said
 
 
@@ -163,6 +169,21 @@ def test_what_comes_later_is_named_and_in_no_sum(sealed: Archive, key: Path) -> 
     assert found.late_uj == sum(share["energy_uj"] for share in again["shares"])
     assert found.manifest.sums == before.manifest.sums
     assert check(sealed, key) == 0
+
+
+def test_readings_of_meters_that_come_later_are_named(
+    sealed: Archive, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meter, new = (month_file(sealed.facility(name), MONTH) for name in ("main", "new"))
+    meter.write_text(meter.read_text() + "1762000600.000,3,300,3,\n")
+    new.write_text("time,kwh,covered_s,reading,since\n")
+    assert check(sealed, key) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"facility/{meter.name}: lines after byte" in said
+    assert f"facility/{new.name}" in said
+    meter.unlink()
+    assert check(sealed, key) == 1
+    assert f"facility/{meter.name} is gone" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_directory_that_was_renamed_is_found_and_one_that_is_gone_is_named(sealed: Archive, key: Path) -> None:
