@@ -41,7 +41,7 @@ _INEXACT_DAY = (
     "SELECT 1 FROM usage_day WHERE cluster = :cluster AND day = :day "
     f"AND 'real' IN ({', '.join(f'typeof({m})' for m in MEASURES)})"
 )
-_OF_CLUSTER = "cluster || '' = :c"
+OF_CLUSTER = "cluster || '' = :c"
 """Beside a time: as an expression, so that SQLite looks for the time, not for all of the cluster (`job_start`)."""
 NS = 1_000_000_000
 FOR_EVER_S = 1 << 62
@@ -354,7 +354,7 @@ class Ledger(Database):
 
     def runs_between(self, cluster: str, since_s: int, until_s: int) -> dict[int, list[tuple[int, int]]]:
         """Return job id -> start and end of the runs that ended in [since, until], deleted ones included."""
-        query = f"SELECT job_id, start_s, end_s FROM job WHERE {_OF_CLUSTER} AND end_s >= :since AND end_s <= :until"
+        query = f"SELECT job_id, start_s, end_s FROM job WHERE {OF_CLUSTER} AND end_s >= :since AND end_s <= :until"
         values = {"c": cluster, "since": since_s, "until": until_s}
         found: dict[int, list[tuple[int, int]]] = {}
         with self.read() as connection:
@@ -366,7 +366,7 @@ class Ledger(Database):
     def ended_runs(self, cluster: str, since_s: int, until_s: int) -> list[tuple[int, int, int]]:
         """Return job id, restart count and end (epoch seconds) of the runs that ended in (since, until]."""
         query = (
-            f"SELECT job_id, restart_count, end_s FROM job WHERE {_OF_CLUSTER} AND end_s > :since AND end_s <= :until"
+            f"SELECT job_id, restart_count, end_s FROM job WHERE {OF_CLUSTER} AND end_s > :since AND end_s <= :until"
         )
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s})
@@ -376,7 +376,7 @@ class Ledger(Database):
         """Yield the names under which directories of the runs that ended in [since, until] may lie, job by job."""
         query = (
             "SELECT job_id, restart_count, submit_s, end_s FROM job "
-            f"WHERE {_OF_CLUSTER} AND end_s >= :since AND end_s <= :until ORDER BY job_id, restart_count"
+            f"WHERE {OF_CLUSTER} AND end_s >= :since AND end_s <= :until ORDER BY job_id, restart_count"
         )
         with self.read() as connection:
             rows = connection.execute(query, {"c": cluster, "since": since_s, "until": until_s}).fetchall()

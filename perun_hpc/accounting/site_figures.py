@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from perun_hpc._version import __version__
 from perun_hpc.accounting.audit_mark import last_audit
 from perun_hpc.accounting.backlog import Entry, Sweep, last_sweep, look
-from perun_hpc.accounting.ledger import Ledger
+from perun_hpc.accounting.ledger import OF_CLUSTER, Ledger
 from perun_hpc.accounting.questions import Filter, Usage, usage
 from perun_hpc.accounting.running import last_words
 from perun_hpc.archive.places import Archive
@@ -66,7 +66,7 @@ class SiteFigures:
             sums = (*_by_partition(self._ledger, cluster), *_by_names(self._ledger, cluster, labels))
             held = self._held[cluster] = _Held(time.monotonic(), sums)
         yield from held.families
-        yield _lately(self._ledger, cluster)
+        yield lately(self._ledger, cluster, time.time())
 
 
 def _by_partition(ledger: Ledger, cluster: str) -> Iterator[Family]:
@@ -102,10 +102,10 @@ def _left_out(cluster: str, label: str, rows: Collection[Usage]) -> Family:
     return gauge("perun_ledger_left_out_names", about, max(0, len(rows) - MOST), cluster=cluster, label=label)
 
 
-def _lately(ledger: Ledger, cluster: str) -> Family:
+def lately(ledger: Ledger, cluster: str, now_s: float) -> Family:
     """How the jobs of the last day were reported: `missing` are those of which no node said anything."""
-    values = {"c": cluster, "since": int(time.time()) - LATELY_S}
-    query = "SELECT status, COUNT(*) FROM job WHERE cluster = :c AND end_s >= :since GROUP BY status"
+    values = {"c": cluster, "since": int(now_s) - LATELY_S}
+    query = f"SELECT status, COUNT(*) FROM job WHERE {OF_CLUSTER} AND end_s >= :since GROUP BY status"
     with ledger.read() as connection:
         found = {row[0]: row[1] for row in connection.execute(query, values)}
     numbers = {"complete": 0, "partial": 0, "missing": 0} | found

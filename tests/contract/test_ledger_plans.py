@@ -7,16 +7,21 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.database import SQLITE, Connection, opened
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.own_sums import rows_of
 from perun_hpc.accounting.questions import LONG_S, Filter, jobs, largest, usage
+from perun_hpc.accounting.site_figures import lately
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.archive.places import Run
+from perun_hpc.data_model.record import EnergyRecord
 from tests.accounting_data import DAY, START_S, boundary, parsed, slurm_job
 from tests.contract.conftest import empty
 
@@ -100,6 +105,11 @@ QUESTIONS: dict[str, Callable[[Ledger], object]] = {
     "collector: ended": lambda ledger: ledger.ended_runs("c", START_S, NOW_S),
     "collector: unnamed": lambda ledger: list(ledger.without_state("c", 100)),
     "collector: due": lambda ledger: ledger.due("c", 10),
+    "collector: names": lambda ledger: ledger.named("c", [1, 2]),
+    "collector: known": lambda ledger: ledger.records_of("c", [1, 2]),
+    "collector: figures of the last day": lambda ledger: lately(ledger, "c", NOW_S),
+    "collector: sums for users": lambda ledger: rows_of(ledger, "c", DAY[:7]),
+    "retention": lambda ledger: upkeep.matching(ledger, upkeep.Who(before_s=START_S)),
 }
 
 
@@ -119,8 +129,17 @@ def test_a_whole_read_would_be_seen(ledger: Observed) -> None:
     assert [bool(scans) for _, scans in ledger.plans] == [True, True]
 
 
-@pytest.mark.parametrize("what", sorted(QUESTIONS.keys() - {"jobs with most energy", "collector: unnamed"}))
-def test_what_ran_since_costs_an_old_time_nothing(tmp_path: Path, what: str) -> None:
+BEFORE, SINCE = -1, 1
+ASKS_FOR = {"collector: figures of the last day": {SINCE}, "retention": {BEFORE}}
+"""Questions that have no end, or no beginning, and ask for what lies there."""
+
+
+@pytest.mark.parametrize("side", [BEFORE, SINCE])
+@pytest.mark.parametrize("what", sorted(QUESTIONS))
+def test_what_ran_at_other_times_costs_a_question_nothing(tmp_path: Path, what: str, side: int) -> None:
+    """Counted in steps of SQLite's machine: a plan may name an index and read all of it."""
+    if side in ASKS_FOR.get(what, ()):
+        return
     made = open_ledger(str(tmp_path / "ledger.db"), create=True)
     steps = 0
 
@@ -135,18 +154,71 @@ def test_what_ran_since_costs_an_old_time_nothing(tmp_path: Path, what: str) -> 
         QUESTIONS[what](made)
         return steps
 
-    one = add_slurm(sum_boundaries([parsed(boundary(1))]), slurm_job(1))
-    made.put([one])
+    made.put([ONE])
     with made.read() as connection:
         connection.raw.set_progress_handler(count, 10)
-    before, since = cost(), []
-    for number in range(2000):
-        later_ns = (30 + number % 60) * 86_400 * 10**9
-        moved = {"start_ns": one.start_ns + later_ns, "end_ns": one.end_ns + later_ns}
-        since.append(replace(one, job_id=2 + number, submit_s=None, shares=(), **moved))
-    made.put(since)
+    before = cost()
+    made.put(of_other_times(side))
     assert before <= cost() <= 1.2 * before + 20
     made.close()
+
+
+ONE = add_slurm(sum_boundaries([parsed(boundary(1))]), slurm_job(1))
+
+
+def of_other_times(side: int) -> list[EnergyRecord]:
+    """Two thousand jobs like that one, a month and more before it or after it."""
+    found = []
+    for number in range(2000):
+        later_ns = side * (30 + number % 60) * 86_400 * 10**9
+        moved = {"start_ns": ONE.start_ns + later_ns, "end_ns": ONE.end_ns + later_ns}
+        day = datetime.fromtimestamp((ONE.end_ns + later_ns) // 10**9).strftime("%Y-%m-%d")
+        shares = tuple(replace(share, day=day) for share in ONE.shares)
+        found.append(replace(ONE, job_id=3 + number, submit_s=None, shares=shares, **moved))
+    return found
+
+
+class Counted(Asked):
+    """Notes, by how many rows PostgreSQL touched, what it did for a question."""
+
+    def _scans(self, sql: str, values: Mapping[str, Any] | None) -> list[str]:
+        Connection.execute(self, "SET LOCAL enable_seqscan = off")
+        (plan,) = Connection.execute(self, f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values).fetchone()[0]
+        return ["row"] * int(_touched(plan["Plan"]))
+
+
+def _touched(node: Mapping[str, Any]) -> float:
+    parts = node.get("Plans", ())
+    kept = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return (kept * node["Actual Loops"] if not parts else 0.0) + sum(map(_touched, parts))
+
+
+@pytest.mark.parametrize("side", [BEFORE, SINCE])
+def test_what_ran_at_other_times_is_not_touched_in_postgresql(postgres_url: str, side: int) -> None:
+    made = Observed(*opened(postgres_url, create=True), lambda: float(NOW_S))
+    made.plans, made.asked_by = [], Counted
+    made.prepare(create=True)
+    asked = [what for what in sorted(QUESTIONS) if side not in ASKS_FOR.get(what, ())]
+
+    def rows() -> dict[str, int]:
+        found = {}
+        for what in asked:
+            made.plans.clear()
+            QUESTIONS[what](made)
+            found[what] = sum(len(touched) for _, touched in made.plans)
+        return found
+
+    try:
+        made.put([ONE])
+        alone = rows()
+        made.put(of_other_times(side))
+        with made.write() as connection:
+            connection.execute("ANALYZE")
+        beside = rows()
+        assert {what: (alone[what], beside[what]) for what in asked if beside[what] > alone[what] + 10} == {}
+    finally:
+        empty(made)
+        made.close()
 
 
 def test_jobs_of_an_old_time_are_all_found_however_long_they_ran(ledger: Observed) -> None:
