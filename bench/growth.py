@@ -95,7 +95,7 @@ def _fill_archive(root: Path, count: int) -> None:
     """Directories of jobs, the first `DIRECTORIES` of them of the old day, the others of later ones."""
     first = RECORDS * 3 // DAYS + 10
     for number in (*range(first, first + DIRECTORIES), *range(2 * RECORDS, 2 * RECORDS + count - DIRECTORIES)):
-        place = root / "c" / "jobs" / f"{number}.0" / "boundary"
+        place = root / "c" / "jobs" / f"{int(number) // 1000}" / f"{number}.0" / "boundary"
         place.mkdir(parents=True)
         (place / "n1.json").write_text("{}")
 

@@ -2,9 +2,9 @@
 
 A history has a few jobs whose ids come again, of up to three nodes that report after 0 s to 400 days, at times by
 another clock, twice, in a newer revision, torn, or knowing only the job's end. Meanwhile a collector sweeps,
-directories are renamed, users hidden, the ledger backed up, lost, set back, restored and rebuilt; and whoever is at
-work may die before any of its writes, renames, links, removals and commits, and once dead does nothing more. The next
-one goes on.
+directories are renamed, old ones packed, users hidden, the ledger backed up, lost, set back, restored and rebuilt; and
+whoever is at work may die before any of its writes, renames, links, removals and commits, and once dead does nothing
+more. The next one goes on.
 
 `Player.play(seed)` plays one and compares: after each step no record holds less evidence than before, at the end the
 ledger holds exactly the sum of all records that ever arrived, and one made from the directories holds the same.
@@ -27,11 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.accounting import upkeep
+from perun_hpc.accounting import packing, upkeep
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.database import Connection, opened
 from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.accounting.packed import unpack
+from perun_hpc.accounting.packing import Access
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.archive import aside
 from perun_hpc.archive.delivery import ArchiveDelivery
@@ -177,6 +178,7 @@ class History:
         self.backup: Path | None = None
         self.copy: sqlite3.Connection | None = None
         self.held: dict[int, dict[str, tuple[int, str]]] = {}
+        self.packed = 0
 
     @property
     def now(self) -> float:
@@ -249,8 +251,8 @@ class History:
             return
         ArchiveDelivery(self.archive.root).session(session, record)
 
-    STEPS = ("sweep", "hour", "backup", "restore", "copy", "set back", "rebuild", "hide", "slurm", "second")
-    WEIGHTS = (30, 6, 3, 2, 3, 2, 3, 1, 3, 3)
+    STEPS = ("sweep", "hour", "backup", "restore", "copy", "set back", "rebuild", "hide", "slurm", "second", "pack")
+    WEIGHTS = (30, 6, 3, 2, 3, 2, 3, 1, 3, 3, 8)
 
     def _step(self, what: str) -> None:
         if what == "sweep":
@@ -273,11 +275,18 @@ class History:
             if self._maybe_killed(lambda: upkeep.backup(self.ledger, path)):
                 self.backup = path
                 return
+        elif what == "pack":
+            for path in self.archive.base.glob("jobs/*/*/record.json"):
+                os.utime(path, (0, 0))  # by the clock of this history they may be old
+            self._maybe_killed(self._pack)
         elif what == "copy":
             self.copy = self.places[0].copy()
         elif what == "hide" and self.rng.random() < 0.5:
-            upkeep.hide_in_directories(
-                self.archive, upkeep.pseudonymise(self.ledger, upkeep.Who(before_s=int(self.now) - 10))
+            keeping = upkeep.Keeping(self.ledger, Access(), self.now)
+            upkeep.pseudonymise(
+                self.ledger,
+                upkeep.Who(before_s=int(self.now) - 10),
+                lambda records: upkeep.hide_in_directories(self.archive, records, keeping),
             )
         elif what == "restore" and self.backup is not None:
             self._set_back(self.places[0].empty)
@@ -298,6 +307,13 @@ class History:
 
     def _sweep(self) -> None:
         Collector(self.archive, self.ledger, self.tools, DEADLINE_S, queue=True).sweep()
+
+    def _pack(self) -> None:
+        with packing.PackLease(self.ledger, "c") as lease:
+            for number in self.archive.buckets():
+                packing.finish(self.archive, number, self.now)
+            for part in self.archive.portions():
+                self.packed += packing.pack(self.archive, part, self.now - 8 * DAY_S, self.now, Access(), lease)
 
     def _set_back(self, copy: sqlite3.Connection) -> None:
         self.places[0].set_back(copy)

@@ -99,6 +99,6 @@ def _put_record(
         edges={"x": {"start": {"ticks": at[span[0]], "mono_ns": 0}, "end": {"ticks": at[span[1]], "mono_ns": 0}}},
     )
     made["start"]["mono_ns"], made["end"]["mono_ns"] = span
-    path = archive.base / "jobs" / f"{job}.0" / "boundary" / f"{node}.json"
+    path = archive.base / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "boundary" / f"{node}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made))

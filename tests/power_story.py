@@ -79,7 +79,7 @@ def _in_files(root: Path) -> dict[int, list[int | None]]:
 
     A directory may have been made in vain: so old a run gets another one when it is collected again.
     """
-    files = (root / "archive/c/jobs").glob(f"*/{RECORD}")
+    files = (root / "archive/c/jobs").glob(f"*/*/{RECORD}")
     records = sorted((from_json(path.read_bytes(), str(path)) for path in files), key=lambda r: r.start_ns)
     return {job: [r.energy_uj for r in records if r.job_id == job] for job in ENERGIES}
 

@@ -77,8 +77,8 @@ def scenario(base: Path) -> dict[str, object]:
     root.chmod(0o711)
     swept = as_user(SERVICE, "collect", "--once", "--cluster", "c")
     again = as_user(SERVICE, "collect", "--once", "--cluster", "c")
-    jobs = sorted(path.name for path in archive.jobs.iterdir())
-    modes = sorted({oct(path.stat().st_mode & 0o7777) for path in archive.jobs.glob("*/*")})
+    jobs = sorted(path.name for path in archive.jobs.glob("*/*"))
+    modes = sorted({oct(path.stat().st_mode & 0o7777) for path in archive.jobs.glob("*/*/*")})
     return {
         "swept": swept,
         "again": again,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from perun_hpc.accounting.ledger import Key
+from perun_hpc.archive import kept
 from perun_hpc.archive.aside import entries
 from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import REFUSED, Archive, Run
@@ -333,12 +334,14 @@ def boundary_files(archive: Archive, runs: Iterable[Run], since_s: int, until_s:
     What cannot be read is skipped: the collector named it in the job's record.
     """
     for run in runs:
-        for path in sorted(archive.boundaries(run).glob("*.json")):
+        for file in kept.boundaries(archive, run):
+            if not file.name.endswith(".json"):
+                continue
             try:
-                record = json.loads(path.read_bytes())
+                record = json.loads(file.read())
                 if since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s:
                     yield record
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
                 continue
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from perun_hpc.archive import aside
+from perun_hpc.archive import aside, kept
 from perun_hpc.archive.places import DAMAGED, REFUSED, Archive, Run
 from perun_hpc.data_model import codec
 from perun_hpc.files import write_new
@@ -104,9 +104,10 @@ def damaged_of(archive: Archive, runs: Iterable[Run]) -> tuple[Entry, ...]:
     """Damaged boundary records that were set aside in the directories of `runs`."""
     found = []
     for run in runs:
-        for path in archive.boundaries(run).glob(f"*{DAMAGED}"):
-            with contextlib.suppress(OSError):
-                found.append(Entry(f"job {run.name}, {_node(path.name)}", path.stat().st_mtime))
+        for file in kept.boundaries(archive, run):
+            if file.name.endswith(DAMAGED):
+                with contextlib.suppress(OSError):
+                    found.append(Entry(f"job {run.name}, {_node(file.path.name)}", file.changed_s))
     return _by_age(found)
 
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from perun_hpc.accounting.audit import MeterRow, meter_rows, not_covered_s, read_lines
 from perun_hpc.accounting.evidence import component_named
+from perun_hpc.archive import kept
 from perun_hpc.archive.meter_readings import files_of
-from perun_hpc.archive.places import BOUNDARIES, Archive
+from perun_hpc.archive.places import Archive
 from perun_hpc.energy.calibration import Row
 from perun_hpc.errors import DataError, NotFoundError
 
@@ -201,12 +202,15 @@ def _steps(amounts: Floats) -> Floats:
 
 def _anchors(archive: Archive, node: str) -> dict[int, int]:
     found = {}
-    for path in archive.jobs.glob(f"*/{BOUNDARIES}/{node}.json"):
+    files = (file for run in kept.each_run(archive) for file in kept.boundaries(archive, run))
+    for file in files:
+        if file.path.name != f"{node}.json":
+            continue
         try:
-            record = json.loads(path.read_bytes())
+            record = json.loads(file.read())
             for edge in (record["start"], record["end"]):
                 found[int(edge["mono_ns"])] = int(edge["real_ns"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 

@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import shutil
-import socket
 import time
 from binascii import crc32
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import Any, TypeVar
 
 from perun_hpc.accounting.database import POSTGRESQL
 from perun_hpc.accounting.evidence import HIDDEN, adds, combine
+from perun_hpc.accounting.holders import has_died, this_process
 from perun_hpc.accounting.homes import RENAME_AFTER_S, Homes, record_in
 from perun_hpc.accounting.identity import likest, of_boundaries, of_record, runs_in
 from perun_hpc.accounting.keeping import (
@@ -36,6 +36,7 @@ from perun_hpc.accounting.keeping import (
     keep,
     keep_apart,
     keep_whole,
+    kept_names,
     problems,
     put_back,
     put_whole_back,
@@ -45,6 +46,7 @@ from perun_hpc.accounting.keeping import (
     take,
 )
 from perun_hpc.accounting.ledger import LeaseLostError, Ledger, Put, Refused
+from perun_hpc.accounting.packing import unpack
 from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, sum_boundaries
 from perun_hpc.archive import aside
 from perun_hpc.archive.durable import sync_new
@@ -258,7 +260,10 @@ class Collector:
         self._lead = self._lease = f"{LEASE}:{archive.cluster}"
         self._waits = {} if waits is None else waits
         self._until_s, self._least = 0.0, 0
-        self._homes = Homes(archive, tools.clock())
+        self._homes = self._look_for_homes()
+
+    def _look_for_homes(self) -> Homes:
+        return Homes(self.archive, self.tools.clock(), lambda who: unpack(self.archive, who, self.tools.publish))
 
     def sweep(self) -> Summary:
         """Do everything that is due.
@@ -277,7 +282,7 @@ class Collector:
             )
         try:
             self._unanswered: list[str] = []
-            self._homes = Homes(self.archive, self.tools.clock())
+            self._homes = self._look_for_homes()
             self._open_the_way()
             summary = self._incoming()
             if self.leads:
@@ -310,7 +315,7 @@ class Collector:
             if not self.ledger.acquire(lease, self.holder, dead=has_died):
                 return False
             self._lease = lease
-            self._homes = Homes(self.archive, self.tools.clock())  # another one may have renamed something
+            self._homes = self._look_for_homes()  # another one may have renamed something
         return True
 
     def _leave(self) -> None:
@@ -453,7 +458,7 @@ class Collector:
         base = self._known(homes)
         who = of_boundaries(fresh)
         whole = who if base is None else who.joined(of_record(base))
-        kept = [b for run in homes for b in read_kept(self.archive.boundaries(run))]
+        kept = [b for run in homes for b in read_kept(self.archive, run)]
         boundaries = [*(b for b in kept if likest(whole, [of_boundaries([b])])), *fresh]
         here = {b.node for b in boundaries}
         complete = len(here) >= fresh[0].num_nodes and here.issuperset(fresh[0].expected)
@@ -461,8 +466,8 @@ class Collector:
             self._until_s = min(self._until_s, who.end_ns / 1e9 + self.deadline_s)
             self._least = max(len(fresh[0].expected), fresh[0].num_nodes)
             return None
-        places = [self.archive.arrived(name), *(self.archive.boundaries(run) for run in homes)]
-        unreadable = problems(places, boundaries)
+        names = [path.name for path in self.archive.arrived(name).glob(f"*{DAMAGED}")]
+        unreadable = problems([*names, *(one for run in homes for one in kept_names(self.archive, run))], boundaries)
         record = sum_boundaries(boundaries, [f"{node}: {UNREADABLE}" for node in unreadable])
         if base is not None:
             record = combine(base, record)
@@ -632,6 +637,8 @@ class Collector:
             bare = Run(home.job_id, home.restart_count)
             if home != bare and self._homes.has_only_a_trace_of(bare, of_record(ready.record)):
                 adopt(self.archive.job(bare), directory)
+            if (stray := self.archive.stray(home)) is not None:  # of a node with an older perun
+                adopt(stray, directory)
         except (PerunError, OSError) as error:
             log.warning("%s", error)
         if self.tools.finalise is None or not any((directory / part).exists() for part in (PLAN, APART)):
@@ -648,7 +655,7 @@ class Collector:
         """Write a record beside its place in a run's directory, where evidence may be that a restored ledger lacks."""
         directory = self.archive.job(run)
         try:
-            directory.mkdir(mode=0o750)
+            self.archive.make_job(run)
         except FileExistsError:
             there = record_in(self.archive, run)
             if there is not None and adds(there, record):
@@ -895,28 +902,6 @@ def reasons(boundaries: Iterable[Boundary], unreadable: Iterable[str] = ()) -> d
         else:
             why[boundary.node] = str(trace.get("why") or "no trace was stored")
     return why
-
-
-def this_process() -> str:
-    """Return what identifies this process among those of all hosts: host, pid, start."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
-
-
-def has_died(holder: str) -> bool:
-    """Whether the holder of a lease was a process of this host that is gone."""
-    host, _, rest = holder.partition(":")
-    pid, _, started = rest.partition(":")
-    return host == socket.gethostname() and pid.isdigit() and _started(int(pid)) != started
-
-
-def _started(pid: int) -> str:
-    """Return boot id and start time of a process of this host, empty when there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-    return f"{boot[:8]}-{stat.rpartition(')')[2].split()[19]}"
 
 
 def _nodes_by_slurm(start_ns: int, end_ns: int, runs: Sequence[SlurmJob]) -> frozenset[str] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perun_hpc.archive import kept
 from perun_hpc.archive.places import RECORD, RUNNING, Archive
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import DataError
@@ -44,16 +44,16 @@ class Places:
 
 
 def from_directory(job_id: int, places: Places, submits: Iterable[int] = ()) -> list[Found]:
-    """What lies in the directories of a job's runs, as far as the caller may read it; `submits` as for `Archive.runs`.
+    """What is kept of a job's runs, as far as the caller may read it; `submits` as for `places.possible`.
 
     A damaged record is left out, and `places.tell` called.
     """
     found = []
-    for run in places.archive.runs(job_id, submits):
+    for run in kept.runs(places.archive, job_id, submits):
         for name, source in ((RECORD, "the job's directory"), (RUNNING, "what its nodes said last")):
-            path: Path = places.archive.job(run) / name
             try:
-                found.append(Found(from_json(path.read_bytes(), str(path)), source))
+                text = kept.read(places.archive, run, name)
+                found.append(Found(from_json(text, str(places.archive.job(run) / name)), source))
                 break
             except OSError:
                 continue

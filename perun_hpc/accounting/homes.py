@@ -1,20 +1,22 @@
 """Where a run's directory is: the one place that finds it, under whatever name it lies, and that gives names away.
 
 A run lives under its bare name until that is needed again; then under `JOB.RESTART@SUBMIT`. Which run a directory holds
-is seen from what lies in it, never by its name. The directory of all jobs is listed only for a run that may have been
-renamed, once for all of them.
+is seen from what lies in it, never by its name. A directory of jobs is listed only for a run that may have been
+renamed. Runs that are packed have none; the collector gives them theirs back (`accounting.packing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from perun_hpc.accounting.evidence import combine
 from perun_hpc.accounting.identity import Identity, likest, of_boundaries, of_record, runs_in
-from perun_hpc.accounting.keeping import UNREADABLE, problems, read_kept
+from perun_hpc.accounting.keeping import UNREADABLE, kept_names, problems, read_kept
 from perun_hpc.accounting.summing import sum_boundaries
-from perun_hpc.archive.places import RECORD, Archive, Run
+from perun_hpc.archive.kept import exists, read
+from perun_hpc.archive.places import RECORD, Archive, Run, bucket_of
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import DataError
 from perun_hpc.files import sync_directory
@@ -26,12 +28,17 @@ RENAME_AFTER_S = 7 * 86400
 
 
 class Homes:
-    """The directories of one cluster's runs, as of the epoch time `now_s`."""
+    """The directories of one cluster's runs, as of the epoch time `now_s`.
 
-    def __init__(self, archive: Archive, now_s: float) -> None:
+    `unpack` is called with an old run that is looked for, and may give it its directory back.
+    """
+
+    def __init__(self, archive: Archive, now_s: float, unpack: Callable[[Identity], object] | None = None) -> None:
         self._archive = archive
         self._now_s = now_s
-        self._renamed: dict[tuple[int, int], list[Run]] | None = None
+        self._unpack = unpack
+        self._flat: dict[tuple[int, int], list[Run]] | None = None
+        self._bucket: tuple[int, list[Run]] | None = None
         self.stored: Mapping[tuple[int, int], Sequence[tuple[int, int]]] = {}
         """When the runs were (epoch seconds) that the ledger has by job id and restart count; who looks may say it."""
 
@@ -45,7 +52,10 @@ class Homes:
         names = [bare]
         renamed = self._may_be_renamed(who) if occupant is None else not occupant.likeness(who)
         if renamed or self._is_old(who):
-            names = [*self._others(bare), bare]
+            if self._unpack is not None:
+                self._unpack(who)
+                self._bucket = None
+            names = [*self._others(bare, who), bare]
         held = [occupant if run == bare else self.holds(run) for run in names]
         return [names[at] for at in likest(who, held)]
 
@@ -61,14 +71,16 @@ class Homes:
             return bare
         if occupant is None and not self._is_old(who):
             return bare
-        run = self._free(replace(bare, submit_s=_named_after(who)))
+        run = self.free(replace(bare, submit_s=_named_after(who)))
         if self.has_only_a_trace_of(bare, who):
             self._rename(bare, run)
         return run
 
-    def vacate(self, bare: Run, occupant: Identity) -> None:
-        """Rename a run, so that another may have the bare name; OSError where that cannot be."""
-        self._rename(bare, self._free(replace(bare, submit_s=_named_after(occupant))))
+    def vacate(self, bare: Run, occupant: Identity) -> Run:
+        """Rename a run, so that another may have the bare name; returns its new one. OSError where that cannot be."""
+        run = self.free(replace(bare, submit_s=_named_after(occupant)))
+        self._rename(bare, run)
+        return run
 
     def holds(self, run: Run) -> Identity | None:
         """Return which run a directory holds the record or boundary records of; None where it has neither."""
@@ -77,7 +89,7 @@ class Homes:
         record = record_in(self._archive, run)
         if record is not None:
             return of_record(record)
-        groups = runs_in(read_kept(self._archive.boundaries(run)))
+        groups = runs_in(read_kept(self._archive, run))
         return of_boundaries(groups[-1]) if groups else None
 
     def _may_be_renamed(self, who: Identity) -> bool:
@@ -89,25 +101,36 @@ class Homes:
     def _is_old(self, who: Identity) -> bool:
         return who.end_ns / 1e9 < self._now_s - RENAME_AFTER_S + CLOCK_S
 
-    def _others(self, bare: Run) -> list[Run]:
-        if self._renamed is None:
-            self._renamed = {}
-            for run in self._archive.all_runs():
+    def _others(self, bare: Run, who: Identity) -> list[Run]:
+        """The runs of that name under other names: those of its thousand job ids, and of all that lie flat."""
+        if self._flat is None:
+            self._flat = {}
+            for run in chain.from_iterable(self._archive.flat()):
                 if run.submit_s is not None:
-                    self._renamed.setdefault((run.job_id, run.restart_count), []).append(run)
-        return self._renamed.get((bare.job_id, bare.restart_count), [])
+                    self._flat.setdefault((run.job_id, run.restart_count), []).append(run)
+        number = bucket_of(bare)
+        if self._bucket is None or self._bucket[0] != number:
+            self._bucket = number, [run for run in self._archive.in_bucket(number) if run.submit_s is not None]
+        name = (bare.job_id, bare.restart_count)
+        here = [run for run in self._bucket[1] if (run.job_id, run.restart_count) == name]
+        # By name, too: a job's owner cannot list what lies beside it.
+        likely = [replace(bare, submit_s=at) for at in (who.submit_s, who.end_ns // 10**9) if at]
+        return list(dict.fromkeys([*self._flat.get(name, ()), *here, *likely]))
 
-    def _free(self, run: Run) -> Run:
-        while self._archive.job(run).exists():
+    def free(self, run: Run) -> Run:
+        """The first name from this one on that no directory has, and nothing packed."""
+        while exists(self._archive, run):
             run = replace(run, submit_s=(run.submit_s or 0) + 1)
         return run
 
     def _rename(self, bare: Run, run: Run) -> None:
-        path = self._archive.job(bare)
-        path.rename(self._archive.job(run))
-        sync_directory(path.parent)
-        if self._renamed is not None:
-            self._renamed.setdefault((run.job_id, run.restart_count), []).append(run)
+        path, target = self._archive.job(bare), self._archive.job(run)
+        self._archive.open_bucket(target.parent)
+        path.rename(target)
+        sync_directory(target.parent)
+        if path.parent != target.parent:
+            sync_directory(path.parent)
+        self._bucket = None
 
     def has_only_a_trace_of(self, bare: Run, who: Identity) -> bool:
         """Whether a late node put its trace, which comes before its record, where its run's directory once was."""
@@ -119,18 +142,17 @@ class Homes:
 
 
 def record_in(archive: Archive, run: Run) -> EnergyRecord | None:
-    """Return the energy record in a run's directory; None where there is none that can be read."""
-    path = archive.job(run) / RECORD
+    """Return the energy record kept of a run; None where there is none that can be read."""
     try:
-        return from_json(path.read_bytes(), str(path))
+        return from_json(read(archive, run, RECORD), str(archive.job(run) / RECORD))
     except (OSError, DataError):
         return None
 
 
 def known_records(archive: Archive, runs: Iterable[Run]) -> Iterator[EnergyRecord]:
-    """Yield one record for every run in directories of the same name: all that their records and evidence say.
+    """Yield one record for every run of which something is kept under one name: all that records and evidence say.
 
-    A directory whose record cannot be read gives what its boundary records sum to.
+    One whose record cannot be read gives what its boundary records sum to.
     """
     found: list[tuple[Identity, EnergyRecord]] = []
 
@@ -145,9 +167,9 @@ def known_records(archive: Archive, runs: Iterable[Run]) -> Iterator[EnergyRecor
         record = record_in(archive, run)
         if record is not None:
             add(record, of_record(record))
-        groups = runs_in(read_kept(archive.boundaries(run)))
+        groups = runs_in(read_kept(archive, run))
         for group in groups:
-            lost = problems([archive.boundaries(run)], group) if group is groups[-1] else []
+            lost = problems(kept_names(archive, run), group) if group is groups[-1] else []
             add(sum_boundaries(group, [f"{node}: {UNREADABLE}" for node in lost]), of_boundaries(group))
     yield from (record for _, record in found)
 

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from perun_hpc.accounting.identity import of_boundaries
-from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, TAKEN, Run
-from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean, read_boundary
+from perun_hpc.archive.kept import Kept, boundaries
+from perun_hpc.archive.places import BOUNDARIES, DAMAGED, REFUSED, TAKEN, Archive, Run
+from perun_hpc.data_model.boundary import MAX_READ_B, Boundary, lean, read_boundary, read_open
 from perun_hpc.errors import DataError
 from perun_hpc.files import NO_LINKS, link_new, sync_directory, write_new
 
@@ -49,13 +50,17 @@ class _Budget:
         return lean(record, self._read_b <= MAX_RUN_B, self._steps <= MAX_RUN_STEPS)
 
 
-def read_placed(path: Path) -> Boundary:
-    """Read a boundary record that lies where those of its job, node and cluster do; `DataError` for any other one."""
-    record = read_boundary(path)
+def read_placed(path: Path, file: Kept | None = None) -> Boundary:
+    """Read a boundary record that lies where those of its job, node and cluster do; `DataError` for any other one.
+
+    `file` is what lies there where that may be packed.
+    """
+    record = read_boundary(path) if file is None else _read(file)
     directory = path.parent.parent if path.parent.name == BOUNDARIES else path.parent
-    run, cluster, stem = Run.parse(directory.name), directory.parent.parent.name, path.name.partition(".json")[0]
+    run, above, stem = Run.parse(directory.name), directory.parent, path.name.partition(".json")[0]
     if run is None:
         return record
+    cluster = (above.parent if above.name.isdecimal() else above).parent.name
     wrong = []
     if (record.job_id, record.restart_count) != (run.job_id, run.restart_count):
         wrong.append(f"job {record.job_id}.{record.restart_count}")
@@ -66,6 +71,11 @@ def read_placed(path: Path) -> Boundary:
     if wrong:
         raise DataError(f"{path}: damaged boundary record (its content is of {', '.join(wrong)}): see who wrote it")
     return record
+
+
+def _read(file: Kept) -> Boundary:
+    with file.open() as opened:
+        return read_open(opened, str(file.path))
 
 
 def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Path]]:
@@ -84,20 +94,27 @@ def read_records(directory: Path) -> tuple[list[tuple[Path, Boundary]], list[Pat
     return good, damaged
 
 
-def read_kept(directory: Path) -> list[Boundary]:
-    """Read the boundary records in a run's directory, and of those that were set aside what this version can read."""
+def read_kept(archive: Archive, run: Run) -> list[Boundary]:
+    """Read the boundary records kept of a run, and of those that were set aside what this version can read."""
     found, budget = [], _Budget()
-    for path in sorted([*directory.glob("*.json"), *directory.glob(f"*.json{DAMAGED}")]):
+    for file in boundaries(archive, run):
         with contextlib.suppress(FileNotFoundError, DataError):
-            read = read_placed if path.name.endswith(DAMAGED) else read_boundary
-            found.append(budget.fit(read(path)))
+            if file.name.endswith(f".json{DAMAGED}"):
+                found.append(budget.fit(read_placed(file.path, file)))
+            elif file.name.endswith(".json"):
+                found.append(budget.fit(_read(file)))
     return found
 
 
-def problems(directories: Iterable[Path], readable: Iterable[Boundary]) -> list[str]:
-    """Return the nodes of which only damaged records lie in these directories."""
-    aside = {_ASIDE.sub("", path.name) for one in directories for path in one.glob(f"*.json{DAMAGED}")}
+def problems(names: Iterable[str], readable: Iterable[Boundary]) -> list[str]:
+    """Return the nodes of which only damaged records are among the files of these names."""
+    aside = {_ASIDE.sub("", name) for name in names if name.endswith(f".json{DAMAGED}")}
     return sorted(aside - {b.node for b in readable})
+
+
+def kept_names(archive: Archive, run: Run) -> list[str]:
+    """The names of the boundary records kept of a run, damaged ones among them."""
+    return [file.path.name for file in boundaries(archive, run)]
 
 
 def set_aside(path: Path) -> None:

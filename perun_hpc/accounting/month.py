@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import io
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -18,9 +19,10 @@ from perun_hpc.accounting import audit
 from perun_hpc.accounting.audit import Finding
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.summing import counted_shares
-from perun_hpc.archive.places import BOUNDARIES, JOBS, NODES, Archive
+from perun_hpc.archive import kept
+from perun_hpc.archive.places import JOBS, NODES, Archive
 from perun_hpc.config.kinds import lower_case
-from perun_hpc.data_model.boundary import Boundary, read_boundary
+from perun_hpc.data_model.boundary import Boundary, read_open
 from perun_hpc.data_model.record import Share
 from perun_hpc.errors import DataError
 
@@ -123,20 +125,28 @@ def read_records(archive: Archive, month: str) -> Records:
     """Read the collected boundary records that have shares in the month."""
     found: list[RecordFile] = []
     unreadable: list[tuple[str, str]] = []
-    mark = f'"{month}-'.encode()
-    for path in sorted(archive.jobs.glob(f"*/{BOUNDARIES}/*.json")):
+    mark, days = f'"{month}-'.encode(), set(days_of(month))
+    files = (file for run in kept.each_run(archive) for file in kept.boundaries(archive, run))
+    for file in files:
+        if not file.name.endswith(".json"):
+            continue
+        name, data = _name(archive, file.path), b""
         try:
-            if mark not in path.read_bytes():
+            data = file.read()
+            if mark not in data:
                 continue
-            read = read_boundary(path)
+            read = read_open(io.BytesIO(data), str(file.path))
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}: run it as who may read the archive") from error
+            raise DataError(f"{file.path}: {error.strerror or error}: run it as who may read the archive") from error
         except DataError:
-            unreadable.append((_name(archive, path), digest_of(path)))
+            unreadable.append((name, hashlib.sha256(data).hexdigest()))
             continue
         shares = tuple(share for share in counted_shares(read) if share.day.startswith(f"{month}-"))
-        if shares:
-            found.append(_record_file(_name(archive, path), read, shares))
+        if not {share.day for share in shares} <= days:
+            unreadable.append((name, hashlib.sha256(data).hexdigest()))
+        elif shares:
+            found.append(_record_file(name, read, shares))
+    found.sort(key=lambda one: one.path)
     return Records(found, unreadable)
 
 

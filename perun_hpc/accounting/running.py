@@ -79,12 +79,14 @@ def _publish(archive: Archive, homes: Homes, run: Run, directory: Path, tools: T
         return False
     if who is None:
         return False
-    job = archive.job(run if homes.holds(run) is None else homes.give(who))
+    home = run if homes.holds(run) is None else homes.give(who)
+    with contextlib.suppress(FileExistsError):
+        archive.make_job(home)
+    job = archive.job(home)
     path = job / RUNNING
     record = so_far(boundaries)
     if tools.footprint is not None:
         record = replace(record, footprint=tools.footprint(record))
-    job.mkdir(mode=0o750, parents=True, exist_ok=True)
     if tools.finalise is not None and (job / PLAN).exists():
         try:
             tools.finalise(job, Closing(boundaries[0].expected, _FAR_NS, (), {}))

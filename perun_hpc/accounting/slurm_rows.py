@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from perun_hpc.accounting import comment
 from perun_hpc.accounting.found import Found, Places, from_directory
 from perun_hpc.accounting.summing import add_slurm, missing_record
+from perun_hpc.archive import kept
 from perun_hpc.archive.access import NO_LISTS, has_lists
 from perun_hpc.archive.places import RECORD, Archive
 from perun_hpc.errors import DataError
@@ -96,9 +96,9 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
 def _why_none(row: SlurmJob, archive: Archive) -> str:
     """Why the caller sees no record of a job that has ended."""
     submits = [at for at in (row.submit_s, row.end_s) if at]
-    if any(os.access(archive.job(run) / RECORD, os.R_OK) for run in archive.runs(row.job_id, submits)):
+    if any(kept.readable(archive, run, RECORD) for run in kept.runs(archive, row.job_id, submits)):
         return "its energy record is damaged: restore it or run perun collect --repair"
-    if not archive.closed(row.job_id, submits):
+    if not archive.closed(row.job_id, submits) and not kept.closed(archive, row.job_id, row.uid):
         return "no energy record of this job"
     if has_lists(archive.base) is False:
         return f"its energy record lies in the archive and cannot be opened to you: {NO_LISTS}; ask the administrators"

@@ -9,12 +9,13 @@ import gzip
 import hmac
 import json
 import logging
+import os
 import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from perun_hpc.accounting.homes import known_records, record_in
 from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
-from perun_hpc.archive.places import BOUNDARIES, RECORD, Archive, Run
+from perun_hpc.accounting.packing import Access, PackLease, forget
+from perun_hpc.archive import kept
+from perun_hpc.archive.packs import packed
+from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, Archive, Run, order
 from perun_hpc.config.schema import Store
 from perun_hpc.data_model import wording
 from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
@@ -38,7 +42,19 @@ BACKUP = "perun.backup/1"
 RECORDED, DELETED = "record", "deleted"
 """Kinds of lines of a backup, with `REMOVED`: a record, what is left of a deleted one, sums of these."""
 BATCH = 500
+CHUNK = 5000
+"""Records for which the archive is looked through at once."""
+HOUR_NS = 3600 * 10**9
 _TRACE = (STORE, MARKS, PLAN)
+
+First = Callable[[Sequence[EnergyRecord]], object]
+"""What is done with records before the ledger forgets whose they are."""
+StoreOf = Callable[[str, str], Store]
+"""What the policy says of traces, by partition and account."""
+
+
+def nothing(records: Sequence[EnergyRecord]) -> None:
+    """Do nothing before."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,40 @@ class Who:
 
 @dataclass(frozen=True)
 class Trace:
-    """A run's trace: where it lies, its record, its size in bytes, and to one reading in how many it was thinned."""
+    """A run's trace: where it lies, its job's end, partition and account, and to one reading in how many it was
+    thinned."""
 
     directory: Path
-    record: EnergyRecord
-    size_b: int
+    end_ns: int
+    partition: str
+    account: str
     thinned: int | None
+
+    @property
+    def size_b(self) -> int:
+        """Its bytes, as its files say."""
+        return sum(path.stat().st_size for path in (self.directory / STORE).rglob("*") if path.is_file())
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which traces are too many: those of jobs that ended before `from_ns`, and these others."""
+
+    from_ns: int = 0
+    others: frozenset[Path] = frozenset()
+
+    def takes(self, trace: Trace) -> bool:
+        """Whether a trace is among them."""
+        return trace.end_ns < self.from_ns or trace.directory in self.others
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What changing packs needs: the ledger, which has their lease, who may read them, and the epoch time."""
+
+    ledger: Ledger
+    access: Access
+    now_s: float
 
 
 def backup(ledger: Ledger, path: Path) -> int:
@@ -119,7 +163,7 @@ def restore(ledger: Ledger, path: Path) -> int:
 
 
 def rebuild(ledger: Ledger, archive: Archive) -> int:
-    """Put what the jobs' directories hold into a ledger that lost it; returns how many records changed.
+    """Put what the jobs' directories and packs hold into a ledger that lost it; returns how many records changed.
 
     What the ledger knows better stays. A record that cannot be read, or that is older than the boundary records beside
     it, is summed from these. `DataError` as in `restore`.
@@ -128,8 +172,9 @@ def rebuild(ledger: Ledger, archive: Archive) -> int:
 
 
 def _in_directories(archive: Archive) -> Iterator[EnergyRecord]:
-    for _, runs in groupby(archive.all_runs(), key=lambda run: (run.job_id, run.restart_count)):
-        yield from known_records(archive, runs)
+    for part in kept.portions(archive):
+        for _, runs in groupby(part, key=lambda run: (run.job_id, run.restart_count)):
+            yield from known_records(archive, runs)
 
 
 def _put_all(ledger: Ledger, records: Iterator[EnergyRecord], source: str) -> int:
@@ -163,67 +208,119 @@ def _batched(records: Iterator[EnergyRecord]) -> Iterator[list[EnergyRecord]]:
         yield batch
 
 
-def pseudonymise(ledger: Ledger, who: Who) -> list[EnergyRecord]:
-    """Replace user, uid, gid and job name by a pseudonym that nobody can undo; returns the new records.
+def pseudonymise(ledger: Ledger, who: Who, first: First = nothing) -> int:
+    """Replace user, uid, gid and job name by a pseudonym that nobody can undo; returns of how many records.
 
-    One user has one pseudonym within one call, another in the next: records of different calls cannot be linked.
+    One user has one pseudonym within one call, another in the next: records of different calls cannot be linked. What
+    dies half way is done again by the next call, since `first` is done before the ledger forgets whose records it has.
     """
     key = secrets.token_bytes(32)
 
-    def hide(record: EnergyRecord) -> EnergyRecord | None:
+    def hide(record: EnergyRecord) -> EnergyRecord:
         mark = hmac.digest(key, f"{record.uid}:{record.user}".encode(), "sha256").hex()[:10]
         return replace(record, user=f"{HIDDEN}{mark}", uid=None, gid=None, name="")
 
-    return _rewrite(ledger, replace(who, named=True), hide)
+    count = 0
+    for records in _chunks(ledger, replace(who, named=True)):
+        changed = [(job, before, after) for job, before in records if (after := hide(before)) != before]
+        first([after for _, _, after in changed])
+        for at in range(0, len(changed), BATCH):
+            ledger.rewrite(list(changed[at : at + BATCH]))
+        count += len(changed)
+    return count
 
 
-def delete(ledger: Ledger, who: Who) -> list[EnergyRecord]:
-    """Delete records; their energies stay in the sums, under the user `removed`. Returns what was deleted."""
-    deleted = []
-    for records in _batches(ledger, who):
-        ledger.rewrite([(job, record, None) for job, record in records])
-        deleted += [record for _, record in records]
+def delete(ledger: Ledger, who: Who, first: First = nothing) -> int:
+    """Delete records; their energies stay in the sums, under the user `removed`. Returns how many.
+
+    `first` as for `pseudonymise`.
+    """
+    count = 0
+    for records in _chunks(ledger, who):
+        first([record for _, record in records])
+        for at in range(0, len(records), BATCH):
+            ledger.rewrite([(job, record, None) for job, record in records[at : at + BATCH]])
+        count += len(records)
     if who.before_s is not None:
         ledger.partitions.drop_empty(who.before_s)
-    return deleted
+    return count
 
 
-def hide_in_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int:
-    """Rewrite pseudonymised records in the jobs' directories, without their owner's access; returns how many.
+def hide_in_directories(archive: Archive, records: Sequence[EnergyRecord], keeping: Keeping) -> int:
+    """Rewrite pseudonymised records that lie in the archive, without their owner's access; returns how many.
 
     The boundary records there name the user as well, so they go.
     """
-    found = list(_directories(archive, records))
-    for directory, record in found:
-        write_new(directory / RECORD, (to_json(record, indent=1) + "\n").encode(), mode=0o600)
-        shutil.rmtree(directory / BOUNDARIES, ignore_errors=True)
-        forget_run(Archive(archive.root, record.cluster), record)
-    return len(found)
+
+    def text(record: EnergyRecord) -> bytes:
+        return (to_json(record, indent=1) + "\n").encode()
+
+    return _forget(archive, records, keeping, text)
 
 
-def remove_directories(archive: Archive, records: Sequence[EnergyRecord]) -> int:
-    """Remove the directories of deleted records, traces and all; returns how many."""
-    found = list(_directories(archive, records))
-    for directory, record in found:
-        shutil.rmtree(directory)
-        forget_run(Archive(archive.root, record.cluster), record)
-    return len(found)
+def remove_directories(archive: Archive, records: Sequence[EnergyRecord], keeping: Keeping) -> int:
+    """Remove what the archive keeps of deleted records, traces and all; returns of how many."""
+    return _forget(archive, records, keeping, None)
 
 
-def _directories(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[Path, EnergyRecord]]:
-    """Yield the directories of records of whatever cluster of this archive."""
+def _forget(
+    archive: Archive,
+    records: Sequence[EnergyRecord],
+    keeping: Keeping,
+    text: Callable[[EnergyRecord], bytes] | None,
+) -> int:
+    """Take records out of the archive, or leave `text` of them there alone; returns of how many something was there."""
+    count = 0
     for cluster in sorted({record.cluster for record in records}):
         part = Archive(archive.root, cluster)
-        mine = [record for record in records if record.cluster == cluster]
-        runs: dict[int, list[Run]] = {record.job_id: [] for record in mine}
-        for run in part.each_run():
-            if run.job_id in runs:
-                runs[run.job_id].append(run)
-        for record in mine:
-            for run in sorted(runs[record.job_id], key=lambda run: (run.restart_count, run.submit_s or 0)):
-                stored = record_in(part, run)
+        with PackLease(keeping.ledger, cluster) as lease:
+            for number, found in _found(part, [record for record in records if record.cluster == cluster]):
+                gone, hidden = set(), {}
+                for run, record in found:
+                    if os.path.lexists(directory := part.job(run)):
+                        _forget_directory(directory, record, text)
+                    if text is None:
+                        gone.add(run)
+                    else:
+                        hidden[run] = text(record)
+                    forget_run(part, record)
+                old = packed(part, number)
+                gone, hidden = gone & old.keys(), {run: data for run, data in hidden.items() if run in old}
+                if gone or hidden:
+                    lease.renew()
+                    forget(part, number, gone, hidden, keeping.now_s, keeping.access)
+                count += len(found)
+    return count
+
+
+def _forget_directory(directory: Path, record: EnergyRecord, text: Callable[[EnergyRecord], bytes] | None) -> None:
+    if text is None:
+        shutil.rmtree(directory)
+        return
+    write_new(directory / RECORD, text(record), mode=0o600)
+    shutil.rmtree(directory / BOUNDARIES, ignore_errors=True)
+
+
+def _found(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[int, list[tuple[Run, EnergyRecord]]]]:
+    """Yield, by the thousands of job ids, the runs of which something is kept that are these records'."""
+    mine: dict[int, list[EnergyRecord]] = {}
+    for record in records:
+        mine.setdefault(record.job_id, []).append(record)
+    flat: dict[int, list[Run]] = {}
+    for run in chain.from_iterable(archive.flat()):
+        if run.job_id in mine:
+            flat.setdefault(run.job_id // PER_BUCKET, []).append(run)
+    for number in sorted({job_id // PER_BUCKET for job_id in mine}):
+        names = {*flat.get(number, ()), *archive.in_bucket(number), *packed(archive, number)}
+        found = []
+        for run in sorted(names, key=order):
+            stored = record_in(archive, run) if run.job_id in mine else None
+            for record in mine.get(run.job_id, ()):
                 if stored is not None and of_record(stored).likeness(of_record(record)) is Likeness.SAME:
-                    yield part.job(run), record
+                    found.append((run, record))
+                    break
+        if found:
+            yield number, found
 
 
 def matching(ledger: Ledger, who: Who) -> int:
@@ -232,44 +329,57 @@ def matching(ledger: Ledger, who: Who) -> int:
         return int(connection.value(*_chosen("COUNT(*)", who)))
 
 
-def traces(archive: Archive) -> list[Trace]:
-    """Return every run's trace, the oldest first."""
-    found = []
-    for run in archive.each_run():
+def traces(archive: Archive, runs: Iterable[Run]) -> Iterator[Trace]:
+    """Yield the traces of some runs, in their order."""
+    for run in runs:
         directory = archive.job(run)
         try:
             if (directory / _TRACE[0]).is_dir():  # most jobs of most sites have none
                 record = from_json((directory / RECORD).read_bytes(), str(directory))
-                size_b = sum(p.stat().st_size for p in (directory / _TRACE[0]).rglob("*") if p.is_file())
-                found.append(Trace(directory, record, size_b, _thinned(directory)))
+                yield Trace(directory, record.end_ns, record.partition, record.account, _thinned(directory))
         except (OSError, DataError):
             continue
-    return sorted(found, key=lambda trace: (trace.record.end_ns, str(trace.directory)))
 
 
-def outdated(found: Sequence[Trace], store_of: Callable[[str, str], Store], quota_b: int, now_s: float) -> list[Trace]:
-    """Return the traces to delete: those that have had their time, and the oldest that are too many."""
-    gone: list[Trace] = []
-    kept: list[Trace] = []
-    for trace in found:
-        keep_s = store_of(trace.record.partition, trace.record.account).retention_ns / 1e9
-        (gone if trace.record.end_ns / 1e9 + keep_s < now_s else kept).append(trace)
-    over_b = sum(trace.size_b for trace in kept) - quota_b
-    for trace in kept:
+def oldest_above(found: Callable[[], Iterable[Trace]], store_of: StoreOf, quota_b: int, now_s: float) -> Cut:
+    """Return from which end on traces stay, that all together are at most `quota_b` bytes; the oldest go.
+
+    `found` yields all traces, once or twice; of those that are outdated nothing counts.
+    """
+    sizes: dict[int, int] = {}
+    for trace in found():
+        if not outdated(trace, store_of, now_s):
+            sizes[trace.end_ns // HOUR_NS] = sizes.get(trace.end_ns // HOUR_NS, 0) + trace.size_b
+    over_b = sum(sizes.values()) - quota_b
+    if over_b <= 0:
+        return Cut()
+    for hour in sorted(sizes):
+        if sizes[hour] >= over_b:
+            break
+        over_b -= sizes[hour]
+    last: list[Trace] = [trace for trace in found() if trace.end_ns // HOUR_NS == hour]
+    gone: set[Path] = set()
+    for trace in sorted(last, key=lambda one: (one.end_ns, str(one.directory))):
         if over_b <= 0:
             break
-        gone.append(trace)
-        over_b -= trace.size_b
-    return gone
+        if not outdated(trace, store_of, now_s):
+            gone.add(trace.directory)
+            over_b -= trace.size_b
+    return Cut(hour * HOUR_NS, frozenset(gone))
 
 
-def to_thin(found: Sequence[Trace], store_of: Callable[[str, str], Store], now_s: float) -> Iterator[tuple[Trace, int]]:
-    """Yield the traces that are old enough to be thinned and are not yet, with one reading in how many is to stay."""
-    for trace in found:
-        store = store_of(trace.record.partition, trace.record.account)
-        after_ns = store.thin_after_ns
-        if isinstance(after_ns, int) and (trace.record.end_ns + after_ns) / 1e9 < now_s and trace.thinned is None:
-            yield trace, store.thin_to
+def outdated(trace: Trace, store_of: StoreOf, now_s: float) -> bool:
+    """Whether a trace has had its time."""
+    return trace.end_ns / 1e9 + store_of(trace.partition, trace.account).retention_ns / 1e9 < now_s
+
+
+def thinned_to(trace: Trace, store_of: StoreOf, now_s: float) -> int | None:
+    """One reading in how many is to stay of a trace that is old enough to be thinned and is not yet; else None."""
+    store = store_of(trace.partition, trace.account)
+    after_ns = store.thin_after_ns
+    if isinstance(after_ns, int) and (trace.end_ns + after_ns) / 1e9 < now_s and trace.thinned is None:
+        return store.thin_to
+    return None
 
 
 def _thinned(directory: Path) -> int | None:
@@ -289,14 +399,16 @@ def drop_trace(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _rewrite(ledger: Ledger, who: Who, change: Callable[[EnergyRecord], EnergyRecord | None]) -> list[EnergyRecord]:
-    changed = []
+def _chunks(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:
+    """Yield all matching records with their row ids, as many at once as the archive is looked through for."""
+    chunk: list[tuple[int, EnergyRecord]] = []
     for records in _batches(ledger, who):
-        pairs = [(job, record, change(record)) for job, record in records]
-        pairs = [(job, before, after) for job, before, after in pairs if after != before]
-        ledger.rewrite(pairs)
-        changed += [after for _, _, after in pairs if after is not None]
-    return changed
+        chunk += records
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _batches(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import grp
+import logging
 import os
 import struct
 from collections.abc import Iterable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from perun_hpc.errors import AccessError
 
+log = logging.getLogger(__name__)
 _NAME = "system.posix_acl_access"
 # linux/posix_acl_xattr.h: version, then (tag, permissions, id) in the order of the tags.
 _VERSION = struct.pack("<I", 2)
@@ -54,6 +57,18 @@ def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = (), passi
     entries += [(_GROUP_OBJ, 0, _NOBODY)]
     entries += [(_GROUP, allowed, gid) for gid in sorted(set(gids))]
     entries += [(_MASK, allowed, _NOBODY), (_OTHER, 0, _NOBODY)]
+    _set(path, entries)
+
+
+def listable_by(directory: Path, gids: Iterable[int]) -> None:
+    """Let these groups list a directory that everybody may pass; errors as of `readable_by`."""
+    entries = [(_USER_OBJ, directory.stat().st_mode >> 6 & 7, _NOBODY), (_GROUP_OBJ, _SEARCH, _NOBODY)]
+    entries += [(_GROUP, _READ | _SEARCH, gid) for gid in sorted(set(gids))]
+    entries += [(_MASK, _READ | _SEARCH, _NOBODY), (_OTHER, _SEARCH, _NOBODY)]
+    _set(directory, entries)
+
+
+def _set(path: Path, entries: Iterable[tuple[int, int, int]]) -> None:
     value = _VERSION + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     try:
         if os.getxattr(path, _NAME) == value:
@@ -67,6 +82,17 @@ def readable_by(path: Path, uids: Iterable[int], gids: Iterable[int] = (), passi
         if error.errno == errno.EOPNOTSUPP:
             raise NoListsError(f"{path}: {NO_LISTS}: docs/sites.md says what users then see") from error
         raise AccessError(f"{path}: cannot set an access control list ({error.strerror}): see its owner") from error
+
+
+def groups(names: Iterable[str]) -> tuple[int, ...]:
+    """The ids of groups that the policy names; one that is not known here is named in the log."""
+    gids = []
+    for name in names:
+        try:
+            gids.append(grp.getgrnam(name).gr_gid)
+        except KeyError:
+            log.warning("privacy.readers: no group '%s' here", name)
+    return tuple(gids)
 
 
 def tree_readable_by(root: Path, private: str, uids: Iterable[int], gids: Iterable[int] = ()) -> None:

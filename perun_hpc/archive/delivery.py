@@ -13,7 +13,7 @@ from typing import Any
 
 from perun_hpc.archive.grown import grown
 from perun_hpc.archive.learnt import LEARNT, Learnt, typical_of
-from perun_hpc.archive.places import INCOMING, JOBS, NODES, RUNNING_NOW
+from perun_hpc.archive.places import INCOMING, NODES, RUNNING_NOW, Archive, Run
 from perun_hpc.data_model.job import SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.files import make_directory, write_new
@@ -38,7 +38,7 @@ class ArchiveDelivery:
         incoming = cluster / INCOMING / name
         if not (record["start"]["from"] == "epilog" and (incoming / f"{node}.json").exists()):
             if (record.get("trace") or {}).get("stored"):
-                record = _with_trace(directory, cluster / JOBS / name, record)
+                record = _with_trace(directory, Archive(self.root, cluster.name), name, record)
             _put(_place(incoming, node, record), encode(record))
 
     def progress(self, directory: Path, record: dict[str, Any], grow: bool) -> None:
@@ -46,7 +46,7 @@ class ArchiveDelivery:
         name, node = _run(directory), safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
         if grow:
-            _grow_trace(directory, cluster / JOBS / name, record)
+            _grow_trace(directory, Archive(self.root, cluster.name), name, record)
         path = cluster / RUNNING_NOW / name / f"{node}.json"
         if not _tells_more(path, record):
             _put(path, encode(record), durable=False)
@@ -153,13 +153,13 @@ def _tells_more(path: Path, record: dict[str, Any]) -> bool:
         return False
 
 
-def _with_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> dict[str, Any]:
+def _with_trace(directory: Path, archive: Archive, name: str, record: dict[str, Any]) -> dict[str, Any]:
     """Ship the trace; one that cannot go is named in the record that is returned, which is the evidence."""
     from perun_hpc.store import layout, ship
 
     try:
         _check_tracks(directory, record)
-        job_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        job_dir = _job_directory(archive, name)
         ship.ship(directory, job_dir, _nodes(record))
     except layout.OtherLayoutError as error:
         apart = ship.put_apart(directory, job_dir, safe_name(record["node"], "node"))
@@ -179,7 +179,17 @@ def _check_tracks(directory: Path, record: dict[str, Any]) -> None:
             raise DataError(f"{home.name}: a track of node {str(track.get('node'))[:40]!r}: see who wrote it")
 
 
-def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
+def _job_directory(archive: Archive, name: str) -> Path:
+    """The directory of a run, made where it is not there."""
+    run = Run.parse(name)
+    if run is None:
+        raise DataError(f"{name[:40]!r} is no job's run: see who wrote it")
+    with contextlib.suppress(FileExistsError):
+        archive.make_job(run)
+    return archive.job(run)
+
+
+def _grow_trace(directory: Path, archive: Archive, name: str, record: dict[str, Any]) -> None:
     """The trace of a running job as far as it is in shards; what cannot go now goes at the end, and is named then."""
     from perun_hpc.config.settings import trace_wanted
     from perun_hpc.store import ship
@@ -188,7 +198,7 @@ def _grow_trace(directory: Path, job_dir: Path, record: dict[str, Any]) -> None:
     if not trace_wanted(record["settings"], record.get("flagged", bool(record["steps"])), lasted_ns):
         return
     with contextlib.suppress(DataError, ValueError):
-        ship.grow(directory, job_dir, _nodes(record))
+        ship.grow(directory, _job_directory(archive, name), _nodes(record))
 
 
 def _bytes(path: Path) -> bytes:

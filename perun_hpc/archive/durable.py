@@ -63,10 +63,12 @@ def sync_whole(top: Path, _: Sequence[Path] = ()) -> None:
 
 
 def sync_each(top: Path, files: Sequence[Path]) -> None:
-    """Make each of the files durable, with its directory, then the names of these; OSError as of `sync_new`."""
+    """Make each of the files durable, with its directory, then the names of all up to `top`; OSError as `sync_new`."""
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(_sync_one, files))  # the first error comes out
-    sync_directory(top)
+    above = {place for path in files for place in path.parent.parents if place == top or top in place.parents}
+    for directory in sorted(above, key=lambda place: -len(place.parts)):
+        sync_directory(directory)
 
 
 def _sync_one(path: Path) -> None:

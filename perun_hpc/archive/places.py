@@ -4,11 +4,15 @@
 ARCHIVE/CLUSTER/incoming/JOB.RESTART/NODE.json   boundary records as the agents shipped them
 ARCHIVE/CLUSTER/running/JOB.RESTART/NODE.json    what nodes said last of jobs that run; never evidence
 ARCHIVE/CLUSTER/incoming/JOB.RESTART/refused     why the ledger did not take their sum, since when
-ARCHIVE/CLUSTER/jobs/JOB.RESTART/record.json     the energy record, for the job's owner
-ARCHIVE/CLUSTER/jobs/JOB.RESTART/running.json    its energy so far while it runs, for its owner
-ARCHIVE/CLUSTER/jobs/JOB.RESTART/boundary/       boundary records that the record rests on
-ARCHIVE/CLUSTER/jobs/JOB.RESTART/job.zarr        the trace
-ARCHIVE/CLUSTER/jobs/JOB.RESTART/meters.json     what meters of its nodes showed (`archive.job_meters`)
+ARCHIVE/CLUSTER/jobs/N/                          runs of the job ids from N * 1000 on, a thousand of these
+ARCHIVE/CLUSTER/jobs/N/JOB.RESTART/record.json   the energy record, for the job's owner
+ARCHIVE/CLUSTER/jobs/N/JOB.RESTART/running.json  its energy so far while it runs, for its owner
+ARCHIVE/CLUSTER/jobs/N/JOB.RESTART/boundary/     boundary records that the record rests on
+ARCHIVE/CLUSTER/jobs/N/JOB.RESTART/job.zarr      the trace
+ARCHIVE/CLUSTER/jobs/N/JOB.RESTART/meters.json   what meters of its nodes showed (`archive.job_meters`)
+ARCHIVE/CLUSTER/jobs/N/evidence.zip              boundary records of old runs (`archive.packs`)
+ARCHIVE/CLUSTER/jobs/N/UID.zip                   what that owner may read of old runs
+ARCHIVE/CLUSTER/jobs/N/hidden.zip                records of old runs whose owner a pseudonym hides, or nobody knows
 ARCHIVE/CLUSTER/owners/UID/JOB.RESTART@START.json  a record once more, where Slurm keeps no accounts
 ARCHIVE/CLUSTER/usage/UID/sums/YYYY-MM.json      the ledger's sums that one user may see (`accounting.own_sums`)
 ARCHIVE/CLUSTER/nodes/NODE/YYYY-MM-DD.jsonl      the node ledgers
@@ -24,7 +28,8 @@ ARCHIVE/CLUSTER/audit.json                       how the last audit went
 ARCHIVE/CLUSTER/months/YYYY-MM/                  a sealed month (`accounting.manifest`)
 ```
 
-`jobs/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again.
+`jobs/N/JOB.RESTART@SUBMIT` is a finished run whose bare name may be needed again. Before jobs were parted by
+thousands their directories lay in `jobs/` itself: what is there stays there.
 """
 
 from __future__ import annotations
@@ -34,7 +39,10 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+
+from perun_hpc.files import make_directory
 
 INCOMING = "incoming"
 JOBS = "jobs"
@@ -46,10 +54,17 @@ RUNNING = "running.json"
 BOUNDARIES = "boundary"
 DAMAGED = ".damaged"
 REFUSED = "refused"
+SUFFIX = ".zip"
+"""How the names of packs end."""
 TAKEN = ".taken"
 """How the name of a run's directory in `incoming/` ends while it is moved; before it stands a dot."""
+PER_BUCKET = 1000
+"""Job ids whose runs lie in one directory of `jobs/`."""
+AT_ONCE = 20_000
+"""Directories in `jobs/` itself that are gone through together."""
 MOST_RUNS = 10
 """Runs of one submission that are asked for by name."""
+PASSABLE = 0o711
 _RUN = re.compile(r"(\d+)\.(\d+)(?:@(\d+))?\Z")
 
 
@@ -144,44 +159,100 @@ class Archive:
             if run is not None:
                 yield run, self.base / RUNNING_NOW / name
 
+    def bucket(self, number: int) -> Path:
+        """The directory of the runs of a thousand job ids."""
+        return self.jobs / str(number)
+
     def job(self, run: Run) -> Path:
-        """The run's directory."""
-        return self.jobs / run.name
+        """The run's directory: where it is, else where it would be made."""
+        place = self.bucket(bucket_of(run)) / run.name
+        if not os.path.lexists(place) and os.path.lexists(flat := self.jobs / run.name):
+            return flat
+        return place
+
+    def stray(self, run: Run) -> Path | None:
+        """A second directory of a run's name, which an older perun on a node made beside the one of `job`."""
+        flat = self.jobs / run.name
+        return flat if flat.is_dir() and self.job(run) != flat else None
+
+    def make_job(self, run: Run) -> Path:
+        """Make the directory of a run, and the way to it, which users can pass and not list.
+
+        Raises
+        ------
+        FileExistsError
+            Where it is there, the way to it open.
+        OSError
+            Where it cannot be made.
+        """
+        place = self.job(run)
+        if place.parent != self.jobs:
+            self.open_bucket(place.parent)
+        place.mkdir(mode=0o750)
+        return place
+
+    def open_bucket(self, place: Path) -> None:
+        """Make a directory of runs' directories, passable for users whatever the umask says, durably."""
+        with contextlib.suppress(OSError):
+            if place.stat().st_mode & PASSABLE == PASSABLE:
+                return
+        make_directory(place.parent, PASSABLE)
+        make_directory(place, PASSABLE)
+        with contextlib.suppress(PermissionError):  # somebody else's, who decides
+            place.chmod(PASSABLE)
 
     def boundaries(self, run: Run) -> Path:
         """Where the run's collected boundary records lie."""
         return self.job(run) / BOUNDARIES
 
-    def runs(self, job_id: int, submits: Iterable[int] = ()) -> list[Run]:
-        """The runs of a job that have a directory here which the caller may enter, the oldest submission first.
-
-        Asked for by name, since the directory above holds every job and users may not list it: `submits` are the
-        times (epoch seconds) under which finished runs may lie: of their submission, or their end where that is all
-        that was known.
-        """
-        return self.present(_possible(job_id, submits))
-
     def present(self, runs: Iterable[Run]) -> list[Run]:
         """Those of `runs` that have a directory here which the caller may enter."""
         jobs = os.fspath(self.jobs)  # an array has 10^5 members, of which each is asked for by some dozens of names
-        return [run for run in runs if os.access(f"{jobs}/{run.name}", os.X_OK)]
+        return [
+            run
+            for run in runs
+            if os.access(f"{jobs}/{bucket_of(run)}/{run.name}", os.X_OK) or os.access(f"{jobs}/{run.name}", os.X_OK)
+        ]
 
     def closed(self, job_id: int, submits: Iterable[int] = ()) -> bool:
-        """Whether there is a directory of a job's run that the caller may not enter; `submits` as `runs` takes them."""
-        places = map(self.job, _possible(job_id, submits))
+        """Whether there is a directory of a job's run that the caller may not enter; `submits` as `possible` has it."""
+        places = map(self.job, possible(job_id, submits))
         return any(os.access(place, os.F_OK) and not os.access(place, os.X_OK) for place in places)
 
-    def all_runs(self) -> list[Run]:
-        """Every run that has a directory."""
-        return sorted(self.each_run(), key=lambda r: (r.job_id, r.restart_count, r.submit_s or 0))
+    def portions(self) -> Iterator[list[Run]]:
+        """Every run that has a directory, in portions: those of a thousand job ids, before these some that lie flat.
 
-    def each_run(self) -> Iterator[Run]:
-        """Every run that has a directory, in no order, one at a time: there may be a hundred million."""
+        Each in the order of its runs; of all of them together there may be a hundred million.
+        """
+        yield from self.flat()
+        for number in self.buckets():
+            yield self.in_bucket(number)
+
+    def all_runs(self) -> Iterator[Run]:
+        """Every run that has a directory, as in `portions`."""
+        return chain.from_iterable(self.portions())
+
+    def buckets(self) -> list[int]:
+        """The numbers of the directories of a thousand job ids each that are there, in order."""
+        return sorted(int(name) for name in _names(self.jobs) if name.isdecimal())
+
+    def in_bucket(self, number: int) -> list[Run]:
+        """The runs that have a directory among those of a thousand job ids, in their order."""
+        return sorted((run for run in map(Run.parse, _names(self.bucket(number))) if run is not None), key=order)
+
+    def flat(self) -> Iterator[list[Run]]:
+        """The runs whose directories lie in `jobs/` itself, some thousands at a time."""
+        found: list[Run] = []
         missing = (FileNotFoundError, NotADirectoryError, PermissionError)
         with contextlib.suppress(*missing), os.scandir(self.jobs) as entries:
             for entry in entries:
                 if (run := Run.parse(entry.name)) is not None:
-                    yield run
+                    found.append(run)
+                    if len(found) == AT_ONCE:
+                        yield sorted(found, key=order)
+                        found = []
+        if found:
+            yield sorted(found, key=order)
 
     def node_ledgers(self) -> list[Path]:
         """Every node ledger file."""
@@ -192,9 +263,36 @@ class Archive:
         return sorted((self.base / NODES).glob("*/*.aside.jsonl"))
 
 
-def _possible(job_id: int, submits: Iterable[int]) -> list[Run]:
-    """The runs under whose names something of a job may lie, the oldest submission first."""
+def bucket_of(run: Run) -> int:
+    """The number of the thousand job ids that a run is among."""
+    return run.job_id // PER_BUCKET
+
+
+def packs_in(bucket: Path, uid: int) -> list[Path]:
+    """The packs of a thousand job ids, in order; who may not list their directory sees the own one where it is."""
+    try:
+        with os.scandir(bucket) as entries:
+            names = [entry.name for entry in entries]
+    except PermissionError:
+        own = bucket / f"{uid}{SUFFIX}"
+        return [own] if own.exists() else []
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [bucket / name for name in sorted(names) if name.endswith(SUFFIX) and not name.startswith(".")]
+
+
+def possible(job_id: int, submits: Iterable[int] = ()) -> list[Run]:
+    """The runs under whose names something of a job may lie, the oldest submission first.
+
+    `submits` are the times (epoch seconds) under which finished runs may lie: of their submission, or their end where
+    that is all that was known.
+    """
     return [Run(job_id, number, at) for at in (*sorted(set(submits)), None) for number in range(MOST_RUNS)]
+
+
+def order(run: Run) -> tuple[int, int, int]:
+    """What runs are sorted by."""
+    return run.job_id, run.restart_count, run.submit_s or 0
 
 
 def clusters(root: Path) -> list[str]:

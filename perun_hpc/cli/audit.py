@@ -17,6 +17,7 @@ from perun_hpc.accounting.audit_mark import Audit, note_audit
 from perun_hpc.accounting.backlog import damaged_of, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import Site, load_site
+from perun_hpc.archive import kept
 from perun_hpc.archive.listener import lately_refused
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.cli.where import places
@@ -92,7 +93,7 @@ def _audit(
     findings += audit.find_holes(books)
     anchors = node_meters.Anchors.none()
     # A node ends its part before its job's last one does, by whatever clock.
-    runs = archive.present(ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
+    runs = kept.present(archive, ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
     compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, runs, since_s, until_s)))
     findings += wrong
     wrong, beside, silent = node_meters.compare(archive, books, anchors, since_s, until_s)

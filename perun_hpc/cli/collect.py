@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import grp
 import logging
 import os
 import pwd
@@ -29,7 +28,7 @@ from perun_hpc.accounting.running import publish_running
 from perun_hpc.accounting.site import Site, SitePolicy
 from perun_hpc.accounting.site_figures import SiteFigures
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
-from perun_hpc.archive.access import NO_LISTS, NoListsError, has_lists, readable_by, tree_readable_by
+from perun_hpc.archive.access import NO_LISTS, NoListsError, groups, has_lists, readable_by, tree_readable_by
 from perun_hpc.archive.handover import address, receiver
 from perun_hpc.archive.listener import Listener, lately_refused
 from perun_hpc.archive.places import BOUNDARIES, RUNNING, Archive, clusters
@@ -345,12 +344,7 @@ def publisher(readers: Sequence[str], owned_in: Archive | None = None) -> Callab
 
     `owned_in` is the archive in which the owner gets a list, where Slurm has none for him.
     """
-    gids = []
-    for name in readers:
-        try:
-            gids.append(grp.getgrnam(name).gr_gid)
-        except KeyError:
-            log.warning("privacy.readers: no group '%s' here", name)
+    gids = groups(readers)
 
     def publish(directory: Path, uid: int, followers: Iterable[int]) -> None:
         with contextlib.suppress(NoListsError):  # it was said when the collector began

@@ -7,15 +7,17 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from perun_hpc.accounting import upkeep
+from perun_hpc.accounting import packing, upkeep
 from perun_hpc.accounting.ledger import Ledger, open_ledger
-from perun_hpc.accounting.site import load_site, store_of
+from perun_hpc.accounting.site import Site, load_site, store_of
+from perun_hpc.archive.access import groups
 from perun_hpc.archive.places import Archive, clusters
 from perun_hpc.cli.where import places
-from perun_hpc.data_model.record import json_schema
+from perun_hpc.data_model.record import EnergyRecord, json_schema
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import PerunError, UsageError
 from perun_hpc.report import quantities as q
@@ -35,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("restore", "put a backup's records back", "a file that backup wrote"),
     ):
         actions.add_parser(name, help=text).add_argument("file", type=Path, metavar="FILE", help=file)
-    actions.add_parser("rebuild", help="take the records from the jobs' directories into a ledger that lost them")
+    actions.add_parser("rebuild", help="take the records from the archive into a ledger that lost them")
     export = actions.add_parser("export", help="add records that are new or have changed to files for other programs")
     export.add_argument("--parquet", type=Path, required=True, metavar="DIR", help="a directory of Parquet files")
     for name, text in (
@@ -105,37 +107,21 @@ def _who(args: argparse.Namespace) -> upkeep.Who:
 
 
 def _retention(args: argparse.Namespace) -> int:
-    """What the policy says of old traces and old records; a trace that cannot be thinned now is named, and waits."""
+    """What the policy says of old traces and old records; what cannot be done now is named, and waits."""
     site, where, now_s = load_site(), places(args), time.time()
-    quota = site.settings.store.archive_quota_b
     root = where.archive.root
-    found = [
-        t for name in ([args.cluster] if args.cluster else clusters(root)) for t in upkeep.traces(Archive(root, name))
-    ]
-    found.sort(key=lambda trace: trace.record.end_ns)
-    gone = upkeep.outdated(found, store_of(), quota if isinstance(quota, int) else sys.maxsize, now_s)
-    old = list(upkeep.to_thin([trace for trace in found if trace not in gone], store_of(), now_s))
-    failed = False
-    if not args.dry_run:
-        for trace in gone:
-            upkeep.drop_trace(trace.directory)
-        for trace, every in old:
-            try:
-                thin(trace.directory, every, int(now_s * 1e9))
-            except (PerunError, OSError) as error:
-                print(f"{trace.directory.name}: not thinned: {error}")
-                failed = True
-    would = " would be" if args.dry_run else ""
-    print(
-        f"{count(len(gone), 'trace')}{would} deleted, {q.size(sum(t.size_b for t in gone))}; {len(old)}{would} thinned"
-    )
-    for after, what, act in (
-        (site.settings.privacy.delete_after_ns, "deleted", _delete),
-        (site.settings.privacy.pseudonymise_after_ns, "pseudonymised", _pseudonymise),
-    ):
+    archives = [Archive(root, name) for name in ([args.cluster] if args.cluster else clusters(root))]
+    with contextlib.closing(open_ledger(args.ledger or site.ledger, create=not args.dry_run)) as ledger:
+        failed = _traces(archives, site, now_s, args.dry_run)
+        after = site.settings.store.pack_after_ns
         if isinstance(after, int):
-            who = upkeep.Who(before_s=int(now_s - after / 1e9), named=act is _pseudonymise)
-            with contextlib.closing(open_ledger(args.ledger or site.ledger, create=not args.dry_run)) as ledger:
+            print(_pack(ledger, archives, site, now_s - after / 1e9, now_s, args.dry_run))
+        for after, what, act in (
+            (site.settings.privacy.delete_after_ns, "deleted", _delete),
+            (site.settings.privacy.pseudonymise_after_ns, "pseudonymised", _pseudonymise),
+        ):
+            if isinstance(after, int):
+                who = upkeep.Who(before_s=int(now_s - after / 1e9), named=act is _pseudonymise)
                 if args.dry_run:
                     print(f"{count(upkeep.matching(ledger, who), 'record')} would be {what}; sums stay")
                 else:
@@ -143,15 +129,71 @@ def _retention(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _traces(archives: Sequence[Archive], site: Site, now_s: float, dry_run: bool) -> bool:
+    """Delete and thin what has had its time, the archive's directories a portion at a time; whether some failed."""
+    quota, rules = site.settings.store.archive_quota_b, store_of()
+
+    def each() -> Iterator[upkeep.Trace]:
+        return (trace for one in archives for part in one.portions() for trace in upkeep.traces(one, part))
+
+    cut = upkeep.oldest_above(each, rules, quota, now_s) if isinstance(quota, int) else upkeep.Cut()
+    gone = gone_b = thinned = 0
+    failed = False
+    for trace in each():
+        try:
+            if upkeep.outdated(trace, rules, now_s) or cut.takes(trace):
+                gone, gone_b = gone + 1, gone_b + trace.size_b
+                if not dry_run:
+                    upkeep.drop_trace(trace.directory)
+            elif (every := upkeep.thinned_to(trace, rules, now_s)) is not None:
+                thinned += 1
+                if not dry_run:
+                    thin(trace.directory, every, int(now_s * 1e9))
+        except (PerunError, OSError) as error:
+            print(f"{trace.directory.name}: not thinned or deleted: {error}")
+            failed = True
+    would = " would be" if dry_run else ""
+    print(f"{count(gone, 'trace')}{would} deleted, {q.size(gone_b)}; {thinned}{would} thinned")
+    return failed
+
+
+def _pack(ledger: Ledger, archives: Sequence[Archive], site: Site, before_s: float, now_s: float, dry_run: bool) -> str:
+    """Pack what old runs without a trace left behind."""
+    packed = 0
+    for archive in archives:
+        if dry_run:
+            packed += sum(packing.due(archive, part, before_s) for part in archive.portions())
+            continue
+        access = packing.Access(groups(site.settings.privacy.readers))
+        with packing.PackLease(ledger, archive.cluster) as lease:
+            for number in archive.buckets():
+                packing.finish(archive, number, now_s)
+            for part in archive.portions():
+                packed += packing.pack(archive, part, before_s, now_s, access, lease)
+    return f"{count(packed, 'record')}{' would be' if dry_run else ''} packed"
+
+
+def _keeping(ledger: Ledger) -> upkeep.Keeping:
+    return upkeep.Keeping(ledger, packing.Access(groups(load_site().settings.privacy.readers)), time.time())
+
+
 def _pseudonymise(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
-    changed = upkeep.pseudonymise(ledger, who)
-    cleaned = upkeep.hide_in_directories(archive, changed)
-    return (
-        f"{count(len(changed), 'record')} pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged"
-    )
+    keeping, cleaned = _keeping(ledger), 0
+
+    def hide(records: Sequence[EnergyRecord]) -> None:
+        nonlocal cleaned
+        cleaned += upkeep.hide_in_directories(archive, records, keeping)
+
+    changed = upkeep.pseudonymise(ledger, who, hide)
+    return f"{count(changed, 'record')} pseudonymised, {cleaned} of them in their jobs' directories; sums unchanged"
 
 
 def _delete(ledger: Ledger, archive: Archive, who: upkeep.Who) -> str:
-    gone = upkeep.delete(ledger, who)
-    cleaned = upkeep.remove_directories(archive, gone)
-    return f"{count(len(gone), 'record')} and {count(cleaned, 'directory', 'directories')} deleted; sums unchanged"
+    keeping, cleaned = _keeping(ledger), 0
+
+    def remove(records: Sequence[EnergyRecord]) -> None:
+        nonlocal cleaned
+        cleaned += upkeep.remove_directories(archive, records, keeping)
+
+    gone = upkeep.delete(ledger, who, remove)
+    return f"{count(gone, 'record')} and {count(cleaned, 'directory', 'directories')} deleted; sums unchanged"

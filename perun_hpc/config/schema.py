@@ -403,6 +403,11 @@ class Store:
     archive_quota_b: int | str = _item(
         size("1 MiB", "none"), "none", "where all traces together are larger, the oldest are deleted; records stay"
     )
+    pack_after_ns: int | str = _item(
+        duration("8 d", None, "never"),
+        "30 d",
+        "`perun ledger retention` puts older records and evidence of jobs without a trace into few files",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -134,23 +134,30 @@ def read_boundary(path: Path) -> Boundary:
     One longer than `MAX_READ_B` is read without its regions, then without its steps, and says so in its notes.
     """
     with path.open("rb") as file:
-        size_b = os.fstat(file.fileno()).st_size
-        if size_b <= MAX_READ_B:
-            return parse_boundary(file.read(MAX_READ_B), str(path))
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        for number in range(1, len(EXTRAS) + 1):
-            file.seek(0)
-            try:
-                text = without(file, EXTRAS[:number], MAX_READ_B)
-            except ValueError as error:
-                why = error
-                continue
-            record = parse_boundary(text, str(path))
-            named = " and ".join(key.decode() for key in EXTRAS[:number])
-            note = f"{named} left out: the node's record has {size_b} bytes, {MAX_READ_B} are read"
-            raw = {**record.raw, "notes": [*(record.raw.get("notes") or ()), note]}
-            return replace(record, digest=digest, raw=raw)
-    raise DataError(f"{path}: damaged boundary record ({why}): see the node's agent log")
+        return read_open(file, str(path))
+
+
+def read_open(file: BufferedReader | BytesIO, source: str) -> Boundary:
+    """As `read_boundary`, of an open file that can seek; `source` is where it is from, for errors."""
+    text = file.read(MAX_READ_B + 1)
+    if len(text) <= MAX_READ_B:
+        return parse_boundary(text, source)
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size_b = file.tell()
+    for number in range(1, len(EXTRAS) + 1):
+        file.seek(0)
+        try:
+            text = without(file, EXTRAS[:number], MAX_READ_B)
+        except ValueError as error:
+            why = error
+            continue
+        record = parse_boundary(text, source)
+        named = " and ".join(key.decode() for key in EXTRAS[:number])
+        note = f"{named} left out: the node's record has {size_b} bytes, {MAX_READ_B} are read"
+        raw = {**record.raw, "notes": [*(record.raw.get("notes") or ()), note]}
+        return replace(record, digest=digest, raw=raw)
+    raise DataError(f"{source}: damaged boundary record ({why}): see the node's agent log")
 
 
 def lean(record: Boundary, extras: bool = True, steps: bool = True) -> Boundary:

@@ -132,7 +132,8 @@ print(json.dumps(dict(request("status", {}, timeout_s=10).fields)))"""
 
     def boundary(self, job: str) -> dict[str, Any] | None:
         """The node's boundary record of a job, waited for."""
-        places = [self.archive / f"incoming/{job}.0/{NODE}.json", self.archive / f"jobs/{job}.0/boundary/{NODE}.json"]
+        kept = f"jobs/{int(job) // 1000}/{job}.0/boundary/{NODE}.json"
+        places = [self.archive / f"incoming/{job}.0/{NODE}.json", self.archive / kept]
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             for place in places:
@@ -488,7 +489,7 @@ def reports(siege: Siege) -> Result:
 
 def record_of(siege: Siege, job: str, seconds: float = 40, measured: bool = False) -> dict[str, Any] | None:
     """A job's record once there is one; `measured`: one with energy, which may follow one that waits for its node."""
-    path = siege.archive / f"jobs/{job}.0/record.json"
+    path = siege.archive / f"jobs/{int(job) // 1000}/{job}.0/record.json"
     deadline = time.monotonic() + seconds
     found: dict[str, Any] | None = None
     while time.monotonic() < deadline:
@@ -523,7 +524,7 @@ def poison(siege: Siege) -> Result:
             problems.append(f"{words[0]} sets AdminComment")
     record = record_of(siege, job, 90, measured=True)
     home = siege.cluster.home / "bob"
-    forged = home / f"perun/{siege.cluster.name}/jobs/{job}.0"
+    forged = home / f"perun/{siege.cluster.name}/jobs/{int(job) // 1000}/{job}.0"
     forged.mkdir(parents=True, exist_ok=True)
     (forged / "record.json").write_text(json.dumps({**(record or {}), "energy_uj": 1}))
     (home / "policy.yaml").write_text(

@@ -268,7 +268,7 @@ def alone_ends(siege: Siege) -> Result:
 
 def _rows_after(siege: Siege, job: str, real_ns: int) -> list[float]:
     """When rows of a job's trace on the node were read after a moment, in seconds."""
-    data = job_store.open_job(siege.archive / "jobs" / f"{job}.0")
+    data = job_store.open_job(siege.archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0")
     energy = data.energy.sel(node=ALONE)
     other = [name for name in energy.dims if name != "time"]
     held = energy.notnull().any(dim=other) if other else energy.notnull()
@@ -326,7 +326,7 @@ def handed_over(siege: Siege) -> Result:
     """Root of a node, with the cluster's munge key, speaks for other nodes, jobs, clusters and times."""
     with _collector(siege) as archive:
         job = siege.cluster.run(["srun", "-Q", "-w", "n2", "-n1", "sh", "-c", "echo $SLURM_JOB_ID"]).stdout.strip()
-        kept = archive / "jobs" / f"{job}.0" / "boundary" / "n2.json"
+        kept = archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "boundary" / "n2.json"
         _wait("n2's record of the job", kept.exists)
         _wait("Slurm's word of it", lambda: json.loads((kept.parent.parent / "record.json").read_text())["state"])
         true = json.loads(kept.read_text())
@@ -365,7 +365,7 @@ def handed_over(siege: Siege) -> Result:
             problems.append("n1's ledger was changed")
         if "900" not in day.with_name("2020-01-01.aside.jsonl").read_text():
             problems.append("what did not fit is not kept")
-        record = json.loads((archive / "jobs" / f"{job}.0" / "record.json").read_text())
+        record = json.loads((archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json").read_text())
         if [one["node"] for one in record["nodes"]] != ["n2"] or json.loads(kept.read_text()) != true:
             problems.append("the job's record is another")
         words = [f"{PREFIX}/bin/perun", "audit", "-S", "2020-01-01", "--json"]

@@ -47,7 +47,7 @@ def test_a_job_has_the_factors_of_its_partition(tmp_path: Path) -> None:
         put_incoming(tmp_path / "archive", boundary(job_id, partition=partition, start_s=1_795_356_000))
     assert main(["collect", "--no-slurm", "--deadline", "0"]) == 0
     jobs = tmp_path / "archive" / "c" / "jobs"
-    found = [json.loads(next(jobs.glob(f"{number}.0*/record.json")).read_text())["footprint"] for number in (1, 2)]
+    found = [json.loads(next(jobs.glob(f"*/{number}.0*/record.json")).read_text())["footprint"] for number in (1, 2)]
     kwh = 8_000_000_000 / 3.6e12
     assert [one["co2_location_g"] for one in found] == pytest.approx([kwh * 1.5 * 400, kwh * 1.1 * 40])
     bounds = [{one["of"]: one["u"] for one in two["bounds"]}["co2_location_g"] for two in found]
@@ -81,7 +81,7 @@ def test_a_sealed_month_states_each_partitions_jobs_by_its_factors(
     policy: Path, tmp_path: Path, utc: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = make_site(fresh(tmp_path / "site"), 6, 4)
-    for path in sorted(site.archive.jobs.glob("*/boundary/*.json"))[::3]:
+    for path in sorted(site.archive.jobs.glob("*/*/boundary/*.json"))[::3]:
         record = json.loads(path.read_text())
         record["partition"] = "cloud"
         path.write_text(json.dumps(record))
@@ -105,7 +105,7 @@ def test_a_figure_that_some_jobs_lack_is_a_lower_bound(policy: Path, tmp_path: P
     life = CLOUD.replace("operational", "life-cycle")
     policy.write_text(POLICY.format(root=tmp_path, local=LOCAL, cloud=life, partition="main"))
     site = make_site(fresh(tmp_path / "site"), 4, 4)
-    path = next(site.archive.jobs.glob("*/boundary/*.json"))
+    path = next(site.archive.jobs.glob("*/*/boundary/*.json"))
     record = json.loads(path.read_text())
     record["partition"] = "elsewhere"
     path.write_text(json.dumps(record))

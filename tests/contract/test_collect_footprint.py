@@ -75,7 +75,7 @@ class Site:
     def job(self, job_id: int) -> Path:
         """Ship a job that has just ended; returns where its record will be."""
         put_incoming(self.archive, boundary(job_id, start_s=int(time.time()) - 200))
-        return self.archive / "c" / "jobs" / f"{job_id}.0" / "record.json"
+        return self.archive / "c" / "jobs" / f"{int(job_id) // 1000}" / f"{job_id}.0" / "record.json"
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def test_one_cluster_whose_sweep_fails_holds_up_no_other(site: Site) -> None:
     began_s = int(time.time()) - 200
     put_incoming(site.archive, boundary(7, start_s=began_s))
     assert site.perun("collect", "--no-slurm")[0] != 0
-    assert (site.archive / "c" / "jobs" / "7.0" / "record.json").exists()
+    assert (site.archive / "c" / "jobs" / "0" / "7.0" / "record.json").exists()
     code, shown = site.perun("collect", "--status")
     assert code == 1
     assert "Cluster b - last sweep" in shown

@@ -64,7 +64,7 @@ def statuses(job: Path) -> list[str]:
 
 
 def collect(job: Path, *words: str) -> int:
-    return main(["collect", "--archive", str(job.parents[2]), *words])
+    return main(["collect", "--archive", str(job.parents[3]), *words])
 
 
 def test_traces_are_recoded_thinned_and_repaired_by_command(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_a_late_nodes_trace_goes_into_the_renamed_runs_store(job: Path, tmp_path
     now[0] += 3 * 86_400
     collector.sweep()
     ledger.close()
-    assert archive.all_runs() == [moved] and moved.submit_s is not None
+    assert list(archive.all_runs()) == [moved] and moved.submit_s is not None
     assert statuses(archive.job(moved)) == ["complete", "complete"]
     both = job_store.open_job(archive.job(moved)).load()
     assert both.energy.sel(node="n1").equals(before.energy.sel(node="n1"))

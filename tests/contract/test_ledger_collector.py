@@ -21,6 +21,7 @@ from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, jobs, usage
+from perun_hpc.archive import kept
 from perun_hpc.archive.places import Archive, Run
 from perun_hpc.data_model.boundary import LIMIT
 from perun_hpc.data_model.record import from_json
@@ -317,7 +318,7 @@ def test_a_days_backlog_without_slurm_is_completed_in_one_sweep_past_jobs_that_s
 def test_a_directory_that_cannot_be_written_costs_its_job_alone(world: World) -> None:
     for n in (1, 2, 3):
         put_incoming(world.root, boundary(n))
-    (world.archive.base / "jobs").mkdir()
+    (world.archive.base / "jobs" / "0").mkdir(parents=True)
     world.archive.job(Run(2, 0)).write_text("a file where the run's directory belongs")
     summary = world.collector().sweep()
     assert (summary.stored, summary.failed) == (2, 1) and "2.0" in summary.notes[0]
@@ -366,8 +367,8 @@ def test_a_finished_run_gives_its_bare_name_away_and_is_found_by_its_submission(
     world.collector().sweep()
     moved = Run(4711, 0, START_S - 5)
     assert [run.name for run in world.archive.all_runs()] == [moved.name, "4712.0"]
-    assert world.archive.runs(4711) == []
-    assert world.archive.runs(4711, [START_S - 5]) == [moved]
+    assert kept.runs(world.archive, 4711) == []
+    assert kept.runs(world.archive, 4711, [START_S - 5]) == [moved]
 
 
 def test_a_newer_run_gets_the_bare_name_and_the_older_one_keeps_its_evidence(world: World) -> None:
@@ -379,10 +380,10 @@ def test_a_newer_run_gets_the_bare_name_and_the_older_one_keeps_its_evidence(wor
     world.now += 2 * 86400
     world.collector().sweep()
     newer, older = Run(4711, 0), Run(4711, 0, START_S + 100)
-    assert world.archive.all_runs() == [newer, older]
+    assert list(world.archive.all_runs()) == [newer, older]
     for run, start_s in ((newer, START_S + 7 * 86400 - 200), (older, START_S)):
         assert record_in(world.archive, run).start_ns == start_s * 10**9
-        assert [b.start_ns for b in read_kept(world.archive.boundaries(run))] == [start_s * 10**9]
+        assert [b.start_ns for b in read_kept(world.archive, run)] == [start_s * 10**9]
 
 
 def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -410,7 +411,7 @@ def test_killed_at_random_moments_it_loses_and_doubles_nothing(tmp_path: Path) -
     for n in range(1, jobs + 1):
         (record,) = ledger.members("c", str(n))
         assert (record.status, record.energy_uj) == ("complete", 16_000_000_000)
-        job = tmp_path / "c" / "jobs" / f"{n}.0"
+        job = tmp_path / "c" / "jobs" / f"{int(n) // 1000}" / f"{n}.0"
         assert json.loads((job / "record.json").read_text())["energy_uj"] == 16_000_000_000
         assert sorted(p.name for p in (job / "boundary").iterdir()) == ["n1.json", "n2.json"]
     ledger.close()

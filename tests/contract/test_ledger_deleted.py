@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.packing import Access
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
 from perun_hpc.archive.places import Archive
@@ -76,7 +77,7 @@ def test_a_backup_made_before_a_deletion_changes_nothing_in_the_same_ledger(ledg
     ledger.put([missing_record(slurm_job(3), "c", "no node reported this job")])
     before = sums(ledger)
     upkeep.backup(ledger, tmp_path / "b")
-    assert len(upkeep.delete(ledger, upkeep.Who(user="alice"))) == 3
+    assert upkeep.delete(ledger, upkeep.Who(user="alice")) == 3
     left = everything(ledger)
     assert upkeep.restore(ledger, tmp_path / "b") == 3
     assert everything(ledger) == left
@@ -184,7 +185,8 @@ def test_evidence_that_is_shipped_again_after_a_deletion_leaves_nothing(ledger: 
     put_incoming(archive.root, boundary(1))
     assert collector.sweep().stored == 1
     before = sums(ledger)
-    assert upkeep.remove_directories(archive, upkeep.delete(ledger, EVERYBODY)) == 1
+    keeping = upkeep.Keeping(ledger, Access(), START_S)
+    assert upkeep.delete(ledger, EVERYBODY, lambda gone: upkeep.remove_directories(archive, gone, keeping)) == 1
     put_incoming(archive.root, boundary(1))
     ledger.marks.set_compared("c", START_S - 100)
     summary = collector.sweep()

@@ -19,6 +19,7 @@ from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import find
+from perun_hpc.accounting.packing import Access
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.accounting.running import publish_running
 from perun_hpc.archive.delivery import ArchiveDelivery
@@ -69,18 +70,18 @@ def test_a_late_node_is_added_to_a_renamed_run(world: World, slurm: bool) -> Non
     put_and_sweep(world, boundary(node="n2", nodelist=BOTH, seconds=130))
     (record,) = world.ledger.members("c", "4711")
     assert (record.energy_uj, record.revision, record.status) == (2 * NODE_UJ, 2, "complete")
-    assert world.archive.all_runs() == [moved]
+    assert list(world.archive.all_runs()) == [moved]
     assert record_in(world.archive, moved) == record
-    assert [b.node for b in read_kept(world.archive.boundaries(moved))] == ["n1", "n2"]
+    assert [b.node for b in read_kept(world.archive, moved)] == ["n1", "n2"]
     put_and_sweep(world, boundary(node="n2", nodelist=BOTH, seconds=130, revision=2))  # its end is another now
-    assert energies(world) == [2 * NODE_UJ] and world.archive.all_runs() == [moved]
+    assert energies(world) == [2 * NODE_UJ] and list(world.archive.all_runs()) == [moved]
 
 
 def test_what_slurm_tells_late_goes_to_the_renamed_directory(world: World) -> None:
     moved = two_nodes_then_renamed(world, slurm=False)
     world.jobs = [slurm_job(num_nodes=2, nodelist="n[1-2]", state="FAILED")]
     world.collector().sweep()
-    assert world.archive.all_runs() == [moved]
+    assert list(world.archive.all_runs()) == [moved]
     assert record_in(world.archive, moved).state == "FAILED"
 
 
@@ -99,7 +100,7 @@ def test_a_node_with_a_wrong_clock_belongs_to_its_run(world: World) -> None:
     put_and_sweep(world, boundary(node="n1", nodelist=BOTH))
     put_and_sweep(world, boundary(node="n2", nodelist=BOTH, start_s=START_S - 9000))
     assert energies(world) == [2 * NODE_UJ]
-    assert world.archive.all_runs() == [Run(4711, 0)]
+    assert list(world.archive.all_runs()) == [Run(4711, 0)]
 
 
 def test_a_late_node_of_an_old_run_does_not_touch_the_run_that_has_its_name_now(world: World) -> None:
@@ -110,7 +111,7 @@ def test_a_late_node_of_an_old_run_does_not_touch_the_run_that_has_its_name_now(
     world.now += DEADLINE_S
     put_and_sweep(world, boundary(node="n2", nodelist=BOTH, start_s=later))
     assert energies(world) == [2 * NODE_UJ, 2 * NODE_UJ]
-    assert world.archive.all_runs() == [Run(4711, 0), moved]
+    assert list(world.archive.all_runs()) == [Run(4711, 0), moved]
 
 
 def test_an_id_that_comes_again_within_a_week_renames_the_run_before_it(world: World) -> None:
@@ -173,7 +174,7 @@ def test_an_older_record_of_a_node_never_replaces_a_newer_one(world: World) -> N
     put_and_sweep(world, boundary(node="n2", nodelist=BOTH, revision=2))
     (record,) = world.ledger.members("c", "4711")
     assert record.energy_uj == 5 + NODE_UJ
-    assert sorted(b.revision for b in read_kept(world.archive.boundaries(Run(4711, 0)))) == [2, 2]
+    assert sorted(b.revision for b in read_kept(world.archive, Run(4711, 0))) == [2, 2]
 
 
 def test_a_record_that_began_without_its_start_never_replaces_one_that_was_collected(world: World) -> None:
@@ -201,8 +202,10 @@ def test_what_a_node_puts_there_while_its_record_is_collected_stays(world: World
 
 def test_a_late_node_is_added_where_the_other_nodes_records_are_gone(world: World) -> None:
     moved = two_nodes_then_renamed(world)
-    hidden = upkeep.pseudonymise(world.ledger, upkeep.Who(user="alice"))
-    assert upkeep.hide_in_directories(world.archive, hidden) == 1
+    hidden: list[EnergyRecord] = []
+    keeping = upkeep.Keeping(world.ledger, Access(), world.now)
+    assert upkeep.pseudonymise(world.ledger, upkeep.Who(user="alice"), hidden.extend) == 1
+    assert upkeep.hide_in_directories(world.archive, hidden, keeping) == 1
     put_and_sweep(world, boundary(node="n2", nodelist=BOTH))
     (record,) = world.ledger.members("c", "4711")
     assert (record.energy_uj, record.revision, record.status, record.missing) == (2 * NODE_UJ, 2, "complete", ())
@@ -288,7 +291,7 @@ def test_what_a_late_node_says_of_a_renamed_run_does_not_make_it_run_again(world
     directory.mkdir(parents=True)
     (directory / "n2.json").write_text(json.dumps({**boundary(node="n2", nodelist=BOTH), "state": "running"}))
     assert publish_running(world.archive, Tools(lambda: world.now)) == 0
-    assert world.archive.all_runs() == [moved] and not directory.exists()
+    assert list(world.archive.all_runs()) == [moved] and not directory.exists()
 
 
 def test_a_job_that_runs_under_a_name_that_an_old_run_has_is_shown(world: World) -> None:
@@ -315,8 +318,9 @@ def test_users_who_are_deleted_or_hidden_leave_no_stale_directory_behind(world: 
     path = world.archive.job(Run(4711, 0)) / RECORD
     stale = record_in(world.archive, Run(4711, 0))
     path.write_text(json.dumps(replace(stale, start_ns=stale.start_ns + 10**9), default=vars))
-    gone = upkeep.delete(world.ledger, upkeep.Who(user="alice"))
-    assert upkeep.remove_directories(world.archive, gone) == 1
+    gone: list[EnergyRecord] = []
+    assert upkeep.delete(world.ledger, upkeep.Who(user="alice"), gone.extend) == 1
+    assert upkeep.remove_directories(world.archive, gone, upkeep.Keeping(world.ledger, Access(), world.now)) == 1
 
 
 class Other:
@@ -358,7 +362,7 @@ def test_a_lease_taken_over_after_the_ledgers_word_costs_nothing(world: World) -
     world.collector().sweep()
     assert energies(world) == [5]
     assert record_in(world.archive, Run(4711, 0)).energy_uj == 5
-    assert [b.revision for b in read_kept(world.archive.boundaries(Run(4711, 0)))] == [2]
+    assert [b.revision for b in read_kept(world.archive, Run(4711, 0))] == [2]
     fresh = open_ledger(str(world.root / "new.db"), create=True)
     upkeep.rebuild(fresh, Archive(world.root, "c"))
     assert [r.energy_uj for r in fresh.members("c", "4711")] == [5]

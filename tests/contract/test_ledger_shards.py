@@ -16,7 +16,7 @@ import pytest
 from perun_hpc.accounting.collect import LEASE, SHARDS, Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.places import Archive, Run
 from perun_hpc.slurm.sacct import SlurmJob
 from tests.accounting_data import DAY, START_S, boundary, put_incoming, slurm_job
 from tests.contract.conftest import empty
@@ -29,7 +29,7 @@ import sys, time
 from pathlib import Path
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import open_ledger
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.places import Archive, Run
 from tests.accounting_data import START_S
 archive, ledger = Archive(Path(sys.argv[1]), "c"), open_ledger(sys.argv[2])
 while list(archive.incoming()) or archive.taken():
@@ -83,7 +83,7 @@ def test_whichever_collector_is_killed_nothing_is_lost_or_doubled(
     for number in range(1, JOBS + 1):
         (record,) = ledger.members("c", str(number))
         assert record.energy_uj == 2 * NODE_UJ
-        directory = archive.jobs / f"{number}.0"
+        directory = archive.job(Run(number, 0))
         assert json.loads((directory / "record.json").read_text())["energy_uj"] == 2 * NODE_UJ
         assert sorted(path.name for path in (directory / "boundary").iterdir()) == ["n1.json", "n2.json"]
     (sums,) = usage(ledger, ["cluster"], Filter(), DAY, DAY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.packed import unpack
+from perun_hpc.accounting.packing import Access
 from perun_hpc.accounting.questions import Filter, usage
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.config.schema import Store
-from perun_hpc.data_model.record import from_json, to_json
+from perun_hpc.data_model.record import EnergyRecord, from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.store.layout import THINNED
 from tests.accounting_data import DAY, START_S, boundary, put_incoming
@@ -44,6 +45,10 @@ def ledger(tmp_path: Path, archive: Archive) -> Ledger:
 def total(ledger: Ledger) -> tuple[int, int]:
     (row,) = usage(ledger, ["account"], Filter(), DAY, DAY)
     return row.values["jobs"], row.values["energy_uj"]
+
+
+def keeping(ledger: Ledger) -> upkeep.Keeping:
+    return upkeep.Keeping(ledger, Access(), START_S)
 
 
 def text_of_everything(ledger: Ledger) -> str:
@@ -93,8 +98,8 @@ def test_a_record_that_cannot_be_restored_is_named_and_costs_no_other(ledger: Le
 
 def test_a_lost_ledger_is_rebuilt_from_the_archive(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
     other = open_ledger(str(tmp_path / "other.db"), create=True)
-    (archive.base / "jobs" / "7.0" / "record.json").write_text("torn")
-    (archive.base / "jobs" / "6.0" / "record.json").unlink()
+    (archive.base / "jobs" / "0" / "7.0" / "record.json").write_text("torn")
+    (archive.base / "jobs" / "0" / "6.0" / "record.json").unlink()
     assert upkeep.rebuild(other, archive) == 7
     assert upkeep.rebuild(other, archive) == 0
     assert other.members("c", "5") == ledger.members("c", "5")
@@ -103,25 +108,32 @@ def test_a_lost_ledger_is_rebuilt_from_the_archive(ledger: Ledger, archive: Arch
 
 def test_a_pseudonym_leaves_no_trace_of_the_name(ledger: Ledger, archive: Archive) -> None:
     before = total(ledger)
-    changed = upkeep.pseudonymise(ledger, upkeep.Who(user="alice"))
-    assert upkeep.hide_in_directories(archive, changed) == 3
+    changed: list[EnergyRecord] = []
+
+    def hide(records: Sequence[EnergyRecord]) -> None:
+        changed.extend(records)
+        assert upkeep.hide_in_directories(archive, records, keeping(ledger)) == 3
+
+    assert upkeep.pseudonymise(ledger, upkeep.Who(user="alice"), hide) == 3
     assert len({r.user for r in changed}) == 1
     assert total(ledger) == before
     assert "alice" not in text_of_everything(ledger) and "bob" in text_of_everything(ledger)
-    for path in (archive.base / "jobs").glob("[123].0/**/*.json"):
+    for path in (archive.base / "jobs").glob("0/[123].0/**/*.json"):
         assert "alice" not in path.read_text()
         assert from_json(path.read_bytes()).energy_uj == 8_000_000_000
-    assert upkeep.pseudonymise(ledger, upkeep.Who(user=changed[0].user)) == []
+    assert upkeep.pseudonymise(ledger, upkeep.Who(user=changed[0].user)) == 0
 
 
 def test_deleted_records_leave_their_sums(ledger: Ledger, archive: Archive) -> None:
     before = total(ledger)
-    gone = upkeep.delete(ledger, upkeep.Who(user="bob", before_s=START_S + 500))
-    assert len(gone) == 4 and upkeep.remove_directories(archive, gone) == 4
+    removed: list[int] = []
+    who = upkeep.Who(user="bob", before_s=START_S + 500)
+    first = lambda records: removed.append(upkeep.remove_directories(archive, records, keeping(ledger)))  # noqa: E731
+    assert upkeep.delete(ledger, who, first) == 4 and removed == [4]
     assert total(ledger) == before
     assert "bob" not in text_of_everything(ledger)
     assert ledger.members("c", "5") == []
-    assert upkeep.delete(ledger, upkeep.Who(before_s=START_S)) == []
+    assert upkeep.delete(ledger, upkeep.Who(before_s=START_S)) == 0
 
 
 def test_a_backup_brings_the_sums_of_deleted_records_once_to_a_ledger_that_lost_them(
@@ -142,16 +154,25 @@ def test_a_backup_brings_the_sums_of_deleted_records_once_to_a_ledger_that_lost_
 def test_records_of_every_cluster_of_the_archive_lose_their_names(ledger: Ledger, archive: Archive) -> None:
     put_incoming(archive.root, boundary(8, cluster="d"))
     Collector(Archive(archive.root, "d"), ledger, Tools(lambda: START_S + 200.0), 900).sweep()
-    changed = upkeep.pseudonymise(ledger, upkeep.Who(user="alice"))
-    assert upkeep.hide_in_directories(archive, changed) == 4
-    assert not [path for path in archive.root.glob("*/jobs/*/record.json") if "alice" in path.read_text()]
+    cleaned: list[int] = []
+    first = lambda records: cleaned.append(upkeep.hide_in_directories(archive, records, keeping(ledger)))  # noqa: E731
+    assert upkeep.pseudonymise(ledger, upkeep.Who(user="alice"), first) == 4 and cleaned == [4]
+    assert not [path for path in archive.root.glob("*/jobs/*/*/record.json") if "alice" in path.read_text()]
 
 
 def with_traces(archive: Archive, *numbers: int) -> None:
     for n in numbers:
-        trace = archive.base / "jobs" / f"{n}.0" / "job.zarr"
+        trace = archive.base / "jobs" / f"{int(n) // 1000}" / f"{n}.0" / "job.zarr"
         trace.mkdir()
         (trace / "c.0.0").write_bytes(b"x" * 100)
+
+
+def found_in(archive: Archive) -> list[upkeep.Trace]:
+    return list(upkeep.traces(archive, archive.all_runs()))
+
+
+def names(traces: Iterable[upkeep.Trace]) -> list[str]:
+    return [trace.directory.name for trace in traces]
 
 
 def kept(**days: float) -> Store:
@@ -161,41 +182,51 @@ def kept(**days: float) -> Store:
 def test_old_traces_go_and_records_stay(ledger: Ledger, archive: Archive) -> None:
     with_traces(archive, 1, 2)
     stores = {"main": kept(retention_ns=1), "gpu": kept(retention_ns=400)}
-    (archive.base / "jobs" / "2.0" / "record.json").write_text(
+    (archive.base / "jobs" / "0" / "2.0" / "record.json").write_text(
         to_json(replace(ledger.members("c", "2")[0], partition="gpu"))
     )
     now_s = START_S + 10 * 86400
-    found = upkeep.traces(archive)
+    found = found_in(archive)
     assert [(trace.directory.name, trace.size_b) for trace in found] == [("1.0", 100), ("2.0", 100)]
-    (gone,) = upkeep.outdated(found, lambda partition, account: stores[partition], sys.maxsize, now_s)
+    (gone,) = (trace for trace in found if upkeep.outdated(trace, lambda name, _: stores[name], now_s))
     upkeep.drop_trace(gone.directory)
     assert gone.directory.name == "1.0"
     assert sorted(p.name for p in gone.directory.iterdir()) == ["boundary", "record.json"]
-    assert (archive.base / "jobs" / "2.0" / "job.zarr").exists()
+    assert (archive.base / "jobs" / "0" / "2.0" / "job.zarr").exists()
 
 
 def test_of_too_many_traces_the_oldest_go(ledger: Ledger, archive: Archive) -> None:
     with_traces(archive, 1, 2, 3)
-    path = archive.base / "jobs" / "3.0" / "record.json"
+    path = archive.base / "jobs" / "0" / "3.0" / "record.json"
     record = ledger.members("c", "3")[0]
     path.write_text(to_json(replace(record, end_ns=record.end_ns - 10**9)))
-    gone = upkeep.outdated(upkeep.traces(archive), lambda *_: kept(retention_ns=400), 150, START_S + 86400)
-    assert [trace.directory.name for trace in gone] == ["3.0", "1.0"]
-    assert upkeep.outdated(upkeep.traces(archive), lambda *_: kept(retention_ns=400), 300, START_S + 86400) == []
+
+    def gone(quota_b: int, now_s: float = START_S + 86400) -> list[str]:
+        cut = upkeep.oldest_above(lambda: found_in(archive), lambda *_: kept(retention_ns=400), quota_b, now_s)
+        return names(filter(cut.takes, found_in(archive)))
+
+    assert gone(150) == ["1.0", "3.0"] and gone(250) == ["3.0"] and gone(300) == []
+    older = replace(record, end_ns=record.end_ns - 2 * upkeep.HOUR_NS)
+    path.write_text(to_json(older))
+    assert gone(150) == ["1.0", "3.0"] and gone(250) == ["3.0"] and gone(0) == ["1.0", "2.0", "3.0"]
+    path.write_text(to_json(replace(older, end_ns=1)))  # outdated: it goes anyhow, and counts for nothing
+    assert gone(200) == [] and gone(150) == ["1.0", "3.0"]
 
 
 def test_traces_are_thinned_once_and_in_their_time(ledger: Ledger, archive: Archive) -> None:
     with_traces(archive, 1, 2)
-    found = upkeep.traces(archive)
+    found = found_in(archive)
     young = kept(retention_ns=400, thin_after_ns=30)
     never = Store(retention_ns=young.retention_ns, thin_after_ns="never")
-    assert list(upkeep.to_thin(found, lambda *_: young, START_S + 20 * 86400)) == []
-    assert list(upkeep.to_thin(found, lambda *_: never, START_S + 90 * 86400)) == []
-    due = list(upkeep.to_thin(found, lambda *_: young, START_S + 40 * 86400))
-    assert [(trace.directory.name, every) for trace, every in due] == [("1.0", 7), ("2.0", 7)]
-    (archive.base / "jobs" / "1.0" / THINNED).write_text('{"every": 7, "thinned_ns": 0}')
-    due = list(upkeep.to_thin(upkeep.traces(archive), lambda *_: young, START_S + 40 * 86400))
-    assert [trace.directory.name for trace, _ in due] == ["2.0"]
+
+    def to_thin(store: Store, days: int) -> list[int | None]:
+        return [upkeep.thinned_to(trace, lambda *_: store, START_S + days * 86400) for trace in found]
+
+    assert to_thin(young, 20) == to_thin(never, 90) == [None, None]
+    assert to_thin(young, 40) == [7, 7]
+    (archive.base / "jobs" / "0" / "1.0" / THINNED).write_text('{"every": 7, "thinned_ns": 0}')
+    found = found_in(archive)
+    assert to_thin(young, 40) == [None, 7]
 
 
 def test_a_policy_that_forgets(

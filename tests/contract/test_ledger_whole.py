@@ -74,7 +74,7 @@ def test_what_was_being_moved_when_the_power_went_comes_back_beside_what_came_si
     (record,) = world.ledger.members("c", "4711")
     assert [node.node for node in record.nodes] == ["n1", "n2"]
     assert names(held.parent) == []
-    assert names(Archive(world.root, "c").jobs / "4711.0" / "boundary") == ["n1.json", "n2.json"]
+    assert names(Archive(world.root, "c").jobs / "4" / "4711.0" / "boundary") == ["n1.json", "n2.json"]
 
 
 def test_two_records_of_one_name_both_come_back(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_two_records_of_one_name_both_come_back(tmp_path: Path) -> None:
 def test_a_record_is_one_line_and_its_directory_has_what_it_needs(world: World) -> None:
     arrived(world.root, "n1", "n2")
     world.collector().sweep()
-    directory = Archive(world.root, "c").jobs / "4711.0"
+    directory = Archive(world.root, "c").jobs / "4" / "4711.0"
     assert names(directory) == ["boundary", "record.json"]
     assert (directory / "record.json").read_text().count("\n") == 1
 

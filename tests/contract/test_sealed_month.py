@@ -118,7 +118,7 @@ def test_a_tampered_file_of_each_kind_is_refused(
         "list": day_file(sealed, day),
         "node": sealed.node_ledgers()[0],
         "meter": month_file(sealed.facility("main"), MONTH),
-        "record": next(sealed.jobs.glob("*/boundary/*.json")),
+        "record": next(sealed.jobs.glob("*/*/boundary/*.json")),
     }[kind]
     flip(path, path.stat().st_size // 2)
     code = check(sealed, key)
@@ -158,7 +158,7 @@ def test_what_comes_later_is_named_and_in_no_sum(sealed: Archive, key: Path) -> 
     late = {"t0_ns": 1, "t1_ns": 2, "domain": "dram-0", "total_uj": 5, "shares": {"idle": 5}, "method": "cores"}
     with ledger.open("a") as file:
         file.write(json.dumps(late) + "\n")
-    record = next(sealed.jobs.glob("*/boundary/*.json"))
+    record = next(sealed.jobs.glob("*/*/boundary/*.json"))
     again = json.loads(record.read_text())
     again["node"] = again["nodelist"] = "n9"
     record.with_name("n9.json").write_text(json.dumps(again))
@@ -187,7 +187,7 @@ def test_readings_of_meters_that_come_later_are_named(
 
 
 def test_a_directory_that_was_renamed_is_found_and_one_that_is_gone_is_named(sealed: Archive, key: Path) -> None:
-    directory = next(sealed.jobs.glob("*"))
+    directory = next(sealed.jobs.glob("*/*"))
     directory.rename(directory.with_name(f"{directory.name}@1795356000"))
     assert verifying.verify(sealed, MONTH).moved == len(list(directory.parent.glob("*@*/boundary/*")))
     assert check(sealed, key) == 0

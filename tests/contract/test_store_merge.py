@@ -326,7 +326,7 @@ def test_a_trace_that_only_a_newer_version_can_merge_is_kept_until_there_is_one(
         shutil.copytree(whole / name, tmp_path / "spool" / name / "1.0")
     archive = tmp_path / "archive"
     archive.mkdir()
-    job, delivery = archive / "c/jobs/1.0", ArchiveDelivery(archive)
+    job, delivery = archive / "c/jobs/0/1.0", ArchiveDelivery(archive)
     delivery.session(tmp_path / "spool/n0/1.0", of_node("n0"))
     plan, track = job / layout.PLAN, tmp_path / "spool/n1/1.0/tracks/1s/track.json"
     as_of_a_newer_version(plan if newer == "the store" else track)

@@ -131,7 +131,7 @@ def test_what_is_handed_over_lies_where_a_node_itself_would_have_put_it(
     ours, theirs = everything_in(tmp_path / "archive"), everything_in(tmp_path / "other")
     assert ours == theirs
     assert "c/incoming/9.0/n2.json" in ours and "c/running/10.0/n2.json" in ours
-    job = tmp_path / "archive" / "c" / "jobs" / "9.0"
+    job = tmp_path / "archive" / "c" / "jobs" / "0" / "9.0"
     job_store.finalise(job, NODES, (START + 800) * S, (START + 800) * S)
     data = job_store.open_job(job)
     np.testing.assert_allclose(data.energy.sel(node="n2").values, np.tile(np.arange(700) * 1e-6, (8, 1)))

@@ -165,7 +165,7 @@ def _node_late(ground: Ground) -> Iterator[None]:
     _until(lambda: not any((ground.archive / "incoming").iterdir()), "the other nodes' records are collected")
     ground.restart_collector([f"LD_PRELOAD={LIBFAKETIME}", f"FAKETIME={LATE}", *REAL_WAITS])
     ground.later.callback(ground.restart_collector)
-    _until(lambda: not list((ground.archive / "jobs").glob("*[0-9].[0-9]/record.json")), "all runs are renamed")
+    _until(lambda: not list((ground.archive / "jobs").glob("*/*[0-9].[0-9]/record.json")), "all runs are renamed")
     ground.on(node, "mount -o remount,bind,rw /shared/perun")
 
 
@@ -510,7 +510,7 @@ def _caught_up(ground: Ground, unseen: range, healed: float) -> tuple[str, list[
     told: set[int] = set()
     while len(told) < UNSEEN and time.monotonic() < healed + CAUGHT_UP_S:
         time.sleep(1)
-        names = {path.name.split(".")[0] for path in (ground.archive / "jobs").iterdir()}
+        names = {path.name.split(".")[0] for path in (ground.archive / "jobs").glob("*/*.*")}
         told = {int(name) for name in names if name.isdigit() and int(name) in unseen}
     took_s = time.monotonic() - healed
     records = [ground.record(job, 0) for job in sorted(told)]

@@ -126,7 +126,7 @@ class Ground:
 
     def _directory(self, job: int, restart: int) -> Path:
         """The run's directory, under whatever name."""
-        bare = self.archive / "jobs" / f"{job}.{restart}"
+        bare = self.archive / "jobs" / f"{int(job) // 1000}" / f"{job}.{restart}"
         return next(iter(bare.parent.glob(f"{bare.name}@*")), bare)
 
     def gaps(self, job: int, restart: int) -> set[str]:

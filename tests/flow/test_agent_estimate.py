@@ -214,7 +214,7 @@ def test_its_trace_shows_the_estimate(bare):
     time.sleep(2.5)
     node.end(1)
     assert node.record(1)["trace"]["stored"]
-    job_dir = node.archive / "test" / "jobs" / "1.0"
+    job_dir = node.archive / "test" / "jobs" / "0" / "1.0"
     finalise(job_dir, ["n1"], time.time_ns())
     assert "cpu" in open_job(job_dir).energy_channel.values
 

@@ -176,7 +176,7 @@ def test_a_job_that_starts_with_the_agent_has_its_gpu_from_the_first_reading_on(
     assert record["domains"]["gpu-GPU-a"]["energy_uj"] == (edges["end"]["ticks"] - edges["start"]["ticks"]) * 1000 > 0
     assert "gpu-GPU-a" in {gap["sensor"] for gap in record["gaps"]}
     assert record["trace"]["stored"], record["trace"]
-    job_dir = node.archive / "test" / "jobs" / "1.0"
+    job_dir = node.archive / "test" / "jobs" / "0" / "1.0"
     finalise(job_dir, ["n1"], time.time_ns())
     assert "gpu-0" in open_job(job_dir).energy_channel.values
 

@@ -93,7 +93,6 @@ def test_what_was_said_so_far_names_the_nodes_that_have_not_told(tmp_path: Path)
     (directory / "n1.json").write_text(json.dumps({**boundary(nodelist="n[1-2]"), "state": "running"}))
     (directory / "n2.json").write_text("{ torn")
     archive = Archive(tmp_path, "c")
-    (tmp_path / "c" / "jobs").mkdir()
     assert publish_running(archive, Tools(time.time)) == 1
     record = from_json((archive.job(Run(4711, 0)) / RUNNING).read_bytes())
     assert record.status == "running" and record.missing_nodes == ()

@@ -83,5 +83,5 @@ def test_an_agent_that_was_upgraded_under_a_job_loses_nothing_of_it(base: Path) 
     assert (record["state"], record["why"]) == ("closed", None)
     assert [region["name"] for region in record["regions"]] == ["solve"]
     assert record["trace"]["stored"] and record["trace"]["state"] == "complete"
-    assert list((node.archive / "test/jobs/1.0/nodes").iterdir())
+    assert list((node.archive / "test/jobs/0/1.0/nodes").iterdir())
     assert "newer version" not in (node.spool / "agent.log").read_text()

@@ -148,7 +148,7 @@ def test_who_is_not_let_into_the_job_sees_what_its_nodes_told_where_that_may_be_
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     """A minute's figures are all that the collector has; it ends when the job has left the queue."""
-    directory = tmp_path / "archive" / "c" / "jobs" / "4711.0"
+    directory = tmp_path / "archive" / "c" / "jobs" / "4" / "4711.0"
     directory.mkdir(parents=True)
 
     def tell(seconds: int) -> None:

@@ -47,7 +47,7 @@ def configless(cluster: Cluster) -> Iterator[Cluster]:
 def record(cluster: Cluster, job: str) -> dict[str, object]:
     """The node's boundary record of a job, waited for."""
     base = cluster.shared / "perun" / cluster.name / "jobs"
-    path = base / f"{job}.0" / "boundary" / f"{NODE}.json"
+    path = base / f"{int(job) // 1000}" / f"{job}.0" / "boundary" / f"{NODE}.json"
     until(f"a record of job {job}", path.exists)
     found: dict[str, object] = json.loads(path.read_text())
     return found
@@ -95,4 +95,4 @@ def test_perun_off_counts_after_a_reconfigure(configless: Cluster) -> None:
     until("the list arrives", lambda: not is_off())
     record(configless, srun(configless))
     time.sleep(1)
-    assert not (configless.shared / "perun" / configless.name / "jobs" / f"{job}.0").exists()
+    assert not (configless.shared / "perun" / configless.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0").exists()

@@ -84,7 +84,7 @@ def test_what_a_program_in_a_container_is_measured_by(
     assert (plain.stdout, plain.returncode) == ("done\n", 3), plain.stderr
     assert (ours.stdout, ours.returncode) == ("done\n", 3), ours.stderr
     (job,) = (line for line in ours.stderr.splitlines() if not line.startswith("srun: error: n1: task 0: Exited"))
-    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "record.json"
+    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json"
     until("the record", path.exists)
     record = json.loads(path.read_text())
     assert record["status"] == "complete"

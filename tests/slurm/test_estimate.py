@@ -24,7 +24,7 @@ def bare(cluster: Cluster) -> Iterator[Cluster]:
 
 def record(cluster: Cluster, job: str) -> dict[str, Any]:
     """The job's energy record, waited for."""
-    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "record.json"
+    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json"
     until(f"a record of job {job}", lambda: path.exists() and json.loads(path.read_text())["state"] != "")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
@@ -51,7 +51,9 @@ def test_a_job_there_is_estimated_and_report_usage_and_audit_say_so(bare: Cluste
 
 
 def _boundaries(cluster: Cluster, job: str) -> Iterator[Any]:
-    yield from (cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "boundary").glob("*.json")
+    yield from (
+        cluster.shared / "perun" / cluster.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "boundary"
+    ).glob("*.json")
 
 
 def _audit(cluster: Cluster) -> str:

@@ -56,7 +56,16 @@ def record(cluster: Cluster, *words: str) -> dict[str, Any]:
     """The node's boundary record of a job with so many GPUs."""
     command = ["srun", "-Q", "-w", NODE, *words, "sh", "-c", "echo $SLURM_JOB_ID"]
     job = cluster.run(command, check=True, timeout=90).stdout.split()[-1]
-    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "boundary" / f"{NODE}.json"
+    path = (
+        cluster.shared
+        / "perun"
+        / cluster.name
+        / "jobs"
+        / f"{int(job) // 1000}"
+        / f"{job}.0"
+        / "boundary"
+        / f"{NODE}.json"
+    )
     until(f"a record of job {job}", path.exists)
     found: dict[str, Any] = json.loads(path.read_text())
     return found

@@ -148,7 +148,7 @@ def test_where_the_agent_starts_too_slowly_the_record_begins_with_the_job(slow: 
     job = int(slow.run(command, check=True).stdout)
     assert slow.wait_job(job, timeout=180) == "COMPLETED"
     on_node(slow, f"echo -1 > {SLOW_GROUP}/cpu.cfs_quota_us")  # what comes now is not what is tested
-    path = slow.shared / "perun" / slow.name / "jobs" / f"{job}.0" / "record.json"
+    path = slow.shared / "perun" / slow.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json"
     told = path.parent / "boundary" / f"{NODE}.json"
     until("its node's record", told.exists)  # one that says that no node reported may have come before
     boundary = json.loads(told.read_text())

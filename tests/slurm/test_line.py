@@ -28,7 +28,10 @@ def boundary(cluster: Cluster, job: int | str, node: str, restart: int = 0, time
     """One node's boundary record, waited for; the collector moves it."""
     name = f"{job}.{restart}"
     base = archive(cluster)
-    places = [base / "incoming" / name / f"{node}.json", base / "jobs" / name / "boundary" / f"{node}.json"]
+    places = [
+        base / "incoming" / name / f"{node}.json",
+        base / "jobs" / f"{int(job) // 1000}" / name / "boundary" / f"{node}.json",
+    ]
     deadline = time.monotonic() + timeout
     while True:
         for place in places:
@@ -40,7 +43,7 @@ def boundary(cluster: Cluster, job: int | str, node: str, restart: int = 0, time
 
 
 def energy_record(cluster: Cluster, job: int | str, restart: int = 0, timeout: float = 90) -> dict[str, Any]:
-    path = archive(cluster) / "jobs" / f"{job}.{restart}" / "record.json"
+    path = archive(cluster) / "jobs" / f"{int(job) // 1000}" / f"{job}.{restart}" / "record.json"
     deadline = time.monotonic() + timeout
     while not path.exists():
         assert time.monotonic() < deadline, f"no energy record of job {job}.{restart}"

@@ -194,7 +194,7 @@ def _report(cluster: Cluster, job: str) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     while True:
         done = cluster.run([PERUN, "report", "--json", job])
-        base = cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "boundary"
+        base = cluster.shared / "perun" / cluster.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "boundary"
         if done.returncode == 0 and base.exists():
             records = [json.loads(path.read_text()) for path in base.glob("*.json")]
             if len(records) == 2:

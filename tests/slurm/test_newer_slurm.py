@@ -216,7 +216,7 @@ def test_a_job_whose_memory_is_changed_is_one_run(cluster: Cluster) -> None:
         time.sleep(1)
     assert total["energy_uj"] == sum(domain["energy_uj"] for domain in record["domains"].values()) > 0
     assert abs(total["start_ns"] / 1e9 - int(rows[0]["Start"])) < 5
-    assert not list((cluster.shared / "perun" / cluster.name / "jobs").glob(f"{job}.1*"))
+    assert not list((cluster.shared / "perun" / cluster.name / "jobs").glob(f"*/{job}.1*"))
 
 
 @needs(23, 11)

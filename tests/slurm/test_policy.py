@@ -44,7 +44,7 @@ def srun(cluster: Cluster, *options: str) -> str:
 
 
 def directory(cluster: Cluster, job: str) -> Path:
-    return cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0"
+    return cluster.shared / "perun" / cluster.name / "jobs" / f"{int(job) // 1000}" / f"{job}.0"
 
 
 def boundary(cluster: Cluster, job: str) -> dict[str, Any]:

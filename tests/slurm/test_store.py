@@ -71,7 +71,7 @@ def running(cluster: Cluster, *options: str, wrap: str) -> Iterator[int]:
 
 
 def record_in(archive: Path, job: int, seconds: float = 60) -> dict[str, Any]:
-    path = archive / "jobs" / f"{job}.0" / "record.json"
+    path = archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json"
     wait(path.exists, f"the record of job {job}", seconds)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
@@ -98,25 +98,25 @@ def test_a_running_job_shows_its_owner_what_it_used_so_far(cluster: Cluster) -> 
         assert "the job still runs" in text and "not known yet" not in text
         assert not report("bob")
         archive = cluster.shared / "perun" / cluster.name
-        assert not (archive / "jobs" / f"{job}.0" / "record.json").exists()
+        assert not (archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json").exists()
         asked = f"select count(*) from job where job_id = {job}"
         code = f"import sqlite3; print(sqlite3.connect('/var/lib/perun/ledger.db').execute('{asked}').fetchone())"
         assert cluster.run([f"{site.PREFIX}/bin/python", "-c", code], user="perun").stdout == "(0,)\n"
         # A chunk is a minute at this period: then alice can read the trace of the job that runs.
-        trace = f"{SHARED}/{cluster.name}/jobs/{job}.0/job.zarr"
+        trace = f"{SHARED}/{cluster.name}/jobs/{int(job) // 1000}/{job}.0/job.zarr"
         read = f"import zarr; print(zarr.open_group('{trace}', mode='r')['samples/energy'])"
         python = f"{site.PREFIX}/bin/python"
         wait(lambda: cluster.run([python, "-c", read]).stdout, "alice reads the trace so far", 120)
-        data = job_store.open_job(archive / "jobs" / f"{job}.0")
+        data = job_store.open_job(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0")
         assert data.attrs["state"] == "open" and "running" in data.node_status.values
         # How much of the first minute is the job's depends on when it began.
-        wait(lambda: values_in(archive / "jobs" / f"{job}.0") > 0, "there are values in it", 70)
+        wait(lambda: values_in(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0") > 0, "there are values in it", 70)
         cluster.run(["scancel", str(job)], check=True)
         record = record_in(archive, job)
-        assert job_store.open_job(archive / "jobs" / f"{job}.0").attrs["state"] == "complete"
+        assert job_store.open_job(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0").attrs["state"] == "complete"
         assert record["status"] == "complete"
         wait(lambda: not (archive / "running" / f"{job}.0").exists(), "what was said so far is gone")
-        assert not (archive / "jobs" / f"{job}.0" / "running.json").exists()
+        assert not (archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "running.json").exists()
         shown = cluster.run([PERUN, "report", str(job)]).stdout
         assert "so far" not in shown and "CANCELLED" in shown
 
@@ -137,7 +137,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         record = record_in(archive, job)
         assert record["status"] == "complete" and len(record["nodes"]) == 2
         assert [region["name"] for region in record["regions"]] == ["work"]
-        data = job_store.open_job(archive / "jobs" / f"{job}.0")
+        data = job_store.open_job(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0")
         assert set(data.node_status.values.tolist()) == {"complete"}
         steps = data.energy.diff("time")  # the first tick of all may be before one of the nodes began
         assert not bool((steps < 0).any()) and bool((steps > 0).any())
@@ -150,7 +150,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         cluster.run(["kill", "-9", str(pid)], user="root", check=True)
         assert cluster.wait_job(job) == "COMPLETED"
         time.sleep(2)
-        assert not (archive / "jobs" / f"{job}.0" / "record.json").exists()
+        assert not (archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0" / "record.json").exists()
         site.start_collector(cluster)
         # Nodes try again at moments of their own; who comes after the deadline amends the record.
         wait(lambda: len(record_in(archive, job, 90)["nodes"]) == 4, "all four nodes are in", 90)
@@ -182,7 +182,9 @@ def test_without_munge_everything_comes_by_certificates(cluster: Cluster, tmp_pa
         assert cluster.wait_job(job) == "COMPLETED"
         record = record_in(archive, job)
         assert record["status"] == "complete" and len(record["nodes"]) == 2
-        assert set(job_store.open_job(archive / "jobs" / f"{job}.0").node_status.values.tolist()) == {"complete"}
+        assert set(
+            job_store.open_job(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0").node_status.values.tolist()
+        ) == {"complete"}
         doctor = cluster.run([PERUN, "doctor", "--role", "compute", "--verbose"], user="root", node="n1").stdout
         assert "collector-reached" in doctor and "CRITICAL collector" not in doctor
         assert "out of date in 20 days" in doctor

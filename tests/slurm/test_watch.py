@@ -125,7 +125,7 @@ def test_who_sees_a_job_by_slurms_right_sees_what_its_nodes_told(cluster: Cluste
             line = [PERUN, "watch", str(job), "--every", "1", "--json"]
             watching = cluster.popen(line, user="bob", stdout=PIPE, stderr=PIPE, text=True)
             assert seen(watching, lambda told: told["nodes_speaking"] == 2)["power_w"] > 10
-            folder = f"/shared/perun/{cluster.name}/jobs/{job}.0"
+            folder = f"/shared/perun/{cluster.name}/jobs/{int(job) // 1000}/{job}.0"
             assert cluster.run(["ls", folder], user="bob").returncode != 0
             cluster.run(["scancel", str(job)], check=True)
             cluster.wait_job(job)

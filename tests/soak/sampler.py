@@ -67,7 +67,7 @@ def sample(base: Path, seconds: float) -> Ticks:
         record = node.record(1)
     finally:
         node.stop()
-    job_dir = node.archive / "test" / "jobs" / "1.0"
+    job_dir = node.archive / "test" / "jobs" / "0" / "1.0"
     finalise(job_dir, ["n1"], time.time_ns())
     offsets_s = open_job(job_dir).variables[OFFSET].values[0]
     present = tuple(round(offset_s * 1e6) for offset_s in offsets_s if offset_s == offset_s)

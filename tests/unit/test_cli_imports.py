@@ -30,8 +30,8 @@ BELOW = {
 LEDGER = {
     "accounting", "accounting.daily", "accounting.database", "accounting.deleted", "accounting.found",
     "accounting.ledger", "accounting.marks", "accounting.packed", "accounting.site", "accounting.tables",
-    "accounting.whereabouts", "archive", "archive.places", "cli", "cli.logs", "cli.main", "cli.where", "report",
-    "report.quantities", "report.screen", "slurm.states",
+    "accounting.whereabouts", "archive", "archive.kept", "archive.places", "cli", "cli.logs", "cli.main", "cli.where",
+    "report", "report.quantities", "report.screen", "slurm.states",
 }  # fmt: skip
 """The ledger for those who read it, and a screen."""
 LIST = {"accounting.questions", "cli.jobs", "report.listing", "slurm.times"}

@@ -266,7 +266,7 @@ def test_a_job_without_meters_has_no_such_line(archive: Archive, job: Callable[.
     meter(archive, pin("n2"), wall(1))
     say(archive, pin("n2"))
     assert "Meter" not in job(600, 3000)
-    assert not list(archive.jobs.glob("99.0/meters.json"))
+    assert not list(archive.jobs.glob("**/meters.json"))
 
 
 def test_a_job_is_looked_at_once_its_readings_have_come(archive: Archive) -> None:
@@ -276,7 +276,7 @@ def test_a_job_is_looked_at_once_its_readings_have_come(archive: Archive) -> Non
     ledger = open_ledger(f"sqlite:///{archive.root.parent / 'ledger.db'}", create=True)
     end_s = START_S + 1200
     Collector(archive, ledger, Tools(clock=lambda: end_s), 60).sweep()
-    file = archive.jobs / "99.0" / "meters.json"
+    file = archive.jobs / "0" / "99.0" / "meters.json"
     published: list[tuple[Path, int]] = []
     seen = []
     for now_s in (end_s + 60, end_s + 190, end_s + 400):
@@ -305,7 +305,7 @@ def test_audit_says_what_it_compared(archive: Archive, capsys: pytest.CaptureFix
     say(archive, pin("n1"))
     url = f"sqlite:///{archive.root.parent / 'ledger.db'}"
     ledger = open_ledger(url, create=True)
-    ledger.put([sum_boundaries(read_kept(archive.boundaries(run))) for run in archive.all_runs()])
+    ledger.put([sum_boundaries(read_kept(archive, run)) for run in archive.all_runs()])
     ledger.close()
     words = ["audit", "--no-slurm", "--archive", str(archive.root), "--cluster", "c", "--ledger", url]
     assert main([*words, "-S", DAY, "-E", DAY]) == 1

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from perun_hpc.archive.places import RECORD, RUNNING, Archive
+from perun_hpc.archive.places import RECORD, RUNNING, Archive, possible
 from perun_hpc.data_model.record import EnergyRecord, from_json
 from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
 from perun_hpc.extras import remedy
@@ -154,7 +154,7 @@ def _stored(path: Path) -> dict[str, xarray.Dataset]:
 
 def directory_of(record: EnergyRecord, archive: Archive) -> Path | None:
     """The directory in the archive of a job's run, where the caller may enter it."""
-    for run in archive.runs(record.job_id, [at for at in (record.submit_s, record.end_ns // 10**9) if at]):
+    for run in archive.present(possible(record.job_id, [at for at in (record.submit_s, record.end_ns // 10**9) if at])):
         path = archive.job(run)
         known = _record(path) if run.restart_count == record.restart_count else None
         if known is not None and known.start_ns == record.start_ns:

@@ -72,13 +72,16 @@ def boundary(job: int, restart: int = 0, timeout: float = 120) -> dict[str, Any]
     """The node's boundary record of a job's run, waited for."""
     name = f"{job}.{restart}"
     base = ARCHIVE / CLUSTER
-    places = (base / "jobs" / name / "boundary" / f"{NODE}.json", base / "incoming" / name / f"{NODE}.json")
+    places = (
+        base / "jobs" / f"{job // 1000}" / name / "boundary" / f"{NODE}.json",
+        base / "incoming" / name / f"{NODE}.json",
+    )
     return wait(f"the boundary record of {name}", lambda: _first(places), timeout)
 
 
 def record(job: int, restart: int = 0, timeout: float = 120) -> dict[str, Any]:
     """The energy record of a job's run, waited for."""
-    place = ARCHIVE / CLUSTER / "jobs" / f"{job}.{restart}" / "record.json"
+    place = ARCHIVE / CLUSTER / "jobs" / f"{job // 1000}" / f"{job}.{restart}" / "record.json"
     return wait(f"the record of {job}.{restart}", lambda: _first((place,)), timeout)
 
 

@@ -1,0 +1,236 @@
+"""What runs left behind, once they are old: many runs' files in few, in the directory of their thousand job ids.
+
+`evidence.zip` holds boundary records, for the service user alone; `UID.zip` what one owner may read of the own runs;
+`hidden.zip` the same of runs without an owner. All are plain zip files (deflate, a CRC-32 each) and name each file by
+its path below the cluster's directory: unpacked there, everything lies where it lay. A run's directory, where there is
+one, counts; what packs hold of it then is what it was before.
+
+A pack is replaced whole: written beside its name, read back, synced, renamed. Only one process may replace packs of a
+cluster at a time; anybody may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import calendar
+import logging
+import os
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from perun_hpc.archive.places import JOBS, SUFFIX, Archive, Run, bucket_of, packs_in
+from perun_hpc.errors import DataError
+from perun_hpc.files import Replacement, sync_directory, sync_file
+
+log = logging.getLogger(__name__)
+
+EVIDENCE, HIDDEN_PACK = f"evidence{SUFFIX}", f"hidden{SUFFIX}"
+MAX_FILE_B = 64 << 20
+"""A run with a longer file keeps its directory: what is packed is read whole."""
+_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+_EARLIEST = (1980, 1, 1, 0, 0, 0)
+"""Zip files know no time before."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A packed file: its pack, its name there, when it was changed (epoch seconds)."""
+
+    pack: Path
+    name: str
+    changed_s: float
+
+    def read(self) -> bytes:
+        """What it holds.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the pack no longer has it.
+        DataError
+            Where the pack is damaged there.
+        """
+        status = self.pack.stat()
+        try:
+            return _opened(self.pack, status.st_ino, status.st_mtime_ns).read(self.name)
+        except KeyError as error:
+            raise FileNotFoundError(f"{self.pack}: no {self.name}") from error
+        except _DAMAGES as error:
+            raise DataError(f"{self.pack}: {self.name} is damaged ({error}): restore the pack from a backup") from error
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file to be packed: its path below the cluster's directory, when it was changed (epoch seconds), its bytes."""
+
+    name: str
+    changed_s: float
+    data: bytes
+
+
+Packed = Mapping[Run, Mapping[str, Member]]
+"""The files of runs, by their names below the run's directory."""
+
+
+def packed(archive: Archive, number: int) -> Packed:
+    """What the packs of a thousand job ids hold, as far as the caller may read it.
+
+    Who may not list that directory sees the pack of his own. A damaged pack is named in the log.
+    """
+    bucket = archive.bucket(number)
+    try:
+        changed_ns = bucket.stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _index(bucket, changed_ns, os.geteuid())
+
+
+def files_of(archive: Archive, run: Run) -> Mapping[str, Member]:
+    """The packed files of a run by their names below its directory; none where it has none, or a directory."""
+    return packed(archive, bucket_of(run)).get(run, {})
+
+
+def pack_of(archive: Archive, number: int, uid: int | None) -> Path:
+    """The pack of what an owner may read, None: of runs without one."""
+    return archive.bucket(number) / (HIDDEN_PACK if uid is None else f"{uid}{SUFFIX}")
+
+
+def replace_packed(
+    archive: Archive,
+    number: int,
+    add: Mapping[Path, Iterable[Entry]],
+    drop: Collection[Run],
+    grant: Callable[[Path, Path], object],
+) -> None:
+    """Add files to the packs of a thousand job ids, without what these held of the runs `drop` before.
+
+    Parameters
+    ----------
+    add
+        By pack: what each is to hold besides, read once.
+    grant
+        Is called with each new pack before it has its name, and that name: who may read it.
+
+    Raises
+    ------
+    OSError, DataError
+        Where one cannot be written, or the old one not be read; whichever were replaced are whole.
+    """
+    bucket = archive.bucket(number)
+    changed = [pack for pack in packs_in(bucket, os.geteuid()) if pack not in add and _holds(pack, drop)]
+    for pack in (*add, *changed):
+        _replace(pack, add.get(pack, ()), drop, grant)
+    sync_directory(bucket)
+    _index.cache_clear()
+
+
+def _replace(pack: Path, add: Iterable[Entry], drop: Collection[Run], grant: Callable[[Path, Path], object]) -> None:
+    file = Replacement(pack)
+    try:
+        file.write(b"", 0o600)
+        if pack.exists():
+            _carry_over(pack, file.partial, drop)
+        with zipfile.ZipFile(file.partial, "a", zipfile.ZIP_DEFLATED) as zipped:
+            added = []
+            for entry in add:
+                zipped.writestr(_info(entry), entry.data)
+                added.append(entry.name)
+            empty = not zipped.namelist()
+        if empty:
+            pack.unlink(missing_ok=True)
+            file.drop()
+            return
+        with zipfile.ZipFile(file.partial) as written:
+            for name in added:
+                written.read(name)  # as what was read from the directory, by its CRC-32
+        _give_to_owner(file.partial, pack.parent)
+        grant(file.partial, pack)
+        sync_file(file.partial)
+    except _DAMAGES as error:
+        file.drop()
+        raise DataError(f"{pack}: damaged pack ({error}): restore it from a backup") from error
+    except BaseException:
+        file.drop()
+        raise
+    file.keep()
+
+
+def _carry_over(pack: Path, target: Path, drop: Collection[Run]) -> None:
+    """Bring what a pack holds into the file that replaces it, but for some runs."""
+    if not _holds(pack, drop):
+        shutil.copyfile(pack, target)
+        return
+    with zipfile.ZipFile(pack) as old, zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            if _run_and_file(info.filename)[0] not in drop:
+                new.writestr(info, old.read(info), zipfile.ZIP_DEFLATED)
+
+
+def _holds(pack: Path, runs: Collection[Run]) -> bool:
+    if not runs:
+        return False
+    try:
+        with zipfile.ZipFile(pack) as zipped:
+            return any(_run_and_file(name)[0] in runs for name in zipped.namelist())
+    except FileNotFoundError:
+        return False
+    except _DAMAGES as error:
+        raise DataError(f"{pack}: damaged pack ({error}): restore it from a backup") from error
+
+
+def _give_to_owner(partial: Path, bucket: Path) -> None:
+    """What root writes belongs to whom the directory belongs: the collector."""
+    if os.geteuid() == 0:
+        status = bucket.stat()
+        os.chown(partial, status.st_uid, status.st_gid)
+
+
+def _info(entry: Entry) -> zipfile.ZipInfo:
+    when = max(time.gmtime(entry.changed_s)[:6], _EARLIEST)
+    info = zipfile.ZipInfo(entry.name, when)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.external_attr = 0o100600 << 16
+    return info
+
+
+@lru_cache(maxsize=4)
+def _index(bucket: Path, changed_ns: int, uid: int) -> Packed:
+    found: dict[Run, dict[str, Member]] = {}
+    for pack in packs_in(bucket, uid):
+        try:
+            status = pack.stat()
+            zipped = _opened(pack, status.st_ino, status.st_mtime_ns)
+        except (FileNotFoundError, PermissionError):
+            continue
+        except _DAMAGES as error:
+            log.warning("%s: damaged pack (%s): restore it from a backup", pack, error)
+            continue
+        for info in zipped.infolist():
+            run, file = _run_and_file(info.filename)
+            if run is not None:
+                changed_s = _seconds(info)
+                found.setdefault(run, {})[file] = Member(pack, info.filename, changed_s)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _opened(pack: Path, inode: int, changed_ns: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(pack)
+
+
+def _seconds(info: zipfile.ZipInfo) -> float:
+    return float(calendar.timegm((*info.date_time, 0, 0, 0)))
+
+
+def _run_and_file(name: str) -> tuple[Run | None, str]:
+    """The run of a packed file, and its name below the run's directory."""
+    parts = PurePosixPath(name).parts
+    for at in (2, 1):  # below a thousand's directory, or flat
+        if len(parts) > at + 1 and parts[0] == JOBS and (run := Run.parse(parts[at])) is not None:
+            return run, "/".join(parts[at + 1 :])
+    return None, ""

@@ -1,0 +1,373 @@
+"""Old runs in packs: read, asked for, rebuilt, sealed, deleted and added to as if they lay in directories."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.accounting import packing, upkeep
+from perun_hpc.accounting import verify as verifying
+from perun_hpc.accounting.audit import boundary_files
+from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.homes import record_in
+from perun_hpc.accounting.keeping import read_kept
+from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.summing import sum_boundaries
+from perun_hpc.archive import kept
+from perun_hpc.archive.places import RECORD, Archive, Run
+from perun_hpc.cli.collect import publisher
+from perun_hpc.cli.main import main
+from perun_hpc.data_model.record import to_json
+from tests.accounting_data import START_S, boundary, put_incoming
+from tests.histories import FATE
+from tests.month_archive import AFTER_S, MONTH, make_archive
+
+pytestmark = pytest.mark.usefixtures("utc")
+
+ALICE, BOB, OTHER, READERS = 2001, 2002, 2003, 3003
+LATER_S = START_S + 40 * 86_400.0
+JOBS = range(4711, 4718)
+NOBODY = packing.Access()
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A directory that other users can pass."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture
+def archive(root: Path) -> Archive:
+    return Archive(root / "archive", "c")
+
+
+@pytest.fixture
+def ledger(root: Path, archive: Archive) -> Iterator[Ledger]:
+    """Seven jobs of two users, collected; one has two nodes, of which one has not reported."""
+    found = open_ledger(str(root / "ledger.db"), create=True)
+    for job in JOBS:
+        user = ("alice", ALICE) if job < 4715 else ("bob", BOB)
+        nodes = "n[1-2]" if job == 4711 else "n1"
+        put_incoming(archive.root, boundary(job, nodelist=nodes, user=user[0], uid=user[1]))
+    archive.root.chmod(0o711)
+    sweep(archive, found, START_S + 2000.0)
+    yield found
+    found.close()
+
+
+def sweep(archive: Archive, ledger: Ledger, now_s: float) -> None:
+    Collector(archive, ledger, Tools(lambda: now_s, publish=publisher(())), 900).sweep()
+
+
+def age(archive: Archive) -> None:
+    """Let all records have been written when their jobs ended."""
+    for path in archive.jobs.rglob(RECORD):
+        os.utime(path, (START_S, START_S))
+
+
+def pack(archive: Archive, ledger: Ledger, access: packing.Access = NOBODY) -> int:
+    """What the command does."""
+    age(archive)
+    with packing.PackLease(ledger, archive.cluster) as lease:
+        for number in archive.buckets():
+            packing.finish(archive, number, LATER_S)
+        return sum(
+            packing.pack(archive, part, LATER_S - 8 * 86_400, LATER_S, access, lease) for part in archive.portions()
+        )
+
+
+def contents(archive: Archive) -> dict[str, str]:
+    """The files of all runs, wherever they lie: path in the cluster's directory -> digest."""
+    return {
+        path.relative_to(archive.base).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in archive.jobs.rglob("*.json")
+    }
+
+
+def records(archive: Archive) -> dict[str, tuple[str, list[str]]]:
+    """What is known of each run: its record, and its boundary records' digests."""
+    found = {}
+    for run in kept.each_run(archive):
+        record = record_in(archive, run)
+        assert record is not None and run.name not in found
+        bare = Run(run.job_id, run.restart_count).name
+        found[bare] = (to_json(record), sorted(b.digest for b in read_kept(archive, run)))
+    return found
+
+
+def test_old_runs_lie_in_a_file_for_each_owner_and_are_asked_for_as_before(
+    archive: Archive, ledger: Ledger, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, asked = records(archive), {}
+    no_ledger = ["--archive", str(archive.root), "--cluster", "c", "--ledger", str(root / "none.db")]
+    for run in archive.all_runs():
+        assert main(["report", str(run.job_id), "--json", *no_ledger]) == 0
+        asked[run.job_id] = json.loads(capsys.readouterr().out)["energy_uj"]
+    assert pack(archive, ledger) == 7
+    bucket = archive.bucket(4)
+    assert sorted(path.name for path in bucket.iterdir()) == [f"{ALICE}.zip", f"{BOB}.zip", "evidence.zip"]
+    assert list(archive.all_runs()) == [] and records(archive) == before
+    assert pack(archive, ledger) == 0 and records(archive) == before
+    # By number alone nobody but the ledger or Slurm knows under which name an old run lies.
+    for number in JOBS:
+        (record,) = ledger.members("c", str(number))
+        (run,) = kept.runs(archive, number, [record.end_ns // 10**9])
+        assert json.loads(kept.read(archive, run, RECORD))["energy_uj"] == asked[number]
+    evidence = list(boundary_files(archive, kept.present(archive, kept.each_run(archive)), 0, 1 << 40))
+    assert sorted(one["job_id"] for one in evidence) == list(JOBS)
+
+
+def test_what_is_packed_comes_out_by_any_program_as_it_was(archive: Archive, ledger: Ledger, root: Path) -> None:
+    pack(archive, ledger)
+    (root / "copy").mkdir()
+    for path in sorted(archive.bucket(4).glob("*.zip")):
+        assert subprocess.run([sys.executable, "-m", "zipfile", "-t", path], capture_output=True).returncode == 0
+        subprocess.run([sys.executable, "-m", "zipfile", "-e", path, root / "copy" / "c"], check=True)
+    copy = Archive(root / "copy", "c")
+    assert records(copy) == records(archive)
+    assert sorted(run.job_id for run in copy.all_runs()) == list(JOBS)
+
+
+def test_a_lost_ledger_is_rebuilt_from_packs(archive: Archive, ledger: Ledger, root: Path) -> None:
+    pack(archive, ledger)
+    other = open_ledger(str(root / "other.db"), create=True)
+    assert upkeep.rebuild(other, archive) == 7 and upkeep.rebuild(other, archive) == 0
+    for job in JOBS:
+        assert other.members("c", str(job)) == ledger.members("c", str(job))
+    other.close()
+
+
+def test_a_node_that_reports_after_its_job_was_packed_is_added_once(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    put_incoming(archive.root, boundary(4711, "n2", nodelist="n[1-2]"))
+    sweep(archive, ledger, LATER_S)
+    (record,) = ledger.members("c", "4711")
+    assert (record.energy_uj, record.revision, record.status) == (16_000_000_000, 2, "complete")
+    (run,) = archive.all_runs()
+    assert [b.node for b in read_kept(archive, run)] == ["n1", "n2"] and record_in(archive, run) == record
+    before = records(archive)
+    assert pack(archive, ledger) == 1 and list(archive.all_runs()) == []
+    assert records(archive) == before
+    with zipfile.ZipFile(archive.bucket(4) / "evidence.zip") as evidence:
+        assert len(evidence.namelist()) == len(set(evidence.namelist())) == 8
+
+
+def test_a_new_run_of_an_old_number_is_another_one(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    put_incoming(archive.root, boundary(4712, start_s=LATER_S))
+    sweep(archive, ledger, LATER_S + 200)
+    assert [run.name for run in archive.all_runs()] == ["4712.0"]
+    assert len(ledger.members("c", "4712")) == 2
+    assert [one.start_ns // 10**9 for run in kept.each_run(archive) if (one := record_in(archive, run)) is not None
+            and run.job_id == 4712] == [round(LATER_S), START_S]  # fmt: skip
+
+
+def test_deleted_and_hidden_users_are_in_no_pack(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    keeping = upkeep.Keeping(ledger, packing.Access(), LATER_S)
+    cleaned: list[int] = []
+    assert (
+        upkeep.delete(
+            ledger, upkeep.Who("bob"), lambda gone: cleaned.append(upkeep.remove_directories(archive, gone, keeping))
+        )
+        == 3
+    )
+    assert (
+        upkeep.pseudonymise(
+            ledger, upkeep.Who("alice"), lambda some: cleaned.append(upkeep.hide_in_directories(archive, some, keeping))
+        )
+        == 4
+    )
+    assert cleaned == [3, 4]
+    assert [path.name for path in archive.bucket(4).iterdir()] == ["hidden.zip"]
+    assert (archive.bucket(4) / "hidden.zip").stat().st_mode & 0o777 == 0o600
+    with zipfile.ZipFile(archive.bucket(4) / "hidden.zip") as hidden:
+        text = b"".join(map(hidden.read, hidden.namelist()))
+    assert len(hidden.namelist()) == 4 and b"alice" not in text and b"user-" in text
+    other = open_ledger(str(archive.root.parent / "other.db"), create=True)
+    assert upkeep.rebuild(other, archive) == 4
+    other.close()
+
+
+def test_a_run_with_a_trace_keeps_its_directory_until_that_has_gone(
+    archive: Archive, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = archive.job(Run(4713, 0)) / "job.zarr"
+    trace.mkdir()
+    (trace / "c.0.0").write_bytes(b"x")
+    age(archive)
+    policy = root / "policy.yaml"
+    monkeypatch.setenv("PERUN_POLICY", str(policy))
+    command = ["ledger", "--ledger", str(root / "ledger.db"), "--archive", str(archive.root), "retention"]
+    long_ago = {"start_s": START_S - 400 * 86_400}  # whatever day it is today
+    for job in JOBS:
+        put_incoming(archive.root, boundary(job + 1000, user="alice", uid=ALICE, **long_ago))
+    sweep(archive, ledger, START_S + 2000.0)
+    age(archive)
+    for path in archive.jobs.rglob(RECORD):
+        os.utime(path, (START_S - 400 * 86_400, START_S - 400 * 86_400))
+    stays = next(archive.jobs.glob("5/5713.*")) / "job.zarr"
+    stays.mkdir()
+    (stays / "c.0.0").write_bytes(b"x" * 100)
+    policy.write_text("store: {retention: 4000 d, pack_after: never}\n")
+    assert main(command) == 0 and "packed" not in capsys.readouterr().out
+    policy.write_text("store: {retention: 4000 d, pack_after: 300 d}\n")
+    assert main([*command, "--dry-run"]) == 0 and "6 records would be packed" in capsys.readouterr().out
+    assert main(command) == 0 and "6 records packed" in capsys.readouterr().out
+    assert stays.exists() and [run.job_id for run in archive.in_bucket(5)] == [5713]
+    policy.write_text("store: {retention: 300 d, pack_after: 300 d}\n")
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "1 trace deleted" in said and "1 record packed" in said
+    assert archive.in_bucket(5) == [] and len(archive.in_bucket(4)) == 7
+
+
+def test_directories_that_lie_flat_are_read_and_packed_where_they_belong(archive: Archive, ledger: Ledger) -> None:
+    before = records(archive)
+    for run in list(archive.all_runs()):
+        archive.job(run).rename(archive.jobs / run.name)
+    archive.bucket(4).rmdir()
+    assert records(archive) == before and len(list(archive.all_runs())) == 7
+    put_incoming(archive.root, boundary(4711, "n2", nodelist="n[1-2]"))
+    sweep(archive, ledger, START_S + 3000.0)
+    (record,) = ledger.members("c", "4711")
+    assert record.energy_uj == 16_000_000_000 and not archive.bucket(4).exists()
+    before = records(archive)
+    assert pack(archive, ledger) == 7
+    assert [path.name for path in archive.jobs.iterdir()] == ["4"] and records(archive) == before
+
+
+def test_evidence_of_a_sealed_month_verifies_after_it_was_packed(tmp_path: Path) -> None:
+    archive, _ = make_archive(tmp_path / "site", 7)
+    for run in archive.all_runs():
+        (archive.job(run) / RECORD).write_text(to_json(sum_boundaries(read_kept(archive, run))))
+    manifest = verifying.seal(archive, MONTH, AFTER_S)
+    files = {name for name in contents(archive) if "/boundary/" in name}
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    age(archive)
+    for path in archive.jobs.rglob(RECORD):
+        os.utime(path, (0, 0))
+    count = len(list(archive.all_runs()))
+    assert pack(archive, ledger) == count > 1 and contents(archive) == {}
+    ledger.close()
+    found = verifying.verify(archive, MONTH)
+    assert (found.manifest, found.faults, found.late) == (manifest, [], [])
+    assert found.moved == len(files)  # each lies under the name that its run has got for good
+    subprocess.run(
+        [sys.executable, "-m", "zipfile", "-e", archive.bucket(0) / "evidence.zip", tmp_path / "c"], check=True
+    )
+    pack_file = archive.bucket(0) / "evidence.zip"
+    with zipfile.ZipFile(pack_file) as zipped:
+        info = zipped.infolist()[0]
+        at = info.header_offset + 30 + len(info.filename) + info.compress_size // 2
+    data = bytearray(pack_file.read_bytes())
+    data[at] ^= 1
+    pack_file.write_bytes(data)
+    faults = verifying.verify(archive, MONTH).faults
+    assert any(" is gone" in one.what or "has changed" in one.what for one in faults)
+
+
+def may(command: list[str], uid: int, gid: int = 65534) -> bool:
+    ids = [f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+    return subprocess.run(["setpriv", *ids, *command], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming other users needs root")
+def test_a_pack_is_its_owners_and_the_readers_and_nobody_elses(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger, packing.Access((READERS,)))
+    bucket = archive.bucket(4)
+    own, others, evidence = (
+        ["head", "-c1", str(bucket / name)] for name in (f"{ALICE}.zip", f"{BOB}.zip", "evidence.zip")
+    )
+    listing = ["ls", str(bucket)]
+    assert may(own, ALICE) and not may(others, ALICE) and not may(evidence, ALICE) and not may(listing, ALICE)
+    assert not may(own, OTHER) and not may(evidence, OTHER)
+    assert may(own, OTHER, READERS) and may(others, OTHER, READERS) and may(listing, OTHER, READERS)
+    assert not may(evidence, OTHER, READERS)
+    # An owner's record is found by what Slurm knows of it, in the one pack that is his to read.
+    (record,) = ledger.members("c", "4713")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(ALICE)
+            (run,) = kept.runs(archive, 4713, [record.end_ns // 10**9])
+            assert kept.read(archive, run, RECORD) and kept.boundaries(archive, run) == []
+            assert kept.runs(archive, 4716, [record.end_ns // 10**9]) == []
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_one_process_packs_at_a_time(archive: Archive, ledger: Ledger) -> None:
+    assert ledger.acquire("pack:c", "elsewhere:1:x")
+    with pytest.raises(Exception, match="another perun ledger command"):
+        pack(archive, ledger)
+    assert len(list(archive.all_runs())) == 7
+
+
+class _Meanwhile(packing.Access):
+    """While a pack gets its access something else happens."""
+
+    do: Callable[[], object]
+
+    def grant(self, pack: Path, uid: int | None) -> None:
+        super().grant(pack, uid)
+        self.do()
+
+
+def test_a_directory_that_changes_while_it_is_packed_stays(archive: Archive, ledger: Ledger) -> None:
+    access = _Meanwhile()
+
+    def late() -> None:
+        for path in archive.jobs.glob("*/4711.0*/boundary"):
+            (path / "n2.json").write_text(json.dumps(boundary(4711, "n2", nodelist="n[1-2]")))
+
+    object.__setattr__(access, "do", late)
+    assert pack(archive, ledger, access) == 6
+    (run,) = archive.all_runs()
+    assert run.job_id == 4711 and [b.node for b in read_kept(archive, run)] == ["n1", "n2"]
+    assert pack(archive, ledger) == 1
+    (old,) = (run for run in kept.each_run(archive) if run.job_id == 4711)
+    assert [b.node for b in read_kept(archive, old)] == ["n1", "n2"]
+
+
+def test_killed_before_any_write_nothing_is_lost_or_doubled(
+    archive: Archive, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, deaths = records(archive), FATE.deaths
+    monkeypatch.setattr(FATE, "root", str(root))
+    after, survived = 0, False
+    while not survived:
+        after += 1
+        survived = FATE.may_kill(after, lambda: pack(archive, ledger))
+        assert records(archive) == before, after
+    assert FATE.deaths - deaths > 20 and list(archive.all_runs()) == []
+    assert not [path for path in archive.bucket(4).iterdir() if path.name.endswith(packing.ASIDE)]
+    # And on the way back.
+    put_incoming(archive.root, boundary(4711, "n2", nodelist="n[1-2]"))
+    after, survived = 0, False
+    while not survived:
+        after += 1
+        survived = FATE.may_kill(after, lambda: sweep(archive, ledger, LATER_S))
+    (record,) = ledger.members("c", "4711")
+    assert record.energy_uj == 16_000_000_000
+    now = records(archive)
+    assert {name: now[name] for name in now if name != "4711.0"} == {
+        name: before[name] for name in before if name != "4711.0"
+    }
+    assert len(now["4711.0"][1]) == 2
