@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.archive.grown import grown
+from perun_hpc.archive.grown import edge_of, go_on, grown, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt, typical_of
 from perun_hpc.archive.places import INCOMING, NODES, RUNNING_NOW, Archive, Run
 from perun_hpc.data_model.job import SessionKey, run_of, safe_name
@@ -60,6 +61,9 @@ class ArchiveDelivery:
         odd_files = []
         for path in sorted(directory.glob("????-??-??.jsonl")):
             shipped, aside = target / path.name, target / f"{path.stem}{ASIDE_LINES}"
+            size_b = shipped.stat().st_size if shipped.exists() else 0
+            if go_on(shipped, size_b, edge_of(path, size_b), whole_lines(path, size_b)):
+                continue
             known = _bytes(shipped)
             data, odd = grown(known, path.read_bytes())
             if data != known:
@@ -69,6 +73,15 @@ class ArchiveDelivery:
                 write_new(aside, before + b"".join(new))
                 odd_files.append(f"{aside}: {len(new)} lines of {node} contradict what it sent of these times before")
         return tuple(odd_files)
+
+    def ledger_from(self, directory: Path, cluster: str, node: str, places: Mapping[str, tuple[int, str]]) -> bool:
+        """Let days of the node ledger go on with what a directory holds of them; False where one of them does not.
+
+        `places` has of each day how many bytes there were before, and how these end (`grown.edge_of`).
+        """
+        target = self._node(cluster, node)
+        days = [(path, places.get(path.name, (0, ""))) for path in sorted(directory.glob("????-??-??.jsonl"))]
+        return all([go_on(target / path.name, from_b, edge, path.read_bytes()) for path, (from_b, edge) in days])
 
     def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
         """Keep what a node has learnt, in place of what it handed over before."""

@@ -1,16 +1,24 @@
 """A day of a node's ledger where it was delivered: it only grows, whatever its node says of it later.
 
 The intervals of a domain follow each other. A clock that goes back is another boot's; an interval that was
-reported before is not reported again with another content.
+reported before is not reported again with another content. A day has megabytes and grows once a minute: what goes on
+where it ends is put there, at its place, so that it may be put there again; all else is compared with the whole day.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from functools import cached_property
+from pathlib import Path
+
+from perun_hpc.files import write_all
 
 TAIL_B = 64 << 10
-"""Where the last interval of each domain is looked for: a day has megabytes, and grows all the time."""
+"""Where the last interval of each domain is looked for."""
+EDGE_B = 4096
+"""By so many bytes before a place two files are seen to be the same up to there: each line has times of its own."""
 
 Place = tuple[str, int, int]
 """Domain, begin and end (ns since boot) of a line's interval."""
@@ -41,6 +49,48 @@ def grown(known: bytes, sent: bytes) -> tuple[bytes, list[bytes]]:
     return (day + b"".join(fitting) if fitting else known), odd
 
 
+def whole_lines(path: Path, from_b: int) -> bytes:
+    """What a day holds from a place on, without a line that is not whole yet."""
+    with path.open("rb") as file:
+        more = os.pread(file.fileno(), max(0, os.fstat(file.fileno()).st_size - from_b), from_b)
+    return more[: more.rfind(b"\n") + 1]
+
+
+def edge_of(path: Path, at_b: int) -> str:
+    """What a day holds just before a place, as a checksum."""
+    with path.open("rb") as file:
+        return _edge(file.fileno(), at_b)
+
+
+def _edge(fd: int, at_b: int) -> str:
+    length = min(EDGE_B, at_b)
+    return hashlib.sha256(os.pread(fd, length, at_b - length)).hexdigest()
+
+
+def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:
+    """Let a day hold `more` behind its first `from_b` bytes, which end as `edge` says, durably.
+
+    False where it does not go on there, and nothing was changed: it is another file up to there, holds something else
+    behind, or a line is of an interval that may have been reported before.
+    """
+    try:
+        file = path.open("r+b")
+    except FileNotFoundError:
+        return False
+    with file:
+        fd = file.fileno()
+        size = os.fstat(fd).st_size
+        held = os.pread(fd, max(0, size - from_b), from_b)
+        if size < from_b or _edge(fd, from_b) != edge or not more.startswith(held):
+            return False
+        if len(more) > len(held):
+            if not _Intervals(os.pread(fd, min(TAIL_B, from_b), max(0, from_b - TAIL_B))).all_follow(more):
+                return False
+            write_all(fd, more[len(held) :], size)
+            os.fsync(fd)
+    return True
+
+
 class _Intervals:
     """The intervals of a day, each reported once."""
 
@@ -52,6 +102,14 @@ class _Intervals:
     @cached_property
     def _before(self) -> set[tuple[str, int]]:
         return {(domain, begin_ns) for domain, begin_ns, _ in _places(self._day)}
+
+    def all_follow(self, lines: bytes) -> bool:
+        """Whether each interval begins where the one before of its domain ended, or later."""
+        for domain, begin_ns, end_ns in _places(lines):
+            if not self._last.get(domain, begin_ns + 1) <= begin_ns <= end_ns:
+                return False
+            self._last[domain] = end_ns
+        return True
 
     def take(self, domain: str, begin_ns: int, end_ns: int) -> bool:
         """Add an interval; False for one that ends before it begins, or was reported before."""

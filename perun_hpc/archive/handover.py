@@ -5,6 +5,8 @@ Its other end is `archive/listener.py`, which puts what it received into the arc
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +15,12 @@ from typing import Any
 
 from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import encode
+from perun_hpc.archive.grown import edge_of, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.stream import Munge, Receiver, Sender
 from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError
+from perun_hpc.files import read_json, write_new
 from perun_hpc.store import layout
 from perun_hpc.store.description import TRACK, TRACKS, descriptions
 
@@ -26,6 +30,11 @@ ALLOWED = re.compile(
     rf"|{TRACKS}/[^/]+/{re.escape(TRACK)}|{re.escape(layout.STORE)}(/[^/]+){{2,3}}"
 )
 """Names of files that go over the connection."""
+MOST_B = 1 << 40
+SENT = "sent"
+"""How much of each day of the node ledger was handed over, beside it."""
+FROM, WHOLE = "from", b"whole"
+"""Behind which places parts of days come; what the collector answers where it needs these days whole."""
 
 
 def address(text: str) -> tuple[str, int]:
@@ -74,16 +83,24 @@ class StreamDelivery:
         self._send("progress", directory, {RECORD: encode(record)})
 
     def ledger(self, directory: Path, cluster: str, node: str) -> tuple[str, ...]:
-        """Hand over the days of the node ledger that have grown since; the collector names what is odd."""
-        sent = directory / "sent"
-        since_ns = sent.stat().st_mtime_ns if sent.exists() else -1
-        sending = sent.with_suffix(".now")
-        sending.touch()
-        days = [path for path in sorted(directory.glob("????-??-??.jsonl")) if path.stat().st_mtime_ns >= since_ns]
-        if days:
+        """Hand over what the days of the node ledger have grown by; the collector names what is odd.
+
+        Where it has something else of a day up to there it asks for the whole. One of before takes what it gets for a
+        day that lacks its beginning, and keeps the same.
+        """
+        days = {path.name: path for path in sorted(directory.glob("????-??-??.jsonl"))}
+        sent = _sent(directory, days)
+        grown = {name: more for name, path in days.items() if (more := whole_lines(path, sent[name]))}
+        if grown:
             about = {"what": "ledger", "cluster": cluster, "node": node}
-            stream.send({path.name: path for path in days}, about, self.address, self.sender)
-        sending.replace(sent)
+            places = {name: (sent[name], edge_of(days[name], sent[name])) for name in grown if sent[name]}
+            begun = {FROM: json.dumps(places)} if places else {}
+            if stream.send(grown, {**about, **begun}, self.address, self.sender) == WHOLE:
+                sent.update(dict.fromkeys(grown, 0))
+                grown = {name: whole_lines(days[name], 0) for name in grown}
+                stream.send(grown, about, self.address, self.sender)
+            sent.update((name, sent[name] + len(more)) for name, more in grown.items())
+            write_new(directory / SENT, json.dumps(sent).encode(), durable=False)
         return ()
 
     def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
@@ -100,6 +117,36 @@ class StreamDelivery:
 
     def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
         stream.send(files, {"what": what, "name": run_of(directory.name) or directory.name}, self.address, self.sender)
+
+
+def _sent(directory: Path, days: Mapping[str, Path]) -> dict[str, int]:
+    """How many bytes of each day the collector has taken; of a day that is shorter than that by now, none.
+
+    An agent of before left a file without content, as old as what it had sent last.
+    """
+    known, since_ns = None, -1
+    with contextlib.suppress(FileNotFoundError):
+        since_ns = (directory / SENT).stat().st_mtime_ns
+        known = read_json(directory / SENT) if (directory / SENT).stat().st_size else None
+    status = {name: path.stat() for name, path in days.items()}
+    if isinstance(known, dict):
+        found = {name: known.get(name, 0) for name in days}
+        return {name: at if type(at) is int and 0 <= at <= status[name].st_size else 0 for name, at in found.items()}
+    return {name: one.st_size if one.st_mtime_ns < since_ns else 0 for name, one in status.items()}
+
+
+def places_of(about: Mapping[str, str]) -> dict[str, tuple[int, str]]:
+    """Behind how many bytes of each day what is handed over of it comes, and how these end (`grown.edge_of`).
+
+    DataError where that cannot be read.
+    """
+    try:
+        places = {str(name): (int(at), str(edge)) for name, (at, edge) in json.loads(about[FROM]).items()}
+        if not all(0 <= at < MOST_B for at, _ in places.values()):
+            raise ValueError("out of range")
+        return places
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"hand-over: {FROM}: places in days were expected ({error})") from error
 
 
 def _trace(directory: Path) -> dict[str, Path | bytes]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from perun_hpc.archive import aside, stream
 from perun_hpc.archive.aside import Aside
 from perun_hpc.archive.delivery import ArchiveDelivery
-from perun_hpc.archive.handover import ALLOWED, RECORD
+from perun_hpc.archive.handover import ALLOWED, FROM, RECORD, WHOLE, places_of
 from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.places import NODES, Archive, clusters
 from perun_hpc.archive.stream import Munge, Origin, Receiver
@@ -236,8 +236,13 @@ class Listener:
             cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
             self._check_sender(peer, node, origin)
             if self._fits(cluster, node, origin):
-                self._put_ledger(directory, cluster, node)
+                if FROM in about and not self._delivery.ledger_from(directory, cluster, node, places_of(about)):
+                    return WHOLE
+                if FROM not in about:
+                    self._put_ledger(directory, cluster, node)
             else:
+                if FROM in about:
+                    return WHOLE
                 with self._put_aside(cluster, node, origin.address) as target:
                     (target / f"{HANDED}{LEDGER}").mkdir(exist_ok=True)
                     ArchiveDelivery(target / f"{HANDED}{LEDGER}").ledger(directory, cluster, node)

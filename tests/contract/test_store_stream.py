@@ -96,6 +96,86 @@ def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME, ho
         yield listener
 
 
+class _Weighed(socket.socket):
+    """A connection that knows how much went over it behind the first line."""
+
+    sent = -1
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        self.sent = 0 if self.sent < 0 else self.sent + len(data)
+        super().sendall(data, flags)
+
+
+def test_of_a_days_ledger_only_what_is_new_goes_over_and_all_of_it_where_the_collector_has_something_else(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge
+) -> None:
+    sent: list[int] = []
+
+    class Weighing(stream.Munge):
+        def connect(self, connection: socket.socket, host: str) -> socket.socket:
+            weighed = _Weighed(fileno=connection.detach())
+            weighed.settimeout(stream.TIMEOUT_S)
+            return weighed
+
+        def end(self, connection: socket.socket) -> None:
+            assert isinstance(connection, _Weighed)
+            sent.append(connection.sent)
+            super().end(connection)
+
+    weighing = Weighing(munge.socket)
+    local, shipped = spool.node / "2025-11-24.jsonl", tmp_path / "archive/c/nodes/n2/2025-11-24.jsonl"
+    local.write_bytes(b"".join(_interval(n) for n in range(50)))
+
+    def delivers(*b: int) -> None:
+        sent.clear()
+        StreamDelivery(("127.0.0.1", listener.port), weighing).ledger(spool.node, "c", "n2")
+        assert (shipped.read_bytes(), tuple(sent)) == (local.read_bytes(), b)
+
+    def grows(first: int, count: int) -> int:
+        more = b"".join(_interval(n) for n in range(first, first + count))
+        with local.open("ab") as file:
+            file.write(more)
+        return len(more)
+
+    with listening(tmp_path / "archive", munge) as listener:
+        delivers(local.stat().st_size)
+        delivers()
+        delivers(grows(50, 3))
+        more = grows(53, 1)
+        shipped.write_bytes(shipped.read_bytes() + _interval(53)[:20])  # the collector died
+        delivers(more)
+        more = grows(54, 1)
+        shipped.unlink()
+        delivers(more, local.stat().st_size)
+        (spool.node / "sent").write_bytes(b"")  # an agent of before left that
+        delivers()
+        more = grows(55, 1)
+        os.utime(local, ns=(time.time_ns(), time.time_ns() + 10**9))
+        (spool.node / "sent").write_bytes(b"")
+        delivers(local.stat().st_size)
+        local.write_bytes(b"".join(_interval(n) for n in range(20, 60)))  # the node lost its disk
+        sent.clear()
+        StreamDelivery(("127.0.0.1", listener.port), weighing).ledger(spool.node, "c", "n2")
+        assert shipped.read_bytes() == b"".join(_interval(n) for n in range(60)) and len(sent) == 1
+
+
+def _interval(number: int) -> bytes:
+    line = {"t0_ns": number * 10, "t1_ns": number * 10 + 10, "domain": "package-0", "total_uj": number}
+    return json.dumps(line).encode() + b"\n"
+
+
+@pytest.mark.parametrize("places", ["", "7", "[]", '{"2025-11-24.jsonl": 7}', '{"2025-11-24.jsonl": [-1, ""]}',
+                                    '{"2025-11-24.jsonl": [99999999999999999999, ""]}', "[" * 100_000])  # fmt: skip
+def test_places_that_are_none_are_refused_and_change_nothing(tmp_path: Path, munge: stream.Munge, places: str) -> None:
+    about = {"what": "ledger", "cluster": "c", "node": "n2"}
+    with listening(tmp_path / "archive", munge) as listener:
+        address = ("127.0.0.1", listener.port)
+        stream.send({"2025-11-24.jsonl": _interval(1)}, about, address, munge)
+        with pytest.raises(UnavailableError, match="places in days were expected"):
+            stream.send({"2025-11-24.jsonl": _interval(2)}, {**about, "from": places}, address, munge)
+    assert (tmp_path / "archive/c/nodes/n2/2025-11-24.jsonl").read_bytes() == _interval(1)
+
+
 def test_neither_end_holds_back_what_is_small(tmp_path: Path, munge: stream.Munge) -> None:
     """A second small piece would wait 40 ms for the first to be confirmed, and with it a place of the listener's."""
     found: list[int] = []
