@@ -7,7 +7,6 @@ where it ends is put there, at its place, so that it may be put there again; all
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from functools import cached_property
@@ -17,7 +16,7 @@ from perun_hpc.files import write_all
 
 TAIL_B = 64 << 10
 """Where the last interval of each domain is looked for."""
-EDGE_B = 4096
+EDGE_B = 512
 """By so many bytes before a place two files are seen to be the same up to there: each line has times of its own."""
 
 Place = tuple[str, int, int]
@@ -57,14 +56,14 @@ def whole_lines(path: Path, from_b: int) -> bytes:
 
 
 def edge_of(path: Path, at_b: int) -> str:
-    """What a day holds just before a place, as a checksum."""
+    """What a day holds just before a place, a letter for each byte."""
     with path.open("rb") as file:
         return _edge(file.fileno(), at_b)
 
 
 def _edge(fd: int, at_b: int) -> str:
     length = min(EDGE_B, at_b)
-    return hashlib.sha256(os.pread(fd, length, at_b - length)).hexdigest()
+    return os.pread(fd, length, at_b - length).decode("latin-1")
 
 
 def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:

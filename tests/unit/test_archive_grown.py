@@ -63,7 +63,7 @@ def test_what_a_lost_write_left_half_is_completed(day: Path) -> None:
 )
 def test_what_may_be_something_else_changes_nothing(day: Path, at_b: int, more: bytes) -> None:
     size_b = day.stat().st_size
-    edge = edge_of(day, size_b + min(at_b, 0)) if at_b >= 0 else "0" * 64
+    edge = edge_of(day, size_b + min(at_b, 0)) if at_b >= 0 else "0" * 512
     assert not go_on(day, size_b + at_b, edge, more)
     assert not go_on(day.with_name("none"), 0, edge, more)
     assert day.read_bytes() == lines(0, 100)
