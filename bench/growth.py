@@ -9,18 +9,22 @@ longer the other is (default 50).
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from bench import ledger as filling
 from bench.against import ROOT
 from bench.commands import cpu_s
 from bench.result import Result, medians
-from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.data_model.record import EnergyRecord
 
 RECORDS = int(os.environ.get("PERUN_BENCH_RECORDS", "100000"))
@@ -35,6 +39,8 @@ YEAR = 365
 DIRECTORIES = 1000
 """In the short ledger's archive."""
 BATCH = 1000
+OF_A_BATCH = 200
+"""As many as a collector takes together."""
 
 
 def run() -> Iterator[Result]:
@@ -58,6 +64,56 @@ def run() -> Iterator[Result]:
         words = ("usage", "--by", "user,day", "-S", FIRST.strftime("%Y-%m-%d"), "-E", last)
         seconds = medians({"long": _asked(root, long, words)}, ROUNDS)["long"]
         yield Result("growth.usage_user_day_cpu_s", seconds, "s", n=ROUNDS)
+        yield from _writes(short, long)
+
+
+def _writes(short: Path, long: Path) -> Iterator[Result]:
+    """What a batch of a collector's takes, new and amended, and a copy of the whole file, in seconds of a clock."""
+    peer = f"{RECORDS:.0e} records, not {RECORDS * TIMES:.0e}"
+    ledgers = {path.stem: open_ledger(str(path)) for path in (short, long)}
+    counts = {short.stem: RECORDS, long.stem: RECORDS * TIMES}
+    for title, batch in (("put", _new), ("amend", _amended)):
+        arms = {
+            name: _put(ledger, partial(batch, ledger, counts[name], random.Random(1)))
+            for name, ledger in ledgers.items()
+        }
+        taken = medians(arms, ROUNDS)
+        yield Result(f"growth.{title}_{OF_A_BATCH}_s", taken["long"], "s", peer, taken["short"], n=ROUNDS)
+    for ledger in ledgers.values():
+        ledger.close()
+    begin_s = time.perf_counter()
+    with closing(sqlite3.connect(long)) as raw, closing(sqlite3.connect(long.with_name("copy.db"))) as copy:
+        raw.backup(copy)
+    yield Result("growth.copy_s", time.perf_counter() - begin_s, "s")
+
+
+def _put(ledger: Ledger, batch: Callable[[], list[EnergyRecord]]) -> Callable[[], float]:
+    def seconds() -> float:
+        records = batch()
+        begin_s = time.perf_counter()
+        stored = ledger.put(records)
+        taken_s = time.perf_counter() - begin_s
+        if sum(one.changed for one in stored) < OF_A_BATCH:
+            raise RuntimeError("the ledger did not take the batch")
+        return taken_s
+
+    return seconds
+
+
+def _new(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
+    """Jobs that end with the ledger."""
+    model, first = filling.model(), 10**9 + rng.randrange(10**9)
+    end = FIRST + timedelta(days=DAYS * count / RECORDS)
+    return [
+        _on_nodes(filling.vary(model, first + at, f"user{at:03d}", f"account{at % 40:02d}", end, 10**9))
+        for at in range(OF_A_BATCH)
+    ]
+
+
+def _amended(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
+    """Jobs from anywhere, of which more is known now."""
+    found = ledger.load(rng.sample(range(1, count), OF_A_BATCH))
+    return [replace(one, exit_code=(one.exit_code or 0) + 1, inputs=f"{rng.getrandbits(64):016x}") for one in found]
 
 
 def _questions() -> Iterator[tuple[str, Sequence[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,13 +24,10 @@ GROUPS = {
     "year": "year",
 }
 """What usage can be grouped by, and the column (a month or year is the head of a day)."""
-_LARGE = tuple(name for name in MEASURES if name.endswith("_uj"))
 LONG_S = 691_200
 """Runs of more than eight days have an index of their own (`job_long`)."""
 _SPLIT = 1_000_000
-"""Energies are summed as whole joules and rest: a site's year in uJ exceeds 64 bits."""
-_WHOLE = f" / {_SPLIT}"
-"""The integer quotient that belongs to `%`, which truncates towards zero in both databases."""
+"""Microjoules of a joule: a large site's years in uJ exceed 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -91,24 +89,39 @@ def usage(ledger: Ledger, by: Sequence[str], wanted: Filter, since_day: str, unt
     with ledger.read() as connection:
         # A ledger that no collector of this version has opened yet lacks the newest columns.
         there = connection.columns("usage_day")
-        columns = {name: name if name in there else "0" for name in MEASURES}
-        sums = [f"SUM({columns[name]}{_WHOLE if name in _LARGE else ''})" for name in MEASURES]
-        sums += [f"SUM({columns[name]} % {_SPLIT})" for name in _LARGE]
-        asked = ", ".join(f"{one} AS column_{at}" for at, one in enumerate([*groups, *sums]))
-        query = f"SELECT {asked} FROM usage_day WHERE day >= :since AND day <= :until"
-        query += "".join(f" AND {one}" for one in conditions) + (f" GROUP BY {', '.join(groups)}" if groups else "")
-        rows = connection.tuples(query, values)
-    found = []
-    groups_n, rests = len(by), [(name, at) for at, name in enumerate(_LARGE, len(MEASURES))]
+        columns = [name if name in there else "0" for name in MEASURES]
+        rest = "FROM usage_day WHERE day >= :since AND day <= :until"
+        rest += "".join(f" AND {one}" for one in conditions) + (f" GROUP BY {', '.join(groups)}" if groups else "")
+
+        def asked(sums: Sequence[str]) -> list[tuple[Any, ...]]:
+            named = ", ".join(f"{one} AS column_{at}" for at, one in enumerate([*groups, *sums]))
+            return connection.tuples(f"SELECT {named} {rest}", values)
+
+        try:
+            rows = asked([f"SUM({name})" for name in columns])
+        except sqlite3.OperationalError as error:
+            if "integer overflow" not in str(error):
+                raise
+            rows = _exact(asked, columns, len(groups))
+    groups_n, found = len(by), []
     for row in rows:
         numbers: Sequence[int] = row[groups_n:]
         if ledger.dialect != SQLITE or not groups:  # PostgreSQL's sums are decimals; those of no rows are none
             numbers = [int(value or 0) for value in numbers]
-        sums_of = dict(zip(MEASURES, numbers, strict=False))
-        for name, at in rests:
-            sums_of[name] = sums_of[name] * _SPLIT + numbers[at]
-        found.append(Usage(tuple(map(str, row[:groups_n])), sums_of))
+        found.append(Usage(tuple(map(str, row[:groups_n])), dict(zip(MEASURES, numbers, strict=True))))
     return sorted(found, key=lambda u: (-u.values["energy_uj"], u.group))
+
+
+def _exact(
+    asked: Callable[[Sequence[str]], list[tuple[Any, ...]]], columns: Sequence[str], groups_n: int
+) -> list[tuple[Any, ...]]:
+    """Sums beyond 64 bits, in which SQLite sums: of whole joules and of what is left, put together here."""
+    rows = asked([f"SUM({name} / {_SPLIT})" for name in columns] + [f"SUM({name} % {_SPLIT})" for name in columns])
+    middle = groups_n + len(columns)
+    return [
+        (*row[:groups_n], *(a * _SPLIT + b for a, b in zip(row[groups_n:middle], row[middle:], strict=True)))
+        for row in rows
+    ]
 
 
 def _named(wanted: Filter) -> tuple[list[str], dict[str, Any]]:

@@ -20,7 +20,7 @@ from perun_hpc.data_model.codec import encode
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.report.listing import idle_listing, jobs_csv, jobs_listing
 from perun_hpc.report.screen import style_for
-from perun_hpc.report.usage import usage_csv, usage_json, usage_table
+from perun_hpc.report.usage import total, usage_csv, usage_json, usage_table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     style = style_for(sys.stdout)
     print(f"{since_day} to {until_day}\n")
-    print("\n".join(usage_table(users, ["user", "account"], style, currency=None)))
+    print("\n".join(usage_table(users, total(users), ["user", "account"], style, currency=None)))
     if biggest:
         listed = jobs_listing(biggest, style, datetime.now().timestamp())
         print("\n".join(["", style.bold("Jobs that used most"), *listed]))

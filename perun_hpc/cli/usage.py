@@ -14,7 +14,7 @@ from perun_hpc.cli.jobs import add_filters, words
 from perun_hpc.cli.sums import sums
 from perun_hpc.errors import UsageError
 from perun_hpc.report.screen import style_for
-from perun_hpc.report.usage import usage_csv, usage_json, usage_table
+from perun_hpc.report.usage import total, usage_csv, usage_json, usage_table
 from perun_hpc.slurm.times import parse_time
 
 
@@ -62,12 +62,12 @@ def _print(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         print(usage_csv(rows, by), end="")
     else:
-        prices = [name for name in (rows[0].values if rows else ()) if name.startswith(("co2_", "cost_"))]
-        priced = any(any([u.values[name] for u in rows]) for name in prices)
+        whole = total(rows)
+        priced = any(value for name, value in whole.items() if name.startswith(("co2_", "cost_")))
         price = site.settings.footprint.price or {}
         currency = str(price.get("currency") or "") if priced else None
         print(f"{since_day} to {until_day}, whole days in local time")
-        print("\n".join(usage_table(rows, by, style_for(sys.stdout), currency)))
+        print("\n".join(usage_table(rows, whole, by, style_for(sys.stdout), currency)))
     return 0
 
 

@@ -27,14 +27,15 @@ _NAME, _SHORTEST_NAME = 16, 6
 """Columns of a name, at most and at least."""
 
 
-def usage_table(rows: Sequence[Usage], by: Sequence[str], style: Style, currency: str | None) -> list[str]:
-    """Return a table of 80 columns, with a line for the sum and what the sum does not hold.
+def usage_table(
+    rows: Sequence[Usage], whole: dict[str, int], by: Sequence[str], style: Style, currency: str | None
+) -> list[str]:
+    """Return a table of 80 columns, with a line for the sum (`whole`, the rows' `total`) and what it does not hold.
 
     CO2 and cost stand in it unless `currency` is None; where there is no space, in a table below.
     """
     if not rows:
         return ["no jobs in this time"]
-    whole = total(rows)
     figures = [_energies(u.values) for u in rows]
     prices = [] if currency is None else [_footprint(u.values, currency) for u in rows]
     groups = [[u.group[0] or "-", *u.group[1:]] for u in rows]
@@ -84,8 +85,9 @@ def _width(needed: Sequence[int], titles: Sequence[str], named: Sequence[bool], 
 
 def total(rows: Sequence[Usage]) -> dict[str, int]:
     """Return the sum of all groups."""
-    values = [u.values for u in rows]
-    return {name: sum([one[name] for one in values]) for name in (values[0] if values else ())}
+    # All have the same names in the same order; row by row, as they lie in memory.
+    columns = zip(*[u.values.values() for u in rows], strict=True)
+    return dict(zip(rows[0].values, map(sum, columns), strict=True)) if rows else {}
 
 
 def usage_json(rows: Sequence[Usage], by: Sequence[str]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from perun_hpc.energy.footprint import Factors, constant, series
 from perun_hpc.report.job import job_report
 from perun_hpc.report.listing import idle_listing
 from perun_hpc.report.screen import Style
-from perun_hpc.report.usage import usage_csv, usage_table
+from perun_hpc.report.usage import total, usage_csv, usage_table
 from tests.accounting_data import DAY, NS, START_S, boundary, domain, put_incoming, slurm_job
 from tests.contract.conftest import empty
 
@@ -152,7 +152,7 @@ def test_a_month_by_user(ledger: Ledger) -> None:
               "co2_kg": "0.600", "cost": "0.45"}  # fmt: skip
     assert {name: bob[name] for name in wanted} == wanted
 
-    lines = usage_table(rows, ["user", "month"], Style(), "EUR")
+    lines = usage_table(rows, total(rows), ["user", "month"], Style(), "EUR")
     assert [line.split() for line in lines[1:4]] == [
         ["alice", "2026-11", "2", "2.50", "kWh", "80", "%", "5", "50", "%", "1.50", "kg", "1.12", "EUR"],
         ["bob", "2026-11", "2", "1.00", "kWh", "0", "%", "1", "-", "600", "g", "0.45", "EUR"],
@@ -173,7 +173,15 @@ def test_who_held_idle_gpus(ledger: Ledger) -> None:
 def test_jobs_that_nobody_measured_have_no_energy_rather_than_none_used(ledger: Ledger) -> None:
     (row,) = usage(ledger, ["account"], Filter(users=("bob",)), NEXT_DAY, NEXT_DAY)
     assert (row.values["jobs"], row.values["unmeasured"]) == (1, 1)
-    assert usage_table([row], ["account"], Style(), None)[1].split() == ["physics", "1", "-", "-", "1", "-"]
+    shown = usage_table([row], total([row]), ["account"], Style(), None)[1]
+    assert shown.split() == [
+        "physics",
+        "1",
+        "-",
+        "-",
+        "1",
+        "-",
+    ]
     (cells,) = csv.DictReader(usage_csv([row], ["account"]).splitlines())
     assert cells["energy_kwh"] == cells["wasted_kwh"] == ""
 
@@ -193,7 +201,7 @@ def test_energy_that_no_sensor_measured_is_a_sum_of_its_own(ledger: Ledger, tmp_
     assert (record.energy_uj, record.estimated_uj, record.provenance) == (1000 * WH, 300 * WH, "estimated")
     (found,) = usage(ledger, ["account"], Filter(accounts=("mixed",)), DAY, DAY)
     assert (found.values["energy_uj"], found.values["estimated_uj"]) == (1000 * WH, 300 * WH)
-    assert "30 % of the energy is estimated." in usage_table([found], ["account"], Style(), None)
+    assert "30 % of the energy is estimated." in usage_table([found], total([found]), ["account"], Style(), None)
     (cells,) = csv.DictReader(usage_csv([found], ["account"]).splitlines())
     assert (cells["energy_kwh"], cells["estimated_kwh"]) == ("1.000000", "0.300000")
     shown = {one.name: one.samples for one in SiteFigures(ledger).collect([Archive(tmp_path, "c")], (), None)}

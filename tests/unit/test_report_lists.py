@@ -14,7 +14,7 @@ from perun_hpc.report import quantities as q
 from perun_hpc.report.audit import accounts_table, findings_list, verdict
 from perun_hpc.report.listing import jobs_listing
 from perun_hpc.report.screen import WIDTH, Style
-from perun_hpc.report.usage import usage_table
+from perun_hpc.report.usage import total, usage_table
 from tests.accounting_data import START_S, boundary, parsed, slurm_job
 
 AT = ("n1", "2026-11-22", "package-0")
@@ -44,8 +44,8 @@ def test_micro() -> None:
 def test_cost_with_its_currency() -> None:
     values = dict.fromkeys(MEASURES, 0)
     rows = [Usage(("physics",), {**values, "jobs": 1, "energy_uj": 10**9, "co2_mg": 5, "cost_millicents": 7})]
-    assert usage_table(rows, ["account"], Style(), "CHF")[1].endswith("<0.01 CHF")
-    assert "cost" not in usage_table(rows, ["account"], Style(), None)[0]
+    assert usage_table(rows, total(rows), ["account"], Style(), "CHF")[1].endswith("<0.01 CHF")
+    assert "cost" not in usage_table(rows, total(rows), ["account"], Style(), None)[0]
 
 
 def test_an_audit_with_gaps_says_so_in_its_verdict() -> None:
@@ -77,7 +77,7 @@ def test_four_columns_of_long_names_fit_the_screen_and_no_figure_is_cut() -> Non
     by = ["account", "user", "partition", "month"]
     rows = [Usage((f"account-of-many-letters-{n}", "somebody-with-a-name", "partition-gpu-long", "2026-11"), values)
             for n in range(2)]  # fmt: skip
-    lines = usage_table(rows, by, Style(), "EUR")
+    lines = usage_table(rows, total(rows), by, Style(), "EUR")
     assert max(map(len, lines)) <= 80
     # No room for CO2 and cost: they stand below, with the same groups.
     for figure in ("account-… ", "123456", "127 kWh", "2026-11"):
@@ -85,12 +85,13 @@ def test_four_columns_of_long_names_fit_the_screen_and_no_figure_is_cut() -> Non
     assert lines[5].split() == [*by, "CO2e", "cost"]
     for figure in ("account-of-ma…", "2026-11", "123 kg", "123456.79 EUR"):
         assert figure in lines[6]
-    wide = usage_table([Usage(("a-name-of-16-cell",), values)], ["account"], Style(), "EUR")
+    one = [Usage(("a-name-of-16-cell",), values)]
+    wide = usage_table(one, total(one), ["account"], Style(), "EUR")
     assert "a-name-of-16-ce" in wide[1]
 
 
 def test_no_jobs_are_said_to_be_none() -> None:
-    assert usage_table([], ["account"], Style(), "EUR") == ["no jobs in this time"]
+    assert usage_table([], total([]), ["account"], Style(), "EUR") == ["no jobs in this time"]
 
 
 def test_the_same_finding_of_several_domains_or_jobs_is_one_entry() -> None:
