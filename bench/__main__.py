@@ -23,6 +23,7 @@ BENCHES = (
     "store",
     "merge",
     "read",
+    "inodes",
     "region",
     "ledger",
     "drain",

@@ -98,9 +98,11 @@ class Nodes:
         to = self._delivery(node)
         with self._busy[node]:
             for job in one.ended:
-                self._say("session", at_s, lambda job=job: to.session(_directory(job), _record(job, node, at_s, True)))
+                self._say(
+                    "session", at_s, lambda job=job: to.session(_directory(job), record_of(job, node, at_s, True))
+                )
             for job in one.running:
-                record = _record(job, node, at_s, False)
+                record = record_of(job, node, at_s, False)
                 self._say("progress", at_s, lambda job=job, record=record: to.progress(_directory(job), record, False))
             ledger = self._ledger(node, at_s)
             self._say("ledger", at_s, lambda: to.ledger(ledger, "c", name(node)))
@@ -159,7 +161,7 @@ def _directory(job: Job) -> Path:
     return Path(f"{job.number}.0")
 
 
-def _record(job: Job, node: int, now_s: float, ended: bool) -> dict[str, Any]:
+def record_of(job: Job, node: int, now_s: float, ended: bool) -> dict[str, Any]:
     """A boundary record as the agent of a node with two processors writes it."""
     seconds = (job.end_s if ended else now_s) - job.start_s
     covered = {"covered_ns": int(seconds * NS)}

@@ -6,8 +6,10 @@ One node's part is written for real; the others are hard links to its files, whi
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from perun_hpc.data_model.sensor import Sensor
 from perun_hpc.store import create, layout
 from perun_hpc.store.layout import NS_PER_S, Mark
 from perun_hpc.store.node_store import NodeStore
@@ -23,7 +25,7 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"node{index:05d}" for index in range(count))
 
 
-def session(directory: Path, node: str, count: int) -> Path:
+def session(directory: Path, node: str, count: int, of: Sequence[Sensor] = SENSORS) -> Path:
     """A sealed session in a node's spool."""
     store = NodeStore.open(
         directory,
@@ -31,13 +33,13 @@ def session(directory: Path, node: str, count: int) -> Path:
         job_id="1",
         restart_count=0,
         node=node,
-        sensors=SENSORS,
+        sensors=tuple(of),
         period_ns=NS_PER_S,
         start_ns=START * NS_PER_S,
         energy_step_uj=1000,
         sync_ns=None,
     )
-    for index, row in enumerate(rows(SENSORS, count)):
+    for index, row in enumerate(rows(tuple(of), count)):
         store.append(START + index, row)
     store.seal()
     return directory
@@ -46,7 +48,13 @@ def session(directory: Path, node: str, count: int) -> Path:
 def job(directory: Path, nodes: int, count: int) -> Path:
     """A job's directory to which all nodes have shipped `count` rows each."""
     target = directory / "job"
-    ship(session(directory / "session", names(nodes)[0], count), target, names(nodes))
+    fill(directory / "session", target, nodes, count)
+    return target
+
+
+def fill(spool: Path, target: Path, nodes: int, count: int, of: Sequence[Sensor] = SENSORS) -> None:
+    """Ship the traces of all nodes into a job's directory; the session of one lies in `spool` then."""
+    ship(session(spool, names(nodes)[0], count, of), target, names(nodes))
     (track,) = create.tracks(target, create.read_plan(target))
     for form in track.forms:
         for column in range(2):
@@ -56,7 +64,6 @@ def job(directory: Path, nodes: int, count: int) -> Path:
     for name in names(nodes)[1:]:
         mark = Mark(name, track.group, "complete", START, START + count - 1)
         (target / layout.MARKS / mark.name).touch()
-    return target
 
 
 def slurm_file(path: Path, count: int) -> Path:

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 ASIDE = ".packed"
 """How the name of a run's directory ends while it is taken away; before it stands a dot."""
-_FILES = frozenset({RECORD, RUNNING, METERS})
-"""What a run's directory may hold beside its boundary records to be packed."""
+OF_RECORDS = frozenset({RECORD, RUNNING, METERS})
+"""What a run's directory holds beside its boundary records and its trace."""
 
 Stamp = tuple[int, int, int]
 """Inode, length and time of change (ns) of a file."""
@@ -159,7 +159,7 @@ def _stamps(directory: Path) -> dict[str, Stamp] | None:
     """The files of a run's directory; None where there is something that is not packed. OSError where one is gone."""
     found: dict[str, Stamp] = {}
     for name, status in _below(directory, ""):
-        known = name in _FILES or (name.startswith(f"{BOUNDARIES}/") and name.count("/") == 1)
+        known = name in OF_RECORDS or (name.startswith(f"{BOUNDARIES}/") and name.count("/") == 1)
         if not known or not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_B:
             return None
         found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)

@@ -25,7 +25,7 @@ from perun_hpc.accounting.homes import known_records, record_in
 from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
-from perun_hpc.accounting.packing import Access, PackLease, forget
+from perun_hpc.accounting.packing import OF_RECORDS, Access, PackLease, forget
 from perun_hpc.archive import kept
 from perun_hpc.archive.packs import packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, Archive, Run, order
@@ -34,7 +34,7 @@ from perun_hpc.data_model import wording
 from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.errors import DataError
 from perun_hpc.files import write_new, write_pieces
-from perun_hpc.store.layout import MARKS, PLAN, STORE, THINNED
+from perun_hpc.store.layout import STORE, THINNED
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ BATCH = 500
 CHUNK = 5000
 """Records for which the archive is looked through at once."""
 HOUR_NS = 3600 * 10**9
-_TRACE = (STORE, MARKS, PLAN)
 
 First = Callable[[Sequence[EnergyRecord]], object]
 """What is done with records before the ledger forgets whose they are."""
@@ -334,7 +333,7 @@ def traces(archive: Archive, runs: Iterable[Run]) -> Iterator[Trace]:
     for run in runs:
         directory = archive.job(run)
         try:
-            if (directory / _TRACE[0]).is_dir():  # most jobs of most sites have none
+            if (directory / STORE).is_dir():  # most jobs of most sites have none
                 record = from_json((directory / RECORD).read_bytes(), str(directory))
                 yield Trace(directory, record.end_ns, record.partition, record.account, _thinned(directory))
         except (OSError, DataError):
@@ -390,8 +389,9 @@ def _thinned(directory: Path) -> int | None:
 
 
 def drop_trace(directory: Path) -> None:
-    """Delete a run's trace; its record and boundary records stay."""
-    for name in _TRACE:
+    """Delete all of a run's trace, its samples last, by which it is found; its record and boundary records stay."""
+    names = {path.name for path in directory.iterdir()} - OF_RECORDS - {BOUNDARIES}
+    for name in sorted(names, key=lambda name: (name == STORE, name)):
         path = directory / name
         if path.is_dir():
             shutil.rmtree(path)
