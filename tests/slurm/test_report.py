@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from devcluster import Cluster
+from devcluster import Cluster, site
 from tests.slurm.breaks import until
 from tests.slurm.mixed import perun, submit
 
@@ -43,3 +45,46 @@ def test_the_last_job_an_array_and_a_range_are_what_their_owner_means(cluster: C
     # The prefix has what a page is drawn with.
     drawn = f"rm -f ~/page.html; /opt/perun-hpc/bin/perun report {single} --html ~/page.html && cat ~/page.html"
     assert "<svg " in cluster.run(["sh", "-c", drawn], user="alice", check=True).stdout
+
+
+PACK = """
+import time
+from pathlib import Path
+from perun_hpc.accounting import packing, upkeep
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.accounting.site import load_site
+from perun_hpc.archive.places import Archive
+
+site, later_s = load_site(), time.time() + 40 * 86400
+archive = Archive(site.archive, "CLUSTER")
+with packing.PackLease(open_ledger(site.ledger), archive.cluster) as lease:
+    for part in archive.portions():
+        for run in part:
+            upkeep.drop_trace(archive.job(run))
+        print(packing.pack(archive, part, later_s - 86400, later_s, packing.Access(), lease))
+"""
+"""What `perun ledger retention` does, in forty days, by a policy that keeps traces for less."""
+
+
+def test_a_job_that_is_packed_is_reported_as_before_to_its_owner_alone(cluster: Cluster) -> None:
+    job = submit(cluster, "-J", "old", "--wrap", "sleep 3")
+    cluster.wait_job(job)
+
+    def report(user: str) -> str:
+        done = perun(cluster, "report", str(job), "--json", user=user)
+        return str(done.stdout if done.returncode == 0 else done.stderr)
+
+    until("the job's record with its name", lambda: '"name": "old"' in report("alice"), 120)
+    before, others = report("alice"), report("bob")
+    python = f"{site.PREFIX}/bin/python"
+    cluster.run([python, "-c", PACK.replace("CLUSTER", cluster.name)], user="perun", check=True, timeout=120)
+    bucket = cluster.shared / "perun" / cluster.name / "jobs" / f"{job // 1000}"
+    assert not list(bucket.glob(f"{job}.*")) and (bucket / "evidence.zip").exists()
+    assert report("alice") == before and report("bob") == others and '"name": "old"' not in others
+    listed = perun(cluster, "jobs", "--format", "json", user="alice").stdout
+    assert any(one["job_id"] == job for one in json.loads(listed))
+    uid = cluster.run(["id", "-u"], user="alice", check=True).stdout.strip()
+    for user, allowed in (("alice", True), ("bob", False)):
+        for name in (f"{uid}.zip", "evidence.zip"):
+            done = cluster.run(["head", "-c1", f"/shared/perun/{cluster.name}/jobs/{job // 1000}/{name}"], user=user)
+            assert (done.returncode == 0) is (allowed and name != "evidence.zip"), (user, name, done.stderr)
