@@ -14,6 +14,7 @@ from bench.result import Result, Skipped
 
 BENCHES = (
     "hook",
+    "pairs",
     "energy",
     "launch",
     "sampler",

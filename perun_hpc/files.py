@@ -133,7 +133,7 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
 def read_json(path: Path) -> Any | None:
     """The document under `path`; None where there is none or it is damaged (a damaged one is kept beside its name)."""
     try:
-        data = _content(path)
+        data = content(path)
     except FileNotFoundError:
         return None
     try:
@@ -168,7 +168,7 @@ def sync_file(path: Path, flags: int = 0) -> None:
         os.close(fd)
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
     """What a plain file holds, nothing of what is none or too long: the agent may still be root when it reads here."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

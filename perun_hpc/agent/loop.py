@@ -232,7 +232,7 @@ class Loop:
         guard("traces", self._traces.pause)
         guard("copying ranks' data", self._intake.drain)
         self._outbox.seal()
-        guard("state", self._survival.save)
+        guard("state", partial(self._survival.save, whole=True))
         self._outbox.leave()
         self._textfile.close()
         guard("figures for Slurm", self._slurm_figures.close)

@@ -1,4 +1,4 @@
-"""What survives the agent: one file with the last readings and every session, replaced whole at each interval.
+"""What survives the agent: one file with the last readings and every session, brought up to date at each interval.
 
 The node ledger's length stands in it, so that lines of an interval that the file does not know are cut off again: after
 a `kill -9` no interval counts twice, in no session and in no ledger.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perun_hpc import files
+from perun_hpc.agent import state_log
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.gauges import Left
 from perun_hpc.agent.sources.node import JobUse, Snapshot
+from perun_hpc.agent.state_log import StateLog
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Reading
@@ -53,40 +54,49 @@ class NodeState:
     unheard: tuple[str, ...] = ()
 
 
-def save(paths: AgentPaths, state: NodeState, counters: Iterable[str]) -> None:
-    """Replace the state file; OSError where the disk does not take it."""
+def save(
+    to: StateLog,
+    state: NodeState,
+    counters: Iterable[str],
+    changed: Collection[Session] | None = None,
+    whole: bool = False,
+) -> None:
+    """Keep the state; OSError where the disk does not take it.
+
+    `changed`: the sessions that may be others than when it was saved last (None: all); `whole`: as one document, which
+    older agents read.
+    """
     last = state.last
-    files.write_json(
-        paths.state,
-        {
-            "schema": SCHEMA,
-            "boot_id": state.boot_id,
-            "mono_ns": last.mono_ns,
-            "real_ns": last.real_ns,
-            "readings": {
-                one: [last.readings[one].ticks, last.readings[one].mono_ns] for one in counters if one in last.readings
-            },
-            "busy_ns": {str(cpu): busy for cpu, busy in last.busy_ns.items()},
-            "uses": {key.name: use.cpu_ns for key, use in state.uses.items()},
-            "parent_cpu_ns": state.parent_cpu_ns,
-            "ledger": list(state.ledger),
-            "sessions": [session.to_json() for session in state.sessions],
-            "done": dict(state.done),
-            "unheard": sorted(state.unheard),
-            "static": dict(state.static),
-            "home": list(state.home),
-            "inside": {meter: dict(given) for meter, given in state.inside.items()},
-            "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
+    node = {
+        "schema": SCHEMA,
+        "boot_id": state.boot_id,
+        "mono_ns": last.mono_ns,
+        "real_ns": last.real_ns,
+        "readings": {
+            one: [last.readings[one].ticks, last.readings[one].mono_ns] for one in counters if one in last.readings
         },
-    )
+        "busy_ns": {str(cpu): busy for cpu, busy in last.busy_ns.items()},
+        "uses": {key.name: use.cpu_ns for key, use in state.uses.items()},
+        "parent_cpu_ns": state.parent_cpu_ns,
+        "ledger": list(state.ledger),
+        "done": state.done,
+        "unheard": sorted(state.unheard),
+        "static": dict(state.static),
+        "home": list(state.home),
+        "inside": {meter: dict(given) for meter, given in state.inside.items()},
+        "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
+    }
+    others = {one.place for one in state.sessions if changed is not None and to.knows(one.place)}
+    others -= {one.place for one in changed or ()}
+    sessions = {one.place: None if one.place in others else one.to_json() for one in state.sessions}
+    to.write(node, sessions, whole)
 
 
 def load(paths: AgentPaths) -> NodeState | None:
     """The state of the last agent, its ledger cut to what the state knows; None without a usable one."""
-    data = files.read_json(paths.state)
+    data = state_log.read(paths.state)
     if data is None:
         return None
-    saved_ns = paths.state.stat().st_mtime_ns
     damaged: list[str] = []
     try:
         if data["schema"] != SCHEMA:
@@ -126,8 +136,8 @@ def load(paths: AgentPaths) -> NodeState | None:
             paths.state.with_name("state.json.damaged").write_text(json.dumps(data))
     if day:
         spool.cut(paths.ledger(day), length)
-    for path in paths.node.glob("????-??-??.jsonl"):  # a day that began after the state was saved
-        if path.stem != day and path.stat().st_mtime_ns >= saved_ns:
+    for path in paths.node.glob("????-??-??.jsonl"):  # a day that began after the last readings
+        if path.stem != day and path.stat().st_mtime_ns >= state.last.real_ns:
             spool.cut(path, _known_b(path, state.last.mono_ns))
     return state
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from functools import partial
 
 from perun_hpc.agent import state
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import Edge, Gap
+from perun_hpc.agent.base.session import Edge, Gap, Session
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.jobs.use_log import UseLog
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.agent.state_log import StateLog
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.process.log import guard
 
@@ -33,6 +36,9 @@ class Survival:
         use_log: UseLog,
     ) -> None:
         self._paths = paths
+        self._log = StateLog(paths.state)
+        self._saved: Snapshot | None = None
+        """The last reading that was saved: since then no session was given anything."""
         self._boot_id = boot_id
         self._register = register
         self._meter = meter
@@ -40,11 +46,17 @@ class Survival:
         self._step_log = step_log
         self._use_log = use_log
 
-    def save(self) -> None:
-        """Replace the state file by what is known now."""
+    def save(self, changed: Collection[Session] | None = None, whole: bool = False) -> None:
+        """Bring the state file up to what is known now.
+
+        `changed` names the sessions that something happened to since the last time; without it, or where an interval
+        has ended since, that may be all. `whole`: so that an older agent can read it.
+        """
         last = self._meter.to_go_on_from()
         if last is None:
             return
+        if self._meter.last is not self._saved:
+            changed = None
         self._step_log.flush()
         self._use_log.flush(self._meter.steps.take_changed(), last.mono_ns)
         self._ledger.flush()
@@ -62,7 +74,9 @@ class Survival:
             inside=self._meter.inside,
             gauges=self._meter.gauges.left,
         )
-        guard("state", lambda: state.save(self._paths, now, [sensor.id for sensor in self._meter.sensors]))
+        counters = [sensor.id for sensor in self._meter.sensors]
+        guard("state", lambda: state.save(self._log, now, counters, changed, whole))
+        self._saved = self._meter.last
 
     def resume(self, traces: Traces, steps: Steps) -> None:
         """Continue where the last agent of this node stopped, or begin."""

@@ -526,7 +526,9 @@ def _states() -> list[bytes]:
         "static": {},
         "home": ["c", "n1"],
     }
-    return [json.dumps(value).encode()]
+    document = json.dumps(value).encode()
+    body = json.dumps([{"mono_ns": 6, "sessions": {"4711.0": {"gaps": []}}, "done": {"4709.0": 5}}, []]).encode()
+    return [document, b"%b\n%08x %b\n" % (document, zlib.crc32(body, zlib.crc32(document)), body)]
 
 
 def _state(data: bytes) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.agent import state_log
 from perun_hpc.wire.client import request
 from perun_hpc.wire.message import Message, encode
 
@@ -235,6 +236,12 @@ class FakeNode:
             if isinstance(known, list):
                 runs[known[0], known[1]["rank"]] = known[1]
         return all(run["end_ns"] is not None for run in runs.values())
+
+    def state(self) -> dict[str, Any]:
+        """What the next agent would go on from."""
+        known = state_log.read(self.spool / "node" / "state.json")
+        assert known is not None
+        return known
 
     def ledger(self) -> list[dict[str, Any]]:
         """All lines of the node ledger."""

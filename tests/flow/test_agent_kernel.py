@@ -166,7 +166,7 @@ def test_one_damaged_session_in_the_state_costs_no_other(node: FakeNode) -> None
     state = node.spool / "node" / "state.json"
     until(state.exists, "the state was saved")
     node.kill()
-    saved = json.loads(state.read_text())
+    saved = node.state()
     damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
     damaged["start"] = "yesterday"
     state.write_text(json.dumps(saved))
@@ -185,7 +185,7 @@ def test_parts_of_a_session_that_are_damaged_in_the_state_cost_no_joule(node: Fa
     node.begin(2)
     node.kill()
     state = node.spool / "node" / "state.json"
-    saved = json.loads(state.read_text())
+    saved = node.state()
     damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
     damaged.update(agent_cpu_ns=[], suspended_ns="x", mem_peak_b=None, edges_start=-1)
     damaged["domains"]["package-0"]["gap_ns"] = []
@@ -243,7 +243,7 @@ def test_a_state_that_is_damaged_is_named_and_kills_no_agent(node: FakeNode, dam
     node.begin(1)
     node.kill()
     state = node.spool / "node" / "state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), **damage}))
+    state.write_text(json.dumps({**node.state(), **damage}))
     agent = node.start()
     node.end(1)
     assert node.record(1)["why"].startswith("no job-start message")
@@ -275,7 +275,7 @@ def test_a_session_of_which_something_fails_again_and_again_is_set_aside(node: F
     node.serve(100 * MJ, busy_s={0: 1, 3: 1})
     node.kill()
     state = node.spool / "node" / "state.json"
-    saved = json.loads(state.read_text())
+    saved = node.state()
     account = next(one for one in saved["sessions"] if one["key"] == "1.0")["domains"]["package-0"]
     account["provenance"] = "hearsay"  # nothing can be added to that
     state.write_text(json.dumps(saved))
@@ -314,7 +314,7 @@ def test_a_session_of_which_no_record_can_be_made_is_kept_and_holds_up_no_other(
     node.begin(2)
     node.kill()
     state = node.spool / "node" / "state.json"
-    saved = json.loads(state.read_text())
+    saved = node.state()
     damaged = next(one for one in saved["sessions"] if one["key"] == "1.0")
     damaged["edges_start"] = {name: [5] for name in damaged["edges_start"]}  # no reading
     state.write_text(json.dumps(saved))

@@ -61,7 +61,7 @@ def teach(node: FakeNode, power: StaticPower) -> None:
     node.end(1)
     node.stop()
     state = node.spool / "node" / "state.json"
-    told = json.loads(state.read_text())
+    told = node.state()
     told["static"] = {"package-0": power.to_json()}
     state.write_text(json.dumps(told))
     node.start()
@@ -150,7 +150,7 @@ def test_a_job_s_record_names_how_cpus_were_set_while_it_ran(node: FakeNode) -> 
     node.end(1)
     assert node.record(1)["conditions"]["governor"] == "powersave"
     node.stop()
-    state = json.loads(told.read_text())
+    state = node.state()
     state["static"] = {"package-0@powersave": idle_for(hours=2).to_json()}
     told.write_text(json.dumps(state))
     node.start()

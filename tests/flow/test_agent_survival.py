@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.cli.main import main
 from perun_hpc.data_model.boundary import read_boundary
+from perun_hpc.errors import UnavailableError
 
 from .agent_node import FakeNode, until
 
@@ -64,6 +66,49 @@ def test_an_agent_that_is_killed_right_after_its_answer_has_forgotten_nothing(no
     node.start()
     for job in range(1, 6):
         assert node.record(job)["why"] is None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment_around_hooks_no_job_is_lost_and_no_energy_counts_twice(node: FakeNode, seed: int) -> None:
+    """Hooks come and go, and the agent is killed again and again, before, while and after it answers."""
+    chance = random.Random(seed)
+    node.start()
+    first = node.counters["intel-rapl:0"]
+    live: list[int] = []
+    for job in range(1, 25):
+        node.serve(chance.randrange(1_000_000), busy_s={one % 4: 0.5 for one in live})
+        live.append(job)
+        _say(node, "job-start", job)
+        if len(live) > 3:
+            _say(node, "job-end", live.pop(chance.randrange(len(live))), exit_code="0:0")
+        if chance.random() < 0.4:
+            time.sleep(chance.random() * 0.02)
+            node.kill()
+            node.serve(chance.randrange(1_000_000))
+            if chance.random() < 0.5:
+                _say(node, "job-end", live.pop(), exit_code="0:0")
+            node.start()
+    for job in live:
+        node.end(job)
+    records = {job: node.record(job) for job in range(1, 25)}
+    node.stop()
+    assert {record["state"] for record in records.values()} <= {"closed", "partial"}
+    assert package_total(node) == node.counters["intel-rapl:0"] - first
+    shares: dict[str, int] = {}
+    for line in node.ledger():
+        if line["domain"] == "package-0":
+            for owner, energy_uj in line["shares"].items():
+                shares[owner] = shares.get(owner, 0) + energy_uj
+    for job, record in records.items():
+        assert (record["domains"]["package-0"]["energy_uj"] or 0) == shares.get(f"job:{job}.0", 0)
+
+
+def _say(node: FakeNode, verb: str, job: int, **more: str) -> None:
+    """What a hook does: without an answer its message goes into the inbox."""
+    try:
+        node.ask(verb, **node.job(job, **more))
+    except UnavailableError:
+        node.leave(verb, job, **more)
 
 
 def test_a_job_that_ended_while_no_agent_ran_is_closed_from_the_inbox(node: FakeNode) -> None:

@@ -58,8 +58,7 @@ def job(node: FakeNode, job_id: int, **more: str | int) -> None:
 
 def ruled(node: FakeNode, job_id: int) -> bool:
     """Whether the job has its settings: the agent says so in its state, a moment after the hook's answer."""
-    state = json.loads((node.spool / "node" / "state.json").read_text())
-    return any(session["key"] == f"{job_id}.0" and session["settings"] for session in state["sessions"])
+    return any(session["key"] == f"{job_id}.0" and session["settings"] for session in node.state()["sessions"])
 
 
 def track(node: FakeNode) -> dict[str, Any]:

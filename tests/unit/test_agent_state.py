@@ -13,6 +13,7 @@ from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Edge, Gap, Session
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.sources.node import Snapshot
+from perun_hpc.agent.state_log import StateLog
 from perun_hpc.data_model.job import SessionKey
 
 S = 1_000_000_000
@@ -35,7 +36,7 @@ def test_an_agent_killed_at_midnight_leaves_no_interval_that_is_booked_again(tmp
     os.utime(paths.ledger("2026-01-02"), (1, 1))
     ledger.append("2025-12-31", [line(8), line(9)])
     now = state.NodeState("boot", Snapshot(9 * S, S, {}, {}), {}, None, ledger.position, (), {}, {}, ("test", "n1"))
-    state.save(paths, now, [])
+    state.save(StateLog(paths.state), now, [])
     ledger.append("2025-12-31", [line(10)])
     ledger.append("2026-01-01", [line(11), line(12)])  # and here it is killed
     assert state.load(paths) is not None
@@ -49,7 +50,7 @@ def test_what_a_meters_parts_were_given_survives(tmp_path: Path) -> None:
     paths.node.mkdir(parents=True)
     last, inside = Snapshot(9 * S, S, {}, {}), {"psys": {"job:1.0": 7, "idle": -1}}
     now = state.NodeState("boot", last, {}, None, ("", 0), (), {}, {}, ("test", "n1"), inside)
-    state.save(paths, now, [])
+    state.save(StateLog(paths.state), now, [])
     known = state.load(paths)
     assert known is not None and known.inside == inside
     older = json.loads(paths.state.read_text())

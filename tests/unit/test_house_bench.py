@@ -48,7 +48,7 @@ def test_what_an_arm_adds_is_taken_round_by_round():
 def test_an_unknown_bench_is_refused_with_what_there_is():
     done = subprocess.run([sys.executable, "-m", "bench", "hok"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "hook, energy, launch, sampler" in done.stderr
+    assert "hook, pairs, energy, launch, sampler" in done.stderr
 
 
 def test_the_interval_of_a_ratio_of_medians_holds_it_and_is_a_point_where_nothing_varies():

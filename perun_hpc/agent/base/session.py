@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.job_facts import cpus_on_node, usable, without_names
@@ -51,6 +51,13 @@ MAX_SETTINGS = 6
 MAX_WHYS = 50
 #: A session of which something failed so often is set aside: it ends, partial.
 MAX_FAILURES = 16
+
+
+class Save(Protocol):
+    """Keeps the agent's state, so that the next one goes on from it."""
+
+    def __call__(self, changed: Collection[Session] | None = None) -> None:
+        """`changed` names the sessions that something happened to since the last time; None: that may be all."""
 
 
 @dataclass

@@ -1,0 +1,259 @@
+"""The file of the agent's state: what was written is read back, wherever its writer was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perun_hpc import files
+from perun_hpc.agent import state_log
+from perun_hpc.agent.state_log import StateLog
+
+KEYS = st.sampled_from(["a", "b", "sessions", "7", "é"])
+LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(max_size=4)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+NODES = st.dictionaries(st.sampled_from(["mono_ns", "done", "home"]), VALUES, max_size=3)
+SESSIONS = st.dictionaries(
+    st.sampled_from(["1.0", "2.0", "2.0-1"]), st.dictionaries(KEYS, VALUES, max_size=4), max_size=3
+)
+STATES = st.lists(st.tuples(NODES, SESSIONS, st.booleans()), min_size=1, max_size=6)
+State = tuple[dict[str, Any], dict[str, Any], bool]
+
+
+def named(sessions: dict[str, Any]) -> dict[str, Any]:
+    """Sessions as the agent has them: each knows its place."""
+    return {place: {**one, "place": place} for place, one in sessions.items()}
+
+
+def document(state: State) -> dict[str, Any]:
+    """What a state is when it is read."""
+    node, sessions, _ = state
+    return {**node, "sessions": list(named(sessions).values())}
+
+
+def same(found: dict[str, Any] | None, state: State) -> bool:
+    """Whether that was read; the order of sessions is nobody's business."""
+    if found is None:
+        return False
+    wanted = document(state)
+    by_place = [sorted(one.pop("sessions"), key=lambda session: session["place"]) for one in (wanted, found)]
+    return [wanted, by_place[0]] == [found, by_place[1]]
+
+
+def write(log: StateLog, state: State) -> None:
+    node, sessions, whole = state
+    log.write(node, named(sessions), whole)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state") / "state.json"
+
+
+@given(STATES)
+def test_what_was_written_is_read(place: Path, states: list[State]) -> None:
+    log = StateLog(place)
+    for state in states:
+        write(log, state)
+        assert same(state_log.read(place), state)
+
+
+@given(STATES)
+def test_a_value_that_changes_after_it_was_written_is_seen_as_changed(place: Path, states: list[State]) -> None:
+    """The agent writes its own objects, and goes on changing them."""
+    node: dict[str, Any] = {}
+    sessions: dict[str, Any] = {}
+    log = StateLog(place)
+    for state in states:
+        for mine, theirs in ((node, state[0]), (sessions, named(state[1]))):
+            for gone in mine.keys() - theirs.keys():
+                del mine[gone]
+            _overwrite(mine, theirs)
+        log.write(node, sessions)
+        assert same(state_log.read(place), state)
+
+
+def _overwrite(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Bring an object to another's content without replacing what can be changed in place."""
+    for key, value in theirs.items():
+        held = mine.get(key)
+        if isinstance(held, dict) and isinstance(value, dict):
+            for gone in held.keys() - value.keys():
+                del held[gone]
+            _overwrite(held, value)
+        elif isinstance(held, list) and isinstance(value, list):
+            held[:] = value
+        else:
+            mine[key] = json.loads(json.dumps(value))
+
+
+@settings(max_examples=10, deadline=None)
+@given(STATES)
+def test_torn_at_any_byte_it_is_the_state_before_or_the_one_that_was_written(place: Path, states: list[State]) -> None:
+    log = StateLog(place)
+    before: State | None = None
+    for state in states:
+        earlier = place.read_bytes() if before is not None else b""
+        write(log, state)
+        whole = place.read_bytes()
+        if before is not None and whole.startswith(earlier):
+            for length in range(len(earlier), len(whole)):
+                torn = place.with_name("torn.json")
+                torn.write_bytes(whole[:length])
+                assert same(state_log.read(torn), before)
+        before = state
+
+
+@settings(max_examples=100, deadline=None)
+@given(STATES.filter(lambda states: len(states) > 1), st.integers(0, 1500), st.booleans())
+def test_killed_at_any_byte_and_any_step_it_is_the_state_before_or_the_one_that_was_written(
+    place: Path, states: list[State], at: int, step: bool
+) -> None:
+    """A real process is killed: before its nth call that changes a name or opens a file, or at a file's nth byte."""
+    place.unlink(missing_ok=True)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _write_until_killed(StateLog(place), states, writer, at % 12 if step else None, at)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as acknowledged:
+        written = len(acknowledged.read())
+    os.waitpid(pid, 0)
+    found = state_log.read(place)
+    if written == 0 and found is None:
+        return
+    assert any(same(json.loads(json.dumps(found)), one) for one in states[max(0, written - 1) : written + 1])
+    goes_on = StateLog(place)  # whoever comes next goes on, whatever the file ended with
+    for state in states:
+        write(goes_on, state)
+        assert same(state_log.read(place), state)
+
+
+def _write_until_killed(log: StateLog, states: list[State], told: int, step: int | None, most_b: int) -> None:
+    """Write the states and tell each one that is written; ends this process."""
+    if step is None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_b, most_b))
+    else:
+        left = iter(range(step))
+
+        def count(event: str, args: object) -> None:
+            if event in ("open", "os.rename", "os.remove", "os.truncate") and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+    try:
+        for state in states:
+            write(log, state)
+            os.write(told, b".")
+    finally:
+        os._exit(0)
+
+
+def test_a_disk_that_takes_nothing_costs_no_state_that_was_written(place: Path) -> None:
+    log = StateLog(place)
+    first, second, third = [({"mono_ns": n, "text": "x" * 600 * n}, {"1.0": {"a": n}}, False) for n in range(3)]
+    write(log, first)
+    room_b = place.stat().st_size + 10  # neither a line has its place there, nor all anew
+    assert _refused(lambda: write(log, second), room_b)
+    assert same(state_log.read(place), first)
+    write(log, third)
+    assert same(state_log.read(place), third)
+
+
+def _refused(work: Callable[[], None], most_b: int) -> bool:
+    """Whether a disk on which files end at a length refuses it (EFBIG, since Python ignores SIGXFSZ)."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_b, former[1]))
+    try:
+        work()
+    except OSError:
+        return True
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    return False
+
+
+def test_what_costs_little_is_written_and_the_file_is_replaced_before_it_grows_without_end(place: Path) -> None:
+    log = StateLog(place)
+    sessions = {f"{job}.0": {"place": f"{job}.0", "text": "x" * 200} for job in range(100)}
+    log.write({"mono_ns": 0}, sessions)
+    whole_b = place.stat().st_size
+    inodes = {place.stat().st_ino}
+    for n in range(1, 5_000):
+        before_b = place.stat().st_size
+        log.write({"mono_ns": n}, {"5.0": {**sessions["5.0"], "n": n}, **dict.fromkeys(sessions.keys() - {"5.0"})})
+        now_b = place.stat().st_size
+        assert now_b - before_b < 100 and now_b < (state_log.GROWTH + 2) * whole_b
+        inodes.add(place.stat().st_ino)
+    assert len(inodes) > 1
+
+
+def test_what_nobody_changed_costs_nothing_and_what_went_is_gone(place: Path) -> None:
+    log = StateLog(place)
+    log.write({"mono_ns": 1}, named({"1.0": {"a": 1}, "2.0": {"a": 2}}))
+    whole = place.read_bytes()
+    log.write({"mono_ns": 1}, {"1.0": None, "2.0": named({"2.0": {"a": 2}})["2.0"]})
+    assert place.read_bytes() == whole
+    assert log.knows("1.0")
+    log.write({"mono_ns": 1}, {"2.0": None})
+    assert not log.knows("1.0")
+    assert same(state_log.read(place), ({"mono_ns": 1}, {"2.0": {"a": 2}}, False))
+
+
+def test_an_older_agent_reads_what_was_written_whole_and_puts_the_rest_aside(place: Path) -> None:
+    log = StateLog(place)
+    first, second = [({"mono_ns": n}, {"1.0": {"a": n}}, False) for n in range(2)]
+    write(log, first)
+    assert files.read_json(place) == document(first)
+    write(log, second)
+    log.write(*second[:1], named(second[1]), whole=True)
+    assert files.read_json(place) == document(second)
+    write(log, first)
+    assert files.read_json(place) is None and not place.exists()
+
+
+@pytest.mark.parametrize("damage", ["a bit", "a line of zeros", "a line is missing"])
+def test_behind_a_damaged_line_nothing_counts_and_the_file_is_kept(
+    place: Path, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = StateLog(place)
+    states: list[State] = [({"mono_ns": n}, {"1.0": {"a": n}}, False) for n in range(4)]
+    for state in states:
+        write(log, state)
+    lines = place.read_bytes().splitlines(keepends=True)
+    if damage == "a bit":
+        lines[2] = lines[2].replace(b'"a":2', b'"a":3')
+    elif damage == "a line of zeros":
+        lines[2] = bytes(len(lines[2]) - 1) + b"\n"
+    else:
+        del lines[2]
+    place.write_bytes(b"".join(lines))
+    assert same(state_log.read(place), states[1])
+    assert "line 3 of" in capfd.readouterr().err
+    assert place.with_name("state.json.damaged").read_bytes() == b"".join(lines)
+
+
+def test_the_file_that_somebody_else_put_there_is_not_written_on(place: Path) -> None:
+    log = StateLog(place)
+    states: list[State] = [({"mono_ns": n}, {}, False) for n in range(3)]
+    write(log, states[0])
+    place.write_text('{"sessions": []}\n')
+    write(log, states[1])
+    assert same(state_log.read(place), states[1])
+    place.unlink()
+    write(log, states[2])
+    assert same(state_log.read(place), states[2])
