@@ -1,4 +1,7 @@
-"""`python -m bench [NAME ...] [--json] [--against COMMIT]`: a table, or one JSON object per line."""
+"""`python -m bench [NAME ...] [--json] [--against COMMIT]`: a table, or one JSON object per line.
+
+A figure is the median of `n` measurements, with the least and the most of them in brackets.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     if unknown:
         parser.error(f"no bench {unknown[0]}: there are {', '.join(BENCHES)}")
     if not args.json:
-        print(f"{'figure':<30}{'ours':>12}  {'unit':<10}{'peer':<28}{'theirs':>12}{'better':>12}")
+        print(f"{'figure':<34}{'ours':>28}  {'unit':<9}{'n':>5}  {'peer':<28}{'theirs':>28}  {'better':>10}")
     failed = False
     for name in args.names or BENCHES:
         try:
@@ -72,9 +75,16 @@ def _results(name: str) -> Iterator[Result]:
 
 
 def _row(result: Result) -> str:
-    theirs = "" if result.peer_value is None else f"{result.peer_value:.4g}"
+    ours, theirs = _figure(result.value, result.spread), _figure(result.peer_value, result.peer_spread)
     better = "" if result.ratio is None else f"{result.ratio:.3g} x"
-    return f"{result.name:<30}{result.value:>12.4g}  {result.unit:<10}{result.peer:<28}{theirs:>12}{better:>12}"
+    return f"{result.name:<34}{ours:>28}  {result.unit:<9}{result.n:>5}  {result.peer:<28}{theirs:>28}  {better:>10}"
+
+
+def _figure(value: float | None, spread: tuple[float, float] | None) -> str:
+    """A figure with the least and the most that were measured, where they are known."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" + (f" ({spread[0]:.3g} to {spread[1]:.3g})" if spread else "")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ microseconds a call.
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.against import ROOT, checked_out, commit
-from bench.result import Result
+from bench.result import Median, Result
 
 ROUNDS = 3
 CALLS = 10_000_000
@@ -50,7 +49,7 @@ def run() -> Iterator[Result]:
             for one in list(builds)[:: 1 if number % 2 == 0 else -1]:
                 taken[one].append(_monitored(builds[one]))
     for figure, unit in (("memory_mb", "MB"), ("disk_mb", "MB"), ("call_us", "us")):
-        ours, theirs = (statistics.median(getattr(one, figure) for one in taken[build]) for build in builds)
+        ours, theirs = (Median.of(getattr(one, figure) for one in taken[build]) for build in builds)
         yield Result(f"calls.1e7.{figure}", ours, unit, commit(), theirs, n=ROUNDS)
 
 

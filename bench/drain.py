@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bench.against import ROOT, checked_out, commit
-from bench.result import Result, Skipped, interleaved
+from bench.result import Median, Result, Skipped, interleaved
 
 JOBS = int(os.environ.get("PERUN_BENCH_JOBS", "2000"))
 ROUNDS = 5
@@ -64,7 +63,7 @@ def run() -> Iterator[Result]:
             builds = {"ours": ROOT, commit(): other}
             arms = {arm: _drained(build, root, shim, us, arm, last) for arm, build in builds.items()}
             taken = interleaved(arms, ROUNDS)
-            rate = {arm: JOBS / statistics.median(seconds) for arm, seconds in taken.items()}
+            rate = {arm: Median.of(JOBS / one for one in seconds) for arm, seconds in taken.items()}
             peer = rate[commit()]
             yield Result(f"drain.jobs_per_s.{title}", rate["ours"], "1/s", commit(), peer, ROUNDS, True)
             ours, theirs = last["ours"], last[commit()]

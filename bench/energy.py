@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from bench.result import Result, Skipped
+from bench.result import Median, Result, Skipped
 from devcluster import Cluster, site
 from tests.figures.ground import plugin_lines
 
@@ -85,7 +85,7 @@ def run() -> Iterator[Result]:
     low, high = interval(ours, none)
     ratio = statistics.median(ours) / statistics.median(none)
     peer = "acct_gather_energy/none"
-    yield Result("energy.job_s", statistics.median(ours), "s", peer, statistics.median(none), n=len(ours))
+    yield Result("energy.job_s", Median.of(ours), "s", peer, Median.of(none), n=len(ours))
     yield Result("energy.job_ratio", ratio, "", n=len(ours))
     yield Result("energy.job_ratio_low", low, "", n=len(ours))
     yield Result("energy.job_ratio_high", high, "", n=len(ours))

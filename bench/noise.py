@@ -9,7 +9,6 @@ fastest here is ten samples a second (asked for a hundred it takes about one).
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import tempfile
 from array import array
@@ -20,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import running
-from bench.result import Result, Skipped
+from bench.result import Median, Result, Skipped
 
 ROUNDS = 5
 SECONDS = 10
@@ -165,4 +164,4 @@ def _added(taken: dict[str, list[Felt]], arm: str, figure: str) -> float:
     def of(one: Felt) -> float:
         return one.mean if figure == "mean" else one.quantiles[figure]
 
-    return statistics.median(of(more) - of(less) for more, less in zip(taken[arm], taken["nothing"], strict=True))
+    return Median.of(of(more) - of(less) for more, less in zip(taken[arm], taken["nothing"], strict=True))

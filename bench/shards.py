@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from bench.against import ROOT
 from bench.drain import DELAYS_US, FILL, shim_in, slowly
-from bench.result import Result, Skipped, interleaved
+from bench.result import Median, Result, Skipped, interleaved
 from perun_hpc.accounting.ledger import open_ledger
 from tests import postgres
 
@@ -52,7 +51,7 @@ def run() -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as name:
         shim, busy = shim_in(Path(name)), dict.fromkeys(COLLECTORS, 0.0)
         taken = interleaved({str(n): _drained(shim, n, busy) for n in COLLECTORS}, ROUNDS)
-    rate = {n: JOBS / statistics.median(taken[str(n)]) for n in COLLECTORS}
+    rate = {n: Median.of(JOBS / one for one in taken[str(n)]) for n in COLLECTORS}
     for n in COLLECTORS:
         peer, theirs = ("one collector", rate[1]) if n > 1 else ("", None)
         yield Result(f"shards.jobs_per_s.{n}", rate[n], "1/s", peer, theirs, ROUNDS, higher_is_better=True)
