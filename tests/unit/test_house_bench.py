@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bench.energy import interval
-from bench.result import Result, added, interleaved, medians
+from bench.result import Median, Result, added, interleaved, medians
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,8 +21,9 @@ def test_the_ratio_says_how_many_times_better():
 
 
 def test_a_line_of_json_has_all_that_a_reader_needs():
-    line = json.loads(Result("a", 2.0, "s", "p", 6.0, n=5).to_json())
-    assert line == {"name": "a", "value": 2.0, "unit": "s", "peer": "p", "peer_value": 6.0, "n": 5, "ratio": 3.0}
+    line = json.loads(Result("a", Median.of([2.0, 1.0, 3.5]), "s", "p", 6.0, n=3).to_json())
+    ours = {"name": "a", "value": 2.0, "unit": "s", "n": 3, "spread": [1.0, 3.5]}
+    assert line == {**ours, "peer": "p", "peer_value": 6.0, "peer_spread": None, "ratio": 3.0}
 
 
 def test_arms_are_measured_in_turn_and_every_second_round_backwards():
@@ -38,7 +39,9 @@ def test_arms_are_measured_in_turn_and_every_second_round_backwards():
 
 def test_a_median_bears_one_disturbed_round():
     values = iter([1.0, 900.0, 2.0])
-    assert medians({"a": lambda: next(values)}, 3) == {"a": 2.0}
+    found = medians({"a": lambda: next(values)}, 3)
+    assert found == {"a": 2.0}
+    assert (found["a"].least, found["a"].most) == (1.0, 900.0)
 
 
 def test_what_an_arm_adds_is_taken_round_by_round():
