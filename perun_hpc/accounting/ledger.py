@@ -275,6 +275,7 @@ class Ledger(Database):
         """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`."""
         days: dict[tuple[str, ...], Vector] = {}
         rows, kept = [], []
+        ends_s = {job: before.end_ns // NS for job, before, _ in changes}
         gone: dict[int, EnergyRecord] = {}
         for job, before, after in changes:
             _move(days, before, -1)
@@ -287,9 +288,9 @@ class Ledger(Database):
             kept.append((job, after))
         with self.write() as connection:
             bodies = [self._body(connection, job, after) for job, after in kept]
-            self._update(connection, rows, bodies)
+            self._update(connection, rows, bodies, ends_s)
             deleted.keep(connection, (_row(job, record) for job, record in gone.items()), gone.values())
-            self._drop(connection, list(gone))
+            self._drop(connection, {job: ends_s[job] for job in gone})
             self._add_days(connection, days)
             # A row of zeros would still show a name.
             connection.execute(f"DELETE FROM usage_day WHERE {' AND '.join(m + ' = 0' for m in MEASURES)}")
@@ -530,9 +531,9 @@ class Ledger(Database):
             bodies.append(self._body(connection, job, after))
             shares += self._shares(connection, job, after)
             puts.append(Put(after, job, True))
-        self._drop(connection, sorted(folded))
+        self._drop(connection, {job: ends_s[job] for job in sorted(folded)})
         deleted.take_back(connection, back)
-        self._store(connection, rows, bodies, shares, set(replaced))
+        self._store(connection, rows, bodies, shares, {job: ends_s[job] for job in replaced})
         connection.insert("amendment", amendments)
         self._add_days(connection, days)
         if queue:
@@ -571,12 +572,19 @@ class Ledger(Database):
         certain = {row.id for row in alike}
         return [*found[:1], *(job for job in found[1:] if job in certain or not held[job].nodes)]
 
-    def _drop(self, connection: Connection, jobs: Sequence[int]) -> None:
+    def _drop(self, connection: Connection, ends_s: Mapping[int, int]) -> None:
         """Delete rows, with all that refers to them."""
-        for job in jobs:
-            for table in ("slurmdbd_queue", "amendment", "job_share", "record"):
+        for job, end_s in ends_s.items():
+            for table in ("slurmdbd_queue", "amendment"):
                 connection.execute(f"DELETE FROM {table} WHERE job = :job", {"job": job})
-            connection.execute("DELETE FROM job WHERE id = :job", {"job": job})
+            for table, key in (("job_share", "job"), ("record", "job"), ("job", "id")):
+                self._change(connection, f"DELETE FROM {table} WHERE {key} = :job", {"job": job}, end_s)
+
+    def _change(self, connection: Connection, statement: str, values: Mapping[str, Any], end_s: int) -> None:
+        """Change the rows of one job: where a job of that end lies, and where nothing was there, everywhere."""
+        for within, span in self._within(connection, {0: end_s}):
+            if connection.execute(f"{statement}{within}", {**values, **span}).rowcount:
+                return
 
     def _store(
         self,
@@ -584,9 +592,9 @@ class Ledger(Database):
         rows: Sequence[dict[str, Any]],
         bodies: Sequence[dict[str, Any]],
         shares: Sequence[dict[str, Any]],
-        replaced: set[int],
+        replaced: Mapping[int, int],
     ) -> None:
-        """Insert new rows; those of `replaced` are updated in place, so that what refers to them stays."""
+        """Insert new rows; those of `replaced` (with their ends) are updated in place: what refers to them stays."""
         new_rows, new_bodies = (
             [r for r in rows if r["id"] not in replaced],
             [b for b in bodies if b["job"] not in replaced],
@@ -594,18 +602,25 @@ class Ledger(Database):
         connection.insert("job", new_rows)
         connection.insert("record", new_bodies)
         old_rows, old_bodies = [r for r in rows if r["id"] in replaced], [b for b in bodies if b["job"] in replaced]
-        self._update(connection, old_rows, old_bodies)
+        self._update(connection, old_rows, old_bodies, replaced)
         for job in sorted(replaced):
-            connection.execute("DELETE FROM job_share WHERE job = :job", {"job": job})
+            self._change(connection, "DELETE FROM job_share WHERE job = :job", {"job": job}, replaced[job])
         connection.insert("job_share", shares)
 
-    def _update(self, connection: Connection, rows: Sequence[dict[str, Any]], bodies: Sequence[dict[str, Any]]) -> None:
+    def _update(
+        self,
+        connection: Connection,
+        rows: Sequence[dict[str, Any]],
+        bodies: Sequence[dict[str, Any]],
+        ends_s: Mapping[int, int],
+    ) -> None:
+        """Replace rows, of jobs that had these ends, and bodies."""
         for row in rows:
             changed = ", ".join(f"{name} = :{name}" for name in row if name != "id")
-            connection.execute(f"UPDATE job SET {changed} WHERE id = :id", row)
+            self._change(connection, f"UPDATE job SET {changed} WHERE id = :id", row, ends_s[row["id"]])
         for body in bodies:
             changed = ", ".join(f"{name} = :{name}" for name in body if name != "job")
-            connection.execute(f"UPDATE record SET {changed} WHERE job = :job", body)
+            self._change(connection, f"UPDATE record SET {changed} WHERE job = :job", body, ends_s[body["job"]])
 
     def _add_days(self, connection: Connection, days: dict[tuple[str, ...], Vector]) -> None:
         moved = [_day_row(key, vector) for key, vector in sorted(days.items()) if any(vector)]
