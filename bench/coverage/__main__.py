@@ -1,4 +1,4 @@
-"""`python -m bench.coverage [--trials N] [--family tuning|withheld] [--seed S] [KIND ...]`: the table."""
+"""`python -m bench.coverage [--trials N] [--family F] [--sharing METHOD] [--seed S] [KIND ...]`: the table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from zlib import crc32
 
 import numpy as np
 
-from bench.coverage import devices, kinds, marks, odd, pairs
+from bench.coverage import devices, kinds, marks, node, odd, pairs
 from bench.coverage.physics import FAMILIES
 from bench.coverage.verdict import Sample, judge, table
+from perun_hpc.energy.attribute import FITTED
 
 TRIALS = {**kinds.TRIALS, **devices.TRIALS, **marks.TRIALS, **odd.TRIALS, **pairs.TRIALS}
 SEEDS = {"tuning": 20261130, "withheld": 31415926}
@@ -27,10 +28,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--trials", type=int, default=150, help="trials of each kind")
     parser.add_argument("--family", choices=[*FAMILIES, "both"], default="withheld")
     parser.add_argument("--seed", type=int, help="other trials than those of the published table")
+    parser.add_argument("--sharing", choices=["cores", FITTED], default="cores", help="as the policy's package_sharing")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args(argv)
     for family in FAMILIES if args.family == "both" else [args.family]:
-        samples = run(args.kinds or list(TRIALS), family, args.trials, args.seed or SEEDS[family], args.processes)
+        seed, fitted = args.seed or SEEDS[family], args.sharing == FITTED
+        samples = run(args.kinds or list(TRIALS), family, args.trials, seed, args.processes, fitted)
         by_kind: dict[str, list[Sample]] = {}
         for one in samples:
             by_kind.setdefault(one.kind, []).append(one)
@@ -39,20 +42,23 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run(names: Sequence[str], family: str, trials: int, seed: int, processes: int) -> Iterator[Sample]:
+def run(
+    names: Sequence[str], family: str, trials: int, seed: int, processes: int, fitted: bool = False
+) -> Iterator[Sample]:
     """All samples of some kinds, in the same order however many processes there are."""
     tasks = [(name, first, min(CHUNK, trials - first)) for name in names for first in range(0, trials, CHUNK)]
     if processes <= 1:
         for task in tasks:
-            yield from _chunk(task, family, seed)
+            yield from _chunk(task, family, seed, fitted)
         return
     with ProcessPoolExecutor(processes) as pool:
-        for found in pool.map(_chunk, tasks, repeat(family), repeat(seed)):
+        for found in pool.map(_chunk, tasks, repeat(family), repeat(seed), repeat(fitted)):
             yield from found
 
 
-def _chunk(task: tuple[str, int, int], family: str, seed: int) -> list[Sample]:
+def _chunk(task: tuple[str, int, int], family: str, seed: int, fitted: bool) -> list[Sample]:
     name, first, count = task
+    node.FITTED.set(fitted)
     found: list[Sample] = []
     for number in range(first, first + count):
         # By the kind's name: a kind that is added changes no other's trials.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,10 +27,13 @@ from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.attribute import GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, energy_counters, plan
+from perun_hpc.energy.uncertainty import STATIC_ERROR
 
 TICK_NS = 10_000_000
 REAL_NS = 1_790_000_000 * NS_PER_S
 INTERVAL_S = 10.0
+FITTED = ContextVar("fitted", default=False)
+"""Whether nodes that are made share out by `cores+fit`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Node:
     """A node: its CPUs, its sensors, how busy each CPU is (`busy`), who runs when.
 
     `static` holds figures of the policy, by kind of domain; `past` is a node's idle time that it learns from first.
+    `fitted` : whether the watts of jobs' work are learnt from the packages' power.
     `points_s` : how often the curves of jobs get a point; 0: never. Where `seen`, an interval ends where a step of
     `steps` begins or ends, as it does where a job is alone; else the agent does not hear of them in time.
     """
@@ -93,6 +98,7 @@ class Node:
     static: Mapping[str, int] = field(default_factory=dict)
     learning: Learning = field(default_factory=Learning)
     slices: Mapping[str, int] = field(default_factory=dict)
+    fitted: bool = field(default_factory=FITTED.get)
     poll_phase_s: float = 0.3
     points_s: float = 0.0
     steps: Sequence[StepRun] = ()
@@ -161,6 +167,7 @@ class Node:
         self.domains: dict[str, EnergyDomain] = {one.name: one for one in counted}
         self._intervals = Intervals(counted, self.cpus)
         self._intervals.slices = self.slices
+        self._intervals.fitted = self.fitted
         self._parametrise()
 
     def _parametrise(self) -> None:
@@ -168,6 +175,7 @@ class Node:
         stated = {name: Figure(self.static[name], "policy") for name in known if name in self.static}
         self.figures = {**known, **stated}
         self._intervals.static_uw = {name: one.uw for name, one in self.figures.items()}
+        self._intervals.static_error = {name: STATIC_ERROR[one.source] for name, one in self.figures.items()}
         self._intervals.guessed = {name for name, one in self.figures.items() if one.source == "unknown"}
 
     def _raw(self, at_s: float) -> dict[str, Reading]:

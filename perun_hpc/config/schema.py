@@ -310,6 +310,13 @@ class Energy:
         NODES,
     )
     kappa: float = _item(Number(0, 1), "0.25", "what a core's second busy thread weighs against its first", NODES)
+    package_sharing: str = _item(
+        Choice(("cores", "cores+fit")),
+        "cores",
+        "a shared package's dynamic energy: cores: by CPU time; cores+fit: also by the watts that each job's work "
+        "draws, learnt from the package's own power",
+        NODES,
+    )
 
 
 @dataclass(frozen=True)

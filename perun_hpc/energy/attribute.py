@@ -7,19 +7,24 @@ The rules and their limits are published in docs/method.md.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from perun_hpc.data_model import cpu_list
 from perun_hpc.data_model.sensor import Provenance, worst
+
+if TYPE_CHECKING:
+    from perun_hpc.energy.work_power import Parts
 
 IDLE = "idle"
 SYSTEM = "system"
 UNKNOWN = "unknown"
 UNOBSERVED = "unobserved"
 OTHER = "other"
+FITTED = "cores+fit"
 
 NS_PER_S = 1_000_000_000
 KAPPA = (1, 4)
@@ -181,7 +186,8 @@ class Share(NamedTuple):
 class DomainShares(NamedTuple):
     """The shares of one domain; they sum to `total_uj`. `total_uj` None means a gap, without shares.
 
-    `why` says what of the work was not known where shares rest on it.
+    `why` says what of the work was not known where shares rest on it; `doubts_uj` is what owners' dynamic parts may be
+    wrong by (k=1) where that is not the same for all that a method gives.
     """
 
     domain: str
@@ -190,6 +196,7 @@ class DomainShares(NamedTuple):
     method: str
     provenance: Provenance
     why: str = ""
+    doubts_uj: Mapping[str, int] = MappingProxyType({})
 
     def by_owner(self) -> dict[str, int]:
         """Owner -> energy in uJ, as the node ledger stores it."""
@@ -230,10 +237,24 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
     return {owner: sign * part for owner, part in parts.items()}
 
 
-def attribute(interval: IntervalInput) -> list[DomainShares]:
+Weigh: TypeAlias = "Callable[[DomainInput, int, Mapping[str, float]], Parts | None]"
+"""What a package's work draws: of a domain, the interval's length and core time (ns) by owner, how its dynamic energy
+is shared out; None: by core time."""
+
+
+def attribute(interval: IntervalInput, weigh: Weigh | None = None) -> list[DomainShares]:
     """Shares of every domain; meters come back as their residual, named `other` (further ones `other-<meter>`).
 
     Whatever the kernel says, there is an answer: a negative time or size is one that is not known.
+
+    Parameters
+    ----------
+    interval : the node's.
+    weigh : what a package's work draws; asked about all packages that were read and watched, so that it may learn.
+
+    Returns
+    -------
+    The leaves in their order, then the meters.
     """
     interval = _possible(interval)
     load = _Load(interval)
@@ -247,7 +268,7 @@ def attribute(interval: IntervalInput) -> list[DomainShares]:
         elif domain.kind is DomainKind.GPU:
             leaves.append(_gpu(interval, domain, domain.total_uj))
         else:
-            leaves.append(_package_or_dram(interval, domain, domain.total_uj, load))
+            leaves.append(_package_or_dram(interval, domain, domain.total_uj, load, weigh))
     known = {leaf.domain: leaf for leaf in leaves}
     residuals: list[DomainShares] = []
     for meter in meters:
@@ -454,6 +475,11 @@ class _Load:
             return 0
         return self._spread[job.owner] if job.held is None else job.cpus_held * self.present_ns(job)
 
+    @property
+    def unit(self) -> int:
+        """The weight of a nanosecond on a core of which one thread works."""
+        return _SCALE * self._node.kappa[1]
+
     def core_share(self, job: JobInput) -> tuple[int, int]:
         """The job's logical CPUs and the node's."""
         return job.cpus_held, max(1, len(self._node.core_of))
@@ -512,7 +538,10 @@ def _join(
     return tuple(share for share in shares if share.energy_uj)
 
 
-def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int, load: _Load) -> DomainShares:
+def _package_or_dram(
+    interval: IntervalInput, domain: DomainInput, total_uj: int, load: _Load, weigh: Weigh | None
+) -> DomainShares:
+    parts = _weighed(interval, domain, load, weigh) if weigh is not None else None
     fixed_uj = max(0, min(total_uj, _power_times(domain.static_uw, interval.duration_ns)))
     if load.sole is not None:
         asleep_uj = total_uj if load.sole.suspended else 0
@@ -524,14 +553,30 @@ def _package_or_dram(interval: IntervalInput, domain: DomainInput, total_uj: int
     else:
         static = load.allocated(domain.package)
         method = "cores"
-    dynamic = load.work(domain.package)
+    dynamic, moving_uj = load.work(domain.package), total_uj - fixed_uj
+    doubts_uj: dict[str, int] = {}
     if interval.gap:
         method = "presence"
-    shares = _join(apportion(fixed_uj, static), apportion(total_uj - fixed_uj, dynamic), interval)
+    elif parts is not None and interval.jobs:
+        method = FITTED
+        dynamic = {owner: round(_SCALE * weight) for owner, weight in parts.weights.items()}
+        doubts_uj = {owner: round(part * max(0, moving_uj)) for owner, part in parts.doubts.items()}
+    shares = _join(apportion(fixed_uj, static), apportion(moving_uj, dynamic), interval)
     doubt = load.doubt(domain.package)
     measured = not interval.jobs and not interval.gap and not doubt
     provenance = domain.provenance if measured else _modelled(domain.provenance)
-    return DomainShares(domain.name, total_uj, shares, method, provenance, doubt)
+    return DomainShares(domain.name, total_uj, shares, method, provenance, doubt, doubts_uj)
+
+
+def _weighed(interval: IntervalInput, domain: DomainInput, load: _Load, weigh: Weigh) -> Parts | None:
+    """What is made of a package's work where all of it is known; an estimate shows nothing but CPU time."""
+    estimated = domain.provenance is Provenance.ESTIMATED
+    if domain.kind is not DomainKind.PACKAGE or estimated or interval.gap or interval.unseen:
+        return None
+    work = load.work(domain.package)
+    if load.doubt(domain.package) or UNKNOWN in work:
+        return None
+    return weigh(domain, interval.duration_ns, {owner: one / load.unit for owner, one in work.items()})
 
 
 def _memory_weights(interval: IntervalInput, package: int | None, load: _Load) -> dict[str, int]:

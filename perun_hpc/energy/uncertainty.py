@@ -28,6 +28,7 @@ SHARING_ERROR: dict[str, float] = {
     "holder": 0.0,
     "unheld": 0.0,
     "cores": 0.34,
+    "cores+fit": 0.34,
     "memory+cores": 1.0,
     "slices": 0.65,
     "slices+activity": 0.40,
@@ -202,7 +203,7 @@ class Split:
             return 0
         return round(relative * (static_uj - self.static_uj * dynamic_uj / self.dynamic_uj))
 
-    def sharing_doubt_uj(self, dynamic_uj: int, method: str) -> tuple[int, int]:
+    def sharing_doubt_uj(self, dynamic_uj: int, method: str, known_uj: int | None = None) -> tuple[int, int]:
         """Standard uncertainty of an owner's dynamic part: nobody knows the watts behind anybody's work.
 
         An owner whose work takes more watts than its weight says gets too little, and the others too much: with q_k the
@@ -213,6 +214,7 @@ class Split:
         ----------
         dynamic_uj : the owner's.
         method : a key of `SHARING_ERROR`; what is not there is nobody's to say.
+        known_uj : what both together are, where that is known: sigma then only says how they stand to each other.
 
         Returns
         -------
@@ -223,4 +225,7 @@ class Split:
             return 0, 0
         q = dynamic_uj / self.dynamic_uj
         others = max(0.0, self.squares / self.dynamic_uj**2 - q * q)
-        return round(sigma * dynamic_uj * (1 - q)), round(sigma * dynamic_uj * math.sqrt(others))
+        own, theirs = sigma * dynamic_uj * (1 - q), sigma * dynamic_uj * math.sqrt(others)
+        if known_uj is not None and (own or theirs):
+            own, theirs = (one * known_uj / math.hypot(own, theirs) for one in (own, theirs))
+        return round(own), round(theirs)

@@ -117,6 +117,18 @@ def test_what_intervals_share_out_is_doubted_alike_in_each() -> None:
     assert (doubts["static cpu"], doubts["sharing cpu"], doubts["random"]) == (-160, 680, 680)
 
 
+def test_where_a_doubt_is_known_it_is_the_intervals() -> None:
+    job = session()
+    shares = (Share("job:1.0", 3_000, 1_000, 2_000), Share("job:2.0", 5_000, 3_000, 2_000))
+    split = DomainShares("package-0", 8_000, shares, "cores+fit", Provenance.MODELLED, "", {"job:1.0": 500})
+    closed = Closed(0, 10 * S, split, (JobInput(owner="job:1.0"),), False)
+    booking.book([closed], [job], {"package-0": PACKAGE}, {}, "2026-11-30")
+    found = job.domains["package-0"]
+    assert found.method == "cores+fit"
+    assert math.hypot(found.sharing_doubt_uj, found.others_doubt_uj) == pytest.approx(500, abs=1)
+    assert found.sharing_doubt_uj == found.others_doubt_uj  # two alike
+
+
 @pytest.mark.parametrize(("kind", "relative"), [
     (DomainKind.PACKAGE, 0.34), (DomainKind.DRAM, 1.0), (DomainKind.GPU, 0.7),
 ])  # fmt: skip

@@ -219,6 +219,24 @@ def test_the_policy_says_how_long_intervals_are_and_what_a_second_thread_weighs(
     host.node.close()
 
 
+def test_by_policy_the_watts_of_jobs_work_are_learnt(tmp_path: Path) -> None:
+    host = Machine(tmp_path, b"energy: {package_sharing: cores+fit}\n")
+    try:
+        host.meter.parametrise()
+        first, second = two_jobs(host)
+        host.run({0: 300, 2: 100}, 1_000_000)
+        host.cgroup(1, 300 * TICK_NS, "0-1")
+        host.cgroup(2, 100 * TICK_NS, "2-3")
+        host.meter.end_interval()
+        accounts = [one.domains["package-0"] for one in (first, second)]
+        assert [one.method for one in accounts] == ["cores+fit", "cores+fit"]
+        # In milliseconds nothing is learnt, and half is static.
+        assert [one.energy_uj for one in accounts] == pytest.approx([625_000, 375_000], abs=2)
+        assert all(0 < one.sharing_doubt_uj + one.others_doubt_uj < one.dynamic_uj for one in accounts)
+    finally:
+        host.node.close()
+
+
 def test_a_job_whose_cgroup_is_gone_has_what_the_one_above_kept(host: Machine) -> None:
     first, second = two_jobs(host)
     host.run({0: 300, 2: 100}, 1_000_000)

@@ -107,11 +107,16 @@ STEPS = st.lists(
 
 
 @examples(150)
-@given(starts=st.lists(st.integers(0, RANGE - 1), min_size=len(SENSORS), max_size=len(SENSORS)), steps=STEPS)
-def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them(starts, steps):
+@given(
+    starts=st.lists(st.integers(0, RANGE - 1), min_size=len(SENSORS), max_size=len(SENSORS)),
+    steps=STEPS,
+    fitted=st.booleans(),
+)
+def test_whatever_happens_the_ledger_closes_and_sessions_have_what_it_gives_them(starts, steps, fitted):
     world = World({sensor.domain: Truth(start, read_ns=5) for sensor, start in zip(SENSORS, starts, strict=True)})
     domains = {domain.name: domain for domain in plan(SENSORS).counted}
     intervals = Intervals(tuple(domains.values()), NODE)
+    intervals.fitted = fitted
     intervals.begin(world.mono_ns, world.readings())
     given_uj: dict[tuple[str, str], int] = {}
     for number, step in enumerate(steps):

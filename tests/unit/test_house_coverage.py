@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from bench.coverage.__main__ import TRIALS, run
 from bench.coverage.physics import FAMILIES
-from bench.coverage.verdict import Sample, judge, table
+from bench.coverage.verdict import Sample, Verdict, judge, table
 
 METHOD = Path(__file__).parents[2] / "docs/method.md"
 
@@ -50,6 +51,28 @@ def test_bounds_hold(name: str, family: str) -> None:
         kinds.setdefault(one.kind, []).append(one)
     for kind, samples in kinds.items():
         assert judge(kind, samples).covered >= 80
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["shared-policy", "shared-learnt", "spinning"])
+def test_what_is_learnt_of_watts_is_nearer_and_its_bounds_hold(name: str, family: str) -> None:
+    plain, fitted = (
+        {one.kind: one for one in _verdicts(run([name], family, 30, 99, 1, learnt))} for learnt in (False, True)
+    )
+    for kind, verdict in fitted.items():
+        if kind.startswith("memory"):  # nothing is learnt of it
+            assert verdict == plain[kind]
+            continue
+        assert verdict.covered >= 85
+        assert verdict.rmse < 0.95 * plain[kind].rmse
+        assert verdict.width < plain[kind].width
+
+
+def _verdicts(samples: Iterable[Sample]) -> list[Verdict]:
+    kinds: dict[str, list[Sample]] = {}
+    for one in samples:
+        kinds.setdefault(one.kind, []).append(one)
+    return [judge(kind, found) for kind, found in kinds.items()]
 
 
 def test_a_verdict_is_what_it_says() -> None:

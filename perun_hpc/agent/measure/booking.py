@@ -107,7 +107,8 @@ class _Books:
         method = self.interval.shares.method
         if method == "presence" and self.domain is not None:
             method = OVER_GAPS.get(self.domain.kind, method)
-        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, method)
+        known_uj = self.interval.shares.doubts_uj.get(share.owner)
+        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, method, known_uj)
 
 
 def _book(

@@ -29,6 +29,7 @@ from perun_hpc.energy.attribute import (
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import NS_PER_S, STILL, difference, stands_still
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT, may_stand_still, shows_too_little
+from perun_hpc.energy.work_power import Parts, WorkPower
 from perun_hpc.process.log import guard
 
 #: Of a counter that has not been read yet, or is read no more: its first reading opens its interval.
@@ -84,7 +85,9 @@ class Intervals:
     """The open intervals of a node's domains.
 
     `static_uw` (static power) and `slices` (of GPUs in MIG mode) hold what is known of each domain by now, `guessed`
-    those whose static power is half of the least power seen, `node` the CPUs and what a busy one weighs.
+    those whose static power is half of the least power seen, `node` the CPUs and what a busy one weighs. Where
+    `fitted`, what jobs' work draws is learnt from the packages' own power; `static_error` is what their static power is
+    wrong by (k=1, relative).
     """
 
     def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
@@ -94,6 +97,9 @@ class Intervals:
         self.static_uw: Mapping[str, int] = {}
         self.guessed: Collection[str] = ()
         self.slices: Mapping[str, int] = {}
+        self.fitted = False
+        self.static_error: Mapping[str, float] = {}
+        self._powers: dict[str, WorkPower] = {}
         self._opened: dict[str, tuple[int, Reading]] = {}
         self._stretches: list[Stretch] = []
         self._seen: dict[str, Reading] = {}
@@ -144,6 +150,7 @@ class Intervals:
         self._inside = {name: given for name, given in self._inside.items() if name in continued}
         self._beside = {name: readings for name, readings in self._beside.items() if name in opened}
         self._lost &= same
+        self._powers = {name: power for name, power in self._powers.items() if name in same}
         return {one.sensor.id for one in domains if one.name in continued - same}
 
     def break_off(self, sensors: Collection[str]) -> None:
@@ -299,9 +306,26 @@ class Intervals:
             gap=gap,
             unseen=any(stretch.unseen for stretch in inside),
         )
-        found = guard("attribution", lambda: attribute(interval)) or _nobodys(interval)
+        if not self.fitted:
+            self._powers.clear()  # learnt under another policy
+        weigh = self._weigh if self.fitted else None
+        found = guard("attribution", lambda: attribute(interval, weigh)) or _nobodys(interval)
         failed = {domain.name: self._failed.pop(domain.name, "") for domain, _ in measured}
         return [Closed(t0_ns, t1_ns, shares, jobs, gap, shares.why, failed.get(shares.domain, "")) for shares in found]
+
+    def _weigh(self, domain: DomainInput, duration_ns: int, busy_ns: Mapping[str, float]) -> Parts | None:
+        """Let the filter of a package learn from an interval; one that fails begins anew."""
+        package_of, package = self.node.package_of, domain.package
+        cores = {core for cpu, core in self.node.core_of.items() if package in (None, package_of.get(cpu))}
+        power = self._powers.pop(domain.name, None) or WorkPower(len(cores))
+        error = self.static_error.get(domain.name, 0.0)
+
+        def take() -> Parts | None:
+            parts = power.take(duration_ns, domain.total_uj or 0, domain.static_uw, error, busy_ns)
+            self._powers[domain.name] = power
+            return parts
+
+        return guard("what work draws", take)
 
     def _input(self, domain: EnergyDomain, total_uj: int, duration_ns: int) -> DomainInput:
         static_uw = self.static_uw.get(domain.name, 0)

@@ -31,11 +31,12 @@ from perun_hpc.backend.gpus import unknown
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Provenance
-from perun_hpc.energy.attribute import DomainKind, GpuHolding, JobInput, NodeInput
+from perun_hpc.energy.attribute import FITTED, DomainKind, GpuHolding, JobInput, NodeInput
 from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, plan, scope_sentence
 from perun_hpc.energy.counters import STILL, busy_between, span
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT
 from perun_hpc.energy.schedule import Schedule
+from perun_hpc.energy.uncertainty import STATIC_ERROR
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 
@@ -405,11 +406,13 @@ class Meter:
         energy = self._policy.site().energy if self._policy.settled else None
         if energy is not None:
             self._intervals.node = replace(self._topology, kappa=(round(energy.kappa * 1000), 1000))
+            self._intervals.fitted = energy.package_sharing == FITTED
         self._look_for_reserved()
         stated = {name: Figure(uw, "estimate") for name, uw in self._node.static_uw.items() if name in self.domains}
         figures = self.learning.figures(self.domains.values(), energy, self.cpu_settings.idle_key, self.gpu_limits.now)
         self.static = {**figures, **stated}
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
+        self._intervals.static_error = {name: STATIC_ERROR.get(one.source, 0.0) for name, one in self.static.items()}
         self._intervals.guessed = {name for name, figure in self.static.items() if figure.source == "unknown"}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
 
