@@ -15,13 +15,16 @@ import calendar
 import logging
 import os
 import shutil
+import struct
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from perun_hpc.archive.places import JOBS, SUFFIX, Archive, Run, bucket_of, packs_in
 from perun_hpc.errors import DataError
@@ -33,8 +36,11 @@ EVIDENCE, HIDDEN_PACK = f"evidence{SUFFIX}", f"hidden{SUFFIX}"
 MAX_FILE_B = 64 << 20
 """A run with a longer file keeps its directory: what is packed is read whole."""
 _DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-_EARLIEST = (1980, 1, 1, 0, 0, 0)
-"""Zip files know no time before."""
+_EARLIEST, _LATEST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
+"""Zip files know no time before and after."""
+_HEADER, _MAGIC = struct.Struct("<26x2H"), b"PK\x03\x04"
+"""What stands before each packed file: the lengths of its name and of what else is said there."""
+_PIECE_B = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,9 @@ class Member:
             return _opened(self.pack, status.st_ino, status.st_mtime_ns).read(self.name)
         except KeyError as error:
             raise FileNotFoundError(f"{self.pack}: no {self.name}") from error
-        except _DAMAGES as error:
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (*_DAMAGES, OSError) as error:  # among these a place that no file has
             raise DataError(f"{self.pack}: {self.name} is damaged ({error}): restore the pack from a backup") from error
 
 
@@ -165,10 +173,35 @@ def _carry_over(pack: Path, target: Path, drop: Collection[Run]) -> None:
     if not _holds(pack, drop):
         shutil.copyfile(pack, target)
         return
-    with zipfile.ZipFile(pack) as old, zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as new:
+    with zipfile.ZipFile(pack) as old, pack.open("rb") as file, zipfile.ZipFile(target, "w") as new:
+        assert new.fp is not None
         for info in old.infolist():
-            if _run_and_file(info.filename)[0] not in drop:
-                new.writestr(info, old.read(info), zipfile.ZIP_DEFLATED)
+            if _run_and_file(info.filename)[0] in drop:
+                continue
+            length = _length(file, info)
+            file.seek(info.header_offset)
+            stays = copy(info)
+            stays.header_offset = new.fp.tell()
+            while length:  # as it lies there: what is damaged costs nothing else
+                data = file.read(min(length, _PIECE_B))
+                if not data:
+                    raise zipfile.BadZipFile(f"cut short in {info.filename}")
+                new.fp.write(data)
+                length -= len(data)
+            new.filelist.append(stays)
+            new.NameToInfo[stays.filename] = stays
+        new.start_dir = new.fp.tell()
+        new.comment = old.comment  # a change, so that the directory is written
+
+
+def _length(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """How many bytes a packed file takes, with the header before it (APPNOTE.TXT, 4.3.7)."""
+    file.seek(info.header_offset)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        raise zipfile.BadZipFile(f"{info.filename} is not where the directory says")
+    lengths: tuple[int, int] = _HEADER.unpack(header)
+    return _HEADER.size + sum(lengths) + info.compress_size
 
 
 def _holds(pack: Path, runs: Collection[Run]) -> bool:
@@ -191,7 +224,7 @@ def _give_to_owner(partial: Path, bucket: Path) -> None:
 
 
 def _info(entry: Entry) -> zipfile.ZipInfo:
-    when = max(time.gmtime(entry.changed_s)[:6], _EARLIEST)
+    when = min(max(time.gmtime(entry.changed_s)[:6], _EARLIEST), _LATEST)
     info = zipfile.ZipInfo(entry.name, when)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o100600 << 16
@@ -224,7 +257,10 @@ def _opened(pack: Path, inode: int, changed_ns: int) -> zipfile.ZipFile:
 
 
 def _seconds(info: zipfile.ZipInfo) -> float:
-    return float(calendar.timegm((*info.date_time, 0, 0, 0)))
+    try:
+        return float(calendar.timegm((*info.date_time, 0, 0, 0)))
+    except ValueError:  # a damaged one
+        return float(calendar.timegm((*_EARLIEST, 0, 0, 0)))
 
 
 def _run_and_file(name: str) -> tuple[Run | None, str]:

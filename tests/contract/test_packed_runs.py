@@ -371,3 +371,60 @@ def test_killed_before_any_write_nothing_is_lost_or_doubled(
         name: before[name] for name in before if name != "4711.0"
     }
     assert len(now["4711.0"][1]) == 2
+
+
+def damage(pack_file: Path, name: str) -> None:
+    """Change a bit amid one of the files that a pack holds."""
+    with zipfile.ZipFile(pack_file) as zipped:
+        info = next(one for one in zipped.infolist() if name in one.filename)
+    data = bytearray(pack_file.read_bytes())
+    data[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 1
+    pack_file.write_bytes(data)
+
+
+def test_what_is_damaged_in_a_pack_costs_nothing_else_when_runs_leave_it(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    before = records(archive)
+    damage(archive.bucket(4) / "evidence.zip", "/4712.0@")
+    keeping = upkeep.Keeping(ledger, packing.Access(), LATER_S)
+    removed = upkeep.delete(ledger, upkeep.Who("bob"), lambda gone: upkeep.remove_directories(archive, gone, keeping))
+    assert removed == 3
+    now = records(archive)
+    assert now.keys() == {f"{job}.0" for job in range(4711, 4715)}
+    assert now.pop("4712.0") == (before["4712.0"][0], [])
+    assert all(now[name] == before[name] for name in now)
+    with zipfile.ZipFile(archive.bucket(4) / "evidence.zip") as zipped:
+        assert len(zipped.namelist()) == 4 and b"bob" not in b"".join(
+            zipped.read(name) for name in zipped.namelist() if "/4712.0@" not in name
+        )
+        assert "/4712.0@" in str(zipped.testzip())
+
+
+def test_whatever_bit_of_a_packs_directory_is_wrong_its_reader_goes_on(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    pack_file = archive.bucket(4) / f"{ALICE}.zip"
+    whole = pack_file.read_bytes()
+    with zipfile.ZipFile(pack_file) as zipped:
+        first, second = zipped.start_dir, zipped.start_dir + 46 + len(zipped.infolist()[0].filename)
+    others = {run for run in kept.each_run(archive) if run.job_id > 4714}
+    for at in range(first, second):
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            pack_file.write_bytes(data)
+            os.utime(archive.bucket(4), ns=(at, at * 8 + bit))  # as a new pack would
+            runs = list(kept.each_run(archive))
+            assert others <= set(runs)
+            assert all(record_in(archive, run) is not None for run in others)
+            for run in runs:
+                record_in(archive, run)
+                read_kept(archive, run)
+                for file in kept.boundaries(archive, run):
+                    assert file.changed_s > 0
+
+
+def test_files_of_times_that_zip_does_not_know_are_packed(archive: Archive, ledger: Ledger) -> None:
+    before = records(archive)
+    for at_s, path in zip((0, 2**32 + 2**31), sorted(archive.jobs.rglob("n1.json")), strict=False):
+        os.utime(path, (at_s, at_s))
+    assert pack(archive, ledger) == 7 and records(archive) == before
