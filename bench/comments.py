@@ -72,7 +72,11 @@ with tempfile.TemporaryDirectory() as place:
         written += done.written
     figures["flush"] = {"per_s": written / (time.perf_counter() - begin_s),
                         "cpu_ms": (time.process_time() - cpu_s) / jobs * 1e3}
-figures["held"] = sum(job.admin_comment.startswith("perun1:") for job in ask(ids))
+    ledger.queue_arrays(cluster, [1])
+    figures["sum"] = flush(ledger, cluster, Dbd(ask), True, 1000, 10, arrays=True).written
+first, second = ask([1, 2])
+figures["sum"] += first.admin_comment.startswith(f"perun2:tasks=0/{jobs}:") + second.admin_comment.startswith("perun1:")
+figures["held"] = sum(job.admin_comment.startswith("perun") for job in ask(ids))
 print(json.dumps(figures))
 """
 
@@ -93,6 +97,8 @@ def run() -> Iterator[Result]:
     figures = json.loads(done.stdout.splitlines()[-1])
     if figures["held"] != JOBS:
         raise RuntimeError(f"slurmdbd holds {figures['held']} of {JOBS} lines")
+    if figures["sum"] != 3:
+        raise RuntimeError("the array's own job does not hold the array's sum, or other tasks do")
     one = figures["1"]
     for count in SESSIONS:
         found = figures[str(count)]

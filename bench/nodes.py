@@ -41,6 +41,8 @@ PROGRESS_S = float(os.environ.get("PERUN_BENCH_PROGRESS", "60"))
 LEDGER_S = float(os.environ.get("PERUN_BENCH_LEDGER", "0"))
 """How old the day is when the run begins: so much of each node's ledger is there."""
 OVER = os.environ.get("PERUN_BENCH_OVER", "tls")
+ENOUGH = 1000
+"""Jobs without which the growth of a database, which is by pages, says nothing."""
 DRAINED_S = 600
 A_YEAR_S = 365 * A_DAY_S
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -81,7 +83,8 @@ def _figures(nodes: int) -> Iterator[tuple[str, float, str]]:
     yield "archive_gb_a_year", found["job_b"] / jobs * JOBS_A_NODE_A_DAY * nodes * 365 / 1e9, "GB"
     ledger_b = load["ledger_b"] / (SECONDS + LEDGER_S / SPEED) * A_YEAR_S / SPEED
     yield "node_ledgers_gb_a_year", ledger_b / 1e9, "GB"
-    yield "sql_gb_a_year", found["ledger_b"] / jobs * JOBS_A_NODE_A_DAY * nodes * 365 / 1e9, "GB"
+    if jobs >= ENOUGH:
+        yield "sql_gb_a_year", found["ledger_b"] / jobs * JOBS_A_NODE_A_DAY * nodes * 365 / 1e9, "GB"
 
 
 def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:

@@ -261,15 +261,41 @@ class Ledger(Database):
             for job in jobs:
                 connection.execute("DELETE FROM slurmdbd_queue WHERE job = :j", {"j": job})
 
-    def postpone(self, jobs: Sequence[tuple[int, int]]) -> None:
-        """Put rows off by so many seconds each."""
+    def postpone(self, jobs: Sequence[tuple[int, int]], tried: bool = True) -> None:
+        """Put rows off by so many seconds each; `tried`: that counts as a try."""
         now = int(self._clock())
         with self.write() as connection:
             for job, seconds in jobs:
                 connection.execute(
-                    "UPDATE slurmdbd_queue SET due_s = :d, tries = tries + 1 WHERE job = :j",
-                    {"d": now + seconds, "j": job},
+                    "UPDATE slurmdbd_queue SET due_s = :d, tries = tries + :t WHERE job = :j",
+                    {"d": now + seconds, "j": job, "t": int(tried)},
                 )
+
+    def queue_arrays(self, cluster: str, arrays: Sequence[int]) -> None:
+        """Queue the jobs whose own id is an array's for slurmdbd, as far as they are stored and not queued yet."""
+        with self.write() as connection:
+            for array in arrays:
+                connection.execute(
+                    "INSERT INTO slurmdbd_queue (job, due_s, tries) SELECT id, :d, 0 FROM job "
+                    "WHERE cluster = :c AND job_id = :a AND array_job_id = :a ORDER BY end_s DESC LIMIT 1 "
+                    "ON CONFLICT (job) DO NOTHING",
+                    {"c": cluster, "a": array, "d": int(self._clock())},
+                )
+
+    def array_runs(self, cluster: str, array: int) -> Iterator[list[EnergyRecord]]:
+        """Yield the runs of an array's tasks, some at a time, without their shares."""
+        query = (
+            "SELECT id, end_s FROM job WHERE cluster = :c AND array_job_id = :a AND id > :last ORDER BY id LIMIT :page"
+        )
+        last = 0
+        while True:
+            with self.read() as connection:
+                rows = connection.execute(query, {"c": cluster, "a": array, "last": last, "page": CHUNK}).fetchall()
+                if not rows:
+                    return
+                records = self._bodies(connection, {row.id: row.end_s for row in rows}, shares=False)
+            yield list(records.values())
+            last = rows[-1].id
 
     def rewrite(self, changes: Sequence[tuple[int, EnergyRecord, EnergyRecord | None]]) -> None:
         """Replace records (row id, before, after) in one transaction; None deletes, the sums go to user `removed`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from perun_hpc.accounting import comment
+from perun_hpc.accounting import array_line, comment
 from perun_hpc.accounting.found import Found, Places, from_directory
 from perun_hpc.accounting.summing import add_slurm, missing_record
 from perun_hpc.archive import kept
@@ -66,6 +66,8 @@ def _told_by_both(found: Found, row: SlurmJob) -> Found:
 def _from_slurm(row: SlurmJob, places: Places) -> Found:
     """Return what Slurm's accounting alone says: perun's line in AdminComment, or that there is none."""
     cluster = places.archive.cluster
+    if row.admin_comment.startswith(array_line.PREFIX):
+        return Found(missing_record(row, cluster, _of_its_array(row)), "Slurm's accounting (AdminComment)")
     if comment.is_ours(row.admin_comment):
         try:
             return Found(comment.decode(row.admin_comment, row, cluster), "Slurm's accounting (AdminComment)")
@@ -91,6 +93,21 @@ def _from_slurm(row: SlurmJob, places: Places) -> Found:
     status = "pending" if row.state == "PENDING" else "running"
     made = replace(missing_record(row, cluster, waiting), status=status, missing_nodes=())
     return Found(replace(made, qos="" if row.qos == UNTOLD_QOS else row.qos), "Slurm's accounting")
+
+
+def _of_its_array(row: SlurmJob) -> str:
+    """What Slurm's accounting says where the site keeps one line an array there."""
+    try:
+        known, runs, whole, energy_uj, u_uj = array_line.read(row.admin_comment)
+    except DataError as error:
+        return str(error)
+    least = "" if whole else "at least "
+    used = (
+        "nothing that is known"
+        if energy_uj is None
+        else f"{least}{energy_uj / 1e6:.0f} J ({2 * u_uj / 1e6:.0f} J, k=2)"
+    )
+    return f"of this task alone nothing is kept here: its array used {used}, of {known} of its {runs} tasks"
 
 
 def _why_none(row: SlurmJob, archive: Archive) -> str:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from perun_hpc.accounting import array_line
 from perun_hpc.accounting.comment import encode, is_ours
 from perun_hpc.accounting.ledger import Due, Ledger
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import UnavailableError
 from perun_hpc.slurm.command import TIMEOUT_S, Runner, run_command
-from perun_hpc.slurm.sacct import SlurmJob, by_id, match_run
+from perun_hpc.slurm.sacct import SlurmJob, by_id, match_run, unended
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ MAX_SESSIONS = 32
 """slurmdbd has a hundred threads, one a connection, and each has a connection to the database."""
 SHARE = 0.5
 """Of the time between two flushes that one may take."""
+ARRAY_S = 600
+"""So often it is looked whether an array has ended."""
 FIRST_RETRY_S, LAST_RETRY_S = 5, 3600
 MAX_TRIES = 30
 """With doubling pauses up to an hour: about a day of a slurmdbd that is down."""
@@ -59,9 +62,20 @@ class Dbd:
     sacct: Callable[[Iterable[int]], list[SlurmJob]]
     run: Runner = run_command
     clock_s: Callable[[], float] = time.monotonic
+    unended: Callable[[Iterable[int], str], set[int]] = unended
 
 
-def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float, seconds: float) -> Flushed:
+@dataclass(frozen=True)
+class _Line:
+    """What slurmdbd is to hold of a job that is due."""
+
+    due: Due
+    text: str
+
+
+def flush(
+    ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float, seconds: float, arrays: bool = False
+) -> Flushed:
     """Write what is due.
 
     Parameters
@@ -70,20 +84,24 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
         Whether another tool's comment may be replaced.
     per_s, seconds
         At most `per_s * seconds` jobs are written; the rest stays queued. `seconds` is since the last flush.
+    arrays
+        Whether an array gets one line, on the job that has its id, once all of its tasks have ended.
     """
     due = ledger.due(cluster, max(1, int(per_s * seconds)))
     if not due:
         return Flushed()
     try:
-        rows = by_id(dbd.sacct([d.record.job_id for d in due]))
-        lines, done, later, kept, dropped = _plan(due, rows, overwrite)
+        wanted = _of_arrays(ledger, cluster, dbd, due) if arrays else [_Line(one, encode(one.record)) for one in due]
+        due = [one.due for one in wanted]
+        rows = by_id(dbd.sacct([d.record.job_id for d in due])) if due else {}
+        lines, done, later, kept, dropped = _plan(wanted, rows, overwrite)
         if lines:
             sent = dict(list(lines.items())[: _sessions(list(lines.values()), dbd, seconds)])
             after = by_id(dbd.sacct([d.record.job_id for d in due if d.job in sent]))
-            for entry in (d for d in due if d.job in sent):
-                run = _run_of(entry.record, after)
-                held = run is not None and run.admin_comment == encode(entry.record)
-                (done if held else later).append(entry)
+            for one in (one for one in wanted if one.due.job in sent):
+                run = _run_of(one.due.record, after)
+                held = run is not None and run.admin_comment == one.text
+                (done if held else later).append(one.due)
     except UnavailableError as error:
         log.warning("%s", error)
         done, later, kept, dropped = [], list(due), [], []
@@ -96,8 +114,8 @@ def flush(ledger: Ledger, cluster: str, dbd: Dbd, overwrite: bool, per_s: float,
     return Flushed(len(done), len(later), len(kept), len(dropped) + len(given_up))
 
 
-def command(record: EnergyRecord) -> str:
-    """Return sacctmgr's command for a record.
+def command(record: EnergyRecord, text: str) -> str:
+    """Return sacctmgr's command for a record's line.
 
     A member of an array or het job goes by the job id that it has itself, for which slurmdbd has an index: looked for
     by its task, each of an array of 100,000 costs the database 0.1 s. The one that has the array's own id goes by its
@@ -105,11 +123,39 @@ def command(record: EnergyRecord) -> str:
     """
     shared = record.job_id in (record.array_job_id, record.het_job_id)
     where = f"jobid={record.display_id if shared else record.job_id} cluster={record.cluster}"
-    return f'modify job where {where} set AdminComment="{encode(record)}"'
+    return f'modify job where {where} set AdminComment="{text}"'
+
+
+def _of_arrays(ledger: Ledger, cluster: str, dbd: Dbd, due: Sequence[Due]) -> list[_Line]:
+    """Return the lines of what is due, of arrays that have ended one each; whatever else is of arrays leaves the queue.
+
+    A task's record of an array that has its line already has the array queued again.
+    """
+    lines, of_arrays = [], dict[int, list[Due]]()
+    for one in due:
+        array = one.record.array_job_id
+        if array is None:
+            lines.append(_Line(one, encode(one.record)))
+        else:
+            of_arrays.setdefault(array, []).append(one)
+    if not of_arrays:
+        return lines
+    heads = {one.record.job_id: one for those in of_arrays.values() for one in those if _heads(one.record)}
+    ledger.queue_arrays(cluster, list(of_arrays))
+    ledger.settle([one.job for those in of_arrays.values() for one in those if not _heads(one.record)])
+    running = dbd.unended(list(heads), cluster) if heads else set()
+    ledger.postpone([(heads[array].job, ARRAY_S) for array in running if array in heads], tried=False)
+    ended = [one for array, one in heads.items() if array not in running]
+    return [*lines, *(_Line(one, array_line.encode(ledger.array_runs(cluster, one.record.job_id))) for one in ended)]
+
+
+def _heads(record: EnergyRecord) -> bool:
+    """Whether a task's own id is its array's: Slurm gives it to the last that starts."""
+    return record.job_id == record.array_job_id
 
 
 def _plan(
-    due: Sequence[Due], rows: dict[int, list[SlurmJob]], overwrite: bool
+    wanted: Sequence[_Line], rows: dict[int, list[SlurmJob]], overwrite: bool
 ) -> tuple[dict[int, str], list[Due], list[Due], list[Due], list[Due]]:
     """Sort what is due into commands, done, later, kept and dropped."""
     lines: dict[int, str] = {}
@@ -117,12 +163,13 @@ def _plan(
     later: list[Due] = []
     kept: list[Due] = []
     dropped: list[Due] = []
-    for entry in due:
+    for one in wanted:
+        entry = one.due
         runs = rows.get(entry.record.job_id, [])
         run = _run_of(entry.record, rows)
         if run is None or run.end_s is None or not entry.record.state:
             later.append(entry)
-        elif run.admin_comment == encode(entry.record):
+        elif run.admin_comment == one.text:
             done.append(entry)
         elif run != max(runs, key=lambda r: (r.submit_s or 0, r.run)):
             # sacctmgr only reaches the newest run of a requeued job.
@@ -130,7 +177,7 @@ def _plan(
         elif run.admin_comment and not is_ours(run.admin_comment) and not overwrite:
             kept.append(entry)
         else:
-            lines[entry.job] = command(entry.record)
+            lines[entry.job] = command(entry.record, one.text)
     return lines, done, later, kept, dropped
 
 

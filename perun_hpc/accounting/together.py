@@ -71,9 +71,15 @@ def u_together(records: Sequence[EnergyRecord]) -> int:
     Of a run whose record does not say what errs (Slurm's comment, a record of before) all of its uncertainty may have
     one cause with that of the others.
     """
+    doubts, rest_uj = doubts_together(records)
+    return combined_uj(doubts) + rest_uj
+
+
+def doubts_together(records: Sequence[EnergyRecord]) -> tuple[Doubts, int]:
+    """Return what a sum of runs may be wrong by, by its cause, and what is added to that of records without causes."""
     known = [r for r in records if any(c.doubts for c in r.components)]
     rest_uj = sum(r.u_uj for r in records if not any(c.doubts for c in r.components))
-    return combined_uj(added(_doubts(r) for r in known)) + rest_uj
+    return added(_doubts(r) for r in known), rest_uj
 
 
 def members(records: Iterable[EnergyRecord]) -> list[Member]:

@@ -278,7 +278,9 @@ def _sweep_one(
         log.warning("%s", problem)
     if slurm is not None and site.slurmdbd != "off":
         overwrite = site.slurmdbd == "overwrite"
-        flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, _since_s(archive, site))
+        arrays = site.settings.collect.slurmdbd_arrays == "sum"
+        since_s = _since_s(archive, site)
+        flushed = flush(ledger, cluster, Dbd(slurm.jobs), overwrite, site.slurmdbd_per_s, since_s, arrays)
         if flushed != Flushed():
             print(f"{cluster}: slurmdbd: {flushed}", flush=True)
     return summary

@@ -435,6 +435,11 @@ class Collect:
         "off",
         "write one line into the job's AdminComment: never, only where none stands, or always",
     )
+    slurmdbd_arrays: str = _item(
+        Choice(("tasks", "sum")),
+        "tasks",
+        "of an array: a line a task, or one with the sum, on the job that has its id, once all of its tasks have ended",
+    )
     slurmdbd_per_s: float = _item(Number(0.01, 1000), "50", "at most this many jobs a second")
 
 

@@ -137,6 +137,19 @@ def query_between(
     return _runs(_sacct(["-S", f"uts{since_s}", "-E", f"uts{until_s}", *options], cluster, runner, extra))
 
 
+def unended(arrays: Iterable[int], cluster: str | None = None, runner: Runner = run_command) -> set[int]:
+    """Return which of these arrays have a task that has not ended, as far as Slurm's accounting says."""
+    found: set[int] = set()
+    for wanted in slices(sorted({str(one) for one in arrays})):
+        command = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,End", "-j", wanted]
+        for line in runner([*command, *([f"--clusters={cluster}"] if cluster else [])], None, TIMEOUT_S).splitlines():
+            shown, _, end = line.partition("|")
+            array = shown.partition("_")[0]
+            if _epoch(end) is None and array.isdigit():
+                found.add(int(array))
+    return found
+
+
 @cache
 def identity_fields(runner: Runner = run_command) -> tuple[str, ...]:
     """Return those fields of `IDENTITY` that the sacct of this host has; asked once."""

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from perun_hpc.accounting import array_line
 from perun_hpc.accounting.comment import encode
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.slurmdbd import (
+    ARRAY_S,
     FIRST_RETRY_S,
     LAST_RETRY_S,
     MAX_SESSIONS,
@@ -23,11 +25,12 @@ from perun_hpc.accounting.slurmdbd import (
     command,
     flush,
 )
-from perun_hpc.accounting.summing import add_slurm, sum_boundaries
+from perun_hpc.accounting.summing import add_slurm, missing_record, sum_boundaries
+from perun_hpc.accounting.together import together
 from perun_hpc.data_model.record import EnergyRecord
-from perun_hpc.errors import UnavailableError
+from perun_hpc.errors import DataError, UnavailableError
 from perun_hpc.slurm.sacct import SlurmJob
-from tests.accounting_data import START_S, boundary, parsed, slurm_job
+from tests.accounting_data import START_S, boundary, domain, parsed, slurm_job
 
 _COMMAND = re.compile(r'modify job where jobid=(\S+) cluster=c set AdminComment="([^"]*)"\Z')
 
@@ -40,6 +43,7 @@ class Slurmdbd:
         self.sessions: list[int] = []
         self.command_s, self.spent_s = command_s, 0.0
         self.up = True
+        self.asked: list[int] = []
         self.deaf: set[str] = set()
         self._lock = threading.Lock()
 
@@ -48,6 +52,11 @@ class Slurmdbd:
             raise UnavailableError("sacct: is slurmdbd up?")
         wanted = set(ids)
         return [job for job in self.jobs if job.job_id in wanted]
+
+    def unended(self, arrays: Iterable[int], cluster: str) -> set[int]:
+        wanted = set(arrays)
+        self.asked.append(len(wanted))
+        return {array for job in self.jobs if job.end_s is None and (array := job.array[0]) in wanted}  # type: ignore[misc]
 
     def run(self, command: Sequence[str], stdin: str | None, timeout_s: float) -> str:
         assert command[0] == "sacctmgr"
@@ -80,8 +89,11 @@ class World:
         self.now = START_S + 1000.0
         self.ledger: Ledger = open_ledger(str(path / "ledger.db"), create=True, clock=lambda: self.now)
 
-    def flush(self, dbd: Slurmdbd, overwrite: bool = False, per_s: float = 100, seconds: float = 60) -> Flushed:
-        return flush(self.ledger, "c", Dbd(dbd.sacct, dbd.run, lambda: dbd.spent_s), overwrite, per_s, seconds)
+    def flush(
+        self, dbd: Slurmdbd, overwrite: bool = False, per_s: float = 100, seconds: float = 60, arrays: bool = False
+    ) -> Flushed:
+        reached = Dbd(dbd.sacct, dbd.run, lambda: dbd.spent_s, dbd.unended)
+        return flush(self.ledger, "c", reached, overwrite, per_s, seconds, arrays)
 
 
 @pytest.fixture
@@ -207,9 +219,55 @@ def test_members_of_arrays_and_het_jobs_are_named_one_by_one(world: World) -> No
     world.ledger.put(list(records.values()), queue=True)
     assert world.flush(dbd) == Flushed(written=5)
     assert {n: dbd.comment(n) for n in shown} == {n: encode(one) for n, one in records.items()}
-    assert [match[1] for one in records.values() if (match := _COMMAND.match(command(one)))] == [
+    assert [match[1] for one in records.values() if (match := _COMMAND.match(command(one, encode(one))))] == [
         "10_1", "11", "12", "20+0", "21",
     ]  # fmt: skip
+
+
+def test_an_array_has_one_line_with_its_sum_once_all_of_its_tasks_have_ended(world: World) -> None:
+    shown = {10: "10_3", 11: "10_1", 12: "10_2"}
+    jobs = [slurm_job(n, shown_id=name) for n, name in shown.items()]
+    late = slurm_job(12, shown_id="10_2", end_s=None, state="RUNNING")
+    dbd = Slurmdbd(*jobs[:2], late, slurm_job(5))
+    records = [record(job) for job in jobs]
+    world.ledger.put([record(slurm_job(5)), *records[:2]], queue=True)
+    assert world.flush(dbd, arrays=True) == Flushed(written=1)  # the single job's
+    assert dbd.comment(5).startswith("perun1:") and not any(map(dbd.comment, shown))
+    for _ in range(2 * MAX_TRIES):  # however long it takes: that is no failure
+        world.now += ARRAY_S
+        assert world.flush(dbd, arrays=True) == Flushed()
+    dbd.jobs[2] = jobs[2]
+    world.ledger.put(records[2:], queue=True)
+    world.now += ARRAY_S
+    assert world.flush(dbd, arrays=True) == Flushed(written=1)
+    assert [bool(dbd.comment(n)) for n in shown] == [True, False, False]
+    known, runs, whole, energy_uj, u_uj = array_line.read(dbd.comment(10))
+    assert (known, runs, whole, energy_uj) == (3, 3, True, sum(one.energy_uj or 0 for one in records))
+    assert u_uj == together(records).u_uj
+    # A late node changes a task's record: the array's line follows.
+    world.ledger.put([record(jobs[1], revision=2, domains={"package-0": domain("cpu", 1_000_000)})], queue=True)
+    assert world.flush(dbd, arrays=True).written + world.flush(dbd, arrays=True).written == 1
+    assert (
+        array_line.read(dbd.comment(10))[3] == sum(one.energy_uj or 0 for one in (records[0], records[2])) + 1_000_000
+    )
+    assert world.flush(dbd, arrays=True) == Flushed()
+
+
+@pytest.mark.parametrize(
+    "line", ["", "perun2:tasks=1/1:st=complete:pv=measured:e=7/1:crc=00000000", "perun2:", "perun1:"]
+)
+def test_a_damaged_line_of_an_array_is_none(line: str) -> None:
+    with pytest.raises(DataError):
+        array_line.read(line)
+
+
+def test_the_sum_of_an_array_does_not_depend_on_how_many_records_are_read_at_once() -> None:
+    records = [record(slurm_job(n, shown_id=f"10_{n}")) for n in range(10, 17)]
+    records.append(missing_record(slurm_job(20, shown_id="10_20"), "c", "no node reported this job"))
+    line = array_line.encode([records])
+    assert line == array_line.encode([records[:3], records[3:4], records[4:]]) and line.startswith("perun2:tasks=7/8:")
+    assert array_line.read(line)[2:] == (False, together(records).energy_uj, together(records).u_uj)
+    assert array_line.encode([]) == array_line.encode([[]]) == ""
 
 
 def test_of_a_requeued_job_only_the_newest_run_can_be_reached(world: World) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perun_hpc.accounting import comment
+from perun_hpc.accounting import array_line, comment
 from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.lookup import find, listed_by_slurm
@@ -95,6 +95,18 @@ def test_the_line_in_slurms_accounting(archive: Archive) -> None:
     assert [(c.component, c.energy_uj, c.provenance) for c in found.record.components] == [
         ("cpu", made.energy_uj, "measured")
     ]
+
+
+def test_where_an_array_has_one_line_its_task_says_so_and_shows_no_energy_of_its_own(archive: Archive) -> None:
+    line = array_line.encode([[record(), record()]])
+    (found,) = find("4711", places(archive, slurm(slurm_job(shown_id="4711_2", admin_comment=line))))
+    assert (found.source, found.record.energy_uj) == ("Slurm's accounting (AdminComment)", None)
+    assert found.record.missing == (
+        f"of this task alone nothing is kept here: its array used {2 * (record().energy_uj or 0) / 1e6:.0f} J "
+        f"({4 * record().u_uj / 1e6:.0f} J, k=2), of 2 of its 2 tasks",
+    )
+    (found,) = find("4711", places(archive, slurm(slurm_job(shown_id="4711_2", admin_comment=line[:-1]))))
+    assert found.record.energy_uj is None and "does not know the form" in found.record.missing[0]
 
 
 def test_what_the_line_knows_is_on_the_screen() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from perun_hpc.errors import NotFoundError, UnavailableError
 from perun_hpc.slurm.job_ids import job_id_arguments
-from perun_hpc.slurm.sacct import FIELDS, ROWS_AT_ONCE, match_run, parse_sacct, query_jobs
+from perun_hpc.slurm.sacct import FIELDS, ROWS_AT_ONCE, match_run, parse_sacct, query_jobs, unended
 from tests.accounting_data import NS, START_S, slurm_job
 
 ROW = {
@@ -141,3 +141,14 @@ def test_a_long_answer_is_taken_apart_piece_by_piece_and_others_members_are_left
 
     assert {job.job_id for job in query_jobs([1], None, runner)} == set(range(1, count))
     assert [job.job_id for job in query_jobs([1, 7], None, runner, members=False)] == [1, 7]
+
+
+def test_an_array_has_not_ended_while_sacct_knows_no_end_of_one_of_its_tasks():
+    asked = []
+
+    def runner(command, stdin, timeout_s):
+        asked.append(command[command.index("-j") + 1])
+        return "1_1|1700000000\n1_2|1700000001\n2_7|1700000000\n2_[8-9%2]|Unknown\n3_1|Unknown\n"
+
+    assert unended([1, 2, 3], "c", runner) == {2, 3}
+    assert asked == ["1,2,3"]
