@@ -18,7 +18,7 @@ from pathlib import Path
 
 CALLS = (
     "openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,truncate,rename,renameat,renameat2,link,linkat,"
-    "symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,syncfs,fallocate,copy_file_range,sendfile"
+    "symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fsync,fdatasync,syncfs,fallocate,copy_file_range,sendfile,lseek"
 )
 _LINE = re.compile(r"(\w+)\((.*)\) += (\d+)(?:<([^>]*)>)?\Z")
 _BEGUN, _ENDED = re.compile(r"(.*) <unfinished \.\.\.>\Z"), re.compile(r"<\.\.\. \w+ resumed>(.*)\Z")
@@ -134,6 +134,7 @@ class _Now:
         self.root = root
         self.names = {0: dict[str, int]()}
         self.lengths: dict[int, int] = {}
+        self.positions: dict[int, int] = {}
         self.count = 0
 
     def take_stock(self, directory: Path, number: int) -> None:
@@ -170,10 +171,16 @@ class _Now:
             self._add(Step(synced=self._find(paths[0])))
         elif call == "syncfs":
             self._add(Step(whole=True))
+        elif call == "lseek":
+            self.positions[self._find(paths[0])] = result
         elif call in ("write", "pwrite64"):
             number = self._find(paths[0])
-            offset = int(str(arguments[3])) if call == "pwrite64" else self.lengths[number]
             data = _bytes(str(arguments[1]))[:result]
+            if call == "pwrite64":
+                offset = int(str(arguments[3]))
+            else:
+                offset = self.positions.get(number, self.lengths[number])
+                self.positions[number] = offset + len(data)
             self.lengths[number] = max(self.lengths[number], offset + len(data))
             self._add(Step(file=number, offset=offset, data=data))
         elif call == "ftruncate":
@@ -207,6 +214,8 @@ class _Now:
             self._enter((path, number))
         elif number is not None and "O_TRUNC" in flags:
             self._cut(number, 0)
+        if number is not None:
+            self.positions[number] = self.lengths.get(number, 0) if "O_APPEND" in flags else 0
 
     def _cut(self, number: int, length: int) -> None:
         self.lengths[number] = length

@@ -135,7 +135,7 @@ def _pack_bucket(
     replace_packed(
         archive, number, add, {one.run for one in old}, lambda pack, named: access.grant(pack, owners[named])
     )
-    return sum(_take_away(archive, homes, one) for one in old)
+    return _take_away(archive, homes, old)
 
 
 def _look(archive: Archive, run: Run, before_s: float) -> _Old | None:
@@ -193,15 +193,28 @@ def _entries(archive: Archive, old: Iterable[_Old], evidence: bool) -> Iterator[
                 yield Entry(path.relative_to(archive.base).as_posix(), changed_ns / 1e9, path.read_bytes())
 
 
-def _take_away(archive: Archive, homes: Homes, one: _Old) -> bool:
-    """Remove the directory of a run that is packed; one that has changed meanwhile stays, for another day."""
-    aside = archive.bucket(bucket_of(one.run)) / f".{one.run.name}{ASIDE}"
-    archive.job(one.run).rename(aside)
-    if _stamps(aside) != one.files:
-        _put_back(archive, homes, one.run, aside)
-        return False
-    shutil.rmtree(aside)
-    return True
+def _take_away(archive: Archive, homes: Homes, old: Iterable[_Old]) -> int:
+    """Remove the directories of runs that are packed; returns of how many. What has changed meanwhile stays."""
+    asides = [(one, _aside(archive, one.run)) for one in old]
+    above = {archive.bucket(bucket_of(one.run)) for one, _ in asides}
+    for one, aside in asides:
+        directory = archive.job(one.run)
+        above.add(directory.parent)
+        directory.rename(aside)
+    for place in above:  # else a directory may be found again that lacks what was removed
+        sync_directory(place)
+    count = 0
+    for one, aside in asides:
+        if _stamps(aside) == one.files:
+            shutil.rmtree(aside)
+            count += 1
+        else:
+            _put_back(archive, homes, one.run, aside)
+    return count
+
+
+def _aside(archive: Archive, run: Run) -> Path:
+    return archive.bucket(bucket_of(run)) / f".{run.name}{ASIDE}"
 
 
 def _put_back(archive: Archive, homes: Homes, run: Run, aside: Path) -> None:
@@ -215,6 +228,8 @@ def finish(archive: Archive, number: int, now_s: float) -> None:
     bucket = archive.bucket(number)
     with os.scandir(bucket) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(ASIDE)]
+    if names:
+        sync_directory(bucket)
     for name in names:
         aside, run = bucket / name, Run.parse(name[1 : -len(ASIDE)])
         if run is None:

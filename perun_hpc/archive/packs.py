@@ -171,7 +171,8 @@ def _replace(pack: Path, add: Iterable[Entry], drop: Collection[Run], grant: Cal
 def _carry_over(pack: Path, target: Path, drop: Collection[Run]) -> None:
     """Bring what a pack holds into the file that replaces it, but for some runs."""
     if not _holds(pack, drop):
-        shutil.copyfile(pack, target)
+        with pack.open("rb") as source, target.open("wb") as beside:
+            shutil.copyfileobj(source, beside)
         return
     with zipfile.ZipFile(pack) as old, pack.open("rb") as file, zipfile.ZipFile(target, "w") as new:
         assert new.fp is not None

@@ -135,7 +135,7 @@ def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Clust
         job = submit(cluster, "-N2", "--exclusive", wrap=script)
         assert cluster.wait_job(job) == "COMPLETED"
         record = record_in(archive, job)
-        assert record["status"] == "complete" and len(record["nodes"]) == 2
+        assert record["status"] == "complete" and len(record["nodes"]) == 2, record["missing"]
         assert [region["name"] for region in record["regions"]] == ["work"]
         data = job_store.open_job(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0")
         assert set(data.node_status.values.tolist()) == {"complete"}
@@ -181,7 +181,7 @@ def test_without_munge_everything_comes_by_certificates(cluster: Cluster, tmp_pa
         job = submit(cluster, "-N2", "-w", "n[1-2]", "--exclusive", wrap="srun --perun -n2 sleep 2")
         assert cluster.wait_job(job) == "COMPLETED"
         record = record_in(archive, job)
-        assert record["status"] == "complete" and len(record["nodes"]) == 2
+        assert record["status"] == "complete" and len(record["nodes"]) == 2, record["missing"]
         assert set(
             job_store.open_job(archive / "jobs" / f"{int(job) // 1000}" / f"{job}.0").node_status.values.tolist()
         ) == {"complete"}
