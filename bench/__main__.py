@@ -36,6 +36,7 @@ BENCHES = (
     "comments",
     "wide",
     "growth",
+    "months",
     "nodes",
     "commands",
 )

@@ -49,13 +49,13 @@ def run() -> Iterator[Result]:
         root = Path(name)
         (root / "policy.yaml").write_text("{}")
         for which, count in (("short", DIRECTORIES), ("long", DIRECTORIES * TIMES)):
-            _fill_archive(root / which, count)
+            fill_archive(root / which, count)
         short, long = root / "short.db", root / "long.db"
         _fill(short)
         _lengthen(short, long)
         size_b = long.stat().st_size / (RECORDS * TIMES)
         yield Result("growth.ledger_b", size_b, "B/record")
-        for title, words in _questions():
+        for title, words in questions():
             arms = {which.stem: _asked(root, which, words) for which in (short, long)}
             taken = medians(arms, ROUNDS)
             peer = f"{RECORDS:.0e} records, not {RECORDS * TIMES:.0e}"
@@ -72,9 +72,9 @@ def _writes(short: Path, long: Path) -> Iterator[Result]:
     peer = f"{RECORDS:.0e} records, not {RECORDS * TIMES:.0e}"
     ledgers = {path.stem: open_ledger(str(path)) for path in (short, long)}
     counts = {short.stem: RECORDS, long.stem: RECORDS * TIMES}
-    for title, batch in (("put", _new), ("amend", _amended)):
+    for title, batch in (("put", new), ("amend", amended)):
         arms = {
-            name: _put(ledger, partial(batch, ledger, counts[name], random.Random(1)))
+            name: put(ledger, partial(batch, ledger, counts[name], random.Random(1)))
             for name, ledger in ledgers.items()
         }
         taken = medians(arms, ROUNDS)
@@ -87,7 +87,9 @@ def _writes(short: Path, long: Path) -> Iterator[Result]:
     yield Result("growth.copy_s", time.perf_counter() - begin_s, "s")
 
 
-def _put(ledger: Ledger, batch: Callable[[], list[EnergyRecord]]) -> Callable[[], float]:
+def put(ledger: Ledger, batch: Callable[[], list[EnergyRecord]]) -> Callable[[], float]:
+    """What takes the next batch; it returns the seconds of the ledger alone."""
+
     def seconds() -> float:
         records = batch()
         begin_s = time.perf_counter()
@@ -100,7 +102,7 @@ def _put(ledger: Ledger, batch: Callable[[], list[EnergyRecord]]) -> Callable[[]
     return seconds
 
 
-def _new(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
+def new(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
     """Jobs that end with the ledger."""
     model, first = filling.model(), 10**9 + rng.randrange(10**9)
     end = FIRST + timedelta(days=DAYS * count / RECORDS)
@@ -110,13 +112,14 @@ def _new(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
     ]
 
 
-def _amended(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
+def amended(ledger: Ledger, count: int, rng: random.Random) -> list[EnergyRecord]:
     """Jobs from anywhere, of which more is known now."""
     found = ledger.load(rng.sample(range(1, count), OF_A_BATCH))
     return [replace(one, exit_code=(one.exit_code or 0) + 1, inputs=f"{rng.getrandbits(64):016x}") for one in found]
 
 
-def _questions() -> Iterator[tuple[str, Sequence[str]]]:
+def questions() -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield names of questions, and the words of their commands."""
     day = ("-S", OLD, "-E", f"{OLD}T23:59:59")
     yield "jobs_old_day", ("jobs", "-a", *day)
     yield "jobs_node", ("jobs", "-N", "n0017", *day)
@@ -138,16 +141,20 @@ def _asked(root: Path, ledger: Path, words: Sequence[str]) -> Callable[[], float
 
 
 def _fill(path: Path) -> None:
-    ledger = open_ledger(str(path), create=True)
+    with closing(open_ledger(str(path), create=True)) as ledger:
+        put_all(ledger)
+
+
+def put_all(ledger: Ledger) -> None:
+    """Put the short ledger's records."""
     model = filling.model()
     for at in range(0, RECORDS, BATCH):
         ledger.put(
             [_on_nodes(filling.vary(model, number, *_whose(number))) for number in range(at + 1, at + BATCH + 1)]
         )
-    ledger.close()
 
 
-def _fill_archive(root: Path, count: int) -> None:
+def fill_archive(root: Path, count: int) -> None:
     """Directories of jobs, the first `DIRECTORIES` of them of the old day, the others of later ones."""
     first = RECORDS * 3 // DAYS + 10
     for number in (*range(first, first + DIRECTORIES), *range(2 * RECORDS, 2 * RECORDS + count - DIRECTORIES)):
