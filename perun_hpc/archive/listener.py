@@ -43,6 +43,8 @@ KEPT_REFUSALS = 100
 """Senders of refused hand-overs that are remembered, the latest."""
 LONG_B = 256 << 10
 """Records above this length are taken one at a time: read, each may take thirty times as much memory."""
+REMEMBERED, REMEMBERED_S = 20_000, 60
+"""Nodes whose addresses are remembered, and how long."""
 AGAIN_S = 0.1
 SESSION, PROGRESS, LEDGER, LEARNING = "session", "progress", "ledger", "learnt"
 HANDED = "handed-"
@@ -71,6 +73,30 @@ def addresses_of(node: str) -> set[str]:
         return {str(found[4][0]) for found in socket.getaddrinfo(node, None, type=socket.SOCK_STREAM)}
     except OSError:
         return set()
+
+
+class Remembered:
+    """Addresses of nodes as a resolver says, each asked for once a minute: with ten thousand nodes in /etc/hosts an
+    answer takes as long as half a handshake. That a node has none is not remembered."""
+
+    def __init__(
+        self, ask: Callable[[str], set[str]] = addresses_of, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock_s` returns seconds."""
+        self._ask = ask
+        self._clock_s = clock_s
+        self._known: dict[str, tuple[float, set[str]]] = {}
+
+    def __call__(self, node: str) -> set[str]:
+        """Those of a node."""
+        now_s = self._clock_s()
+        until_s, found = self._known.get(node, (now_s, set[str]()))
+        if now_s >= until_s:
+            found = self._ask(node)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[node] = now_s + (REMEMBERED_S if found else 0), found
+        return found
 
 
 def _is_ours(address: Address) -> bool:
@@ -139,7 +165,7 @@ class Listener:
     ) -> None:
         """`addresses` and `names` return those of a node (default: what this host's resolver says), `clock` epoch
         seconds."""
-        self._addresses = addresses or addresses_of
+        self._addresses = addresses or Remembered()
         self._names = names
         self._archive = archive
         self._refused = Refused(archive, clock)

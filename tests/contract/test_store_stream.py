@@ -29,7 +29,15 @@ from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, StreamDelivery
 from perun_hpc.archive.learnt import LEARNT, MOST_B, Learnt, keep_typical
-from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, Refused, plain_address
+from perun_hpc.archive.listener import (
+    AT_ONCE,
+    REMEMBERED_S,
+    WORKSPACE,
+    Listener,
+    Refused,
+    Remembered,
+    plain_address,
+)
 from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import main
 from perun_hpc.energy.static import StaticPower
@@ -174,6 +182,23 @@ def test_places_that_are_none_are_refused_and_change_nothing(tmp_path: Path, mun
         with pytest.raises(UnavailableError, match="places in days were expected"):
             stream.send({"2025-11-24.jsonl": _interval(2)}, {**about, "from": places}, address, munge)
     assert (tmp_path / "archive/c/nodes/n2/2025-11-24.jsonl").read_bytes() == _interval(1)
+
+
+def test_a_nodes_addresses_are_asked_for_once_a_minute() -> None:
+    now_s, hosts, asked = [0.0], {"n1": {"192.0.2.1"}}, []
+
+    def ask(node: str) -> set[str]:
+        asked.append(node)
+        return hosts.get(node, set())
+
+    known = Remembered(ask, lambda: now_s[0])
+    assert [known("n1"), known("n1")] == [{"192.0.2.1"}] * 2 and asked == ["n1"]
+    hosts["n1"] = {"192.0.2.7"}
+    now_s[0] += REMEMBERED_S
+    assert known("n1") == {"192.0.2.7"}
+    assert known("n2") == set()
+    hosts["n2"] = {"192.0.2.2"}
+    assert known("n2") == {"192.0.2.2"}
 
 
 def test_neither_end_holds_back_what_is_small(tmp_path: Path, munge: stream.Munge) -> None:
