@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import time
@@ -100,6 +101,49 @@ def test_a_sweep_packs_what_8fd061b_wrote(tmp_path: Path) -> None:
         Collector(Archive(tmp_path / "archive", "c"), ledger, Tools(lambda: START_S + 200.0), 900).sweep()
         assert kinds(path) == {"blob"}
         assert ledger.load(list(range(1, 100))) == before
+
+
+def test_a_change_of_the_schema_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+    """The tables of 8fd061b, with so many rows that the new indexes take some time."""
+    path, former = tmp_path / "ledger.db", tmp_path / "former.db"
+    with contextlib.closing(sqlite3.connect(former)) as raw, raw:
+        raw.executescript((WRITTEN / "ledger.sql").read_text())
+        columns = [row[1] for row in raw.execute("PRAGMA table_info(job)")]
+        own = {"id": "id + 1000 * n", "job_id": "job_id + 1000 * n"}
+        raw.execute(
+            "WITH RECURSIVE count(n) AS (VALUES (1000) UNION ALL SELECT n + 1 FROM count WHERE n < 4000) "
+            f"INSERT INTO job SELECT {', '.join(own.get(name, name) for name in columns)} FROM job, count"
+        )
+    with contextlib.closing(open_ledger(str(former))) as ledger:
+        written = ledger.load(list(range(1, 100)))
+    shutil.copy(former, path)
+    begin_s = time.perf_counter()
+    open_ledger(str(path), create=True).close()
+    whole_s = time.perf_counter() - begin_s
+    rng, outcomes, tries = random.Random(6), set(), 0
+    while tries < KILLS or (len(outcomes) < 2 and tries < 20 * KILLS):
+        tries += 1
+        for left in tmp_path.glob("ledger.db*"):
+            left.unlink()
+        shutil.copy(former, path)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                open_ledger(str(path), create=True).close()
+            finally:
+                os._exit(0)
+        time.sleep(rng.random() * 1.5 * whole_s)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            numbers = [number for (number,) in raw.execute("SELECT number FROM migration ORDER BY number")]
+        outcomes.add(numbers[-1])
+        assert numbers == list(range(1, numbers[-1] + 1))
+        with contextlib.closing(open_ledger(str(path))) as ledger:
+            assert ledger.load(list(range(1, 100))) == written
+        with contextlib.closing(open_ledger(str(path), create=True)) as ledger:
+            assert ledger.load(list(range(1, 100))) == written
+    assert len(outcomes) == 2, "all of it or nothing, and both were seen"
 
 
 def test_a_record_takes_what_it_may(tmp_path: Path) -> None:
