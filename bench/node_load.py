@@ -85,9 +85,9 @@ class Nodes:
                 if begin_s <= job.end_s < end_s:
                     rounds[job.end_s, node].ended.append(job)
                 at_s, phase = job.start_s + period_s, phase_s(name(node), period_s)
-                while period_s and at_s < min(job.end_s, end_s):
-                    if at_s >= begin_s:
-                        rounds[-(-at_s // grid_s) * grid_s, node].running.append(job)
+                while period_s and (due_s := -(-at_s // grid_s) * grid_s) < min(job.end_s, end_s):
+                    if due_s >= begin_s:
+                        rounds[due_s, node].running.append(job)
                     at_s, phase = at_s + period_s + phase, 0.0
         return sorted(((at_s, node, one) for (at_s, node), one in rounds.items()), key=lambda one: one[:2])
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.energy import interval
+from bench.node_load import Nodes
 from bench.result import Median, Result, added, interleaved, medians
+from bench.site_jobs import Site, install
+from perun_hpc.slurm import hostlist
+from perun_hpc.slurm.sacct import query_between, query_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,3 +66,22 @@ def test_the_interval_of_a_ratio_of_medians_holds_it_and_is_a_point_where_nothin
     low, high = interval([one * 1.02 + (at % 3) / 100 for at, one in enumerate(theirs)], theirs)
     assert low < 1.03 < high
     assert high - low < 0.1
+
+
+def test_a_sites_nodes_and_its_sacct_speak_of_the_same_jobs(tmp_path, monkeypatch):
+    site = Site(nodes=1000, begin_s=1_795_356_000.0, speed=2.0)
+    install(tmp_path / "bin", site)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    plan = {"site": asdict(site), "over": "files", "port": 0, "spool": "", "progress_s": 60, "ledger_s": 0}
+    begin_s, end_s = site.begin_s, site.begin_s + 30
+    rounds = Nodes(plan).rounds(begin_s, end_s)
+    ended = Counter(job for _, _, one in rounds for job in one.ended)
+    assert len(ended) == int(30 * site.per_s)  # so many end in that time, each reported by each of its nodes
+    rows = {row.job_id: row for row in query_jobs([job.number for job in ended], members=False)}
+    for job, reports in ended.items():
+        row = rows[job.number]
+        assert (row.num_nodes, len(hostlist.expand(row.nodelist)), row.end_s) == (reports, reports, int(job.end_s))
+    assert {job.number for job in ended} <= {row.job_id for row in query_between(int(begin_s), int(end_s))}
+    assert [at_s for at_s, _, _ in rounds] == sorted(at_s for at_s, _, _ in rounds if begin_s <= at_s)
+    for at_s, node, one in rounds:
+        assert all(job.start_s < at_s <= job.end_s and 0 <= node - job.first < job.nodes for job in one.running)
