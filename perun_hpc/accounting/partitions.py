@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,8 +34,13 @@ KEYS = {
 BEFORE, REST = "before", "rest"
 FIRST_S = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp())
 """What ended earlier ended by a clock that was wrong."""
-PATIENCE = "SET LOCAL lock_timeout = '5s'"
-"""So long another's lock is waited for; the rest takes what comes meanwhile."""
+PATIENCE = "SET LOCAL lock_timeout = '500ms'"
+"""So long another's lock is waited for: less than the second after which a server ends one of two that wait for each
+other, which might be a reader."""
+_NOT_IN_TIME = "55P03"
+"""What PostgreSQL calls a lock that did not come in time."""
+TRIES = 5
+"""To partition a ledger, a second apart."""
 PAUSE_S = 600
 """After so long what failed is tried again."""
 _BOUND = re.compile(r"FOR VALUES FROM \((MINVALUE|'?-?\d+'?)\) TO \((MAXVALUE|'?-?\d+'?)\)")
@@ -78,11 +84,16 @@ class Partitions:
 
     def begin(self, now_s: float) -> None:
         """Partition the tables if they are not; what stops that is logged, and they stay as they are."""
-        try:
-            with self._database.write() as connection:
-                partition(connection, now_s)
-        except PerunError as error:
-            log.warning("the ledger is not partitioned, the next start tries again: %s", error)
+        for left in reversed(range(TRIES)):
+            try:
+                with self._database.write() as connection:
+                    partition(connection, now_s)
+                return
+            except PerunError as error:
+                if not left or getattr(error.__cause__, "sqlstate", "") != _NOT_IN_TIME:
+                    log.warning("the ledger is not partitioned, the next start tries again: %s", error)
+                    return
+            time.sleep(1)
 
     def make(self, ends_s: Iterable[int], now_s: float) -> None:
         """See that the months of these ends have partitions, and the next one, before rows go there.

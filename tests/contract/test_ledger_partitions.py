@@ -231,6 +231,22 @@ def test_views_keep_a_ledger_as_it_is_until_they_are_gone(url: str, caplog: pyte
     assert rows(url, "before") == [45, 45, 45]
 
 
+def test_a_reader_that_stays_is_not_waited_for(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain(url, MANY)
+    open_at(url).close()
+    with closing(open_at(url, DECEMBER_S + 60)) as ledger, closing(open_ledger(url)) as reader:
+        with reader.read() as connection:
+            assert connection.value("SELECT COUNT(*) FROM job") == len(MANY)
+            ledger.put([at_month(300, 12)])
+            assert "canceling statement due to lock timeout" in caplog.text
+            assert upkeep.delete(ledger, upkeep.Who(before_s=NOW_S)) == len(MANY)
+            assert rows(url, "before") == [0, 0, 0]
+        assert rows(url, "rest") == [1, 1, 1]
+        assert [r.job_id for r in reader.members("c", "300")] == [300]
+        assert ledger.partitions.drop_empty(NOW_S + 30 * 86_400) == 1
+    assert names(url) == ["rest"]
+
+
 def test_months_that_are_deleted_leave_no_tables(url: str) -> None:
     with closing(open_at(url)) as ledger:
         ledger.put([at_month(number, number) for number in range(1, 12)])
