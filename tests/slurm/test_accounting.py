@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from devcluster import Cluster
+from tests.slurm.breaks import until
 from tests.slurm.mixed import (
     PERUN,
     audit_of,
@@ -22,6 +23,7 @@ from tests.slurm.mixed import (
     without_line,
     wrong_counts,
 )
+from tests.slurm.test_store import policy
 
 pytestmark = pytest.mark.cluster
 
@@ -112,6 +114,21 @@ def test_another_tools_comment_stays(cluster: Cluster) -> None:
     done = cluster.run(["sacct", "-X", "-n", "-P", "-j", str(job), "-o", "AdminComment"], user="root")
     assert done.stdout.strip() == "billing: project 7"
     assert "simulated" in perun(cluster, "report", str(job), user="alice").stdout
+
+
+def test_an_array_has_one_line_where_the_policy_says_so(cluster: Cluster) -> None:
+    """Its tasks run one after the other, so that the one that has the array's id, which starts last, ends last."""
+    with policy(cluster, lambda text: text.replace("slurmdbd: fill\n", "slurmdbd: fill\n  slurmdbd_arrays: sum\n")):
+        array = submit(cluster, "-n1", "--array=1-3%1", "--wrap", "sleep 2")
+        asked = ["sacct", "-X", "-n", "-P", "-j", str(array), "-o", "JobIDRaw,AdminComment"]
+
+        def lines() -> dict[str, str]:
+            rows = cluster.run(asked, user="root").stdout.splitlines()
+            return dict(row.partition("|")[::2] for row in rows if "[" not in row)
+
+        until("the array's line", lambda: lines().get(str(array), "").startswith("perun2:tasks=3/3:"), 120)
+        others = [text for job, text in lines().items() if job != str(array)]
+    assert others == ["", ""]
 
 
 def test_a_terminal_is_safe_from_job_names(cluster: Cluster, mixed: list[int]) -> None:
