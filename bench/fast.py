@@ -1,5 +1,6 @@
-"""What rows 10 ms apart cost `perun monitor`: CPU seconds per 1000 rows of its sampling process and `perun-sample`.
+"""What rows 10 ms apart cost `perun monitor` and the agent, of a flagged step: CPU seconds per 1000 rows.
 
+They are those of the sampling process and `perun-sample`, and of the agent with its children, whatever else it does.
 The floor is a loop in C that sleeps 10 ms, reads the same files, makes them numbers and forgets them; with 33 sensors
 perun 1.0.0 is beside it, by the samples that it was asked for. Starting and ending are not in the figures.
 """
@@ -15,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from bench.result import Result, Skipped, medians
-from bench.running import machine, tree_cpu_s
+from bench.running import agent, counting, machine, tree_cpu_s
 from bench.sampler import perun
 
-ROUNDS = 5
+ROUNDS = 3
 COUNTS = (33, 400)
 SETTLE_S, MEASURED_S, PERIOD_MS = 3, 10, 10
 FLOOR = r"""
@@ -66,18 +67,20 @@ sample(orders, signals)
 
 
 def run() -> Iterator[Result]:
-    """Yield `fast.cpu_s_per_1000.{33,400}` beside the floor in C, and for 33 beside perun 1.0.0."""
+    """Yield `fast.{cpu,agent_cpu}_s_per_1000.{33,400}` beside the floor in C, and for 33 beside perun 1.0.0."""
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as text:
         floor = _compiled(Path(text))
         arms: dict[str, Callable[[], float]] = {}
         for count in COUNTS:
             arms[f"ours {count}"] = partial(_ours, count)
+            arms[f"agent {count}"] = partial(_agent, count)
             arms[f"C {count}"] = partial(_floor, floor, count)
         arms["perun 33"] = partial(perun, ("--exclude-sensors", ""))
         taken = medians(arms, ROUNDS)
     for count in COUNTS:
-        name = f"fast.cpu_s_per_1000.{count}"
-        yield Result(name, taken[f"ours {count}"], "s", f"bare C, {count} files", taken[f"C {count}"], n=ROUNDS)
+        for name, arm in (("cpu", "ours"), ("agent_cpu", "agent")):
+            found, floor_s = taken[f"{arm} {count}"], taken[f"C {count}"]
+            yield Result(f"fast.{name}_s_per_1000.{count}", found, "s", f"bare C, {count} files", floor_s, n=ROUNDS)
     yield Result("fast.cpu_s_per_1000.33", taken["ours 33"], "s", "perun 1.0.0", taken["perun 33"], n=ROUNDS)
 
 
@@ -96,8 +99,24 @@ def _floor(program: Path, count: int) -> float:
         machine(Path(text), count)
         files = sorted(str(path) for path in Path(text).rglob("energy_uj"))
         rows = MEASURED_S * 1000 // PERIOD_MS
-        done = subprocess.run([program, str(rows), *files], capture_output=True, text=True, check=True)
+        with counting(Path(text)):
+            done = subprocess.run([program, str(rows), *files], capture_output=True, text=True, check=True)
         return float(done.stdout.split()[0]) / rows * 1000
+
+
+def _agent(count: int) -> float:
+    with agent(count, PERIOD_MS) as node:
+        node.flag()
+        time.sleep(SETTLE_S)
+        return _per_1000(node.pid)
+
+
+def _per_1000(pid: int) -> float:
+    """CPU seconds of a process and its children per 1000 rows."""
+    begin_s, since_s = tree_cpu_s(pid), time.monotonic()
+    time.sleep(MEASURED_S)
+    spent_s, elapsed_s = tree_cpu_s(pid) - begin_s, time.monotonic() - since_s
+    return spent_s / (elapsed_s * 1000 / PERIOD_MS) * 1000
 
 
 def _ours(count: int) -> float:
@@ -111,10 +130,8 @@ def _ours(count: int) -> float:
         process = subprocess.Popen([sys.executable, "-c", SAMPLING, text, str(PERIOD_MS * 1_000_000)])
         try:
             time.sleep(SETTLE_S)
-            begin_s, since_s = tree_cpu_s(process.pid), time.monotonic()
-            time.sleep(MEASURED_S)
-            spent_s, elapsed_s = tree_cpu_s(process.pid) - begin_s, time.monotonic() - since_s
+            with counting(home / "root"):
+                return _per_1000(process.pid)
         finally:
             process.kill()
             process.wait()
-        return spent_s / (elapsed_s * 1000 / PERIOD_MS) * 1000

@@ -16,6 +16,7 @@ _LATE = (
     "perun_hpc.slurm.hostlist",
     "perun_hpc.agent.node_figures",
     "perun_hpc.agent.traces.trace",
+    "perun_hpc.agent.traces.fast_trace",
     "perun_hpc.store.node_store",
     "perun_hpc.store.ship",
     "perun_hpc.backend.file",

@@ -125,6 +125,11 @@ class Rows:
             record = _COLUMN.pack(least, *bad, *[0] * (_MOST_BAD - len(bad)), len(bad), fd >= 0)
             socket.send_fds(self._socket, [record], [fd] if fd >= 0 else [])
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._child.pid
+
     def fileno(self) -> int:
         """Becomes readable when a block comes, or the process ended."""
         return self._pipe
@@ -154,19 +159,19 @@ class Rows:
             raise EOFError
         return found
 
-    def now(self) -> list[Block]:
-        """The blocks up to this moment, the one that is being made among them."""
+    def now(self, patience_s: float = PATIENCE_S) -> list[Block]:
+        """The blocks up to this moment, the one that is being made among them, if they come in time."""
         with contextlib.suppress(OSError):
             self._socket.sendall(b"f")
-        return self._wait_for_one()
+        return self._wait_for_one(patience_s)
 
-    def stop(self) -> list[Block]:
-        """End the process; its last blocks."""
+    def stop(self, patience_s: float = PATIENCE_S) -> list[Block]:
+        """End the process; its last blocks, as long as they come in time."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         found = []
         with contextlib.suppress(EOFError):
-            while readable(self._pipe, PATIENCE_S):
+            while readable(self._pipe, patience_s):
                 found += self.blocks()
         self.close()
         return found
@@ -180,9 +185,9 @@ class Rows:
             self._socket.close()
             self._pipe = -1
 
-    def _wait_for_one(self) -> list[Block]:
+    def _wait_for_one(self, patience_s: float) -> list[Block]:
         found: list[Block] = []
-        while not found and readable(self._pipe, PATIENCE_S):
+        while not found and readable(self._pipe, patience_s):
             found = self.blocks()
         return found
 

@@ -5,9 +5,10 @@ Energy counters wrap; the kernel's times (of CPUs, of cgroups) never do: one tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import sub
 from typing import NamedTuple
 
 from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
@@ -78,6 +79,50 @@ def difference(sensor: Sensor, before: Reading, after: Reading) -> Difference:
         why = f"time for more than one wrap of {sensor.wrap_range} ticks"
         return Difference(None, Status.AMBIGUOUS, elapsed_ns, at_least=raw, why=why)
     return Difference(raw, status, elapsed_ns, at_least=raw)
+
+
+NOTHING = -(1 << 63)
+"""Among ticks of many readings: there is none."""
+
+
+def counted_each(
+    sensor: Sensor, first: Reading, ticks: Sequence[int], times_ns: Sequence[int]
+) -> tuple[list[int], Reading]:
+    """What a counter counted up to each of many readings since the one before that is known, of one boot.
+
+    What `difference` does not know is nothing here, and in the next reading's figure.
+
+    Parameters
+    ----------
+    sensor : the counter.
+    first : the reading before; it shows something.
+    ticks : of the readings, `NOTHING` where there is none; not empty.
+    times_ns : when each was taken, CLOCK_MONOTONIC, in rising order.
+
+    Returns
+    -------
+    For each the quantity in base units, and the last reading that is known.
+    """
+    begun = first.ticks
+    if begun is not None and begun <= ticks[0] and times_ns[0] > first.mono_ns:
+        steps = list(map(sub, ticks, (begun, *ticks)))
+        apart_ns = min(map(sub, times_ns, (first.mono_ns, *times_ns)))
+        most = ceiling_ticks(sensor, apart_ns)
+        whole = ceiling_ticks(sensor, times_ns[-1] - first.mono_ns)
+        sure = sensor.wrap_range is None or whole is None or sensor.wrap_range > whole
+        if min(steps) >= 0 and sure and (most is None or max(steps) <= most):
+            found = steps if sensor.scale_num == sensor.scale_den else list(map(sensor.base, steps))
+            return found, Reading(ticks[-1], times_ns[-1])
+    found, before = [], first
+    for one, ns in zip(ticks, times_ns, strict=True):
+        after = Reading(None if one == NOTHING else one, ns)
+        # A reading that was begun before the one that is known: who reads all at once came in between.
+        back = (before.ticks or 0) - one
+        stale = back > 0 and (sensor.wrap_range is None or back < sensor.wrap_range // 2)
+        change = None if stale else difference(sensor, before, after).ticks
+        found.append(0 if change is None else sensor.base(change))
+        before = before if change is None else after
+    return found, before
 
 
 def ceiling_ticks(sensor: Sensor, elapsed_ns: int) -> int | None:

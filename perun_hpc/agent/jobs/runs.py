@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -188,7 +187,7 @@ class Jobs:
             boot_id=self._boot_id,
             start=Edge(snapshot.real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source),
             edges_start=booking.take_edge(snapshot.readings, self._meter.sensors),
-            agent_cpu_ns=-time.process_time_ns(),
+            agent_cpu_ns=-self._node.spent_ns(),
             place=self._new_place(key),
         )
         if session.start.late_ns > LATE_NS:
@@ -223,7 +222,7 @@ class Jobs:
         if session is None:
             start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
             job, place = job_fields(message.fields), self._new_place(key)
-            spent_ns = time.process_time_ns()
+            spent_ns = self._node.spent_ns()
             session = Session(key, job, {}, "", self._boot_id, start, place=place, agent_cpu_ns=-spent_ns)
             session.note("no job-start message: does Slurm run the Prolog on every node (PrologFlags=Alloc)?")
             self._register.live[key] = session
@@ -248,7 +247,7 @@ class Jobs:
         # A clock that was set meanwhile does not make the job longer.
         real_ns = session.start.real_ns + snapshot.mono_ns - session.start.mono_ns
         end = Edge(real_ns, snapshot.mono_ns, max(0, snapshot.mono_ns - hook_ns), source)
-        session.finish(end, booking.take_edge(snapshot.readings, self._meter.sensors), time.process_time_ns())
+        session.finish(end, booking.take_edge(snapshot.readings, self._meter.sensors), self._node.spent_ns())
         self._visibility.show(session, snapshot.mono_ns)
         guard("its curve", partial(self._visibility.curve_of_shared, session), session)
         self._meter.share_last(session, snapshot.mono_ns)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import add
 from typing import Any, NamedTuple
 
 from perun_hpc.data_model.sensor import Provenance, Reading
@@ -27,7 +28,7 @@ from perun_hpc.energy.attribute import (
     attribute,
 )
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.counters import NS_PER_S, STILL, difference, stands_still
+from perun_hpc.energy.counters import NS_PER_S, STILL, counted_each, difference, stands_still
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT, may_stand_still, shows_too_little
 from perun_hpc.energy.work_power import Parts, WorkPower
 from perun_hpc.process.log import guard
@@ -275,6 +276,17 @@ class Intervals:
             if change.ticks is not None:
                 total_uj += domain.sensor.base(change.ticks)
                 self._seen[domain.name] = after
+        return total_uj
+
+    def since_rows(self, times_ns: Sequence[int], columns: Mapping[str, Sequence[int]]) -> list[int]:
+        """The same of many readings after each other: at `times_ns`, each sensor's ticks by its id."""
+        total_uj = [0] * len(times_ns)
+        for domain in self._domains:
+            before = self._seen.get(domain.name) or self._opened[domain.name][1]
+            ticks = columns.get(domain.sensor.id)
+            if domain.kind is not DomainKind.METER and ticks is not None and before.ticks is not None:
+                energy_uj, self._seen[domain.name] = counted_each(domain.sensor, before, ticks, times_ns)
+                total_uj = list(map(add, total_uj, energy_uj))
         return total_uj
 
     def counted(self, readings: Mapping[str, Reading], gpus: Collection[str]) -> int:

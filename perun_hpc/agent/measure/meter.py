@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
@@ -39,6 +40,10 @@ from perun_hpc.energy.schedule import Schedule
 from perun_hpc.energy.uncertainty import STATIC_ERROR
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
+
+if TYPE_CHECKING:
+    from perun_hpc.agent.sources.fast_rows import FastRows
+    from perun_hpc.backend.rows import Block
 
 INTERVAL_NS = 10_000_000_000
 SHORTEST_NS = 100_000_000
@@ -119,6 +124,7 @@ class Meter:
         self._reserved: frozenset[int] = frozenset()
         self._given_out: frozenset[int] = frozenset()
         self._power_uw: Mapping[str, int] = {}
+        self._rows: list[Block] = []
         self._still: dict[str, str] = {}
         self._continuing: set[str] = set()
         self._fallback = Fallback()
@@ -153,6 +159,7 @@ class Meter:
         `settle`: with it a job ends. `unseen`: no agent ran in a part of the interval.
         """
         live = self._register.live
+        guard("rows", self._settle)
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
         self.activity.note(snapshot.readings)
@@ -226,9 +233,44 @@ class Meter:
 
     def read_without_closing(self) -> Snapshot:
         """Read everything inside the open interval; curves of flagged steps get a point."""
+        guard("rows", self._settle)
         snapshot = self._node.read()
         self._note_point(snapshot)
         return snapshot
+
+    def take_rows(self) -> list[Block]:
+        """The rows that `Node.fast` has made; EOFError: no more will come."""
+        fast = self._node.fast
+        if fast is not None:
+            self._note_rows(fast, fast.turn(self._clock.mono_ns()))
+        found, self._rows = self._rows, []
+        return found
+
+    def end_rows(self) -> list[Block]:
+        """End `Node.fast`; the rows that it made last."""
+        fast = self._node.fast
+        if fast is not None:
+            self._note_rows(fast, fast.stop())
+            self._node.fast, self._node.fast_ns = None, self._node.spent_by_others_ns
+        found, self._rows = self._rows, []
+        return found
+
+    def _settle(self) -> None:
+        """Rows up to this moment: everything is about to be read."""
+        fast = self._node.fast
+        if fast is not None:
+            self._note_rows(fast, fast.now())
+
+    def _note_rows(self, fast: FastRows, blocks: Sequence[Block]) -> None:
+        """Keep rows for the trace; the curve of flagged steps gets a point each, but not before its last one."""
+        self._rows += blocks
+        for block in blocks if self._visibility.wants_points else ():
+            times_ns, last_ns = block.mono_ns, self._visibility.last_point_ns
+            first = next((row for row, ns in enumerate(times_ns) if ns > last_ns), len(times_ns))
+            if first < len(times_ns):
+                columns = {name: ticks[first:] for name, ticks in zip(fast.ids, block.columns, strict=True)}
+                used_uj = self._intervals.since_rows(times_ns[first:], columns)
+                self._visibility.add_points(times_ns[first:], used_uj)
 
     def counted_uj(self, snapshot: Snapshot, session: Session) -> int:
         """What the counters counted in the open interval up to a reading inside of it, on a node that the session has
@@ -345,6 +387,10 @@ class Meter:
         return self.end_interval(unseen=True)
 
     # What is measured, and with which parameters.
+
+    def spent_ns(self) -> int:
+        """CPU time of the agent, and of who makes rows for it."""
+        return self._node.spent_ns()
 
     @property
     def guesses(self) -> bool:

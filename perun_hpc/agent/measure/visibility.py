@@ -6,8 +6,9 @@ has in his hand: what happens in between would show what the others do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
@@ -53,6 +54,17 @@ class Visibility:
     def add_point(self, mono_ns: int, used_uj: int) -> None:
         """Continue the node's own curve by what its counters counted since the last point."""
         self._points.append((mono_ns, self._points[-1][1] + used_uj))
+
+    def add_points(self, times_ns: Sequence[int], used_uj: Sequence[int]) -> None:
+        """The same of several: after each other, none before the last point."""
+        so_far_uj = accumulate(used_uj, initial=self._points[-1][1])
+        next(so_far_uj)
+        self._points += zip(times_ns, so_far_uj, strict=True)
+
+    @property
+    def last_point_ns(self) -> int:
+        """When the last point was; the interval's start is one."""
+        return self._points[-1][0] if self._points else 0
 
     def end_interval(self, before_uj: Mapping[SessionKey, int], mono_ns: int) -> None:
         """Continue the curves of jobs that are alone; `before_uj` is what those with flagged steps had before."""

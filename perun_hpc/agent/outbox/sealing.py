@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ class Sealing:
 
     def so_far(self, session: Session, now: Edge) -> dict[str, Any]:
         """What a live session's record would say if the job had ended at the last reading, marked as what it is."""
-        return {**self._record(session, now, session.agent_cpu_ns + time.process_time_ns()), "state": "running"}
+        return {**self._record(session, now, session.agent_cpu_ns + self._meter.spent_ns()), "state": "running"}
 
     def _record(self, session: Session, end: Edge, agent_cpu_ns: int) -> dict[str, Any]:
         domains = self._meter.domains

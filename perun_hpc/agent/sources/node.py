@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources import finding, workers
@@ -24,6 +25,9 @@ from perun_hpc.data_model.sensor import Missing, Reading, Sensor
 from perun_hpc.energy.containment import SILENT
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
+
+if TYPE_CHECKING:
+    from perun_hpc.agent.sources.fast_rows import FastRows
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,15 @@ class Node:
     declared: list[Reader] = field(default_factory=list)
     estimated: tuple[Estimate, ...] = ()
     """What stands in where nothing measures the CPUs or the node."""
+    sampled: tuple[Reader, ...] = ()
+    """Who reads what `ids` names, as far as that is no counter made of gauges."""
     quick: tuple[Callable[[], Iterable[int | None]], ...] = ()
     ids: tuple[str, ...] = ()
     """Whose ticks `sample` returns, in order; another tuple as soon as there are other sensors."""
+    fast: FastRows | None = None
+    """Who makes rows now, at a pace that is too fast for this process."""
+    fast_ns: int = 0
+    """CPU time of those who did so before."""
     not_there: tuple[Missing, ...] = ()
     accelerators: Mapping[str, str] = field(default_factory=dict)
     """Domains of accelerators that no vendor's library counts, with their PCI addresses."""
@@ -267,9 +277,11 @@ class Node:
         """Integrate those power gauges that energy rests on; again whenever there are new sensors."""
         self.gauges.follow(self._sources, self.silent)
         self.accelerators = accelerators.without_names(self._sources)
-        sampled = [one for one in (*self._inline, *self.workers) if any(map(self.choice.takes, one.sensors))]
-        self.quick = tuple(reader.ticks if isinstance(reader, QUICK) else partial(_ticks, reader) for reader in sampled)
-        readers = [sensor.id for reader in sampled for sensor in reader.sensors]
+        self.sampled = tuple(one for one in (*self._inline, *self.workers) if any(map(self.choice.takes, one.sensors)))
+        self.quick = tuple(
+            reader.ticks if isinstance(reader, QUICK) else partial(_ticks, reader) for reader in self.sampled
+        )
+        readers = [sensor.id for reader in self.sampled for sensor in reader.sensors]
         self.ids = (*readers, *(sensor.id for sensor in self.gauges.sensors))
 
     def sample(self) -> list[int | None]:
@@ -282,6 +294,22 @@ class Node:
         for one in self.quick:
             ticks += one()
         return ticks
+
+    def spent_ns(self) -> int:
+        """CPU time of this process, and of who makes rows for it."""
+        return time.process_time_ns() + self.spent_by_others_ns
+
+    @property
+    def spent_by_others_ns(self) -> int:
+        """CPU time of those who make, and made, rows for this process."""
+        return self.fast_ns + (self.fast.cpu_ns if self.fast is not None else 0)
+
+    def sample_others(self) -> list[int | None]:
+        """Of these the ones that are no open files alone."""
+        for worker in self.workers:
+            worker.collect()
+        others = (read for read, one in zip(self.quick, self.sampled, strict=True) if not isinstance(one, NumberFiles))
+        return [ticks for read in others for ticks in read()]
 
     def read(self, fresh: bool = False) -> Snapshot:
         """Read everything once; `fresh`: the children as of now, as far as they answer in a short time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.base import spool
@@ -14,9 +15,10 @@ from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.config.settings import trace_may_be_wanted, trace_wanted
 from perun_hpc.errors import DataError
 from perun_hpc.process.clock import Clock
-from perun_hpc.process.log import guard, log, place
+from perun_hpc.process.log import failures, guard, log, place
 
 if TYPE_CHECKING:  # it needs the store, which costs time before the first edge reading, for which a prolog waits
+    from perun_hpc.agent.traces.fast_trace import FastTrace
     from perun_hpc.agent.traces.trace import Trace
 
 FIND_NS = 5_000_000_000
@@ -24,6 +26,10 @@ FIND_NS = 5_000_000_000
 
 
 NEVER_NS = 1 << 62
+LOOK_NS = 1_000_000_000
+"""How often it is looked whether `perun-sample` could make rows that the agent makes."""
+AGAIN_NS = 60_000_000_000
+"""So long after `perun-sample` ended by itself, or did not begin, the agent makes rows."""
 
 
 class Traces:
@@ -36,16 +42,21 @@ class Traces:
         self._visibility = visibility
         self._clock = clock
         self._open: dict[str, tuple[Session, Trace]] = {}  # by the session's place
+        self._fast: FastTrace | None = None
+        self._fast_again_ns = 0
 
     @property
     def due_ns(self) -> int:
         """When the next row is due (monotonic); far away without traces."""
-        return min([trace.due_ns for _, trace in self._open.values()], default=NEVER_NS)
+        due_ns = min([trace.due_ns for session, trace in self._open.values() if self._lives(session)], default=NEVER_NS)
+        return due_ns if self._fast is None else min(due_ns, self._fast.due_ns)
 
     def sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None, meter: Meter) -> None:
         """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
-        due = [(session, trace) for session, trace in self._open.values() if trace.due_ns <= now_ns]
-        if not due:
+        if self._fast is not None:
+            self._turn(self._fast, now_ns)
+        due = [one for one in self._open.values() if one[1].due_ns <= now_ns and self._lives(one[0])]
+        if not due or self._become_fast(*due[0], now_ns, meter):
             return
         ids = self._node.ids
         ticks = guard("a row", meter.sample) if snapshot is None else snapshot.ticks(ids)
@@ -61,6 +72,56 @@ class Traces:
             except Exception as error:  # it costs the job its trace, never its energy
                 self._lose(session, place(error))
 
+    # The one whose rows `perun-sample` makes.
+
+    def _become_fast(self, session: Session, trace: Trace, now_ns: int, meter: Meter) -> bool:
+        """Leave a trace's rows to `perun-sample`, where they are close and it can make them."""
+        if len(self._open) > 1 or now_ns < self._fast_again_ns or not self._lives(session):
+            return False
+        from perun_hpc.agent.traces.fast_trace import FastTrace
+
+        if not FastTrace.can(self._node, meter, trace) or self._pace_ns(session, trace) != trace.pace_ns:
+            self._fast_again_ns = now_ns + LOOK_NS
+            return False
+        try:
+            self._fast = FastTrace(self._node, meter, session, trace, now_ns)
+        except OSError as error:
+            failures.say(f"perun-sample: {error}: the agent makes rows itself")
+            self._fast_again_ns = now_ns + AGAIN_NS
+        return self._fast is not None
+
+    def _turn(self, fast: FastTrace, now_ns: int) -> None:
+        """Take rows if it is time; let go of them where others came, or sensors."""
+        session, (_, trace) = fast.session, self._open[fast.session.place]
+        try:
+            if not self._lives(session):
+                self._stop_fast(session, self._end_ns(session))
+                return
+            if self._pace_ns(session, trace) != trace.pace_ns or not fast.knows_all:
+                self._stop_fast(session)
+                return
+            fast.still(now_ns)
+            if fast.due_ns <= now_ns:
+                fast.turn(now_ns)
+        except EOFError:
+            log(f"perun-sample has ended: the rows of job {session.key.name} that it had are missing")
+            self._fast_again_ns = now_ns + AGAIN_NS
+            guard("rows", partial(self._stop_fast, session))
+        except Exception as error:  # it costs the job its trace, never its energy
+            self._lose(session, place(error))
+
+    def _stop_fast(self, session: Session, until_ns: int | None = None) -> None:
+        """The trace has rows up to that moment (None: while its user may see them so fine), and goes on by itself."""
+        fast = self._fast
+        if fast is not None and fast.session is session:
+            self._fast = None
+            fast.stop(until_ns)
+
+    def _end_ns(self, session: Session) -> int:
+        """Up to when an ended session was alone."""
+        end = session.end or session.start
+        return min([end.mono_ns, *(one.start.mono_ns for one in self._register.live.values() if one is not session)])
+
     def _pace_ns(self, session: Session, trace: Trace) -> int:
         return trace.pace_for(self._visibility.resolution_ns(session)) if self._lives(session) else trace.pace_ns
 
@@ -69,6 +130,7 @@ class Traces:
 
     def _lose(self, session: Session, why: str) -> None:
         log(f"trace of {session.key.name}: {why}")
+        guard("rows", partial(self._stop_fast, session, 0))
         del self._open[session.place]
         if self._lives(session):
             session.lose_trace(why, for_good=True)
@@ -90,6 +152,7 @@ class Traces:
         directory, name = self._paths.session(session.place), self._register.name_of_node(session)
         try:
             if held is not None:
+                self._stop_fast(session)
                 held.seal()
             real_ns = self._clock.real_ns()
             begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, now_ns, real_ns)
@@ -115,6 +178,7 @@ class Traces:
         """The session has ended: keep its trace if it deserves one."""
         from perun_hpc.store.layout import SHORT
 
+        guard("rows", partial(self._stop_fast, session, self._end_ns(session)))
         _, held = self._open.pop(session.place, (session, None))
         if held is None or session.end is None:
             return
@@ -137,6 +201,7 @@ class Traces:
                 break
             directory = self._paths.session(session.place)
             excess_b -= spool.size_b(directory)
+            guard("rows", partial(self._stop_fast, session, 0))
             del self._open[session.place]
             trace.discard(directory)
             session.lose_trace(why, for_good=True)
@@ -145,4 +210,5 @@ class Traces:
     def pause(self) -> None:
         """Let go of all: the next agent continues them."""
         for session, trace in self._open.values():
+            guard("rows", partial(self._stop_fast, session))
             guard(f"trace of {session.key.name}", trace.pause)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.traces import quota
+from perun_hpc.backend.rows import GAP, Block
 from perun_hpc.config import settings
 from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.energy.schedule import Schedule
 
 if TYPE_CHECKING:
+    from perun_hpc.agent.sources.fast_rows import FastRows
     from perun_hpc.store.node_store import NodeStore
 
 
+NEVER_NS = 1 << 62
 OBSERVE_NS = 1_000_000_000
 """The clocks are compared at most so often: in between the wall clock slews by half a millisecond."""
 
@@ -52,6 +55,12 @@ class Trace:
         self.schedule = self.schedule.at(pace_ns)
         self.due_ns = self.schedule.due_mono_ns
         self._ticks_a_row = pace_ns // self.period_ns
+
+    def _know(self, ids: tuple[str, ...]) -> None:
+        if ids is not self._ids:
+            place = {one: number for number, one in enumerate(ids)}
+            self._ids, self._places = ids, [place.get(name) for name in self._names]
+            self._as_they_come = ids == self._names
 
     @classmethod
     def begin(
@@ -103,13 +112,33 @@ class Trace:
             return
         self.skipped += tick.skipped
         self.late += tick.late_ns > self.period_ns // 10
-        if ids is not self._ids:
-            place = {one: number for number, one in enumerate(ids)}
-            self._ids, self._places = ids, [place.get(name) for name in self._names]
-            self._as_they_come = ids == self._names
+        self._know(ids)
         if not self._as_they_come:
             ticks = [None if place is None else ticks[place] for place in self._places]
         self._store.append(tick.index * self._ticks_a_row, ticks, tick.late_ns // 1000)
+
+    def extend(self, ids: tuple[str, ...], block: Block, until_ns: int) -> None:
+        """Store the rows of a block up to that moment (monotonic), which `perun-sample` made on the trace's grid."""
+        self._know(ids)
+        self.skipped += block.skipped
+        count = sum(ns <= until_ns for ns in block.mono_ns)
+        if not count:
+            return
+        late_us = block.late_us[:count]
+        self.late += sum(us > self.period_ns // 10_000 for us in late_us)
+        nothing = [GAP] * count
+        columns = [nothing if place is None else block.columns[place][:count] for place in self._places]
+        self._store.extend(block.ticks[:count], late_us, columns)
+
+    def leave_to(self, rows: FastRows) -> None:
+        """From now on rows come in blocks: none is due."""
+        self._know(rows.ids)
+        self.due_ns = NEVER_NS
+
+    def go_on(self, schedule: Schedule) -> None:
+        """From now on rows are made one by one again."""
+        self.schedule = schedule
+        self.due_ns = schedule.due_mono_ns
 
     def pause(self) -> None:
         """Let go of the store without ending it: the next agent continues."""

@@ -1,0 +1,280 @@
+"""Rows of a fast trace that `perun-sample` makes for the agent: on the grid, and as the agent would make them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.register import Register
+from perun_hpc.agent.base.session import Edge, Session
+from perun_hpc.agent.base.steps import Step
+from perun_hpc.agent.measure import curve
+from perun_hpc.agent.measure.intervals import Intervals, packages
+from perun_hpc.agent.measure.meter import Meter
+from perun_hpc.agent.measure.node_ledger import NodeLedger
+from perun_hpc.agent.measure.visibility import Visibility
+from perun_hpc.agent.sources import machine
+from perun_hpc.agent.sources.fast_rows import can_read
+from perun_hpc.agent.sources.node import Node
+from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.config.keeper import PolicyKeeper
+from perun_hpc.data_model.job import SessionKey
+from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.units import Quantity
+from perun_hpc.energy.attribute import NodeInput
+from perun_hpc.energy.containment import plan
+from perun_hpc.energy.counters import NOTHING, counted_each, difference
+from perun_hpc.process.clock import MACHINE
+from perun_hpc.store import journal
+from tests.examples import examples
+
+MS_NS = 1_000_000
+S_NS = 1_000_000_000
+WRAP = 10_000_000
+
+
+def counter(name: str = "package-0", wrap: int | None = WRAP, **more: object) -> Sensor:
+    return Sensor(
+        id=f"powercap:{name}:energy", host="n1", backend="powercap", device="", domain=name, component="cpu",
+        kind=Kind.COUNTER, quantity=Quantity.ENERGY, unit="uJ", wrap_range=wrap, max_uw=400_000_000, **more,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+STEPS = st.lists(st.sampled_from([0, 5, 1000, 2_000_000, 4_500_000, -3, -900, None, -WRAP]), min_size=1, max_size=30)
+
+
+@given(STEPS, st.sampled_from([None, WRAP]), st.sampled_from([1, 3]))
+@examples(200)
+def test_what_many_readings_counted_is_what_each_counted_after_the_last_that_is_known(
+    steps: list[int | None], wrap: int | None, scale: int
+) -> None:
+    sensor = counter(wrap=wrap, scale_num=scale, scale_den=2)
+    before, at, ticks = Reading(5_000_000, 0), 5_000_000, []
+    for step in steps:
+        at = at if step is None else max(0, at + step)
+        ticks.append(NOTHING if step is None else at)
+    times = [10 * MS_NS * (row + 1) for row in range(len(ticks))]
+    found, last = counted_each(sensor, before, ticks, times)
+    expected = []
+    for one, ns in zip(ticks, times, strict=True):
+        after = Reading(None if one == NOTHING else one, ns)
+        change = difference(sensor, before, after).ticks
+        if one != NOTHING and before.ticks is not None and 0 < before.ticks - one < WRAP // 2:
+            change = None  # it was read before the one that is known
+        expected.append(0 if change is None else sensor.base(change))
+        before = before if change is None else after
+    assert (found, last) == (expected, before)
+
+
+def test_rows_give_a_curve_what_readings_one_by_one_would() -> None:
+    sensors = [counter(), counter("package-1"), counter("dram-0")]
+    domains = plan(sensors).counted
+    one_by_one, at_once = (Intervals(domains, NodeInput(package_of={0: 0}, core_of={0: 0})) for _ in range(2))
+    assert packages(domains) == {0, 1}
+    begun = {sensor.id: Reading(1000, 0) for sensor in sensors}
+    times = [10 * MS_NS * (row + 1) for row in range(20)]
+    columns = {sensor.id: [1000 + 7000 * (row + number) for row in range(20)] for number, sensor in enumerate(sensors)}
+    columns[sensors[1].id][3] = NOTHING
+    for intervals in (one_by_one, at_once):
+        intervals.begin(0, begun)
+    expected = [
+        one_by_one.since({
+            name: Reading(None if ticks[row] == NOTHING else ticks[row], ns) for name, ticks in columns.items()
+        })
+        for row, ns in enumerate(times)
+    ]  # fmt: skip
+    halves = [at_once.since_rows(times[part], {name: ticks[part] for name, ticks in columns.items()})
+              for part in (slice(0, 8), slice(8, None))]  # fmt: skip
+    assert halves[0] + halves[1] == expected
+    assert sum(expected) == sum(ticks[-1] - 1000 for ticks in columns.values())
+
+
+class Machine:
+    """A node of two packages that count, and its agent's parts as the loop calls them; job 1 has it for itself."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.ticks = root, 0
+        for number in range(2):
+            zone = root / "sys/class/powercap" / f"intel-rapl:{number}"
+            zone.mkdir(parents=True)
+            (zone / "name").write_text(f"package-{number}\n")
+            (zone / "max_energy_range_uj").write_text("262143328850\n")
+        self.files = [root / "sys/class/powercap" / f"intel-rapl:{number}" / "energy_uj" for number in range(2)]
+        self.count()
+        (root / "proc").mkdir()
+        (root / "proc/stat").write_text("cpu0 1 0 0 0 0 0 0 0\n")
+        (root / "proc/meminfo").write_text("MemTotal: 8000 kB\nMemAvailable: 4000 kB\n")
+        self.paths = AgentPaths(root / "run", root / "spool", root)
+        self.paths.node.mkdir(parents=True)
+        self.node = Node.open(root, ("powercap", "procstat"), MACHINE)
+        self.register = Register("n1", 1)
+        policy = PolicyKeeper(root / "policy.yaml", MACHINE, "n1", (root / "policy.json",))
+        self.visibility = Visibility(self.paths, self.register)
+        self.meter = Meter(
+            self.node, partial(machine.topology, root), self.register, policy, NodeLedger(self.paths), self.visibility,
+            MACHINE,
+        )  # fmt: skip
+        self.traces = Traces(self.paths, self.node, self.register, self.visibility, MACHINE)
+        self.settings = policy.settings({}, "n1", "").to_json()
+        self.settings["store"] |= {"trace": "all", "trace_min_duration_ns": 0}
+        self.settings["sampling"] |= {"period_ns": 10 * MS_NS, "period_min_ns": 10 * MS_NS}
+        self.job = self.start(1)
+
+    def start(self, number: int) -> Session:
+        """A job begins: a reading first, as the agent does."""
+        last = self.meter.end_interval()
+        key = SessionKey(number, 0)
+        edge = Edge(last.real_ns, last.mono_ns, 0, "hook")
+        session = Session(key, {"exclusive": "1"}, dict(self.settings), "", "boot", edge, place=key.name)
+        self.register.live[key] = session
+        self.paths.session(session.place).mkdir(parents=True)
+        return session
+
+    def end(self) -> Edge:
+        """The job ends."""
+        last = self.meter.end_interval(settle=True)
+        self.job.end = Edge(last.real_ns, last.mono_ns, 0, "hook")
+        del self.register.live[self.job.key]
+        return self.job.end
+
+    def count(self) -> None:
+        self.ticks += 1
+        for number, file in enumerate(self.files):
+            with file.open("r+" if file.exists() else "w") as out:
+                out.write(f"{self.ticks * (20_000 + number):015d}\n")
+
+    def turn(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """What the loop does, for a while; the counters count meanwhile."""
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s and not until():
+            self.count()
+            self.traces.sample(MACHINE.mono_ns(), MACHINE.real_ns(), None, self.meter)
+            time.sleep(0.002)
+
+    @property
+    def pid(self) -> int:
+        """Of who makes the rows."""
+        assert self.node.fast is not None
+        return self.node.fast._rows.pid
+
+    def rows(self) -> tuple[list[int], list[tuple[int, ...]]]:
+        """Grid ticks of all rows so far, and their values; the trace lets go of its store, as at an agent's end."""
+        sensors = len(self.node.sensors)
+        self.traces.pause()
+        paths = sorted((self.paths.session(self.job.place)).rglob("*.journal"))
+        rows = [row for path in paths for row in journal.read(path, sensors)[1]]
+        return [row[0] for row in rows], [row[2:] for row in rows]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Machine]:
+    host = Machine(tmp_path)
+    host.traces.begin(host.job, MACHINE.mono_ns())
+    yield host
+    host.traces.pause()
+    host.node.close()
+
+
+def test_a_fast_trace_has_a_row_for_each_moment_of_its_grid_from_the_program(host: Machine) -> None:
+    host.turn(5, lambda: host.node.fast is not None)
+    begun_ns = time.time_ns()
+    host.turn(1.5)
+    assert host.node.fast is not None
+    over_ns = time.time_ns()
+    ticks, values = host.rows()
+    assert host.node.fast is None
+    wanted = set(range(begun_ns // (10 * MS_NS) + 2, over_ns // (10 * MS_NS) - 1))
+    assert ticks == sorted(set(ticks)) and len(wanted - set(ticks)) <= len(wanted) // 2  # others are at work here, too
+    place = host.node.ids.index("powercap:package-0:energy")
+    counted = [row[place] for row in values]
+    assert counted == sorted(counted) and counted[-1] > counted[0]
+    memory = host.node.ids.index("procstat:memory:data")
+    assert {row[memory] for row in values[10:]} == {4000 * 1024}  # values that others read may come a moment later
+
+
+def test_the_programs_death_costs_the_rows_that_it_had_and_the_agent_goes_on(host: Machine) -> None:
+    host.turn(5, lambda: host.node.fast is not None)
+    host.turn(1.2)
+    os.kill(host.pid, signal.SIGKILL)
+    killed_tick = time.time_ns() // (10 * MS_NS)
+    host.turn(5, lambda: host.node.fast is None)
+    host.turn(0.5)
+    assert host.node.fast is None  # not at once again
+    assert host.node.spent_ns() > host.node.fast_ns > 0
+    ticks, values = host.rows()
+    assert ticks == sorted(set(ticks))
+    assert [tick for tick in ticks if tick < killed_tick - 110] and [tick for tick in ticks if tick > killed_tick + 20]
+    assert journal.GAP not in values[-1]
+
+
+def test_where_another_job_begins_there_are_no_rows_so_fine_of_the_time_since(host: Machine) -> None:
+    host.turn(5, lambda: host.node.fast is not None)
+    host.turn(0.7)
+    other = host.start(2)
+    host.turn(0.3)
+    assert host.node.fast is None
+    ticks, _ = host.rows()
+    real_ns = other.start.real_ns
+    later = [tick for tick in ticks if tick * 10 * MS_NS > real_ns]
+    assert [tick for tick in ticks if tick * 10 * MS_NS < real_ns - S_NS // 5]
+    assert len(later) <= 1  # a moment that the job's coarser rows have
+
+
+def test_a_job_that_ended_has_its_last_rows_and_none_of_later(host: Machine) -> None:
+    host.turn(5, lambda: host.node.fast is not None)
+    host.turn(0.6)
+    end = host.end()
+    host.turn(0.2)
+    ticks, _ = host.rows()
+    assert ticks[-1] * 10 * MS_NS <= end.real_ns + 2 * MS_NS
+    assert ticks[-1] * 10 * MS_NS >= end.real_ns - S_NS // 5
+    host.traces.resume(host.job, host.meter.end_interval())
+    host.traces.seal(host.job)
+    assert host.job.trace["stored"] and host.job.trace["rows"] == len(ticks)
+
+
+def test_a_flagged_step_has_a_point_of_its_curve_for_each_row(host: Machine) -> None:
+    host.job.steps["0"] = Step(0, 1, 1, "a.out", "")
+    host.turn(5, lambda: host.node.fast is not None)
+    host.turn(1.3)
+    host.meter.end_interval()
+    found = curve.Curve.read(host.paths.curve(host.job.place))
+    times, values = list(found._times), list(found._values)
+    assert times == sorted(set(times)) and values == sorted(values)
+    near = [later - before for before, later in zip(times, times[1:], strict=False)]
+    assert len(times) > 60 and sorted(near)[len(near) // 2] < 20 * MS_NS
+    assert values[-1] == host.job.energy_uj > 0
+    ticks, _ = host.rows()
+    assert len(times) <= len(ticks) + 10
+
+
+def test_new_sensors_begin_it_anew(host: Machine) -> None:
+    host.turn(5, lambda: host.node.fast is not None)
+    first = host.pid
+    host.meter.account_anew()
+    host.turn(5, lambda: host.node.fast is not None and host.pid != first)
+    assert host.node.fast is not None and host.pid != first
+    assert not Path(f"/proc/{first}").exists()
+
+
+def test_a_node_whose_energy_is_not_read_from_files_alone_keeps_its_rows_with_the_agent(host: Machine) -> None:
+    assert can_read(host.node, ["powercap:package-0:energy"])
+    assert not can_read(host.node, ["powercap:package-0:energy", "nvml:gpu-0:energy"])
+    assert not can_read(host.node, [])
+
+
+def test_without_the_program_the_agent_makes_the_rows(host: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perun_hpc.backend.rows.PROGRAM", Path("/nowhere/perun-sample"))
+    host.turn(0.5)
+    assert host.node.fast is None
+    ticks, _ = host.rows()
+    assert len(ticks) > 5
