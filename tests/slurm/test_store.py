@@ -121,6 +121,38 @@ def test_a_running_job_shows_its_owner_what_it_used_so_far(cluster: Cluster) -> 
         assert "so far" not in shown and "CANCELLED" in shown
 
 
+def test_a_flagged_step_in_ten_milliseconds_outlives_the_program_that_makes_its_rows(cluster: Cluster) -> None:
+    def fine(text: str) -> str:
+        return text.replace("period: 1 s", "period: 10 ms").replace("period_min: 100 ms", "period_min: 10 ms")
+
+    def programs() -> list[int]:
+        done = cluster.run(["pgrep", "-x", "perun-sample"], user="root", node="n1")
+        return [int(word) for word in done.stdout.split()]
+
+    program = "import perun_hpc, time\n@perun_hpc.monitor()\ndef work():\n    time.sleep(8)\nwork()"
+    script = f"srun --perun /shared/science/bin/python -c '{program}'"
+    cluster.wait_idle()
+    with policy(cluster, fine), running(cluster, "-wn1", "--exclusive", wrap=script) as job:
+        (pid,) = wait(programs, "a program makes the rows")
+        agent = int(cluster.run(["ps", "-o", "ppid=", str(pid)], user="root", node="n1", check=True).stdout)
+        facts = "for p in $0 $1; do grep -E '^(Uid|Gid|Groups|Cap|NoNew|Seccomp:|Cpus_allowed:)' /proc/$p/status; "
+        facts += "cat /proc/$p/cgroup; ps -o ni= $p; done"
+        words = ["sh", "-c", facts, str(agent), str(pid)]
+        lines = cluster.run(words, user="root", node="n1", check=True).stdout.splitlines()
+        assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]  # it may what the agent may, where the agent may
+        time.sleep(2)
+        cluster.run(["kill", "-9", str(pid)], user="root", node="n1", check=True)
+        killed_ns = time.time_ns()
+        archive = cluster.shared / "perun" / cluster.name
+        record = record_in(archive, job, 90)
+        assert record["status"] == "complete" and not programs()
+        data = job_store.open_job(archive / "jobs" / f"{job}.0")
+        times = data.energy.dropna("time", how="all").time.values.astype("datetime64[ns]").astype(int)
+        assert (times < killed_ns - 1_200_000_000).sum() > 50 and (times > killed_ns + 1_200_000_000).sum() > 50
+        (region,) = [one for one in record["regions"] if one["name"] == "work"]
+        assert region["energy_uj"] > 0
+
+
 def test_without_a_shared_file_system_everything_comes_over_munge(cluster: Cluster) -> None:
     def local(text: str) -> str:
         return text.replace("archive: /shared/perun", f"archive: {LOCAL}\n  collector: ctl:6871\n  progress: 10 s")

@@ -23,7 +23,7 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
-from perun_hpc.agent.sources.fast_rows import can_read
+from perun_hpc.agent.sources.fast_rows import SETTLE_S, can_read
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.config.keeper import PolicyKeeper
@@ -214,6 +214,23 @@ def test_the_programs_death_costs_the_rows_that_it_had_and_the_agent_goes_on(hos
     assert ticks == sorted(set(ticks))
     assert [tick for tick in ticks if tick < killed_tick - 110] and [tick for tick in ticks if tick > killed_tick + 20]
     assert journal.GAP not in values[-1]
+
+
+def test_a_program_that_hangs_delays_readings_once_and_is_done_without(host: Machine) -> None:
+    host.turn(5, lambda: host.node.fast is not None)
+    host.turn(0.5)
+    pid = host.pid
+    os.kill(pid, signal.SIGSTOP)
+    begun_s = time.monotonic()
+    for _ in range(100):
+        host.meter.end_interval()
+    assert time.monotonic() - begun_s < 100 * SETTLE_S
+    host.turn(30, lambda: host.node.fast is None)
+    assert host.node.fast is None and not Path(f"/proc/{pid}").exists()
+    stopped_tick = time.time_ns() // (10 * MS_NS)
+    host.turn(0.3)
+    ticks, _ = host.rows()
+    assert ticks == sorted(set(ticks)) and ticks[-1] >= stopped_tick
 
 
 def test_where_another_job_begins_there_are_no_rows_so_fine_of_the_time_since(host: Machine) -> None:

@@ -49,6 +49,7 @@ class FastRows:
         count = max(1, min(MOST_ROWS, BLOCK_NS // schedule.period_ns))
         self._rows = Rows([(sensor, files.get(sensor.id, -1)) for sensor in sensors], grid, count)
         self._heard_ns = now_ns
+        self._tardy = False
         self._cpu_ns = 0
         self._ended = False
         self._give()
@@ -73,7 +74,7 @@ class FastRows:
         self._give()
         found = self._rows.blocks()
         if found:
-            self._heard_ns = now_ns
+            self._heard_ns, self._tardy = now_ns, False
         elif now_ns - self._heard_ns > SILENT_NS:
             raise EOFError
         return found
@@ -83,7 +84,8 @@ class FastRows:
         found = []
         with contextlib.suppress(EOFError):
             found += self._rows.blocks()  # what has come says nothing of now
-            found += self._rows.now(SETTLE_S)
+            found += self._rows.now(0 if self._tardy else SETTLE_S)
+        self._tardy = not found  # it is not waited for again and again
         return found
 
     def stop(self) -> list[Block]:
