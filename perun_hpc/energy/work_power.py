@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 NS_PER_S = 1_000_000_000
-WATTS = (5.0, 3.0)
+WATTS = (6.0, 6.0)
 """A busy core before anything is known (W), and its spread."""
 LEAST_W = 0.5
 OWNERS_SPREAD, OWNERS_S = 0.30, 600.0
@@ -76,14 +76,18 @@ class WorkPower:
 
     def __init__(self, cores: int) -> None:
         self._cores = max(1, cores)
+        self._start(-1.0, -1.0, 0.0)
+
+    def _start(self, static_w: float, static_error: float, cores: float) -> None:
+        """Know nothing but static power, while so many cores are busy."""
+        self._static_w, self._static_error = static_w, static_error
+        self._work_w = WATTS[0] * cores
         self._owners: list[str] = []
         self._away_s: dict[str, float] = {}
-        self._x = [WATTS[0], 0.0, 0.0, 0.0]
-        self._c = [[0.0] * COMMON for _ in range(COMMON)]
-        self._first = [WATTS[1] ** 2, 0.0, 0.0]
-        self._c[W][W] = self._first[W]
-        self._static_w, self._static_error = -1.0, -1.0
-        self._work_w = 0.0
+        self._x = [WATTS[0], WAKING[0] * static_w, 0.0, 0.0]
+        spreads = (WATTS[1], WAKING[1] * static_w, static_error * static_w, self._drift_w(static_w))
+        self._c = [[one**2 if at == place else 0.0 for at in range(COMMON)] for place, one in enumerate(spreads)]
+        self._first = [one**2 for one in spreads[:DRIFT]]
         self.misfit, self._fits = 1.0, FIRST_MISFITS
 
     @property
@@ -126,22 +130,15 @@ class WorkPower:
     # Who is there.
 
     def _begin(self, static_w: float, static_error: float, busy: Mapping[str, float]) -> None:
-        """Static power is stated for the first time, or otherwise than before."""
-        if self._static_w < 0:
-            self._work_w = self.watts * sum(busy.values())
-            self._anew(WAKE, WAKING[0] * static_w, (WAKING[1] * static_w) ** 2)
-            self._anew(DRIFT, 0.0, self._drift_w(static_w) ** 2)
-        if static_error != self._static_error:
-            self._anew(OFFSET, 0.0, (static_error * static_w) ** 2)
+        """Static power may be stated for the first time, or by more than it may be wrong by, or from another source,
+        otherwise than before: then what was learnt beside that is worth nothing.
+        """
+        change_w = static_w - self._static_w
+        if static_error == self._static_error and abs(change_w) <= static_error * self._static_w:
+            self._x[OFFSET] -= change_w
+            self._static_w = static_w
         else:
-            self._x[OFFSET] -= static_w - self._static_w
-        self._static_w, self._static_error = static_w, static_error
-
-    def _anew(self, at: int, mean_w: float, variance: float) -> None:
-        self._forget(at, 0.0, math.sqrt(variance))
-        self._x[at] = mean_w
-        if at < len(self._first):
-            self._first[at] = variance
+            self._start(static_w, static_error, sum(busy.values()))
 
     def _meet(self, seconds: float, busy: Mapping[str, float]) -> bool:
         """Give owners that are new a place, and forget those that are long gone; False: they are too many."""

@@ -94,6 +94,28 @@ def test_where_nothing_fits_cpu_time_counts():
     assert found is None
 
 
+@pytest.mark.parametrize("first", [(0, 0.72), (40_000_000, 0.72), (400_000_000, 0.08)])
+def test_static_power_that_is_stated_anew_is_believed(first: tuple[int, float]):
+    """A guess of nothing, one that becomes known, a policy that was wrong: none has a word any more."""
+    power = WorkPower(16)
+    for _ in range(30):
+        power.take(TEN_NS, round((40 + 4 * 3.5) * 10 * 1e6), *first, {LIGHT: 4e10})
+    for busy in ({LIGHT: 4}, {LIGHT: 4, HEAVY: 4}, {HEAVY: 4}):
+        seen(power, busy)
+    assert part(seen(power, {LIGHT: 4, HEAVY: 4}), HEAVY)[0] == pytest.approx(9 / 12.5, abs=0.07)
+    assert power.misfit < 4
+
+
+def test_a_guess_that_comes_down_by_and_by_loses_nothing():
+    power = WorkPower(16)
+    parts = []
+    for number, busy in enumerate([{LIGHT: 4}, {LIGHT: 4, HEAVY: 4}, {HEAVY: 4}, {LIGHT: 4, HEAVY: 4}]):
+        watts = 40 + sum(WATTS[owner] * cores for owner, cores in busy.items())
+        busy_ns = {owner: cores * TEN_NS for owner, cores in busy.items()}
+        parts.append(power.take(TEN_NS, round(watts * 10 * 1e6), 20_000_000 - number * 10**6, 0.72, busy_ns))
+    assert part(parts[-1], HEAVY)[0] == pytest.approx(9 / 12.5, abs=0.1)
+
+
 def test_it_knows_so_many_owners_and_no_more():
     power = WorkPower(256)
     for number in range(3 * MOST_OWNERS):
