@@ -154,6 +154,18 @@ def make_directory(path: Path, mode: int = 0o750) -> None:
         sync_directory(one.parent)
 
 
+def remove_tree(path: Path) -> None:
+    """Take a directory away with all that is in it; shutil brings decompressors along. OSError where it stays."""
+    with os.scandir(path) as entries:
+        found = list(entries)
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(Path(entry.path))
+        else:
+            Path(entry.path).unlink()
+    path.rmdir()
+
+
 def sync_directory(path: Path) -> None:
     """Make names in a directory durable."""
     sync_file(path, os.O_DIRECTORY)

@@ -297,7 +297,10 @@ def _inode(directory: Path) -> int:
 
 def _frozen(file: Path) -> bool | None:
     """What the kernel says in a cgroup's `freezer.state` (v1) or `cgroup.events` (v2); None where it says nothing."""
-    return next((_FROZEN[line] for line in (text(file) or "").splitlines() if line in _FROZEN), None)
+    for line in (text(file) or "").splitlines():  # of each job at each edge
+        if line in _FROZEN:
+            return _FROZEN[line]
+    return None
 
 
 _FROZEN = {"FROZEN": True, "FREEZING": False, "THAWED": False, "frozen 1": True, "frozen 0": False}

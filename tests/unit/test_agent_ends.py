@@ -26,7 +26,7 @@ class Asked(Exception):
 
 
 class AskedMeter:
-    def end_interval(self, settle: bool = False) -> None:
+    def end_interval(self, settle: bool, whole: object) -> None:
         raise Asked(settle)
 
 

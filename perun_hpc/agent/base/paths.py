@@ -12,6 +12,8 @@ from perun_hpc.data_model.job import safe_name
 
 BOUNDARY = "boundary.json"
 PROGRESS = "progress.json"
+RANKS = "ranks"
+"""What a session's ranks handed over, a directory."""
 ASIDE = "session.json"
 """What is known of a session of which no record could be made."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from perun_hpc.agent.base.paths import AgentPaths
+from perun_hpc.agent.base.paths import RANKS, AgentPaths
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.jobs import ranks
 from perun_hpc.errors import DataError
@@ -120,7 +120,7 @@ class Intake:
     def resume(self, session: Session) -> None:
         """Count what a session has in the spool, from before this agent."""
         with contextlib.suppress(OSError):
-            held_b = sum(path.stat().st_size for path in (self._paths.session(session.place) / "ranks").iterdir())
+            held_b = sum(path.stat().st_size for path in (self._paths.session(session.place) / RANKS).iterdir())
             self._taken_b[session.place] = (session.uid, held_b)
 
     def step(self) -> None:
@@ -215,7 +215,7 @@ class Intake:
             del self._files[held.session.uid]
 
     def _target(self, held: _Held) -> Path:
-        return self._paths.session(held.session.place) / "ranks" / f"{held.step_id}-{held.rank}.rank"
+        return self._paths.session(held.session.place) / RANKS / f"{held.step_id}-{held.rank}.rank"
 
 
 def content_b(fd: int) -> int:

@@ -122,7 +122,7 @@ class Jobs:
 
     def _set_aside(self, session: Session) -> None:
         now_ns = self._clock.mono_ns()
-        self._end(session, self._end_interval(), now_ns, "restart")
+        self._end(session, self._end_interval(session.key), now_ns, "restart")
 
     def learn_cpus(self, session: Session, now_ns: int) -> None:
         """About once a second: its cgroup comes after its prolog, grows, and goes before its epilog.
@@ -154,7 +154,7 @@ class Jobs:
         if gone_ns > patience_ns(session, self._register.replaced(session)):
             del self._gone_ns[session.key]
             session.note("no job-end message")
-            self._end(session, self._end_interval(), now_ns, "restart")
+            self._end(session, self._end_interval(session.key), now_ns, "restart")
 
     # Messages.
 
@@ -175,7 +175,7 @@ class Jobs:
         former = self._register.run_before(key, job.get("sluid"), hook_ns)
         if (key in self._register.live and former is None) or self._register.done.get(key.name, -1) >= hook_ns:
             return
-        snapshot = self._meter.end_interval() if former is None else self._end_interval()
+        snapshot = self._meter.end_interval(whole=()) if former is None else self._end_interval(former.key)
         if former is not None:
             former.note("no job-end message")
             self._end(former, snapshot, snapshot.mono_ns, "restart")
@@ -218,7 +218,7 @@ class Jobs:
         if session is None and self._register.late_epilog(key, hook_ns):
             self._save(())
             return
-        snapshot = self._end_interval()
+        snapshot = self._end_interval(session.key if session is not None else key)
         if session is None:
             start = Edge(snapshot.real_ns, snapshot.mono_ns, 0, "epilog")
             job, place = job_fields(message.fields), self._new_place(key)
@@ -238,9 +238,9 @@ class Jobs:
 
     # A session's end.
 
-    def _end_interval(self) -> Snapshot:
+    def _end_interval(self, ends: SessionKey) -> Snapshot:
         """The reading with which a session ends; only where nobody else waits for a part that fails is it given up."""
-        return self._meter.end_interval(settle=len(self._register.live) <= 1)
+        return self._meter.end_interval(settle=len(self._register.live) <= 1, whole=(ends,))
 
     def _end(self, session: Session, snapshot: Snapshot, hook_ns: int, source: str) -> None:
         key = session.key

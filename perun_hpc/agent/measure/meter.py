@@ -153,17 +153,25 @@ class Meter:
     def _is_suspended(self, session: Session) -> bool:
         return bool(guard("its cgroup", lambda: self._node.suspended(session), session))
 
-    def end_interval(self, settle: bool = False, unseen: bool = False) -> Snapshot:
+    def end_interval(
+        self, settle: bool = False, unseen: bool = False, whole: Collection[SessionKey] | None = None
+    ) -> Snapshot:
         """Read everything; the reading ends one interval and starts the next.
 
-        `settle`: with it a job ends. `unseen`: no agent ran in a part of the interval.
+        `settle`: with it a job ends. `unseen`: no agent ran in a part of the interval. `whole`: the jobs of which all
+        is read (None: all jobs), of the others CPU time and whether they are suspended: a hook waits for it, and the
+        grid's intervals read the rest.
         """
         live = self._register.live
         guard("rows", self._settle)
         snapshot = self._node.read(fresh=True)
         self.checks.note(snapshot.readings)
         self.activity.note(snapshot.readings)
-        uses = {key: self._use(one) for key, one in live.items() if key not in self._register.over}
+        uses = {
+            key: self._use(one, whole is None or key in whole)
+            for key, one in live.items()
+            if key not in self._register.over
+        }
         alone = [session for session in live.values() if self._register.alone(session)]
         for session in self.steps.hear():
             self.steps.glance(session)
@@ -308,10 +316,12 @@ class Meter:
 
     def run_on(self, session: Session, cpus: Collection[int] | None) -> None:
         """A session's cgroup says on which CPUs; where that is anywhere it says nothing, and did so before."""
+        if cpus is None:
+            return
         others = (one for one in self._register.live.values() if one is not session and not one.suspended)
         beside = any(note.startswith(UNCONFINED) for note in session.assumed) or any(others)
         its = machine.confined(self._topology, cpus, session.cpus_on_node, beside)
-        if cpus is not None and its is None:
+        if its is None:
             session.run_anywhere()
         session.run_on(its)
 
@@ -321,8 +331,9 @@ class Meter:
         session.use(cpu_ns or 0, use.memory_b or 0, use.mem_peak_b or 0)
         session.work(max(cpu_ns or 0, sum(busy_ns.values()) if self._register.holds_node(session) else 0))
 
-    def _use(self, session: Session) -> JobUse:
-        return guard("its cgroup", lambda: self._node.use(session), session) or JobUse()
+    def _use(self, session: Session, whole: bool = True) -> JobUse:
+        spent = None if whole else guard("its cgroup", partial(self._node.spent, session), session)
+        return spent or guard("its cgroup", partial(self._node.use, session), session) or JobUse()
 
     def _parent(self) -> int | None:
         """CPU time of all jobs of the node that Slurm named last, where that was it at the last look, too."""

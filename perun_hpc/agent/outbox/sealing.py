@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -143,6 +144,5 @@ class Sealing:
 
 
 def _drop(directory: Path) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        files.remove_tree(directory)

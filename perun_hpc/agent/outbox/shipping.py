@@ -1,14 +1,16 @@
 """Handing sealed sessions over to the archive, in child processes: what hangs, bloats or fails holds up nobody else.
 
 Two lanes ship beside each other, each with at most one child: the quick one takes what ranks handed over little for,
-progress and the node ledger; the heavy one the rest, the smallest first. Every session has a process of its own, with
-bounds of memory and CPU time; what users handed over is read in another one (`parsing`), whose failure costs the
-regions alone. Evidence comes first: a session through whose fault its process fails leaves without energies of steps,
-then without its trace, and is set aside in the end.
+progress and the node ledger; the heavy one the rest, the smallest first. Every session of which more is to be shipped
+than the agent has made itself has a process of its own, with bounds of memory and CPU time; so has all that a lane
+ships after its child failed. What users handed over is read in another one (`parsing`), whose failure costs the regions
+alone. Evidence comes first: a session through whose fault its process fails leaves without energies of steps, then
+without its trace, and is set aside in the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -18,13 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from perun_hpc import files
 from perun_hpc.agent.base import spool
-from perun_hpc.agent.base.paths import BOUNDARY, PROGRESS, AgentPaths, free_name
+from perun_hpc.agent.base.paths import BOUNDARY, PROGRESS, RANKS, AgentPaths, free_name
 from perun_hpc.agent.outbox import losses, parsing, rank_energies, regions
-from perun_hpc.agent.outbox.faults import Faults
+from perun_hpc.agent.outbox.faults import FAULTS, Faults
 from perun_hpc.agent.outbox.keeping import Keeper, ship_learnt
 from perun_hpc.agent.outbox.losses import Loss, Losses
 from perun_hpc.agent.outbox.parsing import Reader
@@ -85,6 +87,8 @@ class _Lane:
     started_ns: int = 0
     failures: int = 0
     trouble: str = ""
+    careful: bool = False
+    """Its last child was killed, or could not ship all: what the next one ships has processes of its own."""
 
     def is_due(self, mono_ns: int) -> bool:
         return self.child is None and self.due_ns is not None and mono_ns >= self.due_ns
@@ -113,6 +117,7 @@ class _Lane:
                 self.trouble = "the archive does not answer: what ships has waited for over a minute"
             return None
         self.child = None
+        self.careful = code < 0 or code & FAILED != 0
         self.trouble = f"the process that ships was ended by signal {-code}" if code < 0 else ""
         if code < 0:
             log(f"{self.trouble} after {lasts_ns // 1_000_000_000} s")
@@ -164,7 +169,8 @@ class Shipper:
         reader = self._reader.socket if self._reader else None
         for lane in (self._quick, self._heavy):
             if lane.is_due(mono_ns):
-                work = partial(_ship, self._paths, store, home, lane.heavy, memory_b // 2, reader, self._clock)
+                which = partial(_ship, self._paths, store, home, lane.heavy, lane.careful)
+                work = partial(which, memory_b // 2, reader, self._clock)
                 lane.start(work, mono_ns, _fds(reader))
                 if lane.trouble:
                     self._tell()
@@ -196,7 +202,7 @@ class Shipper:
             if lane.child is not None:
                 lane.child.kill()
         reader = self._reader.socket if self._reader else None
-        work = partial(_ship, self._paths, store, home, None, memory_b, reader, self._clock)
+        work = partial(_ship, self._paths, store, home, None, True, memory_b, reader, self._clock)
         try:
             child.start("shipping failed", work, _fds(reader), outlives=True)
         except OSError as error:
@@ -212,6 +218,7 @@ def _ship(
     store: Store,
     home: tuple[str, str],
     heavy: bool | None,
+    careful: bool,
     memory_b: int,
     reader: socket.socket | None,
     clock: Clock,
@@ -225,7 +232,10 @@ def _ship(
 
     read = partial(parsing.read_regions, reader, memory_b)
     grow = store.write == "archive"
-    return _round(paths, to, home, grow, heavy, alone, read, lambda: clock.mono_ns() > until_ns, clock)
+    if not careful:
+        limits.bound(resource.RLIMIT_DATA, limits.data_b() + memory_b)
+    plain = alone if careful else _here
+    return _round(paths, to, home, grow, heavy, plain, alone, read, lambda: clock.mono_ns() > until_ns, clock)
 
 
 def _alone(name: str, work: Callable[[], None], memory_b: int, keep: Iterable[int]) -> str:
@@ -307,7 +317,7 @@ def ship_all(
 
     One failure does not hold up others. `grow`: traces of live sessions go into the archive while they grow.
     """
-    return _round(paths, to, home, grow, None, _here, regions.of_session, lambda: False, clock) & ~SHIPPED == 0
+    return _round(paths, to, home, grow, None, _here, _here, regions.of_session, lambda: False, clock) & ~SHIPPED == 0
 
 
 def _round(
@@ -316,6 +326,7 @@ def _round(
     home: tuple[str, str],
     grow: bool,
     heavy: bool | None,
+    plain: Alone,
     alone: Alone,
     read: Read,
     enough: Callable[[], bool],
@@ -323,7 +334,8 @@ def _round(
 ) -> int:
     """Ship what belongs to a lane (all: None), each session once; what was found.
 
-    The list is made again when a heavy session is done: a smaller one that came meanwhile is next.
+    The list is made again when a heavy session is done: a smaller one that came meanwhile is next. `plain` does what
+    cannot be large or odd, `alone` the rest.
     """
     found, failed = 0, dict[str, Loss]()
     tried: set[str] = set()
@@ -336,36 +348,42 @@ def _round(
         if known is None:
             log(f"cannot ship {name}: {why}")
 
-    while batch := [one for one in _sealed(paths, heavy) if one.name not in tried][: 1 if heavy else None]:
-        for one in batch:
+    while True:
+        there = _spooled(paths)
+        wanted = [one for one in there if one.is_for(heavy) and one.directory.name not in tried]
+        for at in wanted[: 1 if heavy else None]:
+            one = at.directory
             if enough():
                 found |= MORE
                 break
             tried.add(one.name)
-            why = _ship_session(paths, one, to, alone, read, clock)
+            why = _ship_session(paths, one, to, plain if at.plain else alone, alone, read, clock)
             if why:
                 fails(f"job {one.name}", one, why)
             elif not one.exists():
                 found |= SHIPPED
-        if found & MORE:
+        if found & MORE or not wanted:
             break
     if not heavy:
-        if heavy is not None and _sealed(paths, heavy=True):
+        if heavy is not None and any(one.is_for(heavy=True) for one in there):
             found |= HEAVY
-        for name, directory, work in _beside(paths, to, home, grow, clock):
+        going_on = [one.directory for one in there if one.reports]
+        for name, directory, work in _beside(paths, going_on, to, home, grow, clock):
             try:
-                why = alone(name, lambda work=work: _reach(work))  # type: ignore[misc]
+                why = plain(name, lambda work=work: _reach(work))  # type: ignore[misc]
             except (_Later, OSError) as error:
                 why = str(error)
             if why:
                 fails(name, directory, why)
-    _remember(paths, before, failed, heavy)
+    if before or failed or losses.read_undelivered(paths):
+        _remember(paths, before, failed, heavy)
     return found | (FAILED if failed else 0)
 
 
 def _remember(paths: AgentPaths, before: dict[str, Loss], failed: dict[str, Loss], heavy: bool | None) -> None:
     """Leave word of what did not go; of what another lane tried, its word stays."""
-    others = {f"job {one.name}" for one in _sealed(paths, not heavy)} if heavy is not None else set()
+    other_lanes = [one.directory for one in _spooled(paths) if heavy is not None and one.is_for(not heavy)]
+    others = {f"job {one.name}" for one in other_lanes}
     others |= {name for name in before if heavy and not name.startswith("job ")}
     again = [(loss.since_ns, name) for name, loss in failed.items() if name in before]
     if again:  # one line for all of them: a week without an archive must not fill the log
@@ -387,30 +405,53 @@ def _uid(directory: Path | None) -> int | None:
     return None
 
 
-def _sealed(paths: AgentPaths, heavy: bool | None) -> list[Path]:
-    """Sealed sessions of a lane, or all; those first whose ranks handed over least."""
-    sealed = [one for one in paths.sessions.iterdir() if _is_session(one) and _boundary(one) is not None]
-    weighed = sorted((spool.size_b(one / "ranks"), one) for one in sealed)
-    return [one for handed_over_b, one in weighed if heavy is None or heavy == (handed_over_b > QUICK_B)]
+class _Spooled(NamedTuple):
+    """A session in the spool: what its ranks handed over; whether it is a record and what the agent sampled, nothing of
+    its ranks', no curve for their regions, and nothing that failed before (`plain`); whether it runs on and has said
+    something of itself (`reports`).
+    """
+
+    handed_over_b: int
+    directory: Path
+    sealed: bool
+    plain: bool
+    reports: bool
+
+    def is_for(self, heavy: bool | None) -> bool:
+        """Whether it waits for that lane, or for any."""
+        return self.sealed and (heavy is None or heavy == (self.handed_over_b > QUICK_B))
 
 
-def _boundary(directory: Path) -> Path | None:
-    """A sealed session's boundary record, also a damaged one."""
-    names = (BOUNDARY, f"{BOUNDARY}.damaged")
-    return next((directory / name for name in names if (directory / name).exists()), None)
+def _spooled(paths: AgentPaths) -> list[_Spooled]:
+    """Sessions of which something may be shipped, those first whose ranks handed over least.
+
+    What others leave there is not ours to ship. Many may live of which nothing is: each costs one listing.
+    """
+    found = []
+    with os.scandir(paths.sessions) as sessions:
+        for session in sessions:
+            if run_of(session.name) is None or not session.is_dir():
+                continue
+            names: set[str] = set()
+            with contextlib.suppress(FileNotFoundError), os.scandir(session.path) as held:  # it may just be shipped
+                names.update(one.name for one in held)
+            sealed = not names.isdisjoint((BOUNDARY, f"{BOUNDARY}.damaged"))
+            if sealed or PROGRESS in names:
+                directory = Path(session.path)
+                handed_over_b = spool.size_b(directory / RANKS) if RANKS in names else 0
+                plain = names.isdisjoint((RANKS, regions.CURVE, FAULTS))
+                found.append(_Spooled(handed_over_b, directory, sealed, plain, not sealed))
+    return sorted(found)
 
 
-def _is_session(path: Path) -> bool:
-    """Whether it is a session's directory; what others leave there is not ours to ship."""
-    return run_of(path.name) is not None and path.is_dir()
-
-
-def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone, read: Read, clock: Clock) -> str:
+def _ship_session(
+    paths: AgentPaths, directory: Path, to: Delivery, first: Alone, alone: Alone, read: Read, clock: Clock
+) -> str:
     """Ship one sealed session; why it is still there, "" where it is not."""
     fault = ""
-    for _ in range(2):  # without its regions at once, if those were the fault
+    for how in (first, alone):  # without its regions at once, if those were the fault
         try:
-            fault = alone(f"job {directory.name}", lambda: _reach(lambda: ship(directory, to, read)))
+            fault = how(f"job {directory.name}", lambda: _reach(lambda: ship(directory, to, read)))
         except (_Later, OSError) as error:
             return str(error)
         if not fault or not directory.exists():
@@ -426,12 +467,11 @@ def _ship_session(paths: AgentPaths, directory: Path, to: Delivery, alone: Alone
 
 
 def _beside(
-    paths: AgentPaths, to: Delivery, home: tuple[str, str], grow: bool, clock: Clock
+    paths: AgentPaths, going_on: Iterable[Path], to: Delivery, home: tuple[str, str], grow: bool, clock: Clock
 ) -> Iterator[tuple[str, Path | None, Callable[[], None]]]:
     """What goes besides sealed sessions: its name, its session's directory, how."""
-    for one in sorted(paths.sessions.iterdir()):
-        if _is_session(one) and _boundary(one) is None and (one / PROGRESS).exists():
-            yield f"job {one.name}", one, lambda one=one: ship_progress(one, to, grow)  # type: ignore[misc]
+    for one in going_on:
+        yield f"job {one.name}", one, lambda one=one: ship_progress(one, to, grow)  # type: ignore[misc]
     if home[0]:
         yield "the node ledger", None, lambda: ship_ledger(paths, to, *home, clock)
         yield "what the node has learnt", None, lambda: ship_learnt(paths, to, *home)
@@ -473,11 +513,9 @@ def ship(directory: Path, to: Delivery, read: Read) -> None:
     if faults.times > 1 and (record.get("trace") or {}).get("stored"):
         record["trace"] = {**record["trace"], "stored": False, "why": f"it could not be shipped: {faults.why}"}
     record["notes"] = [*record.get("notes", ()), *problems[:20]]
-    import shutil  # here, in the child: it brings decompressors along
-
     _lift_cpu_bound()
     to.session(directory, record)
-    shutil.rmtree(directory)
+    files.remove_tree(directory)
 
 
 def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:

@@ -17,7 +17,7 @@ from perun_hpc.agent.sources.gauges import Gauges
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend import accelerators, catalog, estimate, mirrors
 from perun_hpc.backend.base import Discovery, Reader, host_name
-from perun_hpc.backend.cgroup import CPU, JobCgroup, find_job, find_parent, job_names, reserved_cpus
+from perun_hpc.backend.cgroup import JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles, descriptors_of
@@ -342,20 +342,33 @@ class Node:
         self.gauges.take(readings)
         return readings
 
+    def spent(self, session: Session) -> JobUse | None:
+        """CPU time of a job whose cgroup is known, and whether it is suspended; None where there is more to look for.
+
+        A hook of another job waits for it.
+        """
+        group = self.cgroups.get(session.key.name)
+        if group is None or (not group.complete and self._is_young(session)):
+            return None
+        cpu_ns = group.cpu_ns()
+        return None if cpu_ns is None else JobUse(cpu_ns, suspended=group.suspended(self.root), inode=group.inode)
+
+    def _is_young(self, session: Session) -> bool:
+        return self.clock.mono_ns() - session.start.mono_ns < YOUNG_NS
+
     def use(self, session: Session) -> JobUse:
         """What the job's cgroup says; all None while it has none or where it is gone."""
         name = session.key.name
         group = self.cgroups.get(name)
-        cpu_ns = group.read()[CPU].ticks if group else None
-        young = self.clock.mono_ns() - session.start.mono_ns < YOUNG_NS
-        if group is None or cpu_ns is None or (young and not group.complete):
+        cpu_ns = group.cpu_ns() if group else None
+        if group is None or cpu_ns is None or (not group.complete and self._is_young(session)):
             found = find_job(self.root, str(session.key.job_id), session.job.get("sluid"), session.job.get("node"))
             if found is None and group is None:
                 return JobUse()
             if found is not None:
                 self.forget(session)
                 group = self.cgroups[name] = found
-                cpu_ns = group.read()[CPU].ticks
+                cpu_ns = group.cpu_ns()
         assert group is not None
         return JobUse(
             cpu_ns,
@@ -378,12 +391,12 @@ class Node:
 
     def parent_cpu_ns(self, node: str) -> int | None:
         """CPU time of all jobs of Slurm's `node`, ended ones included; None where the kernel does not keep it."""
-        cpu_ns = self.parent.read()[CPU].ticks if self.parent and self._parent_of == node else None
+        cpu_ns = self.parent.cpu_ns() if self.parent and self._parent_of == node else None
         if cpu_ns is None:
             if self.parent is not None:
                 self.parent.close()
             self.parent, self._parent_of = find_parent(self.root, node), node
-            cpu_ns = self.parent.read()[CPU].ticks if self.parent else None
+            cpu_ns = self.parent.cpu_ns() if self.parent else None
         return cpu_ns
 
     def reserved_cpus(self, node: str) -> frozenset[int]:

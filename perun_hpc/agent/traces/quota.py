@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.spool import size_b
-from perun_hpc.files import read_json, write_json
+from perun_hpc.files import read_json, remove_tree, write_json
 from perun_hpc.store.description import TRACKS
 from perun_hpc.store.layout import STORE
 
@@ -15,12 +16,11 @@ WHY = "the spool's quota was exceeded"
 
 def drop_trace(directory: Path) -> int:
     """Delete the trace in a session's directory; returns the bytes that it held."""
-    import shutil  # here: it brings decompressors along
-
     freed_b = 0
     for name in (TRACKS, STORE):
         freed_b += size_b(directory / name)
-        shutil.rmtree(directory / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(directory / name)
     return freed_b
 
 
