@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from perun_hpc import files
 from perun_hpc.agent import state_log
 from perun_hpc.agent.base import spool
 from perun_hpc.agent.base.paths import AgentPaths
@@ -25,7 +27,7 @@ from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Reading
 from perun_hpc.errors import DataError
-from perun_hpc.process.log import log
+from perun_hpc.process.log import guard, log
 
 SCHEMA = "perun.node-state/1"
 
@@ -93,7 +95,7 @@ def save(
 
 
 def load(paths: AgentPaths) -> NodeState | None:
-    """The state of the last agent, its ledger cut to what the state knows; None without a usable one."""
+    """The state of the last agent, its ledger cut to what it knows if the disk lets it; None without one."""
     data = state_log.read(paths.state)
     if data is None:
         return None
@@ -133,13 +135,18 @@ def load(paths: AgentPaths) -> NodeState | None:
     if damaged:
         log(f"{paths.state}: sessions that cannot be read stand in state.json.damaged: {'; '.join(damaged)[:1000]}")
         with contextlib.suppress(OSError):
-            paths.state.with_name("state.json.damaged").write_text(json.dumps(data))
+            files.write_json(paths.state.with_name("state.json.damaged"), data)
+    guard("node ledger: lines that the state does not know stay in it", partial(_cut_ledger, paths, state))
+    return state
+
+
+def _cut_ledger(paths: AgentPaths, state: NodeState) -> None:
+    day, length = state.ledger
     if day:
         spool.cut(paths.ledger(day), length)
     for path in paths.node.glob("????-??-??.jsonl"):  # a day that began after the last readings
         if path.stem != day and path.stat().st_mtime_ns >= state.last.real_ns:
             spool.cut(path, _known_b(path, state.last.mono_ns))
-    return state
 
 
 def _known_b(ledger: Path, mono_ns: int) -> int:

@@ -15,11 +15,12 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from perun_hpc import files
-from perun_hpc.process.log import log
+from perun_hpc.process.log import guard, log
 
 SESSIONS = "sessions"
 """A list of objects in the file's first line, which older agents read; else an object, by the sessions' places."""
@@ -107,7 +108,7 @@ def read(path: Path) -> Document | None:
     """What the file holds as of its last whole line, with the sessions as a list; None where there is nothing.
 
     A first line that is damaged is put aside whole, as `files.read_json` does; where a later one is, what stands before
-    it counts, and a copy of the file is put aside.
+    it counts, and a copy of the file is put aside, where the disk has space.
     """
     try:
         data = files.content(path)
@@ -132,7 +133,7 @@ def read(path: Path) -> Document | None:
             changed, gone = json.loads(line[9:])
             _apply(known, changed, gone)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            aside.write_bytes(data)
+            guard("keeping what is damaged", partial(files.write_new, aside, data, durable=False))
             log(f"{path}: line {number + 2} of {len(lines)} is damaged ({error}): what is known is older; see {aside}")
             break
     return {**known, SESSIONS: list(known[SESSIONS].values())}

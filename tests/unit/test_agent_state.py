@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from perun_hpc.agent import state
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.paths import AgentPaths
@@ -43,6 +45,20 @@ def test_an_agent_killed_at_midnight_leaves_no_interval_that_is_booked_again(tmp
     assert known(paths.ledger("2025-12-31")) == [8, 9]
     assert known(paths.ledger("2026-01-01")) == []
     assert known(paths.ledger("2026-01-02")) == [1]
+
+
+def test_a_ledger_that_cannot_be_cut_costs_no_session(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    session = Session(SessionKey(1, 0), {}, {}, "", "boot", Edge(1, 1, 0, "hook"))
+    now = state.NodeState(
+        "boot", Snapshot(9 * S, S, {}, {}), {}, None, ("2025-12-31", 0), (session,), {}, {}, ("test", "n1")
+    )
+    state.save(StateLog(paths.state), now, [])
+    (paths.ledger("2025-12-31") / "refuses to be cut").mkdir(parents=True)
+    found = state.load(paths)
+    assert found is not None and [one.key for one in found.sessions] == [session.key]
+    assert "node ledger: lines that the state does not know stay in it" in capfd.readouterr().err
 
 
 def test_what_a_meters_parts_were_given_survives(tmp_path: Path) -> None:

@@ -247,6 +247,29 @@ def test_behind_a_damaged_line_nothing_counts_and_the_file_is_kept(
     assert place.with_name("state.json.damaged").read_bytes() == b"".join(lines)
 
 
+@pytest.mark.parametrize("copy", ["refused", "a link"])
+def test_what_stands_before_a_damaged_line_counts_whatever_becomes_of_the_copy(place: Path, copy: str) -> None:
+    log = StateLog(place)
+    states: list[State] = [({"mono_ns": n}, {"1.0": {"a": n}}, False) for n in range(4)]
+    for state in states:
+        write(log, state)
+    damaged = place.read_bytes().replace(b'"a":3', b'"a":4')
+    place.write_bytes(damaged)
+    aside = place.with_name("state.json.damaged")
+    aside.unlink(missing_ok=True)
+    if copy == "refused":
+        found: list[Any] = []
+        assert not _refused(lambda: found.append(state_log.read(place)), 10)
+        assert same(found[0], states[2]) and not aside.exists()
+    else:
+        theirs = place.with_name("theirs")
+        theirs.write_text("theirs")
+        aside.symlink_to(theirs)
+        assert same(state_log.read(place), states[2])
+        assert theirs.read_text() == "theirs" and aside.read_bytes() == damaged
+        assert aside.stat().st_mode & 0o007 == 0
+
+
 def test_the_file_that_somebody_else_put_there_is_not_written_on(place: Path) -> None:
     log = StateLog(place)
     states: list[State] = [({"mono_ns": n}, {}, False) for n in range(3)]
