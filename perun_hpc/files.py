@@ -17,6 +17,8 @@ from typing import Any
 MAX_JSON_B = 256 << 20
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 """What a file system answers that has no hard links, or no more of them."""
+PARTIAL = ".partial"
+"""How the name ends of what is to become a file, or a directory."""
 _SERIAL = iter(range(1 << 62))
 
 
@@ -63,7 +65,7 @@ class Replacement:
 
 def temporary(path: Path) -> Path:
     """A name beside `path` that no other process uses, on this or another node; readers ignore such names."""
-    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.{next(_SERIAL)}.partial")
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.{next(_SERIAL)}{PARTIAL}")
 
 
 def create(path: Path, mode: int = 0o640) -> int:

@@ -119,12 +119,22 @@ class Ledger(Database):
         return self._made
 
     def acquire(
-        self, name: str, holder: str, seconds: float = LEASE_S, dead: Callable[[str], bool] = lambda _: False
+        self,
+        name: str,
+        holder: str,
+        seconds: float = LEASE_S,
+        dead: Callable[[str], bool] = lambda _: False,
+        again: bool = False,
     ) -> bool:
-        """Take or renew the lease `name`; False while that of another holder, who is not `dead`, lasts."""
+        """Take or renew the lease `name`; False while that of another holder, who is not `dead`, lasts.
+
+        With `again` it is renewed, late at most: False where another one had it meanwhile, too.
+        """
         now = int(self._clock())
         with self.write() as connection:
             row = connection.execute("SELECT holder, until_s FROM lease WHERE name = :n", {"n": name}).fetchone()
+            if again and (row is None or row.holder != holder):
+                return False
             if row is not None and row.holder != holder and row.until_s > now and not dead(row.holder):
                 return False
             connection.execute(

@@ -28,10 +28,12 @@ from perun_hpc.archive.packs import EVIDENCE, MAX_FILE_B, Entry, pack_of, packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, RUNNING, Archive, Run, bucket_of
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import PerunError, UnavailableError
-from perun_hpc.files import sync_directory, temporary, write_new
+from perun_hpc.files import PARTIAL, sync_directory, temporary, write_new
 
 log = logging.getLogger(__name__)
 
+_DEAD_S = 86_400
+"""What was to become a run's directory so long ago comes to nothing."""
 ASIDE = ".packed"
 """How the name of a run's directory ends while it is taken away; before it stands a dot."""
 OF_RECORDS = frozenset({RECORD, RUNNING, METERS})
@@ -71,6 +73,10 @@ class _Old:
     files: Mapping[str, Stamp]
 
 
+class LostError(UnavailableError):
+    """Another process has the right to change packs."""
+
+
 class PackLease:
     """The right to change the packs of a cluster, which one process has at a time."""
 
@@ -78,6 +84,7 @@ class PackLease:
         """Nothing is taken yet."""
         self._ledger, self._name, self._cluster = ledger, f"pack:{cluster}", cluster
         self._holder = this_process()
+        self._had = False
 
     def __enter__(self) -> PackLease:
         self.renew()
@@ -88,9 +95,11 @@ class PackLease:
             self._ledger.release(self._name, self._holder)
 
     def renew(self) -> None:
-        """Have it, for two minutes more; `UnavailableError` where another process has it."""
-        if not self._ledger.acquire(self._name, self._holder, dead=has_died):
-            raise UnavailableError(
+        """Have it, for two minutes more; `UnavailableError` where another process has it, or had it meanwhile."""
+        taken = self._ledger.acquire(self._name, self._holder, dead=has_died, again=self._had)
+        self._had = True
+        if not taken:
+            raise LostError(
                 f"another perun ledger command changes packed records of cluster {self._cluster}: run it again later"
             )
 
@@ -104,7 +113,9 @@ def pack(archive: Archive, runs: Iterable[Run], before_s: float, now_s: float, a
     for number, some in groupby(sorted(runs, key=bucket_of), key=bucket_of):
         lease.renew()
         try:
-            count += _pack_bucket(archive, number, list(some), before_s, now_s, access)
+            count += _pack_bucket(archive, number, list(some), before_s, now_s, access, lease)
+        except LostError:
+            raise
         except (PerunError, OSError) as error:
             log.warning("packing of %s: %s", archive.bucket(number), error)
     return count
@@ -116,7 +127,13 @@ def due(archive: Archive, runs: Iterable[Run], before_s: float) -> int:
 
 
 def _pack_bucket(
-    archive: Archive, number: int, runs: Sequence[Run], before_s: float, now_s: float, access: Access
+    archive: Archive,
+    number: int,
+    runs: Sequence[Run],
+    before_s: float,
+    now_s: float,
+    access: Access,
+    lease: PackLease,
 ) -> int:
     old = [one for run in runs if (one := _look(archive, run, before_s)) is not None]
     if not old:
@@ -132,9 +149,12 @@ def _pack_bucket(
         own = pack_of(archive, number, uid)
         owners[own] = uid
         add[own] = _entries(archive, [one for one in old if one.record.uid == uid], evidence=False)
-    replace_packed(
-        archive, number, add, {one.run for one in old}, lambda pack, named: access.grant(pack, owners[named])
-    )
+
+    def ready(pack: Path, named: Path) -> None:
+        access.grant(pack, owners[named])
+        lease.renew()  # of many nodes' records it may have taken minutes
+
+    replace_packed(archive, number, add, {one.run for one in old}, ready)
     return _take_away(archive, homes, old)
 
 
@@ -224,26 +244,43 @@ def _put_back(archive: Archive, homes: Homes, run: Run, aside: Path) -> None:
 
 
 def finish(archive: Archive, number: int, now_s: float) -> None:
-    """End what a process that died while it packed left of a thousand job ids: nothing of it is lost."""
+    """End what a process that died while it packed left of a thousand job ids: nothing of it is lost.
+
+    What cannot be ended is named in the log, and waits. Only who has the lease may do it.
+    """
     bucket = archive.bucket(number)
-    with os.scandir(bucket) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(ASIDE)]
-    if names:
-        sync_directory(bucket)
-    for name in names:
-        aside, run = bucket / name, Run.parse(name[1 : -len(ASIDE)])
-        if run is None:
-            continue
-        files = _stamps(aside)
-        members = packed(archive, number).get(run, {})
-        same = files is not None and all(
-            file == RUNNING or (file in members and members[file].read() == (aside / file).read_bytes())
-            for file in files
-        )
-        if same:
-            shutil.rmtree(aside)
-        else:
-            _put_back(archive, Homes(archive, now_s), run, aside)
+    with contextlib.suppress(FileNotFoundError), os.scandir(bucket) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+        if names:
+            sync_directory(bucket)
+        for name in names:
+            try:
+                _finish(archive, bucket / name, now_s)
+            except (PerunError, OSError) as error:
+                log.warning("left of packing, %s: %s", bucket / name, error)
+
+
+def _finish(archive: Archive, left: Path, now_s: float) -> None:
+    if left.name.endswith(ASIDE):
+        run = Run.parse(left.name[1 : -len(ASIDE)])
+        if run is not None and _is_packed(archive, run, left):
+            shutil.rmtree(left)
+        elif run is not None:
+            _put_back(archive, Homes(archive, now_s), run, left)
+    elif left.name.endswith(PARTIAL):
+        if not left.is_dir():
+            left.unlink(missing_ok=True)  # of a pack, which nobody else makes now
+        elif left.stat().st_mtime < now_s - _DEAD_S:
+            shutil.rmtree(left)
+
+
+def _is_packed(archive: Archive, run: Run, directory: Path) -> bool:
+    """Whether packs hold all that a directory does; OSError and `DataError` where that cannot be seen."""
+    files, members = _stamps(directory), packed(archive, bucket_of(run)).get(run, {})
+    return files is not None and all(
+        file == RUNNING or (file in members and members[file].read() == (directory / file).read_bytes())
+        for file in files
+    )
 
 
 def unpack(archive: Archive, who: Identity, publish: Callable[[Path, int, Iterable[int]], None] | None) -> None:
@@ -280,19 +317,30 @@ def unpack(archive: Archive, who: Identity, publish: Callable[[Path, int, Iterab
 
 
 def forget(
-    archive: Archive, number: int, gone: Collection[Run], hidden: Mapping[Run, bytes], now_s: float, access: Access
+    archive: Archive,
+    number: int,
+    gone: Collection[Run],
+    hidden: Mapping[Run, bytes],
+    now_s: float,
+    access: Access,
+    lease: PackLease,
 ) -> None:
     """Take runs out of the packs of a thousand job ids; of those `hidden` a record stays, for nobody but the service.
 
     OSError and `DataError` where a pack cannot be replaced.
     """
+
+    def ready(pack: Path, named: Path) -> None:
+        access.grant(pack, _owner(named))
+        lease.renew()
+
     add: dict[Path, Iterable[Entry]] = {}
     if hidden:
         members = packed(archive, number)
         add[pack_of(archive, number, None)] = [
             Entry(members[run][RECORD].name, now_s, data) for run, data in hidden.items() if RECORD in members[run]
         ]
-    replace_packed(archive, number, add, {*gone, *hidden}, lambda pack, named: access.grant(pack, _owner(named)))
+    replace_packed(archive, number, add, {*gone, *hidden}, ready)
 
 
 def _owner(pack: Path) -> int | None:

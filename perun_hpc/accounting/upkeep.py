@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -22,17 +22,18 @@ from typing import Any
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, record_in
-from perun_hpc.accounting.identity import Likeness, of_record
+from perun_hpc.accounting.identity import Identity, Likeness, of_boundaries, of_record, runs_in
+from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
-from perun_hpc.accounting.packing import OF_RECORDS, Access, PackLease, forget
+from perun_hpc.accounting.packing import OF_RECORDS, Access, LostError, PackLease, finish, forget
 from perun_hpc.archive import kept
-from perun_hpc.archive.packs import packed
+from perun_hpc.archive.packs import damaged_packs, packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, Archive, Run, order
 from perun_hpc.config.schema import Store
 from perun_hpc.data_model import wording
 from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
-from perun_hpc.errors import DataError
+from perun_hpc.errors import DataError, PerunError
 from perun_hpc.files import write_new, write_pieces
 from perun_hpc.store.layout import STORE, THINNED
 
@@ -50,6 +51,41 @@ First = Callable[[Sequence[EnergyRecord]], object]
 """What is done with records before the ledger forgets whose they are."""
 StoreOf = Callable[[str, str], Store]
 """What the policy says of traces, by partition and account."""
+
+
+class StaysError(DataError):
+    """Of some thousands of job ids (cluster and number) the archive keeps what it was to forget, and why."""
+
+    def __init__(self, places: Mapping[tuple[str, int], str], done: str = "") -> None:
+        self.places = dict(places)
+        (cluster, number), why = next(iter(places.items()))
+        first = f"job ids from {number * PER_BUCKET} on of cluster {cluster} stay as they were: {why}"
+        more = f", and {wording.count(len(places) - 1, 'more thousand', 'more thousands')}" if len(places) > 1 else ""
+        super().__init__(f"{done}; {first}{more}" if done else f"{first}{more}")
+
+
+class Staying:
+    """The records that stay in the ledger as they are, since the archive could not forget whose they are."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._places: dict[tuple[str, int], str] = {}
+
+    def try_first(self, first: First, records: Sequence[EnergyRecord]) -> None:
+        """Do `first` with records, as far as that can be."""
+        try:
+            first(records)
+        except StaysError as error:
+            self._places |= error.places
+
+    def has(self, record: EnergyRecord) -> bool:
+        """Whether a record is among them."""
+        return (record.cluster, record.job_id // PER_BUCKET) in self._places
+
+    def complain(self, done: str) -> None:
+        """Raise `StaysError`, which says what was `done` besides, where there are some."""
+        if self._places:
+            raise StaysError(self._places, done)
 
 
 def nothing(records: Sequence[EnergyRecord]) -> None:
@@ -212,6 +248,7 @@ def pseudonymise(ledger: Ledger, who: Who, first: First = nothing) -> int:
 
     One user has one pseudonym within one call, another in the next: records of different calls cannot be linked. What
     dies half way is done again by the next call, since `first` is done before the ledger forgets whose records it has.
+    `StaysError` at the end, where `first` could not do it for some, which the ledger has as before.
     """
     key = secrets.token_bytes(32)
 
@@ -219,29 +256,33 @@ def pseudonymise(ledger: Ledger, who: Who, first: First = nothing) -> int:
         mark = hmac.digest(key, f"{record.uid}:{record.user}".encode(), "sha256").hex()[:10]
         return replace(record, user=f"{HIDDEN}{mark}", uid=None, gid=None, name="")
 
-    count = 0
+    count, stay = 0, Staying()
     for records in _chunks(ledger, replace(who, named=True)):
         changed = [(job, before, after) for job, before in records if (after := hide(before)) != before]
-        first([after for _, _, after in changed])
+        stay.try_first(first, [after for _, _, after in changed])
+        changed = [one for one in changed if not stay.has(one[1])]
         for at in range(0, len(changed), BATCH):
             ledger.rewrite(list(changed[at : at + BATCH]))
         count += len(changed)
+    stay.complain(f"{wording.count(count, 'record')} pseudonymised")
     return count
 
 
 def delete(ledger: Ledger, who: Who, first: First = nothing) -> int:
     """Delete records; their energies stay in the sums, under the user `removed`. Returns how many.
 
-    `first` as for `pseudonymise`.
+    `first` and errors as for `pseudonymise`.
     """
-    count = 0
+    count, stay = 0, Staying()
     for records in _chunks(ledger, who):
-        first([record for _, record in records])
+        stay.try_first(first, [record for _, record in records])
+        records = [one for one in records if not stay.has(one[1])]
         for at in range(0, len(records), BATCH):
             ledger.rewrite([(job, record, None) for job, record in records[at : at + BATCH]])
         count += len(records)
     if who.before_s is not None:
         ledger.partitions.drop_empty(who.before_s)
+    stay.complain(f"{wording.count(count, 'record')} deleted")
     return count
 
 
@@ -269,27 +310,52 @@ def _forget(
     text: Callable[[EnergyRecord], bytes] | None,
 ) -> int:
     """Take records out of the archive, or leave `text` of them there alone; returns of how many something was there."""
-    count = 0
+    count, failed = 0, {}
     for cluster in sorted({record.cluster for record in records}):
         part = Archive(archive.root, cluster)
+        mine = [record for record in records if record.cluster == cluster]
         with PackLease(keeping.ledger, cluster) as lease:
-            for number, found in _found(part, [record for record in records if record.cluster == cluster]):
-                gone, hidden = set(), {}
-                for run, record in found:
-                    if os.path.lexists(directory := part.job(run)):
-                        _forget_directory(directory, record, text)
-                    if text is None:
-                        gone.add(run)
-                    else:
-                        hidden[run] = text(record)
-                    forget_run(part, record)
-                old = packed(part, number)
-                gone, hidden = gone & old.keys(), {run: data for run, data in hidden.items() if run in old}
-                if gone or hidden:
-                    lease.renew()
-                    forget(part, number, gone, hidden, keeping.now_s, keeping.access)
-                count += len(found)
+            for number in sorted({record.job_id // PER_BUCKET for record in mine}):
+                finish(part, number, keeping.now_s)
+                if damaged := damaged_packs(part, number):
+                    failed[cluster, number] = f"{damaged[0]}: damaged pack: restore it from a backup"
+            for number, found in _found(
+                part, [one for one in mine if (cluster, one.job_id // PER_BUCKET) not in failed]
+            ):
+                try:
+                    _forget_bucket(part, number, found, keeping, lease, text)
+                    count += len(found)
+                except LostError:
+                    raise
+                except (PerunError, OSError) as error:
+                    failed[cluster, number] = str(error)
+    if failed:
+        raise StaysError(failed)
     return count
+
+
+def _forget_bucket(
+    archive: Archive,
+    number: int,
+    found: Iterable[tuple[Run, EnergyRecord]],
+    keeping: Keeping,
+    lease: PackLease,
+    text: Callable[[EnergyRecord], bytes] | None,
+) -> None:
+    gone, hidden = set(), {}
+    for run, record in found:
+        if os.path.lexists(directory := archive.job(run)):
+            _forget_directory(directory, record, text)
+        if text is None:
+            gone.add(run)
+        else:
+            hidden[run] = text(record)
+        forget_run(archive, record)
+    old = packed(archive, number)
+    gone, hidden = gone & old.keys(), {run: data for run, data in hidden.items() if run in old}
+    if gone or hidden:
+        lease.renew()
+        forget(archive, number, gone, hidden, keeping.now_s, keeping.access, lease)
 
 
 def _forget_directory(directory: Path, record: EnergyRecord, text: Callable[[EnergyRecord], bytes] | None) -> None:
@@ -313,13 +379,22 @@ def _found(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[
         names = {*flat.get(number, ()), *archive.in_bucket(number), *packed(archive, number)}
         found = []
         for run in sorted(names, key=order):
-            stored = record_in(archive, run) if run.job_id in mine else None
+            who = _kept_of(archive, run) if run.job_id in mine else None
             for record in mine.get(run.job_id, ()):
-                if stored is not None and of_record(stored).likeness(of_record(record)) is Likeness.SAME:
+                if who is not None and who.likeness(of_record(record)) is Likeness.SAME:
                     found.append((run, record))
                     break
         if found:
             yield number, found
+
+
+def _kept_of(archive: Archive, run: Run) -> Identity | None:
+    """Which run's record is kept under a name; where it cannot be read, which run's evidence."""
+    record = record_in(archive, run)
+    if record is not None:
+        return of_record(record)
+    groups = runs_in(read_kept(archive, run))
+    return of_boundaries(groups[-1]) if groups else None
 
 
 def matching(ledger: Ledger, who: Who) -> int:

@@ -98,6 +98,18 @@ def packed(archive: Archive, number: int) -> Packed:
     return _index(bucket, changed_ns, os.geteuid())
 
 
+def damaged_packs(archive: Archive, number: int) -> list[Path]:
+    """The packs of a thousand job ids of which nobody can say what they hold."""
+    found = []
+    for pack in packs_in(archive.bucket(number), os.geteuid()):
+        try:
+            status = pack.stat()
+            _opened(pack, status.st_ino, status.st_mtime_ns)
+        except _DAMAGES:
+            found.append(pack)
+    return found
+
+
 def files_of(archive: Archive, run: Run) -> Mapping[str, Member]:
     """The packed files of a run by their names below its directory; none where it has none, or a directory."""
     return packed(archive, bucket_of(run)).get(run, {})

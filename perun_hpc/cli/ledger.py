@@ -115,7 +115,11 @@ def _retention(args: argparse.Namespace) -> int:
         failed = _traces(archives, site, now_s, args.dry_run)
         after = site.settings.store.pack_after_ns
         if isinstance(after, int):
-            print(_pack(ledger, archives, site, now_s - after / 1e9, now_s, args.dry_run))
+            try:
+                print(_pack(ledger, archives, site, now_s - after / 1e9, now_s, args.dry_run))
+            except (PerunError, OSError) as error:
+                print(f"not packed: {error}")
+                failed = True
         for after, what, act in (
             (site.settings.privacy.delete_after_ns, "deleted", _delete),
             (site.settings.privacy.pseudonymise_after_ns, "pseudonymised", _pseudonymise),
@@ -125,7 +129,11 @@ def _retention(args: argparse.Namespace) -> int:
                 if args.dry_run:
                     print(f"{count(upkeep.matching(ledger, who), 'record')} would be {what}; sums stay")
                 else:
-                    print(act(ledger, where.archive, who))
+                    try:
+                        print(act(ledger, where.archive, who))
+                    except upkeep.StaysError as error:
+                        print(f"not all {what}: {error}")
+                        failed = True
     return 1 if failed else 0
 
 

@@ -27,6 +27,7 @@ from perun_hpc.archive.places import RECORD, Archive, Run
 from perun_hpc.cli.collect import publisher
 from perun_hpc.cli.main import main
 from perun_hpc.data_model.record import to_json
+from perun_hpc.errors import DataError
 from tests.accounting_data import START_S, boundary, put_incoming
 from tests.histories import FATE
 from tests.month_archive import AFTER_S, MONTH, make_archive
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("utc")
 ALICE, BOB, OTHER, READERS = 2001, 2002, 2003, 3003
 LATER_S = START_S + 40 * 86_400.0
 JOBS = range(4711, 4718)
+JOBS_HERE = (Run(4715, 0), Run(4716, 0))
 NOBODY = packing.Access()
 
 
@@ -428,3 +430,78 @@ def test_files_of_times_that_zip_does_not_know_are_packed(archive: Archive, ledg
     for at_s, path in zip((0, 2**32 + 2**31), sorted(archive.jobs.rglob("n1.json")), strict=False):
         os.utime(path, (at_s, at_s))
     assert pack(archive, ledger) == 7 and records(archive) == before
+
+
+def delete_all(ledger: Ledger, archive: Archive) -> int:
+    keeping = upkeep.Keeping(ledger, packing.Access(), LATER_S)
+    return upkeep.delete(ledger, upkeep.Who(), lambda gone: upkeep.remove_directories(archive, gone, keeping))
+
+
+def test_deleted_runs_do_not_come_back_from_what_a_killed_process_left(archive: Archive, ledger: Ledger) -> None:
+    other = json.dumps(boundary(4716)).encode()
+    directories = {
+        run: {path.name: path.read_bytes() for path in archive.job(run).rglob("*.json")} for run in JOBS_HERE
+    }
+    pack(archive, ledger)
+    bucket = archive.bucket(4)
+    for run, files in directories.items():  # one as it was packed, one that had changed meanwhile
+        (renamed,) = (one for one in kept.each_run(archive) if one.job_id == run.job_id)
+        left = bucket / f".{renamed.name}{packing.ASIDE}"
+        (left / "boundary").mkdir(parents=True)
+        (left / RECORD).write_bytes(files[RECORD])
+        (left / "boundary" / "n1.json").write_bytes(files["n1.json"] if run.job_id == 4715 else other)
+    (bucket / ".evidence.zip.host.1.2.partial").write_bytes(b"whatever was written")
+    (bucket / ".4711.0@5.host.1.2.partial").mkdir()
+    os.utime(bucket / ".4711.0@5.host.1.2.partial", (START_S, START_S))
+    assert delete_all(ledger, archive) == 7
+    packing.finish(archive, 4, LATER_S)
+    assert list(kept.each_run(archive)) == [] and list(bucket.iterdir()) == []
+
+
+@pytest.mark.parametrize("damaged", ["evidence.zip", f"{BOB}.zip"])
+def test_what_a_damaged_pack_keeps_of_a_user_costs_nobody_elses_wish(
+    damaged: str, archive: Archive, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for job in (5711, 5712):
+        put_incoming(archive.root, boundary(job, user="bob", uid=BOB))
+    sweep(archive, ledger, START_S + 2000.0)
+    pack(archive, ledger)
+    whole = (archive.bucket(4) / damaged).read_bytes()
+    (archive.bucket(4) / damaged).write_bytes(b"no zip file")
+    policy = root / "policy.yaml"
+    policy.write_text("{}\n")
+    monkeypatch.setenv("PERUN_POLICY", str(policy))
+    command = ["ledger", "--ledger", str(root / "ledger.db"), "--archive", str(archive.root), "--cluster", "c"]
+    assert main([*command, "delete", "--user", "bob"]) == DataError.exit_code
+    said = "".join(capsys.readouterr())
+    assert "2 records deleted; job ids from 4000 on of cluster c stay as they were" in said and damaged in said
+    assert ledger.members("c", "5711") == [] and list(archive.bucket(5).iterdir()) == []
+    assert [record.user for record in ledger.members("c", "4716")] == ["bob"]
+    policy.write_text("store: {pack_after: 8 d}\nprivacy: {pseudonymise_after: 8 d}\n")
+    assert main([*command, "retention"]) == 1
+    assert "not all pseudonymised: 0 records" in capsys.readouterr().out
+    (archive.bucket(4) / damaged).write_bytes(whole)
+    assert main([*command, "delete", "--user", "bob"]) == 0 and ledger.members("c", "4716") == []
+    assert [path.name for path in archive.bucket(4).iterdir() if path.name == f"{BOB}.zip"] == []
+
+
+def test_runs_whose_packed_record_is_damaged_are_forgotten_as_well(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    damage(archive.bucket(4) / f"{BOB}.zip", "/4716.0@")
+    assert delete_all(ledger, archive) == 7 and list(archive.bucket(4).iterdir()) == []
+
+
+def test_what_lasts_longer_than_a_lease_overwrites_nothing(archive: Archive, ledger: Ledger) -> None:
+    access = _Meanwhile()
+
+    def other() -> None:
+        with ledger.write() as connection:
+            connection.execute("DELETE FROM lease WHERE name = 'pack:c'")  # after another one had it and was done
+        (archive.bucket(4) / "evidence.zip").write_bytes(b"of another process")
+
+    object.__setattr__(access, "do", other)
+    with pytest.raises(packing.LostError):
+        pack(archive, ledger, access)
+    assert (archive.bucket(4) / "evidence.zip").read_bytes() == b"of another process"
+    assert len(list(archive.all_runs())) == 7
