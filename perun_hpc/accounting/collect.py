@@ -51,6 +51,7 @@ from perun_hpc.accounting.summing import ROUNDED_S, add_slurm, missing_record, s
 from perun_hpc.archive import aside
 from perun_hpc.archive.durable import sync_new
 from perun_hpc.archive.learnt import LEARNT, keep_typical
+from perun_hpc.archive.packs import files_of
 from perun_hpc.archive.places import DAMAGED, RECORD, REFUSED, RUNNING, Archive, Run
 from perun_hpc.data_model.boundary import Boundary, read_boundary
 from perun_hpc.data_model.record import EnergyRecord, Footprint, to_json
@@ -660,6 +661,10 @@ class Collector:
             there = record_in(self.archive, run)
             if there is not None and adds(there, record):
                 record = combine(there, record)
+        else:
+            if run.submit_s is not None and files_of(self.archive, run):
+                directory.rmdir()  # a directory counts, and what is packed no more
+                raise OSError("was packed meanwhile, the next sweep goes on")
         file = Replacement(directory / RECORD)
         file.write((to_json(record) + "\n").encode())
         return _Written(file, record)

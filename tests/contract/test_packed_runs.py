@@ -26,7 +26,7 @@ from perun_hpc.archive import kept
 from perun_hpc.archive.places import RECORD, Archive, Run
 from perun_hpc.cli.collect import publisher
 from perun_hpc.cli.main import main
-from perun_hpc.data_model.record import to_json
+from perun_hpc.data_model.record import EnergyRecord, to_json
 from perun_hpc.errors import DataError
 from tests.accounting_data import START_S, boundary, put_incoming
 from tests.histories import FATE
@@ -505,3 +505,24 @@ def test_what_lasts_longer_than_a_lease_overwrites_nothing(archive: Archive, led
         pack(archive, ledger, access)
     assert (archive.bucket(4) / "evidence.zip").read_bytes() == b"of another process"
     assert len(list(archive.all_runs())) == 7
+
+
+def test_a_run_that_is_packed_while_its_late_node_is_read_loses_nothing(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    put_incoming(archive.root, boundary(4711, "n2", nodelist="n[1-2]"))
+    sweep(archive, ledger, LATER_S)
+    put_incoming(archive.root, {**boundary(4711, "n2", nodelist="n[1-2]"), "revision": 2})
+
+    def meanwhile(record: EnergyRecord) -> None:
+        if any(run.job_id == 4711 for run in archive.all_runs()):
+            assert pack(archive, ledger) == 1
+
+    tools = Tools(lambda: LATER_S, publish=publisher(()), footprint=meanwhile)
+    summary = Collector(archive, ledger, tools, 900).sweep()
+    assert summary.failed == 1 and "packed meanwhile" in summary.notes[0]
+    sweep(archive, ledger, LATER_S)
+    (run,) = archive.all_runs()
+    assert [b.node for b in read_kept(archive, run)] == ["n1", "n2"]
+    assert pack(archive, ledger) == 1
+    (old,) = (run for run in kept.each_run(archive) if run.job_id == 4711)
+    assert [b.node for b in read_kept(archive, old)] == ["n1", "n2"]
