@@ -73,7 +73,7 @@ def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:
     behind, or a line is of an interval that may have been reported before.
     """
     try:
-        file = path.open("r+b")
+        file = path.open("rb")
     except FileNotFoundError:
         return False
     with file:
@@ -82,11 +82,19 @@ def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:
         held = os.pread(fd, max(0, size - from_b), from_b)
         if size < from_b or _edge(fd, from_b) != edge or not more.startswith(held):
             return False
-        if len(more) > len(held):
-            if not _Intervals(os.pread(fd, min(TAIL_B, from_b), max(0, from_b - TAIL_B))).all_follow(more):
-                return False
-            write_all(fd, more[len(held) :], size)
-            os.fsync(fd)
+        if len(more) == len(held):
+            if held:  # of a delivery that was broken off, perhaps before it was durable
+                os.fsync(fd)
+            return True
+        if not _Intervals(os.pread(fd, min(TAIL_B, from_b), max(0, from_b - TAIL_B))).all_follow(more):
+            return False
+    try:
+        file = path.open("r+b")
+    except PermissionError:  # it is kept from changes: whoever may replace it does
+        return False
+    with file:
+        write_all(file.fileno(), more[len(held) :], size)
+        os.fsync(file.fileno())
     return True
 
 

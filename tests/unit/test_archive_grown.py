@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.grown import edge_of, go_on, whole_lines
+from tests.power import Lost, after, record
 
+NOBODY = 65534
 DAY = "2026-12-01.jsonl"
 
 
@@ -49,6 +52,45 @@ def test_what_a_lost_write_left_half_is_completed(day: Path) -> None:
         file.write(lines(100, 1)[:-7])
     assert go_on(day, size_b, edge, lines(100, 2))
     assert day.read_bytes() == lines(0, 102)
+
+
+def test_what_a_delivery_left_that_was_broken_off_is_durable_once_it_comes_again(day: Path) -> None:
+    """The collector was killed between the write and its sync; the node hears now that all is there."""
+    size_b = day.stat().st_size
+    script = (
+        "import os, pathlib, sys; from perun_hpc.archive.grown import edge_of, go_on;"
+        "day, size_b = pathlib.Path(sys.argv[1]), int(sys.argv[2]); edge = edge_of(day, size_b);"
+        "more = bytes.fromhex(sys.argv[3]); fd = os.open(day, os.O_WRONLY); os.pwrite(fd, more, size_b); os.close(fd);"
+        "assert go_on(day, size_b, edge, more)"
+    )
+    command = [sys.executable, "-c", script, str(day), str(size_b), lines(100, 3).hex()]
+    recording = record(command, day.parent, day.parent.with_name("log"))
+    after(recording, len(recording.steps), Lost.ALL, 1, day.parent.with_name("disk"))
+    assert (day.parent.with_name("disk") / DAY).read_bytes() == lines(0, 103)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_day_that_may_not_be_changed_holds_up_no_other(grows: bool) -> None:
+    """An administrator took away the right to write on old days; the directory is the service user's."""
+    with tempfile.TemporaryDirectory() as base:
+        node, archive = Path(base, "node"), Path(base, "archive")
+        shipped = archive / "c/nodes/n1"
+        for directory in (node, shipped):
+            directory.mkdir(parents=True)
+        (node / "2026-11-30.jsonl").write_bytes(lines(0, 12 if grows else 10))
+        (node / DAY).write_bytes(lines(20, 3))
+        (shipped / "2026-11-30.jsonl").write_bytes(lines(0, 10))
+        (shipped / "2026-11-30.jsonl").chmod(0o440)
+        for path in (Path(base), *Path(base).rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            assert ArchiveDelivery(archive).ledger(node, "c", "n1") == ()
+        finally:
+            os.seteuid(0)
+        for name in ("2026-11-30.jsonl", DAY):
+            assert (shipped / name).read_bytes() == (node / name).read_bytes()
 
 
 @pytest.mark.parametrize(
