@@ -89,12 +89,14 @@ def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:
         if not _Intervals(os.pread(fd, min(TAIL_B, from_b), max(0, from_b - TAIL_B))).all_follow(more):
             return False
     try:
-        file = path.open("r+b")
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except PermissionError:  # it is kept from changes: whoever may replace it does
         return False
-    with file:
-        write_all(file.fileno(), more[len(held) :], size)
-        os.fsync(file.fileno())
+    try:
+        write_all(fd, more[len(held) :], size)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
     return True
 
 
