@@ -156,6 +156,17 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _whole_lines(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 of a node ledger's whole lines, and how many bytes they are: half a line comes to its end."""
+    so_far, length = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                so_far.update(line)
+                length += len(line)
+    return so_far.hexdigest(), length
+
+
 def sum_month(
     archive: Archive,
     month: str,
@@ -170,7 +181,7 @@ def sum_month(
     archive, month : whose and which (`YYYY-MM`).
     records : the boundary records that count.
     ledgers : the node ledger files that count.
-    lengths : of which of them only so many bytes do.
+    lengths : of which of them only so many bytes do; of the others as many whole lines as they have now.
     """
     sums = dict.fromkeys(days_of(month), Sums())
     evidence: dict[str, dict[str, str]] = {day: {} for day in sums}
@@ -178,6 +189,7 @@ def sum_month(
     unrecorded: dict[str, int] = {}
     findings: list[Finding] = []
     by_node: dict[str, tuple[list[RecordFile], list[Path]]] = {}
+    whole_b: dict[Path, int] = {}
     for record in records:
         by_node.setdefault(record.node, ([], []))[0].append(record)
         for share in record.shares:
@@ -187,9 +199,9 @@ def sum_month(
             accounts[account] = accounts.get(account, 0) + share.energy_uj
     for path in ledgers:
         by_node.setdefault(path.parent.name, ([], []))[1].append(path)
-        evidence[path.stem][_name(archive, path)] = digest_of(path)
+        evidence[path.stem][_name(archive, path)], whole_b[path] = _whole_lines(path)
     for node, (written, paths) in sorted(by_node.items()):
-        books = audit.read_books(paths, lengths)
+        books = audit.read_books(paths, {**whole_b, **(lengths or {})})
         held = _held(written)
         findings += books.findings
         for (_, day, _), account_of in books.accounts.items():

@@ -171,6 +171,22 @@ def test_what_comes_later_is_named_and_in_no_sum(sealed: Archive, key: Path) -> 
     assert check(sealed, key) == 0
 
 
+def test_half_a_line_when_a_month_is_sealed_comes_later_with_its_rest(tmp_path: Path, utc: None) -> None:
+    """A delivery goes on, or was broken off, while the month is sealed: lines go where they belong in the archive."""
+    archive, _ = make_archive(tmp_path / "site", SEED)
+    ledger = archive.node_ledgers()[0]
+    late = {"t0_ns": 1, "t1_ns": 2, "domain": "dram-0", "total_uj": 5, "shares": {"idle": 5}, "method": "cores"}
+    line = json.dumps(late) + "\n"
+    for said in (line[:20], line[20:] + line[:-1]):
+        with ledger.open("a") as file:
+            file.write(said)
+        if not manifest_file(archive, MONTH).exists():
+            verifying.seal(archive, MONTH, AFTER_S)
+        found = verifying.verify(archive, MONTH)
+        assert found.faults == []
+        assert [one for one in found.late if ledger.name in one and "lines after byte" in one]
+
+
 def test_readings_of_meters_that_come_later_are_named(
     sealed: Archive, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
