@@ -27,7 +27,7 @@ from perun_hpc.archive.job_meters import FILE as METERS
 from perun_hpc.archive.packs import EVIDENCE, MAX_FILE_B, Entry, pack_of, packed, replace_packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, RUNNING, Archive, Run, bucket_of
 from perun_hpc.data_model.record import EnergyRecord
-from perun_hpc.errors import PerunError, UnavailableError
+from perun_hpc.errors import DataError, PerunError, UnavailableError
 from perun_hpc.files import PARTIAL, sync_directory, temporary, write_new
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,18 @@ class PackLease:
             )
 
 
-def pack(archive: Archive, runs: Iterable[Run], before_s: float, now_s: float, access: Access, lease: PackLease) -> int:
+def pack(
+    archive: Archive,
+    runs: Iterable[Run],
+    before_s: float,
+    now_s: float,
+    access: Access,
+    lease: PackLease,
+    tell: Callable[[str], object] = log.warning,
+) -> int:
     """Pack those of some runs with a directory whose record was written before an epoch time; returns how many.
 
-    What cannot be packed is named in the log, and stays as it is.
+    What cannot be packed stays as it is, and `tell` is called with what it was and why.
     """
     count = 0
     for number, some in groupby(sorted(runs, key=bucket_of), key=bucket_of):
@@ -117,7 +125,7 @@ def pack(archive: Archive, runs: Iterable[Run], before_s: float, now_s: float, a
         except LostError:
             raise
         except (PerunError, OSError) as error:
-            log.warning("packing of %s: %s", archive.bucket(number), error)
+            tell(f"{archive.bucket(number)}: {error}")
     return count
 
 
@@ -284,9 +292,10 @@ def _is_packed(archive: Archive, run: Run, directory: Path) -> bool:
 
 
 def unpack(archive: Archive, who: Identity, publish: Callable[[Path, int, Iterable[int]], None] | None) -> None:
-    """Give the packed runs that may be `who` their directories back, whole, durably and open to their owners.
+    """Give the packed runs that may be `who` their directories back, durably and open to their owners.
 
-    OSError and `DataError` where that cannot be; nothing has changed then.
+    What is damaged in a pack is left out, and named in the log: what was summed of it stays in the record. OSError
+    where a directory cannot be made; nothing has changed then.
     """
     number = who.job_id // PER_BUCKET
     for run, members in packed(archive, number).items():
@@ -302,7 +311,11 @@ def unpack(archive: Archive, who: Identity, publish: Callable[[Path, int, Iterab
             written = []
             for name, member in members.items():
                 path = beside / name
-                write_new(path, member.read(), durable=False)
+                try:
+                    write_new(path, member.read(), durable=False)
+                except DataError as error:
+                    log.warning("%s", error)
+                    continue
                 os.utime(path, (member.changed_s, member.changed_s))
                 written.append(path)
             beside.chmod(0o750)

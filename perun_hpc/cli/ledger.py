@@ -115,11 +115,7 @@ def _retention(args: argparse.Namespace) -> int:
         failed = _traces(archives, site, now_s, args.dry_run)
         after = site.settings.store.pack_after_ns
         if isinstance(after, int):
-            try:
-                print(_pack(ledger, archives, site, now_s - after / 1e9, now_s, args.dry_run))
-            except (PerunError, OSError) as error:
-                print(f"not packed: {error}")
-                failed = True
+            failed |= _pack(ledger, archives, site, now_s - after / 1e9, now_s, args.dry_run)
         for after, what, act in (
             (site.settings.privacy.delete_after_ns, "deleted", _delete),
             (site.settings.privacy.pseudonymise_after_ns, "pseudonymised", _pseudonymise),
@@ -165,20 +161,32 @@ def _traces(archives: Sequence[Archive], site: Site, now_s: float, dry_run: bool
     return failed
 
 
-def _pack(ledger: Ledger, archives: Sequence[Archive], site: Site, before_s: float, now_s: float, dry_run: bool) -> str:
-    """Pack what old runs without a trace left behind."""
-    packed = 0
+def _pack(
+    ledger: Ledger, archives: Sequence[Archive], site: Site, before_s: float, now_s: float, dry_run: bool
+) -> bool:
+    """Pack what old runs without a trace left behind; whether something could not be."""
+    packed = problems = 0
+
+    def tell(what: str) -> None:
+        nonlocal problems
+        print(f"not packed: {what}")
+        problems += 1
+
     for archive in archives:
         if dry_run:
             packed += sum(packing.due(archive, part, before_s) for part in archive.portions())
             continue
         access = packing.Access(groups(site.settings.privacy.readers))
-        with packing.PackLease(ledger, archive.cluster) as lease:
-            for number in archive.buckets():
-                packing.finish(archive, number, now_s)
-            for part in archive.portions():
-                packed += packing.pack(archive, part, before_s, now_s, access, lease)
-    return f"{count(packed, 'record')}{' would be' if dry_run else ''} packed"
+        try:
+            with packing.PackLease(ledger, archive.cluster) as lease:
+                for number in archive.buckets():
+                    packing.finish(archive, number, now_s)
+                for part in archive.portions():
+                    packed += packing.pack(archive, part, before_s, now_s, access, lease, tell)
+        except (PerunError, OSError) as error:
+            tell(f"cluster {archive.cluster}: {error}")
+    print(f"{count(packed, 'record')}{' would be' if dry_run else ''} packed")
+    return problems > 0
 
 
 def _keeping(ledger: Ledger) -> upkeep.Keeping:

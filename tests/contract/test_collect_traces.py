@@ -158,3 +158,24 @@ def test_a_late_nodes_trace_that_does_not_fit_stays_and_costs_no_energy(job: Pat
     assert [r.energy_uj for r in ledger.members("c", "4711")] == [16_000_000_000]
     ledger.close()
     assert (archive.job(Run(4711, 0)) / layout.PLAN).exists()
+
+
+def test_the_trace_of_a_node_with_an_older_perun_comes_into_its_jobs_directory(tmp_path: Path) -> None:
+    archive, made = Archive(tmp_path / "archive", "c"), sensors(4)
+    for node, directory in (("n1", archive.bucket(4) / "4711.0"), ("n2", archive.jobs / "4711.0")):
+        spool = tmp_path / node
+        store = NodeStore.open(
+            spool, cluster="c", job_id="4711", restart_count=0, node=node, sensors=made, period_ns=layout.NS_PER_S,
+            start_ns=START_S * layout.NS_PER_S, sync_ns=None,
+        )  # fmt: skip
+        for index, row in enumerate(rows(made, 100, seed=1)):
+            store.append(START_S + index, row)
+        store.seal()
+        directory.mkdir(parents=True)
+        ship(spool, directory, ["n1", "n2"])
+        put_incoming(archive.root, boundary(node=node, nodelist="n[1-2]", trace={"stored": True}))
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    Collector(archive, ledger, Tools(lambda: START_S + 200.0, finalise=close_trace), 900).sweep()
+    ledger.close()
+    assert statuses(archive.bucket(4) / "4711.0") == ["complete", "complete"]
+    assert [path.name for path in archive.jobs.iterdir()] == ["4"]

@@ -526,3 +526,31 @@ def test_a_run_that_is_packed_while_its_late_node_is_read_loses_nothing(archive:
     assert pack(archive, ledger) == 1
     (old,) = (run for run in kept.each_run(archive) if run.job_id == 4711)
     assert [b.node for b in read_kept(archive, old)] == ["n1", "n2"]
+
+
+def test_damaged_evidence_in_a_pack_takes_no_joule_of_a_job_that_goes_on(archive: Archive, ledger: Ledger) -> None:
+    pack(archive, ledger)
+    damage(archive.bucket(4) / "evidence.zip", "/4711.0@")
+    put_incoming(archive.root, boundary(4711, "n2", nodelist="n[1-2]"))
+    sweep(archive, ledger, LATER_S)
+    (record,) = ledger.members("c", "4711")
+    assert record.energy_uj == 16_000_000_000
+    (run,) = archive.all_runs()
+    assert [b.node for b in read_kept(archive, run)] == ["n2"] and record_in(archive, run) == record
+
+
+def test_what_cannot_be_packed_is_named_and_stays(
+    archive: Archive, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_incoming(archive.root, boundary(9000, start_s=START_S - 400 * 86_400))
+    sweep(archive, ledger, START_S + 2000.0)
+    os.utime(next(archive.jobs.glob("9/*")) / RECORD, (START_S - 400 * 86_400, START_S - 400 * 86_400))
+    (archive.bucket(9) / "evidence.zip").mkdir()
+    (root / "policy.yaml").write_text("store: {pack_after: 300 d}\n")
+    monkeypatch.setenv("PERUN_POLICY", str(root / "policy.yaml"))
+    command = ["ledger", "--ledger", str(root / "ledger.db"), "--archive", str(archive.root), "retention"]
+    assert main(command) == 1
+    assert f"not packed: {archive.bucket(9)}: " in (said := capsys.readouterr().out) and "0 records packed" in said
+    assert len(archive.in_bucket(9)) == 1
+    (archive.bucket(9) / "evidence.zip").rmdir()
+    assert main(command) == 0 and "1 record packed" in capsys.readouterr().out
