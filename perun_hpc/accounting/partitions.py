@@ -43,6 +43,8 @@ TRIES = 5
 """To partition a ledger, a second apart."""
 PAUSE_S = 600
 """After so long what failed is tried again."""
+_OF_A_MONTH = re.compile(r"42(?!501)|23")
+"""SQLSTATEs of what stands in the way of one month: a table that has its name, rows that do not fit."""
 _BOUND = re.compile(r"FOR VALUES FROM \((MINVALUE|'?-?\d+'?)\) TO \((MAXVALUE|'?-?\d+'?)\)")
 _FAR = 1 << 62
 _PARTS = (
@@ -81,6 +83,7 @@ class Partitions:
         self._database = database
         self._there: list[Part] | None = None
         self._again_s = 0.0
+        self._spoilt: dict[tuple[int, int], float] = {}
 
     def begin(self, now_s: float) -> None:
         """Partition the tables if they are not; what stops that is logged, and they stay as they are."""
@@ -108,20 +111,28 @@ class Partitions:
             if self._there is None:
                 with self._database.read() as connection:
                     self._there = parts(connection) if partitioned(connection) else []
-            if self._there and (missing := [span for span in sorted(wanted) if not _covered(self._there, *span)]):
-                self._there = self._make(missing)
+            for span in sorted(wanted) if self._there else ():
+                if not _covered(self._there, *span) and self._spoilt.get(span, now_s) <= now_s:
+                    self._there = self._make(span, now_s)
         except PerunError as error:
             self._there, self._again_s = None, now_s + PAUSE_S
             log.warning("no new partition for now, %s takes what comes: %s", REST, error)
 
-    def _make(self, missing: list[tuple[int, int]]) -> list[Part]:
-        with self._database.write() as connection:
-            connection.execute(PATIENCE)
-            there = parts(connection)
-            for first_s, last_s in missing:
-                if not _covered(there, first_s, last_s):
-                    _add(connection, Part(datetime.fromtimestamp(first_s, UTC).strftime("%Y_%m"), first_s, last_s))
-            return parts(connection)
+    def _make(self, span: tuple[int, int], now_s: float) -> list[Part]:
+        """Make a month; what stands in its way alone is logged, and stops no other one."""
+        part = Part(datetime.fromtimestamp(span[0], UTC).strftime("%Y_%m"), *span)
+        try:
+            with self._database.write() as connection:
+                connection.execute(PATIENCE)
+                if not _covered(parts(connection), *span):
+                    _add(connection, part)
+                return parts(connection)
+        except PerunError as error:
+            if not _OF_A_MONTH.match(getattr(error.__cause__, "sqlstate", None) or ""):
+                raise
+            self._spoilt[span] = now_s + PAUSE_S
+            log.warning("no partition %s for now, %s takes what comes of it: %s", part.name, REST, error)
+            return self._there or []
 
     def drop_empty(self, before_s: int) -> int:
         """Drop the partitions that end before a time and hold nothing any more; returns how many months went."""
@@ -201,7 +212,6 @@ def _replace(connection: Connection, table: str) -> None:
     """Put a partitioned table in a table's place, with its indexes and grants, and a partition for the rest."""
     old = f"{table}_{BEFORE}"
     indexes = connection.execute(_INDEXES, {"name": table}).fetchall()
-    grants = connection.execute(_GRANTS, {"name": table}).fetchall()
     owner = connection.value(
         "SELECT relowner::regrole::text FROM pg_class WHERE oid = to_regclass(:name)", {"name": table}
     )
@@ -211,12 +221,17 @@ def _replace(connection: Connection, table: str) -> None:
     connection.execute(f"CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS) PARTITION BY RANGE (end_s)")
     for row in indexes:
         connection.execute(row.made)
-    for row in grants:
-        who, more = "PUBLIC" if row.everybody else row.who, " WITH GRANT OPTION" if row.is_grantable else ""
-        connection.execute(f"GRANT {row.privilege_type} ON {table} TO {who}{more}")
     connection.execute(f"CREATE TABLE {table}_{REST} PARTITION OF {table} ({', '.join(KEYS[table])}) DEFAULT")
     for name in (table, f"{table}_{REST}"):
+        _grant(connection, old, name)
         connection.execute(f"ALTER TABLE {name} OWNER TO {owner}")
+
+
+def _grant(connection: Connection, like: str, table: str) -> None:
+    """Let a table be read and written by who may do so with another one: a dump locks every partition by its name."""
+    for row in connection.execute(_GRANTS, {"name": like}).fetchall():
+        who, more = "PUBLIC" if row.everybody else row.who, " WITH GRANT OPTION" if row.is_grantable else ""
+        connection.execute(f"GRANT {row.privilege_type} ON {table} TO {who}{more}")
 
 
 def _add(connection: Connection, part: Part) -> None:
@@ -225,6 +240,7 @@ def _add(connection: Connection, part: Part) -> None:
     for table, keys in KEYS.items():
         name = f"{table}_{part.name}"
         connection.execute(f"CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS, {', '.join(keys)})")
+        _grant(connection, table, name)
         connection.execute(
             f"WITH held AS (DELETE FROM {table}_{REST} WHERE end_s >= :first AND end_s < :last RETURNING *) "
             f"INSERT INTO {name} SELECT * FROM held",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, run
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from perun_hpc.accounting.questions import Filter, jobs, usage
 from perun_hpc.accounting.summing import add_slurm, sum_boundaries
 from perun_hpc.data_model.record import EnergyRecord, to_json
 from tests.accounting_data import NS, START_S, boundary, parsed, slurm_job
+from tests.postgres import binaries
 
 pytestmark = pytest.mark.usefixtures("utc")
 NOW_S = START_S + 3600
@@ -216,6 +217,43 @@ def test_who_may_not_make_tables_loses_nothing(url: str, caplog: pytest.LogCaptu
     assert rows(url, "2026_12") == [3, 3, 3]
     assert rows(url, "rest") == [0, 0, 0]
     sql(url, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_month_whose_name_is_taken_stops_no_other_one(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain(url, MANY)
+    sql(url, "CREATE TABLE job_2026_12 (whose INTEGER)")
+    open_at(url).close()
+    now_s = [DECEMBER_S + 60.0]
+    with closing(open_ledger(url, create=True, clock=lambda: now_s[0])) as ledger:
+        ledger.put([at_month(500, 12), at_month(501, 1, 2027)])
+        assert names(url) == ["before", "2027_01", "rest"] and rows(url, "rest") == [1, 1, 1]
+        assert "no partition 2026_12 for now" in caplog.text and "already exists" in caplog.text
+        sql(url, "ALTER TABLE job_2026_12 RENAME TO elsewhere")
+        ledger.put([at_month(502, 12)])
+        assert rows(url, "rest") == [2, 2, 2]
+        now_s[0] += PAUSE_S
+        ledger.put([at_month(503, 12)])
+        assert rows(url, "2026_12") == [3, 3, 3] and rows(url, "rest") == [0, 0, 0]
+
+
+def test_whoever_dumps_a_ledger_may_dump_its_new_months(url: str) -> None:
+    plain(url, MANY)
+    role = f"dumper_{time.monotonic_ns()}"
+    sql(url, f"CREATE ROLE {role} LOGIN")
+    sql(url, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    with closing(open_at(url)) as ledger:
+        ledger.put([at_month(500, 11)])
+    with closing(open_at(url, DECEMBER_S + 60)) as ledger:
+        ledger.put([at_month(501, 12)])
+    host, programs = url.partition("host=")[2], binaries()
+    assert programs is not None
+    database = url.rpartition("/perun-pg")[0].rpartition("?")[0].rpartition("/")[2]
+    dump = [programs / "pg_dump", "-h", host, "-U", role, database]
+    done = run(dump, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "CREATE TABLE public.job_2027_01" in done.stdout
+    sql(url, f"DROP OWNED BY {role}")
+    sql(url, f"DROP ROLE {role}")
 
 
 def test_views_keep_a_ledger_as_it_is_until_they_are_gone(url: str, caplog: pytest.LogCaptureFixture) -> None:
