@@ -128,18 +128,30 @@ def boundaries(archive: Archive, run: Run) -> list[Kept]:
 
 def portions(archive: Archive) -> Iterator[list[Run]]:
     """Every run of which something is here, in its directory or packed, each once, as of `Archive.portions`."""
-    from perun_hpc.archive.packs import packed
-
     yield from archive.flat()
     for number in archive.buckets():
-        old = {run for run in packed(archive, number) if not os.path.lexists(archive.jobs / run.name)}
-        yield sorted(old.union(archive.in_bucket(number)), key=order)
+        yield _in_bucket(archive, number)
+
+
+def _in_bucket(archive: Archive, number: int) -> list[Run]:
+    from perun_hpc.archive.packs import packed
+
+    old = {run for run in packed(archive, number) if not os.path.lexists(archive.jobs / run.name)}
+    return sorted(old.union(archive.in_bucket(number)), key=order)
 
 
 def each_run(archive: Archive) -> Iterator[Run]:
-    """Every run of which something is here."""
-    for part in portions(archive):
+    """Every run of which something is here.
+
+    One that gets another name while the caller reads those of its thousand job ids comes again, under that.
+    """
+    for part in archive.flat():
         yield from part
+    for number in archive.buckets():
+        seen: set[Run] = set()
+        while new := [run for run in _in_bucket(archive, number) if run not in seen]:
+            yield from new
+            seen.update(new)
 
 
 def _files(archive: Archive, run: Run) -> Mapping[str, Member]:

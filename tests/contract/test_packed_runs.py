@@ -8,9 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from perun_hpc.accounting.collect import Collector, Tools
 from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
 from perun_hpc.accounting.ledger import Ledger, open_ledger
+from perun_hpc.accounting.month import read_records
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive import kept
 from perun_hpc.archive.places import RECORD, Archive, Run
@@ -554,3 +557,20 @@ def test_what_cannot_be_packed_is_named_and_stays(
     assert len(archive.in_bucket(9)) == 1
     (archive.bucket(9) / "evidence.zip").rmdir()
     assert main(command) == 0 and "1 record packed" in capsys.readouterr().out
+
+
+def test_a_month_is_read_whole_while_its_runs_are_renamed_and_packed(archive: Archive, ledger: Ledger) -> None:
+    month = time.strftime("%Y-%m", time.gmtime(START_S))
+    before = [(one.digest, one.shares) for one in read_records(archive, month).files]
+    waits = [True]
+
+    def meanwhile(event: str, arguments: tuple[Any, ...]) -> None:
+        if waits and event == "open" and str(arguments[0]).endswith("/4713.0/boundary/n1.json"):
+            waits.clear()
+            pack(archive, ledger)
+
+    sys.addaudithook(meanwhile)
+    now = read_records(archive, month)
+    assert not waits and list(archive.all_runs()) == []
+    assert sorted((one.digest, one.shares) for one in now.files) == sorted(before) and len(before) == 7
+    assert now.unreadable == []
