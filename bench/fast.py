@@ -19,7 +19,7 @@ from bench.result import Result, Skipped, medians
 from bench.running import agent, counting, machine, tree_cpu_s
 from bench.sampler import perun
 
-ROUNDS = 3
+ROUNDS = 5
 COUNTS = (33, 400)
 SETTLE_S, MEASURED_S, PERIOD_MS = 3, 10, 10
 FLOOR = r"""

@@ -30,6 +30,8 @@ COUNTS = (3, 33, 400)
 OURS_S, OURS_PERIOD_MS = 10, 10
 SLOW_COUNT, SLOW_S, SLOW_PERIOD_MS = 100, 60, 1000
 PEER_S, PEER_PERIOD_S = 15, 0.1
+SETTLE_S = 3
+"""An agent imports what it needs late, and compiles its policy, in its first seconds."""
 THREE_OF_PERUN = "RAM_USAGE NET_READ_BYTES_lo NET_WRITE_BYTES_lo"
 FLOOR = """
 import os, select, sys, time
@@ -116,6 +118,7 @@ class _Used:
 
 def _used(count: int, period_ms: int, seconds: float, python: Path | str = sys.executable) -> _Used:
     with running.agent(count, period_ms, python) as agent:
+        time.sleep(SETTLE_S)
         begin, since_s = agent.status(), time.monotonic()
         time.sleep(seconds)
         end, elapsed_s = agent.status(), time.monotonic() - since_s

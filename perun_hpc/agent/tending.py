@@ -95,7 +95,7 @@ class Sources:
                     self._again_ns[backend] = now_ns + AGAIN_NS
                     self._asked[backend] = now
                     self._root_helper.look_for(backend)
-        while (found := self._root_helper.findings.take()) is not None:
+        while self._asked and (found := self._root_helper.findings.take()) is not None:
             backend, opened = found
             now = self._asked.pop(backend, frozenset())
             others, self._listed[backend] = now != self._listed[backend], now
