@@ -146,7 +146,7 @@ def test_a_flagged_step_in_ten_milliseconds_outlives_the_program_that_makes_its_
         archive = cluster.shared / "perun" / cluster.name
         record = record_in(archive, job, 90)
         assert record["status"] == "complete" and not programs()
-        data = job_store.open_job(archive / "jobs" / f"{job}.0")
+        data = job_store.open_job(archive / "jobs" / str(job // 1000) / f"{job}.0")
         times = data.energy.dropna("time", how="all").time.values.astype("datetime64[ns]").astype(int)
         assert (times < killed_ns - 1_200_000_000).sum() > 50 and (times > killed_ns + 1_200_000_000).sum() > 50
         (region,) = [one for one in record["regions"] if one["name"] == "work"]
