@@ -34,7 +34,7 @@ from perun_hpc.config.schema import Store
 from perun_hpc.data_model import wording
 from perun_hpc.data_model.record import EnergyRecord, from_dict, from_json, to_json
 from perun_hpc.errors import DataError, PerunError
-from perun_hpc.files import write_new, write_pieces
+from perun_hpc.files import give_to_owner, write_new, write_pieces
 from perun_hpc.store.layout import STORE, THINNED
 
 log = logging.getLogger(__name__)
@@ -363,6 +363,7 @@ def _forget_directory(directory: Path, record: EnergyRecord, text: Callable[[Ene
         shutil.rmtree(directory)
         return
     write_new(directory / RECORD, text(record), mode=0o600)
+    give_to_owner(directory / RECORD)
     shutil.rmtree(directory / BOUNDARIES, ignore_errors=True)
 
 

@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 from perun_hpc.archive.places import JOBS, SUFFIX, Archive, Run, bucket_of, packs_in
 from perun_hpc.errors import DataError
-from perun_hpc.files import Replacement, sync_directory, sync_file
+from perun_hpc.files import Replacement, give_to_owner, sync_directory, sync_file
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def _replace(pack: Path, add: Iterable[Entry], drop: Collection[Run], grant: Cal
         with zipfile.ZipFile(file.partial) as written:
             for name in added:
                 written.read(name)  # as what was read from the directory, by its CRC-32
-        _give_to_owner(file.partial, pack.parent)
+        give_to_owner(file.partial)
         grant(file.partial, pack)
         sync_file(file.partial)
     except _DAMAGES as error:
@@ -227,13 +227,6 @@ def _holds(pack: Path, runs: Collection[Run]) -> bool:
         return False
     except _DAMAGES as error:
         raise DataError(f"{pack}: damaged pack ({error}): restore it from a backup") from error
-
-
-def _give_to_owner(partial: Path, bucket: Path) -> None:
-    """What root writes belongs to whom the directory belongs: the collector."""
-    if os.geteuid() == 0:
-        status = bucket.stat()
-        os.chown(partial, status.st_uid, status.st_gid)
 
 
 def _info(entry: Entry) -> zipfile.ZipInfo:

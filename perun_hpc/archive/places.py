@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from perun_hpc.files import make_directory
+from perun_hpc.files import give_to_owner, make_directory
 
 INCOMING = "incoming"
 JOBS = "jobs"
@@ -197,7 +197,9 @@ class Archive:
             if place.stat().st_mode & PASSABLE == PASSABLE:
                 return
         make_directory(place.parent, PASSABLE)
-        make_directory(place, PASSABLE)
+        if not place.exists():
+            make_directory(place, PASSABLE)
+            give_to_owner(place)
         with contextlib.suppress(PermissionError):  # somebody else's, who decides
             place.chmod(PASSABLE)
 

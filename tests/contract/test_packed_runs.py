@@ -574,3 +574,16 @@ def test_a_month_is_read_whole_while_its_runs_are_renamed_and_packed(archive: Ar
     assert not waits and list(archive.all_runs()) == []
     assert sorted((one.digest, one.shares) for one in now.files) == sorted(before) and len(before) == 7
     assert now.unreadable == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes what is another user's")
+def test_what_root_does_in_an_archive_stays_the_service_users(archive: Archive, ledger: Ledger) -> None:
+    for run in list(archive.all_runs()):
+        archive.job(run).rename(archive.jobs / run.name)
+    archive.bucket(4).rmdir()
+    for path in (archive.root, *archive.root.rglob("*")):
+        os.chown(path, OTHER, READERS)
+    keeping = upkeep.Keeping(ledger, packing.Access(), LATER_S)
+    upkeep.pseudonymise(ledger, upkeep.Who("bob"), lambda some: upkeep.hide_in_directories(archive, some, keeping))
+    assert pack(archive, ledger) == 7
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in archive.root.rglob("*")} == {(OTHER, READERS)}
