@@ -57,6 +57,37 @@ def interval(begin: int, end: int, joules: int, domain: str = "package-0") -> st
     return json.dumps(told) + "\n"
 
 
+class Waiting(ArchiveDelivery):
+    """An archive that answers once it may."""
+
+    begun, may = threading.Event(), threading.Event()
+
+    def ledger(self, directory: Path, cluster: str, node: str) -> tuple[str, ...]:
+        self.begun.set()
+        assert self.may.wait(60)
+        return super().ledger(directory, cluster, node)
+
+
+def test_two_processes_never_put_lines_into_one_ledger_at_once(tmp_path: Path) -> None:
+    """One is what a killed agent left, and has waited for the archive since."""
+    (tmp_path / "archive").mkdir()
+    paths = AgentPaths(tmp_path / "run", tmp_path / "spool")
+    paths.node.mkdir(parents=True)
+    (paths.node / DAY).write_text(lines(1, 2))
+    to = Waiting(tmp_path / "archive"), ArchiveDelivery(tmp_path / "archive")
+    held, next_one = (threading.Thread(target=ship_ledger, args=(paths, one, *HOME)) for one in to)
+    held.start()
+    assert Waiting.begun.wait(60)
+    next_one.start()
+    next_one.join(0.5)
+    shipped = tmp_path / "archive" / "c" / "nodes" / "n1" / DAY
+    assert next_one.is_alive() and not shipped.exists()
+    Waiting.may.set()
+    held.join(60)
+    next_one.join(60)
+    assert shipped.read_text() == lines(1, 2)
+
+
 def test_what_a_node_reported_once_of_a_time_stays(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Whoever speaks for a node later: its ledger only grows, and what contradicts it is kept apart and named."""
     (tmp_path / "archive").mkdir()

@@ -11,6 +11,7 @@ without its trace, and is set aside in the end.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -527,9 +528,18 @@ def ship_progress(directory: Path, to: Delivery, grow: bool) -> None:
 
 
 def ship_ledger(paths: AgentPaths, to: Delivery, cluster: str, node: str, clock: Clock = MACHINE) -> None:
-    """Deliver the node ledger; days long past leave the spool."""
-    for line in to.ledger(paths.node, cluster, node):
-        log(line)
-    for path in paths.node.glob("????-??-??.jsonl"):
-        if clock.real_ns() / 1e9 - path.stat().st_mtime > KEEP_LEDGER_S:
-            path.unlink()
+    """Deliver the node ledger; days long past leave the spool.
+
+    One process at a time: what an agent that was killed had begun to ship may have waited for the archive since, and
+    each puts lines where it has seen the archive's end.
+    """
+    held = os.open(paths.node, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for line in to.ledger(paths.node, cluster, node):
+            log(line)
+        for path in paths.node.glob("????-??-??.jsonl"):
+            if clock.real_ns() / 1e9 - path.stat().st_mtime > KEEP_LEDGER_S:
+                path.unlink()
+    finally:
+        os.close(held)
