@@ -10,7 +10,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -190,6 +190,8 @@ class Listener:
         self._closing = threading.Event()
         self._one_long = threading.Lock()
         self._aside = threading.Lock()
+        self._ledgers = [threading.Lock() for _ in range(4 * AT_ONCE)]
+        """A node's ledger is put by one at a time; each of these is for a part of the nodes."""
         self._takers = ThreadPoolExecutor(AT_ONCE, "hand-over")
         self._thread = threading.Thread(target=self._serve, name="listener", daemon=True)
         self._thread.start()
@@ -262,10 +264,10 @@ class Listener:
             cluster, node = safe_name(about.get("cluster", ""), "cluster"), about.get("node", "")
             self._check_sender(peer, node, origin)
             if self._fits(cluster, node, origin):
-                if FROM in about and not self._delivery.ledger_from(directory, cluster, node, places_of(about)):
-                    return WHOLE
                 if FROM not in about:
                     self._put_ledger(directory, cluster, node)
+                elif not self._go_on(directory, cluster, node, places_of(about)):
+                    return WHOLE
             else:
                 if FROM in about:
                     return WHOLE
@@ -346,8 +348,17 @@ class Listener:
             yield place.begin(why)
 
     def _put_ledger(self, directory: Path, cluster: str, node: str) -> None:
-        for line in self._delivery.ledger(directory, cluster, node):
+        with self._one_of(cluster, node):
+            said = self._delivery.ledger(directory, cluster, node)
+        for line in said:
             log.warning("%s", line)
+
+    def _go_on(self, directory: Path, cluster: str, node: str, places: Mapping[str, tuple[int, str]]) -> bool:
+        with self._one_of(cluster, node):
+            return self._delivery.ledger_from(directory, cluster, node, places)
+
+    def _one_of(self, cluster: str, node: str) -> threading.Lock:
+        return self._ledgers[hash((cluster, node)) % len(self._ledgers)]
 
     def _take_job(self, peer: str, directory: Path, about: dict[str, str], what: str, origin: Origin) -> None:
         key, boundary = SessionKey.parse(about.get("name", "")), read_boundary(directory / RECORD)

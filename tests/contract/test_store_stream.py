@@ -243,6 +243,48 @@ def test_what_is_handed_over_lies_where_a_node_itself_would_have_put_it(
     assert list(data.node_status.values) == ["missing: no data by the deadline", "complete"]
 
 
+@pytest.mark.parametrize("more", [False, True])
+def test_two_hand_overs_of_a_node_put_its_ledger_one_after_the_other(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge, more: bool
+) -> None:
+    """The first one hangs at the archive, its agent has given it up; `more`: the next one is of what is new only."""
+    day = spool.node / "2025-11-24.jsonl"
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        day.write_bytes(b"".join(_interval(n) for n in range(3)))
+        to.ledger(spool.node, "c", "n2")
+        shipped, hangs = tmp_path / "archive/c/nodes/n2" / day.name, tmp_path / "hangs"
+        kept = shipped.read_bytes()
+        shipped.unlink()
+        os.mkfifo(hangs)
+        os.link(hangs, shipped)
+        parts = {day.name: b"".join(_interval(n) for n in range(3, 5))}
+        about = {"what": "ledger", "cluster": "c", "node": "n2"}
+        begun = {"from": json.dumps({day.name: (len(kept), kept[-512:].decode())})}
+
+        def hand_over(said: dict[str, str]) -> None:
+            with contextlib.suppress(UnavailableError):
+                stream.send(parts, {**about, **said}, to.address, munge)
+
+        first, second = (threading.Thread(target=hand_over, args=(one,)) for one in (begun, begun if more else {}))
+        first.start()
+        while not list((tmp_path / "archive" / WORKSPACE).glob(f"*/{day.name}")):
+            time.sleep(0.01)
+        try:
+            first.join(1)
+            assert first.is_alive()  # it opens the day
+            shipped.unlink()
+            shipped.write_bytes(kept)
+            second.start()
+            second.join(1)
+            assert second.is_alive() and shipped.read_bytes() == kept
+        finally:
+            os.close(os.open(hangs, os.O_WRONLY))
+        first.join(60)
+        second.join(60)
+        assert shipped.read_bytes() == kept + parts[day.name]
+
+
 def test_a_ledger_that_did_not_grow_is_not_sent_again(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
     with listening(tmp_path / "archive", munge) as listener:
         to = StreamDelivery(("127.0.0.1", listener.port), munge)
