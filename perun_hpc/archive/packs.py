@@ -12,6 +12,7 @@ cluster at a time; anybody may read meanwhile.
 from __future__ import annotations
 
 import calendar
+import errno
 import logging
 import os
 import shutil
@@ -66,9 +67,9 @@ class Member:
             return _opened(self.pack, status.st_ino, status.st_mtime_ns).read(self.name)
         except KeyError as error:
             raise FileNotFoundError(f"{self.pack}: no {self.name}") from error
-        except (FileNotFoundError, PermissionError):
-            raise
-        except (*_DAMAGES, OSError) as error:  # among these a place that no file has
+        except (*_DAMAGES, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # another day it may be read; the two are a place that no file has, and another way of packing
             raise DataError(f"{self.pack}: {self.name} is damaged ({error}): restore the pack from a backup") from error
 
 

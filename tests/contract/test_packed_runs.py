@@ -26,6 +26,7 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.month import read_records
 from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive import kept
+from perun_hpc.archive.packs import packed
 from perun_hpc.archive.places import RECORD, Archive, Run
 from perun_hpc.cli.collect import publisher
 from perun_hpc.cli.main import main
@@ -587,3 +588,18 @@ def test_what_root_does_in_an_archive_stays_the_service_users(archive: Archive, 
     upkeep.pseudonymise(ledger, upkeep.Who("bob"), lambda some: upkeep.hide_in_directories(archive, some, keeping))
     assert pack(archive, ledger) == 7
     assert {(path.stat().st_uid, path.stat().st_gid) for path in archive.root.rglob("*")} == {(OTHER, READERS)}
+
+
+def test_a_disk_that_does_not_answer_for_a_while_is_no_damage(archive: Archive, ledger: Ledger, root: Path) -> None:
+    pack(archive, ledger)
+    evidence = archive.bucket(4) / "evidence.zip"
+    members = [one for files in packed(archive, 4).values() for one in files.values() if one.pack == evidence]
+    before = [member.read() for member in members]
+    evidence.rename(root / "evidence.zip")
+    evidence.mkdir()  # EISDIR, as EIO or ESTALE may come and go
+    for member in members:
+        with pytest.raises(IsADirectoryError):
+            member.read()
+    evidence.rmdir()
+    (root / "evidence.zip").rename(evidence)
+    assert [member.read() for member in members] == before and len(before) == 7
