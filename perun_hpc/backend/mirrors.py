@@ -78,8 +78,9 @@ def look_again(
     moved = [
         (now[one.id].ticks, one.domain)
         for one in sensors
-        if one.backend == "powercap" and one.provenance is not Provenance.SIMULATED and one.id in before.keys() & now
-        and None not in (before[one.id].ticks, now[one.id].ticks) and before[one.id].ticks != now[one.id].ticks
+        if one.backend == "powercap" and one.provenance is not Provenance.SIMULATED
+        and one.id in before and one.id in now and None not in (before[one.id].ticks, now[one.id].ticks)
+        and before[one.id].ticks != now[one.id].ticks
     ]  # fmt: skip
     if moved and any(one.remedy == AGAIN for one in missing):
         return True
