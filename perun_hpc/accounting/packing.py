@@ -162,7 +162,8 @@ def _pack_bucket(
         access.grant(pack, owners[named])
         lease.renew()  # of many nodes' records it may have taken minutes
 
-    replace_packed(archive, number, add, {one.run for one in old}, ready)
+    files = {(one.run, name) for one in old for name in one.files}
+    replace_packed(archive, number, add, {one.run for one in old}, ready, files)
     return _take_away(archive, homes, old)
 
 

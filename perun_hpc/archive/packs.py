@@ -82,6 +82,8 @@ class Entry:
     data: bytes
 
 
+_Goes = Callable[[Path, str], bool]
+"""Whether a file leaves a pack."""
 Packed = Mapping[Run, Mapping[str, Member]]
 """The files of runs, by their names below the run's directory."""
 
@@ -127,6 +129,7 @@ def replace_packed(
     add: Mapping[Path, Iterable[Entry]],
     drop: Collection[Run],
     grant: Callable[[Path, Path], object],
+    renewed: Collection[tuple[Run, str]] = (),
 ) -> None:
     """Add files to the packs of a thousand job ids, without what these held of the runs `drop` before.
 
@@ -134,6 +137,9 @@ def replace_packed(
     ----------
     add
         By pack: what each is to hold besides, read once.
+    renewed
+        Where there are some: these files alone leave the evidence. What a directory lacks could not be read when it
+        was made, and may be read again.
     grant
         Is called with each new pack before it has its name, and that name: who may read it.
 
@@ -143,19 +149,24 @@ def replace_packed(
         Where one cannot be written, or the old one not be read; whichever were replaced are whole.
     """
     bucket = archive.bucket(number)
-    changed = [pack for pack in packs_in(bucket, os.geteuid()) if pack not in add and _holds(pack, drop)]
+
+    def goes(pack: Path, name: str) -> bool:
+        run, file = _run_and_file(name)
+        return run in drop and (not renewed or pack.name != EVIDENCE or (run, file) in renewed)
+
+    changed = [pack for pack in packs_in(bucket, os.geteuid()) if pack not in add and _loses(pack, goes)]
     for pack in (*add, *changed):
-        _replace(pack, add.get(pack, ()), drop, grant)
+        _replace(pack, add.get(pack, ()), goes, grant)
     sync_directory(bucket)
     _index.cache_clear()
 
 
-def _replace(pack: Path, add: Iterable[Entry], drop: Collection[Run], grant: Callable[[Path, Path], object]) -> None:
+def _replace(pack: Path, add: Iterable[Entry], goes: _Goes, grant: Callable[[Path, Path], object]) -> None:
     file = Replacement(pack)
     try:
         file.write(b"", 0o600)
         if pack.exists():
-            _carry_over(pack, file.partial, drop)
+            _carry_over(pack, file.partial, goes)
         with zipfile.ZipFile(file.partial, "a", zipfile.ZIP_DEFLATED) as zipped:
             added = []
             for entry in add:
@@ -181,16 +192,16 @@ def _replace(pack: Path, add: Iterable[Entry], drop: Collection[Run], grant: Cal
     file.keep()
 
 
-def _carry_over(pack: Path, target: Path, drop: Collection[Run]) -> None:
-    """Bring what a pack holds into the file that replaces it, but for some runs."""
-    if not _holds(pack, drop):
+def _carry_over(pack: Path, target: Path, goes: _Goes) -> None:
+    """Bring what a pack holds into the file that replaces it, but for what goes."""
+    if not _loses(pack, goes):
         with pack.open("rb") as source, target.open("wb") as beside:
             shutil.copyfileobj(source, beside)
         return
     with zipfile.ZipFile(pack) as old, pack.open("rb") as file, zipfile.ZipFile(target, "w") as new:
         assert new.fp is not None
         for info in old.infolist():
-            if _run_and_file(info.filename)[0] in drop:
+            if goes(pack, info.filename):
                 continue
             length = _length(file, info)
             file.seek(info.header_offset)
@@ -218,12 +229,10 @@ def _length(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     return _HEADER.size + sum(lengths) + info.compress_size
 
 
-def _holds(pack: Path, runs: Collection[Run]) -> bool:
-    if not runs:
-        return False
+def _loses(pack: Path, goes: _Goes) -> bool:
     try:
         with zipfile.ZipFile(pack) as zipped:
-            return any(_run_and_file(name)[0] in runs for name in zipped.namelist())
+            return any(goes(pack, name) for name in zipped.namelist())
     except FileNotFoundError:
         return False
     except _DAMAGES as error:

@@ -603,3 +603,26 @@ def test_a_disk_that_does_not_answer_for_a_while_is_no_damage(archive: Archive, 
     evidence.rmdir()
     (root / "evidence.zip").rename(evidence)
     assert [member.read() for member in members] == before and len(before) == 7
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_pack_that_is_restored_after_a_late_node_reported_is_whole(
+    whole: bool, archive: Archive, ledger: Ledger
+) -> None:
+    pack(archive, ledger)
+    evidence = archive.bucket(4) / "evidence.zip"
+    backup = evidence.read_bytes()
+    if whole:
+        evidence.write_bytes(b"no zip file")
+        os.utime(archive.bucket(4))
+    else:
+        damage(evidence, "/4711.0@")
+    put_incoming(archive.root, boundary(4711, "n2", nodelist="n[1-2]"))
+    put_incoming(archive.root, boundary(4720, user="bob", uid=BOB))
+    sweep(archive, ledger, LATER_S)
+    (record,) = ledger.members("c", "4711")
+    assert (record.energy_uj, len(ledger.members("c", "4720"))) == (16_000_000_000, 1)
+    evidence.write_bytes(backup)
+    assert pack(archive, ledger) == 2
+    (old,) = (run for run in kept.each_run(archive) if run.job_id == 4711)
+    assert [b.node for b in read_kept(archive, old)] == ["n1", "n2"] and record_in(archive, old) == record
