@@ -152,12 +152,16 @@ def _rows(ledger: Ledger, wanted: Filter, column: str, rest: str, limit: int) ->
     parts = [f"FROM job WHERE {conditions}"]
     if wanted.until_s is not None:
         values["latest"] = wanted.until_s + LONG_S
-        # The few come first, whatever else is asked for: SQLite would go through all that a user ran since.
+        # The few come first, whatever else is asked for: SQLite would go through all that a user ran since. PostgreSQL
+        # is kept to that by OFFSET 0, and plans each later month once.
         few = f"(SELECT id AS long_id FROM job WHERE end_s > :latest AND end_s - start_s > {LONG_S}) AS few"
         parts = [
             f"{parts[0]} AND end_s <= :latest",
-            f"FROM {few} CROSS JOIN job WHERE id = long_id AND end_s > :latest AND {conditions}",
+            f"FROM {few} CROSS JOIN job WHERE id = long_id AND {conditions}",
         ]
+        if ledger.dialect != SQLITE:
+            few = f"(SELECT * FROM job WHERE end_s > :latest AND end_s - start_s > {LONG_S} OFFSET 0) AS job"
+            parts[1] = f"FROM {few} WHERE {conditions}"
     rows: list[Any] = []
     with ledger.read() as connection:
         for part in parts:

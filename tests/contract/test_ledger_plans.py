@@ -55,7 +55,7 @@ class Asked(Connection):
 
 def _whole_reads(node: Mapping[str, Any]) -> Iterator[str]:
     kind = node["Node Type"]
-    if "Scan" in kind and kind != "Bitmap Heap Scan" and "Index Cond" not in node:
+    if "Scan" in kind and kind not in ("Bitmap Heap Scan", "Subquery Scan") and "Index Cond" not in node:
         yield json.dumps(node)
     for part in node.get("Plans", ()):
         yield from _whole_reads(part)
