@@ -28,6 +28,7 @@ BENCHES = (
     "merge",
     "read",
     "inodes",
+    "upkeep",
     "region",
     "ledger",
     "drain",

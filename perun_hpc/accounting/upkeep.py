@@ -43,7 +43,7 @@ BACKUP = "perun.backup/1"
 RECORDED, DELETED = "record", "deleted"
 """Kinds of lines of a backup, with `REMOVED`: a record, what is left of a deleted one, sums of these."""
 BATCH = 500
-CHUNK = 5000
+CHUNK = 2000
 """Records for which the archive is looked through at once."""
 HOUR_NS = 3600 * 10**9
 
