@@ -125,7 +125,7 @@ class Trace:
         if not count:
             return
         late_us = block.late_us[:count]
-        self.late += sum(us > self.period_ns // 10_000 for us in late_us)
+        self.late += sum(us * 1000 >= self.period_ns // 10 for us in late_us)
         nothing = [GAP] * count
         columns = [nothing if place is None else block.columns[place][:count] for place in self._places]
         self._store.extend(block.ticks[:count], late_us, columns)
