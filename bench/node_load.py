@@ -85,7 +85,8 @@ class Nodes:
                 if begin_s <= job.end_s < end_s:
                     rounds[job.end_s, node].ended.append(job)
                 at_s, phase = job.start_s + period_s, phase_s(name(node), period_s)
-                while period_s and (due_s := -(-at_s // grid_s) * grid_s) < min(job.end_s, end_s):
+                own_s = phase_s(name(node), grid_s)  # each agent's intervals end at moments of its own
+                while period_s and (due_s := own_s - (own_s - at_s) // grid_s * grid_s) < min(job.end_s, end_s):
                     if due_s >= begin_s:
                         rounds[due_s, node].running.append(job)
                     at_s, phase = at_s + period_s + phase, 0.0
