@@ -217,6 +217,7 @@ def _nodes(
         events.setdefault(event.node, []).append(event)
     names = {*records, *paths, *events, *(slurm.nodes or ()), *(name for one in meters for name in one.nodes)}
     findings = [f"{name}: damaged boundary record" for name, _ in read.unreadable]
+    findings += [f"{name}: a pack that cannot be read, whatever it holds" for name in read.packs]
     found = {}
     for name in sorted(names):
         books = audit.read_books(paths[name]) if name in paths else None

@@ -10,6 +10,7 @@ import calendar
 import hashlib
 import io
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from perun_hpc.accounting.audit import Finding
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.summing import counted_shares
 from perun_hpc.archive import kept
+from perun_hpc.archive.packs import EVIDENCE, damaged_packs
 from perun_hpc.archive.places import JOBS, NODES, Archive, Run
 from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model.boundary import Boundary, read_open
@@ -78,10 +80,14 @@ class RecordFile:
 
 @dataclass(frozen=True)
 class Records:
-    """The boundary records of a month, and what could not be read: path and digest of each."""
+    """The boundary records of a month, and what could not be read: path and digest of each.
+
+    `packs` are those in which there may be more of them, since nobody can say what they hold, or not the caller.
+    """
 
     files: Sequence[RecordFile]
     unreadable: Sequence[tuple[str, str]]
+    packs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,16 @@ def read_records(archive: Archive, month: str) -> Records:
         elif shares:
             found.append(_record_file(name, read, shares))
     found.sort(key=lambda one: one.path)
-    return Records(found, unreadable)
+    return Records(found, unreadable, _closed_packs(archive))
+
+
+def _closed_packs(archive: Archive) -> list[str]:
+    found = []
+    for number in archive.buckets():
+        pack = archive.bucket(number) / EVIDENCE
+        if pack in damaged_packs(archive, number) or (pack.exists() and not os.access(pack, os.R_OK)):
+            found.append(_name(archive, pack))
+    return found
 
 
 def digest_of(path: Path) -> str:

@@ -55,6 +55,9 @@ class Verdict:
     after: Sequence[RecordFile]
 
 
+NOT_READ = "cannot be read, whatever it holds: restore the pack from a backup, or come as who may read it"
+
+
 def seal(archive: Archive, month: str, now_s: float) -> Manifest:
     """Sum a month's evidence and write its manifest.
 
@@ -75,7 +78,12 @@ def seal(archive: Archive, month: str, now_s: float) -> Manifest:
     records = read_records(archive, month)
     if records.unreadable:
         names = ", ".join(name for name, _ in records.unreadable[:3])
-        raise DataError(f"{names}: damaged boundary record: let perun collect put it aside before the month is sealed")
+        raise DataError(
+            f"{names}: damaged boundary record: let perun collect put it aside, or restore the pack that it is in "
+            "from a backup, before the month is sealed"
+        )
+    if records.packs:
+        raise DataError(f"{records.packs[0]}: {NOT_READ}")
     summed = sum_month(archive, month, records.files, ledger_files(archive, month))
     last = max(bounds)
     evidence = {**summed.evidence, last: {**summed.evidence[last], **meter_files(archive, month)}}
@@ -100,6 +108,7 @@ def verify(archive: Archive, month: str) -> Verdict:
         faults.append(Finding("manifest.json", "does not follow the month before: the chain is broken"))
     listed = _lists(archive, manifest, faults)
     records = read_records(archive, month)
+    faults += [Finding(name, NOT_READ) for name in records.packs]
     here = {one.path: one.digest for one in records.files} | dict(records.unreadable)
     by_digest = {digest: path for path, digest in here.items()}
     days = {path: day for day, files in reversed(listed.items()) for path in files}

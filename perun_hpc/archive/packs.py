@@ -12,6 +12,7 @@ cluster at a time; anybody may read meanwhile.
 from __future__ import annotations
 
 import calendar
+import contextlib
 import errno
 import logging
 import os
@@ -105,11 +106,12 @@ def damaged_packs(archive: Archive, number: int) -> list[Path]:
     """The packs of a thousand job ids of which nobody can say what they hold."""
     found = []
     for pack in packs_in(archive.bucket(number), os.geteuid()):
-        try:
+        with contextlib.suppress(FileNotFoundError, PermissionError):
             status = pack.stat()
-            _opened(pack, status.st_ino, status.st_mtime_ns)
-        except _DAMAGES:
-            found.append(pack)
+            try:
+                _opened(pack, status.st_ino, status.st_mtime_ns)
+            except _DAMAGES:
+                found.append(pack)
     return found
 
 

@@ -626,3 +626,30 @@ def test_a_pack_that_is_restored_after_a_late_node_reported_is_whole(
     assert pack(archive, ledger) == 2
     (old,) = (run for run in kept.each_run(archive) if run.job_id == 4711)
     assert [b.node for b in read_kept(archive, old)] == ["n1", "n2"] and record_in(archive, old) == record
+
+
+def test_no_month_is_sealed_without_what_a_damaged_pack_holds(tmp_path: Path) -> None:
+    archive, _ = make_archive(tmp_path / "site", 7)
+    for run in archive.all_runs():
+        (archive.job(run) / RECORD).write_text(to_json(sum_boundaries(read_kept(archive, run))))
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    for path in archive.jobs.rglob(RECORD):
+        os.utime(path, (0, 0))
+    with packing.PackLease(ledger, archive.cluster) as lease:
+        for part in archive.portions():
+            packing.pack(archive, part, LATER_S, LATER_S, NOBODY, lease)
+    ledger.close()
+    evidence = archive.bucket(0) / "evidence.zip"
+    whole = evidence.read_bytes()
+    evidence.write_bytes(whole[:-30])
+    os.utime(archive.bucket(0))
+    with pytest.raises(DataError, match=r"jobs/0/evidence\.zip: cannot be read"):
+        verifying.seal(archive, MONTH, AFTER_S)
+    evidence.write_bytes(whole)
+    os.utime(archive.bucket(0))
+    manifest = verifying.seal(archive, MONTH, AFTER_S)
+    assert verifying.verify(archive, MONTH).manifest == manifest and verifying.verify(archive, MONTH).faults == []
+    evidence.write_bytes(whole[:-30])
+    os.utime(archive.bucket(0))
+    found = verifying.verify(archive, MONTH)
+    assert "jobs/0/evidence.zip" in [one.where for one in found.faults]
