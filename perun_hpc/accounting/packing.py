@@ -149,7 +149,9 @@ def _pack_bucket(
     bucket = archive.bucket(number)
     archive.open_bucket(bucket)
     homes = Homes(archive, now_s)
-    old = [_under_its_own_name(archive, homes, one) for one in old]
+    old = list(_named(archive, homes, old))
+    if not old:
+        return 0
     access.open_bucket(bucket)
     add: dict[Path, Iterable[Entry]] = {bucket / EVIDENCE: _entries(archive, old, evidence=True)}
     owners: dict[Path, int | None] = {bucket / EVIDENCE: None}
@@ -204,6 +206,19 @@ def _below(directory: Path, above: str) -> Iterator[tuple[str, os.stat_result]]:
                 yield from _below(directory / entry.name, f"{entry.name}/")
             else:
                 yield above + entry.name, entry.stat(follow_symlinks=False)
+
+
+def _named(archive: Archive, homes: Homes, old: Iterable[_Old]) -> Iterator[_Old]:
+    """Those of some runs that can be read, under names of their own; the others are named in the log, and stay."""
+    for one in old:
+        directory = archive.job(one.run)
+        closed = [name for name in one.files if not os.access(directory / name, os.R_OK)]
+        try:
+            if closed:
+                raise PermissionError(f"{closed[0]} is not the collector's to read: see its owner")
+            yield _under_its_own_name(archive, homes, one)
+        except OSError as error:
+            log.warning("%s is not packed: %s", directory, error)
 
 
 def _under_its_own_name(archive: Archive, homes: Homes, one: _Old) -> _Old:

@@ -653,3 +653,27 @@ def test_no_month_is_sealed_without_what_a_damaged_pack_holds(tmp_path: Path) ->
     os.utime(archive.bucket(0))
     found = verifying.verify(archive, MONTH)
     assert "jobs/0/evidence.zip" in [one.where for one in found.faults]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming other users needs root")
+def test_a_run_that_cannot_be_read_or_renamed_stays_alone(archive: Archive, ledger: Ledger, root: Path) -> None:
+    before = records(archive)
+    archive.job(Run(4713, 0)).rename(archive.jobs / "4713.0")
+    for path in (root, *root.rglob("*")):
+        os.chown(path, OTHER, READERS)
+    os.chown(archive.boundaries(Run(4712, 0)) / "n1.json", 0, 0)
+    (archive.boundaries(Run(4712, 0)) / "n1.json").chmod(0o600)
+    archive.job(Run(4713, 0)).chmod(0o550)  # another directory above it is written in it
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setgid(READERS)
+            os.setuid(OTHER)
+            own = open_ledger(str(root / "ledger.db"), create=True)
+            code = 0 if pack(archive, own) == 5 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [run.name for run in archive.all_runs()] == ["4713.0", "4712.0"] and records(archive) == before
