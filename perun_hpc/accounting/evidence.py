@@ -56,7 +56,12 @@ def ranks(record: EnergyRecord) -> dict[str, tuple[int, str]]:
 def adds(one: EnergyRecord, other: EnergyRecord) -> bool:
     """Whether `one` rests on evidence that `other`, of the same run, does not hold."""
     held = ranks(other)
-    return any(node not in held or rank > held[node] for node, rank in ranks(one).items())
+    return any(node not in held or _counts_more(rank, held[node]) for node, rank in ranks(one).items())
+
+
+def _counts_more(one: tuple[int, str], other: tuple[int, str]) -> bool:
+    """Whether another boundary record counts more; the same one does not, whatever an older perun ranked it."""
+    return one > other and (one[1] != other[1] or not one[1])
 
 
 def shared(one: EnergyRecord, other: EnergyRecord) -> bool:
@@ -67,8 +72,8 @@ def shared(one: EnergyRecord, other: EnergyRecord) -> bool:
 
 def _sums(before: EnergyRecord, offered: EnergyRecord) -> EnergyRecord:
     held, new = ranks(before), ranks(offered)
-    behind = {node for node, rank in held.items() if node not in new or rank > new[node]}
-    ahead = {node for node, rank in new.items() if node not in held or rank > held[node]}
+    behind = {node for node, rank in held.items() if node not in new or _counts_more(rank, new[node])}
+    ahead = {node for node, rank in new.items() if node not in held or _counts_more(rank, held[node])}
     if not offered.inputs or offered.inputs == before.inputs or (behind and not ahead):
         return carry_slurm(offered, before) if offered.state else before
     sums = offered

@@ -15,7 +15,7 @@ from typing import Any
 from perun_hpc.archive.grown import edge_of, go_on, grown, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt, typical_of
 from perun_hpc.archive.places import INCOMING, NODES, RUNNING_NOW, Archive, Run
-from perun_hpc.data_model.job import SessionKey, run_of, safe_name
+from perun_hpc.data_model.job import CUT_OFF, SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.files import make_directory, write_new
 
@@ -37,7 +37,8 @@ class ArchiveDelivery:
         name, node = _run(directory), safe_name(record["node"], "node")
         cluster = self._cluster(record["cluster"] or "cluster")
         incoming = cluster / INCOMING / name
-        if not (record["start"]["from"] == "epilog" and (incoming / f"{node}.json").exists()):
+        there = incoming / f"{node}.json"
+        if not (record["start"]["from"] == "epilog" and there.exists()) and not _ends_it_better(there, record):
             if (record.get("trace") or {}).get("stored"):
                 record = _with_trace(directory, Archive(self.root, cluster.name), name, record)
             _put(_place(incoming, node, record), encode(record))
@@ -154,6 +155,20 @@ def _may_replace(path: Path, record: dict[str, Any]) -> bool:
         return bool(apart_ns <= OTHER_RUN_NS and there["revision"] <= record["revision"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # none, or a damaged one
+
+
+def _ends_it_better(path: Path, record: dict[str, Any]) -> bool:
+    """Whether what is there is of the same run, and knows its end where this one was cut off, or cut off later.
+
+    A node that lost its power goes on from a state of some time before, by which a job may run that has ended since.
+    """
+    try:
+        there = json.loads(path.read_bytes())
+        same = (there["boot_id"], there["start"]["mono_ns"]) == (record["boot_id"], record["start"]["mono_ns"])
+        known, offered = ((one["end"]["from"] != CUT_OFF, one["end"]["mono_ns"]) for one in (there, record))
+        return bool(same and known > offered)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _tells_more(path: Path, record: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
+from perun_hpc.data_model.job import CUT_OFF
 from perun_hpc.data_model.trimmed import without
 from perun_hpc.errors import DataError
 from perun_hpc.slurm.hostlist import expand
@@ -94,10 +95,11 @@ class Boundary:
 
     @property
     def rank(self) -> tuple[int, str]:
-        """Of two records of one node the one with the greater rank counts; one that began without its job's start has
-        none (revision 0): it never replaces another."""
-        start = self.raw.get("start") or {}
-        return (0 if start.get("from") == "epilog" else self.revision, self.digest[:16])
+        """Of two records of one node the one with the greater rank counts; one that began without its job's start, or
+        ended without its end, has none (revision 0): it never replaces another."""
+        start, end = self.raw.get("start") or {}, self.raw.get("end") or {}
+        half = start.get("from") == "epilog" or end.get("from") == CUT_OFF
+        return (0 if half else self.revision, self.digest[:16])
 
 
 def parse_boundary(text: bytes, source: str) -> Boundary:

@@ -8,6 +8,8 @@ from typing import Any
 
 from perun_hpc.errors import DataError
 
+CUT_OFF = "restart"
+"""Where a record's end comes from that no hook reported: the node was restarted, or the agent gave the job up."""
 _SESSION = re.compile(r"(\d+\.\d+)(?:-\d+)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")
 

@@ -14,6 +14,7 @@ import pytest
 
 from perun_hpc.accounting import upkeep
 from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.evidence import combine
 from perun_hpc.accounting.found import Places
 from perun_hpc.accounting.homes import record_in
 from perun_hpc.accounting.keeping import read_kept
@@ -177,13 +178,29 @@ def test_an_older_record_of_a_node_never_replaces_a_newer_one(world: World) -> N
     assert sorted(b.revision for b in read_kept(world.archive, Run(4711, 0))) == [2, 2]
 
 
-def test_a_record_that_began_without_its_start_never_replaces_one_that_was_collected(world: World) -> None:
+@pytest.mark.parametrize(("edge", "source"), [("start", "epilog"), ("end", "restart")])
+def test_a_record_without_its_start_or_end_never_replaces_one_that_was_collected(
+    world: World, edge: str, source: str
+) -> None:
     put_and_sweep(world, boundary())
     for attempt in range(4):  # whatever its bytes
         late = boundary(domains={}, perun_version=str(attempt))
-        late["start"]["from"] = "epilog"
+        late[edge]["from"] = source
         put_and_sweep(world, late)
         assert energies(world) == [NODE_UJ]
+
+
+def test_a_record_without_its_end_counts_until_the_whole_one_comes_and_beside_a_late_node(world: World) -> None:
+    cut_off = other_energy(5, nodelist=BOTH)
+    cut_off["end"]["from"] = "restart"
+    put_and_sweep(world, cut_off, boundary(node="n2", nodelist=BOTH))
+    (record,) = world.ledger.members("c", "4711")
+    assert record.energy_uj == 5 + NODE_UJ
+    older = replace(record, nodes=tuple(replace(one, revision=1) for one in record.nodes))  # as it was ranked before
+    assert combine(older, record) == older
+    assert combine(older, replace(record, inputs="other")).inputs == "other"  # the same evidence, summed anew
+    put_and_sweep(world, other_energy(7, nodelist=BOTH))
+    assert energies(world) == [7 + NODE_UJ]
 
 
 def test_what_a_node_puts_there_while_its_record_is_collected_stays(world: World) -> None:

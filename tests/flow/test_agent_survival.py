@@ -103,6 +103,27 @@ def test_killed_at_any_moment_around_hooks_no_job_is_lost_and_no_energy_counts_t
         assert (record["domains"]["package-0"]["energy_uj"] or 0) == shares.get(f"job:{job}.0", 0)
 
 
+def test_after_a_loss_of_power_a_state_of_before_takes_nothing_from_a_record_that_was_shipped(node: FakeNode) -> None:
+    node.start()
+    node.begin(1, exclusive="1")
+    state = node.spool / "node" / "state.json"
+    until(state.exists, "the state was saved")
+    before = state.read_bytes()
+    node.serve(3_000_000, busy_s={0: 1})
+    node.end(1)
+    shipped = node.record(1)
+    node.kill()
+    state.write_bytes(before)
+    node.set_boot("99999999-2222-3333-4444-555555555555")
+    node.start()
+    node.begin(2)
+    node.end(2)
+    node.record(2)
+    node.stop()
+    assert shipped["end"]["from"] == "hook" and node.record(1) == shipped
+    assert [path.name for path in node.boundary_path(1).parent.iterdir()] == ["n1.json"]
+
+
 def _say(node: FakeNode, verb: str, job: int, **more: str) -> None:
     """What a hook does: without an answer its message goes into the inbox."""
     try:
