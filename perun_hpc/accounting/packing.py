@@ -239,12 +239,17 @@ def _entries(archive: Archive, old: Iterable[_Old], evidence: bool) -> Iterator[
 
 def _take_away(archive: Archive, homes: Homes, old: Iterable[_Old]) -> int:
     """Remove the directories of runs that are packed; returns of how many. What has changed meanwhile stays."""
-    asides = [(one, _aside(archive, one.run)) for one in old]
-    above = {archive.bucket(bucket_of(one.run)) for one, _ in asides}
-    for one, aside in asides:
-        directory = archive.job(one.run)
-        above.add(directory.parent)
-        directory.rename(aside)
+    asides = []
+    above = set()
+    for one in old:
+        directory, aside = archive.job(one.run), _aside(archive, one.run)
+        try:
+            directory.rename(aside)
+        except OSError as error:  # it is packed, and counts where it is
+            log.warning("%s stays: %s", directory, error)
+            continue
+        asides.append((one, aside))
+        above |= {aside.parent, directory.parent}
     for place in above:  # else a directory may be found again that lacks what was removed
         sync_directory(place)
     count = 0

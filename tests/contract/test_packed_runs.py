@@ -659,11 +659,14 @@ def test_no_month_is_sealed_without_what_a_damaged_pack_holds(tmp_path: Path) ->
 def test_a_run_that_cannot_be_read_or_renamed_stays_alone(archive: Archive, ledger: Ledger, root: Path) -> None:
     before = records(archive)
     archive.job(Run(4713, 0)).rename(archive.jobs / "4713.0")
+    archive.job(Run(4711, 0)).rename(archive.jobs / "4711.0@5")
+    archive.job(Run(4714, 0)).rename(archive.jobs / "4714.0@5")
     for path in (root, *root.rglob("*")):
         os.chown(path, OTHER, READERS)
     os.chown(archive.boundaries(Run(4712, 0)) / "n1.json", 0, 0)
     (archive.boundaries(Run(4712, 0)) / "n1.json").chmod(0o600)
-    archive.job(Run(4713, 0)).chmod(0o550)  # another directory above it is written in it
+    for run in (Run(4713, 0), Run(4711, 0, 5)):
+        archive.job(run).chmod(0o550)  # another directory above it is written in it
     child = os.fork()
     if child == 0:
         code = 1
@@ -672,8 +675,9 @@ def test_a_run_that_cannot_be_read_or_renamed_stays_alone(archive: Archive, ledg
             os.setgid(READERS)
             os.setuid(OTHER)
             own = open_ledger(str(root / "ledger.db"), create=True)
-            code = 0 if pack(archive, own) == 5 else 2
+            code = 0 if pack(archive, own) == 4 else 2
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert [run.name for run in archive.all_runs()] == ["4713.0", "4712.0"] and records(archive) == before
+    assert [run.name for run in archive.all_runs()] == ["4711.0@5", "4713.0", "4712.0"]
+    assert records(archive) == before
