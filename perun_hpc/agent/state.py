@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from perun_hpc import files
 from perun_hpc.agent import state_log
 from perun_hpc.agent.base import spool
+from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.gauges import Left
@@ -87,11 +89,20 @@ def save(
         "home": list(state.home),
         "inside": {meter: dict(given) for meter, given in state.inside.items()},
         "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
+        state_log.ACCOUNTS: _ACCOUNT,
     }
     others = {one.place for one in state.sessions if changed is not None and to.knows(one.place)}
     others -= {one.place for one in changed or ()}
-    sessions = {one.place: None if one.place in others else one.to_json() for one in state.sessions}
-    to.write(node, sessions, whole)
+    to.write(node, {one.place: None if one.place in others else _session(one) for one in state.sessions}, whole)
+
+
+_ACCOUNT = tuple(one.name for one in fields(DomainAccount))
+_row = operator.itemgetter(*_ACCOUNT)
+
+
+def _session(session: Session) -> dict[str, Any]:
+    """A session with rows as its accounts: of all that there is they change most often."""
+    return {**session.to_json(), state_log.DOMAINS: {name: _row(vars(one)) for name, one in session.domains.items()}}
 
 
 def load(paths: AgentPaths) -> NodeState | None:

@@ -5,6 +5,9 @@ they follow, the file is replaced by the document as it is then. A line is `CHEC
 objects like those of the document, and the paths of what is not there any more. Its check is the CRC-32 of the first
 line and of all that follow up to its own, their checks left out: it counts only behind those it was written behind.
 
+At each interval most numbers of every session's accounts (`domains`) change: they are given, and written in lines, as
+rows, whose names stand in `accounts`; in the first line they are objects, as older agents know them.
+
 A process that is killed while it writes leaves a torn last line, which counts as not written.
 """
 
@@ -24,6 +27,7 @@ from perun_hpc.process.log import guard, log
 
 SESSIONS = "sessions"
 """A list of objects in the file's first line, which older agents read; else an object, by the sessions' places."""
+DOMAINS, ACCOUNTS = "domains", "accounts"
 GROWTH = 4
 """The lines may be so many times as long as the document that they follow,"""
 LEAST_B = 1 << 16
@@ -50,8 +54,8 @@ class StateLog:
 
         Parameters
         ----------
-        node : all but the sessions, plain JSON values.
-        sessions : every session by its place; None: it is as it was written last.
+        node : all but the sessions, plain JSON values; a tuple stays as it is.
+        sessions : every session by its place, with rows as its accounts; None: it is as it was written last.
         whole : replace the file by one line, which older agents read.
 
         Raises
@@ -98,7 +102,7 @@ class StateLog:
         return True
 
     def _replace(self, known: Document) -> None:
-        line = _compact({**known, SESSIONS: list(known[SESSIONS].values())})
+        line = _compact(_listed(known))
         files.write_new(self._path, line + b"\n", durable=False)
         self._check, self._length = zlib.crc32(line), len(line) + 1
         self._most_b = self._length + max(LEAST_B, GROWTH * len(line))
@@ -136,7 +140,22 @@ def read(path: Path) -> Document | None:
             guard("keeping what is damaged", partial(files.write_new, aside, data, durable=False))
             log(f"{path}: line {number + 2} of {len(lines)} is damaged ({error}): what is known is older; see {aside}")
             break
-    return {**known, SESSIONS: list(known[SESSIONS].values())}
+    return _listed(known)
+
+
+def _listed(known: Document) -> Document:
+    """The document as it stands in the first line."""
+    names = known.get(ACCOUNTS, ())
+    return {**known, SESSIONS: [_named(session, names) for session in known[SESSIONS].values()]}
+
+
+def _named(session: Any, names: Any) -> Any:
+    """A session with objects as its accounts; what is damaged stays as it is."""
+    domains = session.get(DOMAINS) if isinstance(session, dict) else None
+    if not isinstance(domains, dict) or not isinstance(names, (list, tuple)):
+        return session
+    rows = {name: row for name, row in domains.items() if isinstance(row, (list, tuple)) and len(row) == len(names)}
+    return {**session, DOMAINS: {**domains, **{name: dict(zip(names, row, strict=True)) for name, row in rows.items()}}}
 
 
 def _place(session: Any, number: int) -> str:
@@ -155,9 +174,8 @@ _NOTHING = object()
 def _changes(known: Document, now: Mapping[str, Any], gone: list[list[str]], path: tuple[str, ...]) -> Document:
     """What of `now` differs from `known`, which it is afterwards; paths of what is not there any more go to `gone`."""
     changed: Document = {}
-    for key, value in now.items():
-        before = known.get(key, _NOTHING)
-        if value is before or value == before or (value is None and path == (SESSIONS,)):
+    for key, value, before in _others(known, now):
+        if value == before or (value is None and path == (SESSIONS,)):
             continue
         if type(value) is dict and type(before) is dict:
             inside = _changes(before, value, gone, (*path, key))
@@ -170,6 +188,14 @@ def _changes(known: Document, now: Mapping[str, Any], gone: list[list[str]], pat
             del known[key]
             gone.append([*path, str(key)])
     return changed
+
+
+def _others(known: Document, now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What is not the same object as before: key, value, value before."""
+    if list(known) == list(now):
+        pairs = zip(now, now.values(), known.values(), strict=True)
+        return [(key, value, before) for key, value, before in pairs if value is not before]
+    return [(key, value, known.get(key, _NOTHING)) for key, value in now.items()]
 
 
 def _apply(known: Document, changed: Document, gone: list[list[str]]) -> None:
@@ -195,6 +221,4 @@ def _copied(value: Any) -> Any:
     """A value that stays as it is, whoever changes what it was made of."""
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_copied(one) for one in value]
-    return value
+    return [_copied(one) for one in value] if isinstance(value, list) else value

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from perun_hpc.errors import DataError
 
@@ -27,8 +26,7 @@ def run_of(place: str) -> str | None:
     return match[1] if match else None
 
 
-@dataclass(frozen=True, order=True)
-class SessionKey:
+class SessionKey(NamedTuple):
     """Which run of which job: job ids are numbers, `restart_count` distinguishes the runs of a requeued job."""
 
     job_id: int

@@ -280,3 +280,22 @@ def test_the_file_that_somebody_else_put_there_is_not_written_on(place: Path) ->
     place.unlink()
     write(log, states[2])
     assert same(state_log.read(place), states[2])
+
+
+ROWS = st.dictionaries(st.sampled_from(["cpu", "dram"]), st.tuples(st.integers(), st.none() | st.text(max_size=3)))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["1.0", "2.0"]), ROWS, max_size=2), min_size=1, max_size=5))
+def test_accounts_are_rows_in_lines_and_objects_for_whoever_reads(place: Path, states: list[dict[str, Any]]) -> None:
+    log = StateLog(place)
+    for state in states:
+        sessions = {name: {"place": name, "domains": rows} for name, rows in state.items()}
+        log.write({"accounts": ("energy_uj", "method")}, sessions)
+        found = state_log.read(place)
+        assert found is not None
+        named = {one["place"]: one["domains"] for one in found["sessions"]}
+        assert named == {
+            job: {name: {"energy_uj": uj, "method": method} for name, (uj, method) in rows.items()}
+            for job, rows in state.items()
+        }
+    assert files.read_json(place) in (None, found)

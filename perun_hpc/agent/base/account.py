@@ -150,7 +150,8 @@ class DomainAccount(Pace):
 
     def see_power(self, power_uw: int) -> None:
         """The mean power of the whole domain in an interval."""
-        self.peak_uw = max(self.peak_uw, power_uw)
+        if power_uw > self.peak_uw:
+            self.peak_uw = power_uw
 
     def uncover(self) -> None:
         """The domain's counter has shown nothing all the time."""

@@ -95,6 +95,7 @@ class _Books:
 
     def __init__(self, interval: Closed, domain: EnergyDomain | None, static: Mapping[str, Figure]) -> None:
         self.interval, self.domain = interval, domain
+        self.power_uw = _mean_uw(interval, domain)
         figure = static.get(domain.name) if domain is not None else None
         self._static_error = STATIC_ERROR.get(figure.source, 0.0) if figure is not None else 0.0
         # Of a domain that one owner has nothing is shared out, which is most of them.
@@ -133,7 +134,7 @@ def _book(
     shares = interval.shares
     whole = present_ns >= interval.t1_ns - interval.t0_ns
     account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj, whole)
-    account.see_power(_mean_uw(interval, books.domain))
+    account.see_power(books.power_uw)
     if share is None:
         return
     account.give(share, shares.method)

@@ -310,7 +310,7 @@ class Meter:
         session.suspend(bool(use.suspended))
         session.see(self._set_so)
         self._visibility.moments.heed((session,))
-        self.steps.keep()
+        self.steps.meet(session)
         self.parent_cpu_ns = self._parent()
         self._look_for_reserved()
 

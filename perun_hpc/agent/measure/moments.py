@@ -6,7 +6,8 @@ No user has them in his hand: neither a job's start nor its end is one. They are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Session
@@ -39,6 +40,7 @@ class Moments:
     def __init__(self, register: Register) -> None:
         self._register = register
         self._beside: set[SessionKey] = set()
+        self._heeded: dict[SessionKey, Mapping[str, Any]] = {}
         self._before_ns = self._shown_ns = 0
         self._least_ns = 0
         self.strictest_ns = 0
@@ -46,6 +48,9 @@ class Moments:
     def heed(self, sessions: Iterable[Session]) -> None:
         """These sessions are live: in an interval that ends, or from now on."""
         for session in sessions:
+            if session.key in self._beside and self._heeded.get(session.key) is session.settings:
+                continue  # of most jobs at most edges there is nothing new
+            self._heeded[session.key] = session.settings
             shared_ns = settings.privacy(session.settings).shared_resolution_ns
             self.strictest_ns = max(self.strictest_ns, shared_ns)
             if not self._register.alone(session):
@@ -74,5 +79,6 @@ class Moments:
             return False
         self._shown_ns, self.strictest_ns = mono_ns, 0
         self._beside.clear()
+        self._heeded.clear()
         self.heed(self._register.live.values())
         return True

@@ -95,6 +95,11 @@ class StepMeter:
             changed |= self._find()
         return [live[key] for key in changed if key in live]
 
+    def meet(self, session: Session) -> None:
+        """A job has begun: look for its directory, and at its steps."""
+        self._find()
+        self.look(session, MOST_READ)
+
     def keep(self) -> None:
         """About once a second: jobs that have got their cgroups, steps of which nothing was heard, and those that may
         end together: what they used since they were read last could not be split then.
