@@ -52,11 +52,14 @@ _PARTS = (
     "JOIN pg_class part ON part.oid = inhrelid WHERE inhparent = to_regclass('job')"
 )
 _KIND = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass('job')"
-_VIEWS = (
+_RESTING = (
     "SELECT DISTINCT seen.relname FROM pg_depend JOIN pg_rewrite ON pg_rewrite.oid = objid "
     "JOIN pg_class seen ON seen.oid = ev_class WHERE pg_depend.classid = 'pg_rewrite'::regclass "
-    "AND refobjid = to_regclass(:name)"
+    "AND refobjid = to_regclass(:name) "
+    "UNION SELECT conname FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass(:name) "
+    "UNION SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = to_regclass(:name)"
 )
+"""Views, foreign keys and triggers, which would go on with the rows of before alone."""
 _INDEXES = (
     "SELECT pg_class.relname AS name, pg_get_indexdef(indexrelid) AS made FROM pg_index "
     "JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = to_regclass(:name) AND NOT indisunique"
@@ -172,8 +175,8 @@ def parts(connection: Connection) -> list[Part]:
 def partition(connection: Connection, now_s: float) -> bool:
     """Partition the tables, in the caller's transaction, if they are not; the old ones become one partition each.
 
-    No row is copied: each old table is read once by the server, to see that its rows belong there. Where views rest on
-    a table, nothing is done and it is said: they would go on to show the old part alone.
+    No row is copied: each old table is read once by the server, to see that its rows belong there. Where views,
+    foreign keys or triggers rest on a table, nothing is done and it is said: they would go on with the old part alone.
     """
     if connection.value(_KIND) != "r":
         return False
@@ -182,9 +185,12 @@ def partition(connection: Connection, now_s: float) -> bool:
         connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
     if connection.value(_KIND) != "r":  # another collector was faster
         return False
-    views = sorted({row.relname for table in KEYS for row in connection.execute(_VIEWS, {"name": table})})
-    if views:
-        log.warning("the ledger is not partitioned: views rest on its tables (%s): drop them first", ", ".join(views))
+    resting = sorted({row.relname for table in KEYS for row in connection.execute(_RESTING, {"name": table})})
+    if resting:
+        log.warning(
+            "the ledger is not partitioned: views, foreign keys or triggers rest on its tables (%s): drop them first",
+            ", ".join(resting),
+        )
         return False
     until_s = _month(int(now_s))[1]
     for table in ("record", "job_share"):

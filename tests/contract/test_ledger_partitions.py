@@ -260,11 +260,26 @@ def test_views_keep_a_ledger_as_it_is_until_they_are_gone(url: str, caplog: pyte
     plain(url, MANY)
     sql(url, "CREATE VIEW mine AS SELECT job_id, energy_uj FROM job")
     with closing(open_at(url)) as ledger:
-        assert "views rest on its tables (mine)" in caplog.text
+        assert "rest on its tables (mine)" in caplog.text
         ledger.put([at_month(100, 11)])
         assert len(jobs(ledger, Filter(), 100)) == 45
     assert sql(url, "SELECT COUNT(*) FROM mine") == [(45,)]
     sql(url, "DROP VIEW mine")
+    open_at(url).close()
+    assert rows(url, "before") == [45, 45, 45]
+
+
+def test_what_else_a_site_has_on_a_ledger_keeps_it_as_it_is(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain(url, MANY)
+    sql(url, "CREATE TABLE ticket (job BIGINT CONSTRAINT of_job REFERENCES job (id))")
+    sql(url, "CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    sql(url, "CREATE TRIGGER tell AFTER INSERT ON record EXECUTE FUNCTION told()")
+    with closing(open_at(url)) as ledger:
+        assert "(of_job, tell): drop them first" in caplog.text
+        ledger.put([at_month(100, 11)])
+    sql(url, "INSERT INTO ticket SELECT id FROM job WHERE job_id = 100")
+    sql(url, "DROP TABLE ticket")
+    sql(url, "DROP TRIGGER tell ON record")
     open_at(url).close()
     assert rows(url, "before") == [45, 45, 45]
 
