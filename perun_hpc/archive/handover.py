@@ -122,12 +122,15 @@ class StreamDelivery:
 def _sent(directory: Path, days: Mapping[str, Path]) -> dict[str, int]:
     """How many bytes of each day the collector has taken; of a day that is shorter than that by now, none.
 
-    An agent of before left a file without content, as old as what it had sent last.
+    An agent of before left a file without content, as old as what it had sent last. One that is damaged says nothing.
     """
     known, since_ns = None, -1
     with contextlib.suppress(FileNotFoundError):
-        since_ns = (directory / SENT).stat().st_mtime_ns
-        known = read_json(directory / SENT) if (directory / SENT).stat().st_size else None
+        mark = (directory / SENT).stat()
+        if mark.st_size:
+            known = read_json(directory / SENT)
+        else:
+            since_ns = mark.st_mtime_ns
     status = {name: path.stat() for name, path in days.items()}
     if isinstance(known, dict):
         found = {name: known.get(name, 0) for name in days}

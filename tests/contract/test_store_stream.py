@@ -299,6 +299,21 @@ def test_a_ledger_that_did_not_grow_is_not_sent_again(tmp_path: Path, spool: Age
         assert arrived.read_text() == '{"t0_ns":1}\n{"t0_ns":2}\n'
 
 
+@pytest.mark.parametrize("damage", [b"[]", b'{"2025-11-2', bytes(20)])
+def test_where_it_is_not_known_what_was_sent_all_is_sent(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge, damage: bytes
+) -> None:
+    day = spool.node / "2025-11-24.jsonl"
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), munge)
+        to.ledger(spool.node, "c", "n2")
+        with day.open("ab") as file:
+            file.write(_interval(2))
+        (spool.node / "sent").write_bytes(damage)  # younger than a line that came while the rest went over
+        to.ledger(spool.node, "c", "n2")
+    assert (tmp_path / "archive/c/nodes/n2" / day.name).read_bytes() == day.read_bytes()
+
+
 class Between:
     """A wire to the listener that changes what the node says."""
 
