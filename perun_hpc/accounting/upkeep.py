@@ -201,9 +201,16 @@ def rebuild(ledger: Ledger, archive: Archive) -> int:
     """Put what the jobs' directories and packs hold into a ledger that lost it; returns how many records changed.
 
     What the ledger knows better stays. A record that cannot be read, or that is older than the boundary records beside
-    it, is summed from these. `DataError` as in `restore`.
+    it, is summed from these. `DataError` as in `restore`, and of a damaged pack: all other records are there then.
     """
-    return _put_all(ledger, _in_directories(archive), str(archive.base))
+    changed = _put_all(ledger, _in_directories(archive), str(archive.base))
+    lost = [pack for number in archive.buckets() for pack in damaged_packs(archive, number)]
+    if lost:
+        raise DataError(
+            f"{wording.count(changed, 'record')} taken; of {wording.count(len(lost), 'damaged pack')} none, the first "
+            f"is {lost[0]}: restore it from a backup, then rebuild again"
+        )
+    return changed
 
 
 def _in_directories(archive: Archive) -> Iterator[EnergyRecord]:

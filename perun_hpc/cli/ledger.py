@@ -19,7 +19,7 @@ from perun_hpc.archive.places import Archive, clusters
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.record import EnergyRecord, json_schema
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import PerunError, UsageError
+from perun_hpc.errors import DataError, PerunError, UsageError
 from perun_hpc.report import quantities as q
 from perun_hpc.slurm.times import parse_time
 from perun_hpc.store.thin import thin
@@ -83,7 +83,14 @@ def run(args: argparse.Namespace) -> int:
 def _rebuild(args: argparse.Namespace, ledger: Ledger) -> str:
     root = places(args).archive.root
     names = [args.cluster] if args.cluster else clusters(root)
-    changed = sum(upkeep.rebuild(ledger, Archive(root, name)) for name in names)
+    changed, errors = 0, []
+    for name in names:
+        try:
+            changed += upkeep.rebuild(ledger, Archive(root, name))
+        except DataError as error:  # the other clusters' records are taken all the same
+            errors.append(error)
+    if errors:
+        raise errors[0]
     return f"{count(changed, 'record')} taken from the jobs' directories"
 
 

@@ -681,3 +681,24 @@ def test_a_run_that_cannot_be_read_or_renamed_stays_alone(archive: Archive, ledg
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert [run.name for run in archive.all_runs()] == ["4711.0@5", "4713.0", "4712.0"]
     assert records(archive) == before
+
+
+def test_a_rebuild_that_lacks_a_damaged_packs_records_says_so(archive: Archive, ledger: Ledger, root: Path) -> None:
+    pack(archive, ledger)
+    own = archive.bucket(4) / f"{ALICE}.zip"
+    whole = own.read_bytes()
+    (archive.bucket(4) / "evidence.zip").unlink()  # else these records are summed from it
+    own.write_bytes(whole[:-30])
+    os.utime(archive.bucket(4))
+    other = open_ledger(str(root / "other.db"), create=True)
+    with pytest.raises(DataError, match=rf"3 records taken; of 1 damaged pack none, the first is .*{ALICE}\.zip"):
+        upkeep.rebuild(other, archive)
+    put_incoming(archive.root, {**boundary(4711, user="bob", uid=BOB), "cluster": "d"})
+    sweep(Archive(archive.root, "d"), ledger, START_S + 2000.0)
+    command = ["ledger", "--ledger", str(root / "other.db"), "--archive", str(archive.root), "rebuild"]
+    assert main(command) == DataError.exit_code and len(other.members("d", "4711")) == 1
+    assert len(other.members("c", "4716")) == 1 and other.members("c", "4711") == []
+    own.write_bytes(whole)
+    os.utime(archive.bucket(4))
+    assert upkeep.rebuild(other, archive) == 4
+    other.close()
