@@ -42,7 +42,7 @@ _NOT_IN_TIME = "55P03"
 TRIES = 5
 """To partition a ledger, a second apart."""
 PAUSE_S = 600
-"""After so long what failed is tried again."""
+"""After so long what failed is tried again, and seen what others have made or dropped."""
 _OF_A_MONTH = re.compile(r"42(?!501)|23")
 """SQLSTATEs of what stands in the way of one month: a table that has its name, rows that do not fit."""
 _BOUND = re.compile(r"FOR VALUES FROM \((MINVALUE|'?-?\d+'?)\) TO \((MAXVALUE|'?-?\d+'?)\)")
@@ -85,7 +85,7 @@ class Partitions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._there: list[Part] | None = None
-        self._again_s = 0.0
+        self._seen_s = self._again_s = 0.0
         self._spoilt: dict[tuple[int, int], float] = {}
 
     def begin(self, now_s: float) -> None:
@@ -111,9 +111,10 @@ class Partitions:
         soon_s = _month(_month(int(now_s))[1])[1]
         wanted = {_month(at) for at in (*ends_s, int(now_s), soon_s - 1) if FIRST_S <= at < soon_s}
         try:
-            if self._there is None:
+            if self._there is None or not self._seen_s <= now_s < self._seen_s + PAUSE_S:
                 with self._database.read() as connection:
                     self._there = parts(connection) if partitioned(connection) else []
+                self._seen_s = now_s
             for span in sorted(wanted) if self._there else ():
                 if not _covered(self._there, *span) and self._spoilt.get(span, now_s) <= now_s:
                     self._there = self._make(span, now_s)

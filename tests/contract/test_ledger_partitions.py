@@ -313,6 +313,18 @@ def test_months_that_are_deleted_leave_no_tables(url: str) -> None:
         assert names(url)[:2] == ["2026_02", "2026_05"]
 
 
+def test_a_month_that_another_command_dropped_is_made_again(url: str) -> None:
+    now_s = [float(NOW_S)]
+    with closing(open_ledger(url, create=True, clock=lambda: now_s[0])) as ledger:
+        ledger.put([at_month(1, 3), at_month(2, 10)])
+        with closing(open_at(url)) as other:
+            assert upkeep.delete(other, upkeep.Who(before_s=NOW_S - 180 * 86_400)) == 1
+        assert "2026_03" not in names(url)
+        now_s[0] += PAUSE_S
+        ledger.put([at_month(3, 3)])
+    assert rows(url, "2026_03") == [1, 1, 1] and rows(url, "rest") == [0, 0, 0]
+
+
 def test_a_time_asked_for_is_looked_for_in_its_months_alone(url: str) -> None:
     plain(url, [at_month(99, 1)])
     with closing(open_at(url, NOW_S - 300 * 86_400)) as ledger:
