@@ -29,7 +29,7 @@ NEVER_NS = 1 << 62
 LOOK_NS = 1_000_000_000
 """How often it is looked whether `perun-sample` could make rows that the agent makes."""
 AGAIN_NS = 60_000_000_000
-"""So long after `perun-sample` ended by itself, or did not begin, the agent makes rows."""
+"""So long after `perun-sample` ended by itself, or did not begin, the agent makes a job's rows."""
 
 
 class Traces:
@@ -43,7 +43,7 @@ class Traces:
         self._clock = clock
         self._open: dict[str, tuple[Session, Trace]] = {}  # by the session's place
         self._fast: FastTrace | None = None
-        self._fast_again_ns = 0
+        self._fast_of, self._fast_again_ns = "", 0
 
     @property
     def due_ns(self) -> int:
@@ -76,6 +76,8 @@ class Traces:
 
     def _become_fast(self, session: Session, trace: Trace, now_ns: int, meter: Meter) -> bool:
         """Leave a trace's rows to `perun-sample`, where they are close and it can make them."""
+        if session.place != self._fast_of:  # another job tries anew
+            self._fast_of, self._fast_again_ns = session.place, 0
         if len(self._open) > 1 or now_ns < self._fast_again_ns or not self._lives(session):
             return False
         from perun_hpc.agent.traces.fast_trace import FastTrace
