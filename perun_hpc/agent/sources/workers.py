@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WAIT_NS = 100_000_000
 """How long a reading at an edge waits for all children together."""
 PERIOD_NS = 1_000_000_000
+EARLY_NS = 20_000_000
+"""By how much a look may come before a child's period is over, and ask nevertheless."""
 SHORTEST_NS = 100_000_000
 DUTY = 20
 """A child whose answer takes t is asked at most every `DUTY` t."""
@@ -82,7 +84,7 @@ class Worker:
         self._child: Child | None = None
         self._greeted = False
         self._asked_ns: int | None = None
-        self._answered_ns = 0
+        self._began_ns = 0
         self._took_ns = 0
         self._tardy = False
         self._again_ns: int | None = 0
@@ -137,7 +139,8 @@ class Worker:
     def poll(self, mono_ns: int) -> None:
         """Take the answer that is there, ask again when it is time."""
         self.collect()
-        if mono_ns - self._answered_ns >= max(self.period_ns, min(LONGEST_NS, DUTY * self._took_ns)):
+        # From question to question: an answer may lie there until the next look. A look may come a little early.
+        if mono_ns - self._began_ns >= max(self.period_ns - EARLY_NS, min(LONGEST_NS, DUTY * self._took_ns)):
             self.ask(mono_ns)
 
     def ask(self, mono_ns: int) -> None:
@@ -146,7 +149,7 @@ class Worker:
             return
         try:
             self._socket.send(b"r")
-            self._asked_ns = mono_ns
+            self._asked_ns = self._began_ns = mono_ns
         except OSError:
             self._ended()
 
@@ -163,7 +166,7 @@ class Worker:
         except (KeyError, TypeError, ValueError):
             self._ended()
             return False
-        self._tardy, self._answered_ns, self._took_ns, self._last = False, self.clock.mono_ns(), took_ns, last
+        self._tardy, self._took_ns, self._last = False, took_ns, last
         return True
 
     def read(self) -> tuple[Reading, ...]:
@@ -253,7 +256,7 @@ class Worker:
         known = {sensor.id for sensor in self._sensors}
         new = tuple(sensor for sensor in found if sensor.id not in known)
         self._sensors += new
-        self._greeted, self._answered_ns, self._took_ns, self._why = True, 0, 0, "not found any more"
+        self._greeted, self._began_ns, self._took_ns, self._why = True, 0, 0, "not found any more"
         if not found:
             self.release(None, f"{self.name} found nothing")
             return False
