@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 LISTS := packages.txt devcluster/packages.txt
 APT := DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 -qq
 
+# Programs that start a thousand times are compiled once, whatever this shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help system build demo demo-down test check docs screens coverage mutants bench reproduce soak faults attack dates matrix matrix-short vm packages lock sbom clean ansible-test install-test package-test check-aarch64
 
 help: ## list the targets

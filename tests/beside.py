@@ -9,7 +9,11 @@ from xdist.scheduler import LoadFileScheduling
 
 FOLDERS = ("slurm", "mpi", "flow", "contract", "wire", "unit")
 """In the order in which they begin: what takes longest first."""
-CLUSTERS = (("test_attack", "test_line"), ("test_accounting", "test_store"), ("test_doctor", "test_configless"))
+CLUSTERS = (
+    ("test_attack", "test_line"),
+    ("test_accounting", "test_hooks", "test_store", "test_watch"),
+    ("test_configless", "test_doctor", "test_energy_plugin"),
+)
 """Files of `slurm` with a cluster of their own, beside the one of all others: each about a fourth of the time."""
 WHOLE = ("mpi", "wire")
 """Ranks of MPI that wait take a CPU each: one program at a time. The C parts are built once, with the sanitizers."""

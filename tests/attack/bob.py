@@ -62,12 +62,19 @@ def ask(verb: str, fds: Sequence[int] = (), **fields: str) -> Message | None:
     return exchange(encode(verb, fields), fds)
 
 
+def _patiently(verb: str, fds: Sequence[int] = (), **fields: str) -> Message | None:
+    """As `ask`, and again where the agent says that it heard enough of this user for now."""
+    while (reply := ask(verb, fds, **fields)) is not None and "slow down" in reply.fields.get("reason", ""):
+        time.sleep(0.05)
+    return reply
+
+
 def own_job() -> dict[str, str]:
     return {"job_id": os.environ["SLURM_JOB_ID"], "restart_count": "0"}
 
 
 def enrol(rank: int = 0, step: int = 0) -> None:
-    reply = ask(
+    reply = _patiently(
         "rank-start", **own_job(), step_id=str(step), rank=str(rank), ntasks="1", nnodes="1", command="x", options=""
     )
     if reply is None or reply.verb != "ok":
@@ -360,13 +367,7 @@ def _enrolled(count: int, speak: Callable[[int], None]) -> Tries:
     """So many ranks, all of them this process; they end with it."""
     tries = Tries()
     for rank in range(count):
-        while True:
-            reply = ask(
-                "rank-start", **own_job(), step_id="0", rank=str(rank), ntasks=str(count), command="x", options=""
-            )
-            if reply is None or "slow down" not in reply.fields.get("reason", ""):
-                break
-            time.sleep(0.05)
+        _patiently("rank-start", **own_job(), step_id="0", rank=str(rank), ntasks=str(count), command="x", options="")
         speak(rank)
         tries.n += 1
     return tries
@@ -493,19 +494,13 @@ def rank_slots(seconds: float, job: str) -> Tries:
     tries, held = Tries(), 0
     now = time.monotonic_ns()
     for rank in range(6000):
-        while True:
-            reply = ask("rank-start", **own_job(), step_id="0", rank=str(rank), ntasks="6000", command="x", options="")
-            if reply is None or "slow down" not in reply.fields.get("reason", ""):
-                break
-            time.sleep(0.05)
+        words = {"ntasks": "6000", "command": "x", "options": ""}
+        reply = _patiently("rank-start", **own_job(), step_id="0", rank=str(rank), **words)
         tries.n += 1
         if reply is None or reply.verb != "ok":
             break
         fd = _calls(["f"], array.array("q", [0, now, now + 1000]))
-        answer = ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
-        while answer is not None and "slow down" in answer.fields.get("reason", ""):
-            time.sleep(0.05)
-            answer = ask("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
+        answer = _patiently("rank-data", (fd,), **own_job(), step_id="0", rank=str(rank), live="1")
         held += answer is not None and answer.verb == "ok"
         os.close(fd)
     Path("/shared/attack/marks/slots").touch()
