@@ -13,10 +13,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.against import ROOT, checked_out, commit
-from bench.result import Median, Result
+from bench.result import Median, Result, interleaved
 
 ROUNDS = 3
 CALLS = 10_000_000
@@ -44,10 +45,7 @@ def run() -> Iterator[Result]:
     """Yield `calls.1e7.{memory_mb,disk_mb,us}` beside an earlier build."""
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as name, checked_out(Path(name) / "against") as other:
         builds = {"ours": ROOT, commit(): other}
-        taken: dict[str, list[Took]] = {one: [] for one in builds}
-        for number in range(ROUNDS):
-            for one in list(builds)[:: 1 if number % 2 == 0 else -1]:
-                taken[one].append(_monitored(builds[one]))
+        taken = interleaved({one: partial(_monitored, build) for one, build in builds.items()}, ROUNDS)
     for figure, unit in (("memory_mb", "MB"), ("disk_mb", "MB"), ("call_us", "us")):
         ours, theirs = (Median.of(getattr(one, figure) for one in taken[build]) for build in builds)
         yield Result(f"calls.1e7.{figure}", ours, unit, commit(), theirs, n=ROUNDS)

@@ -13,13 +13,13 @@ import subprocess
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench import running
-from bench.result import Median, Result, Skipped
+from bench.result import Median, Result, Skipped, interleaved
 
 ROUNDS = 5
 SECONDS = 10
@@ -115,12 +115,12 @@ def run() -> Iterator[Result]:
             arms[f"ours {pace}"] = partial(running.agent, COUNTERS, round(period_s * 1000))
             arms[f"perun 1.0.0 {pace}"] = partial(running.perun, ("--exclude-sensors", ""), perun_s, SECONDS * 1.5)
             arms[f"CodeCarbon {pace}"] = partial(running.codecarbon, period_s)
-        taken: dict[str, list[Felt]] = {name: [] for name in arms}
-        for number in range(ROUNDS):
-            for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
-                with ExitStack() as stack:
-                    stack.enter_context(arms[name]())
-                    taken[name].append(_felt(_quanta(program, work, SECONDS * 1_000_000 // QUANTUM_US)))
+
+        def felt(beside: Callable[[], AbstractContextManager[object]]) -> Felt:
+            with beside():
+                return _felt(_quanta(program, work, SECONDS * 1_000_000 // QUANTUM_US))
+
+        taken = interleaved({name: partial(felt, arm) for name, arm in arms.items()}, ROUNDS)
     for pace, period_s in PACES.items():
         for figure in ("mean", *(name for name, _ in QUANTILES)):
             ours = _added(taken, f"ours {pace}", figure)

@@ -8,20 +8,16 @@ memory and 256 CPUs; each job has one CPU, a batch step and Slurm's extern step.
 from __future__ import annotations
 
 import os
-import statistics
-import subprocess
-import sysconfig
 import tempfile
 import time
-import venv
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from bench.against import ROOT, checked_out, commit
-from bench.result import Result
-from bench.running import tree_cpu_s
-from perun_hpc.errors import UnavailableError
+from bench.against import ROOT, checked_out, commit, interpreter
+from bench.result import Result, medians
+from bench.running import running, tree_cpu_s
 from perun_hpc.wire.client import request
 
 ROUNDS = 3
@@ -45,22 +41,11 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 def run() -> Iterator[Result]:
     """Yield `pairs.cpu_ms.{1,64,256}` beside an earlier build."""
     with tempfile.TemporaryDirectory(prefix="perun-bench-") as name, checked_out(Path(name) / "against") as other:
-        builds = {one: _python(Path(name) / one, build) for one, build in (("ours", ROOT), (commit(), other))}
+        builds = {one: interpreter(build, Path(name) / one) for one, build in (("ours", ROOT), (commit(), other))}
         for live in LIVE:
-            taken: dict[str, list[float]] = {one: [] for one in builds}
-            for number in range(ROUNDS):
-                for one in list(builds)[:: 1 if number % 2 == 0 else -1]:
-                    taken[one].append(_pair_ms(builds[one], live))
-            ours, theirs = map(statistics.median, taken.values())
+            taken = medians({one: partial(_pair_ms, python, live) for one, python in builds.items()}, ROUNDS)
+            ours, theirs = taken.values()
             yield Result(f"pairs.cpu_ms.{live}", ours, "ms", commit(), theirs, n=ROUNDS * PAIRS)
-
-
-def _python(place: Path, build: Path) -> Path:
-    """An interpreter with this one's packages and a build's own, also for what the agent executes (`-I`)."""
-    venv.create(place)
-    (site,) = place.glob("lib/python*/site-packages")
-    (site / "build.pth").write_text(f"{build}\n{sysconfig.get_paths()['purelib']}\n")
-    return place / "bin" / "python"
 
 
 def _pair_ms(python: Path, live: int) -> float:
@@ -80,10 +65,8 @@ def _pair_ms(python: Path, live: int) -> float:
 class _Agent:
     """The agent of a simulated node, and what the hooks say to it."""
 
-    def __init__(self, home: Path, process: subprocess.Popen[bytes]) -> None:
-        self._home = home
-        self._pid = process.pid
-        self._socket = str(home / "run" / "agent.sock")
+    def __init__(self, home: Path, socket: str, pid: int) -> None:
+        self._home, self._socket, self._pid = home, socket, pid
         self._jobs: list[int] = []
 
     def cpu_s(self) -> float:
@@ -128,21 +111,9 @@ def _agent(python: Path, home: Path) -> Iterator[_Agent]:
     policy = home / "policy.yaml"
     (home / "archive").mkdir()
     policy.write_text(POLICY.format(archive=home / "archive"))
-    options = {"--run-dir": home / "run", "--spool": home / "spool", "--root": home / "root", "--policy": policy}
-    words = [str(word) for pair in options.items() for word in pair]
-    process = subprocess.Popen([python, "-I", "-m", "perun_hpc.agent", *words, "--foreground"])
-    try:
-        for _ in range(200):
-            try:
-                request("status", {}, path=str(home / "run" / "agent.sock"))
-                break
-            except UnavailableError:
-                time.sleep(0.05)
+    with running(home, policy, python) as (socket, pid):
         time.sleep(2)
-        yield _Agent(home, process)
-    finally:
-        process.terminate()
-        process.wait(60)
+        yield _Agent(home, socket, pid)
 
 
 def _machine(root: Path) -> None:

@@ -6,6 +6,9 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Skipped(Exception):
@@ -71,9 +74,9 @@ def _spread(value: float | None) -> tuple[float, float] | None:
     return (value.least, value.most) if isinstance(value, Median) else None
 
 
-def interleaved(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleaved(arms: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """The measurements of each arm, taken in turn `rounds` times; every second round backwards."""
-    taken: dict[str, list[float]] = {name: [] for name in arms}
+    taken: dict[str, list[T]] = {name: [] for name in arms}
     for number in range(rounds):
         for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
             taken[name].append(arms[name]())

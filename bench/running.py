@@ -92,7 +92,7 @@ def agent(count: int, period_ms: int, python: Path | str = sys.executable) -> It
         policy = home / "policy.yaml"
         policy.write_text(POLICY.format(archive=home / "archive", period_ms=period_ms))
         (home / "archive").mkdir()
-        with counting(home / "root"), _running(home, policy, python) as (socket, pid):
+        with counting(home / "root"), running(home, policy, python) as (socket, pid):
             request("job-start", {**JOB, "node": "bench"}, path=socket, timeout_s=5)
             time.sleep(1.5)
             yield Agent(home, socket, pid)
@@ -152,7 +152,8 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _running(home: Path, policy: Path, python: Path | str) -> Iterator[tuple[str, int]]:
+def running(home: Path, policy: Path, python: Path | str) -> Iterator[tuple[str, int]]:
+    """An agent of the machine in `home / "root"` that answers: its socket and pid."""
     socket = str(home / "run" / "agent.sock")
     options = {"--run-dir": home / "run", "--spool": home / "spool", "--root": home / "root", "--policy": policy}
     words = [str(word) for pair in options.items() for word in pair]
