@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,8 @@ from perun_hpc.backend.render_nodes import render_nodes as the_render_nodes
 from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.counters import difference
 from tests.sysfs import build
+from tests.vendor_stubs import STUBS, built, read
 
-STUBS = Path(__file__).parent.parent / "stubs"
 PACKAGE = importlib.util.find_spec("amdsmi")
 
 pytestmark = [
@@ -38,9 +36,7 @@ def library(tmp_path_factory):
     assert own <= wanted | {"amdsmi_shut_down"}
     rest = "".join(f"int {name}(void) {{ return NOT_SUPPORTED; }}\n" for name in sorted(wanted - own))
     (directory / "amdsmi.c").write_text(source + rest)
-    target = directory / "libamd_smi.so"
-    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1"]
-    subprocess.run(["gcc", *flags, "-o", str(target), str(directory / "amdsmi.c")], check=True)
+    built(directory / "amdsmi.c", directory / "libamd_smi.so")
     (directory / "dev").mkdir()
     (directory / "dev/kfd").touch()
     return directory
@@ -48,23 +44,15 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def amd(library, tmp_path):
-    def run(config, reads=2, gpus=False):
-        (tmp_path / "config").write_text(config)
-        environ = {
-            **os.environ,
-            "LD_LIBRARY_PATH": str(library),
-            "STUB_AMD": str(tmp_path / "config"),
-            "STUB_LOG": str(tmp_path / "log"),
-        }
-        environ.pop("ROCM_PATH", None)
-        environ.pop("ROCM_HOME", None)
-        command = [sys.executable, str(STUBS / "read_backend.py"), "amdsmi", str(reads), "0.02", str(library)]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    def run(text, reads=2, gpus=False):
+        config = tmp_path / "config"
+        config.write_text(text)
+        environ = {name: value for name, value in os.environ.items() if name not in ("ROCM_PATH", "ROCM_HOME")}
+        done, log = read("amdsmi", library, config, reads, root=library, environ=environ)
         assert done.returncode == 0, done.stderr
         data = json.loads(done.stdout)
         sensors = [Sensor.from_json(one) for one in data["sensors"]]
         rows = [[Reading(*one) for one in row] for row in data["rows"]]
-        log = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
         return tuple(Gpu.from_json(one) for one in data["gpus"]) if gpus else (sensors, rows, data["missing"], log)
 
     return run

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from perun_hpc.backend.gpus import instance_of
+from tests.vendor_stubs import STUBS, built, read
 
-STUBS = Path(__file__).parent.parent / "stubs"
 TWO = "instance GPU-a 1 0 4\ninstance GPU-a 2 0 5\n"
 SOCKET = "/run/nv-hostengine.sock"
 
@@ -24,29 +20,18 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compil
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     directory = tmp_path_factory.mktemp("dcgm")
-    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-O1"]
-    subprocess.run(["gcc", *flags, "-o", str(directory / "libdcgm.so.4"), str(STUBS / "dcgm.c")], check=True)
+    built(STUBS / "dcgm.c", directory / "libdcgm.so.4")
     return directory
 
 
 @pytest.fixture
 def engine(library, tmp_path):
-    def run(config, reads=2, pause_s=0.02, address=SOCKET, fails=False):
-        (tmp_path / "config").write_text(config)
-        log = tmp_path / "log"
-        log.unlink(missing_ok=True)
-        environ = {
-            **os.environ,
-            "LD_LIBRARY_PATH": str(library),
-            "STUB_DCGM": str(tmp_path / "config"),
-            "STUB_LOG": str(log),
-        }
-        given = json.dumps({"address": address})
-        command = [sys.executable, str(STUBS / "read_backend.py"), "dcgm", str(reads), str(pause_s), "/", given]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    def run(text, reads=2, fails=False):
+        config = tmp_path / "config"
+        config.write_text(text)
+        done, log = read("dcgm", library, config, reads, address=SOCKET)
         assert (done.returncode != 0) == fails, done.stderr
-        lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-        return json.loads(done.stdout or "null"), lines, done.stderr
+        return json.loads(done.stdout or "null"), log, done.stderr
 
     return run
 

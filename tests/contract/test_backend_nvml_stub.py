@@ -16,9 +16,9 @@ from perun_hpc.data_model.sensor import Reading, Sensor
 from perun_hpc.energy.containment import plan
 from perun_hpc.energy.counters import Status, difference
 from perun_hpc.energy.integrate import SyntheticCounter
+from tests.vendor_stubs import STUBS, built, read
 
 ENERGY = "nvml:gpu-GPU-a:energy"
-STUBS = Path(__file__).parent.parent / "stubs"
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
 
@@ -26,20 +26,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compil
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     directory = tmp_path_factory.mktemp("nvml")
-    target = directory / "libnvidia-ml.so.1"
-    command = [
-        "gcc",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-shared",
-        "-fPIC",
-        "-O1",
-        "-o",
-        str(target),
-        str(STUBS / "nvml.c"),
-    ]
-    subprocess.run(command, check=True)
+    built(STUBS / "nvml.c", directory / "libnvidia-ml.so.1")
     return directory
 
 
@@ -50,7 +37,7 @@ class Seen:
         self.missing = data["missing"]
         self.back = data["back"]
         self.gpus = [Gpu.from_json(one) for one in data["gpus"]]
-        self.log = [line.split() for line in log.splitlines()]
+        self.log = log
 
     def column(self, sensor_id):
         index = [sensor.id for sensor in self.sensors].index(sensor_id)
@@ -62,21 +49,13 @@ class Seen:
 
 @pytest.fixture
 def nvml(library, tmp_path):
-    def run(config, reads=3, pause_s=0.02, packages=None):
-        (tmp_path / "config").write_text(config)
-        log = tmp_path / "log"
-        log.unlink(missing_ok=True)
-        environ = {
-            **os.environ,
-            "LD_LIBRARY_PATH": str(library),
-            "STUB_NVML": str(tmp_path / "config"),
-            "STUB_LOG": str(log),
-            **({} if packages is None else {"PYTHONPATH": str(packages)}),
-        }
-        command = [sys.executable, str(STUBS / "read_backend.py"), "nvml", str(reads), str(pause_s)]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    def run(text, reads=3, pause_s=0.02, packages=None):
+        config = tmp_path / "config"
+        config.write_text(text)
+        environ = {**os.environ, **({} if packages is None else {"PYTHONPATH": str(packages)})}
+        done, log = read("nvml", library, config, reads, pause_s, environ=environ)
         assert done.returncode == 0, done.stderr
-        return Seen(json.loads(done.stdout), log.read_text() if log.exists() else "")
+        return Seen(json.loads(done.stdout), log)
 
     return run
 

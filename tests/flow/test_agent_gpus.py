@@ -19,10 +19,10 @@ from perun_hpc.store.job_store import open_job
 from perun_hpc.store.merge import finalise
 from perun_hpc.wire.client import request
 from tests.accounting_data import parsed
+from tests.vendor_stubs import STUBS, built
 
 from .agent_node import FakeNode, until
 
-STUB = Path(__file__).parent.parent / "stubs" / "nvml.c"
 ENERGY = "nvml:gpu-GPU-a:energy"
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
@@ -31,16 +31,14 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compil
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     directory = tmp_path_factory.mktemp("nvml")
-    target = str(directory / "libnvidia-ml.so.1")
-    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, str(STUB)], check=True)
+    built(STUBS / "nvml.c", directory / "libnvidia-ml.so.1")
     return directory
 
 
 @pytest.fixture
 def engine(library, tmp_path, monkeypatch):
     """What the stand-in of libdcgm says, a file."""
-    source, target = STUB.with_name("dcgm.c"), str(library / "libdcgm.so.4")
-    subprocess.run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, str(source)], check=True)
+    built(STUBS / "dcgm.c", library / "libdcgm.so.4")
     config = tmp_path / "engine"
     config.touch()
     monkeypatch.setenv("STUB_DCGM", str(config))

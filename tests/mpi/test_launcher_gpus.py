@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.vendor_stubs import STUBS, built
+
 pytest.importorskip("mpi4py")
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
-STUB = Path(__file__).parent.parent / "stubs" / "nvml.c"
 pytestmark = [
     pytest.mark.mpi,
     pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this interpreter (pip install mpich)"),
@@ -28,7 +29,7 @@ def gpu(number: int) -> str:
 
 @pytest.mark.parametrize("shown", ["its own, as number 0", "all four"])
 def test_fault_07_four_ranks_that_each_call_their_gpu_0_are_four_gpus(tmp_path, shown):
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(tmp_path / "libnvidia-ml.so.1"), str(STUB)], check=True)
+    built(STUBS / "nvml.c", tmp_path / "libnvidia-ml.so.1")
     for rank in range(4):
         lines = [gpu(rank)] if "own" in shown else [gpu(number) for number in range(4)]
         (tmp_path / f"gpus.{rank}").write_text("".join(lines))

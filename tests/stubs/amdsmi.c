@@ -1,6 +1,6 @@
 /* A stand-in for libamd_smi.so with its ABI, for the functions that perun uses (the test adds empty ones for the rest).
  *
- * STUB_AMD names a file of lines "gpu UUID BUS FUNCTION POWER_W COUNTED_W [MHZ CAP_W]": COUNTED_W is what the energy accumulator
+ * STUB_AMDSMI names a file of lines "gpu UUID BUS FUNCTION POWER_W COUNTED_W [MHZ CAP_W]": COUNTED_W is what the energy accumulator
  * counts; 0 freezes it, a negative one lets it run backwards. STUB_LOG gets a line "FUNCTION INDEX VALUE" per value.
  */
 #include <stdint.h>
@@ -41,7 +41,7 @@ static void logged(const char *function, const gpu_t *gpu, unsigned long long va
 
 int amdsmi_init(uint64_t flags) {
     (void)flags;
-    const char *path = getenv("STUB_AMD");
+    const char *path = getenv("STUB_AMDSMI");
     FILE *file = path != NULL ? fopen(path, "r") : NULL;
     char line[256];
     if (file == NULL)
