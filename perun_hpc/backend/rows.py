@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perun_hpc.backend.sysfile import doubt, implausible, reason
-from perun_hpc.data_model.sensor import Sensor
+from perun_hpc.data_model.sensor import GAP, Sensor
 from perun_hpc.process import child
 from perun_hpc.process.ready import readable
 
 PROGRAM = Path(__file__).with_name("perun-sample")
 MOST_COLUMNS, MOST_ROWS = 8192, 4096
-GAP = -(1 << 63)
 PATIENCE_S = 1.0
 """How long a block that was asked for is waited for: the program may be in the middle of a row."""
 

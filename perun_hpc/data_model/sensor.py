@@ -135,6 +135,8 @@ class Reading(NamedTuple):
     error: str | None = None
 
 
+GAP = -(1 << 63)
+"""Among ticks that are integers alone, in a row, a block or a file: a reading without any."""
 NOT_DUE = "not due"
 """Why a reading is none whose source is asked less often than others: what it showed last holds."""
 NONE_NEEDED = "none needed: "

@@ -11,7 +11,7 @@ from enum import StrEnum
 from operator import sub
 from typing import NamedTuple
 
-from perun_hpc.data_model.sensor import Provenance, Reading, Sensor
+from perun_hpc.data_model.sensor import GAP, Provenance, Reading, Sensor
 
 NS_PER_S = 1_000_000_000
 
@@ -81,10 +81,6 @@ def difference(sensor: Sensor, before: Reading, after: Reading) -> Difference:
     return Difference(raw, status, elapsed_ns, at_least=raw)
 
 
-NOTHING = -(1 << 63)
-"""Among ticks of many readings: there is none."""
-
-
 def counted_each(
     sensor: Sensor, first: Reading, ticks: Sequence[int], times_ns: Sequence[int]
 ) -> tuple[list[int], Reading]:
@@ -96,7 +92,7 @@ def counted_each(
     ----------
     sensor : the counter.
     first : the reading before; it shows something.
-    ticks : of the readings, `NOTHING` where there is none; not empty.
+    ticks : of the readings, `GAP` where there is none; not empty.
     times_ns : when each was taken, CLOCK_MONOTONIC, in rising order.
 
     Returns
@@ -115,7 +111,7 @@ def counted_each(
             return found, Reading(ticks[-1], times_ns[-1])
     found, before = [], first
     for one, ns in zip(ticks, times_ns, strict=True):
-        after = Reading(None if one == NOTHING else one, ns)
+        after = Reading(None if one == GAP else one, ns)
         # A reading that was begun before the one that is known: who reads all at once came in between.
         back = (before.ticks or 0) - one
         stale = back > 0 and (sensor.wrap_range is None or back < sensor.wrap_range // 2)

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 
 from perun_hpc.backend.base import Reader
-from perun_hpc.backend.rows import GAP, MOST_ROWS, PIPE_B, Block, Grid, Rows
+from perun_hpc.backend.rows import MOST_ROWS, PIPE_B, Block, Grid, Rows
 from perun_hpc.backend.sysfile import NumberFiles
-from perun_hpc.data_model.sensor import Sensor
+from perun_hpc.data_model.sensor import GAP, Sensor
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.monitoring.tally import Column, Tallies
 

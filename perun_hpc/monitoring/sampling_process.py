@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.backend.catalog import Catalog, Selection, discover_all
 from perun_hpc.data_model import codec
-from perun_hpc.data_model.sensor import Provenance
+from perun_hpc.data_model.sensor import GAP, Provenance
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.errors import PerunError
 from perun_hpc.monitoring.machine import facts
@@ -236,8 +236,6 @@ class _Sampler:
         for ticks, late_us, columns in taken:
             store.extend(ticks, late_us, columns)
             if live.wanted:
-                from perun_hpc.backend.rows import GAP
-
                 for row in zip(*columns, strict=True):
                     live.call(self._tallies.sensors, [None if one == GAP else one for one in row])
 

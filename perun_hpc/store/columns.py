@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.sensor import GAP, Kind, Reading, Sensor
 from perun_hpc.energy.counters import Status, difference
 from perun_hpc.store import layout
-from perun_hpc.store.journal import GAP, Journal, Row
+from perun_hpc.store.journal import Journal, Row
 from perun_hpc.store.layout import Array, Form
 
 

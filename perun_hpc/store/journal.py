@@ -18,7 +18,6 @@ from typing import Any
 from perun_hpc import files
 from perun_hpc.errors import DataError
 
-GAP = -(1 << 63)
 _RECORD = struct.Struct("<II")
 _STATE = 1 << 31
 

@@ -198,7 +198,7 @@ class NodeStore:
         self._write_what_is_due()
 
     def extend(self, ticks: Sequence[int], late_us: Sequence[int], columns: Sequence[Sequence[int]]) -> None:
-        """Store many rows: `columns` are the sensors' raw ticks, `journal.GAP` where there is none."""
+        """Store many rows: `columns` are the sensors' raw ticks, `GAP` where there is none."""
         if len(columns) != len(self.sensors):
             raise ValueError(f"{len(columns)} columns for {len(self.sensors)} sensors")
         for row in zip(ticks, late_us, *columns, strict=True):

@@ -28,11 +28,11 @@ from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.traces.open_traces import Traces
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
-from perun_hpc.data_model.sensor import Kind, Reading, Sensor
+from perun_hpc.data_model.sensor import GAP, Kind, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import NodeInput
 from perun_hpc.energy.containment import plan
-from perun_hpc.energy.counters import NOTHING, counted_each, difference
+from perun_hpc.energy.counters import counted_each, difference
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.store import journal
 from tests.examples import examples
@@ -61,14 +61,14 @@ def test_what_many_readings_counted_is_what_each_counted_after_the_last_that_is_
     before, at, ticks = Reading(5_000_000, 0), 5_000_000, []
     for step in steps:
         at = at if step is None else max(0, at + step)
-        ticks.append(NOTHING if step is None else at)
+        ticks.append(GAP if step is None else at)
     times = [10 * MS_NS * (row + 1) for row in range(len(ticks))]
     found, last = counted_each(sensor, before, ticks, times)
     expected = []
     for one, ns in zip(ticks, times, strict=True):
-        after = Reading(None if one == NOTHING else one, ns)
+        after = Reading(None if one == GAP else one, ns)
         change = difference(sensor, before, after).ticks
-        if one != NOTHING and before.ticks is not None and 0 < before.ticks - one < WRAP // 2:
+        if one != GAP and before.ticks is not None and 0 < before.ticks - one < WRAP // 2:
             change = None  # it was read before the one that is known
         expected.append(0 if change is None else sensor.base(change))
         before = before if change is None else after
@@ -83,12 +83,12 @@ def test_rows_give_a_curve_what_readings_one_by_one_would() -> None:
     begun = {sensor.id: Reading(1000, 0) for sensor in sensors}
     times = [10 * MS_NS * (row + 1) for row in range(20)]
     columns = {sensor.id: [1000 + 7000 * (row + number) for row in range(20)] for number, sensor in enumerate(sensors)}
-    columns[sensors[1].id][3] = NOTHING
+    columns[sensors[1].id][3] = GAP
     for intervals in (one_by_one, at_once):
         intervals.begin(0, begun)
     expected = [
         one_by_one.since({
-            name: Reading(None if ticks[row] == NOTHING else ticks[row], ns) for name, ticks in columns.items()
+            name: Reading(None if ticks[row] == GAP else ticks[row], ns) for name, ticks in columns.items()
         })
         for row, ns in enumerate(times)
     ]  # fmt: skip
@@ -213,7 +213,7 @@ def test_the_programs_death_costs_the_rows_that_it_had_and_the_agent_goes_on(hos
     ticks, values = host.rows()
     assert ticks == sorted(set(ticks))
     assert [tick for tick in ticks if tick < killed_tick - 110] and [tick for tick in ticks if tick > killed_tick + 20]
-    assert journal.GAP not in values[-1]
+    assert GAP not in values[-1]
 
 
 def test_a_program_that_hangs_delays_readings_once_and_is_done_without(host: Machine) -> None:

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from perun_hpc.backend.rows import PROGRAM, Block, Grid, Rows
 from perun_hpc.backend.sysfile import NumberFiles
-from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.sensor import GAP, Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.monitoring.fast_rows import FastRows
 from perun_hpc.monitoring.tally import Tallies
-from perun_hpc.store.journal import GAP
 from perun_hpc.store.node_store import NodeStore
 from tests.examples import examples
 

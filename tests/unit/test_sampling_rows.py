@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.backend.procstat import KEPT_NS, ProcStat
 from perun_hpc.backend.sysfile import NumberFiles
-from perun_hpc.data_model.sensor import Kind, Sensor
+from perun_hpc.data_model.sensor import GAP, Kind, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.store import job_store
 from perun_hpc.store.columns import Column
-from perun_hpc.store.journal import GAP
 from perun_hpc.store.layout import FORMS
 from perun_hpc.store.node_store import NodeStore
 from perun_hpc.store.ship import ship

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.traces import quota
-from perun_hpc.backend.rows import GAP, Block
+from perun_hpc.backend.rows import Block
 from perun_hpc.config import settings
-from perun_hpc.data_model.sensor import Provenance, Sensor
+from perun_hpc.data_model.sensor import GAP, Provenance, Sensor
 from perun_hpc.energy.schedule import Schedule
 
 if TYPE_CHECKING:
