@@ -368,7 +368,7 @@ def _round(
     if not heavy:
         if heavy is not None and any(one.is_for(heavy=True) for one in there):
             found |= HEAVY
-        going_on = [one.directory for one in there if one.reports]
+        going_on = [one.directory for one in there if not one.sealed]
         for name, directory, work in _beside(paths, going_on, to, home, grow, clock):
             try:
                 why = plain(name, lambda work=work: _reach(work))  # type: ignore[misc]
@@ -408,15 +408,14 @@ def _uid(directory: Path | None) -> int | None:
 
 class _Spooled(NamedTuple):
     """A session in the spool: what its ranks handed over; whether it is a record and what the agent sampled, nothing of
-    its ranks', no curve for their regions, and nothing that failed before (`plain`); whether it runs on and has said
-    something of itself (`reports`).
+    its ranks', no curve for their regions, and nothing that failed before (`plain`). One that is not `sealed` runs on
+    and has said something of itself.
     """
 
     handed_over_b: int
     directory: Path
     sealed: bool
     plain: bool
-    reports: bool
 
     def is_for(self, heavy: bool | None) -> bool:
         """Whether it waits for that lane, or for any."""
@@ -441,7 +440,7 @@ def _spooled(paths: AgentPaths) -> list[_Spooled]:
                 directory = Path(session.path)
                 handed_over_b = spool.size_b(directory / RANKS) if RANKS in names else 0
                 plain = names.isdisjoint((RANKS, regions.CURVE, FAULTS))
-                found.append(_Spooled(handed_over_b, directory, sealed, plain, not sealed))
+                found.append(_Spooled(handed_over_b, directory, sealed, plain))
     return sorted(found)
 
 
