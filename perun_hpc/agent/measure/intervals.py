@@ -327,9 +327,7 @@ class Intervals:
 
     def _weigh(self, domain: DomainInput, duration_ns: int, busy_ns: Mapping[str, float]) -> Parts | None:
         """Let the filter of a package learn from an interval; one that fails begins anew."""
-        package_of, package = self.node.package_of, domain.package
-        cores = {core for cpu, core in self.node.core_of.items() if package in (None, package_of.get(cpu))}
-        power = self._powers.pop(domain.name, None) or WorkPower(len(cores))
+        power = self._powers.pop(domain.name, None) or WorkPower(self._cores(domain.package))
         error = self.static_error.get(domain.name, 0.0)
 
         def take() -> Parts | None:
@@ -338,6 +336,11 @@ class Intervals:
             return parts
 
         return guard("what work draws", take)
+
+    def _cores(self, package: int | None) -> int:
+        """How many cores a package has, or (None) the node."""
+        package_of = self.node.package_of
+        return len({core for cpu, core in self.node.core_of.items() if package in (None, package_of.get(cpu))})
 
     def _input(self, domain: EnergyDomain, total_uj: int, duration_ns: int) -> DomainInput:
         static_uw = self.static_uw.get(domain.name, 0)
