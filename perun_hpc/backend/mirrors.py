@@ -76,19 +76,14 @@ def look_again(
     Counters that stood still then count now, or two that were taken for two show one value.
     """
     moved = [
-        (now[one.id].ticks, one.domain)
+        (one.domain.partition("-")[0], now[one.id].ticks)
         for one in sensors
         if one.backend == "powercap" and one.provenance is not Provenance.SIMULATED
         and one.id in before and one.id in now and None not in (before[one.id].ticks, now[one.id].ticks)
         and before[one.id].ticks != now[one.id].ticks
     ]  # fmt: skip
-    if moved and any(one.remedy == AGAIN for one in missing):
-        return True
-    if len({ticks for ticks, _ in moved}) == len(moved):  # as ever: it is asked every ten seconds
-        return False
-    families = ((ticks, domain.partition("-")[0]) for ticks, domain in moved)
-    alike = [one for one in families if one[1] in FAMILIES]
-    return len(set(alike)) < len(alike)
+    alike = [one for one in moved if one[0] in FAMILIES]
+    return len(set(alike)) < len(alike) or bool(moved and any(one.remedy == AGAIN for one in missing))
 
 
 def _among(pairs: Sequence[tuple[Sensor, Path]], pause: Callable[[float], None]) -> dict[str, Mirror]:
