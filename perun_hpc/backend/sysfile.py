@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -271,6 +271,15 @@ def descriptors_of(reader: Reader) -> list[tuple[Sensor, tuple[int, ...]]]:
     if held is None or isinstance(reader, Combined):
         return [(sensor, held or ()) for sensor in reader.sensors]
     return [(sensor, (fd,)) for sensor, fd in zip(reader.sensors, held, strict=True)]
+
+
+def number_files(readers: Iterable[Reader]) -> dict[str, int]:
+    """The open file of each sensor that is read from one number in one file, by the sensors' ids."""
+    files: dict[str, int] = {}
+    for reader in readers:
+        if isinstance(reader, NumberFiles):
+            files |= {sensor.id: fd for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)}
+    return files
 
 
 class Absent:

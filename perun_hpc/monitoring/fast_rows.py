@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from perun_hpc.backend.base import Reader
 from perun_hpc.backend.rows import MOST_ROWS, PIPE_B, Block, Grid, Rows
-from perun_hpc.backend.sysfile import NumberFiles
+from perun_hpc.backend.sysfile import NumberFiles, number_files
 from perun_hpc.data_model.sensor import GAP, Sensor
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.monitoring.tally import Column, Tallies
@@ -35,10 +35,7 @@ class FastRows:
         self, readers: Sequence[Reader], kept: Sequence[Sensor], tallies: Tallies, schedule: Schedule, at_once: bool
     ) -> None:
         """Start `perun-sample`; OSError where it cannot be had."""
-        files: dict[str, int] = {}
-        for reader in readers:
-            if isinstance(reader, NumberFiles):
-                files |= {one.id: fd for one, fd in zip(reader.sensors, reader.descriptors, strict=True)}
+        files = number_files(readers)
         place = {sensor.id: column for column, sensor in enumerate(kept)}
         self._tallies = tallies
         self._others = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows
-from perun_hpc.backend.sysfile import Absent, NumberFiles
+from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
 
 if TYPE_CHECKING:
     from perun_hpc.agent.sources.node import Node
@@ -43,7 +43,7 @@ class FastRows:
         self.ids = node.ids
         self._node = node
         self._began = schedule
-        files = files_of(node)
+        files = number_files(node.sampled)
         sensors = [sensor for reader in node.sampled for sensor in reader.sensors]
         grid = Grid(schedule.period_ns, schedule.offset_ns, schedule.next_index)
         count = max(1, min(MOST_ROWS, BLOCK_NS // schedule.period_ns))
@@ -97,15 +97,6 @@ class FastRows:
         self._rows.give(self._node.sample_others())
 
 
-def files_of(node: Node) -> dict[str, int]:
-    """The open file of each of a node's sensors that is read from one alone, by the sensors' ids."""
-    files: dict[str, int] = {}
-    for reader in node.sampled:
-        if isinstance(reader, NumberFiles):
-            files |= {sensor.id: fd for sensor, fd in zip(reader.sensors, reader.descriptors, strict=True)}
-    return files
-
-
 def can_read(node: Node, energy: Collection[str]) -> bool:
     """Whether the program can make the node's rows: of what counts energy, by the ids, it reads all itself.
 
@@ -115,4 +106,4 @@ def can_read(node: Node, energy: Collection[str]) -> bool:
     from perun_hpc.agent.sources.workers import Worker
 
     quick = all(isinstance(reader, (NumberFiles, ProcStat, Absent, Worker)) for reader in node.sampled)
-    return bool(energy) and quick and not node.gauges.sensors and files_of(node).keys() >= set(energy)
+    return bool(energy) and quick and not node.gauges.sensors and number_files(node.sampled).keys() >= set(energy)
