@@ -14,6 +14,8 @@ from typing import NamedTuple
 SLEW_PPM = 1000
 #: Reading both clocks one after the other is no better than this: the process may be preempted in between.
 CLOCK_NOISE_NS = 50_000_000
+#: When what is not due is due (monotonic).
+NEVER_NS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)

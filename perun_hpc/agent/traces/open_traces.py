@@ -13,6 +13,7 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources.node import Node, Snapshot
 from perun_hpc.config.settings import trace_may_be_wanted, trace_wanted
+from perun_hpc.energy.schedule import NEVER_NS
 from perun_hpc.errors import DataError
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import failures, guard, log, place
@@ -23,9 +24,6 @@ if TYPE_CHECKING:  # it needs the store, which costs time before the first edge 
 
 FIND_NS = 5_000_000_000
 """So long a trace waits for children that are about to say what they have."""
-
-
-NEVER_NS = 1 << 62
 LOOK_NS = 1_000_000_000
 """How often it is looked whether `perun-sample` could make rows that the agent makes."""
 AGAIN_NS = 60_000_000_000
@@ -75,10 +73,10 @@ class Traces:
     # The one whose rows `perun-sample` makes.
 
     def _become_fast(self, session: Session, trace: Trace, now_ns: int, meter: Meter) -> bool:
-        """Leave a trace's rows to `perun-sample`, where they are close and it can make them."""
+        """Leave a living session's rows to `perun-sample`, where they are close and it can make them."""
         if session.place != self._fast_of:  # another job tries anew
             self._fast_of, self._fast_again_ns = session.place, 0
-        if len(self._open) > 1 or now_ns < self._fast_again_ns or not self._lives(session):
+        if len(self._open) > 1 or now_ns < self._fast_again_ns:
             return False
         from perun_hpc.agent.traces.fast_trace import FastTrace
 

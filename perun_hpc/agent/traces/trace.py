@@ -12,14 +12,13 @@ from perun_hpc.agent.traces import quota
 from perun_hpc.backend.rows import Block
 from perun_hpc.config import settings
 from perun_hpc.data_model.sensor import GAP, Provenance, Sensor
-from perun_hpc.energy.schedule import Schedule
+from perun_hpc.energy.schedule import NEVER_NS, Schedule
 
 if TYPE_CHECKING:
     from perun_hpc.agent.sources.fast_rows import FastRows
     from perun_hpc.store.node_store import NodeStore
 
 
-NEVER_NS = 1 << 62
 OBSERVE_NS = 1_000_000_000
 """The clocks are compared at most so often: in between the wall clock slews by half a millisecond."""
 
