@@ -13,7 +13,7 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -64,27 +64,27 @@ def run() -> Iterator[Result]:
         words = ("usage", "--by", "user,day", "-S", FIRST.strftime("%Y-%m-%d"), "-E", last)
         seconds = medians({"long": _asked(root, long, words)}, ROUNDS)["long"]
         yield Result("growth.usage_user_day_cpu_s", seconds, "s", n=ROUNDS)
-        yield from _writes(short, long)
+        yield from batches("growth", {path.stem: str(path) for path in (short, long)})
+        begin_s = time.perf_counter()
+        with closing(sqlite3.connect(long)) as raw, closing(sqlite3.connect(root / "copy.db")) as copy:
+            raw.backup(copy)
+        yield Result("growth.copy_s", time.perf_counter() - begin_s, "s")
 
 
-def _writes(short: Path, long: Path) -> Iterator[Result]:
-    """What a batch of a collector's takes, new and amended, and a copy of the whole file, in seconds of a clock."""
+def batches(bench: str, places: Mapping[str, str]) -> Iterator[Result]:
+    """What a batch of a collector's takes, new and amended, in seconds of a clock, of the short ledger and the long."""
+    ledgers = {which: open_ledger(place) for which, place in places.items()}
+    counts = {"short": RECORDS, "long": RECORDS * TIMES}
     peer = f"{RECORDS:.0e} records, not {RECORDS * TIMES:.0e}"
-    ledgers = {path.stem: open_ledger(str(path)) for path in (short, long)}
-    counts = {short.stem: RECORDS, long.stem: RECORDS * TIMES}
     for title, batch in (("put", new), ("amend", amended)):
         arms = {
-            name: put(ledger, partial(batch, ledger, counts[name], random.Random(1)))
-            for name, ledger in ledgers.items()
+            which: put(ledger, partial(batch, ledger, counts[which], random.Random(1)))
+            for which, ledger in ledgers.items()
         }
         taken = medians(arms, ROUNDS)
-        yield Result(f"growth.{title}_{OF_A_BATCH}_s", taken["long"], "s", peer, taken["short"], n=ROUNDS)
+        yield Result(f"{bench}.{title}_{OF_A_BATCH}_s", taken["long"], "s", peer, taken["short"], n=ROUNDS)
     for ledger in ledgers.values():
         ledger.close()
-    begin_s = time.perf_counter()
-    with closing(sqlite3.connect(long)) as raw, closing(sqlite3.connect(long.with_name("copy.db"))) as copy:
-        raw.backup(copy)
-    yield Result("growth.copy_s", time.perf_counter() - begin_s, "s")
 
 
 def put(ledger: Ledger, batch: Callable[[], list[EnergyRecord]]) -> Callable[[], float]:

@@ -8,19 +8,18 @@ how long it takes to partition one of before. A question's cost is the CPU time 
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from bench import growth
 from bench.against import ROOT
 from bench.commands import cpu_s
 from bench.result import Result, Skipped, medians
+from bench.running import ended_cpu_s
 from perun_hpc.accounting.database import Database, opened
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from tests import postgres
@@ -51,25 +50,10 @@ def run() -> Iterator[Result]:
         with closing(open_ledger(urls["long"])) as ledger, ledger.read() as connection:
             size_b = connection.value("SELECT pg_database_size(current_database())")
         yield Result("months.ledger_b", size_b / (RECORDS * growth.TIMES), "B/record")
-        yield from _writes({which: urls[which] for which in ("short", "long")}, peer)
+        yield from growth.batches("months", {which: urls[which] for which in ("short", "long")})
         begin_s = time.perf_counter()
         open_ledger(urls["older"], create=True).close()
         yield Result("months.partition_s", (time.perf_counter() - begin_s) / (RECORDS * OLDER) * 1e6, "s/1e6")
-
-
-def _writes(urls: dict[str, str], peer: str) -> Iterator[Result]:
-    ledgers = {which: open_ledger(url) for which, url in urls.items()}
-    counts = {"short": RECORDS, "long": RECORDS * growth.TIMES}
-    for title, batch in (("put", growth.new), ("amend", growth.amended)):
-        arms = {
-            which: growth.put(ledger, partial(batch, ledger, counts[which], random.Random(1)))
-            for which, ledger in ledgers.items()
-        }
-        taken = medians(arms, growth.ROUNDS)
-        name = f"months.{title}_{growth.OF_A_BATCH}_s"
-        yield Result(name, taken["long"], "s", peer, taken["short"], n=growth.ROUNDS)
-    for ledger in ledgers.values():
-        ledger.close()
 
 
 def _made(server: str, name: str) -> str:
@@ -98,9 +82,7 @@ def _asked(root: Path, which: str, url: str, words: Sequence[str]) -> Callable[[
 
 def _server_s(url: str) -> float:
     """CPU seconds of the server's processes that have ended: of a connection, as it was closed."""
-    pid = (Path(url.partition("host=")[2]) / "data" / "postmaster.pid").read_text().splitlines()[0]
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return ended_cpu_s(postgres.postmaster(url))
 
 
 def _fill(url: str, times: int, partitioned: bool) -> None:

@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.against import ROOT
+from bench.drain import shim_in
+from bench.inodes import Size, size
 from bench.node_load import address_of
 from bench.result import Result, Skipped
+from bench.running import ended_cpu_s, pss_b
 from bench.site_jobs import A_DAY_S, JOBS_A_NODE_A_DAY, Site, install, name
 from perun_hpc.accounting.ledger import open_ledger
 from tests import postgres
@@ -95,8 +98,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
     (archive / "c").mkdir(parents=True)
     open_ledger(url, create=True).close()
     _issue(certificates, nodes)
-    shim = place / "slow_sync.so"
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", shim, ROOT / "bench/slow_sync.c", "-ldl"], check=True)
+    shim = shim_in(place)
     port = _free_port()
     policy = place / "policy.yaml"
     handed = "" if OVER == "files" else f"  collector: 127.0.0.1:{port}\n  tls: {{{_tls(certificates)}}}\n"
@@ -106,7 +108,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
     hosts.write_text("127.0.0.1 localhost\n" + "\n".join(lines) + "\n")
     site = Site(nodes, time.time() + 10 + nodes / 1000, SPEED)
     install(bin_dir, site)
-    server_pid = _postmaster(url)
+    server_pid = postgres.postmaster(url)
     with _collector(place, policy, bin_dir, hosts, shim) as collector:
         _answers(port) if OVER == "tls" else time.sleep(2)
         before = _spent(collector.pid), _spent_by_all(server_pid), _sql(url)
@@ -120,7 +122,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
         stored = _drained(url, load["jobs"])
         after = _spent(collector.pid), _spent_by_all(server_pid), _sql(url)
         memory = _peak_mb(collector.pid), sum(_shared_mb(pid) for pid in _family(server_pid))
-    job_inodes, job_b = _size(archive / "c" / "jobs")
+    left = sum((size(record.parent) for record in (archive / "c" / "jobs").rglob("record.json")), Size())
     return {
         "nodes": nodes,
         "load": load,
@@ -135,8 +137,8 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
         "syncs": int((place / "syncs").read_text()),
         "wal_syncs": after[2]["wal_syncs"] - before[2]["wal_syncs"],
         "ledger_b": after[2]["size_b"] - before[2]["size_b"],
-        "job_inodes": job_inodes,
-        "job_b": job_b,
+        "job_inodes": left.inodes,
+        "job_b": left.disk_b,
         "load_average": os.getloadavg()[0],
     }
 
@@ -222,10 +224,6 @@ def _sql(url: str) -> dict[str, int]:
     return {"wal_syncs": syncs, "size_b": size_b}
 
 
-def _postmaster(url: str) -> int:
-    return int((Path(url.partition("host=")[2]) / "data/postmaster.pid").read_text().split("\n")[0])
-
-
 def _drained(url: str, jobs: int) -> int:
     """How many runs the ledger has, once it has all of them or nothing comes any more."""
     until_s = time.monotonic() + DRAINED_S
@@ -240,7 +238,7 @@ def _spent(pid: int) -> dict[str, float]:
     io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return {
         "self_s": (int(fields[11]) + int(fields[12])) / TICKS,
-        "children_s": (int(fields[13]) + int(fields[14])) / TICKS,
+        "children_s": ended_cpu_s(pid),
         "written_b": int(io["write_bytes"]),
     }
 
@@ -270,14 +268,6 @@ def _peak_mb(pid: int) -> float:
 
 def _shared_mb(pid: int) -> float:
     try:
-        return int(Path(f"/proc/{pid}/smaps_rollup").read_text().partition("Pss:")[2].split()[0]) / 1024
+        return pss_b(pid) / (1 << 20)
     except OSError:
         return 0.0
-
-
-def _size(jobs: Path) -> tuple[int, int]:
-    """Inodes of the jobs that have a record, and their bytes on the disk."""
-    stats = [
-        path.lstat() for record in jobs.rglob("record.json") for path in (record.parent, *record.parent.rglob("*"))
-    ]
-    return len(stats), sum(one.st_blocks * 512 for one in stats)

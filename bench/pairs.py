@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.against import ROOT, checked_out, commit, interpreter
 from bench.result import Result, medians
-from bench.running import running, tree_cpu_s
+from bench.running import ended_cpu_s, running, tree_cpu_s
 from perun_hpc.wire.client import request
 
 ROUNDS = 3
@@ -35,7 +35,6 @@ store: {{archive: {archive}}}
 JOB = {"restart_count": "0", "uid": "1000", "gid": "1000", "user": "alice", "account": "physics", "partition": "batch",
        "cluster": "bench", "node": "n1", "nodelist": "n1", "num_nodes": "1", "cpus_on_node": "1"}  # fmt: skip
 SCOPE = "sys/fs/cgroup/system.slice/slurmstepd.scope"
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def run() -> Iterator[Result]:
@@ -71,8 +70,7 @@ class _Agent:
 
     def cpu_s(self) -> float:
         """CPU time of the agent and its children, those that have ended included."""
-        ended = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()[13:15]
-        return tree_cpu_s(self._pid) + sum(map(int, ended)) * TICK_S
+        return tree_cpu_s(self._pid) + ended_cpu_s(self._pid)
 
     def rate(self) -> float:
         """CPU seconds a second without any message."""

@@ -235,3 +235,9 @@ def tree_cpu_s(pid: int) -> float:
     own_ns = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
     children = " ".join((task / "children").read_text() for task in tasks).split()
     return own_ns / 1e9 + sum(tree_cpu_s(int(child)) for child in children)
+
+
+def ended_cpu_s(pid: int) -> float:
+    """CPU time of a process' children that have ended, as it was counted when they did."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")

@@ -18,6 +18,11 @@ def binaries() -> Path | None:
     return found[-1].parent if found else None
 
 
+def postmaster(url: str) -> int:
+    """Pid of the server of a database's URL, whose processes are its children."""
+    return int((Path(url.partition("host=")[2]) / "data/postmaster.pid").read_text().split("\n")[0])
+
+
 @contextmanager
 def server(fsync: bool = False) -> Iterator[str]:
     """Run a server, which syncs what it writes with `fsync`; yields the URL of an empty database."""
