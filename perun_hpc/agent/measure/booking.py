@@ -18,7 +18,7 @@ from perun_hpc.energy.attribute import OTHER, DomainKind, JobInput, Share
 from perun_hpc.energy.containment import EnergyDomain
 from perun_hpc.energy.counters import stands_still, what_lacks
 from perun_hpc.energy.integrate import is_integrated
-from perun_hpc.energy.uncertainty import NS_PER_S, STATIC_ERROR, Split
+from perun_hpc.energy.uncertainty import NS_PER_S, Split, static_error
 from perun_hpc.process.log import guard
 
 #: A power is the mean of an interval at least so long: over less, a counter's own steps would show.
@@ -97,7 +97,7 @@ class _Books:
         self.interval, self.domain = interval, domain
         self.power_uw = _mean_uw(interval, domain)
         figure = static.get(domain.name) if domain is not None else None
-        self._static_error = STATIC_ERROR.get(figure.source, 0.0) if figure is not None else 0.0
+        self._static_error = static_error(figure.source) if figure is not None else 0.0
         # Of a domain that one owner has nothing is shared out, which is most of them.
         shares = interval.shares.shares if len(interval.shares.shares) > 1 else ()
         self._split = Split.of((share.static_uj, share.dynamic_uj) for share in shares)

@@ -37,7 +37,7 @@ from perun_hpc.energy.containment import EnergyDomain, Plan, energy_counters, pl
 from perun_hpc.energy.counters import STILL, busy_between, span
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT
 from perun_hpc.energy.schedule import Schedule
-from perun_hpc.energy.uncertainty import STATIC_ERROR
+from perun_hpc.energy.uncertainty import static_error
 from perun_hpc.process.clock import Clock
 from perun_hpc.process.log import guard
 
@@ -469,7 +469,7 @@ class Meter:
         figures = self.learning.figures(self.domains.values(), energy, self.cpu_settings.idle_key, self.gpu_limits.now)
         self.static = {**figures, **stated}
         self._intervals.static_uw = {name: figure.uw for name, figure in self.static.items()}
-        self._intervals.static_error = {name: STATIC_ERROR.get(one.source, 0.0) for name, one in self.static.items()}
+        self._intervals.static_error = {name: static_error(one.source) for name, one in self.static.items()}
         self._intervals.guessed = {name for name, figure in self.static.items() if figure.source == "unknown"}
         self._intervals.slices = {gpu.domain: gpu.slices for gpu in holdings.gpus_of(self._node) if gpu.slices}
 
