@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows
 from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
@@ -103,7 +104,5 @@ def can_read(node: Node, energy: Collection[str]) -> bool:
     What is read here has values up to `TURN_NS` old in rows: CPU times and memory, which are as old in any row, and
     what children say, who are asked once a second. Others' would be older than they say.
     """
-    from perun_hpc.agent.sources.workers import Worker
-
     quick = all(isinstance(reader, (NumberFiles, ProcStat, Absent, Worker)) for reader in node.sampled)
     return bool(energy) and quick and not node.gauges.sensors and number_files(node.sampled).keys() >= set(energy)
