@@ -22,7 +22,7 @@ POWERS = {"mW": 10**3, "W": 10**6, "kW": 10**9}
 ENERGIES = {"J": 10**6, "kWh": 3_600_000 * 10**6, "MWh": 3_600_000 * 10**9, "GWh": 3_600_000 * 10**12}
 _DECIMAL = re.compile(r"[+-]?(\d+(?:\.\d*)?|\.\d+)")
 _DIGITS = 40
-_ONE: int = 10**40
+_ONE: int = 10**_DIGITS
 """A number has at most so many digits; they are compared as integers of 10**-_DIGITS, and so exactly."""
 _NUMBER = re.compile(rf"{_DECIMAL.pattern}([eE][+-]?\d{{1,3}})?", re.ASCII)
 
