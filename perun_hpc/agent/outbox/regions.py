@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from perun_hpc.agent.base.paths import RANKS
 from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.data_model import activity, rank_data
 from perun_hpc.data_model.wording import count
@@ -138,7 +139,7 @@ def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Ha
         width_ns = activity.width_ns(record["end"]["mono_ns"] - start["mono_ns"])
     for step in record["steps"]:
         for run in step["ranks"]:
-            path = directory / "ranks" / f"{step['step_id']}-{run['rank']}.rank"
+            path = directory / RANKS / f"{step['step_id']}-{run['rank']}.rank"
             if path.exists():
                 until_ns = run["end_mono_ns"] or record["end"]["mono_ns"]
                 lived = run["start_mono_ns"], until_ns
