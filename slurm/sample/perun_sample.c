@@ -293,16 +293,15 @@ static bool heed(struct sampler *all)
 int main(void)
 {
 	struct sampler all = { 0 };
-	struct pollfd said = { .fd = STDIN_FILENO, .events = POLLIN };
+	struct pollfd parent = { .fd = STDIN_FILENO, .events = POLLIN };
 
 	signal(SIGPIPE, SIG_IGN);
 	if (!begin(&all))
 		return 1;
-	while (poll(&said, 1, 0) > 0) /* values that others read are in the first row already */
+	while (poll(&parent, 1, 0) > 0) /* values that others read are in the first row already */
 		if (!heed(&all))
 			break;
 	for (;;) {
-		struct pollfd parent = { .fd = STDIN_FILENO, .events = POLLIN };
 		int64_t mono_ns = now_ns(CLOCK_MONOTONIC), left_ns = due_ns(&all.grid) - mono_ns;
 		struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
 		int ready;
