@@ -84,13 +84,7 @@ class Homes:
 
     def holds(self, run: Run) -> Identity | None:
         """Return which run a directory holds the record or boundary records of; None where it has neither."""
-        if not self._archive.job(run).is_dir():
-            return None
-        record = record_in(self._archive, run)
-        if record is not None:
-            return of_record(record)
-        groups = runs_in(read_kept(self._archive, run))
-        return of_boundaries(groups[-1]) if groups else None
+        return run_in(self._archive, run) if self._archive.job(run).is_dir() else None
 
     def _may_be_renamed(self, who: Identity) -> bool:
         """Whether a run that had the name may be this one: whoever needed its name died before taking it."""
@@ -147,6 +141,15 @@ def record_in(archive: Archive, run: Run) -> EnergyRecord | None:
         return from_json(read(archive, run, RECORD), str(archive.job(run) / RECORD))
     except (OSError, DataError):
         return None
+
+
+def run_in(archive: Archive, run: Run) -> Identity | None:
+    """Return which run's record is kept under a name; where it cannot be read, which run's evidence; else None."""
+    record = record_in(archive, run)
+    if record is not None:
+        return of_record(record)
+    groups = runs_in(read_kept(archive, run))
+    return of_boundaries(groups[-1]) if groups else None
 
 
 def known_records(archive: Archive, runs: Iterable[Run]) -> Iterator[EnergyRecord]:

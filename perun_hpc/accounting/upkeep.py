@@ -21,9 +21,8 @@ from typing import Any
 
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
-from perun_hpc.accounting.homes import known_records, record_in
-from perun_hpc.accounting.identity import Identity, Likeness, of_boundaries, of_record, runs_in
-from perun_hpc.accounting.keeping import read_kept
+from perun_hpc.accounting.homes import known_records, run_in
+from perun_hpc.accounting.identity import Likeness, of_record
 from perun_hpc.accounting.ledger import Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
 from perun_hpc.accounting.packing import OF_RECORDS, Access, LostError, PackLease, finish, forget
@@ -387,22 +386,13 @@ def _found(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[
         names = {*flat.get(number, ()), *archive.in_bucket(number), *packed(archive, number)}
         found = []
         for run in sorted(names, key=order):
-            who = _kept_of(archive, run) if run.job_id in mine else None
+            who = run_in(archive, run) if run.job_id in mine else None
             for record in mine.get(run.job_id, ()):
                 if who is not None and who.likeness(of_record(record)) is Likeness.SAME:
                     found.append((run, record))
                     break
         if found:
             yield number, found
-
-
-def _kept_of(archive: Archive, run: Run) -> Identity | None:
-    """Which run's record is kept under a name; where it cannot be read, which run's evidence."""
-    record = record_in(archive, run)
-    if record is not None:
-        return of_record(record)
-    groups = runs_in(read_kept(archive, run))
-    return of_boundaries(groups[-1]) if groups else None
 
 
 def matching(ledger: Ledger, who: Who) -> int:
