@@ -24,7 +24,7 @@ from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.archive.access import NoListsError, listable_by, readable_by
 from perun_hpc.archive.durable import sync_new
 from perun_hpc.archive.job_meters import FILE as METERS
-from perun_hpc.archive.packs import EVIDENCE, MAX_FILE_B, Entry, pack_of, packed, replace_packed
+from perun_hpc.archive.packs import EVIDENCE, MAX_FILE_B, Entry, owner_of, pack_of, packed, replace_packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, RUNNING, Archive, Run, bucket_of
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import DataError, PerunError, UnavailableError
@@ -154,19 +154,22 @@ def _pack_bucket(
         return 0
     access.open_bucket(bucket)
     add: dict[Path, Iterable[Entry]] = {bucket / EVIDENCE: _entries(archive, old, evidence=True)}
-    owners: dict[Path, int | None] = {bucket / EVIDENCE: None}
     for uid in {one.record.uid for one in old}:
-        own = pack_of(archive, number, uid)
-        owners[own] = uid
-        add[own] = _entries(archive, [one for one in old if one.record.uid == uid], evidence=False)
+        own = [one for one in old if one.record.uid == uid]
+        add[pack_of(archive, number, uid)] = _entries(archive, own, evidence=False)
+    files = {(one.run, name) for one in old for name in one.files}
+    replace_packed(archive, number, add, {one.run for one in old}, _ready(access, lease), files)
+    return _take_away(archive, homes, old)
+
+
+def _ready(access: Access, lease: PackLease) -> Callable[[Path, Path], None]:
+    """What is done with each new pack before it has its name."""
 
     def ready(pack: Path, named: Path) -> None:
-        access.grant(pack, owners[named])
+        access.grant(pack, owner_of(named))
         lease.renew()  # of many nodes' records it may have taken minutes
 
-    files = {(one.run, name) for one in old for name in one.files}
-    replace_packed(archive, number, add, {one.run for one in old}, ready, files)
-    return _take_away(archive, homes, old)
+    return ready
 
 
 def _look(archive: Archive, run: Run, before_s: float) -> _Old | None:
@@ -363,19 +366,10 @@ def forget(
 
     OSError and `DataError` where a pack cannot be replaced.
     """
-
-    def ready(pack: Path, named: Path) -> None:
-        access.grant(pack, _owner(named))
-        lease.renew()
-
     add: dict[Path, Iterable[Entry]] = {}
     if hidden:
         members = packed(archive, number)
         add[pack_of(archive, number, None)] = [
             Entry(members[run][RECORD].name, now_s, data) for run, data in hidden.items() if RECORD in members[run]
         ]
-    replace_packed(archive, number, add, {*gone, *hidden}, ready)
-
-
-def _owner(pack: Path) -> int | None:
-    return int(pack.stem) if pack.stem.isdecimal() else None
+    replace_packed(archive, number, add, {*gone, *hidden}, _ready(access, lease))

@@ -125,6 +125,11 @@ def pack_of(archive: Archive, number: int, uid: int | None) -> Path:
     return archive.bucket(number) / (HIDDEN_PACK if uid is None else f"{uid}{SUFFIX}")
 
 
+def owner_of(pack: Path) -> int | None:
+    """Whose pack it is, by its name; None: nobody's but the service user's."""
+    return int(pack.stem) if pack.stem.isdecimal() else None
+
+
 def replace_packed(
     archive: Archive,
     number: int,

@@ -169,6 +169,27 @@ def test_a_node_that_reports_after_its_job_was_packed_is_added_once(archive: Arc
         assert len(evidence.namelist()) == len(set(evidence.namelist())) == 8
 
 
+def test_a_run_whose_owner_is_known_later_goes_into_that_ones_pack(archive: Archive, ledger: Ledger) -> None:
+    for job in (4718, 4719):
+        put_incoming(archive.root, boundary(job, "n2", nodelist="n[1-2]", user="", uid=None))
+    sweep(archive, ledger, START_S + 2000.0)
+    assert pack(archive, ledger) == 9
+    assert _packed_in(archive.bucket(4) / "hidden.zip") == ["jobs/4/4718.0", "jobs/4/4719.0"]
+    put_incoming(archive.root, boundary(4718, "n1", nodelist="n[1-2]", user="alice", uid=ALICE))
+    sweep(archive, ledger, LATER_S)
+    before = records(archive)
+    assert json.loads(before["4718.0"][0])["uid"] == ALICE
+    assert pack(archive, ledger) == 1 and records(archive) == before
+    assert _packed_in(archive.bucket(4) / "hidden.zip") == ["jobs/4/4719.0"]
+    assert "jobs/4/4718.0" in _packed_in(archive.bucket(4) / f"{ALICE}.zip")
+    assert (archive.bucket(4) / "hidden.zip").stat().st_mode & 0o777 == 0o600
+
+
+def _packed_in(pack_file: Path) -> list[str]:
+    with zipfile.ZipFile(pack_file) as zipped:
+        return sorted(name.partition("@")[0] for name in zipped.namelist())
+
+
 def test_a_new_run_of_an_old_number_is_another_one(archive: Archive, ledger: Ledger) -> None:
     pack(archive, ledger)
     put_incoming(archive.root, boundary(4712, start_s=LATER_S))
