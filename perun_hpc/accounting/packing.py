@@ -24,7 +24,7 @@ from perun_hpc.accounting.ledger import Ledger
 from perun_hpc.archive.access import NoListsError, listable_by, readable_by
 from perun_hpc.archive.durable import sync_new
 from perun_hpc.archive.job_meters import FILE as METERS
-from perun_hpc.archive.packs import EVIDENCE, MAX_FILE_B, Entry, owner_of, pack_of, packed, replace_packed
+from perun_hpc.archive.packs import EVIDENCE, MAX_FILE_B, Entry, files_of, owner_of, pack_of, packed, replace_packed
 from perun_hpc.archive.places import BOUNDARIES, PER_BUCKET, RECORD, RUNNING, Archive, Run, bucket_of
 from perun_hpc.data_model.record import EnergyRecord
 from perun_hpc.errors import DataError, PerunError, UnavailableError
@@ -308,7 +308,7 @@ def _finish(archive: Archive, left: Path, now_s: float) -> None:
 
 def _is_packed(archive: Archive, run: Run, directory: Path) -> bool:
     """Whether packs hold all that a directory does; OSError and `DataError` where that cannot be seen."""
-    files, members = _stamps(directory), packed(archive, bucket_of(run)).get(run, {})
+    files, members = _stamps(directory), files_of(archive, run)
     return files is not None and all(
         file == RUNNING or (file in members and members[file].read() == (directory / file).read_bytes())
         for file in files
