@@ -21,7 +21,7 @@ from perun_hpc.accounting.audit import Finding
 from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.summing import counted_shares
 from perun_hpc.archive import kept
-from perun_hpc.archive.packs import EVIDENCE, damaged_packs
+from perun_hpc.archive.packs import EVIDENCE, is_damaged
 from perun_hpc.archive.places import JOBS, NODES, Archive, Run
 from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model.boundary import Boundary, read_open
@@ -165,7 +165,7 @@ def _closed_packs(archive: Archive) -> list[str]:
     found = []
     for number in archive.buckets():
         pack = archive.bucket(number) / EVIDENCE
-        if pack in damaged_packs(archive, number) or (pack.exists() and not os.access(pack, os.R_OK)):
+        if is_damaged(pack) or (pack.exists() and not os.access(pack, os.R_OK)):
             found.append(_name(archive, pack))
     return found
 

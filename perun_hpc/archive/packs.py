@@ -63,9 +63,8 @@ class Member:
         DataError
             Where the pack is damaged there.
         """
-        status = self.pack.stat()
         try:
-            return _opened(self.pack, status.st_ino, status.st_mtime_ns).read(self.name)
+            return _opened(self.pack).read(self.name)
         except KeyError as error:
             raise FileNotFoundError(f"{self.pack}: no {self.name}") from error
         except (*_DAMAGES, OSError) as error:
@@ -104,15 +103,17 @@ def packed(archive: Archive, number: int) -> Packed:
 
 def damaged_packs(archive: Archive, number: int) -> list[Path]:
     """The packs of a thousand job ids of which nobody can say what they hold."""
-    found = []
-    for pack in packs_in(archive.bucket(number), os.geteuid()):
+    return [pack for pack in packs_in(archive.bucket(number), os.geteuid()) if is_damaged(pack)]
+
+
+def is_damaged(pack: Path) -> bool:
+    """Whether nobody can say what a pack holds; False of one that is gone, or not the caller's to read."""
+    try:
         with contextlib.suppress(FileNotFoundError, PermissionError):
-            status = pack.stat()
-            try:
-                _opened(pack, status.st_ino, status.st_mtime_ns)
-            except _DAMAGES:
-                found.append(pack)
-    return found
+            _opened(pack)
+    except _DAMAGES:
+        return True
+    return False
 
 
 def files_of(archive: Archive, run: Run) -> Mapping[str, Member]:
@@ -259,8 +260,7 @@ def _index(bucket: Path, changed_ns: int, uid: int) -> Packed:
     found: dict[Run, dict[str, Member]] = {}
     for pack in packs_in(bucket, uid):
         try:
-            status = pack.stat()
-            zipped = _opened(pack, status.st_ino, status.st_mtime_ns)
+            zipped = _opened(pack)
         except (FileNotFoundError, PermissionError):
             continue
         except _DAMAGES as error:
@@ -274,8 +274,13 @@ def _index(bucket: Path, changed_ns: int, uid: int) -> Packed:
     return found
 
 
+def _opened(pack: Path) -> zipfile.ZipFile:
+    status = pack.stat()
+    return _opened_as(pack, status.st_ino, status.st_mtime_ns)
+
+
 @lru_cache(maxsize=16)
-def _opened(pack: Path, inode: int, changed_ns: int) -> zipfile.ZipFile:
+def _opened_as(pack: Path, inode: int, changed_ns: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(pack)
 
 
