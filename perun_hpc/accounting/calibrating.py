@@ -19,7 +19,7 @@ from perun_hpc.accounting.audit import MeterRow, meter_rows, not_covered_s, read
 from perun_hpc.accounting.evidence import component_named
 from perun_hpc.archive import kept
 from perun_hpc.archive.meter_readings import files_of
-from perun_hpc.archive.places import Archive
+from perun_hpc.archive.places import BOUNDARIES, Archive
 from perun_hpc.energy.calibration import Row
 from perun_hpc.errors import DataError, NotFoundError
 
@@ -202,12 +202,9 @@ def _steps(amounts: Floats) -> Floats:
 
 def _anchors(archive: Archive, node: str) -> dict[int, int]:
     found = {}
-    files = (file for run in kept.each_run(archive) for file in kept.boundaries(archive, run))
-    for file in files:
-        if file.path.name != f"{node}.json":
-            continue
+    for run in kept.each_run(archive):
         try:
-            record = json.loads(file.read())
+            record = json.loads(kept.read(archive, run, f"{BOUNDARIES}/{node}.json"))
             for edge in (record["start"], record["end"]):
                 found[int(edge["mono_ns"])] = int(edge["real_ns"])
         except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
