@@ -262,14 +262,7 @@ def pseudonymise(ledger: Ledger, who: Who, first: First = nothing) -> int:
         mark = hmac.digest(key, f"{record.uid}:{record.user}".encode(), "sha256").hex()[:10]
         return replace(record, user=f"{HIDDEN}{mark}", uid=None, gid=None, name="")
 
-    count, stay = 0, Staying()
-    for records in _chunks(ledger, replace(who, named=True)):
-        changed = [(job, before, after) for job, before in records if (after := hide(before)) != before]
-        stay.try_first(first, [after for _, _, after in changed])
-        changed = [one for one in changed if not stay.has(one[1])]
-        for at in range(0, len(changed), BATCH):
-            ledger.rewrite(list(changed[at : at + BATCH]))
-        count += len(changed)
+    count, stay = _rewrite(ledger, replace(who, named=True), first, hide)
     stay.complain(f"{wording.count(count, 'record')} pseudonymised")
     return count
 
@@ -279,13 +272,7 @@ def delete(ledger: Ledger, who: Who, first: First = nothing) -> int:
 
     `first` and errors as for `pseudonymise`.
     """
-    count, stay = 0, Staying()
-    for records in _chunks(ledger, who):
-        stay.try_first(first, [record for _, record in records])
-        records = [one for one in records if not stay.has(one[1])]
-        for at in range(0, len(records), BATCH):
-            ledger.rewrite([(job, record, None) for job, record in records[at : at + BATCH]])
-        count += len(records)
+    count, stay = _rewrite(ledger, who, first, lambda record: None)
     if who.before_s is not None:
         ledger.partitions.drop_empty(who.before_s)
     stay.complain(f"{wording.count(count, 'record')} deleted")
@@ -470,6 +457,24 @@ def drop_trace(directory: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _rewrite(
+    ledger: Ledger, who: Who, first: First, change: Callable[[EnergyRecord], EnergyRecord | None]
+) -> tuple[int, Staying]:
+    """Change the matching records, None: delete, where `first` could be done; how many, and what stays.
+
+    `first` gets them as they become, deleted ones as they were.
+    """
+    count, stay = 0, Staying()
+    for records in _chunks(ledger, who):
+        changes = [(job, before, after) for job, before in records if (after := change(before)) != before]
+        stay.try_first(first, [before if after is None else after for _, before, after in changes])
+        changes = [one for one in changes if not stay.has(one[1])]
+        for at in range(0, len(changes), BATCH):
+            ledger.rewrite(changes[at : at + BATCH])
+        count += len(changes)
+    return count, stay
 
 
 def _chunks(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:
