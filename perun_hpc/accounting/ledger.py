@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.accounting import deleted
@@ -99,7 +100,6 @@ class Ledger(Database):
         self.marks = Marks(self)
         self._clock = clock
         self._by_month: bool | None = None
-        self._made: Partitions | None = None
 
     def prepare(self, create: bool) -> None:
         """Make or migrate the tables with `create`, partitions too where the database has them; else see that they are.
@@ -110,13 +110,12 @@ class Ledger(Database):
         if create and self.dialect == POSTGRESQL:
             self.partitions.begin(self._clock())
 
-    @property
+    @cached_property
     def partitions(self) -> Partitions:
         """The partitions by month, of which SQLite has none."""
         from perun_hpc.accounting.partitions import Partitions
 
-        self._made = self._made or Partitions(self)
-        return self._made
+        return Partitions(self)
 
     def acquire(
         self,
