@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,21 +162,20 @@ def _ends_it_better(path: Path, record: dict[str, Any]) -> bool:
 
     A node that lost its power goes on from a state of some time before, by which a job may run that has ended since.
     """
-    try:
-        there = json.loads(path.read_bytes())
-        same = (there["boot_id"], there["start"]["mono_ns"]) == (record["boot_id"], record["start"]["mono_ns"])
-        known, offered = ((one["end"]["from"] != CUT_OFF, one["end"]["mono_ns"]) for one in (there, record))
-        return bool(same and known > offered)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+    return _is_ahead(path, record, lambda one: (one["end"]["from"] != CUT_OFF, one["end"]["mono_ns"]))
 
 
 def _tells_more(path: Path, record: dict[str, Any]) -> bool:
     """Whether what is there is of the same run, and of a later moment: a word that was held up takes nothing back."""
+    return _is_ahead(path, record, lambda one: one["end"]["mono_ns"])
+
+
+def _is_ahead(path: Path, record: dict[str, Any], known: Callable[[dict[str, Any]], Any]) -> bool:
+    """Whether what is there is of the same run, and more is `known` by it; of a damaged one nothing is."""
     try:
         there = json.loads(path.read_bytes())
         same = (there["boot_id"], there["start"]["mono_ns"]) == (record["boot_id"], record["start"]["mono_ns"])
-        return bool(same and there["end"]["mono_ns"] > record["end"]["mono_ns"])
+        return bool(same and known(there) > known(record))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
