@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ from perun_hpc.errors import DataError
 from perun_hpc.inputs import read_text
 from perun_hpc.slurm.sacct import CLOCK_S, SlurmJob, by_id, is_one_of, nodes_of, pair_runs
 
+GROWING_S = 180
+"""So long after a file was changed half a line at its end may get its rest: a node delivers once a minute."""
 MAX_METER_B = 64 << 20
 """A reading every five minutes, for eighteen years."""
 MOST_UNKNOWN = 0.01
@@ -81,9 +87,9 @@ class NodeBooks:
 
 
 def read_books(files: Iterable[Path], lengths: Mapping[Path, int] | None = None) -> NodeBooks:
-    """Read node ledger files (`nodes/NODE/DAY.jsonl`) and check every line; a torn last line is a finding.
+    """Read node ledger files (`nodes/NODE/DAY.jsonl`) and check every line; a torn one is a finding.
 
-    Of a file in `lengths` only so many bytes are read.
+    Half a line that is still on its way is none. Of a file in `lengths` only so many bytes are read.
     """
     accounts: dict[Key, Account] = {}
     given: dict[tuple[Key, tuple[int, int]], int] = {}
@@ -328,21 +334,25 @@ def meter_rows(path: Path) -> Iterator[MeterRow]:
         raise DataError(f"{path}: no meter readings ({error}): {remedy}") from error
 
 
-def boundary_files(archive: Archive, runs: Iterable[Run], since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:
-    """Every collected boundary record of `runs` whose node ended its part in [since, until], as JSON types.
+def boundary_files(archive: Archive, names: Iterable[Run], since_s: int, until_s: int) -> Iterator[Mapping[str, Any]]:
+    """Every collected boundary record of runs whose node ended its part in [since, until], once, as JSON types.
 
-    What cannot be read is skipped: the collector named it in the job's record.
+    `names` are those under which the runs may lie, all of one job and restart count one after the other. What cannot be
+    read is skipped: the collector named it in the job's record.
     """
-    for run in runs:
-        for file in kept.boundaries(archive, run):
+    for _, its in groupby(names, key=lambda run: (run.job_id, run.restart_count)):
+        once = kept.Once(archive)
+        for file in (file for run in kept.each_present(archive, its) for file in kept.boundaries(archive, run)):
             if not file.name.endswith(".json"):
                 continue
             try:
-                record = json.loads(file.read())
-                if since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s:
-                    yield record
+                data = file.read()
+                record = json.loads(data)
+                inside = since_s <= record["end"]["real_ns"] // 1_000_000_000 <= until_s
             except (OSError, DataError, ValueError, KeyError, TypeError, RecursionError):
                 continue
+            if inside and not once.had(file, sha256(data).hexdigest()):
+                yield record
 
 
 def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: int) -> list[Interval]:
@@ -356,7 +366,10 @@ def _between(books: NodeBooks, node: str, domain: str, start_ns: int, end_ns: in
 
 
 def read_lines(path: Path, findings: list[Finding], length: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and content of a node ledger's lines, up to `length` bytes; what cannot be read joins `findings`."""
+    """Yield number and content of a node ledger's lines, up to `length` bytes; what cannot be read joins `findings`.
+
+    Half a line at the end of a file that has just grown is on its way, and left out.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
@@ -374,7 +387,8 @@ def read_lines(path: Path, findings: list[Finding], length: int | None = None) -
                 if not isinstance(line["domain"], str) or not all(isinstance(one, int) for one in numbers):
                     raise ValueError("fields are missing")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                findings.append(Finding(f"{path.parent.name} {path.stem}", f"line {number} cannot be read"))
+                if raw.endswith(b"\n") or time.time() - os.fstat(file.fileno()).st_mtime > GROWING_S:
+                    findings.append(Finding(f"{path.parent.name} {path.stem}", f"line {number} cannot be read"))
                 continue
             yield number, line
 

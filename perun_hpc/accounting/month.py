@@ -22,7 +22,7 @@ from perun_hpc.accounting.ledger import Key
 from perun_hpc.accounting.summing import counted_shares
 from perun_hpc.archive import kept
 from perun_hpc.archive.packs import EVIDENCE, is_damaged
-from perun_hpc.archive.places import JOBS, NODES, Archive, Run
+from perun_hpc.archive.places import JOBS, NODES, Archive
 from perun_hpc.config.kinds import lower_case
 from perun_hpc.data_model.boundary import Boundary, read_open
 from perun_hpc.data_model.record import Share
@@ -133,7 +133,7 @@ def read_records(archive: Archive, month: str) -> Records:
     unreadable: list[tuple[str, str]] = []
     mark, days = f'"{month}-'.encode(), set(days_of(month))
     files = (file for run in kept.each_run(archive) for file in kept.boundaries(archive, run))
-    first: dict[str, Run] = {}
+    once = kept.Once(archive)
     for file in files:
         if not file.name.endswith(".json"):
             continue
@@ -143,8 +143,8 @@ def read_records(archive: Archive, month: str) -> Records:
             if mark not in data:
                 continue
             read = read_open(io.BytesIO(data), str(file.path))
-            if (before := first.setdefault(read.digest, file.run)) != file.run and not kept.exists(archive, before):
-                continue  # its run has got another name since it was read
+            if once.had(file, read.digest):
+                continue
         except FileNotFoundError:
             continue  # and before: it comes again
         except OSError as error:

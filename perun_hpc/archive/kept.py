@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,31 +128,56 @@ def boundaries(archive: Archive, run: Run) -> list[Kept]:
 
 
 def portions(archive: Archive) -> Iterator[list[Run]]:
-    """Every run of which something is here, in its directory or packed, each once, as of `Archive.portions`."""
+    """Every run of which something is here, in its directory or packed, as of `Archive.portions`.
+
+    One that gets another name, or is packed, while the caller reads those of its thousand job ids comes again.
+    """
     yield from archive.flat()
     for number in archive.buckets():
-        yield _in_bucket(archive, number)
+        yield from _until_none_is_new(partial(_in_bucket, archive, number))
+
+
+def each_run(archive: Archive) -> Iterator[Run]:
+    """Every run of which something is here, as in `portions`."""
+    return chain.from_iterable(portions(archive))
+
+
+def each_present(archive: Archive, names: Iterable[Run]) -> Iterator[Run]:
+    """Those of these runs of which something is here; one that gets another of these names meanwhile comes again."""
+    asked = list(names)
+    return chain.from_iterable(_until_none_is_new(lambda: present(archive, asked)))
+
+
+def _until_none_is_new(look: Callable[[], Iterable[Run]]) -> Iterator[list[Run]]:
+    """What is found, and found again once the caller has read it: a directory may be renamed while one looks."""
+    seen: set[Run] = set()
+    while new := [run for run in look() if run not in seen]:
+        yield new
+        seen.update(new)
 
 
 def _in_bucket(archive: Archive, number: int) -> list[Run]:
     from perun_hpc.archive.packs import packed
 
+    here = archive.in_bucket(
+        number
+    )  # before the packs: a run that is packed meanwhile is in one when its directory goes
     old = {run for run in packed(archive, number) if not os.path.lexists(archive.jobs / run.name)}
-    return sorted(old.union(archive.in_bucket(number)), key=order)
+    return sorted(old.union(here), key=order)
 
 
-def each_run(archive: Archive) -> Iterator[Run]:
-    """Every run of which something is here.
+class Once:
+    """Tells which files were read before, under a name that their run has no more."""
 
-    One that gets another name while the caller reads those of its thousand job ids comes again, under that.
-    """
-    for part in archive.flat():
-        yield from part
-    for number in archive.buckets():
-        seen: set[Run] = set()
-        while new := [run for run in _in_bucket(archive, number) if run not in seen]:
-            yield from new
-            seen.update(new)
+    def __init__(self, archive: Archive) -> None:
+        """Nothing was read yet."""
+        self._archive = archive
+        self._first: dict[str, Run] = {}
+
+    def had(self, file: Kept, digest: str) -> bool:
+        """Whether what a file holds, by its digest, was read before its run got this name."""
+        before = self._first.setdefault(digest, file.run)
+        return before != file.run and not exists(self._archive, before)
 
 
 def _files(archive: Archive, run: Run) -> Mapping[str, Member]:

@@ -93,8 +93,8 @@ def _audit(
     findings += audit.find_holes(books)
     anchors = node_meters.Anchors.none()
     # A node ends its part before its job's last one does, by whatever clock.
-    runs = kept.present(archive, ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
-    compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, runs, since_s, until_s)))
+    names = list(ledger.places_between(archive.cluster, since_s, until_s + CLOCK_S))
+    compared, wrong = audit.compare_edges(books, anchors.noting(audit.boundary_files(archive, names, since_s, until_s)))
     findings += wrong
     wrong, beside, silent = node_meters.compare(archive, books, anchors, since_s, until_s)
     findings += wrong
@@ -121,7 +121,7 @@ def _audit(
         energy, wrong = _consumed(args.cluster, ended, archive, ledger, site)
         findings += wrong
     lost = [words.on_the_way(young)] if young else []
-    lost += _lost(archive, books, runs, site.late_s, now_s)
+    lost += _lost(archive, books, kept.each_present(archive, names), site.late_s, now_s)
     counted_uj = sum(a.total_uj for a in books.accounts.values())
     metered = ""
     if args.meter is not None:

@@ -586,21 +586,65 @@ def test_what_cannot_be_packed_is_named_and_stays(
     assert main(command) == 0 and "1 record packed" in capsys.readouterr().out
 
 
+def once_before(event: str, path_end: str, act: Callable[[], object]) -> list[bool]:
+    """Do something just before this process opens or lists a path for the first time; empty once it is done."""
+    waits = [True]
+
+    def meanwhile(what: str, arguments: tuple[Any, ...]) -> None:
+        if waits and what.removeprefix("os.") in event.split() and str(arguments[0]).endswith(path_end):
+            waits.clear()
+            act()
+
+    sys.addaudithook(meanwhile)
+    return waits
+
+
 def test_a_month_is_read_whole_while_its_runs_are_renamed_and_packed(archive: Archive, ledger: Ledger) -> None:
     month = time.strftime("%Y-%m", time.gmtime(START_S))
     before = [(one.digest, one.shares) for one in read_records(archive, month).files]
-    waits = [True]
-
-    def meanwhile(event: str, arguments: tuple[Any, ...]) -> None:
-        if waits and event == "open" and str(arguments[0]).endswith("/4713.0/boundary/n1.json"):
-            waits.clear()
-            pack(archive, ledger)
-
-    sys.addaudithook(meanwhile)
+    waits = once_before("open", "/4713.0/boundary/n1.json", lambda: pack(archive, ledger))
     now = read_records(archive, month)
     assert not waits and list(archive.all_runs()) == []
     assert sorted((one.digest, one.shares) for one in now.files) == sorted(before) and len(before) == 7
     assert now.unreadable == []
+
+
+@pytest.mark.parametrize("moment", ["a record is read", "boundary records are listed", "directories are listed"])
+def test_a_rebuilt_ledger_has_each_run_once_while_they_are_renamed_and_packed(
+    archive: Archive, ledger: Ledger, root: Path, moment: str
+) -> None:
+    event, path_end = {
+        "a record is read": ("open", "/4713.0/record.json"),
+        "boundary records are listed": ("listdir scandir", "/4713.0/boundary"),
+        "directories are listed": ("listdir scandir", "/jobs/4"),
+    }[moment]
+    fresh = open_ledger(str(root / "new.db"), create=True)
+    waits = once_before(event, path_end, lambda: pack(archive, ledger))
+    assert upkeep.rebuild(fresh, archive) >= len(JOBS)
+    assert not waits and list(archive.all_runs()) == []
+    for job in JOBS:
+        assert fresh.members("c", str(job)) == ledger.members("c", str(job))
+    fresh.close()
+
+
+@pytest.mark.parametrize("moment", ["before a run is read", "while it is asked for", "after one was read"])
+def test_an_audit_reads_each_boundary_record_once_while_runs_are_renamed_and_packed(
+    archive: Archive, ledger: Ledger, moment: str
+) -> None:
+    names = list(ledger.places_between("c", 0, 1 << 40))
+    before = list(boundary_files(archive, names, 0, 1 << 40))
+    read: list[Any] = []
+    if moment == "while it is asked for":
+        waits = once_before("scandir", "/4713.0/boundary", lambda: pack(archive, ledger))
+    else:
+        waits = once_before("open", "/4713.0/boundary/n1.json", lambda: pack(archive, ledger))
+    for record in boundary_files(archive, names, 0, 1 << 40):
+        read.append(record)
+        if waits and moment == "after one was read":
+            waits.clear()
+            pack(archive, ledger)
+    assert not waits and list(archive.all_runs()) == []
+    assert read == before and len(before) == 7
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes what is another user's")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,28 @@ def test_edges_that_a_gap_lies_between_are_not_compared(tmp_path: Path) -> None:
 def test_a_torn_line_is_named(tmp_path: Path) -> None:
     books = books_of(tmp_path, interval(0, 10, 60, idle=60), '{"t0_ns": 1, "t1')
     assert [f.what for f in books.findings] == ["line 2 cannot be read"]
+
+
+def test_half_a_line_that_is_on_its_way_is_none_and_a_torn_one_is_named(tmp_path: Path) -> None:
+    path, whole = tmp_path / "n1" / f"{DAY}.jsonl", json.dumps(interval(10, 20, 5, idle=5))
+    books_of(tmp_path, interval(0, 10, 60, idle=60))
+    for half in ("{", whole[:-1]):
+        with path.open("a") as file:
+            file.write(half)
+            file.flush()
+            books = read_books([path])
+            assert books.findings == [] and books.accounts[AT].total_uj == 60
+            file.truncate(file.tell() - len(half))
+            file.seek(0, os.SEEK_END)
+    with path.open("a") as file:
+        file.write(whole[:-1])
+        file.flush()
+        file.write(whole[-1] + "\n")
+    assert read_books([path]).accounts[AT].total_uj == 65
+    with path.open("a") as file:
+        file.write(whole[:-1])
+    os.utime(path, (START_S, START_S))
+    assert [f.what for f in read_books([path]).findings] == ["line 3 cannot be read"]
 
 
 def test_sacct_and_records() -> None:
