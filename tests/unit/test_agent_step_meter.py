@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,39 @@ class Steps:
 
     def remove(self, controller: str, step: str) -> None:
         shutil.rmtree(self.directory(controller, step))
+
+
+def test_a_job_without_a_cgroup_is_looked_for_when_the_kernel_tells_of_one(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    listed: list[str] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("os.listdir", "os.scandir"):
+            listed.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    steps.meter.meet(steps.session)
+    for place in ("cpuacct/slurm", "cpuacct/slurm/uid_1000"):
+        listed.clear()
+        for _ in range(5):
+            steps.meter.keep()
+        assert [one for one in listed if one.endswith(place)] == []
+    steps.make("freezer")
+    steps.make("cpuacct")
+    assert steps.meter.hear() == [steps.session]
+    assert steps.session.key.name in steps.node.cgroups
+
+
+def test_a_job_whose_places_come_after_it_is_found_within_a_second(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    for controller in ("freezer", "cpuacct"):
+        shutil.rmtree(steps.top / controller)
+    steps.meter.meet(steps.session)
+    for controller in ("freezer", "cpuacct"):
+        (steps.top / controller / "slurm/uid_1000").mkdir(parents=True)
+        steps.make(controller)
+    steps.meter.keep()
+    assert steps.session.key.name in steps.node.cgroups
 
 
 @pytest.mark.parametrize("looks", [1, 3])

@@ -104,8 +104,10 @@ class StepMeter:
         """About once a second: jobs that have got their cgroups, steps of which nothing was heard, and those that may
         end together: what they used since they were read last could not be split then.
         """
-        self._find()
-        for session in self._register.live.values():
+        live = self._register.live
+        if self._watch.follow(live.values()) or self._watch.fd is None:  # else the kernel tells of a job's directory
+            self._find()
+        for session in live.values():
             if (
                 self._watch.fd is None
                 or session.key not in self._looked_ns
