@@ -86,7 +86,7 @@ def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:
             if held:  # of a delivery that was broken off, perhaps before it was durable
                 os.fsync(fd)
             return True
-        if not _Intervals(os.pread(fd, min(TAIL_B, from_b), max(0, from_b - TAIL_B))).all_follow(more):
+        if not _all_follow(os.pread(fd, min(TAIL_B, from_b), max(0, from_b - TAIL_B)), more):
             return False
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -97,6 +97,28 @@ def go_on(path: Path, from_b: int, edge: str, more: bytes) -> bool:
         os.fsync(fd)
     finally:
         os.close(fd)
+    return True
+
+
+def _all_follow(day: bytes, more: bytes) -> bool:
+    """Whether each new interval begins where the one before of its domain ended, or later; of a day its end is enough.
+
+    The day is read from its end on, until each domain was found: a few lines, where 64 KiB are three hundred.
+    """
+    new = _places(more)
+    last_ns: dict[str, int] = {}
+    sought = {domain for domain, _, _ in new}
+    for line in reversed(day.splitlines()):
+        if not sought:
+            break
+        place = _place(line)
+        if place is not None and place[0] in sought:
+            last_ns[place[0]] = place[2]
+            sought.remove(place[0])
+    for domain, begin_ns, end_ns in new:
+        if not last_ns.get(domain, begin_ns + 1) <= begin_ns <= end_ns:
+            return False
+        last_ns[domain] = end_ns
     return True
 
 
@@ -111,14 +133,6 @@ class _Intervals:
     @cached_property
     def _before(self) -> set[tuple[str, int]]:
         return {(domain, begin_ns) for domain, begin_ns, _ in _places(self._day)}
-
-    def all_follow(self, lines: bytes) -> bool:
-        """Whether each interval begins where the one before of its domain ended, or later."""
-        for domain, begin_ns, end_ns in _places(lines):
-            if not self._last.get(domain, begin_ns + 1) <= begin_ns <= end_ns:
-                return False
-            self._last[domain] = end_ns
-        return True
 
     def take(self, domain: str, begin_ns: int, end_ns: int) -> bool:
         """Add an interval; False for one that ends before it begins, or was reported before."""

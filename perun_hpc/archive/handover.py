@@ -1,6 +1,6 @@
 """The node's end where it shares no file system with the collector: what would go into the archive goes over to it.
 
-Its other end is `archive/listener.py`, which puts what it received into the archive as a node does (`ArchiveDelivery`).
+Its other end is `archive/taking.py`, which puts what it received into the archive as a node does (`ArchiveDelivery`).
 """
 
 from __future__ import annotations

@@ -199,6 +199,7 @@ def receive(
     allowed: re.Pattern[str],
     take: Callable[[Path, Json, Origin], bytes],
     workspace: Path,
+    prefix: str = "",
 ) -> None:
     """Take one hand-over from a connection and answer the sender, whatever happens.
 
@@ -208,7 +209,7 @@ def receive(
     allowed : what the whole name of a file must match.
     take : puts what lies in a directory where it belongs, given what was said about it and who vouches for it, and
         returns what the sender is answered, without a line's end; may run twice.
-    workspace : directory for what is received until it is complete.
+    workspace : directory for what is received until it is complete, under names that begin with `prefix`.
 
     Raises
     ------
@@ -217,7 +218,7 @@ def receive(
     """
     until_s = time.monotonic() + MANIFEST_S
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=workspace)))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=workspace)))
         try:
             connection.settimeout(MANIFEST_S)
             connection, check = receiver.accept(connection)

@@ -18,8 +18,8 @@ from perun_hpc.accounting.backlog import damaged_of, last_sweep, look
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.archive import kept
-from perun_hpc.archive.listener import lately_refused
 from perun_hpc.archive.places import Archive, Run
+from perun_hpc.archive.refused import lately_refused
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError

@@ -30,8 +30,9 @@ from perun_hpc.accounting.site_figures import SiteFigures
 from perun_hpc.accounting.slurmdbd import Dbd, Flushed, flush
 from perun_hpc.archive.access import NO_LISTS, NoListsError, groups, has_lists, readable_by, tree_readable_by
 from perun_hpc.archive.handover import address, receiver
-from perun_hpc.archive.listener import Listener, lately_refused
+from perun_hpc.archive.listener import Listener
 from perun_hpc.archive.places import BOUNDARIES, RUNNING, Archive, clusters
+from perun_hpc.archive.refused import lately_refused
 from perun_hpc.cli import logs, traces
 from perun_hpc.cli.wake import WakeSocket
 from perun_hpc.data_model import metrics
@@ -147,7 +148,9 @@ def _listener(site: Site, root: Path) -> contextlib.AbstractContextManager[Liste
     with contextlib.suppress(KeyError):
         uids.add(pwd.getpwnam(site.settings.agent.service_user).pw_uid)
     store = site.settings.store
-    return contextlib.closing(Listener(address(store.collector)[1], root, uids, receiver(store.tls)))
+    processes = site.settings.collect.processes
+    port = address(store.collector)[1]
+    return contextlib.closing(Listener(port, root, uids, receiver(store.tls), processes=processes))
 
 
 def _scraped(site: Site) -> contextlib.AbstractContextManager[Scraped | None]:

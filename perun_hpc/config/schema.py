@@ -430,6 +430,11 @@ class Collect:
         "sqlite:////var/lib/perun/ledger.db",
         "the ledger's URL: sqlite:////PATH, or postgresql+psycopg://HOST/NAME (passwords belong into ~/.pgpass)",
     )
+    processes: int = _item(
+        Number(0, 64, integer=True),
+        "0",
+        "take what nodes hand over (store.collector), as they are from a restart on; 0: one a core, four at most",
+    )
     slurmdbd: str = _item(
         Choice(("off", "fill", "overwrite")),
         "off",

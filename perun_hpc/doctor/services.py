@@ -23,8 +23,8 @@ from perun_hpc.agent.outbox.losses import NOT_CONFINED
 from perun_hpc.agent.sources.choice import Choice
 from perun_hpc.agent.sources.workers import open_in_child, present
 from perun_hpc.archive.handover import address, sender
-from perun_hpc.archive.listener import lately_refused
 from perun_hpc.archive.places import Archive, clusters
+from perun_hpc.archive.refused import lately_refused
 from perun_hpc.backend import catalog
 from perun_hpc.config import policy as site_policy
 from perun_hpc.config.compile import compile_policy

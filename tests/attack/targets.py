@@ -11,6 +11,7 @@ import shutil
 import socket
 import struct
 import tempfile
+import threading
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from perun_hpc.agent import state
 from perun_hpc.agent.base.job_facts import job_fields, per_node
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.jobs import ranks
-from perun_hpc.archive import handover, listener, stream
+from perun_hpc.archive import handover, stream, taking
 from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.backend import cgroup, cray_pm, hwmon, powercap, procstat
 from perun_hpc.backend.base import Discovery
@@ -39,6 +40,7 @@ from perun_hpc.data_model.record import from_json, to_json
 from perun_hpc.energy.regions import by_region
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import DataError, PerunError
+from perun_hpc.process.locks import Locks
 from perun_hpc.report.job import job_report
 from perun_hpc.report.screen import Style
 from perun_hpc.slurm import hostlist, sacct
@@ -419,10 +421,10 @@ class _Collector:
         self.archive = self.base / "archive"
         self.archive.mkdir(parents=True)
         self.told = _Told()
-        logger = listener.log
+        logger = taking.log
         logger.addHandler(self.told)
         logger.propagate = False
-        self.listener = listener.Listener(0, self.archive, {0}, _Signs())
+        self.taker = taking.Taker(self.archive, {0}, _Signs(), Locks(taking.LOCKS))
 
     def tidy(self) -> None:
         """Empty the archive when it has grown."""
@@ -478,7 +480,11 @@ def _handover(data: bytes) -> None:
         pass
     collector = _collector()
     answer = b""
-    with socket.create_connection(("127.0.0.1", collector.listener.port), 30) as connection:
+    connection, theirs = socket.socketpair()
+    connection.settimeout(30)
+    taking_it = threading.Thread(target=collector.taker.take_one, args=(theirs, "127.0.0.1", collector.archive, ".h"))
+    taking_it.start()
+    with connection:
         try:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
@@ -488,6 +494,7 @@ def _handover(data: bytes) -> None:
             raise
         except OSError:  # it had heard enough and hung up
             answer = answer or b"error \n"
+    taking_it.join()
     if collector.told.failures:
         raise collector.told.failures.pop()
     assert answer.startswith((b"ok\n", b"ok {", b"error ")), answer
@@ -621,7 +628,7 @@ TARGETS = (
         _handovers,
         _handover,
         (DataError,),
-        ("archive.listener",),
+        ("archive.taking",),
     ),
     Target("agent-state", "the agent's own state", _states, _state, (), ("agent.state",)),
     Target(

@@ -26,19 +26,13 @@ from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.outbox import shipping
 from perun_hpc.archive import stream
+from perun_hpc.archive.addresses import REMEMBERED_S, Remembered, plain_address
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, StreamDelivery
 from perun_hpc.archive.learnt import LEARNT, MOST_B, Learnt, keep_typical
-from perun_hpc.archive.listener import (
-    AT_ONCE,
-    REMEMBERED_S,
-    WORKSPACE,
-    Listener,
-    Refused,
-    Remembered,
-    plain_address,
-)
+from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener
 from perun_hpc.archive.places import Archive
+from perun_hpc.archive.refused import Refused
 from perun_hpc.cli.main import main
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
@@ -203,22 +197,24 @@ def test_a_nodes_addresses_are_asked_for_once_a_minute() -> None:
 
 def test_neither_end_holds_back_what_is_small(tmp_path: Path, munge: stream.Munge) -> None:
     """A second small piece would wait 40 ms for the first to be confirmed, and with it a place of the listener's."""
-    found: list[int] = []
+
+    def note(end: str, connection: socket.socket) -> None:
+        (tmp_path / end).write_text(str(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
 
     class Seen(stream.Munge):
         def connect(self, connection: socket.socket, host: str) -> socket.socket:
-            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            note("node", connection)
             return super().connect(connection, host)
 
         def accept(self, connection: socket.socket) -> tuple[socket.socket, stream.Check]:
-            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            note("collector", connection)
             return super().accept(connection)
 
     seen = Seen(munge.socket)
     about = {"what": "ledger", "cluster": "c", "node": "n2"}
     with listening(tmp_path / "archive", seen) as listener:
         stream.send({"2025-11-24.jsonl": b'{"t0_ns":1}\n'}, about, ("127.0.0.1", listener.port), seen)
-    assert found == [1, 1]
+    assert ((tmp_path / "node").read_text(), (tmp_path / "collector").read_text()) == ("1", "1")
 
 
 def test_what_is_handed_over_lies_where_a_node_itself_would_have_put_it(

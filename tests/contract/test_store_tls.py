@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import shutil
+import signal
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +26,8 @@ from perun_hpc.archive.certificates import Certificates, Presented
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import StreamDelivery
 from perun_hpc.archive.learnt import Learnt
-from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, Refused
+from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener
+from perun_hpc.archive.refused import Refused
 from perun_hpc.errors import AccessError, DataError, UnavailableError
 from tests.certificates import Authority, openssl
 from tests.handed_over import HOSTS, everything_in, filled_spool, record
@@ -53,13 +57,24 @@ def spool(tmp_path: Path) -> AgentPaths:
     return filled_spool(tmp_path)
 
 
+@pytest.fixture
+def logged(tmp_path: Path) -> Iterator[Path]:
+    """A file in which all processes of a collector log."""
+    handler = logging.FileHandler(tmp_path / "log")
+    logging.getLogger().addHandler(handler)
+    yield tmp_path / "log"
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+
+
 @contextlib.contextmanager
-def listening(archive: Path, ours: Certificates) -> Iterator[tuple[str, int]]:
+def listening(archive: Path, ours: Certificates, processes: int = 1) -> Iterator[tuple[str, int]]:
     """A collector that accepts by certificates; where it listens."""
     archive.mkdir(exist_ok=True)
     names = NAMES.__getitem__
     clock = lambda: float(START)  # noqa: E731
-    with contextlib.closing(Listener(0, archive, (), Presented(ours), HOSTS.__getitem__, clock, names)) as listener:
+    made = Listener(0, archive, (), Presented(ours), HOSTS.__getitem__, clock, names, processes)
+    with contextlib.closing(made) as listener:
         yield "localhost", listener.port
 
 
@@ -153,7 +168,7 @@ def test_a_certificate_that_was_taken_back_is_refused(
 
 
 def test_a_revocation_list_that_is_out_of_date_or_of_another_ca_is_named_at_both_ends(
-    tmp_path: Path, spool: AgentPaths, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, spool: AgentPaths, logged: Path
 ) -> None:
     site, other = Authority.begin(tmp_path / "ca"), Authority.begin(tmp_path / "other-ca", "other")
     ours, n2, back = (site.issue(name, [f"DNS:{name}"]) for name in ("localhost", "n2", "n1"))
@@ -162,12 +177,11 @@ def test_a_revocation_list_that_is_out_of_date_or_of_another_ca_is_named_at_both
     cas.write_bytes(both + site.revoke(back.cert))
     hands_over(tmp_path / "archive", replace(ours, ca=cas), n2)
     assert "or only others' revocation lists are there" in refusal(tmp_path / "2", replace(ours, ca=cas), theirs)
-    assert f"each CA in {cas} needs a list, in date" in caplog.text
-    caplog.clear()
+    assert f"each CA in {cas} needs a list, in date" in logged.read_text()
     late = ("-crl_lastupdate", "20250101000000Z", "-crl_nextupdate", "20250201000000Z")
     cas.write_bytes(both + site.revoke(ours.cert, *late))
     assert "or its CA's revocation list there is" in refusal(tmp_path / "3", replace(ours, ca=cas), n2)
-    assert f"each CA in {cas} needs a list, in date" in caplog.text
+    assert f"each CA in {cas} needs a list, in date" in logged.read_text()
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, site: Authority, n2: Certificates) -> None:
@@ -271,6 +285,73 @@ def test_whoever_shows_no_certificate_is_let_go_within_the_time_of_a_manifest(
         assert time.monotonic() - begin < 2 * stream.MANIFEST_S
     assert everything_in(tmp_path / "archive")
     assert not list((tmp_path / "archive" / WORKSPACE).iterdir())
+
+
+def working() -> list[int]:
+    """The processes that take hand-overs, by their numbers."""
+    below = {int(pid): Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in _children(os.getpid())}
+    return sorted(int(pid) for pids in below.values() for pid in pids)
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(one) for tasks in Path(f"/proc/{pid}/task").iterdir() for one in (tasks / "children").read_text().split()
+    ]
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it."""
+    end_s = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def test_a_process_that_dies_costs_what_it_was_taking_and_another_one_goes_on(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates, logged: Path
+) -> None:
+    """Both have begun to take something: one of them is killed."""
+    head = {"schema": stream.SCHEMA, "credential": "", "about": LEDGER, "files": [["2025-11-24.jsonl", 100, ""]]}
+    workspace = tmp_path / "archive" / WORKSPACE
+    with listening(tmp_path / "archive", collector, processes=2) as address, contextlib.ExitStack() as begun:
+        until(lambda: len(working()) == 2)
+        while len({path.name[0] for path in workspace.iterdir()}) < 2:
+            plain = begun.enter_context(socket.create_connection(address))
+            wire = begun.enter_context(n2.connect(plain, "localhost"))
+            wire.sendall(json.dumps(head).encode() + b"\n{")
+            until(lambda: any(list(path.iterdir()) for path in workspace.iterdir()))
+        killed = working()[0]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: len(working()) == 2 and killed not in working())
+        for _ in range(20):
+            assert stream.send({}, {"what": "learnt", "cluster": "c", "node": "n2"}, address, n2) == b""
+        until(lambda: len({path.name[0] for path in workspace.iterdir()}) == 1)  # nothing is left of what it took
+    assert "a process that takes hand-overs ended (-9): another one goes on" in logged.read_text()
+    assert not working()
+
+
+def test_what_is_being_taken_when_the_collector_ends_is_completed(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates
+) -> None:
+    line = b'{"t0_ns":1}\n'
+    files = [["2025-11-24.jsonl", len(line), hashlib.sha256(line).hexdigest()]]
+    head = {"schema": stream.SCHEMA, "credential": "", "about": LEDGER, "files": files}
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(listening(tmp_path / "archive", collector, processes=2))
+        plain = socket.create_connection(address)
+        wire = n2.connect(plain, "localhost")
+        wire.sendall(json.dumps(head).encode() + b"\n")
+        for pid in (*_children(os.getpid()), *working()):
+            os.kill(pid, signal.SIGTERM)  # as systemd does
+        closing = threading.Thread(target=stack.pop_all().close)
+        closing.start()
+        closing.join(0.5)
+        assert closing.is_alive()
+        wire.sendall(line)
+        assert wire.recv(100) == b"ok\n"
+        closing.join(30)
+        wire.close()
+    assert everything_in(tmp_path / "archive")
 
 
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16" * 100_000, b"{}\n"])
