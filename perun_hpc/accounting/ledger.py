@@ -468,7 +468,10 @@ class Ledger(Database):
 
     def _shares(self, connection: Connection, job: int, record: EnergyRecord) -> list[dict[str, Any]]:
         end = self._end(connection, record)
-        return [{"job": job, **vars(share), **end} for share in record.shares]
+        # A node's clock may be far ahead: `shares_between` begins with jobs that ended a day before, in any time zone.
+        last = time.strftime("%Y-%m-%d", time.gmtime(record.end_ns // NS + 43_200))
+        ends = [{"end_s": 0} if end and share.day > last else end for share in record.shares]
+        return [{"job": job, **vars(share), **its} for share, its in zip(record.shares, ends, strict=True)]
 
     def _end(self, connection: Connection, record: EnergyRecord) -> dict[str, int]:
         """What a row of a partitioned table has besides."""
@@ -483,7 +486,7 @@ class Ledger(Database):
     def _within(self, connection: Connection, rows: Rows) -> list[tuple[str, dict[str, int]]]:
         """Conditions, with parameters, under which rows are looked for in turn: where they lie, then everywhere.
 
-        Rows of before the ledger was partitioned have 0.
+        Rows of before the ledger was partitioned have 0, and shares of days long after their job.
         """
         anywhere: tuple[str, dict[str, int]] = ("", {})
         if not (isinstance(rows, Mapping) and rows and self._partitioned(connection)):

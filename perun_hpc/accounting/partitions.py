@@ -2,7 +2,8 @@
 
 `job`, `record` and `job_share` each have a partition `TABLE_YYYY_MM` a month, one for all that was there before the
 ledger was partitioned (`TABLE_before`), and one for what has no other (`TABLE_rest`), so that no record is ever refused
-for the want of one. In `record` and `job_share` the column `end_s` is the job's; rows of before have 0 there.
+for the want of one. In `record` and `job_share` the column `end_s` is the job's; rows of before have 0 there, and
+shares of days long after their job, as a node with a wrong clock gives.
 
 Keys are those of each partition: which rows are one run's is decided under the lock that all writers take.
 """

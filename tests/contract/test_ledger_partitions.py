@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from subprocess import PIPE, Popen, run
 from typing import Any
 
@@ -348,6 +349,24 @@ def test_a_time_asked_for_is_looked_for_in_its_months_alone(url: str) -> None:
     assert seen[2] & {f"job_share_2026_{month:02d}" for month in range(1, 5)} == set()
     assert "job_share_2026_05" in seen[2]
     assert seen[3] == {"job_2026_05", "deleted"}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 40, 700])
+def test_shares_of_a_node_whose_clock_is_ahead_are_in_their_day(url: str, ahead: int) -> None:
+    day = (datetime(2026, 5, 15, tzinfo=UTC) + timedelta(days=ahead)).strftime("%Y-%m-%d")
+    open_at(url).close()
+    with closing(open_at(url)) as ledger:
+        for number, energy_uj in ((1, 8_000_000_000), (1, 9_000_000_000), (2, 8_000_000_000)):
+            record = at_month(number, 5)
+            share = replace(record.shares[0], day=day, energy_uj=energy_uj)
+            ledger.put([replace(record, revision=record.revision + 1, energy_uj=energy_uj, shares=(share,))])
+        ledger.put([at_month(3, 5)])
+        found = ledger.shares_between("c", day, day)
+        assert {job for _, job in found} == {(1, 0), (2, 0)} | ({(3, 0)} if not ahead else set())
+        assert {at[1] for at, _ in found} == {day}
+        (record,) = ledger.members("c", "1")
+        assert [one.day for one in record.shares] == [day]
+        assert found[("n1", day, "package-0"), (1, 0)] == record.energy_uj
 
 
 def touched(ledger: Ledger, seen: list[set[str]], ask: Any) -> None:
