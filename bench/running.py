@@ -202,7 +202,10 @@ def machine(root: Path, count: int) -> None:
 @contextmanager
 def counting(root: Path) -> Iterator[None]:
     """The machine's counters count, each its own power: of counters that stand still an agent would think the worse."""
-    files = [os.open(path, os.O_WRONLY) for path in (root / "sys/class/powercap").glob("*/energy_uj")]
+    zones = sorted((root / "sys/class/powercap").glob("*:*"), key=lambda zone: int(zone.name.partition(":")[2]))
+    files = [
+        os.open(zone / "energy_uj", os.O_WRONLY) for zone in zones
+    ]  # in the order of the values that they begin at
     ends = threading.Event()
 
     def count() -> None:

@@ -12,6 +12,9 @@ from perun_hpc.data_model.sensor import Kind, Missing, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 
 NS_PER_S = 1_000_000_000
+CPUS, MEMORY = "procstat:cpu:time", "procstat:memory:data"
+"""The ids of the sensors."""
+MALFORMED = {CPUS: "malformed /proc/stat", MEMORY: "no MemAvailable"}
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 KEPT_NS = 90_000_000
 """Rows of a trace repeat a reading that is younger: CPU time moves in steps of 10 ms, and at every read the kernel adds
@@ -72,14 +75,14 @@ class ProcStat:
         host = host_name()
         self._sensors = (
             Sensor(
-                id="procstat:cpu:time",
+                id=CPUS,
                 host=host, backend="procstat", device="/proc/stat", domain="cpu", component="cpu",
                 kind=Kind.COUNTER, quantity=Quantity.TIME, unit=f"1/{TICKS_PER_S} s", scale_num=NS_PER_S,
                 scale_den=TICKS_PER_S, update_ns=KEPT_NS + NS_PER_S // TICKS_PER_S, scope="busy time of all CPUs",
             ),
             Sensor(
-                id="procstat:memory:data", host=host, backend="procstat", device="/proc/meminfo", domain="memory",
-                component="dram", kind=Kind.GAUGE, quantity=Quantity.DATA, unit="B", resolution=1024, update_ns=KEPT_NS,
+                id=MEMORY, host=host, backend="procstat", device="/proc/meminfo", domain="memory", component="dram",
+                kind=Kind.GAUGE, quantity=Quantity.DATA, unit="B", resolution=1024, update_ns=KEPT_NS,
                 scope="memory in use on the node",
             ),
         )  # fmt: skip
@@ -88,6 +91,11 @@ class ProcStat:
     def sensors(self) -> tuple[Sensor, ...]:
         """CPU time, memory in use."""
         return self._sensors
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The open file behind each sensor, by its id."""
+        return {CPUS: self._stat, MEMORY: self._memory}
 
     def read(self) -> tuple[Reading, ...]:
         """Read both files."""
@@ -105,7 +113,7 @@ class ProcStat:
             ticks = busy_ticks(self._cpu_lines())
         except (OSError, ValueError, IndexError) as error:
             self.last_busy_ns = {}
-            return Reading(None, self._clock(), reason(error) if isinstance(error, OSError) else "malformed /proc/stat")
+            return Reading(None, self._clock(), reason(error) if isinstance(error, OSError) else MALFORMED[CPUS])
         self.last_busy_ns = {cpu: count * NS_PER_S // TICKS_PER_S for cpu, count in ticks.items()}
         return Reading(sum(ticks.values()), self._clock())
 
@@ -122,7 +130,7 @@ class ProcStat:
         except (OSError, ValueError, IndexError) as error:
             used, why = None, reason(error) if isinstance(error, OSError) else "malformed /proc/meminfo"
         else:
-            why = "no MemAvailable"
+            why = MALFORMED[MEMORY]
         return Reading(used, self._clock(), why if used is None else None)
 
     def close(self) -> None:

@@ -12,12 +12,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from perun_hpc.backend.sysfile import doubt, implausible, reason
+from perun_hpc.backend import procstat
+from perun_hpc.backend.base import Reader
+from perun_hpc.backend.sysfile import doubt, implausible, number_files, reason
 from perun_hpc.data_model.sensor import GAP, Sensor
 from perun_hpc.process import child
 from perun_hpc.process.ready import readable
@@ -27,14 +29,27 @@ MOST_COLUMNS, MOST_ROWS = 8192, 4096
 PATIENCE_S = 1.0
 """How long a block that was asked for is waited for: the program may be in the middle of a row."""
 
-_VERSION = 1
+_VERSION = 2
 _ORDERS = struct.Struct("=IIIIqqq")
-_COLUMN = struct.Struct("=17qII")
+_COLUMN = struct.Struct("=18qII")
 _BLOCK = struct.Struct("=IIIIqq")
 _GAP = struct.Struct("=IIiIQ")
 _MOST_BAD = 16
 PIPE_B = 1 << 20
 _NO_NUMBER, _NO_VALUE, _TOO_LITTLE = -1, -2, -3
+_GIVEN, _NUMBER = 0, 1
+_FORMS = {procstat.CPUS: 2, procstat.MEMORY: 3}
+"""What the files of some sensors hold, by their ids; those of others hold one number."""
+
+
+def files_of(readers: Iterable[Reader]) -> dict[str, int]:
+    """The open file of each sensor whose values the program can read, by the sensors' ids."""
+    everyone = tuple(readers)
+    found = number_files(everyone)
+    for reader in everyone:
+        if isinstance(reader, procstat.ProcStat):
+            found |= reader.files
+    return found
 
 
 class Grid(NamedTuple):
@@ -80,7 +95,7 @@ class Rows:
 
     Parameters
     ----------
-    columns : each sensor with its open file, which holds one number; -1: its values come by `give`.
+    columns : each sensor with its open file, one of `files_of`; -1: its values come by `give`.
     grid : its next tick is the first row's.
     rows : of a block.
     """
@@ -121,7 +136,8 @@ class Rows:
         for sensor, fd in zip(self.sensors, files, strict=True):
             least, bad = implausible(sensor)
             bad = bad[:_MOST_BAD]
-            record = _COLUMN.pack(least, *bad, *[0] * (_MOST_BAD - len(bad)), len(bad), fd >= 0)
+            form = _FORMS.get(sensor.id, _NUMBER) if fd >= 0 else _GIVEN
+            record = _COLUMN.pack(least, procstat.KEPT_NS, *bad, *[0] * (_MOST_BAD - len(bad)), len(bad), form)
             socket.send_fds(self._socket, [record], [fd] if fd >= 0 else [])
 
     @property
@@ -223,7 +239,7 @@ class Rows:
 
     def _gap(self, row: int, column: int, why: int, _zero: int, value: int) -> Gap:
         if why == _NO_NUMBER:
-            return Gap(row, column, "the file holds no number")
+            return Gap(row, column, procstat.MALFORMED.get(self.sensors[column].id, "the file holds no number"))
         if why == _TOO_LITTLE:
             return Gap(row, column, doubt(self.sensors[column], value - (1 << 64)))
         if why == _NO_VALUE:

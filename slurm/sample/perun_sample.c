@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NS_PER_S = 1000000000, FILE_B = 64 };
+enum { NS_PER_S = 1000000000, FILE_B = 64, SAFE_DIGITS = 18, TEXT_B = 1 << 18, MEMORY_B = 256 };
 /* As energy/schedule.py: what a disciplined clock may gain on the monotonic one, and what reading both costs. */
 enum { SLEW_PPM = 1000, CLOCK_NOISE_NS = 50000000 };
 
@@ -26,15 +26,25 @@ struct grid {
 	int64_t period_ns, offset_ns, next, seen_ns, step_ns;
 };
 
+/* What each row needs of a column, and no more: caches are cold after a sleep. */
+struct source {
+	int file;
+	uint32_t form;
+	int64_t least;
+	int64_t unsafe; /* the least value that is none; from it on `bad` is looked at */
+	int64_t kept;   /* of the parent, or read not long ago */
+};
+
 struct sampler {
 	struct grid grid;
 	uint32_t columns, rows_max, rows, gaps, skipped;
-	int *files;              /* per column; -1: its value comes from the parent */
+	struct source *sources;  /* per column */
 	struct column *kinds;    /* per column */
-	int64_t *given;          /* per column: the parent's last value */
+	int64_t *stale_ns;       /* per column: when it is to be read again */
 	int64_t *ticks;          /* per row */
 	int32_t *late_us;        /* per row */
-	int64_t *values;         /* column by column, rows_max each */
+	int64_t *values;         /* row by row */
+	char *text;              /* of a long file */
 	struct gap *gap;         /* of the block */
 	char *out;               /* a whole block, packed */
 	size_t out_b;
@@ -92,6 +102,25 @@ static bool number_in(const char *text, ssize_t size, bool *negative, uint64_t *
 	return digits > 0 && (!*negative || *number <= (uint64_t)INT64_MAX);
 }
 
+/* Digits that no 63 bits are too few for, and perhaps a line's end, as the kernel writes them; -1: something else. */
+static int64_t plain_number(const char *text, ssize_t size)
+{
+	int64_t number = 0;
+
+	if (size > 0 && text[size - 1] == '\n')
+		size--;
+	if (size <= 0 || size > SAFE_DIGITS)
+		return -1;
+	for (ssize_t at = 0; at < size; at++) {
+		unsigned digit = (unsigned char)text[at] - '0';
+
+		if (digit > 9)
+			return -1;
+		number = number * 10 + digit;
+	}
+	return number;
+}
+
 static bool is_bad(const struct column *kind, int64_t value)
 {
 	for (uint32_t i = 0; i < kind->bad_count; i++)
@@ -100,35 +129,116 @@ static bool is_bad(const struct column *kind, int64_t value)
 	return false;
 }
 
-/* One column of the row; a gap is noted with its reason. */
-static int64_t read_one(struct sampler *all, uint32_t column)
+static int64_t gap(struct sampler *all, uint32_t column, int why, int64_t value)
 {
-	const struct column *kind = &all->kinds[column];
-	char text[FILE_B];
-	uint64_t number;
-	int64_t value = 0;
-	ssize_t size;
-	bool negative;
-	int why = 0;
-
-	if (all->files[column] < 0)
-		return all->given[column];
-	size = pread(all->files[column], text, sizeof(text), 0);
-	if (size < 0)
-		why = errno;
-	else if (!number_in(text, size, &negative, &number))
-		why = NO_NUMBER;
-	else {
-		value = negative ? -(int64_t)number : (int64_t)number;
-		if ((negative ? value : 0) < kind->least)
-			why = TOO_LITTLE;
-		else if (number > INT64_MAX || is_bad(kind, value))
-			why = NO_VALUE;
-		else
-			return value;
-	}
 	all->gap[all->gaps++] = (struct gap){ .row = all->rows, .column = column, .why = why, .value = value };
 	return GAP_VALUE;
+}
+
+/* A file that holds one number. */
+static int64_t read_number(struct sampler *all, uint32_t column)
+{
+	const struct source *from = &all->sources[column];
+	char text[FILE_B];
+	uint64_t number;
+	int64_t value;
+	ssize_t size = pread(from->file, text, sizeof(text), 0);
+	bool negative;
+
+	if (size < 0)
+		return gap(all, column, errno, 0);
+	value = plain_number(text, size);
+	if (value >= from->least && value >= 0 && value < from->unsafe)
+		return value;
+	if (!number_in(text, size, &negative, &number))
+		return gap(all, column, NO_NUMBER, 0);
+	value = negative ? -(int64_t)number : (int64_t)number;
+	if ((negative ? value : 0) < from->least)
+		return gap(all, column, TOO_LITTLE, value);
+	if (number > INT64_MAX || is_bad(&all->kinds[column], value))
+		return gap(all, column, NO_VALUE, value);
+	return value;
+}
+
+/* The file's text up to a line that begins with `until`, or its end; NULL where it is too long or cannot be read. */
+static const char *read_text(struct sampler *all, uint32_t column, size_t most, const char *until)
+{
+	size_t size = 0;
+
+	while (size < most) {
+		ssize_t done = pread(all->sources[column].file, all->text + size, most - size, (off_t)size);
+
+		if (done < 0)
+			return NULL;
+		size += (size_t)done;
+		all->text[size] = '\0';
+		if (done == 0 || strstr(all->text, until) != NULL)
+			return all->text;
+	}
+	errno = EFBIG;
+	return NULL;
+}
+
+/* Time in which all CPUs were busy, in ticks of USER_HZ: user, nice, system, irq, softirq and steal (proc_stat(5)). */
+static int64_t read_cpus(struct sampler *all, uint32_t column)
+{
+	const char *line = read_text(all, column, TEXT_B, "\nintr ");
+	int64_t busy = 0;
+
+	if (line == NULL)
+		return gap(all, column, errno, 0);
+	while (strncmp(line, "cpu", 3) == 0) {
+		const char *at = line + strcspn(line, " \n");
+		int fields = 0;
+
+		for (; fields < 8; fields++) {
+			char *end;
+			uint64_t ticks;
+
+			at += strspn(at, " ");
+			if (*at < '0' || *at > '9')
+				break;
+			ticks = strtoull(at, &end, 10);
+			if (line[3] != ' ' && fields != 3 && fields != 4)
+				busy += (int64_t)ticks;
+			at = end;
+		}
+		if (line[3] != ' ' && fields < 5)
+			return gap(all, column, NO_NUMBER, 0);
+		line += strcspn(line, "\n");
+		line += *line == '\n';
+	}
+	return busy;
+}
+
+/* Memory in use, in bytes: MemTotal less MemAvailable (proc_meminfo(5)), which stand in the file's first lines. */
+static int64_t read_memory(struct sampler *all, uint32_t column)
+{
+	ssize_t size = pread(all->sources[column].file, all->text, MEMORY_B, 0);
+	const char *total, *available;
+
+	if (size < 0)
+		return gap(all, column, errno, 0);
+	all->text[size] = '\0';
+	total = strstr(all->text, "MemTotal:");
+	available = strstr(all->text, "MemAvailable:");
+	if (total == NULL || available == NULL)
+		return gap(all, column, NO_NUMBER, 0);
+	return (strtoll(strchr(total, ':') + 1, NULL, 10) - strtoll(strchr(available, ':') + 1, NULL, 10)) * 1024;
+}
+
+/* One column of the row; a gap is noted with its reason. */
+static int64_t read_one(struct sampler *all, uint32_t column, int64_t mono_ns)
+{
+	struct source *from = &all->sources[column];
+
+	if (from->form == FORM_NUMBER)
+		return read_number(all, column);
+	if (from->form != FORM_GIVEN && mono_ns >= all->stale_ns[column]) {
+		from->kept = from->form == FORM_CPUS ? read_cpus(all, column) : read_memory(all, column);
+		all->stale_ns[column] = mono_ns + all->kinds[column].keep_ns;
+	}
+	return from->kept;
 }
 
 static char *put(char *at, const void *data, size_t size)
@@ -161,28 +271,33 @@ static void flush_block(struct sampler *all)
 
 	at = put(at, all->ticks, all->rows * sizeof(int64_t));
 	for (uint32_t column = 0; column < all->columns; column++)
-		at = put(at, all->values + (size_t)column * all->rows_max, all->rows * sizeof(int64_t));
+		for (uint32_t row = 0; row < all->rows; row++)
+			at = put(at, &all->values[(size_t)row * all->columns + column], sizeof(int64_t));
 	at = put(at, all->gap, all->gaps * sizeof(struct gap));
 	at = put(at, all->late_us, all->rows * sizeof(int32_t));
 	write_all(all->out, (size_t)(at - all->out));
 	all->rows = all->gaps = all->skipped = 0;
 }
 
-static void sample(struct sampler *all, int64_t mono_ns)
+/* A row; returns when it was done. */
+static int64_t sample(struct sampler *all, int64_t mono_ns)
 {
 	struct grid *grid = &all->grid;
-	int64_t due = due_ns(grid), skipped = (mono_ns - due) / grid->period_ns, late_us;
+	int64_t *values = all->values + (size_t)all->rows * all->columns;
+	int64_t due = due_ns(grid), skipped = (mono_ns - due) / grid->period_ns, done_ns, late_us;
 
 	all->skipped += (uint32_t)skipped;
 	all->ticks[all->rows] = grid->next + skipped;
 	for (uint32_t column = 0; column < all->columns; column++)
-		all->values[(size_t)column * all->rows_max + all->rows] = read_one(all, column);
+		values[column] = read_one(all, column, mono_ns);
 	/* The row is of the middle of its reading. */
-	late_us = ((mono_ns + now_ns(CLOCK_MONOTONIC)) / 2 - due - skipped * grid->period_ns) / 1000;
+	done_ns = now_ns(CLOCK_MONOTONIC);
+	late_us = ((mono_ns + done_ns) / 2 - due - skipped * grid->period_ns) / 1000;
 	all->late_us[all->rows] = (int32_t)(late_us > INT32_MAX ? INT32_MAX : late_us);
 	grid->next += skipped + 1;
 	if (++all->rows == all->rows_max)
 		flush_block(all);
+	return done_ns;
 }
 
 /* Exactly `size` bytes of the socket, with the descriptors that came with them. */
@@ -244,8 +359,9 @@ static bool begin(struct sampler *all)
 	all->columns = orders.columns;
 	all->rows_max = orders.rows;
 	all->kinds = reserve(orders.columns, sizeof(struct column));
-	all->files = reserve(orders.columns, sizeof(int));
-	all->given = reserve(orders.columns, sizeof(int64_t));
+	all->sources = reserve(orders.columns, sizeof(struct source));
+	all->stale_ns = reserve(orders.columns, sizeof(int64_t));
+	all->text = reserve(TEXT_B + 1, 1);
 	all->ticks = reserve(orders.rows, sizeof(int64_t));
 	all->late_us = reserve(orders.rows, sizeof(int32_t));
 	all->values = reserve((size_t)orders.columns * orders.rows, sizeof(int64_t));
@@ -255,17 +371,22 @@ static bool begin(struct sampler *all)
 	all->out = reserve(all->out_b, 1);
 	fds = reserve(COLUMNS_MAX, sizeof(int));
 	for (uint32_t column = 0; column < orders.columns; column++) {
-		if (!take(&all->kinds[column], sizeof(struct column), fds, &fd_count) || all->kinds[column].bad_count > BAD_MAX)
+		struct column *kind = &all->kinds[column];
+		struct source *from = &all->sources[column];
+
+		if (!take(kind, sizeof(*kind), fds, &fd_count) || kind->bad_count > BAD_MAX || kind->form > FORM_MEMORY)
 			return false;
-		all->given[column] = GAP_VALUE;
+		*from = (struct source){ -1, kind->form, kind->least, INT64_MAX, GAP_VALUE };
+		for (uint32_t i = 0; i < kind->bad_count; i++)
+			if (kind->bad[i] < from->unsafe)
+				from->unsafe = kind->bad[i];
 	}
 	for (uint32_t column = 0; column < orders.columns; column++) {
-		all->files[column] = -1;
-		if (all->kinds[column].has_file == 0)
+		if (all->sources[column].form == FORM_GIVEN)
 			continue;
 		if (used == fd_count)
 			return false;
-		all->files[column] = fds[used++];
+		all->sources[column].file = fds[used++];
 	}
 	free(fds);
 	return used == fd_count;
@@ -285,7 +406,7 @@ static bool heed(struct sampler *all)
 	if (what != 'v')
 		return false;
 	for (uint32_t column = 0; column < all->columns; column++)
-		if (all->files[column] < 0 && !take(&all->given[column], sizeof(int64_t), NULL, NULL))
+		if (all->sources[column].form == FORM_GIVEN && !take(&all->sources[column].kept, sizeof(int64_t), NULL, NULL))
 			return false;
 	return true;
 }
@@ -303,15 +424,19 @@ int main(void)
 			break;
 	for (;;) {
 		int64_t mono_ns = now_ns(CLOCK_MONOTONIC), left_ns = due_ns(&all.grid) - mono_ns;
-		struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
+		struct timespec left;
 		int ready;
 
 		if (left_ns <= 0) {
-			sample(&all, mono_ns);
+			int64_t done_ns = sample(&all, mono_ns);
+
 			if (mono_ns - all.grid.seen_ns > NS_PER_S)
 				observe(&all.grid, mono_ns);
-			left = (struct timespec){ 0, 0 };
+			left_ns = due_ns(&all.grid) - done_ns;
 		}
+		/* The sleep hears the parent, who is heard between rows that are late as well. */
+		left_ns = left_ns > 0 ? left_ns : 0;
+		left = (struct timespec){ .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
 		ready = ppoll(&parent, 1, &left, NULL);
 		if (ready < 0 && errno != EINTR)
 			break;

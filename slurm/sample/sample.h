@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum {
-	SAMPLE_VERSION = 1,
+	SAMPLE_VERSION = 2,
 	COLUMNS_MAX = 8192,
 	ROWS_MAX = 4096,
 	BAD_MAX = 16,
@@ -26,10 +26,14 @@ struct orders {
 /* Then one of these per column, as many a message as it has descriptors or more without any. */
 struct column {
 	int64_t least;        /* less is no value */
+	int64_t keep_ns;      /* a value of CPUs or memory is repeated in rows for so long */
 	int64_t bad[BAD_MAX]; /* nor is one of these */
 	uint32_t bad_count;
-	uint32_t has_file; /* else its value comes by `values` */
+	uint32_t form; /* of its file */
 };
+
+/* No file, values come by 'v'; one number; /proc/stat; /proc/meminfo. */
+enum { FORM_GIVEN, FORM_NUMBER, FORM_CPUS, FORM_MEMORY };
 
 /* Then, at any time: one byte, 'f' for a block now, or 'v' and one value per column without a file. The end: a last block. */
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perun_hpc.backend.rows import PROGRAM, Block, Grid, Rows
+from perun_hpc.backend.procstat import ProcStat
+from perun_hpc.backend.rows import PROGRAM, Block, Grid, Rows, files_of
 from perun_hpc.backend.sysfile import NumberFiles
 from perun_hpc.data_model.sensor import GAP, Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
@@ -90,6 +91,55 @@ def test_each_content_is_read_as_python_reads_it(tmp_path: Path, kind: Sensor) -
             assert reading.ticks is not None or whys[column] == reading.error or "63" in whys[column]
         else:
             assert (content, ticks, whys.get(column)) == (content, reading.ticks, None)
+
+
+STATS = (
+    "cpu  9 9 9 9\ncpu0 1 2 4 100 200 8 16 32 64 128\ncpu1 1000 0 0 7 7 0 0 0 0 0\nintr 5\n",
+    "cpu0 1 2 4 100 200\ncpu17 1 1 1 1 1 1 1 1\n",
+    "cpu0 1 2 4\n", "cpu0 1 x 4 5 6 7\n", "", "intr 7\n", "cpu0 1 0 0 0 0 0 0 0",
+    "".join(f"cpu{number} 1 2 3 4 5 6 7 8 9 10\n" for number in range(4000)) + "intr 7\n",
+)  # fmt: skip
+MEMORIES = (
+    "MemTotal: 8000 kB\nMemFree: 1 kB\nMemAvailable: 3000 kB\n", "MemTotal: 8000 kB\n", "",
+    Path("/proc/meminfo").read_text(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stat", STATS, ids=range(len(STATS)))
+@pytest.mark.parametrize("memory", MEMORIES, ids=range(len(MEMORIES)))
+def test_cpu_time_and_memory_are_read_as_python_reads_them(tmp_path: Path, stat: str, memory: str) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(stat)
+    (tmp_path / "proc/meminfo").write_text(memory)
+    reader = ProcStat(tmp_path)
+    expected = reader.read()
+    files = files_of([reader])
+    rows = Rows([(one, files[one.id]) for one in reader.sensors], now_grid(), 3)
+    (block,) = blocks_of(rows)[:1]
+    rows.stop()
+    reader.close()
+    whys = {gap.column: gap.why for gap in block.gaps}
+    found = [(None if ticks[0] == GAP else ticks[0], whys.get(place)) for place, ticks in enumerate(block.columns)]
+    assert found == [(one.ticks, one.error) for one in expected]
+    assert all(len(set(ticks)) == 1 for ticks in block.columns) and len(block.gaps) == len(whys)  # one look, repeated
+
+
+def test_cpu_time_is_read_again_after_a_while(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    stat = tmp_path / "proc/stat"
+    stat.write_text("cpu0 1 0 0 0 0 0 0 0\n")
+    (tmp_path / "proc/meminfo").write_text(MEMORIES[0])
+    reader = ProcStat(tmp_path)
+    files = files_of([reader])
+    rows = Rows([(one, files[one.id]) for one in reader.sensors], now_grid(), 1)
+    blocks_of(rows)
+    stat.write_text("cpu0 2 0 0 0 0 0 0 0\n")
+    begun_s, last = time.monotonic(), 1
+    while last == 1 and time.monotonic() < begun_s + 20:
+        last = blocks_of(rows)[-1].columns[0][0]
+    rows.stop()
+    reader.close()
+    assert last == 2
 
 
 def test_rows_are_on_the_grid_and_hold_what_they_were_given(file: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows
+from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows, files_of
 from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 FAST_NS = 100_000_000
 """Rows closer than this are the program's: Python makes ten a second for as much as it costs to hear of them."""
-TURN_NS = 80_000_000
-"""How often the agent takes what has come, and reads what it reads itself: so old are values of rows at most that
-`procstat` says are 100 ms old."""
-BLOCK_NS = 1_000_000_000
-SILENT_NS = 5 * BLOCK_NS
+TURN_NS = 1_000_000_000
+"""How often the agent takes what has come."""
+GIVE_NS = 80_000_000
+"""How often the agent looks what children have said, where there are some."""
+SILENT_NS = 5 * TURN_NS
 """So long without a block, and it hangs in a file."""
 SETTLE_S = 0.05
 """How long a reading of everything, for which a hook may wait, waits for the rows before it."""
@@ -37,6 +37,7 @@ class FastRows:
     Attributes
     ----------
     ids : those of the node when it began.
+    turn_ns : how often it has something for the agent, or the agent for it.
     """
 
     def __init__(self, node: Node, schedule: Schedule, now_ns: int) -> None:
@@ -44,11 +45,12 @@ class FastRows:
         self.ids = node.ids
         self._node = node
         self._began = schedule
-        files = number_files(node.sampled)
+        files = files_of(node.sampled)
         sensors = [sensor for reader in node.sampled for sensor in reader.sensors]
         grid = Grid(schedule.period_ns, schedule.offset_ns, schedule.next_index)
-        count = max(1, min(MOST_ROWS, BLOCK_NS // schedule.period_ns))
+        count = max(1, min(MOST_ROWS, 2 * TURN_NS // schedule.period_ns))  # it is asked for what it has before that
         self._rows = Rows([(sensor, files.get(sensor.id, -1)) for sensor in sensors], grid, count)
+        self.turn_ns = GIVE_NS if self._rows.given else TURN_NS
         self._heard_ns = now_ns
         self._tardy = False
         self._cpu_ns = 0
@@ -73,9 +75,10 @@ class FastRows:
     def turn(self, now_ns: int) -> list[Block]:
         """Read what is read here; the blocks that have come. EOFError: no more will come."""
         self._give()
-        found = self._rows.blocks()
+        found = self._rows.now(0 if self._tardy else SETTLE_S)
+        self._tardy = not found
         if found:
-            self._heard_ns, self._tardy = now_ns, False
+            self._heard_ns = now_ns
         elif now_ns - self._heard_ns > SILENT_NS:
             raise EOFError
         return found
@@ -95,14 +98,15 @@ class FastRows:
         return self._rows.stop(SETTLE_S)
 
     def _give(self) -> None:
-        self._rows.give(self._node.sample_others())
+        if self._rows.given:
+            self._rows.give(self._node.sample_others())
 
 
 def can_read(node: Node, energy: Collection[str]) -> bool:
     """Whether the program can make the node's rows: of what counts energy, by the ids, it reads all itself.
 
-    What is read here has values up to `TURN_NS` old in rows: CPU times and memory, which are as old in any row, and
-    what children say, who are asked once a second. Others' would be older than they say.
+    What is given to it has values up to `GIVE_NS` older in rows: what children say, who are asked once a second.
+    Others' would be older than they say.
     """
     quick = all(isinstance(reader, (NumberFiles, ProcStat, Absent, Worker)) for reader in node.sampled)
     return bool(energy) and quick and not node.gauges.sensors and number_files(node.sampled).keys() >= set(energy)

@@ -305,10 +305,14 @@ class Node:
         return self.fast_ns + (self.fast.cpu_ns if self.fast is not None else 0)
 
     def sample_others(self) -> list[int | None]:
-        """Of these the ones that are no open files alone."""
+        """Of these the ones that children say, or nobody."""
         for worker in self.workers:
             worker.collect()
-        others = (read for read, one in zip(self.quick, self.sampled, strict=True) if not isinstance(one, NumberFiles))
+        others = (
+            read
+            for read, one in zip(self.quick, self.sampled, strict=True)
+            if not isinstance(one, (NumberFiles, ProcStat))
+        )
         return [ticks for read in others for ticks in read()]
 
     def read(self, fresh: bool = False) -> Snapshot:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.measure.meter import Meter
-from perun_hpc.agent.sources.fast_rows import FAST_NS, TURN_NS, FastRows, can_read
+from perun_hpc.agent.sources.fast_rows import FAST_NS, FastRows, can_read
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.traces.trace import Trace
+
+EARLY_NS, LATE_NS = 50_000_000, 50_000_000
+"""Rows are taken so much too early where the agent is awake anyhow; nothing wakes it before it is so much late."""
 
 
 class FastTrace:
@@ -14,7 +17,7 @@ class FastTrace:
 
     Attributes
     ----------
-    due_ns : when to take some (monotonic).
+    due_ns : when to take some at the latest (monotonic).
     """
 
     def __init__(self, node: Node, meter: Meter, session: Session, trace: Trace, now_ns: int) -> None:
@@ -24,7 +27,11 @@ class FastTrace:
         self._rows = node.fast = FastRows(node, trace.schedule, now_ns)
         trace.leave_to(self._rows)
         self._fine_ns = now_ns
-        self.due_ns = now_ns + TURN_NS
+        self._wait(now_ns)
+
+    def _wait(self, now_ns: int) -> None:
+        self.soon_ns = now_ns + self._rows.turn_ns - EARLY_NS
+        self.due_ns = now_ns + self._rows.turn_ns + LATE_NS
 
     @staticmethod
     def can(node: Node, meter: Meter, trace: Trace) -> bool:
@@ -43,7 +50,7 @@ class FastTrace:
 
     def turn(self, now_ns: int) -> None:
         """Store what has come. EOFError: the program has ended. OSError: the disk takes no rows."""
-        self.due_ns = now_ns + TURN_NS
+        self._wait(now_ns)
         for block in self._meter.take_rows():
             self._trace.extend(self._rows.ids, block, self._fine_ns)
 

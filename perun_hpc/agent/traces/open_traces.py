@@ -98,10 +98,10 @@ class Traces:
                 self._stop_fast(session, self._end_ns(session))
                 return
             if self._pace_ns(session, trace) != trace.pace_ns or not fast.knows_all:
-                self._stop_fast(session)
+                self._stop_fast(session, min(self._starts_of_others(session), default=None))
                 return
             fast.still(now_ns)
-            if fast.due_ns <= now_ns:
+            if fast.soon_ns <= now_ns:
                 fast.turn(now_ns)
         except EOFError:
             log(f"perun-sample has ended: the rows of job {session.key.name} that it had are missing")
@@ -120,7 +120,10 @@ class Traces:
     def _end_ns(self, session: Session) -> int:
         """Up to when an ended session was alone."""
         end = session.end or session.start
-        return min([end.mono_ns, *(one.start.mono_ns for one in self._register.live.values() if one is not session)])
+        return min([end.mono_ns, *self._starts_of_others(session)])
+
+    def _starts_of_others(self, session: Session) -> list[int]:
+        return [one.start.mono_ns for one in self._register.live.values() if one is not session]
 
     def _pace_ns(self, session: Session, trace: Trace) -> int:
         return trace.pace_for(self._visibility.resolution_ns(session)) if self._lives(session) else trace.pace_ns
