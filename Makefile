@@ -35,8 +35,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml | system
 
 build: system $(VENV)/.installed ## build the C parts (warnings are errors)
 	@$(MAKE) -s -C slurm all
-	@cp -u slurm/build/perun-sample perun_hpc/backend/
-	@cp -u slurm/build/perun-pack.so perun_hpc/inject/
+	@cp -u --remove-destination slurm/build/perun-sample perun_hpc/backend/
+	@cp -u --remove-destination slurm/build/perun-pack.so slurm/build/mark.abi3.so perun_hpc/inject/
 
 demo: build ## a four-node Slurm cluster, three jobs, their energy
 	@$(BIN)/python -m demo

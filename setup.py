@@ -1,7 +1,7 @@
-"""Beside setup.cfg, which says everything else: the wheel holds two small C parts, compiled where it is made.
+"""Beside setup.cfg, which says everything else: the wheel holds three small C parts, compiled where it is made.
 
-Without make or a C compiler the wheel is one without them, for any machine: `perun monitor` samples in Python, and
-marked calls are not packed.
+Without make or a C compiler the wheel is one without them, for any machine: `perun monitor` samples in Python, marking
+takes twice as long, and marked calls are not packed.
 """
 
 import os
@@ -15,7 +15,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
-PARTS = (Path("perun_hpc") / "backend" / "perun-sample", Path("perun_hpc") / "inject" / "perun-pack.so")
+PARTS = tuple(
+    Path("perun_hpc") / part for part in ("backend/perun-sample", "inject/perun-pack.so", "inject/mark.abi3.so")
+)
 
 
 class BuildPy(build_py):

@@ -109,7 +109,7 @@ def environment(machine: str, compiler: str) -> None:
         link.symlink_to("../site-packages")
     os.environ.update(CC=compiler, RUN="" if native() == ARCH else f"qemu-{machine}-static")  # for the C parts
     pip("--no-deps", "--no-build-isolation", str(CHECKOUT), tree=WORK / "own")
-    for part in ("backend/perun-sample", "inject/perun-pack.so"):
+    for part in ("backend/perun-sample", "inject/perun-pack.so", "inject/mark.abi3.so"):
         if not (WORK / "own" / "perun_hpc" / part).exists():
             sys.exit(f"{part} was not compiled")
     shutil.rmtree(WORK / "own" / "bin")

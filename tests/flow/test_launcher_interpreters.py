@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import perun_hpc
+from perun_hpc.energy.regions import by_region
 from perun_hpc.monitoring.application import INJECT, injected
 from perun_hpc.monitoring.ranks import RankServer, read_ranks
 
@@ -53,6 +54,57 @@ print(w.energy_uj, perun_hpc.__file__.startswith(%r), "PYTHONPATH" in os.environ
 """
 
 
+BUSY = """
+import os, signal, sys, threading
+from perun_hpc import monitor
+from perun_hpc.inject import regions
+@monitor
+def f(*a, b=1, **c): return a, b, c
+@monitor
+def raises(): raise KeyError
+class Late(Exception): pass
+@monitor
+def handler(*_): raise Late
+class C:
+    @monitor
+    def method(self): return self
+    @classmethod
+    @monitor
+    def of_class(cls): return cls
+def work():
+    for _ in range(40_000): f()
+@monitor
+def down(depth): return depth and down(depth - 1)
+c, some, none = C(), object(), sys.getrefcount(None)
+assert (c.method(), C.of_class(), f(3, b=4, d=5)) == (c, C, ((3,), 4, {"d": 5}))
+before = sys.getrefcount(some)
+for _ in range(100_000):
+    f(some)
+assert sys.getrefcount(some) == before and sys.getrefcount(None) - none < 1000
+for _ in range(100):
+    try: raises()
+    except KeyError: pass
+signal.signal(signal.SIGALRM, handler)
+for _ in range(20):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        while True: pass
+    except Late: pass
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        f()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+for thread in threads: thread.join()
+assert down(200) == 0
+print(regions._mark is not None, regions.recorder.count()[1], flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
 def start(python: str, text: str, rank_server: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run a program as the rank, as the launcher does: same process id, environment as documented."""
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("PERUN", "PYTHON", "VIRTUAL_ENV"))}
@@ -89,6 +141,23 @@ def test_a_foreign_interpreter_records_regions_with_the_standard_library_alone(t
     assert (data.whole, data.rank, data.header["python"].startswith(version)) == (True, 2, True)
     assert data.names == ("f", "coroutine", "generator", "raises", "w")
     assert len(data.calls) == 5 * 3
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_c_marks_in_every_cpython_and_a_kill_loses_nothing(tmp_path, version):
+    """Keywords, methods, exceptions, signals, threads, forks, recursion, more calls than there are rows, `kill -9`."""
+    (tmp_path / "s").mkdir()
+    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", Host())
+    done = start(interpreter(version), BUSY, str(tmp_path / "s" / "rank server"))
+    rank_server.close()
+    assert (done.returncode, done.stdout) == (-9, "True 0\n"), done.stderr
+    (data,), problems = read_ranks(tmp_path / "ranks")
+    assert (problems, data.whole) == ([], False)
+    found = {data.names[region]: one for region, one in by_region(data.calls, len(data.names), 0, 1 << 62).items()}
+    calls = {"f": 8 * 40_000 + 100_001, "raises": 100, "handler": 20, "C.method": 1, "C.of_class": 1, "down": 201}
+    assert {name: one.calls for name, one in found.items()} == calls
+    assert {name: one.raised for name, one in found.items() if one.raised} == {"raises": 100, "handler": 20}
+    assert len(data.calls) <= 3 * 262_144
 
 
 @pytest.mark.parametrize("version", VERSIONS)

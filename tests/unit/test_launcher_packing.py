@@ -147,8 +147,15 @@ def test_long_calls_and_those_still_open_stay_as_they_are() -> None:
     assert bytes(rows.memory) == before
 
 
+@pytest.fixture(params=("C", "Python"))
+def way(request, monkeypatch):
+    """Calls are marked by C, and where that part cannot be had."""
+    if request.param == "Python":
+        monkeypatch.setattr(regions, "_mark", None)
+
+
 @pytest.fixture
-def recorder():
+def recorder(way):
     """A recorder of a thousand rows at once."""
     regions.recorder.open(calls_b=24 * 20_000, at_once=1000)
     yield regions.recorder
@@ -207,7 +214,7 @@ def test_a_signal_that_comes_while_calls_are_packed_holds_nothing_up(recorder) -
     assert found[data.names.index("handled")].calls + data.header["dropped"] == len(seen)
 
 
-def test_an_exception_of_a_signals_handler_reaches_the_program_and_costs_no_rows() -> None:
+def test_an_exception_of_a_signals_handler_reaches_the_program_and_costs_no_rows(way) -> None:
     """Timeouts by SIGALRM: some come while calls are packed, and what these made free is used all the same."""
 
     class Late(Exception):

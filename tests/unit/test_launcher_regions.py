@@ -14,8 +14,17 @@ from perun_hpc.data_model.rank_data import RankData, parse
 from perun_hpc.inject import rank, regions
 
 
+@pytest.fixture(autouse=True, params=("C", "Python"))
+def way(request, monkeypatch):
+    """Calls are marked by C, and where that part cannot be had."""
+    if request.param == "C":
+        assert regions._mark is not None
+    else:
+        monkeypatch.setattr(regions, "_mark", None)
+
+
 @pytest.fixture
-def recorded():
+def recorded(way):
     """Record regions in this process; calling the fixture's value returns what was recorded."""
     regions.recorder.open(calls_b=24 * 10_000)
     yield lambda: parse(regions.snapshot({"PERUN_RANK": "3"}))
