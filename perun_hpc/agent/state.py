@@ -89,20 +89,53 @@ def save(
         "home": list(state.home),
         "inside": {meter: dict(given) for meter, given in state.inside.items()},
         "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
-        state_log.ACCOUNTS: _ACCOUNT,
     }
-    others = {one.place for one in state.sessions if changed is not None and to.knows(one.place)}
-    others -= {one.place for one in changed or ()}
-    to.write(node, {one.place: None if one.place in others else _session(one) for one in state.sessions}, whole)
+    known = {one.place for one in state.sessions if to.knows(one.place)} if changed is not None else set()
+    others = known - {one.place for one in changed or ()}
+    sessions = {one.place: None if one.place in others else _but_for_sums(one) for one in state.sessions}
+    as_before = changed is not None and len(known) == len(state.sessions)
+    to.write(node, sessions, None if as_before else _sums(state.sessions), whole)
 
 
+_COUNTS = ("cpu_ns", "work_ns", "suspended_ns")
+"""What of a session changes with every interval, besides its accounts and shares."""
 _ACCOUNT = tuple(one.name for one in fields(DomainAccount))
-_row = operator.itemgetter(*_ACCOUNT)
+_counts, _account = operator.attrgetter(*_COUNTS), operator.attrgetter(*_ACCOUNT)
+_SUMS = (*_COUNTS, "domains", "shares")
 
 
-def _session(session: Session) -> dict[str, Any]:
-    """A session with rows as its accounts: of all that there is they change most often."""
-    return {**session.to_json(), state_log.DOMAINS: {name: _row(vars(one)) for name, one in session.domains.items()}}
+def _but_for_sums(session: Session) -> dict[str, Any]:
+    """What of a session hardly changes."""
+    found = session.to_json()
+    for name in _SUMS:
+        del found[name]
+    return found
+
+
+def _sums(sessions: Collection[Session]) -> dict[str, Any]:
+    """The tables of all sessions' sums."""
+    accounts: dict[str, tuple[list[str], list[Any]]] = {}
+    shares: dict[str, tuple[list[str], list[Any]]] = {}
+    for session in sessions:
+        for name, account in session.domains.items():
+            places, rows = accounts.setdefault(name, ([], []))
+            places.append(session.place)
+            rows.append(_account(account))
+        for day, by_domain in session.shares.items():
+            places, rows = shares.setdefault(day, ([], []))
+            places.append(session.place)
+            rows.append(by_domain)
+    table = state_log.table
+    return {
+        state_log.ITSELF: {state_log.ITSELF: table([one.place for one in sessions], _COUNTS, map(_counts, sessions))},
+        "domains": {name: table(places, _ACCOUNT, rows) for name, (places, rows) in accounts.items()},
+        "shares": {day: _table_of(places, rows) for day, (places, rows) in shares.items()},
+    }
+
+
+def _table_of(places: list[str], rows: list[dict[str, int]]) -> dict[str, Any]:
+    names = sorted({name for row in rows for name in row})
+    return state_log.table(places, names, ([row.get(name) for name in names] for row in rows))
 
 
 def load(paths: AgentPaths) -> NodeState | None:

@@ -5,8 +5,11 @@ they follow, the file is replaced by the document as it is then. A line is `CHEC
 objects like those of the document, and the paths of what is not there any more. Its check is the CRC-32 of the first
 line and of all that follow up to its own, their checks left out: it counts only behind those it was written behind.
 
-At each interval most numbers of every session's accounts (`domains`) change: they are given, and written in lines, as
-rows, whose names stand in `accounts`; in the first line they are objects, as older agents know them.
+At each interval the sums of every session change: they are given, and written in lines, as tables (`sums`), a column
+for each name, by a session's field and a key in it: `{"domains": {"package-0": {"of": [PLACE, ...], "is": {"energy_uj":
+[7, ...], "component": "cpu"}}}}`. A column with one value for all has that alone; where a session has no value it is
+null. The one table of the field "" holds what stands in sessions themselves, of all that have a place in tables. In the
+first line each session has its own, as older agents know them.
 
 A process that is killed while it writes leaves a torn last line, which counts as not written.
 """
@@ -17,7 +20,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,7 +30,9 @@ from perun_hpc.process.log import guard, log
 
 SESSIONS = "sessions"
 """A list of objects in the file's first line, which older agents read; else an object, by the sessions' places."""
-DOMAINS, ACCOUNTS = "domains", "accounts"
+SUMS, OF, IS = "sums", "of", "is"
+ITSELF = ""
+"""The field, and the key, of the table of what stands in sessions themselves."""
 GROWTH = 4
 """The lines may be so many times as long as the document that they follow,"""
 LEAST_B = 1 << 16
@@ -44,18 +49,27 @@ class StateLog:
         self._known: Document | None = None
         """What stands in the file; a copy, but for values that nobody can change."""
         self._length = self._most_b = self._check = 0
+        self._tabled = False
+        """Whether there are tables in the file: since it was replaced each session has its sums in the first line."""
 
     def knows(self, place: str) -> bool:
         """Whether the file holds a session, so that it can be said to be as it was."""
         return self._known is not None and place in self._known[SESSIONS]
 
-    def write(self, node: Document, sessions: Mapping[str, Document | None], whole: bool = False) -> None:
+    def write(
+        self,
+        node: Document,
+        sessions: Mapping[str, Document | None],
+        sums: Document | None = None,
+        whole: bool = False,
+    ) -> None:
         """Let the file hold this.
 
         Parameters
         ----------
         node : all but the sessions, plain JSON values; a tuple stays as it is.
-        sessions : every session by its place, with rows as its accounts; None: it is as it was written last.
+        sessions : every session by its place, without its sums; None: it is as it was written last.
+        sums : all sessions' sums, by field and key (`table`); None: they are as they were written last.
         whole : replace the file by one line, which older agents read.
 
         Raises
@@ -66,14 +80,19 @@ class StateLog:
         known, self._known = self._known, None  # back when all went well: else the next one is written whole
         line = b""
         if known is None:
-            known, whole = _copied({**node, SESSIONS: sessions}), True
+            known, whole = _copied({**node, SESSIONS: sessions, SUMS: sums or {}}), True
         else:
             gone: list[list[str]] = []
-            changed = _changes(known, {**node, SESSIONS: sessions}, gone, ())
+            if sums is not None and not self._tabled:
+                known[SUMS] = {}
+            now = {**node, SESSIONS: sessions, SUMS: known[SUMS] if sums is None else sums}
+            changed = _changes(known, now, gone, ())
             if changed or gone:
                 line = _compact([changed, gone])
         if whole or (line and not self._append(line)):
             self._replace(known)
+        elif sums is not None:
+            self._tabled = True
         self._known = known
 
     def _append(self, body: bytes) -> bool:
@@ -104,7 +123,7 @@ class StateLog:
     def _replace(self, known: Document) -> None:
         line = _compact(_listed(known))
         files.write_new(self._path, line + b"\n", durable=False)
-        self._check, self._length = zlib.crc32(line), len(line) + 1
+        self._check, self._length, self._tabled = zlib.crc32(line), len(line) + 1, False
         self._most_b = self._length + max(LEAST_B, GROWTH * len(line))
 
 
@@ -127,7 +146,8 @@ def read(path: Path) -> Document | None:
         return None
     if not rest or not isinstance(document, dict) or not isinstance(document.get(SESSIONS), list):
         return document
-    known = {**document, SESSIONS: {_place(one, number): one for number, one in enumerate(document[SESSIONS])}}
+    sessions = {_place(one, number): one for number, one in enumerate(document[SESSIONS])}
+    known = {**document, SESSIONS: sessions, SUMS: {}}
     check, lines = zlib.crc32(first), rest.split(b"\n")
     for number, line in enumerate(lines[:-1]):  # the last one is empty, or torn by a kill
         check = zlib.crc32(line[9:], check)
@@ -143,19 +163,36 @@ def read(path: Path) -> Document | None:
     return _listed(known)
 
 
+def table(places: Sequence[str], names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Document:
+    """A table of sums: `rows` has for each place the values of all `names`; None is a value that is not there."""
+    columns = zip(names, zip(*rows, strict=True), strict=False)  # no row, no column
+    return {OF: tuple(places), IS: {name: one[0] if one.count(one[0]) == len(one) else one for name, one in columns}}
+
+
 def _listed(known: Document) -> Document:
-    """The document as it stands in the first line."""
-    names = known.get(ACCOUNTS, ())
-    return {**known, SESSIONS: [_named(session, names) for session in known[SESSIONS].values()]}
+    """The document as it stands in the first line: each session with its sums."""
+    sessions = _with_sums(known[SESSIONS], known[SUMS])
+    return {**{name: one for name, one in known.items() if name != SUMS}, SESSIONS: list(sessions.values())}
 
 
-def _named(session: Any, names: Any) -> Any:
-    """A session with objects as its accounts; what is damaged stays as it is."""
-    domains = session.get(DOMAINS) if isinstance(session, dict) else None
-    if not isinstance(domains, dict) or not isinstance(names, (list, tuple)):
-        return session
-    rows = {name: row for name, row in domains.items() if isinstance(row, (list, tuple)) and len(row) == len(names)}
-    return {**session, DOMAINS: {**domains, **{name: dict(zip(names, row, strict=True)) for name, row in rows.items()}}}
+def _with_sums(sessions: Mapping[str, Document], sums: Document) -> dict[str, Document]:
+    """Sessions that have a place in tables get all sums from there."""
+    tabled = sums[ITSELF][ITSELF][OF] if sums else ()
+    empty = sums.keys() - {ITSELF}
+    own = {one: {**sessions[one], **{field: {} for field in empty}} for one in tabled if one in sessions}
+    found = {**sessions, **own}
+    for field, tables in sums.items():
+        for name, one in tables.items():
+            for row, place in enumerate(one[OF]):
+                if place in found:
+                    known = found[place] if field == ITSELF else found[place][field].setdefault(name, {})
+                    known.update(_row(one[IS], row))
+    return found
+
+
+def _row(columns: Document, row: int) -> Document:
+    values = {name: one[row] if isinstance(one, (list, tuple)) else one for name, one in columns.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _place(session: Any, number: int) -> str:

@@ -25,8 +25,15 @@ VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 NODES = st.dictionaries(st.sampled_from(["mono_ns", "done", "home"]), VALUES, max_size=3)
+COUNTS = st.integers(0, 2)
+ACCOUNTS = st.dictionaries(
+    st.sampled_from(["package-0", "other"]), st.fixed_dictionaries({"energy_uj": COUNTS, "method": st.text(max_size=1)})
+)
+SUMS = st.fixed_dictionaries({"cpu_ns": COUNTS, "domains": ACCOUNTS})
 SESSIONS = st.dictionaries(
-    st.sampled_from(["1.0", "2.0", "2.0-1"]), st.dictionaries(KEYS, VALUES, max_size=4), max_size=3
+    st.sampled_from(["1.0", "2.0", "2.0-1"]),
+    st.builds(lambda one, sums: {**one, **sums}, st.dictionaries(KEYS, VALUES, max_size=4), SUMS),
+    max_size=3,
 )
 STATES = st.lists(st.tuples(NODES, SESSIONS, st.booleans()), min_size=1, max_size=6)
 State = tuple[dict[str, Any], dict[str, Any], bool]
@@ -54,7 +61,26 @@ def same(found: dict[str, Any] | None, state: State) -> bool:
 
 def write(log: StateLog, state: State) -> None:
     node, sessions, whole = state
-    log.write(node, named(sessions), whole)
+    log.write(node, *parted(named(sessions)), whole)
+
+
+def parted(sessions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sessions without their sums, and these as tables."""
+    domains: dict[str, Any] = {}
+    for place, one in sessions.items():
+        for name, account in one.get("domains", {}).items():
+            domains.setdefault(name, {})[place] = (account["energy_uj"], account["method"])
+    counts = {place: (one["cpu_ns"],) for place, one in sessions.items() if "cpu_ns" in one}
+    tables = {
+        "": {"": state_log.table(list(counts), ["cpu_ns"], counts.values())},
+        "domains": {
+            name: state_log.table(list(rows), ["energy_uj", "method"], rows.values()) for name, rows in domains.items()
+        },
+    }
+    rest = {
+        place: {key: one[key] for key in one if key not in ("cpu_ns", "domains")} for place, one in sessions.items()
+    }
+    return rest, tables
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +107,7 @@ def test_a_value_that_changes_after_it_was_written_is_seen_as_changed(place: Pat
             for gone in mine.keys() - theirs.keys():
                 del mine[gone]
             _overwrite(mine, theirs)
-        log.write(node, sessions)
+        log.write(node, *parted(sessions))
         assert same(state_log.read(place), state)
 
 
@@ -282,20 +308,36 @@ def test_the_file_that_somebody_else_put_there_is_not_written_on(place: Path) ->
     assert same(state_log.read(place), states[2])
 
 
-ROWS = st.dictionaries(st.sampled_from(["cpu", "dram"]), st.tuples(st.integers(), st.none() | st.text(max_size=3)))
-
-
-@given(st.lists(st.dictionaries(st.sampled_from(["1.0", "2.0"]), ROWS, max_size=2), min_size=1, max_size=5))
-def test_accounts_are_rows_in_lines_and_objects_for_whoever_reads(place: Path, states: list[dict[str, Any]]) -> None:
+def test_sums_that_were_not_given_are_those_of_before_and_those_of_one_session_cost_what_they_are(place: Path) -> None:
     log = StateLog(place)
-    for state in states:
-        sessions = {name: {"place": name, "domains": rows} for name, rows in state.items()}
-        log.write({"accounts": ("energy_uj", "method")}, sessions)
+    sessions = {f"{job}.0": {"place": f"{job}.0", "cpu_ns": 7, "domains": {}} for job in range(100)}
+    first = ({"mono_ns": 1}, sessions, False)
+    write(log, first)
+    write(log, ({"mono_ns": 2}, sessions, False))
+    before_b = place.stat().st_size
+    write(log, ({"mono_ns": 3}, {**sessions, "5.0": {**sessions["5.0"], "cpu_ns": 8}}, False))
+    log.write({"mono_ns": 4}, dict.fromkeys(sessions))
+    assert place.stat().st_size - before_b < 400
+    assert same(state_log.read(place), ({"mono_ns": 4}, {**sessions, "5.0": {**sessions["5.0"], "cpu_ns": 8}}, False))
+
+
+def test_sums_that_were_not_given_stay_in_a_file_that_is_replaced(place: Path) -> None:
+    log = StateLog(place)
+    sessions = {"1.0": {"place": "1.0", "cpu_ns": 7, "domains": {"other": {"energy_uj": 1, "method": ""}}}}
+    write(log, ({}, sessions, False))
+    for number, whole in enumerate((True, True, False, True)):
+        log.write({"mono_ns": number}, {"1.0": None}, whole=whole)
+        assert same(state_log.read(place), ({"mono_ns": number}, sessions, False))
+    sessions["1.0"]["cpu_ns"] = 8
+    write(log, ({}, sessions, False))
+    assert same(state_log.read(place), ({}, sessions, False))
+
+
+def test_a_value_that_a_session_does_not_have_is_not_there(place: Path) -> None:
+    log = StateLog(place)
+    tables = {"": {"": state_log.table(["1.0", "2.0"], ["cpu_ns", "most_b"], [(1, None), (1, 5)])}}
+    for number in range(2):
+        log.write({"mono_ns": number}, {one: {"place": one} for one in ("1.0", "2.0")}, tables)
         found = state_log.read(place)
         assert found is not None
-        named = {one["place"]: one["domains"] for one in found["sessions"]}
-        assert named == {
-            job: {name: {"energy_uj": uj, "method": method} for name, (uj, method) in rows.items()}
-            for job, rows in state.items()
-        }
-    assert files.read_json(place) in (None, found)
+        assert found["sessions"] == [{"place": "1.0", "cpu_ns": 1}, {"place": "2.0", "cpu_ns": 1, "most_b": 5}]
