@@ -22,6 +22,7 @@ from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.jobs.use_log import UseLog
+from perun_hpc.agent.looks import Looks, signs
 from perun_hpc.agent.loop import Loop, Measuring, Rules, Serving, Wake, Work
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
@@ -50,6 +51,7 @@ from perun_hpc.errors import DataError
 from perun_hpc.process.clock import MACHINE, Clock
 from perun_hpc.process.log import guard, log
 from perun_hpc.process.server import Handler, Peer, Server, listen
+from perun_hpc.process.watching import Signs
 from perun_hpc.wire.message import Message
 
 INLINE = ("powercap", "hwmon", "cray_pm", "procstat")
@@ -82,6 +84,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     node = Node.open(options.root, INLINE, clock)
     node.workers.extend(Worker(name, options.root, clock) for name in present(options.root))
     listener = listen(paths.socket)
+    changes = signs(paths)
     figures = os.open(paths.slurm_figures, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     refused = privilege.refuse_calls() | privilege.what_children_lack()
     root_helper = RootHelper(paths, options.policy, clock)
@@ -103,7 +106,7 @@ def run(options: Options, clock: Clock = MACHINE) -> int:
     policy = PolicyKeeper(options.policy, clock, node.name, (paths.policy, paths.policy_kept))
     losses = Losses(clock.real_ns)
     losses.follow(NOT_CONFINED, refused)
-    serve(paths, selector, node, listener, figures, root_helper, reader, policy, listed, losses, clock)
+    serve(paths, selector, node, listener, changes, figures, root_helper, reader, policy, listed, losses, clock)
     return 0
 
 
@@ -119,6 +122,7 @@ def serve(
     selector: selectors.EpollSelector,
     node: Node,
     listener: socket.socket,
+    changes: Signs | None,
     figures: int,
     root_helper: RootHelper,
     reader: Reader | None,
@@ -187,8 +191,10 @@ def serve(
     keeping = Keeping(paths, register, meter, lambda: machine.kind(paths.root, topology(())), clock)
     outbox = Outbox(register, policy, sealing, progress, keeping, shipper, losses, survival.save, clock)
     bounds = Bounds(paths, register, policy, steps, traces, outbox, wake.ask_to_stop, clock)
+    slurm_figures = SlurmFigures(figures, register, meter, visibility.moments, policy, clock)
+    looks = Looks(changes, paths, node, policy, register, jobs, meter, sources, outbox, server, slurm_figures, clock)
     loop = Loop(
-        Serving(selector, wake, server, root_helper, later),
+        Serving(selector, wake, server, root_helper, later, looks),
         Rules(policy, applier, bounds),
         Measuring(
             sources,
@@ -196,7 +202,7 @@ def serve(
             visibility,
             traces,
             Textfile(register, meter, policy, losses),
-            SlurmFigures(figures, register, meter, visibility.moments, policy, clock),
+            slurm_figures,
         ),
         Work(register, jobs, steps, intake, survival),
         outbox,

@@ -16,6 +16,7 @@ from perun_hpc.agent.jobs.intake import Intake
 from perun_hpc.agent.jobs.runs import Jobs
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.late import late
+from perun_hpc.agent.looks import Looks
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.outbox.losses import NOT_READ
@@ -35,7 +36,6 @@ from perun_hpc.process.server import Server
 from perun_hpc.process.whole import make_whole
 
 SECOND_NS = 1_000_000_000
-HOUSEKEEPING_NS = SECOND_NS
 
 
 class Wake:
@@ -68,13 +68,14 @@ class Wake:
 
 
 class Serving(NamedTuple):
-    """Who speaks to the agent; `later` holds work that a message left for after its answer."""
+    """Who speaks to the agent, and the kernel; `later` holds work that a message left for after its answer."""
 
     selector: selectors.EpollSelector
     wake: Wake
     server: Server
     root_helper: RootHelper
     later: list[Callable[[], None]]
+    looks: Looks
 
 
 class Rules(NamedTuple):
@@ -112,7 +113,7 @@ class Loop:
     def __init__(
         self, serving: Serving, rules: Rules, measuring: Measuring, work: Work, outbox: Outbox, clock: Clock
     ) -> None:
-        self._selector, self._wake, self._server, self._root_helper, self._later = serving
+        self._selector, self._wake, self._server, self._root_helper, self._later, self._looks = serving
         self._policy, self._applier, self._bounds = rules
         self._sources, self._meter, self._visibility, self._traces, self._textfile, self._slurm_figures = measuring
         self._register, self._jobs, self._steps, self._intake, self._survival = work
@@ -120,7 +121,8 @@ class Loop:
         self._clock = clock
         self._anything = (self._selector.fileno(),)
         self._idle_since_ns = clock.mono_ns()
-        self._housekeeping_ns = self._next_second_ns(self._idle_since_ns)
+        if self._looks.fd is not None:
+            self._selector.register(self._looks.fd, selectors.EVENT_READ, self._looks.hear)
 
     def run(self) -> None:
         """Serve until stopped, or until nothing was to do for the linger time."""
@@ -130,6 +132,8 @@ class Loop:
             self._steps.turn()
             for key, _ in ready:
                 guard("serving a connection", key.data)
+            if ready:
+                self._looks.heed()
             work = self._later[:]
             self._later.clear()
             for one in work:
@@ -143,7 +147,7 @@ class Loop:
         Between two rows of a fast trace this is all that runs. select(2) is exact, while epoll counts whole
         milliseconds.
         """
-        until_ns = 0 if self._intake.busy else min(self._meter.schedule.due_mono_ns, self._housekeeping_ns)
+        until_ns = 0 if self._intake.busy else min(self._meter.schedule.due_mono_ns, self._looks.due_ns)
         while True:
             due_ns = min(until_ns, self._traces.due_ns)
             left_ns = due_ns - self._clock.mono_ns()
@@ -157,7 +161,7 @@ class Loop:
     def _tick(self) -> None:
         """Each part that is due; one that fails costs the others nothing."""
         now_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()
-        keeping = now_ns >= self._housekeeping_ns
+        keeping = now_ns >= self._looks.due_ns
         ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
@@ -177,13 +181,8 @@ class Loop:
             guard("sensors", self._sources.choose)
         self._outbox.turn(now_ns)
         if keeping:
-            self._housekeeping_ns = self._next_second_ns(now_ns)
             self._keep_house(now_ns)
-
-    def _next_second_ns(self, now_ns: int) -> int:
-        """When to look after things again: where intervals and most rows are due as well, so that all wake up once."""
-        apart_ns = (self._meter.schedule.due_mono_ns - now_ns) % HOUSEKEEPING_NS
-        return now_ns + apart_ns + (HOUSEKEEPING_NS if apart_ns < HOUSEKEEPING_NS // 2 else 0)
+            self._looks.done()
 
     def _is_moment(self, snapshot: Snapshot) -> bool:
         """Whether what jobs share may be seen now; never before the policy says how finely."""

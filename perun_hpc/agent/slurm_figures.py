@@ -62,6 +62,11 @@ class SlurmFigures:
     def _wanted(self) -> bool:
         return self._policy.settled and self._policy.site().metrics.slurm
 
+    @property
+    def want_looks(self) -> bool:
+        """Whether there are figures that move each second."""
+        return self._wanted and bool(self._register.live)
+
     def _shared_until_ns(self, at_ns: int) -> int:
         """Until when a figure of a node's moment counts: one moment may fail."""
         return at_ns + 2 * max(self._moments.resolution_ns, self._meter.schedule.period_ns) + COUNTS_NS

@@ -67,6 +67,11 @@ class Sources:
         self._meter.poll()
         self._find(now_ns)
 
+    @property
+    def want_looks(self) -> bool:
+        """Whether there is something to tend each second."""
+        return bool(self._node.workers or self._node.gauges.sensors or self._asked) or self._node.lacks_estimate
+
     def _look_for_partitions(self, now_ns: int) -> None:
         """Have the vendor's library say anew what there is where a job holds what it did not name.
 

@@ -226,6 +226,11 @@ class JobCgroup:
             frozen = one if frozen is None else frozen
         return self._stopped(root) if frozen is None else frozen
 
+    @property
+    def sign(self) -> Path | None:
+        """The file of which the kernel tells when the job is suspended, as it was found last; None: nothing does."""
+        return self._awake if "" in self._directories else None
+
     def _freezers(self) -> list[tuple[Path, str]]:
         """Steps and their files that show whether they are frozen: all steps but extern, or extern alone."""
         if "freezer" in self._directories:
@@ -256,13 +261,21 @@ class JobCgroup:
 
     def has_others(self, known: Collection[str]) -> bool:
         """Of the directory above all jobs: whether a job has a process whose directory is none of these."""
+        return any(next(_processes(job), None) is not None for job in self._others(known))
+
+    def sign_of_others(self, known: Collection[str]) -> Path | None:
+        """Of the directory above all jobs: where the kernel tells of another job; None where one may be there."""
+        return self._directories.get("") if not any(self._others(known)) else None
+
+    def _others(self, known: Collection[str]) -> Iterator[Path]:
         top = next((self._directories[name] for name in _LISTING if name in self._directories), None)
         if top is None:
-            return False
+            return
         names = _names(top)
         places = [(top, names), *((top / one, _names(top / one)) for one in names if one.startswith("uid_"))]
-        others = (place / one for place, found in places for one in found if one not in known and _JOBS.fullmatch(one))
-        return any(next(_processes(job), None) is not None for job in others)
+        yield from (
+            place / one for place, found in places for one in found if one not in known and _JOBS.fullmatch(one)
+        )
 
     def close(self) -> None:
         """Close the files."""

@@ -121,6 +121,11 @@ class Server:
         self._selector.unregister(self._listener)
         self._listener.close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._connections)
+
     def turn(self) -> None:
         """A new turn of the loop begins."""
         self._turn_until_ns = self._clock() + self._limits.turn_ns

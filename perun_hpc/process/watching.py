@@ -1,17 +1,20 @@
-"""Directories that tell when something is made or removed in them: inotify(7), where the kernel and ctypes have it."""
+"""Files and directories that tell when something changes: inotify(7), where the kernel and ctypes have it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _IN_CREATE, _IN_DELETE, _IN_Q_OVERFLOW, _IN_IGNORED, _IN_ONLYDIR = 0x100, 0x200, 0x4000, 0x8000, 0x1000000
+_IN_MODIFY, _IN_MOVED, _IN_DELETE_SELF, _IN_MOVE_SELF = 0x2, 0xC0, 0x400, 0x800
+_ANY = _IN_MODIFY | _IN_MOVED | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_MOVE_SELF
 _EVENT = struct.Struct("iIII")
 READ_B = 64 << 10
 
@@ -32,12 +35,7 @@ class Watching:
     """
 
     def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = int(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
-        if self.fd < 0:
-            number = ctypes.get_errno()
-            hint = "; of this user's processes? see fs.inotify.max_user_instances" if number == errno.EMFILE else ""
-            raise OSError(number, os.strerror(number) + hint)
+        self._libc, self.fd = _inotify()
         self._end = weakref.finalize(self, os.close, self.fd)
         self._directories: dict[int, Path] = {}
         self._watches: dict[Path, int] = {}
@@ -89,3 +87,55 @@ class Watching:
     def close(self) -> None:
         """Watch nothing any more."""
         self._end()
+
+
+class Signs:
+    """Files and directories of which it only matters that something about them has changed.
+
+    `fd` is readable then, until `clear`. OSError where there is no such thing.
+    """
+
+    def __init__(self) -> None:
+        self._libc, self.fd = _inotify()
+        self._end = weakref.finalize(self, os.close, self.fd)
+        self._watches: dict[Path, int] = {}
+
+    def keep(self, paths: Collection[Path]) -> bool:
+        """Watch these and no others; False where one of them is not there, or cannot be watched."""
+        for path in self._watches.keys() - paths:
+            self._libc.inotify_rm_watch(self.fd, self._watches.pop(path))
+        for path in paths:
+            if path not in self._watches:
+                watch = int(self._libc.inotify_add_watch(self.fd, os.fsencode(path), _ANY))
+                if watch >= 0:
+                    self._watches[path] = watch
+        return len(self._watches) == len(paths)
+
+    def clear(self) -> bool:
+        """What has changed is known from now on; False where nothing has but what is watched."""
+        changed = False
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.fd, READ_B):
+                at = 0
+                while at < len(data):
+                    _, mask, _, long_b = _EVENT.unpack_from(data, at)
+                    at += _EVENT.size + long_b
+                    changed |= not mask & _IN_IGNORED
+        for path in [one for one in self._watches if not one.exists()]:  # its name may be another one's soon
+            self._libc.inotify_rm_watch(self.fd, self._watches.pop(path))
+        return changed
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._end()
+
+
+def _inotify() -> tuple[ctypes.CDLL, int]:
+    """The library with the calls, and a new descriptor."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = int(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd < 0:
+        number = ctypes.get_errno()
+        hint = "; of this user's processes? see fs.inotify.max_user_instances" if number == errno.EMFILE else ""
+        raise OSError(number, os.strerror(number) + hint)
+    return libc, fd

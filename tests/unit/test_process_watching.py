@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from perun_hpc.process.watching import Change, Watching
+from perun_hpc.process.watching import Change, Signs, Watching
 
 
 @pytest.fixture
@@ -63,3 +64,59 @@ def test_the_kernel_has_back_what_is_closed_or_what_nobody_has_any_more(watching
     watching.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(watching.fd)
+
+
+@pytest.fixture
+def signs() -> Iterator[Signs]:
+    try:
+        found = Signs()
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            pytest.skip(f"others have all that the kernel gives this user: {error}")
+        raise
+    yield found
+    found.close()
+
+
+def heard(signs: Signs) -> bool:
+    """Whether the kernel has told of something since this was asked last."""
+    return bool(select.select((signs.fd,), (), (), 0)[0]) and signs.clear()
+
+
+def test_whatever_happens_to_a_file_or_in_a_directory_is_heard_of_once(signs: Signs, tmp_path: Path) -> None:
+    events, inbox, aside = tmp_path / "cgroup.events", tmp_path / "inbox", tmp_path / "aside"
+    inbox.mkdir()
+    events.write_text("frozen 0\n")
+    assert signs.keep({events, inbox})
+    assert not heard(signs)
+    for change in (
+        lambda: events.write_text("frozen 1\n"),
+        lambda: (inbox / "partial").write_text(""),
+        lambda: (inbox / "partial").rename(inbox / "1.msg"),
+        lambda: (inbox / "1.msg").rename(aside),
+        lambda: aside.rename(inbox / "policy"),
+        lambda: (inbox / "policy").unlink(),
+    ):
+        change()
+        assert heard(signs)
+        assert not heard(signs)
+    events.read_text()
+    aside.write_text("")
+    assert not heard(signs)
+
+
+def test_what_is_gone_or_kept_no_longer_is_not_watched(signs: Signs, tmp_path: Path) -> None:
+    step, other = tmp_path / "step_0", tmp_path / "step_1"
+    for one in (step, other):
+        one.write_text("frozen 0\n")
+    assert signs.keep({step, other})
+    step.unlink()
+    assert heard(signs)
+    assert not signs.keep({step, other})  # somebody has to look
+    step.write_text("frozen 0\n")
+    assert signs.keep({step, other})
+    step.write_text("frozen 1\n")  # of the new one
+    assert heard(signs)
+    assert signs.keep({step})
+    other.write_text("frozen 1\n")
+    assert not heard(signs)

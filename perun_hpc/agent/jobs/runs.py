@@ -133,6 +133,15 @@ class Jobs:
         if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
             self._meter.run_on(session, self._node.use(session).cpus)
 
+    @property
+    def want_looks(self) -> bool:
+        """Whether there is something to do each second: for young jobs, those without a cgroup, failed messages."""
+        old_ns = self._clock.mono_ns() - SEARCH_NS
+        return bool(self._tries) or any(
+            one.start.mono_ns > old_ns or one.steps or self._meter.uses.get(one.key, JobUse()).cpu_ns is None
+            for one in self._register.live.values()
+        )
+
     def look_for_strangers(self) -> None:
         """About once a second: jobs that no hook reported, or whose session is over, are neighbours all the same."""
         live = self._register.live

@@ -108,13 +108,21 @@ class StepMeter:
         if self._watch.follow(live.values()) or self._watch.fd is None:  # else the kernel tells of a job's directory
             self._find()
         for session in live.values():
-            if (
-                self._watch.fd is None
-                or session.key not in self._looked_ns
-                or session.key in self._behind
-                or sum(use.end_ns is None and use.name.isdigit() for use in session.uses.values()) > 1
-            ):
+            if self._wants_looks(session):
                 self.look(session, MOST_READ)
+
+    @property
+    def want_looks(self) -> bool:
+        """Whether there is something to do each second."""
+        return any(map(self._wants_looks, self._register.live.values()))
+
+    def _wants_looks(self, session: Session) -> bool:
+        return (
+            self._watch.fd is None
+            or session.key not in self._looked_ns
+            or session.key in self._behind
+            or sum(use.end_ns is None and use.name.isdigit() for use in session.uses.values()) > 1
+        )
 
     def _find(self) -> set[SessionKey]:
         """Look for the directories of jobs that have none yet; returns those that have one now."""

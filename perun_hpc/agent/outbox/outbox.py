@@ -51,6 +51,11 @@ class Outbox:
         """Whether something is being shipped, or waits for that."""
         return self._shipper.busy
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is to leave, now or later."""
+        return bool(self._register.ended) or self._shipper.waits
+
     def note(self, snapshot: Snapshot, mono_ns: int) -> None:
         """An interval has ended: what running jobs used so far may be due, and what the node has learnt."""
         due = guard("progress", partial(self._progress.note, snapshot))

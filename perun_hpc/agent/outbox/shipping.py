@@ -153,6 +153,11 @@ class Shipper:
         """Whether a child is at work."""
         return self._quick.child is not None or self._heavy.child is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is to be shipped, now or later."""
+        return self.busy or self._quick.due_ns is not None or self._heavy.due_ns is not None
+
     def request(self, mono_ns: int) -> None:
         """Something is ready."""
         self._quick.due_ns = mono_ns

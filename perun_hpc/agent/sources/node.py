@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -390,8 +390,16 @@ class Node:
 
     def strangers(self, sessions: Iterable[Session]) -> bool:
         """Whether a job has processes here that is none of these, by the cgroups that Slurm has made."""
-        known = {name for one in sessions for name in job_names(str(one.key.job_id), one.job.get("sluid"))}
-        return self.parent is not None and self.parent.has_others(known)
+        return self.parent is not None and self.parent.has_others(_names_of(sessions))
+
+    def signs(self, sessions: Collection[Session]) -> list[Path] | None:
+        """Where the kernel tells of these jobs' being suspended, and of others; None where somebody has to look."""
+        groups = [self.cgroups.get(one.key.name) for one in sessions]
+        found = [None if group is None else group.sign for group in groups]
+        if sessions:
+            found.append(None if self.parent is None else self.parent.sign_of_others(_names_of(sessions)))
+        known = [one for one in found if one is not None]
+        return known if len(known) == len(found) else None
 
     def parent_cpu_ns(self, node: str) -> int | None:
         """CPU time of all jobs of Slurm's `node`, ended ones included; None where the kernel does not keep it."""
@@ -419,6 +427,11 @@ class Node:
             reader.close()
         for group in (*self.cgroups.values(), *((self.parent,) if self.parent else ())):
             group.close()
+
+
+def _names_of(sessions: Iterable[Session]) -> set[str]:
+    """What the directories of these jobs may be called."""
+    return {name for one in sessions for name in job_names(str(one.key.job_id), one.job.get("sluid"))}
 
 
 SLOW_NS = 1_000_000
