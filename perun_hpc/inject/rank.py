@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 2.0
 """How long whoever measures may take to accept data."""
 HASTE_S = 0.05
-"""How long it may take to answer a question, and anything once it has let this process wait in vain."""
+"""How long it may take to answer a question, and anything once this process, or its launcher, has waited in vain."""
 HEAD_B = 64 * 1024
 """Space for the header line before the table of calls that others see grow."""
 NAMED_AT_ONCE = 256
@@ -72,7 +72,7 @@ class Rank:
         self._launch = {
             key: os.environ[key] for key in os.environ if key.startswith(("SLURM_", "OMPI_", "PMI", "MPI_"))
         }
-        self._timeout_s = TIMEOUT_S
+        self._timeout_s = HASTE_S if settings.get("PERUN_LATE") else TIMEOUT_S
         self._asks = True
         self.samples: list[tuple[int, int, int]] = []
         self.mpi: dict[str, Any] | None = None

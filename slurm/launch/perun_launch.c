@@ -38,6 +38,8 @@ static const struct {
 enum { RANK_KEYS = sizeof(rank_keys) / sizeof(rank_keys[0]) };
 
 static struct wire_message request, reply;
+/* The agent has the request and has not answered in time: it may still take the rank, which is not to wait for it. */
+static bool late;
 
 /* One line to the user, from one rank per node: they have asked for a measurement. */
 static void say(const char *why, const char *how)
@@ -96,6 +98,7 @@ static const char *enrol(void)
 	rc = fd < 0 ? fd : wire_exchange(fd, &request, &reply, deadline_ns);
 	if (fd >= 0)
 		close(fd);
+	late = rc == -ETIMEDOUT && fd >= 0;
 	if (rc == -ETIMEDOUT)
 		return "the agent does not answer";
 	if (rc != 0)
@@ -125,7 +128,7 @@ static bool put(const char *name, const char *value)
 }
 
 /* Put the launcher before what the user's PYTHONPATH names, with who it is, and with where the agent is if it knows the
- * rank. */
+ * rank, or may come to. */
 static bool inject(const char *launcher, bool known)
 {
 	const char *former = getenv("PYTHONPATH");
@@ -137,9 +140,12 @@ static bool inject(const char *launcher, bool known)
 		return false;
 	unsetenv("PERUN_ORIG_PYTHONPATH");
 	unsetenv("PERUN_SOCKET");
+	unsetenv("PERUN_LATE");
 	done = put("PERUN_ORIG_PYTHONPATH", former) && put("PYTHONPATH", joined ? joined : launcher) &&
 	       put("PERUN_PID", number);
-	if (known)
+	if (late)
+		done = done && put("PERUN_SOCKET", AGENT_SOCKET) && put("PERUN_LATE", "1");
+	else if (known)
 		done = done && put("PERUN_SOCKET", AGENT_SOCKET) &&
 		       put("PERUN_PERIOD_MS", wire_get(&reply, "period_ms")) &&
 		       put("PERUN_RESOLUTION_MS", wire_get(&reply, "resolution_ms"));
@@ -199,7 +205,7 @@ int main(int argc, char **argv)
 			why = enrol();
 		}
 		if (why != NULL)
-			say(why, "runs without measurement");
+			say(why, late ? "is measured once it does" : "runs without measurement");
 		else if (!ours)
 			say("the installation is not there or does not answer",
 			    "is measured from outside, without regions");

@@ -4,6 +4,7 @@ import array
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import perun_hpc
 from perun_hpc.data_model import rank_data as packed
 
 from .agent_node import FakeNode, until
@@ -164,6 +166,58 @@ def test_a_jobs_energy_is_its_own_never_the_sum_of_its_steps(node: FakeNode) -> 
         assert step["energy_uj"] is None
         assert step["why"] == "no cgroup shows what it used, and other steps ran meanwhile"
     assert sum(share["energy_uj"] for share in record["shares"] if share["domain"] == "package-0") == whole
+
+
+#: What perun-launch does whose agent does not answer in time, and the program that it becomes.
+LATE = """
+import contextlib, json, os, sys
+uid, path, inject = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+from perun_hpc.wire.client import request
+told = {"step_id": "0", "rank": "0", "local_rank": "0", "ntasks": "1", "nnodes": "1", "command": "python"}
+with contextlib.suppress(Exception):
+    request("rank-start", {"job_id": "1", "restart_count": "0", **told}, (), 0.5, path)
+    sys.exit("it was answered")
+print("late", flush=True)
+program = "import perun_hpc, sys\\nwith perun_hpc.monitor('solve'): print('in', flush=True); sys.stdin.readline()\\n"
+program += "print('out', flush=True); sys.stdin.readline()"
+os.execve(sys.executable, [sys.executable, "-c", program], {
+    "PYTHONPATH": inject, "PERUN_ORIG_PYTHONPATH": "", "PERUN_PID": str(os.getpid()), "PERUN_SOCKET": path,
+    "PERUN_JOB": "1.0", "PERUN_STEP": "0", "PERUN_RANK": "0", "PERUN_LOCAL_RANK": "0", "PERUN_NTASKS": "1",
+    "PERUN_NNODES": "1", "PERUN_LATE": "1"})
+"""
+
+
+@pytest.mark.parametrize("answers", ["while the program runs", "before its end"])
+def test_a_rank_whose_registration_is_answered_late_has_its_regions(node: FakeNode, answers: str) -> None:
+    assert node.agent is not None
+    inject = Path(perun_hpc.__file__).parent / "inject/path"
+    os.kill(node.agent.pid, signal.SIGSTOP)
+    try:
+        rank = subprocess.Popen(
+            [sys.executable, "-c", LATE, str(ALICE), node.socket, str(inject)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+        proc = node.root / "proc" / str(rank.pid)
+        proc.mkdir()
+        (proc / "cgroup").write_text("4:freezer:/slurm/uid_40001/job_1/step_0\n")
+        assert rank.stdin is not None and rank.stdout is not None
+        assert rank.stdout.readline() == "late\n"
+        if answers == "before its end":
+            assert rank.stdout.readline() == "in\n"
+    finally:
+        os.kill(node.agent.pid, signal.SIGCONT)
+    if answers == "while the program runs":
+        assert rank.stdout.readline() == "in\n"
+    until((node.spool / "sessions/1.0/steps.jsonl").exists, "the rank is registered")
+    rank.stdin.write("\n")
+    assert rank.stdout.readline() == "out\n"
+    rank.communicate("\n", timeout=60)
+    until(node.ranks_ended, "the end was seen")
+    node.end(1)
+    (region,) = node.record(1)["regions"]
+    assert (region["name"], region["calls"]) == ("solve", 1)
 
 
 def test_a_killed_rank_leaves_what_it_shared(node: FakeNode) -> None:

@@ -157,11 +157,14 @@ def test_whatever_the_agent_says_the_rank_gets_the_launcher_and_all_else_is_as_w
         "PERUN_RANK": "3", "PERUN_LOCAL_RANK": "0", "PERUN_NTASKS": "4", "PERUN_NNODES": "2",
         "PERUN_OPTIONS": "period=1s",
     }  # fmt: skip
+    if agent == "silent":  # it may still take the rank
+        ours |= {"PERUN_SOCKET": str(sandbox.run_dir / "agent.sock"), "PERUN_LATE": "1"}
     expected["env"].update(ours)
     for one in (expected, seen):
         one["status"] = [line for line in one["status"] if not line.startswith("SigQ")]  # other processes' too
     assert {**seen, "pid": 0} == {**expected, "pid": 0}
-    assert done.stderr.endswith(": this step runs without measurement\n")
+    what = "is measured once it does" if agent == "silent" else "runs without measurement"
+    assert done.stderr.endswith(f": this step {what}\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -222,8 +225,26 @@ def test_a_damaged_reply_means_bare(sandbox: Sandbox, reply: bytes) -> None:
 def test_a_silent_agent_is_given_up(sandbox: Sandbox) -> None:
     with sandbox.listen():
         done = launch(sandbox, ["env"])
-    assert "does not answer" in done.stderr
+    assert done.stderr == "perun: the agent does not answer: this step is measured once it does\n"
     assert "PERUN" not in done.stdout
+
+
+def test_a_rank_whose_agent_answers_late_knows_where_it_is(sandbox: Sandbox) -> None:
+    install_launcher(sandbox)
+    with sandbox.listen() as listener:
+        begin_s = time.monotonic()
+        done = launch(sandbox, ["env"], env={"PERUN_LATE": "no"})
+        assert time.monotonic() - begin_s < 10
+        peer, _ = listener.accept()
+        with peer:
+            assert decode(peer.recv(40000)).verb == "rank-start"
+    ours = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("PERUN_"))
+    assert (ours["PERUN_SOCKET"], ours["PERUN_LATE"]) == (str(sandbox.run_dir / "agent.sock"), "1")
+    assert ours.keys().isdisjoint({"PERUN_PERIOD_MS", "PERUN_RESOLUTION_MS"})
+    (sandbox.run_dir / "agent.sock").unlink()
+    agent = Agent(sandbox, encode("ok", {"period_ms": "100", "resolution_ms": "10000"}))
+    assert "PERUN_LATE" not in launch(sandbox, ["env"], env={"PERUN_LATE": "1"}).stdout
+    agent.close()
 
 
 def test_the_kill_switch_means_bare(sandbox: Sandbox) -> None:

@@ -21,7 +21,7 @@ def restore_path():
     for key in list(os.environ):
         if key.startswith("PERUN_") and key[len("PERUN_") :] in (
             "PID", "ORIG_PYTHONPATH", "SOCKET", "JOB", "STEP", "RANK", "LOCAL_RANK", "NTASKS", "NNODES",
-            "PERIOD_MS", "RESOLUTION_MS", "OPTIONS", "OWNER",
+            "PERIOD_MS", "RESOLUTION_MS", "OPTIONS", "OWNER", "LATE",
         ):  # fmt: skip
             settings[key] = os.environ.pop(key)
     parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
