@@ -20,6 +20,7 @@ from typing import Any
 from perun_hpc.accounting import audit
 from perun_hpc.accounting.metering import ZERO, Amount, Row, bounded, metered, read_meter_rows
 from perun_hpc.accounting.month import RecordFile, Sums, counted_sums, ledger_files, read_records
+from perun_hpc.accounting.node_events import Slurm
 from perun_hpc.accounting.presence import Presence, length, merged, presence, without
 from perun_hpc.archive.meter_readings import files_of
 from perun_hpc.archive.places import Archive
@@ -89,15 +90,6 @@ class Balance:
     def edge(self, source: str, target: str) -> Amount:
         """One edge's amount."""
         return next(one.amount for one in self.edges if (one.source, one.target) == (source, target))
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """Slurm's word: events of nodes, and the nodes that it has by now with their states; `why` it has none."""
-
-    events: Sequence[NodeEvent] = ()
-    nodes: Mapping[str, frozenset[str]] | None = None
-    why: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ SCHEMA = "perun.month/1"
 MAX_B = 64 << 20
 NO_HASH = "0" * 64
 """Before the first day of a chain."""
-_LINE = re.compile(r"([0-9a-f]{64})  ((?:jobs|nodes|facility)/(?!.*\.\./)[^\n]+)\Z")
+_LINE = re.compile(r"([0-9a-f]{64})  ((?:jobs|nodes|facility|months)/(?!.*\.\./)[^\n]+)\Z")
 _HEAD = re.compile(r"# perun\.day/1 (\S+) (\d{4}-\d\d-\d\d) after ([0-9a-f]{64})\Z")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perun_hpc._version import __version__
 from perun_hpc.accounting import manifest as sealed
-from perun_hpc.accounting import statement
+from perun_hpc.accounting import node_events, statement
 from perun_hpc.accounting.audit import Finding
 from perun_hpc.accounting.ledger import Key, Ledger
 from perun_hpc.accounting.manifest import Manifest
@@ -26,6 +26,7 @@ from perun_hpc.accounting.month import (
     read_records,
     sum_month,
 )
+from perun_hpc.accounting.node_events import Slurm
 from perun_hpc.accounting.statement import Embodied
 from perun_hpc.archive.places import Archive
 from perun_hpc.energy.footprint import Factor
@@ -58,8 +59,15 @@ class Verdict:
 NOT_READ = "cannot be read, whatever it holds: restore the pack from a backup, or come as who may read it"
 
 
-def seal(archive: Archive, month: str, now_s: float) -> Manifest:
+def seal(
+    archive: Archive, month: str, now_s: float, ask: Callable[[int, int], Slurm | None] = lambda *_: None
+) -> Manifest:
     """Sum a month's evidence and write its manifest.
+
+    Parameters
+    ----------
+    archive, month, now_s : whose and which, as of an epoch time.
+    ask : what Slurm says of nodes between two epoch times, which is sealed, too; None: that is left out.
 
     Raises
     ------
@@ -75,6 +83,7 @@ def seal(archive: Archive, month: str, now_s: float) -> Manifest:
     path = sealed.manifest_file(archive, month)
     if path.exists():
         raise UsageError(f"{path} is there: a sealed month's joules never change; perun verify {month} checks them")
+    said = ask(min(from_s for from_s, _ in bounds.values()), ends_s)
     records = read_records(archive, month)
     if records.unreadable:
         names = ", ".join(name for name, _ in records.unreadable[:3])
@@ -85,9 +94,11 @@ def seal(archive: Archive, month: str, now_s: float) -> Manifest:
     if records.packs:
         raise DataError(f"{records.packs[0]}: {NOT_READ}")
     summed = sum_month(archive, month, records.files, ledger_files(archive, month))
-    last = max(bounds)
-    evidence = {**summed.evidence, last: {**summed.evidence[last], **meter_files(archive, month)}}
-    summed = replace(summed, evidence=evidence)
+    last, others = max(bounds), meter_files(archive, month)
+    if said is not None:
+        path = node_events.write(archive, month, said)
+        others[path.relative_to(archive.base).as_posix()] = digest_of(path)
+    summed = replace(summed, evidence={**summed.evidence, last: {**summed.evidence[last], **others}})
     return sealed.write_manifest(archive, month, summed, bounds, int(now_s), __version__)
 
 

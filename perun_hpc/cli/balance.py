@@ -10,9 +10,10 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
-from perun_hpc.accounting import facility
-from perun_hpc.accounting.balance import Balance, Slurm, draw_up
+from perun_hpc.accounting import facility, node_events
+from perun_hpc.accounting.balance import Balance, draw_up
 from perun_hpc.accounting.month import days_of
+from perun_hpc.accounting.node_events import Slurm
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.verify import day_bounds
 from perun_hpc.cli.verify import check_month
@@ -20,7 +21,6 @@ from perun_hpc.cli.where import places
 from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
 from perun_hpc.report.balance import lines
 from perun_hpc.report.screen import style_for
-from perun_hpc.slurm.events import query_events, query_nodes
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     span = float(bounds[0][0]), min(float(bounds[-1][1]), time.time())
     if span[1] <= span[0]:
         raise UsageError(f"{month} has not begun: it begins at {datetime.fromtimestamp(span[0]):%Y-%m-%d %H:%M}")
-    slurm = Slurm(why="Slurm was not asked which nodes were off") if args.no_slurm else _ask(span, args.cluster)
+    slurm = node_events.read(archive, month) or _ask(span, args.cluster, args.no_slurm)
     settings = load_site().settings
     halls = [one.name for one in facility.declared(settings.sensors.files)]
     made = draw_up(archive, month, span, slurm, settings.facility.meters, halls)
@@ -64,9 +64,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if made.findings else 0
 
 
-def _ask(span: tuple[float, float], cluster: str | None) -> Slurm:
+def _ask(span: tuple[float, float], cluster: str | None, no_slurm: bool) -> Slurm:
+    if no_slurm:
+        return Slurm(why="Slurm was not asked which nodes were off")
     try:
-        return Slurm(query_events(int(span[0]), int(span[1]), cluster), query_nodes(cluster))
+        return node_events.ask(int(span[0]), int(span[1]), cluster)
     except UnavailableError as error:
         return Slurm(why=f"which nodes were off is not known: {error}")
 

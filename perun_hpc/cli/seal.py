@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 from perun_hpc.accounting import manifest as sealed
+from perun_hpc.accounting import node_events
 from perun_hpc.accounting.footprint import stated_factors
 from perun_hpc.accounting.manifest import Manifest
 from perun_hpc.accounting.month import digest_of
@@ -17,7 +19,7 @@ from perun_hpc.accounting.verify import restate, seal
 from perun_hpc.cli.verify import check_month, stated
 from perun_hpc.cli.where import places
 from perun_hpc.data_model.wording import count
-from perun_hpc.errors import UsageError
+from perun_hpc.errors import UnavailableError, UsageError
 from perun_hpc.report import quantities as q
 from perun_hpc.report.screen import wrapped
 
@@ -27,6 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("month", metavar="MONTH", help="a month that is over, as in 2026-11")
     parser.add_argument(
         "--key", type=Path, metavar="FILE", help="sign by this key (ssh-keygen -Y): a private one, or an agent's public"
+    )
+    parser.add_argument(
+        "--no-slurm", action="store_true", help="seal it without what Slurm says of nodes that were off"
     )
     parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     factors = stated_factors(site)
     new = not path.exists()
     if new:
-        print("\n".join(_sealed(seal(archive, month, now_s))))
+        print("\n".join(_sealed(seal(archive, month, now_s, partial(_ask, args)))))
     made = restate(archive, month, factors, lambda node: _embodied(site, node), now_s)
     if made is None and not new and args.key is None:
         raise UsageError(f"{path} is there, and so are the policy's factors: perun verify {month} checks them")
@@ -53,6 +58,16 @@ def run(args: argparse.Namespace) -> int:
             print(f"{one.name} signed by {args.key}")
     print("\n".join(f"sha256 {digest_of(one)}  {one}" for one in written))
     return 0
+
+
+def _ask(args: argparse.Namespace, since_s: int, until_s: int) -> node_events.Slurm | None:
+    if args.no_slurm:
+        return None
+    try:
+        return node_events.ask(since_s, until_s, args.cluster)
+    except UnavailableError as error:
+        why = "which nodes were off is sealed, too: try again, or seal the month without that (--no-slurm)"
+        raise UnavailableError(f"{error}; {why}") from error
 
 
 def _sealed(made: Manifest) -> list[str]:

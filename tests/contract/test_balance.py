@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from perun_hpc.accounting import verify as verifying
-from perun_hpc.accounting.balance import Balance, Slurm, draw_up
+from perun_hpc.accounting.balance import Balance, draw_up
+from perun_hpc.accounting.manifest import manifest_file
 from perun_hpc.accounting.metering import metered, read_meter_rows
+from perun_hpc.accounting.node_events import Slurm, file_of
 from perun_hpc.cli.main import main
 from perun_hpc.slurm.events import parse_events
 from tests.simulated_site import BEGIN, CLUSTER, END, MONTH, SEALED_S, Site, make_site
@@ -135,11 +137,8 @@ def test_events_of_nodes() -> None:
     assert not drained.off and not drained.down
 
 
-def test_the_command_and_its_picture(
-    site: Site, tmp_path: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("matplotlib")
-    tools = tmp_path / "bin"
+def slurm_in(tools: Path, site: Site) -> None:
+    """Put commands of a Slurm there that says what the site's would."""
     tools.mkdir()
     (tools / "events").write_text(site.events)
     for name, body in (
@@ -148,6 +147,50 @@ def test_the_command_and_its_picture(
     ):  # fmt: skip
         (tools / name).write_text(f"#!{sys.executable}\n{body}\n")
         (tools / name).chmod(stat.S_IRWXU)
+
+
+def test_what_slurm_said_of_nodes_is_sealed_with_the_month(
+    site: Site, tmp_path: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meters = "".join(f"    - {json.dumps(one)}\n" for one in site.meters)
+    (tmp_path / "policy.yaml").write_text(f"facility:\n  meters:\n{meters}")
+    monkeypatch.setenv("PERUN_POLICY", str(tmp_path / "policy.yaml"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    there = ["--archive", str(site.archive.root), "--cluster", CLUSTER]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sacctmgr").write_text("#!/bin/sh\necho sacctmgr: error: nobody listens >&2\nexit 1\n")
+    (tmp_path / "bin/sacctmgr").chmod(stat.S_IRWXU)
+    assert main(["seal", MONTH, *there]) == 69
+    assert "--no-slurm" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert not manifest_file(site.archive, MONTH).exists()
+    shutil.rmtree(tmp_path / "bin")
+    slurm_in(tmp_path / "bin", site)
+    assert main(["balance", MONTH, *there, "--json"]) == 0
+    asked = json.loads(capsys.readouterr().out)
+    assert main(["seal", MONTH, *there]) == 0
+    shutil.rmtree(tmp_path / "bin")
+    capsys.readouterr()
+    assert main(["balance", MONTH, *there, "--json", "--no-slurm"]) == 0
+    assert json.loads(capsys.readouterr().out) == asked and asked["node_seconds"]["off_s"] > 0
+    assert main(["verify", MONTH, *there]) == 0
+    sealed = file_of(site.archive, MONTH)
+    text = sealed.read_text()
+    sealed.write_text(text.replace('"cloud9"', '"cloud8"'))
+    assert main(["verify", MONTH, *there]) == 1
+    assert f"{MONTH}/slurm.json is not what was sealed" in " ".join(capsys.readouterr().out.split())
+    sealed.write_text(text[: len(text) // 2])
+    assert main(["balance", MONTH, *there]) == 65
+    sealed.unlink()
+    assert main(["verify", MONTH, *there]) == 1
+    assert f"{MONTH}/slurm.json is gone" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_and_its_picture(
+    site: Site, tmp_path: Path, utc: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    tools = tmp_path / "bin"
+    slurm_in(tools, site)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     meters = "".join(f"    - {json.dumps(one)}\n" for one in site.meters)
     (tmp_path / "policy.yaml").write_text(f"store: {{archive: {site.archive.root}}}\nfacility:\n  meters:\n{meters}")

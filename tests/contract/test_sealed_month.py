@@ -252,12 +252,12 @@ def test_a_corrected_factor_is_a_revision_and_no_joule_changes(
     policy = tmp_path / "policy.yaml"
     monkeypatch.setenv("PERUN_POLICY", str(policy))
     policy.write_text(f"footprint:\n  {CARBON.format(g=400)}\n")
-    assert perun(archive, "seal", "--key", str(key)) == 0
+    assert perun(archive, "seal", "--no-slurm", "--key", str(key)) == 0
     manifest = manifest_file(archive, MONTH).read_bytes()
     assert perun(archive, "seal") == 64
     assert "so are the policy's factors" in capsys.readouterr().err
     policy.write_text(f"footprint:\n  {CARBON.format(g=380)}\n  {EMBODIED}\n")
-    assert perun(archive, "seal", "--key", str(key)) == 0
+    assert perun(archive, "seal", "--no-slurm", "--key", str(key)) == 0
     assert manifest_file(archive, MONTH).read_bytes() == manifest
     (_, first), (path, second) = statement.revisions(archive, MONTH)
     assert (first.jobs.energy_uj, first.others.energy_uj) == (second.jobs.energy_uj, second.others.energy_uj)

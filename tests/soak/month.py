@@ -17,9 +17,10 @@ from pathlib import Path
 
 from perun_hpc.accounting import statement
 from perun_hpc.accounting import verify as verifying
-from perun_hpc.accounting.balance import Balance, Slurm, draw_up
+from perun_hpc.accounting.balance import Balance, draw_up
 from perun_hpc.accounting.ledger import open_ledger
 from perun_hpc.accounting.manifest import manifest_file
+from perun_hpc.accounting.node_events import Slurm
 from perun_hpc.accounting.signing import sign, verified
 from perun_hpc.accounting.statement import Embodied
 from perun_hpc.archive.places import Archive
