@@ -25,6 +25,7 @@ from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.sources.gauges import Left
 from perun_hpc.agent.sources.node import JobUse, Snapshot
 from perun_hpc.agent.state_log import StateLog
+from perun_hpc.archive.grown import days_of
 from perun_hpc.data_model import codec
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import Reading
@@ -188,7 +189,7 @@ def _cut_ledger(paths: AgentPaths, state: NodeState) -> None:
     day, length = state.ledger
     if day:
         spool.cut(paths.ledger(day), length)
-    for path in paths.node.glob("????-??-??.jsonl"):  # a day that began after the last readings
+    for path in days_of(paths.node):  # a day that began after the last readings
         if path.stem != day and path.stat().st_mtime_ns >= state.last.real_ns:
             spool.cut(path, _known_b(path, state.last.mono_ns))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.archive.grown import edge_of, go_on, grown, whole_lines
+from perun_hpc.archive.grown import days_of, edge_of, go_on, grown, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt, typical_of
 from perun_hpc.archive.places import INCOMING, NODES, RUNNING_NOW, Archive, Run
 from perun_hpc.data_model.job import CUT_OFF, SessionKey, run_of, safe_name
@@ -60,7 +60,7 @@ class ArchiveDelivery:
         """
         target = self._node(cluster, node)
         odd_files = []
-        for path in sorted(directory.glob("????-??-??.jsonl")):
+        for path in days_of(directory):
             shipped, aside = target / path.name, target / f"{path.stem}{ASIDE_LINES}"
             size_b = shipped.stat().st_size if shipped.exists() else 0
             if go_on(shipped, size_b, edge_of(path, size_b), whole_lines(path, size_b)):
@@ -81,7 +81,7 @@ class ArchiveDelivery:
         `places` has of each day how many bytes there were before, and how these end (`grown.edge_of`).
         """
         target = self._node(cluster, node)
-        days = [(path, places.get(path.name, (0, ""))) for path in sorted(directory.glob("????-??-??.jsonl"))]
+        days = [(path, places.get(path.name, (0, ""))) for path in days_of(directory)]
         return all([go_on(target / path.name, from_b, edge, path.read_bytes()) for path, (from_b, edge) in days])
 
     def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:

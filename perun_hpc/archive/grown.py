@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +22,12 @@ EDGE_B = 512
 
 Place = tuple[str, int, int]
 """Domain, begin and end (ns since boot) of a line's interval."""
+_DAY = re.compile(r"\d{4}-\d\d-\d\d\.jsonl", re.ASCII)
+
+
+def days_of(directory: Path) -> list[Path]:
+    """The days of the node ledger that lies in a directory, in order."""
+    return sorted(path for path in directory.iterdir() if _DAY.fullmatch(path.name))
 
 
 def grown(known: bytes, sent: bytes) -> tuple[bytes, list[bytes]]:

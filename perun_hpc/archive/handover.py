@@ -15,7 +15,7 @@ from typing import Any
 
 from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import encode
-from perun_hpc.archive.grown import edge_of, whole_lines
+from perun_hpc.archive.grown import days_of, edge_of, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt
 from perun_hpc.archive.stream import Munge, Receiver, Sender
 from perun_hpc.data_model.job import run_of
@@ -88,7 +88,7 @@ class StreamDelivery:
         Where it has something else of a day up to there it asks for the whole. One of before takes what it gets for a
         day that lacks its beginning, and keeps the same.
         """
-        days = {path.name: path for path in sorted(directory.glob("????-??-??.jsonl"))}
+        days = {path.name: path for path in days_of(directory)}
         sent = _sent(directory, days)
         grown = {name: more for name, path in days.items() if (more := whole_lines(path, sent[name]))}
         if grown:

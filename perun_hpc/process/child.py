@@ -14,10 +14,11 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from perun_hpc.process.stamp import stamp
 
+_SIGNALS = frozenset(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+"""Signals that may be blocked and handled."""
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that Python itself ignores, so that a closed peer is an error and not the end."""
 
@@ -67,7 +68,7 @@ def start(name: str, work: Callable[[], int | None], keep: Iterable[int] = (), o
     """
     parent, kept = os.getpid(), sorted(set(keep))
     # Until the child has handlers of its own, a signal must not run its parent's there.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         pid = os.fork()
         if pid == 0:
@@ -94,8 +95,7 @@ def execute(command: tuple[str, ...], out: int, err: int, given: int | None = No
     ]
     # A name may be empty in an environment that is handed on; here it is an error.
     environment = {name: text for name, text in os.environ.items() if name}
-    forgotten = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
-    return Child(os.posix_spawn(command[0], command, environment, file_actions=to, setsigmask=(), setsigdef=forgotten))
+    return Child(os.posix_spawn(command[0], command, environment, file_actions=to, setsigmask=(), setsigdef=_SIGNALS))
 
 
 def begin(parent: int) -> None:
@@ -137,7 +137,11 @@ def _beyond_all() -> int:
     FDSize is how many the kernel has places for, proc_pid_status(5); a listing of all of them costs each a look.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/self/status").read_bytes().split(b"FDSize:")[1].split()[0])
+        fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 4096).split(b"FDSize:")[1].split()[0])
+        finally:
+            os.close(fd)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(limit for limit in (soft, hard, 1024) if limit != resource.RLIM_INFINITY)
 
@@ -145,7 +149,7 @@ def _beyond_all() -> int:
 def _forget_signals() -> None:
     """No handler, no wake-up descriptor, no blocked signal of the parent's."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN if number in _IGNORED else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

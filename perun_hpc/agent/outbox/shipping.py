@@ -10,7 +10,6 @@ without its trace, and is set aside in the end.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import resource
@@ -33,6 +32,7 @@ from perun_hpc.agent.outbox.losses import Loss, Losses
 from perun_hpc.agent.outbox.parsing import Reader
 from perun_hpc.agent.policy import limits
 from perun_hpc.archive.delivery import ArchiveDelivery
+from perun_hpc.archive.grown import days_of
 from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError, PerunError
 from perun_hpc.process import child
@@ -60,6 +60,9 @@ FAILED, MORE, HEAVY, SHIPPED = 1, 2, 4, 8
 """What a lane's child found, added up to its exit code: something could not go; there is more; there is heavy work; a
 session went."""
 MAX_WHY = 400
+DAMAGED = f"{BOUNDARY}.damaged"
+_ODD = frozenset((RANKS, regions.CURVE, FAULTS))
+"""What is in the directory of a session that is not plain."""
 _LATER, _NO_MEMORY = 75, 12
 """Exit codes of a session's process: it could not reach the archive (EX_TEMPFAIL); it had too little memory."""
 
@@ -340,8 +343,8 @@ def _round(
 ) -> int:
     """Ship what belongs to a lane (all: None), each session once; what was found.
 
-    The list is made again when a heavy session is done: a smaller one that came meanwhile is next. `plain` does what
-    cannot be large or odd, `alone` the rest.
+    The list is made again when a heavy session is done: a smaller one that came meanwhile is next; of others it
+    is asked again. `plain` does what cannot be large or odd, `alone` the rest.
     """
     found, failed = 0, dict[str, Loss]()
     tried: set[str] = set()
@@ -368,7 +371,7 @@ def _round(
                 fails(f"job {one.name}", one, why)
             elif not one.exists():
                 found |= SHIPPED
-        if found & MORE or not wanted:
+        if found & MORE or not wanted or not heavy:
             break
     if not heavy:
         if heavy is not None and any(one.is_for(heavy=True) for one in there):
@@ -433,19 +436,19 @@ def _spooled(paths: AgentPaths) -> list[_Spooled]:
     What others leave there is not ours to ship. Many may live of which nothing is: each costs one listing.
     """
     found = []
-    with os.scandir(paths.sessions) as sessions:
-        for session in sessions:
-            if run_of(session.name) is None or not session.is_dir():
-                continue
-            names: set[str] = set()
-            with contextlib.suppress(FileNotFoundError), os.scandir(session.path) as held:  # it may just be shipped
-                names.update(one.name for one in held)
-            sealed = not names.isdisjoint((BOUNDARY, f"{BOUNDARY}.damaged"))
-            if sealed or PROGRESS in names:
-                directory = Path(session.path)
-                handed_over_b = spool.size_b(directory / RANKS) if RANKS in names else 0
-                plain = names.isdisjoint((RANKS, regions.CURVE, FAULTS))
-                found.append(_Spooled(handed_over_b, directory, sealed, plain))
+    sessions = os.fspath(paths.sessions)
+    for name in os.listdir(sessions):  # noqa: PTH208 - a path of each would cost more than the look
+        if run_of(name) is None:
+            continue
+        try:
+            names = os.listdir(f"{sessions}/{name}")  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):  # it may just have been shipped
+            continue
+        sealed = BOUNDARY in names or DAMAGED in names
+        if sealed or PROGRESS in names:
+            directory = paths.sessions / name
+            handed_over_b = spool.size_b(directory / RANKS) if RANKS in names else 0
+            found.append(_Spooled(handed_over_b, directory, sealed, _ODD.isdisjoint(names)))
     return sorted(found)
 
 
@@ -542,7 +545,7 @@ def ship_ledger(paths: AgentPaths, to: Delivery, cluster: str, node: str, clock:
         fcntl.flock(held, fcntl.LOCK_EX)
         for line in to.ledger(paths.node, cluster, node):
             log(line)
-        for path in paths.node.glob("????-??-??.jsonl"):
+        for path in days_of(paths.node):
             if clock.real_ns() / 1e9 - path.stat().st_mtime > KEEP_LEDGER_S:
                 path.unlink()
     finally:
