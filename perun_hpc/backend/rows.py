@@ -20,7 +20,7 @@ from typing import NamedTuple
 from perun_hpc.backend import procstat
 from perun_hpc.backend.base import Reader
 from perun_hpc.backend.sysfile import doubt, implausible, number_files, reason
-from perun_hpc.data_model.sensor import GAP, Sensor
+from perun_hpc.data_model.sensor import GAP, Rise, Sensor
 from perun_hpc.process import child
 from perun_hpc.process.ready import readable
 
@@ -29,10 +29,11 @@ MOST_COLUMNS, MOST_ROWS = 8192, 4096
 PATIENCE_S = 1.0
 """How long a block that was asked for is waited for: the program may be in the middle of a row."""
 
-_VERSION = 2
+_VERSION = 3
 _ORDERS = struct.Struct("=IIIIqqq")
 _COLUMN = struct.Struct("=18qII")
 _BLOCK = struct.Struct("=IIIIqq")
+_RISE = struct.Struct("=qqII")
 _GAP = struct.Struct("=IIiIQ")
 _MOST_BAD = 16
 PIPE_B = 1 << 20
@@ -78,6 +79,7 @@ class Block:
     ticks : grid index of each row.
     mono_ns : when each was read, CLOCK_MONOTONIC.
     columns : one array per sensor of raw ticks, `GAP` where there is none.
+    rises : of each column; None where a value is missing, or there are no two rows.
     gaps : of sensors that `perun-sample` reads itself, why there is none.
     skipped : ticks since the block before that have no row.
     """
@@ -86,6 +88,7 @@ class Block:
     mono_ns: list[int]
     late_us: array.array[int]
     columns: list[array.array[int]]
+    rises: list[Rise | None]
     gaps: tuple[Gap, ...]
     skipped: int
 
@@ -212,13 +215,15 @@ class Rows:
             return None
         _, rows, gaps, skipped, offset_ns, step_ns = _BLOCK.unpack_from(data)
         columns = len(self.sensors)
-        gaps_at = _BLOCK.size + 8 * rows * (columns + 1)
+        rises_at = _BLOCK.size + 8 * rows * (columns + 1)
+        gaps_at = rises_at + _RISE.size * columns
         late_at = gaps_at + _GAP.size * gaps
         end = late_at + 4 * rows
         if len(data) < end:
             return None
-        values, gap_bytes, late = (
-            bytes(data[_BLOCK.size : gaps_at]),
+        values, rises, gap_bytes, late = (
+            bytes(data[_BLOCK.size : rises_at]),
+            bytes(data[rises_at:gaps_at]),
             bytes(data[gaps_at:late_at]),
             bytes(data[late_at:end]),
         )
@@ -233,6 +238,7 @@ class Rows:
             [tick * period_ns - offset_ns + 1000 * us for tick, us in zip(ticks, late_us, strict=True)],
             late_us,
             [table[rows * place : rows * (place + 1)] for place in range(1, columns + 1)],
+            [None if one[0] == GAP else Rise(*one) for one in _RISE.iter_unpack(rises)],
             tuple(self._gap(*fields) for fields in _GAP.iter_unpack(gap_bytes)),
             skipped,
         )

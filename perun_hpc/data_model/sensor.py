@@ -135,6 +135,27 @@ class Reading(NamedTuple):
     error: str | None = None
 
 
+class Rise(NamedTuple):
+    """How a sensor's raw ticks go from each of several rows to the next, where none is missing.
+
+    Attributes
+    ----------
+    least, most : of the steps.
+    fastest : the row to which the step was the greatest for its time.
+    moved : the last row that is not as the one before it; 0: none.
+    """
+
+    least: int
+    most: int
+    fastest: int
+    moved: int
+
+
+def rises(rise: Rise | None) -> bool:
+    """Whether it is known that all is there and nothing falls."""
+    return rise is not None and rise.least >= 0
+
+
 GAP = -(1 << 63)
 """Among ticks that are integers alone, in a row, a block or a file: a reading without any."""
 NOT_DUE = "not due"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from perun_hpc.backend.base import Reader
 from perun_hpc.backend.rows import MOST_ROWS, PIPE_B, Block, Grid, Rows
 from perun_hpc.backend.sysfile import NumberFiles, number_files
-from perun_hpc.data_model.sensor import GAP, Sensor
+from perun_hpc.data_model.sensor import GAP, Sensor, rises
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.monitoring.tally import Column, Tallies
 
@@ -17,8 +19,8 @@ FAST_NS = 100_000_000
 figures in 20 to 100 ms."""
 BLOCK_NS = 1_000_000_000
 
-Stored = tuple[Sequence[int], Sequence[int], list[Sequence[int]]]
-"""Ticks, lateness in us, and one column per sensor of the tallies: what `NodeStore.extend` takes."""
+Stored: TypeAlias = "tuple[array[int], array[int], list[array[int]], list[bool]]"
+"""Ticks, lateness in us, one column per sensor of the tallies, which of them rise: what `NodeStore.extend` takes."""
 
 
 class FastRows:
@@ -97,7 +99,7 @@ class FastRows:
                     continue
                 self._given[column] = reading.ticks
                 whys = {0: reading.error or "no reading"} if reading.ticks is None else {}
-                made = self._tallies.add_rows({column: ([reading.ticks or 0], whys)}, [reading.mono_ns])
+                made = self._tallies.add_rows({column: Column([reading.ticks or 0], whys)}, [reading.mono_ns])
                 self._given |= {place: values[-1] for place, values in made.items()}
         self._rows.give([self._given.get(column) for column in self._rows.given])
 
@@ -118,18 +120,21 @@ class FastRows:
         made = {}
         if first < len(times):
             columns: dict[int, Column] = {
-                column: (ticks[first:] if first else ticks, whys.get(column, {}))
-                for column, ticks in enumerate(block.columns)
+                column: Column(ticks[first:], whys.get(column, {}))
+                if first
+                else Column(ticks, whys.get(column, {}), rise)
+                for column, (ticks, rise) in enumerate(zip(block.columns, block.rises, strict=True))
                 if column not in given
             }
             made = self._tallies.add_rows(columns, times[first:])
             self._tallied_ns = times[-1]
-        stored: list[Sequence[int]] = [*block.columns]
+        stored = [*block.columns]
         for column in self._made:
             shown = made.get(column)
             if shown is None:
                 one = self._given.get(column)
-                stored.append([GAP if one is None else one] * len(times))
+                stored.append(array("q", [GAP if one is None else one]) * len(times))
             else:
-                stored.append([GAP] * first + [GAP if one is None else one for one in shown])
-        self._pending.append((block.ticks, block.late_us, stored))
+                stored.append(array("q", [GAP] * first + [GAP if one is None else one for one in shown]))
+        rising = [rises(one) for one in block.rises] + [False] * len(self._made)
+        self._pending.append((block.ticks, block.late_us, stored, rising))

@@ -233,8 +233,8 @@ class _Sampler:
     def _store_rows(self, fast: FastRows, store: NodeStore, live: LiveCallbacks) -> None:
         with self._lock:
             taken = list(fast.rows())
-        for ticks, late_us, columns in taken:
-            store.extend(ticks, late_us, columns)
+        for ticks, late_us, columns, rising in taken:
+            store.extend(ticks, late_us, columns, rising)
             if live.wanted:
                 for row in zip(*columns, strict=True):
                     live.call(self._tallies.sensors, [None if one == GAP else one for one in row])

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import sub, truediv
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Sensor
+from perun_hpc.data_model.sensor import Kind, Provenance, Reading, Rise, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import DomainKind
 from perun_hpc.energy.containment import EnergyDomain, integrated, plan
@@ -99,35 +99,37 @@ class CounterTally:
             self.peak_per_s = max(self.peak_per_s, self.sensor.base(step.ticks) * NS_PER_S / step.elapsed_ns)
         return True
 
-    def add_many(self, ticks: Sequence[int], times: Times) -> bool:
+    def add_many(self, ticks: Sequence[int], times: Times, rise: Rise | None = None) -> bool:
         """Take several readings, all there, as `add` would one after the other: at once where nothing is amiss."""
         before = self.last
-        if before is None or before.ticks is None or not self._add_plain(before, before.ticks, ticks, times):
+        if before is None or before.ticks is None or not self._add_plain(before, before.ticks, ticks, times, rise):
             return all([self.add(Reading(*one)) for one in zip(ticks, times.mono_ns, strict=True)])
         return True
 
-    def _add_plain(self, before: Reading, first: int, ticks: Sequence[int], times: Times) -> bool:
+    def _add_plain(self, before: Reading, first: int, ticks: Sequence[int], times: Times, rise: Rise | None) -> bool:
         """Take them at once, `first` being what was read before; False, and nothing taken, where something is amiss."""
         elapsed_ns = times.elapsed_ns(before.mono_ns)
-        steps = list(map(sub, ticks, (first, *ticks)))
-        most = max(steps)
-        if not self._plain(min(steps), most, elapsed_ns):
+        if elapsed_ns.shortest <= 0:
+            return False
+        step = ticks[0] - first
+        rise = rise or rise_of(step, ticks, elapsed_ns.each)
+        least, most = min(step, rise.least), max(step, rise.most)
+        if not self._plain(least, most, elapsed_ns):
             return False
         self.ticks += ticks[-1] - first
         self.covered_ns += times.mono_ns[-1] - before.mono_ns
-        # Only where a step is longer than the fastest one so far can be in the shortest time is it looked at.
-        if self.sensor.base(most) * NS_PER_S > self.peak_per_s * elapsed_ns.shortest:
-            rates = list(map(truediv, steps, elapsed_ns.each))
-            fastest = rates.index(max(rates))
-            rate_per_s = self.sensor.base(steps[fastest]) * NS_PER_S / elapsed_ns.each[fastest]
-            self.peak_per_s = max(self.peak_per_s, rate_per_s)
+        self._note_rate(step, elapsed_ns.each[0])
+        if rise.fastest:
+            self._note_rate(ticks[rise.fastest] - ticks[rise.fastest - 1], elapsed_ns.each[rise.fastest])
         self.end = self.last = Reading(ticks[-1], times.mono_ns[-1])
-        moved = next((place for place in range(len(steps) - 1, -1, -1) if steps[place]), None) if most else None
-        if moved is not None:
-            self._still = self._seen_still = Reading(ticks[moved], times.mono_ns[moved])
+        if most:
+            self._still = self._seen_still = Reading(ticks[rise.moved], times.mono_ns[rise.moved])
         elif self._still is None:
             self._still = self._seen_still = before
         return True
+
+    def _note_rate(self, step: int, elapsed_ns: int) -> None:
+        self.peak_per_s = max(self.peak_per_s, self.sensor.base(step) * NS_PER_S / elapsed_ns)
 
     def _plain(self, least: int, most: int, elapsed_ns: Elapsed) -> bool:
         """Whether none of these steps is a wrap, a reset, too much, after too long a time or a standstill."""
@@ -211,6 +213,14 @@ class Rest:
         return {"uj": self.by_now, "beside": list(self.leaves)}
 
 
+def rise_of(step: int, ticks: Sequence[int], elapsed_ns: Sequence[int]) -> Rise:
+    """How ticks go from row to row, each so long after the one before; of one row there is but the step up to it."""
+    steps = list(map(sub, ticks[1:], ticks)) or [step]
+    rates = list(map(truediv, steps, elapsed_ns[1:]))
+    moved = next((place for place in range(len(ticks) - 1, 0, -1) if steps[place - 1]), 0)
+    return Rise(min(steps), max(steps), rates.index(max(rates)) + 1 if rates else 0, moved)
+
+
 def _was_read(tally: CounterTally) -> bool:
     return tally.end is not None and tally.end.ticks is not None
 
@@ -260,8 +270,12 @@ class GaugeTally:
         }  # fmt: skip
 
 
-Column: TypeAlias = tuple[Sequence[int], Mapping[int, str]]
-"""Raw ticks of one sensor in several rows, and why there are none, by the row."""
+class Column(NamedTuple):
+    """Raw ticks of one sensor in several rows, why there are none, by the row, and how they rise, if that is known."""
+
+    ticks: Sequence[int]
+    whys: Mapping[int, str]
+    rise: Rise | None = None
 
 
 def _readings(ticks: Sequence[int], mono_ns: Sequence[int], whys: Mapping[int, str]) -> Iterator[Reading]:
@@ -325,10 +339,10 @@ class Tallies:
         made: dict[int, list[int | None]] = {}
         times = Times(mono_ns)
         broken = set()
-        for column, (ticks, whys) in columns.items():
+        for column, (ticks, whys, rise) in columns.items():
             tally = self._tallies[column]
             if isinstance(tally, CounterTally) and not whys:
-                known = tally.add_many(ticks, times)
+                known = tally.add_many(ticks, times, rise)
             else:
                 known = all([tally.add(one) is not False for one in _readings(ticks, mono_ns, whys)])
             if not known:
@@ -336,7 +350,7 @@ class Tallies:
         for place, (column, counter) in enumerate(self._synthetic):
             if column not in columns:
                 continue
-            ticks, whys = columns[column]
+            ticks, whys, _ = columns[column]
             shown: list[int | None] = []
             for reading in _readings(ticks, mono_ns, whys):
                 counter, reading = counter.advance(reading)

@@ -58,6 +58,28 @@ class Columns:
                 _put(target, places, self._columns[column].values(columns[column], times_ns))
         chunk.rows += len(rows)
 
+    def put_columns(
+        self,
+        chunk: Chunk,
+        ticks: array[int],
+        offsets: array[int],
+        columns: Sequence[array[int]],
+        rising: Sequence[bool],
+    ) -> None:
+        """The same of rows that are given column by column; `rising` says of which it is known that none falls."""
+        places = [tick % self.length for tick in ticks]
+        times_ns = [tick * self._period_ns for tick in ticks]
+        _put(chunk.offsets, places, offsets)
+        for part, targets in zip(self._parts, chunk.parts, strict=True):
+            for column, target in zip(part.columns, targets, strict=True):
+                one, values = self._columns[column], columns[column]
+                _put(
+                    target,
+                    places,
+                    (rising[column] and one.risen(values, times_ns)) or one.values(tuple(values), times_ns),
+                )
+        chunk.rows += len(ticks)
+
     def state(self) -> list[list[int | None]]:
         """What each counter must remember, for `restore`."""
         return [[c.last, c.last_ns, c.added] for _, c in sorted(self._columns.items())]
@@ -80,7 +102,8 @@ class Column:
         self._low, self._high = layout.limits(form.dtype)
         self._fill = layout.fill(form.dtype)
         self._divisor = form.divisor
-        self._as_it_is = sensor.scale_num == sensor.scale_den == form.divisor == 1
+        self._is_base = sensor.scale_num == sensor.scale_den == 1
+        self._as_it_is = self._is_base and form.divisor == 1
 
     def values(self, ticks: Sequence[int], times_ns: Sequence[int]) -> Sequence[int]:
         """The values to store for several rows (`GAP`: none), all at once where nothing is amiss."""
@@ -95,6 +118,20 @@ class Column:
                     return ticks
                 return [self._stored(one + self.added) for one in ticks]
         return [self._fill if one == GAP else self.value(one, ns) for one, ns in zip(ticks, times_ns, strict=True)]
+
+    def risen(self, ticks: array[int], times_ns: Sequence[int]) -> Sequence[int] | None:
+        """The same of ticks of which none falls; None where each has to be looked at."""
+        first, last = ticks[0] + self.added, ticks[-1] + self.added
+        if not self._counts or (self.last is not None and ticks[0] < self.last):
+            return None
+        if not self._low <= self._stored(first) <= self._stored(last) <= self._high:
+            return None
+        self.last, self.last_ns = ticks[-1], times_ns[-1]
+        if self._as_it_is and not self.added:
+            return ticks
+        if self._is_base:
+            return [(one + self.added) // self._divisor for one in ticks]
+        return [self._stored(one + self.added) for one in ticks]
 
     def value(self, ticks: int, now_ns: int) -> int:
         """The value to store; the fill value where the type cannot hold it."""
@@ -125,6 +162,8 @@ def written(values: Sequence[int | None]) -> Sequence[int]:
 def _put(target: array[int], places: Sequence[int], values: Sequence[int]) -> None:
     """Write values to places in rising order."""
     if places[-1] - places[0] == len(places) - 1:
+        if isinstance(values, array) and values.itemsize == target.itemsize:  # all are in the target's limits
+            values = values.tobytes()
         target[places[0] : places[-1] + 1] = array(target.typecode, values)
     else:
         for place, value in zip(places, values, strict=True):

@@ -2,7 +2,8 @@
 
 Record: u4 length of the payload, u4 crc32 of it, payload; all little-endian. With the length's highest bit set the
 payload is a JSON object with state (the first record is one), else it is a whole number of rows: i8 tick, i4 offset in
-us, one i8 of raw ticks per sensor (the least i8: no reading).
+us, one i8 of raw ticks per sensor (the least i8: no reading). With the next bit set these are column by column: all
+ticks, each sensor's values, all offsets.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from perun_hpc import files
 from perun_hpc.errors import DataError
 
 _RECORD = struct.Struct("<II")
-_STATE = 1 << 31
+_STATE, _COLUMNS = 1 << 31, 1 << 30
 
 Row = tuple[int, ...]
 """Tick, offset in us, then raw ticks per sensor (`GAP`: none)."""
@@ -44,6 +46,10 @@ class Journal:
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows as one record."""
         self._append(b"".join(self._struct.pack(*row) for row in rows), 0)
+
+    def write_columns(self, ticks: array[int], offsets: array[int], columns: Sequence[array[int]]) -> None:
+        """Append rows as one record, given column by column: of 64 bits, offsets of 32."""
+        self._append(b"".join((ticks, *columns, offsets)), _COLUMNS)
 
     def note(self, state: dict[str, Any]) -> None:
         """Append state; its keys replace those that were noted before."""
@@ -87,11 +93,20 @@ def read(path: Path, sensors: int) -> tuple[dict[str, Any], list[Row], int]:
         for kind, payload in records:
             if kind == _STATE:
                 state.update(json.loads(payload))
+            elif kind == _COLUMNS:
+                rows.extend(_rows(payload, sensors))
             else:
                 rows.extend(row.iter_unpack(payload))
     except (ValueError, TypeError, RecursionError, struct.error) as error:
         raise DataError(f"{path.name}: damaged: {error}") from error
     return state, rows, torn
+
+
+def _rows(payload: bytes, sensors: int) -> Iterator[Row]:
+    count = len(payload) // (12 + 8 * sensors)
+    table = struct.unpack(f"<{count * (1 + sensors)}q{count}i", payload)
+    columns = [table[count * place : count * (place + 1)] for place in range(sensors + 2)]
+    return zip(columns[0], columns[-1], *columns[1:-1], strict=True)
 
 
 def _valid(path: Path) -> tuple[list[tuple[int, bytes]], int]:
@@ -100,10 +115,10 @@ def _valid(path: Path) -> tuple[list[tuple[int, bytes]], int]:
     records, position = [], 0
     while position + _RECORD.size <= len(data):
         size, crc = _RECORD.unpack_from(data, position)
-        length = size & ~_STATE
+        length = size & ~(_STATE | _COLUMNS)
         payload = data[position + _RECORD.size : position + _RECORD.size + length]
         if len(payload) < length or zlib.crc32(payload) != crc:
             break
-        records.append((size & _STATE, payload))
+        records.append((size & (_STATE | _COLUMNS), payload))
         position += _RECORD.size + length
     return records, position

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,8 @@ PHASE_NS = 60 * layout.NS_PER_S
 RETRY_NS = 30 * layout.NS_PER_S
 STORE_ROWS = 64
 """Rows that are in the journal wait until there are so many to be put into their chunk, which is cheaper together."""
+FEW_ROWS = 16
+"""Fewer rows that come together are taken as if they came one by one: they wait for others."""
 MAX_PENDING = 3
 """Chunks kept in memory while the disk takes none; then the oldest is given up and the trace is partial."""
 
@@ -197,26 +201,73 @@ class NodeStore:
         self._add((tick, offset, *written(values)))
         self._write_what_is_due()
 
-    def extend(self, ticks: Sequence[int], late_us: Sequence[int], columns: Sequence[Sequence[int]]) -> None:
-        """Store many rows: `columns` are the sensors' raw ticks, `GAP` where there is none."""
+    def extend(
+        self,
+        ticks: array[int],
+        late_us: array[int],
+        columns: Sequence[array[int]],
+        rising: Sequence[bool],
+    ) -> None:
+        """Store many rows, each of a later tick: `columns` are the sensors' raw ticks, `GAP` where there is none.
+
+        `rising` says of which columns it is known that all is there and nothing falls.
+        """
         if len(columns) != len(self.sensors):
             raise ValueError(f"{len(columns)} columns for {len(self.sensors)} sensors")
-        for row in zip(ticks, late_us, *columns, strict=True):
-            self._add(row)
+        first = bisect_right(ticks, self._tally.last)
+        self._tally.dropped += first
+        while first < len(ticks):
+            number = ticks[first] // self._length
+            after = bisect_left(ticks, (number + 1) * self._length, first)
+            rows = ticks[first:after], late_us[first:after], [one[first:after] for one in columns]
+            if after - first < FEW_ROWS:
+                for row in zip(*rows[:2], *rows[2], strict=True):
+                    self._add(row)
+            else:
+                self._add_columns(number, *rows, rising)
+            first = after
         self._write_what_is_due()
+
+    def _add_columns(
+        self,
+        number: int,
+        ticks: array[int],
+        late_us: array[int],
+        columns: Sequence[array[int]],
+        rising: Sequence[bool],
+    ) -> None:
+        """Put rows of one chunk into its journal, and into it."""
+        self._have(number)
+        self._write_journal()
+        self._store_rows()
+        chunk = self._chunks[number]
+        self._count(ticks[0], ticks[-1], len(ticks))
+        self._columns.put_columns(chunk, ticks, late_us, columns, rising)
+        try:
+            if chunk.journal is not None and not self._waiting:
+                chunk.journal.write_columns(ticks, late_us, columns)
+                self._sync_when_due(chunk.journal, ticks[-1])
+                return
+        except OSError as error:
+            self._failed(error)
+            self._journal_retry_tick = self._retry_tick
+        self._waiting += zip(ticks, late_us, *columns, strict=True)
+
+    def _have(self, number: int) -> None:
+        """Begin the chunk, if rows have not yet come for it."""
+        if number not in self._chunks:
+            self._write_journal(sync=True)
+            self._store_rows()
+            self._chunks[number] = self._begin(number)
 
     def _add(self, row: Row) -> None:
         if row[0] <= self._tally.last:
             self._tally.dropped += 1
             return
-        number = row[0] // self._length
-        if number not in self._chunks:
-            self._write_journal(sync=True)
-            self._store_rows()
-            self._chunks[number] = self._begin(number)
+        self._have(row[0] // self._length)
         self._waiting.append(row)
         self._unstored.append(row)
-        self._count(row)
+        self._count(row[0], row[0], 1)
 
     def _write_what_is_due(self) -> None:
         if len(self._unstored) >= STORE_ROWS:
@@ -305,19 +356,22 @@ class NodeStore:
             if rows:
                 target.write(rows)
                 tick = rows[-1][0]
-            due = sync or (tick - self._synced_tick) * self._description.period_ns >= (self._description.sync_ns or 0)
-            if self._description.sync_ns is not None and due:
-                self._synced_tick = tick
-                target.sync()
+            self._sync_when_due(target, tick, sync)
         except OSError as error:
             self._failed(error)
             self._waiting, self._journal_retry_tick = rows, self._retry_tick
 
-    def _count(self, row: Row) -> None:
+    def _sync_when_due(self, target: Journal, tick: int, now: bool = False) -> None:
+        due = now or (tick - self._synced_tick) * self._description.period_ns >= (self._description.sync_ns or 0)
+        if self._description.sync_ns is not None and due:
+            self._synced_tick = tick
+            target.sync()
+
+    def _count(self, first: int, last: int, rows: int) -> None:
         tally = self._tally
-        tally.rows += 1
-        tally.first = row[0] if tally.first < 0 else tally.first
-        tally.last = row[0]
+        tally.rows += rows
+        tally.first = first if tally.first < 0 else tally.first
+        tally.last = last
 
     def _store_rows(self) -> None:
         rows, self._unstored = self._unstored, []
@@ -400,7 +454,7 @@ class NodeStore:
             chunk = self._chunks[number] = self._columns.empty(number)
             for row in rows:
                 if row[0] > self._tally.last and row[0] // self._length == number:
-                    self._count(row)
+                    self._count(row[0], row[0], 1)
                     self._store([row])
             chunk.journal = Journal(path, state, len(self.sensors))
         self._tally.torn += torn

@@ -261,6 +261,40 @@ static void write_all(const char *data, size_t size)
 	}
 }
 
+static int64_t row_ns(const struct sampler *all, uint32_t row)
+{
+	return all->ticks[row] * all->grid.period_ns + (int64_t)1000 * all->late_us[row];
+}
+
+static struct rise rise_of(const struct sampler *all, const int64_t *values)
+{
+	const struct rise unknown = { GAP_VALUE, GAP_VALUE, 0, 0 };
+	struct rise found = { INT64_MAX, INT64_MIN, 0, 0 };
+	double fastest = 0;
+
+	for (uint32_t row = 0; row < all->rows; row++) {
+		int64_t step;
+		double rate;
+
+		if (values[row] == GAP_VALUE)
+			return unknown;
+		if (row == 0)
+			continue;
+		if (__builtin_sub_overflow(values[row], values[row - 1], &step))
+			return unknown;
+		rate = (double)step / (double)(row_ns(all, row) - row_ns(all, row - 1));
+		if (row == 1 || rate > fastest) {
+			fastest = rate;
+			found.fastest = row;
+		}
+		found.least = step < found.least ? step : found.least;
+		found.most = step > found.most ? step : found.most;
+		if (step != 0)
+			found.moved = row;
+	}
+	return all->rows > 1 ? found : unknown;
+}
+
 static void flush_block(struct sampler *all)
 {
 	struct block head = {
@@ -268,11 +302,18 @@ static void flush_block(struct sampler *all)
 		.offset_ns = all->grid.offset_ns, .step_ns = all->grid.step_ns,
 	};
 	char *at = put(all->out, &head, sizeof(head));
+	/* Column by column: it is the columns that are added up and stored. */
+	int64_t *columns = (int64_t *)(void *)put(at, all->ticks, all->rows * sizeof(int64_t));
 
-	at = put(at, all->ticks, all->rows * sizeof(int64_t));
-	for (uint32_t column = 0; column < all->columns; column++)
+	at = (char *)(columns + (size_t)all->rows * all->columns);
+	for (uint32_t column = 0; column < all->columns; column++, columns += all->rows) {
+		struct rise rise;
+
 		for (uint32_t row = 0; row < all->rows; row++)
-			at = put(at, &all->values[(size_t)row * all->columns + column], sizeof(int64_t));
+			columns[row] = all->values[(size_t)row * all->columns + column];
+		rise = rise_of(all, columns);
+		at = put(at, &rise, sizeof(rise));
+	}
 	at = put(at, all->gap, all->gaps * sizeof(struct gap));
 	at = put(at, all->late_us, all->rows * sizeof(int32_t));
 	write_all(all->out, (size_t)(at - all->out));
@@ -366,7 +407,7 @@ static bool begin(struct sampler *all)
 	all->late_us = reserve(orders.rows, sizeof(int32_t));
 	all->values = reserve((size_t)orders.columns * orders.rows, sizeof(int64_t));
 	all->gap = reserve((size_t)orders.columns * orders.rows + 1, sizeof(struct gap));
-	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 4) +
+	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 4) + orders.columns * sizeof(struct rise) +
 	             (size_t)orders.rows * orders.columns * (8 + sizeof(struct gap));
 	all->out = reserve(all->out_b, 1);
 	fds = reserve(COLUMNS_MAX, sizeof(int));

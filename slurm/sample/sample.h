@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum {
-	SAMPLE_VERSION = 2,
+	SAMPLE_VERSION = 3,
 	COLUMNS_MAX = 8192,
 	ROWS_MAX = 4096,
 	BAD_MAX = 16,
@@ -44,6 +44,13 @@ struct block {
 	uint32_t skipped; /* ticks without a row, since the block before */
 	int64_t offset_ns;
 	int64_t step_ns; /* by how much the wall clock was set since the start */
+};
+
+/* How a column's values go from each row to the next. */
+struct rise {
+	int64_t least, most; /* steps; GAP_VALUE where a value is missing, or there are no two rows */
+	uint32_t fastest;    /* the row to which the step was the greatest for its time */
+	uint32_t moved;      /* the last row that is not as the one before it; 0: none */
 };
 
 struct gap {

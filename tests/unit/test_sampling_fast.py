@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from array import array
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from perun_hpc.data_model.sensor import GAP, Kind, Provenance, Reading, Sensor
 from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.schedule import Schedule
 from perun_hpc.monitoring.fast_rows import FastRows
-from perun_hpc.monitoring.tally import Tallies
+from perun_hpc.monitoring.tally import Column, Tallies, rise_of
 from perun_hpc.store.node_store import NodeStore
 from tests.examples import examples
 
@@ -164,6 +165,33 @@ def test_rows_are_on_the_grid_and_hold_what_they_were_given(file: Path) -> None:
     assert (last[-1].columns[0][-1] if last[-1].ticks else 7, set(second[-1].columns[1])) == (7, {5})
 
 
+def test_how_columns_rise_is_what_their_values_say(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("rising", "standing", "torn")]
+    for place, file in enumerate(files):
+        file.write_text(f"{place:015d}\n")
+    reader = NumberFiles(tuple((KINDS[4], file) for file in files))
+    rows = Rows([(KINDS[4], fd) for fd in reader.descriptors], now_grid(2 * MS_NS), 50)
+    rising, torn = (os.open(files[place], os.O_WRONLY) for place in (0, 2))
+    found: list[Block] = []
+    step, value = 1, 0
+    while len(found) < 4:
+        value, step = value + step, step % 7 + 1
+        os.pwrite(rising, b"%015d\n" % value, 0)
+        os.pwrite(torn, b"?" if step == 3 else b"%015d\n" % -value, 0)
+        time.sleep(0.001)
+        found += rows.blocks()
+    found += [*rows.now(), *rows.stop()]
+    reader.close()
+    for fd in (rising, torn):
+        os.close(fd)
+    for block in found:
+        elapsed_ns = [after - before for before, after in zip([0, *block.mono_ns], block.mono_ns, strict=False)]
+        for ticks, rise in zip(block.columns, block.rises, strict=True):
+            known = len(ticks) > 1 and GAP not in ticks
+            assert rise == (rise_of(0, ticks, elapsed_ns) if known else None)
+    assert any(block.rises[0] and block.rises[0].most > 0 for block in found)
+
+
 def test_what_is_there_comes_at_once_when_asked_for(file: Path) -> None:
     reader = NumberFiles(((KINDS[0], file),))
     rows = Rows([(KINDS[0], reader.descriptors[0])], now_grid(), 4096)
@@ -216,7 +244,7 @@ def test_readings_between_rows_break_no_sum(tmp_path: Path) -> None:
         fast.go_on_from(time.monotonic_ns())
         fast.turn()
     fast.stop()
-    stored = [tick for ticks, _, _ in fast.rows() for tick in ticks]
+    stored = [tick for ticks, *_ in fast.rows() for tick in ticks]
     assert stored == sorted(set(stored)) and stored
     assert fast.schedule.next_index > stored[-1]
     tallies.add(reader.read())
@@ -259,7 +287,7 @@ def test_sums_of_blocks_are_those_of_rows(rows: list, rising: bool, cuts: set[in
     edges = [0, *sorted(cut for cut in cuts if cut < len(table)), len(table)]
     for first, last in zip(edges, edges[1:], strict=False):
         columns = {
-            place: (
+            place: Column(
                 [row[place].ticks or 0 for row in table[first:last]],
                 {at: "gone" for at, row in enumerate(table[first:last]) if row[place].ticks is None},
             )
@@ -275,12 +303,18 @@ def test_sums_of_blocks_are_those_of_rows(rows: list, rising: bool, cuts: set[in
 
 @examples(100)
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 5), st.one_of(st.just(GAP), st.integers(0, 2**40))), max_size=60),
-    cuts=st.sets(st.integers(1, 59)),
+    rows=st.lists(st.tuples(st.integers(1, 5), st.one_of(st.just(GAP), st.integers(0, 2**40))), max_size=60),
+    cuts=st.sets(st.integers(1, 59), max_size=4),
+    rising=st.booleans(),
+    again=st.integers(0, 3),
 )
 def test_many_rows_are_stored_as_one_by_one(
-    tmp_path_factory: pytest.TempPathFactory, rows: list, cuts: set[int]
+    tmp_path_factory: pytest.TempPathFactory, rows: list, cuts: set[int], rising: bool, again: int
 ) -> None:
+    """`again`: so many rows of the block before come once more."""
+    if rising:
+        values = sorted(max(0, value) for _, value in rows)
+        rows = [(step, value) for (step, _), value in zip(rows, values, strict=True)]
     one = sensor("package-0", Quantity.ENERGY, Kind.COUNTER)
     stores = [
         NodeStore.open(
@@ -294,12 +328,21 @@ def test_many_rows_are_stored_as_one_by_one(
     for step, value in rows:
         tick += step
         table.append((tick, step, value))
-    for tick, late_us, value in table:
-        stores[0].append(tick, [None if value == GAP else value], late_us)
     edges = [0, *sorted(cut for cut in cuts if cut < len(table)), len(table)]
     for first, last in zip(edges, edges[1:], strict=False):
-        ticks, late, values = zip(*table[first:last], strict=True) if table[first:last] else ((), (), ())
-        stores[1].extend(ticks, late, [values])
+        block = table[max(0, first - again) : last]
+        for tick, late_us, value in block:
+            stores[0].append(tick, [None if value == GAP else value], late_us)
+        ticks, late, values = zip(*block, strict=True) if block else ((), (), ())
+        stores[1].extend(array("q", ticks), array("i", late), [array("q", values)], [rising])
+    recovered = []
+    for store in stores:
+        store._write_journal()
+        (other,) = NodeStore.recover(store._description.session)
+        chunks = {number: (chunk.offsets, chunk.parts, chunk.rows) for number, chunk in other._chunks.items()}
+        recovered.append((other._tally.rows, other._tally.first, other._tally.last, other._tally.torn, chunks))
+        other.close()
+    assert recovered[0] == recovered[1]
     found = []
     for store in stores:
         store.flush()

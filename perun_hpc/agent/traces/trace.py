@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.traces import quota
 from perun_hpc.backend.rows import Block
 from perun_hpc.config import settings
-from perun_hpc.data_model.sensor import GAP, Provenance, Sensor
+from perun_hpc.data_model.sensor import GAP, Provenance, Sensor, rises
 from perun_hpc.energy.schedule import NEVER_NS, Schedule
 
 if TYPE_CHECKING:
@@ -125,9 +126,10 @@ class Trace:
             return
         late_us = block.late_us[:count]
         self.late += sum(us * 1000 >= self.period_ns // 10 for us in late_us)
-        nothing = [GAP] * count
+        nothing = array("q", [GAP]) * count
         columns = [nothing if place is None else block.columns[place][:count] for place in self._places]
-        self._store.extend(block.ticks[:count], late_us, columns)
+        rising = [place is not None and rises(block.rises[place]) for place in self._places]
+        self._store.extend(block.ticks[:count], late_us, columns, rising)
 
     def leave_to(self, rows: FastRows) -> None:
         """From now on rows come in blocks: none is due."""
