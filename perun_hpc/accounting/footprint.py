@@ -14,7 +14,7 @@ from perun_hpc.accounting.wall import at_wall
 from perun_hpc.config.kinds import Number, Table
 from perun_hpc.config.schema import FIELDS
 from perun_hpc.config.schema import Footprint as Settings
-from perun_hpc.data_model.record import CARBON, EnergyRecord, Footprint, Spread
+from perun_hpc.data_model.record import CARBON, Embodied, EnergyRecord, Footprint, Spread
 from perun_hpc.energy.footprint import Factor, Factors, Piece, footprint, from_policy
 from perun_hpc.errors import ConfigError
 
@@ -41,13 +41,17 @@ class Estimator:
         self._faults: dict[str, str] = {}
         self._stated: tuple[str, ...] = ()
         self._wall_model: ModelOf = _no_model
+        self._embodied: ModelOf = _no_model
 
-    def renew(self, settings: Settings, wall_model: ModelOf | None = None) -> list[str]:
+    def renew(
+        self, settings: Settings, wall_model: ModelOf | None = None, embodied: ModelOf | None = None
+    ) -> list[str]:
         """Look at the site's series again; returns what has just become wrong, one sentence each.
 
-        `wall_model` gives the model of a node, by its name, from what its sensors show to what it draws at the wall.
+        By a node's name `wall_model` gives the model from what its sensors show to what it draws at the wall, and
+        `embodied` what making it emitted.
         """
-        self._wall_model = wall_model or _no_model
+        self._wall_model, self._embodied = wall_model or _no_model, embodied or _no_model
         before = dict(self._faults)
         self._stated = tuple(name for name in NAMES if getattr(settings, name))
         self._faults = {name: why for name, why in self._faults.items() if name in self._stated}
@@ -71,7 +75,11 @@ class Estimator:
         ]
 
     def __call__(self, record: EnergyRecord) -> Footprint | None:
-        """Return a record's footprint, None where the site states no factors or no energy is known."""
+        """Return a record's footprint, None where the site states nothing that it follows from, or nobody reported."""
+        made, embodied = self._of_energy(record), embodied_of(record, self._embodied)
+        return made if embodied is None else replace(made or unknown(), embodied=embodied)
+
+    def _of_energy(self, record: EnergyRecord) -> Footprint | None:
         if not self._stated or record.energy_uj is None:
             return None
         absent = [self._faults[name] for name in self._stated if name not in self._good]
@@ -109,7 +117,8 @@ class Estimators:
         said: dict[str, None] = {}
         for name, estimator in self._of.items():
             where = f"partition {name}: " if name else ""
-            said |= {f"{where}{why}": None for why in estimator.renew(site.footprint(name), site.wall_model)}
+            faults = estimator.renew(site.footprint(name), site.wall_model, site.embodied)
+            said |= {f"{where}{why}": None for why in faults}
         return list(said)
 
     def __call__(self, record: EnergyRecord) -> Footprint | None:
@@ -162,6 +171,27 @@ def estimate(record: EnergyRecord, stated: Factors, wall_model: ModelOf = _no_mo
         bounds=_bounds(record, made.u, wall.u if wall else None),
         **{name: getattr(made, name) for name in CARBON},
     )
+
+
+def embodied_of(record: EnergyRecord, stated: ModelOf) -> Embodied | None:
+    """Return what a job's nodes write off of their making while it has them, by the CPUs that it reserved of each.
+
+    As of a sealed month (ISO/IEC 21031), but for a node that is given out more than once. `stated` gives the policy's
+    `footprint.embodied` of a node; None where it does of no node that reported.
+    """
+    sums, sources, count = dict.fromkeys(("kg", "low", "high"), 0.0), {}, 0
+    for node in record.nodes:
+        table = stated(node.node)
+        if not table or node.end_ns <= node.start_ns:
+            continue
+        part = min(1.0, node.cpus / node.node_cpus) if node.cpus and node.node_cpus else 1.0
+        part *= (node.end_ns - node.start_ns) / table["lifetime_ns"]
+        for name in sums:
+            sums[name] += 1000 * table[name] * part
+        sources[f"embodied: {table['source']}, {table['date']}"] = None
+        count += 1
+    without = max(len(record.nodes), record.num_nodes) - count
+    return Embodied(sums["kg"], sums["low"], sums["high"], count, without, tuple(sources)) if count else None
 
 
 def _bounds(record: EnergyRecord, stated: Mapping[str, float], at_wall_u: float | None) -> tuple[Spread, ...]:

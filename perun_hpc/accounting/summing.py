@@ -403,6 +403,7 @@ def _node(b: Boundary) -> NodeEnergy:
         peak_mw=_peak_mw(b),
         revision=b.rank[0],
         digest=b.rank[1],
+        node_cpus=_integer(b.raw.get("node_cpus")) or 0,
     )
 
 

@@ -513,7 +513,8 @@ class Footprint:
     embodied: Mapping[str, Any] | None = _item(
         EMBODIED,
         "{}",
-        "CO2 of making such a node: `perun seal` shares it by reserved node-hours, idle apart, and adds it to nothing",
+        "CO2 of making such a node: jobs' reports have their part; `perun seal` shares it by reserved node-hours, idle "
+        "apart; it is added to nothing",
         NODES,
     )
 

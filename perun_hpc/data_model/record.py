@@ -75,7 +75,8 @@ class Component:
 class NodeEnergy:
     """One node's part: `energy_uj` is the job's, `node_uj` what the node's counters counted between the job's edges.
 
-    `revision` and `digest` are the rank of the boundary record behind it; an older perun's record has no digest.
+    `revision` and `digest` are the rank of the boundary record behind it; an older perun's record has no digest. `cpus`
+    are those that the job had reserved of all that the node has, `node_cpus` (0: not known).
     """
 
     node: str
@@ -94,6 +95,7 @@ class NodeEnergy:
     peak_mw: int | None = None
     revision: int = 1
     digest: str = ""
+    node_cpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,22 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Embodied:
+    """What a job's part of its nodes writes off of their making: an estimate, a part of no other figure.
+
+    In grams of CO2 equivalent, between `low_g` and `high_g`, of so many nodes; `without`: of so many of the job's nodes
+    the site states nothing, or no record came. `sources` name who states it.
+    """
+
+    grams: float
+    low_g: float
+    high_g: float
+    nodes: int
+    without: int
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What the energy means outside the machine; `facility_uj` is the energy times PUE, `sources` name every factor.
 
@@ -210,7 +228,7 @@ class Footprint:
     is scope 3, category 3, life-cycle has both in one. (An older record has a life-cycle factor's figure under
     location- or market-based; its `sources` say so.) A `lower_bound` where the energy was not measured at the wall or
     no PUE is stated. A figure is in `bounds` where its factors state their uncertainty. Where a factor could not be
-    read all values are None, and `sources` say why.
+    read all values are None, and `sources` say why; where there are none, `embodied` is all that the site states.
     """
 
     facility_uj: int | None
@@ -225,6 +243,7 @@ class Footprint:
     co2_life_market_g: float | None = None
     co2_marginal_g: float | None = None
     bounds: tuple[Spread, ...] = ()
+    embodied: Embodied | None = None
 
     @property
     def known(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from perun_hpc.data_model.record import CARBON, Component, EnergyRecord, NodeEnergy, Rank, Region, Step
+from perun_hpc.data_model.record import CARBON, Component, EnergyRecord, Footprint, NodeEnergy, Rank, Region, Step
 from perun_hpc.data_model.wording import count
 from perun_hpc.report import quantities as q
 from perun_hpc.report.efficiency import efficiency_lines
@@ -233,7 +233,7 @@ def _footprint(r: EnergyRecord, style: Style) -> list[str]:
     if f is None:
         return []
     if not f.known:
-        return _labelled("Footprint", "not known: " + "; ".join(f.sources))
+        return [*(_labelled("Footprint", "not known: " + "; ".join(f.sources)) if f.sources else ()), *_embodied(f)]
     bounds = {one.of: 2 * one.u for one in f.bounds}
 
     def within(name: str) -> str:
@@ -249,7 +249,17 @@ def _footprint(r: EnergyRecord, style: Style) -> list[str]:
     if f.facility_uj is not None:
         parts.append(f"{q.watt_hours(f.facility_uj)}{within('facility_uj')} with cooling (PUE)")
     bound = "at least " if f.lower_bound else ""
-    return _labelled("Footprint", bound + ", ".join(parts))
+    return [*_labelled("Footprint", bound + ", ".join(parts)), *_embodied(f)]
+
+
+def _embodied(f: Footprint) -> list[str]:
+    """What making the nodes emitted, which no line beside it contains."""
+    one = f.embodied
+    if one is None:
+        return []
+    of = f", of {one.nodes} of {one.nodes + one.without} nodes" if one.without else ""
+    text = f"{q.mass(one.grams)} CO2e ({q.mass(one.low_g)} to {q.mass(one.high_g)}) of making its nodes{of}"
+    return _labelled("Embodied", f"{text}: estimated, by the CPUs and the time that it had; in no figure above")
 
 
 def _split(r: EnergyRecord, style: Style) -> list[str]:

@@ -153,3 +153,35 @@ def _until(daemon: subprocess.Popen[bytes], condition: Callable[[], bool]) -> No
         assert daemon.poll() is None, "the collector ended"
         assert time.monotonic() < latest_s, "nothing was recorded"
         time.sleep(0.05)
+
+
+EMBODIED = "{kg: 1826, low: 913, high: 3652, lifetime: 1826 d, source: maker, date: 2026-01-01}"
+
+
+@pytest.mark.parametrize("price", ["none", "good", "absent"])
+def test_a_job_has_its_part_of_what_making_its_nodes_emitted_in_a_line_of_its_own(site: Site, price: str) -> None:
+    site.put(GOOD if price == "good" else None)
+    text = site.policy.read_text()
+    text = text.partition("footprint:")[0] if price == "none" else text
+    site.policy.write_text(f"{text}nodes:\n  n1:\n    footprint: {{embodied: {EMBODIED}}}\n")
+    begin_s = int(time.time()) - 7300
+    # A whole node; a quarter of one; two, of one of which nothing is stated; one of which nobody knows the CPUs.
+    for job, nodes, cpus in ((1, "n1", 64), (2, "n1", 16), (3, "n[1-2]", 64), (4, "n1", None)):
+        for node in ("n1", "n2")[: 2 if "[" in nodes else 1]:
+            sent = boundary(job, node, nodes, start_s=begin_s, seconds=7200)
+            put_incoming(site.archive, sent | {"cpus_on_node": cpus or 1, "node_cpus": cpus and 64})
+    assert site.perun("collect", "--no-slurm")[0] == 0
+    grams = 1000 / 24 * 2  # a kilogram a day
+    for job, part in ((1, 1), (2, 0.25), (3, 1), (4, 1)):
+        code, shown, _ = site.perun("report", str(job), "--json")
+        told = json.loads(shown)["footprint"]
+        assert code == 0 and told["embodied"]["grams"] == pytest.approx(grams * part)
+        assert told["embodied"]["low_g"] == pytest.approx(grams * part / 2)
+        assert told["embodied"]["high_g"] == pytest.approx(grams * part * 2)
+        assert (told["embodied"]["nodes"], told["embodied"]["without"]) == (1, 1 if job == 3 else 0)
+        assert told["embodied"]["sources"] == ["embodied: maker, 2026-01-01"]
+        assert told["co2_location_g"] is None and (told["cost"] is None) == (price != "good")
+    shown = " ".join(site.perun("report", "2")[1].split())
+    assert "Embodied 20.8 g CO2e (10.4 g to 41.7 g) of making its nodes: estimated" in shown
+    assert ("Footprint" in shown) == (price != "none") and ("Footprint not known" in shown) == (price == "absent")
+    assert "of making its nodes, of 1 of 2 nodes: estimated" in " ".join(site.perun("report", "3")[1].split())
