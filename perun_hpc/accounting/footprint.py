@@ -179,7 +179,8 @@ def embodied_of(record: EnergyRecord, stated: ModelOf) -> Embodied | None:
     As of a sealed month (ISO/IEC 21031), but for a node that is given out more than once. `stated` gives the policy's
     `footprint.embodied` of a node; None where it does of no node that reported.
     """
-    sums, sources, count = dict.fromkeys(("kg", "low", "high"), 0.0), {}, 0
+    sums, count = dict.fromkeys(("kg", "low", "high"), 0.0), 0
+    sources: dict[str, None] = {}
     for node in record.nodes:
         table = stated(node.node)
         if not table or node.end_ns <= node.start_ns:
