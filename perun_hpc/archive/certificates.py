@@ -83,9 +83,6 @@ class Certificates:
         """None: who the node is was said by its certificate, and nobody changes what goes through TLS."""
         return ""
 
-    def end(self, connection: socket.socket) -> None:
-        """Not at all: TLS would end both directions."""
-
     def connect(self, connection: socket.socket, host: str) -> socket.socket:
         """Speak TLS with the collector on `host`; ConnectionError where one does not accept the other."""
         context = self.context(ssl.PROTOCOL_TLS_CLIENT)
@@ -156,7 +153,7 @@ class Presented:
 
     def _made(self) -> ssl.SSLContext:
         context = self._certificates.context(ssl.PROTOCOL_TLS_SERVER)
-        context.num_tickets = 0  # nobody comes again within a session
+        context.num_tickets = 0  # a round's hand-overs share a connection; the next one's process knows no session
         return context
 
     def _stamps(self) -> list[tuple[int, int]]:

@@ -10,14 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perun_hpc.archive import stream
 from perun_hpc.archive.delivery import encode
 from perun_hpc.archive.grown import days_of, edge_of, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt
-from perun_hpc.archive.stream import Munge, Receiver, Sender
+from perun_hpc.archive.stream import Channel, Munge, Receiver, Sender
 from perun_hpc.data_model.job import run_of
 from perun_hpc.errors import DataError
 from perun_hpc.files import read_json, write_new
@@ -68,6 +68,11 @@ class StreamDelivery:
     address: tuple[str, int]
     sender: Sender = field(default_factory=Munge)
 
+    @cached_property
+    def channel(self) -> Channel:
+        """What is handed over in a row goes one way."""
+        return Channel(self.address, self.sender)
+
     def session(self, directory: Path, record: dict[str, Any]) -> None:
         """Hand over a sealed session: its boundary record and its trace."""
         trace: dict[str, Path | bytes] = {}
@@ -95,10 +100,10 @@ class StreamDelivery:
             about = {"what": "ledger", "cluster": cluster, "node": node}
             places = {name: (sent[name], edge_of(days[name], sent[name])) for name in grown if sent[name]}
             begun = {FROM: json.dumps(places)} if places else {}
-            if stream.send(grown, {**about, **begun}, self.address, self.sender) == WHOLE:
+            if self.channel.send(grown, {**about, **begun}) == WHOLE:
                 sent.update(dict.fromkeys(grown, 0))
                 grown = {name: whole_lines(days[name], 0) for name in grown}
-                stream.send(grown, about, self.address, self.sender)
+                self.channel.send(grown, about)
             sent.update((name, sent[name] + len(more)) for name, more in grown.items())
             write_new(directory / SENT, json.dumps(sent).encode(), durable=False)
         return ()
@@ -106,17 +111,17 @@ class StreamDelivery:
     def keep_learnt(self, learnt: Learnt, cluster: str, node: str) -> None:
         """Hand over what the node has learnt."""
         about = {"what": "learnt", "cluster": cluster, "node": node}
-        stream.send({LEARNT: learnt.encode()}, about, self.address, self.sender)
+        self.channel.send({LEARNT: learnt.encode()}, about)
 
     def learnt_of(self, cluster: str, node: str, machine: str = "") -> Learnt | None:
         """Ask for what the node handed over last, which the collector gives to the node itself alone, and for what most
         nodes of its machine have."""
         about = {"what": "learnt", "cluster": cluster, "node": node, "machine": machine}
-        answer = stream.send({}, about, self.address, self.sender)
+        answer = self.channel.send({}, about)
         return Learnt.parse(answer) if answer else None
 
     def _send(self, what: str, directory: Path, files: dict[str, Path | bytes]) -> None:
-        stream.send(files, {"what": what, "name": run_of(directory.name) or directory.name}, self.address, self.sender)
+        self.channel.send(files, {"what": what, "name": run_of(directory.name) or directory.name})
 
 
 def _sent(directory: Path, days: Mapping[str, Path]) -> dict[str, int]:

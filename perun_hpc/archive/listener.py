@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -161,7 +162,7 @@ def _end_with_the_collector_alone() -> None:
 def _log_fds() -> list[int]:
     """The files that this process logs into."""
     found = []
-    for handler in logging.getLogger().handlers:
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            found.append(handler.stream.fileno())  # type: ignore[attr-defined]
+    for file in (sys.stderr, *(getattr(one, "stream", None) for one in logging.getLogger().handlers)):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or one without a descriptor
+            found.append(file.fileno())  # type: ignore[union-attr]
     return found

@@ -1,7 +1,8 @@
-"""Handing files to the collector where nodes share no file system with it: one TCP connection per hand-over.
+"""Handing files to the collector where nodes share no file system with it: over TCP.
 
 The node sends one line of JSON, `{"schema": "perun.parts/1", "credential": MUNGE, "about": {...}, "files": [[NAME,
-BYTES, SHA256], ...]}`, then the files' bytes in that order, and waits for `ok`, `ok ANSWER` or `error TEXT`. The
+BYTES, SHA256], ...]}`, then the files' bytes in that order, and waits for `ok`, `ok ANSWER` or `error TEXT`. Where the
+line says `"more": true`, the collector may say `more` for `ok`: then it waits a moment for the next line. The
 credential is munge's and covers the sha256 of `about` and `files`, so nothing can be changed on the way nor sent again
 (munge refuses a credential seen before). The collector takes files from root and the service user only, checks every
 one, and answers when they are where they belong. Where certificates stand in for munge (`archive.certificates`), all of
@@ -13,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from perun_hpc.errors import AccessError, DataError, PerunError, UnavailableError
 from perun_hpc.store.layout import Json
@@ -31,11 +34,18 @@ SCHEMA = "perun.parts/1"
 TIMEOUT_S = 60.0
 MANIFEST_S = 10.0
 """Within this time a sender must have said who it is: until then anybody may be calling."""
+NEXT_S = 1.0
+"""So long the collector waits for what else the same sender hands over."""
+IN_A_ROW = 64
+"""After so many hand-overs a sender's place is another's."""
+MORE = b"more"
 MAX_LINE_B = 1 << 20
 MAX_ANSWER_B = 5 << 20
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*\Z")
 
 Connection = socket.socket
+_OTHERS: list[Connection] = []
+"""Connections of the process that this one was forked from: to close them here could close another's descriptor."""
 Listed = tuple[str, int, str]
 """Name relative to the directory, bytes, sha256 of a file."""
 
@@ -69,9 +79,6 @@ class Sender(Protocol):
 
     def credential(self, covered: str) -> str:
         """What it shows beside. UnavailableError where it cannot."""
-
-    def end(self, connection: Connection) -> None:
-        """Say that nothing more is sent, where that can be said and the answer still be read."""
 
 
 class Receiver(Protocol):
@@ -112,10 +119,6 @@ class Munge:
         """This process's user's, over what the manifest lists."""
         return self.encode(covered.encode())
 
-    def end(self, connection: Connection) -> None:
-        """By TCP's own end of one direction."""
-        connection.shutdown(socket.SHUT_WR)
-
     def accept(self, connection: Connection) -> tuple[Connection, Check]:
         """The connection as it is: the first line has the credential."""
         return connection, self.check
@@ -142,45 +145,101 @@ class Munge:
         return done.stdout
 
 
-def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], sender: Sender) -> bytes:
-    """Hand files (name: where it lies, or its content) to the collector; returns once they are where they belong.
+class Channel:
+    """A node's way to the collector: a connection, kept while the collector waits for what else is handed over.
 
-    Returns what the collector answered beside that, as a rule nothing.
-
-    Raises
-    ------
-    UnavailableError
-        where the collector does not answer or refuses; nothing is lost, send again later.
+    A process that is forked meanwhile makes one of its own.
     """
-    listed = [_listed(name, source) for name, source in files.items()]
-    credential = sender.credential(_covered(about, listed))
-    line = json.dumps({"schema": SCHEMA, "credential": credential, "about": about, "files": listed}) + "\n"
-    where = f"collector at {address[0]}:{address[1]}"
-    try:
-        with (
-            at_once(socket.create_connection(address, TIMEOUT_S)) as plain,
-            sender.connect(plain, address[0]) as connection,
-        ):
+
+    def __init__(self, address: tuple[str, int], sender: Sender) -> None:
+        """Nothing is connected yet."""
+        self._address = address
+        self._sender = sender
+        self._kept: list[tuple[int, Connection]] = []
+        weakref.finalize(self, _close, self._kept)
+
+    def send(self, files: Mapping[str, Path | bytes], about: Json) -> bytes:
+        """Hand files (name: where it lies, or its content) over; returns once they are where they belong.
+
+        Returns what the collector answered beside that, as a rule nothing.
+
+        Raises
+        ------
+        UnavailableError
+            where the collector does not answer or refuses; nothing is lost, send again later.
+        """
+        listed = [_listed(name, source) for name, source in files.items()]
+        where = f"collector at {self._address[0]}:{self._address[1]}"
+        said = None
+        try:
+            if kept := _of_this_process(self._kept):
+                with contextlib.suppress(ConnectionError):  # it waits for a moment only
+                    said = self._said(kept, files, listed, about)
+            word, answer = said or self._said(self._connected(), files, listed, about)
+        except OSError as error:
+            raise UnavailableError(f"{where}: {error}; nothing left the spool") from error
+        if word not in (b"ok", MORE):
+            raise UnavailableError(f"{where} refused: {answer.decode(errors='replace')[:MAX_LINE_B]}")
+        return answer
+
+    def _connected(self) -> Connection:
+        plain = at_once(socket.create_connection(self._address, TIMEOUT_S))
+        try:
+            return self._sender.connect(plain, self._address[0])
+        except BaseException:
+            plain.close()
+            raise
+
+    def _said(
+        self, connection: Connection, files: Mapping[str, Path | bytes], listed: Sequence[Listed], about: Json
+    ) -> tuple[bytes, bytes]:
+        """Hand over on a connection, and keep it if the collector does; its answer's first word, and the rest."""
+        goes_on = False
+        try:
+            credential = self._sender.credential(_covered(about, listed))
+            line = {"schema": SCHEMA, "credential": credential, "about": about, "files": listed, "more": True}
             try:
-                connection.sendall(line.encode())
+                connection.sendall(json.dumps(line).encode() + b"\n")
                 for (_, size, _), source in zip(listed, files.values(), strict=True):
                     if isinstance(source, bytes):
                         connection.sendall(source)
                     elif size:
                         _send_file(connection, source, size)
-                sender.end(connection)
             except OSError as error:
                 if error.filename is not None or isinstance(error, TimeoutError):
                     raise
                 # else it refused before it had read everything, and may have said why
             with connection.makefile("rb") as reader:
                 word, _, answer = reader.readline(MAX_ANSWER_B).strip().partition(b" ")
-    except OSError as error:
-        raise UnavailableError(f"{where}: {error}; nothing left the spool") from error
-    if word != b"ok":
-        why = answer.decode(errors="replace")[:MAX_LINE_B]
-        raise UnavailableError(f"{where} refused: {why or 'it closed the connection'}")
-    return answer
+            if not word:
+                raise ConnectionError("it closed the connection")
+            goes_on = word == MORE
+        finally:
+            if goes_on:
+                self._kept.append((os.getpid(), connection))
+            else:
+                connection.close()
+        return word, answer
+
+
+def send(files: Mapping[str, Path | bytes], about: Json, address: tuple[str, int], sender: Sender) -> bytes:
+    """Hand files over as `Channel.send` does, on a connection of their own."""
+    return Channel(address, sender).send(files, about)
+
+
+def _of_this_process(kept: list[tuple[int, Connection]]) -> Connection | None:
+    """A connection that was kept; one of the process that this one was forked from is that one's alone."""
+    while kept:
+        pid, connection = kept.pop()
+        if pid == os.getpid():
+            return connection
+        _OTHERS.append(connection)
+    return None
+
+
+def _close(kept: list[tuple[int, Connection]]) -> None:
+    while connection := _of_this_process(kept):
+        connection.close()
 
 
 def at_once(connection: Connection) -> Connection:
@@ -201,7 +260,7 @@ def receive(
     workspace: Path,
     prefix: str = "",
 ) -> None:
-    """Take one hand-over from a connection and answer the sender, whatever happens.
+    """Take what one connection hands over and answer the sender, whatever happens.
 
     Parameters
     ----------
@@ -218,27 +277,31 @@ def receive(
     """
     until_s = time.monotonic() + MANIFEST_S
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=workspace)))
         try:
             connection.settimeout(MANIFEST_S)
             connection, check = receiver.accept(connection)
             stack.enter_context(connection)
             incoming = _Incoming(connection, until_s)
-            about, files, origin = _manifest(incoming.line(MAX_LINE_B), check, uids, allowed)
-            connection.settimeout(TIMEOUT_S)
-            _check_space(sum(size for _, size, _ in files), workspace)
-            for file, size, digest in files:
-                _save(incoming, directory / file, size, digest)
-            answer = take(directory, about, origin)
+            for left in reversed(range(IN_A_ROW)):
+                manifest = _manifest(incoming.line(MAX_LINE_B), check, uids, allowed)
+                connection.settimeout(TIMEOUT_S)
+                _check_space(sum(size for _, size, _ in manifest.files), workspace)
+                with tempfile.TemporaryDirectory(prefix=prefix, dir=workspace) as directory:
+                    for file, size, digest in manifest.files:
+                        _save(incoming, Path(directory) / file, size, digest)
+                    answer = take(Path(directory), manifest.about, manifest.origin)
+                word = MORE if manifest.more and left else b"ok"
+                connection.sendall(b"%b %b\n" % (word, answer) if answer else word + b"\n")
+                if word != MORE or not incoming.goes_on(NEXT_S):
+                    return
         except (PerunError, OSError) as error:
             with contextlib.suppress(OSError):  # it may have gone away
                 connection.sendall(f"error {' '.join(str(error).split())}\n".encode())
             raise
-        connection.sendall(b"ok " + answer + b"\n" if answer else b"ok\n")
 
 
 class _Incoming:
-    """The bytes of a connection; its first line within a time that the sender cannot stretch."""
+    """The bytes of a connection; a line within a time that the sender cannot stretch."""
 
     def __init__(self, connection: socket.socket, until_s: float) -> None:
         self._connection = connection
@@ -246,8 +309,8 @@ class _Incoming:
         self._held = b""
 
     def line(self, most: int) -> bytes:
-        """The first line, without its end; DataError where it is longer, does not come, or never ends."""
-        held = bytearray()
+        """A line, without its end; DataError where it is longer, does not come, or never ends."""
+        held = bytearray(self._held)
         while (end := held.find(b"\n")) < 0:
             left_s = self._until_s - time.monotonic()
             if len(held) > most or left_s <= 0:
@@ -260,6 +323,15 @@ class _Incoming:
         self._held = bytes(held[end + 1 :])
         return bytes(held[:end])
 
+    def goes_on(self, seconds: float) -> bool:
+        """Whether another line begins within this time."""
+        if not self._held:
+            self._connection.settimeout(seconds)
+            with contextlib.suppress(OSError):
+                self._held = self._connection.recv(1 << 16)
+        self._until_s = time.monotonic() + MANIFEST_S
+        return bool(self._held)
+
     def read(self, most: int) -> bytes:
         """Up to so many of the bytes that follow; empty at the end."""
         if not self._held:
@@ -268,14 +340,22 @@ class _Incoming:
         return block
 
 
-def _manifest(
-    line: bytes, check: Check, uids: Collection[int], allowed: re.Pattern[str]
-) -> tuple[Json, list[Listed], Origin]:
+class _Manifest(NamedTuple):
+    """What a line said: what it is about, the files that follow, who vouches, whether its sender goes on."""
+
+    about: dict[str, str]
+    files: list[Listed]
+    origin: Origin
+    more: bool
+
+
+def _manifest(line: bytes, check: Check, uids: Collection[int], allowed: re.Pattern[str]) -> _Manifest:
     try:
         message = json.loads(line)
         about = {str(key): str(value) for key, value in message["about"].items()}
         files = [(str(name), int(size), str(digest)) for name, size, digest in message["files"]]
         credential, schema = str(message["credential"]), message["schema"]
+        more = message.get("more") is True
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"hand-over: the first line is no list of files ({error})") from error
     if schema != SCHEMA:
@@ -286,7 +366,7 @@ def _manifest(
             raise DataError(f"hand-over: {name[:80]!r} is no file that is handed over")
     if len({name for name, _, _ in files}) < len(files):
         raise DataError("hand-over: a file is listed twice")
-    return about, files, origin
+    return _Manifest(about, files, origin, more)
 
 
 def _check_space(size_b: int, workspace: Path) -> None:

@@ -431,7 +431,7 @@ class Collect:
         "the ledger's URL: sqlite:////PATH, or postgresql+psycopg://HOST/NAME (passwords belong into ~/.pgpass)",
     )
     processes: int = _item(
-        Number(0, 64, integer=True),
+        Number(0, 8, integer=True),
         "0",
         "take what nodes hand over (store.collector), as they are from a restart on; 0: one a core, four at most",
     )

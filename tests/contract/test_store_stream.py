@@ -37,6 +37,7 @@ from perun_hpc.cli.main import main
 from perun_hpc.energy.static import StaticPower
 from perun_hpc.errors import AccessError, PerunError, UnavailableError
 from perun_hpc.files import write_new
+from perun_hpc.process import child
 from perun_hpc.store import job_store
 from tests.handed_over import HOSTS, S, everything_in, filled_spool, record
 from tests.soak.store_data import START
@@ -99,12 +100,15 @@ def listening(archive: Path, munge: stream.Munge, uids: tuple[int, ...] = ME, ho
 
 
 class _Weighed(socket.socket):
-    """A connection that knows how much went over it behind the first line."""
+    """A connection that notes how much goes over it behind each first line."""
 
-    sent = -1
+    noted: list[int]
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        self.sent = 0 if self.sent < 0 else self.sent + len(data)
+        if data.startswith(b'{"schema"'):
+            self.noted.append(0)
+        else:
+            self.noted[-1] += len(data)
         super().sendall(data, flags)
 
 
@@ -117,12 +121,8 @@ def test_of_a_days_ledger_only_what_is_new_goes_over_and_all_of_it_where_the_col
         def connect(self, connection: socket.socket, host: str) -> socket.socket:
             weighed = _Weighed(fileno=connection.detach())
             weighed.settimeout(stream.TIMEOUT_S)
+            weighed.noted = sent
             return weighed
-
-        def end(self, connection: socket.socket) -> None:
-            assert isinstance(connection, _Weighed)
-            sent.append(connection.sent)
-            super().end(connection)
 
     weighing = Weighing(munge.socket)
     local, shipped = spool.node / "2025-11-24.jsonl", tmp_path / "archive/c/nodes/n2/2025-11-24.jsonl"
@@ -321,14 +321,17 @@ class Between:
 
     def _serve(self, port: int, change: Callable[[bytes], bytes]) -> None:
         with self._server:
-            outside, _ = self._server.accept()
-            with outside, socket.create_connection(("127.0.0.1", port)) as inside:
-                said = b"".join(iter(lambda: outside.recv(1 << 20), b""))
-                with contextlib.suppress(OSError):
-                    inside.sendall(change(said))
-                    inside.shutdown(socket.SHUT_WR)
-                with contextlib.suppress(OSError):
-                    outside.sendall(inside.recv(1 << 16))
+            while True:
+                outside, _ = self._server.accept()
+                with outside, socket.create_connection(("127.0.0.1", port)) as inside:
+                    with outside.makefile("rb") as reader:
+                        line = reader.readline()
+                        said = line + reader.read(sum(size for _, size, _ in json.loads(line)["files"]))
+                    with contextlib.suppress(OSError):
+                        inside.sendall(change(said))
+                        inside.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(OSError):
+                        outside.sendall(inside.recv(1 << 16))
 
 
 def tampered(data: bytes) -> bytes:
@@ -414,6 +417,50 @@ def test_more_than_the_collector_has_room_for_is_refused(tmp_path: Path, munge: 
     ):
         wire.sendall(line.encode() + b"\n")
         assert "too much" in wire.makefile().readline()
+
+
+def test_what_a_node_hands_over_in_a_row_goes_over_one_connection(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge
+) -> None:
+    """Sixty-four at most, then another one has the place; what comes after more than a second has one of its own."""
+    made: list[socket.socket] = []
+
+    class Counting(stream.Munge):
+        def connect(self, connection: socket.socket, host: str) -> socket.socket:
+            made.append(connection)
+            return super().connect(connection, host)
+
+    archive = tmp_path / "archive"
+    with listening(archive, munge) as listener:
+        to = StreamDelivery(("127.0.0.1", listener.port), Counting(munge.socket))
+        assert shipping.ship_all(spool, to, ("c", "n2"))
+        assert len(everything_in(archive)) > 3 and len(made) == 1
+        for _ in range(stream.IN_A_ROW):
+            to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+        assert len(made) == 2
+        while made[-1].recv(1, socket.MSG_PEEK):
+            pass
+        to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+        assert len(made) == 3
+        own = child.start("hands over", lambda: to.progress(spool.session("10.0"), record(10, stored=False), False))
+        assert own.wait() == 0
+        to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+        assert len(made) == 3
+        with pytest.raises(UnavailableError, match="unknown to this collector"):
+            to.channel.send({}, {"what": "else"})
+        to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+        assert len(made) == 4
+
+
+def test_a_collector_of_before_ends_each_connection_and_a_node_of_before_does(
+    tmp_path: Path, spool: AgentPaths, munge: stream.Munge
+) -> None:
+    """Neither knows of `more`."""
+    archive = tmp_path / "archive"
+    with listening(archive, munge) as listener:
+        between = Between(listener.port, lambda said: said.replace(b', "more": true', b"", 1))
+        assert shipping.ship_all(spool, StreamDelivery(between.address, munge), ("c", "n2"))
+    assert "c/incoming/9.0/n2.json" in everything_in(archive)
 
 
 def test_other_users_are_refused(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:
@@ -524,7 +571,7 @@ def test_no_manifest_names_a_file_outside_its_directory(files: Any, about: Any, 
         credential = stream._covered({str(k): str(v) for k, v in about.items()}, [tuple(file) for file in files])
     line = json.dumps({"schema": schema, "credential": credential, "about": about, "files": files})
     try:
-        _, listed, _ = stream._manifest(line.encode(), Believer().check, (0,), ALLOWED)
+        listed = stream._manifest(line.encode(), Believer().check, (0,), ALLOWED).files
     except PerunError:
         return
     for name, size, _ in listed:
