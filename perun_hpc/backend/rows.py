@@ -1,7 +1,8 @@
 """Rows of many sensors at a fast pace: kernel files are read by `perun-sample`, a C program, others by who has them.
 
-It reads on the schedule's own grid and hands over a block of rows about once a second; values that it cannot read
-itself (`Rows.give`) are repeated in each row until others come. The blocks' format: docs/architecture.md.
+It reads on the schedule's own grid and hands over a block of rows about once a second, or writes each row to a file as
+soon as it is made, where it outlives both processes (`left`); values that it cannot read itself (`Rows.give`) are
+repeated in each row until others come. The blocks' format: docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import json
 import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +95,86 @@ class Block:
     skipped: int
 
 
+class Left(NamedTuple):
+    """What a process that is gone left in its file."""
+
+    ids: tuple[str, ...]
+    period_ns: int
+    blocks: list[Block]
+
+
+def left(file: Path) -> Left | None:
+    """What lies in a file of `Rows`, up to where it is torn; None where there is none, or none of this version's."""
+    try:
+        line, _, data = file.read_bytes().partition(b"\n")
+        head = json.loads(line)
+        ids, period_ns = tuple(map(str, head["sensors"])), int(head["period_ns"])
+        if head["version"] != _VERSION:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    blocks, rest = [], bytearray(data)
+    while (found := _parsed(rest, len(ids), period_ns)) is not None:
+        if found[0].version != _VERSION:
+            break
+        blocks.append(found[1])
+    return Left(ids, period_ns, blocks)
+
+
+class _Head(NamedTuple):
+    version: int
+    rows: int
+    gaps: int
+    skipped: int
+    offset_ns: int
+    step_ns: int
+
+
+def _parsed(
+    data: bytearray, columns: int, period_ns: int
+) -> tuple[_Head, Block, list[tuple[int, int, int, int, int]]] | None:
+    """Take the first block off `data`, its gaps apart; None where none is whole."""
+    if len(data) < _BLOCK.size:
+        return None
+    head = _Head(*_BLOCK.unpack_from(data))
+    rows = head.rows
+    rises_at = _BLOCK.size + 8 * rows * (columns + 1)
+    gaps_at = rises_at + _RISE.size * columns
+    late_at = gaps_at + _GAP.size * head.gaps
+    end = late_at + 4 * rows
+    if len(data) < end:
+        return None
+    table = array.array("q", bytes(data[_BLOCK.size : rises_at]))
+    late_us = array.array("i", bytes(data[late_at:end]))
+    rises = _RISE.iter_unpack(bytes(data[rises_at:gaps_at]))
+    gaps = list(_GAP.iter_unpack(bytes(data[gaps_at:late_at])))
+    del data[:end]
+    ticks = table[:rows]
+    block = Block(
+        ticks,
+        [tick * period_ns - head.offset_ns + 1000 * us for tick, us in zip(ticks, late_us, strict=True)],
+        late_us,
+        [table[rows * place : rows * (place + 1)] for place in range(1, columns + 1)],
+        [None if one[0] == GAP else Rise(*one) for one in rises],
+        (),
+        head.skipped,
+    )
+    return head, block, gaps
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """Blocks after each other as one; their gaps are left out, and what is known of their steps."""
+    first, *others = blocks
+    ticks, late_us, columns = first.ticks[:], first.late_us[:], [column[:] for column in first.columns]
+    for one in others:
+        ticks += one.ticks
+        late_us += one.late_us
+        for column, more in zip(columns, one.columns, strict=True):
+            column += more
+    mono_ns = [ns for one in blocks for ns in one.mono_ns]
+    return Block(ticks, mono_ns, late_us, columns, [None] * len(columns), (), sum(one.skipped for one in blocks))
+
+
 class Rows:
     """Rows of some sensors, made by a process of its own from its start to `stop`.
 
@@ -101,9 +183,10 @@ class Rows:
     columns : each sensor with its open file, one of `files_of`; -1: its values come by `give`.
     grid : its next tick is the first row's.
     rows : of a block.
+    file : where blocks of one row go, begun anew (None: a pipe, and blocks of so many rows).
     """
 
-    def __init__(self, columns: Sequence[tuple[Sensor, int]], grid: Grid, rows: int) -> None:
+    def __init__(self, columns: Sequence[tuple[Sensor, int]], grid: Grid, rows: int, file: Path | None = None) -> None:
         """Start it; OSError where that cannot be."""
         self.sensors = tuple(sensor for sensor, _ in columns)
         self.grid = grid
@@ -117,15 +200,16 @@ class Rows:
         self._give = struct.Struct(f"=c{len(self.given)}q")
         self._data = bytearray()
         self._socket, theirs = socket.socketpair()
-        self._pipe, out = os.pipe()
+        self._file, self._at = file, 0
         try:
-            with contextlib.suppress(OSError):
-                import fcntl
-
-                fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, PIPE_B)
+            self._pipe, out = _pipe() if file is None else self._begin(file)
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
+        try:
             self._child = child.execute((str(PROGRAM),), out, 2, theirs.fileno())
             self._send_orders(files, rows)
-            os.set_blocking(self._pipe, False)
         except OSError:
             self._socket.close()
             os.close(self._pipe)
@@ -133,6 +217,17 @@ class Rows:
         finally:
             theirs.close()
             os.close(out)
+
+    def _begin(self, file: Path) -> tuple[int, int]:
+        """The file, open to read and to go on with, after a line that says whose columns they are."""
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            head = {"version": _VERSION, "period_ns": self.grid.period_ns, "sensors": [one.id for one in self.sensors]}
+            self._at = os.write(fd, json.dumps(head).encode() + b"\n")
+            return fd, os.dup(fd)
+        except OSError:
+            os.close(fd)
+            raise
 
     def _send_orders(self, files: Sequence[int], rows: int) -> None:
         self._socket.sendall(_ORDERS.pack(_VERSION, len(files), rows, os.getpid(), *self.grid))
@@ -142,6 +237,16 @@ class Rows:
             form = _FORMS.get(sensor.id, _NUMBER) if fd >= 0 else _GIVEN
             record = _COLUMN.pack(least, procstat.KEPT_NS, *bad, *[0] * (_MOST_BAD - len(bad)), len(bad), form)
             socket.send_fds(self._socket, [record], [fd] if fd >= 0 else [])
+
+    @property
+    def written_b(self) -> int:
+        """The length of the file, as far as it was read."""
+        return self._at
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._child.poll() is not None
 
     @property
     def pid(self) -> int:
@@ -160,16 +265,7 @@ class Rows:
 
     def blocks(self) -> list[Block]:
         """The blocks that have come; EOFError where the process has ended and all it made was taken."""
-        ended = False
-        while True:
-            try:
-                part = os.read(self._pipe, PIPE_B)
-            except BlockingIOError:
-                break
-            if not part:
-                ended = True
-                break
-            self._data += part
+        ended = self._take_file() if self._file is not None else self._take_pipe()
         found = []
         while (block := self._next()) is not None:
             found.append(block)
@@ -177,8 +273,28 @@ class Rows:
             raise EOFError
         return found
 
+    def _take_pipe(self) -> bool:
+        """Take what is there; whether no more will come."""
+        while True:
+            try:
+                part = os.read(self._pipe, PIPE_B)
+            except BlockingIOError:
+                return False
+            if not part:
+                return True
+            self._data += part
+
+    def _take_file(self) -> bool:
+        ended = self.ended  # before the last look: what it wrote before is there then
+        while part := os.pread(self._pipe, PIPE_B, self._at):
+            self._at += len(part)
+            self._data += part
+        return ended
+
     def now(self, patience_s: float = PATIENCE_S) -> list[Block]:
         """The blocks up to this moment, the one that is being made among them, if they come in time."""
+        if self._file is not None:  # each row is there as soon as it is made
+            return self.blocks()
         with contextlib.suppress(OSError):
             self._socket.sendall(b"f")
         return self._wait_for_one(patience_s)
@@ -189,13 +305,16 @@ class Rows:
             self._socket.shutdown(socket.SHUT_WR)
         found = []
         with contextlib.suppress(EOFError):
-            while readable(self._pipe, patience_s):
+            if self._file is not None:
+                readable(self._socket.fileno(), patience_s)
+                found += self.blocks()
+            while self._file is None and readable(self._pipe, patience_s):
                 found += self.blocks()
         self.close()
         return found
 
     def close(self) -> None:
-        """End the process, whatever it still has; a second call does nothing."""
+        """End the process, whatever it still has; the file stays. A second call does nothing."""
         if self._pipe >= 0:
             self._child.kill()
             self._child.wait()
@@ -210,38 +329,14 @@ class Rows:
         return found
 
     def _next(self) -> Block | None:
-        data = self._data
-        if len(data) < _BLOCK.size:
+        found = _parsed(self._data, len(self.sensors), self.grid.period_ns)
+        if found is None:
             return None
-        _, rows, gaps, skipped, offset_ns, step_ns = _BLOCK.unpack_from(data)
-        columns = len(self.sensors)
-        rises_at = _BLOCK.size + 8 * rows * (columns + 1)
-        gaps_at = rises_at + _RISE.size * columns
-        late_at = gaps_at + _GAP.size * gaps
-        end = late_at + 4 * rows
-        if len(data) < end:
-            return None
-        values, rises, gap_bytes, late = (
-            bytes(data[_BLOCK.size : rises_at]),
-            bytes(data[rises_at:gaps_at]),
-            bytes(data[gaps_at:late_at]),
-            bytes(data[late_at:end]),
-        )
-        del data[:end]
-        table = array.array("q", values)
-        ticks, late_us = table[:rows], array.array("i", late)
-        period_ns = self.grid.period_ns
-        self.step_ns = step_ns
-        self.grid = Grid(period_ns, offset_ns, ticks[-1] + 1 if ticks else self.grid.next_index)
-        return Block(
-            ticks,
-            [tick * period_ns - offset_ns + 1000 * us for tick, us in zip(ticks, late_us, strict=True)],
-            late_us,
-            [table[rows * place : rows * (place + 1)] for place in range(1, columns + 1)],
-            [None if one[0] == GAP else Rise(*one) for one in _RISE.iter_unpack(rises)],
-            tuple(self._gap(*fields) for fields in _GAP.iter_unpack(gap_bytes)),
-            skipped,
-        )
+        head, block, gaps = found
+        self.step_ns = head.step_ns
+        next_index = block.ticks[-1] + 1 if block.ticks else self.grid.next_index
+        self.grid = Grid(self.grid.period_ns, head.offset_ns, next_index)
+        return replace(block, gaps=tuple(self._gap(*one) for one in gaps)) if gaps else block
 
     def _gap(self, row: int, column: int, why: int, _zero: int, value: int) -> Gap:
         if why == _NO_NUMBER:
@@ -251,3 +346,14 @@ class Rows:
         if why == _NO_VALUE:
             return Gap(row, column, doubt(self.sensors[column], value) or "more than 63 bits hold")
         return Gap(row, column, reason(OSError(why, os.strerror(why))))
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe that holds much; reading it never waits."""
+    reading, writing = os.pipe()
+    with contextlib.suppress(OSError):
+        import fcntl
+
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_B)
+    os.set_blocking(reading, False)
+    return reading, writing

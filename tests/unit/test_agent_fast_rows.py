@@ -25,7 +25,7 @@ from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.fast_rows import SETTLE_S, can_read
 from perun_hpc.agent.sources.node import Node
-from perun_hpc.agent.traces.open_traces import Traces
+from perun_hpc.agent.traces.open_traces import ROWS, Traces
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import GAP, Kind, Reading, Sensor
@@ -296,3 +296,80 @@ def test_without_the_program_the_agent_makes_the_rows(host: Machine, monkeypatch
     assert host.node.fast is None
     ticks, _ = host.rows()
     assert len(ticks) > 5
+
+
+SLOW_MS = 200
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Machine]:
+    """With rows that are not close."""
+    host = Machine(tmp_path)
+    host.settings["sampling"] |= {"period_ns": SLOW_MS * MS_NS}
+    host.job.settings = dict(host.settings)
+    host.traces.begin(host.job, MACHINE.mono_ns())
+    host.turn(5, lambda: host.node.fast is not None)
+    yield host
+    host.traces.pause()
+    host.node.close()
+
+
+def moments(ticks: list[int]) -> list[int]:
+    """The moments between the first and the last."""
+    return list(range(ticks[0], ticks[-1] + 1))
+
+
+def test_rows_that_are_not_close_are_taken_at_an_intervals_end(slow: Machine) -> None:
+    slow.turn(1.3)
+    store = slow.traces._open[slow.job.place][1]._store
+    assert store.last_tick < time.time_ns() // (SLOW_MS * MS_NS) - 4  # nobody had to wake up for them
+    snapshot = slow.meter.end_interval()
+    slow.traces.sample(snapshot.mono_ns, snapshot.real_ns, snapshot, slow.meter)
+    assert store.last_tick >= snapshot.real_ns // (SLOW_MS * MS_NS) - 1
+    slow.turn(0.5)
+    ended_ns = time.time_ns()
+    ticks, values = slow.rows()
+    assert ticks == moments(ticks) and ticks[-1] >= ended_ns // (SLOW_MS * MS_NS) - 1
+    place = slow.node.ids.index("powercap:package-0:energy")
+    counted = [row[place] for row in values]
+    assert counted == sorted(counted) and counted[-1] > counted[0]
+    assert not list(slow.paths.session(slow.job.place).glob(ROWS))
+
+
+def test_rows_that_nobody_took_before_a_kill_are_the_next_agents(slow: Machine) -> None:
+    slow.turn(1.3)
+    pid, session = slow.pid, slow.job
+    os.kill(pid, signal.SIGKILL)  # as it dies with its agent
+    killed_ns = time.time_ns()
+    time.sleep(0.1)
+    file = slow.paths.session(session.place) / ROWS
+    file.write_bytes(file.read_bytes()[:-20])  # in the middle of a row
+    slow.node.fast = None
+    slow.traces = Traces(slow.paths, slow.node, slow.register, slow.visibility, MACHINE)
+    slow.traces.resume(session, slow.meter.end_interval())
+    assert not file.exists()
+    ticks, values = slow.rows()
+    assert ticks == moments(ticks) and ticks[-1] >= killed_ns // (SLOW_MS * MS_NS) - 2
+    assert len(ticks) >= 4 and all(GAP not in row for row in values[1:])
+
+
+def test_the_file_of_rows_is_begun_anew_where_it_is_long(slow: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, file = slow.pid, slow.paths.session(slow.job.place) / ROWS
+    monkeypatch.setattr("perun_hpc.agent.sources.fast_rows.MOST_B", 400)
+    for _ in range(12):
+        slow.turn(SLOW_MS / 1000)
+        snapshot = slow.meter.end_interval()
+        slow.traces.sample(snapshot.mono_ns, snapshot.real_ns, snapshot, slow.meter)
+    assert slow.node.fast is None or slow.pid != first
+    assert not file.exists() or file.stat().st_size < 2000
+    ticks, _ = slow.rows()
+    assert ticks == moments(ticks) and len(ticks) >= 11
+
+
+def test_the_death_of_who_makes_rows_that_are_not_close_costs_hardly_one(slow: Machine) -> None:
+    slow.turn(0.7)
+    os.kill(slow.pid, signal.SIGKILL)
+    slow.turn(5, lambda: slow.node.fast is None)
+    slow.turn(0.7)
+    ticks, _ = slow.rows()
+    assert ticks == sorted(set(ticks)) and len(moments(ticks)) - len(ticks) <= 1

@@ -267,7 +267,7 @@ class Meter:
         """Rows up to this moment: everything is about to be read."""
         fast = self._node.fast
         if fast is not None:
-            self._note_rows(fast, fast.now())
+            self._note_rows(fast, fast.now(self._clock.mono_ns()))
 
     def _note_rows(self, fast: FastRows, blocks: Sequence[Block]) -> None:
         """Keep rows for the trace; the curve of flagged steps gets a point each, but not before its last one."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows, files_of
+from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows, files_of, joined
 from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
 
 if TYPE_CHECKING:
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from perun_hpc.energy.schedule import Schedule
 
 FAST_NS = 100_000_000
-"""Rows closer than this are the program's: Python makes ten a second for as much as it costs to hear of them."""
+"""Rows closer than this come in blocks, which are taken each second; others one by one, into a file."""
+SLOWEST_NS = 5_000_000_000
+"""Rows further apart than this are not worth the program: the agent reads everything every ten seconds."""
 TURN_NS = 1_000_000_000
 """How often the agent takes what has come."""
+SELDOM_NS = 20_000_000_000
+"""The same of rows in the file where no interval ends."""
+MOST_B = 4 << 20
+"""So long the file may become before it is begun anew."""
 GIVE_NS = 80_000_000
 """How often the agent looks what children have said, where there are some."""
 SILENT_NS = 5 * TURN_NS
@@ -40,22 +46,39 @@ class FastRows:
     turn_ns : how often it has something for the agent, or the agent for it.
     """
 
-    def __init__(self, node: Node, schedule: Schedule, now_ns: int) -> None:
-        """Start it, with the schedule's next tick as its first row; OSError where it cannot be had."""
+    def __init__(self, node: Node, schedule: Schedule, now_ns: int, file: Path) -> None:
+        """Start it, with the schedule's next tick as its first row; OSError where it cannot be had.
+
+        `file` is where rows go that are not close.
+        """
         self.ids = node.ids
         self._node = node
         self._began = schedule
+        self._file = file if schedule.period_ns >= FAST_NS else None
         files = files_of(node.sampled)
         sensors = [sensor for reader in node.sampled for sensor in reader.sensors]
         grid = Grid(schedule.period_ns, schedule.offset_ns, schedule.next_index)
-        count = max(1, min(MOST_ROWS, 2 * TURN_NS // schedule.period_ns))  # it is asked for what it has before that
-        self._rows = Rows([(sensor, files.get(sensor.id, -1)) for sensor in sensors], grid, count)
-        self.turn_ns = GIVE_NS if self._rows.given else TURN_NS
+        count = 2 * TURN_NS // schedule.period_ns  # it is asked for what it has before that
+        count = 1 if self._file else max(1, min(MOST_ROWS, count))
+        self._rows = Rows([(sensor, files.get(sensor.id, -1)) for sensor in sensors], grid, count, self._file)
+        self.turn_ns = SELDOM_NS if self._file else GIVE_NS if self._rows.given else TURN_NS
+        self._silent_ns = SILENT_NS + 2 * schedule.period_ns
         self._heard_ns = now_ns
         self._tardy = False
         self._cpu_ns = 0
         self._ended = False
-        self._give()
+        if self._file is None:
+            self._give()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to begin anew."""
+        return self._rows.written_b > MOST_B
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the program has ended; of a fast one `turn` says so soon enough."""
+        return self._file is not None and self._rows.ended
 
     @property
     def schedule(self) -> Schedule:
@@ -79,34 +102,46 @@ class FastRows:
         self._tardy = not found
         if found:
             self._heard_ns = now_ns
-        elif now_ns - self._heard_ns > SILENT_NS:
+        elif now_ns - self._heard_ns > self._silent_ns:
             raise EOFError
-        return found
+        return self._joined(found)
 
-    def now(self) -> list[Block]:
+    def now(self, now_ns: int) -> list[Block]:
         """The blocks up to this moment, if they come in a short time; nothing where it has ended."""
         found = []
         with contextlib.suppress(EOFError):
             found += self._rows.blocks()  # what has come says nothing of now
-            found += self._rows.now(0 if self._tardy else SETTLE_S)
+            if self._file is None:
+                found += self._rows.now(0 if self._tardy else SETTLE_S)
         self._tardy = not found  # it is not waited for again and again
-        return found
+        if found:
+            self._heard_ns = now_ns
+        return self._joined(found)
 
     def stop(self) -> list[Block]:
         """End it; its last blocks."""
         self._cpu_ns, self._ended = self.cpu_ns, True  # its number may be another's soon
-        return self._rows.stop(SETTLE_S)
+        return self._joined(self._rows.stop(SETTLE_S))
+
+    def forget(self) -> None:
+        """What it made is stored, or not wanted."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def _joined(self, blocks: list[Block]) -> list[Block]:
+        return [joined(blocks)] if self._file is not None and blocks else blocks
 
     def _give(self) -> None:
         if self._rows.given:
             self._rows.give(self._node.sample_others())
 
 
-def can_read(node: Node, energy: Collection[str]) -> bool:
+def can_read(node: Node, energy: Collection[str], period_ns: int = 0) -> bool:
     """Whether the program can make the node's rows: of what counts energy, by the ids, it reads all itself.
 
     What is given to it has values up to `GIVE_NS` older in rows: what children say, who are asked once a second.
-    Others' would be older than they say.
+    Others' would be older than they say; where rows are not close children say too little of what is between them.
     """
-    quick = all(isinstance(reader, (NumberFiles, ProcStat, Absent, Worker)) for reader in node.sampled)
+    others = (NumberFiles, ProcStat, Absent, *([Worker] if period_ns < FAST_NS else []))
+    quick = all(isinstance(reader, others) for reader in node.sampled)
     return bool(energy) and quick and not node.gauges.sensors and number_files(node.sampled).keys() >= set(energy)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # it needs the store, which costs time before the first edge 
     from perun_hpc.agent.traces.fast_trace import FastTrace
     from perun_hpc.agent.traces.trace import Trace
 
+ROWS = "rows.left"
+"""The file in a session's directory where `perun-sample` puts rows that are not close."""
 FIND_NS = 5_000_000_000
 """So long a trace waits for children that are about to say what they have."""
 LOOK_NS = 1_000_000_000
@@ -52,7 +54,7 @@ class Traces:
     def sample(self, now_ns: int, real_ns: int, snapshot: Snapshot | None, meter: Meter) -> None:
         """Store a row in every trace that is due; whatever the number of jobs, the sensors are read once."""
         if self._fast is not None:
-            self._turn(self._fast, now_ns)
+            self._turn(self._fast, now_ns, ended=snapshot is not None)
         due = [one for one in self._open.values() if one[1].due_ns <= now_ns and self._lives(one[0])]
         if not due or self._become_fast(*due[0], now_ns, meter):
             return
@@ -84,24 +86,27 @@ class Traces:
             self._fast_again_ns = now_ns + LOOK_NS
             return False
         try:
-            self._fast = FastTrace(self._node, meter, session, trace, now_ns)
+            file = self._paths.session(session.place) / ROWS
+            self._fast = FastTrace(self._node, meter, session, trace, now_ns, file)
         except OSError as error:
             failures.say(f"perun-sample: {error}: the agent makes rows itself")
             self._fast_again_ns = now_ns + AGAIN_NS
         return self._fast is not None
 
-    def _turn(self, fast: FastTrace, now_ns: int) -> None:
-        """Take rows if it is time; let go of them where others came, or sensors."""
+    def _turn(self, fast: FastTrace, now_ns: int, ended: bool) -> None:
+        """Take rows if it is time, as when an interval has `ended`; let go of them where others came, or sensors."""
         session, (_, trace) = fast.session, self._open[fast.session.place]
         try:
             if not self._lives(session):
                 self._stop_fast(session, self._end_ns(session))
                 return
-            if self._pace_ns(session, trace) != trace.pace_ns or not fast.knows_all:
+            if self._pace_ns(session, trace) != trace.pace_ns:
                 self._stop_fast(session, min(self._starts_of_others(session), default=None))
                 return
             fast.still(now_ns)
-            if fast.soon_ns <= now_ns:
+            if not fast.knows_all or fast.is_full:
+                self._stop_fast(session, NEVER_NS)
+            elif ended or fast.soon_ns <= now_ns or fast.has_ended:
                 fast.turn(now_ns)
         except EOFError:
             log(f"perun-sample has ended: the rows of job {session.key.name} that it had are missing")
@@ -155,7 +160,7 @@ class Traces:
         directory, name = self._paths.session(session.place), self._register.name_of_node(session)
         try:
             if held is not None:
-                self._stop_fast(session)
+                self._stop_fast(session, NEVER_NS)
                 held.seal()
             real_ns = self._clock.real_ns()
             begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, now_ns, real_ns)
@@ -176,6 +181,7 @@ class Traces:
         else:
             if held is not None:
                 self._open[session.place] = session, held
+                guard("rows", partial(held.take_left, directory / ROWS))
 
     def seal(self, session: Session) -> None:
         """The session has ended: keep its trace if it deserves one."""
@@ -213,5 +219,6 @@ class Traces:
     def pause(self) -> None:
         """Let go of all: the next agent continues them."""
         for session, trace in self._open.values():
-            guard("rows", partial(self._stop_fast, session))
+            alone = self._pace_ns(session, trace) == trace.pace_ns
+            guard("rows", partial(self._stop_fast, session, NEVER_NS if alone else None))
             guard(f"trace of {session.key.name}", trace.pause)

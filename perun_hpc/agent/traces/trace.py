@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.base.session import Session
 from perun_hpc.agent.traces import quota
-from perun_hpc.backend.rows import Block
+from perun_hpc.backend.rows import Block, left
 from perun_hpc.config import settings
 from perun_hpc.data_model.sensor import GAP, Provenance, Sensor, rises
 from perun_hpc.energy.schedule import NEVER_NS, Schedule
@@ -130,6 +130,15 @@ class Trace:
         columns = [nothing if place is None else block.columns[place][:count] for place in self._places]
         rising = [place is not None and rises(block.rises[place]) for place in self._places]
         self._store.extend(block.ticks[:count], late_us, columns, rising)
+
+    def take_left(self, file: Path) -> None:
+        """Store what `perun-sample` had made when the last agent was killed, and had not handed over."""
+        found = left(file)
+        if found is not None and found.period_ns == self.period_ns:
+            for block in found.blocks:
+                if block.ticks and block.ticks[0] > self._store.last_tick:
+                    self.extend(found.ids, block, NEVER_NS)
+        file.unlink(missing_ok=True)
 
     def leave_to(self, rows: FastRows) -> None:
         """From now on rows come in blocks: none is due."""
