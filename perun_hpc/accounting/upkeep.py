@@ -23,7 +23,7 @@ from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, run_in
 from perun_hpc.accounting.identity import Likeness, of_record
-from perun_hpc.accounting.ledger import Ledger, Put, Refused
+from perun_hpc.accounting.ledger import FOR_EVER_S, Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
 from perun_hpc.accounting.packing import OF_RECORDS, Access, LostError, PackLease, finish, forget
 from perun_hpc.archive import kept
@@ -490,16 +490,19 @@ def _chunks(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]
 
 
 def _batches(ledger: Ledger, who: Who) -> Iterator[list[tuple[int, EnergyRecord]]]:
-    """Yield all matching records with their row ids, a batch at a time, in the order of their ids."""
-    last = 0
+    """Yield all matching records with their row ids, a batch at a time: by an index where some are meant."""
     query, values = _chosen("id, end_s", who)
+    everybody = who.user is None and who.before_s is None
+    after, order = ("id > :job", "id") if everybody else ("end_s >= :end AND (end_s, id) > (:end, :job)", "end_s, id")
+    last = {"end": -FOR_EVER_S, "job": 0}
     while True:
         with ledger.read() as connection:
-            page = connection.execute(f"{query} AND id > :last ORDER BY id LIMIT {BATCH}", {**values, "last": last})
+            page = connection.execute(f"{query} AND {after} ORDER BY {order} LIMIT {BATCH}", {**values, **last})
             rows = {row.id: row.end_s for row in page}
         if not rows:
             return
-        last = max(rows)
+        job, end_s = list(rows.items())[-1]
+        last = {"end": end_s, "job": job}
         yield list(zip(rows, ledger.load(rows), strict=True))
 
 
@@ -507,7 +510,8 @@ def _chosen(what: str, who: Who) -> tuple[str, dict[str, Any]]:
     """The question for `what` of the rows that are meant, and its parameters."""
     conditions = ["1 = 1"]
     if who.user is not None:
-        conditions.append("user_name = :user")
+        # By the first one's index; SQLite would put a plain second one's value into the first.
+        conditions += ["LOWER(user_name) = LOWER(:user)", "user_name || '' = :user"]
     if who.before_s is not None:
         conditions.append("end_s < :before")
     if who.named:

@@ -110,6 +110,9 @@ QUESTIONS: dict[str, Callable[[Ledger], object]] = {
     "collector: figures of the last day": lambda ledger: lately(ledger, "c", NOW_S),
     "collector: sums for users": lambda ledger: rows_of(ledger, "c", DAY[:7]),
     "retention": lambda ledger: upkeep.matching(ledger, upkeep.Who(before_s=START_S)),
+    "retention: records": lambda ledger: list(upkeep._batches(ledger, upkeep.Who(before_s=START_S, named=True))),
+    "forgetting": lambda ledger: upkeep.matching(ledger, upkeep.Who(user="bob")),
+    "forgetting: records": lambda ledger: list(upkeep._batches(ledger, upkeep.Who(user="bob"))),
 }
 
 
@@ -130,7 +133,7 @@ def test_a_whole_read_would_be_seen(ledger: Observed) -> None:
 
 
 BEFORE, SINCE = -1, 1
-ASKS_FOR = {"collector: figures of the last day": {SINCE}, "retention": {BEFORE}}
+ASKS_FOR = {"collector: figures of the last day": {SINCE}, "retention": {BEFORE}, "retention: records": {BEFORE}}
 """Questions that have no end, or no beginning, and ask for what lies there."""
 
 
@@ -233,6 +236,21 @@ def test_jobs_of_an_old_time_are_all_found_however_long_they_ran(ledger: Observe
     assert [r.job_id for r in jobs(ledger, later, 1000)] == [103, 104, 105]
     assert [r.job_id for r in jobs(ledger, later, 2)] == [104, 105]
     assert jobs(ledger, later, 0) == []
+
+
+def test_all_records_of_a_user_are_found_page_by_page_and_nobody_elses(ledger: Observed) -> None:
+    names, count = ("bob", "Bob", "bobby"), 3 * upkeep.BATCH + 30
+    ledger.put([
+        replace(ONE, job_id=1000 + at, submit_s=None, user=names[at % 3], end_ns=ONE.end_ns + at % 7 * 10**9)
+        for at in range(count)
+    ])  # fmt: skip
+    mine = {1000 + number: ONE.end_ns // 10**9 + number % 7 for number in range(count) if number % 3 == 0}
+    for before_s in (None, ONE.end_ns // 10**9 + 4):
+        pages = list(upkeep._batches(ledger, upkeep.Who(user="bob", before_s=before_s)))
+        found = [record.job_id for page in pages for _, record in page]
+        assert sorted(found) == [job for job, end_s in mine.items() if before_s is None or end_s < before_s]
+        assert len(pages) == (2 if before_s is None else 1)
+        assert upkeep.matching(ledger, upkeep.Who(user="bob", before_s=before_s)) == len(found)
 
 
 def test_the_names_of_directories_are_those_of_the_time_asked_for_each_once(ledger: Observed) -> None:
