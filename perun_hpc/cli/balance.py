@@ -27,7 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("month", metavar="MONTH", help="as in 2026-11; of one that goes on, what there is so far")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it: .html, .svg, .png or .pdf")
-    parser.add_argument("--no-slurm", action="store_true", help="do not ask Slurm which nodes were off")
+    parser.add_argument(
+        "--no-slurm", action="store_true", help="do not ask Slurm which nodes were off; a sealed month says it"
+    )
     parser.add_argument("--json", action="store_true", help="print edges, node-hours and findings as JSON")
     parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")

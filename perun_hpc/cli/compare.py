@@ -53,7 +53,7 @@ RUNS = (":", "/")
 def run(args: argparse.Namespace) -> int:
     """Print the comparison."""
     if len(args.what) + len(args.name) < 2 and not args.name:
-        raise UsageError("perun compare: name two jobs or more, such as: perun compare 4711 4712")
+        raise UsageError("perun compare: name two jobs or more (perun compare 4711 4712), or a name (-n NAME)")
     if not 1 <= args.last <= 1000:
         raise UsageError(f"--last {args.last}: from 1 to 1000 runs")
     runs = any(mark in word for word in args.what for mark in RUNS)

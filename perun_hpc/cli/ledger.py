@@ -31,23 +31,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)")
     parser.add_argument("--cluster", metavar="NAME", help="name of the Slurm cluster (default: this one)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("schema", help="print the JSON Schema of an energy record")
+
+    def add(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text + more)
+
+    add("schema", "print the JSON Schema of an energy record")
     for name, text, file in (
         ("backup", "write all records to a file", "the file to write"),
         ("restore", "put a backup's records back", "a file that backup wrote"),
     ):
-        actions.add_parser(name, help=text).add_argument("file", type=Path, metavar="FILE", help=file)
-    actions.add_parser("rebuild", help="take the records from the archive into a ledger that lost them")
-    export = actions.add_parser("export", help="add records that are new or have changed to files for other programs")
+        add(name, text).add_argument("file", type=Path, metavar="FILE", help=file)
+    add("rebuild", "take the records from the archive into a ledger that lost them")
+    export = add("export", "add records that are new or have changed to files for other programs")
     export.add_argument("--parquet", type=Path, required=True, metavar="DIR", help="a directory of Parquet files")
     for name, text in (
         ("pseudonymise", "replace users, uids and job names; sums stay"),
         ("delete", "delete records; sums stay"),
     ):
-        action = actions.add_parser(name, help=text)
+        action = add(name, text, "; --user, --before or both say whose")
         action.add_argument("--user", metavar="NAME", help="only this user's records")
         action.add_argument("--before", metavar="TIME", help="only of jobs that ended before")
-    retention = actions.add_parser("retention", help="do with old traces and records what the policy says")
+    retention = add("retention", "do with old traces and records what the policy says")
     retention.add_argument("--dry-run", action="store_true", help="only say which")
 
 

@@ -24,7 +24,11 @@ from perun_hpc.slurm.cluster import partitions
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     commands = parser.add_subparsers(dest="action", metavar="ACTION")
-    check = commands.add_parser("check", help="report every mistake of a policy file")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    check = add("check", "report every mistake of a policy file")
     check.add_argument(
         "files",
         nargs="*",
@@ -37,16 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the files that it names, the archive and Slurm's partitions: they may not be on this host",
     )
-    show = commands.add_parser("show", help="print every field with its value and where it was set")
+    show = add("show", "print every field with its value and where it was set")
     show.add_argument("--json", action="store_true", help="the compiled policy, as the agent reads it")
-    explain = commands.add_parser("explain", help="print what holds for one job, and which line decided it")
+    explain = add("explain", "print what holds for one job, and which line decided it")
     for name in ("partition", "node", "account", "user"):
         explain.add_argument(
             f"--{name}", default="", metavar="NAME", help=f"the job's {name} (default: one that no rule names)"
         )
     explain.add_argument("--options", metavar="TEXT", help="what the user wrote after --perun=")
-    commands.add_parser("schema", help="print the JSON Schema for editors")
-    budgets = commands.add_parser("budgets", help="print what accounts have used of their energy budgets")
+    add("schema", "print the JSON Schema for editors")
+    budgets = add("budgets", "print what accounts have used of their energy budgets")
     budgets.add_argument("--ledger", metavar="URL", help="the ledger (default: the policy's collect.ledger)")
     budgets.add_argument(
         "--archive", type=Path, metavar="DIR", help="the archive (default: the policy's store.archive)"

@@ -203,6 +203,7 @@ def test_every_option_of_every_command_has_help(name):
             if isinstance(action, argparse._SubParsersAction):
                 helped = {choice.dest for choice in action._choices_actions if choice.help}
                 silent += [f"{parser.prog} {inner}" for inner in action.choices if inner not in helped]
+                silent += [f"{inner.prog} --help" for inner in action.choices.values() if not inner.description]
     assert not silent
 
 
