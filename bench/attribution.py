@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from perun_hpc.energy.attribute import (
     DomainInput,
@@ -101,8 +102,9 @@ def cpus(first: int, count: int, threads: bool = True) -> tuple[int, ...]:
     return one + tuple(cpu + CORES for cpu in one) if threads else one
 
 
+@cache
 def cases() -> tuple[Case, ...]:
-    """The scenarios of the table."""
+    """The scenarios of the table; the same ones each time, since loads are functions, which are equal to none."""
     return (
         Case("two equal jobs", (
             HiddenJob("4 cores", cpus(0, 4, False), 6.0, 0.25, steady(1.0)),

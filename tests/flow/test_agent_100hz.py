@@ -13,7 +13,6 @@ from .agent_node import FakeNode, until
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_every_tick_is_there_or_recorded(tmp_path):
     seen = sample(tmp_path, 20)
     assert seen.rows == seen.recorded_rows > 500
