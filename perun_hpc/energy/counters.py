@@ -103,10 +103,7 @@ def counted_each(
     if begun is not None and begun <= ticks[0] and times_ns[0] > first.mono_ns:
         steps = list(map(sub, ticks, (begun, *ticks)))
         apart_ns = min(map(sub, times_ns, (first.mono_ns, *times_ns)))
-        most = ceiling_ticks(sensor, apart_ns)
-        whole = ceiling_ticks(sensor, times_ns[-1] - first.mono_ns)
-        sure = sensor.wrap_range is None or whole is None or sensor.wrap_range > whole
-        if min(steps) >= 0 and sure and (most is None or max(steps) <= most):
+        if goes_on(sensor, min(steps), max(steps), apart_ns, times_ns[-1] - first.mono_ns):
             found = steps if sensor.scale_num == sensor.scale_den else list(map(sensor.base, steps))
             return found, Reading(ticks[-1], times_ns[-1])
     found, before = [], first
@@ -119,6 +116,20 @@ def counted_each(
         found.append(0 if change is None else sensor.base(change))
         before = before if change is None else after
     return found, before
+
+
+def goes_on(sensor: Sensor, least: int, most: int, apart_ns: int, whole_ns: int) -> bool:
+    """Whether a counter neither wrapped nor began anew, nor shows too much, in steps of these ticks.
+
+    Parameters
+    ----------
+    least, most : of the steps.
+    apart_ns : of two readings at least.
+    whole_ns : from the first reading to the last.
+    """
+    highest, whole = ceiling_ticks(sensor, apart_ns), ceiling_ticks(sensor, whole_ns)
+    sure = sensor.wrap_range is None or whole is None or sensor.wrap_range > whole
+    return least >= 0 and sure and (highest is None or most <= highest)
 
 
 def ceiling_ticks(sensor: Sensor, elapsed_ns: int) -> int | None:

@@ -92,6 +92,7 @@ class _Sampler:
         self._kept = [everything[column] for column in self._columns]
         self._owned = set(known)
         self._tallies = Tallies(self._kept, MAX_GAP_PERIODS * max(orders.period_ns, 1_000_000_000))
+        self._sensors = [sensor.to_json() for sensor in self._tallies.sensors]
         self._lock = threading.Lock()
         self._fast: FastRows | None = None
         self._edges: list[tuple[int, tuple[int | None, ...]]] = []
@@ -297,7 +298,7 @@ class _Sampler:
             "cpus": os.cpu_count() or 1,
             "rows": rows,
             "edges": [{"mono_ns": mono_ns, "values": values} for mono_ns, values in edges],
-            "sensors": [sensor.to_json() for sensor in self._tallies.sensors],
+            "sensors": self._sensors,
             "results": self._tallies.results(),
             "missing": [codec.encode(one) for one in self._catalog.missing],
         }

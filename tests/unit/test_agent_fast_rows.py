@@ -33,6 +33,7 @@ from perun_hpc.data_model.units import Quantity
 from perun_hpc.energy.attribute import NodeInput
 from perun_hpc.energy.containment import plan
 from perun_hpc.energy.counters import counted_each, difference
+from perun_hpc.monitoring.tally import rise_of
 from perun_hpc.process.clock import MACHINE
 from perun_hpc.store import journal
 from tests.examples import examples
@@ -75,8 +76,11 @@ def test_what_many_readings_counted_is_what_each_counted_after_the_last_that_is_
     assert (found, last) == (expected, before)
 
 
-def test_rows_give_a_curve_what_readings_one_by_one_would() -> None:
-    sensors = [counter(), counter("package-1"), counter("dram-0")]
+@pytest.mark.parametrize("risen", [False, True])
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("falls", [0, 5_000, -6_000_000])
+def test_rows_give_a_curve_what_readings_one_by_one_would(risen: bool, scale: int, falls: int) -> None:
+    sensors = [counter(), counter("package-1"), counter("dram-0", scale_num=scale)]
     domains = plan(sensors).counted
     one_by_one, at_once = (Intervals(domains, NodeInput(package_of={0: 0}, core_of={0: 0})) for _ in range(2))
     assert packages(domains) == {0, 1}
@@ -84,6 +88,7 @@ def test_rows_give_a_curve_what_readings_one_by_one_would() -> None:
     times = [10 * MS_NS * (row + 1) for row in range(20)]
     columns = {sensor.id: [1000 + 7000 * (row + number) for row in range(20)] for number, sensor in enumerate(sensors)}
     columns[sensors[1].id][3] = GAP
+    columns[sensors[0].id][12:] = [ticks - falls for ticks in columns[sensors[0].id][12:]]
     for intervals in (one_by_one, at_once):
         intervals.begin(0, begun)
     expected = [
@@ -92,10 +97,16 @@ def test_rows_give_a_curve_what_readings_one_by_one_would() -> None:
         })
         for row, ns in enumerate(times)
     ]  # fmt: skip
-    halves = [at_once.since_rows(times[part], {name: ticks[part] for name, ticks in columns.items()})
-              for part in (slice(0, 8), slice(8, None))]  # fmt: skip
+    halves = []
+    for part in (slice(0, 8), slice(8, None)):
+        some = {name: ticks[part] for name, ticks in columns.items()}
+        known = {name: rise_of(0, ticks, [10 * MS_NS] * len(ticks)) for name, ticks in some.items() if GAP not in ticks}
+        halves.append(at_once.since_rows(times[part], some, known if risen else {}))
     assert halves[0] + halves[1] == expected
-    assert sum(expected) == sum(ticks[-1] - 1000 for ticks in columns.values())
+    if not falls:
+        assert sum(expected) == sum(
+            one.base(ticks[-1] - 1000) for one, ticks in zip(sensors, columns.values(), strict=True)
+        )
 
 
 class Machine:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import add
+from operator import add, sub
 from typing import Any, NamedTuple
 
-from perun_hpc.data_model.sensor import Provenance, Reading
+from perun_hpc.data_model.sensor import Provenance, Reading, Rise, Sensor
 from perun_hpc.energy.attribute import (
     OTHER,
     UNKNOWN,
@@ -28,7 +28,7 @@ from perun_hpc.energy.attribute import (
     attribute,
 )
 from perun_hpc.energy.containment import EnergyDomain
-from perun_hpc.energy.counters import NS_PER_S, STILL, counted_each, difference, stands_still
+from perun_hpc.energy.counters import NS_PER_S, STILL, counted_each, difference, goes_on, stands_still
 from perun_hpc.energy.crosscheck import NO_MEASUREMENT, may_stand_still, shows_too_little
 from perun_hpc.energy.work_power import Parts, WorkPower
 from perun_hpc.process.log import guard
@@ -42,6 +42,7 @@ def _is_unread(reading: Reading) -> bool:
     return reading.ticks is None and reading.mono_ns < 0
 
 
+NO_RISES: Mapping[str, Rise | None] = {}
 #: An interval that stays open for more stretches than this is given up.
 MAX_STRETCHES = 64
 
@@ -74,6 +75,18 @@ class Closed(NamedTuple):
     gap: bool
     why: str = ""
     failed: str = ""
+
+
+def _just_goes_on(
+    sensor: Sensor, before: Reading, ticks: Sequence[int], times_ns: Sequence[int], apart_ns: int, rise: Rise | None
+) -> bool:
+    """Whether a counter of base units goes on from a reading through rows `apart_ns` apart at least."""
+    since_ns = times_ns[0] - before.mono_ns
+    if rise is None or before.ticks is None or since_ns <= 0 or sensor.scale_num != sensor.scale_den:
+        return False
+    step = ticks[0] - before.ticks
+    whole_ns = times_ns[-1] - before.mono_ns
+    return goes_on(sensor, min(step, rise.least), max(step, rise.most), min(apart_ns, since_ns), whole_ns)
 
 
 def packages(domains: Iterable[EnergyDomain]) -> set[int]:
@@ -278,15 +291,31 @@ class Intervals:
                 self._seen[domain.name] = after
         return total_uj
 
-    def since_rows(self, times_ns: Sequence[int], columns: Mapping[str, Sequence[int]]) -> list[int]:
-        """The same of many readings after each other: at `times_ns`, each sensor's ticks by its id."""
+    def since_rows(
+        self, times_ns: Sequence[int], columns: Mapping[str, Sequence[int]], rises: Mapping[str, Rise | None] = NO_RISES
+    ) -> list[int]:
+        """The same of many readings after each other: at `times_ns`, each sensor's ticks by its id.
+
+        Those of which `rises` says that they just went on are added up first, and are differences then.
+        """
         total_uj = [0] * len(times_ns)
+        going, begun = [], 0
+        apart_ns = min(map(sub, times_ns[1:], times_ns), default=times_ns[-1])
         for domain in self._domains:
             before = self._seen.get(domain.name) or self._opened[domain.name][1]
             ticks = columns.get(domain.sensor.id)
-            if domain.kind is not DomainKind.METER and ticks is not None and before.ticks is not None:
+            if domain.kind is DomainKind.METER or ticks is None or before.ticks is None:
+                continue
+            if _just_goes_on(domain.sensor, before, ticks, times_ns, apart_ns, rises.get(domain.sensor.id)):
+                going.append(ticks)
+                begun += before.ticks
+                self._seen[domain.name] = Reading(ticks[-1], times_ns[-1])
+            else:
                 energy_uj, self._seen[domain.name] = counted_each(domain.sensor, before, ticks, times_ns)
                 total_uj = list(map(add, total_uj, energy_uj))
+        if going:
+            sums = list(map(sum, zip(*going, strict=True)))
+            total_uj = list(map(add, total_uj, map(sub, sums, (begun, *sums))))
         return total_uj
 
     def counted(self, readings: Mapping[str, Reading], gpus: Collection[str]) -> int:

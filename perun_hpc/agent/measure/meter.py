@@ -277,7 +277,8 @@ class Meter:
             first = next((row for row, ns in enumerate(times_ns) if ns > last_ns), len(times_ns))
             if first < len(times_ns):
                 columns = {name: ticks[first:] for name, ticks in zip(fast.ids, block.columns, strict=True)}
-                used_uj = self._intervals.since_rows(times_ns[first:], columns)
+                rises = {} if first else dict(zip(fast.ids, block.rises, strict=True))
+                used_uj = self._intervals.since_rows(times_ns[first:], columns, rises)
                 self._visibility.add_points(times_ns[first:], used_uj)
 
     def counted_uj(self, snapshot: Snapshot, session: Session) -> int:
