@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from devcluster import Cluster, site
+from perun_hpc.archive.places import RECORD, Archive, Run
 
 HERE = Path(__file__).resolve().parent
 PERUN = "perun"
@@ -72,11 +73,10 @@ def main() -> int:
             "sbatch --parsable -J pingpong -N2 -n4 --exclusive -o pingpong.out --wrap 'srun --perun ./pingpong 5'",
         ),
     }
-    _wait(cluster, screen, list(jobs.values()))
+    failed = not _wait(cluster, screen, list(jobs.values()))
     for name, output in (("stencil", "stencil.out"), ("pingpong", "pingpong.out")):
         screen.command(f"cat {output}")
         screen.say(cluster.run(["cat", f"{HOME}/{output}"], user=USER).stdout.rstrip() or f"({name} wrote nothing)")
-    failed = False
     for what, job in jobs.items():
         screen.say(f"\n--- {what}")
         screen.command(f"perun report {job}")
@@ -106,8 +106,8 @@ def _submit(cluster: Cluster, screen: Screen, line: str) -> int:
     return job
 
 
-def _wait(cluster: Cluster, screen: Screen, jobs: list[int], timeout_s: float = 90) -> None:
-    """Wait until all jobs are over and in the ledger, showing what they do."""
+def _wait(cluster: Cluster, screen: Screen, jobs: list[int], timeout_s: float = 90) -> bool:
+    """Wait until all jobs are over and in the ledger, showing what they do; whether they are."""
     screen.say()
     deadline = time.monotonic() + timeout_s
     seen: dict[int, str] = {}
@@ -125,21 +125,23 @@ def _wait(cluster: Cluster, screen: Screen, jobs: list[int], timeout_s: float = 
         )
         if len(recorded) == len(jobs):
             screen.step("all jobs are over and in the ledger")
-            return
+            return True
         time.sleep(0.5)
     screen.step(f"gave up after {timeout_s:.0f} s; see {cluster.log_dir('ctl')}")
+    return False
 
 
 def _record(cluster: Cluster, job: int) -> dict[str, object] | None:
     try:
-        record: dict[str, object] = json.loads((_directory(cluster, job) / "record.json").read_text())
+        record: dict[str, object] = json.loads((directory(cluster, job) / RECORD).read_text())
     except (OSError, ValueError):
         return None
     return record
 
 
-def _directory(cluster: Cluster, job: int) -> Path:
-    return cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0"
+def directory(cluster: Cluster, job: int) -> Path:
+    """A job's directory in the archive."""
+    return Archive(cluster.shared / "perun", cluster.name).job(Run(job, 0))
 
 
 def _where_it_is(cluster: Cluster, screen: Screen, jobs: list[int]) -> None:
@@ -149,10 +151,10 @@ def _where_it_is(cluster: Cluster, screen: Screen, jobs: list[int]) -> None:
     line = ["sacct", "-X", "-n", "-P", "-j", numbers, "-o", "jobid,state,admincomment"]
     screen.command(" ".join(line))
     screen.say(cluster.run(line, user=USER).stdout.rstrip())
-    store = f"{_directory(cluster, jobs[1])}/job.zarr"
+    store = f"{directory(cluster, jobs[1])}/job.zarr"
     screen.say("\n--- where the stores lie (the nodes see them below /shared)")
     for job in jobs:
-        path = _directory(cluster, job)
+        path = directory(cluster, job)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         screen.say(f"{path}  {size / 1024:.0f} KiB")
     screen.say(

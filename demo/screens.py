@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.__main__ import HERE, PERUN, USER, Screen, _copy_programs
+from demo.__main__ import HERE, PERUN, USER, Screen, _copy_programs, directory
 from devcluster import Cluster, site
 from perun_hpc.agent.measure import learning
+from perun_hpc.archive.places import RECORD
 from perun_hpc.energy.static import StaticPower
 
 PICTURES = HERE.parent / "docs" / "screens"
@@ -150,7 +151,7 @@ def _shoot(cluster: Cluster, screen: Screen) -> None:
 
 def _recorded(cluster: Cluster, job: str) -> None:
     """Wait until the collector has a job's record, and its trace."""
-    path = cluster.shared / "perun" / cluster.name / "jobs" / f"{job}.0" / "record.json"
+    path = directory(cluster, int(job)) / RECORD
     for _ in range(240):
         if path.exists():
             time.sleep(2)

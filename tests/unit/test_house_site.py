@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from demo.__main__ import directory
 from demo.screens import SHOTS
+from devcluster import Cluster
+from perun_hpc.accounting.collect import Collector, Tools
+from perun_hpc.accounting.ledger import open_ledger
+from perun_hpc.archive.places import Archive
 from perun_hpc.cli.main import COMMANDS, command_parser
+from tests.accounting_data import START_S, boundary, put_incoming
 from website import stage
 
 ROOT = Path(__file__).parents[2]
@@ -87,3 +96,11 @@ def test_nothing_on_the_site_comes_from_the_network() -> None:
     config = (ROOT / "website" / "mkdocs.yml").read_text()
     assert "font: false" in config and "- offline" in config
     assert re.findall(r"https?://", config) == []
+
+
+def test_the_demo_finds_a_record_where_the_collector_puts_it(tmp_path: Path) -> None:
+    put_incoming(tmp_path / "perun", {**boundary(4711), "cluster": "demo"})
+    with contextlib.closing(open_ledger(str(tmp_path / "ledger.db"), create=True)) as ledger:
+        Collector(Archive(tmp_path / "perun", "demo"), ledger, Tools(lambda: START_S + 200.0), 900).sweep()
+    cluster = cast(Cluster, SimpleNamespace(shared=tmp_path, name="demo"))
+    assert (directory(cluster, 4711) / "record.json").is_file()
