@@ -115,13 +115,13 @@ def _but_for_sums(session: Session) -> dict[str, Any]:
 
 def _sums(sessions: Collection[Session]) -> dict[str, Any]:
     """The tables of all sessions' sums."""
-    accounts: dict[str, tuple[list[str], list[Any]]] = {}
+    accounts: dict[tuple[str, ...], tuple[list[str], list[Any]]] = {}
     shares: dict[str, tuple[list[str], list[Any]]] = {}
     for session in sessions:
-        for name, account in session.domains.items():
-            places, rows = accounts.setdefault(name, ([], []))
+        if session.domains:
+            places, rows = accounts.setdefault(tuple(session.domains), ([], []))
             places.append(session.place)
-            rows.append(_account(account))
+            rows += map(_account, session.domains.values())
         for day, by_domain in session.shares.items():
             places, rows = shares.setdefault(day, ([], []))
             places.append(session.place)
@@ -129,7 +129,10 @@ def _sums(sessions: Collection[Session]) -> dict[str, Any]:
     table = state_log.table
     return {
         state_log.ITSELF: {state_log.ITSELF: table([one.place for one in sessions], _COUNTS, map(_counts, sessions))},
-        "domains": {name: table(places, _ACCOUNT, rows) for name, (places, rows) in accounts.items()},
+        "domains": {
+            str(number): table(places, _ACCOUNT, rows, names)
+            for number, (names, (places, rows)) in enumerate(sorted(accounts.items(), key=lambda one: one[0]))
+        },
         "shares": {day: _table_of(places, rows) for day, (places, rows) in shares.items()},
     }
 

@@ -6,10 +6,12 @@ objects like those of the document, and the paths of what is not there any more.
 line and of all that follow up to its own, their checks left out: it counts only behind those it was written behind.
 
 At each interval the sums of every session change: they are given, and written in lines, as tables (`sums`), a column
-for each name, by a session's field and a key in it: `{"domains": {"package-0": {"of": [PLACE, ...], "is": {"energy_uj":
-[7, ...], "component": "cpu"}}}}`. A column with one value for all has that alone; where a session has no value it is
-null. The one table of the field "" holds what stands in sessions themselves, of all that have a place in tables. In the
-first line each session has its own, as older agents know them.
+for each name, by a session's field and a key in it: `{"shares": {"2026-12-01": {"of": [PLACE, ...], "is": {"package-0":
+[7, ...]}}}}`. Where sessions have the same keys in a field these are one table, under any name, with the keys under
+"in": each session has so many rows, one after the other: `{"domains": {"0": {"of": [PLACE, ...], "in": ["package-0",
+...], "is": {"energy_uj": [7, ...], "component": "cpu"}}}}`. A column with one value for all has that alone; where a
+session has no value it is null. The one table of the field "" holds what stands in sessions themselves, of all that
+have a place in tables. In the first line each session has its own, as older agents know them.
 
 A process that is killed while it writes leaves a torn last line, which counts as not written.
 """
@@ -22,6 +24,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +33,7 @@ from perun_hpc.process.log import guard, log
 
 SESSIONS = "sessions"
 """A list of objects in the file's first line, which older agents read; else an object, by the sessions' places."""
-SUMS, OF, IS = "sums", "of", "is"
+SUMS, OF, IN, IS = "sums", "of", "in", "is"
 ITSELF = ""
 """The field, and the key, of the table of what stands in sessions themselves."""
 GROWTH = 4
@@ -163,10 +166,20 @@ def read(path: Path) -> Document | None:
     return _listed(known)
 
 
-def table(places: Sequence[str], names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Document:
-    """A table of sums: `rows` has for each place the values of all `names`; None is a value that is not there."""
+def table(
+    places: Sequence[str], names: Sequence[str], rows: Iterable[Sequence[Any]], keys: Sequence[str] = ()
+) -> Document:
+    """A table of sums: `rows` has for each place the values of all `names`; None is a value that is not there.
+
+    With `keys` it has so many rows for each place.
+    """
     columns = zip(names, zip(*rows, strict=True), strict=False)  # no row, no column
-    return {OF: tuple(places), IS: {name: one[0] if one.count(one[0]) == len(one) else one for name, one in columns}}
+    many = {IN: tuple(keys)} if keys else {}
+    return {
+        OF: tuple(places),
+        **many,
+        IS: {name: one[0] if one.count(one[0]) == len(one) else one for name, one in columns},
+    }
 
 
 def _listed(known: Document) -> Document:
@@ -183,9 +196,9 @@ def _with_sums(sessions: Mapping[str, Document], sums: Document) -> dict[str, Do
     found = {**sessions, **own}
     for field, tables in sums.items():
         for name, one in tables.items():
-            for row, place in enumerate(one[OF]):
+            for row, (place, key) in enumerate(product(one[OF], one.get(IN, (name,)))):
                 if place in found:
-                    known = found[place] if field == ITSELF else found[place][field].setdefault(name, {})
+                    known = found[place] if field == ITSELF else found[place][field].setdefault(key, {})
                     known.update(_row(one[IS], row))
     return found
 

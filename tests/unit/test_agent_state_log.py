@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,17 @@ def write(log: StateLog, state: State) -> None:
 
 def parted(sessions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sessions without their sums, and these as tables."""
-    domains: dict[str, Any] = {}
+    domains: dict[tuple[str, ...], dict[str, list[Any]]] = {}
     for place, one in sessions.items():
-        for name, account in one.get("domains", {}).items():
-            domains.setdefault(name, {})[place] = (account["energy_uj"], account["method"])
+        if accounts := one.get("domains"):
+            rows = [(account["energy_uj"], account["method"]) for account in accounts.values()]
+            domains.setdefault(tuple(accounts), {})[place] = rows
     counts = {place: (one["cpu_ns"],) for place, one in sessions.items() if "cpu_ns" in one}
     tables = {
         "": {"": state_log.table(list(counts), ["cpu_ns"], counts.values())},
         "domains": {
-            name: state_log.table(list(rows), ["energy_uj", "method"], rows.values()) for name, rows in domains.items()
+            str(number): state_log.table(list(rows), ["energy_uj", "method"], chain(*rows.values()), names)
+            for number, (names, rows) in enumerate(sorted(domains.items()))
         },
     }
     rest = {
