@@ -120,6 +120,7 @@ class Loop:
         self._outbox = outbox
         self._clock = clock
         self._anything = (self._selector.fileno(),)
+        self._whole = False
         self._idle_since_ns = clock.mono_ns()
         if self._looks.fd is not None:
             self._selector.register(self._looks.fd, selectors.EVENT_READ, self._looks.hear)
@@ -177,6 +178,7 @@ class Loop:
             guard("state", self._survival.save)
         guard("copying ranks' data", self._intake.step)
         if guard("policy", self._policy.poll):
+            self._whole = False  # it may ask for more
             guard("policy", self._applier.apply)
             guard("sensors", self._sources.choose)
         self._outbox.turn(now_ns)
@@ -194,7 +196,9 @@ class Loop:
         guard("traces", partial(self._traces.sample, now_ns, real_ns, snapshot, self._meter))
 
     def _keep_house(self, now_ns: int) -> None:
-        guard("policy", lambda: make_whole(late(self._policy.site().store)))
+        if not self._whole:
+            self._whole = True
+            guard("policy", lambda: make_whole(late(self._policy.site().store)))
         guard("policy", self._policy.check)
         guard("socket", self._server.sweep)
         guard("inbox", self._jobs.read_inbox)

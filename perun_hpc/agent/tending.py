@@ -9,7 +9,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.outbox.losses import NOT_THERE, Losses
 from perun_hpc.agent.sources.choice import Choice
-from perun_hpc.agent.sources.finding import Listing, listing
+from perun_hpc.agent.sources.finding import Listing, listing, outline
 from perun_hpc.agent.sources.node import DCGM, Node, Snapshot
 from perun_hpc.agent.sources.root_helper import RootHelper
 from perun_hpc.agent.sources.workers import Worker
@@ -21,6 +21,8 @@ from perun_hpc.process.log import guard, log
 GPU_BACKENDS = ("nvml", "amdsmi", DCGM)
 LOOK_NS = 10_000_000_000
 """How often the kernel's directories are listed for sensors that came or went."""
+WHOLE_NS = 60_000_000_000
+"""How often all below them is listed where they look as before."""
 AGAIN_NS = 600_000_000_000
 """How often a sensor is tried again that was there and did not measure."""
 
@@ -42,7 +44,8 @@ class Sources:
         self._root_helper = root_helper
         self._listed = dict(listed)
         self._asked: dict[str, Listing] = {}
-        self._look_ns = 0
+        self._outlines: dict[str, frozenset[tuple[str, int]]] = {}
+        self._look_ns = self._whole_ns = 0
         self._again_ns: dict[str, int] = {}
         self._sought: set[str] = set()
         self._seen: Mapping[str, Reading] = {}
@@ -93,8 +96,11 @@ class Sources:
             self._look_ns = now_ns + LOOK_NS
             for one in self._meter.look_for_silence(now_ns):
                 log(one)
+            whole = now_ns >= self._whole_ns
+            if whole:
+                self._whole_ns = now_ns + WHOLE_NS
             for backend, before in self._listed.items():
-                now = listing(self._node.root, backend)
+                now = self._listing(backend, whole)
                 again = now_ns >= self._again_ns.get(backend, 0) and self._node.waits_for(backend)
                 if now != before or again or (backend == "powercap" and self._looks_mirrored()):
                     self._again_ns[backend] = now_ns + AGAIN_NS
@@ -112,6 +118,16 @@ class Sources:
                 log(f"{backend}: {why}")
                 for session in self._register.live.values():
                     session.note(f"{why}; until then it was counted twice")
+
+    def _listing(self, backend: str, whole: bool) -> Listing:
+        """The files of readings that there are; as before where the directory looks so, and not the `whole` is wanted.
+
+        With a hundred zones a listing takes a millisecond.
+        """
+        before, now = self._outlines.get(backend), outline(self._node.root, backend)
+        self._outlines[backend] = now
+        same = now == before and not whole and backend not in self._asked
+        return self._listed[backend] if same else listing(self._node.root, backend)
 
     def _looks_mirrored(self) -> bool:
         """Whether what was read since the last look says that zones are to be held against each other again."""

@@ -105,7 +105,7 @@ class Intervals:
     """
 
     def __init__(self, domains: Sequence[EnergyDomain], node: NodeInput) -> None:
-        self._domains = tuple(domains)
+        self._domains = _in_order(domains)
         self._rests = rests(domains)
         self.node = node
         self.static_uw: Mapping[str, int] = {}
@@ -145,7 +145,7 @@ class Intervals:
         The ids of the sensors that go on so.
         """
         known = {domain.name: domain.sensor.id for domain in self._domains}
-        self._domains, self._rests = tuple(domains), rests(domains)
+        self._domains, self._rests = _in_order(domains), rests(domains)
         unread = (-1, UNREAD)
         same = {domain.name for domain in domains if known.get(domain.name) == domain.sensor.id}
         opened, continued = {}, set(same)
@@ -188,7 +188,7 @@ class Intervals:
         closed: list[Closed] = []
         complete: dict[int, list[tuple[EnergyDomain, int]]] = {}
         waiting: set[str] = set()
-        for domain in sorted(self._domains, key=lambda one: one.kind is DomainKind.METER):
+        for domain in self._domains:
             t0_ns, before = self._opened[domain.name]
             after = readings.get(domain.sensor.id, UNREAD)
             if after.ticks is None:
@@ -197,8 +197,11 @@ class Intervals:
                     self._lost.add(domain.name)
             else:
                 self._lost.discard(domain.name)
-            leaves = [leaf for leaf in domain.leaves if leaf not in self._lost]
-            late_leaf = any(leaf in waiting or self._opened[leaf][0] != stretch.t1_ns for leaf in leaves)
+            late_leaf = domain.leaves and any(
+                leaf in waiting or self._opened[leaf][0] != stretch.t1_ns
+                for leaf in domain.leaves
+                if leaf not in self._lost
+            )
             if after.ticks is None or late_leaf:
                 waiting.add(domain.name)
                 continue
@@ -256,9 +259,10 @@ class Intervals:
 
     def _note_leaves(self, closed: Sequence[Closed], together: Collection[str]) -> None:
         """Keep what leaves were given for the meters whose intervals do not close together with theirs."""
-        given = {interval.shares.domain: interval.shares.by_owner() for interval in closed}
-        for meter in self._domains:
-            for leaf in meter.leaves if meter.name not in together else ():
+        meters = [one for one in self._domains if one.leaves and one.name not in together]
+        given = {interval.shares.domain: interval.shares.by_owner() for interval in closed} if meters else {}
+        for meter in meters:
+            for leaf in meter.leaves:
                 self._inside.setdefault(meter.name, Counter()).update(given.get(leaf, {}))
 
     def to_go_on_from(self, readings: Mapping[str, Reading]) -> dict[str, Reading]:
@@ -398,6 +402,11 @@ class Intervals:
                     self._opened[name] = (horizon_ns, Reading(None, horizon_ns, "no reading for too long"))
         oldest_ns = min((t0_ns for t0_ns, _ in self._opened.values()), default=0)
         self._stretches = [stretch for stretch in self._stretches if stretch.t0_ns >= oldest_ns]
+
+
+def _in_order(domains: Iterable[EnergyDomain]) -> tuple[EnergyDomain, ...]:
+    """Meters stand behind what they contain."""
+    return tuple(sorted(domains, key=lambda one: one.kind is DomainKind.METER))
 
 
 def rests(domains: Iterable[EnergyDomain]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from perun_hpc.agent.measure.intervals import Closed, Stretch
@@ -112,10 +113,11 @@ class Learning:
         """
         learnt = False
         gpus_idle = all(gpu_peaks.get(one.name) == 0 for one in domains.values() if one.kind is DomainKind.GPU)
+        busy_of = cache(partial(_busy, stretch, node))
         for interval in closed:
             name, total_uj = interval.shares.domain, interval.shares.total_uj
             domain = domains.get(name)
-            busy_ns, cpus = _busy(stretch, node, domain.package if domain else None)
+            busy_ns, cpus = busy_of(domain.package if domain else None)
             if domain is not None and domain.kind is DomainKind.GPU:
                 idle = gpu_peaks.get(name) == 0
                 busy_ns, cpus = 0, 1
@@ -197,14 +199,15 @@ class Learning:
                 stated = energy.gpu_idle_uw
             of_gpu = domain.kind is DomainKind.GPU
             key = _keyed(name, (gpu_settings or {}).get(name, "") if of_gpu else setting)
-            learnt, otherwise = self._known.get(key, StaticPower()).estimate_uw(), self._otherwise(name)
+            known = self._known.get(key)
+            learnt = known.estimate_uw() if known is not None else None
             if isinstance(stated, int):
                 found[domain.name] = Figure(stated, "policy")
             elif learnt is not None:
                 found[domain.name] = Figure(learnt, "learnt")
             elif key in self.typical_uw:
                 found[domain.name] = Figure(self.typical_uw[key], "nodes")
-            elif otherwise is not None:
+            elif (otherwise := self._otherwise(name)) is not None:
                 found[domain.name] = Figure(otherwise, "otherwise")
             elif name in self.typical_uw:
                 found[domain.name] = Figure(self.typical_uw[name], "otherwise")
@@ -225,6 +228,6 @@ def _busy(stretch: Stretch, node: NodeInput, package: int | None) -> tuple[int |
     """Busy time of a package's CPUs (None: of all), None where one of them was not read; and their number."""
     everywhere = package is None or not node.package_of
     cpus = [cpu for cpu in node.core_of if everywhere or node.package_of[cpu] == package]
-    if any(cpu in stretch.unread for cpu in cpus):
+    if stretch.unread and any(cpu in stretch.unread for cpu in cpus):
         return None, len(cpus)
     return sum(stretch.busy_ns.get(cpu, 0) for cpu in cpus), len(cpus)

@@ -62,6 +62,11 @@ def listing(root: Path, backend: str) -> Listing:
     return frozenset(found)
 
 
+def outline(root: Path, backend: str) -> frozenset[tuple[str, int]]:
+    """What stands in a backend's own directory, with its inode: a driver makes it anew, with all that is below."""
+    return frozenset((one.name, one.inode()) for one in _entries(root / FILES[backend][0]))
+
+
 def may_hang(root: Path, backend: str) -> bool:
     """Whether a backend's files are of those that may hang, and some are there; listing them calls no driver."""
     return backend in FILES and any(True for _ in _entries(root / FILES[backend][0]))
