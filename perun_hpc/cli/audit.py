@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -85,10 +85,11 @@ def _audit(
     findings += audit.refused_records(archive)
     findings += audit.set_aside(archive)
     findings += audit.odd_lines(archive.odd_lines(), first, last)
-    waiting = {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
+    waiting = _waiting(archive)
     live = {(j.job_id, j.run) for j in jobs if not j.ended}
     shares = ledger.shares_between(archive.cluster, first, last)
-    findings += audit.compare_shares(books, shares, waiting | live)
+    wrong = audit.compare_shares(books, shares, waiting | live)
+    findings += _still_wrong(wrong, archive, ledger, first, last, live) if wrong else ()
     findings += audit.compare_nodes(jobs, shares)
     findings += audit.find_holes(books)
     anchors = node_meters.Anchors.none()
@@ -153,6 +154,22 @@ def _audit(
         return 1
     print("\n".join(verdict(sum(a.gap_ns for a in books.accounts.values()))))
     return 0
+
+
+def _waiting(archive: Archive) -> set[tuple[int, int]]:
+    return {(run.job_id, run.restart_count) for run, _ in archive.incoming()}
+
+
+def _still_wrong(
+    found: Sequence[audit.Finding], archive: Archive, ledger: Ledger, first: str, last: str, live: set[tuple[int, int]]
+) -> list[audit.Finding]:
+    """Those findings that a second look finds as well: nodes and collector go on while everything is read."""
+    nodes = {one.where.partition(" ")[0] for one in found}
+    books = audit.read_books(p for p in archive.node_ledgers() if first <= p.stem <= last and p.parent.name in nodes)
+    waiting = _waiting(archive)
+    shares = ledger.shares_between(archive.cluster, first, last)
+    again = {(one.where, one.what): one for one in audit.compare_shares(books, shares, waiting | live)}
+    return [again[at] for one in found if (at := (one.where, one.what)) in again]
 
 
 def _lost(archive: Archive, books: audit.NodeBooks, runs: Iterable[Run], late_s: float, now_s: float) -> list[str]:

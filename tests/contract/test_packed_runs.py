@@ -32,7 +32,7 @@ from perun_hpc.cli.collect import publisher
 from perun_hpc.cli.main import main
 from perun_hpc.data_model.record import EnergyRecord, to_json
 from perun_hpc.errors import DataError
-from tests.accounting_data import START_S, boundary, put_incoming
+from tests.accounting_data import DAY, START_S, boundary, put_incoming
 from tests.histories import FATE
 from tests.month_archive import AFTER_S, MONTH, make_archive
 
@@ -645,6 +645,46 @@ def test_an_audit_reads_each_boundary_record_once_while_runs_are_renamed_and_pac
             pack(archive, ledger)
     assert not waits and list(archive.all_runs()) == []
     assert read == before and len(before) == 7
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_comes_in_while_an_audit_reads_is_no_finding(
+    archive: Archive, ledger: Ledger, root: Path, lost: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = archive.base / "nodes" / "n1" / f"{DAY}.jsonl"
+    path.parent.mkdir(parents=True)
+
+    def line(*jobs: int) -> str:
+        given = {f"job:{job}.0": 8_000_000_000 for job in jobs}
+        interval = {"t0_ns": jobs[0], "t1_ns": jobs[0] + 1, "domain": "package-0", "total_uj": sum(given.values())}
+        return json.dumps({**interval, "shares": given, "method": "cores"}) + "\n"
+
+    path.write_text("".join(line(job) for job in JOBS))
+
+    def meanwhile() -> None:
+        """A node hands over a job and what it gave it; the line is `lost`, or is not."""
+        if not lost:
+            with path.open("a") as file:
+                file.write(line(4718))
+        put_incoming(archive.root, boundary(4718))
+        sweep(archive, ledger, LATER_S)
+
+    where = [
+        "--archive",
+        str(archive.root),
+        "--ledger",
+        str(root / "ledger.db"),
+        "--cluster",
+        "c",
+        "-S",
+        DAY,
+        "-E",
+        DAY,
+    ]
+    assert main(["audit", "--no-slurm", *where]) == 0
+    waits = once_before("listdir scandir", "/incoming", meanwhile)
+    assert main(["audit", "--no-slurm", *where]) == (1 if lost else 0)
+    assert not waits and ("job 4718.0: node ledger and record differ" in capsys.readouterr().out) == lost
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes what is another user's")
