@@ -111,7 +111,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
     server_pid = postgres.postmaster(url)
     with _collector(place, policy, bin_dir, hosts, shim) as collector:
         _answers(port) if OVER == "tls" else time.sleep(2)
-        before = _spent(collector.pid), _spent_by_all(server_pid), _sql(url)
+        before = _spent(collector.pid), spent_by_all(server_pid), _sql(url)
         plan = {"site": asdict(site), "seconds": SECONDS, "progress_s": PROGRESS_S, "ledger_s": LEDGER_S, "over": OVER,
                 "port": port, "spool": str(place / "spool"), "archive": str(archive),
                 "certificates": str(certificates)}  # fmt: skip
@@ -120,7 +120,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
         done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         load = json.loads(done.stdout)
         stored = _drained(url, load["jobs"])
-        after = _spent(collector.pid), _spent_by_all(server_pid), _sql(url)
+        after = _spent(collector.pid), spent_by_all(server_pid), _sql(url)
         memory = _peak_mb(collector.pid), sum(_shared_mb(pid) for pid in _family(server_pid))
     left = sum((size(record.parent) for record in (archive / "c" / "jobs").rglob("record.json")), Size())
     return {
@@ -249,7 +249,8 @@ def _family(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def _spent_by_all(pid: int) -> dict[str, float]:
+def spent_by_all(pid: int) -> dict[str, float]:
+    """As `_spent`, of a process and its children, those that ended included."""
     total = dict.fromkeys(("self_s", "children_s", "written_b"), 0.0)
     for one in _family(pid):
         try:

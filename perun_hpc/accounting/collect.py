@@ -362,28 +362,31 @@ class Collector:
         self._waits.clear()
         if self.leads:
             self._take_back()
-        for shard in self._shards_due():
+        due: dict[int, list[tuple[Run, Path]]] = {self._shard(run.job_id): [] for run, _ in self.archive.taken()}
+        left = frozenset(due)
+        for run, path in self.archive.incoming():
+            due.setdefault(self._shard(run.job_id), []).append((run, path))
+        first = crc32(self.holder.encode())
+        for shard in sorted(due, key=lambda one: (one - first) % self.shards):  # an order of each collector's own
             if self._enter(shard):
                 try:
-                    summary = self._incoming_of(shard, before, summary)
+                    named = sorted({*due[shard], *self._put_back(shard)}) if shard in left else due[shard]
+                    summary = self._incoming_of(named, before, summary)
                 finally:
                     self._leave()
         return summary
 
-    def _shards_due(self) -> list[int]:
-        """The parts of which something has come, each collector's in an order of its own."""
-        runs = [*(run for run, _ in self.archive.incoming()), *(run for run, _ in self.archive.taken())]
-        first = crc32(self.holder.encode())
-        return sorted({self._shard(run.job_id) for run in runs}, key=lambda shard: (shard - first) % self.shards)
+    def _put_back(self, shard: int) -> list[tuple[Run, Path]]:
+        """Put back what a collector that died had taken of a part of the job ids; the directories of these runs."""
+        taken = [(run, path) for run, path in self.archive.taken() if self._shard(run.job_id) == shard]
+        for _, path in taken:
+            put_whole_back(path)
+        return [(run, self.archive.arrived(run)) for run, _ in taken]
 
-    def _incoming_of(self, shard: int, before: Waits, summary: Summary) -> Summary:
+    def _incoming_of(self, named: Sequence[tuple[Run, Path]], before: Waits, summary: Summary) -> Summary:
         """Collect what has come of one part of the job ids, given what was read in vain before."""
         batch: list[_Ready] = []
         size_b = 0
-        for run, taken in self.archive.taken():
-            if self._shard(run.job_id) == shard:
-                put_whole_back(taken)
-        named = [(run, path) for run, path in self.archive.incoming() if self._shard(run.job_id) == shard]
         self._homes.stored = self.ledger.named(self.archive.cluster, [run.job_id for run, _ in named])
         for run, directory in named:
             if self._refused_lately(directory):
@@ -401,6 +404,8 @@ class Collector:
                 if waiting and not found and not damaged:
                     self._waits[directory] = Wait(files, self._until_s, waiting, self._least if waiting == 1 else 0)
             except OSError as error:
+                if not directory.exists():
+                    continue  # another collector was there
                 summary = replace(summary, failed=summary.failed + 1, notes=(*summary.notes, f"{directory}: {error}"))
                 continue
             summary = replace(summary, waiting=summary.waiting + waiting, damaged=summary.damaged + damaged)

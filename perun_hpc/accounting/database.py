@@ -124,12 +124,26 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that writes; writers wait for each other."""
+    def write(self, beside: bool = False) -> Iterator[Connection]:
+        """A transaction that writes; writers wait for each other, but those that are `beside` others where they may be.
+
+        Who writes `beside` others changes rows that no other such writer does: those of one part of the job ids.
+        """
         with self._transaction("BEGIN IMMEDIATE") as connection:
             if self.dialect == POSTGRESQL:
                 connection.execute(_DURABLE)
-                connection.execute("LOCK TABLE ONLY job IN SHARE ROW EXCLUSIVE MODE")
+                connection.execute(f"LOCK TABLE ONLY job IN {'' if beside else 'SHARE '}ROW EXCLUSIVE MODE")
+            yield connection
+
+    @contextmanager
+    def agree(self) -> Iterator[Connection]:
+        """A transaction that writes what processes agree on: it waits for no writer, nor for PostgreSQL's disk.
+
+        A loss of power may take it back, and whatever was committed later.
+        """
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            if self.dialect == POSTGRESQL:
+                connection.execute("SET LOCAL synchronous_commit = off")
             yield connection
 
     def commit(self, connection: Connection) -> None:

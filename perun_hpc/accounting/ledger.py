@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,8 @@ OF_CLUSTER = "cluster || '' = :c"
 """Beside a time: as an expression, so that SQLite looks for the time, not for all of the cluster (`job_start`)."""
 NS = 1_000_000_000
 FOR_EVER_S = 1 << 62
+_IDS = int.from_bytes(b"perun id")
+"""PostgreSQL's advisory lock of those who make new ids."""
 _ZERO: Vector = (0,) * len(MEASURES)
 
 
@@ -130,22 +132,24 @@ class Ledger(Database):
         With `again` it is renewed, late at most: False where another one had it meanwhile, too.
         """
         now = int(self._clock())
-        with self.write() as connection:
+        with self.agree() as connection:
             row = connection.execute("SELECT holder, until_s FROM lease WHERE name = :n", {"n": name}).fetchone()
             if again and (row is None or row.holder != holder):
                 return False
             if row is not None and row.holder != holder and row.until_s > now and not dead(row.holder):
                 return False
-            connection.execute(
+            seen, until_s = row or (holder, now)
+            taken = connection.execute(
                 "INSERT INTO lease (name, holder, until_s) VALUES (:n, :h, :u) "
-                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_s = excluded.until_s",
-                {"n": name, "h": holder, "u": now + int(seconds)},
+                "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_s = excluded.until_s "
+                "WHERE lease.holder = :seen AND lease.until_s = :until",  # else another one was faster
+                {"n": name, "h": holder, "u": now + int(seconds), "seen": seen, "until": until_s},
             )
-            return True
+            return bool(taken.rowcount == 1)
 
     def release(self, name: str, holder: str) -> None:
         """Give the lease back."""
-        with self.write() as connection:
+        with self.agree() as connection:
             connection.execute("DELETE FROM lease WHERE name = :n AND holder = :h", {"n": name, "h": holder})
 
     def put(
@@ -160,7 +164,8 @@ class Ledger(Database):
         queue
             Whether changed records are queued for slurmdbd.
         lease
-            (name, holder): refuse where the lease was lost meanwhile.
+            (name, holder): refuse where the lease was lost meanwhile. All records are of the part of the job ids that
+            it is for, whose rows nobody else puts: those of other parts are put beside.
 
         Raises
         ------
@@ -171,7 +176,7 @@ class Ledger(Database):
         """
         if self.dialect == POSTGRESQL:
             self.partitions.make({record.end_ns // NS for record in records}, self._clock())
-        with self.write() as connection:
+        with self.write(beside=lease is not None) as connection:
             if lease is not None:
                 self._check_lease(connection, *lease)
             return [put for part in _names_once(records) for put in self._put(connection, part, queue)]
@@ -495,7 +500,9 @@ class Ledger(Database):
         return [(" AND (end_s = 0 OR end_s >= :first AND end_s <= :last)", span), anywhere]
 
     def _check_lease(self, connection: Connection, name: str, holder: str) -> None:
-        if connection.value("SELECT holder FROM lease WHERE name = :n", {"n": name}) != holder:
+        # Nobody takes it over before the transaction ends.
+        held = " FOR SHARE" if self.dialect == POSTGRESQL else ""
+        if connection.value(f"SELECT holder FROM lease WHERE name = :n{held}", {"n": name}) != holder:
             raise LeaseLostError
 
     def _rows(self, connection: Connection, cluster: str, job_ids: Sequence[int]) -> list[Any]:
@@ -520,9 +527,9 @@ class Ledger(Database):
         matches = [self._match(connection, r, known.get((r.cluster, r.job_id, r.restart_count), ())) for r in records]
         ends_s = {row.id: row.end_s for rows in known.values() for row in rows}
         old = self._bodies(connection, {job: ends_s[job] for m in matches for job in m}, shares=True)
-        next_id = int(connection.value("SELECT MAX(id) FROM job") or 0) + 1
         now = int(self._clock())
         puts: list[Put] = []
+        fresh = 0
         rows: list[dict[str, Any]] = []
         bodies: list[dict[str, Any]] = []
         shares: list[dict[str, Any]] = []
@@ -532,7 +539,7 @@ class Ledger(Database):
         folded: set[int] = set()
         back: set[int] = set()
         for record, match in zip(records, matches, strict=True):
-            job, before = (match[0], old[match[0]]) if match else (next_id, None)
+            job, before = (match[0], old[match[0]]) if match else (-1 - fresh, None)
             twins = [one for one in match[1:] if one not in folded]
             gone = left.get((record.cluster, record.job_id, record.restart_count), [])
             gone = _same_run(record, gone) or deleted.with_same_evidence(record, gone)
@@ -552,7 +559,7 @@ class Ledger(Database):
                 puts.append(Put(before, job, False))
                 continue
             if before is None:
-                next_id += 1
+                fresh += 1
             else:
                 replaced.append(job)
                 _move(days, before, -1)
@@ -571,12 +578,23 @@ class Ledger(Database):
             puts.append(Put(after, job, True))
         self._drop(connection, {job: ends_s[job] for job in sorted(folded)})
         deleted.take_back(connection, back)
+        if fresh:
+            last = self._last_id(connection)
+            for row, key in (*((row, "id") for row in rows), *((row, "job") for row in (*bodies, *shares))):
+                row[key] = row[key] if row[key] > 0 else last - row[key]
+            puts = [replace(put, job=put.job if put.job >= 0 else last - put.job) for put in puts]
         self._store(connection, rows, bodies, shares, {job: ends_s[job] for job in replaced})
         connection.insert("amendment", amendments)
         self._add_days(connection, days)
         if queue:
             self._queue(connection, [p.job for p in puts if p.changed], now)
         return puts
+
+    def _last_id(self, connection: Connection) -> int:
+        """The last id of a row; those who put new ones take turns from here to the end of their transactions."""
+        if self.dialect == POSTGRESQL:
+            connection.execute("SELECT pg_advisory_xact_lock(:key)", {"key": _IDS})
+        return int(connection.value("SELECT MAX(id) FROM job") or 0)
 
     def _deleted(
         self, connection: Connection, records: Sequence[EnergyRecord]
