@@ -32,7 +32,7 @@ from bench.drain import shim_in
 from bench.inodes import Size, size
 from bench.node_load import address_of
 from bench.result import Result, Skipped
-from bench.running import ended_cpu_s, pss_b
+from bench.running import ended_cpu_s, memory_b
 from bench.site_jobs import A_DAY_S, JOBS_A_NODE_A_DAY, Site, install, name
 from perun_hpc.accounting.ledger import open_ledger
 from tests import postgres
@@ -269,6 +269,6 @@ def _peak_mb(pid: int) -> float:
 
 def _shared_mb(pid: int) -> float:
     try:
-        return pss_b(pid) / (1 << 20)
+        return memory_b(pid)[1] / (1 << 20)
     except OSError:
         return 0.0

@@ -226,10 +226,22 @@ def counting(root: Path) -> Iterator[None]:
             os.close(file)
 
 
-def pss_b(pid: int) -> int:
-    """A process' memory: what it has for itself, and its part of what it shares (proc_pid_smaps(5))."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+def memory_b(pid: int, program: str = "") -> tuple[int, int]:
+    """Memory of a process and of its children that execute `program` (proc_pid_smaps(5)).
+
+    All that they have in their pages, and what they have for themselves with their part of what they share.
+    """
+    pids = [pid]
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if Path(f"/proc/{child}/comm").read_text().strip() == program:
+            pids.append(int(child))
+    sums = {"Rss:": 0, "Pss:": 0}
+    for one in pids:
+        for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+            name, value = line.split()[:2]
+            if name in sums:
+                sums[name] += int(value) * 1024
+    return sums["Rss:"], sums["Pss:"]
 
 
 def tree_cpu_s(pid: int) -> float:

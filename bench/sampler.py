@@ -5,8 +5,8 @@ sensors the peer is perun with 33, more than which it does not have on a machine
 
 The floor is a bare Python loop that sleeps 10 ms, reads 33 such files and does nothing with them: the peer of the
 agent's own share. At one row a second with 100 sensors what counts is the share of a core, and memory: all that the
-agent has in its pages, and its part of those that it shares with others (`Pss`). An earlier build of it is beside it,
-and the floor again.
+agent, and `perun-sample` for it, has in its pages, and its part of those that it shares with others (`Pss`). An earlier
+build of it is beside it, and the floor again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ SLOW_COUNT, SLOW_S, SLOW_PERIOD_MS = 100, 60, 1000
 PEER_S, PEER_PERIOD_S = 15, 0.1
 SETTLE_S = 3
 """An agent imports what it needs late, and compiles its policy, in its first seconds."""
+SLOW_SETTLE_S = 15
+"""It looks after a job each second until that is ten seconds old."""
 THREE_OF_PERUN = "RAM_USAGE NET_READ_BYTES_lo NET_WRITE_BYTES_lo"
 FLOOR = """
 import os, select, sys, time
@@ -118,15 +120,15 @@ class _Used:
 
 def _used(count: int, period_ms: int, seconds: float, python: Path | str = sys.executable) -> _Used:
     with running.agent(count, period_ms, python) as agent:
-        time.sleep(SETTLE_S)
+        time.sleep(SETTLE_S if period_ms < SLOW_PERIOD_MS else SLOW_SETTLE_S)
         begin, since_s = agent.status(), time.monotonic()
         time.sleep(seconds)
         end, elapsed_s = agent.status(), time.monotonic() - since_s
-        pss_mb = running.pss_b(agent.pid) / 1e6
+        rss_b, pss_b = running.memory_b(agent.pid, "perun-sample")
         record = agent.end_job()
     per_s = record["trace"]["rows"] / (record["end"]["mono_ns"] - record["start"]["mono_ns"]) * 1e9
     cpu_s = (int(end["cpu_ns"]) - int(begin["cpu_ns"])) / 1e9
-    return _Used(cpu_s, elapsed_s, per_s, int(end["rss_b"]) / 1e6, pss_mb)
+    return _Used(cpu_s, elapsed_s, per_s, rss_b / 1e6, pss_b / 1e6)
 
 
 def perun(words: tuple[str, ...]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 
 from perun_hpc._version import __version__
@@ -59,7 +58,7 @@ class Admin:
             "uid": str(os.geteuid()),
             "sessions": " ".join(session.key.name for session in sessions)[:16384],
             "rss_b": str(resident_b()),
-            "cpu_ns": str(time.process_time_ns()),
+            "cpu_ns": str(self._node.spent_ns()),
             "sensors": str(len(self._node.sensors)),
             "policy": (self._policy.refused or "")[:512],
             "losses": json.dumps(self._losses.visible_to(peer.uid)),

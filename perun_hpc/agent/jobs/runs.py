@@ -129,16 +129,15 @@ class Jobs:
 
         A job without a cgroup is looked for at every interval's end, too: later on that is often enough.
         """
-        age_ns = now_ns - session.start.mono_ns
-        if age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS):
+        if _is_young(session, now_ns):
             self._meter.run_on(session, self._node.use(session).cpus)
 
     @property
     def want_looks(self) -> bool:
         """Whether there is something to do each second: for young jobs, those without a cgroup, failed messages."""
-        old_ns = self._clock.mono_ns() - SEARCH_NS
+        now_ns = self._clock.mono_ns()
         return bool(self._tries) or any(
-            one.start.mono_ns > old_ns or one.steps or self._meter.uses.get(one.key, JobUse()).cpu_ns is None
+            _is_young(one, now_ns) or one.steps or self._meter.uses.get(one.key, JobUse()).cpu_ns is None
             for one in self._register.live.values()
         )
 
@@ -281,6 +280,12 @@ class Jobs:
         self._register.ended.append(session)
         self._save()
         self._later.append(self._policy.check)
+
+
+def _is_young(session: Session, now_ns: int) -> bool:
+    """Whether its cgroup may just be made, or grow."""
+    age_ns = now_ns - session.start.mono_ns
+    return age_ns < INTERVAL_NS or (not session.cpus and age_ns < SEARCH_NS)
 
 
 def patience_ns(session: Session, replaced: bool) -> int:
