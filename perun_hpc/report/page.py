@@ -146,6 +146,10 @@ def _tiles(r: EnergyRecord, curves: JobCurves | None) -> Html:
         made.append(_tile("GPUs idle", idle, f"{r.gpu_held_s / 3600:.3g} GPU hours held"))
     if r.footprint is not None and r.footprint.known:
         made += _footprint(r)
+    if r.footprint is not None and (one := r.footprint.embodied) is not None:
+        of = f", of {one.nodes} of {one.nodes + one.without} nodes" if one.without else ""
+        within = f"{q.mass(one.low_g)} to {q.mass(one.high_g)} of making its nodes{of}: estimated, in no figure beside"
+        made.append(_tile("Embodied CO2e", q.mass(one.grams), within))
     return tag("section", joined(made), class_="tiles", aria_label="Summary")
 
 
@@ -457,7 +461,8 @@ def _foot(r: EnergyRecord, source: str) -> Html:
     if r.revision > 1:
         parts.append(f"revision {r.revision}: amended by a late node")
     if r.footprint is not None:
-        parts += [text for text in r.footprint.sources if text]
+        stated = r.footprint.embodied.sources if r.footprint.embodied is not None else ()
+        parts += [text for text in (*r.footprint.sources, *stated) if text]
     if r.perun_version:
         cost = f", which took {q.duration(r.agent_cpu_ns / 1e9)} of CPU time itself" if r.agent_cpu_ns else ""
         parts.append(f"perun {r.perun_version}{cost}")

@@ -184,4 +184,9 @@ def test_a_job_has_its_part_of_what_making_its_nodes_emitted_in_a_line_of_its_ow
     shown = " ".join(site.perun("report", "2")[1].split())
     assert "Embodied 20.8 g CO2e (10.4 g to 41.7 g) of making its nodes: estimated" in shown
     assert ("Footprint" in shown) == (price != "none") and ("Footprint not known" in shown) == (price == "absent")
+    page = site.policy.parent / "page.html"
+    assert site.perun("report", "2", "--html", str(page))[0] == 0
+    text = page.read_text()
+    assert "Embodied CO2e" in text and "10.4 g to 41.7 g of making its nodes: estimated" in text
+    assert "embodied: maker, 2026-01-01" in text
     assert "of making its nodes, of 1 of 2 nodes: estimated" in " ".join(site.perun("report", "3")[1].split())
