@@ -22,6 +22,8 @@ BLOCK_NS = 1_000_000_000
 Stored: TypeAlias = "tuple[array[int], array[int], list[array[int]], list[bool]]"
 """Ticks, lateness in us, one column per sensor of the tallies, which of them rise: what `NodeStore.extend` takes."""
 
+Edge: TypeAlias = tuple[int, tuple[int | None, ...]]
+
 
 class FastRows:
     """Rows of some sensors, tallied and to be stored.
@@ -56,7 +58,8 @@ class FastRows:
         self._made = [column for column in range(len(kept), len(tallies.sensors))]
         self._given: dict[int, int | None] = {}
         self._given_ns = 0
-        self._tallied_ns = 0
+        self.edge: Edge = (0, ())
+        """What was tallied last: when, and the raw values of all columns."""
         self._pending: list[Stored] = []
 
     @property
@@ -79,9 +82,9 @@ class FastRows:
         """Take all rows up to this moment: another reading of everything is about to be tallied."""
         self._take(self._rows.now())
 
-    def go_on_from(self, mono_ns: int) -> None:
+    def go_on_from(self, reading: Edge) -> None:
         """That reading was tallied: rows of before it, which may yet come, are not."""
-        self._tallied_ns = mono_ns
+        self.edge = reading
 
     def stop(self) -> None:
         """End it; its last rows are taken."""
@@ -111,7 +114,7 @@ class FastRows:
     def _tally(self, block: Block) -> None:
         """Rows of before the last reading of everything are stored, and not tallied."""
         times = block.mono_ns
-        first = next((row for row, ns in enumerate(times) if ns > self._tallied_ns), len(times))
+        first = next((row for row, ns in enumerate(times) if ns > self.edge[0]), len(times))
         whys: dict[int, dict[int, str]] = {}
         for gap in block.gaps:
             if gap.row >= first:
@@ -127,7 +130,6 @@ class FastRows:
                 if column not in given
             }
             made = self._tallies.add_rows(columns, times[first:])
-            self._tallied_ns = times[-1]
         stored = [*block.columns]
         for column in self._made:
             shown = made.get(column)
@@ -138,3 +140,5 @@ class FastRows:
                 stored.append(array("q", [GAP] * first + [GAP if one is None else one for one in shown]))
         rising = [rises(one) for one in block.rises] + [False] * len(self._made)
         self._pending.append((block.ticks, block.late_us, stored, rising))
+        if first < len(times):
+            self.edge = times[-1], tuple(None if one[-1] == GAP else one[-1] for one in stored)

@@ -219,9 +219,10 @@ class _Sampler:
                 with self._lock:
                     fast.turn()
                 self._store_rows(fast, store, live)
-                if (now_ns := time.monotonic_ns()) - saved_ns >= SAVE_NS:
+                if (now_ns := time.monotonic_ns()) - saved_ns >= SAVE_NS and fast.edge[1]:
                     saved_ns = now_ns
-                    self._save(self._read())
+                    with self._lock:
+                        self._save(fast.edge)
                 self._signals.stop.wait(min(LONGEST_WAIT_S, fast.wait_ns / 1e9))
         except EOFError:
             pass
@@ -255,7 +256,7 @@ class _Sampler:
             values = self._tallies.add(kept)
             read_ns = time.monotonic_ns()
             if self._fast is not None:
-                self._fast.go_on_from(read_ns)
+                self._fast.go_on_from((read_ns, values))
             return read_ns, values
 
     def _edge(self) -> None:

@@ -43,6 +43,7 @@ struct sampler {
 	int64_t *stale_ns;       /* per column: when it is to be read again */
 	int64_t *ticks;          /* per row */
 	int32_t *late_us;        /* per row */
+	double *elapsed_ns;      /* per row */
 	int64_t *values;         /* row by row */
 	char *text;              /* of a long file */
 	struct gap *gap;         /* of the block */
@@ -266,7 +267,8 @@ static int64_t row_ns(const struct sampler *all, uint32_t row)
 	return all->ticks[row] * all->grid.period_ns + (int64_t)1000 * all->late_us[row];
 }
 
-static struct rise rise_of(const struct sampler *all, const int64_t *values)
+/* `elapsed_ns` per row: since the one before it. */
+static struct rise rise_of(const struct sampler *all, const int64_t *values, const double *elapsed_ns)
 {
 	const struct rise unknown = { GAP_VALUE, GAP_VALUE, 0, 0 };
 	struct rise found = { INT64_MAX, INT64_MIN, 0, 0 };
@@ -274,7 +276,6 @@ static struct rise rise_of(const struct sampler *all, const int64_t *values)
 
 	for (uint32_t row = 0; row < all->rows; row++) {
 		int64_t step;
-		double rate;
 
 		if (values[row] == GAP_VALUE)
 			return unknown;
@@ -282,9 +283,8 @@ static struct rise rise_of(const struct sampler *all, const int64_t *values)
 			continue;
 		if (__builtin_sub_overflow(values[row], values[row - 1], &step))
 			return unknown;
-		rate = (double)step / (double)(row_ns(all, row) - row_ns(all, row - 1));
-		if (row == 1 || rate > fastest) {
-			fastest = rate;
+		if (row == 1 || (double)step > fastest * elapsed_ns[row]) {
+			fastest = (double)step / elapsed_ns[row];
 			found.fastest = row;
 		}
 		found.least = step < found.least ? step : found.least;
@@ -306,12 +306,14 @@ static void flush_block(struct sampler *all)
 	int64_t *columns = (int64_t *)(void *)put(at, all->ticks, all->rows * sizeof(int64_t));
 
 	at = (char *)(columns + (size_t)all->rows * all->columns);
+	for (uint32_t row = 1; row < all->rows; row++)
+		all->elapsed_ns[row] = (double)(row_ns(all, row) - row_ns(all, row - 1));
 	for (uint32_t column = 0; column < all->columns; column++, columns += all->rows) {
 		struct rise rise;
 
 		for (uint32_t row = 0; row < all->rows; row++)
 			columns[row] = all->values[(size_t)row * all->columns + column];
-		rise = rise_of(all, columns);
+		rise = rise_of(all, columns, all->elapsed_ns);
 		at = put(at, &rise, sizeof(rise));
 	}
 	at = put(at, all->gap, all->gaps * sizeof(struct gap));
@@ -405,6 +407,7 @@ static bool begin(struct sampler *all)
 	all->text = reserve(TEXT_B + 1, 1);
 	all->ticks = reserve(orders.rows, sizeof(int64_t));
 	all->late_us = reserve(orders.rows, sizeof(int32_t));
+	all->elapsed_ns = reserve(orders.rows, sizeof(double));
 	all->values = reserve((size_t)orders.columns * orders.rows, sizeof(int64_t));
 	all->gap = reserve((size_t)orders.columns * orders.rows + 1, sizeof(struct gap));
 	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 4) + orders.columns * sizeof(struct rise) +
