@@ -17,8 +17,8 @@ from perun_hpc.accounting.node_events import Slurm
 from perun_hpc.accounting.site import load_site
 from perun_hpc.accounting.verify import day_bounds
 from perun_hpc.cli.verify import check_month
-from perun_hpc.cli.where import places
-from perun_hpc.errors import AccessError, NotFoundError, UnavailableError, UsageError
+from perun_hpc.cli.where import places, present
+from perun_hpc.errors import AccessError, UnavailableError, UsageError
 from perun_hpc.report.balance import lines
 from perun_hpc.report.screen import style_for
 
@@ -38,13 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the balance up; 1 where something does not close."""
-    month, archive = check_month(args.month), places(args).archive
+    month, archive = check_month(args.month), present(places(args).archive)
     from perun_hpc.report.sankey import SUFFIXES, write
 
     if args.picture is not None and args.picture.suffix not in SUFFIXES:
         raise UsageError(f"--picture {args.picture}: its name must end in one of {', '.join(SUFFIXES)}")
-    if not archive.base.is_dir():
-        raise NotFoundError(f"{archive.base} is not there: name the archive by --archive, the cluster by --cluster")
     bounds = [day_bounds(day) for day in days_of(month)]
     span = float(bounds[0][0]), min(float(bounds[-1][1]), time.time())
     if span[1] <= span[0]:

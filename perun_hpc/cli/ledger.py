@@ -16,7 +16,7 @@ from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.site import Site, load_site, store_of
 from perun_hpc.archive.access import groups
 from perun_hpc.archive.places import Archive, clusters
-from perun_hpc.cli.where import places
+from perun_hpc.cli.where import mounted, places
 from perun_hpc.data_model.record import EnergyRecord, json_schema
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, PerunError, UsageError
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.action == "retention":
         return _retention(args)
+    if args.action in ("rebuild", "pseudonymise", "delete"):
+        mounted(args)
     ledger = open_ledger(args.ledger or load_site().ledger, create=True)
     try:
         if args.action == "backup":
@@ -133,6 +135,8 @@ def _retention(args: argparse.Namespace) -> int:
         ):
             if isinstance(after, int):
                 who = upkeep.Who(before_s=int(now_s - after / 1e9), named=act is _pseudonymise)
+                if upkeep.matching(ledger, who):
+                    mounted(args)
                 if args.dry_run:
                     print(f"{count(upkeep.matching(ledger, who), 'record')} would be {what}; sums stay")
                 else:

@@ -17,7 +17,7 @@ from perun_hpc.accounting.site import Site, load_site
 from perun_hpc.accounting.statement import Embodied, revisions
 from perun_hpc.accounting.verify import restate, seal
 from perun_hpc.cli.verify import check_month, stated
-from perun_hpc.cli.where import places
+from perun_hpc.cli.where import places, present
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import UnavailableError, UsageError
 from perun_hpc.report import quantities as q
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Seal the month; of one that is sealed state the policy's factors, where these are others now, and sign it."""
-    month, archive, now_s, site = check_month(args.month), places(args).archive, time.time(), load_site()
+    month, archive, now_s, site = check_month(args.month), present(places(args).archive), time.time(), load_site()
     path = sealed.manifest_file(archive, month)
     factors = stated_factors(site)
     new = not path.exists()

@@ -18,7 +18,7 @@ from perun_hpc.accounting.signing import fingerprint, verified
 from perun_hpc.accounting.statement import Revision, revisions
 from perun_hpc.accounting.verify import Verdict, differences_from_ledger, verify
 from perun_hpc.archive.places import Archive
-from perun_hpc.cli.where import places
+from perun_hpc.cli.where import places, present
 from perun_hpc.data_model.record import CARBON
 from perun_hpc.data_model.wording import count
 from perun_hpc.errors import DataError, NotFoundError, UsageError
@@ -56,9 +56,7 @@ def check_month(text: str) -> str:
 def run(args: argparse.Namespace) -> int:
     """Verify; 1 where something is not as it was sealed."""
     where = places(args)
-    month, archive = check_month(args.month), where.archive
-    if not archive.base.is_dir():
-        raise NotFoundError(f"{archive.base} is not there: name the archive by --archive, the cluster by --cluster")
+    month, archive = check_month(args.month), present(where.archive)
     found = verify(archive, month)
     known = list(revisions(archive, month)) if not any(one.where == "factors" for one in found.faults) else []
     signed, unsigned = _signature(sealed.manifest_file(archive, month), args.signers)

@@ -285,3 +285,28 @@ def test_a_damaged_row_is_named_with_what_helps(
     new = tmp_path / "new.db"
     assert main(["ledger", "--ledger", str(new), *where, "rebuild"]) == 0
     assert main(["ledger", "--ledger", str(new), *where, *backup]) == 0
+
+
+@pytest.mark.parametrize("action", ["rebuild", "delete --user alice", "pseudonymise --user alice", "retention"])
+@pytest.mark.parametrize("there", [True, False])
+def test_an_archive_that_is_not_mounted_is_not_taken_for_an_empty_one(
+    archive: Archive,
+    tmp_path: Path,
+    action: str,
+    there: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ledger = open_ledger(str(tmp_path / "ledger.db"), create=True)
+    put_incoming(archive.root, boundary(1, start_s=1_600_000_000))
+    Collector(archive, ledger, Tools(lambda: START_S + 200.0), 900).sweep()
+    before, place = text_of_everything(ledger), tmp_path / "mount"
+    if there:
+        place.mkdir()
+    (tmp_path / "policy.yaml").write_text("privacy: {pseudonymise_after: 1 d}\n")
+    monkeypatch.setenv("PERUN_POLICY", str(tmp_path / "policy.yaml"))
+    options = ["--ledger", str(tmp_path / "ledger.db"), "--archive", str(place), "--cluster", "c"]
+    assert main(["ledger", *options, *action.split()]) == 66
+    assert f"{place}: nothing of an archive is here: mount it" in capsys.readouterr().err
+    assert text_of_everything(ledger) == before and "alice" in before and not list(tmp_path.glob("mount/*"))
+    ledger.close()

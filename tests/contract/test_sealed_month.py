@@ -300,6 +300,18 @@ def test_a_list_does_not_lead_out_of_the_archive(sealed: Archive) -> None:
     assert any("none of sha256sum's" in one.what for one in verifying.verify(sealed, MONTH).faults)
 
 
+def test_an_archive_that_is_not_there_is_not_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("none", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert perun(Archive(tmp_path / place, "c"), "seal", "--no-slurm") == 66
+        said = capsys.readouterr().err
+        assert (
+            said
+            == f"perun: {tmp_path / place}/c is not there: name the archive by --archive, the cluster by --cluster\n"
+        )
+    assert not list(tmp_path.glob("*/*"))
+
+
 @pytest.mark.parametrize("month", ["2026-13", "2026", "nov", "2026-11-01", "0000-01"])
 def test_what_is_no_month_is_one_line(month: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", month]) == 64
