@@ -25,6 +25,7 @@ from bench.nodes import spent_by_all
 from bench.result import Median, Result, Skipped, interleaved
 from perun_hpc.accounting.ledger import open_ledger
 from tests import postgres
+from tests.accounting_data import START_S
 
 JOBS = int(os.environ.get("PERUN_BENCH_JOBS", "2000"))
 COLLECTORS = (1, 2, 4)
@@ -101,7 +102,9 @@ def _drained(shim: Path, ms: int, count: int, rounds: list[Drained]) -> Callable
 
 def _one_round(place: Path, url: str, count: int, slow: dict[str, str], environ: dict[str, str]) -> Drained:
     subprocess.run([sys.executable, "-c", FILL, place, str(JOBS)], env=environ, cwd=ROOT, check=True)
-    open_ledger(url, create=True).close()
+    made = open_ledger(url, create=True)
+    made.partitions.make({int(START_S)}, time.time())  # what a month costs once
+    made.close()
     words = [sys.executable, "-c", _COLLECT, str(place), url]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     working = [subprocess.Popen(words, env=slow, cwd=ROOT, **pipes) for _ in range(count)]  # type: ignore[call-overload]

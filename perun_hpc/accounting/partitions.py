@@ -5,7 +5,8 @@ ledger was partitioned (`TABLE_before`), and one for what has no other (`TABLE_r
 for the want of one. In `record` and `job_share` the column `end_s` is the job's; rows of before have 0 there, and
 shares of days long after their job, as a node with a wrong clock gives.
 
-Keys are those of each partition: which rows are one run's is decided under the lock that all writers take.
+Keys are those of each partition: which rows are one run's is decided by who holds its part of the job ids, or the lock
+that all other writers take.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -96,7 +97,7 @@ class Archive:
     root: Path
     cluster: str
 
-    @property
+    @cached_property
     def base(self) -> Path:
         """The cluster's directory."""
         return self.root / self.cluster
@@ -114,7 +115,7 @@ class Archive:
         """The directory of the sums that one user may see; of all of these for None."""
         return self.base / "usage" / ("" if uid is None else str(uid))
 
-    @property
+    @cached_property
     def jobs(self) -> Path:
         """The directory of all runs' directories."""
         return self.base / JOBS
@@ -165,10 +166,10 @@ class Archive:
 
     def job(self, run: Run) -> Path:
         """The run's directory: where it is, else where it would be made."""
-        place = self.bucket(bucket_of(run)) / run.name
-        if not os.path.lexists(place) and os.path.lexists(flat := self.jobs / run.name):
-            return flat
-        return place
+        jobs, name = os.fspath(self.jobs), run.name
+        place = f"{jobs}/{bucket_of(run)}/{name}"
+        flat = f"{jobs}/{name}"
+        return Path(flat if not os.path.lexists(place) and os.path.lexists(flat) else place)
 
     def stray(self, run: Run) -> Path | None:
         """A second directory of a run's name, which an older perun on a node made beside the one of `job`."""

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
@@ -16,9 +17,12 @@ import pytest
 from perun_hpc.accounting.collect import LEASE, SHARDS, Collector, Slurm, Tools
 from perun_hpc.accounting.ledger import Ledger, open_ledger
 from perun_hpc.accounting.questions import Filter, usage
+from perun_hpc.accounting.summing import sum_boundaries
 from perun_hpc.archive.places import Archive, Run
+from perun_hpc.data_model.record import EnergyRecord
+from perun_hpc.errors import UnavailableError
 from perun_hpc.slurm.sacct import SlurmJob
-from tests.accounting_data import DAY, START_S, boundary, put_incoming, slurm_job
+from tests.accounting_data import DAY, START_S, boundary, parsed, put_incoming, slurm_job
 from tests.contract.conftest import empty
 
 JOBS = 400
@@ -36,6 +40,10 @@ while list(archive.incoming()) or archive.taken():
     Collector(archive, ledger, Tools(lambda: START_S + 200.0), 900).sweep()
     time.sleep(0.01)
 """
+
+
+def record(job_id: int = 1) -> EnergyRecord:
+    return sum_boundaries([parsed(boundary(job_id))])
 
 
 @pytest.fixture
@@ -88,6 +96,52 @@ def test_whichever_collector_is_killed_nothing_is_lost_or_doubled(
         assert sorted(path.name for path in (directory / "boundary").iterdir()) == ["n1.json", "n2.json"]
     (sums,) = usage(ledger, ["cluster"], Filter(), DAY, DAY)
     assert (sums.values["jobs"], sums.values["energy_uj"]) == (JOBS, 2 * NODE_UJ * JOBS)
+
+
+def test_what_one_collector_puts_waits_for_no_other_one_and_a_lease_for_none(ledger: Ledger, postgres_url: str) -> None:
+    other = open_ledger(postgres_url)
+    for shard in (3, 4):
+        assert ledger.acquire(f"shard:{shard}", f"holder of {shard}")
+    with ThreadPoolExecutor(2) as pool:
+        with ledger.write(beside=True) as connection:
+            ledger._check_lease(connection, "shard:3", "holder of 3")  # as one that is at its records
+            put = pool.submit(other.put, [record(4)], False, ("shard:4", "holder of 4"))
+            assert put.result(30)[0].changed
+            assert pool.submit(other.acquire, "shard:5", "another").result(30)
+            assert not pool.submit(other.acquire, "shard:3", "another").result(30)
+            taken_over = pool.submit(other.acquire, "shard:3", "another", dead=lambda _: True)
+            everywhere = pool.submit(other.put, [record(5)])
+            time.sleep(0.5)
+            assert not taken_over.done()
+            assert not everywhere.done()
+        assert taken_over.result(30)
+        assert everywhere.result(30)[0].changed
+    with pytest.raises(UnavailableError, match="took over"):
+        ledger.put([record(3)], lease=("shard:3", "holder of 3"))
+    other.close()
+
+
+def test_records_that_are_put_beside_each_other_have_ids_of_their_own(ledger: Ledger, postgres_url: str) -> None:
+    others = [open_ledger(postgres_url) for _ in range(4)]
+
+    def put(shard: int) -> list[int]:
+        lease, found = (f"shard:{shard}", f"holder of {shard}"), []
+        assert others[shard].acquire(*lease)
+        for at in range(20):
+            records = [record(number * 4 + shard) for number in range(at * 3, at * 3 + 3)]
+            found += [one.job for one in others[shard].put(records, lease=lease)]
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = [job for found in pool.map(put, range(4)) for job in found]
+    assert sorted(ids) == list(range(min(ids), min(ids) + 240))
+    for number in range(240):
+        (found,) = ledger.members("c", str(number))
+        assert found == record(number)
+    (sums,) = usage(ledger, ["cluster"], Filter(), DAY, DAY)
+    assert (sums.values["jobs"], sums.values["energy_uj"]) == (240, 240 * (record().energy_uj or 0))
+    for one in others:
+        one.close()
 
 
 def test_what_another_collector_is_at_is_left_to_it(ledger: Ledger, tmp_path: Path) -> None:
