@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from perun_hpc.inject.packing import Packer
 
 F = TypeVar("F", bound=Callable[..., Any])
-Marks = tuple[Callable[[int], int], Callable[[int], object], Callable[[int], object]]
+Marks = tuple[Callable[[], int], Callable[[int, int], object], Callable[[int], object], Callable[[int], object]]
 
 CALLS_B = 240 * 1024 * 1024
 """Space for calls, ten million of them; memory is taken page by page as it is written."""
 AT_ONCE = 256 * 1024
 """When so many rows are full, short calls are packed; the space grows by as many where that does not help."""
+TRIES = 8
+"""How often packing is begun anew that a signal's handler ended by an exception; then the space grows."""
 NONE = 1 << 62
 """No slot."""
 
@@ -46,8 +48,9 @@ _now = time.monotonic_ns
 class Recorder:
     """Where the calls of this process are written: rows of (region, start_ns, end_ns).
 
-    `marks` is None until `open` was called; marking then costs one test. They are (begin, end, failed): the first takes
-    a region and gives the call's slot, the number of its row's first integer, which either of the others takes.
+    `marks` is None until `open` was called; marking then costs one test. They are (take, start, end, failed): the first
+    gives a call's slot, the number of its row's first integer, which the others are given, `start` with the region. A
+    signal's handler may raise after each of them: who knows the slot before the call starts can end it whatever comes.
     `end_ns` is negative for a call that raised and 0 for one that is still open. `take` gives a free slot; `NONE` where
     all are taken, for which `more` may have another one.
     """
@@ -65,6 +68,7 @@ class Recorder:
         self._on_name: Callable[[], None] = _nothing
         self._lock = RLock()  # a signal's handler may come in between, with a call of its own
         self._makes_space = False
+        self._tries = 0
         self._begin_with(0, 0)
 
     def _begin_with(self, most: int, at_once: int) -> None:
@@ -103,35 +107,34 @@ class Recorder:
         if _mark is None or not self._packs:
             return None
         try:
-            begin, end, failed, self._refill, self._shut = _mark.marks(memory, rank.HEAD_B, self.more)
-        except MemoryError:
+            take, start, end, failed, self._refill, self._shut = _mark.marks(memory, rank.HEAD_B, self.more)
+        except (MemoryError, AttributeError, ValueError):  # no memory; of another version
             return None
         self._refill(self._fresh)
-        return begin, end, failed
+        return take, start, end, failed
 
     def _by_python(self, rows: memoryview) -> Marks:
         record, now, none = self, _now, NONE
 
-        def begin(region: int) -> int:
+        def take() -> int:
             slot = record.take()
-            if slot == none:
-                slot = record.more()
-            if slot != none:
+            return record.more() if slot == none else slot
+
+        def start(slot: int, region: int) -> None:
+            if slot != none and record.rows is rows:
                 rows[slot + 1] = now()  # before the region: a row without one is no call
                 rows[slot] = region
-            return slot
 
         def end(slot: int) -> None:
-            if (
-                slot != none and record.rows is rows
-            ):  # else a forked child's, where the row may be another call's by now
+            # Else over already, or a forked child's: the row may be another call's by now.
+            if slot != none and record.rows is rows and not rows[slot + 2]:
                 rows[slot + 2] = now()
 
         def failed(slot: int) -> None:
-            if slot != none and record.rows is rows:
+            if slot != none and record.rows is rows and not rows[slot + 2]:
                 rows[slot + 2] = -now()
 
-        return begin, end, failed
+        return take, start, end, failed
 
     def more(self) -> int:
         """A slot where all are taken: short calls are packed, or the space grows; `NONE` where neither can be.
@@ -154,7 +157,11 @@ class Recorder:
         """A slot of rows that were packed or are new; `NONE` where there are none."""
         if self.rows is None or self._memory is None:
             return NONE
-        free: Iterable[int] = self._packed(self._memory)
+        free: Iterable[int] = ()
+        self._tries += 1
+        if self._tries <= TRIES:  # else signals' handlers raise each time, and the program would not get on
+            free = self._packed(self._memory)
+        self._tries = 0
         if not free and self._limit == self._most:
             self._packs = False  # else every call would try
             return NONE
@@ -228,17 +235,6 @@ class Recorder:
         if self._memory is not None and len(line) < rank.HEAD_B:
             self._memory[: rank.HEAD_B] = line.rstrip(b"\n").ljust(rank.HEAD_B - 1) + b"\n"
 
-    def begin(self, region: int) -> int:
-        """Open a call; returns what `end` wants."""
-        marks = self.marks
-        return NONE if marks is None else marks[0](region)
-
-    def end(self, slot: int, raised: bool = False) -> None:
-        """Close a call."""
-        marks = self.marks
-        if marks is not None:
-            marks[2 if raised else 1](slot)
-
 
 def _c_part() -> Any:
     """The module `mark` (slurm/mark/perun_mark.c), which marks in half of the time, where it certainly fits.
@@ -286,6 +282,8 @@ def _no_slot() -> int:
     return NONE
 
 
+_NO_MARKS: Marks = (_no_slot, _nothing, _nothing, _nothing)
+
 _mark = _c_part()
 recorder = Recorder()
 
@@ -321,7 +319,18 @@ class Region:
             caller = sys._getframe(1)
             self._number = recorder.define(f"{caller.f_globals.get('__name__')}:{caller.f_lineno}")
         marks = recorder.marks
-        self._open.append(None if marks is None else (marks, marks[0](self._number)))
+        if marks is None:
+            self._open.append(None)
+            return self
+        take, start, _, failed = marks
+        slot = take()
+        self._open.append((marks, slot))
+        try:
+            start(slot, self._number)
+        except BaseException:
+            self._open.pop()
+            failed(slot)
+            raise
         return self
 
     def __exit__(
@@ -329,7 +338,7 @@ class Region:
     ) -> None:
         call = self._open.pop()
         if call is not None:
-            (_, end, failed), slot = call
+            (_, _, end, failed), slot = call
             (end if kind is None else failed)(slot)
 
     async def __aenter__(self) -> Region:
@@ -376,21 +385,22 @@ def _function(function: Any, region: int) -> Any:
         marks = record.marks
         if marks is None:
             return function(*args, **kwargs)
-        begin, end, failed = marks
-        slot = begin(region)
+        take, start, end, failed = marks
+        slot = take()
         try:
+            start(slot, region)
             result = function(*args, **kwargs)
+            end(slot)
         except BaseException:
             failed(slot)
             raise
-        end(slot)
         return result
 
     return measured
 
 
 def _function_by_python(function: Any, region: int) -> Any:
-    # begin() and end() written out: two calls less are a quarter of the cost.
+    # The four of `marks` written out: calls less are a quarter of the cost.
     record, now, none = recorder, _now, NONE
 
     @functools.wraps(function)
@@ -407,12 +417,12 @@ def _function_by_python(function: Any, region: int) -> Any:
         rows[slot] = region
         try:
             result = function(*args, **kwargs)
-        except BaseException:
             if record.rows is rows:  # else a forked child's, where the row may be another call's by now
+                rows[slot + 2] = now()
+        except BaseException:
+            if record.rows is rows and not rows[slot + 2]:
                 rows[slot + 2] = -now()
             raise
-        if record.rows is rows:
-            rows[slot + 2] = now()
         return result
 
     return measured
@@ -421,13 +431,19 @@ def _function_by_python(function: Any, region: int) -> Any:
 def _coroutine(function: Any, region: int) -> Any:
     @functools.wraps(function)
     async def measured(*args: Any, **kwargs: Any) -> Any:
-        slot, raised = recorder.begin(region), True
+        marks = recorder.marks
+        if marks is None:
+            return await function(*args, **kwargs)
+        take, start, end, failed = marks
+        slot = take()
         try:
+            start(slot, region)
             result = await function(*args, **kwargs)
-            raised = False
-            return result
-        finally:
-            recorder.end(slot, raised)
+            end(slot)
+        except BaseException:
+            failed(slot)
+            raise
+        return result
 
     return measured
 
@@ -435,16 +451,22 @@ def _coroutine(function: Any, region: int) -> Any:
 def _generator(function: Any, region: int) -> Any:
     @functools.wraps(function)
     def measured(*args: Any, **kwargs: Any) -> Any:
-        slot, raised = recorder.begin(region), True
+        marks = recorder.marks
+        if marks is None:
+            return (yield from function(*args, **kwargs))
+        take, start, end, failed = marks
+        slot = take()
         try:
+            start(slot, region)
             result = yield from function(*args, **kwargs)
-            raised = False
-            return result
+            end(slot)
         except GeneratorExit:
-            raised = False
+            end(slot)
             raise
-        finally:
-            recorder.end(slot, raised)
+        except BaseException:
+            failed(slot)
+            raise
+        return result
 
     return measured
 
@@ -452,18 +474,27 @@ def _generator(function: Any, region: int) -> Any:
 def _async_generator(function: Any, region: int) -> Any:
     @functools.wraps(function)
     async def measured(*args: Any, **kwargs: Any) -> Any:
-        slot, raised = recorder.begin(region), True
+        take, start, end, failed = recorder.marks or _NO_MARKS
         inner = function(*args, **kwargs)
+        slot = take()
         try:
-            async for item in inner:
-                yield item
-            raised = False
+            start(slot, region)
+            item = await inner.__anext__()
+            while True:  # what "yield from" does
+                try:
+                    sent = yield item
+                except BaseException as error:
+                    item = await inner.athrow(error)
+                else:
+                    item = await inner.asend(sent)
+        except StopAsyncIteration:
+            end(slot)
         except GeneratorExit:
-            raised = False
+            end(slot)
             raise
-        finally:
-            recorder.end(slot, raised)
-            await inner.aclose()
+        except BaseException:
+            failed(slot)
+            raise
 
     return measured
 

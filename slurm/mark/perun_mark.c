@@ -42,49 +42,61 @@ static struct marks *of(PyObject *self)
 	return PyCapsule_GetPointer(self, 0);
 }
 
-/* A call of the region begins: its row's place, or what `more` had instead of one. */
-static PyObject *begin(PyObject *self, PyObject *region)
+/* The place of a free row, or what `more` had instead of one. */
+static PyObject *take(PyObject *self, PyObject *nothing)
 {
 	struct marks *marks = of(self);
-	int64_t number = PyLong_AsLongLong(region), place;
-	PyObject *slot, *more;
+	PyObject *slot = marks->free ? PyIter_Next(marks->free) : 0, *more = marks->more;
 
-	if (number == -1 && PyErr_Occurred())
-		return 0;
-	slot = marks->free ? PyIter_Next(marks->free) : 0;
-	if (!slot) {
-		if (PyErr_Occurred())
-			return 0;
-		more = marks->more;
-		if (!more)
-			return PyLong_FromLongLong(-1);
-		Py_IncRef(more); /* it may close this table */
-		slot = PyObject_CallFunctionObjArgs(more, (PyObject *)0);
-		Py_DecRef(more);
-		if (!slot)
-			return 0;
-	}
-	place = PyLong_AsLongLong(slot);
-	if (place == -1 && PyErr_Occurred()) {
-		Py_DecRef(slot);
-		return 0;
-	}
-	if (marks->rows && place >= 0 && place <= marks->numbers - ROW) {
-		marks->rows[place + START] = now_ns(); /* before the region: a row without one is no call */
-		marks->rows[place + REGION] = number;
-	}
+	(void)nothing;
+	if (slot || PyErr_Occurred())
+		return slot;
+	if (!more)
+		return PyLong_FromLongLong(-1);
+	Py_IncRef(more); /* it may close this table */
+	slot = PyObject_CallFunctionObjArgs(more, (PyObject *)0);
+	Py_DecRef(more);
 	return slot;
 }
 
-static PyObject *put_end(PyObject *self, PyObject *slot, int64_t sign)
+/* The row at a place; NULL without an exception where there is none. */
+static volatile int64_t *row_at(const struct marks *marks, PyObject *slot)
 {
-	struct marks *marks = of(self);
 	int64_t place = PyLong_AsLongLong(slot);
 
-	if (place == -1 && PyErr_Occurred())
+	return marks->rows && place >= 0 && place <= marks->numbers - ROW ? marks->rows + place : 0;
+}
+
+/* A call of the region begins. Its place was known before: a signal's handler may raise as soon as this returns. */
+static PyObject *start(PyObject *self, PyObject *const *arguments, intptr_t count)
+{
+	volatile int64_t *row;
+	int64_t number;
+
+	if (count != 2) {
+		PyErr_BadArgument();
 		return 0;
-	if (marks->rows && place >= 0 && place <= marks->numbers - ROW)
-		marks->rows[place + END] = sign * now_ns();
+	}
+	row = row_at(of(self), arguments[0]);
+	number = PyLong_AsLongLong(arguments[1]);
+	if (PyErr_Occurred())
+		return 0;
+	if (row) {
+		row[START] = now_ns(); /* before the region: a row without one is no call */
+		row[REGION] = number;
+	}
+	return none();
+}
+
+/* It is over, if it was not before: then the row may be another call's by now. */
+static PyObject *put_end(PyObject *self, PyObject *slot, int64_t sign)
+{
+	volatile int64_t *row = row_at(of(self), slot);
+
+	if (!row && PyErr_Occurred())
+		return 0;
+	if (row && !row[END])
+		row[END] = sign * now_ns();
 	return none();
 }
 
@@ -140,7 +152,8 @@ static void forget(PyObject *self)
 }
 
 static struct method ways[] = {
-	{ "begin", begin, METH_O, "begin(region): a call begins; its row's place" },
+	{ "take", take, METH_NOARGS, "take(): the place of a free row" },
+	{ "start", (way)(void (*)(void))start, METH_FASTCALL, "start(place, region): a call begins there" },
 	{ "end", end, METH_O, "end(place): it is over" },
 	{ "failed", failed, METH_O, "failed(place): it is over, by an exception" },
 	{ "refill", refill, METH_O, "refill(iterator): these rows are free" },
@@ -148,7 +161,7 @@ static struct method ways[] = {
 };
 enum { WAYS = sizeof(ways) / sizeof(*ways) };
 
-/* (begin, end, failed, refill, close) of one table. */
+/* (take, start, end, failed, refill, close) of one table. */
 static PyObject *open_table(PyObject *self, PyObject *arguments)
 {
 	PyObject *memory, *more, *capsule, *tuple;
@@ -183,9 +196,9 @@ static PyObject *open_table(PyObject *self, PyObject *arguments)
 	}
 	tuple = PyTuple_New(WAYS);
 	for (int at = 0; tuple && at < WAYS; at++) {
-		PyObject *way = PyCFunction_NewEx(&ways[at], capsule, 0);
+		PyObject *one = PyCFunction_NewEx(&ways[at], capsule, 0);
 
-		if (!way || PyTuple_SetItem(tuple, at, way)) {
+		if (!one || PyTuple_SetItem(tuple, at, one)) {
 			Py_DecRef(tuple);
 			tuple = 0;
 		}
@@ -195,7 +208,7 @@ static PyObject *open_table(PyObject *self, PyObject *arguments)
 }
 
 static struct method functions[] = {
-	{ "marks", open_table, METH_VARARGS, "marks(memory, offset, more): begin, end, failed, refill, close" },
+	{ "marks", open_table, METH_VARARGS, "marks(memory, offset, more): take, start, end, failed, refill, close" },
 	{ 0, 0, 0, 0 },
 };
 

@@ -1,6 +1,7 @@
 /*
  * What perun-mark uses of CPython's stable ABI, as of 3.9: names, layouts and numbers that no later version changes, on
- * builds with the global interpreter lock. (Buffers joined it with 3.11, and were the same before.)
+ * builds with the global interpreter lock. (Buffers joined it with 3.11, METH_FASTCALL with
+ * 3.10, and were the same before.)
  */
 #ifndef PERUN_PYTHON_ABI_H
 #define PERUN_PYTHON_ABI_H
@@ -9,13 +10,15 @@
 
 typedef struct object PyObject;
 
+typedef PyObject *(*way)(PyObject *self, PyObject *argument);
+
 struct method {
 	const char *name;
-	PyObject *(*call)(PyObject *self, PyObject *argument);
+	way call; /* with METH_FASTCALL one of (PyObject *self, PyObject *const *arguments, intptr_t count) */
 	int flags;
 	const char *doc;
 };
-enum { METH_VARARGS = 1, METH_NOARGS = 4, METH_O = 8 };
+enum { METH_VARARGS = 1, METH_NOARGS = 4, METH_O = 8, METH_FASTCALL = 128 };
 
 struct module {
 	struct {

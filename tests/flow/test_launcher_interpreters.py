@@ -105,6 +105,31 @@ os.kill(os.getpid(), 9)
 """
 
 
+#: A handler that raises whenever its signal comes, as programs have it that give each step so much time.
+RAISING = """
+import random, signal
+from perun_hpc import monitor
+class Late(Exception): pass
+def handler(*_): raise Late
+@monitor
+def f():
+    global done
+    done += 1
+@monitor
+def g(): yield
+signal.signal(signal.SIGALRM, handler)
+def work():
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.001))
+    while done < 150_000: f(), list(g())
+raised = done = 0
+while done < 150_000:  # two calls each: more than there are rows before short calls are packed
+    try: work()
+    except Late: raised += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(raised)
+"""
+
+
 def start(python: str, text: str, rank_server: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run a program as the rank, as the launcher does: same process id, environment as documented."""
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("PERUN", "PYTHON", "VIRTUAL_ENV"))}
@@ -158,6 +183,20 @@ def test_c_marks_in_every_cpython_and_a_kill_loses_nothing(tmp_path, version):
     assert {name: one.calls for name, one in found.items()} == calls
     assert {name: one.raised for name, one in found.items() if one.raised} == {"raises": 100, "handler": 20}
     assert len(data.calls) <= 3 * 262_144
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_signals_handler_that_raises_leaves_no_call_open_and_the_program_gets_on(tmp_path, version):
+    (tmp_path / "s").mkdir()
+    rank_server = RankServer(str(tmp_path / "s" / "rank server"), tmp_path / "ranks", Host())
+    done = start(interpreter(version), RAISING, str(tmp_path / "s" / "rank server"))
+    rank_server.close()
+    assert int(done.stdout) > 50, done.stderr
+    (data,), problems = read_ranks(tmp_path / "ranks")
+    rows = [tuple(data.calls[at : at + 3]) for at in range(0, len(data.calls), 3)]
+    assert problems == [] and [row for row in rows if row[0] >= 0 and row[1] > 0 and row[2] == 0] == []
+    found = by_region(data.calls, len(data.names), 0, 1 << 62)
+    assert 150_000 <= found[data.names.index("f")].calls <= 150_000 + int(done.stdout)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -26,7 +26,7 @@ int main(void)
 	AT(%s); AT(%s); AT(%s); AT(%s); printf("%%zu\\n", sizeof(%s));
 	AT(%s); AT(%s); AT(%s); AT(%s); AT(%s); AT(%s); printf("%%zu\\n", sizeof(%s));
 	AT(%s); AT(%s); AT(%s); AT(%s); AT(%s); AT(%s); printf("%%zu\\n", sizeof(%s));
-	printf("%%d %%d %%d %%d\\n", METH_VARARGS, METH_NOARGS, METH_O, PyBUF_WRITABLE);
+	printf("%%d %%d %%d %%d %%d\\n", METH_VARARGS, METH_NOARGS, METH_O, METH_FASTCALL, PyBUF_WRITABLE);
 }
 """
 
@@ -94,9 +94,12 @@ def marks(memory: object, offset: int = 0, more: object = lambda: NONE) -> tuple
 
 def test_rows_are_written_and_nothing_beside_them() -> None:
     memory = bytearray(8 + 2 * 24 + 8)
-    begin, end, failed, refill, _ = marks(memory, 8)
+    take, start, end, failed, refill, _ = marks(memory, 8)
     refill(iter([0, 3, 6, -1, -3, NONE, 1 << 61]))
-    assert [begin(5) for _ in range(7)] == [0, 3, 6, -1, -3, NONE, 1 << 61]
+    places = [take() for _ in range(7)]
+    assert places == [0, 3, 6, -1, -3, NONE, 1 << 61]
+    for place in places:
+        start(place, 5)
     for place in (0, 6, -1, NONE):
         end(place)
     failed(3)
@@ -105,6 +108,8 @@ def test_rows_are_written_and_nothing_beside_them() -> None:
     assert numbers[1] == numbers[4] == 5
     assert 0 < numbers[2] <= numbers[3]
     assert 0 < numbers[5] <= -numbers[6]
+    failed(0)  # it is over already
+    assert bytes(memory) == numbers.tobytes()
 
 
 def test_where_no_row_is_free_more_is_asked_and_its_exceptions_are_the_programs() -> None:
@@ -122,25 +127,25 @@ def test_where_no_row_is_free_more_is_asked_and_its_exceptions_are_the_programs(
         raise LookupError
 
     asked: list[int] = []
-    begin, end, _, refill, close = marks(bytearray(48), 0, more)
-    assert [begin(1), begin(1)] == [3, NONE]
+    take, start, end, _, refill, close = marks(bytearray(48), 0, more)
+    assert [take(), take()] == [3, NONE]
     with pytest.raises(Late):
-        begin(1)
+        take()
     refill(broken())
-    assert begin(1) == 0
+    assert take() == 0
     with pytest.raises(LookupError):
-        begin(1)
-    refill(iter(["no number"]))
-    with pytest.raises(TypeError):
-        begin(1)
-    for way in (begin, end):
+        take()
+    for arguments in ((), (1,), ("no number", 1), (1, "no number"), (1, 2, 3)):
         with pytest.raises(TypeError):
-            way("no number")
+            start(*arguments)
+    with pytest.raises(TypeError):
+        end("no number")
+    for way in (end, lambda number: start(number, 0), lambda number: start(0, number)):
         with pytest.raises(OverflowError):
             way(1 << 70)
     assert len(asked) == 3
-    ways = marks(bytearray(24), 0, lambda: ways[4]() or 0)  # a close while it asks
-    assert [ways[0](1), ways[0](1)] == [0, -1]
+    ways = marks(bytearray(24), 0, lambda: ways[5]() or 0)  # a close while it asks
+    assert [ways[0](), ways[0]()] == [0, -1]
     close()
 
 
@@ -166,13 +171,13 @@ def test_it_lets_go_of_everything() -> None:
 
     memory, more, number = Memory(48), More(), 10**9
     gone = weakref.ref(memory), weakref.ref(more)
-    begin, end, failed, refill, close = marks(memory, 0, more)
+    take, start, end, failed, refill, close = marks(memory, 0, more)
     before = sys.getrefcount(number), sys.getrefcount(more)
     for _ in range(1000):
         refill(iter([0]))
-        begin(number)
+        start(take(), number)
         failed(0)
-        end(begin(number))
+        end(take())
     assert (sys.getrefcount(number), sys.getrefcount(more)) == before
     with pytest.raises(BufferError):
         memory.append(1)
@@ -181,10 +186,12 @@ def test_it_lets_go_of_everything() -> None:
     written = bytes(memory)
     memory.append(1)
     refill(iter([0]))
-    assert begin(1) == 0
+    assert take() == 0
+    start(0, 1)
+    end(0)
     assert memory == written + b"\1"
     ways = marks(memory, 0, more)  # by the last of them that goes, too
-    del memory, more, begin, end, failed, refill, close, ways
+    del memory, more, take, start, end, failed, refill, close, ways
     assert [one() for one in gone] == [None, None]
 
 
@@ -192,13 +199,15 @@ def test_ways_of_a_recorder_that_was_closed_write_no_more() -> None:
     recorder = regions.Recorder()
     recorder.open(calls_b=2400)
     assert recorder.marks is not None
-    (begin, end, failed), number = recorder.marks, recorder.define("loop")
-    slot = begin(number)
+    (take, start, end, failed), number = recorder.marks, recorder.define("loop")
+    slot = take()
+    start(slot, number)
     recorder.close()
     recorder.open(calls_b=2400)
     before = recorder.table()
     end(slot)
     failed(slot)
-    assert begin(number) == -1
+    start(slot, number)
+    assert take() == -1
     assert recorder.table() == before == b""
     recorder.close()

@@ -342,8 +342,9 @@ def test_where_threads_run_at_once_nothing_is_packed(monkeypatch) -> None:
 
 
 def test_what_finds_no_space_is_counted_and_tried_once(recorder) -> None:
+    take, start, _, _ = recorder.marks
     for _ in range(20_000):  # open until the end
-        regions.recorder.begin(0)
+        start(take(), 0)
     for _ in range(50_000):
         with regions.monitor("late"):
             pass

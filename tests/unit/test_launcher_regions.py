@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import pathlib
@@ -29,6 +30,14 @@ def recorded(way):
     regions.recorder.open(calls_b=24 * 10_000)
     yield lambda: parse(regions.snapshot({"PERUN_RANK": "3"}))
     regions.recorder.close()
+
+
+def call(recorder: regions.Recorder, number: int, ends: bool = True) -> None:
+    take, start, end, _ = recorder.marks
+    slot = take()
+    start(slot, number)
+    if ends:
+        end(slot)
 
 
 def rows(data: RankData, name: str) -> list[tuple[int, int]]:
@@ -171,6 +180,38 @@ def test_a_generator_is_open_until_it_is_used_up_or_closed(recorded):
     assert all(end >= 0 for _, end in found)
 
 
+def test_an_asynchronous_generator_is_sent_values_exceptions_and_its_end_as_without_us(recorded):
+    @regions.monitor("stream")
+    async def stream(log):
+        got = yield 0
+        while got != "end":
+            try:
+                got = yield got
+            except KeyError as error:
+                log.append(error.args[0])
+                got = "caught"
+            except GeneratorExit:
+                log.append("closed")
+                raise
+
+    async def use():
+        log = []
+        one = stream(log)
+        assert [await one.__anext__(), await one.asend(3), await one.athrow(KeyError("here"))] == [0, 3, "caught"]
+        with pytest.raises(StopAsyncIteration):
+            await one.asend("end")
+        async with contextlib.aclosing(stream(log)) as two:
+            assert [await two.__anext__(), await two.asend(4)] == [0, 4]
+        three = stream(log)
+        await three.__anext__()
+        with pytest.raises(OSError, match="mine"):
+            await three.athrow(OSError("mine"))
+        return log
+
+    assert asyncio.run(use()) == ["here", "closed"]
+    assert [(start > 0, end > 0) for start, end in rows(recorded(), "stream")] == [(True, True)] * 2 + [(True, False)]
+
+
 def test_calls_without_room_are_counted_and_still_run():
     regions.recorder.open(calls_b=24 * 3)
     try:
@@ -234,7 +275,7 @@ def test_calls_without_room_are_counted_once_however_often_one_looks():
     here = rank.Rank({})
     here.recorder = recorder
     for kept, dropped in ((1, 0), (2, 0), (2, 1), (2, 2)):
-        recorder.end(recorder.begin(number))
+        call(recorder, number)
         for _ in range(2):
             data = parse(b"".join(here.content("exit")))
             assert (len(data.calls) // 3, data.header["dropped"]) == (kept, dropped)
@@ -247,8 +288,8 @@ def test_the_live_memory_of_a_killed_rank_is_readable(tmp_path):
     recorder = regions.Recorder()
     here.record(recorder)
     number = recorder.define("loop")
-    recorder.end(recorder.begin(number))
-    recorder.begin(number)
+    call(recorder, number)
+    call(recorder, number, ends=False)
     content = os.pread(recorder.fd, 1 << 20, 0)
     data = parse(content)
     recorder.close()
@@ -266,7 +307,7 @@ def test_a_name_per_iteration_does_not_slow_down_and_all_are_kept():
     recorder.write_head = lambda line: (heads.append(len(line)), write_head(line))
     here.record(recorder)
     for i in range(5_000):
-        recorder.end(recorder.begin(recorder.define(f"step {i}")))
+        call(recorder, recorder.define(f"step {i}"))
     data = parse(b"".join(here.content("exit")))
     recorder.close()
     assert len(data.names) == 5_000
