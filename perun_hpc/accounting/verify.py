@@ -98,6 +98,8 @@ def seal(
     if said is not None:
         path = node_events.write(archive, month, said)
         others[path.relative_to(archive.base).as_posix()] = digest_of(path)
+    else:  # of a seal that was broken off
+        node_events.file_of(archive, month).unlink(missing_ok=True)
     summed = replace(summed, evidence={**summed.evidence, last: {**summed.evidence[last], **others}})
     return sealed.write_manifest(archive, month, summed, bounds, int(now_s), __version__)
 
@@ -148,6 +150,9 @@ def verify(archive: Archive, month: str) -> Verdict:
     ledgers = {path: path.relative_to(archive.base).as_posix() for path in ledger_files(archive, month)}
     late += [one.path for one in after] + [name for name in ledgers.values() if name not in wanted]
     late += [name for name in meter_files(archive, month) if name not in days]
+    said = node_events.file_of(archive, month)
+    if said.is_file() and said.relative_to(archive.base).as_posix() not in days:
+        faults.append(Finding(said.name, "was not sealed with the month: remove it"))
     faults += _differences(archive, manifest, records, wanted, [p for p, n in ledgers.items() if n in wanted], lengths)
     late_uj = sum(share.energy_uj for one in after for share in one.shares)
     counted = [one for one in records.files if one.path in wanted]

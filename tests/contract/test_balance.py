@@ -183,6 +183,13 @@ def test_what_slurm_said_of_nodes_is_sealed_with_the_month(
     sealed.unlink()
     assert main(["verify", MONTH, *there]) == 1
     assert f"{MONTH}/slurm.json is gone" in " ".join(capsys.readouterr().out.split())
+    manifest_file(site.archive, MONTH).unlink()
+    sealed.write_text(text)  # of a seal that was broken off
+    assert main(["seal", MONTH, *there, "--no-slurm"]) == 0 and not sealed.exists()
+    assert main(["verify", MONTH, *there]) == 0
+    sealed.write_text(text)
+    assert main(["verify", MONTH, *there]) == 1
+    assert "slurm.json" in (said := " ".join(capsys.readouterr().out.split())) and "was not sealed" in said
 
 
 def test_the_command_and_its_picture(
