@@ -63,13 +63,13 @@ def save(
     to: StateLog,
     state: NodeState,
     counters: Iterable[str],
-    changed: Collection[Session] | None = None,
+    summed: bool = True,
     whole: bool = False,
 ) -> None:
     """Keep the state; OSError where the disk does not take it.
 
-    `changed`: the sessions that may be others than when it was saved last (None: all); `whole`: as one document, which
-    older agents read.
+    `summed`: an interval has ended since it was saved last, so that all sums may be others; `whole`: as one document,
+    which older agents read.
     """
     last = state.last
     node = {
@@ -91,11 +91,12 @@ def save(
         "inside": {meter: dict(given) for meter, given in state.inside.items()},
         "gauges": {gauge: list(left) for gauge, left in state.gauges.items()},
     }
-    known = {one.place for one in state.sessions if to.knows(one.place)} if changed is not None else set()
-    others = known - {one.place for one in changed or ()}
-    sessions = {one.place: None if one.place in others else _but_for_sums(one) for one in state.sessions}
-    as_before = changed is not None and len(known) == len(state.sessions)
-    to.write(node, sessions, None if as_before else _sums(state.sessions), whole)
+    held = {one.place: to.held(one.place) for one in state.sessions}
+    sessions = {
+        one.place: None if (held[one.place] or {}).get("changes") == one.changes else _but_for_sums(one)
+        for one in state.sessions
+    }
+    to.write(node, sessions, _sums(state.sessions) if summed or None in held.values() else None, whole)
 
 
 _COUNTS = ("cpu_ns", "work_ns", "suspended_ns")

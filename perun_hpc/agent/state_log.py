@@ -55,9 +55,9 @@ class StateLog:
         self._tabled = False
         """Whether there are tables in the file: since it was replaced each session has its sums in the first line."""
 
-    def knows(self, place: str) -> bool:
-        """Whether the file holds a session, so that it can be said to be as it was."""
-        return self._known is not None and place in self._known[SESSIONS]
+    def held(self, place: str) -> Document | None:
+        """What the file holds of a session but for its sums; None: nothing, so that it cannot be as it was."""
+        return None if self._known is None else self._known[SESSIONS].get(place)
 
     def write(
         self,

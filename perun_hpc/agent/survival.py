@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from functools import partial
 
 from perun_hpc.agent import state
 from perun_hpc.agent.base.paths import AgentPaths
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import Edge, Gap, Session
+from perun_hpc.agent.base.session import Edge, Gap
 from perun_hpc.agent.jobs.step_log import StepLog
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.jobs.use_log import UseLog
@@ -46,17 +45,11 @@ class Survival:
         self._step_log = step_log
         self._use_log = use_log
 
-    def save(self, changed: Collection[Session] | None = None, whole: bool = False) -> None:
-        """Bring the state file up to what is known now.
-
-        `changed` names the sessions that something happened to since the last time; without it, or where an interval
-        has ended since, that may be all. `whole`: so that an older agent can read it.
-        """
+    def save(self, whole: bool = False) -> None:
+        """Bring the state file up to what is known now; `whole`: so that an older agent can read it."""
         last = self._meter.to_go_on_from()
         if last is None:
             return
-        if self._meter.last is not self._saved:
-            changed = None
         self._step_log.flush()
         self._use_log.flush(self._meter.steps.take_changed(), last.mono_ns)
         self._ledger.flush()
@@ -75,7 +68,7 @@ class Survival:
             gauges=self._meter.gauges.left,
         )
         counters = [sensor.id for sensor in self._meter.sensors]
-        guard("state", lambda: state.save(self._log, now, counters, changed, whole))
+        guard("state", lambda: state.save(self._log, now, counters, self._meter.last is not self._saved, whole))
         self._saved = self._meter.last
 
     def resume(self, traces: Traces, steps: Steps) -> None:

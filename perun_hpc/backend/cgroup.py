@@ -131,8 +131,14 @@ class JobCgroup:
             return Reading(None, self._clock(), "malformed content")
 
     def cpu_ns(self) -> int | None:
-        """CPU time alone, of steps that are gone as well."""
-        return self._one(self._open[CPU]).ticks
+        """CPU time alone, of steps that are gone as well; read of every job while a hook waits."""
+        if (opened := self._open[CPU]) is None:
+            return None
+        descriptor, parse = opened
+        try:
+            return parse(os.pread(descriptor, 4096, 0).decode("ascii", "replace"))
+        except (OSError, ValueError, IndexError):
+            return None
 
     # Its steps: directories below the job's.
 
@@ -310,13 +316,18 @@ def _inode(directory: Path) -> int:
 
 def _frozen(file: Path) -> bool | None:
     """What the kernel says in a cgroup's `freezer.state` (v1) or `cgroup.events` (v2); None where it says nothing."""
-    for line in (text(file) or "").splitlines():  # of each job at each edge
-        if line in _FROZEN:
-            return _FROZEN[line]
-    return None
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            said = os.read(descriptor, 4096)  # whole: of each job at each edge
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+    return next((_FROZEN[line] for line in said.splitlines() if line in _FROZEN), None)
 
 
-_FROZEN = {"FROZEN": True, "FREEZING": False, "THAWED": False, "frozen 1": True, "frozen 0": False}
+_FROZEN = {b"FROZEN": True, b"FREEZING": False, b"THAWED": False, b"frozen 1": True, b"frozen 0": False}
 """FREEZING: a process still runs; version 2 says then that nothing is frozen."""
 
 

@@ -222,19 +222,20 @@ def apportion(total_uj: int, weights: Mapping[str, int]) -> dict[str, int]:
     ValueError
         for a negative weight.
     """
-    if any(weight < 0 for weight in weights.values()):
+    if min(weights.values(), default=0) < 0:
         raise ValueError("weights must not be negative")
     whole = sum(weights.values())
     if whole == 0:
         return {IDLE: total_uj} if total_uj else {}
     amount = abs(total_uj)
-    sign = 1 if total_uj >= 0 else -1
-    parts = {owner: amount * weight // whole for owner, weight in weights.items()}
+    parts, by_remainder = {}, []
+    for owner, weight in weights.items():
+        parts[owner], remainder = divmod(amount * weight, whole)
+        by_remainder.append((-remainder, owner))
     left = amount - sum(parts.values())
-    by_remainder = sorted(weights, key=lambda owner: (-(amount * weights[owner] % whole), owner))
-    for owner in by_remainder[:left]:
+    for _, owner in sorted(by_remainder)[:left] if left else ():
         parts[owner] += 1
-    return {owner: sign * part for owner, part in parts.items()}
+    return parts if total_uj >= 0 else {owner: -part for owner, part in parts.items()}
 
 
 Weigh: TypeAlias = "Callable[[DomainInput, int, Mapping[str, float]], Parts | None]"
@@ -311,7 +312,7 @@ def _possible_domain(domain: DomainInput, node: NodeInput) -> DomainInput:
 
 def _possible_job(job: JobInput) -> JobInput:
     sane = (job.cpu_ns or 0) >= 0 and job.memory_b >= 0
-    if sane and all(hold.part > 0 and (hold.activity or 0) >= 0 for hold in job.gpus.values()):
+    if sane and (not job.gpus or all(hold.part > 0 and (hold.activity or 0) >= 0 for hold in job.gpus.values())):
         return job
     return replace(
         job,
@@ -331,6 +332,9 @@ class _Load:
         self._interval = interval
         self._node = interval.node
         self._whole = max(1, interval.duration_ns)
+        self._full = _UNIT * self._whole
+        self._nobodys = {IDLE: self._full}
+        self._by_package: dict[int | None, list[list[int]]] = {}
         self._siblings: dict[int, list[int]] = defaultdict(list)
         for cpu, core in sorted(self._node.core_of.items()):
             self._siblings[core].append(cpu)
@@ -381,7 +385,7 @@ class _Load:
         """Weight of each owner in a package's physical cores, times presence."""
         weights: dict[str, int] = defaultdict(int)
         for cpus in self._cores(package):
-            held = [cpu for cpu in cpus if self._holders.get(cpu)]
+            held = [cpu for cpu in cpus if cpu in self._holders]
             # A core is wholly its holders', even if they asked for some of its threads only.
             split = held or cpus
             for cpu in split:
@@ -389,17 +393,26 @@ class _Load:
                     weights[owner] += weight // len(split)
         return dict(weights)
 
-    def _cores(self, package: int | None) -> Iterable[list[int]]:
-        for cpus in self._siblings.values():
-            if package is None or self._node.package_of.get(cpus[0]) == package:
-                yield cpus
+    def _cores(self, package: int | None) -> list[list[int]]:
+        if package not in self._by_package:
+            package_of = self._node.package_of
+            self._by_package[package] = [
+                cpus for cpus in self._siblings.values() if package is None or package_of.get(cpus[0]) == package
+            ]
+        return self._by_package[package]
 
     def _cpu_holders(self, cpu: int) -> dict[str, int]:
         """Owners of one logical CPU, weights summing to about _UNIT times the interval's length."""
-        full = _UNIT * self._whole
+        full = self._full
         if cpu in self._node.specialised:
             return {SYSTEM: full}
-        holders = self._holders.get(cpu, [])
+        holders = self._holders.get(cpu)
+        if not holders:
+            return self._nobodys
+        if len(holders) == 1:
+            (job,) = holders
+            given = min(full, _UNIT * self.present_ns(job) * job.cpus_held // len(job.cpus))
+            return {job.owner: given, IDLE: full - given}
         same = tuple(job.owner for job in holders)  # where no job is confined, every CPU has the same ones
         if same not in self._shared:
             wanted = [(job, _UNIT * self.present_ns(job) * job.cpus_held // len(job.cpus)) for job in holders]
@@ -414,33 +427,30 @@ class _Load:
 
     def _work_on(self, package: int | None) -> dict[str, int]:
         numerator, denominator = self._node.kappa
-        busy = self._busy
+        if self._claims is None:
+            self._claims = self._claimed()
         weights: dict[str, int] = defaultdict(int)
         for cpus in self._cores(package):
-            by_busy = sorted((busy.get(cpu, 0) for cpu in cpus), reverse=True)
-            total_busy = sum(by_busy)
+            times = [self._busy.get(cpu, 0) for cpu in cpus]
+            total_busy = sum(times)
             if total_busy <= 0:
                 continue
-            core_weight = denominator * by_busy[0] + numerator * sum(by_busy[1:])
-            for cpu in cpus:
-                cpu_weight = _SCALE * core_weight * busy.get(cpu, 0) // total_busy
-                left = cpu_weight
-                for owner, weight in self._explained(cpu, cpu_weight).items():
-                    weights[owner] += weight
-                    left -= weight
+            busiest = max(times)
+            core_weight = denominator * busiest + numerator * (total_busy - busiest)
+            for cpu, busy in zip(cpus, times, strict=True):
+                left = cpu_weight = _SCALE * core_weight * busy // total_busy
+                # What its holders' CPU times explain of it; never more than the weight.
+                claims = self._claims.get(cpu, {})
+                whole = max(busy, sum(claims.values()))
+                for owner, claim in claims.items():
+                    if claim:
+                        weight = cpu_weight * claim // whole
+                        weights[owner] += weight
+                        left -= weight
                 weights[SYSTEM] += left
         if not weights and self.doubt(package):
             return {UNKNOWN: 1}  # nobody knows whether anybody worked: that is not idle
         return dict(weights)
-
-    def _explained(self, cpu: int, cpu_weight: int) -> dict[str, int]:
-        """Parts of one logical CPU's weight that its holders' CPU time explains; never more than the weight."""
-        busy = self._busy.get(cpu, 0)
-        if self._claims is None:
-            self._claims = self._claimed()
-        claims = self._claims.get(cpu, {})
-        whole = max(busy, sum(claims.values()))
-        return {owner: cpu_weight * claim // whole for owner, claim in claims.items() if claim}
 
     def _claimed(self) -> dict[int, dict[str, int]]:
         """CPU -> owner -> its CPU time there: each job's is laid over its CPUs by how busy they were.
@@ -532,10 +542,10 @@ def _join(
     shares = []
     for owner in sorted({*static, *dynamic}):
         fixed, moving = static.get(owner, 0), dynamic.get(owner, 0)
-        energy = fixed + moving
-        idle = (held_idle or {}).get(owner, 0)
-        shares.append(Share(owner, energy, fixed, moving, idle, energy if owner in asleep else 0))
-    return tuple(share for share in shares if share.energy_uj)
+        if energy := fixed + moving:
+            idle = held_idle.get(owner, 0) if held_idle else 0
+            shares.append(Share(owner, energy, fixed, moving, idle, energy if owner in asleep else 0))
+    return tuple(shares)
 
 
 def _package_or_dram(
@@ -582,9 +592,11 @@ def _weighed(interval: IntervalInput, domain: DomainInput, load: _Load, weigh: W
 def _memory_weights(interval: IntervalInput, package: int | None, load: _Load) -> dict[str, int]:
     """Allocated memory of each job on the package, times presence; the rest is idle's."""
     packages = 1 if package is None else load.packages()
+    package_of = interval.node.package_of
+    cpus = {cpu for cpu, its in package_of.items() if its == package}
     wanted = []
     for job in interval.jobs:
-        here = sum(1 for cpu in job.cpus if package is None or interval.node.package_of.get(cpu) == package)
+        here = len(job.cpus if package is None else job.cpus & cpus)
         memory = job.memory_b * here // len(job.cpus) if job.cpus else job.memory_b // packages
         wanted.append((job, memory * load.present_ns(job)))
     return _held(wanted, interval.node.memory_b // packages * max(1, interval.duration_ns))

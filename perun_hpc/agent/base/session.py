@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 from perun_hpc.agent.base.account import DomainAccount
 from perun_hpc.agent.base.job_facts import cpus_on_node, usable, without_names
@@ -51,13 +51,6 @@ MAX_SETTINGS = 6
 MAX_WHYS = 50
 #: A session of which something failed so often is set aside: it ends, partial.
 MAX_FAILURES = 16
-
-
-class Save(Protocol):
-    """Keeps the agent's state, so that the next one goes on from it."""
-
-    def __call__(self, changed: Collection[Session] | None = None) -> None:
-        """`changed` names the sessions that something happened to since the last time; None: that may be all."""
 
 
 @dataclass
@@ -110,6 +103,8 @@ class Session:
     failures: int = 0
     """How often something of this session failed by a fault of perun's own."""
     place: str = ""
+    changes: int = 0
+    """How often anything of it became another one but its sums, which change with each interval."""
 
     def __post_init__(self) -> None:
         self.place = self.place or self.key.name
@@ -140,7 +135,8 @@ class Session:
     @property
     def exclusive(self) -> bool:
         """Whether Slurm said that the job holds its nodes alone."""
-        return self.job.get("exclusive", "").lower() in ("1", "yes", "true", "node")
+        word = self.job.get("exclusive")
+        return word is not None and word.lower() in ("1", "yes", "true", "node")
 
     @property
     def period_ns(self) -> int:
@@ -151,26 +147,32 @@ class Session:
 
     def settle(self, settings: dict[str, Any], monitored: bool, policy_hash: str) -> None:
         """The policy is known: these are its settings for good."""
+        self.changes += 1
         self.settings, self.monitored, self.policy_hash = settings, monitored, policy_hash
 
     def flag_step(self, settings: dict[str, Any], monitored: bool) -> None:
         """A step was flagged: its options count within the settings."""
+        self.changes += 1
         self.settings, self.monitored = settings, monitored
 
     def run_on(self, cpus: Collection[int] | None) -> None:
         """Its cgroup says on which CPUs; none: it says nothing."""
-        if cpus:
-            self.cpus = sorted(cpus)
+        if cpus and self.cpus != (found := sorted(cpus)):
+            self.changes += 1
+            self.cpus = found
 
     def run_anywhere(self) -> None:
         """Its cgroup turned out to confine it to no CPU of its own."""
+        self.changes += bool(self.cpus)
         self.cpus = []
 
     def use(self, cpu_ns: int, memory_b: int, mem_peak_b: int) -> None:
         """What it used since the last interval, what it holds now, and the most that it held; 0: not known."""
         self.cpu_ns += cpu_ns
-        self.memory_b = memory_b or self.memory_b
-        self.mem_peak_b = max(self.mem_peak_b, mem_peak_b)
+        memory_b = memory_b or self.memory_b
+        if memory_b != self.memory_b or mem_peak_b > self.mem_peak_b:
+            self.changes += 1
+            self.memory_b, self.mem_peak_b = memory_b, max(self.mem_peak_b, mem_peak_b)
 
     def work(self, ns: int) -> None:
         """So much CPU time is behind the work that it is charged with: its own, or all of a node that it holds."""
@@ -181,10 +183,12 @@ class Session:
         for name, value in settings.items():
             values = self.cpu_settings.setdefault(name, [])
             if values[-1:] != [value] and len(values) < MAX_SETTINGS:
+                self.changes += 1
                 values.append(value)
 
     def suspend(self, suspended: bool) -> None:
         """It stands still from now on, or goes on."""
+        self.changes += suspended != self.suspended
         self.suspended = suspended
 
     def pass_time(self, ns: int) -> None:
@@ -193,7 +197,9 @@ class Session:
 
     def draw(self, power_mw: int) -> None:
         """The mean power of an interval."""
-        self.peak_mw = max(self.peak_mw or 0, power_mw)
+        if self.peak_mw is None or power_mw > self.peak_mw:
+            self.changes += 1
+            self.peak_mw = max(0, power_mw)
 
     def open_account(self, name: str, account: DomainAccount) -> DomainAccount:
         """It is given something of a domain for the first time; returns the account."""
@@ -206,30 +212,36 @@ class Session:
 
     def read_late(self, sensor: str, edge: list[int | None]) -> None:
         """The first reading of a counter that gave none at the start."""
+        self.changes += 1
         self.edges_start[sensor] = edge
 
     def resume(self, gap: Gap, agent_cpu_ns: int) -> None:
         """Another agent goes on, which had used so much CPU time before."""
+        self.changes += 1
         self.add_gap(gap)
         self.agent_cpu_ns -= agent_cpu_ns
 
     def tell(self, job: Mapping[str, str], ended: Mapping[str, str]) -> None:
         """What the Epilog says: more of the job, and how it ended."""
+        self.changes += 1
         self.job = {**job, **self.job}
         self.exit = dict(ended)
 
     def finish(self, end: Edge, edges: dict[str, list[int | None]], agent_cpu_ns: int) -> None:
         """The job has ended, when its agent had used so much CPU time."""
+        self.changes += 1
         self.end, self.edges_end = end, edges
         self.agent_cpu_ns += agent_cpu_ns
 
     def cut_off(self, end: Edge, edges: dict[str, list[int | None]]) -> None:
         """The node was restarted: it ended with the last reading of an agent that is gone."""
+        self.changes += 1
         self.end, self.edges_end = end, edges
         self.agent_cpu_ns = max(0, self.agent_cpu_ns)
 
     def give_up(self) -> Edge:
         """Not even its end could be read: it ends where it did, or where it began; that is returned."""
+        self.changes += 1
         self.end = self.end or self.start
         return self.end
 
@@ -240,14 +252,17 @@ class Session:
 
     def judge_counters(self, checks: dict[str, dict[str, Any]], doubt: str) -> None:
         """How its GPUs' counters fared against their power, and why it may not be these GPUs."""
+        self.changes += 1
         self.checks, self.doubt = checks, doubt
 
     def keep_trace(self, trace: dict[str, Any]) -> None:
         """Its trace is sealed; what it holds."""
+        self.changes += 1
         self.trace = trace
 
     def lose_trace(self, why: str, for_good: bool) -> None:
         """It has no trace; `for_good`: and gets no other one."""
+        self.changes += 1
         self.trace = {"stored": False, "why": why[:200], **({"lost": True} if for_good else {})}
 
     # Its steps and ranks.
@@ -256,6 +271,7 @@ class Session:
         """Its cgroup says so much CPU time; what came to it since its steps were looked at last, None: not known."""
         if cpu_ns is None:
             return None
+        self.changes += cpu_ns != self.steps_ns
         before_ns, self.steps_ns = self.steps_ns or 0, cpu_ns
         return cpu_ns - before_ns if cpu_ns >= before_ns else cpu_ns  # another one, that began at 0
 
@@ -278,6 +294,7 @@ class Session:
 
     def keep_shared_out(self, totals: dict[str, int]) -> None:
         """Its steps have their parts of all that it has by now."""
+        self.changes += 1
         self.shared_out = totals
 
     def fold_steps(self, most: int) -> None:
@@ -292,6 +309,7 @@ class Session:
 
     def add_step(self, step: Step) -> None:
         """A flagged step has begun, or is known again; the ranks of one that was known stay."""
+        self.changes += 1
         former = self.steps.get(str(step.step_id))
         if former is not None:
             step = replace(step, ranks=former.ranks)
@@ -301,6 +319,7 @@ class Session:
 
     def add_rank(self, step: str, run: RankRun) -> None:
         """A rank has registered, or is known again; KeyError without its step."""
+        self.changes += 1
         ranks = self.steps[step].ranks
         self.ranks += str(run.rank) not in ranks
         ranks[str(run.rank)] = run
@@ -317,6 +336,7 @@ class Session:
 
     def count_ranks(self) -> None:
         """Bring `ranks` and `text_b`, which are asked for with every rank, in line with `steps`."""
+        self.changes += 1
         self.ranks = sum(len(step.ranks) for step in self.steps.values())
         self.text_b = sum(step.text_b for step in self.steps.values())
 
@@ -325,25 +345,30 @@ class Session:
     def note(self, why: str) -> None:
         """Say why the record is partial, once."""
         if why not in self.why:
+            self.changes += 1
             self.why.append(why)
 
     def assume(self, what: str) -> None:
         """Say, once, on which assumption its figures rest; its energy may be whole all the same."""
         if what not in self.assumed:
+            self.changes += 1
             self.assumed.append(what)
 
     def leave_out(self, what: str, count: int = 1) -> None:
         """Count what exceeds a bound and is not kept; `what` is one of few sentences, which the record shows."""
+        self.changes += 1
         self.left_out[what] = self.left_out.get(what, 0) + count
 
     def fail(self, what: str) -> None:
         """Something of it failed by a fault of perun's own: the record says so, and that it is partial."""
+        self.changes += 1
         self.failures += 1
         if len(self.why) < MAX_WHYS:
             self.note(f"partial: {what} failed")
 
     def add_gap(self, gap: Gap) -> None:
         """Add a gap, joined to the one before it where they touch for the same reason, or the list is full."""
+        self.changes += 1
         for last in reversed(self.gaps):
             if last.sensor == gap.sensor:
                 touches = last.to_ns >= gap.from_ns and last.why == gap.why

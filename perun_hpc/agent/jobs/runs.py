@@ -9,7 +9,7 @@ from functools import partial
 from perun_hpc.agent.base.job_facts import exit_fields, job_fields
 from perun_hpc.agent.base.paths import AgentPaths, free_name
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import LATE_NS, MAX_FAILURES, Edge, Gap, Save, Session
+from perun_hpc.agent.base.session import LATE_NS, MAX_FAILURES, Edge, Gap, Session
 from perun_hpc.agent.jobs.steps import Steps
 from perun_hpc.agent.measure import booking
 from perun_hpc.agent.measure.meter import INTERVAL_NS, Meter
@@ -52,7 +52,7 @@ class Jobs:
         policy: PolicyKeeper,
         applier: PolicyApplier,
         root_helper: RootHelper,
-        save: Save,
+        save: Callable[[], None],
         later: list[Callable[[], None]],
         clock: Clock,
     ) -> None:
@@ -214,7 +214,7 @@ class Jobs:
         guard("spool", lambda: self._paths.session(session.place).mkdir(mode=0o750, exist_ok=True))
         if self._policy.settled:
             self._applier.apply()
-        self._save((session,))
+        self._save()
 
     def _finish(self, message: Message, source: str) -> None:
         key = SessionKey.of(message.fields)
@@ -224,7 +224,7 @@ class Jobs:
         if session is None and self._register.ended_lately(key, hook_ns):
             return
         if session is None and self._register.late_epilog(key, hook_ns):
-            self._save(())
+            self._save()
             return
         snapshot = self._end_interval(session.key if session is not None else key)
         if session is None:

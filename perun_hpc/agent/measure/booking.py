@@ -51,15 +51,17 @@ def book(
     owners = {session.key.owner: session for session in sessions}
     by_account = _by_account(domains)
     used: dict[tuple[str, int, int], int] = {}
+    before_uw = before_uw or {}
     for interval in closed:
         shares = {share.owner: share for share in interval.shares.shares}
         books = _Books(interval, by_account.get(interval.shares.domain), static)
+        shows_power = not interval.gap and books.long_ns >= PEAK_NS
         for job in interval.jobs:
             session, share = owners.get(job.owner), shares.get(job.owner)
             if session is None:
                 continue
-            guard("booking", partial(_book, session, books, job, share, day, before_uw or {}), session)
-            if share is not None and not interval.gap and interval.t1_ns - interval.t0_ns >= PEAK_NS:
+            guard("booking", partial(_book, session, books, job, share, day, before_uw), session)
+            if shows_power and share is not None:
                 at = (job.owner, interval.t0_ns, interval.t1_ns)
                 used[at] = used.get(at, 0) + share.energy_uj
     for (owner, t0_ns, t1_ns), energy_uj in used.items():
@@ -95,51 +97,51 @@ class _Books:
 
     def __init__(self, interval: Closed, domain: EnergyDomain | None, static: Mapping[str, Figure]) -> None:
         self.interval, self.domain = interval, domain
+        self.long_ns = interval.t1_ns - interval.t0_ns
         self.power_uw = _mean_uw(interval, domain)
         figure = static.get(domain.name) if domain is not None else None
         self._static_error = static_error(figure.source) if figure is not None else 0.0
         # Of a domain that one owner has nothing is shared out, which is most of them.
         shares = interval.shares.shares if len(interval.shares.shares) > 1 else ()
         self._split = Split.of((share.static_uj, share.dynamic_uj) for share in shares)
+        self._method = interval.shares.method
+        if self._method == "presence" and domain is not None:
+            self._method = OVER_GAPS.get(domain.kind, self._method)
 
     def doubts_uj(self, share: Share) -> tuple[int, int, int]:
         """What an owner's share is wrong by for its static power, and for the watts of its and of the others' work."""
         fixed = self._split.static_doubt_uj(share.static_uj, share.dynamic_uj, self._static_error)
-        method = self.interval.shares.method
-        if method == "presence" and self.domain is not None:
-            method = OVER_GAPS.get(self.domain.kind, method)
         known_uj = self.interval.shares.doubts_uj.get(share.owner)
-        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, method, known_uj)
+        return fixed, *self._split.sharing_doubt_uj(share.dynamic_uj, self._method, known_uj)
 
 
 def _book(
     session: Session, books: _Books, job: JobInput, share: Share | None, day: str, before_uw: Mapping[str, int]
 ) -> None:
     """Add one interval to one session that was live in it."""
-    interval = books.interval
-    new = interval.shares.domain not in session.domains
-    account = _account(session, interval.shares.domain, books.domain)
-    if new:
-        account.begin_after(before_uw.get(interval.shares.domain, 0))
-    if interval.shares.total_uj is None:
-        session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
-        session.note(f"{interval.shares.domain}: {interval.why}")
+    interval, shares = books.interval, books.interval.shares
+    name, total_uj = shares.domain, shares.total_uj
+    account = session.domains.get(name)
+    if account is None:
+        account = _account(session, name, books.domain)
+        account.begin_after(before_uw.get(name, 0))
+    if total_uj is None:
+        session.add_gap(Gap(name, interval.t0_ns, interval.t1_ns, interval.why))
+        session.note(f"{name}: {interval.why}")
         return
-    present_ns = job.present_ns if job.present_ns is not None else interval.t1_ns - interval.t0_ns
+    present_ns = job.present_ns if job.present_ns is not None else books.long_ns
     if interval.why:
-        session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, interval.why))
+        session.add_gap(Gap(name, interval.t0_ns, interval.t1_ns, interval.why))
     if interval.gap:
         why = f"no reading in between{f' ({interval.failed})' if interval.failed else ''}; shared out by presence"
-        session.add_gap(Gap(interval.shares.domain, interval.t0_ns, interval.t1_ns, why))
-    shares = interval.shares
-    whole = present_ns >= interval.t1_ns - interval.t0_ns
-    account.cover(present_ns, interval.gap, shares.method, shares.provenance, interval.shares.total_uj, whole)
+        session.add_gap(Gap(name, interval.t0_ns, interval.t1_ns, why))
+    account.cover(present_ns, interval.gap, shares.method, shares.provenance, total_uj, present_ns >= books.long_ns)
     account.see_power(books.power_uw)
     if share is None:
         return
     account.give(share, shares.method)
     account.doubt(*books.doubts_uj(share))
-    session.add_share(day, interval.shares.domain, share.energy_uj)
+    session.add_share(day, name, share.energy_uj)
 
 
 def take_edge(readings: Mapping[str, Reading], sensors: Iterable[Sensor]) -> dict[str, list[int | None]]:

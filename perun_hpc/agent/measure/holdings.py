@@ -34,7 +34,7 @@ def held(job: Mapping[str, str], node: Node, activity: Mapping[str, int] | None 
 
     `activity` is that of MIG instances, as far as it is known. A GPU in partitions that is held whole is all of them.
     """
-    if not names_of(job):
+    if not any(_lists(job)) or not names_of(job):
         return {}
     gpus = gpus_of(node)
     whole = {gpu.domain: gpu.slices or 1 for gpu in gpus}

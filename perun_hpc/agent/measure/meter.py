@@ -623,8 +623,9 @@ class Meter:
 
     def _note_assumptions(self, session: Session) -> None:
         """Say of a job what its shares rest on for want of knowledge."""
-        counted, every = session.cpus_on_node, self._topology.core_of.keys()
-        if not session.exclusive and 0 < counted < len(every) and every <= set(session.cpus):
+        every = self._topology.core_of.keys()
+        everywhere = len(session.cpus) >= len(every) and every <= set(session.cpus)
+        if everywhere and not session.exclusive and 0 < session.cpus_on_node < len(every):
             session.assume(ONE_THREAD)
         if self._register.holds_node(session):
             return

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from perun_hpc.agent.base.register import Register
-from perun_hpc.agent.base.session import Save
 from perun_hpc.agent.outbox.keeping import Keeping
 from perun_hpc.agent.outbox.losses import NOT_WRITTEN, Losses
 from perun_hpc.agent.outbox.progress import Progress
@@ -33,7 +33,7 @@ class Outbox:
         keeping: Keeping,
         shipper: Shipper,
         losses: Losses,
-        save: Save,
+        save: Callable[[], None],
         clock: Clock,
     ) -> None:
         self._register = register
@@ -86,7 +86,7 @@ class Outbox:
 
     def _seal(self) -> None:
         if self._sealing.seal_all():
-            self._save(())
+            self._save()
             self._shipper.request(self._clock.mono_ns())
         refused = {f"job {key.name}": why for key, why in self._sealing.refused.items()}
         uids = {f"job {one.key.name}": one.uid for one in self._register.ended}
