@@ -312,7 +312,7 @@ def _possible_domain(domain: DomainInput, node: NodeInput) -> DomainInput:
 
 def _possible_job(job: JobInput) -> JobInput:
     sane = (job.cpu_ns or 0) >= 0 and job.memory_b >= 0
-    if sane and (not job.gpus or all(hold.part > 0 and (hold.activity or 0) >= 0 for hold in job.gpus.values())):
+    if sane and all(hold.part > 0 and (hold.activity or 0) >= 0 for hold in job.gpus.values()):
         return job
     return replace(
         job,
