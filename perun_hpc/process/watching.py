@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import struct
 import weakref
 from collections.abc import Collection, Iterator
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _IN_CREATE, _IN_DELETE, _IN_Q_OVERFLOW, _IN_IGNORED, _IN_ONLYDIR = 0x100, 0x200, 0x4000, 0x8000, 0x1000000
-_IN_MODIFY, _IN_MOVED, _IN_DELETE_SELF, _IN_MOVE_SELF = 0x2, 0xC0, 0x400, 0x800
-_ANY = _IN_MODIFY | _IN_MOVED | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_MOVE_SELF
+_IN_MODIFY, _IN_CLOSE_WRITE, _IN_MOVED, _IN_DELETE_SELF, _IN_MOVE_SELF = 0x2, 0x8, 0xC0, 0x400, 0x800
+_ANY = _IN_MOVED | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_MOVE_SELF
 _EVENT = struct.Struct("iIII")
 READ_B = 64 << 10
 
@@ -98,32 +99,53 @@ class Signs:
     def __init__(self) -> None:
         self._libc, self.fd = _inotify()
         self._end = weakref.finalize(self, os.close, self.fd)
-        self._watches: dict[Path, int] = {}
+        self._watches: dict[Path, tuple[int, os.stat_result]] = {}
 
     def keep(self, paths: Collection[Path]) -> bool:
-        """Watch these and no others; False where one of them is not there, or cannot be watched."""
-        for path in self._watches.keys() - paths:
-            self._libc.inotify_rm_watch(self.fd, self._watches.pop(path))
+        """Watch these and no others; False where one of them is not there, or cannot be watched.
+
+        A file in a directory tells when who wrote to it closes it: a cgroup's own `memory.events` may change a hundred
+        times a second.
+        """
+        there: dict[Path, os.stat_result] = {}
         for path in paths:
-            if path not in self._watches:
-                watch = int(self._libc.inotify_add_watch(self.fd, os.fsencode(path), _ANY))
-                if watch >= 0:
-                    self._watches[path] = watch
+            with contextlib.suppress(OSError):
+                there[path] = path.stat()
+        self._forget(
+            [
+                path
+                for path, (_, before) in self._watches.items()
+                if path not in there or not os.path.samestat(before, there[path])
+            ]
+        )
+        for path in there.keys() - self._watches.keys():
+            mask = _ANY | (_IN_CLOSE_WRITE if stat.S_ISDIR(there[path].st_mode) else _IN_MODIFY)
+            watch = int(self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask))
+            if watch >= 0:
+                self._watches[path] = watch, there[path]
         return len(self._watches) == len(paths)
 
     def clear(self) -> bool:
         """What has changed is known from now on; False where nothing has but what is watched."""
-        changed = False
+        changed, ended = False, set[int]()
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.fd, READ_B):
                 at = 0
                 while at < len(data):
-                    _, mask, _, long_b = _EVENT.unpack_from(data, at)
+                    watch, mask, _, long_b = _EVENT.unpack_from(data, at)
                     at += _EVENT.size + long_b
-                    changed |= not mask & _IN_IGNORED
-        for path in [one for one in self._watches if not one.exists()]:  # its name may be another one's soon
-            self._libc.inotify_rm_watch(self.fd, self._watches.pop(path))
+                    if mask & _IN_IGNORED:
+                        ended.add(watch)
+                    else:
+                        changed = True
+        self._forget([one for one, (watch, _) in self._watches.items() if watch in ended])
         return changed
+
+    def _forget(self, paths: Collection[Path]) -> None:
+        for path in paths:
+            watch, _ = self._watches.pop(path)
+            if all(watch != other for other, _ in self._watches.values()):  # two names of one place have one watch
+                self._libc.inotify_rm_watch(self.fd, watch)
 
     def close(self) -> None:
         """Watch nothing any more."""

@@ -120,3 +120,41 @@ def test_what_is_gone_or_kept_no_longer_is_not_watched(signs: Signs, tmp_path: P
     assert signs.keep({step})
     other.write_text("frozen 1\n")
     assert not heard(signs)
+
+
+def test_a_directory_whose_name_is_anothers_by_now_is_watched_anew(signs: Signs, tmp_path: Path) -> None:
+    policy, link = tmp_path / "policy", tmp_path / "link"
+    policy.mkdir()
+    link.symlink_to(policy)
+    for exchange in (
+        lambda: policy.rename(tmp_path / "policy.old"),
+        lambda: policy.rmdir(),
+        lambda: (link.unlink(), link.symlink_to(tmp_path / "policy.old")),
+    ):
+        assert signs.keep({policy, link})  # two names, one place
+        exchange()
+        policy.mkdir(exist_ok=True)
+        heard(signs)
+        assert signs.keep({policy, link})
+        heard(signs)
+        for one in (policy, link):
+            (one / "policy.yaml").write_text("")
+            (one / "policy.yaml").unlink()
+            assert heard(signs)
+    assert signs.keep({policy})
+    (policy / "policy.yaml").write_text("")
+    assert heard(signs)
+
+
+def test_what_is_written_again_and_again_in_a_directory_is_heard_of_when_it_is_closed(
+    signs: Signs, tmp_path: Path
+) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("max 0\n")
+    assert signs.keep({tmp_path})
+    with events.open("r+") as file:
+        for number in range(100):
+            file.write(f"max {number}\n")
+            file.flush()
+        assert not heard(signs)
+    assert heard(signs)
