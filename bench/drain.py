@@ -85,6 +85,11 @@ def slowly(shim: Path, us: int) -> dict[str, str]:
     return {"LD_PRELOAD": str(shim), "PERUN_BENCH_SYNC_US": str(us)}
 
 
+def counted(syncs: Path) -> int:
+    """How many calls that wait for a disk were counted in a file."""
+    return int.from_bytes(syncs.read_bytes(), sys.byteorder)
+
+
 def _make_durable(ledger: Path) -> None:
     """Let a build of before sync every commit; one that does already stays."""
     text = ledger.read_text()
@@ -105,6 +110,7 @@ def _drained(
         with tempfile.TemporaryDirectory(dir=root) as place:
             words = [sys.executable, "-c"]
             subprocess.run([*words, FILL, place, str(JOBS)], env=environ, cwd=build, check=True)
+            (root / "syncs").unlink(missing_ok=True)
             os.sync()
             done = subprocess.run(
                 [*words, _DRAIN, place, str(JOBS)],
@@ -113,7 +119,7 @@ def _drained(
             figures: dict[str, float] = json.loads(done.stdout)
             if figures["stored"] != JOBS:
                 raise RuntimeError(f"{arm}: {figures['stored']} of {JOBS} jobs were stored")
-            last[arm] = {**figures, "syncs": float((root / "syncs").read_text())}
+            last[arm] = {**figures, "syncs": counted(root / "syncs")}
             return figures["s"]
 
     return seconds

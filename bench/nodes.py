@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.against import ROOT
-from bench.drain import shim_in
+from bench.drain import counted, shim_in
 from bench.inodes import Size, size
 from bench.node_load import address_of
 from bench.result import Result, Skipped
-from bench.running import ended_cpu_s, memory_b
+from bench.running import ended_cpu_s, memory_b, tree_cpu_s
 from bench.site_jobs import A_DAY_S, JOBS_A_NODE_A_DAY, Site, install, name
 from perun_hpc.accounting.ledger import open_ledger
 from tests import postgres
@@ -111,7 +111,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
     server_pid = postgres.postmaster(url)
     with _collector(place, policy, bin_dir, hosts, shim) as collector:
         _answers(port) if OVER == "tls" else time.sleep(2)
-        before = _spent(collector.pid), spent_by_all(server_pid), _sql(url)
+        before = _spent_by_collector(collector.pid), spent_by_all(server_pid), _sql(url)
         plan = {"site": asdict(site), "seconds": SECONDS, "progress_s": PROGRESS_S, "ledger_s": LEDGER_S, "over": OVER,
                 "port": port, "spool": str(place / "spool"), "archive": str(archive),
                 "certificates": str(certificates)}  # fmt: skip
@@ -120,8 +120,8 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
         done = subprocess.run(words, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         load = json.loads(done.stdout)
         stored = _drained(url, load["jobs"])
-        after = _spent(collector.pid), spent_by_all(server_pid), _sql(url)
-        memory = _peak_mb(collector.pid), sum(_shared_mb(pid) for pid in _family(server_pid))
+        after = _spent_by_collector(collector.pid), spent_by_all(server_pid), _sql(url)
+        memory = [sum(map(_shared_mb, pids)) for pids in (_tree(collector.pid), _family(server_pid))]
     left = sum((size(record.parent) for record in (archive / "c" / "jobs").rglob("record.json")), Size())
     return {
         "nodes": nodes,
@@ -134,7 +134,7 @@ def _measured(place: Path, url: str, nodes: int) -> dict[str, Any]:
         "postgres_written_b": after[1]["written_b"] - before[1]["written_b"],
         "collector_mb": memory[0],
         "postgres_mb": memory[1],
-        "syncs": int((place / "syncs").read_text()),
+        "syncs": counted(place / "syncs"),
         "wal_syncs": after[2]["wal_syncs"] - before[2]["wal_syncs"],
         "ledger_b": after[2]["size_b"] - before[2]["size_b"],
         "job_inodes": left.inodes,
@@ -243,6 +243,19 @@ def _spent(pid: int) -> dict[str, float]:
     }
 
 
+def _tree(pid: int) -> list[int]:
+    """A process and all that stand below it."""
+    below = [int(child) for tasks in Path(f"/proc/{pid}/task").iterdir()
+             for child in (tasks / "children").read_text().split()]  # fmt: skip
+    return [pid, *(one for child in below for one in _tree(child))]
+
+
+def _spent_by_collector(pid: int) -> dict[str, float]:
+    """As `_spent`: the collector's own and of the processes that take hand-overs, and of what it executed."""
+    written = sum(_spent(one)["written_b"] for one in _tree(pid))
+    return {"self_s": tree_cpu_s(pid), "children_s": ended_cpu_s(pid), "written_b": written}
+
+
 def _family(pid: int) -> list[int]:
     """A process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -260,11 +273,6 @@ def spent_by_all(pid: int) -> dict[str, float]:
         for what in total:
             total[what] += spent[what] if what != "children_s" or one == pid else 0.0
     return total
-
-
-def _peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _shared_mb(pid: int) -> float:
