@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from perun_hpc.archive.grown import days_of, edge_of, go_on, grown, whole_lines
 from perun_hpc.archive.learnt import LEARNT, Learnt, typical_of
-from perun_hpc.archive.places import INCOMING, NODES, RUNNING_NOW, Archive, Run
+from perun_hpc.archive.places import INCOMING, NODES, PASSABLE, RUNNING_NOW, Archive, Run
 from perun_hpc.data_model.job import CUT_OFF, SessionKey, run_of, safe_name
 from perun_hpc.errors import DataError, NotFoundError
 from perun_hpc.files import make_directory, write_new
@@ -110,8 +111,9 @@ class ArchiveDelivery:
         if not self.root.is_dir():
             raise NotFoundError(f"{self.root}: no archive here: mount it, or make it (store.archive)")
         make_directory(cluster, 0o777)
-        with contextlib.suppress(PermissionError):  # somebody else's, who decides
-            cluster.chmod(0o711)  # against the umask: owners of jobs pass through to their own directories
+        if stat.S_IMODE(cluster.stat().st_mode) != PASSABLE:
+            with contextlib.suppress(PermissionError):  # somebody else's, who decides
+                cluster.chmod(PASSABLE)  # against the umask: owners of jobs pass through to their own directories
         return cluster
 
 

@@ -226,12 +226,12 @@ class Taker:
 
     def _put_job(self, directory: Path, name: str, boundary: Boundary, what: str) -> None:
         session, record = directory / name, dict(boundary.raw)
-        session.mkdir(exist_ok=True)
-        for name in (TRACKS, layout.STORE):
-            if (directory / name).exists():
-                (directory / name).rename(session / name)
         try:
             if what == SESSION:
+                session.mkdir(exist_ok=True)
+                for name in (TRACKS, layout.STORE):
+                    if (directory / name).exists():
+                        (directory / name).rename(session / name)
                 self._delivery.session(session, record)
             else:
                 self._delivery.progress(session, record, grow=False)
