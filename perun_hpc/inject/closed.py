@@ -65,6 +65,29 @@ def load(name: str, strict: bool = True, shared: bool = True) -> "Any":
         return _load(name, strict, shared)
 
 
+def whole(library: str) -> bool:
+    """Whether all that is loaded of a shared library (ELF, 64 bits) is in its file: a half-copied one would end the
+    process. False where it cannot be read."""
+    try:
+        fd = os.open(library, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            head, size = os.read(fd, 4096), os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+
+    def number(at: int, width: int = 8) -> int:
+        return int.from_bytes(head[at : at + width], sys.byteorder)
+
+    if head[:5] != b"\x7fELF\x02":
+        return False
+    first, each, count = number(32), number(54, 2), number(56, 2)
+    if not count or each < 56 or first + count * each > len(head):
+        return False
+    return all(number(at + 8) + number(at + 32) <= size for at in range(first, first + count * each, each))
+
+
 def _load(name: str, strict: bool, shared: bool) -> "Any":
     before = set(sys.modules)
     theirs = {key: one for key, one in list(sys.modules.items()) if _standard_name(key) and not _is_standard(one)}

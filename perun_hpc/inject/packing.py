@@ -44,7 +44,10 @@ class Packer:
         self._array: Any = closed.load("array").array
         self._from_buffer = ctypes.c_char.from_buffer
         self._byref = ctypes.byref
-        library = ctypes.PyDLL(os.path.join(os.path.dirname(__file__), LIBRARY))
+        path = os.path.join(os.path.dirname(__file__), LIBRARY)
+        if not closed.whole(path):
+            raise OSError(f"{path}: not there, or not whole")
+        library = ctypes.PyDLL(path)
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         self._pack, self._coarsen = library.perun_pack, library.perun_coarsen
         self._pack.restype = self._coarsen.restype = None

@@ -14,6 +14,7 @@ import operator
 import os
 import sys
 import time
+import types
 from _thread import RLock
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -36,9 +37,10 @@ TRIES = 8
 NONE = 1 << 62
 """No slot."""
 
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = (
+_GENERATOR, _COROUTINE, _AWAITABLE, _ASYNC_GENERATOR = (
     0x20,
     0x80,
+    0x100,
     0x200,
 )  # inspect's CO_ flags; inspect itself takes 10 ms to import
 
@@ -61,7 +63,7 @@ class Recorder:
         self.names: list[str] = []
         self.fd = -1
         self.take: Callable[[], int] = _no_slot
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, _Number] = {}
         self._memory: mmap.mmap | None = None
         self._refill: Callable[[Iterator[int]], object] = _nothing
         self._shut: Callable[[], object] = _nothing
@@ -70,6 +72,9 @@ class Recorder:
         self._makes_space = False
         self._tries = 0
         self._begin_with(0, 0)
+
+    def __reduce__(self) -> str:
+        return "recorder"  # the one of the process in which a marked function is unpickled (cloudpickle)
 
     def _begin_with(self, most: int, at_once: int) -> None:
         """Nothing is recorded yet; `most` is the space, in rows."""
@@ -213,7 +218,8 @@ class Recorder:
         """The number of a region of this name."""
         number = self._numbers.get(name)
         if number is None:
-            number = self._numbers[name] = len(self.names)
+            number = self._numbers[name] = _Number(len(self.names))
+            number.name = name
             self.names.append(name)
             self._on_name()
         return number
@@ -244,9 +250,11 @@ def _c_part() -> Any:
     """
     if sys.implementation.name != "cpython" or sys.abiflags or hasattr(sys, "getobjects"):
         return None
+    if not closed.whole(os.path.join(os.path.dirname(__file__), "mark.abi3.so")):
+        return None
     try:
         return closed.load("perun_hpc.inject.mark")
-    except ImportError:
+    except (ImportError, SystemError):
         return None
 
 
@@ -272,6 +280,19 @@ class _Slots:
     def __length_hint__(self) -> int:
         # The counter's next value is kept nowhere else; its text shows it ("count(6, 3)") without taking it.
         return max(0, self._limit - int(repr(self._count).partition("(")[2].partition(",")[0])) // 3
+
+
+class _Number(int):
+    """A region's number, which in another process is the one of its name."""
+
+    name: str
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return _number, (self.name,)
+
+
+def _number(name: str) -> int:
+    return recorder.define(name)
 
 
 def _nothing(*_: object) -> None:
@@ -307,12 +328,20 @@ class Region:
         # the sum of their lengths are the same either way.
         self._open: list[tuple[Marks, int] | None] = []
 
+    def __reduce__(self) -> tuple[type[Region], tuple[str | None]]:
+        return type(self), (self.name,)
+
     def __call__(self, function: F) -> F:
-        """Decorate a function, a coroutine function or a generator function."""
+        """Decorate a function, a coroutine function or a generator function, or another callable."""
+        if isinstance(function, (classmethod, staticmethod)):
+            return cast("F", type(function)(self(function.__func__)))
+        named = getattr(function, "func", function)  # functools.partial
         # As its author knows it: of another module with that module's name.
-        module = "" if function.__module__ == "__main__" else f"{function.__module__}."
-        name = self.name or f"{module}{function.__qualname__}"
-        return cast("F", _wrap(function, recorder.define(name)))
+        module = getattr(named, "__module__", "__main__")
+        own = getattr(named, "__qualname__", type(named).__qualname__)
+        name = self.name or (own if module == "__main__" else f"{module}.{own}")
+        flags = getattr(getattr(named, "__code__", None), "co_flags", 0)
+        return cast("F", _wrap(function, recorder.define(name), flags))
 
     def __enter__(self) -> Region:
         if self._number < 0:
@@ -359,19 +388,19 @@ def monitor(region_name: str | Callable[..., Any] | None = None) -> Region | Cal
 
     A function's region is called after its module and qualified name unless a name is given.
     """
-    if callable(region_name):
+    if callable(region_name) or isinstance(region_name, (classmethod, staticmethod)):
         return Region()(region_name)
     return Region(region_name)
 
 
-def _wrap(function: Any, region: int) -> Any:
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+def _wrap(function: Any, region: int, flags: int) -> Any:
     if flags & _COROUTINE:
         return _coroutine(function, region)
     if flags & _ASYNC_GENERATOR:
         return _async_generator(function, region)
     if flags & _GENERATOR:
-        return _generator(function, region)
+        generator = _generator(function, region)
+        return types.coroutine(generator) if flags & _AWAITABLE else generator
     return _function(function, region)
 
 

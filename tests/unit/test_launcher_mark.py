@@ -87,6 +87,43 @@ def test_it_needs_no_library() -> None:
     assert [line.split()[-1] for line in symbols if " T " in line] == ["PyInit_mark"]
 
 
+HALF = """
+from perun_hpc import monitor
+from perun_hpc.inject import regions
+regions.recorder.open(calls_b=24 * 2000, at_once=1000)
+f = monitor(int)
+print({f() for _ in range(1500)}, regions._mark is None, regions.recorder.count())
+"""
+
+
+@pytest.mark.parametrize("name", ["mark.abi3.so", "perun-pack.so"])
+def test_a_library_that_is_not_whole_is_not_loaded(name: str, tmp_path: Path) -> None:
+    """A part of one ends the process that loads it: a copy that the disk had no space for."""
+    whole, package = Path(regions.__file__).parent, tmp_path / "perun_hpc"
+    (package / "inject").mkdir(parents=True)
+    for directory, files in ((package, whole.parent), (package / "inject", whole)):
+        for file in files.iterdir():
+            if file.name not in ("inject", name):
+                (directory / file.name).symlink_to(file)
+    content = (whole / name).read_bytes()
+    foreign = content[:18] + b"\xf3\x00" + content[20:]  # RISC-V's
+    for broken in (
+        b"",
+        b"\x7fELF\x02",
+        content[:64],
+        content[:1000],
+        content[:4096],
+        content[:8192],
+        foreign,
+        b"x" * 9000,
+    ):
+        (package / "inject" / name).write_bytes(broken)
+        done = subprocess.run([sys.executable, "-c", HALF], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        expected = f"{{0}} {name == 'mark.abi3.so'} "
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == expected + ("(1000, 0)\n" if name == "mark.abi3.so" else "(1500, 0)\n")
+
+
 def marks(memory: object, offset: int = 0, more: object = lambda: NONE) -> tuple:
     assert regions._mark is not None
     return regions._mark.marks(memory, offset, more)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import functools
 import inspect
 import os
 import pathlib
+import pickle
 import threading
+import types
 
 import pytest
 
@@ -210,6 +214,67 @@ def test_an_asynchronous_generator_is_sent_values_exceptions_and_its_end_as_with
 
     assert asyncio.run(use()) == ["here", "closed"]
     assert [(start > 0, end > 0) for start, end in rows(recorded(), "stream")] == [(True, True)] * 2 + [(True, False)]
+
+
+def test_whatever_is_called_is_marked_and_stays_what_it_is(recorded):
+    class Kinds:
+        @regions.monitor
+        @staticmethod
+        def static(one):
+            return one
+
+        @regions.monitor("of the class")
+        @classmethod
+        def of_class(cls, one):
+            return cls, one
+
+        def __call__(self):
+            return "called"
+
+    @regions.monitor("awaitable")
+    @types.coroutine
+    def awaitable():
+        yield
+        return "awaited"
+
+    async def coroutine(one):
+        await awaitable()
+        return one
+
+    async def use():
+        return await awaitable(), await regions.monitor(functools.partial(coroutine, 5))()
+
+    assert (Kinds.static(1), Kinds().static(2), Kinds.of_class(3), Kinds().of_class(4)) == (
+        1, 2, (Kinds, 3), (Kinds, 4),
+    )  # fmt: skip
+    assert regions.monitor(Kinds())() == "called"
+    assert asyncio.run(use()) == ("awaited", 5)
+    data = recorded()
+    prefix = f"{__name__}.test_whatever_is_called_is_marked_and_stays_what_it_is.<locals>."
+    names = (f"{prefix}Kinds.static", "of the class", f"{prefix}Kinds", "awaitable", f"{prefix}coroutine")
+    assert [len(rows(data, name)) for name in names] == [2, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_regions_can_be_copied_and_sent_elsewhere(recorded, copied):
+    """By value, as a program sends its functions to its workers (cloudpickle): what they hold, too."""
+
+    @regions.monitor("sent")
+    def sent(): ...
+
+    assert copied(regions.recorder) is regions.recorder
+    for cell in sent.__closure__:
+        if cell.cell_contents is not sent.__wrapped__:
+            assert copied(cell.cell_contents) == cell.cell_contents
+    for region in (regions.monitor("block"), regions.monitor(), regions.window("block")):
+        with region, copied(region) as again:
+            assert (type(again), again.name, again is region) == (type(region), region.name, False)
+    assert len(rows(recorded(), "block")) == 4
+    sent_there = pickle.dumps(regions.recorder.define("sent"))
+    regions.recorder._numbers.pop("sent")  # the worker has other regions
+    assert regions.recorder.names[pickle.loads(sent_there)] == "sent" and pickle.loads(
+        sent_there
+    ) != regions.recorder.names.index("sent")
 
 
 def test_calls_without_room_are_counted_and_still_run():
