@@ -22,7 +22,7 @@ from typing import Any
 from perun_hpc.accounting.deleted import REMOVED
 from perun_hpc.accounting.evidence import HIDDEN
 from perun_hpc.accounting.homes import known_records, run_in
-from perun_hpc.accounting.identity import Likeness, of_record
+from perun_hpc.accounting.identity import Identity, Likeness, of_record
 from perun_hpc.accounting.ledger import FOR_EVER_S, Ledger, Put, Refused
 from perun_hpc.accounting.owned import forget_run
 from perun_hpc.accounting.packing import OF_RECORDS, Access, LostError, PackLease, finish, forget
@@ -316,8 +316,7 @@ def _forget(
                 part, [one for one in mine if (cluster, one.job_id // PER_BUCKET) not in failed]
             ):
                 try:
-                    _forget_bucket(part, number, found, keeping, lease, text)
-                    count += len(found)
+                    count += _forget_bucket(part, number, found, keeping, lease, text)
                 except LostError:
                     raise
                 except (PerunError, OSError) as error:
@@ -334,11 +333,17 @@ def _forget_bucket(
     keeping: Keeping,
     lease: PackLease,
     text: Callable[[EnergyRecord], bytes] | None,
-) -> None:
-    gone, hidden = set(), {}
+) -> int:
+    gone, hidden, count = set(), {}, 0
     for run, record in found:
         if os.path.lexists(directory := archive.job(run)):
-            _forget_directory(directory, record, text)
+            try:
+                if not _is(run_in(archive, run), record):
+                    continue  # it has another name by now, under which it comes again; this one may be another run's
+                _forget_directory(directory, record, text)
+            except FileNotFoundError:
+                continue
+        count += 1
         if text is None:
             gone.add(run)
         else:
@@ -349,6 +354,7 @@ def _forget_bucket(
     if gone or hidden:
         lease.renew()
         forget(archive, number, gone, hidden, keeping.now_s, keeping.access, lease)
+    return count
 
 
 def _forget_directory(directory: Path, record: EnergyRecord, text: Callable[[EnergyRecord], bytes] | None) -> None:
@@ -361,7 +367,10 @@ def _forget_directory(directory: Path, record: EnergyRecord, text: Callable[[Ene
 
 
 def _found(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[int, list[tuple[Run, EnergyRecord]]]]:
-    """Yield, by the thousands of job ids, the runs of which something is kept that are these records'."""
+    """Yield, by the thousands of job ids, the runs of which something is kept that are these records'.
+
+    Those that got other names until the caller is done with them come again, under these.
+    """
     mine: dict[int, list[EnergyRecord]] = {}
     for record in records:
         mine.setdefault(record.job_id, []).append(record)
@@ -370,16 +379,19 @@ def _found(archive: Archive, records: Sequence[EnergyRecord]) -> Iterator[tuple[
         if run.job_id in mine:
             flat.setdefault(run.job_id // PER_BUCKET, []).append(run)
     for number in sorted({job_id // PER_BUCKET for job_id in mine}):
-        names = {*flat.get(number, ()), *archive.in_bucket(number), *packed(archive, number)}
-        found = []
-        for run in sorted(names, key=order):
-            who = run_in(archive, run) if run.job_id in mine else None
-            for record in mine.get(run.job_id, ()):
-                if who is not None and who.likeness(of_record(record)) is Likeness.SAME:
-                    found.append((run, record))
-                    break
-        if found:
-            yield number, found
+        seen: set[Run] = set()
+        while new := {*flat.get(number, ()), *archive.in_bucket(number), *packed(archive, number)} - seen:
+            found = []
+            for run in sorted(new, key=order):
+                who = run_in(archive, run) if run.job_id in mine else None
+                found += [(run, one) for one in mine.get(run.job_id, ()) if _is(who, one)][:1]
+            if found:
+                yield number, found
+            seen |= new
+
+
+def _is(who: Identity | None, record: EnergyRecord) -> bool:
+    return who is not None and who.likeness(of_record(record)) is Likeness.SAME
 
 
 def matching(ledger: Ledger, who: Who) -> int:

@@ -227,6 +227,33 @@ def test_deleted_and_hidden_users_are_in_no_pack(archive: Archive, ledger: Ledge
     other.close()
 
 
+@pytest.mark.parametrize("how", ["delete", "pseudonymise"])
+def test_a_run_that_is_renamed_while_its_user_is_forgotten_goes_and_the_one_in_its_place_stays(
+    archive: Archive, ledger: Ledger, how: str
+) -> None:
+    def meanwhile() -> None:
+        """Slurm counts anew: another job of that id comes, of another user, and takes the name."""
+        put_incoming(archive.root, boundary(4713, start_s=LATER_S, user="bob", uid=BOB))
+        sweep(archive, ledger, LATER_S + 2000.0)
+
+    keeping = upkeep.Keeping(ledger, NOBODY, LATER_S)
+    if how == "delete":
+        waits = once_before("shutil.rmtree", "/4711.0", meanwhile)
+        upkeep.delete(ledger, upkeep.Who(user="alice"), lambda some: upkeep.remove_directories(archive, some, keeping))
+    else:
+        waits = once_before("shutil.rmtree", "/4711.0/boundary", meanwhile)
+        upkeep.pseudonymise(
+            ledger, upkeep.Who(user="alice"), lambda some: upkeep.hide_in_directories(archive, some, keeping)
+        )
+    assert not waits
+    kept_records = {run: record_in(archive, run) for run in archive.all_runs()}
+    assert all(record is not None and record.user != "alice" for record in kept_records.values())
+    (newer,) = (record for record in kept_records.values() if record and record.job_id == 4713 and record.user == "bob")
+    assert newer.start_ns == LATER_S * 10**9 and [b.node for b in read_kept(archive, Run(4713, 0))] == ["n1"]
+    old = [run for run, record in kept_records.items() if record and record.job_id == 4713 and record.user != "bob"]
+    assert len(old) == (0 if how == "delete" else 1) and all(read_kept(archive, run) == [] for run in old)
+
+
 def test_a_run_with_a_trace_keeps_its_directory_until_that_has_gone(
     archive: Archive, ledger: Ledger, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -591,7 +618,7 @@ def once_before(event: str, path_end: str, act: Callable[[], object]) -> list[bo
     waits = [True]
 
     def meanwhile(what: str, arguments: tuple[Any, ...]) -> None:
-        if waits and what.removeprefix("os.") in event.split() and str(arguments[0]).endswith(path_end):
+        if waits and what.removeprefix("os.") in event.split() and arguments and str(arguments[0]).endswith(path_end):
             waits.clear()
             act()
 
