@@ -22,7 +22,7 @@ GPU_BACKENDS = ("nvml", "amdsmi", DCGM)
 LOOK_NS = 10_000_000_000
 """How often the kernel's directories are listed for sensors that came or went."""
 WHOLE_NS = 60_000_000_000
-"""How often all below them is listed where they look as before."""
+"""How often all below them is listed where they look as before, and everything is read."""
 AGAIN_NS = 600_000_000_000
 """How often a sensor is tried again that was there and did not measure."""
 
@@ -96,7 +96,7 @@ class Sources:
             self._look_ns = now_ns + LOOK_NS
             for one in self._meter.look_for_silence(now_ns):
                 log(one)
-            whole = now_ns >= self._whole_ns
+            whole = now_ns >= self._whole_ns or self._some_fail()
             if whole:
                 self._whole_ns = now_ns + WHOLE_NS
             for backend, before in self._listed.items():
@@ -128,6 +128,11 @@ class Sources:
         self._outlines[backend] = now
         same = now == before and not whole and backend not in self._asked
         return self._listed[backend] if same else listing(self._node.root, backend)
+
+    def _some_fail(self) -> bool:
+        """Whether something is not read now: its file may be there again any moment."""
+        last = self._meter.last
+        return last is not None and any(one.ticks is None for one in last.readings.values())
 
     def _looks_mirrored(self) -> bool:
         """Whether what was read since the last look says that zones are to be held against each other again."""
