@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +31,15 @@ MOST_COLUMNS, MOST_ROWS = 8192, 4096
 PATIENCE_S = 1.0
 """How long a block that was asked for is waited for: the program may be in the middle of a row."""
 
-_VERSION = 3
+_VERSION = 4
 _ORDERS = struct.Struct("=IIIIqqq")
-_COLUMN = struct.Struct("=18qII")
+_COLUMN = struct.Struct("=19qIIII")
 _BLOCK = struct.Struct("=IIIIqq")
 _RISE = struct.Struct("=qqII")
 _GAP = struct.Struct("=IIiIQ")
 _MOST_BAD = 16
 PIPE_B = 1 << 20
+NO_STEPS: Mapping[str, int] = {}
 _NO_NUMBER, _NO_VALUE, _TOO_LITTLE = -1, -2, -3
 _GIVEN, _NUMBER = 0, 1
 _FORMS = {procstat.CPUS: 2, procstat.MEMORY: 3}
@@ -84,6 +85,8 @@ class Block:
     rises : of each column; None where a value is missing, or there are no two rows.
     gaps : of sensors that `perun-sample` reads itself, why there is none.
     skipped : ticks since the block before that have no row.
+    sums : of each row, over the columns that were to be added up, modulo 2^64; without meaning where one has gaps.
+    divided : by the place of a column, its values divided by the step that was asked for, rounded down.
     """
 
     ticks: array.array[int]
@@ -93,6 +96,8 @@ class Block:
     rises: list[Rise | None]
     gaps: tuple[Gap, ...]
     skipped: int
+    sums: array.array[int]
+    divided: Mapping[int, array.array[int]]
 
 
 class Left(NamedTuple):
@@ -131,14 +136,14 @@ class _Head(NamedTuple):
 
 
 def _parsed(
-    data: bytearray, columns: int, period_ns: int
+    data: bytearray, columns: int, period_ns: int, divided: Sequence[int] = ()
 ) -> tuple[_Head, Block, list[tuple[int, int, int, int, int]]] | None:
     """Take the first block off `data`, its gaps apart; None where none is whole."""
     if len(data) < _BLOCK.size:
         return None
     head = _Head(*_BLOCK.unpack_from(data))
     rows = head.rows
-    rises_at = _BLOCK.size + 8 * rows * (columns + 1)
+    rises_at = _BLOCK.size + 8 * rows * (2 + columns + len(divided))
     gaps_at = rises_at + _RISE.size * columns
     late_at = gaps_at + _GAP.size * head.gaps
     end = late_at + 4 * rows
@@ -154,16 +159,18 @@ def _parsed(
         ticks,
         [tick * period_ns - head.offset_ns + 1000 * us for tick, us in zip(ticks, late_us, strict=True)],
         late_us,
-        [table[rows * place : rows * (place + 1)] for place in range(1, columns + 1)],
+        [table[rows * place : rows * (place + 1)] for place in range(2, columns + 2)],
         [None if one[0] == GAP else Rise(*one) for one in rises],
         (),
         head.skipped,
+        table[rows : 2 * rows],
+        {one: table[rows * place : rows * (place + 1)] for place, one in enumerate(divided, columns + 2)},
     )
     return head, block, gaps
 
 
 def joined(blocks: Sequence[Block]) -> Block:
-    """Blocks after each other as one; their gaps are left out, and what is known of their steps."""
+    """Blocks after each other as one; their gaps are left out, and what is known of their steps and sums."""
     first, *others = blocks
     ticks, late_us, columns = first.ticks[:], first.late_us[:], [column[:] for column in first.columns]
     for one in others:
@@ -172,7 +179,8 @@ def joined(blocks: Sequence[Block]) -> Block:
         for column, more in zip(columns, one.columns, strict=True):
             column += more
     mono_ns = [ns for one in blocks for ns in one.mono_ns]
-    return Block(ticks, mono_ns, late_us, columns, [None] * len(columns), (), sum(one.skipped for one in blocks))
+    skipped, sums = sum(one.skipped for one in blocks), array.array("q")
+    return Block(ticks, mono_ns, late_us, columns, [None] * len(columns), (), skipped, sums, {})
 
 
 class Rows:
@@ -184,11 +192,23 @@ class Rows:
     grid : its next tick is the first row's.
     rows : of a block.
     file : where blocks of one row go, begun anew (None: a pipe, and blocks of so many rows).
+    steps : by what blocks shall have values divided, too, of some sensors, by their ids; nothing in a file.
+    summed : the ids of those that are added up in each row.
     """
 
-    def __init__(self, columns: Sequence[tuple[Sensor, int]], grid: Grid, rows: int, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        columns: Sequence[tuple[Sensor, int]],
+        grid: Grid,
+        rows: int,
+        file: Path | None = None,
+        steps: Mapping[str, int] = NO_STEPS,
+        summed: frozenset[str] = frozenset(),
+    ) -> None:
         """Start it; OSError where that cannot be."""
         self.sensors = tuple(sensor for sensor, _ in columns)
+        self._steps, self.summed = steps if file is None else NO_STEPS, summed
+        self._divided = [place for place, one in enumerate(self.sensors) if self._steps.get(one.id, 1) > 1]
         self.grid = grid
         """As it is now: it follows a clock that is slewed. `step_ns` is by how much the clock was set meanwhile."""
         self.step_ns = 0
@@ -234,8 +254,11 @@ class Rows:
         for sensor, fd in zip(self.sensors, files, strict=True):
             least, bad = implausible(sensor)
             bad = bad[:_MOST_BAD]
+            count = len(bad)
             form = _FORMS.get(sensor.id, _NUMBER) if fd >= 0 else _GIVEN
-            record = _COLUMN.pack(least, procstat.KEPT_NS, *bad, *[0] * (_MOST_BAD - len(bad)), len(bad), form)
+            bad = (*bad, *[0] * (_MOST_BAD - len(bad)))
+            step = self._steps.get(sensor.id, 1)
+            record = _COLUMN.pack(least, procstat.KEPT_NS, step, *bad, count, form, sensor.id in self.summed, 0)
             socket.send_fds(self._socket, [record], [fd] if fd >= 0 else [])
 
     @property
@@ -329,7 +352,7 @@ class Rows:
         return found
 
     def _next(self) -> Block | None:
-        found = _parsed(self._data, len(self.sensors), self.grid.period_ns)
+        found = _parsed(self._data, len(self.sensors), self.grid.period_ns, self._divided)
         if found is None:
             return None
         head, block, gaps = found

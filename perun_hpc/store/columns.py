@@ -5,8 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from operator import floordiv
 from typing import Any
 
 from perun_hpc.data_model.sensor import GAP, Kind, Reading, Sensor
@@ -60,6 +58,11 @@ class Columns:
                 _put(target, places, self._columns[column].values(columns[column], times_ns))
         chunk.rows += len(rows)
 
+    @property
+    def steps(self) -> dict[str, int]:
+        """As `NodeStore`'s."""
+        return {one.sensor.id: one.divisor for one in self._columns.values() if one.is_base and one.divisor > 1}
+
     def put_columns(
         self,
         chunk: Chunk,
@@ -67,19 +70,17 @@ class Columns:
         offsets: array[int],
         columns: Sequence[array[int]],
         rising: Sequence[bool],
+        divided: Sequence[array[int] | None],
     ) -> None:
-        """The same of rows that are given column by column; `rising` says of which it is known that none falls."""
+        """The same of rows that are given column by column, as `NodeStore.extend` is."""
         places = [tick % self.length for tick in ticks]
         times_ns = [tick * self._period_ns for tick in ticks]
         _put(chunk.offsets, places, offsets)
         for part, targets in zip(self._parts, chunk.parts, strict=True):
-            for column, target in zip(part.columns, targets, strict=True):
-                one, values = self._columns[column], columns[column]
-                _put(
-                    target,
-                    places,
-                    (rising[column] and one.risen(values, times_ns)) or one.values(tuple(values), times_ns),
-                )
+            for place, target in zip(part.columns, targets, strict=True):
+                column, values = self._columns[place], columns[place]
+                risen = column.risen(values, divided[place], times_ns) if rising[place] else None
+                _put(target, places, risen or column.values(tuple(values), times_ns))
         chunk.rows += len(ticks)
 
     def state(self) -> list[list[int | None]]:
@@ -103,9 +104,9 @@ class Column:
         self._counts = sensor.kind is Kind.COUNTER
         self._low, self._high = layout.limits(form.dtype)
         self._fill = layout.fill(form.dtype)
-        self._divisor = form.divisor
-        self._is_base = sensor.scale_num == sensor.scale_den == 1
-        self._as_it_is = self._is_base and form.divisor == 1
+        self.divisor = form.divisor
+        self.is_base = sensor.scale_num == sensor.scale_den == 1
+        self._as_it_is = self.is_base and form.divisor == 1
 
     def values(self, ticks: Sequence[int], times_ns: Sequence[int]) -> Sequence[int]:
         """The values to store for several rows (`GAP`: none), all at once where nothing is amiss."""
@@ -121,7 +122,7 @@ class Column:
                 return [self._stored(one + self.added) for one in ticks]
         return [self._fill if one == GAP else self.value(one, ns) for one, ns in zip(ticks, times_ns, strict=True)]
 
-    def risen(self, ticks: array[int], times_ns: Sequence[int]) -> Sequence[int] | None:
+    def risen(self, ticks: array[int], divided: array[int] | None, times_ns: Sequence[int]) -> Sequence[int] | None:
         """The same of ticks of which none falls; None where each has to be looked at."""
         first, last = ticks[0] + self.added, ticks[-1] + self.added
         if not self._counts or (self.last is not None and ticks[0] < self.last):
@@ -131,8 +132,8 @@ class Column:
         self.last, self.last_ns = ticks[-1], times_ns[-1]
         if self._as_it_is and not self.added:
             return ticks
-        if self._is_base and not self.added:  # at 10 ms nothing else is asked of so many values
-            return list(map(floordiv, ticks, repeat(self._divisor)))
+        if divided is not None and self.is_base and not self.added:
+            return divided
         return [self._stored(one + self.added) for one in ticks]
 
     def value(self, ticks: int, now_ns: int) -> int:
@@ -148,7 +149,7 @@ class Column:
         return value if self._low <= value <= self._high else self._fill
 
     def _stored(self, ticks: int) -> int:
-        return self.sensor.base(ticks) // self._divisor
+        return self.sensor.base(ticks) // self.divisor
 
 
 def written(values: Sequence[int | None]) -> Sequence[int]:

@@ -165,6 +165,11 @@ class NodeStore:
         return cls(description)
 
     @property
+    def steps(self) -> dict[str, int]:
+        """By what the raw ticks of sensors that count in base units are divided to be stored, by the sensors' ids."""
+        return self._columns.steps
+
+    @property
     def track(self) -> Track:
         """The track that this store writes."""
         return self._shards.track
@@ -207,13 +212,16 @@ class NodeStore:
         late_us: array[int],
         columns: Sequence[array[int]],
         rising: Sequence[bool],
+        divided: Sequence[array[int] | None] = (),
     ) -> None:
         """Store many rows, each of a later tick: `columns` are the sensors' raw ticks, `GAP` where there is none.
 
-        `rising` says of which columns it is known that all is there and nothing falls.
+        `rising` says of which columns it is known that all is there and nothing falls; `divided` are columns divided by
+        their `steps`, where somebody did that.
         """
         if len(columns) != len(self.sensors):
             raise ValueError(f"{len(columns)} columns for {len(self.sensors)} sensors")
+        divided = divided or [None] * len(columns)
         first = bisect_right(ticks, self._tally.last)
         self._tally.dropped += first
         while first < len(ticks):
@@ -224,7 +232,8 @@ class NodeStore:
                 for row in zip(*rows[:2], *rows[2], strict=True):
                     self._add(row)
             else:
-                self._add_columns(number, *rows, rising)
+                parts = [None if one is None else one[first:after] for one in divided]
+                self._add_columns(number, *rows, rising, parts)
             first = after
         self._write_what_is_due()
 
@@ -235,6 +244,7 @@ class NodeStore:
         late_us: array[int],
         columns: Sequence[array[int]],
         rising: Sequence[bool],
+        divided: Sequence[array[int] | None],
     ) -> None:
         """Put rows of one chunk into its journal, and into it."""
         self._have(number)
@@ -242,7 +252,7 @@ class NodeStore:
         self._store_rows()
         chunk = self._chunks[number]
         self._count(ticks[0], ticks[-1], len(ticks))
-        self._columns.put_columns(chunk, ticks, late_us, columns, rising)
+        self._columns.put_columns(chunk, ticks, late_us, columns, rising, divided)
         try:
             if chunk.journal is not None and not self._waiting:
                 chunk.journal.write_columns(ticks, late_us, columns)

@@ -29,7 +29,7 @@ struct grid {
 /* What each row needs of a column, and no more: caches are cold after a sleep. */
 struct source {
 	int file;
-	uint32_t form;
+	uint16_t form, summed;
 	int64_t least;
 	int64_t unsafe; /* the least value that is none; from it on `bad` is looked at */
 	int64_t kept;   /* of the parent, or read not long ago */
@@ -37,13 +37,14 @@ struct source {
 
 struct sampler {
 	struct grid grid;
-	uint32_t columns, rows_max, rows, gaps, skipped;
+	uint32_t columns, divided, rows_max, rows, gaps, skipped;
 	struct source *sources;  /* per column */
 	struct column *kinds;    /* per column */
 	int64_t *stale_ns;       /* per column: when it is to be read again */
 	int64_t *ticks;          /* per row */
 	int32_t *late_us;        /* per row */
 	double *elapsed_ns;      /* per row */
+	uint64_t *sums;          /* per row */
 	int64_t *values;         /* row by row */
 	char *text;              /* of a long file */
 	struct gap *gap;         /* of the block */
@@ -262,6 +263,11 @@ static void write_all(const char *data, size_t size)
 	}
 }
 
+static int64_t quotient(int64_t value, int64_t step)
+{
+	return value == GAP_VALUE ? GAP_VALUE : value / step - (value % step < 0);
+}
+
 static int64_t row_ns(const struct sampler *all, uint32_t row)
 {
 	return all->ticks[row] * all->grid.period_ns + (int64_t)1000 * all->late_us[row];
@@ -303,9 +309,13 @@ static void flush_block(struct sampler *all)
 	};
 	char *at = put(all->out, &head, sizeof(head));
 	/* Column by column: it is the columns that are added up and stored. */
-	int64_t *columns = (int64_t *)(void *)put(at, all->ticks, all->rows * sizeof(int64_t));
+	int64_t *columns, *divided;
 
-	at = (char *)(columns + (size_t)all->rows * all->columns);
+	at = put(at, all->ticks, all->rows * sizeof(int64_t));
+	at = put(at, all->sums, all->rows * sizeof(uint64_t));
+	columns = (int64_t *)(void *)at;
+	divided = columns + (size_t)all->rows * all->columns;
+	at = (char *)(divided + (size_t)all->rows * all->divided);
 	for (uint32_t row = 1; row < all->rows; row++)
 		all->elapsed_ns[row] = (double)(row_ns(all, row) - row_ns(all, row - 1));
 	for (uint32_t column = 0; column < all->columns; column++, columns += all->rows) {
@@ -313,6 +323,9 @@ static void flush_block(struct sampler *all)
 
 		for (uint32_t row = 0; row < all->rows; row++)
 			columns[row] = all->values[(size_t)row * all->columns + column];
+		if (all->kinds[column].step > 1)
+			for (uint32_t row = 0; row < all->rows; row++)
+				*divided++ = quotient(columns[row], all->kinds[column].step);
 		rise = rise_of(all, columns, all->elapsed_ns);
 		at = put(at, &rise, sizeof(rise));
 	}
@@ -328,11 +341,13 @@ static int64_t sample(struct sampler *all, int64_t mono_ns)
 	struct grid *grid = &all->grid;
 	int64_t *values = all->values + (size_t)all->rows * all->columns;
 	int64_t due = due_ns(grid), skipped = (mono_ns - due) / grid->period_ns, done_ns, late_us;
+	uint64_t sum = 0;
 
 	all->skipped += (uint32_t)skipped;
 	all->ticks[all->rows] = grid->next + skipped;
 	for (uint32_t column = 0; column < all->columns; column++)
-		values[column] = read_one(all, column, mono_ns);
+		sum += (uint64_t)(values[column] = read_one(all, column, mono_ns)) * all->sources[column].summed;
+	all->sums[all->rows] = sum;
 	/* The row is of the middle of its reading. */
 	done_ns = now_ns(CLOCK_MONOTONIC);
 	late_us = ((mono_ns + done_ns) / 2 - due - skipped * grid->period_ns) / 1000;
@@ -408,10 +423,11 @@ static bool begin(struct sampler *all)
 	all->ticks = reserve(orders.rows, sizeof(int64_t));
 	all->late_us = reserve(orders.rows, sizeof(int32_t));
 	all->elapsed_ns = reserve(orders.rows, sizeof(double));
+	all->sums = reserve(orders.rows, sizeof(uint64_t));
 	all->values = reserve((size_t)orders.columns * orders.rows, sizeof(int64_t));
 	all->gap = reserve((size_t)orders.columns * orders.rows + 1, sizeof(struct gap));
-	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 4) + orders.columns * sizeof(struct rise) +
-	             (size_t)orders.rows * orders.columns * (8 + sizeof(struct gap));
+	all->out_b = sizeof(struct block) + (size_t)orders.rows * (8 + 8 + 4) + orders.columns * sizeof(struct rise) +
+	             (size_t)orders.rows * orders.columns * (8 + 8 + sizeof(struct gap));
 	all->out = reserve(all->out_b, 1);
 	fds = reserve(COLUMNS_MAX, sizeof(int));
 	for (uint32_t column = 0; column < orders.columns; column++) {
@@ -420,7 +436,8 @@ static bool begin(struct sampler *all)
 
 		if (!take(kind, sizeof(*kind), fds, &fd_count) || kind->bad_count > BAD_MAX || kind->form > FORM_MEMORY)
 			return false;
-		*from = (struct source){ -1, kind->form, kind->least, INT64_MAX, GAP_VALUE };
+		*from = (struct source){ -1, (uint16_t)kind->form, kind->summed != 0, kind->least, INT64_MAX, GAP_VALUE };
+		all->divided += kind->step > 1;
 		for (uint32_t i = 0; i < kind->bad_count; i++)
 			if (kind->bad[i] < from->unsafe)
 				from->unsafe = kind->bad[i];

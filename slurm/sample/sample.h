@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum {
-	SAMPLE_VERSION = 3,
+	SAMPLE_VERSION = 4,
 	COLUMNS_MAX = 8192,
 	ROWS_MAX = 4096,
 	BAD_MAX = 16,
@@ -27,9 +27,12 @@ struct orders {
 struct column {
 	int64_t least;        /* less is no value */
 	int64_t keep_ns;      /* a value of CPUs or memory is repeated in rows for so long */
+	int64_t step;         /* above 1: blocks have the values divided by it, too */
 	int64_t bad[BAD_MAX]; /* nor is one of these */
 	uint32_t bad_count;
-	uint32_t form; /* of its file */
+	uint32_t form;   /* of its file */
+	uint32_t summed; /* whether it is in the rows' sums */
+	uint32_t zero;
 };
 
 /* No file, values come by 'v'; one number; /proc/stat; /proc/meminfo. */

@@ -18,7 +18,7 @@ from perun_hpc.agent.base.register import Register
 from perun_hpc.agent.base.session import Edge, Session
 from perun_hpc.agent.base.steps import Step
 from perun_hpc.agent.measure import curve
-from perun_hpc.agent.measure.intervals import Intervals, packages
+from perun_hpc.agent.measure.intervals import NOTHING_KNOWN, Intervals, Known, packages
 from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
@@ -100,8 +100,10 @@ def test_rows_give_a_curve_what_readings_one_by_one_would(risen: bool, scale: in
     halves = []
     for part in (slice(0, 8), slice(8, None)):
         some = {name: ticks[part] for name, ticks in columns.items()}
-        known = {name: rise_of(0, ticks, [10 * MS_NS] * len(ticks)) for name, ticks in some.items() if GAP not in ticks}
-        halves.append(at_once.since_rows(times[part], some, known if risen else {}))
+        rises = {name: rise_of(0, ticks, [10 * MS_NS] * len(ticks)) for name, ticks in some.items() if GAP not in ticks}
+        summed = frozenset(one.id for one in sensors if one.scale_num == 1)
+        sums = [sum(row) for row in zip(*(some[name] for name in summed), strict=True)]
+        halves.append(at_once.since_rows(times[part], some, Known(rises, summed, sums) if risen else NOTHING_KNOWN))
     assert halves[0] + halves[1] == expected
     if not falls:
         assert sum(expected) == sum(

@@ -169,8 +169,11 @@ def test_how_columns_rise_is_what_their_values_say(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("rising", "standing", "torn")]
     for place, file in enumerate(files):
         file.write_text(f"{place:015d}\n")
-    reader = NumberFiles(tuple((KINDS[4], file) for file in files))
-    rows = Rows([(KINDS[4], fd) for fd in reader.descriptors], now_grid(2 * MS_NS), 50)
+    sensors = [sensor(file.name, Quantity.TIME, Kind.COUNTER) for file in files]
+    reader = NumberFiles(tuple(zip(sensors, files, strict=True)))
+    columns = list(zip(sensors, reader.descriptors, strict=True))
+    steps, summed = {sensors[0].id: 7, sensors[2].id: 10}, frozenset((sensors[0].id, sensors[1].id))
+    rows = Rows(columns, now_grid(2 * MS_NS), 50, steps=steps, summed=summed)
     rising, torn = (os.open(files[place], os.O_WRONLY) for place in (0, 2))
     found: list[Block] = []
     step, value = 1, 0
@@ -185,6 +188,12 @@ def test_how_columns_rise_is_what_their_values_say(tmp_path: Path) -> None:
     for fd in (rising, torn):
         os.close(fd)
     for block in found:
+        assert {place: list(values) for place, values in block.divided.items()} == {
+            place: [one if one == GAP else one // step for one in block.columns[place]]
+            for place, step in ((0, 7), (2, 10))
+        }
+        pairs = list(zip(block.columns[0], block.columns[1], block.sums, strict=True))
+        assert all(total == one + other for one, other, total in pairs if one != GAP)
         elapsed_ns = [after - before for before, after in zip([0, *block.mono_ns], block.mono_ns, strict=False)]
         for ticks, rise in zip(block.columns, block.rises, strict=True):
             known = len(ticks) > 1 and GAP not in ticks
@@ -314,9 +323,10 @@ def test_sums_of_blocks_are_those_of_rows(rows: list, rising: bool, cuts: set[in
     cuts=st.sets(st.integers(1, 59), max_size=4),
     rising=st.booleans(),
     again=st.integers(0, 3),
+    step=st.sampled_from([1, 10]),
 )
 def test_many_rows_are_stored_as_one_by_one(
-    tmp_path_factory: pytest.TempPathFactory, rows: list, cuts: set[int], rising: bool, again: int
+    tmp_path_factory: pytest.TempPathFactory, rows: list, cuts: set[int], rising: bool, again: int, step: int
 ) -> None:
     """`again`: so many rows of the block before come once more."""
     if rising:
@@ -326,22 +336,24 @@ def test_many_rows_are_stored_as_one_by_one(
     stores = [
         NodeStore.open(
             tmp_path_factory.mktemp("s"), cluster="c", job_id="7", restart_count=0, node="n1", sensors=[one],
-            period_ns=10 * MS_NS, start_ns=0,
+            period_ns=10 * MS_NS, start_ns=0, energy_step_uj=step,
         )
         for _ in range(2)
     ]  # fmt: skip
     length = stores[0]._length
     tick, table = length - 30, []
-    for step, value in rows:
-        tick += step
-        table.append((tick, step, value))
+    for ahead, value in rows:
+        tick += ahead
+        table.append((tick, ahead, value))
     edges = [0, *sorted(cut for cut in cuts if cut < len(table)), len(table)]
     for first, last in zip(edges, edges[1:], strict=False):
         block = table[max(0, first - again) : last]
         for tick, late_us, value in block:
             stores[0].append(tick, [None if value == GAP else value], late_us)
         ticks, late, values = zip(*block, strict=True) if block else ((), (), ())
-        stores[1].extend(array("q", ticks), array("i", late), [array("q", values)], [rising])
+        divided = [array("q", [value // step for value in values])] if step > 1 else []
+        assert stores[1].steps == ({one.id: step} if step > 1 else {})
+        stores[1].extend(array("q", ticks), array("i", late), [array("q", values)], [rising], divided)
     recovered = []
     for store in stores:
         store._write_journal()

@@ -42,9 +42,22 @@ def _is_unread(reading: Reading) -> bool:
     return reading.ticks is None and reading.mono_ns < 0
 
 
-NO_RISES: Mapping[str, Rise | None] = {}
 #: An interval that stays open for more stretches than this is given up.
 MAX_STRETCHES = 64
+
+
+class Known(NamedTuple):
+    """What is known of many readings after each other: how each sensor's go on, by its id, and sums over some of them.
+
+    `sums` are of each moment, modulo 2^64, over the ticks of all sensors of `summed`.
+    """
+
+    rises: Mapping[str, Rise | None]
+    summed: frozenset[str]
+    sums: Sequence[int]
+
+
+NOTHING_KNOWN = Known({}, frozenset(), ())
 
 
 @dataclass(frozen=True)
@@ -296,29 +309,31 @@ class Intervals:
         return total_uj
 
     def since_rows(
-        self, times_ns: Sequence[int], columns: Mapping[str, Sequence[int]], rises: Mapping[str, Rise | None] = NO_RISES
+        self, times_ns: Sequence[int], columns: Mapping[str, Sequence[int]], known: Known = NOTHING_KNOWN
     ) -> list[int]:
         """The same of many readings after each other: at `times_ns`, each sensor's ticks by its id.
 
-        Those of which `rises` says that they just went on are added up first, and are differences then.
+        Those that just went on are added up first, and are differences then.
         """
         total_uj = [0] * len(times_ns)
-        going, begun = [], 0
+        going: dict[str, Sequence[int]] = {}
+        begun = 0
         apart_ns = min(map(sub, times_ns[1:], times_ns), default=times_ns[-1])
         for domain in self._domains:
             before = self._seen.get(domain.name) or self._opened[domain.name][1]
             ticks = columns.get(domain.sensor.id)
             if domain.kind is DomainKind.METER or ticks is None or before.ticks is None:
                 continue
-            if _just_goes_on(domain.sensor, before, ticks, times_ns, apart_ns, rises.get(domain.sensor.id)):
-                going.append(ticks)
+            if _just_goes_on(domain.sensor, before, ticks, times_ns, apart_ns, known.rises.get(domain.sensor.id)):
+                going[domain.sensor.id] = ticks
                 begun += before.ticks
                 self._seen[domain.name] = Reading(ticks[-1], times_ns[-1])
             else:
                 energy_uj, self._seen[domain.name] = counted_each(domain.sensor, before, ticks, times_ns)
                 total_uj = list(map(add, total_uj, energy_uj))
         if going:
-            sums = list(map(sum, zip(*going, strict=True)))
+            whole = going.keys() == known.summed and sum(ticks[-1] for ticks in going.values()) < 1 << 63
+            sums = known.sums if whole else list(map(sum, zip(*going.values(), strict=True)))
             total_uj = list(map(add, total_uj, map(sub, sums, (begun, *sums))))
         return total_uj
 

@@ -15,7 +15,7 @@ from perun_hpc.agent.measure.checks import Checks
 from perun_hpc.agent.measure.gpu_limits import GpuLimits
 from perun_hpc.agent.measure.gpu_use import GpuUse
 from perun_hpc.agent.measure.idling import Idling
-from perun_hpc.agent.measure.intervals import Closed, Intervals, Stretch
+from perun_hpc.agent.measure.intervals import NOTHING_KNOWN, Closed, Intervals, Known, Stretch
 from perun_hpc.agent.measure.learning import Figure, Learning
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.step_meter import Allowance, StepMeter
@@ -246,6 +246,12 @@ class Meter:
         self._note_point(snapshot)
         return snapshot
 
+    @property
+    def summed(self) -> frozenset[str]:
+        """The sensors that curves add up, as far as they count in base units, by their ids."""
+        sensors = [one.sensor for one in self.domains.values() if one.kind is not DomainKind.METER]
+        return frozenset(one.id for one in sensors if one.scale_num == one.scale_den)
+
     def take_rows(self) -> list[Block]:
         """The rows that `Node.fast` has made; EOFError: no more will come."""
         fast = self._node.fast
@@ -277,8 +283,12 @@ class Meter:
             first = next((row for row, ns in enumerate(times_ns) if ns > last_ns), len(times_ns))
             if first < len(times_ns):
                 columns = {name: ticks[first:] for name, ticks in zip(fast.ids, block.columns, strict=True)}
-                rises = {} if first else dict(zip(fast.ids, block.rises, strict=True))
-                used_uj = self._intervals.since_rows(times_ns[first:], columns, rises)
+                known = (
+                    NOTHING_KNOWN
+                    if first
+                    else Known(dict(zip(fast.ids, block.rises, strict=True)), fast.summed, block.sums)
+                )
+                used_uj = self._intervals.since_rows(times_ns[first:], columns, known)
                 self._visibility.add_points(times_ns[first:], used_uj)
 
     def counted_uj(self, snapshot: Snapshot, session: Session) -> int:

@@ -6,13 +6,13 @@ A row in Python costs ten times as much. The program is a child like others: wha
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.sources.workers import Worker
 from perun_hpc.backend.procstat import ProcStat
-from perun_hpc.backend.rows import MOST_ROWS, Block, Grid, Rows, files_of, joined
+from perun_hpc.backend.rows import MOST_ROWS, NO_STEPS, Block, Grid, Rows, files_of, joined
 from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
 
 if TYPE_CHECKING:
@@ -46,11 +46,20 @@ class FastRows:
     turn_ns : how often it has something for the agent, or the agent for it.
     """
 
-    def __init__(self, node: Node, schedule: Schedule, now_ns: int, file: Path) -> None:
+    def __init__(
+        self,
+        node: Node,
+        schedule: Schedule,
+        now_ns: int,
+        file: Path,
+        steps: Mapping[str, int] = NO_STEPS,
+        summed: frozenset[str] = frozenset(),
+    ) -> None:
         """Start it, with the schedule's next tick as its first row; OSError where it cannot be had.
 
-        `file` is where rows go that are not close.
+        `file` is where rows go that are not close; `steps`, `summed`: as `Rows`.
         """
+        self.summed = summed
         self.ids = node.ids
         self._node = node
         self._began = schedule
@@ -60,7 +69,8 @@ class FastRows:
         grid = Grid(schedule.period_ns, schedule.offset_ns, schedule.next_index)
         count = 2 * TURN_NS // schedule.period_ns  # it is asked for what it has before that
         count = 1 if self._file else max(1, min(MOST_ROWS, count))
-        self._rows = Rows([(sensor, files.get(sensor.id, -1)) for sensor in sensors], grid, count, self._file)
+        columns = [(sensor, files.get(sensor.id, -1)) for sensor in sensors]
+        self._rows = Rows(columns, grid, count, self._file, steps, summed)
         self.turn_ns = SELDOM_NS if self._file else GIVE_NS if self._rows.given else TURN_NS
         self._silent_ns = SILENT_NS + 2 * schedule.period_ns
         self._heard_ns = now_ns

@@ -27,7 +27,7 @@ class FastTrace:
         """From the trace's next row on; OSError where the program cannot be had. `file`: as `FastRows`."""
         self._node, self._meter, self._trace = node, meter, trace
         self.session = session
-        self._rows = node.fast = FastRows(node, trace.schedule, now_ns, file)
+        self._rows = node.fast = FastRows(node, trace.schedule, now_ns, file, trace.steps, meter.summed)
         trace.leave_to(self._rows)
         self._fine_ns = now_ns
         self._wait(now_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,11 @@ class Trace:
     def pace_ns(self) -> int:
         """How far rows are apart now: the period, or more while others are on the node."""
         return self.schedule.period_ns
+
+    @property
+    def steps(self) -> Mapping[str, int]:
+        """By what ticks are divided to be stored, by the sensors' ids."""
+        return self._store.steps
 
     def pace_for(self, resolution_ns: int) -> int:
         """How far rows are apart that show no more than `resolution_ns`: on its moments, and on the trace's own."""
@@ -129,7 +134,9 @@ class Trace:
         nothing = array("q", [GAP]) * count
         columns = [nothing if place is None else block.columns[place][:count] for place in self._places]
         rising = [place is not None and rises(block.rises[place]) for place in self._places]
-        self._store.extend(block.ticks[:count], late_us, columns, rising)
+        divided = [None if place is None else block.divided.get(place) for place in self._places]
+        divided = [None if one is None else one[:count] for one in divided]
+        self._store.extend(block.ticks[:count], late_us, columns, rising, divided)
 
     def take_left(self, file: Path) -> None:
         """Store what `perun-sample` had made when the last agent was killed, and had not handed over."""
