@@ -39,7 +39,7 @@ AGAIN_S = 0.1
 DIED_S = 1.0
 """So long after one has died another process is forked: what kills each at once takes no core."""
 MOST = 4
-"""As many processes as this host has cores, and no more than these, where a site says nothing else."""
+"""As many processes as the collector has cores, and no more than these, where a site says nothing else."""
 
 
 class Listener:
@@ -60,7 +60,7 @@ class Listener:
         self._locks = Locks(LOCKS)
         self._taker = Taker(archive, uids, receiver or Munge(), self._locks, addresses, clock, names)
         self._workspace = archive / WORKSPACE
-        self._count = processes or min(os.cpu_count() or 1, MOST)
+        self._count = processes or min(len(os.sched_getaffinity(0)), MOST)
         try:
             if socket.has_dualstack_ipv6():
                 self._socket = socket.create_server(
