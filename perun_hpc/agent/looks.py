@@ -20,8 +20,9 @@ from perun_hpc.process.server import Server
 from perun_hpc.process.watching import Signs
 
 OFTEN_NS = 1_000_000_000
-SELDOM_NS = EVERY_NS
-"""How CPUs are set the kernel does not tell."""
+SELDOM_NS = 10_000_000_000
+GLANCE_NS = EVERY_NS
+"""How often it is seen how CPUs are set, which the kernel does not tell, where all else is looked after seldom."""
 LEAST_NS = 100_000_000
 """So far apart are looks at the least, however often the kernel tells of something."""
 
@@ -68,8 +69,8 @@ class Looks:
         self._slurm_figures = slurm_figures
         self._clock = clock
         self._last_ns = clock.mono_ns()
-        self.due_ns = self._next_ns(OFTEN_NS)
-        """When the next one is due (monotonic)."""
+        self.due_ns = self.glance_ns = self._next_ns(OFTEN_NS)
+        """When the next one is due (monotonic), and when that is of changes in an open interval alone."""
 
     @property
     def fd(self) -> int | None:
@@ -80,15 +81,22 @@ class Looks:
         """The kernel tells of something: look at once."""
         if self._signs is not None and self._signs.clear():
             self.due_ns = min(self.due_ns, max(self._clock.mono_ns(), self._last_ns + LEAST_NS))
+            self.glance_ns = min(self.glance_ns, self.due_ns)
 
     def heed(self) -> None:
         """Somebody came, or a child ended: look within a second."""
         self.due_ns = min(self.due_ns, self._next_ns(OFTEN_NS))
+        self.glance_ns = min(self.glance_ns, self.due_ns)
 
     def done(self) -> None:
         """Things were looked after."""
         self._last_ns = self._clock.mono_ns()
         self.due_ns = self._next_ns(SELDOM_NS if self._all_is_said() else OFTEN_NS)
+        self.glanced()
+
+    def glanced(self) -> None:
+        """It was seen whether something changed in the open interval."""
+        self.glance_ns = min(self.due_ns, self._next_ns(GLANCE_NS))
 
     def _all_is_said(self) -> bool:
         """Whether the kernel tells of all that may happen until the next interval's end."""

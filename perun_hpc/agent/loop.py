@@ -148,7 +148,7 @@ class Loop:
         Between two rows of a fast trace this is all that runs. select(2) is exact, while epoll counts whole
         milliseconds.
         """
-        until_ns = 0 if self._intake.busy else min(self._meter.schedule.due_mono_ns, self._looks.due_ns)
+        until_ns = 0 if self._intake.busy else min(self._meter.schedule.due_mono_ns, self._looks.glance_ns)
         while True:
             due_ns = min(until_ns, self._traces.due_ns)
             left_ns = due_ns - self._clock.mono_ns()
@@ -162,8 +162,8 @@ class Loop:
     def _tick(self) -> None:
         """Each part that is due; one that fails costs the others nothing."""
         now_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()
-        keeping = now_ns >= self._looks.due_ns
-        ended = self._meter.is_due(now_ns, real_ns) or (keeping and guard("changes", self._meter.sees_change))
+        keeping, glancing = now_ns >= self._looks.due_ns, now_ns >= self._looks.glance_ns
+        ended = self._meter.is_due(now_ns, real_ns) or (glancing and guard("changes", self._meter.sees_change))
         snapshot = guard("an interval", self._meter.end_interval) if ended else None
         if snapshot is not None:
             moment = bool(guard("the node's moments", partial(self._is_moment, snapshot)))
@@ -185,6 +185,8 @@ class Loop:
         if keeping:
             self._keep_house(now_ns)
             self._looks.done()
+        elif glancing:
+            self._looks.glanced()
 
     def _is_moment(self, snapshot: Snapshot) -> bool:
         """Whether what jobs share may be seen now; never before the policy says how finely."""

@@ -23,11 +23,11 @@ _PLAIN = frozenset({str, int, float, bool, NoneType})
 
 def encode(value: Any) -> Any:
     """A value as plain JSON types; `decode` reads it."""
-    if type(value) in _PLAIN:  # most are: a job's record has thousands of them
+    if type(value) in _PLAIN or isinstance(value, str):  # most are: a job's record has thousands of them
         return value
     if is_dataclass(value):
         cls: Any = type(value)
-        return {name: encode(getattr(value, name)) for name in _names(cls)}
+        return {name: one if type(one := getattr(value, name)) in _PLAIN else encode(one) for name in _names(cls)}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     if isinstance(value, Mapping):

@@ -13,6 +13,7 @@ from perun_hpc.agent.measure.holdings import names_of
 from perun_hpc.agent.measure.learning import Figure
 from perun_hpc.agent.outbox.regions import error_of
 from perun_hpc.agent.outbox.step_rows import steps_of
+from perun_hpc.data_model import codec
 from perun_hpc.data_model.sensor import Provenance, Sensor
 from perun_hpc.energy.uncertainty import combined_uj
 
@@ -109,7 +110,7 @@ def boundary_record(
         "regions": [],
         "notes": _notes(session, static),
         "checks": session.checks,
-        "gaps": [asdict(gap) for gap in session.gaps],
+        "gaps": [codec.encode(gap) for gap in session.gaps],
         "trace": session.trace or {"stored": False},
         "settings": session.settings,
         "policy_hash": session.policy_hash,
