@@ -19,8 +19,10 @@ from perun_hpc.data_model.sensor import Reading
 from perun_hpc.process.log import guard, log
 
 GPU_BACKENDS = ("nvml", "amdsmi", DCGM)
-LOOK_NS = 10_000_000_000
-"""How often the kernel's directories are listed for sensors that came or went."""
+LOOK_NS = 9_500_000_000
+"""So long after they were listed the kernel's directories are again, for sensors that came or went: each second look,
+which may come a little early.
+"""
 WHOLE_NS = 60_000_000_000
 """How often all below them is listed where they look as before, and everything is read."""
 AGAIN_NS = 600_000_000_000

@@ -214,6 +214,15 @@ def test_a_fast_trace_has_a_row_for_each_moment_of_its_grid_from_the_program(hos
     assert {row[memory] for row in values[10:]} == {4000 * 1024}  # values that others read may come a moment later
 
 
+def test_rows_are_on_the_grid_of_the_wall_clock_however_long_a_trace_took_to_begin(tmp_path: Path) -> None:
+    host = Machine(tmp_path)
+    host.traces.begin(host.job, MACHINE.mono_ns() - S_NS)  # of before the imports
+    schedule = host.traces._open[host.job.place][1].schedule
+    assert abs(schedule.offset_ns - (MACHINE.real_ns() - MACHINE.mono_ns())) < S_NS // 5
+    host.traces.pause()
+    host.node.close()
+
+
 def test_the_programs_death_costs_the_rows_that_it_had_and_the_agent_goes_on(host: Machine) -> None:
     host.turn(5, lambda: host.node.fast is not None)
     host.turn(1.2)

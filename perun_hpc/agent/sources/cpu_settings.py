@@ -19,6 +19,8 @@ LONGEST = 150
 LOOKED_AT = 16
 """Groups of CPUs, and packages, that are looked at: a node may have hundreds, and the agent has jobs that wait."""
 EVERY_NS = 5_000_000_000
+EARLY_NS = 500_000_000
+"""Who comes so much before is not sent away: the next one may be as late again."""
 GOVERNOR, CLOCK, CAP, SHORT_CAP = "governor", "clock limit", "power cap", "short-term power cap"
 _HEAD_B = 4096
 
@@ -73,7 +75,7 @@ class CpuSettings:
         """Look again, at most every few seconds; True where something is set otherwise than before."""
         if mono_ns < self._due_ns:
             return False
-        self._due_ns = mono_ns + EVERY_NS
+        self._due_ns = mono_ns + EVERY_NS - EARLY_NS
         names = [_listed(self.root / name) for name in _DIRECTORIES]
         if names != self._names:
             self._names, self._files = names, _files(self.root)

@@ -162,8 +162,8 @@ class Traces:
             if held is not None:
                 self._stop_fast(session, NEVER_NS)
                 held.seal()
-            real_ns = self._clock.real_ns()
-            begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, now_ns, real_ns)
+            mono_ns, real_ns = self._clock.mono_ns(), self._clock.real_ns()  # the import may have taken a second
+            begun = trace.Trace.begin(session, directory, self._node.sensors, name, period_ns, mono_ns, real_ns)
             self._open[session.place] = session, begun
         except OSError as error:
             log(f"trace of {session.key.name}: {error}")
