@@ -36,6 +36,8 @@ SESSIONS = "sessions"
 SUMS, OF, IN, IS = "sums", "of", "in", "is"
 ITSELF = ""
 """The field, and the key, of the table of what stands in sessions themselves."""
+DOMAINS, ACCOUNTS = "domains", "accounts"
+"""Where an agent that was older has written accounts in lines as lists of values, and the names of these."""
 GROWTH = 4
 """The lines may be so many times as long as the document that they follow,"""
 LEAST_B = 1 << 16
@@ -163,7 +165,21 @@ def read(path: Path) -> Document | None:
             guard("keeping what is damaged", partial(files.write_new, aside, data, durable=False))
             log(f"{path}: line {number + 2} of {len(lines)} is damaged ({error}): what is known is older; see {aside}")
             break
+    if isinstance(names := known.pop(ACCOUNTS, None), list):
+        known[SESSIONS] = {place: _named(one, names) for place, one in sessions.items()}
     return _listed(known)
+
+
+def _named(session: Any, names: Sequence[str]) -> Any:
+    """A session with objects as its accounts; what is damaged stays as it is."""
+    accounts = session.get(DOMAINS) if isinstance(session, dict) else None
+    if not isinstance(accounts, dict):
+        return session
+    rows = {name: row for name, row in accounts.items() if isinstance(row, list) and len(row) == len(names)}
+    return {
+        **session,
+        DOMAINS: {**accounts, **{name: dict(zip(names, row, strict=True)) for name, row in rows.items()}},
+    }
 
 
 def table(

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import zlib
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -344,3 +345,19 @@ def test_a_value_that_a_session_does_not_have_is_not_there(place: Path) -> None:
         found = state_log.read(place)
         assert found is not None
         assert found["sessions"] == [{"place": "1.0", "cpu_ns": 1}, {"place": "2.0", "cpu_ns": 1, "most_b": 5}]
+
+
+def test_accounts_that_an_older_agent_wrote_as_lists_of_values_are_read(tmp_path: Path) -> None:
+    path, names = tmp_path / "state.json", ["component", "energy_uj"]
+    sessions = [{"place": "1.0", "domains": {"package-0": {"component": "cpu", "energy_uj": 3}}}, "damaged"]
+    first = json.dumps({"accounts": names, "sessions": sessions}).encode()
+    changed = {
+        "sessions": {"1.0": {"domains": {"package-0": ["cpu", 5], "other": ["other", 1]}}, "2.0": {"domains": {}}}
+    }
+    line = json.dumps([changed, []]).encode()
+    path.write_bytes(first + b"\n%08x %b\n" % (zlib.crc32(line, zlib.crc32(first)), line))
+    accounts = {
+        "package-0": {"component": "cpu", "energy_uj": 5},
+        "other": {"component": "other", "energy_uj": 1},
+    }
+    assert state_log.read(path) == {"sessions": [{"place": "1.0", "domains": accounts}, "damaged", {"domains": {}}]}
