@@ -46,7 +46,7 @@ demo-down: ## take the demo's cluster down; nothing stays behind
 
 # Most tests wait rather than compute: more processes than cores, four of them with a cluster each (tests/beside.py).
 # What measures times comes after them, alone; what failed beside others is tried once more, alone, and named either way.
-PROCESSES ?= 6
+PROCESSES ?= 7
 OPEN := tests/open_checkout.sh
 test: LISTS += tests/packages.txt
 test: build ## all tests, side by side, on real clusters that are brought up once; PYTEST=... for some of them
