@@ -173,8 +173,11 @@ class Channel:
         said = None
         try:
             if kept := _of_this_process(self._kept):
-                with contextlib.suppress(ConnectionError):  # it waits for a moment only
+                try:
                     said = self._said(kept, files, listed, about)
+                except OSError as error:  # the collector had waited for a moment only
+                    if error.filename is not None or isinstance(error, TimeoutError):
+                        raise
             word, answer = said or self._said(self._connected(), files, listed, about)
         except OSError as error:
             raise UnavailableError(f"{where}: {error}; nothing left the spool") from error

@@ -354,6 +354,19 @@ def test_what_is_being_taken_when_the_collector_ends_is_completed(
     assert everything_in(tmp_path / "archive")
 
 
+@pytest.mark.parametrize("lines", [1, 50_000])
+def test_what_comes_after_the_collector_has_waited_goes_over_another_connection(
+    tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates, lines: int
+) -> None:
+    day = b"".join(b'{"t0_ns":%d}\n' % number for number in range(lines))
+    with listening(tmp_path / "archive", collector) as address:
+        to = StreamDelivery(address, n2)
+        to.progress(spool.session("10.0"), record(10, stored=False), grow=False)
+        time.sleep(stream.NEXT_S + 0.5)
+        to.channel.send({"2025-11-25.jsonl": day}, LEDGER)
+    assert (tmp_path / "archive/c/nodes/n2/2025-11-25.jsonl").read_bytes() == day
+
+
 @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16" * 100_000, b"{}\n"])
 def test_what_is_no_handshake_is_let_go_at_once(tmp_path: Path, collector: Certificates, said: bytes) -> None:
     with listening(tmp_path / "archive", collector) as address, socket.create_connection(address) as caller:
