@@ -433,7 +433,7 @@ class Collect:
     processes: int = _item(
         Number(0, 8, integer=True),
         "0",
-        "take what nodes hand over (store.collector), as they are from a restart on; 0: one a core, four at most",
+        "how many processes take what nodes hand over (store.collector); 0: one a core, four at most",
     )
     slurmdbd: str = _item(
         Choice(("off", "fill", "overwrite")),
