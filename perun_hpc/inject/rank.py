@@ -156,7 +156,8 @@ class Rank:
             self.recorder.write_head(live(self._about(), self.recorder.names, HEAD_B))
             if not self._live:
                 self._live = True
-                self._send(self.recorder.fd, live=True)
+                if self.recorder.has_fd():
+                    self._send(self.recorder.fd, live=True)
         except Exception:  # the application goes on without it
             self._live = True
 

@@ -62,6 +62,7 @@ class Recorder:
         self.rows: memoryview | None = None
         self.names: list[str] = []
         self.fd = -1
+        self._file: tuple[int, int] | None = None
         self.take: Callable[[], int] = _no_slot
         self._numbers: dict[str, _Number] = {}
         self._memory: mmap.mmap | None = None
@@ -99,6 +100,7 @@ class Recorder:
         """Start recording; `on_name` is called whenever a region is defined, `at_once` rows are filled before calls are
         packed."""
         self.fd = rank.memory_file("perun-regions")
+        self._file = _identity(self.fd)
         os.ftruncate(self.fd, rank.HEAD_B + calls_b)
         self._memory = mmap.mmap(self.fd, rank.HEAD_B + calls_b)
         self._begin_with(calls_b // 24, at_once)
@@ -141,12 +143,14 @@ class Recorder:
 
         return take, start, end, failed
 
-    def more(self) -> int:
+    def more(self, is_finalizing: Callable[[], bool] = sys.is_finalizing, none: int = NONE) -> int:
         """A slot where all are taken: short calls are packed, or the space grows; `NONE` where neither can be.
 
         Other threads wait meanwhile, some milliseconds at most. A call of a signal's handler that interrupted this very
         work is not recorded, and counted as that.
         """
+        if is_finalizing():
+            return none  # a thread that is gone for good may have the lock
         with self._lock:
             slot = NONE if self._makes_space else self.take()  # somebody else may have made some meanwhile
             if slot == NONE and not self._makes_space:
@@ -200,12 +204,18 @@ class Recorder:
             rows.release()
             # Views that other threads still hold keep the mapping alive; it goes with them.
             self._memory = None
-            os.close(self.fd)
+            if self.has_fd():
+                os.close(self.fd)
             self.fd = -1
+
+    def has_fd(self) -> bool:
+        """Whether `fd` is still the memory's; a program may close what it did not open, and open a file of its own."""
+        return self._file is not None and self._file == _identity(self.fd)
 
     def forget(self) -> None:
         """In a forked child: leave the parent's memory alone and record nothing."""
         self.rows = None
+        self._lock = RLock()  # a thread that is not in the child may have the parent's
         self._let_go()
         self._on_name = _nothing
 
@@ -280,6 +290,14 @@ class _Slots:
     def __length_hint__(self) -> int:
         # The counter's next value is kept nowhere else; its text shows it ("count(6, 3)") without taking it.
         return max(0, self._limit - int(repr(self._count).partition("(")[2].partition(",")[0])) // 3
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        file = os.fstat(fd)
+    except OSError:
+        return None
+    return file.st_dev, file.st_ino
 
 
 class _Number(int):

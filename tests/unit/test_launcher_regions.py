@@ -10,6 +10,9 @@ import inspect
 import os
 import pathlib
 import pickle
+import socket
+import subprocess
+import sys
 import threading
 import types
 
@@ -275,6 +278,55 @@ def test_regions_can_be_copied_and_sent_elsewhere(recorded, copied):
     assert regions.recorder.names[pickle.loads(sent_there)] == "sent" and pickle.loads(
         sent_there
     ) != regions.recorder.names.index("sent")
+
+
+LAST = """
+import os, sys, threading, time
+from perun_hpc import monitor
+from perun_hpc.inject import regions
+if sys.argv[1] == "Python": regions._mark = None
+f = monitor(int)
+class Late:
+    def __del__(self, f=f, write=os.write): write(1, b"%d" % f())
+def hold():
+    with regions.recorder._lock:
+        held.set()
+        time.sleep(600)
+regions.recorder.open(calls_b=24 * 100, at_once=10)
+for _ in range(10): f()
+held = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+sys.late = Late()
+"""
+
+
+def test_a_thread_that_ends_with_the_interpreter_while_it_makes_space_does_not_keep_it(request, way):
+    kind = request.node.callspec.params["way"]
+    done = subprocess.run([sys.executable, "-c", LAST, kind], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0", "")
+
+
+def test_a_descriptor_that_the_program_made_its_own_is_neither_sent_nor_closed(tmp_path):
+    here, recorder = rank.Rank({"PERUN_SOCKET": str(tmp_path / "agent")}), regions.Recorder()
+    here.record(recorder)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        agent.listen()
+        os.close(recorder.fd)
+        assert not recorder.has_fd()
+        own = os.open(os.devnull, os.O_RDONLY)
+        if own != recorder.fd:
+            os.dup2(own, recorder.fd)
+            os.close(own)
+        program = recorder.fd
+        call(recorder, recorder.define("loop"))
+        agent.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            agent.accept()
+    assert len(parse(b"".join(here.content("exit"))).calls) == 3
+    recorder.close()
+    os.close(program)  # raises where it was closed
 
 
 def test_calls_without_room_are_counted_and_still_run():
