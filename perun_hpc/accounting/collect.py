@@ -677,9 +677,16 @@ class Collector:
     def _publish(self, written: Sequence[_Written]) -> None:
         """Put records into their places, durably, and let their owners read them: a reader never sees half of one.
 
-        OSError where that cannot be; nothing may leave `incoming/` then.
+        OSError where that cannot be; nothing may leave `incoming/` then. LeaseLostError where it took so long that
+        newer ones may be there by now.
         """
         self.tools.sync(self.archive.jobs, [one.file.partial for one in written])
+        try:
+            self._keep_lease()
+        except PerunError:
+            for one in written:
+                one.file.drop()
+            raise
         for one in written:
             one.file.keep()
         self.tools.sync(self.archive.jobs, [one.file.path for one in written])
@@ -730,11 +737,13 @@ class Collector:
         return found[0] if found else self._homes.give(who)
 
     def _keep_lease(self) -> tuple[str, str]:
-        """Renew the lease for what comes next; returns its name and holder."""
-        if self.leads and self._lease != self._lead:
-            self.ledger.acquire(self._lead, self.holder)
-        if not self.ledger.acquire(self._lease, self.holder):
-            raise LeaseLostError
+        """Renew the lease for what comes next; returns its name and holder.
+
+        LeaseLostError where another one had it meanwhile: what was read before that may be old by now.
+        """
+        for lease in {self._lead, self._lease} if self.leads else {self._lease}:
+            if not self.ledger.acquire(lease, self.holder, again=True):
+                raise LeaseLostError
         return self._lease, self.holder
 
     def _compare(self, summary: Summary) -> Summary:

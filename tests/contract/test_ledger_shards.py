@@ -177,6 +177,38 @@ def test_one_that_does_not_lead_collects_and_leaves_the_rest(ledger: Ledger, tmp
         assert [row.name for row in connection.execute("SELECT name FROM lease")] == [f"{LEASE}:c"]
 
 
+@pytest.mark.parametrize("lost", ["taken over", "taken over and given back"])
+def test_a_collector_that_paused_for_longer_than_its_lease_puts_no_older_record_in_a_newer_ones_place(
+    ledger: Ledger, postgres_url: str, tmp_path: Path, lost: str
+) -> None:
+    """It has put its records into the ledger and written them beside their places; another one knows more by then."""
+    put_incoming(tmp_path, boundary(7, "n1", "n1,n2"))
+    late_s, archive = START_S + 2000.0, Archive(tmp_path, "c")
+    later = open_ledger(postgres_url, clock=lambda: time.time() + 1000)
+    paused: list[bool] = []
+
+    def stop_and_go_on(*_: object) -> None:
+        if not paused:
+            paused.append(True)
+            put_incoming(tmp_path, boundary(7, "n2", "n1,n2"))
+            second = Collector(archive, later, Tools(lambda: late_s), DEADLINE_S)
+            second.holder = "elsewhere:2"
+            assert second.sweep().stored == 1
+            if lost == "taken over":
+                assert later.acquire(f"{LEASE}:c:7", "elsewhere:2")
+
+    first = Collector(archive, ledger, Tools(lambda: late_s, sync=stop_and_go_on), DEADLINE_S)
+    first.holder = "here:1"
+    with pytest.raises(UnavailableError, match="took over"):
+        first.sweep()
+    (record,) = ledger.members("c", "7")
+    assert record.energy_uj == 2 * NODE_UJ
+    written = json.loads((archive.job(Run(7, 0)) / "record.json").read_text())
+    assert (written["energy_uj"], written["revision"]) == (record.energy_uj, record.revision)
+    assert not [path.name for path in archive.job(Run(7, 0)).iterdir() if path.name.startswith(".")]
+    later.close()
+
+
 def test_sqlite_has_one_collector(tmp_path: Path) -> None:
     made = open_ledger(str(tmp_path / "ledger.db"), create=True)
     assert Collector(Archive(tmp_path, "c"), made, Tools(lambda: 0.0), DEADLINE_S).shards == 1
