@@ -110,7 +110,7 @@ class Listener:
                         working[number] = child.start("hand-overs", partial(self._serve, f"{number}-"), self._fds)
             if not working and not _listens(self._socket):
                 return
-            if len(working) == self._count:
+            if len(working) == self._count or not _listens(self._socket):
                 os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             ended = {number: code for number, one in working.items() if (code := one.poll()) is not None}
             for number in ended:

@@ -213,9 +213,10 @@ class Channel:
                     raise
                 # else it refused before it had read everything, and may have said why
             with connection.makefile("rb") as reader:
-                word, _, answer = reader.readline(MAX_ANSWER_B).strip().partition(b" ")
-            if not word:
+                said = reader.readline(MAX_ANSWER_B)
+            if not said.endswith(b"\n"):  # half of an answer may mean something else
                 raise ConnectionError("it closed the connection")
+            word, _, answer = said.strip().partition(b" ")
             goes_on = word == MORE
         finally:
             if goes_on:

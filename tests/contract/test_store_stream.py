@@ -311,15 +311,15 @@ def test_where_it_is_not_known_what_was_sent_all_is_sent(
 
 
 class Between:
-    """A wire to the listener that changes what the node says."""
+    """A wire to the listener that changes what the node says, and where it is given an answer passes on that one."""
 
-    def __init__(self, port: int, change: Callable[[bytes], bytes]) -> None:
+    def __init__(self, port: int, change: Callable[[bytes], bytes], answer: bytes | None = None) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._server.getsockname()
-        self._thread = threading.Thread(target=self._serve, args=(port, change), daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(port, change, answer), daemon=True)
         self._thread.start()
 
-    def _serve(self, port: int, change: Callable[[bytes], bytes]) -> None:
+    def _serve(self, port: int, change: Callable[[bytes], bytes], answer: bytes | None) -> None:
         with self._server:
             while True:
                 outside, _ = self._server.accept()
@@ -331,7 +331,8 @@ class Between:
                         inside.sendall(change(said))
                         inside.shutdown(socket.SHUT_WR)
                     with contextlib.suppress(OSError):
-                        outside.sendall(inside.recv(1 << 16))
+                        said = inside.recv(1 << 16)
+                        outside.sendall(said if answer is None else answer)
 
 
 def tampered(data: bytes) -> bytes:
@@ -519,6 +520,18 @@ def test_a_collector_that_dies_in_the_middle_takes_it_the_next_time(
         assert not left.exists()
         assert shipping.ship_all(spool, StreamDelivery(("127.0.0.1", listener.port), munge), ("c", "n2"))
     assert "c/incoming/9.0/n2.json" in everything_in(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("said", [b"", b"mor", b"ok who"])
+def test_half_of_an_answer_is_none(tmp_path: Path, spool: AgentPaths, munge: stream.Munge, said: bytes) -> None:
+    """`ok whole` asks for the day's beginning: the node may not take its half for an `ok`."""
+    (spool.node / "2025-11-24.jsonl").write_bytes(_interval(1))
+    with listening(tmp_path / "archive", munge) as listener:
+        to = StreamDelivery(Between(listener.port, lambda data: data, said).address, munge)
+        with pytest.raises(UnavailableError, match="closed the connection"):
+            to.ledger(spool.node, "c", "n2")
+        StreamDelivery(("127.0.0.1", listener.port), munge).ledger(spool.node, "c", "n2")
+    assert (tmp_path / "archive/c/nodes/n2/2025-11-24.jsonl").read_bytes() == _interval(1)
 
 
 def test_silent_callers_do_not_keep_nodes_out(tmp_path: Path, spool: AgentPaths, munge: stream.Munge) -> None:

@@ -307,6 +307,11 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def _state(pid: int) -> str:
+    """What a process does, proc_pid_stat(5): S where it sleeps."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_a_process_that_dies_costs_what_it_was_taking_and_another_one_goes_on(
     tmp_path: Path, spool: AgentPaths, collector: Certificates, n2: Certificates, logged: Path
 ) -> None:
@@ -345,8 +350,12 @@ def test_what_is_being_taken_when_the_collector_ends_is_completed(
             os.kill(pid, signal.SIGTERM)  # as systemd does
         closing = threading.Thread(target=stack.pop_all().close)
         closing.start()
-        closing.join(0.5)
-        assert closing.is_alive()
+        until(lambda: len(working()) == 1)
+        (keeper,) = _children(os.getpid())
+        for _ in range(10):  # all of them wait
+            closing.join(0.05)
+            assert closing.is_alive()
+            assert {_state(pid) for pid in (keeper, *working())} == {"S"}
         wire.sendall(line)
         assert wire.recv(100) == b"ok\n"
         closing.join(30)
