@@ -353,7 +353,7 @@ class Region:
         """Decorate a function, a coroutine function or a generator function, or another callable."""
         if isinstance(function, (classmethod, staticmethod)):
             return cast("F", type(function)(self(function.__func__)))
-        named = getattr(function, "func", function)  # functools.partial
+        named: Any = function.func if isinstance(function, functools.partial) else function
         # As its author knows it: of another module with that module's name.
         module = getattr(named, "__module__", "__main__")
         own = getattr(named, "__qualname__", type(named).__qualname__)

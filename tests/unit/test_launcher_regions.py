@@ -244,6 +244,12 @@ def test_whatever_is_called_is_marked_and_stays_what_it_is(recorded):
         await awaitable()
         return one
 
+    def known():
+        return "known"
+
+    known.func = "its own"
+    assert regions.monitor(known)() == "known"
+
     async def use():
         return await awaitable(), await regions.monitor(functools.partial(coroutine, 5))()
 
@@ -254,8 +260,15 @@ def test_whatever_is_called_is_marked_and_stays_what_it_is(recorded):
     assert asyncio.run(use()) == ("awaited", 5)
     data = recorded()
     prefix = f"{__name__}.test_whatever_is_called_is_marked_and_stays_what_it_is.<locals>."
-    names = (f"{prefix}Kinds.static", "of the class", f"{prefix}Kinds", "awaitable", f"{prefix}coroutine")
-    assert [len(rows(data, name)) for name in names] == [2, 2, 1, 2, 1]
+    names = (
+        f"{prefix}Kinds.static",
+        "of the class",
+        f"{prefix}Kinds",
+        "awaitable",
+        f"{prefix}coroutine",
+        f"{prefix}known",
+    )
+    assert [len(rows(data, name)) for name in names] == [2, 2, 1, 2, 1, 1]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
