@@ -25,6 +25,7 @@ from perun_hpc.agent.measure.curve import Curve
 from perun_hpc.agent.outbox import regions
 from perun_hpc.agent.outbox.regions import CURVE, Found, Handed
 from perun_hpc.agent.policy import limits
+from perun_hpc.agent.sources.node import data_b
 from perun_hpc.data_model import activity, codec
 from perun_hpc.data_model.rank_data import MAX_NAME_B
 from perun_hpc.data_model.wording import cut
@@ -148,7 +149,7 @@ class Bounds:
             os.setpriority(os.PRIO_PROCESS, 0, self.nice)
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, self.cpus)
-        limits.bound(resource.RLIMIT_DATA, limits.data_b() + self.memory_b, for_good=True)
+        limits.bound(resource.RLIMIT_DATA, data_b() + self.memory_b, for_good=True)
         limits.bound(resource.RLIMIT_CPU, CPU_S, for_good=True)
         limits.bound(resource.RLIMIT_FSIZE, MAX_RESULT_B, for_good=True)
         limits.bound(resource.RLIMIT_CORE, 0, for_good=True)

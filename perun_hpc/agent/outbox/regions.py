@@ -130,6 +130,8 @@ def limits_of(record: Mapping[str, Any]) -> Limits:
 
 def handed_over(directory: Path, record: Mapping[str, Any]) -> Iterator[tuple[Handed, Path]]:
     """What the ranks of a sealed session left, and where it lies."""
+    if not any(step["ranks"] for step in record["steps"]):
+        return
     limits = limits_of(record)
     error, (static, static_error) = error_of(record), static_of(record)
     start = record.get("start") or {}

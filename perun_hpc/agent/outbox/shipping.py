@@ -31,6 +31,7 @@ from perun_hpc.agent.outbox.keeping import Keeper, ship_learnt
 from perun_hpc.agent.outbox.losses import Loss, Losses
 from perun_hpc.agent.outbox.parsing import Reader
 from perun_hpc.agent.policy import limits
+from perun_hpc.agent.sources.node import data_b
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.grown import days_of
 from perun_hpc.data_model.job import run_of
@@ -242,7 +243,7 @@ def _ship(
     read = partial(parsing.read_regions, reader, memory_b)
     grow = store.write == "archive"
     if not careful:
-        limits.bound(resource.RLIMIT_DATA, limits.data_b() + memory_b)
+        limits.bound(resource.RLIMIT_DATA, data_b() + memory_b)
     plain = alone if careful else _here
     return _round(paths, to, home, grow, heavy, plain, alone, read, lambda: clock.mono_ns() > until_ns, clock)
 
@@ -253,7 +254,7 @@ def _alone(name: str, work: Callable[[], None], memory_b: int, keep: Iterable[in
     reading, writing = os.pipe()
 
     def bounded() -> int:
-        limits.bound(resource.RLIMIT_DATA, limits.data_b() + memory_b)
+        limits.bound(resource.RLIMIT_DATA, data_b() + memory_b)
         limits.bound(resource.RLIMIT_CPU, CPU_S)
         try:
             work()

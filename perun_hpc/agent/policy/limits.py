@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.sources.node import resident_b
@@ -48,8 +47,3 @@ def bound(what: int, most: int, for_good: bool = False) -> None:
     hard = resource.getrlimit(what)[1]
     soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (soft, soft if for_good else hard))
-
-
-def data_b() -> int:
-    """Private memory that this process has (statm's sixth field, proc_pid_statm(5)), in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()

@@ -491,9 +491,19 @@ def _add(readings: dict[str, Reading], reader: Reader, clock: Clock) -> None:
 
 
 def resident_b() -> int:
-    """Memory that this process holds, in bytes (statm's second field, proc_pid_statm(5))."""
+    """Memory that this process holds, in bytes."""
+    return _statm_b(1)
+
+
+def data_b() -> int:
+    """Private memory that this process has, in bytes."""
+    return _statm_b(5)
+
+
+def _statm_b(field: int) -> int:
+    """A field of statm, of proc_pid_statm(5), in bytes."""
     fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # asked for every second: a text file costs ten times
     try:
-        return int(os.read(fd, 128).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(os.read(fd, 128).split()[field]) * os.sysconf("SC_PAGE_SIZE")
     finally:
         os.close(fd)
