@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from perun_hpc.agent.measure.meter import Meter
 from perun_hpc.agent.measure.node_ledger import NodeLedger
 from perun_hpc.agent.measure.visibility import Visibility
 from perun_hpc.agent.sources import machine
-from perun_hpc.agent.sources.fast_rows import SETTLE_S, can_read
+from perun_hpc.agent.sources.fast_rows import MOST_B, SETTLE_S, can_read
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.traces.open_traces import ROWS, Traces
+from perun_hpc.backend.rows import left as rows_left
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
 from perun_hpc.data_model.sensor import GAP, Kind, Reading, Sensor
@@ -373,6 +375,20 @@ def test_rows_that_nobody_took_before_a_kill_are_the_next_agents(slow: Machine) 
     ticks, values = slow.rows()
     assert ticks == moments(ticks) and ticks[-1] >= killed_ns // (SLOW_MS * MS_NS) - 2
     assert len(ticks) >= 4 and all(GAP not in row for row in values[1:])
+
+
+def test_a_long_file_of_rows_is_read_in_little_memory(slow: Machine) -> None:
+    slow.turn(3, lambda: len(slow.node.fast._rows.blocks()) > 0 if slow.node.fast is not None else False)
+    file = slow.paths.session(slow.job.place) / ROWS
+    head, _, rows = file.read_bytes().partition(b"\n")
+    file.write_bytes(head + b"\n" + rows * (MOST_B // len(rows)))
+    tracemalloc.start()
+    try:
+        found = rows_left(file)
+        assert found is not None and sum(len(block.ticks) for block in found.blocks) > 5000
+        assert tracemalloc.get_traced_memory()[1] < 4 * MOST_B
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_file_of_rows_is_begun_anew_where_it_is_long(slow: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
