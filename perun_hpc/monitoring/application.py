@@ -139,6 +139,7 @@ def readable(text: str) -> str:
 def injected(base: Mapping[str, str], rank: Mapping[str, str], pid: int) -> dict[str, str]:
     """An environment with the launcher in it: for process `pid` as the rank that `rank` describes."""
     result = {**base, **rank, "PERUN_PID": str(pid), "PYTHONPATH": str(INJECT)}
+    result.pop("PERUN_LATE", None)  # of another rank, whose command started this one
     former = base.get("PYTHONPATH")
     if former is not None:
         result["PERUN_ORIG_PYTHONPATH"] = former

@@ -4,6 +4,7 @@
 #include "plugin.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <link.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ enum { RANK_KEYS = sizeof(rank_keys) / sizeof(rank_keys[0]) };
 
 static int run_directory = -1; /* of the agent, opened while the host's own root is the root */
 static struct wire_message request, reply;
+static bool late; /* as in perun-launch: the agent may still take the rank */
 
 void direct_prepare(void)
 {
@@ -129,6 +131,7 @@ static bool enrol(spank_t spank, const char *command, bool inside)
 		return false;
 	rc = wire_exchange(fd, &request, &reply, deadline_ns);
 	close(fd);
+	late = rc == -ETIMEDOUT;
 	return rc == 0 && strcmp(wire_verb(&reply), "ok") == 0;
 }
 
@@ -152,10 +155,14 @@ static bool inject(spank_t spank, const struct plugin_config *config)
 		 known == ESPANK_SUCCESS ? former : "");
 	snprintf(value, sizeof(value), "%d", (int)getpid());
 	spank_unsetenv(spank, "PERUN_ORIG_PYTHONPATH");
+	spank_unsetenv(spank, "PERUN_LATE");
 	done = put(spank, "PERUN_ORIG_PYTHONPATH", known == ESPANK_SUCCESS ? former : NULL) &&
-	       put(spank, "PERUN_PID", value) && put(spank, "PERUN_SOCKET", PERUN_RUN_DIR "/agent.sock") &&
-	       put(spank, "PERUN_PERIOD_MS", wire_get(&reply, "period_ms")) &&
-	       put(spank, "PERUN_RESOLUTION_MS", wire_get(&reply, "resolution_ms"));
+	       put(spank, "PERUN_PID", value) && put(spank, "PERUN_SOCKET", PERUN_RUN_DIR "/agent.sock");
+	if (late)
+		done = done && put(spank, "PERUN_LATE", "1");
+	else
+		done = done && put(spank, "PERUN_PERIOD_MS", wire_get(&reply, "period_ms")) &&
+		       put(spank, "PERUN_RESOLUTION_MS", wire_get(&reply, "resolution_ms"));
 	for (int i = 0; i < RANK_KEYS; i++)
 		done = done && spank_getenv(spank, rank_keys[i].name, value, sizeof(value)) == ESPANK_SUCCESS &&
 		       put(spank, rank_keys[i].launcher_name, value);
@@ -168,7 +175,7 @@ bool direct_register(spank_t spank, const struct plugin_config *config, const ch
 	bool known = enrol(spank, command, inside);
 
 	if (!inside)
-		return known && inject(spank, config);
+		return (known || late) && inject(spank, config);
 	if (spank_getenv(spank, "SLURM_LOCALID", local, sizeof(local)) == ESPANK_SUCCESS && strcmp(local, "0") == 0)
 		dprintf(STDERR_FILENO, "perun: the launcher is not seen here (a container?): this step %s\n",
 			known ? "is measured from outside, without regions" : "runs without measurement");

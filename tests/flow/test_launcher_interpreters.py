@@ -233,6 +233,12 @@ def test_only_what_is_needed_is_imported(version):
     assert done.stdout == f"{ours}\n", done.stderr
 
 
+def test_a_rank_is_not_late_because_the_one_is_that_started_it() -> None:
+    assert injected({"PERUN_LATE": "1", "A": "b"}, {"PERUN_RANK": "2"}, 7) == {
+        "A": "b", "PERUN_RANK": "2", "PERUN_PID": "7", "PYTHONPATH": str(INJECT),
+    }  # fmt: skip
+
+
 def test_this_interpreter_too(tmp_path):
     done = start(sys.executable, "print('fine')", "/nonexistent/socket")
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")

@@ -215,7 +215,7 @@ def test_before_a_container_plugin_the_command_stays_what_it_is(harness: Harness
     """Whether the root will be another one is not known yet: nothing that has to be found there is put into argv."""
     inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject/path"
     inject.mkdir(parents=True)
-    env = {**RANK, "TEST_CONTAINER": str(tmp_path), "PYTHONPATH": "/a::/b"}
+    env = {**RANK, "TEST_CONTAINER": str(tmp_path), "PYTHONPATH": "/a::/b", "PERUN_LATE": "1"}
     with agent(harness.sandbox) as said:
         seen = harness(["sh", "-c", "exit"], env=env, stack="{perun}:{container}")
     assert (seen.argv, seen.stderr) == (["sh", "-c", "exit"], "")
@@ -224,6 +224,24 @@ def test_before_a_container_plugin_the_command_stays_what_it_is(harness: Harness
     assert seen.env["PERUN_SOCKET"] == str(harness.sandbox.run_dir / "agent.sock")
     assert (seen.env["PERUN_RANK"], seen.env["PERUN_PERIOD_MS"]) == ("3", "100")
     assert seen.env["PERUN_PID"].isdigit()
+    assert "PERUN_LATE" not in seen.env
+
+
+@as_root
+def test_before_a_container_plugin_an_agent_that_is_late_may_still_take_the_rank(
+    harness: Harness, tmp_path: Path
+) -> None:
+    inject = harness.sandbox.prefix / "lib/python3.99/site-packages/perun_hpc/inject/path"
+    inject.mkdir(parents=True)
+    with harness.sandbox.listen() as listener:
+        seen = harness(["sh"], env={**RANK, "TEST_CONTAINER": str(tmp_path)}, stack="{perun}:{container}")
+        peer, _ = listener.accept()
+        with peer:
+            assert decode(peer.recv(40000)).verb == "rank-start"
+    assert (seen.argv, seen.stderr) == (["sh"], "")
+    assert (seen.env["PYTHONPATH"], seen.env["PERUN_LATE"]) == (str(inject), "1")
+    assert seen.env["PERUN_SOCKET"] == str(harness.sandbox.run_dir / "agent.sock")
+    assert seen.env.keys().isdisjoint({"PERUN_PERIOD_MS", "PERUN_RESOLUTION_MS"})
 
 
 @as_root
