@@ -31,6 +31,7 @@ class BuildPy(build_py):
             target.unlink(missing_ok=True)
         build = Path(self.build_lib).resolve().with_name("parts")
         command = ["make", "-s", "-C", str(HERE / "slurm"), f"BUILD={build}", *(f"{build}/{one.name}" for one in PARTS)]
+        shutil.rmtree(build, ignore_errors=True)  # what is there may be another compiler's, for another machine
         settings = [f"{name}={os.environ[name]}" for name in ("CC", "RUN") if name in os.environ]
         try:
             subprocess.run([*command, *settings], check=True)
