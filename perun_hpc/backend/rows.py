@@ -99,6 +99,19 @@ class Block:
     sums: array.array[int]
     divided: Mapping[int, array.array[int]]
 
+    def first(self, count: int) -> Block:
+        """Its first rows; what is known of the steps of all is left out."""
+        return replace(
+            self,
+            ticks=self.ticks[:count],
+            mono_ns=self.mono_ns[:count],
+            late_us=self.late_us[:count],
+            columns=[one[:count] for one in self.columns],
+            rises=[None] * len(self.columns),
+            sums=self.sums[:count],
+            divided={place: one[:count] for place, one in self.divided.items()},
+        )
+
 
 class Left(NamedTuple):
     """What a process that is gone left in its file; a block takes ten times as much memory as there."""
@@ -149,10 +162,12 @@ def _parsed(
     end = late_at + 4 * rows
     if len(data) < end:
         return None
-    table = array.array("q", bytes(data[_BLOCK.size : rises_at]))
-    late_us = array.array("i", bytes(data[late_at:end]))
-    rises = _RISE.iter_unpack(bytes(data[rises_at:gaps_at]))
-    gaps = list(_GAP.iter_unpack(bytes(data[gaps_at:late_at])))
+    table, late_us = array.array("q"), array.array("i")
+    with memoryview(data) as view:
+        table.frombytes(view[_BLOCK.size : rises_at])
+        rises = list(_RISE.iter_unpack(view[rises_at:gaps_at]))
+        gaps = list(_GAP.iter_unpack(view[gaps_at:late_at]))
+        late_us.frombytes(view[late_at:end])
     del data[:end]
     ticks = table[:rows]
     block = Block(

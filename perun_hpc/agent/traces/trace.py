@@ -129,14 +129,14 @@ class Trace:
         count = sum(ns <= until_ns for ns in block.mono_ns)
         if not count:
             return
-        late_us = block.late_us[:count]
-        self.late += sum(us * 1000 >= self.period_ns // 10 for us in late_us)
+        if count < len(block.ticks):
+            block = block.first(count)
+        self.late += sum(us * 1000 >= self.period_ns // 10 for us in block.late_us)
         nothing = array("q", [GAP]) * count
-        columns = [nothing if place is None else block.columns[place][:count] for place in self._places]
+        columns = [nothing if place is None else block.columns[place] for place in self._places]
         rising = [place is not None and rises(block.rises[place]) for place in self._places]
         divided = [None if place is None else block.divided.get(place) for place in self._places]
-        divided = [None if one is None else one[:count] for one in divided]
-        self._store.extend(block.ticks[:count], late_us, columns, rising, divided)
+        self._store.extend(block.ticks, block.late_us, columns, rising, divided)
 
     def take_left(self, file: Path) -> None:
         """Store what `perun-sample` had made when the last agent was killed, and had not handed over."""
