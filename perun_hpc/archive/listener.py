@@ -32,7 +32,7 @@ from perun_hpc.process.locks import Locks
 log = logging.getLogger(__name__)
 
 WORKSPACE = ".handover"
-"""Directory in the archive for what is not complete yet."""
+"""Directory in the archive for what is not complete yet, of each host that listens one."""
 AT_ONCE = 16
 """Hand-overs that a process takes at the same time; others wait in the kernel's queue."""
 AGAIN_S = 0.1
@@ -59,7 +59,7 @@ class Listener:
         """As `Taker`; `processes` take hand-overs, 0: one a core, `MOST` at most."""
         self._locks = Locks(LOCKS)
         self._taker = Taker(archive, uids, receiver or Munge(), self._locks, addresses, clock, names)
-        self._workspace = archive / WORKSPACE
+        self._workspace = workspace(archive)
         self._count = processes or min(len(os.sched_getaffinity(0)), MOST)
         try:
             if socket.has_dualstack_ipv6():
@@ -73,7 +73,9 @@ class Listener:
                 f"port {port}: cannot listen ({error.strerror}): is another collector running? see store.collector"
             ) from error
         stream.at_once(self._socket)
-        shutil.rmtree(self._workspace, ignore_errors=True)  # what a collector before this one did not complete
+        self._workspace.parent.mkdir(mode=0o700, exist_ok=True)
+        for left in (self._workspace, *self._workspace.parent.glob("tmp*")):  # so an older one names it
+            shutil.rmtree(left, ignore_errors=True)  # what a collector before this one did not complete
         self._workspace.mkdir(mode=0o700)
         self._fds = (self._socket.fileno(), *self._locks.fds, *_log_fds())
         self._keeper = child.start("hand-overs", self._keep, self._fds)
@@ -146,6 +148,11 @@ class Listener:
                     time.sleep(AGAIN_S)
                     continue
                 takers.submit(take, connection, str(peer[0]))
+
+
+def workspace(archive: Path) -> Path:
+    """Where the collector of this host has what is not complete yet; another host's may take for the same archive."""
+    return archive / WORKSPACE / f"of-{os.uname().nodename}"
 
 
 def _listens(listening: socket.socket) -> bool:

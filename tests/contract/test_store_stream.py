@@ -30,7 +30,7 @@ from perun_hpc.archive.addresses import REMEMBERED_S, Remembered, plain_address
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import ALLOWED, StreamDelivery
 from perun_hpc.archive.learnt import LEARNT, MOST_B, Learnt, keep_typical
-from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener
+from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener, workspace
 from perun_hpc.archive.places import Archive
 from perun_hpc.archive.refused import Refused
 from perun_hpc.cli.main import main
@@ -264,7 +264,7 @@ def test_two_hand_overs_of_a_node_put_its_ledger_one_after_the_other(
 
         first, second = (threading.Thread(target=hand_over, args=(one,)) for one in (begun, begun if more else {}))
         first.start()
-        while not list((tmp_path / "archive" / WORKSPACE).glob(f"*/{day.name}")):
+        while not list(workspace(tmp_path / "archive").glob(f"*/{day.name}")):
             time.sleep(0.01)
         try:
             first.join(1)
@@ -368,7 +368,7 @@ def test_what_was_changed_on_the_way_is_refused(
         with pytest.raises(UnavailableError, match=why):
             to.session(spool.session("9.0"), record(9, stored=True))
     assert not everything_in(tmp_path / "archive")
-    assert not list((tmp_path / "archive" / WORKSPACE).iterdir())
+    assert not list(workspace(tmp_path / "archive").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -514,10 +514,13 @@ def test_a_collector_that_dies_in_the_middle_takes_it_the_next_time(
         with pytest.raises(UnavailableError):
             to.session(spool.session("9.0"), record(9, stored=True))
         thread.join()
-    left = tmp_path / "archive" / WORKSPACE / "half"
-    left.mkdir(parents=True)
-    with listening(tmp_path / "archive", munge) as listener:
-        assert not left.exists()
+    archive = tmp_path / "archive"
+    left = [workspace(archive) / "half", archive / WORKSPACE / "tmp_of_an_older_one"]
+    elsewhere = archive / WORKSPACE / "of-another-host" / "half"
+    for one in (*left, elsewhere):
+        one.mkdir(parents=True)
+    with listening(archive, munge) as listener:
+        assert elsewhere.exists() and not any(one.exists() for one in left)
         assert shipping.ship_all(spool, StreamDelivery(("127.0.0.1", listener.port), munge), ("c", "n2"))
     assert "c/incoming/9.0/n2.json" in everything_in(tmp_path / "archive")
 

@@ -26,7 +26,7 @@ from perun_hpc.archive.certificates import Certificates, Presented
 from perun_hpc.archive.delivery import ArchiveDelivery
 from perun_hpc.archive.handover import StreamDelivery
 from perun_hpc.archive.learnt import Learnt
-from perun_hpc.archive.listener import AT_ONCE, WORKSPACE, Listener
+from perun_hpc.archive.listener import AT_ONCE, Listener, workspace
 from perun_hpc.archive.refused import Refused
 from perun_hpc.errors import AccessError, DataError, UnavailableError
 from tests.certificates import Authority, openssl
@@ -284,7 +284,7 @@ def test_whoever_shows_no_certificate_is_let_go_within_the_time_of_a_manifest(
         StreamDelivery(address, n2).ledger(spool.node, "c", "n2")
         assert time.monotonic() - begin < 2 * stream.MANIFEST_S
     assert everything_in(tmp_path / "archive")
-    assert not list((tmp_path / "archive" / WORKSPACE).iterdir())
+    assert not list(workspace(tmp_path / "archive").iterdir())
 
 
 def working() -> list[int]:
@@ -317,20 +317,20 @@ def test_a_process_that_dies_costs_what_it_was_taking_and_another_one_goes_on(
 ) -> None:
     """Both have begun to take something: one of them is killed."""
     head = {"schema": stream.SCHEMA, "credential": "", "about": LEDGER, "files": [["2025-11-24.jsonl", 100, ""]]}
-    workspace = tmp_path / "archive" / WORKSPACE
+    unfinished = workspace(tmp_path / "archive")
     with listening(tmp_path / "archive", collector, processes=2) as address, contextlib.ExitStack() as begun:
         until(lambda: len(working()) == 2)
-        while len({path.name[0] for path in workspace.iterdir()}) < 2:
+        while len({path.name[0] for path in unfinished.iterdir()}) < 2:
             plain = begun.enter_context(socket.create_connection(address))
             wire = begun.enter_context(n2.connect(plain, "localhost"))
             wire.sendall(json.dumps(head).encode() + b"\n{")
-            until(lambda: any(list(path.iterdir()) for path in workspace.iterdir()))
+            until(lambda: any(list(path.iterdir()) for path in unfinished.iterdir()))
         killed = working()[0]
         os.kill(killed, signal.SIGKILL)
         until(lambda: len(working()) == 2 and killed not in working())
         for _ in range(20):
             assert stream.send({}, {"what": "learnt", "cluster": "c", "node": "n2"}, address, n2) == b""
-        until(lambda: len({path.name[0] for path in workspace.iterdir()}) == 1)  # nothing is left of what it took
+        until(lambda: len({path.name[0] for path in unfinished.iterdir()}) == 1)  # nothing is left of what it took
     assert "a process that takes hand-overs ended (-9): another one goes on" in logged.read_text()
     assert not working()
 
