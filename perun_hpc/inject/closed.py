@@ -49,6 +49,15 @@ _private: "dict[str, Any]" = {}
 """What was imported here and is not to be seen by the program."""
 
 
+def _unlock() -> None:
+    """In a forked child: a thread that is not in it may have had the lock."""
+    global _lock
+    _lock = RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
 def load(name: str, strict: bool = True, shared: bool = True) -> "Any":
     """The module of this name, perun's or the standard library's.
 

@@ -320,6 +320,33 @@ def test_a_thread_that_ends_with_the_interpreter_while_it_makes_space_does_not_k
     assert (done.returncode, done.stdout, done.stderr) == (0, "0", "")
 
 
+FORKS = """
+import os, signal, sys, threading, time
+from perun_hpc import monitor
+from perun_hpc.inject import closed, regions
+def hold():
+    with closed._lock, regions.recorder._lock:
+        held.set()
+        time.sleep(600)
+held = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(10)
+    import perun_hpc
+    with perun_hpc.window("in the child"): monitor(int)()
+    regions.recorder.open(calls_b=24 * 20, at_once=10)
+    for _ in range(30): monitor(int)()
+    os._exit(7)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_does_not_wait_for_a_thread_of_its_parent():
+    assert subprocess.run([sys.executable, "-c", FORKS], timeout=30).returncode == 7
+
+
 def test_a_descriptor_that_the_program_made_its_own_is_neither_sent_nor_closed(tmp_path):
     here, recorder = rank.Rank({"PERUN_SOCKET": str(tmp_path / "agent")}), regions.Recorder()
     here.record(recorder)
