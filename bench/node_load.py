@@ -213,6 +213,7 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
     nodes = Nodes(plan)
     rounds = nodes.rounds(plan["site"]["begin_s"], plan["site"]["begin_s"] + plan["seconds"])
     waiting = threading.BoundedSemaphore(AT_ONCE)
+    time.sleep(max(0.0, plan["site"]["begin_s"] - time.time()))
     began_s, cpu_s = time.time(), time.process_time()
 
     def one_round(*one: Any) -> None:
