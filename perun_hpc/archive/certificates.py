@@ -131,7 +131,8 @@ class Presented:
             raise AccessError("hand-over: by certificates only: store.tls belongs into the node's policy, too")
         connection.settimeout(max(0.001, until_s - time.monotonic()))
         try:
-            wire = self._renewed().wrap_socket(connection, server_side=True)
+            context = self._renewed()
+            wire = context.wrap_socket(connection, server_side=True)
         except ssl.SSLCertVerificationError as error:
             why = error.verify_message
             if "CRL" in why:
@@ -142,6 +143,8 @@ class Presented:
         names = frozenset(name.lower() for name in _names(wire))
 
         def check(credential: str, covered: str, uids: Collection[int]) -> Origin:
+            if self._renewed() is not context:  # the sender's may have been taken back
+                raise AccessError("hand-over: certificates were replaced here meanwhile: shake hands anew")
             return Origin(names=names)
 
         try:

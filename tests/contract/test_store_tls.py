@@ -167,6 +167,31 @@ def test_a_certificate_that_was_taken_back_is_refused(
     assert "it is revoked" in refusal(tmp_path / "other", replace(ours, ca=with_list), n2)
 
 
+def test_a_certificate_that_is_taken_back_counts_no_more_on_a_connection_that_is_kept(tmp_path: Path) -> None:
+    site = Authority.begin(tmp_path / "ca")
+    ours, n2, other = (site.issue(name, [f"DNS:{name}"]) for name in ("localhost", "n2", "n1"))
+    ours = replace(ours, ca=tmp_path / "list.pem")
+    ours.ca.write_bytes(site.ca.read_bytes() + site.revoke(other.cert))
+    made: list[socket.socket] = []
+
+    class Counting(Certificates):
+        def connect(self, connection: socket.socket, host: str) -> socket.socket:
+            made.append(connection)
+            return super().connect(connection, host)
+
+    again = site.revoke(n2.cert)
+    with listening(tmp_path / "archive", ours) as address:
+        to = stream.Channel(address, Counting(n2.cert, n2.key, n2.ca))
+        for day in ("2025-11-24", "2025-11-25"):
+            to.send({f"{day}.jsonl": b'{"t0_ns":1}\n'}, LEDGER)
+        ours.ca.write_bytes(site.ca.read_bytes() + again)
+        for why in ("shake hands anew", "it is revoked"):
+            assert len(made) == 1
+            with pytest.raises(UnavailableError, match=why):
+                to.send({"2025-11-26.jsonl": b'{"t0_ns":1}\n'}, LEDGER)
+    assert sorted(everything_in(tmp_path / "archive")) == [f"c/nodes/n2/2025-11-2{day}.jsonl" for day in (4, 5)]
+
+
 def test_a_revocation_list_that_is_out_of_date_or_of_another_ca_is_named_at_both_ends(
     tmp_path: Path, spool: AgentPaths, logged: Path
 ) -> None:
