@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import shutil
 import signal
@@ -204,7 +205,9 @@ def test_a_node_in_the_list_beside_slurm_conf_is_off(sandbox: Sandbox, hook: str
     if hook == "C":
         sandbox.run("prolog", **env)
     else:
-        run("prolog", env, Places(sandbox.root / "etc", sandbox.run_dir, sandbox.root / "spool"))
+        with (sandbox.run_dir / "start.lock").open("w") as lock:  # somebody starts one: it would be this machine's
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            run("prolog", env, Places(sandbox.root / "etc", sandbox.run_dir, sandbox.root / "spool"))
         signal.setitimer(signal.ITIMER_REAL, 0)
     assert sandbox.inbox.exists() != off
 
