@@ -179,7 +179,10 @@ class Ledger(Database):
         with self.write(beside=lease is not None) as connection:
             if lease is not None:
                 self._check_lease(connection, *lease)
-            return [put for part in _names_once(records) for put in self._put(connection, part, queue)]
+            days: dict[tuple[str, ...], Vector] = {}
+            puts = [put for part in _names_once(records) for put in self._put(connection, part, queue, days)]
+            self._add_days(connection, days)  # last, in their order: those beside have the same rows to change
+            return puts
 
     def offer(
         self, records: Sequence[EnergyRecord], queue: bool = False, lease: tuple[str, str] | None = None
@@ -516,7 +519,10 @@ class Ledger(Database):
             rows += connection.execute(query, {"c": cluster, "ids": wanted[at : at + CHUNK]}).fetchall()
         return rows
 
-    def _put(self, connection: Connection, records: Sequence[EnergyRecord], queue: bool) -> list[Put]:
+    def _put(
+        self, connection: Connection, records: Sequence[EnergyRecord], queue: bool, days: dict[tuple[str, ...], Vector]
+    ) -> list[Put]:
+        """Put records of one name each; to `days` is added what the days' sums change by."""
         from perun_hpc.accounting.evidence import combine  # the rules of writing, which no reader needs
 
         known: dict[tuple[str, int, int], list[Any]] = {}
@@ -534,7 +540,6 @@ class Ledger(Database):
         bodies: list[dict[str, Any]] = []
         shares: list[dict[str, Any]] = []
         amendments: list[dict[str, Any]] = []
-        days: dict[tuple[str, ...], Vector] = {}
         replaced: list[int] = []
         folded: set[int] = set()
         back: set[int] = set()
@@ -585,7 +590,6 @@ class Ledger(Database):
             puts = [replace(put, job=put.job if put.job >= 0 else last - put.job) for put in puts]
         self._store(connection, rows, bodies, shares, {job: ends_s[job] for job in replaced})
         connection.insert("amendment", amendments)
-        self._add_days(connection, days)
         if queue:
             self._queue(connection, [p.job for p in puts if p.changed], now)
         return puts

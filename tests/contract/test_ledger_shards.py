@@ -144,6 +144,33 @@ def test_records_that_are_put_beside_each_other_have_ids_of_their_own(ledger: Le
         one.close()
 
 
+def test_two_that_put_records_of_the_same_days_never_wait_for_each_other(ledger: Ledger, postgres_url: str) -> None:
+    """Two runs of one name, the one of the later day first; another collector changes these days in their order."""
+    days = ("2025-11-24", "2025-11-25")
+
+    def run(day: str, number: int, job_id: int) -> EnergyRecord:
+        share = {"day": day, "domain": "package-0", "energy_uj": NODE_UJ}
+        return sum_boundaries([parsed(boundary(job_id, start_s=START_S + number * 86_400, shares=[share]))])
+
+    ledger.put([run(day, number, 4) for number, day in enumerate(days)])
+    assert ledger.acquire("shard:3", "here")
+    change = "UPDATE usage_day SET energy_uj = energy_uj WHERE day = :day"
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.write(beside=True) as connection:
+            connection.execute(change, {"day": days[0]})
+            later = [run(day, number, 3) for number, day in enumerate(days)][::-1]
+            put = pool.submit(ledger.put, later, False, ("shard:3", "here"))
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+            until_s = time.monotonic() + 30
+            while connection.value(waits) is None:
+                assert time.monotonic() < until_s
+                connection.execute("SELECT pg_stat_clear_snapshot()")
+            connection.execute(change, {"day": days[1]})
+        assert [one.changed for one in put.result(30)] == [True, True]
+    (sums,) = usage(ledger, ["cluster"], Filter(), *days)
+    assert sums.values["energy_uj"] == 4 * NODE_UJ
+
+
 def test_what_another_collector_is_at_is_left_to_it(ledger: Ledger, tmp_path: Path) -> None:
     arrive(tmp_path, 2 * SHARDS)
     assert ledger.acquire(f"{LEASE}:c:3", "elsewhere:1")
