@@ -343,6 +343,19 @@ def moments(ticks: list[int]) -> list[int]:
     return list(range(ticks[0], ticks[-1] + 1))
 
 
+def test_a_job_that_ends_while_the_program_starts_has_the_row_that_was_due(tmp_path: Path) -> None:
+    host = Machine(tmp_path)
+    host.settings["sampling"] |= {"period_ns": SLOW_MS * MS_NS}
+    host.job.settings = dict(host.settings)
+    host.traces.begin(host.job, MACHINE.mono_ns())
+    host.turn(5, lambda: host.node.fast is not None)
+    end = host.end()
+    host.turn(0.1)
+    ticks, _ = host.rows()
+    assert len(ticks) == 1 and ticks[0] * SLOW_MS * MS_NS <= end.real_ns
+    host.node.close()
+
+
 def test_rows_that_are_not_close_are_taken_at_an_intervals_end(slow: Machine) -> None:
     slow.turn(1.3)
     store = slow.traces._open[slow.job.place][1]._store

@@ -56,7 +56,7 @@ class Traces:
         if self._fast is not None:
             self._turn(self._fast, now_ns, ended=snapshot is not None)
         due = [one for one in self._open.values() if one[1].due_ns <= now_ns and self._lives(one[0])]
-        if not due or self._become_fast(*due[0], now_ns, meter):
+        if not due:
             return
         ids = self._node.ids
         ticks = guard("a row", meter.sample) if snapshot is None else snapshot.ticks(ids)
@@ -71,27 +71,29 @@ class Traces:
                     trace.keep_pace(pace_ns)
             except Exception as error:  # it costs the job its trace, never its energy
                 self._lose(session, place(error))
+        session, trace = due[0]
+        if session.place in self._open:
+            self._become_fast(session, trace, now_ns, meter)
 
     # The one whose rows `perun-sample` makes.
 
-    def _become_fast(self, session: Session, trace: Trace, now_ns: int, meter: Meter) -> bool:
-        """Leave a living session's rows to `perun-sample`, where they are close and it can make them."""
+    def _become_fast(self, session: Session, trace: Trace, now_ns: int, meter: Meter) -> None:
+        """Leave a living session's next rows to `perun-sample`, where they are close and it can make them."""
         if session.place != self._fast_of:  # another job tries anew
             self._fast_of, self._fast_again_ns = session.place, 0
         if len(self._open) > 1 or now_ns < self._fast_again_ns:
-            return False
+            return
         from perun_hpc.agent.traces.fast_trace import FastTrace
 
         if not FastTrace.can(self._node, meter, trace) or self._pace_ns(session, trace) != trace.pace_ns:
             self._fast_again_ns = now_ns + LOOK_NS
-            return False
+            return
         try:
             file = self._paths.session(session.place) / ROWS
             self._fast = FastTrace(self._node, meter, session, trace, now_ns, file)
         except OSError as error:
             failures.say(f"perun-sample: {error}: the agent makes rows itself")
             self._fast_again_ns = now_ns + AGAIN_NS
-        return self._fast is not None
 
     def _turn(self, fast: FastTrace, now_ns: int, ended: bool) -> None:
         """Take rows if it is time, as when an interval has `ended`; let go of them where others came, or sensors."""
