@@ -27,6 +27,7 @@ from perun_hpc.agent.sources import machine
 from perun_hpc.agent.sources.fast_rows import MOST_B, SETTLE_S, can_read
 from perun_hpc.agent.sources.node import Node
 from perun_hpc.agent.traces.open_traces import ROWS, Traces
+from perun_hpc.backend.rows import PROGRAM
 from perun_hpc.backend.rows import left as rows_left
 from perun_hpc.config.keeper import PolicyKeeper
 from perun_hpc.data_model.job import SessionKey
@@ -343,7 +344,13 @@ def moments(ticks: list[int]) -> list[int]:
     return list(range(ticks[0], ticks[-1] + 1))
 
 
-def test_a_job_that_ends_while_the_program_starts_has_the_row_that_was_due(tmp_path: Path) -> None:
+def test_a_job_that_ends_while_the_program_starts_has_the_row_that_was_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly = tmp_path / "slowly"
+    slowly.write_text(f"#!/bin/sh\nsleep 0.2\nexec {PROGRAM}\n")
+    slowly.chmod(0o755)
+    monkeypatch.setattr("perun_hpc.backend.rows.PROGRAM", slowly)
     host = Machine(tmp_path)
     host.settings["sampling"] |= {"period_ns": SLOW_MS * MS_NS}
     host.job.settings = dict(host.settings)
