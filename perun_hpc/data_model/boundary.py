@@ -287,7 +287,7 @@ def _check_parts(data: dict[str, Any]) -> None:
     for name in ("sluid", "why"):
         if not isinstance(data.get(name), str | None):
             raise TypeError(f"{name} is no text")
-    _check_numbers(data, "uid", "gid", "het_job_id", "het_offset", "cpus_on_node")
+    _check_numbers(data, "uid", "gid", "het_job_id", "het_offset", "cpus_on_node", "node_cpus")
     _check_numbers(data.get("usage") or {}, "cpu_ns", "mem_peak_b", "peak_mw", "suspended_ns")
     _check_numbers(data.get("trace") or {}, "bytes")
     _check_numbers(data.get("agent") or {}, "cpu_ns", "rss_b")

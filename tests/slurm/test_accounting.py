@@ -83,7 +83,7 @@ def test_a_backup_makes_the_same_ledger_and_a_pseudonym_leaves_its_sums(cluster:
     settle(cluster, mixed)
     place = "/var/lib/perun/copy"
     cluster.run(["rm", "-rf", place], user="perun")
-    cluster.run(["mkdir", "-m", "700", "-p", place, f"{place}/archive"], user="perun", check=True)
+    cluster.run(["mkdir", "-m", "700", "-p", place, f"{place}/archive/{cluster.name}"], user="perun", check=True)
     copy = ["--ledger", f"{place}/ledger.db", "--archive", f"{place}/archive"]
     assert "records written" in perun(cluster, "ledger", "backup", f"{place}/backup.gz").stdout
     assert perun(cluster, "ledger", *copy, "restore", f"{place}/backup.gz").returncode == 0

@@ -73,7 +73,7 @@ def test_jobs_that_share_a_node_close_with_it(cluster: Cluster) -> None:
     assert "cores+fit" in {one["method"] for one in packages}
     assert {one["method"] for one in packages} <= {"cores+fit", "cores", "exclusive"}
     shares: Counter[tuple[str, str]] = Counter()
-    for line in node_ledger(cluster, records[jobs[0]]):
+    for line in node_ledger(cluster, *records.values()):
         assert sum(line["shares"].values()) == (line["total_uj"] or 0)
         shares.update({(owner, line["domain"]): uj for owner, uj in line["shares"].items()})
     for job, record in records.items():
@@ -85,13 +85,15 @@ def test_jobs_that_share_a_node_close_with_it(cluster: Cluster) -> None:
     assert "cores+fit" in said
 
 
-def node_ledger(cluster: Cluster, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of the node's ledger from a job's start on, once they have come as far as its end."""
+def node_ledger(cluster: Cluster, *records: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the node's ledger from the first job's start on, once they reach the last one's end."""
+    first_ns = min(record["start"]["mono_ns"] for record in records)
+    last_ns = max(record["end"]["mono_ns"] for record in records)
     directory: Path = cluster.shared / "perun" / cluster.name / "nodes" / NODE
     deadline = time.monotonic() + 60
     while True:
         lines = [json.loads(line) for file in sorted(directory.glob("????-??-??.jsonl")) for line in file.open()]
-        if any(line["t1_ns"] >= record["end"]["mono_ns"] for line in lines):
-            return [line for line in lines if line["t1_ns"] > record["start"]["mono_ns"]]
+        if any(line["t1_ns"] >= last_ns for line in lines):
+            return [line for line in lines if line["t1_ns"] > first_ns]
         assert time.monotonic() < deadline, "the node's ledger has not come"
         time.sleep(0.5)
