@@ -60,6 +60,7 @@ class Admin:
             "rss_b": str(resident_b()),
             "cpu_ns": str(self._node.spent_ns()),
             "sensors": str(len(self._node.sensors)),
+            "power_pmu": self._node.power_pmu[:2048],
             "policy": (self._policy.refused or "")[:512],
             "losses": json.dumps(self._losses.visible_to(peer.uid)),
         }

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from perun_hpc.backend import procstat
 from perun_hpc.backend.base import Reader
+from perun_hpc.backend.power_pmu import Member
 from perun_hpc.backend.sysfile import doubt, implausible, number_files, reason
 from perun_hpc.data_model.sensor import GAP, Rise, Sensor
 from perun_hpc.process import child
@@ -31,17 +32,18 @@ MOST_COLUMNS, MOST_ROWS = 8192, 4096
 PATIENCE_S = 1.0
 """How long a block that was asked for is waited for: the program may be in the middle of a row."""
 
-_VERSION = 4
+_VERSION = 5
 _ORDERS = struct.Struct("=IIIIqqq")
-_COLUMN = struct.Struct("=19qIIII")
+_COLUMN = struct.Struct("=22qIIIIII")
 _BLOCK = struct.Struct("=IIIIqq")
 _RISE = struct.Struct("=qqII")
 _GAP = struct.Struct("=IIiIQ")
 _MOST_BAD = 16
 PIPE_B = 1 << 20
 NO_STEPS: Mapping[str, int] = {}
+NO_MEMBERS: Mapping[str, Member] = {}
 _NO_NUMBER, _NO_VALUE, _TOO_LITTLE = -1, -2, -3
-_GIVEN, _NUMBER = 0, 1
+_GIVEN, _NUMBER, _EVENT = 0, 1, 4
 _FORMS = {procstat.CPUS: 2, procstat.MEMORY: 3}
 """What the files of some sensors hold, by their ids; those of others hold one number."""
 
@@ -209,6 +211,7 @@ class Rows:
     file : where blocks of one row go, begun anew (None: a pipe, and blocks of so many rows).
     steps : by what blocks shall have values divided, too, of some sensors, by their ids; nothing in a file.
     summed : the ids of those that are added up in each row.
+    members : where those are that a perf group stands in for, by their ids; each 64th row is of their files.
     """
 
     def __init__(
@@ -219,10 +222,12 @@ class Rows:
         file: Path | None = None,
         steps: Mapping[str, int] = NO_STEPS,
         summed: frozenset[str] = frozenset(),
+        members: Mapping[str, Member] = NO_MEMBERS,
     ) -> None:
         """Start it; OSError where that cannot be."""
         self.sensors = tuple(sensor for sensor, _ in columns)
         self._steps, self.summed = steps if file is None else NO_STEPS, summed
+        self._members = members
         self._divided = [place for place, one in enumerate(self.sensors) if self._steps.get(one.id, 1) > 1]
         self.grid = grid
         """As it is now: it follows a clock that is slewed. `step_ns` is by how much the clock was set meanwhile."""
@@ -266,15 +271,25 @@ class Rows:
 
     def _send_orders(self, files: Sequence[int], rows: int) -> None:
         self._socket.sendall(_ORDERS.pack(_VERSION, len(files), rows, os.getpid(), *self.grid))
-        for sensor, fd in zip(self.sensors, files, strict=True):
+        leaders: dict[int, int] = {}
+        for column, (sensor, fd) in enumerate(zip(self.sensors, files, strict=True)):
             least, bad = implausible(sensor)
             bad = bad[:_MOST_BAD]
             count = len(bad)
             form = _FORMS.get(sensor.id, _NUMBER) if fd >= 0 else _GIVEN
             bad = (*bad, *[0] * (_MOST_BAD - len(bad)))
             step = self._steps.get(sensor.id, 1)
-            record = _COLUMN.pack(least, procstat.KEPT_NS, step, *bad, count, form, sensor.id in self.summed, 0)
-            socket.send_fds(self._socket, [record], [fd] if fd >= 0 else [])
+            fds, event, head = [fd] if fd >= 0 else [], (0, 0, 0), (0, 0, 0)
+            member = self._members.get(sensor.id)
+            if member is not None and fd >= 0:
+                form, event = _EVENT, (sensor.wrap_range or 0, member.num, member.den)
+                if member.leader not in leaders:
+                    leaders[member.leader] = column
+                    fds.append(member.leader)
+                head = (leaders[member.leader], member.place, 0)
+            summed = sensor.id in self.summed
+            record = _COLUMN.pack(least, procstat.KEPT_NS, step, *event, *bad, count, form, summed, *head)
+            socket.send_fds(self._socket, [record], fds)
 
     @property
     def written_b(self) -> int:

@@ -85,6 +85,8 @@ def lines(answer: Mapping[str, str], now_s: float) -> list[str]:
         f"sensors: {answer.get('sensors', '?')}",
         f"cost: {int(answer.get('cpu_ns', '0')) / 1e9:.2f} s CPU, {int(answer.get('rss_b', '0')) / 2**20:.1f} MiB",
     ]
+    if answer.get("power_pmu"):
+        shown.append(f"power PMU: {answer['power_pmu']}")
     if answer.get("uid") == "0":
         shown.append("runs as root: give its spool to the service user (chown perun /var/spool/perun), stop this agent")
     if answer.get("policy"):

@@ -270,6 +270,12 @@ class Sensors:
         "a DCGM host engine that collects how active MIG instances are, for GPUs whose NVML does not show it (A100)",
         NODES,
     )
+    power_pmu: str = _item(
+        Choice(("off", "when-cheaper")),
+        "off",
+        "whether one read of a perf group stands in for powercap's files, where it agrees with them and costs less",
+        NODES,
+    )
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,18 @@ def write_only(places: Iterable[Path]) -> None:
         os.close(ruleset)
 
 
+def perf_event_open(attr: bytes, cpu: int, leader: int, flags: int) -> int:
+    """A descriptor of an event of all processes on a CPU, in the group of `leader` (-1: it leads one); before `deny`.
+
+    OSError as perf_event_open(2) says.
+    """
+    numbers = NUMBERS.get(os.uname().machine)
+    if numbers is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    buffer = ctypes.create_string_buffer(attr, len(attr)) if _LIBC is not None else None
+    return _checked(_libc().syscall(numbers["perf_event_open"], buffer, -1, cpu, leader, ctypes.c_ulong(flags)))
+
+
 def program(machine: str, calls: Iterable[str]) -> bytes:
     """A list of refused calls as a program of the kernel's filter machine (linux/filter.h, linux/seccomp.h).
 

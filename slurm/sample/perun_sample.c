@@ -19,6 +19,8 @@
 #include <unistd.h>
 
 enum { NS_PER_S = 1000000000, FILE_B = 64, SAFE_DIGITS = 18, TEXT_B = 1 << 18, MEMORY_B = 256 };
+/* As backend/power_pmu.py: each so manyth row is of files; less than a modulus over so much is no way back. */
+enum { CHECK = 64, BACK = 1024 };
 /* As energy/schedule.py: what a disciplined clock may gain on the monotonic one, and what reading both costs. */
 enum { SLEW_PPM = 1000, CLOCK_NOISE_NS = 50000000 };
 
@@ -35,8 +37,18 @@ struct source {
 	int64_t kept;   /* of the parent, or read not long ago */
 };
 
+/* The perf group that a column leads, and how far the column's own event is from its file's counter. */
+struct event {
+	int group;
+	bool counted;                   /* the group was read for this row */
+	uint64_t counts[1 + GROUP_MAX]; /* how many, then each */
+	int64_t base, last;             /* GAP_VALUE: not known yet */
+};
+
 struct sampler {
 	struct grid grid;
+	uint32_t turn; /* counts rows */
+	struct event *events; /* per column; NULL: there are none */
 	uint32_t columns, divided, rows_max, rows, gaps, skipped;
 	struct source *sources;  /* per column */
 	struct column *kinds;    /* per column */
@@ -229,6 +241,46 @@ static int64_t read_memory(struct sampler *all, uint32_t column)
 	return (strtoll(strchr(total, ':') + 1, NULL, 10) - strtoll(strchr(available, ':') + 1, NULL, 10)) * 1024;
 }
 
+static bool read_group(struct event *leader)
+{
+	ssize_t size = read(leader->group, leader->counts, sizeof(leader->counts));
+
+	return size > 0 && (uint64_t)size == 8 * (leader->counts[0] + 1);
+}
+
+/* What a column's event has counted, in the counter's unit. */
+static int64_t counted(const struct column *kind, const struct event *leader)
+{
+	unsigned __int128 product = (unsigned __int128)leader->counts[1 + kind->place] * (uint64_t)kind->num;
+
+	return (int64_t)(product / (uint64_t)kind->den % (uint64_t)kind->wrap);
+}
+
+/* A counter by its group, read once for all its columns; at the file's turn, or where the group fails, by its file. */
+static int64_t read_event(struct sampler *all, uint32_t column)
+{
+	const struct column *kind = &all->kinds[column];
+	struct event *own = &all->events[column], *leader = &all->events[kind->leader];
+	int64_t value;
+
+	if (column == kind->leader)
+		leader->counted = all->turn % CHECK != 0 && read_group(leader);
+	if (leader->counted && own->base != GAP_VALUE) {
+		value = (own->base + counted(kind, leader)) % kind->wrap;
+	} else {
+		value = read_number(all, column);
+		if (value == GAP_VALUE || value >= kind->wrap)
+			return value;
+		/* Read after the file: too low by what came in between at most, and never above the file's next value. */
+		if (read_group(leader))
+			own->base = (value - counted(kind, leader) + kind->wrap) % kind->wrap;
+	}
+	/* A counter that seems to have gone back by a little has not wrapped. */
+	if (own->last != GAP_VALUE && own->last != value && (own->last - value + kind->wrap) % kind->wrap < kind->wrap / BACK)
+		return own->last;
+	return own->last = value;
+}
+
 /* One column of the row; a gap is noted with its reason. */
 static int64_t read_one(struct sampler *all, uint32_t column, int64_t mono_ns)
 {
@@ -236,6 +288,8 @@ static int64_t read_one(struct sampler *all, uint32_t column, int64_t mono_ns)
 
 	if (from->form == FORM_NUMBER)
 		return read_number(all, column);
+	if (from->form == FORM_EVENT)
+		return read_event(all, column);
 	if (from->form != FORM_GIVEN && mono_ns >= all->stale_ns[column]) {
 		from->kept = from->form == FORM_CPUS ? read_cpus(all, column) : read_memory(all, column);
 		all->stale_ns[column] = mono_ns + all->kinds[column].keep_ns;
@@ -348,6 +402,7 @@ static int64_t sample(struct sampler *all, int64_t mono_ns)
 	for (uint32_t column = 0; column < all->columns; column++)
 		sum += (uint64_t)(values[column] = read_one(all, column, mono_ns)) * all->sources[column].summed;
 	all->sums[all->rows] = sum;
+	all->turn++;
 	/* The row is of the middle of its reading. */
 	done_ns = now_ns(CLOCK_MONOTONIC);
 	late_us = ((mono_ns + done_ns) / 2 - due - skipped * grid->period_ns) / 1000;
@@ -434,10 +489,18 @@ static bool begin(struct sampler *all)
 		struct column *kind = &all->kinds[column];
 		struct source *from = &all->sources[column];
 
-		if (!take(kind, sizeof(*kind), fds, &fd_count) || kind->bad_count > BAD_MAX || kind->form > FORM_MEMORY)
+		if (!take(kind, sizeof(*kind), fds, &fd_count) || kind->bad_count > BAD_MAX || kind->form > FORM_EVENT)
 			return false;
 		*from = (struct source){ -1, (uint16_t)kind->form, kind->summed != 0, kind->least, INT64_MAX, GAP_VALUE };
 		all->divided += kind->step > 1;
+		if (kind->form == FORM_EVENT) {
+			if (kind->leader > column || all->kinds[kind->leader].form != FORM_EVENT || kind->place >= GROUP_MAX ||
+			    kind->wrap <= 0 || kind->wrap > INT64_MAX / 2 || kind->num <= 0 || kind->den <= 0)
+				return false;
+			if (all->events == NULL)
+				all->events = reserve(orders.columns, sizeof(struct event));
+			all->events[column] = (struct event){ .group = -1, .base = GAP_VALUE, .last = GAP_VALUE };
+		}
 		for (uint32_t i = 0; i < kind->bad_count; i++)
 			if (kind->bad[i] < from->unsafe)
 				from->unsafe = kind->bad[i];
@@ -448,6 +511,11 @@ static bool begin(struct sampler *all)
 		if (used == fd_count)
 			return false;
 		all->sources[column].file = fds[used++];
+		if (all->sources[column].form != FORM_EVENT || all->kinds[column].leader != column)
+			continue;
+		if (used == fd_count)
+			return false;
+		all->events[column].group = fds[used++];
 	}
 	free(fds);
 	return used == fd_count;

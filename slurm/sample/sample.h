@@ -5,11 +5,12 @@
 #include <stdint.h>
 
 enum {
-	SAMPLE_VERSION = 4,
+	SAMPLE_VERSION = 5,
 	COLUMNS_MAX = 8192,
 	ROWS_MAX = 4096,
 	BAD_MAX = 16,
 	FDS_A_MESSAGE = 200,
+	GROUP_MAX = 16, /* events of a group */
 };
 
 /* The first message, without descriptors. */
@@ -23,20 +24,23 @@ struct orders {
 	int64_t next;      /* index of the first tick */
 };
 
-/* Then one of these per column, as many a message as it has descriptors or more without any. */
+/* Then one of these per column, with its file, and that of the group that it leads. */
 struct column {
 	int64_t least;        /* less is no value */
 	int64_t keep_ns;      /* a value of CPUs or memory is repeated in rows for so long */
 	int64_t step;         /* above 1: blocks have the values divided by it, too */
+	int64_t wrap, num, den; /* of a group's event: the counter's modulus; a count times num / den is the counter's */
 	int64_t bad[BAD_MAX]; /* nor is one of these */
 	uint32_t bad_count;
 	uint32_t form;   /* of its file */
 	uint32_t summed; /* whether it is in the rows' sums */
+	uint32_t leader; /* of its group: the first column of it */
+	uint32_t place;  /* in the group */
 	uint32_t zero;
 };
 
-/* No file, values come by 'v'; one number; /proc/stat; /proc/meminfo. */
-enum { FORM_GIVEN, FORM_NUMBER, FORM_CPUS, FORM_MEMORY };
+/* No file, values come by 'v'; one number; /proc/stat; /proc/meminfo; one number, and an event that counts the same. */
+enum { FORM_GIVEN, FORM_NUMBER, FORM_CPUS, FORM_MEMORY, FORM_EVENT };
 
 /* Then, at any time: one byte, 'f' for a block now, or 'v' and one value per column without a file. The end: a last block. */
 

@@ -24,7 +24,8 @@ class Choice:
 
     `most_uw` holds the highest power of one package, memory, gpu, module or node, where it is not the hardware's own
     figure that stands; `gpu_numbers` what Slurm's numbers of GPUs mean (`backend.gpus`); `estimate` what stands in
-    where nothing measures the CPUs, None: nothing; `dcgm` where a DCGM host engine listens, empty: none is asked.
+    where nothing measures the CPUs, None: nothing; `dcgm` where a DCGM host engine listens, empty: none is asked;
+    `power_pmu` whether groups of the power PMU may stand in for powercap's files.
     """
 
     backends: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Choice:
     gpu_numbers: str = "auto"
     dcgm: str = ""
     estimate: Coefficients | None = ASSUMED
+    power_pmu: bool = False
 
     @classmethod
     def of(cls, settings: JobSettings) -> Choice:
@@ -50,7 +52,7 @@ class Choice:
         most_uw = tuple((name, most) for name, most in said.items() if isinstance(most, int))
         return cls(
             declared.backends, declared.include, declared.exclude, declared.files, most_uw, declared.gpu_numbers,
-            declared.dcgm, _coefficients(energy),
+            declared.dcgm, _coefficients(energy), declared.power_pmu == "when-cheaper",
         )  # fmt: skip
 
     def sensors(self, found: Iterable[Sensor]) -> tuple[Sensor, ...]:

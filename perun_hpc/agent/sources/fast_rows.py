@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perun_hpc.agent.sources.workers import Worker
+from perun_hpc.backend.power_pmu import members_of
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.rows import MOST_ROWS, NO_STEPS, Block, Grid, Rows, files_of, joined
 from perun_hpc.backend.sysfile import Absent, NumberFiles, number_files
@@ -70,7 +71,7 @@ class FastRows:
         count = 2 * TURN_NS // schedule.period_ns  # it is asked for what it has before that
         count = 1 if self._file else max(1, min(MOST_ROWS, count))
         columns = [(sensor, files.get(sensor.id, -1)) for sensor in sensors]
-        self._rows = Rows(columns, grid, count, self._file, steps, summed)
+        self._rows = Rows(columns, grid, count, self._file, steps, summed, members_of(node.sampled))
         self.turn_ns = SELDOM_NS if self._file else GIVE_NS if self._rows.given else TURN_NS
         self._silent_ns = SILENT_NS + 2 * schedule.period_ns
         self._heard_ns = now_ns

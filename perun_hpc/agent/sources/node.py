@@ -19,6 +19,7 @@ from perun_hpc.backend import accelerators, catalog, estimate, mirrors
 from perun_hpc.backend.base import Discovery, Reader, host_name
 from perun_hpc.backend.cgroup import JobCgroup, find_job, find_parent, job_names, reserved_cpus
 from perun_hpc.backend.estimate import Estimate
+from perun_hpc.backend.power_pmu import Pmu, PowerFiles
 from perun_hpc.backend.procstat import ProcStat
 from perun_hpc.backend.sysfile import DUMB, Absent, Files, NumberFiles, descriptors_of
 from perun_hpc.data_model.sensor import Missing, Reading, Sensor
@@ -99,12 +100,15 @@ class Node:
     not_there: tuple[Missing, ...] = ()
     accelerators: Mapping[str, str] = field(default_factory=dict)
     """Domains of accelerators that no vendor's library counts, with their PCI addresses."""
+    pmu: Pmu = field(default_factory=Pmu)
+    """Groups of the power PMU, opened with the rest; they count where the policy wants them."""
     silent: frozenset[str] = frozenset()
     """Sensors, by their ids, that have given nothing for a while and in whose place others count (`fallback`)."""
     _missing: dict[str, tuple[Missing, ...]] = field(default_factory=dict)
     _chosen: tuple[Choice, tuple[Sensor, ...], tuple[Sensor, ...]] | None = None
     """A choice, the sensors that were found, and those of them that it takes: asked for again and again."""
     _parent_of: str = ""
+    _changes: int = 0
 
     @classmethod
     def open(cls, root: Path, backends: Iterable[str], clock: Clock) -> Node:
@@ -118,6 +122,7 @@ class Node:
             )
             node.readers.extend(node._quick_ones(name, found))
             node._missing[name] = found.missing
+        node.pmu = Pmu.open(root, (sensor for reader in node.readers for sensor in reader.sensors))
         node.follow_estimate()
         node.follow_gauges()
         return node
@@ -168,6 +173,7 @@ class Node:
             reader.close()
         if any(table.get("driver") for table in self.choice.files):
             self._declare()
+        self._follow_power()
         self.follow_gauges()
         return Renewed(anew, tuple(once[mirrors.name(one)] for one in lost if mirrors.name(one) in once))
 
@@ -214,7 +220,29 @@ class Node:
         if choice.dcgm != before.dcgm:
             self._connect()
         self.follow_estimate(anew=True)
+        self._follow_power()
         self.follow_gauges()
+
+    @property
+    def power_pmu(self) -> str:
+        """One line on how groups of the power PMU are read; empty where the policy wants none."""
+        if not self.choice.power_pmu:
+            return ""
+        states = [one.state for one in self.readers if isinstance(one, PowerFiles)]
+        return "; ".join((*states, *self.pmu.why))
+
+    def _power_changes(self) -> int:
+        return sum(one.changes for one in self.readers if isinstance(one, PowerFiles)) if self.choice.power_pmu else 0
+
+    def _follow_power(self) -> None:
+        """Let the groups stand in for files, from a trial on, or read the files alone, as the policy says."""
+        if not self.choice.power_pmu:
+            self.pmu.stop()
+        for place, reader in enumerate(self.readers):
+            if isinstance(reader, PowerFiles) and not self.choice.power_pmu:
+                self.readers[place] = reader.relabelled(reader.sensors)
+            elif type(reader) is NumberFiles and self.choice.power_pmu:
+                self.readers[place] = self.pmu.over(reader)
 
     def _connect(self) -> None:
         """Have a child that asks the DCGM host engine of the policy; none where it names none."""
@@ -333,6 +361,9 @@ class Node:
         for worker in self.workers:
             _add(readings, worker, self.clock)
         readings.update(self.gauges.advance(readings, mono_ns))
+        if (changes := self._power_changes()) != self._changes:
+            self._changes = changes
+            self.follow_gauges()  # who makes rows begins anew, by groups or files as they are read here
         return Snapshot(mono_ns, real_ns, readings, busy_ns)
 
     def poll(self) -> dict[str, Reading]:
@@ -427,6 +458,7 @@ class Node:
             reader.close()
         for group in (*self.cgroups.values(), *((self.parent,) if self.parent else ())):
             group.close()
+        self.pmu.close()
 
 
 def _names_of(sessions: Iterable[Session]) -> set[str]:

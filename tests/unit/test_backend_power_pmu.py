@@ -1,0 +1,380 @@
+"""One read of a perf group for powercap's files: real groups of the kernel's own events, files of the test's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from perun_hpc.backend import power_pmu, powercap
+from perun_hpc.backend.power_pmu import CHECK, FIRST_READINGS, Group, Pmu, PowerFiles
+from perun_hpc.backend.rows import Grid, Rows, files_of
+from perun_hpc.backend.sysfile import NumberFiles
+from perun_hpc.energy.schedule import Schedule
+from tests.power_pmu import SCALE, go_on, pmu, put, zones
+
+ALL = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl:0:1": "dram"}
+EVENTS = {"pkg": "event=0x0", "cores": "event=0x0", "ram": "event=0x0"}
+MS_NS = 1_000_000
+
+
+def _opens() -> bool:
+    try:
+        os.close(power_pmu._open_event(1, 0, 0, -1))
+    except OSError:
+        return False
+    return True
+
+
+needs_perf = pytest.mark.skipif(not _opens(), reason="perf_event_open is not permitted here")
+
+
+def tenths_of_seconds() -> Callable[[], int]:
+    """A clock that is a tenth of a second further each time."""
+    tenths = itertools.count()
+    return lambda: next(tenths) * 100_000_000
+
+
+def timer_of(files_ns: int) -> Callable[[], int]:
+    """A clock by which a group's read takes 10 us, and one of all its files so much."""
+    now_ns, steps = [0], itertools.cycle((10_000_000, 10_000, files_ns, 10_000))
+
+    def clock() -> int:
+        now_ns[0] += next(steps)
+        return now_ns[0]
+
+    return clock
+
+
+@dataclass
+class Machine:
+    """A reader over a group, and the counters' files, which follow it as far as the test says."""
+
+    found: Pmu
+    reader: NumberFiles
+    files: dict[str, Path]
+
+    @property
+    def group(self) -> Group:
+        return self.found.groups[0]
+
+    def counts(self, gain: float = 1.0, only: str = "", offset: int = 1_000_000) -> dict[str, int]:
+        """Let the group count and write the files, one of them with a gain of its own; what they say."""
+        counted = dict(zip(self.group.ids, go_on(self.group), strict=True))
+        said = {}
+        for name, file in self.files.items():
+            own = next((uj for one, uj in counted.items() if one.split(":")[1].startswith(name.split("-")[0])), 7)
+            said[name] = offset + int(own * (gain if name == only else 1))
+            put(file, said[name])
+        return said
+
+    def first_readings(self, gain: float = 1.0, only: str = "") -> None:
+        for _ in range(FIRST_READINGS):
+            self.counts(gain, only)
+            self.reader.read()
+
+    def ids(self) -> set[str]:
+        return set(self.reader.members) if isinstance(self.reader, PowerFiles) else set()
+
+
+def machine(root: Path, files_ns: int = 1_000_000, range_uj: int = 262_143_328_850, **more: str) -> Machine:
+    files = zones(root, ALL, range_uj)
+    pmu(root, **{"events": EVENTS, **more})  # type: ignore[arg-type]
+    (plain,) = powercap.discover(root).readers
+    assert isinstance(plain, NumberFiles)
+    found = Pmu.open(root, plain.sensors)
+    sensors = plain.sensors
+    reader = (
+        PowerFiles.over(plain, found.groups, tenths_of_seconds(), timer_of(files_ns))
+        if found.groups
+        else found.over(plain)
+    )
+    assert reader.sensors == sensors
+    return Machine(found, reader, files)
+
+
+@pytest.fixture
+def closing() -> Iterator[list[Machine]]:
+    made: list[Machine] = []
+    yield made
+    for one in made:
+        one.reader.close()
+        one.found.close()
+
+
+@needs_perf
+def test_a_group_that_agrees_and_costs_less_stands_in_for_the_files(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    for _ in range(FIRST_READINGS - 1):
+        one.counts()
+        one.reader.read()
+    assert one.ids() == set()
+    said = one.counts()
+    assert [reading.ticks for reading in one.reader.read()] == [*said.values()]
+    assert one.ids() == {f"powercap:{name}-0:energy" for name in ("package", "core", "dram")}
+    before = one.counts()
+    for file in one.files.values():  # the files are not read: what stands in them does not count
+        put(file, 5)
+    got = one.reader.ticks()
+    assert got == [*before.values()] == [reading.ticks for reading in one.reader.read()]
+    assert "1 groups for 3 counters" in one.reader.state
+
+
+@needs_perf
+def test_each_64th_reading_is_the_files_own_and_one_that_went_astray_is_given_up(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    for _ in range(CHECK - FIRST_READINGS):
+        said = one.counts()
+        assert one.reader.ticks() == [*said.values()]
+    one.counts(gain=1.01, only="dram")
+    one.reader.read()
+    assert one.ids() == {"powercap:package-0:energy", "powercap:core-0:energy"}
+    assert "dram-0: the group's value is" in one.reader.state
+    said = one.counts(gain=1.01, only="dram")
+    assert one.reader.ticks() == [*said.values()]
+
+
+@needs_perf
+@pytest.mark.parametrize(("gain", "agrees"), [(1.0027, False), (0.9995, False), (1.00005, True)])
+def test_a_counter_that_disagrees_stays_powercaps(tmp_path, closing, gain, agrees):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings(gain, "dram")
+    assert ("powercap:dram-0:energy" in one.ids()) == agrees
+    assert "powercap:package-0:energy" in one.ids()
+    said = one.counts(gain, "dram")
+    assert one.reader.ticks() == pytest.approx([*said.values()], abs=0 if not agrees else 10_000)
+
+
+@needs_perf
+def test_a_counter_of_large_steps_that_drifts_slowly_is_found_out(tmp_path, closing):
+    one = machine(tmp_path, range_uj=1_000_000 * (2**32 - 1))  # a tenth of five joules is half a step
+    closing.append(one)
+    while one.reader.state.startswith("compared"):
+        one.counts(gain=0.9, only="dram")
+        one.reader.read()
+    assert one.ids() == {"powercap:package-0:energy", "powercap:core-0:energy"}
+
+
+@needs_perf
+def test_a_group_that_costs_more_is_not_taken(tmp_path, closing):
+    one = machine(tmp_path, files_ns=9_000)
+    closing.append(one)
+    one.first_readings()
+    assert one.ids() == set()
+    assert not one.group.counting
+    assert "not cheaper: a read of the group takes 10.0 us, its files 9.0 us" in one.reader.state
+    said = one.counts()
+    assert one.reader.ticks() == [*said.values()]
+
+
+@needs_perf
+def test_a_domain_without_an_event_and_one_that_stands_still_stay_powercaps(tmp_path, closing):
+    events = {"pkg": "event=0x0", "cores": "event=0x9", "psys": "event=0x5,umask=0x1"}  # 9 never counts
+    one = machine(tmp_path, events=events)  # type: ignore[arg-type]
+    closing.append(one)
+    while one.reader.state.startswith("compared"):
+        one.counts()
+        one.reader.read()
+    assert one.ids() == {"powercap:package-0:energy"}
+    assert "core-0: it hardly counts" in one.reader.state
+    said = one.counts()
+    assert one.reader.ticks() == [*said.values()]
+    put(one.files["dram"], 77)
+    ticks = {sensor.domain: got for sensor, got in zip(one.reader.sensors, one.reader.ticks(), strict=True)}
+    assert ticks["dram-0"] == 77
+
+
+@needs_perf
+def test_a_counter_goes_on_over_its_wrap_and_never_a_little_back(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    wrap = one.reader.sensors[0].wrap_range
+    assert wrap is not None and isinstance(one.reader, PowerFiles)
+    for track in one.reader._tracks:
+        assert (track.base, track.doubt) == (1_000_000, 0)
+        assert track.value(wrap - 1_000_010) == wrap - 10
+        assert track.value(wrap - 1_000_000 + 5) == 5
+        assert track.steady(wrap - 3) == 5
+        assert track.steady(8) == 8
+
+
+@needs_perf
+def test_a_group_that_is_gone_leaves_the_files(tmp_path, closing):
+    one = machine(tmp_path)
+    closing.append(one)
+    one.first_readings()
+    said = one.counts()
+    one.found.close()
+    spare = os.open("/dev/null", os.O_RDONLY)  # reads nothing, as a group whose CPUs are offline
+    one.group.fds = (spare, spare, spare)
+    assert one.reader.ticks() == [*said.values()]
+    assert one.ids() == set()
+    assert "CPU 0: the group counts no more" in one.reader.state
+
+
+@needs_perf
+def test_nothing_counts_before_the_policy_wants_it_nor_after(tmp_path, closing):
+    zones(tmp_path, ALL)
+    pmu(tmp_path, EVENTS)
+    (plain,) = powercap.discover(tmp_path).readers
+    assert isinstance(plain, NumberFiles)
+    found = Pmu.open(tmp_path, plain.sensors)
+    closing.append(Machine(found, plain, {}))
+    time.sleep(0.01)
+    assert found.groups[0].read() == [0, 0, 0]
+    reader = found.over(plain)
+    closing.append(Machine(found, reader, {}))
+    time.sleep(0.01)
+    assert min(found.groups[0].read()) > 0
+    found.stop()
+    before = found.groups[0].read()
+    time.sleep(0.01)
+    assert found.groups[0].read() == before
+
+
+def test_a_group_that_misses_something_at_once_is_found_out_however_long_it_agreed():
+    track = power_pmu._Track(0, 0, wrap=1 << 40, step=61)
+    for joules in (0, 1000, 2000, 3000):
+        assert track.hold(joules * 10**6, joules * 10**6, joules * 10**6) == 0
+    missed_uj = 250_000
+    assert track.hold(4000 * 10**6 + missed_uj, 4000 * 10**6, 4000 * 10**6) == missed_uj - 2 * 61 - 100_000
+
+
+def test_no_such_pmu_is_said(tmp_path):
+    zones(tmp_path, ALL)
+    (plain,) = powercap.discover(tmp_path).readers
+    assert isinstance(plain, NumberFiles)
+    found = Pmu.open(tmp_path, plain.sensors)
+    assert found.groups == () and "no power PMU" in found.why[0]
+    assert found.over(plain) is plain
+    plain.close()
+
+
+@needs_perf
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"cpumask": "4711"}, "no group of power events on CPU 4711: "),
+        ({"kind": "4000000"}, "no group of power events on CPU 0: no such file or directory"),
+        ({"events": {"pkg": "event=0x0,umask=2"}}, "no event of the power PMU is of a sensor of powercap's"),
+        ({"scale": "1e400"}, "no event of the power PMU is of a sensor of powercap's"),
+        ({"cpumask": "none"}, "no event of the power PMU is of a sensor of powercap's"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_and_the_files_are_read(tmp_path, closing, more, why):
+    if more.get("cpumask") == "4711":
+        package = tmp_path / "sys/devices/system/cpu/cpu4711/topology/physical_package_id"
+        package.parent.mkdir(parents=True)
+    one = machine(tmp_path, **more)
+    closing.append(one)
+    if more.get("cpumask") == "4711":
+        package.write_text("0\n")
+        one.found = Pmu.open(tmp_path, one.reader.sensors)
+    assert one.found.groups == ()
+    assert one.found.why[0].startswith(why)
+    said = [int(file.read_text()) for file in one.files.values()]
+    assert one.reader.ticks() == said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to give up root it takes root")
+def test_who_may_not_open_events_reads_the_files(tmp_path):
+    zones(tmp_path, ALL)
+    pmu(tmp_path, EVENTS)
+    (plain,) = powercap.discover(tmp_path).readers
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            from perun_hpc.process import confine
+
+            confine.gain_nothing()
+            confine.deny(["perf_event_open"])
+            found = Pmu.open(tmp_path, plain.sensors)
+            code = 0 if not found.groups and found.why[0].endswith("operation not permitted") else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    plain.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "uj"),
+    [
+        ("2.3283064365386962890625e-10", (15625, 1 << 26)),  # as the kernel writes it: 2^-32 J
+        ("1e-6", (1, 1)),
+        ("0.5", (500_000, 1)),
+        ("3", (3_000_000, 1)),
+        ("0", None),
+        ("-1e-6", None),
+        ("1e40", None),
+        ("nan", None),
+        ("", None),
+    ],
+)
+def test_a_scale_is_an_exact_fraction(words, uj):
+    assert power_pmu._scale(words) == uj
+
+
+@needs_perf
+def test_dies_of_a_package_and_packages_have_groups_of_their_own(tmp_path):
+    files = zones(tmp_path, {"intel-rapl:0": "package-0", "intel-rapl:1": "package-1", "intel-rapl:2": "psys"})
+    pmu(tmp_path, {"pkg": "event=0x0", "psys": "event=0x0"}, cpumask="0,1")
+    put(files["package-1"], 4_000_000)
+    (plain,) = powercap.discover(tmp_path).readers
+    found = Pmu.open(tmp_path, plain.sensors)
+    if len(os.sched_getaffinity(0)) > 1:
+        assert [(one.cpu, one.ids) for one in found.groups] == [
+            (0, ("powercap:package-0:energy", "powercap:psys:energy")), (1, ("powercap:package-1:energy",)),
+        ]  # fmt: skip
+    found.close()
+    plain.close()
+
+
+@needs_perf
+@pytest.mark.parametrize("scale", [SCALE, "2.3283064365386962890625e-10"])
+def test_perun_samples_rows_are_those_of_the_reader(tmp_path, closing, scale):
+    one = machine(tmp_path, scale=scale)
+    closing.append(one)
+    one.first_readings()
+    before = [reading.ticks for reading in one.reader.read()]
+    assert isinstance(one.reader, PowerFiles) and len(one.reader.members) == 3
+    now = Schedule.starting(5 * MS_NS, time.monotonic_ns(), time.time_ns())
+    files = files_of([one.reader])
+    columns = [(sensor, files[sensor.id]) for sensor in one.reader.sensors]
+    grid = Grid(5 * MS_NS, now.offset_ns, now.next_index)
+    rows = Rows(columns, grid, 10, members=one.reader.members)
+    try:
+        first = _next(rows)
+        assert [column[0] for column in first.columns] == before
+        go_on(one.group)  # the files do not move: only each 64th row is theirs
+        after = [reading.ticks for reading in one.reader.read()]
+        moved = [_next(rows) for _ in range(3)]
+        assert [column[-1] for column in moved[0].columns] == after != before
+        assert all(a <= b for column in moved[0].columns for a, b in zip(column, column[1:], strict=False))
+        said = one.counts(offset=1_000_003)  # each 64th row is the files' own, and the next ones go on from there
+        for _ in range(14):
+            last = _next(rows)
+        assert [column[-1] for column in last.columns] == [*said.values()]
+        assert not last.gaps
+    finally:
+        rows.close()
+
+
+def _next(rows: Rows):
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        select.select([rows], [], [], 1)
+        if found := rows.blocks():
+            return found[-1]
+    raise AssertionError("no block came")
